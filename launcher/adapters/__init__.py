@@ -1,0 +1,1 @@
+"""Adapters: request and response interceptors around every call of the endpoint."""

@@ -1,0 +1,64 @@
+"""The adapter interface: an onion around a `Handler`, first in the list outermost."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Iterable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from launcher.core import Handler, Json, Request, Response
+
+
+@dataclass
+class Adapter(ABC):
+    """One interceptor. It fails closed: what it cannot do correctly is an error, never an unmodified request."""
+
+    changes_answers: ClassVar[bool] = True
+    """Whether its settings can change an answer; a run may be resumed with other settings only where they cannot."""
+
+    @abstractmethod
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        """Answer ``request``, usually by calling ``call_next`` with it or with a changed copy."""
+
+    @asynccontextmanager
+    async def running(self, folder: Path) -> AsyncIterator[None]:
+        """Hold what lives as long as the run, for instance an open file in the run folder."""
+        yield
+
+
+def pipeline(adapters: Iterable[Adapter], innermost: Handler) -> Handler:
+    """Wrap ``innermost`` in the adapters; the first is the outermost."""
+    handler = innermost
+    for adapter in reversed(list(adapters)):
+        handler = _bind(adapter, handler)
+    return handler
+
+
+def _bind(adapter: Adapter, call_next: Handler) -> Handler:
+    async def handle(request: Request) -> Response:
+        return await adapter(request, call_next)
+
+    return handle
+
+
+@asynccontextmanager
+async def all_running(adapters: Iterable[Adapter], folder: Path) -> AsyncIterator[None]:
+    """Enter `Adapter.running` of each, in order, and leave them in reverse."""
+    async with AsyncExitStack() as stack:
+        for adapter in adapters:
+            await stack.enter_async_context(adapter.running(folder))
+        yield
+
+
+@asynccontextmanager
+async def closing(events: AsyncIterator[Json]) -> AsyncIterator[AsyncIterator[Json]]:
+    """Close a stream that an adapter wraps when its own reader leaves early, so that the server learns of it."""
+    try:
+        yield events
+    finally:
+        close = getattr(events, "aclose", None)
+        if close is not None:
+            await close()

@@ -1,0 +1,46 @@
+"""Adds, removes or renames parameters and headers of every request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import field, replace
+from typing import Any
+
+from launcher.adapters.base import Adapter
+from launcher.component import component
+from launcher.core import Handler, Request, Response
+from launcher.errors import AdapterError
+
+
+@component("adapters/payload")
+class Payload(Adapter):
+    """Changes the JSON body and the headers, in this order: remove, rename, add.
+
+    ``add`` overwrites what the request has; ``remove`` and ``rename`` leave alone what it has not. Header names are
+    compared without case. Raises `AdapterError` when a rename would overwrite another parameter.
+    """
+
+    add: dict[str, Any] = field(default_factory=dict)
+    remove: list[str] = field(default_factory=list)
+    rename: dict[str, str] = field(default_factory=dict)
+    add_headers: dict[str, str] = field(default_factory=dict)
+    remove_headers: list[str] = field(default_factory=list)
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        body = {**self._renamed(request.body), **self.add}
+        return await call_next(replace(request, body=body, headers=self._headers(request.headers)))
+
+    def _renamed(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for key, value in body.items():
+            if key in self.remove:
+                continue
+            name = self.rename.get(key, key)
+            if name in made or (name != key and name in body and name not in self.remove):
+                raise AdapterError(f"payload: renaming '{key}' would overwrite '{name}'")
+            made[name] = value
+        return made
+
+    def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
+        gone = {name.lower() for name in [*self.remove_headers, *self.add_headers]}
+        return {name: value for name, value in headers.items() if name.lower() not in gone} | self.add_headers

@@ -1,0 +1,169 @@
+"""Separates a model's thought from its answer."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from launcher.adapters.base import Adapter, closing
+from launcher.adapters.thought import Piece, Place, Splitter, StrayEnd
+from launcher.component import component
+from launcher.core import Handler, Json, Request, Response
+from launcher.errors import AdapterError, UserError
+
+
+@component("adapters/reasoning")
+class Reasoning(Adapter):
+    """Moves the text between the first ``start_tag`` and the first ``end_tag`` behind it to ``reasoning_content``.
+
+    It works on ``message.content`` and ``choices[].text``, and on the deltas of a stream as they come. What is before
+    the start tag stays in the answer. A thought without its end tag is no answer: the choice is marked with
+    ``reasoning_unfinished: true``, and its sample ends as truncated. With ``starts_inside`` the prompt has already
+    opened the thought (many chat templates end with the start tag), so the answer begins in the middle of it.
+
+    An end tag without a start tag is an `AdapterError`, because the thought would be scored as the answer. Requests
+    with ``echo`` that generate at most one token (log-likelihoods) pass unchanged; other ones with ``echo`` are
+    refused. Token log-probabilities keep covering the whole text, thought included.
+
+    ``reasoning.json`` in the run folder counts the answers: ``answers``, ``with_reasoning``, ``unfinished``, and the
+    characters ``reasoning_characters`` and ``answer_characters``; a resumed run adds to it.
+    """
+
+    start_tag: str = "<think>"
+    end_tag: str = "</think>"
+    starts_inside: bool = False
+
+    def __post_init__(self) -> None:
+        if not self.start_tag or not self.end_tag or self.start_tag == self.end_tag:
+            raise UserError("adapters.reasoning: start_tag and end_tag must be two different, non-empty texts")
+        self.counts: Counter[str] = Counter()
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        if not request.path.endswith("/completions"):
+            return await call_next(request)
+        if request.body.get("echo"):
+            return await self._pass(request, call_next)
+        response = await call_next(request)
+        if response.events is not None:
+            return replace(response, events=self._streamed(response.events))
+        if not response.ok:
+            return response
+        if not isinstance(response.body, dict) or not isinstance(response.body.get("choices"), list):
+            raise AdapterError(f"reasoning: the answer to {request.path} has no list of 'choices'")
+        return replace(response, body={**response.body, "choices": [self._choice(c) for c in response.body["choices"]]})
+
+    @asynccontextmanager
+    async def running(self, folder: Path) -> AsyncIterator[None]:
+        path = folder / "reasoning.json"
+        before = Counter(json.loads(path.read_text())) if path.exists() else Counter()
+        try:
+            yield
+        finally:
+            path.write_text(json.dumps(before + self.counts, indent=2) + "\n")
+
+    async def _pass(self, request: Request, call_next: Handler) -> Response:
+        limit = request.body.get("max_tokens")
+        if limit is None or limit > 1:
+            raise AdapterError("reasoning: 'echo' with more than one generated token cannot be split into thoughts")
+        return await call_next(request)
+
+    def _choice(self, choice: Mapping[str, Json]) -> Json:
+        in_chat = "message" in choice
+        holder = choice["message"] if in_chat else choice
+        made, unfinished = self._split(holder, "content" if in_chat else "text", choice.get("finish_reason"))
+        marked = {**choice, "message": made} if in_chat else made
+        return {**marked, "reasoning_unfinished": True} if unfinished else marked
+
+    def _split(self, holder: Mapping[str, Json], key: str, finish: str | None) -> tuple[dict[str, Json], bool]:
+        """Return ``holder`` with its text split, and whether the thought was unfinished."""
+        text, given = holder.get(key) or "", holder.get("reasoning_content")
+        if given:
+            unfinished = finish == "length" and not text
+            self._count(Piece(text, given), unfinished=unfinished)
+            return dict(holder), unfinished
+        splitter = self._splitter()
+        piece = _feed(splitter, text) + splitter.close()
+        self._count(piece, unfinished=splitter.unfinished)
+        if splitter.place is Place.before:
+            return dict(holder), False
+        return {**holder, key: piece.answer, "reasoning_content": piece.thought}, splitter.unfinished
+
+    def _splitter(self) -> Splitter:
+        return Splitter(self.start_tag, self.end_tag, inside=self.starts_inside)
+
+    def _count(self, piece: Piece, *, unfinished: bool) -> None:
+        self.counts["answers"] += 1
+        self.counts["with_reasoning"] += bool(piece.thought)
+        self.counts["unfinished"] += unfinished
+        self.counts["reasoning_characters"] += len(piece.thought)
+        self.counts["answer_characters"] += len(piece.answer)
+
+    async def _streamed(self, events: AsyncIterator[Json]) -> AsyncIterator[Json]:
+        streams: dict[int, _Stream] = {}
+        last: Json = {}
+        async with closing(events):
+            async for event in events:
+                last = event
+                choices = event.get("choices") or []
+                made = [streams.setdefault(c["index"], _Stream(self._splitter())).split(c) for c in choices]
+                yield {**event, "choices": made} if choices else event
+        rests = [stream.rest(index) for index, stream in streams.items() if not stream.closed]
+        if rests:
+            yield {**last, "choices": rests, "usage": None}
+        for stream in streams.values():
+            self._count(stream.total, unfinished=stream.splitter.unfinished)
+
+
+class _Stream:
+    """One choice of a stream."""
+
+    def __init__(self, splitter: Splitter) -> None:
+        self.splitter = splitter
+        self.total = Piece()
+        self.closed = False
+        self._chat = False
+
+    def split(self, choice: Mapping[str, Json]) -> Json:
+        """Return the choice of one event with its text split into answer and thought."""
+        self._chat = "delta" in choice
+        holder = choice["delta"] if self._chat else choice
+        key = "content" if self._chat else "text"
+        if holder.get("reasoning_content") and self.splitter.place is Place.inside:
+            self.splitter.place = Place.after  # the server separates thoughts itself
+        piece = _feed(self.splitter, holder.get(key) or "")
+        if choice.get("finish_reason"):
+            piece += self._close()
+        return self._made(choice, holder, key, piece)
+
+    def rest(self, index: int) -> Json:
+        """Return a choice with the text that was held back, for a stream that ended without a finish reason."""
+        choice: Json = {"index": index, "finish_reason": None}
+        piece = self._close()
+        return self._made(choice, {} if self._chat else choice, "content" if self._chat else "text", piece)
+
+    def _close(self) -> Piece:
+        self.closed = True
+        return self.splitter.close()
+
+    def _made(self, choice: Mapping[str, Json], holder: Mapping[str, Json], key: str, piece: Piece) -> Json:
+        self.total += piece
+        changed = dict(holder)
+        if key in holder or piece.answer:
+            changed[key] = piece.answer
+        if piece.thought:
+            changed["reasoning_content"] = piece.thought
+        made = {**choice, "delta": changed} if self._chat else changed
+        return {**made, "reasoning_unfinished": True} if self.closed and self.splitter.unfinished else made
+
+
+def _feed(splitter: Splitter, text: str) -> Piece:
+    try:
+        return splitter.feed(text)
+    except StrayEnd as error:
+        raise AdapterError(
+            f"reasoning: {error}; if the prompt opens the thought, set adapters.reasoning.starts_inside=true"
+        ) from None

@@ -1,0 +1,108 @@
+"""Asks again after failures that may pass."""
+
+from __future__ import annotations
+
+import asyncio
+import email.utils
+import logging
+import random
+import time
+from datetime import UTC, datetime
+from typing import ClassVar
+
+from launcher.adapters.base import Adapter
+from launcher.component import component
+from launcher.core import Handler, Request, Response
+from launcher.errors import TransportError, UserError
+
+log = logging.getLogger(__name__)
+
+PASSING = frozenset({408, 409, 425, 429})
+"""The 4xx that say "later"; with every 5xx and `TransportError` they are asked again."""
+
+
+@component("adapters/retry")
+class Retry(Adapter):
+    """Asks up to ``attempts`` times in all after a transport error, a 408, 409, 425, 429 or a 5xx.
+
+    It waits ``first_delay_s``, doubling each time up to ``max_delay_s``, less up to half of it at random so that
+    clients do not come back together. A ``Retry-After`` (seconds or a date) is waited for as it says. No attempt starts
+    later than ``deadline_s`` seconds after the first one; then the last answer or error stands. A stream that has begun
+    is never asked again.
+    """
+
+    changes_answers: ClassVar[bool] = False
+
+    attempts: int = 5
+    first_delay_s: float = 0.5
+    max_delay_s: float = 30.0
+    deadline_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        if self.attempts < 1:
+            raise UserError(f"adapters.retry.attempts is {self.attempts}; at least 1 is needed")
+        for key in ("first_delay_s", "max_delay_s", "deadline_s"):
+            if not getattr(self, key) >= 0:
+                raise UserError(f"adapters.retry.{key} is {getattr(self, key)}; 0 or more is needed")
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        give_up = time.monotonic() + self.deadline_s
+        attempt = 1
+        while True:
+            outcome = await _attempt(request, call_next)
+            delay = self._delay(outcome, attempt)
+            if delay is None or time.monotonic() + delay > give_up:
+                return _settle(outcome)
+            log.debug("%s: attempt %d failed, again in %.2f s", request.sample or request.path, attempt, delay)
+            await asyncio.sleep(delay)
+            attempt += 1
+
+    def _delay(self, outcome: Response | TransportError, attempt: int) -> float | None:
+        """Return the seconds to wait before the next attempt, or None when this outcome stands."""
+        if attempt >= self.attempts or not _may_pass(outcome):
+            return None
+        asked = retry_after_s(outcome, datetime.now(UTC)) if isinstance(outcome, Response) else None
+        return self.backoff_s(attempt) if asked is None else asked
+
+    def backoff_s(self, attempt: int) -> float:
+        """Return the seconds to wait after attempt number ``attempt``, counted from 1."""
+        longest = min(self.max_delay_s, self.first_delay_s * 2.0 ** min(attempt - 1, 60))
+        return longest * random.uniform(0.5, 1.0)
+
+
+def retry_after_s(response: Response, now: datetime) -> float | None:
+    """Return the seconds that ``Retry-After`` asks for (RFC 9110, 10.2.3), or None if it is absent or unreadable."""
+    value = next((v.strip() for k, v in response.headers.items() if k.lower() == "retry-after"), "")
+    try:
+        seconds = float(value)
+    except ValueError:
+        return _until(value, now)
+    return seconds if 0 <= seconds < float("inf") else None
+
+
+def _until(date: str, now: datetime) -> float | None:
+    try:
+        when = email.utils.parsedate_to_datetime(date)
+    except ValueError:
+        return None
+    when = when if when.tzinfo else when.replace(tzinfo=UTC)
+    return max(0.0, (when - now).total_seconds())
+
+
+async def _attempt(request: Request, call_next: Handler) -> Response | TransportError:
+    try:
+        return await call_next(request)
+    except TransportError as error:
+        return error
+
+
+def _may_pass(outcome: Response | TransportError) -> bool:
+    if isinstance(outcome, TransportError):
+        return True
+    return outcome.events is None and (outcome.status in PASSING or 500 <= outcome.status < 600)
+
+
+def _settle(outcome: Response | TransportError) -> Response:
+    if isinstance(outcome, TransportError):
+        raise outcome
+    return outcome

@@ -1,0 +1,104 @@
+"""Adds a system message to every request."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from enum import Enum
+from typing import Any
+
+from launcher.adapters.base import Adapter
+from launcher.component import component
+from launcher.core import Handler, Json, Request, Response
+from launcher.errors import AdapterError, UserError
+
+
+class Strategy(Enum):
+    """What happens to a system message that the request already has."""
+
+    prepend = "prepend"
+    append = "append"
+    replace = "replace"
+
+
+@component("adapters/system_message")
+class SystemMessage(Adapter):
+    """Adds ``text`` as the system message.
+
+    Chat requests get one system message at the start; several that they already have become one. ``prepend`` puts
+    ``text`` before theirs, ``append`` after it, ``replace`` instead of it; ``separator`` stands between the two.
+
+    Completions have no roles: ``text`` and ``separator`` come before the prompt, or before each prompt of a list,
+    whatever the strategy. An echoed answer is given back without them, so that offsets and log-probabilities belong to
+    the prompt that the caller sent. Raises `AdapterError` for prompts of token ids, which cannot be prefixed with text,
+    and for other paths.
+    """
+
+    text: str = "You are a helpful assistant."
+    strategy: Strategy = Strategy.prepend
+    separator: str = "\n\n"
+
+    def __post_init__(self) -> None:
+        if not self.text:
+            raise UserError("adapters.system_message.text is empty: give the system message, or leave the adapter out")
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        if request.path.endswith("/chat/completions"):
+            return await call_next(replace(request, body={**request.body, "messages": self._messages(request.body)}))
+        if request.path.endswith("/completions"):
+            return await self._complete(request, call_next)
+        raise AdapterError(f"system_message: cannot add a system message to {request.path}")
+
+    def _messages(self, body: Mapping[str, Json]) -> list[Json]:
+        messages = body.get("messages")
+        if not isinstance(messages, list):
+            raise AdapterError(f"system_message: 'messages' is {type(messages).__name__}, a list is needed")
+        own = [m["content"] for m in messages if m.get("role") == "system"]
+        if not all(isinstance(content, str) for content in own):
+            raise AdapterError("system_message: the request's own system message is not plain text")
+        rest = [m for m in messages if m.get("role") != "system"]
+        return [{"role": "system", "content": self.separator.join(self._ordered(own))}, *rest]
+
+    def _ordered(self, own: Sequence[str]) -> list[str]:
+        match self.strategy:
+            case Strategy.prepend:
+                return [self.text, *own]
+            case Strategy.append:
+                return [*own, self.text]
+            case Strategy.replace:
+                return [self.text]
+
+    async def _complete(self, request: Request, call_next: Handler) -> Response:
+        prefix = self.text + self.separator
+        echo = bool(request.body.get("echo"))
+        if echo and request.body.get("stream"):
+            raise AdapterError("system_message: 'echo' with 'stream' is not supported")
+        prompt = _prefixed(request.body.get("prompt"), prefix)
+        response = await call_next(replace(request, body={**request.body, "prompt": prompt}))
+        if not (echo and response.ok):
+            return response
+        choices = [_without(choice, prefix) for choice in response.body["choices"]]
+        return replace(response, body={**response.body, "choices": choices})
+
+
+def _prefixed(prompt: Json, prefix: str) -> Json:
+    if isinstance(prompt, str):
+        return prefix + prompt
+    if isinstance(prompt, list) and prompt and all(isinstance(p, str) for p in prompt):
+        return [prefix + p for p in prompt]
+    raise AdapterError("system_message: 'prompt' holds token ids; only text can be prefixed with a system message")
+
+
+def _without(choice: Mapping[str, Any], prefix: str) -> Json:
+    """Remove the echoed prefix; a choice that does not start with it is left for the caller to judge."""
+    text, logprobs = choice["text"], choice.get("logprobs")
+    if not text.startswith(prefix):
+        return choice
+    if logprobs is None:
+        return {**choice, "text": text[len(prefix) :]}
+    offsets = logprobs["text_offset"]
+    ends = [*offsets[1:], len(text)]
+    first = next((i for i, end in enumerate(ends) if end > len(prefix) or offsets[i] >= len(prefix)), len(offsets))
+    cut = {key: value[first:] if isinstance(value, list) else value for key, value in logprobs.items()}
+    cut["text_offset"] = [max(0, offset - len(prefix)) for offset in offsets[first:]]
+    return {**choice, "text": text[len(prefix) :], "logprobs": cut}

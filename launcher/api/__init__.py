@@ -1,0 +1,1 @@
+"""The OpenAI HTTP surface over any engine; every backend mounts this one."""

@@ -1,0 +1,91 @@
+"""``POST /v1/chat/completions``."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from launcher.api.answer import Job, answer
+from launcher.api.body import read
+from launcher.api.choice import Piece
+from launcher.api.errors import invalid
+from launcher.api.form import Form, Usage
+from launcher.api.logprobs import for_chat
+from launcher.api.sampling import Prompt, check_bias, choices, token_limit
+from launcher.api.schema import ChatRequest, Message
+from launcher.api.service import Service, service_of
+from launcher.core import Json
+from launcher.tokenizer import NoChatTemplate, Tokenizer
+
+
+async def create_chat_completion(request: Request) -> Response:
+    """Answer a conversation, rendered by the model's own chat template."""
+    service = service_of(request)
+    body = await read(request, ChatRequest)
+    service.check_model(body.model)
+    return await answer(request, service, _job(body, service))
+
+
+def render(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True) -> Prompt:
+    """Return the prompt's tokens. Raises `ApiError` 400 without a template, or with the template's complaint."""
+    plain = [message.plain() for message in messages]
+    try:
+        return tuple(tokenizer.encode_chat(plain, add_generation_prompt=add_generation_prompt))
+    except NoChatTemplate as error:
+        reason = str(error) or "the model has no chat template; use /v1/completions"
+        raise invalid("messages", reason, "no_chat_template") from None
+    except ValueError as error:
+        raise invalid("messages", f"messages: the chat template refuses them: {error}") from None
+
+
+def _job(body: ChatRequest, service: Service) -> Job:
+    runner = service.runner
+    check_bias(body, runner)
+    prompt = render(body.messages, runner.tokenizer)
+    limit = token_limit(body, "messages", len(prompt), runner.context_length, default=None)
+    id = f"chatcmpl-{secrets.token_hex(12)}"
+    top = _alternatives(body)
+    return Job(
+        choices(body, [prompt], [limit], id=id, logprobs=top, echo=False),
+        ChatForm(id, int(time.time()), runner.model, runner.tokenizer, top),
+        Usage(len(prompt)),
+        stream=body.stream,
+        include_usage=body.include_usage,
+    )
+
+
+def _alternatives(body: ChatRequest) -> int | None:
+    if body.top_logprobs is not None and not body.logprobs:
+        raise invalid("top_logprobs", "top_logprobs: needs logprobs=true")
+    return body.top_logprobs or 0 if body.logprobs else None
+
+
+class ChatForm(Form):
+    """``chat.completion``, and ``chat.completion.chunk`` for streams."""
+
+    def whole(self, answers: Sequence[Piece], usage: Usage) -> Json:
+        choices = [
+            self._choice(i, piece, "message", {"role": "assistant", "content": piece.text, "refusal": None})
+            for i, piece in enumerate(answers)
+        ]
+        return self.envelope("chat.completion", choices) | {"usage": usage.json()}
+
+    def opening(self, index: int) -> list[Json]:
+        delta = {"role": "assistant", "content": "", "refusal": None}
+        choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
+        return [self.envelope("chat.completion.chunk", [choice])]
+
+    def chunk(self, index: int, piece: Piece) -> Json:
+        delta = {"content": piece.text} if piece.text else {}
+        return self.envelope("chat.completion.chunk", [self._choice(index, piece, "delta", delta)])
+
+    def total(self, usage: Usage) -> Json:
+        return self.envelope("chat.completion.chunk", []) | {"usage": usage.json()}
+
+    def _choice(self, index: int, piece: Piece, field: str, message: Json) -> Json:
+        logprobs = None if self.top is None else for_chat(piece.tokens, self.tokenizer, self.top)
+        return {"index": index, field: message, "logprobs": logprobs, "finish_reason": piece.finish}

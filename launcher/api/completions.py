@@ -1,0 +1,81 @@
+"""``POST /v1/completions``."""
+
+from __future__ import annotations
+
+import secrets
+import time
+from collections.abc import Sequence
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from launcher.api.answer import Job, answer
+from launcher.api.body import read
+from launcher.api.choice import Piece
+from launcher.api.errors import invalid
+from launcher.api.form import Form, Usage
+from launcher.api.logprobs import for_completions
+from launcher.api.sampling import Prompt, check_bias, check_tokens, choices, token_limit
+from launcher.api.schema import CompletionRequest
+from launcher.api.service import Service, service_of
+from launcher.core import Json
+
+DEFAULT_MAX_TOKENS = 16
+
+
+async def create_completion(request: Request) -> Response:
+    """Continue prompts: text or token ids, one or several, with or without the prompt in the answer."""
+    service = service_of(request)
+    body = await read(request, CompletionRequest)
+    service.check_model(body.model)
+    return await answer(request, service, _job(body, service))
+
+
+def _job(body: CompletionRequest, service: Service) -> Job:
+    runner = service.runner
+    check_bias(body, runner)
+    if body.best_of not in (None, body.n):
+        raise invalid("best_of", f"best_of: accepted is the value of n ({body.n}), got {body.best_of}")
+    prompts = [_tokens(prompt, body, service) for prompt in body.prompt]
+    lowest = 0 if body.echo else 1
+    limits = [token_limit(body, "prompt", len(p), runner.context_length, DEFAULT_MAX_TOKENS, lowest) for p in prompts]
+    id = f"cmpl-{secrets.token_hex(12)}"
+    return Job(
+        choices(body, prompts, limits, id=id, logprobs=body.logprobs, echo=body.echo),
+        CompletionForm(id, int(time.time()), runner.model, runner.tokenizer, body.logprobs),
+        Usage(sum(map(len, prompts))),
+        stream=body.stream,
+        include_usage=body.include_usage,
+    )
+
+
+def _tokens(prompt: str | list[int], body: CompletionRequest, service: Service) -> Prompt:
+    if isinstance(prompt, str):
+        tokens = service.runner.tokenizer.encode(prompt, special=body.add_special_tokens)
+    else:
+        tokens = prompt
+        check_tokens(tokens, service.runner.tokenizer.vocab_size, "prompt")
+    if not tokens:
+        raise invalid("prompt", "prompt: it has no tokens; the model needs at least one to continue")
+    return tuple(tokens)
+
+
+class CompletionForm(Form):
+    """``text_completion``: whole and streamed answers have one form."""
+
+    def whole(self, answers: Sequence[Piece], usage: Usage) -> Json:
+        choices = [self._choice(i, piece) for i, piece in enumerate(answers)]
+        return self.envelope("text_completion", choices) | {"usage": usage.json()}
+
+    def opening(self, index: int) -> list[Json]:
+        return []
+
+    def chunk(self, index: int, piece: Piece) -> Json:
+        return self.envelope("text_completion", [self._choice(index, piece)])
+
+    def total(self, usage: Usage) -> Json:
+        return self.envelope("text_completion", []) | {"usage": usage.json()}
+
+    def _choice(self, index: int, piece: Piece) -> Json:
+        logprobs = None if self.top is None else for_completions(piece.tokens, self.tokenizer)
+        return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}

@@ -1,0 +1,61 @@
+"""Refusals in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from launcher.core import Json
+from launcher.errors import EngineUnavailable, QueueFull
+
+
+@dataclass
+class ApiError(Exception):
+    """A request that is not answered: HTTP ``status``, what is wrong, and which field is to blame."""
+
+    status: int
+    message: str
+    param: str | None = None
+    code: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+    def __str__(self) -> str:
+        return self.message
+
+    def body(self) -> Json:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+    @property
+    def kind(self) -> str:
+        """OpenAI's ``type`` for the status."""
+        if self.status in _KINDS:
+            return _KINDS[self.status]
+        return "server_error" if self.status >= 500 else "invalid_request_error"
+
+
+_KINDS = {401: "authentication_error", 429: "rate_limit_error", 503: "service_unavailable"}
+
+
+def invalid(param: str | None, message: str, code: str | None = None) -> ApiError:
+    """Return a 400 that names the field."""
+    return ApiError(400, message, param, code)
+
+
+def unknown_model(name: str, served: str) -> ApiError:
+    return ApiError(404, f"model {name!r} is not served here; served is {served!r}", "model", "model_not_found")
+
+
+def from_engine(error: Exception) -> ApiError | None:
+    """Return how to answer when the engine refuses, or None for an error that it should not raise."""
+    if isinstance(error, QueueFull):
+        wait = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
+        return ApiError(429, str(error), code="queue_full", headers=wait)
+    if isinstance(error, EngineUnavailable):
+        return ApiError(503, str(error), code="engine_unavailable")
+    return None
+
+
+def internal(error: Exception) -> ApiError:
+    """Return the answer to a fault of ours; the details are in the server's log."""
+    return ApiError(500, f"internal error ({type(error).__name__}); the server's log says more", code="internal_error")

@@ -1,0 +1,70 @@
+"""What ``/metrics`` shows, in a registry of its own for each app."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+from prometheus_client.metrics_core import Metric
+from prometheus_client.registry import Collector
+
+from launcher.engines.base import Runner
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+
+class Metrics:
+    """Counters of the HTTP surface, and the engine's own state."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._registry = CollectorRegistry()
+        self._requests = Counter(
+            "launcher_requests", "HTTP requests answered", ("path", "status"), registry=self._registry
+        )
+        self._seconds = Histogram(
+            "launcher_request_seconds", "Seconds per HTTP request", ("path",), registry=self._registry, buckets=SECONDS
+        )
+        self._first = Histogram(
+            "launcher_first_token_seconds", "Seconds to a first piece", registry=self._registry, buckets=SECONDS
+        )
+        self._registry.register(EngineCollector(runner))
+
+    def answered(self, path: str, status: int, seconds: float) -> None:
+        self._requests.labels(path, str(status)).inc()
+        self._seconds.labels(path).observe(seconds)
+
+    def first_token(self, seconds: float) -> None:
+        self._first.observe(seconds)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)
+
+
+GAUGES = {
+    "running": "Sequences that are being generated",
+    "queued": "Sequences that wait for a slot",
+    "kv_tokens_used": "Tokens in the KV cache",
+    "kv_tokens_total": "Tokens that the KV cache can hold",
+}
+COUNTERS = {
+    "prompt_tokens": "Prompt tokens received",
+    "prompt_tokens_cached": "Prompt tokens found in the cache",
+    "generated_tokens": "Tokens generated",
+    "steps": "Forward passes",
+}
+
+
+class EngineCollector(Collector):
+    """Reads `Runner.state` when asked."""
+
+    def __init__(self, runner: Runner) -> None:
+        self._runner = runner
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._runner.state()
+        yield GaugeMetricFamily("launcher_engine_up", "1 while the engine can answer", value=float(state.error is None))
+        for name, text in GAUGES.items():
+            yield GaugeMetricFamily(f"launcher_engine_{name}", text, value=getattr(state, name))
+        for name, text in COUNTERS.items():
+            yield CounterMetricFamily(f"launcher_engine_{name}", text, value=getattr(state, name))

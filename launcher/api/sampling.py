@@ -1,0 +1,95 @@
+"""From a validated body to what the engine is asked for each choice."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from hashlib import blake2b
+
+from launcher.api.choice import Choice
+from launcher.api.errors import invalid
+from launcher.api.schema import MAX_SEED, Sampled
+from launcher.engines.base import Generation, Runner, Sampling
+
+GREEDY_BELOW = 1e-6
+"""Temperatures under this are greedy: dividing by them would overflow."""
+
+Prompt = tuple[int, ...]
+
+
+def choices(
+    body: Sampled, prompts: Sequence[Prompt], limits: Sequence[int], *, id: str, logprobs: int | None, echo: bool
+) -> list[Choice]:
+    """Return ``n`` choices for each prompt, in the order of their index. ``limits`` are the prompts' token limits."""
+    found: list[Choice] = []
+    for prompt, limit in zip(prompts, limits, strict=True):
+        for index in range(len(found), len(found) + body.n):
+            generation = Generation(f"{id}-{index}", prompt, _sampling(body, limit, index, logprobs, echo))
+            found.append(Choice(index, generation, body.stop, echo))
+    return found
+
+
+def check_tokens(tokens: Sequence[int], vocab_size: int, param: str) -> None:
+    """Refuse token ids that the model does not have."""
+    for token in (min(tokens, default=0), max(tokens, default=0)):
+        if not 0 <= token < vocab_size:
+            raise invalid(param, f"{param}: there is no token {token}, accepted are 0 to {vocab_size - 1}")
+
+
+def check_bias(body: Sampled, runner: Runner) -> None:
+    check_tokens(list(body.logit_bias), runner.tokenizer.vocab_size, "logit_bias")
+
+
+def token_limit(body: Sampled, param: str, prompt: int, context: int, default: int | None, lowest: int = 1) -> int:
+    """Return how many tokens to generate after a prompt of ``prompt`` tokens, named ``param`` in messages.
+
+    When the body does not say, it is ``default`` or what is left of the context, whichever is less. Raises `ApiError`
+    400 with both lengths for what does not fit.
+    """
+    asked = _asked(body)
+    left = context - prompt
+    if asked is not None and asked < lowest:
+        raise invalid("max_tokens", f"max_tokens: accepted is {lowest} or more, got {asked}")
+    wanted = lowest if asked is None else asked
+    if wanted > left:
+        raise invalid(
+            param if left < lowest else "max_tokens",
+            f"the model's context length is {context} tokens, but the {param} has {prompt} tokens"
+            f" and {wanted} more are to be generated",
+            "context_length_exceeded",
+        )
+    return wanted if asked is not None else left if default is None else min(default, left)
+
+
+def _asked(body: Sampled) -> int | None:
+    old, new = body.max_tokens, body.max_completion_tokens
+    if old is not None and new is not None and old != new:
+        raise invalid("max_completion_tokens", f"max_tokens is {old} and max_completion_tokens {new}; give one of them")
+    return new if old is None else old
+
+
+def _sampling(body: Sampled, limit: int, index: int, logprobs: int | None, echo: bool) -> Sampling:
+    only_best = body.top_p == 0
+    return Sampling(
+        max_tokens=limit,
+        temperature=0.0 if body.temperature < GREEDY_BELOW else body.temperature,
+        top_p=1.0 if only_best else body.top_p,
+        top_k=1 if only_best else max(0, body.top_k),
+        seed=None if body.seed is None else seed_of(body.seed, index),
+        presence_penalty=body.presence_penalty,
+        frequency_penalty=body.frequency_penalty,
+        logit_bias=body.logit_bias,
+        logprobs=logprobs,
+        prompt_logprobs=logprobs if echo else None,
+        ignore_eos=body.ignore_eos,
+    )
+
+
+def seed_of(seed: int, index: int) -> int:
+    """Return the seed of one choice, from 0 to 2**63 - 1: choices differ, and repeat exactly.
+
+    The first choice of a request has the request's own seed, unless that is negative.
+    """
+    if index == 0 and seed >= 0:
+        return seed
+    digest = blake2b(f"{seed}/{index}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) & MAX_SEED

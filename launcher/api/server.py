@@ -1,0 +1,141 @@
+"""An app on a port, in a thread of this process with an event loop of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import uvicorn
+from starlette.types import ASGIApp
+
+from launcher.errors import ServerError, UserError
+
+KEEP_ALIVE_S = 75
+"""Idle connections stay open this long: a client's pool outlives a pause between bursts."""
+GRACE_S = 5.0
+"""Beyond its deadline for requests, a stopping server has this long to end its thread."""
+FORMAT = "%(asctime)s %(levelname)s %(message)s"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """Reserve a port; 0 is any free one. Nothing is accepted yet. Raises `UserError`."""
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    except socket.gaierror as error:
+        raise UserError(f"backend.host={host}: {error.strerror}; accepted is an address of this machine") from None
+    bound = socket.socket(family, kind, protocol)
+    try:
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except OSError as error:
+        bound.close()
+        raise UserError(_why(host, port, error)) from None
+    return bound
+
+
+def _why(host: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"backend.port={port}: taken by another program; choose another, or backend.port=0 for any free one"
+    if error.errno == errno.EACCES:
+        return (
+            f"backend.port={port}: not allowed to this user; choose one from 1024, or backend.port=0 for any free one"
+        )
+    return f"backend.host={host}: cannot listen there ({error.strerror}); accepted is an address of this machine"
+
+
+@contextmanager
+def server_log(path: Path) -> Iterator[logging.Logger]:
+    """Open a log file for one server: its access log, and what uvicorn says in the server's thread."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter(FORMAT))
+    log = logging.Logger("launcher.server", logging.INFO)
+    log.addHandler(handler)
+    try:
+        yield log
+    finally:
+        handler.close()
+
+
+@contextmanager
+def serving(app: ASGIApp, bound: socket.socket, log: logging.Logger, stop_timeout_s: float) -> Iterator[None]:
+    """Serve ``app`` on a bound socket; from the first moment on, clients can connect.
+
+    On leaving, requests have ``stop_timeout_s`` seconds to end before they are cancelled; then the thread is gone and
+    the port closed. Raises `ServerError` if the thread does not end.
+    """
+    bound.listen(2048)
+    server = uvicorn.Server(_config(app, stop_timeout_s))
+    thread = threading.Thread(target=_run, args=(server, bound, log), name="server", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        thread.join(stop_timeout_s + GRACE_S)
+        bound.close()
+        if thread.is_alive():
+            raise ServerError(f"the server did not stop within {stop_timeout_s + GRACE_S:g} s")
+
+
+def _config(app: ASGIApp, stop_timeout_s: float) -> uvicorn.Config:
+    return uvicorn.Config(
+        app,
+        http="httptools",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=2048,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=stop_timeout_s,  # type: ignore[arg-type]  # asyncio.wait_for takes any number
+    )
+
+
+def _run(server: uvicorn.Server, bound: socket.socket, log: logging.Logger) -> None:
+    with bound, _uvicorn_to(log), asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(server.serve(sockets=[bound]))
+
+
+def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
+    try:
+        from uvloop import Loop
+    except ImportError:
+        return None
+    return Loop  # type: ignore[no-any-return]
+
+
+@contextmanager
+def _uvicorn_to(log: logging.Logger) -> Iterator[None]:
+    """Send what uvicorn logs in this thread to ``log``; several servers of one process keep apart."""
+    mine = threading.get_ident()
+    source = logging.getLogger("uvicorn.error")
+    handler = log.handlers[0]
+    forward = _Forward(handler, mine)
+    source.addHandler(forward)
+    source.setLevel(logging.INFO)
+    source.propagate = False
+    try:
+        yield
+    finally:
+        source.removeHandler(forward)
+
+
+class _Forward(logging.Handler):
+    """Passes on the records of one thread."""
+
+    def __init__(self, target: logging.Handler, thread: int) -> None:
+        super().__init__()
+        self._target = target
+        self._thread = thread
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if record.thread == self._thread:
+            self._target.handle(record)

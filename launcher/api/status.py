@@ -1,0 +1,63 @@
+"""What is served, and whether it works."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import Response
+
+from launcher.api.encode import respond
+from launcher.api.errors import ApiError
+from launcher.api.service import Service, service_of
+from launcher.core import Json
+
+
+async def models(request: Request) -> Response:
+    """List the one model that is served."""
+    return respond({"object": "list", "data": [_card(service_of(request))]})
+
+
+async def model(request: Request) -> Response:
+    """Describe a model by its name, which may have slashes."""
+    service = service_of(request)
+    service.check_model(request.path_params["name"].rstrip("/"))
+    return respond(_card(service))
+
+
+async def health(request: Request) -> Response:
+    """Say that the server lives, with the engine's counters; 503 once the engine is broken for good."""
+    state = service_of(request).runner.state()
+    if state.error is not None:
+        raise ApiError(503, state.error, code="engine_unavailable")
+    return respond({"status": "live", "engine": asdict(state)})
+
+
+async def ready(request: Request) -> Response:
+    """Say that the engine produced a token lately, or now; else 503 with the reason."""
+    service = service_of(request)
+    problem = await service.readiness.problem()
+    if problem is not None:
+        raise ApiError(503, problem, code="not_ready")
+    return respond({"status": "ready", "model": service.runner.model})
+
+
+async def engine(request: Request) -> Response:
+    """Describe the engine: parameters, dtype, layout, optimizations as resolved."""
+    return respond(service_of(request).runner.describe())
+
+
+async def metrics(request: Request) -> Response:
+    """Counters for Prometheus."""
+    return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _card(service: Service) -> Json:
+    return {
+        "id": service.runner.model,
+        "object": "model",
+        "created": service.created,
+        "owned_by": "launcher",
+        "max_model_len": service.runner.context_length,
+    }

@@ -1,0 +1,44 @@
+"""The backend interface: a context manager that yields an `Endpoint` and guarantees tear-down."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.allocation import Allocation
+from launcher.core import Endpoint, Json
+from launcher.engines.base import Engine
+from launcher.model import Model, Optimizations, Parallelism
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """All that decides what is served: two runs with equal deployments could share one server.
+
+    ``folder`` is where the server writes its log; it is not part of what is served.
+    """
+
+    model: Model
+    engine: Engine
+    parallelism: Parallelism
+    optimizations: Optimizations
+    folder: Path
+
+
+@dataclass
+class Backend(ABC):
+    """The configuration of a backend; a component of the group ``backend``."""
+
+    @abstractmethod
+    def serve(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[Endpoint]:
+        """Bring the server up and yield its endpoint once it produced a real token.
+
+        Whatever happens inside the context (an exception, Ctrl-C, SIGTERM), leaving it leaves no process, no port and
+        no temporary folder. Raises `UserError` for what cannot work and `ServerError` when the server does not start.
+        """
+
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        """Describe, without heavy imports, what `serve` would start; raise `UserError` for what cannot work."""
+        return {}

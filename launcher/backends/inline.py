@@ -1,0 +1,102 @@
+"""The engine in this process, behind HTTP in a thread."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection
+
+from launcher.allocation import Allocation
+from launcher.backends.base import Backend, Deployment
+from launcher.component import component, name_of
+from launcher.core import Endpoint, Json
+from launcher.errors import ServerError, UserError
+
+EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
+"""Where this machine reaches a server that listens on all of its addresses."""
+
+
+@component("backend/inline")
+class Inline(Backend):
+    """Serves from this process. ``port`` 0 is any free one; ``api_key_env`` names the variable that holds the key.
+
+    Within ``start_timeout_s`` after loading, the engine must produce a token. On stopping, requests have
+    ``stop_timeout_s`` to end.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    api_key_env: str | None = None
+    start_timeout_s: float = 300.0
+    stop_timeout_s: float = 5.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise UserError(f"backend.port={self.port}: accepted is a number from 0 (any free port) to 65535")
+        for name in ("start_timeout_s", "stop_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"backend.{name}={getattr(self, name)}: accepted is a number of seconds above 0")
+
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        api_key(self.api_key_env)
+        return {"server": f"http://{_netloc(self.host, self.port or '<any free port>')}/v1"}
+
+    @contextmanager
+    def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
+        from launcher.api.app import create_app
+        from launcher.api.server import bind, server_log, serving
+
+        key, path = api_key(self.api_key_env), deployment.folder / "server.log"
+        d = deployment
+        with (
+            bind(self.host, self.port) as bound,
+            server_log(path) as log,
+            d.engine.load(d.model, d.parallelism, d.optimizations, allocation) as runner,
+            serving(
+                create_app(runner, api_key=key, ready_timeout_s=self.start_timeout_s, log=log),
+                bound,
+                log,
+                self.stop_timeout_s,
+            ),
+        ):
+            host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
+            wait_ready(host, port, self.start_timeout_s, f"see {path}")
+            yield Endpoint(f"http://{_netloc(host, port)}/v1", runner.model, "inline", name_of(d.engine), key)
+
+
+def api_key(variable: str | None) -> str | None:
+    """Return the key that an environment variable holds. Raises `UserError` if it is not set."""
+    if variable is None:
+        return None
+    value = os.environ.get(variable)
+    if not value:
+        raise UserError(f"backend.api_key_env={variable}: this environment variable is not set, or empty")
+    return value
+
+
+def wait_ready(host: str, port: int, timeout_s: float, hint: str) -> None:
+    """Wait until ``/ready`` says that a token was produced. Raises `ServerError` with its reason."""
+    connection = HTTPConnection(host, port, timeout=timeout_s + 1)
+    try:
+        connection.request("GET", "/ready")
+        answer = connection.getresponse()
+        body = answer.read()
+    except OSError as error:
+        raise ServerError(f"the server does not answer: {error}; {hint}") from None
+    finally:
+        connection.close()
+    if answer.status != 200:
+        raise ServerError(f"the server is not ready: {_reason(body)}; {hint}")
+
+
+def _reason(body: bytes) -> str:
+    try:
+        return str(json.loads(body)["error"]["message"])
+    except (ValueError, KeyError, TypeError):
+        return body[:200].decode("utf-8", errors="replace")
+
+
+def _netloc(host: str, port: int | str) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -1,0 +1,65 @@
+"""Checkpoints by their layout on disk."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Protocol
+
+from launcher.checkpoints.base import Checkpoint
+from launcher.errors import CheckpointError
+from launcher.tokenizer import Tokenizer
+
+EXPECTED = "a NeMo 2.0, Megatron-Bridge, Megatron-LM or Hugging Face folder, a .nemo archive or a .gguf file"
+
+
+def detect(path: Path) -> Checkpoint:
+    """Open the checkpoint at ``path``, whatever its layout. Reads metadata only.
+
+    Raises `CheckpointError` with the file and what was expected, for a path that is missing, damaged, partial or of
+    no known layout.
+    """
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder (expected {EXPECTED})")
+    for layout in _layouts():
+        if layout.matches(path):
+            return layout(path)
+    raise CheckpointError(f"{path}: not a checkpoint of a known layout (expected {EXPECTED})")
+
+
+class Layout(Protocol):
+    """A class of checkpoints: says whether a path looks like one of its own, and opens it."""
+
+    @staticmethod
+    def matches(path: Path) -> bool: ...
+
+    def __call__(self, path: Path) -> Checkpoint: ...
+
+
+def _layouts() -> list[Layout]:
+    """Return the layouts, the most particular first: Megatron-LM's mark is part of others too."""
+    from launcher.checkpoints.gguf import GGUFCheckpoint
+    from launcher.checkpoints.huggingface import HuggingFaceCheckpoint
+    from launcher.checkpoints.megatron_bridge import MegatronBridgeCheckpoint
+    from launcher.checkpoints.megatron_lm import MegatronLMCheckpoint
+    from launcher.checkpoints.nemo1 import Nemo1Checkpoint
+    from launcher.checkpoints.nemo2 import Nemo2Checkpoint
+
+    return [
+        Nemo2Checkpoint,
+        MegatronBridgeCheckpoint,
+        Nemo1Checkpoint,
+        HuggingFaceCheckpoint,
+        GGUFCheckpoint,
+        MegatronLMCheckpoint,
+    ]
+
+
+def load_tokenizer(path: Path) -> Tokenizer:
+    """Load a tokenizer from a folder, a ``tokenizer.json`` or a ``.gguf`` file; `CheckpointError` if there is none."""
+    from launcher.checkpoints.hf_tokenizer import from_folder
+
+    if not path.exists():
+        raise CheckpointError(f"{path}: no such file or folder (expected a tokenizer)")
+    if path.suffix == ".gguf":
+        return detect(path).tokenizer()
+    return from_folder(path if path.is_dir() else path.parent)

@@ -1,0 +1,81 @@
+"""What a checkpoint is: an architecture, a tokenizer, and weights that can be loaded into this rank's model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from launcher.core import Json
+from launcher.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A decoder-only transformer in Megatron-core's terms; sizes are in elements, lengths in tokens.
+
+    ``rope_scaling`` is Hugging Face's dictionary (``rope_type: llama3`` or ``linear``). ``sliding_window`` is how many
+    keys a query sees, itself included. ``dtype`` is that of the stored weights: ``fp32``, ``bf16`` or ``fp16``.
+    ``vocab_size`` is the number of rows of the stored embedding (padding included).
+    """
+
+    num_layers: int
+    hidden_size: int
+    num_attention_heads: int
+    num_query_groups: int
+    kv_channels: int
+    ffn_hidden_size: int
+    vocab_size: int
+    context_length: int
+    normalization: Literal["RMSNorm", "LayerNorm"] = "RMSNorm"
+    norm_epsilon: float = 1e-5
+    zero_centered_gamma: bool = False
+    gated: bool = True
+    activation: Literal["silu", "gelu", "gelu_tanh", "relu", "squared_relu"] = "silu"
+    bias: bool = False
+    qkv_bias: bool = False
+    qk_norm: bool = False
+    position: Literal["rope", "learned_absolute", "none"] = "rope"
+    rotary_base: float = 10000.0
+    rotary_percent: float = 1.0
+    rotary_interleaved: bool = False
+    rope_scaling: Mapping[str, Json] | None = None
+    tied: bool = True
+    parallel_residual: bool = False
+    sliding_window: int | None = None
+    num_experts: int = 0
+    experts_per_token: int = 0
+    expert_ffn_hidden_size: int | None = None
+    normalize_expert_weights: bool = True
+    dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class Checkpoint(ABC):
+    """An opened checkpoint. Opening reads metadata only: no weights, no torch.
+
+    ``layout`` is the name of its module (``megatron_lm``, ``nemo2``, ``huggingface``, ...).
+    """
+
+    layout: str
+    path: Path
+    architecture: Architecture
+
+    @abstractmethod
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer stored with the weights; `CheckpointError` if there is none."""
+
+    @abstractmethod
+    def load_into(self, model: nn.Module) -> None:
+        """Fill this rank's part of a megatron-core ``GPTModel``, resharding to its parallel layout.
+
+        Every parameter of the model is written, or `CheckpointError` says which is missing and in which file.
+        """
+
+    @abstractmethod
+    def fingerprint(self) -> str:
+        """Return ``sha256:...`` over what decides weights and tokenizer: metadata, file names, sizes and content."""

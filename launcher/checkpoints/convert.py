@@ -1,0 +1,138 @@
+"""Converts weights with Hugging Face's or GGUF's names and shapes into this rank's part of a Megatron model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from launcher.checkpoints.base import Architecture
+from launcher.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Read = Callable[[str], "Tensor"]
+"""Returns a whole stored tensor by its stored name; raises `KeyError` if there is none."""
+
+LAYER = "decoder.layers."
+EXPERT = "mlp.experts.local_experts."
+QKV = "self_attention.linear_qkv"
+FC1 = "mlp.linear_fc1"
+
+
+@dataclass(frozen=True)
+class Names:
+    """Where the weights of each Megatron module are stored, by the module's name.
+
+    ``layer`` goes before the names of ``layers``, with ``{layer}`` in it, and names of experts hold ``{expert}``. A
+    module made of several stored ones has them all, in the order in which Megatron joins them: query, key, value; gate,
+    up. ``suffixes`` renames the end of a name.
+    """
+
+    roots: Mapping[str, str]
+    layer: str
+    layers: Mapping[str, tuple[str, ...]]
+    suffixes: Mapping[str, str] = field(default_factory=dict)
+
+
+def load_into(model: nn.Module, architecture: Architecture, names: Names, read: Read, source: str) -> None:
+    """Fill every parameter of this rank's model from whole tensors, one at a time.
+
+    Raises `CheckpointError` naming ``source`` and the tensor that is missing or has another shape.
+    """
+    for name, parameter in model.named_parameters():
+        module, kind = _global_name(model, name, architecture).rsplit(".", 1)
+        stored = _stored_names(module, kind, architecture, names)
+        wholes = [_read(read, entry, source) for entry in stored]
+        value = _own_part(module, wholes, parameter, architecture, f"{source}: {' + '.join(stored)}")
+        parameter.data.copy_(value)
+
+
+def _global_name(model: Any, name: str, architecture: Architecture) -> str:
+    """Return a parameter's name in the whole model: with the numbers of all stages' layers and all ranks' experts."""
+    if name.startswith(LAYER):
+        number, rest = name.removeprefix(LAYER).split(".", 1)
+        if rest.startswith(EXPERT):
+            expert, tail = rest.removeprefix(EXPERT).split(".", 1)
+            rest = f"{EXPERT}{int(expert) + _first_expert(architecture)}.{tail}"
+        return f"{LAYER}{model.decoder.layers[int(number)].layer_number - 1}.{rest}"
+    return "embedding.word_embeddings.weight" if name == "output_layer.weight" and architecture.tied else name
+
+
+def _first_expert(architecture: Architecture) -> int:
+    from megatron.core import parallel_state
+
+    ranks = parallel_state.get_expert_model_parallel_world_size()
+    return int(parallel_state.get_expert_model_parallel_rank() * (architecture.num_experts // ranks))
+
+
+def _stored_names(module: str, kind: str, architecture: Architecture, names: Names) -> list[str]:
+    kind = names.suffixes.get(kind, kind)
+    if not module.startswith(LAYER):
+        return [f"{_lookup(names.roots, module)}.{kind}"]
+    layer, part = module.removeprefix(LAYER).split(".", 1)
+    expert = ""
+    if part.startswith(EXPERT):
+        expert, tail = part.removeprefix(EXPERT).split(".", 1)
+        part = f"{EXPERT}{{expert}}.{tail}"
+    before = names.layer.format(layer=layer)
+    return [f"{before}{entry.format(expert=expert)}.{kind}" for entry in _lookup(names.layers, part)]
+
+
+def _lookup(table: Mapping[str, Any], module: str) -> Any:
+    try:
+        return table[module]
+    except KeyError:
+        raise CheckpointError(f"the model has a module '{module}' that this layout does not know") from None
+
+
+def _read(read: Read, name: str, source: str) -> Tensor:
+    try:
+        return read(name)
+    except KeyError:
+        raise CheckpointError(f"{source}: tensor '{name}' is missing (the model needs it)") from None
+
+
+def _own_part(module: str, wholes: list[Tensor], parameter: Any, architecture: Architecture, what: str) -> Tensor:
+    """Return this rank's part of a parameter: every joined tensor is cut by itself, then they are put together."""
+    import torch
+
+    if module.endswith(QKV) and len(wholes) > 1:
+        wholes = [_interleave(wholes, architecture, what)]
+    rank, size = _tensor_rank(module)
+    parts = [_cut(whole, parameter, rank, size, what) for whole in wholes]
+    value = torch.cat(parts) if len(parts) > 1 else parts[0]
+    if value.shape != parameter.shape:
+        shapes = " + ".join(str(list(whole.shape)) for whole in wholes)
+        raise CheckpointError(f"{what} has shape {shapes} (this rank needs {list(parameter.shape)} of it)")
+    return value
+
+
+def _interleave(wholes: list[Tensor], architecture: Architecture, what: str) -> Tensor:
+    """Put query, key and value together as Megatron does: for every group its queries, its key, its value."""
+    import torch
+
+    groups, channels = architecture.num_query_groups, architecture.kv_channels
+    try:
+        grouped = [whole.reshape(groups, -1, channels, *whole.shape[1:]) for whole in wholes]
+        return torch.cat(grouped, dim=1).reshape(-1, *wholes[0].shape[1:])
+    except RuntimeError as error:
+        raise CheckpointError(f"{what} do not fit {groups} groups of {channels} channels: {error}") from error
+
+
+def _tensor_rank(module: str) -> tuple[int, int]:
+    from megatron.core import parallel_state as state
+
+    if EXPERT in module:
+        return state.get_expert_tensor_parallel_rank(), state.get_expert_tensor_parallel_world_size()
+    return state.get_tensor_model_parallel_rank(), state.get_tensor_model_parallel_world_size()
+
+
+def _cut(whole: Tensor, parameter: Any, rank: int, size: int, what: str) -> Tensor:
+    """Return a rank's slice of a tensor along the axis that Megatron marked on the parameter."""
+    if size == 1 or not getattr(parameter, "tensor_model_parallel", False):
+        return whole
+    if whole.shape[parameter.partition_dim] % size:
+        raise CheckpointError(f"{what} has shape {list(whole.shape)}, which {size} tensor-parallel ranks cannot share")
+    return whole.chunk(size, dim=parameter.partition_dim)[rank]

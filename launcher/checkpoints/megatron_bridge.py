@@ -1,0 +1,74 @@
+"""Megatron-Bridge checkpoints: ``iter_XXXXXXX/`` folders with a ``run_config.yaml`` and ``torch_dist`` weights."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.checkpoints import torch_dist
+from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder
+from launcher.checkpoints.iterations import latest
+from launcher.checkpoints.megatron_config import architecture
+from launcher.checkpoints.safe_yaml import read_yaml
+from launcher.core import Json
+from launcher.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG = "run_config.yaml"
+
+
+class MegatronBridgeCheckpoint(Checkpoint):
+    """One iteration of a Megatron-Bridge run; ``path`` is the run's folder or that of an iteration."""
+
+    layout = "megatron_bridge"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._folder = latest(path)
+        self._file = self._folder / CONFIG
+        self._config = read_yaml(self._file)
+        model = self._config.get("model")
+        if not isinstance(model, dict):
+            raise CheckpointError(f"{self._file}: no 'model' in it (expected Megatron-Bridge's run configuration)")
+        self._store = torch_dist.open_store(self._folder)
+        self.architecture = architecture(_with_transformer(model), self._store, self._file)
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        return path.is_dir() and (latest(path) / CONFIG).is_file()
+
+    def tokenizer(self) -> HuggingFaceTokenizer:
+        """Load ``tokenizer/`` of the iteration, else the local folder that the run was configured with."""
+        for folder in self._tokenizer_folders():
+            if folder.is_dir():
+                return from_folder(folder)
+        named = (self._config.get("tokenizer") or {}).get("tokenizer_model")
+        raise CheckpointError(
+            f"{self._folder / 'tokenizer'}: missing (the run used {named or 'none'!r}); set model.tokenizer to a folder"
+        )
+
+    def load_into(self, model: nn.Module) -> None:
+        torch_dist.load_into(self._store, model)
+
+    def fingerprint(self) -> str:
+        files = [*self._store.files(), self._file]
+        for folder in self._tokenizer_folders():
+            files += [file for file in folder.rglob("*") if file.is_file()]
+        return fingerprint(self.path, files)
+
+    def _tokenizer_folders(self) -> Iterator[Path]:
+        yield self._folder / "tokenizer"
+        named = (self._config.get("tokenizer") or {}).get("tokenizer_model")
+        if named and Path(str(named)).is_absolute():
+            yield Path(str(named))
+
+
+def _with_transformer(model: dict[str, Json]) -> dict[str, Json]:
+    """Lift the fields of a nested ``transformer`` config, where newer builders keep them, to the top."""
+    nested = model.get("transformer")
+    return {**model, **nested} if isinstance(nested, dict) else model

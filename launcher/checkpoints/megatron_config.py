@@ -1,0 +1,173 @@
+"""Megatron-core's model configuration, as NeMo, Megatron-Bridge or Megatron-LM wrote it, read as an `Architecture`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal, TypeVar, get_args
+
+from launcher.checkpoints.base import Architecture
+from launcher.checkpoints.torch_dist import TensorStore
+from launcher.core import Json
+from launcher.errors import CheckpointError
+
+Config = Mapping[str, Json]
+Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "squared_relu"]
+Position = Literal["rope", "learned_absolute", "none"]
+
+ACTIVATIONS: Mapping[str, Activation] = {
+    "torch.nn.functional.silu": "silu",
+    "torch.nn.functional.gelu": "gelu",
+    "torch._C._nn.gelu": "gelu",
+    "torch.nn.functional.relu": "relu",
+    "torch.relu": "relu",
+    "megatron.core.activations.squared_relu": "squared_relu",
+    "megatron.core.activations.fast_gelu": "gelu_tanh",
+}
+"""Activation functions by the name that a checkpoint stores. Nothing that a checkpoint names is ever imported."""
+
+OFF: Mapping[str, tuple[Json, ...]] = {
+    "multi_latent_attention": (False,),
+    "apply_residual_connection_post_layernorm": (False,),
+    "attention_output_gate": (False,),
+    "experimental_attention_variant": (),
+    "heterogeneous_block_specs": (False,),
+    "is_hybrid_model": (False,),
+    "qk_l2_norm": (False,),
+    "softmax_scale": (),
+    "softmax_type": ("vanilla",),
+    "attn_logit_softcapping": (),
+    "final_logit_softcapping": (),
+    "no_rope_freq": (),
+    "window_attn_skip_freq": (),
+    "glu_linear_offset": (0, 0.0),
+    "activation_func_clamp_value": (),
+    "moe_layer_freq": (1,),
+    "moe_shared_expert_intermediate_size": (0,),
+    "moe_router_score_function": ("softmax",),
+    "moe_router_enable_expert_bias": (False,),
+    "moe_router_num_groups": (),
+    "moe_router_group_topk": (),
+    "moe_router_topk_scaling_factor": (1, 1.0),
+    "moe_apply_probs_on_input": (False,),
+    "moe_latent_size": (),
+    "mrope_section": (),
+}
+"""What changes the model in ways this program does not compute, with the values (besides null) that do not."""
+
+
+def architecture(config: Config, store: TensorStore, file: Path) -> Architecture:
+    """Return the architecture of a megatron-core configuration and the tensors that go with it.
+
+    ``config`` uses the field names of megatron-core's ``TransformerConfig`` and of NeMo's and Megatron-Bridge's GPT
+    providers. Raises `CheckpointError` naming ``file`` and the key for what is missing or not supported.
+    """
+    _refuse_unsupported(config, file)
+    hidden, heads = number(config, "hidden_size", file), number(config, "num_attention_heads", file)
+    experts = int(config.get("num_moe_experts") or 0)
+    activation = _activation(config, file)
+    return Architecture(
+        num_layers=number(config, "num_layers", file),
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_query_groups=int(config.get("num_query_groups") or heads),
+        kv_channels=int(config.get("kv_channels") or hidden // heads),
+        ffn_hidden_size=int(config.get("ffn_hidden_size") or 4 * hidden),
+        vocab_size=store.embedding.shape[0],
+        context_length=number(config, "seq_length", file),
+        normalization=_choice(config, "normalization", "LayerNorm", get_args(Literal["RMSNorm", "LayerNorm"]), file),
+        norm_epsilon=float(config.get("layernorm_epsilon") or 1e-5),
+        zero_centered_gamma=bool(config.get("layernorm_zero_centered_gamma")),
+        gated=bool(config.get("gated_linear_unit")),
+        activation=activation,
+        bias=bool(config.get("add_bias_linear", True)),
+        qkv_bias=bool(config.get("add_qkv_bias")),
+        qk_norm=bool(config.get("qk_layernorm")),
+        position=_choice(config, "position_embedding_type", "learned_absolute", get_args(Position), file),
+        rotary_base=float(config.get("rotary_base") or 10000.0),
+        rotary_percent=float(config.get("rotary_percent") or 1.0),
+        rotary_interleaved=bool(config.get("rotary_interleaved")),
+        rope_scaling=_rope_scaling(config),
+        tied=store.tied,
+        sliding_window=_window(config, file),
+        num_experts=experts,
+        experts_per_token=int(config.get("moe_router_topk") or 2) if experts else 0,
+        expert_ffn_hidden_size=config.get("moe_ffn_hidden_size") if experts else None,
+        normalize_expert_weights=not config.get("moe_router_pre_softmax"),
+        dtype=store.dtype,
+    )
+
+
+def number(config: Config, key: str, file: Path) -> int:
+    """Return a positive whole number of the configuration."""
+    value = config.get(key)
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"{file}: {key} is {value!r} (expected a positive whole number)")
+    return value
+
+
+T = TypeVar("T")
+
+
+def _choice(config: Config, key: str, default: str, accepted: tuple[T, ...], file: Path) -> Any:
+    value = config.get(key) or default
+    if value not in accepted:
+        raise CheckpointError(f"{file}: {key} is {value!r} (supported: {', '.join(map(str, accepted))})")
+    return value
+
+
+def _refuse_unsupported(config: Config, file: Path) -> None:
+    for key, harmless in OFF.items():
+        value = config.get(key)
+        values = value if isinstance(value, list) else [value]
+        if any(entry is not None and entry not in harmless for entry in values):
+            raise CheckpointError(f"{file}: {key} is {value!r}, which the megatron engine does not compute")
+
+
+def _activation(config: Config, file: Path) -> Activation:
+    """Return the activation function; megatron-core's fused gelu is the tanh approximation, whatever it is called."""
+    named = _target(config.get("activation_func", "torch.nn.functional.gelu"))
+    if isinstance(config.get("activation_func"), Mapping) and config["activation_func"].get("approximate") == "tanh":
+        return "gelu_tanh"
+    activation = ACTIVATIONS.get(named)
+    if activation is None:
+        raise CheckpointError(f"{file}: activation_func is {named!r} (supported: {', '.join(ACTIVATIONS)})")
+    fused = config.get("bias_activation_fusion") and (config.get("gated_linear_unit") or config.get("add_bias_linear"))
+    return "gelu_tanh" if activation == "gelu" and fused else activation
+
+
+def _target(value: Json) -> str:
+    """Return the dotted name in ``{_target_: name}``, also of a ``functools.partial`` over it."""
+    if not isinstance(value, Mapping):
+        return str(value)
+    if value.get("_target_") == "functools.partial":
+        inner = value.get("_args_") or [value.get("func")]
+        return _target(inner[0])
+    return str(value.get("_target_"))
+
+
+def _rope_scaling(config: Config) -> dict[str, Json] | None:
+    """Return the scaling in Hugging Face's form: linear interpolation, or Llama 3.1's in one of two spellings."""
+    if config.get("seq_len_interpolation_factor"):
+        return {"rope_type": "linear", "factor": float(config["seq_len_interpolation_factor"])}
+    factor = config.get("rope_scaling_factor", 8.0) if config.get("rope_scaling") else config.get("scale_factor")
+    if not factor:
+        return None
+    return {
+        "rope_type": "llama3",
+        "factor": float(factor),
+        "low_freq_factor": float(config.get("low_freq_factor") or 1),
+        "high_freq_factor": float(config.get("high_freq_factor") or 4),
+        "original_max_position_embeddings": int(config.get("old_context_len") or 8192),
+    }
+
+
+def _window(config: Config, file: Path) -> int | None:
+    """Return how many keys a query sees, itself included; ``window_size`` counts those to the left and right."""
+    window = config.get("window_size")
+    if window is None:
+        return None
+    left, right = (int(side) for side in window)
+    if right not in (0, -1):
+        raise CheckpointError(f"{file}: window_size is {list(window)} (expected [n, 0])")
+    return None if left < 0 else left + 1

@@ -1,0 +1,121 @@
+"""NeMo 1 checkpoints: a ``.nemo`` archive, or its folder once unpacked, with ``torch_dist`` weights."""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Mapping
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from launcher.checkpoints import torch_dist
+from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.hf_tokenizer import from_folder
+from launcher.checkpoints.megatron_config import architecture
+from launcher.checkpoints.safe_yaml import read_yaml
+from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
+from launcher.checkpoints.stored_tokenizer import ADVICE, existing, gpt2
+from launcher.core import Json
+from launcher.errors import CheckpointError
+from launcher.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONFIG, WEIGHTS = "model_config.yaml", "model_weights"
+GATED = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
+PLAIN = {"gelu": "torch.nn.functional.gelu", "squared-relu": "megatron.core.activations.squared_relu"}
+RENAMED = {
+    "rotary_percentage": "rotary_percent",
+    "encoder_seq_length": "seq_length",
+    "bias": "add_bias_linear",
+}
+
+
+class Nemo1Checkpoint(Checkpoint):
+    """A ``.nemo`` file or folder. Of an archive, only small files are unpacked to open it; weights while they load.
+
+    Every rank unpacks the weights for itself: unpack a large archive once (``tar xf``) and give its folder instead.
+    """
+
+    layout = "nemo1"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._temporary = TemporaryDirectory(prefix="nemo-") if path.is_file() else None
+        self._root = Path(self._temporary.name) if self._temporary else path
+        sizes = unpack(path, self._root, weights=False) if self._temporary else None
+        self._file = _inside(self._root, CONFIG)
+        self._config = read_yaml(self._file)
+        folder = self._file.parent / WEIGHTS
+        if not torch_dist.is_store(folder):
+            raise CheckpointError(f"{path}: no {WEIGHTS}/metadata.json (expected torch_dist weights; convert them)")
+        self._store = torch_dist.open_store(folder, sizes)
+        self.architecture = architecture(configuration(self._config), self._store, self._file)
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        return path.suffix == ".nemo" or (path / CONFIG).is_file()
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer whose files the archive holds."""
+        stored = self._config.get("tokenizer") or {}
+        library, base = stored.get("library"), self._file.parent
+        if library == "sentencepiece":
+            return SentencePieceTokenizer(existing(stored.get("model"), base, self._file))
+        if library == "huggingface":
+            return from_folder(existing(stored.get("type"), base, self._file))
+        if library == "megatron" and stored.get("merge_file"):
+            return gpt2(*(existing(stored.get(key), base, self._file) for key in ("vocab_file", "merge_file")))
+        raise CheckpointError(f"{self._file}: tokenizer.library is {library!r}, which is not read here; {ADVICE}")
+
+    def load_into(self, model: nn.Module) -> None:
+        if self._temporary is None:
+            torch_dist.load_into(self._store, model)
+            return
+        try:
+            unpack(self.path, self._root, weights=True)
+            torch_dist.load_into(self._store, model)
+        finally:
+            for file in self._store.folder.glob("*.distcp"):
+                file.unlink()
+
+    def fingerprint(self) -> str:
+        if self._temporary:
+            return fingerprint(self.path.parent, [self.path])
+        return fingerprint(self.path, [*self._store.files(), *self.path.glob("*")])
+
+
+def unpack(archive: Path, folder: Path, weights: bool) -> dict[str, int]:
+    """Unpack an archive's weights, or everything else, and return the size in bytes of every data file by its name."""
+    try:
+        with tarfile.open(archive, "r:*") as tar:
+            members = [member for member in tar.getmembers() if member.isfile() or member.isdir()]
+            data = [member for member in members if member.name.endswith(".distcp")]
+            tar.extractall(folder, data if weights else [m for m in members if m not in data], filter="data")
+    except (tarfile.TarError, OSError, EOFError) as error:
+        raise CheckpointError(f"{archive}: not a whole .nemo archive (expected a tar file): {error}") from error
+    return {Path(member.name).name: member.size for member in data}
+
+
+def _inside(root: Path, name: str) -> Path:
+    """Return the file of this name at the root, or in the only folder that an archive may wrap around everything."""
+    found = sorted([root / name, *root.glob(f"*/{name}")], key=lambda file: not file.is_file())
+    if not found[0].is_file():
+        raise CheckpointError(f"{root / name}: missing (expected the configuration of a NeMo model)")
+    return found[0]
+
+
+def configuration(config: Mapping[str, Json]) -> dict[str, Json]:
+    """Return NeMo 1's configuration under the names of megatron-core's."""
+    activation = str(config.get("activation", "gelu")).removeprefix("fast-")
+    norm = str(config.get("normalization", "layernorm")).lower()
+    made = {key: value for key, value in config.items() if key not in ("activation", "normalization")}
+    made |= {new: config[old] for old, new in RENAMED.items() if config.get(old) is not None}
+    made["gated_linear_unit"] = activation in GATED
+    gate = GATED.get(activation)
+    made["activation_func"] = f"torch.nn.functional.{gate}" if gate else PLAIN.get(activation, activation)
+    made["normalization"] = {"rmsnorm": "RMSNorm", "layernorm": "LayerNorm", "layernorm1p": "LayerNorm"}.get(norm, norm)
+    made["layernorm_zero_centered_gamma"] = norm == "layernorm1p" or config.get("layernorm_zero_centered_gamma")
+    return made

@@ -1,0 +1,59 @@
+"""NeMo 2.0 checkpoints: ``context/model.yaml`` and ``torch_dist`` weights."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.checkpoints import torch_dist
+from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.hf_tokenizer import from_folder
+from launcher.checkpoints.megatron_config import architecture
+from launcher.checkpoints.safe_yaml import read_yaml
+from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
+from launcher.checkpoints.stored_tokenizer import ADVICE, existing
+from launcher.errors import CheckpointError
+from launcher.tokenizer import Tokenizer
+
+if TYPE_CHECKING:
+    from torch import nn
+
+
+class Nemo2Checkpoint(Checkpoint):
+    """A folder with ``context/`` and ``weights/``. ``io.json``, which names classes to call, is not read."""
+
+    layout = "nemo2"
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._context = path / "context"
+        self._file = self._context / "model.yaml"
+        if not self._file.is_file():
+            raise CheckpointError(f"{self._file}: missing (expected the model's configuration, as NeMo 2.0 saves it)")
+        self._model = read_yaml(self._file)
+        config = self._model.get("config")
+        if not isinstance(config, dict):
+            raise CheckpointError(f"{self._file}: no 'config' in it (expected a NeMo 2.0 language model)")
+        self._store = torch_dist.open_store(path / "weights" if (path / "weights").is_dir() else path)
+        self.architecture = architecture(config, self._store, self._file)
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        return (path / "context").is_dir()
+
+    def tokenizer(self) -> Tokenizer:
+        """Load the tokenizer kept in ``context/``; its class is looked up here and never imported."""
+        stored = self._model.get("tokenizer") or {}
+        kind = str(stored.get("_target_")).rsplit(".", 1)[-1]
+        if kind == "AutoTokenizer":
+            return from_folder(existing(stored.get("pretrained_model_name"), self._context, self._file))
+        if kind == "SentencePieceTokenizer":
+            return SentencePieceTokenizer(existing(stored.get("model_path"), self._context, self._file))
+        raise CheckpointError(f"{self._file}: the tokenizer is a {kind}, which is not read here; {ADVICE}")
+
+    def load_into(self, model: nn.Module) -> None:
+        torch_dist.load_into(self._store, model)
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.path, [*self._store.files(), *self._context.rglob("*")])

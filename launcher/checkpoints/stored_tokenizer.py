@@ -1,0 +1,57 @@
+"""Finds the tokenizer that a NeMo or Megatron configuration names, among the files it came with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.checkpoints.hf_tokenizer import from_folder, wrap
+from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
+from launcher.core import Json
+from launcher.errors import CheckpointError
+from launcher.tokenizer import Tokenizer
+
+ADVICE = "set model.tokenizer to a folder with tokenizer.json"
+
+
+def megatron_tokenizer(arguments: Mapping[str, Json], base: Path, source: Path) -> Tokenizer:
+    """Return the tokenizer that Megatron's arguments name by ``tokenizer_type`` and its files.
+
+    Paths are those of the machine that trained; a file of the same name in ``base`` is taken where they do not exist.
+    Raises `CheckpointError` naming ``source`` for a type that needs more than files.
+    """
+    kind = arguments.get("tokenizer_type")
+    if kind == "HuggingFaceTokenizer":
+        return from_folder(existing(arguments.get("tokenizer_model"), base, source))
+    if kind in ("SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer"):
+        file = existing(arguments.get("tokenizer_model"), base, source)
+        return SentencePieceTokenizer(file, add_bos=kind == "Llama2Tokenizer")
+    if kind == "GPT2BPETokenizer":
+        return gpt2(*(existing(arguments.get(key), base, source) for key in ("vocab_file", "merge_file")))
+    raise CheckpointError(f"{source}: tokenizer_type is {kind!r}, which is no file to read; {ADVICE}")
+
+
+def existing(name: Json, base: Path, source: Path) -> Path:
+    """Return the file or folder called ``name``: in ``base``, or where an absolute path says."""
+    if not name:
+        raise CheckpointError(f"{source}: names no tokenizer file; {ADVICE}")
+    text = str(name).removeprefix("nemo:")
+    path = Path(text)
+    candidates = [base / path.name, path] if path.is_absolute() else [base / path, base / path.name]
+    for candidate in candidates:
+        if candidate.exists():
+            return candidate
+    raise CheckpointError(f"{source}: its tokenizer '{text}' is not here (looked for {candidates[0]}); {ADVICE}")
+
+
+def gpt2(vocab: Path, merges: Path) -> Tokenizer:
+    """Return the GPT-2 tokenizer made of a ``vocab.json`` and a ``merges.txt``."""
+    from tokenizers import ByteLevelBPETokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    try:
+        backend = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))._tokenizer
+    except Exception as error:  # the Rust parser raises bare Exception
+        raise CheckpointError(f"{vocab}: not a GPT-2 vocabulary with {merges.name}: {error}") from error
+    end = "<|endoftext|>"
+    return wrap(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, bos_token=end), vocab.parent)

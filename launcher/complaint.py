@@ -1,0 +1,67 @@
+"""Hydra's composition errors as one line that names the key, the value and what is accepted."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from hydra.errors import HydraException, MissingConfigException
+from omegaconf import DictConfig
+from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+
+
+def complaint(error: BaseException, conf: Path) -> str:
+    """Say in one line what is wrong. ``conf`` is the folder of option files, read to list the options of a group."""
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error, conf)
+    cause = _root(error)
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key}: a value is required"
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(cause)
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {_first_line(cause)}"
+    return _first_line(error)
+
+
+def _root(error: BaseException) -> BaseException:
+    while isinstance(error, HydraException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _unknown_option(error: MissingConfigException, conf: Path) -> str:
+    missing = re.sub(r"\.yaml$", "", error.missing_cfg_file or "")
+    group, _, option = missing.rpartition("/")
+    if not group:
+        return _first_line(error)
+    options = sorted(p.stem for p in (conf / group).glob("*.yaml"))
+    if not options:
+        return f"{group}={option}: there is no group '{group}'"
+    return f"{group}={option}: no such option{_guess(option, options)}; accepted are {', '.join(options)}"
+
+
+def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:
+    accepted = _accepted(cause)
+    key = str(cause.key)
+    what = f"{cause.full_key}: no such key{_guess(key, accepted)}"
+    return f"{what}; accepted are {', '.join(accepted)}" if accepted else f"{what}; nothing is chosen in its group"
+
+
+def _accepted(cause: OmegaConfBaseException) -> list[str]:
+    if is_dataclass(cause.object_type):
+        return [f.name for f in fields(cause.object_type)]
+    parent = cause.parent_node
+    return [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+
+
+def _guess(word: str, options: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(options), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -1,0 +1,78 @@
+"""The typed configuration of a run: one field per config group, and the rules between groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING
+
+from launcher.adapters import payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
+from launcher.adapters.base import Adapter
+from launcher.backends import external, inline  # noqa: F401
+from launcher.backends.base import Backend, Deployment
+from launcher.component import name_of
+from launcher.engines import echo, megatron, none  # noqa: F401
+from launcher.engines.base import Engine
+from launcher.errors import UserError
+from launcher.evaluate.settings import Evaluate
+from launcher.model import Model, Optimizations, Parallelism
+from launcher.tasks import generation, multiple_choice  # noqa: F401
+from launcher.tasks.base import Task
+from launcher.validate.settings import Validate
+
+
+class Mode(Enum):
+    """How far to go: ``plan`` starts nothing, ``serve`` and ``validate`` send no samples, ``run`` does all six steps."""
+
+    run = "run"
+    serve = "serve"
+    validate = "validate"
+    plan = "plan"
+
+
+@dataclass
+class Run:
+    """All that one run needs to know. ``resume`` is the folder of an interrupted run to continue."""
+
+    mode: Mode = Mode.run
+    resume: str | None = None
+    model: Model = MISSING
+    engine: Engine = MISSING
+    backend: Backend = MISSING
+    parallelism: Parallelism = field(default_factory=Parallelism)
+    optimizations: Optimizations = field(default_factory=Optimizations)
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    validate: Validate = field(default_factory=Validate)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+
+    def deployment(self, folder: Path) -> Deployment:
+        """Return what is to be served, with ``folder`` for its log."""
+        return Deployment(self.model, self.engine, self.parallelism, self.optimizations, folder)
+
+
+ConfigStore.instance().store(group="schema", name="run", node=Run)
+
+
+def check(run: Run) -> None:
+    """Refuse, with one line, combinations of groups that cannot work."""
+    backend, engine = name_of(run.backend), name_of(run.engine)
+    if backend == "external" and engine != "none":
+        raise UserError(
+            f"engine={engine}: backend=external uses a server that is already there; accepted is engine=none"
+        )
+    if backend != "external" and engine == "none":
+        raise UserError(
+            f"engine=none: backend={backend} needs an engine to serve; accepted are engine=megatron, engine=echo"
+        )
+    if run.mode is Mode.run and not run.tasks:
+        raise UserError(
+            "tasks=[]: mode=run needs at least one task; use mode=validate or mode=serve to send no samples"
+        )
+    if engine == "megatron" and not run.model.path:
+        raise UserError(
+            "model.path: engine=megatron needs a checkpoint; give model.path=<folder>, model=tiny or model=smollm2"
+        )

@@ -1,0 +1,207 @@
+"""What flows between the steps: endpoint, request, response, sample, score, check."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+Json = Any
+"""A value that ``json`` can write."""
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """An OpenAI-compatible server that answers.
+
+    ``url`` ends in ``/v1``. ``model`` is the name to send in requests. ``api_key`` is the key itself, read from the
+    environment at run time and never written anywhere.
+    """
+
+    url: str
+    model: str
+    backend: str
+    engine: str
+    api_key: str | None = field(default=None, repr=False)
+
+    @property
+    def root(self) -> str:
+        """The server's address without ``/v1``, where ``/health``, ``/ready`` and ``/tokenize`` live."""
+        return self.url.removesuffix("/v1")
+
+
+@dataclass(frozen=True)
+class Request:
+    """One call of the OpenAI API: ``path`` starts with ``/v1/``, ``body`` is the JSON object to post."""
+
+    path: str
+    body: Mapping[str, Json]
+    headers: Mapping[str, str] = field(default_factory=dict)
+    sample: str | None = None
+    """Who asks, for logs: ``<task>/<id>/<repeat>``; never sent."""
+
+
+@dataclass(frozen=True)
+class Response:
+    """The answer to a `Request`: a JSON ``body``, or ``events`` when the request asked to stream.
+
+    ``status`` is the HTTP status. ``events`` yields the parsed ``data:`` objects of the SSE stream, without the final
+    ``[DONE]``. ``latency_s`` is the seconds from sending to the whole body (or to the first event).
+    """
+
+    status: int
+    body: Json = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    events: AsyncIterator[Json] | None = None
+    latency_s: float = 0.0
+
+    @property
+    def ok(self) -> bool:
+        return 200 <= self.status < 300
+
+
+Handler = Callable[[Request], Awaitable[Response]]
+"""What an adapter wraps, an evaluator calls, and a proxy mounts."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One question of a task: the request to send and the answer that is right.
+
+    ``id`` is unique within the task; ``repeat`` counts from 0 when a task is asked several times.
+    """
+
+    task: str
+    id: str
+    request: Request
+    target: Json
+    repeat: int = 0
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}/{self.id}/{self.repeat}"
+
+
+class Status(str, Enum):
+    """How a sample ended: exactly one of these. Only ``scored`` samples enter a metric."""
+
+    scored = "scored"
+    """The answer was read and compared with the target."""
+    truncated = "truncated"
+    """The answer was cut by the token limit before it was complete."""
+    refused = "refused"
+    """The server answered, but refused to answer this (content filter, a 4xx for this prompt)."""
+    unparsed = "unparsed"
+    """A complete answer in which no prediction could be found."""
+    failed = "failed"
+    """No answer: the network, the server or our own code failed."""
+
+
+@dataclass(frozen=True)
+class Score:
+    """What a task says of one response. ``scores`` maps a metric to its value and is empty unless scored."""
+
+    status: Status
+    prediction: Json = None
+    scores: Mapping[str, float] = field(default_factory=dict)
+    reason: str | None = None
+
+
+@dataclass(frozen=True)
+class Check:
+    """One line of the certificate. ``ok`` is None for a check that does not apply, with the reason in ``detail``."""
+
+    name: str
+    ok: bool | None
+    detail: str
+    seconds: float = 0.0
+
+
+@dataclass(frozen=True)
+class Record:
+    """One line of ``samples.jsonl``: a sample with everything that happened to it.
+
+    ``request`` is ``{path, body}`` as the task made it (before adapters), ``response`` the JSON body (or what the error
+    said), ``usage`` the token counts as the server gave them, ``latency_s`` the seconds it took with all retries.
+    """
+
+    task: str
+    id: str
+    repeat: int
+    request: Json
+    response: Json
+    prediction: Json
+    target: Json
+    scores: Mapping[str, float]
+    status: Status
+    usage: Json
+    latency_s: float
+    reason: str | None = None
+
+    @property
+    def key(self) -> str:
+        return f"{self.task}/{self.id}/{self.repeat}"
+
+
+@dataclass(frozen=True)
+class Metric:
+    """The mean of a metric over the scored samples, with its standard error and 95 % confidence interval.
+
+    ``low`` and ``high`` bound the value that all samples would give: every sample that was not scored counted as wrong,
+    and as right.
+    """
+
+    value: float
+    stderr: float
+    ci_low: float
+    ci_high: float
+    n: int
+    low: float
+    high: float
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """A task's metrics by name, and how many samples ended in each `Status` (plus ``total``)."""
+
+    metrics: Mapping[str, Metric]
+    coverage: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that a run found out; ``results.json`` is this, as JSON.
+
+    ``status`` is ``ok``, ``invalid`` (the endpoint failed validation), ``incomplete`` (coverage under the floor),
+    ``interrupted`` or ``error``. ``run`` holds the resolved configuration, overrides, versions, git commit and the
+    checkpoint's fingerprint. ``timings`` are seconds per step. ``throughput`` holds ``requests_per_s``,
+    ``generated_tokens_per_s``, ``prompt_tokens_per_s``, ``latency_s`` (``p50, p90, p99``) and token totals.
+    """
+
+    status: str
+    run: Mapping[str, Json]
+    endpoint: Endpoint | None
+    engine: Mapping[str, Json]
+    tasks: Mapping[str, TaskResult]
+    throughput: Mapping[str, Json]
+    timings: Mapping[str, float]
+    checks: tuple[Check, ...] = ()
+    reason: str | None = None
+
+
+def resolve(path: str) -> Path:
+    """Return the file that ``path`` names.
+
+    ``package:name/rest`` is looked up in the folder of an installed Python package, without importing it; anything
+    else is a path, relative to the working directory. Raises `FileNotFoundError` if the package is not installed.
+    """
+    if not path.startswith("package:"):
+        return Path(path).expanduser()
+    package, _, rest = path.removeprefix("package:").partition("/")
+    spec = importlib.util.find_spec(package)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(f"{path}: the Python package '{package}' is not installed")
+    return Path(next(iter(spec.submodule_search_locations))) / rest

@@ -1,0 +1,1 @@
+"""Engines: a model that turns token ids into token events."""

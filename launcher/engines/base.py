@@ -1,0 +1,143 @@
+"""The engine interface: load a model, then `Runner.generate` streams token events."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import ClassVar, Literal
+
+from launcher.allocation import Allocation
+from launcher.core import Json
+from launcher.model import Model, Optimizations, Parallelism
+from launcher.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Sampling:
+    """How one request's tokens are chosen. Nothing here is ever shared between requests of a batch.
+
+    ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 are off. ``seed`` makes the tokens independent of whatever
+    else is in the batch. ``logprobs`` is how many alternatives to report per generated token (0: only the chosen one,
+    None: nothing); ``prompt_logprobs`` is the same for the prompt. Log-probabilities are those of the model itself,
+    before temperature, penalties and bias. Penalties follow OpenAI's definition (generated tokens only).
+    """
+
+    max_tokens: int = 16
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    seed: int | None = None
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    logit_bias: Mapping[int, float] = field(default_factory=dict)
+    logprobs: int | None = None
+    prompt_logprobs: int | None = None
+    ignore_eos: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Generation:
+    """One sequence to generate: prompt token ids and how to sample. ``id`` is unique while it runs."""
+
+    id: str
+    prompt: tuple[int, ...]
+    sampling: Sampling
+
+
+@dataclass(frozen=True, slots=True)
+class TokenLogprob:
+    """A token, its log-probability (natural log; None for a first prompt token) and the best alternatives.
+
+    ``top`` is sorted, best first, and comes from the same float array as ``logprob``, so that ``logprob == top[0][1]``
+    holds exactly for a greedy token.
+    """
+
+    token: int
+    logprob: float | None = None
+    top: tuple[tuple[int, float], ...] = ()
+
+
+Finish = Literal["stop", "length"]
+"""``stop``: the model produced an end-of-sequence token (which is the last of ``tokens``). ``length``: max_tokens."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tokens:
+    """Tokens that became ready together. The last event of a generation has ``finish`` set.
+
+    ``prompt`` comes once, with the first event, when ``prompt_logprobs`` was asked for: one entry per prompt token.
+    With ``max_tokens`` 0 there is one event, without tokens, with finish ``length``.
+    """
+
+    tokens: tuple[TokenLogprob, ...] = ()
+    prompt: tuple[TokenLogprob, ...] | None = None
+    finish: Finish | None = None
+
+
+@dataclass(frozen=True)
+class EngineState:
+    """A snapshot for ``/metrics`` and health: counts of sequences, and of KV-cache tokens used and in all."""
+
+    running: int = 0
+    queued: int = 0
+    kv_tokens_used: int = 0
+    kv_tokens_total: int = 0
+    prompt_tokens: int = 0
+    prompt_tokens_cached: int = 0
+    generated_tokens: int = 0
+    steps: int = 0
+    error: str | None = None
+
+
+class Runner(ABC):
+    """A loaded model. Called from one asyncio loop; it must never block that loop."""
+
+    model: str
+    tokenizer: Tokenizer
+    context_length: int
+
+    @abstractmethod
+    def generate(self, request: Generation) -> AsyncIterator[Tokens]:
+        """Stream the tokens of one sequence. Closing the iterator cancels it and frees its slot.
+
+        Raises `QueueFull` before the first event when there is no place, `EngineUnavailable` when the engine is
+        stopping or broken. The prompt has been checked against ``context_length`` by the caller.
+        """
+
+    @abstractmethod
+    def reference(self, tokens: Sequence[int]) -> list[float]:
+        """Return the log-probability of ``tokens[1:]`` by one plain forward pass, without cache or batching.
+
+        The certificate compares the server with this. Blocking: call it in a thread. Raises `NotImplementedError`
+        where the engine has no model to ask.
+        """
+
+    @abstractmethod
+    def state(self) -> EngineState:
+        """Return a snapshot of the counters; cheap, callable from any thread."""
+
+    def describe(self) -> dict[str, Json]:
+        """Return facts for the report: parameters, dtype, layout, optimizations as resolved."""
+        return {}
+
+
+@dataclass
+class Engine(ABC):
+    """The configuration of an engine; a component of the group ``engine``."""
+
+    neutral: ClassVar[frozenset[str]] = frozenset()
+    """Fields that cannot change an answer (sizes of queues, threads); a run may be resumed with other values of them."""
+
+    @abstractmethod
+    def load(
+        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
+    ) -> AbstractContextManager[Runner]:
+        """Load the model and yield a `Runner`; leaving the context frees everything, whatever happened inside."""
+
+    def plan(
+        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
+    ) -> dict[str, Json]:
+        """Describe, without heavy imports, what `load` would do; raise `UserError` for what cannot work."""
+        return {}

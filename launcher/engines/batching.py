@@ -1,0 +1,123 @@
+"""A `Runner` whose sequences share one continuously batched model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+
+from launcher.core import Json
+from launcher.engines.base import EngineState, Generation, Runner, Tokens
+from launcher.engines.blocks import BlockPool
+from launcher.engines.driver import Driver
+from launcher.engines.scheduler import Limits, Scheduler
+from launcher.engines.step import Executor
+from launcher.tokenizer import Tokenizer
+
+
+class Stream:
+    """The events of one generation, on their way from the driver's thread to an asyncio loop."""
+
+    __slots__ = ("_events", "_ready", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._events: list[Tokens | Exception] = []
+        self._ready = asyncio.Event()
+
+    def put(self, event: Tokens | Exception) -> None:
+        """Add an event; called in the stream's loop."""
+        self._events.append(event)
+        self._ready.set()
+
+    async def get(self) -> list[Tokens | Exception]:
+        """Wait for events, and return all that are there."""
+        await self._ready.wait()
+        self._ready.clear()
+        events, self._events = self._events, []
+        return events
+
+
+class BatchingRunner(Runner):
+    """Runs an `Executor` with continuous batching.
+
+    ``facts`` are what `describe` answers. `close` must be called when the runner is not needed any more.
+    """
+
+    def __init__(
+        self, model: str, tokenizer: Tokenizer, executor: Executor, limits: Limits, facts: Mapping[str, Json]
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.context_length = limits.context_length
+        self._executor = executor
+        self._facts = dict(facts)
+        self._streams: dict[str, Stream] = {}
+        pool = BlockPool(executor.num_blocks)
+        scheduler = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
+        self._driver = Driver(scheduler, executor, limits, self._deliver)
+
+    async def generate(self, request: Generation) -> AsyncIterator[Tokens]:
+        if not request.prompt:
+            raise ValueError("prompt: no tokens; at least one is needed")
+        if request.id in self._streams:
+            raise ValueError(f"id: {request.id} is running already")
+        stream = self._streams[request.id] = Stream(asyncio.get_running_loop())
+        try:
+            self._driver.submit(request)
+            finished = False
+            while not finished:
+                event = _merge(await stream.get())
+                finished = event.finish is not None
+                yield event
+        finally:
+            self._driver.cancel(request.id)
+            del self._streams[request.id]
+
+    def reference(self, tokens: Sequence[int]) -> list[float]:
+        """Run in the driver's thread, between two steps: a model is not entered twice."""
+        result = self._driver.call(lambda: self._executor.reference(tokens)).result()
+        assert isinstance(result, list)
+        return result
+
+    def state(self) -> EngineState:
+        return self._driver.state()
+
+    def describe(self) -> dict[str, Json]:
+        return self._facts
+
+    def fail(self, error: str) -> None:
+        """Fail every open request, and refuse new ones, because ``error`` has happened to the executor."""
+        self._driver.fail(error)
+
+    def close(self) -> None:
+        self._driver.close()
+
+    def _deliver(self, ready: Sequence[tuple[str, Tokens | Exception]]) -> None:
+        """Pass on what became ready together with one call per loop."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Tokens | Exception]]] = defaultdict(list)
+        for request_id, event in ready:
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                by_loop[stream.loop].append((stream, event))
+        for loop, events in by_loop.items():
+            with suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+                loop.call_soon_threadsafe(_put, events)
+
+
+def _put(events: Sequence[tuple[Stream, Tokens | Exception]]) -> None:
+    for stream, event in events:
+        stream.put(event)
+
+
+def _merge(events: Sequence[Tokens | Exception]) -> Tokens:
+    """Join what a slow reader has let pile up; raise the failure if there is one."""
+    tokens: list[Tokens] = []
+    for event in events:
+        if isinstance(event, Exception):
+            raise event
+        tokens.append(event)
+    if len(tokens) == 1:
+        return tokens[0]
+    return Tokens(tuple(t for event in tokens for t in event.tokens), tokens[0].prompt, tokens[-1].finish)

@@ -1,0 +1,155 @@
+"""The thread that runs a model step by step, as long as there is something to compute."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+
+from launcher.engines.base import EngineState, Generation, Tokens
+from launcher.engines.scheduler import Limits, Scheduler
+from launcher.engines.step import Executor
+from launcher.errors import EngineUnavailable, QueueFull
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Sequence[tuple[str, Tokens | Exception]]], None]
+"""Takes what became ready together, by request id. Called from the driver's thread, once per step."""
+
+
+class Driver:
+    """Owns a scheduler and an executor; every call is safe from any thread.
+
+    The thread sleeps while there is nothing to do. What is asked of it (new requests, cancellations, functions to call)
+    it takes up between two steps. When a step raises, every request fails and the driver takes no more.
+    """
+
+    def __init__(self, scheduler: Scheduler, executor: Executor, limits: Limits, deliver: Deliver) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._limits = limits
+        self._deliver = deliver
+        self._wake = threading.Condition()
+        self._arrived: dict[str, Generation] = {}
+        self._cancelled: list[str] = []
+        self._calls: list[tuple[Future[object], Callable[[], object]]] = []
+        self._open: set[str] = set()
+        self._error: str | None = None
+        self._state = scheduler.state()
+        self._thread = threading.Thread(target=self._run, name="engine-steps", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Generation) -> None:
+        """Queue a generation. Raises `QueueFull`, or `EngineUnavailable` when the driver is closed or broken."""
+        with self._wake:
+            self._check()
+            waiting = len(self._open) - self._limits.max_sequences
+            if waiting >= self._limits.max_queue:
+                raise QueueFull(f"{waiting} requests are waiting; engine.max_queue={self._limits.max_queue}")
+            self._arrived[request.id] = request
+            self._open.add(request.id)
+            self._wake.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a generation and free what it holds; does nothing if it has finished."""
+        with self._wake:
+            if request_id not in self._open:
+                return
+            self._open.discard(request_id)
+            if self._arrived.pop(request_id, None) is None:
+                self._cancelled.append(request_id)
+                self._wake.notify()
+
+    def call(self, function: Callable[[], object]) -> Future[object]:
+        """Call a function in the driver's thread, between two steps."""
+        future: Future[object] = Future()
+        with self._wake:
+            self._check()
+            self._calls.append((future, function))
+            self._wake.notify()
+        return future
+
+    def state(self) -> EngineState:
+        with self._wake:
+            return replace(self._state, queued=self._state.queued + len(self._arrived), error=self._error)
+
+    def fail(self, error: str) -> None:
+        """Fail everything that is open, and refuse what comes; the first error is the one that is remembered."""
+        with self._wake:
+            if self._error is not None:
+                return
+            self._error = error
+            failed, self._open = sorted(self._open), set()
+            calls, self._calls = self._calls, []
+            self._wake.notify()
+        self._deliver([(request_id, EngineUnavailable(error)) for request_id in failed])
+        for future, _ in calls:
+            future.set_exception(EngineUnavailable(error))
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Fail what is open and stop the thread, after the step that it is in."""
+        self.fail("the engine is stopping")
+        self._thread.join(timeout_s)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise EngineUnavailable(self._error)
+
+    def _run(self) -> None:
+        try:
+            while self._take_up():
+                self._advance()
+        except Exception as error:
+            log.exception("the engine stopped")
+            self.fail(f"{type(error).__name__}: {error}")
+
+    def _take_up(self) -> bool:
+        """Wait until there is something to compute, and hand the scheduler what has arrived; False when closed."""
+        while True:
+            with self._wake:
+                self._wake.wait_for(self._has_work)
+                if self._error is not None:
+                    return False
+                arrived, self._arrived = self._arrived, {}
+                cancelled, self._cancelled = self._cancelled, []
+                calls, self._calls = self._calls, []
+                for request_id in cancelled:
+                    self._scheduler.drop(request_id)
+                for request in arrived.values():
+                    self._scheduler.add(request)
+                self._state = self._scheduler.state()
+            for future, function in calls:
+                _resolve(future, function)
+            if not self._scheduler.idle:
+                return True
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._error is not None or self._arrived or self._cancelled or self._calls or not self._scheduler.idle
+        )
+
+    def _advance(self) -> None:
+        step, events = self._scheduler.plan()
+        if step is not None:
+            events += self._scheduler.absorb(step, self._executor.execute(step.plan, step.scores, step.draws))
+        ready: list[tuple[str, Tokens | Exception]] = []
+        with self._wake:
+            self._state = self._scheduler.state()
+            for running, tokens in events:
+                request_id = running.request.id
+                if request_id in self._open:
+                    ready.append((request_id, tokens))
+                    if tokens.finish:
+                        self._open.discard(request_id)
+        if ready:
+            self._deliver(ready)
+
+
+def _resolve(future: Future[object], function: Callable[[], object]) -> None:
+    """Complete a future with what a function returns or raises; its error is its caller's, not the engine's."""
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

@@ -1,0 +1,79 @@
+"""The process groups of megatron-core, for one process or for many, without CUDA assumptions."""
+
+from __future__ import annotations
+
+import os
+import sys
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+from launcher.model import Parallelism
+
+if TYPE_CHECKING:
+    import torch
+    from torch._C._distributed_c10d import Store
+
+TIMEOUT = timedelta(minutes=30)
+"""How long a rank waits inside a collective: ranks load large checkpoints at different speeds. Nobody idles in one."""
+
+
+def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, store: Store | None = None) -> None:
+    """Join the process groups of a layout, as ``rank`` of ``parallelism.world_size``.
+
+    ``store`` is where the ranks meet; a single process needs none. Repeating it with the same layout does nothing;
+    another layout in the same process replaces the old groups.
+    """
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+    from megatron.core.tensor_parallel.random import initialize_rng_tracker
+    from torch._C._distributed_c10d import HashStore
+
+    if parallel_state.model_parallel_is_initialized():
+        if _layout() == parallelism and dist.get_rank() == rank:
+            return
+        shutdown()
+    if not dist.is_initialized():
+        backend = "nccl" if device.type == "cuda" else "gloo"
+        if sys.platform == "linux":
+            # Gloo would pick the address of the host's name, which is slower and may not even be reachable.
+            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        store = store or HashStore()
+        dist.init_process_group(backend, rank=rank, world_size=parallelism.world_size, store=store, timeout=TIMEOUT)
+    parallel_state.initialize_model_parallel(
+        parallelism.tensor,
+        parallelism.pipeline,
+        context_parallel_size=parallelism.context,
+        expert_model_parallel_size=parallelism.expert,
+        distributed_timeout_minutes=int(TIMEOUT.total_seconds() // 60),
+    )
+    # The tracker's fork() has no CUDA generator to touch when it is the inference one.
+    initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
+
+
+def shutdown() -> None:
+    """Leave the process groups; does nothing when there are none."""
+    import torch.distributed as dist
+    from megatron.core import parallel_state
+
+    parallel_state.destroy_model_parallel()
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def leader_rank(parallelism: Parallelism) -> int:
+    """Return the rank of the process that schedules: the first of the stage whose output is the logits.
+
+    Megatron-core orders ranks tensor fastest, pipeline slowest, so that logits need no trip between stages.
+    """
+    return parallelism.world_size - parallelism.world_size // parallelism.pipeline
+
+
+def _layout() -> Parallelism:
+    from megatron.core import parallel_state
+
+    return Parallelism(
+        tensor=parallel_state.get_tensor_model_parallel_world_size(),
+        pipeline=parallel_state.get_pipeline_model_parallel_world_size(),
+        context=parallel_state.get_context_parallel_world_size(),
+        expert=parallel_state.get_expert_model_parallel_world_size(),
+    )

@@ -1,0 +1,119 @@
+"""One rank's part of a model as it takes part in steps."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from megatron.core import parallel_state as state
+from torch import Tensor
+
+from launcher.checkpoints.base import Architecture
+from launcher.engines.base import TokenLogprob
+from launcher.engines.megatron.attention import Layout, Rope
+from launcher.engines.megatron.modules import GPT, gather_logits
+from launcher.engines.megatron.placement import Placement
+from launcher.engines.sampling import Draw, Score, choose
+from launcher.engines.step import StepPlan
+
+
+class Stage:
+    """The layers and the part of the vocabulary that this rank holds, with its cache.
+
+    A layer's cache has ``num_blocks`` blocks of ``block_size`` tokens, each [groups, key and value, channels].
+    """
+
+    def __init__(self, model: GPT, architecture: Architecture, num_blocks: int, block_size: int) -> None:
+        self._model = model.eval().requires_grad_(False)
+        parameter = next(model.parameters())
+        self.device, dtype = parameter.device, parameter.dtype
+        self._hidden = (1, architecture.hidden_size)
+        self._dtype = dtype
+        for layer in model.decoder.layers:
+            attention = layer.self_attention
+            groups, channels = attention.num_query_groups_per_partition, attention.hidden_size_per_attention_head
+            attention.cache = torch.zeros(num_blocks * block_size, groups, 2, channels, dtype=dtype, device=self.device)
+        self._layout = Layout(
+            block_size=block_size,
+            queries=architecture.num_attention_heads // architecture.num_query_groups,
+            device=self.device,
+            dtype=dtype,
+            rope=self._rope(architecture),
+            window=architecture.sliding_window,
+        )
+
+    @torch.inference_mode()
+    def compute(self, plan: StepPlan) -> Tensor | None:
+        """Take part in a step; return the logits [rows, vocabulary] on the last stage, None elsewhere."""
+        step = self._layout.step(plan)
+        out = self._model.compute(step, self._receive(step.tokens.shape[1]))
+        return self._pass_on(out)
+
+    @torch.inference_mode()
+    def plain(self, tokens: Sequence[int]) -> Tensor | None:
+        """Take part in a plain forward pass; return the logits [tokens, vocabulary] on the last stage."""
+        ids = torch.tensor([tokens], device=self.device)
+        self._model.set_input_tensor(self._receive(len(tokens)))
+        out = self._model(ids, torch.arange(len(tokens), device=self.device)[None], None)
+        self._model.set_input_tensor(None)
+        return self._pass_on(out[0] if self._model.post_process else out)
+
+    def _rope(self, architecture: Architecture) -> Rope | None:
+        if architecture.position != "rope":
+            return None
+        return Rope.of(self._model.rotary_pos_emb.table, architecture.rotary_interleaved, self._dtype)
+
+    def _receive(self, tokens: int) -> Tensor | None:
+        if self._model.pre_process:
+            return None
+        hidden = torch.empty(tokens, *self._hidden, dtype=self._dtype, device=self.device)
+        dist.recv(hidden, state.get_pipeline_model_parallel_prev_rank())
+        return hidden
+
+    def _pass_on(self, out: Tensor) -> Tensor | None:
+        if self._model.post_process:
+            return gather_logits(out)
+        dist.send(out.contiguous(), state.get_pipeline_model_parallel_next_rank())
+        return None
+
+
+class Peers(Protocol):
+    """The other ranks, as the leader sees them: they do whatever it is about to do."""
+
+    def step(self, plan: StepPlan) -> None: ...
+
+    def plain(self, tokens: Sequence[int]) -> None: ...
+
+
+class MegatronExecutor:
+    """The leader's executor: tells the other ranks, computes its own part, and chooses tokens from the logits.
+
+    ``vocab_size`` is the tokenizer's, which may be less than the model's padded one.
+    """
+
+    def __init__(self, stage: Stage, placement: Placement, vocab_size: int, peers: Peers | None) -> None:
+        self.num_blocks = placement.num_blocks
+        self.block_size = placement.block_size
+        self.vocab_size = vocab_size
+        self._stage = stage
+        self._peers = peers
+
+    @torch.inference_mode()
+    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+        if self._peers is not None:
+            self._peers.step(plan)
+        logits = self._stage.compute(plan)
+        assert logits is not None, "the leader is on the last stage"
+        return choose(logits, scores, draws, self.vocab_size)
+
+    @torch.inference_mode()
+    def reference(self, tokens: Sequence[int]) -> list[float]:
+        if self._peers is not None:
+            self._peers.plain(tokens)
+        logits = self._stage.plain(tokens)
+        assert logits is not None, "the leader is on the last stage"
+        targets = torch.tensor(tokens[1:], device=logits.device)[:, None]
+        found: list[float] = logits[:-1].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
+        return found

@@ -1,0 +1,252 @@
+"""The few modules of megatron-core's GPT that we subclass, so that it runs anywhere over a paged cache."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from megatron.core import parallel_state
+from megatron.core.models.common.embeddings.rotary_pos_embedding import RotaryEmbedding
+from megatron.core.models.gpt import GPTModel
+from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
+from megatron.core.transformer import MegatronModule, TransformerConfig
+from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.transformer_layer import TransformerLayer
+from torch import Tensor, nn
+
+from launcher.checkpoints.base import Architecture
+from launcher.engines.megatron.attention import Step
+
+
+class Active:
+    """The step that a model is computing; None for a plain forward pass (training, reference)."""
+
+    step: Step | None = None
+
+
+class Column(ColumnParallelLinear):  # type: ignore[misc]
+    """`ColumnParallelLinear` without its autograd wrapping while nothing is differentiated."""
+
+    def forward(
+        self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None
+    ) -> tuple[Tensor, Tensor | None]:
+        if not torch.is_inference_mode_enabled():
+            out, bias = super().forward(input_, weight, runtime_gather_output)
+            return out, bias
+        out = F.linear(input_, self.weight if weight is None else weight, None if self.skip_bias_add else self.bias)
+        return out, self.bias if self.skip_bias_add else None
+
+
+class Row(RowParallelLinear):  # type: ignore[misc]
+    """`RowParallelLinear` without its autograd wrapping while nothing is differentiated."""
+
+    def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
+        if not torch.is_inference_mode_enabled() or self.explicit_expert_comm:
+            out, bias = super().forward(input_)
+            return out, bias
+        out = F.linear(input_, self.weight)
+        if self.tp_group.size() > 1:
+            torch.distributed.all_reduce(out, group=self.tp_group)
+        if self.skip_bias_add or self.bias is None:
+            return out, self.bias
+        return out + self.bias, None
+
+
+class Rotary(RotaryEmbedding):  # type: ignore[misc]
+    """Rotary angles from a table on the model's device.
+
+    Outside a step it answers like its base class. During a step it answers None: the attention rotates by the step's
+    own positions (`angles`), with cosines and sines taken once instead of once per layer.
+    """
+
+    def __init__(self, architecture: Architecture, active: Active, device: torch.device) -> None:
+        a = architecture
+        super().__init__(
+            a.kv_channels, a.rotary_percent, a.rotary_interleaved, rotary_base=1, use_cpu_initialization=True
+        )
+        self.active = active
+        self.inv_freq = inverse_frequencies(a).to(device)
+        self.table = self._angles(a.context_length)
+
+    def forward(
+        self, max_seq_len: int, offset: int = 0, packed_seq: bool = False, cp_group: Any = None
+    ) -> Tensor | None:
+        if self.active.step is not None:
+            return None
+        if offset + max_seq_len > len(self.table):
+            self.table = self._angles(offset + max_seq_len)
+        return self.table[offset : offset + max_seq_len, None, None, :]
+
+    def _angles(self, length: int) -> Tensor:
+        """Return the angle of every position and rotated channel, [length, rotated]."""
+        angles = torch.outer(torch.arange(length, device=self.inv_freq.device, dtype=torch.float32), self.inv_freq)
+        return angles.repeat_interleave(2, -1) if self.rotary_interleaved else torch.cat((angles, angles), -1)
+
+
+def inverse_frequencies(architecture: Architecture) -> Tensor:
+    """Return the rotary frequencies, [rotated / 2], scaled as ``rope_scaling`` says.
+
+    Raises `ValueError` for a kind of scaling other than ``linear``, ``llama3`` or ``default``.
+    """
+    rotated = int(architecture.kv_channels * architecture.rotary_percent)
+    frequencies = 1.0 / architecture.rotary_base ** (torch.arange(0, rotated, 2, dtype=torch.float32) / rotated)
+    scaling = architecture.rope_scaling or {}
+    kind = scaling.get("rope_type", scaling.get("type", "default"))
+    if kind == "linear":
+        return frequencies / float(scaling["factor"])
+    if kind == "llama3":
+        return _llama3(frequencies, scaling)
+    if kind != "default":
+        raise ValueError(f"rope_scaling: '{kind}' is not supported; expected linear, llama3 or default")
+    return frequencies
+
+
+def _llama3(frequencies: Tensor, scaling: Mapping[str, Any]) -> Tensor:
+    """Scale as Llama 3.1 does: long wavelengths by the factor, short ones not, those between smoothly."""
+    factor, low, high = (float(scaling[k]) for k in ("factor", "low_freq_factor", "high_freq_factor"))
+    turns = float(scaling["original_max_position_embeddings"]) * frequencies / (2 * math.pi)
+    smooth = ((turns - low) / (high - low)).clamp(0, 1)
+    return frequencies * (smooth + (1 - smooth) / factor)
+
+
+class CausalAttention(MegatronModule):  # type: ignore[misc]
+    """The core attention of a plain forward pass: torch's own, causal, over the whole sequence."""
+
+    def __init__(self, config: TransformerConfig, softmax_scale: float | None = None, **_: Any) -> None:
+        super().__init__(config=config)
+        self.scale = softmax_scale
+        self.window: int | None = None
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **_: Any) -> Tensor:
+        """Attend [length, batch, heads, channels]; ``attention_mask`` is True where attention is not allowed."""
+        length, batch, heads, _channels = query.shape
+        q, k, v = (t.permute(1, 2, 0, 3) for t in (query, key, value))
+        allowed = self._allowed(length, query.device) if attention_mask is None else ~attention_mask
+        out = F.scaled_dot_product_attention(
+            q, k, v, allowed, is_causal=allowed is None, scale=self.scale, enable_gqa=heads != key.shape[2]
+        )
+        return out.permute(2, 0, 1, 3).reshape(length, batch, -1)
+
+    def _allowed(self, length: int, device: torch.device) -> Tensor | None:
+        """Return the mask of a sliding window, or None where plain causal attention is meant."""
+        if self.window is None or self.window >= length:
+            return None
+        causal = torch.ones(length, length, dtype=torch.bool, device=device).tril()
+        return causal.triu(1 - self.window)
+
+
+class PagedSelfAttention(SelfAttention):  # type: ignore[misc]
+    """Megatron-core's self-attention, which during a step reads and writes the paged cache of its layer."""
+
+    active: Active
+    cache: Tensor
+
+    def forward(
+        self, hidden_states: Tensor, attention_mask: Tensor | None, **plain: Any
+    ) -> tuple[Tensor, Tensor | None]:
+        step = self.active.step
+        if step is None:
+            out, bias = super().forward(hidden_states, attention_mask, **plain)
+            return out, bias
+        mixed, _ = self.linear_qkv(hidden_states)
+        # [tokens, groups, queries of the group + key + value, channels]
+        mixed = mixed.view(len(mixed), self.num_query_groups_per_partition, -1, self.hidden_size_per_attention_head)
+        if self.q_layernorm is not None:
+            queries, key, value = mixed[:, :, :-2], mixed[:, :, -2:-1], mixed[:, :, -1:]
+            mixed = torch.cat((self.q_layernorm(queries), self.k_layernorm(key), value), 2)
+        out, bias = self.linear_proj(step.attend(mixed, self.cache)[:, None])
+        return out, bias
+
+
+class Layer(TransformerLayer):  # type: ignore[misc]
+    """Megatron-core's layer, with the straight path through it for a step, and GPT-NeoX's parallel residual."""
+
+    active: Active
+    parallel_residual: bool = False
+
+    def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **plain: Any) -> tuple[Tensor, Any]:
+        if self.active.step is None and not self.parallel_residual:
+            out, context = super().forward(hidden_states, attention_mask, **plain)
+            return out, context
+        rotary = {} if self.active.step else {"rotary_pos_emb": plain.get("rotary_pos_emb")}
+        attended, bias = self.self_attention(self.input_layernorm(hidden_states), attention_mask, **rotary)
+        after = _add(hidden_states, attended, bias)
+        before_mlp = hidden_states if self.parallel_residual else after
+        out, bias = self.mlp(self.pre_mlp_layernorm(before_mlp))
+        return _add(after, out, bias), None
+
+
+def _add(residual: Tensor, out: Tensor, bias: Tensor | None) -> Tensor:
+    return residual + out if bias is None else residual + (out + bias)
+
+
+class ZeroCenteredNorm(nn.Module):
+    """LayerNorm or RMSNorm whose weight is stored as the distance from one (``layernorm1p``)."""
+
+    def __init__(self, config: TransformerConfig, hidden_size: int, eps: float = 1e-5) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.zeros(hidden_size, dtype=config.params_dtype))
+        self.bias = nn.Parameter(torch.zeros_like(self.weight)) if config.normalization == "LayerNorm" else None
+
+    def forward(self, x: Tensor) -> Tensor:
+        shape = self.weight.shape
+        if self.bias is None:
+            return F.rms_norm(x, shape, 1 + self.weight, self.eps)
+        return F.layer_norm(x, shape, 1 + self.weight, self.bias, self.eps)
+
+
+class GPT(GPTModel):  # type: ignore[misc]
+    """Megatron-core's ``GPTModel``, able to compute a `Step`.
+
+    Its logits are those of this rank's part of the vocabulary; see `gather_logits`.
+    """
+
+    def __init__(self, active: Active, **plain: Any) -> None:
+        self.active = active
+        super().__init__(**plain)
+
+    def setup_embeddings_and_output_layer(self) -> None:
+        """Mark a tied embedding that two stages hold; `tie` makes it equal once the model is on its device."""
+        if not self.share_embeddings_and_output_weights or self.config.pipeline_model_parallel_size == 1:
+            super().setup_embeddings_and_output_layer()
+            return
+        weight = self.shared_embedding_or_output_weight()
+        if weight is not None:
+            weight.shared_embedding = True
+            weight.shared = not self.pre_process
+
+    def tie(self) -> None:
+        """Copy the first stage's embedding to the last stage, where the two are tied and apart."""
+        if self.share_embeddings_and_output_weights and not (self.pre_process and self.post_process):
+            weight = self.shared_embedding_or_output_weight()
+            if weight is not None:
+                ranks = torch.distributed.get_process_group_ranks(self.embd_group)
+                torch.distributed.broadcast(weight.data, ranks[0], group=self.embd_group)
+
+    def compute(self, step: Step, hidden: Tensor | None = None) -> Tensor:
+        """Run this rank's stage over a step, from token ids or from the previous stage's ``hidden`` [tokens, 1, h].
+
+        Returns [rows, vocabulary part] on the last stage, else the hidden states [tokens, 1, h]. Not reentrant.
+        """
+        self.set_input_tensor(hidden)
+        self.active.step = step
+        try:
+            out: Tensor = self(step.tokens, step.positions, None)
+        finally:
+            self.active.step = None
+            self.set_input_tensor(None)
+        return out[0] if self.post_process else out
+
+
+def gather_logits(logits: Tensor) -> Tensor:
+    """Join the vocabulary parts of all tensor-parallel ranks along the last axis, on any device."""
+    size = parallel_state.get_tensor_model_parallel_world_size()
+    if size == 1:
+        return logits
+    parts = [torch.empty_like(logits) for _ in range(size)]
+    torch.distributed.all_gather(parts, logits.contiguous(), group=parallel_state.get_tensor_model_parallel_group())
+    return torch.cat(parts, -1)

@@ -1,0 +1,33 @@
+"""What the leader tells the other ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from launcher.engines.megatron.placement import Placement
+from launcher.engines.step import StepPlan
+
+
+@dataclass(frozen=True)
+class Place:
+    """Which part a follower has, and where the ranks meet."""
+
+    placement: Placement
+    rank: int
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Compute:
+    """Take part in a step."""
+
+    plan: StepPlan
+
+
+@dataclass(frozen=True, slots=True)
+class Plain:
+    """Take part in a forward pass without cache."""
+
+    tokens: Sequence[int]

@@ -1,0 +1,89 @@
+"""What every rank of one engine must agree on before it builds its part."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+from launcher.checkpoints.base import Architecture
+from launcher.model import Dtype, Parallelism
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+    from torch._C._distributed_c10d import Store
+
+    from launcher.engines.megatron.executor import Stage
+
+
+class Weights(Protocol):
+    """Where the parameters come from. Travels to the other ranks, so it must pickle, and hold no tensors."""
+
+    def load_into(self, model: nn.Module) -> None:
+        """Fill this rank's part of the model."""
+        ...
+
+
+@dataclass(frozen=True)
+class Saved:
+    """The weights of a checkpoint on disk."""
+
+    path: Path
+
+    def load_into(self, model: nn.Module) -> None:
+        from launcher.checkpoints import detect
+
+        detect(self.path).load_into(model)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """The model, its layout, and the size of its cache. ``threads`` are those of one rank."""
+
+    architecture: Architecture
+    weights: Weights
+    parallelism: Parallelism
+    dtype: Dtype
+    device: str
+    num_blocks: int
+    block_size: int
+    threads: int
+
+    @contextmanager
+    def stage(self, rank: int, store: Store | None = None) -> Iterator[Stage]:
+        """Build, fill and yield the part of one rank. Blocks until every other rank does the same."""
+        import torch
+
+        from launcher.engines.megatron import distributed
+        from launcher.engines.megatron.build import build
+        from launcher.engines.megatron.executor import Stage
+
+        device = self._device(rank)
+        torch.set_num_threads(self.threads)
+        distributed.initialize(self.parallelism, device, rank, store)
+        try:
+            model = build(self.architecture, self.parallelism, torch_dtype(self.dtype), device, initialize=False)
+            self.weights.load_into(model)
+            model.tie()
+            yield Stage(model, self.architecture, self.num_blocks, self.block_size)
+        finally:
+            if self.parallelism.world_size > 1:
+                distributed.shutdown()
+
+    def _device(self, rank: int) -> torch.device:
+        import torch
+
+        if self.device == "cpu":
+            return torch.device("cpu")
+        device = torch.device("cuda", rank)
+        torch.cuda.set_device(device)
+        return device
+
+
+def torch_dtype(dtype: Dtype) -> torch.dtype:
+    import torch
+
+    return {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}[dtype]

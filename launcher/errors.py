@@ -1,0 +1,60 @@
+"""The few errors that a user can act on, each with the exit code it ends the program with."""
+
+from __future__ import annotations
+
+
+class UserError(Exception):
+    """A mistake in what was asked for: one line that names the key, the value and what is accepted."""
+
+    exit_code = 1
+
+
+class CheckpointError(UserError):
+    """A checkpoint that is missing, damaged, partial or of an unknown layout; names the file."""
+
+
+class TaskError(UserError):
+    """A task whose items cannot be read; names the file and the line."""
+
+
+class ResumeError(UserError):
+    """A run folder that cannot be continued, because something that changes answers has changed."""
+
+
+class ServerError(UserError):
+    """A server that did not start, or died; says where its log is."""
+
+
+class ValidationFailed(Exception):
+    """The endpoint failed a check of its certificate."""
+
+    exit_code = 2
+
+
+class CoverageTooLow(Exception):
+    """Too few samples were scored for the result to be trusted."""
+
+    exit_code = 3
+
+
+class EngineUnavailable(Exception):
+    """The engine cannot answer now (HTTP 503): it is stopping, or one of its processes died."""
+
+
+class QueueFull(Exception):
+    """Every slot and every place in the queue is taken (HTTP 429).
+
+    ``retry_after_s`` is the number of seconds after which a place is likely.
+    """
+
+    def __init__(self, message: str, retry_after_s: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+
+class TransportError(Exception):
+    """A request that got no usable answer: no connection, a connection that broke, a timeout, or no JSON."""
+
+
+class AdapterError(Exception):
+    """A request or answer that an adapter cannot handle correctly, so that it refuses instead of letting it pass."""

@@ -1,0 +1,1 @@
+"""Evaluation: send every sample through the adapters to the endpoint, and keep what comes back."""

@@ -1,0 +1,165 @@
+"""The samples of a run on disk, as they finish, so that an interrupted run can be continued."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from launcher.core import Json, Record, Status
+from launcher.errors import ResumeError
+from launcher.evaluate.records import from_line, to_line
+
+SAMPLES = "samples.jsonl"
+HEADER = "journal.json"
+SCHEMA_VERSION = 1
+
+
+class Journal:
+    """``samples.jsonl`` and ``journal.json`` of one run folder; a context manager that holds the file open.
+
+    Opening a folder that has a journal continues it: `finished` holds the keys of all samples that ended in another
+    status than failed. A last line that was cut by a crash is dropped. Raises `ResumeError` when ``fingerprint``, which
+    is all that changes answers, is not what the journal was begun with, or when the files are damaged.
+    """
+
+    def __init__(self, folder: Path, fingerprint: Json) -> None:
+        self.path = folder / SAMPLES
+        self.finished: set[str] = set()
+        self._header = folder / HEADER
+        self._places: dict[str, tuple[int, int]] = {}
+        self._end = 0
+        self._begin(json.loads(json.dumps(fingerprint)))
+        self._file = self.path.open("ab", buffering=0)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+
+    def add(self, record: Record) -> None:
+        """Append a record; it is with the operating system when this returns."""
+        line = to_line(record)
+        if self._file.write(line) != len(line):
+            raise OSError(f"{self.path}: a line was written only in part; the disk may be full")
+        self._place(record, len(line))
+
+    def close(self, order: Iterable[str], facts: Mapping[str, Json]) -> None:
+        """Write one line per sample, the keys of ``order`` first, in one step; then ``facts`` into the header."""
+        self._file.close()
+        known = [key for key in order if key in self._places]
+        keys = [*known, *(self._places.keys() - set(known))]
+        _replace(self.path, self._chosen(keys))
+        header = json.loads(self._header.read_text())
+        _replace(self._header, [_pretty({**header, **facts})])
+
+    def _chosen(self, keys: Iterable[str]) -> Iterator[bytes]:
+        with self.path.open("rb") as file:
+            for key in keys:
+                start, length = self._places[key]
+                file.seek(start)
+                yield file.read(length)
+
+    def _begin(self, fingerprint: Json) -> None:
+        if self._header.exists():
+            _compare(_read_header(self._header)["fingerprint"], fingerprint, self._header.parent)
+            self._reread()
+        elif self.path.exists():
+            raise ResumeError(f"{self.path} is there without its {HEADER}; choose another run folder")
+        else:
+            _replace(self._header, [_pretty({"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint})])
+
+    def _reread(self) -> None:
+        for line, record in _lines(self.path):
+            self._place(record, len(line))
+            (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
+        if self.path.exists():
+            os.truncate(self.path, self._end)
+
+    def _place(self, record: Record, length: int) -> None:
+        self._places[record.key] = (self._end, length)
+        self._end += length
+
+
+def records(folder: Path) -> Iterator[Record]:
+    """Yield the records of a run folder, also of one whose run was killed: the last line of each sample.
+
+    Raises `ResumeError` for a damaged file.
+    """
+    last = {record.key: number for number, (_, record) in enumerate(_lines(folder / SAMPLES))}
+    for number, (_, record) in enumerate(_lines(folder / SAMPLES)):
+        if last[record.key] == number:
+            yield record
+
+
+def check(folder: Path, fingerprint: Json) -> None:
+    """Raise `ResumeError` if the folder's journal was begun with another ``fingerprint``; nothing is written."""
+    begun = header(folder)
+    if begun:
+        _compare(begun["fingerprint"], json.loads(json.dumps(fingerprint)), folder)
+
+
+def header(folder: Path) -> dict[str, Json]:
+    """Return ``journal.json``, or nothing where no evaluation began. Raises `ResumeError` if it is damaged."""
+    path = folder / HEADER
+    return _read_header(path) if path.exists() else {}
+
+
+def difference(old: Json, new: Json, path: str = "") -> list[str]:
+    """Return a line ``key: old -> new`` for each value in which two JSON values differ."""
+    if isinstance(old, dict) and isinstance(new, dict):
+        names = list(dict.fromkeys([*old, *new]))
+        parts = [(f"{path}.{name}" if path else name, old.get(name), new.get(name)) for name in names]
+        return [line for name, a, b in parts for line in difference(a, b, name)]
+    return [] if old == new else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+
+
+def _compare(old: Json, new: Json, folder: Path) -> None:
+    lines = difference(old, new)
+    if lines:
+        what = "\n".join(f"  {line}" for line in lines)
+        raise ResumeError(f"resume={folder}: refused, because what changes answers has changed:\n{what}")
+
+
+def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
+    """Yield the whole lines of a samples file with their records; a last line without its end is left out."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for number, line in enumerate(file, start=1):
+            if not line.endswith(b"\n"):
+                return
+            try:
+                yield line, from_line(line)
+            except ValueError as error:
+                raise ResumeError(f"{path}:{number}: {error}; the file is damaged") from None
+
+
+def _read_header(path: Path) -> dict[str, Json]:
+    try:
+        found = json.loads(path.read_bytes())
+    except ValueError as error:
+        raise ResumeError(f"{path}: not JSON: {error}") from None
+    if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION or "fingerprint" not in found:
+        raise ResumeError(f"{path}: not a journal of schema_version {SCHEMA_VERSION}")
+    return found
+
+
+def _pretty(value: Json) -> bytes:
+    return (json.dumps(value, indent=2) + "\n").encode()
+
+
+def _replace(path: Path, parts: Iterable[bytes]) -> None:
+    """Write a file in one step: a reader, or a crash, sees the old or the whole new one."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.writelines(parts)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)

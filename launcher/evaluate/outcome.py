@@ -1,0 +1,35 @@
+"""What an evaluation came to, read from its run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.core import Json, TaskResult
+from launcher.evaluate import journal
+from launcher.evaluate.statistics import summarize
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """The results of all tasks; ``throughput`` is that of the last session, without the samples kept from earlier ones.
+
+    ``stopped`` says why samples were left unasked, if the server died; those count as failed.
+    """
+
+    tasks: Mapping[str, TaskResult] = field(default_factory=dict)
+    throughput: Mapping[str, Json] = field(default_factory=dict)
+    stopped: str | None = None
+
+
+def read(folder: Path) -> Outcome:
+    """Return the outcome of a run folder, however its evaluation ended; an empty one where none began.
+
+    Raises `ResumeError` for damaged files.
+    """
+    facts = journal.header(folder)
+    if not facts:
+        return Outcome()
+    tasks = summarize(journal.records(folder), facts.get("totals", {}))
+    return Outcome(tasks, facts.get("throughput", {}), facts.get("stopped"))

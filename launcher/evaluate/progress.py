@@ -1,0 +1,126 @@
+"""Shows how far an evaluation is."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import IO, TYPE_CHECKING, Protocol
+
+from launcher.core import Record, Status
+
+if TYPE_CHECKING:
+    from rich.progress import Progress as Bar
+    from rich.progress import TaskID
+
+
+class Progress(Protocol):
+    """Is told of every finished sample. ``total`` counts all samples, ``done`` those of an earlier session."""
+
+    def started(self, total: int | None, done: int) -> None: ...
+
+    def advanced(self, record: Record) -> None: ...
+
+    def finished(self) -> None: ...
+
+
+def progress(stream: IO[str] | None = None) -> Progress:
+    """Return a live bar where ``stream`` (standard error) is a terminal, else a line about every tenth of the way."""
+    stream = stream or sys.stderr
+    return LiveProgress(stream) if stream.isatty() else LineProgress(stream)
+
+
+class Tally:
+    """Counts samples by status and sums their first metric."""
+
+    def __init__(self) -> None:
+        self.ended: Counter[str] = Counter()
+        self._sum = 0.0
+
+    def add(self, record: Record) -> None:
+        self.ended[record.status.value] += 1
+        self._sum += next(iter(record.scores.values()), 0.0) if record.status is Status.scored else 0.0
+
+    def describe(self) -> str:
+        """Return for instance ``mean 0.512 · 40 scored · 2 truncated``."""
+        scored = self.ended[Status.scored.value]
+        mean = [f"mean {self._sum / scored:.3f}"] if scored else []
+        return " · ".join([*mean, *(f"{self.ended[s.value]} {s.value}" for s in Status if self.ended[s.value])])
+
+
+class LineProgress:
+    """Writes a line at the start, about every tenth of the way, and at the end."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._total: int | None = None
+        self._done = 0
+        self._shown = 0
+        self._start = 0.0
+        self._tally = Tally()
+
+    def started(self, total: int | None, done: int) -> None:
+        self._total, self._done, self._start = total, done, time.monotonic()
+        kept = f", {done} of them are there from before" if done else ""
+        self._say(f"evaluate: {'unknown number of' if total is None else total} samples{kept}")
+
+    def advanced(self, record: Record) -> None:
+        self._done += 1
+        self._tally.add(record)
+        step = 100 if self._total is None else max(1, self._total // 10)
+        if self._done // step > self._shown // step:
+            self._show()
+
+    def finished(self) -> None:
+        if self._shown != self._done:
+            self._show()
+
+    def _show(self) -> None:
+        self._shown = self._done
+        of = "" if self._total is None else f" of {self._total}"
+        self._say(f"evaluate: {self._done}{of} in {time.monotonic() - self._start:.1f} s · {self._tally.describe()}")
+
+    def _say(self, line: str) -> None:
+        self._stream.write(line + "\n")
+        self._stream.flush()
+
+
+class LiveProgress:
+    """Draws one bar over all tasks, with the rate, the time left and how the samples end."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+        self._bar: Bar | None = None
+        self._row: TaskID | None = None
+        self._tally = Tally()
+
+    def started(self, total: int | None, done: int) -> None:
+        self._bar = _bar(self._stream)
+        self._row = self._bar.add_task("evaluate", total=total, completed=done, tally="")
+        self._bar.start()
+
+    def advanced(self, record: Record) -> None:
+        self._tally.add(record)
+        if self._bar is not None and self._row is not None:
+            self._bar.update(self._row, advance=1, description=record.task, tally=self._tally.describe())
+
+    def finished(self) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+
+
+def _bar(stream: IO[str]) -> Bar:
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    return Bar(
+        TextColumn("[bold]{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[tally]}"),
+        console=Console(file=stream),
+        refresh_per_second=5,
+    )

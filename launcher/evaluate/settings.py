@@ -1,0 +1,48 @@
+"""How tasks are asked."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import ClassVar
+
+from launcher.component import component
+from launcher.errors import UserError
+
+
+@component("evaluate/evaluate")
+class Evaluate:
+    """How the samples of all tasks are asked.
+
+    ``concurrency``: requests in flight. ``repeats``: how often every sample is asked. ``limit``: the first samples of
+    each task only. ``temperature``, ``max_tokens`` and ``seed`` replace what the tasks say (null: as the tasks say) for
+    requests that generate; log-likelihood requests stay as they are. Repeat number r is asked with ``seed`` + r.
+    ``timeout_s`` bounds one request. ``min_coverage`` is the share of a task's samples that must be scored for the run
+    to be complete.
+    """
+
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "timeout_s", "min_coverage"})
+    """Fields that a resumed run may change."""
+
+    concurrency: int = 16
+    repeats: int = 1
+    limit: int | None = None
+    temperature: float | None = None
+    max_tokens: int | None = None
+    seed: int | None = None
+    timeout_s: float = 600.0
+    min_coverage: float = 0.95
+
+    def __post_init__(self) -> None:
+        for key, least in (("concurrency", 1), ("repeats", 1), ("limit", 1), ("max_tokens", 1), ("temperature", 0)):
+            value = getattr(self, key)
+            if isinstance(value, int | float) and value < least:
+                raise UserError(f"evaluate.{key} is {value}; {least} or more is needed")
+        if isinstance(self.timeout_s, int | float) and not self.timeout_s > 0:
+            raise UserError(f"evaluate.timeout_s is {self.timeout_s}; more than 0 is needed")
+        if isinstance(self.min_coverage, int | float) and not 0 <= self.min_coverage <= 1:
+            raise UserError(f"evaluate.min_coverage is {self.min_coverage}; a share from 0 to 1 is needed")
+
+    @classmethod
+    def answer_fields(cls) -> list[str]:
+        """Return the fields that decide what is asked; a run is resumed only where they are equal."""
+        return [field.name for field in fields(cls) if field.name not in cls.NEUTRAL]

@@ -1,0 +1,67 @@
+"""What is loaded, how it is spread over processes, and how it is sped up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from launcher.component import component
+
+
+@component("model/model")
+class Model:
+    """A checkpoint and the name under which it is served.
+
+    ``path`` is a file or folder, or ``package:<python package>/<file>``; empty for engines that need no weights.
+    ``tokenizer`` is a folder or file when the checkpoint does not bring its own. ``context_length`` in tokens, when it
+    should be less than what the checkpoint says.
+    """
+
+    name: str = "model"
+    path: str = ""
+    tokenizer: str | None = None
+    context_length: int | None = None
+
+
+@component("parallelism/parallelism")
+class Parallelism:
+    """How one instance of the model is spread over processes; their product is the world size."""
+
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.pipeline * self.context
+
+
+class Dtype(Enum):
+    """The floating point type of weights and compute; ``auto`` is fp32 on CPU and the checkpoint's own on GPU."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@component("optimizations/optimizations")
+class Optimizations:
+    """What is asked for; what is active is decided before the model loads and is recorded with the reason."""
+
+    dtype: Dtype = Dtype.auto
+    cuda_graphs: bool = False
+    flash_decode: bool = False
+    flash_attention: bool = False
+    prefix_caching: bool = True
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One optimization as resolved: asked for or not, active or not, and why not."""
+
+    name: str
+    asked: bool
+    active: bool
+    reason: str = ""

@@ -1,0 +1,1 @@
+"""Monitoring: the endpoint's health over time."""

@@ -1,0 +1,95 @@
+"""Watch an endpoint while it serves: one line of ``health.jsonl`` per probe."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+from launcher.core import Endpoint, Json
+
+PERIOD_S = 5.0
+TIMEOUT_S = 10.0
+STRIKES = 3
+
+
+class Watch:
+    """The state of a watched endpoint. ``dead`` is set after `STRIKES` probes in a row without an answer."""
+
+    def __init__(self) -> None:
+        self.dead = threading.Event()
+        self._stop = threading.Event()
+        self._misses = 0
+
+    def record(self, line: dict[str, Json]) -> None:
+        self._misses = 0 if line["live"] else self._misses + 1
+        if self._misses >= STRIKES:
+            self.dead.set()
+
+    def run(self, endpoint: Endpoint, path: Path) -> None:
+        with path.open("a") as file:
+            while True:
+                line = probe(endpoint)
+                file.write(json.dumps(line) + "\n")
+                file.flush()
+                self.record(line)
+                if self._stop.wait(PERIOD_S):
+                    return
+
+    def stop(self) -> None:
+        self._stop.set()
+
+
+@contextmanager
+def watch(endpoint: Endpoint, folder: Path) -> Iterator[Watch]:
+    """Probe ``endpoint`` every `PERIOD_S` seconds from a thread of its own, into ``folder/health.jsonl``."""
+    watched = Watch()
+    thread = threading.Thread(target=watched.run, args=(endpoint, folder / "health.jsonl"), name="health", daemon=True)
+    thread.start()
+    try:
+        yield watched
+    finally:
+        watched.stop()
+        thread.join(TIMEOUT_S + 1)
+
+
+def probe(endpoint: Endpoint) -> dict[str, Json]:
+    """Ask once: ``{time, live, status, latency_s, detail}``; ``live`` says that a server answered, ``detail`` why not.
+
+    Our own servers answer ``/health``; of any other server ``/v1/models`` is asked.
+    """
+    url = f"{endpoint.url}/models" if endpoint.backend == "external" else f"{endpoint.root}/health"
+    start = time.perf_counter()
+    status, detail = _get(url, endpoint.api_key)
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "live": status is not None and status < 500,
+        "status": status,
+        "latency_s": round(time.perf_counter() - start, 4),
+        "detail": detail,
+    }
+
+
+def _get(url: str, api_key: str | None) -> tuple[int | None, Json]:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=TIMEOUT_S) as answer:
+            return answer.status, _json(answer.read()) if url.endswith("/health") else None
+    except urllib.error.HTTPError as error:
+        return error.code, _json(error.read())
+    except OSError as error:
+        return None, str(error)
+
+
+def _json(body: bytes) -> Json:
+    try:
+        return json.loads(body)
+    except ValueError:
+        return body[:200].decode("utf-8", errors="replace")

@@ -1,0 +1,58 @@
+"""``mode=plan``: print what a run would do, and start nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.syntax import Syntax
+
+from launcher.allocation import Allocation, allocate
+from launcher.component import name_of
+from launcher.config import Run
+from launcher.core import Json, resolve
+from launcher.errors import CheckpointError
+
+FILES = (
+    ".hydra/ results.json samples.jsonl journal.json certificate.json endpoint.json (while it serves) health.jsonl "
+    "server.log report.html"
+)
+
+
+def show(run: Run, config: str) -> None:
+    """Print the resolved configuration and the plan. Raises `UserError` for what could not work."""
+    allocation = allocate()
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("# resolved configuration", style="bold")
+    console.print(Syntax(config, "yaml", background_color="default") if console.is_terminal else config, markup=False)
+    console.print("# plan", style="bold")
+    console.print(yaml.safe_dump(_plan(run, allocation), sort_keys=False, allow_unicode=True, width=120), markup=False)
+
+
+def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
+    deployment = run.deployment(Path())
+    return {
+        "machine": {"nodes": list(allocation.nodes), "cpus": allocation.cpus, "gpus": allocation.gpus},
+        "model": {"name": run.model.name, "checkpoint": _checkpoint(run.model.path)},
+        "world_size": run.parallelism.world_size,
+        "engine": {"name": name_of(run.engine)}
+        | dict(run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)),
+        "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
+        "adapters, outermost first": list(run.adapters),
+        "tasks": {name: name_of(task) for name, task in run.tasks.items()},
+        "files in the run folder": FILES,
+        "submission": "none: this process does it all",
+    }
+
+
+def _checkpoint(path: str) -> Json:
+    if not path:
+        return None
+    try:
+        found = resolve(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"model.path={path}: {error}") from error
+    if not found.exists():
+        raise CheckpointError(f"model.path={path}: {found} does not exist")
+    return str(found)

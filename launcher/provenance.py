@@ -1,0 +1,89 @@
+"""What a result was made with: configuration, versions, git commit, machine, checkpoint fingerprint."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from launcher import __version__
+from launcher.allocation import Allocation
+from launcher.config import Run
+from launcher.core import Json, resolve
+from launcher.model import Model
+
+PACKAGES = ["torch", "megatron-core", "nemo_toolkit", "transformers", "hydra-core", "omegaconf", "nvidia-pytriton", "ray", "submitit", "lm-eval", "fastapi", "uvicorn", "aiohttp", "numpy"]
+
+
+def provenance(config: Mapping[str, Json], overrides: list[str], allocation: Allocation) -> dict[str, Json]:
+    """Return the ``run`` part of ``results.json``; the checkpoint's fingerprint is added when it is known."""
+    return {
+        "config": dict(config),
+        "overrides": overrides,
+        "versions": {"launcher": __version__, "python": platform.python_version()} | _versions(),
+        "git_commit": _git_commit(),
+        "checkpoint": None,
+        "machine": {
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "cpus": allocation.cpus,
+            "gpus": allocation.gpus,
+        },
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def fingerprint(model: Model) -> str | None:
+    """Return the fingerprint of the model's checkpoint; None for a model without one. Raises `CheckpointError`."""
+    from launcher.checkpoints import detect
+
+    return detect(resolve(model.path)).fingerprint() if model.path else None
+
+
+def what_changes_answers(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> dict[str, Json]:
+    """Return all that two runs must share for their samples to be mixed; a run is resumed only where it is equal."""
+    neutral = set(type(run.engine).neutral)
+    adapters = {name: config["adapters"][name] for name, adapter in run.adapters.items() if adapter.changes_answers}
+    return {
+        "checkpoint": checkpoint,
+        "model": {k: config["model"][k] for k in ("name", "tokenizer", "context_length")},
+        "engine": {k: v for k, v in config["engine"].items() if k not in neutral},
+        "url": config["backend"].get("url"),
+        "dtype": config["optimizations"]["dtype"],
+        "adapters": [{name: settings} for name, settings in adapters.items()],
+        "tasks": {
+            name: {"settings": config["tasks"][name], "items": task.fingerprint()} for name, task in run.tasks.items()
+        },
+        "evaluate": {k: config["evaluate"][k] for k in type(run.evaluate).answer_fields()},
+    }
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this checkout, with ``+changes`` when files differ from it; None in an installed package."""
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
+    return f"{commit}+changes" if commit and changed else commit
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

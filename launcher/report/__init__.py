@@ -1,0 +1,1 @@
+"""Reports: results.json, the terminal table and the HTML page."""

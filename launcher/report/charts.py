@@ -1,0 +1,195 @@
+"""Where the marks of the report's charts lie; the templates draw them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from launcher.core import Metric, TaskResult
+from launcher.report.figures import bounded, duration, number, plural
+
+BINS = 40
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A scale from ``low`` to ``high``; positions are percent of its length, logarithmic if ``log``."""
+
+    low: float
+    high: float
+    log: bool = False
+
+    def at(self, value: float) -> float:
+        """Return the position of ``value``, clipped to the axis."""
+        low, high, value = (math.log(x) if self.log else x for x in (self.low, self.high, self._clip(value)))
+        return round(100 * (value - low) / (high - low), 3)
+
+    def value(self, share: float) -> float:
+        """Return the value at ``share`` (0 to 1) of the length."""
+        if self.log:
+            return float(self.low * (self.high / self.low) ** share)
+        return self.low + (self.high - self.low) * share
+
+    def _clip(self, value: float) -> float:
+        return min(max(value, self.low), self.high)
+
+
+@dataclass(frozen=True)
+class ScoreRow:
+    """One metric on its axis; the positions are None where the number is not known."""
+
+    task: str
+    metric: str
+    figures: Metric
+    axis: Axis
+    value: float | None
+    ci: tuple[float, float] | None
+    bounds: tuple[float, float] | None
+
+    @property
+    def unusual(self) -> bool:
+        """Whether the axis is another than 0 to 1 and needs its ends written."""
+        return (self.axis.low, self.axis.high) != (0.0, 1.0)
+
+
+@dataclass(frozen=True)
+class Bin:
+    """One bar of a histogram: position and width in percent, height as a share of the highest."""
+
+    x: float
+    width: float
+    height: float
+    label: str
+
+
+@dataclass(frozen=True)
+class Mark:
+    """A tick or a percentile with its position in percent."""
+
+    x: float
+    label: str
+
+    @property
+    def anchor(self) -> str:
+        """The text-anchor that keeps the label inside the chart."""
+        return "start" if self.x < 8 else "end" if self.x > 88 else "middle"
+
+
+@dataclass(frozen=True)
+class Histogram:
+    """A latency distribution, ready to draw."""
+
+    axis: Axis
+    bins: tuple[Bin, ...]
+    ticks: tuple[Mark, ...]
+    percentiles: tuple[Mark, ...]
+    count: int
+
+
+def score_rows(tasks: dict[str, TaskResult]) -> list[ScoreRow]:
+    """Place every metric of every task on an axis of its own, 0 to 1 where that holds it."""
+    return [_score_row(task, name, metric) for task, result in tasks.items() for name, metric in result.metrics.items()]
+
+
+def _score_row(task: str, name: str, metric: Metric) -> ScoreRow:
+    axis = _axis(metric)
+    value = axis.at(metric.value) if math.isfinite(metric.value) else None
+    ci = _span(axis, metric.ci_low, metric.ci_high) if metric.n else None
+    bounds = _span(axis, metric.low, metric.high) if bounded(metric) else None
+    return ScoreRow(task, name, metric, axis, value, ci, bounds)
+
+
+def _span(axis: Axis, low: float, high: float) -> tuple[float, float] | None:
+    return (axis.at(low), axis.at(high)) if math.isfinite(low) and math.isfinite(high) else None
+
+
+def _axis(metric: Metric) -> Axis:
+    """0 to 1 if value and bounds lie there (a confidence interval that sticks out is clipped), else what holds all."""
+    inner = [x for x in (metric.value, metric.low, metric.high) if math.isfinite(x)]
+    if all(0 <= x <= 1 for x in inner):
+        return Axis(0.0, 1.0)
+    every = [*inner, *(x for x in (metric.ci_low, metric.ci_high) if math.isfinite(x))]
+    step = _nice(max(every) - min(0.0, *every))
+    return Axis(math.floor(min(0.0, *every) / step) * step, math.ceil(max(0.0, *every) / step) * step)
+
+
+def _nice(span: float, parts: int = 4) -> float:
+    """Return a step of 1, 2 or 5 times a power of ten that divides ``span`` into about ``parts``."""
+    rough = span / parts
+    power = 10.0 ** math.floor(math.log10(rough))
+    return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
+
+
+def percentile(ordered: Sequence[float], share: float) -> float:
+    """Return the value below which ``share`` of ``ordered`` lies, interpolated linearly (Hyndman-Fan type 7)."""
+    place = share * (len(ordered) - 1)
+    low = math.floor(place)
+    high = min(low + 1, len(ordered) - 1)
+    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
+
+
+def histogram(latencies: Sequence[float]) -> Histogram | None:
+    """Lay out the distribution of ``latencies`` (seconds); None if there are none."""
+    if not latencies:
+        return None
+    ordered = sorted(latencies)
+    axis = _latency_axis(ordered)
+    marks = tuple(_mark(axis, f"p{round(share * 100)}", percentile(ordered, share)) for share in (0.5, 0.9, 0.99))
+    return Histogram(axis, tuple(_bins(ordered, axis)), tuple(_ticks(axis)), marks, len(ordered))
+
+
+def _mark(axis: Axis, name: str, seconds: float) -> Mark:
+    return Mark(axis.at(seconds), f"{name} {duration(seconds)}")
+
+
+def _latency_axis(ordered: Sequence[float]) -> Axis:
+    """A logarithmic axis if the slowest took more than ten times the median, which would squeeze the rest."""
+    low, high = ordered[0], ordered[-1]
+    if low > 0 and high > 10 * percentile(ordered, 0.5):
+        return Axis(low / 1.05, high * 1.05, log=True)
+    margin = (high - low) * 0.02 or max(high * 0.1, 1e-3)
+    return Axis(max(0.0, low - margin), high + margin)
+
+
+def _bins(ordered: Sequence[float], axis: Axis) -> Iterator[Bin]:
+    counts = [0] * BINS
+    for seconds in ordered:
+        counts[min(BINS - 1, int(axis.at(seconds) / 100 * BINS))] += 1
+    width = 100 / BINS
+    for place, count in enumerate(counts):
+        if count:
+            ends = (duration(axis.value((place + side) / BINS)) for side in (0, 1))
+            yield Bin(place * width, width, count / max(counts), f"{' to '.join(ends)}: {plural(count, 'sample')}")
+
+
+def _ticks(axis: Axis) -> Iterator[Mark]:
+    values = list(_log_steps(axis) if axis.log else _linear_steps(axis))
+    yield from (Mark(axis.at(value), duration(value)) for value in values if axis.low <= value <= axis.high)
+
+
+def _linear_steps(axis: Axis) -> Iterator[float]:
+    step = _nice(axis.high - axis.low)
+    first = math.ceil(axis.low / step)
+    yield from (step * count for count in range(first, math.floor(axis.high / step) + 1))
+
+
+def _log_steps(axis: Axis) -> Iterator[float]:
+    """Powers of ten, with 2 and 5 between them while that makes at most six."""
+    powers = range(math.floor(math.log10(axis.low)), math.ceil(math.log10(axis.high)) + 1)
+    for factors in ((1, 2, 5), (1, 3), (1,)):
+        steps = [factor * 10.0**power for power in powers for factor in factors]
+        if sum(axis.low <= step <= axis.high for step in steps) <= 6:
+            break
+    yield from steps
+
+
+def describe(row: ScoreRow) -> str:
+    """Say in words what a score's bar shows, for those who cannot see it."""
+    figures = row.figures
+    said = f"{row.task} {row.metric}: {number(figures.value)}"
+    if row.ci:
+        said += f", 95 % confidence {number(figures.ci_low)} to {number(figures.ci_high)}"
+    if row.bounds:
+        said += f", possible {number(figures.low)} to {number(figures.high)}"
+    return said

@@ -1,0 +1,90 @@
+"""How values, intervals, durations are written for a reader."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+from launcher.core import Json, Metric, Status
+
+NOT_SCORED = tuple(status.value for status in Status if status is not Status.scored)
+"""The four ways in which a sample does not reach a metric, in the order in which they are shown."""
+
+LOWER_IS_BETTER = frozenset({"perplexity", "bits_per_byte", "loss", "nll", "wer", "cer", "ter", "brier_score"})
+"""Metrics of which less is better, also as the last word of a longer name (``word_perplexity``)."""
+
+
+def lower_is_better(metric: str) -> bool:
+    """Tell whether less of ``metric`` is better: its name is, or ends in ``_`` and, one of `LOWER_IS_BETTER`."""
+    return any(metric == name or metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
+
+
+def number(value: Json) -> str:
+    """Write a number with four significant digits, three decimals for what lies in [-1, 1], ``-`` for none."""
+    if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):
+        return "-"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if abs(value) <= 1:
+        return f"{value:.3f}"
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+
+
+def p_value(value: float) -> str:
+    """Write a p-value; very small ones as a bound."""
+    return "< 0.0001" if value < 1e-4 else f"{value:.2g}" if value < 0.01 else f"{value:.2f}"
+
+
+def interval(low: Json, high: Json) -> str:
+    """Write an interval as ``[low, high]``, ``-`` when an end of it is not known."""
+    ends = number(low), number(high)
+    return "-" if "-" in ends else f"[{ends[0]}, {ends[1]}]"
+
+
+def duration(seconds: float) -> str:
+    """Write seconds in the unit that reads best: ``12 ms``, ``3.4 s``, ``2 min 05 s``, ``1 h 02 min``."""
+    if not math.isfinite(seconds):
+        return "-"
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms" if seconds >= 0.001 or seconds == 0 else f"{seconds * 1000:.1g} ms"
+    if seconds < 59.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    hours, left = divmod(minutes, 60)
+    return f"{hours} h {left:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def plural(count: int, noun: str) -> str:
+    """Write a count with its noun: ``1 sample``, ``1,200 samples``."""
+    return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
+
+
+def percent(part: int, whole: int) -> str:
+    """Write a share in percent, never rounded to 0 or 100 unless it is that."""
+    share = 100 * part / whole
+    return f"{share:.0f} %" if part in (0, whole) else f"{min(99.9, max(0.1, share)):.1f} %"
+
+
+def lost(coverage: Mapping[str, int]) -> dict[str, int]:
+    """Return the statuses other than scored that occurred, with their counts, in a fixed order."""
+    return {status: coverage[status] for status in NOT_SCORED if coverage.get(status)}
+
+
+def total(coverage: Mapping[str, int]) -> int:
+    """Return the number of samples that a task has, whether or not all of them were reached."""
+    return coverage.get("total", sum(coverage.get(status.value, 0) for status in Status))
+
+
+def missing(coverage: Mapping[str, int]) -> int:
+    """Return how many samples have no status at all: an interrupted run did not reach them."""
+    return max(0, total(coverage) - sum(coverage.get(status.value, 0) for status in Status))
+
+
+def complete(coverage: Mapping[str, int]) -> bool:
+    """Tell whether every sample was scored, so that a metric needs no bounds."""
+    return coverage.get(Status.scored.value, 0) == total(coverage)
+
+
+def bounded(metric: Metric) -> bool:
+    """Tell whether the bounds of a metric say more than its value."""
+    return math.isfinite(metric.low) and math.isfinite(metric.high) and metric.low < metric.high

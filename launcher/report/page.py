@@ -1,0 +1,140 @@
+"""``report.html``: a run as one file that opens offline."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from pathlib import Path
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from launcher.core import Check, Json, Report, Status
+from launcher.report import charts, figures, results, samples
+
+FILE = "report.html"
+HERE = Path(__file__).parent
+
+VERDICTS = {
+    "ok": "Every step succeeded",
+    "incomplete": "Too many samples were not scored",
+    "invalid": "The endpoint failed its validation",
+    "interrupted": "The run was interrupted",
+    "error": "The run failed",
+}
+"""What each status of a report says to a reader."""
+
+
+def write(report: Report, folder: Path) -> Path:
+    """Write ``report.html`` into ``folder``, with the samples of the ``samples.jsonl`` there; return its path."""
+    gathered = samples.gather(folder / samples.FILE)
+    return results.replace(folder / FILE, render("report.html.j2", {**_run(report), **_samples(gathered)}))
+
+
+def render(template: str, values: Mapping[str, object]) -> str:
+    """Render a template of this package."""
+    return results.well_formed(_environment().get_template(template).render(values))
+
+
+def embed(rows: list[str]) -> Markup:
+    """Return JSON texts as one array that is safe inside a ``<script>``: no ``<``, ``>`` or ``&`` is left in it."""
+    text = "[" + ",\n".join(rows) + "]"
+    for character in "<>&\u2028\u2029":
+        text = text.replace(character, f"\\u{ord(character):04x}")
+    return Markup(text)
+
+
+def _run(report: Report) -> dict[str, object]:
+    run = results.plain(report.run)
+    return {
+        "report": report,
+        "title": _title(report),
+        "verdict": VERDICTS.get(report.status, report.status),
+        "rows": charts.score_rows(dict(report.tasks)),
+        "checks": [(check, _outcome(check)) for check in report.checks],
+        "certificate": results.certificate(report.checks),
+        "throughput": list(_tiles(results.plain(report.throughput))),
+        "slowest": max(report.timings.values(), default=0) or 1,
+        "versions": run.get("versions") if isinstance(run.get("versions"), dict) else {},
+        "config": _yaml(run.get("config")),
+        "facts": _facts({key: run[key] for key in run if key not in ("config", "versions")}),
+        "engine": _facts(results.plain(report.engine)),
+    }
+
+
+def _samples(gathered: samples.Samples) -> dict[str, object]:
+    rows, lost = gathered.shown()
+    every = [seconds for task in gathered.latencies.values() for seconds in task]
+    return {
+        "samples": gathered,
+        "shown": len(rows),
+        "shown_lost": lost,
+        "data": embed(rows),
+        "histogram": charts.histogram(every),
+        "latencies": {task: _percentiles(values) for task, values in gathered.latencies.items()},
+    }
+
+
+def _percentiles(values: list[float]) -> list[float]:
+    ordered = sorted(values)
+    return [charts.percentile(ordered, share) for share in (0.5, 0.9, 0.99, 1.0)]
+
+
+def _title(report: Report) -> str:
+    """The served model, or what the configuration calls it when nothing was served."""
+    if report.endpoint is not None:
+        return report.endpoint.model
+    config = report.run.get("config")
+    model = config.get("model") if isinstance(config, Mapping) else None
+    return str(model.get("name", "Run")) if isinstance(model, Mapping) else "Run"
+
+
+def _outcome(check: Check) -> str:
+    return "not applicable" if check.ok is None else "ok" if check.ok else "failed"
+
+
+def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    """Yield what each number of the throughput is called, and its text."""
+    for name, value in throughput.items():
+        if isinstance(value, int | float) and name != "without_usage":
+            yield (
+                name.removesuffix("_per_s").replace("_", " ") + " per second" * name.endswith("_per_s"),
+                figures.number(value),
+            )
+
+
+def _facts(values: Mapping[str, Json]) -> list[tuple[str, str]]:
+    """Write a mapping as pairs of name and text, nested values as YAML."""
+    return [(name, value if isinstance(value, str) else _yaml(value)) for name, value in values.items()]
+
+
+def _yaml(value: Json) -> str:
+    if value is None:
+        return ""
+    text = yaml.safe_dump(value, sort_keys=False, allow_unicode=True, width=100)
+    return text.removesuffix("...\n").rstrip("\n")
+
+
+@cache
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("launcher.report", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"number": figures.number, "duration": figures.duration, "p_value": figures.p_value}
+    script = (HERE / "templates" / "report.js").read_text(encoding="utf-8")
+    environment.globals |= {
+        "style": Markup((HERE / "templates" / "style.css").read_text(encoding="utf-8")),
+        "script": Markup(script),
+        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
+        "statuses": [status.value for status in Status],
+        "figures": figures,
+        "charts": charts,
+    }
+    return environment

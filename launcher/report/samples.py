@@ -1,0 +1,157 @@
+"""``samples.jsonl``, read back for the report's table."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from launcher.core import Json, Status
+from launcher.report.results import encode
+
+FILE = "samples.jsonl"
+ROWS = 5_000
+"""At most this many samples are embedded in a page."""
+CHARACTERS = 24_000_000
+"""At most about this much JSON is embedded in a page."""
+RESERVED = 500
+"""Rows kept for scored samples when those that were not scored could fill the whole table."""
+TEXT = 20_000
+"""A longer text is cut in the middle."""
+ITEMS = 200
+"""A longer list is cut at the end."""
+FIELD = 100_000
+"""A field whose JSON is still longer after that is shown as the cut text of its JSON."""
+
+COLUMNS = (
+    "task", "id", "repeat", "status", "scores", "latency_s", "usage", "prediction", "target", "reason", "request",
+    "response",
+)  # fmt: skip
+
+
+@dataclass
+class Shelf:
+    """The first rows of one kind, as JSON texts with their line numbers, until it is full."""
+
+    rows: list[tuple[int, str]] = field(default_factory=list)
+    characters: int = 0
+    seen: int = 0
+
+    def add(self, line: int, record: dict[str, Json]) -> None:
+        self.seen += 1
+        if len(self.rows) < ROWS and self.characters < CHARACTERS:
+            row = encode({name: shorten(record.get(name)) for name in COLUMNS})
+            self.rows.append((line, row))
+            self.characters += len(row)
+
+    def first(self, rows: int, characters: int) -> list[tuple[int, str]]:
+        """Return the first rows that fit into ``rows`` and ``characters``."""
+        fitting: list[tuple[int, str]] = []
+        for line, text in self.rows[: max(0, rows)]:
+            characters -= len(text)
+            if characters < 0:
+                break
+            fitting.append((line, text))
+        return fitting
+
+
+@dataclass
+class Samples:
+    """What the page needs of ``samples.jsonl``: a subset of its rows, and the latencies of all.
+
+    ``latencies`` are seconds by task, of every sample that was answered. ``unreadable`` counts the lines that are not
+    a JSON object, for instance the last one of a run that was killed.
+    """
+
+    scored: Shelf = field(default_factory=Shelf)
+    lost: Shelf = field(default_factory=Shelf)
+    latencies: dict[str, list[float]] = field(default_factory=dict)
+    unreadable: int = 0
+
+    @property
+    def total(self) -> int:
+        return self.scored.seen + self.lost.seen
+
+    def shown(self) -> tuple[list[str], int]:
+        """Return the rows to embed, in the file's order, and how many of them were not scored.
+
+        Samples that were not scored come first; at least `RESERVED` rows and a fifth of the space stay for scored
+        ones, if there are any. The rest is filled with the first scored samples of the file.
+        """
+        spared = min(RESERVED, self.scored.seen)
+        lost = self.lost.first(ROWS - spared, CHARACTERS * 4 // 5 if spared else CHARACTERS)
+        left = CHARACTERS - sum(len(row) for _, row in lost)
+        rows = sorted(lost + self.scored.first(ROWS - len(lost), left))
+        return [row for _, row in rows], len(lost)
+
+
+def gather(path: Path) -> Samples:
+    """Read ``path`` once, line by line. A file that does not exist holds no samples."""
+    samples = Samples()
+    for line, record in enumerate(lines(path)):
+        if record is None:
+            samples.unreadable += 1
+            continue
+        shelf = samples.scored if record.get("status") == Status.scored.value else samples.lost
+        shelf.add(line, record)
+        _time(record, samples.latencies)
+    return samples
+
+
+def lines(path: Path) -> Iterator[dict[str, Json] | None]:
+    """Yield the objects of a JSONL file, None for a line that is not one; nothing if there is no file."""
+    if not path.exists():
+        return
+    with path.open(encoding="utf-8", errors="replace") as file:
+        for text in file:
+            if text.strip():
+                yield _parse(text)
+
+
+def shorten(value: Json) -> Json:
+    """Return ``value`` without the middle of long texts and the end of long lists, and say what was left out."""
+    short = _shorten(value, depth=0)
+    if isinstance(short, str) or len(text := encode(short)) <= FIELD:
+        return short
+    return _cut(text)
+
+
+def _shorten(value: Json, depth: int) -> Json:
+    if isinstance(value, str):
+        return _cut(value)
+    if isinstance(value, list | dict) and depth > 50:
+        return "… nested more deeply; samples.jsonl has it all"
+    if isinstance(value, list):
+        items = [_shorten(item, depth + 1) for item in value[:ITEMS]]
+        return items if len(value) <= ITEMS else [*items, f"… {len(value) - ITEMS:,} more; samples.jsonl has them all"]
+    if isinstance(value, dict):
+        pairs = {key: _shorten(value[key], depth + 1) for key in list(value)[:ITEMS]}
+        return pairs if len(value) <= ITEMS else {**pairs, "…": f"{len(value) - ITEMS:,} more in samples.jsonl"}
+    return value
+
+
+def _cut(text: str) -> str:
+    if len(text) <= TEXT:
+        return text
+    head, tail = text[: TEXT * 3 // 4], text[-TEXT // 4 :]
+    left_out = len(text) - len(head) - len(tail)
+    return f"{head}\n\n[… {left_out:,} characters left out here; samples.jsonl has them all …]\n\n{tail}"
+
+
+def _parse(text: str) -> dict[str, Json] | None:
+    try:
+        record = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return record if isinstance(record, dict) else None
+
+
+def _time(record: dict[str, Json], latencies: dict[str, list[float]]) -> None:
+    """Keep the latency of a sample that got an answer."""
+    seconds = record.get("latency_s")
+    if record.get("status") == Status.failed.value or not isinstance(seconds, int | float):
+        return
+    if math.isfinite(seconds) and seconds >= 0:
+        latencies.setdefault(str(record.get("task")), []).append(float(seconds))

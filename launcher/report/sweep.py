@@ -1,0 +1,50 @@
+"""``sweep.json``, ``sweep.html`` and the table on the terminal: what is left of a sweep."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from launcher.core import Json
+from launcher.report import page, points, results, terminal
+
+FILE = "sweep.json"
+LISTED = 200
+"""At most this many comparisons are listed on the page; ``sweep.json`` has all."""
+
+
+def report(folder: Path, console: Console | None = None) -> dict[str, Json]:
+    """Write both files of a multirun folder, print its table, and return what `collect` found."""
+    found = write(folder)
+    terminal.print_sweep(found, folder, console or Console())
+    return found
+
+
+def collect(folder: Path) -> dict[str, Json]:
+    """Return ``sweep.json`` of a multirun folder: its points, and the paired comparisons between them.
+
+    Raises `UserError` if there is no point at all.
+    """
+    return points.collect(folder)
+
+
+def write(folder: Path) -> dict[str, Json]:
+    """Write ``sweep.json`` and ``sweep.html`` into a multirun folder and return what `collect` found."""
+    found = collect(folder)
+    results.replace(folder / FILE, results.encode(found, indent=2) + "\n")
+    results.replace(folder / terminal.SWEEP_PAGE, page.render("sweep.html.j2", _values(found, folder)))
+    return found
+
+
+def _values(sweep: dict[str, Json], folder: Path) -> dict[str, Json]:
+    comparisons = sorted(sweep["comparisons"], key=lambda comparison: (comparison["p_holm"], comparison["p"]))
+    pages = {point["folder"] for point in sweep["points"] if (folder / point["folder"] / page.FILE).exists()}
+    return {
+        "name": folder.resolve().name,
+        "table": points.table(sweep),
+        "points": sweep["points"],
+        "pages": pages,
+        "comparisons": comparisons[:LISTED],
+        "more": max(0, len(comparisons) - LISTED),
+    }

@@ -1,0 +1,224 @@
+"""The summary that a run prints when it ends."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from itertools import groupby
+from pathlib import Path
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launcher.core import Json, Metric, Report
+from launcher.report import figures, page, points, results
+
+TONES = {
+    "ok": "bold green",
+    "scored": "green",
+    "truncated": "yellow",
+    "refused": "magenta",
+    "unparsed": "cyan",
+    "failed": "red",
+    "incomplete": "bold yellow",
+    "interrupted": "bold yellow",
+}
+
+LABEL = 8
+"""Width of the labels below the table."""
+SWEEP_PAGE = "sweep.html"
+MARKS = "best: significantly better than every other point; worse: significantly worse than the leader"
+
+
+def print_report(report: Report, folder: Path, console: Console) -> None:
+    """Print the verdict, the score table, the speed, the time per step, and where ``report.html`` lies."""
+    console.print()
+    console.print(_verdict(report))
+    for check in report.checks:
+        if check.ok is False:
+            console.print(Text.assemble(("failed check ", "red"), (check.name, "bold"), f": {printable(check.detail)}"))
+    if report.tasks:
+        console.print(_scores(report, _plus_minus(console)))
+    console.print(_summary(report))
+    _say_path(folder / page.FILE, console)
+
+
+def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -> None:
+    """Print one table per task with the points as rows, why points failed, and where ``sweep.html`` lies."""
+    layout = points.table(dict(collected))
+    console.print()
+    for task, columns in groupby(enumerate(layout.metrics), key=lambda item: item[1][0]):
+        console.print(_points(layout, task, [place for place, _ in columns], _plus_minus(console)))
+    if not layout.metrics:
+        console.print(Text("No point scored a sample."))
+    for point in collected["points"]:
+        if point["status"] != "ok":
+            console.print(_failure(point))
+    if any(cell and (cell.best or cell.worse) for _, _, cells in layout.rows for cell in cells):
+        console.print(Text(MARKS, style="dim"))
+    if layout.common:
+        console.print(Text("the same in every point: " + printable(" ".join(layout.common)), style="dim"))
+    _say_path(folder / SWEEP_PAGE, console)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without characters that steer a terminal, which a server's answer may hold."""
+    return "".join(" " if character == "\t" else character for character in text if _harmless(character))
+
+
+def _harmless(character: str) -> bool:
+    return character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
+
+
+def _say_path(path: Path, console: Console) -> None:
+    """Print a path on one line, however long, so that it can be copied."""
+    console.print(Text.assemble(f"{'report':<{LABEL}}", (str(path), "bold")), soft_wrap=True)
+
+
+def _verdict(report: Report) -> Text:
+    tone = TONES.get(report.status, "bold red")
+    text = Text.assemble((report.status, tone), f"  {page.VERDICTS.get(report.status, '')}")
+    if report.reason:
+        text.append(f"\n{printable(report.reason)}")
+    return text
+
+
+def _scores(report: Report, plus_minus: str) -> Table:
+    table = _table()
+    table.add_column("task", overflow="fold")
+    table.add_column("metric", overflow="fold", min_width=11)
+    table.add_column("value", justify="right", no_wrap=True)
+    table.add_column("95 % CI", justify="right", no_wrap=True)
+    table.add_column("scored", justify="right", no_wrap=True)
+    for task, result in report.tasks.items():
+        coverage = _coverage(result.coverage)
+        for name, metric in result.metrics.items():
+            cells = _value(metric, plus_minus), _interval(metric), coverage
+            table.add_row(Text(printable(task)), Text(printable(name)), *cells)
+        if not result.metrics:
+            table.add_row(Text(printable(task)), "-", "-", "-", coverage)
+    return table
+
+
+def _table(title: str | None = None) -> Table:
+    return Table(
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        padding=(0, 1),
+        collapse_padding=True,
+        title=Text(title, style="bold") if title else None,
+        title_justify="left",
+    )
+
+
+def _summary(report: Report) -> Table:
+    """The lines below the scores: certificate, speed, time per step."""
+    grid = Table.grid()
+    grid.add_column(width=LABEL)
+    grid.add_column()
+    lines = {"checks": _checks(report), "speed": _speed(report.throughput), "time": _steps(report.timings)}
+    for label, line in lines.items():
+        if line:
+            grid.add_row(label, Text(line))
+    return grid
+
+
+def _checks(report: Report) -> str:
+    certificate = results.certificate(report.checks)
+    if certificate is None:
+        return ""
+    counts = {"ok": "passed", "failed": "failed", "not applicable": "not_applicable"}
+    return ", ".join(f"{certificate[key]} {word}" for word, key in counts.items() if certificate[key])
+
+
+def _value(metric: Metric, plus_minus: str) -> Text:
+    return Text.assemble((figures.number(metric.value), "bold"), f" {plus_minus} {figures.number(metric.stderr)}")
+
+
+def _interval(metric: Metric) -> Text:
+    text = Text(figures.interval(metric.ci_low, metric.ci_high))
+    if figures.bounded(metric):
+        text.append(f"\nbounds {figures.interval(metric.low, metric.high)}", style="yellow")
+    return text
+
+
+def _coverage(coverage: Mapping[str, int]) -> Text:
+    """``98/100``, then a line for each way in which samples were lost."""
+    whole = figures.complete(coverage)
+    count = f"{coverage.get('scored', 0):,}/{figures.total(coverage):,}"
+    text = Text(count, style="green" if whole else "yellow")
+    for status, lost in figures.lost(coverage).items():
+        text.append(f"\n{lost:,} {status}", style=TONES[status])
+    if unreached := figures.missing(coverage):
+        text.append(f"\n{unreached:,} not reached", style="yellow")
+    return text
+
+
+def _speed(throughput: Mapping[str, Json]) -> str:
+    rates = {
+        "generated_tokens_per_s": "generated tokens/s",
+        "prompt_tokens_per_s": "prompt tokens/s",
+        "requests_per_s": "requests/s",
+    }
+    parts = [
+        f"{figures.number(throughput[key])} {rate}" for key, rate in rates.items() if throughput.get(key) is not None
+    ]
+    latency = throughput.get("latency_s") or {}
+    known = [f"{name} {figures.duration(latency[name])}" for name in ("p50", "p99") if latency.get(name) is not None]
+    if throughput.get("without_usage"):
+        parts.append(f"{figures.plural(throughput['without_usage'], 'answer')} without token counts")
+    return ", ".join([*parts, *(["latency " + " ".join(known)] if known else [])])
+
+
+def _steps(timings: Mapping[str, float]) -> str:
+    return ", ".join(f"{step} {figures.duration(seconds)}" for step, seconds in timings.items())
+
+
+def _points(layout: points.Table, task: str, places: list[int], plus_minus: str) -> Table:
+    table = _table(printable(task))
+    table.add_column("point", overflow="fold")
+    for key in _short(layout.overrides):
+        table.add_column(Text(printable(key)), overflow="fold")
+    for place in places:
+        table.add_column(Text(printable(layout.metrics[place][1])), justify="right", no_wrap=True)
+    table.add_column("scored", justify="right", no_wrap=True)
+    for point, overrides, cells in layout.rows:
+        shown = [cells[place] for place in places]
+        values = (Text(printable(value) or "-") for value in overrides.values())
+        table.add_row(
+            Text(point["folder"]), *values, *(_cell(cell, plus_minus) for cell in shown), _status(point, task)
+        )
+    return table
+
+
+def _short(keys: list[str]) -> list[str]:
+    """The last words of dotted keys, while those still tell them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return last if len(set(last)) == len(keys) else keys
+
+
+def _cell(cell: points.Cell | None, plus_minus: str) -> Text:
+    if cell is None:
+        return Text("-")
+    text = Text(f"{figures.number(cell.value)} {plus_minus} {figures.number(cell.stderr)}")
+    text.append("\nbest" if cell.best else "\nworse" if cell.worse else "", style="bold green" if cell.best else "dim")
+    return text
+
+
+def _status(point: Mapping[str, Json], task: str) -> Text:
+    """The point's coverage of the task, or how the point ended when it has none."""
+    result = point["tasks"].get(task)
+    return _coverage(result["coverage"]) if result else Text(str(point["status"]), style="red")
+
+
+def _failure(point: Mapping[str, Json]) -> Text:
+    overrides: Iterable[str] = point["overrides"]
+    status = (str(point["status"]), TONES.get(str(point["status"]), "bold red"))
+    chosen = printable(" ".join(overrides))
+    return Text.assemble(f"point {point['folder']} ({chosen}): ", status, f": {printable(point['reason'] or '-')}")
+
+
+def _plus_minus(console: Console) -> str:
+    return "+/-" if console.options.ascii_only else "±"

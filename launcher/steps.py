@@ -1,0 +1,207 @@
+"""Each step of a run: what it calls, how long it took, and what it leaves in the ledger and the run folder."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Coroutine, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from itertools import islice
+from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+
+from launcher.allocation import Allocation
+from launcher.config import Run
+from launcher.core import Endpoint, Json, Status, TaskResult
+from launcher.errors import CoverageTooLow, ResumeError, ServerError, UserError, ValidationFailed
+from launcher.ledger import Ledger
+from launcher.monitor.health import Watch
+
+T = TypeVar("T")
+INTERRUPTED = 130
+
+
+@dataclass
+class Outcome:
+    """How a run ended: the exit code, the report's status, the reason unless all is good, and whether to report at all."""
+
+    code: int = 0
+    status: str = "ok"
+    reason: str | None = None
+    publish: bool = True
+
+    def end(self, code: int, status: str, reason: BaseException | str) -> None:
+        self.code, self.status, self.reason = code, status, str(reason)
+        print(f"launcher: {reason}", file=sys.stderr)
+
+
+def continued(run: Run, folder: Path, answers: Json) -> None:
+    """Refuse, before anything is touched, to continue a run whose answers would be other ones. Raises `ResumeError`."""
+    from launcher.evaluate import journal
+
+    if run.resume is not None:
+        journal.check(folder, answers)
+
+
+@contextmanager
+def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
+    """Turn how the run ends into an exit code and a report; a crash is reported too, and raised again.
+
+    The report starts with what earlier sessions of a resumed run left.
+    """
+    from launcher.evaluate.outcome import read
+
+    outcome, before = Outcome(), read(folder)
+    ledger.tasks, ledger.throughput = before.tasks, before.throughput
+    try:
+        yield outcome
+    except ValidationFailed as error:
+        outcome.end(error.exit_code, "invalid", error)
+    except CoverageTooLow as error:
+        outcome.end(error.exit_code, "incomplete", error)
+    except ResumeError as error:  # the folder holds another run's results: nothing in it is touched
+        outcome.end(error.exit_code, "error", error)
+        outcome.publish = False
+    except UserError as error:
+        outcome.end(error.exit_code, "error", error)
+    except KeyboardInterrupt:
+        outcome.end(INTERRUPTED, "interrupted", f"interrupted; continue with resume={folder}")
+    except BaseException as error:
+        outcome.end(1, "error", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if outcome.publish:
+            publish(ledger, outcome, folder)
+
+
+@contextmanager
+def serving(run: Run, ledger: Ledger, allocation: Allocation, folder: Path) -> Iterator[Endpoint]:
+    """Bring the server up, and say in ``endpoint.json`` where it is, for as long as it is there."""
+    deployment = run.deployment(folder)
+    run.backend.plan(deployment, allocation)
+    with ExitStack() as stack:
+        with ledger.step("serve"):
+            endpoint = stack.enter_context(run.backend.serve(deployment, allocation))
+        ledger.endpoint, ledger.engine = endpoint, engine_facts(endpoint)
+        with announced(endpoint, folder):
+            yield endpoint
+
+
+def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
+    """Ask one of our own servers what its engine is: parameters, dtype, layout, optimizations as resolved."""
+    from launcher.client import Client
+
+    async def ask() -> Json:
+        async with Client(endpoint, timeout_s=30) as client:
+            return (await client.get(f"{endpoint.root}/engine")).body
+
+    return {} if endpoint.backend == "external" else dict(run_async(ask()))
+
+
+@contextmanager
+def announced(endpoint: Endpoint, folder: Path) -> Iterator[None]:
+    """Keep ``endpoint.json`` in the run folder while the endpoint is up."""
+    file = folder / "endpoint.json"
+    facts = {
+        "url": endpoint.url,
+        "model": endpoint.model,
+        "pid": os.getpid(),
+        "ready_at": datetime.now(UTC).isoformat(),
+    }
+    partial = file.with_suffix(".partial")
+    partial.write_text(json.dumps(facts) + "\n")
+    partial.replace(file)
+    try:
+        yield
+    finally:
+        file.unlink(missing_ok=True)
+
+
+def validate(run: Run, endpoint: Endpoint, ledger: Ledger, folder: Path) -> None:
+    """Check the endpoint and write the certificate. Raises `ValidationFailed` naming every failed check."""
+    from launcher.validate import certificate
+
+    first = [
+        sample.request for name, task in run.tasks.items() for sample in islice(task.samples(name, endpoint.model), 1)
+    ]
+    with ledger.step("validate"):
+        ledger.checks = run_async(certificate.validate(endpoint, run.validate, certificate.needs(first)))
+    certificate.write(ledger.checks, endpoint, folder)
+    failed = certificate.failed(ledger.checks)
+    if failed:
+        raise ValidationFailed("the endpoint failed validation: " + "; ".join(f"{c.name}: {c.detail}" for c in failed))
+
+
+def stay(endpoint: Endpoint, health: Watch) -> None:
+    """Serve until Ctrl-C or SIGTERM. Raises `ServerError` if the server dies first."""
+    print(f"serving {endpoint.model} at {endpoint.url} (Ctrl-C ends it)", flush=True)
+    try:
+        health.dead.wait()
+    except KeyboardInterrupt:
+        return
+    raise ServerError(f"the server at {endpoint.url} does not answer any more")
+
+
+def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, folder: Path, answers: Json) -> None:
+    """Ask every sample and summarise what came back, also when interrupted.
+
+    Raises `CoverageTooLow` if too little was scored, or if the server died on the way.
+    """
+    from launcher.evaluate import evaluator, outcome, progress
+
+    ask = evaluator.evaluate(
+        endpoint, run.tasks, list(run.adapters.values()), run.evaluate, folder, answers, progress.progress()
+    )
+    try:
+        with ledger.step("evaluate"):
+            run_async(ask)
+    finally:
+        found = outcome.read(folder)
+        ledger.tasks, ledger.throughput = found.tasks, found.throughput
+    enough(ledger.tasks, run.evaluate.min_coverage, found.stopped)
+
+
+def enough(tasks: Mapping[str, TaskResult], floor: float, stopped: str | None) -> None:
+    """Raise `CoverageTooLow` for tasks of which less than ``floor`` was scored, or if asking ``stopped`` early."""
+    if stopped:
+        raise CoverageTooLow(stopped)
+    short = [
+        f"{name}: {_shortfall(result.coverage)}" for name, result in tasks.items() if _coverage(result.coverage) < floor
+    ]
+    if short:
+        raise CoverageTooLow(f"fewer than min_coverage={floor:g} of the samples were scored: {'; '.join(short)}")
+
+
+def _coverage(coverage: Mapping[str, int]) -> float:
+    return coverage[Status.scored.value] / max(coverage["total"], 1)
+
+
+def _shortfall(coverage: Mapping[str, int]) -> str:
+    rest = ", ".join(f"{n} {status}" for status, n in coverage.items() if n and status not in ("scored", "total"))
+    return f"{coverage['scored']} of {coverage['total']} scored ({rest})"
+
+
+def run_async(coroutine: Coroutine[object, object, T]) -> T:
+    """Run a coroutine on an event loop of its own; Ctrl-C cancels it and then raises `KeyboardInterrupt`."""
+    import asyncio
+
+    import uvloop
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        return runner.run(coroutine)
+
+
+def publish(ledger: Ledger, outcome: Outcome, folder: Path) -> None:
+    """Write ``results.json`` and ``report.html``; print the summary, unless one line on standard error said it all."""
+    from launcher.report import page, results, terminal
+
+    report = ledger.report(outcome.status, outcome.reason)
+    results.write(report, folder)
+    page.write(report, folder)
+    if outcome.status != "error":
+        terminal.print_report(replace(report, reason=None), folder, Console())

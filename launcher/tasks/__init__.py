@@ -1,0 +1,1 @@
+"""Tasks: samples to ask, and how to score the answers."""

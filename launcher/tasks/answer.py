@@ -1,0 +1,42 @@
+"""Reads the text of an answer, or the reason why there is none to score."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from launcher.core import Json, Response, Score, Status
+
+
+def text_of(response: Response, *, accept_truncated: bool = False) -> str | Score:
+    """Return the text of the first choice, or the `Score` of a sample that has no complete answer.
+
+    In this order: an answer without the expected shape is ``failed``; one stopped by a content filter or with a refusal
+    is ``refused``; an unfinished thought is ``truncated``; ``finish_reason`` "length" is ``truncated`` unless
+    ``accept_truncated``, whatever the text holds, because a match in an unfinished answer need not be its answer; null
+    content is ``refused``.
+    """
+    choice = _first_choice(response.body)
+    if choice is None:
+        return Score(Status.failed, reason="the answer has no choice with a text or a message")
+    finish, refusal = choice.get("finish_reason"), (choice.get("message") or {}).get("refusal")
+    if finish == "content_filter" or refusal:
+        return Score(Status.refused, reason=str(refusal or "stopped by the content filter"))
+    if choice.get("reasoning_unfinished"):
+        return Score(Status.truncated, reason="the reasoning was not finished")
+    if finish == "length" and not accept_truncated:
+        return Score(Status.truncated, reason="cut at max_tokens (finish_reason is length)")
+    text = choice["message"].get("content") if "message" in choice else choice["text"]
+    if text is None:
+        return Score(Status.refused, reason=f"the content is null (finish_reason is {finish})")
+    if not isinstance(text, str):
+        return Score(Status.failed, reason=f"the content is {type(text).__name__}, not a text")
+    return text
+
+
+def _first_choice(body: Json) -> Mapping[str, Json] | None:
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+        return None
+    choice = choices[0]
+    shaped = isinstance(choice.get("message"), Mapping) or "text" in choice
+    return choice if shaped else None

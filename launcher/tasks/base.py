@@ -1,0 +1,33 @@
+"""The task interface: `samples` says what to ask, `score` says what an answer is worth."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from launcher.core import Json, Response, Sample, Score
+
+
+@dataclass
+class Task(ABC):
+    """The configuration of a task; a component of the group ``tasks``."""
+
+    @abstractmethod
+    def samples(self, name: str, model: str) -> Iterator[Sample]:
+        """Yield the samples in their order, lazily. ``name`` is the task's name in the run, ``model`` the served one.
+
+        Raises `TaskError` with file and line for an item that cannot be read, and for a task without items.
+        """
+
+    @abstractmethod
+    def score(self, sample: Sample, response: Response) -> Score:
+        """Score a response whose status is 2xx. Never raises for what a model may answer."""
+
+    def fingerprint(self) -> Json:
+        """Return what changes answers beyond the configuration itself, for instance a digest of the items' file."""
+        return None
+
+    def size(self) -> int | None:
+        """Return the number of samples if it is cheap to know, for progress; raises `TaskError` as `samples` does."""
+        return None

@@ -1,0 +1,154 @@
+"""A task whose answers are generated text, compared with the right ones."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from enum import Enum
+
+from launcher.component import component
+from launcher.core import Json, Request, Response, Sample, Score, Status
+from launcher.errors import TaskError, UserError
+from launcher.tasks.answer import text_of
+from launcher.tasks.base import Task
+from launcher.tasks.compare import Match, Normalize, normalized, number, right
+from launcher.tasks.fewshot import examples, pool
+from launcher.tasks.items import Item, count, digest, identified, read
+from launcher.tasks.template import render
+
+
+class Pick(Enum):
+    """Which match of ``extract`` is the prediction."""
+
+    first = "first"
+    last = "last"
+
+
+@component("tasks/generation")
+class Generation(Task):
+    """Asks for text and compares it with a target.
+
+    ``path``: a JSON lines file (also .gz) or a folder of ``datasets.save_to_disk``; ``package:<name>/<file>`` for one
+    inside a Python package. ``id``: the field of the items' ids (empty: ``id``, or the row's number). ``limit``: the
+    first items only.
+
+    ``prompt`` and ``target`` are jinja templates over an item's fields; ``targets`` is instead the dotted path of a
+    field with a list of right answers. With ``chat`` the prompt is the user's message, after ``system`` if that is
+    given. ``fewshot`` examples come first: the first items of ``fewshot_path`` (empty: ``path``) other than the one
+    asked, each with ``fewshot_answer`` (empty: ``target``) after ``fewshot_delimiter``, in chat as messages.
+
+    ``extract``, a regular expression with at most one group, finds the prediction in the answer, ``pick`` says which
+    match; without a match the sample ends as unparsed, as does an empty answer, and one without a number when
+    ``match`` is ``numeric``. ``normalize`` is applied to predictions and targets. An answer that ended at
+    ``max_tokens`` is truncated and not scored, whatever stands in it; ``accept_truncated`` scores it nevertheless, but
+    never an unfinished thought.
+    """
+
+    path: str = ""
+    id: str = ""
+    limit: int | None = None
+    prompt: str = "{{prompt}}"
+    target: str = "{{answer}}"
+    targets: str = ""
+    chat: bool = False
+    system: str = ""
+    fewshot: int = 0
+    fewshot_path: str = ""
+    fewshot_answer: str = ""
+    fewshot_delimiter: str = ""
+    fewshot_separator: str = "\n\n"
+    max_tokens: int = 256
+    temperature: float = 0.0
+    stop: list[str] = field(default_factory=list)
+    extract: str = ""
+    pick: Pick = Pick.last
+    normalize: list[Normalize] = field(default_factory=lambda: [Normalize.strip])
+    match: Match = Match.exact_match
+    accept_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        for key, least in (("limit", 1), ("fewshot", 0), ("max_tokens", 1), ("temperature", 0)):
+            value = getattr(self, key)
+            if isinstance(value, int | float) and value < least:
+                raise UserError(f"tasks: {key} is {value}; {least} or more is needed (items: {self.path})")
+        _check_pattern(self.extract)
+
+    def samples(self, name: str, model: str) -> Iterator[Sample]:
+        shots = pool(self.fewshot_path or self.path, self.fewshot)
+        for key, item in identified(read(self.path, self.limit), self.id):
+            body = {
+                "model": model,
+                **self._question(item, examples(shots, self.fewshot, item)),
+                "max_tokens": self.max_tokens,
+                "temperature": self.temperature,
+                **({"stop": list(self.stop)} if self.stop else {}),
+            }
+            path = "/v1/chat/completions" if self.chat else "/v1/completions"
+            yield Sample(name, key, Request(path, body, sample=f"{name}/{key}/0"), self._target(item))
+
+    def score(self, sample: Sample, response: Response) -> Score:
+        text = text_of(response, accept_truncated=self.accept_truncated)
+        if isinstance(text, Score):
+            return text
+        found = self._extracted(text)
+        if isinstance(found, Score):
+            return found
+        targets = sample.target if isinstance(sample.target, list) else [sample.target]
+        prediction = normalized(found, self.normalize)
+        correct = right(prediction, [normalized(target, self.normalize) for target in targets], self.match)
+        return Score(Status.scored, prediction, {self.match.value: float(correct)})
+
+    def fingerprint(self) -> Json:
+        shots = {"fewshot": digest(self.fewshot_path)} if self.fewshot and self.fewshot_path else {}
+        return {"items": digest(self.path), **shots}
+
+    def size(self) -> int:
+        return min(count(self.path), self.limit or count(self.path))
+
+    def _question(self, item: Item, shots: Sequence[Item]) -> dict[str, Json]:
+        if self.chat:
+            system = [{"role": "system", "content": render(self.system, item)}] if self.system else []
+            return {"messages": [*system, *self._turns(shots), {"role": "user", "content": render(self.prompt, item)}]}
+        shown = [render(self.prompt, shot) + self.fewshot_delimiter + self._shown_answer(shot) for shot in shots]
+        return {"prompt": self.fewshot_separator.join([*shown, render(self.prompt, item)])}
+
+    def _turns(self, shots: Sequence[Item]) -> Iterator[Json]:
+        for shot in shots:
+            yield {"role": "user", "content": render(self.prompt, shot)}
+            yield {"role": "assistant", "content": self._shown_answer(shot)}
+
+    def _shown_answer(self, shot: Item) -> str:
+        if self.fewshot_answer:
+            return render(self.fewshot_answer, shot)
+        target = self._target(shot)
+        return target[0] if isinstance(target, list) else target
+
+    def _target(self, item: Item) -> str | list[str]:
+        if not self.targets:
+            return render(self.target, item)
+        found = item.get(self.targets)
+        if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
+            raise TaskError(f"{item.where}: field '{self.targets}' must be a list of texts, this is {found!r}")
+        return found
+
+    def _extracted(self, text: str) -> str | Score:
+        if not text.strip():
+            return Score(Status.unparsed, reason="the answer is empty")
+        if self.extract:
+            matches = [match[match.re.groups] or "" for match in re.finditer(self.extract, text)]
+            if not matches:
+                return Score(Status.unparsed, reason=f"nothing in the answer matches {self.extract!r}")
+            text = matches[-1 if self.pick is Pick.last else 0]
+        if self.match is Match.numeric and number(normalized(text, self.normalize)) is None:
+            return Score(Status.unparsed, reason=f"{text[:80]!r} is not a number")
+        return text
+
+
+def _check_pattern(pattern: str) -> None:
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise UserError(f"tasks: extract={pattern!r} is not a regular expression: {error}") from None
+    if groups > 1:
+        raise UserError(f"tasks: extract={pattern!r} has {groups} groups; at most one is accepted, use (?:...)")

@@ -1,0 +1,130 @@
+"""A task whose answer is the most likely of given choices."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import field
+from typing import Any
+
+from launcher.component import component
+from launcher.core import Json, Request, Response, Sample, Score, Status
+from launcher.errors import TaskError, UserError
+from launcher.tasks.base import Task
+from launcher.tasks.items import Item, count, digest, identified, read
+from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood
+from launcher.tasks.template import render
+
+
+@component("tasks/multiple_choice")
+class MultipleChoice(Task):
+    """Asks for the log-likelihood of every choice, in one request with one prompt per choice.
+
+    ``path``, ``id`` and ``limit`` as for generation tasks. ``context`` is a jinja template; a prompt is the context,
+    ``prefix`` and the choice. ``choices`` is the dotted path of a field with a list of texts, or ``choice_templates``
+    gives one template per choice. ``answer`` is the dotted path of the right one: its index from 0 or its text, or one
+    of the labels when ``labels``, the dotted path of a list as long as the choices, is given.
+
+    Metrics as in lm-evaluation-harness: ``acc`` takes the choice with the highest log-likelihood (prefix included),
+    ``acc_norm`` divides each by the number of characters of the choice (without the prefix); the first wins a tie.
+    A server that does not return the log-probabilities of the whole prompt fails the sample.
+    """
+
+    path: str = ""
+    id: str = ""
+    limit: int | None = None
+    context: str = "{{question}}"
+    choices: str = "choices"
+    choice_templates: list[str] = field(default_factory=list)
+    prefix: str = " "
+    answer: str = "answer"
+    labels: str = ""
+
+    def __post_init__(self) -> None:
+        if self.limit is not None and self.limit < 1:
+            raise UserError(f"tasks: limit is {self.limit}; 1 or more is needed (items: {self.path})")
+
+    def samples(self, name: str, model: str) -> Iterator[Sample]:
+        for key, item in identified(read(self.path, self.limit), self.id):
+            context, choices = render(self.context, item), self._choices(item)
+            index = self._index(item, choices)
+            if not context:
+                raise TaskError(f"{item.where}: the context is empty; log-likelihoods need something to follow")
+            body = {
+                "model": model,
+                "prompt": [context + self.prefix + choice for choice in choices],
+                "max_tokens": 1,
+                "temperature": 0,
+                "logprobs": 1,
+                "echo": True,
+            }
+            target = {"index": index, "text": choices[index], "choices": choices}
+            yield Sample(name, key, Request("/v1/completions", body, sample=f"{name}/{key}/0"), target)
+
+    def score(self, sample: Sample, response: Response) -> Score:
+        choices: list[str] = sample.target["choices"]
+        try:
+            likelihoods = self._likelihoods(sample, response.body)
+        except NoLogprobs as error:
+            return Score(Status.failed, reason=str(error))
+        best, best_norm = _best(likelihoods), _best([v / len(c) for v, c in zip(likelihoods, choices, strict=True)])
+        prediction = {"index": best, "text": choices[best], "index_norm": best_norm, "loglikelihoods": likelihoods}
+        right = sample.target["index"]
+        return Score(Status.scored, prediction, {"acc": float(best == right), "acc_norm": float(best_norm == right)})
+
+    def fingerprint(self) -> Json:
+        return {"items": digest(self.path)}
+
+    def size(self) -> int:
+        return min(count(self.path), self.limit or count(self.path))
+
+    def _likelihoods(self, sample: Sample, body: Json) -> list[float]:
+        prompts, choices = sample.request.body["prompt"], sample.target["choices"]
+        answers = _in_order(body, len(prompts))
+        starts = [len(prompt) - len(self.prefix + choice) for prompt, choice in zip(prompts, choices, strict=True)]
+        return [loglikelihood(*parts) for parts in zip(answers, prompts, starts, strict=True)]
+
+    def _choices(self, item: Item) -> list[str]:
+        if self.choice_templates:
+            found: Json = [render(template, item) for template in self.choice_templates]
+        else:
+            found = item.get(self.choices)
+        if not isinstance(found, list) or len(found) < 2 or not all(isinstance(c, str) and c for c in found):
+            raise TaskError(f"{item.where}: the choices must be a list of 2 or more texts, this is {found!r}")
+        return found
+
+    def _index(self, item: Item, choices: Sequence[str]) -> int:
+        value = item.get(self.answer)
+        if self.labels:
+            return _position(value, item.get(self.labels), choices, f"{item.where}: field '{self.answer}'")
+        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
+            return value
+        if isinstance(value, str) and list(choices).count(value) == 1:
+            return choices.index(value)
+        raise TaskError(
+            f"{item.where}: field '{self.answer}' is {value!r}; an index from 0 to {len(choices) - 1} or the text of a "
+            "choice is needed"
+        )
+
+
+def _position(value: Json, labels: Json, choices: Sequence[str], what: str) -> int:
+    if not isinstance(labels, list) or len(labels) != len(choices):
+        raise TaskError(f"{what}: there are {len(choices)} choices, but the labels are {labels!r}")
+    if labels.count(value) != 1:
+        raise TaskError(f"{what} is {value!r}; one of the labels {labels!r} is needed")
+    return labels.index(value)
+
+
+def _in_order(body: Json, expected: int) -> list[dict[str, Any]]:
+    answers = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
+        raise NoLogprobs("the answer has no list of 'choices'")
+    by_index = {answer.get("index"): answer for answer in answers}
+    if len(answers) != expected or set(by_index) != set(range(expected)):
+        raise NoLogprobs(
+            f"the answer has {len(answers)} choices, with indices {list(by_index)}, for {expected} prompts"
+        )
+    return [by_index[index] for index in range(expected)]
+
+
+def _best(values: Sequence[float]) -> int:
+    return max(range(len(values)), key=values.__getitem__)

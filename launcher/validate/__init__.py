@@ -1,0 +1,1 @@
+"""Validation: a certificate that the endpoint answers correctly, before the first sample is sent."""

@@ -1,0 +1,108 @@
+"""Checks that completions and chat answer, count their tokens, repeat, and keep their own parameters."""
+
+from __future__ import annotations
+
+import asyncio
+
+from launcher.core import Json
+from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
+
+REPEATS = 4
+
+
+async def completion(subject: Subject) -> str:
+    body = await subject.complete()
+    choice = body["choices"][0]
+    if not isinstance(choice["text"], str):
+        raise Failure(f"choices[0].text is {choice['text']!r}, expected a string")
+    if choice["finish_reason"] not in ("stop", "length"):
+        raise Failure(f"finish_reason is {choice['finish_reason']!r}, expected stop or length")
+    return f"answered {choice['text']!r} ({choice['finish_reason']})"
+
+
+async def chat(subject: Subject) -> str:
+    messages = [{"role": "user", "content": "7+5="}]
+    body = await subject.post("/v1/chat/completions", {"messages": messages, "max_tokens": 16, "temperature": 0})
+    message = body["choices"][0]["message"]
+    if message["role"] != "assistant" or not isinstance(message.get("content"), str | None):
+        raise Failure(f"choices[0].message is {message!r}, expected role assistant and text")
+    return f"answered {message.get('content')!r}"
+
+
+async def token_accounting(subject: Subject) -> str:
+    """``usage`` must count tokens: those that logprobs lists, and those that ``/tokenize`` finds in the prompt."""
+    body = await subject.complete(logprobs=1, max_tokens=6)
+    usage, choice = body["usage"], body["choices"][0]
+    listed = len(choice["logprobs"]["tokens"]) if choice.get("logprobs") else None
+    _expect("usage.total_tokens", usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
+    if listed is not None:
+        _expect("usage.completion_tokens", usage["completion_tokens"], listed)
+    if choice["finish_reason"] == "length":
+        _expect("usage.completion_tokens with finish_reason length", usage["completion_tokens"], 6)
+    counted = await _prompt_tokens(subject)
+    if counted is not None:
+        _expect("usage.prompt_tokens", usage["prompt_tokens"], counted)
+    return f"{usage['prompt_tokens']} prompt + {usage['completion_tokens']} generated tokens"
+
+
+async def _prompt_tokens(subject: Subject) -> int | None:
+    """Count the prompt's tokens with ``/tokenize``, which only our own servers are sure to have."""
+    if subject.endpoint.backend == "external":
+        return None
+    url = f"{subject.endpoint.root}/tokenize"
+    response = await subject.client.post(url, {"prompt": subject.settings.prompt})
+    return len(response.body["tokens"]) if response.ok else None
+
+
+async def greedy_repeats(subject: Subject) -> str:
+    """The same greedy request, alone and then several at a time, must give the same text."""
+    alone = _text(await subject.complete(max_tokens=12))
+    together = await asyncio.gather(*(subject.complete(max_tokens=12) for _ in range(REPEATS)))
+    for body in together:
+        if _text(body) != alone:
+            raise Failure(f"temperature 0 gave {alone!r} alone and {_text(body)!r} among {REPEATS}")
+    return f"{REPEATS + 1} times the same text"
+
+
+async def own_parameters(subject: Subject) -> str:
+    """Requests that run together must each keep their own limits."""
+    limits = (1, 3, 7, 2, 5)
+    bodies = await asyncio.gather(*(subject.complete(max_tokens=n) for n in limits))
+    for limit, body in zip(limits, bodies, strict=True):
+        used, reason = body["usage"]["completion_tokens"], body["choices"][0]["finish_reason"]
+        if used > limit or (reason == "length" and used != limit):
+            raise Failure(f"max_tokens={limit} among others gave {used} tokens with finish_reason {reason}")
+    return f"max_tokens {', '.join(map(str, limits))} at the same time, each kept"
+
+
+async def stop_trimmed(subject: Subject) -> str:
+    """A stop string taken from the model's own text must end it there, and must not be part of the answer."""
+    text = _text(await subject.complete(max_tokens=12))
+    if len(text) < 3:
+        raise NotApplicable(f"the model's answer {text!r} is too short to cut")
+    stop = text[1:3]
+    body = await subject.complete(max_tokens=12, stop=stop)
+    expected = text[: text.index(stop)]
+    if _text(body) != expected:
+        raise Failure(f"stop={stop!r} gave {_text(body)!r}, expected {expected!r}")
+    _expect("finish_reason at a stop string", body["choices"][0]["finish_reason"], "stop")
+    return f"cut before {stop!r}"
+
+
+def _text(body: Json) -> str:
+    return str(body["choices"][0]["text"])
+
+
+def _expect(what: str, seen: Json, expected: Json) -> None:
+    if seen != expected:
+        raise Failure(f"{what} is {seen}, expected {expected}")
+
+
+CHECKS = (
+    Named("completion", Need.completions, completion),
+    Named("chat", Need.chat, chat),
+    Named("token accounting", Need.completions, token_accounting),
+    Named("greedy repeats", Need.completions, greedy_repeats),
+    Named("own parameters", Need.completions, own_parameters),
+    Named("stop trimmed", Need.completions, stop_trimmed),
+)

@@ -1,0 +1,61 @@
+"""Run the checks in order, and keep what they found in ``certificate.json``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+
+from launcher.client import Client
+from launcher.core import Check, Endpoint, Request
+from launcher.validate import answers, logprobs, serving
+from launcher.validate.check import Need, Subject
+from launcher.validate.settings import Validate
+
+CHECKS = (*serving.CHECKS, *answers.CHECKS, *logprobs.CHECKS)
+NAMES = tuple(check.name for check in CHECKS)
+
+
+async def validate(endpoint: Endpoint, settings: Validate, needed: frozenset[Need]) -> tuple[Check, ...]:
+    """Return one `Check` for each of `CHECKS`. If the server cannot be reached, the rest is not asked."""
+    found: list[Check] = []
+    async with Client(endpoint, timeout_s=settings.timeout_s) as client:
+        subject = Subject(endpoint, client, settings)
+        for check in CHECKS:
+            found.append(await check.run(subject, needed))
+            if check.need is Need.serving and found[-1].ok is False:
+                break
+    return tuple(found)
+
+
+def needs(requests: Iterable[Request]) -> frozenset[Need]:
+    """Return what the server must be able to do for these requests; without any, everything."""
+    found = {Need.serving}
+    for request in requests:
+        found.add(Need.chat if request.path.startswith("/v1/chat") else Need.completions)
+        if request.body.get("echo"):
+            found.add(Need.prompt_logprobs)
+    return frozenset(found) if len(found) > 1 else frozenset(Need)
+
+
+def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
+    """Write ``certificate.json``: the endpoint, the verdict and every check."""
+    certificate = {
+        "schema_version": 1,
+        "valid": not failed(checks),
+        "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
+        "endpoint": {
+            "url": endpoint.url,
+            "model": endpoint.model,
+            "backend": endpoint.backend,
+            "engine": endpoint.engine,
+        },
+        "checks": [asdict(check) for check in checks],
+    }
+    (folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
+
+
+def failed(checks: tuple[Check, ...]) -> list[Check]:
+    return [check for check in checks if check.ok is False]

@@ -1,0 +1,88 @@
+"""What one check is: a coroutine that returns a detail, or raises `Failure` or `NotApplicable`."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from launcher.client import Client
+from launcher.core import Check, Endpoint, Json, Request
+from launcher.errors import TransportError
+from launcher.validate.settings import Validate
+
+
+class Need(Enum):
+    """What a check needs the server to be able to do. A server may lack what no task needs."""
+
+    serving = "serving"
+    completions = "completions"
+    chat = "chat"
+    prompt_logprobs = "prompt_logprobs"
+
+
+class Failure(Exception):
+    """The endpoint does something wrong; the message says what, with the values seen and expected."""
+
+
+class NotApplicable(Exception):
+    """The endpoint cannot be asked this, for the reason in the message."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """The endpoint under test and what to test it with."""
+
+    endpoint: Endpoint
+    client: Client
+    settings: Validate
+
+    async def post(self, path: str, body: Mapping[str, Json]) -> Json:
+        """Post under ``/v1`` and return the JSON body; any status but 2xx is a failure that quotes the answer."""
+        response = await self.client(Request(path, {"model": self.endpoint.model, **body}))
+        if not response.ok:
+            raise Failure(f"{path} answered HTTP {response.status}: {str(response.body)[:200]}")
+        return response.body
+
+    async def complete(self, **body: Json) -> Json:
+        """Ask for a greedy completion of the settings' prompt unless ``body`` says otherwise."""
+        return await self.post(
+            "/v1/completions", {"prompt": self.settings.prompt, "max_tokens": 8, "temperature": 0, **body}
+        )
+
+
+Procedure = Callable[[Subject], Awaitable[str]]
+
+
+@dataclass(frozen=True)
+class Named:
+    """A check with its name in the certificate and what it needs of the server."""
+
+    name: str
+    need: Need
+    procedure: Procedure
+
+    async def run(self, subject: Subject, needed: frozenset[Need]) -> Check:
+        """Run the check. Where nothing needs the ability, its failure is reported as not applicable."""
+        if self.name in subject.settings.skip:
+            return Check(self.name, None, "left out by validate.skip")
+        start = time.perf_counter()
+        ok, detail = await self._outcome(subject)
+        if ok is False and self.need not in needed:
+            ok, detail = None, f"not needed by the chosen tasks: {detail}"
+        return Check(self.name, ok, detail, round(time.perf_counter() - start, 4))
+
+    async def _outcome(self, subject: Subject) -> tuple[bool | None, str]:
+        try:
+            async with asyncio.timeout(subject.settings.timeout_s):
+                return True, await self.procedure(subject)
+        except TimeoutError:
+            return False, f"no answer within {subject.settings.timeout_s:g} s"
+        except NotApplicable as reason:
+            return None, str(reason)
+        except (Failure, TransportError, OSError) as failure:
+            return False, str(failure) or type(failure).__name__
+        except (KeyError, IndexError, TypeError, ValueError) as malformed:
+            return False, f"the answer has not the expected form: {type(malformed).__name__} {malformed}"

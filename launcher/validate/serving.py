@@ -1,0 +1,28 @@
+"""Checks that the server is there and serves the model."""
+
+from __future__ import annotations
+
+from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
+
+
+async def ready(subject: Subject) -> str:
+    """Our own servers say on ``/ready`` that the weights are loaded and that a real token was produced."""
+    if subject.endpoint.backend == "external":
+        raise NotApplicable("an external server has no /ready of ours")
+    response = await subject.client.get(f"{subject.endpoint.root}/ready")
+    if not response.ok:
+        raise Failure(f"/ready answered HTTP {response.status}: {str(response.body)[:200]}")
+    return "weights loaded, a token produced"
+
+
+async def model_listed(subject: Subject) -> str:
+    response = await subject.client.get(f"{subject.endpoint.url}/models")
+    if not response.ok:
+        raise Failure(f"/v1/models answered HTTP {response.status}")
+    names = [entry["id"] for entry in response.body["data"]]
+    if subject.endpoint.model not in names:
+        raise Failure(f"/v1/models lists {', '.join(names) or 'nothing'}, not {subject.endpoint.model}")
+    return f"{subject.endpoint.model} is served"
+
+
+CHECKS = (Named("ready", Need.serving, ready), Named("model listed", Need.serving, model_listed))

@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from launcher.adapters.base import pipeline
+from launcher.adapters.reasoning import Reasoning
+from launcher.core import Request, Response
+from launcher.errors import AdapterError, TransportError, UserError
+
+CHAT = Request("/v1/chat/completions", {"messages": []})
+TEXT = Request("/v1/completions", {"prompt": "x"})
+
+
+def said(content, finish="stop", **message):
+    choice = {"index": 0, "message": {"role": "assistant", "content": content, **message}, "finish_reason": finish}
+    return Response(200, {"id": "a", "choices": [choice]})
+
+
+def written(*texts, finish="stop"):
+    return Response(200, {"choices": [{"index": i, "text": t, "finish_reason": finish} for i, t in enumerate(texts)]})
+
+
+async def choice_of(response, server, request=CHAT, **settings):
+    return (await Reasoning(**settings)(request, server(response))).body["choices"][0]
+
+
+async def test_the_thought_is_moved_out_of_a_chat_answer(server):
+    choice = await choice_of(said("Well. <think>2+2</think>4"), server)
+    assert choice["message"] == {"role": "assistant", "content": "Well. 4", "reasoning_content": "2+2"}
+    assert choice["finish_reason"] == "stop"
+    assert "reasoning_unfinished" not in choice
+
+
+async def test_every_choice_of_a_completion_is_split(server):
+    response = await Reasoning()(TEXT, server(written("<think>a</think>b", "c", "<think>d")))
+    first, second, third = response.body["choices"]
+    assert (first["text"], first["reasoning_content"]) == ("b", "a")
+    assert second == {"index": 1, "text": "c", "finish_reason": "stop"}
+    assert (third["text"], third["reasoning_content"], third["reasoning_unfinished"]) == ("", "d", True)
+
+
+async def test_only_up_to_the_first_end_tag(server):
+    choice = await choice_of(said("<think>a</think>The tag </think> closes a thought"), server)
+    assert choice["message"]["content"] == "The tag </think> closes a thought"
+
+
+@pytest.mark.parametrize("finish", ["length", "stop"])
+async def test_an_unfinished_thought_is_marked_and_never_the_answer(server, finish):
+    choice = await choice_of(said("<think>is it 4? or 5", finish), server)
+    assert choice["message"]["content"] == ""
+    assert choice["reasoning_unfinished"] is True
+    assert choice["finish_reason"] == finish
+
+
+async def test_an_answer_that_begins_inside_the_thought(server):
+    choice = await choice_of(said("2+2</think>4"), server, starts_inside=True)
+    assert (choice["message"]["content"], choice["message"]["reasoning_content"]) == ("4", "2+2")
+    choice = await choice_of(said("2+2", "length"), server, starts_inside=True)
+    assert choice["reasoning_unfinished"] is True
+
+
+async def test_an_end_tag_without_a_start_is_an_error_that_says_what_to_set(server):
+    with pytest.raises(AdapterError, match=r"adapters\.reasoning\.starts_inside=true"):
+        await choice_of(said("2+2</think>4"), server)
+
+
+async def test_a_server_that_separates_thoughts_itself(server):
+    choice = await choice_of(said("4", reasoning_content="2+2"), server, starts_inside=True)
+    assert choice["message"] == {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
+    choice = await choice_of(said(None, "length", reasoning_content="2+"), server)
+    assert choice["reasoning_unfinished"] is True
+
+
+async def test_null_content_stays_null(server):
+    choice = await choice_of(said(None, refusal="no"), server)
+    assert choice["message"] == {"role": "assistant", "content": None, "refusal": "no"}
+
+
+async def test_other_tags(server):
+    choice = await choice_of(said("[A]a[B]b"), server, start_tag="[A]", end_tag="[B]")
+    assert choice["message"]["content"] == "b"
+
+
+async def test_log_likelihood_requests_pass_and_other_echoes_are_refused(server):
+    answer = written("<think> is what was asked")
+    request = Request("/v1/completions", {"prompt": "<think>", "echo": True, "max_tokens": 1})
+    assert await Reasoning()(request, server(answer)) == answer
+    for limit in ({"max_tokens": 5}, {}):
+        with pytest.raises(AdapterError, match="echo"):
+            await Reasoning()(Request("/v1/completions", {"prompt": "x", "echo": True, **limit}), server(answer))
+
+
+async def test_errors_and_other_paths_pass(server):
+    for request, answer in ((CHAT, Response(500, "x")), (Request("/v1/embeddings", {}), Response(200, {"data": []}))):
+        assert await Reasoning()(request, server(answer)) == answer
+
+
+@pytest.mark.parametrize("body", [None, {}, {"choices": None}])
+async def test_an_answer_of_another_shape_is_an_error(server, body):
+    with pytest.raises(AdapterError, match="choices"):
+        await Reasoning()(CHAT, server(Response(200, body)))
+
+
+def delta(text, finish=None, index=0, **more):
+    return {"choices": [{"index": index, "delta": {"content": text, **more}, "finish_reason": finish}]}
+
+
+async def streamed(events, server, stream, request=CHAT, **settings):
+    adapter = Reasoning(**settings)
+    response = await adapter(request, server(Response(200, events=stream(events))))
+    return [event async for event in response.events], adapter
+
+
+async def test_a_stream_is_split_across_events(server, stream):
+    pieces = ["Hi <", "thi", "nk>2", "+2</th", "ink", ">4", "2"]
+    usage = {"choices": [], "usage": {"completion_tokens": 9}}
+    events, adapter = await streamed(
+        [delta("", role="assistant"), *map(delta, pieces), delta("", "stop"), usage], server, stream
+    )
+    deltas = [event["choices"][0]["delta"] for event in events[:-1]]
+    assert [d["content"] for d in deltas] == ["", "Hi ", "", "", "", "", "4", "2", ""]
+    assert [d.get("reasoning_content", "") for d in deltas] == ["", "", "", "2", "+2", "", "", "", ""]
+    assert deltas[0]["role"] == "assistant"
+    assert events[-1] == usage
+    assert (adapter.counts["answers"], adapter.counts["with_reasoning"], adapter.counts["unfinished"]) == (1, 1, 0)
+
+
+async def test_events_pass_one_by_one(server):
+    sent = []
+
+    async def events():
+        for text in ("a", "b"):
+            sent.append(text)
+            yield delta(text)
+
+    response = await Reasoning()(CHAT, server(Response(200, events=events())))
+    assert (await anext(response.events))["choices"][0]["delta"]["content"] == "a"
+    assert sent == ["a"]
+    await response.events.aclose()
+
+
+async def test_an_unfinished_thought_is_marked_in_its_last_event(server, stream):
+    events, _ = await streamed([delta("<think>2+"), delta("2</", "length")], server, stream)
+    assert events[-1]["choices"][0]["reasoning_unfinished"] is True
+    assert events[-1]["choices"][0]["delta"] == {"content": "", "reasoning_content": "2</"}
+
+
+async def test_choices_of_a_streamed_completion_are_kept_apart(server, stream):
+    def text(index, value, finish=None):
+        return {"choices": [{"index": index, "text": value, "finish_reason": finish}]}
+
+    sent = [text(0, "<think>a"), text(1, "b<"), text(0, "</think>c", "stop"), text(1, "3", "stop")]
+    events, _ = await streamed(sent, server, stream, TEXT)
+    assert [e["choices"][0]["text"] for e in events] == ["", "b", "c", "<3"]
+    assert events[0]["choices"][0]["reasoning_content"] == "a"
+
+
+async def test_text_held_back_is_given_out_when_a_stream_ends_without_a_reason(server, stream):
+    events, _ = await streamed([delta("a <thi")], server, stream)
+    assert [e["choices"][0]["delta"]["content"] for e in events] == ["a ", "<thi"]
+
+
+async def test_a_streamed_answer_of_a_server_that_separates_thoughts_itself(server, stream):
+    sent = [delta(None, reasoning_content="2+2"), delta("4"), delta("", "stop")]
+    events, _ = await streamed(sent, server, stream, starts_inside=True)
+    assert "".join(e["choices"][0]["delta"]["content"] or "" for e in events) == "4"
+    assert not any(e["choices"][0].get("reasoning_unfinished") for e in events)
+
+
+async def test_a_stream_that_breaks_raises(server, stream):
+    with pytest.raises(TransportError):
+        await streamed([delta("a"), TransportError("cut")], server, stream)
+
+
+async def test_counts_are_kept_in_the_run_folder_and_added_to_on_resume(server, tmp_path):
+    for _ in range(2):
+        adapter = Reasoning()
+        handler = pipeline([adapter], server(said("<think>abc</think>d"), said("<think>ab"), said("e")))
+        async with adapter.running(tmp_path):
+            for _ in range(3):
+                await handler(CHAT)
+    counts = json.loads((tmp_path / "reasoning.json").read_text())
+    assert counts == {
+        "answers": 6,
+        "with_reasoning": 4,
+        "unfinished": 2,
+        "reasoning_characters": 10,
+        "answer_characters": 4,
+    }
+
+
+@pytest.mark.parametrize("tags", [("", "b"), ("a", ""), ("a", "a")])
+def test_tags_must_differ(tags):
+    with pytest.raises(UserError, match=r"adapters\.reasoning"):
+        Reasoning(start_tag=tags[0], end_tag=tags[1])

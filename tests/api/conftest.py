@@ -1,0 +1,23 @@
+"""An app in memory over the echo engine."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+
+import httpx
+import pytest
+from api.runners import client_of
+
+from launcher.engines.echo import Echo, EchoRunner
+from launcher.model import Model
+
+
+@pytest.fixture
+def echo_runner() -> EchoRunner:
+    return EchoRunner(Echo(), Model("echo"))
+
+
+@pytest.fixture
+async def client(echo_runner: EchoRunner) -> AsyncIterator[httpx.AsyncClient]:
+    async with client_of(echo_runner) as client:
+        yield client

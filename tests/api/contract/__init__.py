@@ -1,0 +1,1 @@
+"""What every server of ours must do, whatever backend and engine are behind it."""

@@ -1,0 +1,96 @@
+from __future__ import annotations
+
+import openai
+import pytest
+from api.contract.conftest import Api
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def blamed(answer, status: int) -> tuple[str | None, str | None]:
+    assert answer.status_code == status, answer.text
+    error = answer.json()["error"]
+    assert set(error) == {"message", "type", "param", "code"}
+    assert error["message"]
+    assert "choices" not in answer.json()
+    return error["param"], error["code"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("max_tokens", "16"), ("max_tokens", -1), ("max_tokens", 0), ("temperature", 3), ("temperature", "0"), ("n", 0),
+        ("top_p", 2), ("stop", ""), ("stop", [""]), ("logprobs", 99), ("logprobs", True), ("logit_bias", {"x": 1}),
+        ("logit_bias", {"99999999": 1}), ("presence_penalty", 3), ("best_of", 5), ("suffix", "x"), ("tools", [1]),
+        ("prompt", []), ("prompt", ""), ("prompt", [99999999]), ("prompt", [-1]), ("prompt", None), ("unknown_field", 1),
+        ("seed", "x"), ("echo", "yes"), ("functions", []),
+    ],
+)  # fmt: skip
+async def test_a_wrong_value_is_a_400_that_names_the_field(api: Api, field: str, value: object, stream: bool) -> None:
+    answer = await api.post("/v1/completions", **({"prompt": "12", "stream": stream} | {field: value}))
+    assert blamed(answer, 400)[0] == field
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("tools", [1]), ("functions", [1]), ("response_format", {"type": "json_object"}), ("top_logprobs", 2),
+        ("messages", []), ("messages", None), ("max_tokens", 0), ("prompt", "x"), ("echo", True), ("logprobs", 1),
+    ],
+)  # fmt: skip
+async def test_a_wrong_value_in_a_chat(api: Api, field: str, value: object) -> None:
+    answer = await api.post("/v1/chat/completions", **({"messages": MESSAGES} | {field: value}))
+    assert blamed(answer, 400)[0] == field
+
+
+async def test_an_image_is_refused(api: Api) -> None:
+    content = [{"type": "image_url", "image_url": {"url": "data:"}}]
+    answer = await api.post("/v1/chat/completions", messages=[{"role": "user", "content": content}])
+    assert blamed(answer, 400)[0] == "messages.0.content"
+    assert "image_url" in answer.text
+
+
+async def test_an_unknown_model_is_a_404(api: Api, sdk: openai.AsyncOpenAI) -> None:
+    for path, rest in (("/v1/completions", {"prompt": "x"}), ("/v1/chat/completions", {"messages": MESSAGES})):
+        assert blamed(await api.post(path, model="nobody", **rest), 404) == ("model", "model_not_found")
+    assert blamed(await api.http.get("/v1/models/nobody"), 404) == ("model", "model_not_found")
+    with pytest.raises(openai.NotFoundError):
+        await sdk.completions.create(model="nobody", prompt="x")
+
+
+async def test_a_prompt_that_is_too_long_is_refused_with_both_lengths(api: Api) -> None:
+    context = await api.context_length()
+    tokens = (await api.tokens("1"))[:1] * (context + 5)
+    answer = await api.post("/v1/completions", prompt=tokens, max_tokens=3)
+    assert blamed(answer, 400) == ("prompt", "context_length_exceeded")
+    assert str(context) in answer.text
+    assert str(context + 5) in answer.text
+    answer = await api.post("/v1/completions", prompt=tokens[:10], max_tokens=context)
+    assert blamed(answer, 400) == ("max_tokens", "context_length_exceeded")
+    answer = await api.post("/v1/chat/completions", messages=[{"role": "user", "content": "1 " * 5 * context}])
+    assert blamed(answer, 400) == ("messages", "context_length_exceeded")
+
+
+@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"model": NaN}', b"\xff\xfe"])
+async def test_malformed_json_is_a_400(api: Api, data: bytes) -> None:
+    blamed(await api.http.post("/v1/completions", content=data), 400)
+
+
+async def test_unknown_routes_and_methods(api: Api) -> None:
+    blamed(await api.http.get("/v1/nothing"), 404)
+    blamed(await api.http.get("/v1/completions"), 405)
+    blamed(await api.http.post("/health"), 405)
+
+
+async def test_no_prompt_is_repeated_in_an_error(api: Api) -> None:
+    answer = await api.post("/v1/completions", prompt={"text": "SECRET " * 20})
+    assert answer.status_code == 400
+    assert "SECRET" not in answer.text
+
+
+@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/reference_logprobs"])
+async def test_token_routes_refuse_what_is_wrong(api: Api, path: str) -> None:
+    blamed(await api.http.post(path, json={}), 400)
+    blamed(await api.http.post(path, json={"tokens": [-1], "prompt": 5}), 400)
+    blamed(await api.http.post(path, json={"prompt": "x", "tokens": [1], "model": "nobody"}), 400)

@@ -1,0 +1,43 @@
+"""What lm-eval's own client for completions sends and expects."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from api.contract.conftest import Api
+
+openai_completions = pytest.importorskip("lm_eval.models.openai_completions")
+
+
+async def test_log_likelihoods_as_its_client_reads_them(api: Api) -> None:
+    context, continuations = "12+34=", ["46", "47", "x"]
+    first = await api.tokens(context)
+    prompts = [first + (await api.tokens(end)) for end in continuations]
+    body = await api.complete(prompts, max_tokens=1, logprobs=1, echo=True, seed=1234)
+    parsed = openai_completions.LocalCompletionsAPI.parse_logprobs(
+        body, tokens=prompts, ctxlens=[len(first)] * len(prompts)
+    )
+    for (total, greedy), prompt in zip(parsed, prompts, strict=True):
+        reference = (await api.post("/reference_logprobs", tokens=prompt)).json()["token_logprobs"]
+        assert total == pytest.approx(sum(reference[len(first) :]), abs=1e-3)
+        assert isinstance(greedy, bool)
+
+
+async def test_what_the_model_says_itself_is_greedy(api: Api) -> None:
+    prompt = await api.tokens("12+34=")
+    said = (await api.complete(prompt, max_tokens=1, ignore_eos=True))["choices"][0]["text"]
+    whole = prompt + (await api.tokens(said))
+    body = await api.complete(whole, max_tokens=1, logprobs=1, echo=True)
+    parsed = openai_completions.LocalCompletionsAPI.parse_logprobs(body, ctxlens=[len(prompt)])
+    assert parsed[0][1] is True
+
+
+async def test_its_remote_tokenizer(api: Api) -> None:
+    from lm_eval.utils import RemoteTokenizer, check_remote_tokenizer_support
+
+    url = f"{api.endpoint.url}/completions"
+    assert await asyncio.to_thread(check_remote_tokenizer_support, url)
+    tokenizer = await asyncio.to_thread(RemoteTokenizer, url)
+    tokens = await asyncio.to_thread(tokenizer.encode, "12+34=é")
+    assert await asyncio.to_thread(tokenizer.decode, tokens) == "12+34=é"

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import httpx
+import pytest
+from api.runners import Scripted, client_of, said
+
+from launcher.api import body as body_module
+from launcher.engines.base import Tokens
+from launcher.engines.echo import Echo, EchoRunner
+from launcher.errors import EngineUnavailable, QueueFull
+from launcher.model import Model
+from launcher.tokenizer import ByteTokenizer, Message, NoChatTemplate
+
+ASK = {"model": "scripted", "prompt": "p", "max_tokens": 4}
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
+
+
+async def post(runner: Scripted, path: str = "/v1/completions", **fields: object) -> httpx.Response:
+    async with client_of(runner) as client:
+        return await client.post(path, json=(CHAT if "chat" in path else ASK) | fields)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize(
+    ("error", "status", "kind"),
+    [
+        (QueueFull("full", 2.2), 429, "rate_limit_error"),
+        (EngineUnavailable("stopping"), 503, "service_unavailable"),
+        (RuntimeError("secret"), 500, "server_error"),
+    ],
+)
+async def test_what_the_engine_refuses_has_a_status_even_for_a_stream(
+    error: Exception, status: int, kind: str, n: int, stream: bool
+) -> None:
+    runner = Scripted([error])
+    answer = await post(runner, n=n, stream=stream)
+    assert answer.status_code == status
+    assert answer.json()["error"]["type"] == kind
+    assert "secret" not in answer.text
+    assert answer.headers.get("retry-after") == ("3" if status == 429 else None)
+    assert runner.open == 0
+
+
+async def test_one_full_choice_refuses_them_all() -> None:
+    """Admission of several choices is all or nothing."""
+    runner = EchoRunner(Echo(max_sequences=2, max_queue=1, latency_s=0.01), Model("scripted"))
+    async with client_of(runner) as client:
+        assert (await client.post("/v1/completions", json=ASK | {"n": 4})).status_code == 429
+        assert (await client.post("/v1/completions", json=ASK | {"n": 4, "stream": True})).status_code == 429
+        assert runner.state().running == runner.state().queued == 0
+        assert (await client.post("/v1/completions", json=ASK | {"n": 3})).status_code == 200
+
+
+async def test_a_failure_in_a_stream_is_an_error_event_and_not_text() -> None:
+    answer = await post(Scripted([said("a"), EngineUnavailable("died")]), stream=True)
+    events = [line for line in answer.text.split("\n\n") if line]
+    assert answer.status_code == 200
+    assert '"text":"a"' in events[0]
+    assert '"error"' in events[1]
+    assert "died" in events[1]
+    assert len(events) == 2
+
+
+async def test_a_failure_is_never_an_answer() -> None:
+    answer = await post(Scripted([said("a"), RuntimeError("boom")]))
+    assert answer.status_code == 500
+    assert "choices" not in answer.json()
+
+
+class Untemplated(ByteTokenizer):
+    def render_chat(self, messages: object, *, add_generation_prompt: bool = True) -> str:
+        raise NoChatTemplate
+
+
+class Strict(ByteTokenizer):
+    def render_chat(self, messages: list[Message], *, add_generation_prompt: bool = True) -> str:  # type: ignore[override]
+        raise ValueError("roles must alternate")
+
+
+async def test_a_model_without_a_template_says_so() -> None:
+    answer = await post(Scripted([], Untemplated()), "/v1/chat/completions")
+    assert answer.status_code == 400
+    assert answer.json()["error"]["code"] == "no_chat_template"
+    assert "no chat template" in answer.json()["error"]["message"]
+
+
+async def test_the_complaint_of_a_template_reaches_the_client() -> None:
+    answer = await post(Scripted([], Strict()), "/v1/chat/completions")
+    assert answer.status_code == 400
+    assert "roles must alternate" in answer.json()["error"]["message"]
+
+
+async def test_an_engine_without_a_forward_pass_says_so() -> None:
+    async with client_of(Scripted([])) as client:
+        assert (await client.post("/reference_logprobs", json={"tokens": [1]})).status_code == 501
+
+
+async def test_a_broken_engine_is_neither_live_nor_ready() -> None:
+    runner = Scripted([said("a", "length")])
+    async with client_of(runner) as client:
+        assert (await client.get("/health")).status_code == 200
+        assert (await client.get("/ready")).status_code == 200
+        runner.error = "rank 1 died"
+        for path in ("/health", "/ready"):
+            answer = await client.get(path)
+            assert answer.status_code == 503
+            assert "rank 1 died" in answer.json()["error"]["message"]
+        assert "launcher_engine_up 0.0" in (await client.get("/metrics")).text
+
+
+async def test_the_prompts_tokens_are_in_the_vocabulary() -> None:
+    answer = await post(Scripted([]), prompt=[5, 257])
+    assert answer.status_code == 400
+    assert "257" in answer.json()["error"]["message"]
+
+
+async def test_no_prompt_and_no_answer_is_ever_logged(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("test.access")
+    with caplog.at_level(logging.DEBUG):
+        async with client_of(Scripted([said("ANSWER"), RuntimeError("x")]), log=log) as client:
+            await client.post("/v1/completions", json=ASK | {"prompt": "SECRET"}, headers={"Authorization": "SECRET"})
+            await client.post("/v1/completions?key=SECRET", content=b"SECRET")
+    ours = [record for record in caplog.records if record.name == "test.access"]
+    assert len(ours) == 3
+    assert "POST /v1/completions 400" in caplog.text
+    assert "ANSWER" not in caplog.text
+    assert not any("SECRET" in record.getMessage() for record in ours)
+
+
+async def test_a_body_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(body_module, "MAX_BYTES", 100)
+    assert (await post(Scripted([]), prompt="x" * 200)).status_code == 413
+
+
+async def test_first_choices_of_a_stream_open_with_the_role() -> None:
+    answer = await post(Scripted([said("ab", "length")]), "/v1/chat/completions", stream=True, n=2)
+    assert answer.text.count('"role":"assistant"') == 2
+
+
+async def test_concurrent_requests_reach_the_engine_with_their_own_parameters() -> None:
+    runner = Scripted([said("a", "length")])
+    async with client_of(runner) as client:
+        asks = [ASK | {"max_tokens": i + 1, "temperature": i / 10, "seed": i, "prompt": f"{i}"} for i in range(16)]
+        await asyncio.gather(*(client.post("/v1/completions", json=ask) for ask in asks))
+    seen = {g.prompt: (g.sampling.max_tokens, g.sampling.temperature, g.sampling.seed) for g in runner.asked}
+    assert seen == {tuple(str(i).encode()): (i + 1, i / 10, i) for i in range(16)}
+
+
+async def test_the_api_is_described() -> None:
+    async with client_of(Scripted([])) as client:
+        paths = (await client.get("/openapi.json")).json()["paths"]
+    schema = paths["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
+    assert {"prompt", "max_tokens", "logprobs"} <= set(schema["properties"])
+
+
+async def test_an_engine_may_end_without_text() -> None:
+    answer = await post(Scripted([Tokens(finish="length")]), max_tokens=1)
+    assert answer.json()["choices"][0]["text"] == ""

@@ -1,0 +1,168 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from launcher.api.body import parse
+from launcher.api.errors import ApiError
+from launcher.api.schema import IGNORED, ChatRequest, CompletionRequest
+
+GOOD = {"model": "m", "prompt": "p"}
+
+
+def completion(**fields: object) -> CompletionRequest:
+    return parse(json.dumps(GOOD | fields).encode(), CompletionRequest)
+
+
+def chat(*messages: object, **fields: object) -> ChatRequest:
+    return parse(json.dumps({"model": "m", "messages": messages} | fields).encode(), ChatRequest)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("a", ["a"]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+    ],
+)
+def test_a_prompt_comes_in_four_forms(prompt: object, prompts: object) -> None:
+    assert completion(prompt=prompt).prompt == prompts
+
+
+@pytest.mark.parametrize(
+    ("fields", "param", "words"),
+    [
+        ({"max_tokens": "16"}, "max_tokens", ["integer", "'16'"]),
+        ({"max_tokens": 1.5}, "max_tokens", ["integer", "1.5"]),
+        ({"max_tokens": True}, "max_tokens", ["integer"]),
+        ({"max_tokens": -1}, "max_tokens", ["greater than or equal to 0", "-1"]),
+        ({"temperature": "0"}, "temperature", ["number"]),
+        ({"temperature": 2.1}, "temperature", ["2", "2.1"]),
+        ({"temperature": -0.1}, "temperature", ["0", "-0.1"]),
+        ({"top_p": 1.1}, "top_p", ["1"]),
+        ({"top_k": -2}, "top_k", ["-1"]),
+        ({"n": 0}, "n", ["1"]),
+        ({"n": 129}, "n", ["128"]),
+        ({"seed": 1.5}, "seed", ["integer"]),
+        ({"seed": 2**70}, "seed", ["less than or equal"]),
+        ({"stop": ""}, "stop", ["not empty"]),
+        ({"stop": ["a", ""]}, "stop", ["not empty"]),
+        ({"stop": [1]}, "stop", ["strings"]),
+        ({"stop": ["x"] * 65}, "stop", ["65", "64"]),
+        ({"logprobs": True}, "logprobs", ["integer"]),
+        ({"logprobs": 21}, "logprobs", ["20"]),
+        ({"echo": 1}, "echo", ["boolean"]),
+        ({"presence_penalty": 3}, "presence_penalty", ["2"]),
+        ({"logit_bias": {"a": 1}}, "logit_bias", ["'a'", "token id"]),
+        ({"logit_bias": {"5": 101}}, "logit_bias", ["101", "-100 to 100"]),
+        ({"logit_bias": {"5": True}}, "logit_bias", ["True"]),
+        ({"logit_bias": [1]}, "logit_bias", ["object"]),
+        ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage", ["boolean"]),
+        ({"stream_options": {"usage": True}}, "stream_options.usage", ["unknown"]),
+        ({"prompt": []}, "prompt", ["list of strings"]),
+        ({"prompt": ["a", [1]]}, "prompt", ["list of strings"]),
+        ({"prompt": [1.0]}, "prompt", ["token ids"]),
+        ({"prompt": [True]}, "prompt", ["token ids"]),
+        ({"prompt": [[]]}, "prompt", ["token ids"]),
+        ({"prompt": {"text": "a"}}, "prompt", ["a string"]),
+        ({"prompt": None}, "prompt", ["required"]),
+        ({"model": None}, "model", ["required"]),
+        ({"model": 5}, "model", ["string"]),
+        ({"suffix": "x"}, "suffix", ["not supported"]),
+        ({"tools": []}, "tools", ["not supported"]),
+        ({"maxtokens": 5}, "maxtokens", ["unknown field", "did you mean max_tokens"]),
+        ({"zzzz": 5}, "zzzz", ["unknown field", "max_tokens", "prompt"]),
+    ],
+)  # fmt: skip
+def test_a_wrong_field_is_named_with_what_is_accepted(fields: dict[str, object], param: str, words: list[str]) -> None:
+    with pytest.raises(ApiError) as raised:
+        completion(**fields)
+    assert (raised.value.status, raised.value.param) == (400, param)
+    assert "\n" not in str(raised.value)
+    assert param in str(raised.value)
+    assert all(word in str(raised.value) for word in words), str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b"[1]", b'"x"', b"\xff", b"null", b'{"a": NaN}', b'{"model": "m", "prompt": "x", "temperature": Infinity}',
+     b'{"model": "\\ud800", "prompt": "x"}', b'{"model": "m", "prompt": "x", "temperature": 1e999}'],
+)  # fmt: skip
+def test_what_is_not_a_json_object_is_refused(data: bytes) -> None:
+    with pytest.raises(ApiError) as raised:
+        parse(data, CompletionRequest)
+    assert raised.value.status == 400
+
+
+def test_null_means_absent() -> None:
+    nothing = dict.fromkeys(set(CompletionRequest.model_fields) - {"model", "prompt"})
+    assert completion(**nothing, tools=None, suffix=None) == completion()
+
+
+def test_fields_that_cannot_change_an_answer_are_ignored() -> None:
+    assert completion(**dict.fromkeys(IGNORED, "anything")) == completion()
+
+
+def test_values_that_ask_for_nothing_are_accepted() -> None:
+    assert chat(USER, response_format={"type": "text"}, tool_choice="none", min_p=0, modalities=["text"]) == chat(USER)
+
+
+def test_a_long_wrong_value_is_not_quoted() -> None:
+    with pytest.raises(ApiError) as raised:
+        chat({"role": "secret " * 100, "content": "x"})
+    assert "secret" not in str(raised.value)
+
+
+USER = {"role": "user", "content": "hi"}
+
+
+@pytest.mark.parametrize(
+    ("message", "plain"),
+    [
+        (USER, USER),
+        (USER | {"type": "text"}, USER),
+        (USER | {"name": "Ann"}, USER | {"name": "Ann"}),
+        ({"role": "developer", "content": "x"}, {"role": "system", "content": "x"}),
+        ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
+         {"role": "user", "content": "ab"}),
+        ({"role": "assistant", "content": "x", "tool_calls": None, "refusal": None, "audio": None},
+         {"role": "assistant", "content": "x"}),
+    ],
+)  # fmt: skip
+def test_messages_become_what_templates_read(message: dict[str, object], plain: dict[str, str]) -> None:
+    assert chat(message).messages[0].plain() == plain
+
+
+@pytest.mark.parametrize(
+    ("message", "param", "word"),
+    [
+        ({"role": "tool", "content": "x"}, "messages.0.role", "'tool'"),
+        ({"role": "user"}, "messages.0.content", "required"),
+        ({"role": "user", "content": None}, "messages.0.content", "required"),
+        ({"role": "user", "content": 5}, "messages.0.content", "string"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "messages.0.content", "image_url"),
+        ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages.0.content", "part 0"),
+        ({"role": "assistant", "content": "x", "tool_calls": []}, "messages.0.tool_calls", "unknown"),
+        ("hello", "messages.0", "object"),
+    ],
+)
+def test_a_message_that_cannot_be_rendered_is_refused(message: object, param: str, word: str) -> None:
+    with pytest.raises(ApiError) as raised:
+        chat(message)
+    assert raised.value.param == param
+    assert word in str(raised.value)
+
+
+def test_a_chat_needs_messages() -> None:
+    with pytest.raises(ApiError, match="messages"):
+        chat()
+
+
+@pytest.mark.parametrize("name", ["tools", "functions", "response_format", "audio", "reasoning_effort", "tool_choice"])
+def test_unsupported_chat_fields_are_named(name: str) -> None:
+    with pytest.raises(ApiError, match="not supported") as raised:
+        chat(USER, **{name: {"type": "json_object"}})
+    assert (raised.value.param, raised.value.code) == (name, "unsupported_parameter")

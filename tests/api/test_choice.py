@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from api.runners import Scripted, said
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.api.choice import Choice, Piece, Writer, pieces
+from launcher.engines.base import Generation, Sampling, TokenLogprob, Tokens
+from launcher.tokenizer import ByteTokenizer
+
+
+def choice(prompt: str = "p", stop: tuple[str, ...] = (), echo: bool = False, logprobs: int | None = 0) -> Choice:
+    sampling = Sampling(logprobs=logprobs, prompt_logprobs=logprobs if echo else None)
+    return Choice(0, Generation("id", tuple(prompt.encode()), sampling), stop, echo)
+
+
+def written(events: list[Tokens], asked: Choice) -> list[Piece]:
+    writer = Writer(ByteTokenizer(), asked)
+    found = []
+    for event in events:
+        found.append(writer.write(event))
+        if found[-1].finish:
+            break
+    return found
+
+
+def whole(events: list[Tokens], asked: Choice) -> Piece:
+    total = Piece()
+    for piece in written(events, asked):
+        total.add(piece)
+    return total
+
+
+def offsets(piece: Piece) -> list[int]:
+    return [placed.offset for placed in piece.tokens]
+
+
+EOS = TokenLogprob(256, -0.25)
+
+
+def test_the_end_of_sequence_is_listed_and_counted_but_has_no_text() -> None:
+    found = whole([said("ab"), Tokens((EOS,), finish="stop")], choice())
+    assert (found.text, found.generated, found.finish) == ("ab", 3, "stop")
+    assert offsets(found) == [0, 1, 2]
+
+
+def test_an_end_of_sequence_token_that_has_bytes_is_not_shown() -> None:
+    found = whole([said("ab\n", "stop")], choice())
+    assert found.text == "ab"
+    assert offsets(found) == [0, 1, 2]
+
+
+def test_tokens_of_a_stop_string_are_counted_but_not_listed() -> None:
+    found = whole([said("abENDxyz", "length")], choice(stop=("END",)))
+    assert (found.text, found.generated, found.finish) == ("ab", 5, "stop")
+    assert offsets(found) == [0, 1]
+
+
+def test_a_stop_string_on_the_last_token_is_a_stop() -> None:
+    assert whole([said("abEND", "length")], choice(stop=("END",))).finish == "stop"
+
+
+def test_an_unfinished_character_at_the_end_is_replaced_and_can_stop() -> None:
+    half = "€".encode()[:2]
+    assert whole([said(half, "length")], choice()).text == "\ufffd"
+    stopped = whole([said(b"a" + half, "length")], choice(stop=("\ufffd",)))
+    assert (stopped.text, stopped.finish) == ("a", "stop")
+
+
+def test_echo_puts_the_prompt_first_and_stops_match_only_what_was_generated() -> None:
+    prompt = tuple(map(TokenLogprob, b"END"))
+    first = said("ab")
+    events = [Tokens(first.tokens, prompt), said("ENDx", "length")]
+    found = whole(events, choice("END", stop=("END",), echo=True))
+    assert (found.text, found.generated, found.finish) == ("ENDab", 5, "stop")
+    assert offsets(found) == [0, 1, 2, 3, 4]
+
+
+def test_a_character_may_begin_in_the_prompt_and_end_in_the_answer() -> None:
+    data = "€".encode()
+    asked = Choice(0, Generation("id", tuple(data[:2]), Sampling()), (), echo=True)
+    assert whole([said(data[2:], "length")], asked).text == "€"
+
+
+text = st.text("abE€", max_size=10)
+
+
+@given(text, st.lists(st.integers(0, 30), max_size=5), st.sampled_from([(), ("E",), ("ab", "€"), ("bE",)]), st.booleans())
+def test_pieces_say_the_same_however_tokens_come_together(
+    said_text: str, cuts: list[int], stop: tuple[str, ...], echo: bool
+) -> None:
+    tokens = said(said_text).tokens
+    places = [0, *sorted(min(c, len(tokens)) for c in cuts), len(tokens)]
+    parts = [Tokens(tokens[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    end = Tokens((EOS,), finish="stop")
+    asked = choice("p€", stop, echo)
+    assert whole([*parts, end], asked) == whole([Tokens((*tokens, EOS), finish="stop")], asked)
+
+
+@given(text, st.sampled_from([("E",), ("ab", "€"), ("bE",)]))
+def test_listed_tokens_begin_in_the_text_shown_so_far(said_text: str, stop: tuple[str, ...]) -> None:
+    events = [*(said(bytes([b])) for b in said_text.encode()), Tokens((EOS,), finish="stop")]
+    shown = 0
+    for piece in written(events, choice(stop=stop)):
+        shown += len(piece.text)
+        assert all(offset < shown or piece.finish for offset in offsets(piece))
+
+
+async def test_a_stop_string_closes_the_generation() -> None:
+    runner = Scripted([said("aEND"), said("more"), said("more", "length")])
+    found = [piece async for piece in pieces(runner, choice(stop=("END",)))]
+    assert [piece.text for piece in found] == ["a"]
+    assert runner.open == 0
+
+
+async def test_closing_the_pieces_closes_the_generation() -> None:
+    runner = Scripted([said("a"), said("b", "length")])
+    found = pieces(runner, choice())
+    await anext(found)
+    assert runner.open == 1
+    await found.aclose()
+    assert runner.open == 0

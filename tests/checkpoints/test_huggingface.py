@@ -1,0 +1,194 @@
+"""Hugging Face folders: logits equal to transformers' own, for every supported architecture and layout."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from checkpoint_models import TOKENS, loaded, logits, parallel_logits
+from transformers import (
+    GPTNeoXConfig,
+    LlamaConfig,
+    MistralConfig,
+    MixtralConfig,
+    Qwen2Config,
+    Qwen3Config,
+    Qwen3MoeConfig,
+)
+from transformers.models.auto.modeling_auto import AutoModelForCausalLM
+
+from launcher.checkpoints import detect
+from launcher.errors import CheckpointError
+from launcher.model import Parallelism
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "intermediate_size": 48,
+    "max_position_embeddings": 64,
+    "eos_token_id": 0,
+    "bos_token_id": None,
+    "pad_token_id": None,
+}
+GROUPED = SIZES | {"num_key_value_heads": 2}
+EXPERTS = {"num_experts_per_tok": 2}
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 10000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 16,
+}
+CONFIGS: dict[str, Any] = {
+    "llama": lambda: LlamaConfig(**GROUPED),
+    "llama_tied": lambda: LlamaConfig(**GROUPED, tie_word_embeddings=True, head_dim=16),
+    "llama_biased": lambda: LlamaConfig(**GROUPED, attention_bias=True, mlp_bias=True),
+    "llama3": lambda: LlamaConfig(**GROUPED, rope_parameters=LLAMA3),
+    "llama_linear": lambda: LlamaConfig(
+        **GROUPED, rope_parameters={"rope_type": "linear", "factor": 2.0, "rope_theta": 5000.0}
+    ),
+    "mistral": lambda: MistralConfig(**GROUPED, sliding_window=4),
+    "qwen2": lambda: Qwen2Config(**GROUPED),
+    "qwen3": lambda: Qwen3Config(**GROUPED, head_dim=16),
+    "qwen3_moe": lambda: Qwen3MoeConfig(
+        **GROUPED, **EXPERTS, num_experts=4, moe_intermediate_size=24, norm_topk_prob=True, head_dim=8
+    ),
+    "qwen3_moe_raw": lambda: Qwen3MoeConfig(
+        **GROUPED, **EXPERTS, num_experts=4, moe_intermediate_size=24, norm_topk_prob=False, head_dim=8
+    ),
+    "mixtral": lambda: MixtralConfig(**GROUPED, **EXPERTS, num_local_experts=4),
+    "gpt_neox": lambda: GPTNeoXConfig(**SIZES, rotary_pct=0.5),
+    "gpt_neox_serial": lambda: GPTNeoXConfig(**SIZES, use_parallel_residual=False),
+}
+
+
+def saved(name: str, folder: Path, **how: Any) -> torch.Tensor:
+    """Save a random model of this kind and return its logits."""
+    torch.manual_seed(1)
+    model = AutoModelForCausalLM.from_config(CONFIGS[name]()).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn_like(parameter) * 0.1)
+    model.save_pretrained(folder, **how)
+    with torch.no_grad():
+        return model(TOKENS).logits
+
+
+@pytest.mark.parametrize("name", list(CONFIGS))
+def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
+    expected = saved(name, tmp_path)
+    assert detect(tmp_path).layout == "huggingface"
+    torch.testing.assert_close(logits(loaded(tmp_path)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "parallelism"),
+    [
+        ("llama_tied", Parallelism(tensor=2, pipeline=2)),
+        ("qwen2", Parallelism(tensor=2)),
+        ("gpt_neox", Parallelism(pipeline=2)),
+        ("mixtral", Parallelism(tensor=2)),
+    ],
+    ids=["llama-tp2-pp2", "qwen2-tp2", "gpt_neox-pp2", "mixtral-tp2"],
+)
+def test_logits_are_the_same_over_ranks(name: str, parallelism: Parallelism, tmp_path: Path) -> None:
+    expected = saved(name, tmp_path / "model")
+    found = parallel_logits(tmp_path / "model", parallelism, tmp_path)
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+
+
+def test_several_files_are_one_checkpoint(tmp_path: Path) -> None:
+    expected = saved("llama", tmp_path, max_shard_size="20KB")
+    assert len(list(tmp_path.glob("*.safetensors"))) > 1
+    torch.testing.assert_close(logits(loaded(tmp_path)), expected, atol=1e-5, rtol=0)
+
+
+def test_opening_says_the_type_of_the_weights(tmp_path: Path) -> None:
+    AutoModelForCausalLM.from_config(CONFIGS["llama"]()).to(torch.bfloat16).save_pretrained(tmp_path)
+    assert detect(tmp_path).architecture.dtype == "bf16"
+
+
+def test_the_old_spelling_of_rotary_scaling_is_read(tmp_path: Path) -> None:
+    saved("llama3", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    new = detect(tmp_path).architecture
+    rope = config.pop("rope_parameters")
+    config |= {"rope_theta": rope.pop("rope_theta"), "rope_scaling": rope}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    old = detect(tmp_path).architecture
+    assert old.rotary_base == new.rotary_base
+    assert old.rope_scaling is not None
+    assert old.rope_scaling["factor"] == 4.0
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"model_type": "gemma2"}, r"config.json: model_type is 'gemma2' \(supported: llama"),
+        ({"hidden_act": "quick_gelu"}, "hidden_act is 'quick_gelu'"),
+        ({"architectures": ["LlamaForSequenceClassification"]}, "expected a ...ForCausalLM"),
+        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is set"),
+        ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type is 'yarn'"),
+        ({"attention_bias": True}, "attention_bias is True and mlp_bias False"),
+        ({"hidden_size": None}, "hidden_size is missing"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types mixes"),
+    ],
+)
+def test_what_cannot_be_computed_is_refused(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | change))
+    with pytest.raises(CheckpointError, match=complaint):
+        detect(tmp_path)
+
+
+def test_a_file_cut_short_is_refused(tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    file = tmp_path / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-10])
+    with pytest.raises(CheckpointError, match="its header promises"):
+        detect(tmp_path)
+    file.write_bytes(b"\x00" * 4)
+    with pytest.raises(CheckpointError, match="no safetensors header"):
+        detect(tmp_path)
+
+
+def test_pickled_weights_are_not_loaded(tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
+    with pytest.raises(CheckpointError, match="a pickle, which is not loaded"):
+        detect(tmp_path)
+
+
+def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
+    with pytest.raises(CheckpointError, match=r"'model.layers.2\..* is missing"):
+        loaded(tmp_path)
+
+
+def test_another_shape_is_refused(tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"intermediate_size": 40}))
+    with pytest.raises(CheckpointError, match="has shape"):
+        loaded(tmp_path)
+
+
+def test_the_fingerprint_follows_the_content(tmp_path: Path) -> None:
+    saved("llama", tmp_path)
+    first = detect(tmp_path).fingerprint()
+    assert first.startswith("sha256:")
+    assert detect(tmp_path).fingerprint() == first
+    file = tmp_path / "model.safetensors"
+    data = bytearray(file.read_bytes())
+    data[-1] ^= 1
+    file.write_bytes(data)
+    assert detect(tmp_path).fingerprint() != first

@@ -1,0 +1,24 @@
+"""What every test may rely on: no network, one thread per torch operation, and no process left behind."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+
+import psutil
+import pytest
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_orphans() -> Iterator[None]:
+    """Fail the session if a process that a test started is still there at its end."""
+    yield
+    left = [
+        p for p in psutil.Process().children(recursive=True) if p.is_running() and p.status() != psutil.STATUS_ZOMBIE
+    ]
+    left = [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
+    assert not left, f"processes left behind: {[' '.join(p.cmdline()) for p in left]}"

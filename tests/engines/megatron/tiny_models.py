@@ -1,0 +1,148 @@
+"""Tiny models whose weights are the same at every parallel layout, for the tests of the Megatron engine."""
+
+from __future__ import annotations
+
+import asyncio
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any
+
+from launcher.checkpoints.base import Architecture
+from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob
+from launcher.engines.batching import BatchingRunner
+from launcher.engines.megatron.placement import Placement
+from launcher.engines.scheduler import Limits
+from launcher.model import Dtype, Parallelism
+from launcher.tokenizer import ByteTokenizer
+
+TINY = Architecture(
+    num_layers=4,
+    hidden_size=64,
+    num_attention_heads=4,
+    num_query_groups=2,
+    kv_channels=16,
+    ffn_hidden_size=128,
+    vocab_size=260,
+    context_length=256,
+)
+
+
+@dataclass(frozen=True)
+class NamedWeights:
+    """Parameters drawn from their name: every rank draws the whole tensor and takes its part."""
+
+    scale: float = 0.3
+    gated: bool = True
+
+    def load_into(self, model: Any) -> None:
+        import torch
+
+        with torch.no_grad():
+            for name, parameter in model.named_parameters():
+                parameter.copy_(self._part(_global_name(model, name), parameter))
+
+    def _part(self, name: str, parameter: Any) -> Any:
+        import torch
+        from megatron.core import parallel_state as state
+
+        rank, world = state.get_tensor_model_parallel_rank(), state.get_tensor_model_parallel_world_size()
+        axis = _split_axis(name)
+        split, stride = axis is not None, 2 if "linear_fc1" in name and self.gated else 1
+        axis = axis or 0
+        shape = list(parameter.shape)
+        shape[axis] *= world if split else 1
+        drawn = torch.randn(shape, generator=torch.Generator().manual_seed(zlib.crc32(name.encode())))
+        whole = drawn * self.scale if len(shape) > 1 else 1 + 0.1 * drawn
+        if not split:
+            return whole
+        # Gated layers hold [gate, up] and each rank has a part of both.
+        return torch.cat([half.chunk(world, axis)[rank] for half in whole.chunk(stride, axis)], axis)
+
+
+def _split_axis(name: str) -> int | None:
+    """Along which axis tensor parallelism splits a parameter of megatron-core's GPT."""
+    if any(part in name for part in ("linear_qkv", "linear_fc1", "word_embeddings", "output_layer")):
+        return 0
+    return 1 if name.endswith(("linear_proj.weight", "linear_fc2.weight")) else None
+
+
+def _global_name(model: Any, name: str) -> str:
+    parts = name.split(".")
+    if parts[:2] == ["decoder", "layers"]:
+        parts[2] = str(model.decoder.layers[int(parts[2])].layer_number)
+    return ".".join(parts)
+
+
+def placement(architecture: Architecture = TINY, parallelism: Parallelism | None = None, tokens: int = 8192) -> Placement:
+    return Placement(
+        architecture=architecture,
+        weights=NamedWeights(),
+        parallelism=parallelism or Parallelism(),
+        dtype=Dtype.fp32,
+        device="cpu",
+        num_blocks=tokens // 16 + 1,
+        block_size=16,
+        threads=1,
+    )
+
+
+@contextmanager
+def running(place: Placement, limits: Limits | None = None) -> Iterator[BatchingRunner]:
+    """Run a placement as the engine does."""
+    from launcher.engines.megatron.executor import MegatronExecutor
+    from launcher.engines.megatron.parallel import lead
+
+    limits = limits or Limits(place.architecture.context_length)
+    runner: BatchingRunner | None = None
+
+    def on_death(reason: Future[str]) -> None:
+        assert runner is not None
+        runner.fail(reason.result())
+
+    with lead(place, on_death) as (stage, followers):
+        executor = MegatronExecutor(stage, place, ByteTokenizer.vocab_size, followers)
+        runner = BatchingRunner("tiny", ByteTokenizer(), executor, limits, {})
+        try:
+            yield runner
+        finally:
+            runner.close()
+
+
+@dataclass(frozen=True)
+class Answer:
+    """All events of a generation together."""
+
+    tokens: tuple[TokenLogprob, ...]
+    prompt: tuple[TokenLogprob, ...] | None
+    finish: str | None
+
+    @property
+    def ids(self) -> list[int]:
+        return [t.token for t in self.tokens]
+
+
+async def answer(runner: Runner, request: Generation) -> Answer:
+    tokens: list[TokenLogprob] = []
+    prompt, finish = None, None
+    async for event in runner.generate(request):
+        tokens += event.tokens
+        prompt = event.prompt or prompt
+        finish = event.finish
+    return Answer(tuple(tokens), prompt, finish)
+
+
+async def together(runner: Runner, requests: Sequence[Generation]) -> list[Answer]:
+    return list(await asyncio.gather(*(answer(runner, r) for r in requests)))
+
+
+async def one_by_one(runner: Runner, requests: Sequence[Generation]) -> list[Answer]:
+    return [await answer(runner, r) for r in requests]
+
+
+def request(name: str, prompt: str | Sequence[int], **sampling: Any) -> Generation:
+    tokens = tuple(prompt.encode()) if isinstance(prompt, str) else tuple(prompt)
+    defaults = Sampling(temperature=0.0, ignore_eos=True)
+    return Generation(name, tokens, replace(defaults, **sampling))

@@ -1,0 +1,31 @@
+"""Makes ``evaluation_server`` importable, however pytest is told to import tests."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from launcher.core import Json, Record, Status
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+
+@pytest.fixture
+def record() -> Callable[..., Record]:
+    def make(key: str = "t/a/0", status: Status = Status.scored, value: float = 1.0, **changes: Json) -> Record:
+        task, id_, repeat = key.split("/")
+        values = {
+            "request": {"path": "/v1/completions", "body": {"prompt": id_}},
+            "response": {"choices": []},
+            "prediction": None,
+            "target": id_,
+            "scores": {"acc": value} if status is Status.scored else {},
+            "usage": {"prompt_tokens": 3, "completion_tokens": 2},
+            "latency_s": 0.5,
+        }
+        return Record(task=task, id=id_, repeat=int(repeat), status=status, **(values | changes))
+
+    return make

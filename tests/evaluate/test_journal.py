@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from launcher.core import Status
+from launcher.errors import ResumeError
+from launcher.evaluate import journal
+from launcher.evaluate.journal import Journal, difference
+
+PRINT = {"model": {"name": "m"}, "evaluate": {"temperature": None}}
+
+
+def keys(folder):
+    return [record.key for record in journal.records(folder)]
+
+
+def test_records_are_on_disk_as_they_come(record, tmp_path):
+    with Journal(tmp_path, PRINT) as opened:
+        assert keys(tmp_path) == []
+        opened.add(record("t/b/0"))
+        assert keys(tmp_path) == ["t/b/0"]
+        opened.add(record("t/a/0"))
+        assert keys(tmp_path) == ["t/b/0", "t/a/0"]
+
+
+def test_finished_samples_are_known_when_it_is_continued(record, tmp_path):
+    with Journal(tmp_path, PRINT) as opened:
+        for status in Status:
+            opened.add(record(f"t/{status.value}/0", status))
+    with Journal(tmp_path, PRINT) as opened:
+        assert opened.finished == {f"t/{s.value}/0" for s in Status if s is not Status.failed}
+
+
+def test_the_last_line_of_a_sample_counts(record, tmp_path):
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/a/0", Status.failed))
+        opened.add(record("t/b/0"))
+        opened.add(record("t/a/0", value=0.0))
+    assert [r.status for r in journal.records(tmp_path)] == [Status.scored, Status.scored]
+    with Journal(tmp_path, PRINT) as opened:
+        assert opened.finished == {"t/a/0", "t/b/0"}
+
+
+def test_closing_sorts_and_keeps_one_line_per_sample(record, tmp_path):
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/c/0"))
+        opened.add(record("t/a/0", Status.failed))
+        opened.add(record("t/b/0"))
+        opened.add(record("t/a/0"))
+        opened.close(["t/a/0", "t/x/0", "t/b/0"], {"totals": {"t": 4}})
+    assert keys(tmp_path) == ["t/a/0", "t/b/0", "t/c/0"]
+    assert len((tmp_path / "samples.jsonl").read_text().splitlines()) == 3
+    assert journal.header(tmp_path) == {"schema_version": 1, "fingerprint": PRINT, "totals": {"t": 4}}
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["journal.json", "samples.jsonl"]
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/d/0"))
+        opened.close(["t/a/0", "t/b/0", "t/c/0", "t/d/0"], {})
+    assert keys(tmp_path) == ["t/a/0", "t/b/0", "t/c/0", "t/d/0"]
+
+
+@pytest.mark.parametrize("cut", [1, 5, 100])
+def test_a_line_torn_by_a_crash_is_dropped(record, tmp_path, cut):
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/a/0"))
+        opened.add(record("t/b/0"))
+    samples = tmp_path / "samples.jsonl"
+    samples.write_bytes(samples.read_bytes()[:-cut])
+    assert keys(tmp_path) == ["t/a/0"]
+    with Journal(tmp_path, PRINT) as opened:
+        assert opened.finished == {"t/a/0"}
+        opened.add(record("t/b/0"))
+    assert keys(tmp_path) == ["t/a/0", "t/b/0"]
+
+
+def test_damage_in_the_middle_is_named(record, tmp_path):
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/a/0"))
+    samples = tmp_path / "samples.jsonl"
+    samples.write_bytes(b"{broken\n" + samples.read_bytes())
+    with pytest.raises(ResumeError, match=r"samples\.jsonl:1"):
+        Journal(tmp_path, PRINT)
+
+
+def test_a_changed_fingerprint_is_refused_with_the_difference(record, tmp_path):
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/a/0"))
+    before = (tmp_path / "samples.jsonl").read_bytes()
+    changed = {"model": {"name": "other"}, "evaluate": {"temperature": 0.8}, "adapters": []}
+    with pytest.raises(ResumeError) as error:
+        Journal(tmp_path, changed)
+    assert str(error.value).splitlines() == [
+        f"resume={tmp_path}: refused, because what changes answers has changed:",
+        '  model.name: "m" -> "other"',
+        "  evaluate.temperature: null -> 0.8",
+        "  adapters: null -> []",
+    ]
+    assert (tmp_path / "samples.jsonl").read_bytes() == before
+
+
+def test_difference_of_lists_and_nested_values():
+    assert difference({"a": [1, 2], "b": {"c": 1}}, {"a": [2, 1], "b": {"c": 1}}) == ["a: [1, 2] -> [2, 1]"]
+    assert difference({"a": {"x": 1}}, {"a": 3}) == ['a: {"x": 1} -> 3']
+    assert difference(PRINT, json.loads(json.dumps(PRINT))) == []
+
+
+def test_samples_without_a_header_are_not_overwritten(tmp_path):
+    (tmp_path / "samples.jsonl").write_text("")
+    with pytest.raises(ResumeError, match=r"journal\.json"):
+        Journal(tmp_path, PRINT)
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"schema_version": 99, "fingerprint": 1}', '{"schema_version": 1}'])
+def test_a_damaged_header_is_named(tmp_path, text):
+    (tmp_path / "journal.json").write_text(text)
+    with pytest.raises(ResumeError, match=r"journal\.json"):
+        Journal(tmp_path, PRINT)
+
+
+def test_a_folder_without_a_journal_is_empty(tmp_path):
+    assert (journal.header(tmp_path), keys(tmp_path)) == ({}, [])

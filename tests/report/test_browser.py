@@ -1,0 +1,120 @@
+"""The table of samples in a real browser, where there is one."""
+
+import json
+import re
+import shutil
+import subprocess
+
+import pytest
+from report_records import HOSTILE, choice, hostile, mixed, report, write_samples
+
+from launcher.report import page
+
+BROWSER = next(
+    (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
+)
+pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+
+FLAGS = (
+    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-component-update",
+    "--disable-background-networking", "--disable-sync", "--virtual-time-budget=5000",
+)  # fmt: skip
+
+DRIVER = """<script>
+const set = (id, value, kind) => {
+  const at = document.getElementById(id);
+  at.value = value;
+  at.dispatchEvent(new Event(kind));
+};
+const count = () => document.getElementById("count").textContent;
+const seen = [count()];
+%s
+document.documentElement.setAttribute("data-seen", JSON.stringify(seen));
+</script>"""
+
+
+def shown(folder, records, steps=""):
+    """Open the page, run ``steps`` in it (which may add to ``seen``), and return what it shows."""
+    write_samples(folder, records)
+    path = page.write(report(records), folder)
+    text = path.read_text(encoding="utf-8")
+    if steps:
+        text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
+        path.write_text(text.replace("</body>", DRIVER % steps + "</body>"), encoding="utf-8")
+    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()]
+    return subprocess.run(command, capture_output=True, timeout=120, check=True).stdout.decode("utf-8", "replace")
+
+
+def seen(document):
+    found = re.search(r'data-seen="([^"]*)"', document).group(1)
+    return json.loads(found.replace("&quot;", '"').replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
+
+
+def test_our_script_runs_under_the_policy_and_hostile_text_does_not(tmp_path):
+    document = shown(tmp_path, hostile())
+    assert document.count('class="sample"') == len(hostile())
+    assert "<title>tiny-gpt: ok</title>" in document
+    assert "<img" not in document
+
+
+def test_filters_search_order_and_pages(tmp_path):
+    records = [*mixed(300), *(choice(number, number % 2 == 0) for number in range(20))]
+    document = shown(
+        tmp_path,
+        records,
+        """
+        document.getElementById("next").click(); seen.push(count());
+        set("filter-task", "facts", "change"); seen.push(count());
+        set("filter-answer", "wrong", "change"); seen.push(count());
+        set("filter-task", "", "change"); set("filter-answer", "", "change"); set("filter-status", "failed", "change");
+        seen.push(count());
+        set("filter-status", "", "change"); set("order", "latency", "change");
+        seen.push(document.querySelector(".c-latency .text").textContent);
+        set("search", "WHAT IS 123 PLUS", "input"); setTimeout(() => {
+          seen.push(count(), document.querySelector(".c-question .text").textContent);
+          document.documentElement.setAttribute("data-seen", JSON.stringify(seen));
+        }, 400);
+        """,
+    )
+    failed = sum(row.status.value == "failed" for row in records)
+    slowest = max(row.latency_s for row in records)
+    assert seen(document) == [
+        "1 to 50 of 320 samples",
+        "51 to 100 of 320 samples",
+        "1 to 20 of 20 matching samples",
+        "1 to 10 of 10 matching samples",
+        f"1 to {failed} of {failed} matching samples",
+        f"{slowest:.1f} s",
+        "1 to 1 of 1 matching samples",
+        "What is 123 plus 7?",
+    ]
+
+
+def test_a_sample_opens_and_closes(tmp_path):
+    document = shown(
+        tmp_path,
+        [choice(0, True), *hostile()],
+        """
+        const buttons = [...document.querySelectorAll(".toggle")];
+        seen.push(document.querySelector(".c-question .text").textContent);
+        seen.push(document.querySelector(".c-prediction .text").textContent);
+        buttons[0].click(); seen.push(document.querySelectorAll("pre.asked").length);
+        seen.push(...[...document.querySelectorAll(".expanded pre:not(.asked)")].map((pre) => pre.textContent));
+        buttons[0].click(); seen.push(document.querySelectorAll("pre.asked").length);
+        buttons[1].click(); seen.push(document.querySelector("pre.answered").textContent);
+        seen.push(buttons[1].getAttribute("aria-expanded"));
+        """,
+    )
+    assert seen(document)[1:] == [
+        "Question 0: the capital of France is",
+        "Paris",
+        3,
+        "(the prompts, echoed; the log-probabilities are in the raw response)",
+        "    -1.750  Paris  (predicted, right)\n    -2.750  Rome\n    -3.750  Oslo",
+        "Paris",
+        "Paris",
+        0,
+        HOSTILE,
+        "true",
+    ]
+    assert "<title>tiny-gpt: ok</title>" in document

@@ -1,0 +1,66 @@
+import math
+
+import pytest
+
+from launcher.core import Metric
+from launcher.report import figures
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0.12345, "0.123"), (-0.5, "-0.500"), (1.0, "1.000"), (14.5, "14.5"), (12345.6, "12,346"), (4812, "4,812"),
+     (math.nan, "-"), (math.inf, "-"), (None, "-"), (True, "-"), ("x", "-")],
+)  # fmt: skip
+def test_number(value, text):
+    assert figures.number(value) == text
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(0, "0 ms"), (0.0002, "0.2 ms"), (0.042, "42 ms"), (0.9996, "1.0 s"), (3.44, "3.4 s"), (59.97, "1 min 00 s"),
+     (125, "2 min 05 s"), (3599.7, "1 h 00 min"), (3720, "1 h 02 min"), (math.nan, "-")],
+)  # fmt: skip
+def test_duration(seconds, text):
+    assert figures.duration(seconds) == text
+
+
+@pytest.mark.parametrize(
+    ("part", "whole", "text"),
+    [(0, 5, "0 %"), (5, 5, "100 %"), (9999, 10000, "99.9 %"), (1, 100000, "0.1 %"), (1, 3, "33.3 %")],
+)
+def test_percent_rounds_to_0_or_100_only_when_it_is(part, whole, text):
+    assert figures.percent(part, whole) == text
+
+
+def test_interval():
+    assert figures.interval(0.1, 0.25) == "[0.100, 0.250]"
+    assert figures.interval(0.1, None) == "-"
+
+
+def test_plural():
+    assert [figures.plural(count, "line") for count in (0, 1, 1200)] == ["0 lines", "1 line", "1,200 lines"]
+
+
+def test_p_value():
+    assert [figures.p_value(p) for p in (0.5, 0.0012, 1e-9)] == ["0.50", "0.0012", "< 0.0001"]
+
+
+def test_coverage_counts():
+    coverage = {"scored": 5, "truncated": 0, "refused": 1, "unparsed": 0, "failed": 2, "total": 10}
+    assert figures.lost(coverage) == {"refused": 1, "failed": 2}
+    assert (figures.missing(coverage), figures.total(coverage), figures.complete(coverage)) == (2, 10, False)
+    assert figures.complete({"scored": 3, "total": 3})
+
+
+def test_lower_is_better():
+    assert figures.lower_is_better("perplexity")
+    assert figures.lower_is_better("word_perplexity")
+    assert not figures.lower_is_better("acc")
+    assert not figures.lower_is_better("lossless_match")
+
+
+def test_bounded():
+    metric = Metric(0.5, 0.1, 0.3, 0.7, 10, 0.4, 0.6)
+    assert figures.bounded(metric)
+    assert not figures.bounded(Metric(0.5, 0.1, 0.3, 0.7, 10, 0.5, 0.5))
+    assert not figures.bounded(Metric(math.nan, math.nan, math.nan, math.nan, 0, math.nan, math.nan))

@@ -1,0 +1,183 @@
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from report_records import (
+    CHECKS,
+    HOSTILE,
+    choice,
+    failed_report,
+    hostile,
+    mixed,
+    record,
+    report,
+    task_results,
+    write_samples,
+)
+
+from launcher.core import Check, Endpoint, Status
+from launcher.report import page, samples
+
+VOID = {"meta", "input", "br"}
+
+
+class Page(HTMLParser):
+    """What a browser would see: the tags with their attributes, the visible text, the data."""
+
+    def __init__(self, text):
+        super().__init__(convert_charrefs=True)
+        self.tags, self.text, self.open, self.data, self.scripts = [], "", [], None, []
+        self.feed(text)
+        self.close()
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.append((tag, dict(attributes)))
+        if tag not in VOID:
+            self.open.append((tag, dict(attributes)))
+
+    def handle_endtag(self, tag):
+        assert self.open[-1][0] == tag, f"</{tag}> closes {self.open[-1]}"
+        self.open.pop()
+
+    def handle_data(self, data):
+        inside = self.open[-1] if self.open else ("", {})
+        if inside[0] == "script" and inside[1].get("type") == "application/json":
+            self.data = (self.data or "") + data
+        elif inside[0] == "script":
+            self.scripts.append(data)
+        elif inside[0] != "style":
+            self.text += data
+
+    @property
+    def words(self):
+        return re.sub(r"\s+", " ", self.text)
+
+
+def made(folder, rep, records=()):
+    write_samples(folder, records)
+    path = page.write(rep, folder)
+    found = Page(path.read_text(encoding="utf-8"))
+    assert not found.open
+    return found
+
+
+def test_the_page_says_what_the_run_found(tmp_path):
+    records = [*mixed(200), choice(0, True), choice(1, False)]
+    found = made(tmp_path, report(records, status="incomplete", reason="coverage 0.9 is below 0.95"), records)
+    for text in ("tiny-gpt", "incomplete", "coverage 0.9 is below 0.95", "exact_match", "greedy repeats",
+                 "3 ok, 0 failed, 1 not applicable", "generated tokens per second", "812.4", "p50", "evaluate",
+                 "megatron-core", "0123456789abcdef", "limit: null", "bounds"):  # fmt: skip
+        assert text in found.words
+    assert [row["id"] for row in json.loads(found.data)] == [row.id for row in records]
+
+
+@pytest.mark.parametrize("status", page.VERDICTS)
+def test_every_status_has_a_verdict(status, tmp_path):
+    found = made(tmp_path, report(status=status))
+    assert f"{status} {page.VERDICTS[status]}" in found.words
+
+
+def test_the_page_needs_nothing_from_outside(tmp_path):
+    found = made(tmp_path, report(mixed(20)), mixed(20))
+    for tag, attributes in found.tags:
+        assert tag not in ("link", "img", "iframe", "object", "embed", "base")
+        assert attributes.get("src") is None
+        assert attributes.get("href", "#").startswith("#")
+    source = (tmp_path / "report.html").read_text()
+    assert not re.search(r"url\(|@import|fetch\(|XMLHttpRequest|innerHTML|insertAdjacentHTML|document\.write", source)
+
+
+def test_only_our_own_script_may_run(tmp_path):
+    found = made(tmp_path, report(hostile()), hostile())
+    (policy,) = (a["content"] for _, a in found.tags if a.get("http-equiv") == "Content-Security-Policy")
+    assert "default-src 'none'" in policy
+    assert re.search(r"script-src 'sha256-[A-Za-z0-9+/]{43}=';", policy)
+    assert len(found.scripts) == 1
+    assert not any(name.startswith("on") for _, attributes in found.tags for name in attributes)
+
+
+def test_hostile_text_stays_text(tmp_path):
+    rep = report(
+        hostile(),
+        reason=HOSTILE,
+        endpoint=Endpoint("http://127.0.0.1:1/v1", HOSTILE, HOSTILE, "echo"),
+        checks=(*CHECKS, Check(HOSTILE, False, HOSTILE + "\ud83d")),
+        timings={HOSTILE: 1.0},
+        run={"config": {"x": HOSTILE}, HOSTILE: HOSTILE, "versions": {HOSTILE: HOSTILE}},
+        tasks={HOSTILE: next(iter(task_results(hostile()).values()))},
+        engine={HOSTILE: [HOSTILE]},
+        throughput={HOSTILE: 1.0},
+    )
+    found = made(tmp_path, rep, hostile())
+    assert [tag for tag, _ in found.tags].count("script") == 2
+    assert "img" not in [tag for tag, _ in found.tags]
+    assert HOSTILE in found.text
+    assert "<" not in found.data
+    rows = json.loads(found.data)
+    assert rows[0]["prediction"] == HOSTILE
+    assert rows[3]["prediction"] == hostile()[3].prediction
+    assert rows[4]["prediction"] == hostile()[4].prediction
+    assert rows[5]["prediction"] == "half a pair \ufffd"
+    assert "characters left out" in rows[6]["prediction"]
+    assert (tmp_path / "report.html").stat().st_size < 1_000_000
+
+
+def test_the_key_of_the_endpoint_is_not_on_the_page(tmp_path):
+    made(tmp_path, report(mixed(5)), mixed(5))
+    assert "sk-secret" not in (tmp_path / "report.html").read_text()
+
+
+def test_a_run_that_failed_before_evaluation_has_a_page(tmp_path):
+    found = made(tmp_path, failed_report())
+    for text in ("error The run failed", "[bold]no[/bold] such folder", "No endpoint became ready",
+                 "No sample was scored", "Nothing was evaluated", "was not validated",
+                 "There are no samples"):  # fmt: skip
+        assert text in found.words
+    assert found.data is None
+    assert found.scripts == []
+
+
+def test_a_run_without_anything_has_a_page(tmp_path):
+    found = made(tmp_path, report(run={}, endpoint=None, engine={}, throughput={}, timings={}, checks=()))
+    assert "Nothing was measured" in found.words
+
+
+def test_a_run_in_which_nothing_was_scored_has_a_page(tmp_path):
+    records = [record(number, Status.failed, latency_s=0.0) for number in range(5)]
+    found = made(tmp_path, report(records), records)
+    assert "0 of 5 scored (0 %)" in found.words
+    assert "No sample was scored" in found.words
+    assert "histogram" not in {attributes.get("class") for _, attributes in found.tags}
+
+
+def test_samples_that_were_not_reached_are_shown(tmp_path):
+    found = made(tmp_path, report(status="interrupted", tasks=task_results(mixed(10), unreached=90)), mixed(10))
+    assert "not reached 90" in found.words
+
+
+def test_a_page_of_many_samples_holds_some_and_says_which(tmp_path):
+    records = mixed(10_000)
+    lost = sum(row.status is not Status.scored for row in records)
+    found = made(tmp_path, report(records), records)
+    assert len(json.loads(found.data)) == samples.ROWS
+    assert (
+        f"This page holds 5,000 of the 10,000 samples: {lost} of the {lost} that were not scored, and the first "
+        f"{samples.ROWS - lost:,} of the {10_000 - lost:,} that were."
+    ) in found.words
+
+
+def test_unreadable_lines_are_mentioned(tmp_path):
+    (tmp_path / "samples.jsonl").write_text('{"task": "addition", "id": "1", "sta')
+    page.write(report(), tmp_path)
+    assert "1 line of samples.jsonl could not be read and is missing here" in (tmp_path / "report.html").read_text()
+
+
+def test_answers_without_token_counts_are_mentioned(tmp_path):
+    found = made(tmp_path, report(throughput={"requests": 9, "without_usage": 3, "wall_s": 1.5}))
+    assert "3 answers came without token counts" in found.words
+    assert "without usage" not in found.words
+
+
+def test_embedded_json_cannot_leave_its_script():
+    assert page.embed(['"</script>&\u2028"', "1"]) == '["\\u003c/script\\u003e\\u0026\\u2028",\n1]'

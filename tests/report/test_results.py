@@ -1,0 +1,114 @@
+import json
+import math
+from enum import Enum
+from pathlib import Path
+
+import jsonschema
+import pytest
+from report_records import CHECKS, HOSTILE, choice, failed_report, mixed, record, report
+
+from launcher.core import Check, Metric, Status, TaskResult
+from launcher.errors import UserError
+from launcher.report import results
+
+SCHEMA = json.loads(results.SCHEMA.read_text())
+NOTHING = Metric(math.nan, math.nan, math.nan, math.nan, 0, 0.0, 1.0)
+ALL_FAILED = {**dict.fromkeys((status.value for status in Status), 0), "failed": 2, "total": 2}
+
+REPORTS = {
+    "mixed": report([*mixed(200), choice(0, True), choice(1, False)]),
+    "one sample": report([record(1)]),
+    "nothing scored": report(
+        status="incomplete",
+        tasks={"a": TaskResult({"acc": NOTHING}, ALL_FAILED)},
+    ),
+    "failed": failed_report(),
+    "invalid": report(status="invalid", checks=(*CHECKS, Check("echo", False, HOSTILE, 1.0)), reason=HOSTILE),
+}
+
+
+@pytest.mark.parametrize("name", REPORTS)
+def test_what_is_written_fits_the_schema_and_is_read_back(name, tmp_path):
+    path = results.write(REPORTS[name], tmp_path)
+    found = results.read(tmp_path)
+    jsonschema.validate(found, SCHEMA)
+    assert found == results.to_json(REPORTS[name])
+    assert [file.name for file in tmp_path.iterdir()] == [path.name] == ["results.json"]
+
+
+def test_the_schema_is_one():
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+
+
+def test_the_api_key_is_never_written(tmp_path):
+    text = results.write(report(mixed(3)), tmp_path).read_text()
+    assert "sk-secret" not in text
+    assert json.loads(text)["endpoint"] == {
+        "url": "http://127.0.0.1:8123/v1",
+        "model": "tiny-gpt",
+        "backend": "inline",
+        "engine": "megatron",
+    }
+
+
+def test_numbers_that_are_not_finite_become_null():
+    found = results.to_json(REPORTS["nothing scored"])["tasks"]["a"]["metrics"]["acc"]
+    assert found == {
+        "value": None, "stderr": None, "ci_low": None, "ci_high": None, "n": 0, "low": 0.0, "high": 1.0
+    }  # fmt: skip
+
+
+def test_the_certificate_is_counted():
+    checks = (*CHECKS, Check("echo", False, "no"))
+    assert results.certificate(checks) == {
+        "ok": False,
+        "passed": 3,
+        "failed": 1,
+        "not_applicable": 1,
+        "failed_checks": ["echo"],
+    }
+    assert results.certificate(()) is None
+
+
+def test_plain_keeps_only_what_json_knows():
+    colour = Enum("colour", {"red": "r"})
+    value = {colour.red: (1, {2.5}), None: Path("a/b"), "x": [True, math.inf, colour.red]}
+    assert results.plain(value) == {"r": [1, [2.5]], "None": "a/b", "x": [True, None, "r"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "written"), [("a\ud83d", "a\ufffd"), ("\ude00b", "\ufffdb"), ("\ud83d\ude00", "😀"), ("שלום", "שלום")]
+)
+def test_text_is_made_well_formed(text, written):
+    assert results.encode({"x": text}) == f'{{"x": "{written}"}}'
+
+
+def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
+    path = results.write(report(), tmp_path)
+    before = path.read_text()
+    with pytest.raises(UnicodeEncodeError):
+        results.replace(path, "half a pair \ud83d")
+    assert path.read_text() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_it_makes_the_folder(tmp_path):
+    assert results.write(report(), tmp_path / "a" / "b").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (None, "there is no such file"),
+        ("{", "not valid JSON"),
+        ("[]", "schema_version is None, this program reads 1"),
+        ('{"schema_version": 99}', "schema_version is 99, this program reads 1"),
+    ],
+)
+def test_read_refuses_what_it_cannot_read(text, message, tmp_path):
+    if text is not None:
+        (tmp_path / "results.json").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        results.read(tmp_path)
+    assert str(tmp_path / "results.json") in str(caught.value)
+    assert "\n" not in str(caught.value)

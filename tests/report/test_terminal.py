@@ -1,0 +1,105 @@
+import io
+
+import pytest
+from report_records import CHECKS, choice, failed_report, mixed, record, report, task_results
+from rich.console import Console
+
+from launcher.core import Check, Status
+from launcher.report.terminal import print_report, print_sweep, printable
+
+
+def printed(rep, folder, width=80, **settings):
+    file = io.StringIO()
+    print_report(rep, folder, Console(file=file, width=width, **settings))
+    return file.getvalue()
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_the_summary_fits(width, tmp_path):
+    records = [*mixed(400), choice(0, True), choice(1, False), record(1, task="a_rather_long_name_of_a_task")]
+    text = printed(report(records), tmp_path, width)
+    table = text[: text.index("report  ")]
+    assert max(len(line) for line in table.splitlines()) <= width
+    for part in ("exact_match", "95 % CI", "374/400", "11 unparsed", "3 failed", "bounds [", "±",
+                 "812.4 generated tokens/s", "41.27 requests/s", "p50 148 ms", "serve 1.9 s",
+                 "3 ok, 1 not applicable"):  # fmt: skip
+        assert part in text
+    assert f"report  {tmp_path / 'report.html'}\n" in text
+    assert "\x1b" not in text
+
+
+def test_what_is_complete_needs_no_bounds(tmp_path):
+    text = printed(report([record(1), record(2)]), tmp_path)
+    assert "2/2" in text
+    assert "bounds" not in text
+
+
+def test_colour_is_for_terminals(tmp_path):
+    text = printed(report(mixed(100)), tmp_path, force_terminal=True, color_system="standard")
+    assert "\x1b[33m" in text
+
+
+def test_a_run_that_failed_says_why(tmp_path):
+    text = printed(failed_report(), tmp_path)
+    assert "error  The run failed\nmodel.path: [bold]no[/bold] such folder: 'chekpoints/tiny'\n" in text
+    assert "task" not in text
+
+
+def test_answers_without_token_counts_are_mentioned(tmp_path):
+    text = printed(report(throughput={"generated_tokens_per_s": 5.0, "without_usage": 1}), tmp_path)
+    assert "speed   5 generated tokens/s, 1 answer without token counts" in text
+
+
+def test_failed_checks_are_named(tmp_path):
+    checks = (*CHECKS, Check("echo", False, "log-probabilities of 3 tokens for 4"))
+    text = printed(report(status="invalid", checks=checks), tmp_path)
+    assert "failed check echo: log-probabilities of 3 tokens for 4" in text
+    assert "3 ok, 1 failed, 1 not applicable" in text
+
+
+def test_a_task_without_scores_is_listed(tmp_path):
+    text = printed(report([record(1, Status.failed)]), tmp_path)
+    assert "addition" in text
+    assert "0/1" in text
+    assert "1 failed" in text
+
+
+def test_what_was_not_reached_is_called_out(tmp_path):
+    text = printed(report(status="interrupted", tasks=task_results([record(1)], unreached=9)), tmp_path)
+    assert "9 not reached" in text
+
+
+def test_text_from_outside_cannot_steer_the_terminal(tmp_path):
+    text = printed(report(reason="a\x1b[2Jb\u202ec\td\x07"), tmp_path)
+    assert "a[2Jbc d" in text
+    assert printable("line\nשלום 👍") == "line\nשלום 👍"
+
+
+def test_a_console_without_unicode_gets_ascii(tmp_path):
+    file = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    print_report(report([record(1), record(2)]), tmp_path, Console(file=file, width=80))
+    file.seek(0)
+    assert "+/-" in file.read()
+
+
+def sweep_of(points):
+    return {"schema_version": 1, "points": points, "comparisons": []}
+
+
+def point(name, overrides, tasks=None, status="ok", reason=None):
+    return {
+        "folder": name, "overrides": overrides, "status": status, "reason": reason, "tasks": tasks or {}, "timings": {}
+    }  # fmt: skip
+
+
+def test_a_sweep_without_scores_is_printed(tmp_path):
+    file = io.StringIO()
+    collected = sweep_of(
+        [point("0", ["a=1"], status="error", reason="no [red]GPU"), point("1", ["a=2"], status="missing")]
+    )
+    print_sweep(collected, tmp_path, Console(file=file, width=80))
+    text = file.getvalue()
+    assert "No point scored a sample." in text
+    assert "point 0 (a=1): error: no [red]GPU" in text
+    assert "point 1 (a=2): missing: -" in text
+    assert str(tmp_path / "sweep.html") in text

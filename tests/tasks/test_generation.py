@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.core import Response, Sample, Status
+from launcher.errors import TaskError, UserError
+from launcher.tasks.compare import Match, Normalize
+from launcher.tasks.generation import Generation, Pick
+
+ROWS = [{"id": "a", "prompt": "1+1=", "answer": 2}, {"id": "b", "prompt": "1+2=", "answer": 3}]
+
+
+def samples(task: Generation) -> list[Sample]:
+    return list(task.samples("sums", "m"))
+
+
+def test_a_sample_is_a_completion_request(jsonl):
+    [first, second] = samples(Generation(path=jsonl(*ROWS), max_tokens=4, stop=["\n"]))
+    assert (first.task, first.id, first.repeat, first.target) == ("sums", "a", 0, "2")
+    assert first.request.path == "/v1/completions"
+    body = {"model": "m", "prompt": "1+1=", "max_tokens": 4, "temperature": 0.0, "stop": ["\n"]}
+    assert first.request.body == body
+    assert (second.id, second.request.sample) == ("b", "sums/b/0")
+
+
+def test_over_chat_with_a_system_message(jsonl):
+    task = Generation(path=jsonl(*ROWS), chat=True, system="Be brief about {{id}}.", prompt="What is {{prompt}}\n")
+    request = samples(task)[0].request
+    assert request.path == "/v1/chat/completions"
+    assert request.body["messages"] == [
+        {"role": "system", "content": "Be brief about a."},
+        {"role": "user", "content": "What is 1+1=\n"},
+    ]
+    assert "stop" not in request.body
+    assert "prompt" not in request.body
+
+
+def test_limit_and_size(jsonl):
+    path = jsonl(*ROWS)
+    assert [s.id for s in samples(Generation(path=path, limit=1))] == ["a"]
+    assert [Generation(path=path, limit=limit).size() for limit in (1, 5, None)] == [1, 2, 2]
+
+
+def test_samples_are_made_lazily(jsonl):
+    assert next(Generation(path=jsonl(ROWS[0], "broken")).samples("t", "m")).id == "a"
+
+
+def test_examples_come_before_the_question(jsonl):
+    shots = jsonl(*({"prompt": f"{n}=", "answer": n} for n in (7, 8, 9)), name="shots.jsonl")
+    task = Generation(path=jsonl(*ROWS), fewshot=2, fewshot_path=shots, fewshot_delimiter=" ")
+    assert samples(task)[0].request.body["prompt"] == "7= 7\n\n8= 8\n\n1+1="
+    worded = Generation(path=jsonl(*ROWS), fewshot=1, fewshot_path=shots, fewshot_answer="so {{answer}}", chat=True)
+    assert samples(worded)[0].request.body["messages"] == [
+        {"role": "user", "content": "7="},
+        {"role": "assistant", "content": "so 7"},
+        {"role": "user", "content": "1+1="},
+    ]
+
+
+def test_an_item_is_never_its_own_example(jsonl):
+    task = Generation(path=jsonl(*ROWS), fewshot=1)
+    assert [s.request.body["prompt"] for s in samples(task)] == ["1+2=3\n\n1+1=", "1+1=2\n\n1+2="]
+    for count in (2, 3):
+        with pytest.raises(TaskError, match=f"fewshot={count}"):
+            samples(Generation(path=jsonl(*ROWS), fewshot=count))
+
+
+def test_several_right_answers(jsonl, completion):
+    task = Generation(path=jsonl({"prompt": "x", "a": {"all": ["Paris", "Paname"]}}), targets="a.all")
+    [sample] = samples(task)
+    assert sample.target == ["Paris", "Paname"]
+    assert [task.score(sample, completion(t)).scores["exact_match"] for t in ("Paname", "Rome")] == [1.0, 0.0]
+
+
+@pytest.mark.parametrize("answers", [[], "Paris", [1], None])
+def test_right_answers_must_be_a_list_of_texts(jsonl, answers):
+    with pytest.raises(TaskError, match=r"items\.jsonl:1: field 'a' must be a list of texts"):
+        samples(Generation(path=jsonl({"prompt": "x", "a": answers}), targets="a"))
+
+
+def test_a_missing_field_names_file_line_and_fields(jsonl):
+    with pytest.raises(TaskError, match=r"items\.jsonl:2: 'answer' is undefined .* the item has prompt"):
+        samples(Generation(path=jsonl(ROWS[0], {"prompt": "x"})))
+
+
+def scored(response, target="4", **settings):
+    score = Generation(**settings).score(Sample("t", "1", None, target), response)
+    return score.status, score.prediction, dict(score.scores)
+
+
+def test_exact_match(completion, chat_answer):
+    assert scored(completion(" 4\n")) == (Status.scored, "4", {"exact_match": 1.0})
+    assert scored(chat_answer("four")) == (Status.scored, "four", {"exact_match": 0.0})
+    assert scored(completion("PARIS!"), "paris", normalize=[Normalize.lower, Normalize.punctuation])[2] == {
+        "exact_match": 1.0
+    }
+
+
+def test_extract_takes_the_first_or_the_last_match(completion):
+    answer = completion("2+2: first 3, no, 4.")
+    pattern = r"\d+(?=[,.])"
+    assert scored(answer, extract=pattern)[1:] == ("4", {"exact_match": 1.0})
+    assert scored(answer, extract=pattern, pick=Pick.first)[1:] == ("3", {"exact_match": 0.0})
+    assert scored(completion("The answer is (B)."), "B", extract=r"\(([A-D])\)")[1:] == ("B", {"exact_match": 1.0})
+
+
+def test_what_cannot_be_parsed_is_not_scored(completion):
+    assert scored(completion("no digits"), extract=r"(\d+)") == (Status.unparsed, None, {})
+    assert scored(completion("  \n")) == (Status.unparsed, None, {})
+    assert scored(completion("many"), match=Match.numeric) == (Status.unparsed, None, {})
+
+
+def test_numeric_and_contains(completion):
+    assert scored(completion("$1,000.00"), "1000", match=Match.numeric)[2] == {"numeric": 1.0}
+    assert scored(completion("It is 4, I think"), match=Match.contains)[2] == {"contains": 1.0}
+
+
+def test_a_match_in_a_truncated_answer_is_not_its_answer(completion):
+    answer = completion("the answer is 4, or rather", "length")
+    assert scored(answer, extract=r"(\d)") == (Status.truncated, None, {})
+    assert scored(answer, extract=r"(\d)", accept_truncated=True) == (Status.scored, "4", {"exact_match": 1.0})
+
+
+def test_an_unfinished_thought_is_never_scored(completion):
+    answer = completion("4", "length", reasoning_unfinished=True)
+    assert scored(answer, accept_truncated=True)[0] is Status.truncated
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=4), lambda inner: st.lists(inner)
+)
+
+
+@given(st.fixed_dictionaries({}, optional={
+    "text": json_values, "finish_reason": json_values, "message": st.dictionaries(
+        st.sampled_from(["content", "refusal", "role"]), json_values),
+}))  # fmt: skip
+def test_no_answer_makes_it_raise(choice):
+    score = Generation(extract=r"(\d+)").score(Sample("t", "1", None, "4"), Response(200, {"choices": [choice]}))
+    assert bool(score.scores) == (score.status is Status.scored)
+
+
+def test_the_fingerprint_follows_the_items(jsonl):
+    before = Generation(path=jsonl(*ROWS)).fingerprint()
+    assert Generation(path=jsonl(*ROWS, name="copy.jsonl")).fingerprint() == before
+    assert Generation(path=jsonl(*reversed(ROWS))).fingerprint() != before
+    shots = jsonl({}, name="shots.jsonl")
+    assert set(Generation(path=jsonl(*ROWS), fewshot=1, fewshot_path=shots).fingerprint()) == {"items", "fewshot"}
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("limit", 0), ("fewshot", -1), ("max_tokens", 0), ("temperature", -0.1), ("extract", "("), ("extract", "(a)(b)")],
+)
+def test_bad_settings_are_named(key, value):
+    with pytest.raises(UserError, match=key):
+        Generation(**{key: value})

@@ -1,0 +1,115 @@
+"""Every option of every group composes, and what is misspelt is refused in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+
+from launcher.app import conf_folder
+from launcher.component import COMPONENTS
+from launcher.config import Run
+
+ROOT = Path(__file__).parent.parent
+OPTIONS = sorted(p.relative_to(conf_folder()).with_suffix("").as_posix() for p in conf_folder().glob("*/*.yaml"))
+LISTS = ("adapters", "tasks")
+ENGINE_FREE = {"backend/external": ["engine=none", "model=none", "backend.url=http://127.0.0.1:1/v1"]}
+REQUIRED = {"model/checkpoint": ["model.path=/somewhere"]}
+
+
+def composed(*overrides: str) -> Run:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        typed = OmegaConf.to_object(compose("config", list(overrides)))
+    assert isinstance(typed, Run)
+    return typed
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes(option: str) -> None:
+    group, name = option.split("/")
+    choice = f"{group}=[{name}]" if group in LISTS else f"{group}={name}"
+    composed(choice, *ENGINE_FREE.get(option, []), *REQUIRED.get(option, []))
+
+
+def test_options_of_single_choice_groups_are_components_of_the_same_name() -> None:
+    for option in OPTIONS:
+        group = option.split("/")[0]
+        if group in ("backend", "engine", "adapters"):
+            assert option in COMPONENTS, f"conf/{option}.yaml has no component of that name"
+
+
+def test_every_component_can_be_chosen() -> None:
+    included = "".join(p.read_text() for p in conf_folder().rglob("*.yaml"))
+    for path in COMPONENTS:
+        assert f"/schema/{path}@" in included, f"no option file includes /schema/{path}"
+
+
+def test_adapters_keep_the_order_they_are_given_in() -> None:
+    assert list(composed("adapters=[reasoning,retry]").adapters) == ["reasoning", "retry"]
+    assert list(composed("adapters=[retry,reasoning]").adapters) == ["retry", "reasoning"]
+
+
+def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    ("argument", "accepted"),
+    [
+        ("bakend=inline", ["bakend", "did you mean backend"]),
+        ("backend=inlin", ["backend=inlin", "did you mean inline", "external"]),
+        ("backend.prt=1", ["backend.prt", "did you mean port"]),
+        ("backend.port=many", ["backend.port", "many", "Integer"]),
+        ("mode=sevre", ["mode", "sevre", "serve", "validate"]),
+        ("adapters=[retri]", ["adapters=retri", "did you mean retry"]),
+        ("tasks.adition.limit=3", ["tasks.adition", "did you mean addition"]),
+        ("tasks=[]", ["tasks=[]", "at least one task"]),
+        ("evaluate.concurrency=0", ["evaluate.concurrency", "0"]),
+        ("resume=nowhere", ["resume=nowhere", "not a run folder"]),
+        ("engine=none", ["engine=none", "engine=megatron"]),
+        ("model.path=/missing", ["/missing"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accepted: list[str], tmp_path: Path) -> None:
+    done = launch(argument, cwd=tmp_path)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert len(lines) == 1, done.stderr
+    for word in accepted:
+        assert word in lines[0]
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["mode=plan"]])
+def test_help_and_plan_load_no_heavy_package(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv[1:] = sys.argv[1:]\n"
+        "from launcher.app import launch\n"
+        "try: status = launch(sys.argv[1:])\n"
+        "except SystemExit as e: status = e.code or 0\n"
+        "heavy = {'torch', 'ray', 'tritonclient', 'pytriton', 'megatron', 'transformers', 'nemo', 'lm_eval', 'datasets'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+        "sys.exit(status)\n"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=_environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"
+    assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def test_plan_says_what_would_happen(tmp_path: Path) -> None:
+    done = launch("mode=plan", "tasks=[capitals]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("world_size: 1", "capitals", "inline", "results.json"):
+        assert word in done.stdout
