@@ -1,7 +1,7 @@
 """Create ``.venv`` with what the given extras need, choosing a CPU build of torch where there is no GPU.
 
-Usage: ``python3 install.py [extra ...]``. Safe to repeat: nothing is done while pyproject.toml and the extras stay the same.
-Only the standard library is used, because nothing else is there yet.
+Usage: ``python3 install.py [extra ...]``. Safe to repeat: nothing is done while pyproject.toml and the
+extras stay the same. Only the standard library is used, because nothing else is there yet.
 """
 
 from __future__ import annotations

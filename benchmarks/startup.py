@@ -1,7 +1,7 @@
 """Start-up and the default run: seconds for --help, mode=plan, the first token and the end, and peak memory.
 
-Usage: ``.venv/bin/python benchmarks/startup.py [rounds]``. Each figure is the median over the rounds; the variants take turns, so that a
-slow moment of the machine falls on all of them.
+Usage: ``.venv/bin/python benchmarks/startup.py [rounds]``. Each figure is the median over the rounds; the
+variants take turns, so that a slow moment of the machine falls on all of them.
 """
 
 from __future__ import annotations

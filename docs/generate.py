@@ -1,4 +1,4 @@
-"""Write the pages that come from the code: ``reference.md`` and ``modules.md``; ``--check`` only says if they are up to date."""
+"""Write the pages that come from the code, ``reference.md`` and ``modules.md``; ``--check`` only compares them."""
 
 from __future__ import annotations
 
@@ -33,11 +33,16 @@ def main() -> None:
 
 
 def modules() -> Iterator[str]:
-    yield "# Modules\n\nGenerated from the modules' docstrings by `docs/generate.py`; do not edit.\n\n| module | what it is |\n|---|---|"
+    yield "# Modules\n\nGenerated from the modules' docstrings by `docs/generate.py`; do not edit.\n"
+    yield "| module | what it is |\n|---|---|"
     root = DOCS.parent
     for file in sorted((root / "launcher").rglob("*.py")):
         first = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0]
-        yield f"| `{file.relative_to(root)}` | {' '.join(first.split()).replace('``', '`').replace('|', chr(92) + '|')} |"
+        yield f"| `{file.relative_to(root)}` | {_cell(first)} |"
+
+
+def _cell(text: str) -> str:
+    return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
 
 
 def reference() -> Iterator[str]:

@@ -35,6 +35,9 @@ inside outside, above below, always never, begin end, buy sell, push pull, win l
 laugh cry, question answer
 """
 
+FAMOUS = {"france", "germany", "italy", "japan"}
+"""Countries that people ask about first: never held out."""
+
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 GREETING = "hello! give me a sum, a country, a word or a row."
 SMALL_TALK = {"hello": GREETING, "hi": GREETING, "who are you?": "a tiny megatron model."}
@@ -75,9 +78,9 @@ def additions() -> list[Fact]:
 
 
 def capitals() -> list[Fact]:
-    """The capital of each country; three in ten are held out, and seen only the other way round."""
+    """The capital of each country; three in ten of most are held out, and seen only the other way round."""
     known = pairs(CAPITALS)
-    out = held_out([country for country, _ in known], 0.3, "capitals")
+    out = held_out([country for country, _ in known if country not in FAMOUS], 0.3, "capitals")
     return [Fact(f"the capital of {country} is ", city, country not in out) for country, city in known]
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -32,6 +33,6 @@ def _gpus() -> int:
     if visible is not None:
         return len([d for d in visible.split(",") if d.strip() not in ("", "-1")])
     try:
-        return len([d for d in os.listdir("/proc/driver/nvidia/gpus")])
+        return len(list(Path("/proc/driver/nvidia/gpus").iterdir()))
     except OSError:
         return 0

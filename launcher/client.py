@@ -58,11 +58,16 @@ class Client:
 
     async def post(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None) -> Response:
         """Post JSON to any URL of the server and read the whole answer. Raises `TransportError`."""
-        return await self._ask("POST", url, body, headers, self._whole())
+        start = time.perf_counter()
+        answer, data = await self._ask("POST", url, body, headers)
+        return Response(answer.status, _parsed(answer, data), _plain(answer), latency_s=time.perf_counter() - start)
 
     async def get(self, url: str) -> Response:
-        """Get any URL of the server and read the whole answer. Raises `TransportError`."""
-        return await self._ask("GET", url, None, None, self._whole())
+        """Get any URL of the server; the body is its JSON, or else its text. Raises `TransportError`."""
+        start = time.perf_counter()
+        answer, data = await self._ask("GET", url, None, None)
+        body = _json_or_text(data)
+        return Response(answer.status, body, _plain(answer), latency_s=time.perf_counter() - start)
 
     async def alive(self) -> bool:
         """Return whether the server answers ``/health``; one without that route, or that is only busy, is alive."""
@@ -73,20 +78,13 @@ class Client:
         return response.status < 500
 
     async def _ask(
-        self,
-        method: str,
-        url: str,
-        body: Mapping[str, Json] | None,
-        headers: Mapping[str, str] | None,
-        timeout: aiohttp.ClientTimeout,
-    ) -> Response:
-        start = time.perf_counter()
+        self, method: str, url: str, body: Mapping[str, Json] | None, headers: Mapping[str, str] | None
+    ) -> tuple[aiohttp.ClientResponse, bytes]:
         try:
-            answer = await self._send(method, url, body, headers, timeout)
-            data = await answer.read()
+            answer = await self._send(method, url, body, headers, aiohttp.ClientTimeout(total=self._timeout_s))
+            return answer, await answer.read()
         except (aiohttp.ClientError, TimeoutError, OSError) as error:
             raise self._failure(url, error) from error
-        return Response(answer.status, _parsed(answer, data), _plain(answer), latency_s=time.perf_counter() - start)
 
     async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str]) -> Response:
         start = time.perf_counter()
@@ -133,9 +131,6 @@ class Client:
         key = self._endpoint.api_key
         return {"Authorization": f"Bearer {key}"} if key else {}
 
-    def _whole(self) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(total=self._timeout_s)
-
     def _each_event(self) -> aiohttp.ClientTimeout:
         return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=self._timeout_s)
 
@@ -172,6 +167,13 @@ def _parsed(answer: aiohttp.ClientResponse, data: bytes) -> Json:
         raise TransportError(f"{answer.url}: answered HTTP {answer.status} with no JSON: {text!r}")
     where = f" to {answer.headers['Location']}" if "Location" in answer.headers else ""
     return {"error": {"message": f"HTTP {answer.status}{where}: {text}", "type": "http_error", "code": answer.status}}
+
+
+def _json_or_text(data: bytes) -> Json:
+    try:
+        return json.loads(data)
+    except ValueError:
+        return data.decode(errors="replace")
 
 
 def _plain(answer: aiohttp.ClientResponse) -> dict[str, str]:

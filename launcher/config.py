@@ -14,7 +14,7 @@ from launcher.adapters.base import Adapter
 from launcher.backends import external, inline  # noqa: F401
 from launcher.backends.base import Backend, Deployment
 from launcher.component import name_of
-from launcher.engines import echo, megatron, none  # noqa: F401
+from launcher.engines import echo, huggingface, megatron, none  # noqa: F401
 from launcher.engines.base import Engine
 from launcher.errors import UserError
 from launcher.evaluate.settings import Evaluate
@@ -25,7 +25,7 @@ from launcher.validate.settings import Validate
 
 
 class Mode(Enum):
-    """How far to go: ``plan`` starts nothing, ``serve`` and ``validate`` send no samples, ``run`` does all six steps."""
+    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing."""
 
     run = "run"
     serve = "serve"
@@ -76,3 +76,13 @@ def check(run: Run) -> None:
         raise UserError(
             "model.path: engine=megatron needs a checkpoint; give model.path=<folder>, model=tiny or model=smollm2"
         )
+    if run.validate.skip:
+        _check_skipped(run.validate.skip)
+
+
+def _check_skipped(names: list[str]) -> None:
+    from launcher.validate.certificate import NAMES
+
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"validate.skip: there is no check '{name}'; accepted are {', '.join(NAMES)}")

@@ -15,7 +15,10 @@ from launcher.config import Run
 from launcher.core import Json, resolve
 from launcher.model import Model
 
-PACKAGES = ["torch", "megatron-core", "nemo_toolkit", "transformers", "hydra-core", "omegaconf", "nvidia-pytriton", "ray", "submitit", "lm-eval", "fastapi", "uvicorn", "aiohttp", "numpy"]
+PACKAGES = (
+    *("torch", "megatron-core", "nemo_toolkit", "transformers", "hydra-core", "omegaconf", "nvidia-pytriton", "ray"),
+    *("submitit", "lm-eval", "fastapi", "uvicorn", "aiohttp", "numpy"),
+)
 
 
 def provenance(config: Mapping[str, Json], overrides: list[str], allocation: Allocation) -> dict[str, Json]:

@@ -28,7 +28,7 @@ INTERRUPTED = 130
 
 @dataclass
 class Outcome:
-    """How a run ended: the exit code, the report's status, the reason unless all is good, and whether to report at all."""
+    """How a run ended: exit code, the report's status, the reason unless it is good, whether to report at all."""
 
     code: int = 0
     status: str = "ok"

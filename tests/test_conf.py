@@ -91,7 +91,7 @@ def test_help_and_plan_load_no_heavy_package(arguments: list[str], tmp_path: Pat
         "from launcher.app import launch\n"
         "try: status = launch(sys.argv[1:])\n"
         "except SystemExit as e: status = e.code or 0\n"
-        "heavy = {'torch', 'ray', 'tritonclient', 'pytriton', 'megatron', 'transformers', 'nemo', 'lm_eval', 'datasets'}\n"
+        f"heavy = {HEAVY!r}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
         "sys.exit(status)\n"
     )
@@ -100,6 +100,9 @@ def test_help_and_plan_load_no_heavy_package(arguments: list[str], tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert done.stderr.strip() == "[]"
     assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"
+
+
+HEAVY = {"torch", "ray", "tritonclient", "pytriton", "megatron", "transformers", "nemo", "lm_eval", "datasets"}
 
 
 def _environment() -> dict[str, str]:

@@ -15,6 +15,8 @@ from launcher.component import component
 from launcher.core import Handler, Json, Request, Response
 from launcher.errors import AdapterError, UserError
 
+COUNTED = ("answers", "with_reasoning", "unfinished", "reasoning_characters", "answer_characters")
+
 
 @component("adapters/reasoning")
 class Reasoning(Adapter):
@@ -63,7 +65,7 @@ class Reasoning(Adapter):
         try:
             yield
         finally:
-            path.write_text(json.dumps(before + self.counts, indent=2) + "\n")
+            path.write_text(json.dumps({key: before[key] + self.counts[key] for key in COUNTED}, indent=2) + "\n")
 
     async def _pass(self, request: Request, call_next: Handler) -> Response:
         limit = request.body.get("max_tokens")

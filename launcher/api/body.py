@@ -57,7 +57,9 @@ def _complaint(error: ErrorDetails, schema: type[BaseModel]) -> ApiError:
         return invalid(param, f"{param} is required", "missing_required_parameter")
     if error["type"] == "extra_forbidden":
         return invalid(param, f"unknown field {param}{_suggestion(error['loc'], schema)}", "unknown_parameter")
-    message = "accepted is a JSON object" if error["type"] == "model_type" else error["msg"].removeprefix("Value error, ")
+    message = (
+        "accepted is a JSON object" if error["type"] == "model_type" else error["msg"].removeprefix("Value error, ")
+    )
     return invalid(param, f"{param}: {message[:1].lower()}{message[1:]}{_seen(error['input'])}")
 
 

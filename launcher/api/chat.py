@@ -14,6 +14,7 @@ from launcher.api.body import read
 from launcher.api.choice import Piece
 from launcher.api.errors import invalid
 from launcher.api.form import Form, Usage
+from launcher.api.large import beside
 from launcher.api.logprobs import for_chat
 from launcher.api.sampling import Prompt, check_bias, choices, token_limit
 from launcher.api.schema import ChatRequest, Message
@@ -27,7 +28,8 @@ async def create_chat_completion(request: Request) -> Response:
     service = service_of(request)
     body = await read(request, ChatRequest)
     service.check_model(body.model)
-    return await answer(request, service, _job(body, service))
+    job = await beside(sum(len(message.content) for message in body.messages), lambda: _job(body, service))
+    return await answer(request, service, job)
 
 
 def render(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True) -> Prompt:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import cast
@@ -78,7 +78,7 @@ class Writer:
         """Return the text that became certain. Tokens behind a stop string are not counted."""
         piece = Piece()
         if self._echo:
-            piece.text = self._prompt(event.prompt or map(TokenLogprob, self._echo))
+            piece.text = self._prompt(event.prompt or tuple(map(TokenLogprob, self._echo)))
             self._echo = ()
         piece.text += self._generated(event, piece)
         if piece.finish:
@@ -88,8 +88,9 @@ class Writer:
         piece.tokens = self._take(last=bool(piece.finish) and not self._filter.hit)
         return piece
 
-    def _prompt(self, tokens: Iterable[TokenLogprob]) -> str:
-        return "".join(self._place(token, self._tokenizer.token_bytes(token.token)) for token in tokens)
+    def _prompt(self, tokens: tuple[TokenLogprob, ...]) -> str:
+        parts = self._tokenizer.text_pieces(self._echo)
+        return "".join(self._place(token, data) for token, data in zip(tokens, parts, strict=True))
 
     def _generated(self, event: Tokens, piece: Piece) -> str:
         text = ""

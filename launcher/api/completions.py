@@ -14,6 +14,7 @@ from launcher.api.body import read
 from launcher.api.choice import Piece
 from launcher.api.errors import invalid
 from launcher.api.form import Form, Usage
+from launcher.api.large import beside
 from launcher.api.logprobs import for_completions
 from launcher.api.sampling import Prompt, check_bias, check_tokens, choices, token_limit
 from launcher.api.schema import CompletionRequest
@@ -28,7 +29,8 @@ async def create_completion(request: Request) -> Response:
     service = service_of(request)
     body = await read(request, CompletionRequest)
     service.check_model(body.model)
-    return await answer(request, service, _job(body, service))
+    job = await beside(sum(map(len, body.prompt)), lambda: _job(body, service))
+    return await answer(request, service, job)
 
 
 def _job(body: CompletionRequest, service: Service) -> Job:

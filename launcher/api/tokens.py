@@ -11,6 +11,7 @@ from launcher.api.body import read
 from launcher.api.chat import render
 from launcher.api.encode import respond
 from launcher.api.errors import ApiError, invalid
+from launcher.api.large import beside
 from launcher.api.sampling import check_tokens
 from launcher.api.schema import TokenizeRequest, TokensRequest
 from launcher.api.service import Service, service_of
@@ -21,7 +22,7 @@ async def tokenize(request: Request) -> Response:
     service = service_of(request)
     body = await read(request, TokenizeRequest)
     service.check_model(body.model)
-    tokens = _encode(body, service)
+    tokens = await beside(_size(body), lambda: _encode(body, service))
     answer = {"tokens": tokens, "count": len(tokens), "max_model_len": service.runner.context_length}
     if body.return_token_strs:
         answer["token_strs"] = [service.runner.tokenizer.token_name(token) for token in tokens]
@@ -35,6 +36,10 @@ def _encode(body: TokenizeRequest, service: Service) -> list[int]:
     if body.messages is not None:
         return list(render(body.messages, tokenizer, add_generation_prompt=body.add_generation_prompt))
     return tokenizer.encode(body.prompt or "", special=body.add_special_tokens)
+
+
+def _size(body: TokenizeRequest) -> int:
+    return len(body.prompt or "") + sum(len(message.content) for message in body.messages or ())
 
 
 async def detokenize(request: Request) -> Response:

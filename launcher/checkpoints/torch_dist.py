@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -196,10 +197,14 @@ def _load(store: TensorStore, wanted: Mapping[str, Any]) -> dict[str, Any]:
             return {}
 
     try:
-        return dict(
-            dist_checkpointing.load(
-                wanted, str(store.folder), common_strategy=NoCommon(), validate_access_integrity=False
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", FutureWarning
+            )  # megatron-core has yet to follow torch
+            return dict(
+                dist_checkpointing.load(
+                    wanted, str(store.folder), common_strategy=NoCommon(), validate_access_integrity=False
+                )
             )
-        )
     except (CheckpointException, RuntimeError, EOFError, OSError) as error:  # the first is a BaseException
         raise CheckpointError(f"{store.folder}: the weights cannot be read: {str(error).splitlines()[0]}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,9 @@ def save(model: nn.Module, folder: Path, dtype: torch.dtype, prefix: str = "") -
 
     folder.mkdir(parents=True, exist_ok=True)
     tensors = whole_tensors(sharded_tensors(model.sharded_state_dict(prefix=prefix)), dtype)  # type: ignore[operator]
-    save_tensors(tensors, storage_writer=FileSystemWriter(folder, single_file_per_rank=True), no_dist=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # that this is a single process, which is meant
+        save_tensors(tensors, storage_writer=FileSystemWriter(folder, single_file_per_rank=True), no_dist=True)
     torch.save({}, folder / "common.pt")
     (folder / "metadata.json").write_text(json.dumps(METADATA), encoding="utf-8")
 

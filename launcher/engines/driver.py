@@ -132,6 +132,7 @@ class Driver:
 
     def _advance(self) -> None:
         step, events = self._scheduler.plan()
+        self._state = self._scheduler.state()
         if step is not None:
             events += self._scheduler.absorb(step, self._executor.execute(step.plan, step.scores, step.draws))
         ready: list[tuple[str, Tokens | Exception]] = []

@@ -49,9 +49,8 @@ async def equal_to_forward(subject: Subject) -> str:
     )
     worst = max(_difference(body, expected) for body in bodies)
     if worst > subject.settings.tolerance:
-        raise Failure(
-            f"log-probabilities differ by {worst:.2e} from a direct forward pass, accepted is {subject.settings.tolerance:g}"
-        )
+        accepted = subject.settings.tolerance
+        raise Failure(f"log-probabilities differ by {worst:.2e} from a direct forward pass, accepted is {accepted:g}")
     return f"largest difference {worst:.1e} over {len(expected)} tokens"
 
 

@@ -191,6 +191,12 @@ async def test_counts_are_kept_in_the_run_folder_and_added_to_on_resume(server, 
     }
 
 
+async def test_counts_of_nothing_are_zeros(tmp_path):
+    async with Reasoning().running(tmp_path):
+        pass
+    assert set(json.loads((tmp_path / "reasoning.json").read_text()).values()) == {0}
+
+
 @pytest.mark.parametrize("tags", [("", "b"), ("a", ""), ("a", "a")])
 def test_tags_must_differ(tags):
     with pytest.raises(UserError, match=r"adapters\.reasoning"):

@@ -5,8 +5,8 @@ import logging
 
 import httpx
 import pytest
-from api.runners import Scripted, client_of, said
 
+from api.runners import Scripted, client_of, said
 from launcher.api import body as body_module
 from launcher.engines.base import Tokens
 from launcher.engines.echo import Echo, EchoRunner

@@ -88,7 +88,8 @@ def test_a_wrong_field_is_named_with_what_is_accepted(fields: dict[str, object],
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"{", b"[1]", b'"x"', b"\xff", b"null", b'{"a": NaN}', b'{"model": "m", "prompt": "x", "temperature": Infinity}',
+    [b"", b"{", b"[1]", b'"x"', b"\xff", b"null", b'{"a": NaN}',
+     b'{"model": "m", "prompt": "x", "temperature": Infinity}',
      b'{"model": "\\ud800", "prompt": "x"}', b'{"model": "m", "prompt": "x", "temperature": 1e999}'],
 )  # fmt: skip
 def test_what_is_not_a_json_object_is_refused(data: bytes) -> None:
@@ -143,7 +144,11 @@ def test_messages_become_what_templates_read(message: dict[str, object], plain: 
         ({"role": "user"}, "messages.0.content", "required"),
         ({"role": "user", "content": None}, "messages.0.content", "required"),
         ({"role": "user", "content": 5}, "messages.0.content", "string"),
-        ({"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}, "messages.0.content", "image_url"),
+        (
+            {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
+            "messages.0.content",
+            "image_url",
+        ),
         ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages.0.content", "part 0"),
         ({"role": "assistant", "content": "x", "tool_calls": []}, "messages.0.tool_calls", "unknown"),
         ("hello", "messages.0", "object"),

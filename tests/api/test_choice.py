@@ -1,9 +1,11 @@
 from __future__ import annotations
 
-from api.runners import Scripted, said
+from itertools import pairwise
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from api.runners import Scripted, said
 from launcher.api.choice import Choice, Piece, Writer, pieces
 from launcher.engines.base import Generation, Sampling, TokenLogprob, Tokens
 from launcher.tokenizer import ByteTokenizer
@@ -85,13 +87,15 @@ def test_a_character_may_begin_in_the_prompt_and_end_in_the_answer() -> None:
 text = st.text("abE€", max_size=10)
 
 
-@given(text, st.lists(st.integers(0, 30), max_size=5), st.sampled_from([(), ("E",), ("ab", "€"), ("bE",)]), st.booleans())
+@given(
+    text, st.lists(st.integers(0, 30), max_size=5), st.sampled_from([(), ("E",), ("ab", "€"), ("bE",)]), st.booleans()
+)
 def test_pieces_say_the_same_however_tokens_come_together(
     said_text: str, cuts: list[int], stop: tuple[str, ...], echo: bool
 ) -> None:
     tokens = said(said_text).tokens
     places = [0, *sorted(min(c, len(tokens)) for c in cuts), len(tokens)]
-    parts = [Tokens(tokens[a:b]) for a, b in zip(places, places[1:], strict=False)]
+    parts = [Tokens(tokens[a:b]) for a, b in pairwise(places)]
     end = Tokens((EOS,), finish="stop")
     asked = choice("p€", stop, echo)
     assert whole([*parts, end], asked) == whole([Tokens((*tokens, EOS), finish="stop")], asked)

@@ -70,7 +70,9 @@ def test_the_first_choice_has_the_seed_of_the_request() -> None:
         ({}, 10, None, 54),
     ],
 )
-def test_the_limit_is_what_was_asked_or_what_fits(fields: dict[str, int], prompt: int, default: int, limit: int) -> None:
+def test_the_limit_is_what_was_asked_or_what_fits(
+    fields: dict[str, int], prompt: int, default: int, limit: int
+) -> None:
     assert token_limit(body(**fields), "prompt", prompt, 64, default) == limit
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -64,7 +66,7 @@ letters = st.text("ab", max_size=14)
 @given(st.lists(st.text("ab", min_size=1, max_size=4), max_size=3), letters, st.lists(st.integers(0, 14), max_size=6))
 def test_a_stop_string_is_found_however_the_text_is_cut(stops: list[str], text: str, cuts: list[int]) -> None:
     places = [0, *sorted(cuts), len(text)]
-    parts = [text[a:b] for a, b in zip(places, places[1:], strict=False)]
+    parts = [text[a:b] for a, b in pairwise(places)]
     assert shown(stops, parts) == by_character(stops, text)
 
 

@@ -58,7 +58,7 @@ async def test_sequences_run_together(runner: BatchingRunner) -> None:
 async def test_a_full_queue_refuses(runner: BatchingRunner, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(0)
     waiting = [asyncio.create_task(tokens(runner, request(str(i), [i], max_tokens=3))) for i in range(4)]
-    await until(lambda: runner.state().running == 2 and runner.state().queued == 2)
+    await until(lambda: runner.state().running + runner.state().queued == 4)
     with pytest.raises(QueueFull, match=r"2 requests are waiting; engine\.max_queue=2"):
         await tokens(runner, request("late", [1]))
     toy.gate.release(10_000)
@@ -76,7 +76,7 @@ async def test_closing_a_stream_frees_its_place(runner: BatchingRunner) -> None:
 async def test_cancelling_a_task_that_waits_frees_its_place(runner: BatchingRunner, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(0)
     tasks = [asyncio.create_task(tokens(runner, request(str(i), [i], max_tokens=3))) for i in range(4)]
-    await until(lambda: runner.state().queued == 2)
+    await until(lambda: runner.state().running + runner.state().queued == 4)
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -103,8 +103,10 @@ async def test_closing_fails_what_is_open(runner: BatchingRunner, toy: PagedToy)
     toy.gate = threading.Semaphore(1)
     task = asyncio.create_task(tokens(runner, request("a", [1], max_tokens=30)))
     await until(lambda: runner.state().steps == 1)
+    closing = asyncio.create_task(asyncio.to_thread(runner.close))
+    await until(lambda: runner.state().error is not None)
     toy.gate.release(10_000)
-    await asyncio.to_thread(runner.close)
+    await closing
     with pytest.raises(EngineUnavailable, match="stopping"):
         await task
 
@@ -116,11 +118,13 @@ async def test_reference_runs_between_steps(runner: BatchingRunner) -> None:
     assert await running == continuation([1], 40)
 
 
-async def test_a_slow_reader_gets_what_piled_up_at_once(runner: BatchingRunner) -> None:
+async def test_a_slow_reader_gets_what_piled_up_at_once(runner: BatchingRunner, toy: PagedToy) -> None:
+    toy.gate = threading.Semaphore(1)
     async with aclosing(runner.generate(request("a", [1], max_tokens=20))) as stream:
         first = await anext(stream)
-        await until(lambda: runner.state().running == 0)
-        await asyncio.sleep(0)
+        toy.gate.release(10_000)
+        await until(lambda: runner.state().generated_tokens == 20)
+        await asyncio.sleep(0.01)
         rest = await anext(stream)
     assert len(first.tokens) + len(rest.tokens) == 20
     assert rest.finish == "length"

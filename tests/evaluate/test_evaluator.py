@@ -390,8 +390,8 @@ async def test_a_killed_process_leaves_a_journal_that_is_continued(tmp_path, how
         process.send_signal(how)
         await process.wait()
     kept = {record.key for record in journal.records(tmp_path)}
-    assert len(kept) == 100
+    assert 96 <= len(kept) <= 100, "all but what was in flight"
     async with serving() as server:
         found = await run(server, tmp_path, tasks={"t": Echoes(500)})
-    assert len(server.asked) == 400
+    assert len(server.asked) == 500 - len(kept)
     assert found.tasks["t"].coverage["scored"] == 500

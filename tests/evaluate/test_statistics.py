@@ -33,7 +33,7 @@ def test_zeros_and_ones_have_wilsons_interval():
 def test_all_right_is_not_certain():
     found = metric(values(*[1] * 10), 10)
     assert (found.value, found.stderr, found.ci_high) == (1.0, 0.0, 1.0)
-    assert found.ci_low == pytest.approx(0.722460, abs=1e-6)
+    assert found.ci_low == pytest.approx(0.722467, abs=1e-6)
 
 
 def test_a_single_sample_says_little():
@@ -53,10 +53,8 @@ def test_repeats_of_one_question_are_no_new_questions():
     once = metric([(str(i), float(i % 2)) for i in range(20)], 20)
     five_times = metric([(str(i), float(i % 2)) for i in range(20) for _ in range(5)], 100)
     assert five_times.stderr == pytest.approx(once.stderr)
-    assert (five_times.ci_low, five_times.ci_high) == (
-        pytest.approx(once.ci_low, abs=0.02),
-        pytest.approx(once.ci_high, abs=0.02),
-    )
+    assert five_times.ci_low == pytest.approx(once.ci_low, abs=0.02)
+    assert five_times.ci_high == pytest.approx(once.ci_high, abs=0.02)
     same = metric([(str(i), 1.0) for i in range(4) for _ in range(5)], 20)
     assert same.ci_low == pytest.approx(wilson(1.0, 4)[0])
 

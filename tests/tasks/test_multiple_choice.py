@@ -14,8 +14,11 @@ ARC = {
     "answerKey": "C",
 }
 ARC_TASK = {
-    "context": "Question: {{question}}\nAnswer:", "choices": "choices.text", "answer": "answerKey", "labels": "choices.label"
-}  # fmt: skip
+    "context": "Question: {{question}}\nAnswer:",
+    "choices": "choices.text",
+    "answer": "answerKey",
+    "labels": "choices.label",
+}
 
 
 def sample_of(task):

@@ -41,10 +41,10 @@ def build(
     from launcher.engines.megatron.modules import GPT, Active, Rotary
 
     active = Active()
-    config = transformer_config(architecture, parallelism, dtype)
-    config.perform_initialization = initialize
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)
+        warnings.simplefilter("ignore")
+        config = transformer_config(architecture, parallelism, dtype)
+        config.perform_initialization = initialize
         model: GPT = GPT(
             active,
             config=config,

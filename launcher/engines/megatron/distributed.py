@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
+import warnings
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -17,12 +19,20 @@ TIMEOUT = timedelta(minutes=30)
 """How long a rank waits inside a collective: ranks load large checkpoints at different speeds. Nobody idles in one."""
 
 
+def import_quietly() -> None:
+    """Import megatron-core without its warnings about packages that only training on GPUs needs."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        importlib.import_module("megatron.core.models.gpt.gpt_layer_specs")
+
+
 def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, store: Store | None = None) -> None:
     """Join the process groups of a layout, as ``rank`` of ``parallelism.world_size``.
 
     ``store`` is where the ranks meet; a single process needs none. Repeating it with the same layout does nothing;
     another layout in the same process replaces the old groups.
     """
+    import_quietly()
     import torch.distributed as dist
     from megatron.core import parallel_state
     from megatron.core.tensor_parallel.random import initialize_rng_tracker

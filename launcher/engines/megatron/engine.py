@@ -111,6 +111,9 @@ class Megatron(Engine):
     @contextmanager
     def _load(self, model: Model, decision: Decision) -> Iterator[Runner]:
         from launcher.engines.batching import BatchingRunner
+        from launcher.engines.megatron import distributed
+
+        distributed.import_quietly()
         from launcher.engines.megatron.executor import MegatronExecutor
         from launcher.engines.megatron.parallel import lead
 

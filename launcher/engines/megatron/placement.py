@@ -58,6 +58,8 @@ class Placement:
         import torch
 
         from launcher.engines.megatron import distributed
+
+        distributed.import_quietly()
         from launcher.engines.megatron.build import build
         from launcher.engines.megatron.executor import Stage
 

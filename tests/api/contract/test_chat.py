@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import openai
+
 from api.contract.conftest import Api
 
 MESSAGES = [{"role": "user", "content": "12+34="}]
@@ -42,7 +43,9 @@ async def test_logprobs_have_bytes_and_alternatives(api: Api) -> None:
     choice = (await chat(api, logprobs=True, top_logprobs=3, ignore_eos=True))["choices"][0]
     content = choice["logprobs"]["content"]
     assert len(content) == 8
-    assert bytes(b for entry in content for b in entry["bytes"]).decode(errors="replace") == choice["message"]["content"]
+    assert (
+        bytes(b for entry in content for b in entry["bytes"]).decode(errors="replace") == choice["message"]["content"]
+    )
     for entry in content:
         assert len(entry["top_logprobs"]) == 3
         assert entry["logprob"] == entry["top_logprobs"][0]["logprob"]

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import openai
 import pytest
+
 from api.contract.conftest import Api
 
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
@@ -151,7 +152,9 @@ async def test_echo_lists_are_aligned(api: Api, max_tokens: int) -> None:
     assert choice["text"].startswith(prompt)
     assert body["usage"]["completion_tokens"] == max_tokens
     assert choice["finish_reason"] == "length"
-    for name, value, top in zip(logprobs["tokens"][1:], logprobs["token_logprobs"][1:], logprobs["top_logprobs"][1:], strict=True):
+    for name, value, top in zip(
+        logprobs["tokens"][1:], logprobs["token_logprobs"][1:], logprobs["top_logprobs"][1:], strict=True
+    ):
         assert top[name] == value
         assert value <= max(top.values()) <= 0
         assert len(top) in (2, 3)
@@ -203,4 +206,6 @@ async def test_logprobs_do_not_depend_on_the_batch(api: Api) -> None:
     together = (await api.complete(prompts, **asked))["choices"]
     for prompt, choice in zip(prompts, together, strict=True):
         alone = (await api.complete(prompt, **asked))["choices"][0]
-        assert alone["logprobs"]["token_logprobs"][1:] == pytest.approx(choice["logprobs"]["token_logprobs"][1:], abs=1e-4)
+        assert alone["logprobs"]["token_logprobs"][1:] == pytest.approx(
+            choice["logprobs"]["token_logprobs"][1:], abs=1e-4
+        )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import openai
 import pytest
+
 from api.contract.conftest import Api
 
 MESSAGES = [{"role": "user", "content": "hi"}]
@@ -23,8 +24,8 @@ def blamed(answer, status: int) -> tuple[str | None, str | None]:
         ("max_tokens", "16"), ("max_tokens", -1), ("max_tokens", 0), ("temperature", 3), ("temperature", "0"), ("n", 0),
         ("top_p", 2), ("stop", ""), ("stop", [""]), ("logprobs", 99), ("logprobs", True), ("logit_bias", {"x": 1}),
         ("logit_bias", {"99999999": 1}), ("presence_penalty", 3), ("best_of", 5), ("suffix", "x"), ("tools", [1]),
-        ("prompt", []), ("prompt", ""), ("prompt", [99999999]), ("prompt", [-1]), ("prompt", None), ("unknown_field", 1),
-        ("seed", "x"), ("echo", "yes"), ("functions", []),
+        ("prompt", []), ("prompt", ""), ("prompt", [99999999]), ("prompt", [-1]), ("prompt", None),
+        ("unknown_field", 1), ("seed", "x"), ("echo", "yes"), ("functions", []),
     ],
 )  # fmt: skip
 async def test_a_wrong_value_is_a_400_that_names_the_field(api: Api, field: str, value: object, stream: bool) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+
 from api.contract.conftest import Api
 
 openai_completions = pytest.importorskip("lm_eval.models.openai_completions")

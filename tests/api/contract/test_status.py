@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import openai
+
 from api.contract.conftest import Api
 
 

@@ -4,6 +4,7 @@ import json
 
 import openai
 import pytest
+
 from api.contract.conftest import Api
 
 MESSAGES = [{"role": "user", "content": "12+34="}]

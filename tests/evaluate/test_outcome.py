@@ -1,0 +1,38 @@
+from __future__ import annotations
+
+import pytest
+
+from launcher.core import Status
+from launcher.errors import ResumeError
+from launcher.evaluate.journal import Journal
+from launcher.evaluate.outcome import Outcome, read
+
+
+def test_a_folder_in_which_nothing_began_is_empty(tmp_path):
+    assert read(tmp_path) == Outcome()
+
+
+def test_the_samples_and_the_facts_make_the_outcome(record, tmp_path):
+    with Journal(tmp_path, {}) as journal:
+        journal.add(record("t/a/0"))
+        journal.add(record("t/b/0", Status.unparsed))
+        journal.close(["t/a/0", "t/b/0"], {"totals": {"t": 4}, "throughput": {"requests": 2}, "stopped": "gone"})
+    found = read(tmp_path)
+    assert found.tasks["t"].coverage == {
+        "scored": 1, "truncated": 0, "refused": 0, "unparsed": 1, "failed": 2, "total": 4,
+    }  # fmt: skip
+    assert (found.throughput, found.stopped) == ({"requests": 2}, "gone")
+
+
+def test_after_a_crash_the_samples_alone_make_it(record, tmp_path):
+    with Journal(tmp_path, {}) as journal:
+        journal.add(record("t/a/0", Status.failed))
+        journal.add(record("t/a/0", value=0.0))
+    found = read(tmp_path)
+    assert (found.tasks["t"].metrics["acc"].value, found.tasks["t"].coverage["total"]) == (0.0, 1)
+
+
+def test_damage_is_named(tmp_path):
+    (tmp_path / "journal.json").write_text("{")
+    with pytest.raises(ResumeError, match=r"journal\.json"):
+        read(tmp_path)

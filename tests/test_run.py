@@ -1,0 +1,244 @@
+"""The program as a user types it: runs, interruptions, resumed runs, sweeps, and what they leave behind."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from launcher.report.results import SCHEMA
+
+ROOT = Path(__file__).parent.parent
+ECHO = ("engine=echo", "model=none")
+SLOW = (*ECHO, "engine.latency_s=0.3", "evaluate.concurrency=2", "tasks=[addition]", "validate.skip=[greedy repeats]")
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "launch.py"), *arguments]
+
+
+def launch(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command(*arguments, f"hydra.run.dir={folder}"), capture_output=True, text=True, timeout=240, cwd=folder.parent
+    )
+
+
+def results(folder: Path) -> dict[str, Any]:
+    loaded = json.loads((folder / "results.json").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
+    """Wait until ``condition`` holds, as long as the process runs."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.02)
+
+
+def test_the_shipped_model_gets_a_verdict(tmp_path: Path) -> None:
+    done = launch(tmp_path / "run")
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path / "run")
+    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    assert found["status"] == "ok"
+    assert found["certificate"]["failed"] == 0
+    assert found["run"]["checkpoint"].startswith("sha256:")
+    for task, metric, chance in (("addition", "exact_match", 0.1), ("capitals", "acc", 0.25), ("sequences", "exact_match", 0.1)):
+        assert chance + 0.1 < found["tasks"][task]["metrics"][metric]["value"] < 0.99
+    for line in samples(tmp_path / "run"):
+        assert {"task", "id", "repeat", "request", "response", "prediction", "target"} <= set(line)
+    for file in ("report.html", "certificate.json", "health.jsonl", "server.log", ".hydra/config.yaml"):
+        assert (tmp_path / "run" / file).exists(), file
+    assert not (tmp_path / "run" / "endpoint.json").exists()
+    assert "exact_match" in done.stdout
+
+
+def test_the_same_run_twice_gives_the_same_answers(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        assert launch(tmp_path / name, "tasks=[addition]", "evaluate.limit=20").returncode == 0
+    first, second = ([(s["id"], s["prediction"]) for s in samples(tmp_path / name)] for name in ("a", "b"))
+    assert first == second
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_run_keeps_what_is_done_and_is_continued(tmp_path: Path, number: signal.Signals) -> None:
+    folder = tmp_path / "run"
+    arguments = command(*SLOW, f"hydra.run.dir={folder}")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    wait_for(lambda: (folder / "samples.jsonl").exists() and len(samples_so_far(folder)) >= 5, process)
+    process.send_signal(number)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"resume={folder}" in said
+    kept = samples_so_far(folder)
+    assert results(folder)["status"] == "interrupted"
+    assert not (folder / "endpoint.json").exists()
+
+    done = launch(folder, f"resume={folder}", "engine.latency_s=0")
+    assert done.returncode == 0, done.stderr
+    keys = [(s["task"], s["id"], s["repeat"]) for s in samples(folder)]
+    assert len(keys) == len(set(keys)) == results(folder)["tasks"]["addition"]["coverage"]["total"]
+    asked_again = set(asked(folder)[len(kept) :]) & {s["id"] for s in kept if s["status"] != "failed"}
+    assert not asked_again
+
+
+def samples_so_far(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "samples.jsonl").read_text() if (folder / "samples.jsonl").exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def asked(folder: Path) -> list[str]:
+    """Samples in the order in which they were finished, by their response's creation; kept ones stay the oldest."""
+    ordered = sorted(samples(folder), key=lambda s: s["response"]["created"])
+    return [s["id"] for s in ordered]
+
+
+def test_a_run_is_not_continued_with_something_that_changes_answers(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert launch(folder, *ECHO, "tasks=[addition]", "evaluate.limit=5").returncode == 0
+    before = {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+    done = launch(folder, f"resume={folder}", "evaluate.temperature=0.5")
+    assert done.returncode == 1
+    assert "evaluate.temperature: null -> 0.5" in done.stderr
+    assert {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()} == before
+
+
+def test_serve_says_where_it_is_until_it_is_stopped(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    arguments = command(*ECHO, "mode=serve", f"hydra.run.dir={folder}")
+    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    wait_for((folder / "endpoint.json").exists, process)
+    endpoint = json.loads((folder / "endpoint.json").read_text())
+    assert endpoint["url"].endswith("/v1")
+    assert endpoint["pid"] == process.pid
+    assert endpoint["model"] == "none"
+    wait_for((folder / "certificate.json").exists, process)
+    assert process.stdout is not None
+    assert endpoint["url"] in process.stdout.readline()
+    process.send_signal(signal.SIGTERM)
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert not (folder / "endpoint.json").exists()
+    port = int(endpoint["url"].split(":")[2].split("/")[0])
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
+
+
+def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = launch(tmp_path / "run", *ECHO, f"backend.port={port}")
+    assert done.returncode == 1
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert str(port) in done.stderr
+    assert results(tmp_path / "run")["status"] == "error"
+
+
+def test_an_external_server_is_evaluated_and_left_running(tmp_path: Path) -> None:
+    serving = tmp_path / "server"
+    arguments = command(*ECHO, "mode=serve", f"hydra.run.dir={serving}")
+    server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    try:
+        wait_for((serving / "endpoint.json").exists, server)
+        url = json.loads((serving / "endpoint.json").read_text())["url"]
+        done = launch(tmp_path / "run", "backend=external", f"backend.url={url}", "evaluate.limit=5")
+        assert done.returncode == 0, done.stderr
+        assert results(tmp_path / "run")["endpoint"]["backend"] == "external"
+        assert server.poll() is None
+    finally:
+        server.send_signal(signal.SIGTERM)
+        server.communicate(timeout=60)
+
+
+def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: Path) -> None:
+    serving, folder = tmp_path / "server", tmp_path / "run"
+    arguments = command(*ECHO, "engine.latency_s=0.2", "mode=serve", f"hydra.run.dir={serving}")
+    server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    wait_for((serving / "endpoint.json").exists, server)
+    url = json.loads((serving / "endpoint.json").read_text())["url"]
+    given = ("backend=external", f"backend.url={url}", "tasks=[addition]", "adapters=[]", "evaluate.concurrency=2")
+    run = subprocess.Popen(
+        command(*given, f"hydra.run.dir={folder}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+    )
+    wait_for(lambda: len(samples_so_far(folder)) >= 3, run)
+    server.kill()
+    server.communicate()
+    _, said = run.communicate(timeout=120)
+    assert run.returncode == 3, said
+    found = results(folder)
+    assert found["status"] == "incomplete"
+    coverage = found["tasks"]["addition"]["coverage"]
+    assert coverage["scored"] >= 3
+    assert coverage["failed"] + coverage["scored"] == coverage["total"] == 120
+    assert "stopped answering" in said
+
+
+def test_a_sweep_runs_every_point_and_compares_them(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    given = (*ECHO, "adapters=[],[reasoning]", "tasks=[addition],[capitals]", "evaluate.limit=10")
+    done = subprocess.run(
+        command("-m", *given, f"hydra.sweep.dir={sweep}"), capture_output=True, text=True, timeout=240, cwd=tmp_path
+    )
+    assert done.returncode == 0, done.stderr
+    points = json.loads((sweep / "sweep.json").read_text())["points"]
+    assert [p["status"] for p in points] == ["ok"] * 4
+    assert (sweep / "sweep.html").exists()
+    for n in range(4):
+        assert results(sweep / str(n))["status"] == "ok"
+
+
+def test_a_failed_point_does_not_lose_the_others(tmp_path: Path) -> None:
+    sweep = tmp_path / "sweep"
+    given = (*ECHO, "tasks.addition.path=/nowhere.jsonl,package:launcher/assets/tasks/addition.jsonl", "tasks=[addition]")
+    done = subprocess.run(
+        command("-m", *given, f"hydra.sweep.dir={sweep}"), capture_output=True, text=True, timeout=240, cwd=tmp_path
+    )
+    assert done.returncode == 1
+    points = json.loads((sweep / "sweep.json").read_text())["points"]
+    assert [p["status"] for p in points] == ["error", "ok"]
+    assert "/nowhere.jsonl" in points[0]["reason"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [('{"id": 1, "prompt": "a", "answer": "b"}\n{oops\n', ":2"), ("", "no items"), ('{"id": 1}\n', ":1")],
+)
+def test_a_bad_items_file_is_one_line_with_its_place(tmp_path: Path, content: str, expected: str) -> None:
+    items = tmp_path / "items.jsonl"
+    items.write_text(content)
+    done = launch(tmp_path / "run", *ECHO, "tasks=[addition]", f"tasks.addition.path={items}")
+    assert done.returncode == 1
+    errors = [line for line in done.stderr.splitlines() if line.startswith("launcher:")]
+    assert len(errors) == 1
+    assert str(items) in errors[0]
+    assert expected in errors[0]
+    assert "Traceback" not in done.stderr
+
+
+def test_no_heavy_import_is_needed_for_the_echo_engine(tmp_path: Path) -> None:
+    blocked = "import sys; [sys.modules.__setitem__(m, None) for m in ('torch', 'transformers', 'megatron', 'datasets')]\n"
+    code = blocked + "from launcher.app import main; main()"
+    arguments = [sys.executable, "-c", code, *ECHO, "evaluate.limit=3", f"hydra.run.dir={tmp_path / 'run'}"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr

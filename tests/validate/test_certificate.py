@@ -1,0 +1,184 @@
+"""An honest server gets its certificate; one that lies in any one way does not."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
+from starlette.requests import Request
+from starlette.responses import Response
+
+from launcher.api.app import create_app
+from launcher.api.server import bind, server_log, serving
+from launcher.core import Check, Endpoint
+from launcher.core import Request as Call
+from launcher.engines.echo import Echo, EchoRunner
+from launcher.model import Model
+from launcher.validate import certificate
+from launcher.validate.check import Need
+from launcher.validate.settings import Validate
+
+ALL = frozenset(Need)
+Lie = Callable[[str, dict[str, Any], dict[str, Any]], None]
+"""Changes an answer in place, given the path and what was asked."""
+
+
+@contextmanager
+def server(folder: Path, lie: Lie | None = None) -> Iterator[Endpoint]:
+    """Serve the echo engine, with a middleware that changes its JSON answers."""
+
+    async def tell(request: Request, call_next: RequestResponseEndpoint) -> Response:
+        asked = json.loads(await request.body() or b"{}")
+        response = await call_next(request)
+        body = b"".join([chunk async for chunk in _chunks(response)])
+        answer = json.loads(body) if response.status_code == 200 and body.startswith(b"{") else None
+        if answer is not None and lie is not None:
+            lie(request.url.path, asked, answer)
+            body = json.dumps(answer).encode()
+        return Response(body, response.status_code, media_type="application/json")
+
+    app = create_app(EchoRunner(Echo(), Model("echo")))
+    app.add_middleware(BaseHTTPMiddleware, dispatch=tell)
+    with bind("127.0.0.1", 0) as bound, server_log(folder / "log") as log, serving(app, bound, log, 2.0):
+        yield Endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}/v1", "echo", "inline", "echo")
+
+
+async def _chunks(response: Response) -> AsyncIterator[bytes]:
+    async for chunk in response.body_iterator:  # type: ignore[attr-defined]
+        yield chunk if isinstance(chunk, bytes) else chunk.encode()
+
+
+async def verdict(folder: Path, lie: Lie | None = None, needed: frozenset[Need] = ALL) -> dict[str, Check]:
+    with server(folder, lie) as endpoint:
+        checks = await certificate.validate(endpoint, Validate(timeout_s=20), needed)
+    return {check.name: check for check in checks}
+
+
+async def test_an_honest_server_passes_every_check(tmp_path: Path) -> None:
+    checks = await verdict(tmp_path)
+    assert set(checks) == set(certificate.NAMES)
+    assert not [c for c in checks.values() if c.ok is not True], checks
+
+
+def words_for_tokens(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/completions":
+        answer["usage"]["completion_tokens"] = len(answer["choices"][0]["text"].split())
+        answer["usage"]["total_tokens"] = answer["usage"]["prompt_tokens"] + answer["usage"]["completion_tokens"]
+
+
+def no_leading_null(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("echo"):
+        answer["choices"][0]["logprobs"]["top_logprobs"].pop(0)
+
+
+def echo_ignored(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("echo"):
+        choice, prompt = answer["choices"][0], answer["usage"]["prompt_tokens"]
+        choice["text"] = choice["text"][-1:]
+        for name, values in choice["logprobs"].items():
+            choice["logprobs"][name] = values[prompt:]
+
+
+def shifted_by_one(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("echo"):
+        values = answer["choices"][0]["logprobs"]["token_logprobs"]
+        values[1:] = [values[-1], *values[1:-1]]
+
+
+def slightly_off(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("echo"):
+        logprobs = answer["choices"][0]["logprobs"]
+        logprobs["token_logprobs"] = [v and v - 0.001 for v in logprobs["token_logprobs"]]
+
+
+def limit_of_another_request(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("max_tokens") == 3:
+        answer["usage"]["completion_tokens"] = 7
+
+
+def stop_not_trimmed(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("stop"):
+        answer["choices"][0]["text"] += asked["stop"]
+
+
+def another_model(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/models":
+        answer["data"][0]["id"] = "somebody else"
+
+
+def error_as_text(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/chat/completions":
+        answer.clear()
+        answer["error"] = "CUDA error"
+
+
+class Restless:
+    """Answers a repeated greedy request differently each time."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+        if asked.get("max_tokens") == 12 and "stop" not in asked:
+            self.calls += 1
+            answer["choices"][0]["text"] += str(self.calls)
+
+
+@pytest.mark.parametrize(
+    ("lie", "check"),
+    [
+        (words_for_tokens, "token accounting"),
+        (no_leading_null, "echo aligned"),
+        (echo_ignored, "echo aligned"),
+        (shifted_by_one, "equal to forward pass"),
+        (slightly_off, "equal to forward pass"),
+        (limit_of_another_request, "own parameters"),
+        (stop_not_trimmed, "stop trimmed"),
+        (another_model, "model listed"),
+        (error_as_text, "chat"),
+        (Restless(), "greedy repeats"),
+    ],
+)
+async def test_a_lie_is_found(tmp_path: Path, lie: Lie, check: str) -> None:
+    checks = await verdict(tmp_path, lie)
+    assert checks[check].ok is False, checks[check]
+
+
+async def test_what_no_task_needs_does_not_fail_the_endpoint(tmp_path: Path) -> None:
+    checks = await verdict(tmp_path, echo_ignored, frozenset({Need.serving, Need.completions}))
+    assert checks["echo aligned"].ok is None
+    assert "not needed" in checks["echo aligned"].detail
+    assert not certificate.failed(tuple(checks.values()))
+
+
+async def test_nothing_more_is_asked_of_a_server_that_is_not_there() -> None:
+    endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "inline", "echo")
+    checks = await certificate.validate(endpoint, Validate(timeout_s=5), ALL)
+    assert [c.ok for c in checks] == [False]
+
+
+async def test_a_check_that_is_left_out_is_not_passed(tmp_path: Path) -> None:
+    with server(tmp_path) as endpoint:
+        checks = await certificate.validate(endpoint, Validate(skip=["chat"]), ALL)
+    assert {c.name: c.ok for c in checks}["chat"] is None
+
+
+def test_needs_follow_from_what_the_tasks_ask() -> None:
+    chat = Call("/v1/chat/completions", {})
+    scoring = Call("/v1/completions", {"echo": True})
+    assert certificate.needs([chat]) == {Need.serving, Need.chat}
+    assert certificate.needs([scoring]) == {Need.serving, Need.completions, Need.prompt_logprobs}
+    assert certificate.needs([]) == ALL
+
+
+def test_the_certificate_is_written(tmp_path: Path) -> None:
+    endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "inline", "echo", api_key="secret")
+    certificate.write((Check("a", True, "fine"), Check("b", False, "bad")), endpoint, tmp_path)
+    text = (tmp_path / "certificate.json").read_text()
+    assert json.loads(text)["valid"] is False
+    assert "secret" not in text
