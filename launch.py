@@ -1,6 +1,6 @@
 """The program that users type: ``python launch.py [group=option ...] [key=value ...]``."""
 
-from launcher.app import main
+from launcher.entry import main
 
 if __name__ == "__main__":
     main()

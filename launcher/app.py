@@ -21,18 +21,11 @@ from launcher.complaint import complaint
 from launcher.config import Mode, Run, check
 from launcher.errors import UserError
 
-INTERRUPTED = 130
-
 
 def conf_folder() -> Path:
     """Return the folder of option files: inside the installed package, or at the root of a checkout."""
     here = Path(__file__).resolve().parent
     return next(folder for folder in (here / "conf", here.parent / "conf") if folder.is_dir())
-
-
-def main() -> None:
-    """Run the program and exit with its code (see the contract in docs/reference.md)."""
-    sys.exit(launch(sys.argv[1:]))
 
 
 def launch(arguments: list[str]) -> int:
@@ -48,8 +41,6 @@ def launch(arguments: list[str]) -> int:
         return _say(complaint(error, conf_folder()), 1)
     except UserError as error:
         return _say(str(error), error.exit_code)
-    except KeyboardInterrupt:
-        return _say("interrupted", INTERRUPTED)
     return max(Outcomes.codes, default=0)
 
 

@@ -9,6 +9,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Any
 
+INTERRUPTED = 130
+"""The exit code of a run that Ctrl-C or SIGTERM ended."""
+
 Json = Any
 """A value that ``json`` can write."""
 

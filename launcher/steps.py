@@ -17,13 +17,12 @@ from rich.console import Console
 
 from launcher.allocation import Allocation
 from launcher.config import Run
-from launcher.core import Endpoint, Json, Status, TaskResult
+from launcher.core import INTERRUPTED, Endpoint, Json, Status, TaskResult
 from launcher.errors import CoverageTooLow, ResumeError, ServerError, UserError, ValidationFailed
 from launcher.ledger import Ledger
 from launcher.monitor.health import Watch
 
 T = TypeVar("T")
-INTERRUPTED = 130
 
 
 @dataclass

@@ -60,7 +60,11 @@ def test_the_shipped_model_gets_a_verdict(tmp_path: Path) -> None:
     assert found["status"] == "ok"
     assert found["certificate"]["failed"] == 0
     assert found["run"]["checkpoint"].startswith("sha256:")
-    for task, metric, chance in (("addition", "exact_match", 0.1), ("capitals", "acc", 0.25), ("sequences", "exact_match", 0.1)):
+    for task, metric, chance in (
+        ("addition", "exact_match", 0.1),
+        ("capitals", "acc", 0.25),
+        ("sequences", "exact_match", 0.1),
+    ):
         assert chance + 0.1 < found["tasks"][task]["metrics"][metric]["value"] < 0.99
     for line in samples(tmp_path / "run"):
         assert {"task", "id", "repeat", "request", "response", "prediction", "target"} <= set(line)
@@ -178,7 +182,11 @@ def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: 
     url = json.loads((serving / "endpoint.json").read_text())["url"]
     given = ("backend=external", f"backend.url={url}", "tasks=[addition]", "adapters=[]", "evaluate.concurrency=2")
     run = subprocess.Popen(
-        command(*given, f"hydra.run.dir={folder}"), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
+        command(*given, f"hydra.run.dir={folder}"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
     )
     wait_for(lambda: len(samples_so_far(folder)) >= 3, run)
     server.kill()
@@ -209,7 +217,11 @@ def test_a_sweep_runs_every_point_and_compares_them(tmp_path: Path) -> None:
 
 def test_a_failed_point_does_not_lose_the_others(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
-    given = (*ECHO, "tasks.addition.path=/nowhere.jsonl,package:launcher/assets/tasks/addition.jsonl", "tasks=[addition]")
+    given = (
+        *ECHO,
+        "tasks.addition.path=/nowhere.jsonl,package:launcher/assets/tasks/addition.jsonl",
+        "tasks=[addition]",
+    )
     done = subprocess.run(
         command("-m", *given, f"hydra.sweep.dir={sweep}"), capture_output=True, text=True, timeout=240, cwd=tmp_path
     )
@@ -236,8 +248,10 @@ def test_a_bad_items_file_is_one_line_with_its_place(tmp_path: Path, content: st
 
 
 def test_no_heavy_import_is_needed_for_the_echo_engine(tmp_path: Path) -> None:
-    blocked = "import sys; [sys.modules.__setitem__(m, None) for m in ('torch', 'transformers', 'megatron', 'datasets')]\n"
-    code = blocked + "from launcher.app import main; main()"
+    blocked = (
+        "import sys; [sys.modules.__setitem__(m, None) for m in ('torch', 'transformers', 'megatron', 'datasets')]\n"
+    )
+    code = blocked + "from launcher.entry import main; main()"
     arguments = [sys.executable, "-c", code, *ECHO, "evaluate.limit=3", f"hydra.run.dir={tmp_path / 'run'}"]
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)

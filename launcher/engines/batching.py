@@ -19,22 +19,25 @@ from launcher.tokenizer import Tokenizer
 class Stream:
     """The events of one generation, on their way from the driver's thread to an asyncio loop."""
 
-    __slots__ = ("_events", "_ready", "loop")
+    __slots__ = ("_events", "_waiter", "loop")
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
         self._events: list[Tokens | Exception] = []
-        self._ready = asyncio.Event()
+        self._waiter: asyncio.Future[None] | None = None
 
     def put(self, event: Tokens | Exception) -> None:
         """Add an event; called in the stream's loop."""
         self._events.append(event)
-        self._ready.set()
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     async def get(self) -> list[Tokens | Exception]:
         """Wait for events, and return all that are there."""
-        await self._ready.wait()
-        self._ready.clear()
+        if not self._events:
+            self._waiter = self.loop.create_future()
+            await self._waiter
+            self._waiter = None
         events, self._events = self._events, []
         return events
 

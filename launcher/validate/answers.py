@@ -78,7 +78,7 @@ async def own_parameters(subject: Subject) -> str:
 async def stop_trimmed(subject: Subject) -> str:
     """A stop string taken from the model's own text must end it there, and must not be part of the answer."""
     text = _text(await subject.complete(max_tokens=12))
-    if len(text) < 3:
+    if len(text) < 2:
         raise NotApplicable(f"the model's answer {text!r} is too short to cut")
     stop = text[1:3]
     body = await subject.complete(max_tokens=12, stop=stop)

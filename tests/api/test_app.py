@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 
 import httpx
 import pytest
@@ -160,3 +161,30 @@ async def test_the_api_is_described() -> None:
 async def test_an_engine_may_end_without_text() -> None:
     answer = await post(Scripted([Tokens(finish="length")]), max_tokens=1)
     assert answer.json()["choices"][0]["text"] == ""
+
+
+class Threads(ByteTokenizer):
+    """Notes in which thread it works."""
+
+    def __init__(self) -> None:
+        self.seen: list[threading.Thread] = []
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        self.seen.append(threading.current_thread())
+        return super().encode(text[:10], special=special)
+
+
+async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
+    here = threading.current_thread()
+    long = "x" * 100_000
+    for path, fields in (
+        ("/v1/completions", {"prompt": long}),
+        ("/v1/chat/completions", {"messages": [{"role": "user", "content": long}]}),
+        ("/tokenize", {"model": "scripted", "prompt": long}),
+    ):
+        tokenizer = Threads()
+        async with client_of(Scripted([said("a", "length")], tokenizer)) as client:
+            ask = {} if path == "/tokenize" else {"model": "scripted", "max_tokens": 4}
+            assert (await client.post(path, json=ask | fields)).status_code == 200
+        assert tokenizer.seen
+        assert here not in tokenizer.seen

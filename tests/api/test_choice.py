@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from hypothesis import given
@@ -108,6 +109,20 @@ def test_listed_tokens_begin_in_the_text_shown_so_far(said_text: str, stop: tupl
     for piece in written(events, choice(stop=stop)):
         shown += len(piece.text)
         assert all(offset < shown or piece.finish for offset in offsets(piece))
+
+
+class Spaced(ByteTokenizer):
+    """As SentencePiece: a text begins with a space that is no part of it."""
+
+    def text_pieces(self, tokens: Sequence[int]) -> list[bytes]:
+        pieces = super().text_pieces(tokens)
+        return [pieces[0].removeprefix(b" "), *pieces[1:]]
+
+
+def test_an_echoed_prompt_is_the_text_that_was_sent() -> None:
+    piece = Writer(Spaced(), choice(" ab", echo=True)).write(said(" c", "length"))
+    assert piece.text == "ab c"
+    assert offsets(piece) == [0, 0, 1, 2, 3]
 
 
 async def test_a_stop_string_closes_the_generation() -> None:

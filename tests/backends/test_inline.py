@@ -232,9 +232,8 @@ def test_a_signal_ends_the_server_and_the_process(tmp_path: Path, number: int) -
 
 
 def test_importing_the_backends_loads_no_server() -> None:
-    code = (
-        "import sys, launcher.backends.inline, launcher.backends.external, launcher.engines.echo, launcher.engines.none"
-    )
+    modules = ("backends.inline", "backends.external", "engines.echo", "engines.none")
     heavy = {"fastapi", "uvicorn", "aiohttp", "torch", "transformers", "pydantic"}
+    code = "import sys, " + ", ".join(f"launcher.{module}" for module in modules)
     code += f"; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[2])

@@ -18,7 +18,9 @@ CPU = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=0)
 TINY = Model(name="tiny", path="package:launcher/assets/tiny")
 
 
-def plan(engine: Megatron | None = None, model: Model = TINY, optimizations: Optimizations | None = None) -> dict[str, Any]:
+def plan(
+    engine: Megatron | None = None, model: Model = TINY, optimizations: Optimizations | None = None
+) -> dict[str, Any]:
     return (engine or Megatron()).plan(model, Parallelism(), optimizations or Optimizations(), CPU)
 
 

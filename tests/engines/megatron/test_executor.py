@@ -43,7 +43,12 @@ ARCHITECTURES = {
         tied=False,
     ),
     "nemotron": replace(
-        TINY, normalization="LayerNorm", zero_centered_gamma=True, gated=False, activation="squared_relu", rotary_percent=0.5
+        TINY,
+        normalization="LayerNorm",
+        zero_centered_gamma=True,
+        gated=False,
+        activation="squared_relu",
+        rotary_percent=0.5,
     ),
     "qwen3": replace(TINY, qk_norm=True, norm_epsilon=1e-6),
     "gpt2": replace(

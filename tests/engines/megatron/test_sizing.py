@@ -26,7 +26,9 @@ def test_parameters_are_counted_as_built(name: str) -> None:
     assert sizing.parameters(ARCHITECTURES[name]) == sum(p.numel() for p in model.parameters())
 
 
-SMOLLM2 = replace(TINY, num_layers=30, num_attention_heads=9, num_query_groups=3, vocab_size=49152, ffn_hidden_size=1536)
+SMOLLM2 = replace(
+    TINY, num_layers=30, num_attention_heads=9, num_query_groups=3, vocab_size=49152, ffn_hidden_size=1536
+)
 
 
 @pytest.mark.parametrize(

@@ -76,7 +76,9 @@ def _global_name(model: Any, name: str) -> str:
     return ".".join(parts)
 
 
-def placement(architecture: Architecture = TINY, parallelism: Parallelism | None = None, tokens: int = 8192) -> Placement:
+def placement(
+    architecture: Architecture = TINY, parallelism: Parallelism | None = None, tokens: int = 8192
+) -> Placement:
     return Placement(
         architecture=architecture,
         weights=NamedWeights(),

@@ -1,0 +1,70 @@
+"""Every command and snippet in the documentation works as it is written."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from launcher.adapters.base import pipeline
+from launcher.component import COMPONENTS
+from launcher.core import Request, Response
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+COMMAND = re.compile(r"^(?:\.venv/bin/)?python launch\.py(?P<rest>[^\n]*)$", re.M)
+BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<code>.*?)^```", re.M | re.S)
+STAND_INS = {
+    "/ckpt/my_model": str(ROOT / "launcher/assets/tiny"),
+    "backend.api_key_env=MY_KEY": "backend.api_key_env=HOME",
+}
+
+
+def commands() -> list[str]:
+    found = {m["rest"].split("#")[0].strip() for page in PAGES for m in COMMAND.finditer(page.read_text())}
+    return sorted(
+        rest for rest in found if "resume=" not in rest and "[" not in rest.split("'")[0].replace("tasks=[", "")
+    )
+
+
+@pytest.mark.parametrize("rest", commands())
+def test_a_documented_command_can_be_planned(rest: str, tmp_path: Path) -> None:
+    for written, here in STAND_INS.items():
+        rest = rest.replace(written, here)
+    arguments = [sys.executable, str(ROOT / "launch.py"), *shlex.split(rest), "mode=plan"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def module_from(code: str, name: str, folder: Path) -> ModuleType:
+    file = folder / f"{name}.py"
+    file.write_text(code)
+    spec = importlib.util.spec_from_file_location(name, file)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+async def test_the_documented_adapter_works(tmp_path: Path) -> None:
+    text = (ROOT / "docs" / "extending.md").read_text()
+    code = next(m["code"] for m in BLOCK.finditer(text) if "class Shout" in m["code"])
+    code = code.replace("adapters/shout", "documented/shout")
+    module = module_from(code, "documented_shout", tmp_path)
+
+    async def answer(request: Request) -> Response:
+        return Response(200, {"choices": [{"text": "hello"}]})
+
+    handler = pipeline([module.Shout(marks=2)], answer)
+    response = await handler(Request("/v1/completions", {"prompt": "x"}))
+    del COMPONENTS["documented/shout"]
+    assert response.body == {"choices": [{"text": "HELLO!!"}]}
