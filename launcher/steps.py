@@ -16,6 +16,7 @@ from typing import TypeVar
 from rich.console import Console
 
 from launcher.allocation import Allocation
+from launcher.component import name_of
 from launcher.config import Run
 from launcher.core import INTERRUPTED, Endpoint, Json, Status, TaskResult
 from launcher.errors import CoverageTooLow, ResumeError, ServerError, UserError, ValidationFailed
@@ -84,11 +85,17 @@ def serving(run: Run, ledger: Ledger, allocation: Allocation, folder: Path) -> I
     deployment = run.deployment(folder)
     run.backend.plan(deployment, allocation)
     with ExitStack() as stack:
+        tell(f"serve: {run.model.name} · engine {name_of(run.engine)} · backend {name_of(run.backend)}")
         with ledger.step("serve"):
             endpoint = stack.enter_context(run.backend.serve(deployment, allocation))
         ledger.endpoint, ledger.engine = endpoint, engine_facts(endpoint)
         with announced(endpoint, folder):
             yield endpoint
+
+
+def tell(line: str) -> None:
+    """Say on standard error how far the run is."""
+    print(line, file=sys.stderr, flush=True)
 
 
 def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
@@ -132,6 +139,7 @@ def validate(run: Run, endpoint: Endpoint, ledger: Ledger, folder: Path) -> None
         ledger.checks = run_async(certificate.validate(endpoint, run.validate, certificate.needs(first)))
     certificate.write(ledger.checks, endpoint, folder)
     failed = certificate.failed(ledger.checks)
+    tell(f"validate: {len(ledger.checks)} checks, {len(failed)} failed")
     if failed:
         raise ValidationFailed("the endpoint failed validation: " + "; ".join(f"{c.name}: {c.detail}" for c in failed))
 

@@ -87,7 +87,11 @@ class StopFilter:
 
 
 def _overlap(text: str, stop: str) -> int:
-    for size in range(min(len(stop) - 1, len(text)), 0, -1):
+    """Return the length of the longest end of ``text`` that begins ``stop``; only ends on its last character fit."""
+    size = min(len(stop) - 1, len(text))
+    while size:
+        size = stop.rfind(text[-1], 0, size) + 1
         if text.endswith(stop[:size]):
             return size
+        size -= 1
     return 0

@@ -11,6 +11,7 @@ from launcher.core import Json
 from launcher.engines.base import EngineState, Generation, Runner, Tokens
 from launcher.engines.blocks import BlockPool
 from launcher.engines.driver import Driver
+from launcher.engines.outbox import join
 from launcher.engines.scheduler import Limits, Scheduler
 from launcher.engines.step import Executor
 from launcher.tokenizer import Tokenizer
@@ -116,11 +117,7 @@ def _put(events: Sequence[tuple[Stream, Tokens | Exception]]) -> None:
 
 def _merge(events: Sequence[Tokens | Exception]) -> Tokens:
     """Join what a slow reader has let pile up; raise the failure if there is one."""
-    tokens: list[Tokens] = []
     for event in events:
         if isinstance(event, Exception):
             raise event
-        tokens.append(event)
-    if len(tokens) == 1:
-        return tokens[0]
-    return Tokens(tuple(t for event in tokens for t in event.tokens), tokens[0].prompt, tokens[-1].finish)
+    return join([event for event in events if isinstance(event, Tokens)])

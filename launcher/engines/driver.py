@@ -9,6 +9,7 @@ from concurrent.futures import Future
 from dataclasses import replace
 
 from launcher.engines.base import EngineState, Generation, Tokens
+from launcher.engines.outbox import Outbox
 from launcher.engines.scheduler import Limits, Scheduler
 from launcher.engines.step import Executor
 from launcher.errors import EngineUnavailable, QueueFull
@@ -16,7 +17,7 @@ from launcher.errors import EngineUnavailable, QueueFull
 log = logging.getLogger(__name__)
 
 Deliver = Callable[[Sequence[tuple[str, Tokens | Exception]]], None]
-"""Takes what became ready together, by request id. Called from the driver's thread, once per step."""
+"""Takes what became ready together, by request id. Called from the driver's thread, a few times per step at most."""
 
 
 class Driver:
@@ -36,6 +37,7 @@ class Driver:
         self._cancelled: list[str] = []
         self._calls: list[tuple[Future[object], Callable[[], object]]] = []
         self._open: set[str] = set()
+        self._outbox = Outbox(self._send)
         self._error: str | None = None
         self._state = scheduler.state()
         self._thread = threading.Thread(target=self._run, name="engine-steps", daemon=True)
@@ -117,6 +119,7 @@ class Driver:
                 calls, self._calls = self._calls, []
                 for request_id in cancelled:
                     self._scheduler.drop(request_id)
+                    self._outbox.forget(request_id)
                 for request in arrived.values():
                     self._scheduler.add(request)
                 self._state = self._scheduler.state()
@@ -134,18 +137,21 @@ class Driver:
         step, events = self._scheduler.plan()
         self._state = self._scheduler.state()
         if step is not None:
+            if step.prefills:
+                self._outbox.flush(everything=True)  # it takes long
             events += self._scheduler.absorb(step, self._executor.execute(step.plan, step.scores, step.draws))
-        ready: list[tuple[str, Tokens | Exception]] = []
+        self._state = self._scheduler.state()
+        for running, tokens in events:
+            self._outbox.add(running.request.id, tokens)
+        self._outbox.flush(everything=False)
+
+    def _send(self, ready: Sequence[tuple[str, Tokens]]) -> None:
+        """Deliver what is still wanted."""
         with self._wake:
-            self._state = self._scheduler.state()
-            for running, tokens in events:
-                request_id = running.request.id
-                if request_id in self._open:
-                    ready.append((request_id, tokens))
-                    if tokens.finish:
-                        self._open.discard(request_id)
-        if ready:
-            self._deliver(ready)
+            wanted = [(request_id, tokens) for request_id, tokens in ready if request_id in self._open]
+            self._open.difference_update(request_id for request_id, tokens in wanted if tokens.finish)
+        if wanted:
+            self._deliver(wanted)
 
 
 def _resolve(future: Future[object], function: Callable[[], object]) -> None:

@@ -95,6 +95,11 @@ class Step:
     scores: list[Score]
     draws: list[Draw]
 
+    @property
+    def prefills(self) -> bool:
+        """Whether it computes more than one token of some sequence; the longest chunk is the last."""
+        return len(self.plan.chunks[-1].tokens) > 1
+
 
 Event = tuple[Running, Tokens]
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from launcher.engines.base import TokenLogprob
 from launcher.engines.sampling import Draw, Score
 
 
-@dataclass(frozen=True, slots=True)
-class Chunk:
+class Chunk(NamedTuple):
     """Consecutive tokens of one sequence that are computed together.
 
     ``start`` is the position of the first token. Keys and values of positions below ``write`` are already in the cache

@@ -72,6 +72,13 @@ async def test_a_failure_is_never_an_answer() -> None:
     assert "choices" not in answer.json()
 
 
+async def test_choices_of_all_prompts_are_bounded() -> None:
+    answer = await post(Scripted([]), prompt=["a"] * 100, n=100)
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "n"
+    assert "2048" in answer.json()["error"]["message"]
+
+
 class Untemplated(ByteTokenizer):
     def render_chat(self, messages: object, *, add_generation_prompt: bool = True) -> str:
         raise NoChatTemplate

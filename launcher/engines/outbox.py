@@ -1,0 +1,56 @@
+"""Collects tokens, and decides when it is worth waking those who wait for them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from launcher.engines.base import Tokens
+
+READER_S = 0.0003
+"""How long to leave the readers in peace, per reader: waking one costs a good part of this, more if it writes to a
+socket, and while it runs the model waits for the interpreter. A single reader is woken at every step, dozens are
+woken every few milliseconds."""
+
+Send = Callable[[Sequence[tuple[str, Tokens]]], None]
+"""Takes what is sent together, by request id."""
+
+
+class Outbox:
+    """What sequences have said and nobody was told yet. First and last tokens never wait. Not thread-safe."""
+
+    def __init__(self, send: Send) -> None:
+        self._send = send
+        self._pending: dict[str, list[Tokens]] = {}
+        self._begun: set[str] = set()
+        self._due = 0.0
+
+    def add(self, request_id: str, tokens: Tokens) -> None:
+        self._pending.setdefault(request_id, []).append(tokens)
+
+    def forget(self, request_id: str) -> None:
+        self._pending.pop(request_id, None)
+        self._begun.discard(request_id)
+
+    def flush(self, *, everything: bool) -> None:
+        """Send what is due, or all that there is."""
+        if everything or time.monotonic() >= self._due:
+            self._release(list(self._pending))
+            self._due = time.monotonic() + READER_S * len(self._begun)
+        else:
+            self._release([k for k, events in self._pending.items() if k not in self._begun or events[-1].finish])
+
+    def _release(self, request_ids: Sequence[str]) -> None:
+        if not request_ids:
+            return
+        ready = [(request_id, join(self._pending.pop(request_id))) for request_id in request_ids]
+        for request_id, tokens in ready:
+            (self._begun.discard if tokens.finish else self._begun.add)(request_id)
+        self._send(ready)
+
+
+def join(events: Sequence[Tokens]) -> Tokens:
+    """Make one event of several that follow one another."""
+    if len(events) == 1:
+        return events[0]
+    return Tokens(tuple(t for event in events for t in event.tokens), events[0].prompt, events[-1].finish)

