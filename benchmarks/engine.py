@@ -32,7 +32,7 @@ from launcher.core import resolve
 from launcher.engines.base import Generation, Sampling
 from launcher.engines.batching import BatchingRunner
 from launcher.engines.megatron import distributed
-from launcher.engines.megatron.engine import _threads
+from launcher.engines.megatron.engine import threads_for
 from launcher.engines.megatron.placement import Placement, Saved
 from launcher.engines.scheduler import Limits
 from launcher.engines.step import Chunk, StepPlan
@@ -85,7 +85,7 @@ class Sides:
             device="cuda" if allocation.gpus else "cpu",
             num_blocks=BATCH * CONTEXT // BLOCK + 1,
             block_size=BLOCK,
-            threads=_threads(self.architecture, Parallelism(), allocation),
+            threads=threads_for(self.architecture, Parallelism(), allocation),
         )
         torch.set_num_threads(self.placement.threads)
 
@@ -104,11 +104,12 @@ class Sides:
 
     def transformers(self) -> Any:
         """Return a LlamaForCausalLM that holds exactly these weights."""
-        from launcher.engines.megatron.build import build
-        from launcher.engines.megatron.placement import torch_dtype
         from transformers import LlamaConfig, LlamaForCausalLM
 
-        a, device = self.architecture, self.placement._device(0)
+        from launcher.engines.megatron.build import build
+        from launcher.engines.megatron.placement import torch_dtype
+
+        a, device = self.architecture, self.placement.device_of(0)
         distributed.initialize(Parallelism(), device)
         model = build(a, Parallelism(), torch_dtype(self.placement.dtype), device, initialize=False)
         self.placement.weights.load_into(model)
@@ -316,24 +317,22 @@ def part_prefix(sides: Sides, options: argparse.Namespace) -> None:
             lambda: asyncio.run(run_engine(plain, work, prompt_logprobs=1)),
         )
         state = cached.state()
+    share = state.prompt_tokens_cached / state.prompt_tokens
     print(f"prefix: log-likelihood of {options.items} four-choice items behind {len(shots)} shared tokens")
-    print(
-        f"  with caching  {median(ours):9.1f} requests/s   {state.prompt_tokens_cached / state.prompt_tokens:.0%} cached"
-    )
+    print(f"  with caching  {median(ours):9.1f} requests/s   {share:.0%} of prompt tokens cached")
     print(f"  without       {median(without):9.1f} requests/s")
     print(ratio(ours, without, "3"))
 
 
 def part_queue(sides: Sides, options: argparse.Namespace) -> None:
-    print("queue: seconds per request and peak memory by the number of requests that wait")
+    print("queue: cost and peak memory by the number of requests that arrive together")
     with sides.engine(prefix_caching=False) as runner:
+        asyncio.run(run_engine(runner, mixed_work(8, None)))
         for count in (1, 8, 64, 512):
-            work = mixed_work(count, None)
-            outcome = asyncio.run(run_engine(runner, work))
+            o = asyncio.run(run_engine(runner, mixed_work(count, None)))
             peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(
-                f"  {count:4d} queued  {outcome.seconds / count:.4f} s/request  {outcome.rate:8.0f} tokens/s  {peak:6.0f} MB"
-            )
+            each = f"{o.seconds / count:.4f} s/request   {1000 * o.cpu / o.tokens:.3f} ms of CPU per token"
+            print(f"  {count:4d} requests  {each}   {o.rate:8.0f} tokens/s   {peak:6.0f} MB")
 
 
 PARTS = {"mixed": part_mixed, "stream": part_stream, "limit": part_limit, "prefix": part_prefix, "queue": part_queue}

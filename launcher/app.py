@@ -17,7 +17,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher.complaint import complaint
+from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check
 from launcher.errors import UserError
 
@@ -50,6 +50,9 @@ def job(cfg: DictConfig) -> int:
     from launcher import plan, run
 
     try:
+        unknown = unknown_keys(cfg)
+        if unknown:
+            raise UserError(f"{', '.join(unknown)}: no such key; leave out the + to see what is accepted")
         typed = OmegaConf.to_object(cfg)
         assert isinstance(typed, Run)
         check(typed)

@@ -8,8 +8,8 @@ from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from hydra.errors import HydraException, MissingConfigException
-from omegaconf import DictConfig
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
 
 
@@ -17,6 +17,8 @@ def complaint(error: BaseException, conf: Path) -> str:
     """Say in one line what is wrong. ``conf`` is the folder of option files, read to list the options of a group."""
     if isinstance(error, MissingConfigException):
         return _unknown_option(error, conf)
+    if isinstance(error, OverrideParseException):
+        return f"{error.override}: {_first_line(error)}; accepted is group=option or key=value, with the value in quotes"
     cause = _root(error)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key}: a value is required"
@@ -25,6 +27,18 @@ def complaint(error: BaseException, conf: Path) -> str:
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
     return _first_line(error)
+
+
+def unknown_keys(cfg: DictConfig) -> list[str]:
+    """Return the full keys that no schema knows; ``+key=value`` puts such keys past the composition."""
+    found = []
+    known = {f.name for f in fields(cfg._metadata.object_type)} if is_dataclass(cfg._metadata.object_type) else None
+    for key in cfg:
+        if known is not None and key not in known:
+            found.append(str(cfg._get_full_key(key)))
+        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg._get_node(key), DictConfig):
+            found += unknown_keys(cfg[key])
+    return found
 
 
 def _root(error: BaseException) -> BaseException:

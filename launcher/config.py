@@ -11,7 +11,7 @@ from omegaconf import MISSING
 
 from launcher.adapters import payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
 from launcher.adapters.base import Adapter
-from launcher.backends import external, inline  # noqa: F401
+from launcher.backends import external, inline, pytriton  # noqa: F401
 from launcher.backends.base import Backend, Deployment
 from launcher.component import name_of
 from launcher.engines import echo, huggingface, megatron, none  # noqa: F401

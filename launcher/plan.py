@@ -22,12 +22,12 @@ FILES = (
 
 def show(run: Run, config: str) -> None:
     """Print the resolved configuration and the plan. Raises `UserError` for what could not work."""
-    allocation = allocate()
+    plan = yaml.safe_dump(_plan(run, allocate()), sort_keys=False, allow_unicode=True, width=120)
     console = Console(highlight=False, soft_wrap=True)
     console.print("# resolved configuration", style="bold")
     console.print(Syntax(config, "yaml", background_color="default") if console.is_terminal else config, markup=False)
     console.print("# plan", style="bold")
-    console.print(yaml.safe_dump(_plan(run, allocation), sort_keys=False, allow_unicode=True, width=120), markup=False)
+    console.print(plan, markup=False)
 
 
 def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:

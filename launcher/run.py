@@ -11,7 +11,7 @@ from launcher.core import Json
 from launcher.ledger import Ledger
 from launcher.monitor.health import watch
 from launcher.provenance import fingerprint, provenance, what_changes_answers
-from launcher.steps import continued, evaluate, reported, serving, stay, validate
+from launcher.steps import continued, evaluate, needs, reported, serving, stay, validate
 
 
 def run(run: Run, config: Mapping[str, Json], overrides: list[str], folder: Path) -> int:
@@ -22,8 +22,9 @@ def run(run: Run, config: Mapping[str, Json], overrides: list[str], folder: Path
         ledger.run["checkpoint"] = fingerprint(run.model)
         answers = what_changes_answers(run, config, ledger.run["checkpoint"])
         continued(run, folder, answers)
+        needed = needs(run)
         with serving(run, ledger, allocation, folder) as endpoint, watch(endpoint, folder) as health:
-            validate(run, endpoint, ledger, folder)
+            validate(run, endpoint, needed, ledger, folder)
             if run.mode is Mode.serve:
                 stay(endpoint, health)
             if run.mode is Mode.run:

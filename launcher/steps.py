@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
@@ -22,6 +22,9 @@ from launcher.core import INTERRUPTED, Endpoint, Json, Status, TaskResult
 from launcher.errors import CoverageTooLow, ResumeError, ServerError, UserError, ValidationFailed
 from launcher.ledger import Ledger
 from launcher.monitor.health import Watch
+
+if TYPE_CHECKING:
+    from launcher.validate.check import Need
 
 T = TypeVar("T")
 
@@ -83,6 +86,7 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
 def serving(run: Run, ledger: Ledger, allocation: Allocation, folder: Path) -> Iterator[Endpoint]:
     """Bring the server up, and say in ``endpoint.json`` where it is, for as long as it is there."""
     deployment = run.deployment(folder)
+    run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)
     run.backend.plan(deployment, allocation)
     with ExitStack() as stack:
         tell(f"serve: {run.model.name} · engine {name_of(run.engine)} · backend {name_of(run.backend)}")
@@ -128,15 +132,23 @@ def announced(endpoint: Endpoint, folder: Path) -> Iterator[None]:
         file.unlink(missing_ok=True)
 
 
-def validate(run: Run, endpoint: Endpoint, ledger: Ledger, folder: Path) -> None:
+def needs(run: Run) -> frozenset[Need]:
+    """Read the first sample of each task, before anything is loaded: what must the server be able to do for it?
+
+    Raises `TaskError` for items that cannot be read.
+    """
+    from launcher.validate import certificate
+
+    first = (islice(task.samples(name, run.model.name), 1) for name, task in run.tasks.items())
+    return certificate.needs([sample.request for samples in first for sample in samples])
+
+
+def validate(run: Run, endpoint: Endpoint, needed: frozenset[Need], ledger: Ledger, folder: Path) -> None:
     """Check the endpoint and write the certificate. Raises `ValidationFailed` naming every failed check."""
     from launcher.validate import certificate
 
-    first = [
-        sample.request for name, task in run.tasks.items() for sample in islice(task.samples(name, endpoint.model), 1)
-    ]
     with ledger.step("validate"):
-        ledger.checks = run_async(certificate.validate(endpoint, run.validate, certificate.needs(first)))
+        ledger.checks = run_async(certificate.validate(endpoint, run.validate, needed))
     certificate.write(ledger.checks, endpoint, folder)
     failed = certificate.failed(ledger.checks)
     tell(f"validate: {len(ledger.checks)} checks, {len(failed)} failed")

@@ -30,15 +30,21 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
-    runner: Runner, *, api_key: str | None = None, ready_timeout_s: float = 60.0, log: logging.Logger = LOG
+    runner: Runner,
+    *,
+    api_key: str | None = None,
+    ready_timeout_s: float = 60.0,
+    log: logging.Logger = LOG,
+    more_metrics: Callable[[], bytes] = bytes,
 ) -> FastAPI:
     """Return an OpenAI-compatible app over ``runner``.
 
     ``api_key`` is asked of every request but health checks. ``ready_timeout_s`` bounds the one-token probe behind
-    ``/ready``. ``log`` receives one line per request, with neither bodies nor headers.
+    ``/ready``. ``log`` receives one line per request, with neither bodies nor headers. ``more_metrics`` returns what
+    ``/metrics`` shows besides, in Prometheus' text format; it is called in a thread.
     """
     app = FastAPI(title="launcher", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
-    metrics = Metrics(runner)
+    metrics = Metrics(runner, more_metrics)
     app.state.service = Service(runner, metrics, Readiness(runner, ready_timeout_s), int(time.time()), log)
     _add_routes(app)
     for kind in (ApiError, HTTPException, QueueFull, EngineUnavailable):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
@@ -15,9 +15,10 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 class Metrics:
-    """Counters of the HTTP surface, and the engine's own state."""
+    """Counters of the HTTP surface, the engine's own state, and ``more`` from behind the engine."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: Runner, more: Callable[[], bytes] = bytes) -> None:
+        self._more = more
         self._registry = CollectorRegistry()
         self._requests = Counter(
             "launcher_requests", "HTTP requests answered", ("path", "status"), registry=self._registry
@@ -38,7 +39,8 @@ class Metrics:
         self._first.observe(seconds)
 
     def text(self) -> bytes:
-        return generate_latest(self._registry)
+        """Return all of it in Prometheus' text format. What is behind the engine may block."""
+        return generate_latest(self._registry) + self._more()
 
 
 GAUGES = {

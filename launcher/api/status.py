@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict
 
 from prometheus_client import CONTENT_TYPE_LATEST
@@ -50,7 +51,8 @@ async def engine(request: Request) -> Response:
 
 async def metrics(request: Request) -> Response:
     """Counters for Prometheus."""
-    return Response(service_of(request).metrics.text(), media_type=CONTENT_TYPE_LATEST)
+    text = await asyncio.to_thread(service_of(request).metrics.text)
+    return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
 def _card(service: Service) -> Json:

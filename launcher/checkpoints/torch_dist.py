@@ -198,9 +198,7 @@ def _load(store: TensorStore, wanted: Mapping[str, Any]) -> dict[str, Any]:
 
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", FutureWarning
-            )  # megatron-core has yet to follow torch
+            warnings.simplefilter("ignore", FutureWarning)  # megatron-core has yet to follow torch
             return dict(
                 dist_checkpointing.load(
                     wanted, str(store.folder), common_strategy=NoCommon(), validate_access_integrity=False

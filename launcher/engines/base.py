@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from launcher.allocation import Allocation
-from launcher.core import Json
+from launcher.core import Json, resolve
 from launcher.model import Model, Optimizations, Parallelism
 from launcher.tokenizer import Tokenizer
 
@@ -141,3 +141,9 @@ class Engine(ABC):
     ) -> dict[str, Json]:
         """Describe, without heavy imports, what `load` would do; raise `UserError` for what cannot work."""
         return {}
+
+    def fingerprint(self, model: Model) -> str | None:
+        """Return ``sha256:...`` over the model's files; None for a model without any. Raises `CheckpointError`."""
+        from launcher.checkpoints import detect
+
+        return detect(resolve(model.path)).fingerprint() if model.path else None

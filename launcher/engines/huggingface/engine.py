@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -87,7 +88,6 @@ class HuggingFace(Engine):
         return self._facts(decision, decision.source.cached_values)
 
     def fingerprint(self, model: Model) -> str:
-        """Return ``sha256:...`` over the model's files. Raises `CheckpointError`."""
         return _open(model).fingerprint()
 
     def decide(
@@ -152,9 +152,10 @@ class HuggingFace(Engine):
             return max(whole, min(self.max_sequences * whole, int(DEFAULT_CACHE_GB * GB) // per_token))
         tokens = int(self.kv_cache_gb * GB) // per_token
         if tokens < whole:
+            least = math.ceil(1000 * whole * per_token / GB) / 1000
             raise UserError(
                 f"engine.kv_cache_gb={self.kv_cache_gb}: holds {tokens} tokens, less than one context of {context}; "
-                f"at least {whole * per_token / GB:.3g} is needed, or a smaller model.context_length"
+                f"at least {least:g} is needed, or a smaller model.context_length"
             )
         return tokens
 

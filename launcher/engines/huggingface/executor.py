@@ -126,9 +126,10 @@ def _sequential(
 def _difference(
     model: PreTrainedModel, forward: Forward, context_length: int, block_size: int, num_blocks: int
 ) -> float:
-    """Return how far two sequences, in chunks and side by side, are from plain forward passes, as `TOLERANCE` counts."""
-    first = -(-min(LENGTHS[0], context_length) // block_size)
-    first = min(first, num_blocks - 2)
+    """Return how far two sequences, in chunks and side by side, are from plain passes, as `TOLERANCE` counts."""
+    if context_length < 2:
+        return 0.0
+    first = min(-(-min(LENGTHS[0], context_length) // block_size), num_blocks - 2)
     lengths = min(LENGTHS[0], context_length, first * block_size), min(LENGTHS[1], context_length, block_size)
     generator = torch.Generator().manual_seed(0)
     rows = model.get_input_embeddings().num_embeddings
@@ -141,7 +142,7 @@ def _difference(
     logits = torch.cat([forward.compute(plan) for plan in plans])
     got = torch.cat((_of_next(logits[: len(short) - 1], short[1:]), _of_next(logits[len(short) : -1], long[1:])))
     plain = torch.cat([_of_next(forward.plain(tokens)[:-1], tokens[1:]) for tokens in (short, long)])
-    return float((got - plain).abs().mean() / (plain - plain.mean()).abs().mean())
+    return float((got - plain).abs().mean() / (plain - plain.mean()).abs().mean().clamp_min(1e-6))
 
 
 def _of_next(logits: Tensor, targets: Sequence[int]) -> Tensor:

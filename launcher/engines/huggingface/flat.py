@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from launcher.engines.huggingface.probe import Attending, NotPaged, Rule, implementation
-from launcher.engines.megatron.attention import Layout, Step
+from launcher.engines.megatron.attention import CALL_COST, Layout, Step
 from launcher.engines.step import StepPlan
 
 if TYPE_CHECKING:
@@ -49,6 +49,19 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: An
 AttentionInterface.register(PAGED, _attend)
 
 
+def _layout(layer: Attending, block_size: int, like: Tensor) -> Layout:
+    return Layout(
+        block_size=block_size,
+        queries=layer.rule.queries,
+        worth=CALL_COST // (layer.groups * layer.channels),
+        device=like.device,
+        dtype=like.dtype,
+        rope=None,
+        window=layer.rule.window,
+        scale=layer.rule.scale,
+    )
+
+
 class Flat:
     """Computes a step in one forward pass. The model belongs to it alone from now on.
 
@@ -65,11 +78,7 @@ class Flat:
         like = next(model.parameters())
         for layer in layers:
             layer.module.pages = Pages(layer, num_blocks * block_size, self._active, like)  # type: ignore[assignment]
-        rules = dict.fromkeys(layer.rule for layer in layers)
-        self._layouts = {
-            rule: Layout(block_size, rule.queries, like.device, like.dtype, None, rule.window, rule.scale)
-            for rule in rules
-        }
+        self._layouts = {layer.rule: _layout(layer, block_size, like) for layer in layers}
         self._plain = str(model.config._attn_implementation)
         model.set_attn_implementation(PAGED)
 

@@ -15,8 +15,8 @@ from launcher.engines.step import Chunk, StepPlan
 
 Ints = NDArray[np.int64]
 
-CALL_COST = 2048
-"""What one more attention call costs, in query-key pairs: under this, padding is cheaper than another group."""
+CALL_COST = 100_000
+"""What one more attention call costs, in cached numbers that padding could read instead (measured on a CPU)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,11 +127,13 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> None:
 class Layout:
     """What turns plans into steps: the facts of one model and its cache.
 
-    ``queries`` is the number of query heads per key head. ``window`` bounds how far back a token sees.
+    ``queries`` is the number of query heads per key head. ``window`` bounds how far back a token sees. ``worth`` is how
+    much padding, in queries times keys, is cheaper than one more call.
     """
 
     block_size: int
     queries: int
+    worth: int
     device: torch.device
     dtype: torch.dtype
     rope: Rope | None
@@ -169,7 +171,7 @@ class Layout:
 
     def _groups(self, chunks: Sequence[Chunk]) -> Iterator[Group]:
         begin = 0
-        for members in _alike(chunks):
+        for members in _alike(chunks, self.worth):
             end = begin + sum(len(c.tokens) for c in members)
             yield self._group(members, begin, end)
             begin = end
@@ -214,17 +216,21 @@ class Layout:
         return torch.from_numpy(array).to(self.device)
 
 
-def _alike(chunks: Sequence[Chunk]) -> Iterator[list[Chunk]]:
-    """Split chunks into runs that are worth padding to one another."""
+def _alike(chunks: Sequence[Chunk], worth: int) -> Iterator[list[Chunk]]:
+    """Split chunks into runs that are padded to one another, as long as that wastes no more than one call is worth.
+
+    The work of a chunk is its keys times its queries, and its keys once more: they are gathered first.
+    """
     members: list[Chunk] = []
     real = width = keys = 0
     for chunk in chunks:
-        own_width, own_keys = len(chunk.tokens), chunk.start + len(chunk.tokens)
+        own_width = len(chunk.tokens)
+        own_keys = chunk.start + own_width
         w, k = max(width, own_width), max(keys, own_keys)
-        padded = (len(members) + 1) * w * k
-        if members and padded > 1.5 * (real + own_width * own_keys) + CALL_COST:
+        real += own_keys * (own_width + 1)
+        if members and (len(members) + 1) * k * (w + 1) - real > worth:
             yield members
-            members, real, w, k = [], 0, own_width, own_keys
+            members, real, w, k = [], own_keys * (own_width + 1), own_width, own_keys
         members.append(chunk)
-        real, width, keys = real + own_width * own_keys, w, k
+        width, keys = w, k
     yield members

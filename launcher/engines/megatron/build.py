@@ -150,7 +150,9 @@ def _spec(architecture: Architecture, config: TransformerConfig) -> ModuleSpec:
     attention.submodules.linear_qkv = modules.Column
     attention.submodules.linear_proj = modules.Row
     attention.submodules.core_attention = modules.CausalAttention
-    if not architecture.num_experts:
+    if architecture.num_experts:
+        spec.submodules.mlp.submodules.router = modules.Router
+    else:
         spec.submodules.mlp.submodules.linear_fc1 = modules.Column
         spec.submodules.mlp.submodules.linear_fc2 = modules.Row
     spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = _norm(architecture)

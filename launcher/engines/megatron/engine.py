@@ -102,7 +102,7 @@ class Megatron(Engine):
             device=device,
             num_blocks=sizing.cache_blocks(tokens, self.block_size),
             block_size=self.block_size,
-            threads=self.threads or _threads(a, parallelism, allocation),
+            threads=self.threads or threads_for(a, parallelism, allocation),
         )
         caching = switches.active(resolved, "prefix_caching")
         limits = Limits(context, self.max_sequences, self.max_queue, self.prefill_chunk, caching)
@@ -199,7 +199,8 @@ def _context_length(model: Model, a: Architecture) -> int:
     return asked
 
 
-def _threads(a: Architecture, parallelism: Parallelism, allocation: Allocation) -> int:
+def threads_for(a: Architecture, parallelism: Parallelism, allocation: Allocation) -> int:
+    """Return how many threads one rank should compute with."""
     if sizing.parameters(a) < SMALL:
         return 1
     return max(1, allocation.cpus // parallelism.world_size)

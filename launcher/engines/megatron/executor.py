@@ -12,7 +12,7 @@ from torch import Tensor
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.base import TokenLogprob
-from launcher.engines.megatron.attention import Layout, Rope
+from launcher.engines.megatron.attention import CALL_COST, Layout, Rope
 from launcher.engines.megatron.modules import GPT, gather_logits
 from launcher.engines.megatron.placement import Placement
 from launcher.engines.sampling import Draw, Score, choose
@@ -31,13 +31,15 @@ class Stage:
         self.device, dtype = parameter.device, parameter.dtype
         self._hidden = (1, architecture.hidden_size)
         self._dtype = dtype
+        attention = model.decoder.layers[0].self_attention
+        groups, channels = attention.num_query_groups_per_partition, attention.hidden_size_per_attention_head
+        shape = (num_blocks * block_size, groups, 2, channels)
         for layer in model.decoder.layers:
-            attention = layer.self_attention
-            groups, channels = attention.num_query_groups_per_partition, attention.hidden_size_per_attention_head
-            attention.cache = torch.zeros(num_blocks * block_size, groups, 2, channels, dtype=dtype, device=self.device)
+            layer.self_attention.cache = torch.zeros(shape, dtype=dtype, device=self.device)
         self._layout = Layout(
             block_size=block_size,
             queries=architecture.num_attention_heads // architecture.num_query_groups,
+            worth=CALL_COST // (groups * channels),
             device=self.device,
             dtype=dtype,
             rope=self._rope(architecture),

@@ -14,6 +14,7 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import MegatronModule, TransformerConfig
 from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor, nn
 
@@ -181,6 +182,14 @@ class Layer(TransformerLayer):  # type: ignore[misc]
 
 def _add(residual: Tensor, out: Tensor, bias: Tensor | None) -> Tensor:
     return residual + out if bias is None else residual + (out + bias)
+
+
+class Router(TopKRouter):  # type: ignore[misc]
+    """Megatron-core's router of experts, which leaves its weights on the device where they are."""
+
+    def gating(self, input: Tensor) -> Tensor:
+        bias = None if self.bias is None else self.bias.float()
+        return F.linear(input.float(), self.weight.float(), bias)
 
 
 class ZeroCenteredNorm(nn.Module):

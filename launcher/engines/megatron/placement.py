@@ -63,7 +63,7 @@ class Placement:
         from launcher.engines.megatron.build import build
         from launcher.engines.megatron.executor import Stage
 
-        device = self._device(rank)
+        device = self.device_of(rank)
         torch.set_num_threads(self.threads)
         distributed.initialize(self.parallelism, device, rank, store)
         try:
@@ -75,7 +75,7 @@ class Placement:
             if self.parallelism.world_size > 1:
                 distributed.shutdown()
 
-    def _device(self, rank: int) -> torch.device:
+    def device_of(self, rank: int) -> torch.device:
         import torch
 
         if self.device == "cpu":

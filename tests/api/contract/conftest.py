@@ -38,7 +38,20 @@ def megatron() -> tuple[Backend, Engine, Model]:
     return Inline(), Megatron(), Model("tiny", TINY)
 
 
-SERVERS: dict[str, Callable[[], tuple[Backend, Engine, Model]]] = {"inline-echo": echo, "inline-megatron": megatron}
+def pytriton(behind: Callable[[], tuple[Backend, Engine, Model]]) -> tuple[Backend, Engine, Model]:
+    pytest.importorskip("pytriton")
+    from launcher.backends.pytriton import PyTriton
+
+    _, engine, model = behind()
+    return PyTriton(), engine, model
+
+
+SERVERS: dict[str, Callable[[], tuple[Backend, Engine, Model]]] = {
+    "inline-echo": echo,
+    "inline-megatron": megatron,
+    "pytriton-echo": lambda: pytriton(echo),
+    "pytriton-megatron": lambda: pytriton(megatron),
+}
 
 
 class Fleet:

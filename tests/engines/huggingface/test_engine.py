@@ -83,9 +83,16 @@ async def test_greedy_text_is_that_of_generate_alone_and_together(kind: str, tmp
     with loaded(save(kind, tmp_path)) as runner:
         alone = [await answer(runner, Generation(f"alone {r.id}", r.prompt, r.sampling)) for r in requests]
         batched = await together(runner, requests)
+        padding = list(range(runner.tokenizer.vocab_size, VOCABULARY))
     for asked, one, other in zip(requests, alone, batched, strict=True):
         prompt = torch.tensor([asked.prompt])
-        text = model.generate(prompt, attention_mask=torch.ones_like(prompt), do_sample=False, max_new_tokens=20)
+        text = model.generate(
+            prompt,
+            attention_mask=torch.ones_like(prompt),
+            do_sample=False,
+            max_new_tokens=20,
+            suppress_tokens=padding,
+        )
         expected = text[0, len(asked.prompt) :].tolist()
         assert one.ids == expected
         assert other.ids == expected

@@ -104,7 +104,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="nothing that engine=huggingface reads.*engine=megatron"):
+    with pytest.raises(CheckpointError, match=r"nothing that engine=huggingface reads.*engine=megatron"):
         source.read(tmp_path)
     with pytest.raises(CheckpointError, match="no such file or folder"):
         source.read(tmp_path / "missing")

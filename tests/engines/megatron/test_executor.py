@@ -56,6 +56,8 @@ ARCHITECTURES = {
     ),
     "no_positions": replace(TINY, position="none", activation="relu"),
     "sliding_window": replace(TINY, sliding_window=24),
+    "mixtral": replace(TINY, num_experts=4, experts_per_token=2, expert_ffn_hidden_size=96),
+    "qwen_moe": replace(TINY, num_experts=4, experts_per_token=2, normalize_expert_weights=False, qkv_bias=True),
 }
 
 

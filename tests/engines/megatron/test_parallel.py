@@ -81,7 +81,7 @@ async def test_a_dead_rank_fails_requests_and_is_named() -> None:
             await asyncio.sleep(0.01)
         (victim,) = followers()
         victim.send_signal(signal.SIGKILL)
-        with pytest.raises(EngineUnavailable, match="rank 1|onnection"):
+        with pytest.raises(EngineUnavailable, match=r"rank 1|onnection"):
             await asyncio.wait_for(task, 20)
         assert made.state().error
         with pytest.raises(EngineUnavailable):
@@ -115,7 +115,7 @@ class Unloadable:
 
 def test_a_rank_that_cannot_load_stops_the_start() -> None:
     place = replace(placement(parallelism=Parallelism(tensor=2)), weights=Unloadable())
-    with pytest.raises((ServerError, RuntimeError), match="no weights on this host|onnection"), running(place):
+    with pytest.raises((ServerError, RuntimeError), match=r"no weights on this host|onnection"), running(place):
         pass
     assert followers() == []
 

@@ -1,0 +1,154 @@
+"""NVIDIA Triton Inference Server in front of an engine in this process."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.allocation import Allocation
+from launcher.backends.base import Backend, Deployment
+from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
+from launcher.backends.pytriton.ports import Ports, choose
+from launcher.component import component, name_of
+from launcher.core import Endpoint, Json
+from launcher.errors import UserError
+
+if TYPE_CHECKING:
+    from launcher.backends.pytriton.served import Served
+    from launcher.backends.pytriton.supervisor import Supervisor
+
+
+@component("backend/pytriton")
+class PyTriton(Backend):
+    """Serves through Triton: the OpenAI API in front, and Triton's own KServe protocol beside it.
+
+    ``host``, ``port``, ``api_key_env``, ``start_timeout_s`` and ``stop_timeout_s`` are those of ``backend=inline``.
+    Triton listens on ``triton_host`` at ``http_port``, ``grpc_port`` and ``metrics_port`` (0: any free one); they are
+    told in ``triton.json`` in the run folder. With an API key, Triton's inference asks for the access token that is
+    told there too. A Triton that does not answer for ``probe_timeout_s`` is replaced. ``workspace`` is the folder for
+    Triton's files, which must allow programs; by default the system's for temporary files.
+    """
+
+    host: str = "127.0.0.1"
+    port: int = 0
+    api_key_env: str | None = None
+    triton_host: str = "127.0.0.1"
+    http_port: int = 0
+    grpc_port: int = 0
+    metrics_port: int = 0
+    start_timeout_s: float = 300.0
+    stop_timeout_s: float = 5.0
+    probe_timeout_s: float = 10.0
+    workspace: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("port", "http_port", "grpc_port", "metrics_port"):
+            if not 0 <= getattr(self, name) <= 65535:
+                value = getattr(self, name)
+                raise UserError(f"backend.{name}={value}: accepted is a number from 0 (any free port) to 65535")
+        for name in ("start_timeout_s", "stop_timeout_s", "probe_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"backend.{name}={getattr(self, name)}: accepted is a number of seconds above 0")
+
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        from importlib.util import find_spec
+
+        api_key(self.api_key_env)
+        if find_spec("pytriton") is None:
+            raise UserError("backend=pytriton: nvidia-pytriton is not installed; install the extra 'pytriton'")
+        choose(self.triton_host, self._ports)
+        listens = {name: f"{self.triton_host}:{port or '<any free port>'}" for name, port in asdict(self._ports).items()}
+        return {"server": f"http://{self.host}:{self.port or '<any free port>'}/v1", "triton": listens}
+
+    @property
+    def _ports(self) -> Ports:
+        return Ports(self.http_port, self.grpc_port, self.metrics_port)
+
+    @contextmanager
+    def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
+        from launcher.api.app import create_app
+        from launcher.api.server import bind, server_log, serving
+        from launcher.backends.pytriton.runner import TritonRunner
+        from launcher.backends.pytriton.served import Served
+
+        key, path, d, served = api_key(self.api_key_env), deployment.folder / "server.log", deployment, Served()
+        with (
+            bind(self.host, self.port) as bound,
+            server_log(path) as log,
+            logging_to(log),
+            served.running(),
+            self._triton(served, d.folder, key is not None, allocation) as triton,
+            d.engine.load(d.model, d.parallelism, d.optimizations, allocation) as engine,
+            served.serving(engine),
+        ):
+            runner = TritonRunner(engine, served, triton)
+            triton.wait(self.start_timeout_s)
+            app = create_app(
+                runner, api_key=key, ready_timeout_s=self.start_timeout_s, log=log, more_metrics=triton.metrics
+            )
+            with serving(app, bound, log, self.stop_timeout_s):
+                host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
+                wait_ready(host, port, self.start_timeout_s, f"see {path}")
+                name = f"[{host}]" if ":" in host else host
+                yield Endpoint(f"http://{name}:{port}/v1", runner.model, "pytriton", name_of(d.engine), key)
+
+    @contextmanager
+    def _triton(self, served: Served, folder: Path, guarded: bool, allocation: Allocation) -> Iterator[Supervisor]:
+        """Start Triton in the background: it comes up while the engine loads."""
+        from launcher.backends.pytriton.server import Settings
+        from launcher.backends.pytriton.supervisor import Patience, Supervisor
+        from launcher.backends.pytriton.workspace import workspace
+
+        with workspace(self.workspace) as home:
+            settings = Settings(
+                host=self.triton_host,
+                token=secrets.token_urlsafe(32),
+                id=f"launcher-{secrets.token_hex(8)}",
+                gpus=allocation.gpus > 0,
+                guarded=guarded,
+                log_file=_linked(home / "triton.log", folder / "triton.log"),
+            )
+            patience = Patience(self.start_timeout_s, self.probe_timeout_s)
+            supervisor = Supervisor(settings, self._ports, home, served, patience)
+            with supervisor.running(), _announced(supervisor, settings.token, folder / "triton.json"):
+                yield supervisor
+
+
+def _linked(link: Path, target: Path) -> Path:
+    """Return a path without spaces, which Triton's command line cannot have, for a file anywhere."""
+    target.touch()
+    link.symlink_to(target.resolve())
+    return link
+
+
+@contextmanager
+def _announced(supervisor: Supervisor, token: str, path: Path) -> Iterator[None]:
+    """Tell this user's other programs, in ``triton.json``, where Triton is and the token it asks for."""
+    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
+        json.dump(supervisor.facts() | {"access_token": token}, file, indent=2)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+
+
+@contextmanager
+def logging_to(log: logging.Logger) -> Iterator[None]:
+    """Send what PyTriton says about its own to the server's log."""
+    source = logging.getLogger("pytriton")
+    propagate, source.propagate = source.propagate, False
+    for handler in log.handlers:
+        source.addHandler(handler)
+    try:
+        yield
+    finally:
+        source.propagate = propagate
+        for handler in log.handlers:
+            source.removeHandler(handler)

@@ -1,0 +1,128 @@
+"""One gRPC stream to Triton that carries every request of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from array import array
+from collections.abc import AsyncIterator
+from typing import Any
+
+from launcher.backends.pytriton import tensors
+from launcher.backends.pytriton.inbox import Event
+from launcher.core import Json
+from launcher.engines.base import Generation, Tokens
+from launcher.errors import EngineUnavailable
+
+MODEL = "generate"
+TOKEN_HEADER = "triton-grpc-protocol-triton-access-token"
+UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
+
+
+class Link:
+    """Sends generations and receives the events of all of them from one feed. Lives in the loop that made it.
+
+    When the stream breaks, everything under way fails with `EngineUnavailable`, and ``failed`` says why; then a new
+    link is needed.
+    """
+
+    def __init__(self, address: str, token: str) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.feed = secrets.token_hex(8)
+        self.failed: str | None = None
+        self.traffic = 0
+        self._waiting: dict[str, asyncio.Queue[Tokens | Exception]] = {}
+        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
+        self._outgoing.put_nowait(request(self.feed, {"feed": self.feed}))
+        self._task = self.loop.create_task(self._run(address, token))
+
+    async def generate(self, generation: Generation) -> AsyncIterator[Tokens]:
+        """Stream the events of a sequence. Raises what the engine raised, or `EngineUnavailable`."""
+        if self.failed is not None:
+            raise EngineUnavailable(self.failed)
+        id = generation.id
+        events = self._waiting[id] = asyncio.Queue()
+        asked = tensors.parameters(generation.sampling) | {"id": id, "feed": self.feed}
+        self._outgoing.put_nowait(request(id, asked, generation.prompt))
+        try:
+            finished = False
+            while not finished:
+                event = await events.get()
+                if isinstance(event, Exception):
+                    raise event
+                finished = event.finish is not None
+                yield event
+        finally:
+            self._waiting.pop(id, None)
+
+    def fail(self, reason: str) -> None:
+        """Fail everything that is under way, and take no more; called in the link's loop."""
+        if self.failed is None:
+            self.failed = reason
+            for events in self._waiting.values():
+                events.put_nowait(EngineUnavailable(reason))
+            self._task.cancel()
+
+    async def _run(self, address: str, token: str) -> None:
+        import grpc
+        from tritonclient.grpc.service_pb2_grpc import GRPCInferenceServiceStub
+
+        try:
+            async with grpc.aio.insecure_channel(address, UNLIMITED) as channel:
+                stub = GRPCInferenceServiceStub(channel)
+                answers = stub.ModelStreamInfer(self._requests(), metadata=((TOKEN_HEADER, token),))
+                async for answer in answers:
+                    self._take(answer)
+            self.fail("Triton ended the connection")
+        except grpc.RpcError as error:
+            self.fail(f"the connection to Triton broke: {error.code().name}")
+        finally:
+            self.fail("the connection to Triton ended")
+
+    async def _requests(self) -> AsyncIterator[Any]:
+        while True:
+            yield await self._outgoing.get()
+
+    def _take(self, answer: Any) -> None:
+        self.traffic += 1
+        if answer.error_message:
+            self._failed(answer.infer_response.id, answer.error_message)
+            return
+        for packed in answer.infer_response.raw_output_contents:
+            for event in tensors.unpack(packed):
+                self._deliver(event)
+
+    def _failed(self, id: str, message: str) -> None:
+        """Note that Triton refused a request itself; if it was the feed, nothing works any more."""
+        last = message.strip().rpartition("\n")[2]
+        if id == self.feed:
+            self.fail(last)
+        self._deliver(Event(id, _refusal(last)))
+
+    def _deliver(self, event: Event) -> None:
+        events = self._waiting.get(event.id)
+        if events is not None:
+            events.put_nowait(event.what)
+
+
+def _refusal(line: str) -> Exception:
+    """Return the error that the last line of a traceback tells of."""
+    kind, _, message = line.partition(": ")
+    known = {"launcher.errors.EngineUnavailable": EngineUnavailable, "ValueError": ValueError}
+    return known[kind](message) if kind in known else EngineUnavailable(f"Triton cannot answer: {line}")
+
+
+def request(id: str, parameters: dict[str, Json], prompt: tuple[int, ...] | None = None) -> Any:
+    """Return a ``ModelInferRequest`` of the KServe protocol with the prompt as the tensor ``tokens``."""
+    from tritonclient.grpc.service_pb2 import ModelInferRequest
+
+    found = ModelInferRequest(model_name=MODEL, id=id)
+    for name, value in parameters.items():
+        setattr(found.parameters[name], FIELDS[type(value)], value)
+    if prompt is not None:
+        found.inputs.add(name="tokens", datatype="INT32", shape=[len(prompt)])
+        found.raw_input_contents.append(array("i", prompt).tobytes())
+    return found
+
+
+FIELDS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}

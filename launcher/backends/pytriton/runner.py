@@ -1,0 +1,74 @@
+"""The engine as the API sees it: generation goes through Triton, the rest straight to the engine in this process."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from dataclasses import replace
+from typing import cast
+
+from launcher.backends.pytriton.link import Link
+from launcher.backends.pytriton.served import Served
+from launcher.backends.pytriton.supervisor import Supervisor
+from launcher.core import Json
+from launcher.engines.base import EngineState, Generation, Runner, Tokens
+from launcher.errors import EngineUnavailable
+
+
+class TritonRunner(Runner):
+    """Speaks to the Triton that a supervisor keeps alive. Whatever ends a stream early also frees the engine's slot."""
+
+    def __init__(self, engine: Runner, served: Served, supervisor: Supervisor) -> None:
+        self.model = engine.model
+        self.tokenizer = engine.tokenizer
+        self.context_length = engine.context_length
+        self._engine = engine
+        self._served = served
+        self._supervisor = supervisor
+        self._link: Link | None = None
+        first = next(iter(engine.tokenizer.encode("a")), 0)
+        supervisor.attach(first, self._down, self._traffic)
+
+    async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
+        link, finished = self._connected(), False
+        try:
+            async with aclosing(cast("AsyncGenerator[Tokens, None]", link.generate(request))) as events:
+                async for event in events:
+                    finished = event.finish is not None
+                    yield event
+        finally:
+            if not finished:
+                self._served.abort(request.id)
+
+    def reference(self, tokens: Sequence[int]) -> list[float]:
+        return self._engine.reference(tokens)
+
+    def state(self) -> EngineState:
+        state = self._engine.state()
+        return replace(state, error=state.error or self._supervisor.error)
+
+    def describe(self) -> dict[str, Json]:
+        return self._engine.describe() | {"triton": self._supervisor.facts()}
+
+    def _traffic(self) -> int:
+        """Return how many answers of Triton have come so far, over the current link."""
+        return self._link.traffic if self._link else 0
+
+    def _connected(self) -> Link:
+        """Return the link to the Triton that runs now. Raises `EngineUnavailable` if none does."""
+        if self._supervisor.error is not None:
+            raise EngineUnavailable(self._supervisor.error)
+        link = self._link
+        if link is None or link.failed is not None or link.loop is not asyncio.get_running_loop():
+            if link is not None:
+                self._served.end_feed(link.feed)
+            link = self._link = Link(*self._supervisor.grpc())
+        return link
+
+    def _down(self, reason: str) -> None:
+        """Fail what is under way, because Triton is gone; called by the supervisor's thread."""
+        link = self._link
+        if link is not None:
+            with suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+                link.loop.call_soon_threadsafe(link.fail, reason)

@@ -1,0 +1,169 @@
+"""Keeps a Triton alive: starts it, watches it, and replaces it when it dies."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from launcher.backends.pytriton.ports import Ports, choose
+from launcher.backends.pytriton.served import Served
+from launcher.backends.pytriton.server import Server, Settings
+from launcher.core import Json
+from launcher.errors import ServerError, UserError
+
+LOG = logging.getLogger("pytriton.supervisor")
+PERIOD_S = 0.25
+"""How often to look whether the processes are there."""
+PROBE_S = 2.0
+"""How often to ask for an answer, when none came by itself."""
+ATTEMPTS = 2
+"""About one start in seventy-five crashes."""
+STABLE_S = 30.0
+QUICK_DEATHS = 3
+"""After this many deaths in a row, each within `STABLE_S` seconds of a start, another start would not help."""
+
+
+@dataclass(frozen=True)
+class Patience:
+    """How many seconds a start may take, and an answer of a Triton that runs."""
+
+    start_s: float
+    probe_s: float
+
+
+class Supervisor:
+    """Runs in a thread of its own. ``error`` is None while Triton answers, else why not."""
+
+    def __init__(self, settings: Settings, wanted: Ports, folder: Path, served: Served, patience: Patience) -> None:
+        self.error: str | None = "Triton is starting"
+        self._settings = settings
+        self._wanted = wanted
+        self._folder = folder
+        self._served = served
+        self._patience = patience
+        self._ports = choose(settings.host, wanted)
+        self._server: Server | None = None
+        self._starts = 0
+        self._down: Callable[[str], None] = lambda reason: None
+        self._traffic: Callable[[], int] = lambda: 0
+        self._probe: dict[str, Json] = {}
+        self._loaded = threading.Event()
+        self._stop = threading.Event()
+        self._settled = threading.Event()
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Start Triton in the background; on leaving it is gone."""
+        thread = threading.Thread(target=self._run, name="triton-supervisor", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            self._stop.set()
+            self._loaded.set()
+            if self._server is not None:
+                self._server.stop()
+            thread.join()
+
+    def attach(self, first: int, down: Callable[[str], None], traffic: Callable[[], int]) -> None:
+        """Say that the engine is loaded.
+
+        A start is a success when Triton has continued the token ``first``. ``down`` is called with the reason when
+        Triton is lost. ``traffic`` counts its answers: while that grows, nothing needs to be probed.
+        """
+        self._probe = {"tokens": [first], "max_tokens": 1, "temperature": 0.0}
+        self._down, self._traffic = down, traffic
+        self._loaded.set()
+
+    def wait(self, timeout_s: float) -> None:
+        """Wait until a token came through Triton. Raises `ServerError` if none does."""
+        self._settled.wait(timeout_s)
+        if self.error is not None:
+            raise ServerError(f"{self.error}; see {self._settings.log_file.resolve()} and server.log beside it")
+
+    def grpc(self) -> tuple[str, str]:
+        """Return the address of KServe over gRPC, and the access token."""
+        return f"{self._settings.host}:{self._ports.grpc}", self._settings.token
+
+    def metrics(self) -> bytes:
+        """Return Triton's metrics in Prometheus' text format; nothing while it is down. Blocks for a moment."""
+        return self._server.metrics() if self._server is not None and self.error is None else b""
+
+    def facts(self) -> dict[str, Json]:
+        """Return where Triton listens, and how many times it was started."""
+        addresses = {name: f"{self._settings.host}:{port}" for name, port in asdict(self._ports).items()}
+        return addresses | {"starts": self._starts}
+
+    def _run(self) -> None:
+        deaths = 0
+        while deaths < QUICK_DEATHS:
+            problem = self._started()
+            if problem is not None or self._server is None:
+                break
+            began, self.error = time.monotonic(), None
+            self._settled.set()
+            problem = self._watch(self._server)
+            self._lost(problem)
+            if self._stop.is_set():
+                return
+            deaths = deaths + 1 if time.monotonic() - began < STABLE_S else 1
+        self.error = f"Triton does not run: {problem}"
+        self._settled.set()
+
+    def _started(self) -> str | None:
+        """Start a Triton; if that fails, once more. Return why it does not answer, or None."""
+        problem = None
+        for _ in range(ATTEMPTS):
+            problem = self._start()
+            if problem is None:
+                return None
+            LOG.warning("Triton did not start: %s", problem)
+            if self._server is not None:
+                self._server.stop()
+            if self._stop.is_set():
+                break
+        return problem
+
+    def _start(self) -> str | None:
+        try:
+            self._ports = choose(self._settings.host, self._wanted, self._ports)
+        except UserError as error:
+            return str(error)
+        self._starts += 1
+        server = self._server = Server(self._settings, self._ports, self._folder / str(self._starts), self._served)
+        if self._stop.is_set():
+            return "the server is stopping"
+        server.start()
+        problem = server.wait(self._patience.start_s)
+        if problem is None:
+            self._loaded.wait()
+            first = self._starts == 1
+            problem = server.ask(self._patience.start_s if first else self._patience.probe_s, **self._probe)
+        return problem
+
+    def _watch(self, server: Server) -> str:
+        """Return why Triton had to be given up."""
+        asked, traffic = time.monotonic(), self._traffic()
+        while not self._stop.wait(PERIOD_S):
+            problem = server.lost()
+            if problem is None and time.monotonic() - asked > PROBE_S:
+                if self._traffic() == traffic:
+                    problem = server.ask(self._patience.probe_s, ping=True)
+                asked, traffic = time.monotonic(), self._traffic()
+            if problem is not None:
+                return problem
+        return "the server is stopping"
+
+    def _lost(self, problem: str) -> None:
+        self.error = f"Triton is restarting: {problem}"
+        if not self._stop.is_set():
+            LOG.warning("Triton is given up: %s", problem)
+        self._served.reset(self.error)
+        self._down(self.error)
+        if self._server is not None:
+            self._server.stop()

@@ -1,0 +1,182 @@
+"""What travels through Triton: requests and events, as tensors and request parameters (see docs/pytriton.md)."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from pydantic_core import from_json, to_json
+
+from launcher.backends.pytriton.inbox import Event
+from launcher.core import Json
+from launcher.engines.base import Runner, Sampling, TokenLogprob, Tokens
+from launcher.errors import EngineUnavailable, QueueFull
+
+if TYPE_CHECKING:
+    import numpy as np
+
+Arrays = dict[str, Any]
+"""Numpy arrays by the name of their tensor."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """What a sampling parameter accepts."""
+
+    kind: type
+    low: float
+    high: float
+    optional: bool = False
+
+
+RANGES = {
+    "max_tokens": Range(int, 0, math.inf),
+    "temperature": Range(float, 0, math.inf),
+    "top_p": Range(float, 0, 1),
+    "top_k": Range(int, 0, math.inf),
+    "seed": Range(int, 0, 2**63 - 1, optional=True),
+    "presence_penalty": Range(float, -2, 2),
+    "frequency_penalty": Range(float, -2, 2),
+    "logprobs": Range(int, 0, math.inf, optional=True),
+    "prompt_logprobs": Range(int, 0, math.inf, optional=True),
+    "ignore_eos": Range(bool, 0, 1),
+}
+"""Every sampling parameter but ``logit_bias``, which is a JSON object of token ids and numbers."""
+DEFAULTS = {field.name: getattr(Sampling(), field.name) for field in fields(Sampling)}
+
+
+def parameters(sampling: Sampling) -> dict[str, Json]:
+    """Return the request parameters that say what differs from the defaults."""
+    changed = {name: value for name in DEFAULTS if (value := getattr(sampling, name)) != DEFAULTS[name]}
+    if "logit_bias" in changed:
+        changed["logit_bias"] = json.dumps({str(token): bias for token, bias in sampling.logit_bias.items()})
+    return changed
+
+
+def sampling(given: Mapping[str, Json]) -> Sampling:
+    """Read request parameters. Raises `ValueError` that names the parameter, its value and what is accepted."""
+    for name in given:
+        if name not in DEFAULTS:
+            raise ValueError(f"{name}: no such parameter; accepted are id, {', '.join(DEFAULTS)}")
+    found = {name: _checked(name, given[name], wanted) for name, wanted in RANGES.items() if name in given}
+    return Sampling(**found, logit_bias=_bias(given.get("logit_bias", "{}")))
+
+
+def _checked(name: str, value: Json, wanted: Range) -> Json:
+    if value is None and wanted.optional:
+        return None
+    if wanted.kind is float and type(value) is int:
+        value = float(value)
+    if type(value) is not wanted.kind or not wanted.low <= value <= wanted.high or value == math.inf:
+        span = "" if wanted.kind is bool else f" from {wanted.low} to {wanted.high}"
+        raise ValueError(f"{name}={value!r}: accepted is {wanted.kind.__name__}{span}")
+    return value
+
+
+def _bias(text: Json) -> dict[int, float]:
+    try:
+        return {int(token): float(bias) for token, bias in json.loads(text).items()}
+    except (TypeError, ValueError, AttributeError):
+        raise ValueError(f"logit_bias={text!r}: accepted is a JSON object of token ids and numbers") from None
+
+
+def prompt(data: Mapping[str, np.ndarray[Any, Any]], runner: Runner) -> tuple[int, ...]:
+    """Return the token ids of the tensor ``tokens`` or ``text``. Raises `ValueError`."""
+    if ("tokens" in data) == ("text" in data):
+        raise ValueError("the request needs one of the tensors tokens (INT32) and text (BYTES)")
+    if "text" in data:
+        return tuple(runner.tokenizer.encode(data["text"].ravel()[0].decode("utf-8")))
+    return tuple(data["tokens"].ravel().tolist())
+
+
+def check(tokens: Sequence[int], limits: Sampling, runner: Runner) -> None:
+    """Refuse what the model cannot continue, with `ValueError`."""
+    size = runner.tokenizer.vocab_size
+    for token in (min(tokens, default=-1), max(tokens, default=-1), *limits.logit_bias):
+        if not 0 <= token < size:
+            raise ValueError(f"the prompt needs tokens and all must be from 0 to {size - 1}, got {token}")
+    if len(tokens) + limits.max_tokens > runner.context_length:
+        raise ValueError(
+            f"the context length is {runner.context_length} tokens, but the prompt has {len(tokens)}"
+            f" and max_tokens={limits.max_tokens}"
+        )
+
+
+def answer(event: Tokens) -> Arrays:
+    """Return an event as typed tensors; what was not asked for is left out."""
+    import numpy as np
+
+    found: Arrays = {"tokens": np.array([t.token for t in event.tokens], np.int32)}
+    found |= _logprobs("", event.tokens)
+    found |= _logprobs("prompt_", (event.prompt or ())[1:])
+    if event.finish:
+        found["finish"] = text(event.finish)
+    return found
+
+
+def text(value: str) -> np.ndarray[Any, Any]:
+    import numpy as np
+
+    return np.array([value.encode()], dtype=object)
+
+
+def _logprobs(prefix: str, tokens: Sequence[TokenLogprob]) -> Arrays:
+    import numpy as np
+
+    if not tokens or tokens[0].logprob is None:
+        return {}
+    found = {f"{prefix}logprobs": np.array([t.logprob for t in tokens], np.float64)}
+    if tokens[0].top:
+        best = np.array([t.top for t in tokens], np.float64)
+        found[f"{prefix}top_tokens"] = best[:, :, 0].astype(np.int32)
+        found[f"{prefix}top_logprobs"] = np.ascontiguousarray(best[:, :, 1])
+    return found
+
+
+def pack(events: Iterable[Event]) -> np.ndarray[Any, Any]:
+    """Return the events of many sequences as one UINT8 tensor that holds JSON."""
+    import numpy as np
+
+    rows = [_row(event.id, event.what) for event in events]
+    return np.frombuffer(to_json(rows, inf_nan_mode="constants"), np.uint8)
+
+
+def _row(id: str, what: Tokens | Exception) -> Json:
+    if isinstance(what, Tokens):
+        return [id, _plain(what.tokens), None if what.prompt is None else _plain(what.prompt), what.finish]
+    return [id, type(what).__name__, str(what), getattr(what, "retry_after_s", None), None]
+
+
+def _plain(tokens: Sequence[TokenLogprob]) -> Json:
+    if any(t.logprob is not None or t.top for t in tokens):
+        return [[t.token, t.logprob, t.top] for t in tokens]
+    return [t.token for t in tokens]
+
+
+def unpack(packed: bytes) -> list[Event]:
+    """Read what `pack` wrote."""
+    return [_event(row) for row in from_json(packed, allow_inf_nan=True)]
+
+
+def _event(row: Json) -> Event:
+    if len(row) == 4:
+        id, tokens, prompt, finish = row
+        return Event(id, Tokens(_tokens(tokens), None if prompt is None else _tokens(prompt), finish))
+    id, kind, message, retry_after_s, _ = row
+    return Event(id, _error(kind, message, retry_after_s))
+
+
+def _tokens(rows: Json) -> tuple[TokenLogprob, ...]:
+    if not rows or type(rows[0]) is int:
+        return tuple(map(TokenLogprob, rows))
+    return tuple(TokenLogprob(token, logprob, tuple(map(tuple, top))) for token, logprob, top in rows)
+
+
+def _error(kind: str, message: str, retry_after_s: float | None) -> Exception:
+    if kind == "QueueFull":
+        return QueueFull(message, retry_after_s or 1.0)
+    known = {"EngineUnavailable": EngineUnavailable, "ValueError": ValueError}
+    return known[kind](message) if kind in known else RuntimeError(f"{kind}: {message}")

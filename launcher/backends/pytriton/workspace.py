@@ -1,0 +1,148 @@
+"""The private folder of one serving process, which is emptied however that process ends.
+
+Run as a script it is the undertaker: it waits until its parent is gone, and removes what that left. It imports nothing
+but the standard library.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+SHARED_MEMORY = Path("/dev/shm")
+LONGEST = 60
+"""Triton binds Unix sockets in the folder, and their paths may have 107 bytes."""
+STEP_S = 0.02
+
+
+@contextmanager
+def workspace(parent: str | None = None) -> Iterator[Path]:
+    """Yield an empty folder that only this user can read; what dead runs left beside it is removed first.
+
+    On leaving, all processes that run from the folder are killed and the folder is gone; the same happens if this
+    process dies. ``parent`` defaults to the system's folder for temporary files. Raises `OSError`.
+    """
+    base = _base(Path(parent or tempfile.gettempdir()))
+    with (base / "lock").open("w") as alone:
+        fcntl.flock(alone, fcntl.LOCK_EX)
+        sweep(base)
+        folder = Path(tempfile.mkdtemp(prefix=f"{os.getpid()}-", dir=base))
+        alive = (folder / "alive").open("w")
+        fcntl.flock(alive, fcntl.LOCK_EX)
+    with alive, _undertaker(folder) as undertaker:
+        try:
+            yield folder
+        finally:
+            bury(folder)
+            undertaker.communicate()
+
+
+def _base(parent: Path) -> Path:
+    """Return this user's folder; never one that somebody else could have put there."""
+    if len(os.fspath(parent)) > LONGEST or any(c.isspace() or c == "$" for c in os.fspath(parent)):
+        parent = Path("/tmp")
+    base = parent / f"launcher-pytriton-{os.getuid()}"
+    base.mkdir(mode=0o700, parents=True, exist_ok=True)
+    found = base.lstat()
+    if found.st_uid != os.getuid() or found.st_mode & 0o077 or base.is_symlink():
+        raise PermissionError(f"{base} is open to other users")
+    return base
+
+
+def sweep(base: Path) -> None:
+    """Remove what processes that are no more have left in ``base``: nobody holds the lock of such a folder."""
+    for folder in base.iterdir():
+        if folder.is_dir() and not _held(folder / "alive"):
+            bury(folder)
+
+
+def _held(lock: Path) -> bool:
+    try:
+        with lock.open("r") as file:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    return False
+
+
+def bury(folder: Path) -> None:
+    """Kill what runs from ``folder``, and remove it together with its shared memory."""
+    kill(folder)
+    shutil.rmtree(folder, ignore_errors=True)
+    owner = folder.name.partition("-")[0]
+    alone = not any(folder.parent.glob(f"{owner}-*"))
+    if alone:
+        for segment in SHARED_MEMORY.glob(f"{shared_memory_prefix(int(owner))}*"):
+            segment.unlink(missing_ok=True)
+
+
+def shared_memory_prefix(pid: int) -> str:
+    """Return how the names of the segments begin that PyTriton (its spelling) asks Triton to make."""
+    return f"pytrtion{pid}-"
+
+
+def kill(folder: Path, timeout_s: float = 10.0) -> None:
+    """Kill everything that runs from ``folder``, and wait until it is gone."""
+    for pid in processes(folder):
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    wait_for(lambda: not processes(folder), timeout_s)
+
+
+def processes(folder: Path) -> list[int]:
+    """Return the processes whose command names something in ``folder``, youngest first; zombies do not count."""
+    mark = os.fsencode(folder) + b"/"
+    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in sorted(found, reverse=True) if _command(pid).startswith(mark)]
+
+
+def _command(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def running(pid: int) -> bool:
+    """Whether a process is there and no zombie."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+def wait_for(condition: Callable[[], bool], timeout_s: float) -> bool:
+    """Wait for something that nobody announces; return whether it came true in time."""
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(STEP_S)
+    return True
+
+
+def _undertaker(folder: Path) -> subprocess.Popen[bytes]:
+    """Start a process that buries ``folder`` when this one is gone: then the pipe between them closes."""
+    return subprocess.Popen(
+        [sys.executable, "-I", "-S", __file__, os.fspath(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    bury(Path(sys.argv[1]))
