@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 from pathlib import Path
+from typing import get_type_hints
 
 from launcher.app import conf_folder
 from launcher.component import COMPONENTS
@@ -70,13 +71,16 @@ def section(group: str) -> Iterator[str]:
 
 
 def table(cls: type) -> Iterator[str]:
-    rows = [f"| `{f.name}` | {_type(f)} | {_default(f)} |" for f in fields(cls)]
+    hints = get_type_hints(cls)
+    rows = [f"| `{f.name}` | {_type(f, hints[f.name])} | {_default(f)} |" for f in fields(cls)]
     if rows:
         yield "| key | type | default |\n|---|---|---|"
         yield from rows
 
 
-def _type(field: Field[object]) -> str:
+def _type(field: Field[object], hint: object) -> str:
+    if isinstance(hint, type) and issubclass(hint, Enum):
+        return "one of " + ", ".join(f"`{member.value}`" for member in hint)
     return "`" + str(field.type).replace("|", "or") + "`"
 
 

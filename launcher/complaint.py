@@ -18,7 +18,7 @@ def complaint(error: BaseException, conf: Path) -> str:
     if isinstance(error, MissingConfigException):
         return _unknown_option(error, conf)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {_first_line(error)}; accepted is group=option or key=value, with the value in quotes"
+        return f"{error.override}: {_first_line(error)}; accepted is group=option or key=value, the value in quotes"
     cause = _root(error)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key}: a value is required"

@@ -66,7 +66,8 @@ def check(run: Run) -> None:
         )
     if backend != "external" and engine == "none":
         raise UserError(
-            f"engine=none: backend={backend} needs an engine to serve; accepted are engine=megatron, engine=echo"
+            f"engine=none: backend={backend} needs an engine to serve; "
+            "accepted are engine=megatron, engine=huggingface, engine=echo"
         )
     if run.mode is Mode.run and not run.tasks:
         raise UserError(

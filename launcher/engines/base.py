@@ -128,7 +128,7 @@ class Engine(ABC):
     """The configuration of an engine; a component of the group ``engine``."""
 
     neutral: ClassVar[frozenset[str]] = frozenset()
-    """Fields that cannot change an answer (sizes of queues, threads); a run may be resumed with other values of them."""
+    """Fields that cannot change an answer (sizes of queues, threads); a run may be resumed with other values."""
 
     @abstractmethod
     def load(
