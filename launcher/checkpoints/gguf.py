@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -48,23 +48,13 @@ class GGUFCheckpoint(Checkpoint):
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        self._fields = _fields(self._reader, path)
+        about = path.stat()
+        self._reader, self._fields = _opened(path, about.st_mtime_ns, about.st_size)
         self.architecture = _architecture(self._fields, self._tensors, path)
 
     @staticmethod
     def matches(path: Path) -> bool:
         return path.is_file() and (path.suffix == ".gguf" or _starts_with_magic(path))
-
-    @cached_property
-    def _reader(self) -> Any:
-        if not _starts_with_magic(self.path):
-            raise CheckpointError(f"{self.path}: does not start with 'GGUF' (expected a GGUF file)")
-        from gguf import GGUFReader
-
-        try:
-            return GGUFReader(self.path)
-        except (ValueError, IndexError, KeyError) as error:
-            raise CheckpointError(f"{self.path}: a damaged or incomplete GGUF file: {error}") from error
 
     @cached_property
     def _tensors(self) -> dict[str, Any]:
@@ -89,6 +79,20 @@ class GGUFCheckpoint(Checkpoint):
         if self._fields["general.architecture"] == "llama" and (".attn_q." in name or ".attn_k." in name):
             return _unpermute(tensor, self.architecture.kv_channels)
         return tensor
+
+
+@lru_cache(maxsize=2)
+def _opened(path: Path, changed_ns: int, size: int) -> tuple[Any, dict[str, Any]]:
+    """Read the file's header once, seconds for a large vocabulary, however often the same file is opened."""
+    if not _starts_with_magic(path):
+        raise CheckpointError(f"{path}: does not start with 'GGUF' (expected a GGUF file)")
+    from gguf import GGUFReader
+
+    try:
+        reader = GGUFReader(path)
+    except (ValueError, IndexError, KeyError) as error:
+        raise CheckpointError(f"{path}: a damaged or incomplete GGUF file: {error}") from error
+    return reader, _fields(reader, path)
 
 
 def _unpermute(tensor: Tensor, channels: int) -> Tensor:
