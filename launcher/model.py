@@ -25,7 +25,10 @@ class Model:
 
 @component("parallelism/parallelism")
 class Parallelism:
-    """How one instance of the model is spread over processes; their product is the world size."""
+    """How one instance of the model is spread over processes: ``tensor * pipeline * context`` of them.
+
+    ``expert`` splits the experts of a mixture over the tensor-parallel processes, so it must divide ``tensor``.
+    """
 
     tensor: int = 1
     pipeline: int = 1

@@ -21,7 +21,7 @@ class Limits:
     """
 
     context_length: int
-    max_sequences: int = 32
+    max_sequences: int = 64
     max_queue: int = 1024
     prefill_chunk: int = 512
     prefix_caching: bool = True

@@ -94,8 +94,10 @@ def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
         ("qwen2", Parallelism(tensor=2)),
         ("gpt_neox", Parallelism(pipeline=2)),
         ("mixtral", Parallelism(tensor=2)),
+        ("qwen3_moe", Parallelism(tensor=2)),
+        ("qwen3_moe", Parallelism(tensor=2, expert=2)),
     ],
-    ids=["llama-tp2-pp2", "qwen2-tp2", "gpt_neox-pp2", "mixtral-tp2"],
+    ids=["llama-tp2-pp2", "qwen2-tp2", "gpt_neox-pp2", "mixtral-tp2", "qwen3_moe-tp2", "qwen3_moe-ep2"],
 )
 def test_logits_are_the_same_over_ranks(name: str, parallelism: Parallelism, tmp_path: Path) -> None:
     expected = saved(name, tmp_path / "model")

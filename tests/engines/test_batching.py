@@ -25,12 +25,13 @@ def toy() -> PagedToy:
 
 @pytest.fixture
 def runner(toy: PagedToy) -> Iterator[BatchingRunner]:
+    before = set(threading.enumerate())
     made = BatchingRunner("toy", ByteTokenizer(), toy, Limits(64, max_sequences=2, max_queue=2), {"a": 1})
     yield made
     if toy.gate is not None:
         toy.gate.release(10_000)
     made.close()
-    assert not any(t.name == "engine-steps" for t in threading.enumerate())
+    assert not any(t.name == "engine-steps" for t in set(threading.enumerate()) - before)
 
 
 async def tokens(runner: BatchingRunner, r: Generation) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, fields
@@ -12,11 +11,12 @@ from launcher.allocation import Allocation
 from launcher.checkpoints import load_tokenizer
 from launcher.component import component
 from launcher.core import Json, resolve
-from launcher.engines.base import Engine, Runner
-from launcher.engines.huggingface import source, switches
+from launcher.engines import switches
+from launcher.engines.base import Runner
+from launcher.engines.huggingface import source
 from launcher.engines.huggingface.source import Source
-from launcher.engines.megatron.sizing import BYTES, GB, cache_blocks
 from launcher.engines.scheduler import Limits
+from launcher.engines.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length, refuse_foreign
 from launcher.errors import CheckpointError, UserError
 from launcher.model import Dtype, Model, Optimizations, Parallelism, Switch
 
@@ -25,15 +25,6 @@ if TYPE_CHECKING:
 
     from launcher.engines.huggingface.executor import Arrangement
     from launcher.tokenizer import Tokenizer
-
-DEFAULT_CACHE_GB = 1.0
-"""The cache's size where none is given, unless fewer tokens than that can ever be in use."""
-
-SMALL = 20_000_000
-"""Models with fewer parameters run faster on one thread: their matrices are too small to be worth sharing."""
-
-LEAST = {"max_sequences": 1, "max_queue": 0, "prefill_chunk": 1, "block_size": 2, "threads": 1}
-"""The smallest value of each number."""
 
 LEAST_BLOCKS = 3
 """The block that belongs to nobody, and one for each of two sequences: what trying out a new model takes."""
@@ -52,29 +43,8 @@ class Decision:
 
 
 @component("engine/huggingface")
-class HuggingFace(Engine):
-    """A causal language model of transformers with continuous batching over a paged key-value cache.
-
-    ``max_sequences`` generate at the same time and ``max_queue`` more may wait. ``prefill_chunk`` is the number of
-    prompt tokens computed per step. ``block_size`` is the cache's page in tokens; ``kv_cache_gb`` its size (by default
-    what all sequences can need, at most one gigabyte, and never less than one whole context). ``threads`` are chosen by
-    the model's size unless given.
-    """
-
-    max_sequences: int = 32
-    max_queue: int = 1024
-    prefill_chunk: int = 512
-    block_size: int = 16
-    kv_cache_gb: float | None = None
-    threads: int | None = None
-
-    neutral = frozenset({"max_sequences", "max_queue", "prefill_chunk", "block_size", "kv_cache_gb", "threads"})
-
-    def __post_init__(self) -> None:
-        for key, least in LEAST.items():
-            value = getattr(self, key)
-            if isinstance(value, int) and value < least:
-                raise UserError(f"engine.{key}={value}: must be at least {least}")
+class HuggingFace(BatchedEngine):
+    """A causal language model of transformers with continuous batching over a paged key-value cache."""
 
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
@@ -99,12 +69,11 @@ class HuggingFace(Engine):
         device = "cuda" if allocation.gpus else "cpu"
         dtype = switches.resolve_dtype(optimizations.dtype, found.dtype, device)
         resolved = switches.resolve(optimizations, dtype, device)
-        context = _context_length(model, found)
+        context = context_length(model, found.context_length, found.path, found.context_reason)
         if found.cached_values is not None:
-            self._cache_tokens(found.cached_values, dtype, context)
-        threads = self.threads or (1 if found.parameters < SMALL else allocation.cpus)
-        limits = Limits(context, self.max_sequences, self.max_queue, self.prefill_chunk, optimizations.prefix_caching)
-        return Decision(found, dtype, device, threads, resolved, limits)
+            self.cache_tokens(found.cached_values * BYTES[dtype], context)
+        threads = self.threads_for(found.parameters, allocation.cpus)
+        return Decision(found, dtype, device, threads, resolved, self.limits(context, optimizations.prefix_caching))
 
     @contextmanager
     def _load(self, model: Model, decision: Decision) -> Iterator[Runner]:
@@ -113,12 +82,15 @@ class HuggingFace(Engine):
         from launcher.engines.batching import BatchingRunner
         from launcher.engines.huggingface import loading
         from launcher.engines.huggingface.executor import HuggingFaceExecutor
+        from launcher.engines.paged import allow_flash
 
         torch.set_num_threads(decision.threads)
         dtype = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}[decision.dtype]
         tokenizer = _tokenizer(model, decision.source)
-        loaded, unused = loading.load(decision.source, dtype, torch.device(decision.device))
-        _refuse_foreign(tokenizer, loaded, decision.source)
+        device = torch.device(decision.device)
+        allow_flash(switches.active(decision.switches, "flash_attention"), device)
+        loaded, unused = loading.load(decision.source, dtype, device)
+        refuse_foreign(tokenizer, loaded.get_input_embeddings().num_embeddings, model)
         arrangement = self._arrange(loaded, decision)
         executor = HuggingFaceExecutor(arrangement, self.block_size, tokenizer.vocab_size)
         facts = self._facts(decision, arrangement.cached_values)
@@ -136,28 +108,14 @@ class HuggingFace(Engine):
         context = decision.limits.context_length
 
         def blocks(values: int) -> int:
-            return max(LEAST_BLOCKS, cache_blocks(self._cache_tokens(values, decision.dtype, context), self.block_size))
+            tokens = self.cache_tokens(values * BYTES[decision.dtype], context)
+            return max(LEAST_BLOCKS, cache_blocks(tokens, self.block_size))
 
         try:
             return arrange(loaded, context, self.block_size, blocks)
         except NoKeysAndValues as error:
             where, kind = decision.source.path, decision.source.kind
             raise CheckpointError(f"{where}: model_type={kind} cannot be served: {error}") from error
-
-    def _cache_tokens(self, values: int, dtype: Dtype, context: int) -> int:
-        """Return how many tokens the cache is to hold, each of so many ``values``."""
-        per_token = values * BYTES[dtype]
-        whole = cache_blocks(context, self.block_size) * self.block_size
-        if self.kv_cache_gb is None:
-            return max(whole, min(self.max_sequences * whole, int(DEFAULT_CACHE_GB * GB) // per_token))
-        tokens = int(self.kv_cache_gb * GB) // per_token
-        if tokens < whole:
-            least = math.ceil(1000 * whole * per_token / GB) / 1000
-            raise UserError(
-                f"engine.kv_cache_gb={self.kv_cache_gb}: holds {tokens} tokens, less than one context of {context}; "
-                f"at least {least:g} is needed, or a smaller model.context_length"
-            )
-        return tokens
 
     def _facts(self, decision: Decision, values: int | None) -> dict[str, Json]:
         found, dtype, context = decision.source, decision.dtype, decision.limits.context_length
@@ -176,7 +134,7 @@ class HuggingFace(Engine):
         if found.context_reason and context == found.context_length:
             facts["context_reason"] = found.context_reason
         if values is not None:
-            tokens = self._cache_tokens(values, dtype, context)
+            tokens = self.cache_tokens(values * BYTES[dtype], context)
             facts["cache_tokens"] = tokens
             memory["kv_cache"] = round(tokens * values * BYTES[dtype] / GB, 4)
         return facts | {"memory_gb_per_rank": memory}
@@ -201,26 +159,5 @@ def _open(model: Model) -> Source:
         raise CheckpointError(f"model.path={model.path}: {error}") from error
 
 
-def _context_length(model: Model, found: Source) -> int:
-    asked, limit = model.context_length, found.context_length
-    if limit is None and asked is None:
-        raise UserError(f"model.context_length: must be given; {found.path} does not say it")
-    if asked is not None and (asked < 1 or (limit is not None and asked > limit)):
-        why = f": {found.context_reason}" if found.context_reason else ""
-        most = f"1 to {limit}" if limit is not None else "1 or more"
-        raise UserError(f"model.context_length={asked}: the checkpoint allows {most}{why}")
-    length = limit if asked is None else asked
-    assert length is not None
-    return length
-
-
 def _tokenizer(model: Model, found: Source) -> Tokenizer:
     return load_tokenizer(resolve(model.tokenizer)) if model.tokenizer else found.tokenizer()
-
-
-def _refuse_foreign(tokenizer: Tokenizer, loaded: PreTrainedModel, found: Source) -> None:
-    rows = loaded.get_input_embeddings().num_embeddings
-    if tokenizer.vocab_size > rows:
-        raise CheckpointError(
-            f"{found.path}: its tokenizer has {tokenizer.vocab_size} tokens; the model's embedding has {rows} rows"
-        )

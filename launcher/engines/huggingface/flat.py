@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from launcher.engines.huggingface.probe import Attending, NotPaged, Rule, implementation
-from launcher.engines.megatron.attention import CALL_COST, Layout, Step
+from launcher.engines.paged import CALL_COST, Layout, Step
 from launcher.engines.step import StepPlan
 
 if TYPE_CHECKING:

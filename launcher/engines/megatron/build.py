@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from megatron.core.transformer.spec_utils import ModuleSpec
     from torch import Tensor
 
-    from launcher.engines.megatron.modules import GPT, Active
+    from launcher.engines.megatron.modules import GPT
 
 
 def build(
@@ -38,15 +38,13 @@ def build(
     """
     from megatron.core import parallel_state as state
 
-    from launcher.engines.megatron.modules import GPT, Active, Rotary
+    from launcher.engines.megatron.modules import GPT, Rotary
 
-    active = Active()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         config = transformer_config(architecture, parallelism, dtype)
         config.perform_initialization = initialize
         model: GPT = GPT(
-            active,
             config=config,
             transformer_layer_spec=_spec(architecture, config),
             vocab_size=architecture.vocab_size,
@@ -59,8 +57,8 @@ def build(
         )
     if architecture.position == "rope":
         model.position_embedding_type = "rope"
-        model.rotary_pos_emb = Rotary(architecture, active, device)
-    _connect(model, architecture, active)
+        model.rotary_pos_emb = Rotary(architecture, device)
+    _connect(model, architecture)
     model.to(device=device, dtype=dtype)
     if initialize:
         model.tie()
@@ -100,6 +98,7 @@ def transformer_config(architecture: Architecture, parallelism: Parallelism, dty
         pipeline_model_parallel_size=parallelism.pipeline,
         context_parallel_size=parallelism.context,
         expert_model_parallel_size=parallelism.expert,
+        expert_tensor_parallel_size=parallelism.tensor // parallelism.expert,
         **(_experts(a) if a.num_experts else {}),
     )
 
@@ -150,11 +149,13 @@ def _spec(architecture: Architecture, config: TransformerConfig) -> ModuleSpec:
     attention.submodules.linear_qkv = modules.Column
     attention.submodules.linear_proj = modules.Row
     attention.submodules.core_attention = modules.CausalAttention
+    feed_forward = spec.submodules.mlp
     if architecture.num_experts:
-        spec.submodules.mlp.submodules.router = modules.Router
-    else:
-        spec.submodules.mlp.submodules.linear_fc1 = modules.Column
-        spec.submodules.mlp.submodules.linear_fc2 = modules.Row
+        feed_forward.module = modules.Experts
+        feed_forward.submodules.router = modules.Router
+        feed_forward = feed_forward.submodules.experts
+    feed_forward.submodules.linear_fc1 = modules.Column
+    feed_forward.submodules.linear_fc2 = modules.Row
     spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = _norm(architecture)
     return spec
 
@@ -167,18 +168,8 @@ def _norm(architecture: Architecture) -> type:
     return ZeroCenteredNorm if architecture.zero_centered_gamma else WrappedTorchNorm
 
 
-def _connect(model: GPT, architecture: Architecture, active: Active) -> None:
-    """Give the modules what a spec cannot: the step in progress, and what no config of megatron-core holds."""
+def _connect(model: GPT, architecture: Architecture) -> None:
+    """Give the modules what no config of megatron-core holds."""
     for layer in model.decoder.layers:
-        layer.active = layer.self_attention.active = active
         layer.parallel_residual = architecture.parallel_residual
         layer.self_attention.core_attention.window = architecture.sliding_window
-    if model.post_process:
-        model.output_layer.register_forward_pre_hook(partial(_needed_rows, active), with_kwargs=True)
-
-
-def _needed_rows(active: Active, _layer: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, Any]:
-    """Leave only the tokens whose logits the step needs, before they meet a large vocabulary."""
-    if active.step is None:
-        return args, kwargs
-    return (args[0].index_select(0, active.step.rows), *args[1:]), kwargs

@@ -54,6 +54,7 @@ def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, st
         parallelism.pipeline,
         context_parallel_size=parallelism.context,
         expert_model_parallel_size=parallelism.expert,
+        expert_tensor_parallel_size=parallelism.tensor // parallelism.expert,
         distributed_timeout_minutes=int(TIMEOUT.total_seconds() // 60),
     )
     # The tracker's fork() has no CUDA generator to touch when it is the inference one.

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.base import TokenLogprob
-from launcher.engines.megatron.attention import CALL_COST, Layout, Rope
 from launcher.engines.megatron.modules import GPT, gather_logits
 from launcher.engines.megatron.placement import Placement
+from launcher.engines.paged import CALL_COST, Layout, Rope
 from launcher.engines.sampling import Draw, Score, choose
 from launcher.engines.step import StepPlan
 

@@ -14,18 +14,13 @@ from megatron.core.models.gpt import GPTModel
 from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear
 from megatron.core.transformer import MegatronModule, TransformerConfig
 from megatron.core.transformer.attention import SelfAttention
+from megatron.core.transformer.moe.moe_layer import MoELayer
 from megatron.core.transformer.moe.router import TopKRouter
 from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor, nn
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines.megatron.attention import Step
-
-
-class Active:
-    """The step that a model is computing; None for a plain forward pass (training, reference)."""
-
-    step: Step | None = None
+from launcher.engines.paged import Step
 
 
 class Column(ColumnParallelLinear):  # type: ignore[misc]
@@ -45,11 +40,11 @@ class Row(RowParallelLinear):  # type: ignore[misc]
     """`RowParallelLinear` without its autograd wrapping while nothing is differentiated."""
 
     def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not torch.is_inference_mode_enabled() or self.explicit_expert_comm:
+        if not torch.is_inference_mode_enabled():
             out, bias = super().forward(input_)
             return out, bias
         out = F.linear(input_, self.weight)
-        if self.tp_group.size() > 1:
+        if self.tp_group.size() > 1 and not self.explicit_expert_comm:
             torch.distributed.all_reduce(out, group=self.tp_group)
         if self.skip_bias_add or self.bias is None:
             return out, self.bias
@@ -57,26 +52,17 @@ class Row(RowParallelLinear):  # type: ignore[misc]
 
 
 class Rotary(RotaryEmbedding):  # type: ignore[misc]
-    """Rotary angles from a table on the model's device.
+    """Rotary angles from a table on the model's device."""
 
-    Outside a step it answers like its base class. During a step it answers None: the attention rotates by the step's
-    own positions (`angles`), with cosines and sines taken once instead of once per layer.
-    """
-
-    def __init__(self, architecture: Architecture, active: Active, device: torch.device) -> None:
+    def __init__(self, architecture: Architecture, device: torch.device) -> None:
         a = architecture
         super().__init__(
             a.kv_channels, a.rotary_percent, a.rotary_interleaved, rotary_base=1, use_cpu_initialization=True
         )
-        self.active = active
         self.inv_freq = inverse_frequencies(a).to(device)
         self.table = self._angles(a.context_length)
 
-    def forward(
-        self, max_seq_len: int, offset: int = 0, packed_seq: bool = False, cp_group: Any = None
-    ) -> Tensor | None:
-        if self.active.step is not None:
-            return None
+    def forward(self, max_seq_len: int, offset: int = 0, packed_seq: bool = False, cp_group: Any = None) -> Tensor:
         if offset + max_seq_len > len(self.table):
             self.table = self._angles(offset + max_seq_len)
         return self.table[offset : offset + max_seq_len, None, None, :]
@@ -140,22 +126,16 @@ class CausalAttention(MegatronModule):  # type: ignore[misc]
 
 
 class PagedSelfAttention(SelfAttention):  # type: ignore[misc]
-    """Megatron-core's self-attention, which during a step reads and writes the paged cache of its layer."""
+    """Megatron-core's self-attention, which in a step reads and writes the paged cache of its layer."""
 
-    active: Active
     cache: Tensor
 
-    def forward(
-        self, hidden_states: Tensor, attention_mask: Tensor | None, **plain: Any
-    ) -> tuple[Tensor, Tensor | None]:
-        step = self.active.step
-        if step is None:
-            out, bias = super().forward(hidden_states, attention_mask, **plain)
-            return out, bias
-        mixed, _ = self.linear_qkv(hidden_states)
+    def compute(self, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
+        """Attend as ``step`` says; ``hidden`` is [tokens, 1, h]."""
+        mixed, _ = self.linear_qkv(hidden)
         # [tokens, groups, queries of the group + key + value, channels]
         mixed = mixed.view(len(mixed), self.num_query_groups_per_partition, -1, self.hidden_size_per_attention_head)
-        if self.q_layernorm is not None:
+        if self.config.qk_layernorm:
             queries, key, value = mixed[:, :, :-2], mixed[:, :, -2:-1], mixed[:, :, -1:]
             mixed = torch.cat((self.q_layernorm(queries), self.k_layernorm(key), value), 2)
         out, bias = self.linear_proj(step.attend(mixed, self.cache)[:, None])
@@ -165,23 +145,51 @@ class PagedSelfAttention(SelfAttention):  # type: ignore[misc]
 class Layer(TransformerLayer):  # type: ignore[misc]
     """Megatron-core's layer, with the straight path through it for a step, and GPT-NeoX's parallel residual."""
 
-    active: Active
     parallel_residual: bool = False
 
     def forward(self, hidden_states: Tensor, attention_mask: Tensor | None = None, **plain: Any) -> tuple[Tensor, Any]:
-        if self.active.step is None and not self.parallel_residual:
+        if not self.parallel_residual:
             out, context = super().forward(hidden_states, attention_mask, **plain)
             return out, context
-        rotary = {} if self.active.step else {"rotary_pos_emb": plain.get("rotary_pos_emb")}
-        attended, bias = self.self_attention(self.input_layernorm(hidden_states), attention_mask, **rotary)
-        after = _add(hidden_states, attended, bias)
-        before_mlp = hidden_states if self.parallel_residual else after
-        out, bias = self.mlp(self.pre_mlp_layernorm(before_mlp))
-        return _add(after, out, bias), None
+        rotary = plain.get("rotary_pos_emb")
+        attended = self.self_attention(self.input_layernorm(hidden_states), attention_mask, rotary_pos_emb=rotary)
+        return self._join(hidden_states, *attended), None
+
+    def compute(self, hidden: Tensor, step: Step) -> Tensor:
+        """Map [tokens, 1, h] to the same shape."""
+        return self._join(hidden, *self.self_attention.compute(self.input_layernorm(hidden), step))
+
+    def _join(self, hidden: Tensor, attended: Tensor, bias: Tensor | None) -> Tensor:
+        """Add what attention found, then what the feed-forward makes of it (or of the input, if they are parallel)."""
+        after = _add(hidden, attended, bias)
+        return _add(after, *self.mlp(self.pre_mlp_layernorm(hidden if self.parallel_residual else after)))
 
 
 def _add(residual: Tensor, out: Tensor, bias: Tensor | None) -> Tensor:
     return residual + out if bias is None else residual + (out + bias)
+
+
+class Experts(MoELayer):  # type: ignore[misc]
+    """Megatron-core's mixture of experts without a token dispatcher.
+
+    The tensor-parallel ranks all have every token, and each a part of the experts: a slice of every one, some whole
+    ones, or both. So each computes what its part adds, and one sum over the ranks is the output.
+    """
+
+    def forward(self, hidden_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
+        """Map [tokens, batch, hidden] to the same shape."""
+        weights, chosen = self.router(hidden_states)
+        tokens = hidden_states.flatten(0, 1)
+        out = torch.zeros_like(tokens)
+        for index, expert in zip(self.local_expert_indices, self.experts.local_experts, strict=True):
+            rows = chosen[:, index].nonzero()[:, 0]
+            if len(rows):
+                part, bias = expert(tokens.index_select(0, rows))
+                part = (part if bias is None else part + bias) * weights[rows, index][:, None]
+                out = out.index_add(0, rows, part.to(out.dtype))
+        if self.tp_group.size() > 1:
+            torch.distributed.all_reduce(out, group=self.tp_group)
+        return out.view_as(hidden_states), None
 
 
 class Router(TopKRouter):  # type: ignore[misc]
@@ -214,10 +222,6 @@ class GPT(GPTModel):  # type: ignore[misc]
     Its logits are those of this rank's part of the vocabulary; see `gather_logits`.
     """
 
-    def __init__(self, active: Active, **plain: Any) -> None:
-        self.active = active
-        super().__init__(**plain)
-
     def setup_embeddings_and_output_layer(self) -> None:
         """Mark a tied embedding that two stages hold; `tie` makes it equal once the model is on its device."""
         if not self.share_embeddings_and_output_weights or self.config.pipeline_model_parallel_size == 1:
@@ -239,16 +243,18 @@ class GPT(GPTModel):  # type: ignore[misc]
     def compute(self, step: Step, hidden: Tensor | None = None) -> Tensor:
         """Run this rank's stage over a step, from token ids or from the previous stage's ``hidden`` [tokens, 1, h].
 
-        Returns [rows, vocabulary part] on the last stage, else the hidden states [tokens, 1, h]. Not reentrant.
+        Returns [rows, vocabulary part] on the last stage, else the hidden states [tokens, 1, h].
         """
-        self.set_input_tensor(hidden)
-        self.active.step = step
-        try:
-            out: Tensor = self(step.tokens, step.positions, None)
-        finally:
-            self.active.step = None
-            self.set_input_tensor(None)
-        return out[0] if self.post_process else out
+        x: Tensor = self.embedding(step.tokens, step.positions) if hidden is None else hidden
+        for layer in self.decoder.layers:
+            x = layer.compute(x, step)
+        return self._logits(x.index_select(0, step.rows)[:, 0]) if self.post_process else x
+
+    def _logits(self, x: Tensor) -> Tensor:
+        """Map [rows, h], the only rows that are needed, to [rows, vocabulary part]."""
+        tied, output = self.share_embeddings_and_output_weights, self.output_layer
+        weight = self.shared_embedding_or_output_weight() if tied else output.weight
+        return F.linear(self.decoder.final_layernorm(x), weight, output.bias)
 
 
 def gather_logits(logits: Tensor) -> Tensor:

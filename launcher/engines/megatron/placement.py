@@ -51,6 +51,7 @@ class Placement:
     num_blocks: int
     block_size: int
     threads: int
+    flash_attention: bool = False
 
     @contextmanager
     def stage(self, rank: int, store: Store | None = None) -> Iterator[Stage]:
@@ -62,9 +63,11 @@ class Placement:
         distributed.import_quietly()
         from launcher.engines.megatron.build import build
         from launcher.engines.megatron.executor import Stage
+        from launcher.engines.paged import allow_flash
 
         device = self.device_of(rank)
         torch.set_num_threads(self.threads)
+        allow_flash(self.flash_attention, device)
         distributed.initialize(self.parallelism, device, rank, store)
         try:
             model = build(self.architecture, self.parallelism, torch_dtype(self.dtype), device, initialize=False)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +11,6 @@ from tokenizers.models import BPE
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
 from launcher.allocation import Allocation
-from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob
 
 CONTEXT = 128
 VOCABULARY = 264
@@ -88,39 +84,3 @@ def byte_tokenizer() -> PreTrainedTokenizerFast:
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="<|end|>")
-
-
-@dataclass(frozen=True)
-class Answer:
-    """All events of a generation together."""
-
-    tokens: tuple[TokenLogprob, ...]
-    prompt: tuple[TokenLogprob, ...] | None
-    finish: str | None
-
-    @property
-    def ids(self) -> list[int]:
-        return [t.token for t in self.tokens]
-
-    @property
-    def logprobs(self) -> list[float | None]:
-        """The log-probabilities of the prompt, if asked for, and of the generated tokens."""
-        return [t.logprob for t in (*(self.prompt or ()), *self.tokens)]
-
-
-async def answer(runner: Runner, request: Generation) -> Answer:
-    tokens: list[TokenLogprob] = []
-    prompt, finish = None, None
-    async for event in runner.generate(request):
-        tokens += event.tokens
-        prompt = event.prompt or prompt
-        finish = event.finish
-    return Answer(tuple(tokens), prompt, finish)
-
-
-async def together(runner: Runner, requests: Sequence[Generation]) -> list[Answer]:
-    return list(await asyncio.gather(*(answer(runner, r) for r in requests)))
-
-
-def request(name: str, prompt: Sequence[int], **sampling: Any) -> Generation:
-    return Generation(name, tuple(prompt), replace(Sampling(temperature=0.0, ignore_eos=True), **sampling))

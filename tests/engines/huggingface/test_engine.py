@@ -10,19 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from huggingface_models import (
-    CONTEXT,
-    FLAT,
-    HOST,
-    REFUSED,
-    SEQUENTIAL,
-    VOCABULARY,
-    answer,
-    random_model,
-    request,
-    save,
-    together,
-)
+from answers import answer, request, together
+from huggingface_models import CONTEXT, FLAT, HOST, REFUSED, SEQUENTIAL, VOCABULARY, random_model, save
 
 from launcher.core import resolve
 from launcher.engines.base import Generation
@@ -216,9 +205,9 @@ def test_numbers_below_their_least_are_refused() -> None:
 def test_the_plan_agrees_with_what_is_loaded(tmp_path: Path) -> None:
     engine, model = HuggingFace(), Model(path=str(save("qwen3", tmp_path)))
     plan = engine.plan(model, Parallelism(), Optimizations(cuda_graphs=True), HOST)
-    assert plan["cache_tokens"] == 32 * (CONTEXT + 16)
+    assert plan["cache_tokens"] == engine.max_sequences * (CONTEXT + 16)
     assert plan["optimizations"]["cuda_graphs"]["active"] is False
-    assert "engine=megatron" in plan["optimizations"]["cuda_graphs"]["reason"]
+    assert "not available" in plan["optimizations"]["cuda_graphs"]["reason"]
     with engine.load(model, Parallelism(), Optimizations(cuda_graphs=True), HOST) as runner:
         facts = runner.describe()
         assert {key: facts[key] for key in plan} == plan

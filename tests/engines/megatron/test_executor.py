@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
-from tiny_models import TINY, Answer, one_by_one, placement, request, running, together
+from answers import Answer, one_by_one, request, together
+from tiny_models import TINY, placement, running
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.base import Generation, Runner

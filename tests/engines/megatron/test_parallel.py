@@ -15,9 +15,11 @@ from typing import Any
 
 import psutil
 import pytest
+from answers import Answer, answer, request, together
 from test_executor import check_logprobs, check_same, mixed_requests
-from tiny_models import TINY, Answer, answer, placement, request, running, together
+from tiny_models import TINY, placement, running
 
+from launcher.checkpoints.base import Architecture
 from launcher.engines.base import Generation
 from launcher.engines.megatron.distributed import leader_rank
 from launcher.engines.scheduler import Limits
@@ -71,6 +73,31 @@ async def test_untied_embeddings_with_biases() -> None:
         one = await together(alone, some)
     with running(placement(architecture, Parallelism(tensor=2)), LIMITS) as made:
         check_same(some, one, await together(made, some))
+
+
+EXPERTS = replace(TINY, num_experts=4, experts_per_token=2, expert_ffn_hidden_size=96)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "layout"),
+    [
+        (EXPERTS, Parallelism(tensor=2)),
+        (EXPERTS, Parallelism(tensor=2, expert=2)),
+        (EXPERTS, Parallelism(tensor=2, expert=2, pipeline=2)),
+        (replace(EXPERTS, bias=True), Parallelism(tensor=2, expert=2)),
+        (replace(EXPERTS, normalize_expert_weights=False, qkv_bias=True), Parallelism(tensor=2)),
+    ],
+    ids=["slices", "whole experts", "whole experts in stages", "biases", "raw weights"],
+)
+async def test_experts_over_ranks(architecture: Architecture, layout: Parallelism) -> None:
+    some = mixed_requests(6, seed=7)
+    with running(placement(architecture), LIMITS) as alone:
+        one = await together(alone, some)
+        check_logprobs(alone, some[0], one[0])
+    with running(placement(architecture, layout), LIMITS) as made:
+        found = await together(made, some)
+        check_same(some, one, found)
+        check_logprobs(made, some[0], found[0])
 
 
 async def test_a_dead_rank_fails_requests_and_is_named() -> None:

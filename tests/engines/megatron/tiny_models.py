@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob
 from launcher.engines.batching import BatchingRunner
 from launcher.engines.megatron.placement import Placement
 from launcher.engines.scheduler import Limits
@@ -28,6 +26,9 @@ TINY = Architecture(
     vocab_size=260,
     context_length=256,
 )
+
+
+EXPERT = "local_experts"
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,8 @@ class NamedWeights:
         from megatron.core import parallel_state as state
 
         rank, world = state.get_tensor_model_parallel_rank(), state.get_tensor_model_parallel_world_size()
+        if EXPERT in name:
+            rank, world = state.get_expert_tensor_parallel_rank(), state.get_expert_tensor_parallel_world_size()
         axis = _split_axis(name)
         split, stride = axis is not None, 2 if "linear_fc1" in name and self.gated else 1
         axis = axis or 0
@@ -72,7 +75,11 @@ def _split_axis(name: str) -> int | None:
 def _global_name(model: Any, name: str) -> str:
     parts = name.split(".")
     if parts[:2] == ["decoder", "layers"]:
-        parts[2] = str(model.decoder.layers[int(parts[2])].layer_number)
+        layer = model.decoder.layers[int(parts[2])]
+        parts[2] = str(layer.layer_number)
+        if EXPERT in name:
+            at = parts.index(EXPERT) + 1
+            parts[at] = str(layer.mlp.local_expert_indices[int(parts[at])])
     return ".".join(parts)
 
 
@@ -114,40 +121,3 @@ def running(place: Placement, limits: Limits | None = None) -> Iterator[Batching
             yield runner
         finally:
             runner.close()
-
-
-@dataclass(frozen=True)
-class Answer:
-    """All events of a generation together."""
-
-    tokens: tuple[TokenLogprob, ...]
-    prompt: tuple[TokenLogprob, ...] | None
-    finish: str | None
-
-    @property
-    def ids(self) -> list[int]:
-        return [t.token for t in self.tokens]
-
-
-async def answer(runner: Runner, request: Generation) -> Answer:
-    tokens: list[TokenLogprob] = []
-    prompt, finish = None, None
-    async for event in runner.generate(request):
-        tokens += event.tokens
-        prompt = event.prompt or prompt
-        finish = event.finish
-    return Answer(tuple(tokens), prompt, finish)
-
-
-async def together(runner: Runner, requests: Sequence[Generation]) -> list[Answer]:
-    return list(await asyncio.gather(*(answer(runner, r) for r in requests)))
-
-
-async def one_by_one(runner: Runner, requests: Sequence[Generation]) -> list[Answer]:
-    return [await answer(runner, r) for r in requests]
-
-
-def request(name: str, prompt: str | Sequence[int], **sampling: Any) -> Generation:
-    tokens = tuple(prompt.encode()) if isinstance(prompt, str) else tuple(prompt)
-    defaults = Sampling(temperature=0.0, ignore_eos=True)
-    return Generation(name, tokens, replace(defaults, **sampling))

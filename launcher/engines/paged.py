@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain, zip_longest
 
 import numpy as np
 import torch
@@ -17,6 +18,12 @@ Ints = NDArray[np.int64]
 
 CALL_COST = 100_000
 """What one more attention call costs, in cached numbers that padding could read instead (measured on a CPU)."""
+
+
+def allow_flash(allowed: bool, device: torch.device) -> None:
+    """Let torch take its flash kernel on a GPU, or not; elsewhere there is none to choose."""
+    if device.type == "cuda":
+        torch.backends.cuda.enable_flash_sdp(allowed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,73 +149,53 @@ class Layout:
 
     def step(self, plan: StepPlan) -> Step:
         """Lay out a plan. Its chunks should be sorted by length, so that few groups and little padding result."""
-        chunks = plan.chunks
-        starts = np.fromiter((c.start for c in chunks), np.int64, len(chunks))
-        widths = np.fromiter((len(c.tokens) for c in chunks), np.int64, len(chunks))
-        ends = np.cumsum(widths)
-        positions = np.arange(ends[-1]) + np.repeat(starts - (ends - widths), widths)
-        tokens = np.fromiter((t for c in chunks for t in c.tokens), np.int64, int(ends[-1]))
+        spans = Spans.of(plan.chunks)
+        owners = np.repeat(np.arange(len(plan.chunks)), spans.widths)
+        positions = np.arange(len(owners)) + (spans.starts - spans.offsets)[owners]
+        blocks = _table(plan.chunks)
+        # Block 0 takes what is stored already.
+        into = blocks[owners, positions // self.block_size] * (positions >= spans.writes[owners])
+        tokens = np.fromiter(chain.from_iterable(c.tokens for c in plan.chunks), np.int64, len(owners))
         at = self._tensor(positions)
         return Step(
             tokens=self._tensor(tokens)[None],
             positions=at[None],
-            slots=self._tensor(self._slots(chunks, positions)),
+            slots=self._tensor(into * self.block_size + positions % self.block_size),
             rows=self._tensor(np.asarray(plan.rows, np.int64)),
-            groups=list(self._groups(chunks)),
-            cos=None if self.rope is None else self.rope.cos[at][:, None, None],
-            sin=None if self.rope is None else self.rope.sin[at][:, None, None],
+            groups=[self._group(spans.part(members), blocks[members]) for members in _alike(spans, self.worth)],
+            cos=None if self.rope is None else self.rope.cos.index_select(0, at)[:, None, None],
+            sin=None if self.rope is None else self.rope.sin.index_select(0, at)[:, None, None],
             interleaved=self.rope is not None and self.rope.interleaved,
             scale=self.scale,
             block_size=self.block_size,
         )
 
-    def _slots(self, chunks: Sequence[Chunk], positions: Ints) -> Ints:
-        """Return the cache slot of every token; block 0 takes what is stored already."""
-        size = self.block_size
-        at = ((c, p) for c in chunks for p in range(c.start, c.start + len(c.tokens)))
-        blocks = (c.blocks[p // size] if p >= c.write else 0 for c, p in at)
-        return np.fromiter(blocks, np.int64, len(positions)) * size + positions % size
+    def _group(self, spans: Spans, blocks: Ints) -> Group:
+        count, width, longest = len(spans.starts), int(spans.widths.max()), int(spans.ends.max())
+        begin, tokens = int(spans.offsets[0]), int(spans.widths.sum())
+        if count == 1 and longest == width and (self.window is None or width <= self.window):
+            return Group(begin, begin + tokens, count, width)
+        take, put = self._padding(spans.widths, width) if tokens < count * width else (None, None)
+        # What lies beyond the end of a sequence is hidden by the mask.
+        pages = -(-longest // self.block_size)
+        mask = self._mask(spans, width, pages * self.block_size)
+        return Group(begin, begin + tokens, count, width, self._tensor(blocks[:, :pages].ravel()), mask, take, put)
 
-    def _groups(self, chunks: Sequence[Chunk]) -> Iterator[Group]:
-        begin = 0
-        for members in _alike(chunks, self.worth):
-            end = begin + sum(len(c.tokens) for c in members)
-            yield self._group(members, begin, end)
-            begin = end
-
-    def _group(self, members: Sequence[Chunk], begin: int, end: int) -> Group:
-        count, width = len(members), max(len(c.tokens) for c in members)
-        if count == 1 and members[0].start == 0 and (self.window is None or width <= self.window):
-            return Group(begin, end, count, width)
-        take, put = self._padding(members, width) if end - begin < count * width else (None, None)
-        blocks = self._tensor(self._table(members).ravel())
-        return Group(begin, end, count, width, blocks, self._mask(members, width), take, put)
-
-    def _table(self, members: Sequence[Chunk]) -> Ints:
-        """Return the blocks of each sequence, [count, most], padded with block 0 (which the mask hides)."""
-        sizes = [-(-(c.start + len(c.tokens)) // self.block_size) for c in members]
-        table = np.zeros((len(members), max(sizes)), np.int64)
-        for row, (chunk, size) in enumerate(zip(members, sizes, strict=True)):
-            table[row, :size] = chunk.blocks[:size]
-        return table
-
-    def _mask(self, members: Sequence[Chunk], width: int) -> Tensor:
+    def _mask(self, spans: Spans, width: int, keys: int) -> Tensor:
         """Return what to add to the scores, [count, 1, queries * width, keys]: 0 where a token sees, else -inf."""
-        keys = max(-(-(c.start + len(c.tokens)) // self.block_size) for c in members) * self.block_size
-        starts = np.fromiter((c.start for c in members), np.int64, len(members))
         # Padding queries see what the sequence's first token sees: never an empty row, which would be NaN.
-        offsets = np.arange(width)[None] * (np.arange(width)[None] < np.array([[len(c.tokens)] for c in members]))
-        last = (starts[:, None] + offsets)[:, :, None]
-        seen = np.arange(keys) <= last
+        offsets = np.arange(width) * (np.arange(width) < spans.widths[:, None])
+        last = (spans.starts[:, None] + offsets)[:, :, None]
+        at = np.arange(keys)
+        hidden = at > last
         if self.window is not None:
-            seen &= np.arange(keys) > last - self.window
-        mask = torch.zeros(seen.shape, dtype=self.dtype).masked_fill_(torch.from_numpy(~seen), -torch.inf)
-        return mask.repeat(1, self.queries, 1)[:, None].to(self.device)
+            hidden |= at <= last - self.window
+        mask = torch.from_numpy(np.where(hidden, np.float32(-np.inf), np.float32(0)))
+        return mask.to(self.device, self.dtype).repeat(1, self.queries, 1)[:, None]
 
-    def _padding(self, members: Sequence[Chunk], width: int) -> tuple[Tensor, Tensor]:
-        lengths = np.array([len(c.tokens) for c in members])
-        inside = np.arange(width) < lengths[:, None]
-        first = (np.cumsum(lengths) - lengths)[:, None]
+    def _padding(self, widths: Ints, width: int) -> tuple[Tensor, Tensor]:
+        inside = np.arange(width) < widths[:, None]
+        first = (np.cumsum(widths) - widths)[:, None]
         take = np.where(inside, first + np.arange(width), first)
         return self._tensor(take.ravel()), self._tensor(np.flatnonzero(inside))
 
@@ -216,21 +203,43 @@ class Layout:
         return torch.from_numpy(array).to(self.device)
 
 
-def _alike(chunks: Sequence[Chunk], worth: int) -> Iterator[list[Chunk]]:
+@dataclass(frozen=True, slots=True)
+class Spans:
+    """Of each chunk: the positions where it starts and ends, how many tokens it has, from where they are stored, and
+    its offset in the step."""
+
+    starts: Ints
+    ends: Ints
+    widths: Ints
+    writes: Ints
+    offsets: Ints
+
+    @classmethod
+    def of(cls, chunks: Sequence[Chunk]) -> Spans:
+        starts, widths, writes = np.array([(c.start, len(c.tokens), c.write) for c in chunks], np.int64).T
+        return cls(starts, starts + widths, widths, writes, np.cumsum(widths) - widths)
+
+    def part(self, members: slice) -> Spans:
+        arrays = self.starts, self.ends, self.widths, self.writes, self.offsets
+        return Spans(*(array[members] for array in arrays))
+
+
+def _table(chunks: Sequence[Chunk]) -> Ints:
+    """Return the blocks of each sequence, [chunks, most], padded with block 0."""
+    return np.array(list(zip_longest(*(c.blocks for c in chunks), fillvalue=0)), np.int64).T
+
+
+def _alike(spans: Spans, worth: int) -> Iterator[slice]:
     """Split chunks into runs that are padded to one another, as long as that wastes no more than one call is worth.
 
     The work of a chunk is its keys times its queries, and its keys once more: they are gathered first.
     """
-    members: list[Chunk] = []
-    real = width = keys = 0
-    for chunk in chunks:
-        own_width = len(chunk.tokens)
-        own_keys = chunk.start + own_width
-        w, k = max(width, own_width), max(keys, own_keys)
-        real += own_keys * (own_width + 1)
-        if members and (len(members) + 1) * k * (w + 1) - real > worth:
-            yield members
-            members, real, w, k = [], own_keys * (own_width + 1), own_width, own_keys
-        members.append(chunk)
+    first = real = width = keys = 0
+    for at, (own_width, own_keys) in enumerate(zip(spans.widths.tolist(), spans.ends.tolist(), strict=True)):
+        w, k, own = max(width, own_width), max(keys, own_keys), own_keys * (own_width + 1)
+        real += own
+        if at > first and (at - first + 1) * k * (w + 1) - real > worth:
+            yield slice(first, at)
+            first, real, w, k = at, own, own_width, own_keys
         width, keys = w, k
-    yield members
+    yield slice(first, len(spans.starts))

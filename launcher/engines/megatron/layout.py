@@ -1,14 +1,11 @@
-"""What a model takes: parameters, bytes of weights and of cache, and whether a layout divides it."""
+"""What a model takes in a parallel layout: parameters, bytes of cache, and whether the layout divides it."""
 
 from __future__ import annotations
 
 from launcher.checkpoints.base import Architecture
+from launcher.engines.sizing import BYTES
 from launcher.errors import UserError
 from launcher.model import Dtype, Parallelism
-
-GB = 1024**3
-
-BYTES = {Dtype.fp32: 4, Dtype.bf16: 2, Dtype.fp16: 2}
 
 
 def check_layout(a: Architecture, p: Parallelism, gpus: int) -> None:
@@ -19,7 +16,10 @@ def check_layout(a: Architecture, p: Parallelism, gpus: int) -> None:
     _check_supported(a, p)
     _divides("tensor", p.tensor, a.num_attention_heads, "attention heads")
     _divides("tensor", p.tensor, a.num_query_groups, "key-value heads")
-    _divides("tensor", p.tensor, a.ffn_hidden_size, "feed-forward channels")
+    if a.num_experts:
+        _check_experts(a, p)
+    else:
+        _divides("tensor", p.tensor, a.ffn_hidden_size, "feed-forward channels")
     _divides("tensor", p.tensor, a.vocab_size, "rows of the vocabulary")
     _divides("pipeline", p.pipeline, a.num_layers, "layers")
     if 0 < gpus < p.world_size:
@@ -29,16 +29,35 @@ def check_layout(a: Architecture, p: Parallelism, gpus: int) -> None:
 def _check_supported(a: Architecture, p: Parallelism) -> None:
     if p.context > 1:
         raise UserError(f"parallelism.context={p.context}: not offered for serving; accepted is 1")
-    if p.expert > 1:
-        raise UserError(f"parallelism.expert={p.expert}: not offered for serving; accepted is 1")
-    if a.num_experts and p.tensor > 1:
-        raise UserError(f"parallelism.tensor={p.tensor}: experts are not split; accepted is 1 (use pipeline)")
+    if p.expert > 1 and not a.num_experts:
+        raise UserError(f"parallelism.expert={p.expert}: the model has no experts; accepted is 1")
+
+
+def _check_experts(a: Architecture, p: Parallelism) -> None:
+    """The tensor-parallel ranks share the experts: ``expert`` groups of them have whole ones, each cut in its group."""
+    _divides("expert", p.expert, a.num_experts, "experts")
+    if p.tensor % p.expert:
+        raise UserError(
+            f"parallelism.expert={p.expert}: experts are spread over the ranks of parallelism.tensor={p.tensor}; "
+            f"accepted are divisors: {_divisors(p.tensor)}"
+        )
+    if a.bias and p.tensor != p.expert:
+        raise UserError(
+            f"parallelism.expert={p.expert}: experts with biases cannot be cut; "
+            f"accepted with parallelism.tensor={p.tensor} is {p.tensor}"
+        )
+    _divides("tensor", p.tensor // p.expert, _expert_width(a), "feed-forward channels of an expert")
 
 
 def _divides(key: str, ranks: int, count: int, what: str) -> None:
     if count % ranks:
-        accepted = ", ".join(str(n) for n in range(1, min(count, 64) + 1) if count % n == 0)
-        raise UserError(f"parallelism.{key}={ranks}: the model has {count} {what}; accepted are divisors: {accepted}")
+        raise UserError(
+            f"parallelism.{key}={ranks}: the model has {count} {what}; accepted are divisors: {_divisors(count)}"
+        )
+
+
+def _divisors(count: int) -> str:
+    return ", ".join(str(n) for n in range(1, min(count, 64) + 1) if count % n == 0)
 
 
 def parameters(a: Architecture) -> int:
@@ -55,18 +74,17 @@ def parameters(a: Architecture) -> int:
 
 
 def _feed_forward(a: Architecture) -> int:
-    width = (a.expert_ffn_hidden_size or a.ffn_hidden_size) if a.num_experts else a.ffn_hidden_size
+    width = _expert_width(a) if a.num_experts else a.ffn_hidden_size
     inner = width * (2 if a.gated else 1)
     one = a.hidden_size * (inner + width) + (inner + a.hidden_size) * a.bias
     return one * max(1, a.num_experts) + a.hidden_size * a.num_experts
+
+
+def _expert_width(a: Architecture) -> int:
+    return a.expert_ffn_hidden_size or a.ffn_hidden_size
 
 
 def cache_bytes_per_token(a: Architecture, p: Parallelism, dtype: Dtype) -> int:
     """Return what one token's keys and values take on the rank that has the most of them."""
     layers, groups = a.num_layers // p.pipeline, a.num_query_groups // p.tensor
     return 2 * layers * groups * a.kv_channels * BYTES[dtype]
-
-
-def cache_blocks(tokens: int, block_size: int) -> int:
-    """Return how many blocks hold so many tokens, and the one that belongs to nobody."""
-    return -(-tokens // block_size) + 1
