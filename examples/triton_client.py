@@ -19,15 +19,18 @@ import numpy as np
 import tritonclient.grpc.aio as triton
 
 
+def string(name: str, value: str) -> triton.InferInput:
+    tensor = triton.InferInput(name, [1], "BYTES")
+    tensor.set_data_from_numpy(np.array([value.encode()], dtype=object))
+    return tensor
+
+
 async def tokens(client: triton.InferenceServerClient, token: str, prompt: str) -> AsyncIterator[triton.InferResult]:
     """Stream the answers to one prompt: each has the tokens that were ready together."""
 
     async def requests() -> AsyncIterator[dict[str, Any]]:
-        text = triton.InferInput("text", [1], "BYTES")
-        text.set_data_from_numpy(np.array([prompt.encode()], dtype=object))
-        # tritonclient has no parameters of type float: integers, booleans and strings only. 0 is greedy.
-        sampling = {"id": "example-1", "max_tokens": 24, "temperature": 0, "logprobs": 0}
-        yield {"model_name": "generate", "inputs": [text], "parameters": sampling}
+        sampling = {"id": "example-1", "max_tokens": 24, "temperature": 0.5, "top_p": 0.5, "seed": 1, "logprobs": 0}
+        yield {"model_name": "generate", "inputs": [string("text", prompt), string("sampling", json.dumps(sampling))]}
 
     answers = client.stream_infer(requests(), headers={"triton-grpc-protocol-triton-access-token": token})
     async for answer, error in answers:

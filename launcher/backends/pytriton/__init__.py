@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import logging
-import os
-import secrets
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -64,7 +61,9 @@ class PyTriton(Backend):
         if find_spec("pytriton") is None:
             raise UserError("backend=pytriton: nvidia-pytriton is not installed; install the extra 'pytriton'")
         choose(self.triton_host, self._ports)
-        listens = {name: f"{self.triton_host}:{port or '<any free port>'}" for name, port in asdict(self._ports).items()}
+        listens = {
+            name: f"{self.triton_host}:{port or '<any free port>'}" for name, port in asdict(self._ports).items()
+        }
         return {"server": f"http://{self.host}:{self.port or '<any free port>'}/v1", "triton": listens}
 
     @property
@@ -89,7 +88,7 @@ class PyTriton(Backend):
             served.serving(engine),
         ):
             runner = TritonRunner(engine, served, triton)
-            triton.wait(self.start_timeout_s)
+            triton.wait()
             app = create_app(
                 runner, api_key=key, ready_timeout_s=self.start_timeout_s, log=log, more_metrics=triton.metrics
             )
@@ -109,15 +108,14 @@ class PyTriton(Backend):
         with workspace(self.workspace) as home:
             settings = Settings(
                 host=self.triton_host,
-                token=secrets.token_urlsafe(32),
-                id=f"launcher-{secrets.token_hex(8)}",
                 gpus=allocation.gpus > 0,
                 guarded=guarded,
+                announcement=folder / "triton.json",
                 log_file=_linked(home / "triton.log", folder / "triton.log"),
             )
             patience = Patience(self.start_timeout_s, self.probe_timeout_s)
             supervisor = Supervisor(settings, self._ports, home, served, patience)
-            with supervisor.running(), _announced(supervisor, settings.token, folder / "triton.json"):
+            with supervisor.running():
                 yield supervisor
 
 
@@ -126,17 +124,6 @@ def _linked(link: Path, target: Path) -> Path:
     target.touch()
     link.symlink_to(target.resolve())
     return link
-
-
-@contextmanager
-def _announced(supervisor: Supervisor, token: str, path: Path) -> Iterator[None]:
-    """Tell this user's other programs, in ``triton.json``, where Triton is and the token it asks for."""
-    with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w") as file:
-        json.dump(supervisor.facts() | {"access_token": token}, file, indent=2)
-    try:
-        yield
-    finally:
-        path.unlink(missing_ok=True)
 
 
 @contextmanager

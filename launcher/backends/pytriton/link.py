@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from array import array
 from collections.abc import AsyncIterator
 from typing import Any
 
 from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.inbox import Event
-from launcher.core import Json
 from launcher.engines.base import Generation, Tokens
 from launcher.errors import EngineUnavailable
 
 MODEL = "generate"
 TOKEN_HEADER = "triton-grpc-protocol-triton-access-token"
+PACE_S = 0.0001
+LONGEST_S = 0.003
+"""How long a request waits, per request under way, for others to travel with: a message costs more than that."""
 UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
@@ -32,8 +33,7 @@ class Link:
         self.failed: str | None = None
         self.traffic = 0
         self._waiting: dict[str, asyncio.Queue[Tokens | Exception]] = {}
-        self._outgoing: asyncio.Queue[Any] = asyncio.Queue()
-        self._outgoing.put_nowait(request(self.feed, {"feed": self.feed}))
+        self._outgoing: asyncio.Queue[Generation] = asyncio.Queue()
         self._task = self.loop.create_task(self._run(address, token))
 
     async def generate(self, generation: Generation) -> AsyncIterator[Tokens]:
@@ -42,8 +42,7 @@ class Link:
             raise EngineUnavailable(self.failed)
         id = generation.id
         events = self._waiting[id] = asyncio.Queue()
-        asked = tensors.parameters(generation.sampling) | {"id": id, "feed": self.feed}
-        self._outgoing.put_nowait(request(id, asked, generation.prompt))
+        self._outgoing.put_nowait(generation)
         try:
             finished = False
             while not finished:
@@ -80,8 +79,15 @@ class Link:
             self.fail("the connection to Triton ended")
 
     async def _requests(self) -> AsyncIterator[Any]:
+        """Open the feed, then send what is there to be sent; while others are under way, wait for company."""
+        yield request(self.feed, self.feed)
         while True:
-            yield await self._outgoing.get()
+            ready = [await self._outgoing.get()]
+            if len(self._waiting) > 1:
+                await asyncio.sleep(min(PACE_S * len(self._waiting), LONGEST_S))
+            while not self._outgoing.empty():
+                ready.append(self._outgoing.get_nowait())
+            yield request(ready[0].id, self.feed, tensors.pack_requests(ready))
 
     def _take(self, answer: Any) -> None:
         self.traffic += 1
@@ -112,17 +118,13 @@ def _refusal(line: str) -> Exception:
     return known[kind](message) if kind in known else EngineUnavailable(f"Triton cannot answer: {line}")
 
 
-def request(id: str, parameters: dict[str, Json], prompt: tuple[int, ...] | None = None) -> Any:
-    """Return a ``ModelInferRequest`` of the KServe protocol with the prompt as the tensor ``tokens``."""
+def request(id: str, feed: str, batch: bytes | None = None) -> Any:
+    """Return a ``ModelInferRequest`` of the KServe protocol, which opens a feed or sends a batch to it."""
     from tritonclient.grpc.service_pb2 import ModelInferRequest
 
     found = ModelInferRequest(model_name=MODEL, id=id)
-    for name, value in parameters.items():
-        setattr(found.parameters[name], FIELDS[type(value)], value)
-    if prompt is not None:
-        found.inputs.add(name="tokens", datatype="INT32", shape=[len(prompt)])
-        found.raw_input_contents.append(array("i", prompt).tobytes())
+    found.parameters["feed"].string_param = feed
+    if batch is not None:
+        found.inputs.add(name="batch", datatype="UINT8", shape=[len(batch)])
+        found.raw_input_contents.append(batch)
     return found
-
-
-FIELDS = {bool: "bool_param", int: "int64_param", float: "double_param", str: "string_param"}

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import random
 import socket
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 
 from launcher.errors import UserError
+
+RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST = 10000
+TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,19 @@ def _held(held: ExitStack, host: str, name: str, port: int, before: int) -> int:
         except OSError:
             pass
     try:
-        return _listen(held, host, port)
+        return _listen(held, host, port) if port else _any(held, host)
     except OSError as error:
         where, free = f"backend.{name}_port={port}", f"backend.{name}_port=0 is any free one"
         raise UserError(f"{where}: cannot listen there on {host}: {error.strerror}; {free}") from None
+
+
+def _any(held: ExitStack, host: str) -> int:
+    """Find a free port below those that the system gives to clients: there, it could be gone before Triton has it."""
+    highest = int(RANGE.read_text().split()[0]) - 1 if RANGE.exists() else LOWEST
+    for _ in range(TRIES if highest > LOWEST else 0):
+        with suppress(OSError):
+            return _listen(held, host, random.randint(LOWEST, highest))
+    return _listen(held, host, 0)
 
 
 def _listen(held: ExitStack, host: str, port: int) -> int:

@@ -17,7 +17,12 @@ from launcher.core import Json
 from launcher.engines.base import Generation, Runner, Tokens
 from launcher.errors import EngineUnavailable
 
-JOIN_S = 5.0
+JOIN_S = 2.0
+PACE_S = 0.0003
+STREAM_S = 0.001
+LONGEST_S = 0.02
+"""How long the feed rests after a message: per sequence that runs, more for those that have just told a part of their
+tokens. What comes in the meantime travels together; each message costs the engine's process about a millisecond."""
 Arrays = tensors.Arrays
 
 
@@ -25,8 +30,8 @@ class Served:
     """Runs generations for whoever asks through Triton, all of them in one loop, in a thread of its own.
 
     Triton calls `answer` in loops that come and go with each Triton. An `answer` either streams the events of its own
-    sequence, or, if the request names a feed, leaves them to that feed: a request that never ends, and that carries the
-    events of many sequences, as many at a time as are ready together.
+    sequence, or starts a batch of sequences and leaves their events to a feed: a request that never ends, and that
+    carries the events of many sequences, as many at a time as are ready together.
     """
 
     def __init__(self) -> None:
@@ -60,7 +65,7 @@ class Served:
     async def answer(self, requests: Sequence[Any]) -> AsyncIterator[list[Arrays]]:
         """Answer one request of PyTriton; what is refused is raised, and Triton passes it on."""
         (request,) = requests
-        given = dict(request.parameters or {})
+        given = tensors.given(request.parameters or {}, request.data)
         async with aclosing(self._choose(request.data, given)) as arrays:
             async for each in arrays:
                 yield [each]
@@ -71,9 +76,9 @@ class Served:
         if "abort" in given:
             return self._aborted(str(given["abort"]))
         feed = given.pop("feed", None)
-        if feed is not None and not data:
-            return self._feed(str(feed))
-        return self._generate(data, given, feed)
+        if feed is not None:
+            return self._batch(data["batch"], str(feed)) if data else self._feed(str(feed))
+        return self._generate(data, given)
 
     async def _pong(self) -> AsyncGenerator[Arrays, None]:
         """Answer once the engine's loop has answered."""
@@ -87,16 +92,26 @@ class Served:
     async def _feed(self, name: str) -> AsyncGenerator[Arrays, None]:
         inbox = self._feeds[name] = Inbox()
         while name in self._feeds:
-            yield {"feed": tensors.pack(await inbox.get())}
+            events = await inbox.get()
+            yield {"feed": tensors.pack(events)}
+            going_on = sum(isinstance(event.what, Tokens) and not event.what.finish for event in events)
+            if len(self._jobs) > 1:
+                await asyncio.sleep(min(PACE_S * len(self._jobs) + STREAM_S * going_on, LONGEST_S))
 
-    async def _generate(
-        self, data: Mapping[str, Any], given: dict[str, Json], feed: str | None
-    ) -> AsyncGenerator[Arrays, None]:
+    async def _batch(self, batch: Any, feed: str) -> AsyncGenerator[Arrays, None]:
+        """Start the generations of a batch; what they say, and what is refused, is left to the feed."""
+        inbox = self._feeds[feed]
+        for id, prompt, given in tensors.unpack_requests(batch):
+            try:
+                self._submit(*self._read(id, prompt, given), inbox)
+            except Exception as error:
+                inbox.put(Event(id, error))
+        return
+        yield
+
+    async def _generate(self, data: Mapping[str, Any], given: dict[str, Json]) -> AsyncGenerator[Arrays, None]:
         id = str(given.pop("id", None) or f"triton-{secrets.token_hex(8)}")
-        runner, generation = self._read(id, data, given)
-        if feed is not None:
-            self._submit(runner, generation, self._feeds[feed])
-            return
+        runner, generation = self._read(id, tensors.prompt(data, self._loaded()), given)
         inbox = Inbox()
         job = self._submit(runner, generation, inbox)
         decode = _decoder(runner) if "text" in data else None
@@ -106,13 +121,15 @@ class Served:
         finally:
             job.end()
 
-    def _read(self, id: str, data: Mapping[str, Any], given: Mapping[str, Json]) -> tuple[Runner, Generation]:
+    def _read(self, id: str, prompt: tuple[int, ...], given: Mapping[str, Json]) -> tuple[Runner, Generation]:
+        runner, sampling = self._loaded(), tensors.sampling(given)
+        tensors.check(prompt, sampling, runner)
+        return runner, Generation(id, prompt, sampling)
+
+    def _loaded(self) -> Runner:
         if self._runner is None:
             raise EngineUnavailable("no engine is loaded")
-        sampling = tensors.sampling(given)
-        prompt = tensors.prompt(data, self._runner)
-        tensors.check(prompt, sampling, self._runner)
-        return self._runner, Generation(id, prompt, sampling)
+        return self._runner
 
     def abort(self, id: str, reason: str = "the request was aborted") -> None:
         """End the generation ``id``, if it runs, and free its slot. Callable from any thread."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import secrets
 import sysconfig
 import threading
 import time
@@ -23,31 +25,45 @@ from launcher.core import Json
 HTTP_TOKEN_HEADER = "triton-access-token"
 ADMIN = ("shared-memory", "model-repository", "statistics", "trace", "logging")
 """What Triton does only for who has the token; with an API key, inference too."""
-PERIOD_S = 0.25
+LOOK_S = 0.1
+UNSEEN_S = 5.0
+"""A Triton that has no process for so long has crashed before anybody saw it."""
 CLEAN_S = 5.0
+UNSTARTED_S = 1.0
+"""How long a thread that is about to start a Triton must be expected to do so."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """What stays the same from one Triton to the next. ``id`` is how Triton names itself, so that we know it is ours."""
+    """What stays the same from one Triton to the next.
+
+    ``guarded`` asks for the token for inference, too. ``announcement`` is the file that says where Triton answers.
+    """
 
     host: str
-    token: str
-    id: str
     gpus: bool
     guarded: bool
+    announcement: Path
     log_file: Path
 
 
 class Server:
-    """One Triton with its Python stub, which run from ``folder``. A dead one cannot be started again."""
+    """One Triton with its Python stub, which run from ``folder``. A dead one cannot be started again.
+
+    Each has a name and an access token of its own: what PyTriton still does for a dead one must not reach the next one,
+    which may listen on the same ports.
+    """
 
     def __init__(self, settings: Settings, ports: Ports, folder: Path, served: Served) -> None:
         self.ports = ports
+        self.token = secrets.token_urlsafe(32)
+        self._id = f"launcher-{secrets.token_hex(8)}"
         self._settings = settings
         self._folder = folder
         self._served = served
+        self._thread = threading.Thread(target=self._host, name="triton-host", daemon=True)
         self._changed = threading.Condition()
+        self._made = False
         self._started = False
         self._ended = False
         self._error: str | None = None
@@ -55,14 +71,15 @@ class Server:
 
     def start(self) -> None:
         """Begin to start, in a thread of its own: Triton gets SIGTERM when the thread ends that started it."""
-        threading.Thread(target=self._host, name="triton-host", daemon=True).start()
+        self._thread.start()
 
     def wait(self, timeout_s: float) -> str | None:
         """Wait until Triton listens; return why it does not, or None."""
-        deadline, seen = time.monotonic() + timeout_s, False
-        while not self._settled(PERIOD_S):
+        deadline, seen, unseen = time.monotonic() + timeout_s, False, 0.0
+        while not self._settled(LOOK_S):
             here = bool(processes(self._folder))
-            if seen and not here:
+            unseen = unseen + LOOK_S if self._made and not here else 0.0
+            if (seen and not here) or unseen > UNSEEN_S:
                 return "it died while starting"
             seen = here
             if time.monotonic() > deadline:
@@ -102,20 +119,27 @@ class Server:
     def stop(self) -> None:
         """Kill Triton at once, since nobody has a request under way any more; then let PyTriton end its threads.
 
-        Triton's own way takes four seconds and leaves its shared memory. If a thread is stuck it is left behind.
+        Triton's own way takes four seconds, and may leave its stub and its shared memory. A thread of PyTriton that is
+        stuck is left behind: it waits two minutes for a server that died while starting.
         """
-        kill(self._folder)
         with self._changed:
             self._ended = True
             self._changed.notify_all()
-        wait_for(lambda: not self._folder.exists(), CLEAN_S)
+        wait_for(self._cleared, CLEAN_S if self._started else UNSTARTED_S)
+
+    def _cleared(self) -> bool:
+        kill(self._folder)
+        return not (self._folder.exists() if self._started else self._thread.is_alive())
 
     def _host(self) -> None:
         triton = None
         try:
             with environment():
                 triton = self._bound()
-                triton.run()
+                atexit.unregister(triton.stop)  # it would wait for a start that failed; ours is certain
+                self._made = True
+                if not self._ended:
+                    triton.run()
             self._note(started=True, error=self._foreign())
         except Exception as error:
             self._note(error=f"{type(error).__name__}: {error}")
@@ -133,7 +157,7 @@ class Server:
     def _foreign(self) -> str | None:
         """Return what is wrong if another server answers on our port."""
         name = json.loads(_get(self._settings.host, self.ports.http, "/v2", 5.0))["name"]
-        return None if name == self._settings.id else f"another Triton ({name}) answers on port {self.ports.http}"
+        return None if name == self._id else f"another Triton ({name}) answers on port {self.ports.http}"
 
     def _bound(self) -> Any:
         from pytriton.model_config import ModelConfig
@@ -141,10 +165,10 @@ class Server:
 
         restricted = [*ADMIN, "inference"] if self._settings.guarded else [*ADMIN]
         triton = Triton(
-            config=_config(self._settings, self.ports),
+            config=_config(self._settings, self.ports, self._id),
             workspace=self._folder,
             triton_lifecycle_policy=TritonLifecyclePolicy(launch_triton_on_startup=True, local_model_store=True),
-            security_config=TritonSecurityConfig(self._settings.token, restricted),
+            security_config=TritonSecurityConfig(self.token, restricted),
         )
         inputs, outputs = interface()
         settings = ModelConfig(batching=False, decoupled=True)
@@ -154,7 +178,7 @@ class Server:
     def _post(self, path: str, body: Json, timeout_s: float) -> tuple[int, Json]:
         connection = HTTPConnection(self._settings.host, self.ports.http, timeout=timeout_s)
         try:
-            headers = {"Content-Type": "application/json", HTTP_TOKEN_HEADER: self._settings.token}
+            headers = {"Content-Type": "application/json", HTTP_TOKEN_HEADER: self.token}
             connection.request("POST", path, json.dumps(body), headers)
             answer = connection.getresponse()
             return answer.status, json.loads(answer.read() or b"{}")
@@ -171,11 +195,11 @@ def _get(host: str, port: int, path: str, timeout_s: float) -> bytes:
         connection.close()
 
 
-def _config(settings: Settings, ports: Ports) -> Any:
+def _config(settings: Settings, ports: Ports, id: str) -> Any:
     from pytriton.triton import TritonConfig
 
     return TritonConfig(
-        id=settings.id,
+        id=id,
         http_address=settings.host,
         http_port=ports.http,
         grpc_address=settings.host,
@@ -195,6 +219,8 @@ def interface() -> tuple[list[Any], list[Any]]:
     inputs = [
         Tensor(name="tokens", dtype=np.int32, shape=(-1,), optional=True),
         Tensor(name="text", dtype=bytes, shape=(1,), optional=True),
+        Tensor(name="sampling", dtype=bytes, shape=(1,), optional=True),
+        Tensor(name="batch", dtype=np.uint8, shape=(-1,), optional=True),
     ]
     outputs = [
         Tensor(name="tokens", dtype=np.int32, shape=(-1,)),
@@ -218,6 +244,7 @@ def environment() -> Iterator[None]:
     The stub must find the libpython of this interpreter: with the system's, another version of the same, it dies.
     Without the tensor store of PyTriton a request takes half the CPU time, and two processes fewer.
     """
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "0")  # PyTriton forks only to execute
     libraries = [str(sysconfig.get_config_var("LIBDIR")), os.environ.get("LD_LIBRARY_PATH", "")]
     wanted = {"LD_LIBRARY_PATH": ":".join(filter(None, libraries)), "PYTRITON_NO_TENSORSTORE": "1"}
     before = {name: os.environ.get(name) for name in wanted}

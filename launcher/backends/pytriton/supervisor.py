@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -80,15 +82,16 @@ class Supervisor:
         self._down, self._traffic = down, traffic
         self._loaded.set()
 
-    def wait(self, timeout_s: float) -> None:
-        """Wait until a token came through Triton. Raises `ServerError` if none does."""
-        self._settled.wait(timeout_s)
+    def wait(self) -> None:
+        """Wait until a token came through Triton. Raises `ServerError` if all that was tried has failed."""
+        self._settled.wait()
         if self.error is not None:
             raise ServerError(f"{self.error}; see {self._settings.log_file.resolve()} and server.log beside it")
 
     def grpc(self) -> tuple[str, str]:
-        """Return the address of KServe over gRPC, and the access token."""
-        return f"{self._settings.host}:{self._ports.grpc}", self._settings.token
+        """Return the address of KServe over gRPC, and the access token, of the Triton that runs."""
+        assert self._server is not None
+        return f"{self._settings.host}:{self._ports.grpc}", self._server.token
 
     def metrics(self) -> bytes:
         """Return Triton's metrics in Prometheus' text format; nothing while it is down. Blocks for a moment."""
@@ -107,13 +110,26 @@ class Supervisor:
                 break
             began, self.error = time.monotonic(), None
             self._settled.set()
-            problem = self._watch(self._server)
+            with self._announced(self._server.token):
+                problem = self._watch(self._server)
             self._lost(problem)
             if self._stop.is_set():
                 return
             deaths = deaths + 1 if time.monotonic() - began < STABLE_S else 1
         self.error = f"Triton does not run: {problem}"
         self._settled.set()
+
+    @contextmanager
+    def _announced(self, token: str) -> Iterator[None]:
+        """Tell this user's other programs, in a file that only they can read, where Triton is."""
+        path = self._settings.announcement
+        path.unlink(missing_ok=True)
+        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+            json.dump(self.facts() | {"access_token": token}, file, indent=2)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
     def _started(self) -> str | None:
         """Start a Triton; if that fails, once more. Return why it does not answer, or None."""

@@ -12,7 +12,7 @@ from pydantic_core import from_json, to_json
 
 from launcher.backends.pytriton.inbox import Event
 from launcher.core import Json
-from launcher.engines.base import Runner, Sampling, TokenLogprob, Tokens
+from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob, Tokens
 from launcher.errors import EngineUnavailable, QueueFull
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ Arrays = dict[str, Any]
 class Range:
     """What a sampling parameter accepts."""
 
-    kind: type
+    kind: type[int] | type[float]
     low: float
     high: float
     optional: bool = False
@@ -44,7 +44,7 @@ RANGES = {
     "prompt_logprobs": Range(int, 0, math.inf, optional=True),
     "ignore_eos": Range(bool, 0, 1),
 }
-"""Every sampling parameter but ``logit_bias``, which is a JSON object of token ids and numbers."""
+"""Every sampling parameter but ``logit_bias``, which is an object of token ids and numbers, or a string of its JSON."""
 DEFAULTS = {field.name: getattr(Sampling(), field.name) for field in fields(Sampling)}
 
 
@@ -54,6 +54,18 @@ def parameters(sampling: Sampling) -> dict[str, Json]:
     if "logit_bias" in changed:
         changed["logit_bias"] = json.dumps({str(token): bias for token, bias in sampling.logit_bias.items()})
     return changed
+
+
+def given(parameters: Mapping[str, Json], data: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Json]:
+    """Return what was asked: request parameters, and those in the tensor ``sampling``, for clients that have none."""
+    if "sampling" not in data:
+        return dict(parameters)
+    text = data["sampling"].ravel()[0].decode("utf-8")
+    try:
+        found: dict[str, Json] = dict(parameters) | json.loads(text)
+        return found
+    except (TypeError, ValueError):
+        raise ValueError(f"sampling={text!r}: accepted is a JSON object") from None
 
 
 def sampling(given: Mapping[str, Json]) -> Sampling:
@@ -70,7 +82,7 @@ def _checked(name: str, value: Json, wanted: Range) -> Json:
         return None
     if wanted.kind is float and type(value) is int:
         value = float(value)
-    if type(value) is not wanted.kind or not wanted.low <= value <= wanted.high or value == math.inf:
+    if type(value) is not wanted.kind or not wanted.low <= float(value) <= wanted.high or value == math.inf:
         span = "" if wanted.kind is bool else f" from {wanted.low} to {wanted.high}"
         raise ValueError(f"{name}={value!r}: accepted is {wanted.kind.__name__}{span}")
     return value
@@ -78,7 +90,8 @@ def _checked(name: str, value: Json, wanted: Range) -> Json:
 
 def _bias(text: Json) -> dict[int, float]:
     try:
-        return {int(token): float(bias) for token, bias in json.loads(text).items()}
+        biases = json.loads(text) if isinstance(text, str) else text
+        return {int(token): float(bias) for token, bias in biases.items()}
     except (TypeError, ValueError, AttributeError):
         raise ValueError(f"logit_bias={text!r}: accepted is a JSON object of token ids and numbers") from None
 
@@ -134,6 +147,16 @@ def _logprobs(prefix: str, tokens: Sequence[TokenLogprob]) -> Arrays:
         found[f"{prefix}top_tokens"] = best[:, :, 0].astype(np.int32)
         found[f"{prefix}top_logprobs"] = np.ascontiguousarray(best[:, :, 1])
     return found
+
+
+def pack_requests(generations: Iterable[Generation]) -> bytes:
+    """Return generations as JSON, for the UINT8 tensor ``batch``."""
+    return to_json([[g.id, g.prompt, parameters(g.sampling)] for g in generations])
+
+
+def unpack_requests(batch: np.ndarray[Any, Any]) -> list[tuple[str, tuple[int, ...], dict[str, Json]]]:
+    """Return the id, the prompt and the sampling parameters of each."""
+    return [(id, tuple(prompt), asked) for id, prompt, asked in from_json(batch.tobytes())]
 
 
 def pack(events: Iterable[Event]) -> np.ndarray[Any, Any]:

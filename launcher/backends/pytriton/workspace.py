@@ -94,10 +94,11 @@ def shared_memory_prefix(pid: int) -> str:
 
 def kill(folder: Path, timeout_s: float = 10.0) -> None:
     """Kill everything that runs from ``folder``, and wait until it is gone."""
-    for pid in processes(folder):
+    pids = processes(folder)
+    for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: not processes(folder), timeout_s)
+    wait_for(lambda: not any(map(running, pids)), timeout_s)
 
 
 def processes(folder: Path) -> list[int]:

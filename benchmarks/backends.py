@@ -1,0 +1,211 @@
+"""backend=pytriton beside backend=inline, and beside a front that makes a new ModelClient for each request.
+
+Usage: ``.venv/bin/python benchmarks/backends.py [rounds]``. Every server is a process of its own, and the load comes
+from this one. Each figure is the median over the rounds, in which the servers take turns. CPU time is that of all
+processes of a server.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+import psutil
+
+ROOT = Path(__file__).resolve().parent.parent
+ECHO = {"prompt": "The quick brown fox jumps over the lazy dog.", "max_tokens": 64, "temperature": 0}
+REAL = {"prompt": "12+34=", "max_tokens": 64, "temperature": 0, "ignore_eos": True}
+REQUESTS = {1: 200, 16: 600, 64: 1000}
+
+
+@dataclass(frozen=True)
+class Server:
+    """Where to send requests, and the processes whose CPU time they cost."""
+
+    url: str
+    model: str
+    roots: tuple[int, ...]
+
+    def cpu_s(self) -> float:
+        total = 0.0
+        for root in map(psutil.Process, self.roots):
+            for process in (root, *root.children(recursive=True)):
+                times = process.cpu_times()
+                total += times.user + times.system
+        return total
+
+
+@contextmanager
+def launched(folder: Path, *arguments: str) -> Iterator[Server]:
+    """Run the launcher in mode=serve."""
+    command = [sys.executable, str(ROOT / "launch.py"), "mode=serve", f"hydra.run.dir={folder}", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    assert process.stdout is not None
+    said = []
+    for line in process.stdout:
+        said.append(line)
+        if line.startswith("serving "):
+            break
+    else:
+        sys.exit("".join(said))
+    endpoint = json.loads((folder / "endpoint.json").read_text())
+    try:
+        yield Server(endpoint["url"], endpoint["model"], (process.pid,))
+    finally:
+        process.terminate()
+        process.communicate()
+
+
+def peer(grpc: str) -> None:
+    """Serve as NVIDIA's examples do: FastAPI in front, and for each request a client that connects anew."""
+    import numpy as np
+    import uvicorn
+    from fastapi import FastAPI
+    from pytriton.client import DecoupledModelClient
+
+    app = FastAPI()
+
+    @app.post("/v1/completions")
+    def complete(body: dict) -> dict:
+        tokens = np.frombuffer(body["prompt"].encode(), np.uint8).astype(np.int32)
+        asked = {"max_tokens": body["max_tokens"], "temperature": body["temperature"]}
+        sampling = np.array([json.dumps(asked).encode()])
+        found: list[int] = []
+        with DecoupledModelClient(f"grpc://{grpc}", "generate") as client:
+            for answer in client.infer_sample(tokens=tokens, sampling=sampling):
+                found += answer["tokens"].tolist()
+        text = bytes(token for token in found if token < 256).decode()
+        return {"choices": [{"text": text}], "usage": {"completion_tokens": len(found)}}
+
+    config = uvicorn.Config(app, port=0, log_level="error")
+    bound = config.bind_socket()
+    print(bound.getsockname()[1], flush=True)
+    uvicorn.Server(config).run([bound])
+
+
+@contextmanager
+def per_request_clients(folder: Path, behind: Server) -> Iterator[Server]:
+    """Put the peer's front before the Triton of ``behind``."""
+    triton = json.loads((folder / "triton.json").read_text())
+    command = [sys.executable, __file__, "peer", triton["grpc"]]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        port = process.stdout.readline().strip().rpartition(" ")[2]
+        try:
+            yield Server(f"http://127.0.0.1:{port}/v1", behind.model, (process.pid, *behind.roots))
+        finally:
+            process.terminate()
+
+
+@dataclass(frozen=True)
+class Figures:
+    """What one burst of requests showed."""
+
+    requests_per_s: float
+    cpu_ms: float
+    tokens_per_s: float
+
+
+async def burst(server: Server, body: dict, concurrency: int, count: int) -> Figures:
+    left, tokens = iter(range(count)), 0
+    url, body = f"{server.url}/completions", body | {"model": server.model}
+    connector = aiohttp.TCPConnector(limit=0)
+    async with aiohttp.ClientSession(connector=connector) as session:
+
+        async def work() -> None:
+            nonlocal tokens
+            for _ in left:
+                async with session.post(url, json=body) as answer:
+                    data = await answer.read()
+                    assert answer.status == 200, data
+                    tokens += _tokens(data, bool(body.get("stream")), body["max_tokens"])
+
+        cpu, start = server.cpu_s(), time.perf_counter()
+        await asyncio.gather(*[work() for _ in range(concurrency)])
+        seconds = time.perf_counter() - start
+        return Figures(count / seconds, (server.cpu_s() - cpu) / count * 1e3, tokens / seconds)
+
+
+def _tokens(data: bytes, stream: bool, most: int) -> int:
+    if stream:
+        assert data.endswith(b"data: [DONE]\n\n"), data[-300:]
+        return most
+    return int(json.loads(data)["usage"]["completion_tokens"])
+
+
+def echo(rounds: int, folder: Path) -> None:
+    """Requests per second and CPU time, with an engine that costs next to nothing."""
+    found: dict[tuple[int, bool], dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
+    with ExitStack() as stack:
+        arguments = ("engine=echo", "model=none")
+        servers = {
+            name: stack.enter_context(launched(folder / name, f"backend={name}", *arguments))
+            for name in ("inline", "pytriton")
+        }
+        servers["peer"] = stack.enter_context(per_request_clients(folder / "pytriton", servers["pytriton"]))
+        for server in servers.values():
+            asyncio.run(burst(server, ECHO, 4, 20))
+        for _ in range(rounds):
+            for concurrency, count in REQUESTS.items():
+                for stream in (False, True):
+                    for name, server in servers.items():
+                        if name == "peer" and stream:
+                            continue
+                        some = count // 10 if name == "peer" else count
+                        figures = asyncio.run(burst(server, ECHO | {"stream": stream}, concurrency, some))
+                        found[concurrency, stream][name].append(figures)
+    print(f"{'concurrency':>11} {'stream':>6} | {'requests/s':^31} | {'CPU ms per request':^31} | over inline  x peer")
+    print(f"{'':>18} | {'inline':>9} {'pytriton':>10} {'peer':>10} | {'inline':>9} {'pytriton':>10} {'peer':>10} |")
+    for (concurrency, stream), figures in found.items():
+        print(f"{concurrency:>11} {'yes' if stream else 'no':>6} | {_row(figures)}")
+
+
+def _row(figures: dict[str, list[Figures]]) -> str:
+    rate = {name: statistics.median(f.requests_per_s for f in each) for name, each in figures.items()}
+    cpu = {name: statistics.median(f.cpu_ms for f in each) for name, each in figures.items()}
+    cells = [f"{rate.get(n, float('nan')):>{w}.0f}" for n, w in (("inline", 9), ("pytriton", 10), ("peer", 10))]
+    costs = [f"{cpu.get(n, float('nan')):>{w}.2f}" for n, w in (("inline", 9), ("pytriton", 10), ("peer", 10))]
+    times = f"{rate['pytriton'] / rate['peer']:>7.1f}" if "peer" in rate else ""
+    return f"{' '.join(cells)} | {' '.join(costs)} | {cpu['pytriton'] - cpu['inline']:>+8.2f} ms {times}"
+
+
+def real(rounds: int, folder: Path) -> None:
+    """Tokens per second of the shipped model at concurrency 16."""
+    found: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    with ExitStack() as stack:
+        servers = {
+            name: stack.enter_context(launched(folder / f"real {name}", f"backend={name}"))
+            for name in ("inline", "pytriton")
+        }
+        for server in servers.values():
+            asyncio.run(burst(server, REAL, 16, 32))
+        for _ in range(rounds):
+            for stream in (False, True):
+                for name, server in servers.items():
+                    figures = asyncio.run(burst(server, REAL | {"stream": stream}, 16, 128))
+                    found[name, stream].append(figures.tokens_per_s)
+    for stream in (False, True):
+        inline, triton = (statistics.median(found[name, stream]) for name in ("inline", "pytriton"))
+        kind, ratio = "streamed" if stream else "whole", triton / inline
+        print(f"tokens/s, model=tiny, concurrency 16, {kind}: inline {inline:.0f}, pytriton {triton:.0f}, x{ratio:.2f}")
+
+
+if __name__ == "__main__":
+    if sys.argv[1:2] == ["peer"]:
+        peer(*sys.argv[2:])
+    else:
+        rounds = int(sys.argv[1]) if sys.argv[1:] else 5
+        with tempfile.TemporaryDirectory() as temporary:
+            echo(rounds, Path(temporary))
+            real(rounds, Path(temporary))

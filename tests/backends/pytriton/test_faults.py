@@ -1,0 +1,184 @@
+"""How it dies, and what is left: nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import pytest
+from backends.pytriton.troubled import Running, start
+
+from launcher.backends.pytriton import PyTriton
+from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
+from launcher.errors import ServerError, UserError
+
+ROOT = Path(__file__).parents[3]
+STUB, SERVER = "triton_python_backend_stub", "tritonserver"
+
+
+BEFORE: set[int] = set()
+
+
+@pytest.fixture(autouse=True)
+def others() -> Iterator[None]:
+    """Remember which processes belong to servers of other tests."""
+    BEFORE.update(p.pid for p in psutil.Process().children(recursive=True))
+    yield
+    BEFORE.clear()
+
+
+def processes(name: str) -> list[psutil.Process]:
+    """Return the descendants of this process whose program is ``name``, and that this test started."""
+    found = []
+    for process in psutil.Process().children(recursive=True):
+        with suppress(psutil.Error, IndexError):
+            if process.pid not in BEFORE and Path(process.cmdline()[0]).name == name:
+                found.append(process)
+    return found
+
+
+def healthy(running: Running) -> bool:
+    return running.http.get("/health").status_code == 200
+
+
+def starts(running: Running) -> int:
+    return running.http.get("/engine").json()["triton"]["starts"]
+
+
+def segments(pid: int) -> list[Path]:
+    return list(SHARED_MEMORY.glob(f"{shared_memory_prefix(pid)}*"))
+
+
+def test_the_death_of_triton_or_its_stub_fails_what_runs_and_is_repaired(tmp_path: Path) -> None:
+    with start(tmp_path, PyTriton(), tokens_per_second=50) as running, ThreadPoolExecutor() as pool:
+        ports = running.triton["http"], running.triton["grpc"]
+        for count, victim in enumerate((SERVER, STUB), 2):
+            whole = pool.submit(running.complete, "abc", max_tokens=400, ignore_eos=True)
+            stream = pool.submit(running.complete, "abc", max_tokens=400, ignore_eos=True, stream=True)
+            assert wait_for(lambda: running.engine.state().running == 2, 10)
+            (process,) = processes(victim)
+            process.kill()
+            assert whole.result().status_code == 503
+            assert "engine_unavailable" in stream.result().text
+            assert wait_for(lambda count=count: starts(running) == count and healthy(running), 60)
+            assert running.complete("abc").json()["choices"][0]["text"] == "abc"
+            assert running.engine.state().running == 0, "the slots are free"
+            assert (running.triton["http"], running.triton["grpc"]) == ports
+    assert not processes(STUB)
+    assert not processes(SERVER)
+
+
+def test_a_hung_engine_is_noticed_and_heals_when_it_comes_back(tmp_path: Path) -> None:
+    with start(tmp_path, PyTriton(probe_timeout_s=1)) as running, ThreadPoolExecutor() as pool:
+        stuck = pool.submit(running.complete, "block")
+        assert running.engine.blocked.wait(10)
+        answer = stuck.result()
+        assert answer.status_code == 503
+        assert not healthy(running)
+        running.engine.released.set()
+        assert wait_for(lambda: healthy(running), 60)
+        assert running.complete("abc").status_code == 200
+
+
+@pytest.mark.timeout(60)
+def test_stopping_does_not_wait_for_a_hung_engine(tmp_path: Path) -> None:
+    with start(tmp_path, PyTriton(probe_timeout_s=60, stop_timeout_s=0.1)) as running:
+
+        def ask() -> None:
+            with suppress(httpx.HTTPError):
+                running.complete("block")
+
+        asking = threading.Thread(target=ask)
+        asking.start()
+        assert running.engine.blocked.wait(10)
+    assert not processes(STUB) + processes(SERVER)
+    asking.join()
+    running.engine.released.set()
+
+
+def test_an_exception_inside_leaves_nothing(tmp_path: Path) -> None:
+    class Mine(Exception):
+        pass
+
+    def fail_inside() -> None:
+        with start(tmp_path, PyTriton()):
+            assert (tmp_path / "triton.json").exists()
+            raise Mine
+
+    with pytest.raises(Mine):
+        fail_inside()
+    assert not processes(STUB) + processes(SERVER)
+    assert not (tmp_path / "triton.json").exists()
+
+
+def test_taken_ports_are_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"backend.grpc_port={port}"), start(tmp_path, PyTriton(grpc_port=port)):
+            pass
+    assert not processes(SERVER)
+
+
+def test_a_start_that_crashes_is_tried_once_more(tmp_path: Path) -> None:
+    def kill_the_first() -> None:
+        wait_for(lambda: bool(processes(SERVER)), 60)
+        processes(SERVER)[0].kill()
+
+    killer = threading.Thread(target=kill_the_first)
+    killer.start()
+    with start(tmp_path, PyTriton()) as running:
+        killer.join()
+        assert running.triton["starts"] == 2
+        assert running.complete("abc").status_code == 200
+    assert "died while starting" in (tmp_path / "server.log").read_text()
+
+
+def test_a_start_that_always_fails_is_said(tmp_path: Path) -> None:
+    said = r"Triton does not run: .*triton.log"
+    with pytest.raises(ServerError, match=said), start(tmp_path, PyTriton(start_timeout_s=0.01)):
+        pass
+    assert not processes(SERVER)
+
+
+@pytest.fixture
+def launched(tmp_path: Path) -> Any:
+    """The whole program in mode=serve, with its endpoint."""
+    arguments = ["backend=pytriton", "engine=echo", "model=none", "mode=serve", f"hydra.run.dir={tmp_path}"]
+    output = (tmp_path / "output").open("w")
+    process = subprocess.Popen([sys.executable, ROOT / "launch.py", *arguments], stdout=output, stderr=output)
+    said = tmp_path / "output"
+    assert wait_for(lambda: "Ctrl-C ends it" in said.read_text() or process.poll() is not None, 120)
+    assert process.poll() is None, said.read_text()
+    yield process
+    process.kill()
+    process.wait()
+    output.close()
+
+
+@pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_launcher_leaves_nothing(launched: subprocess.Popen[bytes], how: int, tmp_path: Path) -> None:
+    family = psutil.Process(launched.pid).children(recursive=True)
+    (server,) = [p for p in family if p.name().startswith(SERVER)]
+    workspace = Path(server.cmdline()[0]).parents[3]
+    assert segments(launched.pid)
+    launched.send_signal(how)
+    launched.wait(30)
+    _, alive = psutil.wait_procs(family, 15)
+    assert not alive
+    assert wait_for(lambda: not workspace.exists() and not segments(launched.pid), 10)
+    if how != signal.SIGKILL:
+        assert launched.returncode == 0
+        assert not (tmp_path / "triton.json").exists()
+        assert not (tmp_path / "endpoint.json").exists()
+        assert json.loads((tmp_path / "certificate.json").read_text())["valid"]

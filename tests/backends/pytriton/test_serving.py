@@ -1,0 +1,162 @@
+"""One server: what others see of Triton, and what a full or a failing engine looks like."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+import tritonclient.grpc.aio as triton
+
+from launcher.backends.pytriton import PyTriton
+
+ROOT = Path(__file__).parents[3]
+
+
+def kserve(server: Any, path: str, body: dict[str, object] | None = None) -> httpx.Response:
+    url = f"http://{server.triton['http']}{path}"
+    with httpx.Client(trust_env=False, timeout=60) as http:
+        return http.get(url) if body is None else http.post(url, json=body)
+
+
+def generate(server: Any, **body: object) -> httpx.Response:
+    return kserve(server, "/v2/models/generate/generate", {"temperature": 0} | body)
+
+
+def test_health_and_metadata_are_tritons_own(server: Any) -> None:
+    assert kserve(server, "/v2/health/ready").status_code == 200
+    metadata = kserve(server, "/v2/models/generate").json()
+    assert {"tokens", "text", "sampling", "batch"} == {tensor["name"] for tensor in metadata["inputs"]}
+    documented = (ROOT / "docs" / "pytriton.md").read_text()
+    for tensor in metadata["inputs"] + metadata["outputs"]:
+        assert f"`{tensor['name']}`" in documented
+        assert tensor["datatype"] in documented
+
+
+def test_generation_over_kserve_http(server: Any) -> None:
+    answer = generate(server, text="abc", max_tokens=1, logprobs=1, prompt_logprobs=0).json()
+    assert answer["tokens"] == 97
+    assert answer["finish"] == "length"
+    assert answer["top_tokens"] == 97
+    assert len(answer["prompt_logprobs"]) == 2
+
+
+def test_streaming_over_kserve_http(server: Any) -> None:
+    text = kserve(server, "/v2/models/generate/generate_stream", {"text": "hé", "temperature": 0}).text
+    events = [json.loads(line.removeprefix("data: ")) for line in text.splitlines() if line]
+    assert "".join(event["text"] for event in events) == "hé"
+    assert events[-1]["finish"] == "stop"
+
+
+def test_parameters_may_come_as_a_tensor(server: Any) -> None:
+    sampling = {"max_tokens": 1, "temperature": 0.0, "logit_bias": {"98": 50.0}}
+    assert generate(server, text="abc", sampling=json.dumps(sampling)).json()["tokens"] == 98
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"text": "a", "max_token": 1}, "max_token: no such parameter"),
+        ({"text": "a", "tokens": [1]}, "one of the tensors"),
+        ({"text": "a", "sampling": "[1"}, "accepted is a JSON object"),
+        ({"tokens": [999]}, "from 0 to 256, got 999"),
+        ({"text": "a", "max_tokens": 512}, "context length is 512"),
+    ],
+)
+def test_kserve_says_what_is_wrong_with_a_request(server: Any, body: dict[str, object], said: str) -> None:
+    answer = generate(server, **body)
+    assert answer.status_code == 400
+    assert said in answer.json()["error"]
+
+
+def test_both_protocols_say_the_same(server: Any) -> None:
+    ours = server.complete("abc", max_tokens=1, logprobs=2).json()["choices"][0]
+    theirs = generate(server, text="abc", max_tokens=1, logprobs=2).json()
+    assert ours["logprobs"]["token_logprobs"] == [theirs["logprobs"]]
+    assert sorted(ours["logprobs"]["top_logprobs"][0].values()) == sorted(theirs["top_logprobs"])
+
+
+def test_the_admin_interface_asks_for_the_token(server: Any) -> None:
+    assert kserve(server, "/v2/models/generate/stats").status_code == 403
+    assert (server.folder / "triton.json").stat().st_mode & 0o077 == 0
+
+
+def test_tritons_metrics_are_among_ours(server: Any) -> None:
+    server.complete("abc")
+    text = server.http.get("/metrics").text
+    assert 'nv_inference_request_success{model="generate",version="1"}' in text
+    assert "launcher_engine_up 1.0" in text
+    families = [line.split()[2] for line in text.splitlines() if line.startswith("# TYPE")]
+    assert len(families) == len(set(families))
+
+
+def test_the_report_says_where_triton_is(server: Any) -> None:
+    facts = server.http.get("/engine").json()["triton"]
+    assert facts["grpc"] == server.triton["grpc"]
+    assert facts["starts"] == 1
+
+
+async def test_a_full_queue_is_429_and_triton_goes_on(server: Any) -> None:
+    async with httpx.AsyncClient(base_url=server.endpoint.root, timeout=60, trust_env=False) as http:
+        body = {"model": "echo", "prompt": "abc", "max_tokens": 100, "ignore_eos": True, "temperature": 0}
+        answers = await asyncio.gather(*[http.post("/v1/completions", json=body) for _ in range(12)])
+    codes = [answer.status_code for answer in answers]
+    assert set(codes) == {200, 429}
+    assert codes.count(200) >= 4
+    refused = next(answer for answer in answers if answer.status_code == 429)
+    assert int(refused.headers["Retry-After"]) >= 1
+    assert server.complete("abc").status_code == 200
+
+
+def test_an_exception_fails_one_request_only(server: Any) -> None:
+    assert server.complete("raise").status_code == 500
+    assert "trouble" in generate(server, text="raise", max_tokens=1).json()["error"]
+    assert server.complete("abc").json()["choices"][0]["text"] == "abc"
+    assert server.triton["starts"] == 1
+
+
+async def test_a_raw_client_can_abort(server: Any) -> None:
+    async def requests() -> Any:
+        tokens = triton.InferInput("tokens", [1], "INT32")
+        tokens.set_data_from_numpy(np.array([97], np.int32))
+        long = {"id": "long", "max_tokens": 500, "ignore_eos": True}
+        yield {"model_name": "generate", "inputs": [tokens], "parameters": long}
+
+    async with triton.InferenceServerClient(server.triton["grpc"]) as client:
+        answers = client.stream_infer(requests())
+        _, error = await anext(answers)
+        assert error is None
+        aborted, _ = await anext(client.stream_infer(abort("long")))
+        assert aborted.as_numpy("finish").tolist() == [b"aborted"]
+        async for _, error in answers:
+            if error is not None:
+                break
+        assert "aborted" in str(error)
+
+
+async def abort(id: str) -> Any:
+    yield {"model_name": "generate", "inputs": [], "parameters": {"abort": id}}
+
+
+def test_the_example_runs(server: Any) -> None:
+    command = [sys.executable, ROOT / "examples" / "triton_client.py", server.folder / "triton.json", "hello"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert "ready: True" in done.stdout
+    assert "finish: " in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("port", 70000), ("grpc_port", -1), ("probe_timeout_s", 0), ("start_timeout_s", -1)]
+)
+def test_settings_that_cannot_be_are_named(field: str, value: float) -> None:
+    from launcher.errors import UserError
+
+    with pytest.raises(UserError, match=f"backend.{field}={value}: accepted is"):
+        PyTriton(**{field: value})  # type: ignore[arg-type]

@@ -1,0 +1,100 @@
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from launcher.backends.pytriton import workspace as module
+from launcher.backends.pytriton.workspace import SHARED_MEMORY, processes, shared_memory_prefix, wait_for, workspace
+
+HOLD = """
+import os, shutil, subprocess, sys
+from launcher.backends.pytriton.workspace import workspace
+with workspace(sys.argv[1]) as folder:
+    shutil.copy("/bin/sleep", folder / "program")
+    subprocess.Popen([folder / "program", "60"], start_new_session=True, stdout=subprocess.DEVNULL)
+    print(folder, flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.fixture
+def parent(tmp_path: Path) -> Iterator[Path]:
+    """A folder with a short name: long ones are not used."""
+    short = Path("/tmp") / f"ws{os.getpid()}{abs(hash(tmp_path)) % 10**6}"
+    short.mkdir()
+    yield short
+    shutil.rmtree(short)
+
+
+def test_the_folder_is_private_and_gone_afterwards(parent: Path) -> None:
+    with workspace(os.fspath(parent)) as folder:
+        assert folder.stat().st_mode & 0o077 == 0
+        (folder / "file").touch()
+    assert not folder.exists()
+
+
+def test_two_at_the_same_time_do_not_meet(parent: Path) -> None:
+    with workspace(os.fspath(parent)) as one, workspace(os.fspath(parent)) as other:
+        assert one != other
+        assert one.exists()
+
+
+def holder(parent: Path) -> tuple[subprocess.Popen[str], Path]:
+    command = [sys.executable, "-c", HOLD, os.fspath(parent)]
+    process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdout is not None
+    return process, Path(process.stdout.readline().strip())
+
+
+def reap(process: subprocess.Popen[str]) -> None:
+    process.kill()
+    process.communicate()
+
+
+def test_after_sigkill_nothing_is_left(parent: Path) -> None:
+    process, folder = holder(parent)
+    segment = SHARED_MEMORY / f"{shared_memory_prefix(process.pid)}test"
+    segment.touch()
+    assert wait_for(lambda: bool(processes(folder)), 10)
+    reap(process)
+    assert wait_for(lambda: not (folder.exists() or processes(folder) or segment.exists()), 10)
+
+
+def test_what_was_left_by_the_dead_is_removed_by_the_next(parent: Path) -> None:
+    process, folder = holder(parent)
+    undertakers = [
+        pid for pid in _pids() if module.__file__.encode() in _cmdline(pid) and bytes(folder) in _cmdline(pid)
+    ]
+    for pid in undertakers:
+        os.kill(pid, signal.SIGKILL)
+    reap(process)
+    assert folder.exists()
+    assert wait_for(lambda: bool(processes(folder)), 10)
+    with workspace(os.fspath(parent)):
+        assert not folder.exists()
+        assert not processes(folder)
+
+
+def test_a_folder_that_others_can_write_is_refused(parent: Path) -> None:
+    (parent / f"launcher-pytriton-{os.getuid()}").mkdir(mode=0o777)
+    (parent / f"launcher-pytriton-{os.getuid()}").chmod(0o777)
+    with pytest.raises(PermissionError, match="open to other users"), workspace(os.fspath(parent)):
+        pass
+
+
+def _pids() -> list[int]:
+    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+
+
+def _cmdline(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,81 @@
+"""A server whose engine makes trouble on demand."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from launcher.allocation import allocate
+from launcher.backends.base import Deployment
+from launcher.backends.pytriton import PyTriton
+from launcher.core import Endpoint
+from launcher.engines.base import Generation, Tokens
+from launcher.engines.echo import Echo, EchoRunner
+from launcher.model import Model, Optimizations, Parallelism
+
+
+class Trouble(EchoRunner):
+    """An echo that raises for prompts that begin with ``raise``, and blocks its loop for those with ``block``."""
+
+    def __init__(self, engine: Echo, model: Model) -> None:
+        super().__init__(engine, model)
+        self.blocked = threading.Event()
+        self.released = threading.Event()
+
+    async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
+        prompt = bytes(token for token in request.prompt if token < 256)
+        if prompt.startswith(b"raise"):
+            raise RuntimeError("trouble")
+        if prompt.startswith(b"block"):
+            self.blocked.set()
+            self.released.wait(60)
+        async for event in super().generate(request):
+            yield event
+
+
+@dataclass
+class Running:
+    """A server under test, with its engine and its run folder."""
+
+    endpoint: Endpoint
+    engine: Trouble
+    folder: Path
+    http: httpx.Client
+
+    def complete(self, prompt: str, **body: object) -> httpx.Response:
+        asked = {"model": self.endpoint.model, "prompt": prompt, "temperature": 0, "max_tokens": 8} | body
+        return self.http.post("/v1/completions", json=asked)
+
+    @property
+    def triton(self) -> dict[str, str]:
+        return json.loads((self.folder / "triton.json").read_text())
+
+
+@contextmanager
+def start(folder: Path, backend: PyTriton, **pace: float) -> Iterator[Running]:
+    """Serve the troublesome echo."""
+    model = Model("echo")
+    echo = Echo(context_length=512, **pace)
+    engine = Trouble(echo, model)
+
+    @contextmanager
+    def load(*_: object) -> Iterator[Trouble]:
+        try:
+            yield engine
+        finally:
+            engine.close()
+
+    echo.load = load  # type: ignore[method-assign]
+    folder.mkdir(parents=True, exist_ok=True)
+    deployment = Deployment(model, echo, Parallelism(), Optimizations(), folder)
+    with (
+        backend.serve(deployment, allocate()) as endpoint,
+        httpx.Client(base_url=endpoint.root, timeout=60, trust_env=False) as http,
+    ):
+        yield Running(endpoint, engine, folder, http)
