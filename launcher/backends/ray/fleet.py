@@ -1,0 +1,124 @@
+"""Who of the replicas is there, how each is, and which of them have stopped living."""
+
+from __future__ import annotations
+
+import queue
+import threading
+import time
+from dataclasses import dataclass, field
+
+from launcher.backends.ray.assignment import Patience
+from launcher.backends.ray.balancer import Balancer
+from launcher.backends.ray.rollcall import Address, Caller
+from launcher.core import Json
+
+
+@dataclass
+class Member:
+    """One replica that answers. ``heard`` and ``moved`` are when it last spoke, and last made progress."""
+
+    id: str
+    pid: int
+    node: str
+    address: Address
+    slot: int
+    state: dict[str, Json] = field(default_factory=dict)
+    tokens_per_s: float = 0.0
+    heard: float = field(default_factory=time.monotonic)
+    moved: float = field(default_factory=time.monotonic)
+    given_up: str | None = None
+
+    def says(self, state: dict[str, Json]) -> None:
+        now, before = time.monotonic(), self.state
+        if before:
+            made = state["generated_tokens"] - before["generated_tokens"]
+            self.tokens_per_s = made / max(now - self.heard, 1e-3)
+        if not state["running"] or state["steps"] != before.get("steps"):
+            self.moved = now
+        self.state, self.heard = state, now
+
+    def problem(self, patience: Patience) -> str | None:
+        """Return why this replica is to be given up, or None."""
+        now = time.monotonic()
+        if now - self.heard > patience.probe_s:
+            return f"no sign of life for {patience.probe_s:g} s"
+        if patience.stall_s is not None and now - self.moved > patience.stall_s:
+            return f"requests, but no step for {patience.stall_s:g} s"
+        return None
+
+
+class Fleet:
+    """Keeps the balancer in step with the replicas. ``news`` gets ``""`` for each that came, and why each one left."""
+
+    def __init__(self, balancer: Balancer, patience: Patience) -> None:
+        self.news: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self.model = ""
+        self._balancer = balancer
+        self._patience = patience
+        self._lock = threading.Lock()
+        self._members: list[Member] = []
+        self._lost: list[dict[str, Json]] = []
+
+    def members(self) -> list[Member]:
+        with self._lock:
+            return list(self._members)
+
+    def came(self, caller: Caller) -> None:
+        """Listen to one replica for as long as it is there."""
+        member, reason = None, "its process died"
+        while (heard := caller.hear()) is not None:
+            if heard["kind"] == "ready":
+                member = self._join(heard)
+            elif heard["kind"] == "state" and member is not None:
+                member.says(heard["state"])
+            elif heard["kind"] == "failed":
+                reason = heard["reason"]
+        self._left(member, reason)
+
+    def hung(self) -> list[Member]:
+        """Return the replicas to give up."""
+        for member in self.members():
+            member.given_up = member.problem(self._patience)
+        return [member for member in self.members() if member.given_up is not None]
+
+    def describe(self) -> list[dict[str, Json]]:
+        """Return one line for each replica: who, where, how busy, how fast."""
+        sessions = self._balancer.sessions()
+        return [
+            {
+                "id": m.id,
+                "pid": m.pid,
+                "node": m.node,
+                "requests": sessions.get(m.slot, 0),
+                "running": m.state.get("running", 0),
+                "queued": m.state.get("queued", 0),
+                "generated_tokens": m.state.get("generated_tokens", 0),
+                "tokens_per_s": round(m.tokens_per_s, 1),
+            }
+            for m in self.members()
+        ]
+
+    def lost(self) -> list[dict[str, Json]]:
+        """Return who left, with the reason and when; the last sixteen."""
+        with self._lock:
+            return self._lost[-16:]
+
+    def _join(self, heard: dict[str, Json]) -> Member:
+        address = (heard["host"], heard["port"])
+        with self._lock:
+            slot = self._balancer.add(address)
+            member = Member(heard["id"], heard["pid"], heard["node"], address, slot)
+            self._members.append(member)
+            self.model = heard["model"]
+        self.news.put("")
+        return member
+
+    def _left(self, member: Member | None, reason: str) -> None:
+        with self._lock:
+            if member is not None:
+                reason = member.given_up or reason
+                self._members.remove(member)
+                self._balancer.remove(member.slot)
+            who = {"id": member.id, "pid": member.pid} if member else {"id": None, "pid": None}
+            self._lost.append(who | {"reason": reason, "time": time.time()})
+        self.news.put(reason)

@@ -1,0 +1,86 @@
+"""The private folder of one Ray, and the end of every process of its session."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+LONGEST = 40
+"""Ray's Unix sockets lie deep under the folder, and their paths may have 107 bytes."""
+STEP_S = 0.02
+PARENT, SESSION = 1, 3
+"""Where ``/proc/<pid>/stat`` has them, counted from the state."""
+
+
+@contextmanager
+def home() -> Iterator[Path]:
+    """Yield an empty folder with a fresh access ``token`` that only this user can read; it is removed at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="launcher-ray-", dir=_parent()))
+    try:
+        with open(os.open(folder / "token", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _parent() -> str:
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= LONGEST else "/tmp"
+
+
+def members(session: int) -> list[int]:
+    """Return the living processes of a session, this one left out."""
+    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in found if pid != os.getpid() and _session(pid) == session]
+
+
+def children(parent: int) -> list[int]:
+    """Return the processes that another one started."""
+    found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
+    return [pid for pid in found if _stat(pid)[PARENT : PARENT + 1] == [str(parent)]]
+
+
+def _session(pid: int) -> int | None:
+    """Return the session of a process that is there and no zombie."""
+    fields = _stat(pid)
+    return int(fields[SESSION]) if fields and fields[0] not in "ZX" else None
+
+
+def _stat(pid: int) -> list[str]:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return []
+
+
+def name(pid: int) -> str:
+    """Return the short name of a process, empty if it is gone."""
+    try:
+        return Path(f"/proc/{pid}/comm").read_text().strip()
+    except OSError:
+        return ""
+
+
+def end(session: int, timeout_s: float = 10.0) -> None:
+    """Kill all processes of a session but this one, and wait until they are gone.
+
+    The kernel gives a session's number to nobody else while a process of it is left.
+    """
+    deadline = time.monotonic() + timeout_s
+    while (left := members(session)) and time.monotonic() < deadline:
+        kill(left)
+        time.sleep(STEP_S)
+
+
+def kill(pids: Iterable[int]) -> None:
+    for pid in pids:
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)

@@ -1,0 +1,75 @@
+"""One replica: an engine, and the shared API over it on a port of its own, in a process that Ray Serve keeps."""
+
+from __future__ import annotations
+
+import os
+import threading
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+
+from launcher.allocation import allocate
+from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.rollcall import PERIOD_S, Address, Voice
+from launcher.engines.base import Runner
+from launcher.errors import UserError
+
+
+class Replica:
+    """A Serve deployment. It is there when it answers, and its process ends when it cannot any more.
+
+    A replica that is broken but alive would answer fastest, with errors, and so attract the requests.
+    """
+
+    def __init__(self, address: Address, key: bytes) -> None:
+        self._open = ExitStack()
+        voice = Voice(address, key)
+        try:
+            self._runner = self._serve(voice.assignment, voice)
+        except Exception as error:
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            voice.say({"kind": "failed", "reason": reason})
+            self._open.close()
+            raise
+        threading.Thread(target=self._report, args=(voice,), name="roll-call", daemon=True).start()
+
+    def check_health(self) -> None:
+        """Tell Serve, which asks, whether to replace this replica."""
+        error = self._runner.state().error
+        if error is not None:
+            raise RuntimeError(error)
+
+    def _serve(self, assignment: Assignment, voice: Voice) -> Runner:
+        from launcher.api.app import create_app
+        from launcher.api.server import bind, server_log, serving
+
+        os.chdir(assignment.working_folder)
+        d, patience, enter = assignment.deployment, assignment.patience, self._open.enter_context
+        allocation = replace(allocate(), cpus=max(1, int(assignment.share.cpus)))
+        bound = enter(bind("127.0.0.1", 0))
+        log = enter(server_log(d.folder / "server.log"))
+        runner = enter(d.engine.load(d.model, d.parallelism, d.optimizations, allocation))
+        app = create_app(runner, api_key=assignment.api_key, ready_timeout_s=patience.start_s, log=log)
+        host, port = bound.getsockname()[:2]
+        enter(serving(app, bound, log, patience.stop_s))
+        voice.say({"kind": "ready", **identity(), "host": host, "port": port, "model": runner.model})
+        return runner
+
+    def _report(self, voice: Voice) -> None:
+        """Say how the engine is, until it is broken or the driver is gone; then leave."""
+        try:
+            while (state := self._runner.state()).error is None:
+                voice.say({"kind": "state", "state": asdict(state)})
+                if voice.gone(PERIOD_S):
+                    break
+            voice.say({"kind": "failed", "reason": state.error or "the driver is gone"})
+        finally:
+            os._exit(1)
+
+
+def identity() -> dict[str, str | int]:
+    """Return who this replica is: Serve's name for it, its process and its node."""
+    import ray
+    from ray import serve
+
+    context = serve.get_replica_context()
+    return {"id": context.replica_id.unique_id, "pid": os.getpid(), "node": ray.util.get_node_ip_address()}

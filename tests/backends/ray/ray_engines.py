@@ -1,0 +1,38 @@
+"""Engines that behave badly, where a replica can import them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from launcher.allocation import Allocation
+from launcher.engines.base import Runner
+from launcher.engines.echo import Echo
+from launcher.errors import CheckpointError
+from launcher.model import Model, Optimizations, Parallelism
+
+
+@dataclass
+class Damaged(Echo):
+    """Finds, when it loads, that the checkpoint is damaged."""
+
+    @contextmanager
+    def load(
+        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
+    ) -> Iterator[Runner]:
+        raise CheckpointError("shard 7 is damaged")
+        yield
+
+
+@dataclass
+class Killed(Echo):
+    """Is killed while it loads, as for lack of memory."""
+
+    @contextmanager
+    def load(
+        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
+    ) -> Iterator[Runner]:
+        os.kill(os.getpid(), 9)
+        yield

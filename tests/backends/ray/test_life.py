@@ -1,0 +1,161 @@
+"""How a Ray of ours begins, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from backends.ray.ray_engines import Damaged, Killed
+
+from launcher.allocation import allocate
+from launcher.backends.base import Deployment
+from launcher.backends.ray import Ray, home
+from launcher.backends.ray.assignment import Routing
+from launcher.core import Endpoint
+from launcher.engines.echo import Echo
+from launcher.errors import ServerError
+from launcher.model import Model, Optimizations, Parallelism
+
+pytest.importorskip("ray")
+pytestmark = pytest.mark.slow
+
+ROOT = Path(__file__).parents[3]
+
+
+def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "the condition did not come true"
+        time.sleep(0.02)
+
+
+@pytest.mark.parametrize(("engine", "reason"), [(Damaged(), "shard 7 is damaged"), (Killed(), "its process died")])
+def test_a_replica_that_does_not_load_is_an_error_with_its_reason(engine: Echo, reason: str, tmp_path: Path) -> None:
+    deployment = Deployment(Model("m"), engine, Parallelism(), Optimizations(), tmp_path)
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    with pytest.raises(ServerError, match=reason), Ray(port=port).serve(deployment, allocate()):
+        pass
+    with socket.socket() as again:
+        again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        again.bind(("127.0.0.1", port))
+
+
+class Launched:
+    """A launcher that serves, with a Ray of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        given = ("backend=ray", "engine=echo", "model=none", "mode=serve", f"hydra.run.dir={folder}")
+        self.process = subprocess.Popen(
+            [sys.executable, str(ROOT / "launch.py"), *given],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=folder.parent,
+        )
+
+    def up(self) -> bool:
+        assert self.process.poll() is None, self.process.communicate()
+        return (self.folder / "certificate.json").exists()
+
+    def health(self) -> dict[str, Any]:
+        url = json.loads((self.folder / "endpoint.json").read_text())["url"].replace("/v1", "/health")
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        with opener.open(url, timeout=60) as answer:
+            found = json.load(answer)
+        assert isinstance(found, dict)
+        return found
+
+    def session(self) -> int:
+        return os.getsid(self.health()["replicas"][0]["pid"])
+
+
+def private_folder(session: int) -> Path:
+    """Return the folder that a driver was given."""
+    variables = Path(f"/proc/{session}/environ").read_bytes().decode().split("\0")
+    return Path(next(v for v in variables if v.startswith("RAY_AUTH_TOKEN_PATH=")).partition("=")[2]).parent
+
+
+def test_each_launcher_takes_its_own_ray_with_it_however_it_ends(tmp_path: Path) -> None:
+    launched = {n: Launched(tmp_path / n.name) for n in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)}
+    try:
+        for each in launched.values():
+            wait_for(each.up)
+        sessions = {number: each.session() for number, each in launched.items()}
+        assert len(set(sessions.values())) == 3
+        for number in list(launched):
+            ends(launched.pop(number), number, sessions[number])
+            assert all(each.health()["status"] == "live" for each in launched.values())
+    finally:
+        for each in launched.values():
+            each.process.terminate()
+            each.process.communicate(timeout=60)
+
+
+def ends(launched: Launched, number: signal.Signals, session: int) -> None:
+    """End a launcher with a signal; nothing of it may be left."""
+    folder = private_folder(session)
+    assert len(home.members(session)) > 5
+    assert folder.is_dir()
+    launched.process.send_signal(number)
+    launched.process.communicate(timeout=60)
+    assert launched.process.returncode == (-number if number is signal.SIGKILL else 0)
+    wait_for(lambda: not home.members(session) and not folder.exists(), 60)
+
+
+def get(endpoint: Endpoint, path: str) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{endpoint.root}{path}", timeout=60) as answer:
+        found = answer.read()
+    assert isinstance(found, bytes)
+    return found
+
+
+def complete(endpoint: Endpoint, prompt: str) -> None:
+    body = json.dumps({"model": endpoint.model, "prompt": prompt, "max_tokens": 3, "ignore_eos": True}).encode()
+    request = urllib.request.Request(f"{endpoint.url}/completions", body, {"Content-Type": "application/json"})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(request, timeout=60) as answer:
+        assert answer.status == 200
+
+
+def replicas(endpoint: Endpoint) -> list[dict[str, Any]]:
+    found = json.loads(get(endpoint, "/health"))["replicas"]
+    assert isinstance(found, list)
+    return found
+
+
+def generated(endpoint: Endpoint) -> list[int]:
+    return [line["generated_tokens"] for line in replicas(endpoint)]
+
+
+def test_two_replicas_are_told_apart(tmp_path: Path) -> None:
+    """Also: no signal from a terminal reaches them, and a prompt comes back to the replica that has seen it."""
+    deployment = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), tmp_path)
+    with Ray(replicas=2, routing=Routing.prefix).serve(deployment, allocate()) as endpoint:
+        pids = [line["pid"] for line in replicas(endpoint)]
+        metrics = get(endpoint, "/metrics").decode()
+        assert all(f'pid="{pid}"' in metrics for pid in pids)
+        assert "launcher_replicas 2.0" in metrics
+        (session,) = {os.getsid(pid) for pid in pids}
+        assert session != os.getsid(0)
+
+        wait_for(lambda: sum(generated(endpoint)) >= 1)  # the one token that showed that it is ready
+        before = generated(endpoint)
+        for _ in range(8):
+            complete(endpoint, "the same prompt " * 40)
+        wait_for(lambda: sum(generated(endpoint)) == sum(before) + 24)
+        assert sorted(b - a for a, b in zip(before, generated(endpoint), strict=True)) == [0, 24]
+    assert not home.members(session)
