@@ -6,20 +6,36 @@ import os
 import signal
 import sys
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import hydra
+from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
 from hydra.core.utils import JobReturn
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
+from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launcher.cluster import Slurm
 from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check
+from launcher.core import INTERRUPTED
+from launcher.deployments import Deployments, fingerprint
 from launcher.errors import UserError
+from launcher.report import sweep as report
+from launcher.submission.points import Job, Point
+
+SHARED = "hydra_plugins.shared_launcher.SharedLauncher"
+"""The launcher whose points share a deployment."""
+
+SWEEP = "multirun.yaml"
+"""Where Hydra keeps what a sweep was begun with."""
+
+RESUMES = "hydra.launcher.resume="
 
 
 def conf_folder() -> Path:
@@ -34,56 +50,164 @@ def launch(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     Outcomes.codes.clear()
+    Outcomes.sweep = None
     try:
-        with tempfile.TemporaryDirectory() as scratch:
+        if {"mode=status", "mode=cancel"} & set(arguments):
+            return _about_job(arguments)
+        with tempfile.TemporaryDirectory() as scratch, Deployments() as deployments:
+
+            def task(cfg: DictConfig) -> int:
+                return job(cfg, deployments)
+
             sys.argv[1:] = _arguments(arguments, Path(scratch))
-            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(job)()
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     except (HydraException, OmegaConfBaseException) as error:
         return _say(complaint(error, conf_folder()), 1)
     except UserError as error:
         return _say(str(error), error.exit_code)
+    except KeyboardInterrupt:
+        return _interrupted(Outcomes.sweep)
     return max(Outcomes.codes, default=0)
 
 
-def job(cfg: DictConfig) -> int:
-    """Run one composed configuration in its folder; return its exit code."""
-    from launcher import plan, run
+def job(cfg: DictConfig, deployments: Deployments) -> int:
+    """Run one composed configuration in its folder, or submit it; return its exit code."""
+    from launcher import run
+
+    point = composed(cfg)
+    if isinstance(point, int):
+        return point
+    try:
+        if isinstance(point.run.cluster, Slurm):
+            return submitted([[point]])[0]
+        shared = deployments if _shares(HydraConfig.get()) else None
+        return run.run(point.run, point.config, point.overrides, point.folder, shared)
+    except UserError as error:
+        return _say(str(error), error.exit_code)
+
+
+def composed(cfg: DictConfig) -> Point | int:
+    """Return what a composed configuration asks for; the exit code where it is wrong, or only to be shown."""
+    from launcher import plan
 
     try:
-        unknown = unknown_keys(cfg)
-        if unknown:
-            raise UserError(f"{', '.join(unknown)}: no such key; leave out the + to see what is accepted")
-        typed = OmegaConf.to_object(cfg)
-        assert isinstance(typed, Run)
+        typed = _typed(cfg)
         check(typed)
         if typed.mode is Mode.plan:
             plan.show(typed, OmegaConf.to_yaml(cfg, resolve=True))
             return 0
         hydra_config = HydraConfig.get()
-        overrides = list(hydra_config.overrides.task)
-        return run.run(typed, _plain(cfg), overrides, Path(hydra_config.runtime.output_dir))
+        return Point(typed, _plain(cfg), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
     except (HydraException, OmegaConfBaseException) as error:
         return _say(complaint(error, conf_folder()), 1)
     except UserError as error:
         return _say(str(error), error.exit_code)
+
+
+def submitted(groups: list[list[Point]]) -> list[int]:
+    """Submit a job for each group of points; follow them to their end, or say how to ask for them.
+
+    Returns the exit codes of all points in order: 0 for those that are not waited for, 1 for those that the cluster
+    refused.
+    """
+    from launcher.submission import follow
+
+    jobs = {group[0].folder: _queued(group) for group in groups}
+    waits = [job for group in groups if (job := jobs[group[0].folder]) and _slurm(group).wait]
+    codes = follow.follow(waits, _slurm(groups[0]).poll_s) if waits else {}
+    refused = {point.folder for group in groups if jobs[group[0].folder] is None for point in group}
+    return [1 if point.folder in refused else codes.get(point.folder, 0) for group in groups for point in group]
+
+
+def _queued(group: list[Point]) -> Job | None:
+    from launcher.submission import submit
+
+    try:
+        job = submit.submit(group, _slurm(group))
+    except UserError as error:
+        _say(str(error), error.exit_code)
+        return None
+    if not _slurm(group).wait:
+        print(f"slurm: ask with mode=status run={job.folders[0]}, end it with mode=cancel", file=sys.stderr)
+    return job
+
+
+def _slurm(group: list[Point]) -> Slurm:
+    cluster = group[0].run.cluster
+    assert isinstance(cluster, Slurm)
+    return cluster
+
+
+def _about_job(arguments: list[str]) -> int:
+    """Do ``mode=status`` or ``mode=cancel`` for the folder that ``run=`` names; nothing is composed."""
+    from launcher.submission import follow
+
+    folder = next((a.removeprefix("run=") for a in arguments if a.startswith("run=")), "")
+    other = [a for a in arguments if not a.startswith(("run=", "mode="))]
+    if not folder or other:
+        raise UserError(f"{other[0] if other else 'run'}: accepted with this mode is run=<run folder>")
+    return (follow.status if "mode=status" in arguments else follow.cancel)(Path(folder))
+
+
+def deployment_of(cfg: DictConfig) -> str:
+    """Return what tells this point's deployment, and its place, from those of others, without reading its checkpoint.
+
+    Empty for a point that cannot be built; it says why when it is run.
+    """
+    try:
+        plain = _plain(cfg)
+        return fingerprint(_typed(cfg), plain, None) + str(plain["cluster"])
+    except (HydraException, OmegaConfBaseException, UserError):
+        return ""
+
+
+def _typed(cfg: DictConfig) -> Run:
+    unknown = unknown_keys(cfg)
+    if unknown:
+        raise UserError(f"{', '.join(unknown)}: no such key; leave out the + to see what is accepted")
+    typed = OmegaConf.to_object(cfg)
+    assert isinstance(typed, Run)
+    return typed
+
+
+def _shares(hydra_config: HydraConf) -> bool:
+    return bool(hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher._target_ == SHARED)
+
+
+def _interrupted(sweep: Path | None) -> int:
+    """Report the points that were run so far, and say how to go on with the others."""
+    if sweep is None:
+        return _say("interrupted", INTERRUPTED)
+    with suppress(UserError):  # there is no point yet
+        report.report(sweep)
+    return _say(f"interrupted; continue with resume={sweep}", INTERRUPTED)
 
 
 class Outcomes(Callback):
     """Collect the exit code of every point, and compare the points when a sweep is over."""
 
     codes: list[int] = []
+    sweep: Path | None = None
+
+    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Remember the folder of a sweep, for a report of what there is when it is interrupted."""
+        if config.mode != Mode.plan:
+            type(self).sweep = Path(config.hydra.sweep.dir)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Remember the exit code of a point; a crash counts as a user error until its traceback is shown."""
+        """Remember the exit code of a point; a crash counts as a user error until its traceback is shown.
+
+        An interrupted point ends its sweep, whatever launcher and sweeper: raises `KeyboardInterrupt`.
+        """
         value = job_return._return_value
         self.codes.append(value if isinstance(value, int) else 1)
+        if value == INTERRUPTED and self.sweep is not None:
+            raise KeyboardInterrupt
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``sweep.json`` and ``sweep.html``, and print the table that compares the points."""
-        from launcher.report import sweep
-
         if config.mode != Mode.plan:
-            sweep.report(Path(config.hydra.sweep.dir))
+            report.report(Path(config.hydra.sweep.dir))
 
 
 def _arguments(arguments: list[str], scratch: Path) -> list[str]:
@@ -92,7 +216,13 @@ def _arguments(arguments: list[str], scratch: Path) -> list[str]:
         nowhere = [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
         return [*arguments, *nowhere]
     folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "")
-    return _resumed(arguments, Path(folder)) if folder and folder != "null" else arguments
+    if not folder or folder == "null":
+        return arguments
+    return (
+        _resumed_sweep(arguments, Path(folder))
+        if (Path(folder) / SWEEP).is_file()
+        else _resumed(arguments, Path(folder))
+    )
 
 
 def _resumed(arguments: list[str], folder: Path) -> list[str]:
@@ -103,6 +233,19 @@ def _resumed(arguments: list[str], folder: Path) -> list[str]:
     given = {a.split("=", 1)[0].lstrip("+~") for a in arguments}
     kept = [o for o in OmegaConf.load(stored) if str(o).split("=", 1)[0].lstrip("+~") not in given]
     return [*map(str, kept), *arguments, f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+
+
+def _resumed_sweep(arguments: list[str], folder: Path) -> list[str]:
+    """Repeat the sweep in ``folder`` with its own overrides: only there is a finished point known to be the same."""
+    given = [a for a in arguments if not a.startswith(("resume=", "hydra.")) and a not in ("-m", "--multirun")]
+    if given:
+        raise UserError(f"{given[0]}: a sweep is continued as it was begun; accepted are resume={folder} and hydra.*")
+    stored = OmegaConf.load(folder / SWEEP).hydra
+    if stored.launcher._target_ != SHARED:
+        raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is continued; its points can be")
+    ours = [a for a in arguments if a.startswith("hydra.")]
+    kept = [o for o in stored.overrides.hydra if not o.startswith(("hydra.sweep.dir=", "hydra.mode=", RESUMES))]
+    return ["-m", *stored.overrides.task, *kept, *ours, f"hydra.sweep.dir={folder}", f"{RESUMES}true"]
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -11,8 +11,9 @@ from omegaconf import MISSING
 
 from launcher.adapters import payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
 from launcher.adapters.base import Adapter
-from launcher.backends import external, inline, pytriton  # noqa: F401
+from launcher.backends import external, inline, pytriton, ray  # noqa: F401
 from launcher.backends.base import Backend, Deployment
+from launcher.cluster import Cluster
 from launcher.component import name_of
 from launcher.engines import echo, huggingface, megatron, none  # noqa: F401
 from launcher.engines.base import Engine
@@ -25,20 +26,30 @@ from launcher.validate.settings import Validate
 
 
 class Mode(Enum):
-    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing."""
+    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing.
+
+    ``status`` and ``cancel`` are about the job that was submitted for the folder that ``run`` names.
+    """
 
     run = "run"
     serve = "serve"
     validate = "validate"
     plan = "plan"
+    status = "status"
+    cancel = "cancel"
 
 
 @dataclass
 class Run:
-    """All that one run needs to know. ``resume`` is the folder of an interrupted run to continue."""
+    """All that one run needs to know.
+
+    ``resume`` is the folder of an interrupted run to continue, ``run`` that of a submitted one to ask about or cancel.
+    """
 
     mode: Mode = Mode.run
     resume: str | None = None
+    run: str | None = None
+    cluster: Cluster = MISSING
     model: Model = MISSING
     engine: Engine = MISSING
     backend: Backend = MISSING

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from launcher.allocation import Allocation, allocate
+from launcher.cluster import Slurm
 from launcher.component import name_of
 from launcher.config import Run
 from launcher.core import Json, resolve
@@ -28,6 +29,15 @@ def show(run: Run, config: str) -> None:
     console.print(Syntax(config, "yaml", background_color="default") if console.is_terminal else config, markup=False)
     console.print("# plan", style="bold")
     console.print(plan, markup=False)
+    if isinstance(run.cluster, Slurm):
+        _script(run, run.cluster, console)
+
+
+def _script(run: Run, slurm: Slurm, console: Console) -> None:
+    from launcher.submission import submit
+
+    console.print("# sbatch file", style="bold")
+    console.print(submit.script(run, slurm, Path("<run folder>")), markup=False)
 
 
 def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
@@ -42,7 +52,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "adapters, outermost first": list(run.adapters),
         "tasks": {name: name_of(task) for name, task in run.tasks.items()},
         "files in the run folder": FILES,
-        "submission": "none: this process does it all",
+        "submission": "a job of SLURM" if isinstance(run.cluster, Slurm) else "none: this process does it all",
     }
 
 

@@ -12,8 +12,7 @@ from pathlib import Path
 from launcher import __version__
 from launcher.allocation import Allocation
 from launcher.config import Run
-from launcher.core import Json, resolve
-from launcher.model import Model
+from launcher.core import Json
 
 PACKAGES = (
     *("torch", "megatron-core", "nemo_toolkit", "transformers", "hydra-core", "omegaconf", "nvidia-pytriton", "ray"),
@@ -37,13 +36,6 @@ def provenance(config: Mapping[str, Json], overrides: list[str], allocation: All
         },
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-def fingerprint(model: Model) -> str | None:
-    """Return the fingerprint of the model's checkpoint; None for a model without one. Raises `CheckpointError`."""
-    from launcher.checkpoints import detect
-
-    return detect(resolve(model.path)).fingerprint() if model.path else None
 
 
 def what_changes_answers(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> dict[str, Json]:

@@ -8,25 +8,32 @@ from pathlib import Path
 from launcher.allocation import allocate
 from launcher.config import Mode, Run
 from launcher.core import Json
+from launcher.deployments import Deployments, fingerprint
 from launcher.ledger import Ledger
 from launcher.monitor.health import watch
-from launcher.provenance import fingerprint, provenance, what_changes_answers
+from launcher.provenance import provenance, what_changes_answers
 from launcher.steps import continued, evaluate, needs, reported, serving, stay, validate
 
 
-def run(run: Run, config: Mapping[str, Json], overrides: list[str], folder: Path) -> int:
-    """Carry out a composed run in ``folder`` and return the exit code; a report is written however it ends."""
+def run(
+    run: Run, config: Mapping[str, Json], overrides: list[str], folder: Path, shared: Deployments | None = None
+) -> int:
+    """Carry out a composed run in ``folder`` and return the exit code; a report is written however it ends.
+
+    With ``shared``, the server is taken from there, and left there for the next run.
+    """
     allocation = allocate()
     ledger = Ledger(provenance(config, overrides, allocation))
     with reported(ledger, folder) as outcome, ledger.step("total"):
-        ledger.run["checkpoint"] = fingerprint(run.model)
+        ledger.run["checkpoint"] = run.engine.fingerprint(run.model)
+        ledger.run["deployment"] = {"fingerprint": fingerprint(run, config, ledger.run["checkpoint"])}
         answers = what_changes_answers(run, config, ledger.run["checkpoint"])
         continued(run, folder, answers)
         needed = needs(run)
-        with serving(run, ledger, allocation, folder) as endpoint, watch(endpoint, folder) as health:
-            validate(run, endpoint, needed, ledger, folder)
+        with serving(run, ledger, allocation, folder, shared) as server, watch(server.endpoint, folder) as health:
+            validate(run, server, needed, ledger, folder)
             if run.mode is Mode.serve:
-                stay(endpoint, health)
+                stay(server.endpoint, health)
             if run.mode is Mode.run:
-                evaluate(run, endpoint, ledger, folder, answers)
+                evaluate(run, server.endpoint, ledger, folder, answers)
     return outcome.code

@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
@@ -18,7 +18,8 @@ from rich.console import Console
 from launcher.allocation import Allocation
 from launcher.component import name_of
 from launcher.config import Run
-from launcher.core import INTERRUPTED, Endpoint, Json, Status, TaskResult
+from launcher.core import INTERRUPTED, Check, Endpoint, Json, Status, TaskResult
+from launcher.deployments import Deployments, Server
 from launcher.errors import CoverageTooLow, ResumeError, ServerError, UserError, ValidationFailed
 from launcher.ledger import Ledger
 from launcher.monitor.health import Watch
@@ -83,18 +84,25 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
 
 
 @contextmanager
-def serving(run: Run, ledger: Ledger, allocation: Allocation, folder: Path) -> Iterator[Endpoint]:
-    """Bring the server up, and say in ``endpoint.json`` where it is, for as long as it is there."""
+def serving(
+    run: Run, ledger: Ledger, allocation: Allocation, folder: Path, shared: Deployments | None
+) -> Iterator[Server]:
+    """Bring the server up, or take the shared one; say in ``endpoint.json`` where it is while the run uses it."""
     deployment = run.deployment(folder)
     run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)
     run.backend.plan(deployment, allocation)
     with ExitStack() as stack:
         tell(f"serve: {run.model.name} · engine {name_of(run.engine)} · backend {name_of(run.backend)}")
         with ledger.step("serve"):
-            endpoint = stack.enter_context(run.backend.serve(deployment, allocation))
-        ledger.endpoint, ledger.engine = endpoint, engine_facts(endpoint)
-        with announced(endpoint, folder):
-            yield endpoint
+            deployments = shared or stack.enter_context(Deployments())
+            served: dict[str, Json] = ledger.run["deployment"]
+            server = stack.enter_context(deployments.serve(served["fingerprint"], run.backend, deployment, allocation))
+        served["shared"] = server.folder != folder
+        if served["shared"]:
+            tell(f"serve: the server of {server.folder} is still up")
+        ledger.endpoint, ledger.engine = server.endpoint, engine_facts(server.endpoint)
+        with announced(server.endpoint, folder):
+            yield server
 
 
 def tell(line: str) -> None:
@@ -143,17 +151,31 @@ def needs(run: Run) -> frozenset[Need]:
     return certificate.needs([sample.request for samples in first for sample in samples])
 
 
-def validate(run: Run, endpoint: Endpoint, needed: frozenset[Need], ledger: Ledger, folder: Path) -> None:
-    """Check the endpoint and write the certificate. Raises `ValidationFailed` naming every failed check."""
+def validate(run: Run, server: Server, needed: frozenset[Need], ledger: Ledger, folder: Path) -> None:
+    """Check the endpoint and write the certificate. Raises `ValidationFailed` naming every failed check.
+
+    A server that an earlier run shares is asked again only where that run's settings or needs were other ones.
+    """
     from launcher.validate import certificate
 
     with ledger.step("validate"):
-        ledger.checks = run_async(certificate.validate(endpoint, run.validate, needed))
-    certificate.write(ledger.checks, endpoint, folder)
+        ledger.checks = _checked(run, server, needed, folder)
     failed = certificate.failed(ledger.checks)
     tell(f"validate: {len(ledger.checks)} checks, {len(failed)} failed")
     if failed:
         raise ValidationFailed("the endpoint failed validation: " + "; ".join(f"{c.name}: {c.detail}" for c in failed))
+
+
+def _checked(run: Run, server: Server, needed: frozenset[Need], folder: Path) -> tuple[Check, ...]:
+    from launcher.validate import certificate
+
+    question = (asdict(run.validate), needed)
+    checks = server.certificate(question, folder)
+    if checks is None:
+        checks = run_async(certificate.validate(server.endpoint, run.validate, needed))
+        certificate.write(checks, server.endpoint, folder)
+        server.certificates.append((question, folder, checks))
+    return checks
 
 
 def stay(endpoint: Endpoint, health: Watch) -> None:

@@ -55,7 +55,12 @@ def collect(folder: Path) -> dict[str, Json]:
         point["folder"]: Answers.read(path) for point, path in zip(points, folders, strict=True) if point["tasks"]
     }
     comparisons = [results.plain(asdict(found)) for found in compare_all(answers)]
-    return {"schema_version": SCHEMA_VERSION, "points": points, "comparisons": comparisons}
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "points": points,
+        "deployments": _deployments(points),
+        "comparisons": comparisons,
+    }
 
 
 def table(sweep: dict[str, Json]) -> Table:
@@ -90,7 +95,20 @@ def _point(path: Path, folder: Path) -> dict[str, Json]:
         **{name: found.get(name) for name in ("status", "reason")},
         "tasks": found.get("tasks") or {},
         "timings": found.get("timings") or {},
+        "deployment": (found.get("run") or {}).get("deployment"),
     }
+
+
+def _deployments(points: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
+    """List the servers that were asked for: which points needed each, and how often it was brought up."""
+    found: dict[str, dict[str, Json]] = {}
+    for point in points:
+        if point["deployment"]:
+            fingerprint = point["deployment"]["fingerprint"]
+            entry = found.setdefault(fingerprint, {"fingerprint": fingerprint, "starts": 0, "points": []})
+            entry["points"].append(point["folder"])
+            entry["starts"] += point["deployment"].get("shared") is False
+    return list(found.values())
 
 
 def _results(path: Path) -> dict[str, Json]:

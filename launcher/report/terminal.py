@@ -60,6 +60,10 @@ def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -
         console.print(Text(MARKS, style="dim"))
     if layout.common:
         console.print(Text("the same in every point: " + printable(" ".join(layout.common)), style="dim"))
+    deployments = collected.get("deployments") or []
+    if deployments:
+        starts = sum(deployment["starts"] for deployment in deployments)
+        console.print(Text(f"servers brought up: {starts} for {len(collected['points'])} points", style="dim"))
     _say_path(folder / SWEEP_PAGE, console)
 
 

@@ -1,0 +1,154 @@
+"""``hydra/launcher=shared``: the points of a sweep that need the same server run one after the other on it."""
+
+# Without `from __future__ import annotations`: Hydra runs this module before it is in sys.modules, where dataclasses
+# look for the names in annotations that are text.
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from hydra.core.hydra_config import HydraConfig
+from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
+from hydra.plugins.launcher import Launcher
+from hydra.types import HydraContext, TaskFunction
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+
+@dataclass
+class SharedConf:
+    """The keys of ``hydra.launcher``: ``resume`` skips the points whose folder already holds a good result."""
+
+    _target_: str = "hydra_plugins.shared_launcher.SharedLauncher"
+    resume: bool = False
+
+
+ConfigStore.instance().store(group="hydra/launcher", name="shared", node=SharedConf, provider="launcher")
+
+
+class SharedLauncher(Launcher):
+    """Runs the points of a batch sorted by what they need served; numbers and results keep their order.
+
+    With ``cluster=slurm`` the points that need the same server go into one job, and the jobs run side by side.
+    """
+
+    config: DictConfig
+    task_function: TaskFunction
+    hydra_context: HydraContext
+
+    def __init__(self, resume: bool = False) -> None:
+        self.resume = resume
+
+    def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
+        self.config, self.task_function, self.hydra_context = config, task_function, hydra_context
+
+    def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
+        """Compose every point before the first one runs; return one `JobReturn` each, in the order given."""
+        setup_globals()
+        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        points = [self._compose(overrides, initial_job_idx + n) for n, overrides in enumerate(job_overrides)]
+        keys = [_served(point) for point in points]
+        returns: dict[int, JobReturn] = {}
+        submitted: dict[int, Any] = {}
+        for n in sorted(range(len(keys)), key=lambda n: (keys.index(keys[n]), n)):
+            title = f"point {initial_job_idx + n}: {' '.join(filter_overrides(job_overrides[n]))}"
+            task = _collect(submitted, n) if _is_submitted(points[n]) else self.task_function
+            returns[n] = self._run(task, points[n], title)
+        _submit(submitted, keys, returns)
+        return [returns[n] for n in range(len(points))]
+
+    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
+        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        with open_dict(config):
+            config.hydra.job.id = config.hydra.job.num = number
+        return config
+
+    def _run(self, task: TaskFunction, config: DictConfig, title: str) -> JobReturn:
+        """Run a point; one that crashes shows its traceback and counts as failed, so that the others go on."""
+        folder = _folder(config)
+        if self.resume:
+            if _is_done(folder):
+                _tell(f"{title} · done before")
+                return _returned(config, 0)
+            config.resume = str(folder)
+        _tell(title)
+        ret = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
+        if ret.status is JobStatus.FAILED:
+            traceback.print_exception(ret._return_value)
+            ret.status, ret.return_value = JobStatus.COMPLETED, 1
+        return ret
+
+
+def _is_submitted(config: DictConfig) -> bool:
+    from launcher.cluster import Slurm
+
+    return OmegaConf.get_type(config, "cluster") is Slurm
+
+
+def _collect(into: dict[int, Any], number: int) -> TaskFunction:
+    """Return a task that puts a composed point aside instead of running it."""
+    from launcher.app import composed
+
+    def task(config: DictConfig) -> int:
+        point = composed(config)
+        if isinstance(point, int):
+            return point
+        into[number] = point
+        return 0
+
+    return task
+
+
+def _submit(collected: dict[int, Any], keys: Sequence[str], returns: dict[int, JobReturn]) -> None:
+    """Submit one job for the collected points of each key, and put their exit codes where Hydra looks for them."""
+    from launcher.app import Outcomes, submitted
+
+    groups = [list(group) for _, group in groupby(collected, key=lambda number: keys[number])]
+    codes = submitted([[collected[number] for number in group] for group in groups])
+    for number, code in zip((number for group in groups for number in group), codes, strict=True):
+        returns[number].return_value = code
+        Outcomes.codes.append(code)
+
+
+def _served(config: DictConfig) -> str:
+    """Return what tells the point's deployment from others. A point that cannot be built says so when it runs."""
+    from launcher.app import deployment_of
+
+    HydraConfig.instance().set_config(config)
+    return deployment_of(_task(config))
+
+
+def _task(config: DictConfig) -> DictConfig:
+    task = config.copy()
+    with open_dict(task):
+        del task["hydra"]
+    return task
+
+
+def _folder(config: DictConfig) -> Path:
+    HydraConfig.instance().set_config(config)
+    return Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
+
+
+def _is_done(folder: Path) -> bool:
+    from launcher.errors import UserError
+    from launcher.report import results
+
+    try:
+        return bool(results.read(folder)["status"] == "ok")
+    except UserError:
+        return False
+
+
+def _returned(config: DictConfig, code: int) -> JobReturn:
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    ret = JobReturn(overrides=overrides, cfg=_task(config), status=JobStatus.COMPLETED)
+    ret.return_value = code
+    return ret
+
+
+def _tell(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)

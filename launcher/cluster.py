@@ -1,0 +1,85 @@
+"""Where a run happens: in this process, or in a job of SLURM."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from launcher.component import component
+from launcher.errors import UserError
+from launcher.model import Parallelism
+
+
+@dataclass
+class Cluster:
+    """The configuration of the place; a component of the group ``cluster``."""
+
+
+@component("cluster/local")
+class Local(Cluster):
+    """This machine, in this process."""
+
+
+@component("cluster/slurm")
+class Slurm(Cluster):
+    """A job of SLURM, submitted through submitit.
+
+    Asked for are as many GPUs as the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node
+    has (0: none). ``cpus_per_process`` CPUs go to each process, ``mem_gb`` of memory to the node (null: the cluster's
+    default), ``timeout_min`` minutes to the job. ``setup``: shell commands before the job. ``additional_parameters``:
+    any other option of sbatch, by its long name. With ``wait`` the job is followed to its end, looking every ``poll_s``
+    seconds. ``signal_delay_s`` before its time is over a job stops asking and queues itself again to continue, and so
+    does a preempted one: at most ``requeues`` times.
+    """
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclusive: bool = False
+    nodes: int = 1
+    gpus_per_node: int = 0
+    cpus_per_process: int = 1
+    mem_gb: float | None = None
+    timeout_min: int = 60
+    signal_delay_s: int = 120
+    requeues: int = 3
+    setup: list[str] = field(default_factory=list)
+    additional_parameters: dict[str, str] = field(default_factory=dict)
+    wait: bool = True
+    poll_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        least = {
+            "nodes": 1,
+            "gpus_per_node": 0,
+            "cpus_per_process": 1,
+            "timeout_min": 1,
+            "signal_delay_s": 0,
+            "requeues": 0,
+        }
+        for name, floor in least.items():
+            if isinstance(getattr(self, name), int) and getattr(self, name) < floor:
+                raise UserError(f"cluster.{name}={getattr(self, name)}: accepted is a number from {floor}")
+        if isinstance(self.poll_s, int | float) and not self.poll_s > 0:
+            raise UserError(f"cluster.poll_s={self.poll_s}: accepted is a number of seconds above 0")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks for. ``cpus`` and ``gpus`` are those of its one task."""
+
+    cpus: int
+    gpus: int
+
+
+def resources(slurm: Slurm, parallelism: Parallelism, replicas: int) -> Resources:
+    """Derive what a job needs: one process per rank of each replica. Raises `UserError` if one node cannot give it."""
+    processes = parallelism.world_size * replicas
+    if slurm.nodes != 1:
+        raise UserError(f"cluster.nodes={slurm.nodes}: a model is served within one node; accepted is 1")
+    if slurm.gpus_per_node and processes > slurm.gpus_per_node:
+        raise UserError(
+            f"parallelism: {processes} processes need as many GPUs, and cluster.gpus_per_node={slurm.gpus_per_node}; "
+            "a model is served within one node"
+        )
+    return Resources(processes * slurm.cpus_per_process, processes if slurm.gpus_per_node else 0)

@@ -1,0 +1,161 @@
+"""Watches a job from outside, through the queue and the run folder, which is shared."""
+
+from __future__ import annotations
+
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import TextIO
+
+from launcher.errors import UserError
+from launcher.submission import points, queue
+from launcher.submission.points import Job
+
+LATE_S = 5.0
+"""How long a shared folder may take to show what a job wrote before it ended."""
+
+
+class Tail:
+    """Copies what is appended to a file, whole lines only, without those of submitit."""
+
+    def __init__(self, path: Path, to: TextIO) -> None:
+        self._path, self._to, self._at = path, to, 0
+
+    def copy(self) -> None:
+        """Copy what is new."""
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._at)
+            lines = [line for line in file if line.endswith(b"\n")]
+        self._at += sum(map(len, lines))
+        for line in lines:
+            if not line.startswith((b"submitit ", b"srun: ", b"slurmstepd: ")):
+                self._to.write(line.decode("utf-8", errors="replace"))
+        self._to.flush()
+
+
+def follow(jobs: list[Job], poll_s: float) -> dict[Path, int]:
+    """Show the states that jobs go through, until all are over; return the exit code of each run folder.
+
+    A single job's log is shown as it grows. Ctrl-C cancels all jobs, waits for their end, and is raised again.
+    """
+    try:
+        return _followed(jobs, poll_s)
+    except KeyboardInterrupt:
+        for job in jobs:
+            with suppress(UserError):  # it is over already
+                cancel(job.folders[0])
+        _followed(jobs, poll_s)
+        raise
+
+
+def _followed(jobs: list[Job], poll_s: float) -> dict[Path, int]:
+    watched = [Watched(job, shows_log=len(jobs) == 1) for job in jobs]
+    while sum(one.look() for one in watched) < len(watched):
+        time.sleep(poll_s)
+    return {folder: _code(one, folder) for one in watched for folder in one.job.folders}
+
+
+class Watched:
+    """A job as it is seen from outside; ``state`` is SLURM's, with the reason if there is one."""
+
+    def __init__(self, job: Job, shows_log: bool) -> None:
+        self.job, self.state, self.over = job, "", False
+        out, err = logs(job.folders[0])
+        self._tails = [Tail(err, sys.stderr), Tail(out, sys.stdout)] if shows_log else []
+        self._ended: set[Path] = set()
+
+    def look(self) -> bool:
+        """Say what is new; return whether the job is over."""
+        if self.over:
+            return True
+        state = _state(self.job.id)
+        if state and state != self.state:
+            print(f"slurm: job {self.job.id} {state}", file=sys.stderr, flush=True)
+            self.state = state
+        self.over = state.split(" ")[0] in queue.OVER | {queue.GONE}
+        if self.over:
+            _settle(self.job)
+        self._tell()
+        return self.over
+
+    def _tell(self) -> None:
+        for tail in self._tails:
+            tail.copy()
+        for folder in [] if self._tails else self.job.folders:
+            code = points.outcome_of(folder, self.job.id)
+            if code is not None and folder not in self._ended:
+                self._ended.add(folder)
+                print(f"slurm: job {self.job.id}: {folder} ended with {code}", file=sys.stderr, flush=True)
+
+
+def _state(job: str) -> str:
+    """Return ``STATE (reason)``; empty while SLURM's controller does not answer."""
+    try:
+        state, reason = queue.state(job)
+    except OSError as error:
+        print(f"slurm: {error}", file=sys.stderr)
+        return ""
+    return f"{state} ({reason})" if reason else state
+
+
+def _settle(job: Job) -> None:
+    """Wait until a shared folder shows what the job wrote last, or until it is too late for that."""
+    deadline = time.monotonic() + LATE_S
+    while time.monotonic() < deadline:
+        for folder in job.folders:
+            list((folder / points.FOLDER).iterdir())  # makes a network file system look again
+        if all(points.outcome_of(folder, job.id) is not None for folder in job.folders):
+            return
+        time.sleep(0.2)
+
+
+def _code(watched: Watched, folder: Path) -> int:
+    """Return the exit code that the job left for a run; 1, with the end of its log, if it left none."""
+    code = points.outcome_of(folder, watched.job.id)
+    if code is not None:
+        return code
+    said = f"job {watched.job.id} ended as {watched.state} without a result for {folder}"
+    print(f"launcher: {said}{_last_words(folder)}", file=sys.stderr)
+    return 1
+
+
+def _last_words(folder: Path) -> str:
+    _, err = logs(folder)
+    if not err.exists():
+        return f"; it wrote no log: {err}"
+    return f"; the end of {err}:\n" + "\n".join(err.read_text(errors="replace").splitlines()[-15:])
+
+
+def status(folder: Path) -> int:
+    """Print where the job of a run folder stands; return 0, or the run's exit code once it is over."""
+    job, _ = points.job_of(folder)
+    code = points.outcome_of(folder, job)
+    samples = folder / "samples.jsonl"
+    print(f"job      {job}")
+    print(f"state    {_state(job) or 'unknown'}")
+    print(f"samples  {samples.read_bytes().count(10) if samples.exists() else 0}")
+    print(f"log      {logs(folder)[1]}")
+    if code is not None:
+        print(f"result   {folder / 'results.json'} (exit code {code})")
+    return code or 0
+
+
+def cancel(folder: Path) -> int:
+    """Cancel the job of a run folder; the mark says that it is not to be queued again. Returns 0."""
+    job, _ = points.job_of(folder)
+    points.write(folder, points.CANCELLED, job)
+    try:
+        queue.cancel(job)
+    except OSError as error:
+        raise UserError(f"run={folder}: job {job} was not cancelled: {error}") from None
+    print(f"slurm: job {job} is being cancelled", file=sys.stderr)
+    return 0
+
+
+def logs(folder: Path) -> tuple[Path, Path]:
+    """Return the files with the standard output and the standard error of a run folder's job."""
+    job, place = points.job_of(folder)
+    return place / f"{job}_0_log.out", place / f"{job}_0_log.err"

@@ -1,0 +1,132 @@
+"""What runs inside a job: the runs themselves, and queueing them again when the time is over."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from types import FrameType
+
+from launcher.allocation import allocate
+from launcher.cluster import Resources
+from launcher.core import INTERRUPTED
+from launcher.deployments import Deployments
+from launcher.errors import UserError
+from launcher.submission import points
+from launcher.submission.points import Point
+
+WARNING = signal.SIGUSR2
+"""What SLURM is asked to send some time before the job is ended or preempted."""
+
+
+class Signals:
+    """Ends the run as Ctrl-C does, once, when the job is cancelled or warned; ``warned`` says which.
+
+    The warning reaches every process of the job, and would end the run's children before the run stops them. It is
+    therefore blocked, which children inherit, and waited for in a thread.
+    """
+
+    def __init__(self) -> None:
+        self.warned = False
+        self._stopping = False
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(WARNING, self._warn)  # for threads that were there before
+        signal.pthread_sigmask(signal.SIG_BLOCK, {WARNING})
+        threading.Thread(target=self._wait, name="warning", daemon=True).start()
+
+    def _wait(self) -> None:
+        self._warn(signal.sigwait({WARNING}), None)
+
+    def _warn(self, number: int, frame: FrameType | None) -> None:
+        self.warned = True
+        self._stop(number, frame)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if not self._stopping:
+            self._stopping = True
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
+    """Do the runs of a job, one after the other, and exit with the worst of their codes.
+
+    Each leaves how it ended in ``slurm/outcome.json`` of its folder. Those that need the same server share it. A job
+    that was warned is queued again instead, at most ``requeues`` times; it goes on where it was.
+    """
+    signals, job = Signals(), os.environ["SLURM_JOB_ID"]
+    if _restarts() > requeues:
+        sys.exit(f"launcher: the job was begun {_restarts() + 1} times; cluster.requeues={requeues} is the limit")
+    codes = _carried_out([point for point in work if _outcome(point, job) is None], asked, job)
+    if signals.warned and INTERRUPTED in codes and _restarts() < requeues and not _cancelled(work, job):
+        print(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}", file=sys.stderr, flush=True)
+        _requeue(job)
+        sys.exit(INTERRUPTED)
+    for point in work:
+        if _outcome(point, job) is None:
+            _leave(point, job, INTERRUPTED)
+    worst = max(_outcome(point, job) or 0 for point in work)
+    if worst:
+        sys.exit(worst)
+
+
+def _carried_out(work: list[Point], asked: Resources, job: str) -> list[int]:
+    """Return the codes of the runs, up to one that was interrupted; the others left theirs in their folders."""
+    codes: list[int] = []
+    try:
+        with Deployments() as shared:
+            for point in work:
+                codes.append(_run(point, asked, shared))
+                if codes[-1] == INTERRUPTED:
+                    break
+                _leave(point, job, codes[-1])
+    except KeyboardInterrupt:  # between two runs
+        codes.append(INTERRUPTED)
+    return codes
+
+
+def _run(point: Point, asked: Resources, shared: Deployments) -> int:
+    from launcher import run
+
+    try:
+        _enough(asked)
+        return run.run(point.run, point.config, point.overrides, point.folder, shared)
+    except UserError as error:
+        print(f"launcher: {error}", file=sys.stderr)
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _leave(point: Point, job: str, code: int) -> None:
+    points.write(point.folder, points.OUTCOME, {"job_id": job, "restarts": _restarts(), "code": code})
+
+
+def _outcome(point: Point, job: str) -> int | None:
+    return points.outcome_of(point.folder, job)
+
+
+def _requeue(job: str) -> None:
+    """Queue this job again. SLURM ends this process then; the command must not be ended before it has asked."""
+    for number in (WARNING, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
+
+
+def _enough(asked: Resources) -> None:
+    """Raise `UserError`, before anything loads, if the job was given less than it asked for."""
+    found = allocate()
+    if found.gpus < asked.gpus:
+        raise UserError(f"cluster.gpus_per_node: the job asked for {asked.gpus} GPUs and sees {found.gpus}")
+
+
+def _restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def _cancelled(work: list[Point], job: str) -> bool:
+    return any(points.read(point.folder, points.CANCELLED) == job for point in work)

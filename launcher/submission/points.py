@@ -1,0 +1,72 @@
+"""What is sent to a job, and what it leaves behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.config import Run
+from launcher.core import Json
+from launcher.errors import UserError
+
+FOLDER = "slurm"
+"""In a run folder: what submitit and the job write."""
+
+JOB = "job.json"
+OUTCOME = "outcome.json"
+CANCELLED = "cancelled"
+
+
+@dataclass(frozen=True)
+class Point:
+    """One composed run: what `launcher.run.run` takes. It names secrets' variables and never holds their values."""
+
+    run: Run
+    config: Mapping[str, Json]
+    overrides: list[str]
+    folder: Path
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job and the run folders that it works for, in order."""
+
+    id: str
+    folders: list[Path]
+
+
+def write(folder: Path, name: str, value: Json) -> None:
+    """Write JSON into the job's part of a run folder, in one step."""
+    path = folder / FOLDER / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(value) + "\n")
+    partial.replace(path)
+
+
+def read(folder: Path, name: str) -> Json:
+    """Return what `write` left; None if there is nothing (yet)."""
+    path = folder / FOLDER / name
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        return None
+
+
+def job_of(folder: Path) -> tuple[str, Path]:
+    """Return the id of the job that was submitted for a run folder, and the folder with its log.
+
+    Raises `UserError` if there is none.
+    """
+    found = read(folder, JOB)
+    if found is None:
+        raise UserError(f"run={folder}: no job was submitted for this folder; there is no {folder / FOLDER / JOB}")
+    return str(found["job_id"]), Path(found["log_folder"])
+
+
+def outcome_of(folder: Path, job: str) -> int | None:
+    """Return the exit code that a job left for a run folder; None while it left none."""
+    found = read(folder, OUTCOME)
+    return int(found["code"]) if found is not None and found["job_id"] == job else None

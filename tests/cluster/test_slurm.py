@@ -1,0 +1,265 @@
+"""Runs as jobs of a real SLURM: followed, asked about, cancelled, preempted, out of time, wrong."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).parent.parent.parent
+ECHO = ("engine=echo", "model=none", "tasks=[addition,capitals]", "evaluate.limit=20")
+SHORT = ("engine=echo", "model=none", "tasks=[addition]", "evaluate.limit=16")
+SLOW = ("engine.latency_s=0.2", "evaluate.concurrency=1", "validate.skip=[greedy repeats]")
+Environment = dict[str, str]
+
+
+def command(folder: Path, *arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "launch.py"), *arguments, f"hydra.run.dir={folder}", "cluster.poll_s=0.2"]
+
+
+def submit(slurm: Environment, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return call(slurm, *command(folder, "cluster=slurm", *arguments))
+
+
+def call(slurm: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=slurm, cwd="/tmp")
+
+
+def local(folder: Path, *arguments: str) -> dict[str, Any]:
+    done = subprocess.run(command(folder, *arguments)[:-1], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    return results(folder)
+
+
+def results(folder: Path) -> dict[str, Any]:
+    loaded = json.loads((folder / "results.json").read_text())
+    assert isinstance(loaded, dict)
+    return loaded
+
+
+def samples(folder: Path) -> list[dict[str, Any]]:
+    text = (folder / "samples.jsonl").read_text() if (folder / "samples.jsonl").exists() else ""
+    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
+
+
+def job_of(folder: Path) -> str:
+    return str(json.loads((folder / "slurm/job.json").read_text())["job_id"])
+
+
+def state(slurm: Environment, job: str) -> str:
+    return call(slurm, "squeue", "-h", "-t", "all", "-j", job, "-o", "%T").stdout.strip()
+
+
+def wait_for(condition: Callable[[], object], what: str) -> None:
+    deadline = time.monotonic() + 90
+    while not condition():
+        assert time.monotonic() < deadline, f"{what} did not come"
+        time.sleep(0.1)
+
+
+def left_behind(folder: Path) -> list[str]:
+    """Processes that have the run folder on their command line."""
+    found = []
+    for file in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        except OSError:
+            continue
+        if str(folder) in line and "pytest" not in line.split(str(folder))[0]:
+            found.append(line)
+    return found
+
+
+def test_a_submitted_run_scores_as_a_local_one(slurm: Environment, tmp_path: Path) -> None:
+    done = submit(slurm, tmp_path / "job", *ECHO)
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "job")["tasks"] == local(tmp_path / "here", *ECHO)["tasks"]
+    job = job_of(tmp_path / "job")
+    for line in (f"job {job} PENDING", f"job {job} COMPLETED", "40 of 40"):
+        assert line in done.stderr
+    assert "exact_match" in done.stdout
+    assert not left_behind(tmp_path / "job")
+
+
+def test_a_secret_is_in_no_file(slurm: Environment, tmp_path: Path) -> None:
+    secret = "sk-do-not-write-me"
+    done = submit(slurm | {"MY_KEY": secret}, tmp_path / "job", *ECHO, "backend.api_key_env=MY_KEY")
+    assert done.returncode == 0, done.stderr
+    for file in (tmp_path / "job").rglob("*"):
+        assert not file.is_file() or secret.encode() not in file.read_bytes(), file
+
+
+def test_a_run_that_is_not_waited_for_is_asked_about_and_cancelled(slurm: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    done = submit(slurm, folder, *SHORT, *SLOW, "cluster.wait=false")
+    assert done.returncode == 0, done.stderr
+    assert f"mode=status run={folder}" in done.stderr
+    wait_for(lambda: len(samples(folder)) >= 3, "samples")
+    launch = (sys.executable, str(ROOT / "launch.py"))
+    status = call(slurm, *launch, "mode=status", f"run={folder}")
+    assert status.returncode == 0, status.stderr
+    assert "RUNNING" in status.stdout
+    kept = len(samples(folder))
+
+    assert call(slurm, *launch, "mode=cancel", f"run={folder}").returncode == 0
+    wait_for(lambda: state(slurm, job_of(folder)) == "CANCELLED", "the end of the job")
+    assert results(folder)["status"] == "interrupted"
+    assert not (folder / "endpoint.json").exists()
+    assert len(samples(folder)) >= kept
+    assert not left_behind(folder)
+    assert "CANCELLED" in call(slurm, *launch, "mode=status", f"run={folder}").stdout
+
+
+def test_ctrl_c_cancels_the_job(slurm: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    process = follow(slurm, folder, *SHORT, *SLOW)
+    wait_for(lambda: len(samples(folder)) >= 1, "samples")
+    process.send_signal(2)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 130, said
+    assert state(slurm, job_of(folder)) == "CANCELLED"
+    assert not left_behind(folder)
+
+
+def follow(slurm: Environment, folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    arguments = tuple(command(folder, "cluster=slurm", *arguments))
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slurm, cwd="/tmp")
+
+
+def warn(slurm: Environment, folder: Path) -> None:
+    """Send what SLURM sends some time before the limit."""
+    assert call(slurm, "scancel", "--signal=USR2", job_of(folder)).returncode == 0
+
+
+def preempt(slurm: Environment, folder: Path) -> None:
+    """Make another job need the node; it is over at once."""
+    call(slurm, "sbatch", "--partition=main", "--exclusive", "--output=/dev/null", "--wrap=true")
+
+
+def crash(slurm: Environment, folder: Path) -> None:
+    """Switch the node off and on again: all its processes are gone at once."""
+    script = str(Path(__file__).parent / "slurm" / "slurm_node.sh")
+    for action in ("crash", "start"):
+        done = call(slurm, script, action, f"{slurm['NODE_PREFIX']}1")
+        assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("disturb", [warn, preempt, crash])
+def test_a_disturbed_run_loses_no_sample_and_asks_none_twice(
+    slurm: Environment, tmp_path: Path, disturb: Callable[[Environment, Path], None]
+) -> None:
+    folder = tmp_path / "job"
+    process = follow(slurm, folder, *SHORT, *SLOW, "cluster.partition=low")
+    wait_for(lambda: len(samples(folder)) >= 3, "samples")
+    disturb(slurm, folder)
+    wait_for(lambda: state(slurm, job_of(folder)) == "PENDING", "the requeue")
+    kept = samples(folder)
+    scontrol = ("scontrol", "update", f"jobid={job_of(folder)}", "starttime=now")  # SLURM would hold it for two minutes
+    wait_for(lambda: call(slurm, *scontrol).returncode == 0, "the start")
+    _, said = process.communicate(timeout=110)
+    assert process.returncode == 0, said
+    assert ("queued again, 1 of 3" in said) == (disturb is not crash)
+    assert json.loads((folder / "slurm/outcome.json").read_text())["restarts"] == 1
+    undisturbed = local(tmp_path / "here", *SHORT)
+    assert results(folder)["tasks"] == undisturbed["tasks"]
+    keys = [(s["task"], s["id"]) for s in samples(folder)]
+    assert len(keys) == len(set(keys)) == 16
+    for sample in kept:
+        assert sample["status"] == "failed" or sample in samples(folder)
+    assert not left_behind(folder)
+
+
+def test_a_wrong_run_ends_at_once_with_its_reason(slurm: Environment, tmp_path: Path) -> None:
+    done = submit(slurm, tmp_path / "job", *ECHO, "tasks.addition.path=/nowhere.jsonl")
+    assert done.returncode == 1
+    assert "/nowhere.jsonl" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert state(slurm, job_of(tmp_path / "job")) == "FAILED"
+
+
+def test_what_the_cluster_refuses_is_said(slurm: Environment, tmp_path: Path) -> None:
+    done = submit(slurm, tmp_path / "job", *ECHO, "cluster.partition=nowhere")
+    assert done.returncode == 1
+    assert "launcher: cluster=slurm: sbatch refused the job" in done.stderr
+    assert "Invalid partition name" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_a_job_without_a_result_shows_its_log(slurm: Environment, tmp_path: Path) -> None:
+    done = submit(slurm, tmp_path / "job", *ECHO, "cluster.setup=['echo the setup failed >&2', 'exit 7']")
+    assert done.returncode == 1
+    assert "the setup failed" in done.stderr
+    assert "FAILED" in done.stderr
+
+
+def test_gpus_are_asked_for_as_the_model_needs_them(slurm: Environment, tmp_path: Path) -> None:
+    done = submit(slurm, tmp_path / "job", *ECHO, "cluster.gpus_per_node=8")
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "job")["run"]["machine"]["gpus"] == 1
+
+
+def test_a_sweep_is_one_job_for_each_server(slurm: Environment, tmp_path: Path) -> None:
+    given = (
+        "-m",
+        "engine=echo",
+        "model=none",
+        "evaluate.limit=6",
+        "tasks=[addition],[capitals],[sequences]",
+        "model.name=a,b",
+    )
+    launch = (sys.executable, str(ROOT / "launch.py"))
+    together, here = tmp_path / "together", tmp_path / "here"
+    cluster = ("cluster=slurm", "cluster.poll_s=0.2")
+    done = call(slurm, *launch, *given, *cluster, f"hydra.sweep.dir={together}")
+    assert done.returncode == 0, done.stderr
+    done = call(slurm, *launch, *given, f"hydra.sweep.dir={here}")
+    assert done.returncode == 0, done.stderr
+    there, local_one = (json.loads((folder / "sweep.json").read_text()) for folder in (together, here))
+    for key in ("points", "starts"):
+        assert [d[key] for d in there["deployments"]] == [d[key] for d in local_one["deployments"]]
+    assert [d["starts"] for d in there["deployments"]] == [1, 1]
+    assert [p["tasks"] for p in there["points"]] == [p["tasks"] for p in local_one["points"]]
+    assert len({job_of(together / str(n)) for n in range(6)}) == 2
+    assert not left_behind(together)
+
+
+def test_a_point_that_fails_in_a_job_does_not_lose_the_others(slurm: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    paths = "tasks.addition.path=/nowhere.jsonl,package:launcher/assets/tasks/addition.jsonl"
+    given = ("-m", "engine=echo", "model=none", "evaluate.limit=6", "tasks=[addition]", paths)
+    cluster = ("cluster=slurm", "cluster.poll_s=0.2", f"hydra.sweep.dir={folder}")
+    done = call(slurm, sys.executable, str(ROOT / "launch.py"), *given, *cluster)
+    assert done.returncode == 1
+    assert [p["status"] for p in json.loads((folder / "sweep.json").read_text())["points"]] == ["error", "ok"]
+
+
+def test_a_cancelled_sweep_is_continued_where_it_was(slurm: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "sweep"
+    given = ("-m", *SHORT, *SLOW, "evaluate.limit=8", "evaluate.seed=1,2,3")
+    cluster = ("cluster=slurm", "cluster.poll_s=0.2", f"hydra.sweep.dir={folder}")
+    arguments = [sys.executable, str(ROOT / "launch.py"), *given, *cluster]
+    process = subprocess.Popen(
+        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slurm, cwd="/tmp"
+    )
+    wait_for(lambda: len(samples(folder / "1")) >= 2, "samples")
+    process.send_signal(2)
+    _, said = process.communicate(timeout=90)
+    assert process.returncode == 130, said
+    assert not left_behind(folder)
+    assert [p["status"] for p in json.loads((folder / "sweep.json").read_text())["points"]] == [
+        "ok",
+        "interrupted",
+        "missing",
+    ]
+    kept = [s for s in samples(folder / "1") if s["status"] == "scored"]
+    done = call(slurm, sys.executable, str(ROOT / "launch.py"), f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert "done before" in done.stderr
+    assert [p["status"] for p in json.loads((folder / "sweep.json").read_text())["points"]] == ["ok"] * 3
+    assert all(sample in samples(folder / "1") for sample in kept)

@@ -1,0 +1,88 @@
+"""What a job asks for follows from the model's processes and the node's shape; ``mode=plan`` shows it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from launcher.cluster import Resources, Slurm, resources
+from launcher.errors import UserError
+from launcher.model import Parallelism
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.mark.parametrize(
+    ("slurm", "parallelism", "replicas", "expected"),
+    [
+        (Slurm(), Parallelism(), 1, Resources(1, 0)),
+        (Slurm(cpus_per_process=3), Parallelism(tensor=2), 1, Resources(6, 0)),
+        (Slurm(gpus_per_node=8, cpus_per_process=2), Parallelism(tensor=2, pipeline=2), 2, Resources(16, 8)),
+    ],
+)
+def test_resources_follow_from_the_processes(
+    slurm: Slurm, parallelism: Parallelism, replicas: int, expected: Resources
+) -> None:
+    assert resources(slurm, parallelism, replicas) == expected
+
+
+@pytest.mark.parametrize(
+    ("slurm", "parallelism", "words"),
+    [
+        (Slurm(gpus_per_node=2), Parallelism(tensor=4), "cluster.gpus_per_node=2"),
+        (Slurm(nodes=2), Parallelism(tensor=2), "cluster.nodes=2"),
+    ],
+)
+def test_what_one_node_cannot_give_is_refused(slurm: Slurm, parallelism: Parallelism, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        resources(slurm, parallelism, 1)
+
+
+def test_a_number_that_makes_no_sense_is_refused() -> None:
+    with pytest.raises(UserError, match=r"cluster\.timeout_min=0"):
+        Slurm(timeout_min=0)
+
+
+def plan(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments, "cluster=slurm", "mode=plan"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder)
+    assert done.returncode == 0, done.stderr
+    assert not list(folder.iterdir())
+    return done.stdout
+
+
+def test_the_plan_is_the_sbatch_file(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    given = ("cluster.partition=gpu", "cluster.gpus_per_node=8", "cluster.mem_gb=1.5", "cluster.account=me")
+    text = plan(tmp_path, *given, "cluster.setup=['module load cuda']", "+cluster.additional_parameters.comment=hello")
+    for line in (
+        *("#SBATCH --partition=gpu", "#SBATCH --gpus-per-node=1", "#SBATCH --mem=1536MB", "#SBATCH --account=me"),
+        *("#SBATCH --time=60", "#SBATCH --signal=USR2@120", "#SBATCH --requeue", "#SBATCH --comment=hello"),
+        "module load cuda",
+    ):
+        assert line in text.splitlines()
+
+
+def test_each_point_of_a_sweep_asks_for_its_own_size(tmp_path: Path) -> None:
+    pytest.importorskip("submitit")
+    text = plan(tmp_path, "-m", "cluster.gpus_per_node=8", "parallelism=single,tensor2,tensor2_pipeline2")
+    assert [line.split("=")[1] for line in text.splitlines() if "--gpus-per-node=" in line] == ["1", "2", "4"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["mode=status"], "run=<run folder>"),
+        (["mode=cancel", "run=nowhere"], "no job was submitted"),
+        (["mode=status", "run=nowhere", "engine=echo"], "engine=echo"),
+    ],
+)
+def test_asking_about_no_job_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    assert done.returncode == 1
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert words in done.stderr
