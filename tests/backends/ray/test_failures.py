@@ -24,7 +24,7 @@ from launcher.model import Model, Optimizations, Parallelism
 
 pytest.importorskip("ray")
 pytest.importorskip("megatron.core")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 
 ROOT = Path(__file__).parents[3]
 TINY = "package:launcher/assets/tiny"

@@ -27,7 +27,7 @@ from launcher.errors import ServerError
 from launcher.model import Model, Optimizations, Parallelism
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+pytestmark = pytest.mark.chaos
 
 ROOT = Path(__file__).parents[3]
 
