@@ -1,66 +1,36 @@
 """The servers under contract.
 
-To put another backend or engine under the same tests, add a line to `SERVERS`: a name, and a function that says what to
-deploy or skips. Each server starts once per session, when first asked for.
+To put another backend or engine under the same tests, add it to `SERVERS`: a name, and what to choose on the command
+line. Each server is a program of its own, so that no other test's model can get in its way; it starts once per session,
+when first asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import ExitStack
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import httpx
 import openai
 import pytest
 
-from launcher.allocation import allocate
-from launcher.backends.base import Backend, Deployment
-from launcher.backends.inline import Inline
-from launcher.core import Endpoint, resolve
-from launcher.engines.base import Engine
-from launcher.engines.echo import Echo
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.core import Endpoint
 
-TINY = "package:launcher/assets/tiny"
+ROOT = Path(__file__).parents[3]
+START_S = 180
+STOP_S = 60
+ECHO = ("engine=echo", "engine.context_length=1024", "model=none", "model.name=echo")
+MEGATRON = ("engine=megatron", "model=tiny")
 
-
-def echo() -> tuple[Backend, Engine, Model]:
-    return Inline(), Echo(context_length=1024), Model("echo")
-
-
-def megatron() -> tuple[Backend, Engine, Model]:
-    pytest.importorskip("megatron.core")
-    if not resolve(TINY).exists():
-        pytest.skip("the tiny model is not in this checkout")
-    from launcher.engines.megatron import Megatron
-
-    return Inline(), Megatron(), Model("tiny", TINY)
-
-
-def pytriton(behind: Callable[[], tuple[Backend, Engine, Model]]) -> tuple[Backend, Engine, Model]:
-    pytest.importorskip("pytriton")
-    from launcher.backends.pytriton import PyTriton
-
-    _, engine, model = behind()
-    return PyTriton(), engine, model
-
-
-def ray(behind: Callable[[], tuple[Backend, Engine, Model]]) -> tuple[Backend, Engine, Model]:
-    pytest.importorskip("ray")
-    from launcher.backends.ray import Ray
-
-    _, engine, model = behind()
-    return Ray(), engine, model
-
-
-SERVERS: dict[str, Callable[[], tuple[Backend, Engine, Model]]] = {
-    "inline-echo": echo,
-    "inline-megatron": megatron,
-    "pytriton-echo": lambda: pytriton(echo),
-    "pytriton-megatron": lambda: pytriton(megatron),
-    "ray-echo": lambda: ray(echo),
-    "ray-megatron": lambda: ray(megatron),
+SERVERS: dict[str, tuple[str, ...]] = {
+    f"{backend}-{engine[0].removeprefix('engine=')}": (f"backend={backend}", *engine)
+    for backend in ("inline", "pytriton", "ray")
+    for engine in (ECHO, MEGATRON)
 }
 
 
@@ -69,18 +39,37 @@ class Fleet:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._stack = ExitStack()
-        self._running: dict[str, Endpoint] = {}
+        self._running: dict[str, tuple[subprocess.Popen[bytes], Endpoint]] = {}
 
     def get(self, name: str) -> Endpoint:
         if name not in self._running:
-            backend, engine, model = SERVERS[name]()
-            deployment = Deployment(model, engine, Parallelism(), Optimizations(), self._folder / name)
-            self._running[name] = self._stack.enter_context(backend.serve(deployment, allocate()))
-        return self._running[name]
+            self._running[name] = self._start(name)
+        process, endpoint = self._running[name]
+        assert process.poll() is None, f"{name} ended with status {process.returncode}; see {self._folder / name}"
+        return endpoint
+
+    def _start(self, name: str) -> tuple[subprocess.Popen[bytes], Endpoint]:
+        folder = self._folder / name
+        folder.mkdir()
+        choices = (*SERVERS[name], "mode=serve", f"hydra.run.dir={folder}")
+        with (folder / "said").open("wb") as said:
+            process = subprocess.Popen(
+                [sys.executable, str(ROOT / "launch.py"), *choices], cwd=folder, stdout=said, stderr=said
+            )
+        deadline = time.monotonic() + START_S
+        while not (folder / "certificate.json").exists():
+            assert process.poll() is None, (folder / "said").read_text()
+            assert time.monotonic() < deadline, (folder / "said").read_text()
+            time.sleep(0.05)
+        found = json.loads((folder / "endpoint.json").read_text())
+        backend, engine = name.split("-")
+        return process, Endpoint(found["url"], found["model"], backend, engine)
 
     def close(self) -> None:
-        self._stack.close()
+        for process, _ in self._running.values():
+            process.send_signal(signal.SIGTERM)
+        for process, _ in self._running.values():
+            process.wait(STOP_S)
 
 
 @pytest.fixture(scope="session")
