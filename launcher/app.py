@@ -26,7 +26,6 @@ from launcher.config import Mode, Run, check
 from launcher.core import INTERRUPTED
 from launcher.deployments import Deployments, fingerprint
 from launcher.errors import UserError
-from launcher.report import sweep as report
 from launcher.submission.points import Job, Point
 
 SHARED = "hydra_plugins.shared_launcher.SharedLauncher"
@@ -179,8 +178,14 @@ def _interrupted(sweep: Path | None) -> int:
     if sweep is None:
         return _say("interrupted", INTERRUPTED)
     with suppress(UserError):  # there is no point yet
-        report.report(sweep)
+        _report(sweep)
     return _say(f"interrupted; continue with resume={sweep}", INTERRUPTED)
+
+
+def _report(folder: Path) -> None:
+    from launcher.report import sweep  # here, because only the end of a sweep needs it
+
+    sweep.report(folder)
 
 
 class Outcomes(Callback):
@@ -207,7 +212,7 @@ class Outcomes(Callback):
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``sweep.json`` and ``sweep.html``, and print the table that compares the points."""
         if config.mode != Mode.plan:
-            report.report(Path(config.hydra.sweep.dir))
+            _report(Path(config.hydra.sweep.dir))
 
 
 def _arguments(arguments: list[str], scratch: Path) -> list[str]:
