@@ -25,6 +25,7 @@ from launcher.core import Json
 HTTP_TOKEN_HEADER = "triton-access-token"
 ADMIN = ("shared-memory", "model-repository", "statistics", "trace", "logging")
 """What Triton does only for who has the token; with an API key, inference too."""
+PROGRAM = "tritonserver"
 LOOK_S = 0.1
 UNSEEN_S = 5.0
 """A Triton that has no process for so long has crashed before anybody saw it."""
@@ -74,10 +75,13 @@ class Server:
         self._thread.start()
 
     def wait(self, timeout_s: float) -> str | None:
-        """Wait until Triton listens; return why it does not, or None."""
+        """Wait until Triton listens; return why it does not, or None.
+
+        What counts is the server itself: a stub may outlive a server that died while it started it.
+        """
         deadline, seen, unseen = time.monotonic() + timeout_s, False, 0.0
         while not self._settled(LOOK_S):
-            here = bool(processes(self._folder))
+            here = bool(processes(self._folder, PROGRAM))
             unseen = unseen + LOOK_S if self._made and not here else 0.0
             if (seen and not here) or unseen > UNSEEN_S:
                 return "it died while starting"

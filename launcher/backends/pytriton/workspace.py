@@ -101,16 +101,17 @@ def kill(folder: Path, timeout_s: float = 10.0) -> None:
     wait_for(lambda: not any(map(running, pids)), timeout_s)
 
 
-def processes(folder: Path) -> list[int]:
-    """Return the processes whose command names something in ``folder``, youngest first; zombies do not count."""
-    mark = os.fsencode(folder) + b"/"
+def processes(folder: Path, program: str = "") -> list[int]:
+    """Return the processes that run ``program``, or any, from ``folder``, youngest first; zombies do not count."""
+    mark, name = os.fsencode(folder) + b"/", b"/" + os.fsencode(program)
     found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in sorted(found, reverse=True) if _command(pid).startswith(mark)]
+    commands = ((pid, _program(pid)) for pid in sorted(found, reverse=True))
+    return [pid for pid, path in commands if path.startswith(mark) and (not program or path.endswith(name))]
 
 
-def _command(pid: int) -> bytes:
+def _program(pid: int) -> bytes:
     try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
+        return Path(f"/proc/{pid}/cmdline").read_bytes().partition(b"\0")[0]
     except OSError:
         return b""
 
