@@ -111,7 +111,7 @@ class Sides:
         from launcher.engines.megatron.build import build
         from launcher.engines.megatron.placement import torch_dtype
 
-        a, device = self.architecture, self.placement.device_of(0)
+        a, device = self.architecture, self.placement.torch_device(0)
         distributed.initialize(Parallelism(), device)
         model = build(a, Parallelism(), torch_dtype(self.placement.dtype), device, initialize=False)
         self.placement.weights.load_into(model)

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from contextlib import suppress
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import hydra
@@ -20,12 +21,15 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launcher.allocation import Allocation, allocate
 from launcher.cluster import Slurm
 from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check
 from launcher.core import INTERRUPTED
 from launcher.deployments import Deployments, fingerprint
 from launcher.errors import UserError
+from launcher.group.leader import leading
+from launcher.group.member import follow
 from launcher.submission.points import Job, Point
 
 SHARED = "hydra_plugins.shared_launcher.SharedLauncher"
@@ -47,29 +51,49 @@ def launch(arguments: list[str]) -> int:
     """Compose and run what ``arguments`` ask for; return the exit code, the worst one of a sweep."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that composition errors reach us, to be said in one line
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    signal.signal(signal.SIGTERM, _Once())
     Outcomes.codes.clear()
     Outcomes.sweep = None
     try:
-        if {"mode=status", "mode=cancel"} & set(arguments):
-            return _about_job(arguments)
-        with tempfile.TemporaryDirectory() as scratch, Deployments() as deployments:
-
-            def task(cfg: DictConfig) -> int:
-                return job(cfg, deployments)
-
-            sys.argv[1:] = _arguments(arguments, Path(scratch))
-            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+        allocation = allocate()
+        if not allocation.leads:
+            return follow(allocation)
+        with leading(allocation) as leader:
+            return _launched(arguments, leader)
     except (HydraException, OmegaConfBaseException) as error:
         return _say(complaint(error, conf_folder()), 1)
     except UserError as error:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _interrupted(Outcomes.sweep)
+
+
+class _Once:
+    """Ends the run as Ctrl-C does, once: SIGTERM may come from several sides, and must not disturb the tear-down."""
+
+    def __init__(self) -> None:
+        self._came = False
+
+    def __call__(self, number: int, frame: FrameType | None) -> None:
+        if not self._came:
+            self._came = True
+            signal.raise_signal(signal.SIGINT)
+
+
+def _launched(arguments: list[str], allocation: Allocation) -> int:
+    if {"mode=status", "mode=cancel"} & set(arguments):
+        return _about_job(arguments)
+    with tempfile.TemporaryDirectory() as scratch, Deployments() as deployments:
+
+        def task(cfg: DictConfig) -> int:
+            return job(cfg, deployments, allocation)
+
+        sys.argv[1:] = _arguments(arguments, Path(scratch))
+        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(Outcomes.codes, default=0)
 
 
-def job(cfg: DictConfig, deployments: Deployments) -> int:
+def job(cfg: DictConfig, deployments: Deployments, allocation: Allocation) -> int:
     """Run one composed configuration in its folder, or submit it; return its exit code."""
     from launcher import run
 
@@ -80,7 +104,7 @@ def job(cfg: DictConfig, deployments: Deployments) -> int:
         if isinstance(point.run.cluster, Slurm):
             return submitted([[point]])[0]
         shared = deployments if _shares(HydraConfig.get()) else None
-        return run.run(point.run, point.config, point.overrides, point.folder, shared)
+        return run.run(point.run, point.config, point.overrides, point.folder, allocation, shared)
     except UserError as error:
         return _say(str(error), error.exit_code)
 

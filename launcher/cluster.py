@@ -66,20 +66,39 @@ class Slurm(Cluster):
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job asks for. ``cpus`` and ``gpus`` are those of its one task."""
+    """What one job asks for: ``tasks`` on each of its ``nodes``. ``cpus`` are those of a task, ``gpus`` of a node."""
 
     cpus: int
     gpus: int
+    nodes: int = 1
+    tasks: int = 1
 
 
-def resources(slurm: Slurm, parallelism: Parallelism, replicas: int) -> Resources:
-    """Derive what a job needs: one process per rank of each replica. Raises `UserError` if one node cannot give it."""
+def resources(slurm: Slurm, parallelism: Parallelism, replicas: int, spreads: bool = False) -> Resources:
+    """Derive what a job needs: one process per rank of each replica.
+
+    On one node they belong to one task; over several nodes each is a task, for backends whose model ``spreads``.
+    Raises `UserError` for what the nodes cannot give.
+    """
     processes = parallelism.world_size * replicas
-    if slurm.nodes != 1:
-        raise UserError(f"cluster.nodes={slurm.nodes}: a model is served within one node; accepted is 1")
-    if slurm.gpus_per_node and processes > slurm.gpus_per_node:
+    if slurm.nodes > 1:
+        _check_spread(slurm, parallelism, spreads)
+    here = processes // slurm.nodes
+    if slurm.gpus_per_node and here > slurm.gpus_per_node:
         raise UserError(
-            f"parallelism: {processes} processes need as many GPUs, and cluster.gpus_per_node={slurm.gpus_per_node}; "
-            "a model is served within one node"
+            f"parallelism: {here} processes on a node need as many GPUs, and cluster.gpus_per_node="
+            f"{slurm.gpus_per_node}; more nodes are cluster.nodes"
         )
-    return Resources(processes * slurm.cpus_per_process, processes if slurm.gpus_per_node else 0)
+    tasks = here if slurm.nodes > 1 else 1
+    return Resources(here // tasks * slurm.cpus_per_process, here if slurm.gpus_per_node else 0, slurm.nodes, tasks)
+
+
+def _check_spread(slurm: Slurm, parallelism: Parallelism, spreads: bool) -> None:
+    if not spreads:
+        raise UserError(f"cluster.nodes={slurm.nodes}: this backend serves within one node; accepted is 1")
+    stage = parallelism.world_size // parallelism.pipeline
+    if parallelism.pipeline % slurm.nodes:
+        raise UserError(
+            f"cluster.nodes={slurm.nodes}: each node holds whole stages of the pipeline, of {stage} processes each; "
+            f"parallelism.pipeline={parallelism.pipeline} must be a multiple of it"
+        )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.allocation import allocate
+from launcher.allocation import Allocation
 from launcher.config import Mode, Run
 from launcher.core import Json
 from launcher.deployments import Deployments, fingerprint
@@ -16,13 +16,18 @@ from launcher.steps import continued, evaluate, needs, reported, serving, stay, 
 
 
 def run(
-    run: Run, config: Mapping[str, Json], overrides: list[str], folder: Path, shared: Deployments | None = None
+    run: Run,
+    config: Mapping[str, Json],
+    overrides: list[str],
+    folder: Path,
+    allocation: Allocation,
+    shared: Deployments | None = None,
 ) -> int:
     """Carry out a composed run in ``folder`` and return the exit code; a report is written however it ends.
 
-    With ``shared``, the server is taken from there, and left there for the next run.
+    ``allocation`` is that of the process that leads. With ``shared``, the server is taken from there, and left there
+    for the next run.
     """
-    allocation = allocate()
     ledger = Ledger(provenance(config, overrides, allocation))
     with reported(ledger, folder) as outcome, ledger.step("total"):
         ledger.run["checkpoint"] = run.engine.fingerprint(run.model)

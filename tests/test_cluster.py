@@ -34,11 +34,19 @@ def test_resources_follow_from_the_processes(
     [
         (Slurm(gpus_per_node=2), Parallelism(tensor=4), "cluster.gpus_per_node=2"),
         (Slurm(nodes=2), Parallelism(tensor=2), "cluster.nodes=2"),
+        (Slurm(nodes=2, gpus_per_node=1), Parallelism(tensor=2, pipeline=2), "cluster.gpus_per_node=1"),
     ],
 )
-def test_what_one_node_cannot_give_is_refused(slurm: Slurm, parallelism: Parallelism, words: str) -> None:
+def test_what_the_nodes_cannot_give_is_refused(slurm: Slurm, parallelism: Parallelism, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        resources(slurm, parallelism, 1)
+        resources(slurm, parallelism, 1, spreads=True)
+
+
+def test_a_model_over_nodes_has_a_task_for_each_process() -> None:
+    slurm = Slurm(nodes=2, gpus_per_node=8, cpus_per_process=3)
+    assert resources(slurm, Parallelism(tensor=4, pipeline=2), 1, spreads=True) == Resources(3, 4, nodes=2, tasks=4)
+    with pytest.raises(UserError, match="serves within one node"):
+        resources(slurm, Parallelism(tensor=4, pipeline=2), 1)
 
 
 def test_a_number_that_makes_no_sense_is_refused() -> None:

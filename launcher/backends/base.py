@@ -6,10 +6,12 @@ from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
 from launcher.allocation import Allocation
 from launcher.core import Endpoint, Json
 from launcher.engines.base import Engine
+from launcher.errors import UserError
 from launcher.model import Model, Optimizations, Parallelism
 
 
@@ -31,6 +33,9 @@ class Deployment:
 class Backend(ABC):
     """The configuration of a backend; a component of the group ``backend``."""
 
+    spreads: ClassVar[bool] = False
+    """Whether one model's processes may be on several nodes."""
+
     @abstractmethod
     def serve(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[Endpoint]:
         """Bring the server up and yield its endpoint once it produced a real token.
@@ -42,3 +47,12 @@ class Backend(ABC):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         """Describe, without heavy imports, what `serve` would start; raise `UserError` for what cannot work."""
         return {}
+
+
+def fits(parallelism: Parallelism, allocation: Allocation) -> None:
+    """Raise `UserError` if several processes were started together, and not as many as the model has."""
+    if allocation.world_size not in (1, parallelism.world_size):
+        raise UserError(
+            f"parallelism: {allocation.world_size} processes were started together, and the model has "
+            f"{parallelism.world_size}; accepted is one, or as many as tensor * pipeline"
+        )

@@ -9,7 +9,7 @@ from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import SplitResult, urlsplit
 
 from launcher.allocation import Allocation
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend, Deployment, fits
 from launcher.backends.inline import api_key
 from launcher.component import component
 from launcher.core import Endpoint, Json
@@ -36,6 +36,7 @@ class External(Backend):
             raise UserError(f"backend.timeout_s={self.timeout_s}: accepted is a number of seconds above 0")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        fits(deployment.parallelism, allocation)
         split_url(self.url)
         api_key(self.api_key_env)
         return {"server": self.url, "model": self.model or "<the only one that it lists>"}

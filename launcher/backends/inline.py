@@ -7,9 +7,10 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.client import HTTPConnection
+from typing import ClassVar
 
 from launcher.allocation import Allocation
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend, Deployment, fits
 from launcher.component import component, name_of
 from launcher.core import Endpoint, Json
 from launcher.errors import ServerError, UserError
@@ -26,6 +27,8 @@ class Inline(Backend):
     ``stop_timeout_s`` to end.
     """
 
+    spreads: ClassVar[bool] = True
+
     host: str = "127.0.0.1"
     port: int = 0
     api_key_env: str | None = None
@@ -40,6 +43,7 @@ class Inline(Backend):
                 raise UserError(f"backend.{name}={getattr(self, name)}: accepted is a number of seconds above 0")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        fits(deployment.parallelism, allocation)
         api_key(self.api_key_env)
         return {"server": f"http://{_netloc(self.host, self.port or '<any free port>')}/v1"}
 

@@ -10,11 +10,13 @@ import threading
 import traceback
 from types import FrameType
 
-from launcher.allocation import allocate
+from launcher.allocation import Allocation, allocate
 from launcher.cluster import Resources
 from launcher.core import INTERRUPTED
 from launcher.deployments import Deployments
 from launcher.errors import UserError
+from launcher.group.leader import leading
+from launcher.group.member import follow
 from launcher.submission import points
 from launcher.submission.points import Point
 
@@ -48,7 +50,8 @@ class Signals:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if not self._stopping:
             self._stopping = True
-            os.kill(os.getpid(), signal.SIGINT)
+            # To this thread and no other: one that sleeps in the kernel hears of a signal only if it gets it itself.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
 def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
@@ -56,11 +59,17 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
 
     Each leaves how it ended in ``slurm/outcome.json`` of its folder. Those that need the same server share it. A job
     that was warned is queued again instead, at most ``requeues`` times; it goes on where it was.
+
+    Of a job's tasks one does this; the others give the model's processes a place.
     """
+    allocation, meeting = allocate(), work[0].folder / points.FOLDER
+    if not allocation.leads:
+        sys.exit(follow(allocation, meeting))
     signals, job = Signals(), os.environ["SLURM_JOB_ID"]
     if _restarts() > requeues:
         sys.exit(f"launcher: the job was begun {_restarts() + 1} times; cluster.requeues={requeues} is the limit")
-    codes = _carried_out([point for point in work if _outcome(point, job) is None], asked, job)
+    with leading(allocation, meeting) as leader:
+        codes = _carried_out([point for point in work if _outcome(point, job) is None], asked, job, leader)
     if signals.warned and INTERRUPTED in codes and _restarts() < requeues and not _cancelled(work, job):
         print(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}", file=sys.stderr, flush=True)
         _requeue(job)
@@ -73,13 +82,13 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
         sys.exit(worst)
 
 
-def _carried_out(work: list[Point], asked: Resources, job: str) -> list[int]:
+def _carried_out(work: list[Point], asked: Resources, job: str, allocation: Allocation) -> list[int]:
     """Return the codes of the runs, up to one that was interrupted; the others left theirs in their folders."""
     codes: list[int] = []
     try:
         with Deployments() as shared:
             for point in work:
-                codes.append(_run(point, asked, shared))
+                codes.append(_run(point, asked, allocation, shared))
                 if codes[-1] == INTERRUPTED:
                     break
                 _leave(point, job, codes[-1])
@@ -88,12 +97,12 @@ def _carried_out(work: list[Point], asked: Resources, job: str) -> list[int]:
     return codes
 
 
-def _run(point: Point, asked: Resources, shared: Deployments) -> int:
+def _run(point: Point, asked: Resources, allocation: Allocation, shared: Deployments) -> int:
     from launcher import run
 
     try:
-        _enough(asked)
-        return run.run(point.run, point.config, point.overrides, point.folder, shared)
+        _enough(asked, allocation)
+        return run.run(point.run, point.config, point.overrides, point.folder, allocation, shared)
     except UserError as error:
         print(f"launcher: {error}", file=sys.stderr)
         return error.exit_code
@@ -117,11 +126,13 @@ def _requeue(job: str) -> None:
     subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
 
 
-def _enough(asked: Resources) -> None:
+def _enough(asked: Resources, found: Allocation) -> None:
     """Raise `UserError`, before anything loads, if the job was given less than it asked for."""
-    found = allocate()
     if found.gpus < asked.gpus:
         raise UserError(f"cluster.gpus_per_node: the job asked for {asked.gpus} GPUs and sees {found.gpus}")
+    if found.world_size != asked.nodes * asked.tasks:
+        told = f"{asked.nodes} nodes with {asked.tasks} tasks each"
+        raise UserError(f"cluster.nodes: the job asked for {told} and has {found.world_size} tasks")
 
 
 def _restarts() -> int:

@@ -62,7 +62,7 @@ def script(run: Run, slurm: Slurm, folder: Path) -> str:
 
 
 def _asked(run: Run, slurm: Slurm) -> Resources:
-    return resources(slurm, run.parallelism, getattr(run.backend, "replicas", 1))
+    return resources(slurm, run.parallelism, getattr(run.backend, "replicas", 1), run.backend.spreads)
 
 
 def _executor(slurm: Slurm, asked: Resources, folder: Path) -> Any:
@@ -79,8 +79,8 @@ def _parameters(slurm: Slurm, asked: Resources) -> dict[str, Any]:
     """Return submitit's names for what the job asks for; srun is told the CPUs again, for it does not inherit them."""
     chosen: dict[str, Any] = {
         "job_name": "launcher",
-        "nodes": 1,
-        "ntasks_per_node": 1,
+        "nodes": asked.nodes,
+        "ntasks_per_node": asked.tasks,
         "cpus_per_task": asked.cpus,
         "gpus_per_node": asked.gpus or None,
         "mem": f"{round(slurm.mem_gb * 1024)}MB" if slurm.mem_gb else None,
@@ -92,7 +92,7 @@ def _parameters(slurm: Slurm, asked: Resources) -> dict[str, Any]:
         "constraint": slurm.constraint,
         "exclusive": slurm.exclusive or None,
         "setup": [f"export PYTHONPATH={shlex.quote(str(_home()))}${{PYTHONPATH:+:$PYTHONPATH}}", *slurm.setup],
-        "srun_args": [f"--cpus-per-task={asked.cpus}"],
+        "srun_args": [f"--cpus-per-task={asked.cpus}", *(["--distribution=block"] if asked.nodes > 1 else [])],
         "additional_parameters": {("requeue" if slurm.requeues else "no-requeue"): True} | slurm.additional_parameters,
     }
     return {name: value for name, value in chosen.items() if value is not None}

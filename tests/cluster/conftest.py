@@ -1,4 +1,4 @@
-"""A real SLURM of one emulated node, brought up for the tests that need it."""
+"""A real SLURM of emulated nodes, brought up for the tests that need it."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,21 +15,20 @@ import pytest
 SCRIPTS = Path(__file__).parent / "slurm"
 
 
-@pytest.fixture(scope="session")
-def slurm() -> Iterator[dict[str, str]]:
-    """Yield the environment in which SLURM's commands reach the emulated cluster.
-
-    Skips, with the reason, where none can be brought up: that takes root, and Debian's packages or apt.
-    """
+@contextmanager
+def cluster(nodes: int, mark: str) -> Iterator[dict[str, str]]:
+    """Bring a cluster up; ``mark``, a letter, keeps it apart from others of this test session."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("an emulated SLURM needs root on Debian")
     folder, number = tempfile.mkdtemp(prefix="slab.", dir="/tmp"), os.getpid()
+    lab = f"{mark}{number % 1000000}"
     settings = {
         "SLURM_LAB": folder,
-        "LAB_ID": f"s{number % 1000000}",
-        "NODE_PREFIX": f"s{number % 1000000}n",
-        "SUBNET": f"10.{64 + number % 128}.{number // 128 % 256}",
-        **{"NODES": "1", "CPUS": "4", "PREEMPT_PARTITION": "low", "PREEMPT_GRACE": "20", "KILL_WAIT": "20"},
+        "LAB_ID": lab,
+        "NODE_PREFIX": f"{lab}n",
+        "SUBNET": f"10.{64 + (number + 61 * ord(mark)) % 128}.{number // 128 % 256}",
+        "NODES": str(nodes),
+        **{"CPUS": "4", "PREEMPT_PARTITION": "low", "PREEMPT_GRACE": "20", "KILL_WAIT": "20"},
     }
     environment = os.environ | settings
     Path(folder).chmod(0o755)
@@ -41,3 +41,20 @@ def slurm() -> Iterator[dict[str, str]]:
     finally:
         subprocess.run([SCRIPTS / "slurm_down.sh"], env=environment, capture_output=True, timeout=120, check=False)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture(scope="session")
+def slurm() -> Iterator[dict[str, str]]:
+    """Yield the environment in which SLURM's commands reach an emulated cluster of one node.
+
+    Skips, with the reason, where none can be brought up: that takes root, and Debian's packages or apt.
+    """
+    with cluster(1, "s") as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def two_nodes() -> Iterator[dict[str, str]]:
+    """Yield the environment of an emulated cluster of two nodes."""
+    with cluster(2, "t") as environment:
+        yield environment

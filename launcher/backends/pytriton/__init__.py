@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 from launcher.allocation import Allocation
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend, Deployment, fits
 from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.component import component, name_of
@@ -32,6 +32,8 @@ class PyTriton(Backend):
     told there too. A Triton that does not answer for ``probe_timeout_s`` is replaced. ``workspace`` is the folder for
     Triton's files, which must allow programs; by default the system's for temporary files.
     """
+
+    spreads: ClassVar[bool] = True
 
     host: str = "127.0.0.1"
     port: int = 0
@@ -57,6 +59,7 @@ class PyTriton(Backend):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         from importlib.util import find_spec
 
+        fits(deployment.parallelism, allocation)
         api_key(self.api_key_env)
         if find_spec("pytriton") is None:
             raise UserError("backend=pytriton: nvidia-pytriton is not installed; install the extra 'pytriton'")

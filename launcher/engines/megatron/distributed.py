@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib
 import os
-import sys
+import socket
 import warnings
+from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
+from launcher.group.wire import address_towards, listen
 from launcher.model import Parallelism
 
 if TYPE_CHECKING:
@@ -17,6 +19,9 @@ if TYPE_CHECKING:
 
 TIMEOUT = timedelta(minutes=30)
 """How long a rank waits inside a collective: ranks load large checkpoints at different speeds. Nobody idles in one."""
+
+INTERFACES = {name: os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
+"""The network interfaces that the user has chosen; nobody changes those."""
 
 
 def import_quietly() -> None:
@@ -44,10 +49,9 @@ def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, st
         shutdown()
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
-        if sys.platform == "linux":
-            # Gloo would pick the address of the host's name, which is slower and may not even be reachable.
-            os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
-        store = store or HashStore()
+        if store is None:
+            use_way_to("127.0.0.1")
+            store = HashStore()
         dist.init_process_group(backend, rank=rank, world_size=parallelism.world_size, store=store, timeout=TIMEOUT)
     parallel_state.initialize_model_parallel(
         parallelism.tensor,
@@ -59,6 +63,53 @@ def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, st
     )
     # The tracker's fork() has no CUDA generator to touch when it is the inference one.
     initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
+
+
+def use_way_to(host: str) -> None:
+    """Let Gloo and NCCL use the network interface that leads to a host, unless the user has chosen another.
+
+    Gloo would pick the address of this host's name, which is slower and may not even be reachable.
+    """
+    name = _interface(address_towards(host))
+    for variable, chosen in INTERFACES.items():
+        if chosen is None and name is not None:
+            os.environ[variable] = name
+
+
+def _interface(address: str) -> str | None:
+    import psutil
+
+    for name, found in psutil.net_if_addrs().items():
+        if any(each.address == address for each in found):
+            return str(name)
+    return None
+
+
+def host_store(host: str) -> tuple[Store, int]:
+    """Return where the ranks meet, and its port: it listens at this address of the host only."""
+    from torch._C._distributed_c10d import TCPStore
+
+    listening = listen(host)
+    port = int(listening.getsockname()[1])
+    fd = listening.detach()
+    return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=fd), port
+
+
+def meet(host: str, port: int) -> Store:
+    """Return the store of another rank."""
+    from torch._C._distributed_c10d import TCPStore
+
+    return TCPStore(host, port, is_master=False)
+
+
+def hang_up(host: str) -> None:
+    """End every connection to a host that is gone without a word: a collective would wait for it for long."""
+    import psutil
+
+    for connection in psutil.Process().net_connections("tcp"):
+        if connection.raddr and connection.raddr.ip == host and connection.fd >= 0:
+            with suppress(OSError), socket.socket(fileno=os.dup(connection.fd)) as same:
+                same.shutdown(socket.SHUT_RDWR)
 
 
 def shutdown() -> None:

@@ -44,7 +44,7 @@ class Megatron(BatchedEngine):
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
     ) -> AbstractContextManager[Runner]:
-        return self._load(model, self.decide(model, parallelism, optimizations, allocation))
+        return self._load(model, self.decide(model, parallelism, optimizations, allocation), allocation)
 
     def plan(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
@@ -57,7 +57,7 @@ class Megatron(BatchedEngine):
         """Read the checkpoint's metadata and settle what to do with it; `UserError` for what cannot work."""
         checkpoint = _open(model)
         a = checkpoint.architecture
-        layout.check_layout(a, parallelism, allocation.gpus)
+        layout.check_layout(a, parallelism, allocation.gpus if allocation.ranks is None else 0)
         device = "cuda" if allocation.gpus else "cpu"
         dtype = switches.resolve_dtype(optimizations.dtype, Dtype[a.dtype], device)
         resolved = switches.resolve(optimizations, dtype, device)
@@ -71,13 +71,13 @@ class Megatron(BatchedEngine):
             device=device,
             num_blocks=cache_blocks(tokens, self.block_size),
             block_size=self.block_size,
-            threads=self.threads_for(layout.parameters(a), allocation.cpus // parallelism.world_size),
+            threads=self.threads_for(layout.parameters(a), allocation.cpus_of_a_rank(parallelism.world_size)),
             flash_attention=switches.active(resolved, "flash_attention"),
         )
         return Decision(checkpoint, placement, resolved, self.limits(context, optimizations.prefix_caching))
 
     @contextmanager
-    def _load(self, model: Model, decision: Decision) -> Iterator[Runner]:
+    def _load(self, model: Model, decision: Decision, allocation: Allocation) -> Iterator[Runner]:
         from launcher.engines.batching import BatchingRunner
         from launcher.engines.megatron import distributed
 
@@ -93,7 +93,7 @@ class Megatron(BatchedEngine):
                 runner.fail(reason.result())
 
         placement = decision.placement
-        with lead(placement, on_death) as (stage, followers):
+        with lead(placement, on_death, allocation) as (stage, followers):
             executor = MegatronExecutor(stage, placement, tokenizer.vocab_size, followers)
             runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, self._facts(decision))
             try:

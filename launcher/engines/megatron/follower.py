@@ -11,7 +11,7 @@ from launcher.engines.megatron.orders import Compute, Place, Plain
 
 
 def main() -> None:
-    """Follow the leader at the other end of two pipes, given by the numbers of their file descriptors.
+    """Follow the leader at the other end of two connections, given by the numbers of their file descriptors.
 
     The first carries a `Place`, then one message per step; it may be silent for ever. Nothing comes over the second:
     when it ends, the leader is gone, whatever this rank is waiting for.
@@ -26,11 +26,12 @@ def main() -> None:
 
 
 def _follow(orders: Connection) -> None:
-    from torch._C._distributed_c10d import TCPStore
+    from launcher.engines.megatron import distributed
 
     place: Place = orders.recv()
-    store = TCPStore(place.host, place.port, is_master=False)
-    with place.placement.stage(place.rank, store) as stage:
+    distributed.use_way_to(place.host)
+    store = distributed.meet(place.host, place.port)
+    with place.placement.stage(place.rank, store, place.device) as stage:
         orders.send(None)
         while True:
             match orders.recv():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from launcher.checkpoints.base import Architecture
 from launcher.engines.sizing import BYTES
 from launcher.errors import UserError
@@ -24,6 +26,17 @@ def check_layout(a: Architecture, p: Parallelism, gpus: int) -> None:
     _divides("pipeline", p.pipeline, a.num_layers, "layers")
     if 0 < gpus < p.world_size:
         raise UserError(f"parallelism: {p.world_size} ranks need {p.world_size} GPUs; this host has {gpus}")
+
+
+def check_nodes(p: Parallelism, nodes: Sequence[str]) -> None:
+    """Raise `UserError` if tensor-parallel neighbours are on several nodes; ``nodes`` are those of all, in order."""
+    for first in range(0, p.world_size, p.tensor):
+        found = sorted(set(nodes[first : first + p.tensor]))
+        if len(found) > 1:
+            raise UserError(
+                f"parallelism.tensor={p.tensor}: ranks {first} to {first + p.tensor - 1} are on {', '.join(found)}; "
+                f"accepted is a multiple of {p.tensor} processes on each node, numbered node by node"
+            )
 
 
 def _check_supported(a: Architecture, p: Parallelism) -> None:

@@ -11,10 +11,11 @@ from launcher.engines.step import StepPlan
 
 @dataclass(frozen=True)
 class Place:
-    """Which part a follower has, and where the ranks meet."""
+    """Which part a follower has, the number of its GPU there, and where the ranks meet."""
 
     placement: Placement
     rank: int
+    device: int
     host: str
     port: int
 

@@ -54,8 +54,11 @@ class Placement:
     flash_attention: bool = False
 
     @contextmanager
-    def stage(self, rank: int, store: Store | None = None) -> Iterator[Stage]:
-        """Build, fill and yield the part of one rank. Blocks until every other rank does the same."""
+    def stage(self, rank: int, store: Store | None = None, device: int | None = None) -> Iterator[Stage]:
+        """Build, fill and yield the part of one rank. Blocks until every other rank does the same.
+
+        ``device`` is the number of its GPU on this host, by default that of the rank.
+        """
         import torch
 
         from launcher.engines.megatron import distributed
@@ -65,12 +68,12 @@ class Placement:
         from launcher.engines.megatron.executor import Stage
         from launcher.engines.paged import allow_flash
 
-        device = self.device_of(rank)
+        here = self.torch_device(rank if device is None else device)
         torch.set_num_threads(self.threads)
-        allow_flash(self.flash_attention, device)
-        distributed.initialize(self.parallelism, device, rank, store)
+        allow_flash(self.flash_attention, here)
+        distributed.initialize(self.parallelism, here, rank, store)
         try:
-            model = build(self.architecture, self.parallelism, torch_dtype(self.dtype), device, initialize=False)
+            model = build(self.architecture, self.parallelism, torch_dtype(self.dtype), here, initialize=False)
             self.weights.load_into(model)
             model.tie()
             yield Stage(model, self.architecture, self.num_blocks, self.block_size)
@@ -78,12 +81,12 @@ class Placement:
             if self.parallelism.world_size > 1:
                 distributed.shutdown()
 
-    def device_of(self, rank: int) -> torch.device:
+    def torch_device(self, number: int) -> torch.device:
         import torch
 
         if self.device == "cpu":
             return torch.device("cpu")
-        device = torch.device("cuda", rank)
+        device = torch.device("cuda", number)
         torch.cuda.set_device(device)
         return device
 
