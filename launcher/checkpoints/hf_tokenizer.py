@@ -109,8 +109,15 @@ def generation_eos(folder: Path) -> list[int]:
         if (folder / name).is_file():
             ids = read_json(folder / name).get("eos_token_id")
             if ids is not None:
-                return [ids] if isinstance(ids, int) else list(ids)
+                return _token_ids(ids, folder / name)
     return []
+
+
+def _token_ids(value: Json, file: Path) -> list[int]:
+    ids = value if isinstance(value, list) else [value]
+    if not all(isinstance(token, int) for token in ids):
+        raise CheckpointError(f"{file}: eos_token_id is {value!r} (expected a token id or a list of them)")
+    return ids
 
 
 def read_json(file: Path) -> Mapping[str, Json]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from launcher.checkpoints import convert
 from launcher.checkpoints.base import Architecture, Checkpoint
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.fields import as_list, number, positive, section
 from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder, read_json
 from launcher.checkpoints.safetensors_index import Entry, read_index, read_tensor
 from launcher.core import Json
@@ -29,6 +31,12 @@ ACTIVATIONS: Mapping[str, Activation] = {
     "relu2": "squared_relu",
 }
 DTYPES: Mapping[str, Literal["fp32", "bf16", "fp16"]] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
+
+SCALING: Mapping[str, tuple[str, ...]] = {
+    "linear": ("factor",),
+    "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
+}
+"""The supported kinds of rotary scaling besides ``default``, with the numbers that each needs."""
 
 ROOTS = {
     "embedding.word_embeddings": "model.embed_tokens",
@@ -137,11 +145,19 @@ class Config:
             raise CheckpointError(f"{self.file}: {key} is missing (expected the configuration of a {self.kind} model)")
         return default if value is None else value
 
+    def whole(self, key: str, default: int | None = None) -> int:
+        """Return a positive whole number."""
+        return number({key: self.get(key, default)}, key, self.file)
+
+    def real(self, key: str, default: float | None = None) -> float:
+        """Return a positive number."""
+        return positive({key: self.get(key, default)}, key, self.file, math.nan)
+
     def refuse_unsupported(self) -> None:
         """Raise `CheckpointError` for what this program would compute wrongly."""
         if self.kind not in NAMES:
             raise CheckpointError(f"{self.file}: model_type is {self.kind!r} (supported: {', '.join(NAMES)})")
-        kinds = self.values.get("architectures") or []
+        kinds = as_list(self.values, "architectures", self.file)
         if kinds and not str(kinds[0]).endswith("ForCausalLM"):
             raise CheckpointError(f"{self.file}: architectures is {kinds} (expected a ...ForCausalLM)")
         for key in ("quantization_config", "sliding_window_pattern", "mlp_only_layers"):
@@ -161,64 +177,63 @@ class Config:
         return make(embedding, f"{names.roots['output_layer']}.weight" in stored)
 
     def _llama(self, embedding: Entry, untied: bool) -> Architecture:
-        hidden, heads = self.get("hidden_size"), self.get("num_attention_heads")
-        channels = self.get("head_dim", hidden // heads)
+        hidden, heads = self._width(embedding), self.whole("num_attention_heads")
         bias = self._bias()
         return Architecture(
-            num_layers=self.get("num_hidden_layers"),
+            num_layers=self.whole("num_hidden_layers"),
             hidden_size=hidden,
             num_attention_heads=heads,
-            num_query_groups=self.get("num_key_value_heads", heads),
-            kv_channels=channels,
-            ffn_hidden_size=self.get("intermediate_size"),
+            num_query_groups=self.whole("num_key_value_heads", heads),
+            kv_channels=self.whole("head_dim", max(1, hidden // heads)),
+            ffn_hidden_size=self.whole("intermediate_size"),
             vocab_size=embedding.shape[0],
-            context_length=self.get("max_position_embeddings"),
-            norm_epsilon=self.get("rms_norm_eps"),
+            context_length=self.whole("max_position_embeddings"),
+            norm_epsilon=self.real("rms_norm_eps"),
             activation=self._activation(),
             bias=bias,
             qkv_bias=bias or self.kind == "qwen2",
             qk_norm=self.kind in ("qwen3", "qwen3_moe"),
-            rotary_base=float(self._rope("rope_theta", 10000.0)),
-            rotary_percent=float(self._rope("partial_rotary_factor", 1.0)),
+            rotary_base=self._rope("rope_theta", 10000.0),
+            rotary_percent=self._rope("partial_rotary_factor", 1.0, most=1.0),
             rope_scaling=self._rope_scaling(),
             tied=self._tied(untied),
             sliding_window=self._window(),
             num_experts=self._experts(),
-            experts_per_token=self.get("num_experts_per_tok") if self._experts() else 0,
-            expert_ffn_hidden_size=self.get("moe_intermediate_size", self.get("intermediate_size")),
+            experts_per_token=self.whole("num_experts_per_tok") if self._experts() else 0,
+            expert_ffn_hidden_size=self.whole("moe_intermediate_size", self.whole("intermediate_size")),
             normalize_expert_weights=self.kind != "qwen3_moe" or bool(self.get("norm_topk_prob", False)),
             dtype=DTYPES[embedding.dtype],
         )
 
     def _neox(self, embedding: Entry, untied: bool) -> Architecture:
-        hidden, heads = self.get("hidden_size"), self.get("num_attention_heads")
+        hidden, heads = self._width(embedding), self.whole("num_attention_heads")
         if not self.get("attention_bias", True):
             raise CheckpointError(f"{self.file}: attention_bias is false (expected true for gpt_neox)")
         return Architecture(
-            num_layers=self.get("num_hidden_layers"),
+            num_layers=self.whole("num_hidden_layers"),
             hidden_size=hidden,
             num_attention_heads=heads,
             num_query_groups=heads,
-            kv_channels=hidden // heads,
-            ffn_hidden_size=self.get("intermediate_size"),
+            kv_channels=max(1, hidden // heads),
+            ffn_hidden_size=self.whole("intermediate_size"),
             vocab_size=embedding.shape[0],
-            context_length=self.get("max_position_embeddings"),
+            context_length=self.whole("max_position_embeddings"),
             normalization="LayerNorm",
-            norm_epsilon=self.get("layer_norm_eps", 1e-5),
+            norm_epsilon=self.real("layer_norm_eps", 1e-5),
             gated=False,
             activation=self._activation(),
             bias=True,
             qkv_bias=True,
-            rotary_base=float(self._rope("rope_theta", self.get("rotary_emb_base", 10000.0))),
-            rotary_percent=float(self._rope("partial_rotary_factor", self.get("rotary_pct", 0.25))),
+            rotary_base=self._rope("rope_theta", self.real("rotary_emb_base", 10000.0)),
+            rotary_percent=self._rope("partial_rotary_factor", self.real("rotary_pct", 0.25), most=1.0),
             rope_scaling=self._rope_scaling(),
             tied=self._tied(untied),
-            parallel_residual=self.get("use_parallel_residual", True),
+            parallel_residual=bool(self.get("use_parallel_residual", True)),
             dtype=DTYPES[embedding.dtype],
         )
 
     def _activation(self) -> Activation:
-        name = self.get("hidden_act", "silu")
+        name = str(self.get("hidden_act", "silu"))
         if name not in ACTIVATIONS:
             raise CheckpointError(f"{self.file}: hidden_act is {name!r} (supported: {', '.join(ACTIVATIONS)})")
         return ACTIVATIONS[name]
@@ -233,7 +248,9 @@ class Config:
         return attention
 
     def _experts(self) -> int:
-        return int(self.get("num_local_experts", self.get("num_experts", 0)))
+        if self.kind not in ("mixtral", "qwen3_moe"):
+            return 0
+        return self.whole("num_local_experts" if "num_local_experts" in self.values else "num_experts")
 
     def _tied(self, untied: bool) -> bool:
         """Return whether the output layer is the embedding; a stored output layer does not untie what config ties."""
@@ -244,7 +261,7 @@ class Config:
 
     def _window(self) -> int | None:
         """Return the sliding window if every layer has it, None if none has; `CheckpointError` for a mixture."""
-        kinds = set(self.values.get("layer_types") or [])
+        kinds = {str(kind) for kind in as_list(self.values, "layer_types", self.file)}
         window = self.values.get("sliding_window")
         used = self.values.get("use_sliding_window", self.kind in ("mistral", "mixtral"))
         if len(kinds) > 1:
@@ -253,19 +270,28 @@ class Config:
             return None
         if not kinds and self.values.get("max_window_layers", 0) and self.kind.startswith("qwen"):
             raise CheckpointError(f"{self.file}: max_window_layers mixes kinds of attention (expected one kind)")
-        return int(window)
+        return self.whole("sliding_window")
 
-    def _rope(self, key: str, default: Json) -> Any:
+    def _width(self, embedding: Entry) -> int:
+        """Return the hidden size, compared with what is stored before a model of another size is built."""
+        hidden, shape = self.whole("hidden_size"), list(embedding.shape)
+        if len(shape) != 2 or shape[1] != hidden:
+            raise CheckpointError(f"{self.file}: hidden_size is {hidden}; the stored embedding has shape {shape}")
+        return hidden
+
+    def _rope(self, key: str, default: float, most: float = math.inf) -> float:
         """Return a rotary value: from ``rope_parameters`` (transformers 5) or from the top level."""
-        nested = self.values.get("rope_parameters") or {}
-        value = nested.get(key, self.values.get(key))
-        return default if value is None else value
+        nested = section(self.values, "rope_parameters", self.file)
+        return positive({key: nested.get(key, self.values.get(key))}, key, self.file, default, most)
 
     def _rope_scaling(self) -> Mapping[str, Json] | None:
-        scaling = self.values.get("rope_parameters") or self.values.get("rope_scaling") or {}
-        kind = scaling.get("rope_type", scaling.get("type", "default"))
+        key = "rope_parameters" if self.values.get("rope_parameters") else "rope_scaling"
+        scaling = section(self.values, key, self.file)
+        kind = str(scaling.get("rope_type", scaling.get("type", "default")))
         if kind == "default":
             return None
-        if kind not in ("linear", "llama3"):
-            raise CheckpointError(f"{self.file}: rope_type is {kind!r} (supported: default, linear, llama3)")
+        if kind not in SCALING:
+            raise CheckpointError(f"{self.file}: rope_type is {kind!r} (supported: default, {', '.join(SCALING)})")
+        for name in SCALING[kind]:
+            positive(scaling, name, self.file, math.nan)
         return {**scaling, "rope_type": kind}

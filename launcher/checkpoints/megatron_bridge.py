@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from launcher.checkpoints import torch_dist
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.fields import section
 from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder
 from launcher.checkpoints.iterations import latest
 from launcher.checkpoints.megatron_config import architecture
@@ -47,7 +48,7 @@ class MegatronBridgeCheckpoint(Checkpoint):
         for folder in self._tokenizer_folders():
             if folder.is_dir():
                 return from_folder(folder)
-        named = (self._config.get("tokenizer") or {}).get("tokenizer_model")
+        named = section(self._config, "tokenizer", self._file).get("tokenizer_model")
         raise CheckpointError(
             f"{self._folder / 'tokenizer'}: missing (the run used {named or 'none'!r}); set model.tokenizer to a folder"
         )
@@ -63,7 +64,7 @@ class MegatronBridgeCheckpoint(Checkpoint):
 
     def _tokenizer_folders(self) -> Iterator[Path]:
         yield self._folder / "tokenizer"
-        named = (self._config.get("tokenizer") or {}).get("tokenizer_model")
+        named = section(self._config, "tokenizer", self._file).get("tokenizer_model")
         if named and Path(str(named)).is_absolute():
             yield Path(str(named))
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from launcher.checkpoints.base import Architecture
+from launcher.checkpoints.fields import number, positive
 from launcher.checkpoints.torch_dist import TensorStore
 from launcher.core import Json
 from launcher.errors import CheckpointError
@@ -64,46 +65,49 @@ def architecture(config: Config, store: TensorStore, file: Path) -> Architecture
     """
     _refuse_unsupported(config, file)
     hidden, heads = number(config, "hidden_size", file), number(config, "num_attention_heads", file)
-    experts = int(config.get("num_moe_experts") or 0)
-    activation = _activation(config, file)
+    _check_width(hidden, store, file)
+    experts = number(config, "num_moe_experts", file) if config.get("num_moe_experts") else 0
     return Architecture(
         num_layers=number(config, "num_layers", file),
         hidden_size=hidden,
         num_attention_heads=heads,
-        num_query_groups=int(config.get("num_query_groups") or heads),
-        kv_channels=int(config.get("kv_channels") or hidden // heads),
-        ffn_hidden_size=int(config.get("ffn_hidden_size") or 4 * hidden),
+        num_query_groups=number(config, "num_query_groups", file, heads),
+        kv_channels=number(config, "kv_channels", file, max(1, hidden // heads)),
+        ffn_hidden_size=number(config, "ffn_hidden_size", file, 4 * hidden),
         vocab_size=store.embedding.shape[0],
         context_length=number(config, "seq_length", file),
         normalization=_choice(config, "normalization", "LayerNorm", get_args(Literal["RMSNorm", "LayerNorm"]), file),
-        norm_epsilon=float(config.get("layernorm_epsilon") or 1e-5),
+        norm_epsilon=positive(config, "layernorm_epsilon", file, 1e-5),
         zero_centered_gamma=bool(config.get("layernorm_zero_centered_gamma")),
         gated=bool(config.get("gated_linear_unit")),
-        activation=activation,
+        activation=_activation(config, file),
         bias=bool(config.get("add_bias_linear", True)),
         qkv_bias=bool(config.get("add_qkv_bias")),
         qk_norm=bool(config.get("qk_layernorm")),
         position=_choice(config, "position_embedding_type", "learned_absolute", get_args(Position), file),
-        rotary_base=float(config.get("rotary_base") or 10000.0),
-        rotary_percent=float(config.get("rotary_percent") or 1.0),
+        rotary_base=positive(config, "rotary_base", file, 10000.0),
+        rotary_percent=positive(config, "rotary_percent", file, 1.0, most=1.0),
         rotary_interleaved=bool(config.get("rotary_interleaved")),
-        rope_scaling=_rope_scaling(config),
+        rope_scaling=_rope_scaling(config, file),
         tied=store.tied,
         sliding_window=_window(config, file),
         num_experts=experts,
-        experts_per_token=int(config.get("moe_router_topk") or 2) if experts else 0,
-        expert_ffn_hidden_size=config.get("moe_ffn_hidden_size") if experts else None,
+        experts_per_token=number(config, "moe_router_topk", file, 2) if experts else 0,
+        expert_ffn_hidden_size=_expert_width(config, file) if experts else None,
         normalize_expert_weights=not config.get("moe_router_pre_softmax"),
         dtype=store.dtype,
     )
 
 
-def number(config: Config, key: str, file: Path) -> int:
-    """Return a positive whole number of the configuration."""
-    value = config.get(key)
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"{file}: {key} is {value!r} (expected a positive whole number)")
-    return value
+def _check_width(hidden: int, store: TensorStore, file: Path) -> None:
+    """Compare with what is stored, before a model of another size is built."""
+    shape = list(store.embedding.shape)
+    if len(shape) != 2 or shape[1] != hidden:
+        raise CheckpointError(f"{file}: hidden_size is {hidden}; the stored embedding has shape {shape}")
+
+
+def _expert_width(config: Config, file: Path) -> int | None:
+    return None if config.get("moe_ffn_hidden_size") is None else number(config, "moe_ffn_hidden_size", file)
 
 
 T = TypeVar("T")
@@ -146,19 +150,19 @@ def _target(value: Json) -> str:
     return str(value.get("_target_"))
 
 
-def _rope_scaling(config: Config) -> dict[str, Json] | None:
+def _rope_scaling(config: Config, file: Path) -> dict[str, Json] | None:
     """Return the scaling in Hugging Face's form: linear interpolation, or Llama 3.1's in one of two spellings."""
     if config.get("seq_len_interpolation_factor"):
-        return {"rope_type": "linear", "factor": float(config["seq_len_interpolation_factor"])}
-    factor = config.get("rope_scaling_factor", 8.0) if config.get("rope_scaling") else config.get("scale_factor")
-    if not factor:
+        return {"rope_type": "linear", "factor": positive(config, "seq_len_interpolation_factor", file, 1.0)}
+    key = "rope_scaling_factor" if config.get("rope_scaling") else "scale_factor"
+    if key == "scale_factor" and not config.get(key):
         return None
     return {
         "rope_type": "llama3",
-        "factor": float(factor),
-        "low_freq_factor": float(config.get("low_freq_factor") or 1),
-        "high_freq_factor": float(config.get("high_freq_factor") or 4),
-        "original_max_position_embeddings": int(config.get("old_context_len") or 8192),
+        "factor": positive(config, key, file, 8.0),
+        "low_freq_factor": positive(config, "low_freq_factor", file, 1.0),
+        "high_freq_factor": positive(config, "high_freq_factor", file, 4.0),
+        "original_max_position_embeddings": number(config, "old_context_len", file, 8192),
     }
 
 
@@ -167,7 +171,10 @@ def _window(config: Config, file: Path) -> int | None:
     window = config.get("window_size")
     if window is None:
         return None
-    left, right = (int(side) for side in window)
+    try:
+        left, right = (int(side) for side in window)
+    except (TypeError, ValueError):
+        left, right = -1, 1
     if right not in (0, -1):
-        raise CheckpointError(f"{file}: window_size is {list(window)} (expected [n, 0])")
+        raise CheckpointError(f"{file}: window_size is {window!r} (expected [n, 0])")
     return None if left < 0 else left + 1

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import lzma
 import tarfile
-from collections.abc import Mapping
+import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING
 from launcher.checkpoints import torch_dist
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.fields import section
 from launcher.checkpoints.hf_tokenizer import from_folder
 from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.safe_yaml import read_yaml
@@ -45,14 +49,28 @@ class Nemo1Checkpoint(Checkpoint):
         self.path = path
         self._temporary = TemporaryDirectory(prefix="nemo-") if path.is_file() else None
         self._root = Path(self._temporary.name) if self._temporary else path
-        sizes = unpack(path, self._root, weights=False) if self._temporary else None
+        with self._complaints():
+            self._open()
+
+    def _open(self) -> None:
+        sizes = unpack(self.path, self._root, weights=False) if self._temporary else None
         self._file = _inside(self._root, CONFIG)
         self._config = read_yaml(self._file)
         folder = self._file.parent / WEIGHTS
         if not torch_dist.is_store(folder):
-            raise CheckpointError(f"{path}: no {WEIGHTS}/metadata.json (expected torch_dist weights; convert them)")
+            raise CheckpointError(
+                f"{self._root}: no {WEIGHTS}/metadata.json (expected torch_dist weights; convert them)"
+            )
         self._store = torch_dist.open_store(folder, sizes)
         self.architecture = architecture(configuration(self._config), self._store, self._file)
+
+    @contextmanager
+    def _complaints(self) -> Iterator[None]:
+        """Name the archive in place of the temporary folder that its files were unpacked into."""
+        try:
+            yield
+        except CheckpointError as error:
+            raise CheckpointError(str(error).replace(str(self._root), str(self.path))) from error
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -60,7 +78,11 @@ class Nemo1Checkpoint(Checkpoint):
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer whose files the archive holds."""
-        stored = self._config.get("tokenizer") or {}
+        with self._complaints():
+            return self._tokenizer()
+
+    def _tokenizer(self) -> Tokenizer:
+        stored = section(self._config, "tokenizer", self._file)
         library, base = stored.get("library"), self._file.parent
         if library == "sentencepiece":
             return SentencePieceTokenizer(existing(stored.get("model"), base, self._file))
@@ -75,8 +97,9 @@ class Nemo1Checkpoint(Checkpoint):
             torch_dist.load_into(self._store, model)
             return
         try:
-            unpack(self.path, self._root, weights=True)
-            torch_dist.load_into(self._store, model)
+            with self._complaints():
+                unpack(self.path, self._root, weights=True)
+                torch_dist.load_into(self._store, model)
         finally:
             for file in self._store.folder.glob("*.distcp"):
                 file.unlink()
@@ -94,8 +117,9 @@ def unpack(archive: Path, folder: Path, weights: bool) -> dict[str, int]:
             members = [member for member in tar.getmembers() if member.isfile() or member.isdir()]
             data = [member for member in members if member.name.endswith(".distcp")]
             tar.extractall(folder, data if weights else [m for m in members if m not in data], filter="data")
-    except (tarfile.TarError, OSError, EOFError) as error:
-        raise CheckpointError(f"{archive}: not a whole .nemo archive (expected a tar file): {error}") from error
+    except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError) as error:
+        reason = str(error).splitlines()[0].rstrip(":")
+        raise CheckpointError(f"{archive}: not a whole .nemo archive (expected a tar file): {reason}") from error
     return {Path(member.name).name: member.size for member in data}
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from launcher.checkpoints import torch_dist
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.fields import section
 from launcher.checkpoints.hf_tokenizer import from_folder
 from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.safe_yaml import read_yaml
@@ -44,7 +45,7 @@ class Nemo2Checkpoint(Checkpoint):
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer kept in ``context/``; its class is looked up here and never imported."""
-        stored = self._model.get("tokenizer") or {}
+        stored = section(self._model, "tokenizer", self._file)
         kind = str(stored.get("_target_")).rsplit(".", 1)[-1]
         if kind == "AutoTokenizer":
             return from_folder(existing(stored.get("pretrained_model_name"), self._context, self._file))

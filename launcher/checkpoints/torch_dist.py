@@ -102,13 +102,16 @@ def open_store(folder: Path, sizes: Mapping[str, int] | None = None) -> TensorSt
 
 def _check_backend(file: Path) -> None:
     try:
-        backend = json.loads(file.read_text(encoding="utf-8"))["sharded_backend"]
-    except FileNotFoundError:
+        content = json.loads(file.read_text(encoding="utf-8"))
+        backend, version = content["sharded_backend"], content.get("sharded_backend_version", 1)
+    except OSError:
         raise CheckpointError(f"{file}: missing (expected the description of a torch_dist checkpoint)") from None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(f"{file}: no 'sharded_backend' in it (expected torch_dist)") from error
     if backend != "torch_dist":
         raise CheckpointError(f"{file}: sharded_backend is '{backend}' (expected torch_dist)")
+    if version != 1:
+        raise CheckpointError(f"{file}: sharded_backend_version is {version!r} (expected 1)")
 
 
 def _tensors(index: Record) -> Any:
@@ -189,6 +192,7 @@ def sharded_tensors(wanted: Mapping[str, Any]) -> list[Any]:
 def _load(store: TensorStore, wanted: Mapping[str, Any]) -> dict[str, Any]:
     """Read the tensors; ``common.pt`` (arguments, pickled) is not opened."""
     from megatron.core import dist_checkpointing
+    from megatron.core.dist_checkpointing.core import CheckpointingException
     from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy
     from torch.distributed.checkpoint.api import CheckpointException
 
@@ -204,5 +208,6 @@ def _load(store: TensorStore, wanted: Mapping[str, Any]) -> dict[str, Any]:
                     wanted, str(store.folder), common_strategy=NoCommon(), validate_access_integrity=False
                 )
             )
-    except (CheckpointException, RuntimeError, EOFError, OSError) as error:  # the first is a BaseException
+    # The first is a BaseException.
+    except (CheckpointException, CheckpointingException, RuntimeError, EOFError, OSError) as error:
         raise CheckpointError(f"{store.folder}: the weights cannot be read: {str(error).splitlines()[0]}") from error

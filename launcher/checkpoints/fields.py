@@ -1,0 +1,47 @@
+"""Values of a checkpoint's configuration, checked as they are read: a wrong one is named with its file."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.core import Json
+from launcher.errors import CheckpointError
+
+
+def number(content: Mapping[str, Json], key: str, file: Path, default: int | None = None) -> int:
+    """Return a positive whole number of the configuration; the default, if there is one, where it says nothing."""
+    value = default if content.get(key) is None else content[key]
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise CheckpointError(f"{file}: {key} is {value!r} (expected a positive whole number)")
+    return value
+
+
+def positive(content: Mapping[str, Json], key: str, file: Path, default: float, most: float = math.inf) -> float:
+    """Return a positive number; YAML's ``1e-5`` is a text, which is meant as one."""
+    value = default if content.get(key) is None else content[key]
+    try:
+        found = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        found = math.nan
+    if not 0 < found <= most:
+        limit = "" if math.isinf(most) else f" of at most {most:g}"
+        raise CheckpointError(f"{file}: {key} is {value!r} (expected a positive number{limit})")
+    return found
+
+
+def section(content: Mapping[str, Json], key: str, file: Path) -> Mapping[str, Json]:
+    """Return the mapping under a key, empty if there is none; `CheckpointError` for anything else."""
+    found = content.get(key)
+    if found is not None and not isinstance(found, dict):
+        raise CheckpointError(f"{file}: {key} is {found!r} (expected a mapping)")
+    return found or {}
+
+
+def as_list(content: Mapping[str, Json], key: str, file: Path) -> list[Json]:
+    """Return the list under a key, empty if there is none; `CheckpointError` for anything else."""
+    found = content.get(key)
+    if found is not None and not isinstance(found, list):
+        raise CheckpointError(f"{file}: {key} is {found!r} (expected a list)")
+    return found or []
