@@ -21,6 +21,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from launcher import __version__
 from launcher.allocation import Allocation, allocate
 from launcher.cluster import Slurm
 from launcher.complaint import complaint, unknown_keys
@@ -54,6 +55,9 @@ def launch(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _Once())
     Outcomes.codes.clear()
     Outcomes.sweep = None
+    if "--version" in arguments:  # before Hydra says its own
+        print(f"launcher {__version__}")
+        return 0
     try:
         allocation = allocate()
         if not allocation.leads:
@@ -66,6 +70,8 @@ def launch(arguments: list[str]) -> int:
         return _say(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _interrupted(Outcomes.sweep)
+    except SystemExit as end:  # Hydra has shown what was asked for, or which options it takes
+        return 1 if end.code else 0
 
 
 class _Once:
@@ -244,8 +250,10 @@ def _arguments(arguments: list[str], scratch: Path) -> list[str]:
     if "mode=plan" in arguments:
         nowhere = [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
         return [*arguments, *nowhere]
-    folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "")
-    if not folder or folder == "null":
+    folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "null")
+    if not folder:
+        raise UserError("resume=: accepted is the folder of an interrupted run or sweep")
+    if folder == "null":
         return arguments
     return (
         _resumed_sweep(arguments, Path(folder))

@@ -10,7 +10,13 @@ from pathlib import Path
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigAttributeError, ConfigKeyError, MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
 
 
 def complaint(error: BaseException, conf: Path) -> str:
@@ -24,9 +30,11 @@ def complaint(error: BaseException, conf: Path) -> str:
         return f"{cause.full_key}: a value is required"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(cause)
+    if isinstance(cause, ValidationError) and "is not Optional" in str(cause):
+        return f"{cause.full_key}: null is not accepted; give a value, or leave it out"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
-    return _first_line(error)
+    return _reworded(_first_line(error))
 
 
 def unknown_keys(cfg: DictConfig) -> list[str]:
@@ -75,6 +83,15 @@ def _accepted(cause: OmegaConfBaseException) -> list[str]:
 def _guess(word: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(options), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _reworded(line: str) -> str:
+    """Say what to type, where Hydra's first line does not."""
+    if found := re.fullmatch(r"Ambiguous value for argument '(.*)'", line):
+        return f"{found[1]}: several values; sweep over them with -m, or write a list as key=[a,b]"
+    if found := re.match(r"Multiple values for (\S+)\. To override a value use 'override [^:]*: (.*)'", line):
+        return f"+{found[1]}={found[2]}: one is chosen already; leave out the +"
+    return line
 
 
 def _first_line(error: BaseException) -> str:

@@ -80,6 +80,8 @@ def check(run: Run) -> None:
             f"engine=none: backend={backend} needs an engine to serve; "
             "accepted are engine=megatron, engine=huggingface, engine=echo"
         )
+    if run.run is not None:
+        raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
     if run.mode is Mode.run and not run.tasks:
         raise UserError(
             "tasks=[]: mode=run needs at least one task; use mode=validate or mode=serve to send no samples"

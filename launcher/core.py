@@ -168,10 +168,14 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's metrics by name, and how many samples ended in each `Status` (plus ``total``)."""
+    """A task's metrics by name, and how many samples ended in each `Status` (plus ``total``).
+
+    ``reasons`` counts, for each status but scored, the few most common reasons.
+    """
 
     metrics: Mapping[str, Metric]
     coverage: Mapping[str, int]
+    reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ from launcher import __version__
 from launcher.allocation import Allocation
 from launcher.config import Run
 from launcher.core import Json
+from launcher.tasks.base import Task, naming
 
 PACKAGES = (
     *("torch", "megatron-core", "nemo_toolkit", "transformers", "hydra-core", "omegaconf", "nvidia-pytriton", "ray"),
@@ -50,10 +51,15 @@ def what_changes_answers(run: Run, config: Mapping[str, Json], checkpoint: str |
         "dtype": config["optimizations"]["dtype"],
         "adapters": [{name: settings} for name, settings in adapters.items()],
         "tasks": {
-            name: {"settings": config["tasks"][name], "items": task.fingerprint()} for name, task in run.tasks.items()
+            name: {"settings": config["tasks"][name], "items": _items(name, task)} for name, task in run.tasks.items()
         },
         "evaluate": {k: config["evaluate"][k] for k in type(run.evaluate).answer_fields()},
     }
+
+
+def _items(name: str, task: Task) -> Json:
+    with naming(name):
+        return task.fingerprint()
 
 
 def _versions() -> dict[str, str]:

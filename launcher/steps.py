@@ -17,12 +17,13 @@ from rich.console import Console
 
 from launcher.allocation import Allocation
 from launcher.component import name_of
-from launcher.config import Run
-from launcher.core import INTERRUPTED, Check, Endpoint, Json, Status, TaskResult
+from launcher.config import Mode, Run
+from launcher.core import INTERRUPTED, Check, Endpoint, Json, Request, Status, TaskResult
 from launcher.deployments import Deployments, Server
 from launcher.errors import CoverageTooLow, ResumeError, ServerError, UserError, ValidationFailed
 from launcher.ledger import Ledger
 from launcher.monitor.health import Watch
+from launcher.tasks.base import naming
 
 if TYPE_CHECKING:
     from launcher.validate.check import Need
@@ -45,10 +46,10 @@ class Outcome:
 
 
 def continued(run: Run, folder: Path, answers: Json) -> None:
-    """Refuse, before anything is touched, to continue a run whose answers would be other ones. Raises `ResumeError`."""
+    """Refuse, before anything is touched, a folder whose samples were asked in another way. Raises `ResumeError`."""
     from launcher.evaluate import journal
 
-    if run.resume is not None:
+    if run.resume is not None or run.mode is Mode.run:
         journal.check(folder, answers)
 
 
@@ -101,6 +102,8 @@ def serving(
         if served["shared"]:
             tell(f"serve: the server of {server.folder} is still up")
         ledger.endpoint, ledger.engine = server.endpoint, engine_facts(server.endpoint)
+        for line in in_vain(ledger.engine):
+            tell(f"serve: {line}")
         with announced(server.endpoint, folder):
             yield server
 
@@ -119,6 +122,16 @@ def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
             return (await client.get(f"{endpoint.root}/engine")).body
 
     return {} if endpoint.backend == "external" else dict(run_async(ask()))
+
+
+def in_vain(engine: Mapping[str, Json]) -> list[str]:
+    """Return a line for every optimization that was asked for and is not active: nobody should measure without it."""
+    resolved: Mapping[str, Json] = engine.get("optimizations") or {}
+    return [
+        f"optimizations.{name} is not active: {found['reason']}"
+        for name, found in resolved.items()
+        if found["asked"] and not found["active"]
+    ]
 
 
 @contextmanager
@@ -147,8 +160,11 @@ def needs(run: Run) -> frozenset[Need]:
     """
     from launcher.validate import certificate
 
-    first = (islice(task.samples(name, run.model.name), 1) for name, task in run.tasks.items())
-    return certificate.needs([sample.request for samples in first for sample in samples])
+    first: list[Request] = []
+    for name, task in run.tasks.items():
+        with naming(name):
+            first += [sample.request for sample in islice(task.samples(name, run.model.name), 1)]
+    return certificate.needs(first)
 
 
 def validate(run: Run, server: Server, needed: frozenset[Need], ledger: Ledger, folder: Path) -> None:

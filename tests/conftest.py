@@ -10,11 +10,16 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
+import hypothesis
 import psutil
 import pytest
 
 # A shell's background job starts with SIGINT ignored, and so would every program that a test sends one to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+# On a busy machine everything is slow, and no fault of a strategy.
+hypothesis.settings.register_profile("steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session", autouse=True)

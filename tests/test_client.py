@@ -144,6 +144,21 @@ async def test_at_most_so_many_connections():
     assert (server.most, len(server.asked)) == (3, 10)
 
 
+async def test_as_many_connections_as_were_asked_for():
+    """Also more than the hundred that clients allow by default."""
+    together = asyncio.Event()
+
+    async def answer(body, request):
+        if server.now == 150:
+            together.set()
+        await together.wait()
+        return said("")
+
+    async with serving(answer) as server, Client(server.endpoint, timeout_s=60, concurrency=150) as client:
+        await asyncio.gather(*(client(ASK) for _ in range(150)))
+        assert server.most == 150
+
+
 @pytest.mark.parametrize(("health", "alive"), [(200, True), (404, True), (401, True), (503, False)])
 async def test_alive(health, alive):
     async with serving(health=health) as server, Client(server.endpoint, timeout_s=30) as client:

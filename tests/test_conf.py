@@ -10,6 +10,7 @@ import pytest
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
+from launcher import __version__
 from launcher.app import conf_folder
 from launcher.component import COMPONENTS
 from launcher.config import Run
@@ -73,6 +74,14 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("resume=nowhere", ["resume=nowhere", "not a run folder"]),
         ("engine=none", ["engine=none", "engine=megatron"]),
         ("model.path=/missing", ["/missing"]),
+        ("model.path=null", ["model.path", "null is not accepted"]),
+        ("model=tiny,smollm2", ["model=tiny,smollm2", "-m"]),
+        ("+experiment=smollm2_arc", ["+experiment=smollm2_arc", "leave out the +"]),
+        ("resume=", ["resume=", "folder"]),
+        ("run=somewhere", ["run=somewhere", "mode=status"]),
+        ("validate.tolerance=-1", ["validate.tolerance=-1", "above 0"]),
+        ("validate.timeout_s=0", ["validate.timeout_s=0", "above 0"]),
+        ("validate.prompt=", ["validate.prompt", "empty"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accepted: list[str], tmp_path: Path) -> None:
@@ -82,6 +91,16 @@ def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accept
     assert len(lines) == 1, done.stderr
     for word in accepted:
         assert word in lines[0]
+
+
+def test_an_unknown_flag_is_a_user_error_and_not_an_invalid_endpoint(tmp_path: Path) -> None:
+    done = launch("--modle", cwd=tmp_path)
+    assert done.returncode == 1
+    assert "unrecognized arguments: --modle" in done.stderr
+
+
+def test_version_is_ours(tmp_path: Path) -> None:
+    assert launch("--version", cwd=tmp_path).stdout == f"launcher {__version__}\n"
 
 
 @pytest.mark.parametrize("arguments", [["--help"], ["mode=plan"]])

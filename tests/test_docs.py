@@ -53,6 +53,22 @@ def module_from(code: str, name: str, folder: Path) -> ModuleType:
     return module
 
 
+def named_tests() -> list[str]:
+    return sorted(set(re.findall(r"`(tests/[^`]+\.py::\w+)`", (ROOT / "docs" / "peers.md").read_text())))
+
+
+def test_the_tests_named_in_the_table_of_faults_exist() -> None:
+    named = named_tests()
+    assert len(named) > 50
+    gone = [name for name in named if not _is_test(*name.split("::"))]
+    assert not gone
+
+
+def _is_test(file: str, function: str) -> bool:
+    path = ROOT / file
+    return path.is_file() and re.search(rf"^(async )?def {function}\(", path.read_text(), re.M) is not None
+
+
 async def test_the_documented_adapter_works(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "extending.md").read_text()
     code = next(m["code"] for m in BLOCK.finditer(text) if "class Shout" in m["code"])

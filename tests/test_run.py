@@ -124,6 +124,26 @@ def test_a_run_is_not_continued_with_something_that_changes_answers(tmp_path: Pa
     assert {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()} == before
 
 
+def test_a_folder_of_another_run_is_refused_before_a_model_is_loaded(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    assert launch(folder, *ECHO, "tasks=[addition]", "evaluate.limit=5").returncode == 0
+    before = {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()}
+    done = launch(folder, *ECHO, "tasks=[capitals]", "evaluate.limit=5")
+    assert done.returncode == 1
+    assert "serve:" not in done.stderr
+    assert f"launcher: {folder} has samples that were asked in another way" in done.stderr
+    assert {f.name: f.read_bytes() for f in folder.iterdir() if f.is_file()} == before
+
+
+def test_a_summary_says_why_samples_were_lost(tmp_path: Path) -> None:
+    done = launch(tmp_path / "run", *ECHO, "tasks=[addition]", "evaluate.limit=5", "tasks.addition.max_tokens=100000")
+    assert done.returncode == 3
+    assert "addition refused: HTTP 400: the model's context length is" in " ".join(done.stdout.split())
+    (reason, times), *others = results(tmp_path / "run")["tasks"]["addition"]["reasons"]["refused"].items()
+    assert (times, others) == (5, [])
+    assert "context length" in reason
+
+
 def test_serve_says_where_it_is_until_it_is_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = command(*ECHO, "mode=serve", f"hydra.run.dir={folder}")
@@ -203,6 +223,27 @@ def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: 
     assert "stopped answering" in said
 
 
+def test_two_runs_that_start_together_get_their_own_answers(tmp_path: Path) -> None:
+    names = ("alpha", "beta")
+    given = (*ECHO, "tasks=[addition]", "engine.latency_s=0.02")
+    both = {
+        name: subprocess.Popen(
+            command(*given, f"model.name={name}"),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            cwd=tmp_path,
+        )
+        for name in names
+    }
+    said = {name: process.communicate(timeout=240) for name, process in both.items()}
+    assert [process.returncode for process in both.values()] == [0, 0], said
+    folders = {results(file.parent)["endpoint"]["model"]: file.parent for file in tmp_path.rglob("results.json")}
+    assert set(folders) == set(names)
+    for name, folder in folders.items():
+        assert {sample["response"]["model"] for sample in samples(folder)} == {name}
+
+
 def test_a_sweep_runs_every_point_and_compares_them(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     given = (*ECHO, "adapters=[],[reasoning]", "tasks=[addition],[capitals]", "evaluate.limit=10")
@@ -244,7 +285,7 @@ def test_a_bad_items_file_is_one_line_with_its_place(tmp_path: Path, content: st
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("launcher:")]
     assert len(errors) == 1
-    assert str(items) in errors[0]
+    assert f"tasks.addition: {items}" in errors[0]
     assert expected in errors[0]
     assert "Traceback" not in done.stderr
 

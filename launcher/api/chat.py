@@ -48,6 +48,8 @@ def _job(body: ChatRequest, service: Service) -> Job:
     runner = service.runner
     check_bias(body, runner)
     prompt = render(body.messages, runner.tokenizer)
+    if not prompt:
+        raise invalid("messages", "messages: they have no tokens; the model needs at least one to continue")
     limit = token_limit(body, "messages", len(prompt), runner.context_length, default=None)
     id = f"chatcmpl-{secrets.token_hex(12)}"
     top = _alternatives(body)

@@ -16,6 +16,8 @@ from launcher.evaluate.records import from_line, to_line
 SAMPLES = "samples.jsonl"
 HEADER = "journal.json"
 SCHEMA_VERSION = 1
+SHOWN = 120
+"""Characters of a value in a difference."""
 
 
 class Journal:
@@ -117,14 +119,21 @@ def difference(old: Json, new: Json, path: str = "") -> list[str]:
         names = list(dict.fromkeys([*old, *new]))
         parts = [(f"{path}.{name}" if path else name, old.get(name), new.get(name)) for name in names]
         return [line for name, a, b in parts for line in difference(a, b, name)]
-    return [] if old == new else [f"{path}: {json.dumps(old)} -> {json.dumps(new)}"]
+    return [] if old == new else [f"{path}: {_shown(old)} -> {_shown(new)}"]
+
+
+def _shown(value: Json) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
 
 
 def _compare(old: Json, new: Json, folder: Path) -> None:
     lines = difference(old, new)
     if lines:
         what = "\n".join(f"  {line}" for line in lines)
-        raise ResumeError(f"resume={folder}: refused, because what changes answers has changed:\n{what}")
+        raise ResumeError(
+            f"{folder} has samples that were asked in another way; choose another folder, or undo this:\n{what}"
+        )
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:

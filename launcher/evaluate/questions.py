@@ -12,7 +12,7 @@ from itertools import islice
 from launcher.core import Request, Sample
 from launcher.errors import TaskError
 from launcher.evaluate.settings import Evaluate
-from launcher.tasks.base import Task
+from launcher.tasks.base import Task, naming
 
 
 class Questions:
@@ -60,13 +60,14 @@ class Questions:
 
     def _all(self) -> Iterator[Sample]:
         for name, task in self._tasks.items():
-            for sample in islice(task.samples(name, self._model), self._settings.limit):
-                for repeat in range(self._settings.repeats):
-                    yield self._noted(self._repeated(sample, repeat))
+            with naming(name):
+                for sample in islice(task.samples(name, self._model), self._settings.limit):
+                    for repeat in range(self._settings.repeats):
+                        yield self._noted(self._repeated(sample, repeat))
 
     def _noted(self, sample: Sample) -> Sample:
         if sample.key in self.order:
-            raise TaskError(f"tasks.{sample.task}: two samples have the id '{sample.id}'")
+            raise TaskError(f"two samples have the id '{sample.id}'")
         self.order[sample.key] = None
         return sample
 

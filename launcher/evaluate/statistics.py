@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -10,6 +11,8 @@ from launcher.core import Json, Metric, Record, Status, TaskResult
 
 Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: 95 % two-sided."""
+REASONS = 3
+"""How many reasons for a lost sample are kept per status; every sample's own is in ``samples.jsonl``."""
 
 
 def summarize(records: Iterable[Record], totals: Mapping[str, int]) -> dict[str, TaskResult]:
@@ -20,20 +23,34 @@ def summarize(records: Iterable[Record], totals: Mapping[str, int]) -> dict[str,
     """
     values: dict[str, dict[str, list[tuple[str, float]]]] = {name: defaultdict(list) for name in totals}
     ended: dict[str, Counter[str]] = {name: Counter() for name in totals}
+    why: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     for record in records:
         ended.setdefault(record.task, Counter())[record.status.value] += 1
         if record.status is Status.scored:
             for metric, value in record.scores.items():
                 values.setdefault(record.task, defaultdict(list))[metric].append((record.id, value))
-    return {name: _result(values.get(name, {}), ended[name], totals.get(name, 0)) for name in ended}
+        elif record.reason:
+            why[record.task][record.status.value].append(record.reason)
+    return {name: _result(values.get(name, {}), ended[name], totals.get(name, 0), why[name]) for name in ended}
 
 
-def _result(values: Mapping[str, list[tuple[str, float]]], ended: Mapping[str, int], total: int) -> TaskResult:
+def _result(
+    values: Mapping[str, list[tuple[str, float]]], ended: Mapping[str, int], total: int, why: Mapping[str, list[str]]
+) -> TaskResult:
     asked = sum(ended.values())
     total = max(total, asked)
     coverage = {status.value: ended.get(status.value, 0) for status in Status}
     coverage[Status.failed.value] += total - asked
-    return TaskResult({name: metric(found, total) for name, found in values.items()}, {**coverage, "total": total})
+    metrics = {name: metric(found, total) for name, found in values.items()}
+    return TaskResult(metrics, {**coverage, "total": total}, {status: _common(said) for status, said in why.items()})
+
+
+def _common(said: Sequence[str]) -> dict[str, int]:
+    """Count the most common reasons; those that differ in numbers only are one, named by the first of them."""
+    alike: dict[str, list[str]] = defaultdict(list)
+    for reason in said:
+        alike[re.sub(r"\d+", "#", reason)].append(reason)
+    return {group[0]: len(group) for group in sorted(alike.values(), key=len, reverse=True)[:REASONS]}
 
 
 def metric(values: Sequence[tuple[str, float]], total: int) -> Metric:

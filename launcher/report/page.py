@@ -100,10 +100,12 @@ def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     """Yield what each number of the throughput is called, and its text."""
     for name, value in throughput.items():
         if isinstance(value, int | float) and name != "without_usage":
-            yield (
-                name.removesuffix("_per_s").replace("_", " ") + " per second" * name.endswith("_per_s"),
-                figures.number(value),
-            )
+            yield _in_words(name), figures.number(value)
+
+
+def _in_words(name: str) -> str:
+    words = name.removesuffix("_s").replace("_", " ")
+    return words.removesuffix(" per") + (" per second" if words.endswith(" per") else " seconds" * name.endswith("_s"))
 
 
 def _facts(values: Mapping[str, Json]) -> list[tuple[str, str]]:

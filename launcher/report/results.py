@@ -128,4 +128,5 @@ def _task(result: TaskResult) -> dict[str, Json]:
     return {
         "metrics": {name: plain(asdict(metric)) for name, metric in result.metrics.items()},
         "coverage": dict(result.coverage),
+        "reasons": plain(result.reasons),
     }

@@ -12,7 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launcher.core import Json, Metric, Report
+from launcher.core import Json, Metric, Report, TaskResult
 from launcher.report import figures, page, points, results
 
 TONES = {
@@ -41,6 +41,9 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
             console.print(Text.assemble(("failed check ", "red"), (check.name, "bold"), f": {printable(check.detail)}"))
     if report.tasks:
         console.print(_scores(report, _plus_minus(console)))
+        for task, result in report.tasks.items():
+            for status in result.reasons:
+                console.print(_reason(task, status, result))
     console.print(_summary(report))
     _say_path(folder / page.FILE, console)
 
@@ -160,6 +163,14 @@ def _coverage(coverage: Mapping[str, int]) -> Text:
     return text
 
 
+def _reason(task: str, status: str, result: TaskResult) -> Text:
+    """The most common reason why samples of a task ended in a status, and how many gave it."""
+    said, times = max(result.reasons[status].items(), key=lambda item: item[1])
+    lost = result.coverage.get(status, 0)
+    share = "" if times == lost else f" ({times:,} of {lost:,})"
+    return Text.assemble((f"{printable(task)} {status}", TONES[status]), f"{share}: {printable(said)}")
+
+
 def _speed(throughput: Mapping[str, Json]) -> str:
     rates = {
         "generated_tokens_per_s": "generated tokens/s",
@@ -212,9 +223,11 @@ def _cell(cell: points.Cell | None, plus_minus: str) -> Text:
 
 
 def _status(point: Mapping[str, Json], task: str) -> Text:
-    """The point's coverage of the task, or how the point ended when it has none."""
+    """The point's coverage of the task, or how the point ended when it has none; a good one did not ask it."""
     result = point["tasks"].get(task)
-    return _coverage(result["coverage"]) if result else Text(str(point["status"]), style="red")
+    if result:
+        return _coverage(result["coverage"])
+    return Text("-") if point["status"] == "ok" else Text(str(point["status"]), style="red")
 
 
 def _failure(point: Mapping[str, Json]) -> Text:

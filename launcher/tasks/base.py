@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from launcher.core import Json, Response, Sample, Score
+from launcher.errors import TaskError
+
+
+@contextmanager
+def naming(task: str) -> Iterator[None]:
+    """Put the task's name before the message of a `TaskError` about its items."""
+    try:
+        yield
+    except TaskError as error:
+        raise TaskError(f"tasks.{task}: {error}") from None
 
 
 @dataclass

@@ -34,7 +34,17 @@ def _environment() -> SandboxedEnvironment:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    return SandboxedEnvironment(undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False)
+    return SandboxedEnvironment(
+        undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_written
+    )
+
+
+def _written(value: object) -> object:
+    """Refuse what would be written as Python code, and compared with an answer as such."""
+    if value is None or isinstance(value, list | dict):
+        kind = "null" if value is None else "a list" if isinstance(value, list) else "an object"
+        raise ValueError(f"a value is {kind}; accepted are texts and numbers")
+    return value
 
 
 @cache

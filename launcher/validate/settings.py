@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 
 from launcher.component import component
+from launcher.errors import UserError
 
 
 @component("validate/validate")
@@ -19,3 +20,11 @@ class Validate:
     tolerance: float = 1e-4
     timeout_s: float = 60.0
     prompt: str = "The quick brown fox jumps over the lazy dog. 7+5="
+
+    def __post_init__(self) -> None:
+        for key in ("tolerance", "timeout_s"):
+            value = getattr(self, key)
+            if isinstance(value, int | float) and not value > 0:
+                raise UserError(f"validate.{key}={value}: accepted is a number above 0")
+        if not self.prompt.strip():
+            raise UserError("validate.prompt: it is empty; accepted is a text of a few words")

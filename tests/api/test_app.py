@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
+from collections.abc import Sequence
 
 import httpx
 import pytest
@@ -22,6 +23,21 @@ CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "m
 async def post(runner: Scripted, path: str = "/v1/completions", **fields: object) -> httpx.Response:
     async with client_of(runner) as client:
         return await client.post(path, json=(CHAT if "chat" in path else ASK) | fields)
+
+
+class SaysNothing(ByteTokenizer):
+    """Has a template that leaves out empty messages."""
+
+    def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+        return self.encode("".join(message["content"] for message in messages))
+
+
+async def test_messages_without_a_token_are_the_clients_mistake() -> None:
+    runner = Scripted([said("a", "stop")], SaysNothing())
+    answer = await post(runner, "/v1/chat/completions", messages=[{"role": "user", "content": ""}])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "messages"
+    assert not runner.asked
 
 
 @pytest.mark.parametrize("stream", [False, True])

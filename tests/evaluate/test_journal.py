@@ -91,7 +91,7 @@ def test_a_changed_fingerprint_is_refused_with_the_difference(record, tmp_path):
     with pytest.raises(ResumeError) as error:
         Journal(tmp_path, changed)
     assert str(error.value).splitlines() == [
-        f"resume={tmp_path}: refused, because what changes answers has changed:",
+        f"{tmp_path} has samples that were asked in another way; choose another folder, or undo this:",
         '  model.name: "m" -> "other"',
         "  evaluate.temperature: null -> 0.8",
         "  adapters: null -> []",
@@ -102,6 +102,7 @@ def test_a_changed_fingerprint_is_refused_with_the_difference(record, tmp_path):
 def test_difference_of_lists_and_nested_values():
     assert difference({"a": [1, 2], "b": {"c": 1}}, {"a": [2, 1], "b": {"c": 1}}) == ["a: [1, 2] -> [2, 1]"]
     assert difference({"a": {"x": 1}}, {"a": 3}) == ['a: {"x": 1} -> 3']
+    assert difference({"a": None}, {"a": "x" * 500}) == [f'a: null -> "{"x" * 119}...']
     assert difference(PRINT, json.loads(json.dumps(PRINT))) == []
 
 

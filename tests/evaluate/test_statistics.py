@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from dataclasses import replace
 
 import pytest
 
@@ -74,6 +75,13 @@ def test_every_sample_is_counted_once_and_failures_enter_no_mean(record):
     assert found.coverage == {"scored": 2, "truncated": 1, "refused": 1, "unparsed": 1, "failed": 5, "total": 10}
     assert (found.metrics["acc"].value, found.metrics["acc"].n) == (0.5, 2)
     assert (found.metrics["acc"].low, found.metrics["acc"].high) == (0.1, 0.9)
+
+
+def test_the_most_common_reasons_are_counted_per_status(record):
+    said = ["full at 7", "full at 8", *["full at 9"] * 2, *["slow"] * 3, *["gone"] * 2, "odd"]
+    lost = [replace(record(f"t/{i}/0", Status.failed), reason=reason) for i, reason in enumerate(said)]
+    found = summarize([record("t/x/0", Status.scored), *lost], {"t": 11})["t"]
+    assert found.reasons == {"failed": {"full at 7": 4, "slow": 3, "gone": 2}}
 
 
 def test_a_task_without_scores_has_no_metrics(record):

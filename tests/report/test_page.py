@@ -16,7 +16,7 @@ from report_records import (
     write_samples,
 )
 
-from launcher.core import Check, Endpoint, Status
+from launcher.core import Check, Endpoint, Status, TaskResult
 from launcher.report import page, samples
 
 VOID = {"meta", "input", "br"}
@@ -149,6 +149,12 @@ def test_a_run_in_which_nothing_was_scored_has_a_page(tmp_path):
     assert "0 of 5 scored (0 %)" in found.words
     assert "No sample was scored" in found.words
     assert "histogram" not in {attributes.get("class") for _, attributes in found.tags}
+
+
+def test_the_page_says_why_samples_were_lost(tmp_path):
+    lost = TaskResult({}, {"scored": 0, "refused": 3, "total": 3}, {"refused": {"HTTP 400: <b>no</b>": 3}})
+    found = made(tmp_path, report(tasks={"t": lost}))
+    assert "refused 3 times: HTTP 400: <b>no</b>" in found.words
 
 
 def test_samples_that_were_not_reached_are_shown(tmp_path):

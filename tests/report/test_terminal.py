@@ -4,7 +4,7 @@ import pytest
 from report_records import CHECKS, choice, failed_report, mixed, record, report, task_results
 from rich.console import Console
 
-from launcher.core import Check, Status
+from launcher.core import Check, Status, TaskResult
 from launcher.report.terminal import print_report, print_sweep, printable
 
 
@@ -62,6 +62,14 @@ def test_a_task_without_scores_is_listed(tmp_path):
     assert "addition" in text
     assert "0/1" in text
     assert "1 failed" in text
+
+
+def test_the_most_common_reason_of_each_loss_is_said(tmp_path):
+    coverage = {"scored": 1, "refused": 4, "failed": 1, "total": 6}
+    reasons = {"refused": {"too long": 3, "no": 1}, "failed": {"no connection": 1}}
+    text = printed(report(tasks={"t": TaskResult({}, coverage, reasons)}), tmp_path)
+    assert "\nt refused (3 of 4): too long\n" in text
+    assert "\nt failed: no connection\n" in text
 
 
 def test_what_was_not_reached_is_called_out(tmp_path):

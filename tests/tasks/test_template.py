@@ -31,6 +31,15 @@ def test_a_missing_field_names_the_place_and_the_fields_there_are(source):
         render(source, ITEM)
 
 
+@pytest.mark.parametrize(
+    ("source", "kind"), [("{{nothing}}", "null"), ("{{choices.text}}", "a list"), ("{{choices}}", "an object")]
+)
+def test_a_value_that_is_no_text_is_refused_rather_than_written_as_python(source, kind):
+    item = Item({**ITEM.fields, "nothing": None}, ITEM.where, 7)
+    with pytest.raises(TaskError, match=rf"items\.jsonl:7: .*a value is {kind}"):
+        render(source, item)
+
+
 @pytest.mark.parametrize("source", ["{{q", "{% if %}", "{{q|no_such_filter}}"])
 def test_a_malformed_template_is_quoted(source):
     with pytest.raises(TaskError) as error:
