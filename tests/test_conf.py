@@ -93,6 +93,15 @@ def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accept
         assert word in lines[0]
 
 
+def test_what_is_wrong_with_an_option_file_is_said_with_it(tmp_path: Path) -> None:
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "bad.yaml").write_text("marks: 1\n")
+    done = launch(f"--config-dir={tmp_path}", "adapters=[bad]", cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert "adapters/bad" in line
+    assert "int is not a subclass of Adapter" in line
+
+
 def test_an_unknown_flag_is_a_user_error_and_not_an_invalid_endpoint(tmp_path: Path) -> None:
     done = launch("--modle", cwd=tmp_path)
     assert done.returncode == 1

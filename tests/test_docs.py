@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -28,7 +30,7 @@ STAND_INS = {
 
 def commands() -> list[str]:
     found = {m["rest"].split("#")[0].strip() for page in PAGES for m in COMMAND.finditer(page.read_text())}
-    return sorted(rest for rest in found if "resume=" not in rest and "<" not in rest)
+    return sorted(rest for rest in found if not any(word in rest for word in ("resume=", "<", "engine=constant")))
 
 
 @pytest.mark.parametrize("rest", commands())
@@ -51,6 +53,36 @@ def module_from(code: str, name: str, folder: Path) -> ModuleType:
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+def test_what_extending_shows_runs_as_it_is_written(tmp_path: Path) -> None:
+    """Put the page's files into a copy of the program, and run the page's command."""
+    for part in ("launcher", "conf"):
+        shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "launch.py", tmp_path)
+    text = (ROOT / "docs" / "extending.md").read_text()
+    written = [_place(code["code"], tmp_path) for code in BLOCK.finditer(text)]
+    with (tmp_path / "launcher" / "config.py").open("a") as config:
+        config.writelines(f"import {name}  # noqa\n" for name in written if name)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / "planets.jsonl").write_text('{"id": "1", "question": "Is it round?", "answer": "YES!"}\n')
+
+    command = re.search(r"^python launch\.py (?P<rest>engine=constant.*)$", text, re.M)
+    assert command is not None
+    arguments = [sys.executable, "launch.py", *shlex.split(command["rest"]), "hydra.run.dir=run"]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (found["endpoint"]["backend"], found["endpoint"]["engine"]) == ("plain", "constant")
+    assert found["tasks"]["planets"]["metrics"]["exact_match"]["value"] == 1
+
+
+def _place(code: str, folder: Path) -> str | None:
+    """Write a file that names itself in a comment at its top; return the name of a module."""
+    named = re.match(r"(?:# @package .*\n)?# (\S+\.(?:py|yaml))\n", code)
+    assert named is not None, code
+    (folder / named[1]).write_text(code)
+    return named[1].removesuffix(".py").replace("/", ".") if named[1].endswith(".py") else None
 
 
 def named_tests() -> list[str]:
