@@ -105,7 +105,7 @@ class Driver:
                 self._advance()
         except Exception as error:
             log.exception("the engine stopped")
-            self.fail(f"{type(error).__name__}: {error}")
+            self.fail(str(error) if isinstance(error, EngineUnavailable) else f"{type(error).__name__}: {error}")
 
     def _take_up(self) -> bool:
         """Wait until there is something to compute, and hand the scheduler what has arrived; False when closed."""

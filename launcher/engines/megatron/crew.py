@@ -10,13 +10,20 @@ from multiprocessing.connection import Connection, Pipe
 from launcher.allocation import Allocation, Member, Ranks
 from launcher.engines.megatron import layout
 from launcher.engines.megatron.distributed import leader_rank
-from launcher.engines.megatron.orders import Place
+from launcher.engines.megatron.orders import Place, Word
 from launcher.engines.megatron.placement import Placement
 from launcher.errors import UserError
 from launcher.group.child import Child
 from launcher.group.wire import peer_address
 
 MODULE = "launcher.engines.megatron.follower"
+SILENCE_S = 30.0
+"""How long a follower may say nothing before it counts as hung. A stopped or frozen process says nothing; one that
+computes, or that a busy machine slows down, does."""
+
+LOADING = 20
+"""How many times longer it may be silent before it is ready: loading a library from a slow disk stops all threads."""
+
 GRACE_S = 5.0
 """How long a follower may take to leave before it is killed."""
 
@@ -28,14 +35,28 @@ class Follower(ABC):
     orders: Connection
     where: str
     host: str | None = None
+    ready: bool = False
+    silent_s: float = 0.0
 
     def news(self) -> str | None:
-        """Return what a follower had to say: None that it is ready, else why it is dead."""
+        """Hear what a follower has to say; return why it is dead, None if it lives."""
         try:
             message = self.orders.recv()
         except (EOFError, OSError):
             return f"rank {self.rank} ({self.where}) died"
-        return None if message is None else f"rank {self.rank} failed: {message}"
+        if not isinstance(message, Word):
+            return f"rank {self.rank} failed: {message}"
+        self.ready |= message is Word.ready
+        self.silent_s = 0.0
+        return None
+
+    def silent(self, seconds: float, allowed_s: float) -> str | None:
+        """Count time in which nothing was heard; return that the follower hangs when it was too much."""
+        self.silent_s += seconds
+        allowed_s *= 1 if self.ready else LOADING
+        if self.silent_s <= allowed_s:
+            return None
+        return f"rank {self.rank} ({self.where}) hangs: no sign of life for {allowed_s:g} s"
 
     @abstractmethod
     def kill(self) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
@@ -17,6 +18,7 @@ from launcher.engines.megatron.placement import Placement
 from launcher.engines.paged import CALL_COST, Layout, Rope
 from launcher.engines.sampling import Draw, Score, choose
 from launcher.engines.step import StepPlan
+from launcher.errors import EngineUnavailable
 
 
 class Stage:
@@ -88,6 +90,10 @@ class Peers(Protocol):
 
     def plain(self, tokens: Sequence[int]) -> None: ...
 
+    def cause(self) -> str | None:
+        """Return which of them is gone, when a collective has just failed; None if all live on."""
+        ...
+
 
 class MegatronExecutor:
     """The leader's executor: tells the other ranks, computes its own part, and chooses tokens from the logits.
@@ -106,7 +112,8 @@ class MegatronExecutor:
     def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
         if self._peers is not None:
             self._peers.step(plan)
-        logits = self._stage.compute(plan)
+        with self._blaming():
+            logits = self._stage.compute(plan)
         assert logits is not None, "the leader is on the last stage"
         return choose(logits, scores, draws, self.vocab_size)
 
@@ -114,8 +121,20 @@ class MegatronExecutor:
     def reference(self, tokens: Sequence[int]) -> list[float]:
         if self._peers is not None:
             self._peers.plain(tokens)
-        logits = self._stage.plain(tokens)
+        with self._blaming():
+            logits = self._stage.plain(tokens)
         assert logits is not None, "the leader is on the last stage"
         targets = torch.tensor(tokens[1:], device=logits.device)[:, None]
         found: list[float] = logits[:-1].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
         return found
+
+    @contextmanager
+    def _blaming(self) -> Iterator[None]:
+        """Say which rank is gone, where torch would say that a connection was closed."""
+        try:
+            yield
+        except RuntimeError as error:
+            cause = None if self._peers is None else self._peers.cause()
+            if cause is None:
+                raise
+            raise EngineUnavailable(cause) from error

@@ -5,34 +5,57 @@ from __future__ import annotations
 import os
 import sys
 import threading
+import time
+from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from launcher.engines.megatron.orders import Compute, Place, Plain
+from launcher.engines.megatron.orders import BEAT_S, Compute, Place, Plain, Word
+
+
+class Voice:
+    """What this rank says to the leader, from several threads."""
+
+    def __init__(self, orders: Connection) -> None:
+        self._orders = orders
+        self._lock = threading.Lock()
+
+    def say(self, word: Word | str) -> None:
+        with self._lock:
+            self._orders.send(word)
+
+    def beat(self) -> None:
+        """Say again and again that this process runs, also while it computes or waits for another rank."""
+        with suppress(OSError):  # the leader is gone
+            while True:
+                self.say(Word.alive)
+                time.sleep(BEAT_S)
 
 
 def main() -> None:
     """Follow the leader at the other end of two connections, given by the numbers of their file descriptors.
 
-    The first carries a `Place`, then one message per step; it may be silent for ever. Nothing comes over the second:
-    when it ends, the leader is gone, whatever this rank is waiting for.
+    The first carries a `Place`, then one message per step, and may bring nothing for ever; this rank says over it that
+    it is alive. Nothing comes over the second: when it ends, the leader is gone, whatever this rank is waiting for.
     """
     orders, lifeline = (Connection(int(fd)) for fd in sys.argv[1:3])
+    voice = Voice(orders)
     threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=voice.beat, daemon=True).start()
     try:
-        _follow(orders)
+        _follow(orders, voice)
     except Exception as error:
-        orders.send(f"{type(error).__name__}: {error}")
+        voice.say(f"{type(error).__name__}: {error}")
         raise
 
 
-def _follow(orders: Connection) -> None:
+def _follow(orders: Connection, voice: Voice) -> None:
     from launcher.engines.megatron import distributed
 
     place: Place = orders.recv()
     distributed.use_way_to(place.host)
     store = distributed.meet(place.host, place.port)
     with place.placement.stage(place.rank, store, place.device) as stage:
-        orders.send(None)
+        voice.say(Word.ready)
         while True:
             match orders.recv():
                 case Compute(plan):

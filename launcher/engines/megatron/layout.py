@@ -41,7 +41,10 @@ def check_nodes(p: Parallelism, nodes: Sequence[str]) -> None:
 
 def _check_supported(a: Architecture, p: Parallelism) -> None:
     if p.context > 1:
-        raise UserError(f"parallelism.context={p.context}: not offered for serving; accepted is 1")
+        raise UserError(
+            f"parallelism.context={p.context}: accepted is 1; megatron-core splits a context only inside "
+            "TransformerEngine's attention, over whole sequences without a cache; use parallelism.tensor or pipeline"
+        )
     if p.expert > 1 and not a.num_experts:
         raise UserError(f"parallelism.expert={p.expert}: the model has no experts; accepted is 1")
 

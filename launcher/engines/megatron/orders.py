@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import Enum
 
 from launcher.engines.megatron.placement import Placement
 from launcher.engines.step import StepPlan
+
+BEAT_S = 1.0
+"""How often a follower says that it is alive."""
+
+
+class Word(Enum):
+    """What a follower says to the leader; a text instead is why it failed."""
+
+    ready = "ready"
+    alive = "alive"
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager, suppress
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.allocation import LOOPBACK, Allocation
 from launcher.engines.megatron import crew
-from launcher.engines.megatron.crew import GRACE_S, Follower, Spot
-from launcher.engines.megatron.orders import Compute, Place, Plain
+from launcher.engines.megatron.crew import GRACE_S, SILENCE_S, Follower, Spot
+from launcher.engines.megatron.orders import BEAT_S, Compute, Place, Plain
 from launcher.engines.megatron.placement import Placement
 from launcher.engines.step import StepPlan
 from launcher.errors import EngineUnavailable, ServerError
@@ -27,14 +28,16 @@ if TYPE_CHECKING:
 class Followers:
     """All ranks but the leader's. Implements the executor's `Peers`.
 
-    ``dead`` completes with the reason as soon as one of them is gone; the others are then stopped too, which ends
-    whatever collective the leader is in.
+    ``dead`` completes with the reason as soon as one of them is gone, or has been silent for ``silence_s``; all are
+    then killed, which ends whatever collective the leader is in. ``ready`` completes when all can take part in steps.
     """
 
-    def __init__(self, followers: Sequence[Follower]) -> None:
+    def __init__(self, followers: Sequence[Follower], silence_s: float) -> None:
         self._followers = followers
+        self._silence_s = silence_s
         self._closing = False
         self.dead: Future[str] = Future()
+        self.ready: Future[None] = Future()
         self._watch = threading.Thread(target=self._wait, name="engine-followers", daemon=True)
         self._watch.start()
 
@@ -43,6 +46,11 @@ class Followers:
 
     def plain(self, tokens: Sequence[int]) -> None:
         self._send(Plain(tokens))
+
+    def cause(self) -> str | None:
+        """Return which rank is gone, when a collective has just failed; None if all live on."""
+        wait((self.dead,), timeout=GRACE_S)
+        return self.dead.result() if self.dead.done() else None
 
     def close(self) -> None:
         self._closing = True
@@ -61,17 +69,29 @@ class Followers:
     def _wait(self) -> None:
         while not self._closing:
             with suppress(OSError, ValueError):  # the connections close under our feet when the engine closes
-                for readable in wait_readable([f.orders for f in self._followers]):
-                    follower = next(f for f in self._followers if f.orders is readable)
-                    reason = follower.news()
-                    if reason is not None and not self._closing:
-                        self._died(follower, reason)
-                        return
+                gone = self._listen()
+                if gone is not None and not self._closing:
+                    self._died(*gone)
+                    return
+
+    def _listen(self) -> tuple[Follower, str] | None:
+        """Wait for news, or as long as a beat; return who is gone, and why.
+
+        Silence is counted in waits of our own, so that time in which the whole job was suspended is none.
+        """
+        begun = time.monotonic()
+        heard = wait_readable([f.orders for f in self._followers], BEAT_S)
+        waited = min(time.monotonic() - begun, 2 * BEAT_S)
+        found = [(f, f.news() if f.orders in heard else f.silent(waited, self._silence_s)) for f in self._followers]
+        if not self.ready.done() and all(f.ready for f in self._followers):
+            self.ready.set_result(None)
+        return next(((follower, reason) for follower, reason in found if reason is not None), None)
 
     def _died(self, follower: Follower, reason: str) -> None:
-        """Kill the others, and free a step that waits for a rank whose host is gone without a word."""
+        """Kill all, and free a step that waits for a rank whose host is gone without a word."""
         from launcher.engines.megatron import distributed
 
+        # Said first: what a collective complains about, once they are gone, is less clear.
         self.dead.set_result(reason)
         for other in self._followers:
             other.kill()
@@ -81,7 +101,10 @@ class Followers:
 
 @contextmanager
 def lead(
-    placement: Placement, on_death: Callable[[Future[str]], None], allocation: Allocation | None = None
+    placement: Placement,
+    on_death: Callable[[Future[str]], None],
+    allocation: Allocation | None = None,
+    silence_s: float = SILENCE_S,
 ) -> Iterator[tuple[Stage, Followers | None]]:
     """Start all ranks of a placement, and yield the leader's stage and its followers (None if it is alone).
 
@@ -94,14 +117,20 @@ def lead(
         if not others:
             yield stack.enter_context(placement.stage(mine.rank, device=mine.device)), None
             return
-        store, followers = _start(placement, others, allocation)
+        store, followers = _start(placement, others, allocation, silence_s)
         stack.callback(followers.close)
         stage = _unless_dead(followers, lambda: stack.enter_context(placement.stage(mine.rank, store, mine.device)))
+        either: tuple[Future[Any], ...] = (followers.ready, followers.dead)
+        wait(either, return_when=FIRST_COMPLETED)
+        if followers.dead.done():
+            raise ServerError(followers.dead.result())
         followers.dead.add_done_callback(on_death)
         yield stage, followers
 
 
-def _start(placement: Placement, others: Sequence[Spot], allocation: Allocation | None) -> tuple[Store, Followers]:
+def _start(
+    placement: Placement, others: Sequence[Spot], allocation: Allocation | None, silence_s: float
+) -> tuple[Store, Followers]:
     from launcher.engines.megatron import distributed
 
     ranks = allocation.ranks if allocation is not None else None
@@ -109,7 +138,7 @@ def _start(placement: Placement, others: Sequence[Spot], allocation: Allocation 
     distributed.use_way_to(host)
     store, port = distributed.host_store(host)
     places = [Place(placement, spot.rank, spot.device, host, port) for spot in others]
-    return store, Followers(crew.start(places, others, ranks))
+    return store, Followers(crew.start(places, others, ranks), silence_s)
 
 
 def _unless_dead(followers: Followers, build: Callable[[], Stage]) -> Stage:

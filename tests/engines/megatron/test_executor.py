@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
@@ -165,13 +167,21 @@ async def test_a_whole_context(runner: BatchingRunner) -> None:
     check_logprobs(runner, r, found)
 
 
-async def test_loglikelihood_takes_no_decode_step() -> None:
+async def test_loglikelihoods_that_wait_together_are_one_step() -> None:
     requests = [request(str(i), [i, 2, 3, 4], max_tokens=i % 2, logprobs=0, prompt_logprobs=1) for i in range(16)]
     with running(placement()) as made:
-        answers = await together(made, requests)
-        assert made.state().steps <= len(requests)
-        for r, found in zip(requests, answers, strict=True):
+        released = threading.Event()
+        held = made._driver.call(lambda: released.wait(60))  # the engine's thread waits, so that all are queued
+        answers = asyncio.create_task(together(made, requests))
+        async with asyncio.timeout(60):
+            while made.state().queued < len(requests):
+                await asyncio.sleep(0.01)
+        released.set()
+        for r, found in zip(requests, await answers, strict=True):
+            assert len(found.ids) == r.sampling.max_tokens
             check_logprobs(made, r, found)
+        assert held.result()
+        assert made.state().steps == 1
 
 
 def test_bfloat16_keys_and_logprobs_stay_close() -> None:

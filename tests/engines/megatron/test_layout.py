@@ -39,7 +39,10 @@ SMOLLM2 = replace(
         ({"pipeline": 4}, "parallelism.pipeline=4: the model has 30 layers; accepted are divisors: 1, 2, 3, 5, 6"),
         ({"tensor": 0}, "parallelism.tensor=0: must be at least 1"),
         ({"expert": 2}, "parallelism.expert=2: the model has no experts; accepted is 1"),
-        ({"context": 2}, "parallelism.context=2: not offered for serving; accepted is 1"),
+        (
+            {"context": 2},
+            "parallelism.context=2: accepted is 1; megatron-core splits a context only inside TransformerEngine",
+        ),
     ],
 )
 def test_the_wrong_number_is_named(ranks: dict[str, int], message: str) -> None:

@@ -10,17 +10,19 @@ import sys
 import textwrap
 from collections.abc import Sequence
 from dataclasses import replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import pytest
-from answers import Answer, answer, request, together
+from answers import Answer, answer, one_by_one, request, together
 from test_executor import check_logprobs, check_same, mixed_requests
-from tiny_models import TINY, placement, running
+from tiny_models import TINY, NamedWeights, batching, executing, placement, running
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.base import Generation
+from launcher.engines.batching import BatchingRunner
 from launcher.engines.megatron.distributed import leader_rank
 from launcher.engines.scheduler import Limits
 from launcher.errors import EngineUnavailable, ServerError
@@ -40,7 +42,9 @@ def followers() -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def requests() -> list[Generation]:
-    return mixed_requests(12, seed=5)
+    """32 of which no two want the same; half begin alike, so that blocks are shared."""
+    made = mixed_requests(32, seed=5)
+    return [replace(r, prompt=(*range(70), *r.prompt)) if i % 2 else r for i, r in enumerate(made)]
 
 
 @pytest.fixture(scope="module")
@@ -58,11 +62,16 @@ def test_the_leader_is_the_first_rank_of_the_last_stage(layout: tuple[int, int],
 async def test_same_answers_as_one_process(
     name: str, requests: Sequence[Generation], expected: Sequence[Answer]
 ) -> None:
-    with running(placement(parallelism=LAYOUTS[name]), LIMITS) as made:
+    with executing(placement(parallelism=LAYOUTS[name])) as executor:
         assert len(followers()) == LAYOUTS[name].world_size - 1
-        found = await together(made, requests)
-        check_same(requests, expected, found)
-        check_logprobs(made, requests[0], found[0])
+        for caching in (True, False):
+            with batching(executor, replace(LIMITS, prefix_caching=caching)) as made:
+                found = await together(made, requests)
+                check_same(requests, expected, found)
+                check_same(requests[:4], expected[:4], await one_by_one(made, requests[:4]))
+                assert (made.state().prompt_tokens_cached > 0) == caching
+                for r, a in zip(requests, found, strict=True):
+                    check_logprobs(made, r, a)
     assert followers() == []
 
 
@@ -100,19 +109,75 @@ async def test_experts_over_ranks(architecture: Architecture, layout: Parallelis
         check_logprobs(made, some[0], found[0])
 
 
-async def test_a_dead_rank_fails_requests_and_is_named() -> None:
-    with running(placement(parallelism=Parallelism(tensor=2))) as made:
-        r = request("a", [1], max_tokens=200)
-        task = asyncio.create_task(answer(made, r))
+async def generating(made: BatchingRunner) -> asyncio.Task[Answer]:
+    """Start a long generation and return it once it has begun."""
+    task = asyncio.create_task(answer(made, request("a", [1], max_tokens=200)))
+    async with asyncio.timeout(60):
         while made.state().generated_tokens == 0:
             await asyncio.sleep(0.01)
+    return task
+
+
+@pytest.mark.parametrize("layout", [Parallelism(tensor=2), Parallelism(pipeline=2)], ids=["tensor2", "pipeline2"])
+async def test_a_dead_rank_fails_requests_and_is_named(layout: Parallelism) -> None:
+    with running(placement(parallelism=layout)) as made:
+        task = await generating(made)
         (victim,) = followers()
         victim.send_signal(signal.SIGKILL)
-        with pytest.raises(EngineUnavailable, match=r"rank 1|onnection"):
-            await asyncio.wait_for(task, 20)
-        assert made.state().error
+        with pytest.raises(EngineUnavailable, match=rf"rank \d \(process {victim.pid}\) died"):
+            await asyncio.wait_for(task, 60)
+        assert f"process {victim.pid}" in str(made.state().error)
         with pytest.raises(EngineUnavailable):
             await answer(made, request("b", [1]))
+    assert followers() == []
+
+
+@pytest.mark.parametrize("busy", [True, False], ids=["computing", "idle"])
+async def test_a_rank_that_hangs_is_noticed(busy: bool) -> None:
+    with running(placement(parallelism=Parallelism(tensor=2)), silence_s=3) as made:
+        task = await generating(made) if busy else None
+        (victim,) = followers()
+        victim.send_signal(signal.SIGSTOP)
+        async with asyncio.timeout(60):
+            while made.state().error is None:
+                await asyncio.sleep(0.05)
+        assert made.state().error == f"rank 1 (process {victim.pid}) hangs: no sign of life for 3 s"
+        if task is not None:
+            with pytest.raises(EngineUnavailable, match="hangs"):
+                await asyncio.wait_for(task, 60)
+    assert followers() == []
+
+
+class Impatient(NamedWeights):
+    """Weights that leave behind process groups in which nobody waits longer than two seconds."""
+
+    def load_into(self, model: Any) -> None:
+        import torch.distributed as dist
+        from torch.distributed import distributed_c10d as c10d
+
+        super().load_into(model)
+        dist.barrier()
+        for group in c10d._world.pg_map:
+            c10d._set_pg_timeout(timedelta(seconds=2), group)
+
+
+async def test_nobody_waits_inside_a_collective_while_idle() -> None:
+    place = replace(placement(parallelism=Parallelism(pipeline=2)), weights=Impatient())
+    with running(place, LIMITS) as made:
+        ranks = followers()
+        await asyncio.sleep(5)  # more than twice what a collective would have waited
+        assert [p.pid for p in ranks if not p.is_running()] == []
+        assert made.state().error is None
+
+
+async def test_a_collective_does_end_at_the_timeout_of_its_group() -> None:
+    """What the test above relies on: with a rank stopped, the leader's wait ends by itself."""
+    place = replace(placement(parallelism=Parallelism(tensor=2)), weights=Impatient())
+    with running(place, LIMITS, silence_s=600) as made:
+        task = await generating(made)
+        followers()[0].send_signal(signal.SIGSTOP)
+        with pytest.raises(EngineUnavailable, match=r"[Tt]imed? ?out"):
+            await asyncio.wait_for(task, 60)
     assert followers() == []
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -99,25 +99,40 @@ def placement(
 
 
 @contextmanager
-def running(place: Placement, limits: Limits | None = None) -> Iterator[BatchingRunner]:
-    """Run a placement as the engine does."""
+def executing(
+    place: Placement, on_death: Callable[[Future[str]], None] = print, silence_s: float | None = None
+) -> Iterator[Any]:
+    """Start all ranks of a placement and yield the leader's executor."""
     from launcher.engines.megatron import distributed
 
     distributed.import_quietly()
+    from launcher.engines.megatron.crew import SILENCE_S
     from launcher.engines.megatron.executor import MegatronExecutor
     from launcher.engines.megatron.parallel import lead
 
-    limits = limits or Limits(place.architecture.context_length)
-    runner: BatchingRunner | None = None
+    with lead(place, on_death, silence_s=silence_s or SILENCE_S) as (stage, followers):
+        yield MegatronExecutor(stage, place, ByteTokenizer.vocab_size, followers)
+
+
+@contextmanager
+def batching(executor: Any, limits: Limits) -> Iterator[BatchingRunner]:
+    runner = BatchingRunner("tiny", ByteTokenizer(), executor, limits, {})
+    try:
+        yield runner
+    finally:
+        runner.close()
+
+
+@contextmanager
+def running(place: Placement, limits: Limits | None = None, silence_s: float | None = None) -> Iterator[BatchingRunner]:
+    """Run a placement as the engine does; ``silence_s`` is when a silent rank counts as hung."""
+    started: list[BatchingRunner] = []
 
     def on_death(reason: Future[str]) -> None:
-        assert runner is not None
-        runner.fail(reason.result())
+        for runner in started:
+            runner.fail(reason.result())
 
-    with lead(place, on_death) as (stage, followers):
-        executor = MegatronExecutor(stage, place, ByteTokenizer.vocab_size, followers)
-        runner = BatchingRunner("tiny", ByteTokenizer(), executor, limits, {})
-        try:
-            yield runner
-        finally:
-            runner.close()
+    limits = limits or Limits(place.architecture.context_length)
+    with executing(place, on_death, silence_s) as executor, batching(executor, limits) as runner:
+        started.append(runner)
+        yield runner
