@@ -100,10 +100,10 @@ class Link:
 
     def _failed(self, id: str, message: str) -> None:
         """Note that Triton refused a request itself; if it was the feed, nothing works any more."""
-        last = message.strip().rpartition("\n")[2]
+        refusal = _refusal(message.strip().rpartition("\n")[2])
         if id == self.feed:
-            self.fail(last)
-        self._deliver(Event(id, _refusal(last)))
+            self.fail(str(refusal))
+        self._deliver(Event(id, refusal))
 
     def _deliver(self, event: Event) -> None:
         events = self._waiting.get(event.id)
@@ -112,10 +112,9 @@ class Link:
 
 
 def _refusal(line: str) -> Exception:
-    """Return the error that the last line of a traceback tells of."""
-    kind, _, message = line.partition(": ")
-    known = {"launcher.errors.EngineUnavailable": EngineUnavailable, "ValueError": ValueError}
-    return known[kind](message) if kind in known else EngineUnavailable(f"Triton cannot answer: {line}")
+    """Return the error that Triton's last line tells of."""
+    _, ours, message = line.partition("launcher: EngineUnavailable: ")
+    return EngineUnavailable(message if ours else f"Triton cannot answer: {line}")
 
 
 def request(id: str, feed: str, batch: bytes | None = None) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import codecs
+import logging
 import secrets
 import threading
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping, Sequence
@@ -15,8 +16,9 @@ from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.inbox import Event, Inbox
 from launcher.core import Json
 from launcher.engines.base import Generation, Runner, Tokens
-from launcher.errors import EngineUnavailable
+from launcher.errors import EngineUnavailable, QueueFull
 
+LOG = logging.getLogger("pytriton.served")
 JOIN_S = 2.0
 PACE_S = 0.0003
 STREAM_S = 0.001
@@ -24,6 +26,20 @@ LONGEST_S = 0.02
 """How long the feed rests after a message: per sequence that runs, more for those that have just told a part of their
 tokens. What comes in the meantime travels together; each message costs the engine's process about a millisecond."""
 Arrays = tensors.Arrays
+
+
+class Refusal(Exception):
+    """What a client of Triton is told, in one line: PyTriton sends the traceback that an exception has, and its name.
+
+    ``__traceback__`` hides the traceback from it; where the name comes from is set below.
+    """
+
+    @property
+    def __traceback__(self) -> None:  # type: ignore[override]
+        return None
+
+
+Refusal.__module__, Refusal.__qualname__ = "builtins", "launcher"
 
 
 class Served:
@@ -65,10 +81,18 @@ class Served:
     async def answer(self, requests: Sequence[Any]) -> AsyncIterator[list[Arrays]]:
         """Answer one request of PyTriton; what is refused is raised, and Triton passes it on."""
         (request,) = requests
-        given = tensors.given(request.parameters or {}, request.data)
-        async with aclosing(self._choose(request.data, given)) as arrays:
-            async for each in arrays:
-                yield [each]
+        try:
+            given = tensors.given(request.parameters or {}, request.data)
+            async with aclosing(self._choose(request.data, given)) as arrays:
+                async for each in arrays:
+                    yield [each]
+        except ValueError as error:
+            raise Refusal(str(error)) from None
+        except (EngineUnavailable, QueueFull) as error:
+            raise Refusal(f"{type(error).__name__}: {error}") from None
+        except Exception as error:
+            LOG.exception("a request failed")
+            raise Refusal(f"{type(error).__name__}: {error}") from None
 
     def _choose(self, data: Mapping[str, Any], given: dict[str, Json]) -> AsyncGenerator[Arrays, None]:
         if given.pop("ping", False):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -8,10 +9,9 @@ import numpy as np
 import pytest
 
 from launcher.backends.pytriton import tensors
-from launcher.backends.pytriton.served import Arrays, Served
+from launcher.backends.pytriton.served import Arrays, Refusal, Served
 from launcher.engines.base import Generation, Sampling, Tokens
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.errors import EngineUnavailable
 from launcher.model import Model
 
 
@@ -86,7 +86,7 @@ async def test_abort_frees_the_slot_and_tells_the_reader(served: Served, runner:
     await anext(stream)
     assert runner.state().running == 1
     assert (await answers(served, Request({"abort": "one"})))[0]["finish"].tolist() == [b"aborted"]
-    with pytest.raises(EngineUnavailable, match="aborted"):
+    with pytest.raises(Refusal, match="EngineUnavailable: the request was aborted"):
         async for _ in stream:
             pass
     async with asyncio.timeout(5):
@@ -106,7 +106,7 @@ async def test_closing_the_stream_frees_the_slot(served: Served, runner: EchoRun
 async def test_an_id_can_be_used_again_but_not_twice_at_a_time(served: Served) -> None:
     stream = served.answer([prompted("abc", id="one", ignore_eos=True, max_tokens=400)])
     await anext(stream)
-    with pytest.raises(ValueError, match="id=one: a generation of this id is running already"):
+    with pytest.raises(Refusal, match="id=one: a generation of this id is running already"):
         await answers(served, prompted("x", id="one"))
     await anext(stream)
     await stream.aclose()
@@ -115,7 +115,7 @@ async def test_an_id_can_be_used_again_but_not_twice_at_a_time(served: Served) -
             try:
                 assert await answers(served, prompted("x", id="one"))
                 return
-            except ValueError:
+            except Refusal:
                 await asyncio.sleep(0.01)
 
 
@@ -125,7 +125,7 @@ async def test_reset_ends_everything(served: Served) -> None:
     stream = served.answer([prompted("abc", ignore_eos=True, max_tokens=400)])
     await anext(stream)
     served.reset("Triton is gone")
-    with pytest.raises(EngineUnavailable, match="Triton is gone"):
+    with pytest.raises(Refusal, match="EngineUnavailable: Triton is gone"):
         async for _ in stream:
             pass
     await first
@@ -136,5 +136,13 @@ async def test_without_an_engine_nothing_is_served() -> None:
     served = Served()
     with served.running():
         assert (await answers(served, Request({"ping": True})))[0]["finish"].tolist() == [b"pong"]
-        with pytest.raises(EngineUnavailable, match="no engine"):
+        with pytest.raises(Refusal, match="EngineUnavailable: no engine"):
             await answers(served, prompted("abc"))
+
+
+async def test_a_refusal_is_one_line_for_who_formats_its_traceback(served: Served) -> None:
+    with pytest.raises(Refusal) as caught:
+        await answers(served, prompted("abc", max_token=1))
+    error = caught.value
+    (line,) = traceback.format_exception(None, error, error.__traceback__)
+    assert line.startswith("launcher: max_token: no such parameter; accepted are ")
