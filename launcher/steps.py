@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Coroutine, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
@@ -20,7 +20,7 @@ from launcher.component import name_of
 from launcher.config import Mode, Run
 from launcher.core import INTERRUPTED, Check, Endpoint, Json, Request, Status, TaskResult
 from launcher.deployments import Deployments, Server
-from launcher.errors import CoverageTooLow, ResumeError, ServerError, UserError, ValidationFailed
+from launcher.errors import CoverageTooLow, ResumeError, ServerError, TransportError, UserError, ValidationFailed
 from launcher.ledger import Ledger
 from launcher.monitor.health import Watch
 from launcher.tasks.base import naming
@@ -106,6 +106,8 @@ def serving(
             tell(f"serve: {line}")
         with announced(server.endpoint, folder):
             yield server
+        with suppress(TransportError):  # the results are there; what its engine counted is lost with a server that left
+            ledger.engine = engine_facts(server.endpoint)
 
 
 def tell(line: str) -> None:

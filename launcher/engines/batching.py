@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
 
 from launcher.core import Json
@@ -46,17 +46,25 @@ class Stream:
 class BatchingRunner(Runner):
     """Runs an `Executor` with continuous batching.
 
-    ``facts`` are what `describe` answers. `close` must be called when the runner is not needed any more.
+    ``facts`` are what `describe` answers, with what ``measured`` returns then. `close` must be called when the runner
+    is not needed any more.
     """
 
     def __init__(
-        self, model: str, tokenizer: Tokenizer, executor: Executor, limits: Limits, facts: Mapping[str, Json]
+        self,
+        model: str,
+        tokenizer: Tokenizer,
+        executor: Executor,
+        limits: Limits,
+        facts: Mapping[str, Json],
+        measured: Callable[[], Mapping[str, Json]] = dict,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.context_length = limits.context_length
         self._executor = executor
         self._facts = dict(facts)
+        self._measured = measured
         self._streams: dict[str, Stream] = {}
         pool = BlockPool(executor.num_blocks)
         scheduler = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
@@ -89,7 +97,7 @@ class BatchingRunner(Runner):
         return self._driver.state()
 
     def describe(self) -> dict[str, Json]:
-        return self._facts
+        return {**self._facts, **self._measured()}
 
     def fail(self, error: str) -> None:
         """Fail every open request, and refuse new ones, because ``error`` has happened to the executor."""

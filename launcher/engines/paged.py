@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain, zip_longest
 
@@ -18,6 +18,12 @@ Ints = NDArray[np.int64]
 
 CALL_COST = 100_000
 """What one more attention call costs, in cached numbers that padding could read instead (measured on a CPU)."""
+
+
+PagedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float | None, int | None], Tensor]
+"""Attends where the keys and values lie: one query per sequence, [sequences, heads, channels], over the pages of keys
+and of values [blocks, block size, groups, channels]; then how many tokens each sequence sees [sequences] and its blocks
+[sequences, pages], both int32; the scale (None: by the channels) and the window. Returns the shape of the queries."""
 
 
 def allow_flash(allowed: bool, device: torch.device) -> None:
@@ -55,6 +61,7 @@ class Group:
     ``take`` gathers the queries into [count * width] (None when they already lie so), ``put`` picks the real rows out
     of the padded result. ``blocks`` [count * blocks per sequence] gathers keys and values, and ``mask``
     [count, 1, queries per group * width, keys] is added to the scores. A chunk that sees only itself has neither.
+    With ``lengths`` [count] the step's kernel reads the cache itself, by ``blocks`` [count, blocks per sequence].
     """
 
     begin: int
@@ -65,6 +72,7 @@ class Group:
     mask: Tensor | None = None
     take: Tensor | None = None
     put: Tensor | None = None
+    lengths: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,8 @@ class Step:
     interleaved: bool
     scale: float | None
     block_size: int
+    window: int | None = None
+    kernel: PagedKernel | None = None
 
     def attend(self, mixed: Tensor, cache: Tensor) -> Tensor:
         """Rotate, store and attend.
@@ -103,6 +113,8 @@ class Step:
         rows = mixed[group.begin : group.end]
         if group.blocks is None:
             return self._whole(rows)
+        if group.lengths is not None:
+            return self._in_place(rows, cache, group.lengths, group.blocks)
         queries = rows[:, :, :-2] if group.take is None else rows[:, :, :-2].index_select(0, group.take)
         groups, per_group, channels = queries.shape[1:]
         # Queries that share a key head lie along the query axis, so that no key is repeated.
@@ -114,6 +126,13 @@ class Step:
         out = out.view(group.count, groups, per_group, group.width, channels).permute(0, 3, 1, 2, 4)
         out = out.reshape(group.count * group.width, -1)
         return out if group.put is None else out.index_select(0, group.put)
+
+    def _in_place(self, rows: Tensor, cache: Tensor, lengths: Tensor, blocks: Tensor) -> Tensor:
+        """Attend of one token per sequence, without gathering what it sees."""
+        assert self.kernel is not None
+        keys, values = cache.view(-1, self.block_size, *cache.shape[1:]).unbind(3)
+        out = self.kernel(rows[:, :, :-2].flatten(1, 2), keys, values, lengths, blocks, self.scale, self.window)
+        return out.flatten(1)
 
     def _whole(self, rows: Tensor) -> Tensor:
         """Attend of a sequence's first tokens among themselves: no cache to read, no mask to build."""
@@ -135,7 +154,8 @@ class Layout:
     """What turns plans into steps: the facts of one model and its cache.
 
     ``queries`` is the number of query heads per key head. ``window`` bounds how far back a token sees. ``worth`` is how
-    much padding, in queries times keys, is cheaper than one more call.
+    much padding, in queries times keys, is cheaper than one more call. ``kernel`` computes all chunks of one token, if
+    there is one.
     """
 
     block_size: int
@@ -146,29 +166,72 @@ class Layout:
     rope: Rope | None
     window: int | None = None
     scale: float | None = None
+    kernel: PagedKernel | None = None
 
     def step(self, plan: StepPlan) -> Step:
         """Lay out a plan. Its chunks should be sorted by length, so that few groups and little padding result."""
         spans = Spans.of(plan.chunks)
         owners = np.repeat(np.arange(len(plan.chunks)), spans.widths)
         positions = np.arange(len(owners)) + (spans.starts - spans.offsets)[owners]
-        blocks = _table(plan.chunks)
+        blocks = table(plan.chunks)
         # Block 0 takes what is stored already.
         into = blocks[owners, positions // self.block_size] * (positions >= spans.writes[owners])
         tokens = np.fromiter(chain.from_iterable(c.tokens for c in plan.chunks), np.int64, len(owners))
-        at = self._tensor(positions)
+        return self._step(
+            self._tensor(tokens),
+            self._tensor(positions),
+            self._tensor(into * self.block_size + positions % self.block_size),
+            self._tensor(np.asarray(plan.rows, np.int64)),
+            self._groups(spans, blocks),
+        )
+
+    def decoding(self, tokens: Tensor, positions: Tensor, slots: Tensor, blocks: Tensor) -> Step:
+        """Lay out one token of each of several sequences from what is on the device already, without the host.
+
+        ``tokens``, ``positions`` and ``slots`` are [sequences], ``blocks`` is [sequences, pages]; all are int64. Only
+        their shapes matter for what is computed, so that it can be recorded once and repeated.
+        """
+        count, pages = blocks.shape
+        if self.kernel is not None:
+            group = Group(0, count, count, 1, blocks.int(), lengths=(positions + 1).int())
+        else:
+            at = torch.arange(pages * self.block_size, device=self.device)
+            hidden = at > positions[:, None]
+            if self.window is not None:
+                hidden |= at <= positions[:, None] - self.window
+            mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
+            group = Group(0, count, count, 1, blocks.flatten(), mask[:, None, None])
+        return self._step(tokens, positions, slots, torch.arange(count, device=self.device), [group])
+
+    def _step(self, tokens: Tensor, at: Tensor, slots: Tensor, rows: Tensor, groups: Sequence[Group]) -> Step:
         return Step(
-            tokens=self._tensor(tokens)[None],
+            tokens=tokens[None],
             positions=at[None],
-            slots=self._tensor(into * self.block_size + positions % self.block_size),
-            rows=self._tensor(np.asarray(plan.rows, np.int64)),
-            groups=[self._group(spans.part(members), blocks[members]) for members in _alike(spans, self.worth)],
+            slots=slots,
+            rows=rows,
+            groups=groups,
             cos=None if self.rope is None else self.rope.cos.index_select(0, at)[:, None, None],
             sin=None if self.rope is None else self.rope.sin.index_select(0, at)[:, None, None],
             interleaved=self.rope is not None and self.rope.interleaved,
             scale=self.scale,
             block_size=self.block_size,
+            window=self.window,
+            kernel=self.kernel,
         )
+
+    def _groups(self, spans: Spans, blocks: Ints) -> list[Group]:
+        single = 0 if self.kernel is None else int((spans.widths.cumsum() == np.arange(1, len(spans.widths) + 1)).sum())
+        groups = [self._in_place(spans.starts[:single], blocks[:single])] if single else []
+        if single < len(spans.widths):
+            rest, held = spans.part(slice(single, None)), blocks[single:]
+            groups += [self._group(rest.part(members), held[members]) for members in _alike(rest, self.worth)]
+        return groups
+
+    def _in_place(self, positions: Ints, blocks: Ints) -> Group:
+        count, pages = len(positions), int(positions.max()) // self.block_size + 1
+        held = np.ascontiguousarray(blocks[:, :pages], np.int32)
+        lengths = (positions + 1).astype(np.int32)
+        return Group(0, count, count, 1, self._tensor(held), lengths=self._tensor(lengths))
 
     def _group(self, spans: Spans, blocks: Ints) -> Group:
         count, width, longest = len(spans.starts), int(spans.widths.max()), int(spans.ends.max())
@@ -199,7 +262,7 @@ class Layout:
         take = np.where(inside, first + np.arange(width), first)
         return self._tensor(take.ravel()), self._tensor(np.flatnonzero(inside))
 
-    def _tensor(self, array: Ints) -> Tensor:
+    def _tensor(self, array: Ints | NDArray[np.int32]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
 
 
@@ -224,7 +287,7 @@ class Spans:
         return Spans(*(array[members] for array in arrays))
 
 
-def _table(chunks: Sequence[Chunk]) -> Ints:
+def table(chunks: Sequence[Chunk]) -> Ints:
     """Return the blocks of each sequence, [chunks, most], padded with block 0."""
     return np.array(list(zip_longest(*(c.blocks for c in chunks), fillvalue=0)), np.int64).T
 

@@ -6,12 +6,16 @@ import math
 from dataclasses import dataclass
 
 from launcher.engines.base import Engine
+from launcher.engines.flash import PAGE
 from launcher.engines.scheduler import Limits
 from launcher.errors import CheckpointError, UserError
 from launcher.model import Dtype, Model
 from launcher.tokenizer import Tokenizer
 
 GB = 1024**3
+
+BLOCK_SIZE = 16
+"""Tokens of a page of the cache, where none are given and any will do."""
 
 BYTES = {Dtype.fp32: 4, Dtype.bf16: 2, Dtype.fp16: 2}
 
@@ -30,15 +34,16 @@ class BatchedEngine(Engine):
     """An engine with continuous batching over a paged key-value cache.
 
     ``max_sequences`` generate at the same time and ``max_queue`` more may wait. ``prefill_chunk`` is the number of
-    prompt tokens computed per step. ``block_size`` is the cache's page in tokens; ``kv_cache_gb`` its size per process
-    (by default what all sequences can need, at most one gigabyte, and never less than one whole context).
+    prompt tokens computed per step. ``block_size`` is the cache's page in tokens (by default 16, and 256 where flash
+    decode is active); ``kv_cache_gb`` its size per process (by default what all sequences can need, at most one
+    gigabyte, and never less than one whole context).
     ``threads`` per process are chosen by the model's size unless given.
     """
 
     max_sequences: int = Limits.max_sequences
     max_queue: int = Limits.max_queue
     prefill_chunk: int = Limits.prefill_chunk
-    block_size: int = 16
+    block_size: int | None = None
     kv_cache_gb: float | None = None
     threads: int | None = None
 
@@ -54,9 +59,20 @@ class BatchedEngine(Engine):
         """Return what bounds a batch of sequences of at most ``context`` tokens."""
         return Limits(context, self.max_sequences, self.max_queue, self.prefill_chunk, prefix_caching)
 
-    def cache_tokens(self, per_token: int, context: int) -> int:
+    def page(self, flash_decode: bool) -> int:
+        """Return the tokens of a page of the cache; `UserError` for one that the kernel cannot read."""
+        least = PAGE if flash_decode else 1
+        size = self.block_size or max(least, BLOCK_SIZE)
+        if size % least:
+            raise UserError(
+                f"engine.block_size={size}: flash decode reads pages of a multiple of {least} tokens; "
+                f"leave it out for {least}, or switch optimizations.flash_decode off"
+            )
+        return size
+
+    def cache_tokens(self, per_token: int, context: int, block_size: int) -> int:
         """Return how many tokens of ``per_token`` bytes the cache holds; `UserError` if less than one context."""
-        whole = cache_blocks(context, self.block_size) * self.block_size
+        whole = cache_blocks(context, block_size) * block_size
         if self.kv_cache_gb is None:
             return max(whole, min(self.max_sequences * whole, int(DEFAULT_CACHE_GB * GB) // per_token))
         tokens = int(self.kv_cache_gb * GB) // per_token

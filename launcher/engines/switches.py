@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from launcher.core import Json
+from launcher.engines import flash
+from launcher.errors import UserError
 from launcher.model import Dtype, Optimizations, Switch
 
-NOT_OFFERED = "not available in this version"
+HALF = (Dtype.bf16, Dtype.fp16)
+
+NO_QUANTISED_CACHE = "not offered: megatron-core 0.16.1 keeps keys and values in the type of the weights"
 
 
 def resolve_dtype(asked: Dtype, stored: Dtype, device: str) -> Dtype:
@@ -15,17 +21,32 @@ def resolve_dtype(asked: Dtype, stored: Dtype, device: str) -> Dtype:
     return Dtype.fp32 if device == "cpu" else stored
 
 
-def resolve(o: Optimizations, dtype: Dtype, device: str) -> list[Switch]:
-    """Say of every optimization whether it is active, and why not where it was asked for in vain."""
+def resolve(o: Optimizations, dtype: Dtype, device: str, obstacles: Mapping[str, str]) -> list[Switch]:
+    """Say of every optimization whether it is active, and why not where it was asked for in vain.
+
+    ``obstacles`` are reasons of the engine and the model, by name. Raises `UserError` for two that exclude each other.
+    """
+    _refuse_contradictions(o)
     no_gpu = "needs an NVIDIA GPU; this runs on CPU" if device == "cpu" else ""
-    no_half = "" if dtype in (Dtype.bf16, Dtype.fp16) else f"needs bf16 or fp16; this runs in {dtype.value}"
+    no_half = "" if dtype in HALF else f"needs bf16 or fp16; this runs in {dtype.value}"
+    no_package = "" if flash.installed() else "needs the package flash-attn, which is not installed"
+    decode = obstacles.get("flash_decode") or no_gpu or no_half or no_package
     return [
         Switch("dtype", o.dtype is not Dtype.auto, True, f"{dtype.value}, {_how(o.dtype, device)}"),
-        _switch("cuda_graphs", o.cuda_graphs, NOT_OFFERED),
-        _switch("flash_decode", o.flash_decode, NOT_OFFERED),
+        _switch("cuda_graphs", o.cuda_graphs, obstacles.get("cuda_graphs") or no_gpu, "for decode steps"),
+        _switch("flash_decode", o.flash_decode, decode, "flash-attn's kernel over the paged cache"),
         _switch("flash_attention", o.flash_attention, no_gpu or no_half, "for prompts that are computed in one chunk"),
         _switch("prefix_caching", o.prefix_caching, ""),
+        Switch("quantised_kv", False, False, NO_QUANTISED_CACHE),
     ]
+
+
+def _refuse_contradictions(o: Optimizations) -> None:
+    for name in ("flash_decode", "flash_attention"):
+        if getattr(o, name) and o.dtype is Dtype.fp32:
+            raise UserError(
+                f"optimizations.{name}=true: needs optimizations.dtype=bf16 or fp16 (or auto); fp32 was asked for"
+            )
 
 
 def active(switches: list[Switch], name: str) -> bool:

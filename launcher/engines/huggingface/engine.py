@@ -26,6 +26,11 @@ if TYPE_CHECKING:
     from launcher.engines.huggingface.executor import Arrangement
     from launcher.tokenizer import Tokenizer
 
+OBSTACLES = dict.fromkeys(
+    ("cuda_graphs", "flash_decode"), "engine=megatron only: what a transformers model does in a step is its own code"
+)
+"""What is not offered for transformers' models, with the reason."""
+
 LEAST_BLOCKS = 3
 """The block that belongs to nobody, and one for each of two sequences: what trying out a new model takes."""
 
@@ -68,10 +73,10 @@ class HuggingFace(BatchedEngine):
         found = _open(model)
         device = "cuda" if allocation.gpus else "cpu"
         dtype = switches.resolve_dtype(optimizations.dtype, found.dtype, device)
-        resolved = switches.resolve(optimizations, dtype, device)
+        resolved = switches.resolve(optimizations, dtype, device, OBSTACLES)
         context = context_length(model, found.context_length, found.path, found.context_reason)
         if found.cached_values is not None:
-            self.cache_tokens(found.cached_values * BYTES[dtype], context)
+            self.cache_tokens(found.cached_values * BYTES[dtype], context, self.page(False))
         threads = self.threads_for(found.parameters, allocation.cpus)
         return Decision(found, dtype, device, threads, resolved, self.limits(context, optimizations.prefix_caching))
 
@@ -92,7 +97,7 @@ class HuggingFace(BatchedEngine):
         loaded, unused = loading.load(decision.source, dtype, device)
         refuse_foreign(tokenizer, loaded.get_input_embeddings().num_embeddings, model)
         arrangement = self._arrange(loaded, decision)
-        executor = HuggingFaceExecutor(arrangement, self.block_size, tokenizer.vocab_size)
+        executor = HuggingFaceExecutor(arrangement, self.page(False), tokenizer.vocab_size)
         facts = self._facts(decision, arrangement.cached_values)
         facts |= {"batching": arrangement.describe(), "unused_tensors": unused}
         runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, facts)
@@ -105,14 +110,14 @@ class HuggingFace(BatchedEngine):
         from launcher.engines.huggingface.executor import arrange
         from launcher.engines.huggingface.probe import NoKeysAndValues
 
-        context = decision.limits.context_length
+        context, block_size = decision.limits.context_length, self.page(False)
 
         def blocks(values: int) -> int:
-            tokens = self.cache_tokens(values * BYTES[decision.dtype], context)
-            return max(LEAST_BLOCKS, cache_blocks(tokens, self.block_size))
+            tokens = self.cache_tokens(values * BYTES[decision.dtype], context, block_size)
+            return max(LEAST_BLOCKS, cache_blocks(tokens, block_size))
 
         try:
-            return arrange(loaded, context, self.block_size, blocks)
+            return arrange(loaded, context, block_size, blocks)
         except NoKeysAndValues as error:
             where, kind = decision.source.path, decision.source.kind
             raise CheckpointError(f"{where}: model_type={kind} cannot be served: {error}") from error
@@ -134,7 +139,7 @@ class HuggingFace(BatchedEngine):
         if found.context_reason and context == found.context_length:
             facts["context_reason"] = found.context_reason
         if values is not None:
-            tokens = self.cache_tokens(values * BYTES[dtype], context)
+            tokens = self.cache_tokens(values * BYTES[dtype], context, self.page(False))
             facts["cache_tokens"] = tokens
             memory["kv_cache"] = round(tokens * values * BYTES[dtype] / GB, 4)
         return facts | {"memory_gb_per_rank": memory}

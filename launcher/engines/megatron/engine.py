@@ -15,6 +15,7 @@ from launcher.component import component
 from launcher.core import Json, resolve
 from launcher.engines import switches
 from launcher.engines.base import Runner
+from launcher.engines.buckets import Buckets
 from launcher.engines.megatron import layout
 from launcher.engines.megatron.placement import Placement, Saved
 from launcher.engines.scheduler import Limits
@@ -60,19 +61,24 @@ class Megatron(BatchedEngine):
         layout.check_layout(a, parallelism, allocation.gpus if allocation.ranks is None else 0)
         device = "cuda" if allocation.gpus else "cpu"
         dtype = switches.resolve_dtype(optimizations.dtype, Dtype[a.dtype], device)
-        resolved = switches.resolve(optimizations, dtype, device)
+        resolved = switches.resolve(optimizations, dtype, device, layout.obstacles(a))
+        flash, graphs = (switches.active(resolved, name) for name in ("flash_decode", "cuda_graphs"))
+        block_size = self.page(flash)
         context = context_length(model, a.context_length, checkpoint.path)
-        tokens = self.cache_tokens(layout.cache_bytes_per_token(a, parallelism, dtype), context)
+        tokens = self.cache_tokens(layout.cache_bytes_per_token(a, parallelism, dtype), context, block_size)
+        num_blocks = cache_blocks(tokens, block_size)
         placement = Placement(
             architecture=a,
             weights=Saved(checkpoint.path),
             parallelism=parallelism,
             dtype=dtype,
             device=device,
-            num_blocks=cache_blocks(tokens, self.block_size),
-            block_size=self.block_size,
+            num_blocks=num_blocks,
+            block_size=block_size,
             threads=self.threads_for(layout.parameters(a), allocation.cpus_of_a_rank(parallelism.world_size)),
             flash_attention=switches.active(resolved, "flash_attention"),
+            flash_decode=flash,
+            graphs=Buckets.of(self.max_sequences, context, block_size, num_blocks, whole=flash) if graphs else None,
         )
         return Decision(checkpoint, placement, resolved, self.limits(context, optimizations.prefix_caching))
 
@@ -95,7 +101,8 @@ class Megatron(BatchedEngine):
         placement = decision.placement
         with lead(placement, on_death, allocation) as (stage, followers):
             executor = MegatronExecutor(stage, placement, tokenizer.vocab_size, followers)
-            runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, self._facts(decision))
+            facts = self._facts(decision)
+            runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, facts, executor.describe)
             try:
                 yield runner
             finally:

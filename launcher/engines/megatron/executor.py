@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Protocol
 
 import torch
@@ -12,10 +12,13 @@ from megatron.core import parallel_state as state
 from torch import Tensor
 
 from launcher.checkpoints.base import Architecture
+from launcher.core import Json
 from launcher.engines.base import TokenLogprob
+from launcher.engines.buckets import Buckets
+from launcher.engines.megatron.graphs import Graph, Graphs, Recorder
 from launcher.engines.megatron.modules import GPT, gather_logits
 from launcher.engines.megatron.placement import Placement
-from launcher.engines.paged import CALL_COST, Layout, Rope
+from launcher.engines.paged import CALL_COST, Layout, PagedKernel, Rope
 from launcher.engines.sampling import Draw, Score, choose
 from launcher.engines.step import StepPlan
 from launcher.errors import EngineUnavailable
@@ -27,7 +30,14 @@ class Stage:
     A layer's cache has ``num_blocks`` blocks of ``block_size`` tokens, each [groups, key and value, channels].
     """
 
-    def __init__(self, model: GPT, architecture: Architecture, num_blocks: int, block_size: int) -> None:
+    def __init__(
+        self,
+        model: GPT,
+        architecture: Architecture,
+        num_blocks: int,
+        block_size: int,
+        kernel: PagedKernel | None = None,
+    ) -> None:
         self._model = model.eval().requires_grad_(False)
         parameter = next(model.parameters())
         self.device, dtype = parameter.device, parameter.dtype
@@ -46,14 +56,45 @@ class Stage:
             dtype=dtype,
             rope=self._rope(architecture),
             window=architecture.sliding_window,
+            kernel=kernel,
         )
+        self._graphs: Graphs | None = None
+
+    def record(self, buckets: Buckets, recorder: Recorder) -> None:
+        """Record decode steps of these sizes, to be repeated from now on; every rank does so at the same time."""
+        hidden = None if self._model.pre_process else self._hidden
+        self._graphs = Graphs(buckets, self._layout, self._model.compute, hidden, recorder)
+
+    def describe(self) -> dict[str, Json]:
+        return {} if self._graphs is None else {"cuda_graphs": self._graphs.describe()}
+
+    def current(self) -> AbstractContextManager[object]:
+        """Make this rank's device the calling thread's own: each thread starts on the first one."""
+        return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     @torch.inference_mode()
     def compute(self, plan: StepPlan) -> Tensor | None:
         """Take part in a step; return the logits [rows, vocabulary] on the last stage, None elsewhere."""
+        graph = None if self._graphs is None else self._graphs.fit(plan)
+        if graph is not None:
+            return self._pass_on(self._repeat(graph, plan))
         step = self._layout.step(plan)
         out = self._model.compute(step, self._receive(step.tokens.shape[1]))
         return self._pass_on(out)
+
+    def _repeat(self, graph: Graph, plan: StepPlan) -> Tensor:
+        """Compute a recorded step; return the wanted rows on the last stage, elsewhere all, with those of padding."""
+        graph.load(plan.chunks)
+        if graph.hidden is not None:
+            dist.recv(graph.hidden, state.get_pipeline_model_parallel_prev_rank())
+        out = graph.replay()
+        if not self._model.post_process:
+            return out
+        rows = plan.rows
+        # Mostly each row draws its token.
+        if list(rows) == list(range(len(rows))):
+            return out[: len(rows)]
+        return out.index_select(0, torch.tensor(rows, device=self.device, dtype=torch.long))
 
     @torch.inference_mode()
     def plain(self, tokens: Sequence[int]) -> Tensor | None:
@@ -112,21 +153,26 @@ class MegatronExecutor:
     def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
         if self._peers is not None:
             self._peers.step(plan)
-        with self._blaming():
+        # On a GPU an error of the step may show when its results are read.
+        with self._stage.current(), self._blaming():
             logits = self._stage.compute(plan)
-        assert logits is not None, "the leader is on the last stage"
-        return choose(logits, scores, draws, self.vocab_size)
+            assert logits is not None, "the leader is on the last stage"
+            return choose(logits, scores, draws, self.vocab_size)
 
     @torch.inference_mode()
     def reference(self, tokens: Sequence[int]) -> list[float]:
         if self._peers is not None:
             self._peers.plain(tokens)
-        with self._blaming():
+        with self._stage.current(), self._blaming():
             logits = self._stage.plain(tokens)
-        assert logits is not None, "the leader is on the last stage"
-        targets = torch.tensor(tokens[1:], device=logits.device)[:, None]
-        found: list[float] = logits[:-1].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
-        return found
+            assert logits is not None, "the leader is on the last stage"
+            targets = torch.tensor(tokens[1:], device=logits.device)[:, None]
+            found: list[float] = logits[:-1].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
+            return found
+
+    def describe(self) -> Mapping[str, Json]:
+        """Say what was found out while running."""
+        return self._stage.describe()
 
     @contextmanager
     def _blaming(self) -> Iterator[None]:

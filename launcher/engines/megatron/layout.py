@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launcher.checkpoints.base import Architecture
+from launcher.engines import flash
 from launcher.engines.sizing import BYTES
 from launcher.errors import UserError
 from launcher.model import Dtype, Parallelism
@@ -98,6 +99,14 @@ def _feed_forward(a: Architecture) -> int:
 
 def _expert_width(a: Architecture) -> int:
     return a.expert_ffn_hidden_size or a.ffn_hidden_size
+
+
+def obstacles(a: Architecture) -> dict[str, str]:
+    """Say why an optimization cannot be had for a model; only those that cannot are named."""
+    found = {"flash_decode": flash.unfit(a.kv_channels)}
+    if a.num_experts:
+        found["cuda_graphs"] = "a mixture of experts decides in every step what to compute, which no graph can hold"
+    return {name: reason for name, reason in found.items() if reason}
 
 
 def cache_bytes_per_token(a: Architecture, p: Parallelism, dtype: Dtype) -> int:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from launcher.checkpoints.base import Architecture
+from launcher.engines.buckets import Buckets
 from launcher.model import Dtype, Parallelism
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ class Saved:
 
 @dataclass(frozen=True)
 class Placement:
-    """The model, its layout, and the size of its cache. ``threads`` are those of one rank."""
+    """The model, its layout, and the size of its cache. ``threads`` are those of one rank.
+
+    ``graphs`` are the sizes of decode steps to record while loading, if any.
+    """
 
     architecture: Architecture
     weights: Weights
@@ -52,6 +56,8 @@ class Placement:
     block_size: int
     threads: int
     flash_attention: bool = False
+    flash_decode: bool = False
+    graphs: Buckets | None = None
 
     @contextmanager
     def stage(self, rank: int, store: Store | None = None, device: int | None = None) -> Iterator[Stage]:
@@ -64,11 +70,14 @@ class Placement:
         from launcher.engines.megatron import distributed
 
         distributed.import_quietly()
+        from launcher.engines import flash
         from launcher.engines.megatron.build import build
         from launcher.engines.megatron.executor import Stage
+        from launcher.engines.megatron.graphs import recorder
         from launcher.engines.paged import allow_flash
 
         here = self.torch_device(rank if device is None else device)
+        kernel = flash.kernel(here) if self.flash_decode else None
         torch.set_num_threads(self.threads)
         allow_flash(self.flash_attention, here)
         distributed.initialize(self.parallelism, here, rank, store)
@@ -76,7 +85,10 @@ class Placement:
             model = build(self.architecture, self.parallelism, torch_dtype(self.dtype), here, initialize=False)
             self.weights.load_into(model)
             model.tie()
-            yield Stage(model, self.architecture, self.num_blocks, self.block_size)
+            stage = Stage(model, self.architecture, self.num_blocks, self.block_size, kernel)
+            if self.graphs is not None:
+                stage.record(self.graphs, recorder(here))
+            yield stage
         finally:
             if self.parallelism.world_size > 1:
                 distributed.shutdown()

@@ -100,9 +100,12 @@ def placement(
 
 @contextmanager
 def executing(
-    place: Placement, on_death: Callable[[Future[str]], None] = print, silence_s: float | None = None
+    place: Placement,
+    on_death: Callable[[Future[str]], None] = print,
+    silence_s: float | None = None,
+    prepare: Callable[[Any], None] | None = None,
 ) -> Iterator[Any]:
-    """Start all ranks of a placement and yield the leader's executor."""
+    """Start all ranks of a placement and yield the leader's executor; ``prepare`` gets the leader's stage first."""
     from launcher.engines.megatron import distributed
 
     distributed.import_quietly()
@@ -111,12 +114,14 @@ def executing(
     from launcher.engines.megatron.parallel import lead
 
     with lead(place, on_death, silence_s=silence_s or SILENCE_S) as (stage, followers):
+        if prepare is not None:
+            prepare(stage)
         yield MegatronExecutor(stage, place, ByteTokenizer.vocab_size, followers)
 
 
 @contextmanager
 def batching(executor: Any, limits: Limits) -> Iterator[BatchingRunner]:
-    runner = BatchingRunner("tiny", ByteTokenizer(), executor, limits, {})
+    runner = BatchingRunner("tiny", ByteTokenizer(), executor, limits, {}, executor.describe)
     try:
         yield runner
     finally:
@@ -124,7 +129,12 @@ def batching(executor: Any, limits: Limits) -> Iterator[BatchingRunner]:
 
 
 @contextmanager
-def running(place: Placement, limits: Limits | None = None, silence_s: float | None = None) -> Iterator[BatchingRunner]:
+def running(
+    place: Placement,
+    limits: Limits | None = None,
+    prepare: Callable[[Any], None] | None = None,
+    silence_s: float | None = None,
+) -> Iterator[BatchingRunner]:
     """Run a placement as the engine does; ``silence_s`` is when a silent rank counts as hung."""
     started: list[BatchingRunner] = []
 
@@ -133,6 +143,6 @@ def running(place: Placement, limits: Limits | None = None, silence_s: float | N
             runner.fail(reason.result())
 
     limits = limits or Limits(place.architecture.context_length)
-    with executing(place, on_death, silence_s) as executor, batching(executor, limits) as runner:
+    with executing(place, on_death, silence_s, prepare) as executor, batching(executor, limits) as runner:
         started.append(runner)
         yield runner

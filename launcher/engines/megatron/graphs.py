@@ -1,0 +1,201 @@
+"""Decode steps that are recorded once per size, as CUDA graphs, and then repeated without Python or launches."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from launcher.core import Json
+from launcher.engines.buckets import Bucket, Buckets
+from launcher.engines.paged import Layout, Step, table
+from launcher.engines.step import Chunk, StepPlan
+from launcher.errors import ServerError
+
+Compute = Callable[[Step, Tensor | None], Tensor]
+"""This rank's layers over a step, from token ids or from the previous stage's hidden states."""
+
+WARM_UPS = 2
+"""Runs before a capture: kernels are loaded and libraries set up then, which a capture does not allow."""
+
+
+class Recorder(Protocol):
+    """Records what a function does with tensors that stay where they are."""
+
+    def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        """Return the function's result, and what computes it anew, in place, from what its inputs hold then."""
+        ...
+
+
+class Rerun:
+    """Calls the function again: what a graph does, where there are none. For tests of everything around it."""
+
+    def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        out = function()
+        return out, lambda: void(out.copy_(function()))
+
+
+def void(_: object) -> None:
+    """Drop a result."""
+
+
+class CudaGraphs:
+    """Captures on one stream, from one pool of memory: steps run one at a time, so that their graphs may share it.
+
+    A graph is replayed on the stream that is current then, in order with the copies before and after.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._pool = torch.cuda.graph_pool_handle()
+
+    def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        self._stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(self._stream):
+            for _ in range(WARM_UPS):
+                function()
+        torch.cuda.current_stream(self._device).wait_stream(self._stream)
+        graph = torch.cuda.CUDAGraph()
+        # Other threads (the watchdog of NCCL) may ask the device things meanwhile that a capture forbids its own.
+        with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
+            out = function()
+        return out, graph.replay
+
+
+class Inputs:
+    """What a decode step of one size reads, at fixed addresses; filled with one copy from the host.
+
+    Rows without a sequence compute token 0 at position 0, see nothing but that, and write where nobody reads.
+    """
+
+    def __init__(self, bucket: Bucket, layout: Layout) -> None:
+        self._size = layout.block_size
+        count = bucket.rows * (3 + bucket.pages)
+        on_gpu = layout.device.type == "cuda"
+        self._host = torch.zeros(count, dtype=torch.int64, pin_memory=on_gpu)
+        self._device = torch.zeros(count, dtype=torch.int64, device=layout.device)
+        self._copied = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
+        host = self._host.numpy()
+        self._columns = host[: 3 * bucket.rows].reshape(3, bucket.rows)
+        self._blocks = host[3 * bucket.rows :].reshape(bucket.rows, bucket.pages)
+        self.tokens, self.positions, self.slots = self._device[: 3 * bucket.rows].view(3, bucket.rows)
+        self.blocks = self._device[3 * bucket.rows :].view(bucket.rows, bucket.pages)
+
+    def fill(self, chunks: Sequence[Chunk]) -> None:
+        """Take over one token per sequence; the rows behind them are padding."""
+        if self._copied is not None:
+            self._copied.synchronize()  # the copy before has left the host's buffer
+        count, pages = len(chunks), self._blocks.shape[1]
+        tokens, at, writes = np.array([(c.tokens[0], c.start, c.write) for c in chunks], np.int64).T
+        held = table(chunks)[:, :pages]
+        block = held[np.arange(count), at // self._size] * (at >= writes)  # block 0 takes what is stored already
+        self._columns[:, count:] = 0
+        self._columns[:, :count] = tokens, at, block * self._size + at % self._size
+        self._blocks[:] = 0
+        self._blocks[:count, : held.shape[1]] = held
+        self._device.copy_(self._host, non_blocking=True)
+        if self._copied is not None:
+            self._copied.record(torch.cuda.current_stream(self._device.device))
+
+
+class Graph:
+    """The decode step of one size: its inputs, and its output, which the next repetition overwrites.
+
+    ``hidden`` [rows, 1, h] is where the previous stage's output is put before `replay`; None on the first stage.
+    """
+
+    def __init__(self, bucket: Bucket, layout: Layout, compute: Compute, hidden: Tensor | None) -> None:
+        self.hidden = hidden
+        self.replays = 0
+        self._inputs = Inputs(bucket, layout)
+        self._layout = layout
+        self._compute = compute
+
+    def record(self, recorder: Recorder) -> None:
+        """Record the step, over inputs that are all padding."""
+        self._out, self._again = recorder.record(self._run)
+
+    def load(self, chunks: Sequence[Chunk]) -> None:
+        self._inputs.fill(chunks)
+
+    def replay(self) -> Tensor:
+        """Compute what was loaded; returns one row per sequence, then those of the padding."""
+        self.replays += 1
+        self._again()
+        return self._out
+
+    def _run(self) -> Tensor:
+        i = self._inputs
+        return self._compute(self._layout.decoding(i.tokens, i.positions, i.slots, i.blocks), self.hidden)
+
+
+class Graphs:
+    """A rank's recorded decode steps, one per bucket. All ranks record the same ones, at the same time.
+
+    ``hidden`` is the shape of one token's hidden states where they come from another stage.
+    """
+
+    @torch.inference_mode()
+    def __init__(
+        self, buckets: Buckets, layout: Layout, compute: Compute, hidden: Sequence[int] | None, recorder: Recorder
+    ) -> None:
+        start = time.perf_counter()
+        self._buckets = buckets
+        self._size = layout.block_size
+        self._graphs: dict[Bucket, Graph] = {}
+        reserved = _reserved(layout.device)
+        for bucket in buckets:
+            shape = None if hidden is None else (bucket.rows, *hidden)
+            received = None if shape is None else torch.zeros(shape, dtype=layout.dtype, device=layout.device)
+            self._graphs[bucket] = graph = Graph(bucket, layout, compute, received)
+            _record(graph, bucket, recorder)
+        self._memory = _reserved(layout.device) - reserved
+        self._seconds = time.perf_counter() - start
+        self._others = 0
+
+    def fit(self, plan: StepPlan) -> Graph | None:
+        """Return the recorded step that computes a plan, or None: it has a longer chunk, or is too large."""
+        found = None
+        # A scheduler puts the longest chunk last.
+        if len(plan.chunks[-1].tokens) == 1 and all(len(c.tokens) == 1 for c in plan.chunks):
+            pages = max(c.start for c in plan.chunks) // self._size + 1
+            bucket = self._buckets.fit(len(plan.chunks), pages)
+            found = None if bucket is None else self._graphs[bucket]
+        self._others += found is None
+        return found
+
+    def describe(self) -> dict[str, Json]:
+        """Say what was recorded and how often it was used, on this rank."""
+        return {
+            "sequences": list(self._buckets.rows),
+            "tokens_per_sequence": [pages * self._size for pages in self._buckets.pages],
+            "graphs": len(self._graphs),
+            "capture_s": round(self._seconds, 3),
+            "memory_gb": round(self._memory / 1024**3, 4),
+            "replays": sum(graph.replays for graph in self._graphs.values()),
+            "other_steps": self._others,
+        }
+
+
+def recorder(device: torch.device) -> Recorder:
+    """Return what records on a device."""
+    return CudaGraphs(device) if device.type == "cuda" else Rerun()
+
+
+def _record(graph: Graph, bucket: Bucket, recorder: Recorder) -> None:
+    try:
+        graph.record(recorder)
+    except RuntimeError as error:
+        raise ServerError(
+            f"optimizations.cuda_graphs=true: a decode step of {bucket.rows} sequences and {bucket.pages} pages each "
+            f"cannot be captured ({error}); cuda_graphs=false serves without"
+        ) from error
+
+
+def _reserved(device: torch.device) -> int:
+    return torch.cuda.memory_reserved(device) if device.type == "cuda" else 0
