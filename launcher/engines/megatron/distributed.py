@@ -122,6 +122,20 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
+def abort() -> None:
+    """End the collective that this process may be in, because a rank of it is gone.
+
+    Gloo notices that itself, as its connections break. NCCL would wait on the device until `TIMEOUT`, and so would
+    leaving its groups.
+    """
+    import torch.distributed as dist
+
+    if dist.is_initialized() and dist.get_backend() == "nccl":
+        from torch.distributed.distributed_c10d import _abort_process_group
+
+        _abort_process_group()
+
+
 def leader_rank(parallelism: Parallelism) -> int:
     """Return the rank of the process that schedules: the first of the stage whose output is the logits.
 

@@ -12,7 +12,7 @@ from multiprocessing.connection import wait as wait_readable
 from typing import TYPE_CHECKING, Any
 
 from launcher.allocation import LOOPBACK, Allocation
-from launcher.engines.megatron import crew
+from launcher.engines.megatron import crew, distributed
 from launcher.engines.megatron.crew import GRACE_S, SILENCE_S, Follower, Spot
 from launcher.engines.megatron.orders import BEAT_S, Compute, Place, Plain
 from launcher.engines.megatron.placement import Placement
@@ -125,14 +125,13 @@ def lead(
         if followers.dead.done():
             raise ServerError(followers.dead.result())
         followers.dead.add_done_callback(on_death)
+        followers.dead.add_done_callback(lambda _: distributed.abort())
         yield stage, followers
 
 
 def _start(
     placement: Placement, others: Sequence[Spot], allocation: Allocation | None, silence_s: float
 ) -> tuple[Store, Followers]:
-    from launcher.engines.megatron import distributed
-
     ranks = allocation.ranks if allocation is not None else None
     host = ranks.address if ranks is not None else LOOPBACK
     distributed.use_way_to(host)

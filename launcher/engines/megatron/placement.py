@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.buckets import Buckets
+from launcher.errors import UserError
 from launcher.model import Dtype, Parallelism
 
 if TYPE_CHECKING:
@@ -98,6 +99,12 @@ class Placement:
 
         if self.device == "cpu":
             return torch.device("cpu")
+        seen = torch.cuda.device_count()
+        if number >= seen:
+            raise UserError(
+                f"GPU {number} of this host is needed; torch {torch.__version__} sees {seen} of them "
+                "(CUDA_VISIBLE_DEVICES= runs on the CPU)"
+            )
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
         return device

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from answers import one_by_one, request, together
 
 from launcher.allocation import Allocation
+from launcher.engines import flash
 from launcher.engines.megatron import Megatron
 from launcher.errors import CheckpointError, UserError
 from launcher.model import Dtype, Model, Optimizations, Parallelism
@@ -89,3 +91,21 @@ async def test_the_shipped_model_answers_the_same_at_every_layout(layout: Parall
         assert a.ids == b.ids
         for x, y in zip(a.tokens, b.tokens, strict=True):
             assert x.logprob == pytest.approx(y.logprob, abs=1e-4)
+
+
+def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line() -> None:
+    import torch
+
+    place = Megatron().decide(TINY, Parallelism(), Optimizations(), replace(CPU, gpus=1)).placement
+    absent = torch.cuda.device_count()
+    with pytest.raises(UserError, match=rf"GPU {absent} of this host is needed; torch .* sees {absent} of"):
+        place.torch_device(absent)
+
+
+def test_what_a_gpu_would_record_is_planned_without_one() -> None:
+    asked = Optimizations(cuda_graphs=True, flash_decode=True, dtype=Dtype.bf16)
+    decision = Megatron(max_sequences=8).decide(TINY, Parallelism(), asked, replace(CPU, gpus=1))
+    graphs = decision.placement.graphs
+    assert graphs is not None
+    assert list(graphs.rows) == [1, 2, 4, 8]
+    assert decision.placement.block_size == (flash.PAGE if flash.installed() else 16)
