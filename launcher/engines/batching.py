@@ -10,7 +10,7 @@ from contextlib import suppress
 from launcher.core import Json
 from launcher.engines.base import EngineState, Generation, Runner, Tokens
 from launcher.engines.blocks import BlockPool
-from launcher.engines.driver import Driver
+from launcher.engines.driver import Driver, Planner
 from launcher.engines.outbox import join
 from launcher.engines.scheduler import Limits, Scheduler
 from launcher.engines.step import Executor
@@ -46,8 +46,8 @@ class Stream:
 class BatchingRunner(Runner):
     """Runs an `Executor` with continuous batching.
 
-    ``facts`` are what `describe` answers, with what ``measured`` returns then. `close` must be called when the runner
-    is not needed any more.
+    ``facts`` are what `describe` answers, with what ``measured`` returns then. ``planner`` is a `Scheduler` unless the
+    executor is an engine that plans by itself. `close` must be called when the runner is not needed any more.
     """
 
     def __init__(
@@ -58,6 +58,7 @@ class BatchingRunner(Runner):
         limits: Limits,
         facts: Mapping[str, Json],
         measured: Callable[[], Mapping[str, Json]] = dict,
+        planner: Planner | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -66,9 +67,10 @@ class BatchingRunner(Runner):
         self._facts = dict(facts)
         self._measured = measured
         self._streams: dict[str, Stream] = {}
-        pool = BlockPool(executor.num_blocks)
-        scheduler = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
-        self._driver = Driver(scheduler, executor, limits, self._deliver)
+        if planner is None:
+            pool = BlockPool(executor.num_blocks)
+            planner = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
+        self._driver = Driver(planner, executor, limits, self._deliver)
 
     async def generate(self, request: Generation) -> AsyncIterator[Tokens]:
         if not request.prompt:

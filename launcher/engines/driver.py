@@ -7,10 +7,11 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from dataclasses import replace
+from typing import Protocol
 
-from launcher.engines.base import EngineState, Generation, Tokens
+from launcher.engines.base import EngineState, Generation, TokenLogprob, Tokens
 from launcher.engines.outbox import Outbox
-from launcher.engines.scheduler import Limits, Scheduler
+from launcher.engines.scheduler import Limits, Step
 from launcher.engines.step import Executor
 from launcher.errors import EngineUnavailable, QueueFull
 
@@ -20,6 +21,30 @@ Deliver = Callable[[Sequence[tuple[str, Tokens | Exception]]], None]
 """Takes what became ready together, by request id. Called from the driver's thread, a few times per step at most."""
 
 
+class Asked(Protocol):
+    """A generation that a planner has taken up."""
+
+    @property
+    def request(self) -> Generation: ...
+
+
+class Planner(Protocol):
+    """Decides what is computed, step by step: a `Scheduler`, or what stands for an engine that has one of its own."""
+
+    @property
+    def idle(self) -> bool: ...
+
+    def add(self, request: Generation) -> Asked: ...
+
+    def drop(self, request_id: str) -> None: ...
+
+    def state(self) -> EngineState: ...
+
+    def plan(self) -> tuple[Step | None, Sequence[tuple[Asked, Tokens]]]: ...
+
+    def absorb(self, step: Step, results: Sequence[TokenLogprob]) -> Sequence[tuple[Asked, Tokens]]: ...
+
+
 class Driver:
     """Owns a scheduler and an executor; every call is safe from any thread.
 
@@ -27,7 +52,7 @@ class Driver:
     it takes up between two steps. When a step raises, every request fails and the driver takes no more.
     """
 
-    def __init__(self, scheduler: Scheduler, executor: Executor, limits: Limits, deliver: Deliver) -> None:
+    def __init__(self, scheduler: Planner, executor: Executor, limits: Limits, deliver: Deliver) -> None:
         self._scheduler = scheduler
         self._executor = executor
         self._limits = limits
@@ -139,7 +164,8 @@ class Driver:
         if step is not None:
             if step.prefills:
                 self._outbox.flush(everything=True)  # it takes long
-            events += self._scheduler.absorb(step, self._executor.execute(step.plan, step.scores, step.draws))
+            results = self._executor.execute(step.plan, step.scores, step.draws)
+            events = [*events, *self._scheduler.absorb(step, results)]
         self._state = self._scheduler.state()
         for running, tokens in events:
             self._outbox.add(running.request.id, tokens)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from importlib import metadata
 from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
@@ -25,6 +27,14 @@ CAPABILITY = (8, 0)
 
 def installed() -> bool:
     return find_spec("flash_attn") is not None
+
+
+def version() -> tuple[int, ...] | None:
+    """Return the numbers of flash-attn's version, None if it is not installed."""
+    try:
+        return tuple(int(n) for n in re.findall(r"\d+", metadata.version("flash-attn"))[:3])
+    except metadata.PackageNotFoundError:
+        return None
 
 
 def unfit(channels: int) -> str:

@@ -36,7 +36,7 @@ def resolve(o: Optimizations, dtype: Dtype, device: str, obstacles: Mapping[str,
         _switch("cuda_graphs", o.cuda_graphs, obstacles.get("cuda_graphs") or no_gpu, "for decode steps"),
         _switch("flash_decode", o.flash_decode, decode, "flash-attn's kernel over the paged cache"),
         _switch("flash_attention", o.flash_attention, no_gpu or no_half, "for prompts that are computed in one chunk"),
-        _switch("prefix_caching", o.prefix_caching, ""),
+        _switch("prefix_caching", o.prefix_caching, obstacles.get("prefix_caching", "")),
         Switch("quantised_kv", False, False, NO_QUANTISED_CACHE),
     ]
 

@@ -16,8 +16,9 @@ from launcher.core import Json, resolve
 from launcher.engines import switches
 from launcher.engines.base import Runner
 from launcher.engines.buckets import Buckets
-from launcher.engines.megatron import layout
+from launcher.engines.megatron import layout, runtime
 from launcher.engines.megatron.placement import Placement, Saved
+from launcher.engines.megatron.runtime import Runtime
 from launcher.engines.scheduler import Limits
 from launcher.engines.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length, refuse_foreign
 from launcher.errors import CheckpointError, UserError
@@ -40,12 +41,21 @@ class Decision:
 
 @component("engine/megatron")
 class Megatron(BatchedEngine):
-    """A megatron-core GPT with continuous batching over a paged key-value cache, in one process or in many."""
+    """A megatron-core GPT with continuous batching over a paged key-value cache, in one process or in many.
+
+    ``runtime`` is ``portable``, our own scheduler and cache, or ``mcore_dynamic``, megatron-core's dynamic inference
+    engine, on one GPU.
+    """
+
+    runtime: Runtime = Runtime.portable
 
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
     ) -> AbstractContextManager[Runner]:
-        return self._load(model, self.decide(model, parallelism, optimizations, allocation), allocation)
+        decision = self.decide(model, parallelism, optimizations, allocation)
+        if self.runtime is Runtime.mcore_dynamic:
+            return self._load_dynamic(model, decision)
+        return self._load(model, decision, allocation)
 
     def plan(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
@@ -61,9 +71,13 @@ class Megatron(BatchedEngine):
         layout.check_layout(a, parallelism, allocation.gpus if allocation.ranks is None else 0)
         device = "cuda" if allocation.gpus else "cpu"
         dtype = switches.resolve_dtype(optimizations.dtype, Dtype[a.dtype], device)
-        resolved = switches.resolve(optimizations, dtype, device, layout.obstacles(a))
+        dynamic = self.runtime is Runtime.mcore_dynamic
+        if dynamic:
+            runtime.check(a, parallelism, dtype, device)
+        obstacles = layout.obstacles(a) | (runtime.OBSTACLES if dynamic else {})
+        resolved = switches.resolve(optimizations, dtype, device, obstacles)
         flash, graphs = (switches.active(resolved, name) for name in ("flash_decode", "cuda_graphs"))
-        block_size = self.page(flash)
+        block_size = self.page(flash or dynamic)
         context = context_length(model, a.context_length, checkpoint.path)
         tokens = self.cache_tokens(layout.cache_bytes_per_token(a, parallelism, dtype), context, block_size)
         num_blocks = cache_blocks(tokens, block_size)
@@ -108,6 +122,29 @@ class Megatron(BatchedEngine):
             finally:
                 runner.close()
 
+    @contextmanager
+    def _load_dynamic(self, model: Model, decision: Decision) -> Iterator[Runner]:
+        """Load for megatron-core's own engine, in this process."""
+        from launcher.engines.batching import BatchingRunner
+        from launcher.engines.megatron import distributed
+
+        distributed.import_quietly()
+        from launcher.engines.megatron.dynamic import Batch
+        from launcher.engines.megatron.mcore import Dynamic
+
+        tokenizer = _tokenizer(model, decision.checkpoint)
+        placement, limits, vocab_size = decision.placement, decision.limits, tokenizer.vocab_size
+        batch = Batch(limits, vocab_size, tokenizer.eos_ids)
+        with placement.model(0, placement.torch_device(0)) as built:
+            engine = Dynamic(built, placement, limits, vocab_size, batch)
+            facts = self._facts(decision)
+            runner = BatchingRunner(model.name, tokenizer, engine, limits, facts, planner=batch)
+            try:
+                yield runner
+            finally:
+                runner.close()
+                engine.close()
+
     def _facts(self, decision: Decision) -> dict[str, Json]:
         a, placement = decision.placement.architecture, decision.placement
         p, count = placement.parallelism, layout.parameters(a)
@@ -119,6 +156,7 @@ class Megatron(BatchedEngine):
             "parameters": count,
             "dtype": placement.dtype.value,
             "device": placement.device,
+            "runtime": self.runtime.value,
             "world_size": p.world_size,
             "layout": {"tensor": p.tensor, "pipeline": p.pipeline, "context": p.context, "expert": p.expert},
             "threads_per_rank": placement.threads,

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
     from launcher.engines.megatron.executor import Stage
+    from launcher.engines.megatron.modules import GPT
 
 
 class Weights(Protocol):
@@ -66,19 +67,30 @@ class Placement:
 
         ``device`` is the number of its GPU on this host, by default that of the rank.
         """
-        import torch
-
         from launcher.engines.megatron import distributed
 
         distributed.import_quietly()
         from launcher.engines import flash
-        from launcher.engines.megatron.build import build
         from launcher.engines.megatron.executor import Stage
         from launcher.engines.megatron.graphs import recorder
-        from launcher.engines.paged import allow_flash
 
         here = self.torch_device(rank if device is None else device)
         kernel = flash.kernel(here) if self.flash_decode else None
+        with self.model(rank, here, store) as model:
+            stage = Stage(model, self.architecture, self.num_blocks, self.block_size, kernel)
+            if self.graphs is not None:
+                stage.record(self.graphs, recorder(here))
+            yield stage
+
+    @contextmanager
+    def model(self, rank: int, here: torch.device, store: Store | None = None) -> Iterator[GPT]:
+        """Build, fill and yield the modules of one rank, without a cache."""
+        import torch
+
+        from launcher.engines.megatron import distributed
+        from launcher.engines.megatron.build import build
+        from launcher.engines.paged import allow_flash
+
         torch.set_num_threads(self.threads)
         allow_flash(self.flash_attention, here)
         distributed.initialize(self.parallelism, here, rank, store)
@@ -86,10 +98,7 @@ class Placement:
             model = build(self.architecture, self.parallelism, torch_dtype(self.dtype), here, initialize=False)
             self.weights.load_into(model)
             model.tie()
-            stage = Stage(model, self.architecture, self.num_blocks, self.block_size, kernel)
-            if self.graphs is not None:
-                stage.record(self.graphs, recorder(here))
-            yield stage
+            yield model
         finally:
             if self.parallelism.world_size > 1:
                 distributed.shutdown()

@@ -19,6 +19,7 @@ from launcher.engines.base import Generation
 from launcher.engines.buckets import Buckets
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.placement import Placement
+from launcher.engines.megatron.runtime import Runtime
 from launcher.engines.scheduler import Limits
 from launcher.model import Dtype, Model, Optimizations, Parallelism
 
@@ -136,6 +137,17 @@ async def test_over_two_gpus(
 ) -> None:
     with running(on_gpu(graphs, parallelism=layout)) as made:
         check_same(requests, expected, await together(made, requests))
+
+
+@needs_flash_attn
+async def test_megatron_cores_engine_is_close(requests: Sequence[Generation]) -> None:
+    host = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=1)
+    model = Model(name="tiny", path="package:launcher/assets/tiny")
+    asked = Optimizations(dtype=Dtype.bf16)
+    with Megatron(runtime=Runtime.mcore_dynamic, max_sequences=8).load(model, Parallelism(), asked, host) as runner:
+        assert runner.describe()["runtime"] == "mcore_dynamic"
+        short = [replace(r, prompt=r.prompt[:20]) for r in requests]
+        close(short, runner, await together(runner, short))
 
 
 async def test_the_component_reports_what_was_captured(requests: Sequence[Generation]) -> None:

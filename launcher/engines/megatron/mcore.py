@@ -1,0 +1,195 @@
+"""Megatron-core's own `DynamicInferenceEngine` around our model, on one GPU."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from megatron.core.inference.contexts.dynamic_context import DynamicInferenceContext
+from megatron.core.inference.engines.dynamic_engine import DynamicInferenceEngine
+from megatron.core.inference.model_inference_wrappers.gpt.gpt_inference_wrapper import GPTInferenceWrapper
+from megatron.core.inference.model_inference_wrappers.inference_wrapper_config import InferenceWrapperConfig
+from megatron.core.inference.sampling_params import SamplingParams
+from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
+from torch import Tensor
+
+from launcher.engines.base import TokenLogprob
+from launcher.engines.megatron.dynamic import Batch
+from launcher.engines.megatron.modules import GPT
+from launcher.engines.megatron.placement import Placement, torch_dtype
+from launcher.engines.sampling import Draw, Score
+from launcher.engines.scheduler import Limits
+from launcher.engines.sizing import BYTES, GB
+from launcher.engines.step import StepPlan
+from launcher.errors import ServerError
+
+NEVER = -1
+"""No token has this id: whether a sequence has ended is for us to say."""
+
+OURS = {
+    DynamicInferenceContext: ("last_token_logits",),
+    TextGenerationController: ("_dynamic_step_sample_bookkeeping", "_dynamic_step_sample_logits"),
+}
+"""What we override. It is not public, so another megatron-core may not call it, and would sample by its own rules."""
+
+
+class Context(DynamicInferenceContext):  # type: ignore[misc]
+    """Megatron-core's cache and batch; logits are computed for the rows that our batch needs, prompts' among them."""
+
+    batch: Batch
+
+    def last_token_logits(self, logits: Tensor) -> Tensor:
+        """Pick the rows of [1, tokens, h] whose logits are needed, [rows, h]; the model calls this before its head."""
+        active = slice(self.paused_request_count, self.total_request_count)
+        numbers, lengths = self.request_ids[active].tolist(), self.request_query_lengths[active].tolist()
+        rows = torch.tensor(self.batch.rows(numbers, lengths), device=logits.device)
+        return logits.squeeze(0).index_select(0, rows)
+
+
+class Controller(TextGenerationController):  # type: ignore[misc]
+    """Megatron-core's loop of a step, with our sampling in the place of its own."""
+
+    def __init__(self, model: GPTInferenceWrapper, batch: Batch) -> None:
+        super().__init__(model, Silent())
+        self._batch = batch
+
+    def _dynamic_step_sample_bookkeeping(self) -> None:
+        """Keep no settings: each request has its own."""
+
+    @torch.inference_mode()
+    def _dynamic_step_sample_logits(self, logits: Tensor) -> None:
+        tokens = self._batch.choose(logits.squeeze(0))
+        self._sampled_tokens_cuda[: len(tokens)] = torch.tensor(tokens, device=logits.device)
+
+
+class Engine(DynamicInferenceEngine):  # type: ignore[misc]
+    """Megatron-core's engine with an event loop of its own: its constructor would take the caller's."""
+
+    def __init__(self, controller: Controller, context: Context) -> None:
+        self._loop = asyncio.new_event_loop()
+        super().__init__(controller, context, random_seed=0, enable_chunked_prefill=False)
+
+    def close(self) -> None:
+        if not self._loop.is_running():  # a step that does not end is left behind, with the thread that it is in
+            self._loop.close()
+
+
+class Silent:
+    """The tokenizer that megatron-core wants for finished requests; text is made elsewhere."""
+
+    eod = NEVER
+
+    def detokenize(self, tokens: Sequence[int]) -> str:
+        return ""
+
+
+class Dynamic:
+    """Steps megatron-core's engine. Implements `Stepping` for a `Batch`, and `Executor` for the runner.
+
+    It is driven by one thread, which need not be the one that made it, but must not run an event loop.
+    """
+
+    def __init__(self, model: GPT, placement: Placement, limits: Limits, vocab_size: int, batch: Batch) -> None:
+        _check_version()
+        self._model = model.eval().requires_grad_(False)
+        self._device = next(model.parameters()).device
+        self.num_blocks, self.block_size = placement.num_blocks, placement.block_size
+        self.kv_tokens = (self.num_blocks - 1) * self.block_size
+        self.vocab_size = vocab_size
+        self._context = _context(placement, limits)
+        self._context.batch = batch
+        wrapped = GPTInferenceWrapper(model, _wrapper_config(placement, limits), self._context)
+        self._controller = Controller(wrapped, batch)
+        self._engine = Engine(self._controller, self._context)
+        # After the engine's own, which its constructor sets.
+        self._controller.set_stop_word_finished_ids_callback(batch.ended)
+        batch.attach(self)
+
+    def add(self, number: int, prompt: Sequence[int], room: int) -> None:
+        settings = SamplingParams(num_tokens_to_generate=room, termination_id=NEVER)
+        with torch.cuda.device(self._device):
+            self._engine.add_request(number, list(prompt), settings)
+
+    def withdraw(self, number: int) -> bool:
+        if number not in self._engine.waiting_request_ids:
+            return False
+        self._engine.waiting_request_ids.remove(number)
+        del self._engine.requests[number]
+        return True
+
+    def step(self) -> None:
+        with torch.cuda.device(self._device):
+            for record in self._engine.step_modern()["finished_request_records"]:
+                if record[-1].failed():
+                    raise RuntimeError(f"megatron-core refused request {record[-1].request_id}: {record[-1].events}")
+
+    def close(self) -> None:
+        self._engine.close()
+
+    def unfinished(self) -> bool:
+        return bool(self._engine.has_unfinished_requests())
+
+    def waiting(self) -> int:
+        return len(self._engine.waiting_request_ids)
+
+    def kv_tokens_used(self) -> int:
+        return int(self._context.block_allocator.get_total_used()) * self.block_size
+
+    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+        raise NotImplementedError("megatron-core's engine plans its own steps")
+
+    @torch.inference_mode()
+    def reference(self, tokens: Sequence[int]) -> list[float]:
+        """Return the log-probability of ``tokens[1:]`` by a plain forward pass without cache."""
+        with torch.cuda.device(self._device):
+            ids = torch.tensor([tokens], device=self._device)
+            logits: Tensor = self._model(ids, torch.arange(len(tokens), device=self._device)[None], None)[0]
+            found: list[float] = logits[:-1].float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist()
+            return found
+
+
+def _check_version() -> None:
+    for kind, names in OURS.items():
+        for name in names:
+            if not hasattr(kind, name):
+                raise ServerError(
+                    f"engine.runtime=mcore_dynamic: this megatron-core has no {kind.__name__}.{name}; 0.16.1 has"
+                )
+
+
+def _context(placement: Placement, limits: Limits) -> Context:
+    a = placement.architecture
+    per_block = 2 * a.num_layers * a.num_query_groups * a.kv_channels * BYTES[placement.dtype] * placement.block_size
+    sequences = Context.REQUEST_ROUNDER * -(-limits.max_sequences // Context.REQUEST_ROUNDER)
+    # Prompts are computed whole, and padded.
+    tokens = max(limits.context_length, limits.prefill_chunk, sequences)
+    return Context(
+        params_dtype=torch_dtype(placement.dtype),
+        num_layers=a.num_layers,
+        kv_channels=a.kv_channels,
+        num_attention_heads=a.num_query_groups,
+        max_sequence_length=limits.context_length + 1,
+        # Half a block more, so that rounding takes none away.
+        buffer_size_gb=(placement.num_blocks + 0.5) * per_block / GB,
+        max_requests=sequences,
+        max_tokens=Context.TOKEN_ROUNDER * -(-tokens // Context.TOKEN_ROUNDER),
+        block_size_tokens=placement.block_size,
+        tensor_model_parallel_size=1,
+        pipeline_model_parallel_size=1,
+        materialize_only_last_token_logits=True,
+        use_flashinfer_fused_rope=False,
+    )
+
+
+def _wrapper_config(placement: Placement, limits: Limits) -> Any:
+    a = placement.architecture
+    return InferenceWrapperConfig(
+        hidden_size=a.hidden_size,
+        params_dtype=torch_dtype(placement.dtype),
+        inference_batch_times_seqlen_threshold=-1,
+        padded_vocab_size=a.vocab_size,
+        inference_max_requests=limits.max_sequences,
+        inference_max_seq_length=limits.context_length + 1,
+    )
