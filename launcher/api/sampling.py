@@ -23,7 +23,9 @@ def choices(
     found: list[Choice] = []
     for prompt, limit in zip(prompts, limits, strict=True):
         for index in range(len(found), len(found) + body.n):
-            generation = Generation(f"{id}-{index}", prompt, _sampling(body, limit, index, logprobs, echo))
+            sampling = _sampling(body, limit, index, logprobs, echo)
+            # A stop string may end the text at any token, so that each is looked at as soon as it is there.
+            generation = Generation(f"{id}-{index}", prompt, sampling, whole=not body.stream and not body.stop)
             found.append(Choice(index, generation, body.stop, echo))
     return found
 

@@ -39,11 +39,15 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One sequence to generate: prompt token ids and how to sample. ``id`` is unique while it runs."""
+    """One sequence to generate: prompt token ids and how to sample. ``id`` is unique while it runs.
+
+    ``whole`` says that nobody waits for what comes between the first event and the last: it may be held back till then.
+    """
 
     id: str
     prompt: tuple[int, ...]
     sampling: Sampling
+    whole: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -104,3 +104,13 @@ def test_scoring_needs_no_room_for_a_token() -> None:
 def test_tokens_that_the_model_does_not_have_are_refused(tokens: list[int]) -> None:
     with pytest.raises(ApiError, match="accepted are 0 to 256"):
         check_tokens(tokens, 257, "prompt")
+
+
+@pytest.mark.parametrize(
+    ("fields", "whole"), [({}, True), ({"stream": True}, False), ({"stop": "\n"}, False), ({"n": 2}, True)]
+)
+def test_an_answer_is_wanted_as_a_whole_unless_something_looks_at_its_tokens(
+    fields: dict[str, object], whole: bool
+) -> None:
+    found = choices(body(**fields), [(1,)], [5], id="x", logprobs=None, echo=False)
+    assert {choice.generation.whole for choice in found} == {whole}

@@ -16,6 +16,7 @@ from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.inbox import Event, Inbox
 from launcher.core import Json
 from launcher.engines.base import Generation, Runner, Tokens
+from launcher.engines.outbox import join
 from launcher.errors import EngineUnavailable, QueueFull
 
 LOG = logging.getLogger("pytriton.served")
@@ -125,9 +126,9 @@ class Served:
     async def _batch(self, batch: Any, feed: str) -> AsyncGenerator[Arrays, None]:
         """Start the generations of a batch; what they say, and what is refused, is left to the feed."""
         inbox = self._feeds[feed]
-        for id, prompt, given in tensors.unpack_requests(batch):
+        for id, prompt, given, whole in tensors.unpack_requests(batch):
             try:
-                self._submit(*self._read(id, prompt, given), inbox)
+                self._submit(*self._read(id, prompt, given, whole), inbox)
             except Exception as error:
                 inbox.put(Event(id, error))
         return
@@ -145,10 +146,12 @@ class Served:
         finally:
             job.end()
 
-    def _read(self, id: str, prompt: tuple[int, ...], given: Mapping[str, Json]) -> tuple[Runner, Generation]:
+    def _read(
+        self, id: str, prompt: tuple[int, ...], given: Mapping[str, Json], whole: bool = False
+    ) -> tuple[Runner, Generation]:
         runner, sampling = self._loaded(), tensors.sampling(given)
         tensors.check(prompt, sampling, runner)
-        return runner, Generation(id, prompt, sampling)
+        return runner, Generation(id, prompt, sampling, whole)
 
     def _loaded(self) -> Runner:
         if self._runner is None:
@@ -183,10 +186,16 @@ class Served:
         return job
 
     async def _pump(self, runner: Runner, generation: Generation, job: Job) -> None:
+        begun = False
         try:
             async with aclosing(cast("AsyncGenerator[Tokens, None]", runner.generate(generation))) as events:
+                held: list[Tokens] = []
                 async for event in events:
-                    job.inbox.put(Event(generation.id, event))
+                    held.append(event)
+                    if begun and generation.whole and not event.finish:
+                        continue
+                    job.inbox.put(Event(generation.id, join(held)))
+                    held, begun = [], True
         except Exception as error:
             job.inbox.put(Event(generation.id, error))
 

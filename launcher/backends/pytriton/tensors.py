@@ -82,7 +82,7 @@ def _checked(name: str, value: Json, wanted: Range) -> Json:
         return None
     if wanted.kind is float and type(value) is int:
         value = float(value)
-    if type(value) is not wanted.kind or not wanted.low <= float(value) <= wanted.high or value == math.inf:
+    if type(value) is not wanted.kind or not wanted.low <= value <= wanted.high or value == math.inf:
         span = "" if wanted.kind is bool else f" from {wanted.low} to {wanted.high}"
         raise ValueError(f"{name}={value!r}: accepted is {wanted.kind.__name__}{span}")
     return value
@@ -151,12 +151,12 @@ def _logprobs(prefix: str, tokens: Sequence[TokenLogprob]) -> Arrays:
 
 def pack_requests(generations: Iterable[Generation]) -> bytes:
     """Return generations as JSON, for the UINT8 tensor ``batch``."""
-    return to_json([[g.id, g.prompt, parameters(g.sampling)] for g in generations])
+    return to_json([[g.id, g.prompt, parameters(g.sampling), g.whole] for g in generations])
 
 
-def unpack_requests(batch: np.ndarray[Any, Any]) -> list[tuple[str, tuple[int, ...], dict[str, Json]]]:
-    """Return the id, the prompt and the sampling parameters of each."""
-    return [(id, tuple(prompt), asked) for id, prompt, asked in from_json(batch.tobytes())]
+def unpack_requests(batch: np.ndarray[Any, Any]) -> list[tuple[str, tuple[int, ...], dict[str, Json], bool]]:
+    """Return the id, the prompt, the sampling parameters of each, and whether it is wanted as a whole."""
+    return [(id, tuple(prompt), asked, whole) for id, prompt, asked, whole in from_json(batch.tobytes())]
 
 
 def pack(events: Iterable[Event]) -> np.ndarray[Any, Any]:

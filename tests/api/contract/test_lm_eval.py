@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from api.contract.conftest import Api
+from api.lm_eval_client import ask
 
 openai_completions = pytest.importorskip("lm_eval.models.openai_completions")
 
@@ -42,3 +43,16 @@ async def test_its_remote_tokenizer(api: Api) -> None:
     tokenizer = await asyncio.to_thread(RemoteTokenizer, url)
     tokens = await asyncio.to_thread(tokenizer.encode, "12+34=é")
     assert await asyncio.to_thread(tokenizer.decode, tokens) == "12+34=é"
+
+
+async def test_its_own_client(api: Api) -> None:
+    ends = ["46", "47", "x"]
+    likely, texts = await asyncio.to_thread(ask, api.endpoint.url, api.endpoint.model, ends)
+    first = await api.tokens("12+34=")
+    for (total, greedy), end in zip(likely, ends, strict=True):
+        whole = await api.tokens(f"12+34={end}")
+        reference = (await api.post("/reference_logprobs", tokens=whole)).json()["token_logprobs"]
+        assert total == pytest.approx(sum(reference[len(first) :]), abs=1e-3)
+        assert isinstance(greedy, bool)
+    for prompt, text in zip(("12+34=", "2+2="), texts, strict=True):
+        assert text == (await api.complete(prompt, stop=["\n"]))["choices"][0]["text"]

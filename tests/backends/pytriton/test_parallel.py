@@ -4,14 +4,28 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import httpx
 import psutil
 import pytest
+from api.lm_eval_client import ask
 from backends.pytriton.tiny import BODY, answer, served
 
 from launcher.backends.pytriton import PyTriton
 from launcher.model import Parallelism
 
 pytest.importorskip("megatron.core")
+pytest.importorskip("lm_eval")
+ASKED = "12+34="
+
+
+def check_lm_eval(http: httpx.Client, said: str) -> None:
+    """Ask with lm-eval's own client; a plain forward pass over all ranks says what is right."""
+    likely, texts = ask(str(http.base_url.join("/v1")), "tiny", ["46", "47"])
+    assert texts[0].startswith(said.partition("\n")[0])
+    for (total, _), end in zip(likely, ("46", "47"), strict=True):
+        first, whole = (http.post("/tokenize", json={"prompt": text}).json()["tokens"] for text in (ASKED, ASKED + end))
+        reference = http.post("/reference_logprobs", json={"tokens": whole}).json()["token_logprobs"]
+        assert total == pytest.approx(sum(reference[len(first) :]), abs=1e-3)
 
 
 @pytest.mark.parametrize(
@@ -21,6 +35,7 @@ def test_several_processes_answer_as_one(parallelism: Parallelism, expected: dic
     before = set(psutil.Process().children(recursive=True))
     with served(PyTriton(), parallelism, tmp_path) as http:
         found = answer(http)
+        check_lm_eval(http, str(found["text"]))
         started = set(psutil.Process().children(recursive=True)) - before
     assert found["text"] == expected["text"]
     assert found["logprobs"]["token_logprobs"] == pytest.approx(expected["logprobs"]["token_logprobs"], abs=1e-4)

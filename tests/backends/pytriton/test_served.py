@@ -146,3 +146,20 @@ async def test_a_refusal_is_one_line_for_who_formats_its_traceback(served: Serve
     error = caught.value
     (line,) = traceback.format_exception(None, error, error.__traceback__)
     assert line.startswith("launcher: max_token: no such parameter; accepted are ")
+
+
+async def test_of_a_whole_answer_the_feed_carries_the_beginning_and_the_rest(served: Served) -> None:
+    feed = served.answer([Request({"feed": "f"})])
+    first = asyncio.ensure_future(anext(feed))
+    await asyncio.sleep(0)
+    asked = Sampling(temperature=0, max_tokens=20, ignore_eos=True)
+    packed = np.frombuffer(tensors.pack_requests([Generation("one", (97, 98), asked, whole=True)]), np.uint8)
+    await answers(served, Request({"feed": "f"}, {"batch": packed}))
+    (arrays,) = await first
+    events = tensors.unpack(arrays["feed"].tobytes())
+    while not events[-1].what.finish:
+        (arrays,) = await anext(feed)
+        events += tensors.unpack(arrays["feed"].tobytes())
+    assert len(events) <= 2
+    assert [t.token for event in events for t in event.what.tokens] == [97, 98] * 10
+    await feed.aclose()

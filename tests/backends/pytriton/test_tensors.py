@@ -44,9 +44,9 @@ def test_sampling_arrives_as_it_was_sent(sampling: Sampling) -> None:
 
 @given(st.lists(st.integers(0, 2**31 - 1)).map(tuple), samplings)
 def test_batches_arrive_as_they_were_sent(prompt: tuple[int, ...], sampling: Sampling) -> None:
-    packed = np.frombuffer(tensors.pack_requests([Generation("é", prompt, sampling)]), np.uint8)
-    ((id, found, asked),) = tensors.unpack_requests(packed)
-    assert (id, found, tensors.sampling(asked)) == ("é", prompt, sampling)
+    packed = np.frombuffer(tensors.pack_requests([Generation("é", prompt, sampling, whole=True)]), np.uint8)
+    ((id, found, asked, whole),) = tensors.unpack_requests(packed)
+    assert (id, found, tensors.sampling(asked), whole) == ("é", prompt, sampling, True)
 
 
 @given(st.lists(events))
