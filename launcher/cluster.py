@@ -23,12 +23,13 @@ class Local(Cluster):
 class Slurm(Cluster):
     """A job of SLURM, submitted through submitit.
 
-    Asked for are as many GPUs as the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node
-    has (0: none). ``cpus_per_process`` CPUs go to each process, ``mem_gb`` of memory to the node (null: the cluster's
-    default), ``timeout_min`` minutes to the job. ``setup``: shell commands before the job. ``additional_parameters``:
-    any other option of sbatch, by its long name. With ``wait`` the job is followed to its end, looking every ``poll_s``
-    seconds. ``signal_delay_s`` before its time is over a job stops asking and queues itself again to continue, and so
-    does a preempted one: at most ``requeues`` times.
+    One model may be spread over several ``nodes``: whole stages of its pipeline on each. Asked for are as many GPUs as
+    the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node has (0: none).
+    ``cpus_per_process`` CPUs go to each process, ``mem_gb`` of memory to the node (null: the cluster's default),
+    ``timeout_min`` minutes to the job. ``setup``: shell commands before the job. ``additional_parameters``: any other
+    option of sbatch, by its long name. With ``wait`` the job is followed to its end, looking every ``poll_s`` seconds.
+    ``signal_delay_s`` before its time is over a job stops asking and queues itself again to continue, and so does a
+    preempted one: at most ``requeues`` times.
     """
 
     partition: str | None = None

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster.test_slurm import (
-    Environment,
-    follow,
-    left_behind,
-    local,
-    results,
-)
+from cluster.conftest import SCRIPTS
+from cluster.test_slurm import Environment, call, follow, job_of, left_behind, local, results, samples, state, wait_for
 
 pytest.importorskip("megatron.core")
 FEW = ("tasks=[addition,capitals]", "evaluate.limit=6")
 SPREAD = ("cluster.nodes=2", "parallelism.tensor=2", "parallelism.pipeline=2")
 STAGES = ("cluster.nodes=2", "parallelism.pipeline=2", "cluster.requeues=0")
-LONG = ("tasks=[addition]", "evaluate.concurrency=1", "validate.skip=[greedy repeats]")
-LONGER = "tasks.addition.repeats=50"
+LONG = ("tasks=[addition]", "evaluate.concurrency=1", "evaluate.repeats=500")
 
 
 @pytest.mark.slow
@@ -31,3 +28,50 @@ def test_a_model_over_two_nodes_behind_triton_scores_as_here(two_nodes: Environm
     assert results(folder)["engine"]["world_size"] == 4
     assert results(folder)["endpoint"]["backend"] == "pytriton"
     assert not left_behind(folder)
+
+
+@contextmanager
+def running(two_nodes: Environment, folder: Path) -> Iterator[subprocess.Popen[str]]:
+    """Run something long over two nodes; yield when the first samples are there."""
+    process = follow(two_nodes, folder, *STAGES, *LONG)
+    try:
+        wait_for(lambda: len(samples(folder)) >= 3 or process.poll() is not None, "samples")
+        assert process.poll() is None, process.communicate()
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow
+def test_cancelling_ends_both_nodes_in_order(two_nodes: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    with running(two_nodes, folder) as process:
+        assert call(two_nodes, "scancel", job_of(folder)).returncode == 0
+        process.communicate(timeout=90)
+    assert state(two_nodes, job_of(folder)) == "CANCELLED"
+    assert results(folder)["status"] == "interrupted"
+    assert not (folder / "endpoint.json").exists()
+    assert not left_behind(folder)
+
+
+@pytest.mark.slow
+def test_a_node_that_goes_silent_ends_the_run(two_nodes: Environment, tmp_path: Path) -> None:
+    """Nothing closes a connection here: only that the other host does not answer shows that it is gone."""
+    folder, node = tmp_path / "job", f"{two_nodes['NODE_PREFIX']}2"
+    with running(two_nodes, folder):
+        cut(two_nodes, "cut", node)
+        try:
+            wait_for(lambda: (folder / "results.json").exists(), "the end of the run")
+        finally:
+            cut(two_nodes, "uncut", node)
+        assert results(folder)["status"] in ("incomplete", "interrupted")  # SLURM may be faster in ending the job
+        said = (folder / "samples.jsonl").read_text() + (folder / "health.jsonl").read_text()
+        assert f"on {node}) " in said, "the rank is named"
+    call(two_nodes, "scancel", job_of(folder))
+    wait_for(lambda: not left_behind(folder), "the end of all processes")
+
+
+def cut(two_nodes: Environment, how: str, node: str) -> None:
+    done = subprocess.run([SCRIPTS / "slurm_node.sh", how, node], env=two_nodes, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
