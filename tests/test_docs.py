@@ -9,6 +9,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 from types import ModuleType
 
@@ -83,6 +84,14 @@ def _place(code: str, folder: Path) -> str | None:
     assert named is not None, code
     (folder / named[1]).write_text(code)
     return named[1].removesuffix(".py").replace("/", ".") if named[1].endswith(".py") else None
+
+
+def test_the_documented_layers_are_those_that_are_held() -> None:
+    text = (ROOT / "docs" / "architecture.md").read_text()
+    block = next(m["lines"] for m in re.finditer(r"^```\n(?P<lines>.*?)^```", text, re.M | re.S))
+    shown = [re.split(r"\s{2,}", line)[0] for line in block.splitlines()]
+    (contract,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    assert shown == [layer.replace("launcher.", "") for layer in contract["layers"]]
 
 
 def named_tests() -> list[str]:

@@ -103,6 +103,28 @@ def test_an_interrupted_run_keeps_what_is_done_and_is_continued(tmp_path: Path, 
     assert not asked_again
 
 
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_while_python_still_imports_is_answered(tmp_path: Path, number: signal.Signals) -> None:
+    (tmp_path / "hydra.py").write_text("import time; print('importing', flush=True); time.sleep(600)")
+    process = subprocess.Popen(
+        command(*ECHO),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+    )
+    try:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "importing\n"
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert said == "launcher: interrupted\n"
+
+
 def samples_so_far(folder: Path) -> list[dict[str, Any]]:
     text = (folder / "samples.jsonl").read_text() if (folder / "samples.jsonl").exists() else ""
     return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
