@@ -1,11 +1,12 @@
 """Start-up and the default run: seconds for --help, mode=plan, the first token and the end, and peak memory.
 
-Usage: ``.venv/bin/python benchmarks/startup.py [rounds]``. Each figure is the median over the rounds; the
+Usage: ``.venv/bin/python benchmarks/startup.py [--rounds 3]``. Each figure is the median over the rounds; the
 variants take turns, so that a slow moment of the machine falls on all of them.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import resource
 import statistics
@@ -64,4 +65,6 @@ def main(rounds: int) -> None:
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    main(parser.parse_args().rounds)
