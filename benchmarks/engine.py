@@ -55,13 +55,17 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of many requests took: seconds of wall and CPU, and the times to the first and between tokens."""
+    """What a run of many requests took: seconds of wall and CPU, and the times to the first and between tokens.
+
+    ``begun_cpu`` is the CPU time at which every request had its first token.
+    """
 
     tokens: int
     seconds: float
     cpu: float
     first: Sequence[float] = ()
     between: Sequence[float] = ()
+    begun_cpu: float = 0.0
 
     @property
     def rate(self) -> float:
@@ -179,6 +183,7 @@ async def run_engine(runner: BatchingRunner, work: Sequence[Work], **sampling: A
     start, cpu = time.perf_counter(), time.process_time()
     first: list[float] = []
     between: list[float] = []
+    begun_cpu = 0.0
 
     async def one(name: int, w: Work) -> int:
         await asyncio.sleep(max(0.0, w.arrives - (time.perf_counter() - start)))
@@ -187,13 +192,16 @@ async def run_engine(runner: BatchingRunner, work: Sequence[Work], **sampling: A
         count = 0
         async for event in runner.generate(Generation(str(name), w.prompt, settings)):
             now = time.perf_counter()
+            if not count:
+                nonlocal begun_cpu
+                begun_cpu = time.process_time() - cpu
             (between if count else first).append(now - (last if count else asked))
             count += len(event.tokens)
             last = now
         return count
 
     tokens = sum(await asyncio.gather(*(one(i, w) for i, w in enumerate(work))))
-    return Outcome(tokens, time.perf_counter() - start, time.process_time() - cpu, first, between)
+    return Outcome(tokens, time.perf_counter() - start, time.process_time() - cpu, first, between, begun_cpu)
 
 
 def run_transformers(llama: Any, work: Sequence[Work]) -> Outcome:
@@ -306,7 +314,8 @@ def part_limit(sides: Sides, options: argparse.Namespace) -> None:
 def _decoding(outcome: Outcome, output: int) -> Outcome:
     """Leave out what comes before every sequence has its first token: the bare side is timed without prefill too."""
     begun = max(outcome.first)
-    return Outcome(outcome.tokens * (output - 1) // output, outcome.seconds - begun, outcome.cpu - begun)
+    left = outcome.tokens * (output - 1) // output
+    return Outcome(left, outcome.seconds - begun, outcome.cpu - outcome.begun_cpu)
 
 
 def part_prefix(sides: Sides, options: argparse.Namespace) -> None:
