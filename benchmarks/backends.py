@@ -1,8 +1,11 @@
-"""backend=pytriton beside backend=inline, and beside a front that makes a new ModelClient for each request.
+"""backend=pytriton and backend=ray beside backend=inline, and each beside the layout that peers use.
 
-Usage: ``.venv/bin/python benchmarks/backends.py [rounds]``. Every server is a process of its own, and the load comes
-from this one. Each figure is the median over the rounds, in which the servers take turns. CPU time is that of all
-processes of a server.
+Triton's peer makes a new ModelClient for each request; Ray's is a Serve app in which an ingress deployment asks a model
+deployment over a handle, with Serve's own proxy in front and all settings as they are by default.
+
+Usage: ``.venv/bin/python benchmarks/backends.py [rounds] [echo|ray|real]``. Every server is a process of its own, and
+the load comes from this one. Each figure is the median over the rounds, in which the servers take turns. CPU time is
+that of all processes of a server.
 """
 
 from __future__ import annotations
@@ -22,6 +25,8 @@ from pathlib import Path
 
 import aiohttp
 import psutil
+
+from launcher.backends.ray import cluster, home
 
 ROOT = Path(__file__).resolve().parent.parent
 ECHO = {"prompt": "The quick brown fox jumps over the lazy dog.", "max_tokens": 64, "temperature": 0}
@@ -144,9 +149,108 @@ def _tokens(data: bytes, stream: bool, most: int) -> int:
     return int(json.loads(data)["usage"]["completion_tokens"])
 
 
+Found = dict[tuple[int, bool], dict[str, list[Figures]]]
+
+
+def handles(folder: str) -> None:
+    """Serve as NVIDIA's deployment does: an HTTP ingress, a handle, and the model; all of Serve's defaults."""
+    import socket
+    import threading
+
+    import ray
+    from fastapi import FastAPI
+    from ray import serve
+
+    app = FastAPI()
+
+    @serve.deployment
+    class Model:
+        def infer(self, body: dict) -> dict:
+            text = body["prompt"][: body["max_tokens"]]
+            return {"choices": [{"text": text}], "usage": {"completion_tokens": len(text) + 1}}
+
+    @serve.deployment
+    @serve.ingress(app)
+    class Ingress:
+        def __init__(self, model: serve.handle.DeploymentHandle) -> None:
+            self._model = model
+
+        @app.post("/v1/completions")
+        async def complete(self, body: dict) -> dict:
+            return await self._model.infer.remote(body)
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    serve.run(Ingress.bind(Model.bind()))
+    print(port, flush=True)
+    threading.Event().wait()
+
+
+@contextmanager
+def handle_based() -> Iterator[Server]:
+    """Run Ray's peer with a Ray of its own, which ends with it."""
+    with home.home() as folder, (folder / "log").open("w") as log:
+        process = subprocess.Popen(
+            [sys.executable, __file__, "handles", str(folder)],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env=cluster.environment(folder),
+            start_new_session=True,
+        )
+        assert process.stdout is not None
+        try:
+            port = process.stdout.readline().strip()
+            if not port:
+                sys.exit((folder / "log").read_text())
+            yield Server(f"http://127.0.0.1:{port}/v1", "any", (process.pid,))
+        finally:
+            process.kill()
+            process.wait()
+            home.end(process.pid)
+
+
+def take_turns(servers: dict[str, Server], peer: str, rounds: int) -> Found:
+    """Send the same bursts to all servers; the peer cannot stream and gets a tenth, since it is so slow."""
+    found: Found = defaultdict(lambda: defaultdict(list))
+    for server in servers.values():
+        asyncio.run(burst(server, ECHO, 4, 20))
+    for _ in range(rounds):
+        for concurrency, count in REQUESTS.items():
+            for stream in (False, True):
+                for name, server in servers.items():
+                    if name == peer and stream:
+                        continue
+                    some = max(count // 10, concurrency) if name == peer else count
+                    figures = asyncio.run(burst(server, ECHO | {"stream": stream}, concurrency, some))
+                    found[concurrency, stream][name].append(figures)
+    return found
+
+
+def show(found: Found, names: tuple[str, str, str]) -> None:
+    """Print a table of inline, one of our backends, and its peer."""
+    head = " ".join(f"{name:>10}" for name in names)
+    print(f"{'concurrency':>11} {'stream':>6} | {'requests/s':^32} | {'CPU ms per request':^32} | over inline  x peer")
+    print(f"{'':>18} | {head} | {head} |")
+    for (concurrency, stream), figures in found.items():
+        print(f"{concurrency:>11} {'yes' if stream else 'no':>6} | {_row(figures, names)}", flush=True)
+
+
+def _row(figures: dict[str, list[Figures]], names: tuple[str, str, str]) -> str:
+    rate = {name: statistics.median(f.requests_per_s for f in each) for name, each in figures.items()}
+    cpu = {name: statistics.median(f.cpu_ms for f in each) for name, each in figures.items()}
+    rates = " ".join(f"{rate.get(name, float('nan')):>10.0f}" for name in names)
+    costs = " ".join(f"{cpu.get(name, float('nan')):>10.2f}" for name in names)
+    inline, ours, peer = names
+    times = f"{rate[ours] / rate[peer]:>7.1f}" if peer in rate else ""
+    return f"{rates} | {costs} | {cpu[ours] - cpu[inline]:>+8.2f} ms {times}"
+
+
 def echo(rounds: int, folder: Path) -> None:
-    """Requests per second and CPU time, with an engine that costs next to nothing."""
-    found: dict[tuple[int, bool], dict[str, list[Figures]]] = defaultdict(lambda: defaultdict(list))
+    """Requests per second and CPU time of PyTriton, with an engine that costs next to nothing."""
     with ExitStack() as stack:
         arguments = ("engine=echo", "model=none")
         servers = {
@@ -154,30 +258,19 @@ def echo(rounds: int, folder: Path) -> None:
             for name in ("inline", "pytriton")
         }
         servers["peer"] = stack.enter_context(per_request_clients(folder / "pytriton", servers["pytriton"]))
-        for server in servers.values():
-            asyncio.run(burst(server, ECHO, 4, 20))
-        for _ in range(rounds):
-            for concurrency, count in REQUESTS.items():
-                for stream in (False, True):
-                    for name, server in servers.items():
-                        if name == "peer" and stream:
-                            continue
-                        some = count // 10 if name == "peer" else count
-                        figures = asyncio.run(burst(server, ECHO | {"stream": stream}, concurrency, some))
-                        found[concurrency, stream][name].append(figures)
-    print(f"{'concurrency':>11} {'stream':>6} | {'requests/s':^31} | {'CPU ms per request':^31} | over inline  x peer")
-    print(f"{'':>18} | {'inline':>9} {'pytriton':>10} {'peer':>10} | {'inline':>9} {'pytriton':>10} {'peer':>10} |")
-    for (concurrency, stream), figures in found.items():
-        print(f"{concurrency:>11} {'yes' if stream else 'no':>6} | {_row(figures)}")
+        show(take_turns(servers, "peer", rounds), ("inline", "pytriton", "peer"))
 
 
-def _row(figures: dict[str, list[Figures]]) -> str:
-    rate = {name: statistics.median(f.requests_per_s for f in each) for name, each in figures.items()}
-    cpu = {name: statistics.median(f.cpu_ms for f in each) for name, each in figures.items()}
-    cells = [f"{rate.get(n, float('nan')):>{w}.0f}" for n, w in (("inline", 9), ("pytriton", 10), ("peer", 10))]
-    costs = [f"{cpu.get(n, float('nan')):>{w}.2f}" for n, w in (("inline", 9), ("pytriton", 10), ("peer", 10))]
-    times = f"{rate['pytriton'] / rate['peer']:>7.1f}" if "peer" in rate else ""
-    return f"{' '.join(cells)} | {' '.join(costs)} | {cpu['pytriton'] - cpu['inline']:>+8.2f} ms {times}"
+def ray(rounds: int, folder: Path) -> None:
+    """The same for Ray Serve: one replica, and one of the peer."""
+    with ExitStack() as stack:
+        arguments = ("engine=echo", "model=none")
+        servers = {
+            name: stack.enter_context(launched(folder / f"ray {name}", f"backend={name}", *arguments))
+            for name in ("inline", "ray")
+        }
+        servers["handles"] = stack.enter_context(handle_based())
+        show(take_turns(servers, "handles", rounds), ("inline", "ray", "handles"))
 
 
 def real(rounds: int, folder: Path) -> None:
@@ -201,11 +294,17 @@ def real(rounds: int, folder: Path) -> None:
         print(f"tokens/s, model=tiny, concurrency 16, {kind}: inline {inline:.0f}, pytriton {triton:.0f}, x{ratio:.2f}")
 
 
+PARTS = {"echo": echo, "ray": ray, "real": real}
+
+
 if __name__ == "__main__":
     if sys.argv[1:2] == ["peer"]:
         peer(*sys.argv[2:])
+    elif sys.argv[1:2] == ["handles"]:
+        handles(*sys.argv[2:])
     else:
-        rounds = int(sys.argv[1]) if sys.argv[1:] else 5
+        numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
+        parts = [word for word in sys.argv[1:] if word in PARTS]
         with tempfile.TemporaryDirectory() as temporary:
-            echo(rounds, Path(temporary))
-            real(rounds, Path(temporary))
+            for part in parts or PARTS:
+                PARTS[part](numbers[0] if numbers else 5, Path(temporary))
