@@ -21,6 +21,10 @@ class ResumeError(UserError):
     """A run folder that cannot be continued, because something that changes answers has changed."""
 
 
+class TakenOver(UserError):
+    """A run folder that another session has claimed since: this one must not write to it any more."""
+
+
 class ServerError(UserError):
     """A server that did not start, or died; says where its log is."""
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.allocation import Allocation
+from launcher.claim import Claim
 from launcher.config import Mode, Run
 from launcher.core import Json
 from launcher.deployments import Deployments, fingerprint
@@ -26,7 +27,7 @@ def run(
     """Carry out a composed run in ``folder`` and return the exit code; a report is written however it ends.
 
     ``allocation`` is that of the process that leads. With ``shared``, the server is taken from there, and left there
-    for the next run.
+    for the next run. Raises `TakenOver`, and writes no more, once another session has begun in the same folder.
     """
     ledger = Ledger(provenance(config, overrides, allocation))
     with reported(ledger, folder) as outcome, ledger.step("total"):
@@ -34,11 +35,12 @@ def run(
         ledger.run["deployment"] = {"fingerprint": fingerprint(run, config, ledger.run["checkpoint"])}
         answers = what_changes_answers(run, config, ledger.run["checkpoint"])
         continued(run, folder, answers)
+        claim = outcome.claim = Claim(folder)
         needed = needs(run)
         with serving(run, ledger, allocation, folder, shared) as server, watch(server.endpoint, folder) as health:
             validate(run, server, needed, ledger, folder)
             if run.mode is Mode.serve:
                 stay(server.endpoint, health)
             if run.mode is Mode.run:
-                evaluate(run, server.endpoint, ledger, folder, answers)
+                evaluate(run, server.endpoint, ledger, claim, answers)
     return outcome.code

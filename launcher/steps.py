@@ -16,11 +16,20 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from launcher.allocation import Allocation
+from launcher.claim import Claim
 from launcher.component import name_of
 from launcher.config import Mode, Run
 from launcher.core import INTERRUPTED, Check, Endpoint, Json, Request, Status, TaskResult
 from launcher.deployments import Deployments, Server
-from launcher.errors import CoverageTooLow, ResumeError, ServerError, TransportError, UserError, ValidationFailed
+from launcher.errors import (
+    CoverageTooLow,
+    ResumeError,
+    ServerError,
+    TakenOver,
+    TransportError,
+    UserError,
+    ValidationFailed,
+)
 from launcher.ledger import Ledger
 from launcher.monitor.health import Watch
 from launcher.tasks.base import naming
@@ -33,12 +42,16 @@ T = TypeVar("T")
 
 @dataclass
 class Outcome:
-    """How a run ended: exit code, the report's status, the reason unless it is good, whether to report at all."""
+    """How a run ended: exit code, the report's status, the reason unless it is good, whether to report at all.
+
+    ``claim`` is that to the run folder, from the moment on when the run writes to it.
+    """
 
     code: int = 0
     status: str = "ok"
     reason: str | None = None
     publish: bool = True
+    claim: Claim | None = None
 
     def end(self, code: int, status: str, reason: BaseException | str) -> None:
         self.code, self.status, self.reason = code, status, str(reason)
@@ -65,6 +78,8 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
     ledger.tasks, ledger.throughput = before.tasks, before.throughput
     try:
         yield outcome
+        if outcome.claim is not None:
+            outcome.claim.check()
     except ValidationFailed as error:
         outcome.end(error.exit_code, "invalid", error)
     except CoverageTooLow as error:
@@ -72,6 +87,9 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
     except ResumeError as error:  # the folder holds another run's results: nothing in it is touched
         outcome.end(error.exit_code, "error", error)
         outcome.publish = False
+    except TakenOver:
+        outcome.publish = False
+        raise
     except UserError as error:
         outcome.end(error.exit_code, "error", error)
     except KeyboardInterrupt:
@@ -80,7 +98,7 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
         outcome.end(1, "error", f"{type(error).__name__}: {error}")
         raise
     finally:
-        if outcome.publish:
+        if outcome.publish and (outcome.claim is None or outcome.claim.holds):
             publish(ledger, outcome, folder)
 
 
@@ -149,10 +167,13 @@ def announced(endpoint: Endpoint, folder: Path) -> Iterator[None]:
     partial = file.with_suffix(".partial")
     partial.write_text(json.dumps(facts) + "\n")
     partial.replace(file)
+    ours = file.stat().st_ino
     try:
         yield
     finally:
-        file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):
+            if file.stat().st_ino == ours:  # not that of a session that took the run over
+                file.unlink()
 
 
 def needs(run: Run) -> frozenset[Need]:
@@ -206,16 +227,15 @@ def stay(endpoint: Endpoint, health: Watch) -> None:
     raise ServerError(f"the server at {endpoint.url} does not answer any more")
 
 
-def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, folder: Path, answers: Json) -> None:
+def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers: Json) -> None:
     """Ask every sample and summarise what came back, also when interrupted.
 
-    Raises `CoverageTooLow` if too little was scored, or if the server died on the way.
+    Raises `CoverageTooLow` if too little was scored, or if the server died on the way; `TakenOver`.
     """
     from launcher.evaluate import evaluator, outcome, progress
 
-    ask = evaluator.evaluate(
-        endpoint, run.tasks, list(run.adapters.values()), run.evaluate, folder, answers, progress.progress()
-    )
+    adapters, folder = list(run.adapters.values()), claim.folder
+    ask = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, answers, progress.progress(), claim)
     try:
         with ledger.step("evaluate"):
             run_async(ask)

@@ -10,6 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.adapters.base import Adapter, all_running, pipeline
+from launcher.claim import Claim
 from launcher.client import Client
 from launcher.core import Endpoint, Handler, Json, Record
 from launcher.evaluate import outcome
@@ -33,14 +34,16 @@ async def evaluate(
     folder: Path,
     fingerprint: Json,
     progress: Progress,
+    claim: Claim | None = None,
 ) -> outcome.Outcome:
     """Ask every sample that the folder's journal does not hold yet, and return what came of all of them.
 
     The samples are in ``samples.jsonl`` as they finish. Cancelling keeps what was done: `outcome.read` returns it, and
     calling this again with the same ``fingerprint`` (what changes answers) continues. If the server dies, the rest is
-    left unasked. Raises `ResumeError`, and `TaskError` when it meets a bad item, after keeping what was done.
+    left unasked. Raises `ResumeError`, `TaskError` when it meets a bad item, and `TakenOver` when another session has
+    got the ``claim``, after keeping what was done.
     """
-    with Journal(folder, fingerprint) as journal:
+    with Journal(folder, fingerprint, claim) as journal:
         questions = Questions(tasks, settings, endpoint.model, journal.finished)
         async with (
             Client(endpoint, timeout_s=settings.timeout_s, concurrency=settings.concurrency) as client,
@@ -83,8 +86,8 @@ class _Session:
             facts: dict[str, Json] = {"totals": _counted(totals, self._questions.order), "stopped": stopped}
             if self._answered:
                 facts["throughput"] = throughput(self._answered, time.perf_counter() - start)
-            self._journal.close(list(self._questions.order), facts)
             self._progress.finished()
+            self._journal.close(list(self._questions.order), facts)
 
     async def _all(self, concurrency: int) -> str | None:
         """Ask until nothing is left; return the reason if it stopped before that."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+from launcher.claim import Claim
 from launcher.core import Json, Record, Status
 from launcher.errors import ResumeError
 from launcher.evaluate.records import from_line, to_line
@@ -25,10 +26,13 @@ class Journal:
 
     Opening a folder that has a journal continues it: `finished` holds the keys of all samples that ended in another
     status than failed. A last line that was cut by a crash is dropped. Raises `ResumeError` when ``fingerprint``, which
-    is all that changes answers, is not what the journal was begun with, or when the files are damaged.
+    is all that changes answers, is not what the journal was begun with, or when the files are damaged; `TakenOver`,
+    also from `add` and `close`, once another session holds the ``claim`` to the folder.
     """
 
-    def __init__(self, folder: Path, fingerprint: Json) -> None:
+    def __init__(self, folder: Path, fingerprint: Json, claim: Claim | None = None) -> None:
+        self._claim = claim
+        self._check()
         self.path = folder / SAMPLES
         self.finished: set[str] = set()
         self._header = folder / HEADER
@@ -47,6 +51,7 @@ class Journal:
 
     def add(self, record: Record) -> None:
         """Append a record; it is with the operating system when this returns."""
+        self._check()
         line = to_line(record)
         if self._file.write(line) != len(line):
             raise OSError(f"{self.path}: a line was written only in part; the disk may be full")
@@ -55,6 +60,7 @@ class Journal:
     def close(self, order: Iterable[str], facts: Mapping[str, Json]) -> None:
         """Write one line per sample, the keys of ``order`` first, in one step; then ``facts`` into the header."""
         self._file.close()
+        self._check()
         known = [key for key in order if key in self._places]
         keys = [*known, *(self._places.keys() - set(known))]
         _replace(self.path, self._chosen(keys))
@@ -78,11 +84,16 @@ class Journal:
             _replace(self._header, [_pretty({"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint})])
 
     def _reread(self) -> None:
+        if not self.path.exists():
+            return
+        _replace(self.path, _whole(self.path))  # what a session that we took over from still writes is in the old file
         for line, record in _lines(self.path):
             self._place(record, len(line))
             (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
-        if self.path.exists():
-            os.truncate(self.path, self._end)
+
+    def _check(self) -> None:
+        if self._claim is not None:
+            self._claim.check()
 
     def _place(self, record: Record, length: int) -> None:
         self._places[record.key] = (self._end, length)
@@ -137,17 +148,20 @@ def _compare(old: Json, new: Json, folder: Path) -> None:
 
 
 def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
-    """Yield the whole lines of a samples file with their records; a last line without its end is left out."""
+    """Yield the whole lines of a samples file with their records."""
+    for number, line in enumerate(_whole(path), start=1):
+        try:
+            yield line, from_line(line)
+        except ValueError as error:
+            raise ResumeError(f"{path}:{number}: {error}; the file is damaged") from None
+
+
+def _whole(path: Path) -> Iterator[bytes]:
+    """Yield the lines of a file; a last one without its end is left out."""
     if not path.exists():
         return
     with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.endswith(b"\n"):
-                return
-            try:
-                yield line, from_line(line)
-            except ValueError as error:
-                raise ResumeError(f"{path}:{number}: {error}; the file is damaged") from None
+        yield from (line for line in file if line.endswith(b"\n"))
 
 
 def _read_header(path: Path) -> dict[str, Json]:

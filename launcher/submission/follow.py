@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 import time
 from contextlib import suppress
@@ -11,6 +12,9 @@ from typing import TextIO
 from launcher.errors import UserError
 from launcher.submission import points, queue
 from launcher.submission.points import Job
+
+MEMORY = re.compile(r"exceeded memory limit|oom[-_ ]kill|out[- ]of[- ]memory handler", re.IGNORECASE)
+"""What SLURM writes into the log of a job that it ended for its memory, whichever way the site watches that."""
 
 LATE_S = 5.0
 """How long a shared folder may take to show what a job wrote before it ended."""
@@ -118,7 +122,10 @@ def _code(watched: Watched, folder: Path) -> int:
     if code is not None:
         return code
     said = f"job {watched.job.id} ended as {watched.state} without a result for {folder}"
-    print(f"launcher: {said}{_last_words(folder)}", file=sys.stderr)
+    words = _last_words(folder)
+    if "OUT_OF_MEMORY" in watched.state or MEMORY.search(words):
+        said += ": it had too little memory; accepted is a larger cluster.mem_gb"
+    print(f"launcher: {said}{words}", file=sys.stderr)
     return 1
 
 

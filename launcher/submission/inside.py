@@ -14,7 +14,7 @@ from launcher.allocation import Allocation, allocate
 from launcher.cluster import Resources
 from launcher.core import INTERRUPTED
 from launcher.deployments import Deployments
-from launcher.errors import UserError
+from launcher.errors import TakenOver, UserError
 from launcher.group.leader import leading
 from launcher.group.member import follow
 from launcher.submission import points
@@ -68,8 +68,11 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
     signals, job = Signals(), os.environ["SLURM_JOB_ID"]
     if _restarts() > requeues:
         sys.exit(f"launcher: the job was begun {_restarts() + 1} times; cluster.requeues={requeues} is the limit")
-    with leading(allocation, meeting) as leader:
-        codes = _carried_out([point for point in work if _outcome(point, job) is None], asked, job, leader)
+    try:
+        with leading(allocation, meeting) as leader:
+            codes = _carried_out([point for point in work if _outcome(point, job) is None], asked, job, leader)
+    except TakenOver as error:  # SLURM took this node for dead and began the job again elsewhere
+        sys.exit(f"launcher: {error}")
     if signals.warned and INTERRUPTED in codes and _restarts() < requeues and not _cancelled(work, job):
         print(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}", file=sys.stderr, flush=True)
         _requeue(job)
@@ -103,6 +106,8 @@ def _run(point: Point, asked: Resources, allocation: Allocation, shared: Deploym
     try:
         _enough(asked, allocation)
         return run.run(point.run, point.config, point.overrides, point.folder, allocation, shared)
+    except TakenOver:
+        raise
     except UserError as error:
         print(f"launcher: {error}", file=sys.stderr)
         return error.exit_code

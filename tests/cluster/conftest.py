@@ -16,8 +16,8 @@ SCRIPTS = Path(__file__).parent / "slurm"
 
 
 @contextmanager
-def cluster(nodes: int, mark: str) -> Iterator[dict[str, str]]:
-    """Bring a cluster up; ``mark``, a letter, keeps it apart from others of this test session."""
+def cluster(nodes: int, mark: str, conf: str = "") -> Iterator[dict[str, str]]:
+    """Bring a cluster up; ``mark``, a letter, keeps it apart from others of this session; ``conf``: more settings."""
     if os.geteuid() != 0 or shutil.which("apt-get") is None:
         pytest.skip("an emulated SLURM needs root on Debian")
     folder, number = tempfile.mkdtemp(prefix="slab.", dir="/tmp"), os.getpid()
@@ -29,6 +29,7 @@ def cluster(nodes: int, mark: str) -> Iterator[dict[str, str]]:
         "SUBNET": f"10.{64 + (number + 61 * ord(mark)) % 128}.{number // 128 % 256}",
         "NODES": str(nodes),
         **{"CPUS": "4", "PREEMPT_PARTITION": "low", "PREEMPT_GRACE": "20", "KILL_WAIT": "20"},
+        "EXTRA_CONF": conf,
     }
     # An engine that another test ran in this process has chosen loopback for itself; jobs must find their own way.
     chosen = {"GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME"}
@@ -59,4 +60,12 @@ def slurm() -> Iterator[dict[str, str]]:
 def two_nodes() -> Iterator[dict[str, str]]:
     """Yield the environment of an emulated cluster of two nodes."""
     with cluster(2, "t") as environment:
+        yield environment
+
+
+@pytest.fixture(scope="module")
+def frail_nodes() -> Iterator[dict[str, str]]:
+    """Yield the environment of two nodes that a test may take away, and that end jobs which need too much memory."""
+    watched = "JobAcctGatherFrequency=task=1\\nJobAcctGatherParams=OverMemoryKill"  # there are no cgroups to do it
+    with cluster(2, "f", watched) as environment:
         yield environment

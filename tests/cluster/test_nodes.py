@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from cluster.conftest import SCRIPTS
-from cluster.test_slurm import Environment, call, follow, job_of, left_behind, local, results, samples, state, wait_for
+from cluster.jobs import Environment, call, follow, job_of, left_behind, local, results, samples, state, wait_for
 
 pytest.importorskip("megatron.core")
 FEW = ("tasks=[addition,capitals]", "evaluate.limit=6")

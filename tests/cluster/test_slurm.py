@@ -5,75 +5,28 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
-
-ROOT = Path(__file__).parent.parent.parent
-ECHO = ("engine=echo", "model=none", "tasks=[addition,capitals]", "evaluate.limit=20")
-SHORT = ("engine=echo", "model=none", "tasks=[addition]", "evaluate.limit=16")
-SLOW = ("engine.latency_s=0.2", "evaluate.concurrency=1", "validate.skip=[greedy repeats]")
-Environment = dict[str, str]
-
-
-def command(folder: Path, *arguments: str) -> list[str]:
-    return [sys.executable, str(ROOT / "launch.py"), *arguments, f"hydra.run.dir={folder}", "cluster.poll_s=0.2"]
-
-
-def submit(slurm: Environment, folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return call(slurm, *command(folder, "cluster=slurm", *arguments))
-
-
-def call(slurm: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=slurm, cwd="/tmp")
-
-
-def local(folder: Path, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(command(folder, *arguments)[:-1], capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return results(folder)
-
-
-def results(folder: Path) -> dict[str, Any]:
-    loaded = json.loads((folder / "results.json").read_text())
-    assert isinstance(loaded, dict)
-    return loaded
-
-
-def samples(folder: Path) -> list[dict[str, Any]]:
-    text = (folder / "samples.jsonl").read_text() if (folder / "samples.jsonl").exists() else ""
-    return [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
-
-
-def job_of(folder: Path) -> str:
-    return str(json.loads((folder / "slurm/job.json").read_text())["job_id"])
-
-
-def state(slurm: Environment, job: str) -> str:
-    return call(slurm, "squeue", "-h", "-t", "all", "-j", job, "-o", "%T").stdout.strip()
-
-
-def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 90
-    while not condition():
-        assert time.monotonic() < deadline, f"{what} did not come"
-        time.sleep(0.1)
-
-
-def left_behind(folder: Path) -> list[str]:
-    """Processes that have the run folder on their command line."""
-    found = []
-    for file in Path("/proc").glob("[0-9]*/cmdline"):
-        try:
-            line = file.read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        except OSError:
-            continue
-        if str(folder) in line and "pytest" not in line.split(str(folder))[0]:
-            found.append(line)
-    return found
+from cluster.jobs import (
+    ECHO,
+    ROOT,
+    SHORT,
+    SLOW,
+    Environment,
+    call,
+    finished,
+    following,
+    job_of,
+    left_behind,
+    local,
+    results,
+    samples,
+    state,
+    submit,
+    wait_for,
+)
 
 
 def test_a_submitted_run_scores_as_a_local_one(slurm: Environment, tmp_path: Path) -> None:
@@ -118,18 +71,13 @@ def test_a_run_that_is_not_waited_for_is_asked_about_and_cancelled(slurm: Enviro
 
 def test_ctrl_c_cancels_the_job(slurm: Environment, tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    process = follow(slurm, folder, *SHORT, *SLOW)
-    wait_for(lambda: len(samples(folder)) >= 1, "samples")
-    process.send_signal(2)
-    _, said = process.communicate(timeout=90)
+    with following(slurm, folder, *SHORT, *SLOW) as process:
+        wait_for(lambda: len(samples(folder)) >= 1, "samples")
+        process.send_signal(2)
+        _, said = process.communicate(timeout=90)
     assert process.returncode == 130, said
     assert state(slurm, job_of(folder)) == "CANCELLED"
     assert not left_behind(folder)
-
-
-def follow(slurm: Environment, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    arguments = tuple(command(folder, "cluster=slurm", *arguments))
-    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slurm, cwd="/tmp")
 
 
 def warn(slurm: Environment, folder: Path) -> None:
@@ -147,14 +95,12 @@ def test_a_disturbed_run_loses_no_sample_and_asks_none_twice(
     slurm: Environment, tmp_path: Path, disturb: Callable[[Environment, Path], None]
 ) -> None:
     folder = tmp_path / "job"
-    process = follow(slurm, folder, *SHORT, *SLOW, "cluster.partition=low")
-    wait_for(lambda: len(samples(folder)) >= 3, "samples")
-    disturb(slurm, folder)
-    wait_for(lambda: state(slurm, job_of(folder)) == "PENDING", "the requeue")
-    kept = samples(folder)
-    scontrol = ("scontrol", "update", f"jobid={job_of(folder)}", "starttime=now")  # SLURM would hold it for two minutes
-    wait_for(lambda: call(slurm, *scontrol).returncode == 0, "the start")
-    _, said = process.communicate(timeout=110)
+    with following(slurm, folder, *SHORT, *SLOW, "cluster.partition=low") as process:
+        wait_for(lambda: len(samples(folder)) >= 3, "samples")
+        disturb(slurm, folder)
+        wait_for(lambda: state(slurm, job_of(folder)) == "PENDING", "the requeue")
+        kept = samples(folder)
+        said = finished(slurm, folder, process)
     assert process.returncode == 0, said
     assert "queued again, 1 of 3" in said
     assert json.loads((folder / "slurm/outcome.json").read_text())["restarts"] == 1

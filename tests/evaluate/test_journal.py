@@ -4,8 +4,9 @@ import json
 
 import pytest
 
+from launcher.claim import Claim
 from launcher.core import Status
-from launcher.errors import ResumeError
+from launcher.errors import ResumeError, TakenOver
 from launcher.evaluate import journal
 from launcher.evaluate.journal import Journal, difference
 
@@ -121,3 +122,32 @@ def test_a_damaged_header_is_named(tmp_path, text):
 
 def test_a_folder_without_a_journal_is_empty(tmp_path):
     assert (journal.header(tmp_path), keys(tmp_path)) == ({}, [])
+
+
+def test_what_an_earlier_session_still_writes_does_not_reach_the_later_one(record, tmp_path):
+    with Journal(tmp_path, PRINT) as earlier:  # it holds no claim, so that nothing stops it
+        earlier.add(record("t/1/0"))
+        with Journal(tmp_path, PRINT, Claim(tmp_path)) as later:
+            earlier.add(record("t/2/0"))
+            later.add(record("t/3/0"))
+            later.close(["t/1/0", "t/3/0"], {})
+    assert keys(tmp_path) == ["t/1/0", "t/3/0"]
+
+
+def test_once_a_later_session_has_begun_the_earlier_one_adds_and_closes_no_more(record, tmp_path):
+    with Journal(tmp_path, PRINT, Claim(tmp_path)) as earlier:
+        earlier.add(record("t/1/0"))
+        with Journal(tmp_path, PRINT, Claim(tmp_path)):
+            with pytest.raises(TakenOver):
+                earlier.add(record("t/2/0"))
+            with pytest.raises(TakenOver):
+                earlier.close([], {})
+    assert keys(tmp_path) == ["t/1/0"]
+
+
+def test_a_session_that_was_overtaken_before_it_opens_the_journal_does_not_open_it(tmp_path):
+    earlier = Claim(tmp_path)
+    Claim(tmp_path)
+    with pytest.raises(TakenOver):
+        Journal(tmp_path, PRINT, earlier)
+    assert not (tmp_path / "journal.json").exists()

@@ -1,0 +1,127 @@
+"""What happens to a job: its node dies or is cut off, its time is over, its memory is not enough."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from cluster.jobs import (
+    SHORT,
+    SLOW,
+    Environment,
+    call,
+    finished,
+    following,
+    job_of,
+    left_behind,
+    local,
+    results,
+    samples,
+    state,
+    submit,
+    wait_for,
+)
+
+NODE = Path(__file__).parent / "slurm" / "slurm_node.sh"
+
+
+def node(slurm: Environment, action: str, name: str) -> None:
+    done = subprocess.run([NODE, action, name], env=slurm, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+
+
+def log(folder: Path) -> str:
+    return "".join(file.read_text() for file in (folder / "slurm").glob("*_log.err"))
+
+
+def host(slurm: Environment, folder: Path) -> str:
+    return call(slurm, "squeue", "-h", "-j", job_of(folder), "-o", "%N").stdout.strip()
+
+
+@contextmanager
+def without(slurm: Environment, name: str, end: str, again: str) -> Iterator[None]:
+    """Take a node away, and afterwards wait until all nodes are there for the next test."""
+    node(slurm, end, name)
+    try:
+        yield
+    finally:
+        node(slurm, again, name)
+        call(slurm, "scontrol", "update", f"nodename={name}", "state=resume")
+        wait_for(lambda: set(call(slurm, "sinfo", "-Nh", "-o", "%T").stdout.split()) == {"idle"}, "the node")
+
+
+def check_finished(folder: Path, said: str, kept: list[dict], undisturbed: dict) -> None:
+    """No sample was lost, none was asked again that had its answer, and the scores are those of a quiet run."""
+    assert results(folder)["tasks"] == undisturbed["tasks"]
+    keys = [(s["task"], s["id"]) for s in samples(folder)]
+    assert len(keys) == len(set(keys)) == 16
+    assert all(sample in samples(folder) for sample in kept if sample["status"] == "scored")
+    assert "of them are there from before" in said
+    assert json.loads((folder / "slurm/outcome.json").read_text())["restarts"] >= 1
+    assert not left_behind(folder)
+
+
+def test_a_run_whose_node_dies_is_finished_on_another_one(frail_nodes: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    with following(frail_nodes, folder, *SHORT, *SLOW) as process:
+        wait_for(lambda: len(samples(folder)) >= 3, "samples")
+        dead = host(frail_nodes, folder)
+        with without(frail_nodes, dead, "crash", "start"):
+            kept = samples(folder)
+            said = finished(frail_nodes, folder, process)
+            assert process.returncode == 0, said
+            assert json.loads((folder / "session.json").read_text())["host"] != dead
+    check_finished(folder, said, kept, local(tmp_path / "here", *SHORT))
+
+
+def test_a_node_that_is_cut_off_and_works_on_does_not_spoil_the_run(frail_nodes: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    with following(frail_nodes, folder, *SHORT, *SLOW, "engine.latency_s=0.8") as process:
+        wait_for(lambda: len(samples(folder)) >= 2, "samples")
+        cut = host(frail_nodes, folder)
+        with without(frail_nodes, cut, "cut", "uncut"):
+            down = ("scontrol", "update", f"nodename={cut}", "state=down", "reason=cut")  # SLURM would see it by itself
+            assert call(frail_nodes, *down).returncode == 0
+            said = finished(frail_nodes, folder, process)
+            assert process.returncode == 0, said
+    assert "another session took this run over" in said
+    check_finished(folder, said, [], local(tmp_path / "here", *SHORT))
+
+
+def test_a_run_whose_time_is_over_is_queued_again_and_finished(frail_nodes: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    limit = ("cluster.timeout_min=1", "cluster.signal_delay_s=50", "cluster.requeues=9")
+    with following(frail_nodes, folder, *SHORT, *SLOW, "engine.latency_s=1.2", *limit) as process:
+        wait_for((folder / "slurm/job.json").exists, "the job")
+        wait_for(lambda: "queued again" in log(folder), "the requeue")
+        kept = samples(folder)
+        said = finished(frail_nodes, folder, process)
+    assert process.returncode == 0, said
+    assert "out of time; queued again, 1 of 9" in said
+    check_finished(folder, said, kept, local(tmp_path / "here", *SHORT))
+
+
+def test_a_job_without_enough_memory_is_not_queued_again(frail_nodes: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    done = submit(frail_nodes, folder, *SHORT, *SLOW, "engine.latency_s=5", "cluster.mem_gb=0.02")
+    assert done.returncode == 1
+    assert "it had too little memory; accepted is a larger cluster.mem_gb" in done.stderr
+    check_not_queued_again(frail_nodes, folder)
+
+
+def test_a_job_that_fails_is_not_queued_again(frail_nodes: Environment, tmp_path: Path) -> None:
+    folder = tmp_path / "job"
+    done = submit(frail_nodes, folder, *SHORT, "tasks.addition.path=/nowhere.jsonl")
+    assert done.returncode == 1
+    assert json.loads((folder / "slurm/outcome.json").read_text())["restarts"] == 0
+    check_not_queued_again(frail_nodes, folder)
+
+
+def check_not_queued_again(slurm: Environment, folder: Path) -> None:
+    said = call(slurm, "scontrol", "show", "job", job_of(folder)).stdout
+    assert "Restarts=0" in said
+    assert state(slurm, job_of(folder)) in ("OUT_OF_MEMORY", "FAILED")
+    assert not left_behind(folder)
