@@ -16,7 +16,7 @@ from launcher.api.errors import invalid
 from launcher.api.form import Form, Usage
 from launcher.api.large import beside
 from launcher.api.logprobs import for_chat
-from launcher.api.sampling import Prompt, check_bias, choices, token_limit
+from launcher.api.sampling import Prompt, check_bias, check_choices, choices, token_limit
 from launcher.api.schema import ChatRequest, Message
 from launcher.api.service import Service, service_of
 from launcher.core import Json
@@ -47,6 +47,7 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_
 def _job(body: ChatRequest, service: Service) -> Job:
     runner = service.runner
     check_bias(body, runner)
+    check_choices(body, 1, runner)
     prompt = render(body.messages, runner.tokenizer)
     if not prompt:
         raise invalid("messages", "messages: they have no tokens; the model needs at least one to continue")

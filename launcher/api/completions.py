@@ -16,13 +16,12 @@ from launcher.api.errors import invalid
 from launcher.api.form import Form, Usage
 from launcher.api.large import beside
 from launcher.api.logprobs import for_completions
-from launcher.api.sampling import Prompt, check_bias, check_tokens, choices, token_limit
+from launcher.api.sampling import Prompt, check_bias, check_choices, check_tokens, choices, token_limit
 from launcher.api.schema import CompletionRequest
 from launcher.api.service import Service, service_of
 from launcher.core import Json
 
 DEFAULT_MAX_TOKENS = 16
-MAX_CHOICES_IN_ALL = 2048
 
 
 async def create_completion(request: Request) -> Response:
@@ -39,9 +38,7 @@ def _job(body: CompletionRequest, service: Service) -> Job:
     check_bias(body, runner)
     if body.best_of not in (None, body.n):
         raise invalid("best_of", f"best_of: accepted is the value of n ({body.n}), got {body.best_of}")
-    if len(body.prompt) * body.n > MAX_CHOICES_IN_ALL:
-        asked = f"{len(body.prompt)} prompts with n={body.n}"
-        raise invalid("n", f"n: {asked}, accepted are at most {MAX_CHOICES_IN_ALL} choices in one request")
+    check_choices(body, len(body.prompt), runner)
     prompts = [_tokens(prompt, body, service) for prompt in body.prompt]
     lowest = 0 if body.echo else 1
     limits = [token_limit(body, "prompt", len(p), runner.context_length, DEFAULT_MAX_TOKENS, lowest) for p in prompts]

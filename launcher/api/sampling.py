@@ -10,6 +10,8 @@ from launcher.api.errors import invalid
 from launcher.api.schema import MAX_SEED, Sampled
 from launcher.engines.base import Generation, Runner, Sampling
 
+MAX_CHOICES_IN_ALL = 2048
+
 GREEDY_BELOW = 1e-6
 """Temperatures under this are greedy: dividing by them would overflow."""
 
@@ -39,6 +41,15 @@ def check_tokens(tokens: Sequence[int], vocab_size: int, param: str) -> None:
 
 def check_bias(body: Sampled, runner: Runner) -> None:
     check_tokens(list(body.logit_bias), runner.tokenizer.vocab_size, "logit_bias")
+
+
+def check_choices(body: Sampled, prompts: int, runner: Runner) -> None:
+    """Refuse more choices than the engine ever takes: they would be told to come back later for ever."""
+    limit = MAX_CHOICES_IN_ALL if runner.capacity is None else min(MAX_CHOICES_IN_ALL, runner.capacity)
+    if prompts * body.n > limit:
+        param = "n" if body.n > 1 else "prompt"
+        asked = f"{prompts} prompts with n={body.n} are {prompts * body.n} choices"
+        raise invalid(param, f"{param}: {asked}; accepted are at most {limit} in one request")
 
 
 def token_limit(body: Sampled, param: str, prompt: int, context: int, default: int | None, lowest: int = 1) -> int:

@@ -101,6 +101,8 @@ class Runner(ABC):
     model: str
     tokenizer: Tokenizer
     context_length: int
+    capacity: int | None = None
+    """How many sequences it takes at the same time, those that wait included; None where nothing bounds them."""
 
     @abstractmethod
     def generate(self, request: Generation) -> AsyncIterator[Tokens]:

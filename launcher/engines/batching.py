@@ -63,6 +63,7 @@ class BatchingRunner(Runner):
         self.model = model
         self.tokenizer = tokenizer
         self.context_length = limits.context_length
+        self.capacity = limits.max_sequences + limits.max_queue
         self._executor = executor
         self._facts = dict(facts)
         self._measured = measured

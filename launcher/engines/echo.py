@@ -92,6 +92,7 @@ class EchoRunner(Runner):
         self.model = model.name
         self.tokenizer = ByteTokenizer()
         self.context_length = model.context_length or engine.context_length
+        self.capacity = engine.max_sequences + engine.max_queue
         self._engine = engine
         self._slots = asyncio.Semaphore(engine.max_sequences)
         self._steps = Steps(engine.step_s, engine.batch)

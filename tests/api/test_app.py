@@ -4,13 +4,14 @@ import asyncio
 import logging
 import threading
 from collections.abc import Sequence
+from contextlib import aclosing
 
 import httpx
 import pytest
 
 from api.runners import Scripted, client_of, said
 from launcher.api import body as body_module
-from launcher.engines.base import Tokens
+from launcher.engines.base import Generation, Sampling, Tokens
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.errors import EngineUnavailable, QueueFull
 from launcher.model import Model
@@ -66,10 +67,22 @@ async def test_one_full_choice_refuses_them_all() -> None:
     """Admission of several choices is all or nothing."""
     runner = EchoRunner(Echo(max_sequences=2, max_queue=1, latency_s=0.01), Model("scripted"))
     async with client_of(runner) as client:
-        assert (await client.post("/v1/completions", json=ASK | {"n": 4})).status_code == 429
-        assert (await client.post("/v1/completions", json=ASK | {"n": 4, "stream": True})).status_code == 429
-        assert runner.state().running == runner.state().queued == 0
+        async with aclosing(runner.generate(Generation("other", (1,), Sampling()))) as other:
+            await anext(other)
+            assert (await client.post("/v1/completions", json=ASK | {"n": 3})).status_code == 429
+            assert (await client.post("/v1/completions", json=ASK | {"n": 3, "stream": True})).status_code == 429
+            assert (runner.state().running, runner.state().queued) == (1, 0)
         assert (await client.post("/v1/completions", json=ASK | {"n": 3})).status_code == 200
+
+
+@pytest.mark.parametrize(("path", "ask"), [("/v1/completions", ASK), ("/v1/chat/completions", CHAT)])
+async def test_more_choices_than_ever_fit_are_not_told_to_come_back(path: str, ask: dict[str, object]) -> None:
+    async with client_of(EchoRunner(Echo(max_sequences=2, max_queue=1), Model("scripted"))) as client:
+        answer = await client.post(path, json=ask | {"n": 4})
+    assert answer.status_code == 400
+    assert answer.json()["error"]["param"] == "n"
+    expected = "n: 1 prompts with n=4 are 4 choices; accepted are at most 3 in one request"
+    assert answer.json()["error"]["message"] == expected
 
 
 async def test_a_failure_in_a_stream_is_an_error_event_and_not_text() -> None:

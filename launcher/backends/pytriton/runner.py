@@ -23,6 +23,7 @@ class TritonRunner(Runner):
         self.model = engine.model
         self.tokenizer = engine.tokenizer
         self.context_length = engine.context_length
+        self.capacity = engine.capacity
         self._engine = engine
         self._served = served
         self._supervisor = supervisor

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import re
+
 import openai
 import pytest
 
@@ -71,6 +73,13 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_lengths(api: Api) 
     assert blamed(answer, 400) == ("max_tokens", "context_length_exceeded")
     answer = await api.post("/v1/chat/completions", messages=[{"role": "user", "content": "1 " * 5 * context}])
     assert blamed(answer, 400) == ("messages", "context_length_exceeded")
+
+
+@pytest.mark.parametrize(("prompts", "n", "field"), [(1500, 1, "prompt"), (15, 100, "n")])
+async def test_more_choices_than_ever_fit_are_a_400_and_not_a_429(api: Api, prompts: int, n: int, field: str) -> None:
+    answer = await api.post("/v1/completions", prompt=["a"] * prompts, n=n, max_tokens=1)
+    assert blamed(answer, 400)[0] == field
+    assert re.search(r"are 1500 choices; accepted are at most \d+ in one request", answer.text)
 
 
 @pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"model": NaN}', b"\xff\xfe"])
