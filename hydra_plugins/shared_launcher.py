@@ -3,7 +3,6 @@
 # Without `from __future__ import annotations`: Hydra runs this module before it is in sys.modules, where dataclasses
 # look for the names in annotations that are text.
 import sys
-import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -67,7 +66,7 @@ class SharedLauncher(Launcher):
         return config
 
     def _run(self, task: TaskFunction, config: DictConfig, title: str) -> JobReturn:
-        """Run a point; one that crashes shows its traceback and counts as failed, so that the others go on."""
+        """Run a point, or skip it if it is done."""
         folder = _folder(config)
         if self.resume:
             if _is_done(folder):
@@ -75,11 +74,7 @@ class SharedLauncher(Launcher):
                 return _returned(config, 0)
             config.resume = str(folder)
         _tell(title)
-        ret = run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
-        if ret.status is JobStatus.FAILED:
-            traceback.print_exception(ret._return_value)
-            ret.status, ret.return_value = JobStatus.COMPLETED, 1
-        return ret
+        return run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
 
 
 def _is_submitted(config: DictConfig) -> bool:

@@ -6,7 +6,10 @@ import os
 import signal
 import sys
 import tempfile
+import traceback
+from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -14,32 +17,56 @@ from typing import Any
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn
+from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher import __version__
+from launcher import __version__, launchers
 from launcher.allocation import Allocation, allocate
 from launcher.cluster import Slurm
 from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check
-from launcher.core import INTERRUPTED
+from launcher.core import INTERRUPTED, Json
 from launcher.deployments import Deployments, fingerprint
-from launcher.errors import UserError
+from launcher.errors import CoverageTooLow, UserError, ValidationFailed
 from launcher.group.leader import leading
 from launcher.group.member import follow
+from launcher.launchers import SHARED
 from launcher.submission.points import Job, Point
-
-SHARED = "hydra_plugins.shared_launcher.SharedLauncher"
-"""The launcher whose points share a deployment."""
 
 SWEEP = "multirun.yaml"
 """Where Hydra keeps what a sweep was begun with."""
 
 RESUMES = "hydra.launcher.resume="
+
+CODES = {
+    "ok": 0,
+    "invalid": ValidationFailed.exit_code,
+    "incomplete": CoverageTooLow.exit_code,
+    "interrupted": INTERRUPTED,
+}
+"""The exit code of a run by the status of its report; that of others is 1."""
+
+
+@dataclass(frozen=True)
+class Here:
+    """What points run with: this process's place, and the servers that it keeps.
+
+    Sent to another process, as launchers do that run each point in one, it is what that process finds there.
+    """
+
+    allocation: Allocation
+    deployments: Deployments | None = None
+
+    def __reduce__(self) -> tuple[Callable[[], Here], tuple[()]]:
+        return _elsewhere, ()
+
+
+def _elsewhere() -> Here:
+    return Here(allocate())
 
 
 def conf_folder() -> Path:
@@ -72,6 +99,8 @@ def launch(arguments: list[str]) -> int:
         return _interrupted(Outcomes.sweep)
     except SystemExit as end:  # Hydra has shown what was asked for, or which options it takes
         return 1 if end.code else 0
+    except _lost() as error:
+        return _lost_points(error)
 
 
 class _Once:
@@ -90,16 +119,17 @@ def _launched(arguments: list[str], allocation: Allocation) -> int:
     if {"mode=status", "mode=cancel"} & set(arguments):
         return _about_job(arguments)
     with tempfile.TemporaryDirectory() as scratch, Deployments() as deployments:
+        here = Here(allocation, deployments)
 
         def task(cfg: DictConfig) -> int:
-            return job(cfg, deployments, allocation)
+            return job(cfg, here)
 
         sys.argv[1:] = _arguments(arguments, Path(scratch))
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(Outcomes.codes, default=0)
 
 
-def job(cfg: DictConfig, deployments: Deployments, allocation: Allocation) -> int:
+def job(cfg: DictConfig, here: Here) -> int:
     """Run one composed configuration in its folder, or submit it; return its exit code."""
     from launcher import run
 
@@ -109,8 +139,8 @@ def job(cfg: DictConfig, deployments: Deployments, allocation: Allocation) -> in
     try:
         if isinstance(point.run.cluster, Slurm):
             return submitted([[point]])[0]
-        shared = deployments if _shares(HydraConfig.get()) else None
-        return run.run(point.run, point.config, point.overrides, point.folder, allocation, shared)
+        shared = here.deployments if _shares(HydraConfig.get()) else None
+        return run.run(point.run, point.config, point.overrides, point.folder, here.allocation, shared)
     except UserError as error:
         return _say(str(error), error.exit_code)
 
@@ -122,6 +152,7 @@ def composed(cfg: DictConfig) -> Point | int:
     try:
         typed = _typed(cfg)
         check(typed)
+        launchers.check(_settings(HydraConfig.get()), isinstance(typed.cluster, Slurm))
         if typed.mode is Mode.plan:
             plan.show(typed, OmegaConf.to_yaml(cfg, resolve=True))
             return 0
@@ -199,6 +230,13 @@ def _typed(cfg: DictConfig) -> Run:
     return typed
 
 
+def _settings(hydra_config: HydraConf) -> dict[str, Json]:
+    """Return the keys of ``hydra.launcher``."""
+    found = OmegaConf.to_container(hydra_config.launcher)
+    assert isinstance(found, dict)
+    return {str(key): value for key, value in found.items()}
+
+
 def _shares(hydra_config: HydraConf) -> bool:
     return bool(hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher._target_ == SHARED)
 
@@ -209,13 +247,34 @@ def _interrupted(sweep: Path | None) -> int:
         return _say("interrupted", INTERRUPTED)
     with suppress(UserError):  # there is no point yet
         _report(sweep)
-    return _say(f"interrupted; continue with resume={sweep}", INTERRUPTED)
+    how = f"resume={sweep}" if Outcomes.shared else f"resume={sweep}/<point> for each point"
+    return _say(f"interrupted; continue with {how}", INTERRUPTED)
 
 
-def _report(folder: Path) -> None:
+def _lost() -> tuple[type[Exception], ...]:
+    """Return what hydra-submitit-launcher raises for a point that left no result, or that could not be submitted."""
+    if "submitit" not in sys.modules:
+        return ()
+    from submitit.core.utils import FailedSubmissionError, UncompletedJobError
+
+    return UncompletedJobError, FailedSubmissionError
+
+
+def _lost_points(error: Exception) -> int:
+    """Report the points that there are, and say in one line what became of the first one that left no result."""
+    if Outcomes.sweep is not None:
+        with suppress(UserError):  # there is no point yet
+            _report(Outcomes.sweep)
+    lines = [line for line in str(error).splitlines() if line.strip("- ")]
+    said = " ".join(lines[: 1 if "error" in lines[0] else 2])
+    return _say(f"{said}; what the points wrote is in {Outcomes.sweep}", 1)
+
+
+def _report(folder: Path) -> list[int]:
+    """Report a sweep; return the exit codes of its points."""
     from launcher.report import sweep  # here, because only the end of a sweep needs it
 
-    sweep.report(folder)
+    return [CODES.get(point["status"], 1) for point in sweep.report(folder)["points"]]
 
 
 class Outcomes(Callback):
@@ -223,26 +282,49 @@ class Outcomes(Callback):
 
     codes: list[int] = []
     sweep: Path | None = None
+    shared: bool = True
 
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the folder of a sweep, for a report of what there is when it is interrupted."""
+        """Remember the folder of a sweep, for a report of what there is when it is interrupted.
+
+        Raises `SystemExit` for a launcher that would not do what is asked: Hydra makes a warning of anything else.
+        """
+        settings = _settings(config.hydra)
+        try:
+            launchers.check(settings, OmegaConf.get_type(config, "cluster") is Slurm)
+            launchers.check_sweep(settings, config.mode == Mode.plan)
+        except UserError as error:
+            sys.exit(_say(str(error), error.exit_code))
+        type(self).shared = settings["_target_"] == SHARED
         if config.mode != Mode.plan:
             type(self).sweep = Path(config.hydra.sweep.dir)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Remember the exit code of a point; a crash counts as a user error until its traceback is shown.
+        """Remember the exit code of a point. One of a sweep that crashed shows why, and does not end the others.
 
         An interrupted point ends its sweep, whatever launcher and sweeper: raises `KeyboardInterrupt`.
         """
+        if job_return.status is JobStatus.FAILED and config.hydra.mode == RunMode.MULTIRUN:
+            traceback.print_exception(job_return._return_value)
+            job_return.status, job_return.return_value = JobStatus.COMPLETED, 1
         value = job_return._return_value
         self.codes.append(value if isinstance(value, int) else 1)
         if value == INTERRUPTED and self.sweep is not None:
             raise KeyboardInterrupt
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write ``sweep.json`` and ``sweep.html``, and print the table that compares the points."""
-        if config.mode != Mode.plan:
-            _report(Path(config.hydra.sweep.dir))
+        """Write ``sweep.json`` and ``sweep.html``, and print the table that compares the points.
+
+        Their reports tell the exit codes of points that ran in other processes.
+        """
+        if config.mode == Mode.plan:
+            return
+        try:
+            found = _report(Path(config.hydra.sweep.dir))
+        except UserError as error:  # no point was begun
+            found = [_say(str(error), error.exit_code)]
+        if not self.codes:
+            self.codes.extend(found)
 
 
 def _arguments(arguments: list[str], scratch: Path) -> list[str]:

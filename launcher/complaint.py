@@ -60,7 +60,9 @@ def _unknown_option(error: MissingConfigException, conf: Path) -> str:
     group, _, option = missing.rpartition("/")
     if not group:
         return _first_line(error)
-    options = sorted(p.stem for p in (conf / group).glob("*.yaml"))
+    if group == "hydra/launcher" and option.startswith("submitit_"):
+        return f"{group}={option}: hydra-submitit-launcher is not installed; install the extra 'slurm'"
+    options = sorted(p.stem for p in (conf / group).glob("*.yaml")) or sorted(error.options or [])
     if not options:
         return f"{group}={option}: there is no group '{group}'"
     return f"{group}={option}: no such option{_guess(option, options)}; accepted are {', '.join(options)}"

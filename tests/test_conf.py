@@ -8,10 +8,12 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from launcher import __version__
 from launcher.app import conf_folder
+from launcher.complaint import complaint
 from launcher.component import COMPONENTS
 from launcher.config import Run
 
@@ -82,6 +84,7 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("validate.tolerance=-1", ["validate.tolerance=-1", "above 0"]),
         ("validate.timeout_s=0", ["validate.timeout_s=0", "above 0"]),
         ("validate.prompt=", ["validate.prompt", "empty"]),
+        ("hydra/launcher=bassic", ["hydra/launcher=bassic", "did you mean basic", "shared"]),
     ],
 )
 def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accepted: list[str], tmp_path: Path) -> None:
@@ -91,6 +94,12 @@ def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accept
     assert len(lines) == 1, done.stderr
     for word in accepted:
         assert word in lines[0]
+
+
+def test_a_launcher_that_is_not_installed_names_the_extra() -> None:
+    error = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_local", options=["basic"])
+    said = complaint(error, conf_folder())
+    assert said == "hydra/launcher=submitit_local: hydra-submitit-launcher is not installed; install the extra 'slurm'"
 
 
 def test_what_is_wrong_with_an_option_file_is_said_with_it(tmp_path: Path) -> None:
