@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 
 from launcher.allocation import Allocation
 from launcher.backends.base import Deployment
+from launcher.core import Json
 
 
 class Routing(Enum):
@@ -37,7 +39,10 @@ class Patience:
 
 @dataclass(frozen=True)
 class Assignment:
-    """All that a driver needs to bring up a fleet. ``listener`` is the number of the bound socket it inherits."""
+    """All that a driver needs to bring up a fleet. ``listener`` is the number of the bound socket it inherits.
+
+    ``lost`` are the Rays that were there before it, as `Fleet.lost` describes replicas.
+    """
 
     deployment: Deployment
     allocation: Allocation
@@ -49,3 +54,4 @@ class Assignment:
     home: Path
     working_folder: Path
     listener: int
+    lost: tuple[Mapping[str, Json], ...] = ()

@@ -26,6 +26,8 @@ STEP_S = 0.02
 NOBODY = "no replica can answer now"
 RETRY_AFTER_S = 1
 """What a client is told to wait when there is no replica; its next request may have to wait for one."""
+LOOK_S = 1.0
+"""How often to ask HAProxy whether it still answers."""
 
 CONFIG = """
 global
@@ -73,7 +75,7 @@ BALANCE = {
 
 
 class Balancer:
-    """One HAProxy, restarted when it dies; ``problem`` says why it could not be.
+    """One HAProxy, restarted when it dies or hangs; ``problem`` says why it could not be.
 
     Slots count from 1; each takes one replica.
     """
@@ -161,9 +163,9 @@ class Balancer:
             return False
 
     def _keep(self) -> None:
-        """Start another one whenever it dies: the socket stays open, so that clients wait instead of failing."""
+        """Start another one whenever one is lost: the socket stays open, so that clients wait instead of failing."""
         while self._process is not None:
-            self._process.wait()
+            self._until_lost(self._process)
             if self._stopping:
                 return
             try:
@@ -171,6 +173,15 @@ class Balancer:
             except (OSError, ServerError) as error:
                 self.problem = str(error)
                 return
+
+    def _until_lost(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait for the end of HAProxy; one that does not answer within the probe's deadline is killed."""
+        while process.poll() is None:
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(LOOK_S)
+            if process.poll() is None and not self._stopping and not self._answers():
+                process.kill()
+                process.wait()
 
     def _again(self) -> None:
         with self._lock:

@@ -20,6 +20,8 @@ GIVEN = {
     "RAY_raylet_start_wait_time_s": "180",
     # Another program's memory must not cost a replica; the kernel still has its own limit.
     "RAY_memory_monitor_refresh_ms": "0",
+    # Ray gives its workers, which the replicas are, the least share of a busy CPU (15); other servers have a usual one.
+    "RAY_worker_niceness": "0",
     # Ray's switch for systems on which it runs on one host only: it then listens on loopback.
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",
     # Any free port, instead of one that two Rays on a host would both want.
@@ -28,10 +30,19 @@ GIVEN = {
 }
 
 
-def environment(folder: Path) -> dict[str, str]:
-    """Return the environment for a private Ray: never another one's address, always this one's token."""
+def environment(folder: Path, probe_s: float) -> dict[str, str]:
+    """Return the environment for a private Ray: never another one's address, always this one's token.
+
+    Its GCS takes a raylet that does not answer for ``probe_s`` seconds for dead; Ray's own deadline is a minute.
+    """
     inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-    return inherited | GIVEN | {"RAY_AUTH_TOKEN_PATH": str(folder / "token")}
+    own = {
+        "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
+        "RAY_health_check_timeout_ms": str(round(probe_s * 1e3)),
+        "RAY_health_check_period_ms": "1000",
+        "RAY_health_check_failure_threshold": "1",
+    }
+    return inherited | GIVEN | own
 
 
 def start(assignment: Assignment) -> None:

@@ -19,6 +19,7 @@ from launcher.backends.ray import cluster, home
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.fleet import Fleet
+from launcher.backends.ray.pulse import Pulse
 from launcher.backends.ray.rollcall import RollCall
 from launcher.backends.ray.status import Status
 from launcher.core import Json
@@ -34,7 +35,7 @@ def main() -> None:
     """Read an `Assignment` from standard input, carry it out until standard input ends, and leave nothing behind.
 
     Standard output gets JSON lines: ``{"up": ...}`` when Ray runs, ``{"model": ...}`` when all replicas answer, or
-    ``{"failed": reason}``.
+    ``{"failed": reason}``; and from the first on ``{"alive": ...}`` every `PERIOD_S` seconds.
     """
     say = _speaker()
     driver = Driver(pickle.load(sys.stdin.buffer))
@@ -68,7 +69,8 @@ class Driver:
     def __init__(self, assignment: Assignment) -> None:
         a = self._assignment = assignment
         self._balancer = Balancer(a.home, a.listener, a.replicas + SPARE_SLOTS, a.routing, a.patience)
-        self._fleet = Fleet(self._balancer, a.patience)
+        self._fleet = Fleet(self._balancer, a.patience, a.lost)
+        self._pulse = Pulse(a.patience.probe_s)
         self._leaving = threading.Lock()
 
     def run(self, say: Say) -> None:
@@ -79,13 +81,14 @@ class Driver:
             stack.enter_context(serving(Status(self._fleet, a.replicas).app(), bound, log, 1.0))
             self._balancer.start(bound.getsockname()[:2])
             cluster.start(a)
-            say({"up": "ray"})
+            self._pulse.start()
             calls = RollCall("127.0.0.1", key, a, self._fleet.came)
             calls.start()
             cluster.deploy(a, calls.address, key)
-            self._all_there()
+            say({"up": "ray"})
+            self._all_there(say)
             say({"model": self._fleet.model})
-            self._watch()
+            self._watch(say)
 
     def leave_with_parent(self) -> None:
         """Wait until the parent closes standard input, on purpose or by dying."""
@@ -101,27 +104,34 @@ class Driver:
         shutil.rmtree(self._assignment.home, ignore_errors=True)
         os._exit(0)
 
-    def _all_there(self) -> None:
+    def _all_there(self, say: Say) -> None:
         """Wait for every replica. Raises `ServerError` with the reason of the first that fails."""
-        deadline = time.monotonic() + self._assignment.patience.start_s
-        there = 0
-        while there < self._assignment.replicas:
-            try:
-                news = self._fleet.news.get(timeout=max(0.0, deadline - time.monotonic()))
-            except queue.Empty:
-                wanted, start_s = self._assignment.replicas, self._assignment.patience.start_s
-                raise ServerError(f"{there} of {wanted} replicas were ready within {start_s:g} s") from None
-            if news:
-                raise ServerError(news)
-            there += 1
+        wanted, start_s = self._assignment.replicas, self._assignment.patience.start_s
+        deadline, there = time.monotonic() + start_s, 0
+        while there < wanted:
+            self._look(say)
+            if time.monotonic() > deadline:
+                raise ServerError(f"{there} of {wanted} replicas were ready within {start_s:g} s")
+            with suppress(queue.Empty):
+                news = self._fleet.news.get(timeout=PERIOD_S)
+                if news:
+                    raise ServerError(news)
+                there += 1
 
-    def _watch(self) -> None:
-        """Give up replicas that hang; raise `ServerError` when Ray itself is broken."""
-        while (problem := self._balancer.problem or cluster.broken()) is None:
+    def _watch(self, say: Say) -> None:
+        """Give up replicas that hang. Raises `ServerError` when Ray itself is broken."""
+        while True:
+            self._look(say)
             for member in self._fleet.hung():
                 home.kill([*home.children(member.pid), member.pid])
             time.sleep(PERIOD_S)
-        raise ServerError(problem)
+
+    def _look(self, say: Say) -> None:
+        """Say that this process lives. Raises `ServerError` when something cannot be kept up."""
+        say({"alive": True})
+        problem = self._balancer.problem or cluster.broken() or self._pulse.problem
+        if problem is not None:
+            raise ServerError(problem)
 
 
 if __name__ == "__main__":

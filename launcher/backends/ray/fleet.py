@@ -5,6 +5,7 @@ from __future__ import annotations
 import queue
 import threading
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from launcher.backends.ray.assignment import Patience
@@ -50,14 +51,14 @@ class Member:
 class Fleet:
     """Keeps the balancer in step with the replicas. ``news`` gets ``""`` for each that came, and why each one left."""
 
-    def __init__(self, balancer: Balancer, patience: Patience) -> None:
+    def __init__(self, balancer: Balancer, patience: Patience, lost: Sequence[Mapping[str, Json]] = ()) -> None:
         self.news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.model = ""
         self._balancer = balancer
         self._patience = patience
         self._lock = threading.Lock()
         self._members: list[Member] = []
-        self._lost: list[dict[str, Json]] = []
+        self._lost = list(lost)
 
     def members(self) -> list[Member]:
         with self._lock:
@@ -82,13 +83,14 @@ class Fleet:
         return [member for member in self.members() if member.given_up is not None]
 
     def describe(self) -> list[dict[str, Json]]:
-        """Return one line for each replica: who, where, how busy, how fast."""
+        """Return one line for each replica: who, where, ``live`` or why it is given up, how busy, how fast."""
         sessions = self._balancer.sessions()
         return [
             {
                 "id": m.id,
                 "pid": m.pid,
                 "node": m.node,
+                "state": m.given_up or m.state.get("error") or "live",
                 "requests": sessions.get(m.slot, 0),
                 "running": m.state.get("running", 0),
                 "queued": m.state.get("queued", 0),
@@ -98,7 +100,7 @@ class Fleet:
             for m in self.members()
         ]
 
-    def lost(self) -> list[dict[str, Json]]:
+    def lost(self) -> list[Mapping[str, Json]]:
         """Return who left, with the reason and when; the last sixteen."""
         with self._lock:
             return self._lost[-16:]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import pickle
 import subprocess
@@ -19,12 +20,14 @@ from launcher.backends.ray import cluster, home
 from launcher.backends.ray.assignment import Assignment
 from launcher.errors import ServerError
 
-STABLE_S = 60.0
-QUICK_DEATHS = 3
-"""After so many deaths in a row, each within `STABLE_S` seconds of a start, another start would not help."""
+QUICK_LOSSES = 3
+"""After so many losses in a row another start would not help. One that comes later than the probe's deadline after all
+replicas were there begins a new row."""
 DIED = "the process that owns Ray died; see ray.log"
-RAY_START_S = 120.0
+HANGS = "the process that owns Ray hangs: no sign of life for {:g} s"
+RAY_START_S = 90.0
 """Ray without the replicas is up within ten seconds, or a minute on a busy machine."""
+TICK_S = 0.5
 GRACE_S = 15.0
 """Beyond its deadline for requests, a stopping driver has this long to end its processes."""
 
@@ -39,6 +42,8 @@ class Keeper:
         self._settled = threading.Event()
         self._problem: str | None = "it is starting"
         self._up = False
+        self._whole = math.inf
+        self._silent_s = 0.0
         self._stopping = False
         self._driver: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
@@ -71,32 +76,38 @@ class Keeper:
                 os.close(self._assignment.listener)
 
     def _keep(self) -> None:
-        deaths = 0
-        while not self._stopping and deaths < QUICK_DEATHS:
-            began, self._up = time.monotonic(), False
+        losses = 0
+        while not self._stopping and losses < QUICK_LOSSES:
+            self._up, self._whole = False, math.inf
             with home.home() as folder:
                 self._live(folder)
             refused = self._up and not self._settled.is_set()
             if refused or self._stopping:
                 break
-            self._log.warning("Ray was lost: %s; starting another one", self._problem or DIED)
-            deaths = 1 if self._up and time.monotonic() - began > STABLE_S else deaths + 1
+            self._note(self._problem or DIED)
+            lasted = time.monotonic() - self._whole > self._assignment.patience.probe_s
+            losses = 1 if lasted else losses + 1
+
+    def _note(self, reason: str) -> None:
+        self._log.warning("Ray was lost: %s", reason)
+        loss = {"id": None, "pid": None, "reason": f"Ray was lost: {reason}", "time": time.time()}
+        self._assignment = replace(self._assignment, lost=(*self._assignment.lost, loss))
 
     def _live(self, folder: Path) -> None:
         """Run one driver from its start to its end."""
         with self._lock:
             if self._stopping:
                 return
-            driver = self._driver = _spawn(self._assignment.listener, folder, self._assignment.deployment.folder)
-        impatience = threading.Timer(RAY_START_S, self._give_up, (driver,))
-        impatience.start()
+            driver = self._driver = _spawn(self._assignment, folder)
+        over = threading.Event()
+        threading.Thread(target=self._listen, args=(driver, over), name="ray-silence", daemon=True).start()
         try:
             self._hand_over(driver, replace(self._assignment, home=folder))
             assert driver.stdout is not None
             for line in driver.stdout:
                 self._hear(json.loads(line))
         finally:
-            impatience.cancel()
+            over.set()
             driver.wait()
             home.end(driver.pid)
 
@@ -107,19 +118,29 @@ class Keeper:
             driver.stdin.flush()
 
     def _hear(self, message: dict[str, str]) -> None:
+        self._silent_s = 0.0
         if "up" in message:
             self._up, self._problem = True, DIED
         elif "failed" in message:
             self._problem = message["failed"]
-        else:
+        elif "model" in message:
             self.model, self._problem = message["model"], None
+            self._whole = time.monotonic()
             self._settled.set()
 
-    def _give_up(self, driver: subprocess.Popen[bytes]) -> None:
-        """End a start of Ray that hangs: it happens, and another one mostly does not."""
-        if not self._up:
-            self._problem = f"Ray itself did not start within {RAY_START_S:g} s"
-            driver.kill()
+    def _listen(self, driver: subprocess.Popen[bytes], over: threading.Event) -> None:
+        """End a driver that is silent for too long: a start of Ray that hangs, and mostly another one does not.
+
+        Seconds count one by one, so that a launcher that was itself stopped does not take the driver for hung.
+        """
+        probe_s, self._silent_s = self._assignment.patience.probe_s, 0.0
+        while not over.wait(TICK_S):
+            self._silent_s += TICK_S
+            if self._silent_s > (probe_s if self._up else RAY_START_S):
+                late = f"Ray itself did not start within {RAY_START_S:g} s"
+                self._problem = HANGS.format(probe_s) if self._up else late
+                driver.kill()
+                return
 
     def _stop(self) -> None:
         with self._lock:
@@ -135,16 +156,16 @@ class Keeper:
             driver.kill()
 
 
-def _spawn(listener: int, folder: Path, log_folder: Path) -> subprocess.Popen[bytes]:
+def _spawn(assignment: Assignment, folder: Path) -> subprocess.Popen[bytes]:
     """Start a driver with this interpreter and its import path, in a session of its own: no terminal reaches it."""
     path = os.pathsep.join(p for p in sys.path if p)
-    with (log_folder / "ray.log").open("ab") as log:
+    with (assignment.deployment.folder / "ray.log").open("ab") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "launcher.backends.ray.driver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
-            pass_fds=[listener],
-            env=cluster.environment(folder) | {"PYTHONPATH": path},
+            pass_fds=[assignment.listener],
+            env=cluster.environment(folder, assignment.patience.probe_s) | {"PYTHONPATH": path},
             start_new_session=True,
         )

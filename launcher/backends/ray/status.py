@@ -88,13 +88,24 @@ class Status:
 
     def _replicas(self) -> bytes:
         lines = self._fleet.describe()
-        families = [GaugeMetricFamily("launcher_replicas", "Replicas that answer", value=len(lines))]
+        families = [
+            GaugeMetricFamily("launcher_replicas", "Replicas that answer", value=len(lines)),
+            GaugeMetricFamily("launcher_replicas_wanted", "Replicas that there should be", value=self._wanted),
+        ]
         for name, text in GAUGES.items():
             family = GaugeMetricFamily(f"launcher_replica_{name}", text, labels=("replica", "pid", "node"))
             for line in lines:
                 family.add_metric((line["id"], str(line["pid"]), line["node"]), line[name])
             families.append(family)
-        return exposed(families)
+        return exposed([*families, self._losses()])
+
+    def _losses(self) -> GaugeMetricFamily:
+        """Return when each of the replicas that left lately did, and why."""
+        text = "When a replica was lost, in seconds since 1970"
+        family = GaugeMetricFamily("launcher_replica_lost_time", text, labels=("replica", "pid", "reason"))
+        for loss in self._fleet.lost():
+            family.add_metric((loss["id"] or "", str(loss["pid"] or ""), loss["reason"]), loss["time"])
+        return family
 
     async def _ask(self, path: str, request: Request) -> list[aiohttp.ClientResponse]:
         """Return what the replicas that are there answer; one that dies meanwhile is left out."""

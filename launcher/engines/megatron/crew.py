@@ -17,11 +17,11 @@ from launcher.group.child import Child
 from launcher.group.wire import peer_address
 
 MODULE = "launcher.engines.megatron.follower"
-SILENCE_S = 30.0
+SILENCE_S = 10.0
 """How long a follower may say nothing before it counts as hung. A stopped or frozen process says nothing; one that
 computes, or that a busy machine slows down, does."""
 
-LOADING = 20
+LOADING = 60
 """How many times longer it may be silent before it is ready: loading a library from a slow disk stops all threads."""
 
 GRACE_S = 5.0

@@ -1,152 +1,107 @@
-"""Two replicas of two ranks each, of which something is killed while an evaluation runs."""
+"""Whatever is killed or hangs while an evaluation runs: no sample is lost, no answer changes, all is replaced."""
 
 from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
-import subprocess
-import sys
-import time
-import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
+from backends.ray.ray_service import Scores, Service, alive, scores_of, wait_for
 
-from launcher.allocation import allocate
-from launcher.backends.base import Deployment
-from launcher.backends.ray import Ray, home
-from launcher.core import Endpoint
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.tasks.generation import Generation
 
 pytest.importorskip("ray")
-pytest.importorskip("megatron.core")
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).parents[3]
-TINY = "package:launcher/assets/tiny"
-
-
-def health(endpoint: Endpoint) -> dict[str, Any]:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{endpoint.root}/health", timeout=120) as answer:
-        loaded = json.load(answer)
-    assert isinstance(loaded, dict)
-    return loaded
+SAMPLES = 60
+Victims = list[tuple[int, Callable[[int], None]]]
+"""Processes, and what happens to each."""
 
 
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
+def dies(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
 
-def whole(endpoint: Endpoint) -> bool:
-    try:
-        return health(endpoint)["status"] == "live"
-    except OSError:
-        return False
+def hangs(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def gets_no_memory(pid: int) -> None:
+    psutil.Process(pid).rlimit(resource.RLIMIT_DATA, (0, 0))
 
 
 @pytest.fixture(scope="module")
-def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Endpoint]:
-    from launcher.engines.megatron import Megatron
-
-    folder = tmp_path_factory.mktemp("fleet")
-    deployment = Deployment(Model("tiny", TINY), Megatron(), Parallelism(tensor=2), Optimizations(), folder)
-    with Ray(replicas=2, probe_timeout_s=8, stall_timeout_s=10).serve(deployment, allocate()) as endpoint:
-        yield endpoint
-
-
-Scores = dict[tuple[str, str], Any]
-
-
-def scores(folder: Path) -> Scores:
-    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    assert {line["status"] for line in lines} <= {"scored", "truncated"}, [x for x in lines if x["status"] == "failed"]
-    return {(line["task"], line["id"]): (line["prediction"], line["scores"]) for line in lines}
-
-
-def evaluation(endpoint: Endpoint, folder: Path) -> subprocess.Popen[str]:
-    """Start an evaluation of 120 samples, from another process."""
-    given = ("backend=external", f"backend.url={endpoint.url}", "tasks=[addition]", "evaluate.concurrency=2")
-    return subprocess.Popen(
-        [sys.executable, str(ROOT / "launch.py"), *given, f"hydra.run.dir={folder}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=folder.parent,
-    )
-
-
-def asked(folder: Path) -> int:
-    file = folder / "samples.jsonl"
-    return len(file.read_bytes().splitlines()) if file.exists() else 0
+def task(tmp_path_factory: pytest.TempPathFactory) -> Generation:
+    """Sums; those after the first third are longer than any before, so that they need memory."""
+    path = tmp_path_factory.mktemp("task") / "sums.jsonl"
+    sums = [f"{n}+{n + 1}=" for n in range(SAMPLES)]
+    prompts = [text if n < SAMPLES // 3 else f"{n}+0={n}\n" * 20 + text for n, text in enumerate(sums)]
+    path.write_text("".join(json.dumps({"prompt": p, "answer": "1"}) + "\n" for p in prompts))
+    return Generation(path=str(path), max_tokens=8, stop=["\n"])
 
 
 @pytest.fixture(scope="module")
-def undisturbed(fleet: Endpoint, tmp_path_factory: pytest.TempPathFactory) -> Scores:
-    folder = tmp_path_factory.mktemp("undisturbed") / "run"
-    wait_for(lambda: whole(fleet))
-    process = evaluation(fleet, folder)
-    said, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, said
-    return scores(folder)
+def undisturbed(gangs: Service, task: Generation, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    return scores_of(gangs, tmp_path_factory.mktemp("undisturbed") / "run", task, lambda: None)
 
 
-def replica(endpoint: Endpoint) -> int:
-    pid = health(endpoint)["replicas"][0]["pid"]
-    assert isinstance(pid, int)
-    return pid
+def rank_dies(service: Service) -> Victims:
+    return [(service.ranks()[0], dies)]
 
 
-def follower(endpoint: Endpoint) -> int:
-    """Return a rank that is not the leader of its replica."""
-    (found,) = [p for p in psutil.Process(replica(endpoint)).children() if "follower" in " ".join(p.cmdline())]
-    return found.pid
+def rank_and_replica_hang(service: Service) -> Victims:
+    return [(service.ranks()[0], hangs), (service.replicas()[1], hangs)]
 
 
-def named(name: str) -> Callable[[Endpoint], int]:
-    """Return the process of this name among those of one Ray."""
+def rank_gets_no_memory_and_replica_dies(service: Service) -> Victims:
+    return [(service.ranks()[0], gets_no_memory), (service.replicas()[1], dies)]
 
-    def find(endpoint: Endpoint) -> int:
-        return next(pid for pid in home.members(os.getsid(replica(endpoint))) if home.name(pid) == name)
 
-    return find
+def proxy_dies(service: Service) -> Victims:
+    return [(service.named("haproxy"), dies)]
+
+
+def proxy_hangs(service: Service) -> Victims:
+    return [(service.named("haproxy"), hangs)]
 
 
 @pytest.mark.parametrize(
-    ("victim", "number"),
-    [
-        pytest.param(follower, signal.SIGKILL, id="a rank dies"),
-        pytest.param(follower, signal.SIGSTOP, id="a rank hangs"),
-        pytest.param(replica, signal.SIGKILL, id="a replica dies"),
-        pytest.param(replica, signal.SIGSTOP, id="a replica hangs"),
-        pytest.param(named("haproxy"), signal.SIGKILL, id="the proxy dies"),
-        pytest.param(named("raylet"), signal.SIGKILL, id="the raylet dies"),
-    ],
+    "choose", [rank_dies, rank_and_replica_hang, rank_gets_no_memory_and_replica_dies, proxy_dies, proxy_hangs]
 )
 def test_an_evaluation_loses_nothing(
-    fleet: Endpoint, undisturbed: Scores, tmp_path: Path, victim: Callable[[Endpoint], int], number: signal.Signals
+    gangs: Service, undisturbed: Scores, task: Generation, tmp_path: Path, choose: Callable[[Service], Victims]
 ) -> None:
-    wait_for(lambda: whole(fleet))
-    pid, folder = victim(fleet), tmp_path / "run"
-    process = evaluation(fleet, folder)
-    wait_for(lambda: asked(folder) >= 20 or process.poll() is not None)
-    assert process.poll() is None
-    os.kill(pid, number)
-    said, _ = process.communicate(timeout=200)
-    assert process.returncode == 0, said
-    assert scores(folder) == undisturbed
-    wait_for(lambda: gone(pid) and whole(fleet))
+    driver = gangs.driver()
+    lives_through(gangs, choose(gangs), tmp_path / "run", task, undisturbed)
+    assert gangs.driver() == driver, "one part was lost, and all of Ray was replaced"
 
 
-def gone(pid: int) -> bool:
-    try:
-        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
-    except psutil.NoSuchProcess:
-        return True
+def lives_through(service: Service, victims: Victims, folder: Path, task: Generation, expected: Scores) -> None:
+    """Evaluate while something happens to the victims, and wait until they are replaced."""
+
+    def happen() -> None:
+        for pid, befalls in victims:
+            befalls(pid)
+
+    assert scores_of(service, folder, task, happen) == expected, [befalls.__name__ for _, befalls in victims]
+    for pid, befalls in victims:
+        wait_for(lambda pid=pid: not alive(pid), f"a process that {befalls.__name__} is gone")
+    service.replicas()
+
+
+def test_a_ray_that_is_lost_is_replaced(echoes: Service, task: Generation, tmp_path: Path) -> None:
+    """The raylet, the GCS and the owner of Ray cannot be replaced alone: a whole new Ray takes over the socket."""
+    expected = scores_of(echoes, tmp_path / "undisturbed", task, lambda: None)
+    # What hangs comes between: three losses in a row, each soon after a start, end a service.
+    faults = [("raylet", dies), ("gcs_server", hangs), ("driver", dies)]
+    faults += [("raylet", hangs), ("gcs_server", dies), ("driver", hangs)]
+    for name, befalls in faults:
+        driver, folder = echoes.driver(), tmp_path / f"{name} {befalls.__name__}"
+        victim = driver if name == "driver" else echoes.named(name)
+        lives_through(echoes, [(victim, befalls)], folder, task, expected)
+        assert not alive(driver), f"the {name} {befalls.__name__}, and its Ray goes on"

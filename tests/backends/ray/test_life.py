@@ -8,35 +8,25 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.request
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 from backends.ray.ray_engines import Damaged, Killed
+from backends.ray.ray_service import Service, get, private_folder, wait_for
 
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
-from launcher.backends.ray.assignment import Routing
 from launcher.core import Endpoint
 from launcher.engines.echo import Echo
 from launcher.errors import ServerError
 from launcher.model import Model, Optimizations, Parallelism
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.chaos
+pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).parents[3]
-
-
-def wait_for(condition: Callable[[], bool], seconds: float = 120) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
 
 
 @pytest.mark.parametrize(("engine", "reason"), [(Damaged(), "shard 7 is damaged"), (Killed(), "its process died")])
@@ -70,34 +60,21 @@ class Launched:
         assert self.process.poll() is None, self.process.communicate()
         return (self.folder / "certificate.json").exists()
 
-    def health(self) -> dict[str, Any]:
-        url = json.loads((self.folder / "endpoint.json").read_text())["url"].replace("/v1", "/health")
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(url, timeout=60) as answer:
-            found = json.load(answer)
-        assert isinstance(found, dict)
-        return found
-
-    def session(self) -> int:
-        return os.getsid(self.health()["replicas"][0]["pid"])
-
-
-def private_folder(session: int) -> Path:
-    """Return the folder that a driver was given."""
-    variables = Path(f"/proc/{session}/environ").read_bytes().decode().split("\0")
-    return Path(next(v for v in variables if v.startswith("RAY_AUTH_TOKEN_PATH=")).partition("=")[2]).parent
+    def service(self) -> Service:
+        url = json.loads((self.folder / "endpoint.json").read_text())["url"]
+        return Service(Endpoint(url, "echo", "ray", "echo"), self.folder, 1)
 
 
 def test_each_launcher_takes_its_own_ray_with_it_however_it_ends(tmp_path: Path) -> None:
-    launched = {n: Launched(tmp_path / n.name) for n in (signal.SIGKILL, signal.SIGINT, signal.SIGTERM)}
+    launched = {n: Launched(tmp_path / n.name) for n in (signal.SIGKILL, signal.SIGTERM)}
     try:
         for each in launched.values():
-            wait_for(each.up)
-        sessions = {number: each.session() for number, each in launched.items()}
-        assert len(set(sessions.values())) == 3
+            wait_for(each.up, "a launcher serves")
+        sessions = {number: each.service().driver() for number, each in launched.items()}
+        assert len(set(sessions.values())) == 2
         for number in list(launched):
             ends(launched.pop(number), number, sessions[number])
-            assert all(each.health()["status"] == "live" for each in launched.values())
+            assert all(each.service().whole() for each in launched.values())
     finally:
         for each in launched.values():
             each.process.terminate()
@@ -112,15 +89,7 @@ def ends(launched: Launched, number: signal.Signals, session: int) -> None:
     launched.process.send_signal(number)
     launched.process.communicate(timeout=60)
     assert launched.process.returncode == (-number if number is signal.SIGKILL else 0)
-    wait_for(lambda: not home.members(session) and not folder.exists(), 60)
-
-
-def get(endpoint: Endpoint, path: str) -> bytes:
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{endpoint.root}{path}", timeout=60) as answer:
-        found = answer.read()
-    assert isinstance(found, bytes)
-    return found
+    wait_for(lambda: not home.members(session) and not folder.exists(), "all of this Ray is gone")
 
 
 def complete(endpoint: Endpoint, prompt: str) -> None:
@@ -131,31 +100,20 @@ def complete(endpoint: Endpoint, prompt: str) -> None:
         assert answer.status == 200
 
 
-def replicas(endpoint: Endpoint) -> list[dict[str, Any]]:
-    found = json.loads(get(endpoint, "/health"))["replicas"]
-    assert isinstance(found, list)
-    return found
+def generated(service: Service) -> list[int]:
+    return [line["generated_tokens"] for line in service.health()["replicas"]]
 
 
-def generated(endpoint: Endpoint) -> list[int]:
-    return [line["generated_tokens"] for line in replicas(endpoint)]
-
-
-def test_two_replicas_are_told_apart(tmp_path: Path) -> None:
+def test_two_replicas_are_told_apart(echoes: Service) -> None:
     """Also: no signal from a terminal reaches them, and a prompt comes back to the replica that has seen it."""
-    deployment = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), tmp_path)
-    with Ray(replicas=2, routing=Routing.prefix).serve(deployment, allocate()) as endpoint:
-        pids = [line["pid"] for line in replicas(endpoint)]
-        metrics = get(endpoint, "/metrics").decode()
-        assert all(f'pid="{pid}"' in metrics for pid in pids)
-        assert "launcher_replicas 2.0" in metrics
-        (session,) = {os.getsid(pid) for pid in pids}
-        assert session != os.getsid(0)
+    pids = echoes.replicas()
+    metrics = get(echoes.endpoint, "/metrics").decode()
+    assert all(f'pid="{pid}"' in metrics for pid in pids)
+    assert "launcher_replicas 2.0" in metrics
+    assert os.getsid(pids[0]) != os.getsid(0)
 
-        wait_for(lambda: sum(generated(endpoint)) >= 1)  # the one token that showed that it is ready
-        before = generated(endpoint)
-        for _ in range(8):
-            complete(endpoint, "the same prompt " * 40)
-        wait_for(lambda: sum(generated(endpoint)) == sum(before) + 24)
-        assert sorted(b - a for a, b in zip(before, generated(endpoint), strict=True)) == [0, 24]
-    assert not home.members(session)
+    before = generated(echoes)
+    for _ in range(8):
+        complete(echoes.endpoint, "the same prompt " * 40)
+    wait_for(lambda: sum(generated(echoes)) == sum(before) + 24, "all tokens are counted")
+    assert sorted(b - a for a, b in zip(before, generated(echoes), strict=True)) == [0, 24]

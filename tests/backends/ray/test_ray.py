@@ -151,8 +151,9 @@ def test_the_environment_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     from launcher.backends.ray.cluster import environment
 
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
-    made = environment(tmp_path)
+    made = environment(tmp_path, 2.5)
     assert "RAY_ADDRESS" not in made
     assert made["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
     assert made["RAY_USAGE_STATS_ENABLED"] == "0"
+    assert made["RAY_health_check_timeout_ms"] == "2500"
     assert os.environ["RAY_ADDRESS"] == "somewhere:6379"

@@ -10,14 +10,9 @@ from pathlib import Path
 import pytest
 from evaluation_server import Watch
 
-from launcher.allocation import allocate
-from launcher.backends.base import Deployment
-from launcher.backends.inline import Inline
 from launcher.core import Endpoint
-from launcher.engines.echo import Echo
 from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.settings import Evaluate
-from launcher.model import Model, Optimizations, Parallelism
 from launcher.tasks.multiple_choice import MultipleChoice
 
 WORDS = ("rain", "the café", "iron", "a slow river", "glass", "photosynthesis", "oak", "ten")
@@ -61,7 +56,7 @@ def by_lm_eval(endpoint: Endpoint, data: Path, folder: Path):
 
 
 @pytest.mark.slow
-async def test_likelihoods_and_scores_are_those_of_lm_eval(tmp_path):
+async def test_likelihoods_and_scores_are_those_of_lm_eval(endpoint: Endpoint, tmp_path: Path) -> None:
     pytest.importorskip("lm_eval")
     data = items(tmp_path / "items.jsonl")
     task = MultipleChoice(
@@ -71,14 +66,12 @@ async def test_likelihoods_and_scores_are_those_of_lm_eval(tmp_path):
         answer="answerKey",
         labels="choices.label",
     )
-    deployment = Deployment(Model(), Echo(), Parallelism(), Optimizations(), tmp_path)
-    with Inline().serve(deployment, allocate()) as endpoint:
-        found = await evaluate(endpoint, {"ours": task}, [], Evaluate(), tmp_path, None, Watch())
-        theirs = await asyncio.to_thread(by_lm_eval, endpoint, data, tmp_path)
+    found = await evaluate(endpoint, {"ours": task}, [], Evaluate(), tmp_path, None, Watch())
+    theirs = await asyncio.to_thread(by_lm_eval, endpoint, data, tmp_path)
     ours = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert len(ours) == len(theirs) == 12
     for mine, other in zip(ours, sorted(theirs, key=lambda sample: sample["doc_id"]), strict=True):
         assert mine["scores"] == {"acc": other["acc"], "acc_norm": other["acc_norm"]}
         likelihoods = [float(response[0]) for response in other["filtered_resps"]]
-        assert mine["prediction"]["loglikelihoods"] == pytest.approx(likelihoods, abs=1e-9)
+        assert mine["prediction"]["loglikelihoods"] == pytest.approx(likelihoods, abs=1e-4)
     assert found.tasks["ours"].metrics["acc"].n == 12

@@ -1,0 +1,161 @@
+"""A server of ours on Ray under test: who is there, and evaluations during which something happens to it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from launcher.adapters.retry import Retry
+from launcher.allocation import allocate
+from launcher.backends.base import Deployment
+from launcher.backends.ray import Ray, home
+from launcher.core import Endpoint, Record
+from launcher.engines.base import Engine
+from launcher.evaluate.evaluator import evaluate
+from launcher.evaluate.settings import Evaluate
+from launcher.model import Model, Optimizations, Parallelism
+from launcher.tasks.generation import Generation
+
+Scores = dict[str, tuple[Any, Any]]
+"""Each sample's prediction and scores."""
+
+
+def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
+    """Wait until something holds; the limit is for a machine on which a start of Ray takes a minute."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not within {seconds:g} s"
+        time.sleep(0.05)
+
+
+def get(endpoint: Endpoint, path: str) -> bytes:
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(f"{endpoint.root}{path}", timeout=60) as answer:
+        found = answer.read()
+    assert isinstance(found, bytes)
+    return found
+
+
+def alive(pid: int) -> bool:
+    try:
+        return psutil.Process(pid).status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
+
+
+@dataclass(frozen=True)
+class Service:
+    """An endpoint, the folder that it was given, and the processes of the Ray behind it."""
+
+    endpoint: Endpoint
+    folder: Path
+    wanted: int
+
+    def health(self) -> dict[str, Any]:
+        found = json.loads(get(self.endpoint, "/health"))
+        assert isinstance(found, dict)
+        return found
+
+    def whole(self) -> bool:
+        """Whether all replicas answer; False also while nobody does."""
+        try:
+            return self.health()["status"] == "live"
+        except OSError:
+            return False
+
+    def replicas(self) -> list[int]:
+        """Return the processes of the replicas, once all are there."""
+        wait_for(self.whole, "all replicas answer")
+        found = [line["pid"] for line in self.health()["replicas"]]
+        assert len(found) == self.wanted
+        return found
+
+    def ranks(self) -> list[int]:
+        """Return, for each replica, a rank that does not lead."""
+        return [next(c.pid for c in psutil.Process(pid).children() if _follows(c)) for pid in self.replicas()]
+
+    def drivers(self) -> list[int]:
+        """Return the processes that own this Ray: one, or none between two. Its number is that of the session."""
+        found = [p.pid for p in psutil.process_iter() if "launcher.backends.ray.driver" in _words(p)]
+        return [pid for pid in found if Path(f"/proc/{pid}/fd/2").resolve() == (self.folder / "ray.log").resolve()]
+
+    def driver(self) -> int:
+        """Return the process that owns this Ray, once all replicas are there."""
+        self.replicas()
+        (pid,) = self.drivers()
+        return pid
+
+    def named(self, name: str) -> int:
+        """Return the only process of a name among those of this Ray."""
+        (found,) = [pid for pid in home.members(self.driver()) if home.name(pid) == name]
+        return found
+
+
+def _follows(process: psutil.Process) -> bool:
+    return "launcher.engines.megatron.follower" in _words(process)
+
+
+def _words(process: psutil.Process) -> list[str]:
+    try:
+        return process.cmdline()
+    except psutil.Error:
+        return []
+
+
+@contextmanager
+def served(folder: Path, engine: Engine, model: Model, parallelism: Parallelism, **ray: Any) -> Iterator[Service]:
+    """Serve from two replicas; afterwards nothing of them may be left."""
+    deployment = Deployment(model, engine, parallelism, Optimizations(), folder)
+    with Ray(replicas=2, **ray).serve(deployment, allocate()) as endpoint:
+        service = Service(endpoint, folder, 2)
+        yield service
+        left = [(driver, private_folder(driver)) for driver in service.drivers()]
+    for driver, private in left:
+        assert not home.members(driver), "processes of Ray are left"
+        assert not private.exists(), "the folder with Ray's token is left"
+
+
+def private_folder(driver: int) -> Path:
+    """Return the folder that a driver was given."""
+    variables = Path(f"/proc/{driver}/environ").read_bytes().decode().split("\0")
+    return Path(next(v for v in variables if v.startswith("RAY_AUTH_TOKEN_PATH=")).partition("=")[2]).parent
+
+
+class Incident:
+    """A `Progress` that lets something happen after a third of the samples."""
+
+    def __init__(self, happen: Callable[[], None]) -> None:
+        self._happen = happen
+        self._left = 0
+
+    def started(self, total: int | None, done: int) -> None:
+        assert total is not None
+        self._left = total // 3
+
+    def advanced(self, record: Record) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._happen()
+
+    def finished(self) -> None:
+        pass
+
+
+def scores_of(service: Service, folder: Path, task: Generation, happen: Callable[[], None]) -> Scores:
+    """Evaluate while something happens, as a run does; every sample must have been answered."""
+    folder.mkdir()
+    settings, progress = Evaluate(concurrency=4), Incident(happen)
+    asyncio.run(evaluate(service.endpoint, {"task": task}, [Retry()], settings, folder, None, progress))
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    bad = [line for line in lines if line["status"] in ("failed", "refused")]
+    assert not bad, bad
+    return {line["id"]: (line["prediction"], line["scores"]) for line in lines}
