@@ -6,6 +6,7 @@ import json
 import os
 import resource
 import signal
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -16,7 +17,8 @@ from backends.ray.ray_service import Scores, Service, alive, scores_of, wait_for
 from launcher.tasks.generation import Generation
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+# A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 SAMPLES = 60
 Victims = list[tuple[int, Callable[[int], None]]]
@@ -76,22 +78,33 @@ def proxy_hangs(service: Service) -> Victims:
 def test_an_evaluation_loses_nothing(
     gangs: Service, undisturbed: Scores, task: Generation, tmp_path: Path, choose: Callable[[Service], Victims]
 ) -> None:
-    driver = gangs.driver()
-    lives_through(gangs, choose(gangs), tmp_path / "run", task, undisturbed)
+    driver, victims = gangs.driver(), choose(gangs)
+    leaders = {psutil.Process(pid).ppid() for pid, _ in victims} & set(gangs.replicas())
+    lives_through(gangs, victims, tmp_path / choose.__name__, task, undisturbed, *leaders)
     assert gangs.driver() == driver, "one part was lost, and all of Ray was replaced"
 
 
-def lives_through(service: Service, victims: Victims, folder: Path, task: Generation, expected: Scores) -> None:
-    """Evaluate while something happens to the victims, and wait until they are replaced."""
+def lives_through(
+    service: Service, victims: Victims, folder: Path, task: Generation, expected: Scores, *others: int
+) -> None:
+    """Evaluate while something happens to the victims, and wait until they and the ``others`` are replaced.
+
+    When each loss was noticed is printed.
+    """
+    happened: list[float] = []
 
     def happen() -> None:
+        happened.append(time.time())
         for pid, befalls in victims:
             befalls(pid)
 
     assert scores_of(service, folder, task, happen) == expected, [befalls.__name__ for _, befalls in victims]
-    for pid, befalls in victims:
-        wait_for(lambda pid=pid: not alive(pid), f"a process that {befalls.__name__} is gone")
+    for pid in (*(pid for pid, _ in victims), *others):
+        wait_for(lambda pid=pid: not alive(pid), f"{folder.name}: process {pid} is gone")
     service.replicas()
+    for loss in service.health()["lost"]:
+        if loss["time"] > happened[0]:
+            print(f"{folder.name}: {loss['time'] - happened[0]:.2f} s later: {loss['reason']}")
 
 
 def test_a_ray_that_is_lost_is_replaced(echoes: Service, task: Generation, tmp_path: Path) -> None:
@@ -103,5 +116,4 @@ def test_a_ray_that_is_lost_is_replaced(echoes: Service, task: Generation, tmp_p
     for name, befalls in faults:
         driver, folder = echoes.driver(), tmp_path / f"{name} {befalls.__name__}"
         victim = driver if name == "driver" else echoes.named(name)
-        lives_through(echoes, [(victim, befalls)], folder, task, expected)
-        assert not alive(driver), f"the {name} {befalls.__name__}, and its Ray goes on"
+        lives_through(echoes, [(victim, befalls)], folder, task, expected, driver)
