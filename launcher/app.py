@@ -31,7 +31,7 @@ from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check
 from launcher.core import INTERRUPTED, Json
 from launcher.deployments import Deployments, fingerprint
-from launcher.errors import CoverageTooLow, UserError, ValidationFailed
+from launcher.errors import UserError
 from launcher.group.leader import leading
 from launcher.group.member import follow
 from launcher.launchers import SHARED
@@ -42,13 +42,8 @@ SWEEP = "multirun.yaml"
 
 RESUMES = "hydra.launcher.resume="
 
-CODES = {
-    "ok": 0,
-    "invalid": ValidationFailed.exit_code,
-    "incomplete": CoverageTooLow.exit_code,
-    "interrupted": INTERRUPTED,
-}
-"""The exit code of a run by the status of its report; that of others is 1."""
+WATCHED = "model.path=${watch.folder}"
+"""The model of a watch, until a checkpoint takes its place."""
 
 
 @dataclass(frozen=True)
@@ -137,6 +132,10 @@ def job(cfg: DictConfig, here: Here) -> int:
     if isinstance(point, int):
         return point
     try:
+        if point.run.mode is Mode.watch:
+            from launcher.watch import loop
+
+            return loop.watch(point, here.allocation)
         if isinstance(point.run.cluster, Slurm):
             return submitted([[point]])[0]
         shared = here.deployments if _shares(HydraConfig.get()) else None
@@ -157,6 +156,8 @@ def composed(cfg: DictConfig) -> Point | int:
             plan.show(typed, OmegaConf.to_yaml(cfg, resolve=True))
             return 0
         hydra_config = HydraConfig.get()
+        if typed.mode is Mode.watch and hydra_config.mode == RunMode.MULTIRUN:
+            raise UserError("mode=watch: a watch is one run, and not swept; leave out -m")
         return Point(typed, _plain(cfg), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
     except (HydraException, OmegaConfBaseException) as error:
         return _say(complaint(error, conf_folder()), 1)
@@ -272,9 +273,9 @@ def _lost_points(error: Exception) -> int:
 
 def _report(folder: Path) -> list[int]:
     """Report a sweep; return the exit codes of its points."""
-    from launcher.report import sweep  # here, because only the end of a sweep needs it
+    from launcher.report import results, sweep  # here, because only the end of a sweep needs it
 
-    return [CODES.get(point["status"], 1) for point in sweep.report(folder)["points"]]
+    return [results.CODES.get(point["status"], 1) for point in sweep.report(folder)["points"]]
 
 
 class Outcomes(Callback):
@@ -330,18 +331,29 @@ class Outcomes(Callback):
 def _arguments(arguments: list[str], scratch: Path) -> list[str]:
     """Add what ``resume=`` and ``mode=plan`` imply: the folder's own overrides, and no run folder at all."""
     if "mode=plan" in arguments:
+        arguments = _watching(arguments)
         nowhere = [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
         return [*arguments, *nowhere]
     folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "null")
     if not folder:
         raise UserError("resume=: accepted is the folder of an interrupted run or sweep")
     if folder == "null":
-        return arguments
+        return _watching(arguments)
     return (
         _resumed_sweep(arguments, Path(folder))
         if (Path(folder) / SWEEP).is_file()
-        else _resumed(arguments, Path(folder))
+        else _watching(_resumed(arguments, Path(folder)))
     )
+
+
+def _watching(arguments: list[str]) -> list[str]:
+    """Let a watch's model be the training run's; each checkpoint in it takes its place."""
+    if "mode=watch" not in arguments:
+        return arguments
+    if path := next((a for a in arguments if a.startswith("model.path=") and a != WATCHED), None):
+        raise UserError(f"{path}: mode=watch takes the checkpoints from watch.folder")
+    chosen = any(a.startswith("model=") for a in arguments)
+    return [*(a for a in arguments if a != WATCHED), *([] if chosen else ["model=checkpoint"]), WATCHED]
 
 
 def _resumed(arguments: list[str], folder: Path) -> list[str]:
@@ -350,8 +362,8 @@ def _resumed(arguments: list[str], folder: Path) -> list[str]:
     if not stored.is_file():
         raise UserError(f"resume={folder}: not a run folder, {stored} does not exist")
     given = {a.split("=", 1)[0].lstrip("+~") for a in arguments}
-    kept = [o for o in OmegaConf.load(stored) if str(o).split("=", 1)[0].lstrip("+~") not in given]
-    return [*map(str, kept), *arguments, f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+    kept = [o for o in _as_written(OmegaConf.load(stored)) if o.split("=", 1)[0].lstrip("+~") not in given]
+    return [*kept, *arguments, f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
 
 
 def _resumed_sweep(arguments: list[str], folder: Path) -> list[str]:
@@ -363,8 +375,16 @@ def _resumed_sweep(arguments: list[str], folder: Path) -> list[str]:
     if stored.launcher._target_ != SHARED:
         raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is continued; its points can be")
     ours = [a for a in arguments if a.startswith("hydra.")]
-    kept = [o for o in stored.overrides.hydra if not o.startswith(("hydra.sweep.dir=", "hydra.mode=", RESUMES))]
-    return ["-m", *stored.overrides.task, *kept, *ours, f"hydra.sweep.dir={folder}", f"{RESUMES}true"]
+    settings = _as_written(stored.overrides.hydra)
+    kept = [o for o in settings if not o.startswith(("hydra.sweep.dir=", "hydra.mode=", RESUMES))]
+    return ["-m", *_as_written(stored.overrides.task), *kept, *ours, f"hydra.sweep.dir={folder}", f"{RESUMES}true"]
+
+
+def _as_written(overrides: Any) -> list[str]:
+    """Return overrides with their interpolations, which only make sense in the configuration."""
+    found = OmegaConf.to_container(overrides, resolve=False)
+    assert isinstance(found, list)
+    return [str(override) for override in found]
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

@@ -22,19 +22,22 @@ from launcher.evaluate.settings import Evaluate
 from launcher.model import Model, Optimizations, Parallelism
 from launcher.tasks import generation, multiple_choice  # noqa: F401
 from launcher.tasks.base import Task
+from launcher.training.settings import Watch
 from launcher.validate.settings import Validate
 
 
 class Mode(Enum):
     """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing.
 
-    ``status`` and ``cancel`` are about the job that was submitted for the folder that ``run`` names.
+    ``watch`` runs for each checkpoint of a training run, as it comes. ``status`` and ``cancel`` are about the job that
+    was submitted for the folder that ``run`` names.
     """
 
     run = "run"
     serve = "serve"
     validate = "validate"
     plan = "plan"
+    watch = "watch"
     status = "status"
     cancel = "cancel"
 
@@ -59,6 +62,7 @@ class Run:
     tasks: dict[str, Task] = field(default_factory=dict)
     validate: Validate = field(default_factory=Validate)
     evaluate: Evaluate = field(default_factory=Evaluate)
+    watch: Watch = field(default_factory=Watch)
 
     def deployment(self, folder: Path) -> Deployment:
         """Return what is to be served, with ``folder`` for its log."""
@@ -82,9 +86,11 @@ def check(run: Run) -> None:
         )
     if run.run is not None:
         raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
-    if run.mode is Mode.run and not run.tasks:
+    _check_watch(run)
+    if run.mode in (Mode.run, Mode.watch) and not run.tasks:
         raise UserError(
-            "tasks=[]: mode=run needs at least one task; use mode=validate or mode=serve to send no samples"
+            f"tasks=[]: mode={run.mode.value} needs at least one task; "
+            "use mode=validate or mode=serve to send no samples"
         )
     if engine == "megatron" and not run.model.path:
         raise UserError(
@@ -92,6 +98,15 @@ def check(run: Run) -> None:
         )
     if run.validate.skip:
         _check_skipped(run.validate.skip)
+
+
+def _check_watch(run: Run) -> None:
+    if run.watch.folder and run.mode not in (Mode.watch, Mode.plan):
+        raise UserError(f"watch.folder={run.watch.folder}: only mode=watch looks at a folder")
+    if run.mode is Mode.watch and not run.watch.folder:
+        raise UserError("watch.folder: mode=watch needs the folder in which a training run writes its checkpoints")
+    if run.mode is Mode.watch and name_of(run.backend) == "external":
+        raise UserError("backend=external: mode=watch serves every checkpoint itself; accepted are the other backends")
 
 
 def _check_skipped(names: list[str]) -> None:

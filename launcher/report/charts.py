@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from launcher.core import Metric, TaskResult
@@ -95,12 +95,13 @@ def score_rows(tasks: dict[str, TaskResult]) -> list[ScoreRow]:
 def _score_row(task: str, name: str, metric: Metric) -> ScoreRow:
     axis = _axis(metric)
     value = axis.at(metric.value) if math.isfinite(metric.value) else None
-    ci = _span(axis, metric.ci_low, metric.ci_high) if metric.n else None
-    bounds = _span(axis, metric.low, metric.high) if bounded(metric) else None
+    ci = span(axis, metric.ci_low, metric.ci_high) if metric.n else None
+    bounds = span(axis, metric.low, metric.high) if bounded(metric) else None
     return ScoreRow(task, name, metric, axis, value, ci, bounds)
 
 
-def _span(axis: Axis, low: float, high: float) -> tuple[float, float] | None:
+def span(axis: Axis, low: float, high: float) -> tuple[float, float] | None:
+    """Return where an interval lies; None if an end of it is not known."""
     return (axis.at(low), axis.at(high)) if math.isfinite(low) and math.isfinite(high) else None
 
 
@@ -182,6 +183,46 @@ def _log_steps(axis: Axis) -> Iterator[float]:
         if sum(axis.low <= step <= axis.high for step in steps) <= 6:
             break
     yield from steps
+
+
+@dataclass(frozen=True)
+class Dot:
+    """One point of a curve: positions in percent, ``y`` and the ends of its interval from the bottom."""
+
+    x: float
+    y: float
+    ci: tuple[float, float] | None
+    label: str
+    tone: str = ""
+    href: str | None = None
+
+
+@dataclass(frozen=True)
+class Curve:
+    """One metric over the steps of a training run, ready to draw; ``best`` is the place of the best value."""
+
+    task: str
+    metric: str
+    dots: tuple[Dot, ...]
+    ticks: tuple[Mark, ...]
+    grid: tuple[Mark, ...]
+    best: int
+
+
+def curve_axes(xs: Sequence[float], metrics: Sequence[Metric]) -> tuple[Axis, Axis]:
+    """Return the axes that hold all points of a curve, and their intervals as far as the metric's range goes."""
+    ends = [x for metric in metrics for x in (metric.ci_low, metric.value, metric.ci_high) if math.isfinite(x)]
+    step = _nice((max(ends) - min(ends)) or 0.1)
+    low, high = math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step
+    if all(0 <= metric.value <= 1 for metric in metrics):
+        low, high = max(0.0, low), min(1.0, high)
+    margin = 0.0 if max(xs) > min(xs) else 1.0
+    return Axis(min(xs) - margin, max(xs) + margin), Axis(low, high)
+
+
+def curve_ticks(axis: Axis, write: Callable[[float], str]) -> tuple[Mark, ...]:
+    """Return the ticks of an axis of a curve."""
+    return tuple(Mark(axis.at(value), write(value)) for value in _linear_steps(axis))
 
 
 def describe(row: ScoreRow) -> str:

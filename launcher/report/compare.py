@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -75,12 +75,13 @@ class Answers:
 
 def compare_all(runs: Mapping[str, Answers]) -> list[Comparison]:
     """Compare every two runs in every metric that both have, with one Holm correction over all of it."""
-    found = [
-        comparison
-        for (a, left), (b, right) in combinations(runs.items(), 2)
-        for task, metric in left.values
-        if (comparison := compare((a, left), (b, right), task, metric)) is not None
-    ]
+    return compare_each(runs, ((a, b, *which) for a, b in combinations(runs, 2) for which in runs[a].values))
+
+
+def compare_each(runs: Mapping[str, Answers], pairs: Iterable[tuple[str, str, str, str]]) -> list[Comparison]:
+    """Compare ``pairs`` of runs, each in one task and metric, with one Holm correction over all of it."""
+    made = (compare((a, runs[a]), (b, runs[b]), task, metric) for a, b, task, metric in pairs)
+    found = [comparison for comparison in made if comparison is not None]
     corrected = holm([comparison.p for comparison in found])
     return [replace(comparison, p_holm=p) for comparison, p in zip(found, corrected, strict=True)]
 

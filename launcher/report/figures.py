@@ -30,6 +30,11 @@ def number(value: Json) -> str:
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 
+def signed(value: Json) -> str:
+    """Write a difference with its sign, also that of a rise."""
+    return ("+" if isinstance(value, int | float) and value > 0 else "") + number(value)
+
+
 def p_value(value: float) -> str:
     """Write a p-value; very small ones as a bound."""
     return "< 0.0001" if value < 1e-4 else f"{value:.2g}" if value < 0.01 else f"{value:.2f}"

@@ -11,13 +11,21 @@ from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 
-from launcher.core import Check, Endpoint, Json, Report, TaskResult
-from launcher.errors import UserError
+from launcher.core import INTERRUPTED, Check, Endpoint, Json, Report, TaskResult
+from launcher.errors import CoverageTooLow, UserError, ValidationFailed
 
 SCHEMA_VERSION = 1
 FILE = "results.json"
 SCHEMA = Path(__file__).with_name("results.schema.json")
 """The JSON Schema (draft 2020-12) of ``results.json``."""
+
+CODES = {
+    "ok": 0,
+    "invalid": ValidationFailed.exit_code,
+    "incomplete": CoverageTooLow.exit_code,
+    "interrupted": INTERRUPTED,
+}
+"""The exit code of a run by the status of its report; that of others is 1."""
 
 
 def to_json(report: Report) -> dict[str, Json]:

@@ -14,6 +14,7 @@ from rich.text import Text
 
 from launcher.core import Json, Metric, Report, TaskResult
 from launcher.report import figures, page, points, results
+from launcher.report.compare import ALPHA
 
 TONES = {
     "ok": "bold green",
@@ -29,6 +30,9 @@ TONES = {
 LABEL = 8
 """Width of the labels below the table."""
 SWEEP_PAGE = "sweep.html"
+WATCH_PAGE = "watch.html"
+ROWS = 12
+"""At most this many checkpoints are shown while a training run is watched; the page has all."""
 MARKS = "best: significantly better than every other point; worse: significantly worse than the leader"
 
 
@@ -68,6 +72,60 @@ def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -
         starts = sum(deployment["starts"] for deployment in deployments)
         console.print(Text(f"servers brought up: {starts} for {len(collected['points'])} points", style="dim"))
     _say_path(folder / SWEEP_PAGE, console)
+
+
+def print_watch(collected: Mapping[str, Json], folder: Path, console: Console) -> None:
+    """Print one table per task with the newest checkpoints as rows, what was not evaluated, and where the page lies."""
+    every = collected["points"]
+    tasks = dict.fromkeys(task for point in every for task in point["tasks"])
+    console.print()
+    for task in tasks:
+        console.print(_checkpoints(collected, task, _plus_minus(console)))
+    for point in every:
+        if point["status"] not in ("ok", "evaluating"):
+            status = (str(point["status"]), TONES.get(str(point["status"]), "bold red"))
+            console.print(Text.assemble(f"{point['name']}: ", status, f": {printable(point['reason'] or '-')}"))
+    if any(item["p_holm"] < ALPHA and "previous" in item["against"] for item in collected["comparisons"]):
+        console.print(Text("*: a significant change against the checkpoint before", style="dim"))
+    _say_path(folder / WATCH_PAGE, console)
+
+
+def _checkpoints(collected: Mapping[str, Json], task: str, plus_minus: str) -> Table:
+    points = [point for point in collected["points"] if point["tasks"].get(task)]
+    table = _table(printable(task) + (f", the last {ROWS} of {len(points)}" if len(points) > ROWS else ""))
+    table.add_column("checkpoint", overflow="fold")
+    names = dict.fromkeys(metric for point in points for metric in point["tasks"][task]["metrics"])
+    for metric in names:
+        table.add_column(Text(printable(metric)), justify="right", no_wrap=True)
+        table.add_column("change", justify="right", no_wrap=True)
+    table.add_column("scored", justify="right", no_wrap=True)
+    changes = {
+        (item["metric"], item["b"]): item
+        for item in collected["comparisons"]
+        if item["task"] == task and "previous" in item["against"]
+    }
+    for point in points[-ROWS:]:
+        found = point["tasks"][task]["metrics"]
+        cells = [
+            cell
+            for metric in names
+            for cell in (_measured(found.get(metric), plus_minus), _change(changes.get((metric, point["folder"]))))
+        ]
+        table.add_row(Text(printable(point["name"])), *cells, _coverage(point["tasks"][task]["coverage"]))
+    return table
+
+
+def _measured(metric: Mapping[str, Json] | None, plus_minus: str) -> Text:
+    if metric is None:
+        return Text("-")
+    return Text(f"{figures.number(metric['value'])} {plus_minus} {figures.number(metric['stderr'])}")
+
+
+def _change(comparison: Mapping[str, Json] | None) -> Text:
+    if comparison is None:
+        return Text("-", style="dim")
+    mark = "*" if comparison["p_holm"] < ALPHA else " "
+    return Text(f"{figures.signed(comparison['difference'])}{mark}", style="bold" if mark == "*" else "dim")
 
 
 def printable(text: str) -> str:

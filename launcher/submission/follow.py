@@ -59,7 +59,7 @@ def _followed(jobs: list[Job], poll_s: float) -> dict[Path, int]:
     watched = [Watched(job, shows_log=len(jobs) == 1) for job in jobs]
     while sum(one.look() for one in watched) < len(watched):
         time.sleep(poll_s)
-    return {folder: _code(one, folder) for one in watched for folder in one.job.folders}
+    return {folder: one.code(folder) for one in watched for folder in one.job.folders}
 
 
 class Watched:
@@ -84,6 +84,18 @@ class Watched:
             _settle(self.job)
         self._tell()
         return self.over
+
+    def code(self, folder: Path) -> int:
+        """Return the exit code that the job left for a run; 1, with the end of its log, if it left none."""
+        code = points.outcome_of(folder, self.job.id)
+        if code is not None:
+            return code
+        said = f"job {self.job.id} ended as {self.state} without a result for {folder}"
+        words = _last_words(folder)
+        if "OUT_OF_MEMORY" in self.state or MEMORY.search(words):
+            said += ": it had too little memory; accepted is a larger cluster.mem_gb"
+        print(f"launcher: {said}{words}", file=sys.stderr)
+        return 1
 
     def _tell(self) -> None:
         for tail in self._tails:
@@ -114,19 +126,6 @@ def _settle(job: Job) -> None:
         if all(points.outcome_of(folder, job.id) is not None for folder in job.folders):
             return
         time.sleep(0.2)
-
-
-def _code(watched: Watched, folder: Path) -> int:
-    """Return the exit code that the job left for a run; 1, with the end of its log, if it left none."""
-    code = points.outcome_of(folder, watched.job.id)
-    if code is not None:
-        return code
-    said = f"job {watched.job.id} ended as {watched.state} without a result for {folder}"
-    words = _last_words(folder)
-    if "OUT_OF_MEMORY" in watched.state or MEMORY.search(words):
-        said += ": it had too little memory; accepted is a larger cluster.mem_gb"
-    print(f"launcher: {said}{words}", file=sys.stderr)
-    return 1
 
 
 def _last_words(folder: Path) -> str:

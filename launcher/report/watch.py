@@ -1,0 +1,191 @@
+"""``watch.json``, ``watch.html`` and the table on the terminal: the scores of a training run's checkpoints."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
+from functools import cache
+from pathlib import Path
+
+from rich.console import Console
+
+from launcher.core import Json, Metric
+from launcher.errors import UserError
+from launcher.report import charts, figures, page, results, samples, terminal
+from launcher.report.compare import ALPHA, Answers, compare_each
+from launcher.training.entry import Entry
+
+SCHEMA_VERSION = 1
+FILE = "watch.json"
+DRAWN = ("ok", "incomplete")
+"""The statuses of points that are part of a curve."""
+
+
+def read(folder: Path) -> list[Entry]:
+    """Return what an earlier session of a watch has left; nothing for a new folder.
+
+    Raises `UserError` for a file that is not ours.
+    """
+    path = folder / FILE
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return [Entry(**{name: point[name] for name in Entry.__dataclass_fields__}) for point in found["points"]]
+    except FileNotFoundError:
+        return []
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: not what a watch has written: {error}") from None
+
+
+def report(folder: Path, training: Path, entries: Sequence[Entry], over: bool, console: Console | None = None) -> None:
+    """Write both files and print the table. ``entries`` are in order; ``over`` says that no more will come."""
+    found = collect(folder, training, entries)
+    results.replace(folder / FILE, results.encode(found, indent=2) + "\n")
+    results.replace(folder / terminal.WATCH_PAGE, page.render("watch.html.j2", _values(found, folder, over)))
+    if console is not None:
+        terminal.print_watch(found, folder, console)
+
+
+def collect(folder: Path, training: Path, entries: Sequence[Entry]) -> dict[str, Json]:
+    """Return ``watch.json``: the checkpoints in order, and each against the one before and the best one before."""
+    points = [_point(folder, entry) for entry in entries]
+    drawn = [point for point in points if point["status"] in DRAWN]
+    answers = {point["folder"]: _answers(folder / point["folder"]) for point in drawn}
+    against = {(metric, point["folder"]): rest for metric, point, rest in _against(drawn)}
+    pairs = [(a, b, *metric) for (metric, b), rest in against.items() for a in dict.fromkeys(rest.values())]
+    comparisons = [
+        results.plain(asdict(found)) | {"against": _roles(against[(found.task, found.metric), found.b], found.a)}
+        for found in compare_each(answers, pairs)
+    ]
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "training": str(training),
+        "points": points,
+        "comparisons": comparisons,
+    }
+
+
+def _point(folder: Path, entry: Entry) -> dict[str, Json]:
+    point = asdict(entry) | {"name": entry.name, "tasks": {}, "timings": {}}
+    if entry.status in ("evaluating", "missed"):
+        return point
+    try:
+        found = results.read(folder / entry.folder)
+    except UserError:  # its job was never accepted
+        return point
+    return point | {name: found[name] for name in ("tasks", "timings")}
+
+
+def _answers(run: Path) -> Answers:
+    file = run / samples.FILE
+    return _cached(run, file.stat().st_mtime_ns if file.exists() else 0)
+
+
+@cache
+def _cached(run: Path, modified: int) -> Answers:
+    return Answers.read(run)
+
+
+def _against(points: Sequence[dict[str, Json]]) -> Iterator[tuple[tuple[str, str], dict[str, Json], dict[str, str]]]:
+    """Yield, for each metric and point but the first, the folders of the one before and of the best one before."""
+    for metric in metrics(points):
+        series = [(point, value) for point in points if (value := value_of(point, *metric)) is not None]
+        for place in range(1, len(series)):
+            point, best = series[place][0], best_of(metric[1], [value for _, value in series[:place]])
+            yield metric, point, {"previous": series[place - 1][0]["folder"], "best": series[best][0]["folder"]}
+
+
+def _roles(against: Mapping[str, str], folder: str) -> list[str]:
+    return [role for role, name in against.items() if name == folder]
+
+
+def metrics(points: Sequence[dict[str, Json]]) -> list[tuple[str, str]]:
+    """Return every task and metric, those of a task together."""
+    tasks: dict[str, dict[str, None]] = {}
+    for point in points:
+        for task, result in point["tasks"].items():
+            tasks.setdefault(task, {}).update(dict.fromkeys(result["metrics"]))
+    return [(task, metric) for task, names in tasks.items() for metric in names]
+
+
+def value_of(point: dict[str, Json], task: str, metric: str) -> float | None:
+    """Return the value of a point in a metric; None where it has none."""
+    found = point["tasks"].get(task, {"metrics": {}})["metrics"].get(metric, {}).get("value")
+    return None if found is None else float(found)
+
+
+def best_of(metric: str, values: Sequence[float]) -> int:
+    """Return the place of the best value, the first of equal ones."""
+    return (min if figures.lower_is_better(metric) else max)(range(len(values)), key=values.__getitem__)
+
+
+def _values(found: dict[str, Json], folder: Path, over: bool) -> dict[str, Json]:
+    points = found["points"]
+    drawn = [point for point in points if point["status"] in DRAWN]
+    placed = [point for point in drawn if point["step"] is not None]
+    changes = _changes(found)
+    return {
+        "training": found["training"],
+        "over": over,
+        "points": points,
+        "metrics": metrics(drawn),
+        "changes": changes,
+        "value_of": value_of,
+        "pages": {point["folder"] for point in points if (folder / point["folder"] / page.FILE).exists()},
+        "curves": [_curve(placed or drawn, bool(placed), *metric, changes) for metric in metrics(placed or drawn)],
+        "by_time": bool(drawn) and not placed,
+        "left_out": [point["name"] for point in drawn if placed and point not in placed],
+    }
+
+
+def _changes(found: dict[str, Json]) -> dict[tuple[str, str, str, str], dict[str, Json]]:
+    """Return the comparisons by role, task, metric and folder of the later point."""
+    return {
+        (role, item["task"], item["metric"], item["b"]): item
+        for item in found["comparisons"]
+        for role in item["against"]
+    }
+
+
+def _curve(
+    points: Sequence[dict[str, Json]],
+    by_step: bool,
+    task: str,
+    metric: str,
+    changes: Mapping[tuple[str, str, str, str], dict[str, Json]],
+) -> charts.Curve:
+    shown = [point for point in points if value_of(point, task, metric) is not None]
+    values = [Metric(**_finite(point["tasks"][task]["metrics"][metric])) for point in shown]
+    start = min(point["modified"] for point in shown)
+    xs = [float(point["step"]) if by_step else point["modified"] - start for point in shown]
+    across, up = charts.curve_axes(xs, values)
+    dots = tuple(
+        charts.Dot(
+            across.at(x),
+            up.at(value.value),
+            charts.span(up, value.ci_low, value.ci_high),
+            f"{point['name']}: {figures.number(value.value)}, 95 % {figures.interval(value.ci_low, value.ci_high)}",
+            tone(changes.get(("previous", task, metric, point["folder"])), metric),
+            f"{point['folder']}/{page.FILE}",
+        )
+        for x, value, point in zip(xs, values, shown, strict=True)
+    )
+    ticks = charts.curve_ticks(across, _step if by_step else figures.duration)
+    best = best_of(metric, [value.value for value in values])
+    return charts.Curve(task, metric, dots, ticks, charts.curve_ticks(up, lambda value: f"{value:.4g}"), best)
+
+
+def _step(value: float) -> str:
+    return f"{value:,.0f}"
+
+
+def _finite(metric: Mapping[str, Json]) -> dict[str, Json]:
+    """``results.json`` has null for what is not finite."""
+    return {name: float("nan") if value is None else value for name, value in metric.items()}
+
+
+def tone(change: Mapping[str, Json] | None, metric: str) -> str:
+    """Return ``better`` or ``worse`` for a significant change, nothing for one that may be chance."""
+    if change is None or change["p_holm"] >= ALPHA or not change["difference"]:
+        return ""
+    return "worse" if (change["difference"] < 0) != figures.lower_is_better(metric) else "better"

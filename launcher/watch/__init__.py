@@ -1,0 +1,1 @@
+"""``mode=watch``: each checkpoint of a training run is evaluated once, as it comes."""

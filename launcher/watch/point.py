@@ -1,0 +1,42 @@
+"""The run that evaluates one checkpoint: the watch's own configuration with another ``model.path``."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import yaml
+
+from launcher.config import Mode
+from launcher.submission.points import Point
+from launcher.training.sighting import Sighting
+
+OURS = ("mode", "resume", "model.path", "watch")
+
+
+def point_of(base: Point, seen: Sighting) -> Point:
+    """Return the run for a checkpoint, in a folder of its own below the watch's."""
+    model = replace(base.run.model, path=str(seen.path))
+    config = dict(base.config) | {"mode": Mode.run.value, "resume": None}
+    config["model"] = dict(config["model"]) | {"path": str(seen.path)}
+    kept = [override for override in base.overrides if not _is_ours(override)]
+    overrides = [*kept, f"model.path={_quoted(str(seen.path))}"]
+    run = replace(base.run, mode=Mode.run, resume=None, model=model)
+    return Point(run, config, overrides, base.folder / seen.key)
+
+
+def keep(point: Point) -> None:
+    """Write the run's configuration where Hydra would, so that the folder can be continued as any other."""
+    folder = point.folder / ".hydra"
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, value in {"overrides": point.overrides, "config": dict(point.config)}.items():
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
+
+
+def _is_ours(override: str) -> bool:
+    key = override.lstrip("+~").split("=", 1)[0]
+    return key in OURS or key.startswith("watch.")
+
+
+def _quoted(value: str) -> str:
+    """Write a text so that Hydra's grammar reads it as it is."""
+    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
