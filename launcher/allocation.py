@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import socket
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import product
@@ -47,9 +48,10 @@ class Ranks(Protocol):
 class Allocation:
     """The machines of a run as this process sees them. ``rank`` counts processes from 0; rank 0 leads.
 
-    ``cpus`` and ``gpus`` are those that this process may use. Of several processes, which SLURM or torchrun started
-    together, ``name`` tells this group from others, and ``local_rank`` counts those of one node. ``reach`` is a host
-    that the leader reaches as the others reach it. ``ranks`` is there once the leader listens to them.
+    ``cpus`` and ``gpus`` are those that this process may use: the CPUs that it is bound to, and no more than its
+    control group and SLURM grant. Of several processes, which SLURM or torchrun started together, ``name`` tells this
+    group from others, and ``local_rank`` counts those of one node. ``reach`` is a host that the leader reaches as the
+    others reach it. ``ranks`` is there once the leader listens to them.
     """
 
     nodes: tuple[str, ...]
@@ -73,7 +75,7 @@ class Allocation:
 
     def cpus_of_a_rank(self, world_size: int) -> int:
         """Return the CPUs of each of a model's processes: this process shares its own with those that it starts."""
-        return self.cpus if self.ranks is not None else self.cpus // world_size
+        return self.cpus if self.ranks is not None else max(1, self.cpus // world_size)
 
 
 def allocate(environment: Mapping[str, str] = os.environ) -> Allocation:
@@ -81,8 +83,9 @@ def allocate(environment: Mapping[str, str] = os.environ) -> Allocation:
 
     Raises `UserError` for an environment that makes no sense.
     """
-    e, cpus, gpus = environment, len(os.sched_getaffinity(0)), _gpus(environment)
+    e, gpus = environment, _gpus(environment)
     try:
+        cpus = _cpus(e)
         if int(e.get("WORLD_SIZE", "1")) > 1 and {"RANK", "MASTER_ADDR", "MASTER_PORT"} <= e.keys():
             return _torchrun(e, cpus, gpus)
         # Of a batch script, SLURM_NTASKS says how many tasks its steps would have: only a step's variables count.
@@ -145,6 +148,55 @@ def _numbers(ranges: str) -> list[str]:
         first, _, last = one.partition("-")
         found += [str(n).zfill(len(first)) for n in range(int(first), int(last or first) + 1)]
     return found
+
+
+def _cpus(environment: Mapping[str, str]) -> int:
+    """Count the CPUs of this process: those it is bound to, at most what its control group and SLURM grant.
+
+    SLURM binds nothing without a task plugin; of a job's share of this node it tells only the number.
+    """
+    granted = [len(os.sched_getaffinity(0)), int(environment.get("SLURM_CPUS_ON_NODE") or sys.maxsize)]
+    return max(1, min([*granted, *quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
+
+
+def quotas(own: Path, root: Path) -> list[int]:
+    """Return the CPUs, rounded up, that control groups grant; ``own`` lists this process's groups, below ``root``.
+
+    A container sees its own group as the root, whatever its path outside. Both versions of control groups are read:
+    ``cpu.max`` is "quota period" in microseconds or "max"; version 1 has the two in files of their own, -1 for none.
+    """
+    try:
+        lines = [line.split(":", 2) for line in own.read_text().splitlines()]
+    except OSError:
+        return []
+    found: list[int] = []
+    for _, controllers, path in lines:
+        if not controllers:
+            found += [n for folder in _upwards(root, path) for n in _quota(_words(folder / "cpu.max"))]
+        elif "cpu" in controllers.split(","):
+            files = "cpu.cfs_quota_us", "cpu.cfs_period_us"
+            for folder in _upwards(root / "cpu", path):
+                found += _quota([word for name in files for word in _words(folder / name)])
+    return found
+
+
+def _upwards(root: Path, path: str) -> list[Path]:
+    """Return a group's folder and those of all groups around it: the least of their quotas counts."""
+    parts = [part for part in path.split("/") if part and part != ".."]
+    return [root.joinpath(*parts[:n]) for n in range(len(parts) + 1)]
+
+
+def _words(file: Path) -> list[str]:
+    try:
+        return file.read_text().split()
+    except OSError:
+        return []
+
+
+def _quota(words: Sequence[str]) -> list[int]:
+    if len(words) != 2 or not words[0].isdecimal() or int(words[1]) <= 0:
+        return []
+    return [max(1, -(-int(words[0]) // int(words[1])))]
 
 
 def _gpus(environment: Mapping[str, str]) -> int:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
-from launcher.allocation import allocate, expand
+from launcher.allocation import Allocation, allocate, expand, quotas
 from launcher.errors import UserError
 
 TORCHRUN = {
@@ -67,7 +72,52 @@ def test_the_inner_of_two_counts() -> None:
     assert allocate(SLURM | TORCHRUN).name.startswith("torchrun")
 
 
-@pytest.mark.parametrize("wrong", [TORCHRUN | {"RANK": "x"}, {k: v for k, v in SLURM.items() if k != "SLURM_JOB_ID"}])
+@pytest.mark.parametrize(
+    "wrong",
+    [TORCHRUN | {"RANK": "x"}, {"SLURM_CPUS_ON_NODE": "x"}, {k: v for k, v in SLURM.items() if k != "SLURM_JOB_ID"}],
+)
 def test_an_environment_that_makes_no_sense_is_said(wrong: dict[str, str]) -> None:
     with pytest.raises(UserError, match="makes no sense"):
         allocate(wrong)
+
+
+def test_cpus_are_those_that_the_process_is_bound_to_and_that_slurm_grants() -> None:
+    here = sorted(os.sched_getaffinity(0))
+    code = (
+        f"import os; os.sched_setaffinity(0, {here[:1]}); from launcher.allocation import *; print(allocate({{}}).cpus)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"1\n"
+    assert allocate({"SLURM_CPUS_ON_NODE": "1"}).cpus == 1
+    assert allocate({"SLURM_CPUS_ON_NODE": "1000"}).cpus <= len(here)
+
+
+def write(file: Path, text: str) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text(text)
+
+
+def test_the_quota_of_a_control_group_and_of_those_around_it(tmp_path: Path) -> None:
+    own, root = tmp_path / "own", tmp_path / "fs"
+    assert quotas(own, root) == []
+    write(own, "0::/pod/container\n")
+    write(root / "cpu.max", "max 100000\n")
+    write(root / "pod/cpu.max", "350000 100000\n")
+    assert quotas(own, root) == [4]
+    write(root / "pod/container/cpu.max", "50000 100000\n")
+    assert quotas(own, root) == [4, 1]
+    write(own, "0::/../other\n")  # as a container sees a group outside of its own
+    write(root / "cpu.max", "200000 100000\n")
+    assert quotas(own, root) == [2]
+
+
+def test_the_quota_of_version_1_of_control_groups(tmp_path: Path) -> None:
+    write(tmp_path / "own", "9:memory:/job\n3:cpu,cpuacct:/job\n0::/\n")
+    for name, quota in (("", "-1\n"), ("job/", "300000\n")):
+        write(tmp_path / "cpu" / name / "cpu.cfs_quota_us", quota)
+        write(tmp_path / "cpu" / name / "cpu.cfs_period_us", "100000\n")
+    assert quotas(tmp_path / "own", tmp_path) == [3]
+
+
+@pytest.mark.parametrize(("cpus", "world", "each"), [(4, 1, 4), (4, 2, 2), (4, 4, 1), (2, 4, 1), (7, 2, 3)])
+def test_ranks_of_one_host_share_its_cpus(cpus: int, world: int, each: int) -> None:
+    assert Allocation(("localhost",), 0, 1, cpus, 0).cpus_of_a_rank(world) == each

@@ -7,14 +7,17 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from http.client import IncompleteRead
 from pathlib import Path
 
+import psutil
 import pytest
 
 from launcher.allocation import Allocation, allocate
@@ -23,6 +26,7 @@ from launcher.backends.inline import Inline
 from launcher.core import Endpoint
 from launcher.engines.base import Engine, Runner
 from launcher.engines.echo import Echo
+from launcher.engines.megatron import Megatron
 from launcher.errors import ServerError, UserError
 from launcher.model import Model, Optimizations, Parallelism
 
@@ -31,11 +35,16 @@ def deployment(folder: Path, engine: Engine | None = None) -> Deployment:
     return Deployment(Model("m"), engine or Echo(), Parallelism(), Optimizations(), folder)
 
 
+OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+
+
 def get(url: str, key: str | None = None) -> tuple[int, str]:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    return open_url(urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {}))
+
+
+def open_url(request: urllib.request.Request) -> tuple[int, str]:
     try:
-        with opener.open(request, timeout=20) as answer:
+        with OPENER.open(request, timeout=60) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as error:
         return error.code, error.read().decode()
@@ -173,8 +182,7 @@ def test_requests_that_do_not_end_are_cancelled_at_the_deadline(tmp_path: Path) 
     slow = Echo(tokens_per_second=1)
     stream = None
     with Inline(stop_timeout_s=0.2).serve(deployment(tmp_path, slow), allocate()) as endpoint:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        stream = opener.open(post(endpoint, stream=True, max_tokens=50, temperature=0), timeout=20)
+        stream = OPENER.open(post(endpoint, stream=True, max_tokens=50, temperature=0), timeout=20)
         assert stream.readline().startswith(b"data:")
     assert is_closed(endpoint)
     with stream, pytest.raises(IncompleteRead):
@@ -186,8 +194,7 @@ def test_a_request_that_ends_in_time_is_answered_while_stopping(tmp_path: Path) 
     started = threading.Event()
 
     def ask(endpoint: Endpoint) -> None:
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with opener.open(post(endpoint, stream=True, max_tokens=5, temperature=0), timeout=20) as answer:
+        with OPENER.open(post(endpoint, stream=True, max_tokens=5, temperature=0), timeout=20) as answer:
             started.set()
             found.append({"text": answer.read().decode()})
 
@@ -197,6 +204,45 @@ def test_a_request_that_ends_in_time_is_answered_while_stopping(tmp_path: Path) 
         assert started.wait(20)
     thread.join(20)
     assert "[DONE]" in found[0]["text"]
+
+
+def followers() -> list[psutil.Process]:
+    return [p for p in psutil.Process().children() if "launcher.engines.megatron.follower" in p.cmdline()]
+
+
+def test_a_rank_that_dies_ends_what_runs_with_503_and_health_names_it(tmp_path: Path) -> None:
+    model = Model("tiny", "package:launcher/assets/tiny")
+    served = Deployment(model, Megatron(), Parallelism(tensor=2), Optimizations(), tmp_path)
+    long = {"prompt": "1", "max_tokens": 250, "ignore_eos": True}
+    with Inline().serve(served, allocate()) as endpoint, ThreadPoolExecutor() as clients:
+        (victim,) = followers()
+        with OPENER.open(post(endpoint, stream=True, **long), timeout=60) as stream:
+            stream.readline()
+            victim.suspend()  # so that none of them ends before
+            asked = [clients.submit(open_url, post(endpoint, n=8, **long)) for _ in range(2)]
+            wait_until(lambda: busy(endpoint) == 17)
+            victim.kill()
+            answers = [future.result(60) for future in asked]
+            said = stream.read().decode()
+        answers += [open_url(post(endpoint, **long)), get(f"{endpoint.root}/health"), get(f"{endpoint.root}/ready")]
+        reason = f"rank 1 (process {victim.pid}) "  # died; on a very slow machine its silence was noticed before
+        assert [(status, reason in body) for status, body in answers] == [(503, True)] * 5
+        error = json.loads(said.split("data: ")[-1])["error"]
+        assert error["message"].startswith(reason)
+        assert error["code"] == "engine_unavailable"
+    assert followers() == []
+
+
+def busy(endpoint: Endpoint) -> int:
+    engine = json.loads(get(f"{endpoint.root}/health")[1])["engine"]
+    return int(engine["running"] + engine["queued"])
+
+
+def wait_until(true: Callable[[], bool], timeout_s: float = 60) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not true():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 SERVE = """

@@ -184,6 +184,14 @@ async def test_loglikelihoods_that_wait_together_are_one_step() -> None:
         assert made.state().steps == 1
 
 
+def test_every_thread_of_the_engine_uses_the_threads_of_its_placement() -> None:
+    import torch
+
+    for threads in (2, 1):
+        with running(replace(placement(), threads=threads)) as made:
+            assert made._driver.call(torch.get_num_threads).result() == threads
+
+
 def test_bfloat16_keys_and_logprobs_stay_close() -> None:
     from launcher.model import Dtype
 

@@ -20,10 +20,10 @@ from answers import Answer, answer, one_by_one, request, together
 from test_executor import check_logprobs, check_same, mixed_requests
 from tiny_models import TINY, NamedWeights, batching, executing, placement, running
 
-from launcher.checkpoints.base import Architecture
 from launcher.engines.base import Generation
 from launcher.engines.batching import BatchingRunner
 from launcher.engines.megatron.distributed import leader_rank
+from launcher.engines.megatron.placement import Placement
 from launcher.engines.scheduler import Limits
 from launcher.errors import EngineUnavailable, ServerError
 from launcher.model import Parallelism
@@ -58,12 +58,10 @@ def test_the_leader_is_the_first_rank_of_the_last_stage(layout: tuple[int, int],
     assert leader_rank(Parallelism(*layout)) == leader
 
 
-@pytest.mark.parametrize("name", LAYOUTS)
-async def test_same_answers_as_one_process(
-    name: str, requests: Sequence[Generation], expected: Sequence[Answer]
-) -> None:
-    with executing(placement(parallelism=LAYOUTS[name])) as executor:
-        assert len(followers()) == LAYOUTS[name].world_size - 1
+async def check_layout(place: Placement, requests: Sequence[Generation], expected: Sequence[Answer]) -> None:
+    """Compare tokens with those of one process, and log-probabilities with a plain forward pass of these ranks."""
+    with executing(place) as executor:
+        assert [p.environ()["OMP_NUM_THREADS"] for p in followers()] == ["1"] * (place.parallelism.world_size - 1)
         for caching in (True, False):
             with batching(executor, replace(LIMITS, prefix_caching=caching)) as made:
                 found = await together(made, requests)
@@ -73,6 +71,13 @@ async def test_same_answers_as_one_process(
                 for r, a in zip(requests, found, strict=True):
                     check_logprobs(made, r, a)
     assert followers() == []
+
+
+@pytest.mark.parametrize("name", LAYOUTS)
+async def test_same_answers_as_one_process(
+    name: str, requests: Sequence[Generation], expected: Sequence[Answer]
+) -> None:
+    await check_layout(placement(parallelism=LAYOUTS[name]), requests, expected)
 
 
 async def test_untied_embeddings_with_biases() -> None:
@@ -85,25 +90,34 @@ async def test_untied_embeddings_with_biases() -> None:
 
 
 EXPERTS = replace(TINY, num_experts=4, experts_per_token=2, expert_ffn_hidden_size=96)
+EXPERT_LAYOUTS = {
+    "slices": Parallelism(tensor=2),
+    "whole experts": Parallelism(tensor=2, expert=2),
+    "whole experts in stages": Parallelism(tensor=2, expert=2, pipeline=2),
+}
 
 
-@pytest.mark.parametrize(
-    ("architecture", "layout"),
-    [
-        (EXPERTS, Parallelism(tensor=2)),
-        (EXPERTS, Parallelism(tensor=2, expert=2)),
-        (EXPERTS, Parallelism(tensor=2, expert=2, pipeline=2)),
-        (replace(EXPERTS, bias=True), Parallelism(tensor=2, expert=2)),
-        (replace(EXPERTS, normalize_expert_weights=False, qkv_bias=True), Parallelism(tensor=2)),
-    ],
-    ids=["slices", "whole experts", "whole experts in stages", "biases", "raw weights"],
-)
-async def test_experts_over_ranks(architecture: Architecture, layout: Parallelism) -> None:
+@pytest.fixture(scope="module")
+def expected_of_experts(requests: Sequence[Generation]) -> list[Answer]:
+    with running(placement(EXPERTS), LIMITS) as alone:
+        found = asyncio.run(together(alone, requests))
+        check_logprobs(alone, requests[0], found[0])
+        return found
+
+
+@pytest.mark.parametrize("name", EXPERT_LAYOUTS)
+async def test_experts_over_ranks(
+    name: str, requests: Sequence[Generation], expected_of_experts: Sequence[Answer]
+) -> None:
+    await check_layout(placement(EXPERTS, EXPERT_LAYOUTS[name]), requests, expected_of_experts)
+
+
+async def test_experts_with_biases_and_raw_weights_over_ranks() -> None:
+    architecture = replace(EXPERTS, bias=True, normalize_expert_weights=False, qkv_bias=True)
     some = mixed_requests(6, seed=7)
     with running(placement(architecture), LIMITS) as alone:
         one = await together(alone, some)
-        check_logprobs(alone, some[0], one[0])
-    with running(placement(architecture, layout), LIMITS) as made:
+    with running(placement(architecture, Parallelism(tensor=2, expert=2)), LIMITS) as made:
         found = await together(made, some)
         check_same(some, one, found)
         check_logprobs(made, some[0], found[0])
@@ -118,13 +132,12 @@ async def generating(made: BatchingRunner) -> asyncio.Task[Answer]:
     return task
 
 
-@pytest.mark.parametrize("layout", [Parallelism(tensor=2), Parallelism(pipeline=2)], ids=["tensor2", "pipeline2"])
-async def test_a_dead_rank_fails_requests_and_is_named(layout: Parallelism) -> None:
-    with running(placement(parallelism=layout)) as made:
+async def test_a_dead_rank_fails_requests_and_is_named() -> None:
+    with running(placement(parallelism=Parallelism(pipeline=2))) as made:
         task = await generating(made)
         (victim,) = followers()
         victim.send_signal(signal.SIGKILL)
-        with pytest.raises(EngineUnavailable, match=rf"rank \d \(process {victim.pid}\) died"):
+        with pytest.raises(EngineUnavailable, match=rf"rank 0 \(process {victim.pid}\) died"):
             await asyncio.wait_for(task, 60)
         assert f"process {victim.pid}" in str(made.state().error)
         with pytest.raises(EngineUnavailable):
@@ -162,20 +175,15 @@ class Impatient(NamedWeights):
 
 
 async def test_nobody_waits_inside_a_collective_while_idle() -> None:
-    place = replace(placement(parallelism=Parallelism(pipeline=2)), weights=Impatient())
-    with running(place, LIMITS) as made:
-        ranks = followers()
-        await asyncio.sleep(5)  # more than twice what a collective would have waited
-        assert [p.pid for p in ranks if not p.is_running()] == []
-        assert made.state().error is None
-
-
-async def test_a_collective_does_end_at_the_timeout_of_its_group() -> None:
-    """What the test above relies on: with a rank stopped, the leader's wait ends by itself."""
+    """And a collective does end at the timeout of its group: with a rank stopped, the leader's wait ends by itself."""
     place = replace(placement(parallelism=Parallelism(tensor=2)), weights=Impatient())
     with running(place, LIMITS, silence_s=600) as made:
+        (other,) = followers()
+        await asyncio.sleep(5)  # more than twice what a collective would have waited
+        assert other.is_running()
+        assert made.state().error is None
         task = await generating(made)
-        followers()[0].send_signal(signal.SIGSTOP)
+        other.suspend()
         with pytest.raises(EngineUnavailable, match=r"[Tt]imed? ?out"):
             await asyncio.wait_for(task, 60)
     assert followers() == []
