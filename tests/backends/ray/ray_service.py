@@ -1,8 +1,7 @@
-"""A server of ours on Ray under test: who is there, and evaluations during which something happens to it."""
+"""A server of ours on Ray under test: who is there, and what is left when it is gone."""
 
 from __future__ import annotations
 
-import asyncio
 import json
 import time
 import urllib.request
@@ -14,19 +13,15 @@ from typing import Any
 
 import psutil
 
-from launcher.adapters.retry import Retry
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
-from launcher.core import Endpoint, Record
+from launcher.core import Endpoint
 from launcher.engines.base import Engine
-from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.settings import Evaluate
 from launcher.model import Model, Optimizations, Parallelism
-from launcher.tasks.generation import Generation
 
-Scores = dict[str, tuple[Any, Any]]
-"""Each sample's prediction and scores."""
+PROBE_S = 6.0
+"""A deadline for a sign of life. Shorter is quicker, but a busy machine must not look like a hang."""
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
@@ -115,7 +110,7 @@ def _words(process: psutil.Process) -> list[str]:
 def served(folder: Path, engine: Engine, model: Model, parallelism: Parallelism, **ray: Any) -> Iterator[Service]:
     """Serve from two replicas; afterwards nothing of them may be left."""
     deployment = Deployment(model, engine, parallelism, Optimizations(), folder)
-    with Ray(replicas=2, **ray).serve(deployment, allocate()) as endpoint:
+    with Ray(replicas=2, probe_timeout_s=PROBE_S, **ray).serve(deployment, allocate()) as endpoint:
         service = Service(endpoint, folder, 2)
         yield service
         left = [(driver, private_folder(driver)) for driver in service.drivers()]
@@ -128,34 +123,3 @@ def private_folder(driver: int) -> Path:
     """Return the folder that a driver was given."""
     variables = Path(f"/proc/{driver}/environ").read_bytes().decode().split("\0")
     return Path(next(v for v in variables if v.startswith("RAY_AUTH_TOKEN_PATH=")).partition("=")[2]).parent
-
-
-class Incident:
-    """A `Progress` that lets something happen after a third of the samples."""
-
-    def __init__(self, happen: Callable[[], None]) -> None:
-        self._happen = happen
-        self._left = 0
-
-    def started(self, total: int | None, done: int) -> None:
-        assert total is not None
-        self._left = total // 3
-
-    def advanced(self, record: Record) -> None:
-        self._left -= 1
-        if self._left == 0:
-            self._happen()
-
-    def finished(self) -> None:
-        pass
-
-
-def scores_of(service: Service, folder: Path, task: Generation, happen: Callable[[], None]) -> Scores:
-    """Evaluate while something happens, as a run does; every sample must have been answered."""
-    folder.mkdir()
-    settings, progress = Evaluate(concurrency=4), Incident(happen)
-    asyncio.run(evaluate(service.endpoint, {"task": task}, [Retry()], settings, folder, None, progress))
-    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    bad = [line for line in lines if line["status"] in ("failed", "refused")]
-    assert not bad, bad
-    return {line["id"]: (line["prediction"], line["scores"]) for line in lines}

@@ -9,15 +9,18 @@ import socket
 import subprocess
 import sys
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from backends.ray.ray_engines import Damaged, Killed
-from backends.ray.ray_service import Service, get, private_folder, wait_for
+from backends.ray.ray_faults import dies, hangs, lives_through, scores_of, sums
+from backends.ray.ray_service import Service, get, private_folder, served, wait_for
 
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
+from launcher.backends.ray.assignment import Routing
 from launcher.core import Endpoint
 from launcher.engines.echo import Echo
 from launcher.errors import ServerError
@@ -93,6 +96,14 @@ def ends(launched: Launched, number: signal.Signals, session: int) -> None:
     wait_for(lambda: not home.members(session) and not folder.exists(), "all of this Ray is gone")
 
 
+@pytest.fixture(scope="module")
+def echoes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """Two replicas of an engine without a model; the same beginning of a prompt goes to the same one."""
+    folder, engine = tmp_path_factory.mktemp("echoes"), Echo(latency_s=0.1)
+    with served(folder, engine, Model("echo"), Parallelism(), routing=Routing.prefix) as service:
+        yield service
+
+
 def complete(endpoint: Endpoint, prompt: str) -> None:
     body = json.dumps({"model": endpoint.model, "prompt": prompt, "max_tokens": 3, "ignore_eos": True}).encode()
     request = urllib.request.Request(f"{endpoint.url}/completions", body, {"Content-Type": "application/json"})
@@ -118,3 +129,16 @@ def test_two_replicas_are_told_apart(echoes: Service) -> None:
         complete(echoes.endpoint, "the same prompt " * 40)
     wait_for(lambda: sum(generated(echoes)) == sum(before) + 24, "all tokens are counted")
     assert sorted(b - a for a, b in zip(before, generated(echoes), strict=True)) == [0, 24]
+
+
+def test_a_ray_that_is_lost_is_replaced(echoes: Service, tmp_path: Path) -> None:
+    """The raylet, the GCS and the owner of Ray cannot be replaced alone: a whole new Ray takes over the socket."""
+    task = sums(tmp_path / "sums.jsonl")
+    expected = scores_of(echoes, tmp_path / "undisturbed", task, lambda: None)
+    # What hangs comes between: three losses in a row, each soon after a start, end a service.
+    faults = [("raylet", dies), ("gcs_server", hangs), ("driver", dies)]
+    faults += [("raylet", hangs), ("gcs_server", dies), ("driver", hangs)]
+    for name, befalls in faults:
+        driver, folder = echoes.driver(), tmp_path / f"{name} {befalls.__name__}"
+        victim = driver if name == "driver" else echoes.named(name)
+        lives_through(echoes, [(victim, befalls)], folder, task, expected, driver)

@@ -1,0 +1,102 @@
+"""What can happen to processes while an evaluation runs, and that nobody who asks notices."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+from backends.ray.ray_service import Service, alive, wait_for
+
+from launcher.adapters.retry import Retry
+from launcher.core import Record
+from launcher.evaluate.evaluator import evaluate
+from launcher.evaluate.settings import Evaluate
+from launcher.tasks.generation import Generation
+
+SAMPLES = 60
+Scores = dict[str, tuple[Any, Any]]
+"""Each sample's prediction and scores."""
+Victims = list[tuple[int, Callable[[int], None]]]
+"""Processes, and what happens to each."""
+
+
+def dies(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
+
+
+def hangs(pid: int) -> None:
+    os.kill(pid, signal.SIGSTOP)
+
+
+def gets_no_memory(pid: int) -> None:
+    psutil.Process(pid).rlimit(resource.RLIMIT_DATA, (0, 0))
+
+
+def sums(path: Path) -> Generation:
+    """Return a task; its samples after the first third are longer than any before, so that they need memory."""
+    asked = [f"{n}+{n + 1}=" for n in range(SAMPLES)]
+    prompts = [text if n < SAMPLES // 3 else f"{n}+0={n}\n" * 20 + text for n, text in enumerate(asked)]
+    path.write_text("".join(json.dumps({"prompt": p, "answer": "1"}) + "\n" for p in prompts))
+    return Generation(path=str(path), max_tokens=8, stop=["\n"])
+
+
+class Incident:
+    """A `Progress` that lets something happen after a third of the samples."""
+
+    def __init__(self, happen: Callable[[], None]) -> None:
+        self._happen = happen
+        self._left = 0
+
+    def started(self, total: int | None, done: int) -> None:
+        assert total is not None
+        self._left = total // 3
+
+    def advanced(self, record: Record) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._happen()
+
+    def finished(self) -> None:
+        pass
+
+
+def scores_of(service: Service, folder: Path, task: Generation, happen: Callable[[], None]) -> Scores:
+    """Evaluate while something happens, as a run does; every sample must have been answered."""
+    folder.mkdir()
+    settings, progress = Evaluate(concurrency=4), Incident(happen)
+    asyncio.run(evaluate(service.endpoint, {"task": task}, [Retry()], settings, folder, None, progress))
+    lines = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    bad = [line for line in lines if line["status"] in ("failed", "refused")]
+    assert not bad, bad
+    return {line["id"]: (line["prediction"], line["scores"]) for line in lines}
+
+
+def lives_through(
+    service: Service, victims: Victims, folder: Path, task: Generation, expected: Scores, *others: int
+) -> None:
+    """Evaluate while something happens to the victims, and wait until they and the ``others`` are replaced.
+
+    When each loss was noticed is printed.
+    """
+    happened: list[float] = []
+
+    def happen() -> None:
+        happened.append(time.time())
+        for pid, befalls in victims:
+            befalls(pid)
+
+    assert scores_of(service, folder, task, happen) == expected, [befalls.__name__ for _, befalls in victims]
+    for pid in (*(pid for pid, _ in victims), *others):
+        wait_for(lambda pid=pid: not alive(pid), f"{folder.name}: process {pid} is gone")
+    service.replicas()
+    for loss in service.health()["lost"]:
+        if loss["time"] > happened[0]:
+            print(f"{folder.name}: {loss['time'] - happened[0]:.2f} s later: {loss['reason']}")
