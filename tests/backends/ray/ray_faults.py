@@ -7,16 +7,18 @@ import json
 import os
 import resource
 import signal
+import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import psutil
-from backends.ray.ray_service import Service, alive, wait_for
+from backends.ray.ray_service import Service, alive, post, wait_for
 
 from launcher.adapters.retry import Retry
-from launcher.core import Record
+from launcher.core import Endpoint, Record
 from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.settings import Evaluate
 from launcher.tasks.generation import Generation
@@ -36,15 +38,28 @@ def hangs(pid: int) -> None:
     os.kill(pid, signal.SIGSTOP)
 
 
-def gets_no_memory(pid: int) -> None:
-    psutil.Process(pid).rlimit(resource.RLIMIT_DATA, (0, 0))
+def starves(service: Service) -> Callable[[int], None]:
+    """Return what leaves a process without more memory, and asks the service for much, so that it needs some."""
+
+    def gets_no_memory(pid: int) -> None:
+        psutil.Process(pid).rlimit(resource.RLIMIT_DATA, (0, 0))
+        threading.Thread(target=_ask_much, args=(service.endpoint,), daemon=True).start()
+
+    return gets_no_memory
+
+
+def _ask_much(endpoint: Endpoint) -> None:
+    """Ask for a batch of prompts that no cache holds; what comes of it is nobody's business."""
+    prompts = [os.urandom(120).hex() for _ in range(8)]
+    body = {"model": endpoint.model, "prompt": prompts, "max_tokens": 1, "echo": True, "logprobs": 1}
+    with suppress(OSError):
+        post(endpoint, "/v1/completions", body)
 
 
 def sums(path: Path) -> Generation:
-    """Return a task; its samples after the first third are longer than any before, so that they need memory."""
-    asked = [f"{n}+{n + 1}=" for n in range(SAMPLES)]
-    prompts = [text if n < SAMPLES // 3 else f"{n}+0={n}\n" * 20 + text for n, text in enumerate(asked)]
-    path.write_text("".join(json.dumps({"prompt": p, "answer": "1"}) + "\n" for p in prompts))
+    """Return a task of short prompts."""
+    items = [{"prompt": f"{n}+{n + 1}=", "answer": str(2 * n + 1)} for n in range(SAMPLES)]
+    path.write_text("".join(json.dumps(item) + "\n" for item in items))
     return Generation(path=str(path), max_tokens=8, stop=["\n"])
 
 

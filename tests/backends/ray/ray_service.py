@@ -33,8 +33,17 @@ def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> 
 
 
 def get(endpoint: Endpoint, path: str) -> bytes:
+    return _answer(f"{endpoint.root}{path}")
+
+
+def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> bytes:
+    headers = {"Content-Type": "application/json"}
+    return _answer(urllib.request.Request(f"{endpoint.root}{path}", json.dumps(body).encode(), headers))
+
+
+def _answer(request: str | urllib.request.Request) -> bytes:
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(f"{endpoint.root}{path}", timeout=60) as answer:
+    with opener.open(request, timeout=60) as answer:
         found = answer.read()
     assert isinstance(found, bytes)
     return found

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from backends.ray.ray_faults import Scores, Victims, dies, gets_no_memory, hangs, lives_through, scores_of, sums
+from backends.ray.ray_faults import Scores, Victims, dies, hangs, lives_through, scores_of, starves, sums
 from backends.ray.ray_service import Service, served
 
 from launcher.backends.ray.pulse import CONTROLLER
@@ -49,7 +49,7 @@ def rank_and_replica_hang(service: Service) -> Victims:
 
 
 def rank_gets_no_memory_and_replica_dies(service: Service) -> Victims:
-    return [(service.ranks()[0], gets_no_memory), (service.replicas()[1], dies)]
+    return [(service.ranks()[0], starves(service)), (service.replicas()[1], dies)]
 
 
 def proxy_dies(service: Service) -> Victims:

@@ -8,14 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from backends.ray.ray_engines import Damaged, Killed
 from backends.ray.ray_faults import dies, hangs, lives_through, scores_of, sums
-from backends.ray.ray_service import Service, get, private_folder, served, wait_for
+from backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
@@ -104,14 +103,6 @@ def echoes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def complete(endpoint: Endpoint, prompt: str) -> None:
-    body = json.dumps({"model": endpoint.model, "prompt": prompt, "max_tokens": 3, "ignore_eos": True}).encode()
-    request = urllib.request.Request(f"{endpoint.url}/completions", body, {"Content-Type": "application/json"})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-    with opener.open(request, timeout=60) as answer:
-        assert answer.status == 200
-
-
 def generated(service: Service) -> list[int]:
     return [line["generated_tokens"] for line in service.health()["replicas"]]
 
@@ -126,7 +117,8 @@ def test_two_replicas_are_told_apart(echoes: Service) -> None:
 
     before = generated(echoes)
     for _ in range(8):
-        complete(echoes.endpoint, "the same prompt " * 40)
+        asked = {"model": "echo", "prompt": "the same prompt " * 40, "max_tokens": 3, "ignore_eos": True}
+        post(echoes.endpoint, "/v1/completions", asked)
     wait_for(lambda: sum(generated(echoes)) == sum(before) + 24, "all tokens are counted")
     assert sorted(b - a for a, b in zip(before, generated(echoes), strict=True)) == [0, 24]
 
