@@ -4,7 +4,7 @@
 # look for the names in annotations that are text.
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,40 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 
 @dataclass
 class SharedConf:
-    """The keys of ``hydra.launcher``: ``resume`` skips the points whose folder already holds a good result."""
+    """The keys of ``hydra.launcher``: ``resume`` skips the points whose folder already holds a good result.
+
+    The others are those of hydra-submitit-launcher, and mean the same for ``cluster=slurm``. Null, or an empty
+    dictionary: not given.
+    """
 
     _target_: str = "hydra_plugins.shared_launcher.SharedLauncher"
     resume: bool = False
+    name: str | None = None
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    comment: str | None = None
+    exclude: str | None = None
+    gres: str | None = None
+    nodes: int | None = None
+    tasks_per_node: int | None = None
+    cpus_per_task: int | None = None
+    cpus_per_gpu: int | None = None
+    gpus_per_node: int | None = None
+    gpus_per_task: int | None = None
+    mem_gb: float | None = None
+    mem_per_gpu: str | None = None
+    mem_per_cpu: str | None = None
+    timeout_min: int | None = None
+    signal_delay_s: int | None = None
+    max_num_timeout: int | None = None
+    array_parallelism: int | None = None
+    setup: list[str] | None = None
+    srun_args: list[str] | None = None
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    stderr_to_stdout: bool | None = None
+    submitit_folder: str | None = None
 
 
 ConfigStore.instance().store(group="hydra/launcher", name="shared", node=SharedConf, provider="launcher")
@@ -38,7 +68,8 @@ class SharedLauncher(Launcher):
     task_function: TaskFunction
     hydra_context: HydraContext
 
-    def __init__(self, resume: bool = False) -> None:
+    def __init__(self, resume: bool, **queue: Any) -> None:
+        """Take the keys of `SharedConf`; those for SLURM are read where a point is composed."""
         self.resume = resume
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:

@@ -7,7 +7,7 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,7 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher import __version__, launchers
@@ -149,9 +149,11 @@ def composed(cfg: DictConfig) -> Point | int:
     from launcher import plan
 
     try:
+        settings = _settings(HydraConfig.get())
+        launchers.check(settings, OmegaConf.get_type(cfg, "cluster") is Slurm)
+        cfg = _queued_as(cfg, settings)
         typed = _typed(cfg)
         check(typed)
-        launchers.check(_settings(HydraConfig.get()), isinstance(typed.cluster, Slurm))
         if typed.mode is Mode.plan:
             plan.show(typed, OmegaConf.to_yaml(cfg, resolve=True))
             return 0
@@ -165,6 +167,20 @@ def composed(cfg: DictConfig) -> Point | int:
         return _say(str(error), error.exit_code)
 
 
+def _queued_as(cfg: DictConfig, settings: Mapping[str, Json]) -> DictConfig:
+    """Return the configuration with what the keys of ``hydra.launcher`` say, in the words of ``cluster``."""
+    if not launchers.queue_keys(settings):
+        return cfg
+    given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
+    cluster = OmegaConf.to_container(cfg.cluster)
+    assert isinstance(cluster, dict)
+    values = launchers.translated(settings, {str(key): value for key, value in cluster.items()}, given)
+    merged = cfg.copy()
+    with open_dict(merged):  # additional_parameters takes any key
+        merged.merge_with({"cluster": values})
+    return merged
+
+
 def submitted(groups: list[list[Point]]) -> list[int]:
     """Submit a job for each group of points; follow them to their end, or say how to ask for them.
 
@@ -173,30 +189,26 @@ def submitted(groups: list[list[Point]]) -> list[int]:
     """
     from launcher.submission import follow
 
-    jobs = {group[0].folder: _queued(group) for group in groups}
-    waits = [job for group in groups if (job := jobs[group[0].folder]) and _slurm(group).wait]
-    codes = follow.follow(waits, _slurm(groups[0]).poll_s) if waits else {}
+    jobs: dict[Path, Job | None] = {}
+    for group in groups:
+        jobs[group[0].folder] = _queued(group, [job for job in jobs.values() if job])
+    waits = [job for group in groups if (job := jobs[group[0].folder]) and group[0].slurm.wait]
+    codes = follow.follow(waits, groups[0][0].slurm.poll_s) if waits else {}
     refused = {point.folder for group in groups if jobs[group[0].folder] is None for point in group}
     return [1 if point.folder in refused else codes.get(point.folder, 0) for group in groups for point in group]
 
 
-def _queued(group: list[Point]) -> Job | None:
+def _queued(group: list[Point], before: list[Job]) -> Job | None:
     from launcher.submission import submit
 
     try:
-        job = submit.submit(group, _slurm(group))
+        job = submit.submit(group, group[0].slurm, before)
     except UserError as error:
         _say(str(error), error.exit_code)
         return None
-    if not _slurm(group).wait:
+    if not group[0].slurm.wait:
         print(f"slurm: ask with mode=status run={job.folders[0]}, end it with mode=cancel", file=sys.stderr)
     return job
-
-
-def _slurm(group: list[Point]) -> Slurm:
-    cluster = group[0].run.cluster
-    assert isinstance(cluster, Slurm)
-    return cluster
 
 
 def _about_job(arguments: list[str]) -> int:
@@ -362,8 +374,18 @@ def _resumed(arguments: list[str], folder: Path) -> list[str]:
     if not stored.is_file():
         raise UserError(f"resume={folder}: not a run folder, {stored} does not exist")
     given = {a.split("=", 1)[0].lstrip("+~") for a in arguments}
-    kept = [o for o in _as_written(OmegaConf.load(stored)) if o.split("=", 1)[0].lstrip("+~") not in given]
+    queue = [] if "cluster" in given else _queue_overrides(folder)
+    before = [*_as_written(OmegaConf.load(stored)), *queue]
+    kept = [o for o in before if o.split("=", 1)[0].lstrip("+~") not in given]
     return [*kept, *arguments, f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
+
+
+def _queue_overrides(folder: Path) -> list[str]:
+    """Return the keys of our own ``hydra.launcher`` that a run was submitted with."""
+    hydra_config = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+    ours = hydra_config.launcher._target_ == SHARED
+    given = _as_written(hydra_config.overrides.hydra) if ours else []
+    return [o for o in given if o.lstrip("+").startswith("hydra.launcher.") and not o.startswith(RESUMES)]
 
 
 def _resumed_sweep(arguments: list[str], folder: Path) -> list[str]:

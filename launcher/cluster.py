@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
 
 from launcher.component import component
 from launcher.errors import UserError
@@ -19,19 +22,37 @@ class Local(Cluster):
     """This machine, in this process."""
 
 
+class Runtime(Enum):
+    """What runs a job's container: srun's plugin ``pyxis`` (enroot), ``apptainer``, or its older name."""
+
+    pyxis = "pyxis"
+    apptainer = "apptainer"
+    singularity = "singularity"
+
+
 @component("cluster/slurm")
 class Slurm(Cluster):
     """A job of SLURM, submitted through submitit.
 
     One model may be spread over several ``nodes``: whole stages of its pipeline on each. Asked for are as many GPUs as
     the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node has (0: none).
-    ``cpus_per_process`` CPUs go to each process, ``mem_gb`` of memory to the node (null: the cluster's default),
-    ``timeout_min`` minutes to the job. ``setup``: shell commands before the job. ``additional_parameters``: any other
-    option of sbatch, by its long name. With ``wait`` the job is followed to its end, looking every ``poll_s`` seconds.
+    ``cpus_per_process`` CPUs go to each process, or ``cpus_per_task`` to each task, whatever it holds; ``mem_gb`` of
+    memory to the node (null: the cluster's default), ``timeout_min`` minutes to the job, which is called ``name``.
+    ``setup``: shell commands before the job. ``additional_parameters``: any other option of sbatch, by its long name
+    (true: without a value); ``srun_args``: options of srun. ``array_parallelism``: at most so many jobs of a sweep at
+    once (null: all).
+    With ``wait`` the job is followed to its end, looking every ``poll_s`` seconds.
     ``signal_delay_s`` before its time is over a job stops asking and queues itself again to continue, and so does a
     preempted one: at most ``requeues`` times.
+
+    ``environment``: names of variables that the job needs; they must be set where it is submitted, and their values
+    are written nowhere. With ``container_image`` the job runs in that image by ``container_runtime``, with the Python
+    ``container_python`` of the image, in ``container_workdir`` (null: where it is submitted). Mounted are the run
+    folder, the checkpoint, the code, the folder it is submitted from, and ``container_mounts``: ``from``, or
+    ``from:to[:options]``.
     """
 
+    name: str = "launcher"
     partition: str | None = None
     account: str | None = None
     qos: str | None = None
@@ -40,12 +61,21 @@ class Slurm(Cluster):
     nodes: int = 1
     gpus_per_node: int = 0
     cpus_per_process: int = 1
+    cpus_per_task: int | None = None
     mem_gb: float | None = None
     timeout_min: int = 60
     signal_delay_s: int = 120
     requeues: int = 3
+    array_parallelism: int | None = None
     setup: list[str] = field(default_factory=list)
-    additional_parameters: dict[str, str] = field(default_factory=dict)
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    srun_args: list[str] = field(default_factory=list)
+    environment: list[str] = field(default_factory=list)
+    container_image: str | None = None
+    container_runtime: Runtime = Runtime.pyxis
+    container_mounts: list[str] = field(default_factory=list)
+    container_workdir: str | None = None
+    container_python: str = "python3"
     wait: bool = True
     poll_s: float = 2.0
 
@@ -54,6 +84,8 @@ class Slurm(Cluster):
             "nodes": 1,
             "gpus_per_node": 0,
             "cpus_per_process": 1,
+            "cpus_per_task": 1,
+            "array_parallelism": 1,
             "timeout_min": 1,
             "signal_delay_s": 0,
             "requeues": 0,
@@ -63,6 +95,35 @@ class Slurm(Cluster):
                 raise UserError(f"cluster.{name}={getattr(self, name)}: accepted is a number from {floor}")
         if isinstance(self.poll_s, int | float) and not self.poll_s > 0:
             raise UserError(f"cluster.poll_s={self.poll_s}: accepted is a number of seconds above 0")
+        if isinstance(self.environment, list):
+            _check_environment(self.environment)
+        _check_container(self)
+
+
+def _check_environment(names: list[str]) -> None:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            told = name.partition("=")[0]  # what follows may be a secret
+            raise UserError(
+                f"cluster.environment: {told}: accepted are names of variables that are set here; "
+                "a value that is no secret goes to cluster.setup=['export NAME=value']"
+            )
+
+
+def _check_container(slurm: Slurm) -> None:
+    if not slurm.container_image:
+        for name in ("container_mounts", "container_workdir"):
+            if getattr(slurm, name):
+                raise UserError(f"cluster.{name}={getattr(slurm, name)}: there is no cluster.container_image")
+        return
+    if isinstance(slurm.container_mounts, list):
+        for mount in slurm.container_mounts:
+            if "," in mount or not mount.startswith("/"):
+                raise UserError(f"cluster.container_mounts: {mount}: accepted is /from, or /from:/to[:options]")
+    if isinstance(slurm.srun_args, list) and any(word.startswith("--container-") for word in slurm.srun_args):
+        raise UserError(
+            "cluster.srun_args: --container-* and cluster.container_image exclude each other; leave one of them out"
+        )
 
 
 @dataclass(frozen=True)
@@ -91,7 +152,8 @@ def resources(slurm: Slurm, parallelism: Parallelism, replicas: int, spreads: bo
             f"{slurm.gpus_per_node}; more nodes are cluster.nodes"
         )
     tasks = here if slurm.nodes > 1 else 1
-    return Resources(here // tasks * slurm.cpus_per_process, here if slurm.gpus_per_node else 0, slurm.nodes, tasks)
+    cpus = slurm.cpus_per_task or here // tasks * slurm.cpus_per_process
+    return Resources(cpus, here if slurm.gpus_per_node else 0, slurm.nodes, tasks)
 
 
 def _check_spread(slurm: Slurm, parallelism: Parallelism, spreads: bool) -> None:

@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, fields
+from typing import Any
+
 import pytest
 
+from hydra_plugins.shared_launcher import SharedConf
 from launcher import launchers
+from launcher.cluster import Slurm
 from launcher.errors import UserError
 
 LOCAL, SLURM = ({"_target_": target, "nodes": 1, "tasks_per_node": 1} for target in launchers.STOCK)
@@ -38,3 +43,57 @@ def test_what_a_launcher_would_not_do_as_asked_is_refused(
 def test_two_ways_to_submit_are_one_too_many() -> None:
     with pytest.raises(UserError, match="cluster=slurm submits by itself"):
         launchers.check(SLURM, submitted=True)
+
+
+OURS = {"_target_": launchers.SHARED, "resume": False, "additional_parameters": {}}
+CLUSTER = asdict(Slurm())
+
+
+def test_keys_of_the_plugin_are_those_of_the_cluster() -> None:
+    """Every key that the plugin has means something, or is refused with what does."""
+    config = pytest.importorskip("hydra_plugins.hydra_submitit_launcher.config")
+    assert {f.name for f in fields(config.SlurmQueueConf)} - {"_target_"} <= launchers.KEYS
+    ours = {f.name for f in fields(SharedConf)} - {"_target_", "resume"}
+    assert ours == launchers.KEYS
+    assert launchers.SAME | set(launchers.OTHER.values()) <= CLUSTER.keys()
+
+
+def test_keys_of_the_launcher_are_said_in_the_words_of_the_cluster() -> None:
+    keys = {"partition": "gpu", "mem_gb": 8.0, "setup": ["module load x"], "max_num_timeout": 5, "comment": "hi"}
+    options = {"reservation": "r", "overcommit": True}
+    found = launchers.translated(OURS | keys | {"additional_parameters": options}, CLUSTER, given=())
+    assert found.pop("additional_parameters") == {"comment": "hi", **options}
+    assert found == {"partition": "gpu", "mem_gb": 8.0, "setup": ["module load x"], "requeues": 5}
+    assert launchers.queue_keys(SLURM | keys) == {}, "those of another launcher are its own"
+
+
+@pytest.mark.parametrize(
+    ("keys", "cluster", "given", "words"),
+    [
+        ({"partition": "a"}, {"partition": "b"}, (), r"launcher\.partition=a: cluster\.partition=b is given too"),
+        ({"timeout_min": 5}, {}, ("cluster.timeout_min",), r"cluster\.timeout_min=60 is given too"),
+        ({"comment": "a"}, {"additional_parameters": {"comment": "b"}}, (), "additional_parameters.comment=b"),
+        ({"max_num_timeout": 0}, {"requeues": 1}, (), r"max_num_timeout=0: cluster\.requeues=1"),
+    ],
+)
+def test_a_key_that_is_given_both_ways_must_be_the_same(
+    keys: dict[str, Any], cluster: dict[str, Any], given: tuple[str, ...], words: str
+) -> None:
+    with pytest.raises(UserError, match=words):
+        launchers.translated(OURS | keys, CLUSTER | cluster, given)
+
+
+@pytest.mark.parametrize(
+    ("keys", "submitted", "words"),
+    [
+        ({"partition": "gpu"}, False, r"launcher\.partition=gpu: cluster=local .* add cluster=slurm"),
+        ({"tasks_per_node": 2}, True, "the tasks follow from parallelism"),
+        ({"gres": "gpu:a100:2"}, True, "cluster.gpus_per_node"),
+        ({"submitit_folder": "x"}, True, r"use hydra\.run\.dir"),
+        ({"partitoin": "x"}, True, "partitoin: no such key; accepted are account"),
+    ],
+)
+def test_a_key_without_meaning_here_names_what_has_one(keys: dict[str, Any], submitted: bool, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        launchers.check(OURS | keys, submitted)
+    launchers.check(OURS | launchers.HARMLESS | {"gres": "nvme:1"}, submitted=True)

@@ -26,3 +26,19 @@ def test_an_installed_wheel_composes_and_runs(tmp_path: Path) -> None:
     done = subprocess.run(run, capture_output=True, text=True, cwd=work, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
     assert (work / "run/report.html").is_file()
+
+    for package in ("torch", "megatron", "transformers", "ray", "pytriton", "numpy"):  # those a login node lacks
+        (tmp_path / f"lacking/{package}").mkdir(parents=True)
+        (tmp_path / f"lacking/{package}/__init__.py").write_text("raise ImportError(__name__)\n")
+    environment["PYTHONPATH"] = f"{tmp_path / 'lacking'}:{site}"
+    plan = [sys.executable, "-m", "launcher", "mode=plan", "cluster=slurm", "parallelism=tensor2"]
+    given = ["cluster.gpus_per_node=8", "hydra.launcher.partition=gpu", "cluster.container_image=a.sqsh"]
+    done = subprocess.run([*plan, *given], capture_output=True, text=True, cwd=work, timeout=120, env=environment)
+    assert done.returncode == 0, done.stderr
+    for words in (
+        "--partition=gpu",
+        "--gpus-per-node=2",
+        "export PYTHONPATH=",
+        f"{site / 'launcher'}:{site / 'launcher'}",
+    ):
+        assert words in done.stdout

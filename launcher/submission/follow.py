@@ -88,14 +88,15 @@ class Watched:
     def code(self, folder: Path) -> int:
         """Return the exit code that the job left for a run; 1, with the end of its log, if it left none."""
         code = points.outcome_of(folder, self.job.id)
-        if code is not None:
-            return code
-        said = f"job {self.job.id} ended as {self.state} without a result for {folder}"
-        words = _last_words(folder)
+        if code == 0:
+            return 0
+        words = _last_words(folder) if code is None else ""
+        said = [f"job {self.job.id} ended as {self.state} without a result for {folder}"] if code is None else []
         if "OUT_OF_MEMORY" in self.state or MEMORY.search(words):
-            said += ": it had too little memory; accepted is a larger cluster.mem_gb"
-        print(f"launcher: {said}{words}", file=sys.stderr)
-        return 1
+            said.append("it had too little memory; accepted is a larger cluster.mem_gb")
+        if said:
+            print(f"launcher: {': '.join(said)}{words}", file=sys.stderr)
+        return code or 1
 
     def _tell(self) -> None:
         for tail in self._tails:
@@ -136,29 +137,60 @@ def _last_words(folder: Path) -> str:
 
 
 def status(folder: Path) -> int:
-    """Print where the job of a run folder stands; return 0, or the run's exit code once it is over."""
+    """Print where the job of a run folder stands, or a line for each point of a sweep.
+
+    Returns 0, or the worst exit code of what is over.
+    """
+    found = points.submitted_in(folder)
+    return _status(folder) if found == [folder] else max(_line(point, folder) for point in found)
+
+
+def _status(folder: Path) -> int:
     job, _ = points.job_of(folder)
     code = points.outcome_of(folder, job)
-    samples = folder / "samples.jsonl"
     print(f"job      {job}")
     print(f"state    {_state(job) or 'unknown'}")
-    print(f"samples  {samples.read_bytes().count(10) if samples.exists() else 0}")
+    print(f"samples  {_samples(folder)}")
     print(f"log      {logs(folder)[1]}")
     if code is not None:
         print(f"result   {folder / 'results.json'} (exit code {code})")
     return code or 0
 
 
+def _line(point: Path, sweep: Path) -> int:
+    job, _ = points.job_of(point)
+    code = points.outcome_of(point, job)
+    end = f"ended with {code}" if code is not None else _state(job) or "unknown"
+    print(f"point {point.relative_to(sweep)}: job {job} · {end} · {_samples(point)} samples")
+    return code or 0
+
+
+def _samples(folder: Path) -> int:
+    file = folder / "samples.jsonl"
+    return file.read_bytes().count(b"\n") if file.exists() else 0
+
+
 def cancel(folder: Path) -> int:
-    """Cancel the job of a run folder; the mark says that it is not to be queued again. Returns 0."""
-    job, _ = points.job_of(folder)
-    points.write(folder, points.CANCELLED, job)
+    """Cancel the job of a run folder, or all jobs of a sweep; the mark says that it is not to be queued again.
+
+    Returns 0. Raises `UserError`.
+    """
+    found = points.submitted_in(folder)
+    jobs = {points.job_of(point)[0]: point for point in found}
+    for point in found:
+        points.write(point, points.CANCELLED, points.job_of(point)[0])
+    for job, point in jobs.items():
+        if len(jobs) == 1 or _state(job).split(" ")[0] not in queue.OVER | {queue.GONE}:
+            _cancel(job, point)
+    return 0
+
+
+def _cancel(job: str, folder: Path) -> None:
     try:
         queue.cancel(job)
     except OSError as error:
         raise UserError(f"run={folder}: job {job} was not cancelled: {error}") from None
     print(f"slurm: job {job} is being cancelled", file=sys.stderr)
-    return 0
 
 
 def logs(folder: Path) -> tuple[Path, Path]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -73,9 +74,9 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
             codes = _carried_out([point for point in work if _outcome(point, job) is None], asked, job, leader)
     except TakenOver as error:  # SLURM took this node for dead and began the job again elsewhere
         sys.exit(f"launcher: {error}")
-    if signals.warned and INTERRUPTED in codes and _restarts() < requeues and not _cancelled(work, job):
+    if again(signals.warned, codes, _restarts(), requeues) and not _cancelled(work, job):
         print(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}", file=sys.stderr, flush=True)
-        _requeue(job)
+        _requeue(job, work[0])
         sys.exit(INTERRUPTED)
     for point in work:
         if _outcome(point, job) is None:
@@ -83,6 +84,14 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
     worst = max(_outcome(point, job) or 0 for point in work)
     if worst:
         sys.exit(worst)
+
+
+def again(warned: bool, codes: list[int], restarts: int, requeues: int) -> bool:
+    """Tell whether a job queues itself again: only for its time, and only while something is left to do.
+
+    A run that failed for any other reason, also for lack of memory, would fail again.
+    """
+    return warned and INTERRUPTED in codes and restarts < requeues
 
 
 def _carried_out(work: list[Point], asked: Resources, job: str, allocation: Allocation) -> list[int]:
@@ -104,7 +113,7 @@ def _run(point: Point, asked: Resources, allocation: Allocation, shared: Deploym
     from launcher import run
 
     try:
-        _enough(asked, allocation)
+        enough(asked, allocation, point.slurm.environment)
         return run.run(point.run, point.config, point.overrides, point.folder, allocation, shared)
     except TakenOver:
         raise
@@ -124,15 +133,27 @@ def _outcome(point: Point, job: str) -> int | None:
     return points.outcome_of(point.folder, job)
 
 
-def _requeue(job: str) -> None:
-    """Queue this job again. SLURM ends this process then; the command must not be ended before it has asked."""
+def _requeue(job: str, first: Point) -> None:
+    """Queue this job again. SLURM ends this process then; the command must not be ended before it has asked.
+
+    In a container, where SLURM's commands may be missing, the batch script does it.
+    """
+    if shutil.which("scontrol") is None:
+        points.write(first.folder, points.REQUEUE, job)
+        return
     for number in (WARNING, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
     subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
 
 
-def _enough(asked: Resources, found: Allocation) -> None:
-    """Raise `UserError`, before anything loads, if the job was given less than it asked for."""
+def enough(asked: Resources, found: Allocation, names: list[str]) -> None:
+    """Raise `UserError`, before anything loads, if the job was given less than it asked for.
+
+    ``names`` are those of the variables that it needs.
+    """
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UserError(f"cluster.environment: {', '.join(missing)}: set where the job was submitted, and not in it")
     if found.gpus < asked.gpus:
         raise UserError(f"cluster.gpus_per_node: the job asked for {asked.gpus} GPUs and sees {found.gpus}")
     if found.world_size != asked.nodes * asked.tasks:

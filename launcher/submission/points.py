@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from launcher.cluster import Slurm
 from launcher.config import Run
 from launcher.core import Json
 from launcher.errors import UserError
@@ -17,6 +18,7 @@ FOLDER = "slurm"
 JOB = "job.json"
 OUTCOME = "outcome.json"
 CANCELLED = "cancelled"
+REQUEUE = "requeue"
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,12 @@ class Point:
     config: Mapping[str, Json]
     overrides: list[str]
     folder: Path
+
+    @property
+    def slurm(self) -> Slurm:
+        """What it is submitted with."""
+        assert isinstance(self.run.cluster, Slurm)
+        return self.run.cluster
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,17 @@ def job_of(folder: Path) -> tuple[str, Path]:
     if found is None:
         raise UserError(f"run={folder}: no job was submitted for this folder; there is no {folder / FOLDER / JOB}")
     return str(found["job_id"]), Path(found["log_folder"])
+
+
+def submitted_in(folder: Path) -> list[Path]:
+    """Return the run folder itself, or the points of a sweep folder, that a job was submitted for.
+
+    Raises `UserError` if there is none.
+    """
+    found = [path.parent.parent for path in folder.rglob(f"{FOLDER}/{JOB}")]
+    if not found:
+        raise UserError(f"run={folder}: no job was submitted for this folder; there is no {folder / FOLDER / JOB}")
+    return sorted(found, key=lambda path: [(len(part), part) for part in path.parts])
 
 
 def outcome_of(folder: Path, job: str) -> int | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -12,21 +14,25 @@ import launcher
 from launcher.cluster import Resources, Slurm, resources
 from launcher.config import Run
 from launcher.errors import UserError
-from launcher.submission import points, queue
+from launcher.submission import container, points, queue
+from launcher.submission.container import Start
 from launcher.submission.points import Job, Point
 
 INSTALL = "cluster=slurm: the Python package submitit is not installed; install the extra 'slurm'"
 
 
-def submit(work: list[Point], slurm: Slurm) -> Job:
+def submit(work: list[Point], slurm: Slurm, before: Sequence[Job] = ()) -> Job:
     """Queue one job for runs that need the same server; ``slurm/job.json`` of each folder says which.
 
-    Raises `UserError`.
+    Of the jobs submitted ``before`` for the same sweep, at most ``cluster.array_parallelism`` run at once: this one
+    waits for the end of the one that many places ahead. Raises `UserError`.
     """
     from launcher.submission import inside
 
     asked = _asked(work[0].run, slurm)
-    executor = _executor(slurm, asked, work[0].folder)
+    _check_environment(slurm)
+    folders = [point.folder for point in work]
+    executor = _executor(work[0].run, slurm, folders, _ahead(slurm, before))
     if not executor.can_submit():
         raise UserError("cluster=slurm: there is no sbatch and srun on this machine; submit from a login node")
     for point in work:
@@ -35,12 +41,23 @@ def submit(work: list[Point], slurm: Slurm) -> Job:
         found = executor.submit(inside.carry_out, work, asked, slurm.requeues)
     except RuntimeError as error:  # submitit's answer to sbatch's exit code
         raise UserError(f"cluster=slurm: sbatch refused the job: {_said(error)}") from None
-    job = Job(str(found.job_id), [point.folder for point in work])
+    job = Job(str(found.job_id), folders)
     facts = {"job_id": job.id, "log_folder": str(executor.folder), "submitted_at": datetime.now(UTC).isoformat()}
     for folder in job.folders:
         points.write(folder, points.JOB, facts)
     print(f"slurm: job {job.id} for {', '.join(map(str, job.folders))}", file=sys.stderr, flush=True)
     return job
+
+
+def _check_environment(slurm: Slurm) -> None:
+    missing = [name for name in slurm.environment if name not in os.environ]
+    if missing:
+        raise UserError(f"cluster.environment: {', '.join(missing)}: not set here, and the job needs it")
+
+
+def _ahead(slurm: Slurm, before: Sequence[Job]) -> Job | None:
+    limit = slurm.array_parallelism
+    return before[-limit] if limit and len(before) >= limit else None
 
 
 def _refuse_twice(folder: Path) -> None:
@@ -58,27 +75,32 @@ def _refuse_twice(folder: Path) -> None:
 
 def script(run: Run, slurm: Slurm, folder: Path) -> str:
     """Return the sbatch file that `submit` would hand in. Raises `UserError`."""
-    return str(_executor(slurm, _asked(run, slurm), folder).text())
+    return str(_executor(run, slurm, [folder]).text())
 
 
 def _asked(run: Run, slurm: Slurm) -> Resources:
     return resources(slurm, run.parallelism, getattr(run.backend, "replicas", 1), run.backend.spreads)
 
 
-def _executor(slurm: Slurm, asked: Resources, folder: Path) -> Any:
+def _executor(run: Run, slurm: Slurm, folders: Sequence[Path], ahead: Job | None = None) -> Any:
     try:
         from launcher.submission.executor import Executor
     except ImportError:
         raise UserError(INSTALL) from None
-    executor = Executor(folder.resolve() / points.FOLDER)
-    executor.update_parameters(**_parameters(slurm, asked))
+    asked, place = _asked(run, slurm), folders[0].resolve() / points.FOLDER
+    inside = None
+    if slurm.container_image:
+        mark = place / points.REQUEUE
+        inside = container.start(slurm, _home(), folders, run.model.path, bool(asked.gpus), mark)
+    executor = Executor(place, python=inside and inside.python)
+    executor.update_parameters(**_parameters(slurm, asked, ahead, inside))
     return executor
 
 
-def _parameters(slurm: Slurm, asked: Resources) -> dict[str, Any]:
-    """Return submitit's names for what the job asks for; srun is told the CPUs again, for it does not inherit them."""
+def _parameters(slurm: Slurm, asked: Resources, ahead: Job | None, inside: Start | None) -> dict[str, Any]:
+    """Return submitit's names for what the job asks for."""
     chosen: dict[str, Any] = {
-        "job_name": "launcher",
+        "job_name": slurm.name,
         "nodes": asked.nodes,
         "ntasks_per_node": asked.tasks,
         "cpus_per_task": asked.cpus,
@@ -91,11 +113,31 @@ def _parameters(slurm: Slurm, asked: Resources) -> dict[str, Any]:
         "qos": slurm.qos,
         "constraint": slurm.constraint,
         "exclusive": slurm.exclusive or None,
-        "setup": [f"export PYTHONPATH={shlex.quote(str(_home()))}${{PYTHONPATH:+:$PYTHONPATH}}", *slurm.setup],
-        "srun_args": [f"--cpus-per-task={asked.cpus}", *(["--distribution=block"] if asked.nodes > 1 else [])],
-        "additional_parameters": {("requeue" if slurm.requeues else "no-requeue"): True} | slurm.additional_parameters,
+        "setup": [*([] if inside else [_path()]), *slurm.setup],
+        "teardown": inside.teardown if inside else None,
+        "srun_args": [*_srun_args(slurm, asked), *(inside.srun_args if inside else [])],
+        "additional_parameters": _options(slurm, ahead),
     }
     return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _path() -> str:
+    return f"export PYTHONPATH={shlex.quote(str(_home()))}${{PYTHONPATH:+:$PYTHONPATH}}"
+
+
+def _srun_args(slurm: Slurm, asked: Resources) -> list[str]:
+    """Tell srun the CPUs again: it does not inherit them."""
+    spread = ["--distribution=block"] if asked.nodes > 1 else []
+    return [f"--cpus-per-task={asked.cpus}", *spread, *slurm.srun_args]
+
+
+def _options(slurm: Slurm, ahead: Job | None) -> dict[str, Any]:
+    """Return options of sbatch that submitit has no name for, the user's among them."""
+    given = dict(slurm.additional_parameters)
+    if ahead is not None:
+        given["dependency"] = ",".join(filter(None, [given.get("dependency"), f"afterany:{ahead.id}"]))
+    export = {"export": "ALL"} if slurm.environment else {}
+    return {("requeue" if slurm.requeues else "no-requeue"): True} | export | given
 
 
 def _home() -> Path:

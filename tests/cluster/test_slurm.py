@@ -40,12 +40,42 @@ def test_a_submitted_run_scores_as_a_local_one(slurm: Environment, tmp_path: Pat
     assert not left_behind(tmp_path / "job")
 
 
-def test_a_secret_is_in_no_file(slurm: Environment, tmp_path: Path) -> None:
-    secret = "sk-do-not-write-me"
-    done = submit(slurm | {"MY_KEY": secret}, tmp_path / "job", *ECHO, "backend.api_key_env=MY_KEY")
-    assert done.returncode == 0, done.stderr
-    for file in (tmp_path / "job").rglob("*"):
-        assert not file.is_file() or secret.encode() not in file.read_bytes(), file
+APPTAINER = """#!/bin/sh
+# What apptainer does, as far as a job can tell: an image without SLURM's commands, that runs what is given.
+shift
+while :; do case $1 in --nv) shift ;; --bind|--pwd) shift 2 ;; *) break ;; esac; done
+shift
+PATH={inside} exec "$@"
+"""
+SECRETS = {"MY_KEY": "sk-do-not-write-me", "HF_TOKEN": "hf_do-not-write-me", "WANDB_API_KEY": "wb-do-not-write-me"}
+
+
+def with_apptainer(slurm: Environment, folder: Path) -> Environment:
+    (folder / "inside").mkdir(parents=True)
+    (folder / "inside/sh").symlink_to("/bin/sh")
+    (folder / "apptainer").write_text(APPTAINER.format(inside=folder / "inside"))
+    (folder / "apptainer").chmod(0o755)
+    return slurm | {"PATH": f"{folder}:{slurm['PATH']}"}
+
+
+def test_a_run_in_a_container_is_queued_again_from_outside_and_writes_no_secret(
+    slurm: Environment, tmp_path: Path
+) -> None:
+    folder, environment = tmp_path / "job", with_apptainer(slurm, tmp_path / "bin") | SECRETS
+    container = ("container_image=a.sif", "container_runtime=apptainer", f"container_python={sys.executable}")
+    given = (*(f"cluster.{one}" for one in container), "cluster.environment=[HF_TOKEN,WANDB_API_KEY]")
+    with following(environment, folder, *SHORT, *SLOW, *given, "backend.api_key_env=MY_KEY") as process:
+        wait_for(lambda: len(samples(folder)) >= 3, "samples")
+        warn(slurm, folder)
+        wait_for(lambda: state(slurm, job_of(folder)) == "PENDING", "the requeue")
+        said = finished(slurm, folder, process)
+    assert process.returncode == 0, said
+    assert json.loads((folder / "slurm/outcome.json").read_text())["restarts"] == 1
+    assert not (folder / "slurm/requeue").exists()
+    assert results(folder)["tasks"]["addition"]["coverage"]["total"] == 16
+    assert not left_behind(folder)
+    for file in (path for path in folder.rglob("*") if path.is_file()):
+        assert not [name for name, value in SECRETS.items() if value.encode() in file.read_bytes()], file
 
 
 def test_a_run_that_is_not_waited_for_is_asked_about_and_cancelled(slurm: Environment, tmp_path: Path) -> None:
@@ -140,6 +170,38 @@ def test_gpus_are_asked_for_as_the_model_needs_them(slurm: Environment, tmp_path
     done = submit(slurm, tmp_path / "job", *ECHO, "cluster.gpus_per_node=8")
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "job")["run"]["machine"]["gpus"] == 1
+
+
+def test_a_job_that_sees_fewer_gpus_than_it_asked_for_ends_before_anything_loads(
+    slurm: Environment, tmp_path: Path
+) -> None:
+    done = submit(
+        slurm, tmp_path / "job", *ECHO, "cluster.gpus_per_node=8", "+cluster.additional_parameters.gpus_per_node=0"
+    )
+    assert done.returncode == 1
+    assert "cluster.gpus_per_node: the job asked for 1 GPUs and sees 0" in done.stderr
+    assert not (tmp_path / "job/server.log").exists()
+
+
+def test_each_point_of_a_sweep_asks_for_its_own_size_and_awaits_its_turn(slurm: Environment, tmp_path: Path) -> None:
+    """The launcher's keys are those of hydra-submitit-launcher. Nothing is waited for; the sweep is asked about."""
+    launch, folder = (sys.executable, str(ROOT / "launch.py")), tmp_path / "sweep"
+    keys = ("hydra.launcher.gpus_per_node=8", "hydra.launcher.array_parallelism=1", "hydra.launcher.name=sizes")
+    given = ("cluster=slurm", "cluster.wait=false", "+hydra.launcher.additional_parameters.hold=true", *keys)
+    done = call(slurm, *launch, "-m", *given, "parallelism.tensor=1,2,4", f"hydra.sweep.dir={folder}")
+    assert done.returncode == 0, done.stderr
+    jobs = [job_of(folder / str(n)) for n in range(3)]
+    shown = [call(slurm, "scontrol", "show", "job", job).stdout for job in jobs]
+    for text, gpus, ahead in zip(shown, (1, 2, 4), (None, *jobs), strict=False):
+        assert f"TresPerNode=gres:gpu:{gpus}" in text
+        assert f"NumCPUs={gpus} " in text
+        assert "JobName=sizes" in text
+        assert (f"Dependency=afterany:{ahead}" if ahead else "Dependency=(null)") in text
+    asked = call(slurm, *launch, "mode=status", f"run={folder}")
+    assert asked.stdout.splitlines()[0] == f"point 0: job {jobs[0]} · PENDING (JobHeldUser) · 0 samples"
+    assert call(slurm, *launch, "mode=cancel", f"run={folder}").returncode == 0
+    for job in jobs:
+        assert state(slurm, job) == "CANCELLED"
 
 
 def test_a_sweep_is_one_job_for_each_server(slurm: Environment, tmp_path: Path) -> None:
