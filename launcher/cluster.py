@@ -37,7 +37,8 @@ class Slurm(Cluster):
     One model may be spread over several ``nodes``: whole stages of its pipeline on each. Asked for are as many GPUs as
     the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node has (0: none).
     ``cpus_per_process`` CPUs go to each process, or ``cpus_per_task`` to each task, whatever it holds; ``mem_gb`` of
-    memory to the node (null: the cluster's default), ``timeout_min`` minutes to the job, which is called ``name``.
+    memory to the node (null: the cluster's default). With ``cpus_per_node`` and ``mem_gb_per_node``, what a node has,
+    a job gets as large a share of them as of the GPUs. ``timeout_min`` minutes go to the job, which is called ``name``.
     ``setup``: shell commands before the job. ``additional_parameters``: any other option of sbatch, by its long name
     (true: without a value); ``srun_args``: options of srun. ``array_parallelism``: at most so many jobs of a sweep at
     once (null: all).
@@ -62,6 +63,8 @@ class Slurm(Cluster):
     gpus_per_node: int = 0
     cpus_per_process: int = 1
     cpus_per_task: int | None = None
+    cpus_per_node: int | None = None
+    mem_gb_per_node: float | None = None
     mem_gb: float | None = None
     timeout_min: int = 60
     signal_delay_s: int = 120
@@ -85,6 +88,7 @@ class Slurm(Cluster):
             "gpus_per_node": 0,
             "cpus_per_process": 1,
             "cpus_per_task": 1,
+            "cpus_per_node": 1,
             "array_parallelism": 1,
             "timeout_min": 1,
             "signal_delay_s": 0,
@@ -97,7 +101,14 @@ class Slurm(Cluster):
             raise UserError(f"cluster.poll_s={self.poll_s}: accepted is a number of seconds above 0")
         if isinstance(self.environment, list):
             _check_environment(self.environment)
+        _check_shape(self)
         _check_container(self)
+
+
+def _check_shape(slurm: Slurm) -> None:
+    for name in ("cpus_per_node", "mem_gb_per_node"):
+        if getattr(slurm, name) and not slurm.gpus_per_node:
+            raise UserError(f"cluster.{name}={getattr(slurm, name)}: a job's share follows from cluster.gpus_per_node")
 
 
 def _check_environment(names: list[str]) -> None:
@@ -128,12 +139,16 @@ def _check_container(slurm: Slurm) -> None:
 
 @dataclass(frozen=True)
 class Resources:
-    """What one job asks for: ``tasks`` on each of its ``nodes``. ``cpus`` are those of a task, ``gpus`` of a node."""
+    """What one job asks for: ``tasks`` on each of its ``nodes``.
+
+    ``cpus`` are those of a task, ``gpus`` and ``mem_gb`` those of a node; None leaves the memory to the cluster.
+    """
 
     cpus: int
     gpus: int
     nodes: int = 1
     tasks: int = 1
+    mem_gb: float | None = None
 
 
 def resources(slurm: Slurm, parallelism: Parallelism, replicas: int, spreads: bool = False) -> Resources:
@@ -152,8 +167,23 @@ def resources(slurm: Slurm, parallelism: Parallelism, replicas: int, spreads: bo
             f"{slurm.gpus_per_node}; more nodes are cluster.nodes"
         )
     tasks = here if slurm.nodes > 1 else 1
-    cpus = slurm.cpus_per_task or here // tasks * slurm.cpus_per_process
-    return Resources(cpus, here if slurm.gpus_per_node else 0, slurm.nodes, tasks)
+    gpus = here if slurm.gpus_per_node else 0
+    return Resources(_cpus(slurm, here, tasks), gpus, slurm.nodes, tasks, _memory(slurm, here))
+
+
+def _cpus(slurm: Slurm, processes: int, tasks: int) -> int:
+    """Return the CPUs of a task, of which a node has ``tasks`` with ``processes`` in all."""
+    if slurm.cpus_per_task:
+        return slurm.cpus_per_task
+    if slurm.cpus_per_node:
+        return max(1, slurm.cpus_per_node * processes // slurm.gpus_per_node // tasks)
+    return processes // tasks * slurm.cpus_per_process
+
+
+def _memory(slurm: Slurm, processes: int) -> float | None:
+    if slurm.mem_gb or not slurm.mem_gb_per_node:
+        return slurm.mem_gb
+    return slurm.mem_gb_per_node * processes / slurm.gpus_per_node
 
 
 def _check_spread(slurm: Slurm, parallelism: Parallelism, spreads: bool) -> None:

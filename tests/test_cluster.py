@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from launcher.model import Parallelism
 
 ROOT = Path(__file__).parent.parent
 
+NODE = Slurm(gpus_per_node=8, cpus_per_node=112, mem_gb_per_node=2048.0)
+
 
 @pytest.mark.parametrize(
     ("slurm", "parallelism", "replicas", "expected"),
@@ -21,6 +24,9 @@ ROOT = Path(__file__).parent.parent
         (Slurm(), Parallelism(), 1, Resources(1, 0)),
         (Slurm(cpus_per_process=3), Parallelism(tensor=2), 1, Resources(6, 0)),
         (Slurm(gpus_per_node=8, cpus_per_process=2), Parallelism(tensor=2, pipeline=2), 2, Resources(16, 8)),
+        (NODE, Parallelism(), 1, Resources(14, 1, mem_gb=256.0)),
+        (NODE, Parallelism(tensor=4), 2, Resources(112, 8, mem_gb=2048.0)),
+        (replace(NODE, cpus_per_task=3, mem_gb=5.0), Parallelism(tensor=4), 1, Resources(3, 4, mem_gb=5.0)),
     ],
 )
 def test_resources_follow_from_the_processes(
@@ -45,6 +51,8 @@ def test_what_the_nodes_cannot_give_is_refused(slurm: Slurm, parallelism: Parall
 def test_a_model_over_nodes_has_a_task_for_each_process() -> None:
     slurm = Slurm(nodes=2, gpus_per_node=8, cpus_per_process=3)
     assert resources(slurm, Parallelism(tensor=4, pipeline=2), 1, spreads=True) == Resources(3, 4, nodes=2, tasks=4)
+    shared = resources(replace(NODE, nodes=2), Parallelism(tensor=4, pipeline=2), 1, spreads=True)
+    assert shared == Resources(14, 4, nodes=2, tasks=4, mem_gb=1024.0)
     with pytest.raises(UserError, match="serves within one node"):
         resources(slurm, Parallelism(tensor=4, pipeline=2), 1)
 
@@ -52,6 +60,8 @@ def test_a_model_over_nodes_has_a_task_for_each_process() -> None:
 def test_a_number_that_makes_no_sense_is_refused() -> None:
     with pytest.raises(UserError, match=r"cluster\.timeout_min=0"):
         Slurm(timeout_min=0)
+    with pytest.raises(UserError, match=r"cluster\.cpus_per_node=64: .* cluster\.gpus_per_node"):
+        Slurm(cpus_per_node=64)
 
 
 def plan(folder: Path, *arguments: str) -> str:

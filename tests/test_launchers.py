@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, fields
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from hydra_plugins.shared_launcher import SharedConf
 from launcher import launchers
+from launcher.app import _resumed
 from launcher.cluster import Slurm
 from launcher.errors import UserError
 
@@ -97,3 +100,16 @@ def test_a_key_without_meaning_here_names_what_has_one(keys: dict[str, Any], sub
     with pytest.raises(UserError, match=words):
         launchers.check(OURS | keys, submitted)
     launchers.check(OURS | launchers.HARMLESS | {"gres": "nvme:1"}, submitted=True)
+
+
+def test_a_resumed_run_keeps_the_keys_it_was_submitted_with(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text("- cluster=slurm\n")
+    hydra = {"launcher": {"_target_": launchers.SHARED}, "overrides": {"hydra": [*KEPT, "hydra.mode=RUN"]}}
+    (tmp_path / ".hydra/hydra.yaml").write_text(json.dumps({"hydra": hydra}))
+    arguments = _resumed(["hydra.launcher.qos=c"], tmp_path)
+    assert arguments[:3] == ["cluster=slurm", KEPT[0], "hydra.launcher.qos=c"]
+    assert not [a for a in _resumed(["cluster=local"], tmp_path) if a.startswith("hydra.launcher")]
+
+
+KEPT = ("+hydra.launcher.additional_parameters.x=a", "hydra.launcher.qos=b")

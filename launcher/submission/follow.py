@@ -147,22 +147,39 @@ def status(folder: Path) -> int:
 
 def _status(folder: Path) -> int:
     job, _ = points.job_of(folder)
-    code = points.outcome_of(folder, job)
+    state, code = _stands(folder, job)
+    err = logs(folder)[1]
     print(f"job      {job}")
-    print(f"state    {_state(job) or 'unknown'}")
+    print(f"state    {state}")
     print(f"samples  {_samples(folder)}")
-    print(f"log      {logs(folder)[1]}")
+    print(f"log      {err}")
+    if said := _said_last(err):
+        print(f"said     {said}")
     if code is not None:
-        print(f"result   {folder / 'results.json'} (exit code {code})")
+        found = folder / "results.json"
+        print(f"result   {found if found.exists() else 'none'} (exit code {code})")
     return code or 0
 
 
 def _line(point: Path, sweep: Path) -> int:
     job, _ = points.job_of(point)
-    code = points.outcome_of(point, job)
-    end = f"ended with {code}" if code is not None else _state(job) or "unknown"
+    state, code = _stands(point, job)
+    end = f"{state}, exit code {code}" if code is not None else state
     print(f"point {point.relative_to(sweep)}: job {job} · {end} · {_samples(point)} samples")
     return code or 0
+
+
+def _stands(folder: Path, job: str) -> tuple[str, int | None]:
+    """Return the state of a run's job, and the run's exit code once it is over: 1 if the job left none."""
+    state, code = _state(job) or "unknown", points.outcome_of(folder, job)
+    over = state.split(" ")[0] in queue.OVER | {queue.GONE}
+    return state, 1 if code is None and over else code
+
+
+def _said_last(log: Path) -> str:
+    lines = log.read_text(errors="replace").splitlines() if log.exists() else []
+    ours = [line for line in lines if line.strip() and not line.startswith(("submitit ", "srun: ", "slurmstepd: "))]
+    return ours[-1] if ours else ""
 
 
 def _samples(folder: Path) -> int:

@@ -105,7 +105,7 @@ def _parameters(slurm: Slurm, asked: Resources, ahead: Job | None, inside: Start
         "ntasks_per_node": asked.tasks,
         "cpus_per_task": asked.cpus,
         "gpus_per_node": asked.gpus or None,
-        "mem": f"{round(slurm.mem_gb * 1024)}MB" if slurm.mem_gb else None,
+        "mem": f"{int(asked.mem_gb * 1024)}MB" if asked.mem_gb else None,
         "time": slurm.timeout_min,
         "signal_delay_s": slurm.signal_delay_s,
         "partition": slurm.partition,

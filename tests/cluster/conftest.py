@@ -56,16 +56,9 @@ def slurm() -> Iterator[dict[str, str]]:
         yield environment
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def two_nodes() -> Iterator[dict[str, str]]:
-    """Yield the environment of an emulated cluster of two nodes."""
-    with cluster(2, "t") as environment:
-        yield environment
-
-
-@pytest.fixture(scope="module")
-def frail_nodes() -> Iterator[dict[str, str]]:
     """Yield the environment of two nodes that a test may take away, and that end jobs which need too much memory."""
     watched = "JobAcctGatherFrequency=task=1\\nJobAcctGatherParams=OverMemoryKill"  # there are no cgroups to do it
-    with cluster(2, "f", watched) as environment:
+    with cluster(2, "t", watched) as environment:
         yield environment

@@ -80,7 +80,7 @@ def test_a_run_in_a_container_is_queued_again_from_outside_and_writes_no_secret(
 
 def test_a_run_that_is_not_waited_for_is_asked_about_and_cancelled(slurm: Environment, tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    done = submit(slurm, folder, *SHORT, *SLOW, "cluster.wait=false")
+    done = submit(slurm, folder, *SHORT, *SLOW, "evaluate.repeats=99", "cluster.wait=false")
     assert done.returncode == 0, done.stderr
     assert f"mode=status run={folder}" in done.stderr
     wait_for(lambda: len(samples(folder)) >= 3, "samples")
@@ -88,6 +88,7 @@ def test_a_run_that_is_not_waited_for_is_asked_about_and_cancelled(slurm: Enviro
     status = call(slurm, *launch, "mode=status", f"run={folder}")
     assert status.returncode == 0, status.stderr
     assert "RUNNING" in status.stdout
+    assert "said     evaluate: " in status.stdout
     kept = len(samples(folder))
 
     assert call(slurm, *launch, "mode=cancel", f"run={folder}").returncode == 0
@@ -101,7 +102,7 @@ def test_a_run_that_is_not_waited_for_is_asked_about_and_cancelled(slurm: Enviro
 
 def test_ctrl_c_cancels_the_job(slurm: Environment, tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    with following(slurm, folder, *SHORT, *SLOW) as process:
+    with following(slurm, folder, *SHORT, *SLOW, "evaluate.repeats=99") as process:
         wait_for(lambda: len(samples(folder)) >= 1, "samples")
         process.send_signal(2)
         _, said = process.communicate(timeout=90)

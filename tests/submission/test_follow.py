@@ -47,6 +47,46 @@ def test_a_job_that_is_forgotten_is_gone_and_a_silent_controller_is_no_answer(sq
 LOG = "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0. Some of your processes may have been killed"
 
 
+def submitted(folder: Path, job: str, log: str = "", code: int | None = None) -> Path:
+    points.write(folder, points.JOB, {"job_id": job, "log_folder": str(folder / points.FOLDER)})
+    (folder / points.FOLDER / f"{job}_0_log.err").write_text(f"{log}\n")
+    if code is not None:
+        points.write(folder, points.OUTCOME, {"job_id": job, "restarts": 0, "code": code})
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("line", "code", "expected"),
+    [
+        ("COMPLETED|None", 0, 0),
+        ("FAILED|NonZeroExitCode", 3, 3),
+        ("RUNNING|None", None, 0),
+        ("NODE_FAIL|None", None, 1),
+    ],
+)
+def test_the_status_of_a_run_is_its_exit_code_once_it_is_over(
+    squeue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], line: str, code: int | None, expected: int
+) -> None:
+    squeue.write_text(f"{line}\n")
+    run = submitted(tmp_path / "run", "7", "evaluate: 3 of 16\nsubmitit INFO: x", code)
+    assert follow.status(run) == expected
+    said = capsys.readouterr().out
+    assert "said     evaluate: 3 of 16\n" in said
+    assert (f"(exit code {expected})" in said) == (line != "RUNNING|None")
+
+
+def test_the_status_of_a_sweep_has_a_line_for_each_point(
+    squeue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    squeue.write_text("RUNNING|None\n")
+    for number in (0, 2, 10):
+        submitted(tmp_path / "s" / str(number), "7", code=3 if number == 2 else None)
+    assert follow.status(tmp_path / "s") == 3
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" · ")[0] for line in lines] == [f"point {n}: job 7" for n in (0, 2, 10)]
+    assert "exit code 3" in lines[1]
+
+
 @pytest.mark.parametrize(
     ("state", "log", "code"),
     [
@@ -64,11 +104,7 @@ def test_a_job_that_ran_out_of_memory_names_the_key(
     log: str,
     code: int | None,
 ) -> None:
-    run = tmp_path / "run"
-    points.write(run, points.JOB, {"job_id": "7", "log_folder": str(run / points.FOLDER)})
-    (run / points.FOLDER / "7_0_log.err").write_text(f"{log}\n")
-    if code is not None:
-        points.write(run, points.OUTCOME, {"job_id": "7", "restarts": 0, "code": code})
+    run = submitted(tmp_path / "run", "7", log, code)
     squeue.write_text(f"{state}\n")
     monkeypatch.setattr(follow, "LATE_S", 0.0)
     assert follow.follow([Job("7", [run])], poll_s=0.01) == {run: 1}
