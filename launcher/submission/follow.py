@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import sys
 import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
@@ -18,6 +20,9 @@ MEMORY = re.compile(r"exceeded memory limit|oom[-_ ]kill|out[- ]of[- ]memory han
 
 LATE_S = 5.0
 """How long a shared folder may take to show what a job wrote before it ended."""
+
+PROGRESS_S = 10.0
+"""How often the progress of several jobs is said, whose logs are not shown."""
 
 
 class Tail:
@@ -57,9 +62,22 @@ def follow(jobs: list[Job], poll_s: float) -> dict[Path, int]:
 
 def _followed(jobs: list[Job], poll_s: float) -> dict[Path, int]:
     watched = [Watched(job, shows_log=len(jobs) == 1) for job in jobs]
+    told, at = "", time.monotonic()
     while sum(one.look() for one in watched) < len(watched):
+        if len(jobs) > 1 and time.monotonic() - at > PROGRESS_S and (now := progress(watched)) != told:
+            print(f"slurm: {now}", file=sys.stderr, flush=True)
+            told, at = now, time.monotonic()
         time.sleep(poll_s)
     return {folder: one.code(folder) for one in watched for folder in one.job.folders}
+
+
+def progress(watched: Sequence[Watched]) -> str:
+    """Return how many jobs are in which state, how many runs are over, and how many samples there are."""
+    states = Counter(one.state.split(" ")[0] or "unknown" for one in watched)
+    runs = [(one.job.id, folder) for one in watched for folder in one.job.folders]
+    over = sum(points.outcome_of(folder, job) is not None for job, folder in runs)
+    jobs = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
+    return f"{jobs} · {over} of {len(runs)} runs over · {sum(_samples(folder) for _, folder in runs)} samples"
 
 
 class Watched:

@@ -27,7 +27,7 @@ def submit(slurm: Environment, folder: Path, *arguments: str) -> subprocess.Comp
 
 
 def call(slurm: Environment, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=slurm, cwd="/tmp")
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=240, env=slurm, cwd="/tmp")
 
 
 REFERENCE: dict[tuple[str, ...], dict[str, Any]] = {}
@@ -41,7 +41,7 @@ def local(folder: Path, *arguments: str) -> dict[str, Any]:
 
 
 def _local(folder: Path, *arguments: str) -> dict[str, Any]:
-    done = subprocess.run(command(folder, *arguments)[:-1], capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command(folder, *arguments)[:-1], capture_output=True, text=True, timeout=240)
     assert done.returncode == 0, done.stderr
     return results(folder)
 
@@ -66,7 +66,7 @@ def state(slurm: Environment, job: str) -> str:
 
 
 def wait_for(condition: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 180
     while not condition():
         assert time.monotonic() < deadline, f"{what} did not come"
         time.sleep(0.1)
@@ -117,7 +117,7 @@ def release(slurm: Environment, folder: Path) -> None:
 
 def finished(slurm: Environment, folder: Path, process: subprocess.Popen[str]) -> str:
     """Wait for the end of a run, starting its job again as often as it is queued again; return what was said."""
-    deadline = time.monotonic() + 110
+    deadline = time.monotonic() + 200
     while True:
         try:
             _, said = process.communicate(timeout=0.3)

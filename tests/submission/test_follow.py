@@ -109,3 +109,12 @@ def test_a_job_that_ran_out_of_memory_names_the_key(
     monkeypatch.setattr(follow, "LATE_S", 0.0)
     assert follow.follow([Job("7", [run])], poll_s=0.01) == {run: 1}
     assert "it had too little memory; accepted is a larger cluster.mem_gb" in capsys.readouterr().err
+
+
+def test_the_progress_of_several_jobs_is_one_line(squeue: Path, tmp_path: Path) -> None:
+    squeue.write_text("RUNNING|None\n")
+    runs = [submitted(tmp_path / str(n), str(n // 2), code=0 if n == 0 else None) for n in range(3)]
+    (runs[0] / "samples.jsonl").write_text("{}\n" * 5)
+    watched = [follow.Watched(Job("0", runs[:2]), shows_log=False), follow.Watched(Job("1", runs[2:]), shows_log=False)]
+    assert not watched[0].look()
+    assert follow.progress(watched) == "1 RUNNING, 1 unknown · 1 of 3 runs over · 5 samples"
