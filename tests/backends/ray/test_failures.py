@@ -10,7 +10,6 @@ import pytest
 from backends.ray.ray_faults import Scores, Victims, dies, hangs, lives_through, scores_of, starves, sums
 from backends.ray.ray_service import Service, served
 
-from launcher.backends.ray.pulse import CONTROLLER
 from launcher.model import Model, Parallelism
 from launcher.tasks.generation import Generation
 
@@ -56,13 +55,13 @@ def proxy_dies(service: Service) -> Victims:
     return [(service.named("haproxy"), dies)]
 
 
-def proxy_and_controller_hang(service: Service) -> Victims:
-    return [(service.named("haproxy"), hangs), (service.named(CONTROLLER), hangs)]
+def proxy_hangs(service: Service) -> Victims:
+    return [(service.named("haproxy"), hangs)]
 
 
 @pytest.mark.parametrize(
     "choose",
-    [rank_dies, rank_and_replica_hang, rank_gets_no_memory_and_replica_dies, proxy_dies, proxy_and_controller_hang],
+    [rank_dies, rank_and_replica_hang, rank_gets_no_memory_and_replica_dies, proxy_dies, proxy_hangs],
 )
 def test_an_evaluation_loses_nothing(
     gangs: Service, undisturbed: Scores, task: Generation, tmp_path: Path, choose: Callable[[Service], Victims]
