@@ -6,6 +6,8 @@ import os
 import secrets
 import shutil
 import signal
+import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterable, Iterator
@@ -80,7 +82,37 @@ def end(session: int, timeout_s: float = 10.0) -> None:
         time.sleep(STEP_S)
 
 
+@contextmanager
+def guarded(session: int, folder: Path) -> Iterator[None]:
+    """Let a process of its own wait meanwhile: should this one be gone, it ends the session and removes the folder.
+
+    The session's leader does the same by itself, unless it hangs, or Ray's client in it ends it too early.
+    """
+    path = os.pathsep.join(p for p in sys.path if p)
+    guard = subprocess.Popen(
+        [sys.executable, "-P", "-m", "launcher.backends.ray.home", str(session), os.fspath(folder)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        env=dict(os.environ) | {"PYTHONPATH": path},
+        start_new_session=True,
+    )
+    try:
+        yield
+    finally:
+        guard.kill()
+        guard.wait()
+        assert guard.stdin is not None
+        guard.stdin.close()
+
+
 def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.stdin.read()
+    end(int(sys.argv[1]))
+    shutil.rmtree(sys.argv[2], ignore_errors=True)

@@ -101,15 +101,16 @@ class Keeper:
             driver = self._driver = _spawn(self._assignment, folder)
         over = threading.Event()
         threading.Thread(target=self._listen, args=(driver, over), name="ray-silence", daemon=True).start()
-        try:
-            self._hand_over(driver, replace(self._assignment, home=folder))
-            assert driver.stdout is not None
-            for line in driver.stdout:
-                self._hear(json.loads(line))
-        finally:
-            over.set()
-            driver.wait()
-            home.end(driver.pid)
+        with home.guarded(driver.pid, folder):
+            try:
+                self._hand_over(driver, replace(self._assignment, home=folder))
+                assert driver.stdout is not None
+                for line in driver.stdout:
+                    self._hear(json.loads(line))
+            finally:
+                over.set()
+                driver.wait()
+                home.end(driver.pid)
 
     def _hand_over(self, driver: subprocess.Popen[bytes], assignment: Assignment) -> None:
         assert driver.stdin is not None

@@ -85,10 +85,12 @@ def test_each_launcher_takes_its_own_ray_with_it_however_it_ends(tmp_path: Path)
 
 
 def ends(launched: Launched, number: signal.Signals, session: int) -> None:
-    """End a launcher with a signal; nothing of it may be left."""
+    """End a launcher with a signal; nothing of it may be left, even if the process that owns Ray hangs meanwhile."""
     folder = private_folder(session)
     assert len(home.members(session)) > 5
     assert folder.is_dir()
+    if number is signal.SIGKILL:
+        hangs(session)
     launched.process.send_signal(number)
     launched.process.communicate(timeout=60)
     assert launched.process.returncode == (-number if number is signal.SIGKILL else 0)
