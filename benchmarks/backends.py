@@ -1,7 +1,8 @@
 """backend=pytriton and backend=ray beside backend=inline, and each beside the layout that peers use.
 
-Triton's peer makes a new ModelClient for each request; Ray's is a Serve app in which an ingress deployment asks a model
-deployment over a handle, with Serve's own proxy in front and all settings as they are by default.
+Triton's peer makes a new ModelClient for each request; ``bare`` is PyTriton alone, an echo behind one gRPC stream
+(`bare_triton.py`): the least that a request through it can cost. Ray's is a Serve app in which an ingress deployment
+asks a model deployment over a handle, with Serve's own proxy in front and all settings as they are by default.
 
 Usage: ``.venv/bin/python benchmarks/backends.py [rounds] [echo|ray|real]``. Every server is a process of its own, and
 the load comes from this one. Each figure is the median over the rounds, in which the servers take turns. CPU time is
@@ -31,6 +32,7 @@ from launcher.backends.ray import cluster, home
 ROOT = Path(__file__).resolve().parent.parent
 ECHO = {"prompt": "The quick brown fox jumps over the lazy dog.", "max_tokens": 64, "temperature": 0}
 REAL = {"prompt": "12+34=", "max_tokens": 64, "temperature": 0, "ignore_eos": True}
+IDLE_S = 5.0
 REQUESTS = {1: 200, 16: 600, 64: 1000}
 
 
@@ -49,6 +51,39 @@ class Server:
                 times = process.cpu_times()
                 total += times.user + times.system
         return total
+
+    def burst(self, body: dict, concurrency: int, count: int) -> Figures:
+        return asyncio.run(burst(self, body, concurrency, count))
+
+
+@dataclass(frozen=True)
+class Bare(Server):
+    """PyTriton alone; what is asked of it is always the same."""
+
+    process: subprocess.Popen[str]
+
+    def burst(self, body: dict, concurrency: int, count: int) -> Figures:
+        assert self.process.stdin is not None
+        cpu, start = self.cpu_s(), time.perf_counter()
+        self.process.stdin.write(f"{concurrency} {count}\n")
+        self.process.stdin.flush()
+        _until(self.process, "done")
+        return Figures(count / (time.perf_counter() - start), (self.cpu_s() - cpu) / count * 1e3, 0.0)
+
+
+def _until(process: subprocess.Popen[str], word: str) -> None:
+    assert process.stdout is not None
+    while (line := process.stdout.readline()).strip() != word:
+        assert line, f"it ended before it said {word}"
+
+
+@contextmanager
+def bare_triton() -> Iterator[Bare]:
+    command = [sys.executable, str(ROOT / "benchmarks" / "bare_triton.py")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        _until(process, "up")
+        yield Bare("", "echo", (process.pid,), process)
+        process.communicate()  # it ends with its input; what Triton says meanwhile needs a reader
 
 
 @contextmanager
@@ -214,39 +249,47 @@ def handle_based() -> Iterator[Server]:
 
 
 def take_turns(servers: dict[str, Server], peer: str, rounds: int) -> Found:
-    """Send the same bursts to all servers; the peer cannot stream and gets a tenth, since it is so slow."""
+    """Send the same bursts to all servers; peers cannot stream, and the slow one gets a tenth."""
     found: Found = defaultdict(lambda: defaultdict(list))
     for server in servers.values():
-        asyncio.run(burst(server, ECHO, 4, 20))
+        server.burst(ECHO, 4, 20)
     for _ in range(rounds):
         for concurrency, count in REQUESTS.items():
             for stream in (False, True):
                 for name, server in servers.items():
-                    if name == peer and stream:
+                    if name in (peer, "bare") and stream:
                         continue
                     some = max(count // 10, concurrency) if name == peer else count
-                    figures = asyncio.run(burst(server, ECHO | {"stream": stream}, concurrency, some))
+                    figures = server.burst(ECHO | {"stream": stream}, concurrency, some)
                     found[concurrency, stream][name].append(figures)
     return found
 
 
-def show(found: Found, names: tuple[str, str, str]) -> None:
-    """Print a table of inline, one of our backends, and its peer."""
+def show(found: Found, names: tuple[str, ...]) -> None:
+    """Print a table of inline, one of our backends, its peer, and what else was asked."""
     head = " ".join(f"{name:>10}" for name in names)
-    print(f"{'concurrency':>11} {'stream':>6} | {'requests/s':^32} | {'CPU ms per request':^32} | over inline  x peer")
+    titles = " | ".join(f"{title:^{len(head)}}" for title in ("requests/s", "CPU ms per request"))
+    print(f"{'concurrency':>11} {'stream':>6} | {titles} | over inline  x peer")
     print(f"{'':>18} | {head} | {head} |")
     for (concurrency, stream), figures in found.items():
         print(f"{concurrency:>11} {'yes' if stream else 'no':>6} | {_row(figures, names)}", flush=True)
 
 
-def _row(figures: dict[str, list[Figures]], names: tuple[str, str, str]) -> str:
+def _row(figures: dict[str, list[Figures]], names: tuple[str, ...]) -> str:
     rate = {name: statistics.median(f.requests_per_s for f in each) for name, each in figures.items()}
     cpu = {name: statistics.median(f.cpu_ms for f in each) for name, each in figures.items()}
     rates = " ".join(f"{rate.get(name, float('nan')):>10.0f}" for name in names)
     costs = " ".join(f"{cpu.get(name, float('nan')):>10.2f}" for name in names)
-    inline, ours, peer = names
+    inline, ours, peer, *_ = names
     times = f"{rate[ours] / rate[peer]:>7.1f}" if peer in rate else ""
     return f"{rates} | {costs} | {cpu[ours] - cpu[inline]:>+8.2f} ms {times}"
+
+
+def idle(server: Server) -> float:
+    """Return the CPU time that a server takes while nobody asks, in ms per second."""
+    cpu, start = server.cpu_s(), time.perf_counter()
+    time.sleep(IDLE_S)
+    return (server.cpu_s() - cpu) / (time.perf_counter() - start) * 1e3
 
 
 def echo(rounds: int, folder: Path) -> None:
@@ -258,7 +301,9 @@ def echo(rounds: int, folder: Path) -> None:
             for name in ("inline", "pytriton")
         }
         servers["peer"] = stack.enter_context(per_request_clients(folder / "pytriton", servers["pytriton"]))
-        show(take_turns(servers, "peer", rounds), ("inline", "pytriton", "peer"))
+        servers["bare"] = stack.enter_context(bare_triton())
+        show(take_turns(servers, "peer", rounds), ("inline", "pytriton", "peer", "bare"))
+        print(f"idle, CPU ms per second: {', '.join(f'{name} {idle(servers[name]):.1f}' for name in servers)}")
 
 
 def ray(rounds: int, folder: Path) -> None:

@@ -12,6 +12,8 @@ from concurrent.futures import Future
 from contextlib import aclosing, contextmanager
 from typing import Any, cast
 
+import uvloop
+
 from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.inbox import Event, Inbox
 from launcher.core import Json
@@ -52,7 +54,7 @@ class Served:
     """
 
     def __init__(self) -> None:
-        self._loop = asyncio.new_event_loop()
+        self._loop = uvloop.new_event_loop()
         self._runner: Runner | None = None
         self._jobs: dict[str, Job] = {}
         self._feeds: dict[str, Inbox] = {}
