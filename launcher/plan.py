@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from launcher.allocation import Allocation, allocate
+from launcher.backends.base import lead_alone
 from launcher.cluster import Slurm
 from launcher.component import name_of
 from launcher.config import Run
@@ -42,6 +43,7 @@ def _script(run: Run, slurm: Slurm, console: Console) -> None:
 
 def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
     deployment = run.deployment(Path())
+    lead_alone(run.backend, allocation)
     return {
         "machine": {"nodes": list(allocation.nodes), "cpus": allocation.cpus, "gpus": allocation.gpus},
         "model": {"name": run.model.name, "checkpoint": _checkpoint(run.model.path)},

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from launcher.allocation import Allocation
+from launcher.backends.base import lead_alone
 from launcher.claim import Claim
 from launcher.component import name_of
 from launcher.config import Mode, Run
@@ -108,6 +109,7 @@ def serving(
 ) -> Iterator[Server]:
     """Bring the server up, or take the shared one; say in ``endpoint.json`` where it is while the run uses it."""
     deployment = run.deployment(folder)
+    lead_alone(run.backend, allocation)
     run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)
     run.backend.plan(deployment, allocation)
     with ExitStack() as stack:

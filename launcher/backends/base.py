@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.allocation import Allocation
+from launcher.component import name_of
 from launcher.core import Endpoint, Json
 from launcher.engines.base import Engine
 from launcher.errors import UserError
@@ -47,6 +48,15 @@ class Backend(ABC):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         """Describe, without heavy imports, what `serve` would start; raise `UserError` for what cannot work."""
         return {}
+
+
+def lead_alone(backend: Backend, allocation: Allocation) -> None:
+    """Raise `UserError` if several processes were started together for a backend that one process runs."""
+    if allocation.world_size > 1 and not backend.spreads:
+        raise UserError(
+            f"backend={name_of(backend)}: {allocation.world_size} processes were started together, and one runs this "
+            "backend; accepted is one"
+        )
 
 
 def fits(parallelism: Parallelism, allocation: Allocation) -> None:

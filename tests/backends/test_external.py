@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 from launcher.allocation import allocate
-from launcher.backends.base import Deployment
+from launcher.backends.base import Deployment, lead_alone
 from launcher.backends.external import External
 from launcher.backends.inline import Inline
+from launcher.backends.ray import Ray
 from launcher.core import Endpoint
 from launcher.engines.echo import Echo
 from launcher.engines.none import Nothing
@@ -140,3 +141,11 @@ def test_a_server_that_hangs_has_a_deadline(tmp_path: Path) -> None:
 def test_a_url_that_is_none(tmp_path: Path, url: str) -> None:
     with pytest.raises(UserError, match=r"backend.url=.*accepted is http\(s\)://host"):
         External(url).plan(deployment(tmp_path), allocate())
+
+
+@pytest.mark.parametrize("backend", [Ray(), External("http://127.0.0.1:1/v1")], ids=["ray", "external"])
+def test_several_processes_are_refused_where_one_does_all(backend: Ray | External) -> None:
+    started = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    with pytest.raises(UserError, match=r"backend=(ray|external): 2 processes were started together"):
+        lead_alone(backend, allocate(started))
+    lead_alone(Inline(), allocate(started))
