@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from launcher.core import Json
 from launcher.errors import EngineUnavailable, QueueFull
 
+DEAD, RESTARTING = "engine_dead", "engine_restarting"
+"""What ``/health`` says of an engine that does not answer: for good, or not for long."""
+
 
 @dataclass
 class ApiError(Exception):

@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from launcher.api.encode import respond
-from launcher.api.errors import ApiError
+from launcher.api.errors import DEAD, RESTARTING, ApiError
 from launcher.api.service import Service, service_of
 from launcher.core import Json
 
@@ -28,10 +28,10 @@ async def model(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Say that the server lives, with the engine's counters; 503 once the engine is broken for good."""
+    """Say that the server lives, with the engine's counters; 503 while the engine restarts or is broken for good."""
     state = service_of(request).runner.state()
     if state.error is not None:
-        raise ApiError(503, state.error, code="engine_unavailable")
+        raise ApiError(503, state.error, code=RESTARTING if state.restarting else DEAD)
     return respond({"status": "live", "engine": asdict(state)})
 
 

@@ -82,7 +82,10 @@ class Tokens:
 
 @dataclass(frozen=True)
 class EngineState:
-    """A snapshot for ``/metrics`` and health: counts of sequences, and of KV-cache tokens used and in all."""
+    """A snapshot for ``/metrics`` and health: counts of sequences, and of KV-cache tokens used and in all.
+
+    ``error`` says why nothing can be generated; for good, unless it is ``restarting``.
+    """
 
     running: int = 0
     queued: int = 0
@@ -93,6 +96,7 @@ class EngineState:
     generated_tokens: int = 0
     steps: int = 0
     error: str | None = None
+    restarting: bool = False
 
 
 class Runner(ABC):

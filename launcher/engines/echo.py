@@ -112,7 +112,7 @@ class EchoRunner(Runner):
     def state(self) -> EngineState:
         total = self._engine.max_sequences * self.context_length
         error = "the engine is stopped" if self._closed else None
-        return EngineState(**self._count, kv_tokens_total=total, error=error)
+        return EngineState(**self._count, kv_tokens_total=total, error=error, restarting=False)
 
     def describe(self) -> dict[str, Json]:
         return {"parameters": 0, "context_length": self.context_length, "pace": asdict(self._engine)}

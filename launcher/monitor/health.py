@@ -12,15 +12,20 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 
+from launcher.api.errors import DEAD, RESTARTING
 from launcher.core import Endpoint, Json
 
-PERIOD_S = 5.0
+PERIOD_S = 3.0
 TIMEOUT_S = 10.0
-STRIKES = 3
+STRIKES = 5
 
 
 class Watch:
-    """The state of a watched endpoint. ``dead`` is set after `STRIKES` probes in a row without an answer."""
+    """The state of a watched endpoint.
+
+    ``dead`` is set when the server says that its engine is, or after `STRIKES` probes in a row without an answer. A
+    server that restarts what died is waited for: it knows itself when to give up.
+    """
 
     def __init__(self) -> None:
         self.dead = threading.Event()
@@ -28,8 +33,9 @@ class Watch:
         self._misses = 0
 
     def record(self, line: dict[str, Json]) -> None:
-        self._misses = 0 if line["live"] else self._misses + 1
-        if self._misses >= STRIKES:
+        code = _code(line["detail"])
+        self._misses = 0 if line["live"] or code == RESTARTING else self._misses + 1
+        if code == DEAD or self._misses >= STRIKES:
             self.dead.set()
 
     def run(self, endpoint: Endpoint, path: Path) -> None:
@@ -86,6 +92,12 @@ def _get(url: str, api_key: str | None) -> tuple[int | None, Json]:
         return error.code, _json(error.read())
     except OSError as error:
         return None, str(error)
+
+
+def _code(detail: Json) -> Json:
+    """Return the code of an OpenAI error, or None."""
+    error = detail.get("error") if isinstance(detail, dict) else None
+    return error.get("code") if isinstance(error, dict) else None
 
 
 def _json(body: bytes) -> Json:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.api.errors import DEAD, RESTARTING
 from launcher.core import Endpoint
 from launcher.monitor import health
 
@@ -60,10 +61,26 @@ def test_the_watch_writes_lines_and_stops(endpoint: Endpoint, tmp_path: Path) ->
     assert "health" not in {t.name for t in threading.enumerate()}
 
 
-def test_three_misses_in_a_row_are_death(tmp_path: Path) -> None:
+def missed(code: str | None = None) -> dict[str, object]:
+    return {"live": False, "detail": {"error": {"code": code}} if code else "connection refused"}
+
+
+def test_some_misses_in_a_row_are_death() -> None:
     watched = health.Watch()
-    for live in (False, False, True, False, False):
-        watched.record({"live": live})
+    for _ in range(health.STRIKES - 1):
+        watched.record(missed())
+    watched.record({"live": True, "detail": {}})
+    for _ in range(health.STRIKES - 1):
+        watched.record(missed())
     assert not watched.dead.is_set()
-    watched.record({"live": False})
+    watched.record(missed())
+    assert watched.dead.is_set()
+
+
+def test_an_engine_that_is_dead_for_good_is_not_waited_for_and_one_that_restarts_is() -> None:
+    watched = health.Watch()
+    for _ in range(health.STRIKES):
+        watched.record(missed(RESTARTING))
+    assert not watched.dead.is_set()
+    watched.record(missed(DEAD))
     assert watched.dead.is_set()

@@ -47,7 +47,9 @@ class TritonRunner(Runner):
 
     def state(self) -> EngineState:
         state = self._engine.state()
-        return replace(state, error=state.error or self._supervisor.error)
+        if state.error is not None:
+            return state
+        return replace(state, error=self._supervisor.error, restarting=self._supervisor.restarting)
 
     def describe(self) -> dict[str, Json]:
         return self._engine.describe() | {"triton": self._supervisor.facts()}

@@ -39,10 +39,14 @@ class Patience:
 
 
 class Supervisor:
-    """Runs in a thread of its own. ``error`` is None while Triton answers, else why not."""
+    """Runs in a thread of its own.
+
+    ``error`` is None while Triton answers, else why not; ``restarting`` says that another one is on its way.
+    """
 
     def __init__(self, settings: Settings, wanted: Ports, folder: Path, served: Served, patience: Patience) -> None:
         self.error: str | None = "Triton is starting"
+        self.restarting = True
         self._settings = settings
         self._wanted = wanted
         self._folder = folder
@@ -108,7 +112,7 @@ class Supervisor:
             problem = self._started()
             if problem is not None or self._server is None:
                 break
-            began, self.error = time.monotonic(), None
+            began, self.error, self.restarting = time.monotonic(), None, False
             self._settled.set()
             with self._announced(self._server.token):
                 problem = self._watch(self._server)
@@ -116,7 +120,7 @@ class Supervisor:
             if self._stop.is_set():
                 return
             deaths = deaths + 1 if time.monotonic() - began < STABLE_S else 1
-        self.error = f"Triton does not run: {problem}"
+        self.error, self.restarting = f"Triton does not run: {problem}", False
         self._settled.set()
 
     @contextmanager
@@ -176,7 +180,7 @@ class Supervisor:
         return "the server is stopping"
 
     def _lost(self, problem: str) -> None:
-        self.error = f"Triton is restarting: {problem}"
+        self.error, self.restarting = f"Triton is restarting: {problem}", True
         if not self._stop.is_set():
             LOG.warning("Triton is given up: %s", problem)
         self._served.reset(self.error)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -88,6 +89,11 @@ class Started:
             program.wait()
 
 
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Started]:
     programs = Started(tmp_path)
@@ -95,20 +101,30 @@ def started(tmp_path: Path) -> Iterator[Started]:
     programs.close()
 
 
+def torchrun(nodes: int, node: int, port: int) -> tuple[str, ...]:
+    where = (f"--nnodes={nodes}", f"--node-rank={node}", f"--nproc-per-node={2 // nodes}", f"--master-port={port}")
+    return (sys.executable, "-m", "torch.distributed.run", *where, "--master-addr=127.0.0.1", LAUNCH)
+
+
 @pytest.mark.slow
+@pytest.mark.parametrize(
+    ("nodes", "choices"),
+    [(1, ("backend=pytriton", "parallelism.tensor=2")), (2, ("backend=pytriton", "parallelism.pipeline=2"))],
+    ids=["one node", "two nodes"],
+)
 def test_torchrun_serves_through_triton_and_sigterm_to_a_follower_ends_all(
-    started: Started, expected: dict[str, object]
+    started: Started, expected: dict[str, object], nodes: int, choices: tuple[str, ...]
 ) -> None:
-    torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=0", LAUNCH)
-    choices = ("backend=pytriton", "parallelism.tensor=2", "mode=serve", f"hydra.run.dir={started.folder / 'run'}")
-    started.start(*torchrun, *choices)
+    port = free_port() if nodes > 1 else 0
+    for node in range(nodes):
+        started.start(*torchrun(nodes, node, port), *choices, "mode=serve", f"hydra.run.dir={started.folder / 'run'}")
     with started.ready() as http:
         found = answer(http)
     assert found["text"] == expected["text"]
     assert found["logprobs"]["token_logprobs"] == pytest.approx(expected["logprobs"]["token_logprobs"], abs=1e-4)
     (member,) = [p for p in started.find(LAUNCH) if p.environ().get("RANK") == "1" and "-m" not in p.cmdline()]
     member.send_signal(signal.SIGTERM)
-    assert started.codes() == [0]
+    assert started.codes() == [0] * nodes
     assert started.gone()
     assert not (started.folder / "run" / "endpoint.json").exists()
     assert not list((started.folder / "outputs").glob(".*"))
@@ -123,7 +139,9 @@ def test_the_death_of_a_follower_ends_all(started: Started) -> None:
         assert http.get("/health").status_code == 503
     assert started.codes() == [1, -signal.SIGKILL]
     assert started.gone()
-    assert "died" in (started.folder / "run" / "health.jsonl").read_text()
+    lines = (started.folder / "run" / "health.jsonl").read_text().splitlines()
+    assert "died" in lines[-1]
+    assert all(json.loads(line)["live"] for line in lines[:-1]), "the first probe that hears of it ends the run"
 
 
 def test_more_processes_than_the_model_has_are_refused_in_one_line(started: Started) -> None:
