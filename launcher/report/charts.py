@@ -216,7 +216,9 @@ def curve_axes(xs: Sequence[float], metrics: Sequence[Metric]) -> tuple[Axis, Ax
     low, high = math.floor(min(ends) / step) * step, math.ceil(max(ends) / step) * step
     if all(0 <= metric.value <= 1 for metric in metrics):
         low, high = max(0.0, low), min(1.0, high)
-    margin = 0.0 if max(xs) > min(xs) else 1.0
+    if low == high:
+        low, high = (low - step, high) if low else (low, high + step)
+    margin = (max(xs) - min(xs)) * 0.03 or 1.0
     return Axis(min(xs) - margin, max(xs) + margin), Axis(low, high)
 
 

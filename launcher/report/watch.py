@@ -91,8 +91,9 @@ def _against(points: Sequence[dict[str, Json]]) -> Iterator[tuple[tuple[str, str
     for metric in metrics(points):
         series = [(point, value) for point in points if (value := value_of(point, *metric)) is not None]
         for place in range(1, len(series)):
-            point, best = series[place][0], best_of(metric[1], [value for _, value in series[:place]])
-            yield metric, point, {"previous": series[place - 1][0]["folder"], "best": series[best][0]["folder"]}
+            point, before = series[place][0], series[place - 1 :: -1]  # of equal ones, the latest is the best
+            best = best_of(metric[1], [value for _, value in before])
+            yield metric, point, {"previous": before[0][0]["folder"], "best": before[best][0]["folder"]}
 
 
 def _roles(against: Mapping[str, str], folder: str) -> list[str]:
@@ -157,7 +158,7 @@ def _curve(
     shown = [point for point in points if value_of(point, task, metric) is not None]
     values = [Metric(**_finite(point["tasks"][task]["metrics"][metric])) for point in shown]
     start = min(point["modified"] for point in shown)
-    xs = [float(point["step"]) if by_step else point["modified"] - start for point in shown]
+    xs = [float(point["step"]) if by_step else (point["modified"] - start) / 3600 for point in shown]
     across, up = charts.curve_axes(xs, values)
     dots = tuple(
         charts.Dot(
@@ -170,13 +171,17 @@ def _curve(
         )
         for x, value, point in zip(xs, values, shown, strict=True)
     )
-    ticks = charts.curve_ticks(across, _step if by_step else figures.duration)
+    ticks = charts.curve_ticks(across, _step if by_step else _hours)
     best = best_of(metric, [value.value for value in values])
     return charts.Curve(task, metric, dots, ticks, charts.curve_ticks(up, lambda value: f"{value:.4g}"), best)
 
 
 def _step(value: float) -> str:
     return f"{value:,.0f}"
+
+
+def _hours(value: float) -> str:
+    return f"{value:.4g} h"
 
 
 def _finite(metric: Mapping[str, Json]) -> dict[str, Json]:
