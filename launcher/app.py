@@ -27,6 +27,7 @@ from omegaconf.errors import OmegaConfBaseException
 from launcher import __version__, launchers
 from launcher.allocation import Allocation, allocate
 from launcher.cluster import Slurm
+from launcher.command_line import completed
 from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check
 from launcher.core import INTERRUPTED, Json
@@ -36,14 +37,6 @@ from launcher.group.leader import leading
 from launcher.group.member import follow
 from launcher.launchers import SHARED
 from launcher.submission.points import Job, Point
-
-SWEEP = "multirun.yaml"
-"""Where Hydra keeps what a sweep was begun with."""
-
-RESUMES = "hydra.launcher.resume="
-
-WATCHED = "model.path=${watch.folder}"
-"""The model of a watch, until a checkpoint takes its place."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +112,7 @@ def _launched(arguments: list[str], allocation: Allocation) -> int:
         def task(cfg: DictConfig) -> int:
             return job(cfg, here)
 
-        sys.argv[1:] = _arguments(arguments, Path(scratch))
+        sys.argv[1:] = completed(arguments, Path(scratch))
         hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(Outcomes.codes, default=0)
 
@@ -338,75 +331,6 @@ class Outcomes(Callback):
             found = [_say(str(error), error.exit_code)]
         if not self.codes:
             self.codes.extend(found)
-
-
-def _arguments(arguments: list[str], scratch: Path) -> list[str]:
-    """Add what ``resume=`` and ``mode=plan`` imply: the folder's own overrides, and no run folder at all."""
-    if "mode=plan" in arguments:
-        arguments = _watching(arguments)
-        nowhere = [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
-        return [*arguments, *nowhere]
-    folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "null")
-    if not folder:
-        raise UserError("resume=: accepted is the folder of an interrupted run or sweep")
-    if folder == "null":
-        return _watching(arguments)
-    return (
-        _resumed_sweep(arguments, Path(folder))
-        if (Path(folder) / SWEEP).is_file()
-        else _watching(_resumed(arguments, Path(folder)))
-    )
-
-
-def _watching(arguments: list[str]) -> list[str]:
-    """Let a watch's model be the training run's; each checkpoint in it takes its place."""
-    if "mode=watch" not in arguments:
-        return arguments
-    if path := next((a for a in arguments if a.startswith("model.path=") and a != WATCHED), None):
-        raise UserError(f"{path}: mode=watch takes the checkpoints from watch.folder")
-    chosen = any(a.startswith("model=") for a in arguments)
-    return [*(a for a in arguments if a != WATCHED), *([] if chosen else ["model=checkpoint"]), WATCHED]
-
-
-def _resumed(arguments: list[str], folder: Path) -> list[str]:
-    """Start from the overrides that the run in ``folder`` was made with; what is given now wins."""
-    stored = folder / ".hydra" / "overrides.yaml"
-    if not stored.is_file():
-        raise UserError(f"resume={folder}: not a run folder, {stored} does not exist")
-    given = {a.split("=", 1)[0].lstrip("+~") for a in arguments}
-    queue = [] if "cluster" in given else _queue_overrides(folder)
-    before = [*_as_written(OmegaConf.load(stored)), *queue]
-    kept = [o for o in before if o.split("=", 1)[0].lstrip("+~") not in given]
-    return [*kept, *arguments, f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
-
-
-def _queue_overrides(folder: Path) -> list[str]:
-    """Return the keys of our own ``hydra.launcher`` that a run was submitted with."""
-    hydra_config = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
-    ours = hydra_config.launcher._target_ == SHARED
-    given = _as_written(hydra_config.overrides.hydra) if ours else []
-    return [o for o in given if o.lstrip("+").startswith("hydra.launcher.") and not o.startswith(RESUMES)]
-
-
-def _resumed_sweep(arguments: list[str], folder: Path) -> list[str]:
-    """Repeat the sweep in ``folder`` with its own overrides: only there is a finished point known to be the same."""
-    given = [a for a in arguments if not a.startswith(("resume=", "hydra.")) and a not in ("-m", "--multirun")]
-    if given:
-        raise UserError(f"{given[0]}: a sweep is continued as it was begun; accepted are resume={folder} and hydra.*")
-    stored = OmegaConf.load(folder / SWEEP).hydra
-    if stored.launcher._target_ != SHARED:
-        raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is continued; its points can be")
-    ours = [a for a in arguments if a.startswith("hydra.")]
-    settings = _as_written(stored.overrides.hydra)
-    kept = [o for o in settings if not o.startswith(("hydra.sweep.dir=", "hydra.mode=", RESUMES))]
-    return ["-m", *_as_written(stored.overrides.task), *kept, *ours, f"hydra.sweep.dir={folder}", f"{RESUMES}true"]
-
-
-def _as_written(overrides: Any) -> list[str]:
-    """Return overrides with their interpolations, which only make sense in the configuration."""
-    found = OmegaConf.to_container(overrides, resolve=False)
-    assert isinstance(found, list)
-    return [str(override) for override in found]
 
 
 def _plain(cfg: DictConfig) -> dict[str, Any]:

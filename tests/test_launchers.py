@@ -11,8 +11,8 @@ import pytest
 
 from hydra_plugins.shared_launcher import SharedConf
 from launcher import launchers
-from launcher.app import _resumed
 from launcher.cluster import Slurm
+from launcher.command_line import resumed
 from launcher.errors import UserError
 
 LOCAL, SLURM = ({"_target_": target, "nodes": 1, "tasks_per_node": 1} for target in launchers.STOCK)
@@ -107,9 +107,9 @@ def test_a_resumed_run_keeps_the_keys_it_was_submitted_with(tmp_path: Path) -> N
     (tmp_path / ".hydra/overrides.yaml").write_text("- cluster=slurm\n")
     hydra = {"launcher": {"_target_": launchers.SHARED}, "overrides": {"hydra": [*KEPT, "hydra.mode=RUN"]}}
     (tmp_path / ".hydra/hydra.yaml").write_text(json.dumps({"hydra": hydra}))
-    arguments = _resumed(["hydra.launcher.qos=c"], tmp_path)
+    arguments = resumed(["hydra.launcher.qos=c"], tmp_path)
     assert arguments[:3] == ["cluster=slurm", KEPT[0], "hydra.launcher.qos=c"]
-    assert not [a for a in _resumed(["cluster=local"], tmp_path) if a.startswith("hydra.launcher")]
+    assert not [a for a in resumed(["cluster=local"], tmp_path) if a.startswith("hydra.launcher")]
 
 
 KEPT = ("+hydra.launcher.additional_parameters.x=a", "hydra.launcher.qos=b")
