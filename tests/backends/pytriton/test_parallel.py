@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import httpx
 import psutil
 import pytest
 from api.lm_eval_client import ask
-from backends.pytriton.tiny import BODY, answer, served
+from backends.pytriton.tiny import BODY, PATIENCE_S, answer, impatient, served
 
 from launcher.backends.pytriton import PyTriton
 from launcher.model import Parallelism
@@ -28,28 +29,37 @@ def check_lm_eval(http: httpx.Client, said: str) -> None:
         assert total == pytest.approx(sum(reference[len(first) :]), abs=1e-3)
 
 
-@pytest.mark.parametrize(
-    "parallelism", [Parallelism(tensor=2), Parallelism(tensor=2, pipeline=2)], ids=["tensor2", "tensor2_pipeline2"]
-)
-def test_several_processes_answer_as_one(parallelism: Parallelism, expected: dict[str, object], tmp_path: Path) -> None:
+def check_answer(found: dict[str, object], expected: dict[str, object]) -> None:
+    assert found["text"] == expected["text"]
+    assert found["logprobs"]["token_logprobs"] == pytest.approx(expected["logprobs"]["token_logprobs"], abs=1e-4)
+
+
+def test_ranks_in_tensor_and_pipeline_answer_as_one(expected: dict[str, object], tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
-    with served(PyTriton(), parallelism, tmp_path) as http:
+    with served(PyTriton(), Parallelism(tensor=2, pipeline=2), tmp_path) as http:
         found = answer(http)
         check_lm_eval(http, str(found["text"]))
         started = set(psutil.Process().children(recursive=True)) - before
-    assert found["text"] == expected["text"]
-    assert found["logprobs"]["token_logprobs"] == pytest.approx(expected["logprobs"]["token_logprobs"], abs=1e-4)
+    check_answer(found, expected)
     _, alive = psutil.wait_procs(started, 15)
     assert not alive
 
 
-def test_the_death_of_a_follower_is_said(tmp_path: Path) -> None:
+def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_die_as_one(
+    expected: dict[str, object], tmp_path: Path
+) -> None:
     before = set(psutil.Process().children(recursive=True))
-    with served(PyTriton(), Parallelism(tensor=2), tmp_path) as http:
+    with served(PyTriton(), Parallelism(tensor=2), tmp_path, impatient()) as http:
         started = set(psutil.Process().children(recursive=True)) - before
+        check_answer(answer(http), expected)
+        check_lm_eval(http, str(expected["text"]))
+        time.sleep(3 * PATIENCE_S + 1)
+        check_answer(answer(http), expected)
         (follower,) = [p for p in started if "follower" in " ".join(p.cmdline())]
         follower.kill()
         assert http.post("/v1/completions", json=BODY).status_code == 503
-        assert http.get("/health").status_code == 503
+        refusal = http.get("/health")
+        assert refusal.status_code == 503
+        assert refusal.json()["error"]["code"] == "engine_dead"
     _, alive = psutil.wait_procs(started, 15)
     assert not alive

@@ -4,23 +4,60 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
+from typing import Any
 
 import httpx
 
 from launcher.allocation import allocate
 from launcher.backends.base import Backend, Deployment
+from launcher.engines.megatron.engine import Decision, Megatron
+from launcher.engines.megatron.placement import Weights
 from launcher.model import Model, Optimizations, Parallelism
 
 BODY = {"model": "tiny", "prompt": "12+34=", "max_tokens": 8, "temperature": 0, "logprobs": 1}
 
 
-@contextmanager
-def served(backend: Backend, parallelism: Parallelism, folder: Path) -> Iterator[httpx.Client]:
-    from launcher.engines.megatron import Megatron
+PATIENCE_S = 3
 
+
+@dataclass(frozen=True)
+class Impatient:
+    """Weights that leave behind process groups in which nobody waits longer than `PATIENCE_S`."""
+
+    weights: Weights
+
+    def load_into(self, model: Any) -> None:
+        import torch.distributed as dist
+        from torch.distributed import distributed_c10d as c10d
+
+        self.weights.load_into(model)
+        dist.barrier()
+        for group in c10d._world.pg_map:
+            c10d._set_pg_timeout(timedelta(seconds=PATIENCE_S), group)
+
+
+def impatient() -> Megatron:
+    """Return an engine whose ranks do not wait long for each other."""
+    engine = Megatron()
+    settle = engine.decide
+
+    def decide(*settings: Any) -> Decision:
+        decision = settle(*settings)
+        return replace(decision, placement=replace(decision.placement, weights=Impatient(decision.placement.weights)))
+
+    engine.decide = decide  # type: ignore[method-assign]
+    return engine
+
+
+@contextmanager
+def served(
+    backend: Backend, parallelism: Parallelism, folder: Path, engine: Megatron | None = None
+) -> Iterator[httpx.Client]:
     model = Model("tiny", "package:launcher/assets/tiny")
-    deployment = Deployment(model, Megatron(), parallelism, Optimizations(), folder)
+    deployment = Deployment(model, engine or Megatron(), parallelism, Optimizations(), folder)
     with (
         backend.serve(deployment, allocate()) as endpoint,
         httpx.Client(base_url=endpoint.root, timeout=120, trust_env=False) as http,
