@@ -34,7 +34,7 @@ def test_a_submitted_run_scores_as_a_local_one(slurm: Environment, tmp_path: Pat
     assert done.returncode == 0, done.stderr
     assert results(tmp_path / "job")["tasks"] == local(tmp_path / "here", *ECHO)["tasks"]
     job = job_of(tmp_path / "job")
-    for line in (f"job {job} PENDING", f"job {job} COMPLETED", "40 of 40"):
+    for line in (f"slurm: job {job} for ", f"job {job} COMPLETED", "40 of 40"):
         assert line in done.stderr
     assert "exact_match" in done.stdout
     assert not left_behind(tmp_path / "job")
