@@ -1,0 +1,151 @@
+"""Sweeps: shared servers against one for each point, the launcher's own work for many points, and a job's way to SLURM.
+
+Usage: ``.venv/bin/python benchmarks/sweep.py [--rounds 3] [--points 50,100,200]``. Each figure is the median over the
+rounds; what is compared takes turns, so that a slow moment of the machine falls on all of it. CPU seconds count all
+processes. The launcher's own work is measured on the real program with an ``sbatch`` that only says a number.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+LAUNCH = (sys.executable, str(ROOT / "launch.py"))
+TWELVE = (
+    "tasks=[addition],[capitals],[sequences]",
+    "evaluate.temperature=0,0.7",
+    "model.name=a,b",
+    "evaluate.limit=20",
+)
+STAND_IN = {"sbatch": "echo Submitted batch job $$", "srun": "true", "squeue": "echo 'COMPLETED|None'"}
+Figures = dict[str, float]
+
+
+def run(*arguments: str, folder: str, env: Mapping[str, str] | None = None) -> Figures:
+    """Run the program to its end; return its wall time and the CPU time of all its processes, in seconds."""
+    before, start = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    done = subprocess.run([*LAUNCH, *arguments], capture_output=True, text=True, cwd=folder, env=env)
+    wall, after = time.perf_counter() - start, resource.getrusage(resource.RUSAGE_CHILDREN)
+    if done.returncode:
+        sys.exit(f"{' '.join(arguments)} ended with {done.returncode}:\n{done.stderr[-2000:]}")
+    return {"wall": wall, "cpu": after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime}
+
+
+def twelve(launcher: str) -> Figures:
+    """Run 12 points over 2 models, which differ in what is asked only; return the figures and the servers' starts."""
+    with tempfile.TemporaryDirectory() as folder:
+        figures = run("-m", *TWELVE, f"hydra/launcher={launcher}", f"hydra.sweep.dir={folder}/s", folder=folder)
+        found = json.loads((Path(folder) / "s" / "sweep.json").read_text())
+        assert [point["status"] for point in found["points"]] == ["ok"] * 12
+        return figures | {"servers": float(sum(one["starts"] for one in found["deployments"]))}
+
+
+def submitted(points: int) -> Figures:
+    """Compose, group and submit points over 2 models."""
+    with tempfile.TemporaryDirectory() as folder:
+        for name, does in STAND_IN.items():
+            (Path(folder) / name).write_text(f"#!/bin/sh\n{does}\n")
+            (Path(folder) / name).chmod(0o755)
+        environment = os.environ | {"PATH": f"{folder}:{os.environ['PATH']}"}
+        swept = (f"evaluate.seed=range(0,{points // 2})", "model.name=a,b", f"hydra.sweep.dir={folder}/s")
+        given = ("engine=echo", "model=none", "cluster=slurm", "cluster.wait=false")
+        return run("-m", *given, *swept, folder=folder, env=environment)
+
+
+def first_sample(environment: Mapping[str, str], *arguments: str) -> Figures:
+    """Return the seconds from the command to the first sample, and, of a job, from its submission."""
+    with tempfile.TemporaryDirectory() as folder:
+        out, start = Path(folder) / "run", time.time()
+        command = [*LAUNCH, "engine=echo", "model=none", "evaluate.limit=4", f"hydra.run.dir={out}", *arguments]
+        quiet = subprocess.DEVNULL
+        with subprocess.Popen(command, cwd=folder, env=dict(environment), stdout=quiet, stderr=quiet) as process:
+            while not _has_line(out / "samples.jsonl"):
+                if process.poll() not in (None, 0):
+                    sys.exit(f"{' '.join(arguments)} ended with {process.returncode}")
+                time.sleep(0.01)
+            now = time.time()
+        job = out / "slurm" / "job.json"
+        since = job.stat().st_mtime if job.exists() else start
+        return {"command": now - start, "submission": now - since}
+
+
+def _has_line(file: Path) -> bool:
+    return file.exists() and b"\n" in file.read_bytes()
+
+
+def medians(rounds: int, variants: Mapping[str, Callable[[], Figures]]) -> dict[str, Figures]:
+    """Measure the variants in turns; return the median of each figure."""
+    found: dict[str, list[Figures]] = {name: [] for name in variants}
+    for _ in range(rounds):
+        for name, measure in variants.items():
+            found[name].append(measure())
+    return {
+        name: {key: statistics.median(one[key] for one in measured) for key in measured[0]}
+        for name, measured in found.items()
+    }
+
+
+def compare_launchers(rounds: int) -> None:
+    found = medians(rounds, {name: lambda name=name: twelve(name) for name in ("shared", "basic")})
+    print(f"12 points, 2 models{'servers':>12}{'wall s':>10}{'CPU s':>10}")
+    for name, figures in found.items():
+        print(f"  launcher={name:<10}{figures['servers']:>10.0f}{figures['wall']:>10.1f}{figures['cpu']:>10.1f}")
+    shared, basic = found["shared"], found["basic"]
+    print(f"  basic / shared: wall {basic['wall'] / shared['wall']:.2f}, CPU {basic['cpu'] / shared['cpu']:.2f}")
+
+
+def measure_overhead(rounds: int, counts: list[int]) -> None:
+    found = medians(rounds, {str(n): lambda n=n: submitted(n) for n in (2, *counts)})
+    base = found["2"]["cpu"]
+    print(f"compose, group, submit{'wall s':>10}{'CPU s':>10}{'CPU ms per point':>20}")
+    for n in counts:
+        each = (found[str(n)]["cpu"] - base) / (n - 2) * 1000
+        print(f"  {n:>4} points{'':<10}{found[str(n)]['wall']:>8.1f}{found[str(n)]['cpu']:>10.1f}{each:>20.1f}")
+    print(f"     2 points{'':<10}{found['2']['wall']:>8.1f}{base:>10.1f}")
+
+
+def measure_slurm(rounds: int) -> None:
+    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    from _pytest.outcomes import Skipped
+
+    from tests.cluster.conftest import cluster
+
+    try:
+        with cluster(1, "b") as environment:
+            variants = {
+                "local": lambda: first_sample(os.environ),
+                "job": lambda: first_sample(environment, "cluster=slurm", "cluster.poll_s=0.2"),
+            }
+            found = medians(rounds, variants)
+    except Skipped as reason:
+        print(f"first sample of a job: skipped: {reason}")
+        return
+    print(f"first sample after{'command s':>15}{'submission s':>15}")
+    for name, figures in found.items():
+        after = f"{figures['submission']:>15.1f}" if name == "job" else f"{'-':>15}"
+        print(f"  {name:<14}{figures['command']:>15.1f}{after}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--points", default="50,100,200")
+    options = parser.parse_args()
+    print(f"load when it began: {os.getloadavg()[0]:.1f} on {os.cpu_count()} CPUs; medians of {options.rounds} rounds")
+    compare_launchers(options.rounds)
+    measure_overhead(options.rounds, [int(n) for n in options.points.split(",")])
+    measure_slurm(options.rounds)
+
+
+if __name__ == "__main__":
+    main()
