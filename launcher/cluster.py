@@ -12,6 +12,14 @@ from launcher.errors import UserError
 from launcher.model import Parallelism
 
 
+class Spread(Enum):
+    """What of a backend may be on several nodes: nothing, the processes of one model, or whole replicas of it."""
+
+    none = "none"
+    model = "model"
+    replicas = "replicas"
+
+
 @dataclass
 class Cluster:
     """The configuration of the place; a component of the group ``cluster``."""
@@ -34,7 +42,8 @@ class Runtime(Enum):
 class Slurm(Cluster):
     """A job of SLURM, submitted through submitit.
 
-    One model may be spread over several ``nodes``: whole stages of its pipeline on each. Asked for are as many GPUs as
+    One model may be spread over several ``nodes``, whole stages of its pipeline on each; so may its
+    replicas. Asked for are as many GPUs as
     the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node has (0: none).
     ``cpus_per_process`` CPUs go to each process, or ``cpus_per_task`` to each task, whatever it holds; ``mem_gb`` of
     memory to the node (null: the cluster's default). With ``cpus_per_node`` and ``mem_gb_per_node``, what a node has,
@@ -151,22 +160,23 @@ class Resources:
     mem_gb: float | None = None
 
 
-def resources(slurm: Slurm, parallelism: Parallelism, replicas: int, spreads: bool = False) -> Resources:
+def resources(slurm: Slurm, parallelism: Parallelism, replicas: int, spread: Spread = Spread.none) -> Resources:
     """Derive what a job needs: one process per rank of each replica.
 
-    On one node they belong to one task; over several nodes each is a task, for backends whose model ``spreads``.
-    Raises `UserError` for what the nodes cannot give.
+    On one node they belong to one task. Over several nodes each process of a model is a task, or each node is, if what
+    it holds is whole replicas. Raises `UserError` for what the nodes cannot give.
     """
-    processes = parallelism.world_size * replicas
     if slurm.nodes > 1:
-        _check_spread(slurm, parallelism, spreads)
-    here = processes // slurm.nodes
+        _check_spread(slurm, parallelism, replicas, spread)
+    here = -(-replicas // slurm.nodes) * parallelism.world_size
+    if spread is not Spread.replicas:
+        here = parallelism.world_size * replicas // slurm.nodes
     if slurm.gpus_per_node and here > slurm.gpus_per_node:
         raise UserError(
             f"parallelism: {here} processes on a node need as many GPUs, and cluster.gpus_per_node="
             f"{slurm.gpus_per_node}; more nodes are cluster.nodes"
         )
-    tasks = here if slurm.nodes > 1 else 1
+    tasks = here if slurm.nodes > 1 and spread is Spread.model else 1
     gpus = here if slurm.gpus_per_node else 0
     return Resources(_cpus(slurm, here, tasks), gpus, slurm.nodes, tasks, _memory(slurm, here))
 
@@ -186,12 +196,15 @@ def _memory(slurm: Slurm, processes: int) -> float | None:
     return slurm.mem_gb_per_node * processes / slurm.gpus_per_node
 
 
-def _check_spread(slurm: Slurm, parallelism: Parallelism, spreads: bool) -> None:
-    if not spreads:
-        raise UserError(f"cluster.nodes={slurm.nodes}: this backend serves within one node; accepted is 1")
+def _check_spread(slurm: Slurm, parallelism: Parallelism, replicas: int, spread: Spread) -> None:
+    asked = f"cluster.nodes={slurm.nodes}"
+    if spread is Spread.none:
+        raise UserError(f"{asked}: this backend serves within one node; accepted is 1")
+    if spread is Spread.replicas and replicas < slurm.nodes:
+        raise UserError(f"{asked}: each node holds whole replicas, and backend.replicas={replicas} leaves nodes empty")
     stage = parallelism.world_size // parallelism.pipeline
-    if parallelism.pipeline % slurm.nodes:
+    if spread is Spread.model and parallelism.pipeline % slurm.nodes:
         raise UserError(
-            f"cluster.nodes={slurm.nodes}: each node holds whole stages of the pipeline, of {stage} processes each; "
+            f"{asked}: each node holds whole stages of the pipeline, of {stage} processes each; "
             f"parallelism.pipeline={parallelism.pipeline} must be a multiple of it"
         )

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cluster import Resources, Slurm, resources
+from launcher.cluster import Resources, Slurm, Spread, resources
 from launcher.errors import UserError
 from launcher.model import Parallelism
 
@@ -45,13 +45,13 @@ def test_resources_follow_from_the_processes(
 )
 def test_what_the_nodes_cannot_give_is_refused(slurm: Slurm, parallelism: Parallelism, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        resources(slurm, parallelism, 1, spreads=True)
+        resources(slurm, parallelism, 1, Spread.model)
 
 
 def test_a_model_over_nodes_has_a_task_for_each_process() -> None:
     slurm = Slurm(nodes=2, gpus_per_node=8, cpus_per_process=3)
-    assert resources(slurm, Parallelism(tensor=4, pipeline=2), 1, spreads=True) == Resources(3, 4, nodes=2, tasks=4)
-    shared = resources(replace(NODE, nodes=2), Parallelism(tensor=4, pipeline=2), 1, spreads=True)
+    assert resources(slurm, Parallelism(tensor=4, pipeline=2), 1, Spread.model) == Resources(3, 4, nodes=2, tasks=4)
+    shared = resources(replace(NODE, nodes=2), Parallelism(tensor=4, pipeline=2), 1, Spread.model)
     assert shared == Resources(14, 4, nodes=2, tasks=4, mem_gb=1024.0)
     with pytest.raises(UserError, match="serves within one node"):
         resources(slurm, Parallelism(tensor=4, pipeline=2), 1)
@@ -104,3 +104,14 @@ def test_asking_about_no_job_is_one_line(arguments: list[str], words: str, tmp_p
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert words in done.stderr
+
+
+def test_replicas_over_nodes_have_a_task_for_each_node() -> None:
+    slurm = Slurm(nodes=2, gpus_per_node=8, cpus_per_process=3)
+    wide = Parallelism(tensor=2)
+    assert resources(slurm, wide, 4, Spread.replicas) == Resources(12, 4, nodes=2, tasks=1)
+    assert resources(slurm, wide, 3, Spread.replicas) == Resources(12, 4, nodes=2, tasks=1)
+    with pytest.raises(UserError, match="10 processes on a node need as many GPUs"):
+        resources(slurm, wide, 9, Spread.replicas)
+    with pytest.raises(UserError, match=r"backend.replicas=1 leaves nodes empty"):
+        resources(slurm, wide, 1, Spread.replicas)

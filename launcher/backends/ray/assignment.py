@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from launcher.allocation import Allocation
+from launcher.allocation import LOOPBACK, Allocation
 from launcher.backends.base import Deployment
 from launcher.core import Json
 
@@ -28,6 +29,31 @@ class Share:
 
 
 @dataclass(frozen=True)
+class Demand:
+    """What a fleet asks for at most: ``cpus`` and ``gpus`` are for each rank (None: an even share of the CPUs)."""
+
+    replicas: int
+    world: int
+    cpus: float | None
+    gpus: float
+
+
+@dataclass(frozen=True)
+class Scale:
+    """Bounds for the number of replicas, the requests that each should have under way, and how long a change lasts."""
+
+    least: int
+    most: int
+    target: float = 1.0
+    up_s: float = 0.0
+    down_s: float = 0.0
+
+    @property
+    def fixed(self) -> bool:
+        return self.least == self.most
+
+
+@dataclass(frozen=True)
 class Patience:
     """Seconds that a start, a stop and a sign of life may take, and a request without progress (None: for ever)."""
 
@@ -42,11 +68,16 @@ class Assignment:
     """All that a driver needs to bring up a fleet. ``listener`` is the number of the bound socket it inherits.
 
     ``lost`` are the Rays that were there before it, as `Fleet.lost` describes replicas.
+    ``rooms`` says how many replicas each node of a Ray of our own holds, this host first, where it listens at ``host``.
+    ``address`` is that of a Ray which runs already, None for one of our own; there ``application`` is the fleet's name.
+    The replicas are to be asked with ``secret``. On a Ray that runs already the driver finds out ``host``, and the
+    ``share`` of each replica.
     """
 
     deployment: Deployment
     allocation: Allocation
-    replicas: int
+    scale: Scale
+    demand: Demand
     share: Share
     routing: Routing
     patience: Patience
@@ -55,3 +86,8 @@ class Assignment:
     working_folder: Path
     listener: int
     lost: tuple[Mapping[str, Json], ...] = ()
+    address: str | None = None
+    application: str = "launcher"
+    host: str = LOOPBACK
+    rooms: tuple[int, ...] = ()
+    secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)

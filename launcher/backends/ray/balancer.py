@@ -14,6 +14,7 @@ from pathlib import Path
 
 from launcher.api.errors import ApiError
 from launcher.backends.ray.assignment import Patience, Routing
+from launcher.backends.ray.gate import HEADER
 from launcher.backends.ray.rollcall import Address
 from launcher.errors import ServerError
 
@@ -62,7 +63,9 @@ backend status
   server driver {status}
 backend replicas
   {balance}
-  option httpchk GET /health
+  option httpchk
+  http-check send meth GET uri /health ver HTTP/1.1 hdr host launcher hdr {header} {secret}
+  http-request set-header {header} {secret}
   default-server inter 1s fastinter 250ms downinter 250ms fall 2 rise 1 on-marked-down shutdown-sessions
   server-template r 1-{slots} 127.0.0.1:1 check disabled
 """
@@ -80,15 +83,19 @@ class Balancer:
     Slots count from 1; each takes one replica.
     """
 
-    def __init__(self, folder: Path, listener: int, slots: int, routing: Routing, patience: Patience) -> None:
+    def __init__(
+        self, folder: Path, listener: int, slots: int, routing: Routing, patience: Patience, secret: str
+    ) -> None:
         self._folder = folder
         self._listener = listener
         self.slots = slots
         self.problem: str | None = None
         self._routing = routing
         self._patience = patience
+        self._secret = secret
         self._control = folder / "haproxy.sock"
         self._taken: dict[int, Address] = {}
+        self._draining: set[int] = set()
         self._lock = threading.RLock()
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -123,8 +130,15 @@ class Balancer:
         """Send nothing more to a slot; what was asked there and has no answer yet is asked elsewhere."""
         with self._lock:
             del self._taken[slot]
+            self._draining.discard(slot)
             with suppress(OSError):  # a proxy that is being replaced learns of the others only
                 self._tell(f"set server replicas/r{slot} state maint; shutdown sessions server replicas/r{slot}")
+
+    def drain(self, slot: int) -> None:
+        """Send nothing more to a slot; what is under way there goes on."""
+        with self._lock, suppress(OSError):
+            self._draining.add(slot)
+            self._tell(f"set server replicas/r{slot} state drain")
 
     def sessions(self) -> dict[int, int]:
         """Return the number of requests that are under way in each slot, as ``show stat`` has them."""
@@ -186,7 +200,7 @@ class Balancer:
     def _again(self) -> None:
         with self._lock:
             self._launch()
-            for slot in self._taken:
+            for slot in self._taken.keys() - self._draining:
                 self._open(slot)
 
     def _tell(self, commands: str) -> str:
@@ -211,6 +225,8 @@ class Balancer:
             status=f"{status[0]}:{status[1]}",
             balance=BALANCE[self._routing],
             slots=self.slots,
+            header=HEADER,
+            secret=self._secret,
         )
 
     def _page(self, error: ApiError, reason: str) -> Path:

@@ -13,14 +13,18 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from functools import partial
 
 from launcher.api.server import bind, server_log, serving
-from launcher.backends.ray import cluster, home
+from launcher.backends.ray import application, home
 from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.attached import Attached
 from launcher.backends.ray.balancer import Balancer
+from launcher.backends.ray.cluster import Embedded
 from launcher.backends.ray.fleet import Fleet
 from launcher.backends.ray.pulse import Pulse
 from launcher.backends.ray.rollcall import RollCall
+from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.status import Status
 from launcher.core import Json
 from launcher.errors import ServerError, UserError
@@ -34,16 +38,20 @@ Say = Callable[[dict[str, Json]], None]
 def main() -> None:
     """Read an `Assignment` from standard input, carry it out until standard input ends, and leave nothing behind.
 
-    Standard output gets JSON lines: ``{"up": ...}`` when Ray runs, ``{"model": ...}`` when all replicas answer, or
-    ``{"failed": reason}``; and from the first on ``{"alive": ...}`` every `PERIOD_S` seconds.
+    Standard output gets JSON lines: ``{"head": address}`` when other nodes may join Ray, ``{"up": ...}`` when it is
+    asked for replicas, ``{"model": ...}`` when all of them answer,
+    ``{"failed": reason}``, or ``{"refused": reason}`` for what another try would not change; and from the first on
+    ``{"alive": ...}`` every `PERIOD_S` seconds.
     """
     say = _speaker()
     driver = Driver(pickle.load(sys.stdin.buffer))
     threading.Thread(target=driver.leave_with_parent, name="lifeline", daemon=True).start()
     try:
         driver.run(say)
-    except UserError as error:
+    except ServerError as error:
         say({"failed": str(error)})
+    except UserError as error:
+        say({"refused": str(error)})
     except Exception as error:
         say({"failed": f"{type(error).__name__}: {error}"})
         raise
@@ -68,9 +76,11 @@ class Driver:
 
     def __init__(self, assignment: Assignment) -> None:
         a = self._assignment = assignment
-        self._balancer = Balancer(a.home, a.listener, a.replicas + SPARE_SLOTS, a.routing, a.patience)
+        self._balancer = Balancer(a.home, a.listener, a.scale.most + SPARE_SLOTS, a.routing, a.patience, a.secret)
         self._fleet = Fleet(self._balancer, a.patience, a.lost)
+        self._ray = Embedded(a) if a.address is None else Attached(a)
         self._pulse = Pulse(a.patience.probe_s)
+        self._scaler = Scaler(a.scale)
         self._leaving = threading.Lock()
 
     def run(self, say: Say) -> None:
@@ -78,17 +88,19 @@ class Driver:
         a, key = self._assignment, secrets.token_bytes(32)
         with ExitStack() as stack:
             log, bound = stack.enter_context(server_log(a.deployment.folder / "server.log")), bind("127.0.0.1", 0)
-            stack.enter_context(serving(Status(self._fleet, a.replicas).app(), bound, log, 1.0))
+            stack.enter_context(serving(Status(self._fleet, self._scaler, a.secret).app(), bound, log, 1.0))
             self._balancer.start(bound.getsockname()[:2])
-            cluster.start(a)
+            a = self._ray.start()
+            say({"head": self._ray.head})
             self._pulse.start()
-            calls = RollCall("127.0.0.1", key, a, self._fleet.came)
+            calls = RollCall(a.host, key, a, self._fleet.came)
             calls.start()
-            cluster.deploy(a, calls.address, key)
+            deploy = partial(application.deploy, a, address=calls.address, key=key)
+            deploy(self._scaler.wanted)
             say({"up": "ray"})
             self._all_there(say)
             say({"model": self._fleet.model})
-            self._watch(say)
+            self._watch(say, deploy)
 
     def leave_with_parent(self) -> None:
         """Wait until the parent closes standard input, on purpose or by dying."""
@@ -98,15 +110,16 @@ class Driver:
     def leave(self) -> None:
         """End all that was started, remove the private folder, and end this process."""
         self._leaving.acquire()  # never given back: who comes second waits for the end
-        with suppress(Exception):
-            self._balancer.stop()
+        for leave in (self._balancer.stop, self._ray.leave):
+            with suppress(Exception):
+                leave()
         home.end(os.getsid(0))
         shutil.rmtree(self._assignment.home, ignore_errors=True)
         os._exit(0)
 
     def _all_there(self, say: Say) -> None:
         """Wait for every replica. Raises `ServerError` with the reason of the first that fails."""
-        wanted, start_s = self._assignment.replicas, self._assignment.patience.start_s
+        wanted, start_s = self._scaler.wanted, self._assignment.patience.start_s
         deadline, there = time.monotonic() + start_s, 0
         while there < wanted:
             self._look(say)
@@ -118,18 +131,22 @@ class Driver:
                     raise ServerError(news)
                 there += 1
 
-    def _watch(self, say: Say) -> None:
-        """Give up replicas that hang. Raises `ServerError` when Ray itself is broken."""
+    def _watch(self, say: Say, deploy: Callable[[int], None]) -> None:
+        """Give up replicas that hang, and ask for as many as the load needs. Raises `ServerError`."""
         while True:
             self._look(say)
             for member in self._fleet.hung():
-                home.kill([*home.children(member.pid), member.pid])
+                application.kill(member.pid, member.node_id)
+            if not self._assignment.scale.fixed:
+                requests = sum(self._balancer.sessions().values())
+                if self._scaler.see(requests, time.monotonic()):
+                    deploy(self._scaler.wanted)
             time.sleep(PERIOD_S)
 
     def _look(self, say: Say) -> None:
         """Say that this process lives. Raises `ServerError` when something cannot be kept up."""
         say({"alive": True})
-        problem = self._balancer.problem or cluster.broken() or self._pulse.problem
+        problem = self._balancer.problem or self._ray.broken() or self._pulse.problem
         if problem is not None:
             raise ServerError(problem)
 

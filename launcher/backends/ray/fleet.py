@@ -13,6 +13,8 @@ from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.rollcall import Address, Caller
 from launcher.core import Json
 
+NOT_NEEDED = "it was not needed any more"
+
 
 @dataclass
 class Member:
@@ -21,6 +23,7 @@ class Member:
     id: str
     pid: int
     node: str
+    node_id: str
     address: Address
     slot: int
     state: dict[str, Json] = field(default_factory=dict)
@@ -28,6 +31,7 @@ class Member:
     heard: float = field(default_factory=time.monotonic)
     moved: float = field(default_factory=time.monotonic)
     given_up: str | None = None
+    leaving: bool = False
 
     def says(self, state: dict[str, Json]) -> None:
         now, before = time.monotonic(), self.state
@@ -72,9 +76,16 @@ class Fleet:
                 member = self._join(heard)
             elif heard["kind"] == "state" and member is not None:
                 member.says(heard["state"])
+                if member.leaving and not self._balancer.sessions().get(member.slot):
+                    reason = NOT_NEEDED
+                    break
+            elif heard["kind"] == "leaving" and member is not None:
+                member.leaving = True
+                self._balancer.drain(member.slot)
             elif heard["kind"] == "failed":
                 reason = heard["reason"]
         self._left(member, reason)
+        caller.let_go()
 
     def hung(self) -> list[Member]:
         """Return the replicas to give up."""
@@ -109,7 +120,7 @@ class Fleet:
         address = (heard["host"], heard["port"])
         with self._lock:
             slot = self._balancer.add(address)
-            member = Member(heard["id"], heard["pid"], heard["node"], address, slot)
+            member = Member(heard["id"], heard["pid"], heard["node"], heard["node_id"], address, slot)
             self._members.append(member)
             self.model = heard["model"]
         self.news.put("")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -14,20 +13,22 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-LONGEST = 40
-"""Ray's Unix sockets lie deep under the folder, and their paths may have 107 bytes."""
+LONGEST = 16
+"""Ray's Unix sockets lie up to 90 bytes deeper, and their paths may have 107."""
+RAY = "r"
+"""Ray's part of the folder: it opens what it is given to everybody, but not what is around it."""
 STEP_S = 0.02
 PARENT, SESSION = 1, 3
 """Where ``/proc/<pid>/stat`` has them, counted from the state."""
 
 
 @contextmanager
-def home() -> Iterator[Path]:
-    """Yield an empty folder with a fresh access ``token`` that only this user can read; it is removed at the end."""
+def home(token: str) -> Iterator[Path]:
+    """Yield an empty folder with the access ``token``, which only this user can read; it is removed at the end."""
     folder = Path(tempfile.mkdtemp(prefix="launcher-ray-", dir=_parent()))
     try:
         with open(os.open(folder / "token", os.O_WRONLY | os.O_CREAT, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
+            file.write(token)
         yield folder
     finally:
         shutil.rmtree(folder, ignore_errors=True)
@@ -110,6 +111,11 @@ def kill(pids: Iterable[int]) -> None:
     for pid in pids:
         with suppress(ProcessLookupError):
             os.kill(pid, signal.SIGKILL)
+
+
+def kill_family(pid: int) -> None:
+    """Kill a process and those that it started."""
+    kill([*children(pid), pid])
 
 
 if __name__ == "__main__":

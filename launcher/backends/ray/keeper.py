@@ -7,6 +7,7 @@ import logging
 import math
 import os
 import pickle
+import secrets
 import subprocess
 import sys
 import threading
@@ -16,8 +17,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.backends.ray import cluster, home
+from launcher.backends.ray import attached, cluster, home
 from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.nodes import Nodes
 from launcher.errors import ServerError
 
 QUICK_LOSSES = 3
@@ -42,6 +44,7 @@ class Keeper:
         self._settled = threading.Event()
         self._problem: str | None = "it is starting"
         self._up = False
+        self._refused = False
         self._whole = math.inf
         self._silent_s = 0.0
         self._stopping = False
@@ -79,9 +82,8 @@ class Keeper:
         losses = 0
         while not self._stopping and losses < QUICK_LOSSES:
             self._up, self._whole = False, math.inf
-            with home.home() as folder:
-                self._live(folder)
-            refused = self._up and not self._settled.is_set()
+            self._live()
+            refused = (self._up or self._refused) and not self._settled.is_set()
             if refused or self._stopping:
                 break
             self._note(self._problem or DIED)
@@ -93,37 +95,51 @@ class Keeper:
         loss = {"id": None, "pid": None, "reason": f"Ray was lost: {reason}", "time": time.time()}
         self._assignment = replace(self._assignment, lost=(*self._assignment.lost, loss))
 
-    def _live(self, folder: Path) -> None:
-        """Run one driver from its start to its end."""
-        with self._lock:
-            if self._stopping:
-                return
-            driver = self._driver = _spawn(self._assignment, folder)
+    def _live(self) -> None:
+        """Run one driver, and the nodes that belong to it, from its start to its end."""
+        token = secrets.token_hex(32)
+        nodes = Nodes(self._assignment, token, self._log)
+        with home.home(token) as folder:
+            with self._lock:
+                if self._stopping:
+                    return
+                driver = self._driver = _spawn(self._assignment, folder)
+            try:
+                self._follow(driver, folder, nodes)
+            finally:
+                nodes.leave()
+
+    def _follow(self, driver: subprocess.Popen[bytes], folder: Path, nodes: Nodes) -> None:
         over = threading.Event()
         threading.Thread(target=self._listen, args=(driver, over), name="ray-silence", daemon=True).start()
         with home.guarded(driver.pid, folder):
             try:
-                self._hand_over(driver, replace(self._assignment, home=folder))
+                self._hand_over(driver, folder)
                 assert driver.stdout is not None
                 for line in driver.stdout:
-                    self._hear(json.loads(line))
+                    self._hear(json.loads(line), nodes)
             finally:
                 over.set()
                 driver.wait()
                 home.end(driver.pid)
 
-    def _hand_over(self, driver: subprocess.Popen[bytes], assignment: Assignment) -> None:
+    def _hand_over(self, driver: subprocess.Popen[bytes], folder: Path) -> None:
+        a = self._assignment
+        alone = replace(a.allocation, ranks=None)
         assert driver.stdin is not None
         with suppress(BrokenPipeError):
-            driver.stdin.write(pickle.dumps(assignment))
+            driver.stdin.write(pickle.dumps(replace(a, allocation=alone, home=folder, application=folder.name)))
             driver.stdin.flush()
 
-    def _hear(self, message: dict[str, str]) -> None:
+    def _hear(self, message: dict[str, str], nodes: Nodes) -> None:
         self._silent_s = 0.0
-        if "up" in message:
+        if "head" in message:
+            nodes.join(message["head"])
+        elif "up" in message:
             self._up, self._problem = True, DIED
-        elif "failed" in message:
-            self._problem = message["failed"]
+        elif "failed" in message or "refused" in message:
+            self._refused = "refused" in message
+            self._problem = message.get("failed") or message["refused"]
         elif "model" in message:
             self.model, self._problem = message["model"], None
             self._whole = time.monotonic()
@@ -167,6 +183,12 @@ def _spawn(assignment: Assignment, folder: Path) -> subprocess.Popen[bytes]:
             stdout=subprocess.PIPE,
             stderr=log,
             pass_fds=[assignment.listener],
-            env=cluster.environment(folder, assignment.patience.probe_s) | {"PYTHONPATH": path},
+            env=_environment(assignment, folder) | {"PYTHONPATH": path},
             start_new_session=True,
         )
+
+
+def _environment(assignment: Assignment, folder: Path) -> dict[str, str]:
+    if assignment.address is not None:
+        return attached.environment()
+    return cluster.environment(folder, assignment.patience.probe_s, len(assignment.rooms))

@@ -11,7 +11,7 @@ PERIOD_S = 1.0
 
 
 class Pulse:
-    """Asks the GCS which nodes live. ``problem`` says that it does not answer, or has given up this host's raylet.
+    """Asks the GCS whether this host's raylet lives. ``problem`` says that it does not, or that the GCS is silent.
 
     The GCS asks the raylets itself, as often and with the same deadline (`cluster.environment`). Everything here waits
     for ``probe_s`` seconds at most, and in a thread of its own, so that whoever reads ``problem`` waits for nothing.
@@ -27,15 +27,16 @@ class Pulse:
         import ray
         from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
-        client = GcsClient(address=ray.get_runtime_context().gcs_address)
-        threading.Thread(target=self._ask, args=(client,), name="pulse", daemon=True).start()
+        context = ray.get_runtime_context()
+        client, here = GcsClient(address=context.gcs_address), context.get_node_id()
+        threading.Thread(target=self._ask, args=(client, here), name="pulse", daemon=True).start()
 
-    def _ask(self, client: Any) -> None:
+    def _ask(self, client: Any, here: str) -> None:
         while self.problem is None:
-            self.problem = self._diagnosis(client)
+            self.problem = self._diagnosis(client, here)
             time.sleep(PERIOD_S)
 
-    def _diagnosis(self, client: Any) -> str | None:
+    def _diagnosis(self, client: Any, here: str) -> str | None:
         from ray.core.generated.gcs_pb2 import GcsNodeInfo
         from ray.exceptions import RayError
 
@@ -43,6 +44,7 @@ class Pulse:
             nodes = client.get_all_node_info(timeout=self._probe_s)
         except RayError:
             return f"Ray's GCS hangs: no answer within {self._probe_s:g} s"
-        if all(node.state == GcsNodeInfo.ALIVE for node in nodes.values()):
+        # A node that is lost takes its replicas along; the others go on.
+        if all(node.state == GcsNodeInfo.ALIVE for id, node in nodes.items() if id.hex() == here):
             return None
         return f"Ray's raylet hangs: no answer to the GCS within {self._probe_s:g} s"

@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
+import time
 from contextlib import ExitStack
 from dataclasses import asdict, replace
+from multiprocessing import AuthenticationError
 
 from launcher.allocation import allocate
+from launcher.backends.ray import application
 from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.gate import Gate
 from launcher.backends.ray.rollcall import PERIOD_S, Address, Voice
+from launcher.core import Json
 from launcher.engines.base import Runner
 from launcher.errors import UserError
+
+PATIENCE_S = 5.0
+"""So long a new replica tries to reach the driver."""
 
 
 class Replica:
@@ -22,7 +30,8 @@ class Replica:
 
     def __init__(self, address: Address, key: bytes) -> None:
         self._open = ExitStack()
-        voice = Voice(address, key)
+        self._voice: Voice | None = None
+        voice = _voice(address, key)
         try:
             self._runner = self._serve(voice.assignment, voice)
         except Exception as error:
@@ -30,7 +39,14 @@ class Replica:
             voice.say({"kind": "failed", "reason": reason})
             self._open.close()
             raise
+        self._voice = voice
         threading.Thread(target=self._report, args=(voice,), name="roll-call", daemon=True).start()
+
+    def __del__(self) -> None:
+        """Serve's way of saying that this replica is not needed any more: the driver lets it go when it is idle."""
+        if self._voice is not None:
+            self._voice.say({"kind": "leaving"})
+            threading.Event().wait()
 
     def check_health(self) -> None:
         """Tell Serve, which asks, whether to replace this replica."""
@@ -44,14 +60,16 @@ class Replica:
 
         os.chdir(assignment.working_folder)
         d, patience, enter = assignment.deployment, assignment.patience, self._open.enter_context
-        allocation = replace(allocate(), cpus=max(1, int(assignment.share.cpus)))
-        bound = enter(bind("127.0.0.1", 0))
+        alone = {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
+        allocation = replace(allocate(alone), cpus=max(1, int(assignment.share.cpus)))
+        who = identity()
+        bound = enter(bind(who["node"], 0))
         log = enter(server_log(d.folder / "server.log"))
         runner = enter(d.engine.load(d.model, d.parallelism, d.optimizations, allocation))
         app = create_app(runner, api_key=assignment.api_key, ready_timeout_s=patience.start_s, log=log)
         host, port = bound.getsockname()[:2]
-        enter(serving(app, bound, log, patience.stop_s))
-        voice.say({"kind": "ready", **identity(), "host": host, "port": port, "model": runner.model})
+        enter(serving(Gate(app, assignment.secret), bound, log, patience.stop_s))
+        voice.say({"kind": "ready", **who, "host": host, "port": port, "model": runner.model})
         return runner
 
     def _report(self, voice: Voice) -> None:
@@ -66,10 +84,28 @@ class Replica:
             os._exit(1)
 
 
-def identity() -> dict[str, str | int]:
-    """Return who this replica is: Serve's name for it, its process and its node."""
+def _voice(address: Address, key: bytes) -> Voice:
+    """Call the driver. If there is none any more, the application goes: on a Ray of others it would stay for ever."""
+    deadline = time.monotonic() + PATIENCE_S
+    while True:
+        try:
+            return Voice(address, key)
+        except (OSError, EOFError, AuthenticationError):
+            if time.monotonic() > deadline:
+                application.forget()
+                raise
+        time.sleep(PERIOD_S)
+
+
+def identity() -> dict[str, Json]:
+    """Return who this replica is: Serve's name for it, its process, its node's address and Ray's id for that."""
     import ray
     from ray import serve
 
     context = serve.get_replica_context()
-    return {"id": context.replica_id.unique_id, "pid": os.getpid(), "node": ray.util.get_node_ip_address()}
+    return {
+        "id": context.replica_id.unique_id,
+        "pid": os.getpid(),
+        "node": ray.util.get_node_ip_address(),
+        "node_id": ray.get_runtime_context().get_node_id(),
+    }

@@ -2,55 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 
-from launcher.allocation import Allocation
-from launcher.backends.ray.assignment import Share
+from launcher.backends.ray.assignment import Demand, Share
 from launcher.core import Json
 from launcher.errors import UserError
 
 GB = 1e9
+TINY = 1e-6
+"""Shares of a CPU or a GPU are no exact numbers."""
 
 
-def count(
-    replicas: int, world: int, allocation: Allocation, facts: Mapping[str, Json], wanted: Share, of_cpus: bool
-) -> Share:
-    """Return what each replica gets: ``wanted`` per rank, or if not ``of_cpus`` an even share of all CPUs.
+@dataclass(frozen=True)
+class Node:
+    """What replicas may have of one machine."""
 
-    ``facts`` is what the engine's plan says. Raises `UserError` with the count when the allocation has too little.
+    cpus: float
+    gpus: float
+
+
+def count(demand: Demand, nodes: Sequence[Node], facts: Mapping[str, Json], place: str = "this allocation") -> Share:
+    """Return what each replica gets; each is on one of the ``nodes``.
+
+    ``facts`` is what the engine's plan says. Raises `UserError` with the count when there is too little.
     """
-    on_gpu = facts.get("device") == "cuda"
-    if on_gpu:
-        _enough(replicas, world, wanted.gpus, "GPUs", allocation.gpus, "gpus_per_rank")
-    else:
-        _memory(replicas, world, facts)
-    if of_cpus:
-        _enough(replicas, world, wanted.cpus, "CPUs", allocation.cpus, "cpus_per_rank")
-    cpus = wanted.cpus * world if of_cpus else allocation.cpus / replicas
-    return Share(cpus, wanted.gpus * world if on_gpu else 0)
+    gpus = demand.world * demand.gpus if facts.get("device") == "cuda" else 0.0
+    cpus = demand.world * (demand.cpus or 0.0)
+    _enough(demand, gpus, "GPUs", [node.gpus for node in nodes], place)
+    _enough(demand, cpus, "CPUs", [node.cpus for node in nodes], place)
+    even = min(node.cpus for node in nodes) / ceil(demand.replicas / len(nodes))
+    return Share(even if demand.cpus is None else cpus, gpus)
 
 
-def _enough(replicas: int, world: int, each: float, kind: str, there: float, key: str) -> None:
-    need = replicas * world * each
-    if need > there:
+def rooms(replicas: int, nodes: int) -> tuple[int, ...]:
+    """Return how many replicas each node holds: as even as can be."""
+    least, more = divmod(replicas, nodes)
+    return tuple(least + (n < more) for n in range(nodes))
+
+
+def _enough(demand: Demand, each: float, kind: str, there: Sequence[float], place: str) -> None:
+    if not each:
+        return
+    need, plural = demand.replicas * each, "s" if demand.replicas > 1 else ""
+    asked = f"backend.replicas={demand.replicas}: {demand.replicas} replica{plural}"
+    hint = f"backend.{kind.lower()}_per_rank={each / demand.world:g} is for one rank"
+    if need > sum(there) + TINY:
         raise UserError(
-            f"backend.replicas={replicas}: {replicas} replicas x {world * each:g} {kind} need {need:g}, "
-            f"this allocation has {there:g}; backend.{key}={each:g} is for one rank"
+            f"{asked} x {each:g} {kind} need{'' if plural else 's'} {need:g}, {place} has {sum(there):g}; {hint}"
         )
+    room = sum(int(one / each + TINY) for one in there)
+    if room < demand.replicas:
+        nodes = ", ".join(f"{one:g}" for one in there)
+        raise UserError(f"{asked} of {each:g} {kind}, each within a node: nodes with {nodes} hold {room}; {hint}")
 
 
-def _memory(replicas: int, world: int, facts: Mapping[str, Json]) -> None:
+def memory(demand: Demand, facts: Mapping[str, Json]) -> None:
+    """Raise `UserError` if the replicas on the CPUs of this machine need more memory than it has free."""
     per_rank = facts.get("memory_gb_per_rank")
     free = available_gb()
-    if not isinstance(per_rank, Mapping) or free is None:
+    if facts.get("device") == "cuda" or not isinstance(per_rank, Mapping) or free is None:
         return
-    each = world * sum(value for value in per_rank.values() if isinstance(value, int | float))
-    need = replicas * each
+    each = demand.world * sum(value for value in per_rank.values() if isinstance(value, int | float))
+    need = demand.replicas * each
     if need > free:
         raise UserError(
-            f"backend.replicas={replicas}: {replicas} replicas x {each:.3g} GB of memory need {need:.3g} GB, "
-            f"this machine has {free:.3g} GB free"
+            f"backend.replicas={demand.replicas}: {demand.replicas} replicas x {each:.3g} GB of memory need "
+            f"{need:.3g} GB, this machine has {free:.3g} GB free"
         )
 
 

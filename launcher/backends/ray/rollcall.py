@@ -60,17 +60,23 @@ class Caller:
         assert isinstance(heard, dict)
         return heard
 
+    def let_go(self) -> None:
+        """End the connection, on which the replica ends itself."""
+        self._connection.close()
+
 
 class Voice:
     """The replica's side."""
 
     def __init__(self, address: Address, key: bytes) -> None:
+        self._guard = threading.Lock()
         self._connection = Client(address, authkey=key)
         self.assignment: Assignment = pickle.loads(self._connection.recv_bytes())
 
     def say(self, message: dict[str, Json]) -> None:
-        """Tell the driver. Raises `OSError` when it is gone."""
-        self._connection.send_bytes(json.dumps(message).encode())
+        """Tell the driver, from any thread. Raises `OSError` when it is gone."""
+        with self._guard:
+            self._connection.send_bytes(json.dumps(message).encode())
 
     def gone(self, seconds: float) -> bool:
         """Wait, at most so long, for the driver to go away: it never says anything more."""

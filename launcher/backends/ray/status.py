@@ -24,6 +24,8 @@ from launcher.api.encode import refuse, respond
 from launcher.api.errors import ApiError
 from launcher.backends.ray.balancer import NOBODY, RETRY_AFTER_S
 from launcher.backends.ray.fleet import Fleet
+from launcher.backends.ray.gate import HEADER
+from launcher.backends.ray.scaler import Scaler
 from launcher.engines.base import EngineState
 
 TIMEOUT_S = 5.0
@@ -42,9 +44,10 @@ GAUGES = {
 class Status:
     """Asks every replica what it would answer itself, and adds up."""
 
-    def __init__(self, fleet: Fleet, wanted: int) -> None:
+    def __init__(self, fleet: Fleet, scaler: Scaler, secret: str) -> None:
         self._fleet = fleet
-        self._wanted = wanted
+        self._scaler = scaler
+        self._secret = secret
 
     def app(self) -> Starlette:
         """Return the app that answers ``/health`` and ``/metrics``, and lets everything else wait."""
@@ -67,10 +70,11 @@ class Status:
         total = EngineState(**{name: sum(state[name] for state in states) for name in COUNTS})
         return respond(
             {
-                "status": "live" if len(states) == self._wanted else "replacing",
+                "status": "live" if len(states) >= self._scaler.wanted else "replacing",
                 "engine": asdict(total),
                 "replicas": self._fleet.describe(),
-                "wanted": self._wanted,
+                "wanted": self._scaler.wanted,
+                "scaled": self._scaler.decisions[-16:],
                 "lost": self._fleet.lost(),
             }
         )
@@ -90,7 +94,7 @@ class Status:
         lines = self._fleet.describe()
         families = [
             GaugeMetricFamily("launcher_replicas", "Replicas that answer", value=len(lines)),
-            GaugeMetricFamily("launcher_replicas_wanted", "Replicas that there should be", value=self._wanted),
+            GaugeMetricFamily("launcher_replicas_wanted", "Replicas that there should be", value=self._scaler.wanted),
         ]
         for name, text in GAUGES.items():
             family = GaugeMetricFamily(f"launcher_replica_{name}", text, labels=("replica", "pid", "node"))
@@ -109,7 +113,8 @@ class Status:
 
     async def _ask(self, path: str, request: Request) -> list[aiohttp.ClientResponse]:
         """Return what the replicas that are there answer; one that dies meanwhile is left out."""
-        headers = {name: value for name, value in request.headers.items() if name == "authorization"}
+        sent = {name: value for name, value in request.headers.items() if name == "authorization"}
+        headers = sent | {HEADER: self._secret}
         async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT_S), headers=headers) as http:
             urls = [f"http://{m.address[0]}:{m.address[1]}{path}" for m in self._fleet.members()]
             found = await asyncio.gather(*(_read(http, url) for url in urls))

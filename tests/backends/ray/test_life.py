@@ -89,6 +89,7 @@ def ends(launched: Launched, number: signal.Signals, session: int) -> None:
     folder = private_folder(session)
     assert len(home.members(session)) > 5
     assert folder.is_dir()
+    assert folder.stat().st_mode & 0o077 == 0, "nobody else sees the token, the secret and the sockets in it"
     if number is signal.SIGKILL:
         hangs(session)
     launched.process.send_signal(number)

@@ -14,10 +14,12 @@ import pytest
 from launcher.allocation import Allocation
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
-from launcher.backends.ray.assignment import Patience, Share
+from launcher.backends.ray.assignment import Demand, Patience, Scale, Share
 from launcher.backends.ray.fleet import Member
-from launcher.backends.ray.resources import count
+from launcher.backends.ray.gate import HEADER, Gate
+from launcher.backends.ray.resources import Node, count, memory, rooms
 from launcher.backends.ray.rollcall import Caller, RollCall, Voice
+from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.status import merge
 from launcher.engines.echo import Echo
 from launcher.errors import UserError
@@ -25,32 +27,71 @@ from launcher.model import Model, Optimizations, Parallelism
 
 ROOT = Path(__file__).parents[3]
 GPUS = Allocation(("localhost",), 0, 1, cpus=8, gpus=4)
+HERE = [Node(8, 4)]
 
 
 def test_gpus_are_counted_before_anything_starts() -> None:
     on_gpu = {"device": "cuda"}
-    assert count(2, 2, GPUS, on_gpu, Share(0, 1), False) == Share(cpus=4, gpus=2)
+    assert count(Demand(2, 2, None, 1), HERE, on_gpu) == Share(cpus=4, gpus=2)
     with pytest.raises(UserError, match=r"2 replicas x 4 GPUs need 8, this allocation has 4"):
-        count(2, 4, GPUS, on_gpu, Share(0, 1), False)
-    assert count(2, 4, GPUS, on_gpu, Share(0, 0.5), False).gpus == 2
+        count(Demand(2, 4, None, 1), HERE, on_gpu)
+    assert count(Demand(2, 4, None, 0.5), HERE, on_gpu).gpus == 2
+
+
+def test_a_replica_needs_its_gpus_on_one_node() -> None:
+    on_gpu = {"device": "cuda"}
+    assert count(Demand(3, 2, None, 1), [Node(8, 4), Node(8, 4)], on_gpu) == Share(cpus=4, gpus=2)
+    with pytest.raises(UserError, match=r"2 replicas of 4 GPUs, each within a node: nodes with 3, 5 hold 1"):
+        count(Demand(2, 4, None, 1), [Node(8, 3), Node(8, 5)], on_gpu)
+    with pytest.raises(UserError, match=r"2 replicas x 4 GPUs need 8, this cluster has 4"):
+        count(Demand(2, 4, None, 1), [Node(8, 2), Node(8, 2)], on_gpu, "this cluster")
+
+
+def test_replicas_are_even_over_nodes() -> None:
+    assert rooms(5, 2) == (3, 2)
+    assert rooms(1, 1) == (1,)
+
+
+def test_there_is_one_process_on_each_node(tmp_path: Path) -> None:
+    deployment = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), tmp_path)
+    assert Ray(replicas=4).plan(deployment, Allocation(("a", "b"), 0, 2, cpus=8, gpus=0))["cpus_per_replica"] == 4
+    with pytest.raises(UserError, match="4 processes were started together on 2 nodes; accepted is one on each"):
+        Ray(replicas=4).plan(deployment, Allocation(("a", "b"), 0, 4, cpus=8, gpus=0))
 
 
 def test_cpus_are_counted_if_asked_for_and_shared_otherwise() -> None:
-    assert count(16, 2, GPUS, {}, Share(0, 1), False) == Share(cpus=0.5, gpus=0)
+    assert count(Demand(16, 2, None, 1), HERE, {}) == Share(cpus=0.5, gpus=0)
     with pytest.raises(UserError, match=r"3 replicas x 4 CPUs need 12, this allocation has 8"):
-        count(3, 2, GPUS, {}, Share(2, 1), True)
+        count(Demand(3, 2, 2, 1), HERE, {})
 
 
 def test_memory_is_counted() -> None:
     facts = {"memory_gb_per_rank": {"weights": 1e6, "kv_cache": 1.0}}
     with pytest.raises(UserError, match=r"backend.replicas=2: .* of memory need 4e\+06 GB"):
-        count(2, 2, GPUS, facts, Share(0, 1), False)
+        memory(Demand(2, 2, None, 1), facts)
+
+
+def test_a_ray_that_is_not_there_is_refused() -> None:
+    from launcher.backends.ray.attached import resolved
+
+    with pytest.raises(UserError, match=r"backend.address=127.0.0.2:1: nothing answers at 127.0.0.2:1: .*refused"):
+        resolved("127.0.0.2:1")
+    with pytest.raises(UserError, match=r"backend.address=nowhere: Invalid address"):
+        resolved("nowhere")
 
 
 @pytest.mark.parametrize(
-    ("key", "value"), [("replicas", 0), ("port", 70000), ("probe_timeout_s", 0), ("cpus_per_rank", -1)]
+    ("key", "value"),
+    [
+        ("replicas", 0),
+        ("replicas", "many"),
+        ("port", 70000),
+        ("probe_timeout_s", 0),
+        ("cpus_per_rank", -1),
+        ("target_requests", 0),
+    ],
 )
-def test_a_wrong_value_is_refused_by_name(key: str, value: int) -> None:
+def test_a_wrong_value_is_refused_by_name(key: str, value: int | str) -> None:
     with pytest.raises(UserError, match=f"backend.{key}={value}: accepted is"):
         Ray(**{key: value})
 
@@ -59,6 +100,46 @@ def test_a_plan_says_what_each_replica_gets(tmp_path: Path) -> None:
     deployment = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), tmp_path)
     plan = Ray(replicas=2).plan(deployment, GPUS)
     assert (plan["replicas"], plan["ranks_per_replica"], plan["cpus_per_replica"]) == (2, 1, 4)
+
+
+def test_bounds_that_cross_are_refused() -> None:
+    with pytest.raises(UserError, match=r"backend.min_replicas=5, backend.max_replicas=4: accepted are"):
+        Ray(replicas="auto", min_replicas=5)
+
+
+def test_resources_must_suffice_for_the_most_replicas(tmp_path: Path) -> None:
+    deployment = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), tmp_path)
+    assert Ray(replicas="auto", max_replicas=8).plan(deployment, GPUS)["cpus_per_replica"] == 1
+    with pytest.raises(UserError, match=r"9 replicas x 1 CPUs need 9, this allocation has 8"):
+        Ray(replicas="auto", max_replicas=9, cpus_per_rank=1).plan(deployment, GPUS)
+
+
+def test_the_number_of_replicas_follows_the_load_but_no_burst() -> None:
+    scaler = Scaler(Scale(least=1, most=3, target=4, up_s=2, down_s=10))
+    assert not scaler.see(100, now=0)  # only now
+    assert not scaler.see(3, now=1)
+    assert not scaler.see(100, now=2)
+    assert not scaler.see(100, now=3)  # a pause a moment ago
+    assert scaler.see(7, now=4) is True
+    assert scaler.wanted == 2, "as many as were needed all the time"
+    assert scaler.see(100, now=6.5)
+    assert scaler.wanted == 3, "not more than the bound"
+    for second in range(7, 16):
+        assert not scaler.see(0, now=second)
+    assert scaler.see(5, now=17)
+    assert scaler.wanted == 2, "as many as were needed at any time"
+    assert [(d["requests"], d["replicas"]) for d in scaler.decisions] == [(7, 2), (100, 3), (5, 2)]
+
+
+async def test_a_replica_answers_only_to_the_endpoint() -> None:
+    import httpx
+    from starlette.responses import PlainTextResponse
+
+    gate = Gate(PlainTextResponse("yes"), "the secret")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://replica") as client:
+        for wrong in ({}, {HEADER: "guess"}, {HEADER: ""}):
+            assert (await client.get("/health", headers=wrong)).status_code == 403
+        assert (await client.get("/health", headers={HEADER: "the secret"})).text == "yes"
 
 
 def test_importing_the_backend_loads_no_ray() -> None:
@@ -96,10 +177,10 @@ def test_a_session_is_ended_with_what_it_orphaned() -> None:
 
 
 def test_the_private_folder_has_a_token_for_one_and_is_removed() -> None:
-    with home.home() as folder:
+    with home.home("secret") as folder:
         assert (folder / "token").stat().st_mode & 0o777 == 0o600
         assert folder.stat().st_mode & 0o077 == 0
-        assert len((folder / "token").read_text()) == 64
+        assert (folder / "token").read_text() == "secret"
     assert not folder.exists()
 
 
@@ -128,7 +209,7 @@ def state(steps: int, running: int) -> dict[str, int]:
 
 def test_a_silent_or_stuck_replica_is_given_up() -> None:
     patient = Patience(start_s=1, stop_s=1, probe_s=100, stall_s=100)
-    member = Member("a", 1, "here", ("127.0.0.1", 1), 1)
+    member = Member("a", 1, "here", "n", ("127.0.0.1", 1), 1)
     member.says(state(1, 1))
     assert member.problem(patient) is None
     member.heard -= 200
@@ -141,7 +222,7 @@ def test_a_silent_or_stuck_replica_is_given_up() -> None:
 
 
 def test_an_idle_replica_is_not_stuck() -> None:
-    member = Member("a", 1, "here", ("127.0.0.1", 1), 1)
+    member = Member("a", 1, "here", "n", ("127.0.0.1", 1), 1)
     member.moved -= 200
     member.says(state(1, 0))
     assert member.problem(Patience(1, 1, 100, 100)) is None
@@ -151,7 +232,7 @@ def test_the_environment_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     from launcher.backends.ray.cluster import environment
 
     monkeypatch.setenv("RAY_ADDRESS", "somewhere:6379")
-    made = environment(tmp_path, 2.5)
+    made = environment(tmp_path, 2.5, nodes=1)
     assert "RAY_ADDRESS" not in made
     assert made["RAY_AUTH_TOKEN_PATH"] == str(tmp_path / "token")
     assert made["RAY_USAGE_STATS_ENABLED"] == "0"

@@ -1,0 +1,64 @@
+"""The replicas as an application of Ray Serve, which keeps them."""
+
+from __future__ import annotations
+
+from launcher.backends.ray import home
+from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.rollcall import Address
+
+REPLICA = "replica"
+"""The deployment, and on a Ray of our own a resource of its nodes: one for each replica that is to be there."""
+
+
+SAME = "1"
+"""Serve's private mark of a deployment's code, without which it would replace all replicas to change their number."""
+DRAIN_S = 600.0
+"""How long a replica that is not needed any more may take for the requests that it has."""
+
+
+def deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) -> None:
+    """Ask Serve for so many replicas, and for a new one whenever one is lost; return at once.
+
+    Asked again with another number, it starts or stops as many as that takes, and leaves the others as they are.
+    """
+    from ray import serve
+
+    from launcher.backends.ray.replica import Replica
+
+    share, patience = assignment.share, assignment.patience
+    ours = assignment.address is None
+    deployment = serve.deployment(
+        Replica,
+        name=REPLICA,
+        num_replicas=replicas,
+        # A gang of processes runs inside its replica, which holds the resources of all of them on one node.
+        ray_actor_options={
+            "num_cpus": 0 if ours else share.cpus,
+            "num_gpus": share.gpus,
+            "resources": {REPLICA: 1} if ours else {},
+        },
+        health_check_period_s=2,
+        health_check_timeout_s=patience.probe_s,
+        graceful_shutdown_timeout_s=DRAIN_S,
+    ).options(version=SAME, _internal=True)
+    target = serve.RunTarget(deployment.bind(address, key), name=assignment.application, route_prefix=None)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def forget() -> None:
+    """Delete the application that this replica belongs to, for nobody is there who wants it."""
+    from ray import serve
+
+    serve.delete(serve.get_replica_context().app_name, _blocking=False)
+
+
+def kill(pid: int, node: str) -> None:
+    """Kill a replica and its ranks; ``node`` is the id of its node, which may be another one."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    if node == ray.get_runtime_context().get_node_id():
+        home.kill_family(pid)
+        return
+    there = NodeAffinitySchedulingStrategy(node, soft=False)
+    ray.remote(num_cpus=0, scheduling_strategy=there)(home.kill_family).remote(pid)

@@ -1,0 +1,64 @@
+"""One more node of a run's Ray: it runs beside a member of the group, for as long as the leader wants it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+
+from launcher.backends.ray import cluster, home
+from launcher.backends.ray.application import REPLICA
+
+
+@dataclass(frozen=True)
+class Joining:
+    """What a node must know: where the head is, the token, what Ray may give away here, and to how many replicas."""
+
+    head: str
+    token: str = field(repr=False)
+    cpus: int
+    gpus: int
+    room: int
+    probe_s: float
+
+
+def main() -> None:
+    """Run beside a member of a group: get a `Joining`, and be that node until the leader or the member says otherwise.
+
+    The processes of Ray are a session of their own, of which nothing is left when this process ends, however it does.
+    """
+    orders, lifeline = (Connection(int(fd)) for fd in sys.argv[1:3])
+    joining: Joining = orders.recv()
+    with home.home(joining.token) as folder, _spawn(joining, folder) as raylet:
+        try:
+            wait([orders, lifeline, os.pidfd_open(raylet.pid)])
+        finally:
+            assert raylet.stdin is not None
+            raylet.stdin.close()
+            home.end(raylet.pid)
+
+
+def _spawn(joining: Joining, folder: Path) -> subprocess.Popen[bytes]:
+    """Start Ray in a session of its own; it ends when its standard input does."""
+    given = [
+        f"--address={joining.head}",
+        f"--num-cpus={joining.cpus}",
+        f"--num-gpus={joining.gpus}",
+        f'--resources={{"{REPLICA}": {joining.room}}}',
+        f"--object-store-memory={cluster.OBJECT_STORE}",
+        f"--temp-dir={folder / home.RAY}",
+    ]
+    return subprocess.Popen(
+        [sys.executable, "-P", "-m", "launcher.backends.ray.raylet", *given],
+        stdin=subprocess.PIPE,
+        stdout=2,
+        env=cluster.environment(folder, joining.probe_s, nodes=2),
+        start_new_session=True,
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""``ray start --block``, which ends with all its processes when standard input does."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+
+from launcher.backends.ray import home
+
+
+def main() -> None:
+    """Join a Ray as the command line says; the token is in the environment."""
+    from ray.scripts.scripts import start
+
+    threading.Thread(target=_leave_with_parent, name="lifeline", daemon=True).start()
+    start.main(["--block", "--disable-usage-stats", *sys.argv[1:]], standalone_mode=False)
+
+
+def _leave_with_parent() -> None:
+    while os.read(0, 1):
+        pass
+    home.end(os.getsid(0))
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
