@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 
 from submitit.slurm.slurm import SlurmExecutor
 
+BEGIN = (
+    "import runpy, signal; signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2}); "
+    "runpy.run_module('submitit.core._submit', run_name='__main__')"
+)
+"""What Python is given in a job. A warning that comes before the run can listen waits; it would end the process."""
+
 
 class Executor(SlurmExecutor):  # type: ignore[misc]  # submitit has no types that hold
     """Works, as far as `text`, on machines without SLURM."""
+
+    @property
+    def _submitit_command_str(self) -> str:
+        return f"{self.python} -u -c {shlex.quote(BEGIN)} {shlex.quote(str(self.folder))}"
 
     @classmethod
     def affinity(cls) -> int:
