@@ -155,9 +155,27 @@ def composed(cfg: DictConfig) -> Point | int:
             raise UserError("mode=watch: a watch is one run, and not swept; leave out -m")
         return Point(typed, _plain(cfg), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
     except (HydraException, OmegaConfBaseException) as error:
-        return _say(complaint(error, conf_folder()), 1)
+        return _refused(cfg, UserError(complaint(error, conf_folder())))
     except UserError as error:
+        return _refused(cfg, error)
+
+
+def _refused(cfg: DictConfig, error: UserError) -> int:
+    """Say why a configuration cannot be run; a point of a sweep also leaves it where the others leave their results."""
+    from launcher.ledger import Ledger
+    from launcher.provenance import provenance
+    from launcher.steps import reported
+
+    hydra_config = HydraConfig.get()
+    if hydra_config.mode != RunMode.MULTIRUN or cfg.mode == Mode.plan:
         return _say(str(error), error.exit_code)
+    config = OmegaConf.to_container(cfg, enum_to_str=True)
+    assert isinstance(config, dict)
+    made_with = {str(key): value for key, value in config.items()}
+    ledger = Ledger(provenance(made_with, list(hydra_config.overrides.task), allocate()))
+    with reported(ledger, Path(hydra_config.runtime.output_dir)) as outcome:
+        raise error
+    return outcome.code
 
 
 def _queued_as(cfg: DictConfig, settings: Mapping[str, Json]) -> DictConfig:

@@ -111,11 +111,12 @@ def test_a_server_that_does_not_start_is_tried_once(tmp_path: Path) -> None:
     assert [found["starts"] for found in summary(folder)["deployments"]] == [1, 0]
 
 
-def test_the_worst_exit_code_is_the_sweeps(tmp_path: Path) -> None:
+def test_the_worst_exit_code_is_the_sweeps_and_a_refused_point_says_why(tmp_path: Path) -> None:
     given = (*ECHO, "tasks=[addition]", "engine.latency_s=0.3", "adapters=[]", "evaluate.timeout_s=0.05,60")
-    done = sweep(tmp_path / "s", *given)
+    done = sweep(tmp_path / "s", *given, "evaluate.concurrency=4,0")
     assert done.returncode == 3, done.stderr
-    assert statuses(tmp_path / "s") == ["incomplete", "ok"]
+    assert statuses(tmp_path / "s") == ["incomplete", "error", "ok", "error"]
+    assert "evaluate.concurrency is 0" in summary(tmp_path / "s")["points"][1]["reason"]
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
