@@ -16,7 +16,7 @@ run: ## the main job: serve the shipped model, validate it, evaluate it, report 
 test: ## install every extra and run all tests (ARGS="-k name")
 	@$(PYTHON) install.py all dev docs
 	@$(MAKE) --no-print-directory real-model
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest $(ARGS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
 
 smollm2: ## evaluate SmolLM2-135M-Instruct on real ARC-Easy questions
 	@$(PYTHON) install.py megatron data

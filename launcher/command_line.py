@@ -61,7 +61,10 @@ def resumed(arguments: list[str], folder: Path) -> list[str]:
 
 def _queue_overrides(folder: Path) -> list[str]:
     """Return the keys of our own ``hydra.launcher`` that a run was submitted with."""
-    hydra_config = OmegaConf.load(folder / ".hydra" / "hydra.yaml").hydra
+    file = folder / ".hydra" / "hydra.yaml"
+    if not file.is_file():
+        return []
+    hydra_config = OmegaConf.load(file).hydra
     ours = hydra_config.launcher._target_ == SHARED
     given = _as_written(hydra_config.overrides.hydra) if ours else []
     return [o for o in given if o.lstrip("+").startswith("hydra.launcher.") and not o.startswith(RESUMES)]

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import signal
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -13,9 +15,14 @@ os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 import hypothesis
 import psutil
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 # A shell's background job starts with SIGINT ignored, and so would every program that a test sends one to.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+
+TESTS = Path(__file__).parent
+TOGETHER = ("api/contract", "cluster", "backends/ray", "backends/pytriton")
+"""Folders whose tests share servers, and take longest: each is one worker's, and begun with."""
 
 # On a busy machine everything is slow, and no fault of a strategy.
 hypothesis.settings.register_profile("steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
@@ -31,3 +38,24 @@ def no_orphans() -> Iterator[None]:
     ]
     left = [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
     assert not left, f"processes left behind: {[' '.join(p.cmdline()) for p in left]}"
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest."""
+    items.sort(key=lambda item: TOGETHER.index(folder) if (folder := _folder(item.path)) in TOGETHER else len(TOGETHER))
+
+
+class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+    """Gives each worker of pytest-xdist whole files, and whole folders of `TOGETHER`."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path = nodeid.partition("::")[0]
+        return folder if (folder := _folder(TESTS.parent / path)) in TOGETHER else path
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Scheduling:
+    return Scheduling(config, log)
+
+
+def _folder(path: Path) -> str:
+    return path.parent.relative_to(TESTS).as_posix() if path.is_relative_to(TESTS) else ""

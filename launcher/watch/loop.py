@@ -89,7 +89,7 @@ def _watch(base: Point, settings: Watch, scout: Scout, account: Account, place: 
 def _begin(point: Point, seen: Sighting, account: Account, place: Place) -> None:
     _say(f"{seen.key}: {seen.path}")
     account.begin(seen)
-    keep(point)
+    keep(point, account.folder)
     try:
         place.begin(point)
     except UserError as error:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import yaml
 
@@ -24,10 +26,15 @@ def point_of(base: Point, seen: Sighting) -> Point:
     return Point(run, config, overrides, base.folder / seen.key)
 
 
-def keep(point: Point) -> None:
-    """Write the run's configuration where Hydra would, so that the folder can be continued as any other."""
-    folder = point.folder / ".hydra"
+def keep(point: Point, base: Path) -> None:
+    """Write the run's configuration where Hydra would, so that the folder can be continued as any other.
+
+    What Hydra itself was told is in the folder ``base`` of the watch.
+    """
+    folder, told = point.folder / ".hydra", base / ".hydra" / "hydra.yaml"
     folder.mkdir(parents=True, exist_ok=True)
+    if told.is_file():
+        shutil.copy(told, folder)
     for name, value in {"overrides": point.overrides, "config": dict(point.config)}.items():
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 

@@ -72,7 +72,7 @@ class Fleet:
             process.wait(STOP_S)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def fleet(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Fleet]:
     fleet = Fleet(tmp_path_factory.mktemp("servers"))
     yield fleet
