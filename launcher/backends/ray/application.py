@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
+import threading
+from typing import TYPE_CHECKING
+
 from launcher.backends.ray import home
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.rollcall import Address
+
+if TYPE_CHECKING:
+    from ray import serve
 
 REPLICA = "replica"
 """The deployment, and on a Ray of our own a resource of its nodes: one for each replica that is to be there."""
@@ -15,12 +21,24 @@ SAME = "1"
 DRAIN_S = 600.0
 """How long a replica that is not needed any more may take for the requests that it has."""
 
+_turn = threading.Lock()
+"""Serve's client is not for several threads: what one has marked to be pickled by value, another unmarks."""
+
 
 def deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) -> None:
     """Ask Serve for so many replicas, and for a new one whenever one is lost; return at once.
 
     Asked again with another number, it starts or stops as many as that takes, and leaves the others as they are.
     """
+    from ray import serve
+
+    with _turn:
+        asked = _application(assignment, replicas, address, key)
+        target = serve.RunTarget(asked, name=assignment.application, route_prefix=None)
+        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+
+
+def _application(assignment: Assignment, replicas: int, address: Address, key: bytes) -> serve.Application:
     from ray import serve
 
     from launcher.backends.ray.replica import Replica
@@ -40,9 +58,16 @@ def deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) 
         health_check_period_s=2,
         health_check_timeout_s=patience.probe_s,
         graceful_shutdown_timeout_s=DRAIN_S,
-    ).options(version=SAME, _internal=True)
-    target = serve.RunTarget(deployment.bind(address, key), name=assignment.application, route_prefix=None)
-    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    )
+    return deployment.options(version=SAME, _internal=True).bind(address, key)
+
+
+def is_there(name: str) -> bool:
+    """Tell whether Serve has the application ``name``; waits as long as Serve does not answer."""
+    from ray import serve
+
+    with _turn:
+        return name in serve.status().applications
 
 
 def forget() -> None:

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
+from launcher.backends.ray import application
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.resources import Node, count
 from launcher.core import Json
@@ -81,11 +82,9 @@ class Attached:
 
     def _look(self) -> None:
         """Ask Serve from time to time for our application; as long as it does not answer, nothing is known."""
-        from ray import serve
-
         seen = False
         while not self._leaving and self._problem is None:
-            there = self._assignment.application in serve.status().applications
+            there = application.is_there(self._assignment.application)
             if seen and not there and not self._leaving:
                 self._problem = f"the Ray at {self._address} does not have the application any more"
             seen = seen or there

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -120,6 +121,24 @@ def test_a_run_uses_a_part_of_it_and_leaves_the_rest(attached: Nodes, tmp_path: 
     assert attached.applications() == '["theirs"]'
     assert attached.theirs() == b"theirs"
     assert not drivers()
+
+
+def test_a_driver_and_a_node_may_die(attached: Nodes, tmp_path: Path) -> None:
+    backend = Ray(address=attached.address, replicas=2, probe_timeout_s=60)
+    with backend.serve(deployment(tmp_path), allocate()) as endpoint:
+        first, (before, _), (driver,) = replicas(endpoint), json.loads(attached.applications()), drivers()
+        os.kill(driver, signal.SIGKILL)
+        wait_for(lambda: live(endpoint) and not {r["pid"] for r in first} & {r["pid"] for r in replicas(endpoint)})
+        wait_for(lambda: before not in attached.applications())
+        undisturbed = evaluated(endpoint, tmp_path / "undisturbed")
+
+        disturbed = evaluated(endpoint, tmp_path / "disturbed", lambda: attached.kill_raylet(OTHER))
+        assert disturbed == undisturbed
+        wait_for(lambda: live(endpoint))
+        assert {replica["node"] for replica in replicas(endpoint)} == {HEAD}
+        assert [line["reason"] for line in health(endpoint)["lost"]][1:] == ["its process died"]
+        attached.join(OTHER)
+    assert attached.applications() == '["theirs"]'
 
 
 def live(endpoint: Endpoint) -> bool:
