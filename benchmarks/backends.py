@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import secrets
 import statistics
 import subprocess
 import sys
@@ -227,13 +228,13 @@ def handles(folder: str) -> None:
 @contextmanager
 def handle_based() -> Iterator[Server]:
     """Run Ray's peer with a Ray of its own, which ends with it."""
-    with home.home() as folder, (folder / "log").open("w") as log:
+    with home.home(secrets.token_hex(32)) as folder, (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, "handles", str(folder)],
             stdout=subprocess.PIPE,
             stderr=log,
             text=True,
-            env=cluster.environment(folder),
+            env=cluster.environment(folder, probe_s=10, nodes=1),
             start_new_session=True,
         )
         assert process.stdout is not None
@@ -349,7 +350,9 @@ if __name__ == "__main__":
         handles(*sys.argv[2:])
     else:
         numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
-        parts = [word for word in sys.argv[1:] if word in PARTS]
+        parts = [word for word in sys.argv[1:] if not word.isdigit()]
+        if unknown := set(parts) - PARTS.keys():
+            sys.exit(f"{', '.join(unknown)}: accepted are a number of rounds, and {', '.join(PARTS)}")
         with tempfile.TemporaryDirectory() as temporary:
             for part in parts or PARTS:
                 PARTS[part](numbers[0] if numbers else 5, Path(temporary))
