@@ -169,10 +169,8 @@ def _refused(cfg: DictConfig, error: UserError) -> int:
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN or cfg.mode == Mode.plan:
         return _say(str(error), error.exit_code)
-    config = OmegaConf.to_container(cfg, enum_to_str=True)
-    assert isinstance(config, dict)
-    made_with = {str(key): value for key, value in config.items()}
-    ledger = Ledger(provenance(made_with, list(hydra_config.overrides.task), allocate()))
+    config = _plain(cfg, resolve=False)  # what is wrong may be an interpolation
+    ledger = Ledger(provenance(config, list(hydra_config.overrides.task), allocate()))
     with reported(ledger, Path(hydra_config.runtime.output_dir)) as outcome:
         raise error
     return outcome.code
@@ -183,9 +181,7 @@ def _queued_as(cfg: DictConfig, settings: Mapping[str, Json]) -> DictConfig:
     if not launchers.queue_keys(settings):
         return cfg
     given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
-    cluster = OmegaConf.to_container(cfg.cluster)
-    assert isinstance(cluster, dict)
-    values = launchers.translated(settings, {str(key): value for key, value in cluster.items()}, given)
+    values = launchers.translated(settings, _plain(cfg.cluster, resolve=False), given)
     merged = cfg.copy()
     with open_dict(merged):  # additional_parameters takes any key
         merged.merge_with({"cluster": values})
@@ -256,9 +252,7 @@ def _typed(cfg: DictConfig) -> Run:
 
 def _settings(hydra_config: HydraConf) -> dict[str, Json]:
     """Return the keys of ``hydra.launcher``."""
-    found = OmegaConf.to_container(hydra_config.launcher)
-    assert isinstance(found, dict)
-    return {str(key): value for key, value in found.items()}
+    return _plain(hydra_config.launcher, resolve=False)
 
 
 def _shares(hydra_config: HydraConf) -> bool:
@@ -351,8 +345,8 @@ class Outcomes(Callback):
             self.codes.extend(found)
 
 
-def _plain(cfg: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+def _plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
 

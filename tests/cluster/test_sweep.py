@@ -6,12 +6,11 @@ import json
 import signal
 import subprocess
 import sys
-import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from running import wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 ECHO = ("engine=echo", "model=none", "evaluate.limit=6")
@@ -119,14 +118,6 @@ def test_the_worst_exit_code_is_the_sweeps_and_a_refused_point_says_why(tmp_path
     assert "evaluate.concurrency is 0" in summary(tmp_path / "s")["points"][1]["reason"]
 
 
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
-
-
 def lines(file: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
@@ -141,7 +132,7 @@ def test_an_interrupted_sweep_reports_what_is_done_and_runs_only_what_is_missing
     process = subprocess.Popen(
         command(folder, "-m", *given), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
     )
-    wait_for(lambda: lines(folder / "1/samples.jsonl") >= 3, process)
+    wait_for(lambda: lines(folder / "1/samples.jsonl") >= 3, process, 60)
     assert (folder / "1/endpoint.json").exists()
     assert not (folder / "0/endpoint.json").exists()
     process.send_signal(number)

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from typing import Any
 import pytest
 import torch
 import train_tiny
+from running import wait_for
 from training_run import ROOT, hugging_face, iteration, nemo
 
 from launcher.checkpoints.iterations import TRACKER
@@ -48,14 +49,6 @@ def running(arguments: list[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
             process.communicate()
 
 
-def wait_for(condition: Callable[[], object], process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 120
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
-
-
 def points(out: Path) -> dict[str, dict[str, Any]]:
     file = out / "watch.json"
     found = json.loads(file.read_text())["points"] if file.exists() else []
@@ -76,16 +69,16 @@ def test_checkpoints_are_evaluated_as_they_come_and_lost_ones_are_missed(trainin
     out = tmp_path / "out"
     iteration(training, 100, tracker=100)
     with running(command(training, out, *ECHO, "engine.latency_s=0.2", "watch.until=500"), tmp_path) as process:
-        wait_for(lambda: statuses(out) == {"step_100": "evaluating"}, process)
+        wait_for(lambda: statuses(out) == {"step_100": "evaluating"}, process, 120)
         second = iteration(training, 200, tracker=200)
-        wait_for(lambda: "step_200" in statuses(out), process)
+        wait_for(lambda: "step_200" in statuses(out), process, 120)
         third, bad = iteration(training, 300, tracker=300), iteration(training, 400, tracker=400)
         (bad / "metadata.json").unlink()
         time.sleep(0.5)  # a look or two
         shutil.rmtree(third)
-        wait_for(lambda: statuses(out).get("step_400") == "error", process)
+        wait_for(lambda: statuses(out).get("step_400") == "error", process, 120)
         shutil.copy(second / "metadata.json", bad)  # written again
-        wait_for(lambda: statuses(out).get("step_400") == "ok", process)
+        wait_for(lambda: statuses(out).get("step_400") == "ok", process, 120)
         iteration(training, 500, tracker=500)
         said = process.communicate(timeout=120)
     assert statuses(out) == {f"step_{n}00": "missed" if n == 3 else "ok" for n in (1, 2, 3, 4, 5)}, said
@@ -106,7 +99,7 @@ def test_an_ended_watch_goes_on_where_it_was(training: Path, tmp_path: Path) -> 
     slow = ("engine.latency_s=0.2", "evaluate.concurrency=1", "validate.skip=[greedy repeats]")
     with running(command(training, out, *ECHO, *slow), tmp_path) as process:
         begun = out / "step_200/samples.jsonl"
-        wait_for(lambda: begun.exists() and begun.read_bytes().count(b"\n") >= 2, process)
+        wait_for(lambda: begun.exists() and begun.read_bytes().count(b"\n") >= 2, process, 120)
         process.send_signal(signal.SIGTERM)
         _, said = process.communicate(timeout=60)
     assert process.returncode == 130
@@ -189,7 +182,7 @@ def test_a_tracker_that_is_behind_is_waited_for(training: Path, tmp_path: Path) 
     iteration(training, 100, tracker=100)
     iteration(training, 200)
     with running(command(training, out, *ECHO, "watch.until=200"), tmp_path) as process:
-        wait_for(lambda: statuses(out) == {"step_100": "ok"}, process)
+        wait_for(lambda: statuses(out) == {"step_100": "ok"}, process, 120)
         (training / TRACKER).write_text("200")
         process.communicate(timeout=120)
     assert statuses(out) == {"step_100": "ok", "step_200": "ok"}
