@@ -20,19 +20,27 @@ if TYPE_CHECKING:
 PAGED = "launcher_paged"
 
 
+Way = tuple[Rule, int]
+"""How a layer attends, over how many groups."""
+
+
 class Active:
     """The step that a model is computing, once per way to attend."""
 
-    steps: Mapping[Rule, Step]
+    steps: Mapping[Way, Step]
 
 
 class Pages:
-    """The cache of one attention module, [slots, groups, key and value, channels], and how it attends."""
+    """The cache of one attention module, [blocks, groups, key and value, block size, channels], and how it attends."""
 
-    def __init__(self, layer: Attending, slots: int, active: Active, like: Tensor) -> None:
-        self.rule = layer.rule
+    def __init__(self, layer: Attending, num_blocks: int, block_size: int, active: Active, like: Tensor) -> None:
+        self.way = _way(layer)
         self.active = active
-        self.cache = like.new_zeros(slots, layer.groups, 2, layer.channels)
+        self.cache = like.new_zeros(num_blocks, layer.groups, 2, block_size, layer.channels)
+
+
+def _way(layer: Attending) -> Way:
+    return layer.rule, layer.groups
 
 
 def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: Any, **__: Any) -> tuple[Tensor, None]:
@@ -42,7 +50,7 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: An
     groups = key.shape[1]
     q = query[0].transpose(0, 1).reshape(tokens, groups, heads // groups, channels)
     mixed = torch.cat((q, key[0].transpose(0, 1)[:, :, None], value[0].transpose(0, 1)[:, :, None]), 2)
-    out: Tensor = pages.active.steps[pages.rule].attend(mixed, pages.cache)
+    out: Tensor = pages.active.steps[pages.way].attend(mixed, pages.cache)
     return out.view(1, tokens, heads, channels), None
 
 
@@ -52,6 +60,7 @@ AttentionInterface.register(PAGED, _attend)
 def _layout(layer: Attending, block_size: int, like: Tensor) -> Layout:
     return Layout(
         block_size=block_size,
+        groups=layer.groups,
         queries=layer.rule.queries,
         worth=CALL_COST // (layer.groups * layer.channels),
         device=like.device,
@@ -77,15 +86,15 @@ class Flat:
         self._active = Active()
         like = next(model.parameters())
         for layer in layers:
-            layer.module.pages = Pages(layer, num_blocks * block_size, self._active, like)  # type: ignore[assignment]
-        self._layouts = {layer.rule: _layout(layer, block_size, like) for layer in layers}
+            layer.module.pages = Pages(layer, num_blocks, block_size, self._active, like)  # type: ignore[assignment]
+        self._layouts = {_way(layer): _layout(layer, block_size, like) for layer in layers}
         self._plain = str(model.config._attn_implementation)
         model.set_attn_implementation(PAGED)
 
     @torch.inference_mode()
     def compute(self, plan: StepPlan) -> Tensor:
         """Return the logits [rows, vocabulary] of a step."""
-        steps = {rule: layout.step(plan) for rule, layout in self._layouts.items()}
+        steps = {way: layout.step(plan) for way, layout in self._layouts.items()}
         step = next(iter(steps.values()))
         self._active.steps = steps
         keep = {"logits_to_keep": step.rows} if self._keeps else {}

@@ -27,7 +27,7 @@ from launcher.errors import EngineUnavailable
 class Stage:
     """The layers and the part of the vocabulary that this rank holds, with its cache.
 
-    A layer's cache has ``num_blocks`` blocks of ``block_size`` tokens, each [groups, key and value, channels].
+    A layer's cache has ``num_blocks`` blocks, each [groups, key and value, block size, channels].
     """
 
     def __init__(
@@ -45,11 +45,12 @@ class Stage:
         self._dtype = dtype
         attention = model.decoder.layers[0].self_attention
         groups, channels = attention.num_query_groups_per_partition, attention.hidden_size_per_attention_head
-        shape = (num_blocks * block_size, groups, 2, channels)
+        shape = (num_blocks, groups, 2, block_size, channels)
         for layer in model.decoder.layers:
             layer.self_attention.cache = torch.zeros(shape, dtype=dtype, device=self.device)
         self._layout = Layout(
             block_size=block_size,
+            groups=groups,
             queries=architecture.num_attention_heads // architecture.num_query_groups,
             worth=CALL_COST // (groups * channels),
             device=self.device,
