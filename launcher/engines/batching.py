@@ -128,6 +128,8 @@ def _put(events: Sequence[tuple[Stream, Tokens | Exception]]) -> None:
 
 def _merge(events: Sequence[Tokens | Exception]) -> Tokens:
     """Join what a slow reader has let pile up; raise the failure if there is one."""
+    if len(events) == 1 and isinstance(events[0], Tokens):
+        return events[0]
     for event in events:
         if isinstance(event, Exception):
             raise event

@@ -168,7 +168,7 @@ class Driver:
             events = [*events, *self._scheduler.absorb(step, results)]
         self._state = self._scheduler.state()
         for running, tokens in events:
-            self._outbox.add(running.request.id, tokens)
+            self._outbox.add(running.request.id, tokens, whole=running.request.whole)
         self._outbox.flush(everything=False)
 
     def _send(self, ready: Sequence[tuple[str, Tokens]]) -> None:

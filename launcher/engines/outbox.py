@@ -17,35 +17,48 @@ Send = Callable[[Sequence[tuple[str, Tokens]]], None]
 
 
 class Outbox:
-    """What sequences have said and nobody was told yet. First and last tokens never wait. Not thread-safe."""
+    """What sequences have said and nobody was told yet. First and last tokens never wait. Not thread-safe.
+
+    Of a sequence that is wanted ``whole`` nothing is sent between the two.
+    """
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._pending: dict[str, list[Tokens]] = {}
+        self._whole: set[str] = set()
         self._begun: set[str] = set()
         self._due = 0.0
 
-    def add(self, request_id: str, tokens: Tokens) -> None:
-        self._pending.setdefault(request_id, []).append(tokens)
+    def add(self, request_id: str, tokens: Tokens, *, whole: bool = False) -> None:
+        if request_id in self._pending:
+            self._pending[request_id].append(tokens)
+            return
+        self._pending[request_id] = [tokens]
+        if whole:
+            self._whole.add(request_id)
 
     def forget(self, request_id: str) -> None:
         self._pending.pop(request_id, None)
+        self._whole.discard(request_id)
         self._begun.discard(request_id)
 
     def flush(self, *, everything: bool) -> None:
-        """Send what is due, or all that there is."""
-        if everything or time.monotonic() >= self._due:
-            self._release(list(self._pending))
-            self._due = time.monotonic() + READER_S * len(self._begun)
-        else:
-            self._release([k for k, events in self._pending.items() if k not in self._begun or events[-1].finish])
+        """Send what is due, or all that may be sent."""
+        due = everything or time.monotonic() >= self._due
+        waiting = self._whole if due else self._begun
+        self._release([k for k, e in self._pending.items() if k not in waiting or k not in self._begun or e[-1].finish])
+        if due:
+            self._due = time.monotonic() + READER_S * len(self._begun - self._whole)
 
     def _release(self, request_ids: Sequence[str]) -> None:
         if not request_ids:
             return
         ready = [(request_id, join(self._pending.pop(request_id))) for request_id in request_ids]
         for request_id, tokens in ready:
-            (self._begun.discard if tokens.finish else self._begun.add)(request_id)
+            if tokens.finish:
+                self.forget(request_id)
+            else:
+                self._begun.add(request_id)
         self._send(ready)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from functools import cache
 from typing import TYPE_CHECKING
 
 from launcher.engines.base import Sampling, TokenLogprob
@@ -22,7 +23,7 @@ ROWS_AT_ONCE = 128
 class Sampler:
     """The state of one sequence's sampling: its settings, its random numbers, and what it has generated."""
 
-    __slots__ = ("adjusted", "counts", "greedy", "sampling", "uniform")
+    __slots__ = ("adjusted", "counts", "greedy", "plain", "sampling", "uniform")
 
     def __init__(self, sampling: Sampling) -> None:
         self.sampling = sampling
@@ -31,6 +32,7 @@ class Sampler:
         self.greedy = sampling.temperature < GREEDY_BELOW
         penalised = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
         self.adjusted = penalised or bool(sampling.logit_bias)
+        self.plain = self.greedy and not self.adjusted and sampling.logprobs is None
 
     def saw(self, token: int) -> None:
         """Note a generated token, for the penalties."""
@@ -90,16 +92,24 @@ def _score(logits: Tensor, scores: Sequence[Score], vocab_size: int) -> list[Tok
 def _draw(logits: Tensor, samplers: Sequence[Sampler], vocab_size: int) -> list[TokenLogprob]:
     if not samplers:
         return []
+    if all(s.plain for s in samplers):
+        return [_bare(t) for t in logits[:, :vocab_size].argmax(-1).tolist()]
     tokens = _tokens(logits[:, :vocab_size], samplers)
     for sampler, token in zip(samplers, tokens, strict=True):
         sampler.saw(token)
     wanted = [i for i, s in enumerate(samplers) if s.sampling.logprobs is not None]
     if not wanted:
-        return [TokenLogprob(t) for t in tokens]
+        return [_bare(t) for t in tokens]
     rows = logits if len(wanted) == len(samplers) else logits[wanted]
     tops = [samplers[i].sampling.logprobs or 0 for i in wanted]
     known = dict(zip(wanted, _logprobs(rows, [tokens[i] for i in wanted], tops, vocab_size), strict=True))
-    return [known.get(i) or TokenLogprob(t) for i, t in enumerate(tokens)]
+    return [known.get(i) or _bare(t) for i, t in enumerate(tokens)]
+
+
+@cache
+def _bare(token: int) -> TokenLogprob:
+    """Return a token of which nothing more is said; one object for all of its kind."""
+    return TokenLogprob(token)
 
 
 def _logprobs(logits: Tensor, targets: Sequence[int], tops: Sequence[int], vocab_size: int) -> list[TokenLogprob]:

@@ -28,17 +28,23 @@ class Limits:
 
 
 class Running:
-    """One generation on its way: its tokens so far, its cache blocks, and how far it has been computed."""
+    """One generation on its way: its tokens so far, its cache blocks, and how far it has been computed.
+
+    It is complete at ``longest`` tokens, or when it draws one of ``ends``. While it is ``decoding``, its last token is
+    all that is to be computed.
+    """
 
     __slots__ = (
-        *("admitted", "blocks", "digests", "draw", "entries", "known"),
+        *("admitted", "blocks", "decoding", "digests", "draw", "ends", "entries", "known", "longest"),
         *("next", "prompt", "request", "stored", "tokens", "top"),
     )
 
-    def __init__(self, request: Generation, vocab_size: int) -> None:
+    def __init__(self, request: Generation, vocab_size: int, context_length: int, eos_ids: frozenset[int]) -> None:
         sampling = request.sampling
         self.request = request
         self.prompt = len(request.prompt)
+        self.longest = min(context_length, self.prompt + sampling.max_tokens)
+        self.ends = frozenset() if sampling.ignore_eos else eos_ids
         self.tokens = list(request.prompt)
         self.draw = Draw(Sampler(sampling))
         self.top = None if sampling.prompt_logprobs is None else min(sampling.prompt_logprobs, vocab_size)
@@ -53,10 +59,7 @@ class Running:
         self.next = 0
         self.stored = 0
         self.known = 0
-
-    @property
-    def generated(self) -> int:
-        return len(self.tokens) - self.prompt
+        self.decoding = False
 
     @property
     def scoring(self) -> bool:
@@ -132,7 +135,7 @@ class Scheduler:
 
     def add(self, request: Generation) -> Running:
         """Queue a generation. Whether there is room is for the caller to say."""
-        running = Running(request, self._vocab_size)
+        running = Running(request, self._vocab_size, self._limits.context_length, self._eos_ids)
         self._waiting[request.id] = running
         return running
 
@@ -161,16 +164,22 @@ class Scheduler:
         done: list[Event] = []
         budget = self._limits.prefill_chunk
         for running in list(self._running.values()):
-            if running.request.id in self._running and (job := self._continue(running, budget)):
-                budget -= len(job.chunk.tokens) * (not self._decoding(running))
+            if running.request.id not in self._running:
+                continue  # it gave way to another
+            if running.decoding:
+                job = self._decode(running)
+            else:
+                job = self._prefill(running, budget)
+                budget -= 0 if job is None else len(job.chunk.tokens)
+            if job is not None:
                 jobs.append(job)
         while budget > 0 and (admitted := self._admit()):
             if admitted.next >= admitted.goal:
                 done.append((admitted, self._finish(admitted, (), "length")))
                 continue
-            job = self._job(admitted, min(budget, admitted.goal - admitted.next))
-            budget -= len(job.chunk.tokens)
-            jobs.append(job)
+            if job := self._prefill(admitted, budget):
+                budget -= len(job.chunk.tokens)
+                jobs.append(job)
         return (self._step(jobs) if jobs else None), done
 
     def absorb(self, step: Step, results: Sequence[TokenLogprob]) -> list[Event]:
@@ -181,27 +190,29 @@ class Scheduler:
         events: list[Event] = []
         for job in step.jobs:
             running = job.running
-            running.next = job.chunk.start + len(job.chunk.tokens)
-            running.stored = max(running.stored, running.next)
+            running.next = reached = job.chunk.start + len(job.chunk.tokens)
+            if running.stored < reached:
+                running.stored = reached
             if job.score is not None:
                 running.entries += [next(scored) for _ in job.score.targets]
             token = next(drawn) if job.draws else None
             if self._limits.prefix_caching:
                 self._remember(running)
-            if running.next >= running.goal:
+            if running.decoding or reached >= running.goal:
                 events.append((running, self._progress(running, token)))
         return events
 
-    def _decoding(self, running: Running) -> bool:
-        return running.next == len(running.tokens) - 1 and running.generated > 0
-
-    def _continue(self, running: Running, budget: int) -> Job | None:
-        """Return the next chunk of a running sequence; a sequence that finds no cache block gives way instead."""
-        if not self._decoding(running):
-            return self._job(running, min(budget, running.goal - running.next)) if budget > 0 else None
-        if running.next >= len(running.blocks) * self._size and not self._extend(running):
+    def _decode(self, running: Running) -> Job | None:
+        """Return the next step of a sequence that generates; one that finds no cache block gives way instead."""
+        at = running.next
+        if at >= len(running.blocks) * self._size and not self._extend(running):
             return None
-        return self._job(running, 1)
+        return Job(running, Chunk(running.tokens[at:], at, running.stored, running.blocks), None, draws=True)
+
+    def _prefill(self, running: Running, budget: int) -> Job | None:
+        """Return the next chunk of what is known of a sequence, of at most ``budget`` tokens."""
+        length = min(budget, running.goal - running.next)
+        return self._job(running, length) if length > 0 else None
 
     def _extend(self, running: Running) -> bool:
         """Give a sequence one more block, taking those of the youngest when none is left; False if that is itself."""
@@ -324,16 +335,13 @@ class Scheduler:
         if token is None:
             return self._finish(running, (), "length")
         running.tokens.append(token.token)
+        running.decoding = True
         self._generated += 1
-        finish = self._finished(running, token.token)
-        return self._finish(running, (token,), finish) if finish else self._tokens(running, (token,), None)
-
-    def _finished(self, running: Running, token: int) -> Finish | None:
-        sampling = running.request.sampling
-        if token in self._eos_ids and not sampling.ignore_eos:
-            return "stop"
-        full = len(running.tokens) >= self._limits.context_length
-        return "length" if full or running.generated >= sampling.max_tokens else None
+        if token.token in running.ends:
+            return self._finish(running, (token,), "stop")
+        if len(running.tokens) >= running.longest:
+            return self._finish(running, (token,), "length")
+        return self._tokens(running, (token,), None)
 
     def _finish(self, running: Running, tokens: tuple[TokenLogprob, ...], finish: Finish) -> Tokens:
         del self._running[running.request.id]
@@ -341,8 +349,9 @@ class Scheduler:
         return self._tokens(running, tokens, finish)
 
     def _tokens(self, running: Running, tokens: tuple[TokenLogprob, ...], finish: Finish | None) -> Tokens:
-        first = running.top is not None and running.generated == len(tokens)
-        return Tokens(tokens, tuple(running.entries) if first else None, finish)
+        if running.top is None or len(running.tokens) - running.prompt != len(tokens):
+            return Tokens(tokens, None, finish)
+        return Tokens(tokens, tuple(running.entries), finish)
 
     def _free(self, running: Running) -> None:
         self._pool.release(running.blocks)

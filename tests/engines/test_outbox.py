@@ -41,6 +41,15 @@ def test_first_and_last_tokens_do_not_wait(box: Outbox, sent: list[Sequence[tupl
     assert sent[-1] == [("other", join([SECOND] * 4))]
 
 
+def test_of_what_is_wanted_whole_nothing_is_sent_between_first_and_last(
+    box: Outbox, sent: list[Sequence[tuple[str, Tokens]]]
+) -> None:
+    for tokens in (FIRST, SECOND, SECOND, LAST):
+        box.add("a", tokens, whole=True)
+        box.flush(everything=True)
+    assert sent == [[("a", FIRST)], [("a", join([SECOND, SECOND, LAST]))]]
+
+
 def test_what_is_forgotten_is_not_sent(box: Outbox, sent: list[Sequence[tuple[str, Tokens]]]) -> None:
     box.add("other", SECOND)
     box.forget("other")
