@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 from launcher.engines.base import Tokens
 
-READER_S = 0.0003
+READER_S = 0.0005
 """How long to leave the readers in peace, per reader: waking one costs a good part of this, more if it writes to a
 socket, and while it runs the model waits for the interpreter. A single reader is woken at every step, dozens are
 woken every few milliseconds."""
@@ -66,4 +66,4 @@ def join(events: Sequence[Tokens]) -> Tokens:
     """Make one event of several that follow one another."""
     if len(events) == 1:
         return events[0]
-    return Tokens(tuple(t for event in events for t in event.tokens), events[0].prompt, events[-1].finish)
+    return Tokens(tuple([t for event in events for t in event.tokens]), events[0].prompt, events[-1].finish)

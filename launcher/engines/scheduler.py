@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 
 from launcher.engines.base import EngineState, Finish, Generation, TokenLogprob, Tokens
 from launcher.engines.blocks import BlockPool, Digest, digest
@@ -164,14 +165,11 @@ class Scheduler:
         done: list[Event] = []
         budget = self._limits.prefill_chunk
         for running in list(self._running.values()):
-            if running.request.id not in self._running:
-                continue  # it gave way to another
             if running.decoding:
-                job = self._decode(running)
-            else:
-                job = self._prefill(running, budget)
-                budget -= 0 if job is None else len(job.chunk.tokens)
-            if job is not None:
+                if job := self._decode(running):
+                    jobs.append(job)
+            elif running.request.id in self._running and (job := self._prefill(running, budget)):
+                budget -= len(job.chunk.tokens)
                 jobs.append(job)
         while budget > 0 and (admitted := self._admit()):
             if admitted.next >= admitted.goal:
@@ -180,7 +178,9 @@ class Scheduler:
             if job := self._prefill(admitted, budget):
                 budget -= len(job.chunk.tokens)
                 jobs.append(job)
-        return (self._step(jobs) if jobs else None), done
+        if not jobs:
+            return None, done
+        return (_decodes(jobs) if budget == self._limits.prefill_chunk else self._step(jobs)), done
 
     def absorb(self, step: Step, results: Sequence[TokenLogprob]) -> list[Event]:
         """Take the executor's results of a step, and return what each sequence has to say."""
@@ -341,6 +341,8 @@ class Scheduler:
             return self._finish(running, (token,), "stop")
         if len(running.tokens) >= running.longest:
             return self._finish(running, (token,), "length")
+        if running.top is None and token.logprob is None:
+            return _said(token.token)
         return self._tokens(running, (token,), None)
 
     def _finish(self, running: Running, tokens: tuple[TokenLogprob, ...], finish: Finish) -> Tokens:
@@ -358,3 +360,19 @@ class Scheduler:
         for content in running.digests[running.known :]:
             if self._computing.get(content) is running:
                 del self._computing[content]
+
+
+def _decodes(jobs: list[Job]) -> Step:
+    """Make a step of sequences that all generate: each draws from its only row."""
+    jobs.sort(key=_start)
+    return Step(StepPlan([job.chunk for job in jobs], range(len(jobs))), jobs, [], [job.running.draw for job in jobs])
+
+
+def _start(job: Job) -> int:
+    return job.chunk.start
+
+
+@cache
+def _said(token: int) -> Tokens:
+    """Return the event of one token of which nothing more is said; most are of this kind."""
+    return Tokens((TokenLogprob(token),))
