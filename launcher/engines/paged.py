@@ -19,6 +19,7 @@ Ints = NDArray[np.int64]
 CALL_COST = 100_000
 """What one more attention call costs, in cached numbers that padding could read instead (measured on a CPU)."""
 
+MINUS_INFINITY, ZERO = np.float32(-np.inf), np.float32(0)
 
 PagedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float | None, int | None], Tensor]
 """Attends where the keys and values lie: one query per sequence, [sequences, heads, channels], over the pages of keys
@@ -59,8 +60,8 @@ class Group:
     """Chunks that attend in one call: rows ``[begin, end)`` of the step, as ``count`` sequences of ``width`` queries.
 
     ``take`` gathers the queries into [count * width] (None when they already lie so), ``put`` picks the real rows out
-    of the padded result. ``strips`` [count * groups * 2 * blocks per sequence] gathers keys and values (`strips`), and
-    ``mask`` [count, 1, queries per group * width, keys] is added to the scores. A chunk that sees only itself has
+    of the padded result. ``strips`` [count * groups * 2 * blocks per sequence] gathers keys and values, and ``mask``
+    [count, 1, queries per group * width (or 1), keys] is added to the scores. A chunk that sees only itself has
     neither. With ``lengths`` [count] the step's kernel reads the cache itself, by ``blocks`` [count, blocks per
     sequence].
     """
@@ -267,16 +268,24 @@ class Layout:
         return torch.arange(2 * self.groups, device=self.device)
 
     def _mask(self, spans: Spans, width: int, keys: int) -> Tensor:
-        """Return what to add to the scores, [count, 1, queries * width, keys]: 0 where a token sees, else -inf."""
+        """Return what to add to the scores: 0 where a token sees, else -inf.
+
+        It is [count, 1, queries * width, keys], with one row for all queries where each sequence has one token.
+        """
+        if width == 1:
+            return self._hidden(spans.starts[:, None], keys)[:, None, None]
         # Padding queries see what the sequence's first token sees: never an empty row, which would be NaN.
         offsets = np.arange(width) * (np.arange(width) < spans.widths[:, None])
         last = (spans.starts[:, None] + offsets)[:, :, None]
+        return self._hidden(last, keys).repeat(1, self.queries, 1)[:, None]
+
+    def _hidden(self, last: Ints, keys: int) -> Tensor:
+        """Return 0 for each of ``keys`` that the token at position ``last`` [..., 1] sees, else -inf."""
         at = np.arange(keys)
         hidden = at > last
         if self.window is not None:
             hidden |= at <= last - self.window
-        mask = torch.from_numpy(np.where(hidden, np.float32(-np.inf), np.float32(0)))
-        return mask.to(self.device, self.dtype).repeat(1, self.queries, 1)[:, None]
+        return torch.from_numpy(np.where(hidden, MINUS_INFINITY, ZERO)).to(self.device, self.dtype)
 
     def _padding(self, widths: Ints, width: int) -> tuple[Tensor, Tensor]:
         inside = np.arange(width) < widths[:, None]
