@@ -16,6 +16,8 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from hydra_plugins._composed_once import composed_once
+
 
 @dataclass
 class SharedConf:
@@ -71,27 +73,44 @@ class SharedLauncher(Launcher):
     def __init__(self, resume: bool, **queue: Any) -> None:
         """Take the keys of `SharedConf`; those for SLURM are read where a point is composed."""
         self.resume = resume
+        self.up = ""
+        self.under_way: list[Any] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.task_function, self.hydra_context = config, task_function, hydra_context
+        self.loader = composed_once(hydra_context)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Compose every point before the first one runs; return one `JobReturn` each, in the order given."""
+        """Compose every point before the first one runs; return one `JobReturn` each, in the order given.
+
+        The points that need the server which the batch before left up come first.
+        """
         setup_globals()
-        Path(str(self.config.hydra.sweep.dir)).mkdir(parents=True, exist_ok=True)
+        self._begin(initial_job_idx)
         points = [self._compose(overrides, initial_job_idx + n) for n, overrides in enumerate(job_overrides)]
         keys = [_served(point) for point in points]
         returns: dict[int, JobReturn] = {}
         submitted: dict[int, Any] = {}
-        for n in sorted(range(len(keys)), key=lambda n: (keys.index(keys[n]), n)):
+        for n in sorted(range(len(keys)), key=lambda n: (keys[n] != self.up, keys.index(keys[n]), n)):
             title = f"point {initial_job_idx + n}: {' '.join(filter_overrides(job_overrides[n]))}"
             task = _collect(submitted, n) if _is_submitted(points[n]) else self.task_function
             returns[n] = self._run(task, points[n], title)
-        _submit(submitted, keys, returns)
+            self.up = keys[n]
+        if submitted:
+            self._submit(submitted, keys, points, returns)
         return [returns[n] for n in range(len(points))]
 
+    def _begin(self, number: int) -> None:
+        """Leave what the sweep was begun with, which not every sweeper does; say if it cannot be continued."""
+        folder = Path(str(self.config.hydra.sweep.dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        if not (folder / "multirun.yaml").exists():
+            OmegaConf.save(self.config, folder / "multirun.yaml")
+        if number == 0 and OmegaConf.select(self.config.hydra.sweeper, "sampler.seed", default=0) is None:
+            _tell("without hydra.sweeper.sampler.seed=<number> this sweep cannot be continued if it is interrupted")
+
     def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        config = self.hydra_context.config_loader.load_sweep_config(self.config, list(overrides))
+        config = self.loader.take(self.config, overrides)
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
         return config
@@ -100,12 +119,26 @@ class SharedLauncher(Launcher):
         """Run a point, or skip it if it is done."""
         folder = _folder(config)
         if self.resume:
+            _check_same(config, folder)
             if _is_done(folder):
                 _tell(f"{title} · done before")
-                return _returned(config, 0)
+                return _returned(config, folder)
             config.resume = str(folder)
         _tell(title)
         return run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
+
+    def _submit(
+        self, collected: dict[int, Any], keys: Sequence[str], points: list[DictConfig], returns: dict[int, JobReturn]
+    ) -> None:
+        """Submit one job for the collected points of each key, and put what they came to where Hydra looks for it."""
+        from launcher.app import Outcomes
+        from launcher.submission.groups import submitted
+
+        groups = [list(group) for _, group in groupby(collected, key=lambda number: keys[number])]
+        codes = submitted([[collected[number] for number in group] for group in groups], self.under_way)
+        for number, point in collected.items():
+            Outcomes.codes.append(codes[point.folder])
+            returns[number].return_value = Outcomes.told(points[number], point.folder)
 
 
 def _is_submitted(config: DictConfig) -> bool:
@@ -128,17 +161,6 @@ def _collect(into: dict[int, Any], number: int) -> TaskFunction:
     return task
 
 
-def _submit(collected: dict[int, Any], keys: Sequence[str], returns: dict[int, JobReturn]) -> None:
-    """Submit one job for the collected points of each key, and put their exit codes where Hydra looks for them."""
-    from launcher.app import Outcomes, submitted
-
-    groups = [list(group) for _, group in groupby(collected, key=lambda number: keys[number])]
-    codes = submitted([[collected[number] for number in group] for group in groups])
-    for number, code in zip((number for group in groups for number in group), codes, strict=True):
-        returns[number].return_value = code
-        Outcomes.codes.append(code)
-
-
 def _served(config: DictConfig) -> str:
     """Return what tells the point's deployment from others. A point that cannot be built says so when it runs."""
     from launcher.app import deployment_of
@@ -159,6 +181,20 @@ def _folder(config: DictConfig) -> Path:
     return Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
 
 
+def _check_same(config: DictConfig, folder: Path) -> None:
+    """Raise `UserError` where the sweeper asks for another point than it did before."""
+    from launcher.errors import UserError
+
+    file, asked = folder / ".hydra" / "overrides.yaml", list(config.hydra.overrides.task)
+    before = list(OmegaConf.load(file)) if file.exists() else asked
+    if before != asked:
+        was, now = (" ".join(one for one in a if one not in b) for a, b in ((before, asked), (asked, before)))
+        raise UserError(
+            f"resume={folder.parent}: point {folder.name} was {was}, and the sweeper now asks for {now}; "
+            "a sweep is continued only if its sweeper chooses the same points again (hydra.sweeper.sampler.seed=...)"
+        )
+
+
 def _is_done(folder: Path) -> bool:
     from launcher.errors import UserError
     from launcher.report import results
@@ -169,10 +205,12 @@ def _is_done(folder: Path) -> bool:
         return False
 
 
-def _returned(config: DictConfig, code: int) -> JobReturn:
+def _returned(config: DictConfig, folder: Path) -> JobReturn:
+    from launcher.app import Outcomes
+
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     ret = JobReturn(overrides=overrides, cfg=_task(config), status=JobStatus.COMPLETED)
-    ret.return_value = code
+    ret.return_value = Outcomes.told(config, folder)
     return ret
 
 

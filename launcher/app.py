@@ -7,8 +7,8 @@ import signal
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -24,7 +24,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher import __version__, launchers
+from launcher import __version__, launchers, objective
 from launcher.allocation import Allocation, allocate
 from launcher.cluster import Slurm
 from launcher.command_line import completed
@@ -36,7 +36,7 @@ from launcher.errors import UserError
 from launcher.group.leader import leading
 from launcher.group.member import follow
 from launcher.launchers import SHARED
-from launcher.submission.points import Job, Point
+from launcher.submission.points import Point
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,7 @@ def launch(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     signal.signal(signal.SIGTERM, _Once())
     Outcomes.codes.clear()
+    Outcomes.values.clear()
     Outcomes.sweep = None
     if "--version" in arguments:  # before Hydra says its own
         print(f"launcher {__version__}")
@@ -82,10 +83,10 @@ def launch(arguments: list[str]) -> int:
     except (HydraException, OmegaConfBaseException) as error:
         return _say(complaint(error, conf_folder()), 1)
     except UserError as error:
-        return _say(str(error), error.exit_code)
+        return _ended_sweep(str(error), error.exit_code)
     except KeyboardInterrupt:
         return _interrupted(Outcomes.sweep)
-    except SystemExit as end:  # Hydra has shown what was asked for, or which options it takes
+    except SystemExit as end:  # Hydra has shown what was asked for, or a callback has said what is wrong
         return 1 if end.code else 0
     except _lost() as error:
         return _lost_points(error)
@@ -113,8 +114,20 @@ def _launched(arguments: list[str], allocation: Allocation) -> int:
             return job(cfg, here)
 
         sys.argv[1:] = completed(arguments, Path(scratch))
-        hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
+        with _without_values():
+            hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(Outcomes.codes, default=0)
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Say in one line what a sweeper raises that was told no value of any point."""
+    try:
+        yield
+    except ValueError as error:
+        if not Outcomes.values or any(value is not None for value in Outcomes.values):
+            raise
+        raise UserError(f"no point of the sweep has a value for its sweeper ({error})") from None
 
 
 def job(cfg: DictConfig, here: Here) -> int:
@@ -130,7 +143,9 @@ def job(cfg: DictConfig, here: Here) -> int:
 
             return loop.watch(point, here.allocation)
         if isinstance(point.run.cluster, Slurm):
-            return submitted([[point]])[0]
+            from launcher.submission.groups import submitted
+
+            return submitted([[point]], under_way=[])[point.folder]
         shared = here.deployments if _shares(HydraConfig.get()) else None
         return run.run(point.run, point.config, point.overrides, point.folder, here.allocation, shared)
     except UserError as error:
@@ -188,36 +203,6 @@ def _queued_as(cfg: DictConfig, settings: Mapping[str, Json]) -> DictConfig:
     return merged
 
 
-def submitted(groups: list[list[Point]]) -> list[int]:
-    """Submit a job for each group of points; follow them to their end, or say how to ask for them.
-
-    Returns the exit codes of all points in order: 0 for those that are not waited for, 1 for those that the cluster
-    refused.
-    """
-    from launcher.submission import follow
-
-    jobs: dict[Path, Job | None] = {}
-    for group in groups:
-        jobs[group[0].folder] = _queued(group, [job for job in jobs.values() if job])
-    waits = [job for group in groups if (job := jobs[group[0].folder]) and group[0].slurm.wait]
-    codes = follow.follow(waits, groups[0][0].slurm.poll_s) if waits else {}
-    refused = {point.folder for group in groups if jobs[group[0].folder] is None for point in group}
-    return [1 if point.folder in refused else codes.get(point.folder, 0) for group in groups for point in group]
-
-
-def _queued(group: list[Point], before: list[Job]) -> Job | None:
-    from launcher.submission import submit
-
-    try:
-        job = submit.submit(group, group[0].slurm, before)
-    except UserError as error:
-        _say(str(error), error.exit_code)
-        return None
-    if not group[0].slurm.wait:
-        print(f"slurm: ask with mode=status run={job.folders[0]}, end it with mode=cancel", file=sys.stderr)
-    return job
-
-
 def _about_job(arguments: list[str]) -> int:
     """Do ``mode=status`` or ``mode=cancel`` for the folder that ``run=`` names; nothing is composed."""
     from launcher.submission import follow
@@ -259,14 +244,20 @@ def _shares(hydra_config: HydraConf) -> bool:
     return bool(hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher._target_ == SHARED)
 
 
+def _ended_sweep(line: str, code: int) -> int:
+    """Report the points of a sweep that cannot go on, if there is one, and say why."""
+    if Outcomes.sweep is not None:
+        with suppress(UserError):  # there is no point yet
+            _report(Outcomes.sweep)
+    return _say(line, code)
+
+
 def _interrupted(sweep: Path | None) -> int:
     """Report the points that were run so far, and say how to go on with the others."""
     if sweep is None:
         return _say("interrupted", INTERRUPTED)
-    with suppress(UserError):  # there is no point yet
-        _report(sweep)
     how = f"resume={sweep}" if Outcomes.shared else f"resume={sweep}/<point> for each point"
-    return _say(f"interrupted; continue with {how}", INTERRUPTED)
+    return _ended_sweep(f"interrupted; continue with {how}", INTERRUPTED)
 
 
 def _lost() -> tuple[type[Exception], ...]:
@@ -280,12 +271,9 @@ def _lost() -> tuple[type[Exception], ...]:
 
 def _lost_points(error: Exception) -> int:
     """Report the points that there are, and say in one line what became of the first one that left no result."""
-    if Outcomes.sweep is not None:
-        with suppress(UserError):  # there is no point yet
-            _report(Outcomes.sweep)
     lines = [line for line in str(error).splitlines() if line.strip("- ")]
     said = " ".join(lines[: 1 if "error" in lines[0] else 2])
-    return _say(f"{said}; what the points wrote is in {Outcomes.sweep}", 1)
+    return _ended_sweep(f"{said}; what the points wrote is in {Outcomes.sweep}", 1)
 
 
 def _report(folder: Path) -> list[int]:
@@ -296,9 +284,10 @@ def _report(folder: Path) -> list[int]:
 
 
 class Outcomes(Callback):
-    """Collect the exit code of every point, and compare the points when a sweep is over."""
+    """Collect the exit code of every point, tell the sweeper its value, and compare the points when a sweep is over."""
 
     codes: list[int] = []
+    values: list[objective.Value] = []
     sweep: Path | None = None
     shared: bool = True
 
@@ -311,6 +300,7 @@ class Outcomes(Callback):
         try:
             launchers.check(settings, OmegaConf.get_type(config, "cluster") is Slurm)
             launchers.check_sweep(settings, config.mode == Mode.plan)
+            launchers.check_sweeper(config.hydra.sweeper, _plain(config.cluster, resolve=False))
         except UserError as error:
             sys.exit(_say(str(error), error.exit_code))
         type(self).shared = settings["_target_"] == SHARED
@@ -329,6 +319,25 @@ class Outcomes(Callback):
         self.codes.append(value if isinstance(value, int) else 1)
         if value == INTERRUPTED and self.sweep is not None:
             raise KeyboardInterrupt
+        if config.hydra.mode == RunMode.MULTIRUN:
+            job_return.return_value = self.told(config, Path(config.hydra.runtime.output_dir))
+
+    @classmethod
+    def told(cls, config: DictConfig, folder: Path) -> objective.Value:
+        """Return what the sweeper is told of a point that is over; of a plan, that all points are alike.
+
+        Raises `SystemExit` if the metric that was asked for does not exist: every other point would be in vain.
+        """
+        if config.mode == Mode.plan:
+            return 0.0
+        asked = config.objective if isinstance(config.objective, str | None) else list(config.objective)
+        try:
+            cls.values.append(objective.value(folder, asked))
+        except UserError as error:
+            if asked is None and not launchers.chooses(config.hydra.sweeper):
+                return None
+            sys.exit(_ended_sweep(str(error), error.exit_code))
+        return cls.values[-1]
 
     def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
         """Write ``sweep.json`` and ``sweep.html``, and print the table that compares the points.

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING
@@ -47,11 +48,14 @@ class Run:
     """All that one run needs to know.
 
     ``resume`` is the folder of an interrupted run to continue, ``run`` that of a submitted one to ask about or cancel.
+    ``objective`` is what a sweeper is told of a point: ``<task>.<metric>``, or a list of them; null: the mean over the
+    tasks of each task's first metric.
     """
 
     mode: Mode = Mode.run
     resume: str | None = None
     run: str | None = None
+    objective: Any = None
     cluster: Cluster = MISSING
     model: Model = MISSING
     engine: Engine = MISSING
@@ -86,6 +90,7 @@ def check(run: Run) -> None:
         )
     if run.run is not None:
         raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
+    _check_objective(run)
     _check_watch(run)
     if run.mode in (Mode.run, Mode.watch) and not run.tasks:
         raise UserError(
@@ -98,6 +103,14 @@ def check(run: Run) -> None:
         )
     if run.validate.skip:
         _check_skipped(run.validate.skip)
+
+
+def _check_objective(run: Run) -> None:
+    asked = [] if run.objective is None else run.objective if isinstance(run.objective, list) else [run.objective]
+    for name in asked:
+        task, _, metric = str(name).rpartition(".")
+        if task not in run.tasks or not metric:
+            raise UserError(f"objective={name}: accepted is <task>.<metric>, the task one of {', '.join(run.tasks)}")
 
 
 def _check_watch(run: Run) -> None:

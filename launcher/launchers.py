@@ -19,6 +19,9 @@ STOCK = {
 }
 """hydra-submitit-launcher's, by class: each point is a run of its own in a process of its own."""
 
+CHOOSERS = tuple(f"hydra_plugins.hydra_{name}_sweeper." for name in ("optuna", "ax", "nevergrad"))
+"""Sweepers that choose their points by the results of others, by the beginning of the class's name."""
+
 SAME = frozenset(
     {
         *("partition", "account", "qos", "constraint", "nodes", "gpus_per_node", "cpus_per_task", "mem_gb"),
@@ -75,6 +78,17 @@ def _check_key(key: str, value: Json, submitted: bool) -> None:
         raise UserError(f"hydra.launcher.{key}={value}: not with cluster=slurm: {INSTEAD[key]}")
     if key == "gres" and "gpu" in str(value):
         raise UserError(f"hydra.launcher.gres={value}: not with cluster=slurm: {INSTEAD['gpus_per_task']}")
+
+
+def chooses(sweeper: Mapping[str, Json]) -> bool:
+    """Tell whether a sweeper, whose keys are given, needs the results of its points."""
+    return str(sweeper["_target_"]).startswith(CHOOSERS)
+
+
+def check_sweeper(sweeper: Mapping[str, Json], cluster: Mapping[str, Json]) -> None:
+    """Refuse, before a sweep begins, jobs that nobody waits for where their results are needed. Raises `UserError`."""
+    if chooses(sweeper) and cluster.get("wait") is False:
+        raise UserError("cluster.wait=false: this sweeper chooses its points by results; accepted is true")
 
 
 def check_sweep(settings: Mapping[str, Json], plans: bool) -> None:

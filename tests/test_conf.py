@@ -83,6 +83,7 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("run=somewhere", ["run=somewhere", "mode=status"]),
         ("validate.tolerance=-1", ["validate.tolerance=-1", "above 0"]),
         ("validate.timeout_s=0", ["validate.timeout_s=0", "above 0"]),
+        ("objective=adition.acc", ["objective=adition.acc", "<task>.<metric>", "addition"]),
         ("validate.prompt=", ["validate.prompt", "empty"]),
         ("hydra/launcher=bassic", ["hydra/launcher=bassic", "did you mean basic", "shared"]),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -75,10 +76,74 @@ def test_six_points_share_two_servers_and_score_as_if_each_had_its_own(tmp_path:
     assert scores(together) == scores(alone)
 
 
-def test_batches_of_a_sweeper_share_too(tmp_path: Path) -> None:
-    done = sweep(tmp_path / "s", *ECHO, "tasks=[addition],[capitals],[sequences]", "hydra.sweeper.max_batch_size=1")
+def resume(folder: Path) -> subprocess.CompletedProcess[str]:
+    given = [sys.executable, str(ROOT / "launch.py"), f"resume={folder}"]
+    return subprocess.run(given, capture_output=True, text=True, timeout=120, cwd=folder.parent)
+
+
+@pytest.fixture
+def plugins(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONPATH", f"{Path(__file__).parent / 'plugins'}:{os.environ.get('PYTHONPATH', '')}")
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_sweeper_chooses_its_points_by_the_results_of_others(tmp_path: Path) -> None:
+    """Numbers go on, the server of the batch before is used first, and the sweep is continued as any other."""
+    folder = tmp_path / "s"
+    given = (*ECHO, "tasks=[addition,capitals]", "hydra/sweeper=telling")
+    done = sweep(folder, *given, "objective=capitals.acc")
     assert done.returncode == 0, done.stderr
-    assert starts(tmp_path / "s") == [(1, ["0", "1", "2"])]
+    assert starts(folder) == [(2, ["0", "2"]), (1, ["1", "3"])]
+    told = [round(1000 * tasks["capitals"]["metrics"]["acc"]["value"]) for tasks in scores(folder)]
+    points = summary(folder)["points"]
+    assert [point["overrides"][-1] for point in points[2:]] == [f"evaluate.seed={value}" for value in told[:2]]
+    (folder / "3/results.json").unlink()
+    (folder / "sweep.json").unlink()
+    done = resume(folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("done before") == 3
+    assert [point["overrides"] for point in summary(folder)["points"]] == [point["overrides"] for point in points]
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_metric_that_does_not_exist_ends_a_sweep_in_one_line(tmp_path: Path) -> None:
+    given = (*ECHO, "tasks=[addition]", "hydra/sweeper=telling", "objective=addition.acc")
+    done = sweep(tmp_path / "s", *given)
+    assert done.returncode == 1
+    said = "launcher: objective=addition.acc: the points have no such metric; accepted are addition.exact_match"
+    assert done.stderr.splitlines()[-1] == said
+    assert statuses(tmp_path / "s") == ["ok"]
+
+
+def test_the_list_sweeper_pairs_its_values(tmp_path: Path) -> None:
+    pytest.importorskip("hydra_plugins.list_sweeper_plugin")
+    lists = "+hydra.sweeper.list_params={evaluate.seed:[1,2,3],model.name:[a,b,a]}"
+    done = sweep(tmp_path / "s", *ECHO, "tasks=[addition]", "hydra/sweeper=list", lists)
+    assert done.returncode == 0, done.stderr
+    assert starts(tmp_path / "s") == [(1, ["0", "2"]), (1, ["1"])]
+
+
+OPTUNA = ("hydra/sweeper=optuna", "hydra.sweeper.n_trials=4", "hydra.sweeper.n_jobs=2", "hydra.sweeper.sampler.seed=1")
+
+
+def test_optuna_goes_on_with_what_it_was_told(tmp_path: Path) -> None:
+    """A study of which two trials are missing ends as it did at first; another seed would ask for others."""
+    pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
+    folder = tmp_path / "s"
+    given = (*ECHO, "tasks=[addition]", "evaluate.min_coverage=0", *OPTUNA)
+    done = sweep(folder, *given, "evaluate.temperature=interval(0.0,0.2)", "model.name=a,b")
+    assert done.returncode == 0, done.stderr
+    best, before = (folder / "optimization_results.yaml").read_text(), scores(folder)
+    assert "best_value" in best
+    for number in (1, 3):
+        (folder / str(number) / "results.json").unlink()
+    done = resume(folder)
+    assert done.returncode == 0, done.stderr
+    assert (folder / "optimization_results.yaml").read_text() == best
+    assert scores(folder) == before
+    done = sweep(folder, f"resume={folder}", "hydra.sweeper.sampler.seed=2")
+    assert done.returncode == 1
+    assert "the sweeper now asks for" in done.stderr.splitlines()[-1]
 
 
 def test_points_that_need_another_certificate_get_their_own(tmp_path: Path) -> None:
@@ -143,13 +208,7 @@ def test_an_interrupted_sweep_reports_what_is_done_and_runs_only_what_is_missing
     assert not (folder / "1/endpoint.json").exists()
     kept, before = (folder / "1/samples.jsonl").read_text(), (folder / "0/samples.jsonl").stat().st_mtime_ns
 
-    done = subprocess.run(
-        [sys.executable, str(ROOT / "launch.py"), f"resume={folder}"],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        cwd=tmp_path,
-    )
+    done = resume(folder)
     assert done.returncode == 0, done.stderr
     assert statuses(folder) == ["ok"] * 3
     assert "point 0: " in done.stderr

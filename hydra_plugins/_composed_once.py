@@ -1,0 +1,39 @@
+"""Hydra's composition, done once for each point of a batch: the sweeper's check of it is what the launcher takes."""
+
+# The underscore keeps Hydra from looking for plugins here.
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from hydra.core.config_loader import ConfigLoader
+from hydra.types import HydraContext
+from omegaconf import DictConfig
+
+
+class ComposedOnce:
+    """Hydra's loader, which keeps what a sweeper composes to check its batch until `take` asks for it."""
+
+    def __init__(self, loader: ConfigLoader) -> None:
+        self._loader = loader
+        self._checked: dict[tuple[str, ...], DictConfig] = {}
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._loader, name)
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        """Compose a point as Hydra does, for a sweeper that checks its batch."""
+        found = self._checked[tuple(sweep_overrides)] = self._loader.load_sweep_config(master_config, sweep_overrides)
+        return found
+
+    def take(self, master_config: DictConfig, overrides: Sequence[str]) -> DictConfig:
+        """Return a point's configuration, which is the caller's from now on."""
+        checked = self._checked.pop(tuple(overrides), None)
+        return self._loader.load_sweep_config(master_config, list(overrides)) if checked is None else checked
+
+
+def composed_once(context: HydraContext) -> ComposedOnce:
+    """Put a `ComposedOnce` into the context that a launcher shares with its sweeper, and return it."""
+    loader = ComposedOnce(context.config_loader)
+    context.config_loader = loader  # type: ignore[assignment]  # Hydra asks for no more than its methods
+    return loader
