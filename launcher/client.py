@@ -69,13 +69,13 @@ class Client:
         body = _json_or_text(data)
         return Response(answer.status, body, _plain(answer), latency_s=time.perf_counter() - start)
 
-    async def alive(self) -> bool:
-        """Return whether the server answers ``/health``; one without that route, or that is only busy, is alive."""
+    async def down(self) -> str | None:
+        """Return why the server does not answer ``/health``; None of one without that route, or that is only busy."""
         try:
             response = await self.get(self._endpoint.root + "/health")
-        except TransportError:
-            return False
-        return response.status < 500
+        except TransportError as error:
+            return str(error)
+        return None if response.status < 500 else _said(response)
 
     async def _ask(
         self, method: str, url: str, body: Mapping[str, Json] | None, headers: Mapping[str, str] | None
@@ -167,6 +167,13 @@ def _parsed(answer: aiohttp.ClientResponse, data: bytes) -> Json:
         raise TransportError(f"{answer.url}: answered HTTP {answer.status} with no JSON: {text!r}")
     where = f" to {answer.headers['Location']}" if "Location" in answer.headers else ""
     return {"error": {"message": f"HTTP {answer.status}{where}: {text}", "type": "http_error", "code": answer.status}}
+
+
+def _said(response: Response) -> str:
+    """Return the message of an error in OpenAI's shape, or its status."""
+    error = response.body.get("error") if isinstance(response.body, Mapping) else None
+    message = error.get("message") if isinstance(error, Mapping) else None
+    return f"HTTP {response.status}" if message is None else str(message)
 
 
 def _json_or_text(data: bytes) -> Json:

@@ -42,5 +42,5 @@ def run(
             if run.mode is Mode.serve:
                 stay(server.endpoint, health)
             if run.mode is Mode.run:
-                evaluate(run, server.endpoint, ledger, claim, answers)
+                evaluate(run, server.endpoint, ledger, claim, answers, health)
     return outcome.code

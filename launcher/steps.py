@@ -33,6 +33,7 @@ from launcher.errors import (
 )
 from launcher.ledger import Ledger
 from launcher.monitor.health import Watch
+from launcher.monitor.replicas import Replicas
 from launcher.tasks.base import naming
 
 if TYPE_CHECKING:
@@ -226,18 +227,19 @@ def stay(endpoint: Endpoint, health: Watch) -> None:
         health.dead.wait()
     except KeyboardInterrupt:
         return
-    raise ServerError(f"the server at {endpoint.url} does not answer any more")
+    raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.reason}")
 
 
-def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers: Json) -> None:
+def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers: Json, health: Watch) -> None:
     """Ask every sample and summarise what came back, also when interrupted.
 
     Raises `CoverageTooLow` if too little was scored, or if the server died on the way; `TakenOver`.
     """
-    from launcher.evaluate import evaluator, outcome, progress
+    from launcher.evaluate import evaluator, outcome
+    from launcher.evaluate.progress import progress
 
-    adapters, folder = list(run.adapters.values()), claim.folder
-    ask = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, answers, progress.progress(), claim)
+    adapters, folder, shown = list(run.adapters.values()), claim.folder, progress(Replicas(lambda: health.detail))
+    ask = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, answers, shown, claim)
     try:
         with ledger.step("evaluate"):
             run_async(ask)

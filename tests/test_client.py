@@ -89,7 +89,7 @@ async def test_nobody_listens():
     async with Client(server.endpoint, timeout_s=30) as client:
         with pytest.raises(TransportError, match="/v1/completions"):
             await client(ASK)
-        assert not await client.alive()
+        assert "/health" in str(await client.down())
 
 
 async def test_a_connection_that_breaks():
@@ -159,10 +159,10 @@ async def test_as_many_connections_as_were_asked_for():
         assert server.most == 150
 
 
-@pytest.mark.parametrize(("health", "alive"), [(200, True), (404, True), (401, True), (503, False)])
-async def test_alive(health, alive):
+@pytest.mark.parametrize(("health", "down"), [(200, None), (404, None), (401, None), (503, "HTTP 503")])
+async def test_down(health, down):
     async with serving(health=health) as server, Client(server.endpoint, timeout_s=30) as client:
-        assert await client.alive() is alive
+        assert await client.down() == down
         assert (await client.get(server.endpoint.root + "/health")).status == health
 
 

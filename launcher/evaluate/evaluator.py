@@ -113,8 +113,9 @@ class _Session:
     async def _heed(self, outage: bool, reason: str | None) -> None:
         """Raise `_ServerGone` after `OUTAGES` samples in a row without service, if the server is not alive either."""
         self._outages = self._outages + 1 if outage else 0
-        if self._outages >= OUTAGES and not await self._client.alive():
-            raise _ServerGone(f"the server stopped answering; {self._outages} samples in a row failed, last: {reason}")
+        if self._outages >= OUTAGES and (down := await self._client.down()) is not None:
+            failed = f"{self._outages} samples in a row failed, last: {reason}"
+            raise _ServerGone(f"the server stopped answering: {down}; {failed}")
 
 
 def _counted(totals: Mapping[str, int | None], order: Mapping[str, None]) -> dict[str, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
+from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Protocol
 
 from launcher.core import Record, Status
@@ -12,6 +13,7 @@ from launcher.core import Record, Status
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar
     from rich.progress import TaskID
+    from rich.table import Table
 
 
 class Progress(Protocol):
@@ -24,10 +26,20 @@ class Progress(Protocol):
     def finished(self) -> None: ...
 
 
-def progress(stream: IO[str] | None = None) -> Progress:
+class Servers(Protocol):
+    """Says how those are who answer: in a few words, in a table for a terminal, and who of them was lost since."""
+
+    def summary(self) -> str: ...
+
+    def table(self) -> Table | None: ...
+
+    def losses(self) -> list[str]: ...
+
+
+def progress(servers: Servers, stream: IO[str] | None = None) -> Progress:
     """Return a live bar where ``stream`` (standard error) is a terminal, else a line about every tenth of the way."""
     stream = stream or sys.stderr
-    return LiveProgress(stream) if stream.isatty() else LineProgress(stream)
+    return LiveProgress(servers, stream) if stream.isatty() else LineProgress(servers, stream)
 
 
 class Tally:
@@ -51,7 +63,8 @@ class Tally:
 class LineProgress:
     """Writes a line at the start, about every tenth of the way, and at the end."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, servers: Servers, stream: IO[str]) -> None:
+        self._servers = servers
         self._stream = stream
         self._total: int | None = None
         self._done = 0
@@ -78,7 +91,10 @@ class LineProgress:
     def _show(self) -> None:
         self._shown = self._done
         of = "" if self._total is None else f" of {self._total}"
-        self._say(f"evaluate: {self._done}{of} in {time.monotonic() - self._start:.1f} s · {self._tally.describe()}")
+        spent = f"evaluate: {self._done}{of} in {time.monotonic() - self._start:.1f} s"
+        self._say(" · ".join(filter(None, (spent, self._tally.describe(), self._servers.summary()))))
+        for loss in self._servers.losses():
+            self._say(loss)
 
     def _say(self, line: str) -> None:
         self._stream.write(line + "\n")
@@ -86,16 +102,17 @@ class LineProgress:
 
 
 class LiveProgress:
-    """Draws one bar over all tasks, with the rate, the time left and how the samples end."""
+    """Draws one bar over all tasks, with the time left and how the samples end, and how those are who answer."""
 
-    def __init__(self, stream: IO[str]) -> None:
+    def __init__(self, servers: Servers, stream: IO[str]) -> None:
+        self._servers = servers
         self._stream = stream
         self._bar: Bar | None = None
         self._row: TaskID | None = None
         self._tally = Tally()
 
     def started(self, total: int | None, done: int) -> None:
-        self._bar = _bar(self._stream)
+        self._bar = _bar(self._servers, self._stream)
         self._row = self._bar.add_task("evaluate", total=total, completed=done, tally="")
         self._bar.start()
 
@@ -109,12 +126,18 @@ class LiveProgress:
             self._bar.stop()
 
 
-def _bar(stream: IO[str]) -> Bar:
-    from rich.console import Console
+def _bar(servers: Servers, stream: IO[str]) -> Bar:
+    from rich.console import Console, RenderableType
     from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
 
-    return Bar(
+    class Live(Bar):
+        def get_renderables(self) -> Iterable[RenderableType]:
+            yield from super().get_renderables()
+            if (table := servers.table()) is not None:
+                yield table
+
+    return Live(
         TextColumn("[bold]{task.description}"),
         BarColumn(),
         MofNCompleteColumn(),

@@ -24,16 +24,23 @@ class Watch:
     """The state of a watched endpoint.
 
     ``dead`` is set when the server says that its engine is, or after `STRIKES` probes in a row without an answer. A
-    server that restarts what died is waited for: it knows itself when to give up.
+    server that restarts what died is waited for: it knows itself when to give up. ``reason`` is what the last probe
+    that failed was told, ``detail`` what the last one that did not was.
     """
 
     def __init__(self) -> None:
         self.dead = threading.Event()
+        self.reason = ""
+        self.detail: Json = None
         self._stop = threading.Event()
         self._misses = 0
 
     def record(self, line: dict[str, Json]) -> None:
         code = _code(line["detail"])
+        if line["live"]:
+            self.detail = line["detail"]
+        else:
+            self.reason = _said(line["detail"])
         self._misses = 0 if line["live"] or code == RESTARTING else self._misses + 1
         if code == DEAD or self._misses >= STRIKES:
             self.dead.set()
@@ -96,8 +103,17 @@ def _get(url: str, api_key: str | None) -> tuple[int | None, Json]:
 
 def _code(detail: Json) -> Json:
     """Return the code of an OpenAI error, or None."""
+    return _error(detail).get("code")
+
+
+def _said(detail: Json) -> str:
+    """Return what a server that does not work says of it."""
+    return str(_error(detail).get("message") or detail)
+
+
+def _error(detail: Json) -> dict[str, Json]:
     error = detail.get("error") if isinstance(detail, dict) else None
-    return error.get("code") if isinstance(error, dict) else None
+    return error if isinstance(error, dict) else {}
 
 
 def _json(body: bytes) -> Json:

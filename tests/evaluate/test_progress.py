@@ -3,6 +3,7 @@ from __future__ import annotations
 import io
 
 import pytest
+from rich.table import Table
 
 from launcher.core import Status
 from launcher.evaluate.progress import LineProgress, LiveProgress, progress
@@ -13,14 +14,40 @@ class Terminal(io.StringIO):
         return True
 
 
+class Two:
+    """Two servers, one of which was lost."""
+
+    def summary(self):
+        return "2 of 2 replicas"
+
+    def table(self):
+        return Table("pid", "state")
+
+    def losses(self):
+        return ["lost one"]
+
+
+class One(Two):
+    """A server that says nothing of itself."""
+
+    def summary(self):
+        return ""
+
+    def table(self):
+        return None
+
+    def losses(self):
+        return []
+
+
 def test_a_terminal_gets_a_bar_and_a_file_gets_lines():
-    assert isinstance(progress(Terminal()), LiveProgress)
-    assert isinstance(progress(io.StringIO()), LineProgress)
+    assert isinstance(progress(One(), Terminal()), LiveProgress)
+    assert isinstance(progress(One(), io.StringIO()), LineProgress)
 
 
 def test_a_line_about_every_tenth(record):
     out = io.StringIO()
-    shown = LineProgress(out)
+    shown = LineProgress(One(), out)
     shown.started(40, 0)
     for i in range(40):
         shown.advanced(record(f"t/{i}/0", Status.scored if i % 4 else Status.truncated, value=float(i % 2)))
@@ -36,7 +63,7 @@ def test_a_line_about_every_tenth(record):
 def test_every_kind_shows_without_failing(record, total, done):
     for kind in (LineProgress, LiveProgress):
         out = Terminal()
-        shown = kind(out)
+        shown = kind(One(), out)
         shown.started(total, done)
         shown.advanced(record(status=Status.failed))
         shown.finished()
@@ -45,5 +72,16 @@ def test_every_kind_shows_without_failing(record, total, done):
 
 def test_what_was_kept_is_said():
     out = io.StringIO()
-    LineProgress(out).started(9, 4)
+    LineProgress(One(), out).started(9, 4)
     assert "4 of them" in out.getvalue()
+
+
+def test_those_who_answer_are_shown(record):
+    lines, live = io.StringIO(), Terminal()
+    for shown in (LineProgress(Two(), lines), LiveProgress(Two(), live)):
+        shown.started(1, 0)
+        shown.advanced(record())
+        shown.finished()
+    assert lines.getvalue().splitlines()[1].endswith("1 scored · 2 of 2 replicas")
+    assert lines.getvalue().splitlines()[2] == "lost one"
+    assert "pid" in live.getvalue()

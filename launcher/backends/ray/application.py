@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from launcher.backends.ray import home
@@ -21,21 +21,25 @@ SAME = "1"
 DRAIN_S = 600.0
 """How long a replica that is not needed any more may take for the requests that it has."""
 
-_turn = threading.Lock()
-"""Serve's client is not for several threads: what one has marked to be pickled by value, another unmarks."""
+_turns = ThreadPoolExecutor(1, "serve")
+"""Serve's client is not for several threads: what one has marked to be pickled by value, another unmarks. And nobody
+else is to wait for a controller that hangs."""
 
 
-def deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) -> None:
-    """Ask Serve for so many replicas, and for a new one whenever one is lost; return at once.
+def deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) -> Future[None]:
+    """Ask Serve, in its turn, for so many replicas, and for a new one whenever one is lost.
 
     Asked again with another number, it starts or stops as many as that takes, and leaves the others as they are.
     """
+    return _turns.submit(_deploy, assignment, replicas, address, key)
+
+
+def _deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) -> None:
     from ray import serve
 
-    with _turn:
-        asked = _application(assignment, replicas, address, key)
-        target = serve.RunTarget(asked, name=assignment.application, route_prefix=None)
-        serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
+    asked = _application(assignment, replicas, address, key)
+    target = serve.RunTarget(asked, name=assignment.application, route_prefix=None)
+    serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
 def _application(assignment: Assignment, replicas: int, address: Address, key: bytes) -> serve.Application:
@@ -62,12 +66,17 @@ def _application(assignment: Assignment, replicas: int, address: Address, key: b
     return deployment.options(version=SAME, _internal=True).bind(address, key)
 
 
-def is_there(name: str) -> bool:
-    """Tell whether Serve has the application ``name``; waits as long as Serve does not answer."""
+def delete(name: str, serve_too: bool) -> Future[None]:
+    """Delete the application ``name`` in its turn; with ``serve_too`` also Serve, unless it has another one."""
+    return _turns.submit(_delete, name, serve_too)
+
+
+def _delete(name: str, serve_too: bool) -> None:
     from ray import serve
 
-    with _turn:
-        return name in serve.status().applications
+    serve.delete(name)
+    if serve_too and not serve.status().applications:
+        serve.shutdown()
 
 
 def forget() -> None:

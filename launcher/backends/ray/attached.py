@@ -6,23 +6,20 @@ import logging
 import os
 import socket
 import sys
-import threading
-import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
 
 from launcher.backends.ray import application
 from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.controller import CONTROLLER
 from launcher.backends.ray.resources import Node, count
 from launcher.core import Json
 from launcher.errors import UserError
 
-CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")
-"""Serve's controller: the name of its actor, and the namespace."""
 REACH_S = 5.0
-LOOK_S = 3.0
-"""How often to ask Serve whether the application is still there."""
+LEAVE_S = 10.0
+"""So long Serve may take to delete the application."""
 CARRIED = {"HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"}
 """Environment variables that the replicas get from here; the others are those of the running Ray."""
 
@@ -39,10 +36,8 @@ class Attached:
         assert assignment.address is not None
         self._assignment = assignment
         self._address = self.head = assignment.address
-        self._began_serve = False
+        self.keeps_serve = False
         self._connected = False
-        self._leaving = False
-        self._problem: str | None = None
 
     def start(self) -> Assignment:
         """Connect; count what is free there. Raises `UserError` with the reason why the run cannot use this Ray."""
@@ -62,33 +57,16 @@ class Attached:
         demand = a.demand if a.demand.cpus is not None else replace(a.demand, cpus=1.0)
         share = count(demand, nodes, self._facts(nodes), f"the Ray at {found}")
         self._start_serve()
-        threading.Thread(target=self._look, name="serve-status", daemon=True).start()
         return replace(a, demand=demand, share=share, host=ray.util.get_node_ip_address())
 
     def broken(self) -> str | None:
-        """Return what is lost, or None: somebody else may delete the application."""
-        return self._problem
+        """Return None: whoever keeps this Ray sees to its processes."""
+        return None
 
     def leave(self) -> None:
         """Delete our application, and Serve if it was begun for that and nobody else uses it."""
-        from ray import serve
-
-        if not self._connected:
-            return
-        self._leaving = True
-        serve.delete(self._assignment.application)
-        if self._began_serve and not serve.status().applications:
-            serve.shutdown()
-
-    def _look(self) -> None:
-        """Ask Serve from time to time for our application; as long as it does not answer, nothing is known."""
-        seen = False
-        while not self._leaving and self._problem is None:
-            there = application.is_there(self._assignment.application)
-            if seen and not there and not self._leaving:
-                self._problem = f"the Ray at {self._address} does not have the application any more"
-            seen = seen or there
-            time.sleep(LOOK_S)
+        if self._connected:
+            application.delete(self._assignment.application, self.keeps_serve).result(LEAVE_S)
 
     def _facts(self, nodes: list[Node]) -> Mapping[str, Json]:
         """Return what the engine plans on the best of the nodes."""
@@ -104,7 +82,7 @@ class Attached:
         try:
             ray.get_actor(*CONTROLLER)
         except ValueError:
-            self._began_serve = True
+            self.keeps_serve = True
         serve.start(proxy_location="Disabled")
         self._connected = True
 

@@ -49,6 +49,8 @@ def environment(folder: Path, probe_s: float, nodes: int) -> dict[str, str]:
 class Embedded:
     """A Ray of this run's own, on this host, which other nodes may join at ``head``."""
 
+    keeps_serve = True
+
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
         self.head = ""

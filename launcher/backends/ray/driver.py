@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import os
 import pickle
@@ -12,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from functools import partial
 
@@ -21,6 +23,7 @@ from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.attached import Attached
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.cluster import Embedded
+from launcher.backends.ray.controller import Controller
 from launcher.backends.ray.fleet import Fleet
 from launcher.backends.ray.pulse import Pulse
 from launcher.backends.ray.rollcall import RollCall
@@ -32,7 +35,10 @@ from launcher.errors import ServerError, UserError
 PERIOD_S = 0.5
 """How often to look whether all that should live does."""
 SPARE_SLOTS = 8
+LATE_S = 80.0
+"""A start of Ray that takes longer is taken for hung, and standard error then has where."""
 Say = Callable[[dict[str, Json]], None]
+Deploy = Callable[[int], Future[None]]
 
 
 def main() -> None:
@@ -44,6 +50,7 @@ def main() -> None:
     ``{"alive": ...}`` every `PERIOD_S` seconds.
     """
     say = _speaker()
+    faulthandler.dump_traceback_later(LATE_S)
     driver = Driver(pickle.load(sys.stdin.buffer))
     threading.Thread(target=driver.leave_with_parent, name="lifeline", daemon=True).start()
     try:
@@ -80,6 +87,8 @@ class Driver:
         self._fleet = Fleet(self._balancer, a.patience, a.lost)
         self._ray = Embedded(a) if a.address is None else Attached(a)
         self._pulse = Pulse(a.patience.probe_s)
+        self._controller = Controller(a.application, a.patience.probe_s, self._fleet.note)
+        self._asked: Future[None] | None = None
         self._scaler = Scaler(a.scale)
         self._leaving = threading.Lock()
 
@@ -96,7 +105,9 @@ class Driver:
             calls = RollCall(a.host, key, a, self._fleet.came)
             calls.start()
             deploy = partial(application.deploy, a, address=calls.address, key=key)
-            deploy(self._scaler.wanted)
+            deploy(self._scaler.wanted).result()
+            self._controller.start(self._ray.keeps_serve)
+            faulthandler.cancel_dump_traceback_later()
             say({"up": "ray"})
             self._all_there(say)
             say({"model": self._fleet.model})
@@ -131,7 +142,7 @@ class Driver:
                     raise ServerError(news)
                 there += 1
 
-    def _watch(self, say: Say, deploy: Callable[[int], None]) -> None:
+    def _watch(self, say: Say, deploy: Deploy) -> None:
         """Give up replicas that hang, and ask for as many as the load needs. Raises `ServerError`."""
         while True:
             self._look(say)
@@ -140,15 +151,17 @@ class Driver:
             if not self._assignment.scale.fixed:
                 requests = sum(self._balancer.sessions().values())
                 if self._scaler.see(requests, time.monotonic()):
-                    deploy(self._scaler.wanted)
+                    self._asked = deploy(self._scaler.wanted)
             time.sleep(PERIOD_S)
 
     def _look(self, say: Say) -> None:
         """Say that this process lives. Raises `ServerError` when something cannot be kept up."""
         say({"alive": True})
-        problem = self._balancer.problem or self._ray.broken() or self._pulse.problem
+        problem = self._balancer.problem or self._ray.broken() or self._pulse.problem or self._controller.problem
         if problem is not None:
             raise ServerError(problem)
+        if self._asked is not None and self._asked.done():
+            self._asked.result()
 
 
 if __name__ == "__main__":

@@ -116,6 +116,11 @@ class Fleet:
         with self._lock:
             return self._lost[-16:]
 
+    def note(self, pid: int, reason: str) -> None:
+        """Take note of the loss of a process that is no replica."""
+        with self._lock:
+            self._lost.append(_loss(None, pid, reason))
+
     def _join(self, heard: dict[str, Json]) -> Member:
         address = (heard["host"], heard["port"])
         with self._lock:
@@ -132,6 +137,9 @@ class Fleet:
                 reason = member.given_up or reason
                 self._members.remove(member)
                 self._balancer.remove(member.slot)
-            who = {"id": member.id, "pid": member.pid} if member else {"id": None, "pid": None}
-            self._lost.append(who | {"reason": reason, "time": time.time()})
+            self._lost.append(_loss(member.id, member.pid, reason) if member else _loss(None, None, reason))
         self.news.put(reason)
+
+
+def _loss(id: str | None, pid: int | None, reason: str) -> dict[str, Json]:
+    return {"id": id, "pid": pid, "reason": reason, "time": time.time()}

@@ -8,6 +8,7 @@ import math
 import os
 import pickle
 import secrets
+import socket
 import subprocess
 import sys
 import threading
@@ -17,6 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
+from launcher.api.encode import refuse
+from launcher.api.errors import DEAD, ApiError
+from launcher.api.server import serving
 from launcher.backends.ray import attached, cluster, home
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.nodes import Nodes
@@ -48,6 +52,7 @@ class Keeper:
         self._whole = math.inf
         self._silent_s = 0.0
         self._stopping = False
+        self._stopped = threading.Event()
         self._driver: subprocess.Popen[bytes] | None = None
         self._lock = threading.Lock()
 
@@ -73,10 +78,18 @@ class Keeper:
     def _run(self) -> None:
         try:
             self._keep()
+            if self._settled.is_set() and not self._stopping:
+                self._tell(f"Ray was lost {QUICK_LOSSES} times in a row, at last: {self._problem or DIED}")
         finally:
             self._settled.set()
             with suppress(OSError):
                 os.close(self._assignment.listener)
+
+    def _tell(self, reason: str) -> None:
+        """Answer every client with the reason why nobody else will, until it is time to stop."""
+        bound = socket.socket(fileno=os.dup(self._assignment.listener))
+        with serving(refuse(ApiError(503, reason, code=DEAD)), bound, self._log, stop_timeout_s=1.0):
+            self._stopped.wait()
 
     def _keep(self) -> None:
         losses = 0
@@ -162,6 +175,7 @@ class Keeper:
     def _stop(self) -> None:
         with self._lock:
             self._stopping = True
+            self._stopped.set()
             driver = self._driver
         if driver is None or driver.stdin is None:
             return

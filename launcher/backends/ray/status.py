@@ -33,6 +33,7 @@ HOLD_S = 60.0
 """So long a request waits for a replica; a client that asks five times then outlasts most replacements."""
 STEP_S = 0.05
 COUNTS = tuple(field.name for field in fields(EngineState) if field.name != "error")
+LABELS = ("replica", "pid", "node")
 GAUGES = {
     "requests": "Requests that the balancer has sent to a replica and that are under way",
     "running": "Sequences that a replica generates",
@@ -96,8 +97,12 @@ class Status:
             GaugeMetricFamily("launcher_replicas", "Replicas that answer", value=len(lines)),
             GaugeMetricFamily("launcher_replicas_wanted", "Replicas that there should be", value=self._scaler.wanted),
         ]
+        states = GaugeMetricFamily("launcher_replica_state", "live, or what is wrong", labels=(*LABELS, "state"))
+        for line in lines:
+            states.add_metric((line["id"], str(line["pid"]), line["node"], line["state"]), 1)
+        families.append(states)
         for name, text in GAUGES.items():
-            family = GaugeMetricFamily(f"launcher_replica_{name}", text, labels=("replica", "pid", "node"))
+            family = GaugeMetricFamily(f"launcher_replica_{name}", text, labels=LABELS)
             for line in lines:
                 family.add_metric((line["id"], str(line["pid"]), line["node"]), line[name])
             families.append(family)

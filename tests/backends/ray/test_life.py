@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -13,23 +14,27 @@ from pathlib import Path
 
 import pytest
 from backends.ray.ray_engines import Damaged, Killed
-from backends.ray.ray_faults import dies, hangs, lives_through, scores_of, sums
+from backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of, sums
 from backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
 from launcher.backends.ray.assignment import Routing
-from launcher.core import Endpoint
+from launcher.backends.ray.keeper import DIED, QUICK_LOSSES
+from launcher.core import INTERRUPTED, Endpoint
 from launcher.engines.echo import Echo
 from launcher.errors import ServerError
 from launcher.model import Model, Optimizations, Parallelism
+from launcher.tasks.generation import Generation
 
 pytest.importorskip("ray")
 # A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 ROOT = Path(__file__).parents[3]
+CONTROLLER = "ray::ServeContr"
+"""What the kernel keeps of its name."""
 
 
 @pytest.mark.parametrize(("engine", "reason"), [(Damaged(), "shard 7 is damaged"), (Killed(), "its process died")])
@@ -45,12 +50,16 @@ def test_a_replica_that_does_not_load_is_an_error_with_its_reason(engine: Echo, 
         again.bind(("127.0.0.1", port))
 
 
-class Launched:
-    """A launcher that serves, with a Ray of its own."""
+SERVES = ("mode=serve",)
+EVALUATES = ("tasks=[addition]", "evaluate.repeats=1000", "evaluate.concurrency=8", "engine.latency_s=0.1")
 
-    def __init__(self, folder: Path) -> None:
+
+class Launched:
+    """A launcher with a Ray of its own."""
+
+    def __init__(self, folder: Path, *what: str) -> None:
         self.folder = folder
-        given = ("backend=ray", "engine=echo", "model=none", "mode=serve", f"hydra.run.dir={folder}")
+        given = ("backend=ray", "engine=echo", "model=none", f"hydra.run.dir={folder}", *what)
         self.process = subprocess.Popen(
             [sys.executable, str(ROOT / "launch.py"), *given],
             stdout=subprocess.DEVNULL,
@@ -63,18 +72,24 @@ class Launched:
         assert self.process.poll() is None, self.process.communicate()
         return (self.folder / "certificate.json").exists()
 
+    def evaluates(self) -> bool:
+        samples = self.folder / "samples.jsonl"
+        return self.up() and samples.exists() and samples.stat().st_size > 0
+
     def service(self) -> Service:
         url = json.loads((self.folder / "endpoint.json").read_text())["url"]
         return Service(Endpoint(url, "echo", "ray", "echo"), self.folder, 1)
 
 
 def test_each_launcher_takes_its_own_ray_with_it_however_it_ends(tmp_path: Path) -> None:
-    launched = {n: Launched(tmp_path / n.name) for n in (signal.SIGKILL, signal.SIGTERM)}
+    """SIGINT, which is Ctrl-C, comes in the middle of an evaluation."""
+    asked = {signal.SIGKILL: SERVES, signal.SIGTERM: SERVES, signal.SIGINT: EVALUATES}
+    launched = {number: Launched(tmp_path / number.name, *what) for number, what in asked.items()}
     try:
-        for each in launched.values():
-            wait_for(each.up, "a launcher serves")
+        for number, each in launched.items():
+            wait_for(each.evaluates if number is signal.SIGINT else each.up, "a launcher is at work")
         sessions = {number: each.service().driver() for number, each in launched.items()}
-        assert len(set(sessions.values())) == 2
+        assert len(set(sessions.values())) == 3
         for number in list(launched):
             ends(launched.pop(number), number, sessions[number])
             assert all(each.service().whole() for each in launched.values())
@@ -82,6 +97,9 @@ def test_each_launcher_takes_its_own_ray_with_it_however_it_ends(tmp_path: Path)
         for each in launched.values():
             each.process.terminate()
             each.process.communicate(timeout=60)
+
+
+ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0, signal.SIGINT: INTERRUPTED}
 
 
 def ends(launched: Launched, number: signal.Signals, session: int) -> None:
@@ -94,8 +112,29 @@ def ends(launched: Launched, number: signal.Signals, session: int) -> None:
         hangs(session)
     launched.process.send_signal(number)
     launched.process.communicate(timeout=60)
-    assert launched.process.returncode == (-number if number is signal.SIGKILL else 0)
+    assert launched.process.returncode == ENDS[number]
     wait_for(lambda: not home.members(session) and not folder.exists(), "all of this Ray is gone")
+
+
+def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path) -> None:
+    launched = Launched(tmp_path / "run", *EVALUATES, "adapters=[]")
+    try:
+        wait_for(launched.evaluates, "an evaluation runs")
+        service = launched.service()
+
+        def over() -> bool:
+            for driver in service.drivers():
+                dies(driver)
+            return launched.process.poll() is not None
+
+        wait_for(over, "the run ends")
+    finally:
+        launched.process.terminate()
+        _, said = launched.process.communicate(timeout=60)
+    reason = f"Ray was lost {QUICK_LOSSES} times in a row, at last: {DIED}"
+    assert launched.process.returncode == 3
+    assert [reason in line for line in said.splitlines() if line.startswith("launcher: ")] == [True], said
+    assert reason in json.loads((launched.folder / "results.json").read_text())["reason"]
 
 
 @pytest.fixture(scope="module")
@@ -123,7 +162,7 @@ def test_two_replicas_are_told_apart(echoes: Service) -> None:
     """Also: no signal from a terminal reaches them, and a prompt comes back to the replica that has seen it."""
     pids = echoes.replicas()
     metrics = get(echoes.endpoint, "/metrics").decode()
-    assert all(f'pid="{pid}"' in metrics for pid in pids)
+    assert all(re.search(rf'launcher_replica_state{{.*pid="{pid}",.*state="live"}} 1.0', metrics) for pid in pids)
     assert "launcher_replicas 2.0" in metrics
     assert os.getsid(pids[0]) != os.getsid(0)
 
@@ -134,14 +173,40 @@ def test_two_replicas_are_told_apart(echoes: Service) -> None:
     assert sorted(b - a for a, b in zip(before, generated(echoes), strict=True)) == [0, 24]
 
 
-def test_a_ray_that_is_lost_is_replaced(echoes: Service, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Generation:
+    return sums(tmp_path_factory.mktemp("task") / "sums.jsonl")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(echoes: Service, task: Generation, tmp_path_factory: pytest.TempPathFactory) -> Scores:
+    return scores_of(echoes, tmp_path_factory.mktemp("undisturbed") / "run", task, lambda: None)
+
+
+def controllers(service: Service) -> list[str]:
+    """Return why controllers of Serve were lost."""
+    return [loss["reason"] for loss in service.health()["lost"] if "controller" in loss["reason"]]
+
+
+def test_a_controller_that_is_lost_is_replaced(
+    echoes: Service, task: Generation, undisturbed: Scores, tmp_path: Path
+) -> None:
+    """Also: a replica that is lost while the controller hangs, and which it would have replaced."""
+    owner = echoes.driver()
+    dies(echoes.named(CONTROLLER))
+    wait_for(lambda: controllers(echoes), "the next one answers")
+    victims = [(echoes.named(CONTROLLER), hangs), (echoes.replicas()[0], dies)]
+    lives_through(echoes, victims, tmp_path / "controller hangs", task, undisturbed)
+    assert controllers(echoes) == ["Serve's controller died", "Serve's controller hangs: no answer within 6 s"]
+    assert echoes.driver() == owner, "one part was lost, and all of Ray was replaced"
+
+
+def test_a_ray_that_is_lost_is_replaced(echoes: Service, task: Generation, undisturbed: Scores, tmp_path: Path) -> None:
     """The raylet, the GCS and the owner of Ray cannot be replaced alone: a whole new Ray takes over the socket."""
-    task = sums(tmp_path / "sums.jsonl")
-    expected = scores_of(echoes, tmp_path / "undisturbed", task, lambda: None)
     # What hangs comes between: three losses in a row, each soon after a start, end a service.
     faults = [("raylet", dies), ("gcs_server", hangs), ("driver", dies)]
     faults += [("raylet", hangs), ("gcs_server", dies), ("driver", hangs)]
     for name, befalls in faults:
         driver, folder = echoes.driver(), tmp_path / f"{name} {befalls.__name__}"
         victim = driver if name == "driver" else echoes.named(name)
-        lives_through(echoes, [(victim, befalls)], folder, task, expected, driver)
+        lives_through(echoes, [(victim, befalls)], folder, task, undisturbed, driver)
