@@ -8,7 +8,7 @@ import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -107,7 +107,7 @@ class _Once:
 def _launched(arguments: list[str], allocation: Allocation) -> int:
     if {"mode=status", "mode=cancel"} & set(arguments):
         return _about_job(arguments)
-    with tempfile.TemporaryDirectory() as scratch, Deployments() as deployments:
+    with _scratch(arguments) as scratch, Deployments() as deployments:
         here = Here(allocation, deployments)
 
         def task(cfg: DictConfig) -> int:
@@ -128,6 +128,11 @@ def _without_values() -> Iterator[None]:
         if not Outcomes.values or any(value is not None for value in Outcomes.values):
             raise
         raise UserError(f"no point of the sweep has a value for its sweeper ({error})") from None
+
+
+def _scratch(arguments: list[str]) -> AbstractContextManager[str]:
+    """Return the folder of a plan, which is removed; nothing else needs one, or would leave it when it is killed."""
+    return tempfile.TemporaryDirectory() if "mode=plan" in arguments else nullcontext("")
 
 
 def job(cfg: DictConfig, here: Here) -> int:

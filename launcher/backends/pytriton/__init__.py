@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 from launcher.allocation import Allocation
 from launcher.backends.base import Backend, Deployment, fits
 from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
+from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.cluster import Spread
 from launcher.component import component, name_of
@@ -31,7 +32,7 @@ class PyTriton(Backend):
     Triton listens on ``triton_host`` at ``http_port``, ``grpc_port`` and ``metrics_port`` (0: any free one); they are
     told in ``triton.json`` in the run folder. With an API key, Triton's inference asks for the access token that is
     told there too. A Triton that does not answer for ``probe_timeout_s`` is replaced. ``workspace`` is the folder for
-    Triton's files, which must allow programs; by default the system's for temporary files.
+    Triton's files, from which libraries must be allowed to run; by default the system's for temporary files.
     """
 
     spread: ClassVar[Spread] = Spread.model
@@ -58,12 +59,10 @@ class PyTriton(Backend):
                 raise UserError(f"backend.{name}={getattr(self, name)}: accepted is a number of seconds above 0")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
-        from importlib.util import find_spec
-
         fits(deployment.parallelism, allocation)
         api_key(self.api_key_env)
-        if find_spec("pytriton") is None:
-            raise UserError("backend=pytriton: nvidia-pytriton is not installed; install the extra 'pytriton'")
+        if lacking := missing():
+            raise UserError(f"backend=pytriton: {lacking}")
         choose(self.triton_host, self._ports)
         listens = {
             name: f"{self.triton_host}:{port or '<any free port>'}" for name, port in asdict(self._ports).items()
@@ -79,14 +78,14 @@ class PyTriton(Backend):
         from launcher.api.app import create_app
         from launcher.api.server import bind, server_log, serving
         from launcher.backends.pytriton.runner import TritonRunner
-        from launcher.backends.pytriton.served import Served
+        from launcher.backends.pytriton.served import served_in_thread
 
-        key, path, d, served = api_key(self.api_key_env), deployment.folder / "server.log", deployment, Served()
+        key, path, d = api_key(self.api_key_env), deployment.folder / "server.log", deployment
         with (
             bind(self.host, self.port) as bound,
             server_log(path) as log,
             logging_to(log),
-            served.running(),
+            served_in_thread() as served,
             self._triton(served, d.folder, key is not None, allocation) as triton,
             d.engine.load(d.model, d.parallelism, d.optimizations, allocation) as engine,
             served.serving(engine),
@@ -105,17 +104,19 @@ class PyTriton(Backend):
     @contextmanager
     def _triton(self, served: Served, folder: Path, guarded: bool, allocation: Allocation) -> Iterator[Supervisor]:
         """Start Triton in the background: it comes up while the engine loads."""
+        from launcher.backends.pytriton.bridge import listening
         from launcher.backends.pytriton.server import Settings
         from launcher.backends.pytriton.supervisor import Patience, Supervisor
         from launcher.backends.pytriton.workspace import workspace
 
-        with workspace(self.workspace) as home:
+        with workspace(self.workspace) as home, listening(served, home / "engine.sock"):
             settings = Settings(
                 host=self.triton_host,
                 gpus=allocation.gpus > 0,
                 guarded=guarded,
                 announcement=folder / "triton.json",
-                log_file=_linked(home / "triton.log", folder / "triton.log"),
+                log_file=folder.resolve() / "triton.log",
+                engine=home / "engine.sock",
             )
             patience = Patience(self.start_timeout_s, self.probe_timeout_s)
             supervisor = Supervisor(settings, self._ports, home, served, patience)
@@ -123,16 +124,9 @@ class PyTriton(Backend):
                 yield supervisor
 
 
-def _linked(link: Path, target: Path) -> Path:
-    """Return a path without spaces, which Triton's command line cannot have, for a file anywhere."""
-    target.touch()
-    link.symlink_to(target.resolve())
-    return link
-
-
 @contextmanager
 def logging_to(log: logging.Logger) -> Iterator[None]:
-    """Send what PyTriton says about its own to the server's log."""
+    """Send what is said of Triton to the server's log."""
     source = logging.getLogger("pytriton")
     propagate, source.propagate = source.propagate, False
     for handler in log.handlers:

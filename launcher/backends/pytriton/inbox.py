@@ -1,10 +1,8 @@
-"""Events of sequences, on their way from the engine's thread to the loop of whoever reads them."""
+"""Events of sequences, for one reader who takes all that are there."""
 
 from __future__ import annotations
 
 import asyncio
-import threading
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import groupby
 
@@ -21,33 +19,25 @@ class Event:
 
 
 class Inbox:
-    """Made and read in one loop; filled from any thread. However much comes at once, the reader wakes once."""
+    """Filled and read in one loop. However much comes at once, the reader wakes once."""
 
     def __init__(self) -> None:
-        self._loop = asyncio.get_running_loop()
         self._ready = asyncio.Event()
-        self._guard = threading.Lock()
         self._events: list[Event] = []
 
     def put(self, event: Event) -> None:
-        """Add an event. If the reader's loop is no more, nobody is left to tell."""
-        with self._guard:
-            self._events.append(event)
-            first = len(self._events) == 1
-        if first:
-            with suppress(RuntimeError):
-                self._loop.call_soon_threadsafe(self._ready.set)
+        self._events.append(event)
+        self._ready.set()
 
     async def get(self) -> list[Event]:
         """Wait for events and return all that are there, those of one sequence joined."""
         await self._ready.wait()
         self._ready.clear()
-        with self._guard:
-            events, self._events = self._events, []
-        return _joined(events)
+        events, self._events = self._events, []
+        return joined(events)
 
 
-def _joined(events: list[Event]) -> list[Event]:
+def joined(events: list[Event]) -> list[Event]:
     """Make one event of the tokens of a sequence; the order within a sequence stays."""
     if len(events) == 1:
         return events

@@ -9,10 +9,10 @@ from typing import Any
 
 from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.inbox import Event
+from launcher.backends.pytriton.installation import MODEL
 from launcher.engines.base import Generation, Tokens
 from launcher.errors import EngineUnavailable
 
-MODEL = "generate"
 TOKEN_HEADER = "triton-grpc-protocol-triton-access-token"
 PACE_S = 0.0001
 LONGEST_S = 0.003
@@ -32,6 +32,8 @@ class Link:
         self.feed = secrets.token_hex(8)
         self.failed: str | None = None
         self.traffic = 0
+        self._next = 0
+        self._early: dict[int, list[Event]] = {}
         self._waiting: dict[str, asyncio.Queue[Tokens | Exception]] = {}
         self._outgoing: asyncio.Queue[Generation] = asyncio.Queue()
         self._task = self.loop.create_task(self._run(address, token))
@@ -90,20 +92,17 @@ class Link:
             yield request(ready[0].id, self.feed, tensors.pack_requests(ready))
 
     def _take(self, answer: Any) -> None:
+        """Take an answer; what Triton refuses, the feed or a batch, ends the link."""
         self.traffic += 1
         if answer.error_message:
-            self._failed(answer.infer_response.id, answer.error_message)
-            return
+            self.fail(_reason(answer.error_message))
         for packed in answer.infer_response.raw_output_contents:
-            for event in tensors.unpack(packed):
+            number, events = tensors.unpack(packed)
+            self._early[number] = events
+        while self._next in self._early:
+            for event in self._early.pop(self._next):
                 self._deliver(event)
-
-    def _failed(self, id: str, message: str) -> None:
-        """Note that Triton refused a request itself; if it was the feed, nothing works any more."""
-        refusal = _refusal(message.strip().rpartition("\n")[2])
-        if id == self.feed:
-            self.fail(str(refusal))
-        self._deliver(Event(id, refusal))
+            self._next += 1
 
     def _deliver(self, event: Event) -> None:
         events = self._waiting.get(event.id)
@@ -111,10 +110,11 @@ class Link:
             events.put_nowait(event.what)
 
 
-def _refusal(line: str) -> Exception:
-    """Return the error that Triton's last line tells of."""
-    _, ours, message = line.partition("launcher: EngineUnavailable: ")
-    return EngineUnavailable(message if ours else f"Triton cannot answer: {line}")
+def _reason(message: str) -> str:
+    """Return what the last line of a refusal says, which the engine's process wrote or Triton."""
+    line = message.strip().rpartition("\n")[2]
+    _, ours, reason = line.partition("EngineUnavailable: ")
+    return reason if ours else f"Triton cannot answer: {line}"
 
 
 def request(id: str, feed: str, batch: bytes | None = None) -> Any:

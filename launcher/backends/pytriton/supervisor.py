@@ -90,7 +90,7 @@ class Supervisor:
         """Wait until a token came through Triton. Raises `ServerError` if all that was tried has failed."""
         self._settled.wait()
         if self.error is not None:
-            raise ServerError(f"{self.error}; see {self._settings.log_file.resolve()} and server.log beside it")
+            raise ServerError(f"{self.error}; see {self._settings.log_file} and server.log beside it")
 
     def grpc(self) -> tuple[str, str]:
         """Return the address of KServe over gRPC, and the access token, of the Triton that runs."""
@@ -155,10 +155,13 @@ class Supervisor:
         except UserError as error:
             return str(error)
         self._starts += 1
-        server = self._server = Server(self._settings, self._ports, self._folder / str(self._starts), self._served)
+        server = self._server = Server(self._settings, self._ports, self._folder / str(self._starts))
         if self._stop.is_set():
             return "the server is stopping"
-        server.start()
+        try:
+            server.start()
+        except OSError as error:
+            return str(error)
         problem = server.wait(self._patience.start_s)
         if problem is None:
             self._loaded.wait()

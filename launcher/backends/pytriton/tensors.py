@@ -70,14 +70,15 @@ def given(parameters: Mapping[str, Json], data: Mapping[str, np.ndarray[Any, Any
 
 def sampling(given: Mapping[str, Json]) -> Sampling:
     """Read request parameters. Raises `ValueError` that names the parameter, its value and what is accepted."""
-    for name in given:
-        if name not in DEFAULTS:
-            raise ValueError(f"{name}: no such parameter; accepted are id, {', '.join(DEFAULTS)}")
-    found = {name: _checked(name, given[name], wanted) for name, wanted in RANGES.items() if name in given}
-    return Sampling(**found, logit_bias=_bias(given.get("logit_bias", "{}")))
+    return Sampling(**{name: _checked(name, value) for name, value in given.items()})
 
 
-def _checked(name: str, value: Json, wanted: Range) -> Json:
+def _checked(name: str, value: Json) -> Json:
+    if name == "logit_bias":
+        return _bias(value)
+    if name not in RANGES:
+        raise ValueError(f"{name}: no such parameter; accepted are id, {', '.join(DEFAULTS)}")
+    wanted = RANGES[name]
     if value is None and wanted.optional:
         return None
     if wanted.kind is float and type(value) is int:
@@ -154,17 +155,15 @@ def pack_requests(generations: Iterable[Generation]) -> bytes:
     return to_json([[g.id, g.prompt, parameters(g.sampling), g.whole] for g in generations])
 
 
-def unpack_requests(batch: np.ndarray[Any, Any]) -> list[tuple[str, tuple[int, ...], dict[str, Json], bool]]:
+def unpack_requests(batch: bytes) -> list[tuple[str, tuple[int, ...], dict[str, Json], bool]]:
     """Return the id, the prompt, the sampling parameters of each, and whether it is wanted as a whole."""
-    return [(id, tuple(prompt), asked, whole) for id, prompt, asked, whole in from_json(batch.tobytes())]
+    return [(id, tuple(prompt), asked, whole) for id, prompt, asked, whole in from_json(batch)]
 
 
-def pack(events: Iterable[Event]) -> np.ndarray[Any, Any]:
-    """Return the events of many sequences as one UINT8 tensor that holds JSON."""
-    import numpy as np
-
+def pack(number: int, events: Iterable[Event]) -> bytes:
+    """Return the events of many sequences as JSON, for the UINT8 tensor ``feed``, with the number of the answer."""
     rows = [_row(event.id, event.what) for event in events]
-    return np.frombuffer(to_json(rows, inf_nan_mode="constants"), np.uint8)
+    return to_json([number, rows], inf_nan_mode="constants")
 
 
 def _row(id: str, what: Tokens | Exception) -> Json:
@@ -179,9 +178,10 @@ def _plain(tokens: Sequence[TokenLogprob]) -> Json:
     return [t.token for t in tokens]
 
 
-def unpack(packed: bytes) -> list[Event]:
+def unpack(packed: bytes) -> tuple[int, list[Event]]:
     """Read what `pack` wrote."""
-    return [_event(row) for row in from_json(packed, allow_inf_nan=True)]
+    number, rows = from_json(packed, allow_inf_nan=True)
+    return number, [_event(row) for row in rows]
 
 
 def _event(row: Json) -> Event:

@@ -79,17 +79,21 @@ def _held(lock: Path) -> bool:
 def bury(folder: Path) -> None:
     """Kill what runs from ``folder``, and remove it together with its shared memory."""
     kill(folder)
-    shutil.rmtree(folder, ignore_errors=True)
     owner = folder.name.partition("-")[0]
-    alone = not any(folder.parent.glob(f"{owner}-*"))
-    if alone:
-        for segment in SHARED_MEMORY.glob(f"{shared_memory_prefix(int(owner))}*"):
-            segment.unlink(missing_ok=True)
+    alone = list(folder.parent.glob(f"{owner}-*")) == [folder]
+    remove(folder, shared_memory_prefix(int(owner)) if alone else None)
+
+
+def remove(folder: Path, memory: str | None) -> None:
+    """Remove a folder, and the segments of shared memory whose names begin with ``memory``."""
+    shutil.rmtree(folder, ignore_errors=True)
+    for segment in SHARED_MEMORY.glob(f"{memory}*") if memory else ():
+        segment.unlink(missing_ok=True)
 
 
 def shared_memory_prefix(pid: int) -> str:
-    """Return how the names of the segments begin that PyTriton (its spelling) asks Triton to make."""
-    return f"pytrtion{pid}-"
+    """Return how the names of the segments begin that Triton makes for the launcher ``pid``."""
+    return f"launcher-{pid}-"
 
 
 def kill(folder: Path, timeout_s: float = 10.0) -> None:

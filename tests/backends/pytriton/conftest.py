@@ -1,8 +1,11 @@
-"""A Triton to look at."""
+"""A Triton to look at, and a place for temporary files in which nothing may stay."""
 
 from __future__ import annotations
 
+import os
+import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -16,16 +19,29 @@ from launcher.backends.pytriton import PyTriton
 from launcher.model import Parallelism
 
 
-@pytest.fixture(scope="session")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+@pytest.fixture(scope="package", autouse=True)
+def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Give all tests here, and all that they start, a folder for temporary files, and look what is left in it."""
+    tmp_path_factory.getbasetemp()  # pytest's own stays where it is
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryDirectory(prefix="lt", dir="/tmp") as folder:
+        patch.setenv("TMPDIR", folder)
+        patch.setattr(tempfile, "tempdir", folder)
+        yield Path(folder)
+        left = sorted(path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*"))
+        left += sorted(path.name for path in Path(folder).iterdir() if not path.name.startswith("launcher-pytriton-"))
+        assert left == [f"launcher-pytriton-{os.getuid()}/lock"]
+
+
+@pytest.fixture(scope="package")
+def server(temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """One server for all tests that leave it as it is: at most four sequences run, and none waits."""
     folder = tmp_path_factory.mktemp("served with spaces") / "run folder"
     with start(folder, PyTriton(), tokens_per_second=200, max_sequences=4, max_queue=0) as running:
         yield running
 
 
-@pytest.fixture(scope="session")
-def expected(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+@pytest.fixture(scope="package")
+def expected(temporary: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     """What one process answers, without Triton."""
     with served(Inline(), Parallelism(), tmp_path_factory.mktemp("inline")) as http:
         return answer(http)

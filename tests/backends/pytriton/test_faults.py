@@ -172,6 +172,7 @@ def test_a_signal_to_the_launcher_leaves_nothing(launched: subprocess.Popen[byte
     (server,) = [p for p in family if p.name().startswith(SERVER)]
     workspace = Path(server.cmdline()[0]).parents[3]
     assert segments(launched.pid)
+    assert list(workspace.rglob("python_env*")), "it is where it will be removed"
     launched.send_signal(how)
     launched.wait(30)
     _, alive = psutil.wait_procs(family, 15)

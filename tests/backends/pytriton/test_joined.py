@@ -102,7 +102,13 @@ def started(tmp_path: Path) -> Iterator[Started]:
 
 
 def torchrun(nodes: int, node: int, port: int) -> tuple[str, ...]:
-    where = (f"--nnodes={nodes}", f"--node-rank={node}", f"--nproc-per-node={2 // nodes}", f"--master-port={port}")
+    where = (
+        f"--nnodes={nodes}",
+        f"--node-rank={node}",
+        f"--nproc-per-node={2 // nodes}",
+        f"--master-port={port}",
+        "--log-dir=logs",
+    )
     return (sys.executable, "-m", "torch.distributed.run", *where, "--master-addr=127.0.0.1", LAUNCH)
 
 

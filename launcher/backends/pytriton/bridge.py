@@ -1,0 +1,86 @@
+"""The socket at which the engine's process meets the model inside Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import cast
+
+from launcher.backends.pytriton.frames import Frame, Frames, pack
+from launcher.backends.pytriton.served import Refusal, Served
+from launcher.backends.pytriton.tensors import Arrays
+
+
+@contextmanager
+def listening(served: Served, path: Path) -> Iterator[None]:
+    """Let each Triton that is started meanwhile ask ``served`` over a Unix socket at ``path``."""
+    bound = socket.socket(socket.AF_UNIX)
+    bound.bind(str(path))
+    serving = served.loop.create_unix_server(partial(Bridge, served), sock=bound)
+    server = asyncio.run_coroutine_threadsafe(serving, served.loop).result()
+    try:
+        yield
+    finally:
+        with suppress(RuntimeError):  # the loop has closed
+            served.loop.call_soon_threadsafe(server.close)
+
+
+class Bridge(asyncio.Protocol):
+    """A connection of Triton's model: what it asks is taken up at once, in its order. What is answered in one turn of
+    the loop is written at once."""
+
+    def __init__(self, served: Served) -> None:
+        self._served = served
+        self._frames = Frames()
+        self._streams: set[asyncio.Task[None]] = set()
+        self._feeds: set[str] = set()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.WriteTransport, transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        for stream in self._streams:
+            stream.cancel()
+        for name in self._feeds:
+            self._served.end_feed(name)
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._frames.take(data):
+            try:
+                self._take(frame, json.loads(frame.text))
+            except Refusal as error:
+                self._refuse(frame.id, error)
+
+    def _take(self, frame: Frame, given: dict[str, object]) -> None:
+        feed = str(given.get("feed", ""))
+        if frame.packed:
+            self._served.begin(feed, frame.id, frame.packed)
+        elif feed:
+            self._feeds.add(feed)
+            self._served.open_feed(feed, frame.id, self._send)
+        else:
+            answers = self._served.answer(frame.tensors, given)
+            stream = asyncio.get_running_loop().create_task(self._stream(frame.id, answers))
+            self._streams.add(stream)
+            stream.add_done_callback(self._streams.discard)
+
+    async def _stream(self, id: int, answers: AsyncGenerator[Arrays, None]) -> None:
+        """Send answers; the one that has ``finish`` is the last."""
+        try:
+            async with aclosing(answers):
+                async for arrays in answers:
+                    self._send(Frame(id, arrays, final="finish" in arrays))
+        except Refusal as error:
+            self._refuse(id, error)
+
+    def _refuse(self, id: int, error: Refusal) -> None:
+        self._send(Frame(id, text=str(error), final=True))
+
+    def _send(self, frame: Frame) -> None:
+        if not self._transport.is_closing():
+            self._transport.write(pack(frame))

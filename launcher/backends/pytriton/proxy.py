@@ -1,0 +1,70 @@
+"""The model that Triton loads: it passes requests on to the engine's process, and the answers of that back.
+
+It runs in Triton's Python stub, from a copy named model.py beside one of frames.py; nothing else of the launcher is
+there.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import socket
+import threading
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as triton
+
+from .frames import Frame, Frames, pack
+
+CHUNK = 1 << 20
+
+
+class TritonPythonModel:
+    """A decoupled model, whose name and methods are the Python backend's."""
+
+    def initialize(self, args: Mapping[str, str]) -> None:
+        settings = json.loads(args["model_config"])["parameters"]
+        self._engine = socket.socket(socket.AF_UNIX)
+        self._engine.connect(settings["engine"]["string_value"])
+        self._ids = itertools.count()
+        self._senders: dict[int, Any] = {}
+        threading.Thread(target=self._answer, name="answers", daemon=True).start()
+
+    def execute(self, requests: Sequence[Any]) -> None:
+        """Pass on what Triton has at once, in one write."""
+        self._engine.sendall(b"".join(map(self._packed, requests)))
+
+    def finalize(self) -> None:
+        self._engine.close()
+
+    def _packed(self, request: Any) -> bytes:
+        id = next(self._ids)
+        self._senders[id] = request.get_response_sender()
+        batch = triton.get_input_tensor_by_name(request, "batch")
+        if batch is not None:
+            return pack(Frame(id, text=request.parameters(), packed=batch.as_numpy().tobytes()))
+        tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        return pack(Frame(id, tensors, request.parameters()))
+
+    def _answer(self) -> None:
+        """Send answers until the engine's process hangs up."""
+        frames = Frames()
+        while data := self._engine.recv(CHUNK):
+            for frame in frames.take(data):
+                self._send(frame)
+
+    def _send(self, frame: Frame) -> None:
+        sender = self._senders.pop(frame.id) if frame.final else self._senders[frame.id]
+        sender.send(_response(frame), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL if frame.final else 0)
+
+
+def _response(frame: Frame) -> Any:
+    if frame.text:
+        return triton.InferenceResponse(error=triton.TritonError(frame.text))
+    if frame.packed:
+        return triton.InferenceResponse([triton.Tensor("feed", np.frombuffer(frame.packed, np.uint8))])
+    if frame.tensors:
+        return triton.InferenceResponse([triton.Tensor(name, array) for name, array in frame.tensors.items()])
+    return None
