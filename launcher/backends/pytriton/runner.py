@@ -28,8 +28,7 @@ class TritonRunner(Runner):
         self._served = served
         self._supervisor = supervisor
         self._link: Link | None = None
-        first = next(iter(engine.tokenizer.encode("a")), 0)
-        supervisor.attach(first, self._down, self._traffic)
+        supervisor.attach(engine, self._down, self._traffic)
 
     async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
         link, finished = self._connected(), False

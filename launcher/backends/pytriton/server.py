@@ -100,6 +100,8 @@ class Server:
         """Make an inference over HTTP; return what is wrong, or None."""
         try:
             status, answer = self._post(f"/v2/models/{MODEL}/generate", body, timeout_s)
+        except TimeoutError:
+            return f"no answer within {timeout_s:g} s"
         except (OSError, HTTPException, ValueError) as error:
             return str(error) or type(error).__name__
         if status != 200 or "error" in answer:

@@ -13,9 +13,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher.backends.pytriton.ports import Ports, choose
+from launcher.backends.pytriton.pulse import Pulse
 from launcher.backends.pytriton.served import Served
 from launcher.backends.pytriton.server import Server, Settings
 from launcher.core import Json
+from launcher.engines.base import EngineState, Runner
 from launcher.errors import ServerError, UserError
 
 LOG = logging.getLogger("pytriton.supervisor")
@@ -23,6 +25,8 @@ PERIOD_S = 0.25
 """How often to look whether the processes are there."""
 PROBE_S = 2.0
 """How often to ask for an answer, when none came by itself."""
+STUCK = 6
+"""How many times longer than an answer a step of the engine may take: it may be one over a long prompt."""
 ATTEMPTS = 2
 """About one start in seventy-five crashes."""
 STABLE_S = 30.0
@@ -57,6 +61,7 @@ class Supervisor:
         self._starts = 0
         self._down: Callable[[str], None] = lambda reason: None
         self._traffic: Callable[[], int] = lambda: 0
+        self._pulse = Pulse(EngineState)
         self._probe: dict[str, Json] = {}
         self._loaded = threading.Event()
         self._stop = threading.Event()
@@ -76,12 +81,14 @@ class Supervisor:
                 self._server.stop()
             thread.join()
 
-    def attach(self, first: int, down: Callable[[str], None], traffic: Callable[[], int]) -> None:
+    def attach(self, engine: Runner, down: Callable[[str], None], traffic: Callable[[], int]) -> None:
         """Say that the engine is loaded.
 
-        A start is a success when Triton has continued the token ``first``. ``down`` is called with the reason when
-        Triton is lost. ``traffic`` counts its answers: while that grows, nothing needs to be probed.
+        A start is a success when Triton has continued a token. ``down`` is called with the reason when Triton is lost.
+        ``traffic`` counts its answers: while that grows, Triton needs no probe.
         """
+        first = next(iter(engine.tokenizer.encode("a")), 0)
+        self._pulse = Pulse(engine.state)
         self._probe = {"tokens": [first], "max_tokens": 1, "temperature": 0.0}
         self._down, self._traffic = down, traffic
         self._loaded.set()
@@ -167,20 +174,34 @@ class Supervisor:
             self._loaded.wait()
             first = self._starts == 1
             problem = server.ask(self._patience.start_s if first else self._patience.probe_s, **self._probe)
+            problem = problem and f"no token came: {problem}"
         return problem
 
     def _watch(self, server: Server) -> str:
-        """Return why Triton had to be given up."""
+        """Return why Triton, or what it serves, had to be given up."""
         asked, traffic = time.monotonic(), self._traffic()
         while not self._stop.wait(PERIOD_S):
             problem = server.lost()
             if problem is None and time.monotonic() - asked > PROBE_S:
                 if self._traffic() == traffic:
                     problem = server.ask(self._patience.probe_s, ping=True)
+                problem = problem or self._stuck(server)
                 asked, traffic = time.monotonic(), self._traffic()
             if problem is not None:
                 return problem
         return "the server is stopping"
+
+    def _stuck(self, server: Server) -> str | None:
+        """Return why the engine does not work although its process answers, or None.
+
+        One that is idle is asked for a token when it has made none for as long as an answer may take.
+        """
+        quiet_s, patience_s, before = self._pulse.quiet_s(), self._patience.probe_s, self._pulse.steps
+        if self._pulse.busy:
+            return f"the engine took no step for {quiet_s:.0f} s" if quiet_s > STUCK * patience_s else None
+        problem = server.ask(patience_s, **self._probe) if quiet_s > patience_s else None
+        self._pulse.quiet_s()
+        return f"the engine made no token: {problem}" if problem and self._pulse.steps == before else None
 
     def _lost(self, problem: str) -> None:
         self.error, self.restarting = f"Triton is restarting: {problem}", True

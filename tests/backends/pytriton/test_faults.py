@@ -19,7 +19,7 @@ import psutil
 import pytest
 from backends.pytriton.troubled import Running, start
 
-from launcher.backends.pytriton import PyTriton
+from launcher.backends.pytriton import PyTriton, supervisor
 from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
 from launcher.errors import ServerError, UserError
 
@@ -52,6 +52,11 @@ def healthy(running: Running) -> bool:
     return running.http.get("/health").status_code == 200
 
 
+def trouble(running: Running) -> str | None:
+    """Return the code with which health is refused."""
+    return running.http.get("/health").json().get("error", {}).get("code")
+
+
 def starts(running: Running) -> int:
     return running.http.get("/engine").json()["triton"]["starts"]
 
@@ -60,7 +65,10 @@ def segments(pid: int) -> list[Path]:
     return list(SHARED_MEMORY.glob(f"{shared_memory_prefix(pid)}*"))
 
 
-def test_the_death_of_triton_or_its_stub_fails_what_runs_and_is_repaired(tmp_path: Path) -> None:
+def test_the_death_of_triton_or_its_stub_fails_what_runs_and_is_repaired(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(supervisor, "STABLE_S", 300.0)  # on a busy machine these deaths are not quick
     with start(tmp_path, PyTriton(), tokens_per_second=50) as running, ThreadPoolExecutor() as pool:
         ports = running.triton["http"], running.triton["grpc"]
         for count, victim in enumerate((SERVER, STUB), 2):
@@ -75,6 +83,8 @@ def test_the_death_of_triton_or_its_stub_fails_what_runs_and_is_repaired(tmp_pat
             assert running.complete("abc").json()["choices"][0]["text"] == "abc"
             assert running.engine.state().running == 0, "the slots are free"
             assert (running.triton["http"], running.triton["grpc"]) == ports
+        processes(SERVER)[0].kill()
+        assert wait_for(lambda: trouble(running) == "engine_dead", 60), "three deaths in a row are enough"
     assert not processes(STUB)
     assert not processes(SERVER)
 
@@ -89,6 +99,15 @@ def test_a_hung_engine_is_noticed_and_heals_when_it_comes_back(tmp_path: Path) -
         running.engine.released.set()
         assert wait_for(lambda: healthy(running), 60)
         assert running.complete("abc").status_code == 200
+
+
+def test_an_engine_that_makes_no_token_is_noticed_though_its_process_answers(tmp_path: Path) -> None:
+    with start(tmp_path, PyTriton(probe_timeout_s=1)) as running:
+        running.engine.stalled = True
+        assert wait_for(lambda: starts(running) > 1, 60), "the first to be replaced is Triton"
+        assert wait_for(lambda: trouble(running) == "engine_dead", 60)
+        assert "no answer within 1 s" in running.http.get("/health").json()["error"]["message"]
+    assert "the engine made no token: no answer within 1 s" in (tmp_path / "server.log").read_text()
 
 
 @pytest.mark.timeout(60)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import threading
 from collections.abc import AsyncGenerator, Iterator
@@ -21,12 +22,16 @@ from launcher.model import Model, Optimizations, Parallelism
 
 
 class Trouble(EchoRunner):
-    """An echo that raises for prompts that begin with ``raise``, and blocks its loop for those with ``block``."""
+    """An echo that raises for prompts that begin with ``raise``, and blocks its loop for those with ``block``.
+
+    While it is ``stalled`` it answers nobody, as with a thread of steps that hangs; its loop goes on.
+    """
 
     def __init__(self, engine: Echo, model: Model) -> None:
         super().__init__(engine, model)
         self.blocked = threading.Event()
         self.released = threading.Event()
+        self.stalled = False
 
     async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
         prompt = bytes(token for token in request.prompt if token < 256)
@@ -35,6 +40,8 @@ class Trouble(EchoRunner):
         if prompt.startswith(b"block"):
             self.blocked.set()
             self.released.wait(60)
+        while self.stalled:
+            await asyncio.sleep(0.02)
         async for event in super().generate(request):
             yield event
 
