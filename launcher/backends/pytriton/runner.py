@@ -39,7 +39,7 @@ class TritonRunner(Runner):
                     yield event
         finally:
             if not finished:
-                self._served.abort(request.id)
+                self._served.withdraw(request.id)
 
     def reference(self, tokens: Sequence[int]) -> list[float]:
         return self._engine.reference(tokens)

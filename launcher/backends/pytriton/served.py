@@ -25,6 +25,8 @@ from launcher.errors import EngineUnavailable, QueueFull
 
 LOG = logging.getLogger("pytriton.served")
 JOIN_S = 2.0
+REMEMBERED = 1000
+"""How many generations that were withdrawn before they came are remembered."""
 Arrays = tensors.Arrays
 
 
@@ -54,7 +56,7 @@ class Served:
     """Runs generations for whoever asks through Triton, all of them in one loop.
 
     An `answer` streams the events of its own sequence. A batch of sequences leaves their events to a feed, which
-    carries those of many. `abort`, `end_feed` and `reset` may be called from any thread, everything else in the loop.
+    carries those of many. Any thread may call `withdraw`, `end_feed` and `reset`; all else belongs to the loop.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -62,6 +64,7 @@ class Served:
         self._runner: Runner | None = None
         self._jobs: dict[str, Job] = {}
         self._feeds: dict[str, Feed] = {}
+        self._withdrawn: dict[str, None] = {}
 
     @contextmanager
     def serving(self, runner: Runner) -> Iterator[None]:
@@ -107,6 +110,8 @@ class Served:
         told.owe(id)
         for name, prompt, given, whole in batch:
             try:
+                if name in self._withdrawn:
+                    raise EngineUnavailable("the request was withdrawn")
                 self._submit(*self._read(name, prompt, given, whole), told)
             except (ValueError, EngineUnavailable) as error:
                 told.put(Event(name, error))
@@ -135,9 +140,9 @@ class Served:
             raise EngineUnavailable("no engine is loaded")
         return self._runner
 
-    def abort(self, id: str, reason: str = "the request was aborted") -> None:
-        """End the generation ``id``, if it runs, and free its slot."""
-        self._soon(self._abort, id, reason)
+    def withdraw(self, id: str) -> None:
+        """End the generation ``id`` of a batch and free its slot; if it is still on its way, it never starts."""
+        self._soon(self._withdraw, id)
 
     def end_feed(self, name: str) -> None:
         """End a feed that nobody reads any more."""
@@ -155,6 +160,12 @@ class Served:
         job = self._jobs.get(id)
         if job is not None:
             job.end(EngineUnavailable(reason))
+
+    def _withdraw(self, id: str) -> None:
+        self._abort(id, "the request was withdrawn")
+        self._withdrawn[id] = None
+        if len(self._withdrawn) > REMEMBERED:
+            del self._withdrawn[next(iter(self._withdrawn))]
 
     def _end_feed(self, name: str) -> None:
         feed = self._feeds.pop(name, None)

@@ -14,7 +14,7 @@ import pytest
 from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.bridge import listening
 from launcher.backends.pytriton.frames import Frame, Frames, pack
-from launcher.backends.pytriton.served import served_in_thread
+from launcher.backends.pytriton.served import Served, served_in_thread
 from launcher.backends.pytriton.tensors import Arrays
 from launcher.backends.pytriton.workspace import wait_for
 from launcher.engines.base import Generation, Sampling, Tokens
@@ -65,8 +65,14 @@ def runner() -> EchoRunner:
 
 
 @pytest.fixture
-def asker(runner: EchoRunner, tmp_path: Path) -> Iterator[Asker]:
-    with served_in_thread() as served, listening(served, tmp_path / "s"), served.serving(runner):
+def served(runner: EchoRunner) -> Iterator[Served]:
+    with served_in_thread() as served, served.serving(runner):
+        yield served
+
+
+@pytest.fixture
+def asker(served: Served, tmp_path: Path) -> Iterator[Asker]:
+    with listening(served, tmp_path / "s"):
         asker = Asker(tmp_path / "s")
         yield asker
         asker.close()
@@ -116,6 +122,18 @@ def test_every_batch_is_answered(asker: Asker) -> None:
         frame = asker.next()
         final |= {frame.id} if frame.final else set()
     assert final <= set(range(2, 12))
+
+
+def test_what_is_withdrawn_frees_its_slot_or_never_starts(asker: Asker, served: Served, runner: EchoRunner) -> None:
+    asked = Sampling(temperature=0, max_tokens=400, ignore_eos=True)
+    served.withdraw("early")
+    asker.ask(1, feed="f")
+    asker.batch(2, Generation("early", (97,), asked), Generation("late", (97,), asked))
+    _, id, what = next(asker.events())
+    assert (id, str(what)) == ("early", "the request was withdrawn")
+    assert wait_for(lambda: runner.state().running == 1, 10)
+    served.withdraw("late")
+    assert wait_for(lambda: runner.state().running == 0, 10)
 
 
 @pytest.mark.parametrize(
