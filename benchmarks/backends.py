@@ -293,6 +293,10 @@ def idle(server: Server) -> float:
     return (server.cpu_s() - cpu) / (time.perf_counter() - start) * 1e3
 
 
+def say_idle(servers: dict[str, Server]) -> None:
+    print(f"idle, CPU ms per second: {', '.join(f'{name} {idle(servers[name]):.1f}' for name in servers)}")
+
+
 def echo(rounds: int, folder: Path) -> None:
     """Requests per second and CPU time of PyTriton, with an engine that costs next to nothing."""
     with ExitStack() as stack:
@@ -304,7 +308,7 @@ def echo(rounds: int, folder: Path) -> None:
         servers["peer"] = stack.enter_context(per_request_clients(folder / "pytriton", servers["pytriton"]))
         servers["bare"] = stack.enter_context(bare_triton())
         show(take_turns(servers, "peer", rounds), ("inline", "pytriton", "peer", "bare"))
-        print(f"idle, CPU ms per second: {', '.join(f'{name} {idle(servers[name]):.1f}' for name in servers)}")
+        say_idle(servers)
 
 
 def ray(rounds: int, folder: Path) -> None:
@@ -317,6 +321,7 @@ def ray(rounds: int, folder: Path) -> None:
         }
         servers["handles"] = stack.enter_context(handle_based())
         show(take_turns(servers, "handles", rounds), ("inline", "ray", "handles"))
+        say_idle(servers)
 
 
 def real(rounds: int, folder: Path) -> None:

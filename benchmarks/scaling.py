@@ -2,7 +2,8 @@
 
 Usage: ``.venv/bin/python benchmarks/scaling.py [replicas ...]``. A step takes 10 ms and gives one token to each of up
 to 16 sequences, so that one replica makes at most 1,600 tokens/s. Twice as many clients as fit into all batches ask, so
-that each batch is full when the load is even. The replicas sleep but their tokens cost CPU: the machine's own use is
+that each batch is full when the load is even; their answers are whole and of 256 tokens, as those of an evaluation of
+reasoning are at least. The replicas sleep but their tokens cost CPU: the machine's own use is
 printed, since a figure from full cores says nothing of scaling. `benchmarks/fleet.py` has the costs that this prints.
 """
 
@@ -19,10 +20,10 @@ from pathlib import Path
 import psutil
 from backends import Server, burst, launched
 
-STEP_S, BATCH, TOKENS = 0.01, 16, 64
+STEP_S, BATCH, TOKENS = 0.01, 16, 256
 BODY = {"prompt": "abc", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
 ROUNDS = 3
-SECONDS = 5
+SECONDS = 11
 """How long a burst takes if all goes well."""
 IDLE_S = 6.0
 PARTS = ("haproxy", "driver", "replicas", "ray")

@@ -94,7 +94,9 @@ def test_the_documented_layers_are_those_that_are_held() -> None:
     assert shown == [layer.replace("launcher.", "") for layer in contract["layers"]]
 
 
-@pytest.mark.parametrize(("page", "least"), [("peers.md", 50), ("engines.md", 40), ("pytriton.md", 20)])
+@pytest.mark.parametrize(
+    ("page", "least"), [("peers.md", 50), ("engines.md", 40), ("pytriton.md", 20), ("ray.md", 8)]
+)
 def test_the_tests_named_in_a_table_exist(page: str, least: int) -> None:
     named = set(re.findall(r"`(tests/[^`]+\.py::\w+)`", (ROOT / "docs" / page).read_text()))
     assert len(named) >= least

@@ -157,8 +157,11 @@ class EchoRunner(Runner):
     def _note(self, generated: int, held: Counter[str]) -> None:
         if self._closed:
             raise EngineUnavailable("the engine is stopping")
-        self._count.update(generated_tokens=generated, steps=1, kv_tokens_used=generated)
-        held.update(kv_tokens_used=generated)
+        count = self._count  # a counter's own update takes longer than all the rest of a token
+        count["generated_tokens"] += generated
+        count["steps"] += 1
+        count["kv_tokens_used"] += generated
+        held["kv_tokens_used"] += generated
 
     @asynccontextmanager
     async def _slot(self, request: Generation) -> AsyncIterator[Counter[str]]:

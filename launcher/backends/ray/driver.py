@@ -99,6 +99,7 @@ class Driver:
             log, bound = stack.enter_context(server_log(a.deployment.folder / "server.log")), bind("127.0.0.1", 0)
             stack.enter_context(serving(Status(self._fleet, self._scaler, a.secret).app(), bound, log, 1.0))
             self._balancer.start(bound.getsockname()[:2])
+            threading.Thread(target=self._mind_start, args=(say,), name="start", daemon=True).start()
             a = self._ray.start()
             say({"head": self._ray.head})
             self._pulse.start()
@@ -112,6 +113,14 @@ class Driver:
             self._all_there(say)
             say({"model": self._fleet.model})
             self._watch(say, deploy)
+
+    def _mind_start(self, say: Say) -> None:
+        """Leave if a part of Ray dies while the main thread waits for it."""
+        while not self._ray.head:
+            if (problem := self._ray.broken()) is not None:
+                say({"failed": f"{problem} while it started"})
+                self.leave()
+            time.sleep(PERIOD_S)
 
     def leave_with_parent(self) -> None:
         """Wait until the parent closes standard input, on purpose or by dying."""

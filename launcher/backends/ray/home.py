@@ -42,7 +42,12 @@ def _parent() -> str:
 def members(session: int) -> list[int]:
     """Return the living processes of a session, this one left out."""
     found = [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-    return [pid for pid in found if pid != os.getpid() and _session(pid) == session]
+    return [pid for pid in found if pid != os.getpid() and belongs(pid, session)]
+
+
+def belongs(pid: int, session: int) -> bool:
+    """Whether a process is of a session, there, and no zombie."""
+    return _session(pid) == session
 
 
 def children(parent: int) -> list[int]:

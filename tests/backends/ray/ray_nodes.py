@@ -50,9 +50,8 @@ class Nodes:
         (folder / "token").chmod(0o600)
         given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(folder / "token"), "RAY_USAGE_STATS_ENABLED": "0"}
         any_port = {"AUTOSCALER_METRIC_PORT": "0", "DASHBOARD_METRIC_PORT": "0", "RAY_raylet_start_wait_time_s": "180"}
-        patient = {"RAY_memory_monitor_refresh_ms": "0", "RAY_agent_register_timeout_ms": "120000"}
         self.environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-        self.environment |= given | any_port | patient
+        self.environment |= given | any_port | {"RAY_memory_monitor_refresh_ms": "0"}
         self._folder = folder
         self._started: dict[str, subprocess.Popen[bytes]] = {}
         self.port = _free_port()
