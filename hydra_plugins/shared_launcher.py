@@ -16,7 +16,7 @@ from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from hydra_plugins._composed_once import composed_once
+from hydra_plugins._composed_once import composed_once, seldom_collected
 
 
 @dataclass
@@ -87,8 +87,9 @@ class SharedLauncher(Launcher):
         """
         setup_globals()
         self._begin(initial_job_idx)
-        points = [self._compose(overrides, initial_job_idx + n) for n, overrides in enumerate(job_overrides)]
-        keys = [_served(point) for point in points]
+        with seldom_collected():
+            points = [self._compose(overrides, initial_job_idx + n) for n, overrides in enumerate(job_overrides)]
+            keys = [_served(point) for point in points]
         returns: dict[int, JobReturn] = {}
         submitted: dict[int, Any] = {}
         for n in sorted(range(len(keys)), key=lambda n: (keys[n] != self.up, keys.index(keys[n]), n)):

@@ -9,7 +9,7 @@ from rich.console import Console
 from launcher.core import Json
 from launcher.report import page, points, results, terminal
 
-FILE = "sweep.json"
+FILE, PAGE = "sweep.json", terminal.SWEEP_PAGE
 LISTED = 200
 """At most this many comparisons are listed on the page; ``sweep.json`` has all."""
 
@@ -33,7 +33,7 @@ def write(folder: Path) -> dict[str, Json]:
     """Write ``sweep.json`` and ``sweep.html`` into a multirun folder and return what `collect` found."""
     found = collect(folder)
     results.replace(folder / FILE, results.encode(found, indent=2) + "\n")
-    results.replace(folder / terminal.SWEEP_PAGE, page.render("sweep.html.j2", _values(found, folder)))
+    results.replace(folder / PAGE, page.render("sweep.html.j2", _values(found, folder)))
     return found
 
 

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
+from launcher.command_line import SWEEP
 from launcher.errors import UserError
 from launcher.submission import points, queue
 from launcher.submission.points import Job
@@ -155,12 +156,24 @@ def _last_words(folder: Path) -> str:
 
 
 def status(folder: Path) -> int:
-    """Print where the job of a run folder stands, or a line for each point of a sweep.
+    """Print where the job of a run folder stands, or a line for each point of a sweep, and report the sweep again.
 
     Returns 0, or the worst exit code of what is over.
     """
     found = points.submitted_in(folder)
-    return _status(folder) if found == [folder] else max(_line(point, folder) for point in found)
+    if found == [folder]:
+        return _status(folder)
+    worst = max(_line(point, folder) for point in found)
+    if (folder / SWEEP).is_file():
+        _compare(folder)
+    return worst
+
+
+def _compare(folder: Path) -> None:
+    from launcher.report import sweep
+
+    sweep.write(folder)
+    print(f"report  {folder / sweep.FILE}, {sweep.PAGE}")
 
 
 def _status(folder: Path) -> int:

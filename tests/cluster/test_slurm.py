@@ -206,6 +206,7 @@ def test_each_point_of_a_sweep_asks_for_its_own_size_and_awaits_its_turn(slurm: 
 
 
 def test_a_sweep_is_one_job_for_each_server(slurm: Environment, tmp_path: Path) -> None:
+    """Nobody waits for it: asking for its status brings the comparison of its points up to date."""
     given = (
         "-m",
         "engine=echo",
@@ -216,17 +217,20 @@ def test_a_sweep_is_one_job_for_each_server(slurm: Environment, tmp_path: Path) 
     )
     launch = (sys.executable, str(ROOT / "launch.py"))
     together, here = tmp_path / "together", tmp_path / "here"
-    cluster = ("cluster=slurm", "cluster.poll_s=0.2")
-    done = call(slurm, *launch, *given, *cluster, f"hydra.sweep.dir={together}")
+    done = call(slurm, *launch, *given, "cluster=slurm", "cluster.wait=false", f"hydra.sweep.dir={together}")
     assert done.returncode == 0, done.stderr
     done = call(slurm, *launch, *given, f"hydra.sweep.dir={here}")
     assert done.returncode == 0, done.stderr
+    wait_for(lambda: all((together / str(n) / "slurm/outcome.json").exists() for n in range(6)), "the end of the jobs")
+    status = call(slurm, *launch, "mode=status", f"run={together}")
+    assert status.returncode == 0, status.stderr
     there, local_one = (json.loads((folder / "sweep.json").read_text()) for folder in (together, here))
     for key in ("points", "starts"):
         assert [d[key] for d in there["deployments"]] == [d[key] for d in local_one["deployments"]]
     assert [d["starts"] for d in there["deployments"]] == [1, 1]
     assert [p["tasks"] for p in there["points"]] == [p["tasks"] for p in local_one["points"]]
     assert len({job_of(together / str(n)) for n in range(6)}) == 2
+    assert "6 of 6 points" in (together / "sweep.html").read_text()
     assert not left_behind(together)
 
 

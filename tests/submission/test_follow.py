@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -81,9 +82,15 @@ def test_the_status_of_a_sweep_has_a_line_for_each_point(
     squeue.write_text("RUNNING|None\n")
     for number in (0, 2, 10):
         submitted(tmp_path / "s" / str(number), "7", code=3 if number == 2 else None)
+        (tmp_path / "s" / str(number) / ".hydra").mkdir()
+        (tmp_path / "s" / str(number) / ".hydra/overrides.yaml").write_text(f"- evaluate.seed={number}\n")
+    (tmp_path / "s/multirun.yaml").touch()
+    (tmp_path / "s/sweep.json").write_text("what was there when nobody waited")
     assert follow.status(tmp_path / "s") == 3
+    assert [p["folder"] for p in json.loads((tmp_path / "s/sweep.json").read_text())["points"]] == ["0", "2", "10"]
+    assert (tmp_path / "s/sweep.html").exists()
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" · ")[0] for line in lines] == [f"point {n}: job 7" for n in (0, 2, 10)]
+    assert [line.split(" · ")[0] for line in lines[:3]] == [f"point {n}: job 7" for n in (0, 2, 10)]
     assert "exit code 3" in lines[1]
 
 
