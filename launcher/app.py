@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import signal
 import sys
 import tempfile
 import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -27,7 +28,7 @@ from omegaconf.errors import OmegaConfBaseException
 from launcher import __version__, launchers, objective
 from launcher.allocation import Allocation, allocate
 from launcher.cluster import Slurm
-from launcher.command_line import completed
+from launcher.command_line import check_flags, completed
 from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check
 from launcher.core import INTERRUPTED, Json
@@ -75,6 +76,7 @@ def launch(arguments: list[str]) -> int:
         print(f"launcher {__version__}")
         return 0
     try:
+        check_flags(arguments)
         allocation = allocate()
         if not allocation.leads:
             return follow(allocation)
@@ -114,9 +116,23 @@ def _launched(arguments: list[str], allocation: Allocation) -> int:
             return job(cfg, here)
 
         sys.argv[1:] = completed(arguments, Path(scratch))
-        with _without_values():
+        with _without_values(), _without_schemas(arguments):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(Outcomes.codes, default=0)
+
+
+@contextmanager
+def _without_schemas(arguments: list[str]) -> Iterator[None]:
+    """Leave the groups of schemas out of the help: nobody chooses them."""
+    if not {"--help", "-h"} & set(arguments):
+        yield
+        return
+    shown = io.StringIO()
+    try:
+        with redirect_stdout(shown):
+            yield
+    finally:  # Hydra exits when it has shown it
+        print("".join(line for line in shown.getvalue().splitlines(True) if not line.startswith("schema")), end="")
 
 
 @contextmanager

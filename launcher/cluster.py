@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, field
 from enum import Enum
@@ -46,8 +47,9 @@ class Slurm(Cluster):
     replicas. Asked for are as many GPUs as
     the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node has (0: none).
     ``cpus_per_process`` CPUs go to each process, or ``cpus_per_task`` to each task, whatever it holds; ``mem_gb`` of
-    memory to the node (null: the cluster's default). With ``cpus_per_node`` and ``mem_gb_per_node``, what a node has,
-    a job gets as large a share of them as of the GPUs. ``timeout_min`` minutes go to the job, which is called ``name``.
+    memory to the node (null: what the model's processes need where the checkpoint can be read, else the cluster's
+    default). With ``cpus_per_node`` and ``mem_gb_per_node``, what a node has, a job gets as large a share of them as of
+    the GPUs. ``timeout_min`` minutes go to the job, which is called ``name``.
     ``setup``: shell commands before the job. ``additional_parameters``: any other option of sbatch, by its long name
     (true: without a value); ``srun_args``: options of srun. ``array_parallelism``: at most so many jobs of a sweep at
     once (null: all).
@@ -160,8 +162,18 @@ class Resources:
     mem_gb: float | None = None
 
 
-def resources(slurm: Slurm, parallelism: Parallelism, replicas: int, spread: Spread = Spread.none) -> Resources:
-    """Derive what a job needs: one process per rank of each replica.
+NODE_GB = 2.0
+"""The memory of what a node has once, beside the model's processes: launcher, server, evaluation."""
+
+
+def resources(
+    slurm: Slurm,
+    parallelism: Parallelism,
+    replicas: int,
+    spread: Spread = Spread.none,
+    process_gb: float | None = None,
+) -> Resources:
+    """Derive what a job needs: one process per rank of each replica, ``process_gb`` of memory for each if it is known.
 
     On one node they belong to one task. Over several nodes each process of a model is a task, or each node is, if what
     it holds is whole replicas. Raises `UserError` for what the nodes cannot give.
@@ -178,7 +190,7 @@ def resources(slurm: Slurm, parallelism: Parallelism, replicas: int, spread: Spr
         )
     tasks = here if slurm.nodes > 1 and spread is Spread.model else 1
     gpus = here if slurm.gpus_per_node else 0
-    return Resources(_cpus(slurm, here, tasks), gpus, slurm.nodes, tasks, _memory(slurm, here))
+    return Resources(_cpus(slurm, here, tasks), gpus, slurm.nodes, tasks, _memory(slurm, here, process_gb))
 
 
 def _cpus(slurm: Slurm, processes: int, tasks: int) -> int:
@@ -190,10 +202,12 @@ def _cpus(slurm: Slurm, processes: int, tasks: int) -> int:
     return processes // tasks * slurm.cpus_per_process
 
 
-def _memory(slurm: Slurm, processes: int) -> float | None:
-    if slurm.mem_gb or not slurm.mem_gb_per_node:
+def _memory(slurm: Slurm, processes: int, process_gb: float | None) -> float | None:
+    if slurm.mem_gb:
         return slurm.mem_gb
-    return slurm.mem_gb_per_node * processes / slurm.gpus_per_node
+    if slurm.mem_gb_per_node:
+        return slurm.mem_gb_per_node * processes / slurm.gpus_per_node
+    return None if process_gb is None else math.ceil(processes * process_gb + NODE_GB)
 
 
 def _check_spread(slurm: Slurm, parallelism: Parallelism, replicas: int, spread: Spread) -> None:

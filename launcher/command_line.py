@@ -15,8 +15,27 @@ SWEEP = "multirun.yaml"
 
 RESUMES = "hydra.launcher.resume="
 
+FLAGS = (
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+)
+"""Hydra's flags; a long one may be shortened."""
+
 WATCHED = "model.path=${watch.folder}"
 """The model of a watch, until a checkpoint takes its place."""
+
+
+def check_flags(arguments: list[str]) -> None:
+    """Raise `UserError` for a flag that Hydra does not know: most likely a setting with dashes before it."""
+    for argument in arguments:
+        flag = argument.split("=", 1)[0]
+        joined = not flag.startswith("--") and flag[:2] in FLAGS
+        if flag.startswith("-") and not joined and not any(known.startswith(flag) for known in FLAGS):
+            raise UserError(
+                f"{flag}: no such flag; accepted are -m, --help, --version, --cfg job, --info, --config-dir; "
+                "a setting has no dashes: key=value"
+            )
 
 
 def completed(arguments: list[str], scratch: Path) -> list[str]:

@@ -10,7 +10,7 @@ from rich.syntax import Syntax
 
 from launcher.allocation import Allocation, allocate
 from launcher.backends.base import lead_alone
-from launcher.cluster import Slurm
+from launcher.cluster import NODE_GB, Slurm
 from launcher.component import name_of
 from launcher.config import Run
 from launcher.core import Json, resolve
@@ -54,7 +54,22 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "adapters, outermost first": list(run.adapters),
         "tasks": {name: name_of(task) for name, task in run.tasks.items()},
         "files in the run folder": FILES,
-        "submission": "a job of SLURM" if isinstance(run.cluster, Slurm) else "none: this process does it all",
+        "submission": _job(run, run.cluster) if isinstance(run.cluster, Slurm) else "none: this process does it all",
+    }
+
+
+def _job(run: Run, slurm: Slurm) -> Json:
+    from launcher.submission import memory, submit
+
+    needs, each = submit.asked(run, slurm), memory.of_a_process(run, slurm)
+    why = f", derived: {each:.3g} GB for each process, and {NODE_GB:g} GB" if each is not None else ""
+    return {
+        "nodes": needs.nodes,
+        "tasks of a node": needs.tasks,
+        "CPUs of a task": needs.cpus,
+        "GPUs of a node": needs.gpus,
+        "memory of a node": f"{needs.mem_gb:g} GB{why}" if needs.mem_gb else "the cluster's default",
+        "time limit": f"{slurm.timeout_min} minutes",
     }
 
 

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
 from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from launcher import __version__
 from launcher.app import conf_folder
+from launcher.command_line import FLAGS, check_flags
 from launcher.complaint import complaint
 from launcher.component import COMPONENTS
 from launcher.config import Run
@@ -83,6 +85,8 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("run=somewhere", ["run=somewhere", "mode=status"]),
         ("validate.tolerance=-1", ["validate.tolerance=-1", "above 0"]),
         ("validate.timeout_s=0", ["validate.timeout_s=0", "above 0"]),
+        ("--modle", ["--modle: no such flag", "--help", "key=value"]),
+        ("--model=tiny", ["--model: no such flag"]),
         ("objective=adition.acc", ["objective=adition.acc", "<task>.<metric>", "addition"]),
         ("validate.prompt=", ["validate.prompt", "empty"]),
         ("hydra/launcher=bassic", ["hydra/launcher=bassic", "did you mean basic", "shared"]),
@@ -112,10 +116,16 @@ def test_what_is_wrong_with_an_option_file_is_said_with_it(tmp_path: Path) -> No
     assert "int is not a subclass of Adapter" in line
 
 
-def test_an_unknown_flag_is_a_user_error_and_not_an_invalid_endpoint(tmp_path: Path) -> None:
-    done = launch("--modle", cwd=tmp_path)
-    assert done.returncode == 1
-    assert "unrecognized arguments: --modle" in done.stderr
+def test_every_flag_of_hydra_is_known() -> None:
+    assert set(FLAGS) == {flag for action in get_args_parser()._actions for flag in action.option_strings}
+    check_flags(["-m", "-cjob", "--multi", "--info=config", "model.name=-1"])
+
+
+def test_help_lists_what_can_be_chosen(tmp_path: Path) -> None:
+    done = launch("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "backend: external, inline, pytriton, ray" in done.stdout
+    assert "schema" not in done.stdout
 
 
 def test_version_is_ours(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import launcher
 from launcher.cluster import Resources, Slurm, resources
 from launcher.config import Run
 from launcher.errors import UserError
-from launcher.submission import container, points, queue
+from launcher.submission import container, memory, points, queue
 from launcher.submission.container import Start
 from launcher.submission.points import Job, Point
 
@@ -29,16 +29,16 @@ def submit(work: list[Point], slurm: Slurm, before: Sequence[Job] = ()) -> Job:
     """
     from launcher.submission import inside
 
-    asked = _asked(work[0].run, slurm)
+    needs = asked(work[0].run, slurm)
     _check_environment(slurm)
     folders = [point.folder for point in work]
-    executor = _executor(work[0].run, slurm, folders, _ahead(slurm, before))
+    executor = _executor(work[0].run, slurm, needs, folders, _ahead(slurm, before))
     if not executor.can_submit():
         raise UserError("cluster=slurm: there is no sbatch and srun on this machine; submit from a login node")
     for point in work:
         _refuse_twice(point.folder)
     try:
-        found = executor.submit(inside.carry_out, work, asked, slurm.requeues)
+        found = executor.submit(inside.carry_out, work, needs, slurm.requeues)
     except RuntimeError as error:  # submitit's answer to sbatch's exit code
         raise UserError(f"cluster=slurm: sbatch refused the job: {_said(error)}") from None
     job = Job(str(found.job_id), folders)
@@ -75,37 +75,39 @@ def _refuse_twice(folder: Path) -> None:
 
 def script(run: Run, slurm: Slurm, folder: Path) -> str:
     """Return the sbatch file that `submit` would hand in. Raises `UserError`."""
-    return str(_executor(run, slurm, [folder]).text())
+    return str(_executor(run, slurm, asked(run, slurm), [folder]).text())
 
 
-def _asked(run: Run, slurm: Slurm) -> Resources:
-    return resources(slurm, run.parallelism, getattr(run.backend, "most_replicas", 1), run.backend.spread)
+def asked(run: Run, slurm: Slurm) -> Resources:
+    """Return what a job for the run asks for. Raises `UserError` for what the nodes cannot give."""
+    replicas = getattr(run.backend, "most_replicas", 1)
+    return resources(slurm, run.parallelism, replicas, run.backend.spread, memory.of_a_process(run, slurm))
 
 
-def _executor(run: Run, slurm: Slurm, folders: Sequence[Path], ahead: Job | None = None) -> Any:
+def _executor(run: Run, slurm: Slurm, needs: Resources, folders: Sequence[Path], ahead: Job | None = None) -> Any:
     try:
         from launcher.submission.executor import Executor
     except ImportError:
         raise UserError(INSTALL) from None
-    asked, place = _asked(run, slurm), folders[0].resolve() / points.FOLDER
+    place = folders[0].resolve() / points.FOLDER
     inside = None
     if slurm.container_image:
         mark = place / points.REQUEUE
-        inside = container.start(slurm, _home(), folders, run.model.path, bool(asked.gpus), mark)
+        inside = container.start(slurm, _home(), folders, run.model.path, bool(needs.gpus), mark)
     executor = Executor(place, python=inside and inside.python)
-    executor.update_parameters(**_parameters(slurm, asked, ahead, inside))
+    executor.update_parameters(**_parameters(slurm, needs, ahead, inside))
     return executor
 
 
-def _parameters(slurm: Slurm, asked: Resources, ahead: Job | None, inside: Start | None) -> dict[str, Any]:
+def _parameters(slurm: Slurm, needs: Resources, ahead: Job | None, inside: Start | None) -> dict[str, Any]:
     """Return submitit's names for what the job asks for."""
     chosen: dict[str, Any] = {
         "job_name": slurm.name,
-        "nodes": asked.nodes,
-        "ntasks_per_node": asked.tasks,
-        "cpus_per_task": asked.cpus,
-        "gpus_per_node": asked.gpus or None,
-        "mem": f"{int(asked.mem_gb * 1024)}MB" if asked.mem_gb else None,
+        "nodes": needs.nodes,
+        "ntasks_per_node": needs.tasks,
+        "cpus_per_task": needs.cpus,
+        "gpus_per_node": needs.gpus or None,
+        "mem": f"{int(needs.mem_gb * 1024)}MB" if needs.mem_gb else None,
         "time": slurm.timeout_min,
         "signal_delay_s": slurm.signal_delay_s,
         "partition": slurm.partition,
@@ -115,7 +117,7 @@ def _parameters(slurm: Slurm, asked: Resources, ahead: Job | None, inside: Start
         "exclusive": slurm.exclusive or None,
         "setup": [*([] if inside else [_path()]), *slurm.setup],
         "teardown": inside.teardown if inside else None,
-        "srun_args": [*_srun_args(slurm, asked), *(inside.srun_args if inside else [])],
+        "srun_args": [*_srun_args(slurm, needs), *(inside.srun_args if inside else [])],
         "additional_parameters": _options(slurm, ahead),
     }
     return {name: value for name, value in chosen.items() if value is not None}
@@ -125,10 +127,10 @@ def _path() -> str:
     return f"export PYTHONPATH={shlex.quote(str(_home()))}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
-def _srun_args(slurm: Slurm, asked: Resources) -> list[str]:
+def _srun_args(slurm: Slurm, needs: Resources) -> list[str]:
     """Tell srun the CPUs again: it does not inherit them."""
-    spread = ["--distribution=block"] if asked.nodes > 1 else []
-    return [f"--cpus-per-task={asked.cpus}", *spread, *slurm.srun_args]
+    spread = ["--distribution=block"] if needs.nodes > 1 else []
+    return [f"--cpus-per-task={needs.cpus}", *spread, *slurm.srun_args]
 
 
 def _options(slurm: Slurm, ahead: Job | None) -> dict[str, Any]:
