@@ -39,7 +39,11 @@ def check_flags(arguments: list[str]) -> None:
 
 
 def completed(arguments: list[str], scratch: Path) -> list[str]:
-    """Add what ``resume=`` and ``mode=plan`` imply: the folder's own overrides, and no run folder at all."""
+    """Add what ``resume=`` and ``mode=plan`` imply: the folder's own overrides, and no run folder at all.
+
+    A ``-m`` comes first: Hydra does not know settings on both sides of it.
+    """
+    arguments = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
     if "mode=plan" in arguments:
         arguments = _watching(arguments)
         nowhere = [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]

@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from launcher import __version__
 from launcher.app import conf_folder
-from launcher.command_line import FLAGS, check_flags
+from launcher.command_line import FLAGS, check_flags, completed
 from launcher.complaint import complaint
 from launcher.component import COMPONENTS
 from launcher.config import Run
@@ -119,6 +119,10 @@ def test_what_is_wrong_with_an_option_file_is_said_with_it(tmp_path: Path) -> No
 def test_every_flag_of_hydra_is_known() -> None:
     assert set(FLAGS) == {flag for action in get_args_parser()._actions for flag in action.option_strings}
     check_flags(["-m", "-cjob", "--multi", "--info=config", "model.name=-1"])
+
+
+def test_a_sweep_is_asked_for_anywhere_on_the_line(tmp_path: Path) -> None:
+    assert completed(["a=1", "-m", "b=1,2"], tmp_path) == ["-m", "a=1", "b=1,2"]
 
 
 def test_help_lists_what_can_be_chosen(tmp_path: Path) -> None:
