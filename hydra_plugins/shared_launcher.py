@@ -132,7 +132,7 @@ class SharedLauncher(Launcher):
         self, collected: dict[int, Any], keys: Sequence[str], points: list[DictConfig], returns: dict[int, JobReturn]
     ) -> None:
         """Submit one job for the collected points of each key, and put what they came to where Hydra looks for it."""
-        from launcher.app import Outcomes
+        from launcher.outcomes import Outcomes
         from launcher.submission.groups import submitted
 
         groups = [list(group) for _, group in groupby(collected, key=lambda number: keys[number])]
@@ -207,7 +207,7 @@ def _is_done(folder: Path) -> bool:
 
 
 def _returned(config: DictConfig, folder: Path) -> JobReturn:
-    from launcher.app import Outcomes
+    from launcher.outcomes import Outcomes
 
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     ret = JobReturn(overrides=overrides, cfg=_task(config), status=JobStatus.COMPLETED)

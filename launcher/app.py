@@ -7,36 +7,33 @@ import os
 import signal
 import sys
 import tempfile
-import traceback
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
 import hydra
 from hydra.conf import HydraConf
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus
 from hydra.errors import HydraException
-from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher import __version__, launchers, objective
+from launcher import __version__, launchers
 from launcher.allocation import Allocation, allocate
 from launcher.cluster import Slurm
 from launcher.command_line import check_flags, completed
 from launcher.complaint import complaint, unknown_keys
-from launcher.config import Mode, Run, check
-from launcher.core import INTERRUPTED, Json
+from launcher.config import Mode, Run, check, plain
+from launcher.core import Json
 from launcher.deployments import Deployments, fingerprint
 from launcher.errors import UserError
 from launcher.group.leader import leading
 from launcher.group.member import follow
 from launcher.launchers import SHARED
+from launcher.outcomes import Outcomes, ended, interrupted, lost, lost_points, say, settings, told_values
 from launcher.submission.points import Point
 
 
@@ -69,9 +66,7 @@ def launch(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that composition errors reach us, to be said in one line
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     signal.signal(signal.SIGTERM, _Once())
-    Outcomes.codes.clear()
-    Outcomes.values.clear()
-    Outcomes.sweep = None
+    Outcomes.forget()
     if "--version" in arguments:  # before Hydra says its own
         print(f"launcher {__version__}")
         return 0
@@ -83,15 +78,15 @@ def launch(arguments: list[str]) -> int:
         with leading(allocation) as leader:
             return _launched(arguments, leader)
     except (HydraException, OmegaConfBaseException) as error:
-        return _say(complaint(error, conf_folder()), 1)
+        return say(complaint(error, conf_folder()), 1)
     except UserError as error:
-        return _ended_sweep(str(error), error.exit_code)
+        return ended(str(error), error.exit_code)
     except KeyboardInterrupt:
-        return _interrupted(Outcomes.sweep)
+        return interrupted()
     except SystemExit as end:  # Hydra has shown what was asked for, or a callback has said what is wrong
         return 1 if end.code else 0
-    except _lost() as error:
-        return _lost_points(error)
+    except lost() as error:
+        return lost_points(error)
 
 
 class _Once:
@@ -116,7 +111,7 @@ def _launched(arguments: list[str], allocation: Allocation) -> int:
             return job(cfg, here)
 
         sys.argv[1:] = completed(arguments, Path(scratch))
-        with _without_values(), _without_schemas(arguments):
+        with told_values(), _without_schemas(arguments):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(Outcomes.codes, default=0)
 
@@ -133,17 +128,6 @@ def _without_schemas(arguments: list[str]) -> Iterator[None]:
             yield
     finally:  # Hydra exits when it has shown it
         print("".join(line for line in shown.getvalue().splitlines(True) if not line.startswith("schema")), end="")
-
-
-@contextmanager
-def _without_values() -> Iterator[None]:
-    """Say in one line what a sweeper raises that was told no value of any point."""
-    try:
-        yield
-    except ValueError as error:
-        if not Outcomes.values or any(value is not None for value in Outcomes.values):
-            raise
-        raise UserError(f"no point of the sweep has a value for its sweeper ({error})") from None
 
 
 def _scratch(arguments: list[str]) -> AbstractContextManager[str]:
@@ -170,7 +154,7 @@ def job(cfg: DictConfig, here: Here) -> int:
         shared = here.deployments if _shares(HydraConfig.get()) else None
         return run.run(point.run, point.config, point.overrides, point.folder, here.allocation, shared)
     except UserError as error:
-        return _say(str(error), error.exit_code)
+        return say(str(error), error.exit_code)
 
 
 def composed(cfg: DictConfig) -> Point | int:
@@ -178,9 +162,9 @@ def composed(cfg: DictConfig) -> Point | int:
     from launcher import plan
 
     try:
-        settings = _settings(HydraConfig.get())
-        launchers.check(settings, OmegaConf.get_type(cfg, "cluster") is Slurm)
-        cfg = _queued_as(cfg, settings)
+        keys = settings(HydraConfig.get())
+        launchers.check(keys, OmegaConf.get_type(cfg, "cluster") is Slurm)
+        cfg = _queued_as(cfg, keys)
         typed = _typed(cfg)
         check(typed)
         if typed.mode is Mode.plan:
@@ -189,7 +173,7 @@ def composed(cfg: DictConfig) -> Point | int:
         hydra_config = HydraConfig.get()
         if typed.mode is Mode.watch and hydra_config.mode == RunMode.MULTIRUN:
             raise UserError("mode=watch: a watch is one run, and not swept; leave out -m")
-        return Point(typed, _plain(cfg), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
+        return Point(typed, plain(cfg), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
     except (HydraException, OmegaConfBaseException) as error:
         return _refused(cfg, UserError(complaint(error, conf_folder())))
     except UserError as error:
@@ -204,20 +188,20 @@ def _refused(cfg: DictConfig, error: UserError) -> int:
 
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN or cfg.mode == Mode.plan:
-        return _say(str(error), error.exit_code)
-    config = _plain(cfg, resolve=False)  # what is wrong may be an interpolation
+        return say(str(error), error.exit_code)
+    config = plain(cfg, resolve=False)  # what is wrong may be an interpolation
     ledger = Ledger(provenance(config, list(hydra_config.overrides.task), allocate()))
     with reported(ledger, Path(hydra_config.runtime.output_dir)) as outcome:
         raise error
     return outcome.code
 
 
-def _queued_as(cfg: DictConfig, settings: Mapping[str, Json]) -> DictConfig:
+def _queued_as(cfg: DictConfig, keys: Mapping[str, Json]) -> DictConfig:
     """Return the configuration with what the keys of ``hydra.launcher`` say, in the words of ``cluster``."""
-    if not launchers.queue_keys(settings):
+    if not launchers.queue_keys(keys):
         return cfg
     given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
-    values = launchers.translated(settings, _plain(cfg.cluster, resolve=False), given)
+    values = launchers.translated(keys, plain(cfg.cluster, resolve=False), given)
     merged = cfg.copy()
     with open_dict(merged):  # additional_parameters takes any key
         merged.merge_with({"cluster": values})
@@ -241,8 +225,8 @@ def deployment_of(cfg: DictConfig) -> str:
     Empty for a point that cannot be built; it says why when it is run.
     """
     try:
-        plain = _plain(cfg)
-        return fingerprint(_typed(cfg), plain, None) + str(plain["cluster"])
+        config = plain(cfg)
+        return fingerprint(_typed(cfg), config, None) + str(config["cluster"])
     except (HydraException, OmegaConfBaseException, UserError):
         return ""
 
@@ -256,131 +240,5 @@ def _typed(cfg: DictConfig) -> Run:
     return typed
 
 
-def _settings(hydra_config: HydraConf) -> dict[str, Json]:
-    """Return the keys of ``hydra.launcher``."""
-    return _plain(hydra_config.launcher, resolve=False)
-
-
 def _shares(hydra_config: HydraConf) -> bool:
     return bool(hydra_config.mode == RunMode.MULTIRUN and hydra_config.launcher._target_ == SHARED)
-
-
-def _ended_sweep(line: str, code: int) -> int:
-    """Report the points of a sweep that cannot go on, if there is one, and say why."""
-    if Outcomes.sweep is not None:
-        with suppress(UserError):  # there is no point yet
-            _report(Outcomes.sweep)
-    return _say(line, code)
-
-
-def _interrupted(sweep: Path | None) -> int:
-    """Report the points that were run so far, and say how to go on with the others."""
-    if sweep is None:
-        return _say("interrupted", INTERRUPTED)
-    how = f"resume={sweep}" if Outcomes.shared else f"resume={sweep}/<point> for each point"
-    return _ended_sweep(f"interrupted; continue with {how}", INTERRUPTED)
-
-
-def _lost() -> tuple[type[Exception], ...]:
-    """Return what hydra-submitit-launcher raises for a point that left no result, or that could not be submitted."""
-    if "submitit" not in sys.modules:
-        return ()
-    from submitit.core.utils import FailedSubmissionError, UncompletedJobError
-
-    return UncompletedJobError, FailedSubmissionError
-
-
-def _lost_points(error: Exception) -> int:
-    """Report the points that there are, and say in one line what became of the first one that left no result."""
-    lines = [line for line in str(error).splitlines() if line.strip("- ")]
-    said = " ".join(lines[: 1 if "error" in lines[0] else 2])
-    return _ended_sweep(f"{said}; what the points wrote is in {Outcomes.sweep}", 1)
-
-
-def _report(folder: Path) -> list[int]:
-    """Report a sweep; return the exit codes of its points."""
-    from launcher.report import results, sweep  # here, because only the end of a sweep needs it
-
-    return [results.CODES.get(point["status"], 1) for point in sweep.report(folder)["points"]]
-
-
-class Outcomes(Callback):
-    """Collect the exit code of every point, tell the sweeper its value, and compare the points when a sweep is over."""
-
-    codes: list[int] = []
-    values: list[objective.Value] = []
-    sweep: Path | None = None
-    shared: bool = True
-
-    def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Remember the folder of a sweep, for a report of what there is when it is interrupted.
-
-        Raises `SystemExit` for a launcher that would not do what is asked: Hydra makes a warning of anything else.
-        """
-        settings = _settings(config.hydra)
-        try:
-            launchers.check(settings, OmegaConf.get_type(config, "cluster") is Slurm)
-            launchers.check_sweep(settings, config.mode == Mode.plan)
-            launchers.check_sweeper(config.hydra.sweeper, _plain(config.cluster, resolve=False))
-        except UserError as error:
-            sys.exit(_say(str(error), error.exit_code))
-        type(self).shared = settings["_target_"] == SHARED
-        if config.mode != Mode.plan:
-            type(self).sweep = Path(config.hydra.sweep.dir)
-
-    def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
-        """Remember the exit code of a point. One of a sweep that crashed shows why, and does not end the others.
-
-        An interrupted point ends its sweep, whatever launcher and sweeper: raises `KeyboardInterrupt`.
-        """
-        if job_return.status is JobStatus.FAILED and config.hydra.mode == RunMode.MULTIRUN:
-            traceback.print_exception(job_return._return_value)
-            job_return.status, job_return.return_value = JobStatus.COMPLETED, 1
-        value = job_return._return_value
-        self.codes.append(value if isinstance(value, int) else 1)
-        if value == INTERRUPTED and self.sweep is not None:
-            raise KeyboardInterrupt
-        if config.hydra.mode == RunMode.MULTIRUN:
-            job_return.return_value = self.told(config, Path(config.hydra.runtime.output_dir))
-
-    @classmethod
-    def told(cls, config: DictConfig, folder: Path) -> objective.Value:
-        """Return what the sweeper is told of a point that is over; of a plan, that all points are alike.
-
-        Raises `SystemExit` if the metric that was asked for does not exist: every other point would be in vain.
-        """
-        if config.mode == Mode.plan:
-            return 0.0
-        asked = config.objective if isinstance(config.objective, str | None) else list(config.objective)
-        try:
-            cls.values.append(objective.value(folder, asked))
-        except UserError as error:
-            if asked is None and not launchers.chooses(config.hydra.sweeper):
-                return None
-            sys.exit(_ended_sweep(str(error), error.exit_code))
-        return cls.values[-1]
-
-    def on_multirun_end(self, config: DictConfig, **kwargs: Any) -> None:
-        """Write ``sweep.json`` and ``sweep.html``, and print the table that compares the points.
-
-        Their reports tell the exit codes of points that ran in other processes.
-        """
-        if config.mode == Mode.plan:
-            return
-        try:
-            found = _report(Path(config.hydra.sweep.dir))
-        except UserError as error:  # no point was begun
-            found = [_say(str(error), error.exit_code)]
-        if not self.codes:
-            self.codes.extend(found)
-
-
-def _plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
-    plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
-    assert isinstance(plain, dict)
-    return {str(k): v for k, v in plain.items()}
-
-
-def _say(line: str, code: int) -> int:
-    print(f"launcher: {line}", file=sys.stderr)
-    return code

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
-from omegaconf import MISSING
+from omegaconf import MISSING, DictConfig, OmegaConf
 
 from launcher.adapters import payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
 from launcher.adapters.base import Adapter
@@ -103,6 +103,13 @@ def check(run: Run) -> None:
         )
     if run.validate.skip:
         _check_skipped(run.validate.skip)
+
+
+def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return a configuration as plain data, enums as their names."""
+    plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
 
 
 def _check_objective(run: Run) -> None:

@@ -130,7 +130,7 @@ def test_optuna_goes_on_with_what_it_was_told(tmp_path: Path) -> None:
     """A study of which two trials are missing ends as it did at first; another seed would ask for others."""
     pytest.importorskip("hydra_plugins.hydra_optuna_sweeper", reason="hydra-optuna-sweeper is not installed")
     folder = tmp_path / "s"
-    given = (*ECHO, "tasks=[addition]", "evaluate.min_coverage=0", *OPTUNA)
+    given = (*ECHO, "tasks=[capitals]", *OPTUNA)
     done = sweep(folder, *given, "evaluate.temperature=interval(0.0,0.2)", "model.name=a,b")
     assert done.returncode == 0, done.stderr
     best, before = (folder / "optimization_results.yaml").read_text(), scores(folder)
