@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from dataclasses import asdict, fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins.shared_launcher import SharedConf
+from hydra_plugins._composed_once import composed_once
+from hydra_plugins.shared_launcher import SharedConf, _check_same
 from launcher import launchers
 from launcher.cluster import Slurm
 from launcher.command_line import resumed
@@ -110,6 +114,35 @@ def test_a_resumed_run_keeps_the_keys_it_was_submitted_with(tmp_path: Path) -> N
     arguments = resumed(["hydra.launcher.qos=c"], tmp_path)
     assert arguments[:3] == ["cluster=slurm", KEPT[0], "hydra.launcher.qos=c"]
     assert not [a for a in resumed(["cluster=local"], tmp_path) if a.startswith("hydra.launcher")]
+
+
+class Composer:
+    """Composes a new configuration each time that it is asked."""
+
+    def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
+        return OmegaConf.from_dotlist(sweep_overrides)
+
+
+def test_what_a_sweeper_has_checked_is_not_composed_again() -> None:
+    context: Any = SimpleNamespace(config_loader=Composer(), callbacks=None)
+    loader, config = composed_once(context), OmegaConf.create()
+    checked = context.config_loader.load_sweep_config(config, ["a=1"])
+    assert loader.take(config, ("a=1",)) is checked
+    again = loader.take(config, ("a=1",))
+    assert again == checked
+    assert again is not checked
+
+
+def test_a_sweeper_that_asks_for_other_points_is_not_continued(tmp_path: Path) -> None:
+    (tmp_path / "3/.hydra").mkdir(parents=True)
+    (tmp_path / "3/.hydra/overrides.yaml").write_text("- model.name=a\n- evaluate.temperature=0.5\n")
+    for temperature, refused in ((0.5, False), (0.75, True)):
+        task = ["model.name=a", f"evaluate.temperature={temperature}"]
+        config = OmegaConf.create({"hydra": {"overrides": {"task": task}}})
+        said = r"point 3 was evaluate\.temperature=0\.5, and the sweeper now asks for evaluate\.temperature=0\.75"
+        with pytest.raises(UserError, match=said) if refused else nullcontext():
+            _check_same(config, tmp_path / "3")
+        _check_same(config, tmp_path / "4")  # it was not begun
 
 
 KEPT = ("+hydra.launcher.additional_parameters.x=a", "hydra.launcher.qos=b")
