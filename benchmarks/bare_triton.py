@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -53,7 +53,8 @@ def triton(folder: Path, ports: Ports) -> Triton:
 class Asker:
     """Sends requests over one stream and waits for their answers."""
 
-    def __init__(self, channel: grpc.aio.Channel) -> None:
+    def __init__(self, channel: grpc.aio.Channel, request: Callable[[str], ModelInferRequest]) -> None:
+        self._request = request
         self._outgoing: asyncio.Queue[ModelInferRequest] = asyncio.Queue()
         self._waiting: dict[str, asyncio.Future[None]] = {}
         self._count = 0
@@ -62,9 +63,7 @@ class Asker:
 
     async def ask(self) -> None:
         self._count += 1
-        request = ModelInferRequest(model_name="echo", id=str(self._count))
-        request.inputs.add(name="in", datatype="UINT8", shape=[len(BODY)])
-        request.raw_input_contents.append(BODY)
+        request = self._request(str(self._count))
         answered = self._waiting[request.id] = asyncio.get_running_loop().create_future()
         self._outgoing.put_nowait(request)
         await answered
@@ -79,10 +78,17 @@ class Asker:
             self._waiting.pop(answer.infer_response.id).set_result(None)
 
 
+def request(id: str) -> ModelInferRequest:
+    found = ModelInferRequest(model_name="echo", id=id)
+    found.inputs.add(name="in", datatype="UINT8", shape=[len(BODY)])
+    found.raw_input_contents.append(BODY)
+    return found
+
+
 async def serve(address: str) -> None:
     loop = asyncio.get_running_loop()
     async with grpc.aio.insecure_channel(address) as channel:
-        asker = Asker(channel)
+        asker = Asker(channel, request)
         while line := await loop.run_in_executor(None, sys.stdin.readline):
             concurrency, count = map(int, line.split())
             left = iter(range(count))

@@ -1,0 +1,82 @@
+"""The least that Triton takes: our model in it, whose requests a socket echoes, asked over one gRPC stream.
+
+Usage: ``.venv/bin/python benchmarks/triton_floor.py``. Prints the CPU ms per request of all processes, this one's
+client included: back to back, and one at a time with a pause after each, as a front with HTTP makes it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import psutil
+import uvloop
+from bare_triton import BODY, Asker
+
+from launcher.backends.pytriton.frames import Frame, Frames, pack
+from launcher.backends.pytriton.link import request
+from launcher.backends.pytriton.ports import Ports, choose
+from launcher.backends.pytriton.server import Server, Settings
+from launcher.backends.pytriton.workspace import workspace
+
+HERE = "127.0.0.1"
+CASES = ((1, 1000, 0.0), (16, 3000, 0.0), (64, 4000, 0.0), (1, 500, 0.003))
+"""How many at a time, how many in all, and the pause in seconds after each."""
+
+
+class Echo(asyncio.Protocol):
+    """Stands for the engine's process."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self._transport, self._frames = transport, Frames()
+
+    def data_received(self, data: bytes) -> None:
+        for frame in self._frames.take(data):
+            self._transport.write(pack(Frame(frame.id, packed=frame.packed, final=True)))
+
+
+def listen(path: Path, ready: threading.Event) -> None:
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_unix_server(Echo, path)
+        ready.set()
+        await server.serve_forever()
+
+    uvloop.run(serve())
+
+
+def cpu_s() -> float:
+    me = psutil.Process()
+    return sum(sum(process.cpu_times()[:2]) for process in (me, *me.children(recursive=True)))
+
+
+async def measure(address: str) -> None:
+    async with grpc.aio.insecure_channel(address) as channel:
+        asker = Asker(channel, lambda id: request(id, "floor", BODY))
+        await asyncio.gather(*[asker.ask() for _ in range(100)])
+        for concurrency, count, pause_s in CASES:
+            left, cpu, start = iter(range(count)), cpu_s(), time.perf_counter()
+
+            async def work(left: object = left, pause_s: float = pause_s) -> None:
+                for _ in left:
+                    await asker.ask()
+                    await asyncio.sleep(pause_s)
+
+            await asyncio.gather(*[work() for _ in range(concurrency)])
+            rate, cost = count / (time.perf_counter() - start), (cpu_s() - cpu) / count * 1e3
+            print(f"{concurrency:>3} at a time, pause {pause_s * 1e3:.0f} ms: {cost:.2f} CPU ms, {rate:.0f} requests/s")
+
+
+if __name__ == "__main__":
+    with workspace() as folder:
+        ports, engine, ready = choose(HERE, Ports()), folder / "engine.sock", threading.Event()
+        threading.Thread(target=listen, args=(engine, ready), daemon=True).start()
+        ready.wait()
+        settings = Settings(HERE, False, False, folder / "triton.json", folder / "triton.log", engine)
+        server = Server(settings, ports, folder / "1")
+        server.start()
+        assert (problem := server.wait(60)) is None, problem
+        uvloop.run(measure(f"{HERE}:{ports.grpc}"))
+        server.stop()
