@@ -94,8 +94,11 @@ class SharedLauncher(Launcher):
         submitted: dict[int, Any] = {}
         for n in sorted(range(len(keys)), key=lambda n: (keys[n] != self.up, keys.index(keys[n]), n)):
             title = f"point {initial_job_idx + n}: {' '.join(filter_overrides(job_overrides[n]))}"
-            task = _collect(submitted, n) if _is_submitted(points[n]) else self.task_function
-            returns[n] = self._run(task, points[n], title)
+            if _is_submitted(points[n]):
+                with seldom_collected():
+                    returns[n] = self._run(_collect(submitted, n), points[n], title)
+            else:
+                returns[n] = self._run(self.task_function, points[n], title)
             self.up = keys[n]
         if submitted:
             self._submit(submitted, keys, points, returns)
