@@ -245,7 +245,8 @@ class GPT(GPTModel):  # type: ignore[misc]
 
         Returns [rows, vocabulary part] on the last stage, else the hidden states [tokens, 1, h].
         """
-        x: Tensor = self.embedding(step.tokens, step.positions) if hidden is None else hidden
+        # Megatron-core's transposition of one sequence leaves strides with which torch multiplies row by row.
+        x: Tensor = hidden if hidden is not None else self.embedding(step.tokens, step.positions).flatten(0, 1)[:, None]
         for layer in self.decoder.layers:
             x = layer.compute(x, step)
         return self._logits(x.index_select(0, step.rows)[:, 0]) if self.post_process else x
