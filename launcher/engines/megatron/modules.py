@@ -222,6 +222,11 @@ class GPT(GPTModel):  # type: ignore[misc]
     Its logits are those of this rank's part of the vocabulary; see `gather_logits`.
     """
 
+    def __init__(self, *given: Any, **settings: Any) -> None:
+        super().__init__(*given, **settings)
+        if self.pre_process:
+            self.embedding.register_forward_hook(_plain_strides)
+
     def setup_embeddings_and_output_layer(self) -> None:
         """Mark a tied embedding that two stages hold; `tie` makes it equal once the model is on its device."""
         if not self.share_embeddings_and_output_weights or self.config.pipeline_model_parallel_size == 1:
@@ -245,8 +250,7 @@ class GPT(GPTModel):  # type: ignore[misc]
 
         Returns [rows, vocabulary part] on the last stage, else the hidden states [tokens, 1, h].
         """
-        # Megatron-core's transposition of one sequence leaves strides with which torch multiplies row by row.
-        x: Tensor = hidden if hidden is not None else self.embedding(step.tokens, step.positions).flatten(0, 1)[:, None]
+        x: Tensor = self.embedding(step.tokens, step.positions) if hidden is None else hidden
         for layer in self.decoder.layers:
             x = layer.compute(x, step)
         return self._logits(x.index_select(0, step.rows)[:, 0]) if self.post_process else x
@@ -256,6 +260,11 @@ class GPT(GPTModel):  # type: ignore[misc]
         tied, output = self.share_embeddings_and_output_weights, self.output_layer
         weight = self.shared_embedding_or_output_weight() if tied else output.weight
         return F.linear(self.decoder.final_layernorm(x), weight, output.bias)
+
+
+def _plain_strides(_module: nn.Module, _given: Any, out: Tensor) -> Tensor:
+    """Return an embedding as if it had never been transposed: with other strides torch multiplies row by row."""
+    return out.flatten(0, 1).view(out.shape)
 
 
 def gather_logits(logits: Tensor) -> Tensor:
