@@ -205,25 +205,31 @@ async def run_engine(runner: BatchingRunner, work: Sequence[Work], **sampling: A
 
 
 def run_transformers(llama: Any, work: Sequence[Work]) -> Outcome:
-    """Generate in static batches, in the order of arrival: each runs until its longest output is done."""
-    import torch
-
+    """Generate in static batches of what has arrived, in that order: each runs until its longest output is done."""
     start, cpu = time.perf_counter(), time.process_time()
-    first = []
-    for at in range(0, len(work), BATCH):
-        batch = work[at : at + BATCH]
-        width = max(len(w.prompt) for w in batch)
-        ids = torch.tensor([[0] * (width - len(w.prompt)) + list(w.prompt) for w in batch], device=llama.device)
-        mask = torch.tensor([[0] * (width - len(w.prompt)) + [1] * len(w.prompt) for w in batch], device=llama.device)
-        longest = max(w.output for w in batch)
-        with torch.inference_mode():
-            llama.generate(
-                input_ids=ids, attention_mask=mask, max_new_tokens=longest, min_new_tokens=longest, do_sample=False
-            )
+    first: list[float] = []
+    while len(first) < len(work):
+        left = work[len(first) :]
+        time.sleep(max(0.0, left[0].arrives - (time.perf_counter() - start)))
+        now = time.perf_counter() - start
+        batch = [w for w in left[:BATCH] if w.arrives <= now]
+        _generate(llama, batch)
         # Nothing of a batch is there before all of it is.
-        first += [time.perf_counter() - start] * len(batch)
+        first += [time.perf_counter() - start - w.arrives for w in batch]
     seconds, tokens = time.perf_counter() - start, sum(w.output for w in work)
     return Outcome(tokens, seconds, time.process_time() - cpu, first)
+
+
+def _generate(llama: Any, batch: Sequence[Work]) -> None:
+    import torch
+
+    width, longest = max(len(w.prompt) for w in batch), max(w.output for w in batch)
+    ids = torch.tensor([[0] * (width - len(w.prompt)) + list(w.prompt) for w in batch], device=llama.device)
+    mask = torch.tensor([[0] * (width - len(w.prompt)) + [1] * len(w.prompt) for w in batch], device=llama.device)
+    with torch.inference_mode():
+        llama.generate(
+            input_ids=ids, attention_mask=mask, max_new_tokens=longest, min_new_tokens=longest, do_sample=False
+        )
 
 
 def run_bare(sides: Sides, prompt: int, output: int) -> Outcome:
@@ -279,21 +285,27 @@ def part_mixed(sides: Sides, options: argparse.Namespace) -> None:
             options.repeats, lambda: asyncio.run(run_engine(runner, work)), lambda: run_transformers(llama, work)
         )
     print(f"mixed: {len(work)} requests together, prompts 16-256, outputs 8-128")
-    print(f"  engine        {median(ours):9.0f} tokens/s   first token {percentiles(ours[-1].first)}")
-    print(f"                                     between tokens {percentiles(ours[-1].between)}")
-    print(f"  transformers  {median(theirs):9.0f} tokens/s   first token {percentiles(theirs[-1].first)}")
+    _compare(ours, theirs)
     print(ratio(ours, theirs, "2"))
 
 
+def _compare(ours: Sequence[Outcome], theirs: Sequence[Outcome]) -> None:
+    print(f"  engine        {median(ours):9.0f} tokens/s   first token {percentiles(ours[-1].first)}")
+    print(f"                                     between tokens {percentiles(ours[-1].between)}")
+    print(f"  transformers  {median(theirs):9.0f} tokens/s   first token {percentiles(theirs[-1].first)}")
+
+
 def part_stream(sides: Sides, options: argparse.Namespace) -> None:
+    llama = sides.transformers()
     with sides.engine(prefix_caching=False) as runner:
         full = asyncio.run(run_engine(runner, mixed_work(options.requests, None)))
         rate = 0.7 * options.requests / full.seconds
         work = mixed_work(options.requests, rate)
-        (outcomes,) = alternate(options.repeats, lambda: asyncio.run(run_engine(runner, work)))
-    print(f"stream: the same as a Poisson stream of {rate:.1f} requests/s (0.7 of what it can take)")
-    print(f"  engine        {median(outcomes):9.0f} tokens/s   first token {percentiles(outcomes[-1].first)}")
-    print(f"                                     between tokens {percentiles(outcomes[-1].between)}")
+        ours, theirs = alternate(
+            options.repeats, lambda: asyncio.run(run_engine(runner, work)), lambda: run_transformers(llama, work)
+        )
+    print(f"stream: the same as a Poisson stream of {rate:.1f} requests/s (0.7 of what the engine can take)")
+    _compare(ours, theirs)
 
 
 def part_limit(sides: Sides, options: argparse.Namespace) -> None:
