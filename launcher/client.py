@@ -10,7 +10,7 @@ from typing import Self
 
 import aiohttp
 
-from launcher.core import Endpoint, Json, Request, Response
+from launcher.core import Endpoint, Json, Request, Response, error_of
 from launcher.errors import TransportError
 
 KEEP_ALIVE_S = 4.0
@@ -171,8 +171,7 @@ def _parsed(answer: aiohttp.ClientResponse, data: bytes) -> Json:
 
 def _said(response: Response) -> str:
     """Return the message of an error in OpenAI's shape, or its status."""
-    error = response.body.get("error") if isinstance(response.body, Mapping) else None
-    message = error.get("message") if isinstance(error, Mapping) else None
+    message = error_of(response.body).get("message")
     return f"HTTP {response.status}" if message is None else str(message)
 
 

@@ -66,6 +66,12 @@ class Response:
         return 200 <= self.status < 300
 
 
+def error_of(body: Json) -> Mapping[str, Json]:
+    """Return the error that a body in OpenAI's error shape tells of; empty for any other body."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    return error if isinstance(error, Mapping) else {}
+
+
 Handler = Callable[[Request], Awaitable[Response]]
 """What an adapter wraps, an evaluator calls, and a proxy mounts."""
 

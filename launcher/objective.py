@@ -39,7 +39,7 @@ def _value(name: str, metrics: Mapping[str, Json]) -> float | None:
     task, _, metric = name.rpartition(".")
     if not metrics.get(task):  # nothing of it was scored
         return None
-    if metric not in metrics.get(task, {}):
+    if metric not in metrics[task]:
         raise UserError(f"objective={name}: the points have no such metric; accepted are {', '.join(_names(metrics))}")
     return float(metrics[task][metric]["value"])
 

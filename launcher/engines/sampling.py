@@ -93,21 +93,21 @@ def _draw(logits: Tensor, samplers: Sequence[Sampler], vocab_size: int) -> list[
     if not samplers:
         return []
     if all(s.plain for s in samplers):
-        return [_bare(t) for t in logits[:, :vocab_size].argmax(-1).tolist()]
+        return [bare(t) for t in logits[:, :vocab_size].argmax(-1).tolist()]
     tokens = _tokens(logits[:, :vocab_size], samplers)
     for sampler, token in zip(samplers, tokens, strict=True):
         sampler.saw(token)
     wanted = [i for i, s in enumerate(samplers) if s.sampling.logprobs is not None]
     if not wanted:
-        return [_bare(t) for t in tokens]
+        return [bare(t) for t in tokens]
     rows = logits if len(wanted) == len(samplers) else logits[wanted]
     tops = [samplers[i].sampling.logprobs or 0 for i in wanted]
     known = dict(zip(wanted, _logprobs(rows, [tokens[i] for i in wanted], tops, vocab_size), strict=True))
-    return [known.get(i) or _bare(t) for i, t in enumerate(tokens)]
+    return [known.get(i) or bare(t) for i, t in enumerate(tokens)]
 
 
 @cache
-def _bare(token: int) -> TokenLogprob:
+def bare(token: int) -> TokenLogprob:
     """Return a token of which nothing more is said; one object for all of its kind."""
     return TokenLogprob(token)
 

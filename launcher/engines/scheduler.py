@@ -9,7 +9,7 @@ from functools import cache
 
 from launcher.engines.base import EngineState, Finish, Generation, TokenLogprob, Tokens
 from launcher.engines.blocks import BlockPool, Digest, digest
-from launcher.engines.sampling import Draw, Sampler, Score
+from launcher.engines.sampling import Draw, Sampler, Score, bare
 from launcher.engines.step import Chunk, StepPlan
 
 
@@ -375,4 +375,4 @@ def _start(job: Job) -> int:
 @cache
 def _said(token: int) -> Tokens:
     """Return the event of one token of which nothing more is said; most are of this kind."""
-    return Tokens((TokenLogprob(token),))
+    return Tokens((bare(token),))

@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.api.errors import DEAD, RESTARTING
-from launcher.core import Endpoint, Json
+from launcher.core import Endpoint, Json, error_of
 
 PERIOD_S = 3.0
 TIMEOUT_S = 10.0
@@ -103,17 +103,12 @@ def _get(url: str, api_key: str | None) -> tuple[int | None, Json]:
 
 def _code(detail: Json) -> Json:
     """Return the code of an OpenAI error, or None."""
-    return _error(detail).get("code")
+    return error_of(detail).get("code")
 
 
 def _said(detail: Json) -> str:
     """Return what a server that does not work says of it."""
-    return str(_error(detail).get("message") or detail)
-
-
-def _error(detail: Json) -> dict[str, Json]:
-    error = detail.get("error") if isinstance(detail, dict) else None
-    return error if isinstance(error, dict) else {}
+    return str(error_of(detail).get("message") or detail)
 
 
 def _json(body: bytes) -> Json:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from backends.ray.ray_faults import Scores, Victims, dies, hangs, lives_through, scores_of, starves, sums
+from backends.ray.ray_faults import Scores, Victims, dies, hangs, lives_through, scores_of, starves
 from backends.ray.ray_service import Service, served
 
 from launcher.model import Model, Parallelism
@@ -27,11 +27,6 @@ def gangs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     folder, model = tmp_path_factory.mktemp("gangs"), Model("tiny", "package:launcher/assets/tiny")
     with served(folder, Megatron(), model, Parallelism(tensor=2)) as service:
         yield service
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Generation:
-    return sums(tmp_path_factory.mktemp("task") / "sums.jsonl")
 
 
 @pytest.fixture(scope="module")

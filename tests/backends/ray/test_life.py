@@ -16,7 +16,7 @@ from pathlib import Path
 import psutil
 import pytest
 from backends.ray.ray_engines import Damaged, Killed
-from backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of, sums
+from backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of
 from backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
 from launcher.allocation import allocate
@@ -188,11 +188,6 @@ def test_two_replicas_are_told_apart(echoes: Service) -> None:
         asked = {"model": "echo", "prompt": "the same prompt " * 40, "max_tokens": 3, "ignore_eos": True}
         post(echoes.endpoint, "/v1/completions", asked)
     assert sorted(b - a for a, b in zip(before, generated(echoes), strict=True)) == [0, 24]
-
-
-@pytest.fixture(scope="module")
-def task(tmp_path_factory: pytest.TempPathFactory) -> Generation:
-    return sums(tmp_path_factory.mktemp("task") / "sums.jsonl")
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,13 @@
+"""What the tests of faults ask while something is killed or hangs."""
+
+from __future__ import annotations
+
+import pytest
+from backends.ray.ray_faults import sums
+
+from launcher.tasks.generation import Generation
+
+
+@pytest.fixture(scope="module")
+def task(tmp_path_factory: pytest.TempPathFactory) -> Generation:
+    return sums(tmp_path_factory.mktemp("task") / "sums.jsonl")
