@@ -5,8 +5,9 @@ Triton's peer makes a new ModelClient for each request; ``bare`` is PyTriton alo
 asks a model deployment over a handle, with Serve's own proxy in front and all settings as they are by default.
 
 Usage: ``.venv/bin/python benchmarks/backends.py [rounds] [echo|ray|real]``. Every server is a process of its own, and
-the load comes from this one. Each figure is the median over the rounds, in which the servers take turns. CPU time is
-that of all processes of a server.
+the load comes from this one. The servers take turns, in each round in the other order. Each figure is the median over
+the rounds, and so is each comparison: of what one round gave, since the machine itself may be half as fast again a
+minute later. CPU time is that of all processes of a server.
 """
 
 from __future__ import annotations
@@ -254,16 +255,20 @@ def take_turns(servers: dict[str, Server], peer: str, rounds: int) -> Found:
     found: Found = defaultdict(lambda: defaultdict(list))
     for server in servers.values():
         server.burst(ECHO, 4, 20)
-    for _ in range(rounds):
+    for number in range(rounds):
         for concurrency, count in REQUESTS.items():
             for stream in (False, True):
-                for name, server in servers.items():
+                for name, server in _in_turn(servers, number):
                     if name in (peer, "bare") and stream:
                         continue
                     some = max(count // 10, concurrency) if name == peer else count
                     figures = server.burst(ECHO | {"stream": stream}, concurrency, some)
                     found[concurrency, stream][name].append(figures)
     return found
+
+
+def _in_turn(servers: dict[str, Server], number: int) -> list[tuple[str, Server]]:
+    return list(servers.items())[:: -1 if number % 2 else 1]
 
 
 def show(found: Found, names: tuple[str, ...]) -> None:
@@ -281,9 +286,14 @@ def _row(figures: dict[str, list[Figures]], names: tuple[str, ...]) -> str:
     cpu = {name: statistics.median(f.cpu_ms for f in each) for name, each in figures.items()}
     rates = " ".join(f"{rate.get(name, float('nan')):>10.0f}" for name in names)
     costs = " ".join(f"{cpu.get(name, float('nan')):>10.2f}" for name in names)
-    inline, ours, peer, *_ = names
-    times = f"{rate[ours] / rate[peer]:>7.1f}" if peer in rate else ""
-    return f"{rates} | {costs} | {cpu[ours] - cpu[inline]:>+8.2f} ms {times}"
+    inline, ours, peer, *_ = (figures.get(name, []) for name in names)
+    over = statistics.median(our.cpu_ms - its.cpu_ms for our, its in zip(ours, inline, strict=True))
+    times = f"{_ratio([f.requests_per_s for f in ours], [f.requests_per_s for f in peer]):>7.1f}" if peer else ""
+    return f"{rates} | {costs} | {over:>+8.2f} ms {times}"
+
+
+def _ratio(ours: list[float], others: list[float]) -> float:
+    return statistics.median(our / other for our, other in zip(ours, others, strict=True))
 
 
 def idle(server: Server) -> float:
@@ -334,15 +344,16 @@ def real(rounds: int, folder: Path) -> None:
         }
         for server in servers.values():
             asyncio.run(burst(server, REAL, 16, 32))
-        for _ in range(rounds):
+        for number in range(rounds):
             for stream in (False, True):
-                for name, server in servers.items():
+                for name, server in _in_turn(servers, number):
                     figures = asyncio.run(burst(server, REAL | {"stream": stream}, 16, 128))
                     found[name, stream].append(figures.tokens_per_s)
     for stream in (False, True):
-        inline, triton = (statistics.median(found[name, stream]) for name in ("inline", "pytriton"))
-        kind, ratio = "streamed" if stream else "whole", triton / inline
-        print(f"tokens/s, model=tiny, concurrency 16, {kind}: inline {inline:.0f}, pytriton {triton:.0f}, x{ratio:.2f}")
+        inline, triton = (found[name, stream] for name in ("inline", "pytriton"))
+        kind = "streamed" if stream else "whole"
+        rates = f"inline {statistics.median(inline):.0f}, pytriton {statistics.median(triton):.0f}"
+        print(f"tokens/s, model=tiny, concurrency 16, {kind}: {rates}, x{_ratio(triton, inline):.2f}")
 
 
 PARTS = {"echo": echo, "ray": ray, "real": real}

@@ -16,6 +16,7 @@ from launcher.allocation import Allocation
 from launcher.component import component
 from launcher.core import Json
 from launcher.engines.base import Engine, EngineState, Finish, Generation, Runner, Sampling, TokenLogprob, Tokens
+from launcher.engines.outbox import join
 from launcher.errors import EngineUnavailable, QueueFull, UserError
 from launcher.model import Model, Optimizations, Parallelism
 from launcher.tokenizer import ByteTokenizer
@@ -102,9 +103,15 @@ class EchoRunner(Runner):
     async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
         async with self._slot(request) as held:
             await asyncio.sleep(self._engine.latency_s)
+            untold: list[Tokens] = []
+            begun = False
             async for event in self._events(request):
                 self._note(len(event.tokens), held)
-                yield event
+                untold.append(event)
+                if request.whole and begun and not event.finish:
+                    continue
+                yield join(untold)
+                untold, begun = [], True
 
     def reference(self, tokens: Sequence[int]) -> list[float]:
         return [entry.logprob for entry in score(tokens, 0) if entry.logprob is not None]

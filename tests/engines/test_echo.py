@@ -3,6 +3,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -49,6 +50,15 @@ async def test_it_repeats_the_prompt_then_ends(pace: dict[str, float]) -> None:
     assert engine.tokenizer.decode([t.token for e in found for t in e.tokens]) == "héllo, hello, hello"
     assert found[-1].tokens[-1].token == EOS
     assert [e.finish for e in found] == [None] * (len(found) - 1) + ["stop"]
+
+
+async def test_of_a_whole_answer_it_tells_the_beginning_and_the_rest() -> None:
+    engine, request = runner(step_s=1e-4, batch=1), asked(max_tokens=20, ignore_eos=True)
+    each, (first, rest) = await events(engine, request), await events(engine, replace(request, whole=True))
+    assert len(each) == 20
+    assert (len(first.tokens), first.finish, rest.finish) == (1, None, "length")
+    assert first.tokens + rest.tokens == tuple(token for event in each for token in event.tokens)
+    assert engine.state().steps == 40
 
 
 async def test_max_tokens_is_kept() -> None:

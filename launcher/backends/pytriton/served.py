@@ -20,7 +20,6 @@ from launcher.backends.pytriton.frames import Frame
 from launcher.backends.pytriton.inbox import Event, Inbox
 from launcher.core import Json
 from launcher.engines.base import Generation, Runner, Tokens
-from launcher.engines.outbox import join
 from launcher.errors import EngineUnavailable, QueueFull
 
 LOG = logging.getLogger("pytriton.served")
@@ -206,17 +205,10 @@ class Job:
 
 
 async def _pump(runner: Runner, generation: Generation, told: Feed | Inbox) -> None:
-    """Run a generation; of one that is wanted as a whole, tell the beginning and the rest."""
-    begun = False
     try:
         async with aclosing(cast("AsyncGenerator[Tokens, None]", runner.generate(generation))) as events:
-            held: list[Tokens] = []
             async for event in events:
-                held.append(event)
-                if begun and generation.whole and not event.finish:
-                    continue
-                told.put(Event(generation.id, join(held)))
-                held, begun = [], True
+                told.put(Event(generation.id, event))
     except Exception as error:
         told.put(Event(generation.id, error))
 
