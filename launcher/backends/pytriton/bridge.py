@@ -37,14 +37,14 @@ class Bridge(asyncio.Protocol):
     def __init__(self, served: Served) -> None:
         self._served = served
         self._frames = Frames()
-        self._streams: set[asyncio.Task[None]] = set()
+        self._streams: dict[int, asyncio.Task[None]] = {}
         self._feeds: set[str] = set()
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        for stream in self._streams:
+        for stream in self._streams.values():
             stream.cancel()
         for name in self._feeds:
             self._served.end_feed(name)
@@ -52,13 +52,16 @@ class Bridge(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for frame in self._frames.take(data):
             try:
-                self._take(frame, json.loads(frame.text))
+                self._take(frame, json.loads(frame.text or "{}"))
             except Refusal as error:
                 self._refuse(frame.id, error)
 
     def _take(self, frame: Frame, given: dict[str, object]) -> None:
         feed = str(given.get("feed", ""))
-        if frame.packed:
+        if frame.final:
+            if frame.id in self._streams:
+                self._streams[frame.id].cancel()
+        elif frame.packed:
             self._served.begin(feed, frame.id, frame.packed)
         elif feed:
             self._feeds.add(feed)
@@ -66,8 +69,8 @@ class Bridge(asyncio.Protocol):
         else:
             answers = self._served.answer(frame.tensors, given)
             stream = asyncio.get_running_loop().create_task(self._stream(frame.id, answers))
-            self._streams.add(stream)
-            stream.add_done_callback(self._streams.discard)
+            self._streams[frame.id] = stream
+            stream.add_done_callback(partial(self._ended, frame.id))
 
     async def _stream(self, id: int, answers: AsyncGenerator[Arrays, None]) -> None:
         """Send answers; the one that has ``finish`` is the last."""
@@ -77,6 +80,11 @@ class Bridge(asyncio.Protocol):
                     self._send(Frame(id, arrays, final="finish" in arrays))
         except Refusal as error:
             self._refuse(id, error)
+
+    def _ended(self, id: int, stream: asyncio.Task[None]) -> None:
+        del self._streams[id]
+        if stream.cancelled():
+            self._refuse(id, Refusal("the client went away"))
 
     def _refuse(self, id: int, error: Refusal) -> None:
         self._send(Frame(id, text=str(error), final=True))

@@ -18,7 +18,9 @@ HEAD = struct.Struct("<Q?III")
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A request, or one of the answers to the request of the same ``id``; ``final`` is set in the last of these.
+    """A request, or one of the answers to the request of the same ``id``.
+
+    ``final`` is set in the last of the answers; in a frame of the model's it says that nobody waits for more of them.
 
     ``text`` is a request's parameters, in JSON; in an answer it is the error that ended it, if one did. ``packed`` is
     what the tensor ``batch`` of a request holds, or the tensor ``feed`` of an answer: what is frequent needs no

@@ -10,6 +10,7 @@ import itertools
 import json
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -19,6 +20,8 @@ import triton_python_backend_utils as triton
 from .frames import Frame, Frames, pack
 
 CHUNK = 1 << 20
+CANCELLED_S = 0.5
+"""How often to ask Triton whether the clients of its own protocol are still there."""
 
 
 class TritonPythonModel:
@@ -28,13 +31,17 @@ class TritonPythonModel:
         settings = json.loads(args["model_config"])["parameters"]
         self._engine = socket.socket(socket.AF_UNIX)
         self._engine.connect(settings["engine"]["string_value"])
+        self._writing = threading.Lock()
         self._ids = itertools.count()
         self._senders: dict[int, Any] = {}
+        self._clients: dict[int, Any] = {}
+        self._asking = threading.Lock()
         threading.Thread(target=self._answer, name="answers", daemon=True).start()
+        threading.Thread(target=self._watch, name="clients", daemon=True).start()
 
     def execute(self, requests: Sequence[Any]) -> None:
         """Pass on what Triton has at once, in one write."""
-        self._engine.sendall(b"".join(map(self._packed, requests)))
+        self._write(b"".join(map(self._packed, requests)))
 
     def finalize(self) -> None:
         self._engine.close()
@@ -46,6 +53,8 @@ class TritonPythonModel:
         if batch is not None:
             return pack(Frame(id, text=request.parameters(), packed=batch.as_numpy().tobytes()))
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        if tensors:
+            self._clients[id] = self._senders[id]
         return pack(Frame(id, tensors, request.parameters()))
 
     def _answer(self) -> None:
@@ -55,9 +64,27 @@ class TritonPythonModel:
             for frame in frames.take(data):
                 self._send(frame)
 
+    def _write(self, data: bytes) -> None:
+        with self._writing:
+            self._engine.sendall(data)
+
+    def _watch(self) -> None:
+        """Tell the engine's process whose client has gone."""
+        while True:
+            time.sleep(CANCELLED_S)
+            with self._asking:
+                gone = [id for id, sender in list(self._clients.items()) if sender.is_cancelled()]
+            if gone:
+                self._write(b"".join(pack(Frame(id, final=True)) for id in gone))
+
     def _send(self, frame: Frame) -> None:
-        sender = self._senders.pop(frame.id) if frame.final else self._senders[frame.id]
-        sender.send(_response(frame), flags=triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL if frame.final else 0)
+        sender, flags = self._senders[frame.id], 0
+        if frame.final:
+            flags = triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
+            del self._senders[frame.id]
+            with self._asking:  # whoever has said its last must not be asked any more
+                self._clients.pop(frame.id, None)
+        sender.send(_response(frame), flags=flags)
 
 
 def _response(frame: Frame) -> Any:

@@ -36,6 +36,9 @@ class Asker:
     def ask(self, id: int, tensors: Arrays | None = None, packed: bytes = b"", **parameters: Any) -> None:
         self._socket.sendall(pack(Frame(id, tensors or {}, json.dumps(parameters), packed)))
 
+    def leave(self, id: int) -> None:
+        self._socket.sendall(pack(Frame(id, final=True)))
+
     def batch(self, id: int, *generations: Generation) -> None:
         self.ask(id, packed=tensors.pack_requests(generations), feed="f")
 
@@ -151,6 +154,19 @@ def test_what_cannot_be_answered_is_refused_in_one_line(asker: Asker, asked: dic
     assert (frame.id, frame.final) == (2, True)
     assert said in frame.text
     assert "\n" not in frame.text
+
+
+def test_a_client_that_goes_away_frees_its_slot(asker: Asker, runner: EchoRunner) -> None:
+    for id in (1, 2):
+        asker.ask(id, {"tokens": np.array([97], np.int32)}, max_tokens=4000, ignore_eos=True)
+        assert not asker.next().final
+    asker.leave(1)
+    asker.leave(3)  # nobody knows it
+    while not (frame := asker.next()).final:
+        pass
+    assert (frame.id, frame.text) == (1, "the client went away")
+    assert wait_for(lambda: runner.state().running == 1, 10), "only the other goes on"
+    assert asker.next().id == 2
 
 
 def test_what_a_triton_that_is_gone_has_asked_for_ends(asker: Asker, runner: EchoRunner) -> None:

@@ -15,6 +15,7 @@ import pytest
 import tritonclient.grpc.aio as triton
 
 from launcher.backends.pytriton import PyTriton
+from launcher.backends.pytriton.workspace import wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -123,15 +124,59 @@ def test_an_exception_fails_one_request_only(server: Any) -> None:
     assert server.triton["starts"] == 1
 
 
-async def test_a_raw_client_can_abort(server: Any) -> None:
-    async def requests() -> Any:
-        tokens = triton.InferInput("tokens", [1], "INT32")
-        tokens.set_data_from_numpy(np.array([97], np.int32))
-        long = {"id": "long", "max_tokens": 500, "ignore_eos": True}
-        yield {"model_name": "generate", "inputs": [tokens], "parameters": long}
+async def first_over_http(server: Any, told: asyncio.Event) -> None:
+    body = {"text": "a", "max_tokens": 500, "ignore_eos": True}
+    url = f"http://{server.triton['http']}/v2/models/generate/generate_stream"
+    async with httpx.AsyncClient(trust_env=False, timeout=60) as http, http.stream("POST", url, json=body) as answer:
+        async for _ in answer.aiter_lines():
+            told.set()
 
+
+async def first_over_grpc(server: Any, told: asyncio.Event) -> None:
     async with triton.InferenceServerClient(server.triton["grpc"]) as client:
-        answers = client.stream_infer(requests())
+        answers = client.stream_infer(long("any"))
+        try:
+            async for _ in answers:
+                told.set()
+        finally:
+            answers.cancel()
+
+
+@pytest.mark.parametrize("read", [first_over_http, first_over_grpc])
+async def test_a_raw_client_that_goes_away_frees_its_slot(server: Any, read: Any) -> None:
+    told = asyncio.Event()
+    client = asyncio.create_task(read(server, told))
+    await told.wait()
+    server.engine.stalled = True
+    try:
+        client.cancel()
+        assert server.engine.waiting == 1
+        assert await asyncio.to_thread(wait_for, lambda: server.engine.waiting == 0, 10)
+    finally:
+        server.engine.stalled = False
+
+
+async def test_so_does_one_that_leaves_before_its_first_token(server: Any) -> None:
+    server.engine.stalled = True
+    try:
+        client = asyncio.create_task(first_over_grpc(server, asyncio.Event()))
+        assert await asyncio.to_thread(wait_for, lambda: server.engine.waiting == 1, 10)
+        client.cancel()
+        assert await asyncio.to_thread(wait_for, lambda: server.engine.waiting == 0, 10)
+    finally:
+        server.engine.stalled = False
+
+
+async def long(id: str) -> Any:
+    tokens = triton.InferInput("tokens", [1], "INT32")
+    tokens.set_data_from_numpy(np.array([97], np.int32))
+    asked = {"id": id, "max_tokens": 500, "ignore_eos": True}
+    yield {"model_name": "generate", "inputs": [tokens], "parameters": asked}
+
+
+async def test_a_raw_client_can_abort(server: Any) -> None:
+    async with triton.InferenceServerClient(server.triton["grpc"]) as client:
+        answers = client.stream_infer(long("long"))
         _, error = await anext(answers)
         assert error is None
         aborted, _ = await anext(client.stream_infer(abort("long")))

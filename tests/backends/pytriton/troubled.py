@@ -24,7 +24,8 @@ from launcher.model import Model, Optimizations, Parallelism
 class Trouble(EchoRunner):
     """An echo that raises for prompts that begin with ``raise``, and blocks its loop for those with ``block``.
 
-    While it is ``stalled`` it answers nobody, as with a thread of steps that hangs; its loop goes on.
+    While it is ``stalled`` it answers nobody, as with a thread of steps that hangs; its loop goes on. ``waiting``
+    counts those who wait for an answer, or for the rest of it.
     """
 
     def __init__(self, engine: Echo, model: Model) -> None:
@@ -32,6 +33,7 @@ class Trouble(EchoRunner):
         self.blocked = threading.Event()
         self.released = threading.Event()
         self.stalled = False
+        self.waiting = 0
 
     async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
         prompt = bytes(token for token in request.prompt if token < 256)
@@ -40,10 +42,18 @@ class Trouble(EchoRunner):
         if prompt.startswith(b"block"):
             self.blocked.set()
             self.released.wait(60)
+        self.waiting += 1
+        try:
+            await self._stall()
+            async for event in super().generate(request):
+                yield event
+                await self._stall()
+        finally:
+            self.waiting -= 1
+
+    async def _stall(self) -> None:
         while self.stalled:
             await asyncio.sleep(0.02)
-        async for event in super().generate(request):
-            yield event
 
 
 @dataclass
