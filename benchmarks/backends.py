@@ -4,10 +4,10 @@ Triton's peer makes a new ModelClient for each request; ``bare`` is PyTriton alo
 (`bare_triton.py`): the least that a request through it can cost. Ray's is a Serve app in which an ingress deployment
 asks a model deployment over a handle, with Serve's own proxy in front and all settings as they are by default.
 
-Usage: ``.venv/bin/python benchmarks/backends.py [rounds] [echo|ray|real]``. Every server is a process of its own, and
-the load comes from this one. The servers take turns, in each round in the other order. Each figure is the median over
-the rounds, and so is each comparison: of what one round gave, since the machine itself may be half as fast again a
-minute later. CPU time is that of all processes of a server.
+Usage: ``.venv/bin/python benchmarks/backends.py [rounds] [echo|ray|real|latency]``. Every server is a process of its
+own, and the load comes from this one. The servers take turns, in each round in the other order. Each figure is the
+median over the rounds, and so is each comparison: of what one round gave, since the machine itself may be half as fast
+again a minute later. CPU time is that of all processes of a server.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ from launcher.backends.ray import cluster, home
 ROOT = Path(__file__).resolve().parent.parent
 ECHO = {"prompt": "The quick brown fox jumps over the lazy dog.", "max_tokens": 64, "temperature": 0}
 REAL = {"prompt": "12+34=", "max_tokens": 64, "temperature": 0, "ignore_eos": True}
+PACED = {"prompt": "The quick brown fox", "max_tokens": 50, "temperature": 0, "ignore_eos": True, "stream": True}
+TOKENS_PER_S = 50
+APART_S = 0.013
 IDLE_S = 5.0
 REQUESTS = {1: 200, 16: 600, 64: 1000}
 
@@ -356,7 +359,53 @@ def real(rounds: int, folder: Path) -> None:
         print(f"tokens/s, model=tiny, concurrency 16, {kind}: {rates}, x{_ratio(triton, inline):.2f}")
 
 
-PARTS = {"echo": echo, "ray": ray, "real": real}
+async def listen(server: Server, concurrency: int) -> tuple[list[float], list[float]]:
+    """Stream answers of a model with its own pace; return the waits for the first tokens and for all others, in ms."""
+    first: list[float] = []
+    later: list[float] = []
+
+    async def one(session: aiohttp.ClientSession, number: int) -> None:
+        await asyncio.sleep(number * APART_S)
+        last, waits = time.perf_counter(), []
+        body = PACED | {"model": server.model}
+        async with session.post(f"{server.url}/completions", json=body) as answer:
+            async for line in answer.content:
+                if line.startswith(b"data: {"):
+                    now = time.perf_counter()
+                    waits.append((now - last) * 1e3)
+                    last = now
+        first.append(waits[0])
+        later.extend(waits[1:])
+
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+        await asyncio.gather(*[one(session, number) for number in range(concurrency)])
+    return first, later
+
+
+def latency(rounds: int, folder: Path) -> None:
+    """How long a reader waits for tokens of an engine that makes one every 20 ms for each."""
+    with ExitStack() as stack:
+        arguments = ("engine=echo", "model=none", f"engine.tokens_per_second={TOKENS_PER_S}")
+        servers = {
+            name: stack.enter_context(launched(folder / f"paced {name}", f"backend={name}", *arguments))
+            for name in ("inline", "pytriton", "ray")
+        }
+        print(f"{'at a time':>9}   ms to the first token, and between tokens: median, 95th percentile")
+        for concurrency in REQUESTS:
+            found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in servers}
+            for number in range(rounds):
+                for name, server in _in_turn(servers, number):
+                    for all_waits, waits in zip(found[name], asyncio.run(listen(server, concurrency)), strict=True):
+                        all_waits.extend(waits)
+            said = [f"{name} {_spread(first)}, {_spread(later)}" for name, (first, later) in found.items()]
+            print(f"{concurrency:>9}   {'   '.join(said)}", flush=True)
+
+
+def _spread(values: list[float]) -> str:
+    return f"{statistics.median(values):.1f} {statistics.quantiles(values, n=20)[-1]:.1f}"
+
+
+PARTS = {"echo": echo, "ray": ray, "real": real, "latency": latency}
 
 
 if __name__ == "__main__":
