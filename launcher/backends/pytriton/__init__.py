@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -107,9 +108,8 @@ class PyTriton(Backend):
         from launcher.backends.pytriton.bridge import listening
         from launcher.backends.pytriton.server import Settings
         from launcher.backends.pytriton.supervisor import Patience, Supervisor
-        from launcher.backends.pytriton.workspace import workspace
 
-        with workspace(self.workspace) as home, listening(served, home / "engine.sock"):
+        with working(self.workspace) as home, listening(served, home / "engine.sock"):
             settings = Settings(
                 host=self.triton_host,
                 gpus=allocation.gpus > 0,
@@ -122,6 +122,21 @@ class PyTriton(Backend):
             supervisor = Supervisor(settings, self._ports, home, served, patience)
             with supervisor.running():
                 yield supervisor
+
+
+@contextmanager
+def working(parent: str | None) -> Iterator[Path]:
+    """Yield a workspace in ``parent``. Raises `UserError`."""
+    from launcher.backends.pytriton.workspace import workspace
+
+    with ExitStack() as stack:
+        try:
+            folder = stack.enter_context(workspace(parent))
+        except OSError as error:
+            where, why = parent or f"null, which is {tempfile.gettempdir()}", error.strerror or str(error)
+            accepted = "a folder in which this user may write, and programs may run"
+            raise UserError(f"backend.workspace={where}: {why}; accepted is {accepted}") from None
+        yield folder
 
 
 @contextmanager

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import random
 import socket
 from contextlib import ExitStack, suppress
@@ -46,8 +48,13 @@ def _held(held: ExitStack, host: str, name: str, port: int, before: int) -> int:
     try:
         return _listen(held, host, port) if port else _any(held, host)
     except OSError as error:
-        where, free = f"backend.{name}_port={port}", f"backend.{name}_port=0 is any free one"
-        raise UserError(f"{where}: cannot listen there on {host}: {error.strerror}; {free}") from None
+        why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
+        if error.errno in (errno.EADDRINUSE, errno.EACCES):
+            where, free = f"backend.{name}_port={port}", f"backend.{name}_port=0 is any free one"
+            raise UserError(f"{where}: cannot listen there on {host}: {why}; {free}") from None
+        raise UserError(
+            f"backend.triton_host={host}: cannot listen there ({why}); accepted is an address of this machine"
+        ) from None
 
 
 def _any(held: ExitStack, host: str) -> int:

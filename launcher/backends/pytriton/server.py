@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import secrets
 import subprocess
 import threading
@@ -22,6 +23,8 @@ HTTP_TOKEN_HEADER = "triton-access-token"
 ADMIN = ("shared-memory", "model-repository", "statistics", "trace", "logging")
 """What Triton does only for who has the token; with an API key, inference too."""
 LOOK_S = 0.05
+FAILURE = re.compile(rb'^E\d{4} .*\] "(failed to load .*?)(?:\\n|"?$)', re.MULTILINE)
+QUOTED = 300
 SHARED_MEMORY_BYTES, GROWTH_BYTES = 4 << 20, 1 << 20
 """Of the memory that Triton shares with its Python stub: at first, and by how much it grows. Its default is 64 MiB."""
 
@@ -60,12 +63,14 @@ class Server:
         self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
         self._pids: list[int] = []
+        self._logged = 0
 
     def start(self) -> None:
         """Begin to start, unless it was stopped already. Raises `OSError`."""
         with self._guard, self._settings.log_file.open("ab") as log:
             if self._stopped:
                 return
+            self._logged = log.tell()
             install(self._folder, self._settings.engine)
             self._process = subprocess.Popen(
                 [program(self._folder), *self._options()],
@@ -82,7 +87,7 @@ class Server:
         deadline = time.monotonic() + timeout_s
         while not self._ready():
             if self._process is None or self._process.poll() is not None:
-                return "it died while starting"
+                return f"it died while starting{self._reason()}"
             if time.monotonic() > deadline:
                 return f"it did not start within {timeout_s:g} s"
             time.sleep(LOOK_S)
@@ -123,6 +128,13 @@ class Server:
         if self._process is not None:
             self._process.wait()
         remove(self._folder, self._memory)
+
+    def _reason(self) -> str:
+        """Return what this Triton has logged of a model that it could not load."""
+        with self._settings.log_file.open("rb") as log:
+            log.seek(self._logged)
+            found = FAILURE.search(log.read())
+        return f": {found[1].decode(errors='replace')[:QUOTED]}" if found else ""
 
     def _ready(self) -> bool:
         try:

@@ -29,9 +29,10 @@ def workspace(parent: str | None = None) -> Iterator[Path]:
     """Yield an empty folder that only this user can read; what dead runs left beside it is removed first.
 
     On leaving, all processes that run from the folder are killed and the folder is gone; the same happens if this
-    process dies. ``parent`` defaults to the system's folder for temporary files. Raises `OSError`.
+    process dies. ``parent`` defaults to the system's folder for temporary files. Raises `OSError` if Triton cannot live
+    there.
     """
-    base = _base(Path(parent or tempfile.gettempdir()))
+    base = _base(Path(parent).absolute() if parent else _temporary())
     with (base / "lock").open("w") as alone:
         fcntl.flock(alone, fcntl.LOCK_EX)
         sweep(base)
@@ -46,15 +47,28 @@ def workspace(parent: str | None = None) -> Iterator[Path]:
             undertaker.communicate()
 
 
+def _temporary() -> Path:
+    found = Path(tempfile.gettempdir())
+    return Path("/tmp") if _unspeakable(found) else found
+
+
+def _unspeakable(folder: Path) -> bool:
+    """Tell whether Triton, or a socket, could not have this name."""
+    name = os.fspath(folder)
+    return len(name) > LONGEST or any(c.isspace() or c in '$"\\' for c in name)
+
+
 def _base(parent: Path) -> Path:
     """Return this user's folder; never one that somebody else could have put there."""
-    if len(os.fspath(parent)) > LONGEST or any(c.isspace() or c == "$" for c in os.fspath(parent)):
-        parent = Path("/tmp")
+    if _unspeakable(parent):
+        raise OSError(f"its name has more than {LONGEST} characters, or spaces, quotes, $ or backslashes")
     base = parent / f"launcher-pytriton-{os.getuid()}"
     base.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = base.lstat()
     if found.st_uid != os.getuid() or found.st_mode & 0o077 or base.is_symlink():
         raise PermissionError(f"{base} is open to other users")
+    if os.statvfs(base).f_flag & os.ST_NOEXEC:
+        raise OSError("its file system lets no program run (noexec)")
     return base
 
 

@@ -19,7 +19,7 @@ import psutil
 import pytest
 from backends.pytriton.troubled import Running, start
 
-from launcher.backends.pytriton import PyTriton, supervisor
+from launcher.backends.pytriton import PyTriton, installation, supervisor
 from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
 from launcher.errors import ServerError, UserError
 
@@ -161,6 +161,15 @@ def test_a_start_that_crashes_is_tried_once_more(tmp_path: Path) -> None:
         assert running.triton["starts"] == 2
         assert running.complete("abc").status_code == 200
     assert "died while starting" in (tmp_path / "server.log").read_text()
+
+
+def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "proxy.py").write_text("raise RuntimeError('trouble')")
+    (tmp_path / "frames.py").touch()
+    monkeypatch.setattr(installation, "BESIDE", tmp_path)
+    said = r"Triton does not run: it died while starting: failed to load 'generate'.*trouble; see .*triton.log"
+    with pytest.raises(ServerError, match=said), start(tmp_path, PyTriton()):
+        pass
 
 
 def test_a_start_that_always_fails_is_said(tmp_path: Path) -> None:

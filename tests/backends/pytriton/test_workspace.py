@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from launcher.backends.pytriton import working
 from launcher.backends.pytriton import workspace as module
 from launcher.backends.pytriton.workspace import SHARED_MEMORY, processes, shared_memory_prefix, wait_for, workspace
+from launcher.errors import UserError
 
 HOLD = """
 import os, shutil, subprocess, sys
@@ -44,6 +46,38 @@ def test_two_at_the_same_time_do_not_meet(parent: Path) -> None:
     with workspace(os.fspath(parent)) as one, workspace(os.fspath(parent)) as other:
         assert one != other
         assert one.exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [("file", "Not a directory"), ("file/under", "Not a directory"), ("two words", "spaces"), ("long" * 20, "60 char")],
+)
+def test_a_folder_that_cannot_be_used_is_one_line(parent: Path, name: str, why: str) -> None:
+    (parent / "file").touch()
+    folder = f"{parent}/{name}"
+    with (
+        pytest.raises(UserError, match=f"^backend.workspace={folder}: .*{why}.*; accepted is a folder"),
+        working(folder),
+    ):
+        pass
+
+
+def test_a_folder_from_which_nothing_may_run_is_refused(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton would die with half a page about shared objects."""
+
+    class Noexec:
+        f_flag = os.ST_NOEXEC
+
+    monkeypatch.setattr(os, "statvfs", lambda _: Noexec())
+    with pytest.raises(UserError, match="noexec"), working(os.fspath(parent)):
+        pass
+
+
+def test_a_relative_folder_is_one_of_the_working_directory(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(parent)
+    with working("there") as folder:
+        assert folder.is_absolute()
+        assert folder.is_relative_to(parent)
 
 
 def holder(parent: Path) -> tuple[subprocess.Popen[str], Path]:
