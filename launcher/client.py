@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -17,6 +18,8 @@ KEEP_ALIVE_S = 4.0
 """Idle connections are closed before common servers do it (uvicorn: 5 s), so that no request meets a closing one."""
 QUOTED = 300
 """Characters of an unexpected answer that an error message quotes."""
+MOMENT_S = 0.5
+"""After a server has stopped answering, its process may end this much later."""
 
 
 class Client:
@@ -74,7 +77,8 @@ class Client:
         try:
             response = await self.get(self._endpoint.root + "/health")
         except TransportError as error:
-            return str(error)
+            await asyncio.sleep(MOMENT_S)
+            return self._endpoint.ended() or str(error)
         return None if response.status < 500 else _said(response)
 
     async def _ask(

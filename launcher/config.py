@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from launcher.adapters import payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
 from launcher.adapters.base import Adapter
-from launcher.backends import external, inline, pytriton, ray  # noqa: F401
+from launcher.backends import command, external, inline, pytriton, ray  # noqa: F401
 from launcher.backends.base import Backend, Deployment
 from launcher.cluster import Cluster
 from launcher.component import name_of
@@ -79,11 +79,9 @@ ConfigStore.instance().store(group="schema", name="run", node=Run)
 def check(run: Run) -> None:
     """Refuse, with one line, combinations of groups that cannot work."""
     backend, engine = name_of(run.backend), name_of(run.engine)
-    if backend == "external" and engine != "none":
-        raise UserError(
-            f"engine={engine}: backend=external uses a server that is already there; accepted is engine=none"
-        )
-    if backend != "external" and engine == "none":
+    if not run.backend.loads and engine != "none":
+        raise UserError(f"engine={engine}: backend={backend} has an engine of its own; accepted is engine=none")
+    if run.backend.loads and engine == "none":
         raise UserError(
             f"engine=none: backend={backend} needs an engine to serve; "
             "accepted are engine=megatron, engine=huggingface, engine=echo"
@@ -125,8 +123,11 @@ def _check_watch(run: Run) -> None:
         raise UserError(f"watch.folder={run.watch.folder}: only mode=watch looks at a folder")
     if run.mode is Mode.watch and not run.watch.folder:
         raise UserError("watch.folder: mode=watch needs the folder in which a training run writes its checkpoints")
-    if run.mode is Mode.watch and name_of(run.backend) == "external":
-        raise UserError("backend=external: mode=watch serves every checkpoint itself; accepted are the other backends")
+    if run.mode is Mode.watch and not run.backend.checkpoints:
+        raise UserError(
+            f"backend={name_of(run.backend)}: mode=watch serves every checkpoint itself; accepted are inline, "
+            "pytriton, ray, and command with {checkpoint} in backend.command"
+        )
 
 
 def _check_skipped(names: list[str]) -> None:

@@ -21,7 +21,9 @@ class Endpoint:
     """An OpenAI-compatible server that answers.
 
     ``url`` ends in ``/v1``. ``model`` is the name to send in requests. ``api_key`` is the key itself, read from the
-    environment at run time and never written anywhere.
+    environment at run time and never written anywhere. ``ours`` says that it is a server of this program, which has
+    ``/health``, ``/ready``, ``/engine`` and ``/tokenize`` beside OpenAI's API. ``ended`` returns why its process is
+    gone, where that is known.
     """
 
     url: str
@@ -29,6 +31,8 @@ class Endpoint:
     backend: str
     engine: str
     api_key: str | None = field(default=None, repr=False)
+    ours: bool = True
+    ended: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
 
     @property
     def root(self) -> str:

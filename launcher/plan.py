@@ -46,7 +46,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
     lead_alone(run.backend, allocation)
     return {
         "machine": {"nodes": list(allocation.nodes), "cpus": allocation.cpus, "gpus": allocation.gpus},
-        "model": {"name": run.model.name, "checkpoint": _checkpoint(run.model.path)},
+        "model": {"name": run.model.name, "checkpoint": _checkpoint(run)},
         "world_size": run.parallelism.world_size,
         "engine": {"name": name_of(run.engine)}
         | dict(run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)),
@@ -73,13 +73,16 @@ def _job(run: Run, slurm: Slurm) -> Json:
     }
 
 
-def _checkpoint(path: str) -> Json:
+def _checkpoint(run: Run) -> Json:
+    path = run.model.path
     if not path:
         return None
     try:
         found = resolve(path)
     except FileNotFoundError as error:
         raise CheckpointError(f"model.path={path}: {error}") from error
-    if not found.exists():
+    if found.exists():
+        return str(found)
+    if run.backend.loads:
         raise CheckpointError(f"model.path={path}: {found} does not exist")
-    return str(found)
+    return f"{path}, no file here: the server must know it"

@@ -44,10 +44,10 @@ def what_changes_answers(run: Run, config: Mapping[str, Json], checkpoint: str |
     neutral = set(type(run.engine).neutral)
     adapters = {name: config["adapters"][name] for name, adapter in run.adapters.items() if adapter.changes_answers}
     return {
-        "checkpoint": checkpoint,
+        "checkpoint": checkpoint or config["model"]["path"] or None,
         "model": {k: config["model"][k] for k in ("name", "tokenizer", "context_length")},
         "engine": {k: v for k, v in config["engine"].items() if k not in neutral},
-        "url": config["backend"].get("url"),
+        "backend": {k: config["backend"][k] for k in sorted(type(run.backend).asked)},
         "dtype": config["optimizations"]["dtype"],
         "adapters": [{name: settings} for name, settings in adapters.items()],
         "tasks": {

@@ -144,7 +144,7 @@ def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
         async with Client(endpoint, timeout_s=30) as client:
             return (await client.get(f"{endpoint.root}/engine")).body
 
-    return {} if endpoint.backend == "external" else dict(run_async(ask()))
+    return dict(run_async(ask())) if endpoint.ours else {}
 
 
 def in_vain(engine: Mapping[str, Json]) -> list[str]:

@@ -22,7 +22,10 @@ from launcher.config import Run
 ROOT = Path(__file__).parent.parent
 OPTIONS = sorted(p.relative_to(conf_folder()).with_suffix("").as_posix() for p in conf_folder().glob("*/*.yaml"))
 LISTS = ("adapters", "tasks")
-ENGINE_FREE = {"backend/external": ["engine=none", "model=none", "backend.url=http://127.0.0.1:1/v1"]}
+ENGINE_FREE = {
+    "backend/external": ["engine=none", "model=none", "backend.url=http://127.0.0.1:1/v1"],
+    "backend/command": ["engine=none", "model=none", "backend.command='serve --port {port}'"],
+}
 REQUIRED = {"model/checkpoint": ["model.path=/somewhere"]}
 
 
@@ -128,7 +131,7 @@ def test_a_sweep_is_asked_for_anywhere_on_the_line(tmp_path: Path) -> None:
 def test_help_lists_what_can_be_chosen(tmp_path: Path) -> None:
     done = launch("--help", cwd=tmp_path)
     assert done.returncode == 0
-    assert "backend: external, inline, pytriton, ray" in done.stdout
+    assert "backend: command, external, inline, pytriton, ray" in done.stdout
     assert "schema" not in done.stdout
 
 

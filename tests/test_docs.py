@@ -30,7 +30,8 @@ STAND_INS = {
 
 
 def commands() -> list[str]:
-    found = {m["rest"].split("#")[0].strip() for page in PAGES for m in COMMAND.finditer(page.read_text())}
+    pages = (page.read_text().replace("\\\n", " ") for page in PAGES)
+    found = {m["rest"].split("#")[0].strip() for page in pages for m in COMMAND.finditer(page)}
     return sorted(rest for rest in found if not any(word in rest for word in ("resume=", "<", "engine=constant")))
 
 

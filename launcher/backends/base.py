@@ -37,6 +37,15 @@ class Backend(ABC):
 
     spread: ClassVar[Spread] = Spread.none
     """What of it may be on several nodes."""
+    loads: ClassVar[bool] = True
+    """Whether it serves one of our engines; otherwise the server has software of its own."""
+    asked: ClassVar[frozenset[str]] = frozenset()
+    """Its settings that decide who answers: a run is resumed only where they are equal."""
+
+    @property
+    def checkpoints(self) -> bool:
+        """Whether it serves the checkpoint that `Model` names."""
+        return self.loads
 
     @abstractmethod
     def serve(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[Endpoint]:

@@ -46,7 +46,7 @@ class Inline(Backend):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         fits(deployment.parallelism, allocation)
         api_key(self.api_key_env)
-        return {"server": f"http://{_netloc(self.host, self.port or '<any free port>')}/v1"}
+        return {"server": f"http://{netloc(self.host, self.port or '<any free port>')}/v1"}
 
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
@@ -68,7 +68,7 @@ class Inline(Backend):
         ):
             host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
             wait_ready(host, port, self.start_timeout_s, f"see {path}")
-            yield Endpoint(f"http://{_netloc(host, port)}/v1", runner.model, "inline", name_of(d.engine), key)
+            yield Endpoint(f"http://{netloc(host, port)}/v1", runner.model, "inline", name_of(d.engine), key)
 
 
 def api_key(variable: str | None) -> str | None:
@@ -103,5 +103,5 @@ def _reason(body: bytes) -> str:
         return body[:200].decode("utf-8", errors="replace")
 
 
-def _netloc(host: str, port: int | str) -> str:
+def netloc(host: str, port: int | str) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

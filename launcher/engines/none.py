@@ -1,27 +1,40 @@
-"""No engine: the model is served elsewhere."""
+"""No engine: the server has one of its own."""
 
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
+from dataclasses import asdict
 
 from launcher.allocation import Allocation
 from launcher.component import component
-from launcher.core import Json
+from launcher.core import Json, resolve
 from launcher.engines.base import Engine, Runner
-from launcher.errors import UserError
+from launcher.errors import CheckpointError, UserError
 from launcher.model import Model, Optimizations, Parallelism
 
 
 @component("engine/none")
 class Nothing(Engine):
-    """The engine of ``backend=external``: there is nothing to load here."""
+    """The engine of ``backend=external`` and ``backend=command``: nothing is loaded by us."""
 
     def plan(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
     ) -> dict[str, Json]:
+        usual = asdict(Optimizations())
+        for name, value in asdict(optimizations).items():
+            if value != usual[name]:
+                said = getattr(value, "value", value)
+                raise UserError(f"optimizations.{name}={said}: engine=none loads nothing; say it to the server itself")
         return {"processes": 0}
 
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
     ) -> AbstractContextManager[Runner]:
-        raise UserError("engine=none: there is nothing to serve; accepted with backend=external only")
+        raise UserError("engine=none: there is nothing to serve; accepted with backend=external and backend=command")
+
+    def fingerprint(self, model: Model) -> str | None:
+        """Return None also for a checkpoint that only the server knows: a model on a hub, an unknown layout."""
+        try:
+            return super().fingerprint(model) if resolve(model.path).exists() else None
+        except (CheckpointError, FileNotFoundError):
+            return None

@@ -77,9 +77,11 @@ def probe(endpoint: Endpoint) -> dict[str, Json]:
 
     Our own servers answer ``/health``; of any other server ``/v1/models`` is asked.
     """
-    url = f"{endpoint.url}/models" if endpoint.backend == "external" else f"{endpoint.root}/health"
+    url = f"{endpoint.root}/health" if endpoint.ours else f"{endpoint.url}/models"
     start = time.perf_counter()
     status, detail = _get(url, endpoint.api_key)
+    if (why := endpoint.ended()) is not None:
+        status, detail = None, {"error": {"code": DEAD, "message": why}}
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "live": status is not None and status < 500,

@@ -47,7 +47,7 @@ async def token_accounting(subject: Subject) -> str:
 
 async def _prompt_tokens(subject: Subject) -> int | None:
     """Count the prompt's tokens with ``/tokenize``, which only our own servers are sure to have."""
-    if subject.endpoint.backend == "external":
+    if not subject.endpoint.ours:
         return None
     url = f"{subject.endpoint.root}/tokenize"
     response = await subject.client.post(url, {"prompt": subject.settings.prompt})

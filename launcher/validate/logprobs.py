@@ -37,8 +37,8 @@ def _check_values(lists: dict[str, Json]) -> None:
 
 async def equal_to_forward(subject: Subject) -> str:
     """Compare with one plain forward pass of the same weights, asked alone and among other requests."""
-    if subject.endpoint.backend == "external":
-        raise NotApplicable("an external server offers no direct forward pass")
+    if not subject.endpoint.ours:
+        raise NotApplicable("a server of another program offers no direct forward pass")
     tokens = await _tokens(subject)
     reference = await subject.client.post(f"{subject.endpoint.root}/reference_logprobs", {"tokens": tokens})
     if not reference.ok:

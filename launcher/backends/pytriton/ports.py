@@ -4,17 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import random
 import socket
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
-from pathlib import Path
 
+from launcher.backends.ports import free
 from launcher.errors import UserError
-
-RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
-LOWEST = 10000
-TRIES = 20
 
 
 @dataclass(frozen=True)
@@ -46,24 +41,15 @@ def _held(held: ExitStack, host: str, name: str, port: int, before: int) -> int:
         except OSError:
             pass
     try:
-        return _listen(held, host, port) if port else _any(held, host)
+        return _listen(held, host, port) if port else _listen(held, host, free(host))
     except OSError as error:
         why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
-            where, free = f"backend.{name}_port={port}", f"backend.{name}_port=0 is any free one"
-            raise UserError(f"{where}: cannot listen there on {host}: {why}; {free}") from None
+            where, instead = f"backend.{name}_port={port}", f"backend.{name}_port=0 is any free one"
+            raise UserError(f"{where}: cannot listen there on {host}: {why}; {instead}") from None
         raise UserError(
             f"backend.triton_host={host}: cannot listen there ({why}); accepted is an address of this machine"
         ) from None
-
-
-def _any(held: ExitStack, host: str) -> int:
-    """Find a free port below those that the system gives to clients: there, it could be gone before Triton has it."""
-    highest = int(RANGE.read_text().split()[0]) - 1 if RANGE.exists() else LOWEST
-    for _ in range(TRIES if highest > LOWEST else 0):
-        with suppress(OSError):
-            return _listen(held, host, random.randint(LOWEST, highest))
-    return _listen(held, host, 0)
 
 
 def _listen(held: ExitStack, host: str, port: int) -> int:

@@ -1,0 +1,106 @@
+"""Any OpenAI-compatible server that a command starts: vLLM, SGLang, NIM, ..."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import field
+from typing import ClassVar
+
+from launcher.allocation import Allocation
+from launcher.backends.base import Backend, Deployment, fits
+from launcher.backends.command import words
+from launcher.backends.inline import EVERYWHERE, api_key, netloc
+from launcher.component import component
+from launcher.core import Endpoint, Json
+from launcher.errors import UserError
+
+CALL_S = 30.0
+ANY = "<any free port>"
+
+
+@component("backend/command")
+class Command(Backend):
+    """Starts a server with ``command``, waits until it is ready, and ends it with all that it has started.
+
+    The command is split into words as a shell does, but no shell runs it. In it stand ``{port}`` and ``{host}``, where
+    the server is to listen (``port=0``: any free one); ``{model}`` for `model.name`, ``{checkpoint}`` for
+    `model.path`, ``{tokenizer}``, ``{context_length}``; ``{tensor}``, ``{pipeline}``, ``{context}``, ``{expert}`` of
+    `parallelism`; ``{gpus}`` for the number of GPUs there are. What is set in these groups must be in the command.
+    ``environment`` is added to the launcher's own.
+
+    The server is ready when ``ready_path`` answers 200 (401 and 403 count, too) within ``start_timeout_s``, and it
+    lists ``model``, by default the only one that it has. It gets SIGTERM at the end, and SIGKILL after
+    ``stop_timeout_s``. ``api_key_env`` names the environment variable with the key to send, ``engine`` is what reports
+    should call the software.
+    """
+
+    loads: ClassVar[bool] = False
+    asked: ClassVar[frozenset[str]] = frozenset({"command", "environment", "model"})
+
+    command: str
+    host: str = "127.0.0.1"
+    port: int = 0
+    api_key_env: str | None = None
+    model: str | None = None
+    engine: str = "unknown"
+    environment: dict[str, str] = field(default_factory=dict)
+    ready_path: str = "/v1/models"
+    start_timeout_s: float = 1800.0
+    stop_timeout_s: float = 30.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port <= 65535:
+            raise UserError(f"backend.port={self.port}: accepted is a number from 0 (any free port) to 65535")
+        for name in ("start_timeout_s", "stop_timeout_s"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"backend.{name}={getattr(self, name)}: accepted is a number of seconds above 0")
+        if not self.ready_path.startswith("/"):
+            raise UserError(
+                f"backend.ready_path={self.ready_path}: accepted is a path from the server's root, as /health"
+            )
+        if not self.port and "port" not in words.names(self.command):
+            raise UserError(
+                "backend.command: the server must be told where to listen; put {port} in it, or set backend.port to "
+                "the port that it uses"
+            )
+
+    @property
+    def checkpoints(self) -> bool:
+        return "checkpoint" in words.names(self.command)
+
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        fits(deployment.parallelism, allocation)
+        api_key(self.api_key_env)
+        words.check(self.command, deployment.model, deployment.parallelism)
+        command = self._words(deployment, allocation, self.port or ANY)
+        return {"server": f"http://{netloc(self.host, self.port or ANY)}/v1", "command": command}
+
+    def _words(self, deployment: Deployment, allocation: Allocation, port: int | str) -> list[str]:
+        return words.split(self.command, words.values(deployment, allocation, self.host, port))
+
+    @contextmanager
+    def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
+        from launcher.backends.command.process import kept
+        from launcher.backends.listing import Listing
+
+        key, log = api_key(self.api_key_env), deployment.folder / "server.log"
+        port = _free(self.host, self.port)
+        command = self._words(deployment, allocation, port)
+        root = f"http://{netloc(EVERYWHERE.get(self.host, self.host), port)}"
+        with kept(command, os.environ | self.environment, log, self.stop_timeout_s) as process:
+            listing = Listing(f"backend.command: {root}/v1", f"{root}/v1", key, self.api_key_env, CALL_S)
+            process.wait(root + self.ready_path, key, self.start_timeout_s)
+            yield Endpoint(
+                listing.url, listing.choose(self.model), "command", self.engine, key, ours=False, ended=process.ended
+            )
+
+
+def _free(host: str, port: int) -> int:
+    """Return ``port``, or any, which was free a moment ago. Raises `UserError`."""
+    from launcher.api.server import bind
+    from launcher.backends.ports import free
+
+    with bind(host, port):
+        return port or free(host)

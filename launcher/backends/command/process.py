@@ -1,0 +1,108 @@
+"""A server in a process of its own, behind a keeper that outlives the launcher for as long as it takes to end it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from signal import Signals
+
+from launcher.errors import ServerError
+
+KEEPER = Path(__file__).with_name("keeper.py")
+LOOK_S = 0.2
+TELL_S = 30.0
+"""How often to say what the server logs while it starts."""
+CALL_S = 10.0
+TAIL, QUOTED = 4096, 200
+AFTERWARDS_S = 10.0
+READY = (200, 401, 403)
+
+
+@contextmanager
+def kept(command: list[str], environment: Mapping[str, str], log: Path, grace_s: float) -> Iterator[Kept]:
+    """Yield a server that runs ``command`` and writes to ``log``; on leaving, nothing of it is left."""
+    with log.open("ab") as file:
+        keeper = subprocess.Popen(
+            [sys.executable, "-I", "-S", KEEPER, str(grace_s), *command],
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=file,
+            stderr=file,
+            start_new_session=True,  # Ctrl-C is for the launcher
+        )
+    try:
+        yield Kept(keeper, command[0], log)
+    finally:
+        assert keeper.stdin is not None
+        keeper.stdin.close()
+        try:
+            keeper.wait(grace_s + AFTERWARDS_S)
+        finally:
+            keeper.kill()
+            keeper.wait()
+
+
+class Kept:
+    """A server that was started, whether or not it still runs."""
+
+    def __init__(self, keeper: subprocess.Popen[bytes], program: str, log: Path) -> None:
+        self._keeper = keeper
+        self._program = program
+        self._log = log
+
+    def ended(self) -> str | None:
+        """Return how the server ended, and its last words; None while it runs."""
+        code = self._keeper.poll()
+        if code is None:
+            return None
+        how = (
+            f"was killed by {Signals(code - 128).name}"
+            if code > 128 and _is_signal(code - 128)
+            else f"exited with {code}"
+        )
+        last = self._last_words()
+        return f"the server ended: {self._program} {how}{f': {last}' if last else ''}; see {self._log}"
+
+    def wait(self, url: str, key: str | None, timeout_s: float) -> None:
+        """Wait until ``url`` answers. Raises `ServerError` if the server ends first, or takes too long."""
+        start = told = time.monotonic()
+        while (status := _status(url, key)) not in READY:
+            if (why := self.ended()) is not None:
+                raise ServerError(f"backend.command: {why}")
+            now = time.monotonic()
+            if now - start > timeout_s:
+                said = f"HTTP {status}" if status else "nothing"
+                raise ServerError(f"backend.command: {url} answered {said} within {timeout_s:g} s; see {self._log}")
+            if now - told > TELL_S:
+                told = now
+                print(f"serve: {now - start:.0f} s: {self._last_words() or '...'}", file=sys.stderr, flush=True)
+            time.sleep(LOOK_S)
+
+    def _last_words(self) -> str:
+        """Return the last line of the log that says something."""
+        with self._log.open("rb") as file:
+            file.seek(max(0, self._log.stat().st_size - TAIL))
+            lines = file.read().decode(errors="replace").splitlines()
+        return next((line.strip()[-QUOTED:] for line in reversed(lines) if line.strip()), "")
+
+
+def _is_signal(number: int) -> bool:
+    return number in [signal.value for signal in Signals]
+
+
+def _status(url: str, key: str | None) -> int | None:
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    try:
+        with opener.open(request, timeout=CALL_S) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except (OSError, ValueError):
+        return None

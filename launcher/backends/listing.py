@@ -1,0 +1,91 @@
+"""Which models an OpenAI-compatible server lists, and the one of them that is asked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from urllib.parse import SplitResult, urlsplit
+
+from launcher.errors import ServerError, UserError
+
+
+@dataclass(frozen=True)
+class Listing:
+    """Asks the server at ``url``, which ends in ``/v1``.
+
+    ``name`` is what to call it where it does not do as it should. ``key`` comes from the environment variable
+    ``key_env``. ``timeout_s`` bounds each call.
+    """
+
+    name: str
+    url: str
+    key: str | None
+    key_env: str | None
+    timeout_s: float
+
+    def choose(self, model: str | None) -> str:
+        """Return ``model``, or without one the only model that the server lists.
+
+        Raises `ServerError` if no server answers, and `UserError` if it refuses the key or does not serve the model.
+        """
+        status, body = self.ask("/models")
+        if status in (401, 403):
+            hint = "no key was sent; set backend.api_key_env" if self.key_env is None else f"see {self.key_env}"
+            raise UserError(f"{self.name}: the server refuses the API key (HTTP {status}); {hint}")
+        if status >= 500:
+            raise ServerError(f"{self.name}: /models answered HTTP {status}")
+        names = _names(body) if status == 200 else None
+        if model is not None:
+            return _listed(model, names)
+        if names is None:
+            raise UserError(f"backend.model: {self.url}/models lists no models (HTTP {status}); say which one to use")
+        if len(names) != 1:
+            raise UserError(f"backend.model: the server has {len(names)}, choose one of: {', '.join(names) or '-'}")
+        return names[0]
+
+    def ask(self, path: str) -> tuple[int, bytes]:
+        """Return the status and the body of ``path`` below the URL. Raises `ServerError` without an answer."""
+        url = split_url(self.url)
+        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
+        try:
+            connection = _connect(url, self.timeout_s)
+            try:
+                connection.request("GET", f"{url.path}{path}", headers=headers)
+                answer = connection.getresponse()
+                return answer.status, answer.read()
+            finally:
+                connection.close()
+        except (OSError, HTTPException) as error:
+            reason = str(error) or type(error).__name__
+            raise ServerError(f"{self.name}: no server answers there: {reason}") from None
+
+
+def split_url(url: str) -> SplitResult:
+    """Return the parts of a base URL, without a slash at the end. Raises `UserError`."""
+    try:
+        parts = urlsplit(url.rstrip("/"))
+        _ = parts.port
+    except ValueError as error:
+        raise UserError(f"backend.url={url}: {error}; accepted is http(s)://host[:port]/v1") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or not parts.path.endswith("/v1"):
+        raise UserError(f"backend.url={url}: accepted is http(s)://host[:port]/v1")
+    return parts
+
+
+def _connect(url: SplitResult, timeout_s: float) -> HTTPConnection:
+    kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
+    return kind(url.hostname or "", url.port, timeout=timeout_s)
+
+
+def _listed(model: str, names: list[str] | None) -> str:
+    if names is not None and model not in names:
+        raise UserError(f"backend.model={model}: not served; accepted are {', '.join(names) or 'none'}")
+    return model
+
+
+def _names(body: bytes) -> list[str] | None:
+    try:
+        return [str(entry["id"]) for entry in json.loads(body)["data"]]
+    except (ValueError, KeyError, TypeError):
+        return None

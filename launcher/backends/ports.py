@@ -1,0 +1,28 @@
+"""Free ports for programs that must be told where to listen."""
+
+from __future__ import annotations
+
+import random
+import socket
+from contextlib import suppress
+from pathlib import Path
+
+RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LOWEST = 10000
+TRIES = 20
+
+
+def free(host: str) -> int:
+    """Return a port that nobody listens at, below those that the system gives to clients: there, it could be gone
+    before the program has it. Raises `OSError` if ``host`` is no address of this machine."""
+    highest = int(RANGE.read_text().split()[0]) - 1 if RANGE.exists() else LOWEST
+    for _ in range(TRIES if highest > LOWEST else 0):
+        with suppress(OSError):
+            return _listen(host, random.randint(LOWEST, highest))
+    return _listen(host, 0)
+
+
+def _listen(host: str, port: int) -> int:
+    """Listen for a moment: only that shows that nobody else does."""
+    with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
+        return int(server.getsockname()[1])

@@ -1,0 +1,231 @@
+"""Servers that a command starts: one of a few lines, and one of our own as any other program's."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import psutil
+import pytest
+
+from launcher.allocation import allocate
+from launcher.backends.base import Deployment
+from launcher.backends.command import Command, process
+from launcher.core import Endpoint
+from launcher.engines.none import Nothing
+from launcher.errors import ServerError, UserError
+from launcher.model import Model, Optimizations, Parallelism
+from launcher.monitor.health import watch
+
+ROOT = Path(__file__).parents[3]
+PYTHON = shlex.quote(sys.executable)
+LISTER = f"{PYTHON} {shlex.quote(str(Path(__file__).with_name('lister.py')))} {{port}}"
+
+
+@contextmanager
+def served(folder: Path, command: str, model: Model | None = None, **settings: object) -> Iterator[Endpoint]:
+    deployment = Deployment(model or Model("none"), Nothing(), Parallelism(), Optimizations(), folder)
+    with Command(command, **settings).serve(deployment, allocate()) as endpoint:  # type: ignore[arg-type]
+        yield endpoint
+
+
+def port_of(endpoint: Endpoint) -> int:
+    return int(endpoint.root.rpartition(":")[2])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_it_serves_while_it_is_asked_to(tmp_path: Path) -> None:
+    with served(tmp_path, f"{LISTER} theirs --after 0.5", engine="lister") as endpoint:
+        assert (endpoint.model, endpoint.backend, endpoint.engine) == ("theirs", "command", "lister")
+        assert not endpoint.ours
+        assert endpoint.ended() is None
+        assert listens(port_of(endpoint))
+    assert not listens(port_of(endpoint))
+    assert "listening" in (tmp_path / "server.log").read_text()
+
+
+def test_what_the_launcher_knows_reaches_it(tmp_path: Path) -> None:
+    with served(tmp_path, f"{LISTER} {{model}}", Model("by this name")) as endpoint:
+        assert endpoint.model == "by this name"
+
+
+def test_the_environment_reaches_it(tmp_path: Path) -> None:
+    script = f'exec {LISTER} "$NAMED"'
+    with served(tmp_path, f"sh -c {shlex.quote(script)}", environment={"NAMED": "so"}) as endpoint:
+        assert endpoint.model == "so"
+
+
+def test_the_model_must_be_clear(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"backend.model: the server has 2, choose one of: a, b"),
+        served(tmp_path, f"{LISTER} a b"),
+    ):
+        pass
+    deployment = Deployment(Model(), Nothing(), Parallelism(), Optimizations(), tmp_path)
+    with Command(f"{LISTER} a b", model="b").serve(deployment, allocate()) as endpoint:
+        assert endpoint.model == "b"
+
+
+def test_the_key_is_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("THEIR_KEY", "secret")
+    with served(tmp_path, f"{LISTER} a --key secret", api_key_env="THEIR_KEY") as endpoint:
+        assert endpoint.api_key == "secret"
+    with (
+        pytest.raises(UserError, match=r"refuses the API key \(HTTP 401\); no key was sent"),
+        served(tmp_path, f"{LISTER} a --key secret"),
+    ):
+        pass
+
+
+@pytest.mark.parametrize(
+    ("command", "said"),
+    [
+        (
+            "no-such-program {port}",
+            r"no-such-program exited with 127: no-such-program: No such file or directory; see .*log",
+        ),
+        (
+            "sh -c 'echo no memory for {port}; exit 4'",
+            r"the server ended: sh exited with 4: no memory for \d+; see .*log",
+        ),
+        ("sh -c 'kill -9 $$; {port}'", r"sh was killed by SIGKILL; see"),
+    ],
+)
+def test_one_that_does_not_start_is_one_line(tmp_path: Path, command: str, said: str) -> None:
+    with pytest.raises(ServerError, match=said) as told, served(tmp_path, command):
+        pass
+    assert "\n" not in str(told.value)
+
+
+def test_one_that_is_never_ready_is_ended(tmp_path: Path) -> None:
+    said = r"/health answered HTTP 404 within 2 s; see .*server.log"
+    with (
+        pytest.raises(ServerError, match=said),
+        served(tmp_path, f"{LISTER} a", ready_path="/health", start_timeout_s=2),
+    ):
+        pass
+    assert not [each for each in psutil.process_iter() if str(tmp_path) in " ".join(cmdline(each))]
+
+
+def test_the_plan_shows_the_command() -> None:
+    deployment = Deployment(Model(path="a/b"), Nothing(), Parallelism(tensor=2), Optimizations(), Path())
+    plan = Command("serve {checkpoint} --port {port} -tp {tensor}").plan(deployment, allocate())
+    assert plan["command"] == ["serve", "a/b", "--port", "<any free port>", "-tp", "2"]
+
+
+def test_while_it_starts_its_log_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(process, "TELL_S", 0.3)
+    with served(tmp_path, f"sh -c 'echo loading; exec {LISTER} a --after 1.5'"):
+        pass
+    assert "s: loading" in capsys.readouterr().err
+
+
+def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(UserError, match=f"backend.port={port}: taken"), served(tmp_path, f"{LISTER} a", port=port):
+            pass
+    assert not (tmp_path / "server.log").exists()
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"command": "serve"}, r"put \{port\} in it, or set backend.port"),
+        ({"command": "{port}", "port": 70000}, "backend.port=70000"),
+        ({"command": "{port}", "start_timeout_s": 0}, "backend.start_timeout_s=0"),
+        ({"command": "{port}", "ready_path": "health"}, "backend.ready_path=health: accepted is a path"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings: dict[str, object], said: str) -> None:
+    with pytest.raises(UserError, match=said):
+        Command(**settings)  # type: ignore[arg-type]
+
+
+def test_one_that_dies_is_known_to_be_dead_with_its_last_words(tmp_path: Path) -> None:
+    with served(tmp_path, f"{LISTER} a") as endpoint, watch(endpoint, tmp_path) as health:
+        assert not health.dead.is_set()
+        with suppress(urllib.error.URLError, ConnectionError):
+            urllib.request.urlopen(f"{endpoint.root}/die", timeout=10)
+        assert health.dead.wait(30)
+        assert "exited with 3: out of everything" in health.reason
+
+
+OURS = (
+    f"{PYTHON} launch.py mode=serve engine=echo engine.tokens_per_second=100 model=none backend.port={{port}} "
+    "hydra.run.dir={folder}"
+)
+
+
+def launched(folder: Path, *arguments: str) -> subprocess.Popen[str]:
+    inner = OURS.replace("{folder}", str(folder / "inner"))
+    command = [
+        *(sys.executable, "launch.py", "backend=command", f"backend.command={json.dumps(inner)}"),
+        *("backend.engine=theirs", f"hydra.run.dir={folder / 'run'}", *arguments),
+    ]
+    return subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def cmdline(of: psutil.Process) -> list[str]:
+    try:
+        return list(of.cmdline())
+    except psutil.Error:
+        return []
+
+
+def there(folder: Path) -> list[psutil.Process]:
+    return [each for each in psutil.process_iter() if str(folder / "inner") in " ".join(cmdline(each))]
+
+
+def until(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_a_whole_run(tmp_path: Path) -> None:
+    out, err = (run := launched(tmp_path, "tasks=[capitals]")).communicate(timeout=120)
+    assert run.returncode == 0, out + err
+    report = json.loads((tmp_path / "run" / "results.json").read_text())
+    assert (report["endpoint"]["backend"], report["endpoint"]["engine"]) == ("command", "theirs")
+    assert report["tasks"]["capitals"]["coverage"]["scored"] == 80
+    assert not there(tmp_path)
+
+
+def test_a_server_that_is_killed_on_the_way_is_said(tmp_path: Path) -> None:
+    run = launched(tmp_path, "tasks=[addition]", "evaluate.concurrency=1", "adapters=[request_log]")
+    until(lambda: (tmp_path / "run" / "requests.jsonl").exists())
+    (keeper,) = (each for each in there(tmp_path) if str(process.KEEPER) in cmdline(each))
+    keeper.children()[0].kill()
+    out, err = run.communicate(timeout=120)
+    assert run.returncode == 3, out + err
+    assert "was killed by SIGKILL" in err
+    assert "was killed by SIGKILL" in json.loads((tmp_path / "run" / "results.json").read_text())["reason"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
+def test_a_signal_to_the_launcher_leaves_nothing(tmp_path: Path, number: int) -> None:
+    run = launched(tmp_path, "mode=serve")
+    assert run.stdout is not None
+    assert run.stdout.readline().startswith("serving ")
+    assert there(tmp_path)
+    run.send_signal(number)
+    run.communicate(timeout=60)
+    until(lambda: not there(tmp_path))
