@@ -40,6 +40,16 @@ def test_a_submitted_run_scores_as_a_local_one(slurm: Environment, tmp_path: Pat
     assert not left_behind(tmp_path / "job")
 
 
+def test_a_server_that_a_command_starts_serves_in_the_job(slurm: Environment, tmp_path: Path) -> None:
+    inner = f"{sys.executable} {ROOT}/launch.py mode=serve engine=echo model=none backend.port={{port}}"
+    inner += f" hydra.run.dir={tmp_path}/inner"
+    done = submit(slurm, tmp_path / "job", "backend=command", f'backend.command="{inner}"', *ECHO[2:])
+    assert done.returncode == 0, done.stderr
+    assert results(tmp_path / "job")["tasks"] == local(tmp_path / "here", *ECHO)["tasks"]
+    assert not left_behind(tmp_path / "job")
+    assert not left_behind(tmp_path / "inner")
+
+
 APPTAINER = """#!/bin/sh
 # What apptainer does, as far as a job can tell: an image without SLURM's commands, that runs what is given.
 shift
