@@ -61,13 +61,8 @@ class Kept:
         code = self._keeper.poll()
         if code is None:
             return None
-        how = (
-            f"was killed by {Signals(code - 128).name}"
-            if code > 128 and _is_signal(code - 128)
-            else f"exited with {code}"
-        )
         last = self._last_words()
-        return f"the server ended: {self._program} {how}{f': {last}' if last else ''}; see {self._log}"
+        return f"the server ended: {self._program} {_how(code)}{f': {last}' if last else ''}; see {self._log}"
 
     def wait(self, url: str, key: str | None, timeout_s: float) -> None:
         """Wait until ``url`` answers. Raises `ServerError` if the server ends first, or takes too long."""
@@ -92,8 +87,12 @@ class Kept:
         return next((line.strip()[-QUOTED:] for line in reversed(lines) if line.strip()), "")
 
 
-def _is_signal(number: int) -> bool:
-    return number in [signal.value for signal in Signals]
+def _how(code: int) -> str:
+    """Say what an exit code as a shell gives it means; a negative one is that of a keeper that was killed."""
+    try:
+        return f"was killed by {Signals(-code if code < 0 else code - 128).name}"
+    except ValueError:
+        return f"exited with {code}"
 
 
 def _status(url: str, key: str | None) -> int | None:
