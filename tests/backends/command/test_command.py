@@ -209,6 +209,26 @@ def test_a_whole_run(tmp_path: Path) -> None:
     assert not there(tmp_path)
 
 
+def test_a_server_that_is_not_ours_is_certified_as_any_other(tmp_path: Path) -> None:
+    """``transformers serve``: what it does not do as OpenAI's API says is found before a sample is sent."""
+    pytest.importorskip("transformers")
+    from engines.huggingface.huggingface_models import save
+
+    model = save("llama", tmp_path / "model")
+    serve = shlex.quote(str(Path(sys.executable).with_name("transformers")))
+    serve += " serve {checkpoint} --host {host} --port {port}"
+    command = [
+        *(sys.executable, "launch.py", "mode=validate", "backend=command", f"backend.command={json.dumps(serve)}"),
+        *("backend.ready_path=/health", f"model.path={model}", f"hydra.run.dir={tmp_path / 'run'}"),
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    assert done.returncode in (0, 2), done.stderr
+    checks = json.loads((tmp_path / "run" / "certificate.json").read_text())["checks"]
+    good = {check["name"] for check in checks if check["ok"]}
+    assert good >= {"model listed", "completion", "own parameters", "greedy repeats"}
+    assert not [each for each in psutil.process_iter() if str(model) in cmdline(each)]
+
+
 def test_a_server_that_is_killed_on_the_way_is_said(tmp_path: Path) -> None:
     run = launched(tmp_path, "tasks=[addition]", "evaluate.concurrency=1", "adapters=[request_log]")
     until(lambda: (tmp_path / "run" / "requests.jsonl").exists())
