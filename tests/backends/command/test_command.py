@@ -136,6 +136,13 @@ def test_while_it_starts_its_log_is_told(
     assert "s: loading" in capsys.readouterr().err
 
 
+def test_a_start_may_say_a_lot(tmp_path: Path) -> None:
+    """More than a pipe holds that nobody reads, in one line."""
+    with served(tmp_path, f"sh -c 'head -c 1000000 /dev/zero; exec {LISTER} a'") as endpoint:
+        assert endpoint.model == "a"
+    assert (tmp_path / "server.log").stat().st_size > 1_000_000
+
+
 def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
