@@ -38,7 +38,7 @@ class Bridge(asyncio.Protocol):
         self._served = served
         self._frames = Frames()
         self._streams: dict[int, asyncio.Task[None]] = {}
-        self._feeds: set[str] = set()
+        self._feeds: dict[int, str] = {}
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.WriteTransport, transport)
@@ -46,7 +46,7 @@ class Bridge(asyncio.Protocol):
     def connection_lost(self, exc: Exception | None) -> None:
         for stream in self._streams.values():
             stream.cancel()
-        for name in self._feeds:
+        for name in self._feeds.values():
             self._served.end_feed(name)
 
     def data_received(self, data: bytes) -> None:
@@ -59,18 +59,24 @@ class Bridge(asyncio.Protocol):
     def _take(self, frame: Frame, given: dict[str, object]) -> None:
         feed = str(given.get("feed", ""))
         if frame.final:
-            if frame.id in self._streams:
-                self._streams[frame.id].cancel()
+            self._leave(frame.id)
         elif frame.packed:
             self._served.begin(feed, frame.id, frame.packed)
         elif feed:
-            self._feeds.add(feed)
+            self._feeds[frame.id] = feed
             self._served.open_feed(feed, frame.id, self._send)
         else:
             answers = self._served.answer(frame.tensors, given)
             stream = asyncio.get_running_loop().create_task(self._stream(frame.id, answers))
             self._streams[frame.id] = stream
             stream.add_done_callback(partial(self._ended, frame.id))
+
+    def _leave(self, id: int) -> None:
+        """End what nobody waits for any more."""
+        if id in self._streams:
+            self._streams[id].cancel()
+        if id in self._feeds:
+            self._served.end_feed(self._feeds.pop(id))
 
     async def _stream(self, id: int, answers: AsyncGenerator[Arrays, None]) -> None:
         """Send answers; the one that has ``finish`` is the last."""

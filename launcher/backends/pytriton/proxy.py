@@ -21,7 +21,7 @@ from .frames import Frame, Frames, pack
 
 CHUNK = 1 << 20
 CANCELLED_S = 0.5
-"""How often to ask Triton whether the clients of its own protocol are still there."""
+"""How often to ask Triton whether those who read a feed, or use its own protocol, are still there."""
 
 
 class TritonPythonModel:
@@ -52,9 +52,8 @@ class TritonPythonModel:
         batch = triton.get_input_tensor_by_name(request, "batch")
         if batch is not None:
             return pack(Frame(id, text=request.parameters(), packed=batch.as_numpy().tobytes()))
+        self._clients[id] = self._senders[id]
         tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
-        if tensors:
-            self._clients[id] = self._senders[id]
         return pack(Frame(id, tensors, request.parameters()))
 
     def _answer(self) -> None:

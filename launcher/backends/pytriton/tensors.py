@@ -102,7 +102,11 @@ def prompt(data: Mapping[str, np.ndarray[Any, Any]], runner: Runner) -> tuple[in
     if ("tokens" in data) == ("text" in data):
         raise ValueError("the request needs one of the tensors tokens (INT32) and text (BYTES)")
     if "text" in data:
-        return tuple(runner.tokenizer.encode(data["text"].ravel()[0].decode("utf-8")))
+        try:
+            text = data["text"].ravel()[0].decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise ValueError(f"text is not UTF-8: {error}") from None
+        return tuple(runner.tokenizer.encode(text))
     return tuple(data["tokens"].ravel().tolist())
 
 

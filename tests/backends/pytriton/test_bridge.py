@@ -169,6 +169,15 @@ def test_a_client_that_goes_away_frees_its_slot(asker: Asker, runner: EchoRunner
     assert asker.next().id == 2
 
 
+def test_a_feed_that_nobody_reads_any_more_ends(asker: Asker) -> None:
+    asker.ask(1, feed="f")
+    asker.leave(1)
+    frame = asker.next()
+    assert (frame.id, frame.final, frame.text) == (1, True, "")
+    asker.batch(2, Generation("one", (97,), GREEDY))
+    assert asker.next().text == "feed=f: no such feed is open"
+
+
 def test_what_a_triton_that_is_gone_has_asked_for_ends(asker: Asker, runner: EchoRunner) -> None:
     asker.ask(1, {"tokens": np.array([97], np.int32)}, ignore_eos=True, max_tokens=400)
     assert not asker.next().final
