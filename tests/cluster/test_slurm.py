@@ -241,7 +241,7 @@ def test_a_sweep_is_one_job_for_each_server(slurm: Environment, tmp_path: Path) 
     assert [p["tasks"] for p in there["points"]] == [p["tasks"] for p in local_one["points"]]
     assert len({job_of(together / str(n)) for n in range(6)}) == 2
     assert "6 of 6 points" in (together / "sweep.html").read_text()
-    assert not left_behind(together)
+    wait_for(lambda: not left_behind(together), "the end of the jobs' processes, which have left their outcomes")
 
 
 def test_a_point_that_fails_in_a_job_does_not_lose_the_others(slurm: Environment, tmp_path: Path) -> None:

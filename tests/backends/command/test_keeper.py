@@ -17,9 +17,9 @@ import pytest
 from launcher.backends.command import process
 
 SHELL = "/bin/sh"
-STUBBORN = "trap '' TERM; touch up; while true; do sleep 0.1; done"
+STUBBORN = "trap '' TERM; : > up; while true; do sleep 0.1; done"
 """It does not heed SIGTERM."""
-DETACHED = "setsid sh -c 'touch up; exec sleep 300' & exec sleep 300"
+DETACHED = "setsid sh -c ': > up; exec sleep 300' & exec sleep 300"
 """What it starts is in a session of its own, and has another parent as soon as this one has gone."""
 
 
@@ -59,7 +59,7 @@ def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
 
 
 def test_the_server_may_end_in_its_own_way(tmp_path: Path) -> None:
-    with keeper(tmp_path, "trap 'touch ended; exit 5' TERM; touch up; while true; do sleep 0.05; done") as kept:
+    with keeper(tmp_path, "trap 'touch ended; exit 5' TERM; : > up; while true; do sleep 0.05; done") as kept:
         family(tmp_path, kept)
         assert kept.stdin is not None
         kept.stdin.close()
@@ -92,7 +92,7 @@ def test_what_went_away_from_its_parent_ends_too(tmp_path: Path, end: str) -> No
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_signals_are_for_the_launcher(tmp_path: Path, number: int) -> None:
-    with keeper(tmp_path, "touch up; sleep 300") as kept:
+    with keeper(tmp_path, ": > up; sleep 300") as kept:
         there = family(tmp_path, kept)
         kept.send_signal(number)
         with pytest.raises(subprocess.TimeoutExpired):
@@ -120,7 +120,7 @@ with kept([{SHELL!r}, "-c", {DETACHED!r}], os.environ, Path("log"), 20):
 
 
 def test_when_the_keeper_is_killed_the_server_goes_with_it(tmp_path: Path) -> None:
-    with keeper(tmp_path, "touch up; exec sleep 300") as kept:
+    with keeper(tmp_path, ": > up; exec sleep 300") as kept:
         there = family(tmp_path, kept)
         kept.kill()
     until(lambda: not [each for each in there if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
