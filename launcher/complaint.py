@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
 from pathlib import Path
+from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
@@ -69,6 +70,8 @@ def _unknown_option(error: MissingConfigException, conf: Path) -> str:
 
 
 def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:
+    if _is_table(cause.parent_node):
+        return f"{cause.full_key}: it is new there; write +{cause.full_key}=<value>"
     accepted = _accepted(cause)
     key = str(cause.key)
     what = f"{cause.full_key}: no such key{_guess(key, accepted)}"
@@ -80,6 +83,14 @@ def _accepted(cause: OmegaConfBaseException) -> list[str]:
         return [f.name for f in fields(cause.object_type)]
     parent = cause.parent_node
     return [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+
+
+def _is_table(node: object) -> bool:
+    """Tell whether a node is a dictionary of plain values, which may have any keys."""
+    if not isinstance(node, DictConfig) or is_dataclass(OmegaConf.get_type(node)):
+        return False
+    kind = node._metadata.element_type
+    return kind is Any or kind in (str, int, float, bool)
 
 
 def _guess(word: str, options: Iterable[str]) -> str:

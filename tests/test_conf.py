@@ -70,6 +70,7 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
     ("argument", "accepted"),
     [
         ("bakend=inline", ["bakend", "did you mean backend"]),
+        ("hydra.job.env_set.A=1", ["hydra.job.env_set.A", "write +hydra.job.env_set.A=<value>"]),
         ("backend=inlin", ["backend=inlin", "did you mean inline", "external"]),
         ("backend.prt=1", ["backend.prt", "did you mean port"]),
         ("backend.port=many", ["backend.port", "many", "Integer"]),
