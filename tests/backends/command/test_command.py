@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import signal
 import socket
@@ -219,16 +220,17 @@ def test_a_whole_run(tmp_path: Path) -> None:
 def test_a_server_that_is_not_ours_is_certified_as_any_other(tmp_path: Path) -> None:
     """``transformers serve``: what it does not do as OpenAI's API says is found before a sample is sent."""
     pytest.importorskip("transformers")
-    from engines.huggingface.huggingface_models import save
-
-    model = save("llama", tmp_path / "model")
+    own = os.environ | {"TMPDIR": str(tmp_path)}  # torch leaves caches there
+    model = tmp_path / "model"
+    make = "import sys; from engines.huggingface.huggingface_models import save; save('llama', sys.argv[1])"
+    subprocess.run([sys.executable, "-c", make, model], cwd=ROOT / "tests", env=own, check=True, capture_output=True)
     serve = shlex.quote(str(Path(sys.executable).with_name("transformers")))
     serve += " serve {checkpoint} --host {host} --port {port}"
     command = [
         *(sys.executable, "launch.py", "mode=validate", "backend=command", f"backend.command={json.dumps(serve)}"),
         *("backend.ready_path=/health", f"model.path={model}", f"hydra.run.dir={tmp_path / 'run'}"),
     ]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=240, env=own)
     assert done.returncode in (0, 2), done.stderr
     checks = json.loads((tmp_path / "run" / "certificate.json").read_text())["checks"]
     good = {check["name"] for check in checks if check["ok"]}
