@@ -112,6 +112,11 @@ def launched(folder: Path, *arguments: str) -> Iterator[Server]:
         process.communicate()
 
 
+def beside(stack: ExitStack, folder: Path, backends: tuple[str, ...], *arguments: str) -> dict[str, Server]:
+    """Launch one server for each backend; ``stack`` ends them."""
+    return {name: stack.enter_context(launched(folder / name, f"backend={name}", *arguments)) for name in backends}
+
+
 def peer(grpc: str) -> None:
     """Serve as NVIDIA's examples do: FastAPI in front, and for each request a client that connects anew."""
     import numpy as np
@@ -314,11 +319,8 @@ def echo(rounds: int, folder: Path) -> None:
     """Requests per second and CPU time of PyTriton, with an engine that costs next to nothing."""
     with ExitStack() as stack:
         arguments = ("engine=echo", "model=none")
-        servers = {
-            name: stack.enter_context(launched(folder / name, f"backend={name}", *arguments))
-            for name in ("inline", "pytriton")
-        }
-        servers["peer"] = stack.enter_context(per_request_clients(folder / "pytriton", servers["pytriton"]))
+        servers = beside(stack, folder / "echo", ("inline", "pytriton"), *arguments)
+        servers["peer"] = stack.enter_context(per_request_clients(folder / "echo" / "pytriton", servers["pytriton"]))
         servers["bare"] = stack.enter_context(bare_triton())
         show(take_turns(servers, "peer", rounds), ("inline", "pytriton", "peer", "bare"))
         say_idle(servers)
@@ -328,10 +330,7 @@ def ray(rounds: int, folder: Path) -> None:
     """The same for Ray Serve: one replica, and one of the peer."""
     with ExitStack() as stack:
         arguments = ("engine=echo", "model=none")
-        servers = {
-            name: stack.enter_context(launched(folder / f"ray {name}", f"backend={name}", *arguments))
-            for name in ("inline", "ray")
-        }
+        servers = beside(stack, folder / "ray", ("inline", "ray"), *arguments)
         servers["handles"] = stack.enter_context(handle_based())
         show(take_turns(servers, "handles", rounds), ("inline", "ray", "handles"))
         say_idle(servers)
@@ -341,10 +340,7 @@ def real(rounds: int, folder: Path) -> None:
     """Tokens per second of the shipped model at concurrency 16."""
     found: dict[tuple[str, bool], list[float]] = defaultdict(list)
     with ExitStack() as stack:
-        servers = {
-            name: stack.enter_context(launched(folder / f"real {name}", f"backend={name}"))
-            for name in ("inline", "pytriton")
-        }
+        servers = beside(stack, folder / "real", ("inline", "pytriton"))
         for server in servers.values():
             asyncio.run(burst(server, REAL, 16, 32))
         for number in range(rounds):
@@ -386,10 +382,7 @@ def latency(rounds: int, folder: Path) -> None:
     """How long a reader waits for tokens of an engine that makes one every 20 ms for each."""
     with ExitStack() as stack:
         arguments = ("engine=echo", "model=none", f"engine.tokens_per_second={TOKENS_PER_S}")
-        servers = {
-            name: stack.enter_context(launched(folder / f"paced {name}", f"backend={name}", *arguments))
-            for name in ("inline", "pytriton", "ray")
-        }
+        servers = beside(stack, folder / "paced", ("inline", "pytriton", "ray"), *arguments)
         print(f"{'at a time':>9}   ms to the first token, and between tokens: median, 95th percentile")
         for concurrency in REQUESTS:
             found: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in servers}
@@ -402,7 +395,8 @@ def latency(rounds: int, folder: Path) -> None:
 
 
 def _spread(values: list[float]) -> str:
-    return f"{statistics.median(values):.1f} {statistics.quantiles(values, n=20)[-1]:.1f}"
+    highest = statistics.quantiles(values, n=20)[-1] if len(values) > 1 else values[0]
+    return f"{statistics.median(values):.1f} {highest:.1f}"
 
 
 PARTS = {"echo": echo, "ray": ray, "real": real, "latency": latency}

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from typing import ClassVar
 
 from launcher.allocation import Allocation
-from launcher.backends.base import Backend, Deployment, fits
+from launcher.backends.base import Backend, Deployment, check_seconds, fits
 from launcher.backends.inline import api_key
 from launcher.backends.listing import Listing, split_url
 from launcher.component import component
@@ -35,8 +35,7 @@ class External(Backend):
     timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if not self.timeout_s > 0:
-            raise UserError(f"backend.timeout_s={self.timeout_s}: accepted is a number of seconds above 0")
+        check_seconds(self, "timeout_s")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         fits(deployment.parallelism, allocation)

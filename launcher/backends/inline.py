@@ -10,7 +10,7 @@ from http.client import HTTPConnection
 from typing import ClassVar
 
 from launcher.allocation import Allocation
-from launcher.backends.base import Backend, Deployment, fits
+from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.cluster import Spread
 from launcher.component import component, name_of
 from launcher.core import Endpoint, Json
@@ -37,11 +37,8 @@ class Inline(Backend):
     stop_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise UserError(f"backend.port={self.port}: accepted is a number from 0 (any free port) to 65535")
-        for name in ("start_timeout_s", "stop_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"backend.{name}={getattr(self, name)}: accepted is a number of seconds above 0")
+        check_ports(self, "port")
+        check_seconds(self, "start_timeout_s", "stop_timeout_s")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         fits(deployment.parallelism, allocation)

@@ -9,7 +9,7 @@ from dataclasses import field
 from typing import ClassVar
 
 from launcher.allocation import Allocation
-from launcher.backends.base import Backend, Deployment, fits
+from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.backends.command import words
 from launcher.backends.inline import EVERYWHERE, api_key, netloc
 from launcher.component import component
@@ -51,11 +51,8 @@ class Command(Backend):
     stop_timeout_s: float = 30.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise UserError(f"backend.port={self.port}: accepted is a number from 0 (any free port) to 65535")
-        for name in ("start_timeout_s", "stop_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"backend.{name}={getattr(self, name)}: accepted is a number of seconds above 0")
+        check_ports(self, "port")
+        check_seconds(self, "start_timeout_s", "stop_timeout_s")
         if not self.ready_path.startswith("/"):
             raise UserError(
                 f"backend.ready_path={self.ready_path}: accepted is a path from the server's root, as /health"

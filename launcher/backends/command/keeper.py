@@ -18,14 +18,15 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER = 1, 36
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STEP_S = 0.05
 LEFT_S = 2.0
 
 
 def main(grace_s: float, command: list[str]) -> int:
-    libc = ctypes.CDLL(None, use_errno=True)
+    libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)  # whoever loses its parent becomes our child, and is found
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in ENDS:
         signal.signal(each, lambda *_: None)  # the launcher decides when the end is
     ended, wake = os.pipe()
     os.set_blocking(wake, False)
@@ -46,7 +47,7 @@ def _start(libc: ctypes.CDLL, command: list[str]) -> int:
     pid = os.fork()
     if pid:
         return pid
-    for each in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for each in ENDS:
         signal.signal(each, signal.SIG_DFL)
     os.setsid()
     libc.prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from launcher.allocation import Allocation
-from launcher.backends.base import Backend, Deployment, fits
+from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
 from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
@@ -51,13 +51,8 @@ class PyTriton(Backend):
     workspace: str | None = None
 
     def __post_init__(self) -> None:
-        for name in ("port", "http_port", "grpc_port", "metrics_port"):
-            if not 0 <= getattr(self, name) <= 65535:
-                value = getattr(self, name)
-                raise UserError(f"backend.{name}={value}: accepted is a number from 0 (any free port) to 65535")
-        for name in ("start_timeout_s", "stop_timeout_s", "probe_timeout_s"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"backend.{name}={getattr(self, name)}: accepted is a number of seconds above 0")
+        check_ports(self, "port", "http_port", "grpc_port", "metrics_port")
+        check_seconds(self, "start_timeout_s", "stop_timeout_s", "probe_timeout_s")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         fits(deployment.parallelism, allocation)

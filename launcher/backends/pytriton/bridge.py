@@ -52,15 +52,17 @@ class Bridge(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         for frame in self._frames.take(data):
             try:
-                self._take(frame, json.loads(frame.text or "{}"))
+                self._take(frame)
             except Refusal as error:
                 self._refuse(frame.id, error)
 
-    def _take(self, frame: Frame, given: dict[str, object]) -> None:
-        feed = str(given.get("feed", ""))
+    def _take(self, frame: Frame) -> None:
         if frame.final:
             self._leave(frame.id)
-        elif frame.packed:
+            return
+        given = json.loads(frame.text)
+        feed = str(given.get("feed", ""))
+        if frame.packed:
             self._served.begin(feed, frame.id, frame.packed)
         elif feed:
             self._feeds[frame.id] = feed

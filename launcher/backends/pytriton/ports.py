@@ -41,7 +41,7 @@ def _held(held: ExitStack, host: str, name: str, port: int, before: int) -> int:
         except OSError:
             pass
     try:
-        return _listen(held, host, port) if port else _listen(held, host, free(host))
+        return _listen(held, host, port or free(host))
     except OSError as error:
         why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         if error.errno in (errno.EADDRINUSE, errno.EACCES):

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.allocation import LOOPBACK, Allocation
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend, Deployment, check_ports
 from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
 from launcher.backends.ray.assignment import Assignment, Demand, Patience, Routing, Scale, Share
 from launcher.backends.ray.resources import Node, count, memory, rooms
@@ -75,8 +75,7 @@ class Ray(Backend):
     stall_timeout_s: float | None = 600.0
 
     def __post_init__(self) -> None:
-        if not 0 <= self.port <= 65535:
-            raise UserError(f"backend.port={self.port}: accepted is a number from 0 (any free port) to 65535")
+        check_ports(self, "port")
         if self.replicas != AUTO and not (isinstance(self.replicas, int) and 1 <= self.replicas <= MOST):
             raise UserError(f"backend.replicas={self.replicas}: accepted is a number from 1 to {MOST}, or {AUTO}")
         if not 1 <= self.min_replicas <= self.max_replicas <= MOST:
