@@ -66,8 +66,8 @@ class Nodes:
         self.run(THEIRS, str(self.port))
 
     def join(self, node: str) -> None:
-        """Start a node, in place of one that may be left without a raylet."""
-        self._end(node)
+        """Start a node, in place of one that may be left of it."""
+        self.end(node)
         self._start(node, f"--address={self.address}", f"--temp-dir={self._folder / node}")
 
     def _start(self, node: str, *given: str) -> None:
@@ -100,15 +100,12 @@ class Nodes:
         assert isinstance(found, bytes)
         return found
 
-    def kill_raylet(self, node: str) -> None:
-        (raylet,) = [pid for pid in home.members(self._started[node].pid) if home.name(pid) == "raylet"]
-        home.kill([raylet])
-
     def close(self) -> None:
         for node in list(self._started):
-            self._end(node)
+            self.end(node)
 
-    def _end(self, node: str) -> None:
+    def end(self, node: str) -> None:
+        """Kill all that runs on a node at once, as when it loses its power."""
         if (process := self._started.pop(node, None)) is not None:
             process.kill()
             process.wait()

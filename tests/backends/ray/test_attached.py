@@ -110,7 +110,7 @@ def drivers() -> list[int]:
 def test_a_run_uses_a_part_of_it_and_leaves_the_rest(attached: Nodes, tmp_path: Path) -> None:
     backend = Ray(address=attached.address, replicas=2, probe_timeout_s=60)
     with backend.serve(deployment(tmp_path), allocate()) as endpoint:
-        assert {replica["node"] for replica in replicas(endpoint)} == {HEAD, OTHER}
+        assert nodes_of(endpoint) == {HEAD, OTHER}
         evaluated(endpoint, tmp_path / "run")
         tokens = [replica["generated_tokens"] for replica in replicas(endpoint)]
         assert min(tokens) > 0.6 * max(tokens)
@@ -132,12 +132,15 @@ def test_a_driver_and_a_node_may_die(attached: Nodes, tmp_path: Path) -> None:
         wait_for(lambda: before not in attached.applications())
         undisturbed = evaluated(endpoint, tmp_path / "undisturbed")
 
-        disturbed = evaluated(endpoint, tmp_path / "disturbed", lambda: attached.kill_raylet(OTHER))
-        assert disturbed == undisturbed
-        wait_for(lambda: live(endpoint))
-        assert {replica["node"] for replica in replicas(endpoint)} == {HEAD}
-        assert [line["reason"] for line in health(endpoint)["lost"]][1:] == ["its process died"]
-        attached.join(OTHER)
+        assert nodes_of(endpoint) == {HEAD, OTHER}
+
+        try:
+            disturbed = evaluated(endpoint, tmp_path / "disturbed", lambda: attached.end(OTHER))
+            assert disturbed == undisturbed
+            wait_for(lambda: live(endpoint) and nodes_of(endpoint) == {HEAD})
+            assert [line["reason"] for line in health(endpoint)["lost"]][1:] == ["its process died"]
+        finally:
+            attached.join(OTHER)
     assert attached.applications() == '["theirs"]'
 
 
@@ -152,6 +155,10 @@ def replicas(endpoint: Endpoint) -> list[dict[str, Any]]:
     found = health(endpoint)["replicas"]
     assert isinstance(found, list)
     return found
+
+
+def nodes_of(endpoint: Endpoint) -> set[str]:
+    return {replica["node"] for replica in replicas(endpoint)}
 
 
 def ask_past_the_endpoint(pid: int) -> None:
