@@ -40,6 +40,22 @@ def no_orphans() -> Iterator[None]:
     assert not left, f"processes left behind: {[' '.join(p.cmdline()) for p in left]}"
 
 
+class Folder(pytest.Package):
+    """A folder of tests: fixtures of scope "package" end with its last one, not with the session.
+
+    pytest wants an ``__init__.py`` for that, which would make a folder the package ``ray`` or ``pytriton`` itself.
+    """
+
+    def setup(self) -> None:
+        pass
+
+
+def pytest_collect_directory(path: Path, parent: pytest.Collector) -> Folder:
+    found = Folder.from_parent(parent, path=path)
+    assert isinstance(found, Folder)
+    return found
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
     items.sort(key=lambda item: TOGETHER.index(folder) if (folder := _folder(item.path)) in TOGETHER else len(TOGETHER))

@@ -46,7 +46,7 @@ def cluster(nodes: int, mark: str, conf: str = "") -> Iterator[dict[str, str]]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def slurm() -> Iterator[dict[str, str]]:
     """Yield the environment in which SLURM's commands reach an emulated cluster of one node.
 
@@ -56,7 +56,7 @@ def slurm() -> Iterator[dict[str, str]]:
         yield environment
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")
 def two_nodes() -> Iterator[dict[str, str]]:
     """Yield the environment of two nodes that a test may take away, and that end jobs which need too much memory."""
     watched = "JobAcctGatherFrequency=task=1\\nJobAcctGatherParams=OverMemoryKill"  # there are no cgroups to do it

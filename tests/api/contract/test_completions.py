@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import openai
 import pytest
-
 from api.contract.conftest import Api
 
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")

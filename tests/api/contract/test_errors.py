@@ -4,7 +4,6 @@ import re
 
 import openai
 import pytest
-
 from api.contract.conftest import Api
 
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-
 from api.contract.conftest import Api
 from api.lm_eval_client import ask
 

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import openai
-
 from api.contract.conftest import Api
 
 

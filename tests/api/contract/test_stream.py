@@ -4,7 +4,6 @@ import json
 
 import openai
 import pytest
-
 from api.contract.conftest import Api
 
 MESSAGES = [{"role": "user", "content": "12+34="}]
