@@ -222,8 +222,8 @@ def _checked(run: Run, server: Server, needed: frozenset[Need], folder: Path) ->
 
 def stay(endpoint: Endpoint, health: Watch) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises `ServerError` if the server dies first."""
-    print(f"serving {endpoint.model} at {endpoint.url} (Ctrl-C ends it)", flush=True)
     try:
+        print(f"serving {endpoint.model} at {endpoint.url} (Ctrl-C ends it)", flush=True)
         health.dead.wait()
     except KeyboardInterrupt:
         return

@@ -16,6 +16,8 @@ from launcher.component import component, name_of
 from launcher.core import Endpoint, Json
 from launcher.errors import ServerError, UserError
 
+ANSWER_S = 10.0
+"""So much longer may an answer take, whose reason says more than that there was none."""
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 """Where this machine reaches a server that listens on all of its addresses."""
 
@@ -80,7 +82,7 @@ def api_key(variable: str | None) -> str | None:
 
 def wait_ready(host: str, port: int, timeout_s: float, hint: str) -> None:
     """Wait until ``/ready`` says that a token was produced. Raises `ServerError` with its reason."""
-    connection = HTTPConnection(host, port, timeout=timeout_s + 1)
+    connection = HTTPConnection(host, port, timeout=timeout_s + ANSWER_S)
     try:
         connection.request("GET", "/ready")
         answer = connection.getresponse()

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import socket
-from contextlib import suppress
 from pathlib import Path
 
 RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
@@ -17,8 +17,11 @@ def free(host: str) -> int:
     before the program has it. Raises `OSError` if ``host`` is no address of this machine."""
     highest = int(RANGE.read_text().split()[0]) - 1 if RANGE.exists() else LOWEST
     for _ in range(TRIES if highest > LOWEST else 0):
-        with suppress(OSError):
+        try:
             return _listen(host, random.randint(LOWEST, highest))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
     return _listen(host, 0)
 
 

@@ -237,7 +237,7 @@ async def test_what_was_counted() -> None:
 
 async def test_a_stopped_engine_is_unavailable() -> None:
     parts = (Parallelism(), Optimizations(), allocate())
-    with Echo(tokens_per_second=1000).load(Model("m"), *parts) as engine:
+    with Echo(step_s=0.001).load(Model("m"), *parts) as engine:
         running = engine.generate(asked())
         await anext(running)
         assert engine.state().error is None

@@ -25,6 +25,7 @@ ADMIN = ("shared-memory", "model-repository", "statistics", "trace", "logging")
 LOOK_S = 0.05
 FAILURE = re.compile(rb'^E\d{4} .*\] "(failed to load .*?)(?:\\n|"?$)', re.MULTILINE)
 QUOTED = 300
+ANSWER_S = 5.0
 SHARED_MEMORY_BYTES, GROWTH_BYTES = 4 << 20, 1 << 20
 """Of the memory that Triton shares with its Python stub: at first, and by how much it grows. Its default is 64 MiB."""
 
@@ -143,9 +144,15 @@ class Server:
             return False
 
     def _foreign(self) -> str | None:
-        """Return what is wrong if another server answers on our port."""
-        name = json.loads(_get(self._settings.host, self.ports.http, "/v2", 5.0)[1])["name"]
-        return None if name == self._id else f"another Triton ({name}) answers on port {self.ports.http}"
+        """Return what is wrong if another server answers on our port, or nobody any more."""
+        try:
+            told = json.loads(_get(self._settings.host, self.ports.http, "/v2", ANSWER_S)[1])
+        except (OSError, HTTPException) as error:
+            return f"it does not answer any more: {error or type(error).__name__}"
+        except ValueError:
+            told = None
+        name = told.get("name", "nameless") if isinstance(told, dict) else "no Triton"
+        return None if name == self._id else f"another server ({name}) answers on port {self.ports.http}"
 
     def _options(self) -> Iterator[str]:
         settings, ports = self._settings, self.ports

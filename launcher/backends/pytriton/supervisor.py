@@ -114,21 +114,33 @@ class Supervisor:
         return addresses | {"starts": self._starts}
 
     def _run(self) -> None:
-        deaths = 0
-        while deaths < QUICK_DEATHS:
-            problem = self._started()
-            if problem is not None or self._server is None:
-                break
-            began, self.error, self.restarting = time.monotonic(), None, False
+        problem = ""
+        try:
+            problem = self._keep()
+        except Exception as error:  # nobody else would hear of it, and who waits would wait for ever
+            LOG.exception("Triton is not kept any more")
+            problem = f"{type(error).__name__}: {error}"
+            self._lost(problem)
+        finally:
+            if not self._stop.is_set():
+                self.error, self.restarting = f"Triton does not run: {problem}", False
             self._settled.set()
+
+    def _keep(self) -> str:
+        """Start Triton, and another one whenever it is lost; return why one more would not help."""
+        deaths, problem = 0, ""
+        while deaths < QUICK_DEATHS and not self._stop.is_set():
+            failure = self._started()
+            if failure is not None or self._server is None:
+                return failure or problem
+            began = time.monotonic()
             with self._announced(self._server.token):
+                self.error, self.restarting = None, False
+                self._settled.set()
                 problem = self._watch(self._server)
             self._lost(problem)
-            if self._stop.is_set():
-                return
             deaths = deaths + 1 if time.monotonic() - began < STABLE_S else 1
-        self.error, self.restarting = f"Triton does not run: {problem}", False
-        self._settled.set()
+        return problem
 
     @contextmanager
     def _announced(self, token: str) -> Iterator[None]:

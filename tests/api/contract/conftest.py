@@ -40,6 +40,7 @@ class Fleet:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._running: dict[str, tuple[subprocess.Popen[bytes], Endpoint]] = {}
+        self._processes: list[subprocess.Popen[bytes]] = []
 
     def get(self, name: str) -> Endpoint:
         if name not in self._running:
@@ -50,12 +51,14 @@ class Fleet:
 
     def _start(self, name: str) -> tuple[subprocess.Popen[bytes], Endpoint]:
         folder = self._folder / name
+        assert not folder.exists(), f"{name} did not start before; see {folder / 'said'}"
         folder.mkdir()
         choices = (*SERVERS[name], "mode=serve", f"hydra.run.dir={folder}")
         with (folder / "said").open("wb") as said:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "launch.py"), *choices], cwd=folder, stdout=said, stderr=said
             )
+        self._processes.append(process)
         deadline = time.monotonic() + START_S
         while not (folder / "certificate.json").exists():
             assert process.poll() is None, (folder / "said").read_text()
@@ -66,10 +69,20 @@ class Fleet:
         return process, Endpoint(found["url"], found["model"], backend, engine)
 
     def close(self) -> None:
-        for process, _ in self._running.values():
+        for process in self._processes:
             process.send_signal(signal.SIGTERM)
-        for process, _ in self._running.values():
-            process.wait(STOP_S)
+        late = [process.pid for process in self._processes if not _ended(process)]
+        assert not late, f"processes that did not end within {STOP_S} s: {late}"
+
+
+def _ended(process: subprocess.Popen[bytes]) -> bool:
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+        return False
+    return True
 
 
 @pytest.fixture(scope="package")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,8 @@ import httpx
 import psutil
 import pytest
 from backends.pytriton.tiny import BODY, answer
+
+from launcher.backends.ports import free
 
 pytest.importorskip("megatron.core")
 ROOT = Path(__file__).parents[3]
@@ -50,8 +51,8 @@ class Started:
         return "".join(path.read_text() for path in sorted(self.folder.glob("said*")))
 
     def ready(self) -> httpx.Client:
-        """Wait until the server is valid; remember every process that belongs to it."""
-        self.until(lambda: (self.folder / "run" / "certificate.json").exists())
+        """Wait until the server is valid, and stays; remember every process that belongs to it."""
+        self.until(lambda: "Ctrl-C ends it" in self.said())
         for program in self.programs:
             self.seen |= {psutil.Process(program.pid), *psutil.Process(program.pid).children(recursive=True)}
         endpoint = json.loads((self.folder / "run" / "endpoint.json").read_text())
@@ -89,11 +90,6 @@ class Started:
             program.wait()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
-
-
 @pytest.fixture
 def started(tmp_path: Path) -> Iterator[Started]:
     programs = Started(tmp_path)
@@ -121,7 +117,7 @@ def torchrun(nodes: int, node: int, port: int) -> tuple[str, ...]:
 def test_torchrun_serves_through_triton_and_sigterm_to_a_follower_ends_all(
     started: Started, expected: dict[str, object], nodes: int, choices: tuple[str, ...]
 ) -> None:
-    port = free_port() if nodes > 1 else 0
+    port = free("127.0.0.1") if nodes > 1 else 0
     for node in range(nodes):
         started.start(*torchrun(nodes, node, port), *choices, "mode=serve", f"hydra.run.dir={started.folder / 'run'}")
     with started.ready() as http:
@@ -141,7 +137,8 @@ def test_the_death_of_a_follower_ends_all(started: Started) -> None:
     started.by_hand("parallelism.pipeline=2", "mode=serve")
     with started.ready() as http:
         started.programs[1].kill()
-        assert http.post("/v1/completions", json=BODY).status_code == 503
+        long = BODY | {"max_tokens": 240, "ignore_eos": True}  # not over before the follower's own child is gone
+        assert http.post("/v1/completions", json=long).status_code == 503
         assert http.get("/health").status_code == 503
     assert started.codes() == [1, -signal.SIGKILL]
     assert started.gone()
