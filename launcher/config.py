@@ -10,7 +10,14 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from launcher.adapters import payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
+from launcher.adapters import (  # noqa: F401  to register them
+    caching,
+    payload,
+    reasoning,
+    request_log,
+    retry,
+    system_message,
+)
 from launcher.adapters.base import Adapter
 from launcher.backends import command, external, inline, pytriton, ray  # noqa: F401
 from launcher.backends.base import Backend, Deployment

@@ -56,7 +56,8 @@ class Response:
     """The answer to a `Request`: a JSON ``body``, or ``events`` when the request asked to stream.
 
     ``status`` is the HTTP status. ``events`` yields the parsed ``data:`` objects of the SSE stream, without the final
-    ``[DONE]``. ``latency_s`` is the seconds from sending to the whole body (or to the first event).
+    ``[DONE]``. ``latency_s`` is the seconds from sending to the whole body (or to the first event). ``cached``
+    says that it was kept from an earlier request: this time, no server made it.
     """
 
     status: int
@@ -64,6 +65,7 @@ class Response:
     headers: Mapping[str, str] = field(default_factory=dict)
     events: AsyncIterator[Json] | None = None
     latency_s: float = 0.0
+    cached: bool = False
 
     @property
     def ok(self) -> bool:

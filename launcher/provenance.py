@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import platform
 import subprocess
@@ -73,13 +74,16 @@ def _versions() -> dict[str, str]:
 
 
 def _git_commit() -> str | None:
-    """Return the commit of this checkout, with ``+changes`` when files differ from it; None in an installed package."""
+    """Return the commit of this checkout; None in an installed package.
+
+    Where files differ from it, ``+changes.`` and eight digits of the difference's SHA-256 follow.
+    """
     root = Path(__file__).resolve().parent.parent
     if not (root / ".git").exists():
         return None
     commit = _git(root, "rev-parse", "HEAD")
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no")
-    return f"{commit}+changes" if commit and changed else commit
+    changes = _git(root, "diff", "HEAD")
+    return f"{commit}+changes.{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if commit and changes else commit
 
 
 def _git(root: Path, *arguments: str) -> str | None:

@@ -239,7 +239,8 @@ def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers
     from launcher.evaluate.progress import progress
 
     adapters, folder, shown = list(run.adapters.values()), claim.folder, progress(Replicas(lambda: health.detail))
-    ask = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, answers, shown, claim)
+    known = deployed(ledger, endpoint)
+    ask = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, answers, shown, claim, known)
     try:
         with ledger.step("evaluate"):
             run_async(ask)
@@ -247,6 +248,17 @@ def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers
         found = outcome.read(folder)
         ledger.tasks, ledger.throughput = found.tasks, found.throughput
     enough(ledger.tasks, run.evaluate.min_coverage, found.stopped)
+
+
+def deployed(ledger: Ledger, endpoint: Endpoint) -> Mapping[str, Json] | None:
+    """Return what decides how this server answers; None for one that has loaded nobody knows what."""
+    made = ledger.run
+    if not endpoint.ours and made["checkpoint"] is None:
+        return None
+    engine = {name: ledger.engine.get(name) for name in ("device", "dtype", "optimizations")}
+    return {"fingerprint": made["deployment"]["fingerprint"], "versions": made["versions"], "engine": engine} | {
+        "git_commit": made["git_commit"]
+    }
 
 
 def enough(tasks: Mapping[str, TaskResult], floor: float, stopped: str | None) -> None:

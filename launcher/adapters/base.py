@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from launcher.core import Handler, Json, Request, Response
+
+
+@dataclass(frozen=True)
+class Behind:
+    """Who answers what an adapter passes on.
+
+    ``deployment`` is what of it can change an answer, the checkpoint by its content; None where that is not known.
+    ``adapters`` are those behind the adapter that can change an answer, with their settings.
+    """
+
+    deployment: Mapping[str, Json] | None
+    adapters: Sequence[Json] = ()
 
 
 @dataclass
@@ -24,8 +36,8 @@ class Adapter(ABC):
         """Answer ``request``, usually by calling ``call_next`` with it or with a changed copy."""
 
     @asynccontextmanager
-    async def running(self, folder: Path) -> AsyncIterator[None]:
-        """Hold what lives as long as the run, for instance an open file in the run folder."""
+    async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
+        """Hold what lives as long as the run, for instance an open file in the run ``folder``."""
         yield
 
 
@@ -45,11 +57,15 @@ def _bind(adapter: Adapter, call_next: Handler) -> Handler:
 
 
 @asynccontextmanager
-async def all_running(adapters: Iterable[Adapter], folder: Path) -> AsyncIterator[None]:
+async def all_running(
+    adapters: Sequence[Adapter], folder: Path, deployment: Mapping[str, Json] | None
+) -> AsyncIterator[None]:
     """Enter `Adapter.running` of each, in order, and leave them in reverse."""
     async with AsyncExitStack() as stack:
-        for adapter in adapters:
-            await stack.enter_async_context(adapter.running(folder))
+        for place, adapter in enumerate(adapters, 1):
+            changing = [a for a in adapters[place:] if a.changes_answers]
+            behind = Behind(deployment, [{f"{type(a).__module__}.{type(a).__name__}": asdict(a)} for a in changing])
+            await stack.enter_async_context(adapter.running(folder, behind))
         yield
 
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, closing
+from launcher.adapters.base import Adapter, Behind, closing
 from launcher.adapters.thought import Piece, Place, Splitter, StrayEnd
 from launcher.component import component
 from launcher.core import Handler, Json, Request, Response
@@ -59,7 +59,7 @@ class Reasoning(Adapter):
         return replace(response, body={**response.body, "choices": [self._choice(c) for c in response.body["choices"]]})
 
     @asynccontextmanager
-    async def running(self, folder: Path) -> AsyncIterator[None]:
+    async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
         path = folder / "reasoning.json"
         before = Counter(json.loads(path.read_text())) if path.exists() else Counter()
         try:

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter, closing
+from launcher.adapters.base import Adapter, Behind, closing
 from launcher.component import component
 from launcher.core import Handler, Json, Request, Response
 from launcher.errors import AdapterError, UserError
@@ -56,7 +56,7 @@ class RequestLog(Adapter):
         return await _logged(request, call_next, self._writer.write)
 
     @asynccontextmanager
-    async def running(self, folder: Path) -> AsyncIterator[None]:
+    async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
         self._writer, self._count = _Writer(folder / self.file), 0
         try:
             yield

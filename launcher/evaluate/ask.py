@@ -24,10 +24,14 @@ QUOTED = 500
 
 @dataclass(frozen=True)
 class Asked:
-    """A finished sample; ``outage`` says that the service may be gone (no answer, or a 502, 503, 504)."""
+    """A finished sample.
+
+    ``outage`` says that the service may be gone (no answer, or a 502, 503, 504), ``cached`` that it was not needed.
+    """
 
     record: Record
     outage: bool
+    cached: bool = False
 
 
 async def ask(handler: Handler, sample: Sample, task: Task) -> Asked:
@@ -41,7 +45,7 @@ async def ask(handler: Handler, sample: Sample, task: Task) -> Asked:
         return Asked(made(sample, score, None, time.perf_counter() - start), outage)
     latency_s = time.perf_counter() - start
     score = await _judged(response, sample, task)
-    return Asked(made(sample, score, response.body, latency_s), response.status in SERVICE_GONE)
+    return Asked(made(sample, score, response.body, latency_s), response.status in SERVICE_GONE, response.cached)
 
 
 async def _judged(response: Response, sample: Sample, task: Task) -> Score:

@@ -14,7 +14,7 @@ from launcher.claim import Claim
 from launcher.client import Client
 from launcher.core import Endpoint, Handler, Json, Record
 from launcher.evaluate import outcome
-from launcher.evaluate.ask import ask
+from launcher.evaluate.ask import Asked, ask
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.progress import Progress
 from launcher.evaluate.questions import Questions
@@ -35,19 +35,20 @@ async def evaluate(
     fingerprint: Json,
     progress: Progress,
     claim: Claim | None = None,
+    deployment: Mapping[str, Json] | None = None,
 ) -> outcome.Outcome:
     """Ask every sample that the folder's journal does not hold yet, and return what came of all of them.
 
     The samples are in ``samples.jsonl`` as they finish. Cancelling keeps what was done: `outcome.read` returns it, and
-    calling this again with the same ``fingerprint`` (what changes answers) continues. If the server dies, the rest is
-    left unasked. Raises `ResumeError`, `TaskError` when it meets a bad item, and `TakenOver` when another session has
-    got the ``claim``, after keeping what was done.
+    calling this again with the same ``fingerprint`` (what changes answers) continues. ``deployment`` is what adapters
+    may know of the server. If that dies, the rest is left unasked. Raises `ResumeError`, `TaskError` when it meets a
+    bad item, and `TakenOver` when another session has got the ``claim``, after keeping what was done.
     """
     with Journal(folder, fingerprint, claim) as journal:
         questions = Questions(tasks, settings, endpoint.model, journal.finished)
         async with (
             Client(endpoint, timeout_s=settings.timeout_s, concurrency=settings.concurrency) as client,
-            all_running(adapters, folder),
+            all_running(adapters, folder, deployment),
         ):
             await _Session(client, pipeline(adapters, client), tasks, questions, journal, progress).run(settings)
     return outcome.read(folder)
@@ -72,6 +73,7 @@ class _Session:
         self._client, self._handler, self._tasks = client, handler, tasks
         self._questions, self._journal, self._progress = questions, journal, progress
         self._answered: list[Record] = []
+        self._cached = 0
         self._outages = 0
 
     async def run(self, settings: Evaluate) -> None:
@@ -84,8 +86,8 @@ class _Session:
             totals = await asyncio.to_thread(self._questions.totals, complete=True)
         finally:
             facts: dict[str, Json] = {"totals": _counted(totals, self._questions.order), "stopped": stopped}
-            if self._answered:
-                facts["throughput"] = throughput(self._answered, time.perf_counter() - start)
+            if self._answered or self._cached:
+                facts["throughput"] = throughput(self._answered, time.perf_counter() - start, self._cached)
             self._progress.finished()
             self._journal.close(list(self._questions.order), facts)
 
@@ -106,9 +108,15 @@ class _Session:
         while (sample := await self._questions.take()) is not None:
             asked = await ask(self._handler, sample, self._tasks[sample.task])
             self._journal.add(asked.record)
-            self._answered.append(replace(asked.record, request=None, response=None))
+            self._note(asked)
             self._progress.advanced(asked.record)
             await self._heed(asked.outage, asked.record.reason)
+
+    def _note(self, asked: Asked) -> None:
+        if asked.cached:
+            self._cached += 1
+        else:
+            self._answered.append(replace(asked.record, request=None, response=None))
 
     async def _heed(self, outage: bool, reason: str | None) -> None:
         """Raise `_ServerGone` after `OUTAGES` samples in a row without service, if the server is not alive either."""

@@ -114,10 +114,11 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def throughput(records: Iterable[Record], wall_s: float) -> dict[str, Json]:
+def throughput(records: Iterable[Record], wall_s: float, cached: int = 0) -> dict[str, Json]:
     """Return rates, latencies in seconds and token totals of the samples that were answered during ``wall_s`` seconds.
 
     Failed samples do not count. ``without_usage`` answers had no token counts, so that the token figures lack them.
+    ``cached`` samples beside ``records`` were answered without the server.
     """
     answered = [r for r in records if r.status is not Status.failed]
     latencies = sorted(r.latency_s for r in answered)
@@ -129,6 +130,7 @@ def throughput(records: Iterable[Record], wall_s: float) -> dict[str, Json]:
         "generated_tokens_per_s": _rate(generated, wall_s),
         "prompt_tokens": prompt,
         "prompt_tokens_per_s": _rate(prompt, wall_s),
+        "cached": cached,
         "without_usage": sum(1 for r in answered if not isinstance(r.usage, Mapping)),
         "latency_s": {f"p{p}": round(percentile(latencies, p / 100), 6) for p in (50, 90, 99) if latencies},
         "wall_s": round(wall_s, 6),

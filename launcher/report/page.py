@@ -99,7 +99,7 @@ def _outcome(check: Check) -> str:
 def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     """Yield what each number of the throughput is called, and its text."""
     for name, value in throughput.items():
-        if isinstance(value, int | float) and name != "without_usage":
+        if isinstance(value, int | float) and name != "without_usage" and (value or name != "cached"):
             yield _in_words(name), figures.number(value)
 
 

@@ -235,11 +235,11 @@ def _speed(throughput: Mapping[str, Json]) -> str:
         "prompt_tokens_per_s": "prompt tokens/s",
         "requests_per_s": "requests/s",
     }
-    parts = [
-        f"{figures.number(throughput[key])} {rate}" for key, rate in rates.items() if throughput.get(key) is not None
-    ]
+    parts = [f"{figures.number(throughput[key])} {rate}" for key, rate in rates.items() if throughput.get(key)]
     latency = throughput.get("latency_s") or {}
     known = [f"{name} {figures.duration(latency[name])}" for name in ("p50", "p99") if latency.get(name) is not None]
+    if throughput.get("cached"):
+        parts.append(f"{figures.plural(throughput['cached'], 'answer')} from the cache")
     if throughput.get("without_usage"):
         parts.append(f"{figures.plural(throughput['without_usage'], 'answer')} without token counts")
     return ", ".join([*parts, *(["latency " + " ".join(known)] if known else [])])

@@ -39,7 +39,7 @@ async def test_without_adapters_the_innermost_handler_answers():
 
 
 async def test_adapters_run_as_long_as_the_run(tmp_path: Path):
-    async with all_running([Mark("a", [])], tmp_path):
+    async with all_running([Mark("a", [])], tmp_path, None):
         pass
 
 

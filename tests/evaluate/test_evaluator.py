@@ -13,6 +13,7 @@ from aiohttp import web
 from evaluation_server import Echoes, Watch, echo, said, serving
 
 from launcher.adapters.base import Adapter
+from launcher.adapters.caching import Caching
 from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.retry import Retry
 from launcher.adapters.system_message import SystemMessage
@@ -26,7 +27,7 @@ from launcher.tasks.generation import Generation
 ROOT = Path(__file__).parent.parent.parent
 
 
-async def run(server, folder, *, tasks=None, adapters=(), progress=None, fingerprint=None, **settings):
+async def run(server, folder, *, tasks=None, adapters=(), progress=None, fingerprint=None, deployment=None, **settings):
     return await evaluate(
         server.endpoint,
         tasks or {"t": Echoes()},
@@ -35,6 +36,7 @@ async def run(server, folder, *, tasks=None, adapters=(), progress=None, fingerp
         folder,
         fingerprint or {"v": 1},
         progress or Watch(),
+        deployment=deployment,
     )
 
 
@@ -44,6 +46,19 @@ def lines(folder):
 
 def statuses(folder):
     return {line["id"]: line["status"] for line in lines(folder)}
+
+
+async def test_answers_from_the_cache_are_no_throughput(tmp_path):
+    async with serving() as server:
+        for count in (3, 5):
+            folder = tmp_path / str(count)
+            folder.mkdir()
+            adapters = [Caching(str(tmp_path / "answers"))]
+            found = await run(server, folder, tasks={"t": Echoes(count)}, adapters=adapters, deployment={"v": 1})
+    assert len(server.prompts) == 5
+    assert (found.throughput["requests"], found.throughput["cached"]) == (2, 3)
+    assert found.tasks["t"].coverage["scored"] == 5
+    assert found.tasks["t"].metrics["exact_match"].value == 1.0
 
 
 async def test_every_sample_is_asked_once_and_written_in_order(tmp_path):

@@ -108,6 +108,7 @@ def test_throughput_counts_answers_and_their_tokens(record):
         "generated_tokens_per_s": 0.8,
         "prompt_tokens": 12,
         "prompt_tokens_per_s": 1.2,
+        "cached": 0,
         "without_usage": 1,
         "latency_s": {"p50": 3.0, "p90": 4.6, "p99": 4.96},
         "wall_s": 10.0,

@@ -1,0 +1,222 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from dataclasses import replace
+
+import pytest
+
+from launcher.adapters.base import Behind, all_running, pipeline
+from launcher.adapters.caching import Caching
+from launcher.adapters.reasoning import Reasoning
+from launcher.core import Request, Response
+from launcher.errors import AdapterError, TransportError, UserError
+
+KNOWN = Behind({"fingerprint": "sha256:1"})
+BODY = {"model": "m", "prompt": "a", "temperature": 0, "max_tokens": 4}
+ASKED = Request("/v1/completions", BODY, sample="t/1/0")
+
+
+def said(text):
+    return Response(200, {"choices": [{"index": 0, "text": text}], "usage": {"completion_tokens": 1}}, {"X-Id": "1"})
+
+
+@pytest.fixture
+def ask(tmp_path):
+    """Ask in a run of its own; each has the same folder for answers."""
+
+    async def asked(upstream, *requests, behind=KNOWN, **settings):
+        caching = Caching(str(tmp_path / "answers"), **settings)
+        async with caching.running(tmp_path, behind):
+            return [await caching(request, upstream) for request in requests]
+
+    return asked
+
+
+def texts(responses):
+    return [response.body["choices"][0]["text"] for response in responses]
+
+
+async def test_the_same_request_is_asked_once_also_by_a_later_run(ask, server, tmp_path):
+    upstream = server(said("one"), said("two"))
+    first, second = await ask(upstream, ASKED, ASKED)
+    assert (first.cached, second.cached) == (False, True)
+    assert second.body == first.body
+    (third,) = await ask(upstream, ASKED)
+    assert third.cached
+    assert texts([third]) == ["one"]
+    assert len(upstream.asked) == 1
+    assert json.loads((tmp_path / "caching.json").read_text()) == {"from_folder": 2, "asked": 1}
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        replace(ASKED, path="/v1/chat/completions"),
+        replace(ASKED, headers={"X-Route": "b"}),
+        replace(ASKED, sample="t/1/1"),
+        *(
+            replace(ASKED, body=BODY | {key: value})
+            for key, value in {
+                "model": "other",
+                "prompt": "b",
+                "max_tokens": 5,
+                "temperature": 0.5,
+                "stop": ["\n"],
+                "n": 2,
+                "logprobs": 1,
+                "seed": 1,
+                "echo": True,
+                "anything": None,
+            }.items()
+        ),
+    ],
+    ids=str,
+)
+async def test_another_request_is_another_answer(ask, server, other):
+    assert texts(await ask(server(said("one"), said("two")), ASKED, other)) == ["one", "two"]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        {"behind": Behind({"fingerprint": "sha256:2"})},
+        {"behind": replace(KNOWN, adapters=[{"reasoning": {"start_tag": "<t>"}}])},
+        {"serves": "step-2"},
+    ],
+    ids=str,
+)
+async def test_who_answers_counts(ask, server, other):
+    upstream = server(said("one"), said("two"))
+    assert texts([*await ask(upstream, ASKED), *await ask(upstream, ASKED, **other)]) == ["one", "two"]
+
+
+async def test_answers_that_are_drawn_stay_independent(ask, server):
+    drawn = [replace(ASKED, body=BODY | {"temperature": 1}, sample=f"t/{i}/{r}") for i in (1, 2) for r in (0, 1)]
+    drawn += [replace(r, body={k: v for k, v in r.body.items() if k != "temperature"}) for r in drawn]
+    first = await ask(server(*[said(str(i)) for i in range(8)]), *drawn)
+    assert texts(first) == [str(i) for i in range(8)]
+    assert texts(await ask(server(said("never")), *drawn)) == texts(first)
+
+
+async def test_samples_share_what_is_not_drawn(ask, server):
+    same = [replace(ASKED, sample=sample) for sample in ("t/1/0", "u/7/0", "t/1/1", "u/7/1")]
+    assert texts(await ask(server(said("one"), said("two")), *same)) == ["one", "one", "two", "two"]
+
+
+async def test_at_the_same_time_it_is_sent_once(tmp_path, server):
+    began, upstream = asyncio.Event(), server(said("one"))
+
+    async def slow(request):
+        began.set()
+        await asyncio.sleep(0.05)
+        return await upstream(request)
+
+    caching = Caching(str(tmp_path / "answers"))
+    async with caching.running(tmp_path, KNOWN):
+        found = await asyncio.gather(*[caching(ASKED, slow) for _ in range(5)])
+    assert texts(found) == ["one"] * 5
+    assert len(upstream.asked) == 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [Response(500, {}), Response(400, {}), Response(200, {"error": {"message": "no"}}), TransportError("down")],
+)
+async def test_a_failure_is_not_kept(ask, server, failure):
+    upstream = server(failure, said("two"))
+    if isinstance(failure, Exception):
+        with pytest.raises(TransportError):
+            await ask(upstream, ASKED)
+    else:
+        assert await ask(upstream, ASKED) == [failure]
+    assert texts(await ask(upstream, ASKED)) == ["two"]
+
+
+async def read(response):
+    return [event async for event in response.events]
+
+
+async def test_a_stream_is_kept_when_it_came_to_its_end(ask, server, stream):
+    events = [{"choices": [{"index": 0, "text": text}]} for text in "ab"]
+    upstream = server(*[Response(200, events=stream(events)) for _ in range(2)])
+    streamed = replace(ASKED, body=BODY | {"stream": True})
+    (left,) = await ask(upstream, streamed)
+    await anext(left.events)
+    await left.events.aclose()
+    (whole,) = await ask(upstream, streamed)
+    assert await read(whole) == events
+    (again,) = await ask(upstream, streamed)
+    assert again.cached
+    assert await read(again) == events
+    assert len(upstream.asked) == 2
+
+
+@pytest.mark.parametrize("last", [TransportError("cut"), {"error": {"message": "dead"}}])
+async def test_a_stream_that_fails_is_not_kept(ask, server, stream, last):
+    upstream = server(*[Response(200, events=stream([{"choices": []}, last])) for _ in range(2)])
+    for _ in range(2):
+        (response,) = await ask(upstream, ASKED)
+        if isinstance(last, Exception):
+            with pytest.raises(TransportError):
+                await read(response)
+        else:
+            await read(response)
+    assert len(upstream.asked) == 2
+
+
+@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"asked": 1, "body": {}, "events": null}'])
+async def test_a_damaged_file_is_asked_again_and_mended(ask, server, tmp_path, damage):
+    upstream = server(said("one"), said("two"))
+    await ask(upstream, ASKED)
+    (file,) = (tmp_path / "answers").glob("*/*.json")
+    file.write_text(damage)
+    assert texts(await ask(upstream, ASKED, ASKED)) == ["two", "two"]
+
+
+async def test_secrets_are_not_written(ask, server, tmp_path):
+    await ask(server(said("one")), replace(ASKED, headers={"Authorization": "Bearer s3cret"}))
+    (file,) = (tmp_path / "answers").glob("*/*")
+    assert "s3cret" not in file.read_text()
+
+
+async def test_what_a_model_says_is_kept_not_what_adapters_make_of_it(tmp_path, server):
+    upstream, found = server(said("<a>x</a><b>y</b>z")), []
+    for tag in "ab":
+        adapters = [Reasoning(f"<{tag}>", f"</{tag}>"), Caching(str(tmp_path / "answers"))]
+        async with all_running(adapters, tmp_path, {"fingerprint": "1"}):
+            found += texts([await pipeline(adapters, upstream)(ASKED)])
+    assert found == ["<b>y</b>z", "<a>x</a>z"]
+    assert len(upstream.asked) == 1
+
+
+async def test_adapters_behind_it_count(tmp_path, server):
+    upstream, found = server(said("<a>x</a><b>y</b>z")), []
+    for tag in "aba":
+        adapters = [Caching(str(tmp_path / "answers")), Reasoning(f"<{tag}>", f"</{tag}>")]
+        async with all_running(adapters, tmp_path, {"fingerprint": "1"}):
+            found += texts([await pipeline(adapters, upstream)(ASKED)])
+    assert found == ["<b>y</b>z", "<a>x</a>z", "<b>y</b>z"]
+    assert len(upstream.asked) == 2
+
+
+async def test_an_unknown_checkpoint_needs_a_name(ask, server):
+    upstream = server(said("one"), said("two"))
+    with pytest.raises(UserError, match=r"adapters\.caching\.serves is not set"):
+        await ask(upstream, ASKED, behind=Behind(None))
+    found = [await ask(upstream, ASKED, behind=Behind(None), serves=name) for name in ("a", "b", "a")]
+    assert [texts(responses) for responses in found] == [["one"], ["two"], ["one"]]
+
+
+async def test_a_folder_that_cannot_be_is_refused(server, tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"adapters\.caching\.folder=.*file/answers: cannot be written: "):
+        async with Caching(str(tmp_path / "file/answers")).running(tmp_path, KNOWN):
+            pass
+    with pytest.raises(UserError, match="folder is empty"):
+        Caching("")
+
+
+async def test_outside_of_a_run_it_refuses(server):
+    with pytest.raises(AdapterError, match="outside of a run"):
+        await Caching()(ASKED, server())
