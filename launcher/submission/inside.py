@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import traceback
+from contextlib import suppress
 from types import FrameType
 
 from launcher.allocation import Allocation, allocate
@@ -35,6 +36,9 @@ class Signals:
     def __init__(self) -> None:
         self.warned = False
         self._stopping = False
+
+    def listen(self) -> None:
+        """Begin with it. A warning that came before, and was blocked, interrupts at once, also this call."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(WARNING, self._warn)  # for threads that were there before
@@ -70,43 +74,41 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
     if _restarts() > requeues:
         sys.exit(f"launcher: the job was begun {_restarts() + 1} times; cluster.requeues={requeues} is the limit")
     try:
+        signals.listen()
         with leading(allocation, meeting) as leader:
-            codes = _carried_out([point for point in work if _outcome(point, job) is None], asked, job, leader)
+            _runs(_left(work, job), asked, job, leader)
+    except KeyboardInterrupt:  # before the first run, or after the last one
+        pass
     except TakenOver as error:  # SLURM took this node for dead and began the job again elsewhere
         sys.exit(f"launcher: {error}")
-    if again(signals.warned, codes, _restarts(), requeues) and not _cancelled(work, job):
+    left = _left(work, job)
+    if again(signals.warned, len(left), _restarts(), requeues) and not _cancelled(work, job):
         print(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}", file=sys.stderr, flush=True)
         _requeue(job, work[0])
         sys.exit(INTERRUPTED)
-    for point in work:
-        if _outcome(point, job) is None:
-            _leave(point, job, INTERRUPTED)
+    for point in left:
+        _leave(point, job, INTERRUPTED)
     worst = max(_outcome(point, job) or 0 for point in work)
     if worst:
         sys.exit(worst)
 
 
-def again(warned: bool, codes: list[int], restarts: int, requeues: int) -> bool:
-    """Tell whether a job queues itself again: only for its time, and only while something is left to do.
+def again(warned: bool, left: int, restarts: int, requeues: int) -> bool:
+    """Tell whether a job queues itself again: only for its time, and only while runs are ``left`` to do.
 
-    A run that failed for any other reason, also for lack of memory, would fail again.
+    A run that failed for any other reason, also for lack of memory, would fail again; it is not among them.
     """
-    return warned and INTERRUPTED in codes and restarts < requeues
+    return warned and left > 0 and restarts < requeues
 
 
-def _carried_out(work: list[Point], asked: Resources, job: str, allocation: Allocation) -> list[int]:
-    """Return the codes of the runs, up to one that was interrupted; the others left theirs in their folders."""
-    codes: list[int] = []
-    try:
-        with Deployments() as shared:
-            for point in work:
-                codes.append(_run(point, asked, allocation, shared))
-                if codes[-1] == INTERRUPTED:
-                    break
-                _leave(point, job, codes[-1])
-    except KeyboardInterrupt:  # between two runs
-        codes.append(INTERRUPTED)
-    return codes
+def _runs(work: list[Point], asked: Resources, job: str, allocation: Allocation) -> None:
+    """Do the runs, up to one that is interrupted; the others leave their codes in their folders."""
+    with suppress(KeyboardInterrupt), Deployments() as shared:  # it may come between two runs
+        for point in work:
+            code = _run(point, asked, allocation, shared)
+            if code == INTERRUPTED:
+                break
+            _leave(point, job, code)
 
 
 def _run(point: Point, asked: Resources, allocation: Allocation, shared: Deployments) -> int:
@@ -131,6 +133,10 @@ def _leave(point: Point, job: str, code: int) -> None:
 
 def _outcome(point: Point, job: str) -> int | None:
     return points.outcome_of(point.folder, job)
+
+
+def _left(work: list[Point], job: str) -> list[Point]:
+    return [point for point in work if _outcome(point, job) is None]
 
 
 def _requeue(job: str, first: Point) -> None:

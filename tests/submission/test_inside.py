@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,7 @@ from launcher.allocation import Allocation
 from launcher.cluster import Resources
 from launcher.core import INTERRUPTED
 from launcher.errors import UserError
+from launcher.submission import points
 from launcher.submission.inside import again, enough
 
 PROGRAM = """
@@ -19,6 +22,7 @@ import subprocess, sys, time
 from launcher.submission.inside import Signals
 
 signals = Signals()
+signals.listen()
 child = subprocess.Popen([sys.executable, "-c", "print('up', flush=True); input()"],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
 child.stdout.readline()
@@ -49,22 +53,59 @@ def test_a_signal_ends_the_run_and_not_its_children(numbers: list[signal.Signals
     assert said.strip() == expected
 
 
+JOB = """
+import os, signal, sys
+from pathlib import Path
+
+signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR2})  # as a job begins
+os.kill(os.getpid(), signal.SIGUSR2)
+
+from hydra import compose, initialize_config_dir
+from omegaconf import OmegaConf
+from launcher.app import conf_folder
+from launcher.cluster import Resources
+from launcher.submission.inside import carry_out
+from launcher.submission.points import Point
+
+given = ["engine=echo", "model=none", "tasks=[addition]", "cluster=slurm", "engine.latency_s=9"]
+with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+    cfg = compose("config", given)
+run, config = OmegaConf.to_object(cfg), OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
+work = [Point(run, config, given, Path(folder)) for folder in sys.argv[2:]]
+carry_out(work, Resources(cpus=1, gpus=0), requeues=int(sys.argv[1]))
+"""
+
+
+@pytest.mark.parametrize(("requeues", "requeue", "outcome"), [(1, "7", None), (0, None, INTERRUPTED)])
+def test_a_warning_that_came_before_the_run_listens_ends_it_in_order(
+    tmp_path: Path, requeues: int, requeue: str | None, outcome: int | None
+) -> None:
+    folders = [tmp_path / name for name in "ab"]
+    for folder in folders:
+        folder.mkdir()
+    # In a container there is no scontrol: what is to be queued again is a file.
+    environment = os.environ | {"SLURM_JOB_ID": "7", "PATH": str(tmp_path)}
+    arguments = [sys.executable, "-c", JOB, str(requeues), *map(str, folders)]
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment)
+    assert done.returncode == INTERRUPTED, done.stderr
+    assert "Traceback" not in done.stderr
+    assert points.read(folders[0], points.REQUEUE) == requeue
+    assert [points.outcome_of(folder, "7") for folder in folders] == [outcome, outcome]
+
+
 @pytest.mark.parametrize(
-    ("warned", "codes", "restarts", "expected"),
+    ("warned", "left", "restarts", "expected"),
     [
-        (True, [0, INTERRUPTED], 0, True),
-        (True, [INTERRUPTED], 2, True),
-        (True, [INTERRUPTED], 3, False),  # often enough
-        (True, [0], 0, False),  # all was done when the warning came
-        (False, [INTERRUPTED], 0, False),  # cancelled
-        (False, [1], 0, False),  # a wrong configuration, or too little memory for the server
-        (True, [1], 0, False),
+        (True, 2, 0, True),
+        (True, 1, 2, True),
+        (True, 1, 3, False),  # often enough
+        (True, 0, 0, False),  # all was done when the warning came, or failed
+        (False, 1, 0, False),  # cancelled
+        (False, 0, 0, False),
     ],
 )
-def test_only_a_job_whose_time_is_over_is_queued_again(
-    warned: bool, codes: list[int], restarts: int, expected: bool
-) -> None:
-    assert again(warned, codes, restarts, requeues=3) is expected
+def test_only_a_job_whose_time_is_over_is_queued_again(warned: bool, left: int, restarts: int, expected: bool) -> None:
+    assert again(warned, left, restarts, requeues=3) is expected
 
 
 def test_a_job_that_was_given_less_than_it_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
