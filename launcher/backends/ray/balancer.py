@@ -28,7 +28,7 @@ NOBODY = "no replica can answer now"
 RETRY_AFTER_S = 1
 """What a client is told to wait when there is no replica; its next request may have to wait for one."""
 LOOK_S = 1.0
-"""How often to ask HAProxy whether it still answers."""
+"""How often to ask HAProxy whether it still answers; anything else is not waited for any longer than that."""
 
 CONFIG = """
 global
@@ -96,6 +96,7 @@ class Balancer:
         self._control = folder / "haproxy.sock"
         self._taken: dict[int, Address] = {}
         self._draining: set[int] = set()
+        self._untold: dict[int, str] = {}
         self._lock = threading.RLock()
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -123,7 +124,7 @@ class Balancer:
         with self._lock:
             slot = next(n for n in range(1, self.slots + 1) if n not in self._taken)
             self._taken[slot] = address
-            self._open(slot)
+            self._change(slot, _opening(slot, address))
         return slot
 
     def remove(self, slot: int) -> None:
@@ -131,30 +132,40 @@ class Balancer:
         with self._lock:
             del self._taken[slot]
             self._draining.discard(slot)
-            with suppress(OSError):  # a proxy that is being replaced learns of the others only
-                self._tell(f"set server replicas/r{slot} state maint; shutdown sessions server replicas/r{slot}")
+            self._change(slot, f"set server replicas/r{slot} state maint; shutdown sessions server replicas/r{slot}")
 
     def drain(self, slot: int) -> None:
         """Send nothing more to a slot; what is under way there goes on."""
-        with self._lock, suppress(OSError):
+        with self._lock:
             self._draining.add(slot)
-            self._tell(f"set server replicas/r{slot} state drain")
+            self._change(slot, f"set server replicas/r{slot} state drain")
 
-    def sessions(self) -> dict[int, int]:
-        """Return the number of requests that are under way in each slot, as ``show stat`` has them."""
+    def sessions(self) -> dict[int, int] | None:
+        """Return the number of requests that are under way in each slot, as ``show stat`` has them.
+
+        None while HAProxy does not say.
+        """
         with suppress(OSError):
-            rows = [line.split(",") for line in self._tell("show stat").splitlines()]
+            rows = [line.split(",") for line in self._tell("show stat", self._soon_s).splitlines()]
             return {int(row[1][1:]): int(row[4]) for row in rows if row[0] == "replicas" and row[1][1:].isdigit()}
-        return {}
+        return None
 
-    def _open(self, slot: int) -> None:
-        host, port = self._taken[slot]
-        server = f"replicas/r{slot}"
-        with suppress(OSError):
-            self._tell(
-                f"set server {server} addr {host} port {port}; "
-                f"set server {server} state ready; set server {server} health up"
-            )
+    @property
+    def _soon_s(self) -> float:
+        """How long to wait for HAProxy: whoever asks must not seem to hang itself because HAProxy does."""
+        return min(LOOK_S, self._patience.probe_s / 2)
+
+    def _change(self, slot: int, commands: str) -> None:
+        """Tell HAProxy about a slot: now, or when it answers again."""
+        self._untold[slot] = commands
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Tell HAProxy what it has not heard yet."""
+        with self._lock, suppress(OSError):
+            for slot in list(self._untold):
+                self._tell(self._untold[slot], self._soon_s)
+                del self._untold[slot]
 
     def _launch(self) -> None:
         binary, config = _binary(), self._folder / "haproxy.cfg"
@@ -172,7 +183,7 @@ class Balancer:
 
     def _answers(self) -> bool:
         try:
-            return bool(self._tell("show info"))
+            return bool(self._tell("show info", self._patience.probe_s))
         except OSError:
             return False
 
@@ -193,20 +204,27 @@ class Balancer:
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
                 process.wait(LOOK_S)
-            if process.poll() is None and not self._stopping and not self._answers():
+            if process.poll() is not None or self._stopping:
+                continue
+            if self._answers():
+                self._catch_up()
+            else:
                 process.kill()
                 process.wait()
 
     def _again(self) -> None:
+        self._launch()
         with self._lock:
-            self._launch()
-            for slot in self._taken.keys() - self._draining:
-                self._open(slot)
+            self._untold = {n: _opening(n, address) for n, address in self._taken.items() if n not in self._draining}
+            self._catch_up()
 
-    def _tell(self, commands: str) -> str:
-        """Send commands over the administrator's socket (HAProxy's management guide, 9.3); return what it says."""
+    def _tell(self, commands: str, timeout_s: float) -> str:
+        """Send commands over the administrator's socket (HAProxy's management guide, 9.3); return what it says.
+
+        Raises `OSError` if it says nothing for ``timeout_s`` seconds.
+        """
         with socket.socket(socket.AF_UNIX) as control:
-            control.settimeout(self._patience.probe_s)
+            control.settimeout(timeout_s)
             control.connect(os.fspath(self._control))
             control.sendall(commands.encode() + b"\n")
             return b"".join(iter(lambda: control.recv(65536), b"")).decode()
@@ -237,6 +255,14 @@ class Balancer:
         file = self._folder / f"{error.status}.http"
         file.write_bytes(f"{head}Content-Length: {len(body)}\r\n\r\n{body}".encode())
         return file
+
+
+def _opening(slot: int, address: Address) -> str:
+    """Return the commands with which requests go to a replica."""
+    server, (host, port) = f"replicas/r{slot}", address
+    return (
+        f"set server {server} addr {host} port {port}; set server {server} state ready; set server {server} health up"
+    )
 
 
 SOFT_STOP = 10

@@ -31,6 +31,7 @@ class Controller:
         self._ours = False
         self._note = note
         self._pid = 0
+        self._late = 0
         self._seen = False
         self._silent = False
 
@@ -71,11 +72,14 @@ class Controller:
         self._seen = self._seen or there
 
     def _unanswered(self, controller: Any) -> None:
-        """Have it killed, unless it is only being started."""
+        """Have it killed, unless it is only being started: what has never answered has a second deadline."""
         from ray._private.state import actors
 
         actor: dict[str, Json] = actors(controller._actor_id.hex())
         if self._silent or actor["State"] != "ALIVE":
+            return
+        if actor["Pid"] not in (self._pid, self._late):
+            self._late = actor["Pid"]
             return
         self._silent = True
         self._note(actor["Pid"], f"Serve's controller hangs: no answer within {self._probe_s:g} s")

@@ -158,10 +158,14 @@ class Driver:
             for member in self._fleet.hung():
                 application.kill(member.pid, member.node_id)
             if not self._assignment.scale.fixed:
-                requests = sum(self._balancer.sessions().values())
-                if self._scaler.see(requests, time.monotonic()):
-                    self._asked = deploy(self._scaler.wanted)
+                self._rescale(deploy)
             time.sleep(PERIOD_S)
+
+    def _rescale(self, deploy: Deploy) -> None:
+        """Ask for as many replicas as the load needs, unless nobody knows the load."""
+        sessions = self._balancer.sessions()
+        if sessions is not None and self._scaler.see(sum(sessions.values()), time.monotonic()):
+            self._asked = deploy(self._scaler.wanted)
 
     def _look(self, say: Say) -> None:
         """Say that this process lives. Raises `ServerError` when something cannot be kept up."""

@@ -76,7 +76,7 @@ class Fleet:
                 member = self._join(heard)
             elif heard["kind"] == "state" and member is not None:
                 member.says(heard["state"])
-                if member.leaving and not self._balancer.sessions().get(member.slot):
+                if member.leaving and self._idle(member):
                     reason = NOT_NEEDED
                     break
             elif heard["kind"] == "leaving" and member is not None:
@@ -95,7 +95,7 @@ class Fleet:
 
     def describe(self) -> list[dict[str, Json]]:
         """Return one line for each replica: who, where, ``live`` or why it is given up, how busy, how fast."""
-        sessions = self._balancer.sessions()
+        sessions = self._balancer.sessions() or {}
         return [
             {
                 "id": m.id,
@@ -123,9 +123,9 @@ class Fleet:
 
     def _join(self, heard: dict[str, Json]) -> Member:
         address = (heard["host"], heard["port"])
+        slot = self._balancer.add(address)
+        member = Member(heard["id"], heard["pid"], heard["node"], heard["node_id"], address, slot)
         with self._lock:
-            slot = self._balancer.add(address)
-            member = Member(heard["id"], heard["pid"], heard["node"], heard["node_id"], address, slot)
             self._members.append(member)
             self.model = heard["model"]
         self.news.put("")
@@ -136,9 +136,14 @@ class Fleet:
             if member is not None:
                 reason = member.given_up or reason
                 self._members.remove(member)
-                self._balancer.remove(member.slot)
             self._lost.append(_loss(member.id, member.pid, reason) if member else _loss(None, None, reason))
+        if member is not None:
+            self._balancer.remove(member.slot)
         self.news.put(reason)
+
+    def _idle(self, member: Member) -> bool:
+        sessions = self._balancer.sessions()
+        return sessions is not None and not sessions.get(member.slot)
 
 
 def _loss(id: str | None, pid: int | None, reason: str) -> dict[str, Json]:

@@ -46,7 +46,7 @@ class Keeper:
         self._assignment = assignment
         self._log = log
         self._settled = threading.Event()
-        self._problem: str | None = "it is starting"
+        self._problem: str | None = DIED
         self._up = False
         self._refused = False
         self._whole = math.inf
@@ -94,7 +94,7 @@ class Keeper:
     def _keep(self) -> None:
         losses = 0
         while not self._stopping and losses < QUICK_LOSSES:
-            self._up, self._whole = False, math.inf
+            self._up, self._whole, self._problem = False, math.inf, DIED
             self._live()
             refused = (self._up or self._refused) and not self._settled.is_set()
             if refused or self._stopping:
@@ -149,7 +149,7 @@ class Keeper:
         if "head" in message:
             nodes.join(message["head"])
         elif "up" in message:
-            self._up, self._problem = True, DIED
+            self._up = True
         elif "failed" in message or "refused" in message:
             self._refused = "refused" in message
             self._problem = message.get("failed") or message["refused"]

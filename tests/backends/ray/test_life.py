@@ -15,7 +15,7 @@ from pathlib import Path
 
 import psutil
 import pytest
-from backends.ray.ray_engines import Damaged, Killed
+from backends.ray.ray_engines import Damaged, Fatal, Killed
 from backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of
 from backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
@@ -24,7 +24,7 @@ from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
 from launcher.backends.ray.assignment import Routing
 from launcher.backends.ray.driver import PERIOD_S
-from launcher.backends.ray.keeper import QUICK_LOSSES
+from launcher.backends.ray.keeper import DIED, QUICK_LOSSES
 from launcher.core import INTERRUPTED, Endpoint
 from launcher.engines.echo import Echo
 from launcher.errors import ServerError
@@ -51,6 +51,12 @@ def test_a_replica_that_does_not_load_is_an_error_with_its_reason(engine: Echo, 
     with socket.socket() as again:
         again.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         again.bind(("127.0.0.1", port))
+
+
+def test_an_owner_of_ray_that_dies_without_a_word_is_said_to_have_died(tmp_path: Path) -> None:
+    deployment = Deployment(Model("m"), Fatal(), Parallelism(), Optimizations(), tmp_path)
+    with pytest.raises(ServerError, match=DIED), Ray().serve(deployment, allocate()):
+        pass
 
 
 SERVES = ("mode=serve",)
