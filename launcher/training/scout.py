@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -37,6 +37,7 @@ class Scout:
 
     folder: Path
     settle_s: float
+    clock: Callable[[], float] = time.monotonic
     view: View = field(default_factory=View)
     news: threading.Event = field(default_factory=threading.Event)
     done: dict[Path, Sighting] = field(default_factory=dict)
@@ -66,7 +67,7 @@ class Scout:
 
     def _is_complete(self, seen: Sighting) -> bool:
         """Tell whether a checkpoint is marked so, or has not changed for long enough, by our own clock."""
-        now = time.monotonic()
+        now = self.clock()
         stamp, since = self._since.get(seen.path, ("", now))
         if stamp != seen.stamp:
             since = now
