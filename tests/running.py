@@ -4,7 +4,33 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+
+from launcher.validate import certificate
+
+SLOW = (
+    "engine.latency_s=0.5",
+    "evaluate.concurrency=1",
+    f"validate.skip=[{','.join(certificate.NAMES[2:])}]",
+)
+"""An evaluation that goes on for half a second a sample, while a test does something to it; nothing else takes long."""
+
+
+@contextmanager
+def program(
+    arguments: list[str], folder: Path, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[str]]:
+    """Run a program in ``folder``; whatever fails, it is not left behind."""
+    pipe = subprocess.PIPE
+    process = subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, cwd=folder, env=environment)
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+            process.communicate()
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float) -> None:

@@ -114,12 +114,14 @@ async def test_the_documented_adapter_works(tmp_path: Path) -> None:
     text = (ROOT / "docs" / "extending.md").read_text()
     code = next(m["code"] for m in BLOCK.finditer(text) if "class Shout" in m["code"])
     code = code.replace("adapters/shout", "documented/shout")
-    module = module_from(code, "documented_shout", tmp_path)
 
     async def answer(request: Request) -> Response:
         return Response(200, {"choices": [{"text": "hello"}]})
 
-    handler = pipeline([module.Shout(marks=2)], answer)
-    response = await handler(Request("/v1/completions", {"prompt": "x"}))
-    del COMPONENTS["documented/shout"]
+    try:
+        module = module_from(code, "documented_shout", tmp_path)
+        handler = pipeline([module.Shout(marks=2)], answer)
+        response = await handler(Request("/v1/completions", {"prompt": "x"}))
+    finally:
+        COMPONENTS.pop("documented/shout", None)
     assert response.body == {"choices": [{"text": "HELLO!!"}]}

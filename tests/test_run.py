@@ -8,13 +8,13 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
+from running import program, wait_for
 
 from launcher.report.results import SCHEMA
 
@@ -41,15 +41,6 @@ def results(folder: Path) -> dict[str, Any]:
 
 def samples(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-
-
-def wait_for(condition: Callable[[], bool], process: subprocess.Popen[str], seconds: float = 60) -> None:
-    """Wait until ``condition`` holds, as long as the process runs."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert process.poll() is None, process.communicate()
-        assert time.monotonic() < deadline, "the condition did not come true"
-        time.sleep(0.02)
 
 
 def test_the_shipped_model_gets_a_verdict(tmp_path: Path) -> None:
@@ -85,10 +76,10 @@ def test_the_same_run_twice_gives_the_same_answers(tmp_path: Path) -> None:
 def test_an_interrupted_run_keeps_what_is_done_and_is_continued(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
     arguments = command(*SLOW, f"hydra.run.dir={folder}")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    wait_for(lambda: (folder / "samples.jsonl").exists() and len(samples_so_far(folder)) >= 5, process)
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    with program(arguments, tmp_path) as process:
+        wait_for(lambda: len(samples_so_far(folder)) >= 5, process, 60)
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"resume={folder}" in said
     kept = samples_so_far(folder)
@@ -106,21 +97,11 @@ def test_an_interrupted_run_keeps_what_is_done_and_is_continued(tmp_path: Path, 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_python_still_imports_is_answered(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "hydra.py").write_text("import time; print('importing', flush=True); time.sleep(600)")
-    process = subprocess.Popen(
-        command(*ECHO),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-        env=os.environ | {"PYTHONPATH": str(tmp_path)},
-    )
-    try:
+    with program(command(*ECHO), tmp_path, os.environ | {"PYTHONPATH": str(tmp_path)}) as process:
         assert process.stdout is not None
         assert process.stdout.readline() == "importing\n"
         process.send_signal(number)
         _, said = process.communicate(timeout=60)
-    finally:
-        process.kill()
     assert process.returncode == 130
     assert said == "launcher: interrupted\n"
 
@@ -169,17 +150,17 @@ def test_a_summary_says_why_samples_were_lost(tmp_path: Path) -> None:
 def test_serve_says_where_it_is_until_it_is_stopped(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     arguments = command(*ECHO, "mode=serve", f"hydra.run.dir={folder}")
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    wait_for((folder / "endpoint.json").exists, process)
-    endpoint = json.loads((folder / "endpoint.json").read_text())
-    assert endpoint["url"].endswith("/v1")
-    assert endpoint["pid"] == process.pid
-    assert endpoint["model"] == "none"
-    wait_for((folder / "certificate.json").exists, process)
-    assert process.stdout is not None
-    assert endpoint["url"] in process.stdout.readline()
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=60)
+    with program(arguments, tmp_path) as process:
+        wait_for((folder / "endpoint.json").exists, process, 60)
+        endpoint = json.loads((folder / "endpoint.json").read_text())
+        assert endpoint["url"].endswith("/v1")
+        assert endpoint["pid"] == process.pid
+        assert endpoint["model"] == "none"
+        wait_for((folder / "certificate.json").exists, process, 60)
+        assert process.stdout is not None
+        assert endpoint["url"] in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
     assert process.returncode == 0
     assert not (folder / "endpoint.json").exists()
     port = int(endpoint["url"].split(":")[2].split("/")[0])
@@ -205,37 +186,27 @@ def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
 def test_an_external_server_is_evaluated_and_left_running(tmp_path: Path) -> None:
     serving = tmp_path / "server"
     arguments = command(*ECHO, "mode=serve", f"hydra.run.dir={serving}")
-    server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    try:
-        wait_for((serving / "endpoint.json").exists, server)
+    with program(arguments, tmp_path) as server:
+        wait_for((serving / "endpoint.json").exists, server, 60)
         url = json.loads((serving / "endpoint.json").read_text())["url"]
         done = launch(tmp_path / "run", "backend=external", f"backend.url={url}", "evaluate.limit=5")
         assert done.returncode == 0, done.stderr
         assert results(tmp_path / "run")["endpoint"]["backend"] == "external"
         assert server.poll() is None
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.communicate(timeout=60)
 
 
 def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: Path) -> None:
     serving, folder = tmp_path / "server", tmp_path / "run"
     arguments = command(*ECHO, "engine.latency_s=0.2", "mode=serve", f"hydra.run.dir={serving}")
-    server = subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
-    wait_for((serving / "endpoint.json").exists, server)
-    url = json.loads((serving / "endpoint.json").read_text())["url"]
-    given = ("backend=external", f"backend.url={url}", "tasks=[addition]", "adapters=[]", "evaluate.concurrency=2")
-    run = subprocess.Popen(
-        command(*given, f"hydra.run.dir={folder}"),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=tmp_path,
-    )
-    wait_for(lambda: len(samples_so_far(folder)) >= 3, run)
-    server.kill()
-    server.communicate()
-    _, said = run.communicate(timeout=120)
+    with program(arguments, tmp_path) as server:
+        wait_for((serving / "endpoint.json").exists, server, 60)
+        url = json.loads((serving / "endpoint.json").read_text())["url"]
+        given = ("backend=external", f"backend.url={url}", "tasks=[addition]", "adapters=[]", "evaluate.concurrency=2")
+        with program(command(*given, f"hydra.run.dir={folder}"), tmp_path) as run:
+            wait_for(lambda: len(samples_so_far(folder)) >= 3, run, 60)
+            server.kill()
+            server.communicate()
+            _, said = run.communicate(timeout=120)
     assert run.returncode == 3, said
     found = results(folder)
     assert found["status"] == "incomplete"
@@ -248,18 +219,10 @@ def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: 
 def test_two_runs_that_start_together_get_their_own_answers(tmp_path: Path) -> None:
     names = ("alpha", "beta")
     given = (*ECHO, "tasks=[addition]", "engine.latency_s=0.02")
-    both = {
-        name: subprocess.Popen(
-            command(*given, f"model.name={name}"),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-            cwd=tmp_path,
-        )
-        for name in names
-    }
-    said = {name: process.communicate(timeout=240) for name, process in both.items()}
-    assert [process.returncode for process in both.values()] == [0, 0], said
+    with ExitStack() as stack:
+        both = [stack.enter_context(program(command(*given, f"model.name={name}"), tmp_path)) for name in names]
+        said = [process.communicate(timeout=240) for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
     folders = {results(file.parent)["endpoint"]["model"]: file.parent for file in tmp_path.rglob("results.json")}
     assert set(folders) == set(names)
     for name, folder in folders.items():

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import wait_for
+from running import program, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 ECHO = ("engine=echo", "model=none", "evaluate.limit=6")
@@ -194,14 +194,12 @@ def test_an_interrupted_sweep_reports_what_is_done_and_runs_only_what_is_missing
     folder = tmp_path / "s"
     slow = ("engine=echo", "model=none", "engine.latency_s=0.2", "evaluate.concurrency=2", "evaluate.limit=20")
     given = (*slow, "tasks=[addition]", "evaluate.seed=1,2,3", "validate.skip=[greedy repeats]")
-    process = subprocess.Popen(
-        command(folder, "-m", *given), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=tmp_path
-    )
-    wait_for(lambda: lines(folder / "1/samples.jsonl") >= 3, process, 60)
-    assert (folder / "1/endpoint.json").exists()
-    assert not (folder / "0/endpoint.json").exists()
-    process.send_signal(number)
-    _, said = process.communicate(timeout=60)
+    with program(command(folder, "-m", *given), tmp_path) as process:
+        wait_for(lambda: lines(folder / "1/samples.jsonl") >= 3, process, 60)
+        assert (folder / "1/endpoint.json").exists()
+        assert not (folder / "0/endpoint.json").exists()
+        process.send_signal(number)
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert f"resume={folder}" in said
     assert statuses(folder) == ["ok", "interrupted"]

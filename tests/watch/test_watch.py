@@ -8,15 +8,13 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 import train_tiny
-from running import wait_for
+from running import SLOW, program, wait_for
 from training_run import ROOT, hugging_face, iteration, nemo
 
 from launcher.checkpoints.iterations import TRACKER
@@ -38,17 +36,6 @@ def call(arguments: list[str], cwd: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(arguments, capture_output=True, text=True, timeout=240, cwd=cwd)
 
 
-@contextmanager
-def running(arguments: list[str], cwd: Path) -> Iterator[subprocess.Popen[str]]:
-    process = subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, cwd=cwd)
-    try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-
-
 def points(out: Path) -> dict[str, dict[str, Any]]:
     file = out / "watch.json"
     found = json.loads(file.read_text())["points"] if file.exists() else []
@@ -68,13 +55,13 @@ def training(tmp_path: Path) -> Path:
 def test_checkpoints_are_evaluated_as_they_come_and_lost_ones_are_missed(training: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     iteration(training, 100, tracker=100)
-    with running(command(training, out, *ECHO, "engine.latency_s=0.2", "watch.until=500"), tmp_path) as process:
+    with program(command(training, out, *ECHO, *SLOW, "watch.until=500"), tmp_path) as process:
         wait_for(lambda: statuses(out) == {"step_100": "evaluating"}, process, 120)
         second = iteration(training, 200, tracker=200)
         wait_for(lambda: "step_200" in statuses(out), process, 120)
         third, bad = iteration(training, 300, tracker=300), iteration(training, 400, tracker=400)
         (bad / "metadata.json").unlink()
-        time.sleep(0.5)  # a look or two
+        time.sleep(1.2)  # some looks, of which nothing can be seen, and less than an evaluation takes
         shutil.rmtree(third)
         wait_for(lambda: statuses(out).get("step_400") == "error", process, 120)
         shutil.copy(second / "metadata.json", bad)  # written again
@@ -96,8 +83,7 @@ def test_an_ended_watch_goes_on_where_it_was(training: Path, tmp_path: Path) -> 
     out = tmp_path / "out"
     for step in (100, 200, 300):
         iteration(training, step, tracker=step)
-    slow = ("engine.latency_s=0.2", "evaluate.concurrency=1", "validate.skip=[greedy repeats]")
-    with running(command(training, out, *ECHO, *slow), tmp_path) as process:
+    with program(command(training, out, *ECHO, *SLOW), tmp_path) as process:
         begun = out / "step_200/samples.jsonl"
         wait_for(lambda: begun.exists() and begun.read_bytes().count(b"\n") >= 2, process, 120)
         process.send_signal(signal.SIGTERM)
@@ -112,7 +98,7 @@ def test_an_ended_watch_goes_on_where_it_was(training: Path, tmp_path: Path) -> 
     assert statuses(out) == dict.fromkeys(("step_100", "step_200", "step_300"), "ok")
     assert (out / "step_100/samples.jsonl").stat().st_mtime_ns == before
     assert {line for line in kept.splitlines() if '"scored"' in line} <= set(begun.read_text().splitlines())
-    again = call(command(training, out, *ECHO, *slow, "watch.once=true"), tmp_path)  # the same command
+    again = call(command(training, out, *ECHO, *SLOW, "watch.once=true"), tmp_path)  # the same command
     assert again.returncode == 0
     assert "serve:" not in again.stderr
 
@@ -181,7 +167,7 @@ def test_a_tracker_that_is_behind_is_waited_for(training: Path, tmp_path: Path) 
     out = tmp_path / "out"
     iteration(training, 100, tracker=100)
     iteration(training, 200)
-    with running(command(training, out, *ECHO, "watch.until=200"), tmp_path) as process:
+    with program(command(training, out, *ECHO, "watch.until=200"), tmp_path) as process:
         wait_for(lambda: statuses(out) == {"step_100": "ok"}, process, 120)
         (training / TRACKER).write_text("200")
         process.communicate(timeout=120)
