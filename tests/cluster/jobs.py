@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from running import program
+
+NODE = Path(__file__).parent / "slurm" / "slurm_node.sh"
 ROOT = Path(__file__).parent.parent.parent
 ECHO = ("engine=echo", "model=none", "tasks=[addition,capitals]", "evaluate.limit=20")
 SHORT = ("engine=echo", "model=none", "tasks=[addition]", "evaluate.limit=16")
-SLOW = ("engine.latency_s=0.2", "evaluate.concurrency=1", "validate.skip=[greedy repeats]")
 Environment = dict[str, str]
 
 
@@ -85,24 +87,36 @@ def left_behind(folder: Path) -> list[str]:
     return found
 
 
-def follow(slurm: Environment, folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    given = command(folder, "cluster=slurm", *arguments)
-    return subprocess.Popen(given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slurm, cwd="/tmp")
+@contextmanager
+def following(slurm: Environment, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+    """Submit a run, a sweep (``-m``) or a watch, and follow it; whatever fails, no follower and no job is left."""
+    with program(command(folder, "cluster=slurm", *arguments), Path("/tmp"), slurm) as process:
+        try:
+            yield process
+        finally:
+            if process.poll() is None:
+                process.kill()
+                process.communicate()
+                for job in {job_of(file.parent.parent) for file in folder.rglob("slurm/job.json")}:
+                    call(slurm, "scancel", "--signal=KILL", "--full", job)
+                    call(slurm, "scancel", job)
+
+
+def node(slurm: Environment, action: str, name: str) -> None:
+    done = subprocess.run([NODE, action, name], env=slurm, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
 
 
 @contextmanager
-def following(slurm: Environment, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Submit a run and follow it; whatever fails, neither the follower nor the job is left behind."""
-    process = follow(slurm, folder, *arguments)
+def without(slurm: Environment, name: str, end: str, again: str) -> Iterator[None]:
+    """Take a node away, and afterwards wait until all nodes are there for the next test."""
+    node(slurm, end, name)
     try:
-        yield process
+        yield
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
-            if (folder / "slurm/job.json").exists():
-                call(slurm, "scancel", "--signal=KILL", "--full", job_of(folder))
-                call(slurm, "scancel", job_of(folder))
+        node(slurm, again, name)
+        call(slurm, "scontrol", "update", f"nodename={name}", "state=resume")
+        wait_for(lambda: set(call(slurm, "sinfo", "-Nh", "-o", "%T").stdout.split()) == {"idle"}, "the node")
 
 
 def release(slurm: Environment, folder: Path) -> None:

@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 import json
-import subprocess
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from cluster.jobs import (
     SHORT,
-    SLOW,
     Environment,
     call,
     finished,
@@ -23,14 +19,9 @@ from cluster.jobs import (
     state,
     submit,
     wait_for,
+    without,
 )
-
-NODE = Path(__file__).parent / "slurm" / "slurm_node.sh"
-
-
-def node(slurm: Environment, action: str, name: str) -> None:
-    done = subprocess.run([NODE, action, name], env=slurm, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+from running import SLOW
 
 
 def log(folder: Path) -> str:
@@ -39,18 +30,6 @@ def log(folder: Path) -> str:
 
 def host(slurm: Environment, folder: Path) -> str:
     return call(slurm, "squeue", "-h", "-j", job_of(folder), "-o", "%N").stdout.strip()
-
-
-@contextmanager
-def without(slurm: Environment, name: str, end: str, again: str) -> Iterator[None]:
-    """Take a node away, and afterwards wait until all nodes are there for the next test."""
-    node(slurm, end, name)
-    try:
-        yield
-    finally:
-        node(slurm, again, name)
-        call(slurm, "scontrol", "update", f"nodename={name}", "state=resume")
-        wait_for(lambda: set(call(slurm, "sinfo", "-Nh", "-o", "%T").stdout.split()) == {"idle"}, "the node")
 
 
 def check_finished(folder: Path, said: str, kept: list[dict], undisturbed: dict) -> None:
@@ -92,9 +71,10 @@ def test_a_node_that_is_cut_off_and_works_on_does_not_spoil_the_run(two_nodes: E
 
 
 def test_a_run_whose_time_is_over_is_queued_again_and_finished(two_nodes: Environment, tmp_path: Path) -> None:
+    """SLURM looks at limits every 30 s: it warns 5 to 35 s after the start, and the samples alone take 40 s."""
     folder = tmp_path / "job"
-    limit = ("cluster.timeout_min=1", "cluster.signal_delay_s=50", "cluster.requeues=9")
-    with following(two_nodes, folder, *SHORT, *SLOW, "engine.latency_s=1.2", *limit) as process:
+    limit = ("cluster.timeout_min=2", "cluster.signal_delay_s=85", "cluster.requeues=9")
+    with following(two_nodes, folder, *SHORT, *SLOW, "engine.latency_s=2.5", *limit) as process:
         wait_for((folder / "slurm/job.json").exists, "the job")
         wait_for(lambda: "queued again" in log(folder), "the requeue")
         kept = samples(folder)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from cluster.jobs import ROOT, Environment, call, left_behind, results, samples
+from cluster.jobs import ROOT, Environment, call, left_behind, results, samples, wait_for
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 POINTS = "tasks.addition.path=/nowhere.jsonl,package:launcher/assets/tasks/addition.jsonl"
@@ -30,7 +30,7 @@ def check(folder: Path, done: subprocess.CompletedProcess[str]) -> None:
     assert len(samples(folder / "1")) == 6
     assert (folder / "1/report.html").exists()
     assert len(list(folder.glob(".submitit/*/*_result.pkl"))) == 2
-    assert not left_behind(folder)
+    wait_for(lambda: not left_behind(folder), "the end of the jobs' processes, which have left their results")
 
 
 def test_submitit_local_runs_each_point_in_a_process_of_its_own(tmp_path: Path) -> None:

@@ -8,8 +8,19 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster.conftest import SCRIPTS
-from cluster.jobs import Environment, call, follow, job_of, left_behind, local, results, samples, state, wait_for
+from cluster.jobs import (
+    Environment,
+    call,
+    following,
+    job_of,
+    left_behind,
+    local,
+    results,
+    samples,
+    state,
+    wait_for,
+    without,
+)
 
 pytest.importorskip("megatron.core")
 FEW = ("tasks=[addition,capitals]", "evaluate.limit=6")
@@ -21,8 +32,8 @@ LONG = ("tasks=[addition]", "evaluate.concurrency=1", "evaluate.repeats=500")
 @pytest.mark.slow
 def test_a_model_over_two_nodes_behind_triton_scores_as_here(two_nodes: Environment, tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    process = follow(two_nodes, folder, *FEW, *SPREAD, "backend=pytriton")
-    _, said = process.communicate(timeout=240)
+    with following(two_nodes, folder, *FEW, *SPREAD, "backend=pytriton") as process:
+        _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert results(folder)["tasks"] == local(tmp_path / "here", *FEW)["tasks"]
     assert results(folder)["engine"]["world_size"] == 4
@@ -33,14 +44,10 @@ def test_a_model_over_two_nodes_behind_triton_scores_as_here(two_nodes: Environm
 @contextmanager
 def running(two_nodes: Environment, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Run something long over two nodes; yield when the first samples are there."""
-    process = follow(two_nodes, folder, *STAGES, *LONG)
-    try:
+    with following(two_nodes, folder, *STAGES, *LONG) as process:
         wait_for(lambda: len(samples(folder)) >= 3 or process.poll() is not None, "samples")
         assert process.poll() is None, process.communicate()
         yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 @pytest.mark.slow
@@ -58,20 +65,14 @@ def test_cancelling_ends_both_nodes_in_order(two_nodes: Environment, tmp_path: P
 @pytest.mark.slow
 def test_a_node_that_goes_silent_ends_the_run(two_nodes: Environment, tmp_path: Path) -> None:
     """Nothing closes a connection here: only that the other host does not answer shows that it is gone."""
-    folder, node = tmp_path / "job", f"{two_nodes['NODE_PREFIX']}2"
-    with running(two_nodes, folder):
-        cut(two_nodes, "cut", node)
+    folder, silent = tmp_path / "job", f"{two_nodes['NODE_PREFIX']}2"
+    with running(two_nodes, folder) as process, without(two_nodes, silent, "cut", "uncut"):
         try:
             wait_for(lambda: (folder / "results.json").exists(), "the end of the run")
         finally:
-            cut(two_nodes, "uncut", node)
-        assert results(folder)["status"] in ("incomplete", "interrupted")  # SLURM may be faster in ending the job
-        said = (folder / "samples.jsonl").read_text() + (folder / "health.jsonl").read_text()
-        assert f"on {node}) " in said, "the rank is named"
-    call(two_nodes, "scancel", job_of(folder))
+            call(two_nodes, "scancel", job_of(folder))
+        process.communicate(timeout=90)
+    assert results(folder)["status"] in ("incomplete", "interrupted")  # SLURM may be faster in ending the job
+    said = (folder / "samples.jsonl").read_text() + (folder / "health.jsonl").read_text()
+    assert f"on {silent}) " in said, "the rank is named"
     wait_for(lambda: not left_behind(folder), "the end of all processes")
-
-
-def cut(two_nodes: Environment, how: str, node: str) -> None:
-    done = subprocess.run([SCRIPTS / "slurm_node.sh", how, node], env=two_nodes, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
-from cluster.jobs import Environment, follow, job_of, left_behind, local, results, state
+from cluster.jobs import Environment, following, job_of, left_behind, local, results, state
 
 pytest.importorskip("ray")
 GIVEN = ("engine=echo", "model=none", "tasks=[addition,capitals]", "evaluate.limit=20")
@@ -28,8 +28,8 @@ def rays(folder: Path) -> list[str]:
 @pytest.mark.slow
 def test_replicas_over_two_nodes_score_as_here(two_nodes: Environment, tmp_path: Path) -> None:
     folder, mark = tmp_path / "job", f"LAUNCHER_RUN={tmp_path / 'job'}"
-    process = follow(two_nodes | dict([mark.split("=")]), folder, *GIVEN, *OVER_NODES)
-    _, said = process.communicate(timeout=400)
+    with following(two_nodes | dict([mark.split("=")]), folder, *GIVEN, *OVER_NODES) as process:
+        _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert results(folder)["tasks"] == local(tmp_path / "here", *GIVEN)["tasks"]
     seen = [json.loads(line)["detail"] for line in (folder / "health.jsonl").read_text().splitlines()]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +12,6 @@ from cluster.jobs import (
     ECHO,
     ROOT,
     SHORT,
-    SLOW,
     Environment,
     call,
     finished,
@@ -27,6 +25,7 @@ from cluster.jobs import (
     submit,
     wait_for,
 )
+from running import SLOW
 
 
 def test_a_submitted_run_scores_as_a_local_one(slurm: Environment, tmp_path: Path) -> None:
@@ -256,15 +255,11 @@ def test_a_point_that_fails_in_a_job_does_not_lose_the_others(slurm: Environment
 
 def test_a_cancelled_sweep_is_continued_where_it_was(slurm: Environment, tmp_path: Path) -> None:
     folder = tmp_path / "sweep"
-    given = ("-m", *SHORT, *SLOW, "evaluate.limit=8", "evaluate.seed=1,2,3")
-    cluster = ("cluster=slurm", "cluster.poll_s=0.2", f"hydra.sweep.dir={folder}")
-    arguments = [sys.executable, str(ROOT / "launch.py"), *given, *cluster]
-    process = subprocess.Popen(
-        arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=slurm, cwd="/tmp"
-    )
-    wait_for(lambda: len(samples(folder / "1")) >= 2, "samples")
-    process.send_signal(2)
-    _, said = process.communicate(timeout=90)
+    given = ("-m", *SHORT, *SLOW, "evaluate.limit=8", "evaluate.seed=1,2,3", f"hydra.sweep.dir={folder}")
+    with following(slurm, folder, *given) as process:
+        wait_for(lambda: len(samples(folder / "1")) >= 2, "samples")
+        process.send_signal(2)
+        _, said = process.communicate(timeout=90)
     assert process.returncode == 130, said
     assert not left_behind(folder)
     assert [p["status"] for p in json.loads((folder / "sweep.json").read_text())["points"]] == [

@@ -6,7 +6,8 @@ import json
 import sys
 from pathlib import Path
 
-from cluster.jobs import ROOT, SLOW, Environment, call, following, job_of, left_behind, samples, state, wait_for
+from cluster.jobs import ROOT, Environment, call, following, job_of, left_behind, samples, state, wait_for
+from running import SLOW
 from training_run import iteration
 
 
