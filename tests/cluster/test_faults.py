@@ -57,8 +57,9 @@ def test_a_run_whose_node_dies_is_finished_on_another_one(two_nodes: Environment
 
 
 def test_a_node_that_is_cut_off_and_works_on_does_not_spoil_the_run(two_nodes: Environment, tmp_path: Path) -> None:
+    """It works on for 20 s, and must not be done before the other node has begun."""
     folder = tmp_path / "job"
-    with following(two_nodes, folder, *SHORT, *SLOW, "engine.latency_s=0.8") as process:
+    with following(two_nodes, folder, *SHORT, *SLOW, "engine.latency_s=1.5") as process:
         wait_for(lambda: len(samples(folder)) >= 2, "samples")
         cut = host(two_nodes, folder)
         with without(two_nodes, cut, "cut", "uncut"):
