@@ -6,8 +6,8 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-
 from api.runners import client_of
+
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.model import Model
 

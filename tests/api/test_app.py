@@ -8,8 +8,8 @@ from contextlib import aclosing
 
 import httpx
 import pytest
-
 from api.runners import Scripted, client_of, said
+
 from launcher.api import body as body_module
 from launcher.engines.base import Generation, Sampling, Tokens
 from launcher.engines.echo import Echo, EchoRunner

@@ -3,10 +3,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import pairwise
 
+from api.runners import Scripted, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from api.runners import Scripted, said
 from launcher.api.choice import Choice, Piece, Writer, pieces
 from launcher.engines.base import Generation, Sampling, TokenLogprob, Tokens
 from launcher.tokenizer import ByteTokenizer

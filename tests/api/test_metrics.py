@@ -3,9 +3,8 @@ from __future__ import annotations
 import re
 
 import httpx
-from prometheus_client.parser import text_string_to_metric_families
-
 from api.runners import Scripted, client_of, said
+from prometheus_client.parser import text_string_to_metric_families
 
 
 async def values(client: httpx.AsyncClient) -> dict[str, float]:

@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-
 from api.runners import Scripted, said
+
 from launcher.api import ready
 from launcher.api.ready import Readiness
 from launcher.engines.base import Generation, Tokens
