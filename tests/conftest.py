@@ -33,11 +33,17 @@ hypothesis.settings.load_profile("steady")
 def no_orphans() -> Iterator[None]:
     """Fail the session if a process that a test started is still there at its end."""
     yield
-    left = [
-        p for p in psutil.Process().children(recursive=True) if p.is_running() and p.status() != psutil.STATUS_ZOMBIE
-    ]
-    left = [p for p in left if "resource_tracker" not in " ".join(p.cmdline())]
-    assert not left, f"processes left behind: {[' '.join(p.cmdline()) for p in left]}"
+    left = [said for p in psutil.Process().children(recursive=True) if (said := _command(p))]
+    left = [said for said in left if "resource_tracker" not in said]
+    assert not left, f"processes left behind: {left}"
+
+
+def _command(process: psutil.Process) -> str:
+    """Return the command of a process, or its name; empty if it is gone."""
+    try:
+        return " ".join(process.cmdline()) or process.name()
+    except psutil.NoSuchProcess:  # a zombie's is one, too
+        return ""
 
 
 class Folder(pytest.Package):

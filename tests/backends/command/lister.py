@@ -38,6 +38,9 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(data)
 
+    def log_message(self, format: str, *args: object) -> None:
+        pass  # what it says last is said on purpose
+
 
 time.sleep(asked.after)
 print("listening", flush=True)

@@ -113,10 +113,10 @@ def test_one_that_does_not_start_is_one_line(tmp_path: Path, command: str, said:
 
 
 def test_one_that_is_never_ready_is_ended(tmp_path: Path) -> None:
-    said = r"/health answered HTTP 404 within 2 s; see .*server.log"
+    said = r"/health answered HTTP 404 within 6 s; see .*server.log"
     with (
         pytest.raises(ServerError, match=said),
-        served(tmp_path, f"{LISTER} a", ready_path="/health", start_timeout_s=2),
+        served(tmp_path, f"{LISTER} a {shlex.quote(str(tmp_path))}", ready_path="/health", start_timeout_s=6),
     ):
         pass
     assert not [each for each in psutil.process_iter() if str(tmp_path) in " ".join(cmdline(each))]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import secrets
-import socket
 import subprocess
 import sys
 import tempfile
@@ -14,6 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from launcher.backends import ports
 from launcher.backends.ray import home
 
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
@@ -54,7 +54,7 @@ class Nodes:
         self.environment |= given | any_port | {"RAY_memory_monitor_refresh_ms": "0"}
         self._folder = folder
         self._started: dict[str, subprocess.Popen[bytes]] = {}
-        self.port = _free_port()
+        self.port = ports.free("127.0.0.1")
         self.address = ""
 
     def start(self) -> None:
@@ -110,12 +110,6 @@ class Nodes:
             process.kill()
             process.wait()
             home.end(process.pid)
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
 
 
 @contextmanager

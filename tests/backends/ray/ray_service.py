@@ -87,6 +87,18 @@ class Service:
         """Return, for each replica, a rank that does not lead."""
         return [next(c.pid for c in psutil.Process(pid).children() if _follows(c)) for pid in self.replicas()]
 
+    def generated(self) -> list[int]:
+        """Return each replica's tokens, once their reports have caught up with what they answer themselves."""
+        found: list[int] = []
+
+        def caught_up() -> bool:
+            health = self.health()
+            found[:] = [line["generated_tokens"] for line in health["replicas"]]
+            return sum(found) == health["engine"]["generated_tokens"]
+
+        wait_for(caught_up, "all tokens are reported")
+        return found
+
     def drivers(self) -> list[int]:
         """Return the processes that own this Ray: one, or none between two. Its number is that of the session."""
         found = [p.pid for p in psutil.process_iter() if "launcher.backends.ray.driver" in _words(p)]

@@ -11,11 +11,13 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
 import pytest
 from backends.ray.ray_nodes import HEAD, OTHER, Nodes, nodes
+from backends.ray.ray_service import Service
 
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
@@ -26,7 +28,8 @@ from launcher.errors import UserError
 from launcher.model import Model, Optimizations, Parallelism
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+# A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[3]
 VERSION = """
 import json, sys
@@ -112,13 +115,13 @@ def test_a_run_uses_a_part_of_it_and_leaves_the_rest(attached: Nodes, tmp_path: 
     with backend.serve(deployment(tmp_path), allocate()) as endpoint:
         assert nodes_of(endpoint) == {HEAD, OTHER}
         evaluated(endpoint, tmp_path / "run")
-        tokens = [replica["generated_tokens"] for replica in replicas(endpoint)]
+        tokens = Service(endpoint, tmp_path, 2).generated()
         assert min(tokens) > 0.6 * max(tokens)
         with pytest.raises(urllib.error.HTTPError, match="403"):
             ask_past_the_endpoint(replicas(endpoint)[0]["pid"])
         ours, _ = json.loads(attached.applications())
         assert ours.startswith("launcher-ray-")
-    assert attached.applications() == '["theirs"]'
+    wait_for(lambda: attached.applications() == '["theirs"]')
     assert attached.theirs() == b"theirs"
     assert not drivers()
 
@@ -141,7 +144,7 @@ def test_a_driver_and_a_node_may_die(attached: Nodes, tmp_path: Path) -> None:
             assert [line["reason"] for line in health(endpoint)["lost"]][1:] == ["its process died"]
         finally:
             attached.join(OTHER)
-    assert attached.applications() == '["theirs"]'
+    wait_for(lambda: attached.applications() == '["theirs"]')
 
 
 def live(endpoint: Endpoint) -> bool:
@@ -172,7 +175,7 @@ def ask_past_the_endpoint(pid: int) -> None:
             opener.open(f"http://{address.ip}:{address.port}/v1/models", timeout=10)
         except urllib.error.HTTPError:
             raise
-        except OSError:
+        except (OSError, HTTPException):
             continue  # Ray's own
 
 
@@ -196,7 +199,9 @@ def test_resources_are_counted_before_anything_starts(
 def test_another_version_is_refused(attached: Nodes, tmp_path: Path) -> None:
     before = attached.run(VERSION, "1.2.3").strip()
     refused = pytest.raises(UserError, match=r"backend.address=.*: Version mismatch: .* Ray: 1\.2\.3 ")
-    with refused as told, Ray(address=attached.address).serve(deployment(tmp_path), allocate()):
-        pass
+    try:
+        with refused as told, Ray(address=attached.address).serve(deployment(tmp_path), allocate()):
+            pass
+    finally:
+        attached.run(VERSION, before)
     assert "\n" not in str(told.value)
-    attached.run(VERSION, before)

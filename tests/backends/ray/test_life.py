@@ -11,6 +11,8 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import suppress
+from itertools import product
 from pathlib import Path
 
 import psutil
@@ -21,10 +23,9 @@ from backends.ray.ray_service import Service, get, post, private_folder, served,
 
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
-from launcher.backends.ray import Ray, home
+from launcher.backends.ray import Ray, home, keeper
 from launcher.backends.ray.assignment import Routing
 from launcher.backends.ray.driver import PERIOD_S
-from launcher.backends.ray.keeper import DIED, QUICK_LOSSES
 from launcher.core import INTERRUPTED, Endpoint
 from launcher.engines.echo import Echo
 from launcher.errors import ServerError
@@ -55,7 +56,7 @@ def test_a_replica_that_does_not_load_is_an_error_with_its_reason(engine: Echo, 
 
 def test_an_owner_of_ray_that_dies_without_a_word_is_said_to_have_died(tmp_path: Path) -> None:
     deployment = Deployment(Model("m"), Fatal(), Parallelism(), Optimizations(), tmp_path)
-    with pytest.raises(ServerError, match=DIED), Ray().serve(deployment, allocate()):
+    with pytest.raises(ServerError, match=keeper.DIED), Ray().serve(deployment, allocate()):
         pass
 
 
@@ -134,23 +135,24 @@ def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path)
 
         def over() -> bool:
             for raylet in raylets(service):
-                dies(raylet)
+                with suppress(ProcessLookupError):
+                    hangs(raylet)  # without it no start is over
+                    if _age(raylet) > 4 * PERIOD_S:  # it has been there long enough to be missed
+                        dies(raylet)
             return launched.process.poll() is not None
 
         wait_for(over, "the run ends")
     finally:
         launched.process.terminate()
         _, said = launched.process.communicate(timeout=60)
-    reason = f"Ray was lost {QUICK_LOSSES} times in a row, at last: Ray's raylet died while it started"
+    reason = f"Ray was lost {keeper.QUICK_LOSSES} times in a row, at last: Ray's raylet died while it started"
     assert launched.process.returncode == 3
     assert [reason in line for line in said.splitlines() if line.startswith("launcher: ")] == [True], said
     assert reason in json.loads((launched.folder / "results.json").read_text())["reason"]
 
 
 def raylets(service: Service) -> list[int]:
-    """Return the raylets that have been there long enough to be missed."""
-    found = [pid for driver in service.drivers() for pid in home.members(driver) if home.name(pid) == "raylet"]
-    return [pid for pid in found if _age(pid) > 4 * PERIOD_S]
+    return [pid for driver in service.drivers() for pid in home.members(driver) if home.name(pid) == "raylet"]
 
 
 def _age(pid: int) -> float:
@@ -168,19 +170,6 @@ def echoes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield service
 
 
-def generated(service: Service) -> list[int]:
-    """Return each replica's tokens, once their reports have caught up with what they answer themselves."""
-    found: list[int] = []
-
-    def caught_up() -> bool:
-        health = service.health()
-        found[:] = [line["generated_tokens"] for line in health["replicas"]]
-        return sum(found) == health["engine"]["generated_tokens"]
-
-    wait_for(caught_up, "all tokens are reported")
-    return found
-
-
 def test_two_replicas_are_told_apart(echoes: Service) -> None:
     """Also: no signal from a terminal reaches them, and a prompt comes back to the replica that has seen it."""
     pids = echoes.replicas()
@@ -189,11 +178,11 @@ def test_two_replicas_are_told_apart(echoes: Service) -> None:
     assert "launcher_replicas 2.0" in metrics
     assert os.getsid(pids[0]) != os.getsid(0)
 
-    before = generated(echoes)
+    before = echoes.generated()
     for _ in range(8):
         asked = {"model": "echo", "prompt": "the same prompt " * 40, "max_tokens": 3, "ignore_eos": True}
         post(echoes.endpoint, "/v1/completions", asked)
-    assert sorted(b - a for a, b in zip(before, generated(echoes), strict=True)) == [0, 24]
+    assert sorted(b - a for a, b in zip(before, echoes.generated(), strict=True)) == [0, 24]
 
 
 @pytest.fixture(scope="module")
@@ -219,12 +208,13 @@ def test_a_controller_that_is_lost_is_replaced(
     assert echoes.driver() == owner, "one part was lost, and all of Ray was replaced"
 
 
-def test_a_ray_that_is_lost_is_replaced(echoes: Service, task: Generation, undisturbed: Scores, tmp_path: Path) -> None:
+def test_a_ray_that_is_lost_is_replaced(
+    echoes: Service, task: Generation, undisturbed: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """The raylet, the GCS and the owner of Ray cannot be replaced alone: a whole new Ray takes over the socket."""
-    # What hangs comes between: three losses in a row, each soon after a start, end a service.
-    faults = [("raylet", dies), ("gcs_server", hangs), ("driver", dies)]
-    faults += [("raylet", hangs), ("gcs_server", dies), ("driver", hangs)]
-    for name, befalls in faults:
+    # Here losses come soon after one another, and a busy machine may add a start that fails.
+    monkeypatch.setattr(keeper, "QUICK_LOSSES", 20)
+    for name, befalls in product(("raylet", "gcs_server", "driver"), (dies, hangs)):
         driver, folder = echoes.driver(), tmp_path / f"{name} {befalls.__name__}"
         victim = driver if name == "driver" else echoes.named(name)
         lives_through(echoes, [(victim, befalls)], folder, task, undisturbed, driver)

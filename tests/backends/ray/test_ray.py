@@ -8,8 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
-import psutil
 import pytest
+from backends.ray.ray_service import alive
 
 from launcher.allocation import Allocation
 from launcher.backends.base import Deployment
@@ -173,7 +173,7 @@ def test_a_session_is_ended_with_what_it_orphaned() -> None:
     (orphan,) = home.members(leader.pid)
     home.end(leader.pid)
     assert not home.members(leader.pid)
-    assert not psutil.pid_exists(orphan) or psutil.Process(orphan).status() == psutil.STATUS_ZOMBIE
+    assert not alive(orphan)
 
 
 def test_the_private_folder_has_a_token_for_one_and_is_removed() -> None:

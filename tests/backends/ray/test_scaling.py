@@ -24,7 +24,8 @@ from launcher.engines.echo import Echo
 from launcher.model import Model, Optimizations, Parallelism
 
 pytest.importorskip("ray")
-pytestmark = pytest.mark.slow
+# A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 ROOT = Path(__file__).parents[3]
 
 
