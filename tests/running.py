@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+
+import psutil
 
 from launcher.validate import certificate
 
@@ -16,6 +18,18 @@ SLOW = (
     f"validate.skip=[{','.join(certificate.NAMES[2:])}]",
 )
 """An evaluation that goes on for half a second a sample, while a test does something to it; nothing else takes long."""
+
+
+def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
+    """Return those that are still there, and no zombies; they may end at any moment."""
+    return [process for process in processes if _lives(process)]
+
+
+def _lives(process: psutil.Process) -> bool:
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return False
 
 
 @contextmanager

@@ -18,6 +18,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from running import living
 
 from launcher.allocation import Allocation, allocate
 from launcher.errors import ServerError, UserError
@@ -180,7 +181,7 @@ def test_when_the_leader_is_killed_the_others_end(together: Together) -> None:
 def test_what_runs_beside_a_member_dies_with_it(together: Together) -> None:
     family = running(together)
     together.processes[1].kill()
-    until(lambda: sum(p.is_running() and p.status() != psutil.STATUS_ZOMBIE for p in family) == 1)
+    until(lambda: len(living(family)) == 1)
 
 
 def test_what_a_dead_leader_left_is_not_believed(together: Together) -> None:

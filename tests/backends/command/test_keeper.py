@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+from running import living
 
 from launcher.backends.command import process
 
@@ -116,11 +117,11 @@ with kept([{SHELL!r}, "-c", {DETACHED!r}], os.environ, Path("log"), 20):
         there = psutil.Process(launcher.pid).children(recursive=True)
         assert len(there) >= 3
         launcher.kill()
-    until(lambda: not [each for each in there if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
+    until(lambda: not living(there))
 
 
 def test_when_the_keeper_is_killed_the_server_goes_with_it(tmp_path: Path) -> None:
     with keeper(tmp_path, ": > up; exec sleep 300") as kept:
         there = family(tmp_path, kept)
         kept.kill()
-    until(lambda: not [each for each in there if each.is_running() and each.status() != psutil.STATUS_ZOMBIE])
+    until(lambda: not living(there))
