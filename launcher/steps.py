@@ -256,9 +256,8 @@ def deployed(ledger: Ledger, endpoint: Endpoint) -> Mapping[str, Json] | None:
     if not endpoint.ours and made["checkpoint"] is None:
         return None
     engine = {name: ledger.engine.get(name) for name in ("device", "dtype", "optimizations")}
-    return {"fingerprint": made["deployment"]["fingerprint"], "versions": made["versions"], "engine": engine} | {
-        "git_commit": made["git_commit"]
-    }
+    facts = {name: made[name] for name in ("versions", "git_commit")}
+    return facts | {"fingerprint": made["deployment"]["fingerprint"], "engine": engine}
 
 
 def enough(tasks: Mapping[str, TaskResult], floor: float, stopped: str | None) -> None:

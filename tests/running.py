@@ -42,9 +42,16 @@ def program(
     try:
         yield process
     finally:
-        if process.poll() is None:
-            process.kill()
-            process.communicate()
+        killed(process)
+
+
+def killed(process: subprocess.Popen[str]) -> bool:
+    """Kill a program that has not ended; return whether it had not."""
+    running = process.poll() is None
+    if running:
+        process.kill()
+        process.communicate()
+    return running
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float) -> None:

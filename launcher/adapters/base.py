@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -67,6 +68,17 @@ async def all_running(
             behind = Behind(deployment, [{f"{type(a).__module__}.{type(a).__name__}": asdict(a)} for a in changing])
             await stack.enter_async_context(adapter.running(folder, behind))
         yield
+
+
+@contextmanager
+def counting(path: Path, counts: Mapping[str, int], names: Sequence[str]) -> Iterator[None]:
+    """Write the ``counts`` of ``names`` at the end, added to what an earlier session of the run left in the file."""
+    before = json.loads(path.read_text()) if path.exists() else {}
+    try:
+        yield
+    finally:
+        total = {name: before.get(name, 0) + counts.get(name, 0) for name in names}
+        path.write_text(json.dumps(total, indent=2) + "\n")
 
 
 @asynccontextmanager

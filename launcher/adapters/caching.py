@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -14,7 +13,7 @@ from typing import ClassVar
 from weakref import WeakValueDictionary
 
 from launcher.adapters.answers import Answers, Question
-from launcher.adapters.base import Adapter, Behind, closing
+from launcher.adapters.base import Adapter, Behind, closing, counting
 from launcher.component import component
 from launcher.core import Handler, Json, Request, Response, error_of
 from launcher.errors import AdapterError, UserError
@@ -58,13 +57,12 @@ class Caching(Adapter):
                 "a name for it, to be changed whenever it changes"
             )
         self._behind = asdict(behind) | {"serves": self.serves}
-        self._answers, path = Answers(Path(self.folder).expanduser()), folder / "caching.json"
-        before = Counter(json.loads(path.read_text())) if path.exists() else Counter()
+        self._answers = Answers(Path(self.folder).expanduser())
         try:
-            yield
+            with counting(folder / "caching.json", self.counts, COUNTED):
+                yield
         finally:
             self._answers = None
-            path.write_text(json.dumps({key: before[key] + self.counts[key] for key in COUNTED}, indent=2) + "\n")
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if self._answers is None:

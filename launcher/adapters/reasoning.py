@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Behind, closing
+from launcher.adapters.base import Adapter, Behind, closing, counting
 from launcher.adapters.thought import Piece, Place, Splitter, StrayEnd
 from launcher.component import component
 from launcher.core import Handler, Json, Request, Response
@@ -60,12 +59,8 @@ class Reasoning(Adapter):
 
     @asynccontextmanager
     async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
-        path = folder / "reasoning.json"
-        before = Counter(json.loads(path.read_text())) if path.exists() else Counter()
-        try:
+        with counting(folder / "reasoning.json", self.counts, COUNTED):
             yield
-        finally:
-            path.write_text(json.dumps({key: before[key] + self.counts[key] for key in COUNTED}, indent=2) + "\n")
 
     async def _pass(self, request: Request, call_next: Handler) -> Response:
         limit = request.body.get("max_tokens")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from running import program
+from running import killed, program
 
 NODE = Path(__file__).parent / "slurm" / "slurm_node.sh"
 ROOT = Path(__file__).parent.parent.parent
@@ -94,9 +94,7 @@ def following(slurm: Environment, folder: Path, *arguments: str) -> Iterator[sub
         try:
             yield process
         finally:
-            if process.poll() is None:
-                process.kill()
-                process.communicate()
+            if killed(process):
                 for job in {job_of(file.parent.parent) for file in folder.rglob("slurm/job.json")}:
                     call(slurm, "scancel", "--signal=KILL", "--full", job)
                     call(slurm, "scancel", job)

