@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,7 @@ from launcher.config import Mode, Run, check, plain
 from launcher.core import Json
 from launcher.deployments import Deployments, fingerprint
 from launcher.errors import UserError
+from launcher.files import refused
 from launcher.group.leader import leading
 from launcher.group.member import follow
 from launcher.launchers import SHARED
@@ -66,6 +68,7 @@ def launch(arguments: list[str]) -> int:
     os.environ["HYDRA_FULL_ERROR"] = "1"  # so that composition errors reach us, to be said in one line
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     signal.signal(signal.SIGTERM, _Once())
+    logging.raiseExceptions = False  # a log that cannot be written costs nothing else
     Outcomes.forget()
     if "--version" in arguments:  # before Hydra says its own
         print(f"launcher {__version__}")
@@ -83,6 +86,11 @@ def launch(arguments: list[str]) -> int:
         return ended(str(error), error.exit_code)
     except KeyboardInterrupt:
         return interrupted()
+    except OSError as error:
+        line = refused(error)
+        if line is None:
+            raise
+        return ended(line, UserError.exit_code)
     except SystemExit as end:  # Hydra has shown what was asked for, or a callback has said what is wrong
         return 1 if end.code else 0
     except lost() as error:

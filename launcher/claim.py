@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.errors import TakenOver
+from launcher.files import storing
 
 FILE = "session.json"
 """In a run folder: where and when the session that may write to it began."""
@@ -31,14 +32,15 @@ class Claim:
             "began_at": datetime.now(UTC).isoformat(),
         }
         partial = folder / f".{FILE}.{facts['host']}.{facts['pid']}"
-        partial.write_text(json.dumps(facts) + "\n")
-        self._mark = _mark(partial)
-        partial.replace(folder / FILE)
+        with storing(folder / FILE):
+            partial.write_text(json.dumps(facts) + "\n")
+            self._mark = _mark(partial)
+            partial.replace(folder / FILE)
 
     @property
     def holds(self) -> bool:
         """Tell whether no other session has claimed the folder since."""
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, NotADirectoryError):
             return _mark(self.folder / FILE) == self._mark
         return False
 

@@ -25,6 +25,10 @@ class TakenOver(UserError):
     """A run folder that another session has claimed since: this one must not write to it any more."""
 
 
+class StorageError(UserError):
+    """A file that cannot be written: the disk is full, read-only or gone; names the file."""
+
+
 class ServerError(UserError):
     """A server that did not start, or died; says where its log is."""
 

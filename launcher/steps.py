@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
+from launcher import files
 from launcher.allocation import Allocation
 from launcher.backends.base import lead_alone
 from launcher.claim import Claim
@@ -26,6 +27,7 @@ from launcher.errors import (
     CoverageTooLow,
     ResumeError,
     ServerError,
+    StorageError,
     TakenOver,
     TransportError,
     UserError,
@@ -92,6 +94,8 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
     except TakenOver:
         outcome.publish = False
         raise
+    except StorageError as error:
+        outcome.end(error.exit_code, "error", f"{error}; continue with resume={folder}")
     except UserError as error:
         outcome.end(error.exit_code, "error", error)
     except KeyboardInterrupt:
@@ -101,7 +105,16 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
         raise
     finally:
         if outcome.publish and (outcome.claim is None or outcome.claim.holds):
-            publish(ledger, outcome, folder)
+            _published(ledger, outcome, folder)
+
+
+def _published(ledger: Ledger, outcome: Outcome, folder: Path) -> None:
+    """Publish the report; where the disk takes none, the run ends with that, unless it has ended so already."""
+    try:
+        publish(ledger, outcome, folder)
+    except StorageError as error:
+        if outcome.status != "error":
+            outcome.end(error.exit_code, "error", f"{error}; continue with resume={folder}")
 
 
 @contextmanager
@@ -167,9 +180,7 @@ def announced(endpoint: Endpoint, folder: Path) -> Iterator[None]:
         "pid": os.getpid(),
         "ready_at": datetime.now(UTC).isoformat(),
     }
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps(facts) + "\n")
-    partial.replace(file)
+    files.replace(file, json.dumps(facts) + "\n")
     ours = file.stat().st_ino
     try:
         yield

@@ -305,3 +305,31 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("launcher:")]
     assert "tokenizer" in error
     assert "264" in error
+
+
+@pytest.mark.parametrize("folder", ["/proc/x", "file/x", "n" * 300])
+def test_an_impossible_folder_is_one_line(tmp_path: Path, folder: str) -> None:
+    (tmp_path / "file").touch()
+    arguments = command(*ECHO, "tasks=[addition]", f"hydra.run.dir={folder}")
+    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"launcher: {folder[:200]}")
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_it_is_continued(tmp_path: Path) -> None:
+    """The limit of a file's size stands for a full disk: it stops the samples in the middle."""
+    folder = tmp_path / "run"
+    line = f"trap '' XFSZ; ulimit -f 40; exec {' '.join(command(*ECHO, 'tasks=[addition]', f'hydra.run.dir={folder}'))}"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith(f"launcher: {folder / 'samples.jsonl'}: cannot be written: "), done.stderr
+    assert last.endswith(f"; continue with resume={folder}")
+    kept = len(samples(folder))
+    assert 0 < kept < 120
+    again = subprocess.run(command(f"resume={folder}"), capture_output=True, text=True, timeout=240, cwd=tmp_path)
+    assert again.returncode == 0, again.stderr
+    assert f"{kept} of them" in again.stderr or f"{kept} already done" in again.stderr
+    assert results(folder)["tasks"]["addition"]["coverage"]["scored"] == 120

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.core import Handler, Json, Request, Response
+from launcher.errors import UserError
+from launcher.files import replace
 
 
 @dataclass(frozen=True)
@@ -73,12 +75,23 @@ async def all_running(
 @contextmanager
 def counting(path: Path, counts: Mapping[str, int], names: Sequence[str]) -> Iterator[None]:
     """Write the ``counts`` of ``names`` at the end, added to what an earlier session of the run left in the file."""
-    before = json.loads(path.read_text()) if path.exists() else {}
+    before = _counts(path)
     try:
         yield
     finally:
         total = {name: before.get(name, 0) + counts.get(name, 0) for name in names}
-        path.write_text(json.dumps(total, indent=2) + "\n")
+        replace(path, json.dumps(total, indent=2) + "\n")
+
+
+def _counts(path: Path) -> Mapping[str, int]:
+    """Return what an earlier session counted. Raises `UserError` for a damaged file."""
+    try:
+        found = json.loads(path.read_bytes())
+        return {str(name): int(count) for name, count in found.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, TypeError) as error:
+        raise UserError(f"{path}: not the counts of an adapter ({error}); remove it to count from zero") from None
 
 
 @asynccontextmanager

@@ -18,6 +18,7 @@ from launcher.adapters.base import Adapter, Behind, closing
 from launcher.component import component
 from launcher.core import Handler, Json, Request, Response
 from launcher.errors import AdapterError, UserError
+from launcher.files import storing
 
 log = logging.getLogger(__name__)
 
@@ -69,7 +70,8 @@ class _Writer:
     """A thread that appends JSON lines to a file; the first error is logged, and later lines are dropped."""
 
     def __init__(self, path: Path) -> None:
-        self._file = path.open("ab", buffering=0)
+        with storing(path):
+            self._file = path.open("ab", buffering=0)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="request-log")
         self._broken = False
 

@@ -15,6 +15,7 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from launcher.errors import ServerError, UserError
+from launcher.files import storing
 
 KEEP_ALIVE_S = 75
 """Idle connections stay open this long: a client's pool outlives a pause between bursts."""
@@ -52,8 +53,9 @@ def _why(host: str, port: int, error: OSError) -> str:
 @contextmanager
 def server_log(path: Path) -> Iterator[logging.Logger]:
     """Open a log file for one server: its access log, and what uvicorn says in the server's thread."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(logging.Formatter(FORMAT))
     log = logging.Logger("launcher.server", logging.INFO)
     log.addHandler(handler)

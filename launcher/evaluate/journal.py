@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -13,6 +15,7 @@ from launcher.claim import Claim
 from launcher.core import Json, Record, Status
 from launcher.errors import ResumeError
 from launcher.evaluate.records import from_line, to_line
+from launcher.files import replace, storing
 
 SAMPLES = "samples.jsonl"
 HEADER = "journal.json"
@@ -39,7 +42,8 @@ class Journal:
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
         self._begin(json.loads(json.dumps(fingerprint)))
-        self._file = self.path.open("ab", buffering=0)
+        with storing(self.path):
+            self._file = self.path.open("ab", buffering=0)
 
     def __enter__(self) -> Self:
         return self
@@ -50,12 +54,18 @@ class Journal:
         self._file.close()
 
     def add(self, record: Record) -> None:
-        """Append a record; it is with the operating system when this returns."""
+        """Append a record; it is with the operating system when this returns. Raises `StorageError`."""
         self._check()
         line = to_line(record)
-        if self._file.write(line) != len(line):
-            raise OSError(f"{self.path}: a line was written only in part; the disk may be full")
+        with storing(self.path):
+            self._append(line)
         self._place(record, len(line))
+
+    def _append(self, line: bytes) -> None:
+        """Write a line whole or not at all: others may still fit behind it."""
+        if self._file.write(line) != len(line):
+            self._file.truncate(self._end)
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self, order: Iterable[str], facts: Mapping[str, Json]) -> None:
         """Write one line per sample, the keys of ``order`` first, in one step; then ``facts`` into the header."""
@@ -63,9 +73,8 @@ class Journal:
         self._check()
         known = [key for key in order if key in self._places]
         keys = [*known, *(self._places.keys() - set(known))]
-        _replace(self.path, self._chosen(keys))
-        header = json.loads(self._header.read_text())
-        _replace(self._header, [_pretty({**header, **facts})])
+        replace(self.path, self._chosen(keys))
+        replace(self._header, [_pretty({**_read_header(self._header), **facts})])
 
     def _chosen(self, keys: Iterable[str]) -> Iterator[bytes]:
         with self.path.open("rb") as file:
@@ -81,12 +90,12 @@ class Journal:
         elif self.path.exists():
             raise ResumeError(f"{self.path} is there without its {HEADER}; choose another run folder")
         else:
-            _replace(self._header, [_pretty({"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint})])
+            replace(self._header, [_pretty({"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint})])
 
     def _reread(self) -> None:
         if not self.path.exists():
             return
-        _replace(self.path, _whole(self.path))  # what a session that we took over from still writes is in the old file
+        replace(self.path, _whole(self.path))  # what a session that we took over from still writes is in the old file
         for line, record in _lines(self.path):
             self._place(record, len(line))
             (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
@@ -153,22 +162,32 @@ def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
         try:
             yield line, from_line(line)
         except ValueError as error:
-            raise ResumeError(f"{path}:{number}: {error}; the file is damaged") from None
+            raise ResumeError(f"{path}:{number}: {error}; delete this line to ask its sample again") from None
 
 
 def _whole(path: Path) -> Iterator[bytes]:
     """Yield the lines of a file; a last one without its end is left out."""
     if not path.exists():
         return
-    with path.open("rb") as file:
+    with reading(path), path.open("rb") as file:
         yield from (line for line in file if line.endswith(b"\n"))
+
+
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raise `ResumeError` that names ``path`` for what the operating system refuses."""
+    try:
+        yield
+    except OSError as error:
+        raise ResumeError(f"{path}: cannot be read: {error.strerror or error}") from None
 
 
 def _read_header(path: Path) -> dict[str, Json]:
     try:
-        found = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise ResumeError(f"{path}: not JSON: {error}") from None
+        with reading(path):
+            found = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ResumeError(f"{path}: not JSON: {error}; restore it, or choose another run folder") from None
     if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION or "fingerprint" not in found:
         raise ResumeError(f"{path}: not a journal of schema_version {SCHEMA_VERSION}")
     return found
@@ -176,13 +195,3 @@ def _read_header(path: Path) -> dict[str, Json]:
 
 def _pretty(value: Json) -> bytes:
     return (json.dumps(value, indent=2) + "\n").encode()
-
-
-def _replace(path: Path, parts: Iterable[bytes]) -> None:
-    """Write a file in one step: a reader, or a crash, sees the old or the whole new one."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.writelines(parts)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)

@@ -13,6 +13,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from launcher.core import Check, Json, Report, Status
+from launcher.files import replace
 from launcher.report import charts, figures, results, samples
 
 FILE = "report.html"
@@ -31,7 +32,7 @@ VERDICTS = {
 def write(report: Report, folder: Path) -> Path:
     """Write ``report.html`` into ``folder``, with the samples of the ``samples.jsonl`` there; return its path."""
     gathered = samples.gather(folder / samples.FILE)
-    return results.replace(folder / FILE, render("report.html.j2", {**_run(report), **_samples(gathered)}))
+    return replace(folder / FILE, render("report.html.j2", {**_run(report), **_samples(gathered)}))
 
 
 def render(template: str, values: Mapping[str, object]) -> str:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict
 from enum import Enum
@@ -13,6 +11,7 @@ from pathlib import Path
 
 from launcher.core import INTERRUPTED, Check, Endpoint, Json, Report, TaskResult
 from launcher.errors import CoverageTooLow, UserError, ValidationFailed
+from launcher.files import replace
 
 SCHEMA_VERSION = 1
 FILE = "results.json"
@@ -106,23 +105,6 @@ def well_formed(text: str) -> str:
     except UnicodeEncodeError:
         return text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     return text
-
-
-def replace(path: Path, text: str) -> Path:
-    """Write ``text`` to ``path`` in one step, through a temporary file in the same folder."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).chmod(0o644)
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-    return path
 
 
 def _endpoint(endpoint: Endpoint | None) -> dict[str, str] | None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from launcher.core import Json
+from launcher.files import replace
 from launcher.report import page, points, results, terminal
 
 FILE, PAGE = "sweep.json", terminal.SWEEP_PAGE
@@ -32,8 +33,8 @@ def collect(folder: Path) -> dict[str, Json]:
 def write(folder: Path) -> dict[str, Json]:
     """Write ``sweep.json`` and ``sweep.html`` into a multirun folder and return what `collect` found."""
     found = collect(folder)
-    results.replace(folder / FILE, results.encode(found, indent=2) + "\n")
-    results.replace(folder / PAGE, page.render("sweep.html.j2", _values(found, folder)))
+    replace(folder / FILE, results.encode(found, indent=2) + "\n")
+    replace(folder / PAGE, page.render("sweep.html.j2", _values(found, folder)))
     return found
 
 

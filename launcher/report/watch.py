@@ -12,6 +12,7 @@ from rich.console import Console
 
 from launcher.core import Json, Metric
 from launcher.errors import UserError
+from launcher.files import replace
 from launcher.report import charts, figures, page, results, samples, terminal
 from launcher.report.compare import ALPHA, Answers, compare_each
 from launcher.training.entry import Entry
@@ -40,8 +41,8 @@ def read(folder: Path) -> list[Entry]:
 def report(folder: Path, training: Path, entries: Sequence[Entry], over: bool, console: Console | None = None) -> None:
     """Write both files and print the table. ``entries`` are in order; ``over`` says that no more will come."""
     found = collect(folder, training, entries)
-    results.replace(folder / FILE, results.encode(found, indent=2) + "\n")
-    results.replace(folder / terminal.WATCH_PAGE, page.render("watch.html.j2", _values(found, folder, over)))
+    replace(folder / FILE, results.encode(found, indent=2) + "\n")
+    replace(folder / terminal.WATCH_PAGE, page.render("watch.html.j2", _values(found, folder, over)))
     if console is not None:
         terminal.print_watch(found, folder, console)
 

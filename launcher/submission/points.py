@@ -11,6 +11,7 @@ from launcher.cluster import Slurm
 from launcher.config import Run
 from launcher.core import Json
 from launcher.errors import UserError
+from launcher.files import replace
 
 FOLDER = "slurm"
 """In a run folder: what submitit and the job write."""
@@ -48,10 +49,7 @@ class Job:
 def write(folder: Path, name: str, value: Json) -> None:
     """Write JSON into the job's part of a run folder, in one step."""
     path = folder / FOLDER / name
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(value) + "\n")
-    partial.replace(path)
+    replace(path, json.dumps(value) + "\n")
 
 
 def read(folder: Path, name: str) -> Json:

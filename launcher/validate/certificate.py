@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launcher.client import Client
 from launcher.core import Check, Endpoint, Request
+from launcher.files import replace
 from launcher.validate import answers, logprobs, serving
 from launcher.validate.check import Need, Subject
 from launcher.validate.settings import Validate
@@ -54,7 +55,7 @@ def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
         },
         "checks": [asdict(check) for check in checks],
     }
-    (folder / "certificate.json").write_text(json.dumps(certificate, indent=2) + "\n")
+    replace(folder / "certificate.json", json.dumps(certificate, indent=2) + "\n")
 
 
 def failed(checks: tuple[Check, ...]) -> list[Check]:

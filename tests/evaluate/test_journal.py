@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -151,3 +154,48 @@ def test_a_session_that_was_overtaken_before_it_opens_the_journal_does_not_open_
     with pytest.raises(TakenOver):
         Journal(tmp_path, PRINT, earlier)
     assert not (tmp_path / "journal.json").exists()
+
+
+def limited(folder: Path, bytes_: int) -> str:
+    """Add lines in a process whose files may not grow over a size, until it cannot; return what it says of that."""
+    code = f"""
+import resource, signal
+from pathlib import Path
+from launcher.core import Record, Status
+from launcher.errors import StorageError
+from launcher.evaluate.journal import Journal
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+made = lambda i: Record("t", str(i), 0, {{}}, "x" * (7 * i % 90), None, None, {{}}, Status.scored, None, 0.1)
+with Journal(Path({str(folder)!r}), {{}}) as journal:
+    resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_}, {bytes_}))
+    refused = 0
+    for number in range(200):
+        try:
+            journal.add(made(number))
+        except StorageError as error:
+            said, refused = str(error), refused + 1
+print(said)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    return done.stdout
+
+
+@pytest.mark.parametrize("bytes_", [1000, 4097, 9999])
+def test_a_full_disk_leaves_whole_lines_and_is_named(tmp_path: Path, bytes_: int) -> None:
+    said = limited(tmp_path, bytes_)
+    assert said.startswith(f"{tmp_path / 'samples.jsonl'}: cannot be written: ")
+    found = keys(tmp_path)
+    assert 3 < len(found) < 200
+    assert bytes_ - 400 < (tmp_path / "samples.jsonl").stat().st_size <= bytes_
+    with Journal(tmp_path, {}) as opened:
+        assert opened.finished == set(found)
+
+
+@pytest.mark.parametrize("name", ["samples.jsonl", "journal.json"])
+def test_a_folder_in_the_place_of_a_file_is_named(record, tmp_path: Path, name: str) -> None:
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/a/0"))
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    with pytest.raises(ResumeError, match=f"{name}: cannot be read: Is a directory"):
+        Journal(tmp_path, PRINT)

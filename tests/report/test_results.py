@@ -83,15 +83,6 @@ def test_text_is_made_well_formed(text, written):
     assert results.encode({"x": text}) == f'{{"x": "{written}"}}'
 
 
-def test_a_failed_write_leaves_the_old_file_alone(tmp_path):
-    path = results.write(report(), tmp_path)
-    before = path.read_text()
-    with pytest.raises(UnicodeEncodeError):
-        results.replace(path, "half a pair \ud83d")
-    assert path.read_text() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
 def test_it_makes_the_folder(tmp_path):
     assert results.write(report(), tmp_path / "a" / "b").exists()
 
