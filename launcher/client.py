@@ -6,18 +6,23 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
 
 import aiohttp
 
+from launcher import http
 from launcher.core import Endpoint, Json, Request, Response, error_of
 from launcher.errors import TransportError
+from launcher.http import Answer, HttpError
 
-KEEP_ALIVE_S = 4.0
-"""Idle connections are closed before common servers do it (uvicorn: 5 s), so that no request meets a closing one."""
+MAX_ANSWER_BYTES = 64 << 20
+"""The largest answer that is read: the log-probabilities of 4 prompts of 128k tokens take about 50 MB."""
 QUOTED = 300
 """Characters of an unexpected answer that an error message quotes."""
+NOT_JSON = "http_error"
+"""The ``type`` that the client gives to an error whose body is not JSON: a proxy's page, not the model's word."""
 MOMENT_S = 0.5
 """After a server has stopped answering, its process may end this much later."""
 
@@ -25,32 +30,30 @@ MOMENT_S = 0.5
 class Client:
     """Calls one endpoint over at most ``concurrency`` connections; an async context manager.
 
-    ``timeout_s`` bounds each request by itself, for a stream the wait for each of its events. Every status that the
-    server answers is a `Response`; `TransportError` is raised when there is no usable answer at all. The endpoint's key
-    goes into the ``Authorization`` header, unless the request brings its own.
+    ``timeout_s`` bounds each request by itself, for a stream the wait for each of its events; ``max_bytes`` bounds each
+    answer, also that of a stream. Every status that the server answers is a `Response`; `TransportError` is raised when
+    there is no usable answer at all. The endpoint's key goes into the ``Authorization`` header, unless the request
+    brings its own; it is sent to the endpoint's scheme, host and port only.
     """
 
-    def __init__(self, endpoint: Endpoint, *, timeout_s: float, concurrency: int = 16) -> None:
+    def __init__(
+        self, endpoint: Endpoint, *, timeout_s: float, concurrency: int = 16, max_bytes: int = MAX_ANSWER_BYTES
+    ) -> None:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._concurrency = concurrency
+        self._max_bytes = max_bytes
         self._session: aiohttp.ClientSession | None = None
+        self._open = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        connector = aiohttp.TCPConnector(limit=self._concurrency, keepalive_timeout=KEEP_ALIVE_S)
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            timeout=aiohttp.ClientTimeout(total=None),
-            headers=self._authorization(),
-            cookie_jar=aiohttp.DummyCookieJar(),
-        )
+        self._session = await self._open.enter_async_context(http.session(self._concurrency))
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
+        await self._open.aclose()
 
     async def __call__(self, request: Request) -> Response:
         """Post the request under the endpoint's root. Raises `TransportError`."""
@@ -62,15 +65,16 @@ class Client:
     async def post(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None) -> Response:
         """Post JSON to any URL of the server and read the whole answer. Raises `TransportError`."""
         start = time.perf_counter()
-        answer, data = await self._ask("POST", url, body, headers)
-        return Response(answer.status, _parsed(answer, data), _plain(answer), latency_s=time.perf_counter() - start)
+        answer = await self._exchange("POST", url, json.dumps(body).encode(), headers)
+        found = self._parsed(url, answer)
+        return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
 
     async def get(self, url: str) -> Response:
         """Get any URL of the server; the body is its JSON, or else its text. Raises `TransportError`."""
         start = time.perf_counter()
-        answer, data = await self._ask("GET", url, None, None)
-        body = _json_or_text(data)
-        return Response(answer.status, body, _plain(answer), latency_s=time.perf_counter() - start)
+        answer = await self._exchange("GET", url, None, None)
+        found = self._json_or_text(answer.body)
+        return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
 
     async def down(self) -> str | None:
         """Return why the server does not answer ``/health``; None of one without that route, or that is only busy."""
@@ -81,67 +85,86 @@ class Client:
             return self._endpoint.ended() or str(error)
         return None if response.status < 500 else _said(response)
 
-    async def _ask(
-        self, method: str, url: str, body: Mapping[str, Json] | None, headers: Mapping[str, str] | None
-    ) -> tuple[aiohttp.ClientResponse, bytes]:
-        try:
-            answer = await self._send(method, url, body, headers, aiohttp.ClientTimeout(total=self._timeout_s))
-            return answer, await answer.read()
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(url, error) from error
+    async def _exchange(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str] | None) -> Answer:
+        return await http.exchange(
+            self._opened(),
+            method,
+            url,
+            timeout_s=self._timeout_s,
+            max_bytes=self._max_bytes,
+            data=data,
+            headers=self._headers(url, headers),
+        )
 
     async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str]) -> Response:
-        start = time.perf_counter()
-        try:
-            answer = await self._send("POST", url, body, headers, self._each_event())
-            if not answer.content_type.startswith("text/event-stream"):
-                return Response(answer.status, _parsed(answer, await answer.read()), _plain(answer))
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(url, error) from error
+        start, data = time.perf_counter(), json.dumps(body).encode()
+        with http.failures(url, self._timeout_s):
+            async with asyncio.timeout(self._timeout_s):
+                unbounded = aiohttp.ClientTimeout(total=None)
+                answer = await http.send(self._opened(), "POST", url, unbounded, data, self._headers(url, headers))
+                if not answer.content_type.startswith("text/event-stream"):
+                    whole = Answer(answer.status, dict(answer.headers), await http.whole(answer, url, self._max_bytes))
+                    return Response(whole.status, self._parsed(url, whole), whole.headers)
         latency_s = time.perf_counter() - start
-        return Response(answer.status, None, _plain(answer), self._events(url, answer), latency_s)
-
-    async def _send(
-        self,
-        method: str,
-        url: str,
-        body: Mapping[str, Json] | None,
-        headers: Mapping[str, str] | None,
-        timeout: aiohttp.ClientTimeout,
-    ) -> aiohttp.ClientResponse:
-        if self._session is None:
-            raise RuntimeError("the client is used outside of its 'async with' block")
-        data = None if body is None else json.dumps(body).encode()
-        typed = {"Content-Type": "application/json"} if data else {}
-        return await self._session.request(
-            method, url, data=data, headers=typed | dict(headers or {}), timeout=timeout, allow_redirects=False
-        )
+        return Response(answer.status, None, dict(answer.headers), self._events(url, answer), latency_s)
 
     async def _events(self, url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[Json]:
         try:
-            async for data in sse(answer.content.iter_any()):
-                if data == "[DONE]":
-                    return
-                yield json.loads(data)
-            raise TransportError(f"{url}: the stream ended without [DONE]")
-        except json.JSONDecodeError as error:
-            raise TransportError(f"{url}: an event is no JSON: {error.doc[:QUOTED]!r}") from error
-        except (aiohttp.ClientError, TimeoutError, OSError) as error:
-            raise self._failure(url, error) from error
+            with http.failures(url, self._timeout_s):
+                events = sse(self._bounded(url, answer))
+                while True:
+                    async with asyncio.timeout(self._timeout_s):
+                        data = await anext(events, None)
+                    if data is None:
+                        raise HttpError(url, "the stream ended without [DONE]")
+                    if data == "[DONE]":
+                        return
+                    yield self._event(url, data)
         finally:
             answer.close()
 
-    def _authorization(self) -> dict[str, str]:
-        key = self._endpoint.api_key
-        return {"Authorization": f"Bearer {key}"} if key else {}
+    async def _bounded(self, url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in answer.content.iter_any():
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise HttpError(url, f"the stream has more than {self._max_bytes:,} bytes")
+            yield chunk
 
-    def _each_event(self) -> aiohttp.ClientTimeout:
-        return aiohttp.ClientTimeout(total=None, sock_connect=self._timeout_s, sock_read=self._timeout_s)
+    def _event(self, url: str, data: str) -> Json:
+        try:
+            return http.parsed(data.encode(errors="replace"), self._max_bytes)
+        except ValueError as error:
+            raise HttpError(url, f"an event is no JSON: {data[:QUOTED]!r}") from error
 
-    def _failure(self, url: str, error: BaseException) -> TransportError:
-        if isinstance(error, TimeoutError):
-            return TransportError(f"{url}: no answer within {self._timeout_s:g} s")
-        return TransportError(f"{url}: {type(error).__name__}: {error}")
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is used outside of its 'async with' block")
+        return self._session
+
+    def _headers(self, url: str, given: Mapping[str, str] | None) -> dict[str, str]:
+        key = self._endpoint.api_key if http.same_origin(url, self._endpoint.url) else None
+        own = dict(given or {})
+        return own if any(name.lower() == "authorization" for name in own) else http.authorization(key) | own
+
+    def _parsed(self, url: str, answer: Answer) -> Json:
+        """Return the JSON of an answer; what else an error status brings is put into OpenAI's error shape."""
+        try:
+            return http.parsed(answer.body, self._max_bytes)
+        except ValueError as error:
+            why = "" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else f" ({error})"
+        text = answer.body[:QUOTED].decode(errors="replace")
+        if answer.status < 300:
+            raise HttpError(url, f"answered HTTP {answer.status} with no JSON{why}: {text!r}")
+        where = next((f" to {v[:QUOTED]}" for k, v in answer.headers.items() if k.lower() == "location"), "")
+        message = f"HTTP {answer.status}{where}: {text}"
+        return {"error": {"message": message, "type": NOT_JSON, "code": answer.status}}
+
+    def _json_or_text(self, data: bytes) -> Json:
+        try:
+            return http.parsed(data, self._max_bytes)
+        except ValueError:
+            return data.decode(errors="replace")
 
 
 async def sse(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
@@ -161,30 +184,7 @@ async def sse(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
                 lines = []
 
 
-def _parsed(answer: aiohttp.ClientResponse, data: bytes) -> Json:
-    """Return the JSON of an answer; what else an error status brings is put into OpenAI's error shape."""
-    try:
-        return json.loads(data)
-    except ValueError:
-        text = data[:QUOTED].decode(errors="replace")
-    if answer.status < 300:
-        raise TransportError(f"{answer.url}: answered HTTP {answer.status} with no JSON: {text!r}")
-    where = f" to {answer.headers['Location']}" if "Location" in answer.headers else ""
-    return {"error": {"message": f"HTTP {answer.status}{where}: {text}", "type": "http_error", "code": answer.status}}
-
-
 def _said(response: Response) -> str:
     """Return the message of an error in OpenAI's shape, or its status."""
     message = error_of(response.body).get("message")
     return f"HTTP {response.status}" if message is None else str(message)
-
-
-def _json_or_text(data: bytes) -> Json:
-    try:
-        return json.loads(data)
-    except ValueError:
-        return data.decode(errors="replace")
-
-
-def _plain(answer: aiohttp.ClientResponse) -> dict[str, str]:
-    return dict(answer.headers.items())

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPConnection
 from typing import ClassVar
 
 from launcher.allocation import Allocation
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.cluster import Spread
 from launcher.component import component, name_of
-from launcher.core import Endpoint, Json
+from launcher.core import Endpoint, Json, error_of
 from launcher.errors import ServerError, UserError
+from launcher.http import HttpError, fetch, netloc, parsed
 
 ANSWER_S = 10.0
 """So much longer may an answer take, whose reason says more than that there was none."""
@@ -82,25 +81,16 @@ def api_key(variable: str | None) -> str | None:
 
 def wait_ready(host: str, port: int, timeout_s: float, hint: str) -> None:
     """Wait until ``/ready`` says that a token was produced. Raises `ServerError` with its reason."""
-    connection = HTTPConnection(host, port, timeout=timeout_s + ANSWER_S)
     try:
-        connection.request("GET", "/ready")
-        answer = connection.getresponse()
-        body = answer.read()
-    except OSError as error:
-        raise ServerError(f"the server does not answer: {error}; {hint}") from None
-    finally:
-        connection.close()
+        answer = fetch("GET", f"http://{netloc(host, port)}/ready", timeout_s=timeout_s + ANSWER_S)
+    except HttpError as error:
+        raise ServerError(f"the server does not answer: {error.reason}; {hint}") from None
     if answer.status != 200:
-        raise ServerError(f"the server is not ready: {_reason(body)}; {hint}")
+        raise ServerError(f"the server is not ready: {_reason(answer.body)}; {hint}")
 
 
 def _reason(body: bytes) -> str:
     try:
-        return str(json.loads(body)["error"]["message"])
-    except (ValueError, KeyError, TypeError):
+        return str(error_of(parsed(body))["message"])
+    except (ValueError, KeyError):
         return body[:200].decode("utf-8", errors="replace")
-
-
-def netloc(host: str, port: int | str) -> str:
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

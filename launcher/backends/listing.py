@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from urllib.parse import SplitResult, urlsplit
 
 from launcher.errors import ServerError, UserError
+from launcher.http import HttpError, authorization, fetch, parsed
+
+SHOWN, NAME_CHARACTERS = 10, 200
+"""How many of the names that a server lists an error quotes, and how much of each."""
 
 
 @dataclass(frozen=True)
@@ -41,24 +44,16 @@ class Listing:
         if names is None:
             raise UserError(f"backend.model: {self.url}/models lists no models (HTTP {status}); say which one to use")
         if len(names) != 1:
-            raise UserError(f"backend.model: the server has {len(names)}, choose one of: {', '.join(names) or '-'}")
+            raise UserError(f"backend.model: the server has {len(names)}, choose one of: {_shown(names) or '-'}")
         return names[0]
 
     def ask(self, path: str) -> tuple[int, bytes]:
         """Return the status and the body of ``path`` below the URL. Raises `ServerError` without an answer."""
-        url = split_url(self.url)
-        headers = {"Authorization": f"Bearer {self.key}"} if self.key else {}
         try:
-            connection = _connect(url, self.timeout_s)
-            try:
-                connection.request("GET", f"{url.path}{path}", headers=headers)
-                answer = connection.getresponse()
-                return answer.status, answer.read()
-            finally:
-                connection.close()
-        except (OSError, HTTPException) as error:
-            reason = str(error) or type(error).__name__
-            raise ServerError(f"{self.name}: no server answers there: {reason}") from None
+            answer = fetch("GET", f"{self.url}{path}", timeout_s=self.timeout_s, headers=authorization(self.key))
+        except HttpError as error:
+            raise ServerError(f"{self.name}: no server answers there: {error.reason}") from None
+        return answer.status, answer.body
 
 
 def split_url(url: str) -> SplitResult:
@@ -73,19 +68,22 @@ def split_url(url: str) -> SplitResult:
     return parts
 
 
-def _connect(url: SplitResult, timeout_s: float) -> HTTPConnection:
-    kind = HTTPSConnection if url.scheme == "https" else HTTPConnection
-    return kind(url.hostname or "", url.port, timeout=timeout_s)
-
-
 def _listed(model: str, names: list[str] | None) -> str:
     if names is not None and model not in names:
-        raise UserError(f"backend.model={model}: not served; accepted are {', '.join(names) or 'none'}")
+        raise UserError(f"backend.model={model}: not served; expected one of {_shown(names) or 'none'}")
     return model
 
 
 def _names(body: bytes) -> list[str] | None:
+    """Return the models' names; None for anything but a list of objects that have one."""
     try:
-        return [str(entry["id"]) for entry in json.loads(body)["data"]]
+        names = [entry["id"] for entry in parsed(body)["data"]]
     except (ValueError, KeyError, TypeError):
         return None
+    return names if all(isinstance(name, str) and name for name in names) else None
+
+
+def _shown(names: Sequence[str]) -> str:
+    """Return the first names, in what a message has room for."""
+    more = f", ... ({len(names) - SHOWN} more)" if len(names) > SHOWN else ""
+    return ", ".join(name[:NAME_CHARACTERS] for name in names[:SHOWN]) + more

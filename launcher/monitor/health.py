@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -14,6 +12,7 @@ from pathlib import Path
 
 from launcher.api.errors import DEAD, RESTARTING
 from launcher.core import Endpoint, Json, error_of
+from launcher.http import HttpError, authorization, fetch, parsed
 
 PERIOD_S = 3.0
 TIMEOUT_S = 10.0
@@ -75,7 +74,8 @@ def watch(endpoint: Endpoint, folder: Path) -> Iterator[Watch]:
 def probe(endpoint: Endpoint) -> dict[str, Json]:
     """Ask once: ``{time, live, status, latency_s, detail}``; ``live`` says that a server answered, ``detail`` why not.
 
-    Our own servers answer ``/health``; of any other server ``/v1/models`` is asked.
+    Our own servers answer ``/health``; of any other server ``/v1/models`` is asked. A redirect is not followed, and no
+    sign of life.
     """
     url = f"{endpoint.root}/health" if endpoint.ours else f"{endpoint.url}/models"
     start = time.perf_counter()
@@ -84,7 +84,7 @@ def probe(endpoint: Endpoint) -> dict[str, Json]:
         status, detail = None, {"error": {"code": DEAD, "message": why}}
     return {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "live": status is not None and status < 500,
+        "live": status is not None and (status < 300 or 400 <= status < 500),
         "status": status,
         "latency_s": round(time.perf_counter() - start, 4),
         "detail": detail,
@@ -92,15 +92,13 @@ def probe(endpoint: Endpoint) -> dict[str, Json]:
 
 
 def _get(url: str, api_key: str | None) -> tuple[int | None, Json]:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {api_key}"} if api_key else {})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=TIMEOUT_S) as answer:
-            return answer.status, _json(answer.read()) if url.endswith("/health") else None
-    except urllib.error.HTTPError as error:
-        return error.code, _json(error.read())
-    except OSError as error:
-        return None, str(error)
+        answer = fetch("GET", url, timeout_s=TIMEOUT_S, headers=authorization(api_key))
+    except HttpError as error:
+        return None, error.reason
+    if answer.status == 200 and not url.endswith("/health"):
+        return answer.status, None
+    return answer.status, _json(answer.body)
 
 
 def _code(detail: Json) -> Json:
@@ -115,6 +113,6 @@ def _said(detail: Json) -> str:
 
 def _json(body: bytes) -> Json:
     try:
-        return json.loads(body)
+        return parsed(body)
     except ValueError:
         return body[:200].decode("utf-8", errors="replace")

@@ -74,7 +74,7 @@ def test_the_only_model_is_taken(tmp_path: Path, ours: str) -> None:
 
 def test_a_model_by_name(tmp_path: Path, ours: str) -> None:
     assert reached(tmp_path, url=ours, api_key_env="THEIR_KEY", model="theirs").model == "theirs"
-    with pytest.raises(UserError, match=r"backend.model=other: not served; accepted are theirs"):
+    with pytest.raises(UserError, match=r"backend.model=other: not served; expected one of theirs"):
         reached(tmp_path, url=ours, api_key_env="THEIR_KEY", model="other")
 
 
@@ -130,7 +130,7 @@ def test_a_server_that_hangs_has_a_deadline(tmp_path: Path) -> None:
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()
-        with pytest.raises(ServerError, match="timed out"):
+        with pytest.raises(ServerError, match=r"no answer within 0\.05 s"):
             reached(tmp_path, url=f"http://127.0.0.1:{silent.getsockname()[1]}/v1", timeout_s=0.05)
 
 

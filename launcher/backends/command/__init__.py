@@ -11,10 +11,11 @@ from typing import ClassVar
 from launcher.allocation import Allocation
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.backends.command import words
-from launcher.backends.inline import EVERYWHERE, api_key, netloc
+from launcher.backends.inline import EVERYWHERE, api_key
 from launcher.component import component
 from launcher.core import Endpoint, Json
 from launcher.errors import UserError
+from launcher.http import netloc
 
 CALL_S = 30.0
 ANY = "<any free port>"

@@ -5,14 +5,13 @@ from __future__ import annotations
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from signal import Signals
 
 from launcher.errors import ServerError
+from launcher.http import HttpError, authorization, fetch
 
 KEEPER = Path(__file__).with_name("keeper.py")
 LOOK_S = 0.2
@@ -96,12 +95,7 @@ def _how(code: int) -> str:
 
 
 def _status(url: str, key: str | None) -> int | None:
-    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"} if key else {})
-    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(request, timeout=CALL_S) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except (OSError, ValueError):
+        return fetch("GET", url, timeout_s=CALL_S, headers=authorization(key)).status
+    except HttpError:
         return None

@@ -11,13 +11,13 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 
 from launcher.backends.pytriton.installation import MODEL, backends, environment, install, models, program
 from launcher.backends.pytriton.ports import Ports
 from launcher.backends.pytriton.workspace import kill, processes, remove, running, shared_memory_prefix
 from launcher.core import Json
+from launcher.http import HttpError, fetch, netloc, parsed
 
 HTTP_TOKEN_HEADER = "triton-access-token"
 ADMIN = ("shared-memory", "model-repository", "statistics", "trace", "logging")
@@ -106,10 +106,10 @@ class Server:
         """Make an inference over HTTP; return what is wrong, or None."""
         try:
             status, answer = self._post(f"/v2/models/{MODEL}/generate", body, timeout_s)
-        except TimeoutError:
-            return f"no answer within {timeout_s:g} s"
-        except (OSError, HTTPException, ValueError) as error:
-            return str(error) or type(error).__name__
+        except HttpError as error:
+            return error.reason
+        except ValueError as error:
+            return str(error)
         if status != 200 or "error" in answer:
             return str(answer.get("error", f"HTTP {status}")).strip().rpartition("\n")[2]
         return None
@@ -118,7 +118,7 @@ class Server:
         """Return what Triton counts, in Prometheus' text format; nothing if it does not answer."""
         try:
             return _get(self._settings.host, self.ports.metrics, "/metrics", timeout_s)[1]
-        except (OSError, HTTPException):
+        except HttpError:
             return b""
 
     def stop(self) -> None:
@@ -140,15 +140,15 @@ class Server:
     def _ready(self) -> bool:
         try:
             return _get(self._settings.host, self.ports.http, "/v2/health/ready", LOOK_S)[0] == 200
-        except (OSError, HTTPException):
+        except HttpError:
             return False
 
     def _foreign(self) -> str | None:
         """Return what is wrong if another server answers on our port, or nobody any more."""
         try:
-            told = json.loads(_get(self._settings.host, self.ports.http, "/v2", ANSWER_S)[1])
-        except (OSError, HTTPException) as error:
-            return f"it does not answer any more: {error or type(error).__name__}"
+            told = parsed(_get(self._settings.host, self.ports.http, "/v2", ANSWER_S)[1])
+        except HttpError as error:
+            return f"it does not answer any more: {error.reason}"
         except ValueError:
             told = None
         name = told.get("name", "nameless") if isinstance(told, dict) else "no Triton"
@@ -174,21 +174,12 @@ class Server:
         yield f"--backend-config=python,shm-growth-byte-size={GROWTH_BYTES}"
 
     def _post(self, path: str, body: Json, timeout_s: float) -> tuple[int, Json]:
-        connection = HTTPConnection(self._settings.host, self.ports.http, timeout=timeout_s)
-        try:
-            headers = {"Content-Type": "application/json", HTTP_TOKEN_HEADER: self.token}
-            connection.request("POST", path, json.dumps(body), headers)
-            answer = connection.getresponse()
-            return answer.status, json.loads(answer.read() or b"{}")
-        finally:
-            connection.close()
+        url = f"http://{netloc(self._settings.host, self.ports.http)}{path}"
+        headers = {HTTP_TOKEN_HEADER: self.token}
+        answer = fetch("POST", url, timeout_s=timeout_s, data=json.dumps(body).encode(), headers=headers)
+        return answer.status, parsed(answer.body or b"{}")
 
 
 def _get(host: str, port: int, path: str, timeout_s: float) -> tuple[int, bytes]:
-    connection = HTTPConnection(host, port, timeout=timeout_s)
-    try:
-        connection.request("GET", path)
-        answer = connection.getresponse()
-        return answer.status, answer.read()
-    finally:
-        connection.close()
+    answer = fetch("GET", f"http://{netloc(host, port)}{path}", timeout_s=timeout_s)
+    return answer.status, answer.body

@@ -8,7 +8,6 @@ from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, fields
 
-import aiohttp
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.exposition import generate_latest
@@ -27,6 +26,7 @@ from launcher.backends.ray.fleet import Fleet
 from launcher.backends.ray.gate import HEADER
 from launcher.backends.ray.scaler import Scaler
 from launcher.engines.base import EngineState
+from launcher.http import Answer, HttpError, exchange, netloc, parsed, session
 
 TIMEOUT_S = 5.0
 HOLD_S = 60.0
@@ -67,7 +67,7 @@ class Status:
     async def health(self, request: Request) -> Response:
         """Say that the service lives, with all engines' counters added up, and each replica's state."""
         answers = await self._ask("/health", request)
-        states = [(await answer.json())["engine"] for answer in answers]
+        states = [parsed(answer.body)["engine"] for answer in answers]
         total = EngineState(**{name: sum(state[name] for state in states) for name in COUNTS})
         return respond(
             {
@@ -85,8 +85,8 @@ class Status:
         answers = await self._ask("/metrics", request)
         refused = [answer for answer in answers if answer.status != 200]
         if refused:
-            return Response(await refused[0].read(), refused[0].status, media_type="application/json")
-        texts = [await answer.text() for answer in answers]
+            return Response(refused[0].body, refused[0].status, media_type="application/json")
+        texts = [answer.body.decode() for answer in answers]
         if not texts:
             return refuse(ApiError(503, NOBODY, code="no_replica"))
         return Response(merge(texts) + self._replicas(), media_type=CONTENT_TYPE_LATEST)
@@ -116,23 +116,21 @@ class Status:
             family.add_metric((loss["id"] or "", str(loss["pid"] or ""), loss["reason"]), loss["time"])
         return family
 
-    async def _ask(self, path: str, request: Request) -> list[aiohttp.ClientResponse]:
-        """Return what the replicas that are there answer; one that dies meanwhile is left out."""
+    async def _ask(self, path: str, request: Request) -> list[Answer]:
+        """Return what the replicas that are there answer; one that dies while it is asked is left out."""
         sent = {name: value for name, value in request.headers.items() if name == "authorization"}
         headers = sent | {HEADER: self._secret}
-        async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(TIMEOUT_S), headers=headers) as http:
-            urls = [f"http://{m.address[0]}:{m.address[1]}{path}" for m in self._fleet.members()]
-            found = await asyncio.gather(*(_read(http, url) for url in urls))
+        urls = [f"http://{netloc(*m.address[:2])}{path}" for m in self._fleet.members()]
+
+        async def read(url: str) -> Answer | None:
+            try:
+                return await exchange(http, "GET", url, timeout_s=TIMEOUT_S, headers=headers)
+            except HttpError:
+                return None
+
+        async with session(max(1, len(urls))) as http:
+            found = await asyncio.gather(*map(read, urls))
         return [answer for answer in found if answer is not None and answer.status < 500]
-
-
-async def _read(http: aiohttp.ClientSession, url: str) -> aiohttp.ClientResponse | None:
-    try:
-        async with http.get(url) as answer:
-            await answer.read()
-            return answer
-    except (aiohttp.ClientError, TimeoutError):
-        return None
 
 
 def merge(texts: Iterable[str]) -> bytes:
