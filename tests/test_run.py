@@ -141,7 +141,7 @@ def test_a_folder_of_another_run_is_refused_before_a_model_is_loaded(tmp_path: P
 def test_a_summary_says_why_samples_were_lost(tmp_path: Path) -> None:
     done = launch(tmp_path / "run", *ECHO, "tasks=[addition]", "evaluate.limit=5", "tasks.addition.max_tokens=100000")
     assert done.returncode == 3
-    assert "addition refused: HTTP 400: the model's context length is" in " ".join(done.stdout.split())
+    assert "addition refused: HTTP 400: This model's maximum context length is" in " ".join(done.stdout.split())
     (reason, times), *others = results(tmp_path / "run")["tasks"]["addition"]["reasons"]["refused"].items()
     assert (times, others) == (5, [])
     assert "context length" in reason

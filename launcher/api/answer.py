@@ -26,13 +26,17 @@ AHEAD = 64
 
 @dataclass(frozen=True)
 class Job:
-    """A request as planned: what to generate, and how to write the answer."""
+    """A request as planned: what to generate, and how to write the answer.
+
+    ``include_usage`` adds a last chunk with the usage; ``continuous_usage`` has it so far in every chunk.
+    """
 
     choices: list[Choice]
     form: Form
     usage: Usage
     stream: bool = False
     include_usage: bool = False
+    continuous_usage: bool = False
 
 
 async def answer(request: Request, service: Service, job: Job) -> Response:
@@ -71,7 +75,9 @@ async def _chunks(job: Job, first: Indexed, rest: AsyncGenerator[Indexed, None])
 
 
 def _with_usage(job: Job, chunk: Json) -> Json:
-    """With ``include_usage`` every chunk but the last says that the usage is not known yet."""
+    """With ``include_usage`` alone, every chunk but the last says that the usage is not known yet."""
+    if job.continuous_usage:
+        return chunk | {"usage": job.usage.json()}
     return chunk | {"usage": None} if job.include_usage else chunk
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -10,12 +9,15 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 from starlette.requests import Request
 
-from launcher.api.errors import ApiError, invalid
-from launcher.api.schema import IGNORED, UNSUPPORTED
+from launcher.api.errors import QUOTED, ApiError, clipped, invalid, json_type, quoted
+from launcher.api.fields import MESSAGE, STREAM_OPTIONS, Fields
+from launcher.api.schema import Body
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
 MAX_BYTES = 64 * 2**20
+SHORT = 40
+"""A wrong text of so many characters is quoted."""
 
 
 async def read(request: Request, schema: type[Schema]) -> Schema:
@@ -33,51 +35,99 @@ def parse(data: bytes, schema: type[Schema]) -> Schema:
     try:
         found = from_json(data, allow_inf_nan=False)
     except ValueError as error:
-        raise invalid(None, f"the body is not JSON: {error}") from None
+        raise invalid(None, f"We could not parse the JSON body of your request: {error}") from None
     if not isinstance(found, dict):
-        raise invalid(None, f"the body is a JSON {_json_type(found)}, accepted is an object")
+        raise invalid(None, f"Invalid body: expected a JSON object, but got {_a(found)} instead.", "invalid_type")
     try:
-        return schema.model_validate(_supported(found, schema))
+        return schema.model_validate(found)
     except ValidationError as error:
-        raise _complaint(error.errors(include_url=False)[0], schema) from None
+        raise complaint(_first(error), schema) from None
 
 
-def _supported(found: Mapping[str, Any], schema: type[BaseModel]) -> dict[str, Any]:
-    """Leave out fields that ask for nothing, and refuse those that ask for what this server cannot do."""
-    for name in found.keys() & UNSUPPORTED.keys() - schema.model_fields.keys():
-        if found[name] is not None and found[name] != UNSUPPORTED[name]:
-            raise invalid(name, f"{name} is not supported by this server", "unsupported_parameter")
-    return {name: value for name, value in found.items() if name not in UNSUPPORTED and name not in IGNORED}
+def _first(error: ValidationError) -> ErrorDetails:
+    """Return the same mistake whatever the order of the body's keys: that of a field comes before unknown keys."""
+    found = error.errors(include_url=False)
+    known = [each for each in found if each["type"] != "extra_forbidden"]
+    return known[0] if known else min(found, key=lambda each: [str(part) for part in each["loc"]])
 
 
-def _complaint(error: ErrorDetails, schema: type[BaseModel]) -> ApiError:
-    """Say in one line what is wrong with the first wrong field."""
-    param = ".".join(map(str, error["loc"])) or None
-    if error["type"] == "missing":
-        return invalid(param, f"{param} is required", "missing_required_parameter")
-    if error["type"] == "extra_forbidden":
-        return invalid(param, f"unknown field {param}{_suggestion(error['loc'], schema)}", "unknown_parameter")
-    message = (
-        "accepted is a JSON object" if error["type"] == "model_type" else error["msg"].removeprefix("Value error, ")
-    )
-    return invalid(param, f"{param}: {message[:1].lower()}{message[1:]}{_seen(error['input'])}")
+def complaint(error: ErrorDetails, schema: type[BaseModel]) -> ApiError:
+    """Say in OpenAI's words, where it has some, what is wrong."""
+    param, context, value = _param(error["loc"]), error.get("ctx", {}), error["input"]
+    match error["type"]:
+        case "missing":
+            return invalid(param, f"Missing required parameter: '{param}'.", "missing_required_parameter")
+        case "extra_forbidden":
+            return _not_taken(param, error["loc"], schema)
+        case "greater_than_equal":
+            return _outside(param, value, "below minimum", f">= {context['ge']}", "below_min_value")
+        case "less_than_equal":
+            return _outside(param, value, "above maximum", f"<= {context['le']}", "above_max_value")
+        case "literal_error":
+            message = f"Invalid value for '{param}': {_seen(value)}. Supported values are: {context['expected']}."
+            return invalid(param, message, "invalid_value")
+        case "too_short":
+            expected = f"Expected an array with minimum length {context['min_length']}"
+            return invalid(param, f"Invalid '{param}': empty array. {expected}.", "empty_array")
+        case kind if kind in EXPECTED:
+            message = f"Invalid type for '{param}': expected {EXPECTED[kind]}, but got {_a(value)} instead."
+            return invalid(param, message, "invalid_type")
+    message = clipped(error["msg"].removeprefix("Value error, "), 2 * QUOTED)
+    return invalid(param, f"Invalid '{param}': {message}.", "invalid_value")
+
+
+EXPECTED = {
+    "model_type": "an object",
+    "bool_type": "a boolean",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a decimal",
+    "list_type": "an array",
+    "string_type": "a string",
+}
+"""What pydantic misses, in OpenAI's words."""
+
+
+def _param(loc: tuple[int | str, ...]) -> str:
+    """Return OpenAI's name of a place in the body, as in ``messages[0].role``."""
+    parts = (f"[{part}]" if isinstance(part, int) else f".{clipped(part)}" for part in loc)
+    return clipped("".join(parts).removeprefix("."))
+
+
+def _outside(param: str, value: Any, where: str, expected: str, code: str) -> ApiError:
+    kind = json_type(value)
+    message = f"Invalid '{param}': {kind} {where} value. Expected a value {expected}, but got {quoted(value)} instead."
+    return invalid(param, message, f"{kind}_{code}")
+
+
+def _not_taken(param: str, loc: tuple[int | str, ...], schema: type[BaseModel]) -> ApiError:
+    if str(loc[-1]) in _others(loc, schema).neutral:
+        message = f"Unsupported parameter: '{param}' is not supported by this server with this value."
+        return invalid(param, message, "unsupported_parameter")
+    return invalid(param, f"Unknown parameter: '{param}'.{_suggestion(loc, schema)}", "unknown_parameter")
+
+
+def _others(loc: tuple[int | str, ...], schema: type[BaseModel]) -> Fields:
+    if len(loc) == 1:
+        return schema.others if issubclass(schema, Body) else Fields()
+    return {"messages": MESSAGE, "stream_options": STREAM_OPTIONS}.get(str(loc[0]), Fields())
 
 
 def _suggestion(loc: tuple[int | str, ...], schema: type[BaseModel]) -> str:
     if len(loc) > 1:
         return ""
-    close = get_close_matches(str(loc[0]), schema.model_fields, n=1)
-    return f"; did you mean {close[0]}?" if close else f"; accepted are {', '.join(sorted(schema.model_fields))}"
+    close = get_close_matches(clipped(str(loc[0])), schema.model_fields, n=1)
+    return f" Did you mean '{close[0]}'?" if close else f" Expected one of: {', '.join(sorted(schema.model_fields))}."
 
 
 def _seen(value: Any) -> str:
     """Quote a wrong value when it is short: prompts stay out of messages."""
-    if isinstance(value, dict | list):
-        return ""
-    shown = repr(value)
-    return f", got {shown}" if len(shown) <= 40 else ""
+    shown = quoted(value)
+    return shown if len(shown) <= SHORT else _a(value)
 
 
-def _json_type(value: Any) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")
+def _a(value: Any) -> str:
+    """Return the type of a wrong value, with the value itself when it is short."""
+    kind, shown = json_type(value), quoted(value)
+    name = f"a{'n' if kind[0] in 'aeiou' else ''} {kind}"
+    return name if isinstance(value, dict | list) or value is None or len(shown) > SHORT else f"{name} ({shown})"

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from launcher.api.answer import Job, answer
 from launcher.api.body import read
 from launcher.api.choice import Piece
-from launcher.api.errors import invalid
+from launcher.api.errors import clipped, invalid
 from launcher.api.form import Form, Usage
 from launcher.api.large import beside
 from launcher.api.logprobs import for_chat
@@ -41,7 +41,7 @@ def render(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_
         reason = str(error) or "the model has no chat template; use /v1/completions"
         raise invalid("messages", reason, "no_chat_template") from None
     except ValueError as error:
-        raise invalid("messages", f"messages: the chat template refuses them: {error}") from None
+        raise invalid("messages", f"messages: the chat template refuses them: {clipped(str(error))}") from None
 
 
 def _job(body: ChatRequest, service: Service) -> Job:
@@ -60,12 +60,13 @@ def _job(body: ChatRequest, service: Service) -> Job:
         Usage(len(prompt)),
         stream=body.stream,
         include_usage=body.include_usage,
+        continuous_usage=body.continuous_usage,
     )
 
 
 def _alternatives(body: ChatRequest) -> int | None:
-    if body.top_logprobs is not None and not body.logprobs:
-        raise invalid("top_logprobs", "top_logprobs: needs logprobs=true")
+    if body.top_logprobs and not body.logprobs:
+        raise invalid("top_logprobs", "Invalid 'top_logprobs': 'logprobs' must be true when 'top_logprobs' is used.")
     return body.top_logprobs or 0 if body.logprobs else None
 
 

@@ -36,8 +36,6 @@ async def create_completion(request: Request) -> Response:
 def _job(body: CompletionRequest, service: Service) -> Job:
     runner = service.runner
     check_bias(body, runner)
-    if body.best_of not in (None, body.n):
-        raise invalid("best_of", f"best_of: accepted is the value of n ({body.n}), got {body.best_of}")
     check_choices(body, len(body.prompt), runner)
     prompts = [_tokens(prompt, body, service) for prompt in body.prompt]
     lowest = 0 if body.echo else 1
@@ -49,6 +47,7 @@ def _job(body: CompletionRequest, service: Service) -> Job:
         Usage(sum(map(len, prompts))),
         stream=body.stream,
         include_usage=body.include_usage,
+        continuous_usage=body.continuous_usage,
     )
 
 

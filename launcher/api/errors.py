@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from launcher.core import Json
@@ -11,6 +11,12 @@ from launcher.errors import EngineUnavailable, QueueFull
 
 DEAD, RESTARTING = "engine_dead", "engine_restarting"
 """What ``/health`` says of an engine that does not answer: for good, or not for long."""
+
+
+QUOTED = 200
+"""So many characters of a request an error quotes at most."""
+LONGEST = 2000
+"""So many characters a message has at most, also one that lists what is accepted."""
 
 
 @dataclass
@@ -27,7 +33,8 @@ class ApiError(Exception):
         return self.message
 
     def body(self) -> Json:
-        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+        message, param = clipped(self.message, LONGEST), self.param and clipped(self.param)
+        return {"error": {"message": message, "type": self.kind, "param": param, "code": self.code}}
 
     @property
     def kind(self) -> str:
@@ -45,8 +52,28 @@ def invalid(param: str | None, message: str, code: str | None = None) -> ApiErro
     return ApiError(400, message, param, code)
 
 
-def unknown_model(name: str, served: str) -> ApiError:
-    return ApiError(404, f"model {name!r} is not served here; served is {served!r}", "model", "model_not_found")
+def unknown_model(name: str, served: Sequence[str]) -> ApiError:
+    known = ", ".join(f"`{each}`" for each in served)
+    return ApiError(
+        404, f"The model `{clipped(name)}` does not exist; expected one of {known}", "model", "model_not_found"
+    )
+
+
+def quoted(value: Json) -> str:
+    """Return a value of a request as a message may show it: its beginning if it is long, its type if it has parts."""
+    if isinstance(value, dict | list):
+        return f"an {json_type(value)}"
+    return clipped(repr(value[:QUOTED] if isinstance(value, str) else value))
+
+
+def json_type(value: Json) -> str:
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "decimal"}
+    return names.get(type(value), "null")
+
+
+def clipped(text: str, most: int = QUOTED) -> str:
+    """Return the first ``most`` characters of a text, with a mark where something is missing."""
+    return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def from_engine(error: Exception) -> ApiError | None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from launcher.api.choice import Choice
-from launcher.api.errors import invalid
+from launcher.api.errors import ApiError, invalid
 from launcher.api.schema import MAX_SEED, Sampled
 from launcher.engines.base import Generation, Runner, Sampling
 
@@ -36,7 +36,7 @@ def check_tokens(tokens: Sequence[int], vocab_size: int, param: str) -> None:
     """Refuse token ids that the model does not have."""
     for token in (min(tokens, default=0), max(tokens, default=0)):
         if not 0 <= token < vocab_size:
-            raise invalid(param, f"{param}: there is no token {token}, accepted are 0 to {vocab_size - 1}")
+            raise invalid(param, f"{param}: there is no token {token}, expected 0 to {vocab_size - 1}")
 
 
 def check_bias(body: Sampled, runner: Runner) -> None:
@@ -45,11 +45,13 @@ def check_bias(body: Sampled, runner: Runner) -> None:
 
 def check_choices(body: Sampled, prompts: int, runner: Runner) -> None:
     """Refuse more choices than the engine ever takes: they would be told to come back later for ever."""
+    if body.best_of not in (None, body.n):
+        raise invalid("best_of", f"best_of: expected the value of n ({body.n}), got {body.best_of}")
     limit = MAX_CHOICES_IN_ALL if runner.capacity is None else min(MAX_CHOICES_IN_ALL, runner.capacity)
     if prompts * body.n > limit:
         param = "n" if body.n > 1 else "prompt"
         asked = f"{prompts} prompts with n={body.n} are {prompts * body.n} choices"
-        raise invalid(param, f"{param}: {asked}; accepted are at most {limit} in one request")
+        raise invalid(param, f"{param}: {asked}; expected at most {limit} in one request")
 
 
 def token_limit(body: Sampled, param: str, prompt: int, context: int, default: int | None, lowest: int = 1) -> int:
@@ -61,16 +63,25 @@ def token_limit(body: Sampled, param: str, prompt: int, context: int, default: i
     asked = _asked(body)
     left = context - prompt
     if asked is not None and asked < lowest:
-        raise invalid("max_tokens", f"max_tokens: accepted is {lowest} or more, got {asked}")
+        raise invalid(
+            "max_tokens",
+            f"Invalid 'max_tokens': integer below minimum value. Expected a value >= {lowest}, but got {asked}.",
+            "integer_below_min_value",
+        )
     wanted = lowest if asked is None else asked
     if wanted > left:
-        raise invalid(
-            param if left < lowest else "max_tokens",
-            f"the model's context length is {context} tokens, but the {param} has {prompt} tokens"
-            f" and {wanted} more are to be generated",
-            "context_length_exceeded",
-        )
+        raise too_long(param, prompt, wanted, context, blame=param if left < lowest else "max_tokens")
     return wanted if asked is not None else left if default is None else min(default, left)
+
+
+def too_long(param: str, prompt: int, wanted: int, context: int, blame: str) -> ApiError:
+    """Say that a prompt and what is wanted after it do not fit, in the words that clients look for."""
+    return invalid(
+        blame,
+        f"This model's maximum context length is {context} tokens. However, you requested {prompt + wanted} tokens "
+        f"({prompt} in the {param}, {wanted} in the completion). Please reduce the length of the {param}.",
+        "context_length_exceeded",
+    )
 
 
 def _asked(body: Sampled) -> int | None:

@@ -2,60 +2,51 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+
+from launcher.api.errors import quoted
+from launcher.api.fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, TOKENIZE, Fields
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
 MAX_STOPS = 64
 MAX_LOGPROBS = 20
 MAX_SEED = 2**63 - 1
-
-IGNORED = (
-    "metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier",
-    "service_tier", "store", "user",
-)  # fmt: skip
-"""Fields that clients send and that cannot change an answer: accepted, and not looked at."""
-
-UNSUPPORTED: dict[str, Any] = {
-    "audio": None, "function_call": None, "functions": None, "guided_json": None, "min_p": 0, "min_tokens": 0,
-    "modalities": ["text"], "moderation": None, "parallel_tool_calls": None, "prediction": None,
-    "reasoning_effort": None, "repetition_penalty": 1, "response_format": {"type": "text"}, "suffix": None,
-    "tool_choice": "none", "tools": None, "use_beam_search": False, "verbosity": None, "web_search_options": None,
-}  # fmt: skip
-"""Fields that would change the answer and are refused, except with the value here, which asks for nothing."""
+MAX_DIGITS = 18
+"""Of a token id."""
 
 
 def _stops(value: Any) -> tuple[str, ...]:
     stops = [value] if isinstance(value, str) else value
     if not isinstance(stops, list) or not all(isinstance(s, str) and s for s in stops):
-        raise ValueError("accepted is a string that is not empty, or a list of such strings")
+        raise ValueError("expected a string that is not empty, or a list of such strings")
     if len(stops) > MAX_STOPS:
-        raise ValueError(f"{len(stops)} stop strings, accepted are at most {MAX_STOPS}")
+        raise ValueError(f"{len(stops)} stop strings, expected at most {MAX_STOPS}")
     return tuple(stops)
 
 
 def _bias(value: Any) -> dict[int, float]:
     if not isinstance(value, dict):
-        raise ValueError("accepted is an object that maps token ids to numbers from -100 to 100")
+        raise ValueError("expected an object that maps token ids to numbers from -100 to 100")
     return {_token_id(key): _bias_value(key, bias) for key, bias in value.items()}
 
 
 def _token_id(key: Any) -> int:
-    if not (isinstance(key, str) and key.isascii() and key.isdigit()):
-        raise ValueError(f"the key {key!r} is not a token id")
+    if not (isinstance(key, str) and key.isascii() and key.isdigit() and len(key) <= MAX_DIGITS):
+        raise ValueError(f"the key {quoted(key)} is not a token id")
     return int(key)
 
 
 def _bias_value(key: str, bias: Any) -> float:
     if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
-        raise ValueError(f"the bias of token {key} is {bias!r}, accepted is a number from -100 to 100")
+        raise ValueError(f"the bias of token {key[:20]} is {quoted(bias)}, expected a number from -100 to 100")
     return float(bias)
 
 
 Prompt = str | list[int]
-PROMPT = "accepted is a string, a list of strings, a list of token ids, or a list of lists of token ids"
+PROMPT = "expected a string, a list of strings, a list of token ids, or a list of lists of token ids"
 
 
 def _prompts(value: Any) -> list[Prompt]:
@@ -66,7 +57,7 @@ def _prompts(value: Any) -> list[Prompt]:
     if not (all(isinstance(p, str) for p in value) or all(_are_tokens(p) for p in value)):
         raise ValueError(PROMPT)
     if len(value) > MAX_PROMPTS:
-        raise ValueError(f"{len(value)} prompts, accepted are at most {MAX_PROMPTS}")
+        raise ValueError(f"{len(value)} prompts, expected at most {MAX_PROMPTS}")
     return value
 
 
@@ -78,32 +69,48 @@ def _content(value: Any) -> str:
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
-        raise ValueError("accepted is a string, or a list of parts of type text")
+        raise ValueError("expected a string, or a list of parts of type text")
     return "".join(_part(i, part) for i, part in enumerate(value))
 
 
 def _part(index: int, part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
-        raise ValueError(f"part {index} is of type {kind!r}; this model reads text only")
-    if set(part) != {"type", "text"} or not isinstance(part["text"], str):
-        raise ValueError(f"part {index}: accepted is {{'type': 'text', 'text': <string>}}")
+        raise ValueError(f"part {index} is of type {quoted(kind)}; this model reads text only")
+    asked = {name for name, value in part.items() if not PART.asks_nothing(name, value)}
+    if asked - {"type", "text"} or not isinstance(part.get("text"), str):
+        raise ValueError(f"part {index}: expected {{'type': 'text', 'text': <string>}}")
     return str(part["text"])
 
 
 class Body(BaseModel):
-    """A JSON object without implicit conversions or unknown keys. ``null`` means that a field is absent."""
+    """A JSON object without implicit conversions or unknown keys. ``null`` means that a field is absent.
+
+    ``others`` says which keys that are not fields may be there, and with which values.
+    """
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
+    others: ClassVar[Fields] = Fields()
 
     @model_validator(mode="before")
     @classmethod
-    def _without_nulls(cls, data: Any) -> Any:
-        return {key: value for key, value in data.items() if value is not None} if isinstance(data, dict) else data
+    def _what_is_asked(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        return {name: value for name, value in data.items() if not cls._asks_nothing(name, value)}
+
+    @classmethod
+    def _asks_nothing(cls, name: str, value: Any) -> bool:
+        return value is None or (name not in cls.model_fields and cls.others.asks_nothing(name, value))
 
 
 class StreamOptions(Body):
+    """``include_usage``: a last chunk with the usage. ``continuous_usage_stats`` (vLLM): each chunk has it so far."""
+
+    others: ClassVar[Fields] = STREAM_OPTIONS
+
     include_usage: bool = False
+    continuous_usage_stats: bool = False
 
 
 Limit = Annotated[int, Field(ge=0)]
@@ -119,6 +126,8 @@ Content = Annotated[str, PlainValidator(_content, json_schema_input_type=str | l
 class Sampled(Body):
     """What completions and chat have in common."""
 
+    others: ClassVar[Fields] = SAMPLED
+
     model: str
     max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
@@ -126,6 +135,7 @@ class Sampled(Body):
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=-1)] = 0
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
+    best_of: Annotated[int, Field(ge=1)] | None = None
     seed: Annotated[int, Field(ge=-MAX_SEED - 1, le=MAX_SEED)] | None = None
     stop: Stops = ()
     stream: bool = False
@@ -139,6 +149,10 @@ class Sampled(Body):
     def include_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage
 
+    @property
+    def continuous_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats
+
 
 class CompletionRequest(Sampled):
     """``POST /v1/completions``. ``add_special_tokens`` is what the tokenizer adds to a text prompt, such as BOS."""
@@ -146,12 +160,13 @@ class CompletionRequest(Sampled):
     prompt: Prompts
     echo: bool = False
     logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
-    best_of: Annotated[int, Field(ge=1)] | None = None
     add_special_tokens: bool = True
 
 
 class Message(Body):
     """One chat message. Text parts are joined as they are; ``type`` is what lm-eval adds."""
+
+    others: ClassVar[Fields] = MESSAGE
 
     role: Literal["system", "developer", "user", "assistant"]
     content: Content
@@ -168,7 +183,7 @@ class Message(Body):
 class ChatRequest(Sampled):
     """``POST /v1/chat/completions``."""
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
@@ -176,9 +191,11 @@ class ChatRequest(Sampled):
 class TokenizeRequest(Body):
     """``POST /tokenize``: a prompt, or messages for the chat template."""
 
+    others: ClassVar[Fields] = TOKENIZE
+
     model: str | None = None
     prompt: str | None = None
-    messages: list[Message] | None = None
+    messages: Annotated[list[Message] | None, Field(fail_fast=True)] = None
     add_special_tokens: bool = True
     add_generation_prompt: bool = True
     return_token_strs: bool = False
@@ -188,4 +205,4 @@ class TokensRequest(Body):
     """``POST /detokenize`` and ``POST /reference_logprobs``."""
 
     model: str | None = None
-    tokens: list[int]
+    tokens: Annotated[list[int], Field(fail_fast=True)]

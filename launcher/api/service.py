@@ -27,7 +27,7 @@ class Service:
     def check_model(self, name: str | None) -> None:
         """Raise `ApiError` 404 for any model but the served one; None is whatever is served."""
         if name not in (None, self.runner.model):
-            raise unknown_model(str(name), self.runner.model)
+            raise unknown_model(str(name), [self.runner.model])
 
 
 def service_of(request: Request) -> Service:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 import threading
 from collections.abc import Sequence
@@ -81,7 +82,7 @@ async def test_more_choices_than_ever_fit_are_not_told_to_come_back(path: str, a
         answer = await client.post(path, json=ask | {"n": 4})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "n"
-    expected = "n: 1 prompts with n=4 are 4 choices; accepted are at most 3 in one request"
+    expected = "n: 1 prompts with n=4 are 4 choices; expected at most 3 in one request"
     assert answer.json()["error"]["message"] == expected
 
 
@@ -171,6 +172,24 @@ async def test_no_prompt_and_no_answer_is_ever_logged(caplog: pytest.LogCaptureF
 async def test_a_body_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(body_module, "MAX_BYTES", 100)
     assert (await post(Scripted([]), prompt="x" * 200)).status_code == 413
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("include", [False, True])
+async def test_continuous_usage_counts_what_was_generated_so_far(path: str, include: bool) -> None:
+    runner = Scripted([said("ab"), said("c"), said("", "length")])
+    options = {"continuous_usage_stats": True, "include_usage": include}
+    answer = await post(runner, path, stream=True, n=2, stream_options=options)
+    chunks = [json.loads(line.removeprefix("data: ")) for line in answer.text.split("\n\n")[:-2]]
+    counts = [chunk["usage"]["completion_tokens"] for chunk in chunks]
+    assert counts == sorted(counts)
+    assert counts[-1] == 6
+    assert any(0 < count < 6 for count in counts)
+    assert {chunk["usage"]["prompt_tokens"] for chunk in chunks} == {len(runner.asked[0].prompt)}
+    assert all(
+        c["usage"]["total_tokens"] == c["usage"]["prompt_tokens"] + c["usage"]["completion_tokens"] for c in chunks
+    )
+    assert (chunks[-1]["choices"] == []) == include
 
 
 async def test_first_choices_of_a_stream_open_with_the_role() -> None:

@@ -6,7 +6,8 @@ import pytest
 
 from launcher.api.body import parse
 from launcher.api.errors import ApiError
-from launcher.api.schema import IGNORED, ChatRequest, CompletionRequest
+from launcher.api.fields import SAMPLED
+from launcher.api.schema import ChatRequest, CompletionRequest
 
 GOOD = {"model": "m", "prompt": "p"}
 
@@ -38,8 +39,8 @@ def test_a_prompt_comes_in_four_forms(prompt: object, prompts: object) -> None:
         ({"max_tokens": "16"}, "max_tokens", ["integer", "'16'"]),
         ({"max_tokens": 1.5}, "max_tokens", ["integer", "1.5"]),
         ({"max_tokens": True}, "max_tokens", ["integer"]),
-        ({"max_tokens": -1}, "max_tokens", ["greater than or equal to 0", "-1"]),
-        ({"temperature": "0"}, "temperature", ["number"]),
+        ({"max_tokens": -1}, "max_tokens", [">= 0", "-1"]),
+        ({"temperature": "0"}, "temperature", ["decimal", "'0'"]),
         ({"temperature": 2.1}, "temperature", ["2", "2.1"]),
         ({"temperature": -0.1}, "temperature", ["0", "-0.1"]),
         ({"top_p": 1.1}, "top_p", ["1"]),
@@ -47,7 +48,7 @@ def test_a_prompt_comes_in_four_forms(prompt: object, prompts: object) -> None:
         ({"n": 0}, "n", ["1"]),
         ({"n": 129}, "n", ["128"]),
         ({"seed": 1.5}, "seed", ["integer"]),
-        ({"seed": 2**70}, "seed", ["less than or equal"]),
+        ({"seed": 2**70}, "seed", ["maximum"]),
         ({"stop": ""}, "stop", ["not empty"]),
         ({"stop": ["a", ""]}, "stop", ["not empty"]),
         ({"stop": [1]}, "stop", ["strings"]),
@@ -61,20 +62,21 @@ def test_a_prompt_comes_in_four_forms(prompt: object, prompts: object) -> None:
         ({"logit_bias": {"5": True}}, "logit_bias", ["True"]),
         ({"logit_bias": [1]}, "logit_bias", ["object"]),
         ({"stream_options": {"include_usage": "yes"}}, "stream_options.include_usage", ["boolean"]),
-        ({"stream_options": {"usage": True}}, "stream_options.usage", ["unknown"]),
+        ({"stream_options": {"usage": True}}, "stream_options.usage", ["Unknown"]),
         ({"prompt": []}, "prompt", ["list of strings"]),
         ({"prompt": ["a", [1]]}, "prompt", ["list of strings"]),
         ({"prompt": [1.0]}, "prompt", ["token ids"]),
         ({"prompt": [True]}, "prompt", ["token ids"]),
         ({"prompt": [[]]}, "prompt", ["token ids"]),
         ({"prompt": {"text": "a"}}, "prompt", ["a string"]),
-        ({"prompt": None}, "prompt", ["required"]),
-        ({"model": None}, "model", ["required"]),
+        ({"prompt": None}, "prompt", ["Missing required"]),
+        ({"model": None}, "model", ["Missing required"]),
         ({"model": 5}, "model", ["string"]),
         ({"suffix": "x"}, "suffix", ["not supported"]),
-        ({"tools": []}, "tools", ["not supported"]),
-        ({"maxtokens": 5}, "maxtokens", ["unknown field", "did you mean max_tokens"]),
-        ({"zzzz": 5}, "zzzz", ["unknown field", "max_tokens", "prompt"]),
+        ({"tools": [1]}, "tools", ["not supported"]),
+        ({"maxtokens": 5}, "maxtokens", ["Unknown parameter", "Did you mean 'max_tokens'"]),
+        ({"best_of": 0}, "best_of", ["1"]),
+        ({"zzzz": 5}, "zzzz", ["Unknown parameter", "max_tokens", "prompt"]),
     ],
 )  # fmt: skip
 def test_a_wrong_field_is_named_with_what_is_accepted(fields: dict[str, object], param: str, words: list[str]) -> None:
@@ -104,7 +106,7 @@ def test_null_means_absent() -> None:
 
 
 def test_fields_that_cannot_change_an_answer_are_ignored() -> None:
-    assert completion(**dict.fromkeys(IGNORED, "anything")) == completion()
+    assert completion(**dict.fromkeys(SAMPLED.ignored, "anything")) == completion()
 
 
 def test_values_that_ask_for_nothing_are_accepted() -> None:
@@ -131,6 +133,10 @@ USER = {"role": "user", "content": "hi"}
          {"role": "user", "content": "ab"}),
         ({"role": "assistant", "content": "x", "tool_calls": None, "refusal": None, "audio": None},
          {"role": "assistant", "content": "x"}),
+        ({"role": "assistant", "content": "x", "tool_calls": [], "annotations": [], "cache_control": {"type": "e"}},
+         {"role": "assistant", "content": "x"}),
+        ({"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}, "annotations": []}]},
+         {"role": "user", "content": "a"}),
     ],
 )  # fmt: skip
 def test_messages_become_what_templates_read(message: dict[str, object], plain: dict[str, str]) -> None:
@@ -140,18 +146,19 @@ def test_messages_become_what_templates_read(message: dict[str, object], plain: 
 @pytest.mark.parametrize(
     ("message", "param", "word"),
     [
-        ({"role": "tool", "content": "x"}, "messages.0.role", "'tool'"),
-        ({"role": "user"}, "messages.0.content", "required"),
-        ({"role": "user", "content": None}, "messages.0.content", "required"),
-        ({"role": "user", "content": 5}, "messages.0.content", "string"),
+        ({"role": "tool", "content": "x"}, "messages[0].role", "'tool'"),
+        ({"role": "user"}, "messages[0].content", "Missing required"),
+        ({"role": "user", "content": None}, "messages[0].content", "Missing required"),
+        ({"role": "user", "content": 5}, "messages[0].content", "string"),
         (
             {"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]},
-            "messages.0.content",
+            "messages[0].content",
             "image_url",
         ),
-        ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages.0.content", "part 0"),
-        ({"role": "assistant", "content": "x", "tool_calls": []}, "messages.0.tool_calls", "unknown"),
-        ("hello", "messages.0", "object"),
+        ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages[0].content", "part 0"),
+        ({"role": "assistant", "content": "x", "tool_calls": [1]}, "messages[0].tool_calls", "not supported"),
+        ({"role": "assistant", "content": "x", "tools": []}, "messages[0].tools", "Unknown"),
+        ("hello", "messages[0]", "object"),
     ],
 )
 def test_a_message_that_cannot_be_rendered_is_refused(message: object, param: str, word: str) -> None:

@@ -19,38 +19,12 @@ def blamed(answer, status: int) -> tuple[str | None, str | None]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("max_tokens", "16"), ("max_tokens", -1), ("max_tokens", 0), ("temperature", 3), ("temperature", "0"), ("n", 0),
-        ("top_p", 2), ("stop", ""), ("stop", [""]), ("logprobs", 99), ("logprobs", True), ("logit_bias", {"x": 1}),
-        ("logit_bias", {"99999999": 1}), ("presence_penalty", 3), ("best_of", 5), ("suffix", "x"), ("tools", [1]),
-        ("prompt", []), ("prompt", ""), ("prompt", [99999999]), ("prompt", [-1]), ("prompt", None),
-        ("unknown_field", 1), ("seed", "x"), ("echo", "yes"), ("functions", []),
-    ],
-)  # fmt: skip
-async def test_a_wrong_value_is_a_400_that_names_the_field(api: Api, field: str, value: object, stream: bool) -> None:
-    answer = await api.post("/v1/completions", **({"prompt": "12", "stream": stream} | {field: value}))
-    assert blamed(answer, 400)[0] == field
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("tools", [1]), ("functions", [1]), ("response_format", {"type": "json_object"}), ("top_logprobs", 2),
-        ("messages", []), ("messages", None), ("max_tokens", 0), ("prompt", "x"), ("echo", True), ("logprobs", 1),
-    ],
-)  # fmt: skip
-async def test_a_wrong_value_in_a_chat(api: Api, field: str, value: object) -> None:
-    answer = await api.post("/v1/chat/completions", **({"messages": MESSAGES} | {field: value}))
-    assert blamed(answer, 400)[0] == field
-
-
-async def test_an_image_is_refused(api: Api) -> None:
+async def test_a_wrong_value_is_a_400_that_names_the_field(api: Api, stream: bool) -> None:
+    """What is wrong with a body is found in front of any engine: `tests/api/test_errors.py` has the other mistakes."""
+    assert blamed(await api.post("/v1/completions", prompt="12", stream=stream, max_tokens=-1), 400)[0] == "max_tokens"
     content = [{"type": "image_url", "image_url": {"url": "data:"}}]
-    answer = await api.post("/v1/chat/completions", messages=[{"role": "user", "content": content}])
-    assert blamed(answer, 400)[0] == "messages.0.content"
-    assert "image_url" in answer.text
+    answer = await api.post("/v1/chat/completions", messages=[{"role": "user", "content": content}], stream=stream)
+    assert blamed(answer, 400)[0] == "messages[0].content"
 
 
 async def test_an_unknown_model_is_a_404(api: Api, sdk: openai.AsyncOpenAI) -> None:
@@ -78,28 +52,10 @@ async def test_a_prompt_that_is_too_long_is_refused_with_both_lengths(api: Api) 
 async def test_more_choices_than_ever_fit_are_a_400_and_not_a_429(api: Api, prompts: int, n: int, field: str) -> None:
     answer = await api.post("/v1/completions", prompt=["a"] * prompts, n=n, max_tokens=1)
     assert blamed(answer, 400)[0] == field
-    assert re.search(r"are 1500 choices; accepted are at most \d+ in one request", answer.text)
-
-
-@pytest.mark.parametrize("data", [b"", b"{", b"[]", b'{"model": NaN}', b"\xff\xfe"])
-async def test_malformed_json_is_a_400(api: Api, data: bytes) -> None:
-    blamed(await api.http.post("/v1/completions", content=data), 400)
+    assert re.search(r"are 1500 choices; expected at most \d+ in one request", answer.text)
 
 
 async def test_unknown_routes_and_methods(api: Api) -> None:
     blamed(await api.http.get("/v1/nothing"), 404)
     blamed(await api.http.get("/v1/completions"), 405)
     blamed(await api.http.post("/health"), 405)
-
-
-async def test_no_prompt_is_repeated_in_an_error(api: Api) -> None:
-    answer = await api.post("/v1/completions", prompt={"text": "SECRET " * 20})
-    assert answer.status_code == 400
-    assert "SECRET" not in answer.text
-
-
-@pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/reference_logprobs"])
-async def test_token_routes_refuse_what_is_wrong(api: Api, path: str) -> None:
-    blamed(await api.http.post(path, json={}), 400)
-    blamed(await api.http.post(path, json={"tokens": [-1], "prompt": 5}), 400)
-    blamed(await api.http.post(path, json={"prompt": "x", "tokens": [1], "model": "nobody"}), 400)
