@@ -45,7 +45,10 @@ def load_into(model: nn.Module, architecture: Architecture, names: Names, read: 
         module, kind = _global_name(model, name, architecture).rsplit(".", 1)
         stored = _stored_names(module, kind, architecture, names)
         wholes = [_read(read, entry, source) for entry in stored]
-        value = _own_part(module, wholes, parameter, architecture, f"{source}: {' + '.join(stored)}")
+        what = f"{source}: {' + '.join(stored)}"
+        if module.endswith(QKV) and len(wholes) > 1:
+            wholes = [_interleave(wholes, architecture, what)]
+        value = _own_part(wholes, parameter, _share(model, name), what)
         parameter.data.copy_(value)
 
 
@@ -94,14 +97,20 @@ def _read(read: Read, name: str, source: str) -> Tensor:
         raise CheckpointError(f"{source}: tensor '{name}' is missing (the model needs it)") from None
 
 
-def _own_part(module: str, wholes: list[Tensor], parameter: Any, architecture: Architecture, what: str) -> Tensor:
+@dataclass(frozen=True)
+class Share:
+    """Which part of a whole tensor a rank has: the ``rank``-th of ``size`` along ``axis`` (None: all of it)."""
+
+    axis: int | None
+    rank: int
+    size: int
+
+
+def _own_part(wholes: list[Tensor], parameter: Any, share: Share, what: str) -> Tensor:
     """Return this rank's part of a parameter: every joined tensor is cut by itself, then they are put together."""
     import torch
 
-    if module.endswith(QKV) and len(wholes) > 1:
-        wholes = [_interleave(wholes, architecture, what)]
-    rank, size = _tensor_rank(module)
-    parts = [_cut(whole, parameter, rank, size, what) for whole in wholes]
+    parts = [_cut(whole, share, what) for whole in wholes]
     value = torch.cat(parts) if len(parts) > 1 else parts[0]
     if value.shape != parameter.shape:
         shapes = " + ".join(str(list(whole.shape)) for whole in wholes)
@@ -121,18 +130,32 @@ def _interleave(wholes: list[Tensor], architecture: Architecture, what: str) -> 
         raise CheckpointError(f"{what} do not fit {groups} groups of {channels} channels: {error}") from error
 
 
-def _tensor_rank(module: str) -> tuple[int, int]:
+def _share(model: nn.Module, name: str) -> Share:
+    """Return this rank's share of a parameter.
+
+    The axis follows from the class of the parameter's module: Megatron's own marks on a parameter are set only by its
+    initialisers, which a model that is loaded does not run.
+    """
     from megatron.core import parallel_state as state
+    from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding
 
-    if EXPERT in module:
-        return state.get_expert_tensor_parallel_rank(), state.get_expert_tensor_parallel_world_size()
-    return state.get_tensor_model_parallel_rank(), state.get_tensor_model_parallel_world_size()
+    path, _, kind = name.rpartition(".")
+    module, axis = model.get_submodule(path), None
+    if isinstance(module, (ColumnParallelLinear, VocabParallelEmbedding)):
+        axis = 0
+    elif isinstance(module, RowParallelLinear) and kind == "weight":
+        axis = 1
+    if EXPERT in name:
+        return Share(axis, state.get_expert_tensor_parallel_rank(), state.get_expert_tensor_parallel_world_size())
+    return Share(axis, state.get_tensor_model_parallel_rank(), state.get_tensor_model_parallel_world_size())
 
 
-def _cut(whole: Tensor, parameter: Any, rank: int, size: int, what: str) -> Tensor:
-    """Return a rank's slice of a tensor along the axis that Megatron marked on the parameter."""
-    if size == 1 or not getattr(parameter, "tensor_model_parallel", False):
+def _cut(whole: Tensor, share: Share, what: str) -> Tensor:
+    """Return a rank's slice of a tensor."""
+    if share.size == 1 or share.axis is None:
         return whole
-    if whole.shape[parameter.partition_dim] % size:
-        raise CheckpointError(f"{what} has shape {list(whole.shape)}, which {size} tensor-parallel ranks cannot share")
-    return whole.chunk(size, dim=parameter.partition_dim)[rank]
+    if whole.ndim <= share.axis or whole.shape[share.axis] % share.size:
+        raise CheckpointError(
+            f"{what} has shape {list(whole.shape)}, which {share.size} tensor-parallel ranks cannot share"
+        )
+    return whole.chunk(share.size, dim=share.axis)[share.rank]

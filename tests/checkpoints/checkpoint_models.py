@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-import multiprocessing
-import warnings
 from pathlib import Path
 from typing import Any
 
 import torch
-import torch.distributed as dist
 from torch import Tensor, nn
 
-from launcher.checkpoints import detect
+from launcher.allocation import Allocation
 from launcher.checkpoints.base import Architecture
+from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.build import build
-from launcher.engines.megatron.distributed import initialize, shutdown
-from launcher.engines.megatron.modules import gather_logits
-from launcher.model import Parallelism
+from launcher.engines.megatron.distributed import initialize
+from launcher.engines.megatron.parallel import lead
+from launcher.engines.megatron.placement import Placement, Weights
+from launcher.model import Dtype, Model, Optimizations, Parallelism
 
+HOST = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=1, gpus=0)
 CPU = torch.device("cpu")
 TOKENS = torch.tensor([[5, 17, 3, 60, 42, 8, 11, 29, 50, 1, 33, 7]])
 
@@ -54,50 +54,31 @@ def logits(model: nn.Module, tokens: Tensor = TOKENS) -> Tensor:
     return model(tokens, torch.arange(tokens.shape[1])[None], None)
 
 
+def placement(path: Path, parallelism: Parallelism | None = None) -> Placement:
+    """Return how the engine builds and fills the model at ``path``: what it decides before it loads anything."""
+    model = Model(path=str(path))
+    return Megatron().decide(model, parallelism or Parallelism(), Optimizations(), HOST).placement
+
+
+def filled(arch: Architecture, weights: Weights) -> nn.Module:
+    """Build this architecture in one process, as the engine does, and fill it with these weights."""
+    place = Placement(arch, weights, Parallelism(), Dtype.fp32, "cpu", num_blocks=3, block_size=16, threads=1)
+    with place.model(0, CPU) as model:
+        return model.eval()
+
+
 def loaded(path: Path) -> nn.Module:
-    """Open the checkpoint at ``path`` and load it into one process."""
-    initialize(Parallelism(), CPU)
-    checkpoint = detect(path)
-    model = build(checkpoint.architecture, Parallelism(), torch.float32, CPU).eval()
-    checkpoint.load_into(model)
-    return model
+    """Load the checkpoint at ``path`` into one process, as the engine does."""
+    with placement(path).model(0, CPU) as model:
+        return model.eval()
 
 
-def parallel_logits(path: Path, parallelism: Parallelism, folder: Path) -> Tensor:
-    """Load the checkpoint over new processes, one per rank, and return the logits that the last stage computes."""
-    context = multiprocessing.get_context("spawn")
-    result = folder / "logits.pt"
-    args = (path, parallelism, str(folder / "store"), result)
-    ranks = [context.Process(target=_rank, args=(rank, *args)) for rank in range(parallelism.world_size)]
-    for rank in ranks:
-        rank.start()
-    for rank in ranks:
-        rank.join(timeout=120)
-        if rank.is_alive():
-            rank.kill()
-    assert [rank.exitcode for rank in ranks] == [0] * len(ranks)
-    return torch.load(result)
-
-
-@torch.no_grad()
-def _rank(rank: int, path: Path, parallelism: Parallelism, store: str, result: Path) -> None:
-    warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    initialize(parallelism, CPU, rank, dist.FileStore(store, parallelism.world_size))
-    checkpoint = detect(path)
-    model = build(checkpoint.architecture, parallelism, torch.float32, CPU).eval()
-    checkpoint.load_into(model)
-    stride = parallelism.world_size // parallelism.pipeline
-    if not model.pre_process:
-        hidden = torch.empty(TOKENS.shape[1], 1, checkpoint.architecture.hidden_size)
-        dist.recv(hidden, rank - stride)
-        model.set_input_tensor(hidden)
-    out = model(TOKENS, torch.arange(TOKENS.shape[1])[None], None)
-    if model.post_process:
-        whole = gather_logits(out)
-        if rank == parallelism.world_size - 1:
-            torch.save(whole, result)
-    else:
-        dist.send(out.contiguous(), rank + stride)
-    dist.barrier()
-    shutdown()
+def parallel_logits(path: Path, parallelism: Parallelism) -> Tensor:
+    """Load the checkpoint over processes, as the engine does; return the logits [1, length, vocabulary] of `TOKENS`."""
+    place, tokens = placement(path, parallelism), TOKENS[0].tolist()
+    with lead(place, print) as (stage, followers):
+        assert followers is not None
+        followers.plain(tokens)
+        found = stage.plain(tokens)
+    assert found is not None
+    return found[None].clone()

@@ -16,14 +16,11 @@ import test_huggingface
 import test_megatron_lm
 import test_nemo1
 import torch
-from checkpoint_models import CPU, TOKENS, logits
+from checkpoint_models import TOKENS, filled, logits
 
 from launcher.checkpoints import base, detect
 from launcher.checkpoints.safe_yaml import read_yaml
-from launcher.engines.megatron.build import build
-from launcher.engines.megatron.distributed import initialize
 from launcher.errors import CheckpointError
-from launcher.model import Parallelism
 
 ASSETS = Path(__file__).parents[2] / "launcher" / "assets"
 NEMO2 = Path(__file__).parent / "data" / "nemo2"
@@ -78,10 +75,7 @@ def target(folder: Path) -> Path:
 
 def load(path: Path) -> torch.Tensor:
     checkpoint = detect(path)
-    initialize(Parallelism(), CPU)
-    model = build(checkpoint.architecture, Parallelism(), torch.float32, CPU, initialize=False).eval()
-    checkpoint.load_into(model)
-    return logits(model, TOKENS[:, :4])
+    return logits(filled(checkpoint.architecture, checkpoint), TOKENS[:, :4])
 
 
 def open_tokenizer(path: Path) -> None:

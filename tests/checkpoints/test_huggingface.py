@@ -101,7 +101,7 @@ def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
 )
 def test_logits_are_the_same_over_ranks(name: str, parallelism: Parallelism, tmp_path: Path) -> None:
     expected = saved(name, tmp_path / "model")
-    found = parallel_logits(tmp_path / "model", parallelism, tmp_path)
+    found = parallel_logits(tmp_path / "model", parallelism)
     torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 

@@ -48,9 +48,9 @@ def test_opening_needs_no_torch() -> None:
     [Parallelism(tensor=2), Parallelism(pipeline=2), Parallelism(tensor=2, pipeline=2)],
     ids=["tp2", "pp2", "tp2-pp2"],
 )
-def test_logits_are_the_same_over_ranks(parallelism: Parallelism, tmp_path: Path) -> None:
+def test_logits_are_the_same_over_ranks(parallelism: Parallelism) -> None:
     expected = logits(loaded(TINY), TOKENS)
-    torch.testing.assert_close(parallel_logits(TINY, parallelism, tmp_path), expected, atol=1e-4, rtol=0)
+    torch.testing.assert_close(parallel_logits(TINY, parallelism), expected, atol=1e-4, rtol=0)
 
 
 def test_the_newest_iteration_is_the_one_that_the_tracker_names(copy: Path) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from checkpoint_models import architecture, built, loaded, logits, parallel_logits
+from checkpoint_models import architecture, built, filled, loaded, logits, parallel_logits
 
 from launcher.checkpoints import detect
 from launcher.checkpoints.nemo1 import configuration
@@ -64,10 +64,10 @@ def test_an_archive_and_its_folder_are_the_same_model(tmp_path: Path) -> None:
 
 
 def test_logits_are_the_same_over_ranks(tmp_path: Path) -> None:
-    model = written(tmp_path / "unpacked")
+    expected = logits(written(tmp_path / "unpacked"))
     archive = packed(tmp_path / "unpacked", tmp_path / "model.nemo")
-    found = parallel_logits(archive, Parallelism(tensor=2), tmp_path)
-    torch.testing.assert_close(found, logits(model), atol=1e-5, rtol=0)
+    found = parallel_logits(archive, Parallelism(tensor=2))
+    torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
 
 
 def test_nothing_stays_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -78,7 +78,7 @@ def test_nothing_stays_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     checkpoint = detect(archive)
     assert not list(scratch.rglob("*.distcp")), "opening unpacks no weights"
-    checkpoint.load_into(built(checkpoint.architecture))
+    filled(checkpoint.architecture, checkpoint)
     assert not list(scratch.rglob("*.distcp"))
     del checkpoint
     assert not list(scratch.iterdir())

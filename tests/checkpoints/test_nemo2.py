@@ -35,8 +35,8 @@ def test_logits_are_those_of_nemo() -> None:
 
 
 @pytest.mark.parametrize("parallelism", [Parallelism(tensor=2), Parallelism(pipeline=3)], ids=["tp2", "pp3"])
-def test_logits_are_the_same_over_ranks(parallelism: Parallelism, tmp_path: Path) -> None:
-    found = parallel_logits(GENUINE, parallelism, tmp_path)
+def test_logits_are_the_same_over_ranks(parallelism: Parallelism) -> None:
+    found = parallel_logits(GENUINE, parallelism)
     torch.testing.assert_close(found, expected(), atol=2e-5, rtol=0)
 
 

@@ -6,16 +6,30 @@ import json
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from checkpoint_models import architecture, built, logits
+from checkpoint_models import architecture, built, filled, logits
+from torch import nn
 
 from launcher.checkpoints import torch_dist
+from launcher.checkpoints.torch_dist import TensorStore
 from launcher.checkpoints.torch_dist_writer import save
 from launcher.errors import CheckpointError
+
+
+@dataclass(frozen=True)
+class Opened:
+    """The weights of an opened store."""
+
+    store: TensorStore
+
+    def load_into(self, model: nn.Module) -> None:
+        torch_dist.load_into(self.store, model)
+
 
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -40,8 +54,7 @@ def test_what_was_saved_is_loaded(kind: str, prefix: str, tmp_path: Path) -> Non
     save(model, tmp_path, torch.float32, prefix)
     store = torch_dist.open_store(tmp_path)
     assert (store.prefix, store.tied, store.dtype) == (prefix, arch.tied, "fp32")
-    other = built(arch, seed=1)
-    torch_dist.load_into(store, other)
+    other = filled(arch, Opened(store))
     assert torch.equal(logits(other), logits(model))
 
 
@@ -50,8 +63,7 @@ def test_bf16_files_load_into_fp32_models(tmp_path: Path) -> None:
     save(model, tmp_path, torch.bfloat16)
     store = torch_dist.open_store(tmp_path)
     assert store.dtype == "bf16"
-    other = built(architecture(), seed=1)
-    torch_dist.load_into(store, other)
+    other = filled(architecture(), Opened(store))
     for name, parameter in other.named_parameters():
         assert parameter.dtype == torch.float32
         assert torch.equal(parameter, model.get_parameter(name).bfloat16().float())
@@ -63,8 +75,7 @@ def test_layers_may_be_stored_apart(tmp_path: Path) -> None:
     _save_with(model, tmp_path, apart)
     store = torch_dist.open_store(tmp_path)
     assert store.layered
-    other = built(architecture(), seed=1)
-    torch_dist.load_into(store, other)
+    other = filled(architecture(), Opened(store))
     assert torch.equal(logits(other), logits(model))
 
 
@@ -111,7 +122,7 @@ def test_damaged_data_is_refused(saved: Path) -> None:
     data = next(saved.glob("*.distcp"))
     data.write_bytes(b"\0" * data.stat().st_size)
     with pytest.raises(CheckpointError, match="the weights cannot be read"):
-        torch_dist.load_into(torch_dist.open_store(saved), built(architecture()))
+        filled(architecture(), Opened(torch_dist.open_store(saved)))
 
 
 @pytest.mark.parametrize("content", [b"", b"garbage", pickle.dumps({"a": 1})])
@@ -157,15 +168,13 @@ def test_files_that_are_not_there_are_named(saved: Path) -> None:
 
 
 def test_a_tensor_that_the_model_needs_is_named(saved: Path) -> None:
-    model = built(architecture(qkv_bias=True))
     with pytest.raises(CheckpointError, match=r"'decoder\.layers\.self_attention\.linear_qkv\.bias' is missing"):
-        torch_dist.load_into(torch_dist.open_store(saved), model)
+        filled(architecture(qkv_bias=True), Opened(torch_dist.open_store(saved)))
 
 
 def test_another_shape_is_refused(saved: Path) -> None:
-    model = built(architecture(ffn_hidden_size=64))
     with pytest.raises(CheckpointError, match=r"has shape \[2, .*\] \(the model needs \[2, "):
-        torch_dist.load_into(torch_dist.open_store(saved), model)
+        filled(architecture(ffn_hidden_size=64), Opened(torch_dist.open_store(saved)))
 
 
 def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
