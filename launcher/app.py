@@ -24,8 +24,9 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launcher import __version__, launchers
 from launcher.allocation import Allocation, allocate
+from launcher.arguments import CommandLine
 from launcher.cluster import Slurm
-from launcher.command_line import check_flags, completed
+from launcher.command_line import completed
 from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check, plain
 from launcher.core import Json
@@ -74,12 +75,12 @@ def launch(arguments: list[str]) -> int:
         print(f"launcher {__version__}")
         return 0
     try:
-        check_flags(arguments)
+        line = CommandLine.parse(arguments)
         allocation = allocate()
         if not allocation.leads:
             return follow(allocation)
         with leading(allocation) as leader:
-            return _launched(arguments, leader)
+            return _launched(line, leader)
     except (HydraException, OmegaConfBaseException) as error:
         return say(complaint(error, conf_folder()), 1)
     except UserError as error:
@@ -109,25 +110,25 @@ class _Once:
             signal.raise_signal(signal.SIGINT)
 
 
-def _launched(arguments: list[str], allocation: Allocation) -> int:
-    if {"mode=status", "mode=cancel"} & set(arguments):
-        return _about_job(arguments)
-    with _scratch(arguments) as scratch, Deployments() as deployments:
+def _launched(line: CommandLine, allocation: Allocation) -> int:
+    if line.get("mode") in ("status", "cancel"):
+        return _about_job(line)
+    with _scratch(line) as scratch, Deployments() as deployments:
         here = Here(allocation, deployments)
 
         def task(cfg: DictConfig) -> int:
             return job(cfg, here)
 
-        sys.argv[1:] = completed(arguments, Path(scratch))
-        with told_values(), _without_schemas(arguments):
+        sys.argv[1:] = completed(line, Path(scratch)).arguments
+        with told_values(), _without_schemas(line):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(Outcomes.codes, default=0)
 
 
 @contextmanager
-def _without_schemas(arguments: list[str]) -> Iterator[None]:
+def _without_schemas(line: CommandLine) -> Iterator[None]:
     """Leave the groups of schemas out of the help: nobody chooses them."""
-    if not {"--help", "-h"} & set(arguments):
+    if "help" not in line.flags:
         yield
         return
     shown = io.StringIO()
@@ -135,12 +136,12 @@ def _without_schemas(arguments: list[str]) -> Iterator[None]:
         with redirect_stdout(shown):
             yield
     finally:  # Hydra exits when it has shown it
-        print("".join(line for line in shown.getvalue().splitlines(True) if not line.startswith("schema")), end="")
+        print("".join(one for one in shown.getvalue().splitlines(True) if not one.startswith("schema")), end="")
 
 
-def _scratch(arguments: list[str]) -> AbstractContextManager[str]:
+def _scratch(line: CommandLine) -> AbstractContextManager[str]:
     """Return the folder of a plan, which is removed; nothing else needs one, or would leave it when it is killed."""
-    return tempfile.TemporaryDirectory() if "mode=plan" in arguments else nullcontext("")
+    return tempfile.TemporaryDirectory() if line.get("mode") == "plan" else nullcontext("")
 
 
 def job(cfg: DictConfig, here: Here) -> int:
@@ -208,23 +209,22 @@ def _queued_as(cfg: DictConfig, keys: Mapping[str, Json]) -> DictConfig:
     """Return the configuration with what the keys of ``hydra.launcher`` say, in the words of ``cluster``."""
     if not launchers.queue_keys(keys):
         return cfg
-    given = {override.split("=", 1)[0].lstrip("+~") for override in HydraConfig.get().overrides.task}
-    values = launchers.translated(keys, plain(cfg.cluster, resolve=False), given)
+    given = CommandLine.of(HydraConfig.get().overrides.task)
+    values = launchers.translated(keys, plain(cfg.cluster, resolve=False), given.keys)
     merged = cfg.copy()
     with open_dict(merged):  # additional_parameters takes any key
         merged.merge_with({"cluster": values})
     return merged
 
 
-def _about_job(arguments: list[str]) -> int:
+def _about_job(line: CommandLine) -> int:
     """Do ``mode=status`` or ``mode=cancel`` for the folder that ``run=`` names; nothing is composed."""
     from launcher.submission import follow
 
-    folder = next((a.removeprefix("run=") for a in arguments if a.startswith("run=")), "")
-    other = [a for a in arguments if not a.startswith(("run=", "mode="))]
+    folder, other = line.get("run"), line.without(lambda key: key in ("run", "mode")).texts
     if not folder or other:
         raise UserError(f"{other[0] if other else 'run'}: accepted with this mode is run=<run folder>")
-    return (follow.status if "mode=status" in arguments else follow.cancel)(Path(folder))
+    return (follow.status if line.get("mode") == "status" else follow.cancel)(Path(folder))
 
 
 def deployment_of(cfg: DictConfig) -> str:

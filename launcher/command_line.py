@@ -7,104 +7,93 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from launcher.arguments import CommandLine
 from launcher.errors import UserError
 from launcher.launchers import SHARED
 
 SWEEP = "multirun.yaml"
 """Where Hydra keeps what a sweep was begun with."""
 
-RESUMES = "hydra.launcher.resume="
+RESUMES = "hydra.launcher.resume"
 
-FLAGS = (
-    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
-    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
-    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
-)
-"""Hydra's flags; a long one may be shortened."""
-
-WATCHED = "model.path=${watch.folder}"
+WATCHED = "${watch.folder}"
 """The model of a watch, until a checkpoint takes its place."""
 
 
-def check_flags(arguments: list[str]) -> None:
-    """Raise `UserError` for a flag that Hydra does not know: most likely a setting with dashes before it."""
-    for argument in arguments:
-        flag = argument.split("=", 1)[0]
-        joined = not flag.startswith("--") and flag[:2] in FLAGS
-        if flag.startswith("-") and not joined and not any(known.startswith(flag) for known in FLAGS):
-            raise UserError(
-                f"{flag}: no such flag; accepted are -m, --help, --version, --cfg job, --info, --config-dir; "
-                "a setting has no dashes: key=value"
-            )
+def completed(line: CommandLine, scratch: Path) -> CommandLine:
+    """Add what ``resume=``, ``mode=plan`` and ``mode=watch`` imply.
 
-
-def completed(arguments: list[str], scratch: Path) -> list[str]:
-    """Add what ``resume=`` and ``mode=plan`` imply: the folder's own overrides, and no run folder at all.
-
-    A ``-m`` comes first: Hydra does not know settings on both sides of it.
+    A plan has no run folder: what Hydra needs one for goes to ``scratch``. Raises `UserError`.
     """
-    arguments = sorted(arguments, key=lambda argument: argument not in ("-m", "--multirun"))
-    if "mode=plan" in arguments:
-        arguments = _watching(arguments)
-        nowhere = [f"hydra.run.dir={scratch}", f"hydra.sweep.dir={scratch}", "hydra.output_subdir=null"]
-        return [*arguments, *nowhere]
-    folder = next((a.removeprefix("resume=") for a in arguments if a.startswith("resume=")), "null")
-    if not folder:
+    if line.get("mode") == "plan":
+        nowhere = _watching(line).with_("hydra.run.dir", str(scratch)).with_("hydra.sweep.dir", str(scratch))
+        return nowhere.with_("hydra.output_subdir", None)
+    folder = line.get("resume")
+    if folder is None:
+        return _watching(line)
+    if folder == "":
         raise UserError("resume=: accepted is the folder of an interrupted run or sweep")
-    if folder == "null":
-        return _watching(arguments)
-    return (
-        _resumed_sweep(arguments, Path(folder))
-        if (Path(folder) / SWEEP).is_file()
-        else _watching(resumed(arguments, Path(folder)))
-    )
+    if (Path(folder) / SWEEP).is_file():
+        return _resumed_sweep(line, Path(folder))
+    return _watching(resumed(line, Path(folder)))
 
 
-def _watching(arguments: list[str]) -> list[str]:
+def _watching(line: CommandLine) -> CommandLine:
     """Let a watch's model be the training run's; each checkpoint in it takes its place."""
-    if "mode=watch" not in arguments:
-        return arguments
-    if path := next((a for a in arguments if a.startswith("model.path=") and a != WATCHED), None):
-        raise UserError(f"{path}: mode=watch takes the checkpoints from watch.folder")
-    chosen = any(a.startswith("model=") for a in arguments)
-    return [*(a for a in arguments if a != WATCHED), *([] if chosen else ["model=checkpoint"]), WATCHED]
+    if line.get("mode") != "watch":
+        return line
+    if (path := line.get("model.path")) not in (None, WATCHED):
+        raise UserError(f"model.path={path}: mode=watch takes the checkpoints from watch.folder")
+    others = line.without(lambda key: key == "model.path")
+    chosen = others if "model" in line.keys else others.with_("model", "checkpoint")
+    return chosen.with_("model.path", WATCHED)
 
 
-def resumed(arguments: list[str], folder: Path) -> list[str]:
+def resumed(line: CommandLine, folder: Path) -> CommandLine:
     """Start from the overrides that the run in ``folder`` was made with; what is given now wins."""
     stored = folder / ".hydra" / "overrides.yaml"
     if not stored.is_file():
         raise UserError(f"resume={folder}: not a run folder, {stored} does not exist")
-    given = {a.split("=", 1)[0].lstrip("+~") for a in arguments}
-    queue = [] if "cluster" in given else _queue_overrides(folder)
-    before = [*_as_written(OmegaConf.load(stored)), *queue]
-    kept = [o for o in before if o.split("=", 1)[0].lstrip("+~") not in given]
-    return [*kept, *arguments, f"hydra.run.dir={folder}", "hydra.output_subdir=null"]
-
-
-def _queue_overrides(folder: Path) -> list[str]:
-    """Return the keys of our own ``hydra.launcher`` that a run was submitted with."""
     file = folder / ".hydra" / "hydra.yaml"
-    if not file.is_file():
-        return []
-    hydra_config = OmegaConf.load(file).hydra
-    ours = hydra_config.launcher._target_ == SHARED
-    given = _as_written(hydra_config.overrides.hydra) if ours else []
-    return [o for o in given if o.lstrip("+").startswith("hydra.launcher.") and not o.startswith(RESUMES)]
+    told = OmegaConf.load(file).hydra if file.is_file() else None
+    queue = [] if "cluster" in line.keys or told is None else _queue_overrides(told)
+    before = CommandLine.of([*_as_written(OmegaConf.load(stored)), *queue])
+    kept = before.without(lambda key: key in line.keys)
+    whole = kept.added(line.texts).with_("hydra.run.dir", str(folder)).with_("hydra.output_subdir", None)
+    return _with_options(whole.flagged(**line.flags), told, folder)
 
 
-def _resumed_sweep(arguments: list[str], folder: Path) -> list[str]:
+def _with_options(line: CommandLine, told: Any, folder: Path) -> CommandLine:
+    """Add the ``--config-dir`` that a run or sweep was made with, unless another one is given."""
+    sources = (told.get("runtime") or {}).get("config_sources") or [] if told is not None else []
+    before = next((source.path for source in sources if source.provider == "command-line"), None)
+    if before is None or "config_dir" in line.flags:
+        return line
+    if not Path(before).is_dir():
+        raise UserError(f"resume={folder}: its --config-dir {before} is gone; give its new place with --config-dir")
+    return line.flagged(config_dir=before)
+
+
+def _queue_overrides(told: Any) -> list[str]:
+    """Return the keys of our own ``hydra.launcher`` that a run was submitted with."""
+    ours = told.launcher._target_ == SHARED
+    given = CommandLine.of(_as_written(told.overrides.hydra) if ours else [])
+    return given.without(lambda key: not key.startswith("hydra.launcher.") or key == RESUMES).texts
+
+
+def _resumed_sweep(line: CommandLine, folder: Path) -> CommandLine:
     """Repeat the sweep in ``folder`` with its own overrides: only there is a finished point known to be the same."""
-    given = [a for a in arguments if not a.startswith(("resume=", "hydra.")) and a not in ("-m", "--multirun")]
-    if given:
+    if given := line.without(lambda key: key == "resume" or key.startswith("hydra.")).texts:
         raise UserError(f"{given[0]}: a sweep is continued as it was begun; accepted are resume={folder} and hydra.*")
     stored = OmegaConf.load(folder / SWEEP).hydra
     if stored.launcher._target_ != SHARED:
         raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is continued; its points can be")
-    ours = [a for a in arguments if a.startswith("hydra.")]
-    settings = _as_written(stored.overrides.hydra)
-    kept = [o for o in settings if not o.startswith(("hydra.sweep.dir=", "hydra.mode=", RESUMES))]
-    return ["-m", *_as_written(stored.overrides.task), *kept, *ours, f"hydra.sweep.dir={folder}", f"{RESUMES}true"]
+    settings = CommandLine.of(_as_written(stored.overrides.hydra))
+    kept = settings.without(lambda key: key in ("hydra.sweep.dir", "hydra.mode", RESUMES))
+    ours = line.without(lambda key: not key.startswith("hydra."))
+    whole = CommandLine.of(_as_written(stored.overrides.task)).added(kept.texts).added(ours.texts)
+    sweep = whole.with_("hydra.sweep.dir", str(folder)).with_(RESUMES, True)
+    return _with_options(sweep.flagged(**line.flags, multirun=True), stored, folder)
 
 
 def _as_written(overrides: Any) -> list[str]:

@@ -13,7 +13,7 @@ from hydra.conf import HydraConf
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, read_write
 
 from launcher import launchers, objective
 from launcher.cluster import Slurm
@@ -38,6 +38,12 @@ class Outcomes(Callback):
         cls.values.clear()
         cls.sweep = None
 
+    def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Let a plan that an option file asks for leave no folder, as one on the command line does."""
+        if config.mode == Mode.plan:
+            with read_write(config.hydra):
+                config.hydra.run.dir, config.hydra.output_subdir = ".", None
+
     def on_multirun_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Remember the folder of a sweep, for a report of what there is when it is interrupted.
 
@@ -48,6 +54,8 @@ class Outcomes(Callback):
             launchers.check(keys, OmegaConf.get_type(config, "cluster") is Slurm)
             launchers.check_sweep(keys, config.mode == Mode.plan)
             launchers.check_sweeper(config.hydra.sweeper, plain(config.cluster, resolve=False))
+            if config.mode == Mode.plan and config.hydra.output_subdir is not None:
+                raise UserError("mode=plan: an option file sets it; for a sweep, give it on the command line")
         except UserError as error:
             sys.exit(say(str(error), error.exit_code))
         type(self).shared = keys["_target_"] == SHARED

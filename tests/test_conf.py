@@ -14,7 +14,7 @@ from omegaconf import OmegaConf
 
 from launcher import __version__
 from launcher.app import conf_folder
-from launcher.command_line import FLAGS, check_flags, completed
+from launcher.arguments import FLAGS, CommandLine, check_flags
 from launcher.complaint import complaint
 from launcher.component import COMPONENTS
 from launcher.config import Run
@@ -125,8 +125,8 @@ def test_every_flag_of_hydra_is_known() -> None:
     check_flags(["-m", "-cjob", "--multi", "--info=config", "model.name=-1"])
 
 
-def test_a_sweep_is_asked_for_anywhere_on_the_line(tmp_path: Path) -> None:
-    assert completed(["a=1", "-m", "b=1,2"], tmp_path) == ["-m", "a=1", "b=1,2"]
+def test_a_sweep_is_asked_for_anywhere_on_the_line() -> None:
+    assert CommandLine.parse(["a=1", "-m", "b=1,2"]).arguments == ["--multirun", "a=1", "b=1,2"]
 
 
 def test_help_lists_what_can_be_chosen(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins._composed_once import composed_once
 from hydra_plugins.shared_launcher import SharedConf, _check_same
 from launcher import launchers
+from launcher.arguments import CommandLine
 from launcher.cluster import Slurm
 from launcher.command_line import resumed
 from launcher.errors import UserError
@@ -111,9 +112,10 @@ def test_a_resumed_run_keeps_the_keys_it_was_submitted_with(tmp_path: Path) -> N
     (tmp_path / ".hydra/overrides.yaml").write_text("- cluster=slurm\n")
     hydra = {"launcher": {"_target_": launchers.SHARED}, "overrides": {"hydra": [*KEPT, "hydra.mode=RUN"]}}
     (tmp_path / ".hydra/hydra.yaml").write_text(json.dumps({"hydra": hydra}))
-    arguments = resumed(["hydra.launcher.qos=c"], tmp_path)
+    arguments = resumed(CommandLine.of(["hydra.launcher.qos=c"]), tmp_path).arguments
     assert arguments[:3] == ["cluster=slurm", KEPT[0], "hydra.launcher.qos=c"]
-    assert not [a for a in resumed(["cluster=local"], tmp_path) if a.startswith("hydra.launcher")]
+    local = resumed(CommandLine.of(["cluster=local"]), tmp_path)
+    assert not [key for key in local.keys if key.startswith("hydra.launcher")]
 
 
 class Composer:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import yaml
 
+from launcher.arguments import CommandLine
 from launcher.config import Mode
 from launcher.submission.points import Point
 from launcher.training.sighting import Sighting
@@ -20,8 +21,7 @@ def point_of(base: Point, seen: Sighting) -> Point:
     model = replace(base.run.model, path=str(seen.path))
     config = dict(base.config) | {"mode": Mode.run.value, "resume": None}
     config["model"] = dict(config["model"]) | {"path": str(seen.path)}
-    kept = [override for override in base.overrides if not _is_ours(override)]
-    overrides = [*kept, f"model.path={_quoted(str(seen.path))}"]
+    overrides = CommandLine.of(base.overrides).without(_is_ours).with_("model.path", str(seen.path)).texts
     run = replace(base.run, mode=Mode.run, resume=None, model=model)
     return Point(run, config, overrides, base.folder / seen.key)
 
@@ -39,11 +39,5 @@ def keep(point: Point, base: Path) -> None:
         (folder / f"{name}.yaml").write_text(yaml.safe_dump(value, sort_keys=False, allow_unicode=True))
 
 
-def _is_ours(override: str) -> bool:
-    key = override.lstrip("+~").split("=", 1)[0]
+def _is_ours(key: str) -> bool:
     return key in OURS or key.startswith("watch.")
-
-
-def _quoted(value: str) -> str:
-    """Write a text so that Hydra's grammar reads it as it is."""
-    return "'" + value.replace("\\", "\\\\").replace("'", "\\'") + "'"
