@@ -88,10 +88,10 @@ def launch(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return interrupted()
     except OSError as error:
-        line = refused(error)
-        if line is None:
+        said = refused(error)
+        if said is None:
             raise
-        return ended(line, UserError.exit_code)
+        return ended(said, UserError.exit_code)
     except SystemExit as end:  # Hydra has shown what was asked for, or a callback has said what is wrong
         return 1 if end.code else 0
     except lost() as error:
