@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError
 
 from launcher.arguments import CommandLine
-from launcher.errors import UserError
+from launcher.errors import ResumeError, UserError
 from launcher.launchers import SHARED
 
 SWEEP = "multirun.yaml"
 """Where Hydra keeps what a sweep was begun with."""
 
 RESUMES = "hydra.launcher.resume"
+
+QUOTED = 120
+"""Characters of an error that a line quotes."""
 
 WATCHED = "${watch.folder}"
 """The model of a watch, until a checkpoint takes its place."""
@@ -55,9 +62,9 @@ def resumed(line: CommandLine, folder: Path) -> CommandLine:
     if not stored.is_file():
         raise UserError(f"resume={folder}: not a run folder, {stored} does not exist")
     file = folder / ".hydra" / "hydra.yaml"
-    told = OmegaConf.load(file).hydra if file.is_file() else None
+    told = _hydra(file) if file.is_file() else None
     queue = [] if "cluster" in line.keys or told is None else _queue_overrides(told)
-    before = CommandLine.of([*_as_written(OmegaConf.load(stored)), *queue])
+    before = CommandLine.of([*stored_overrides(stored), *queue])
     kept = before.without(lambda key: key in line.keys)
     whole = kept.added(line.texts).with_("hydra.run.dir", str(folder)).with_("hydra.output_subdir", None)
     return _with_options(whole.flagged(**line.flags), told, folder)
@@ -85,7 +92,7 @@ def _resumed_sweep(line: CommandLine, folder: Path) -> CommandLine:
     """Repeat the sweep in ``folder`` with its own overrides: only there is a finished point known to be the same."""
     if given := line.without(lambda key: key == "resume" or key.startswith("hydra.")).texts:
         raise UserError(f"{given[0]}: a sweep is continued as it was begun; accepted are resume={folder} and hydra.*")
-    stored = OmegaConf.load(folder / SWEEP).hydra
+    stored = _hydra(folder / SWEEP)
     if stored.launcher._target_ != SHARED:
         raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is continued; its points can be")
     settings = CommandLine.of(_as_written(stored.overrides.hydra))
@@ -96,8 +103,39 @@ def _resumed_sweep(line: CommandLine, folder: Path) -> CommandLine:
     return _with_options(sweep.flagged(**line.flags, multirun=True), stored, folder)
 
 
+def stored_overrides(file: Path) -> list[str]:
+    """Return the overrides that Hydra kept in a file. Raises `ResumeError` for a damaged one."""
+    with _reading(file):
+        return _as_written(OmegaConf.load(file))
+
+
+def _hydra(file: Path) -> Any:
+    """Return Hydra's own settings as it kept them, with all that is read of them. Raises `ResumeError`."""
+    with _reading(file):
+        found = OmegaConf.load(file).hydra
+        for overrides in (found.overrides.hydra, found.overrides.task):
+            _as_written(overrides)
+        if not isinstance(found.launcher._target_, str):
+            raise TypeError("no launcher in it")
+        return found
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """Raise `ResumeError` with what to do for a file that is not what Hydra wrote."""
+    try:
+        yield
+    except (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+        why = " ".join(str(error).split())[:QUOTED]
+        raise ResumeError(
+            f"{file}: not what Hydra wrote there ({why}); restore it, or repeat the command that began this run with "
+            "hydra.run.dir=<its folder>"
+        ) from None
+
+
 def _as_written(overrides: Any) -> list[str]:
     """Return overrides with their interpolations, which only make sense in the configuration."""
     found = OmegaConf.to_container(overrides, resolve=False)
-    assert isinstance(found, list)
+    if not isinstance(found, list):
+        raise TypeError("no list of overrides")
     return [str(override) for override in found]

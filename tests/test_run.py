@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,9 @@ import jsonschema
 import pytest
 from running import program, wait_for
 
+from launcher.arguments import CommandLine
+from launcher.command_line import completed
+from launcher.errors import ResumeError
 from launcher.report.results import SCHEMA
 
 ROOT = Path(__file__).parent.parent
@@ -333,3 +337,26 @@ def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_it_is_continued(tmp_pat
     assert again.returncode == 0, again.stderr
     assert f"{kept} of them" in again.stderr or f"{kept} already done" in again.stderr
     assert results(folder)["tasks"]["addition"]["coverage"]["scored"] == 120
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("finished") / "run"
+    assert launch(folder, *ECHO, "tasks=[addition]", "evaluate.limit=3").returncode == 0
+    return folder
+
+
+@pytest.mark.parametrize(
+    "damage", [b"\xbd\x00\xff", b"", b"{a: [1,2", b"hydra: 3\n", b"hydra: {overrides: {task: 1}}\n"]
+)
+@pytest.mark.parametrize("name", [".hydra/overrides.yaml", ".hydra/hydra.yaml", "multirun.yaml"])
+def test_damaged_overrides_are_one_line(finished: Path, tmp_path: Path, name: str, damage: bytes) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(finished, folder)
+    (folder / name).write_bytes(damage)
+    with pytest.raises(ResumeError) as error:
+        completed(CommandLine.of([f"resume={folder}"]), tmp_path)
+    line = str(error.value)
+    assert line.startswith(f"{folder / name}: not what Hydra wrote there (")
+    assert "\n" not in line
+    assert len(line) < 500
