@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.core import Json
+from launcher.errors import CheckpointError
 from launcher.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -53,6 +54,10 @@ class Architecture:
     expert_ffn_hidden_size: int | None = None
     normalize_expert_weights: bool = True
     dtype: Literal["fp32", "bf16", "fp16"] = "fp32"
+
+
+class NotComputed(CheckpointError):
+    """A whole checkpoint of a model that the megatron engine does not compute; another engine may."""
 
 
 class Checkpoint(ABC):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import re
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoints.base import Architecture
+from launcher.checkpoints.parts import EXPERT, LAYER, QKV, parameters, refuse_unplaced
 from launcher.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -14,11 +16,6 @@ if TYPE_CHECKING:
 
 Read = Callable[[str], "Tensor"]
 """Returns a whole stored tensor by its stored name; raises `KeyError` if there is none."""
-
-LAYER = "decoder.layers."
-EXPERT = "mlp.experts.local_experts."
-QKV = "self_attention.linear_qkv"
-FC1 = "mlp.linear_fc1"
 
 
 @dataclass(frozen=True)
@@ -34,6 +31,23 @@ class Names:
     layer: str
     layers: Mapping[str, tuple[str, ...]]
     suffixes: Mapping[str, str] = field(default_factory=dict)
+
+
+def check(
+    stored: Collection[str], architecture: Architecture, names: Names, harmless: re.Pattern[str], source: str
+) -> None:
+    """Compare the names of all stored tensors with what the whole model is made of.
+
+    Raises `CheckpointError` for one that is missing, and `NotComputed` for one that no part of the model takes, unless
+    ``harmless`` matches its name.
+    """
+    taken: set[str] = set()
+    for module, kind in parameters(architecture):
+        for name in _stored_names(module, kind, architecture, names):
+            if name not in stored:
+                raise _missing(name, source)
+            taken.add(name)
+    refuse_unplaced(stored, taken, harmless, source)
 
 
 def load_into(model: nn.Module, architecture: Architecture, names: Names, read: Read, source: str) -> None:
@@ -94,7 +108,11 @@ def _read(read: Read, name: str, source: str) -> Tensor:
     try:
         return read(name)
     except KeyError:
-        raise CheckpointError(f"{source}: tensor '{name}' is missing (the model needs it)") from None
+        raise _missing(name, source) from None
+
+
+def _missing(name: str, source: str) -> CheckpointError:
+    return CheckpointError(f"{source}: tensor '{name}' is missing (the model needs it)")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,14 @@ def positive(content: Mapping[str, Json], key: str, file: Path, default: float, 
     return found
 
 
+def flag(content: Mapping[str, Json], key: str, file: Path, default: bool = False) -> bool:
+    """Return true or false; the default where the configuration says nothing."""
+    value = default if content.get(key) is None else content[key]
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{file}: {key} is {value!r:.200} (expected true or false)")
+    return value
+
+
 def section(content: Mapping[str, Json], key: str, file: Path) -> Mapping[str, Json]:
     """Return the mapping under a key, empty if there is none; `CheckpointError` for anything else."""
     found = content.get(key)

@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.fields import number, positive
+from launcher.checkpoints.parts import refuse_uncomputed
 from launcher.checkpoints.torch_dist import TensorStore
 from launcher.core import Json
 from launcher.errors import CheckpointError
@@ -67,7 +68,7 @@ def architecture(config: Config, store: TensorStore, file: Path) -> Architecture
     hidden, heads = number(config, "hidden_size", file), number(config, "num_attention_heads", file)
     _check_width(hidden, store, file)
     experts = number(config, "num_moe_experts", file) if config.get("num_moe_experts") else 0
-    return Architecture(
+    found = Architecture(
         num_layers=number(config, "num_layers", file),
         hidden_size=hidden,
         num_attention_heads=heads,
@@ -97,6 +98,8 @@ def architecture(config: Config, store: TensorStore, file: Path) -> Architecture
         normalize_expert_weights=not config.get("moe_router_pre_softmax"),
         dtype=store.dtype,
     )
+    refuse_uncomputed(found, file)
+    return found
 
 
 def _check_width(hidden: int, store: TensorStore, file: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from checkpoint_models import TOKENS, loaded, logits, parallel_logits
+from safetensors.torch import load_file, save_file
 from transformers import (
     GPTNeoXConfig,
     LlamaConfig,
@@ -21,6 +23,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from launcher.checkpoints import detect
+from launcher.checkpoints.base import NotComputed
 from launcher.errors import CheckpointError
 from launcher.model import Parallelism
 
@@ -138,8 +141,8 @@ def test_the_old_spelling_of_rotary_scaling_is_read(tmp_path: Path) -> None:
         ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is set"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type is 'yarn'"),
         ({"attention_bias": True}, "attention_bias is True and mlp_bias False"),
-        ({"hidden_size": None}, "hidden_size is missing"),
-        ({"layer_types": ["full_attention", "sliding_attention"]}, "layer_types mixes"),
+        ({"hidden_size": None}, "hidden_size is null"),
+        ({"layer_types": ["full_attention", "sliding_attention"]}, r"layer_types is \[.*\], which llama models ignore"),
     ],
 )
 def test_what_cannot_be_computed_is_refused(change: dict[str, Any], complaint: str, tmp_path: Path) -> None:
@@ -174,6 +177,52 @@ def test_a_missing_tensor_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 3}))
     with pytest.raises(CheckpointError, match=r"'model.layers.2\..* is missing"):
         loaded(tmp_path)
+
+
+def stored_also(folder: Path, **tensors: torch.Tensor) -> None:
+    """Add tensors to the weights of a folder."""
+    file = folder / "model.safetensors"
+    save_file(load_file(file) | tensors, file, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llama", "model.layers.0.self_attn.o_proj.bias"),
+        ("llama", "model.layers.1.mlp.down_proj.bias"),
+        ("llama", "model.layers.2.input_layernorm.weight"),
+        ("llama", "lm_head.bias"),
+        ("qwen2", "model.layers.1.self_attn.q_norm.weight"),
+        ("gpt_neox", "gpt_neox.layers.0.attention.dense.scale"),
+        ("mixtral", "model.layers.0.block_sparse_moe.experts.4.w1.weight"),
+    ],
+)
+def test_a_tensor_without_a_place_is_refused(kind: str, name: str, tmp_path: Path) -> None:
+    saved(kind, tmp_path)
+    stored_also(tmp_path, **{name: torch.ones(32)})
+    with pytest.raises(NotComputed, match=f"tensor '{re.escape(name)}' has no place in the model"):
+        detect(tmp_path)
+
+
+def test_buffers_of_older_versions_are_no_tensors_without_a_place(tmp_path: Path) -> None:
+    expected = saved("gpt_neox", tmp_path)
+    stored_also(
+        tmp_path,
+        **{
+            "gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8, dtype=torch.bool),
+            "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
+            "gpt_neox.layers.1.attention.rotary_emb.inv_freq": torch.ones(2),
+        },
+    )
+    torch.testing.assert_close(logits(loaded(tmp_path)), expected, atol=1e-5, rtol=0)
+
+
+def test_a_stored_output_layer_is_used_though_the_config_ties_it(tmp_path: Path) -> None:
+    saved("llama_tied", tmp_path)
+    stored_also(tmp_path, **{"lm_head.weight": torch.randn(64, 32, generator=torch.Generator().manual_seed(3))})
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.float32)(TOKENS).logits
+    torch.testing.assert_close(logits(loaded(tmp_path)), expected, atol=1e-5, rtol=0)
 
 
 def test_another_shape_is_refused(tmp_path: Path) -> None:

@@ -1,0 +1,71 @@
+"""The parameters of a megatron-core GPT by name, known from its architecture without building it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+
+from launcher.checkpoints.base import Architecture, NotComputed
+
+LAYER = "decoder.layers."
+EXPERT = "mlp.experts.local_experts."
+QKV = "self_attention.linear_qkv"
+FC1 = "mlp.linear_fc1"
+
+
+def parameters(a: Architecture) -> Iterator[tuple[str, str]]:
+    """Yield every parameter of the whole model as its module's name and its own: ``weight`` or ``bias``."""
+    yield "embedding.word_embeddings", "weight"
+    if a.position == "learned_absolute":
+        yield "embedding.position_embeddings", "weight"
+    for layer in range(a.num_layers):
+        for part, kind in of_a_layer(a):
+            yield f"{LAYER}{layer}.{part}", kind
+    yield from _norm(a, "decoder.final_layernorm")
+    if not a.tied:
+        yield "output_layer", "weight"
+
+
+def of_a_layer(a: Architecture) -> Iterator[tuple[str, str]]:
+    """Yield the parameters of any layer, relative to it."""
+    yield from _norm(a, "input_layernorm")
+    yield from _linear(QKV, a.bias or a.qkv_bias)
+    for name in ("q_layernorm", "k_layernorm") if a.qk_norm else ():
+        yield from _norm(a, f"self_attention.{name}")
+    yield from _linear("self_attention.linear_proj", a.bias)
+    yield from _norm(a, "pre_mlp_layernorm")
+    if a.num_experts:
+        yield from _linear("mlp.router", a.bias)
+    inside = [f"{EXPERT}{expert}." for expert in range(a.num_experts)] or ["mlp."]
+    for before in inside:
+        yield from _linear(f"{before}linear_fc1", a.bias)
+        yield from _linear(f"{before}linear_fc2", a.bias)
+
+
+def _norm(a: Architecture, module: str) -> Iterator[tuple[str, str]]:
+    yield from _linear(module, a.normalization == "LayerNorm")
+
+
+def _linear(module: str, bias: bool) -> Iterator[tuple[str, str]]:
+    yield module, "weight"
+    if bias:
+        yield module, "bias"
+
+
+def refuse_uncomputed(a: Architecture, source: object) -> None:
+    """Raise `NotComputed` for a choice of experts that megatron-core does not make."""
+    if a.num_experts and a.experts_per_token > a.num_experts:
+        raise NotComputed(f"{source}: {a.experts_per_token} experts per token (expected at most {a.num_experts})")
+    if a.num_experts and a.experts_per_token == 1 and a.normalize_expert_weights:
+        raise NotComputed(f"{source}: one expert per token with its weight made 1 (expected two or more)")
+
+
+def refuse_unplaced(stored: Iterable[str], taken: Iterable[str], harmless: re.Pattern[str], source: object) -> None:
+    """Raise `NotComputed` if a stored tensor that can change an answer is not ``taken`` by the model.
+
+    ``harmless`` matches the names of those that cannot: buffers that are computed, states of an optimizer.
+    """
+    left = sorted(name for name in set(stored) - set(taken) if not harmless.search(name))
+    if left:
+        more = f", nor have {len(left) - 1} more" if len(left) > 1 else ""
+        raise NotComputed(f"{source}: tensor '{left[0]:.200}' has no place in the model{more}; answers would ignore it")

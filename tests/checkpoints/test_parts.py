@@ -1,0 +1,34 @@
+"""The names of a model's parameters, known without building it, are those of the built model."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from checkpoint_models import architecture, built
+
+from launcher.checkpoints.base import NotComputed
+from launcher.checkpoints.parts import parameters, refuse_unplaced
+
+KINDS: dict[str, dict[str, Any]] = {
+    "llama": {},
+    "untied": {"tied": False, "qkv_bias": True, "qk_norm": True},
+    "layer norms": {"normalization": "LayerNorm", "bias": True, "gated": False, "qk_norm": True},
+    "positions": {"position": "learned_absolute", "zero_centered_gamma": True},
+    "experts": {"num_experts": 4, "experts_per_token": 2, "expert_ffn_hidden_size": 24},
+    "experts with biases": {"num_experts": 2, "experts_per_token": 2, "bias": True},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_they_are_those_of_the_built_model(kind: str) -> None:
+    arch = architecture(**KINDS[kind])
+    found = [f"{module}.{name}" for module, name in parameters(arch)]
+    assert sorted(found) == sorted(name for name, _ in built(arch).named_parameters())
+
+
+def test_what_is_left_is_named_and_counted() -> None:
+    refuse_unplaced(["a", "freq"], ["a", "b"], re.compile("freq"), "file")
+    with pytest.raises(NotComputed, match=r"^file: tensor 'b' has no place in the model, nor have 1 more; "):
+        refuse_unplaced(["c", "b", "a"], ["a"], re.compile("freq"), "file")
