@@ -127,12 +127,16 @@ class Score:
 
 @dataclass(frozen=True)
 class Check:
-    """One line of the certificate. ``ok`` is None for a check that does not apply, with the reason in ``detail``."""
+    """One line of the certificate. ``ok`` is None for a check that does not apply, with the reason in ``detail``.
+
+    ``numbers`` are those that the detail tells of, for programs.
+    """
 
     name: str
     ok: bool | None
     detail: str
     seconds: float = 0.0
+    numbers: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,13 @@ from launcher.api.encode import refuse
 from launcher.api.errors import ApiError, from_engine, internal
 from launcher.api.metrics import Metrics
 from launcher.api.ready import Readiness
-from launcher.api.schema import ChatRequest, CompletionRequest, TokenizeRequest, TokensRequest
+from launcher.api.schema import (
+    ChatRequest,
+    CompletionRequest,
+    ReferenceRequest,
+    TokenizeRequest,
+    TokensRequest,
+)
 from launcher.api.service import Service
 from launcher.engines.base import Runner
 from launcher.errors import EngineUnavailable, QueueFull
@@ -60,7 +66,7 @@ def _add_routes(app: FastAPI) -> None:
     _post(app, "/v1/chat/completions", chat.create_chat_completion, ChatRequest)
     _post(app, "/tokenize", tokens.tokenize, TokenizeRequest)
     _post(app, "/detokenize", tokens.detokenize, TokensRequest)
-    _post(app, "/reference_logprobs", tokens.reference_logprobs, TokensRequest)
+    _post(app, "/reference_logprobs", tokens.reference_logprobs, ReferenceRequest)
     _get(app, "/health", status.health)
     _get(app, "/ready", status.ready)
     _get(app, "/engine", status.engine)

@@ -202,7 +202,13 @@ class TokenizeRequest(Body):
 
 
 class TokensRequest(Body):
-    """``POST /detokenize`` and ``POST /reference_logprobs``."""
+    """``POST /detokenize``."""
 
     model: str | None = None
     tokens: Annotated[list[int], Field(fail_fast=True)]
+
+
+class ReferenceRequest(TokensRequest):
+    """``POST /reference_logprobs``. ``exact`` asks for the same pass in the next wider floating point type, too."""
+
+    exact: bool = False

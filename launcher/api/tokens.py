@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import TypeVar
 
 from starlette.requests import Request
 from starlette.responses import Response
@@ -13,8 +14,11 @@ from launcher.api.encode import respond
 from launcher.api.errors import ApiError, invalid
 from launcher.api.large import beside
 from launcher.api.sampling import check_tokens
-from launcher.api.schema import TokenizeRequest, TokensRequest
+from launcher.api.schema import ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.service import Service, service_of
+from launcher.core import Json
+
+Tokens = TypeVar("Tokens", bound=TokensRequest)
 
 
 async def tokenize(request: Request) -> Response:
@@ -45,8 +49,8 @@ def _size(body: TokenizeRequest) -> int:
 async def detokenize(request: Request) -> Response:
     """Return ``{prompt}``: the text of token ids, without special tokens."""
     service = service_of(request)
-    tokens = await _tokens(request, service)
-    return respond({"prompt": service.runner.tokenizer.decode(tokens)})
+    body = await _tokens(request, service, TokensRequest)
+    return respond({"prompt": service.runner.tokenizer.decode(body.tokens)})
 
 
 async def tokenizer_info(request: Request) -> Response:
@@ -55,20 +59,38 @@ async def tokenizer_info(request: Request) -> Response:
 
 
 async def reference_logprobs(request: Request) -> Response:
-    """Return ``{token_logprobs}`` by one plain forward pass; the first is null. 501 without a model to ask."""
+    """Return ``{token_logprobs}`` by one plain forward pass; the first is null. 501 without a model to ask.
+
+    With ``exact`` also ``exact_token_logprobs``, by the same pass in the next wider floating point type; null where
+    that cannot be computed, for the ``exact_reason``.
+    """
     service = service_of(request)
-    tokens = await _tokens(request, service)
+    body = await _tokens(request, service, ReferenceRequest)
+    tokens = body.tokens
     if not 1 <= len(tokens) <= service.runner.context_length:
         raise invalid("tokens", f"tokens: accepted are 1 to {service.runner.context_length} tokens, got {len(tokens)}")
     try:
         logprobs = await asyncio.to_thread(service.runner.reference, tokens)
     except NotImplementedError:
         raise ApiError(501, "this engine has no plain forward pass", code="not_implemented") from None
-    return respond({"token_logprobs": [None, *logprobs]})
+    exact = await _exact(service, tokens) if body.exact else {}
+    return respond({"token_logprobs": [None, *logprobs], **exact})
 
 
-async def _tokens(request: Request, service: Service) -> list[int]:
-    body = await read(request, TokensRequest)
+async def _exact(service: Service, tokens: list[int]) -> dict[str, Json]:
+    """Compute in the wider type; an engine that cannot, or has no memory for it, says why and is none the worse."""
+    try:
+        logprobs = await asyncio.to_thread(service.runner.exact_reference, tokens)
+    except (NotImplementedError, RuntimeError) as error:
+        return {
+            "exact_token_logprobs": None,
+            "exact_reason": (str(error) or type(error).__name__).splitlines()[0][:200],
+        }
+    return {"exact_token_logprobs": [None, *logprobs]}
+
+
+async def _tokens(request: Request, service: Service, schema: type[Tokens]) -> Tokens:
+    body = await read(request, schema)
     service.check_model(body.model)
     check_tokens(body.tokens, service.runner.tokenizer.vocab_size, "tokens")
-    return body.tokens
+    return body

@@ -124,6 +124,14 @@ class Runner(ABC):
         where the engine has no model to ask.
         """
 
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        """Return what `reference` does, computed from the same weights in the next wider floating point type.
+
+        How far the two are apart is what rounding does in this model. Blocking, as `reference`. Raises
+        `NotImplementedError` where there is no wider type to compute in.
+        """
+        raise NotImplementedError("this engine computes in one type only")
+
     @abstractmethod
     def state(self) -> EngineState:
         """Return a snapshot of the counters; cheap, callable from any thread."""

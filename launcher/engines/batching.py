@@ -92,9 +92,10 @@ class BatchingRunner(Runner):
 
     def reference(self, tokens: Sequence[int]) -> list[float]:
         """Run in the driver's thread, between two steps: a model is not entered twice."""
-        result = self._driver.call(lambda: self._executor.reference(tokens)).result()
-        assert isinstance(result, list)
-        return result
+        return self._call(lambda: self._executor.reference(tokens))
+
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        return self._call(lambda: self._executor.exact_reference(tokens))
 
     def state(self) -> EngineState:
         return self._driver.state()
@@ -108,6 +109,11 @@ class BatchingRunner(Runner):
 
     def close(self) -> None:
         self._driver.close()
+
+    def _call(self, function: Callable[[], list[float]]) -> list[float]:
+        result = self._driver.call(function).result()
+        assert isinstance(result, list)
+        return result
 
     def _deliver(self, ready: Sequence[tuple[str, Tokens | Exception]]) -> None:
         """Pass on what became ready together with one call per loop."""

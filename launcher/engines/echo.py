@@ -122,7 +122,7 @@ class EchoRunner(Runner):
         return EngineState(**self._count, kv_tokens_total=total, error=error, restarting=False)
 
     def describe(self) -> dict[str, Json]:
-        return {"parameters": 0, "context_length": self.context_length, "pace": asdict(self._engine)}
+        return {"parameters": 0, "dtype": "fp64", "context_length": self.context_length, "pace": asdict(self._engine)}
 
     def close(self) -> None:
         """Refuse what comes, and end what runs at its next token."""

@@ -79,6 +79,16 @@ def choose(logits: Tensor, scores: Sequence[Score], draws: Sequence[Draw], vocab
     return [*_score(logits[:scored], scores, vocab_size), *drawn]
 
 
+def of_next(logits: Tensor, tokens: Sequence[int]) -> list[float]:
+    """Return the log-probability of ``tokens[1:]`` from the logits [tokens, vocabulary] of a plain forward pass."""
+    import torch
+
+    targets = torch.tensor(tokens[1:], device=logits.device, dtype=torch.long)[:, None]
+    wide = logits[:-1] if logits.dtype is torch.float64 else logits[:-1].float()
+    found: list[float] = wide.log_softmax(-1).gather(1, targets)[:, 0].tolist()
+    return found
+
+
 def _score(logits: Tensor, scores: Sequence[Score], vocab_size: int) -> list[TokenLogprob]:
     targets = [t for s in scores for t in s.targets]
     tops = [s.top for s in scores for _ in s.targets]

@@ -56,3 +56,7 @@ class Executor(Protocol):
     def reference(self, tokens: Sequence[int]) -> list[float]:
         """Return the log-probability of ``tokens[1:]`` by a plain forward pass without cache."""
         ...
+
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        """Return the same, computed in the next wider floating point type."""
+        ...

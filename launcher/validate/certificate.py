@@ -11,11 +11,11 @@ from pathlib import Path
 from launcher.client import Client
 from launcher.core import Check, Endpoint, Request
 from launcher.files import replace
-from launcher.validate import answers, logprobs, serving
+from launcher.validate import answers, logprobs, rounding, serving
 from launcher.validate.check import Need, Subject
 from launcher.validate.settings import Validate
 
-CHECKS = (*serving.CHECKS, *answers.CHECKS, *logprobs.CHECKS)
+CHECKS = (*serving.CHECKS, *rounding.CHECKS, *answers.CHECKS, *logprobs.CHECKS)
 NAMES = tuple(check.name for check in CHECKS)
 
 
@@ -42,7 +42,7 @@ def needs(requests: Iterable[Request]) -> frozenset[Need]:
 
 
 def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
-    """Write ``certificate.json``: the endpoint, the verdict and every check."""
+    """Write ``certificate.json``: the endpoint, the verdict, the tolerance that held, and every check."""
     certificate = {
         "schema_version": 1,
         "valid": not failed(checks),
@@ -53,6 +53,7 @@ def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
             "backend": endpoint.backend,
             "engine": endpoint.engine,
         },
+        "tolerance": next((dict(check.numbers) for check in checks if check.name == rounding.NAME), {}) or None,
         "checks": [asdict(check) for check in checks],
     }
     replace(folder / "certificate.json", json.dumps(certificate, indent=2) + "\n")

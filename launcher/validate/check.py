@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from launcher.client import Client
 from launcher.core import Check, Endpoint, Json, Request
 from launcher.errors import TransportError
 from launcher.validate.settings import Validate
+from launcher.validate.tolerance import Tolerance
 
 
 class Need(Enum):
@@ -38,6 +39,8 @@ class Subject:
     endpoint: Endpoint
     client: Client
     settings: Validate
+    tolerances: list[Tolerance] = field(default_factory=list)
+    """The one that holds for this endpoint, once it is known."""
 
     async def post(self, path: str, body: Mapping[str, Json]) -> Json:
         """Post under ``/v1`` and return the JSON body; any status but 2xx is a failure that quotes the answer."""
@@ -53,7 +56,15 @@ class Subject:
         )
 
 
-Procedure = Callable[[Subject], Awaitable[str]]
+@dataclass(frozen=True)
+class Measured:
+    """A detail, and the numbers that it tells of."""
+
+    detail: str
+    numbers: Mapping[str, Json]
+
+
+Procedure = Callable[[Subject], Awaitable[str | Measured]]
 
 
 @dataclass(frozen=True)
@@ -69,12 +80,13 @@ class Named:
         if self.name in subject.settings.skip:
             return Check(self.name, None, "left out by validate.skip")
         start = time.perf_counter()
-        ok, detail = await self._outcome(subject)
+        ok, found = await self._outcome(subject)
+        detail, numbers = (found.detail, found.numbers) if isinstance(found, Measured) else (found, {})
         if ok is False and self.need not in needed:
             ok, detail = None, f"not needed by the chosen tasks: {detail}"
-        return Check(self.name, ok, detail, round(time.perf_counter() - start, 4))
+        return Check(self.name, ok, detail, round(time.perf_counter() - start, 4), numbers)
 
-    async def _outcome(self, subject: Subject) -> tuple[bool | None, str]:
+    async def _outcome(self, subject: Subject) -> tuple[bool | None, str | Measured]:
         try:
             async with asyncio.timeout(subject.settings.timeout_s):
                 return True, await self.procedure(subject)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import statistics
 
 from launcher.core import Json
-from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
+from launcher.validate.check import Failure, Measured, Named, Need, NotApplicable, Subject
+from launcher.validate.rounding import ROOM, reference, texts, tolerance
 
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
@@ -35,43 +38,73 @@ def _check_values(lists: dict[str, Json]) -> None:
             raise Failure(f"logprobs.token_logprobs[{i}] is {value}, above the best alternative {max(top.values())}")
 
 
-async def equal_to_forward(subject: Subject) -> str:
-    """Compare with one plain forward pass of the same weights, asked alone and among other requests."""
+async def equal_to_forward(subject: Subject) -> Measured:
+    """Compare with plain forward passes of the same weights: prompts, and then tokens generated one by one.
+
+    The prompts are asked alone and among others. Generated tokens see the prompt through the cache only.
+    """
     if not subject.endpoint.ours:
         raise NotApplicable("a server of another program offers no direct forward pass")
-    tokens = await _tokens(subject)
-    reference = await subject.client.post(f"{subject.endpoint.root}/reference_logprobs", {"tokens": tokens})
-    if not reference.ok:
-        raise NotApplicable(f"this engine offers no direct forward pass (HTTP {reference.status})")
-    expected = [v for v in reference.body["token_logprobs"] if v is not None]
+    sequences, accepted = await texts(subject), await tolerance(subject)
+    found = {"prompt": await _of_prompts(subject, sequences), "generated": await _of_generated(subject, sequences)}
+    for kind, differences in found.items():
+        if (complaint := accepted.complaint(differences)) is not None:
+            raise Failure(f"log-probabilities of {kind} tokens differ {complaint} from a direct forward pass")
+    every = [d for differences in found.values() for d in differences]
+    worst, median = accepted.worst(every), statistics.median(every)
+    detail = f"largest difference {worst:.1e}, median {median:.1e} over {len(every)} tokens; accepted is {accepted}"
+    return Measured(detail, {"largest_difference": worst, "median_difference": median, "tokens": len(every)})
+
+
+async def _of_prompts(subject: Subject, sequences: list[list[int]]) -> list[float]:
+    """Return the differences of prompt tokens, some of them of the same prompt in parts."""
+    first, expected = sequences[0], [await _expected(subject, tokens) for tokens in sequences]
+    asked = [(first[:n], expected[0]) for n in (len(first) - 1, 3, len(first))]
+    asked += zip(sequences, expected, strict=True)
+    bodies = await asyncio.gather(*(_score(subject, tokens) for tokens, _ in asked))
+    return [d for body, (_, known) in zip(bodies, asked, strict=True) for d in _differences(_prompt(body), known)]
+
+
+async def _of_generated(subject: Subject, sequences: list[list[int]]) -> list[float]:
+    """Return the differences of generated tokens; each sequence is made to repeat its last token."""
+    forced = [tokens[-1] for tokens in sequences]
     bodies = await asyncio.gather(
-        *(_score(subject, tokens[:n]) for n in (len(tokens), len(tokens) - 1, 3, len(tokens)))
+        *(
+            subject.complete(prompt=tokens, logprobs=1, max_tokens=ROOM, logit_bias={str(token): 100}, ignore_eos=True)
+            for tokens, token in zip(sequences, forced, strict=True)
+        )
     )
-    worst = max(_difference(body, expected) for body in bodies)
-    if worst > subject.settings.tolerance:
-        accepted = subject.settings.tolerance
-        raise Failure(f"log-probabilities differ by {worst:.2e} from a direct forward pass, accepted is {accepted:g}")
-    return f"largest difference {worst:.1e} over {len(expected)} tokens"
+    whole = [[*tokens, *[token] * ROOM] for tokens, token in zip(sequences, forced, strict=True)]
+    expected = [(await _expected(subject, tokens))[-ROOM:] for tokens in whole]
+    generated = [body["choices"][0]["logprobs"]["token_logprobs"] for body in bodies]
+    if any(len(seen) != ROOM for seen in generated):
+        raise Failure(
+            f"{', '.join(str(len(seen)) for seen in generated)} log-probabilities for {ROOM} generated tokens"
+        )
+    return [d for seen, known in zip(generated, expected, strict=True) for d in _differences(seen, known)]
 
 
-async def _tokens(subject: Subject) -> list[int]:
-    response = await subject.client.post(f"{subject.endpoint.root}/tokenize", {"prompt": subject.settings.prompt})
-    if not response.ok:
-        raise Failure(f"/tokenize answered HTTP {response.status}")
-    return [int(t) for t in response.body["tokens"]]
+async def _expected(subject: Subject, tokens: list[int]) -> list[float]:
+    return [float(v) for v in (await reference(subject, tokens))["token_logprobs"] if v is not None]
 
 
 async def _score(subject: Subject, prompt: str | list[int]) -> Json:
     return await subject.complete(prompt=prompt, echo=True, logprobs=1, max_tokens=1)
 
 
-def _difference(body: Json, expected: list[float]) -> float:
-    """Return the largest absolute difference over the prompt's tokens but the first."""
+def _prompt(body: Json) -> list[float]:
+    """Return the log-probabilities of the prompt's tokens but the first."""
     prompt = body["usage"]["prompt_tokens"]
-    seen = body["choices"][0]["logprobs"]["token_logprobs"][1:prompt]
+    seen: list[float] = body["choices"][0]["logprobs"]["token_logprobs"][1:prompt]
     if len(seen) != prompt - 1:
         raise Failure(f"{len(seen)} log-probabilities for a prompt of {prompt} tokens")
-    return max((abs(a - b) for a, b in zip(seen, expected, strict=False)), default=0.0)
+    return seen
+
+
+def _differences(seen: list[float], expected: list[float]) -> list[float]:
+    """Return the absolute differences; infinite for what is no number."""
+    found = [abs(a - b) for a, b in zip(seen, expected, strict=False)]
+    return [d if math.isfinite(d) else math.inf for d in found]
 
 
 CHECKS = (

@@ -3,54 +3,19 @@
 from __future__ import annotations
 
 import json
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
-from starlette.requests import Request
-from starlette.responses import Response
+from lying import Lie, server
 
-from launcher.api.app import create_app
-from launcher.api.server import bind, server_log, serving
 from launcher.core import Check, Endpoint
 from launcher.core import Request as Call
-from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model
 from launcher.validate import certificate
 from launcher.validate.check import Need
 from launcher.validate.settings import Validate
 
 ALL = frozenset(Need)
-Lie = Callable[[str, dict[str, Any], dict[str, Any]], None]
-"""Changes an answer in place, given the path and what was asked."""
-
-
-@contextmanager
-def server(folder: Path, lie: Lie | None = None) -> Iterator[Endpoint]:
-    """Serve the echo engine, with a middleware that changes its JSON answers."""
-
-    async def tell(request: Request, call_next: RequestResponseEndpoint) -> Response:
-        asked = json.loads(await request.body() or b"{}")
-        response = await call_next(request)
-        body = b"".join([chunk async for chunk in _chunks(response)])
-        answer = json.loads(body) if response.status_code == 200 and body.startswith(b"{") else None
-        if answer is not None and lie is not None:
-            lie(request.url.path, asked, answer)
-            body = json.dumps(answer).encode()
-        return Response(body, response.status_code, media_type="application/json")
-
-    app = create_app(EchoRunner(Echo(), Model("echo")))
-    app.add_middleware(BaseHTTPMiddleware, dispatch=tell)
-    with bind("127.0.0.1", 0) as bound, server_log(folder / "log") as log, serving(app, bound, log, 2.0):
-        yield Endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}/v1", "echo", "inline", "echo")
-
-
-async def _chunks(response: Response) -> AsyncIterator[bytes]:
-    async for chunk in response.body_iterator:  # type: ignore[attr-defined]
-        yield chunk if isinstance(chunk, bytes) else chunk.encode()
 
 
 async def verdict(folder: Path, lie: Lie, needed: frozenset[Need] = ALL) -> dict[str, Check]:

@@ -44,6 +44,9 @@ class TritonRunner(Runner):
     def reference(self, tokens: Sequence[int]) -> list[float]:
         return self._engine.reference(tokens)
 
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        return self._engine.exact_reference(tokens)
+
     def state(self) -> EngineState:
         state = self._engine.state()
         if state.error is not None:

@@ -31,6 +31,9 @@ OBSTACLES = dict.fromkeys(
 )
 """What is not offered for transformers' models, with the reason."""
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
+"""The names under which configurations of transformers say how many experts a layer has."""
+
 LEAST_BLOCKS = 3
 """The block that belongs to nobody, and one for each of two sequences: what trying out a new model takes."""
 
@@ -100,6 +103,9 @@ class HuggingFace(BatchedEngine):
         executor = HuggingFaceExecutor(arrangement, self.page(False), tokenizer.vocab_size)
         facts = self._facts(decision, arrangement.cached_values)
         facts |= {"batching": arrangement.describe(), "unused_tensors": unused}
+        text_config = loaded.config.get_text_config()
+        facts["layers"] = text_config.num_hidden_layers
+        facts["experts"] = next((n for key in EXPERTS if (n := getattr(text_config, key, None))), 0)
         runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, facts)
         try:
             yield runner

@@ -15,8 +15,9 @@ from launcher.engines.huggingface.flat import Flat
 from launcher.engines.huggingface.loading import first_line
 from launcher.engines.huggingface.probe import NoKeysAndValues, NotPaged, attending, cached
 from launcher.engines.huggingface.sequential import Sequential
-from launcher.engines.sampling import Draw, Score, choose
+from launcher.engines.sampling import Draw, Score, choose, of_next
 from launcher.engines.step import Chunk, StepPlan
+from launcher.engines.upcast import upcast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -39,7 +40,9 @@ Blocks = Callable[[int], int]
 
 
 class Forward(Protocol):
-    """A way of computing steps; both return logits [rows or tokens, vocabulary]."""
+    """A way of computing steps in ``dtype``; both return logits [rows or tokens, vocabulary]."""
+
+    dtype: torch.dtype
 
     def compute(self, plan: StepPlan) -> Tensor: ...
 
@@ -77,8 +80,11 @@ class HuggingFaceExecutor:
 
     @torch.inference_mode()
     def reference(self, tokens: Sequence[int]) -> list[float]:
-        found: list[float] = _of_next(self._forward.plain(tokens)[:-1], tokens[1:]).tolist()
-        return found
+        return of_next(self._forward.plain(tokens), tokens)
+
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        with upcast(self._forward.dtype):
+            return of_next(self._forward.plain(tokens), tokens)
 
 
 def arrange(model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks) -> Arrangement:
@@ -123,6 +129,7 @@ def _sequential(
     return Arrangement(forward, blocks(values), values, obstacle)
 
 
+@torch.inference_mode()
 def _difference(
     model: PreTrainedModel, forward: Forward, context_length: int, block_size: int, num_blocks: int
 ) -> float:

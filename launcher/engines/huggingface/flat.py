@@ -85,6 +85,7 @@ class Flat:
         self._keeps = "logits_to_keep" in accepted
         self._active = Active()
         like = next(model.parameters())
+        self.dtype = like.dtype
         for layer in layers:
             layer.module.pages = Pages(layer, num_blocks, block_size, self._active, like)  # type: ignore[assignment]
         self._layouts = {_way(layer): _layout(layer, block_size, like) for layer in layers}
@@ -101,7 +102,6 @@ class Flat:
         logits: Tensor = self._model(step.tokens, position_ids=step.positions, use_cache=False, **keep).logits[0]
         return logits if self._keeps else logits.index_select(0, step.rows)
 
-    @torch.inference_mode()
     def plain(self, tokens: Sequence[int]) -> Tensor:
         """Return the logits [tokens, vocabulary] of transformers' own forward pass, without a cache."""
         with implementation(self._model, self._plain):

@@ -66,6 +66,7 @@ class Sequential:
         self._placed = "position_ids" in accepted
         self._block_size = block_size
         like = next(model.parameters())
+        self.dtype = like.dtype
         self._pages = [Pages(pair, num_blocks * block_size, like) for pair in pairs]
 
     @torch.inference_mode()
@@ -82,7 +83,6 @@ class Sequential:
         place = torch.tensor(ordered, device=logits.device, dtype=torch.long)
         return torch.empty_like(logits).index_copy_(0, place, logits)
 
-    @torch.inference_mode()
     def plain(self, tokens: Sequence[int]) -> Tensor:
         """Return the logits [tokens, vocabulary] of transformers' own forward pass, without a cache."""
         logits: Tensor = self._model(torch.tensor([tokens], device=self._model.device), use_cache=False).logits[0]

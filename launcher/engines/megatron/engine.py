@@ -155,6 +155,8 @@ class Megatron(BatchedEngine):
             "checkpoint_layout": decision.checkpoint.layout,
             "parameters": count,
             "dtype": placement.dtype.value,
+            "layers": a.num_layers,
+            "experts": a.num_experts,
             "device": placement.device,
             "runtime": self.runtime.value,
             "world_size": p.world_size,

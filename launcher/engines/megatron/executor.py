@@ -19,8 +19,9 @@ from launcher.engines.megatron.graphs import Graph, Graphs, Recorder
 from launcher.engines.megatron.modules import GPT, gather_logits
 from launcher.engines.megatron.placement import Placement
 from launcher.engines.paged import CALL_COST, Layout, PagedKernel, Rope
-from launcher.engines.sampling import Draw, Score, choose
+from launcher.engines.sampling import Draw, Score, choose, of_next
 from launcher.engines.step import StepPlan
+from launcher.engines.upcast import upcast
 from launcher.errors import EngineUnavailable
 
 
@@ -98,8 +99,15 @@ class Stage:
         return out.index_select(0, torch.tensor(rows, device=self.device, dtype=torch.long))
 
     @torch.inference_mode()
-    def plain(self, tokens: Sequence[int]) -> Tensor | None:
-        """Take part in a plain forward pass; return the logits [tokens, vocabulary] on the last stage."""
+    def plain(self, tokens: Sequence[int], exact: bool = False) -> Tensor | None:
+        """Take part in a plain forward pass; return the logits [tokens, vocabulary] on the last stage.
+
+        An ``exact`` one is computed in the next wider floating point type.
+        """
+        with upcast(self._dtype) if exact else nullcontext():
+            return self._plain(tokens)
+
+    def _plain(self, tokens: Sequence[int]) -> Tensor | None:
         ids = torch.tensor([tokens], device=self.device)
         self._model.set_input_tensor(self._receive(len(tokens)))
         out = self._model(ids, torch.arange(len(tokens), device=self.device)[None], None)
@@ -130,7 +138,7 @@ class Peers(Protocol):
 
     def step(self, plan: StepPlan) -> None: ...
 
-    def plain(self, tokens: Sequence[int]) -> None: ...
+    def plain(self, tokens: Sequence[int], exact: bool) -> None: ...
 
     def cause(self) -> str | None:
         """Return which of them is gone, when a collective has just failed; None if all live on."""
@@ -160,16 +168,20 @@ class MegatronExecutor:
             assert logits is not None, "the leader is on the last stage"
             return choose(logits, scores, draws, self.vocab_size)
 
-    @torch.inference_mode()
     def reference(self, tokens: Sequence[int]) -> list[float]:
+        return self._plain(tokens, exact=False)
+
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        return self._plain(tokens, exact=True)
+
+    @torch.inference_mode()
+    def _plain(self, tokens: Sequence[int], exact: bool) -> list[float]:
         if self._peers is not None:
-            self._peers.plain(tokens)
+            self._peers.plain(tokens, exact)
         with self._stage.current(), self._blaming():
-            logits = self._stage.plain(tokens)
+            logits = self._stage.plain(tokens, exact)
             assert logits is not None, "the leader is on the last stage"
-            targets = torch.tensor(tokens[1:], device=logits.device)[:, None]
-            found: list[float] = logits[:-1].float().log_softmax(-1).gather(1, targets)[:, 0].tolist()
-            return found
+            return of_next(logits, tokens)
 
     def describe(self) -> Mapping[str, Json]:
         """Say what was found out while running."""

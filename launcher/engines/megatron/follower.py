@@ -60,8 +60,8 @@ def _follow(orders: Connection, voice: Voice) -> None:
             match orders.recv():
                 case Compute(plan):
                     stage.compute(plan)
-                case Plain(tokens):
-                    stage.plain(tokens)
+                case Plain(tokens, exact):
+                    stage.plain(tokens, exact)
                 case other:
                     raise TypeError(f"an order of type {type(other).__qualname__}")
 

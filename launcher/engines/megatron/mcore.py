@@ -19,10 +19,11 @@ from launcher.engines.base import TokenLogprob
 from launcher.engines.megatron.dynamic import Batch
 from launcher.engines.megatron.modules import GPT
 from launcher.engines.megatron.placement import Placement, torch_dtype
-from launcher.engines.sampling import Draw, Score
+from launcher.engines.sampling import Draw, Score, of_next
 from launcher.engines.scheduler import Limits
 from launcher.engines.sizing import BYTES, GB
 from launcher.engines.step import StepPlan
+from launcher.engines.upcast import upcast
 from launcher.errors import ServerError
 
 NEVER = -1
@@ -143,11 +144,18 @@ class Dynamic:
     @torch.inference_mode()
     def reference(self, tokens: Sequence[int]) -> list[float]:
         """Return the log-probability of ``tokens[1:]`` by a plain forward pass without cache."""
+        return self._plain(tokens)
+
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        """Return the same, computed in the next wider floating point type."""
+        with upcast(next(self._model.parameters()).dtype):
+            return self._plain(tokens)
+
+    def _plain(self, tokens: Sequence[int]) -> list[float]:
         with torch.cuda.device(self._device):
             ids = torch.tensor([tokens], device=self._device)
             logits: Tensor = self._model(ids, torch.arange(len(tokens), device=self._device)[None], None)[0]
-            found: list[float] = logits[:-1].float().log_softmax(-1).gather(1, ids[0, 1:, None])[:, 0].tolist()
-            return found
+            return of_next(logits, tokens)
 
 
 def _check_version() -> None:

@@ -40,6 +40,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Plain:
-    """Take part in a forward pass without cache."""
+    """Take part in a forward pass without cache, computed in the next wider type if ``exact``."""
 
     tokens: Sequence[int]
+    exact: bool

@@ -44,8 +44,8 @@ class Followers:
     def step(self, plan: StepPlan) -> None:
         self._send(Compute(plan))
 
-    def plain(self, tokens: Sequence[int]) -> None:
-        self._send(Plain(tokens))
+    def plain(self, tokens: Sequence[int], exact: bool) -> None:
+        self._send(Plain(tokens, exact))
 
     def cause(self) -> str | None:
         """Return which rank is gone, when a collective has just failed; None if all live on."""

@@ -1,0 +1,53 @@
+"""A plain forward pass in the next wider floating point type, from the same weights and without a copy of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_map
+
+WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
+"""The type in which a pass is repeated, to see what rounding does in a narrower one."""
+
+LOOKUPS = {torch.ops.aten.embedding.default, torch.ops.aten.index_select.default}
+"""Operations that only copy: their result is widened, not the whole table."""
+
+
+@contextmanager
+def upcast(narrow: torch.dtype) -> Iterator[None]:
+    """Compute in the type wider than ``narrow`` what a model of that type does in this thread.
+
+    Each operation gets its inputs widened as it comes, so that one widened weight is in memory at a time. Inference
+    mode is off inside, because autograd functions of megatron-core cannot run under it and a dispatch mode together.
+    """
+    with torch.inference_mode(False), torch.no_grad(), _Upcast(narrow):
+        yield
+
+
+class _Upcast(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    def __init__(self, narrow: torch.dtype) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self._narrow = narrow
+        self._wide = WIDER[narrow]
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        if function in LOOKUPS:
+            return self._widen(function(*args, **(kwargs or {})))
+        if function._schema.is_mutable and args and self._is_narrow(args[0]):
+            raise NotImplementedError(f"{function} writes into a tensor of type {self._narrow}")
+        return function(*tree_map(self._widen, list(args)), **tree_map(self._widen, dict(kwargs or {})))
+
+    def _widen(self, value: Any) -> Any:
+        if self._is_narrow(value):
+            return value.to(self._wide)
+        return self._wide if value is self._narrow else value
+
+    def _is_narrow(self, value: Any) -> bool:
+        return isinstance(value, Tensor) and value.dtype is self._narrow

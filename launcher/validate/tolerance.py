@@ -1,0 +1,148 @@
+"""How far two log-probabilities may be apart because of rounding: a tolerance that belongs to a floating point type."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+
+from launcher.core import Json
+
+EPSILON = {"bf16": 2.0**-7, "fp16": 2.0**-10, "fp32": 2.0**-23, "fp64": 2.0**-52}
+"""The distance from 1 to the next larger number of each type (``torch.finfo(...).eps``)."""
+WIDER = {"bf16": "fp32", "fp16": "fp32", "fp32": "fp64"}
+"""The type of the pass that each is compared with (`launcher.engines.upcast`)."""
+
+SAFETY = 10.0
+"""The tolerance in units of the measured rounding error (root mean square). The largest of some hundred differences of
+two passes that round independently is 5 to 6 of these units (measured on the shipped model and on random ones)."""
+TYPICAL_SAFETY = 3.0
+"""The same for the median difference, in units of the median rounding error; two passes have 0.5 to 2 of them."""
+LEAST_NATS, LEAST_EPSILONS = 1e-4, 4.0
+"""No tolerance is below these: a smaller difference changes no score, and a type cannot be told from itself."""
+MOST_EPSILONS, AROUND_LAYERS = 24.0, 4
+"""No tolerance is above this many epsilons times the square root of the number of layers and four more (embedding, last
+norm, output layer, logits): rounding errors add up like steps in random directions. An engine whose own plain pass is
+broken can so derive no tolerance that lets it pass."""
+REROUTED = 0.1
+"""The share of tokens that need not keep to the tolerance where a model has experts: a router whose scores are close
+sends a token to another expert, which is no rounding error any more. The median still holds for all."""
+ASSUMED_EPSILONS = 32.0
+"""Where nothing can be measured."""
+ASSUMED_DTYPE = "bf16"
+"""The type of a server that does not say which it has: the coarsest of those that serve a model unquantised."""
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """How far two computations of one log-probability may be apart, in nats.
+
+    ``value`` bounds the largest difference, or all but a share of `REROUTED` with ``experts``; ``typical`` bounds the
+    median. ``source`` is ``given`` (by ``validate.tolerance``), ``measured`` or ``assumed``; ``why`` says it in words.
+    ``rounding`` is the root mean square error of a plain pass in ``dtype`` against the same pass in ``exact_dtype``,
+    over ``tokens`` tokens, and ``typical_rounding`` the median. ``value`` is never below ``least`` or above ``most``.
+    """
+
+    value: float
+    typical: float
+    dtype: str
+    source: str
+    why: str
+    rounding: float | None = None
+    typical_rounding: float | None = None
+    tokens: int = 0
+    exact_dtype: str | None = None
+    layers: int | None = None
+    experts: bool = False
+    least: float | None = None
+    most: float | None = None
+
+    def __str__(self) -> str:
+        return f"{self.value:.2g} nats ({self.why})"
+
+    @property
+    def beyond(self) -> bool:
+        """Whether a plain pass is further from an exact one than rounding explains."""
+        found, most = self.typical_rounding, self.most
+        return found is not None and most is not None and not found <= most
+
+    def complaint(self, differences: Sequence[float]) -> str | None:
+        """Return why ``differences`` are more than rounding explains, None if they are not."""
+        worst, median = self.worst(differences), statistics.median(differences)
+        if not worst <= self.value:
+            return f"by {worst:.2g}, accepted is {self}"
+        if not median <= self.typical:
+            return f"by {median:.2g} in the median, accepted is {self.typical:.2g} ({self.why})"
+        return None
+
+    def worst(self, differences: Sequence[float]) -> float:
+        """Return the largest difference that counts."""
+        return sorted(differences)[len(differences) - 1 - int(self.experts * REROUTED * len(differences))]
+
+    def to_json(self) -> dict[str, Json]:
+        return {key: value if _known(value) else None for key, value in asdict(self).items()}
+
+
+def given(value: float, dtype: str) -> Tolerance:
+    return Tolerance(value, value, dtype or "unknown", "given", f"validate.tolerance={value:g}")
+
+
+def assumed(dtype: str, why: str) -> Tolerance:
+    """Return the tolerance of a server whose rounding cannot be measured, for the reason ``why``."""
+    name = dtype if dtype in EPSILON else ASSUMED_DTYPE
+    told = f"{name}, as the server reports" if dtype in EPSILON else f"{name}, assumed: the server reports no type"
+    value = max(LEAST_NATS, ASSUMED_EPSILONS * EPSILON[name])
+    return Tolerance(value, value, name, "assumed", f"{ASSUMED_EPSILONS:g} epsilons of {told}; {why}")
+
+
+def measured(engine: Loaded, pairs: Iterable[tuple[float, float]]) -> Tolerance:
+    """Derive a tolerance from pairs of log-probabilities of the same token: a plain pass's, and the exact one's.
+
+    Neither comes from the batched, cached path that is then held to the tolerance.
+    """
+    errors = [abs(plain - exact) for plain, exact in pairs]
+    errors = [error if math.isfinite(error) else math.inf for error in errors]
+    rounding, median = math.hypot(*errors) / math.sqrt(len(errors)), statistics.median(errors)
+    epsilon = EPSILON[engine.dtype]
+    least = max(LEAST_NATS, LEAST_EPSILONS * epsilon)
+    most = max(least, MOST_EPSILONS * epsilon * math.sqrt(engine.layers + AROUND_LAYERS))
+    value = min(max(SAFETY * rounding, least), most)
+    share = TYPICAL_SAFETY / SAFETY
+    why = f"{SAFETY:g} times the rounding error of {engine.dtype}, {rounding:.2g} over {len(errors)} tokens"
+    if value != SAFETY * rounding:
+        why += f", held to {least:.2g} to {most:.2g}"
+    return Tolerance(
+        value=value,
+        typical=min(max(TYPICAL_SAFETY * median, share * least), share * most),
+        dtype=engine.dtype,
+        source="measured",
+        why=why,
+        rounding=rounding,
+        typical_rounding=median,
+        tokens=len(errors),
+        exact_dtype=WIDER[engine.dtype],
+        layers=engine.layers,
+        experts=engine.experts,
+        least=least,
+        most=most,
+    )
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What a server's ``/engine`` tells of its model: the floating point type (empty: not told), layers, experts."""
+
+    dtype: str
+    layers: int
+    experts: bool
+
+    @classmethod
+    def of(cls, engine: Mapping[str, Json]) -> Loaded:
+        dtype, layers = engine.get("dtype"), engine.get("layers")
+        known = dtype if isinstance(dtype, str) and dtype in EPSILON else ""
+        return cls(known, layers if isinstance(layers, int) else 0, bool(engine.get("experts")))
+
+
+def _known(value: Json) -> bool:
+    return not isinstance(value, float) or math.isfinite(value)

@@ -1,0 +1,83 @@
+"""Sound engines get their certificate in every floating point type; broken ones in none."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import planted
+import pytest
+
+from launcher.allocation import allocate
+from launcher.backends.base import Deployment
+from launcher.backends.inline import Inline
+from launcher.core import Check
+from launcher.engines.base import Engine
+from launcher.engines.huggingface import HuggingFace
+from launcher.engines.megatron import Megatron
+from launcher.model import Dtype, Model, Optimizations, Parallelism
+from launcher.steps import run_async
+from launcher.validate import certificate
+from launcher.validate.check import Need
+from launcher.validate.settings import Validate
+
+SHIPPED = "package:launcher/assets/tiny"
+
+
+def checked(
+    engine: Engine, path: str, dtype: Dtype, folder: Path, needed: frozenset[Need] = frozenset(Need)
+) -> dict[str, Check]:
+    """Serve a model, and validate it as a run does."""
+    optimizations = Optimizations(dtype=dtype)
+    deployment = Deployment(Model("m", path), engine, Parallelism(), optimizations, folder)
+    with Inline().serve(deployment, allocate()) as endpoint:
+        checks = run_async(certificate.validate(endpoint, Validate(), needed))
+        certificate.write(checks, endpoint, folder)
+    return {check.name: check for check in checks}
+
+
+@pytest.fixture(scope="module")
+def undecided(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Return a random model whose tokens are all nearly equally likely."""
+    return str(planted.near_ties(tmp_path_factory.mktemp("near-ties")))
+
+
+@pytest.mark.parametrize("dtype", [Dtype.bf16, Dtype.fp16])
+def test_the_shipped_model_gets_its_certificate(tmp_path: Path, dtype: Dtype) -> None:
+    checks = checked(Megatron(), SHIPPED, dtype, tmp_path)
+    assert [check for check in checks.values() if check.ok is not True] == []
+    written = json.loads((tmp_path / "certificate.json").read_text())
+    told = written["tolerance"]
+    assert (told["dtype"], told["exact_dtype"], told["source"]) == (dtype.value, "fp32", "measured")
+    assert told["rounding"] > 0
+    assert told["least"] <= told["value"] <= told["most"]
+    assert dtype.value in checks["equal to forward pass"].detail
+    seen = checks["equal to forward pass"].numbers["largest_difference"]
+    assert 1e-4 < seen <= told["value"], "by what held for all types before, this was no sound engine"
+
+
+@pytest.mark.parametrize("dtype", [Dtype.bf16, Dtype.fp16])
+@pytest.mark.parametrize("engine", [Megatron(), HuggingFace()], ids=lambda engine: type(engine).__name__)
+def test_a_model_that_is_nearly_undecided_gets_its_certificate(
+    tmp_path: Path, undecided: str, engine: Engine, dtype: Dtype
+) -> None:
+    checks = checked(engine, undecided, dtype, tmp_path, frozenset(Need) - {Need.chat})
+    assert certificate.failed(tuple(checks.values())) == []
+    assert checks["rounding"].numbers["source"] == "measured"
+
+
+@pytest.mark.parametrize(
+    "plant",
+    [planted.perturbed(0.25), planted.another_theta, planted.off_by_one_block],
+    ids=["weight", "theta", "block"],
+)
+def test_an_error_of_the_cached_path_alone_is_found_in_bf16(tmp_path: Path, plant: planted.Plant) -> None:
+    checks = checked(planted.engine(plant), SHIPPED, Dtype.bf16, tmp_path)
+    assert checks["equal to forward pass"].ok is False
+    assert checks["rounding"].numbers["source"] == "measured", "the error has no part in the tolerance"
+
+
+def test_a_plain_pass_that_is_broken_itself_gets_no_tolerance_that_lets_it_pass(tmp_path: Path) -> None:
+    checks = checked(planted.engine(planted.noisy), SHIPPED, Dtype.bf16, tmp_path)
+    assert checks["rounding"].ok is False
+    assert checks["equal to forward pass"].ok is False
