@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
+import math
 import random
-import time
 from datetime import UTC, datetime
 from typing import ClassVar
 
@@ -23,51 +23,63 @@ PASSING = frozenset({408, 409, 425, 429})
 
 @component("adapters/retry")
 class Retry(Adapter):
-    """Asks up to ``attempts`` times in all after a transport error, a 408, 409, 425, 429 or a 5xx.
+    """Asks again after a transport error, a 408, 409, 425, 429 or a 5xx, for ``deadline_s`` seconds in all.
 
     It waits ``first_delay_s``, doubling each time up to ``max_delay_s``, less up to half of it at random so that
-    clients do not come back together. A ``Retry-After`` (seconds or a date) is waited for as it says. No attempt starts
-    later than ``deadline_s`` seconds after the first one; then the last answer or error stands. A stream that has begun
-    is never asked again.
+    clients do not come back together. A longer ``Retry-After`` (seconds or a date) is waited for; one of 0 or in the
+    past does not shorten the pause. The last attempt starts ``deadline_s`` seconds after the first one at the latest;
+    then its answer or error stands. ``attempts`` bounds their number as well (null: only the time counts). A stream
+    that has begun is never asked again.
+
+    This is for the trouble of one request. While the server itself is gone or restarts, the evaluation pauses, see
+    ``evaluate.max_pause_s``.
     """
 
     changes_answers: ClassVar[bool] = False
 
-    attempts: int = 5
+    attempts: int | None = None
     first_delay_s: float = 0.5
-    max_delay_s: float = 30.0
-    deadline_s: float = 300.0
+    max_delay_s: float = 15.0
+    deadline_s: float = 120.0
 
     def __post_init__(self) -> None:
-        if self.attempts < 1:
-            raise UserError(f"adapters.retry.attempts is {self.attempts}; at least 1 is needed")
-        for key in ("first_delay_s", "max_delay_s", "deadline_s"):
-            if not getattr(self, key) >= 0:
-                raise UserError(f"adapters.retry.{key} is {getattr(self, key)}; 0 or more is needed")
+        if self.attempts is not None and self.attempts < 1:
+            raise UserError(f"adapters.retry.attempts is {self.attempts}; 1 or more is needed, or null for any number")
+        for key in ("first_delay_s", "max_delay_s"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise UserError(f"adapters.retry.{key} is {getattr(self, key)}; more than 0 is needed")
+        if not 0 <= self.deadline_s < math.inf:
+            raise UserError(f"adapters.retry.deadline_s is {self.deadline_s}; 0 or more is needed")
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        give_up = time.monotonic() + self.deadline_s
-        attempt = 1
+        clock = asyncio.get_running_loop().time
+        start, attempt = clock(), 1
         while True:
             outcome = await _attempt(request, call_next)
-            delay = self._delay(outcome, attempt)
-            if delay is None or time.monotonic() + delay > give_up:
+            delay = self._delay(outcome, attempt, clock() - start)
+            if delay is None:
                 return _settle(outcome)
             log.debug("%s: attempt %d failed, again in %.2f s", request.sample or request.path, attempt, delay)
             await asyncio.sleep(delay)
             attempt += 1
 
-    def _delay(self, outcome: Response | TransportError, attempt: int) -> float | None:
+    def _delay(self, outcome: Response | TransportError, attempt: int, spent_s: float) -> float | None:
         """Return the seconds to wait before the next attempt, or None when this outcome stands."""
-        if attempt >= self.attempts or not _may_pass(outcome):
+        left_s = self.deadline_s - spent_s
+        if attempt == self.attempts or left_s <= 0 or not _may_pass(outcome):
             return None
         asked = retry_after_s(outcome, datetime.now(UTC)) if isinstance(outcome, Response) else None
-        return self.backoff_s(attempt) if asked is None else asked
+        return min(left_s, self.pause_s(attempt, asked or 0.0))
 
-    def backoff_s(self, attempt: int) -> float:
-        """Return the seconds to wait after attempt number ``attempt``, counted from 1."""
+    def pause_s(self, attempt: int, asked_s: float = 0.0) -> float:
+        """Return the seconds to wait after attempt number ``attempt``, counted from 1, if the server asked for so many.
+
+        What the server asks for comes with up to one first delay more, so that clients do not come back together.
+        """
         longest = min(self.max_delay_s, self.first_delay_s * 2.0 ** min(attempt - 1, 60))
-        return longest * random.uniform(0.5, 1.0)
+        if asked_s > longest:
+            return asked_s + random.uniform(0.0, self.first_delay_s)
+        return max(asked_s, longest * random.uniform(0.5, 1.0))
 
 
 def retry_after_s(response: Response, now: datetime) -> float | None:
