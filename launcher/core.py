@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 INTERRUPTED = 130
 """The exit code of a run that Ctrl-C or SIGTERM ended."""
@@ -115,6 +115,10 @@ class Status(str, Enum):
     """No answer: the network, the server or our own code failed."""
 
 
+NOT_ASKED = "not_asked"
+"""In coverage: the samples that a run has no answer for. It is no `Status`, since such a sample has no record."""
+
+
 @dataclass(frozen=True)
 class Score:
     """What a task says of one response. ``scores`` maps a metric to its value and is empty unless scored."""
@@ -123,6 +127,55 @@ class Score:
     prediction: Json = None
     scores: Mapping[str, float] = field(default_factory=dict)
     reason: str | None = None
+
+
+class Liveness(str, Enum):
+    """What is known of a server while it is used."""
+
+    live = "live"
+    """It answers."""
+    silent = "silent"
+    """It takes connections and does not answer: it hangs, or is too busy."""
+    away = "away"
+    """No connection, or one that breaks, or a gateway that says that nothing is behind it."""
+    restarting = "restarting"
+    """It says itself that it is being repaired."""
+    dead = "dead"
+    """Its process has ended, or it says itself that it is broken for good."""
+
+
+@dataclass(frozen=True)
+class ServerState:
+    """What the last of a server's health probes found.
+
+    ``reason`` is empty for one that is live. ``probe`` is the number of that probe, counted from 1; ``row`` of them in
+    a row were not answered well, the first of which began at ``since`` on the clock of `time.monotonic`.
+    """
+
+    liveness: Liveness = Liveness.live
+    reason: str = ""
+    probe: int = 0
+    row: int = 0
+    since: float = 0.0
+
+
+class Health(Protocol):
+    """Knows how a server is, without waiting for it."""
+
+    def state(self) -> ServerState:
+        """Return what the last finished probe found."""
+
+    def look(self) -> int:
+        """Ask for a probe now rather than at the next period; return the number of the first that begins after this."""
+
+
+@dataclass(frozen=True)
+class Pause:
+    """A time during which an evaluation waited for its server; ``start`` is UTC in ISO 8601."""
+
+    start: str
+    seconds: float
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -184,9 +237,10 @@ class Metric:
 
 @dataclass(frozen=True)
 class TaskResult:
-    """A task's metrics by name, and how many samples ended in each `Status` (plus ``total``).
+    """A task's metrics by name, and how many samples ended in each `Status`.
 
-    ``reasons`` counts, for each status but scored, the few most common reasons.
+    ``coverage`` also has ``not_asked``, the samples that an interrupted or stopped run has no answer for, and
+    ``total``, the sum of all. ``reasons`` counts, for each status but scored, the few most common reasons.
     """
 
     metrics: Mapping[str, Metric]
@@ -201,7 +255,8 @@ class Report:
     ``status`` is ``ok``, ``invalid`` (the endpoint failed validation), ``incomplete`` (coverage under the floor),
     ``interrupted`` or ``error``. ``run`` holds the resolved configuration, overrides, versions, git commit and the
     checkpoint's fingerprint. ``timings`` are seconds per step. ``throughput`` holds ``requests_per_s``,
-    ``generated_tokens_per_s``, ``prompt_tokens_per_s``, ``latency_s`` (``p50, p90, p99``) and token totals.
+    ``generated_tokens_per_s``, ``prompt_tokens_per_s``, ``latency_s`` (``p50, p90, p99``) and token totals. ``pauses``
+    are the times, in all sessions, during which the evaluation waited for the server.
     """
 
     status: str
@@ -213,6 +268,7 @@ class Report:
     timings: Mapping[str, float]
     checks: tuple[Check, ...] = ()
     reason: str | None = None
+    pauses: Sequence[Pause] = ()
 
 
 def resolve(path: str) -> Path:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from enum import Enum
+
 
 class UserError(Exception):
     """A mistake in what was asked for: one line that names the key, the value and what is accepted."""
@@ -60,8 +62,35 @@ class QueueFull(Exception):
         self.retry_after_s = retry_after_s
 
 
+class Failure(Enum):
+    """Why a request got no usable answer."""
+
+    connection = "connection"
+    """There was none, or it broke."""
+    timeout = "timeout"
+    """The answer took too long."""
+    answer = "answer"
+    """What came is no answer, for instance no JSON."""
+
+
 class TransportError(Exception):
-    """A request that got no usable answer: no connection, a connection that broke, a timeout, or no JSON."""
+    """A request that got no usable answer, for one of the reasons of `Failure`."""
+
+    def __init__(self, message: str, failure: Failure = Failure.answer) -> None:
+        super().__init__(message)
+        self.failure = failure
+
+
+class ServerAway(Exception):
+    """A request that was not answered because the server itself is gone, or restarts: it is to be asked again later.
+
+    It is no `TransportError`, since an adapter that asks again can do nothing about it. ``outage`` is False for a
+    request that the server lost without having gone.
+    """
+
+    def __init__(self, message: str, *, outage: bool = True) -> None:
+        super().__init__(message)
+        self.outage = outage
 
 
 class AdapterError(Exception):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, urlsplit
 
 from launcher.core import Json
-from launcher.errors import TransportError
+from launcher.errors import Failure, TransportError
 
 if TYPE_CHECKING:
     import aiohttp
@@ -34,8 +34,8 @@ BYTES_PER_VALUE = 16
 class HttpError(TransportError):
     """There is no usable answer; ``reason`` says why without the URL."""
 
-    def __init__(self, url: str, reason: str) -> None:
-        super().__init__(f"{without_password(url)}: {reason}")
+    def __init__(self, url: str, reason: str, failure: Failure = Failure.answer) -> None:
+        super().__init__(f"{without_password(url)}: {reason}", failure)
         self.reason = reason
 
 
@@ -124,8 +124,10 @@ def failures(url: str, timeout_s: float) -> Iterator[None]:
     try:
         yield
     except TimeoutError as error:
-        raise HttpError(url, f"no answer within {timeout_s:g} s") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:  # ValueError: no URL, or a header that is none
+        raise HttpError(url, f"no answer within {timeout_s:g} s", Failure.timeout) from error
+    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
+        raise HttpError(url, _explained(error), Failure.connection) from error
+    except (aiohttp.ClientError, ValueError) as error:  # ValueError: no URL, or a header that is none
         raise HttpError(url, _explained(error)) from error
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from launcher.core import Check, Endpoint, Json, Report, TaskResult
+from launcher.core import Check, Endpoint, Json, Pause, Report, TaskResult
 
 
 @dataclass
@@ -20,6 +20,7 @@ class Ledger:
     checks: tuple[Check, ...] = ()
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
     throughput: Mapping[str, Json] = field(default_factory=dict)
+    pauses: tuple[Pause, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
 
     @contextmanager
@@ -43,4 +44,5 @@ class Ledger:
             timings=dict(self.timings),
             checks=self.checks,
             reason=reason,
+            pauses=self.pauses,
         )

@@ -11,7 +11,7 @@ from launcher.config import Mode, Run
 from launcher.core import Json
 from launcher.deployments import Deployments, fingerprint
 from launcher.ledger import Ledger
-from launcher.monitor.health import watch
+from launcher.monitor.health import Timing, watch
 from launcher.provenance import provenance, what_changes_answers
 from launcher.steps import continued, evaluate, needs, reported, serving, stay, validate
 
@@ -37,7 +37,11 @@ def run(
         continued(run, folder, answers)
         claim = outcome.claim = Claim(folder)
         needed = needs(run)
-        with serving(run, ledger, allocation, folder, shared) as server, watch(server.endpoint, folder) as health:
+        timing = Timing(limit_s=run.evaluate.max_pause_s)
+        with (
+            serving(run, ledger, allocation, folder, shared) as server,
+            watch(server.endpoint, folder, timing) as health,
+        ):
             validate(run, server, needed, ledger, folder)
             if run.mode is Mode.serve:
                 stay(server.endpoint, health)

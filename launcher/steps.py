@@ -79,7 +79,7 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
     from launcher.evaluate.outcome import read
 
     outcome, before = Outcome(), read(folder)
-    ledger.tasks, ledger.throughput = before.tasks, before.throughput
+    ledger.tasks, ledger.throughput, ledger.pauses = before.tasks, before.throughput, before.pauses
     try:
         yield outcome
         if outcome.claim is not None:
@@ -238,7 +238,7 @@ def stay(endpoint: Endpoint, health: Watch) -> None:
         health.dead.wait()
     except KeyboardInterrupt:
         return
-    raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.reason}")
+    raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.state().reason}")
 
 
 def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers: Json, health: Watch) -> None:
@@ -251,14 +251,15 @@ def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers
 
     adapters, folder, shown = list(run.adapters.values()), claim.folder, progress(Replicas(lambda: health.detail))
     known = deployed(ledger, endpoint)
-    ask = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, answers, shown, claim, known)
+    ask = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, answers, shown, claim, known, health)
     try:
         with ledger.step("evaluate"):
             run_async(ask)
     finally:
         found = outcome.read(folder)
-        ledger.tasks, ledger.throughput = found.tasks, found.throughput
-    enough(ledger.tasks, run.evaluate.min_coverage, found.stopped)
+        ledger.tasks, ledger.throughput, ledger.pauses = found.tasks, found.throughput, found.pauses
+    stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
+    enough(ledger.tasks, run.evaluate.min_coverage, stopped)
 
 
 def deployed(ledger: Ledger, endpoint: Endpoint) -> Mapping[str, Json] | None:

@@ -205,7 +205,13 @@ def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: 
     with program(arguments, tmp_path) as server:
         wait_for((serving / "endpoint.json").exists, server, 60)
         url = json.loads((serving / "endpoint.json").read_text())["url"]
-        given = ("backend=external", f"backend.url={url}", "tasks=[addition]", "adapters=[]", "evaluate.concurrency=2")
+        given = (
+            "backend=external",
+            f"backend.url={url}",
+            "tasks=[addition]",
+            "evaluate.concurrency=2",
+            "evaluate.max_pause_s=1",
+        )
         with program(command(*given, f"hydra.run.dir={folder}"), tmp_path) as run:
             wait_for(lambda: len(samples_so_far(folder)) >= 3, run, 60)
             server.kill()
@@ -216,8 +222,12 @@ def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: 
     assert found["status"] == "incomplete"
     coverage = found["tasks"]["addition"]["coverage"]
     assert coverage["scored"] >= 3
-    assert coverage["failed"] + coverage["scored"] == coverage["total"] == 120
+    assert coverage["not_asked"] + coverage["scored"] == coverage["total"] == 120
     assert "stopped answering" in said
+    assert f"continue with resume={folder}" in said
+    assert "evaluate: paused: the server does not answer" in said
+    [pause] = found["pauses"]
+    assert pause["seconds"] >= 1
 
 
 def test_two_runs_that_start_together_get_their_own_answers(tmp_path: Path) -> None:

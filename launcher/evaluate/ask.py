@@ -9,7 +9,8 @@ from dataclasses import dataclass
 
 from launcher.adapters.base import closing
 from launcher.core import Handler, Json, Record, Response, Sample, Score, Status
-from launcher.errors import AdapterError, TransportError
+from launcher.errors import AdapterError, Failure, ServerAway, TransportError
+from launcher.evaluate.breaker import GATEWAY
 from launcher.evaluate.records import made
 from launcher.tasks.base import Task
 
@@ -17,7 +18,6 @@ log = logging.getLogger(__name__)
 
 ABOUT_THE_PROMPT = frozenset({400, 403, 413, 422})
 """HTTP statuses with which a server refuses this very request; any other error is a failure of the service."""
-SERVICE_GONE = frozenset({502, 503, 504})
 QUOTED = 500
 """Characters of an error that a reason quotes."""
 
@@ -26,12 +26,14 @@ QUOTED = 500
 class Asked:
     """A finished sample.
 
-    ``outage`` says that the service may be gone (no answer, or a 502, 503, 504), ``cached`` that it was not needed.
+    ``outage`` says that the service may be gone (no connection, one that broke, or a 502, 503, 504); ``lost`` that the
+    server was away, or lost the request, so that it is to be asked again. ``cached`` says that no server was needed.
     """
 
     record: Record
     outage: bool
     cached: bool = False
+    lost: bool = False
 
 
 async def ask(handler: Handler, sample: Sample, task: Task) -> Asked:
@@ -41,11 +43,11 @@ async def ask(handler: Handler, sample: Sample, task: Task) -> Asked:
         response = await handler(sample.request)
     except Exception as error:
         score = Score(Status.failed, reason=_explained(error, sample))
-        outage = isinstance(error, TransportError)
-        return Asked(made(sample, score, None, time.perf_counter() - start), outage)
+        record = made(sample, score, None, time.perf_counter() - start)
+        return Asked(record, _outage(error), lost=isinstance(error, ServerAway))
     latency_s = time.perf_counter() - start
     score = await _judged(response, sample, task)
-    return Asked(made(sample, score, response.body, latency_s), response.status in SERVICE_GONE, response.cached)
+    return Asked(made(sample, score, response.body, latency_s), response.status in GATEWAY, response.cached)
 
 
 async def _judged(response: Response, sample: Sample, task: Task) -> Score:
@@ -62,8 +64,14 @@ async def _judged(response: Response, sample: Sample, task: Task) -> Score:
         return Score(Status.failed, reason=f"scoring failed: {type(error).__name__}: {error}"[:QUOTED])
 
 
+def _outage(error: Exception) -> bool:
+    if isinstance(error, ServerAway):
+        return error.outage
+    return isinstance(error, TransportError) and error.failure is Failure.connection
+
+
 def _explained(error: Exception, sample: Sample) -> str:
-    if isinstance(error, TransportError | AdapterError):
+    if isinstance(error, TransportError | ServerAway | AdapterError):
         return str(error)[:QUOTED]
     log.error("%s: %s: %s", sample.key, type(error).__name__, error, exc_info=error)
     return f"{type(error).__name__}: {error}"[:QUOTED]

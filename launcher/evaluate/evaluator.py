@@ -6,24 +6,26 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from launcher.adapters.base import Adapter, all_running, pipeline
 from launcher.claim import Claim
 from launcher.client import Client
-from launcher.core import Endpoint, Handler, Json, Record
+from launcher.core import Endpoint, Handler, Health, Json, Record
 from launcher.evaluate import outcome
 from launcher.evaluate.ask import Asked, ask
+from launcher.evaluate.breaker import CircuitBreaker, ServerGone, Unwatched
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.progress import Progress
 from launcher.evaluate.questions import Questions
+from launcher.evaluate.queue import OUTAGES, SampleQueue
 from launcher.evaluate.settings import Evaluate
 from launcher.evaluate.statistics import throughput
 from launcher.tasks.base import Task
 
-OUTAGES = 5
-"""After so many samples in a row that met no service, the server is asked whether it lives."""
+PROBES = 1
+"""A connection beside those of the samples: whether a server answers must be found out while all of them hang."""
 
 
 async def evaluate(
@@ -36,26 +38,26 @@ async def evaluate(
     progress: Progress,
     claim: Claim | None = None,
     deployment: Mapping[str, Json] | None = None,
+    health: Health | None = None,
 ) -> outcome.Outcome:
     """Ask every sample that the folder's journal does not hold yet, and return what came of all of them.
 
     The samples are in ``samples.jsonl`` as they finish. Cancelling keeps what was done: `outcome.read` returns it, and
     calling this again with the same ``fingerprint`` (what changes answers) continues. ``deployment`` is what adapters
-    may know of the server. If that dies, the rest is left unasked. Raises `ResumeError`, `TaskError` when it meets a
+    may know of the server, ``health`` what is known of how it is. While it is gone or restarts, the evaluation pauses;
+    if it does not come back, the rest is left unasked. Raises `ResumeError`, `TaskError` when it meets a
     bad item, and `TakenOver` when another session has got the ``claim``, after keeping what was done.
     """
     with Journal(folder, fingerprint, claim) as journal:
         questions = Questions(tasks, settings, endpoint.model, journal.finished)
         async with (
-            Client(endpoint, timeout_s=settings.timeout_s, concurrency=settings.concurrency) as client,
+            Client(endpoint, timeout_s=settings.timeout_s, concurrency=settings.concurrency + PROBES) as client,
             all_running(adapters, folder, deployment),
         ):
-            await _Session(client, pipeline(adapters, client), tasks, questions, journal, progress).run(settings)
+            breaker = CircuitBreaker(client, endpoint.model, health or Unwatched(), settings.max_pause_s, progress)
+            session = _Session(breaker, pipeline(adapters, breaker), tasks, questions, journal, progress)
+            await session.run(settings.concurrency)
     return outcome.read(folder)
-
-
-class _ServerGone(Exception):
-    """The server does not answer any more; the message says since when."""
 
 
 class _Session:
@@ -63,67 +65,91 @@ class _Session:
 
     def __init__(
         self,
-        client: Client,
+        breaker: CircuitBreaker,
         handler: Handler,
         tasks: Mapping[str, Task],
         questions: Questions,
         journal: Journal,
         progress: Progress,
     ) -> None:
-        self._client, self._handler, self._tasks = client, handler, tasks
+        self._breaker, self._handler, self._tasks = breaker, handler, tasks
         self._questions, self._journal, self._progress = questions, journal, progress
         self._answered: list[Record] = []
         self._cached = 0
-        self._outages = 0
 
-    async def run(self, settings: Evaluate) -> None:
+    async def run(self, concurrency: int) -> None:
         totals = await asyncio.to_thread(self._questions.totals, complete=False)
         known = [size for size in totals.values() if size is not None]
         self._progress.started(sum(known) if len(known) == len(totals) else None, len(self._journal.finished))
         start, stopped = time.perf_counter(), None
         try:
-            stopped = await self._all(settings.concurrency)
+            stopped = await self._all(concurrency)
             totals = await asyncio.to_thread(self._questions.totals, complete=True)
         finally:
             facts: dict[str, Json] = {"totals": _counted(totals, self._questions.order), "stopped": stopped}
-            if self._answered or self._cached:
-                facts["throughput"] = throughput(self._answered, time.perf_counter() - start, self._cached)
             self._progress.finished()
-            self._journal.close(list(self._questions.order), facts)
+            self._journal.close(list(self._questions.order), facts | self._measured(time.perf_counter() - start))
+
+    def _measured(self, wall_s: float) -> dict[str, Json]:
+        """Return the pauses, and the speed without the time that they took."""
+        pauses = self._breaker.pauses
+        facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, pauses)]}
+        if self._answered or self._cached:
+            asking_s = wall_s - sum(pause.seconds for pause in pauses)
+            facts["throughput"] = throughput(self._answered, asking_s, self._cached)
+        return facts
 
     async def _all(self, concurrency: int) -> str | None:
         """Ask until nothing is left; return the reason if it stopped before that."""
+        samples = SampleQueue(self._questions, concurrency)
         try:
             async with asyncio.TaskGroup() as group:
-                for _ in range(concurrency):
-                    group.create_task(self._work())
+                guard = group.create_task(self._breaker.guard())
+                async with asyncio.TaskGroup() as workers:
+                    for _ in range(concurrency):
+                        workers.create_task(self._work(samples))
+                guard.cancel()
         except ExceptionGroup as group:
-            first = group.exceptions[0]
-            if isinstance(first, _ServerGone):
+            first = _first(group)
+            if isinstance(first, ServerGone):
                 return str(first)
             raise first from None
         return None
 
-    async def _work(self) -> None:
-        while (sample := await self._questions.take()) is not None:
+    async def _work(self, samples: SampleQueue) -> None:
+        while True:
+            await self._breaker.closed()
+            sample = await samples.take()
+            if sample is None:
+                return
             asked = await ask(self._handler, sample, self._tasks[sample.task])
-            self._journal.add(asked.record)
-            self._note(asked)
-            self._progress.advanced(asked.record)
-            await self._heed(asked.outage, asked.record.reason)
+            if asked.outage and not asked.lost:
+                await self._breaker.outage(sample.request.path)
+            if asked.lost or asked.outage:
+                if samples.again(sample, outage=asked.outage):
+                    continue
+                asked = _given_up(asked)
+            self._end(asked)
+            samples.done()
 
-    def _note(self, asked: Asked) -> None:
+    def _end(self, asked: Asked) -> None:
+        self._journal.add(asked.record)
+        self._breaker.progressed()
         if asked.cached:
             self._cached += 1
         else:
             self._answered.append(replace(asked.record, request=None, response=None))
+        self._progress.advanced(asked.record)
 
-    async def _heed(self, outage: bool, reason: str | None) -> None:
-        """Raise `_ServerGone` after `OUTAGES` samples in a row without service, if the server is not alive either."""
-        self._outages = self._outages + 1 if outage else 0
-        if self._outages >= OUTAGES and (down := await self._client.down()) is not None:
-            failed = f"{self._outages} samples in a row failed, last: {reason}"
-            raise _ServerGone(f"the server stopped answering: {down}; {failed}")
+
+def _given_up(asked: Asked) -> Asked:
+    return replace(asked, record=replace(asked.record, reason=f"{asked.record.reason}; it was asked {OUTAGES} times"))
+
+
+def _first(group: ExceptionGroup[Exception]) -> Exception:
+    """Return the first exception of a group, or of a group in it."""
+    first = group.exceptions[0]
+    return _first(first) if isinstance(first, ExceptionGroup) else first
 
 
 def _counted(totals: Mapping[str, int | None], order: Mapping[str, None]) -> dict[str, int]:

@@ -28,9 +28,10 @@ class Journal:
     """``samples.jsonl`` and ``journal.json`` of one run folder; a context manager that holds the file open.
 
     Opening a folder that has a journal continues it: `finished` holds the keys of all samples that ended in another
-    status than failed. A last line that was cut by a crash is dropped. Raises `ResumeError` when ``fingerprint``, which
-    is all that changes answers, is not what the journal was begun with, or when the files are damaged; `TakenOver`,
-    also from `add` and `close`, once another session holds the ``claim`` to the folder.
+    status than failed, `pauses` those of its earlier sessions. A last line that was cut by a crash is dropped. Raises
+    `ResumeError` when ``fingerprint``, which is all that changes answers, is not what the journal was begun with, or
+    when the files are damaged; `TakenOver`, also from `add` and `close`, once another session holds the ``claim`` to
+    the folder.
     """
 
     def __init__(self, folder: Path, fingerprint: Json, claim: Claim | None = None) -> None:
@@ -41,6 +42,7 @@ class Journal:
         self._header = folder / HEADER
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
+        self.pauses: list[Json] = []
         self._begin(json.loads(json.dumps(fingerprint)))
         with storing(self.path):
             self._file = self.path.open("ab", buffering=0)
@@ -85,7 +87,9 @@ class Journal:
 
     def _begin(self, fingerprint: Json) -> None:
         if self._header.exists():
-            _compare(_read_header(self._header)["fingerprint"], fingerprint, self._header.parent)
+            header = _read_header(self._header)
+            _compare(header["fingerprint"], fingerprint, self._header.parent)
+            self.pauses = header.get("pauses", [])
             self._reread()
         elif self.path.exists():
             raise ResumeError(f"{self.path} is there without its {HEADER}; choose another run folder")

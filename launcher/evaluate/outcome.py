@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher.core import Json, TaskResult
+from launcher.core import Json, Pause, TaskResult
 from launcher.evaluate import journal
 from launcher.evaluate.statistics import summarize
 
@@ -15,12 +15,14 @@ from launcher.evaluate.statistics import summarize
 class Outcome:
     """The results of all tasks; ``throughput`` is that of the last session, without the samples kept from earlier ones.
 
-    ``stopped`` says why samples were left unasked, if the server died; those count as failed.
+    ``stopped`` says why samples were left unasked, if the server did not come back. ``pauses`` are those of every
+    session.
     """
 
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
     throughput: Mapping[str, Json] = field(default_factory=dict)
     stopped: str | None = None
+    pauses: tuple[Pause, ...] = ()
 
 
 def read(folder: Path) -> Outcome:
@@ -32,4 +34,5 @@ def read(folder: Path) -> Outcome:
     if not facts:
         return Outcome()
     tasks = summarize(journal.records(folder), facts.get("totals", {}))
-    return Outcome(tasks, facts.get("throughput", {}), facts.get("stopped"))
+    pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
+    return Outcome(tasks, facts.get("throughput", {}), facts.get("stopped"), pauses)

@@ -16,12 +16,23 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+TELL_S = 10.0
+"""How often a pause that goes on is told, where there is no live bar."""
+
+
 class Progress(Protocol):
-    """Is told of every finished sample. ``total`` counts all samples, ``done`` those of an earlier session."""
+    """Is told of every finished sample. ``total`` counts all samples, ``done`` those of an earlier session.
+
+    During a pause it is told again and again for how many seconds that has lasted, and why, and then that it is over.
+    """
 
     def started(self, total: int | None, done: int) -> None: ...
 
     def advanced(self, record: Record) -> None: ...
+
+    def paused(self, seconds: float, reason: str) -> None: ...
+
+    def resumed(self, seconds: float) -> None: ...
 
     def finished(self) -> None: ...
 
@@ -70,6 +81,7 @@ class LineProgress:
         self._done = 0
         self._shown = 0
         self._start = 0.0
+        self._told_s: float | None = None
         self._tally = Tally()
 
     def started(self, total: int | None, done: int) -> None:
@@ -83,6 +95,15 @@ class LineProgress:
         step = 100 if self._total is None else max(1, self._total // 10)
         if self._done // step > self._shown // step:
             self._show()
+
+    def paused(self, seconds: float, reason: str) -> None:
+        if self._told_s is None or seconds - self._told_s >= TELL_S:
+            self._told_s = seconds
+            self._say(f"evaluate: paused{f' {seconds:.0f} s' if seconds >= 1 else ''}: {reason}")
+
+    def resumed(self, seconds: float) -> None:
+        self._told_s = None
+        self._say(f"evaluate: goes on after a pause of {seconds:.1f} s")
 
     def finished(self) -> None:
         if self._shown != self._done:
@@ -121,6 +142,16 @@ class LiveProgress:
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, advance=1, description=record.task, tally=self._tally.describe())
 
+    def paused(self, seconds: float, reason: str) -> None:
+        self._note(f"paused {seconds:.0f} s: {reason}")
+
+    def resumed(self, seconds: float) -> None:
+        self._note(self._tally.describe())
+
+    def _note(self, text: str) -> None:
+        if self._bar is not None and self._row is not None:
+            self._bar.update(self._row, tally=text)
+
     def finished(self) -> None:
         if self._bar is not None:
             self._bar.stop()
@@ -143,7 +174,7 @@ def _bar(servers: Servers, stream: IO[str]) -> Bar:
         MofNCompleteColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[tally]}"),
+        TextColumn("{task.fields[tally]}", markup=False),
         console=Console(file=stream),
         refresh_per_second=5,
     )

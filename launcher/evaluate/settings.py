@@ -16,11 +16,13 @@ class Evaluate:
     ``concurrency``: requests in flight. ``repeats``: how often every sample is asked. ``limit``: the first samples of
     each task only. ``temperature``, ``max_tokens`` and ``seed`` replace what the tasks say (null: as the tasks say) for
     requests that generate; log-likelihood requests stay as they are. Repeat number r is asked with ``seed`` + r.
-    ``timeout_s`` bounds one request. ``min_coverage`` is the share of a task's samples that must be scored for the run
+    ``timeout_s`` bounds one request. While the server is gone or restarts the evaluation pauses: nothing is sent,
+    nothing fails, and what was under way is asked again; after ``max_pause_s`` seconds it stops with exit code 3, to
+    be continued with ``resume=``. ``min_coverage`` is the share of a task's samples that must be scored for the run
     to be complete.
     """
 
-    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "timeout_s", "min_coverage"})
+    NEUTRAL: ClassVar[frozenset[str]] = frozenset({"concurrency", "timeout_s", "max_pause_s", "min_coverage"})
     """Fields that a resumed run may change."""
 
     concurrency: int = 16
@@ -30,6 +32,7 @@ class Evaluate:
     max_tokens: int | None = None
     seed: int | None = None
     timeout_s: float = 600.0
+    max_pause_s: float = 600.0
     min_coverage: float = 0.95
 
     def __post_init__(self) -> None:
@@ -39,6 +42,8 @@ class Evaluate:
                 raise UserError(f"evaluate.{key} is {value}; {least} or more is needed")
         if isinstance(self.timeout_s, int | float) and not self.timeout_s > 0:
             raise UserError(f"evaluate.timeout_s is {self.timeout_s}; more than 0 is needed")
+        if isinstance(self.max_pause_s, int | float) and not self.max_pause_s >= 0:
+            raise UserError(f"evaluate.max_pause_s is {self.max_pause_s}; 0 or more is needed")
         if isinstance(self.min_coverage, int | float) and not 0 <= self.min_coverage <= 1:
             raise UserError(f"evaluate.min_coverage is {self.min_coverage}; a share from 0 to 1 is needed")
 

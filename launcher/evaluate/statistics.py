@@ -7,7 +7,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from launcher.core import Json, Metric, Record, Status, TaskResult
+from launcher.core import NOT_ASKED, Json, Metric, Record, Status, TaskResult
 
 Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: 95 % two-sided."""
@@ -18,8 +18,8 @@ REASONS = 3
 def summarize(records: Iterable[Record], totals: Mapping[str, int]) -> dict[str, TaskResult]:
     """Return every task's metrics and coverage.
 
-    ``totals`` are the tasks' numbers of samples; those without a record were never asked and count as failed. A metric
-    is the mean over the scored samples only; a task without one has no metrics.
+    ``totals`` are the tasks' numbers of samples; those without a record were not asked, or not answered before the
+    run ended: ``not_asked``. A metric is the mean over the scored samples only; a task without one has no metrics.
     """
     values: dict[str, dict[str, list[tuple[str, float]]]] = {name: defaultdict(list) for name in totals}
     ended: dict[str, Counter[str]] = {name: Counter() for name in totals}
@@ -40,9 +40,9 @@ def _result(
     asked = sum(ended.values())
     total = max(total, asked)
     coverage = {status.value: ended.get(status.value, 0) for status in Status}
-    coverage[Status.failed.value] += total - asked
     metrics = {name: metric(found, total) for name, found in values.items()}
-    return TaskResult(metrics, {**coverage, "total": total}, {status: _common(said) for status, said in why.items()})
+    counts = {**coverage, NOT_ASKED: total - asked, "total": total}
+    return TaskResult(metrics, counts, {status: _common(said) for status, said in why.items()})
 
 
 def _common(said: Sequence[str]) -> dict[str, int]:

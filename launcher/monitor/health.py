@@ -7,103 +7,159 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.api.errors import DEAD, RESTARTING
-from launcher.core import Endpoint, Json, error_of
+from launcher.core import Endpoint, Json, Liveness, ServerState, error_of
+from launcher.errors import Failure
 from launcher.http import HttpError, authorization, fetch, parsed
 
 PERIOD_S = 3.0
-TIMEOUT_S = 10.0
-STRIKES = 5
+TIMEOUT_S = 5.0
+"""How long a probe may take. A server that hangs is noticed by the second one that takes longer."""
+LIMIT_S = 600.0
+GATEWAY = (502, 503, 504)
+"""HTTP statuses that say that the service is not there."""
+STOP_S = 0.5
+"""How long to wait for the last probe's end if the one before it was not answered: Ctrl-C waits for this, too."""
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds: from one probe to the next, for one probe, and without an answer until a server counts as dead."""
+
+    period_s: float = PERIOD_S
+    timeout_s: float = TIMEOUT_S
+    limit_s: float = LIMIT_S
 
 
 class Watch:
-    """The state of a watched endpoint.
+    """The state of a watched endpoint: a `Health`.
 
-    ``dead`` is set when the server says that its engine is, or after `STRIKES` probes in a row without an answer. A
-    server that restarts what died is waited for: it knows itself when to give up. ``reason`` is what the last probe
-    that failed was told, ``detail`` what the last one that did not was.
+    ``dead`` is set when the server's process has ended, when it says itself that it is broken for good, or after
+    ``limit_s`` seconds without an answer. A server that restarts what died is waited for: it knows itself when to give
+    up. ``detail`` is what the last probe that was answered well was told.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, endpoint: Endpoint, path: Path, timing: Timing) -> None:
         self.dead = threading.Event()
-        self.reason = ""
         self.detail: Json = None
-        self._stop = threading.Event()
-        self._misses = 0
+        self.timing, self._endpoint, self._path = timing, endpoint, path
+        self._state = ServerState()
+        self._changed = threading.Condition()
+        self._begun = 0
+        self._wanted = 0
+        self._stopping = False
 
-    def record(self, line: dict[str, Json]) -> None:
-        code = _code(line["detail"])
-        if line["live"]:
-            self.detail = line["detail"]
-        else:
-            self.reason = _said(line["detail"])
-        self._misses = 0 if line["live"] or code == RESTARTING else self._misses + 1
-        if code == DEAD or self._misses >= STRIKES:
-            self.dead.set()
+    def state(self) -> ServerState:
+        return self._state
 
-    def run(self, endpoint: Endpoint, path: Path) -> None:
-        with path.open("a") as file:
-            while True:
-                line = probe(endpoint)
+    def look(self) -> int:
+        with self._changed:
+            self._wanted = self._begun + 1
+            self._changed.notify_all()
+            return self._wanted
+
+    def run(self) -> None:
+        """Probe until `stop`: each period, and at once when asked to."""
+        with self._path.open("a") as file:
+            while (number := self._next()) is not None:
+                began, line = time.monotonic(), probe(self._endpoint, self.timing.timeout_s)
+                if self._stopping and not line["live"]:
+                    return  # a server that is stopped, too, is no outage
                 file.write(json.dumps(line) + "\n")
                 file.flush()
-                self.record(line)
-                if self._stop.wait(PERIOD_S):
-                    return
+                self.record(line, number, began)
+
+    def record(self, line: dict[str, Json], number: int, began: float) -> None:
+        """Take in what probe ``number``, which ``began`` then on the clock of `time.monotonic`, has found."""
+        liveness, before = liveness_of(line, self._endpoint), self._state
+        if liveness is Liveness.live:
+            self.detail = line["detail"]
+            self._state = ServerState(probe=number)
+            return
+        row, since = (before.row + 1, before.since) if before.row else (1, began)
+        self._state = ServerState(liveness, _said(line["detail"]), number, row, since)
+        late = liveness is not Liveness.restarting and time.monotonic() - since > self.timing.limit_s
+        if liveness is Liveness.dead or late:
+            self.dead.set()
 
     def stop(self) -> None:
-        self._stop.set()
+        with self._changed:
+            self._stopping = True
+            self._changed.notify_all()
+
+    def _next(self) -> int | None:
+        """Wait for the time of the next probe; return its number, None when there is to be none. There is a first."""
+        with self._changed:
+            if self._begun:
+                self._changed.wait_for(lambda: self._stopping or self._wanted > self._begun, self.timing.period_s)
+            self._begun += 1
+            return None if self._stopping and self._begun > 1 else self._begun
 
 
 @contextmanager
-def watch(endpoint: Endpoint, folder: Path) -> Iterator[Watch]:
-    """Probe ``endpoint`` every `PERIOD_S` seconds from a thread of its own, into ``folder/health.jsonl``."""
-    watched = Watch()
-    thread = threading.Thread(target=watched.run, args=(endpoint, folder / "health.jsonl"), name="health", daemon=True)
+def watch(endpoint: Endpoint, folder: Path, timing: Timing | None = None) -> Iterator[Watch]:
+    """Probe ``endpoint`` from a thread of its own, into ``folder/health.jsonl``."""
+    watched = Watch(endpoint, folder / "health.jsonl", timing or Timing())
+    thread = threading.Thread(target=watched.run, name="health", daemon=True)
     thread.start()
     try:
         yield watched
     finally:
         watched.stop()
-        thread.join(TIMEOUT_S + 1)
+        thread.join(STOP_S if watched.state().row else watched.timing.timeout_s + STOP_S)
 
 
-def probe(endpoint: Endpoint) -> dict[str, Json]:
+def probe(endpoint: Endpoint, timeout_s: float = TIMEOUT_S) -> dict[str, Json]:
     """Ask once: ``{time, live, status, latency_s, detail}``; ``live`` says that a server answered, ``detail`` why not.
 
     Our own servers answer ``/health``; of any other server ``/v1/models`` is asked. A redirect is not followed, and no
-    sign of life.
+    sign of life. ``silent`` is there for a server that did not answer within ``timeout_s``, ``ended`` for one whose
+    process has.
     """
     url = f"{endpoint.root}/health" if endpoint.ours else f"{endpoint.url}/models"
     start = time.perf_counter()
-    status, detail = _get(url, endpoint.api_key)
+    status, detail, failure = _get(url, endpoint.api_key, timeout_s)
     if (why := endpoint.ended()) is not None:
-        status, detail = None, {"error": {"code": DEAD, "message": why}}
-    return {
+        status, detail, failure = None, {"error": {"code": DEAD, "message": why}}, None
+    line: dict[str, Json] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "live": status is not None and (status < 300 or 400 <= status < 500),
         "status": status,
         "latency_s": round(time.perf_counter() - start, 4),
         "detail": detail,
     }
+    found = {"ended": why is not None, "silent": failure is Failure.timeout}
+    return line | {name: True for name, true in found.items() if true}
 
 
-def _get(url: str, api_key: str | None) -> tuple[int | None, Json]:
+def liveness_of(line: dict[str, Json], endpoint: Endpoint) -> Liveness:
+    """Return what a probe's line says of the server.
+
+    Only our own server may say that it is dead for good: in place of another one, a new one may be started. A status
+    that no gateway gives comes from a server that is there.
+    """
+    code = error_of(line["detail"]).get("code")
+    if line.get("ended") or (code == DEAD and endpoint.ours):
+        return Liveness.dead
+    if line["status"] is None:
+        return Liveness.silent if line.get("silent") else Liveness.away
+    if line["status"] not in GATEWAY:
+        return Liveness.live
+    return Liveness.restarting if code == RESTARTING else Liveness.away
+
+
+def _get(url: str, api_key: str | None, timeout_s: float) -> tuple[int | None, Json, Failure | None]:
     try:
-        answer = fetch("GET", url, timeout_s=TIMEOUT_S, headers=authorization(api_key))
+        answer = fetch("GET", url, timeout_s=timeout_s, headers=authorization(api_key))
     except HttpError as error:
-        return None, error.reason
+        return None, error.reason, error.failure
     if answer.status == 200 and not url.endswith("/health"):
-        return answer.status, None
-    return answer.status, _json(answer.body)
-
-
-def _code(detail: Json) -> Json:
-    """Return the code of an OpenAI error, or None."""
-    return error_of(detail).get("code")
+        return answer.status, None, None
+    return answer.status, _json(answer.body), None
 
 
 def _said(detail: Json) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
-from launcher.core import Json, Metric, Status
+from launcher.core import Json, Metric, Pause, Status
 
 NOT_SCORED = tuple(status.value for status in Status if status is not Status.scored)
 """The four ways in which a sample does not reach a metric, in the order in which they are shown."""
@@ -80,14 +80,22 @@ def total(coverage: Mapping[str, int]) -> int:
     return coverage.get("total", sum(coverage.get(status.value, 0) for status in Status))
 
 
-def missing(coverage: Mapping[str, int]) -> int:
-    """Return how many samples have no status at all: an interrupted run did not reach them."""
+def not_asked(coverage: Mapping[str, int]) -> int:
+    """Return how many samples have no status at all: an interrupted or stopped run has no answer for them."""
     return max(0, total(coverage) - sum(coverage.get(status.value, 0) for status in Status))
 
 
 def complete(coverage: Mapping[str, int]) -> bool:
     """Tell whether every sample was scored, so that a metric needs no bounds."""
     return coverage.get(Status.scored.value, 0) == total(coverage)
+
+
+def paused(pauses: Sequence[Pause]) -> str:
+    """Write how long an evaluation waited for its server, and why the last time; nothing if it never did."""
+    if not pauses:
+        return ""
+    total_s, last = sum(pause.seconds for pause in pauses), pauses[-1].reason
+    return f"{plural(len(pauses), 'time')}, {duration(total_s)} in all; {'last: ' * (len(pauses) > 1)}{last}"
 
 
 def bounded(metric: Metric) -> bool:

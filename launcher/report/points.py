@@ -10,7 +10,7 @@ from pathlib import Path
 
 import yaml
 
-from launcher.core import Json
+from launcher.core import NOT_ASKED, Json
 from launcher.errors import UserError
 from launcher.report import results
 from launcher.report.compare import Answers, Comparison, compare_all
@@ -27,6 +27,7 @@ class Cell:
     stderr: float | None
     scored: int
     total: int
+    not_asked: int = 0
     best: bool = False
     worse: bool = False
 
@@ -156,6 +157,7 @@ def _cell(point: dict[str, Json], task: str, metric: str, marks: tuple[str | Non
         figures["stderr"],
         coverage["scored"],
         coverage["total"],
+        coverage.get(NOT_ASKED, 0),
         best=point["folder"] == best,
         worse=point["folder"] in worse,
     )

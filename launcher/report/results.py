@@ -39,6 +39,7 @@ def to_json(report: Report) -> dict[str, Json]:
         "tasks": {name: _task(result) for name, result in report.tasks.items()},
         "throughput": plain(report.throughput),
         "timings": plain(report.timings),
+        "pauses": [plain(asdict(pause)) for pause in report.pauses],
         "certificate": certificate(report.checks),
     }
 

@@ -183,10 +183,15 @@ def _summary(report: Report) -> Table:
     grid = Table.grid()
     grid.add_column(width=LABEL)
     grid.add_column()
-    lines = {"checks": _checks(report), "speed": _speed(report.throughput), "time": _steps(report.timings)}
+    lines = {
+        "checks": _checks(report),
+        "speed": _speed(report.throughput),
+        "paused": figures.paused(report.pauses),
+        "time": _steps(report.timings),
+    }
     for label, line in lines.items():
         if line:
-            grid.add_row(label, Text(line))
+            grid.add_row(label, Text(printable(line)))
     return grid
 
 
@@ -216,8 +221,8 @@ def _coverage(coverage: Mapping[str, int]) -> Text:
     text = Text(count, style="green" if whole else "yellow")
     for status, lost in figures.lost(coverage).items():
         text.append(f"\n{lost:,} {status}", style=TONES[status])
-    if unreached := figures.missing(coverage):
-        text.append(f"\n{unreached:,} not reached", style="yellow")
+    if not_asked := figures.not_asked(coverage):
+        text.append(f"\n{not_asked:,} not asked", style="yellow")
     return text
 
 

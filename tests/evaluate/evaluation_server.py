@@ -1,8 +1,13 @@
-"""A server on loopback that is told what to answer, and tasks held in memory."""
+"""A server on loopback that is told what to answer, and tasks held in memory.
+
+``python evaluation_server.py PORT`` is one that answers with the prompt; at the prompt "dies", its process ends.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -46,7 +51,12 @@ async def echo(body: Json, request: web.Request) -> web.Response:
 
 
 @asynccontextmanager
-async def serving(answer: Answer = echo, health: int = 200) -> AsyncIterator[Server]:
+async def serving(
+    answer: Answer = echo,
+    health: int = 200,
+    port: int = 0,
+    alive: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None,
+) -> AsyncIterator[Server]:
     """Serve until the block ends; a request in flight is cut off then."""
     app = web.Application()
     runner = web.AppRunner(app, shutdown_timeout=0.01)
@@ -61,13 +71,13 @@ async def serving(answer: Answer = echo, health: int = 200) -> AsyncIterator[Ser
         finally:
             server.now -= 1
 
-    async def alive(_: web.Request) -> web.Response:
+    async def healthy(_: web.Request) -> web.Response:
         return web.Response(status=health)
 
     app.router.add_post("/v1/{rest:.*}", handle)
-    app.router.add_get("/health", alive)
+    app.router.add_get("/health", alive or healthy)
     await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
     server = Server(f"http://127.0.0.1:{runner.addresses[0][1]}/v1", runner)
     try:
         yield server
@@ -105,6 +115,9 @@ class Watch:
     records: list[Record] = field(default_factory=list)
     begun: tuple[int | None, int] | None = None
     ended: bool = False
+    paused_s: list[tuple[float, str]] = field(default_factory=list)
+    resumed_s: list[float] = field(default_factory=list)
+    holding: asyncio.Event = field(default_factory=asyncio.Event)
 
     def started(self, total: int | None, done: int) -> None:
         self.begun = (total, done)
@@ -114,5 +127,28 @@ class Watch:
         if len(self.records) >= self.after:
             self.reached.set()
 
+    def paused(self, seconds: float, reason: str) -> None:
+        self.paused_s.append((seconds, reason))
+        self.holding.set()
+
+    def resumed(self, seconds: float) -> None:
+        self.resumed_s.append(seconds)
+        self.holding.clear()
+
     def finished(self) -> None:
         self.ended = True
+
+
+async def _main(port: int) -> None:
+    async def answer(body: Json, request: web.Request) -> web.Response:
+        if body["prompt"] == "dies":
+            os._exit(1)
+        await asyncio.sleep(0.01)
+        return said(body["prompt"])
+
+    async with serving(answer, port=port):
+        await asyncio.Event().wait()
+
+
+if __name__ == "__main__":
+    asyncio.run(_main(int(sys.argv[1])))

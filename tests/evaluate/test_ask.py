@@ -6,7 +6,7 @@ import pytest
 from evaluation_server import Echoes
 
 from launcher.core import Response, Status
-from launcher.errors import AdapterError, TransportError
+from launcher.errors import AdapterError, Failure, ServerAway, TransportError
 from launcher.evaluate.ask import ask
 
 TASK = Echoes(1)
@@ -33,7 +33,11 @@ async def asked(answer):
         (Response(500, None), Status.failed, False, "HTTP 500: None"),
         (Response(502, "gone"), Status.failed, True, "HTTP 502: gone"),
         (Response(503, {}), Status.failed, True, "HTTP 503: {}"),
-        (TransportError("refused"), Status.failed, True, "refused"),
+        (TransportError("refused", Failure.connection), Status.failed, True, "refused"),
+        (TransportError("late", Failure.timeout), Status.failed, False, "late"),
+        (TransportError("no JSON"), Status.failed, False, "no JSON"),
+        (ServerAway("gone"), Status.failed, True, "gone"),
+        (ServerAway("forgotten", outage=False), Status.failed, False, "forgotten"),
         (AdapterError("cannot"), Status.failed, False, "cannot"),
         (KeyError("x"), Status.failed, False, "KeyError: 'x'"),
     ],

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.core import Status
+from launcher.core import Pause, Status
 from launcher.errors import ResumeError
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.outcome import Outcome, read
@@ -16,12 +16,21 @@ def test_the_samples_and_the_facts_make_the_outcome(record, tmp_path):
     with Journal(tmp_path, {}) as journal:
         journal.add(record("t/a/0"))
         journal.add(record("t/b/0", Status.unparsed))
-        journal.close(["t/a/0", "t/b/0"], {"totals": {"t": 4}, "throughput": {"requests": 2}, "stopped": "gone"})
+        journal.close(
+            ["t/a/0", "t/b/0"],
+            {
+                "totals": {"t": 4},
+                "throughput": {"requests": 2},
+                "stopped": "gone",
+                "pauses": [{"start": "then", "seconds": 2.5, "reason": "away"}],
+            },
+        )
     found = read(tmp_path)
     assert found.tasks["t"].coverage == {
-        "scored": 1, "truncated": 0, "refused": 0, "unparsed": 1, "failed": 2, "total": 4,
+        "scored": 1, "truncated": 0, "refused": 0, "unparsed": 1, "failed": 0, "not_asked": 2, "total": 4,
     }  # fmt: skip
     assert (found.throughput, found.stopped) == ({"requests": 2}, "gone")
+    assert found.pauses == (Pause("then", 2.5, "away"),)
 
 
 def test_after_a_crash_the_samples_alone_make_it(record, tmp_path):

@@ -70,6 +70,29 @@ def test_every_kind_shows_without_failing(record, total, done):
         assert "1 failed" in out.getvalue()
 
 
+def test_a_pause_is_told_while_it_lasts_and_when_it_is_over(record):
+    lines, live = io.StringIO(), Terminal()
+    for shown in (LineProgress(One(), lines), LiveProgress(One(), live)):
+        shown.started(2, 0)
+        for tenths in range(251):
+            shown.paused(tenths / 10, "the server restarts ([bold]Triton[/bold])")
+        shown._bar.refresh() if isinstance(shown, LiveProgress) else None
+        shown.resumed(25.0)
+        shown.paused(0.0, "again")
+        shown.advanced(record())
+        shown.finished()
+    told = [line for line in lines.getvalue().splitlines() if "pause" in line]
+    reason = "the server restarts ([bold]Triton[/bold])"
+    assert told == [
+        f"evaluate: paused: {reason}",
+        f"evaluate: paused 10 s: {reason}",
+        f"evaluate: paused 20 s: {reason}",
+        "evaluate: goes on after a pause of 25.0 s",
+        "evaluate: paused: again",
+    ]
+    assert "paused" in live.getvalue()
+
+
 def test_what_was_kept_is_said():
     out = io.StringIO()
     LineProgress(One(), out).started(9, 4)

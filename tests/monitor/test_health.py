@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import json
+import socket
 import threading
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.api.errors import DEAD, RESTARTING
-from launcher.core import Endpoint
+from launcher.core import Endpoint, Liveness, ServerState
 from launcher.monitor import health
 
 
@@ -61,26 +65,108 @@ def test_the_watch_writes_lines_and_stops(endpoint: Endpoint, tmp_path: Path) ->
     assert "health" not in {t.name for t in threading.enumerate()}
 
 
-def missed(code: str | None = None) -> dict[str, object]:
-    return {"live": False, "detail": {"error": {"code": code}} if code else "connection refused"}
+def away(code: str | None = None, message: str = "away") -> dict[str, Any]:
+    """Return what `probe` makes of a refusal, or of no answer."""
+    if code is None:
+        return {"live": False, "status": None, "detail": "connection refused"}
+    return {"live": False, "status": 503, "detail": {"error": {"code": code, "message": message}}}
 
 
-def test_some_misses_in_a_row_are_death() -> None:
-    watched = health.Watch()
-    for _ in range(health.STRIKES - 1):
-        watched.record(missed())
-    watched.record({"live": True, "detail": {}})
-    for _ in range(health.STRIKES - 1):
-        watched.record(missed())
+LIVE = {"live": True, "status": 200, "detail": {}}
+FOREIGN = Endpoint("http://127.0.0.1:1/v1", "m", "external", "none", ours=False)
+
+
+def watching(tmp_path: Path, endpoint: Endpoint = NOWHERE, limit_s: float = 600.0) -> health.Watch:
+    return health.Watch(endpoint, tmp_path / "health.jsonl", health.Timing(limit_s=limit_s))
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "line", "liveness"),
+    [
+        (NOWHERE, LIVE, Liveness.live),
+        (NOWHERE, away(), Liveness.away),
+        (NOWHERE, away() | {"silent": True}, Liveness.silent),
+        (NOWHERE, away(RESTARTING), Liveness.restarting),
+        (FOREIGN, away(RESTARTING), Liveness.restarting),
+        (NOWHERE, away(DEAD), Liveness.dead),
+        (FOREIGN, away(DEAD), Liveness.away),
+        (FOREIGN, away() | {"ended": True}, Liveness.dead),
+        (FOREIGN, away("busy"), Liveness.away),
+        (FOREIGN, {"live": False, "status": 500, "detail": "broken"}, Liveness.live),
+        (FOREIGN, {"live": False, "status": 302, "detail": ""}, Liveness.live),
+        (FOREIGN, {"live": True, "status": 401, "detail": {"error": "no key"}}, Liveness.live),
+    ],
+)
+def test_what_a_probe_says_of_a_server(endpoint: Endpoint, line: dict[str, Any], liveness: Liveness) -> None:
+    assert health.liveness_of(line, endpoint) is liveness
+
+
+def test_only_an_outage_longer_than_the_limit_is_death_and_a_server_that_restarts_knows_itself(tmp_path: Path) -> None:
+    watched, long_ago = watching(tmp_path, limit_s=50.0), time.monotonic() - 100
+    watched.record(away(), 1, time.monotonic())
+    watched.record(LIVE, 2, long_ago)
+    watched.record(away(), 3, time.monotonic())
     assert not watched.dead.is_set()
-    watched.record(missed())
+    watched = watching(tmp_path, limit_s=50.0)
+    watched.record(away(RESTARTING), 1, long_ago)
+    assert not watched.dead.is_set()
+    watched.record(away(DEAD), 2, time.monotonic())
+    assert watched.dead.is_set()
+    watched = watching(tmp_path, limit_s=50.0)
+    watched.record(away(), 1, long_ago)
     assert watched.dead.is_set()
 
 
-def test_an_engine_that_is_dead_for_good_is_not_waited_for_and_one_that_restarts_is() -> None:
-    watched = health.Watch()
-    for _ in range(health.STRIKES):
-        watched.record(missed(RESTARTING))
-    assert not watched.dead.is_set()
-    watched.record(missed(DEAD))
-    assert watched.dead.is_set()
+def test_probes_in_a_row_are_counted_from_the_first(tmp_path: Path) -> None:
+    watched = watching(tmp_path)
+    watched.record(away(), 1, 5.0)
+    watched.record(away(RESTARTING, "soon"), 2, 6.0)
+    assert watched.state() == ServerState(Liveness.restarting, "soon", 2, 2, 5.0)
+    watched.record(LIVE, 3, 7.0)
+    assert watched.state() == ServerState(probe=3)
+
+
+def test_a_look_is_a_probe_that_begins_at_once(endpoint: Endpoint, tmp_path: Path) -> None:
+    with health.watch(endpoint, tmp_path, health.Timing(period_s=10**6)) as watched:
+        for _ in range(3):
+            wanted = watched.look()
+            eventually(lambda wanted=wanted: watched.state().probe >= wanted)
+    numbers = len((tmp_path / "health.jsonl").read_text().splitlines())
+    assert 3 <= numbers <= 4
+
+
+def test_a_server_that_takes_connections_and_says_nothing_is_silent(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        endpoint = Endpoint(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", "m", "external", "none", ours=False)
+        with health.watch(endpoint, tmp_path, health.Timing(period_s=0.01, timeout_s=0.1)) as watched:
+            eventually(lambda: watched.state().row >= 2)
+            assert watched.state().liveness is Liveness.silent
+            assert watched.state().reason == "no answer within 0.1 s"
+    assert json.loads((tmp_path / "health.jsonl").read_text().splitlines()[0])["silent"] is True
+
+
+def test_a_probe_drips_no_longer_than_its_time(tmp_path: Path) -> None:
+    """Each byte comes in time, and the answer never ends."""
+
+    class Drips(Healthy):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            with suppress(OSError):
+                for _ in range(10**6):
+                    self.wfile.write(b" ")
+                    time.sleep(0.01)
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Drips) as server:
+        threading.Thread(target=server.serve_forever).start()
+        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", "inline", "echo")
+        line = health.probe(endpoint, timeout_s=0.2)
+        server.shutdown()
+    assert (line["live"], line["silent"]) == (False, True)
+
+
+def eventually(condition: Callable[[], object]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)

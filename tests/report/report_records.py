@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from launcher.core import Check, Endpoint, Metric, Record, Report, Status, TaskResult
+from launcher.core import NOT_ASKED, Check, Endpoint, Metric, Record, Report, Status, TaskResult
 from launcher.report import page, results
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -183,7 +183,7 @@ def _task_result(records: list[Record], unreached: int) -> TaskResult:
     total = len(records) + unreached
     names = dict.fromkeys(name for row in records for name in row.scores)
     metrics = {name: _metric([row.scores[name] for row in records if row.scores], total) for name in names}
-    return TaskResult(metrics, {**counts, "total": total})
+    return TaskResult(metrics, {**counts, NOT_ASKED: unreached, "total": total})
 
 
 def _metric(values: list[float], total: int) -> Metric:

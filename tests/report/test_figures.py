@@ -48,7 +48,7 @@ def test_p_value():
 def test_coverage_counts():
     coverage = {"scored": 5, "truncated": 0, "refused": 1, "unparsed": 0, "failed": 2, "total": 10}
     assert figures.lost(coverage) == {"refused": 1, "failed": 2}
-    assert (figures.missing(coverage), figures.total(coverage), figures.complete(coverage)) == (2, 10, False)
+    assert (figures.not_asked(coverage), figures.total(coverage), figures.complete(coverage)) == (2, 10, False)
     assert figures.complete({"scored": 3, "total": 3})
 
 

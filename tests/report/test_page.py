@@ -16,7 +16,7 @@ from report_records import (
     write_samples,
 )
 
-from launcher.core import Check, Endpoint, Status, TaskResult
+from launcher.core import Check, Endpoint, Pause, Status, TaskResult
 from launcher.report import page, samples
 
 VOID = {"meta", "input", "br"}
@@ -159,7 +159,15 @@ def test_the_page_says_why_samples_were_lost(tmp_path):
 
 def test_samples_that_were_not_reached_are_shown(tmp_path):
     found = made(tmp_path, report(status="interrupted", tasks=task_results(mixed(10), unreached=90)), mixed(10))
-    assert "not reached 90" in found.words
+    assert "not asked 90" in found.words
+    assert "waited for the server" not in found.words
+
+
+def test_pauses_are_listed(tmp_path):
+    pauses = [Pause("2026-01-31T12:00", 12.5, "<b>the server restarts</b>"), Pause("later", 1.5, "refused")]
+    found = made(tmp_path, report(mixed(10), pauses=pauses), mixed(10))
+    for text in ("waited for the server 2 times, 14.0 s in all", "2026-01-31T12:00", "<b>the server restarts</b>"):
+        assert text in found.words
 
 
 def test_a_page_of_many_samples_holds_some_and_says_which(tmp_path):

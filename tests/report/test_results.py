@@ -5,9 +5,9 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from report_records import CHECKS, HOSTILE, choice, failed_report, mixed, record, report
+from report_records import CHECKS, HOSTILE, choice, failed_report, mixed, record, report, task_results
 
-from launcher.core import Check, Metric, Status, TaskResult
+from launcher.core import Check, Metric, Pause, Status, TaskResult
 from launcher.errors import UserError
 from launcher.report import results
 
@@ -23,6 +23,11 @@ REPORTS = {
         tasks={"a": TaskResult({"acc": NOTHING}, ALL_FAILED)},
     ),
     "failed": failed_report(),
+    "interrupted in a pause": report(
+        status="interrupted",
+        tasks=task_results(mixed(10), unreached=90),
+        pauses=[Pause("2026-01-31T12:00:00.000+00:00", 12.5, HOSTILE)],
+    ),
     "invalid": report(status="invalid", checks=(*CHECKS, Check("echo", False, HOSTILE, 1.0)), reason=HOSTILE),
 }
 
@@ -34,6 +39,13 @@ def test_what_is_written_fits_the_schema_and_is_read_back(name, tmp_path):
     jsonschema.validate(found, SCHEMA)
     assert found == results.to_json(REPORTS[name])
     assert [file.name for file in tmp_path.iterdir()] == [path.name] == ["results.json"]
+
+
+def test_pauses_and_samples_that_were_not_asked_are_written():
+    found = results.to_json(REPORTS["interrupted in a pause"])
+    assert found["tasks"]["addition"]["coverage"]["not_asked"] == 90
+    [pause] = found["pauses"]
+    assert (pause["start"], pause["seconds"]) == ("2026-01-31T12:00:00.000+00:00", 12.5)
 
 
 def test_the_schema_is_one():

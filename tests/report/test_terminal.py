@@ -4,7 +4,7 @@ import pytest
 from report_records import CHECKS, choice, failed_report, mixed, record, report, task_results
 from rich.console import Console
 
-from launcher.core import Check, Status, TaskResult
+from launcher.core import Check, Pause, Status, TaskResult
 from launcher.report.terminal import print_report, print_sweep, printable
 
 
@@ -74,7 +74,14 @@ def test_the_most_common_reason_of_each_loss_is_said(tmp_path):
 
 def test_what_was_not_reached_is_called_out(tmp_path):
     text = printed(report(status="interrupted", tasks=task_results([record(1)], unreached=9)), tmp_path)
-    assert "9 not reached" in text
+    assert "9 not asked" in text
+    assert "paused" not in text
+
+
+def test_pauses_are_summed_up(tmp_path):
+    pauses = [Pause("then", 12.5, "the server restarts (first)"), Pause("then", 60.0, "it is \x1b[31mred")]
+    text = printed(report([record(1)], pauses=pauses), tmp_path)
+    assert "paused  2 times, 1 min 12 s in all; last: it is [31mred" in text
 
 
 def test_text_from_outside_cannot_steer_the_terminal(tmp_path):

@@ -79,6 +79,12 @@ class Incident:
         if self._left == 0:
             self._happen()
 
+    def paused(self, seconds: float, reason: str) -> None:
+        pass
+
+    def resumed(self, seconds: float) -> None:
+        pass
+
     def finished(self) -> None:
         pass
 

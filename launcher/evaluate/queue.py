@@ -1,0 +1,82 @@
+"""The samples in the order in which they are asked, with those that are asked again after an outage."""
+
+from __future__ import annotations
+
+import asyncio
+import heapq
+from collections import Counter
+from itertools import count
+from typing import Protocol
+
+from launcher.core import Sample
+
+OUTAGES = 3
+"""A sample that met so many outages is not asked again: it may be what makes the server go away."""
+FEWER = 8
+"""With each outage that a sample met, so many times fewer are in flight beside it: others meet its next one less."""
+
+
+class Source(Protocol):
+    """Hands out each sample once, None after the last."""
+
+    async def take(self) -> Sample | None: ...
+
+
+class SampleQueue:
+    """Hands out samples to workers; each is given back by `done` or `again`.
+
+    Fresh samples come first. Those that met an outage follow, the ones with the fewest outages first, and with so few
+    others in flight that a sample which makes the server go away is soon alone with it.
+    """
+
+    def __init__(self, source: Source, concurrency: int) -> None:
+        self._source = source
+        self._concurrency = concurrency
+        self._fresh = True
+        self._again: list[tuple[int, int, Sample]] = []
+        self._order = count()
+        self._outages: Counter[str] = Counter()
+        self._in_flight = 0
+        self._taking = asyncio.Lock()
+        self._changed = asyncio.Event()
+
+    async def take(self) -> Sample | None:
+        """Return the next sample to ask, None once every sample was done; wait for one that may come back."""
+        async with self._taking:
+            while True:
+                self._changed.clear()
+                sample = await self._next()
+                if sample is not None:
+                    self._in_flight += 1
+                    return sample
+                if not self._again and not self._in_flight:
+                    return None
+                await self._changed.wait()
+
+    def done(self) -> None:
+        """Say that a sample that was taken has ended."""
+        self._in_flight -= 1
+        self._changed.set()
+
+    def again(self, sample: Sample, *, outage: bool = True) -> bool:
+        """Give a sample back to be asked again; return False, and keep it taken, if it met too many outages.
+
+        Without ``outage`` it is asked again for another reason, which does not count.
+        """
+        self._outages[sample.key] += outage
+        if self._outages[sample.key] >= OUTAGES:
+            return False
+        heapq.heappush(self._again, (self._outages[sample.key], next(self._order), sample))
+        self.done()
+        return True
+
+    async def _next(self) -> Sample | None:
+        """Return a fresh sample, or one to be asked again if few enough are in flight."""
+        if self._fresh:
+            sample = await self._source.take()
+            self._fresh = sample is not None
+            if sample is not None:
+                return sample
+        if self._again and self._in_flight < max(1, self._concurrency // FEWER ** self._again[0][0]):
+            return heapq.heappop(self._again)[2]
+        return None
