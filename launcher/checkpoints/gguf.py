@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.checkpoints import convert
-from launcher.checkpoints.base import Architecture, Checkpoint
+from launcher.checkpoints.base import Architecture, Checkpoint, NotComputed
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.gguf_keys import check as check_keys
 from launcher.checkpoints.gguf_tokenizer import tokenizer_of
 from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer
 from launcher.core import Json
@@ -41,6 +43,10 @@ NAMES = convert.Names(
 )
 
 
+HARMLESS = re.compile(r"^rope_freqs\.weight$")
+"""Factors of the rotary frequencies: refused by themselves unless they are all 1."""
+
+
 class GGUFCheckpoint(Checkpoint):
     """One ``.gguf`` file. Weights are computed with in full precision, whatever they were quantised to."""
 
@@ -51,6 +57,7 @@ class GGUFCheckpoint(Checkpoint):
         about = path.stat()
         self._reader, self._fields = _opened(path, about.st_mtime_ns, about.st_size)
         self.architecture = _architecture(self._fields, self._tensors, path)
+        convert.check(self._tensors, self.architecture, NAMES, HARMLESS, str(path))
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -110,7 +117,7 @@ def _fields(reader: Any, path: Path) -> dict[str, Json]:
     fields = {name: field.contents() for name, field in reader.fields.items()}
     kind = fields.get("general.architecture")
     if kind not in SUPPORTED:
-        raise CheckpointError(f"{path}: general.architecture is {kind!r} (supported: {', '.join(SUPPORTED)})")
+        raise NotComputed(f"{path}: general.architecture is {kind!r} (supported: {', '.join(SUPPORTED)})")
     return fields
 
 
@@ -151,8 +158,9 @@ def _refuse_unsupported(fields: dict[str, Json], tensors: dict[str, Any], kind: 
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
     if fields.get(f"{kind}.expert_count"):
-        raise CheckpointError(f"{path}: a mixture of experts (expected a dense model; use its Hugging Face folder)")
-    if "rope_freqs.weight" in tensors:
+        raise NotComputed(f"{path}: a mixture of experts (expected a dense model; use its Hugging Face folder)")
+    check_keys(fields, kind, path)
+    if "rope_freqs.weight" in tensors and (tensors["rope_freqs.weight"].data != 1).any():
         raise CheckpointError(
             f"{path}: Llama 3.1 rotary factors (rope_freqs) are not read; use its Hugging Face folder"
         )
@@ -163,5 +171,5 @@ def _rope_scaling(fields: dict[str, Json], kind: str, path: Path) -> dict[str, J
     if scaling == "none":
         return None
     if scaling != "linear":
-        raise CheckpointError(f"{path}: {kind}.rope.scaling.type is {scaling!r} (supported: none, linear)")
+        raise NotComputed(f"{path}: {kind}.rope.scaling.type is {scaling!r} (supported: none, linear)")
     return {"rope_type": "linear", "factor": float(fields[f"{kind}.rope.scaling.factor"])}

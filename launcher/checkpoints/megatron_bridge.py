@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import torch_dist
+from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
@@ -38,6 +38,7 @@ class MegatronBridgeCheckpoint(Checkpoint):
             raise CheckpointError(f"{self._file}: no 'model' in it (expected Megatron-Bridge's run configuration)")
         self._store = torch_dist.open_store(self._folder)
         self.architecture = architecture(_with_transformer(model), self._store, self._file)
+        torch_dist_parts.check(self._store, self.architecture)
 
     @staticmethod
     def matches(path: Path) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import torch_dist
+from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.inert_pickle import read_arguments
@@ -47,6 +47,7 @@ class MegatronLMCheckpoint(Checkpoint):
         if not self._arguments:
             raise CheckpointError(f"{self._file}: no 'args' in it (expected the arguments of a Megatron-LM run)")
         self.architecture = architecture(configuration(self._arguments), self._store, self._file)
+        torch_dist_parts.check(self._store, self.architecture)
 
     @staticmethod
     def matches(path: Path) -> bool:

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import torch_dist
+from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
@@ -63,6 +63,7 @@ class Nemo1Checkpoint(Checkpoint):
             )
         self._store = torch_dist.open_store(folder, sizes)
         self.architecture = architecture(configuration(self._config), self._store, self._file)
+        torch_dist_parts.check(self._store, self.architecture)
 
     @contextmanager
     def _complaints(self) -> Iterator[None]:
@@ -70,7 +71,7 @@ class Nemo1Checkpoint(Checkpoint):
         try:
             yield
         except CheckpointError as error:
-            raise CheckpointError(str(error).replace(str(self._root), str(self.path))) from error
+            raise type(error)(str(error).replace(str(self._root), str(self.path))) from error
 
     @staticmethod
     def matches(path: Path) -> bool:

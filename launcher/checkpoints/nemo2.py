@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import torch_dist
+from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
@@ -38,6 +38,7 @@ class Nemo2Checkpoint(Checkpoint):
             raise CheckpointError(f"{self._file}: no 'config' in it (expected a NeMo 2.0 language model)")
         self._store = torch_dist.open_store(path / "weights" if (path / "weights").is_dir() else path)
         self.architecture = architecture(config, self._store, self._file)
+        torch_dist_parts.check(self._store, self.architecture)
 
     @staticmethod
     def matches(path: Path) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,6 +20,12 @@ if TYPE_CHECKING:
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT = "output_layer.weight"
 DTYPES: Mapping[str, Literal["fp32", "bf16", "fp16"]] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+FUSED = {
+    "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
+    "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
+}
+"""Norms by the names that they have inside of the layers that TransformerEngine fuses them into."""
 
 
 @dataclass(frozen=True)
@@ -165,9 +171,23 @@ def load_into(store: TensorStore, model: nn.Module) -> None:
         raise CheckpointError(f"{store.folder}: no weights for {', '.join(missing + left.unexpected_keys)}")
 
 
+def spellings(name: str) -> Iterator[str]:
+    """Yield a name as megatron-core's own layers have it, and as those do that TransformerEngine has fused.
+
+    Which modules are fused depends on the layer: the norm before experts is not.
+    """
+    yield name
+    for plain, fused in FUSED.items():
+        if plain in name:
+            yield name.replace(plain, fused)
+        if fused in name:
+            yield name.replace(fused, plain)
+
+
 def _check_wanted(store: TensorStore, wanted: Mapping[str, Any]) -> None:
-    """Compare what the model asks for with what is stored, by name and by shape."""
+    """Compare what the model asks for with what is stored, by name and by shape; asks by the name that is stored."""
     for tensor in sharded_tensors(wanted):
+        tensor.key = next((name for name in spellings(tensor.key) if name in store.tensors), tensor.key)
         stored = store.tensors.get(tensor.key)
         if stored is None:
             raise CheckpointError(f"{store.folder}: tensor '{tensor.key}' is missing (the model needs it)")

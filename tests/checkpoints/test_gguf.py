@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from launcher.checkpoints import detect, load_tokenizer
+from launcher.checkpoints.base import NotComputed
 from launcher.core import resolve
 from launcher.errors import CheckpointError
 from launcher.model import Parallelism
@@ -37,7 +39,7 @@ SHAPES = {
 BIASES = {"attn_q.bias": (HIDDEN,), "attn_k.bias": (GROUPS * CHANNELS,), "attn_v.bias": (GROUPS * CHANNELS,)}
 
 
-def written(file: Path, kind: str = "llama", **changes: Any) -> Path:
+def written(file: Path, kind: str = "llama", extra: Mapping[str, Any] | None = None, **changes: Any) -> Path:
     """Write a small model with random weights and a vocabulary of single bytes."""
     writer = GGUFWriter(str(file), kind)
     writer.add_block_count(LAYERS)
@@ -59,6 +61,8 @@ def written(file: Path, kind: str = "llama", **changes: Any) -> Path:
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in stored.items()}
     for name, shape in shapes.items():
         writer.add_tensor(name, random.normal(0, 0.2, shape).astype(np.float32))
+    for name, tensor in (extra or {}).items():
+        writer.add_tensor(name, np.asarray(tensor, dtype=np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
@@ -83,6 +87,35 @@ def test_logits_are_the_same_over_ranks(tmp_path: Path) -> None:
     file = written(tmp_path / "model.gguf")
     expected = logits(loaded(file))
     torch.testing.assert_close(parallel_logits(file, Parallelism(tensor=2)), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "name", ["blk.0.attn_output.bias", "blk.1.ffn_down.bias", "blk.1.attn_q.bias", "blk.2.attn_q.weight"]
+)
+def test_a_tensor_without_a_place_is_refused(name: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "model.gguf", extra={name: np.ones(HIDDEN)})
+    with pytest.raises(NotComputed, match=rf"model\.gguf: tensor '{name}' has no place in the model"):
+        detect(file)
+
+
+def test_rotary_factors_are_refused_unless_they_are_one(tmp_path: Path) -> None:
+    assert detect(written(tmp_path / "one.gguf", extra={"rope_freqs.weight": np.ones(4)}))
+    with pytest.raises(CheckpointError, match="rotary factors"):
+        detect(written(tmp_path / "two.gguf", extra={"rope_freqs.weight": [1, 1, 2, 8]}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("add_clamp_kqv", 8.0),
+        ("add_logit_scale", 0.5),
+        ("add_attn_logit_softcapping", 50.0),
+        ("add_causal_attention", False),
+    ],
+)
+def test_a_key_that_nothing_reads_is_refused(key: str, value: Any, tmp_path: Path) -> None:
+    with pytest.raises(NotComputed, match=r"llama\..* is .*, which is not computed here"):
+        detect(written(tmp_path / "model.gguf", **{key: value}))
 
 
 def test_the_file_is_known_by_its_first_bytes(tmp_path: Path) -> None:
