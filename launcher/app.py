@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import os
+import shutil
 import signal
 import sys
 import tempfile
@@ -22,7 +23,7 @@ from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
-from launcher import __version__, launchers
+from launcher import __version__, credentials, launchers, redaction
 from launcher.allocation import Allocation, allocate
 from launcher.arguments import CommandLine
 from launcher.cluster import Slurm
@@ -36,7 +37,7 @@ from launcher.files import refused
 from launcher.group.leader import leading
 from launcher.group.member import follow
 from launcher.launchers import SHARED
-from launcher.outcomes import Outcomes, ended, interrupted, lost, lost_points, say, settings, told_values
+from launcher.outcomes import Outcomes, check_secrets, ended, interrupted, lost, lost_points, say, settings, told_values
 from launcher.submission.points import Point
 
 
@@ -71,6 +72,7 @@ def launch(arguments: list[str]) -> int:
     signal.signal(signal.SIGTERM, _Once())
     logging.raiseExceptions = False  # a log that cannot be written costs nothing else
     Outcomes.forget()
+    redaction.forget()
     if "--version" in arguments:  # before Hydra says its own
         print(f"launcher {__version__}")
         return 0
@@ -172,6 +174,7 @@ def composed(cfg: DictConfig) -> Point | int:
 
     try:
         keys = settings(HydraConfig.get())
+        check_secrets(cfg)
         launchers.check(keys, OmegaConf.get_type(cfg, "cluster") is Slurm)
         cfg = _queued_as(cfg, keys)
         typed = _typed(cfg)
@@ -186,6 +189,8 @@ def composed(cfg: DictConfig) -> Point | int:
     except (HydraException, OmegaConfBaseException) as error:
         return _refused(cfg, UserError(complaint(error, conf_folder())))
     except UserError as error:
+        if isinstance(error, credentials.SecretGiven):  # of an option file that only this point has
+            shutil.rmtree(Path(HydraConfig.get().runtime.output_dir) / ".hydra", ignore_errors=True)
         return _refused(cfg, error)
 
 

@@ -12,10 +12,12 @@ from typing import NoReturn, Self
 
 from hydra._internal.utils import get_args_parser
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.core.override_parser.types import Override, Quote, QuotedString, ValueType
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, ValueType
 from hydra.errors import HydraException
 
+from launcher import credentials
 from launcher.core import Json
+from launcher.credentials import shown
 from launcher.errors import UserError
 
 FLAGS = (
@@ -56,7 +58,8 @@ class CommandLine:
     def parse(cls, arguments: Sequence[str]) -> Self:
         """Read what a shell hands over; flags and settings may stand in any order.
 
-        A folder of option files becomes an absolute path. Raises `UserError`, and Hydra's `OverrideParseException`.
+        A folder of option files becomes an absolute path. Raises `UserError`, also for a secret that is given as a
+        value, and Hydra's `OverrideParseException`.
         """
         check_flags(arguments)
         found = vars(_parser().parse_intermixed_args(list(arguments)))
@@ -64,7 +67,7 @@ class CommandLine:
         flags = {name: value for name, value in found.items() if value not in (None, False)}
         if "config_dir" in flags:
             flags["config_dir"] = str(Path(flags["config_dir"]).expanduser().absolute())
-        return cls(flags).added(written(word, sweeps="multirun" in flags) for word in words)
+        return cls(flags, tuple(_override(word, "multirun" in flags) for word in words))
 
     @classmethod
     def of(cls, overrides: Iterable[str]) -> Self:
@@ -114,6 +117,24 @@ class CommandLine:
             yield flag if value is True else f"{flag}={value}"
 
 
+def _override(word: str, sweeps: bool) -> Override:
+    name, _, value = word.lstrip("+~").partition("=")
+    try:
+        found = _grammar().parse_overrides([written(word, sweeps)])[0]
+    except (HydraException, UserError):
+        credentials.check_word(name, value)  # before anything repeats it
+        raise
+    credentials.check(name, _held(found))
+    return found
+
+
+def _held(override: Override) -> Json:
+    """Return the value, or those that it is swept over."""
+    value = override.value()
+    swept = value.list if isinstance(value, ChoiceSweep) else value
+    return [getattr(one, "text", one) for one in swept] if isinstance(swept, list) else swept
+
+
 def key_of(override: Override) -> str:
     """Return the key, or the group with its package, without operators."""
     return override.get_key_element().lstrip("+~")
@@ -140,7 +161,7 @@ def written(word: str, sweeps: bool) -> str:
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
     if not equals and not name.startswith("~"):
-        raise UserError(f"{word[:200]}: expected group=option or key=value; --help lists the groups")
+        raise UserError(f"{shown(word)}: expected group=option or key=value; --help lists the groups")
     if not takes_text(name) or FUNCTION.fullmatch(value):
         return word
     if not sweeps or name in FOLDERS or name.startswith(("hydra.", "~")):

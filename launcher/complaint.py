@@ -19,13 +19,16 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from launcher import credentials
+
 
 def complaint(error: BaseException, conf: Path) -> str:
     """Say in one line what is wrong. ``conf`` is the folder of option files, read to list the options of a group."""
     if isinstance(error, MissingConfigException):
         return _unknown_option(error, conf)
     if isinstance(error, OverrideParseException):
-        return f"{error.override}: {_first_line(error)}; accepted is group=option or key=value, the value in quotes"
+        what, why = credentials.shown(str(error.override)), credentials.shown(_first_line(error))
+        return f"{what}: {why}; expected group=option or key=value, the value in quotes"
     cause = _root(error)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key}: a value is required"

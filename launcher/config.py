@@ -21,13 +21,14 @@ from launcher.adapters import (  # noqa: F401  to register them
 from launcher.adapters.base import Adapter
 from launcher.backends import command, external, inline, pytriton, ray  # noqa: F401
 from launcher.backends.base import Backend, Deployment
-from launcher.cluster import Cluster
+from launcher.cluster import Cluster, Local
 from launcher.component import name_of
 from launcher.engines import echo, huggingface, megatron, none  # noqa: F401
 from launcher.engines.base import Engine
 from launcher.errors import UserError
 from launcher.evaluate.settings import Evaluate
 from launcher.model import Model, Optimizations, Parallelism
+from launcher.redaction import reveal
 from launcher.tasks import generation, multiple_choice  # noqa: F401
 from launcher.tasks.base import Task
 from launcher.training.settings import Watch
@@ -75,6 +76,21 @@ class Run:
     evaluate: Evaluate = field(default_factory=Evaluate)
     watch: Watch = field(default_factory=Watch)
 
+    def adapter_variables(self) -> dict[str, str]:
+        """Return the environment variables with secrets that adapters need, each by the key that names it."""
+        return {key: name for adapter in self.adapters.values() for key, name in adapter.variables().items()}
+
+    def reveal(self) -> None:
+        """Look whether the secrets that adapters need are there. Raises `UserError`."""
+        for key, variable in self.adapter_variables().items():
+            reveal(variable, key)
+
+    def variables(self) -> list[str]:
+        """Return the environment variables that hold secrets of this run."""
+        key = getattr(self.backend, "api_key_env", None)
+        server = getattr(self.backend, "environment_env", {}).values()
+        return list(dict.fromkeys([*([key] if key else []), *server, *self.adapter_variables().values()]))
+
     def deployment(self, folder: Path) -> Deployment:
         """Return what is to be served, with ``folder`` for its log."""
         return Deployment(self.model, self.engine, self.parallelism, self.optimizations, folder)
@@ -106,6 +122,8 @@ def check(run: Run) -> None:
         raise UserError(
             "model.path: engine=megatron needs a checkpoint; give model.path=<folder>, model=tiny or model=smollm2"
         )
+    if isinstance(run.cluster, Local):  # a job may get more variables
+        run.reveal()
     if run.validate.skip:
         _check_skipped(run.validate.skip)
 

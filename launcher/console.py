@@ -1,4 +1,4 @@
-"""Standard output and error that may be closed, full or left by their reader: the program goes on without them."""
+"""Standard output and error that show no secret, and may be closed, full or left by their reader."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import errno
 import os
 import sys
 from typing import Any, TextIO, cast
+
+from launcher.redaction import redact
 
 READER_LEFT = (errno.EPIPE, errno.ECONNRESET)
 
@@ -22,7 +24,7 @@ class Stream:
         self.failure = ""
 
     def write(self, text: str) -> int:
-        self._attempt(self._stream.write, text)
+        self._attempt(self._stream.write, redact(text))
         return len(text)
 
     def flush(self) -> None:

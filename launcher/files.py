@@ -7,9 +7,11 @@ import os
 import secrets
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from io import FileIO
 from pathlib import Path
 
 from launcher.errors import StorageError
+from launcher.redaction import redact_bytes
 
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a write that come without the file's name."""
@@ -22,10 +24,10 @@ QUOTED = 200
 def replace(path: Path, content: str | Iterable[bytes]) -> Path:
     """Write a file in one step: a reader, or a crash, sees the old file or the whole new one.
 
-    The folder is made if it is missing. What was written of a new file that did not fit is removed. Raises
-    `StorageError`.
+    Secrets that the program knows are redacted. The folder is made if it is missing. What was written of a new file
+    that did not fit is removed. Raises `StorageError`.
     """
-    parts = [content.encode()] if isinstance(content, str) else content
+    parts = map(redact_bytes, [content.encode()] if isinstance(content, str) else content)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -44,6 +46,13 @@ def _write(path: Path, parts: Iterable[bytes]) -> None:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
+
+
+def append(path: Path) -> FileIO:
+    """Open an unbuffered log that may hold what others say; a new one is its owner's only. Raises `StorageError`."""
+    with storing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return open(path, "ab", buffering=0, opener=lambda name, flags: os.open(name, flags, 0o600))
 
 
 def refused(error: OSError) -> str | None:

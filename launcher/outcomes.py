@@ -14,8 +14,9 @@ from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
+from omegaconf.errors import OmegaConfBaseException
 
-from launcher import launchers, objective
+from launcher import credentials, launchers, objective
 from launcher.cluster import Slurm
 from launcher.config import Mode, plain
 from launcher.core import INTERRUPTED, Json
@@ -39,7 +40,14 @@ class Outcomes(Callback):
         cls.sweep = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Let a plan that an option file asks for leave no folder, as one on the command line does."""
+        """Refuse a secret in an option file, and let a plan that one asks for leave no folder, before there is one.
+
+        Raises `SystemExit`.
+        """
+        try:
+            check_secrets(config)
+        except UserError as error:
+            sys.exit(say(str(error), error.exit_code))
         if config.mode == Mode.plan:
             with read_write(config.hydra):
                 config.hydra.run.dir, config.hydra.output_subdir = ".", None
@@ -51,6 +59,7 @@ class Outcomes(Callback):
         """
         keys = settings(config.hydra)
         try:
+            check_secrets(config)
             launchers.check(keys, OmegaConf.get_type(config, "cluster") is Slurm)
             launchers.check_sweep(keys, config.mode == Mode.plan)
             launchers.check_sweeper(config.hydra.sweeper, plain(config.cluster, resolve=False))
@@ -157,6 +166,22 @@ def report(folder: Path) -> list[int]:
     from launcher.report import results, sweep  # here, because only the end of a sweep needs it
 
     return [results.CODES.get(point["status"], 1) for point in sweep.report(folder)["points"]]
+
+
+def check_secrets(config: DictConfig) -> None:
+    """Refuse secrets that a composed configuration holds as values. Raises `SecretGiven`."""
+    credentials.check("", plain(config, resolve=False) | {"hydra": {}})
+    for key in config:
+        if key != "hydra":
+            with suppress(OmegaConfBaseException):  # what is wrong with it is said when it is used
+                credentials.check(str(key), _resolved(config[key]))
+    if "hydra" in config:
+        credentials.check("hydra.job.env_set", plain(config.hydra.job.env_set, resolve=False))
+        credentials.check("hydra.launcher", settings(config.hydra))
+
+
+def _resolved(value: Any) -> Json:
+    return plain(value) if isinstance(value, DictConfig) else value
 
 
 def settings(hydra_config: HydraConf) -> dict[str, Json]:

@@ -36,6 +36,7 @@ from launcher.errors import (
 from launcher.ledger import Ledger
 from launcher.monitor.health import Watch
 from launcher.monitor.replicas import Replicas
+from launcher.redaction import redact
 from launcher.tasks.base import naming
 
 if TYPE_CHECKING:
@@ -58,8 +59,8 @@ class Outcome:
     claim: Claim | None = None
 
     def end(self, code: int, status: str, reason: BaseException | str) -> None:
-        self.code, self.status, self.reason = code, status, str(reason)
-        print(f"launcher: {reason}", file=sys.stderr)
+        self.code, self.status, self.reason = code, status, redact(str(reason))
+        print(f"launcher: {self.reason}", file=sys.stderr)
 
 
 def continued(run: Run, folder: Path, answers: Json) -> None:
@@ -225,7 +226,8 @@ def _checked(run: Run, server: Server, needed: frozenset[Need], folder: Path) ->
     question = (asdict(run.validate), needed)
     checks = server.certificate(question, folder)
     if checks is None:
-        checks = run_async(certificate.validate(server.endpoint, run.validate, needed))
+        found = run_async(certificate.validate(server.endpoint, run.validate, needed))
+        checks = tuple(replace(check, detail=redact(check.detail)) for check in found)
         certificate.write(checks, server.endpoint, folder)
         server.certificates.append((question, folder, checks))
     return checks

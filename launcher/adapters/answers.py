@@ -13,6 +13,7 @@ from typing import Self
 
 from launcher.core import Json, Request, Response
 from launcher.errors import UserError
+from launcher.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,8 @@ log = logging.getLogger(__name__)
 class Question:
     """What was asked, as it is written beside its answer, and the SHA-256 of that, of the headers, and of who answers.
 
-    Headers are in the digest only, since they may be secret.
+    Headers are in the digest only, since they may be secret. Of a secret only its variable's name counts, so that a key
+    may be changed.
     """
 
     digest: str
@@ -31,7 +33,7 @@ class Question:
     def of(cls, request: Request, behind: Json) -> Self:
         asked = {"path": request.path, "body": request.body, "for": _whom(request)}
         whole = json.dumps({"asked": asked, "headers": request.headers, "behind": behind}, sort_keys=True, default=str)
-        return cls(hashlib.sha256(whole.encode()).hexdigest(), json.loads(json.dumps(asked)))
+        return cls(hashlib.sha256(redact(whole).encode()).hexdigest(), json.loads(redact(json.dumps(asked))))
 
 
 def _whom(request: Request) -> str:
@@ -77,7 +79,7 @@ class Answers:
         partial = path.with_suffix(f".{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(exist_ok=True)
-            partial.write_text(json.dumps({"asked": question.asked, "body": body, "events": events}))
+            partial.write_text(redact(json.dumps({"asked": question.asked, "body": body, "events": events})))
             partial.replace(path)
         except OSError as error:
             self._broken = True

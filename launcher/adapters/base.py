@@ -38,6 +38,10 @@ class Adapter(ABC):
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         """Answer ``request``, usually by calling ``call_next`` with it or with a changed copy."""
 
+    def variables(self) -> dict[str, str]:
+        """Return the environment variables whose secrets it needs, each by the key that names it."""
+        return {}
+
     @asynccontextmanager
     async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
         """Hold what lives as long as the run, for instance an open file in the run ``folder``."""

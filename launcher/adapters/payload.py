@@ -10,6 +10,7 @@ from launcher.adapters.base import Adapter
 from launcher.component import component
 from launcher.core import Handler, Request, Response
 from launcher.errors import AdapterError
+from launcher.redaction import reveal
 
 
 @component("adapters/payload")
@@ -17,7 +18,9 @@ class Payload(Adapter):
     """Changes the JSON body and the headers, in this order: remove, rename, add.
 
     ``add`` overwrites what the request has; ``remove`` and ``rename`` leave alone what it has not. Header names are
-    compared without case. Raises `AdapterError` when a rename would overwrite another parameter.
+    compared without case. ``add_env`` and ``headers_env`` add secrets: each names the environment variable that holds
+    the text, which is read when it is needed and written nowhere. Raises `AdapterError` when a rename would overwrite
+    another parameter.
     """
 
     add: dict[str, Any] = field(default_factory=dict)
@@ -25,9 +28,17 @@ class Payload(Adapter):
     rename: dict[str, str] = field(default_factory=dict)
     add_headers: dict[str, str] = field(default_factory=dict)
     remove_headers: list[str] = field(default_factory=list)
+    add_env: dict[str, str] = field(default_factory=dict)
+    headers_env: dict[str, str] = field(default_factory=dict)
+
+    def variables(self) -> dict[str, str]:
+        return {
+            **{f"adapters.payload.add_env.{name}": variable for name, variable in self.add_env.items()},
+            **{f"adapters.payload.headers_env.{name}": variable for name, variable in self.headers_env.items()},
+        }
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        body = {**self._renamed(request.body), **self.add}
+        body = {**self._renamed(request.body), **self.add, **_revealed(self.add_env, "add_env")}
         return await call_next(replace(request, body=body, headers=self._headers(request.headers)))
 
     def _renamed(self, body: Mapping[str, Any]) -> dict[str, Any]:
@@ -42,5 +53,10 @@ class Payload(Adapter):
         return made
 
     def _headers(self, headers: Mapping[str, str]) -> dict[str, str]:
-        gone = {name.lower() for name in [*self.remove_headers, *self.add_headers]}
-        return {name: value for name, value in headers.items() if name.lower() not in gone} | self.add_headers
+        added = self.add_headers | _revealed(self.headers_env, "headers_env")
+        gone = {name.lower() for name in [*self.remove_headers, *added]}
+        return {name: value for name, value in headers.items() if name.lower() not in gone} | added
+
+
+def _revealed(variables: Mapping[str, str], group: str) -> dict[str, str]:
+    return {name: reveal(variable, f"adapters.payload.{group}.{name}") for name, variable in variables.items()}

@@ -18,7 +18,8 @@ from launcher.adapters.base import Adapter, Behind, closing
 from launcher.component import component
 from launcher.core import Handler, Json, Request, Response
 from launcher.errors import AdapterError, UserError
-from launcher.files import storing
+from launcher.files import append
+from launcher.redaction import redact
 
 log = logging.getLogger(__name__)
 
@@ -31,8 +32,9 @@ class RequestLog(Adapter):
     """Writes one JSON line per request to ``file`` in the run folder, as this place in the list of adapters sees it.
 
     A line holds ``time, sample, path, headers, request, status, response_headers, response, latency_s`` and ``error``;
-    ``response`` is the list of events for a stream. Headers that look like secrets are redacted. ``max_count`` bounds
-    the lines of one run (null: all). A thread of its own writes them; a resumed run adds to the file.
+    ``response`` is the list of events for a stream. Headers that look like secrets are redacted, and so are known
+    secrets anywhere; a new file is its owner's only. ``max_count`` bounds the lines of one run (null: all). A thread of
+    its own writes them; a resumed run adds to the file.
     """
 
     changes_answers: ClassVar[bool] = False
@@ -70,8 +72,7 @@ class _Writer:
     """A thread that appends JSON lines to a file; the first error is logged, and later lines are dropped."""
 
     def __init__(self, path: Path) -> None:
-        with storing(path):
-            self._file = path.open("ab", buffering=0)
+        self._file = append(path)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="request-log")
         self._broken = False
 
@@ -84,7 +85,7 @@ class _Writer:
 
     def _append(self, entry: Mapping[str, Json]) -> None:
         if not self._broken:
-            line = json.dumps(entry, ensure_ascii=False, default=str) + "\n"
+            line = redact(json.dumps(entry, ensure_ascii=False, default=str)) + "\n"
             self._file.write(line.encode("utf-8", "backslashreplace"))
 
     def _check(self, done: Future[None]) -> None:

@@ -15,7 +15,8 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from launcher.errors import ServerError, UserError
-from launcher.files import storing
+from launcher.files import append
+from launcher.redaction import redact
 
 KEEP_ALIVE_S = 75
 """Idle connections stay open this long: a client's pool outlives a pause between bursts."""
@@ -53,16 +54,20 @@ def _why(host: str, port: int, error: OSError) -> str:
 @contextmanager
 def server_log(path: Path) -> Iterator[logging.Logger]:
     """Open a log file for one server: its access log, and what uvicorn says in the server's thread."""
-    with storing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(logging.Formatter(FORMAT))
+    append(path).close()  # which makes it private
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(_Redacting(FORMAT))
     log = logging.Logger("launcher.server", logging.INFO)
     log.addHandler(handler)
     try:
         yield log
     finally:
         handler.close()
+
+
+class _Redacting(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        return redact(super().format(record))
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
@@ -12,8 +11,9 @@ from launcher.backends.base import Backend, Deployment, check_ports, check_secon
 from launcher.cluster import Spread
 from launcher.component import component, name_of
 from launcher.core import Endpoint, Json, error_of
-from launcher.errors import ServerError, UserError
+from launcher.errors import ServerError
 from launcher.http import HttpError, fetch, netloc, parsed
+from launcher.redaction import reveal
 
 ANSWER_S = 10.0
 """So much longer may an answer take, whose reason says more than that there was none."""
@@ -71,12 +71,7 @@ class Inline(Backend):
 
 def api_key(variable: str | None) -> str | None:
     """Return the key that an environment variable holds. Raises `UserError` if it is not set."""
-    if variable is None:
-        return None
-    value = os.environ.get(variable)
-    if not value:
-        raise UserError(f"backend.api_key_env={variable}: this environment variable is not set, or empty")
-    return value
+    return None if variable is None else reveal(variable, "backend.api_key_env")
 
 
 def wait_ready(host: str, port: int, timeout_s: float, hint: str) -> None:

@@ -16,6 +16,7 @@ from launcher.core import Json, Record, Status
 from launcher.errors import ResumeError
 from launcher.evaluate.records import from_line, to_line
 from launcher.files import replace, storing
+from launcher.redaction import redact_bytes
 
 SAMPLES = "samples.jsonl"
 HEADER = "journal.json"
@@ -58,7 +59,7 @@ class Journal:
     def add(self, record: Record) -> None:
         """Append a record; it is with the operating system when this returns. Raises `StorageError`."""
         self._check()
-        line = to_line(record)
+        line = redact_bytes(to_line(record))
         with storing(self.path):
             self._append(line)
         self._place(record, len(line))

@@ -15,6 +15,7 @@ from launcher.api.errors import DEAD, RESTARTING
 from launcher.core import Endpoint, Json, Liveness, ServerState, error_of
 from launcher.errors import Failure
 from launcher.http import HttpError, authorization, fetch, parsed
+from launcher.redaction import redact
 
 PERIOD_S = 3.0
 TIMEOUT_S = 5.0
@@ -69,7 +70,7 @@ class Watch:
                 began, line = time.monotonic(), probe(self._endpoint, self.timing.timeout_s)
                 if self._stopping and not line["live"]:
                     return  # a server that is stopped, too, is no outage
-                file.write(json.dumps(line) + "\n")
+                file.write(redact(json.dumps(line)) + "\n")
                 file.flush()
                 self.record(line, number, began)
 

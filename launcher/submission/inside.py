@@ -116,6 +116,7 @@ def _run(point: Point, asked: Resources, allocation: Allocation, shared: Deploym
 
     try:
         enough(asked, allocation, point.slurm.environment)
+        point.run.reveal()
         return run.run(point.run, point.config, point.overrides, point.folder, allocation, shared)
     except TakenOver:
         raise

@@ -6,6 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -93,7 +94,10 @@ def _executor(run: Run, slurm: Slurm, needs: Resources, folders: Sequence[Path],
     inside = None
     if slurm.container_image:
         mark = place / points.REQUEUE
-        inside = container.start(slurm, _home(), folders, run.model.path, bool(needs.gpus), mark)
+        names = list(dict.fromkeys([*slurm.environment, *run.variables()]))
+        inside = container.start(
+            replace(slurm, environment=names), _home(), folders, run.model.path, bool(needs.gpus), mark
+        )
     executor = Executor(place, python=inside and inside.python)
     executor.update_parameters(**_parameters(slurm, needs, ahead, inside))
     return executor

@@ -16,6 +16,7 @@ from launcher.component import component
 from launcher.core import Endpoint, Json
 from launcher.errors import UserError
 from launcher.http import netloc
+from launcher.redaction import reveal
 
 CALL_S = 30.0
 ANY = "<any free port>"
@@ -29,7 +30,8 @@ class Command(Backend):
     the server is to listen (``port=0``: any free one); ``{model}`` for `model.name`, ``{checkpoint}`` for
     `model.path`, ``{tokenizer}``, ``{context_length}``; ``{tensor}``, ``{pipeline}``, ``{context}``, ``{expert}`` of
     `parallelism`; ``{gpus}`` for the number of GPUs there are. What is set in these groups must be in the command.
-    ``environment`` is added to the launcher's own.
+    ``environment`` is added to the launcher's own; ``environment_env`` names, for each variable, the one of the
+    launcher's that holds its value, which is written nowhere.
 
     The server is ready when ``ready_path`` answers 200 (401 and 403 count, too) within ``start_timeout_s``, and it
     lists ``model``, by default the only one that it has. It gets SIGTERM at the end, and SIGKILL after
@@ -38,7 +40,7 @@ class Command(Backend):
     """
 
     loads: ClassVar[bool] = False
-    asked: ClassVar[frozenset[str]] = frozenset({"command", "environment", "model"})
+    asked: ClassVar[frozenset[str]] = frozenset({"command", "environment", "environment_env", "model"})
 
     command: str
     host: str = "127.0.0.1"
@@ -47,6 +49,7 @@ class Command(Backend):
     model: str | None = None
     engine: str = "unknown"
     environment: dict[str, str] = field(default_factory=dict)
+    environment_env: dict[str, str] = field(default_factory=dict)
     ready_path: str = "/v1/models"
     start_timeout_s: float = 1800.0
     stop_timeout_s: float = 30.0
@@ -71,12 +74,17 @@ class Command(Backend):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         fits(deployment.parallelism, allocation)
         api_key(self.api_key_env)
+        self._environment()
         words.check(self.command, deployment.model, deployment.parallelism)
         command = self._words(deployment, allocation, self.port or ANY)
         return {"server": f"http://{netloc(self.host, self.port or ANY)}/v1", "command": command}
 
     def _words(self, deployment: Deployment, allocation: Allocation, port: int | str) -> list[str]:
         return words.split(self.command, words.values(deployment, allocation, self.host, port))
+
+    def _environment(self) -> dict[str, str]:
+        secret = {name: reveal(of, f"backend.environment_env.{name}") for name, of in self.environment_env.items()}
+        return os.environ | self.environment | secret
 
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
@@ -87,7 +95,7 @@ class Command(Backend):
         port = _free(self.host, self.port)
         command = self._words(deployment, allocation, port)
         root = f"http://{netloc(EVERYWHERE.get(self.host, self.host), port)}"
-        with kept(command, os.environ | self.environment, log, self.stop_timeout_s) as process:
+        with kept(command, self._environment(), log, self.stop_timeout_s) as process:
             listing = Listing(f"backend.command: {root}/v1", f"{root}/v1", key, self.api_key_env, CALL_S)
             process.wait(root + self.ready_path, key, self.start_timeout_s)
             yield Endpoint(

@@ -11,6 +11,7 @@ from pathlib import Path
 from signal import Signals
 
 from launcher.errors import ServerError
+from launcher.files import append
 from launcher.http import HttpError, authorization, fetch
 
 KEEPER = Path(__file__).with_name("keeper.py")
@@ -26,7 +27,7 @@ READY = (200, 401, 403)
 @contextmanager
 def kept(command: list[str], environment: Mapping[str, str], log: Path, grace_s: float) -> Iterator[Kept]:
     """Yield a server that runs ``command`` and writes to ``log``; on leaving, nothing of it is left."""
-    with log.open("ab") as file:
+    with append(log) as file:
         keeper = subprocess.Popen(
             [sys.executable, "-I", "-S", KEEPER, str(grace_s), *command],
             env=dict(environment),

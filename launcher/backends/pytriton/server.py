@@ -17,6 +17,7 @@ from launcher.backends.pytriton.installation import MODEL, backends, environment
 from launcher.backends.pytriton.ports import Ports
 from launcher.backends.pytriton.workspace import kill, processes, remove, running, shared_memory_prefix
 from launcher.core import Json
+from launcher.files import append
 from launcher.http import HttpError, fetch, netloc, parsed
 
 HTTP_TOKEN_HEADER = "triton-access-token"
@@ -68,7 +69,7 @@ class Server:
 
     def start(self) -> None:
         """Begin to start, unless it was stopped already. Raises `OSError`."""
-        with self._guard, self._settings.log_file.open("ab") as log:
+        with self._guard, append(self._settings.log_file) as log:
             if self._stopped:
                 return
             self._logged = log.tell()

@@ -25,6 +25,7 @@ from launcher.backends.ray import attached, cluster, home
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.nodes import Nodes
 from launcher.errors import ServerError
+from launcher.files import append
 
 QUICK_LOSSES = 3
 """After so many losses in a row another start would not help. One that comes later than the probe's deadline after all
@@ -190,7 +191,7 @@ class Keeper:
 def _spawn(assignment: Assignment, folder: Path) -> subprocess.Popen[bytes]:
     """Start a driver with this interpreter and its import path, in a session of its own: no terminal reaches it."""
     path = os.pathsep.join(p for p in sys.path if p)
-    with (assignment.deployment.folder / "ray.log").open("ab") as log:
+    with append(assignment.deployment.folder / "ray.log") as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "launcher.backends.ray.driver"],
             stdin=subprocess.PIPE,
