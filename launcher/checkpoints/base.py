@@ -81,6 +81,10 @@ class Checkpoint(ABC):
         Every parameter of the model is written, or `CheckpointError` says which is missing and in which file.
         """
 
+    def unread_files(self) -> list[str]:
+        """Return the names of files of weights that lie beside the checkpoint's own and are not read."""
+        return []
+
     @abstractmethod
     def fingerprint(self) -> str:
         """Return ``sha256:...`` over what decides weights and tokenizer: metadata, file names, sizes and content."""

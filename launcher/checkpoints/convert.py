@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -33,13 +32,10 @@ class Names:
     suffixes: Mapping[str, str] = field(default_factory=dict)
 
 
-def check(
-    stored: Collection[str], architecture: Architecture, names: Names, harmless: re.Pattern[str], source: str
-) -> None:
-    """Compare the names of all stored tensors with what the whole model is made of.
+def check(stored: Collection[str], architecture: Architecture, names: Names, source: str) -> None:
+    """Compare the names of all stored tensors that an answer may depend on with what the whole model is made of.
 
-    Raises `CheckpointError` for one that is missing, and `NotComputed` for one that no part of the model takes, unless
-    ``harmless`` matches its name.
+    Raises `CheckpointError` for one that is missing, and `NotComputed` for one that no part of the model takes.
     """
     taken: set[str] = set()
     for module, kind in parameters(architecture):
@@ -47,7 +43,7 @@ def check(
             if name not in stored:
                 raise _missing(name, source)
             taken.add(name)
-    refuse_unplaced(stored, taken, harmless, source)
+    refuse_unplaced(stored, taken, source)
 
 
 def load_into(model: nn.Module, architecture: Architecture, names: Names, read: Read, source: str) -> None:

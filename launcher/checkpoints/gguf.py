@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -43,8 +42,8 @@ NAMES = convert.Names(
 )
 
 
-HARMLESS = re.compile(r"^rope_freqs\.weight$")
-"""Factors of the rotary frequencies: refused by themselves unless they are all 1."""
+FACTORS = "rope_freqs.weight"
+"""Factors of the rotary frequencies: refused unless they are all 1."""
 
 
 class GGUFCheckpoint(Checkpoint):
@@ -57,7 +56,7 @@ class GGUFCheckpoint(Checkpoint):
         about = path.stat()
         self._reader, self._fields = _opened(path, about.st_mtime_ns, about.st_size)
         self.architecture = _architecture(self._fields, self._tensors, path)
-        convert.check(self._tensors, self.architecture, NAMES, HARMLESS, str(path))
+        convert.check(set(self._tensors) - {FACTORS}, self.architecture, NAMES, str(path))
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -160,7 +159,7 @@ def _refuse_unsupported(fields: dict[str, Json], tensors: dict[str, Any], kind: 
     if fields.get(f"{kind}.expert_count"):
         raise NotComputed(f"{path}: a mixture of experts (expected a dense model; use its Hugging Face folder)")
     check_keys(fields, kind, path)
-    if "rope_freqs.weight" in tensors and (tensors["rope_freqs.weight"].data != 1).any():
+    if FACTORS in tensors and (tensors[FACTORS].data != 1).any():
         raise CheckpointError(
             f"{path}: Llama 3.1 rotary factors (rope_freqs) are not read; use its Hugging Face folder"
         )

@@ -325,6 +325,10 @@ def refuse_unsupported(values: Mapping[str, Json], file: Path) -> None:
         raise CheckpointError(f"{file}: is_encoder_decoder is true (expected a decoder-only model)")
     if values.get("quantization_config"):
         raise CheckpointError(f"{file}: quantization_config is set (expected weights that are not quantised)")
+    if values.get("transformers_weights"):
+        raise CheckpointError(f"{file}: transformers_weights is set (expected model.safetensors or an index)")
+    if (file.parent / ADAPTER).exists():
+        raise CheckpointError(f"{file.parent / ADAPTER}: an adapter is not applied (merge it into the weights first)")
     kind = str(values.get("model_type"))
     known = CLASSES.get(kind, FOREIGN)
     for key, neutral in FOREIGN.items():
@@ -336,6 +340,7 @@ def refuse_unsupported(values: Mapping[str, Json], file: Path) -> None:
             )
 
 
+ADAPTER = "adapter_config.json"
 CAUSAL = ("ForCausalLM", "LMHeadModel")
 
 

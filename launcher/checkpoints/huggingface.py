@@ -2,29 +2,23 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from launcher.checkpoints import convert
 from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.hf_config import Config, Stored
 from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder, read_json
-from launcher.checkpoints.safetensors_index import read_index, read_tensor
+from launcher.checkpoints.safetensors_index import read_index, read_tensor, unread
 from launcher.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 DTYPES: Mapping[str, Literal["fp32", "bf16", "fp16"]] = {"F32": "fp32", "BF16": "bf16", "F16": "fp16"}
-
-HARMLESS = re.compile(r"rotary_emb\.inv_freq$|attention\.(bias|masked_bias)$")
-"""Buffers that older versions stored: frequencies and masks, which every model computes from its configuration.
-
-No projection of a supported model is called ``attention``: ``attention.bias`` is GPT-NeoX's mask.
-"""
 
 ROOTS = {
     "embedding.word_embeddings": "model.embed_tokens",
@@ -98,7 +92,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         self._names = NAMES[config.kind]
         self._stored = read_index(path)
         self.architecture = config.architecture(self._summary())
-        convert.check(self._stored, self.architecture, self._names, HARMLESS, str(path))
+        convert.check(set(without(self._stored)), self.architecture, self._names, str(path))
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -109,6 +103,9 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     def load_into(self, model: nn.Module) -> None:
         convert.load_into(model, self.architecture, self._names, self._read, str(self.path))
+
+    def unread_files(self) -> list[str]:
+        return unread(self.path)
 
     def fingerprint(self) -> str:
         weights = {entry.file for entry in self._stored.values()}

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 
 from launcher.checkpoints.base import Architecture, NotComputed
 
@@ -60,12 +59,9 @@ def refuse_uncomputed(a: Architecture, source: object) -> None:
         raise NotComputed(f"{source}: one expert per token with its weight made 1 (expected two or more)")
 
 
-def refuse_unplaced(stored: Iterable[str], taken: Iterable[str], harmless: re.Pattern[str], source: object) -> None:
-    """Raise `NotComputed` if a stored tensor that can change an answer is not ``taken`` by the model.
-
-    ``harmless`` matches the names of those that cannot: buffers that are computed, states of an optimizer.
-    """
-    left = sorted(name for name in set(stored) - set(taken) if not harmless.search(name))
+def refuse_unplaced(stored: Iterable[str], taken: Collection[str], source: object) -> None:
+    """Raise `NotComputed` if a stored tensor is not ``taken``; those that change no answer are not to be given."""
+    left = sorted(set(stored) - set(taken))
     if left:
         more = f", nor have {len(left) - 1} more" if len(left) > 1 else ""
         raise NotComputed(f"{source}: tensor '{left[0]:.200}' has no place in the model{more}; answers would ignore it")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 INDEX, SINGLE = "model.safetensors.index.json", "model.safetensors"
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt", "*.pth")
+
 LONGEST_HEADER = 100 * 2**20
 """The format's own limit on the header, in bytes."""
 
@@ -62,11 +64,27 @@ def _sharded(folder: Path) -> dict[str, Entry]:
     for part in parts:
         if Path(part).name != part:
             raise CheckpointError(f"{folder / INDEX}: names a file outside of its folder: {part}")
-        stored |= _header(folder / part)
-    missing = sorted(set(names) - set(stored))
-    if missing:
-        raise CheckpointError(f"{folder / names[missing[0]]}: tensor '{missing[0]}' is missing (the index promises it)")
+        add(stored, _header(folder / part))
+    for name, part in names.items():
+        if name not in stored or stored[name].file.name != part:
+            raise CheckpointError(f"{folder / part}: tensor '{name:.200}' is missing (the index promises it)")
     return stored
+
+
+def add(stored: dict[str, Entry], part: Mapping[str, Entry]) -> None:
+    """Add what a part holds to what others hold; `CheckpointError` for a tensor that two of them have."""
+    for name, entry in part.items():
+        if name in stored:
+            other = stored[name].file.name
+            raise CheckpointError(f"{entry.file}: tensor '{name:.200}' is in {other} too (expected it in one part)")
+        stored[name] = entry
+
+
+def unread(folder: Path) -> list[str]:
+    """Return the names of the files of weights in a folder that are not its model's: the index decides."""
+    kept = {entry.file.name for entry in read_index(folder).values()}
+    found = (file.name for pattern in WEIGHTS for file in folder.glob(pattern))
+    return sorted(name for name in set(found) - kept)
 
 
 def _header(file: Path) -> dict[str, Entry]:

@@ -97,12 +97,12 @@ class HuggingFace(BatchedEngine):
         tokenizer = _tokenizer(model, decision.source)
         device = torch.device(decision.device)
         allow_flash(switches.active(decision.switches, "flash_attention"), device)
-        loaded, unused = loading.load(decision.source, dtype, device)
+        loaded = loading.load(decision.source, dtype, device)
         refuse_foreign(tokenizer, loaded.get_input_embeddings().num_embeddings, model)
         arrangement = self._arrange(loaded, decision)
         executor = HuggingFaceExecutor(arrangement, self.page(False), tokenizer.vocab_size)
         facts = self._facts(decision, arrangement.cached_values)
-        facts |= {"batching": arrangement.describe(), "unused_tensors": unused}
+        facts |= {"batching": arrangement.describe()}
         text_config = loaded.config.get_text_config()
         facts["layers"] = text_config.num_hidden_layers
         facts["experts"] = next((n for key in EXPERTS if (n := getattr(text_config, key, None))), 0)
@@ -142,6 +142,8 @@ class HuggingFace(BatchedEngine):
             "optimizations": switches.as_json(decision.switches),
         }
         memory = {"weights": round(found.parameters * BYTES[dtype] / GB, 4)}
+        if found.unread:
+            facts["unread_files"] = list(found.unread)
         if found.context_reason and context == found.context_length:
             facts["context_reason"] = found.context_reason
         if values is not None:

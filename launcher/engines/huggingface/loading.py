@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from launcher.checkpoints.parts import refuse_unplaced
 from launcher.core import Json
 from launcher.engines.huggingface.source import Source
 from launcher.errors import CheckpointError
@@ -17,25 +21,47 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load(source: Source, dtype: torch.dtype, device: torch.device) -> tuple[PreTrainedModel, list[str]]:
-    """Return the model, ready to compute, and the names of stored tensors that it has no use for.
+def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
+    """Return the model, ready to compute.
 
-    Nothing is fetched, no code that comes with the weights is run, and no pickle is read. Raises `CheckpointError`.
+    Nothing is fetched, no code that comes with the weights is run, and no pickle is read. Raises `CheckpointError`,
+    also for weights that are not all there, and for stored ones that the model has no use for.
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    try:
-        model, info = _from_pretrained(source, dtype)
-    except Exception as error:  # every model's own code may raise its own
-        raise CheckpointError(f"{source.path}: transformers cannot load it: {first_line(error)}") from error
+    with _seen(source) as folder:
+        try:
+            model, info = _from_pretrained(source, folder, dtype)
+        except Exception as error:  # every model's own code may raise its own
+            reason = first_line(error).replace(str(folder), str(source.path))
+            raise CheckpointError(f"{source.path}: transformers cannot load it: {reason}") from error
     _refuse_incomplete(source, info)
-    return model.to(device).eval().requires_grad_(False), sorted(info["unexpected_keys"])
+    if source.layout == "gguf":
+        refuse_unplaced(source.tensors, gguf_names(model, source), source.path)
+    else:
+        refuse_unplaced(set(info["unexpected_keys"]) & set(source.tensors), (), source.path)
+    return model.to(device).eval().requires_grad_(False)
 
 
-def _from_pretrained(source: Source, dtype: torch.dtype) -> tuple[Any, Mapping[str, Json]]:
+@contextmanager
+def _seen(source: Source) -> Iterator[Path]:
+    """Yield a folder with the model's own files only: transformers would choose others that lie beside them.
+
+    It takes a ``model.safetensors`` before an index of other files, and applies an adapter.
+    """
+    if source.layout == "gguf":
+        yield source.path.parent
+        return
+    with TemporaryDirectory(prefix="launcher-model-") as folder:
+        for file in source.files:
+            (Path(folder) / file.name).symlink_to(file.resolve())
+        yield Path(folder)
+
+
+def _from_pretrained(source: Source, folder: Path, dtype: torch.dtype) -> tuple[Any, Mapping[str, Json]]:
     gguf = source.layout == "gguf"
     loaded: tuple[Any, Mapping[str, Json]] = AutoModelForCausalLM.from_pretrained(
-        str(source.path.parent if gguf else source.path),
+        str(folder),
         gguf_file=source.path.name if gguf else None,
         dtype=dtype,
         use_safetensors=None if gguf else True,
@@ -44,6 +70,18 @@ def _from_pretrained(source: Source, dtype: torch.dtype) -> tuple[Any, Mapping[s
         output_loading_info=True,
     )
     return loaded
+
+
+def gguf_names(model: PreTrainedModel, source: Source) -> set[str]:
+    """Return the names of the stored tensors that transformers finds a place for.
+
+    It looks them up in the same table when it loads them, and passes over the others without a word.
+    """
+    from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
+
+    processor = TENSOR_PROCESSORS.get(source.kind, TensorProcessor)(config=model.config.to_dict())
+    known = get_gguf_hf_weights_map(model, processor)
+    return {name for name in source.tensors if name in known or name.removesuffix(".weight") in known}
 
 
 def _refuse_incomplete(source: Source, info: Mapping[str, Json]) -> None:

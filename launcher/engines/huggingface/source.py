@@ -8,9 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.gguf import FACTORS, SUPPORTED
+from launcher.checkpoints.gguf_keys import check as check_keys
+from launcher.checkpoints.hf_config import refuse_unsupported
 from launcher.checkpoints.hf_tokenizer import read_json
-from launcher.checkpoints.safetensors_index import Entry, read_index
+from launcher.checkpoints.safetensors_index import INDEX, Entry, read_index, unread
 from launcher.core import Json
 from launcher.errors import CheckpointError
 from launcher.model import Dtype
@@ -23,7 +27,6 @@ HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 """The spellings of one fact in the configurations of different models."""
 
-CAUSAL = ("ForCausalLM", "LMHeadModel")
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 """Kinds of rotary embedding that turn all earlier keys differently when a sequence grows long."""
 
@@ -37,7 +40,9 @@ class Source:
 
     ``kind`` is its ``model_type``, ``dtype`` that of the stored weights. ``context_length`` in tokens is None where the
     files do not say; ``context_reason`` says why it is less than what they say. ``cached_values`` is how many numbers
-    the keys and values of one token are, over all layers; None where only the model itself can tell.
+    the keys and values of one token are, over all layers; None where only the model itself can tell. ``files`` are
+    what transformers may see, ``unread`` the names of other files of weights, and ``tensors`` those of the tensors
+    that an answer may depend on.
     """
 
     path: Path
@@ -48,6 +53,9 @@ class Source:
     dtype: Dtype
     parameters: int
     cached_values: int | None
+    files: tuple[Path, ...] = ()
+    unread: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer stored with the weights; `CheckpointError` if there is none."""
@@ -92,19 +100,24 @@ def _from_folder(path: Path) -> Source:
         dtype=_stored_dtype(stored),
         parameters=sum(math.prod(entry.shape) for entry in stored.values()),
         cached_values=_cached_values(config),
+        files=tuple(_files(path, stored)),
+        unread=tuple(unread(path)),
+        tensors=tuple(without(stored)),
     )
+
+
+def _files(path: Path, stored: Mapping[str, Entry]) -> Iterator[Path]:
+    """Yield the files that are the model: its configuration, and the weights that the index names."""
+    index = path / INDEX
+    others = (path / "config.json", path / "generation_config.json", index)
+    yield from (file for file in others if file.is_file())
+    yield from sorted({entry.file for entry in stored.values()})
 
 
 def _refuse_unsupported(config: Mapping[str, Json], file: Path) -> None:
     if not config.get("model_type"):
         raise CheckpointError(f"{file}: model_type is missing (expected the configuration of a transformers model)")
-    kinds = config.get("architectures") or []
-    if kinds and not str(kinds[0]).endswith(CAUSAL):
-        raise CheckpointError(f"{file}: architectures is {kinds} (expected a ...ForCausalLM or ...LMHeadModel)")
-    if config.get("is_encoder_decoder"):
-        raise CheckpointError(f"{file}: is_encoder_decoder is true (expected a decoder-only model)")
-    if config.get("quantization_config"):
-        raise CheckpointError(f"{file}: quantization_config is set (expected weights that are not quantised)")
+    refuse_unsupported(config, file)
 
 
 def _context(config: Mapping[str, Json]) -> tuple[int | None, str]:
@@ -160,6 +173,7 @@ def _from_gguf(path: Path) -> Source:
         dtype=STORED.get(tensors["token_embd.weight"].tensor_type.name, Dtype.fp32),
         parameters=sum(int(tensor.n_elements) for tensor in tensors.values()),
         cached_values=_cached_values_gguf(fields, kind),
+        tensors=tuple(name for name in tensors if name != FACTORS),
     )
 
 
@@ -190,8 +204,12 @@ def _refuse_unsupported_gguf(fields: Mapping[str, Json], tensors: Mapping[str, A
     """Refuse what transformers would leave out without a word."""
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
-    if "rope_freqs.weight" in tensors:
+    if kind in SUPPORTED:
+        check_keys(fields, kind, path)
+    if FACTORS in tensors and (tensors[FACTORS].data != 1).any():
         raise CheckpointError(f"{path}: transformers does not read rope_freqs (expected the Hugging Face folder)")
+    if fields.get(f"{kind}.attention.sliding_window") and kind in SUPPORTED:
+        raise CheckpointError(f"{path}: transformers does not read {kind}.attention.sliding_window (expected none)")
     scaling = fields.get(f"{kind}.rope.scaling.type", "none")
     if scaling != "none":
         raise CheckpointError(f"{path}: transformers does not read {kind}.rope.scaling.type={scaling} (expected none)")

@@ -153,6 +153,7 @@ class Megatron(BatchedEngine):
         weights = count * BYTES[placement.dtype] / (p.tensor * p.pipeline)
         return {
             "checkpoint_layout": decision.checkpoint.layout,
+            **({"unread_files": unread} if (unread := decision.checkpoint.unread_files()) else {}),
             "parameters": count,
             "dtype": placement.dtype.value,
             "layers": a.num_layers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,7 +104,6 @@ def test_it_says_how_it_batches(kind: str, tmp_path: Path) -> None:
         facts = runner.describe()
         assert runner.context_length == CONTEXT or kind == "bloom"
     assert facts["batching"].startswith("all sequences" if kind in FLAT else "one sequence after the other: ")
-    assert facts["unused_tensors"] == []
     assert facts["model_type"] == kind
 
 
@@ -151,13 +151,34 @@ def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
         loaded(tmp_path).__enter__()
 
 
-def test_a_tensor_without_use_is_reported(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [
+        ("llama", "model.layers.0.self_attn.o_proj.bias"),
+        ("gpt2", "transformer.h.0.attn.c_attn.scale"),
+        ("gemma3_text", "model.layers.3.mlp.up_proj.weight"),
+    ],
+)
+def test_a_tensor_without_a_place_is_refused(kind: str, name: str, tmp_path: Path) -> None:
+    stored_also(save(kind, tmp_path), **{name: torch.zeros(64)})
+    with pytest.raises(CheckpointError, match=f"tensor '{re.escape(name)}' has no place in the model"):
+        loaded(tmp_path).__enter__()
+
+
+def test_buffers_of_older_versions_are_no_tensors_without_a_place(tmp_path: Path) -> None:
+    mask = torch.ones(1, 1, 8, 8, dtype=torch.bool)
+    stored_also(
+        save("gpt2", tmp_path), **{"transformer.h.0.attn.bias": mask, "h.1.attn.masked_bias": torch.tensor(-1e4)}
+    )
+    with loaded(tmp_path) as runner:
+        assert runner.describe()["model_type"] == "gpt2"
+
+
+def stored_also(folder: Path, **tensors: torch.Tensor) -> None:
     from safetensors.torch import load_file, save_file
 
-    file = save("llama", tmp_path) / "model.safetensors"
-    save_file(load_file(file) | {"model.extra": torch.zeros(2)}, file, metadata={"format": "pt"})
-    with loaded(tmp_path) as runner:
-        assert runner.describe()["unused_tensors"] == ["model.extra"]
+    file = folder / "model.safetensors"
+    save_file(load_file(file) | tensors, file, metadata={"format": "pt"})
 
 
 def test_code_that_comes_with_a_model_is_not_run(tmp_path: Path) -> None:
