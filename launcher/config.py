@@ -23,7 +23,7 @@ from launcher.backends import command, external, inline, pytriton, ray  # noqa: 
 from launcher.backends.base import Backend, Deployment
 from launcher.cluster import Cluster, Local
 from launcher.component import name_of
-from launcher.engines import echo, huggingface, megatron, none  # noqa: F401
+from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401
 from launcher.engines.base import Engine
 from launcher.errors import UserError
 from launcher.evaluate.settings import Evaluate
@@ -107,7 +107,7 @@ def check(run: Run) -> None:
     if run.backend.loads and engine == "none":
         raise UserError(
             f"engine=none: backend={backend} needs an engine to serve; "
-            "accepted are engine=megatron, engine=huggingface, engine=echo"
+            "expected one of engine=megatron, engine=huggingface, engine=auto, engine=echo"
         )
     if run.run is not None:
         raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
@@ -118,9 +118,9 @@ def check(run: Run) -> None:
             f"tasks=[]: mode={run.mode.value} needs at least one task; "
             "use mode=validate or mode=serve to send no samples"
         )
-    if engine == "megatron" and not run.model.path:
+    if engine in ("megatron", "auto") and not run.model.path:
         raise UserError(
-            "model.path: engine=megatron needs a checkpoint; give model.path=<folder>, model=tiny or model=smollm2"
+            f"model.path: engine={engine} needs a checkpoint; give model.path=<folder>, model=tiny or model=smollm2"
         )
     if isinstance(run.cluster, Local):  # a job may get more variables
         run.reveal()

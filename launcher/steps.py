@@ -137,6 +137,8 @@ def serving(
         if served["shared"]:
             tell(f"serve: the server of {server.folder} is still up")
         ledger.endpoint, ledger.engine = server.endpoint, engine_facts(server.endpoint)
+        if ledger.engine.get("taken"):
+            tell(f"serve: engine={ledger.engine['taken']} was taken: {ledger.engine['taken_because']}")
         for line in in_vain(ledger.engine):
             tell(f"serve: {line}")
         with announced(server.endpoint, folder):

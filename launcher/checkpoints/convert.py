@@ -35,7 +35,7 @@ class Names:
 def check(stored: Collection[str], architecture: Architecture, names: Names, source: str) -> None:
     """Compare the names of all stored tensors that an answer may depend on with what the whole model is made of.
 
-    Raises `CheckpointError` for one that is missing, and `NotComputed` for one that no part of the model takes.
+    Raises `CheckpointError` for one that is missing, and for one that no part of the model takes.
     """
     taken: set[str] = set()
     for module, kind in parameters(architecture):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from launcher.checkpoints.base import Architecture, NotComputed
+from launcher.errors import CheckpointError
 
 LAYER = "decoder.layers."
 EXPERT = "mlp.experts.local_experts."
@@ -60,8 +61,10 @@ def refuse_uncomputed(a: Architecture, source: object) -> None:
 
 
 def refuse_unplaced(stored: Iterable[str], taken: Collection[str], source: object) -> None:
-    """Raise `NotComputed` if a stored tensor is not ``taken``; those that change no answer are not to be given."""
+    """Raise `CheckpointError` if a stored tensor is not ``taken``; those that change no answer are not to be given."""
     left = sorted(set(stored) - set(taken))
     if left:
         more = f", nor have {len(left) - 1} more" if len(left) > 1 else ""
-        raise NotComputed(f"{source}: tensor '{left[0]:.200}' has no place in the model{more}; answers would ignore it")
+        raise CheckpointError(
+            f"{source}: tensor '{left[0]:.200}' has no place in the model{more}; answers would ignore it"
+        )

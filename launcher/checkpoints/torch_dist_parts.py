@@ -22,8 +22,8 @@ further tokens."""
 def check(store: TensorStore, a: Architecture) -> None:
     """Compare all that is stored with all that the model is made of.
 
-    Raises `CheckpointError` for a tensor that is missing or a stack of another number of layers, and `NotComputed` for
-    a tensor that no part of the model takes.
+    Raises `CheckpointError` for a tensor that is missing, a stack of another number of layers, and a tensor that no
+    part of the model takes.
     """
     taken: set[str] = set()
     for name in _names(store, a):

@@ -103,6 +103,10 @@ class BatchingRunner(Runner):
     def describe(self) -> dict[str, Json]:
         return {**self._facts, **self._measured()}
 
+    def note(self, facts: Mapping[str, Json]) -> None:
+        """Add to what `describe` answers."""
+        self._facts = {**facts, **self._facts}
+
     def fail(self, error: str) -> None:
         """Fail every open request, and refuse new ones, because ``error`` has happened to the executor."""
         self._driver.fail(error)

@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from checkpoint_models import architecture, built
 
-from launcher.checkpoints.base import NotComputed
 from launcher.checkpoints.parts import parameters, refuse_unplaced
+from launcher.errors import CheckpointError
 
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},
@@ -29,5 +29,5 @@ def test_they_are_those_of_the_built_model(kind: str) -> None:
 
 def test_what_is_left_is_named_and_counted() -> None:
     refuse_unplaced(["a"], ["a", "b"], "file")
-    with pytest.raises(NotComputed, match=r"^file: tensor 'b' has no place in the model, nor have 1 more; "):
+    with pytest.raises(CheckpointError, match=r"^file: tensor 'b' has no place in the model, nor have 1 more; "):
         refuse_unplaced(["c", "b", "a"], ["a"], "file")

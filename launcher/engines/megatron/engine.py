@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING
 
 from launcher.allocation import Allocation
 from launcher.checkpoints import detect, load_tokenizer
-from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.base import Checkpoint, NotComputed
 from launcher.component import component
 from launcher.core import Json, resolve
 from launcher.engines import switches
 from launcher.engines.base import Runner
 from launcher.engines.buckets import Buckets
+from launcher.engines.huggingface import known
 from launcher.engines.megatron import layout, runtime
 from launcher.engines.megatron.placement import Placement, Saved
 from launcher.engines.megatron.runtime import Runtime
@@ -66,7 +67,7 @@ class Megatron(BatchedEngine):
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
     ) -> Decision:
         """Read the checkpoint's metadata and settle what to do with it; `UserError` for what cannot work."""
-        checkpoint = _open(model)
+        checkpoint = open_checkpoint(model)
         a = checkpoint.architecture
         layout.check_layout(a, parallelism, allocation.gpus if allocation.ranks is None else 0)
         device = "cuda" if allocation.gpus else "cpu"
@@ -173,13 +174,25 @@ class Megatron(BatchedEngine):
         }
 
 
-def _open(model: Model) -> Checkpoint:
+def open_checkpoint(model: Model) -> Checkpoint:
+    """Open the checkpoint.
+
+    Raises `NotComputed`, which names engine=huggingface, for one that only that can serve, and `CheckpointError` for
+    one that is damaged, or that neither serves.
+    """
     if not model.path:
         raise UserError("model.path: empty; engine=megatron needs a checkpoint")
     try:
-        return detect(resolve(model.path))
+        path = resolve(model.path)
     except FileNotFoundError as error:
         raise CheckpointError(f"model.path={model.path}: {error}") from error
+    try:
+        return detect(path)
+    except NotComputed as refused:
+        obstacle = known.obstacle(path)
+        if obstacle is None:
+            raise NotComputed(f"{refused}; engine=huggingface can serve it") from refused
+        raise CheckpointError(f"{refused}; nor can engine=huggingface serve it: {obstacle}") from refused
 
 
 def _tokenizer(model: Model, checkpoint: Checkpoint) -> Tokenizer:

@@ -1,0 +1,71 @@
+"""The component ``engine=auto``: megatron-core where it computes the checkpoint, else transformers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+
+from launcher.allocation import Allocation
+from launcher.checkpoints.base import NotComputed
+from launcher.component import component, name_of
+from launcher.core import Json, resolve
+from launcher.engines.base import Engine, Runner
+from launcher.engines.batching import BatchingRunner
+from launcher.engines.huggingface import HuggingFace
+from launcher.engines.megatron import Megatron
+from launcher.engines.megatron.engine import open_checkpoint
+from launcher.engines.sizing import BatchedEngine
+from launcher.model import Model, Optimizations, Parallelism
+
+
+@dataclass(frozen=True)
+class Choice:
+    """The engine that was taken, and why."""
+
+    engine: Engine
+    reason: str
+
+    def facts(self) -> dict[str, Json]:
+        return {"taken": name_of(self.engine), "taken_because": self.reason}
+
+
+@component("engine/auto")
+class Auto(BatchedEngine):
+    """``megatron`` where it computes the checkpoint, else ``huggingface``; the plan and the report say which, and why.
+
+    Settings are those that both engines have.
+    """
+
+    @contextmanager
+    def load(
+        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
+    ) -> Iterator[Runner]:
+        choice = self.choose(model)
+        with choice.engine.load(model, parallelism, optimizations, allocation) as runner:
+            if isinstance(runner, BatchingRunner):
+                runner.note(choice.facts())
+            yield runner
+
+    def plan(
+        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
+    ) -> dict[str, Json]:
+        choice = self.choose(model)
+        return choice.facts() | choice.engine.plan(model, parallelism, optimizations, allocation)
+
+    def fingerprint(self, model: Model) -> str | None:
+        return self.choose(model).engine.fingerprint(model)
+
+    def choose(self, model: Model) -> Choice:
+        """Decide by what the checkpoint's files say. Raises `CheckpointError` for one that neither engine serves."""
+        settings = {field.name: getattr(self, field.name) for field in fields(BatchedEngine)}
+        try:
+            layout = open_checkpoint(model).layout
+        except NotComputed as refused:
+            return Choice(HuggingFace(**settings), f"engine=megatron does not compute it: {_shown(refused, model)}")
+        return Choice(Megatron(**settings), f"it computes this {layout} checkpoint")
+
+
+def _shown(refused: NotComputed, model: Model) -> str:
+    """Return what the megatron engine refused, without the folder that it begins with."""
+    return str(refused.__cause__).removeprefix(str(resolve(model.path))).lstrip("/: ")
