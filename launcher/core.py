@@ -129,6 +129,10 @@ class Score:
     reason: str | None = None
 
 
+GATEWAY = frozenset({502, 503, 504, 520, 521, 522, 523, 524, 529, 530})
+"""HTTP statuses that say that the service is not there; those above 504 are Cloudflare's, and common elsewhere."""
+
+
 class Liveness(str, Enum):
     """What is known of a server while it is used."""
 
@@ -157,6 +161,20 @@ class ServerState:
     probe: int = 0
     row: int = 0
     since: float = 0.0
+
+    @property
+    def explanation(self) -> str:
+        """Say in words what the state is, with the reason."""
+        return f"the server {_MEANS[self.liveness]}{f' ({self.reason})' if self.reason else ''}"
+
+
+_MEANS = {
+    Liveness.live: "is live",
+    Liveness.silent: "does not answer",
+    Liveness.away: "does not answer",
+    Liveness.restarting: "restarts",
+    Liveness.dead: "is dead",
+}
 
 
 class Health(Protocol):

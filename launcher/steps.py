@@ -21,7 +21,7 @@ from launcher.backends.base import lead_alone
 from launcher.claim import Claim
 from launcher.component import name_of
 from launcher.config import Mode, Run
-from launcher.core import INTERRUPTED, Check, Endpoint, Json, Request, Status, TaskResult
+from launcher.core import INTERRUPTED, Check, Endpoint, Json, Liveness, Request, Status, TaskResult
 from launcher.deployments import Deployments, Server
 from launcher.errors import (
     CoverageTooLow,
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from launcher.validate.check import Need
 
 T = TypeVar("T")
+LOOK_S = 0.5
+"""How often a server that is only kept up is looked at."""
 
 
 @dataclass
@@ -239,10 +241,20 @@ def stay(endpoint: Endpoint, health: Watch) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises `ServerError` if the server dies first."""
     try:
         print(f"serving {endpoint.model} at {endpoint.url} (Ctrl-C ends it)", flush=True)
-        health.dead.wait()
+        _tell_outages(health)
     except KeyboardInterrupt:
         return
     raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.state().reason}")
+
+
+def _tell_outages(health: Watch) -> None:
+    """Say when the server goes away and when it is back, until it is dead."""
+    away = False
+    while not health.dead.wait(LOOK_S):
+        state = health.state()
+        if away is (state.liveness is Liveness.live):
+            away = not away
+            tell(f"serve: {state.explanation}")
 
 
 def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers: Json, health: Watch) -> None:

@@ -87,7 +87,11 @@ def test_an_interrupted_run_keeps_what_is_done_and_is_continued(tmp_path: Path, 
     assert process.returncode == 130
     assert f"resume={folder}" in said
     kept = samples_so_far(folder)
-    assert results(folder)["status"] == "interrupted"
+    found = results(folder)
+    assert found["status"] == "interrupted"
+    coverage = found["tasks"]["addition"]["coverage"]
+    assert (coverage["failed"], coverage["not_asked"]) == (0, coverage["total"] - coverage["scored"])
+    assert coverage["not_asked"] > 0
     assert not (folder / "endpoint.json").exists()
 
     done = launch(folder, f"resume={folder}", "engine.latency_s=0")
@@ -199,19 +203,14 @@ def test_an_external_server_is_evaluated_and_left_running(tmp_path: Path) -> Non
         assert server.poll() is None
 
 
-def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: Path) -> None:
+def test_a_server_that_does_not_come_back_leaves_an_incomplete_result_that_is_continued(tmp_path: Path) -> None:
     serving, folder = tmp_path / "server", tmp_path / "run"
     arguments = command(*ECHO, "engine.latency_s=0.2", "mode=serve", f"hydra.run.dir={serving}")
     with program(arguments, tmp_path) as server:
         wait_for((serving / "endpoint.json").exists, server, 60)
         url = json.loads((serving / "endpoint.json").read_text())["url"]
-        given = (
-            "backend=external",
-            f"backend.url={url}",
-            "tasks=[addition]",
-            "evaluate.concurrency=2",
-            "evaluate.max_pause_s=1",
-        )
+        given = ("backend=external", f"backend.url={url}", "tasks=[addition]")
+        given += ("evaluate.concurrency=2", "evaluate.max_pause_s=1")
         with program(command(*given, f"hydra.run.dir={folder}"), tmp_path) as run:
             wait_for(lambda: len(samples_so_far(folder)) >= 3, run, 60)
             server.kill()
@@ -226,8 +225,16 @@ def test_a_server_that_dies_in_the_middle_leaves_an_incomplete_result(tmp_path: 
     assert "stopped answering" in said
     assert f"continue with resume={folder}" in said
     assert "evaluate: paused: the server does not answer" in said
-    [pause] = found["pauses"]
-    assert pause["seconds"] >= 1
+    assert found["pauses"][0]["seconds"] >= 1
+
+    (serving / "endpoint.json").unlink()
+    again = command(*ECHO, "mode=serve", f"hydra.run.dir={serving}", f"backend.port={url.split(':')[2][:-3]}")
+    with program(again, tmp_path) as server:
+        wait_for((serving / "endpoint.json").exists, server, 60)
+        done = launch(folder, f"resume={folder}")
+    assert done.returncode == 0, done.stderr
+    assert results(folder)["tasks"]["addition"]["coverage"]["scored"] == 120
+    assert results(folder)["pauses"] == found["pauses"]
 
 
 def test_two_runs_that_start_together_get_their_own_answers(tmp_path: Path) -> None:

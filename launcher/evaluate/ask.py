@@ -6,11 +6,11 @@ import logging
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from enum import Enum
 
 from launcher.adapters.base import closing
-from launcher.core import Handler, Json, Record, Response, Sample, Score, Status
+from launcher.core import GATEWAY, Handler, Json, Record, Response, Sample, Score, Status
 from launcher.errors import AdapterError, Failure, ServerAway, TransportError
-from launcher.evaluate.breaker import GATEWAY
 from launcher.evaluate.records import made
 from launcher.tasks.base import Task
 
@@ -22,18 +22,28 @@ QUOTED = 500
 """Characters of an error that a reason quotes."""
 
 
+class Trouble(Enum):
+    """What a failed request may say of the server."""
+
+    none = "none"
+    """Nothing."""
+    broken = "broken"
+    """It may be broken for every request: a 5xx, or an answer that is none."""
+    outage = "outage"
+    """It may be gone: no connection, one that broke, or a status of `GATEWAY`."""
+    away = "away"
+    """It was gone, or restarting: the request is to be asked again."""
+    forgotten = "forgotten"
+    """It has lost the request: the same."""
+
+
 @dataclass(frozen=True)
 class Asked:
-    """A finished sample.
-
-    ``outage`` says that the service may be gone (no connection, one that broke, or a 502, 503, 504); ``lost`` that the
-    server was away, or lost the request, so that it is to be asked again. ``cached`` says that no server was needed.
-    """
+    """A finished sample. ``cached`` says that no server was needed."""
 
     record: Record
-    outage: bool
+    trouble: Trouble = Trouble.none
     cached: bool = False
-    lost: bool = False
 
 
 async def ask(handler: Handler, sample: Sample, task: Task) -> Asked:
@@ -43,11 +53,10 @@ async def ask(handler: Handler, sample: Sample, task: Task) -> Asked:
         response = await handler(sample.request)
     except Exception as error:
         score = Score(Status.failed, reason=_explained(error, sample))
-        record = made(sample, score, None, time.perf_counter() - start)
-        return Asked(record, _outage(error), lost=isinstance(error, ServerAway))
+        return Asked(made(sample, score, None, time.perf_counter() - start), _trouble(error))
     latency_s = time.perf_counter() - start
     score = await _judged(response, sample, task)
-    return Asked(made(sample, score, response.body, latency_s), response.status in GATEWAY, response.cached)
+    return Asked(made(sample, score, response.body, latency_s), _trouble_of(response.status), response.cached)
 
 
 async def _judged(response: Response, sample: Sample, task: Task) -> Score:
@@ -64,10 +73,18 @@ async def _judged(response: Response, sample: Sample, task: Task) -> Score:
         return Score(Status.failed, reason=f"scoring failed: {type(error).__name__}: {error}"[:QUOTED])
 
 
-def _outage(error: Exception) -> bool:
+def _trouble(error: Exception) -> Trouble:
     if isinstance(error, ServerAway):
-        return error.outage
-    return isinstance(error, TransportError) and error.failure is Failure.connection
+        return Trouble.away if error.outage else Trouble.forgotten
+    if not isinstance(error, TransportError) or error.failure is Failure.timeout:
+        return Trouble.none
+    return Trouble.outage if error.failure is Failure.connection else Trouble.broken
+
+
+def _trouble_of(status: int) -> Trouble:
+    if status in GATEWAY:
+        return Trouble.outage
+    return Trouble.broken if status >= 500 else Trouble.none
 
 
 def _explained(error: Exception, sample: Sample) -> str:

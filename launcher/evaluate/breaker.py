@@ -9,12 +9,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from launcher.core import Handler, Health, Json, Liveness, Pause, Request, Response, ServerState, error_of
+from launcher.core import GATEWAY, Handler, Health, Json, Liveness, Pause, Request, Response, ServerState, error_of
 from launcher.errors import Failure, ServerAway, TransportError
 from launcher.evaluate.progress import Progress
 
-GATEWAY = frozenset({502, 503, 504})
-"""HTTP statuses that say that the service is not there."""
 LOST = frozenset({Failure.connection, Failure.timeout})
 """Failures of a request that may be the server's."""
 SILENT_PROBES, MOST_PROBES = 2, 8
@@ -106,11 +104,12 @@ class CircuitBreaker:
         """Wait until requests are sent."""
         await self._closed.wait()
 
-    async def outage(self, path: str) -> None:
-        """Open the breaker if a plain request meets no service either, although health says that the server lives."""
+    async def outage(self, path: str) -> bool:
+        """Tell whether the breaker is open; it opens if a plain request gets no answer either."""
         async with self._asking:
             if self._closed.is_set() and (why := await self._plain(path)) is not None:
                 self._open(why)
+            return not self._closed.is_set()
 
     def progressed(self) -> None:
         """Say that a sample has ended."""
@@ -121,7 +120,7 @@ class CircuitBreaker:
         while True:
             state = self._health.state()
             if self._closed.is_set() and self._away(state, self._silent_probes):
-                self._open(reason(state), silent=state.liveness is Liveness.silent)
+                self._open(state.explanation, silent=state.liveness is Liveness.silent)
             if not self._closed.is_set():
                 await self._pause()
             try:
@@ -150,7 +149,7 @@ class CircuitBreaker:
         if self._closed.is_set():
             state = await self._looked()
             if self._closed.is_set() and self._away(state, 1):
-                self._open(reason(state))
+                self._open(state.explanation)
         if not self._closed.is_set():
             raise ServerAway(f"{what}; {self._reason}")
 
@@ -216,7 +215,7 @@ class CircuitBreaker:
     def _give_up(self, state: ServerState, seconds: float) -> None:
         """Raise `ServerGone` when waiting does not help, or no longer."""
         if state.liveness is not Liveness.live:
-            self._reason = reason(state)
+            self._reason = state.explanation
         if state.liveness is Liveness.dead:
             raise ServerGone(f"the server stopped answering: {self._reason}")
         if self._row > OUTAGES_IN_A_ROW:
@@ -231,14 +230,14 @@ class CircuitBreaker:
         return why is None
 
     async def _plain(self, path: str) -> str | None:
-        """Ask for one token; return why there is no service, None for an answer of any other kind, or a late one."""
+        """Ask for one token; return why there is no answer, None if there is one, or a refusal, or it takes long."""
         try:
             response = await asyncio.wait_for(self._client(Request(path, plain(path, self._model))), PLAIN_S)
         except TimeoutError:
             return None
         except TransportError as error:
-            return f"the server does not answer ({shown(error)})" if error.failure is Failure.connection else None
-        return f"the server refuses every request ({said(response)})" if response.status in GATEWAY else None
+            return None if error.failure is Failure.timeout else f"the server answers no request ({shown(error)})"
+        return f"the server refuses every request ({said(response)})" if response.status >= 500 else None
 
     def _call_back(self, start: float) -> None:
         """Let requests from before the outage end in `FORGOTTEN_S`, as the server may have lost them; each only once.
@@ -257,18 +256,6 @@ def plain(path: str, model: str) -> Mapping[str, Json]:
     if path.endswith("/chat/completions"):
         return {"model": model, "messages": [{"role": "user", "content": "a"}], "max_tokens": 1}
     return {"model": model, "prompt": "a", "max_tokens": 1}
-
-
-def reason(state: ServerState) -> str:
-    """Return what a state means, with what was said of it."""
-    means = {
-        Liveness.live: "the server is back",
-        Liveness.silent: "the server does not answer",
-        Liveness.away: "the server does not answer",
-        Liveness.restarting: "the server restarts",
-        Liveness.dead: "the server is dead",
-    }
-    return f"{means[state.liveness]} ({shown(state.reason)})"
 
 
 def said(response: Response) -> str:

@@ -12,9 +12,9 @@ from pathlib import Path
 from launcher.adapters.base import Adapter, all_running, pipeline
 from launcher.claim import Claim
 from launcher.client import Client
-from launcher.core import Endpoint, Handler, Health, Json, Record
+from launcher.core import Endpoint, Handler, Health, Json, Record, Sample
 from launcher.evaluate import outcome
-from launcher.evaluate.ask import Asked, ask
+from launcher.evaluate.ask import Asked, Trouble, ask
 from launcher.evaluate.breaker import CircuitBreaker, ServerGone, Unwatched
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.progress import Progress
@@ -123,14 +123,18 @@ class _Session:
             if sample is None:
                 return
             asked = await ask(self._handler, sample, self._tasks[sample.task])
-            if asked.outage and not asked.lost:
-                await self._breaker.outage(sample.request.path)
-            if asked.lost or asked.outage:
-                if samples.again(sample, outage=asked.outage):
-                    continue
-                asked = _given_up(asked)
-            self._end(asked)
-            samples.done()
+            if not await self._again(asked, sample, samples):
+                self._end(asked if samples.outages(sample) < OUTAGES else _given_up(asked))
+                samples.done()
+
+    async def _again(self, asked: Asked, sample: Sample, samples: SampleQueue) -> bool:
+        """Give the sample back to be asked again if the server was to blame, or may have been."""
+        if asked.trouble in (Trouble.away, Trouble.forgotten):
+            return samples.again(sample, outage=asked.trouble is Trouble.away)
+        if asked.trouble is Trouble.none:
+            return False
+        away = await self._breaker.outage(sample.request.path)
+        return (away or asked.trouble is Trouble.outage) and samples.again(sample)
 
     def _end(self, asked: Asked) -> None:
         self._journal.add(asked.record)

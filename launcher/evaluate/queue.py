@@ -70,6 +70,10 @@ class SampleQueue:
         self.done()
         return True
 
+    def outages(self, sample: Sample) -> int:
+        """Return how many outages a sample has met."""
+        return self._outages[sample.key]
+
     async def _next(self) -> Sample | None:
         """Return a fresh sample, or one to be asked again if few enough are in flight."""
         if self._fresh:

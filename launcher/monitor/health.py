@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.api.errors import DEAD, RESTARTING
-from launcher.core import Endpoint, Json, Liveness, ServerState, error_of
+from launcher.core import GATEWAY, Endpoint, Json, Liveness, ServerState, error_of
 from launcher.errors import Failure
 from launcher.http import HttpError, authorization, fetch, parsed
 from launcher.redaction import redact
@@ -21,8 +21,8 @@ PERIOD_S = 3.0
 TIMEOUT_S = 5.0
 """How long a probe may take. A server that hangs is noticed by the second one that takes longer."""
 LIMIT_S = 600.0
-GATEWAY = (502, 503, 504)
-"""HTTP statuses that say that the service is not there."""
+QUOTED = 200
+"""Characters of what a server says of itself that are kept."""
 STOP_S = 0.5
 """How long to wait for the last probe's end if the one before it was not answered: Ctrl-C waits for this, too."""
 
@@ -82,7 +82,8 @@ class Watch:
             self._state = ServerState(probe=number)
             return
         row, since = (before.row + 1, before.since) if before.row else (1, began)
-        self._state = ServerState(liveness, _said(line["detail"]), number, row, since)
+        reason = _said(line["detail"])[: None if line.get("ended") else QUOTED]
+        self._state = ServerState(liveness, reason, number, row, since)
         late = liveness is not Liveness.restarting and time.monotonic() - since > self.timing.limit_s
         if liveness is Liveness.dead or late:
             self.dead.set()
@@ -164,8 +165,9 @@ def _get(url: str, api_key: str | None, timeout_s: float) -> tuple[int | None, J
 
 
 def _said(detail: Json) -> str:
-    """Return what a server that does not work says of it."""
-    return str(error_of(detail).get("message") or detail)
+    """Return what a server that does not work says of it, on one line and without control characters."""
+    line = " ".join(str(error_of(detail).get("message") or detail).split())
+    return "".join(character for character in line if character.isprintable())
 
 
 def _json(body: bytes) -> Json:

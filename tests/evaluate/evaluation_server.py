@@ -1,12 +1,14 @@
 """A server on loopback that is told what to answer, and tasks held in memory.
 
-``python evaluation_server.py PORT`` is one that answers with the prompt; at the prompt "dies", its process ends.
+``python evaluation_server.py PORT`` is one that answers with the prompt; at the prompt "dies", its process ends, and
+at SIGTERM it says so.
 """
 
 from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -75,6 +77,11 @@ async def serving(
         return web.Response(status=health)
 
     app.router.add_post("/v1/{rest:.*}", handle)
+
+    async def models(_: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": "m"}]})
+
+    app.router.add_get("/v1/models", models)
     app.router.add_get("/health", alive or healthy)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
@@ -146,8 +153,11 @@ async def _main(port: int) -> None:
         await asyncio.sleep(0.01)
         return said(body["prompt"])
 
+    ended = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, ended.set)
     async with serving(answer, port=port):
-        await asyncio.Event().wait()
+        await ended.wait()
+    print("ended in order", flush=True)
 
 
 if __name__ == "__main__":

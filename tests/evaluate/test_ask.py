@@ -23,28 +23,28 @@ async def asked(answer):
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "outage", "reason"),
+    ("answer", "status", "trouble", "reason"),
     [
-        (Response(200, {"choices": [{"text": "0"}]}), Status.scored, False, None),
-        (Response(200, {}), Status.failed, False, "scoring failed: KeyError: 'choices'"),
-        (Response(400, {"error": {"message": "too long"}}), Status.refused, False, "HTTP 400: too long"),
-        (Response(422, {"detail": "bad"}), Status.refused, False, "HTTP 422: {'detail': 'bad'}"),
-        (Response(401, {"error": "no key"}), Status.failed, False, "HTTP 401: no key"),
-        (Response(500, None), Status.failed, False, "HTTP 500: None"),
-        (Response(502, "gone"), Status.failed, True, "HTTP 502: gone"),
-        (Response(503, {}), Status.failed, True, "HTTP 503: {}"),
-        (TransportError("refused", Failure.connection), Status.failed, True, "refused"),
-        (TransportError("late", Failure.timeout), Status.failed, False, "late"),
-        (TransportError("no JSON"), Status.failed, False, "no JSON"),
-        (ServerAway("gone"), Status.failed, True, "gone"),
-        (ServerAway("forgotten", outage=False), Status.failed, False, "forgotten"),
-        (AdapterError("cannot"), Status.failed, False, "cannot"),
-        (KeyError("x"), Status.failed, False, "KeyError: 'x'"),
+        (Response(200, {"choices": [{"text": "0"}]}), Status.scored, "none", None),
+        (Response(200, {}), Status.failed, "none", "scoring failed: KeyError: 'choices'"),
+        (Response(400, {"error": {"message": "too long"}}), Status.refused, "none", "HTTP 400: too long"),
+        (Response(422, {"detail": "bad"}), Status.refused, "none", "HTTP 422: {'detail': 'bad'}"),
+        (Response(401, {"error": "no key"}), Status.failed, "none", "HTTP 401: no key"),
+        (Response(500, None), Status.failed, "broken", "HTTP 500: None"),
+        (Response(502, "gone"), Status.failed, "outage", "HTTP 502: gone"),
+        (Response(503, {}), Status.failed, "outage", "HTTP 503: {}"),
+        (TransportError("refused", Failure.connection), Status.failed, "outage", "refused"),
+        (TransportError("late", Failure.timeout), Status.failed, "none", "late"),
+        (TransportError("no JSON"), Status.failed, "broken", "no JSON"),
+        (ServerAway("gone"), Status.failed, "away", "gone"),
+        (ServerAway("forgotten", outage=False), Status.failed, "forgotten", "forgotten"),
+        (AdapterError("cannot"), Status.failed, "none", "cannot"),
+        (KeyError("x"), Status.failed, "none", "KeyError: 'x'"),
     ],
 )
-async def test_each_end_has_one_status_and_a_reason(answer, status, outage, reason):
+async def test_each_end_has_one_status_and_a_reason(answer, status, trouble, reason):
     found = await asked(answer)
-    assert (found.record.status, found.outage, found.record.reason) == (status, outage, reason)
+    assert (found.record.status, found.trouble.value, found.record.reason) == (status, trouble, reason)
     assert found.record.response == getattr(answer, "body", None)
     assert bool(found.record.scores) == (status is Status.scored)
     assert found.record.latency_s >= 0

@@ -149,7 +149,7 @@ async def test_a_server_that_is_killed_and_started_again(tmp_path, adapters, con
     least = 0 if adapters == "retry" and not watched else 1  # without health, a request's own attempts outlast it
     await assert_nothing_was_lost(found, tmp_path / "run", least)
     if least:
-        assert "the server does not answer" in progress.paused_s[0][1]
+        assert "the server " in progress.paused_s[0][1]
         assert progress.resumed_s
 
 
@@ -267,12 +267,17 @@ def in_thread(server: HTTPServer) -> Iterator[HTTPServer]:
         thread.join()
 
 
-@pytest.mark.parametrize(("status", "concurrency"), [(502, 1), (503, 64), (504, 8)])
-async def test_a_burst_of_errors_of_a_server_that_says_it_is_well(tmp_path, status, concurrency):
+@pytest.mark.parametrize(
+    ("status", "concurrency", "reason"),
+    [(502, 1, "HTTP 502"), (503, 64, "HTTP 503"), (521, 8, "HTTP 521"), (500, 8, "HTTP 500"), (200, 8, "no JSON")],
+)
+async def test_a_burst_of_errors_of_a_server_that_says_it_is_well(tmp_path, status, concurrency, reason):
+    """Also of a 500, or of a proxy's page with the status 200, if a plain request meets the same."""
     out = asyncio.Event()
 
     async def answer(body, request):
-        return web.Response(status=status) if out.is_set() else said(body["prompt"])
+        page = web.Response(status=status, text="<html>Back soon</html>")
+        return page if out.is_set() else said(body["prompt"])
 
     async with serving(answer) as server:
         progress = Marks(9, out.set)
@@ -283,7 +288,7 @@ async def test_a_burst_of_errors_of_a_server_that_says_it_is_well(tmp_path, stat
         assert set(server.prompts[before:]) <= {"a"}, "nothing but a plain request is sent"
         out.clear()
         found = await asking
-    assert f"HTTP {status}" in found.pauses[0].reason
+    assert reason in found.pauses[0].reason
     await assert_nothing_was_lost(found, tmp_path / "run")
 
 
@@ -367,20 +372,20 @@ async def test_a_sample_that_makes_the_server_go_away_is_given_up_and_the_others
     assert found.tasks["t"].coverage["failed"] == 1
 
 
-@pytest.mark.parametrize("how", ["503", "abort"])
-async def test_what_only_one_request_meets_is_its_own_failure(tmp_path, how):
+@pytest.mark.parametrize(("how", "times"), [(503, OUTAGES), ("abort", OUTAGES), (500, 1), (429, 1), ("no JSON", 1)])
+async def test_what_only_one_request_meets_is_its_own_failure(tmp_path, how, times):
     async def answer(body, request):
-        if body["prompt"] == "7":
-            if how == "abort":
-                request.transport.abort()
-            return web.Response(status=503)
-        return said(body["prompt"])
+        if body["prompt"] != "7":
+            return said(body["prompt"])
+        if how == "abort":
+            request.transport.abort()
+        return web.Response(status=how) if isinstance(how, int) else web.Response(text="<html>")
 
     async with serving(answer) as server:
         found = await run(server.endpoint, tmp_path / "run", concurrency=4)
     assert found.pauses == ()
     assert (found.stopped, found.tasks["t"].coverage["failed"]) == (None, 1)
-    assert server.prompts.count("7") == OUTAGES
+    assert server.prompts.count("7") == times
 
 
 async def test_a_request_that_takes_too_long_is_asked_once_while_others_are_answered(tmp_path):
@@ -455,9 +460,22 @@ async def test_outages_between_which_nothing_is_answered_come_to_an_end(monkeypa
     assert outages == breaker.OUTAGES_IN_A_ROW + 1
 
 
-def test_what_a_server_says_of_itself_is_one_harmless_line():
-    state = ServerState(Liveness.restarting, "\x1b[31mred\n" + "x" * 10_000)
-    text = breaker.reason(state)
-    assert text.startswith("the server restarts ([31mred x")
-    assert len(text) < 250
-    assert text.isprintable()
+async def test_what_a_server_says_of_itself_is_one_harmless_line(tmp_path):
+    out = asyncio.Event()
+    hostile = {"error": {"message": "\x1b[31mred\n" + "x" * 10_000}}
+
+    async def answer(body, request):
+        return web.json_response(hostile, status=503) if out.is_set() else said(body["prompt"])
+
+    async def health(request):
+        return web.json_response(hostile, status=503 if out.is_set() else 200)
+
+    for alive in (health, None):
+        out.clear()
+        async with serving(answer, alive=alive) as server:
+            progress = Marks(9, out.set)
+            found = await run(server.endpoint, tmp_path / str(alive), progress=progress, max_pause_s=0.5)
+        for text in (found.stopped, found.pauses[0].reason, *(reason for _, reason in progress.paused_s)):
+            assert "red" in text
+            assert text.isprintable()
+            assert len(text) < 400

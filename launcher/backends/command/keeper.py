@@ -74,6 +74,7 @@ def _wait(server: int, signals: int) -> int | None:
 def _end(server: int, grace_s: float) -> int | None:
     """Ask the server to end, and wait; what outlives it by more than `LEFT_S` does not end by itself."""
     os.kill(server, signal.SIGTERM)
+    os.kill(server, signal.SIGCONT)  # one that is stopped could not end in order
     code, deadline = None, time.monotonic() + grace_s
     while _children(os.getpid()) and time.monotonic() < deadline:
         time.sleep(STEP_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 import shlex
@@ -22,13 +23,17 @@ import pytest
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.command import Command, process
-from launcher.core import Endpoint
+from launcher.core import Endpoint, Record
 from launcher.engines.none import Nothing
 from launcher.errors import ServerError, UserError
+from launcher.evaluate.evaluator import evaluate
+from launcher.evaluate.settings import Evaluate
 from launcher.model import Model, Optimizations, Parallelism
-from launcher.monitor.health import watch
+from launcher.monitor.health import Timing, watch
 
 ROOT = Path(__file__).parents[3]
+SERVER = ROOT / "tests" / "evaluate" / "evaluation_server.py"
+sys.path.insert(0, str(SERVER.parent))
 PYTHON = shlex.quote(sys.executable)
 LISTER = f"{PYTHON} {shlex.quote(str(Path(__file__).with_name('lister.py')))} {{port}}"
 
@@ -172,7 +177,36 @@ def test_one_that_dies_is_known_to_be_dead_with_its_last_words(tmp_path: Path) -
         with suppress(urllib.error.URLError, ConnectionError):
             urllib.request.urlopen(f"{endpoint.root}/die", timeout=10)
         assert health.dead.wait(30)
-        assert "exited with 3: out of everything" in health.reason
+        assert "exited with 3: out of everything" in health.state().reason
+
+
+def test_one_that_hangs_is_waited_for_and_ends_in_order_even_then(tmp_path: Path) -> None:
+    """The evaluation pauses while it is stopped, and no sample is lost; at the end it is woken, and not killed."""
+    from evaluation_server import Echoes, Watch
+
+    def pid() -> int:
+        found = psutil.Process().children(recursive=True)
+        (server,) = (each for each in found if str(SERVER) in cmdline(each)[1:2])
+        return server.pid
+
+    class Stops(Watch):
+        def advanced(self, record: Record) -> None:
+            super().advanced(record)
+            if len(self.records) == 9:
+                os.kill(pid(), signal.SIGSTOP)
+
+        def paused(self, seconds: float, reason: str) -> None:
+            super().paused(seconds, reason)
+            os.kill(pid(), signal.SIGCONT)
+
+    command, timing = f"{PYTHON} {shlex.quote(str(SERVER))} {{port}}", Timing(period_s=0.1, timeout_s=0.5)
+    with served(tmp_path, command, stop_timeout_s=600.0) as endpoint, watch(endpoint, tmp_path, timing) as health:
+        given = [endpoint, {"t": Echoes(60)}, [], Evaluate(concurrency=8), tmp_path, None, Stops()]
+        found = asyncio.run(evaluate(*given, health=health))
+        os.kill(pid(), signal.SIGSTOP)
+    assert (found.tasks["t"].coverage["scored"], found.stopped) == (60, None)
+    assert [pause.reason for pause in found.pauses] == ["the server does not answer (no answer within 0.5 s)"]
+    assert "ended in order" in (tmp_path / "server.log").read_text()
 
 
 OURS = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -21,9 +23,16 @@ from backends.pytriton.troubled import Running, start
 
 from launcher.backends.pytriton import PyTriton, installation, supervisor
 from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
+from launcher.core import Endpoint, Record
 from launcher.errors import ServerError, UserError
+from launcher.evaluate.evaluator import evaluate
+from launcher.evaluate.journal import records
+from launcher.evaluate.outcome import Outcome
+from launcher.evaluate.settings import Evaluate
+from launcher.monitor.health import Timing, watch
 
 ROOT = Path(__file__).parents[3]
+sys.path.insert(0, str(ROOT / "tests" / "evaluate"))
 STUB, SERVER = "triton_python_backend_stub", "tritonserver"
 
 
@@ -87,6 +96,34 @@ def test_the_death_of_triton_or_its_stub_fails_what_runs_and_is_repaired(
         assert wait_for(lambda: trouble(running) == "engine_dead", 60), "three deaths in a row are enough"
     assert not processes(STUB)
     assert not processes(SERVER)
+
+
+def test_an_evaluation_waits_while_a_triton_that_hangs_is_repaired(tmp_path: Path) -> None:
+    """No sample is lost, and all is as in an evaluation that nothing disturbed."""
+    from evaluation_server import Echoes, Watch
+
+    class Stops(Watch):
+        def advanced(self, record: Record) -> None:
+            super().advanced(record)
+            victim = {9: SERVER, 30: STUB}.get(len(self.records))
+            if victim is not None:
+                os.kill(processes(victim)[0].pid, signal.SIGSTOP)
+
+    def answers(endpoint: Endpoint, folder: Path, progress: Watch) -> tuple[Outcome, list[Any]]:
+        folder.mkdir()
+        given = [endpoint, {"t": Echoes(60)}, [], Evaluate(concurrency=4, temperature=0), folder, None, progress]
+        with watch(endpoint, folder, Timing(period_s=0.2)) as health:
+            found = asyncio.run(evaluate(*given, health=health))
+        return found, [(record.key, record.prediction, record.scores, record.status) for record in records(folder)]
+
+    with start(tmp_path, PyTriton(probe_timeout_s=1), latency_s=0.02) as running:
+        undisturbed = answers(running.endpoint, tmp_path / "undisturbed", Watch())
+        progress = Stops()
+        found = answers(running.endpoint, tmp_path / "stopped", progress)
+        assert starts(running) == 3
+    assert (found[0].stopped, found[0].tasks, found[1]) == (None, undisturbed[0].tasks, undisturbed[1])
+    assert found[0].tasks["t"].coverage["scored"] == 60
+    assert sum("the server restarts (Triton is restarting" in pause.reason for pause in found[0].pauses) == 2
 
 
 def test_a_hung_engine_is_noticed_and_heals_when_it_comes_back(tmp_path: Path) -> None:
