@@ -11,12 +11,15 @@ from enum import Enum
 from pathlib import Path
 from typing import get_type_hints
 
+from launcher.api.front import Limits
 from launcher.app import conf_folder
 from launcher.component import COMPONENTS
 from launcher.config import Mode, Run
 from launcher.errors import CoverageTooLow, UserError, ValidationFailed
 
 DOCS = Path(__file__).parent
+INNER = {"Limits": Limits}
+"""Settings that are a group of settings, by the name of their type."""
 HEAD = """# Configuration reference
 
 Generated from the schemas by `docs/generate.py`; do not edit. Any key is overridden on the command line as
@@ -68,14 +71,24 @@ def section(group: str) -> Iterator[str]:
             yield f"### {path}\n\n{_doc(cls)}\n"
             yield from table(cls)
             yield ""
+            inner = [INNER[f.type] for f in fields(cls) if f.type in INNER]
+            yield from (f"{_doc(each)}\n" for each in inner)
 
 
 def table(cls: type) -> Iterator[str]:
-    hints = get_type_hints(cls)
-    rows = [f"| `{f.name}` | {_type(f, hints[f.name])} | {_default(f)} |" for f in fields(cls)]
+    rows = list(_rows(cls))
     if rows:
         yield "| key | type | default |\n|---|---|---|"
         yield from rows
+
+
+def _rows(cls: type, prefix: str = "") -> Iterator[str]:
+    hints = get_type_hints(cls)
+    for f in fields(cls):
+        if f.type in INNER:
+            yield from _rows(INNER[f.type], f"{prefix}{f.name}.")
+        else:
+            yield f"| `{prefix}{f.name}` | {_type(f, hints[f.name])} | {_default(f)} |"
 
 
 def _type(field: Field[object], hint: object) -> str:

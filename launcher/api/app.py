@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable
 from fastapi import FastAPI
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -16,8 +17,10 @@ from launcher import __version__
 from launcher.api import chat, completions, status, tokens
 from launcher.api.access import Access
 from launcher.api.auth import Auth
+from launcher.api.browsers import allowed
 from launcher.api.encode import refuse
-from launcher.api.errors import ApiError, from_engine, internal
+from launcher.api.errors import ApiError, clipped, from_engine, internal
+from launcher.api.front import Front
 from launcher.api.metrics import Metrics
 from launcher.api.ready import Readiness
 from launcher.api.schema import (
@@ -38,26 +41,28 @@ Endpoint = Callable[[Request], Awaitable[Response]]
 def create_app(
     runner: Runner,
     *,
-    api_key: str | None = None,
+    front: Front = Front(),
     ready_timeout_s: float = 60.0,
     log: logging.Logger = LOG,
     more_metrics: Callable[[], bytes] = bytes,
 ) -> FastAPI:
     """Return an OpenAI-compatible app over ``runner``.
 
-    ``api_key`` is asked of every request but health checks. ``ready_timeout_s`` bounds the one-token probe behind
-    ``/ready``. ``log`` receives one line per request, with neither bodies nor headers. ``more_metrics`` returns what
-    ``/metrics`` shows besides, in Prometheus' text format; it is called in a thread.
+    ``ready_timeout_s`` bounds the one-token probe behind ``/ready``. ``log`` receives one line per request, with
+    neither bodies nor headers. ``more_metrics`` returns what ``/metrics`` shows besides, in Prometheus' text format; it
+    is called in a thread.
     """
     app = FastAPI(title="launcher", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     metrics = Metrics(runner, more_metrics)
-    app.state.service = Service(runner, metrics, Readiness(runner, ready_timeout_s), int(time.time()), log)
+    app.state.service = Service(runner, metrics, Readiness(runner, ready_timeout_s), int(time.time()), log, front)
     _add_routes(app)
     for kind in (ApiError, HTTPException, QueueFull, EngineUnavailable):
         app.add_exception_handler(kind, _refuse)
-    if api_key is not None:
-        app.add_middleware(Auth, api_key=api_key)
+    if front.api_key is not None:
+        app.add_middleware(Auth, api_key=front.api_key)
     app.add_middleware(Access, metrics=metrics, log=log)
+    if front.cors_origins:
+        app.add_middleware(CORSMiddleware, **allowed(front.cors_origins))
     return app
 
 
@@ -85,13 +90,14 @@ def _post(app: FastAPI, path: str, endpoint: Endpoint, schema: type[BaseModel]) 
 
 def _get(app: FastAPI, path: str, endpoint: Endpoint) -> None:
     app.add_api_route(path, endpoint, methods=["GET"])
-    app.add_api_route(f"{path}/", endpoint, methods=["GET"], include_in_schema=False)
+    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
+    app.add_api_route(f"{path}/", endpoint, methods=["GET", "HEAD"], include_in_schema=False)
 
 
 async def _refuse(request: Request, error: Exception) -> Response:
     if isinstance(error, ApiError):
         return refuse(error)
     if isinstance(error, HTTPException):
-        message = f"{request.method} {request.url.path}: {error.detail}"
+        message = f"{request.method} {clipped(request.url.path)}: {error.detail}"
         return refuse(ApiError(error.status_code, message, headers=error.headers or {}))
     return refuse(from_engine(error) or internal(error))

@@ -7,27 +7,59 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
+from starlette.datastructures import Headers
 from starlette.requests import Request
 
 from launcher.api.errors import QUOTED, ApiError, clipped, invalid, json_type, quoted
 from launcher.api.fields import MESSAGE, STREAM_OPTIONS, Fields
+from launcher.api.large import beside
 from launcher.api.schema import Body
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
-MAX_BYTES = 64 * 2**20
 SHORT = 40
 """A wrong text of so many characters is quoted."""
 
 
-async def read(request: Request, schema: type[Schema]) -> Schema:
-    """Read the body of a request. Raises `ApiError` 400, or 413 for more than `MAX_BYTES`."""
+async def read(request: Request, schema: type[Schema], most: int) -> Schema:
+    """Read the body of a request, of ``most`` bytes. Raises `ApiError` 400, 413 or 415, if it can, before it reads."""
+    _check_headers(request.headers, most)
     data = bytearray()
     async for part in request.stream():
         data += part
-        if len(data) > MAX_BYTES:
-            raise ApiError(413, f"the body is larger than {MAX_BYTES} bytes")
-    return parse(bytes(data), schema)
+        if len(data) > most:
+            raise _too_large(most)
+    return await beside(len(data), lambda: parse(bytes(data), schema))
+
+
+def _check_headers(headers: Headers, most: int) -> None:
+    encoding, kind = headers.get("content-encoding", ""), headers.get("content-type", "")
+    if encoding.strip().lower() not in ("", "identity"):
+        message = (
+            f"Unsupported Content-Encoding: {quoted(encoding)}. This server reads bodies as they are ('identity')."
+        )
+        raise ApiError(415, message, code="unsupported_content_encoding", headers={"Accept-Encoding": "identity"})
+    if not _is_json(kind.partition(";")[0].strip().lower(), browser="origin" in headers):
+        message = f"Unsupported Content-Type: {quoted(kind)}. This server reads 'application/json'."
+        raise ApiError(415, message, code="unsupported_content_type", headers={"Accept": "application/json"})
+    if (length := headers.get("content-length", "0")).isdigit() and int(length[:19]) > most:
+        raise _too_large(most)
+
+
+def _is_json(media: str, browser: bool) -> bool:
+    """Whether a body is meant as JSON.
+
+    curl and urllib call any body a form unless told otherwise, and mean nothing by it. A page of a browser may send a
+    form, or a body without a type, to any server without asking it first (a "simple request" of the Fetch standard), so
+    that it must say JSON.
+    """
+    if media == "application/json" or media.endswith("+json"):
+        return True
+    return not browser and media in ("", "application/x-www-form-urlencoded")
+
+
+def _too_large(most: int) -> ApiError:
+    return ApiError(413, f"the body is larger than {most} bytes", code="body_too_large")
 
 
 def parse(data: bytes, schema: type[Schema]) -> Schema:

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from launcher.api.answer import Job, answer
-from launcher.api.body import read
 from launcher.api.choice import Piece
 from launcher.api.errors import clipped, invalid
 from launcher.api.form import Form, Usage
@@ -26,8 +25,8 @@ from launcher.tokenizer import NoChatTemplate, Tokenizer
 async def create_chat_completion(request: Request) -> Response:
     """Answer a conversation, rendered by the model's own chat template."""
     service = service_of(request)
-    body = await read(request, ChatRequest)
-    service.check_model(body.model)
+    body = await service.read(request, ChatRequest)
+    service.name(body.model)
     job = await beside(sum(len(message.content) for message in body.messages), lambda: _job(body, service))
     return await answer(request, service, job)
 
@@ -56,7 +55,7 @@ def _job(body: ChatRequest, service: Service) -> Job:
     top = _alternatives(body)
     return Job(
         choices(body, [prompt], [limit], id=id, logprobs=top, echo=False),
-        ChatForm(id, int(time.time()), runner.model, runner.tokenizer, top),
+        ChatForm(id, int(time.time()), service.name(body.model), runner.tokenizer, top),
         Usage(len(prompt)),
         stream=body.stream,
         include_usage=body.include_usage,

@@ -10,7 +10,6 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from launcher.api.answer import Job, answer
-from launcher.api.body import read
 from launcher.api.choice import Piece
 from launcher.api.errors import invalid
 from launcher.api.form import Form, Usage
@@ -27,8 +26,8 @@ DEFAULT_MAX_TOKENS = 16
 async def create_completion(request: Request) -> Response:
     """Continue prompts: text or token ids, one or several, with or without the prompt in the answer."""
     service = service_of(request)
-    body = await read(request, CompletionRequest)
-    service.check_model(body.model)
+    body = await service.read(request, CompletionRequest)
+    service.name(body.model)
     job = await beside(sum(map(len, body.prompt)), lambda: _job(body, service))
     return await answer(request, service, job)
 
@@ -43,7 +42,7 @@ def _job(body: CompletionRequest, service: Service) -> Job:
     id = f"cmpl-{secrets.token_hex(12)}"
     return Job(
         choices(body, prompts, limits, id=id, logprobs=body.logprobs, echo=body.echo),
-        CompletionForm(id, int(time.time()), runner.model, runner.tokenizer, body.logprobs),
+        CompletionForm(id, int(time.time()), service.name(body.model), runner.tokenizer, body.logprobs),
         Usage(sum(map(len, prompts))),
         stream=body.stream,
         include_usage=body.include_usage,

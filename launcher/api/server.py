@@ -9,11 +9,14 @@ import socket
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import uvicorn
 from starlette.types import ASGIApp
 
+from launcher.api.front import Limits
+from launcher.api.protocol import LimitedProtocol, most_connections
 from launcher.errors import ServerError, UserError
 from launcher.files import append
 from launcher.redaction import redact
@@ -71,14 +74,16 @@ class _Redacting(logging.Formatter):
 
 
 @contextmanager
-def serving(app: ASGIApp, bound: socket.socket, log: logging.Logger, stop_timeout_s: float) -> Iterator[None]:
-    """Serve ``app`` on a bound socket; from the first moment on, clients can connect.
+def serving(
+    app: ASGIApp, bound: socket.socket, log: logging.Logger, stop_timeout_s: float, limits: Limits | None = None
+) -> Iterator[None]:
+    """Serve ``app`` on a bound socket, within ``limits``; from the first moment on, clients can connect.
 
     On leaving, requests have ``stop_timeout_s`` seconds to end before they are cancelled; then the thread is gone and
     the port closed. Raises `ServerError` if the thread does not end.
     """
     bound.listen(2048)
-    server = uvicorn.Server(_config(app, stop_timeout_s))
+    server = uvicorn.Server(_config(app, stop_timeout_s, limits or Limits()))
     thread = threading.Thread(target=_run, args=(server, bound, log), name="server", daemon=True)
     thread.start()
     try:
@@ -91,10 +96,11 @@ def serving(app: ASGIApp, bound: socket.socket, log: logging.Logger, stop_timeou
             raise ServerError(f"the server did not stop within {stop_timeout_s + GRACE_S:g} s")
 
 
-def _config(app: ASGIApp, stop_timeout_s: float) -> uvicorn.Config:
+def _config(app: ASGIApp, stop_timeout_s: float, limits: Limits) -> uvicorn.Config:
+    protocol = partial(LimitedProtocol, limits=limits, most=most_connections(limits))
     return uvicorn.Config(
         app,
-        http="httptools",
+        http=protocol,  # type: ignore[arg-type]  # it is only called
         ws="none",
         lifespan="off",
         log_config=None,

@@ -16,15 +16,15 @@ from launcher.core import Json
 
 
 async def models(request: Request) -> Response:
-    """List the one model that is served."""
-    return respond({"object": "list", "data": [_card(service_of(request))]})
+    """List the one model that is served, once for each of its names."""
+    service = service_of(request)
+    return respond({"object": "list", "data": [_card(service, name) for name in service.names]})
 
 
 async def model(request: Request) -> Response:
     """Describe a model by its name, which may have slashes."""
     service = service_of(request)
-    service.check_model(request.path_params["name"].rstrip("/"))
-    return respond(_card(service))
+    return respond(_card(service, service.name(request.path_params["name"].rstrip("/"))))
 
 
 async def health(request: Request) -> Response:
@@ -55,11 +55,12 @@ async def metrics(request: Request) -> Response:
     return Response(text, media_type=CONTENT_TYPE_LATEST)
 
 
-def _card(service: Service) -> Json:
+def _card(service: Service, name: str) -> Json:
     return {
-        "id": service.runner.model,
+        "id": name,
         "object": "model",
         "created": service.created,
         "owned_by": "launcher",
+        "root": service.runner.model,
         "max_model_len": service.runner.context_length,
     }

@@ -8,7 +8,6 @@ from typing import TypeVar
 from starlette.requests import Request
 from starlette.responses import Response
 
-from launcher.api.body import read
 from launcher.api.chat import render
 from launcher.api.encode import respond
 from launcher.api.errors import ApiError, invalid
@@ -24,8 +23,8 @@ Tokens = TypeVar("Tokens", bound=TokensRequest)
 async def tokenize(request: Request) -> Response:
     """Return ``{tokens, count, max_model_len}`` of a prompt or of rendered messages."""
     service = service_of(request)
-    body = await read(request, TokenizeRequest)
-    service.check_model(body.model)
+    body = await service.read(request, TokenizeRequest)
+    service.name(body.model)
     tokens = await beside(_size(body), lambda: _encode(body, service))
     answer = {"tokens": tokens, "count": len(tokens), "max_model_len": service.runner.context_length}
     if body.return_token_strs:
@@ -90,7 +89,7 @@ async def _exact(service: Service, tokens: list[int]) -> dict[str, Json]:
 
 
 async def _tokens(request: Request, service: Service, schema: type[Tokens]) -> Tokens:
-    body = await read(request, schema)
-    service.check_model(body.model)
+    body = await service.read(request, schema)
+    service.name(body.model)
     check_tokens(body.tokens, service.runner.tokenizer.vocab_size, "tokens")
     return body

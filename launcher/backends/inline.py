@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import ClassVar
+from dataclasses import field
+from typing import ClassVar, Protocol
 
 from launcher.allocation import Allocation
+from launcher.api.front import Front, Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.cluster import Spread
 from launcher.component import component, name_of
@@ -25,6 +27,9 @@ EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
 class Inline(Backend):
     """Serves from this process. ``port`` 0 is any free one; ``api_key_env`` names the variable that holds the key.
 
+    The model has the further names ``aliases``, for clients that insist on one. Pages from ``cors_origins`` may call it
+    from a browser (``*``: any page). ``limits`` bound what a client may send.
+
     Within ``start_timeout_s`` after loading, the engine must produce a token. On stopping, requests have
     ``stop_timeout_s`` to end.
     """
@@ -34,10 +39,15 @@ class Inline(Backend):
     host: str = "127.0.0.1"
     port: int = 0
     api_key_env: str | None = None
+    aliases: list[str] = field(default_factory=list)
+    cors_origins: list[str] = field(default_factory=list)
+    limits: Limits = field(default_factory=Limits)
     start_timeout_s: float = 300.0
     stop_timeout_s: float = 5.0
 
     def __post_init__(self) -> None:
+        check_aliases(self.aliases)
+        check_origins(self.cors_origins)
         check_ports(self, "port")
         check_seconds(self, "start_timeout_s", "stop_timeout_s")
 
@@ -52,21 +62,34 @@ class Inline(Backend):
         from launcher.api.server import bind, server_log, serving
 
         key, path = api_key(self.api_key_env), deployment.folder / "server.log"
-        d = deployment
+        d, front = deployment, front_of(self, key)
         with (
             bind(self.host, self.port) as bound,
             server_log(path) as log,
             d.engine.load(d.model, d.parallelism, d.optimizations, allocation) as runner,
             serving(
-                create_app(runner, api_key=key, ready_timeout_s=self.start_timeout_s, log=log),
+                create_app(runner, front=front, ready_timeout_s=self.start_timeout_s, log=log),
                 bound,
                 log,
                 self.stop_timeout_s,
+                front.limits,
             ),
         ):
             host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
             wait_ready(host, port, self.start_timeout_s, f"see {path}")
             yield Endpoint(f"http://{netloc(host, port)}/v1", runner.model, "inline", name_of(d.engine), key)
+
+
+class Meets(Protocol):
+    """A backend's settings of how it meets its clients."""
+
+    aliases: list[str]
+    cors_origins: list[str]
+    limits: Limits
+
+
+def front_of(backend: Meets, key: str | None) -> Front:
+    return Front(key, tuple(backend.aliases), tuple(backend.cors_origins), backend.limits)
 
 
 def api_key(variable: str | None) -> str | None:

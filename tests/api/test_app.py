@@ -4,14 +4,14 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing
 
 import httpx
 import pytest
 from api.runners import Scripted, client_of, said
 
-from launcher.api import body as body_module
+from launcher.api.front import Front, Limits
 from launcher.engines.base import Generation, Sampling, Tokens
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.errors import EngineUnavailable, QueueFull
@@ -169,9 +169,16 @@ async def test_no_prompt_and_no_answer_is_ever_logged(caplog: pytest.LogCaptureF
     assert not any("SECRET" in record.getMessage() for record in ours)
 
 
-async def test_a_body_that_is_too_large_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(body_module, "MAX_BYTES", 100)
-    assert (await post(Scripted([]), prompt="x" * 200)).status_code == 413
+async def test_a_body_that_is_too_large_is_refused() -> None:
+    async def parts() -> AsyncIterator[bytes]:
+        yield b'{"model": "'
+        for _ in range(3):
+            yield b"x" * 50
+
+    async with client_of(Scripted([]), front=Front(limits=Limits(body_bytes=100))) as client:
+        for body in (b"x" * 101, parts()):
+            answer = await client.post("/v1/completions", content=body)
+            assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])

@@ -6,13 +6,14 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from launcher.allocation import Allocation
+from launcher.api.front import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
-from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
+from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
 from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.cluster import Spread
@@ -29,7 +30,8 @@ if TYPE_CHECKING:
 class PyTriton(Backend):
     """Serves through Triton: the OpenAI API in front, and Triton's own KServe protocol beside it.
 
-    ``host``, ``port``, ``api_key_env``, ``start_timeout_s`` and ``stop_timeout_s`` are those of ``backend=inline``.
+    ``host``, ``port``, ``api_key_env``, ``aliases``, ``cors_origins``, ``limits``, ``start_timeout_s`` and
+    ``stop_timeout_s`` are those of ``backend=inline``; they hold for the OpenAI API, not for Triton's protocol.
     Triton listens on ``triton_host`` at ``http_port``, ``grpc_port`` and ``metrics_port`` (0: any free one); they are
     told in ``triton.json`` in the run folder. With an API key, Triton's inference asks for the access token that is
     told there too. A Triton that does not answer for ``probe_timeout_s`` is replaced. ``workspace`` is the folder for
@@ -41,6 +43,9 @@ class PyTriton(Backend):
     host: str = "127.0.0.1"
     port: int = 0
     api_key_env: str | None = None
+    aliases: list[str] = field(default_factory=list)
+    cors_origins: list[str] = field(default_factory=list)
+    limits: Limits = field(default_factory=Limits)
     triton_host: str = "127.0.0.1"
     http_port: int = 0
     grpc_port: int = 0
@@ -51,6 +56,8 @@ class PyTriton(Backend):
     workspace: str | None = None
 
     def __post_init__(self) -> None:
+        check_aliases(self.aliases)
+        check_origins(self.cors_origins)
         check_ports(self, "port", "http_port", "grpc_port", "metrics_port")
         check_seconds(self, "start_timeout_s", "stop_timeout_s", "probe_timeout_s")
 
@@ -89,9 +96,13 @@ class PyTriton(Backend):
             runner = TritonRunner(engine, served, triton)
             triton.wait()
             app = create_app(
-                runner, api_key=key, ready_timeout_s=self.start_timeout_s, log=log, more_metrics=triton.metrics
+                runner,
+                front=front_of(self, key),
+                ready_timeout_s=self.start_timeout_s,
+                log=log,
+                more_metrics=triton.metrics,
             )
-            with serving(app, bound, log, self.stop_timeout_s):
+            with serving(app, bound, log, self.stop_timeout_s, self.limits):
                 host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
                 wait_ready(host, port, self.start_timeout_s, f"see {path}")
                 name = f"[{host}]" if ":" in host else host

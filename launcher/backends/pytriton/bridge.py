@@ -21,6 +21,7 @@ def listening(served: Served, path: Path) -> Iterator[None]:
     """Let each Triton that is started meanwhile ask ``served`` over a Unix socket at ``path``."""
     bound = socket.socket(socket.AF_UNIX)
     bound.bind(str(path))
+    path.chmod(0o600)
     serving = served.loop.create_unix_server(partial(Bridge, served), sock=bound)
     server = asyncio.run_coroutine_threadsafe(serving, served.loop).result()
     try:

@@ -10,12 +10,20 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.backends.pytriton.installation import MODEL, backends, environment, install, models, program
 from launcher.backends.pytriton.ports import Ports
-from launcher.backends.pytriton.workspace import kill, processes, remove, running, shared_memory_prefix
+from launcher.backends.pytriton.workspace import (
+    SHARED_MEMORY,
+    kill,
+    processes,
+    remove,
+    running,
+    shared_memory_prefix,
+)
 from launcher.core import Json
 from launcher.files import append
 from launcher.http import HttpError, fetch, netloc, parsed
@@ -82,19 +90,31 @@ class Server:
                 stdout=subprocess.DEVNULL,
                 stderr=log,
                 start_new_session=True,  # Ctrl-C is for the launcher
+                umask=0o077,
             )
 
     def wait(self, timeout_s: float) -> str | None:
         """Wait until Triton and its model are ready; return why they are not, or None."""
         deadline = time.monotonic() + timeout_s
         while not self._ready():
+            self._close_memory()
             if self._process is None or self._process.poll() is not None:
                 return f"it died while starting{self._reason()}"
             if time.monotonic() > deadline:
                 return f"it did not start within {timeout_s:g} s"
             time.sleep(LOOK_S)
+        self._close_memory()
         self._pids = processes(self._folder)
         return self._foreign() or self.lost()
+
+    def _close_memory(self) -> None:
+        """Close the memory that Triton shares with its stub to other users: prompts go through it from now on.
+
+        Triton makes it readable for everybody whatever its umask is, and no option changes that.
+        """
+        for segment in SHARED_MEMORY.glob(f"{self._memory}*"):
+            with suppress(FileNotFoundError):
+                segment.chmod(0o600)
 
     def lost(self) -> str | None:
         """Return which process has died, or None."""

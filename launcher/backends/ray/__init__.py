@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import field, replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
 from launcher.allocation import LOOPBACK, Allocation
+from launcher.api.front import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, Deployment, check_ports
-from launcher.backends.inline import EVERYWHERE, api_key, wait_ready
+from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
 from launcher.backends.ray.assignment import Assignment, Demand, Patience, Routing, Scale, Share
 from launcher.backends.ray.resources import Node, count, memory, rooms
 from launcher.cluster import Spread
@@ -47,11 +48,12 @@ class Ray(Backend):
     to have at most ``target_requests`` under way; more of them when that has been so for ``scale_up_after_s``, fewer
     after ``scale_down_after_s``. The resources must suffice for the most.
 
-    ``host``, ``port``, ``api_key_env`` and ``stop_timeout_s`` are those of ``backend=inline``; all replicas must be
-    ready within ``start_timeout_s``. ``routing`` is ``least_outstanding`` or ``prefix``: the same beginning of a
-    request goes to the same replica. On GPUs each rank takes ``gpus_per_rank``; ``cpus_per_rank`` is counted if it is
-    given, otherwise the replicas share the CPUs evenly. A replica without a sign of life for ``probe_timeout_s``, or
-    that makes no step for ``stall_timeout_s`` although it has requests (null: however long), is replaced.
+    ``host``, ``port``, ``api_key_env``, ``aliases``, ``cors_origins``, ``limits`` and ``stop_timeout_s`` are those of
+    ``backend=inline``; all replicas must be ready within ``start_timeout_s``. ``routing`` is ``least_outstanding`` or
+    ``prefix``: the same beginning of a request goes to the same replica. On GPUs each rank takes ``gpus_per_rank``;
+    ``cpus_per_rank`` is counted if it is given, otherwise the replicas share the CPUs evenly. A replica without a sign
+    of life for ``probe_timeout_s``, or that makes no step for ``stall_timeout_s`` although it has requests (null:
+    however long), is replaced.
     """
 
     spread: ClassVar[Spread] = Spread.replicas
@@ -59,6 +61,9 @@ class Ray(Backend):
     host: str = "127.0.0.1"
     port: int = 0
     api_key_env: str | None = None
+    aliases: list[str] = field(default_factory=list)
+    cors_origins: list[str] = field(default_factory=list)
+    limits: Limits = field(default_factory=Limits)
     address: str | None = None
     replicas: int | str = 1
     min_replicas: int = 1
@@ -75,6 +80,8 @@ class Ray(Backend):
     stall_timeout_s: float | None = 600.0
 
     def __post_init__(self) -> None:
+        check_aliases(self.aliases)
+        check_origins(self.cors_origins)
         check_ports(self, "port")
         if self.replicas != AUTO and not (isinstance(self.replicas, int) and 1 <= self.replicas <= MOST):
             raise UserError(f"backend.replicas={self.replicas}: accepted is a number from 1 to {MOST}, or {AUTO}")
@@ -154,7 +161,7 @@ class Ray(Backend):
             share=self._share(deployment, allocation),
             routing=self.routing,
             patience=Patience(self.start_timeout_s, self.stop_timeout_s, self.probe_timeout_s, self.stall_timeout_s),
-            api_key=key,
+            front=front_of(self, key),
             home=Path(),
             working_folder=Path.cwd(),
             listener=listener,

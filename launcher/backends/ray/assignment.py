@@ -9,6 +9,7 @@ from enum import Enum
 from pathlib import Path
 
 from launcher.allocation import LOOPBACK, Allocation
+from launcher.api.front import Front
 from launcher.backends.base import Deployment
 from launcher.core import Json
 
@@ -81,7 +82,7 @@ class Assignment:
     share: Share
     routing: Routing
     patience: Patience
-    api_key: str | None
+    front: Front
     home: Path
     working_folder: Path
     listener: int

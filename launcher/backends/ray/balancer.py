@@ -12,7 +12,9 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
+from launcher.api.access import REQUEST_ID
 from launcher.api.errors import ApiError
+from launcher.api.front import Limits
 from launcher.backends.ray.assignment import Patience, Routing
 from launcher.backends.ray.gate import HEADER
 from launcher.backends.ray.rollcall import Address
@@ -20,10 +22,16 @@ from launcher.errors import ServerError
 
 BUFFER = 262_144
 """Bytes: a request up to this size is asked again elsewhere when a replica dies before it has answered anything."""
+SPARE = 16_384
+"""Bytes of the buffer that headers leave to what HAProxy adds to them."""
+MOST_HEADERS = 32_767
+"""Of HAProxy's ``tune.http.maxhdr``."""
 PREFIX = 512
 """So many bytes at the beginning of a request choose the replica under ``prefix`` routing."""
 START_S = 20.0
 STEP_S = 0.02
+LATE = "the request did not arrive in time"
+LARGE = "the request's headers are too large"
 NOBODY = "no replica can answer now"
 RETRY_AFTER_S = 1
 """What a client is told to wait when there is no replica; its next request may have to wait for one."""
@@ -34,18 +42,21 @@ CONFIG = """
 global
   stats socket {control} mode 600 level admin
   tune.bufsize {buffer}
+  tune.http.maxhdr {headers}
   nbthread 2
   hard-stop-after {stop}ms
 defaults
   mode http
-  maxconn 8192
+  maxconn {connections}
   timeout connect 5s
-  timeout client 24h
+  timeout client {body_ms}ms
   timeout server 24h
   timeout queue 60s
   timeout check {probe}ms
+  timeout http-request {header_ms}ms
   timeout http-keep-alive 75s
   option abortonclose
+  option http-ignore-probes
   option http-no-delay
   http-reuse always
   retries 3
@@ -54,8 +65,13 @@ defaults
   errorfile 503 {unavailable}
   errorfile 502 {broken}
   errorfile 400 {malformed}
+  errorfile 408 {late}
 frontend api
   bind fd@{listener}
+  http-request set-header {id} %[uuid()] unless {{ req.hdr({id}) -m reg ^[!-~]{{1,128}}$ }}
+  http-request set-var(txn.id) req.hdr({id})
+  http-request return status 431 content-type application/json file {large} if {{ req.hdrs,length gt {header_bytes} }}
+  http-after-response set-header {id} %[var(txn.id)] unless {{ res.hdr({id}) -m found }}
   use_backend status if METH_GET {{ path /health /health/ /metrics /metrics/ }}
   use_backend status if {{ nbsrv(replicas) eq 0 }}
   default_backend replicas
@@ -84,7 +100,14 @@ class Balancer:
     """
 
     def __init__(
-        self, folder: Path, listener: int, slots: int, routing: Routing, patience: Patience, secret: str
+        self,
+        folder: Path,
+        listener: int,
+        slots: int,
+        routing: Routing,
+        patience: Patience,
+        secret: str,
+        limits: Limits | None = None,
     ) -> None:
         self._folder = folder
         self._listener = listener
@@ -93,6 +116,7 @@ class Balancer:
         self._routing = routing
         self._patience = patience
         self._secret = secret
+        self._limits = limits or Limits()
         self._control = folder / "haproxy.sock"
         self._taken: dict[int, Address] = {}
         self._draining: set[int] = set()
@@ -230,15 +254,23 @@ class Balancer:
             return b"".join(iter(lambda: control.recv(65536), b"")).decode()
 
     def _config(self, status: Address) -> str:
-        patience = self._patience
+        patience, limits = self._patience, self._limits
         return CONFIG.format(
             control=self._control,
-            buffer=BUFFER,
+            buffer=max(BUFFER, limits.header_bytes + SPARE),
+            headers=min(limits.headers + 1, MOST_HEADERS),
+            connections=limits.connections,
+            header_ms=int(limits.header_timeout_s * 1e3),
+            body_ms=int(limits.body_timeout_s * 1e3),
+            header_bytes=limits.header_bytes,
+            id=REQUEST_ID,
             stop=int(patience.stop_s * 1e3),
             probe=int(patience.probe_s * 1e3),
             unavailable=self._page(ApiError(503, NOBODY, code="no_replica"), "Service Unavailable"),
             broken=self._page(ApiError(502, "the replica died while it answered", code="replica_died"), "Bad Gateway"),
             malformed=self._page(ApiError(400, "this is no HTTP request"), "Bad Request"),
+            late=self._page(ApiError(408, LATE, code="request_timeout"), "Request Timeout"),
+            large=self._body(ApiError(431, LARGE, code="headers_too_large")),
             listener=self._listener,
             status=f"{status[0]}:{status[1]}",
             balance=BALANCE[self._routing],
@@ -246,6 +278,11 @@ class Balancer:
             header=HEADER,
             secret=self._secret,
         )
+
+    def _body(self, error: ApiError) -> Path:
+        file = self._folder / f"{error.status}.json"
+        file.write_text(json.dumps(error.body()))
+        return file
 
     def _page(self, error: ApiError, reason: str) -> Path:
         """Write an error's whole answer to a file, as HAProxy wants it."""

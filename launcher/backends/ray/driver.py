@@ -17,6 +17,7 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from functools import partial
 
+from launcher.api.browsers import allowing
 from launcher.api.server import bind, server_log, serving
 from launcher.backends.ray import application, home
 from launcher.backends.ray.assignment import Assignment
@@ -83,7 +84,9 @@ class Driver:
 
     def __init__(self, assignment: Assignment) -> None:
         a = self._assignment = assignment
-        self._balancer = Balancer(a.home, a.listener, a.scale.most + SPARE_SLOTS, a.routing, a.patience, a.secret)
+        self._balancer = Balancer(
+            a.home, a.listener, a.scale.most + SPARE_SLOTS, a.routing, a.patience, a.secret, a.front.limits
+        )
         self._fleet = Fleet(self._balancer, a.patience, a.lost)
         self._ray = Embedded(a) if a.address is None else Attached(a)
         self._pulse = Pulse(a.patience.probe_s)
@@ -97,7 +100,8 @@ class Driver:
         a, key = self._assignment, secrets.token_bytes(32)
         with ExitStack() as stack:
             log, bound = stack.enter_context(server_log(a.deployment.folder / "server.log")), bind("127.0.0.1", 0)
-            stack.enter_context(serving(Status(self._fleet, self._scaler, a.secret).app(), bound, log, 1.0))
+            status = Status(self._fleet, self._scaler, a.secret).app()
+            stack.enter_context(serving(allowing(status, a.front.cors_origins), bound, log, 1.0))
             self._balancer.start(bound.getsockname()[:2])
             threading.Thread(target=self._mind_start, args=(say,), name="start", daemon=True).start()
             a = self._ray.start()

@@ -9,7 +9,8 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from multiprocessing import AuthenticationError
 
-from launcher.allocation import allocate
+from launcher.allocation import LOOPBACK, allocate
+from launcher.api.front import Limits
 from launcher.backends.ray import application
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.gate import Gate
@@ -18,6 +19,7 @@ from launcher.core import Json
 from launcher.engines.base import Runner
 from launcher.errors import UserError
 
+ADDED_BYTES, ADDED_HEADERS = 4096, 8
 PATIENCE_S = 5.0
 """So long a new replica tries to reach the driver."""
 
@@ -31,6 +33,7 @@ class Replica:
     def __init__(self, address: Address, key: bytes) -> None:
         self._open = ExitStack()
         self._voice: Voice | None = None
+        _keep_private()
         voice = _voice(address, key)
         try:
             self._runner = self._serve(voice.assignment, voice)
@@ -63,12 +66,13 @@ class Replica:
         alone = {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
         allocation = replace(allocate(alone), cpus=max(1, int(assignment.share.cpus)))
         who = identity()
-        bound = enter(bind(who["node"], 0))
+        # HAProxy is on the driver's node: there, no other host needs to reach the replica.
+        bound = enter(bind(LOOPBACK if who["node"] == assignment.host else who["node"], 0))
         log = enter(server_log(d.folder / "server.log"))
         runner = enter(d.engine.load(d.model, d.parallelism, d.optimizations, allocation))
-        app = create_app(runner, api_key=assignment.api_key, ready_timeout_s=patience.start_s, log=log)
+        app = create_app(runner, front=assignment.front, ready_timeout_s=patience.start_s, log=log)
         host, port = bound.getsockname()[:2]
-        enter(serving(Gate(app, assignment.secret), bound, log, patience.stop_s))
+        enter(serving(Gate(app, assignment.secret), bound, log, patience.stop_s, roomier(assignment.front.limits)))
         voice.say({"kind": "ready", **who, "host": host, "port": port, "model": runner.model})
         return runner
 
@@ -82,6 +86,23 @@ class Replica:
             voice.say({"kind": "failed", "reason": state.error or "the driver is gone"})
         finally:
             os._exit(1)
+
+
+def _keep_private() -> None:
+    """Let Serve's server for calls between deployments listen on loopback, instead of on all addresses.
+
+    It unpickles what it is sent, and is not asked for anything here. No option sets where it listens; it begins to when
+    this class is made.
+    """
+    from ray.serve._private import replica
+
+    listen = replica.add_port_to_grpc_server
+    replica.add_port_to_grpc_server = lambda server, address: listen(server, address.replace("[::]", LOOPBACK))
+
+
+def roomier(limits: Limits) -> Limits:
+    """Return the limits of a client, with room for what HAProxy adds to its headers."""
+    return replace(limits, header_bytes=limits.header_bytes + ADDED_BYTES, headers=limits.headers + ADDED_HEADERS)
 
 
 def _voice(address: Address, key: bytes) -> Voice:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,11 +12,12 @@ from typing import Any
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc.aio as triton
 
 from launcher.backends.pytriton import PyTriton
-from launcher.backends.pytriton.workspace import wait_for
+from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -38,6 +40,20 @@ def test_health_and_metadata_are_tritons_own(server: Any) -> None:
     for tensor in metadata["inputs"] + metadata["outputs"]:
         assert f"`{tensor['name']}`" in documented
         assert tensor["datatype"] in documented
+
+
+def test_other_users_and_other_hosts_reach_nothing_of_triton(server: Any, temporary: Path) -> None:
+    """Prompts and answers go through its shared memory, and the socket of the engine takes requests without a key."""
+    memory = list(SHARED_MEMORY.glob(f"{shared_memory_prefix(os.getpid())}*"))
+    sockets = [path for path in temporary.rglob("*.sock") if path.is_socket()]
+    assert memory
+    assert sockets
+    open_to_others = [path for path in (*memory, *sockets) if path.stat().st_mode & 0o077]
+    assert not open_to_others
+    children = psutil.Process().children(recursive=True)
+    listening = {c.laddr.ip for p in children for c in p.net_connections("inet") if c.status == psutil.CONN_LISTEN}
+    assert listening
+    assert {ip.removeprefix("::ffff:") for ip in listening} == {"127.0.0.1"}
 
 
 def test_generation_over_kserve_http(server: Any) -> None:

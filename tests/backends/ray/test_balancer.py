@@ -1,8 +1,9 @@
-"""HAProxy without a Ray: what it is told while it does not listen."""
+"""HAProxy without a Ray: what it is told while it does not listen, and what it takes from clients."""
 
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 from collections.abc import Iterator
@@ -11,9 +12,12 @@ from contextlib import contextmanager
 import psutil
 import pytest
 from answering import answering
+from api import raw
+from api.raw import answer_to, connected, error, request, said, statuses
 from backends.ray.ray_faults import hangs
 from backends.ray.ray_service import get, wait_for
 
+from launcher.api.front import Limits
 from launcher.backends.ray import home
 from launcher.backends.ray.assignment import Patience, Routing
 from launcher.backends.ray.balancer import Balancer
@@ -25,9 +29,9 @@ PATIENT = Patience(start_s=1, stop_s=0.1, probe_s=120, stall_s=None)
 
 
 @contextmanager
-def balanced(status: Address) -> Iterator[tuple[Balancer, Endpoint]]:
+def balanced(status: Address, limits: Limits | None = None) -> Iterator[tuple[Balancer, Endpoint]]:
     with home.home("token") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        balancer = Balancer(folder, listener.fileno(), 2, Routing.least_outstanding, PATIENT, "secret")
+        balancer = Balancer(folder, listener.fileno(), 2, Routing.least_outstanding, PATIENT, "secret", limits)
         try:
             balancer.start(status)
             yield balancer, Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "m", "ray", "echo")
@@ -46,3 +50,52 @@ def test_a_proxy_that_stands_still_learns_later_what_came_meanwhile() -> None:
         os.kill(proxy.pid, signal.SIGCONT)
         wait_for(lambda: get(endpoint, "/v1/models") == b"a replica", "the replica is asked")
         assert balancer.sessions() is not None
+
+
+def test_clients_have_limits_before_any_replica_is_asked() -> None:
+    limits = Limits(header_bytes=4000, headers=20, header_timeout_s=0.3)
+    with answering(b"nobody") as status, balanced(status, limits) as (_, endpoint):
+        front = address(endpoint)
+        for sent, told in ((b"", []), (b"POST", [408]), (b"POST / HTTP/1.1\r\nHost: x\r\n", [408])):
+            with connected(front) as client:
+                client.sendall(sent)
+                assert statuses(said(client)) == told
+        for head in (b"a: " + b"x" * 5000, b"a: b\r\n" * 30):
+            found = answer_to(front, b"GET / HTTP/1.1\r\nConnection: close\r\n" + head + b"\r\n\r\n")
+            assert statuses(found)[0] in (400, 431)
+        smuggled = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nContent-Length: 4\r\n\r\nabcd"
+        assert statuses(answer_to(front, smuggled)) == [400]
+        assert get(endpoint, "/v1/models") == b"nobody"
+
+
+def test_the_front_of_the_replicas_answers_as_one_of_them_does() -> None:
+    """Through HAProxy to a server of ours: the id, HTTP/1.0, a body that is too large, and half a body."""
+    with (
+        answering(b"nobody") as status,
+        raw.server(body_bytes=10_000, body_timeout_s=0.3) as replica,
+        balanced(status, Limits(body_timeout_s=0.3)) as (balancer, endpoint),
+    ):
+        balancer.add(replica.address)
+        front = address(endpoint)
+        wait_for(lambda: get(endpoint, "/v1/models") != b"nobody", "the replica is asked")
+        close = "Connection: close"
+        found = answer_to(front, request({}, close, "x-request-id: mine"))
+        assert statuses(found) == [200]
+        assert found.lower().count(b"x-request-id: mine\r\n") == 1
+        assert len(re.findall(rb"x-request-id: [0-9a-f-]{36}\r\n", answer_to(front, request({}, close)))) == 1
+        head, _, body = answer_to(front, request({"stream": True}, version="1.0")).partition(b"\r\n\r\n")
+        assert b"transfer-encoding" not in head.lower()
+        assert body.startswith(b"data: {")
+        assert body.endswith(b"data: [DONE]\n\n")
+        large = answer_to(front, request({"prompt": "x" * 20_000}, close))
+        assert (statuses(large), error(large)["code"]) == ([413], "body_too_large")
+        with connected(front) as client:
+            client.sendall(request({}, close)[:-5])
+            assert statuses(said(client)) in ([400], [408])
+        with connected(front) as client:
+            client.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n")
+            assert statuses(raw.dripped(client, b"1\r\n \r\n")) in ([400], [408])
+
+
+def address(endpoint: Endpoint) -> Address:
+    return "127.0.0.1", int(endpoint.root.rpartition(":")[2])

@@ -187,6 +187,20 @@ def test_two_replicas_are_told_apart(echoes: Service) -> None:
     assert sorted(b - a for a, b in zip(before, echoes.generated(), strict=True)) == [0, 24]
 
 
+def test_nothing_of_a_ray_on_one_host_listens_to_another_host(echoes: Service) -> None:
+    """Serve's replicas and Ray's agents unpickle what they are sent."""
+    driver = echoes.driver()
+    listening = {
+        (home.name(pid), socket.laddr.ip)
+        for pid in (driver, *home.members(driver))
+        for socket in psutil.Process(pid).net_connections("inet")
+        if socket.status == psutil.CONN_LISTEN
+    }
+    assert {"haproxy", "raylet", "gcs_server"} <= {name for name, _ in listening}
+    assert any(name.startswith("ray::Serve") for name, _ in listening)
+    assert {ip.removeprefix("::ffff:") for _, ip in listening} <= {"127.0.0.1", "::1"}, listening
+
+
 @pytest.fixture(scope="module")
 def undisturbed(echoes: Service, task: Generation, tmp_path_factory: pytest.TempPathFactory) -> Scores:
     return scores_of(echoes, tmp_path_factory.mktemp("undisturbed") / "run", task, lambda: None)

@@ -1,0 +1,71 @@
+"""How a server meets its clients: the key it asks for, its names, who may call from a browser, and its limits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from urllib.parse import urlsplit
+
+from launcher.errors import UserError
+
+ANY_ORIGIN = "*"
+
+
+@dataclass
+class Limits:
+    """What a client may take of a server before it has shown a key, and how large a request may be.
+
+    A request's line and headers have at most ``header_bytes`` bytes and ``headers`` headers; they must be there within
+    ``header_timeout_s`` of the connection's opening, or of the last answer's end once the client sends again. A body
+    has at most ``body_bytes`` bytes and must be there ``body_timeout_s`` after its headers. At most ``connections`` are
+    open at a time, fewer where the system allows the process fewer open files.
+    """
+
+    header_bytes: int = 65_536
+    headers: int = 100
+    header_timeout_s: float = 30.0
+    body_bytes: int = 67_108_864
+    body_timeout_s: float = 120.0
+    connections: int = 4096
+
+    def __post_init__(self) -> None:
+        for name in ("header_bytes", "headers", "header_timeout_s", "body_bytes", "body_timeout_s", "connections"):
+            if not getattr(self, name) > 0:
+                raise UserError(f"backend.limits.{name}={getattr(self, name)}: must be a number above 0")
+
+
+@dataclass(frozen=True)
+class Front:
+    """What all servers of this program have in common before an engine is asked.
+
+    ``api_key`` is asked of every request but health checks. ``aliases`` are further names of the model. Pages of
+    ``cors_origins`` may call from a browser; ``*`` is any page.
+    """
+
+    api_key: str | None = field(default=None, repr=False)
+    aliases: tuple[str, ...] = ()
+    cors_origins: tuple[str, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+
+
+def check_aliases(aliases: Sequence[str]) -> None:
+    """Raise `UserError` for a name that no request could have."""
+    for alias in aliases:
+        if not alias.strip() or not alias.isprintable():
+            raise UserError(f"backend.aliases={alias!r}: must be a name of printable characters")
+
+
+def check_origins(origins: Sequence[str]) -> None:
+    """Raise `UserError` for what no browser sends as ``Origin``."""
+    for origin in origins:
+        if origin != ANY_ORIGIN and not _is_origin(origin):
+            raise UserError(f"backend.cors_origins={origin}: must be '*', or scheme://host[:port] without a path")
+
+
+def _is_origin(origin: str) -> bool:
+    try:
+        parts = urlsplit(origin)
+        _ = parts.port
+    except ValueError:
+        return False
+    return bool(parts.scheme and parts.hostname) and origin == f"{parts.scheme}://{parts.netloc}" and "@" not in origin

@@ -1,0 +1,247 @@
+"""uvicorn's HTTP/1 protocol with limits: what a client may send, and how long it may take.
+
+uvicorn itself waits for ever for the rest of a request, and keeps headers of any size. The limits hold before the app,
+and so before a key, is looked at. Half of a request costs a timer; a whole one that comes in one piece costs none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import resource
+from typing import Any
+
+import httptools
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
+
+from launcher.api.encode import refuse
+from launcher.api.errors import ApiError
+from launcher.api.front import Limits
+
+SPARE_FILES = 64
+"""So many open files stay for everything but connections."""
+HEAD, BODY, IDLE = "head", "body", "idle"
+
+
+def most_connections(limits: Limits) -> int:
+    """Return how many connections a process can have: those that are allowed, and that the system has files for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return limits.connections if soft == resource.RLIM_INFINITY else min(limits.connections, max(1, soft - SPARE_FILES))
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. It is closed when a limit is passed, with the reason where that can still be said."""
+
+    def __init__(self, *args: Any, limits: Limits, most: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._limits = limits
+        self._most = most
+        self._served = self.app
+        self._part = IDLE
+        self._message = 0
+        self._size = 0
+        self._unfinished = 0
+        self._waits: tuple[str, int] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._active: RequestResponseCycle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._most:
+            message = f"this server has as many connections as it takes ({self._most}); come back later"
+            self._refuse(ApiError(503, message, code="too_many_connections", headers={"Retry-After": "1"}))
+            return
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        before = self._message
+        self._feed(data)
+        if self.transport.is_closing():
+            return
+        if self._part == HEAD:
+            # What a header has so far is known to the parser alone: all of this data counts, if it is of one message.
+            self._unfinished += len(data) if before == self._message else 0
+            if self._unfinished > self._limits.header_bytes:
+                self._refuse(self._large_head())
+                return
+        self._watch()
+
+    def _feed(self, data: bytes) -> None:
+        self._unset_keepalive_if_required()
+        while data:
+            try:
+                self.parser.feed_data(data)
+                return
+            except httptools.HttpParserUpgrade as upgrade:
+                data = self._without_offer() + data[upgrade.args[0] :]
+            except httptools.HttpParserError:
+                self._refuse(ApiError(400, "this is no HTTP request", code="malformed_request"))
+                return
+
+    # What the parser says of a message
+
+    def on_message_begin(self) -> None:
+        super().on_message_begin()
+        self._part, self._size, self._unfinished = HEAD, 0, 0
+        self._message += 1
+
+    def on_url(self, url: bytes) -> None:
+        super().on_url(url)
+        self._size += len(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        super().on_header(name, value)
+        self._size += len(name) + len(value) + 4
+
+    def on_headers_complete(self) -> None:
+        if self.parser.get_method() == b"CONNECT":
+            raise ValueError("this server is no proxy")
+        if self.parser.should_upgrade():
+            return  # it comes again, without the offer
+        problem = self._problem()
+        if problem is not None:
+            self._note(problem)
+        self.app = self._served if problem is None else refuse(problem)
+        super().on_headers_complete()
+        self._part, self._size = BODY, 0
+
+    def on_body(self, body: bytes) -> None:
+        self._size += len(body)
+        if self.cycle.response_complete and self._size > self._limits.body_bytes:
+            self.transport.close()
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
+        self._part = IDLE
+        super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._active = cycle
+        old = cycle.scope["http_version"] != "1.1"
+        super()._start_asgi_task(cycle, _Unchunked(app, cycle) if old else app)  # type: ignore[arg-type]
+
+    def _without_offer(self) -> bytes:
+        """Return the head of a request that offers another protocol, as it is without that, for a new parser.
+
+        A server may go on without what it is offered (RFC 9110, 7.8), but the parser then takes the body for the other
+        protocol. Java's client offers HTTP/2 with its first request.
+        """
+        first = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
+        kept = [header for header in self.headers if header[0] not in (b"connection", b"upgrade")]
+        if any(name == b"connection" and b"close" in value.lower() for name, value in self.headers):
+            kept.append((b"connection", b"close"))
+        self.parser = httptools.HttpRequestParser(self)
+        return first + b"".join(b"%b: %b\r\n" % header for header in kept) + b"\r\n"
+
+    # Time
+
+    def _watch(self) -> None:
+        """Give the rest of a message its time; where nothing is expected of the client, there is no limit."""
+        waits = self._expected()
+        if waits == self._waits:
+            return
+        self._unwatch()
+        self._waits = waits
+        if waits is not None:
+            seconds = self._limits.body_timeout_s if waits[0] == BODY else self._limits.header_timeout_s
+            self._timer = self.loop.call_later(seconds, self._late)
+
+    def _expected(self) -> tuple[str, int] | None:
+        if self._part == IDLE:
+            return None if self._busy else (HEAD, self._message + 1)
+        return self._part, self._message
+
+    def _unwatch(self) -> None:
+        self._waits = None
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _late(self) -> None:
+        self._unwatch()
+        if self._part == IDLE:
+            self.transport.close()
+        elif self._part == BODY and self.cycle is not self._active:
+            self._watch()  # it waits for the answer to an earlier request, not for the client
+        else:
+            seconds = self._limits.body_timeout_s if self._part == BODY else self._limits.header_timeout_s
+            message = f"the request's {self._part} did not arrive within {seconds:g} s"
+            self._refuse(ApiError(408, message, code="request_timeout"))
+
+    # Refusing
+
+    @property
+    def _busy(self) -> bool:
+        return self._active is not None and not self._active.response_complete
+
+    def _problem(self) -> ApiError | None:
+        """Return why a request whose headers are there is not for the app, or None."""
+        if self._size > self._limits.header_bytes or len(self.headers) > self._limits.headers:
+            return self._large_head()
+        if self.parser.get_http_version() not in ("1.0", "1.1"):
+            message = "this server speaks HTTP/1.0 and HTTP/1.1"
+            return ApiError(505, message, code="http_version", headers={"Connection": "close"})
+        return None
+
+    def _large_head(self) -> ApiError:
+        most = f"{self._limits.header_bytes} bytes and {self._limits.headers} headers"
+        message = f"the request's headers are too large; this server takes at most {most}"
+        return ApiError(431, message, code="headers_too_large", headers={"Connection": "close"})
+
+    def _note(self, error: ApiError) -> None:
+        self.logger.warning("%s: %d: %s", self.client[0] if self.client else "a client", error.status, error)
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(ApiError(400, msg, code="malformed_request"))
+
+    def _refuse(self, error: ApiError) -> None:
+        """Say why, and close. Where answers to whole requests are under way they are sent first, and nothing else."""
+        self._unwatch()
+        self._unset_keepalive_if_required()
+        if self._busy and self._part != BODY:
+            self.cycle.keep_alive = False
+            self.flow.pause_reading()
+            return
+        self._note(error)
+        if self._part != BODY or (self._active is self.cycle and not self.cycle.response_started):
+            self.transport.write(_written(error))
+        self.transport.close()
+        if self.cycle is not None:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+
+class _Unchunked:
+    """An answer to a client of HTTP/1.0, which knows no chunks: one of unknown length ends with the connection."""
+
+    def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
+        self._app = app
+        self._cycle = cycle
+        self._open = False
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def plain(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._open = not any(name.lower() == b"content-length" for name, _ in message.get("headers", ()))
+                self._cycle.chunked_encoding = False if self._open else None
+            elif self._open:
+                self._cycle.expected_content_length = len(message.get("body", b""))
+            await send(message)
+
+        await self._app(scope, receive, plain)
+
+
+def _written(error: ApiError) -> bytes:
+    """Return a whole answer as it goes over the wire."""
+    answer = refuse(error)
+    headers = [*answer.raw_headers, *([] if "connection" in answer.headers else [(b"connection", b"close")])]
+    lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
+    return STATUS_LINE[error.status] + lines + b"\r\n" + bytes(answer.body)

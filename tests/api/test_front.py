@@ -1,0 +1,177 @@
+from __future__ import annotations
+
+import gzip
+import json
+import logging
+import re
+
+import httpx
+import pytest
+from api.runners import Scripted, client_of, said
+
+from launcher.api.access import REQUEST_ID
+from launcher.api.front import Front
+
+ASK = {"model": "scripted", "prompt": "p", "max_tokens": 4}
+CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}
+DATA = json.dumps(ASK).encode()
+PAGE = {"Origin": "http://localhost:3000"}
+
+
+def scripted() -> Scripted:
+    return Scripted([said("ab"), said("c", "length")])
+
+
+def origin_of(answer: httpx.Response) -> str | None:
+    return answer.headers.get("access-control-allow-origin")
+
+
+@pytest.mark.parametrize("sent", ["abc-123", "550e8400-e29b-41d4-a716-446655440000", "x" * 128])
+async def test_a_clients_request_id_is_in_every_answer_and_in_the_log(
+    sent: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    log = logging.getLogger("test.ids")
+    with caplog.at_level(logging.INFO):
+        async with client_of(scripted(), front=Front("right"), log=log) as client:
+            for path, body, key, status in (
+                ("/v1/completions", ASK, "right", 200), ("/v1/completions", ASK | {"stream": True}, "right", 200),
+                ("/v1/completions", ASK | {"n": 0}, "right", 400), ("/v1/completions", ASK, "wrong", 401),
+                ("/v1/nowhere", ASK, "right", 404), ("/v1/completions", ASK | {"model": "other"}, "right", 404),
+            ):  # fmt: skip
+                headers = {"Authorization": f"Bearer {key}", REQUEST_ID: sent}
+                answer = await client.post(path, json=body, headers=headers)
+                assert (answer.status_code, answer.headers.get_list(REQUEST_ID)) == (status, [sent])
+    assert [record.getMessage().endswith(f" {sent}") for record in caplog.records if record.name == "test.ids"] == [
+        True
+    ] * 6
+
+
+@pytest.mark.parametrize("sent", ["", "a b", "é", "x" * 129, "x" * 10**5, "a\tb"])
+async def test_an_id_that_cannot_stand_in_a_log_is_replaced_and_each_request_has_its_own(sent: str) -> None:
+    async with client_of(scripted()) as client:
+        ids = {(await client.get("/health", headers={REQUEST_ID: sent.encode()})).headers[REQUEST_ID] for _ in range(3)}
+    assert len(ids) == 3
+    assert all(re.fullmatch(r"req_[0-9a-f]{32}", id) for id in ids)
+
+
+async def test_a_fault_of_ours_has_its_id_too() -> None:
+    async with client_of(Scripted([RuntimeError("x")])) as client:
+        answer = await client.post("/v1/completions", json=ASK, headers={REQUEST_ID: "mine"})
+    assert (answer.status_code, answer.headers[REQUEST_ID]) == (500, "mine")
+
+
+async def test_what_is_logged_of_a_path_is_one_short_line(caplog: pytest.LogCaptureFixture) -> None:
+    log = logging.getLogger("test.paths")
+    with caplog.at_level(logging.INFO):
+        async with client_of(scripted(), log=log) as client:
+            for path in ("/a%0d%0aFAKE%1b[31m", "/" + "x" * 5000):
+                answer = await client.get(path)
+                assert answer.status_code == 404
+                assert len(answer.text) < 500
+    for record in (record for record in caplog.records if record.name == "test.paths"):
+        assert record.getMessage().isprintable()
+        assert len(record.getMessage()) < 300
+
+
+@pytest.mark.parametrize(
+    ("headers", "data", "code"),
+    [
+        ({"Content-Encoding": "gzip"}, gzip.compress(DATA), "unsupported_content_encoding"),
+        ({"Content-Encoding": "br"}, DATA, "unsupported_content_encoding"),
+        ({"Content-Encoding": "identity, gzip"}, DATA, "unsupported_content_encoding"),
+        ({"Content-Encoding": "x" * 5000}, DATA, "unsupported_content_encoding"),
+        ({"Content-Type": "text/plain"}, DATA, "unsupported_content_type"),
+        (PAGE | {"Content-Type": "application/x-www-form-urlencoded"}, DATA, "unsupported_content_type"),
+        (PAGE, DATA, "unsupported_content_type"),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, DATA, "unsupported_content_type"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+async def test_a_body_in_another_form_is_a_415_that_says_which(
+    headers: dict[str, str], data: bytes, code: str, path: str
+) -> None:
+    async with client_of(scripted()) as client:
+        answer = await client.post(path, content=data, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, code)
+    assert len(answer.text) < 500
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Content-Type": "application/x-www-form-urlencoded"},
+     {"Content-Type": "application/json; charset=utf-8"}, {"Content-Type": "application/vnd.api+json"},
+     {"Content-Encoding": "identity", "Content-Type": "APPLICATION/JSON"}],
+)  # fmt: skip
+async def test_json_by_any_of_its_names_is_read(headers: dict[str, str]) -> None:
+    async with client_of(scripted()) as client:
+        assert (await client.post("/v1/completions", content=DATA, headers=headers)).status_code == 200
+
+
+async def test_an_alias_is_a_name_of_the_model() -> None:
+    async with client_of(scripted(), front=Front(aliases=("gpt-4o", "a/b", "scripted"))) as client:
+        listed = (await client.get("/v1/models")).json()["data"]
+        assert [(card["id"], card["root"]) for card in listed] == [
+            (n, "scripted") for n in ("scripted", "gpt-4o", "a/b")
+        ]
+        for name in ("scripted", "gpt-4o", "a/b"):
+            assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
+            assert (await client.post("/v1/completions", json=ASK | {"model": name})).json()["model"] == name
+            assert (await client.post("/v1/chat/completions", json=CHAT | {"model": name})).json()["model"] == name
+            assert (await client.post("/tokenize", json={"model": name, "prompt": "a"})).status_code == 200
+            events = (await client.post("/v1/completions", json=ASK | {"model": name, "stream": True})).text
+            assert f'"model":"{name}"' in events
+
+
+@pytest.mark.parametrize("name", ["gpt-5", "Scripted", "x" * 10**5])
+async def test_an_unknown_model_is_told_which_are_served(name: str) -> None:
+    async with client_of(scripted(), front=Front(aliases=("gpt-4o",))) as client:
+        answer = await client.post("/v1/completions", json=ASK | {"model": name})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert error["message"].startswith(f"The model `{name[:100]}")
+    assert error["message"].endswith("does not exist; expected one of `scripted`, `gpt-4o`")
+    assert len(error["message"]) < 400
+
+
+async def test_no_page_of_a_browser_may_call_unless_told() -> None:
+    preflight = PAGE | {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    async with client_of(scripted()) as client:
+        assert origin_of(await client.get("/v1/models", headers=PAGE)) is None
+        answer = await client.options("/v1/completions", headers=preflight)
+        assert (answer.status_code, origin_of(answer)) == (405, None)
+
+
+@pytest.mark.parametrize("origins", [("http://localhost:3000",), ("http://other", "http://localhost:3000"), ("*",)])
+async def test_a_page_that_may_call_is_told_so_before_and_with_every_answer(origins: tuple[str, ...]) -> None:
+    expected = "*" if origins == ("*",) else PAGE["Origin"]
+    preflight = PAGE | {
+        "Access-Control-Request-Method": "POST",
+        "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
+    }
+    async with client_of(scripted(), front=Front("right", cors_origins=origins)) as client:
+        answer = await client.options("/v1/completions", headers=preflight)
+        assert (answer.status_code, origin_of(answer)) == (200, expected)
+        assert "authorization" in answer.headers["access-control-allow-headers"]
+        for key, body, status in (("right", ASK, 200), ("right", ASK | {"stream": True}, 200), ("wrong", ASK, 401),
+                                  ("right", ASK | {"n": 0}, 400)):  # fmt: skip
+            answer = await client.post("/v1/completions", json=body, headers=PAGE | {"Authorization": f"Bearer {key}"})
+            assert (answer.status_code, origin_of(answer)) == (status, expected)
+            assert REQUEST_ID in answer.headers["access-control-expose-headers"].lower()
+
+
+async def test_another_page_may_not_call() -> None:
+    async with client_of(scripted(), front=Front(cors_origins=("http://localhost:3000",))) as client:
+        for origin in ("http://evil", "http://localhost:3001", "https://localhost:3000", "null"):
+            asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
+            assert (await client.options("/v1/completions", headers=asked)).status_code == 400
+            assert origin_of(await client.get("/v1/models", headers={"Origin": origin})) is None
+
+
+async def test_every_get_route_answers_head() -> None:
+    async with client_of(scripted()) as client:
+        paths = [p for p, methods in (await client.get("/openapi.json")).json()["paths"].items() if "get" in methods]
+        assert len(paths) >= 7
+        for path in [*paths, "/openapi.json"]:
+            for end in ("", "/") if path != "/openapi.json" else ("",):
+                answer = await client.head(path.replace("{name}", "scripted") + end)
+                assert answer.status_code == 200, path
