@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from launcher.component import component
+from launcher.errors import UserError
 
 
 @component("model/model")
@@ -14,13 +15,22 @@ class Model:
 
     ``path`` is a file or folder, or ``package:<python package>/<file>``; empty for engines that need no weights.
     ``tokenizer`` is a folder or file when the checkpoint does not bring its own. ``context_length`` in tokens, when it
-    should be less than what the checkpoint says.
+    should be less than what the checkpoint says. A chat template may compute for ``chat_template_timeout_s`` seconds
+    for one conversation, and write ``chat_template_max_mb`` MB beyond its messages.
     """
 
     name: str = "model"
     path: str = ""
     tokenizer: str | None = None
     context_length: int | None = None
+    chat_template_timeout_s: float = 1.0
+    chat_template_max_mb: float = 1.0
+
+    def __post_init__(self) -> None:
+        for key in ("chat_template_timeout_s", "chat_template_max_mb"):
+            value = getattr(self, key)
+            if isinstance(value, int | float) and not 0 < value < 1e6:
+                raise UserError(f"model.{key}={value}: must be a number above 0")
 
 
 @component("parallelism/parallelism")

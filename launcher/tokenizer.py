@@ -4,23 +4,64 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from launcher.core import Json
 
 Message = Mapping[str, Json]
-"""One chat message in OpenAI's form: ``role`` and ``content``."""
+"""One chat message in OpenAI's form: ``role`` and ``content``, a text or a list of parts ``{type: text, text}``."""
 
 
 class NoChatTemplate(Exception):
     """The model has no chat template, so chat cannot be rendered as its authors meant it."""
 
 
+class TemplateRefused(ValueError):
+    """A chat template does not render these messages, for the reason in the message; ``bound``: it took too much."""
+
+    def __init__(self, reason: str, bound: bool = False) -> None:
+        super().__init__(reason)
+        self.bound = bound
+
+
+@dataclass(frozen=True)
+class TemplateLimits:
+    """What rendering one chat may take: seconds of CPU time, and MB of text beyond that of the messages."""
+
+    timeout_s: float = 1.0
+    max_mb: float = 1.0
+
+
+@dataclass(frozen=True)
+class Rendering:
+    """How a chat is rendered, under the names that Hugging Face and vLLM use.
+
+    ``continue_final_message`` leaves the last message open, to be continued. ``variables`` are those of
+    ``chat_template_kwargs``, such as ``enable_thinking``.
+    """
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    variables: Mapping[str, Json] = field(default_factory=dict)
+
+
+PLAIN = Rendering()
+
+
 class Tokenizer(ABC):
     """What the API needs of a tokenizer. Token ids run from 0 to ``vocab_size - 1``."""
 
+    blocks: bool = False
+    """Whether `render_chat` may wait for another process, so that an event loop calls it in a thread."""
+    template_limits = TemplateLimits()
     vocab_size: int
     eos_ids: frozenset[int]
     bos_id: int | None = None
+
+    @property
+    def base_vocab_size(self) -> int:
+        """One more than the highest token of plain text; tokens that were added to a vocabulary lie above."""
+        return self.vocab_size
 
     @abstractmethod
     def encode(self, text: str, *, special: bool = True) -> list[int]:
@@ -39,12 +80,19 @@ class Tokenizer(ABC):
         """Return the token as ``logprobs`` shows it: its text, the name of a special token, or ``bytes:\\xe2\\x82``."""
 
     @abstractmethod
-    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        """Return the prompt text for a chat. Raises `NoChatTemplate`, or `ValueError` with the template's complaint."""
+    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
+        """Return the prompt text for a chat. Raises `NoChatTemplate`, or `TemplateRefused` with the complaint."""
 
-    def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
+    def encode_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> list[int]:
         """Return the prompt's token ids; the template itself writes the special tokens."""
-        return self.encode(self.render_chat(messages, add_generation_prompt=add_generation_prompt), special=False)
+        return self.encode(self.render_chat(messages, rendering), special=False)
+
+    def chat_facts(self) -> dict[str, Json]:
+        """Return what is known of chat for the report; ``problem`` is a line that a user should see."""
+        return {}
+
+    def close(self) -> None:  # noqa: B027  # most have nothing to free
+        """Free what rendering needs; nothing is rendered afterwards."""
 
     def text_pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """Return the bytes of each token of a sequence that starts a text.
@@ -77,12 +125,19 @@ class ByteTokenizer(Tokenizer):
     def token_name(self, token: int) -> str:
         return byte_name(self.token_bytes(token)) if token < 256 else "<|endoftext|>"
 
-    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        lines = [f"{m['role']}: {m['content']}\n" for m in messages]
-        return "".join(lines) + ("assistant: " if add_generation_prompt else "")
+    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
+        lines = [f"{m['role']}: {text_of(m['content'])}\n" for m in messages]
+        if rendering.continue_final_message:
+            return "".join(lines).removesuffix("\n")
+        return "".join(lines) + ("assistant: " if rendering.add_generation_prompt else "")
 
     def info(self) -> dict[str, Json]:
         return super().info() | {"tokenizer": "bytes", "eos_token": "<|endoftext|>", "bos_token": None}
+
+
+def text_of(content: Json) -> str:
+    """Return the text of a message's content; parts are joined as they are."""
+    return content if isinstance(content, str) else "".join(part["text"] for part in content)
 
 
 def byte_name(data: bytes) -> str:
