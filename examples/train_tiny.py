@@ -28,7 +28,7 @@ from torch import Tensor, nn
 
 from launcher.checkpoints import detect
 from launcher.checkpoints.base import Architecture
-from launcher.checkpoints.hf_tokenizer import byte_of_character
+from launcher.checkpoints.token_bytes import byte_of_character
 from launcher.checkpoints.torch_dist_writer import save
 from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize

@@ -55,11 +55,17 @@ def _layouts() -> list[Layout]:
 
 
 def load_tokenizer(path: Path) -> Tokenizer:
-    """Load a tokenizer from a folder, a ``tokenizer.json`` or a ``.gguf`` file; `CheckpointError` if there is none."""
-    from launcher.checkpoints.hf_tokenizer import from_folder
+    """Load a tokenizer from a folder, or a ``tokenizer.json``, ``.model`` (SentencePiece) or ``.gguf`` file.
+
+    Raises `CheckpointError` if there is none.
+    """
+    from launcher.checkpoints.hf_tokenizer import from_file, from_folder
+    from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
 
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (expected a tokenizer)")
     if path.suffix == ".gguf":
         return detect(path).tokenizer()
-    return from_folder(path if path.is_dir() else path.parent)
+    if path.suffix == ".model":
+        return SentencePieceTokenizer(path)
+    return from_folder(path) if path.is_dir() else from_file(path)

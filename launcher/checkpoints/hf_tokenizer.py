@@ -1,45 +1,80 @@
-"""A Hugging Face fast tokenizer with the exact bytes of every token."""
+"""A tokenizer of Hugging Face's library ``tokenizers`` with the exact bytes of every token.
+
+The pipeline is that of ``tokenizer.json`` as it is: transformers 5 would build another one from the name of a class.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import cache
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from launcher.checkpoints.chat_template import ChatTemplate, StoredTemplate, from_files
+from launcher.checkpoints.token_bytes import token_table
 from launcher.core import Json
 from launcher.errors import CheckpointError
-from launcher.tokenizer import Message, NoChatTemplate, Tokenizer, byte_name
+from launcher.tokenizer import PLAIN, Message, NoChatTemplate, Rendering, Tokenizer, byte_name
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
+TEXTS = (
+    "The quick brown fox jumps over 13 lazy dogs, 2024.",
+    " a leading space",
+    "two  spaces\tand\na line",
+    "naïve café, Привет, 世界 🙂",
+    "def f(x):\n    return x + 1\n",
+)
+"""What two readings of one vocabulary are compared on."""
 
-SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
-"""What SentencePiece writes for a space."""
 
-UNLIMITED = int(1e30)
-"""The length above which transformers would warn; the API checks lengths itself."""
+@dataclass(frozen=True)
+class Names:
+    """What the files beside ``tokenizer.json`` say: special tokens by role, such as ``bos_token``, and the template."""
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    template: StoredTemplate | None = None
 
 
 class HuggingFaceTokenizer(Tokenizer):
-    """Any fast tokenizer whose decoder is byte-level (GPT-2, Llama 3, Qwen) or SentencePiece-like (Llama 2, Gemma).
+    """Any tokenizer whose decoder is byte-level (GPT-2, Llama 3, Qwen) or SentencePiece-like (Llama 2, Gemma).
 
-    ``eos_ids`` are end-of-sequence ids beyond the tokenizer's own, as a model's ``generation_config.json`` lists them.
+    ``eos_ids`` are end-of-sequence ids beyond the named one, as a model's ``generation_config.json`` lists them.
     Raises `CheckpointError` naming ``source`` for a tokenizer whose tokens have no bytes of their own (WordPiece).
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, source: str, eos_ids: Iterable[int] = ()) -> None:
-        self._hf: Any = tokenizer
-        self._hf.model_max_length = UNLIMITED
-        self._backend: Any = tokenizer.backend_tokenizer
+    blocks = True
+
+    def __init__(self, backend: Any, source: str, names: Names | None = None, eos_ids: Iterable[int] = ()) -> None:
+        self._backend = backend
         self._backend.no_truncation()
         self._backend.no_padding()
-        self._bytes, self._special, self._strips = _token_table(json.loads(self._backend.to_str()), source)
+        self._names = names or Names()
+        spec = json.loads(backend.to_str())
+        self._bytes, self._special, self._strips = token_table(spec, source)
+        base = {*self._bytes, *self._special} - {added["id"] for added in spec["added_tokens"]}
+        self._named_are_special()
         self.vocab_size = max([*self._bytes, *self._special]) + 1
-        self.bos_id = tokenizer.bos_token_id
-        own = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        self.eos_ids = frozenset([*own, *eos_ids])
+        self._base_vocab_size = 1 + max(base, default=-1)
+        self.bos_id = self._id("bos_token")
+        own = self._id("eos_token")
+        self.eos_ids = frozenset([*([] if own is None else [own]), *eos_ids])
+        self._template: ChatTemplate | None = None
+
+    def _id(self, role: str) -> int | None:
+        name = self._names.roles.get(role)
+        found: int | None = None if name is None else self._backend.token_to_id(name)
+        return found
+
+    def _named_are_special(self) -> None:
+        """A token that only a role names, such as an ``eos_token`` of the plain vocabulary, is no text either."""
+        for role in ("bos_token", "eos_token", "unk_token", "pad_token"):
+            token = self._id(role)
+            if token is not None and self._bytes.pop(token, None) is not None:
+                self._special[token] = self._names.roles[role]
+
+    @property
+    def base_vocab_size(self) -> int:
+        return self._base_vocab_size
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         return list(self._backend.encode(text, add_special_tokens=special).ids)
@@ -53,70 +88,193 @@ class HuggingFaceTokenizer(Tokenizer):
     def text_pieces(self, tokens: Sequence[int]) -> list[bytes]:
         pieces = [self.token_bytes(token) for token in tokens]
         first = next((i for i, piece in enumerate(pieces) if piece), None)
-        if self._strips and first is not None:
-            pieces[first] = pieces[first].removeprefix(b" ")
+        for _ in range(self._strips if first is not None else 0):
+            pieces[first or 0] = pieces[first or 0].removeprefix(b" ")
         return pieces
 
-    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
-        from jinja2 import TemplateError
-
-        if not self._hf.chat_template:
+    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
+        if self._names.template is None:
             raise NoChatTemplate("the tokenizer has no chat template")
-        try:
-            text = self._hf.apply_chat_template(
-                [dict(message) for message in messages], tokenize=False, add_generation_prompt=add_generation_prompt
-            )
-        except (TemplateError, TypeError) as error:
-            raise ValueError(f"the chat template refused the messages: {error}") from error
-        return str(text)
+        return self._opened(self._names.template).render(messages, rendering)
+
+    def chat_facts(self) -> dict[str, Json]:
+        return {} if self._names.template is None else self._opened(self._names.template).facts()
+
+    def close(self) -> None:
+        if self._template is not None:
+            self._template.close()
+
+    def _opened(self, stored: StoredTemplate) -> ChatTemplate:
+        if self._template is None:
+            self._template = ChatTemplate(stored, self._names.roles, self.template_limits)
+        return self._template
 
     def info(self) -> dict[str, Json]:
-        return super().info() | {
-            "tokenizer": type(self._hf).__name__,
-            "eos_token": self._hf.eos_token,
-            "bos_token": self._hf.bos_token,
-            "pad_token": self._hf.pad_token,
-            "chat_template": self._hf.chat_template,
-        }
+        roles = {role: self._names.roles.get(role) for role in ("eos_token", "bos_token", "pad_token")}
+        template = self._names.template
+        return (
+            super().info()
+            | {
+                "tokenizer": type(self._backend.model).__name__,
+                "chat_template": None if template is None else template.text,
+            }
+            | roles
+        )
 
 
 def from_folder(folder: Path) -> HuggingFaceTokenizer:
     """Load the tokenizer stored in ``folder``, from disk only, never running code that comes with it.
 
-    Raises `CheckpointError` if there is none, or if it cannot be read.
+    Raises `CheckpointError` if there is none, if it cannot be read, or if its files contradict each other.
     """
-    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
-        raise CheckpointError(f"{folder}: no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)")
+    if (folder / "tokenizer.json").is_file():
+        return from_file(folder / "tokenizer.json")
+    if any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json")):
+        return _from_class(folder)
+    raise CheckpointError(f"{folder}: no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)")
+
+
+def from_file(file: Path) -> HuggingFaceTokenizer:
+    """Load a ``tokenizer.json`` as it is, with what the files beside it say of its special tokens and of chat."""
+    from tokenizers import Tokenizer as Backend
+
+    try:
+        backend = Backend.from_file(str(file))
+    except Exception as error:  # the Rust parser raises bare Exception
+        raise CheckpointError(f"{file}: the tokenizer cannot be read: {_first_line(error)}") from error
+    folder = file.parent
+    config = _config(folder)
+    names = _names(folder, config)
+    _add_listed(backend, folder, config)
+    _add_named(backend, config, names)
+    return HuggingFaceTokenizer(backend, str(file), names, generation_eos(folder))
+
+
+def _config(folder: Path) -> Mapping[str, Json]:
+    file = folder / "tokenizer_config.json"
+    return read_json(file) if file.is_file() else {}
+
+
+def _names(folder: Path, config: Mapping[str, Json]) -> Names:
+    """Return roles and template. Where two files name one role, transformers' order decides."""
+    file = folder / "special_tokens_map.json"
+    listed = read_json(file) if file.is_file() else {}
+    first, second = (config, listed) if "added_tokens_decoder" in config else (listed, config)
+    roles = dict(_roles(second)) | dict(_roles(first))
+    return Names(roles, from_files(folder, config, folder / "tokenizer_config.json"))
+
+
+def _roles(stored: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
+    """Yield special tokens by role; each is a text, or an object whose ``content`` is one."""
+    for role, value in stored.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if role.endswith("_token") and isinstance(text, str):
+            yield role, text
+
+
+def _add_listed(backend: Any, folder: Path, config: Mapping[str, Json]) -> None:
+    """Add tokens that only ``tokenizer_config.json`` or ``added_tokens.json`` list, with the ids that they give.
+
+    Raises `CheckpointError` where an id is another one than in ``tokenizer.json``.
+    """
+    from tokenizers import AddedToken
+
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for file, token, content, how in sorted(_listed(folder, config), key=lambda found: found[1]):
+        if content not in known:
+            backend.add_tokens([AddedToken(content, **how)])
+        found = backend.token_to_id(content)
+        if found != token:
+            raise CheckpointError(
+                f"{file}: the token {content[:100]!r} has id {token} there, and {found} by tokenizer.json "
+                "(expected the same id)"
+            )
+
+
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+
+
+def _listed(folder: Path, config: Mapping[str, Json]) -> Iterator[tuple[Path, int, str, dict[str, bool]]]:
+    file = folder / "tokenizer_config.json"
+    decoder = config.get("added_tokens_decoder")
+    for token, entry in decoder.items() if isinstance(decoder, dict) else ():
+        if not str(token).isdecimal() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise CheckpointError(f"{file}: added_tokens_decoder has {str(token)[:100]!r} (expected ids of tokens)")
+        yield file, int(token), entry["content"], {flag: bool(entry[flag]) for flag in FLAGS if flag in entry}
+    file = folder / "added_tokens.json"
+    for content, token in read_json(file).items() if file.is_file() and not decoder else ():
+        if not isinstance(token, int):
+            raise CheckpointError(f"{file}: the id of {content[:100]!r} is {str(token)[:100]!r} (expected a number)")
+        yield file, token, content, {"normalized": False}
+
+
+def _add_named(backend: Any, config: Mapping[str, Json], names: Names) -> None:
+    """Let tokens of the vocabulary that a role names be found in text, as transformers always has.
+
+    A template writes them: without this, an ``eos_token`` that ``tokenizer.json`` does not mark would be cut up.
+    """
+    from tokenizers import AddedToken
+
+    more = config.get("extra_special_tokens") or config.get("additional_special_tokens") or ()
+    texts = [
+        item.get("content") if isinstance(item, dict) else item for item in (more if isinstance(more, list) else ())
+    ]
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    for text in [*names.roles.values(), *texts]:
+        if isinstance(text, str) and text not in known and backend.token_to_id(text) is not None:
+            backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
+
+
+def _from_class(folder: Path) -> HuggingFaceTokenizer:
+    """Let transformers build what files without a ``tokenizer.json`` leave to the class that they name.
+
+    A ``tokenizer.model`` is compared with SentencePiece's own reading of it.
+    """
     from transformers import AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the Rust parser raises bare Exception
         raise CheckpointError(f"{folder}: the tokenizer cannot be read: {_first_line(error)}") from error
-    return wrap(tokenizer, folder, generation_eos(folder))
-
-
-def wrap(tokenizer: Any, source: Path, eos_ids: Iterable[int] = ()) -> HuggingFaceTokenizer:
-    """Wrap a loaded tokenizer; `CheckpointError` if it is not a fast one."""
     if not getattr(tokenizer, "is_fast", False):
-        raise CheckpointError(f"{source}: {type(tokenizer).__name__} is not a fast tokenizer (expected tokenizer.json)")
-    return HuggingFaceTokenizer(tokenizer, str(source), eos_ids)
+        raise CheckpointError(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer (expected tokenizer.json)")
+    names = _names(folder, dict(tokenizer.special_tokens_map) | dict(_config(folder)))
+    found = HuggingFaceTokenizer(tokenizer.backend_tokenizer, str(folder), names, generation_eos(folder))
+    if (folder / "tokenizer.model").is_file():
+        _compare(found, folder / "tokenizer.model", type(tokenizer).__name__)
+    return found
+
+
+def _compare(tokenizer: Tokenizer, file: Path, name: str) -> None:
+    """Raise `CheckpointError` where the class encodes a text differently from the SentencePiece model of ``file``."""
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        model = SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError):
+        return  # another format of that name, such as tiktoken's
+    for text in TEXTS:
+        if tokenizer.encode(text, special=False) != list(model.encode(text)):
+            raise CheckpointError(
+                f"{file}: {name} of this transformers encodes {text!r} differently from the model in the file "
+                "(expected a tokenizer.json; save one with the transformers that the model was made with)"
+            )
 
 
 def generation_eos(folder: Path) -> list[int]:
-    """Return the end-of-sequence ids of ``generation_config.json`` (else of ``config.json``), which may be a list."""
+    """Return the end-of-sequence ids of ``generation_config.json`` and of ``config.json``; each may have a list."""
+    found: list[int] = []
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
             ids = read_json(folder / name).get("eos_token_id")
-            if ids is not None:
-                return _token_ids(ids, folder / name)
-    return []
+            found += [] if ids is None else _token_ids(ids, folder / name)
+    return found
 
 
 def _token_ids(value: Json, file: Path) -> list[int]:
     ids = value if isinstance(value, list) else [value]
     if not all(isinstance(token, int) for token in ids):
-        raise CheckpointError(f"{file}: eos_token_id is {value!r} (expected a token id or a list of them)")
+        raise CheckpointError(f"{file}: eos_token_id is {str(value)[:200]} (expected a token id or a list of them)")
     return ids
 
 
@@ -130,68 +288,4 @@ def read_json(file: Path) -> Mapping[str, Json]:
 
 
 def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
-
-
-def _token_table(spec: Json, source: str) -> tuple[dict[int, bytes], dict[int, str], bool]:
-    """Return the bytes of every ordinary token, the name of every special one, and whether a first space is dropped.
-
-    ``spec`` is a parsed ``tokenizer.json``.
-    """
-    to_bytes, strips = _decoding(spec.get("decoder"), source)
-    table = {token: to_bytes(piece) for piece, token in _vocabulary(spec["model"]).items()}
-    special = {}
-    for added in spec.get("added_tokens", []):
-        if added["special"]:
-            table.pop(added["id"], None)
-            special[added["id"]] = added["content"]
-        else:
-            table[added["id"]] = added["content"].encode()
-    return table, special, strips
-
-
-def _vocabulary(model: Json) -> dict[str, int]:
-    """Return token to id; a Unigram model stores a list of ``[token, score]``."""
-    vocab = model["vocab"]
-    return vocab if isinstance(vocab, dict) else {piece: i for i, (piece, _) in enumerate(vocab)}
-
-
-def _decoding(decoder: Json, source: str) -> tuple[Callable[[str], bytes], bool]:
-    """Return the function from a token to its bytes, and whether decoding drops one leading space."""
-    steps = decoder.get("decoders", [decoder]) if decoder else []
-    kinds = [step["type"] for step in steps]
-    if "ByteLevel" in kinds:
-        return byte_level_bytes, False
-    piece_bytes = byte_fallback_bytes if "ByteFallback" in kinds else metaspace_bytes
-    if "Metaspace" in kinds:
-        scheme = next(step for step in steps if step["type"] == "Metaspace").get("prepend_scheme", "always")
-        return piece_bytes, scheme != "never"
-    if "ByteFallback" in kinds:
-        return piece_bytes, any(step["type"] == "Strip" and step["start"] for step in steps)
-    found = " + ".join(kinds) or "none"
-    raise CheckpointError(f"{source}: decoder {found} gives no bytes (expected ByteLevel, Metaspace or ByteFallback)")
-
-
-def byte_level_bytes(piece: str) -> bytes:
-    """Undo GPT-2's mapping of bytes to printable characters; a piece with a character outside of it is plain text."""
-    table = byte_of_character()
-    return bytes(table[c] for c in piece) if all(c in table for c in piece) else piece.encode()
-
-
-def metaspace_bytes(piece: str) -> bytes:
-    """Return the bytes of a SentencePiece piece, in which U+2581 is a space."""
-    return piece.replace(SPACE_MARK, " ").encode()
-
-
-def byte_fallback_bytes(piece: str) -> bytes:
-    """Return the bytes of a SentencePiece piece, of which ``<0xE2>`` is a single byte."""
-    is_byte = len(piece) == 6 and piece.startswith("<0x") and piece.endswith(">")
-    return bytes([int(piece[3:5], 16)]) if is_byte else metaspace_bytes(piece)
-
-
-@cache
-def byte_of_character() -> dict[str, int]:
-    """GPT-2's table: printable Latin-1 bytes stand for themselves, the others for U+0100 onwards in order."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    hidden = [byte for byte in range(256) if byte not in set(printable)]
-    return {chr(b): b for b in printable} | {chr(256 + i): byte for i, byte in enumerate(hidden)}
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -8,7 +8,7 @@ from typing import Any
 
 from launcher.core import Json
 from launcher.errors import CheckpointError
-from launcher.tokenizer import Message, NoChatTemplate, Tokenizer, byte_name
+from launcher.tokenizer import PLAIN, Message, NoChatTemplate, Rendering, Tokenizer, byte_name
 
 SPACE_MARK = "\N{LOWER ONE EIGHTH BLOCK}"
 
@@ -50,7 +50,7 @@ class SentencePieceTokenizer(Tokenizer):
             pieces[first] = pieces[first].removeprefix(b" ")
         return pieces
 
-    def render_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> str:
+    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
         raise NoChatTemplate(f"{self._file.name} has no chat template; set model.tokenizer to a Hugging Face folder")
 
     def info(self) -> dict[str, Json]:

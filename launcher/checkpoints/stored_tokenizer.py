@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.checkpoints.hf_tokenizer import from_folder, wrap
+from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, Names, from_folder
 from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
 from launcher.core import Json
 from launcher.errors import CheckpointError
@@ -46,12 +46,13 @@ def existing(name: Json, base: Path, source: Path) -> Path:
 
 def gpt2(vocab: Path, merges: Path) -> Tokenizer:
     """Return the GPT-2 tokenizer made of a ``vocab.json`` and a ``merges.txt``."""
-    from tokenizers import ByteLevelBPETokenizer
-    from transformers import PreTrainedTokenizerFast
+    from tokenizers import AddedToken, ByteLevelBPETokenizer
 
     try:
         backend = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))._tokenizer
     except Exception as error:  # the Rust parser raises bare Exception
         raise CheckpointError(f"{vocab}: not a GPT-2 vocabulary with {merges.name}: {error}") from error
     end = "<|endoftext|>"
-    return wrap(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token=end, bos_token=end), vocab.parent)
+    if backend.token_to_id(end) is not None:
+        backend.add_special_tokens([AddedToken(end, special=True, normalized=False)])
+    return HuggingFaceTokenizer(backend, str(vocab), Names({"eos_token": end, "bos_token": end}))

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import PreTrainedTokenizerFast
 
-from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder
+from launcher.checkpoints.chat_template import StoredTemplate
+from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, Names, from_folder
 from launcher.errors import CheckpointError
-from launcher.tokenizer import NoChatTemplate
+from launcher.tokenizer import NoChatTemplate, Rendering
 
 CORPUS = ["the quick brown fox", "über die Brücke", "hello hello world", "naïve 你好 世界 привет", "a  b   c\n\td"]
 TEMPLATE = (
@@ -30,8 +32,8 @@ def byte_level(*, add_prefix_space: bool = False) -> HuggingFaceTokenizer:
     trainer = trainers.BpeTrainer(vocab_size=400, special_tokens=["<|end|>"], initial_alphabet=alphabet)
     tokenizer.train_from_iterator(CORPUS * 4, trainer)
     tokenizer.add_tokens([AddedToken("<tool>", special=False)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|end|>", chat_template=TEMPLATE)
-    return HuggingFaceTokenizer(fast, "byte-level", eos_ids=[7])
+    names = Names({"eos_token": "<|end|>"}, StoredTemplate(TEMPLATE, Path("file")))
+    return HuggingFaceTokenizer(tokenizer, "byte-level", names, eos_ids=[7])
 
 
 def llama_like() -> HuggingFaceTokenizer:
@@ -63,16 +65,17 @@ def _with_byte_pieces(tokenizer: Tokenizer) -> HuggingFaceTokenizer:
     spec["model"]["vocab"] = vocab | {f"<0x{byte:02X}>": len(vocab) + byte for byte in range(256)}
     tokenizer = Tokenizer.from_str(json.dumps(spec))
     tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", 1)])
-    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
-    return HuggingFaceTokenizer(fast, "sentencepiece")
+    names = Names({"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"})
+    return HuggingFaceTokenizer(tokenizer, "sentencepiece", names)
 
 
 MADE = {"byte_level": byte_level(), "llama_like": llama_like(), "metaspace": metaspace()}
 
 
-@pytest.fixture(params=list(MADE))
-def tokenizer(request: pytest.FixtureRequest) -> HuggingFaceTokenizer:
-    return MADE[request.param]
+@pytest.fixture(scope="module", autouse=True)
+def closed() -> Iterator[None]:
+    yield
+    MADE["byte_level"].close()
 
 
 @pytest.mark.parametrize("name", list(MADE))
@@ -85,12 +88,6 @@ def test_the_bytes_of_the_tokens_are_the_text(name: str, text: str) -> None:
     ids = tokenizer.encode(text)
     assert b"".join(tokenizer.text_pieces(ids)) == text.encode()
     assert tokenizer.decode(ids) == text
-
-
-def test_encoding_is_the_tokenizers_own(tokenizer: HuggingFaceTokenizer) -> None:
-    for text in CORPUS:
-        assert tokenizer.encode(text) == tokenizer._hf.encode(text)
-        assert tokenizer.encode(text, special=False) == tokenizer._hf.encode(text, add_special_tokens=False)
 
 
 def test_bos_is_added_where_the_tokenizer_adds_it() -> None:
@@ -125,7 +122,7 @@ def test_chat_is_rendered_by_the_template() -> None:
     tokenizer = MADE["byte_level"]
     messages = [{"role": "user", "content": "hello"}]
     assert tokenizer.render_chat(messages) == "<user>hello<assistant>"
-    assert tokenizer.render_chat(messages, add_generation_prompt=False) == "<user>hello"
+    assert tokenizer.render_chat(messages, Rendering(add_generation_prompt=False)) == "<user>hello"
     assert tokenizer.decode(tokenizer.encode_chat(messages)) == "<user>hello<assistant>"
 
 
@@ -149,15 +146,17 @@ def test_a_tokenizer_without_bytes_is_refused() -> None:
     wordpiece = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1}, unk_token="[UNK]"))
     wordpiece.decoder = decoders.WordPiece()
     with pytest.raises(CheckpointError, match="WordPiece"):
-        HuggingFaceTokenizer(PreTrainedTokenizerFast(tokenizer_object=wordpiece), "somewhere")
+        HuggingFaceTokenizer(wordpiece, "somewhere")
 
 
-def test_from_folder_reads_the_eos_ids_of_the_generation_config(tmp_path: Path) -> None:
-    MADE["byte_level"]._hf.save_pretrained(tmp_path)
+def test_every_file_that_names_an_end_of_sequence_counts(tmp_path: Path) -> None:
+    MADE["byte_level"]._backend.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"eos_token": "<|end|>", "chat_template": TEMPLATE}))
     (tmp_path / "generation_config.json").write_text('{"eos_token_id": [5, 9]}')
-    tokenizer = from_folder(tmp_path)
-    assert tokenizer.eos_ids == {0, 5, 9}
-    assert tokenizer.render_chat([{"role": "user", "content": "x"}]) == "<user>x<assistant>"
+    (tmp_path / "config.json").write_text('{"eos_token_id": 11}')
+    with closing(from_folder(tmp_path)) as tokenizer:
+        assert tokenizer.eos_ids == {0, 5, 9, 11}
+        assert tokenizer.render_chat([{"role": "user", "content": "x"}]) == "<user>x<assistant>"
 
 
 def test_a_folder_without_or_with_a_broken_tokenizer_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -60,15 +61,16 @@ def test_items_are_whole(name: str) -> None:
 
 
 def test_a_chat_is_the_prompt_of_training() -> None:
-    tokenizer = detect(TINY).tokenizer()
     user = {"role": "user", "content": "7+5="}
-    assert tokenizer.encode_chat([user]) == list(b"7+5=")
     system = {"role": "system", "content": "Answer briefly."}
-    assert tokenizer.render_chat([system, user]) == "Answer briefly.\n7+5="
     answered = [user, {"role": "assistant", "content": "12"}, user]
-    assert tokenizer.encode_chat(answered) == [*b"7+5=12", 256, *b"7+5="]
-    with pytest.raises(ValueError, match="role tool"):
-        tokenizer.render_chat([{"role": "tool", "content": "x"}])
+    with closing(detect(TINY).tokenizer()) as tokenizer:
+        assert "problem" not in tokenizer.chat_facts()
+        assert tokenizer.encode_chat([user]) == list(b"7+5=")
+        assert tokenizer.render_chat([system, user]) == "Answer briefly.\n7+5="
+        assert tokenizer.encode_chat(answered) == [*b"7+5=12", 256, *b"7+5="]
+        with pytest.raises(ValueError, match="role tool"):
+            tokenizer.render_chat([{"role": "tool", "content": "x"}])
 
 
 def test_the_tokenizer_is_single_bytes_and_an_end() -> None:
