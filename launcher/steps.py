@@ -21,7 +21,7 @@ from launcher.backends.base import lead_alone
 from launcher.claim import Claim
 from launcher.component import name_of
 from launcher.config import Mode, Run
-from launcher.core import INTERRUPTED, Check, Endpoint, Json, Liveness, Request, Status, TaskResult
+from launcher.core import INTERRUPTED, Check, Endpoint, Json, Liveness, Request, Status, TaskResult, resolve
 from launcher.deployments import Deployments, Server
 from launcher.errors import (
     CoverageTooLow,
@@ -141,7 +141,7 @@ def serving(
         ledger.endpoint, ledger.engine = server.endpoint, engine_facts(server.endpoint)
         if ledger.engine.get("taken"):
             tell(f"serve: engine={ledger.engine['taken']} was taken: {ledger.engine['taken_because']}")
-        for line in in_vain(ledger.engine):
+        for line in [*in_vain(ledger.engine), *ledger.engine.get("notes", ())]:
             tell(f"serve: {line}")
         with announced(server.endpoint, folder):
             yield server
@@ -217,20 +217,27 @@ def validate(run: Run, server: Server, needed: frozenset[Need], ledger: Ledger, 
     from launcher.validate import certificate
 
     with ledger.step("validate"):
-        ledger.checks = _checked(run, server, needed, folder)
+        ledger.checks = _checked(run, server, needed, folder, _vocabulary(run, ledger))
     failed = certificate.failed(ledger.checks)
     tell(f"validate: {len(ledger.checks)} checks, {len(failed)} failed")
     if failed:
         raise ValidationFailed("the endpoint failed validation: " + "; ".join(f"{c.name}: {c.detail}" for c in failed))
 
 
-def _checked(run: Run, server: Server, needed: frozenset[Need], folder: Path) -> tuple[Check, ...]:
+def _vocabulary(run: Run, ledger: Ledger) -> Path | None:
+    """Return where the files of the served tokenizer are; None for a model without files."""
+    return None if ledger.run["checkpoint"] is None else resolve(run.model.tokenizer or run.model.path)
+
+
+def _checked(
+    run: Run, server: Server, needed: frozenset[Need], folder: Path, vocabulary: Path | None
+) -> tuple[Check, ...]:
     from launcher.validate import certificate
 
     question = (asdict(run.validate), needed)
     checks = server.certificate(question, folder)
     if checks is None:
-        found = run_async(certificate.validate(server.endpoint, run.validate, needed))
+        found = run_async(certificate.validate(server.endpoint, run.validate, needed, vocabulary))
         checks = tuple(replace(check, detail=redact(check.detail)) for check in found)
         certificate.write(checks, server.endpoint, folder)
         server.certificates.append((question, folder, checks))

@@ -11,19 +11,24 @@ from pathlib import Path
 from launcher.client import Client
 from launcher.core import Check, Endpoint, Request
 from launcher.files import replace
-from launcher.validate import answers, logprobs, rounding, serving
+from launcher.validate import answers, logprobs, rounding, serving, tokens
 from launcher.validate.check import Need, Subject
 from launcher.validate.settings import Validate
 
-CHECKS = (*serving.CHECKS, *rounding.CHECKS, *answers.CHECKS, *logprobs.CHECKS)
+CHECKS = (*serving.CHECKS, *rounding.CHECKS, *answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS)
 NAMES = tuple(check.name for check in CHECKS)
 
 
-async def validate(endpoint: Endpoint, settings: Validate, needed: frozenset[Need]) -> tuple[Check, ...]:
-    """Return one `Check` for each of `CHECKS`. If the server cannot be reached, the rest is not asked."""
+async def validate(
+    endpoint: Endpoint, settings: Validate, needed: frozenset[Need], vocabulary: Path | None = None
+) -> tuple[Check, ...]:
+    """Return one `Check` for each of `CHECKS`. If the server cannot be reached, the rest is not asked.
+
+    ``vocabulary`` is the checkpoint or tokenizer whose files the server's tokens are compared with.
+    """
     found: list[Check] = []
     async with Client(endpoint, timeout_s=settings.timeout_s) as client:
-        subject = Subject(endpoint, client, settings)
+        subject = Subject(endpoint, client, settings, vocabulary)
         for check in CHECKS:
             found.append(await check.run(subject, needed))
             if check.need is Need.serving and found[-1].ok is False:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from pathlib import Path
 
 from launcher.client import Client
 from launcher.core import Check, Endpoint, Json, Request
@@ -39,6 +40,8 @@ class Subject:
     endpoint: Endpoint
     client: Client
     settings: Validate
+    vocabulary: Path | None = None
+    """The checkpoint, or the tokenizer that was chosen for it; None for a model without files."""
     tolerances: list[Tolerance] = field(default_factory=list)
     """The one that holds for this endpoint, once it is known."""
 

@@ -11,7 +11,7 @@ import pytest
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
-from launcher.core import Check
+from launcher.core import Check, resolve
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
@@ -31,7 +31,7 @@ def checked(
     optimizations = Optimizations(dtype=dtype)
     deployment = Deployment(Model("m", path), engine, Parallelism(), optimizations, folder)
     with Inline().serve(deployment, allocate()) as endpoint:
-        checks = run_async(certificate.validate(endpoint, Validate(), needed))
+        checks = run_async(certificate.validate(endpoint, Validate(), needed, resolve(path)))
         certificate.write(checks, endpoint, folder)
     return {check.name: check for check in checks}
 

@@ -1,0 +1,139 @@
+"""The check that token ids are those of the checkpoint's own file, read here by the library that wrote it.
+
+The server's tokenizer passes every comparison with itself; this reading shares no code with it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from launcher.core import Json
+from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
+
+TEXTS = (
+    "The quick brown fox jumps over the lazy dog.",
+    " One space before, two  between, and one after ",
+    "In 2024 we count 12345678 apples, 3.14 pears and -7 plums.",
+    "naïve café, Größe, Привет, 世界, العربية, 🙂👍🏽",
+    "first\nsecond\n\n\tthird\r\n    fourth",
+    "def f(x):\n    return {'a': x[0] >= 1}  # it's I'LL\n",
+    "aaaaaaaaaaaaaaaa ........ ________",
+)
+DEPTH = 3
+"""A tokenizer lies at most so many folders below a checkpoint."""
+SPECIAL = 6
+"""So many of the file's special tokens are written into a text."""
+MAX_BYTES = 2**28
+
+
+@dataclass(frozen=True)
+class Reading:
+    """An independent reading of a file: text to ids, with what stands around it or (False) without, and back."""
+
+    file: Path
+    encode: Callable[[str, bool], list[int]]
+    decode: Callable[[list[int]], str]
+    texts: tuple[str, ...]
+    both: bool
+    """Whether the file says what stands around a text."""
+
+
+async def tokens_of_the_file(subject: Subject) -> str:
+    """Compare ``/tokenize`` and ``/detokenize`` with the checkpoint's ``tokenizer.json`` or SentencePiece model."""
+    if not subject.endpoint.ours:
+        raise NotApplicable("a server of another program has no /tokenize of ours")
+    if subject.vocabulary is None:
+        raise NotApplicable("the model has no files")
+    reading = _read(subject.vocabulary)
+    for text in reading.texts:
+        for special in (True, False) if reading.both else (False,):
+            await _compare(subject, reading, text, special)
+    return f"{len(reading.texts)} texts as by {reading.file.name}"
+
+
+async def _compare(subject: Subject, reading: Reading, text: str, special: bool) -> None:
+    ids = reading.encode(text, special)
+    seen = await _ask(subject, "tokenize", {"prompt": text, "add_special_tokens": special}, "tokens")
+    if seen != ids:
+        at = next((i for i, (one, other) in enumerate(zip(seen, ids, strict=False)) if one != other), len(ids))
+        shown = f"{seen[at : at + 3]}, expected {ids[at : at + 3]}"
+        raise Failure(f"/tokenize of {text!r} differs from {reading.file} at token {at}: {shown}")
+    back, expected = await _ask(subject, "detokenize", {"tokens": ids}, "prompt"), reading.decode(ids)
+    if back not in (expected, text):
+        raise Failure(f"/detokenize gives {str(back)[:100]!r} for the tokens of {text!r}, expected {expected!r}")
+
+
+async def _ask(subject: Subject, route: str, body: Json, field: str) -> Any:
+    response = await subject.client.post(f"{subject.endpoint.root}/{route}", body)
+    if not response.ok:
+        raise Failure(f"/{route} answered HTTP {response.status}: {str(response.body)[:200]}")
+    return response.body[field]
+
+
+def _read(path: Path) -> Reading:
+    files = _files(path)
+    if not files:
+        raise NotApplicable(f"{path} has no tokenizer.json or SentencePiece model to compare with")
+    if len({file.read_bytes() for file in files}) > 1:
+        raise NotApplicable(f"{path} has several tokenizers: {', '.join(str(file) for file in files)[:200]}")
+    return _json(files[0]) if files[0].suffix == ".json" else _sentencepiece(files[0])
+
+
+def _files(path: Path) -> list[Path]:
+    """Return the tokenizer's file, or all there are in folders below; ``tokenizer.json`` comes before any other."""
+    if path.is_file():
+        return [path] if path.suffix in (".json", ".model") else []
+    for name in ("tokenizer.json", "*.model"):
+        found = [path / name] if (path / name).is_file() else sorted(_below(path, name, DEPTH))
+        if found:
+            return [file for file in found if file.stat().st_size < MAX_BYTES]
+    return []
+
+
+def _below(folder: Path, name: str, depth: int) -> Iterator[Path]:
+    yield from (file for file in folder.glob(name) if file.is_file())
+    if depth:
+        for each in folder.iterdir():
+            if each.is_dir() and not each.is_symlink():
+                yield from _below(each, name, depth - 1)
+
+
+def _json(file: Path) -> Reading:
+    from tokenizers import Tokenizer
+
+    read = Tokenizer.from_file(str(file))
+    read.no_truncation()
+    read.no_padding()
+    special = [added["content"] for added in json.loads(file.read_text(encoding="utf-8")).get("added_tokens", ())]
+    chosen = dict.fromkeys([*special[: SPECIAL // 2], *special[-SPECIAL // 2 :]])
+    written = tuple(f"before{token}{token} after" for token in chosen)
+    return Reading(
+        file,
+        lambda text, special: list(read.encode(text, add_special_tokens=special).ids),
+        lambda ids: str(read.decode(ids)),
+        TEXTS + written,
+        both=True,
+    )
+
+
+def _sentencepiece(file: Path) -> Reading:
+    from sentencepiece import SentencePieceProcessor
+
+    try:
+        read = SentencePieceProcessor(model_file=str(file))
+    except (OSError, RuntimeError):
+        raise NotApplicable(f"{file} is no SentencePiece model to compare with") from None
+    return Reading(
+        file,
+        lambda text, special: list(read.encode(text)),
+        lambda ids: str(read.decode(ids)),
+        TEXTS,
+        both=False,
+    )
+
+
+CHECKS = (Named("tokens of the file", Need.serving, tokens_of_the_file),)
