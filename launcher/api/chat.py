@@ -13,13 +13,13 @@ from launcher.api.answer import Job, answer
 from launcher.api.choice import Piece
 from launcher.api.errors import clipped, invalid
 from launcher.api.form import Form, Usage
-from launcher.api.large import beside
+from launcher.api.large import beside, rendering
 from launcher.api.logprobs import for_chat
-from launcher.api.sampling import Prompt, check_bias, check_choices, choices, token_limit
+from launcher.api.sampling import Prompt, check_bias, check_choices, check_tokens, choices, token_limit
 from launcher.api.schema import ChatRequest, Message
 from launcher.api.service import Service, service_of
 from launcher.core import Json
-from launcher.tokenizer import NoChatTemplate, Tokenizer
+from launcher.tokenizer import NoChatTemplate, Rendering, Tokenizer
 
 
 async def create_chat_completion(request: Request) -> Response:
@@ -27,27 +27,36 @@ async def create_chat_completion(request: Request) -> Response:
     service = service_of(request)
     body = await service.read(request, ChatRequest)
     service.name(body.model)
-    job = await beside(sum(len(message.content) for message in body.messages), lambda: _job(body, service))
-    return await answer(request, service, job)
+    check_bias(body, service.runner)
+    check_choices(body, 1, service.runner)
+    prompt = await render(body.messages, body.rendering(), service.runner.tokenizer)
+    return await answer(request, service, _job(body, prompt, service))
 
 
-def render(messages: Sequence[Message], tokenizer: Tokenizer, *, add_generation_prompt: bool = True) -> Prompt:
-    """Return the prompt's tokens. Raises `ApiError` 400 without a template, or with the template's complaint."""
+async def render(messages: Sequence[Message], how: Rendering, tokenizer: Tokenizer) -> Prompt:
+    """Return the prompt's tokens. Raises `ApiError` 400 without a template, or with the template's complaint.
+
+    A template is code of the checkpoint: it is waited for in a thread, so that the loop goes on.
+    """
     plain = [message.plain() for message in messages]
+    if how.add_generation_prompt and how.continue_final_message:
+        raise invalid("continue_final_message", "continue_final_message: needs add_generation_prompt=false")
     try:
-        return tuple(tokenizer.encode_chat(plain, add_generation_prompt=add_generation_prompt))
+        if tokenizer.blocks:
+            text = await rendering(lambda: tokenizer.render_chat(plain, how))
+        else:
+            text = tokenizer.render_chat(plain, how)
     except NoChatTemplate as error:
-        reason = str(error) or "the model has no chat template; use /v1/completions"
+        reason = clipped(str(error)) or "the model has no chat template; use /v1/completions"
         raise invalid("messages", reason, "no_chat_template") from None
     except ValueError as error:
         raise invalid("messages", f"messages: the chat template refuses them: {clipped(str(error))}") from None
+    return await beside(len(text), lambda: tuple(tokenizer.encode(text, special=False)))
 
 
-def _job(body: ChatRequest, service: Service) -> Job:
+def _job(body: ChatRequest, prompt: Prompt, service: Service) -> Job:
     runner = service.runner
-    check_bias(body, runner)
-    check_choices(body, 1, runner)
-    prompt = render(body.messages, runner.tokenizer)
+    check_tokens(prompt, runner, "messages")
     if not prompt:
         raise invalid("messages", "messages: they have no tokens; the model needs at least one to continue")
     limit = token_limit(body, "messages", len(prompt), runner.context_length, default=None)

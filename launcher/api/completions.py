@@ -55,7 +55,7 @@ def _tokens(prompt: str | list[int], body: CompletionRequest, service: Service) 
         tokens = service.runner.tokenizer.encode(prompt, special=body.add_special_tokens)
     else:
         tokens = prompt
-        check_tokens(tokens, service.runner.tokenizer.vocab_size, "prompt")
+    check_tokens(tokens, service.runner, "prompt")
     if not tokens:
         raise invalid("prompt", "prompt: it has no tokens; the model needs at least one to continue")
     return tuple(tokens)

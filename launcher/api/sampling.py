@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from launcher.api.choice import Choice
-from launcher.api.errors import ApiError, invalid
+from launcher.api.errors import ApiError, clipped, invalid
 from launcher.api.schema import MAX_SEED, Sampled
 from launcher.engines.base import Generation, Runner, Sampling
 
@@ -32,15 +32,18 @@ def choices(
     return found
 
 
-def check_tokens(tokens: Sequence[int], vocab_size: int, param: str) -> None:
-    """Refuse token ids that the model does not have."""
+def check_tokens(tokens: Sequence[int], runner: Runner, param: str) -> None:
+    """Refuse token ids that the model does not have, also those that its tokenizer has."""
+    vocab_size = runner.vocab_size
     for token in (min(tokens, default=0), max(tokens, default=0)):
         if not 0 <= token < vocab_size:
-            raise invalid(param, f"{param}: there is no token {token}, expected 0 to {vocab_size - 1}")
+            known = 0 <= token < runner.tokenizer.vocab_size
+            name = f" ({clipped(runner.tokenizer.token_name(token))!r})" if known else ""
+            raise invalid(param, f"{param}: there is no token {token}{name}, expected 0 to {vocab_size - 1}")
 
 
 def check_bias(body: Sampled, runner: Runner) -> None:
-    check_tokens(list(body.logit_bias), runner.tokenizer.vocab_size, "logit_bias")
+    check_tokens(list(body.logit_bias), runner, "logit_bias")
 
 
 def check_choices(body: Sampled, prompts: int, runner: Runner) -> None:

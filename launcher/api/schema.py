@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validat
 
 from launcher.api.errors import quoted
 from launcher.api.fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, TOKENIZE, Fields
+from launcher.tokenizer import Rendering
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
@@ -65,12 +66,12 @@ def _are_tokens(value: Any) -> bool:
     return isinstance(value, list) and bool(value) and set(map(type, value)) == {int}
 
 
-def _content(value: Any) -> str:
+def _content(value: Any) -> str | list[dict[str, str]]:
     if isinstance(value, str):
         return value
     if not isinstance(value, list) or not value:
         raise ValueError("expected a string, or a list of parts of type text")
-    return "".join(_part(i, part) for i, part in enumerate(value))
+    return [{"type": "text", "text": _part(i, part)} for i, part in enumerate(value)]
 
 
 def _part(index: int, part: Any) -> str:
@@ -120,7 +121,9 @@ Bias = Annotated[dict[int, float], PlainValidator(_bias, json_schema_input_type=
 Prompts = Annotated[
     list[Prompt], PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
 ]
-Content = Annotated[str, PlainValidator(_content, json_schema_input_type=str | list[dict[str, str]])]
+Content = Annotated[
+    str | list[dict[str, str]], PlainValidator(_content, json_schema_input_type=str | list[dict[str, str]])
+]
 
 
 class Sampled(Body):
@@ -164,7 +167,7 @@ class CompletionRequest(Sampled):
 
 
 class Message(Body):
-    """One chat message. Text parts are joined as they are; ``type`` is what lm-eval adds."""
+    """One chat message. A template that reads no parts gets them joined as they are; ``type`` is what lm-eval adds."""
 
     others: ClassVar[Fields] = MESSAGE
 
@@ -174,13 +177,24 @@ class Message(Body):
     reasoning_content: str | None = None
     type: Literal["text"] | None = None
 
-    def plain(self) -> dict[str, str]:
+    def plain(self) -> dict[str, Any]:
         """Return the message for a chat template; a developer's message is a system message by its newer name."""
         sent = self.model_dump(exclude_none=True, exclude={"type"})
         return sent | {"role": "system"} if self.role == "developer" else sent
 
 
-class ChatRequest(Sampled):
+class Rendered(Body):
+    """How messages become a prompt, under vLLM's names; ``chat_template_kwargs`` are variables of the template."""
+
+    add_generation_prompt: bool = True
+    continue_final_message: bool = False
+    chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+    def rendering(self) -> Rendering:
+        return Rendering(self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs)
+
+
+class ChatRequest(Rendered, Sampled):
     """``POST /v1/chat/completions``."""
 
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
@@ -188,7 +202,7 @@ class ChatRequest(Sampled):
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
 
 
-class TokenizeRequest(Body):
+class TokenizeRequest(Rendered):
     """``POST /tokenize``: a prompt, or messages for the chat template."""
 
     others: ClassVar[Fields] = TOKENIZE
@@ -197,7 +211,6 @@ class TokenizeRequest(Body):
     prompt: str | None = None
     messages: Annotated[list[Message] | None, Field(fail_fast=True)] = None
     add_special_tokens: bool = True
-    add_generation_prompt: bool = True
     return_token_strs: bool = False
 
 

@@ -25,24 +25,18 @@ async def tokenize(request: Request) -> Response:
     service = service_of(request)
     body = await service.read(request, TokenizeRequest)
     service.name(body.model)
-    tokens = await beside(_size(body), lambda: _encode(body, service))
+    if (body.prompt is None) == (body.messages is None):
+        raise invalid("prompt", "give either prompt or messages")
+    tokenizer = service.runner.tokenizer
+    if body.messages is not None:
+        tokens = list(await render(body.messages, body.rendering(), tokenizer))
+    else:
+        text, special = body.prompt or "", body.add_special_tokens
+        tokens = await beside(len(text), lambda: tokenizer.encode(text, special=special))
     answer = {"tokens": tokens, "count": len(tokens), "max_model_len": service.runner.context_length}
     if body.return_token_strs:
         answer["token_strs"] = [service.runner.tokenizer.token_name(token) for token in tokens]
     return respond(answer)
-
-
-def _encode(body: TokenizeRequest, service: Service) -> list[int]:
-    tokenizer = service.runner.tokenizer
-    if (body.prompt is None) == (body.messages is None):
-        raise invalid("prompt", "give either prompt or messages")
-    if body.messages is not None:
-        return list(render(body.messages, tokenizer, add_generation_prompt=body.add_generation_prompt))
-    return tokenizer.encode(body.prompt or "", special=body.add_special_tokens)
-
-
-def _size(body: TokenizeRequest) -> int:
-    return len(body.prompt or "") + sum(len(message.content) for message in body.messages or ())
 
 
 async def detokenize(request: Request) -> Response:
@@ -91,5 +85,5 @@ async def _exact(service: Service, tokens: list[int]) -> dict[str, Json]:
 async def _tokens(request: Request, service: Service, schema: type[Tokens]) -> Tokens:
     body = await service.read(request, schema)
     service.name(body.model)
-    check_tokens(body.tokens, service.runner.tokenizer.vocab_size, "tokens")
+    check_tokens(body.tokens, service.runner, "tokens")
     return body

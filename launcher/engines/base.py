@@ -108,6 +108,11 @@ class Runner(ABC):
     capacity: int | None = None
     """How many sequences it takes at the same time, those that wait included; None where nothing bounds them."""
 
+    @property
+    def vocab_size(self) -> int:
+        """How many token ids it takes: those of the tokenizer that the model has a row for."""
+        return self.tokenizer.vocab_size
+
     @abstractmethod
     def generate(self, request: Generation) -> AsyncIterator[Tokens]:
         """Stream the tokens of one sequence. Closing the iterator cancels it and frees its slot.

@@ -73,6 +73,10 @@ class BatchingRunner(Runner):
             planner = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
         self._driver = Driver(planner, executor, limits, self._deliver)
 
+    @property
+    def vocab_size(self) -> int:
+        return self._executor.vocab_size
+
     async def generate(self, request: Generation) -> AsyncIterator[Tokens]:
         if not request.prompt:
             raise ValueError("prompt: no tokens; at least one is needed")

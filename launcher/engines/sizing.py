@@ -8,9 +8,8 @@ from dataclasses import dataclass
 from launcher.engines.base import Engine
 from launcher.engines.flash import PAGE
 from launcher.engines.scheduler import Limits
-from launcher.errors import CheckpointError, UserError
+from launcher.errors import UserError
 from launcher.model import Dtype, Model
-from launcher.tokenizer import Tokenizer
 
 GB = 1024**3
 
@@ -102,13 +101,6 @@ def context_length(model: Model, limit: int | None, where: object, why: str = ""
         most = f"1 to {limit}" if limit is not None else "1 or more"
         raise UserError(f"model.context_length={length}: the checkpoint allows {most}{f': {why}' if why else ''}")
     return length
-
-
-def refuse_foreign(tokenizer: Tokenizer, rows: int, model: Model) -> None:
-    """Raise `CheckpointError` for a tokenizer with more tokens than the model's embedding has ``rows``."""
-    if tokenizer.vocab_size > rows:
-        source = f"model.tokenizer={model.tokenizer}" if model.tokenizer else f"{model.path}: its tokenizer"
-        raise CheckpointError(f"{source} has {tokenizer.vocab_size} tokens; the model's embedding has {rows} rows")
 
 
 def _round_up(value: float) -> float:

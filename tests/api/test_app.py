@@ -16,7 +16,7 @@ from launcher.engines.base import Generation, Sampling, Tokens
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.errors import EngineUnavailable, QueueFull
 from launcher.model import Model
-from launcher.tokenizer import ByteTokenizer, Message, NoChatTemplate
+from launcher.tokenizer import PLAIN, ByteTokenizer, Message, NoChatTemplate, Rendering
 
 ASK = {"model": "scripted", "prompt": "p", "max_tokens": 4}
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
@@ -30,8 +30,8 @@ async def post(runner: Scripted, path: str = "/v1/completions", **fields: object
 class SaysNothing(ByteTokenizer):
     """Has a template that leaves out empty messages."""
 
-    def encode_chat(self, messages: Sequence[Message], *, add_generation_prompt: bool = True) -> list[int]:
-        return self.encode("".join(message["content"] for message in messages))
+    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
+        return "".join(message["content"] for message in messages)
 
 
 async def test_messages_without_a_token_are_the_clients_mistake() -> None:
@@ -110,12 +110,12 @@ async def test_choices_of_all_prompts_are_bounded() -> None:
 
 
 class Untemplated(ByteTokenizer):
-    def render_chat(self, messages: object, *, add_generation_prompt: bool = True) -> str:
+    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
         raise NoChatTemplate
 
 
 class Strict(ByteTokenizer):
-    def render_chat(self, messages: list[Message], *, add_generation_prompt: bool = True) -> str:  # type: ignore[override]
+    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
         raise ValueError("roles must alternate")
 
 

@@ -30,6 +30,10 @@ class TritonRunner(Runner):
         self._link: Link | None = None
         supervisor.attach(engine, self._down, self._traffic)
 
+    @property
+    def vocab_size(self) -> int:
+        return self._engine.vocab_size
+
     async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
         link, finished = self._connected(), False
         try:

@@ -112,7 +112,7 @@ def prompt(data: Mapping[str, np.ndarray[Any, Any]], runner: Runner) -> tuple[in
 
 def check(tokens: Sequence[int], limits: Sampling, runner: Runner) -> None:
     """Refuse what the model cannot continue, with `ValueError`."""
-    size = runner.tokenizer.vocab_size
+    size = runner.vocab_size
     for token in (min(tokens, default=-1), max(tokens, default=-1), *limits.logit_bias):
         if not 0 <= token < size:
             raise ValueError(f"the prompt needs tokens and all must be from 0 to {size - 1}, got {token}")

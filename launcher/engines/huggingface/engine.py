@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from launcher.allocation import Allocation
-from launcher.checkpoints import load_tokenizer
 from launcher.component import component
 from launcher.core import Json, resolve
 from launcher.engines import switches
@@ -16,7 +15,8 @@ from launcher.engines.base import Runner
 from launcher.engines.huggingface import source
 from launcher.engines.huggingface.source import Source
 from launcher.engines.scheduler import Limits
-from launcher.engines.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length, refuse_foreign
+from launcher.engines.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
+from launcher.engines.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.errors import CheckpointError, UserError
 from launcher.model import Dtype, Model, Optimizations, Parallelism, Switch
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
     from launcher.engines.huggingface.executor import Arrangement
-    from launcher.tokenizer import Tokenizer
 
 OBSTACLES = dict.fromkeys(
     ("cuda_graphs", "flash_decode"), "engine=megatron only: what a transformers model does in a step is its own code"
@@ -94,23 +93,22 @@ class HuggingFace(BatchedEngine):
 
         torch.set_num_threads(decision.threads)
         dtype = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}[decision.dtype]
-        tokenizer = _tokenizer(model, decision.source)
         device = torch.device(decision.device)
         allow_flash(switches.active(decision.switches, "flash_attention"), device)
-        loaded = loading.load(decision.source, dtype, device)
-        refuse_foreign(tokenizer, loaded.get_input_embeddings().num_embeddings, model)
-        arrangement = self._arrange(loaded, decision)
-        executor = HuggingFaceExecutor(arrangement, self.page(False), tokenizer.vocab_size)
-        facts = self._facts(decision, arrangement.cached_values)
-        facts |= {"batching": arrangement.describe()}
-        text_config = loaded.config.get_text_config()
-        facts["layers"] = text_config.num_hidden_layers
-        facts["experts"] = next((n for key in EXPERTS if (n := getattr(text_config, key, None))), 0)
-        runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, facts)
-        try:
-            yield runner
-        finally:
-            runner.close()
+        with open_tokenizer(model, decision.source.tokenizer) as tokenizer:
+            loaded = loading.load(decision.source, dtype, device)
+            rows = loaded.get_input_embeddings().num_embeddings
+            vocab_size = served_tokens(tokenizer, rows, model)
+            arrangement = self._arrange(loaded, decision)
+            executor = HuggingFaceExecutor(arrangement, self.page(False), vocab_size)
+            facts = self._facts(decision, arrangement.cached_values)
+            facts |= {"batching": arrangement.describe()}
+            text_config = loaded.config.get_text_config()
+            facts["layers"] = text_config.num_hidden_layers
+            facts["experts"] = next((n for key in EXPERTS if (n := getattr(text_config, key, None))), 0)
+            facts |= tokenizer_facts(tokenizer, rows, model)
+            with closing(BatchingRunner(model.name, tokenizer, executor, decision.limits, facts)) as runner:
+                yield runner
 
     def _arrange(self, loaded: PreTrainedModel, decision: Decision) -> Arrangement:
         from launcher.engines.huggingface.executor import arrange
@@ -170,7 +168,3 @@ def _open(model: Model) -> Source:
         return source.read(resolve(model.path))
     except FileNotFoundError as error:
         raise CheckpointError(f"model.path={model.path}: {error}") from error
-
-
-def _tokenizer(model: Model, found: Source) -> Tokenizer:
-    return load_tokenizer(resolve(model.tokenizer)) if model.tokenizer else found.tokenizer()

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher.allocation import Allocation
-from launcher.checkpoints import detect, load_tokenizer
+from launcher.checkpoints import detect
 from launcher.checkpoints.base import Checkpoint, NotComputed
 from launcher.component import component
 from launcher.core import Json, resolve
@@ -21,10 +21,10 @@ from launcher.engines.megatron import layout, runtime
 from launcher.engines.megatron.placement import Placement, Saved
 from launcher.engines.megatron.runtime import Runtime
 from launcher.engines.scheduler import Limits
-from launcher.engines.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length, refuse_foreign
+from launcher.engines.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
+from launcher.engines.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.errors import CheckpointError, UserError
 from launcher.model import Dtype, Model, Optimizations, Parallelism, Switch
-from launcher.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from launcher.engines.batching import BatchingRunner
@@ -106,7 +106,7 @@ class Megatron(BatchedEngine):
         from launcher.engines.megatron.executor import MegatronExecutor
         from launcher.engines.megatron.parallel import lead
 
-        tokenizer = _tokenizer(model, decision.checkpoint)
+        rows = decision.placement.architecture.vocab_size
         runner: BatchingRunner | None = None
 
         def on_death(reason: Future[str]) -> None:
@@ -114,9 +114,12 @@ class Megatron(BatchedEngine):
                 runner.fail(reason.result())
 
         placement = decision.placement
-        with lead(placement, on_death, allocation) as (stage, followers):
-            executor = MegatronExecutor(stage, placement, tokenizer.vocab_size, followers)
-            facts = self._facts(decision)
+        with (
+            open_tokenizer(model, decision.checkpoint.tokenizer) as tokenizer,
+            lead(placement, on_death, allocation) as (stage, followers),
+        ):
+            executor = MegatronExecutor(stage, placement, served_tokens(tokenizer, rows, model), followers)
+            facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
             runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, facts, executor.describe)
             try:
                 yield runner
@@ -133,12 +136,16 @@ class Megatron(BatchedEngine):
         from launcher.engines.megatron.dynamic import Batch
         from launcher.engines.megatron.mcore import Dynamic
 
-        tokenizer = _tokenizer(model, decision.checkpoint)
-        placement, limits, vocab_size = decision.placement, decision.limits, tokenizer.vocab_size
-        batch = Batch(limits, vocab_size, tokenizer.eos_ids)
-        with placement.model(0, placement.torch_device(0)) as built:
+        placement, limits = decision.placement, decision.limits
+        rows = placement.architecture.vocab_size
+        with (
+            open_tokenizer(model, decision.checkpoint.tokenizer) as tokenizer,
+            placement.model(0, placement.torch_device(0)) as built,
+        ):
+            vocab_size = served_tokens(tokenizer, rows, model)
+            batch = Batch(limits, vocab_size, tokenizer.eos_ids)
             engine = Dynamic(built, placement, limits, vocab_size, batch)
-            facts = self._facts(decision)
+            facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
             runner = BatchingRunner(model.name, tokenizer, engine, limits, facts, planner=batch)
             try:
                 yield runner
@@ -193,9 +200,3 @@ def open_checkpoint(model: Model) -> Checkpoint:
         if obstacle is None:
             raise NotComputed(f"{refused}; engine=huggingface can serve it") from refused
         raise CheckpointError(f"{refused}; nor can engine=huggingface serve it: {obstacle}") from refused
-
-
-def _tokenizer(model: Model, checkpoint: Checkpoint) -> Tokenizer:
-    tokenizer = load_tokenizer(resolve(model.tokenizer)) if model.tokenizer else checkpoint.tokenizer()
-    refuse_foreign(tokenizer, checkpoint.architecture.vocab_size, model)
-    return tokenizer
