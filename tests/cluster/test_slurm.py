@@ -49,6 +49,28 @@ def test_a_server_that_a_command_starts_serves_in_the_job(slurm: Environment, tm
     assert not left_behind(tmp_path / "inner")
 
 
+def test_a_run_in_an_awkward_folder_with_its_own_options_and_a_header_is_continued(
+    slurm: Environment, tmp_path: Path
+) -> None:
+    folder, options = tmp_path / "step=100,epoch=2", tmp_path / "my=options" / "evaluate"
+    options.mkdir(parents=True)
+    (options / "few.yaml").write_text("defaults: [default]\nlimit: 5\n")
+    named = ("adapters=[payload]", "+adapters.payload.headers_env.X-Team=MY_HEADER")
+    given = (f"--config-dir={options.parent}", "evaluate=few", *SHORT[:3], *named)
+    secret = slurm | {"MY_HEADER": "Zx81mnQ4pLs7Rt2Vw9"}
+    done = submit(secret, folder, *given, "cluster.timeout_min=5")
+    assert done.returncode == 0, done.stderr
+    again = call(secret | {"MY_HEADER": "another1header"}, sys.executable, str(ROOT / "launch.py"), f"resume={folder}")
+    assert again.returncode == 0, again.stderr
+    assert "5 of them" in again.stderr or "5 already done" in again.stderr
+    assert results(folder)["tasks"]["addition"]["coverage"]["total"] == 5
+    missing = call(slurm, sys.executable, str(ROOT / "launch.py"), f"resume={folder}")
+    assert missing.returncode == 1
+    assert "headers_env.X-Team=MY_HEADER: this environment variable is not set" in missing.stderr
+    files = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not [path for path in files if b"Zx81mnQ4pLs7Rt2Vw9" in path.read_bytes()]
+
+
 APPTAINER = """#!/bin/sh
 # What apptainer does, as far as a job can tell: an image without SLURM's commands, that runs what is given.
 shift
