@@ -187,10 +187,10 @@ def _folder(config: DictConfig) -> Path:
 
 def _check_same(config: DictConfig, folder: Path) -> None:
     """Raise `UserError` where the sweeper asks for another point than it did before."""
-    from launcher.command_line import stored_overrides
+    from launcher.command_line import as_written, stored_overrides
     from launcher.errors import UserError
 
-    file, asked = folder / ".hydra" / "overrides.yaml", list(config.hydra.overrides.task)
+    file, asked = folder / ".hydra" / "overrides.yaml", as_written(config.hydra.overrides.task)
     before = stored_overrides(file) if file.exists() else asked
     if before != asked:
         was, now = (" ".join(one for one in a if one not in b) for a, b in ((before, asked), (asked, before)))

@@ -27,7 +27,7 @@ from launcher import __version__, credentials, launchers, redaction
 from launcher.allocation import Allocation, allocate
 from launcher.arguments import CommandLine
 from launcher.cluster import Slurm
-from launcher.command_line import completed
+from launcher.command_line import as_written, completed
 from launcher.complaint import complaint, unknown_keys
 from launcher.config import Mode, Run, check, plain
 from launcher.core import Json
@@ -185,7 +185,7 @@ def composed(cfg: DictConfig) -> Point | int:
         hydra_config = HydraConfig.get()
         if typed.mode is Mode.watch and hydra_config.mode == RunMode.MULTIRUN:
             raise UserError("mode=watch: a watch is one run, and not swept; leave out -m")
-        return Point(typed, plain(cfg), list(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
+        return Point(typed, plain(cfg), as_written(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
     except (HydraException, OmegaConfBaseException) as error:
         return _refused(cfg, UserError(complaint(error, conf_folder())))
     except UserError as error:
@@ -204,7 +204,7 @@ def _refused(cfg: DictConfig, error: UserError) -> int:
     if hydra_config.mode != RunMode.MULTIRUN or cfg.mode == Mode.plan:
         return say(str(error), error.exit_code)
     config = plain(cfg, resolve=False)  # what is wrong may be an interpolation
-    ledger = Ledger(provenance(config, list(hydra_config.overrides.task), allocate()))
+    ledger = Ledger(provenance(config, as_written(hydra_config.overrides.task), allocate()))
     with reported(ledger, Path(hydra_config.runtime.output_dir)) as outcome:
         raise error
     return outcome.code
@@ -214,7 +214,7 @@ def _queued_as(cfg: DictConfig, keys: Mapping[str, Json]) -> DictConfig:
     """Return the configuration with what the keys of ``hydra.launcher`` say, in the words of ``cluster``."""
     if not launchers.queue_keys(keys):
         return cfg
-    given = CommandLine.of(HydraConfig.get().overrides.task)
+    given = CommandLine.of(as_written(HydraConfig.get().overrides.task))
     values = launchers.translated(keys, plain(cfg.cluster, resolve=False), given.keys)
     merged = cfg.copy()
     with open_dict(merged):  # additional_parameters takes any key

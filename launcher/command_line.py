@@ -84,7 +84,7 @@ def _with_options(line: CommandLine, told: Any, folder: Path) -> CommandLine:
 def _queue_overrides(told: Any) -> list[str]:
     """Return the keys of our own ``hydra.launcher`` that a run was submitted with."""
     ours = told.launcher._target_ == SHARED
-    given = CommandLine.of(_as_written(told.overrides.hydra) if ours else [])
+    given = CommandLine.of(as_written(told.overrides.hydra) if ours else [])
     return given.without(lambda key: not key.startswith("hydra.launcher.") or key == RESUMES).texts
 
 
@@ -95,10 +95,10 @@ def _resumed_sweep(line: CommandLine, folder: Path) -> CommandLine:
     stored = _hydra(folder / SWEEP)
     if stored.launcher._target_ != SHARED:
         raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is continued; its points can be")
-    settings = CommandLine.of(_as_written(stored.overrides.hydra))
+    settings = CommandLine.of(as_written(stored.overrides.hydra))
     kept = settings.without(lambda key: key in ("hydra.sweep.dir", "hydra.mode", RESUMES))
     ours = line.without(lambda key: not key.startswith("hydra."))
-    whole = CommandLine.of(_as_written(stored.overrides.task)).added(kept.texts).added(ours.texts)
+    whole = CommandLine.of(as_written(stored.overrides.task)).added(kept.texts).added(ours.texts)
     sweep = whole.with_("hydra.sweep.dir", str(folder)).with_(RESUMES, True)
     return _with_options(sweep.flagged(**line.flags, multirun=True), stored, folder)
 
@@ -106,7 +106,7 @@ def _resumed_sweep(line: CommandLine, folder: Path) -> CommandLine:
 def stored_overrides(file: Path) -> list[str]:
     """Return the overrides that Hydra kept in a file. Raises `ResumeError` for a damaged one."""
     with _reading(file):
-        return _as_written(OmegaConf.load(file))
+        return as_written(OmegaConf.load(file))
 
 
 def _hydra(file: Path) -> Any:
@@ -114,7 +114,7 @@ def _hydra(file: Path) -> Any:
     with _reading(file):
         found = OmegaConf.load(file).hydra
         for overrides in (found.overrides.hydra, found.overrides.task):
-            _as_written(overrides)
+            as_written(overrides)
         if not isinstance(found.launcher._target_, str):
             raise TypeError("no launcher in it")
         return found
@@ -133,7 +133,7 @@ def _reading(file: Path) -> Iterator[None]:
         ) from None
 
 
-def _as_written(overrides: Any) -> list[str]:
+def as_written(overrides: Any) -> list[str]:
     """Return overrides with their interpolations, which only make sense in the configuration."""
     found = OmegaConf.to_container(overrides, resolve=False)
     if not isinstance(found, list):

@@ -110,7 +110,7 @@ def test_a_key_without_meaning_here_names_what_has_one(keys: dict[str, Any], sub
 def test_a_resumed_run_keeps_the_keys_it_was_submitted_with(tmp_path: Path) -> None:
     (tmp_path / ".hydra").mkdir()
     (tmp_path / ".hydra/overrides.yaml").write_text("- cluster=slurm\n")
-    hydra = {"launcher": {"_target_": launchers.SHARED}, "overrides": {"hydra": [*KEPT, "hydra.mode=RUN"]}}
+    hydra = {"launcher": {"_target_": launchers.SHARED}, "overrides": {"hydra": [*KEPT, "hydra.mode=RUN"], "task": []}}
     (tmp_path / ".hydra/hydra.yaml").write_text(json.dumps({"hydra": hydra}))
     arguments = resumed(CommandLine.of(["hydra.launcher.qos=c"]), tmp_path).arguments
     assert arguments[:3] == ["cluster=slurm", KEPT[0], "hydra.launcher.qos=c"]

@@ -48,8 +48,9 @@ def statuses(out: Path) -> dict[str, str]:
 
 @pytest.fixture
 def training(tmp_path: Path) -> Path:
-    (tmp_path / "training").mkdir()
-    return tmp_path / "training"
+    """A folder with a name that Hydra's grammar would take apart."""
+    (tmp_path / "lr=1e-4,bf16 [a]").mkdir()
+    return tmp_path / "lr=1e-4,bf16 [a]"
 
 
 def test_checkpoints_are_evaluated_as_they_come_and_lost_ones_are_missed(training: Path, tmp_path: Path) -> None:
@@ -104,7 +105,7 @@ def test_an_ended_watch_goes_on_where_it_was(training: Path, tmp_path: Path) -> 
 
 
 def test_once_evaluates_what_is_complete_and_says_what_is_not(training: Path, tmp_path: Path) -> None:
-    out = tmp_path / "out"
+    out = tmp_path / "out=1,b"
     nemo(training, "gpt--val_loss=1.00-step=7-consumed_samples=9.0-last")
     hugging_face(training / "final")
     hugging_face(training / "checkpoint-10")
