@@ -31,15 +31,25 @@ def nemo(run: Path, name: str) -> Path:
     return Path(shutil.copytree(NEMO, run / name))
 
 
+LAYER = {
+    **{f"model.layers.0.{name}_layernorm.weight": (8,) for name in ("input", "post_attention")},
+    **{f"model.layers.0.self_attn.{name}_proj.weight": (8, 8) for name in "qkvo"},
+    **{f"model.layers.0.mlp.{name}_proj.weight": (16, 8) for name in ("gate", "up")},
+    "model.layers.0.mlp.down_proj.weight": (8, 16),
+}
+"""The tensors of a Llama's only layer, with their shapes."""
+
+
 def hugging_face(folder: Path, shards: int = 2) -> Path:
     """Write a Hugging Face checkpoint of two files, or the first of them."""
     folder.mkdir()
     names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
-    tensors = ["model.embed_tokens.weight", "model.norm.weight"]
-    for name, tensor in list(zip(names, tensors, strict=True))[:shards]:
-        save_file({tensor: torch.ones(16, 8)}, folder / name)
+    parts = [{"model.embed_tokens.weight": (16, 8)}, {"model.norm.weight": (8,), **LAYER}]
+    for name, part in list(zip(names, parts, strict=True))[:shards]:
+        save_file({tensor: torch.ones(shape) for tensor, shape in part.items()}, folder / name)
     config = {
         "model_type": "llama",
+        "vocab_size": 16,
         "num_hidden_layers": 1,
         "hidden_size": 8,
         "num_attention_heads": 2,
@@ -49,6 +59,7 @@ def hugging_face(folder: Path, shards: int = 2) -> Path:
         "tie_word_embeddings": True,
     }
     (folder / "config.json").write_text(json.dumps(config))
-    weights = {"metadata": {}, "weight_map": dict(zip(tensors, names, strict=True))}
+    places = {tensor: name for name, part in zip(names, parts, strict=True) for tensor in part}
+    weights = {"metadata": {}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(weights))
     return folder
