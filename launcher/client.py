@@ -16,13 +16,12 @@ from launcher import http
 from launcher.core import Endpoint, Json, Request, Response, error_of
 from launcher.errors import TransportError
 from launcher.http import Answer, HttpError
+from launcher.responses import NOT_JSON
 
 MAX_ANSWER_BYTES = 64 << 20
 """The largest answer that is read: the log-probabilities of 4 prompts of 128k tokens take about 50 MB."""
 QUOTED = 300
 """Characters of an unexpected answer that an error message quotes."""
-NOT_JSON = "http_error"
-"""The ``type`` that the client gives to an error whose body is not JSON: a proxy's page, not the model's word."""
 MOMENT_S = 0.5
 """After a server has stopped answering, its process may end this much later."""
 

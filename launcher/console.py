@@ -1,10 +1,12 @@
-"""Standard output and error that show no secret, and may be closed, full or left by their reader."""
+"""The terminal: streams that may be closed, full or left, and text that must neither steer it nor show a secret."""
 
 from __future__ import annotations
 
 import errno
+import logging
 import os
 import sys
+import unicodedata
 from typing import Any, TextIO, cast
 
 from launcher.redaction import redact
@@ -69,4 +71,38 @@ def tolerant() -> Stream:
     out = Stream(sys.stdout or os.fdopen(1, "w", closefd=False))
     sys.stdout = cast(TextIO, out)
     sys.stderr = cast(TextIO, Stream(sys.stderr or os.fdopen(2, "w", closefd=False)))
+    if logging.lastResort is not None:  # Hydra is told to configure no logging: this handler prints warnings and errors
+        logging.lastResort.setFormatter(Printable())
     return out
+
+
+class Printable(logging.Formatter):
+    """Formats a message, and the traceback that may be with it, without characters that steer a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+def to_stderr(line: str) -> None:
+    """Write a line on standard error; what it quotes of a server or a file does not reach the terminal as control."""
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def printable(text: str) -> str:
+    """Return ``text`` without characters that steer a terminal, which a server's answer may hold.
+
+    These are control characters, also those of C1, formats such as bidirectional overrides, halves of surrogate pairs
+    and Unicode's own line ends; line feeds stay, and tabs become spaces.
+    """
+    if text.isprintable() and text.isascii():
+        return text
+    return "".join(" " if character == "\t" else character for character in text if _harmless(character))
+
+
+def one_line(text: str, most: int = 200) -> str:
+    """Return at most so many characters of ``text``, which came from elsewhere, as part of one line of a message."""
+    return printable(text[: most * 4].replace("\n", " "))[:most]
+
+
+def _harmless(character: str) -> bool:
+    return character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -58,6 +58,9 @@ class Response:
     ``status`` is the HTTP status. ``events`` yields the parsed ``data:`` objects of the SSE stream, without the final
     ``[DONE]``. ``latency_s`` is the seconds from sending to the whole body (or to the first event). ``cached``
     says that it was kept from an earlier request: this time, no server made it.
+
+    ``notes`` is what a check found worth saying of it, None where it was not checked. ``fault`` says why it must be
+    neither scored nor kept, though its status is good.
     """
 
     status: int
@@ -66,6 +69,8 @@ class Response:
     events: AsyncIterator[Json] | None = None
     latency_s: float = 0.0
     cached: bool = False
+    fault: str | None = field(default=None, compare=False)
+    notes: tuple[str, ...] | None = field(default=None, compare=False)
 
     @property
     def ok(self) -> bool:
@@ -215,7 +220,8 @@ class Record:
     """One line of ``samples.jsonl``: a sample with everything that happened to it.
 
     ``request`` is ``{path, body}`` as the task made it (before adapters), ``response`` the JSON body (or what the error
-    said), ``usage`` the token counts as the server gave them, ``latency_s`` the seconds it took with all retries.
+    said), ``usage`` the token counts as the server gave them, ``latency_s`` the seconds it took with all retries,
+    ``notes`` what was odd about an answer without being wrong.
     """
 
     task: str
@@ -230,6 +236,7 @@ class Record:
     usage: Json
     latency_s: float
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -258,12 +265,14 @@ class TaskResult:
     """A task's metrics by name, and how many samples ended in each `Status`.
 
     ``coverage`` also has ``not_asked``, the samples that an interrupted or stopped run has no answer for, and
-    ``total``, the sum of all. ``reasons`` counts, for each status but scored, the few most common reasons.
+    ``total``, the sum of all. ``reasons`` counts, for each status but scored, the few most common reasons; ``notes``
+    what was odd about answers.
     """
 
     metrics: Mapping[str, Metric]
     coverage: Mapping[str, int]
     reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    notes: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

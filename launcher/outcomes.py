@@ -19,6 +19,7 @@ from omegaconf.errors import OmegaConfBaseException
 from launcher import credentials, launchers, objective
 from launcher.cluster import Slurm
 from launcher.config import Mode, plain
+from launcher.console import to_stderr
 from launcher.core import INTERRUPTED, Json
 from launcher.errors import UserError
 from launcher.launchers import SHARED
@@ -191,5 +192,5 @@ def settings(hydra_config: HydraConf) -> dict[str, Json]:
 
 def say(line: str, code: int) -> int:
     """Say on standard error why the program ends; return its exit code."""
-    print(f"launcher: {line}", file=sys.stderr)
+    to_stderr(f"launcher: {line}")
     return code

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import sys
 from collections.abc import Coroutine, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -21,6 +20,7 @@ from launcher.backends.base import lead_alone
 from launcher.claim import Claim
 from launcher.component import name_of
 from launcher.config import Mode, Run
+from launcher.console import one_line, to_stderr
 from launcher.core import INTERRUPTED, Check, Endpoint, Json, Liveness, Request, Status, TaskResult, resolve
 from launcher.deployments import Deployments, Server
 from launcher.errors import (
@@ -62,7 +62,7 @@ class Outcome:
 
     def end(self, code: int, status: str, reason: BaseException | str) -> None:
         self.code, self.status, self.reason = code, status, redact(str(reason))
-        print(f"launcher: {self.reason}", file=sys.stderr)
+        to_stderr(f"launcher: {self.reason}")
 
 
 def continued(run: Run, folder: Path, answers: Json) -> None:
@@ -151,7 +151,7 @@ def serving(
 
 def tell(line: str) -> None:
     """Say on standard error how far the run is."""
-    print(line, file=sys.stderr, flush=True)
+    to_stderr(line)
 
 
 def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
@@ -247,7 +247,7 @@ def _checked(
 def stay(endpoint: Endpoint, health: Watch) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises `ServerError` if the server dies first."""
     try:
-        print(f"serving {endpoint.model} at {endpoint.url} (Ctrl-C ends it)", flush=True)
+        print(f"serving {one_line(endpoint.model)} at {endpoint.url} (Ctrl-C ends it)", flush=True)
         _tell_outages(health)
     except KeyboardInterrupt:
         return

@@ -17,6 +17,9 @@ from launcher.redaction import redact
 
 log = logging.getLogger(__name__)
 
+CHECKED = 1
+"""The generation of the checks that an answer has passed; one of an earlier generation is asked for again."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -63,23 +66,27 @@ class Answers:
             kept = json.loads(path.read_bytes())
             if kept["asked"] != question.asked:
                 raise ValueError("it answers another request")
+            if kept.get("checked") != CHECKED:
+                return None  # kept before answers were checked as they are now
             events = kept["events"]
-            return Response(200, kept["body"], events=None if events is None else _replayed(events), cached=True)
+            replayed = None if events is None else _replayed(events)
+            return Response(200, kept["body"], events=replayed, cached=True, notes=tuple(kept["notes"]))
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.warning("%s: %s: %s; asked again", path, type(error).__name__, error)
             return None
 
-    def write(self, question: Question, body: Json, events: Sequence[Json] | None) -> None:
-        """Keep an answer; the first error is logged, and nothing more is kept then."""
+    def write(self, question: Question, response: Response, events: Sequence[Json] | None) -> None:
+        """Keep a checked answer, or a whole stream; the first error is logged, and nothing more is kept then."""
         if self._broken:
             return
         path = self._path(question)
         partial = path.with_suffix(f".{secrets.token_hex(8)}")
         try:
             path.parent.mkdir(exist_ok=True)
-            partial.write_text(redact(json.dumps({"asked": question.asked, "body": body, "events": events})))
+            kept = {"asked": question.asked, "body": response.body, "events": events}
+            partial.write_text(redact(json.dumps(kept | {"checked": CHECKED, "notes": response.notes or ()})))
             partial.replace(path)
         except OSError as error:
             self._broken = True

@@ -15,8 +15,9 @@ from weakref import WeakValueDictionary
 from launcher.adapters.answers import Answers, Question
 from launcher.adapters.base import Adapter, Behind, closing, counting
 from launcher.component import component
-from launcher.core import Handler, Json, Request, Response, error_of
+from launcher.core import Handler, Json, Request, Response
 from launcher.errors import AdapterError, UserError
+from launcher.responses import check_stream, checked
 
 COUNTED = ("from_folder", "asked")
 
@@ -31,9 +32,10 @@ class Caching(Adapter):
     is served, for instance ``step-1000``, and is to be changed whenever that changes. Repeats of a sample never share
     an answer; unless the temperature is 0, neither do two samples.
 
-    Requests that are the same and come at the same time are sent once, streams excepted. Errors, and streams that
-    ended early, are not kept. A file that is damaged is asked for again. Throughput counts no answer from the folder,
-    and ``caching.json`` in the run folder counts both: ``from_folder`` and ``asked``; a resumed run adds to it.
+    Requests that are the same and come at the same time are sent once, streams excepted. Errors, answers that
+    contradict themselves or what was asked, and streams that ended early, are not kept. A file that is damaged is asked
+    for again. Throughput counts no answer from the folder, and ``caching.json`` in the run folder counts both:
+    ``from_folder`` and ``asked``; a resumed run adds to it.
     """
 
     changes_answers: ClassVar[bool] = False
@@ -79,11 +81,13 @@ class Caching(Adapter):
             return replace(kept, latency_s=time.perf_counter() - start)
         response = await call_next(request)
         self.counts["asked"] += 1
-        if response.status != 200 or error_of(response.body):
+        if response.status != 200:
             return response
         if response.events is not None:
             return replace(response, events=_copied(response.events, answers, question))
-        await asyncio.to_thread(answers.write, question, response.body, None)
+        response = checked(request, response)
+        if response.fault is None:
+            await asyncio.to_thread(answers.write, question, response, None)
         return response
 
 
@@ -94,5 +98,5 @@ async def _copied(events: AsyncIterator[Json], answers: Answers, question: Quest
         async for event in events:
             seen.append(event)
             yield event
-    if not any(map(error_of, seen)):
-        await asyncio.to_thread(answers.write, question, None, seen)
+    if check_stream(seen) is None:
+        await asyncio.to_thread(answers.write, question, Response(200), seen)

@@ -51,11 +51,12 @@ class Reasoning(Adapter):
         response = await call_next(request)
         if response.events is not None:
             return replace(response, events=self._streamed(response.events))
-        if not response.ok:
+        if not response.ok or response.fault is not None:
             return response
         if not isinstance(response.body, dict) or not isinstance(response.body.get("choices"), list):
             raise AdapterError(f"reasoning: the answer to {request.path} has no list of 'choices'")
-        return replace(response, body={**response.body, "choices": [self._choice(c) for c in response.body["choices"]]})
+        choices = [self._choice(choice) for choice in response.body["choices"]]
+        return replace(response, body={**response.body, "choices": choices})
 
     @asynccontextmanager
     async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
@@ -68,9 +69,12 @@ class Reasoning(Adapter):
             raise AdapterError("reasoning: 'echo' with more than one generated token cannot be split into thoughts")
         return await call_next(request)
 
-    def _choice(self, choice: Mapping[str, Json]) -> Json:
-        in_chat = "message" in choice
+    def _choice(self, choice: Json) -> Json:
+        in_chat = isinstance(choice, dict) and "message" in choice
         holder = choice["message"] if in_chat else choice
+        text = ("content", "reasoning_content") if in_chat else ("text", "reasoning_content")
+        if not isinstance(holder, dict) or not all(isinstance(holder.get(key), str | None) for key in text):
+            raise AdapterError("reasoning: a choice of the answer has no text that could be split")
         made, unfinished = self._split(holder, "content" if in_chat else "text", choice.get("finish_reason"))
         marked = {**choice, "message": made} if in_chat else made
         return {**marked, "reasoning_unfinished": True} if unfinished else marked

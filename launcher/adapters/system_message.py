@@ -75,7 +75,7 @@ class SystemMessage(Adapter):
             raise AdapterError("system_message: 'echo' with 'stream' is not supported")
         prompt = _prefixed(request.body.get("prompt"), prefix)
         response = await call_next(replace(request, body={**request.body, "prompt": prompt}))
-        if not (echo and response.ok):
+        if not (echo and response.ok) or response.fault is not None:
             return response
         choices = [_without(choice, prefix) for choice in response.body["choices"]]
         return replace(response, body={**response.body, "choices": choices})

@@ -12,6 +12,7 @@ from launcher.api.front import Front, Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.cluster import Spread
 from launcher.component import component, name_of
+from launcher.console import one_line
 from launcher.core import Endpoint, Json, error_of
 from launcher.errors import ServerError
 from launcher.http import HttpError, fetch, netloc, parsed
@@ -109,6 +110,6 @@ def wait_ready(host: str, port: int, timeout_s: float, hint: str) -> None:
 
 def _reason(body: bytes) -> str:
     try:
-        return str(error_of(parsed(body))["message"])
+        return one_line(str(error_of(parsed(body))["message"]))
     except (ValueError, KeyError):
-        return body[:200].decode("utf-8", errors="replace")
+        return one_line(body.decode("utf-8", errors="replace"))

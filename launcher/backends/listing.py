@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from launcher.console import one_line
 from launcher.errors import ServerError, UserError
 from launcher.http import HttpError, authorization, fetch, parsed
 
@@ -86,4 +87,4 @@ def _names(body: bytes) -> list[str] | None:
 def _shown(names: Sequence[str]) -> str:
     """Return the first names, in what a message has room for."""
     more = f", ... ({len(names) - SHOWN} more)" if len(names) > SHOWN else ""
-    return ", ".join(name[:NAME_CHARACTERS] for name in names[:SHOWN]) + more
+    return ", ".join(one_line(name, NAME_CHARACTERS) for name in names[:SHOWN]) + more

@@ -9,15 +9,20 @@ from dataclasses import dataclass
 from enum import Enum
 
 from launcher.adapters.base import closing
+from launcher.console import one_line
 from launcher.core import GATEWAY, Handler, Json, Record, Response, Sample, Score, Status
 from launcher.errors import AdapterError, Failure, ServerAway, TransportError
 from launcher.evaluate.records import made
+from launcher.responses import NO_FINISH, checked, refuses
 from launcher.tasks.base import Task
 
 log = logging.getLogger(__name__)
 
 ABOUT_THE_PROMPT = frozenset({400, 403, 413, 422})
-"""HTTP statuses with which a server refuses this very request; any other error is a failure of the service."""
+"""HTTP statuses with which a server refuses this very request; any other error is a failure of the service.
+
+So is one of these that comes in another shape than OpenAI's: a proxy's page says nothing about the request.
+"""
 QUOTED = 500
 """Characters of an error that a reason quotes."""
 
@@ -28,7 +33,7 @@ class Trouble(Enum):
     none = "none"
     """Nothing."""
     broken = "broken"
-    """It may be broken for every request: a 5xx, or an answer that is none."""
+    """It may be broken for every request: a 5xx, an answer that is none, or the page of a proxy before it."""
     outage = "outage"
     """It may be gone: no connection, one that broke, or a status of `GATEWAY`."""
     away = "away"
@@ -46,31 +51,41 @@ class Asked:
     cached: bool = False
 
 
-async def ask(handler: Handler, sample: Sample, task: Task) -> Asked:
-    """Send the sample's request and score the answer. Raises nothing but cancellation."""
+async def ask(handler: Handler, sample: Sample, task: Task, *, accept_missing_finish: bool = False) -> Asked:
+    """Send the sample's request and score the answer, if it has no fault. Raises nothing but cancellation."""
     start = time.perf_counter()
     try:
-        response = await handler(sample.request)
+        response = checked(sample.request, await handler(sample.request))
     except Exception as error:
         score = Score(Status.failed, reason=_explained(error, sample))
         return Asked(made(sample, score, None, time.perf_counter() - start), _trouble(error))
     latency_s = time.perf_counter() - start
-    score = await _judged(response, sample, task)
-    return Asked(made(sample, score, response.body, latency_s), _trouble_of(response.status), response.cached)
+    score = await _judged(response, sample, task, accept_missing_finish)
+    record = made(sample, score, response.body, latency_s, response.notes or ())
+    return Asked(record, _trouble_of(response), response.cached)
 
 
-async def _judged(response: Response, sample: Sample, task: Task) -> Score:
+def _by_proxy(response: Response) -> bool:
+    return response.status in ABOUT_THE_PROMPT and not refuses(response)
+
+
+async def _judged(response: Response, sample: Sample, task: Task, accept_missing_finish: bool) -> Score:
     if response.events is not None:
         async with closing(response.events):
             return Score(Status.failed, reason="the answer is a stream; an evaluation needs whole answers")
     if not response.ok:
-        status = Status.refused if response.status in ABOUT_THE_PROMPT else Status.failed
+        refused = response.status in ABOUT_THE_PROMPT and refuses(response)
+        status = Status.refused if refused else Status.failed
         return Score(status, reason=f"HTTP {response.status}: {_message(response.body)}")
+    if response.fault is not None:
+        return Score(Status.failed, reason=one_line(response.fault, QUOTED))
+    if NO_FINISH in (response.notes or ()) and not accept_missing_finish and not sample.request.body.get("echo"):
+        return Score(Status.failed, reason=f"{NO_FINISH}; evaluate.accept_missing_finish=true scores it nevertheless")
     try:
         return task.score(sample, response)
     except Exception as error:
         log.exception("%s: scoring failed", sample.key)
-        return Score(Status.failed, reason=f"scoring failed: {type(error).__name__}: {error}"[:QUOTED])
+        return Score(Status.failed, reason=one_line(f"scoring failed: {type(error).__name__}: {error}", QUOTED))
 
 
 def _trouble(error: Exception) -> Trouble:
@@ -81,21 +96,21 @@ def _trouble(error: Exception) -> Trouble:
     return Trouble.outage if error.failure is Failure.connection else Trouble.broken
 
 
-def _trouble_of(status: int) -> Trouble:
-    if status in GATEWAY:
+def _trouble_of(response: Response) -> Trouble:
+    if response.status in GATEWAY:
         return Trouble.outage
-    return Trouble.broken if status >= 500 else Trouble.none
+    return Trouble.broken if response.status >= 500 or _by_proxy(response) else Trouble.none
 
 
 def _explained(error: Exception, sample: Sample) -> str:
     if isinstance(error, TransportError | ServerAway | AdapterError):
-        return str(error)[:QUOTED]
+        return one_line(str(error), QUOTED)
     log.error("%s: %s: %s", sample.key, type(error).__name__, error, exc_info=error)
-    return f"{type(error).__name__}: {error}"[:QUOTED]
+    return one_line(f"{type(error).__name__}: {error}", QUOTED)
 
 
 def _message(body: Json) -> str:
-    """Return the message of an error in OpenAI's shape, or the body as it is."""
-    error = body.get("error") if isinstance(body, Mapping) else None
+    """Return the message of an error in OpenAI's shape, or in vLLM's old one, or the body as it is."""
+    error = (body.get("error") or body.get("message")) if isinstance(body, Mapping) else None
     message = error.get("message") if isinstance(error, Mapping) else error
-    return str(message or body)[:QUOTED]
+    return one_line(str(message or body), QUOTED)

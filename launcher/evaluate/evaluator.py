@@ -22,6 +22,7 @@ from launcher.evaluate.questions import Questions
 from launcher.evaluate.queue import OUTAGES, SampleQueue
 from launcher.evaluate.settings import Evaluate
 from launcher.evaluate.statistics import throughput
+from launcher.responses import checking
 from launcher.tasks.base import Task
 
 PROBES = 1
@@ -51,12 +52,17 @@ async def evaluate(
     with Journal(folder, fingerprint, claim) as journal:
         questions = Questions(tasks, settings, endpoint.model, journal.finished)
         async with (
-            Client(endpoint, timeout_s=settings.timeout_s, concurrency=settings.concurrency + PROBES) as client,
+            Client(
+                endpoint,
+                timeout_s=settings.timeout_s,
+                concurrency=settings.concurrency + PROBES,
+                max_bytes=int(settings.max_answer_mb * 2**20),
+            ) as client,
             all_running(adapters, folder, deployment),
         ):
             breaker = CircuitBreaker(client, endpoint.model, health or Unwatched(), settings.max_pause_s, progress)
-            session = _Session(breaker, pipeline(adapters, breaker), tasks, questions, journal, progress)
-            await session.run(settings.concurrency)
+            session = _Session(breaker, pipeline(adapters, checking(breaker)), tasks, questions, journal, progress)
+            await session.run(settings)
     return outcome.read(folder)
 
 
@@ -76,14 +82,16 @@ class _Session:
         self._questions, self._journal, self._progress = questions, journal, progress
         self._answered: list[Record] = []
         self._cached = 0
+        self._accept_missing_finish = False
 
-    async def run(self, concurrency: int) -> None:
+    async def run(self, settings: Evaluate) -> None:
         totals = await asyncio.to_thread(self._questions.totals, complete=False)
         known = [size for size in totals.values() if size is not None]
         self._progress.started(sum(known) if len(known) == len(totals) else None, len(self._journal.finished))
         start, stopped = time.perf_counter(), None
+        self._accept_missing_finish = settings.accept_missing_finish
         try:
-            stopped = await self._all(concurrency)
+            stopped = await self._all(settings.concurrency)
             totals = await asyncio.to_thread(self._questions.totals, complete=True)
         finally:
             facts: dict[str, Json] = {"totals": _counted(totals, self._questions.order), "stopped": stopped}
@@ -122,7 +130,8 @@ class _Session:
             sample = await samples.take()
             if sample is None:
                 return
-            asked = await ask(self._handler, sample, self._tasks[sample.task])
+            task = self._tasks[sample.task]
+            asked = await ask(self._handler, sample, task, accept_missing_finish=self._accept_missing_finish)
             if not await self._again(asked, sample, samples):
                 self._end(asked if samples.outages(sample) < OUTAGES else _given_up(asked))
                 samples.done()

@@ -8,6 +8,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Protocol
 
+from launcher.console import printable
 from launcher.core import Record, Status
 
 if TYPE_CHECKING:
@@ -118,7 +119,7 @@ class LineProgress:
             self._say(loss)
 
     def _say(self, line: str) -> None:
-        self._stream.write(line + "\n")
+        self._stream.write(printable(line) + "\n")
         self._stream.flush()
 
 
@@ -140,7 +141,7 @@ class LiveProgress:
     def advanced(self, record: Record) -> None:
         self._tally.add(record)
         if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, advance=1, description=record.task, tally=self._tally.describe())
+            self._bar.update(self._row, advance=1, description=printable(record.task), tally=self._tally.describe())
 
     def paused(self, seconds: float, reason: str) -> None:
         self._note(f"paused {seconds:.0f} s: {reason}")
@@ -169,7 +170,7 @@ def _bar(servers: Servers, stream: IO[str]) -> Bar:
                 yield table
 
     return Live(
-        TextColumn("[bold]{task.description}"),
+        TextColumn("{task.description}", style="bold", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeElapsedColumn(),

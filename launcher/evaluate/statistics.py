@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from launcher.core import NOT_ASKED, Json, Metric, Record, Status, TaskResult
+from launcher.responses import token_count
 
 Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: 95 % two-sided."""
@@ -24,25 +25,33 @@ def summarize(records: Iterable[Record], totals: Mapping[str, int]) -> dict[str,
     values: dict[str, dict[str, list[tuple[str, float]]]] = {name: defaultdict(list) for name in totals}
     ended: dict[str, Counter[str]] = {name: Counter() for name in totals}
     why: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
+    odd: dict[str, list[str]] = defaultdict(list)
     for record in records:
         ended.setdefault(record.task, Counter())[record.status.value] += 1
+        odd[record.task] += record.notes
         if record.status is Status.scored:
             for metric, value in record.scores.items():
                 values.setdefault(record.task, defaultdict(list))[metric].append((record.id, value))
         elif record.reason:
             why[record.task][record.status.value].append(record.reason)
-    return {name: _result(values.get(name, {}), ended[name], totals.get(name, 0), why[name]) for name in ended}
+    return {
+        name: _result(values.get(name, {}), ended[name], totals.get(name, 0), why[name], odd[name]) for name in ended
+    }
 
 
 def _result(
-    values: Mapping[str, list[tuple[str, float]]], ended: Mapping[str, int], total: int, why: Mapping[str, list[str]]
+    values: Mapping[str, list[tuple[str, float]]],
+    ended: Mapping[str, int],
+    total: int,
+    why: Mapping[str, list[str]],
+    odd: Sequence[str],
 ) -> TaskResult:
     asked = sum(ended.values())
     total = max(total, asked)
     coverage = {status.value: ended.get(status.value, 0) for status in Status}
     metrics = {name: metric(found, total) for name, found in values.items()}
     counts = {**coverage, NOT_ASKED: total - asked, "total": total}
-    return TaskResult(metrics, counts, {status: _common(said) for status, said in why.items()})
+    return TaskResult(metrics, counts, {status: _common(said) for status, said in why.items()}, _common(odd))
 
 
 def _common(said: Sequence[str]) -> dict[str, int]:
@@ -117,7 +126,8 @@ def percentile(ordered: Sequence[float], share: float) -> float:
 def throughput(records: Iterable[Record], wall_s: float, cached: int = 0) -> dict[str, Json]:
     """Return rates, latencies in seconds and token totals of the samples that were answered during ``wall_s`` seconds.
 
-    Failed samples do not count. ``without_usage`` answers had no token counts, so that the token figures lack them.
+    Failed samples do not count. ``without_usage`` answers had no token counts that can be right, so that the token
+    figures lack them.
     ``cached`` samples beside ``records`` were answered without the server.
     """
     answered = [r for r in records if r.status is not Status.failed]
@@ -131,14 +141,14 @@ def throughput(records: Iterable[Record], wall_s: float, cached: int = 0) -> dic
         "prompt_tokens": prompt,
         "prompt_tokens_per_s": _rate(prompt, wall_s),
         "cached": cached,
-        "without_usage": sum(1 for r in answered if not isinstance(r.usage, Mapping)),
+        "without_usage": sum(1 for r in answered if token_count(r.usage, "completion_tokens") is None),
         "latency_s": {f"p{p}": round(percentile(latencies, p / 100), 6) for p in (50, 90, 99) if latencies},
         "wall_s": round(wall_s, 6),
     }
 
 
 def _tokens(records: Iterable[Record], key: str) -> int:
-    return sum(int(r.usage.get(key) or 0) for r in records if isinstance(r.usage, Mapping))
+    return sum(token_count(r.usage, key) or 0 for r in records)
 
 
 def _rate(count: int, wall_s: float) -> float:

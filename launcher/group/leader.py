@@ -5,7 +5,6 @@ from __future__ import annotations
 import secrets
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +17,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from launcher.allocation import LOOPBACK, Allocation, Member
+from launcher.console import to_stderr
 from launcher.errors import ServerError, UserError
 from launcher.group import meeting, wire
 from launcher.group.meeting import Meeting
@@ -76,7 +76,7 @@ class Group:
                     raise ServerError(f"{self._allocation.name}: rank {_some(missing)} did not come in {timeout_s:g} s")
                 if not self._changed.wait(min(left, PATIENT_S)) and not told:
                     told = True
-                    print(f"group: waiting for rank {_some(missing)}", file=sys.stderr, flush=True)
+                    to_stderr(f"group: waiting for rank {_some(missing)}")
         gone = [peer for peer in self._peers.values() if peer.lost.is_set()]
         if gone:
             raise ServerError(f"{gone[0]} is gone")

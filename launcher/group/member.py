@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import sys
 import threading
 import time
 from contextlib import ExitStack, suppress
@@ -13,6 +12,7 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from launcher.allocation import Allocation
+from launcher.console import to_stderr
 from launcher.errors import UserError
 from launcher.group import meeting, wire
 from launcher.group.child import Child
@@ -37,7 +37,7 @@ def follow(allocation: Allocation, folder: Path | None = None) -> int:
     try:
         return follower.follow(allocation, meeting.file(folder or meeting.folder(), allocation))
     except (EOFError, OSError):
-        print(f"launcher: rank {allocation.rank}: rank 0 is gone", file=sys.stderr)
+        to_stderr(f"launcher: rank {allocation.rank}: rank 0 is gone")
         return 1
 
 

@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.api.errors import DEAD, RESTARTING
+from launcher.console import one_line
 from launcher.core import GATEWAY, Endpoint, Json, Liveness, ServerState, error_of
 from launcher.errors import Failure
 from launcher.http import HttpError, authorization, fetch, parsed
@@ -127,12 +128,13 @@ def probe(endpoint: Endpoint, timeout_s: float = TIMEOUT_S) -> dict[str, Json]:
     status, detail, failure = _get(url, endpoint.api_key, timeout_s)
     if (why := endpoint.ended()) is not None:
         status, detail, failure = None, {"error": {"code": DEAD, "message": why}}, None
+    live = status is not None and (status < 300 or 400 <= status < 500)
     line: dict[str, Json] = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
-        "live": status is not None and (status < 300 or 400 <= status < 500),
+        "live": live,
         "status": status,
         "latency_s": round(time.perf_counter() - start, 4),
-        "detail": detail,
+        "detail": detail if endpoint.ours or not live else None,  # what others say of themselves is not in our words
     }
     found = {"ended": why is not None, "silent": failure is Failure.timeout}
     return line | {name: True for name, true in found.items() if true}
@@ -166,8 +168,7 @@ def _get(url: str, api_key: str | None, timeout_s: float) -> tuple[int | None, J
 
 def _said(detail: Json) -> str:
     """Return what a server that does not work says of it, on one line and without control characters."""
-    line = " ".join(str(error_of(detail).get("message") or detail).split())
-    return "".join(character for character in line if character.isprintable())
+    return one_line(str(error_of(detail).get("message") or detail), QUOTED)
 
 
 def _json(body: bytes) -> Json:

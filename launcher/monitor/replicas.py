@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
+from launcher.console import one_line
 from launcher.core import Json
 
 if TYPE_CHECKING:
@@ -57,10 +58,10 @@ def _detail(health: Json) -> Mapping[str, Json]:
 
 def _cells(replica: Mapping[str, Json]) -> list[str]:
     names = ("id", "pid", "node", "state", "requests", "queued", "tokens_per_s")
-    return [str(replica[name]) for name in names]
+    return [one_line(str(replica[name])) for name in names]
 
 
 def _loss(loss: Mapping[str, Json]) -> str:
     if loss["pid"] is None:
-        return str(loss["reason"])
-    return f"lost {loss['id'] or 'a process'} (pid {loss['pid']}): {loss['reason']}"
+        return one_line(str(loss["reason"]))
+    return one_line(f"lost {loss['id'] or 'a process'} (pid {loss['pid']}): {loss['reason']}")

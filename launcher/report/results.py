@@ -120,4 +120,5 @@ def _task(result: TaskResult) -> dict[str, Json]:
         "metrics": {name: plain(asdict(metric)) for name, metric in result.metrics.items()},
         "coverage": dict(result.coverage),
         "reasons": plain(result.reasons),
+        **({"notes": plain(result.notes)} if result.notes else {}),
     }

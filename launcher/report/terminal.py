@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Iterable, Mapping
 from itertools import groupby
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from launcher.console import printable
 from launcher.core import Json, Metric, Report, TaskResult
 from launcher.report import figures, page, points, results
 from launcher.report.compare import ALPHA
@@ -48,6 +48,8 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
         for task, result in report.tasks.items():
             for status in result.reasons:
                 console.print(_reason(task, status, result))
+            for note, times in result.notes.items():
+                console.print(_note(task, note, times))
     console.print(_summary(report))
     _say_path(folder / page.FILE, console)
 
@@ -126,15 +128,6 @@ def _change(comparison: Mapping[str, Json] | None) -> Text:
         return Text("-", style="dim")
     mark = "*" if comparison["p_holm"] < ALPHA else " "
     return Text(f"{figures.signed(comparison['difference'])}{mark}", style="bold" if mark == "*" else "dim")
-
-
-def printable(text: str) -> str:
-    """Return ``text`` without characters that steer a terminal, which a server's answer may hold."""
-    return "".join(" " if character == "\t" else character for character in text if _harmless(character))
-
-
-def _harmless(character: str) -> bool:
-    return character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs")
 
 
 def _say_path(path: Path, console: Console) -> None:
@@ -232,6 +225,13 @@ def _reason(task: str, status: str, result: TaskResult) -> Text:
     lost = result.coverage.get(status, 0)
     share = "" if times == lost else f" ({times:,} of {lost:,})"
     return Text.assemble((f"{printable(task)} {status}", TONES[status]), f"{share}: {printable(said)}")
+
+
+def _note(task: str, note: str, times: int) -> Text:
+    """What was odd about answers that were not refused for it."""
+    return Text.assemble(
+        (f"{printable(task)} note", "yellow"), f" ({figures.plural(times, 'answer')}): {printable(note)}"
+    )
 
 
 def _speed(throughput: Mapping[str, Json]) -> str:

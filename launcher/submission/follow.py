@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.command_line import SWEEP
+from launcher.console import to_stderr
 from launcher.errors import UserError
 from launcher.submission import points, queue
 from launcher.submission.points import Job
@@ -66,7 +67,7 @@ def _followed(jobs: list[Job], poll_s: float) -> dict[Path, int]:
     told, at = "", time.monotonic()
     while sum(one.look() for one in watched) < len(watched):
         if len(jobs) > 1 and time.monotonic() - at > PROGRESS_S and (now := progress(watched)) != told:
-            print(f"slurm: {now}", file=sys.stderr, flush=True)
+            to_stderr(f"slurm: {now}")
             told, at = now, time.monotonic()
         time.sleep(poll_s)
     return {folder: one.code(folder) for one in watched for folder in one.job.folders}
@@ -96,7 +97,7 @@ class Watched:
             return True
         state = _state(self.job.id)
         if state and state != self.state:
-            print(f"slurm: job {self.job.id} {state}", file=sys.stderr, flush=True)
+            to_stderr(f"slurm: job {self.job.id} {state}")
             self.state = state
         self.over = state.split(" ")[0] in queue.OVER | {queue.GONE}
         if self.over:
@@ -114,7 +115,7 @@ class Watched:
         if "OUT_OF_MEMORY" in self.state or MEMORY.search(words):
             said.append("it had too little memory; accepted is a larger cluster.mem_gb")
         if said:
-            print(f"launcher: {': '.join(said)}{words}", file=sys.stderr)
+            to_stderr(f"launcher: {': '.join(said)}{words}")
         return code or 1
 
     def _tell(self) -> None:
@@ -124,7 +125,7 @@ class Watched:
             code = points.outcome_of(folder, self.job.id)
             if code is not None and folder not in self._ended:
                 self._ended.add(folder)
-                print(f"slurm: job {self.job.id}: {folder} ended with {code}", file=sys.stderr, flush=True)
+                to_stderr(f"slurm: job {self.job.id}: {folder} ended with {code}")
 
 
 def _state(job: str) -> str:
@@ -132,7 +133,7 @@ def _state(job: str) -> str:
     try:
         state, reason = queue.state(job)
     except OSError as error:
-        print(f"slurm: {error}", file=sys.stderr)
+        to_stderr(f"slurm: {error}")
         return ""
     return f"{state} ({reason})" if reason else state
 
@@ -238,7 +239,7 @@ def _cancel(job: str, folder: Path) -> None:
         queue.cancel(job)
     except OSError as error:
         raise UserError(f"run={folder}: job {job} was not cancelled: {error}") from None
-    print(f"slurm: job {job} is being cancelled", file=sys.stderr)
+    to_stderr(f"slurm: job {job} is being cancelled")
 
 
 def logs(folder: Path) -> tuple[Path, Path]:

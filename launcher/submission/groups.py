@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
+from launcher.console import to_stderr
 from launcher.errors import UserError
 from launcher.submission import follow, submit
 from launcher.submission.points import Job, Point
@@ -33,8 +33,8 @@ def _queued(group: list[Point], before: list[Job]) -> Job | None:
     try:
         job = submit.submit(group, group[0].slurm, before)
     except UserError as error:
-        print(f"launcher: {error}", file=sys.stderr)
+        to_stderr(f"launcher: {error}")
         return None
     if not group[0].slurm.wait:
-        print(f"slurm: ask with mode=status run={job.folders[0]}, end it with mode=cancel", file=sys.stderr)
+        to_stderr(f"slurm: ask with mode=status run={job.folders[0]}, end it with mode=cancel")
     return job

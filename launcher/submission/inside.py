@@ -14,6 +14,7 @@ from types import FrameType
 
 from launcher.allocation import Allocation, allocate
 from launcher.cluster import Resources
+from launcher.console import to_stderr
 from launcher.core import INTERRUPTED
 from launcher.deployments import Deployments
 from launcher.errors import TakenOver, UserError
@@ -83,7 +84,7 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
         sys.exit(f"launcher: {error}")
     left = _left(work, job)
     if again(signals.warned, len(left), _restarts(), requeues) and not _cancelled(work, job):
-        print(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}", file=sys.stderr, flush=True)
+        to_stderr(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}")
         _requeue(job, work[0])
         sys.exit(INTERRUPTED)
     for point in left:
@@ -121,7 +122,7 @@ def _run(point: Point, asked: Resources, allocation: Allocation, shared: Deploym
     except TakenOver:
         raise
     except UserError as error:
-        print(f"launcher: {error}", file=sys.stderr)
+        to_stderr(f"launcher: {error}")
         return error.exit_code
     except Exception:
         traceback.print_exc()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -14,6 +13,7 @@ from typing import Any
 import launcher
 from launcher.cluster import Resources, Slurm, resources
 from launcher.config import Run
+from launcher.console import to_stderr
 from launcher.errors import UserError
 from launcher.submission import container, memory, points, queue
 from launcher.submission.container import Start
@@ -46,7 +46,7 @@ def submit(work: list[Point], slurm: Slurm, before: Sequence[Job] = ()) -> Job:
     facts = {"job_id": job.id, "log_folder": str(executor.folder), "submitted_at": datetime.now(UTC).isoformat()}
     for folder in job.folders:
         points.write(folder, points.JOB, facts)
-    print(f"slurm: job {job.id} for {', '.join(map(str, job.folders))}", file=sys.stderr, flush=True)
+    to_stderr(f"slurm: job {job.id} for {', '.join(map(str, job.folders))}")
     return job
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from launcher.console import one_line
 from launcher.core import Json, Response, Score, Status
 
 
@@ -18,9 +19,10 @@ def text_of(response: Response, *, accept_truncated: bool = False) -> str | Scor
     choice = _first_choice(response.body)
     if choice is None:
         return Score(Status.failed, reason="the answer has no choice with a text or a message")
-    finish, refusal = choice.get("finish_reason"), (choice.get("message") or {}).get("refusal")
+    finish, message = choice.get("finish_reason"), choice.get("message")
+    refusal = message.get("refusal") if isinstance(message, Mapping) else None
     if finish == "content_filter" or refusal:
-        return Score(Status.refused, reason=str(refusal or "stopped by the content filter"))
+        return Score(Status.refused, reason=one_line(str(refusal or "stopped by the content filter")))
     if choice.get("reasoning_unfinished"):
         return Score(Status.truncated, reason="the reasoning was not finished")
     if finish == "length" and not accept_truncated:
@@ -37,6 +39,6 @@ def _first_choice(body: Json) -> Mapping[str, Json] | None:
     choices = body.get("choices") if isinstance(body, Mapping) else None
     if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
         return None
-    choice = choices[0]
+    choice = next((c for c in choices if isinstance(c, Mapping) and c.get("index") == 0), choices[0])
     shaped = isinstance(choice.get("message"), Mapping) or "text" in choice
     return choice if shaped else None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from launcher.core import Json
+from launcher.prompt_logprobs import Misaligned, Span, check_offsets, spans
 
 
 class NoLogprobs(ValueError):
@@ -17,7 +18,8 @@ def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
 
     ``choice`` answers a request with ``echo``, ``logprobs`` and ``max_tokens=1``, as lm-evaluation-harness asks. The
     tokens that count are those of the prompt that reach beyond the character ``start``; the generated one, which begins
-    at the prompt's end or later, does not. Raises `NoLogprobs` when the answer does not echo the prompt with one
+    at the prompt's end or later, does not. Where the answer names its tokens, these say where each lies in the text,
+    and offsets that contradict them are refused. Raises `NoLogprobs` when the answer does not echo the prompt with one
     log-probability per token, since a sum of anything else would be scored at the level of chance.
     """
     text, logprobs = choice.get("text"), choice.get("logprobs")
@@ -28,19 +30,31 @@ def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
     values, offsets = logprobs.get("token_logprobs"), logprobs.get("text_offset")
     if not isinstance(values, list) or not isinstance(offsets, list) or len(values) != len(offsets):
         raise NoLogprobs("'token_logprobs' and 'text_offset' are not two lists of the same length")
-    return math.fsum(_counted(values, offsets, len(prompt), start))
-
-
-def _counted(values: Sequence[float | None], offsets: Sequence[int], end: int, start: int) -> list[float]:
-    inside = [i for i, offset in enumerate(offsets) if offset < end]
-    if not inside or offsets[0] != 0:
+    if not offsets or offsets[0] != 0:
         raise NoLogprobs("the log-probabilities do not begin with the prompt's first token")
-    if len(inside) == len(values):
+    found = _places(text, offsets, logprobs.get("tokens"), len(prompt))
+    if len(found) >= len(values):
         raise NoLogprobs("the log-probabilities do not reach beyond the prompt, where the generated token should be")
-    ends = [*offsets[1:], end]
-    counted = [values[i] for i in inside if offsets[i] >= start or ends[i] > start]
+    return math.fsum(_counted(values, found, start))
+
+
+def _places(text: str, offsets: Sequence[int], tokens: Json, end: int) -> list[Span]:
+    """Return the characters of each token of the prompt."""
+    if not isinstance(tokens, list) or len(offsets) < 2:
+        inside = [offset for offset in offsets if offset < end]
+        return list(zip(inside, [*offsets[1:], end], strict=False))
+    try:
+        found = spans(tokens, text, end)
+        check_offsets(offsets, tokens, found)
+    except Misaligned as error:
+        raise NoLogprobs(str(error)) from None
+    return found
+
+
+def _counted(values: Sequence[Json], found: Sequence[Span], start: int) -> list[float]:
+    counted = [value for value, (begin, end) in zip(values, found, strict=False) if begin >= start or end > start]
     if not counted:
         raise NoLogprobs("no token belongs to the continuation")
-    if any(value is None or not math.isfinite(value) for value in counted):
+    if any(type(value) not in (int, float) or not math.isfinite(value) for value in counted):
         raise NoLogprobs("a token of the continuation has no finite log-probability")
-    return [float(value) for value in counted if value is not None]
+    return [float(value) for value in counted]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import field
-from typing import Any
 
 from launcher.component import component
 from launcher.core import Json, Request, Response, Sample, Score, Status
 from launcher.errors import TaskError, UserError
+from launcher.responses import Fault, in_order
 from launcher.tasks.base import Task
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood
@@ -64,7 +64,7 @@ class MultipleChoice(Task):
         choices: list[str] = sample.target["choices"]
         try:
             likelihoods = self._likelihoods(sample, response.body)
-        except NoLogprobs as error:
+        except (Fault, NoLogprobs) as error:
             return Score(Status.failed, reason=str(error))
         best, best_norm = _best(likelihoods), _best([v / len(c) for v, c in zip(likelihoods, choices, strict=True)])
         prediction = {"index": best, "text": choices[best], "index_norm": best_norm, "loglikelihoods": likelihoods}
@@ -79,7 +79,7 @@ class MultipleChoice(Task):
 
     def _likelihoods(self, sample: Sample, body: Json) -> list[float]:
         prompts, choices = sample.request.body["prompt"], sample.target["choices"]
-        answers = _in_order(body, len(prompts))
+        answers = in_order(body, len(prompts))
         starts = [len(prompt) - len(self.prefix + choice) for prompt, choice in zip(prompts, choices, strict=True)]
         return [loglikelihood(*parts) for parts in zip(answers, prompts, starts, strict=True)]
 
@@ -112,18 +112,6 @@ def _position(value: Json, labels: Json, choices: Sequence[str], what: str) -> i
     if labels.count(value) != 1:
         raise TaskError(f"{what} is {value!r}; one of the labels {labels!r} is needed")
     return labels.index(value)
-
-
-def _in_order(body: Json, expected: int) -> list[dict[str, Any]]:
-    answers = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(answers, list) or not all(isinstance(answer, dict) for answer in answers):
-        raise NoLogprobs("the answer has no list of 'choices'")
-    by_index = {answer.get("index"): answer for answer in answers}
-    if len(answers) != expected or set(by_index) != set(range(expected)):
-        raise NoLogprobs(
-            f"the answer has {len(answers)} choices, with indices {list(by_index)}, for {expected} prompts"
-        )
-    return [by_index[index] for index in range(expected)]
 
 
 def _best(values: Sequence[float]) -> int:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from launcher.core import Json
+from launcher.responses import token_count
 from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
 from launcher.validate.rounding import tolerance
 from launcher.validate.ties import ALTERNATIVES, Parting, parting, steps
@@ -18,9 +19,10 @@ async def completion(subject: Subject) -> str:
     choice = body["choices"][0]
     if not isinstance(choice["text"], str):
         raise Failure(f"choices[0].text is {choice['text']!r}, expected a string")
-    if choice["finish_reason"] not in ("stop", "length"):
-        raise Failure(f"finish_reason is {choice['finish_reason']!r}, expected stop or length")
-    return f"answered {choice['text']!r} ({choice['finish_reason']})"
+    finish = choice.get("finish_reason")
+    if finish not in ("stop", "length", None):
+        raise Failure(f"finish_reason is {finish!r}, expected stop or length")
+    return "; ".join([f"answered {choice['text']!r} ({finish})", *sorted(subject.notes)])
 
 
 async def chat(subject: Subject) -> str:
@@ -35,17 +37,25 @@ async def chat(subject: Subject) -> str:
 async def token_accounting(subject: Subject) -> str:
     """``usage`` must count tokens: those that logprobs lists, and those that ``/tokenize`` finds in the prompt."""
     body = await subject.complete(logprobs=1, max_tokens=6)
-    usage, choice = body["usage"], body["choices"][0]
+    usage, choice = _usage(body), body["choices"][0]
     listed = len(choice["logprobs"]["tokens"]) if choice.get("logprobs") else None
     _expect("usage.total_tokens", usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
     if listed is not None:
         _expect("usage.completion_tokens", usage["completion_tokens"], listed)
-    if choice["finish_reason"] == "length":
+    if choice.get("finish_reason") == "length":
         _expect("usage.completion_tokens with finish_reason length", usage["completion_tokens"], 6)
     counted = await _prompt_tokens(subject)
     if counted is not None:
         _expect("usage.prompt_tokens", usage["prompt_tokens"], counted)
     return f"{usage['prompt_tokens']} prompt + {usage['completion_tokens']} generated tokens"
+
+
+def _usage(body: Json) -> dict[str, int]:
+    counts = {name: token_count(body["usage"], name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    for name, count in counts.items():
+        if count is None:
+            raise Failure(f"usage.{name} is {body['usage'].get(name)!r}, expected a number of tokens")
+    return {name: count for name, count in counts.items() if count is not None}
 
 
 async def _prompt_tokens(subject: Subject) -> int | None:
@@ -104,7 +114,7 @@ async def own_parameters(subject: Subject) -> str:
     limits = (1, 3, 7, 2, 5)
     bodies = await asyncio.gather(*(subject.complete(max_tokens=n) for n in limits))
     for limit, body in zip(limits, bodies, strict=True):
-        used, reason = body["usage"]["completion_tokens"], body["choices"][0]["finish_reason"]
+        used, reason = _usage(body)["completion_tokens"], body["choices"][0].get("finish_reason")
         if used > limit or (reason == "length" and used != limit):
             raise Failure(f"max_tokens={limit} among others gave {used} tokens with finish_reason {reason}")
     return f"max_tokens {', '.join(map(str, limits))} at the same time, each kept"

@@ -10,10 +10,15 @@ from enum import Enum
 from pathlib import Path
 
 from launcher.client import Client
+from launcher.console import one_line
 from launcher.core import Check, Endpoint, Json, Request
 from launcher.errors import TransportError
+from launcher.responses import checked
 from launcher.validate.settings import Validate
 from launcher.validate.tolerance import Tolerance
+
+QUOTED = 1000
+"""Characters of a detail, which may quote the server."""
 
 
 class Need(Enum):
@@ -44,12 +49,20 @@ class Subject:
     """The checkpoint, or the tokenizer that was chosen for it; None for a model without files."""
     tolerances: list[Tolerance] = field(default_factory=list)
     """The one that holds for this endpoint, once it is known."""
+    notes: set[str] = field(default_factory=set)
 
     async def post(self, path: str, body: Mapping[str, Json]) -> Json:
-        """Post under ``/v1`` and return the JSON body; any status but 2xx is a failure that quotes the answer."""
-        response = await self.client(Request(path, {"model": self.endpoint.model, **body}))
+        """Post under ``/v1`` and return the JSON body; any status but 2xx, and a body with a fault, is a failure.
+
+        What was odd about answers is added to ``notes``.
+        """
+        request = Request(path, {"model": self.endpoint.model, **body})
+        response = checked(request, await self.client(request))
         if not response.ok:
             raise Failure(f"{path} answered HTTP {response.status}: {str(response.body)[:200]}")
+        if response.fault is not None:
+            raise Failure(f"{path}: {response.fault}")
+        self.notes.update(response.notes or ())
         return response.body
 
     async def complete(self, **body: Json) -> Json:
@@ -87,6 +100,7 @@ class Named:
         detail, numbers = (found.detail, found.numbers) if isinstance(found, Measured) else (found, {})
         if ok is False and self.need not in needed:
             ok, detail = None, f"not needed by the chosen tasks: {detail}"
+        detail = one_line(detail, QUOTED)
         return Check(self.name, ok, detail, round(time.perf_counter() - start, 4), numbers)
 
     async def _outcome(self, subject: Subject) -> tuple[bool | None, str | Measured]:
@@ -99,5 +113,5 @@ class Named:
             return None, str(reason)
         except (Failure, TransportError, OSError) as failure:
             return False, str(failure) or type(failure).__name__
-        except (KeyError, IndexError, TypeError, ValueError) as malformed:
+        except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as malformed:
             return False, f"the answer has not the expected form: {type(malformed).__name__} {malformed}"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from launcher.allocation import Allocation
 from launcher.claim import Claim
 from launcher.cluster import Slurm
+from launcher.console import to_stderr
 from launcher.core import INTERRUPTED, resolve
 from launcher.errors import UserError
 from launcher.report import results
@@ -206,4 +206,4 @@ def _outcome(folder: Path) -> tuple[str, str | None]:
 
 
 def _say(line: str, who: str = "watch") -> None:
-    print(f"{who}: {line}", file=sys.stderr, flush=True)
+    to_stderr(f"{who}: {line}")

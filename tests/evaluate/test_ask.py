@@ -11,6 +11,7 @@ from launcher.evaluate.ask import ask
 
 TASK = Echoes(1)
 [SAMPLE] = TASK.samples("t", "m")
+GOOD = {"index": 0, "text": "0", "finish_reason": "stop"}
 
 
 async def asked(answer):
@@ -25,10 +26,12 @@ async def asked(answer):
 @pytest.mark.parametrize(
     ("answer", "status", "trouble", "reason"),
     [
-        (Response(200, {"choices": [{"text": "0"}]}), Status.scored, "none", None),
-        (Response(200, {}), Status.failed, "none", "scoring failed: KeyError: 'choices'"),
+        (Response(200, {"choices": [GOOD]}), Status.scored, "none", None),
+        (Response(200, {}), Status.failed, "none", "the answer has no list of 'choices'"),
         (Response(400, {"error": {"message": "too long"}}), Status.refused, "none", "HTTP 400: too long"),
-        (Response(422, {"detail": "bad"}), Status.refused, "none", "HTTP 422: {'detail': 'bad'}"),
+        (Response(400, {"object": "error", "message": "too long"}), Status.refused, "none", "HTTP 400: too long"),
+        (Response(422, {"detail": "bad"}), Status.failed, "broken", "HTTP 422: {'detail': 'bad'}"),
+        (Response(403, {"error": {"message": "<p>", "type": "http_error"}}), Status.failed, "broken", "HTTP 403: <p>"),
         (Response(401, {"error": "no key"}), Status.failed, "none", "HTTP 401: no key"),
         (Response(500, None), Status.failed, "broken", "HTTP 500: None"),
         (Response(502, "gone"), Status.failed, "outage", "HTTP 502: gone"),

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import Signals
 
+from launcher.console import to_stderr
 from launcher.errors import ServerError
 from launcher.files import append
 from launcher.http import HttpError, authorization, fetch
@@ -76,7 +77,7 @@ class Kept:
                 raise ServerError(f"backend.command: {url} answered {said} within {timeout_s:g} s; see {self._log}")
             if now - told > TELL_S:
                 told = now
-                print(f"serve: {now - start:.0f} s: {self._last_words() or '...'}", file=sys.stderr, flush=True)
+                to_stderr(f"serve: {now - start:.0f} s: {self._last_words() or '...'}")
             time.sleep(LOOK_S)
 
     def _last_words(self) -> str:

@@ -1,0 +1,178 @@
+"""Finds which characters of an echoed prompt each token stands for, and whether all that a server says of it agrees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+
+from launcher.core import Json
+
+BLANK = "\ufffd"
+"""What decoders write for a part of a character. A token of these alone, or an empty one, has no text of its own."""
+BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
+"""OpenAI's name for a token that is no whole character."""
+PIECE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+"""SentencePiece's name for a token of one byte."""
+SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+"""The name of a special token, such as ``<s>``, ``<|endoftext|>`` or ``[CLS]``, which has no place in the text."""
+SHOWN = 20
+
+Span = tuple[int, int]
+"""The first character of a token, and the one behind its last."""
+
+
+class Misaligned(ValueError):
+    """Tokens, text and offsets of an answer contradict each other; says where."""
+
+
+def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
+    """Return the characters of each token of the prompt ``text[:end]``; the tokens behind it are generated.
+
+    Special tokens have an empty span at their place. A token that begins or ends within a character has the span of
+    what is complete with it. Where a server gives no text for parts of characters, they all have the span of the
+    characters that they make together. A server may leave out the space before a word, or write it as U+2581, and put
+    one before the first word, as SentencePiece does. Raises `Misaligned` if the tokens do not make up the prompt.
+    """
+    reader = _Reader(text, end)
+    for token in tokens:
+        if reader.done():
+            break
+        reader.read(token)
+    return reader.finish()
+
+
+def check_offsets(offsets: Sequence[Json], tokens: Sequence[str], found: Sequence[Span]) -> None:
+    """Raise `Misaligned` unless ``offsets`` are those of the text, or of the tokens written one after the other.
+
+    The latter is how vLLM counts; the two differ by special tokens and by spaces that tokens do not show.
+    """
+    joined = accumulate((len(token) for token in tokens), initial=0)
+    if all(offset == place for offset, place, _ in zip(offsets, joined, found, strict=False)):
+        return
+    for i, (offset, (start, end)) in enumerate(zip(offsets, found, strict=False)):
+        if not (offset == start or (start <= offset <= end and _blank(tokens[i]))):
+            raise Misaligned(f"text_offset[{i}] is {offset}, but {tokens[i][:SHOWN]!r} begins at character {start}")
+
+
+def _blank(token: str) -> bool:
+    return not token.strip(BLANK)
+
+
+class _Reader:
+    """Goes through the text, token by token."""
+
+    def __init__(self, text: str, end: int) -> None:
+        self._text, self._end = text, end
+        self._pos = 0
+        self._within = 0
+        """Bytes of the character at ``_pos`` that were read."""
+        self._found: list[Span] = []
+        self._open: list[int] = []
+        """Tokens that have no text for what they stand for: where that ends shows the token behind them."""
+        self._parts = False
+        """Whether one of these stands for a part of a character, not for nothing."""
+
+    def done(self) -> bool:
+        return self._pos >= self._end and not self._within and not self._parts
+
+    def read(self, token: str) -> None:
+        start = self._pos
+        if not self._open and not self._within and token and self._text.startswith(token, start):
+            self._pos += len(token)
+        elif BLANK in token or not token:
+            start = self._blank(token)
+        else:
+            start = self._advance(token)
+        if not self.done() or start < self._end:
+            self._found.append((start, max(start, self._pos)))
+
+    def finish(self) -> list[Span]:
+        if self._open and self._pos < self._end and self._skips()[-1] == self._end - self._pos:
+            self._close(self._end)
+        if self._pos != self._end or self._within:
+            at = self._text[self._pos : self._pos + SHOWN]
+            raise Misaligned(f"the tokens do not make up the prompt: they end before or behind its end, at {at!r}")
+        return self._found
+
+    def _blank(self, token: str) -> int:
+        """Read a token with parts of characters, or without text; return where it starts."""
+        start: int | None = None
+        for part in re.split(f"({BLANK}+)", token):
+            if part and not _blank(part):
+                place = self._advance(part)
+                start = place if start is None else start
+            elif part or not token:
+                self._parts = self._parts or bool(part)
+                self._open.append(len(self._found))
+                start = self._pos if start is None else start
+        return self._pos if start is None else start
+
+    def _advance(self, token: str) -> int:
+        """Read a token, or a piece of one, with text; return where that starts."""
+        for skipped in self._skips():
+            place = self._pos + skipped
+            if self._open and place == self._end and skipped:
+                self._close(place)  # the token is generated
+                return place
+            after = self._after(token, place)
+            if after is not None:
+                self._close(place)
+                self._pos, self._within = after
+                return place
+        at = self._text[self._pos : self._pos + SHOWN]
+        raise Misaligned(
+            f"token {len(self._found)} is {token[:SHOWN]!r} where the text goes on with {at!r}: tokens and text differ"
+        )
+
+    def _skips(self) -> Sequence[int]:
+        """Return how many characters the tokens before may stand for, which have no text for them; least first."""
+        if not self._open:
+            return (0,)
+        most = min(len(self._open) + 1, self._end - self._pos)
+        run = next((n for n in range(most) if self._text[self._pos + n].isascii()), most)
+        return range(1 if self._parts else 0, run + 1) or (0,)
+
+    def _close(self, place: int) -> None:
+        """Let the tokens without text stand for the characters up to ``place`` together."""
+        for index in self._open:
+            if index < len(self._found):
+                self._found[index] = (self._found[index][0], place)
+        self._open.clear()
+        self._pos, self._parts = place, False
+
+    def _after(self, token: str, pos: int) -> tuple[int, int] | None:
+        """Return the place behind ``token`` at ``pos``, in characters and bytes of the next one; None if it differs."""
+        text = self._text
+        if not self._within and text.startswith(token, pos):
+            return pos + len(token), 0
+        raw = _bytes_of(token)
+        if raw is not None:
+            return self._after_bytes(raw, pos)
+        if self._within:
+            return None
+        plain = token.replace("\u2581", " ")
+        if text.startswith(plain, pos):
+            return pos + len(plain), 0
+        if text.startswith(" " + plain, pos):
+            return pos + 1 + len(plain), 0
+        if pos == 0 and plain.startswith(" ") and text.startswith(plain[1:]):
+            return len(plain) - 1, 0
+        return (pos, 0) if SPECIAL.fullmatch(token) else None
+
+    def _after_bytes(self, raw: bytes, pos: int) -> tuple[int, int] | None:
+        ahead = self._text[pos : pos + len(raw) + 1].encode(errors="surrogatepass")[self._within :]
+        if not ahead.startswith(raw):
+            return None
+        left = self._within + len(raw)
+        while left and left >= (width := len(self._text[pos].encode(errors="surrogatepass"))):
+            pos, left = pos + 1, left - width
+        return pos, left
+
+
+def _bytes_of(token: str) -> bytes | None:
+    """Return the bytes that a token's name spells; None for a name that is its text."""
+    if match := BYTES.fullmatch(token):
+        return bytes.fromhex(match[1].replace("\\x", ""))
+    match = PIECE_BYTE.fullmatch(token)
+    return bytes.fromhex(match[1]) if match else None
