@@ -70,8 +70,8 @@ class _Reader:
         self._found: list[Span] = []
         self._open: list[int] = []
         """Tokens that have no text for what they stand for: where that ends shows the token behind them."""
-        self._parts = False
-        """Whether one of these stands for a part of a character, not for nothing."""
+        self._parts = 0
+        """How many parts of characters these stand for at least: each has one to three bytes."""
 
     def done(self) -> bool:
         return self._pos >= self._end and not self._within and not self._parts
@@ -88,7 +88,7 @@ class _Reader:
             self._found.append((start, max(start, self._pos)))
 
     def finish(self) -> list[Span]:
-        if self._open and self._pos < self._end and self._skips()[-1] == self._end - self._pos:
+        if self._open and self._end in self._places():
             self._close(self._end)
         if self._pos != self._end or self._within:
             at = self._text[self._pos : self._pos + SHOWN]
@@ -103,35 +103,42 @@ class _Reader:
                 place = self._advance(part)
                 start = place if start is None else start
             elif part or not token:
-                self._parts = self._parts or bool(part)
+                self._parts += len(part)
                 self._open.append(len(self._found))
                 start = self._pos if start is None else start
         return self._pos if start is None else start
 
     def _advance(self, token: str) -> int:
         """Read a token, or a piece of one, with text; return where that starts."""
-        for skipped in self._skips():
-            place = self._pos + skipped
-            if self._open and place == self._end and skipped:
-                self._close(place)  # the token is generated
-                return place
-            after = self._after(token, place)
-            if after is not None:
-                self._close(place)
-                self._pos, self._within = after
-                return place
+        places = [place for place in self._places() if self._fits(token, place)]
         at = self._text[self._pos : self._pos + SHOWN]
-        raise Misaligned(
-            f"token {len(self._found)} is {token[:SHOWN]!r} where the text goes on with {at!r}: tokens and text differ"
-        )
+        where = f"token {len(self._found)} is {token[:SHOWN]!r} where the text goes on with {at!r}"
+        if not places:
+            raise Misaligned(f"{where}: tokens and text differ")
+        if len(places) > 1 and places[0] != self._pos:
+            raise Misaligned(f"{where}: which characters the tokens before it stand for is not clear")
+        was_open = bool(self._open)
+        self._close(places[0])
+        if not (was_open and places[0] == self._end):  # then the token is generated
+            self._pos, self._within = self._after(token, places[0]) or (places[0], 0)
+        return places[0]
 
-    def _skips(self) -> Sequence[int]:
-        """Return how many characters the tokens before may stand for, which have no text for them; least first."""
+    def _fits(self, token: str, place: int) -> bool:
+        return (place == self._end > self._pos) or self._after(token, place) is not None
+
+    def _places(self) -> Sequence[int]:
+        """Return where the tokens before may end that have no text for what they stand for."""
         if not self._open:
-            return (0,)
-        most = min(len(self._open) + 1, self._end - self._pos)
-        run = next((n for n in range(most) if self._text[self._pos + n].isascii()), most)
-        return range(1 if self._parts else 0, run + 1) or (0,)
+            return (self._pos,)
+        most = 3 * (self._parts + len(self._open))
+        found, size = ([] if self._parts else [self._pos]), 0
+        for place in range(self._pos, self._end):
+            size += len(self._text[place].encode(errors="surrogatepass"))
+            if self._text[place].isascii() or size > most:
+                break
+            if size >= self._parts:
+                found.append(place + 1)
+        return found
 
     def _close(self, place: int) -> None:
         """Let the tokens without text stand for the characters up to ``place`` together."""
@@ -139,7 +146,7 @@ class _Reader:
             if index < len(self._found):
                 self._found[index] = (self._found[index][0], place)
         self._open.clear()
-        self._pos, self._parts = place, False
+        self._pos, self._parts = place, 0
 
     def _after(self, token: str, pos: int) -> tuple[int, int] | None:
         """Return the place behind ``token`` at ``pos``, in characters and bytes of the next one; None if it differs."""
