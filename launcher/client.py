@@ -142,9 +142,10 @@ class Client:
         return self._session
 
     def _headers(self, url: str, given: Mapping[str, str] | None) -> dict[str, str]:
-        key = self._endpoint.api_key if http.same_origin(url, self._endpoint.url) else None
-        own = dict(given or {})
-        return own if any(name.lower() == "authorization" for name in own) else http.authorization(key) | own
+        own, same = dict(given or {}), http.same_origin(url, self._endpoint.url)
+        known = any(name.lower() == "authorization" for name in own)
+        key = self._endpoint.api_key if same and not known else None
+        return http.authorization(key) | (self._endpoint.validator_headers if same else {}) | own
 
     def _parsed(self, url: str, answer: Answer) -> Json:
         """Return the JSON of an answer; what else an error status brings is put into OpenAI's error shape."""

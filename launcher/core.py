@@ -12,6 +12,9 @@ from typing import Any, Protocol
 INTERRUPTED = 130
 """The exit code of a run that Ctrl-C or SIGTERM ended."""
 
+VALIDATOR_HEADER = "x-launcher-validator"
+"""What the launcher's own requests carry to a server of its own that has no valid certificate yet."""
+
 Json = Any
 """A value that ``json`` can write."""
 
@@ -23,7 +26,8 @@ class Endpoint:
     ``url`` ends in ``/v1``. ``model`` is the name to send in requests. ``api_key`` is the key itself, read from the
     environment at run time and never written anywhere. ``ours`` says that it is a server of this program, which has
     ``/health``, ``/ready``, ``/engine`` and ``/tokenize`` beside OpenAI's API. ``ended`` returns why its process is
-    gone, where that is known.
+    gone, where that is known. ``validator_token`` is what a request carries to a server of ours that has no valid
+    certificate yet, and answers nobody else; like the key it is never written anywhere.
     """
 
     url: str
@@ -33,6 +37,12 @@ class Endpoint:
     api_key: str | None = field(default=None, repr=False)
     ours: bool = True
     ended: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
+    validator_token: str | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def validator_headers(self) -> dict[str, str]:
+        """The headers of a request that is made to validate the server."""
+        return {VALIDATOR_HEADER: self.validator_token} if self.validator_token else {}
 
     @property
     def root(self) -> str:

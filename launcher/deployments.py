@@ -8,12 +8,13 @@ import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
 from launcher.allocation import Allocation
+from launcher.api.admission import Admission
 from launcher.backends.base import Backend, Deployment
 from launcher.component import name_of
 from launcher.config import Run
@@ -29,12 +30,20 @@ class Server:
     """One that is up. ``folder`` is that of the run it was brought up for, where its log is.
 
     ``certificates`` holds, for each set of questions put to it, the run folder with the answer and the checks made.
+    Before `admit` a server of ours answers only who validates it.
     """
 
     fingerprint: str
     endpoint: Endpoint
     folder: Path
+    admission: Admission | None = None
     certificates: list[tuple[Json, Path, tuple[Check, ...]]] = field(default_factory=list)
+
+    def admit(self) -> None:
+        """Let everybody ask it, once one certificate is valid; it stays so for the runs that share it."""
+        if self.admission is not None:
+            self.admission.open()
+        self.endpoint = replace(self.endpoint, validator_token=None)
 
     def certificate(self, question: Json, folder: Path) -> tuple[Check, ...] | None:
         """Copy the certificate that an earlier run got for the same question; return its checks, None without one."""
@@ -96,7 +105,7 @@ class Deployments:
             said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self._refused[fingerprint] = said
             raise
-        return Server(fingerprint, endpoint, deployment.folder)
+        return Server(fingerprint, endpoint, deployment.folder, deployment.admission)
 
 
 def fingerprint(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> str:

@@ -13,7 +13,7 @@ from launcher.deployments import Deployments, fingerprint
 from launcher.ledger import Ledger
 from launcher.monitor.health import Timing, watch
 from launcher.provenance import provenance, what_changes_answers
-from launcher.steps import continued, evaluate, needs, reported, serving, stay, validate
+from launcher.steps import announced, continued, evaluate, needs, reported, serving, stay, validate
 
 
 def run(
@@ -43,8 +43,9 @@ def run(
             watch(server.endpoint, folder, timing) as health,
         ):
             validate(run, server, needed, ledger, folder)
-            if run.mode is Mode.serve:
-                stay(server.endpoint, health)
-            if run.mode is Mode.run:
-                evaluate(run, server.endpoint, ledger, claim, answers, health)
+            with announced(server.endpoint, folder):
+                if run.mode is Mode.serve:
+                    stay(server.endpoint, health)
+                if run.mode is Mode.run:
+                    evaluate(run, server.endpoint, ledger, claim, answers, health)
     return outcome.code

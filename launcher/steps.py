@@ -16,6 +16,7 @@ from rich.console import Console
 
 from launcher import files
 from launcher.allocation import Allocation
+from launcher.api.admission import Admission
 from launcher.backends.base import lead_alone
 from launcher.claim import Claim
 from launcher.component import name_of
@@ -124,8 +125,8 @@ def _published(ledger: Ledger, outcome: Outcome, folder: Path) -> None:
 def serving(
     run: Run, ledger: Ledger, allocation: Allocation, folder: Path, shared: Deployments | None
 ) -> Iterator[Server]:
-    """Bring the server up, or take the shared one; say in ``endpoint.json`` where it is while the run uses it."""
-    deployment = run.deployment(folder)
+    """Bring the server up, or take the shared one; until `validate`, one of ours answers only the launcher."""
+    deployment = replace(run.deployment(folder), admission=Admission())
     lead_alone(run.backend, allocation)
     run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)
     run.backend.plan(deployment, allocation)
@@ -143,8 +144,7 @@ def serving(
             tell(f"serve: engine={ledger.engine['taken']} was taken: {ledger.engine['taken_because']}")
         for line in [*in_vain(ledger.engine), *ledger.engine.get("notes", ())]:
             tell(f"serve: {line}")
-        with announced(server.endpoint, folder):
-            yield server
+        yield server
         with suppress(TransportError):  # the results are there; what its engine counted is lost with a server that left
             ledger.engine = engine_facts(server.endpoint)
 
@@ -210,9 +210,10 @@ def needs(run: Run) -> frozenset[Need]:
 
 
 def validate(run: Run, server: Server, needed: frozenset[Need], ledger: Ledger, folder: Path) -> None:
-    """Check the endpoint and write the certificate. Raises `ValidationFailed` naming every failed check.
+    """Check the endpoint, write the certificate, and let everybody ask a server that has a valid one.
 
-    A server that an earlier run shares is asked again only where that run's settings or needs were other ones.
+    A server that an earlier run shares is asked again only where that run's settings or needs were other ones. Raises
+    `ValidationFailed` naming every failed check.
     """
     from launcher.validate import certificate
 
@@ -222,6 +223,7 @@ def validate(run: Run, server: Server, needed: frozenset[Need], ledger: Ledger, 
     tell(f"validate: {len(ledger.checks)} checks, {len(failed)} failed")
     if failed:
         raise ValidationFailed("the endpoint failed validation: " + "; ".join(f"{c.name}: {c.detail}" for c in failed))
+    server.admit()
 
 
 def _vocabulary(run: Run, ledger: Ledger) -> Path | None:

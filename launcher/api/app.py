@@ -16,8 +16,10 @@ from starlette.responses import Response
 from launcher import __version__
 from launcher.api import chat, completions, status, tokens
 from launcher.api.access import Access
+from launcher.api.admission import Admission
 from launcher.api.auth import Auth
 from launcher.api.browsers import allowed
+from launcher.api.certified import Certified
 from launcher.api.encode import refuse
 from launcher.api.errors import ApiError, clipped, from_engine, internal
 from launcher.api.front import Front
@@ -42,15 +44,16 @@ def create_app(
     runner: Runner,
     *,
     front: Front = Front(),
+    admission: Admission | None = None,
     ready_timeout_s: float = 60.0,
     log: logging.Logger = LOG,
     more_metrics: Callable[[], bytes] = bytes,
 ) -> FastAPI:
     """Return an OpenAI-compatible app over ``runner``.
 
-    ``ready_timeout_s`` bounds the one-token probe behind ``/ready``. ``log`` receives one line per request, with
-    neither bodies nor headers. ``more_metrics`` returns what ``/metrics`` shows besides, in Prometheus' text format; it
-    is called in a thread.
+    Until ``admission`` is open only the validator is answered; without one everybody is. ``ready_timeout_s`` bounds the
+    one-token probe behind ``/ready``. ``log`` receives one line per request, with neither bodies nor headers.
+    ``more_metrics`` returns what ``/metrics`` shows besides, in Prometheus' text format; it is called in a thread.
     """
     app = FastAPI(title="launcher", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
     metrics = Metrics(runner, more_metrics)
@@ -60,6 +63,8 @@ def create_app(
         app.add_exception_handler(kind, _refuse)
     if front.api_key is not None:
         app.add_middleware(Auth, api_key=front.api_key)
+    if admission is not None:
+        app.add_middleware(Certified, admission=admission)
     app.add_middleware(Access, metrics=metrics, log=log)
     if front.cors_origins:
         app.add_middleware(CORSMiddleware, **allowed(front.cors_origins))

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
 from launcher.allocation import Allocation
+from launcher.api.admission import Admission
 from launcher.cluster import Spread
 from launcher.component import name_of
 from launcher.core import Endpoint, Json
@@ -21,7 +22,8 @@ from launcher.model import Model, Optimizations, Parallelism
 class Deployment:
     """All that decides what is served: two runs with equal deployments could share one server.
 
-    ``folder`` is where the server writes its log; it is not part of what is served.
+    ``folder`` is where the server writes its log; it is not part of what is served. Until ``admission`` is open, a
+    server of ours answers only who has its token; without one it answers everybody.
     """
 
     model: Model
@@ -29,6 +31,11 @@ class Deployment:
     parallelism: Parallelism
     optimizations: Optimizations
     folder: Path
+    admission: Admission | None = field(default=None, compare=False)
+
+    @property
+    def validator_token(self) -> str | None:
+        return None if self.admission is None else self.admission.token
 
 
 @dataclass

@@ -69,7 +69,7 @@ class Inline(Backend):
             server_log(path) as log,
             d.engine.load(d.model, d.parallelism, d.optimizations, allocation) as runner,
             serving(
-                create_app(runner, front=front, ready_timeout_s=self.start_timeout_s, log=log),
+                create_app(runner, front=front, admission=d.admission, ready_timeout_s=self.start_timeout_s, log=log),
                 bound,
                 log,
                 self.stop_timeout_s,
@@ -77,8 +77,10 @@ class Inline(Backend):
             ),
         ):
             host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
-            wait_ready(host, port, self.start_timeout_s, f"see {path}")
-            yield Endpoint(f"http://{netloc(host, port)}/v1", runner.model, "inline", name_of(d.engine), key)
+            url = f"http://{netloc(host, port)}/v1"
+            endpoint = Endpoint(url, runner.model, "inline", name_of(d.engine), key, validator_token=d.validator_token)
+            wait_ready(endpoint, self.start_timeout_s, f"see {path}")
+            yield endpoint
 
 
 class Meets(Protocol):
@@ -98,10 +100,11 @@ def api_key(variable: str | None) -> str | None:
     return None if variable is None else reveal(variable, "backend.api_key_env")
 
 
-def wait_ready(host: str, port: int, timeout_s: float, hint: str) -> None:
+def wait_ready(endpoint: Endpoint, timeout_s: float, hint: str) -> None:
     """Wait until ``/ready`` says that a token was produced. Raises `ServerError` with its reason."""
+    url, headers = f"{endpoint.root}/ready", endpoint.validator_headers
     try:
-        answer = fetch("GET", f"http://{netloc(host, port)}/ready", timeout_s=timeout_s + ANSWER_S)
+        answer = fetch("GET", url, timeout_s=timeout_s + ANSWER_S, headers=headers)
     except HttpError as error:
         raise ServerError(f"the server does not answer: {error.reason}; {hint}") from None
     if answer.status != 200:

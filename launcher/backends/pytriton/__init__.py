@@ -88,7 +88,7 @@ class PyTriton(Backend):
             bind(self.host, self.port) as bound,
             server_log(path) as log,
             logging_to(log),
-            served_in_thread() as served,
+            served_in_thread(d.admission) as served,
             self._triton(served, d.folder, key is not None, allocation) as triton,
             d.engine.load(d.model, d.parallelism, d.optimizations, allocation) as engine,
             served.serving(engine),
@@ -98,15 +98,18 @@ class PyTriton(Backend):
             app = create_app(
                 runner,
                 front=front_of(self, key),
+                admission=d.admission,
                 ready_timeout_s=self.start_timeout_s,
                 log=log,
                 more_metrics=triton.metrics,
             )
             with serving(app, bound, log, self.stop_timeout_s, self.limits):
                 host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
-                wait_ready(host, port, self.start_timeout_s, f"see {path}")
                 name = f"[{host}]" if ":" in host else host
-                yield Endpoint(f"http://{name}:{port}/v1", runner.model, "pytriton", name_of(d.engine), key)
+                url, token = f"http://{name}:{port}/v1", d.validator_token
+                endpoint = Endpoint(url, runner.model, "pytriton", name_of(d.engine), key, validator_token=token)
+                wait_ready(endpoint, self.start_timeout_s, f"see {path}")
+                yield endpoint
 
     @contextmanager
     def _triton(self, served: Served, folder: Path, guarded: bool, allocation: Allocation) -> Iterator[Supervisor]:

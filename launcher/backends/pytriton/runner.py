@@ -73,6 +73,7 @@ class TritonRunner(Runner):
             if link is not None:
                 self._served.end_feed(link.feed)
             link = self._link = Link(*self._supervisor.grpc())
+            self._served.know(link.feed)
         return link
 
     def _down(self, reason: str) -> None:

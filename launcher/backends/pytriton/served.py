@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import uvloop
 
+from launcher.api.admission import REASON, Admission
 from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.feed import Feed
 from launcher.backends.pytriton.frames import Frame
@@ -34,7 +35,7 @@ class Refusal(Exception):
 
 
 @contextmanager
-def served_in_thread() -> Iterator[Served]:
+def served_in_thread(admission: Admission | None = None) -> Iterator[Served]:
     """Yield a `Served` whose loop runs in a thread of its own.
 
     On leaving everything is cancelled; a thread that is stuck in the engine is left behind.
@@ -42,7 +43,7 @@ def served_in_thread() -> Iterator[Served]:
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=_run, args=(loop,), name="triton-engine", daemon=True)
     thread.start()
-    served = Served(loop)
+    served = Served(loop, admission)
     try:
         yield served
     finally:
@@ -55,11 +56,14 @@ class Served:
     """Runs generations for whoever asks through Triton, all of them in one loop.
 
     An `answer` streams the events of its own sequence. A batch of sequences leaves their events to a feed, which
-    carries those of many. Any thread may call `withdraw`, `end_feed` and `reset`; all else belongs to the loop.
+    carries those of many. Any thread may call `know`, `withdraw`, `end_feed` and `reset`; all else belongs to the loop.
+    Until ``admission`` is open only those that `know` was told of are served.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, admission: Admission | None = None) -> None:
         self.loop = loop
+        self._admission = admission
+        self._known: set[str] = set()
         self._runner: Runner | None = None
         self._jobs: dict[str, Job] = {}
         self._feeds: dict[str, Feed] = {}
@@ -89,10 +93,15 @@ class Served:
         if "abort" in given:
             self._abort(str(given["abort"]), "the request was aborted")
             return _done("aborted")
+        self._admit(str(given.get("id") or ""))
         return self._generate(data, given)
 
     def open_feed(self, name: str, id: int, send: Callable[[Frame], None]) -> None:
-        """Send the events of the batches that name this feed, as answers to the request ``id`` and to theirs."""
+        """Send the events of the batches that name this feed, as answers to the request ``id`` and to theirs.
+
+        Raises `Refusal` while there is no valid certificate, for a feed that is none of our own API's.
+        """
+        self._admit(name)
         self._end_feed(name)
         self._feeds[name] = Feed(id, send, lambda: len(self._jobs))
 
@@ -138,6 +147,18 @@ class Served:
         if self._runner is None:
             raise EngineUnavailable("no engine is loaded")
         return self._runner
+
+    def know(self, name: str) -> None:
+        """Serve feeds and requests whose name begins with this secret one at once: they are the launcher's own.
+
+        Those of our API are among them, which keeps out by itself who is not to be answered yet.
+        """
+        self._known.add(name)
+
+    def _admit(self, name: str) -> None:
+        admitted = self._admission is None or self._admission.is_open
+        if not admitted and not name.startswith(tuple(self._known)):
+            raise Refusal(f"EngineUnavailable: {REASON}")
 
     def withdraw(self, id: str) -> None:
         """End the generation ``id`` of a batch and free its slot; if it is still on its way, it never starts."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -63,6 +64,8 @@ class Supervisor:
         self._traffic: Callable[[], int] = lambda: 0
         self._pulse = Pulse(EngineState)
         self._probe: dict[str, Json] = {}
+        self._probe_name = f"probe-{secrets.token_hex(16)}"
+        served.know(self._probe_name)
         self._loaded = threading.Event()
         self._stop = threading.Event()
         self._settled = threading.Event()
@@ -185,9 +188,13 @@ class Supervisor:
         if problem is None:
             self._loaded.wait()
             first = self._starts == 1
-            problem = server.ask(self._patience.start_s if first else self._patience.probe_s, **self._probe)
+            problem = self._ask_token(server, self._patience.start_s if first else self._patience.probe_s)
             problem = problem and f"no token came: {problem}"
         return problem
+
+    def _ask_token(self, server: Server, timeout_s: float) -> str | None:
+        """Ask for one token under a name that is always served; return what is wrong, or None."""
+        return server.ask(timeout_s, id=f"{self._probe_name}-{time.monotonic_ns()}", **self._probe)
 
     def _watch(self, server: Server) -> str:
         """Return why Triton, or what it serves, had to be given up."""
@@ -211,7 +218,7 @@ class Supervisor:
         quiet_s, patience_s, before = self._pulse.quiet_s(), self._patience.probe_s, self._pulse.steps
         if self._pulse.busy:
             return f"the engine took no step for {quiet_s:.0f} s" if quiet_s > STUCK * patience_s else None
-        problem = server.ask(patience_s, **self._probe) if quiet_s > patience_s else None
+        problem = self._ask_token(server, patience_s) if quiet_s > patience_s else None
         self._pulse.quiet_s()
         return f"the engine made no token: {problem}" if problem and self._pulse.steps == before else None
 

@@ -137,9 +137,13 @@ class Ray(Backend):
             with keeper.running():
                 bound.close()  # the keeper has the only one, so that giving up refuses clients
                 keeper.wait()
-                wait_ready(host, port, self.start_timeout_s, f"see {path}")
+                if deployment.admission is not None:
+                    deployment.admission.on_open(keeper.admit)
                 name = f"[{host}]" if ":" in host else host
-                yield Endpoint(f"http://{name}:{port}/v1", keeper.model, "ray", name_of(deployment.engine), key)
+                url, engine, token = f"http://{name}:{port}/v1", name_of(deployment.engine), deployment.validator_token
+                endpoint = Endpoint(url, keeper.model, "ray", engine, key, validator_token=token)
+                wait_ready(endpoint, self.start_timeout_s, f"see {path}")
+                yield endpoint
 
     def _demand(self, deployment: Deployment) -> Demand:
         return Demand(self.most_replicas, deployment.parallelism.world_size, self.cpus_per_rank, self.gpus_per_rank)
@@ -154,7 +158,7 @@ class Ray(Backend):
 
     def _assignment(self, deployment: Deployment, allocation: Allocation, key: str | None, listener: int) -> Assignment:
         return Assignment(
-            deployment=deployment,
+            deployment=replace(deployment, admission=None),
             allocation=allocation,
             scale=self._scale,
             demand=self._demand(deployment),
@@ -168,6 +172,7 @@ class Ray(Backend):
             address=self.address,
             host=LOOPBACK if allocation.ranks is None else allocation.ranks.address,
             rooms=rooms(self.most_replicas, len(allocation.nodes)),
+            validator_token=deployment.validator_token,
         )
 
 

@@ -13,6 +13,9 @@ from launcher.api.front import Front
 from launcher.backends.base import Deployment
 from launcher.core import Json
 
+ADMIT = b"a"
+"""What a driver reads from standard input, after its assignment, when everybody may ask the fleet."""
+
 
 class Routing(Enum):
     """Which replica answers: the one with the least requests, or one that saw the same beginning of a prompt."""
@@ -71,7 +74,8 @@ class Assignment:
     ``lost`` are the Rays that were there before it, as `Fleet.lost` describes replicas.
     ``rooms`` says how many replicas each node of a Ray of our own holds, this host first, where it listens at ``host``.
     ``address`` is that of a Ray which runs already, None for one of our own; there ``application`` is the fleet's name.
-    The replicas are to be asked with ``secret``. On a Ray that runs already the driver finds out ``host``, and the
+    The replicas are to be asked with ``secret``. Until it is ``admitted``, the fleet answers only requests with
+    ``validator_token``, if there is one. On a Ray that runs already the driver finds out ``host``, and the
     ``share`` of each replica.
     """
 
@@ -91,4 +95,6 @@ class Assignment:
     application: str = "launcher"
     host: str = LOOPBACK
     rooms: tuple[int, ...] = ()
+    validator_token: str | None = field(default=None, repr=False)
+    admitted: bool = False
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)

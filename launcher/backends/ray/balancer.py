@@ -13,11 +13,14 @@ from importlib import import_module
 from pathlib import Path
 
 from launcher.api.access import REQUEST_ID
+from launcher.api.admission import ALWAYS_OPEN, CODE, REASON
+from launcher.api.admission import RETRY_AFTER_S as ADMIT_AFTER_S
 from launcher.api.errors import ApiError
 from launcher.api.front import Limits
 from launcher.backends.ray.assignment import Patience, Routing
 from launcher.backends.ray.gate import HEADER
 from launcher.backends.ray.rollcall import Address
+from launcher.core import VALIDATOR_HEADER
 from launcher.errors import ServerError
 
 BUFFER = 262_144
@@ -72,7 +75,7 @@ frontend api
   http-request set-var(txn.id) req.hdr({id})
   http-request return status 431 content-type application/json file {large} if {{ req.hdrs,length gt {header_bytes} }}
   http-after-response set-header {id} %[var(txn.id)] unless {{ res.hdr({id}) -m found }}
-  use_backend status if METH_GET {{ path /health /health/ /metrics /metrics/ }}
+{admission}  use_backend status if METH_GET {{ path /health /health/ /metrics /metrics/ }}
   use_backend status if {{ nbsrv(replicas) eq 0 }}
   default_backend replicas
 backend status
@@ -84,6 +87,15 @@ backend replicas
   http-request set-header {header} {secret}
   default-server inter 1s fastinter 250ms downinter 250ms fall 2 rise 1 on-marked-down shutdown-sessions
   server-template r 1-{slots} 127.0.0.1:1 check disabled
+"""
+OPEN = "open"
+ADMISSION = """
+  acl admitted str({open}) -m str -f {admitted}
+  acl validator req.hdr({header}) -m str {token}
+  acl always_open path {paths}
+  http-request return status 503 content-type application/json file {page} hdr Retry-After {wait} \
+unless admitted or validator or always_open
+  http-request del-header {header}
 """
 BALANCE = {
     Routing.least_outstanding: "balance leastconn",
@@ -124,6 +136,21 @@ class Balancer:
         self._lock = threading.RLock()
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
+        self._admitted = folder / "admitted"
+        self._admitted.touch()
+        self._token: str | None = None
+
+    def keep_out(self, token: str) -> None:
+        """Answer only requests with the validator's token, until `admit`; called before `start`."""
+        self._token = token
+
+    def admit(self) -> None:
+        """Answer everybody from now on."""
+        with self._lock:
+            if self._token is not None and not self._admitted.stat().st_size:
+                self._admitted.write_text(f"{OPEN}\n")  # for HAProxy as it starts again
+                with suppress(OSError):
+                    self._tell(f"add acl {self._admitted} {OPEN}", self._soon_s)
 
     def start(self, status: Address) -> None:
         """Begin to answer. Raises `ServerError`.
@@ -272,6 +299,7 @@ class Balancer:
             late=self._page(ApiError(408, LATE, code="request_timeout"), "Request Timeout"),
             large=self._body(ApiError(431, LARGE, code="headers_too_large")),
             listener=self._listener,
+            admission=self._admission(),
             status=f"{status[0]}:{status[1]}",
             balance=BALANCE[self._routing],
             slots=self.slots,
@@ -280,9 +308,23 @@ class Balancer:
         )
 
     def _body(self, error: ApiError) -> Path:
-        file = self._folder / f"{error.status}.json"
+        file = self._folder / f"{error.code}.json"
         file.write_text(json.dumps(error.body()))
         return file
+
+    def _admission(self) -> str:
+        if self._token is None:
+            return ""
+        error = ApiError(503, REASON, code=CODE)
+        return ADMISSION.format(
+            admitted=self._admitted,
+            open=OPEN,
+            header=VALIDATOR_HEADER,
+            token=self._token,
+            paths=" ".join(f"{path} {path}/" for path in sorted(ALWAYS_OPEN)),
+            wait=ADMIT_AFTER_S,
+            page=self._body(error),
+        )
 
     def _page(self, error: ApiError, reason: str) -> Path:
         """Write an error's whole answer to a file, as HAProxy wants it."""

@@ -20,7 +20,7 @@ from functools import partial
 from launcher.api.browsers import allowing
 from launcher.api.server import bind, server_log, serving
 from launcher.backends.ray import application, home
-from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.assignment import ADMIT, Assignment
 from launcher.backends.ray.attached import Attached
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.cluster import Embedded
@@ -45,15 +45,17 @@ Deploy = Callable[[int], Future[None]]
 def main() -> None:
     """Read an `Assignment` from standard input, carry it out until standard input ends, and leave nothing behind.
 
+    `ADMIT` may follow it there.
+
     Standard output gets JSON lines: ``{"head": address}`` when other nodes may join Ray, ``{"up": ...}`` when it is
-    asked for replicas, ``{"model": ...}`` when all of them answer,
+    asked for replicas, ``{"model": ...}`` when all of them answer, ``{"admitted": ...}`` when everybody is answered,
     ``{"failed": reason}``, or ``{"refused": reason}`` for what another try would not change; and from the first on
     ``{"alive": ...}`` every `PERIOD_S` seconds.
     """
     say = _speaker()
     faulthandler.dump_traceback_later(LATE_S)
     driver = Driver(pickle.load(sys.stdin.buffer))
-    threading.Thread(target=driver.leave_with_parent, name="lifeline", daemon=True).start()
+    threading.Thread(target=driver.leave_with_parent, args=(say,), name="lifeline", daemon=True).start()
     try:
         driver.run(say)
     except ServerError as error:
@@ -87,6 +89,8 @@ class Driver:
         self._balancer = Balancer(
             a.home, a.listener, a.scale.most + SPARE_SLOTS, a.routing, a.patience, a.secret, a.front.limits
         )
+        if a.validator_token is not None and not a.admitted:
+            self._balancer.keep_out(a.validator_token)
         self._fleet = Fleet(self._balancer, a.patience, a.lost)
         self._ray = Embedded(a) if a.address is None else Attached(a)
         self._pulse = Pulse(a.patience.probe_s)
@@ -116,6 +120,8 @@ class Driver:
             say({"up": "ray"})
             self._all_there(say)
             say({"model": self._fleet.model})
+            if a.admitted:
+                say({"admitted": True})
             self._watch(say, deploy)
 
     def _mind_start(self, say: Say) -> None:
@@ -126,9 +132,11 @@ class Driver:
                 self.leave()
             time.sleep(PERIOD_S)
 
-    def leave_with_parent(self) -> None:
-        """Wait until the parent closes standard input, on purpose or by dying."""
-        sys.stdin.buffer.read()
+    def leave_with_parent(self, say: Say) -> None:
+        """Admit everybody when the parent says so; leave when it closes standard input, on purpose or by dying."""
+        while sys.stdin.buffer.read(len(ADMIT)):
+            self._balancer.admit()
+            say({"admitted": True})
         self.leave()
 
     def leave(self) -> None:

@@ -22,7 +22,7 @@ from launcher.api.encode import refuse
 from launcher.api.errors import DEAD, ApiError
 from launcher.api.server import serving
 from launcher.backends.ray import attached, cluster, home
-from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.assignment import ADMIT, Assignment
 from launcher.backends.ray.nodes import Nodes
 from launcher.errors import ServerError
 from launcher.files import append
@@ -52,6 +52,8 @@ class Keeper:
         self._refused = False
         self._whole = math.inf
         self._silent_s = 0.0
+        self._admitted = self._handed_over = False
+        self._answers_all = threading.Event()
         self._stopping = False
         self._stopped = threading.Event()
         self._driver: subprocess.Popen[bytes] | None = None
@@ -75,6 +77,25 @@ class Keeper:
             raise ServerError(f"Ray did not start within {patience.start_s + GRACE_S:g} s")
         if self._problem is not None:
             raise ServerError(self._problem)
+
+    def admit(self) -> None:
+        """Let everybody ask the fleet, this one and those of later drivers; return once it answers everybody.
+
+        Raises `ServerError` if that takes longer than a start may.
+        """
+        with self._lock:
+            self._admitted = True
+            if self._handed_over:
+                self._tell_driver()
+        if not self._answers_all.wait(self._assignment.patience.start_s):
+            raise ServerError("Ray was validated, but does not answer everybody; see ray.log")
+
+    def _tell_driver(self) -> None:
+        assert self._driver is not None
+        assert self._driver.stdin is not None
+        with suppress(OSError):  # it is gone, and the next one is told when it starts
+            self._driver.stdin.write(ADMIT)
+            self._driver.stdin.flush()
 
     def _run(self) -> None:
         try:
@@ -118,6 +139,7 @@ class Keeper:
                 if self._stopping:
                     return
                 driver = self._driver = _spawn(self._assignment, folder)
+                self._handed_over = False
             try:
                 self._follow(driver, folder, nodes)
             finally:
@@ -141,9 +163,11 @@ class Keeper:
         a = self._assignment
         alone = replace(a.allocation, ranks=None)
         assert driver.stdin is not None
-        with suppress(BrokenPipeError):
-            driver.stdin.write(pickle.dumps(replace(a, allocation=alone, home=folder, application=folder.name)))
+        with self._lock, suppress(OSError, ValueError):  # it died, or `_stop` has closed the pipe
+            told = replace(a, allocation=alone, home=folder, application=folder.name, admitted=self._admitted)
+            driver.stdin.write(pickle.dumps(told))
             driver.stdin.flush()
+            self._handed_over = True
 
     def _hear(self, message: dict[str, str], nodes: Nodes) -> None:
         self._silent_s = 0.0
@@ -154,6 +178,8 @@ class Keeper:
         elif "failed" in message or "refused" in message:
             self._refused = "refused" in message
             self._problem = message.get("failed") or message["refused"]
+        elif "admitted" in message:
+            self._answers_all.set()
         elif "model" in message:
             self.model, self._problem = message["model"], None
             self._whole = time.monotonic()

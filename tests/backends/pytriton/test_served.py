@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from launcher.api.admission import Admission
 from launcher.backends.pytriton.served import Refusal, Served
 from launcher.backends.pytriton.tensors import Arrays
 from launcher.engines.echo import Echo, EchoRunner
@@ -103,3 +104,19 @@ async def test_without_an_engine_nothing_is_served() -> None:
     assert (await answers(served, {}, ping=True))[0]["finish"].tolist() == [b"pong"]
     with pytest.raises(Refusal, match="EngineUnavailable: no engine"):
         await answers(served, prompt("abc"))
+
+
+async def test_without_a_certificate_only_the_feeds_of_our_own_api_are_served(runner: EchoRunner) -> None:
+    admission = Admission()
+    served = Served(asyncio.get_running_loop(), admission)
+    with served.serving(runner):
+        with pytest.raises(Refusal, match="is being validated"):
+            await answers(served, prompt("abc"))
+        with pytest.raises(Refusal, match="is being validated"):
+            served.open_feed("another", 1, lambda frame: None)
+        served.know("ours")
+        served.open_feed("ours", 2, lambda frame: None)
+        admission.open()
+        assert await answers(served, prompt("abc"))
+        served.open_feed("another", 3, lambda frame: None)
+    await free(runner)

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 
 from launcher.allocation import allocate
+from launcher.api.admission import Admission
 from launcher.backends.base import Backend, Deployment
 from launcher.engines.megatron.engine import Decision, Megatron
 from launcher.engines.megatron.placement import Weights
@@ -56,12 +57,15 @@ def impatient() -> Megatron:
 def served(
     backend: Backend, parallelism: Parallelism, folder: Path, engine: Megatron | None = None
 ) -> Iterator[httpx.Client]:
-    model = Model("tiny", "package:launcher/assets/tiny")
-    deployment = Deployment(model, engine or Megatron(), parallelism, Optimizations(), folder)
+    """Serve the model, to everybody."""
+    model, admission = Model("tiny", "package:launcher/assets/tiny"), Admission()
+    deployment = Deployment(model, engine or Megatron(), parallelism, Optimizations(), folder, admission)
     with (
         backend.serve(deployment, allocate()) as endpoint,
         httpx.Client(base_url=endpoint.root, timeout=120, trust_env=False) as http,
     ):
+        assert http.get("/v1/models").status_code == 503, "nobody but the validator is answered"
+        admission.open()
         yield http
 
 

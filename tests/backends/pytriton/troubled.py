@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 
 from launcher.allocation import allocate
+from launcher.api.admission import REASON, Admission
 from launcher.backends.base import Deployment
 from launcher.backends.pytriton import PyTriton
 from launcher.core import Endpoint
@@ -69,6 +70,12 @@ class Running:
         asked = {"model": self.endpoint.model, "prompt": prompt, "temperature": 0, "max_tokens": 8} | body
         return self.http.post("/v1/completions", json=asked)
 
+    def kserve(self, text: str) -> httpx.Response:
+        """Ask Triton itself, with the token that clients may need."""
+        headers = {"triton-access-token": self.triton["access_token"]}
+        url = f"http://{self.triton['http']}/v2/models/generate/generate"
+        return self.http.post(url, json={"text": text, "max_tokens": 1}, headers=headers)
+
     @property
     def triton(self) -> dict[str, str]:
         return json.loads((self.folder / "triton.json").read_text())
@@ -76,8 +83,8 @@ class Running:
 
 @contextmanager
 def start(folder: Path, backend: PyTriton, **pace: float) -> Iterator[Running]:
-    """Serve the troublesome echo."""
-    model = Model("echo")
+    """Serve the troublesome echo, to everybody."""
+    model, admission = Model("echo"), Admission()
     echo = Echo(context_length=512, **pace)
     engine = Trouble(echo, model)
 
@@ -90,9 +97,13 @@ def start(folder: Path, backend: PyTriton, **pace: float) -> Iterator[Running]:
 
     echo.load = load  # type: ignore[method-assign]
     folder.mkdir(parents=True, exist_ok=True)
-    deployment = Deployment(model, echo, Parallelism(), Optimizations(), folder)
+    deployment = Deployment(model, echo, Parallelism(), Optimizations(), folder, admission)
     with (
         backend.serve(deployment, allocate()) as endpoint,
         httpx.Client(base_url=endpoint.root, timeout=60, trust_env=False) as http,
     ):
-        yield Running(endpoint, engine, folder, http)
+        running = Running(endpoint, engine, folder, http)
+        assert running.complete("a").status_code == 503, "nobody but the validator is answered"
+        assert REASON in running.kserve("a").text, "nor is a client of Triton"
+        admission.open()
+        yield running

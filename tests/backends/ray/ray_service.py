@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 
 from launcher.allocation import allocate
+from launcher.api.admission import Admission
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
 from launcher.core import Endpoint
@@ -39,6 +41,15 @@ def get(endpoint: Endpoint, path: str) -> bytes:
 def post(endpoint: Endpoint, path: str, body: dict[str, Any]) -> bytes:
     headers = {"Content-Type": "application/json"}
     return _answer(urllib.request.Request(f"{endpoint.root}{path}", json.dumps(body).encode(), headers))
+
+
+def status(endpoint: Endpoint, path: str) -> int:
+    """Return how a request without a key is answered."""
+    try:
+        get(endpoint, path)
+    except urllib.error.HTTPError as error:
+        return error.code
+    return 200
 
 
 def _answer(request: str | urllib.request.Request) -> bytes:
@@ -129,10 +140,14 @@ def _words(process: psutil.Process) -> list[str]:
 
 @contextmanager
 def served(folder: Path, engine: Engine, model: Model, parallelism: Parallelism, **ray: Any) -> Iterator[Service]:
-    """Serve from two replicas; afterwards nothing of them may be left."""
-    deployment = Deployment(model, engine, parallelism, Optimizations(), folder)
+    """Serve from two replicas, to everybody; afterwards nothing of them may be left."""
+    admission = Admission()
+    deployment = Deployment(model, engine, parallelism, Optimizations(), folder, admission)
     with Ray(replicas=2, probe_timeout_s=PROBE_S, **ray).serve(deployment, allocate()) as endpoint:
         service = Service(endpoint, folder, 2)
+        assert status(endpoint, "/v1/models") == 503, "nobody but the validator is answered"
+        admission.open()
+        assert status(endpoint, "/v1/models") != 503, "everybody is answered"
         yield service
         left = [(driver, private_folder(driver)) for driver in service.drivers()]
     for driver, private in left:

