@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from launcher.component import component
 from launcher.errors import UserError
+
+
+@dataclass
+class Bounds:
+    """What a checkpoint may cost before anything of it is believed; a file that costs more is refused.
+
+    ``metadata_mb`` is how much is read into memory of one file that describes the model (JSON, YAML, pickle, header),
+    in MB of 10**6 bytes. ``unpacked_ratio`` is how many times its own size an archive may become when it is unpacked.
+    """
+
+    metadata_mb: int = 64
+    unpacked_ratio: int = 20
 
 
 @component("model/model")
@@ -25,6 +37,7 @@ class Model:
     context_length: int | None = None
     chat_template_timeout_s: float = 1.0
     chat_template_max_mb: float = 1.0
+    bounds: Bounds = field(default_factory=Bounds)
 
     def __post_init__(self) -> None:
         for key in ("chat_template_timeout_s", "chat_template_max_mb"):

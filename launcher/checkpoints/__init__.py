@@ -7,22 +7,23 @@ from typing import Protocol
 
 from launcher.checkpoints.base import Checkpoint
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 from launcher.tokenizer import Tokenizer
 
 EXPECTED = "a NeMo 2.0, Megatron-Bridge, Megatron-LM or Hugging Face folder, a .nemo archive or a .gguf file"
 
 
-def detect(path: Path) -> Checkpoint:
-    """Open the checkpoint at ``path``, whatever its layout. Reads metadata only.
+def detect(path: Path, bounds: Bounds | None = None) -> Checkpoint:
+    """Open the checkpoint at ``path``, whatever its layout. Reads metadata only, within ``bounds``.
 
-    Raises `CheckpointError` with the file and what was expected, for a path that is missing, damaged, partial or of
-    no known layout.
+    Raises `CheckpointError` with the file and what was expected, for a path that is missing, damaged, partial, of
+    no known layout, or that claims more than its files hold.
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (expected {EXPECTED})")
     for layout in _layouts():
         if layout.matches(path):
-            return layout(path)
+            return layout(path, bounds or Bounds())
     raise CheckpointError(f"{path}: not a checkpoint of a known layout (expected {EXPECTED})")
 
 
@@ -32,7 +33,7 @@ class Layout(Protocol):
     @staticmethod
     def matches(path: Path) -> bool: ...
 
-    def __call__(self, path: Path) -> Checkpoint: ...
+    def __call__(self, path: Path, bounds: Bounds) -> Checkpoint: ...
 
 
 def _layouts() -> list[Layout]:
@@ -54,7 +55,7 @@ def _layouts() -> list[Layout]:
     ]
 
 
-def load_tokenizer(path: Path) -> Tokenizer:
+def load_tokenizer(path: Path, bounds: Bounds | None = None) -> Tokenizer:
     """Load a tokenizer from a folder, or a ``tokenizer.json``, ``.model`` (SentencePiece) or ``.gguf`` file.
 
     Raises `CheckpointError` if there is none.
@@ -65,7 +66,7 @@ def load_tokenizer(path: Path) -> Tokenizer:
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (expected a tokenizer)")
     if path.suffix == ".gguf":
-        return detect(path).tokenizer()
+        return detect(path, bounds).tokenizer()
     if path.suffix == ".model":
         return SentencePieceTokenizer(path)
     return from_folder(path) if path.is_dir() else from_file(path)

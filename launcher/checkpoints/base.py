@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 
 from launcher.core import Json
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 from launcher.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -63,12 +64,14 @@ class NotComputed(CheckpointError):
 class Checkpoint(ABC):
     """An opened checkpoint. Opening reads metadata only: no weights, no torch.
 
-    ``layout`` is the name of its module (``megatron_lm``, ``nemo2``, ``huggingface``, ...).
+    ``layout`` is the name of its module (``megatron_lm``, ``nemo2``, ``huggingface``, ...). ``bounds`` are
+    those that its files are read within.
     """
 
     layout: str
     path: Path
     architecture: Architecture
+    bounds: Bounds
 
     @abstractmethod
     def tokenizer(self) -> Tokenizer:

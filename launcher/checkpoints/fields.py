@@ -6,15 +6,19 @@ import math
 from collections.abc import Mapping
 from pathlib import Path
 
+from launcher.checkpoints.bounded import shown
 from launcher.core import Json
 from launcher.errors import CheckpointError
+
+LARGEST = 2**48
+"""No size of a model comes near to it; larger ones are damage, and cost much to compute with."""
 
 
 def number(content: Mapping[str, Json], key: str, file: Path, default: int | None = None) -> int:
     """Return a positive whole number of the configuration; the default, if there is one, where it says nothing."""
     value = default if content.get(key) is None else content[key]
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise CheckpointError(f"{file}: {key} is {value!r} (expected a positive whole number)")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 < value < LARGEST:
+        raise CheckpointError(f"{file}: {key} is {shown(value)} (expected a positive whole number)")
     return value
 
 
@@ -23,11 +27,11 @@ def positive(content: Mapping[str, Json], key: str, file: Path, default: float, 
     value = default if content.get(key) is None else content[key]
     try:
         found = math.nan if isinstance(value, bool) else float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         found = math.nan
-    if not 0 < found <= most:
+    if not 0 < found <= most or math.isinf(found):
         limit = "" if math.isinf(most) else f" of at most {most:g}"
-        raise CheckpointError(f"{file}: {key} is {value!r} (expected a positive number{limit})")
+        raise CheckpointError(f"{file}: {key} is {shown(value)} (expected a positive number{limit})")
     return found
 
 
@@ -43,7 +47,7 @@ def section(content: Mapping[str, Json], key: str, file: Path) -> Mapping[str, J
     """Return the mapping under a key, empty if there is none; `CheckpointError` for anything else."""
     found = content.get(key)
     if found is not None and not isinstance(found, dict):
-        raise CheckpointError(f"{file}: {key} is {found!r} (expected a mapping)")
+        raise CheckpointError(f"{file}: {key} is {shown(found)} (expected a mapping)")
     return found or {}
 
 
@@ -51,5 +55,5 @@ def as_list(content: Mapping[str, Json], key: str, file: Path) -> list[Json]:
     """Return the list under a key, empty if there is none; `CheckpointError` for anything else."""
     found = content.get(key)
     if found is not None and not isinstance(found, list):
-        raise CheckpointError(f"{file}: {key} is {found!r} (expected a list)")
+        raise CheckpointError(f"{file}: {key} is {shown(found)} (expected a list)")
     return found or []

@@ -2,24 +2,29 @@
 
 from __future__ import annotations
 
-from functools import cached_property, lru_cache
+import math
+from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-from launcher.checkpoints import convert
+from launcher.checkpoints import claims, convert
 from launcher.checkpoints.base import Architecture, Checkpoint, NotComputed
+from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.fields import number, positive
+from launcher.checkpoints.gguf_file import MAGIC, GGUFHeader, GGUFTensor, read_header
 from launcher.checkpoints.gguf_keys import check as check_keys
 from launcher.checkpoints.gguf_tokenizer import tokenizer_of
 from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer
 from launcher.core import Json
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 SUPPORTED = ("llama", "qwen2", "qwen3")
-MAGIC = b"GGUF"
 DTYPES: dict[str, Literal["fp32", "bf16", "fp16"]] = {"F16": "fp16", "BF16": "bf16"}
 
 NAMES = convert.Names(
@@ -51,20 +56,19 @@ class GGUFCheckpoint(Checkpoint):
 
     layout = "gguf"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bounds: Bounds) -> None:
         self.path = path
-        about = path.stat()
-        self._reader, self._fields = _opened(path, about.st_mtime_ns, about.st_size)
+        self.bounds = bounds
+        header = opened(path, bounds)
+        self._fields, self._tensors = header.fields, header.tensors
+        _refuse_unknown(self._fields, path)
         self.architecture = _architecture(self._fields, self._tensors, path)
+        claims.check(self.architecture, sum(tensor.n_elements for tensor in self._tensors.values()), path)
         convert.check(set(self._tensors) - {FACTORS}, self.architecture, NAMES, str(path))
 
     @staticmethod
     def matches(path: Path) -> bool:
         return path.is_file() and (path.suffix == ".gguf" or _starts_with_magic(path))
-
-    @cached_property
-    def _tensors(self) -> dict[str, Any]:
-        return {tensor.name: tensor for tensor in self._reader.tensors}
 
     def tokenizer(self) -> HuggingFaceTokenizer:
         return tokenizer_of(self._fields, self.path)
@@ -81,24 +85,27 @@ class GGUFCheckpoint(Checkpoint):
         from gguf import dequantize
 
         stored = self._tensors[name]
-        tensor = torch.from_numpy(dequantize(stored.data, stored.tensor_type).copy())
+        try:
+            numbers = dequantize(stored.read(self.path), stored.tensor_type)
+        except (NotImplementedError, OSError) as error:
+            raise CheckpointError(f"{self.path}: tensor {shown(name)} cannot be read: {error}") from error
+        tensor = torch.from_numpy(numbers.reshape(stored.shape[::-1]).copy())
         if self._fields["general.architecture"] == "llama" and (".attn_q." in name or ".attn_k." in name):
             return _unpermute(tensor, self.architecture.kv_channels)
         return tensor
 
 
-@lru_cache(maxsize=2)
-def _opened(path: Path, changed_ns: int, size: int) -> tuple[Any, dict[str, Any]]:
-    """Read the file's header once, seconds for a large vocabulary, however often the same file is opened."""
+def opened(path: Path, bounds: Bounds) -> GGUFHeader:
+    """Return a file's header, which is read once however often the same file is opened."""
     if not _starts_with_magic(path):
         raise CheckpointError(f"{path}: does not start with 'GGUF' (expected a GGUF file)")
-    from gguf import GGUFReader
+    about = path.stat()
+    return _header(path, about.st_mtime_ns, about.st_size, bounds.metadata_mb)
 
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError) as error:
-        raise CheckpointError(f"{path}: a damaged or incomplete GGUF file: {error}") from error
-    return reader, _fields(reader, path)
+
+@lru_cache(maxsize=2)
+def _header(path: Path, changed_ns: int, size: int, metadata_mb: int) -> GGUFHeader:
+    return read_header(path, Bounds(metadata_mb=metadata_mb))
 
 
 def _unpermute(tensor: Tensor, channels: int) -> Tensor:
@@ -112,63 +119,64 @@ def _starts_with_magic(path: Path) -> bool:
         return stream.read(4) == MAGIC
 
 
-def _fields(reader: Any, path: Path) -> dict[str, Json]:
-    fields = {name: field.contents() for name, field in reader.fields.items()}
+def _refuse_unknown(fields: Mapping[str, Json], path: Path) -> None:
     kind = fields.get("general.architecture")
     if kind not in SUPPORTED:
-        raise NotComputed(f"{path}: general.architecture is {kind!r} (supported: {', '.join(SUPPORTED)})")
-    return fields
+        raise NotComputed(f"{path}: general.architecture is {shown(kind)} (supported: {', '.join(SUPPORTED)})")
 
 
-def _architecture(fields: dict[str, Json], tensors: dict[str, Any], path: Path) -> Architecture:
+def _architecture(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], path: Path) -> Architecture:
     kind = fields["general.architecture"]
 
-    def get(key: str, default: Json = None) -> Any:
-        value = fields.get(f"{kind}.{key}", default)
-        if value is None:
-            raise CheckpointError(f"{path}: {kind}.{key} is missing (expected a complete {kind} model)")
-        return value
+    def whole(key: str, default: int | None = None) -> int:
+        return number(fields, f"{kind}.{key}", path, default)
+
+    def real(key: str, default: float) -> float:
+        return positive(fields, f"{kind}.{key}", path, default)
 
     _refuse_unsupported(fields, tensors, kind, path)
-    hidden, heads = get("embedding_length"), get("attention.head_count")
-    channels = get("attention.key_length", hidden // heads)
+    hidden, heads = whole("embedding_length"), whole("attention.head_count")
+    channels = whole("attention.key_length", max(1, hidden // heads))
+    window = fields.get(f"{kind}.attention.sliding_window")
     return Architecture(
-        num_layers=get("block_count"),
+        num_layers=whole("block_count"),
         hidden_size=hidden,
         num_attention_heads=heads,
-        num_query_groups=get("attention.head_count_kv", heads),
+        num_query_groups=whole("attention.head_count_kv", heads),
         kv_channels=channels,
-        ffn_hidden_size=get("feed_forward_length"),
-        vocab_size=int(tensors["token_embd.weight"].shape[1]),
-        context_length=get("context_length"),
-        norm_epsilon=float(get("attention.layer_norm_rms_epsilon")),
+        ffn_hidden_size=whole("feed_forward_length"),
+        vocab_size=tensors["token_embd.weight"].shape[1],
+        context_length=whole("context_length"),
+        norm_epsilon=real("attention.layer_norm_rms_epsilon", math.nan),
         qkv_bias="blk.0.attn_q.bias" in tensors,
         qk_norm="blk.0.attn_q_norm.weight" in tensors,
-        rotary_base=float(get("rope.freq_base", 10000.0)),
-        rotary_percent=get("rope.dimension_count", channels) / channels,
+        rotary_base=real("rope.freq_base", 10000.0),
+        rotary_percent=whole("rope.dimension_count", channels) / channels,
         rope_scaling=_rope_scaling(fields, kind, path),
         tied="output.weight" not in tensors,
-        sliding_window=fields.get(f"{kind}.attention.sliding_window") or None,
+        sliding_window=whole("attention.sliding_window") if window else None,
         dtype=DTYPES.get(tensors["token_embd.weight"].tensor_type.name, "fp32"),
     )
 
 
-def _refuse_unsupported(fields: dict[str, Json], tensors: dict[str, Any], kind: str, path: Path) -> None:
+def _refuse_unsupported(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], kind: str, path: Path) -> None:
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
+    if len(tensors["token_embd.weight"].shape) != 2:
+        raise CheckpointError(f"{path}: tensor 'token_embd.weight' is no matrix")
     if fields.get(f"{kind}.expert_count"):
         raise NotComputed(f"{path}: a mixture of experts (expected a dense model; use its Hugging Face folder)")
     check_keys(fields, kind, path)
-    if FACTORS in tensors and (tensors[FACTORS].data != 1).any():
+    if FACTORS in tensors and not tensors[FACTORS].is_neutral(path):
         raise CheckpointError(
             f"{path}: Llama 3.1 rotary factors (rope_freqs) are not read; use its Hugging Face folder"
         )
 
 
-def _rope_scaling(fields: dict[str, Json], kind: str, path: Path) -> dict[str, Json] | None:
+def _rope_scaling(fields: Mapping[str, Json], kind: str, path: Path) -> dict[str, Json] | None:
     scaling = fields.get(f"{kind}.rope.scaling.type", "none")
     if scaling == "none":
         return None
     if scaling != "linear":
-        raise NotComputed(f"{path}: {kind}.rope.scaling.type is {scaling!r} (supported: none, linear)")
-    return {"rope_type": "linear", "factor": float(fields[f"{kind}.rope.scaling.factor"])}
+        raise NotComputed(f"{path}: {kind}.rope.scaling.type is {shown(scaling)} (supported: none, linear)")
+    return {"rope_type": "linear", "factor": positive(fields, f"{kind}.rope.scaling.factor", path, math.nan)}

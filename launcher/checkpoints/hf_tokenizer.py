@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launcher.checkpoints import bounded
 from launcher.checkpoints.chat_template import ChatTemplate, StoredTemplate, from_files
 from launcher.checkpoints.token_bytes import token_table
 from launcher.core import Json
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 from launcher.tokenizer import PLAIN, Message, NoChatTemplate, Rendering, Tokenizer, byte_name
 
 TEXTS = (
@@ -278,12 +280,9 @@ def _token_ids(value: Json, file: Path) -> list[int]:
     return ids
 
 
-def read_json(file: Path) -> Mapping[str, Json]:
+def read_json(file: Path, bounds: Bounds | None = None) -> Mapping[str, Json]:
     """Return the object in a JSON file; `CheckpointError` if it is no JSON, empty if it is no object."""
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(f"{file}: not JSON: {error}") from error
+    content = bounded.read_json(file, bounds)
     return content if isinstance(content, dict) else {}
 
 

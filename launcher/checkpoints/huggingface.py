@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from launcher.checkpoints import convert
+from launcher.checkpoints import claims, convert
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
@@ -14,6 +15,7 @@ from launcher.checkpoints.hf_config import Config, Stored
 from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder, read_json
 from launcher.checkpoints.safetensors_index import read_index, read_tensor, unread
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -85,13 +87,15 @@ class HuggingFaceCheckpoint(Checkpoint):
 
     layout = "huggingface"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bounds: Bounds) -> None:
         self.path = path
+        self.bounds = bounds
         file = path / "config.json"
-        config = Config(read_json(file), file)
+        config = Config(read_json(file, bounds), file)
         self._names = NAMES[config.kind]
-        self._stored = read_index(path)
+        self._stored = read_index(path, bounds)
         self.architecture = config.architecture(self._summary())
+        claims.check(self.architecture, sum(math.prod(entry.shape) for entry in self._stored.values()), path)
         convert.check(set(without(self._stored)), self.architecture, self._names, str(path))
 
     @staticmethod
@@ -105,7 +109,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         convert.load_into(model, self.architecture, self._names, self._read, str(self.path))
 
     def unread_files(self) -> list[str]:
-        return unread(self.path)
+        return unread(self.path, self.bounds)
 
     def fingerprint(self) -> str:
         weights = {entry.file for entry in self._stored.values()}

@@ -16,6 +16,7 @@ from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.safe_yaml import read_yaml
 from launcher.core import Json
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -28,15 +29,16 @@ class MegatronBridgeCheckpoint(Checkpoint):
 
     layout = "megatron_bridge"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bounds: Bounds) -> None:
         self.path = path
+        self.bounds = bounds
         self._folder = latest(path)
         self._file = self._folder / CONFIG
-        self._config = read_yaml(self._file)
+        self._config = read_yaml(self._file, bounds)
         model = self._config.get("model")
         if not isinstance(model, dict):
             raise CheckpointError(f"{self._file}: no 'model' in it (expected Megatron-Bridge's run configuration)")
-        self._store = torch_dist.open_store(self._folder)
+        self._store = torch_dist.open_store(self._folder, bounds)
         self.architecture = architecture(_with_transformer(model), self._store, self._file)
         torch_dist_parts.check(self._store, self.architecture)
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 from launcher.checkpoints.base import Architecture
+from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.fields import number, positive
 from launcher.checkpoints.parts import refuse_uncomputed
 from launcher.checkpoints.torch_dist import TensorStore
@@ -119,7 +120,7 @@ T = TypeVar("T")
 def _choice(config: Config, key: str, default: str, accepted: tuple[T, ...], file: Path) -> Any:
     value = config.get(key) or default
     if value not in accepted:
-        raise CheckpointError(f"{file}: {key} is {value!r} (supported: {', '.join(map(str, accepted))})")
+        raise CheckpointError(f"{file}: {key} is {shown(value)} (supported: {', '.join(map(str, accepted))})")
     return value
 
 
@@ -128,7 +129,7 @@ def _refuse_unsupported(config: Config, file: Path) -> None:
         value = config.get(key)
         values = value if isinstance(value, list) else [value]
         if any(entry is not None and entry not in harmless for entry in values):
-            raise CheckpointError(f"{file}: {key} is {value!r}, which the megatron engine does not compute")
+            raise CheckpointError(f"{file}: {key} is {shown(value)}, which the megatron engine does not compute")
 
 
 def _activation(config: Config, file: Path) -> Activation:
@@ -138,19 +139,18 @@ def _activation(config: Config, file: Path) -> Activation:
         return "gelu_tanh"
     activation = ACTIVATIONS.get(named)
     if activation is None:
-        raise CheckpointError(f"{file}: activation_func is {named!r} (supported: {', '.join(ACTIVATIONS)})")
+        raise CheckpointError(f"{file}: activation_func is {shown(named)} (supported: {', '.join(ACTIVATIONS)})")
     fused = config.get("bias_activation_fusion") and (config.get("gated_linear_unit") or config.get("add_bias_linear"))
     return "gelu_tanh" if activation == "gelu" and fused else activation
 
 
 def _target(value: Json) -> str:
     """Return the dotted name in ``{_target_: name}``, also of a ``functools.partial`` over it."""
-    if not isinstance(value, Mapping):
-        return str(value)
-    if value.get("_target_") == "functools.partial":
-        inner = value.get("_args_") or [value.get("func")]
-        return _target(inner[0])
-    return str(value.get("_target_"))
+    if isinstance(value, Mapping) and value.get("_target_") == "functools.partial":
+        arguments = value.get("_args_")
+        value = arguments[0] if isinstance(arguments, list) and arguments else value.get("func")
+    named = value.get("_target_") if isinstance(value, Mapping) else value
+    return named if isinstance(named, str) else shown(named)
 
 
 def _rope_scaling(config: Config, file: Path) -> dict[str, Json] | None:
@@ -179,5 +179,5 @@ def _window(config: Config, file: Path) -> int | None:
     except (TypeError, ValueError):
         left, right = -1, 1
     if right not in (0, -1):
-        raise CheckpointError(f"{file}: window_size is {window!r} (expected [n, 0])")
+        raise CheckpointError(f"{file}: window_size is {shown(window)} (expected [n, 0])")
     return None if left < 0 else left + 1

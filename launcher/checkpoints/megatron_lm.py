@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING
 from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
-from launcher.checkpoints.inert_pickle import read_arguments
 from launcher.checkpoints.iterations import TRACKER, latest
 from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.stored_tokenizer import megatron_tokenizer
+from launcher.checkpoints.torch_archive import read_arguments
 from launcher.core import Json
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 from launcher.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -38,12 +39,13 @@ class MegatronLMCheckpoint(Checkpoint):
 
     layout = "megatron_lm"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bounds: Bounds) -> None:
         self.path = path
+        self.bounds = bounds
         self._folder = latest(path)
         self._file = self._folder / "common.pt"
-        self._store = torch_dist.open_store(self._folder)
-        self._arguments = read_arguments(self._file)
+        self._store = torch_dist.open_store(self._folder, bounds)
+        self._arguments = read_arguments(self._file, bounds)
         if not self._arguments:
             raise CheckpointError(f"{self._file}: no 'args' in it (expected the arguments of a Megatron-LM run)")
         self.architecture = architecture(configuration(self._arguments), self._store, self._file)

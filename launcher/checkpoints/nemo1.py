@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import lzma
-import tarfile
-import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
@@ -17,17 +14,20 @@ from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
 from launcher.checkpoints.hf_tokenizer import from_folder
 from launcher.checkpoints.megatron_config import architecture
+from launcher.checkpoints.nemo_archive import NemoArchive
 from launcher.checkpoints.safe_yaml import read_yaml
 from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
 from launcher.checkpoints.stored_tokenizer import ADVICE, existing, gpt2
 from launcher.core import Json
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 from launcher.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights"
+NO_WEIGHTS = f"no {WEIGHTS}/metadata.json (expected torch_dist weights; convert them)"
 GATED = {"swiglu": "silu", "geglu": "gelu", "reglu": "relu"}
 PLAIN = {"gelu": "torch.nn.functional.gelu", "squared-relu": "megatron.core.activations.squared_relu"}
 RENAMED = {
@@ -45,23 +45,28 @@ class Nemo1Checkpoint(Checkpoint):
 
     layout = "nemo1"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bounds: Bounds) -> None:
         self.path = path
-        self._temporary = TemporaryDirectory(prefix="nemo-") if path.is_file() else None
+        self.bounds = bounds
+        self._archive = NemoArchive(path, bounds) if path.is_file() else None
+        self._temporary = TemporaryDirectory(prefix="nemo-") if self._archive else None
         self._root = Path(self._temporary.name) if self._temporary else path
         with self._complaints():
             self._open()
 
     def _open(self) -> None:
-        sizes = unpack(self.path, self._root, weights=False) if self._temporary else None
+        if self._archive:
+            if self._archive.has(CONFIG) and not self._archive.has(f"{WEIGHTS}/metadata.json"):
+                raise CheckpointError(f"{self.path}: {NO_WEIGHTS}")
+            self._archive.unpack(self._root, weights=False)
         self._file = _inside(self._root, CONFIG)
-        self._config = read_yaml(self._file)
+        self._config = read_yaml(self._file, self.bounds)
         folder = self._file.parent / WEIGHTS
         if not torch_dist.is_store(folder):
-            raise CheckpointError(
-                f"{self._root}: no {WEIGHTS}/metadata.json (expected torch_dist weights; convert them)"
-            )
-        self._store = torch_dist.open_store(folder, sizes)
+            raise CheckpointError(f"{self._root}: {NO_WEIGHTS}")
+        inside = PurePosixPath(folder.relative_to(self._root))
+        sizes = self._archive.weights(inside) if self._archive else None
+        self._store = torch_dist.open_store(folder, self.bounds, sizes)
         self.architecture = architecture(configuration(self._config), self._store, self._file)
         torch_dist_parts.check(self._store, self.architecture)
 
@@ -94,12 +99,12 @@ class Nemo1Checkpoint(Checkpoint):
         raise CheckpointError(f"{self._file}: tokenizer.library is {library!r}, which is not read here; {ADVICE}")
 
     def load_into(self, model: nn.Module) -> None:
-        if self._temporary is None:
+        if self._archive is None:
             torch_dist.load_into(self._store, model)
             return
         try:
             with self._complaints():
-                unpack(self.path, self._root, weights=True)
+                self._archive.unpack(self._root, weights=True)
                 torch_dist.load_into(self._store, model)
         finally:
             for file in self._store.folder.glob("*.distcp"):
@@ -109,19 +114,6 @@ class Nemo1Checkpoint(Checkpoint):
         if self._temporary:
             return fingerprint(self.path.parent, [self.path])
         return fingerprint(self.path, [*self._store.files(), *self.path.glob("*")])
-
-
-def unpack(archive: Path, folder: Path, weights: bool) -> dict[str, int]:
-    """Unpack an archive's weights, or everything else, and return the size in bytes of every data file by its name."""
-    try:
-        with tarfile.open(archive, "r:*") as tar:
-            members = [member for member in tar.getmembers() if member.isfile() or member.isdir()]
-            data = [member for member in members if member.name.endswith(".distcp")]
-            tar.extractall(folder, data if weights else [m for m in members if m not in data], filter="data")
-    except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError) as error:
-        reason = str(error).splitlines()[0].rstrip(":")
-        raise CheckpointError(f"{archive}: not a whole .nemo archive (expected a tar file): {reason}") from error
-    return {Path(member.name).name: member.size for member in data}
 
 
 def _inside(root: Path, name: str) -> Path:

@@ -15,6 +15,7 @@ from launcher.checkpoints.safe_yaml import read_yaml
 from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
 from launcher.checkpoints.stored_tokenizer import ADVICE, existing
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 from launcher.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -26,17 +27,18 @@ class Nemo2Checkpoint(Checkpoint):
 
     layout = "nemo2"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, bounds: Bounds) -> None:
         self.path = path
+        self.bounds = bounds
         self._context = path / "context"
         self._file = self._context / "model.yaml"
         if not self._file.is_file():
             raise CheckpointError(f"{self._file}: missing (expected the model's configuration, as NeMo 2.0 saves it)")
-        self._model = read_yaml(self._file)
+        self._model = read_yaml(self._file, bounds)
         config = self._model.get("config")
         if not isinstance(config, dict):
             raise CheckpointError(f"{self._file}: no 'config' in it (expected a NeMo 2.0 language model)")
-        self._store = torch_dist.open_store(path / "weights" if (path / "weights").is_dir() else path)
+        self._store = torch_dist.open_store(path / "weights" if (path / "weights").is_dir() else path, bounds)
         self.architecture = architecture(config, self._store, self._file)
         torch_dist_parts.check(self._store, self.architecture)
 

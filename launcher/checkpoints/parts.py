@@ -36,7 +36,7 @@ def of_a_layer(a: Architecture) -> Iterator[tuple[str, str]]:
     yield from _norm(a, "pre_mlp_layernorm")
     if a.num_experts:
         yield from _linear("mlp.router", a.bias)
-    inside = [f"{EXPERT}{expert}." for expert in range(a.num_experts)] or ["mlp."]
+    inside = (f"{EXPERT}{expert}." for expert in range(a.num_experts)) if a.num_experts else ["mlp."]
     for before in inside:
         yield from _linear(f"{before}linear_fc1", a.bias)
         yield from _linear(f"{before}linear_fc2", a.bias)

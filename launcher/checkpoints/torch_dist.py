@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-import json
+import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.checkpoints.inert_pickle import Record, read_index
+from launcher.checkpoints.bounded import read_json, shown
+from launcher.checkpoints.torch_archive import read_tensor
+from launcher.checkpoints.torch_index import Chunk, Stored, read_index
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT = "output_layer.weight"
@@ -26,14 +28,6 @@ FUSED = {
     "pre_mlp_layernorm.": "mlp.linear_fc1.layer_norm_",
 }
 """Norms by the names that they have inside of the layers that TransformerEngine fuses them into."""
-
-
-@dataclass(frozen=True)
-class Stored:
-    """A stored tensor: its whole shape over all ranks (layers stacked on axis 0) and torch's name of its type."""
-
-    shape: tuple[int, ...]
-    dtype: str
 
 
 @dataclass(frozen=True)
@@ -66,6 +60,11 @@ class TensorStore:
             ) from None
 
     @property
+    def numbers(self) -> int:
+        """How many numbers the model's tensors hold, those of an optimizer left out."""
+        return sum(math.prod(stored.shape) for key, stored in self.tensors.items() if "optimizer." not in key)
+
+    @property
     def layered(self) -> bool:
         """Whether every layer has tensors of its own, instead of one stack of all layers."""
         return any(re.search(r"decoder\.layers\.\d+\.", key) for key in self.tensors)
@@ -84,69 +83,41 @@ def is_store(folder: Path) -> bool:
     return (folder / "metadata.json").is_file() or (folder / ".metadata").is_file()
 
 
-def open_store(folder: Path, sizes: Mapping[str, int] | None = None) -> TensorStore:
+def open_store(folder: Path, bounds: Bounds | None = None, sizes: Mapping[str, int] | None = None) -> TensorStore:
     """Read the index of a ``torch_dist`` folder, without torch.
 
     ``sizes`` are those of the data files in bytes by name, when they are not unpacked yet.
     Raises `CheckpointError` for another backend, an unreadable index, data files that are missing or too short, and
     weights that are not those of a GPT model.
     """
-    _check_backend(folder / "metadata.json")
+    bounds = bounds or Bounds()
+    _check_backend(folder / "metadata.json", bounds)
     if not (folder / ".metadata").is_file():
         raise CheckpointError(f"{folder / '.metadata'}: missing (expected the index of a torch_dist checkpoint)")
-    index = read_index(folder / ".metadata")
-    try:
-        tensors = dict(_tensors(index))
-        ends = _file_ends(index)
-    except (KeyError, TypeError, IndexError, AttributeError) as error:
-        raise CheckpointError(f"{folder / '.metadata'}: not an index of torch.distributed.checkpoint") from error
-    _check_files(folder, ends, sizes)
-    if not any(key.endswith(EMBEDDING) for key in tensors):
+    index = read_index(folder / ".metadata", bounds)
+    _check_files(folder, index.ends, sizes)
+    if not any(key.endswith(EMBEDDING) for key in index.tensors):
         raise CheckpointError(f"{folder}: no tensor named '{EMBEDDING}' (expected a megatron-core GPT model)")
-    return TensorStore(folder, tensors)
+    return TensorStore(folder, index.tensors)
 
 
-def _check_backend(file: Path) -> None:
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        backend, version = content["sharded_backend"], content.get("sharded_backend_version", 1)
-    except OSError:
-        raise CheckpointError(f"{file}: missing (expected the description of a torch_dist checkpoint)") from None
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{file}: no 'sharded_backend' in it (expected torch_dist)") from error
+def _check_backend(file: Path, bounds: Bounds) -> None:
+    if not file.is_file():
+        raise CheckpointError(f"{file}: missing (expected the description of a torch_dist checkpoint)")
+    content = read_json(file, bounds)
+    if not isinstance(content, dict) or "sharded_backend" not in content:
+        raise CheckpointError(f"{file}: no 'sharded_backend' in it (expected torch_dist)")
+    backend, version = content["sharded_backend"], content.get("sharded_backend_version", 1)
     if backend != "torch_dist":
-        raise CheckpointError(f"{file}: sharded_backend is '{backend}' (expected torch_dist)")
+        raise CheckpointError(f"{file}: sharded_backend is {shown(backend)} (expected torch_dist)")
     if version != 1:
-        raise CheckpointError(f"{file}: sharded_backend_version is {version!r} (expected 1)")
-
-
-def _tensors(index: Record) -> Any:
-    for key, entry in index["state_dict_metadata"].items():
-        if isinstance(entry, Record) and isinstance(entry.state, dict) and "size" in entry.state:
-            yield key, Stored(tuple(entry["size"]), _dtype(entry["properties"]))
-
-
-def _dtype(properties: Record) -> str:
-    """Return the type's name; torch writes the properties as a tuple that starts with it, older versions a dict."""
-    state = properties.state
-    return str(state["dtype"] if isinstance(state, dict) else state[0])
-
-
-def _file_ends(index: Record) -> dict[str, int]:
-    """Return for every data file the length in bytes that it must have at least."""
-    ends: dict[str, int] = {}
-    for info in index["storage_data"].values():
-        end = info["offset"] + info["length"]
-        ends[info["relative_path"]] = max(ends.get(info["relative_path"], 0), end)
-    return ends
+        raise CheckpointError(f"{file}: sharded_backend_version is {shown(version)} (expected 1)")
 
 
 def _check_files(folder: Path, ends: Mapping[str, int], sizes: Mapping[str, int] | None) -> None:
     if sizes is None:
         sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.is_file()}
     for name, end in sorted(ends.items()):
-        if Path(name).name != name:
-            raise CheckpointError(f"{folder / '.metadata'}: names a data file outside of its folder: {name}")
         if name not in sizes:
             raise CheckpointError(f"{folder / name}: missing (expected a data file of at least {end} bytes)")
         if sizes[name] < end:
@@ -156,8 +127,8 @@ def _check_files(folder: Path, ends: Mapping[str, int], sizes: Mapping[str, int]
 def load_into(store: TensorStore, model: nn.Module) -> None:
     """Fill this rank's part of a megatron-core model, resharding as its parallel layout asks.
 
-    Collective: every rank of the model calls it. Weights are converted to the parameters' own type. Raises
-    `CheckpointError` naming what is missing or has another shape; nothing is loaded in part.
+    Weights are converted to the parameters' own type. Raises `CheckpointError` naming what is missing or has another
+    shape, before anything is loaded.
     """
     metadata = {"non_homogeneous_layers": True} if store.layered else None
     wanted = model.sharded_state_dict(prefix=store.prefix, metadata=metadata)  # type: ignore[operator]
@@ -192,10 +163,15 @@ def _check_wanted(store: TensorStore, wanted: Mapping[str, Any]) -> None:
         if stored is None:
             raise CheckpointError(f"{store.folder}: tensor '{tensor.key}' is missing (the model needs it)")
         shape = tuple(tensor.global_shape)
-        if stored.shape != shape and not tensor.allow_shape_mismatch:
+        if stored.shape != shape and not _is_padded(stored, tensor):
             raise CheckpointError(
                 f"{store.folder}: tensor '{tensor.key}' has shape {list(stored.shape)} (the model needs {list(shape)})"
             )
+
+
+def _is_padded(stored: Stored, tensor: Any) -> bool:
+    """Whether megatron-core lets the first axis differ, as for an embedding whose rows each layout of ranks pads."""
+    return bool(tensor.allow_shape_mismatch and stored.shape[1:] == tuple(tensor.global_shape)[1:])
 
 
 def sharded_tensors(wanted: Mapping[str, Any]) -> list[Any]:
@@ -210,24 +186,44 @@ def sharded_tensors(wanted: Mapping[str, Any]) -> list[Any]:
 
 
 def _load(store: TensorStore, wanted: Mapping[str, Any]) -> dict[str, Any]:
-    """Read the tensors; ``common.pt`` (arguments, pickled) is not opened."""
-    from megatron.core import dist_checkpointing
-    from megatron.core.dist_checkpointing.core import CheckpointingException
-    from megatron.core.dist_checkpointing.strategies.common import TorchCommonLoadStrategy
-    from torch.distributed.checkpoint.api import CheckpointException
+    """Read every tensor that is wanted, and let megatron-core join those that it stores in parts.
 
-    class NoCommon(TorchCommonLoadStrategy):  # type: ignore[misc]
-        def load_common(self, checkpoint_dir: str | Path) -> dict[str, Any]:
-            return {}
+    ``megatron.core.dist_checkpointing.load`` is not called: it has torch unpickle the index, ``common.pt`` and objects.
+    """
+    from megatron.core.dist_checkpointing.dict_utils import dict_list_map_inplace, merge
+    from megatron.core.dist_checkpointing.mapping import apply_factory_merges
+    from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", FutureWarning)  # megatron-core has yet to follow torch
-            return dict(
-                dist_checkpointing.load(
-                    wanted, str(store.folder), common_strategy=NoCommon(), validate_access_integrity=False
-                )
-            )
-    # The first is a BaseException.
-    except (CheckpointException, CheckpointingException, RuntimeError, EOFError, OSError) as error:
-        raise CheckpointError(f"{store.folder}: the weights cannot be read: {str(error).splitlines()[0]}") from error
+    parts, kept, factories = load_preprocess(dict(wanted))
+    loaded = dict_list_map_inplace(lambda part: _filled(store, part), parts)
+    return dict(apply_factory_merges(merge(loaded, kept), factories))
+
+
+def _filled(store: TensorStore, part: Any) -> Any:
+    """Return the data of one ``ShardedTensor`` after reading it from the parts that are stored."""
+    from megatron.core.dist_checkpointing.mapping import ShardedTensor
+
+    if not isinstance(part, ShardedTensor) or part.flattened_range is not None:
+        raise CheckpointError(f"{store.folder}: the model asks for {shown(part)} (expected whole tensors)")
+    target = part.data.detach()
+    whole = target[(None,) * part.prepend_axis_num]
+    stored = store.tensors[part.key]
+    if stored.shape != tuple(part.global_shape):
+        target.zero_()  # the rows that pad
+    for chunk in stored.chunks:
+        _copy_overlap(store.folder, stored, chunk, whole, tuple(part.global_offset))
+    return target
+
+
+def _copy_overlap(folder: Path, stored: Stored, chunk: Chunk, target: Tensor, offset: tuple[int, ...]) -> None:
+    """Copy what a stored part and this rank's part, which begins at ``offset``, have in common."""
+    starts = [max(a, b) for a, b in zip(chunk.offsets, offset, strict=True)]
+    stops = [min(a + n, b + m) for a, n, b, m in zip(chunk.offsets, chunk.sizes, offset, target.shape, strict=True)]
+    if any(start >= stop for start, stop in zip(starts, stops, strict=True)):
+        return
+    found = read_tensor(folder / chunk.file, chunk.span, stored.dtype, chunk.sizes)
+    target[_slices(starts, stops, offset)].copy_(found[_slices(starts, stops, chunk.offsets)])
+
+
+def _slices(starts: list[int], stops: list[int], origin: tuple[int, ...]) -> tuple[slice, ...]:
+    return tuple(slice(start - at, stop - at) for start, stop, at in zip(starts, stops, origin, strict=True))

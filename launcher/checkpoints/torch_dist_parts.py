@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from launcher.checkpoints import claims
 from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.parts import EXPERT, LAYER, of_a_layer, parameters, refuse_unplaced
 from launcher.checkpoints.torch_dist import TensorStore, spellings
@@ -25,6 +26,7 @@ def check(store: TensorStore, a: Architecture) -> None:
     Raises `CheckpointError` for a tensor that is missing, a stack of another number of layers, and a tensor that no
     part of the model takes.
     """
+    claims.check(a, store.numbers, store.folder)
     taken: set[str] = set()
     for name in _names(store, a):
         found = next((other for other in spellings(name) if other in store.tensors), None)

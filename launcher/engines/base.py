@@ -169,4 +169,4 @@ class Engine(ABC):
         """Return ``sha256:...`` over the model's files; None for a model without any. Raises `CheckpointError`."""
         from launcher.checkpoints import detect
 
-        return detect(resolve(model.path)).fingerprint() if model.path else None
+        return detect(resolve(model.path), model.bounds).fingerprint() if model.path else None

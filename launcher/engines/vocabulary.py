@@ -15,7 +15,7 @@ from launcher.tokenizer import TemplateLimits, Tokenizer
 @contextmanager
 def open_tokenizer(model: Model, stored: Callable[[], Tokenizer]) -> Iterator[Tokenizer]:
     """Load the tokenizer that ``model`` names, else the ``stored`` one; leaving the context ends what renders chats."""
-    tokenizer = load_tokenizer(resolve(model.tokenizer)) if model.tokenizer else stored()
+    tokenizer = load_tokenizer(resolve(model.tokenizer), model.bounds) if model.tokenizer else stored()
     tokenizer.template_limits = TemplateLimits(model.chat_template_timeout_s, model.chat_template_max_mb)
     try:
         yield tokenizer

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from launcher.checkpoints.inert_pickle import read_arguments
+from launcher.checkpoints.torch_archive import read_arguments
 from launcher.errors import CheckpointError
 
 

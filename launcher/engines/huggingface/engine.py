@@ -165,6 +165,6 @@ def _open(model: Model) -> Source:
     if not model.path:
         raise UserError("model.path: empty; engine=huggingface needs a Hugging Face folder or a .gguf file")
     try:
-        return source.read(resolve(model.path))
+        return source.read(resolve(model.path), model.bounds)
     except FileNotFoundError as error:
         raise CheckpointError(f"model.path={model.path}: {error}") from error

@@ -6,15 +6,16 @@ from pathlib import Path
 
 from launcher.engines.huggingface import source
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 
 
-def obstacle(path: Path) -> str | None:
+def obstacle(path: Path, bounds: Bounds | None = None) -> str | None:
     """Return why engine=huggingface cannot serve the checkpoint at ``path``; None if nothing is known against it.
 
     Imports transformers, which takes seconds.
     """
     try:
-        found = source.read(path)
+        found = source.read(path, bounds)
     except CheckpointError as refused:
         return str(refused)
     known = _gguf_kinds() if found.layout == "gguf" else _kinds()

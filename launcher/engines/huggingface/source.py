@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
+from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.buffers import without
+from launcher.checkpoints.claims import LONGEST_CONTEXT
 from launcher.checkpoints.digest import fingerprint
-from launcher.checkpoints.gguf import FACTORS, SUPPORTED
+from launcher.checkpoints.gguf import FACTORS, SUPPORTED, opened
+from launcher.checkpoints.gguf_file import GGUFTensor
 from launcher.checkpoints.gguf_keys import check as check_keys
 from launcher.checkpoints.hf_config import refuse_unsupported
 from launcher.checkpoints.hf_tokenizer import read_json
 from launcher.checkpoints.safetensors_index import INDEX, Entry, read_index, unread
 from launcher.core import Json
 from launcher.errors import CheckpointError
-from launcher.model import Dtype
+from launcher.model import Bounds, Dtype
 from launcher.tokenizer import Tokenizer
 
-CONTEXT = ("max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx")
-LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers")
+CONTEXT = (
+    "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx",
+    "context_length",
+)  # fmt: skip
+LAYERS = ("num_hidden_layers", "n_layer", "n_layers", "num_layers", "block_count")
+ORIGINAL = ("original_max_position_embeddings",)
 HIDDEN = ("hidden_size", "n_embd", "d_model", "word_embed_proj_dim")
 HEADS = ("num_attention_heads", "n_head", "n_heads", "num_heads")
 KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
@@ -29,6 +35,12 @@ KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 
 LENGTH_DEPENDENT = ("dynamic", "longrope")
 """Kinds of rotary embedding that turn all earlier keys differently when a sequence grows long."""
+
+NO_SIZES = ("_id", "theta", "base", "seed")
+"""Parts of the keys of whole numbers that may be large, and cost nothing."""
+
+LEAST_LAYERS, LEAST_SIZE = 128, 2**20
+"""What a configuration may name however little is stored: defaults of other kinds of model stay in it."""
 
 STORED = {"F32": Dtype.fp32, "BF16": Dtype.bf16, "F16": Dtype.fp16}
 EXPECTED = "a Hugging Face folder with config.json and safetensors, or a .gguf file"
@@ -56,13 +68,14 @@ class Source:
     files: tuple[Path, ...] = ()
     unread: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
+    bounds: Bounds = field(default_factory=Bounds)
 
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer stored with the weights; `CheckpointError` if there is none."""
         if self.layout == "gguf":
             from launcher.checkpoints.gguf_tokenizer import tokenizer_of
 
-            return tokenizer_of(_gguf(self.path)[0], self.path)
+            return tokenizer_of(opened(self.path, self.bounds).fields, self.path)
         from launcher.checkpoints.hf_tokenizer import from_folder
 
         return from_folder(self.path)
@@ -71,25 +84,27 @@ class Source:
         """Return ``sha256:...`` over what decides the weights and the tokenizer."""
         if self.layout == "gguf":
             return fingerprint(self.path.parent, [self.path])
-        weights = {entry.file for entry in read_index(self.path).values()}
+        weights = {entry.file for entry in read_index(self.path, self.bounds).values()}
         return fingerprint(self.path, [*weights, *self.path.glob("*.json"), *self.path.glob("tokenizer*")])
 
 
-def read(path: Path) -> Source:
-    """Read the metadata at ``path``. Raises `CheckpointError` with the file and what was expected."""
+def read(path: Path, bounds: Bounds | None = None) -> Source:
+    """Read the metadata at ``path`` within ``bounds``. Raises `CheckpointError` with the file and what was expected."""
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (expected {EXPECTED})")
     if path.is_file() and path.suffix == ".gguf":
-        return _from_gguf(path)
+        return _from_gguf(path, bounds or Bounds())
     if path.is_dir() and (path / "config.json").is_file():
-        return _from_folder(path)
+        return _from_folder(path, bounds or Bounds())
     raise CheckpointError(f"{path}: nothing that engine=huggingface reads (expected {EXPECTED}; else engine=megatron)")
 
 
-def _from_folder(path: Path) -> Source:
-    config = read_json(path / "config.json")
+def _from_folder(path: Path, bounds: Bounds) -> Source:
+    config = read_json(path / "config.json", bounds)
     _refuse_unsupported(config, path / "config.json")
-    stored = read_index(path)
+    stored = read_index(path, bounds)
+    numbers = sum(math.prod(entry.shape) for entry in stored.values())
+    _check_claims(_sizes(config), len(stored), numbers, path / "config.json")
     length, reason = _context(config)
     return Source(
         path=path,
@@ -98,11 +113,12 @@ def _from_folder(path: Path) -> Source:
         context_length=length,
         context_reason=reason,
         dtype=_stored_dtype(stored),
-        parameters=sum(math.prod(entry.shape) for entry in stored.values()),
+        parameters=numbers,
         cached_values=_cached_values(config),
         files=tuple(_files(path, stored)),
-        unread=tuple(unread(path)),
+        unread=tuple(unread(path, bounds)),
         tensors=tuple(without(stored)),
+        bounds=bounds,
     )
 
 
@@ -120,14 +136,38 @@ def _refuse_unsupported(config: Mapping[str, Json], file: Path) -> None:
     refuse_unsupported(config, file)
 
 
+def _check_claims(sizes: Iterable[tuple[str, int]], tensors: int, numbers: int, file: Path) -> None:
+    """Refuse sizes that the stored tensors contradict, before transformers builds a model of them.
+
+    A layer has a tensor at least, and every other size is an axis of one.
+    """
+    bounds = dict.fromkeys(LAYERS, max(tensors, LEAST_LAYERS)) | dict.fromkeys(CONTEXT + ORIGINAL, LONGEST_CONTEXT)
+    for key, value in sizes:
+        most = bounds.get(key.rsplit(".", 1)[-1], max(numbers, LEAST_SIZE))
+        if value > most:
+            raise CheckpointError(
+                f"{file}: {key} is {shown(value)} (expected at most {most}: {tensors} tensors of {numbers} numbers "
+                "are stored)"
+            )
+
+
+def _sizes(config: Mapping[str, Json]) -> Iterator[tuple[str, int]]:
+    """Yield the whole numbers of a configuration that may be sizes, by key."""
+    for key, value in config.items():
+        if isinstance(value, dict):
+            yield from _sizes(value)
+        elif type(value) is int and not any(part in key for part in NO_SIZES):
+            yield key, value
+
+
 def _context(config: Mapping[str, Json]) -> tuple[int | None, str]:
     """Return the longest context that can be computed exactly, and why it is less than what the config says."""
     stated = _first(config, CONTEXT)
     for rope in _ropes(config):
         kind = rope.get("rope_type", rope.get("type"))
         if kind in LENGTH_DEPENDENT:
-            trained = rope.get("original_max_position_embeddings", config.get("original_max_position_embeddings"))
-            limit = min(x for x in (trained, stated) if x is not None)
+            trained = _first(rope, ORIGINAL) or _first(config, ORIGINAL)
+            limit = min((x for x in (trained, stated) if x is not None), default=None)
             reason = f"rope_type={kind} changes all earlier keys beyond {limit} tokens, which no cache can follow"
             return limit, reason if limit != stated else ""
     return stated, ""
@@ -135,21 +175,26 @@ def _context(config: Mapping[str, Json]) -> tuple[int | None, str]:
 
 def _ropes(config: Mapping[str, Json]) -> Iterator[Mapping[str, Json]]:
     """Yield the rotary settings: one, or one per kind of layer."""
-    settings = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    settings = _mapping(config, "rope_parameters") or _mapping(config, "rope_scaling")
     yield settings
     yield from (nested for nested in settings.values() if isinstance(nested, dict))
+
+
+def _mapping(config: Mapping[str, Json], key: str) -> Mapping[str, Json]:
+    found = config.get(key)
+    return found if isinstance(found, dict) else {}
 
 
 def _cached_values(config: Mapping[str, Json]) -> int | None:
     layers, hidden, heads = (_first(config, names) for names in (LAYERS, HIDDEN, HEADS))
     if layers is None or hidden is None or heads is None or config.get("kv_lora_rank"):
         return None
-    channels = config.get("head_dim") or hidden // heads
+    channels = _first(config, ("head_dim",)) or hidden // heads
     return 2 * layers * (_first(config, KEY_HEADS) or heads) * channels
 
 
 def _first(config: Mapping[str, Json], names: tuple[str, ...]) -> int | None:
-    return next((config[name] for name in names if isinstance(config.get(name), int)), None)
+    return next((config[name] for name in names if type(config.get(name)) is int and config[name] > 0), None)
 
 
 def _stored_dtype(stored: Mapping[str, Entry]) -> Dtype:
@@ -160,53 +205,48 @@ def _stored_dtype(stored: Mapping[str, Entry]) -> Dtype:
     return STORED[largest.dtype]
 
 
-def _from_gguf(path: Path) -> Source:
-    fields, tensors = _gguf(path)
-    kind = str(fields.get("general.architecture"))
+def _from_gguf(path: Path, bounds: Bounds) -> Source:
+    header = opened(path, bounds)
+    fields, tensors = header.fields, header.tensors
+    kind = shown(fields.get("general.architecture")).strip("'")
     _refuse_unsupported_gguf(fields, tensors, kind, path)
+    numbers = sum(tensor.n_elements for tensor in tensors.values())
+    named = {key: value for key, value in fields.items() if key.startswith(f"{kind}.")}
+    _check_claims(_sizes(named), len(tensors), numbers, path)
     return Source(
         path=path,
         layout="gguf",
         kind=kind,
-        context_length=fields.get(f"{kind}.context_length"),
+        context_length=_first(fields, (f"{kind}.context_length",)),
         context_reason="",
         dtype=STORED.get(tensors["token_embd.weight"].tensor_type.name, Dtype.fp32),
-        parameters=sum(int(tensor.n_elements) for tensor in tensors.values()),
+        parameters=numbers,
         cached_values=_cached_values_gguf(fields, kind),
         tensors=tuple(name for name in tensors if name != FACTORS),
+        bounds=bounds,
     )
 
 
 def _cached_values_gguf(fields: Mapping[str, Json], kind: str) -> int | None:
-    def get(key: str) -> Any:
-        return fields.get(f"{kind}.{key}")
+    def get(key: str) -> int | None:
+        return _first(fields, (f"{kind}.{key}",))
 
     heads, hidden, layers = get("attention.head_count"), get("embedding_length"), get("block_count")
-    if not all(isinstance(number, int) for number in (heads, hidden, layers)):
+    if heads is None or hidden is None or layers is None:
         return None
-    channels: int = get("attention.key_length") or hidden // heads
-    return 2 * int(layers) * int(get("attention.head_count_kv") or heads) * channels
+    channels = get("attention.key_length") or hidden // heads
+    return 2 * layers * (get("attention.head_count_kv") or heads) * channels
 
 
-def _gguf(path: Path) -> tuple[dict[str, Json], dict[str, Any]]:
-    """Return a GGUF file's metadata and its tensors, by name."""
-    from gguf import GGUFReader
-
-    try:
-        reader = GGUFReader(path)
-    except (ValueError, IndexError, KeyError) as error:
-        raise CheckpointError(f"{path}: a damaged or incomplete GGUF file: {error}") from error
-    fields = {name: field.contents() for name, field in reader.fields.items()}
-    return fields, {tensor.name: tensor for tensor in reader.tensors}
-
-
-def _refuse_unsupported_gguf(fields: Mapping[str, Json], tensors: Mapping[str, Any], kind: str, path: Path) -> None:
+def _refuse_unsupported_gguf(
+    fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], kind: str, path: Path
+) -> None:
     """Refuse what transformers would leave out without a word."""
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
     if kind in SUPPORTED:
         check_keys(fields, kind, path)
-    if FACTORS in tensors and (tensors[FACTORS].data != 1).any():
+    if FACTORS in tensors and not tensors[FACTORS].is_neutral(path):
         raise CheckpointError(f"{path}: transformers does not read rope_freqs (expected the Hugging Face folder)")
     if fields.get(f"{kind}.attention.sliding_window") and kind in SUPPORTED:
         raise CheckpointError(f"{path}: transformers does not read {kind}.attention.sliding_window (expected none)")

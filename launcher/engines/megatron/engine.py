@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from launcher.allocation import Allocation
 from launcher.checkpoints import detect
 from launcher.checkpoints.base import Checkpoint, NotComputed
+from launcher.checkpoints.claims import parameters
 from launcher.component import component
 from launcher.core import Json, resolve
 from launcher.engines import switches
@@ -84,13 +85,13 @@ class Megatron(BatchedEngine):
         num_blocks = cache_blocks(tokens, block_size)
         placement = Placement(
             architecture=a,
-            weights=Saved(checkpoint.path),
+            weights=Saved(checkpoint.path, model.bounds),
             parallelism=parallelism,
             dtype=dtype,
             device=device,
             num_blocks=num_blocks,
             block_size=block_size,
-            threads=self.threads_for(layout.parameters(a), allocation.cpus_of_a_rank(parallelism.world_size)),
+            threads=self.threads_for(parameters(a), allocation.cpus_of_a_rank(parallelism.world_size)),
             flash_attention=switches.active(resolved, "flash_attention"),
             flash_decode=flash,
             graphs=Buckets.of(self.max_sequences, context, block_size, num_blocks, whole=flash) if graphs else None,
@@ -155,7 +156,7 @@ class Megatron(BatchedEngine):
 
     def _facts(self, decision: Decision) -> dict[str, Json]:
         a, placement = decision.placement.architecture, decision.placement
-        p, count = placement.parallelism, layout.parameters(a)
+        p, count = placement.parallelism, parameters(a)
         per_token = layout.cache_bytes_per_token(a, p, placement.dtype)
         cache_tokens = (placement.num_blocks - 1) * placement.block_size
         weights = count * BYTES[placement.dtype] / (p.tensor * p.pipeline)
@@ -194,9 +195,9 @@ def open_checkpoint(model: Model) -> Checkpoint:
     except FileNotFoundError as error:
         raise CheckpointError(f"model.path={model.path}: {error}") from error
     try:
-        return detect(path)
+        return detect(path, model.bounds)
     except NotComputed as refused:
-        obstacle = known.obstacle(path)
+        obstacle = known.obstacle(path, model.bounds)
         if obstacle is None:
             raise NotComputed(f"{refused}; engine=huggingface can serve it") from refused
         raise CheckpointError(f"{refused}; nor can engine=huggingface serve it: {obstacle}") from refused

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launcher.checkpoints.base import Architecture
+from launcher.checkpoints.claims import expert_width
 from launcher.engines import flash
 from launcher.engines.sizing import BYTES
 from launcher.errors import UserError
@@ -63,7 +64,7 @@ def _check_experts(a: Architecture, p: Parallelism) -> None:
             f"parallelism.expert={p.expert}: experts with biases cannot be cut; "
             f"accepted with parallelism.tensor={p.tensor} is {p.tensor}"
         )
-    _divides("tensor", p.tensor // p.expert, _expert_width(a), "feed-forward channels of an expert")
+    _divides("tensor", p.tensor // p.expert, expert_width(a), "feed-forward channels of an expert")
 
 
 def _divides(key: str, ranks: int, count: int, what: str) -> None:
@@ -75,30 +76,6 @@ def _divides(key: str, ranks: int, count: int, what: str) -> None:
 
 def _divisors(count: int) -> str:
     return ", ".join(str(n) for n in range(1, min(count, 64) + 1) if count % n == 0)
-
-
-def parameters(a: Architecture) -> int:
-    """Count the parameters of the whole model, norms and biases included."""
-    queries, keys = a.num_attention_heads * a.kv_channels, a.num_query_groups * a.kv_channels
-    norm = a.hidden_size * (2 if a.normalization == "LayerNorm" else 1)
-    attention = a.hidden_size * (2 * queries + 2 * keys)
-    attention += (queries + 2 * keys) * (a.bias or a.qkv_bias) + a.hidden_size * a.bias
-    attention += 2 * a.kv_channels * (2 if a.normalization == "LayerNorm" else 1) * a.qk_norm
-    layer = attention + 2 * norm + _feed_forward(a)
-    positions = a.context_length * a.hidden_size * (a.position == "learned_absolute")
-    embeddings = a.vocab_size * a.hidden_size * (1 if a.tied else 2)
-    return a.num_layers * layer + norm + embeddings + positions
-
-
-def _feed_forward(a: Architecture) -> int:
-    width = _expert_width(a) if a.num_experts else a.ffn_hidden_size
-    inner = width * (2 if a.gated else 1)
-    one = a.hidden_size * (inner + width) + (inner + a.hidden_size) * a.bias
-    return one * max(1, a.num_experts) + a.hidden_size * a.num_experts
-
-
-def _expert_width(a: Architecture) -> int:
-    return a.expert_ffn_hidden_size or a.ffn_hidden_size
 
 
 def obstacles(a: Architecture) -> dict[str, str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from launcher.checkpoints.base import Architecture
 from launcher.engines.buckets import Buckets
 from launcher.errors import UserError
-from launcher.model import Dtype, Parallelism
+from launcher.model import Bounds, Dtype, Parallelism
 
 if TYPE_CHECKING:
     import torch
@@ -35,11 +35,12 @@ class Saved:
     """The weights of a checkpoint on disk."""
 
     path: Path
+    bounds: Bounds
 
     def load_into(self, model: nn.Module) -> None:
         from launcher.checkpoints import detect
 
-        detect(self.path).load_into(model)
+        detect(self.path, self.bounds).load_into(model)
 
 
 @dataclass(frozen=True)

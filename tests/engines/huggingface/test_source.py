@@ -129,7 +129,7 @@ def test_a_gguf_file_that_would_be_read_wrongly_is_refused(
 def test_a_damaged_gguf_file_is_refused(tmp_path: Path) -> None:
     file = tmp_path / "model.gguf"
     file.write_bytes(b"not a model")
-    with pytest.raises(CheckpointError, match=r"model\.gguf: a damaged or incomplete GGUF file"):
+    with pytest.raises(CheckpointError, match=r"model\.gguf: (a damaged or incomplete GGUF file|does not start with)"):
         source.read(file)
 
 

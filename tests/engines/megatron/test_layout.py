@@ -8,6 +8,7 @@ import pytest
 from test_executor import ARCHITECTURES
 from tiny_models import TINY
 
+from launcher.checkpoints.claims import parameters
 from launcher.engines.megatron import layout
 from launcher.errors import UserError
 from launcher.model import Dtype, Parallelism
@@ -23,7 +24,7 @@ def test_parameters_are_counted_as_built(name: str) -> None:
     device = torch.device("cpu")
     initialize(Parallelism(), device)
     model = build(ARCHITECTURES[name], Parallelism(), torch.float32, device, initialize=False)
-    assert layout.parameters(ARCHITECTURES[name]) == sum(p.numel() for p in model.parameters())
+    assert parameters(ARCHITECTURES[name]) == sum(p.numel() for p in model.parameters())
 
 
 SMOLLM2 = replace(

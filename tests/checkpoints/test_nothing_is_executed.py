@@ -1,0 +1,82 @@
+"""No code of a checkpoint runs: not while it is opened, planned, loaded or served."""
+
+from __future__ import annotations
+
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_models import loaded
+from hostile import EXPLOITS, HARMLESS, STEP, Command, dotted, tiny
+
+from launcher.checkpoints import detect
+from launcher.errors import CheckpointError
+
+ROOT = Path(__file__).parents[2]
+
+
+def launch(folder: Path, *overrides: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "launch.py", "model=checkpoint", f"model.path={folder / 'model'}", *overrides]
+    command += [f"hydra.run.dir={folder / 'run'}", "tasks=[capitals]", "evaluate.limit=2"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300)
+
+
+@pytest.mark.parametrize("kind", EXPLOITS)
+def test_no_exploit_runs_its_command(kind: str, tmp_path: Path) -> None:
+    iteration, trace = tiny(tmp_path / "model"), tmp_path / "executed"
+    EXPLOITS[kind](iteration / ".metadata", trace)
+    if kind in HARMLESS:
+        loaded(tmp_path / "model")
+    else:
+        with pytest.raises(CheckpointError, match=STEP) as refused:
+            loaded(tmp_path / "model")
+        assert "\n" not in str(refused.value)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize("kind", ["dotted", "as_object"])
+def test_the_program_refuses_an_exploit_in_one_line(kind: str, tmp_path: Path) -> None:
+    iteration, trace = tiny(tmp_path / "model"), tmp_path / "executed"
+    EXPLOITS[kind](iteration / ".metadata", trace)
+    ended = launch(tmp_path)
+    assert ended.returncode == 1
+    assert "Traceback" not in ended.stdout + ended.stderr
+    assert f"{tmp_path / 'model' / STEP}" in ended.stderr
+    assert not trace.exists()
+
+
+def test_the_exploits_work_where_torch_reads_the_index(tmp_path: Path) -> None:
+    """Otherwise the tests above would prove nothing."""
+    iteration, trace = tiny(tmp_path / "model"), tmp_path / "executed"
+    dotted(iteration / ".metadata", trace)
+    pickle.loads((iteration / ".metadata").read_bytes())
+    assert trace.exists()
+
+
+def test_a_tensor_of_another_class_is_refused(tmp_path: Path) -> None:
+    """torch's own safe loader allows more classes than a tensor's; here a tensor is all that is read."""
+    iteration = tiny(tmp_path / "model")
+    index = pickle.loads((iteration / ".metadata").read_bytes())
+    place, info = next((p, i) for p, i in index.storage_data.items() if p.fqn == "decoder.final_layernorm.weight")
+    data = iteration / info.relative_path
+    info.offset = data.stat().st_size
+    with data.open("ab") as stream:
+        torch.save(torch.nn.Parameter(torch.ones(128, dtype=torch.bfloat16)), stream)
+        stream.seek(0, 2)
+        info.length = stream.tell() - info.offset
+    (iteration / ".metadata").write_bytes(pickle.dumps(index))
+    with pytest.raises(CheckpointError, match=r"distcp: .*torch\._utils\._rebuild_parameter, which is not allowed"):
+        loaded(tmp_path / "model")
+    assert place.fqn in str(index.storage_data)
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "model_optim_rng.pt"])
+def test_pickled_weights_are_refused_unread(name: str, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama", "architectures": ["LlamaForCausalLM"]}')
+    torch.save(Command(tmp_path / "executed"), tmp_path / name)
+    with pytest.raises(CheckpointError, match=r"model\.safetensors: missing"):
+        detect(tmp_path)
+    assert not (tmp_path / "executed").exists()
