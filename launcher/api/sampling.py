@@ -34,12 +34,17 @@ def choices(
 
 def check_tokens(tokens: Sequence[int], runner: Runner, param: str) -> None:
     """Refuse token ids that the model does not have, also those that its tokenizer has."""
-    vocab_size = runner.vocab_size
+    highest = max(tokens, default=0)
+    if runner.vocab_size <= highest < runner.tokenizer.vocab_size:
+        name = f"token {highest} ({clipped(runner.tokenizer.token_name(highest))!r})"
+        raise invalid(param, f"{param}: there is no {name}, expected 0 to {runner.vocab_size - 1}")
+    check_range(tokens, runner.vocab_size, param)
+
+
+def check_range(tokens: Sequence[int], vocab_size: int, param: str) -> None:
     for token in (min(tokens, default=0), max(tokens, default=0)):
         if not 0 <= token < vocab_size:
-            known = 0 <= token < runner.tokenizer.vocab_size
-            name = f" ({clipped(runner.tokenizer.token_name(token))!r})" if known else ""
-            raise invalid(param, f"{param}: there is no token {token}{name}, expected 0 to {vocab_size - 1}")
+            raise invalid(param, f"{param}: there is no token {token}, expected 0 to {vocab_size - 1}")
 
 
 def check_bias(body: Sampled, runner: Runner) -> None:

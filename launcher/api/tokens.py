@@ -12,7 +12,7 @@ from launcher.api.chat import render
 from launcher.api.encode import respond
 from launcher.api.errors import ApiError, invalid
 from launcher.api.large import beside
-from launcher.api.sampling import check_tokens
+from launcher.api.sampling import check_range, check_tokens
 from launcher.api.schema import ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.service import Service, service_of
 from launcher.core import Json
@@ -43,6 +43,7 @@ async def detokenize(request: Request) -> Response:
     """Return ``{prompt}``: the text of token ids, without special tokens."""
     service = service_of(request)
     body = await _tokens(request, service, TokensRequest)
+    check_range(body.tokens, service.runner.tokenizer.vocab_size, "tokens")
     return respond({"prompt": service.runner.tokenizer.decode(body.tokens)})
 
 
@@ -60,6 +61,7 @@ async def reference_logprobs(request: Request) -> Response:
     service = service_of(request)
     body = await _tokens(request, service, ReferenceRequest)
     tokens = body.tokens
+    check_tokens(tokens, service.runner, "tokens")
     if not 1 <= len(tokens) <= service.runner.context_length:
         raise invalid("tokens", f"tokens: accepted are 1 to {service.runner.context_length} tokens, got {len(tokens)}")
     try:
@@ -85,5 +87,4 @@ async def _exact(service: Service, tokens: list[int]) -> dict[str, Json]:
 async def _tokens(request: Request, service: Service, schema: type[Tokens]) -> Tokens:
     body = await service.read(request, schema)
     service.name(body.model)
-    check_tokens(body.tokens, service.runner, "tokens")
     return body

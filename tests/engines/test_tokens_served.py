@@ -18,10 +18,15 @@ from tokenizers import Tokenizer
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
+from launcher.core import Check, Endpoint
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.model import Model, Optimizations, Parallelism
+from launcher.steps import run_async
+from launcher.validate import certificate
+from launcher.validate.check import Need
+from launcher.validate.settings import Validate
 
 ENGINES: dict[str, type[Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 USER = [{"role": "user", "content": "What is the capital of France?"}]
@@ -33,8 +38,12 @@ LOOP = (
 
 @dataclass
 class Served:
-    url: str
+    endpoint: Endpoint
     http: httpx.Client
+
+    @property
+    def url(self) -> str:
+        return self.endpoint.root
 
     def post(self, path: str, **body: Any) -> httpx.Response:
         return self.http.post(self.url + path, json=body, timeout=120)
@@ -44,6 +53,9 @@ class Served:
         assert answer.status_code == 200, answer.text
         found: list[int] = answer.json()["tokens"]
         return found
+
+    def checks(self, folder: Path) -> tuple[Check, ...]:
+        return run_async(certificate.validate(self.endpoint, Validate(), frozenset(Need), folder))
 
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = self.http.get(f"{self.url}/engine").json()
@@ -56,7 +68,7 @@ def served(path: Path, engine: str = "megatron", **model: Any) -> Iterator[Serve
         Model(name="m", path=str(path), **model), ENGINES[engine](), Parallelism(), Optimizations(), path.parent / "log"
     )
     with Inline().serve(asked, allocate()) as endpoint, httpx.Client(trust_env=False) as http:
-        yield Served(endpoint.root, http)
+        yield Served(endpoint, http)
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))
@@ -136,6 +148,9 @@ def test_only_a_prompt_with_a_token_without_a_row_is_refused(engine: str, tmp_pa
             assert answer.status_code == 400
             assert f"there is no token {rows} ('<image_soft_token>')" in answer.json()["error"]["message"]
         assert server.tokens(prompt="<image_soft_token>", add_special_tokens=False) == [rows]
+        assert server.post("/detokenize", tokens=[5, rows]).status_code == 200
+        assert server.post("/detokenize", tokens=[5, rows + 1]).status_code == 400
+        assert {check.name: check.ok for check in server.checks(folder)} == dict.fromkeys(certificate.NAMES, True)
 
 
 def test_chats_reach_templates_of_parts_and_variables_and_stay_open(tmp_path: Path) -> None:
