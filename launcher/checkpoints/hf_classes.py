@@ -205,7 +205,7 @@ FOREIGN: Mapping[str, tuple[Json, ...]] = {
     **dict.fromkeys(("scale_depth", "scale_emb", "logit_scale", "logits_scaling", "residual_multiplier"), (1,)),
     **dict.fromkeys(("embedding_multiplier", "embedding_scale", "lm_head_multiplier"), (1,)),
     **dict.fromkeys(("dim_model_base", "query_pre_attn_scalar", "attention_multiplier", "softmax_scale"), ()),
-    **dict.fromkeys(("alibi", "use_mrope", "use_qk_norm", "qk_norm", "qk_layernorm", "use_sinks"), (False,)),
+    **dict.fromkeys(("alibi", "use_mrope", "use_qk_norm", "qk_norm", "qk_layernorm", "rope_interleaved"), (False,)),
     **dict.fromkeys(("attn_temperature_tuning", "attention_chunk_size", "attention_sink"), (0,)),
     **dict.fromkeys(("no_rope_layers", "no_rope_layer_interval", "sliding_window_pattern"), (0, [])),
     **dict.fromkeys(("per_layer_config", "block_configs", "num_key_value_heads_per_layer"), ({}, [])),

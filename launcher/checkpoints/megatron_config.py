@@ -54,6 +54,12 @@ OFF: Mapping[str, tuple[Json, ...]] = {
     "moe_router_topk_scaling_factor": (1, 1.0),
     "moe_apply_probs_on_input": (False,),
     "moe_latent_size": (),
+    "moe_expert_capacity_factor": (-1, -1.0),
+    "moe_router_force_load_balancing": (False,),
+    "moe_router_load_balancing_type": ("none", "aux_loss", "seq_aux_loss", "global_aux_loss"),
+    "moe_router_topk_limited_devices": (),
+    "moe_shared_expert_gate": (False,),
+    "linear_attention_freq": (),
     "mrope_section": (),
 }
 """What changes the model in ways this program does not compute, with the values (besides null) that do not."""

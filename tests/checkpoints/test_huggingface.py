@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from checkpoint_models import TOKENS, loaded, logits, parallel_logits
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import (
     GPTNeoXConfig,
@@ -201,6 +205,49 @@ def test_a_tensor_without_a_place_is_refused(kind: str, name: str, tmp_path: Pat
     stored_also(tmp_path, **{name: torch.ones(32)})
     with pytest.raises(CheckpointError, match=f"tensor '{re.escape(name)}' has no place in the model"):
         detect(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Small models on disk, of every kind that has names of its own, each with a copy of its weights."""
+    made = {}
+    for kind in ("llama_tied", "qwen3_moe", "mixtral", "gpt_neox"):
+        folder = tmp_path_factory.mktemp(kind)
+        saved(kind, folder)
+        shutil.copy(folder / "model.safetensors", folder / "whole")
+        made[kind] = folder
+    return made
+
+
+NEW_NAMES: list[Callable[[str], str]] = [
+    lambda name: f"{name}_scale",
+    lambda name: f"other.{name}",
+    lambda name: re.sub(r"\d+", "7", name),
+    lambda name: name.replace("weight", "bias"),
+    lambda name: name.replace(".", "_", 1),
+]
+
+
+@given(data=st.data())
+def test_whatever_else_is_stored_is_refused_and_whatever_lacks_is_named(data: st.DataObject, stored: Any) -> None:
+    folder = stored[data.draw(st.sampled_from(sorted(stored)))]
+    tensors = load_file(folder / "whole")
+    name = data.draw(st.sampled_from(sorted(tensors)))
+    other = data.draw(st.sampled_from(NEW_NAMES))(name)
+    lacks = data.draw(st.booleans())
+    changed = {key: value for key, value in tensors.items() if key != name or not lacks} | {
+        other: tensors[name].clone()
+    }
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+    if changed.keys() == tensors.keys():
+        assert detect(folder)
+        return
+    named = (
+        f"tensor '{name}' is missing|the output layer is missing" if lacks else f"tensor '{re.escape(other)}' has no"
+    )
+    with pytest.raises(CheckpointError, match=named) as caught:
+        detect(folder)
+    assert "\n" not in str(caught.value)
 
 
 def test_buffers_of_older_versions_are_no_tensors_without_a_place(tmp_path: Path) -> None:

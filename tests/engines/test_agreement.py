@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,12 @@ import test_gguf
 import torch
 from answers import answer, request
 from huggingface_models import HOST, save
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from launcher.checkpoints import detect
 from launcher.checkpoints.safetensors_index import INDEX, SINGLE
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace, loading, source
@@ -140,6 +144,30 @@ def test_what_contradicts_the_index_is_refused(engine: str, name: str, tmp_path:
     change, complaint = CONTRADICTIONS[name]
     change(split(save("llama", tmp_path)))
     assert complaint in refused(engine, tmp_path)
+
+
+@given(data=st.data())
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+def test_whatever_the_index_says_both_read_the_same_tensors_or_none(data: st.DataObject, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    if not folder.exists():
+        split(save("llama", folder))
+        shutil.copy(folder / INDEX, tmp_path / "whole.json")
+    said = json.loads((tmp_path / "whole.json").read_text())["weight_map"]
+    for name in data.draw(st.sets(st.sampled_from(sorted(said)), max_size=2)):
+        said[name] = data.draw(st.sampled_from(["model-00001-of-00002.safetensors", PART, SINGLE, "../x", None]))
+    said = {name: part for name, part in said.items() if part is not None}
+    (folder / INDEX).write_text(json.dumps({"weight_map": said}))
+    found = [either(lambda: set(detect(folder)._stored)), either(lambda: set(source.read(folder).tensors))]  # type: ignore[attr-defined]
+    assert found[0] == found[1]
+
+
+def either(read: Callable[[], Any]) -> Any:
+    """Return what was read, or that it was refused."""
+    try:
+        return read()
+    except CheckpointError:
+        return "refused"
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -248,6 +248,10 @@ def _refuse_unsupported_gguf(
         check_keys(fields, kind, path)
     if FACTORS in tensors and not tensors[FACTORS].is_neutral(path):
         raise CheckpointError(f"{path}: transformers does not read rope_freqs (expected the Hugging Face folder)")
+    if (kind, fields.get("general.name")) == ("llama", "mistral"):
+        raise CheckpointError(
+            f"{path}: general.name is 'mistral', which makes transformers add a window (expected engine=megatron)"
+        )
     if fields.get(f"{kind}.attention.sliding_window") and kind in SUPPORTED:
         raise CheckpointError(f"{path}: transformers does not read {kind}.attention.sliding_window (expected none)")
     scaling = fields.get(f"{kind}.rope.scaling.type", "none")

@@ -115,6 +115,7 @@ def test_a_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
     [
         (["output.weight"], {}, r"'token_embd\.weight' is missing"),
         (["token_embd.weight", "rope_freqs.weight"], {}, "does not read rope_freqs"),
+        (["token_embd.weight"], {"general__name": "mistral"}, "makes transformers add a window"),
         (["token_embd.weight"], {"llama__pooling": "mean"}, "llama.pooling is 'mean', which is not computed here"),
         (["token_embd.weight"], {"llama__rope__scaling__type": "yarn"}, r"rope\.scaling\.type=yarn"),
     ],
