@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from launcher.checkpoints.chat_template import StoredTemplate
-from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, Names
+from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer
+from launcher.checkpoints.templated import Names
 from launcher.checkpoints.token_bytes import SPACE_MARK
 from launcher.core import Json
 from launcher.errors import CheckpointError

@@ -7,44 +7,26 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from launcher.checkpoints import bounded
-from launcher.checkpoints.chat_template import ChatTemplate, StoredTemplate, from_files
+from launcher.checkpoints.chat_template import from_files
+from launcher.checkpoints.sentencepiece_tokenizer import Added, SentencePieceTokenizer, model_of
+from launcher.checkpoints.templated import Names, TemplatedTokenizer
 from launcher.checkpoints.token_bytes import token_table
 from launcher.core import Json
 from launcher.errors import CheckpointError
 from launcher.model import Bounds
-from launcher.tokenizer import PLAIN, Message, NoChatTemplate, Rendering, Tokenizer, byte_name
-
-TEXTS = (
-    "The quick brown fox jumps over 13 lazy dogs, 2024.",
-    " a leading space",
-    "two  spaces\tand\na line",
-    "naïve café, Привет, 世界 🙂",
-    "def f(x):\n    return x + 1\n",
-)
-"""What two readings of one vocabulary are compared on."""
+from launcher.tokenizer import byte_name
 
 
-@dataclass(frozen=True)
-class Names:
-    """What the files beside ``tokenizer.json`` say: special tokens by role, such as ``bos_token``, and the template."""
-
-    roles: Mapping[str, str] = field(default_factory=dict)
-    template: StoredTemplate | None = None
-
-
-class HuggingFaceTokenizer(Tokenizer):
+class HuggingFaceTokenizer(TemplatedTokenizer):
     """Any tokenizer whose decoder is byte-level (GPT-2, Llama 3, Qwen) or SentencePiece-like (Llama 2, Gemma).
 
     ``eos_ids`` are end-of-sequence ids beyond the named one, as a model's ``generation_config.json`` lists them.
     Raises `CheckpointError` naming ``source`` for a tokenizer whose tokens have no bytes of their own (WordPiece).
     """
-
-    blocks = True
 
     def __init__(self, backend: Any, source: str, names: Names | None = None, eos_ids: Iterable[int] = ()) -> None:
         self._backend = backend
@@ -60,7 +42,6 @@ class HuggingFaceTokenizer(Tokenizer):
         self.bos_id = self._id("bos_token")
         own = self._id("eos_token")
         self.eos_ids = frozenset([*([] if own is None else [own]), *eos_ids])
-        self._template: ChatTemplate | None = None
 
     def _id(self, role: str) -> int | None:
         name = self._names.roles.get(role)
@@ -94,44 +75,20 @@ class HuggingFaceTokenizer(Tokenizer):
             pieces[first or 0] = pieces[first or 0].removeprefix(b" ")
         return pieces
 
-    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
-        if self._names.template is None:
-            raise NoChatTemplate("the tokenizer has no chat template")
-        return self._opened(self._names.template).render(messages, rendering)
-
-    def chat_facts(self) -> dict[str, Json]:
-        return {} if self._names.template is None else self._opened(self._names.template).facts()
-
-    def close(self) -> None:
-        if self._template is not None:
-            self._template.close()
-
-    def _opened(self, stored: StoredTemplate) -> ChatTemplate:
-        if self._template is None:
-            self._template = ChatTemplate(stored, self._names.roles, self.template_limits)
-        return self._template
-
     def info(self) -> dict[str, Json]:
-        roles = {role: self._names.roles.get(role) for role in ("eos_token", "bos_token", "pad_token")}
-        template = self._names.template
-        return (
-            super().info()
-            | {
-                "tokenizer": type(self._backend.model).__name__,
-                "chat_template": None if template is None else template.text,
-            }
-            | roles
-        )
+        return super().info() | {"tokenizer": type(self._backend.model).__name__}
 
 
-def from_folder(folder: Path) -> HuggingFaceTokenizer:
+def from_folder(folder: Path) -> TemplatedTokenizer:
     """Load the tokenizer stored in ``folder``, from disk only, never running code that comes with it.
 
     Raises `CheckpointError` if there is none, if it cannot be read, or if its files contradict each other.
     """
     if (folder / "tokenizer.json").is_file():
         return from_file(folder / "tokenizer.json")
-    if any((folder / name).is_file() for name in ("tokenizer.model", "vocab.json")):
+    if (folder / "tokenizer.model").is_file():
+        return _from_sentencepiece(folder)
+    if (folder / "vocab.json").is_file():
         return _from_class(folder)
     raise CheckpointError(f"{folder}: no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)")
 
@@ -227,40 +184,47 @@ def _add_named(backend: Any, config: Mapping[str, Json], names: Names) -> None:
             backend.add_special_tokens([AddedToken(text, special=True, normalized=False)])
 
 
-def _from_class(folder: Path) -> HuggingFaceTokenizer:
-    """Let transformers build what files without a ``tokenizer.json`` leave to the class that they name.
+def _from_sentencepiece(folder: Path) -> SentencePieceTokenizer:
+    """Read a ``tokenizer.model`` by SentencePiece itself, with the added tokens and flags of the files beside it.
 
-    A ``tokenizer.model`` is compared with SentencePiece's own reading of it.
+    The flags have the defaults of Hugging Face's classes for such files: BOS, and no EOS.
     """
-    from transformers import AutoTokenizer
+    file, config = folder / "tokenizer.model", _config(folder)
+    names, model = _names(folder, config), model_of(file)
+    size = model.vocab_size()
+    tokens = {model.id_to_piece(i): i for i in range(size) if model.is_control(i) or model.is_unknown(i)}
+    special = {*tokens, *names.roles.values()}
+    known = {model.id_to_piece(i): i for i in range(size)}
+    tokens |= {name: known[name] for name in names.roles.values() if name in known}
+    for source, token, content, how in _listed(folder, config):
+        if known.get(content, token) != token or (token < size and content not in known):
+            raise CheckpointError(
+                f"{source}: the token {content[:100]!r} has id {token} there, which {file.name} denies"
+            )
+        tokens[content] = token
+        special |= {content} if how.get("special") else set()
+    added = Added(tokens, frozenset(special), prefix_each=config.get("legacy") is not False)
+    bos, eos = config.get("add_bos_token", True) is not False, config.get("add_eos_token", False) is True
+    return SentencePieceTokenizer(file, bos, eos, names, added, generation_eos(folder))
 
+
+def _from_class(folder: Path) -> HuggingFaceTokenizer:
+    """Let transformers build what a ``vocab.json`` and a ``merges.txt`` leave to the class that the files name."""
+    import transformers
+
+    config = _config(folder)
+    named = str(config.get("tokenizer_class"))
+    cls: Any = getattr(transformers, named, None) or getattr(transformers, named.removesuffix("Fast"), None)
+    ours = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedTokenizerBase)
+    chosen = cls if ours else transformers.AutoTokenizer
     try:
-        tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+        tokenizer = chosen.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the Rust parser raises bare Exception
         raise CheckpointError(f"{folder}: the tokenizer cannot be read: {_first_line(error)}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise CheckpointError(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer (expected tokenizer.json)")
-    names = _names(folder, dict(tokenizer.special_tokens_map) | dict(_config(folder)))
-    found = HuggingFaceTokenizer(tokenizer.backend_tokenizer, str(folder), names, generation_eos(folder))
-    if (folder / "tokenizer.model").is_file():
-        _compare(found, folder / "tokenizer.model", type(tokenizer).__name__)
-    return found
-
-
-def _compare(tokenizer: Tokenizer, file: Path, name: str) -> None:
-    """Raise `CheckpointError` where the class encodes a text differently from the SentencePiece model of ``file``."""
-    from sentencepiece import SentencePieceProcessor
-
-    try:
-        model = SentencePieceProcessor(model_file=str(file))
-    except (OSError, RuntimeError):
-        return  # another format of that name, such as tiktoken's
-    for text in TEXTS:
-        if tokenizer.encode(text, special=False) != list(model.encode(text)):
-            raise CheckpointError(
-                f"{file}: {name} of this transformers encodes {text!r} differently from the model in the file "
-                "(expected a tokenizer.json; save one with the transformers that the model was made with)"
-            )
+    names = _names(folder, dict(tokenizer.special_tokens_map) | dict(config))
+    return HuggingFaceTokenizer(tokenizer.backend_tokenizer, str(folder), names, generation_eos(folder))
 
 
 def generation_eos(folder: Path) -> list[int]:

@@ -12,10 +12,11 @@ from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.hf_config import Config, Stored
-from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder, read_json
+from launcher.checkpoints.hf_tokenizer import from_folder, read_json
 from launcher.checkpoints.safetensors_index import read_index, read_tensor, unread
 from launcher.errors import CheckpointError
 from launcher.model import Bounds
+from launcher.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -102,7 +103,7 @@ class HuggingFaceCheckpoint(Checkpoint):
     def matches(path: Path) -> bool:
         return path.is_dir() and (path / "config.json").is_file()
 
-    def tokenizer(self) -> HuggingFaceTokenizer:
+    def tokenizer(self) -> Tokenizer:
         return from_folder(self.path)
 
     def load_into(self, model: nn.Module) -> None:

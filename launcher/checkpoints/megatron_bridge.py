@@ -10,13 +10,14 @@ from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
-from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder
+from launcher.checkpoints.hf_tokenizer import from_folder
 from launcher.checkpoints.iterations import latest
 from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.safe_yaml import read_yaml
 from launcher.core import Json
 from launcher.errors import CheckpointError
 from launcher.model import Bounds
+from launcher.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from torch import nn
@@ -46,7 +47,7 @@ class MegatronBridgeCheckpoint(Checkpoint):
     def matches(path: Path) -> bool:
         return path.is_dir() and (latest(path) / CONFIG).is_file()
 
-    def tokenizer(self) -> HuggingFaceTokenizer:
+    def tokenizer(self) -> Tokenizer:
         """Load ``tokenizer/`` of the iteration, else the local folder that the run was configured with."""
         for folder in self._tokenizer_folders():
             if folder.is_dir():

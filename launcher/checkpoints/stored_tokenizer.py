@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, Names, from_folder
+from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder
 from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
+from launcher.checkpoints.templated import Names
 from launcher.core import Json
 from launcher.errors import CheckpointError
 from launcher.tokenizer import Tokenizer

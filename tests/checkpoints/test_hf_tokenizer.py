@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 from launcher.checkpoints.chat_template import StoredTemplate
-from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, Names, from_folder
+from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder
+from launcher.checkpoints.templated import Names
 from launcher.errors import CheckpointError
 from launcher.tokenizer import NoChatTemplate, Rendering
 
