@@ -4,23 +4,24 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 from fastapi import FastAPI
-from pydantic import BaseModel
+from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
 
 from launcher import __version__
-from launcher.api import chat, completions, status, tokens
+from launcher.api import chat, completions, replies, status, tokens
 from launcher.api.access import Access
 from launcher.api.admission import Admission
 from launcher.api.auth import Auth
 from launcher.api.browsers import allowed
 from launcher.api.certified import Certified
-from launcher.api.encode import refuse
+from launcher.api.description import Operation, described
+from launcher.api.encode import refuse, respond
 from launcher.api.errors import ApiError, clipped, from_engine, internal
 from launcher.api.front import Front
 from launcher.api.metrics import Metrics
@@ -37,7 +38,6 @@ from launcher.engines.base import Runner
 from launcher.errors import EngineUnavailable, QueueFull
 
 LOG = logging.getLogger("launcher.server")
-Endpoint = Callable[[Request], Awaitable[Response]]
 
 
 def create_app(
@@ -55,10 +55,10 @@ def create_app(
     one-token probe behind ``/ready``. ``log`` receives one line per request, with neither bodies nor headers.
     ``more_metrics`` returns what ``/metrics`` shows besides, in Prometheus' text format; it is called in a thread.
     """
-    app = FastAPI(title="launcher", version=__version__, docs_url=None, redoc_url=None, redirect_slashes=False)
+    app = FastAPI(title="launcher", version=__version__, openapi_url=None, redirect_slashes=False)
     metrics = Metrics(runner, more_metrics)
     app.state.service = Service(runner, metrics, Readiness(runner, ready_timeout_s), int(time.time()), log, front)
-    _add_routes(app)
+    _add_routes(app, keyed=front.api_key is not None)
     for kind in (ApiError, HTTPException, QueueFull, EngineUnavailable):
         app.add_exception_handler(kind, _refuse)
     if front.api_key is not None:
@@ -71,32 +71,43 @@ def create_app(
     return app
 
 
-def _add_routes(app: FastAPI) -> None:
-    _post(app, "/v1/completions", completions.create_completion, CompletionRequest)
-    _post(app, "/v1/chat/completions", chat.create_chat_completion, ChatRequest)
-    _post(app, "/tokenize", tokens.tokenize, TokenizeRequest)
-    _post(app, "/detokenize", tokens.detokenize, TokensRequest)
-    _post(app, "/reference_logprobs", tokens.reference_logprobs, ReferenceRequest)
-    _get(app, "/health", status.health)
-    _get(app, "/ready", status.ready)
-    _get(app, "/engine", status.engine)
-    _get(app, "/metrics", status.metrics)
-    _get(app, "/tokenizer_info", tokens.tokenizer_info)
-    _get(app, "/v1/models", status.models)
-    _get(app, "/v1/models/{name:path}", status.model)
+def _add_routes(app: FastAPI, *, keyed: bool) -> None:
+    document = described(OPERATIONS, keyed=keyed)
+
+    async def openapi(request: Request) -> Response:
+        return respond(document)
+
+    for operation in OPERATIONS:
+        methods = ["POST"] if operation.method == "post" else ["GET", "HEAD"]
+        for path in (operation.path, f"{operation.path}/"):
+            app.add_api_route(path, operation.endpoint, methods=methods)
+    app.add_api_route("/openapi.json", openapi, methods=["GET", "HEAD"])
 
 
-def _post(app: FastAPI, path: str, endpoint: Endpoint, schema: type[BaseModel]) -> None:
-    content = {"application/json": {"schema": schema.model_json_schema()}}
-    described = {"requestBody": {"required": True, "content": content}}
-    app.add_api_route(path, endpoint, methods=["POST"], openapi_extra=described)
-    app.add_api_route(f"{path}/", endpoint, methods=["POST"], include_in_schema=False)
-
-
-def _get(app: FastAPI, path: str, endpoint: Endpoint) -> None:
-    app.add_api_route(path, endpoint, methods=["GET"])
-    app.add_api_route(path, endpoint, methods=["HEAD"], include_in_schema=False)
-    app.add_api_route(f"{path}/", endpoint, methods=["GET", "HEAD"], include_in_schema=False)
+OPERATIONS = (
+    Operation(
+        "post", "/v1/completions", completions.create_completion, replies.Completion, CompletionRequest,
+        event=replies.Completion, errors=(429,),
+    ),
+    Operation(
+        "post", "/v1/chat/completions", chat.create_chat_completion, replies.ChatCompletion, ChatRequest,
+        event=replies.ChatCompletionChunk, errors=(429,),
+    ),
+    Operation("post", "/tokenize", tokens.tokenize, replies.Tokenization, TokenizeRequest),
+    Operation("post", "/detokenize", tokens.detokenize, replies.Detokenization, TokensRequest),
+    Operation(
+        "post", "/reference_logprobs", tokens.reference_logprobs, replies.ReferenceLogprobs, ReferenceRequest,
+        errors=(501,),
+    ),
+    Operation("get", "/health", status.health, replies.Health, open=True),
+    Operation("get", "/ready", status.ready, replies.Ready, open=True),
+    Operation("get", "/engine", status.engine, replies.Engine),
+    Operation("get", "/metrics", status.metrics, media=CONTENT_TYPE_LATEST.partition(";")[0]),
+    Operation("get", "/tokenizer_info", tokens.tokenizer_info, replies.TokenizerInfo),
+    Operation("get", "/v1/models", status.models, replies.ModelList),
+    Operation("get", "/v1/models/{name:path}", status.model, replies.ModelCard, errors=(404,)),
+)  # fmt: skip
+"""All routes but ``/openapi.json``; each answers with a trailing slash, too, and ``GET`` also to ``HEAD``."""
 
 
 async def _refuse(request: Request, error: Exception) -> Response:

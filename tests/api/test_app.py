@@ -213,13 +213,6 @@ async def test_concurrent_requests_reach_the_engine_with_their_own_parameters() 
     assert seen == {tuple(str(i).encode()): (i + 1, i / 10, i) for i in range(16)}
 
 
-async def test_the_api_is_described() -> None:
-    async with client_of(Scripted([])) as client:
-        paths = (await client.get("/openapi.json")).json()["paths"]
-    schema = paths["/v1/completions"]["post"]["requestBody"]["content"]["application/json"]["schema"]
-    assert {"prompt", "max_tokens", "logprobs"} <= set(schema["properties"])
-
-
 async def test_an_engine_may_end_without_text() -> None:
     answer = await post(Scripted([Tokens(finish="length")]), max_tokens=1)
     assert answer.json()["choices"][0]["text"] == ""
