@@ -5,6 +5,8 @@ from report_records import CHECKS, choice, failed_report, mixed, record, report,
 from rich.console import Console
 
 from launcher.core import Check, Pause, Status, TaskResult
+from launcher.report import page
+from launcher.report.results import to_json
 from launcher.report.terminal import print_report, print_sweep, printable
 
 
@@ -70,6 +72,14 @@ def test_the_most_common_reason_of_each_loss_is_said(tmp_path):
     text = printed(report(tasks={"t": TaskResult({}, coverage, reasons)}), tmp_path)
     assert "\nt refused (3 of 4): too long\n" in text
     assert "\nt failed: no connection\n" in text
+
+
+def test_notes_are_shown_with_their_number(tmp_path):
+    notes = {"answered by the model '[red]\x1b[31m', asked was 'm'": 7}
+    rep = report(tasks={"t": TaskResult({}, {"scored": 7, "total": 7}, notes=notes)})
+    assert "\nt note (7 answers): answered by the model '[red][31m', asked was 'm'\n" in printed(rep, tmp_path)
+    assert to_json(rep)["tasks"]["t"]["notes"] == notes
+    assert "note, 7 times: answered by the model" in page.write(rep, tmp_path).read_text()
 
 
 def test_what_was_not_reached_is_called_out(tmp_path):

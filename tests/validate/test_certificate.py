@@ -49,6 +49,45 @@ def shifted_by_one(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> 
         values[1:] = [values[-1], *values[1:-1]]
 
 
+def bytes_for_characters(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("echo"):
+        choice = answer["choices"][0]
+        before = [choice["text"][:offset] for offset in choice["logprobs"]["text_offset"]]
+        choice["logprobs"]["text_offset"] = [len(text.encode()) for text in before]
+
+
+def tokens_of_another_text(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("echo"):
+        answer["choices"][0]["logprobs"]["tokens"][4] = "X"
+
+
+def constant_logprobs(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if asked.get("echo"):
+        logprobs = answer["choices"][0]["logprobs"]
+        logprobs["token_logprobs"] = [v and -1.0 for v in logprobs["token_logprobs"]]
+        logprobs["top_logprobs"] = [None for _ in logprobs["top_logprobs"]]
+
+
+def another_index(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/completions":
+        answer["choices"][0]["index"] = 1
+
+
+def aborted(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/completions":
+        answer["choices"][0]["finish_reason"] = "abort"
+
+
+def error_beside_choices(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/chat/completions":
+        answer["error"] = {"message": "CUDA error"}
+
+
+def usage_of_words(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/completions":
+        answer["usage"] = {"prompt_tokens": "n/a", "completion_tokens": "n/a", "total_tokens": "n/an/a"}
+
+
 def slightly_off(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
     if asked.get("echo"):
         logprobs = answer["choices"][0]["logprobs"]
@@ -96,6 +135,13 @@ class Restless:
         (echo_ignored, "echo aligned"),
         (shifted_by_one, "equal to forward pass"),
         (slightly_off, "equal to forward pass"),
+        (bytes_for_characters, "echo aligned"),
+        (tokens_of_another_text, "echo aligned"),
+        (constant_logprobs, "echo aligned"),
+        (another_index, "completion"),
+        (aborted, "completion"),
+        (error_beside_choices, "chat"),
+        (usage_of_words, "token accounting"),
         (limit_of_another_request, "own parameters"),
         (stop_not_trimmed, "stop trimmed"),
         (another_model, "model listed"),
@@ -106,6 +152,22 @@ class Restless:
 async def test_a_lie_is_found(tmp_path: Path, lie: Lie, check: str) -> None:
     checks = await verdict(tmp_path, lie)
     assert checks[check].ok is False, checks[check]
+
+
+async def test_what_is_odd_about_answers_is_said(tmp_path: Path) -> None:
+    def odd(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+        if path == "/v1/completions":
+            answer["model"] = "another"
+            answer["choices"][0]["finish_reason"] = None
+
+    check = (await verdict(tmp_path, odd))["completion"]
+    assert check.ok, check
+    assert "answered by the model 'another'" in check.detail
+    assert "no finish_reason" in check.detail
+
+
+def test_the_prompt_tells_bytes_from_characters() -> None:
+    assert not Validate().prompt.isascii()
 
 
 async def test_what_no_task_needs_does_not_fail_the_endpoint(tmp_path: Path) -> None:
