@@ -74,13 +74,18 @@ class Dtype(Enum):
 
 @component("optimizations/optimizations")
 class Optimizations:
-    """What is asked for; what is active is decided before the model loads and is recorded with the reason."""
+    """What is asked for; what is active is decided before the model loads and is recorded with the reason.
+
+    ``batch_invariant`` makes answers independent of what else is in the batch, bit for bit, at the price of batching:
+    it computes one sequence after the other.
+    """
 
     dtype: Dtype = Dtype.auto
     cuda_graphs: bool = False
     flash_decode: bool = False
     flash_attention: bool = False
     prefix_caching: bool = True
+    batch_invariant: bool = False
 
 
 @dataclass(frozen=True)

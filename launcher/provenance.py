@@ -50,6 +50,7 @@ def what_changes_answers(run: Run, config: Mapping[str, Json], checkpoint: str |
         "engine": {k: v for k, v in config["engine"].items() if k not in neutral},
         "backend": {k: config["backend"][k] for k in sorted(type(run.backend).asked)},
         "dtype": config["optimizations"]["dtype"],
+        **({"batch_invariant": True} if config["optimizations"]["batch_invariant"] else {}),
         "adapters": [{name: settings} for name, settings in adapters.items()],
         "tasks": {
             name: {"settings": config["tasks"][name], "items": _items(name, task)} for name, task in run.tasks.items()

@@ -46,5 +46,6 @@ def test_what_can_change_an_answer_counts() -> None:
         "adapters=[retry,reasoning]",
         "tasks=[addition]",
         "optimizations.dtype=bf16",
+        "optimizations.batch_invariant=true",
     ):
         assert answers() != answers(override), override

@@ -18,7 +18,8 @@ class Limits:
     """What bounds a batch.
 
     ``max_sequences`` run at the same time, ``max_queue`` more may wait. ``prefill_chunk`` prompt tokens are computed
-    per step, beside one token of every sequence that is already generating.
+    per step, beside one token of every sequence that is already generating. When ``aligned``, each chunk begins where
+    a block of the cache does, with the tokens of that block that are computed already.
     """
 
     context_length: int
@@ -26,6 +27,7 @@ class Limits:
     max_queue: int = 1024
     prefill_chunk: int = 512
     prefix_caching: bool = True
+    aligned: bool = False
 
 
 class Running:
@@ -180,7 +182,8 @@ class Scheduler:
                 jobs.append(job)
         if not jobs:
             return None, done
-        return (_decodes(jobs) if budget == self._limits.prefill_chunk else self._step(jobs)), done
+        single = budget == self._limits.prefill_chunk and not self._limits.aligned
+        return (_decodes(jobs) if single else self._step(jobs)), done
 
     def absorb(self, step: Step, results: Sequence[TokenLogprob]) -> list[Event]:
         """Take the executor's results of a step, and return what each sequence has to say."""
@@ -207,7 +210,12 @@ class Scheduler:
         at = running.next
         if at >= len(running.blocks) * self._size and not self._extend(running):
             return None
+        at = self._beginning(at)
         return Job(running, Chunk(running.tokens[at:], at, running.stored, running.blocks), None, draws=True)
+
+    def _beginning(self, at: int) -> int:
+        """Return where a chunk begins whose first new token is at position ``at``."""
+        return at - at % self._size if self._limits.aligned else at
 
     def _prefill(self, running: Running, budget: int) -> Job | None:
         """Return the next chunk of what is known of a sequence, of at most ``budget`` tokens."""
@@ -291,7 +299,7 @@ class Scheduler:
         running.entries += [TokenLogprob(e.token, e.logprob, e.top[: running.top]) for e in known[:room]]
 
     def _job(self, running: Running, length: int) -> Job:
-        start, end = running.next, running.next + length
+        start, end = self._beginning(running.next), running.next + length
         chunk = Chunk(running.tokens[start:end], start, running.stored, running.blocks)
         score = None
         if running.scoring and (targets := running.tokens[len(running.entries) : min(end + 1, running.prompt)]):

@@ -54,9 +54,10 @@ class BatchedEngine(Engine):
             if isinstance(value, int) and value < least:
                 raise UserError(f"engine.{key}={value}: must be at least {least}")
 
-    def limits(self, context: int, prefix_caching: bool) -> Limits:
+    def limits(self, context: int, prefix_caching: bool, batch_invariant: bool) -> Limits:
         """Return what bounds a batch of sequences of at most ``context`` tokens."""
-        return Limits(context, self.max_sequences, self.max_queue, self.prefill_chunk, prefix_caching)
+        sizes = (self.max_sequences, self.max_queue, self.prefill_chunk)
+        return Limits(context, *sizes, prefix_caching, aligned=batch_invariant)
 
     def page(self, flash_decode: bool) -> int:
         """Return the tokens of a page of the cache; `UserError` for one that the kernel cannot read."""

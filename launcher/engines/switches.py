@@ -11,6 +11,9 @@ from launcher.model import Dtype, Optimizations, Switch
 
 HALF = (Dtype.bf16, Dtype.fp16)
 
+ONE_BY_ONE = "one block of one sequence at a time, always of the same shape"
+NOT_ALONE = "optimizations.batch_invariant computes one block of one sequence at a time instead"
+
 NO_QUANTISED_CACHE = "not offered: megatron-core 0.16.1 keeps keys and values in the type of the weights"
 
 
@@ -30,13 +33,17 @@ def resolve(o: Optimizations, dtype: Dtype, device: str, obstacles: Mapping[str,
     no_gpu = "needs an NVIDIA GPU; this runs on CPU" if device == "cpu" else ""
     no_half = "" if dtype in HALF else f"needs bf16 or fp16; this runs in {dtype.value}"
     no_package = "" if flash.installed() else "needs the package flash-attn, which is not installed"
-    decode = obstacles.get("flash_decode") or no_gpu or no_half or no_package
+    invariant = _switch("batch_invariant", o.batch_invariant, obstacles.get("batch_invariant", ""), ONE_BY_ONE)
+    alone = NOT_ALONE if invariant.active else ""
+    decode = obstacles.get("flash_decode") or alone or no_gpu or no_half or no_package
+    graphs = obstacles.get("cuda_graphs") or alone or no_gpu
     return [
         Switch("dtype", o.dtype is not Dtype.auto, True, f"{dtype.value}, {_how(o.dtype, device)}"),
-        _switch("cuda_graphs", o.cuda_graphs, obstacles.get("cuda_graphs") or no_gpu, "for decode steps"),
+        _switch("cuda_graphs", o.cuda_graphs, graphs, "for decode steps"),
         _switch("flash_decode", o.flash_decode, decode, "flash-attn's kernel over the paged cache"),
         _switch("flash_attention", o.flash_attention, no_gpu or no_half, "for prompts that are computed in one chunk"),
         _switch("prefix_caching", o.prefix_caching, obstacles.get("prefix_caching", "")),
+        invariant,
         Switch("quantised_kv", False, False, NO_QUANTISED_CACHE),
     ]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -21,6 +22,7 @@ class Bench:
     """A scheduler with its toy, stepped by hand."""
 
     def __init__(self, limits: Limits, tokens: int, block_size: int = 4) -> None:
+        self.limits = limits
         self.toy = PagedToy(tokens // block_size + 1, block_size)
         self.pool = BlockPool(self.toy.num_blocks)
         self.scheduler = Scheduler(limits, self.pool, block_size, self.toy.vocab_size, EOS)
@@ -29,6 +31,8 @@ class Bench:
     def step(self) -> None:
         step, events = self.scheduler.plan()
         if step is not None:
+            starts = [chunk.start for chunk in step.plan.chunks]
+            assert not self.limits.aligned or all(start % self.toy.block_size == 0 for start in starts)
             events += self.scheduler.absorb(step, self.toy.execute(step.plan, step.scores, step.draws))
         for running, tokens in events:
             self.events.setdefault(running.request.id, []).append(tokens)
@@ -174,12 +178,14 @@ def test_cache_smaller_than_a_context_is_refused() -> None:
 
 
 @settings(max_examples=150, deadline=None)
-@given(st.integers(0, 2**32), st.booleans(), st.sampled_from([1, 5, 16, 64]), st.sampled_from([2, 4, 8]))
-def test_any_mix_gives_every_sequence_its_own_answer(seed: int, caching: bool, chunk: int, block_size: int) -> None:
+@given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.sampled_from([1, 5, 16, 64]), st.sampled_from([2, 4, 8]))
+def test_any_mix_gives_every_sequence_its_own_answer(
+    seed: int, caching: bool, aligned: bool, chunk: int, block_size: int
+) -> None:
     rng = random.Random(seed)
     context = 48
     limits = Limits(context, max_sequences=rng.randint(1, 6), prefill_chunk=chunk, prefix_caching=caching)
-    bench = Bench(limits, rng.choice([48, 96, 400]), block_size)
+    bench = Bench(replace(limits, aligned=aligned), rng.choice([48, 96, 400]), block_size)
     stems = [[rng.randrange(3) for _ in range(30)] for _ in range(2)]
     requests = [_any_request(rng, i, rng.choice(stems)) for i in range(rng.randint(1, 14))]
     dropped = set()

@@ -71,3 +71,19 @@ def test_a_quantised_cache_is_not_offered_and_the_plan_says_why() -> None:
 def test_what_was_not_asked_for_is_not_active() -> None:
     switches = resolve(Optimizations(prefix_caching=False), Dtype.bf16, "cuda", {})
     assert [s.name for s in switches if s.active] == ["dtype"]
+
+
+def test_answers_that_do_not_depend_on_the_batch_take_the_place_of_what_speeds_batches_up() -> None:
+    asked = Optimizations(cuda_graphs=True, flash_decode=True, batch_invariant=True)
+    found = as_json(resolve(asked, Dtype.bf16, "cuda", {}))
+    assert found["batch_invariant"]["active"]
+    for name in ("cuda_graphs", "flash_decode"):
+        assert not found[name]["active"]
+        assert "batch_invariant" in found[name]["reason"]
+
+
+def test_an_engine_that_cannot_make_answers_independent_says_so_and_keeps_the_rest() -> None:
+    asked = Optimizations(cuda_graphs=True, batch_invariant=True)
+    found = as_json(resolve(asked, Dtype.bf16, "cuda", {"batch_invariant": "it has experts"}))
+    assert found["batch_invariant"] == {"asked": True, "active": False, "reason": "it has experts"}
+    assert found["cuda_graphs"]["active"]

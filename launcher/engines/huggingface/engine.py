@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from launcher.allocation import Allocation
 from launcher.component import component
 from launcher.core import Json, resolve
-from launcher.engines import switches
+from launcher.engines import invariant, switches
 from launcher.engines.base import Runner
 from launcher.engines.huggingface import source
 from launcher.engines.huggingface.source import Source
@@ -29,9 +29,6 @@ OBSTACLES = dict.fromkeys(
     ("cuda_graphs", "flash_decode"), "engine=megatron only: what a transformers model does in a step is its own code"
 )
 """What is not offered for transformers' models, with the reason."""
-
-EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts")
-"""The names under which configurations of transformers say how many experts a layer has."""
 
 LEAST_BLOCKS = 3
 """The block that belongs to nobody, and one for each of two sequences: what trying out a new model takes."""
@@ -75,12 +72,15 @@ class HuggingFace(BatchedEngine):
         found = _open(model)
         device = "cuda" if allocation.gpus else "cpu"
         dtype = switches.resolve_dtype(optimizations.dtype, found.dtype, device)
-        resolved = switches.resolve(optimizations, dtype, device, OBSTACLES)
+        obstacles = OBSTACLES | ({"batch_invariant": invariant.EXPERTS} if found.experts else {})
+        resolved = switches.resolve(optimizations, dtype, device, obstacles)
         context = context_length(model, found.context_length, found.path, found.context_reason)
         if found.cached_values is not None:
             self.cache_tokens(found.cached_values * BYTES[dtype], context, self.page(False))
         threads = self.threads_for(found.parameters, allocation.cpus)
-        return Decision(found, dtype, device, threads, resolved, self.limits(context, optimizations.prefix_caching))
+        alone = switches.active(resolved, "batch_invariant")
+        limits = self.limits(context, optimizations.prefix_caching, alone)
+        return Decision(found, dtype, device, threads, resolved, limits)
 
     @contextmanager
     def _load(self, model: Model, decision: Decision) -> Iterator[Runner]:
@@ -100,12 +100,13 @@ class HuggingFace(BatchedEngine):
             rows = loaded.get_input_embeddings().num_embeddings
             vocab_size = served_tokens(tokenizer, rows, model)
             arrangement = self._arrange(loaded, decision)
-            executor = HuggingFaceExecutor(arrangement, self.page(False), vocab_size)
+            context = decision.limits.context_length if decision.limits.aligned else None
+            executor = HuggingFaceExecutor(arrangement, self.page(False), vocab_size, context)
             facts = self._facts(decision, arrangement.cached_values)
             facts |= {"batching": arrangement.describe()}
             text_config = loaded.config.get_text_config()
             facts["layers"] = text_config.num_hidden_layers
-            facts["experts"] = next((n for key in EXPERTS if (n := getattr(text_config, key, None))), 0)
+            facts["experts"] = decision.source.experts
             facts |= tokenizer_facts(tokenizer, rows, model)
             with closing(BatchingRunner(model.name, tokenizer, executor, decision.limits, facts)) as runner:
                 yield runner

@@ -15,6 +15,7 @@ from launcher.engines.huggingface.flat import Flat
 from launcher.engines.huggingface.loading import first_line
 from launcher.engines.huggingface.probe import NoKeysAndValues, NotPaged, attending, cached
 from launcher.engines.huggingface.sequential import Sequential
+from launcher.engines.invariant import Invariant
 from launcher.engines.sampling import Draw, Score, choose, of_next
 from launcher.engines.step import Chunk, StepPlan
 from launcher.engines.upcast import upcast
@@ -65,17 +66,23 @@ class Arrangement:
 class HuggingFaceExecutor:
     """Computes steps, and chooses tokens from the logits.
 
-    ``vocab_size`` is the tokenizer's, which may be less than the model's.
+    ``vocab_size`` is the tokenizer's, which may be less than the model's. ``invariant`` is the length of the context
+    where no answer may depend on the batch.
     """
 
-    def __init__(self, arrangement: Arrangement, block_size: int, vocab_size: int) -> None:
+    def __init__(
+        self, arrangement: Arrangement, block_size: int, vocab_size: int, invariant: int | None = None
+    ) -> None:
         self.num_blocks = arrangement.num_blocks
         self.block_size = block_size
         self.vocab_size = vocab_size
-        self._forward = arrangement.forward
+        self._forward = forward = arrangement.forward
+        self._invariant = Invariant(forward.compute, block_size, invariant, vocab_size) if invariant else None
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+        if self._invariant is not None:
+            return self._invariant.execute(plan, scores, draws)
         return choose(self._forward.compute(plan), scores, draws, self.vocab_size)
 
     @torch.inference_mode()

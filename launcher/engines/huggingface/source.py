@@ -42,6 +42,9 @@ NO_SIZES = ("_id", "theta", "base", "seed")
 LEAST_LAYERS, LEAST_SIZE = 128, 2**20
 """What a configuration may name however little is stored: defaults of other kinds of model stay in it."""
 
+EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
+"""The names under which configurations of transformers say how many experts a layer has."""
+
 STORED = {"F32": Dtype.fp32, "BF16": Dtype.bf16, "F16": Dtype.fp16}
 EXPECTED = "a Hugging Face folder with config.json and safetensors, or a .gguf file"
 
@@ -52,7 +55,8 @@ class Source:
 
     ``kind`` is its ``model_type``, ``dtype`` that of the stored weights. ``context_length`` in tokens is None where the
     files do not say; ``context_reason`` says why it is less than what they say. ``cached_values`` is how many numbers
-    the keys and values of one token are, over all layers; None where only the model itself can tell. ``files`` are
+    the keys and values of one token are, over all layers; None where only the model itself can tell. ``experts`` is how
+    many experts a layer has. ``files`` are
     what transformers may see, ``unread`` the names of other files of weights, and ``tensors`` those of the tensors
     that an answer may depend on.
     """
@@ -65,6 +69,7 @@ class Source:
     dtype: Dtype
     parameters: int
     cached_values: int | None
+    experts: int = 0
     files: tuple[Path, ...] = ()
     unread: tuple[str, ...] = ()
     tensors: tuple[str, ...] = ()
@@ -115,6 +120,7 @@ def _from_folder(path: Path, bounds: Bounds) -> Source:
         dtype=_stored_dtype(stored),
         parameters=numbers,
         cached_values=_cached_values(config),
+        experts=_first(config, EXPERTS) or 0,
         files=tuple(_files(path, stored)),
         unread=tuple(unread(path, bounds)),
         tensors=tuple(without(stored)),
@@ -222,6 +228,7 @@ def _from_gguf(path: Path, bounds: Bounds) -> Source:
         dtype=STORED.get(tensors["token_embd.weight"].tensor_type.name, Dtype.fp32),
         parameters=numbers,
         cached_values=_cached_values_gguf(fields, kind),
+        experts=_first(fields, (f"{kind}.expert_count",)) or 0,
         tensors=tuple(name for name in tensors if name != FACTORS),
         bounds=bounds,
     )

@@ -78,7 +78,8 @@ class Megatron(BatchedEngine):
             runtime.check(a, parallelism, dtype, device)
         obstacles = layout.obstacles(a) | (runtime.OBSTACLES if dynamic else {})
         resolved = switches.resolve(optimizations, dtype, device, obstacles)
-        flash, graphs = (switches.active(resolved, name) for name in ("flash_decode", "cuda_graphs"))
+        names = ("flash_decode", "cuda_graphs", "batch_invariant")
+        flash, graphs, invariant = (switches.active(resolved, name) for name in names)
         block_size = self.page(flash or dynamic)
         context = context_length(model, a.context_length, checkpoint.path)
         tokens = self.cache_tokens(layout.cache_bytes_per_token(a, parallelism, dtype), context, block_size)
@@ -96,7 +97,7 @@ class Megatron(BatchedEngine):
             flash_decode=flash,
             graphs=Buckets.of(self.max_sequences, context, block_size, num_blocks, whole=flash) if graphs else None,
         )
-        return Decision(checkpoint, placement, resolved, self.limits(context, optimizations.prefix_caching))
+        return Decision(checkpoint, placement, resolved, self.limits(context, optimizations.prefix_caching, invariant))
 
     @contextmanager
     def _load(self, model: Model, decision: Decision, allocation: Allocation) -> Iterator[Runner]:
@@ -119,7 +120,9 @@ class Megatron(BatchedEngine):
             open_tokenizer(model, decision.checkpoint.tokenizer) as tokenizer,
             lead(placement, on_death, allocation) as (stage, followers),
         ):
-            executor = MegatronExecutor(stage, placement, served_tokens(tokenizer, rows, model), followers)
+            vocab_size, limits = served_tokens(tokenizer, rows, model), decision.limits
+            invariant = limits.context_length if limits.aligned else None
+            executor = MegatronExecutor(stage, placement, vocab_size, followers, invariant)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
             runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, facts, executor.describe)
             try:

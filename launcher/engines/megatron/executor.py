@@ -15,6 +15,7 @@ from launcher.checkpoints.base import Architecture
 from launcher.core import Json
 from launcher.engines.base import TokenLogprob
 from launcher.engines.buckets import Buckets
+from launcher.engines.invariant import Invariant
 from launcher.engines.megatron.graphs import Graph, Graphs, Recorder
 from launcher.engines.megatron.modules import GPT, gather_logits
 from launcher.engines.megatron.placement import Placement
@@ -148,25 +149,35 @@ class Peers(Protocol):
 class MegatronExecutor:
     """The leader's executor: tells the other ranks, computes its own part, and chooses tokens from the logits.
 
-    ``vocab_size`` is the tokenizer's, which may be less than the model's padded one.
+    ``vocab_size`` is the tokenizer's, which may be less than the model's padded one. ``invariant`` is the length of the
+    context where no answer may depend on the batch.
     """
 
-    def __init__(self, stage: Stage, placement: Placement, vocab_size: int, peers: Peers | None) -> None:
+    def __init__(
+        self, stage: Stage, placement: Placement, vocab_size: int, peers: Peers | None, invariant: int | None = None
+    ) -> None:
         self.num_blocks = placement.num_blocks
         self.block_size = placement.block_size
         self.vocab_size = vocab_size
         self._stage = stage
         self._peers = peers
+        block_size = placement.block_size
+        self._invariant = Invariant(self._logits, block_size, invariant, vocab_size) if invariant else None
 
     @torch.inference_mode()
     def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
-        if self._peers is not None:
-            self._peers.step(plan)
         # On a GPU an error of the step may show when its results are read.
         with self._stage.current(), self._blaming():
-            logits = self._stage.compute(plan)
-            assert logits is not None, "the leader is on the last stage"
-            return choose(logits, scores, draws, self.vocab_size)
+            if self._invariant is not None:
+                return self._invariant.execute(plan, scores, draws)
+            return choose(self._logits(plan), scores, draws, self.vocab_size)
+
+    def _logits(self, plan: StepPlan) -> Tensor:
+        if self._peers is not None:
+            self._peers.step(plan)
+        logits = self._stage.compute(plan)
+        assert logits is not None, "the leader is on the last stage"
+        return logits
 
     def reference(self, tokens: Sequence[int]) -> list[float]:
         return self._plain(tokens, exact=False)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.claims import expert_width
-from launcher.engines import flash
+from launcher.engines import flash, invariant
 from launcher.engines.sizing import BYTES
 from launcher.errors import UserError
 from launcher.model import Dtype, Parallelism
@@ -82,6 +82,7 @@ def obstacles(a: Architecture) -> dict[str, str]:
     """Say why an optimization cannot be had for a model; only those that cannot are named."""
     found = {"flash_decode": flash.unfit(a.kv_channels)}
     if a.num_experts:
+        found["batch_invariant"] = invariant.EXPERTS
         found["cuda_graphs"] = "a mixture of experts decides in every step what to compute, which no graph can hold"
     return {name: reason for name, reason in found.items() if reason}
 

@@ -20,6 +20,7 @@ OBSTACLES = {
     "flash_decode": f"{KEY} always attends with flash-attn",
     "flash_attention": f"{KEY} always attends with flash-attn",
     "prefix_caching": f"{KEY} keeps no prefixes",
+    "batch_invariant": f"{KEY} plans its own batches",
 }
 """What the portable runtime offers and megatron-core's does not, or not to choose."""
 
