@@ -79,7 +79,7 @@ def test_tokens_and_log_probabilities_are_the_same_alone_and_in_any_mix(kind: ty
                 assert runner.describe()["optimizations"]["batch_invariant"]["active"]
                 found.append({each.id: asyncio.run(answer(runner, each)) for each in REQUESTS})
                 found.append(answers(runner, REQUESTS, "+"))
-                found.append(answers(runner, REQUESTS[::-1] + [request("more", SHARED)], "-"))
+                found.append(answers(runner, [*REQUESTS[::-1], request("more", SHARED)], "-"))
     for other in found[1:]:
         for name, expected in found[0].items():
             assert other[name] == expected, name
