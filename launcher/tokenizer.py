@@ -49,7 +49,10 @@ PLAIN = Rendering()
 
 
 class Tokenizer(ABC):
-    """What the API needs of a tokenizer. Token ids run from 0 to ``vocab_size - 1``."""
+    """What the API needs of a tokenizer. Token ids run from 0 to ``vocab_size - 1``.
+
+    ``longest_token`` is the most bytes of a text that one token stands for, None where that has no bound.
+    """
 
     blocks: bool = False
     """Whether `render_chat` may wait for another process, so that an event loop calls it in a thread."""
@@ -57,6 +60,7 @@ class Tokenizer(ABC):
     vocab_size: int
     eos_ids: frozenset[int]
     bos_id: int | None = None
+    longest_token: int | None = None
 
     @property
     def base_vocab_size(self) -> int:
@@ -115,6 +119,7 @@ class ByteTokenizer(Tokenizer):
 
     vocab_size = 257
     eos_ids = frozenset({256})
+    longest_token = 1
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         return list(text.encode("utf-8"))

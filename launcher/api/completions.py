@@ -15,7 +15,7 @@ from launcher.api.errors import invalid
 from launcher.api.form import Form, Usage
 from launcher.api.large import beside
 from launcher.api.logprobs import for_completions
-from launcher.api.sampling import Prompt, check_bias, check_choices, check_tokens, choices, token_limit
+from launcher.api.sampling import Prompt, check_bias, check_choices, check_length, check_tokens, choices, token_limit
 from launcher.api.schema import CompletionRequest
 from launcher.api.service import Service, service_of
 from launcher.core import Json
@@ -52,6 +52,7 @@ def _job(body: CompletionRequest, service: Service) -> Job:
 
 def _tokens(prompt: str | list[int], body: CompletionRequest, service: Service) -> Prompt:
     if isinstance(prompt, str):
+        check_length(prompt, "prompt", service.runner)
         tokens = service.runner.tokenizer.encode(prompt, special=body.add_special_tokens)
     else:
         tokens = prompt

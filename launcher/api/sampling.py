@@ -62,6 +62,18 @@ def check_choices(body: Sampled, prompts: int, runner: Runner) -> None:
         raise invalid(param, f"{param}: {asked}; expected at most {limit} in one request")
 
 
+def check_length(text: str, param: str, runner: Runner) -> None:
+    """Refuse a text that has more tokens than the context, however it is tokenized, without doing so."""
+    longest, context = runner.tokenizer.longest_token, runner.context_length
+    if longest is not None and len(text) > longest * context:
+        raise invalid(
+            param,
+            f"This model's maximum context length is {context} tokens. However, your {param} has at least "
+            f"{-(-len(text) // longest)} tokens. Please reduce the length of the {param}.",
+            "context_length_exceeded",
+        )
+
+
 def token_limit(body: Sampled, param: str, prompt: int, context: int, default: int | None, lowest: int = 1) -> int:
     """Return how many tokens to generate after a prompt of ``prompt`` tokens, named ``param`` in messages.
 

@@ -14,6 +14,7 @@ from launcher.checkpoints import bounded
 from launcher.checkpoints.chat_template import from_files
 from launcher.checkpoints.sentencepiece_tokenizer import Added, SentencePieceTokenizer, model_of
 from launcher.checkpoints.templated import Names, TemplatedTokenizer
+from launcher.checkpoints.token_bound import longest_token
 from launcher.checkpoints.token_bytes import token_table
 from launcher.core import Json
 from launcher.errors import CheckpointError
@@ -35,6 +36,7 @@ class HuggingFaceTokenizer(TemplatedTokenizer):
         self._names = names or Names()
         spec = json.loads(backend.to_str())
         self._bytes, self._special, self._strips = token_table(spec, source)
+        self.longest_token = longest_token(spec)
         base = {*self._bytes, *self._special} - {added["id"] for added in spec["added_tokens"]}
         self._named_are_special()
         self.vocab_size = max([*self._bytes, *self._special]) + 1

@@ -4,6 +4,11 @@ from __future__ import annotations
 
 import httpx
 import pytest
+from api.runners import client_of
+
+from launcher.engines.echo import Echo, EchoRunner
+from launcher.model import Model
+from launcher.tokenizer import ByteTokenizer
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
@@ -81,3 +86,31 @@ async def test_a_prompt_that_is_too_long_is_told_in_the_words_that_clients_look_
         assert answer.json()["error"]["message"].startswith(
             "This model's maximum context length is 4096 tokens. However, "
         )
+
+
+class Counting(ByteTokenizer):
+    """Notes how much it was given to tokenize."""
+
+    characters = 0
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]:
+        self.characters += len(text)
+        return super().encode(text, special=special)
+
+
+@pytest.mark.parametrize("longest", [1, 10, None])
+async def test_a_prompt_that_can_never_fit_is_refused_without_being_tokenized(longest: int | None) -> None:
+    runner = EchoRunner(Echo(), Model("echo"))
+    runner.tokenizer = Counting()
+    runner.tokenizer.longest_token = longest
+    async with client_of(runner) as client:
+        for prompt, tokenized in (("x" * 4095, True), ("x" * 4097, longest != 1), ("x" * 10**6, longest is None)):
+            runner.tokenizer.characters = 0
+            answer = await client.post("/v1/completions", json={"model": "echo", "prompt": prompt, "max_tokens": 1})
+            assert answer.status_code == (200 if len(prompt) < 4096 else 400)
+            assert bool(runner.tokenizer.characters) == tokenized
+            if len(prompt) > 4096:
+                assert answer.json()["error"]["code"] == "context_length_exceeded"
+                assert answer.json()["error"]["message"].startswith(
+                    "This model's maximum context length is 4096 tokens."
+                )
