@@ -40,7 +40,9 @@ SHAPES = {
 BIASES = {"attn_q.bias": (HIDDEN,), "attn_k.bias": (GROUPS * CHANNELS,), "attn_v.bias": (GROUPS * CHANNELS,)}
 
 
-def written(file: Path, kind: str = "llama", extra: Mapping[str, Any] | None = None, **changes: Any) -> Path:
+def written(
+    file: Path, kind: str = "llama", extra: Mapping[str, Any] | None = None, lacking: str = "", **changes: Any
+) -> Path:
     """Write a small model with random weights and a vocabulary of single bytes."""
     writer = GGUFWriter(str(file), kind)
     writer.add_block_count(LAYERS)
@@ -60,6 +62,7 @@ def written(file: Path, kind: str = "llama", extra: Mapping[str, Any] | None = N
     for layer in range(LAYERS):
         stored = SHAPES | (BIASES if kind == "qwen2" else {})
         shapes |= {f"blk.{layer}.{name}": shape for name, shape in stored.items()}
+    shapes.pop(lacking, None)
     for name, shape in shapes.items():
         writer.add_tensor(name, random.normal(0, 0.2, shape).astype(np.float32))
     for name, tensor in (extra or {}).items():

@@ -27,7 +27,7 @@ from launcher.engines.megatron import Megatron
 from launcher.errors import CheckpointError
 from launcher.model import Model, Optimizations, Parallelism
 
-ENGINES: dict[str, Callable[[], Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
+ENGINES: dict[str, Callable[..., Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 CPU = torch.device("cpu")
 PROMPT = [3, 1, 4, 1, 5, 9, 2, 6, 200, 100, 7, 30, 31, 32, 33, 34]
 
@@ -187,3 +187,37 @@ def test_a_gguf_tensor_without_a_place_is_refused_by_both(kind: str, name: str, 
     assert loading.load(source.read(test_gguf.written(tmp_path / "whole.gguf", kind)), torch.float32, CPU)
     with pytest.raises(CheckpointError, match=complaint):
         loading.load(source.read(file), torch.float32, CPU)
+
+
+@pytest.mark.parametrize("name", ["blk.1.ffn_up.weight", "blk.0.attn_norm.weight", "output_norm.weight"])
+def test_a_gguf_tensor_that_is_missing_is_refused_by_both(name: str, tmp_path: Path) -> None:
+    file = test_gguf.written(tmp_path / "model.gguf", lacking=name)
+    assert f"tensor '{name}' is missing" in refused("megatron", file)
+    with pytest.raises(CheckpointError, match=r"tensor '.*' is missing"):
+        loading.load(source.read(file), torch.float32, CPU)
+
+
+LENGTHS = {"llama": 2048, "mistral": 131072, "qwen3": 32768}
+
+
+@pytest.mark.parametrize("kind", LENGTHS)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_context_that_is_left_out_is_the_classs(engine: str, kind: str, tmp_path: Path) -> None:
+    save(kind, tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["max_position_embeddings"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    plan = ENGINES[engine]().plan(Model(path=str(tmp_path)), Parallelism(), Optimizations(), HOST)
+    assert plan["context_length"] == LENGTHS[kind]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+def test_a_cache_is_sized_by_the_classs_default(engine: str, tmp_path: Path) -> None:
+    """Qwen3's heads have 128 channels unless its configuration says otherwise."""
+    save("qwen3", tmp_path, head_dim=128)
+    config = json.loads((tmp_path / "config.json").read_text())
+    del config["head_dim"]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    settings: Any = {"kv_cache_gb": 0.01}
+    plan = ENGINES[engine](**settings).plan(Model(path=str(tmp_path)), Parallelism(), Optimizations(), HOST)
+    assert plan["cache_tokens"] == pytest.approx(0.01 * 2**30 / (2 * 3 * 2 * 128 * 4), rel=0.02)

@@ -14,6 +14,7 @@ from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.gguf import FACTORS, SUPPORTED, opened
 from launcher.checkpoints.gguf_file import GGUFTensor
 from launcher.checkpoints.gguf_keys import check as check_keys
+from launcher.checkpoints.hf_classes import CLASSES
 from launcher.checkpoints.hf_config import refuse_unsupported
 from launcher.checkpoints.hf_tokenizer import read_json
 from launcher.checkpoints.safetensors_index import INDEX, Entry, read_index, unread
@@ -107,6 +108,7 @@ def read(path: Path, bounds: Bounds | None = None) -> Source:
 def _from_folder(path: Path, bounds: Bounds) -> Source:
     config = read_json(path / "config.json", bounds)
     _refuse_unsupported(config, path / "config.json")
+    config = {**CLASSES.get(str(config["model_type"]), {}), **config}
     stored = read_index(path, bounds)
     numbers = sum(math.prod(entry.shape) for entry in stored.values())
     _check_claims(_sizes(config), len(stored), numbers, path / "config.json")
