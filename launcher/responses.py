@@ -107,7 +107,7 @@ def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
     indices = [choice.get("index") for choice in choices]
     by_index = dict(zip(indices, choices, strict=True)) if all(map(_is_int, indices)) else {}
     if by_index.keys() != set(range(number)):
-        raise Fault(f"the choices have the indices {_quoted(indices)}, expected 0 to {number - 1}, each once")
+        raise Fault(f"the choices have the indices {quoted(indices)}, expected 0 to {number - 1}, each once")
     return [by_index[index] for index in range(number)]
 
 
@@ -140,7 +140,7 @@ def check_stream(events: Sequence[Json]) -> str | None:
                 return "a choice has no index"
             finish = choice.get("finish_reason")
             if finish is not None and not _is_finish(finish):
-                return f"the stream ended with finish_reason {_quoted(finish)}"
+                return f"the stream ended with finish_reason {quoted(finish)}"
     return None
 
 
@@ -149,7 +149,7 @@ def _check_choice(request: Request, choice: Mapping[str, Json]) -> None:
         raise Fault(f"a choice has an error: {_message(choice['error'])}")
     finish = choice.get("finish_reason")
     if finish is not None and not _is_finish(finish):
-        raise Fault(f"finish_reason is {_quoted(finish)}, expected one of stop, length, content_filter, tool_calls")
+        raise Fault(f"finish_reason is {quoted(finish)}, expected one of stop, length, content_filter, tool_calls")
     if request.path.endswith("/chat/completions"):
         message = choice.get("message")
         if not isinstance(message, Mapping):
@@ -234,15 +234,15 @@ def _hides_spaces(tokens: Sequence[str], found: Sequence[Span], text: str) -> bo
 def _check_numbers(values: Sequence[Json], name: str) -> None:
     for value in values:
         if not _is_number(value):
-            raise Fault(f"'{name}' has {_quoted(value)}, expected a number")
+            raise Fault(f"'{name}' has {quoted(value)}, expected a number")
         if not LOWEST < value <= TINY:
-            raise Fault(f"'{name}' has {_quoted(value)}, expected a finite number that is not above 0")
+            raise Fault(f"'{name}' has {quoted(value)}, expected a finite number that is not above 0")
 
 
 def _check_tops(tops: Sequence[Json]) -> None:
     for top in tops:
         if not isinstance(top, Mapping | None):
-            raise Fault(f"'top_logprobs' has {_quoted(top)}, expected an object")
+            raise Fault(f"'top_logprobs' has {quoted(top)}, expected an object")
         if top:
             _check_numbers(list(top.values()), "top_logprobs")
 
@@ -252,11 +252,11 @@ def _odd(token: str, value: Json, top: Mapping[str, float] | None) -> str | None
     if not top or value is None or not token.strip("\ufffd"):
         return None
     if value > max(top.values()) + TINY:
-        return f"the log-probability {value} of {_quoted(token)} is above that of the best alternative"
+        return f"the log-probability {value} of {quoted(token)} is above that of the best alternative"
     own = top.get(token)
     if own is None or abs(own - value) <= TINY:
         return None
-    return f"the log-probability of {_quoted(token)} is {value} in one list and {own} in another"
+    return f"the log-probability of {quoted(token)} is {value} in one list and {own} in another"
 
 
 def _check_content(content: Json) -> None:
@@ -273,14 +273,14 @@ def _check_content(content: Json) -> None:
         best = [top.get("logprob") for top in tops or ()]
         _check_numbers(best, "top_logprobs")
         if best and entry["logprob"] > max(best) + TINY:
-            raise Fault(f"the log-probability of {_quoted(entry.get('token'))} is above that of the best alternative")
+            raise Fault(f"the log-probability of {quoted(entry.get('token'))} is above that of the best alternative")
 
 
 def _notes(request: Request, body: Mapping[str, Json], choices: Sequence[Mapping[str, Json]]) -> list[str]:
     notes = [NO_FINISH] if any(choice.get("finish_reason") is None for choice in choices) else []
     asked, said = request.body.get("model"), body.get("model")
     if said is not None and asked is not None and not _same_model(str(asked), said):
-        notes.append(f"answered by the model {_quoted(said)}, asked was {_quoted(asked)}")
+        notes.append(f"answered by the model {quoted(said)}, asked was {quoted(asked)}")
     return notes
 
 
@@ -291,10 +291,11 @@ def _same_model(asked: str, said: Json) -> bool:
 
 
 def _message(error: Json) -> str:
-    return _quoted(error.get("message", error) if isinstance(error, Mapping) else error)
+    return quoted(error.get("message", error) if isinstance(error, Mapping) else error)
 
 
-def _quoted(value: Json) -> str:
+def quoted(value: Json) -> str:
+    """Return a value of any size as Python writes it, in at most `QUOTED` characters."""
     return SHORT.repr(value)[:QUOTED]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from launcher.console import one_line
 from launcher.core import GATEWAY, Handler, Json, Record, Response, Sample, Score, Status
 from launcher.errors import AdapterError, Failure, ServerAway, TransportError
 from launcher.evaluate.records import made
-from launcher.responses import NO_FINISH, checked, refuses
+from launcher.responses import NO_FINISH, checked, quoted, refuses
 from launcher.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ ABOUT_THE_PROMPT = frozenset({400, 403, 413, 422})
 
 So is one of these that comes in another shape than OpenAI's: a proxy's page says nothing about the request.
 """
+KEPT = 100_000
+"""Characters of the JSON of an answer with a fault that are kept: a server must not fill the disk with them."""
 QUOTED = 500
 """Characters of an error that a reason quotes."""
 
@@ -61,8 +64,16 @@ async def ask(handler: Handler, sample: Sample, task: Task, *, accept_missing_fi
         return Asked(made(sample, score, None, time.perf_counter() - start), _trouble(error))
     latency_s = time.perf_counter() - start
     score = await _judged(response, sample, task, accept_missing_finish)
-    record = made(sample, score, response.body, latency_s, response.notes or ())
+    record = made(sample, score, _kept(response), latency_s, response.notes or ())
     return Asked(record, _trouble_of(response), response.cached)
+
+
+def _kept(response: Response) -> Json:
+    """Return the body for ``samples.jsonl``; of one that is of no use the beginning, if it is large."""
+    if response.ok and response.fault is None:
+        return response.body
+    text = json.dumps(response.body, ensure_ascii=False)
+    return response.body if len(text) <= KEPT else f"{text[:KEPT]}... ({len(text) - KEPT:,} characters are left out)"
 
 
 def _by_proxy(response: Response) -> bool:
@@ -113,4 +124,5 @@ def _message(body: Json) -> str:
     """Return the message of an error in OpenAI's shape, or in vLLM's old one, or the body as it is."""
     error = (body.get("error") or body.get("message")) if isinstance(body, Mapping) else None
     message = error.get("message") if isinstance(error, Mapping) else error
-    return one_line(str(message or body), QUOTED)
+    said = message or body
+    return one_line(said if isinstance(said, str) else quoted(said), QUOTED)

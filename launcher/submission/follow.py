@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TextIO
 
 from launcher.command_line import SWEEP
-from launcher.console import to_stderr
+from launcher.console import one_line, to_stderr
 from launcher.errors import UserError
 from launcher.submission import points, queue
 from launcher.submission.points import Job
@@ -186,7 +186,7 @@ def _status(folder: Path) -> int:
     print(f"samples  {_samples(folder)}")
     print(f"log      {err}")
     if said := _said_last(err):
-        print(f"said     {said}")
+        print(f"said     {one_line(said)}")
     if code is not None:
         found = folder / "results.json"
         print(f"result   {found if found.exists() else 'none'} (exit code {code})")

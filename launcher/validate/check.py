@@ -13,7 +13,7 @@ from launcher.client import Client
 from launcher.console import one_line
 from launcher.core import Check, Endpoint, Json, Request
 from launcher.errors import TransportError
-from launcher.responses import checked
+from launcher.responses import checked, quoted
 from launcher.validate.settings import Validate
 from launcher.validate.tolerance import Tolerance
 
@@ -59,7 +59,7 @@ class Subject:
         request = Request(path, {"model": self.endpoint.model, **body})
         response = checked(request, await self.client(request))
         if not response.ok:
-            raise Failure(f"{path} answered HTTP {response.status}: {str(response.body)[:200]}")
+            raise Failure(f"{path} answered HTTP {response.status}: {quoted(response.body)}")
         if response.fault is not None:
             raise Failure(f"{path}: {response.fault}")
         self.notes.update(response.notes or ())

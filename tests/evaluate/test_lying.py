@@ -154,6 +154,13 @@ async def test_an_answer_without_a_finish_reason_is_counted_and_scored_on_demand
     assert all("finish_reason" in line["notes"][0] for line in found)
 
 
+async def test_a_large_answer_of_no_use_is_kept_in_part(tmp_path: Path) -> None:
+    found = await lines(tmp_path, lie(lambda b: b.update(error="x", more=["y" * 100] * 10_000)))
+    assert all(line["status"] == "failed" for line in found)
+    assert all(line["response"].endswith("characters are left out)") for line in found)
+    assert (tmp_path / "samples.jsonl").stat().st_size < 1_000_000
+
+
 async def test_another_model_is_counted(tmp_path: Path) -> None:
     found = await lines(tmp_path, lie(lambda b: b.update(model="other")))
     assert {line["status"] for line in found} == {"scored"}
