@@ -14,12 +14,14 @@ from types import FrameType
 
 from launcher.allocation import Allocation, allocate
 from launcher.cluster import Resources
-from launcher.console import to_stderr
+from launcher.console import to_stderr, tolerant
 from launcher.core import INTERRUPTED
+from launcher.credentials import is_secret
 from launcher.deployments import Deployments
 from launcher.errors import TakenOver, UserError
 from launcher.group.leader import leading
 from launcher.group.member import follow
+from launcher.redaction import hide
 from launcher.submission import points
 from launcher.submission.points import Point
 
@@ -68,6 +70,7 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
 
     Of a job's tasks one does this; the others give the model's processes a place.
     """
+    tolerant()
     allocation, meeting = allocate(), work[0].folder / points.FOLDER
     if not allocation.leads:
         sys.exit(follow(allocation, meeting))
@@ -157,11 +160,13 @@ def _requeue(job: str, first: Point) -> None:
 def enough(asked: Resources, found: Allocation, names: list[str]) -> None:
     """Raise `UserError`, before anything loads, if the job was given less than it asked for.
 
-    ``names`` are those of the variables that it needs.
+    ``names`` are those of the variables that it needs; the values of secret ones are redacted from then on.
     """
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise UserError(f"cluster.environment: {', '.join(missing)}: set where the job was submitted, and not in it")
+    for name in filter(is_secret, names):
+        hide(os.environ[name], name)
     if found.gpus < asked.gpus:
         raise UserError(f"cluster.gpus_per_node: the job asked for {asked.gpus} GPUs and sees {found.gpus}")
     if found.world_size != asked.nodes * asked.tasks:
