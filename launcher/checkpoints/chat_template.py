@@ -21,6 +21,8 @@ SHAPES = (("system", "user", "assistant", "user"), ("user", "assistant", "user")
 """Conversations that are tried: some templates refuse a system message, or more than one turn."""
 RESERVED = {"messages", "add_generation_prompt", "continue_final_message", "tools", "documents"}
 """Variables that a request sets by fields of their own, or not at all."""
+LONGEST = 2**20
+"""Characters of a template; the longest of known models have some thirty thousand."""
 OPEN = "CONTINUE_FINAL_MESSAGE_TAG "
 """Marks where the last message ends, to cut the text there; as transformers does."""
 
@@ -67,7 +69,8 @@ def _name(file: Path) -> str:
 
 def _text(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        with file.open(encoding="utf-8") as opened:
+            return opened.read(LONGEST + 1)
     except ValueError as error:
         raise CheckpointError(f"{file}: the chat template is not UTF-8: {error}") from None
 
@@ -160,6 +163,8 @@ class ChatTemplate:
             return self._forms
 
     def _tried(self) -> Forms:
+        if len(self.stored.text) > LONGEST:
+            raise TemplateRefused("it is longer than 1 MB")
         facts = self._process.facts()
         self._variables = frozenset(facts["variables"])
         best, shown = frozenset[str](), None

@@ -74,6 +74,9 @@ class Worker:
             self._process.kill()
             raise WorkerGone(True) from None
 
+    def lives(self) -> bool:
+        return self._process.poll() is None
+
     def close(self) -> None:
         """End the process, and wait for it."""
         self._process.kill()
@@ -170,7 +173,11 @@ class TemplateProcess:
         if self._closed:
             raise TemplateRefused("the server is stopping")
         with suppress(IndexError):
-            return self._idle.pop()
+            while True:
+                worker = self._idle.pop()
+                if worker.lives():
+                    return worker
+                worker.close()
         worker = Worker(self._source, self._limits)
         if "bound" not in worker.facts and "error" not in worker.facts:
             return worker

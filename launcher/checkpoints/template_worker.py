@@ -144,7 +144,7 @@ class Renderer:
 
         def work() -> Mapping[str, Any]:
             text = template.render(variables)
-            if len(text) > limit or len(text.encode("utf-8", "surrogatepass")) > limit:
+            if len(text) > limit or len(text.encode()) > limit:  # which a half of a surrogate pair refuses
                 return {"bound": "size"}
             return {"text": text}
 

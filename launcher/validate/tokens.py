@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -78,7 +79,7 @@ def _read(path: Path) -> Reading:
     files = _files(path)
     if not files:
         raise NotApplicable(f"{path} has no tokenizer.json or SentencePiece model to compare with")
-    if len({file.read_bytes() for file in files}) > 1:
+    if files[0].read_bytes() != files[-1].read_bytes():
         raise NotApplicable(f"{path} has several tokenizers: {', '.join(str(file) for file in files)[:200]}")
     return _json(files[0]) if files[0].suffix == ".json" else _sentencepiece(files[0])
 
@@ -95,9 +96,9 @@ def _files(path: Path) -> list[Path]:
 
 
 def _below(folder: Path, name: str, depth: int) -> Iterator[Path]:
-    yield from (file for file in folder.glob(name) if file.is_file())
-    if depth:
-        for each in folder.iterdir():
+    with suppress(PermissionError):
+        yield from (file for file in folder.glob(name) if file.is_file())
+        for each in folder.iterdir() if depth else ():
             if each.is_dir() and not each.is_symlink():
                 yield from _below(each, name, depth - 1)
 
