@@ -60,7 +60,7 @@ class Fleet:
             )
         self._processes.append(process)
         deadline = time.monotonic() + START_S
-        while not (folder / "certificate.json").exists():
+        while not (folder / "endpoint.json").exists():
             assert process.poll() is None, (folder / "said").read_text()
             assert time.monotonic() < deadline, (folder / "said").read_text()
             time.sleep(0.05)

@@ -80,7 +80,7 @@ class Launched:
 
     def up(self) -> bool:
         assert self.process.poll() is None, self.process.communicate()
-        return (self.folder / "certificate.json").exists()
+        return (self.folder / "endpoint.json").exists()
 
     def evaluates(self) -> bool:
         samples = self.folder / "samples.jsonl"
