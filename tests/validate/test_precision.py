@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from pathlib import Path
 
 import planted
 import pytest
 
 from launcher.allocation import allocate
-from launcher.backends.base import Deployment
+from launcher.backends.base import Backend, Deployment
+from launcher.backends.command import Command
 from launcher.backends.inline import Inline
 from launcher.core import Check, resolve
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
+from launcher.engines.none import Nothing
 from launcher.model import Dtype, Model, Optimizations, Parallelism
 from launcher.steps import run_async
 from launcher.validate import certificate
@@ -25,12 +29,17 @@ SHIPPED = "package:launcher/assets/tiny"
 
 
 def checked(
-    engine: Engine, path: str, dtype: Dtype, folder: Path, needed: frozenset[Need] = frozenset(Need)
+    engine: Engine,
+    path: str,
+    dtype: Dtype,
+    folder: Path,
+    needed: frozenset[Need] = frozenset(Need),
+    backend: Backend | None = None,
 ) -> dict[str, Check]:
     """Serve a model, and validate it as a run does."""
     optimizations = Optimizations(dtype=dtype)
     deployment = Deployment(Model("m", path), engine, Parallelism(), optimizations, folder)
-    with Inline().serve(deployment, allocate()) as endpoint:
+    with (backend or Inline()).serve(deployment, allocate()) as endpoint:
         checks = run_async(certificate.validate(endpoint, Validate(), needed, resolve(path)))
         certificate.write(checks, endpoint, folder)
     return {check.name: check for check in checks}
@@ -54,6 +63,17 @@ def test_the_shipped_model_gets_its_certificate(tmp_path: Path, dtype: Dtype) ->
     assert dtype.value in checks["equal to forward pass"].detail
     seen = checks["equal to forward pass"].numbers["largest_difference"]
     assert 1e-4 < seen <= told["value"], "by what held for all types before, this was no sound engine"
+
+
+def test_a_server_of_ours_that_a_command_starts_is_waited_for_and_held_to_its_type(tmp_path: Path) -> None:
+    """It answers the command's launcher once its own certificate is valid."""
+    inner = f"{shlex.quote(sys.executable)} -m launcher mode=serve engine.max_sequences=8 optimizations.dtype=bf16"
+    inner += f" backend.port={{port}} hydra.run.dir={tmp_path / 'inner'}"
+    checks = checked(Nothing(), "", Dtype.auto, tmp_path, backend=Command(inner))
+    assert certificate.failed(tuple(checks.values())) == []
+    assert (checks["rounding"].numbers["dtype"], checks["rounding"].numbers["source"]) == ("bf16", "assumed")
+    assert "bf16, as the server reports" in checks["rounding"].detail
+    assert checks["equal to forward pass"].ok is None
 
 
 @pytest.mark.parametrize("dtype", [Dtype.bf16, Dtype.fp16])

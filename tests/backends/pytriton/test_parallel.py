@@ -11,8 +11,16 @@ import pytest
 from api.lm_eval_client import ask
 from backends.pytriton.tiny import BODY, PATIENCE_S, answer, impatient, served
 
+from launcher.allocation import allocate
+from launcher.api.admission import Admission
+from launcher.backends.base import Deployment
 from launcher.backends.pytriton import PyTriton
-from launcher.model import Parallelism
+from launcher.engines.megatron import Megatron
+from launcher.model import Dtype, Model, Optimizations, Parallelism
+from launcher.steps import run_async
+from launcher.validate import certificate
+from launcher.validate.check import Need
+from launcher.validate.settings import Validate
 
 pytest.importorskip("megatron.core")
 pytest.importorskip("lm_eval")
@@ -63,3 +71,15 @@ def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_die_a
         assert refusal.json()["error"]["code"] == "engine_dead"
     _, alive = psutil.wait_procs(started, 15)
     assert not alive
+
+
+@pytest.mark.parametrize("dtype", [Dtype.bf16, Dtype.fp16])
+def test_through_triton_the_model_gets_its_certificate_in_types_that_round(dtype: Dtype, tmp_path: Path) -> None:
+    """Two ranks, so that the pass in the wider type is one of several processes, too."""
+    model, layout = Model("tiny", "package:launcher/assets/tiny"), Parallelism(tensor=2)
+    deployment = Deployment(model, Megatron(), layout, Optimizations(dtype=dtype), tmp_path, Admission())
+    with PyTriton().serve(deployment, allocate()) as endpoint:
+        checks = run_async(certificate.validate(endpoint, Validate(), frozenset(Need)))
+    assert [check for check in checks if check.ok is False] == []
+    (rounding,) = (check for check in checks if check.name == "rounding")
+    assert (rounding.numbers["dtype"], rounding.numbers["source"]) == (dtype.value, "measured")
