@@ -5,6 +5,10 @@ from __future__ import annotations
 from enum import Enum
 
 
+LONGEST = 2000
+"""Characters of a message about a checkpoint, which quotes from strangers' files."""
+
+
 class UserError(Exception):
     """A mistake in what was asked for: one line that names the key, the value and what is accepted."""
 
@@ -12,7 +16,14 @@ class UserError(Exception):
 
 
 class CheckpointError(UserError):
-    """A checkpoint that is missing, damaged, partial or of an unknown layout; names the file."""
+    """A checkpoint that is missing, damaged, partial or of an unknown layout; names the file.
+
+    The text is one line whatever names it quotes: a character that a terminal would act on is written out.
+    """
+
+    def __init__(self, text: str) -> None:
+        line = "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text[:LONGEST])
+        super().__init__(line)
 
 
 class TaskError(UserError):

@@ -174,7 +174,7 @@ class _Machine:
         if not isinstance(module, str) or not isinstance(name, str):
             raise Inert("it is damaged")
         if self.allowed is not None and (module, name) not in self.allowed:
-            raise Inert(f"it names {f'{module}.{name}'[:200]}, which is not allowed")
+            raise Inert(f"it names {f'{module}.{name}'[:200]!r}, which is not allowed")
         is_dtype = module == "torch" and name in DTYPES
         self.make(name if is_dtype else Global((module, name)))
 

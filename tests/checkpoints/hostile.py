@@ -6,9 +6,13 @@ import io
 import os
 import pickle
 import pickletools
+import resource
 import shutil
+import signal
+import sys
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +20,49 @@ import torch
 from torch.distributed.checkpoint.metadata import BytesStorageMetadata
 
 from launcher.checkpoints import base
+
+MEMORY, CPU_S = 1500 * 2**20, 60
+"""What one file of less than 1 MB may cost: address space beyond that in use, and seconds of the processor."""
+
+RUNS = {"pickle.find_class", "os.system", "os.exec", "os.posix_spawn", "subprocess.Popen", "ctypes.dlopen"}
+"""Python's audit events of what a checkpoint would do if it could: look up what a pickle names, or start a program."""
+
+seen: list[str] = []
+watching = False
+
+
+def watch(event: str, _: tuple[Any, ...]) -> None:
+    if watching and event in RUNS:
+        seen.append(event)
+
+
+sys.addaudithook(watch)
+
+
+@contextmanager
+def bounded() -> Iterator[None]:
+    """Fail what takes more memory or time than `MEMORY` and `CPU_S`, or runs something."""
+    global watching
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    in_use = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (in_use + MEMORY, hard))
+    before = signal.signal(signal.SIGPROF, _too_long)
+    signal.setitimer(signal.ITIMER_PROF, CPU_S)
+    seen.clear()
+    watching = True
+    try:
+        yield
+    finally:
+        watching = False
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        signal.signal(signal.SIGPROF, before)
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert not seen
+
+
+def _too_long(*_: Any) -> None:
+    raise AssertionError(f"more than {CPU_S} s of the processor")
+
 
 ASSETS = Path(base.__file__).parents[1] / "assets"
 STEP = "iter_0000800"
