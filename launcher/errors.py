@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from enum import Enum
 
-
 LONGEST = 2000
 """Characters of a message about a checkpoint, which quotes from strangers' files."""
 
