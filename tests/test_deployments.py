@@ -6,11 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
 
 from launcher.allocation import Allocation, allocate
+from launcher.api.admission import Admission
 from launcher.backends.base import Backend, Deployment
 from launcher.backends.inline import Inline
 from launcher.core import Check, Endpoint
@@ -18,6 +20,7 @@ from launcher.deployments import Deployments, Server
 from launcher.engines.echo import Echo
 from launcher.errors import ServerError, UserError
 from launcher.model import Model, Optimizations, Parallelism
+from launcher.monitor.health import probe
 
 
 @dataclass
@@ -130,3 +133,19 @@ def test_a_certificate_is_copied_only_for_the_same_question(tmp_path: Path) -> N
     assert not (second / "certificate.json").exists()
     assert server.certificate("chat", second) == checks
     assert (second / "certificate.json").read_text() == "the certificate"
+
+
+def test_a_shared_server_stays_open_after_its_first_certificate(tmp_path: Path) -> None:
+    def waiting(name: str) -> Deployment:
+        return replace(deployment(tmp_path / name), admission=Admission())
+
+    with Deployments() as deployments:
+        with deployments.serve("a", Counted(), waiting("first"), allocate()) as first:
+            assert probe(first.endpoint)["live"]
+            with pytest.raises(HTTPError, match="503"):
+                models(first.endpoint)
+            assert first.endpoint.validator_token is not None
+            first.admit()
+        with deployments.serve("a", Counted(), waiting("second"), allocate()) as second:
+            assert models(second.endpoint) == 200
+            assert second.endpoint.validator_token is None
