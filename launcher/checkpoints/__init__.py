@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.bounded import check_length
 from launcher.errors import CheckpointError
 from launcher.model import Bounds
 from launcher.tokenizer import Tokenizer
@@ -68,5 +69,6 @@ def load_tokenizer(path: Path, bounds: Bounds | None = None) -> Tokenizer:
     if path.suffix == ".gguf":
         return detect(path, bounds).tokenizer()
     if path.suffix == ".model":
+        check_length(path, bounds)
         return SentencePieceTokenizer(path)
-    return from_folder(path) if path.is_dir() else from_file(path)
+    return from_folder(path, bounds) if path.is_dir() else from_file(path, bounds)

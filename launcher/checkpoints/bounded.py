@@ -35,6 +35,15 @@ def read_bytes(file: Path, bounds: Bounds) -> bytes:
     return content
 
 
+def check_length(file: Path, bounds: Bounds | None = None) -> None:
+    """Raise `CheckpointError` for a file that a library reads whole, if it is no file or longer than the bound."""
+    allowed = bounds or Bounds()
+    if not file.is_file():
+        raise CheckpointError(f"{file}: {'is no file' if file.exists() else 'missing'} (expected a file)")
+    if file.stat().st_size > allowed.metadata_mb * MB:
+        raise CheckpointError(f"{file}: {too_long(file.stat().st_size, allowed)}")
+
+
 def too_long(size: int, bounds: Bounds) -> str:
     """Say that metadata of ``size`` bytes passes the bound, and which setting it is."""
     return f"{size} bytes of metadata (expected at most {bounds.metadata_mb} MB, model.bounds.metadata_mb)"

@@ -81,24 +81,27 @@ class HuggingFaceTokenizer(TemplatedTokenizer):
         return super().info() | {"tokenizer": type(self._backend.model).__name__}
 
 
-def from_folder(folder: Path) -> TemplatedTokenizer:
+def from_folder(folder: Path, bounds: Bounds | None = None) -> TemplatedTokenizer:
     """Load the tokenizer stored in ``folder``, from disk only, never running code that comes with it.
 
     Raises `CheckpointError` if there is none, if it cannot be read, or if its files contradict each other.
     """
     if (folder / "tokenizer.json").is_file():
-        return from_file(folder / "tokenizer.json")
+        return from_file(folder / "tokenizer.json", bounds)
     if (folder / "tokenizer.model").is_file():
+        bounded.check_length(folder / "tokenizer.model", bounds)
         return _from_sentencepiece(folder)
     if (folder / "vocab.json").is_file():
+        bounded.check_length(folder / "vocab.json", bounds)
         return _from_class(folder)
     raise CheckpointError(f"{folder}: no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)")
 
 
-def from_file(file: Path) -> HuggingFaceTokenizer:
+def from_file(file: Path, bounds: Bounds | None = None) -> HuggingFaceTokenizer:
     """Load a ``tokenizer.json`` as it is, with what the files beside it say of its special tokens and of chat."""
     from tokenizers import Tokenizer as Backend
 
+    bounded.check_length(file, bounds)
     try:
         backend = Backend.from_file(str(file))
     except Exception as error:  # the Rust parser raises bare Exception

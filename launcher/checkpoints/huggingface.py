@@ -104,7 +104,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         return path.is_dir() and (path / "config.json").is_file()
 
     def tokenizer(self) -> Tokenizer:
-        return from_folder(self.path)
+        return from_folder(self.path, self.bounds)
 
     def load_into(self, model: nn.Module) -> None:
         convert.load_into(model, self.architecture, self._names, self._read, str(self.path))

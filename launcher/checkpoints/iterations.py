@@ -7,6 +7,8 @@ from pathlib import Path
 from launcher.errors import CheckpointError
 
 TRACKER = "latest_checkpointed_iteration.txt"
+LONGEST = 20
+"""Bytes of a tracker file that are read; an iteration has fewer digits."""
 
 
 def latest(path: Path) -> Path:
@@ -17,8 +19,9 @@ def latest(path: Path) -> Path:
     tracker = path / TRACKER
     if not tracker.is_file():
         return path
-    word = tracker.read_text(encoding="utf-8", errors="replace").strip()
-    if not word.isdecimal() and word != "release":
+    with tracker.open("rb") as stream:
+        word = stream.read(LONGEST).decode("utf-8", errors="replace").strip()
+    if not (word.isascii() and word.isdecimal() and len(word) < LONGEST) and word != "release":
         raise CheckpointError(f"{tracker}: holds {word[:40]!r} (expected an iteration number)")
     folder = path / (word if word == "release" else f"iter_{int(word):07d}")
     if not folder.is_dir():

@@ -51,7 +51,7 @@ class MegatronBridgeCheckpoint(Checkpoint):
         """Load ``tokenizer/`` of the iteration, else the local folder that the run was configured with."""
         for folder in self._tokenizer_folders():
             if folder.is_dir():
-                return from_folder(folder)
+                return from_folder(folder, self.bounds)
         named = section(self._config, "tokenizer", self._file).get("tokenizer_model")
         raise CheckpointError(
             f"{self._folder / 'tokenizer'}: missing (the run used {named or 'none'!r}); set model.tokenizer to a folder"

@@ -56,7 +56,7 @@ class MegatronLMCheckpoint(Checkpoint):
         return (path / TRACKER).is_file() or torch_dist.is_store(path)
 
     def tokenizer(self) -> Tokenizer:
-        return megatron_tokenizer(self._arguments, self._folder, self._file)
+        return megatron_tokenizer(self._arguments, self._folder, self._file, self.bounds)
 
     def load_into(self, model: nn.Module) -> None:
         torch_dist.load_into(self._store, model)

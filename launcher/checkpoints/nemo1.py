@@ -91,11 +91,13 @@ class Nemo1Checkpoint(Checkpoint):
         stored = section(self._config, "tokenizer", self._file)
         library, base = stored.get("library"), self._file.parent
         if library == "sentencepiece":
-            return SentencePieceTokenizer(existing(stored.get("model"), base, self._file))
+            return SentencePieceTokenizer(existing(stored.get("model"), base, self._file, self.bounds))
         if library == "huggingface":
-            return from_folder(existing(stored.get("type"), base, self._file))
+            return from_folder(existing(stored.get("type"), base, self._file, self.bounds), self.bounds)
         if library == "megatron" and stored.get("merge_file"):
-            return gpt2(*(existing(stored.get(key), base, self._file) for key in ("vocab_file", "merge_file")))
+            return gpt2(
+                *(existing(stored.get(key), base, self._file, self.bounds) for key in ("vocab_file", "merge_file"))
+            )
         raise CheckpointError(f"{self._file}: tokenizer.library is {library!r}, which is not read here; {ADVICE}")
 
     def load_into(self, model: nn.Module) -> None:

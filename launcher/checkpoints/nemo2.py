@@ -51,9 +51,11 @@ class Nemo2Checkpoint(Checkpoint):
         stored = section(self._model, "tokenizer", self._file)
         kind = str(stored.get("_target_")).rsplit(".", 1)[-1]
         if kind == "AutoTokenizer":
-            return from_folder(existing(stored.get("pretrained_model_name"), self._context, self._file))
+            return from_folder(
+                existing(stored.get("pretrained_model_name"), self._context, self._file, self.bounds), self.bounds
+            )
         if kind == "SentencePieceTokenizer":
-            return SentencePieceTokenizer(existing(stored.get("model_path"), self._context, self._file))
+            return SentencePieceTokenizer(existing(stored.get("model_path"), self._context, self._file, self.bounds))
         raise CheckpointError(f"{self._file}: the tokenizer is a {kind}, which is not read here; {ADVICE}")
 
     def load_into(self, model: nn.Module) -> None:

@@ -5,17 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
+from launcher.checkpoints.bounded import check_length, shown
 from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder
 from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
 from launcher.checkpoints.templated import Names
 from launcher.core import Json
 from launcher.errors import CheckpointError
+from launcher.model import Bounds
 from launcher.tokenizer import Tokenizer
 
+LONGEST_PATH = 4096
 ADVICE = "set model.tokenizer to a folder with tokenizer.json"
 
 
-def megatron_tokenizer(arguments: Mapping[str, Json], base: Path, source: Path) -> Tokenizer:
+def megatron_tokenizer(arguments: Mapping[str, Json], base: Path, source: Path, bounds: Bounds) -> Tokenizer:
     """Return the tokenizer that Megatron's arguments name by ``tokenizer_type`` and its files.
 
     Paths are those of the machine that trained; a file of the same name in ``base`` is taken where they do not exist.
@@ -23,26 +26,28 @@ def megatron_tokenizer(arguments: Mapping[str, Json], base: Path, source: Path) 
     """
     kind = arguments.get("tokenizer_type")
     if kind == "HuggingFaceTokenizer":
-        return from_folder(existing(arguments.get("tokenizer_model"), base, source))
+        return from_folder(existing(arguments.get("tokenizer_model"), base, source, bounds), bounds)
     if kind in ("SentencePieceTokenizer", "GPTSentencePieceTokenizer", "Llama2Tokenizer"):
-        file = existing(arguments.get("tokenizer_model"), base, source)
+        file = existing(arguments.get("tokenizer_model"), base, source, bounds)
         return SentencePieceTokenizer(file, add_bos=kind == "Llama2Tokenizer")
     if kind == "GPT2BPETokenizer":
-        return gpt2(*(existing(arguments.get(key), base, source) for key in ("vocab_file", "merge_file")))
-    raise CheckpointError(f"{source}: tokenizer_type is {kind!r}, which is no file to read; {ADVICE}")
+        return gpt2(*(existing(arguments.get(key), base, source, bounds) for key in ("vocab_file", "merge_file")))
+    raise CheckpointError(f"{source}: tokenizer_type is {shown(kind)}, which is no file to read; {ADVICE}")
 
 
-def existing(name: Json, base: Path, source: Path) -> Path:
-    """Return the file or folder called ``name``: in ``base``, or where an absolute path says."""
-    if not name:
+def existing(name: Json, base: Path, source: Path, bounds: Bounds) -> Path:
+    """Return the file or folder called ``name``: in ``base``, or where an absolute path says; files within bounds."""
+    if not isinstance(name, str) or not name or "\0" in name:
         raise CheckpointError(f"{source}: names no tokenizer file; {ADVICE}")
-    text = str(name).removeprefix("nemo:")
+    text = name.removeprefix("nemo:")
     path = Path(text)
     candidates = [base / path.name, path] if path.is_absolute() else [base / path, base / path.name]
     for candidate in candidates:
-        if candidate.exists():
+        if len(str(candidate)) < LONGEST_PATH and candidate.exists():
+            if not candidate.is_dir():
+                check_length(candidate, bounds)
             return candidate
-    raise CheckpointError(f"{source}: its tokenizer '{text}' is not here (looked for {candidates[0]}); {ADVICE}")
+    raise CheckpointError(f"{source}: its tokenizer {shown(text)} is not here (looked for {candidates[0]}); {ADVICE}")
 
 
 def gpt2(vocab: Path, merges: Path) -> Tokenizer:

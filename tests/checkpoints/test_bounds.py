@@ -23,7 +23,7 @@ from hostile import bounded, tiny
 from safetensors.torch import save_file
 from test_nothing_is_executed import launch
 
-from launcher.checkpoints import detect
+from launcher.checkpoints import detect, load_tokenizer
 from launcher.engines.huggingface import source
 from launcher.errors import CheckpointError
 from launcher.model import Bounds
@@ -184,6 +184,22 @@ def test_the_huggingface_engine_refuses_them_too(kind: str, tmp_path: Path) -> N
     with bounded(), pytest.raises(CheckpointError, match="model") as refused:
         source.read(path)
     assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "tokenizer.model", "vocab.json"])
+def test_a_long_tokenizer_is_refused_unread(name: str, tmp_path: Path) -> None:
+    with (tmp_path / name).open("wb") as stream:
+        stream.truncate(10**10)
+    with bounded(), pytest.raises(CheckpointError, match=rf"{name}: 10000000000 bytes of metadata"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("word", ["9" * 5000, "\u0663", "", "0" * 10**6, "-1"])
+def test_a_tracker_of_no_iteration_is_refused(word: str, tmp_path: Path) -> None:
+    tiny(tmp_path / "model")
+    (tmp_path / "model" / "latest_checkpointed_iteration.txt").write_text(word, encoding="utf-8")
+    with bounded(), pytest.raises(CheckpointError, match="expected an iteration number"):
+        detect(tmp_path / "model")
 
 
 @pytest.mark.parametrize("overrides", [["mode=plan"], ["engine=huggingface"], []])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 import pickle
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import test_huggingface
 import torch
 from checkpoint_models import loaded
-from hostile import EXPLOITS, HARMLESS, STEP, Command, dotted, tiny
+from hostile import ASSETS, EXPLOITS, HARMLESS, STEP, Command, dotted, tiny
 
 from launcher.checkpoints import detect
 from launcher.errors import CheckpointError
@@ -80,3 +83,22 @@ def test_pickled_weights_are_refused_unread(name: str, tmp_path: Path) -> None:
     with pytest.raises(CheckpointError, match=r"model\.safetensors: missing"):
         detect(tmp_path)
     assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("engine", ["megatron", "huggingface"])
+def test_code_that_comes_with_a_model_never_runs(engine: str, tmp_path: Path) -> None:
+    """`auto_map` names classes in files of the folder, which transformers would import if it trusted them."""
+    model, trace = tmp_path / "model", tmp_path / "executed"
+    test_huggingface.saved("llama", model)
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        shutil.copy(ASSETS / "tiny" / STEP / "tokenizer" / name, model / name)
+    code = f"open({str(trace)!r}, 'w')\nfrom transformers import LlamaConfig as C, LlamaForCausalLM as M\n"
+    (model / "custom.py").write_text(code)
+    named = {"AutoConfig": "custom.C", "AutoModelForCausalLM": "custom.M", "AutoTokenizer": ["custom.M", "custom.M"]}
+    for name in ("config.json", "tokenizer_config.json"):
+        content = json.loads((model / name).read_text()) | {"auto_map": named}
+        (model / name).write_text(json.dumps(content))
+    (model / "adapter_config.json").write_text('{"base_model_name_or_path": "elsewhere"}')
+    ended = launch(tmp_path, f"engine={engine}", "mode=validate")
+    assert not trace.exists()
+    assert "Traceback" not in ended.stdout + ended.stderr

@@ -49,11 +49,8 @@ def _seen(source: Source) -> Iterator[Path]:
 
     It takes a ``model.safetensors`` before an index of other files, and applies an adapter.
     """
-    if source.layout == "gguf":
-        yield source.path.parent
-        return
     with TemporaryDirectory(prefix="launcher-model-") as folder:
-        for file in source.files:
+        for file in source.files or (source.path,):
             (Path(folder) / file.name).symlink_to(file.resolve())
         yield Path(folder)
 

@@ -84,7 +84,7 @@ class Source:
             return tokenizer_of(opened(self.path, self.bounds).fields, self.path)
         from launcher.checkpoints.hf_tokenizer import from_folder
 
-        return from_folder(self.path)
+        return from_folder(self.path, self.bounds)
 
     def fingerprint(self) -> str:
         """Return ``sha256:...`` over what decides the weights and the tokenizer."""
