@@ -30,3 +30,14 @@ async def test_metrics_count_tokens(api: Api) -> None:
     assert after["generated_tokens"] - before["generated_tokens"] == 5
     text = (await api.http.get("/metrics")).text
     assert f"launcher_engine_generated_tokens_total {float(after['generated_tokens'])}" in text
+
+
+async def test_a_request_has_a_name_whatever_becomes_of_it(api: Api) -> None:
+    """Also: HEAD, and a body that is packed, on every backend."""
+    for method, path, status in (("GET", "/v1/models", 200), ("HEAD", "/health", 200), ("HEAD", "/v1/models", 200),
+                                 ("GET", "/v1/nothing", 404)):  # fmt: skip
+        answer = await api.http.request(method, path, headers={"x-request-id": "mine"})
+        assert (answer.status_code, answer.headers.get_list("x-request-id")) == (status, ["mine"])
+    packed = await api.http.post("/v1/completions", content=b"x", headers={"Content-Encoding": "gzip"})
+    assert packed.status_code == 415
+    assert packed.headers["x-request-id"]

@@ -169,7 +169,7 @@ def ask_past_the_endpoint(pid: int) -> None:
     import psutil
 
     served = [c.laddr for c in psutil.Process(pid).net_connections("tcp") if c.status == "LISTEN"]
-    for address in (a for a in served if a.ip in (HEAD, OTHER)):
+    for address in (a for a in served if a.ip in (HEAD, OTHER, "127.0.0.1")):
         opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
             opener.open(f"http://{address.ip}:{address.port}/v1/models", timeout=10)
