@@ -79,7 +79,7 @@ async def greedy_repeats(subject: Subject) -> str:
     if not partings:
         return f"{REPEATS + 1} times the same text"
     accepted = await tolerance(subject)
-    return f"{len(partings)} of {REPEATS} answers part at a near-tie: {partings[0]}; accepted is {accepted}"
+    return f"{len(partings)} of {REPEATS} answers part at a near-tie: {partings[0]}; the tolerance is {accepted}"
 
 
 async def greedy(subject: Subject, **more: Json) -> Json:
@@ -105,7 +105,7 @@ async def near_tie(subject: Subject, one: Json, other: Json) -> Parting | None:
     if found is None:
         raise Failure(f"{differ} from the same tokens")
     if found.gap is None or not found.gap <= accepted.value:
-        raise Failure(f"{differ}: {found}; accepted is {accepted}")
+        raise Failure(f"{differ}: {found}; the tolerance is {accepted}")
     return found
 
 

@@ -52,7 +52,9 @@ async def equal_to_forward(subject: Subject) -> Measured:
             raise Failure(f"log-probabilities of {kind} tokens differ {complaint} from a direct forward pass")
     every = [d for differences in found.values() for d in differences]
     worst, median = accepted.worst(every), statistics.median(every)
-    detail = f"largest difference {worst:.1e}, median {median:.1e} over {len(every)} tokens; accepted is {accepted}"
+    detail = (
+        f"largest difference {worst:.1e}, median {median:.1e} over {len(every)} tokens; the tolerance is {accepted}"
+    )
     return Measured(detail, {"largest_difference": worst, "median_difference": median, "tokens": len(every)})
 
 

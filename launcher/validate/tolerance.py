@@ -71,9 +71,9 @@ class Tolerance:
         """Return why ``differences`` are more than rounding explains, None if they are not."""
         worst, median = self.worst(differences), statistics.median(differences)
         if not worst <= self.value:
-            return f"by {worst:.2g}, accepted is {self}"
+            return f"by {worst:.2g}; the tolerance is {self}"
         if not median <= self.typical:
-            return f"by {median:.2g} in the median, accepted is {self.typical:.2g} ({self.why})"
+            return f"by {median:.2g} in the median; the tolerance is {self.typical:.2g} ({self.why})"
         return None
 
     def worst(self, differences: Sequence[float]) -> float:
