@@ -46,8 +46,8 @@ class Record:
         self.args = args
         self.state: Any = {}
 
-    def __getitem__(self, name: str) -> Any:
-        return self.state[name]
+    def __repr__(self) -> str:
+        return f"<{'.'.join(self.name or ('object',))[:200]}>"
 
 
 def loads(data: bytes, allowed: Collection[Name] | None = None) -> Any:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 END, END64, LOCATOR64 = b"PK\5\6", b"PK\6\6", b"PK\6\7"
 ENTRY, LOCAL = b"PK\1\2", b"PK\3\4"
+SCALARS = (bool, int, float, str)
 IN_EXTRA = 0xFFFFFFFF
 """A size or an offset that stands in the entry's extra field, in 8 bytes."""
 
@@ -151,7 +152,19 @@ def read_arguments(file: Path, bounds: Bounds | None = None) -> dict[str, Json]:
         raise CheckpointError(f"{file}: not a file of torch.save: {error or 'it is damaged'}") from error
     arguments = content.get("args") if isinstance(content, dict) else None
     state = arguments.state if isinstance(arguments, Record) else None
-    return {key: state[key] for key in state if isinstance(key, str)} if isinstance(state, dict) else {}
+    return {key: _plain(state[key]) for key in state if isinstance(key, str)} if isinstance(state, dict) else {}
+
+
+def _plain(value: Any) -> Json:
+    """Return an argument that is a number, a text or a list of them; any other as a `Record`, which shows its class.
+
+    A list that holds a list ten times, and so on, is small here and endless where it is walked or printed.
+    """
+    if value is None or isinstance(value, SCALARS):
+        return value
+    if isinstance(value, (list, tuple)) and all(item is None or isinstance(item, SCALARS) for item in value):
+        return value
+    return Record(value.name if isinstance(value, Record) else ("builtins", type(value).__name__), ())
 
 
 def _pickled(stream: BinaryIO, archive: Span, bounds: Bounds, allowed: frozenset[Name] | None = None) -> Any:

@@ -35,6 +35,15 @@ def test_arguments_come_without_the_objects_around_them(tmp_path: Path, capsys: 
     assert "never" not in capsys.readouterr().out
 
 
+def test_what_arguments_hold_is_flat_and_short_to_print(tmp_path: Path) -> None:
+    value: Any = "x"
+    for _ in range(9):
+        value = [value] * 10
+    torch.save({"args": argparse.Namespace(laughs=value, nested={"a": value}, loud=Loud())}, tmp_path / "common.pt")
+    found = read_arguments(tmp_path / "common.pt")
+    assert repr(found) == "{'laughs': <builtins.list>, 'nested': <builtins.dict>, 'loud': <__builtin__.print>}"
+
+
 def test_a_file_without_arguments_has_none(tmp_path: Path) -> None:
     torch.save({"iteration": 3}, tmp_path / "common.pt")
     assert read_arguments(tmp_path / "common.pt") == {}
