@@ -21,8 +21,10 @@ if TYPE_CHECKING:
 class Architecture:
     """A decoder-only transformer in Megatron-core's terms; sizes are in elements, lengths in tokens.
 
-    ``rope_scaling`` is Hugging Face's dictionary (``rope_type: llama3`` or ``linear``). ``sliding_window`` is how many
-    keys a query sees, itself included. ``dtype`` is that of the stored weights: ``fp32``, ``bf16`` or ``fp16``.
+    ``rope_scaling`` is Hugging Face's dictionary (``rope_type: llama3`` or ``linear``). ``rope_factors`` divide the
+    rotary frequencies, after that scaling: one for each, which is half of the rotated channels, finite and positive.
+    ``sliding_window`` is how many keys a query sees, itself included. ``dtype`` is that of the stored weights:
+    ``fp32``, ``bf16`` or ``fp16``.
     ``vocab_size`` is the number of rows of the stored embedding (padding included).
     """
 
@@ -47,6 +49,7 @@ class Architecture:
     rotary_percent: float = 1.0
     rotary_interleaved: bool = False
     rope_scaling: Mapping[str, Json] | None = None
+    rope_factors: tuple[float, ...] | None = None
     tied: bool = True
     parallel_residual: bool = False
     sliding_window: int | None = None

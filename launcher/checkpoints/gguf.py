@@ -8,7 +8,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from launcher.checkpoints import claims, convert
+from launcher.checkpoints import claims, convert, gguf_rope
 from launcher.checkpoints.base import Architecture, Checkpoint, NotComputed
 from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.digest import fingerprint
@@ -47,10 +47,6 @@ NAMES = convert.Names(
 )
 
 
-FACTORS = "rope_freqs.weight"
-"""Factors of the rotary frequencies: refused unless they are all 1."""
-
-
 class GGUFCheckpoint(Checkpoint):
     """One ``.gguf`` file. Weights are computed with in full precision, whatever they were quantised to."""
 
@@ -64,7 +60,7 @@ class GGUFCheckpoint(Checkpoint):
         _refuse_unknown(self._fields, path)
         self.architecture = _architecture(self._fields, self._tensors, path)
         claims.check(self.architecture, sum(tensor.n_elements for tensor in self._tensors.values()), path)
-        convert.check(set(self._tensors) - {FACTORS}, self.architecture, NAMES, str(path))
+        convert.check(set(self._tensors) - {gguf_rope.FACTORS}, self.architecture, NAMES, str(path))
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -137,6 +133,7 @@ def _architecture(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor],
     _refuse_unsupported(fields, tensors, kind, path)
     hidden, heads = whole("embedding_length"), whole("attention.head_count")
     channels = whole("attention.key_length", max(1, hidden // heads))
+    rotated = whole("rope.dimension_count", channels)
     window = fields.get(f"{kind}.attention.sliding_window")
     return Architecture(
         num_layers=whole("block_count"),
@@ -151,8 +148,9 @@ def _architecture(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor],
         qkv_bias="blk.0.attn_q.bias" in tensors,
         qk_norm="blk.0.attn_q_norm.weight" in tensors,
         rotary_base=real("rope.freq_base", 10000.0),
-        rotary_percent=whole("rope.dimension_count", channels) / channels,
-        rope_scaling=_rope_scaling(fields, kind, path),
+        rotary_percent=rotated / channels,
+        rope_scaling=gguf_rope.scaling(fields, kind, path),
+        rope_factors=gguf_rope.factors(tensors, kind, rotated, path),
         tied="output.weight" not in tensors,
         sliding_window=whole("attention.sliding_window") if window else None,
         dtype=DTYPES.get(tensors["token_embd.weight"].tensor_type.name, "fp32"),
@@ -167,16 +165,3 @@ def _refuse_unsupported(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTe
     if fields.get(f"{kind}.expert_count"):
         raise NotComputed(f"{path}: a mixture of experts (expected a dense model; use its Hugging Face folder)")
     check_keys(fields, kind, path)
-    if FACTORS in tensors and not tensors[FACTORS].is_neutral(path):
-        raise CheckpointError(
-            f"{path}: Llama 3.1 rotary factors (rope_freqs) are not read; use its Hugging Face folder"
-        )
-
-
-def _rope_scaling(fields: Mapping[str, Json], kind: str, path: Path) -> dict[str, Json] | None:
-    scaling = fields.get(f"{kind}.rope.scaling.type", "none")
-    if scaling == "none":
-        return None
-    if scaling != "linear":
-        raise NotComputed(f"{path}: {kind}.rope.scaling.type is {shown(scaling)} (supported: none, linear)")
-    return {"rope_type": "linear", "factor": positive(fields, f"{kind}.rope.scaling.factor", path, math.nan)}

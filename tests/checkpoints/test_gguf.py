@@ -102,10 +102,10 @@ def test_a_tensor_without_a_place_is_refused(name: str, tmp_path: Path) -> None:
         detect(file)
 
 
-def test_rotary_factors_are_refused_unless_they_are_one(tmp_path: Path) -> None:
-    assert detect(written(tmp_path / "one.gguf", extra={"rope_freqs.weight": np.ones(4)}))
-    with pytest.raises(CheckpointError, match="rotary factors"):
-        detect(written(tmp_path / "two.gguf", extra={"rope_freqs.weight": [1, 1, 2, 8]}))
+def test_rotary_factors_are_read(tmp_path: Path) -> None:
+    for factors in ([1, 1, 1, 1], [1, 1, 2, 8]):
+        file = written(tmp_path / "model.gguf", extra={"rope_freqs.weight": factors})
+        assert detect(file).architecture.rope_factors == tuple(factors)
 
 
 @pytest.mark.parametrize(

@@ -11,9 +11,10 @@ from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.claims import LONGEST_CONTEXT
 from launcher.checkpoints.digest import fingerprint
-from launcher.checkpoints.gguf import FACTORS, SUPPORTED, opened
+from launcher.checkpoints.gguf import SUPPORTED, opened
 from launcher.checkpoints.gguf_file import GGUFTensor
 from launcher.checkpoints.gguf_keys import check as check_keys
+from launcher.checkpoints.gguf_rope import FACTORED, FACTORS, scaling_type
 from launcher.checkpoints.hf_classes import CLASSES
 from launcher.checkpoints.hf_config import refuse_unsupported
 from launcher.checkpoints.hf_tokenizer import read_json
@@ -256,13 +257,14 @@ def _refuse_unsupported_gguf(
     if kind in SUPPORTED:
         check_keys(fields, kind, path)
     if FACTORS in tensors and not tensors[FACTORS].is_neutral(path):
-        raise CheckpointError(f"{path}: transformers does not read rope_freqs (expected the Hugging Face folder)")
+        instead = "engine=megatron" if kind in FACTORED else "the Hugging Face folder"
+        raise CheckpointError(f"{path}: transformers does not read {FACTORS} (expected {instead})")
     if (kind, fields.get("general.name")) == ("llama", "mistral"):
         raise CheckpointError(
             f"{path}: general.name is 'mistral', which makes transformers add a window (expected engine=megatron)"
         )
     if fields.get(f"{kind}.attention.sliding_window") and kind in SUPPORTED:
         raise CheckpointError(f"{path}: transformers does not read {kind}.attention.sliding_window (expected none)")
-    scaling = fields.get(f"{kind}.rope.scaling.type", "none")
+    scaling = scaling_type(fields, kind)
     if scaling != "none":
         raise CheckpointError(f"{path}: transformers does not read {kind}.rope.scaling.type={scaling} (expected none)")

@@ -74,10 +74,21 @@ class Rotary(RotaryEmbedding):  # type: ignore[misc]
 
 
 def inverse_frequencies(architecture: Architecture) -> Tensor:
-    """Return the rotary frequencies, [rotated / 2], scaled as ``rope_scaling`` says.
+    """Return the rotary frequencies, [rotated / 2], scaled by ``rope_scaling`` and divided by ``rope_factors``.
 
-    Raises `ValueError` for a kind of scaling other than ``linear``, ``llama3`` or ``default``.
+    Raises `ValueError` for a kind of scaling other than ``linear``, ``llama3`` or ``default``, and for factors that
+    are not one for each frequency.
     """
+    frequencies, factors = _scaled(architecture), architecture.rope_factors
+    if factors is None:
+        return frequencies
+    if len(factors) != len(frequencies):
+        raise ValueError(f"rope_factors: there are {len(factors)} (expected {len(frequencies)}, one per frequency)")
+    return frequencies / torch.tensor(factors, dtype=torch.float32)
+
+
+def _scaled(architecture: Architecture) -> Tensor:
+    """Return the rotary frequencies, scaled as ``rope_scaling`` says."""
     rotated = int(architecture.kv_channels * architecture.rotary_percent)
     frequencies = 1.0 / architecture.rotary_base ** (torch.arange(0, rotated, 2, dtype=torch.float32) / rotated)
     scaling = architecture.rope_scaling or {}
