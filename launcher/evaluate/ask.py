@@ -37,6 +37,8 @@ class Trouble(Enum):
     """Nothing."""
     broken = "broken"
     """It may be broken for every request: a 5xx, an answer that is none, or the page of a proxy before it."""
+    late = "late"
+    """It may hang: the answer took too long."""
     outage = "outage"
     """It may be gone: no connection, one that broke, or a status of `GATEWAY`."""
     away = "away"
@@ -102,9 +104,14 @@ async def _judged(response: Response, sample: Sample, task: Task, accept_missing
 def _trouble(error: Exception) -> Trouble:
     if isinstance(error, ServerAway):
         return Trouble.away if error.outage else Trouble.forgotten
-    if not isinstance(error, TransportError) or error.failure is Failure.timeout:
-        return Trouble.none
-    return Trouble.outage if error.failure is Failure.connection else Trouble.broken
+    return _TROUBLES[error.failure] if isinstance(error, TransportError) else Trouble.none
+
+
+_TROUBLES = {
+    Failure.connection: Trouble.outage,
+    Failure.timeout: Trouble.late,
+    Failure.answer: Trouble.broken,
+}
 
 
 def _trouble_of(response: Response) -> Trouble:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -23,7 +25,9 @@ LOOK_S = 0.05
 FIRST_S, LONGEST_S = 0.2, 3.0
 """The pauses between two probes of a server that is away grow from the first to the longest."""
 PLAIN_S = 30.0
-"""How long a plain request may take; a server that takes longer is there, and busy."""
+"""How long a plain request may take; the next one of the same pause is given twice the time."""
+LOSSES = 2
+"""After each so many broken connections a sample counts as having met an outage, whatever health says."""
 FORGOTTEN_S = 30.0
 """A request that was under way when the server fell silent is asked again, once, so long after the server is back."""
 OUTAGES_IN_A_ROW = 10
@@ -44,6 +48,17 @@ class Unwatched:
 
     def look(self) -> int:
         return 0
+
+
+@dataclass(frozen=True)
+class _Plain:
+    """What became of a plain request: why there is no answer, or None; ``late`` if there may yet be one."""
+
+    why: str | None = None
+    late: bool = False
+
+
+_ANSWERED = _Plain()
 
 
 @dataclass(eq=False)
@@ -75,41 +90,54 @@ class CircuitBreaker:
         self._silent_probes = SILENT_PROBES
         self._silent = False
         self._reason = ""
-        self._tripped, self._closed = asyncio.Event(), asyncio.Event()
+        self._closed = asyncio.Event()
         self._closed.set()
         self._flights: set[_Flight] = set()
         self._called_back: set[str] = set()
-        self._answered = time.monotonic()
+        self._opened, self._answered = -math.inf, time.monotonic()
         self._path: str | None = None
         self._asking = asyncio.Lock()
+        self._losses: Counter[str] = Counter()
+        self._slowest_s = 0.0
         self._row = 0
 
     async def __call__(self, request: Request) -> Response:
         """Send the request once the breaker is closed. Raises `ServerAway` and `TransportError`."""
         await self._closed.wait()
-        self._path = request.path
+        self._path, start = request.path, time.monotonic()
         try:
             response = await self._sent(request)
         except TransportError as error:
             if error.failure in LOST:
-                await self._confirm(str(error))
+                await self._confirm(str(error), start)
+            if error.failure is Failure.connection:
+                await self._lost(request, str(error), start)
             raise
         if response.status in GATEWAY:
-            await self._confirm(said(response))
+            await self._confirm(said(response), start)
         else:
             self._answered = time.monotonic()
+            self._slowest_s = max(self._slowest_s, self._answered - start)
         return response
 
     async def closed(self) -> None:
         """Wait until requests are sent."""
         await self._closed.wait()
 
-    async def outage(self, path: str) -> bool:
-        """Tell whether the breaker is open; it opens if a plain request gets no answer either."""
+    async def outage(self, path: str, start: float) -> bool:
+        """Tell whether there was an outage since ``start``, on the clock of `time.monotonic`.
+
+        One begins if a plain request is not answered either. If it is only late, nothing else may have been answered
+        either, for longer than the slowest answer took.
+        """
         async with self._asking:
-            if self._closed.is_set() and (why := await self._plain(path)) is not None:
-                self._open(why)
-            return not self._closed.is_set()
+            if self._opened < start:
+                asked = time.monotonic()
+                found = await self._plain(path, PLAIN_S)
+                silent_since = min(asked, time.monotonic() - self._slowest_s)
+                if found.why is not None and not (found.late and self._answered > silent_since):
+                    self._open(found.why, silent=found.late)
+            return self._opened >= start
 
     def progressed(self) -> None:
         """Say that a sample has ended."""
@@ -123,10 +151,7 @@ class CircuitBreaker:
                 self._open(state.explanation, silent=state.liveness is Liveness.silent)
             if not self._closed.is_set():
                 await self._pause()
-            try:
-                await asyncio.wait_for(self._tripped.wait(), LOOK_S)
-            except TimeoutError:
-                continue
+            await asyncio.sleep(LOOK_S)
 
     async def _sent(self, request: Request) -> Response:
         try:
@@ -136,6 +161,18 @@ class CircuitBreaker:
         except TimeoutError:
             raise ServerAway("no answer since the server is back", outage=False) from None
 
+    async def _lost(self, request: Request, what: str, start: float) -> None:
+        """Raise `ServerAway` for each `LOSSES`-th broken connection of a sample, although the server is there.
+
+        It may be back already; then an adapter that asks again would make it go away again and again.
+        """
+        if request.sample is None:
+            return
+        self._losses[request.sample] += 1
+        if self._losses[request.sample] % LOSSES == 0:
+            await self.outage(request.path, start)
+            raise ServerAway(what)
+
     @contextmanager
     def _flying(self, flight: _Flight) -> Iterator[None]:
         self._flights.add(flight)
@@ -144,13 +181,13 @@ class CircuitBreaker:
         finally:
             self._flights.discard(flight)
 
-    async def _confirm(self, what: str) -> None:
-        """Raise `ServerAway` if the server is; its health is probed for that unless the breaker is open already."""
-        if self._closed.is_set():
+    async def _confirm(self, what: str, start: float) -> None:
+        """Raise `ServerAway` if there was an outage since ``start``, or if a probe of the server's health finds one."""
+        if self._opened < start:
             state = await self._looked()
-            if self._closed.is_set() and self._away(state, 1):
+            if self._opened < start and self._away(state, 1):
                 self._open(state.explanation)
-        if not self._closed.is_set():
+        if self._opened >= start:
             raise ServerAway(f"{what}; {self._reason}")
 
     async def _looked(self) -> ServerState:
@@ -169,9 +206,8 @@ class CircuitBreaker:
         return state.liveness is Liveness.away or state.row >= silent
 
     def _open(self, why: str, *, silent: bool = False) -> None:
-        self._reason, self._silent = why, silent
+        self._reason, self._silent, self._opened = why, silent, time.monotonic()
         self._closed.clear()
-        self._tripped.set()
 
     async def _pause(self) -> None:
         """Wait until the server is back. Raises `ServerGone`."""
@@ -196,21 +232,33 @@ class CircuitBreaker:
         else:
             self._call_back(start)
         self._answered = time.monotonic()
-        self._tripped.clear()
         self._closed.set()
 
     async def _recovered(self, start: float) -> None:
-        wait_s, wanted, next_look = FIRST_S, self._health.look(), start
-        while not self._busy(start):
-            state, now = self._health.state(), time.monotonic()
-            self._give_up(state, now - start)
-            self._progress.paused(now - start, self._reason)
-            if state.probe >= wanted and now >= next_look:
-                if state.liveness is Liveness.live and await self._serves():
+        probing = asyncio.create_task(self._until_back())
+        try:
+            while not (probing.done() or self._busy(start)):
+                seconds = time.monotonic() - start
+                self._give_up(self._health.state(), seconds)
+                self._progress.paused(seconds, self._reason)
+                await asyncio.sleep(LOOK_S)
+        finally:
+            probing.cancel()
+        if probing.done():
+            probing.result()
+
+    async def _until_back(self) -> None:
+        """Wait until health is back and a plain request is answered; one that is late is given more time next time."""
+        wait_s, plain_s = FIRST_S, PLAIN_S
+        while True:
+            state = await self._looked()
+            if state.liveness is Liveness.live:
+                found = _ANSWERED if self._path is None else await self._plain(self._path, plain_s)
+                if found.why is None:
                     return
-                wait_s = min(LONGEST_S, 2 * wait_s)
-                wanted, next_look = self._health.look(), time.monotonic() + wait_s
-            await asyncio.sleep(LOOK_S)
+                self._reason, plain_s = found.why, plain_s * (2 if found.late else 1)
+            await asyncio.sleep(wait_s)
+            wait_s = min(LONGEST_S, 2 * wait_s)
 
     def _give_up(self, state: ServerState, seconds: float) -> None:
         """Raise `ServerGone` when waiting does not help, or no longer."""
@@ -224,20 +272,16 @@ class CircuitBreaker:
             limit = f"it was not back within evaluate.max_pause_s={self._max_pause_s:g}"
             raise ServerGone(f"the server stopped answering: {self._reason}; {limit}")
 
-    async def _serves(self) -> bool:
-        why = None if self._path is None else await self._plain(self._path)
-        self._reason = why or self._reason
-        return why is None
-
-    async def _plain(self, path: str) -> str | None:
-        """Ask for one token; return why there is no answer, None if there is one, or a refusal, or it takes long."""
+    async def _plain(self, path: str, timeout_s: float) -> _Plain:
+        """Ask for one token. A refusal of this request is an answer, too."""
         try:
-            response = await asyncio.wait_for(self._client(Request(path, plain(path, self._model))), PLAIN_S)
+            async with asyncio.timeout(timeout_s):
+                response = await self._client(Request(path, plain(path, self._model)))
         except TimeoutError:
-            return None
+            return _Plain(f"the server answers no request (not within {timeout_s:g} s)", late=True)
         except TransportError as error:
-            return None if error.failure is Failure.timeout else f"the server answers no request ({shown(error)})"
-        return f"the server refuses every request ({said(response)})" if response.status >= 500 else None
+            return _Plain(f"the server answers no request ({shown(error)})", late=error.failure is Failure.timeout)
+        return _Plain(f"the server refuses every request ({said(response)})") if response.status >= 500 else _ANSWERED
 
     def _call_back(self, start: float) -> None:
         """Let requests from before the outage end in `FORGOTTEN_S`, as the server may have lost them; each only once.

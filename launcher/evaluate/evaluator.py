@@ -142,7 +142,7 @@ class _Session:
             return samples.again(sample, outage=asked.trouble is Trouble.away)
         if asked.trouble is Trouble.none:
             return False
-        away = await self._breaker.outage(sample.request.path)
+        away = await self._breaker.outage(sample.request.path, time.monotonic() - asked.record.latency_s)
         return (away or asked.trouble is Trouble.outage) and samples.again(sample)
 
     def _end(self, asked: Asked) -> None:

@@ -37,7 +37,7 @@ async def asked(answer):
         (Response(502, "gone"), Status.failed, "outage", "HTTP 502: gone"),
         (Response(503, {}), Status.failed, "outage", "HTTP 503: {}"),
         (TransportError("refused", Failure.connection), Status.failed, "outage", "refused"),
-        (TransportError("late", Failure.timeout), Status.failed, "none", "late"),
+        (TransportError("late", Failure.timeout), Status.failed, "late", "late"),
         (TransportError("no JSON"), Status.failed, "broken", "no JSON"),
         (ServerAway("gone"), Status.failed, "away", "gone"),
         (ServerAway("forgotten", outage=False), Status.failed, "forgotten", "forgotten"),
