@@ -1,11 +1,13 @@
 """Tell the tests that failed twice from those that failed once, and write both to ``build/failures.txt``.
 
 Usage: ``failures.py save`` after the first run, ``failures.py compare`` after the second one. Reads pytest's cache.
+``compare`` exits with 1 if a test is broken or the first run ended early; with ``STRICT=1`` also if one is unsteady.
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -23,6 +25,8 @@ def main(verb: str) -> None:
     lines = [f"{'broken' if name in again else 'UNSTEADY'}: {name}" for name in json.loads(FIRST.read_text())]
     REPORT.write_text("".join(f"{line}\n" for line in lines))
     print(*lines, sep="\n")
+    first = json.loads(FIRST.read_text())
+    sys.exit(1 if again or not first or os.environ.get("STRICT") else 0)
 
 
 def failed() -> list[str]:

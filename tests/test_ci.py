@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,6 +44,23 @@ def test_a_failure_that_does_not_repeat_is_unsteady(tmp_path: Path) -> None:
     cache.write_text('{"tests/a.py::one": true, "tests/b.py::two": true}')
     subprocess.run([sys.executable, script, "save"], check=True)
     cache.write_text('{"tests/b.py::two": true}')
-    done = subprocess.run([sys.executable, script, "compare"], check=True, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, script, "compare"], capture_output=True, text=True)
+    assert done.returncode == 1
     assert done.stdout == "UNSTEADY: tests/a.py::one\nbroken: tests/b.py::two\n"
     assert (tmp_path / "build" / "failures.txt").read_text() == done.stdout
+
+
+@pytest.mark.parametrize(
+    ("again", "strict", "code"), [("{}", "", 0), ("{}", "1", 1), ('{"tests/c.py::new": true}', "", 1)]
+)
+def test_unsteady_tests_fail_a_strict_run(tmp_path: Path, again: str, strict: str, code: int) -> None:
+    script = tmp_path / ".ci" / "failures.py"
+    script.parent.mkdir()
+    script.write_bytes((ROOT / ".ci" / "failures.py").read_bytes())
+    cache = tmp_path / ".pytest_cache" / "v" / "cache" / "lastfailed"
+    cache.parent.mkdir(parents=True)
+    cache.write_text('{"tests/a.py::one": true}')
+    subprocess.run([sys.executable, script, "save"], check=True)
+    cache.write_text(again)
+    environment = {name: value for name, value in os.environ.items() if name != "STRICT"} | {"STRICT": strict}
+    assert subprocess.run([sys.executable, script, "compare"], env=environment, capture_output=True).returncode == code
