@@ -123,6 +123,11 @@ def refuses(response: Response) -> bool:
     return isinstance(error.get("message"), str) and error.get("type") != NOT_JSON
 
 
+def is_page(response: Response) -> bool:
+    """Return whether an error status came with anything but JSON: the page of a proxy before the server."""
+    return not response.ok and error_of(response.body).get("type") == NOT_JSON
+
+
 def token_count(usage: Json, key: str) -> int | None:
     """Return a count of tokens from ``usage``; None for anything but a number that can be one."""
     value = usage.get(key) if isinstance(usage, Mapping) else None

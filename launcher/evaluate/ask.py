@@ -14,7 +14,7 @@ from launcher.console import one_line
 from launcher.core import GATEWAY, Handler, Json, Record, Response, Sample, Score, Status
 from launcher.errors import AdapterError, Failure, ServerAway, TransportError
 from launcher.evaluate.records import made
-from launcher.responses import NO_FINISH, checked, quoted, refuses
+from launcher.responses import NO_FINISH, checked, is_page, quoted, refuses
 from launcher.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -117,7 +117,7 @@ _TROUBLES = {
 def _trouble_of(response: Response) -> Trouble:
     if response.status in GATEWAY:
         return Trouble.outage
-    return Trouble.broken if response.status >= 500 or _by_proxy(response) else Trouble.none
+    return Trouble.broken if response.status >= 500 or is_page(response) or _by_proxy(response) else Trouble.none
 
 
 def _explained(error: Exception, sample: Sample) -> str:

@@ -11,9 +11,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from launcher.console import one_line
 from launcher.core import GATEWAY, Handler, Health, Json, Liveness, Pause, Request, Response, ServerState, error_of
 from launcher.errors import Failure, ServerAway, TransportError
 from launcher.evaluate.progress import Progress
+from launcher.responses import is_page
 
 LOST = frozenset({Failure.connection, Failure.timeout})
 """Failures of a request that may be the server's."""
@@ -32,8 +34,6 @@ FORGOTTEN_S = 30.0
 """A request that was under way when the server fell silent is asked again, once, so long after the server is back."""
 OUTAGES_IN_A_ROW = 10
 """After so many outages between which no sample ended, another one would not help."""
-QUOTED = 200
-"""Characters of what a server says of itself that a reason quotes."""
 
 
 class ServerGone(Exception):
@@ -280,8 +280,12 @@ class CircuitBreaker:
         except TimeoutError:
             return _Plain(f"the server answers no request (not within {timeout_s:g} s)", late=True)
         except TransportError as error:
-            return _Plain(f"the server answers no request ({shown(error)})", late=error.failure is Failure.timeout)
-        return _Plain(f"the server refuses every request ({said(response)})") if response.status >= 500 else _ANSWERED
+            return _Plain(
+                f"the server answers no request ({one_line(str(error))})", late=error.failure is Failure.timeout
+            )
+        if response.status >= 500 or is_page(response):
+            return _Plain(f"the server refuses every request ({said(response)})")
+        return _ANSWERED
 
     def _call_back(self, start: float) -> None:
         """Let requests from before the outage end in `FORGOTTEN_S`, as the server may have lost them; each only once.
@@ -305,10 +309,4 @@ def plain(path: str, model: str) -> Mapping[str, Json]:
 def said(response: Response) -> str:
     """Return the status of a response, with its message if it has one in OpenAI's shape."""
     message = error_of(response.body).get("message")
-    return f"HTTP {response.status}: {shown(message)}" if message else f"HTTP {response.status}"
-
-
-def shown(text: Json) -> str:
-    """Return the beginning of a text on one line, without what steers a terminal."""
-    line = " ".join(str(text).split())
-    return "".join(character for character in line if character.isprintable())[:QUOTED]
+    return f"HTTP {response.status}: {one_line(str(message))}" if message else f"HTTP {response.status}"

@@ -22,8 +22,8 @@ PERIOD_S = 3.0
 TIMEOUT_S = 5.0
 """How long a probe may take. A server that hangs is noticed by the second one that takes longer."""
 LIMIT_S = 600.0
-QUOTED = 200
-"""Characters of what a server says of itself that are kept."""
+QUOTED, ENDED_QUOTED = 200, 1000
+"""Characters that are kept of what a server says of itself, and of how its process ended, with the path of its log."""
 STOP_S = 0.5
 """How long to wait for the last probe's end if the one before it was not answered: Ctrl-C waits for this, too."""
 
@@ -83,7 +83,7 @@ class Watch:
             self._state = ServerState(probe=number)
             return
         row, since = (before.row + 1, before.since) if before.row else (1, began)
-        reason = _said(line["detail"])[: None if line.get("ended") else QUOTED]
+        reason = _said(line["detail"], ENDED_QUOTED if line.get("ended") else QUOTED)
         self._state = ServerState(liveness, reason, number, row, since)
         late = liveness is not Liveness.restarting and time.monotonic() - since > self.timing.limit_s
         if liveness is Liveness.dead or late:
@@ -166,9 +166,9 @@ def _get(url: str, api_key: str | None, timeout_s: float) -> tuple[int | None, J
     return answer.status, _json(answer.body), None
 
 
-def _said(detail: Json) -> str:
+def _said(detail: Json, most: int) -> str:
     """Return what a server that does not work says of it, on one line and without control characters."""
-    return one_line(str(error_of(detail).get("message") or detail), QUOTED)
+    return one_line(str(error_of(detail).get("message") or detail), most)
 
 
 def _json(body: bytes) -> Json:

@@ -269,7 +269,14 @@ def in_thread(server: HTTPServer) -> Iterator[HTTPServer]:
 
 @pytest.mark.parametrize(
     ("status", "concurrency", "reason"),
-    [(502, 1, "HTTP 502"), (503, 64, "HTTP 503"), (521, 8, "HTTP 521"), (500, 8, "HTTP 500"), (200, 8, "no JSON")],
+    [
+        (502, 1, "HTTP 502"),
+        (503, 64, "HTTP 503"),
+        (521, 8, "HTTP 521"),
+        (500, 8, "HTTP 500"),
+        (200, 8, "no JSON"),
+        (404, 8, "HTTP 404"),
+    ],
 )
 async def test_a_burst_of_errors_of_a_server_that_says_it_is_well(tmp_path, status, concurrency, reason):
     """Also of a 500, or of a proxy's page with the status 200, if a plain request meets the same."""
@@ -373,7 +380,9 @@ async def test_a_sample_that_makes_the_server_go_away_is_given_up_and_the_others
     assert found.tasks["t"].coverage["failed"] == 1
 
 
-@pytest.mark.parametrize(("how", "times"), [(503, OUTAGES), ("abort", OUTAGES), (500, 1), (429, 1), ("no JSON", 1)])
+@pytest.mark.parametrize(
+    ("how", "times"), [(503, OUTAGES), ("abort", OUTAGES), (500, 1), (429, 1), (404, 1), ("no JSON", 1)]
+)
 async def test_what_only_one_request_meets_is_its_own_failure(tmp_path, how, times):
     async def answer(body, request):
         if body["prompt"] != "7":
