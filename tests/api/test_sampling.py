@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.api.errors import ApiError
-from launcher.api.sampling import check_tokens, choices, seed_of, token_limit
+from launcher.api.sampling import check_range, choices, seed_of, token_limit
 from launcher.api.schema import MAX_SEED, CompletionRequest
 from launcher.engines.base import Sampling
 
@@ -103,7 +103,7 @@ def test_scoring_needs_no_room_for_a_token() -> None:
 @pytest.mark.parametrize("tokens", [[-1], [3, 257]])
 def test_tokens_that_the_model_does_not_have_are_refused(tokens: list[int]) -> None:
     with pytest.raises(ApiError, match="expected 0 to 256"):
-        check_tokens(tokens, 257, "prompt")
+        check_range(tokens, 257, "prompt")
 
 
 @pytest.mark.parametrize(
