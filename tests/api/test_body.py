@@ -130,13 +130,13 @@ USER = {"role": "user", "content": "hi"}
         (USER | {"name": "Ann"}, USER | {"name": "Ann"}),
         ({"role": "developer", "content": "x"}, {"role": "system", "content": "x"}),
         ({"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]},
-         {"role": "user", "content": "ab"}),
+         {"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}),
         ({"role": "assistant", "content": "x", "tool_calls": None, "refusal": None, "audio": None},
          {"role": "assistant", "content": "x"}),
         ({"role": "assistant", "content": "x", "tool_calls": [], "annotations": [], "cache_control": {"type": "e"}},
          {"role": "assistant", "content": "x"}),
         ({"role": "user", "content": [{"type": "text", "text": "a", "cache_control": {}, "annotations": []}]},
-         {"role": "user", "content": "a"}),
+         {"role": "user", "content": [{"type": "text", "text": "a"}]}),
     ],
 )  # fmt: skip
 def test_messages_become_what_templates_read(message: dict[str, object], plain: dict[str, str]) -> None:
