@@ -15,7 +15,9 @@ BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
 PIECE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """SentencePiece's name for a token of one byte."""
 SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-"""The name of a special token, such as ``<s>``, ``<|endoftext|>`` or ``[CLS]``, which has no place in the text."""
+"""The name of a special token, such as ``<s>``, ``<|endoftext|>`` or ``[CLS]``: it may be no part of the text."""
+SPACE = re.compile(r"\s{0,200}")
+"""What a special token may swallow; the bound keeps the time in proportion to the text."""
 SHOWN = 20
 
 Span = tuple[int, int]
@@ -29,17 +31,49 @@ class Misaligned(ValueError):
 def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
     """Return the characters of each token of the prompt ``text[:end]``; the tokens behind it are generated.
 
-    Special tokens have an empty span at their place. A token that begins or ends within a character has the span of
+    Special tokens that are not in the text have an empty span at their place; those in it may have swallowed the
+    whitespace beside them. Where a text begins with a special token, and there are more of it, the first are not in the
+    text: servers put a BOS before one. A token that begins or ends within a character has the span of
     what is complete with it. Where a server gives no text for parts of characters, they all have the span of the
     characters that they make together. A server may leave out the space before a word, or write it as U+2581, and put
     one before the first word, as SentencePiece does. Raises `Misaligned` if the tokens do not make up the prompt.
     """
     reader = _Reader(text, end)
-    for token in tokens:
+    before = _in_front(tokens, text[:end])
+    reader.skip(before)
+    for token in tokens[before:]:
         if reader.done():
             break
         reader.read(token)
     return reader.finish()
+
+
+def not_echoed(text: Json, prompt: str) -> str | None:
+    """Return how a text does not begin with the prompt that it should echo; None if it does."""
+    if isinstance(text, str) and text.startswith(prompt):
+        return None
+    plain, at = SPECIAL.sub("", prompt), 0
+    if not isinstance(text, str):
+        return "the answer has no text with the prompt: the server ignores 'echo'"
+    if plain and plain != prompt and text.startswith(plain):
+        return "the text begins with the prompt without its special tokens, expected the prompt as it was sent"
+    while at < len(text) and text[at] == prompt[at]:
+        at += 1
+    if not at:
+        return "the text does not begin with the prompt: the server ignores 'echo'"
+    return f"the text has {text[at : at + SHOWN]!r} where the prompt goes on with {prompt[at : at + SHOWN]!r}"
+
+
+def _in_front(tokens: Sequence[str], prompt: str) -> int:
+    """Return how many tokens are in front of a text that begins with the same special token."""
+    if not tokens or not SPECIAL.fullmatch(tokens[0]) or not prompt.startswith(tokens[0]):
+        return 0
+    size = next((i for i, token in enumerate(tokens) if token != tokens[0]), len(tokens))
+    times = 1
+    while times < size and prompt.startswith(tokens[0], times * len(tokens[0])):
+        times += 1
+    whole = times * len(tokens[0]) == len(prompt)  # then the others may be generated
+    return 0 if whole else size - times
 
 
 def check_offsets(offsets: Sequence[Json], tokens: Sequence[str], found: Sequence[Span]) -> None:
@@ -72,13 +106,25 @@ class _Reader:
         """Tokens that have no text for what they stand for: where that ends shows the token behind them."""
         self._parts = 0
         """How many parts of characters these stand for at least: each has one to three bytes."""
+        self._behind = False
+        """Whether the token before is a special one in the text, or there were only spaces since."""
 
     def done(self) -> bool:
         return self._pos >= self._end and not self._within and not self._parts
 
+    def skip(self, tokens: int) -> None:
+        """Read tokens in front of the text."""
+        self._found += [(0, 0)] * tokens
+
     def read(self, token: str) -> None:
         start = self._pos
-        if not self._open and not self._within and token and self._text.startswith(token, start):
+        special = SPECIAL.fullmatch(token) is not None
+        if self._swallows(token, special) and self._behind:
+            start = self._pos
+            self._attribute(start)
+            if self.done():  # then the token is generated
+                return
+        if not self._open and not self._within and token and self._text.startswith(token, self._pos):
             self._pos += len(token)
         elif BLANK in token or not token:
             start = self._blank(token)
@@ -86,10 +132,39 @@ class _Reader:
             start = self._advance(token)
         if not self.done() or start < self._end:
             self._found.append((start, max(start, self._pos)))
+        self._behind = (special and self._pos > start) or (self._behind and not token.strip(" \u2581"))
+
+    def _swallows(self, token: str, special: bool) -> bool:
+        """Go on behind whitespace that only a special token before or behind it can stand for."""
+        start = self._pos
+        if self._open or self._within or not (special or self._behind) or self._text.startswith(token, start):
+            return False
+        found = SPACE.match(self._text, start, self._end)
+        end = found.end() if found else start
+        if special:
+            fits, there = False, self._text.startswith(token, end)
+        else:
+            fits, there = self._after(token, start) is not None, self._after(token, end) is not None
+        rest = self._behind and end == self._end
+        if end == start or fits or not (there or rest or token.startswith(BLANK)):
+            return False
+        self._pos = end
+        return True
+
+    def _attribute(self, pos: int) -> None:
+        """Let the special token before have the whitespace up to ``pos``; spaces without text since then are there."""
+        last = len(self._found) - 1
+        while last and self._found[last][0] == self._found[last][1]:
+            self._found[last] = (pos, pos)
+            last -= 1
+        self._found[last] = (self._found[last][0], pos)
 
     def finish(self) -> list[Span]:
         if self._open and self._end in self._places():
             self._close(self._end)
+        if self._behind and self._text[self._pos : self._end].isspace():
+            self._pos = self._end
+            self._attribute(self._pos)
         if self._pos != self._end or self._within:
             at = self._text[self._pos : self._pos + SHOWN]
             raise Misaligned(f"the tokens do not make up the prompt: they end before or behind its end, at {at!r}")
@@ -163,8 +238,8 @@ class _Reader:
             return pos + len(plain), 0
         if text.startswith(" " + plain, pos):
             return pos + 1 + len(plain), 0
-        if pos == 0 and plain.startswith(" ") and text.startswith(plain[1:]):
-            return len(plain) - 1, 0
+        if (pos == 0 or self._behind) and plain.startswith(" ") and text.startswith(plain[1:], pos):
+            return pos + len(plain) - 1, 0
         return (pos, 0) if SPECIAL.fullmatch(token) else None
 
     def _after_bytes(self, raw: bytes, pos: int) -> tuple[int, int] | None:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from launcher.core import Handler, Json, Request, Response, error_of
-from launcher.prompt_logprobs import Misaligned, Span, check_offsets, spans
+from launcher.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
 
 NOT_JSON = "http_error"
 """The ``type`` that the client gives to an error whose body is not JSON: a proxy's page, not the model's word."""
@@ -175,9 +175,8 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
     for i, choice in enumerate(choices):
         logprobs = choice.get("logprobs")
         prompt = prompts[i * len(prompts) // len(choices)] if echo and prompts else None
-        text = choice.get("text")
-        if isinstance(prompt, str) and not (isinstance(text, str) and text.startswith(prompt)):
-            raise Fault("the text does not begin with the prompt: the server ignores 'echo'")
+        if isinstance(prompt, str) and (fault := not_echoed(choice.get("text"), prompt)):
+            raise Fault(fault)
         if logprobs is None:
             if echo and wanted is not None and wanted is not False:
                 raise Fault("the answer has no 'logprobs'")

@@ -83,6 +83,10 @@ class Tokenizer(ABC):
     def token_name(self, token: int) -> str:
         """Return the token as ``logprobs`` shows it: its text, the name of a special token, or ``bytes:\\xe2\\x82``."""
 
+    def is_added(self, token: int) -> bool:
+        """Return whether a token is found in a text before the tokenizer reads what is around it: special and added."""
+        return not self.token_bytes(token)
+
     @abstractmethod
     def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
         """Return the prompt text for a chat. Raises `NoChatTemplate`, or `TemplateRefused` with the complaint."""

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recorded import CHOICES, CONTENT, CONTEXT, ECHOES, GENERATED, answered, chat, completion, likelihoods, said, told
 
 from launcher.core import Json, Request, Response, Sample, Status
-from launcher.prompt_logprobs import Misaligned, check_offsets, spans
+from launcher.prompt_logprobs import Misaligned, check_offsets, not_echoed, spans
 from launcher.responses import NO_FINISH, check, check_stream, refuses, token_count
 from launcher.tasks.multiple_choice import MultipleChoice
 
@@ -185,6 +185,21 @@ def test_a_faulty_echo_fails(change: Change, reason: str) -> None:
 @pytest.mark.parametrize("request_", [completion(), chat(), ASKED])
 def test_another_shape_fails(request_: Request, body: Json) -> None:
     assert fault(request_, body)
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("user\na\nb", "the text begins with the prompt without its special tokens"),
+        ("said", "the server ignores 'echo'"),
+        (None, "the server ignores 'echo'"),
+        ("<|im_start|>user A", r"the text has ' A' where the prompt goes on with '\na<|im_end|>\nb'"),
+    ],
+)
+def test_an_echo_of_something_else_is_told_from_none(text: Json, reason: str) -> None:
+    asked = "<|im_start|>user\na<|im_end|>\nb"
+    assert reason in str(not_echoed(text, asked))
+    assert not_echoed(f"{asked} and more", asked) is None
 
 
 def test_a_status_of_an_unfinished_answer_fails() -> None:

@@ -63,7 +63,7 @@ def _job(body: ChatRequest, prompt: Prompt, service: Service) -> Job:
     id = f"chatcmpl-{secrets.token_hex(12)}"
     top = _alternatives(body)
     return Job(
-        choices(body, [prompt], [limit], id=id, logprobs=top, echo=False),
+        choices(body, [prompt], [limit], id=id, logprobs=top),
         ChatForm(id, int(time.time()), service.name(body.model), runner.tokenizer, top),
         Usage(len(prompt)),
         stream=body.stream,

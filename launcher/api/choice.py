@@ -15,12 +15,15 @@ from launcher.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """What to generate for ``choices[index]``. ``stop`` is matched on the generated text; ``echo`` shows the prompt."""
+    """What to generate for ``choices[index]``. ``stop`` is matched on the generated text.
+
+    ``echo`` has the bytes of each token of the prompt if the text begins with it.
+    """
 
     index: int
     generation: Generation
     stop: tuple[str, ...] = ()
-    echo: bool = False
+    echo: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
@@ -67,7 +70,7 @@ class Writer:
 
     def __init__(self, tokenizer: Tokenizer, choice: Choice) -> None:
         self._tokenizer = tokenizer
-        self._echo = choice.generation.prompt if choice.echo else ()
+        self._prompt, self._echo = choice.generation.prompt, choice.echo
         self._list_tokens = choice.generation.sampling.logprobs is not None
         self._decoder = Decoder()
         self._filter = StopFilter(choice.stop)
@@ -78,7 +81,7 @@ class Writer:
         """Return the text that became certain. Tokens behind a stop string are not counted."""
         piece = Piece()
         if self._echo:
-            piece.text = self._prompt(event.prompt or tuple(map(TokenLogprob, self._echo)))
+            piece.text = self._echoed(event.prompt or tuple(map(TokenLogprob, self._prompt)))
             self._echo = ()
         piece.text += self._generated(event, piece)
         if piece.finish:
@@ -88,9 +91,8 @@ class Writer:
         piece.tokens = self._take(last=bool(piece.finish) and not self._filter.hit)
         return piece
 
-    def _prompt(self, tokens: tuple[TokenLogprob, ...]) -> str:
-        parts = self._tokenizer.text_pieces(self._echo)
-        return "".join(self._place(token, data) for token, data in zip(tokens, parts, strict=True))
+    def _echoed(self, tokens: tuple[TokenLogprob, ...]) -> str:
+        return "".join(self._place(token, data) for token, data in zip(tokens, self._echo, strict=True))
 
     def _generated(self, event: Tokens, piece: Piece) -> str:
         text = ""

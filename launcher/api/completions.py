@@ -11,6 +11,7 @@ from starlette.responses import Response
 
 from launcher.api.answer import Job, answer
 from launcher.api.choice import Piece
+from launcher.api.echo import echoed
 from launcher.api.errors import invalid
 from launcher.api.form import Form, Usage
 from launcher.api.large import beside
@@ -37,11 +38,13 @@ def _job(body: CompletionRequest, service: Service) -> Job:
     check_bias(body, runner)
     check_choices(body, len(body.prompt), runner)
     prompts = [_tokens(prompt, body, service) for prompt in body.prompt]
+    texts = [prompt if isinstance(prompt, str) else None for prompt in body.prompt]
     lowest = 0 if body.echo else 1
     limits = [token_limit(body, "prompt", len(p), runner.context_length, DEFAULT_MAX_TOKENS, lowest) for p in prompts]
+    echoes = [echoed(p, text, runner.tokenizer) for p, text in zip(prompts, texts, strict=True)] if body.echo else ()
     id = f"cmpl-{secrets.token_hex(12)}"
     return Job(
-        choices(body, prompts, limits, id=id, logprobs=body.logprobs, echo=body.echo),
+        choices(body, prompts, limits, id=id, logprobs=body.logprobs, echoes=echoes),
         CompletionForm(id, int(time.time()), service.name(body.model), runner.tokenizer, body.logprobs),
         Usage(sum(map(len, prompts))),
         stream=body.stream,

@@ -19,13 +19,22 @@ Prompt = tuple[int, ...]
 
 
 def choices(
-    body: Sampled, prompts: Sequence[Prompt], limits: Sequence[int], *, id: str, logprobs: int | None, echo: bool
+    body: Sampled,
+    prompts: Sequence[Prompt],
+    limits: Sequence[int],
+    *,
+    id: str,
+    logprobs: int | None,
+    echoes: Sequence[tuple[bytes, ...]] = (),
 ) -> list[Choice]:
-    """Return ``n`` choices for each prompt, in the order of their index. ``limits`` are the prompts' token limits."""
+    """Return ``n`` choices for each prompt, in the order of their index. ``limits`` are the prompts' token limits.
+
+    ``echoes`` are the texts of the tokens of each prompt where the answers begin with it.
+    """
     found: list[Choice] = []
-    for prompt, limit in zip(prompts, limits, strict=True):
+    for prompt, limit, echo in zip(prompts, limits, echoes or [()] * len(prompts), strict=True):
         for index in range(len(found), len(found) + body.n):
-            sampling = _sampling(body, limit, index, logprobs, echo)
+            sampling = _sampling(body, limit, index, logprobs, bool(echo))
             # A stop string may end the text at any token, so that each is looked at as soon as it is there.
             generation = Generation(f"{id}-{index}", prompt, sampling, whole=not body.stream and not body.stop)
             found.append(Choice(index, generation, body.stop, echo))

@@ -37,7 +37,8 @@ class HuggingFaceTokenizer(TemplatedTokenizer):
         spec = json.loads(backend.to_str())
         self._bytes, self._special, self._strips = token_table(spec, source)
         self.longest_token = longest_token(spec)
-        base = {*self._bytes, *self._special} - {added["id"] for added in spec["added_tokens"]}
+        self._added = {added["id"] for added in spec["added_tokens"]}
+        base = {*self._bytes, *self._special} - self._added
         self._named_are_special()
         self.vocab_size = max([*self._bytes, *self._special]) + 1
         self._base_vocab_size = 1 + max(base, default=-1)
@@ -69,6 +70,9 @@ class HuggingFaceTokenizer(TemplatedTokenizer):
 
     def token_name(self, token: int) -> str:
         return self._special.get(token) or byte_name(self.token_bytes(token))
+
+    def is_added(self, token: int) -> bool:
+        return token in self._special or token in self._added
 
     def text_pieces(self, tokens: Sequence[int]) -> list[bytes]:
         pieces = [self.token_bytes(token) for token in tokens]

@@ -107,6 +107,9 @@ class SentencePieceTokenizer(TemplatedTokenizer):
         data = self.token_bytes(token)
         return byte_name(data) if data or not 0 <= token < self._size else str(self._model.id_to_piece(token))
 
+    def is_added(self, token: int) -> bool:
+        return token in self._by_id or super().is_added(token)
+
     def text_pieces(self, tokens: Sequence[int]) -> list[bytes]:
         pieces = [self.token_bytes(token) for token in tokens]
         first = next((i for i, piece in enumerate(pieces) if piece), None)

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from launcher.core import Json
-from launcher.prompt_logprobs import Misaligned, Span, check_offsets, spans
+from launcher.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
 
 
 class NoLogprobs(ValueError):
@@ -23,8 +23,9 @@ def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
     log-probability per token, since a sum of anything else would be scored at the level of chance.
     """
     text, logprobs = choice.get("text"), choice.get("logprobs")
-    if not isinstance(text, str) or not text.startswith(prompt):
-        raise NoLogprobs("the answer does not begin with the prompt: the server ignores 'echo'")
+    fault = not_echoed(text, prompt)
+    if fault or not isinstance(text, str):
+        raise NoLogprobs(fault)
     if not isinstance(logprobs, Mapping):
         raise NoLogprobs("the answer has no 'logprobs'")
     values, offsets = logprobs.get("token_logprobs"), logprobs.get("text_offset")

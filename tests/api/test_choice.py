@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-from collections.abc import Sequence
 from itertools import pairwise
 
 from api.runners import Scripted, said
@@ -14,7 +13,11 @@ from launcher.tokenizer import ByteTokenizer
 
 def choice(prompt: str = "p", stop: tuple[str, ...] = (), echo: bool = False, logprobs: int | None = 0) -> Choice:
     sampling = Sampling(logprobs=logprobs, prompt_logprobs=logprobs if echo else None)
-    return Choice(0, Generation("id", tuple(prompt.encode()), sampling), stop, echo)
+    return Choice(0, Generation("id", tuple(prompt.encode()), sampling), stop, shown(prompt.encode()) if echo else ())
+
+
+def shown(prompt: bytes) -> tuple[bytes, ...]:
+    return tuple(bytes([byte]) for byte in prompt)
 
 
 def written(events: list[Tokens], asked: Choice) -> list[Piece]:
@@ -81,7 +84,7 @@ def test_echo_puts_the_prompt_first_and_stops_match_only_what_was_generated() ->
 
 def test_a_character_may_begin_in_the_prompt_and_end_in_the_answer() -> None:
     data = "€".encode()
-    asked = Choice(0, Generation("id", tuple(data[:2]), Sampling()), (), echo=True)
+    asked = Choice(0, Generation("id", tuple(data[:2]), Sampling()), (), shown(data[:2]))
     assert whole([said(data[2:], "length")], asked).text == "€"
 
 
@@ -109,20 +112,6 @@ def test_listed_tokens_begin_in_the_text_shown_so_far(said_text: str, stop: tupl
     for piece in written(events, choice(stop=stop)):
         shown += len(piece.text)
         assert all(offset < shown or piece.finish for offset in offsets(piece))
-
-
-class Spaced(ByteTokenizer):
-    """As SentencePiece: a text begins with a space that is no part of it."""
-
-    def text_pieces(self, tokens: Sequence[int]) -> list[bytes]:
-        pieces = super().text_pieces(tokens)
-        return [pieces[0].removeprefix(b" "), *pieces[1:]]
-
-
-def test_an_echoed_prompt_is_the_text_that_was_sent() -> None:
-    piece = Writer(Spaced(), choice(" ab", echo=True)).write(said(" c", "length"))
-    assert piece.text == "ab c"
-    assert offsets(piece) == [0, 0, 1, 2, 3]
 
 
 async def test_a_stop_string_closes_the_generation() -> None:

@@ -13,7 +13,7 @@ def body(**fields: object) -> CompletionRequest:
 
 
 def sampling(**fields: object) -> Sampling:
-    return choices(body(**fields), [(1,)], [5], id="x", logprobs=None, echo=False)[0].generation.sampling
+    return choices(body(**fields), [(1,)], [5], id="x", logprobs=None)[0].generation.sampling
 
 
 def test_every_field_reaches_the_engine() -> None:
@@ -37,7 +37,7 @@ def test_a_temperature_too_small_to_divide_by_is_greedy() -> None:
 
 
 def test_choices_are_numbered_prompt_by_prompt_and_have_seeds_of_their_own() -> None:
-    found = choices(body(n=2, seed=7), [(1,), (2,)], [3, 4], id="x", logprobs=1, echo=True)
+    found = choices(body(n=2, seed=7), [(1,), (2,)], [3, 4], id="x", logprobs=1, echoes=[(b"a",), (b"b",)])
     assert [c.index for c in found] == [0, 1, 2, 3]
     assert [c.generation.prompt for c in found] == [(1,), (1,), (2,), (2,)]
     assert [c.generation.sampling.max_tokens for c in found] == [3, 3, 4, 4]
@@ -112,5 +112,5 @@ def test_tokens_that_the_model_does_not_have_are_refused(tokens: list[int]) -> N
 def test_an_answer_is_wanted_as_a_whole_unless_something_looks_at_its_tokens(
     fields: dict[str, object], whole: bool
 ) -> None:
-    found = choices(body(**fields), [(1,)], [5], id="x", logprobs=None, echo=False)
+    found = choices(body(**fields), [(1,)], [5], id="x", logprobs=None)
     assert {choice.generation.whole for choice in found} == {whole}

@@ -12,18 +12,22 @@ from typing import Any
 
 import httpx
 import pytest
+import torch
 from tokenizer_inputs import CHATML, PARTS, TEXTS, backend, gguf_file, gguf_vocabulary, model_folder
 from tokenizers import Tokenizer
+from transformers import AutoModelForCausalLM
 
 from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
-from launcher.core import Check, Endpoint
+from launcher.core import Check, Endpoint, Response
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.model import Model, Optimizations, Parallelism
+from launcher.responses import checked
 from launcher.steps import run_async
+from launcher.tasks.multiple_choice import MultipleChoice
 from launcher.validate import certificate
 from launcher.validate.check import Need
 from launcher.validate.settings import Validate
@@ -112,6 +116,49 @@ def test_gguf_begins_with_bos_and_ends_with_the_end_of_a_turn(engine: str, tmp_p
         body = {"model": "m", "messages": USER, "max_tokens": 8, "temperature": 0, "logit_bias": {str(turn): 100}}
         choice = server.post("/v1/chat/completions", **body).json()["choices"][0]
         assert (choice["finish_reason"], choice["message"]["content"]) == ("stop", "")
+
+
+TURN = "<|im_start|>user\n{{question}}<|im_end|>\n<|im_start|>assistant\n"
+
+
+@pytest.mark.parametrize("engine", list(ENGINES))
+def test_a_choice_behind_a_rendered_chat_is_as_likely_as_by_a_forward_pass(engine: str, tmp_path: Path) -> None:
+    """As lm-eval's ``apply_chat_template`` sends it: the template's special tokens stand in the text of the prompt."""
+    rows, ends = tmp_path / "rows.jsonl", ["boat", " river<|im_end|>\n", "naïve"]
+    rows.write_text(json.dumps({"question": "What?", "choices": ends, "answer": 0}))
+    task = MultipleChoice(path=str(rows), context=TURN, prefix="")
+    folder = model_folder(tmp_path / "m")
+    [sample] = task.samples("t", "m")
+    with served(folder, engine) as server:
+        answer = server.post(sample.request.path, **sample.request.body)
+        whole = checked(sample.request, Response(answer.status_code, answer.json()))
+        streamed = server.post(sample.request.path, **sample.request.body | {"stream": True}).text
+        twice = server.post(sample.request.path, **sample.request.body | {"n": 2}).json()["choices"]
+    assert (whole.fault, whole.notes) == (None, ())
+    right = [forward(folder, TURN.replace("{{question}}", "What?"), end) for end in ends]
+    assert task.score(sample, whole).prediction["loglikelihoods"] == pytest.approx(right, abs=1e-3)
+    texts = [choice["text"] for choice in whole.body["choices"]]
+    assert [choice["text"] for choice in twice[::2]] == texts
+    assert joined(streamed) == texts
+
+
+def forward(folder: Path, context: str, end: str) -> float:
+    """Return the log-likelihood of ``end`` by transformers."""
+    right = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    ids, first = right.encode(context + end).ids, len(right.encode(context).ids)
+    with torch.inference_mode():
+        logits = AutoModelForCausalLM.from_pretrained(folder)(torch.tensor([ids])).logits[0]
+    likely = torch.log_softmax(logits.double(), -1)
+    return sum(float(likely[i - 1, ids[i]]) for i in range(first, len(ids)))
+
+
+def joined(stream: str) -> list[str]:
+    texts = ["", "", ""]
+    for line in stream.splitlines():
+        if line.startswith("data: {"):
+            for choice in json.loads(line.removeprefix("data: "))["choices"]:
+                texts[choice["index"]] += choice["text"]
+    return texts
 
 
 @pytest.mark.parametrize("engine", list(ENGINES))

@@ -171,6 +171,16 @@ async def test_echo_has_an_entry_for_the_end_of_sequence(api: Api) -> None:
     assert body["usage"]["completion_tokens"] == 1
 
 
+async def test_echo_shows_a_special_token_among_token_ids(api: Api) -> None:
+    eos = (await api.http.get("/tokenizer_info")).json()["eos_token_ids"][0]
+    prompt = [*await api.tokens("12"), eos, *await api.tokens("3")]
+    choice = (await api.complete(prompt, echo=True, logprobs=1, max_tokens=0))["choices"][0]
+    name = choice["logprobs"]["tokens"][2]
+    assert name.startswith("<")
+    assert choice["text"] == f"12{name}3"
+    assert choice["logprobs"]["text_offset"] == [0, 1, 2, 2 + len(name)]
+
+
 async def test_offsets_point_at_the_tokens_in_the_text(api: Api) -> None:
     body = await api.complete("héllo €5 ≠ 😀", echo=True, logprobs=0, max_tokens=6, ignore_eos=True)
     choice = body["choices"][0]
