@@ -139,7 +139,7 @@ class Evil:
 
 def test_an_index_that_names_other_classes_is_refused(saved: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (saved / ".metadata").write_bytes(pickle.dumps(Evil()))
-    with pytest.raises(CheckpointError, match=r"names builtins\.print, which is not allowed"):
+    with pytest.raises(CheckpointError, match=r"names 'builtins\.print', which is not allowed"):
         torch_dist.open_store(saved)
     assert "never" not in capsys.readouterr().out
 
