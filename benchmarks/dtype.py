@@ -21,9 +21,9 @@ from typing import Any
 from engine import BLOCK, Sides, distributed
 
 from launcher.checkpoints import detect
-from launcher.core import resolve
-from launcher.engines.step import Chunk, StepPlan
-from launcher.model import Dtype
+from launcher.core.types import resolve
+from launcher.engines.runtime.step import Chunk, StepPlan
+from launcher.settings.model import Dtype
 
 PAGES = 8
 TABLES = [list(range(1 + i * PAGES, 1 + (i + 1) * PAGES)) for i in range(16)]

@@ -26,18 +26,18 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from launcher.allocation import allocate
 from launcher.checkpoints import detect
-from launcher.core import resolve
+from launcher.core.tokenizer import ByteTokenizer
+from launcher.core.types import resolve
+from launcher.distributed.allocation import allocate
 from launcher.engines.base import Generation, Sampling
-from launcher.engines.batching import BatchingRunner
 from launcher.engines.megatron import Megatron, distributed
 from launcher.engines.megatron.layout import parameters
 from launcher.engines.megatron.placement import Placement, Saved
-from launcher.engines.scheduler import Limits
-from launcher.engines.step import Chunk, StepPlan
-from launcher.model import Dtype, Parallelism
-from launcher.tokenizer import ByteTokenizer
+from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.step import Chunk, StepPlan
+from launcher.settings.model import Dtype, Parallelism
 
 BATCH = Limits.max_sequences
 CONTEXT = 512

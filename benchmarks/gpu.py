@@ -19,18 +19,18 @@ from typing import Any
 
 from engine import Outcome, Work, alternate, median, mixed_work, percentiles, run_engine, running
 
-from launcher.allocation import allocate
 from launcher.checkpoints import detect
 from launcher.checkpoints.base import Architecture
-from launcher.core import resolve
-from launcher.engines import flash
-from launcher.engines.batching import BatchingRunner
-from launcher.engines.buckets import Buckets
+from launcher.core.types import resolve
+from launcher.distributed.allocation import allocate
 from launcher.engines.megatron import distributed
 from launcher.engines.megatron.layout import obstacles
 from launcher.engines.megatron.placement import Placement, Saved, Weights
-from launcher.engines.scheduler import Limits
-from launcher.model import Dtype, Parallelism
+from launcher.engines.runtime import flash
+from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.scheduler import Limits
+from launcher.settings.model import Dtype, Parallelism
 
 BATCH = Limits.max_sequences
 CONTEXT = 2048
@@ -144,7 +144,7 @@ def prefill(engine: BatchingRunner, repeats: int) -> None:
     """Compare torch's flash kernel with its others, on prompts of one chunk each."""
     import torch
 
-    from launcher.engines.paged import allow_flash
+    from launcher.engines.runtime.paged import allow_flash
 
     work = [Work(tuple(range(256)) * 7, 1)] * 16
 

@@ -26,13 +26,13 @@ from typing import cast
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
-from launcher.core import resolve
+from launcher.core.types import resolve
+from launcher.distributed.allocation import allocate
 from launcher.engines.base import Engine, Generation, Runner, Sampling
 from launcher.engines.echo import Echo
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 CONCURRENCY = (1, 16)
 PROMPT = "The quick brown fox jumps over the lazy dog. 7+5="

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import get_type_hints
 
 from launcher.api.front import Limits
-from launcher.app import conf_folder
-from launcher.component import COMPONENTS
-from launcher.config import Mode, Run
-from launcher.errors import CoverageTooLow, UserError, ValidationFailed
+from launcher.cli.app import conf_folder
+from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
+from launcher.pipeline.config import Mode, Run
+from launcher.settings.component import COMPONENTS
 
 DOCS = Path(__file__).parent
 INNER = {"Limits": Limits}

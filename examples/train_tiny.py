@@ -28,11 +28,11 @@ from torch import Tensor, nn
 
 from launcher.checkpoints import detect
 from launcher.checkpoints.base import Architecture
-from launcher.checkpoints.token_bytes import byte_of_character
-from launcher.checkpoints.torch_dist_writer import save
+from launcher.checkpoints.tokenizers.token_bytes import byte_of_character
+from launcher.checkpoints.torch_dist.writer import save
 from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize
-from launcher.model import Parallelism
+from launcher.settings.model import Parallelism
 
 ASSETS = Path(__file__).resolve().parent.parent / "launcher" / "assets"
 END = 256

@@ -135,8 +135,8 @@ class SharedLauncher(Launcher):
         self, collected: dict[int, Any], keys: Sequence[str], points: list[DictConfig], returns: dict[int, JobReturn]
     ) -> None:
         """Submit one job for the collected points of each key, and put what they came to where Hydra looks for it."""
-        from launcher.outcomes import Outcomes
-        from launcher.submission.groups import submitted
+        from launcher.cli.sweep_callback import Outcomes
+        from launcher.slurm.groups import submitted
 
         groups = [list(group) for _, group in groupby(collected, key=lambda number: keys[number])]
         codes = submitted([[collected[number] for number in group] for group in groups], self.under_way)
@@ -146,14 +146,14 @@ class SharedLauncher(Launcher):
 
 
 def _is_submitted(config: DictConfig) -> bool:
-    from launcher.cluster import Slurm
+    from launcher.settings.cluster import Slurm
 
     return OmegaConf.get_type(config, "cluster") is Slurm
 
 
 def _collect(into: dict[int, Any], number: int) -> TaskFunction:
     """Return a task that puts a composed point aside instead of running it."""
-    from launcher.app import composed
+    from launcher.cli.app import composed
 
     def task(config: DictConfig) -> int:
         point = composed(config)
@@ -167,7 +167,7 @@ def _collect(into: dict[int, Any], number: int) -> TaskFunction:
 
 def _served(config: DictConfig) -> str:
     """Return what tells the point's deployment from others. A point that cannot be built says so when it runs."""
-    from launcher.app import deployment_of
+    from launcher.cli.app import deployment_of
 
     HydraConfig.instance().set_config(config)
     return deployment_of(_task(config))
@@ -187,8 +187,8 @@ def _folder(config: DictConfig) -> Path:
 
 def _check_same(config: DictConfig, folder: Path) -> None:
     """Raise `UserError` where the sweeper asks for another point than it did before."""
-    from launcher.command_line import as_written, stored_overrides
-    from launcher.errors import UserError
+    from launcher.cli.arguments import as_written, stored_overrides
+    from launcher.core.errors import UserError
 
     file, asked = folder / ".hydra" / "overrides.yaml", as_written(config.hydra.overrides.task)
     before = stored_overrides(file) if file.exists() else asked
@@ -201,7 +201,7 @@ def _check_same(config: DictConfig, folder: Path) -> None:
 
 
 def _is_done(folder: Path) -> bool:
-    from launcher.errors import UserError
+    from launcher.core.errors import UserError
     from launcher.report import results
 
     try:
@@ -211,7 +211,7 @@ def _is_done(folder: Path) -> bool:
 
 
 def _returned(config: DictConfig, folder: Path) -> JobReturn:
-    from launcher.outcomes import Outcomes
+    from launcher.cli.sweep_callback import Outcomes
 
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     ret = JobReturn(overrides=overrides, cfg=_task(config), status=JobStatus.COMPLETED)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.core import Json, Request
+from launcher.core.types import Json, Request
 
 CONTEXT = "Question: où est le café?\nAnswer:"
 CHOICES = (" à Zürich 東京", " no")

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.app import conf_folder
-from launcher.component import COMPONENTS
+from launcher.cli.app import conf_folder
+from launcher.settings.component import COMPONENTS
 
 ROOT = Path(__file__).parent.parent
 GROUPS = {"backend": "backends", "engine": "engines", "adapters": "adapters", "tasks": "tasks"}

@@ -16,8 +16,8 @@ from types import ModuleType
 import pytest
 
 from launcher.adapters.base import pipeline
-from launcher.component import COMPONENTS
-from launcher.core import Request, Response
+from launcher.core.types import Request, Response
+from launcher.settings.component import COMPONENTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from launcher.core import Json, Request, Response
-from launcher.errors import UserError
-from launcher.redaction import redact
+from launcher.core.errors import UserError
+from launcher.core.redaction import redact
+from launcher.core.types import Json, Request, Response
 
 log = logging.getLogger(__name__)
 

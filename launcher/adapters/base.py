@@ -10,9 +10,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.core import Handler, Json, Request, Response
-from launcher.errors import UserError
-from launcher.files import replace
+from launcher.core.errors import UserError
+from launcher.core.files import replace
+from launcher.core.types import Handler, Json, Request, Response
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,10 @@ from weakref import WeakValueDictionary
 
 from launcher.adapters.answers import Answers, Question
 from launcher.adapters.base import Adapter, Behind, closing, counting
-from launcher.component import component
-from launcher.core import Handler, Json, Request, Response
-from launcher.errors import AdapterError, UserError
-from launcher.responses import check_stream, checked
+from launcher.core.errors import AdapterError, UserError
+from launcher.core.responses import check_stream, checked
+from launcher.core.types import Handler, Json, Request, Response
+from launcher.settings.component import component
 
 COUNTED = ("from_folder", "asked")
 

@@ -7,10 +7,10 @@ from dataclasses import field, replace
 from typing import Any
 
 from launcher.adapters.base import Adapter
-from launcher.component import component
-from launcher.core import Handler, Request, Response
-from launcher.errors import AdapterError
-from launcher.redaction import reveal
+from launcher.core.errors import AdapterError
+from launcher.core.redaction import reveal
+from launcher.core.types import Handler, Request, Response
+from launcher.settings.component import component
 
 
 @component("adapters/payload")

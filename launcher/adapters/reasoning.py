@@ -10,9 +10,9 @@ from pathlib import Path
 
 from launcher.adapters.base import Adapter, Behind, closing, counting
 from launcher.adapters.thought import Piece, Place, Splitter, StrayEnd
-from launcher.component import component
-from launcher.core import Handler, Json, Request, Response
-from launcher.errors import AdapterError, UserError
+from launcher.core.errors import AdapterError, UserError
+from launcher.core.types import Handler, Json, Request, Response
+from launcher.settings.component import component
 
 COUNTED = ("answers", "with_reasoning", "unfinished", "reasoning_characters", "answer_characters")
 

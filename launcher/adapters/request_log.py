@@ -15,11 +15,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.adapters.base import Adapter, Behind, closing
-from launcher.component import component
-from launcher.core import Handler, Json, Request, Response
-from launcher.errors import AdapterError, UserError
-from launcher.files import append
-from launcher.redaction import redact
+from launcher.core.errors import AdapterError, UserError
+from launcher.core.files import append
+from launcher.core.redaction import redact
+from launcher.core.types import Handler, Json, Request, Response
+from launcher.settings.component import component
 
 log = logging.getLogger(__name__)
 

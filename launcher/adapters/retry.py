@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from typing import ClassVar
 
 from launcher.adapters.base import Adapter
-from launcher.component import component
-from launcher.core import Handler, Request, Response
-from launcher.errors import TransportError, UserError
+from launcher.core.errors import TransportError, UserError
+from launcher.core.types import Handler, Request, Response
+from launcher.settings.component import component
 
 log = logging.getLogger(__name__)
 

@@ -8,9 +8,9 @@ from enum import Enum
 from typing import Any
 
 from launcher.adapters.base import Adapter
-from launcher.component import component
-from launcher.core import Handler, Json, Request, Response
-from launcher.errors import AdapterError, UserError
+from launcher.core.errors import AdapterError, UserError
+from launcher.core.types import Handler, Json, Request, Response
+from launcher.settings.component import component
 
 
 class Strategy(Enum):

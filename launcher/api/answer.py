@@ -17,7 +17,7 @@ from launcher.api.encode import respond
 from launcher.api.form import Form, Usage
 from launcher.api.service import Service
 from launcher.api.stream import EventStream, encoded
-from launcher.core import Json
+from launcher.core.types import Json
 
 Indexed = tuple[int, Piece]
 AHEAD = 64

@@ -26,16 +26,10 @@ from launcher.api.errors import ApiError, clipped, from_engine, internal
 from launcher.api.front import Front
 from launcher.api.metrics import Metrics
 from launcher.api.ready import Readiness
-from launcher.api.schema import (
-    ChatRequest,
-    CompletionRequest,
-    ReferenceRequest,
-    TokenizeRequest,
-    TokensRequest,
-)
+from launcher.api.schema import ChatRequest, CompletionRequest, ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.service import Service
+from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.engines.base import Runner
-from launcher.errors import EngineUnavailable, QueueFull
 
 LOG = logging.getLogger("launcher.server")
 

@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from launcher.api.admission import ALWAYS_OPEN, CODE, REASON, RETRY_AFTER_S, Admission
 from launcher.api.encode import refuse
 from launcher.api.errors import ApiError
-from launcher.core import VALIDATOR_HEADER
+from launcher.core.types import VALIDATOR_HEADER
 
 
 class Certified:

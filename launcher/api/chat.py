@@ -18,8 +18,8 @@ from launcher.api.logprobs import for_chat
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_tokens, choices, token_limit
 from launcher.api.schema import ChatRequest, Message
 from launcher.api.service import Service, service_of
-from launcher.core import Json
-from launcher.tokenizer import NoChatTemplate, Rendering, Tokenizer
+from launcher.core.tokenizer import NoChatTemplate, Rendering, Tokenizer
+from launcher.core.types import Json
 
 
 async def create_chat_completion(request: Request) -> Response:

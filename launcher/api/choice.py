@@ -9,8 +9,8 @@ from typing import cast
 
 from launcher.api.logprobs import Placed
 from launcher.api.text import Decoder, StopFilter
+from launcher.core.tokenizer import Tokenizer
 from launcher.engines.base import Finish, Generation, Runner, TokenLogprob, Tokens
-from launcher.tokenizer import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

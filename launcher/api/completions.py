@@ -19,7 +19,7 @@ from launcher.api.logprobs import for_completions
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_length, check_tokens, choices, token_limit
 from launcher.api.schema import CompletionRequest
 from launcher.api.service import Service, service_of
-from launcher.core import Json
+from launcher.core.types import Json
 
 DEFAULT_MAX_TOKENS = 16
 

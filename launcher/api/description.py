@@ -17,7 +17,7 @@ from launcher.api.access import REQUEST_ID
 from launcher.api.fields import Fields
 from launcher.api.replies import ErrorReply
 from launcher.api.schema import Body
-from launcher.core import Json
+from launcher.core.types import Json
 
 Endpoint = Callable[[Request], Awaitable[Response]]
 JSON, EVENTS = "application/json", "text/event-stream"

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from itertools import product
 
-from launcher.tokenizer import Tokenizer
+from launcher.core.tokenizer import Tokenizer
 
 WHITESPACE = re.compile(rb"\s*")
 

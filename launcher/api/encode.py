@@ -8,7 +8,7 @@ from pydantic_core import to_json
 from starlette.responses import Response
 
 from launcher.api.errors import ApiError
-from launcher.core import Json
+from launcher.core.types import Json
 
 
 def respond(content: Json, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

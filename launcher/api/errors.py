@@ -6,8 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from launcher.core import Json
-from launcher.errors import EngineUnavailable, QueueFull
+from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.core.types import Json
 
 DEAD, RESTARTING = "engine_dead", "engine_restarting"
 """What ``/health`` says of an engine that does not answer: for good, or not for long."""

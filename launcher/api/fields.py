@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from launcher.core import Json
+from launcher.core.types import Json
 
 EITHER = (False, True)
 

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from launcher.api.choice import Piece
-from launcher.core import Json
-from launcher.tokenizer import Tokenizer
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
 
 
 @dataclass(slots=True)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from launcher.errors import UserError
+from launcher.core.errors import UserError
 
 ANY_ORIGIN = "*"
 

@@ -11,9 +11,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from launcher.core import Json
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
 from launcher.engines.base import TokenLogprob
-from launcher.tokenizer import Tokenizer
 
 LOWEST = -9999.0
 

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validat
 
 from launcher.api.errors import quoted
 from launcher.api.fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, TOKENIZE, Fields
-from launcher.tokenizer import Rendering
+from launcher.core.tokenizer import Rendering
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048

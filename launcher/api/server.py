@@ -17,9 +17,9 @@ from starlette.types import ASGIApp
 
 from launcher.api.front import Limits
 from launcher.api.protocol import LimitedProtocol, most_connections
-from launcher.errors import ServerError, UserError
-from launcher.files import append
-from launcher.redaction import redact
+from launcher.core.errors import ServerError, UserError
+from launcher.core.files import append
+from launcher.core.redaction import redact
 
 KEEP_ALIVE_S = 75
 """Idle connections stay open this long: a client's pool outlives a pause between bursts."""

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from launcher.api.encode import respond
 from launcher.api.errors import DEAD, RESTARTING, ApiError
 from launcher.api.service import Service, service_of
-from launcher.core import Json
+from launcher.core.types import Json
 
 
 async def models(request: Request) -> Response:

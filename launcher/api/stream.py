@@ -12,7 +12,7 @@ from starlette.types import Receive, Scope, Send
 
 from launcher.api.disconnect import until_disconnect
 from launcher.api.errors import from_engine, internal
-from launcher.core import Json
+from launcher.core.types import Json
 
 
 async def encoded(chunks: AsyncGenerator[Json, None], log: logging.Logger) -> AsyncGenerator[bytes, None]:

@@ -15,7 +15,7 @@ from launcher.api.large import beside
 from launcher.api.sampling import check_range, check_tokens
 from launcher.api.schema import ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.service import Service, service_of
-from launcher.core import Json
+from launcher.core.types import Json
 
 Tokens = TypeVar("Tokens", bound=TokensRequest)
 

@@ -8,14 +8,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.allocation import Allocation
 from launcher.api.admission import Admission
-from launcher.cluster import Spread
-from launcher.component import name_of
-from launcher.core import Endpoint, Json
+from launcher.core.errors import UserError
+from launcher.core.types import Endpoint, Json
+from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Engine
-from launcher.errors import UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.cluster import Spread
+from launcher.settings.component import name_of
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 @dataclass(frozen=True)

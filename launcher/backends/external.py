@@ -6,14 +6,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from launcher.allocation import Allocation
 from launcher.backends.base import Backend, Deployment, check_seconds, fits
 from launcher.backends.inline import api_key
 from launcher.backends.listing import Listing, split_url
-from launcher.component import component
-from launcher.core import Endpoint, Json
-from launcher.errors import UserError
-from launcher.model import Parallelism
+from launcher.core.errors import UserError
+from launcher.core.types import Endpoint, Json
+from launcher.distributed.allocation import Allocation
+from launcher.settings.component import component
+from launcher.settings.model import Parallelism
 
 
 @component("backend/external")

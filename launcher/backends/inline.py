@@ -7,16 +7,16 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import ClassVar, Protocol
 
-from launcher.allocation import Allocation
 from launcher.api.front import Front, Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
-from launcher.cluster import Spread
-from launcher.component import component, name_of
-from launcher.console import one_line
-from launcher.core import Endpoint, Json, error_of
-from launcher.errors import ServerError
-from launcher.http import HttpError, fetch, netloc, parsed
-from launcher.redaction import reveal
+from launcher.core.console import one_line
+from launcher.core.errors import ServerError
+from launcher.core.http import HttpError, fetch, netloc, parsed
+from launcher.core.redaction import reveal
+from launcher.core.types import Endpoint, Json, error_of
+from launcher.distributed.allocation import Allocation
+from launcher.settings.cluster import Spread
+from launcher.settings.component import component, name_of
 
 ANSWER_S = 10.0
 """So much longer may an answer take, whose reason says more than that there was none."""

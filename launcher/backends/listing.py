@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
-from launcher.console import one_line
-from launcher.errors import ServerError, UserError
-from launcher.http import HttpError, authorization, fetch, parsed
+from launcher.core.console import one_line
+from launcher.core.errors import ServerError, UserError
+from launcher.core.http import HttpError, authorization, fetch, parsed
 
 SHOWN, NAME_CHARACTERS = 10, 200
 """How many of the names that a server lists an error quotes, and how much of each."""

@@ -7,9 +7,9 @@ from typing import Protocol
 
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.bounded import check_length
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
-from launcher.tokenizer import Tokenizer
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import Tokenizer
+from launcher.settings.model import Bounds
 
 EXPECTED = "a NeMo 2.0, Megatron-Bridge, Megatron-LM or Hugging Face folder, a .nemo archive or a .gguf file"
 
@@ -39,8 +39,8 @@ class Layout(Protocol):
 
 def _layouts() -> list[Layout]:
     """Return the layouts, the most particular first: Megatron-LM's mark is part of others too."""
-    from launcher.checkpoints.gguf import GGUFCheckpoint
-    from launcher.checkpoints.huggingface import HuggingFaceCheckpoint
+    from launcher.checkpoints.gguf.layout import GGUFCheckpoint
+    from launcher.checkpoints.huggingface.layout import HuggingFaceCheckpoint
     from launcher.checkpoints.megatron_bridge import MegatronBridgeCheckpoint
     from launcher.checkpoints.megatron_lm import MegatronLMCheckpoint
     from launcher.checkpoints.nemo1 import Nemo1Checkpoint
@@ -61,8 +61,8 @@ def load_tokenizer(path: Path, bounds: Bounds | None = None) -> Tokenizer:
 
     Raises `CheckpointError` if there is none.
     """
-    from launcher.checkpoints.hf_tokenizer import from_file, from_folder
-    from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
+    from launcher.checkpoints.tokenizers.huggingface import from_file, from_folder
+    from launcher.checkpoints.tokenizers.sentencepiece import SentencePieceTokenizer
 
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (expected a tokenizer)")

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from launcher.core import Json
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
-from launcher.tokenizer import Tokenizer
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
+from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
     from torch import nn

@@ -8,9 +8,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from launcher.core import Json
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json
+from launcher.settings.model import Bounds
 
 MB = 10**6
 QUOTED = 200

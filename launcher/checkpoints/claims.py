@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from launcher.checkpoints.base import Architecture
-from launcher.errors import CheckpointError
+from launcher.core.errors import CheckpointError
 
 SLACK = 2
 """How many times the stored numbers a model may have: its output layer may be its embedding, and axes are padded."""

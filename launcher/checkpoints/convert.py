@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.parts import EXPERT, LAYER, QKV, parameters, refuse_unplaced
-from launcher.errors import CheckpointError
+from launcher.core.errors import CheckpointError
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.checkpoints.bounded import shown
-from launcher.core import Json
-from launcher.errors import CheckpointError
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json
 
 LARGEST = 2**48
 """No size of a model comes near to it; larger ones are damage, and cost much to compute with."""

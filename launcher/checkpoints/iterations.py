@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from launcher.errors import CheckpointError
+from launcher.core.errors import CheckpointError
 
 TRACKER = "latest_checkpointed_iteration.txt"
 LONGEST = 20

@@ -6,18 +6,18 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
-from launcher.checkpoints.hf_tokenizer import from_folder
 from launcher.checkpoints.iterations import latest
 from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.safe_yaml import read_yaml
-from launcher.core import Json
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
-from launcher.tokenizer import Tokenizer
+from launcher.checkpoints.tokenizers.huggingface import from_folder
+from launcher.checkpoints.torch_dist import parts, tensor_store
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
+from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,9 +39,9 @@ class MegatronBridgeCheckpoint(Checkpoint):
         model = self._config.get("model")
         if not isinstance(model, dict):
             raise CheckpointError(f"{self._file}: no 'model' in it (expected Megatron-Bridge's run configuration)")
-        self._store = torch_dist.open_store(self._folder, bounds)
+        self._store = tensor_store.open_store(self._folder, bounds)
         self.architecture = architecture(_with_transformer(model), self._store, self._file)
-        torch_dist_parts.check(self._store, self.architecture)
+        parts.check(self._store, self.architecture)
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -58,7 +58,7 @@ class MegatronBridgeCheckpoint(Checkpoint):
         )
 
     def load_into(self, model: nn.Module) -> None:
-        torch_dist.load_into(self._store, model)
+        tensor_store.load_into(self._store, model)
 
     def fingerprint(self) -> str:
         files = [*self._store.files(), self._file]

@@ -10,9 +10,9 @@ from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.fields import number, positive
 from launcher.checkpoints.parts import refuse_uncomputed
-from launcher.checkpoints.torch_dist import TensorStore
-from launcher.core import Json
-from launcher.errors import CheckpointError
+from launcher.checkpoints.torch_dist.tensor_store import TensorStore
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json
 
 Config = Mapping[str, Json]
 Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "squared_relu"]

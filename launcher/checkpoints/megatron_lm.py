@@ -6,17 +6,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.iterations import TRACKER, latest
 from launcher.checkpoints.megatron_config import architecture
-from launcher.checkpoints.stored_tokenizer import megatron_tokenizer
-from launcher.checkpoints.torch_archive import read_arguments
-from launcher.core import Json
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
-from launcher.tokenizer import Tokenizer
+from launcher.checkpoints.tokenizers.stored import megatron_tokenizer
+from launcher.checkpoints.torch_dist import parts, tensor_store
+from launcher.checkpoints.torch_dist.archive import read_arguments
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
+from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -44,22 +44,22 @@ class MegatronLMCheckpoint(Checkpoint):
         self.bounds = bounds
         self._folder = latest(path)
         self._file = self._folder / "common.pt"
-        self._store = torch_dist.open_store(self._folder, bounds)
+        self._store = tensor_store.open_store(self._folder, bounds)
         self._arguments = read_arguments(self._file, bounds)
         if not self._arguments:
             raise CheckpointError(f"{self._file}: no 'args' in it (expected the arguments of a Megatron-LM run)")
         self.architecture = architecture(configuration(self._arguments), self._store, self._file)
-        torch_dist_parts.check(self._store, self.architecture)
+        parts.check(self._store, self.architecture)
 
     @staticmethod
     def matches(path: Path) -> bool:
-        return (path / TRACKER).is_file() or torch_dist.is_store(path)
+        return (path / TRACKER).is_file() or tensor_store.is_store(path)
 
     def tokenizer(self) -> Tokenizer:
         return megatron_tokenizer(self._arguments, self._folder, self._file, self.bounds)
 
     def load_into(self, model: nn.Module) -> None:
-        torch_dist.load_into(self._store, model)
+        tensor_store.load_into(self._store, model)
 
     def fingerprint(self) -> str:
         return fingerprint(self.path, [*self._store.files(), self._file])

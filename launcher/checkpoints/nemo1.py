@@ -8,20 +8,20 @@ from pathlib import Path, PurePosixPath
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
-from launcher.checkpoints.hf_tokenizer import from_folder
 from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.nemo_archive import NemoArchive
 from launcher.checkpoints.safe_yaml import read_yaml
-from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
-from launcher.checkpoints.stored_tokenizer import ADVICE, existing, gpt2
-from launcher.core import Json
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
-from launcher.tokenizer import Tokenizer
+from launcher.checkpoints.tokenizers.huggingface import from_folder
+from launcher.checkpoints.tokenizers.sentencepiece import SentencePieceTokenizer
+from launcher.checkpoints.tokenizers.stored import ADVICE, existing, gpt2
+from launcher.checkpoints.torch_dist import parts, tensor_store
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
+from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -62,13 +62,13 @@ class Nemo1Checkpoint(Checkpoint):
         self._file = _inside(self._root, CONFIG)
         self._config = read_yaml(self._file, self.bounds)
         folder = self._file.parent / WEIGHTS
-        if not torch_dist.is_store(folder):
+        if not tensor_store.is_store(folder):
             raise CheckpointError(f"{self._root}: {NO_WEIGHTS}")
         inside = PurePosixPath(folder.relative_to(self._root))
         sizes = self._archive.weights(inside) if self._archive else None
-        self._store = torch_dist.open_store(folder, self.bounds, sizes)
+        self._store = tensor_store.open_store(folder, self.bounds, sizes)
         self.architecture = architecture(configuration(self._config), self._store, self._file)
-        torch_dist_parts.check(self._store, self.architecture)
+        parts.check(self._store, self.architecture)
 
     @contextmanager
     def _complaints(self) -> Iterator[None]:
@@ -102,12 +102,12 @@ class Nemo1Checkpoint(Checkpoint):
 
     def load_into(self, model: nn.Module) -> None:
         if self._archive is None:
-            torch_dist.load_into(self._store, model)
+            tensor_store.load_into(self._store, model)
             return
         try:
             with self._complaints():
                 self._archive.unpack(self._root, weights=True)
-                torch_dist.load_into(self._store, model)
+                tensor_store.load_into(self._store, model)
         finally:
             for file in self._store.folder.glob("*.distcp"):
                 file.unlink()

@@ -5,18 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import torch_dist, torch_dist_parts
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
-from launcher.checkpoints.hf_tokenizer import from_folder
 from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.safe_yaml import read_yaml
-from launcher.checkpoints.sentencepiece_tokenizer import SentencePieceTokenizer
-from launcher.checkpoints.stored_tokenizer import ADVICE, existing
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
-from launcher.tokenizer import Tokenizer
+from launcher.checkpoints.tokenizers.huggingface import from_folder
+from launcher.checkpoints.tokenizers.sentencepiece import SentencePieceTokenizer
+from launcher.checkpoints.tokenizers.stored import ADVICE, existing
+from launcher.checkpoints.torch_dist import parts, tensor_store
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import Tokenizer
+from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,9 +38,9 @@ class Nemo2Checkpoint(Checkpoint):
         config = self._model.get("config")
         if not isinstance(config, dict):
             raise CheckpointError(f"{self._file}: no 'config' in it (expected a NeMo 2.0 language model)")
-        self._store = torch_dist.open_store(path / "weights" if (path / "weights").is_dir() else path, bounds)
+        self._store = tensor_store.open_store(path / "weights" if (path / "weights").is_dir() else path, bounds)
         self.architecture = architecture(config, self._store, self._file)
-        torch_dist_parts.check(self._store, self.architecture)
+        parts.check(self._store, self.architecture)
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -59,7 +59,7 @@ class Nemo2Checkpoint(Checkpoint):
         raise CheckpointError(f"{self._file}: the tokenizer is a {kind}, which is not read here; {ADVICE}")
 
     def load_into(self, model: nn.Module) -> None:
-        torch_dist.load_into(self._store, model)
+        tensor_store.load_into(self._store, model)
 
     def fingerprint(self) -> str:
         return fingerprint(self.path, [*self._store.files(), *self._context.rglob("*")])

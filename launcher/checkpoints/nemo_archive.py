@@ -13,8 +13,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
 from launcher.checkpoints.bounded import MB, shown
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
+from launcher.core.errors import CheckpointError
+from launcher.settings.model import Bounds
 
 MOST_MEMBERS = 100_000
 """Files in an archive; a large model's has some thousands."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 
 from launcher.checkpoints.base import Architecture, NotComputed
-from launcher.errors import CheckpointError
+from launcher.core.errors import CheckpointError
 
 LAYER = "decoder.layers."
 EXPERT = "mlp.experts.local_experts."

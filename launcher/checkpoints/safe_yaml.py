@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 
 from launcher.checkpoints.bounded import DEEPEST, QUOTED, read_bytes, shown
-from launcher.core import Json
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json
+from launcher.settings.model import Bounds
 
 MOST_VALUES = 50_000
 """Values in a file, aliases written out; configurations have two thousand."""

@@ -6,17 +6,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 
-from launcher.allocation import Allocation
 from launcher.checkpoints.base import NotComputed
-from launcher.component import component, name_of
-from launcher.core import Json, resolve
+from launcher.core.types import Json, resolve
+from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Engine, Runner
-from launcher.engines.batching import BatchingRunner
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.engine import open_checkpoint
-from launcher.engines.sizing import BatchedEngine
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.sizing import BatchedEngine
+from launcher.settings.component import component, name_of
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from launcher.allocation import Allocation
-from launcher.core import Json, resolve
-from launcher.model import Model, Optimizations, Parallelism
-from launcher.tokenizer import Tokenizer
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json, resolve
+from launcher.distributed.allocation import Allocation
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,14 +12,14 @@ from dataclasses import asdict, dataclass
 from itertools import islice
 from typing import ClassVar
 
-from launcher.allocation import Allocation
-from launcher.component import component
-from launcher.core import Json
+from launcher.core.errors import EngineUnavailable, QueueFull, UserError
+from launcher.core.tokenizer import ByteTokenizer
+from launcher.core.types import Json
+from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Engine, EngineState, Finish, Generation, Runner, Sampling, TokenLogprob, Tokens
-from launcher.engines.outbox import join
-from launcher.errors import EngineUnavailable, QueueFull, UserError
-from launcher.model import Model, Optimizations, Parallelism
-from launcher.tokenizer import ByteTokenizer
+from launcher.engines.runtime.outbox import join
+from launcher.settings.component import component
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 EOS = 256
 VOCAB = 257

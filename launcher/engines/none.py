@@ -5,12 +5,12 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from dataclasses import asdict
 
-from launcher.allocation import Allocation
-from launcher.component import component
-from launcher.core import Json, resolve
+from launcher.core.errors import CheckpointError, UserError
+from launcher.core.types import Json, resolve
+from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Engine, Runner
-from launcher.errors import CheckpointError, UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.component import component
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 @component("engine/none")

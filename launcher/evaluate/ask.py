@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from enum import Enum
 
 from launcher.adapters.base import closing
-from launcher.console import one_line
-from launcher.core import GATEWAY, Handler, Json, Record, Response, Sample, Score, Status
-from launcher.errors import AdapterError, Failure, ServerAway, TransportError
+from launcher.core.console import one_line
+from launcher.core.errors import AdapterError, Failure, ServerAway, TransportError
+from launcher.core.responses import NO_FINISH, checked, is_page, quoted, refuses
+from launcher.core.types import GATEWAY, Handler, Json, Record, Response, Sample, Score, Status
 from launcher.evaluate.records import made
-from launcher.responses import NO_FINISH, checked, is_page, quoted, refuses
 from launcher.tasks.base import Task
 
 log = logging.getLogger(__name__)

@@ -11,11 +11,22 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from launcher.console import one_line
-from launcher.core import GATEWAY, Handler, Health, Json, Liveness, Pause, Request, Response, ServerState, error_of
-from launcher.errors import Failure, ServerAway, TransportError
+from launcher.core.console import one_line
+from launcher.core.errors import Failure, ServerAway, TransportError
+from launcher.core.responses import is_page
+from launcher.core.types import (
+    GATEWAY,
+    Handler,
+    Health,
+    Json,
+    Liveness,
+    Pause,
+    Request,
+    Response,
+    ServerState,
+    error_of,
+)
 from launcher.evaluate.progress import Progress
-from launcher.responses import is_page
 
 LOST = frozenset({Failure.connection, Failure.timeout})
 """Failures of a request that may be the server's."""

@@ -10,9 +10,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from launcher.adapters.base import Adapter, all_running, pipeline
-from launcher.claim import Claim
-from launcher.client import Client
-from launcher.core import Endpoint, Handler, Health, Json, Record, Sample
+from launcher.core.client import Client
+from launcher.core.lease import Claim
+from launcher.core.responses import checking
+from launcher.core.types import Endpoint, Handler, Health, Json, Record, Sample
 from launcher.evaluate import outcome
 from launcher.evaluate.ask import Asked, Trouble, ask
 from launcher.evaluate.breaker import CircuitBreaker, ServerGone, Unwatched
@@ -20,9 +21,8 @@ from launcher.evaluate.journal import Journal
 from launcher.evaluate.progress import Progress
 from launcher.evaluate.questions import Questions
 from launcher.evaluate.queue import OUTAGES, SampleQueue
-from launcher.evaluate.settings import Evaluate
 from launcher.evaluate.statistics import throughput
-from launcher.responses import checking
+from launcher.settings.evaluate import Evaluate
 from launcher.tasks.base import Task
 
 PROBES = 1

@@ -11,12 +11,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from launcher.claim import Claim
-from launcher.core import Json, Record, Status
-from launcher.errors import ResumeError
+from launcher.core.errors import ResumeError
+from launcher.core.files import replace, storing
+from launcher.core.lease import Claim
+from launcher.core.redaction import redact_bytes
+from launcher.core.types import Json, Record, Status
 from launcher.evaluate.records import from_line, to_line
-from launcher.files import replace, storing
-from launcher.redaction import redact_bytes
 
 SAMPLES = "samples.jsonl"
 HEADER = "journal.json"

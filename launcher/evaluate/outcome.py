@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher.core import Json, Pause, TaskResult
+from launcher.core.types import Json, Pause, TaskResult
 from launcher.evaluate import journal
 from launcher.evaluate.statistics import summarize
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import IO, TYPE_CHECKING, Protocol
 
-from launcher.console import printable
-from launcher.core import Record, Status
+from launcher.core.console import printable
+from launcher.core.types import Record, Status
 
 if TYPE_CHECKING:
     from rich.progress import Progress as Bar

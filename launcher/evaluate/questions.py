@@ -9,9 +9,9 @@ from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 
-from launcher.core import Request, Sample
-from launcher.errors import TaskError
-from launcher.evaluate.settings import Evaluate
+from launcher.core.errors import TaskError
+from launcher.core.types import Request, Sample
+from launcher.settings.evaluate import Evaluate
 from launcher.tasks.base import Task, naming
 
 

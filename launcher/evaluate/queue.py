@@ -8,7 +8,7 @@ from collections import Counter
 from itertools import count
 from typing import Protocol
 
-from launcher.core import Sample
+from launcher.core.types import Sample
 
 OUTAGES = 3
 """A sample that met so many outages is not asked again: it may be what makes the server go away."""

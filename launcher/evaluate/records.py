@@ -6,7 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
-from launcher.core import Json, Record, Sample, Score, Status
+from launcher.core.types import Json, Record, Sample, Score, Status
 
 
 def made(sample: Sample, score: Score, response: Json, latency_s: float, notes: Sequence[str] = ()) -> Record:

@@ -7,8 +7,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from launcher.core import NOT_ASKED, Json, Metric, Record, Status, TaskResult
-from launcher.responses import token_count
+from launcher.core.responses import token_count
+from launcher.core.types import NOT_ASKED, Json, Metric, Record, Status, TaskResult
 
 Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: 95 % two-sided."""

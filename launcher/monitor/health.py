@@ -12,11 +12,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.api.errors import DEAD, RESTARTING
-from launcher.console import one_line
-from launcher.core import GATEWAY, Endpoint, Json, Liveness, ServerState, error_of
-from launcher.errors import Failure
-from launcher.http import HttpError, authorization, fetch, parsed
-from launcher.redaction import redact
+from launcher.core.console import one_line
+from launcher.core.errors import Failure
+from launcher.core.http import HttpError, authorization, fetch, parsed
+from launcher.core.redaction import redact
+from launcher.core.types import GATEWAY, Endpoint, Json, Liveness, ServerState, error_of
 
 PERIOD_S = 3.0
 TIMEOUT_S = 5.0

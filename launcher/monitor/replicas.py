@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING
 
-from launcher.console import one_line
-from launcher.core import Json
+from launcher.core.console import one_line
+from launcher.core.types import Json
 
 if TYPE_CHECKING:
     from rich.table import Table

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from launcher.core import Metric, TaskResult
+from launcher.core.types import Metric, TaskResult
 from launcher.report.figures import bounded, duration, number, plural
 
 BINS = 40

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
-from launcher.core import Json, Status
+from launcher.core.types import Json, Status
 from launcher.report import samples
 
 ALPHA = 0.05

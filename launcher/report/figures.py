@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from launcher.core import Json, Metric, Pause, Status
+from launcher.core.types import Json, Metric, Pause, Status
 
 NOT_SCORED = tuple(status.value for status in Status if status is not Status.scored)
 """The four ways in which a sample does not reach a metric, in the order in which they are shown."""

@@ -12,8 +12,8 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from launcher.core import Check, Json, Report, Status
-from launcher.files import replace
+from launcher.core.files import replace
+from launcher.core.types import Check, Json, Report, Status
 from launcher.report import charts, figures, results, samples
 
 FILE = "report.html"

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import yaml
 
-from launcher.core import NOT_ASKED, Json
-from launcher.errors import UserError
+from launcher.core.errors import UserError
+from launcher.core.types import NOT_ASKED, Json
 from launcher.report import results
 from launcher.report.compare import Answers, Comparison, compare_all
 from launcher.report.figures import lower_is_better

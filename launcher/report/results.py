@@ -9,9 +9,9 @@ from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
 
-from launcher.core import INTERRUPTED, Check, Endpoint, Json, Report, TaskResult
-from launcher.errors import CoverageTooLow, UserError, ValidationFailed
-from launcher.files import replace
+from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
+from launcher.core.files import replace
+from launcher.core.types import INTERRUPTED, Check, Endpoint, Json, Report, TaskResult
 
 SCHEMA_VERSION = 1
 FILE = "results.json"

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher.core import Json, Status
+from launcher.core.types import Json, Status
 from launcher.report.results import encode
 
 FILE = "samples.jsonl"

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.core import Json
-from launcher.files import replace
+from launcher.core.files import replace
+from launcher.core.types import Json
 from launcher.report import page, points, results, terminal
 
 FILE, PAGE = "sweep.json", terminal.SWEEP_PAGE

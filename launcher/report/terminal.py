@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from launcher.console import printable
-from launcher.core import Json, Metric, Report, TaskResult
+from launcher.core.console import printable
+from launcher.core.types import Json, Metric, Report, TaskResult
 from launcher.report import figures, page, points, results
 from launcher.report.compare import ALPHA
 

@@ -10,12 +10,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.core import Json, Metric
-from launcher.errors import UserError
-from launcher.files import replace
+from launcher.checkpoints.watch_record import Entry
+from launcher.core.errors import UserError
+from launcher.core.files import replace
+from launcher.core.types import Json, Metric
 from launcher.report import charts, figures, page, results, samples, terminal
 from launcher.report.compare import ALPHA, Answers, compare_each
-from launcher.training.entry import Entry
 
 SCHEMA_VERSION = 1
 FILE = "watch.json"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from launcher.console import one_line
-from launcher.core import Json, Response, Score, Status
+from launcher.core.console import one_line
+from launcher.core.types import Json, Response, Score, Status
 
 
 def text_of(response: Response, *, accept_truncated: bool = False) -> str | Score:

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from launcher.core import Json, Response, Sample, Score
-from launcher.errors import TaskError
+from launcher.core.errors import TaskError
+from launcher.core.types import Json, Response, Sample, Score
 
 
 @contextmanager

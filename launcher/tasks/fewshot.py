@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import islice
 
-from launcher.errors import TaskError
+from launcher.core.errors import TaskError
 from launcher.tasks.items import Item, read
 
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import field
 from enum import Enum
 
-from launcher.component import component
-from launcher.core import Json, Request, Response, Sample, Score, Status
-from launcher.errors import TaskError, UserError
+from launcher.core.errors import TaskError, UserError
+from launcher.core.types import Json, Request, Response, Sample, Score, Status
+from launcher.settings.component import component
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task
 from launcher.tasks.compare import Match, Normalize, normalized, number, right

@@ -11,8 +11,8 @@ from itertools import islice
 from pathlib import Path
 from typing import IO, cast
 
-from launcher.core import Json, resolve
-from launcher.errors import TaskError
+from launcher.core.errors import TaskError
+from launcher.core.types import Json, resolve
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Item:
 def read(path: str, limit: int | None = None) -> Iterator[Item]:
     """Yield the items of ``path`` in file order, at most ``limit``.
 
-    ``path`` (see `launcher.core.resolve`) is a JSON lines file, also gzipped, or a folder that
+    ``path`` (see `launcher.core.types.resolve`) is a JSON lines file, also gzipped, or a folder that
     ``datasets.save_to_disk`` wrote. Raises `TaskError` for what is not there, is malformed, or holds no item.
     """
     found = _located(path)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from launcher.core import Json
-from launcher.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
+from launcher.core.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
+from launcher.core.types import Json
 
 
 class NoLogprobs(ValueError):

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 
-from launcher.component import component
-from launcher.core import Json, Request, Response, Sample, Score, Status
-from launcher.errors import TaskError, UserError
-from launcher.responses import Fault, in_order
+from launcher.core.errors import TaskError, UserError
+from launcher.core.responses import Fault, in_order
+from launcher.core.types import Json, Request, Response, Sample, Score, Status
+from launcher.settings.component import component
 from launcher.tasks.base import Task
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood

@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import cache
 from typing import TYPE_CHECKING
 
-from launcher.errors import TaskError
+from launcher.core.errors import TaskError
 from launcher.tasks.items import Item
 
 if TYPE_CHECKING:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 
-from launcher.core import Json
-from launcher.responses import token_count
+from launcher.core.responses import token_count
+from launcher.core.types import Json
 from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
 from launcher.validate.rounding import tolerance
 from launcher.validate.ties import ALTERNATIVES, Parting, parting, steps

@@ -8,12 +8,12 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.client import Client
-from launcher.core import Check, Endpoint, Request
-from launcher.files import replace
+from launcher.core.client import Client
+from launcher.core.files import replace
+from launcher.core.types import Check, Endpoint, Request
+from launcher.settings.validate import Validate
 from launcher.validate import answers, logprobs, rounding, serving, tokens
 from launcher.validate.check import Need, Subject
-from launcher.validate.settings import Validate
 
 CHECKS = (*serving.CHECKS, *rounding.CHECKS, *answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS)
 NAMES = tuple(check.name for check in CHECKS)

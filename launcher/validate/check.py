@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from launcher.client import Client
-from launcher.console import one_line
-from launcher.core import Check, Endpoint, Json, Request
-from launcher.errors import TransportError
-from launcher.responses import checked, quoted
-from launcher.validate.settings import Validate
+from launcher.core.client import Client
+from launcher.core.console import one_line
+from launcher.core.errors import TransportError
+from launcher.core.responses import checked, quoted
+from launcher.core.types import Check, Endpoint, Json, Request
+from launcher.settings.validate import Validate
 from launcher.validate.tolerance import Tolerance
 
 QUOTED = 1000

@@ -6,7 +6,7 @@ import asyncio
 import math
 import statistics
 
-from launcher.core import Json
+from launcher.core.types import Json
 from launcher.validate.check import Failure, Measured, Named, Need, NotApplicable, Subject
 from launcher.validate.rounding import ROOM, reference, texts, tolerance
 

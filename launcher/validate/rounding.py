@@ -7,8 +7,8 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 
-from launcher.core import Json
-from launcher.errors import TransportError
+from launcher.core.errors import TransportError
+from launcher.core.types import Json
 from launcher.validate.check import Failure, Measured, Named, Need, NotApplicable, Subject
 from launcher.validate.tolerance import WIDER, Loaded, Tolerance, assumed, given, measured
 

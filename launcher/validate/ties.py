@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from launcher.core import Json
+from launcher.core.types import Json
 
 ALTERNATIVES = 5
 """So many of the likeliest tokens are asked for at each position: OpenAI's own limit for completions."""

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.core import Json
+from launcher.core.types import Json
 from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
 
 TEXTS = (

@@ -7,12 +7,12 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 
-from launcher.core import Json
+from launcher.core.types import Json
 
 EPSILON = {"bf16": 2.0**-7, "fp16": 2.0**-10, "fp32": 2.0**-23, "fp64": 2.0**-52}
 """The distance from 1 to the next larger number of each type (``torch.finfo(...).eps``)."""
 WIDER = {"bf16": "fp32", "fp16": "fp32", "fp32": "fp64"}
-"""The type of the pass that each is compared with (`launcher.engines.upcast`)."""
+"""The type of the pass that each is compared with (`launcher.engines.runtime.upcast`)."""
 
 SAFETY = 10.0
 """The tolerance in units of the measured rounding error (root mean square). The largest of some hundred differences of

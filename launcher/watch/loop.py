@@ -8,19 +8,19 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.allocation import Allocation
-from launcher.claim import Claim
-from launcher.cluster import Slurm
-from launcher.console import to_stderr
-from launcher.core import INTERRUPTED, resolve
-from launcher.errors import UserError
+from launcher.checkpoints.states import Sighting
+from launcher.checkpoints.watch_record import Entry
+from launcher.checkpoints.watcher import Scout, View, scouting
+from launcher.core.console import to_stderr
+from launcher.core.errors import UserError
+from launcher.core.lease import Claim
+from launcher.core.types import INTERRUPTED, resolve
+from launcher.distributed.allocation import Allocation
 from launcher.report import results
 from launcher.report import watch as report
-from launcher.submission.points import Point
-from launcher.training.entry import Entry
-from launcher.training.scout import Scout, View, scouting
-from launcher.training.settings import Order, Watch
-from launcher.training.sighting import Sighting
+from launcher.settings.cluster import Slurm
+from launcher.settings.watch import Order, Watch
+from launcher.slurm.points import Point
 from launcher.watch.places import InProcess, Jobs, Place
 from launcher.watch.point import keep, point_of
 

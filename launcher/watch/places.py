@@ -10,13 +10,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
-from launcher.allocation import Allocation
-from launcher.cluster import Slurm
-from launcher.core import INTERRUPTED
-from launcher.errors import UserError
-from launcher.run import run
-from launcher.submission import follow, points, queue, submit
-from launcher.submission.points import Job, Point
+from launcher.core.errors import UserError
+from launcher.core.types import INTERRUPTED
+from launcher.distributed.allocation import Allocation
+from launcher.pipeline.run import run
+from launcher.settings.cluster import Slurm
+from launcher.slurm import follow, points, queue, submit
+from launcher.slurm.points import Job, Point
 
 
 class Place(Protocol):

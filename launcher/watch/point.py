@@ -8,10 +8,10 @@ from pathlib import Path
 
 import yaml
 
-from launcher.arguments import CommandLine
-from launcher.config import Mode
-from launcher.submission.points import Point
-from launcher.training.sighting import Sighting
+from launcher.checkpoints.states import Sighting
+from launcher.pipeline.config import Mode
+from launcher.settings.overrides import CommandLine
+from launcher.slurm.points import Point
 
 OURS = ("mode", "resume", "model.path", "watch")
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
-from launcher.core import Json, Request, Response
+from launcher.core.types import Json, Request, Response
 
 
 @dataclass

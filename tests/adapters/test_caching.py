@@ -9,8 +9,8 @@ import pytest
 from launcher.adapters.base import Behind, all_running, pipeline
 from launcher.adapters.caching import Caching
 from launcher.adapters.reasoning import Reasoning
-from launcher.core import Request, Response
-from launcher.errors import AdapterError, TransportError, UserError
+from launcher.core.errors import AdapterError, TransportError, UserError
+from launcher.core.types import Request, Response
 
 KNOWN = Behind({"fingerprint": "sha256:1"})
 BODY = {"model": "m", "prompt": "a", "temperature": 0, "max_tokens": 4}

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from launcher.adapters.payload import Payload
-from launcher.core import Request
-from launcher.errors import AdapterError
+from launcher.core.errors import AdapterError
+from launcher.core.types import Request
 
 
 async def sent(adapter, server, body, headers=None):

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.adapters.base import Adapter, all_running, closing, pipeline
-from launcher.core import Request, Response
+from launcher.core.types import Request, Response
 
 
 class Mark(Adapter):

@@ -6,8 +6,8 @@ import pytest
 
 from launcher.adapters.base import Behind, pipeline
 from launcher.adapters.reasoning import Reasoning
-from launcher.core import Request, Response
-from launcher.errors import AdapterError, TransportError, UserError
+from launcher.core.errors import AdapterError, TransportError, UserError
+from launcher.core.types import Request, Response
 
 CHAT = Request("/v1/chat/completions", {"messages": []})
 TEXT = Request("/v1/completions", {"prompt": "x"})

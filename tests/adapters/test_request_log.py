@@ -6,8 +6,8 @@ import pytest
 
 from launcher.adapters.base import Behind
 from launcher.adapters.request_log import RequestLog, redacted
-from launcher.core import Request, Response
-from launcher.errors import AdapterError, TransportError, UserError
+from launcher.core.errors import AdapterError, TransportError, UserError
+from launcher.core.types import Request, Response
 
 ANSWER = Response(200, {"choices": [{"text": "é\ud800"}]}, {"Set-Cookie": "s", "X-Id": "1"}, latency_s=0.25)
 

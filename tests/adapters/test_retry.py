@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.adapters.retry import Retry, retry_after_s
-from launcher.core import Request, Response
-from launcher.errors import TransportError, UserError
+from launcher.core.errors import TransportError, UserError
+from launcher.core.types import Request, Response
 
 OK = Response(200, {"choices": []})
 REQUEST = Request("/v1/completions", {"prompt": "x"})

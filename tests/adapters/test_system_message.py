@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from launcher.adapters.system_message import Strategy, SystemMessage
-from launcher.core import Request, Response
-from launcher.errors import AdapterError, UserError
+from launcher.core.errors import AdapterError, UserError
+from launcher.core.types import Request, Response
 
 USER = {"role": "user", "content": "hello"}
 OWN = {"role": "system", "content": "own"}

@@ -9,7 +9,7 @@ import pytest
 from api.runners import client_of
 
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model
+from launcher.settings.model import Model
 
 
 @pytest.fixture

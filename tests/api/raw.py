@@ -17,7 +17,7 @@ from launcher.api.front import Front, Limits
 from launcher.api.server import bind, server_log, serving
 from launcher.engines.base import Runner
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model
+from launcher.settings.model import Model
 
 PATIENCE_S = 60
 Address = tuple[str, int]

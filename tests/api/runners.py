@@ -7,8 +7,8 @@ from collections.abc import AsyncGenerator, Sequence
 import httpx
 
 from launcher.api.app import create_app
+from launcher.core.tokenizer import ByteTokenizer, Tokenizer
 from launcher.engines.base import EngineState, Generation, Runner, TokenLogprob, Tokens
-from launcher.tokenizer import ByteTokenizer, Tokenizer
 
 Script = Sequence[Tokens | Exception]
 

@@ -14,17 +14,17 @@ import httpx
 import pytest
 from running import program
 
-from launcher.allocation import allocate
 from launcher.api.admission import RETRY_AFTER_S, Admission
 from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
-from launcher.core import VALIDATOR_HEADER, Endpoint
+from launcher.core.types import VALIDATOR_HEADER, Endpoint
+from launcher.distributed.allocation import allocate
 from launcher.engines.echo import Echo
-from launcher.model import Model, Optimizations, Parallelism
-from launcher.steps import run_async
+from launcher.pipeline.steps import run_async
+from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Need
-from launcher.validate.settings import Validate
 
 ROOT = Path(__file__).parents[2]
 ROUTES = ("/v1/models", "/v1/models/m", "/ready", "/engine", "/tokenizer_info", "/openapi.json", "/nothing")

@@ -12,11 +12,11 @@ import pytest
 from api.runners import Scripted, client_of, said
 
 from launcher.api.front import Front, Limits
+from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.core.tokenizer import PLAIN, ByteTokenizer, Message, NoChatTemplate, Rendering
 from launcher.engines.base import Generation, Sampling, Tokens
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.errors import EngineUnavailable, QueueFull
-from launcher.model import Model
-from launcher.tokenizer import PLAIN, ByteTokenizer, Message, NoChatTemplate, Rendering
+from launcher.settings.model import Model
 
 ASK = {"model": "scripted", "prompt": "p", "max_tokens": 4}
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.api.choice import Choice, Piece, Writer, pieces
+from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.base import Generation, Sampling, TokenLogprob, Tokens
-from launcher.tokenizer import ByteTokenizer
 
 
 def choice(prompt: str = "p", stop: tuple[str, ...] = (), echo: bool = False, logprobs: int | None = 0) -> Choice:

@@ -6,9 +6,9 @@ import httpx
 import pytest
 from api.runners import client_of
 
+from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model
-from launcher.tokenizer import ByteTokenizer
+from launcher.settings.model import Model
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

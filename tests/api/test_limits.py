@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.api.front import Front, Limits, check_aliases, check_origins
+from launcher.core.errors import UserError
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.errors import UserError
-from launcher.model import Model
+from launcher.settings.model import Model
 
 SOON = 0.3
 """Seconds that a test lets a client take."""

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from launcher.api.logprobs import LOWEST, Placed, for_chat, for_completions
+from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.base import TokenLogprob
-from launcher.tokenizer import ByteTokenizer
 
 
 class Namesakes(ByteTokenizer):

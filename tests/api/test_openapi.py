@@ -21,9 +21,9 @@ from launcher.api.app import OPERATIONS
 from launcher.api.description import described
 from launcher.api.fields import SAMPLED
 from launcher.api.front import Front
+from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.errors import EngineUnavailable, QueueFull
-from launcher.model import Model
+from launcher.settings.model import Model
 
 KEYED = described(OPERATIONS, keyed=True)
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -8,8 +8,8 @@ from api.runners import Scripted, said
 
 from launcher.api import ready
 from launcher.api.ready import Readiness
+from launcher.core.errors import QueueFull
 from launcher.engines.base import Generation, Tokens
-from launcher.errors import QueueFull
 
 
 class Hung(Scripted):

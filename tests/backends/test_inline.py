@@ -20,15 +20,15 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.allocation import Allocation, allocate
 from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
-from launcher.core import Endpoint
+from launcher.core.errors import ServerError, UserError
+from launcher.core.types import Endpoint
+from launcher.distributed.allocation import Allocation, allocate
 from launcher.engines.base import Engine, Runner
 from launcher.engines.echo import Echo
 from launcher.engines.megatron import Megatron
-from launcher.errors import ServerError, UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 def deployment(folder: Path, engine: Engine | None = None) -> Deployment:
@@ -248,11 +248,11 @@ def wait_until(true: Callable[[], bool], timeout_s: float = 60) -> None:
 SERVE = """
 import signal, sys, threading
 from pathlib import Path
-from launcher.allocation import allocate
+from launcher.distributed.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
 from launcher.engines.echo import Echo
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 def stop(*_): raise SystemExit(0)
 signal.signal(signal.SIGTERM, stop)
 d = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), Path(sys.argv[1]))

@@ -8,14 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from launcher.allocation import Allocation
 from launcher.checkpoints.base import Architecture
+from launcher.distributed.allocation import Allocation
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize
 from launcher.engines.megatron.parallel import lead
 from launcher.engines.megatron.placement import Placement, Weights
-from launcher.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
 HOST = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=1, gpus=0)
 CPU = torch.device("cpu")

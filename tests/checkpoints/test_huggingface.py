@@ -27,8 +27,8 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from launcher.checkpoints import detect
-from launcher.errors import CheckpointError
-from launcher.model import Parallelism
+from launcher.core.errors import CheckpointError
+from launcher.settings.model import Parallelism
 
 SIZES = {
     "vocab_size": 64,

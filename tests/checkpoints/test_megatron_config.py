@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from launcher.checkpoints.megatron_config import architecture
-from launcher.checkpoints.torch_dist import Stored, TensorStore
-from launcher.errors import CheckpointError
+from launcher.checkpoints.torch_dist.tensor_store import Stored, TensorStore
+from launcher.core.errors import CheckpointError
 
 FILE = Path("run_config.yaml")
 STORE = TensorStore(Path(), {"embedding.word_embeddings.weight": Stored((128, 32), "bfloat16")})

@@ -14,9 +14,9 @@ from checkpoint_models import architecture, built, loaded, logits, parallel_logi
 from tokenizers import ByteLevelBPETokenizer
 
 from launcher.checkpoints import detect
-from launcher.checkpoints.torch_dist_writer import save
-from launcher.errors import CheckpointError
-from launcher.model import Parallelism
+from launcher.checkpoints.torch_dist.writer import save
+from launcher.core.errors import CheckpointError
+from launcher.settings.model import Parallelism
 
 LLAMA = {
     "num_layers": 2,

@@ -13,9 +13,9 @@ from checkpoint_models import architecture, built, filled, loaded, logits, paral
 
 from launcher.checkpoints import detect
 from launcher.checkpoints.nemo1 import configuration
-from launcher.checkpoints.torch_dist_writer import save
-from launcher.errors import CheckpointError
-from launcher.model import Parallelism
+from launcher.checkpoints.torch_dist.writer import save
+from launcher.core.errors import CheckpointError
+from launcher.settings.model import Parallelism
 
 CONFIG = {
     "mcore_gpt": True,

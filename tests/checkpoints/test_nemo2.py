@@ -11,8 +11,8 @@ import torch
 from checkpoint_models import TOKENS, loaded, logits, parallel_logits
 
 from launcher.checkpoints import detect
-from launcher.errors import CheckpointError
-from launcher.model import Parallelism
+from launcher.core.errors import CheckpointError
+from launcher.settings.model import Parallelism
 
 GENUINE = Path(__file__).parent / "data" / "nemo2"
 

@@ -17,8 +17,8 @@ from hostile import ASSETS, EXPLOITS, HARMLESS, STEP, Command, dotted, tiny
 from transformers import AutoModelForCausalLM
 
 from launcher.checkpoints import detect
+from launcher.core.errors import CheckpointError
 from launcher.engines.huggingface import loading, source
-from launcher.errors import CheckpointError
 
 ROOT = Path(__file__).parents[2]
 

@@ -8,7 +8,7 @@ import pytest
 from checkpoint_models import architecture, built
 
 from launcher.checkpoints.parts import parameters, refuse_unplaced
-from launcher.errors import CheckpointError
+from launcher.core.errors import CheckpointError
 
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},

@@ -14,7 +14,7 @@ tokenizers = pytest.importorskip("tokenizers")
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
 
-from launcher.checkpoints.token_bound import SHRINKS, longest_token  # noqa: E402
+from launcher.checkpoints.tokenizers.token_bound import SHRINKS, longest_token  # noqa: E402
 
 CORPUS = ["the same words and        spaces again and again 123456 ééé 한국어 한국어"] * 20
 BYTES = {f"<0x{byte:02X}>": byte for byte in range(256)}

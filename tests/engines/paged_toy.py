@@ -8,8 +8,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from launcher.engines.base import Generation, Sampling, TokenLogprob
-from launcher.engines.sampling import Draw, Score
-from launcher.engines.step import StepPlan
+from launcher.engines.runtime.sampling import Draw, Score
+from launcher.engines.runtime.step import StepPlan
 
 VOCAB = 50
 

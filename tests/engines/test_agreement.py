@@ -20,12 +20,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 from launcher.checkpoints import detect
-from launcher.checkpoints.safetensors_index import INDEX, SINGLE
+from launcher.checkpoints.huggingface.safetensors_index import INDEX, SINGLE
+from launcher.core.errors import CheckpointError
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace, loading, source
 from launcher.engines.megatron import Megatron
-from launcher.errors import CheckpointError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 ENGINES: dict[str, Callable[..., Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 CPU = torch.device("cpu")

@@ -12,11 +12,11 @@ from answers import answer, request
 from huggingface_models import HOST, random_model, save
 from test_engine import plain
 
+from launcher.core.errors import CheckpointError, UserError
 from launcher.engines.auto import Auto
 from launcher.engines.base import Engine
 from launcher.engines.megatron import Megatron
-from launcher.errors import CheckpointError, UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 TINY = Path(__file__).parents[2] / "launcher" / "assets" / "tiny"
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}

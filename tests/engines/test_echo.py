@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.allocation import allocate
+from launcher.core.errors import EngineUnavailable, QueueFull, UserError
+from launcher.distributed.allocation import allocate
 from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob, Tokens
 from launcher.engines.echo import EOS, VOCAB, Echo, EchoRunner, History, score
-from launcher.errors import EngineUnavailable, QueueFull, UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 PROMPT = "abcab"
 

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.allocation import allocate
+from launcher.core.errors import UserError
+from launcher.distributed.allocation import allocate
 from launcher.engines.none import Nothing
-from launcher.errors import UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 def test_there_is_nothing_to_load() -> None:

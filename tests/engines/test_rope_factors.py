@@ -22,12 +22,12 @@ from transformers import AutoModelForCausalLM
 
 from launcher.checkpoints import detect
 from launcher.checkpoints.base import NotComputed
+from launcher.core.errors import CheckpointError
 from launcher.engines.auto import Auto
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.modules import inverse_frequencies
-from launcher.errors import CheckpointError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 ORIGINAL, CHANNELS, LAYERS, HEADS, GROUPS = 16, 16, 3, 4, 2
 LLAMA3: dict[str, Any] = {

@@ -17,20 +17,20 @@ from tokenizer_inputs import CHATML, PARTS, TEXTS, backend, gguf_file, gguf_voca
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
-from launcher.core import Check, Endpoint, Response
+from launcher.core.responses import checked
+from launcher.core.types import Check, Endpoint, Response
+from launcher.distributed.allocation import allocate
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
-from launcher.model import Model, Optimizations, Parallelism
-from launcher.responses import checked
-from launcher.steps import run_async
+from launcher.pipeline.steps import run_async
+from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.validate import Validate
 from launcher.tasks.multiple_choice import MultipleChoice
 from launcher.validate import certificate
 from launcher.validate.check import Need
-from launcher.validate.settings import Validate
 
 ENGINES: dict[str, type[Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 USER = [{"role": "user", "content": "What is the capital of France?"}]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.core import Json, Record, Status
+from launcher.core.types import Json, Record, Status
 
 sys.path.insert(0, str(Path(__file__).parent))
 

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from launcher.core import Endpoint, Json, Record, Request, Response, Sample, Score, Status
+from launcher.core.types import Endpoint, Json, Record, Request, Response, Sample, Score, Status
 from launcher.tasks.base import Task
 
 Answer = Callable[[Json, web.Request], Awaitable[web.StreamResponse]]

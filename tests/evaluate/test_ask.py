@@ -5,8 +5,8 @@ import asyncio
 import pytest
 from evaluation_server import Echoes
 
-from launcher.core import Response, Status
-from launcher.errors import AdapterError, Failure, ServerAway, TransportError
+from launcher.core.errors import AdapterError, Failure, ServerAway, TransportError
+from launcher.core.types import Response, Status
 from launcher.evaluate.ask import ask
 
 TASK = Echoes(1)

@@ -17,11 +17,11 @@ from launcher.adapters.caching import Caching
 from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.retry import Retry
 from launcher.adapters.system_message import SystemMessage
-from launcher.core import Request, Response, Sample, Status
-from launcher.errors import ResumeError, TaskError
+from launcher.core.errors import ResumeError, TaskError
+from launcher.core.types import Request, Response, Sample, Status
 from launcher.evaluate import journal, outcome
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.settings import Evaluate
+from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
 
 ROOT = Path(__file__).parent.parent.parent
@@ -361,9 +361,9 @@ import asyncio, sys
 sys.path.insert(0, sys.argv[3])
 from pathlib import Path
 from evaluation_server import Echoes, Watch
-from launcher.core import Endpoint
+from launcher.core.types import Endpoint
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.settings import Evaluate
+from launcher.settings.evaluate import Evaluate
 endpoint = Endpoint(sys.argv[1], "m", "external", "none")
 asyncio.run(evaluate(endpoint, {"t": Echoes(500)}, [], Evaluate(concurrency=4), Path(sys.argv[2]), {"v": 1}, Watch()))
 """

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.claim import Claim
-from launcher.core import Status
-from launcher.errors import ResumeError, TakenOver
+from launcher.core.errors import ResumeError, TakenOver
+from launcher.core.lease import Claim
+from launcher.core.types import Status
 from launcher.evaluate import journal
 from launcher.evaluate.journal import Journal, difference
 
@@ -161,8 +161,8 @@ def limited(folder: Path, bytes_: int) -> str:
     code = f"""
 import resource, signal
 from pathlib import Path
-from launcher.core import Record, Status
-from launcher.errors import StorageError
+from launcher.core.types import Record, Status
+from launcher.core.errors import StorageError
 from launcher.evaluate.journal import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 made = lambda i: Record("t", str(i), 0, {{}}, "x" * (7 * i % 90), None, None, {{}}, Status.scored, None, 0.1)

@@ -22,9 +22,9 @@ from running import program
 
 from launcher.adapters.caching import Caching
 from launcher.adapters.reasoning import Reasoning
-from launcher.core import Json
+from launcher.core.types import Json
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.settings import Evaluate
+from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
 from launcher.tasks.multiple_choice import MultipleChoice
 

@@ -19,13 +19,13 @@ from aiohttp import web
 from evaluation_server import Echoes, Watch, said, serving
 
 from launcher.adapters.retry import Retry
-from launcher.core import Endpoint, Json, Liveness, Record, Request, Response, Sample, ServerState
-from launcher.errors import Failure, ServerAway, TransportError
+from launcher.core.errors import Failure, ServerAway, TransportError
+from launcher.core.types import Endpoint, Json, Liveness, Record, Request, Response, Sample, ServerState
 from launcher.evaluate import breaker, outcome
 from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.queue import OUTAGES
-from launcher.evaluate.settings import Evaluate
 from launcher.monitor.health import Timing, watch
+from launcher.settings.evaluate import Evaluate
 
 SERVER = Path(__file__).with_name("evaluation_server.py")
 QUICK = Timing(period_s=0.1, timeout_s=0.5)

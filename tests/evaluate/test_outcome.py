@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.core import Pause, Status
-from launcher.errors import ResumeError
+from launcher.core.errors import ResumeError
+from launcher.core.types import Pause, Status
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.outcome import Outcome, read
 

@@ -5,7 +5,7 @@ import io
 import pytest
 from rich.table import Table
 
-from launcher.core import Status
+from launcher.core.types import Status
 from launcher.evaluate.progress import LineProgress, LiveProgress, progress
 
 

@@ -6,10 +6,10 @@ import dataclasses
 import pytest
 from evaluation_server import Echoes
 
-from launcher.core import Request
-from launcher.errors import TaskError, UserError
+from launcher.core.errors import TaskError, UserError
+from launcher.core.types import Request
 from launcher.evaluate.questions import Questions, overridden
-from launcher.evaluate.settings import Evaluate
+from launcher.settings.evaluate import Evaluate
 
 
 async def taken(questions):

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from launcher.core import Request, Sample
+from launcher.core.types import Request, Sample
 from launcher.evaluate.queue import OUTAGES, SampleQueue
 
 

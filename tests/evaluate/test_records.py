@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from launcher.core import Status
+from launcher.core.types import Status
 from launcher.evaluate.records import from_line, to_line
 
 

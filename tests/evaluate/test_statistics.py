@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from launcher.core import Status
+from launcher.core.types import Status
 from launcher.evaluate.statistics import metric, percentile, summarize, throughput, wilson
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from launcher.api.errors import DEAD, RESTARTING
-from launcher.core import Endpoint, Liveness, ServerState
+from launcher.core.types import Endpoint, Liveness, ServerState
 from launcher.monitor import health
 
 

@@ -6,7 +6,7 @@ import io
 
 from rich.console import Console
 
-from launcher.core import Json
+from launcher.core.types import Json
 from launcher.monitor.replicas import Replicas
 
 HEALTH = {

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from launcher.core import NOT_ASKED, Check, Endpoint, Metric, Record, Report, Status, TaskResult
+from launcher.core.types import NOT_ASKED, Check, Endpoint, Metric, Record, Report, Status, TaskResult
 from launcher.report import page, results
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"

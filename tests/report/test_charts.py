@@ -3,7 +3,7 @@ import math
 import pytest
 from report_records import mixed, task_results
 
-from launcher.core import Metric, TaskResult
+from launcher.core.types import Metric, TaskResult
 from launcher.report import charts
 
 

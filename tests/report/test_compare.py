@@ -4,7 +4,7 @@ import random
 import pytest
 from report_records import choice, record, write_samples
 
-from launcher.core import Status
+from launcher.core.types import Status
 from launcher.report import compare
 
 

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from launcher.core import Metric
+from launcher.core.types import Metric
 from launcher.report import figures
 
 

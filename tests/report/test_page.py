@@ -16,7 +16,7 @@ from report_records import (
     write_samples,
 )
 
-from launcher.core import Check, Endpoint, Pause, Status, TaskResult
+from launcher.core.types import Check, Endpoint, Pause, Status, TaskResult
 from launcher.report import page, samples
 
 VOID = {"meta", "input", "br"}

@@ -1,7 +1,7 @@
 import pytest
 from report_records import add_point, choice, first_right, record
 
-from launcher.errors import UserError
+from launcher.core.errors import UserError
 from launcher.report import points
 
 

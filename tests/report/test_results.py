@@ -7,8 +7,8 @@ import jsonschema
 import pytest
 from report_records import CHECKS, HOSTILE, choice, failed_report, mixed, record, report, task_results
 
-from launcher.core import Check, Metric, Pause, Status, TaskResult
-from launcher.errors import UserError
+from launcher.core.errors import UserError
+from launcher.core.types import Check, Metric, Pause, Status, TaskResult
 from launcher.report import results
 
 SCHEMA = json.loads(results.SCHEMA.read_text())

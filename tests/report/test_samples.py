@@ -2,7 +2,7 @@ import json
 
 from report_records import mixed, record, write_samples
 
-from launcher.core import Status
+from launcher.core.types import Status
 from launcher.report import samples
 
 

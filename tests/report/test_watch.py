@@ -7,9 +7,9 @@ import pytest
 from report_records import HOSTILE, add_point, choice, first_right
 from rich.console import Console
 
-from launcher.errors import UserError
+from launcher.checkpoints.watch_record import Entry
+from launcher.core.errors import UserError
 from launcher.report import watch
-from launcher.training.entry import Entry
 
 TRAINING = Path("/scratch/gpt/checkpoints")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.core import Json, Response
+from launcher.core.types import Json, Response
 
 
 @pytest.fixture

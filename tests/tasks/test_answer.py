@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.core import Response, Status
+from launcher.core.types import Response, Status
 from launcher.tasks.answer import text_of
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.errors import TaskError
+from launcher.core.errors import TaskError
 from launcher.tasks.fewshot import examples, pool
 from launcher.tasks.items import read
 

@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.core import Response, Sample, Status
-from launcher.errors import TaskError, UserError
+from launcher.core.errors import TaskError, UserError
+from launcher.core.types import Response, Sample, Status
 from launcher.tasks.compare import Match, Normalize
 from launcher.tasks.generation import Generation, Pick
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.errors import TaskError
+from launcher.core.errors import TaskError
 from launcher.tasks.items import count, digest, identified, read
 
 

@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.core import Response, Status
-from launcher.errors import TaskError, UserError
+from launcher.core.errors import TaskError, UserError
+from launcher.core.types import Response, Status
 from launcher.tasks.multiple_choice import MultipleChoice
 
 ROW = {"id": "q1", "question": "the capital of france is ", "choices": ["rome", "paris"], "answer": 1}

@@ -14,9 +14,9 @@ from starlette.responses import Response
 
 from launcher.api.app import create_app
 from launcher.api.server import bind, server_log, serving
-from launcher.core import Endpoint
+from launcher.core.types import Endpoint
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model
+from launcher.settings.model import Model
 
 Lie = Callable[[str, dict[str, Any], dict[str, Any]], None]
 """Changes an answer in place, given the path and what was asked."""

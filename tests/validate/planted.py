@@ -56,7 +56,7 @@ def another_theta(stage: Any) -> None:
     """Turn by the angles of a rotary base that is a tenth too large."""
     import torch
 
-    from launcher.engines.paged import Rope
+    from launcher.engines.runtime.paged import Rope
 
     layout, table = stage._layout, stage._model.rotary_pos_emb.table
     half = table.shape[1] // 2

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from lying import Lie, server
 
-from launcher.core import Check, Endpoint
-from launcher.core import Request as Call
+from launcher.core.types import Check, Endpoint
+from launcher.core.types import Request as Call
+from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Need
-from launcher.validate.settings import Validate
 
 ALL = frozenset(Need)
 

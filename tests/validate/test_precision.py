@@ -10,20 +10,20 @@ from pathlib import Path
 import planted
 import pytest
 
-from launcher.allocation import allocate
 from launcher.backends.base import Backend, Deployment
 from launcher.backends.command import Command
 from launcher.backends.inline import Inline
-from launcher.core import Check, resolve
+from launcher.core.types import Check, resolve
+from launcher.distributed.allocation import allocate
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.none import Nothing
-from launcher.model import Dtype, Model, Optimizations, Parallelism
-from launcher.steps import run_async
+from launcher.pipeline.steps import run_async
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Need
-from launcher.validate.settings import Validate
 
 SHIPPED = "package:launcher/assets/tiny"
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from lying import Lie, server
 
-from launcher.core import Check
+from launcher.core.types import Check
+from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Need
-from launcher.validate.settings import Validate
 from launcher.validate.ties import END, Step, parting, steps
 
 AT = 5

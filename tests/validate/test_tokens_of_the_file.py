@@ -12,13 +12,13 @@ from transformers import AutoTokenizer
 
 from launcher.api.app import create_app
 from launcher.api.server import bind, server_log, serving
-from launcher.checkpoints.hf_tokenizer import HuggingFaceTokenizer, from_folder
-from launcher.core import Check, Endpoint
+from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
+from launcher.core.types import Check, Endpoint
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model
+from launcher.settings.model import Model
+from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Need
-from launcher.validate.settings import Validate
 
 NAME = "tokens of the file"
 OTHERS = [name for name in certificate.NAMES if name != NAME]

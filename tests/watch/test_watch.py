@@ -18,10 +18,10 @@ from running import SLOW, program, wait_for
 from training_run import ROOT, hugging_face, iteration, nemo
 
 from launcher.checkpoints.iterations import TRACKER
-from launcher.checkpoints.torch_dist_writer import save
+from launcher.checkpoints.torch_dist.writer import save
 from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize
-from launcher.model import Parallelism
+from launcher.settings.model import Parallelism
 
 QUICK = ("watch.poll_s=0.2", "watch.settle_s=0.4")
 ECHO = ("engine=echo", "tasks=[addition]", "evaluate.limit=6")

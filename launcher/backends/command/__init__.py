@@ -8,15 +8,15 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import ClassVar
 
-from launcher.allocation import Allocation
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.backends.command import words
 from launcher.backends.inline import EVERYWHERE, api_key
-from launcher.component import component
-from launcher.core import Endpoint, Json
-from launcher.errors import UserError
-from launcher.http import netloc
-from launcher.redaction import reveal
+from launcher.core.errors import UserError
+from launcher.core.http import netloc
+from launcher.core.redaction import reveal
+from launcher.core.types import Endpoint, Json
+from launcher.distributed.allocation import Allocation
+from launcher.settings.component import component
 
 CALL_S = 30.0
 ANY = "<any free port>"

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from signal import Signals
 
-from launcher.console import to_stderr
-from launcher.errors import ServerError
-from launcher.files import append
-from launcher.http import HttpError, authorization, fetch
+from launcher.core.console import to_stderr
+from launcher.core.errors import ServerError
+from launcher.core.files import append
+from launcher.core.http import HttpError, authorization, fetch
 
 KEEPER = Path(__file__).with_name("keeper.py")
 LOOK_S = 0.2

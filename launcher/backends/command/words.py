@@ -6,11 +6,11 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from launcher.allocation import Allocation
 from launcher.backends.base import Deployment
-from launcher.core import Json, resolve
-from launcher.errors import UserError
-from launcher.model import Model, Parallelism
+from launcher.core.errors import UserError
+from launcher.core.types import Json, resolve
+from launcher.distributed.allocation import Allocation
+from launcher.settings.model import Model, Parallelism
 
 FIELD = re.compile(r"\{([a-z_]+)\}")
 """A name in braces. JSON among the arguments stays what it is, for its keys are quoted."""

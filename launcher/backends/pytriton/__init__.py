@@ -10,16 +10,16 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from launcher.allocation import Allocation
 from launcher.api.front import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
 from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
 from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
-from launcher.cluster import Spread
-from launcher.component import component, name_of
-from launcher.core import Endpoint, Json
-from launcher.errors import UserError
+from launcher.core.errors import UserError
+from launcher.core.types import Endpoint, Json
+from launcher.distributed.allocation import Allocation
+from launcher.settings.cluster import Spread
+from launcher.settings.component import component, name_of
 
 if TYPE_CHECKING:
     from launcher.backends.pytriton.served import Served

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from itertools import groupby
 
 from launcher.engines.base import Tokens
-from launcher.engines.outbox import join
+from launcher.engines.runtime.outbox import join
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,8 +10,8 @@ from typing import Any
 from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.inbox import Event
 from launcher.backends.pytriton.installation import MODEL
+from launcher.core.errors import EngineUnavailable
 from launcher.engines.base import Generation, Tokens
-from launcher.errors import EngineUnavailable
 
 TOKEN_HEADER = "triton-grpc-protocol-triton-access-token"
 PACE_S = 0.0001

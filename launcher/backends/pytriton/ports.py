@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 
 from launcher.backends.ports import free
-from launcher.errors import UserError
+from launcher.core.errors import UserError
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ from typing import cast
 from launcher.backends.pytriton.link import Link
 from launcher.backends.pytriton.served import Served
 from launcher.backends.pytriton.supervisor import Supervisor
-from launcher.core import Json
+from launcher.core.errors import EngineUnavailable
+from launcher.core.types import Json
 from launcher.engines.base import EngineState, Generation, Runner, Tokens
-from launcher.errors import EngineUnavailable
 
 
 class TritonRunner(Runner):

@@ -19,9 +19,9 @@ from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.feed import Feed
 from launcher.backends.pytriton.frames import Frame
 from launcher.backends.pytriton.inbox import Event, Inbox
-from launcher.core import Json
+from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.core.types import Json
 from launcher.engines.base import Generation, Runner, Tokens
-from launcher.errors import EngineUnavailable, QueueFull
 
 LOG = logging.getLogger("pytriton.served")
 JOIN_S = 2.0

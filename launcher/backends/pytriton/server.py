@@ -16,17 +16,10 @@ from pathlib import Path
 
 from launcher.backends.pytriton.installation import MODEL, backends, environment, install, models, program
 from launcher.backends.pytriton.ports import Ports
-from launcher.backends.pytriton.workspace import (
-    SHARED_MEMORY,
-    kill,
-    processes,
-    remove,
-    running,
-    shared_memory_prefix,
-)
-from launcher.core import Json
-from launcher.files import append
-from launcher.http import HttpError, fetch, netloc, parsed
+from launcher.backends.pytriton.workspace import SHARED_MEMORY, kill, processes, remove, running, shared_memory_prefix
+from launcher.core.files import append
+from launcher.core.http import HttpError, fetch, netloc, parsed
+from launcher.core.types import Json
 
 HTTP_TOKEN_HEADER = "triton-access-token"
 ADMIN = ("shared-memory", "model-repository", "statistics", "trace", "logging")

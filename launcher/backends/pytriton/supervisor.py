@@ -17,9 +17,9 @@ from launcher.backends.pytriton.ports import Ports, choose
 from launcher.backends.pytriton.pulse import Pulse
 from launcher.backends.pytriton.served import Served
 from launcher.backends.pytriton.server import Server, Settings
-from launcher.core import Json
+from launcher.core.errors import ServerError, UserError
+from launcher.core.types import Json
 from launcher.engines.base import EngineState, Runner
-from launcher.errors import ServerError, UserError
 
 LOG = logging.getLogger("pytriton.supervisor")
 PERIOD_S = 0.25

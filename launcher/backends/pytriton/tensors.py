@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic_core import from_json, to_json
 
 from launcher.backends.pytriton.inbox import Event
-from launcher.core import Json
+from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.core.types import Json
 from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob, Tokens
-from launcher.errors import EngineUnavailable, QueueFull
 
 if TYPE_CHECKING:
     import numpy as np

@@ -10,16 +10,16 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.allocation import LOOPBACK, Allocation
 from launcher.api.front import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, Deployment, check_ports
 from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
 from launcher.backends.ray.assignment import Assignment, Demand, Patience, Routing, Scale, Share
 from launcher.backends.ray.resources import Node, count, memory, rooms
-from launcher.cluster import Spread
-from launcher.component import component, name_of
-from launcher.core import Endpoint, Json
-from launcher.errors import UserError
+from launcher.core.errors import UserError
+from launcher.core.types import Endpoint, Json
+from launcher.distributed.allocation import LOOPBACK, Allocation
+from launcher.settings.cluster import Spread
+from launcher.settings.component import component, name_of
 
 AUTO = "auto"
 MOST = 1000

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from launcher.allocation import LOOPBACK, Allocation
 from launcher.api.front import Front
 from launcher.backends.base import Deployment
-from launcher.core import Json
+from launcher.core.types import Json
+from launcher.distributed.allocation import LOOPBACK, Allocation
 
 ADMIT = b"a"
 """What a driver reads from standard input, after its assignment, when everybody may ask the fleet."""

@@ -14,8 +14,8 @@ from launcher.backends.ray import application
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.controller import CONTROLLER
 from launcher.backends.ray.resources import Node, count
-from launcher.core import Json
-from launcher.errors import UserError
+from launcher.core.errors import UserError
+from launcher.core.types import Json
 
 REACH_S = 5.0
 LEAVE_S = 10.0

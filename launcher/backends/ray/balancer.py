@@ -20,8 +20,8 @@ from launcher.api.front import Limits
 from launcher.backends.ray.assignment import Patience, Routing
 from launcher.backends.ray.gate import HEADER
 from launcher.backends.ray.rollcall import Address
-from launcher.core import VALIDATOR_HEADER
-from launcher.errors import ServerError
+from launcher.core.errors import ServerError
+from launcher.core.types import VALIDATOR_HEADER
 
 BUFFER = 262_144
 """Bytes: a request up to this size is asked again elsewhere when a replica dies before it has answered anything."""

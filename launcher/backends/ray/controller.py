@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from launcher.backends.ray import application
-from launcher.core import Json
+from launcher.core.types import Json
 
 CONTROLLER = ("SERVE_CONTROLLER_ACTOR", "serve")
 """The name of its actor, and the namespace."""

@@ -30,8 +30,8 @@ from launcher.backends.ray.pulse import Pulse
 from launcher.backends.ray.rollcall import RollCall
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.status import Status
-from launcher.core import Json
-from launcher.errors import ServerError, UserError
+from launcher.core.errors import ServerError, UserError
+from launcher.core.types import Json
 
 PERIOD_S = 0.5
 """How often to look whether all that should live does."""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from launcher.backends.ray.assignment import Patience
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.rollcall import Address, Caller
-from launcher.core import Json
+from launcher.core.types import Json
 
 NOT_NEEDED = "it was not needed any more"
 

@@ -24,8 +24,8 @@ from launcher.api.server import serving
 from launcher.backends.ray import attached, cluster, home
 from launcher.backends.ray.assignment import ADMIT, Assignment
 from launcher.backends.ray.nodes import Nodes
-from launcher.errors import ServerError
-from launcher.files import append
+from launcher.core.errors import ServerError
+from launcher.core.files import append
 
 QUICK_LOSSES = 3
 """After so many losses in a row another start would not help. One that comes later than the probe's deadline after all

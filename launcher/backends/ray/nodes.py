@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 
-from launcher.allocation import Member
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.node import Joining
-from launcher.errors import ServerError
+from launcher.core.errors import ServerError
+from launcher.distributed.allocation import Member
 
 MODULE = "launcher.backends.ray.node"
 LIVES = 3

@@ -9,15 +9,15 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from multiprocessing import AuthenticationError
 
-from launcher.allocation import LOOPBACK, allocate
 from launcher.api.front import Limits
 from launcher.backends.ray import application
 from launcher.backends.ray.assignment import Assignment
 from launcher.backends.ray.gate import Gate
 from launcher.backends.ray.rollcall import PERIOD_S, Address, Voice
-from launcher.core import Json
+from launcher.core.errors import UserError
+from launcher.core.types import Json
+from launcher.distributed.allocation import LOOPBACK, allocate
 from launcher.engines.base import Runner
-from launcher.errors import UserError
 
 ADDED_BYTES, ADDED_HEADERS = 4096, 8
 PATIENCE_S = 5.0

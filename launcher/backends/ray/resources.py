@@ -8,8 +8,8 @@ from math import ceil
 from pathlib import Path
 
 from launcher.backends.ray.assignment import Demand, Share
-from launcher.core import Json
-from launcher.errors import UserError
+from launcher.core.errors import UserError
+from launcher.core.types import Json
 
 GB = 1e9
 TINY = 1e-6

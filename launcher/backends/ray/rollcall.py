@@ -14,7 +14,7 @@ from multiprocessing import AuthenticationError
 from multiprocessing.connection import Client, Connection, Listener
 
 from launcher.backends.ray.assignment import Assignment
-from launcher.core import Json
+from launcher.core.types import Json
 
 PERIOD_S = 0.5
 """How often a replica says how it is."""

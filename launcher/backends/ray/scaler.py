@@ -7,7 +7,7 @@ from collections import deque
 from math import ceil
 
 from launcher.backends.ray.assignment import Scale
-from launcher.core import Json
+from launcher.core.types import Json
 
 
 class Scaler:

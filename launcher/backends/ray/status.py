@@ -25,8 +25,8 @@ from launcher.backends.ray.balancer import NOBODY, RETRY_AFTER_S
 from launcher.backends.ray.fleet import Fleet
 from launcher.backends.ray.gate import HEADER
 from launcher.backends.ray.scaler import Scaler
+from launcher.core.http import Answer, HttpError, exchange, netloc, parsed, session
 from launcher.engines.base import EngineState
-from launcher.http import Answer, HttpError, exchange, netloc, parsed, session
 
 TIMEOUT_S = 5.0
 HOLD_S = 60.0

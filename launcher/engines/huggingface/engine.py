@@ -7,18 +7,19 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
-from launcher.allocation import Allocation
-from launcher.component import component
-from launcher.core import Json, resolve
-from launcher.engines import invariant, switches
+from launcher.core.errors import CheckpointError, UserError
+from launcher.core.types import Json, resolve
+from launcher.distributed.allocation import Allocation
+from launcher.engines import optimization_status
 from launcher.engines.base import Runner
 from launcher.engines.huggingface import source
 from launcher.engines.huggingface.source import Source
-from launcher.engines.scheduler import Limits
-from launcher.engines.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
-from launcher.engines.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
-from launcher.errors import CheckpointError, UserError
-from launcher.model import Dtype, Model, Optimizations, Parallelism, Switch
+from launcher.engines.runtime import invariant
+from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
+from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
+from launcher.settings.component import component
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism, Switch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -71,14 +72,14 @@ class HuggingFace(BatchedEngine):
         _refuse_parallel(parallelism)
         found = _open(model)
         device = "cuda" if allocation.gpus else "cpu"
-        dtype = switches.resolve_dtype(optimizations.dtype, found.dtype, device)
+        dtype = optimization_status.resolve_dtype(optimizations.dtype, found.dtype, device)
         obstacles = OBSTACLES | ({"batch_invariant": invariant.EXPERTS} if found.experts else {})
-        resolved = switches.resolve(optimizations, dtype, device, obstacles)
+        resolved = optimization_status.resolve(optimizations, dtype, device, obstacles)
         context = context_length(model, found.context_length, found.path, found.context_reason)
         if found.cached_values is not None:
             self.cache_tokens(found.cached_values * BYTES[dtype], context, self.page(False))
         threads = self.threads_for(found.parameters, allocation.cpus)
-        alone = switches.active(resolved, "batch_invariant")
+        alone = optimization_status.active(resolved, "batch_invariant")
         limits = self.limits(context, optimizations.prefix_caching, alone)
         return Decision(found, dtype, device, threads, resolved, limits)
 
@@ -86,15 +87,15 @@ class HuggingFace(BatchedEngine):
     def _load(self, model: Model, decision: Decision) -> Iterator[Runner]:
         import torch
 
-        from launcher.engines.batching import BatchingRunner
         from launcher.engines.huggingface import loading
         from launcher.engines.huggingface.executor import HuggingFaceExecutor
-        from launcher.engines.paged import allow_flash
+        from launcher.engines.runtime.batching import BatchingRunner
+        from launcher.engines.runtime.paged import allow_flash
 
         torch.set_num_threads(decision.threads)
         dtype = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}[decision.dtype]
         device = torch.device(decision.device)
-        allow_flash(switches.active(decision.switches, "flash_attention"), device)
+        allow_flash(optimization_status.active(decision.switches, "flash_attention"), device)
         with open_tokenizer(model, decision.source.tokenizer) as tokenizer:
             loaded = loading.load(decision.source, dtype, device)
             rows = loaded.get_input_embeddings().num_embeddings
@@ -138,7 +139,7 @@ class HuggingFace(BatchedEngine):
             "world_size": 1,
             "threads_per_rank": decision.threads,
             "context_length": context,
-            "optimizations": switches.as_json(decision.switches),
+            "optimizations": optimization_status.as_json(decision.switches),
         }
         memory = {"weights": round(found.parameters * BYTES[dtype] / GB, 4)}
         if found.unread:

@@ -15,10 +15,10 @@ from launcher.engines.huggingface.flat import Flat
 from launcher.engines.huggingface.loading import first_line
 from launcher.engines.huggingface.probe import NoKeysAndValues, NotPaged, attending, cached
 from launcher.engines.huggingface.sequential import Sequential
-from launcher.engines.invariant import Invariant
-from launcher.engines.sampling import Draw, Score, choose, of_next
-from launcher.engines.step import Chunk, StepPlan
-from launcher.engines.upcast import upcast
+from launcher.engines.runtime.invariant import Invariant
+from launcher.engines.runtime.sampling import Draw, Score, choose, of_next
+from launcher.engines.runtime.step import Chunk, StepPlan
+from launcher.engines.runtime.upcast import upcast
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

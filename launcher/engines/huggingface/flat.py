@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from transformers import AttentionInterface
 
 from launcher.engines.huggingface.probe import Attending, NotPaged, Rule, implementation
-from launcher.engines.paged import CALL_COST, Layout, Step
-from launcher.engines.step import StepPlan
+from launcher.engines.runtime.paged import CALL_COST, Layout, Step
+from launcher.engines.runtime.step import StepPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

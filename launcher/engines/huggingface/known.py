@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from launcher.core.errors import CheckpointError
 from launcher.engines.huggingface import source
-from launcher.errors import CheckpointError
-from launcher.model import Bounds
+from launcher.settings.model import Bounds
 
 
 def obstacle(path: Path, bounds: Bounds | None = None) -> str | None:

@@ -13,9 +13,9 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
 from launcher.checkpoints.parts import refuse_unplaced
-from launcher.core import Json
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json
 from launcher.engines.huggingface.source import Source
-from launcher.errors import CheckpointError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

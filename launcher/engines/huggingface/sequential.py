@@ -12,7 +12,7 @@ from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
 from launcher.engines.huggingface.probe import Pair
-from launcher.engines.step import Chunk, StepPlan
+from launcher.engines.runtime.step import Chunk, StepPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -11,18 +11,18 @@ from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.claims import LONGEST_CONTEXT
 from launcher.checkpoints.digest import fingerprint
-from launcher.checkpoints.gguf import SUPPORTED, opened
-from launcher.checkpoints.gguf_file import GGUFTensor
-from launcher.checkpoints.gguf_keys import check as check_keys
-from launcher.checkpoints.gguf_rope import FACTORED, FACTORS, scaling_type
-from launcher.checkpoints.hf_classes import CLASSES
-from launcher.checkpoints.hf_config import refuse_unsupported
-from launcher.checkpoints.hf_tokenizer import read_json
-from launcher.checkpoints.safetensors_index import INDEX, Entry, read_index, unread
-from launcher.core import Json
-from launcher.errors import CheckpointError
-from launcher.model import Bounds, Dtype
-from launcher.tokenizer import Tokenizer
+from launcher.checkpoints.gguf.file import GGUFTensor
+from launcher.checkpoints.gguf.keys import check as check_keys
+from launcher.checkpoints.gguf.layout import SUPPORTED, opened
+from launcher.checkpoints.gguf.rope_factors import FACTORED, FACTORS, scaling_type
+from launcher.checkpoints.huggingface.class_defaults import CLASSES
+from launcher.checkpoints.huggingface.config import refuse_unsupported
+from launcher.checkpoints.huggingface.safetensors_index import INDEX, Entry, read_index, unread
+from launcher.checkpoints.tokenizers.huggingface import read_json
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
+from launcher.settings.model import Bounds, Dtype
 
 CONTEXT = (
     "max_position_embeddings", "n_positions", "max_sequence_length", "max_seq_len", "seq_length", "n_ctx",
@@ -80,10 +80,10 @@ class Source:
     def tokenizer(self) -> Tokenizer:
         """Load the tokenizer stored with the weights; `CheckpointError` if there is none."""
         if self.layout == "gguf":
-            from launcher.checkpoints.gguf_tokenizer import tokenizer_of
+            from launcher.checkpoints.tokenizers.gguf import tokenizer_of
 
             return tokenizer_of(opened(self.path, self.bounds).fields, self.path)
-        from launcher.checkpoints.hf_tokenizer import from_folder
+        from launcher.checkpoints.tokenizers.huggingface import from_folder
 
         return from_folder(self.path, self.bounds)
 

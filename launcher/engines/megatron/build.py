@@ -8,7 +8,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoints.base import Architecture
-from launcher.model import Parallelism
+from launcher.settings.model import Parallelism
 
 if TYPE_CHECKING:
     import torch

@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 
-from launcher.allocation import Allocation, Member, Ranks
+from launcher.core.errors import UserError
+from launcher.distributed.allocation import Allocation, Member, Ranks
+from launcher.distributed.group.child import Child
+from launcher.distributed.group.wire import peer_address
 from launcher.engines.megatron import layout
 from launcher.engines.megatron.distributed import leader_rank
 from launcher.engines.megatron.orders import Place, Word
 from launcher.engines.megatron.placement import Placement
-from launcher.errors import UserError
-from launcher.group.child import Child
-from launcher.group.wire import peer_address
 
 MODULE = "launcher.engines.megatron.follower"
 SILENCE_S = 10.0

@@ -10,8 +10,8 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from launcher.group.wire import address_towards, listen
-from launcher.model import Parallelism
+from launcher.distributed.group.wire import address_towards, listen
+from launcher.settings.model import Parallelism
 
 if TYPE_CHECKING:
     import torch

@@ -8,8 +8,8 @@ from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
 from launcher.engines.base import EngineState, Finish, Generation, Sampling, TokenLogprob, Tokens
-from launcher.engines.sampling import Draw, Sampler, Score, choose
-from launcher.engines.scheduler import Limits, Step
+from launcher.engines.runtime.sampling import Draw, Sampler, Score, choose
+from launcher.engines.runtime.scheduler import Limits, Step
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -8,27 +8,27 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from launcher.allocation import Allocation
 from launcher.checkpoints import detect
 from launcher.checkpoints.base import Checkpoint, NotComputed
 from launcher.checkpoints.claims import parameters
-from launcher.component import component
-from launcher.core import Json, resolve
-from launcher.engines import switches
+from launcher.core.errors import CheckpointError, UserError
+from launcher.core.types import Json, resolve
+from launcher.distributed.allocation import Allocation
+from launcher.engines import optimization_status
 from launcher.engines.base import Runner
-from launcher.engines.buckets import Buckets
 from launcher.engines.huggingface import known
 from launcher.engines.megatron import layout, runtime
 from launcher.engines.megatron.placement import Placement, Saved
 from launcher.engines.megatron.runtime import Runtime
-from launcher.engines.scheduler import Limits
-from launcher.engines.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
-from launcher.engines.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
-from launcher.errors import CheckpointError, UserError
-from launcher.model import Dtype, Model, Optimizations, Parallelism, Switch
+from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
+from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
+from launcher.settings.component import component
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism, Switch
 
 if TYPE_CHECKING:
-    from launcher.engines.batching import BatchingRunner
+    from launcher.engines.runtime.batching import BatchingRunner
 
 
 @dataclass(frozen=True)
@@ -72,14 +72,14 @@ class Megatron(BatchedEngine):
         a = checkpoint.architecture
         layout.check_layout(a, parallelism, allocation.gpus if allocation.ranks is None else 0)
         device = "cuda" if allocation.gpus else "cpu"
-        dtype = switches.resolve_dtype(optimizations.dtype, Dtype[a.dtype], device)
+        dtype = optimization_status.resolve_dtype(optimizations.dtype, Dtype[a.dtype], device)
         dynamic = self.runtime is Runtime.mcore_dynamic
         if dynamic:
             runtime.check(a, parallelism, dtype, device)
         obstacles = layout.obstacles(a) | (runtime.OBSTACLES if dynamic else {})
-        resolved = switches.resolve(optimizations, dtype, device, obstacles)
+        resolved = optimization_status.resolve(optimizations, dtype, device, obstacles)
         names = ("flash_decode", "cuda_graphs", "batch_invariant")
-        flash, graphs, invariant = (switches.active(resolved, name) for name in names)
+        flash, graphs, invariant = (optimization_status.active(resolved, name) for name in names)
         block_size = self.page(flash or dynamic)
         context = context_length(model, a.context_length, checkpoint.path)
         tokens = self.cache_tokens(layout.cache_bytes_per_token(a, parallelism, dtype), context, block_size)
@@ -93,7 +93,7 @@ class Megatron(BatchedEngine):
             num_blocks=num_blocks,
             block_size=block_size,
             threads=self.threads_for(parameters(a), allocation.cpus_of_a_rank(parallelism.world_size)),
-            flash_attention=switches.active(resolved, "flash_attention"),
+            flash_attention=optimization_status.active(resolved, "flash_attention"),
             flash_decode=flash,
             graphs=Buckets.of(self.max_sequences, context, block_size, num_blocks, whole=flash) if graphs else None,
         )
@@ -101,8 +101,8 @@ class Megatron(BatchedEngine):
 
     @contextmanager
     def _load(self, model: Model, decision: Decision, allocation: Allocation) -> Iterator[Runner]:
-        from launcher.engines.batching import BatchingRunner
         from launcher.engines.megatron import distributed
+        from launcher.engines.runtime.batching import BatchingRunner
 
         distributed.import_quietly()
         from launcher.engines.megatron.executor import MegatronExecutor
@@ -133,8 +133,8 @@ class Megatron(BatchedEngine):
     @contextmanager
     def _load_dynamic(self, model: Model, decision: Decision) -> Iterator[Runner]:
         """Load for megatron-core's own engine, in this process."""
-        from launcher.engines.batching import BatchingRunner
         from launcher.engines.megatron import distributed
+        from launcher.engines.runtime.batching import BatchingRunner
 
         distributed.import_quietly()
         from launcher.engines.megatron.dynamic import Batch
@@ -181,7 +181,7 @@ class Megatron(BatchedEngine):
                 "weights": round(weights / GB, 4),
                 "kv_cache": round(cache_tokens * per_token / GB, 4),
             },
-            "optimizations": switches.as_json(decision.switches),
+            "optimizations": optimization_status.as_json(decision.switches),
         }
 
 

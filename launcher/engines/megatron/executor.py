@@ -12,18 +12,18 @@ from megatron.core import parallel_state as state
 from torch import Tensor
 
 from launcher.checkpoints.base import Architecture
-from launcher.core import Json
+from launcher.core.errors import EngineUnavailable
+from launcher.core.types import Json
 from launcher.engines.base import TokenLogprob
-from launcher.engines.buckets import Buckets
-from launcher.engines.invariant import Invariant
 from launcher.engines.megatron.graphs import Graph, Graphs, Recorder
 from launcher.engines.megatron.modules import GPT, gather_logits
 from launcher.engines.megatron.placement import Placement
-from launcher.engines.paged import CALL_COST, Layout, PagedKernel, Rope
-from launcher.engines.sampling import Draw, Score, choose, of_next
-from launcher.engines.step import StepPlan
-from launcher.engines.upcast import upcast
-from launcher.errors import EngineUnavailable
+from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.invariant import Invariant
+from launcher.engines.runtime.paged import CALL_COST, Layout, PagedKernel, Rope
+from launcher.engines.runtime.sampling import Draw, Score, choose, of_next
+from launcher.engines.runtime.step import StepPlan
+from launcher.engines.runtime.upcast import upcast
 
 
 class Stage:

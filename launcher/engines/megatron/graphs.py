@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from launcher.core import Json
-from launcher.engines.buckets import Bucket, Buckets
-from launcher.engines.paged import Layout, Step, table
-from launcher.engines.step import Chunk, StepPlan
-from launcher.errors import ServerError
+from launcher.core.errors import ServerError
+from launcher.core.types import Json
+from launcher.engines.runtime.buckets import Bucket, Buckets
+from launcher.engines.runtime.paged import Layout, Step, table
+from launcher.engines.runtime.step import Chunk, StepPlan
 
 Compute = Callable[[Step, Tensor | None], Tensor]
 """This rank's layers over a step, from token ids or from the previous stage's hidden states."""

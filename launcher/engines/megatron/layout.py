@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.claims import expert_width
-from launcher.engines import flash, invariant
-from launcher.engines.sizing import BYTES
-from launcher.errors import UserError
-from launcher.model import Dtype, Parallelism
+from launcher.core.errors import UserError
+from launcher.engines.runtime import flash, invariant
+from launcher.engines.runtime.sizing import BYTES
+from launcher.settings.model import Dtype, Parallelism
 
 
 def check_layout(a: Architecture, p: Parallelism, gpus: int) -> None:

@@ -15,16 +15,16 @@ from megatron.core.inference.sampling_params import SamplingParams
 from megatron.core.inference.text_generation_controllers.text_generation_controller import TextGenerationController
 from torch import Tensor
 
+from launcher.core.errors import ServerError
 from launcher.engines.base import TokenLogprob
 from launcher.engines.megatron.dynamic import Batch
 from launcher.engines.megatron.modules import GPT
 from launcher.engines.megatron.placement import Placement, torch_dtype
-from launcher.engines.sampling import Draw, Score, of_next
-from launcher.engines.scheduler import Limits
-from launcher.engines.sizing import BYTES, GB
-from launcher.engines.step import StepPlan
-from launcher.engines.upcast import upcast
-from launcher.errors import ServerError
+from launcher.engines.runtime.sampling import Draw, Score, of_next
+from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.sizing import BYTES, GB
+from launcher.engines.runtime.step import StepPlan
+from launcher.engines.runtime.upcast import upcast
 
 NEVER = -1
 """No token has this id: whether a sequence has ended is for us to say."""

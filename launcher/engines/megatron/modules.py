@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor, nn
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines.paged import Step
+from launcher.engines.runtime.paged import Step
 
 
 class Column(ColumnParallelLinear):  # type: ignore[misc]

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from launcher.engines.megatron.placement import Placement
-from launcher.engines.step import StepPlan
+from launcher.engines.runtime.step import StepPlan
 
 BEAT_S = 1.0
 """How often a follower says that it is alive."""

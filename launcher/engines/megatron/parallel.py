@@ -11,13 +11,13 @@ from contextlib import ExitStack, contextmanager, suppress
 from multiprocessing.connection import wait as wait_readable
 from typing import TYPE_CHECKING, Any
 
-from launcher.allocation import LOOPBACK, Allocation
+from launcher.core.errors import EngineUnavailable, ServerError
+from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.megatron import crew, distributed
 from launcher.engines.megatron.crew import GRACE_S, SILENCE_S, Follower, Spot
 from launcher.engines.megatron.orders import BEAT_S, Compute, Place, Plain
 from launcher.engines.megatron.placement import Placement
-from launcher.engines.step import StepPlan
-from launcher.errors import EngineUnavailable, ServerError
+from launcher.engines.runtime.step import StepPlan
 
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store

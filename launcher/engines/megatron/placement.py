@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines.buckets import Buckets
-from launcher.errors import UserError
-from launcher.model import Bounds, Dtype, Parallelism
+from launcher.core.errors import UserError
+from launcher.engines.runtime.buckets import Buckets
+from launcher.settings.model import Bounds, Dtype, Parallelism
 
 if TYPE_CHECKING:
     import torch
@@ -71,9 +71,9 @@ class Placement:
         from launcher.engines.megatron import distributed
 
         distributed.import_quietly()
-        from launcher.engines import flash
         from launcher.engines.megatron.executor import Stage
         from launcher.engines.megatron.graphs import recorder
+        from launcher.engines.runtime import flash
 
         here = self.torch_device(rank if device is None else device)
         kernel = flash.kernel(here) if self.flash_decode else None
@@ -90,7 +90,7 @@ class Placement:
 
         from launcher.engines.megatron import distributed
         from launcher.engines.megatron.build import build
-        from launcher.engines.paged import allow_flash
+        from launcher.engines.runtime.paged import allow_flash
 
         torch.set_num_threads(self.threads)
         allow_flash(self.flash_attention, here)

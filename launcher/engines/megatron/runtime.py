@@ -5,10 +5,10 @@ from __future__ import annotations
 from enum import Enum
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines import flash
-from launcher.engines.switches import HALF
-from launcher.errors import UserError
-from launcher.model import Dtype, Parallelism
+from launcher.core.errors import UserError
+from launcher.engines.optimization_status import HALF
+from launcher.engines.runtime import flash
+from launcher.settings.model import Dtype, Parallelism
 
 KEY = "engine.runtime=mcore_dynamic"
 

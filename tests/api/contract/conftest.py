@@ -19,7 +19,7 @@ import httpx
 import openai
 import pytest
 
-from launcher.core import Endpoint
+from launcher.core.types import Endpoint
 
 ROOT = Path(__file__).parents[3]
 START_S = 180

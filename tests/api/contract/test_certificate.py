@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from launcher.core import Endpoint, resolve
+from launcher.core.types import Endpoint, resolve
+from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Need
-from launcher.validate.settings import Validate
 
 TINY = "package:launcher/assets/tiny/iter_0000800"
 

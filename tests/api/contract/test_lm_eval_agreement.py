@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from evaluation_server import Watch
 
-from launcher.core import Endpoint
+from launcher.core.types import Endpoint
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.settings import Evaluate
+from launcher.settings.evaluate import Evaluate
 from launcher.tasks.multiple_choice import MultipleChoice
 
 WORDS = ("rain", "the café", "iron", "a slow river", "glass", "photosynthesis", "oak", "ten")

@@ -20,16 +20,16 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.command import Command, process
-from launcher.core import Endpoint, Record
+from launcher.core.errors import ServerError, UserError
+from launcher.core.types import Endpoint, Record
+from launcher.distributed.allocation import allocate
 from launcher.engines.none import Nothing
-from launcher.errors import ServerError, UserError
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.settings import Evaluate
-from launcher.model import Model, Optimizations, Parallelism
 from launcher.monitor.health import Timing, watch
+from launcher.settings.evaluate import Evaluate
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 ROOT = Path(__file__).parents[3]
 SERVER = ROOT / "tests" / "evaluate" / "evaluation_server.py"

@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher.allocation import Allocation
 from launcher.backends.base import Deployment
 from launcher.backends.command import words
+from launcher.core.errors import UserError
+from launcher.distributed.allocation import Allocation
 from launcher.engines.none import Nothing
-from launcher.errors import UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 def filled(command: str, model: Model | None = None, parallelism: Parallelism | None = None) -> list[str]:

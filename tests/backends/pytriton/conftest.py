@@ -16,7 +16,7 @@ from backends.pytriton.troubled import Running, start
 
 from launcher.backends.inline import Inline
 from launcher.backends.pytriton import PyTriton
-from launcher.model import Parallelism
+from launcher.settings.model import Parallelism
 
 
 @pytest.fixture(scope="package", autouse=True)

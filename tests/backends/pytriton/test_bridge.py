@@ -19,7 +19,7 @@ from launcher.backends.pytriton.tensors import Arrays
 from launcher.backends.pytriton.workspace import wait_for
 from launcher.engines.base import Generation, Sampling, Tokens
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model
+from launcher.settings.model import Model
 
 GREEDY = Sampling(temperature=0)
 

@@ -23,13 +23,13 @@ from backends.pytriton.troubled import Running, start
 
 from launcher.backends.pytriton import PyTriton, installation, supervisor
 from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
-from launcher.core import Endpoint, Record
-from launcher.errors import ServerError, UserError
+from launcher.core.errors import ServerError, UserError
+from launcher.core.types import Endpoint, Record
 from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.journal import records
 from launcher.evaluate.outcome import Outcome
-from launcher.evaluate.settings import Evaluate
 from launcher.monitor.health import Timing, watch
+from launcher.settings.evaluate import Evaluate
 
 ROOT = Path(__file__).parents[3]
 sys.path.insert(0, str(ROOT / "tests" / "evaluate"))

@@ -155,9 +155,9 @@ def test_more_processes_than_the_model_has_are_refused_in_one_line(started: Star
 
 
 def test_a_tensor_parallel_group_over_two_nodes_is_refused() -> None:
+    from launcher.core.errors import UserError
     from launcher.engines.megatron.layout import check_nodes
-    from launcher.errors import UserError
-    from launcher.model import Parallelism
+    from launcher.settings.model import Parallelism
 
     check_nodes(Parallelism(tensor=2, pipeline=2), ["a", "a", "b", "b"])
     check_nodes(Parallelism(tensor=1, pipeline=2), ["a", "b"])

@@ -11,16 +11,16 @@ import pytest
 from api.lm_eval_client import ask
 from backends.pytriton.tiny import BODY, PATIENCE_S, answer, impatient, served
 
-from launcher.allocation import allocate
 from launcher.api.admission import Admission
 from launcher.backends.base import Deployment
 from launcher.backends.pytriton import PyTriton
+from launcher.distributed.allocation import allocate
 from launcher.engines.megatron import Megatron
-from launcher.model import Dtype, Model, Optimizations, Parallelism
-from launcher.steps import run_async
+from launcher.pipeline.steps import run_async
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Need
-from launcher.validate.settings import Validate
 
 pytest.importorskip("megatron.core")
 pytest.importorskip("lm_eval")

@@ -5,7 +5,7 @@ import socket
 import pytest
 
 from launcher.backends.pytriton.ports import Ports, choose
-from launcher.errors import UserError
+from launcher.core.errors import UserError
 
 
 def test_free_ports_differ_and_stay() -> None:

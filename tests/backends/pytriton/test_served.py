@@ -11,7 +11,7 @@ from launcher.api.admission import Admission
 from launcher.backends.pytriton.served import Refusal, Served
 from launcher.backends.pytriton.tensors import Arrays
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model
+from launcher.settings.model import Model
 
 
 def prompt(text: str) -> Arrays:

@@ -220,7 +220,7 @@ def test_the_example_runs(server: Any) -> None:
     ("field", "value"), [("port", 70000), ("grpc_port", -1), ("probe_timeout_s", 0), ("start_timeout_s", -1)]
 )
 def test_settings_that_cannot_be_are_named(field: str, value: float) -> None:
-    from launcher.errors import UserError
+    from launcher.core.errors import UserError
 
     with pytest.raises(UserError, match=f"backend.{field}={value}: accepted is"):
         PyTriton(**{field: value})  # type: ignore[arg-type]

@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.inbox import Event
+from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.engines.base import Generation, Sampling, TokenLogprob, Tokens
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.errors import EngineUnavailable, QueueFull
-from launcher.model import Model
+from launcher.settings.model import Model
 
 floats = st.floats(-2, 2)
 samplings = st.builds(

@@ -13,7 +13,7 @@ import pytest
 from launcher.backends.pytriton import working
 from launcher.backends.pytriton import workspace as module
 from launcher.backends.pytriton.workspace import SHARED_MEMORY, processes, shared_memory_prefix, wait_for, workspace
-from launcher.errors import UserError
+from launcher.core.errors import UserError
 
 HOLD = """
 import os, shutil, subprocess, sys

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import httpx
 
-from launcher.allocation import allocate
 from launcher.api.admission import REASON, Admission
 from launcher.backends.base import Deployment
 from launcher.backends.pytriton import PyTriton
-from launcher.core import Endpoint
+from launcher.core.types import Endpoint
+from launcher.distributed.allocation import allocate
 from launcher.engines.base import Generation, Tokens
 from launcher.engines.echo import Echo, EchoRunner
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 class Trouble(EchoRunner):

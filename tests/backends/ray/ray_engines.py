@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from launcher.allocation import Allocation
+from launcher.core.errors import CheckpointError
+from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Runner
 from launcher.engines.echo import Echo
-from launcher.errors import CheckpointError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 @dataclass

@@ -18,9 +18,9 @@ import psutil
 from backends.ray.ray_service import Service, alive, post, wait_for
 
 from launcher.adapters.retry import Retry
-from launcher.core import Endpoint, Record
+from launcher.core.types import Endpoint, Record
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.settings import Evaluate
+from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
 
 SAMPLES = 60

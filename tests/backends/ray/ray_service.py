@@ -14,13 +14,13 @@ from typing import Any
 
 import psutil
 
-from launcher.allocation import allocate
 from launcher.api.admission import Admission
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
-from launcher.core import Endpoint
+from launcher.core.types import Endpoint
+from launcher.distributed.allocation import allocate
 from launcher.engines.base import Engine
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 PROBE_S = 6.0
 """A deadline for a sign of life. Shorter is quicker, but a busy machine must not look like a hang."""

@@ -19,13 +19,13 @@ import pytest
 from backends.ray.ray_nodes import HEAD, OTHER, Nodes, nodes
 from backends.ray.ray_service import Service
 
-from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
-from launcher.core import Endpoint
+from launcher.core.errors import UserError
+from launcher.core.types import Endpoint
+from launcher.distributed.allocation import allocate
 from launcher.engines.echo import Echo
-from launcher.errors import UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 pytest.importorskip("ray")
 # A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.

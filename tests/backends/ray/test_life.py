@@ -21,15 +21,15 @@ from backends.ray.ray_engines import Damaged, Fatal, Killed
 from backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of
 from backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
-from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home, keeper
 from launcher.backends.ray.assignment import Routing
 from launcher.backends.ray.driver import PERIOD_S
-from launcher.core import INTERRUPTED, Endpoint
+from launcher.core.errors import ServerError
+from launcher.core.types import INTERRUPTED, Endpoint
+from launcher.distributed.allocation import allocate
 from launcher.engines.echo import Echo
-from launcher.errors import ServerError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.tasks.generation import Generation
 
 pytest.importorskip("ray")

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from backends.ray.ray_service import alive
 
-from launcher.allocation import Allocation
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, home
 from launcher.backends.ray.assignment import Demand, Patience, Scale, Share
@@ -21,9 +20,10 @@ from launcher.backends.ray.resources import Node, count, memory, rooms
 from launcher.backends.ray.rollcall import Caller, RollCall, Voice
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.status import merge
+from launcher.core.errors import UserError
+from launcher.distributed.allocation import Allocation
 from launcher.engines.echo import Echo
-from launcher.errors import UserError
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 ROOT = Path(__file__).parents[3]
 GPUS = Allocation(("localhost",), 0, 1, cpus=8, gpus=4)

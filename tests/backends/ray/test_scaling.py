@@ -16,12 +16,12 @@ from typing import Any
 
 import pytest
 
-from launcher.allocation import allocate
 from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray
-from launcher.core import Endpoint
+from launcher.core.types import Endpoint
+from launcher.distributed.allocation import allocate
 from launcher.engines.echo import Echo
-from launcher.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations, Parallelism
 
 pytest.importorskip("ray")
 # A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.

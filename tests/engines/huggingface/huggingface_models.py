@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, decoders, pre_tokenizers
 from tokenizers.models import BPE
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedTokenizerFast
 
-from launcher.allocation import Allocation
+from launcher.distributed.allocation import Allocation
 
 CONTEXT = 128
 VOCABULARY = 264

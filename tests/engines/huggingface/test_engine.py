@@ -14,11 +14,11 @@ import torch
 from answers import answer, request, together
 from huggingface_models import CONTEXT, FLAT, HOST, REFUSED, SEQUENTIAL, VOCABULARY, random_model, save
 
-from launcher.core import resolve
+from launcher.core.errors import CheckpointError, UserError
+from launcher.core.types import resolve
 from launcher.engines.base import Generation
 from launcher.engines.huggingface import HuggingFace
-from launcher.errors import CheckpointError, UserError
-from launcher.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
 EXACT = 1e-4
 KINDS = [*FLAT, *SEQUENTIAL]
@@ -238,8 +238,8 @@ def test_the_plan_agrees_with_what_is_loaded(tmp_path: Path) -> None:
 
 def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
-        "import sys; from launcher.engines.huggingface import HuggingFace; from launcher.model import *;"
-        "from launcher.allocation import Allocation;"
+        "import sys; from launcher.engines.huggingface import HuggingFace; from launcher.settings.model import *;"
+        "from launcher.distributed.allocation import Allocation;"
         "HuggingFace().plan(Model(path=sys.argv[1]), Parallelism(), Optimizations(), Allocation(('x',), 0, 1, 1, 0));"
         "print(sorted({'torch', 'transformers', 'megatron', 'numpy'} & set(sys.modules)))"
     )

@@ -12,10 +12,10 @@ import torch
 from gguf import GGUFWriter
 from safetensors.torch import save_file
 
-from launcher.allocation import Allocation
+from launcher.core.errors import CheckpointError, UserError
+from launcher.distributed.allocation import Allocation
 from launcher.engines.huggingface import HuggingFace, source
-from launcher.errors import CheckpointError, UserError
-from launcher.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
 CONFIG = {
     "model_type": "llama",

@@ -125,10 +125,10 @@ def main(name: str, num_blocks: int) -> None:
     from test_executor import ARCHITECTURES, mixed_requests
     from tiny_models import ByteTokenizer, placement, running
 
-    from launcher.engines.batching import BatchingRunner
     from launcher.engines.megatron.dynamic import Batch
     from launcher.engines.megatron.mcore import Dynamic
-    from launcher.engines.scheduler import Limits
+    from launcher.engines.runtime.batching import BatchingRunner
+    from launcher.engines.runtime.scheduler import Limits
 
     requests, limits, tokenizer = mixed_requests(12, seed=5), Limits(256, max_sequences=8), ByteTokenizer()
     place = replace(placement(ARCHITECTURES[name]), block_size=256, num_blocks=num_blocks)

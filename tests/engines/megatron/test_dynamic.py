@@ -20,19 +20,19 @@ from paged_toy import PagedToy
 from test_executor import check_same, mixed_requests
 from tiny_models import TINY
 
-from launcher.allocation import Allocation
-from launcher.engines import flash
+from launcher.core.errors import UserError
+from launcher.core.tokenizer import ByteTokenizer
+from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Generation, TokenLogprob
-from launcher.engines.batching import BatchingRunner
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.dynamic import Batch
 from launcher.engines.megatron.runtime import Runtime, check
-from launcher.engines.sampling import Draw, Score, choose
-from launcher.engines.scheduler import Limits
-from launcher.engines.step import StepPlan
-from launcher.errors import UserError
-from launcher.model import Dtype, Model, Optimizations, Parallelism
-from launcher.tokenizer import ByteTokenizer
+from launcher.engines.runtime import flash
+from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.sampling import Draw, Score, choose
+from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.step import StepPlan
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
 LIMITS = Limits(200, max_sequences=8)
 VOCAB = ByteTokenizer.vocab_size

@@ -14,8 +14,8 @@ from tiny_models import TINY, placement, running
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.base import Generation, Runner
-from launcher.engines.batching import BatchingRunner
-from launcher.engines.scheduler import Limits
+from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.scheduler import Limits
 
 TOLERANCE = 1e-4
 
@@ -193,7 +193,7 @@ def test_every_thread_of_the_engine_uses_the_threads_of_its_placement() -> None:
 
 
 def test_bfloat16_keys_and_logprobs_stay_close() -> None:
-    from launcher.model import Dtype
+    from launcher.settings.model import Dtype
 
     with running(replace(placement(), dtype=Dtype.bf16)) as made, running(placement()) as exact:
         tokens = list(b"the quick brown fox")

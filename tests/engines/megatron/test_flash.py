@@ -13,10 +13,10 @@ from test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_reque
 from tiny_models import TINY, placement, running
 from torch import Tensor
 
-from launcher.engines import flash
-from launcher.engines.buckets import Buckets
 from launcher.engines.megatron.layout import obstacles
-from launcher.engines.scheduler import Limits
+from launcher.engines.runtime import flash
+from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.scheduler import Limits
 
 
 class PlainKernel:

@@ -13,20 +13,20 @@ from answers import Answer, together
 from test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
 from tiny_models import TINY, placement, running
 
-from launcher.allocation import Allocation
-from launcher.engines import flash
+from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Generation
-from launcher.engines.buckets import Buckets
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.placement import Placement
 from launcher.engines.megatron.runtime import Runtime
-from launcher.engines.scheduler import Limits
-from launcher.model import Dtype, Model, Optimizations, Parallelism
+from launcher.engines.runtime import flash
+from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.scheduler import Limits
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
 
 def gpus() -> int:
     """Count the GPUs that torch can use; importing it here keeps collection fast where there is none."""
-    from launcher.allocation import allocate
+    from launcher.distributed.allocation import allocate
 
     if not allocate().gpus:
         return 0

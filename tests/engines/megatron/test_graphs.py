@@ -14,11 +14,11 @@ from test_parallel import EXPERTS
 from tiny_models import TINY, placement, running
 
 from launcher.engines.base import Generation
-from launcher.engines.buckets import Buckets
 from launcher.engines.megatron.layout import obstacles
 from launcher.engines.megatron.placement import Placement
-from launcher.engines.scheduler import Limits
-from launcher.model import Parallelism
+from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.scheduler import Limits
+from launcher.settings.model import Parallelism
 
 SEVERAL = Buckets([1, 3, 8, 12], [2, 5, 16], 12 * 12)
 """Sizes that do not divide one another; twelve sequences of a whole context are more than it records."""

@@ -9,9 +9,9 @@ from test_executor import ARCHITECTURES
 from tiny_models import TINY
 
 from launcher.checkpoints.claims import parameters
+from launcher.core.errors import UserError
 from launcher.engines.megatron import layout
-from launcher.errors import UserError
-from launcher.model import Dtype, Parallelism
+from launcher.settings.model import Dtype, Parallelism
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from answers import one_by_one, request, together
 
-from launcher.allocation import Allocation
-from launcher.engines import flash
+from launcher.core.errors import CheckpointError, UserError
+from launcher.distributed.allocation import Allocation
 from launcher.engines.megatron import Megatron
-from launcher.errors import CheckpointError, UserError
-from launcher.model import Dtype, Model, Optimizations, Parallelism
+from launcher.engines.runtime import flash
+from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
 CPU = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=0)
 TINY = Model(name="tiny", path="package:launcher/assets/tiny")
@@ -28,8 +28,8 @@ def plan(
 
 def test_planning_imports_nothing_heavy() -> None:
     code = (
-        "import sys; from launcher.engines.megatron import Megatron; from launcher.model import *;"
-        "from launcher.allocation import Allocation;"
+        "import sys; from launcher.engines.megatron import Megatron; from launcher.settings.model import *;"
+        "from launcher.distributed.allocation import Allocation;"
         "Megatron().plan(Model('tiny', 'package:launcher/assets/tiny'), Parallelism(), Optimizations(),"
         " Allocation(('localhost',), 0, 1, 2, 0));"
         "heavy = {'torch', 'megatron', 'transformers', 'numpy'} & set(sys.modules); assert not heavy, heavy"

@@ -20,13 +20,13 @@ from answers import Answer, answer, one_by_one, request, together
 from test_executor import check_logprobs, check_same, mixed_requests
 from tiny_models import TINY, NamedWeights, batching, executing, placement, running
 
+from launcher.core.errors import EngineUnavailable, ServerError
 from launcher.engines.base import Generation
-from launcher.engines.batching import BatchingRunner
 from launcher.engines.megatron.distributed import leader_rank
 from launcher.engines.megatron.placement import Placement
-from launcher.engines.scheduler import Limits
-from launcher.errors import EngineUnavailable, ServerError
-from launcher.model import Parallelism
+from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.scheduler import Limits
+from launcher.settings.model import Parallelism
 
 LAYOUTS = {
     "tensor2": Parallelism(tensor=2),

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines.batching import BatchingRunner
+from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.megatron.placement import Placement
-from launcher.engines.scheduler import Limits
-from launcher.model import Dtype, Parallelism
-from launcher.tokenizer import ByteTokenizer
+from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.scheduler import Limits
+from launcher.settings.model import Dtype, Parallelism
 
 TINY = Architecture(
     num_layers=4,

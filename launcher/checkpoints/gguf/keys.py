@@ -1,0 +1,34 @@
+"""The keys of a GGUF file that describe its model: those that are read, and those that may be ignored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.checkpoints.base import NotComputed
+from launcher.core.types import Json
+
+READ = {
+    *("block_count", "context_length", "embedding_length", "feed_forward_length", "vocab_size"),
+    *("attention.head_count", "attention.head_count_kv", "attention.key_length", "attention.value_length"),
+    *("attention.layer_norm_rms_epsilon", "attention.sliding_window"),
+    *("rope.freq_base", "rope.dimension_count", "rope.scaling.type", "rope.scaling.factor"),
+}
+
+HARMLESS = {"rope.scaling.original_context_length", "rope.scaling.finetuned", "tensor_data_layout"}
+"""What is only told: where a scaling began, and from which layout the tensors were converted."""
+
+NEUTRAL: Mapping[str, tuple[Json, ...]] = {"attention.causal": (True,), "rope.scaling.attn_factor": (1.0,)}
+"""What may be there with these values. Any other key may be 0, false or empty, which asks for nothing."""
+
+
+def check(fields: Mapping[str, Json], kind: str, path: Path) -> None:
+    """Raise `NotComputed` for a key of the model that would change its answers and that nothing here reads."""
+    for name, value in fields.items():
+        key = name.removeprefix(f"{kind}.")
+        if key == name or key in READ | HARMLESS or value in NEUTRAL.get(key, (0, False, "", None)):
+            continue
+        raise NotComputed(f"{path}: {name} is {value!r:.200}, which is not computed here")
+    keys, values = (fields.get(f"{kind}.attention.{side}_length") for side in ("key", "value"))
+    if keys is not None and values is not None and keys != values:
+        raise NotComputed(f"{path}: {kind}.attention.value_length is {values!r:.200} (expected that of keys, {keys})")

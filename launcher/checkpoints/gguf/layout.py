@@ -1,0 +1,168 @@
+"""GGUF files of Llama-like models, dequantised and converted to Megatron."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+from launcher.checkpoints import claims, convert
+from launcher.checkpoints.base import Architecture, Checkpoint, NotComputed
+from launcher.checkpoints.bounded import shown
+from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.fields import number, positive
+from launcher.checkpoints.gguf import rope_factors
+from launcher.checkpoints.gguf.file import MAGIC, GGUFHeader, GGUFTensor, read_header
+from launcher.checkpoints.gguf.keys import check as check_keys
+from launcher.checkpoints.tokenizers.gguf import tokenizer_of
+from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json
+from launcher.settings.model import Bounds
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+SUPPORTED = ("llama", "qwen2", "qwen3")
+DTYPES: dict[str, Literal["fp32", "bf16", "fp16"]] = {"F16": "fp16", "BF16": "bf16"}
+
+NAMES = convert.Names(
+    roots={
+        "embedding.word_embeddings": "token_embd",
+        "decoder.final_layernorm": "output_norm",
+        "output_layer": "output",
+    },
+    layer="blk.{layer}.",
+    layers={
+        "input_layernorm": ("attn_norm",),
+        "self_attention.linear_qkv": ("attn_q", "attn_k", "attn_v"),
+        "self_attention.q_layernorm": ("attn_q_norm",),
+        "self_attention.k_layernorm": ("attn_k_norm",),
+        "self_attention.linear_proj": ("attn_output",),
+        "pre_mlp_layernorm": ("ffn_norm",),
+        "mlp.linear_fc1": ("ffn_gate", "ffn_up"),
+        "mlp.linear_fc2": ("ffn_down",),
+    },
+)
+
+
+class GGUFCheckpoint(Checkpoint):
+    """One ``.gguf`` file. Weights are computed with in full precision, whatever they were quantised to."""
+
+    layout = "gguf"
+
+    def __init__(self, path: Path, bounds: Bounds) -> None:
+        self.path = path
+        self.bounds = bounds
+        header = opened(path, bounds)
+        self._fields, self._tensors = header.fields, header.tensors
+        _refuse_unknown(self._fields, path)
+        self.architecture = _architecture(self._fields, self._tensors, path)
+        claims.check(self.architecture, sum(tensor.n_elements for tensor in self._tensors.values()), path)
+        convert.check(set(self._tensors) - {rope_factors.FACTORS}, self.architecture, NAMES, str(path))
+
+    @staticmethod
+    def matches(path: Path) -> bool:
+        return path.is_file() and (path.suffix == ".gguf" or _starts_with_magic(path))
+
+    def tokenizer(self) -> HuggingFaceTokenizer:
+        return tokenizer_of(self._fields, self.path)
+
+    def load_into(self, model: nn.Module) -> None:
+        convert.load_into(model, self.architecture, NAMES, self._read, str(self.path))
+
+    def fingerprint(self) -> str:
+        return fingerprint(self.path.parent, [self.path])
+
+    def _read(self, name: str) -> Tensor:
+        """Return a whole tensor in float32, with Hugging Face's order of channels."""
+        import torch
+        from gguf import dequantize
+
+        stored = self._tensors[name]
+        try:
+            numbers = dequantize(stored.read(self.path), stored.tensor_type)
+        except (NotImplementedError, OSError) as error:
+            raise CheckpointError(f"{self.path}: tensor {shown(name)} cannot be read: {error}") from error
+        tensor = torch.from_numpy(numbers.reshape(stored.shape[::-1]).copy())
+        if self._fields["general.architecture"] == "llama" and (".attn_q." in name or ".attn_k." in name):
+            return _unpermute(tensor, self.architecture.kv_channels)
+        return tensor
+
+
+def opened(path: Path, bounds: Bounds) -> GGUFHeader:
+    """Return a file's header, which is read once however often the same file is opened."""
+    if not _starts_with_magic(path):
+        raise CheckpointError(f"{path}: does not start with 'GGUF' (expected a GGUF file)")
+    about = path.stat()
+    return _header(path, about.st_mtime_ns, about.st_size, bounds.metadata_mb)
+
+
+@lru_cache(maxsize=2)
+def _header(path: Path, changed_ns: int, size: int, metadata_mb: int) -> GGUFHeader:
+    return read_header(path, Bounds(metadata_mb=metadata_mb))
+
+
+def _unpermute(tensor: Tensor, channels: int) -> Tensor:
+    """Undo llama.cpp's order of a head's channels (pairs next to each other) for rotary halves."""
+    heads = tensor.shape[0] // channels
+    return tensor.reshape(heads, channels // 2, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+
+
+def _starts_with_magic(path: Path) -> bool:
+    with path.open("rb") as stream:
+        return stream.read(4) == MAGIC
+
+
+def _refuse_unknown(fields: Mapping[str, Json], path: Path) -> None:
+    kind = fields.get("general.architecture")
+    if kind not in SUPPORTED:
+        raise NotComputed(f"{path}: general.architecture is {shown(kind)} (supported: {', '.join(SUPPORTED)})")
+
+
+def _architecture(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], path: Path) -> Architecture:
+    kind = fields["general.architecture"]
+
+    def whole(key: str, default: int | None = None) -> int:
+        return number(fields, f"{kind}.{key}", path, default)
+
+    def real(key: str, default: float) -> float:
+        return positive(fields, f"{kind}.{key}", path, default)
+
+    _refuse_unsupported(fields, tensors, kind, path)
+    hidden, heads = whole("embedding_length"), whole("attention.head_count")
+    channels = whole("attention.key_length", max(1, hidden // heads))
+    rotated = whole("rope.dimension_count", channels)
+    window = fields.get(f"{kind}.attention.sliding_window")
+    return Architecture(
+        num_layers=whole("block_count"),
+        hidden_size=hidden,
+        num_attention_heads=heads,
+        num_query_groups=whole("attention.head_count_kv", heads),
+        kv_channels=channels,
+        ffn_hidden_size=whole("feed_forward_length"),
+        vocab_size=tensors["token_embd.weight"].shape[1],
+        context_length=whole("context_length"),
+        norm_epsilon=real("attention.layer_norm_rms_epsilon", math.nan),
+        qkv_bias="blk.0.attn_q.bias" in tensors,
+        qk_norm="blk.0.attn_q_norm.weight" in tensors,
+        rotary_base=real("rope.freq_base", 10000.0),
+        rotary_percent=rotated / channels,
+        rope_scaling=rope_factors.scaling(fields, kind, path),
+        rope_factors=rope_factors.factors(tensors, kind, rotated, path),
+        tied="output.weight" not in tensors,
+        sliding_window=whole("attention.sliding_window") if window else None,
+        dtype=DTYPES.get(tensors["token_embd.weight"].tensor_type.name, "fp32"),
+    )
+
+
+def _refuse_unsupported(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], kind: str, path: Path) -> None:
+    if "token_embd.weight" not in tensors:
+        raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
+    if len(tensors["token_embd.weight"].shape) != 2:
+        raise CheckpointError(f"{path}: tensor 'token_embd.weight' is no matrix")
+    if fields.get(f"{kind}.expert_count"):
+        raise NotComputed(f"{path}: a mixture of experts (expected a dense model; use its Hugging Face folder)")
+    check_keys(fields, kind, path)

@@ -1,0 +1,1 @@
+"""The tokenizers and chat templates of checkpoints."""

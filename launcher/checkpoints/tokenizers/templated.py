@@ -1,0 +1,48 @@
+"""Tokenizers whose checkpoint brings a chat template."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from launcher.checkpoints.tokenizers.chat_template import ChatTemplate, StoredTemplate
+from launcher.core.tokenizer import PLAIN, Message, NoChatTemplate, Rendering, Tokenizer
+from launcher.core.types import Json
+
+
+@dataclass(frozen=True)
+class Names:
+    """What the files beside a vocabulary say: special tokens by role, such as ``bos_token``, and the template."""
+
+    roles: Mapping[str, str] = field(default_factory=dict)
+    template: StoredTemplate | None = None
+
+
+class TemplatedTokenizer(Tokenizer):
+    """Renders chats by the template of ``names``, in processes that `close` ends."""
+
+    blocks = True
+    _names = Names()
+    _template: ChatTemplate | None = None
+
+    def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
+        if self._names.template is None:
+            raise NoChatTemplate("the tokenizer has no chat template")
+        return self._opened(self._names.template).render(messages, rendering)
+
+    def chat_facts(self) -> dict[str, Json]:
+        return {} if self._names.template is None else self._opened(self._names.template).facts()
+
+    def close(self) -> None:
+        if self._template is not None:
+            self._template.close()
+
+    def info(self) -> dict[str, Json]:
+        template = self._names.template
+        roles = {role: self._names.roles.get(role) for role in ("eos_token", "bos_token", "pad_token")}
+        return super().info() | roles | {"chat_template": None if template is None else template.text}
+
+    def _opened(self, stored: StoredTemplate) -> ChatTemplate:
+        if self._template is None:
+            self._template = ChatTemplate(stored, self._names.roles, self.template_limits)
+        return self._template

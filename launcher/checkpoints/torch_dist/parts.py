@@ -1,0 +1,54 @@
+"""What a GPT's ``torch_dist`` checkpoint must hold, and what in it no part of the model takes."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+
+from launcher.checkpoints import claims
+from launcher.checkpoints.base import Architecture
+from launcher.checkpoints.parts import EXPERT, LAYER, of_a_layer, parameters, refuse_unplaced
+from launcher.checkpoints.torch_dist.tensor_store import TensorStore, spellings
+from launcher.core.errors import CheckpointError
+
+HARMLESS = re.compile(
+    r"_extra_state|^(chained_\d+\.)?optimizer\.|^opt_param_scheduler|^rng_state|^rerun_state_machine|^iteration$"
+    r"|rotary_pos_emb\.inv_freq$|^(module\.|model\.)?mtp\."
+)
+"""What no answer depends on: states of training and of fp8, frequencies that are computed, layers that only predict
+further tokens."""
+
+
+def check(store: TensorStore, a: Architecture) -> None:
+    """Compare all that is stored with all that the model is made of.
+
+    Raises `CheckpointError` for a tensor that is missing, a stack of another number of layers, and a tensor that no
+    part of the model takes.
+    """
+    claims.check(a, store.numbers, store.folder)
+    taken: set[str] = set()
+    for name in _names(store, a):
+        found = next((other for other in spellings(name) if other in store.tensors), None)
+        if found is None:
+            raise CheckpointError(f"{store.folder}: tensor '{name}' is missing (the model needs it)")
+        taken.add(found)
+        if not store.layered and LAYER in name and store.tensors[found].shape[:1] != (a.num_layers,):
+            shape = list(store.tensors[found].shape)
+            raise CheckpointError(f"{store.folder}: '{found}' has shape {shape} (the model has {a.num_layers} layers)")
+    refuse_unplaced((name for name in store.tensors if not HARMLESS.search(name)), taken, store.folder)
+
+
+def _names(store: TensorStore, a: Architecture) -> Iterator[str]:
+    """Yield the stored name of every parameter: layers have names of their own, or one for the stack of them all."""
+    for module, kind in parameters(replace(a, num_layers=0)):
+        yield f"{store.prefix}{module}.{kind}"
+    inside = dict.fromkeys(f"{_stacked(module)}.{kind}" for module, kind in of_a_layer(a))
+    for layer in range(a.num_layers) if store.layered else [None]:
+        number = "" if layer is None else f"{layer}."
+        yield from (f"{store.prefix}{LAYER}{number}{name}" for name in inside)
+
+
+def _stacked(module: str) -> str:
+    """Return the name that all experts of a layer share."""
+    return re.sub(re.escape(EXPERT) + r"\d+\.", "mlp.experts.experts.", module)

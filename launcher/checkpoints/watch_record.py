@@ -1,0 +1,40 @@
+"""What became of one checkpoint of a training run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from launcher.checkpoints.states import Sighting
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A line of ``watch.json``: the checkpoint, its step (None if unknown), and the ``folder`` of its run.
+
+    ``modified`` is in seconds since 1970. ``status`` is that of the run's report, ``evaluating``, or ``missed`` for a
+    checkpoint that was removed too early. ``tries`` counts how often it was begun.
+    """
+
+    folder: str
+    checkpoint: str
+    step: int | None
+    modified: float
+    stamp: str
+    tries: int = 1
+    status: str = "evaluating"
+    reason: str | None = None
+
+    @classmethod
+    def of(cls, seen: Sighting, tries: int = 1) -> Entry:
+        """Return the line of a checkpoint whose evaluation begins."""
+        return cls(seen.key, str(seen.path), seen.step, seen.modified, seen.stamp, tries)
+
+    @property
+    def place(self) -> tuple[float, float]:
+        """What entries are sorted by, as their sightings are."""
+        return (-1.0 if self.step is None else self.step, self.modified)
+
+    @property
+    def name(self) -> str:
+        """What a reader knows the checkpoint by."""
+        return self.folder if self.step is None else f"step {self.step:,}"

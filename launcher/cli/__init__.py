@@ -1,0 +1,1 @@
+"""All that knows Hydra: compose, plan, errors of composition, sweeps."""

@@ -1,0 +1,116 @@
+"""Hydra's composition errors as one line that names the key, the value and what is accepted."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import (
+    ConfigAttributeError,
+    ConfigKeyError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+    ValidationError,
+)
+
+from launcher.core import credentials
+
+
+def complaint(error: BaseException, conf: Path) -> str:
+    """Say in one line what is wrong. ``conf`` is the folder of option files, read to list the options of a group."""
+    if isinstance(error, MissingConfigException):
+        return _unknown_option(error, conf)
+    if isinstance(error, OverrideParseException):
+        what, why = credentials.shown(str(error.override)), credentials.shown(_first_line(error))
+        return f"{what}: {why}; expected group=option or key=value, the value in quotes"
+    cause = _root(error)
+    if isinstance(cause, MissingMandatoryValue):
+        return f"{cause.full_key}: a value is required"
+    if isinstance(cause, ConfigAttributeError | ConfigKeyError):
+        return _unknown_key(cause)
+    if isinstance(cause, ValidationError) and "is not Optional" in str(cause):
+        return f"{cause.full_key}: null is not accepted; give a value, or leave it out"
+    if isinstance(cause, OmegaConfBaseException) and cause.full_key:
+        return f"{cause.full_key}: {_first_line(cause)}"
+    return _reworded(_first_line(error))
+
+
+def unknown_keys(cfg: DictConfig) -> list[str]:
+    """Return the full keys that no schema knows; ``+key=value`` puts such keys past the composition."""
+    found = []
+    known = {f.name for f in fields(cfg._metadata.object_type)} if is_dataclass(cfg._metadata.object_type) else None
+    for key in cfg:
+        if known is not None and key not in known:
+            found.append(str(cfg._get_full_key(key)))
+        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg._get_node(key), DictConfig):
+            found += unknown_keys(cfg[key])
+    return found
+
+
+def _root(error: BaseException) -> BaseException:
+    while isinstance(error, HydraException) and error.__cause__ is not None:
+        error = error.__cause__
+    return error
+
+
+def _unknown_option(error: MissingConfigException, conf: Path) -> str:
+    missing = re.sub(r"\.yaml$", "", error.missing_cfg_file or "")
+    group, _, option = missing.rpartition("/")
+    if not group:
+        return _first_line(error)
+    if group == "hydra/launcher" and option.startswith("submitit_"):
+        return f"{group}={option}: hydra-submitit-launcher is not installed; install the extra 'slurm'"
+    options = sorted(p.stem for p in (conf / group).glob("*.yaml")) or sorted(error.options or [])
+    if not options:
+        return f"{group}={option}: there is no group '{group}'"
+    return f"{group}={option}: no such option{_guess(option, options)}; accepted are {', '.join(options)}"
+
+
+def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:
+    if _is_table(cause.parent_node):
+        return f"{cause.full_key}: it is new there; write +{cause.full_key}=<value>"
+    accepted = _accepted(cause)
+    key = str(cause.key)
+    what = f"{cause.full_key}: no such key{_guess(key, accepted)}"
+    return f"{what}; accepted are {', '.join(accepted)}" if accepted else f"{what}; nothing is chosen in its group"
+
+
+def _accepted(cause: OmegaConfBaseException) -> list[str]:
+    if is_dataclass(cause.object_type):
+        return [f.name for f in fields(cause.object_type)]
+    parent = cause.parent_node
+    return [str(k) for k in parent] if isinstance(parent, DictConfig) else []
+
+
+def _is_table(node: object) -> bool:
+    """Tell whether a node is a dictionary of plain values, which may have any keys."""
+    if not isinstance(node, DictConfig) or is_dataclass(OmegaConf.get_type(node)):
+        return False
+    kind = node._metadata.element_type
+    return kind is Any or kind in (str, int, float, bool)
+
+
+def _guess(word: str, options: Iterable[str]) -> str:
+    close = difflib.get_close_matches(word, list(options), n=1)
+    return f" (did you mean {close[0]}?)" if close else ""
+
+
+def _reworded(line: str) -> str:
+    """Say what to type, where Hydra's first line does not."""
+    if found := re.fullmatch(r"Ambiguous value for argument '(.*)'", line):
+        return f"{found[1]}: several values; sweep over them with -m, or write a list as key=[a,b]"
+    if found := re.match(r"Multiple values for (\S+)\. To override a value use 'override [^:]*: (.*)'", line):
+        return f"+{found[1]}={found[2]}: one is chosen already; leave out the +"
+    return line
+
+
+def _first_line(error: BaseException) -> str:
+    """Return the first line of a message, and what follows where that only announces it."""
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]

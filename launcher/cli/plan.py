@@ -1,0 +1,88 @@
+"""``mode=plan``: print what a run would do, and start nothing."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.syntax import Syntax
+
+from launcher.backends.base import lead_alone
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json, resolve
+from launcher.distributed.allocation import Allocation, allocate
+from launcher.pipeline.config import Run
+from launcher.settings.cluster import NODE_GB, Slurm
+from launcher.settings.component import name_of
+
+FILES = (
+    ".hydra/ results.json samples.jsonl journal.json certificate.json endpoint.json (while it serves) health.jsonl "
+    "server.log report.html"
+)
+
+
+def show(run: Run, config: str) -> None:
+    """Print the resolved configuration and the plan. Raises `UserError` for what could not work."""
+    plan = yaml.safe_dump(_plan(run, allocate()), sort_keys=False, allow_unicode=True, width=120)
+    console = Console(highlight=False, soft_wrap=True)
+    console.print("# resolved configuration", style="bold")
+    console.print(Syntax(config, "yaml", background_color="default") if console.is_terminal else config, markup=False)
+    console.print("# plan", style="bold")
+    console.print(plan, markup=False)
+    if isinstance(run.cluster, Slurm):
+        _script(run, run.cluster, console)
+
+
+def _script(run: Run, slurm: Slurm, console: Console) -> None:
+    from launcher.slurm import submit
+
+    console.print("# sbatch file", style="bold")
+    console.print(submit.script(run, slurm, Path("<run folder>")), markup=False)
+
+
+def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
+    deployment = run.deployment(Path())
+    lead_alone(run.backend, allocation)
+    return {
+        "machine": {"nodes": list(allocation.nodes), "cpus": allocation.cpus, "gpus": allocation.gpus},
+        "model": {"name": run.model.name, "checkpoint": _checkpoint(run)},
+        "world_size": run.parallelism.world_size,
+        "engine": {"name": name_of(run.engine)}
+        | dict(run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)),
+        "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
+        "adapters, outermost first": list(run.adapters),
+        "tasks": {name: name_of(task) for name, task in run.tasks.items()},
+        "files in the run folder": FILES,
+        "submission": _job(run, run.cluster) if isinstance(run.cluster, Slurm) else "none: this process does it all",
+    }
+
+
+def _job(run: Run, slurm: Slurm) -> Json:
+    from launcher.slurm import memory, submit
+
+    needs, each = submit.asked(run, slurm), memory.of_a_process(run, slurm)
+    why = f", derived: {each:.3g} GB for each process, and {NODE_GB:g} GB" if each is not None else ""
+    return {
+        "nodes": needs.nodes,
+        "tasks of a node": needs.tasks,
+        "CPUs of a task": needs.cpus,
+        "GPUs of a node": needs.gpus,
+        "memory of a node": f"{needs.mem_gb:g} GB{why}" if needs.mem_gb else "the cluster's default",
+        "time limit": f"{slurm.timeout_min} minutes",
+    }
+
+
+def _checkpoint(run: Run) -> Json:
+    path = run.model.path
+    if not path:
+        return None
+    try:
+        found = resolve(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"model.path={path}: {error}") from error
+    if found.exists():
+        return str(found)
+    if run.backend.loads:
+        raise CheckpointError(f"model.path={path}: {found} does not exist")
+    return f"{path}, no file here: the server must know it"

@@ -1,0 +1,1 @@
+"""What every package may use: types, errors, files, HTTP, the console."""

@@ -1,0 +1,190 @@
+"""The HTTP client: a `Handler` that posts to an endpoint."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack
+from types import TracebackType
+from typing import Self
+
+import aiohttp
+
+from launcher.core import http
+from launcher.core.errors import TransportError
+from launcher.core.http import Answer, HttpError
+from launcher.core.responses import NOT_JSON
+from launcher.core.types import Endpoint, Json, Request, Response, error_of
+
+MAX_ANSWER_BYTES = 64 << 20
+"""The largest answer that is read: the log-probabilities of 4 prompts of 128k tokens take about 50 MB."""
+QUOTED = 300
+"""Characters of an unexpected answer that an error message quotes."""
+MOMENT_S = 0.5
+"""After a server has stopped answering, its process may end this much later."""
+
+
+class Client:
+    """Calls one endpoint over at most ``concurrency`` connections; an async context manager.
+
+    ``timeout_s`` bounds each request by itself, for a stream the wait for each of its events; ``max_bytes`` bounds each
+    answer, also that of a stream. Every status that the server answers is a `Response`; `TransportError` is raised when
+    there is no usable answer at all. The endpoint's key goes into the ``Authorization`` header, unless the request
+    brings its own; it is sent to the endpoint's scheme, host and port only.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, *, timeout_s: float, concurrency: int = 16, max_bytes: int = MAX_ANSWER_BYTES
+    ) -> None:
+        self._endpoint = endpoint
+        self._timeout_s = timeout_s
+        self._concurrency = concurrency
+        self._max_bytes = max_bytes
+        self._session: aiohttp.ClientSession | None = None
+        self._open = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        self._session = await self._open.enter_async_context(http.session(self._concurrency))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._open.aclose()
+
+    async def __call__(self, request: Request) -> Response:
+        """Post the request under the endpoint's root. Raises `TransportError`."""
+        url = self._endpoint.root + request.path
+        if request.body.get("stream"):
+            return await self._stream(url, request.body, request.headers)
+        return await self.post(url, request.body, request.headers)
+
+    async def post(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None) -> Response:
+        """Post JSON to any URL of the server and read the whole answer. Raises `TransportError`."""
+        start = time.perf_counter()
+        answer = await self._exchange("POST", url, json.dumps(body).encode(), headers)
+        found = self._parsed(url, answer)
+        return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
+
+    async def get(self, url: str) -> Response:
+        """Get any URL of the server; the body is its JSON, or else its text. Raises `TransportError`."""
+        start = time.perf_counter()
+        answer = await self._exchange("GET", url, None, None)
+        found = self._json_or_text(answer.body)
+        return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
+
+    async def down(self) -> str | None:
+        """Return why the server does not answer ``/health``; None of one without that route, or that is only busy."""
+        try:
+            response = await self.get(self._endpoint.root + "/health")
+        except TransportError as error:
+            await asyncio.sleep(MOMENT_S)
+            return self._endpoint.ended() or str(error)
+        return None if response.status < 500 else _said(response)
+
+    async def _exchange(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str] | None) -> Answer:
+        return await http.exchange(
+            self._opened(),
+            method,
+            url,
+            timeout_s=self._timeout_s,
+            max_bytes=self._max_bytes,
+            data=data,
+            headers=self._headers(url, headers),
+        )
+
+    async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str]) -> Response:
+        start, data = time.perf_counter(), json.dumps(body).encode()
+        with http.failures(url, self._timeout_s):
+            async with asyncio.timeout(self._timeout_s):
+                unbounded = aiohttp.ClientTimeout(total=None)
+                answer = await http.send(self._opened(), "POST", url, unbounded, data, self._headers(url, headers))
+                if not answer.content_type.startswith("text/event-stream"):
+                    whole = Answer(answer.status, dict(answer.headers), await http.whole(answer, url, self._max_bytes))
+                    return Response(whole.status, self._parsed(url, whole), whole.headers)
+        latency_s = time.perf_counter() - start
+        return Response(answer.status, None, dict(answer.headers), self._events(url, answer), latency_s)
+
+    async def _events(self, url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[Json]:
+        try:
+            with http.failures(url, self._timeout_s):
+                events = sse(self._bounded(url, answer))
+                while True:
+                    async with asyncio.timeout(self._timeout_s):
+                        data = await anext(events, None)
+                    if data is None:
+                        raise HttpError(url, "the stream ended without [DONE]")
+                    if data == "[DONE]":
+                        return
+                    yield self._event(url, data)
+        finally:
+            answer.close()
+
+    async def _bounded(self, url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
+        size = 0
+        async for chunk in answer.content.iter_any():
+            size += len(chunk)
+            if size > self._max_bytes:
+                raise HttpError(url, f"the stream has more than {self._max_bytes:,} bytes")
+            yield chunk
+
+    def _event(self, url: str, data: str) -> Json:
+        try:
+            return http.parsed(data.encode(errors="replace"), self._max_bytes)
+        except ValueError as error:
+            raise HttpError(url, f"an event is no JSON: {data[:QUOTED]!r}") from error
+
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is used outside of its 'async with' block")
+        return self._session
+
+    def _headers(self, url: str, given: Mapping[str, str] | None) -> dict[str, str]:
+        own, same = dict(given or {}), http.same_origin(url, self._endpoint.url)
+        known = any(name.lower() == "authorization" for name in own)
+        key = self._endpoint.api_key if same and not known else None
+        return http.authorization(key) | (self._endpoint.validator_headers if same else {}) | own
+
+    def _parsed(self, url: str, answer: Answer) -> Json:
+        """Return the JSON of an answer; what else an error status brings is put into OpenAI's error shape."""
+        try:
+            return http.parsed(answer.body, self._max_bytes)
+        except ValueError as error:
+            why = "" if isinstance(error, json.JSONDecodeError | UnicodeDecodeError) else f" ({error})"
+        text = answer.body[:QUOTED].decode(errors="replace")
+        if answer.status < 300:
+            raise HttpError(url, f"answered HTTP {answer.status} with no JSON{why}: {text!r}")
+        where = next((f" to {v[:QUOTED]}" for k, v in answer.headers.items() if k.lower() == "location"), "")
+        message = f"HTTP {answer.status}{where}: {text}"
+        return {"error": {"message": message, "type": NOT_JSON, "code": answer.status}}
+
+    def _json_or_text(self, data: bytes) -> Json:
+        try:
+            return http.parsed(data, self._max_bytes)
+        except ValueError:
+            return data.decode(errors="replace")
+
+
+async def sse(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
+    """Yield the data of each server-sent event as soon as its last byte is there, however the bytes are cut.
+
+    Lines end in LF or CRLF; comments and fields other than ``data`` are skipped (WHATWG HTML, 9.2.6).
+    """
+    rest, lines = b"", list[str]()
+    async for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        for raw in whole:
+            line = raw.removesuffix(b"\r").decode(errors="replace")
+            if line.startswith("data:"):
+                lines.append(line[5:].removeprefix(" "))
+            elif not line and lines:
+                yield "\n".join(lines)
+                lines = []
+
+
+def _said(response: Response) -> str:
+    """Return the message of an error in OpenAI's shape, or its status."""
+    message = error_of(response.body).get("message")
+    return f"HTTP {response.status}" if message is None else str(message)

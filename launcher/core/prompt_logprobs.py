@@ -1,0 +1,260 @@
+"""Finds which characters of an echoed prompt each token stands for, and whether all that a server says of it agrees."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from itertools import accumulate
+
+from launcher.core.types import Json
+
+BLANK = "\ufffd"
+"""What decoders write for a part of a character. A token of these alone, or an empty one, has no text of its own."""
+BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
+"""OpenAI's name for a token that is no whole character."""
+PIECE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
+"""SentencePiece's name for a token of one byte."""
+SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
+"""The name of a special token, such as ``<s>``, ``<|endoftext|>`` or ``[CLS]``: it may be no part of the text."""
+SPACE = re.compile(r"\s{0,200}")
+"""What a special token may swallow; the bound keeps the time in proportion to the text."""
+SHOWN = 20
+
+Span = tuple[int, int]
+"""The first character of a token, and the one behind its last."""
+
+
+class Misaligned(ValueError):
+    """Tokens, text and offsets of an answer contradict each other; says where."""
+
+
+def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
+    """Return the characters of each token of the prompt ``text[:end]``; the tokens behind it are generated.
+
+    Special tokens that are not in the text have an empty span at their place; those in it may have swallowed the
+    whitespace beside them. Where a text begins with a special token, and there are more of it, the first are not in the
+    text: servers put a BOS before one. A token that begins or ends within a character has the span of
+    what is complete with it. Where a server gives no text for parts of characters, they all have the span of the
+    characters that they make together. A server may leave out the space before a word, or write it as U+2581, and put
+    one before the first word, as SentencePiece does. Raises `Misaligned` if the tokens do not make up the prompt.
+    """
+    reader = _Reader(text, end)
+    before = _in_front(tokens, text[:end])
+    reader.skip(before)
+    for token in tokens[before:]:
+        if reader.done():
+            break
+        reader.read(token)
+    return reader.finish()
+
+
+def not_echoed(text: Json, prompt: str) -> str | None:
+    """Return how a text does not begin with the prompt that it should echo; None if it does."""
+    if isinstance(text, str) and text.startswith(prompt):
+        return None
+    plain, at = SPECIAL.sub("", prompt), 0
+    if not isinstance(text, str):
+        return "the answer has no text with the prompt: the server ignores 'echo'"
+    if plain and plain != prompt and text.startswith(plain):
+        return "the text begins with the prompt without its special tokens, expected the prompt as it was sent"
+    while at < len(text) and text[at] == prompt[at]:
+        at += 1
+    if not at:
+        return "the text does not begin with the prompt: the server ignores 'echo'"
+    return f"the text has {text[at : at + SHOWN]!r} where the prompt goes on with {prompt[at : at + SHOWN]!r}"
+
+
+def _in_front(tokens: Sequence[str], prompt: str) -> int:
+    """Return how many tokens are in front of a text that begins with the same special token."""
+    if not tokens or not SPECIAL.fullmatch(tokens[0]) or not prompt.startswith(tokens[0]):
+        return 0
+    size = next((i for i, token in enumerate(tokens) if token != tokens[0]), len(tokens))
+    times = 1
+    while times < size and prompt.startswith(tokens[0], times * len(tokens[0])):
+        times += 1
+    whole = times * len(tokens[0]) == len(prompt)  # then the others may be generated
+    return 0 if whole else size - times
+
+
+def check_offsets(offsets: Sequence[Json], tokens: Sequence[str], found: Sequence[Span]) -> None:
+    """Raise `Misaligned` unless ``offsets`` are those of the text, or of the tokens written one after the other.
+
+    The latter is how vLLM counts; the two differ by special tokens and by spaces that tokens do not show.
+    """
+    joined = accumulate((len(token) for token in tokens), initial=0)
+    if all(offset == place for offset, place, _ in zip(offsets, joined, found, strict=False)):
+        return
+    for i, (offset, (start, end)) in enumerate(zip(offsets, found, strict=False)):
+        if not (offset == start or (start <= offset <= end and _blank(tokens[i]))):
+            raise Misaligned(f"text_offset[{i}] is {offset}, but {tokens[i][:SHOWN]!r} begins at character {start}")
+
+
+def _blank(token: str) -> bool:
+    return not token.strip(BLANK)
+
+
+class _Reader:
+    """Goes through the text, token by token."""
+
+    def __init__(self, text: str, end: int) -> None:
+        self._text, self._end = text, end
+        self._pos = 0
+        self._within = 0
+        """Bytes of the character at ``_pos`` that were read."""
+        self._found: list[Span] = []
+        self._open: list[int] = []
+        """Tokens that have no text for what they stand for: where that ends shows the token behind them."""
+        self._parts = 0
+        """How many parts of characters these stand for at least: each has one to three bytes."""
+        self._behind = False
+        """Whether the token before is a special one in the text, or there were only spaces since."""
+
+    def done(self) -> bool:
+        return self._pos >= self._end and not self._within and not self._parts
+
+    def skip(self, tokens: int) -> None:
+        """Read tokens in front of the text."""
+        self._found += [(0, 0)] * tokens
+
+    def read(self, token: str) -> None:
+        start = self._pos
+        special = SPECIAL.fullmatch(token) is not None
+        if self._swallows(token, special) and self._behind:
+            start = self._pos
+            self._attribute(start)
+            if self.done():  # then the token is generated
+                return
+        if not self._open and not self._within and token and self._text.startswith(token, self._pos):
+            self._pos += len(token)
+        elif BLANK in token or not token:
+            start = self._blank(token)
+        else:
+            start = self._advance(token)
+        if not self.done() or start < self._end:
+            self._found.append((start, max(start, self._pos)))
+        self._behind = (special and self._pos > start) or (self._behind and not token.strip(" \u2581"))
+
+    def _swallows(self, token: str, special: bool) -> bool:
+        """Go on behind whitespace that only a special token before or behind it can stand for."""
+        start = self._pos
+        if self._open or self._within or not (special or self._behind) or self._text.startswith(token, start):
+            return False
+        found = SPACE.match(self._text, start, self._end)
+        end = found.end() if found else start
+        if special:
+            fits, there = False, self._text.startswith(token, end)
+        else:
+            fits, there = self._after(token, start) is not None, self._after(token, end) is not None
+        rest = self._behind and end == self._end
+        if end == start or fits or not (there or rest or token.startswith(BLANK)):
+            return False
+        self._pos = end
+        return True
+
+    def _attribute(self, pos: int) -> None:
+        """Let the special token before have the whitespace up to ``pos``; spaces without text since then are there."""
+        last = len(self._found) - 1
+        while last and self._found[last][0] == self._found[last][1]:
+            self._found[last] = (pos, pos)
+            last -= 1
+        self._found[last] = (self._found[last][0], pos)
+
+    def finish(self) -> list[Span]:
+        if self._open and self._end in self._places():
+            self._close(self._end)
+        if self._behind and self._text[self._pos : self._end].isspace():
+            self._pos = self._end
+            self._attribute(self._pos)
+        if self._pos != self._end or self._within:
+            at = self._text[self._pos : self._pos + SHOWN]
+            raise Misaligned(f"the tokens do not make up the prompt: they end before or behind its end, at {at!r}")
+        return self._found
+
+    def _blank(self, token: str) -> int:
+        """Read a token with parts of characters, or without text; return where it starts."""
+        start: int | None = None
+        for part in re.split(f"({BLANK}+)", token):
+            if part and not _blank(part):
+                place = self._advance(part)
+                start = place if start is None else start
+            elif part or not token:
+                self._parts += len(part)
+                self._open.append(len(self._found))
+                start = self._pos if start is None else start
+        return self._pos if start is None else start
+
+    def _advance(self, token: str) -> int:
+        """Read a token, or a piece of one, with text; return where that starts."""
+        places = [place for place in self._places() if self._fits(token, place)]
+        at = self._text[self._pos : self._pos + SHOWN]
+        where = f"token {len(self._found)} is {token[:SHOWN]!r} where the text goes on with {at!r}"
+        if not places:
+            raise Misaligned(f"{where}: tokens and text differ")
+        if len(places) > 1 and places[0] != self._pos:
+            raise Misaligned(f"{where}: which characters the tokens before it stand for is not clear")
+        was_open = bool(self._open)
+        self._close(places[0])
+        if not (was_open and places[0] == self._end):  # then the token is generated
+            self._pos, self._within = self._after(token, places[0]) or (places[0], 0)
+        return places[0]
+
+    def _fits(self, token: str, place: int) -> bool:
+        return (place == self._end > self._pos) or self._after(token, place) is not None
+
+    def _places(self) -> Sequence[int]:
+        """Return where the tokens before may end that have no text for what they stand for."""
+        if not self._open:
+            return (self._pos,)
+        most = 3 * (self._parts + len(self._open))
+        found, size = ([] if self._parts else [self._pos]), 0
+        for place in range(self._pos, self._end):
+            size += len(self._text[place].encode(errors="surrogatepass"))
+            if self._text[place].isascii() or size > most:
+                break
+            if size >= self._parts:
+                found.append(place + 1)
+        return found
+
+    def _close(self, place: int) -> None:
+        """Let the tokens without text stand for the characters up to ``place`` together."""
+        for index in self._open:
+            if index < len(self._found):
+                self._found[index] = (self._found[index][0], place)
+        self._open.clear()
+        self._pos, self._parts = place, 0
+
+    def _after(self, token: str, pos: int) -> tuple[int, int] | None:
+        """Return the place behind ``token`` at ``pos``, in characters and bytes of the next one; None if it differs."""
+        text = self._text
+        if not self._within and text.startswith(token, pos):
+            return pos + len(token), 0
+        raw = _bytes_of(token)
+        if raw is not None:
+            return self._after_bytes(raw, pos)
+        if self._within:
+            return None
+        plain = token.replace("\u2581", " ")
+        if text.startswith(plain, pos):
+            return pos + len(plain), 0
+        if text.startswith(" " + plain, pos):
+            return pos + 1 + len(plain), 0
+        if (pos == 0 or self._behind) and plain.startswith(" ") and text.startswith(plain[1:], pos):
+            return pos + len(plain) - 1, 0
+        return (pos, 0) if SPECIAL.fullmatch(token) else None
+
+    def _after_bytes(self, raw: bytes, pos: int) -> tuple[int, int] | None:
+        ahead = self._text[pos : pos + len(raw) + 1].encode(errors="surrogatepass")[self._within :]
+        if not ahead.startswith(raw):
+            return None
+        left = self._within + len(raw)
+        while left and left >= (width := len(self._text[pos].encode(errors="surrogatepass"))):
+            pos, left = pos + 1, left - width
+        return pos, left
+
+
+def _bytes_of(token: str) -> bytes | None:
+    """Return the bytes that a token's name spells; None for a name that is its text."""
+    if match := BYTES.fullmatch(token):
+        return bytes.fromhex(match[1].replace("\\x", ""))
+    match = PIECE_BYTE.fullmatch(token)
+    return bytes.fromhex(match[1]) if match else None

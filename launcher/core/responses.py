@@ -1,0 +1,319 @@
+"""Checks what a server answers against what it was asked: only an answer without a fault may be scored or kept."""
+
+from __future__ import annotations
+
+import re
+import reprlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
+from launcher.core.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
+from launcher.core.types import Handler, Json, Request, Response, error_of
+
+NOT_JSON = "http_error"
+"""The ``type`` that the client gives to an error whose body is not JSON: a proxy's page, not the model's word."""
+FINISHED = frozenset({"stop", "length", "content_filter", "tool_calls", "function_call"})
+"""OpenAI's words for why an answer ended."""
+NO_FINISH = "the answer says no finish_reason"
+TINY = 1e-4
+"""Rounding may lift a log-probability so far above 0, or above that of the best token."""
+SEVERAL = 6
+"""So many equal log-probabilities of a prompt are no accident."""
+MOST_TOKENS = 100_000_000
+"""A count of tokens above this is a mistake."""
+LOWEST = -1e6
+"""A log-probability below this is a mistake; servers write -9999 for minus infinity."""
+QUOTED = 200
+SAME_MODEL = re.compile(r"(:latest|[-@]\d{4}-?\d{2}-?\d{2})?")
+"""What may follow the name that was asked for: OpenAI answers with the date of the version, Ollama with ``:latest``."""
+SHORT = reprlib.Repr()
+SHORT.maxstring = SHORT.maxother = SHORT.maxlong = QUOTED
+"""Shows values of any size in a few words."""
+LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+
+
+class Fault(ValueError):
+    """An answer contradicts itself, or what was asked."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What is wrong with an answer, or else what is to be said of it; ``notes`` are few and alike for many answers."""
+
+    fault: str | None = None
+    notes: tuple[str, ...] = ()
+
+
+def checking(handler: Handler) -> Handler:
+    """Return a handler whose answers are checked against the requests that it gets."""
+
+    async def checked_answer(request: Request) -> Response:
+        return checked(request, await handler(request))
+
+    return checked_answer
+
+
+def checked(request: Request, response: Response) -> Response:
+    """Return the response with what `check` finds, unless it was checked already, or is a stream or a refusal."""
+    if response.notes is not None or response.events is not None or not response.ok:
+        return response
+    found = check(request, response)
+    return replace(response, fault=found.fault, notes=found.notes)
+
+
+def check(request: Request, response: Response) -> Finding:
+    """Check a whole answer with a 2xx status. Never raises; takes time in proportion to the answer's size."""
+    try:
+        if response.status not in (200, 201):
+            raise Fault(f"HTTP {response.status} is no whole answer")
+        choices = in_order(response.body, expected(request))
+        for choice in choices:
+            _check_choice(request, choice)
+        _check_logprobs(request, choices)
+    except (Fault, Misaligned) as fault:
+        return Finding(str(fault))
+    return Finding(None, tuple(_notes(request, response.body, choices)))
+
+
+def expected(request: Request) -> int:
+    """Return how many choices a request asks for."""
+    prompts = len(prompts_of(request)) or 1
+    number = request.body.get("n")
+    return prompts * (number if _is_int(number) and number > 0 else 1)
+
+
+def prompts_of(request: Request) -> Sequence[Json]:
+    """Return the prompts of a completion, as text or as token ids; nothing for a chat."""
+    prompt = request.body.get("prompt")
+    if isinstance(prompt, list) and prompt and not _is_int(prompt[0]):
+        return prompt
+    return [] if prompt is None else [prompt]
+
+
+def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
+    """Return the choices by their index. Raises `Fault` unless there is exactly one for each of ``number`` indices."""
+    if not isinstance(body, Mapping):
+        raise Fault(f"the answer is {_kind(body)}, not an object")
+    if body.get("error") is not None:
+        raise Fault(f"the answer has an error: {_message(body['error'])}")
+    choices = body.get("choices")
+    if not isinstance(choices, list):
+        raise Fault("the answer has no list of 'choices'")
+    if len(choices) != number:
+        raise Fault(f"the answer has {len(choices)} choices, {number} were asked for")
+    if not all(isinstance(choice, Mapping) for choice in choices):
+        raise Fault("a choice of the answer is not an object")
+    indices = [choice.get("index") for choice in choices]
+    by_index = dict(zip(indices, choices, strict=True)) if all(map(_is_int, indices)) else {}
+    if by_index.keys() != set(range(number)):
+        raise Fault(f"the choices have the indices {quoted(indices)}, expected 0 to {number - 1}, each once")
+    return [by_index[index] for index in range(number)]
+
+
+def refuses(response: Response) -> bool:
+    """Return whether an answer with an error status is the server's own: JSON in OpenAI's shape, or in vLLM's old one.
+
+    Anything else is the page of a proxy, or of another program, and says nothing about the request.
+    """
+    body = response.body
+    if isinstance(body, Mapping) and body.get("object") == "error":
+        return isinstance(body.get("message"), str)
+    error = error_of(body)
+    return isinstance(error.get("message"), str) and error.get("type") != NOT_JSON
+
+
+def is_page(response: Response) -> bool:
+    """Return whether an error status came with anything but JSON: the page of a proxy before the server."""
+    return not response.ok and error_of(response.body).get("type") == NOT_JSON
+
+
+def token_count(usage: Json, key: str) -> int | None:
+    """Return a count of tokens from ``usage``; None for anything but a number that can be one."""
+    value = usage.get(key) if isinstance(usage, Mapping) else None
+    return value if _is_int(value) and 0 <= value <= MOST_TOKENS else None
+
+
+def check_stream(events: Sequence[Json]) -> str | None:
+    """Return what is wrong with a whole stream, or None: an error, or the end of a choice that is none of OpenAI's."""
+    for event in events:
+        choices = event.get("choices") if isinstance(event, Mapping) else None
+        if not isinstance(choices, list) or event.get("error") is not None:
+            return "an event is an error, or has no list of 'choices'"
+        for choice in choices:
+            if not isinstance(choice, Mapping) or not _is_int(choice.get("index")):
+                return "a choice has no index"
+            finish = choice.get("finish_reason")
+            if finish is not None and not _is_finish(finish):
+                return f"the stream ended with finish_reason {quoted(finish)}"
+    return None
+
+
+def _check_choice(request: Request, choice: Mapping[str, Json]) -> None:
+    if choice.get("error") is not None:
+        raise Fault(f"a choice has an error: {_message(choice['error'])}")
+    finish = choice.get("finish_reason")
+    if finish is not None and not _is_finish(finish):
+        raise Fault(f"finish_reason is {quoted(finish)}, expected one of stop, length, content_filter, tool_calls")
+    if request.path.endswith("/chat/completions"):
+        message = choice.get("message")
+        if not isinstance(message, Mapping):
+            raise Fault("a choice has no message")
+        text = message.get("content")
+    else:
+        if "text" not in choice:
+            raise Fault("a choice has no text")
+        text = choice["text"]
+    if not isinstance(text, str | None):
+        raise Fault(f"the content is {_kind(text)}, not a text")
+
+
+def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> None:
+    prompts, echo = prompts_of(request), bool(request.body.get("echo"))
+    wanted = request.body.get("logprobs")
+    values: list[float] = []
+    for i, choice in enumerate(choices):
+        logprobs = choice.get("logprobs")
+        prompt = prompts[i * len(prompts) // len(choices)] if echo and prompts else None
+        if isinstance(prompt, str) and (fault := not_echoed(choice.get("text"), prompt)):
+            raise Fault(fault)
+        if logprobs is None:
+            if echo and wanted is not None and wanted is not False:
+                raise Fault("the answer has no 'logprobs'")
+        elif not isinstance(logprobs, Mapping):
+            raise Fault(f"'logprobs' is {_kind(logprobs)}, not an object")
+        elif "content" in logprobs:
+            _check_content(logprobs["content"])
+        else:
+            found = _check_lists(logprobs, choice, prompt, echo=echo)
+            _check_generated(request, len(logprobs["tokens"]) - len(found), isinstance(prompt, str))
+            values += [float(value) for value in logprobs["token_logprobs"][1 : len(found)]]
+    if len(values) >= SEVERAL and min(values) == max(values):
+        raise Fault(f"all {len(values)} log-probabilities of the prompt are {values[0]}: they are no measurement")
+
+
+def _check_lists(logprobs: Mapping[str, Json], choice: Mapping[str, Json], prompt: Json, *, echo: bool) -> list[Span]:
+    """Check the form of completions; return where the tokens of an echoed prompt are."""
+    tokens, values, tops, offsets = (logprobs.get(name) for name in LISTS)
+    if not isinstance(values, list) or not isinstance(tokens, list) or len(tokens) != len(values):
+        raise Fault("'tokens' and 'token_logprobs' are not two lists of the same length")
+    for name, given, needed in (("top_logprobs", tops, False), ("text_offset", offsets, echo)):
+        if (given is not None or needed) and (not isinstance(given, list) or len(given) != len(values)):
+            raise Fault(f"'{name}' is not a list of the length of 'token_logprobs'")
+    if not all(isinstance(token, str) for token in tokens):
+        raise Fault("a token is not a text")
+    if echo and (not values or values[0] is not None):
+        raise Fault("the first token of the prompt must have null for its log-probability: nothing is before it")
+    _check_numbers(values[1:] if echo else values, "token_logprobs")
+    found = _aligned(tokens, offsets, choice["text"], prompt) if isinstance(prompt, str) else []
+    if tops is not None:
+        _check_tops(tops)
+        bearable = len(found) // 10 if _hides_spaces(tokens, found, choice["text"]) else 0
+        faults = [fault for row in zip(tokens[: len(found)], values, tops, strict=False) if (fault := _odd(*row))]
+        if len(faults) > bearable:
+            raise Fault(faults[0])
+    return found
+
+
+def _check_generated(request: Request, generated: int, echoed: bool) -> None:
+    limit = request.body.get("max_tokens")
+    if echoed and _is_int(limit) and generated > limit:
+        raise Fault(f"{generated} tokens are behind the prompt, at most {limit} were asked for")
+
+
+def _aligned(tokens: Sequence[str], offsets: Json, text: str, prompt: str) -> list[Span]:
+    if not all(map(_is_int, offsets)):
+        raise Fault("'text_offset' has something that is no whole number")
+    found = spans(tokens, text, len(prompt))
+    check_offsets(offsets, tokens, found)
+    return found
+
+
+def _hides_spaces(tokens: Sequence[str], found: Sequence[Span], text: str) -> bool:
+    """Return whether tokens do not show the space that they begin with: then two of them may have one name."""
+    pairs = zip(tokens, found, strict=False)
+    return any(end - start > len(token) and text[start] == " " for token, (start, end) in pairs)
+
+
+def _check_numbers(values: Sequence[Json], name: str) -> None:
+    for value in values:
+        if not _is_number(value):
+            raise Fault(f"'{name}' has {quoted(value)}, expected a number")
+        if not LOWEST < value <= TINY:
+            raise Fault(f"'{name}' has {quoted(value)}, expected a finite number that is not above 0")
+
+
+def _check_tops(tops: Sequence[Json]) -> None:
+    for top in tops:
+        if not isinstance(top, Mapping | None):
+            raise Fault(f"'top_logprobs' has {quoted(top)}, expected an object")
+        if top:
+            _check_numbers(list(top.values()), "top_logprobs")
+
+
+def _odd(token: str, value: Json, top: Mapping[str, float] | None) -> str | None:
+    """Return what is wrong with a token and its alternatives; parts of characters have no name of their own."""
+    if not top or value is None or not token.strip("\ufffd"):
+        return None
+    if value > max(top.values()) + TINY:
+        return f"the log-probability {value} of {quoted(token)} is above that of the best alternative"
+    own = top.get(token)
+    if own is None or abs(own - value) <= TINY:
+        return None
+    return f"the log-probability of {quoted(token)} is {value} in one list and {own} in another"
+
+
+def _check_content(content: Json) -> None:
+    """Check the form of chats: a list of objects."""
+    if content is None:
+        return
+    if not isinstance(content, list) or not all(isinstance(entry, Mapping) for entry in content):
+        raise Fault("'logprobs.content' is not a list of objects")
+    _check_numbers([entry.get("logprob") for entry in content], "logprobs.content")
+    for entry in content:
+        tops = entry.get("top_logprobs")
+        if not isinstance(tops, list | None) or not all(isinstance(top, Mapping) for top in tops or ()):
+            raise Fault("'top_logprobs' is not a list of objects")
+        best = [top.get("logprob") for top in tops or ()]
+        _check_numbers(best, "top_logprobs")
+        if best and entry["logprob"] > max(best) + TINY:
+            raise Fault(f"the log-probability of {quoted(entry.get('token'))} is above that of the best alternative")
+
+
+def _notes(request: Request, body: Mapping[str, Json], choices: Sequence[Mapping[str, Json]]) -> list[str]:
+    notes = [NO_FINISH] if any(choice.get("finish_reason") is None for choice in choices) else []
+    asked, said = request.body.get("model"), body.get("model")
+    if said is not None and asked is not None and not _same_model(str(asked), said):
+        notes.append(f"answered by the model {quoted(said)}, asked was {quoted(asked)}")
+    return notes
+
+
+def _same_model(asked: str, said: Json) -> bool:
+    if not isinstance(said, str):
+        return False
+    return said.startswith(asked) and SAME_MODEL.fullmatch(said, len(asked)) is not None
+
+
+def _message(error: Json) -> str:
+    return quoted(error.get("message", error) if isinstance(error, Mapping) else error)
+
+
+def quoted(value: Json) -> str:
+    """Return a value of any size as Python writes it, in at most `QUOTED` characters."""
+    return SHORT.repr(value)[:QUOTED]
+
+
+def _kind(value: Json) -> str:
+    return "null" if value is None else type(value).__name__
+
+
+def _is_finish(value: Json) -> bool:
+    return isinstance(value, str) and value in FINISHED
+
+
+def _is_int(value: Json) -> TypeGuard[int]:
+    return type(value) is int
+
+
+def _is_number(value: Json) -> bool:
+    return type(value) is float or type(value) is int

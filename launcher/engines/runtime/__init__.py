@@ -1,0 +1,1 @@
+"""The runtime that engines share: scheduler, paged cache, sampling, kernels."""

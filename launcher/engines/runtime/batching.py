@@ -1,0 +1,150 @@
+"""A `Runner` whose sequences share one continuously batched model."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import suppress
+
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
+from launcher.engines.base import EngineState, Generation, Runner, Tokens
+from launcher.engines.runtime.blocks import BlockPool
+from launcher.engines.runtime.driver import Driver, Planner
+from launcher.engines.runtime.outbox import join
+from launcher.engines.runtime.scheduler import Limits, Scheduler
+from launcher.engines.runtime.step import Executor
+
+
+class Stream:
+    """The events of one generation, on their way from the driver's thread to an asyncio loop."""
+
+    __slots__ = ("_events", "_waiter", "loop")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.loop = loop
+        self._events: list[Tokens | Exception] = []
+        self._waiter: asyncio.Future[None] | None = None
+
+    def put(self, event: Tokens | Exception) -> None:
+        """Add an event; called in the stream's loop."""
+        self._events.append(event)
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+    async def get(self) -> list[Tokens | Exception]:
+        """Wait for events, and return all that are there."""
+        if not self._events:
+            self._waiter = self.loop.create_future()
+            await self._waiter
+            self._waiter = None
+        events, self._events = self._events, []
+        return events
+
+
+class BatchingRunner(Runner):
+    """Runs an `Executor` with continuous batching.
+
+    ``facts`` are what `describe` answers, with what ``measured`` returns then. ``planner`` is a `Scheduler` unless the
+    executor is an engine that plans by itself. `close` must be called when the runner is not needed any more.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        tokenizer: Tokenizer,
+        executor: Executor,
+        limits: Limits,
+        facts: Mapping[str, Json],
+        measured: Callable[[], Mapping[str, Json]] = dict,
+        planner: Planner | None = None,
+    ) -> None:
+        self.model = model
+        self.tokenizer = tokenizer
+        self.context_length = limits.context_length
+        self.capacity = limits.max_sequences + limits.max_queue
+        self._executor = executor
+        self._facts = dict(facts)
+        self._measured = measured
+        self._streams: dict[str, Stream] = {}
+        if planner is None:
+            pool = BlockPool(executor.num_blocks)
+            planner = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
+        self._driver = Driver(planner, executor, limits, self._deliver)
+
+    @property
+    def vocab_size(self) -> int:
+        return self._executor.vocab_size
+
+    async def generate(self, request: Generation) -> AsyncIterator[Tokens]:
+        if not request.prompt:
+            raise ValueError("prompt: no tokens; at least one is needed")
+        if request.id in self._streams:
+            raise ValueError(f"id: {request.id} is running already")
+        stream = self._streams[request.id] = Stream(asyncio.get_running_loop())
+        try:
+            self._driver.submit(request)
+            finished = False
+            while not finished:
+                event = _merge(await stream.get())
+                finished = event.finish is not None
+                yield event
+        finally:
+            self._driver.cancel(request.id)
+            del self._streams[request.id]
+
+    def reference(self, tokens: Sequence[int]) -> list[float]:
+        """Run in the driver's thread, between two steps: a model is not entered twice."""
+        return self._call(lambda: self._executor.reference(tokens))
+
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        return self._call(lambda: self._executor.exact_reference(tokens))
+
+    def state(self) -> EngineState:
+        return self._driver.state()
+
+    def describe(self) -> dict[str, Json]:
+        return {**self._facts, **self._measured()}
+
+    def note(self, facts: Mapping[str, Json]) -> None:
+        """Add to what `describe` answers."""
+        self._facts = {**facts, **self._facts}
+
+    def fail(self, error: str) -> None:
+        """Fail every open request, and refuse new ones, because ``error`` has happened to the executor."""
+        self._driver.fail(error)
+
+    def close(self) -> None:
+        self._driver.close()
+
+    def _call(self, function: Callable[[], list[float]]) -> list[float]:
+        result = self._driver.call(function).result()
+        assert isinstance(result, list)
+        return result
+
+    def _deliver(self, ready: Sequence[tuple[str, Tokens | Exception]]) -> None:
+        """Pass on what became ready together with one call per loop."""
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Tokens | Exception]]] = defaultdict(list)
+        for request_id, event in ready:
+            stream = self._streams.get(request_id)
+            if stream is not None:
+                by_loop[stream.loop].append((stream, event))
+        for loop, events in by_loop.items():
+            with suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+                loop.call_soon_threadsafe(_put, events)
+
+
+def _put(events: Sequence[tuple[Stream, Tokens | Exception]]) -> None:
+    for stream, event in events:
+        stream.put(event)
+
+
+def _merge(events: Sequence[Tokens | Exception]) -> Tokens:
+    """Join what a slow reader has let pile up; raise the failure if there is one."""
+    if len(events) == 1 and isinstance(events[0], Tokens):
+        return events[0]
+    for event in events:
+        if isinstance(event, Exception):
+            raise event
+    return join([event for event in events if isinstance(event, Tokens)])

@@ -1,0 +1,188 @@
+"""The thread that runs a model step by step, as long as there is something to compute."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
+from dataclasses import replace
+from typing import Protocol
+
+from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.engines.base import EngineState, Generation, TokenLogprob, Tokens
+from launcher.engines.runtime.outbox import Outbox
+from launcher.engines.runtime.scheduler import Limits, Step
+from launcher.engines.runtime.step import Executor
+
+log = logging.getLogger(__name__)
+
+Deliver = Callable[[Sequence[tuple[str, Tokens | Exception]]], None]
+"""Takes what became ready together, by request id. Called from the driver's thread, a few times per step at most."""
+
+
+class Asked(Protocol):
+    """A generation that a planner has taken up."""
+
+    @property
+    def request(self) -> Generation: ...
+
+
+class Planner(Protocol):
+    """Decides what is computed, step by step: a `Scheduler`, or what stands for an engine that has one of its own."""
+
+    @property
+    def idle(self) -> bool: ...
+
+    def add(self, request: Generation) -> Asked: ...
+
+    def drop(self, request_id: str) -> None: ...
+
+    def state(self) -> EngineState: ...
+
+    def plan(self) -> tuple[Step | None, Sequence[tuple[Asked, Tokens]]]: ...
+
+    def absorb(self, step: Step, results: Sequence[TokenLogprob]) -> Sequence[tuple[Asked, Tokens]]: ...
+
+
+class Driver:
+    """Owns a scheduler and an executor; every call is safe from any thread.
+
+    The thread sleeps while there is nothing to do. What is asked of it (new requests, cancellations, functions to call)
+    it takes up between two steps. When a step raises, every request fails and the driver takes no more.
+    """
+
+    def __init__(self, scheduler: Planner, executor: Executor, limits: Limits, deliver: Deliver) -> None:
+        self._scheduler = scheduler
+        self._executor = executor
+        self._limits = limits
+        self._deliver = deliver
+        self._wake = threading.Condition()
+        self._arrived: dict[str, Generation] = {}
+        self._cancelled: list[str] = []
+        self._calls: list[tuple[Future[object], Callable[[], object]]] = []
+        self._open: set[str] = set()
+        self._outbox = Outbox(self._send)
+        self._error: str | None = None
+        self._state = scheduler.state()
+        self._thread = threading.Thread(target=self._run, name="engine-steps", daemon=True)
+        self._thread.start()
+
+    def submit(self, request: Generation) -> None:
+        """Queue a generation. Raises `QueueFull`, or `EngineUnavailable` when the driver is closed or broken."""
+        with self._wake:
+            self._check()
+            waiting = len(self._open) - self._limits.max_sequences
+            if waiting >= self._limits.max_queue:
+                raise QueueFull(f"{waiting} requests are waiting; engine.max_queue={self._limits.max_queue}")
+            self._arrived[request.id] = request
+            self._open.add(request.id)
+            self._wake.notify()
+
+    def cancel(self, request_id: str) -> None:
+        """Stop a generation and free what it holds; does nothing if it has finished."""
+        with self._wake:
+            if request_id not in self._open:
+                return
+            self._open.discard(request_id)
+            if self._arrived.pop(request_id, None) is None:
+                self._cancelled.append(request_id)
+                self._wake.notify()
+
+    def call(self, function: Callable[[], object]) -> Future[object]:
+        """Call a function in the driver's thread, between two steps."""
+        future: Future[object] = Future()
+        with self._wake:
+            self._check()
+            self._calls.append((future, function))
+            self._wake.notify()
+        return future
+
+    def state(self) -> EngineState:
+        with self._wake:
+            return replace(self._state, queued=self._state.queued + len(self._arrived), error=self._error)
+
+    def fail(self, error: str) -> None:
+        """Fail everything that is open, and refuse what comes; the first error is the one that is remembered."""
+        with self._wake:
+            if self._error is not None:
+                return
+            self._error = error
+            failed, self._open = sorted(self._open), set()
+            calls, self._calls = self._calls, []
+            self._wake.notify()
+        self._deliver([(request_id, EngineUnavailable(error)) for request_id in failed])
+        for future, _ in calls:
+            future.set_exception(EngineUnavailable(error))
+
+    def close(self, timeout_s: float = 10.0) -> None:
+        """Fail what is open and stop the thread, after the step that it is in."""
+        self.fail("the engine is stopping")
+        self._thread.join(timeout_s)
+
+    def _check(self) -> None:
+        if self._error is not None:
+            raise EngineUnavailable(self._error)
+
+    def _run(self) -> None:
+        try:
+            while self._take_up():
+                self._advance()
+        except Exception as error:
+            log.exception("the engine stopped")
+            self.fail(str(error) if isinstance(error, EngineUnavailable) else f"{type(error).__name__}: {error}")
+
+    def _take_up(self) -> bool:
+        """Wait until there is something to compute, and hand the scheduler what has arrived; False when closed."""
+        while True:
+            with self._wake:
+                self._wake.wait_for(self._has_work)
+                if self._error is not None:
+                    return False
+                arrived, self._arrived = self._arrived, {}
+                cancelled, self._cancelled = self._cancelled, []
+                calls, self._calls = self._calls, []
+                for request_id in cancelled:
+                    self._scheduler.drop(request_id)
+                    self._outbox.forget(request_id)
+                for request in arrived.values():
+                    self._scheduler.add(request)
+                self._state = self._scheduler.state()
+            for future, function in calls:
+                _resolve(future, function)
+            if not self._scheduler.idle:
+                return True
+
+    def _has_work(self) -> bool:
+        return bool(
+            self._error is not None or self._arrived or self._cancelled or self._calls or not self._scheduler.idle
+        )
+
+    def _advance(self) -> None:
+        step, events = self._scheduler.plan()
+        self._state = self._scheduler.state()
+        if step is not None:
+            if step.prefills:
+                self._outbox.flush(everything=True)  # it takes long
+            results = self._executor.execute(step.plan, step.scores, step.draws)
+            events = [*events, *self._scheduler.absorb(step, results)]
+        self._state = self._scheduler.state()
+        for running, tokens in events:
+            self._outbox.add(running.request.id, tokens, whole=running.request.whole)
+        self._outbox.flush(everything=False)
+
+    def _send(self, ready: Sequence[tuple[str, Tokens]]) -> None:
+        """Deliver what is still wanted."""
+        with self._wake:
+            wanted = [(request_id, tokens) for request_id, tokens in ready if request_id in self._open]
+            self._open.difference_update(request_id for request_id, tokens in wanted if tokens.finish)
+        if wanted:
+            self._deliver(wanted)
+
+
+def _resolve(future: Future[object], function: Callable[[], object]) -> None:
+    """Complete a future with what a function returns or raises; its error is its caller's, not the engine's."""
+    try:
+        future.set_result(function())
+    except Exception as error:
+        future.set_exception(error)

@@ -1,0 +1,83 @@
+"""The package flash-attn as the kernel of decode steps: it reads keys and values where they lie in the paged cache."""
+
+from __future__ import annotations
+
+import re
+from importlib import metadata
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from launcher.core.errors import UserError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+    from launcher.engines.runtime.paged import PagedKernel
+
+PAGE = 256
+"""Tokens of a page must be a multiple of this (flash-attn 2 checks it)."""
+
+WIDEST = 256
+"""The most channels of a head that the kernel takes; they must be a multiple of 8."""
+
+CAPABILITY = (8, 0)
+"""The oldest GPUs that flash-attn 2 computes on."""
+
+
+def installed() -> bool:
+    return find_spec("flash_attn") is not None
+
+
+def version() -> tuple[int, ...] | None:
+    """Return the numbers of flash-attn's version, None if it is not installed."""
+    try:
+        return tuple(int(n) for n in re.findall(r"\d+", metadata.version("flash-attn"))[:3])
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def unfit(channels: int) -> str:
+    """Say why the kernel cannot compute heads of so many channels; empty where it can."""
+    if channels % 8 or channels > WIDEST:
+        return f"needs heads of a multiple of 8 and at most {WIDEST} channels; these have {channels}"
+    return ""
+
+
+def kernel(device: torch.device) -> PagedKernel:
+    """Return flash-attn's kernel; `UserError` where the GPU is too old, or the package does not load on it."""
+    import torch
+
+    found = torch.cuda.get_device_capability(device)
+    if found < CAPABILITY:
+        needed, has = (".".join(map(str, c)) for c in (CAPABILITY, found))
+        raise UserError(f"optimizations.flash_decode=true: needs compute capability {needed}; {device} has {has}")
+    try:
+        import flash_attn  # noqa: F401
+    except (ImportError, OSError) as error:  # built for another torch: a symbol is missing
+        raise UserError(f"optimizations.flash_decode=true: the package flash-attn does not load: {error}") from error
+    return _attend
+
+
+def _attend(
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    blocks: Tensor,
+    scale: float | None,
+    window: int | None,
+) -> Tensor:
+    from flash_attn import flash_attn_with_kvcache
+
+    out: Tensor = flash_attn_with_kvcache(
+        queries[:, None],
+        keys,
+        values,
+        cache_seqlens=lengths,
+        block_table=blocks,
+        softmax_scale=scale,
+        causal=True,
+        window_size=(-1, -1) if window is None else (window - 1, 0),
+    )
+    return out[:, 0]

@@ -1,0 +1,82 @@
+"""Steps in which no answer depends on what else is computed, bit for bit."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from launcher.engines.base import TokenLogprob
+from launcher.engines.runtime.sampling import Draw, Score, choose
+from launcher.engines.runtime.step import Chunk, StepPlan
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EXPERTS = "a mixture of experts multiplies as many tokens together as its router sends to an expert"
+"""Why models with experts cannot be computed so."""
+DEEPEST = 20
+"""So many alternatives are looked up at least (the API's limit): which of two equal ones comes first may depend on how
+many are asked for, and some are remembered for later requests that ask for fewer."""
+
+
+@dataclass(frozen=True)
+class Invariant:
+    """Computes one block of one sequence at a time, always of the same shape.
+
+    A matrix product rounds by its shape, so that a token computed among others may differ in its last bits from the
+    same token alone. Here a token at position p is always row p modulo ``block_size`` of a product with so many rows;
+    rows behind the last token are padding, which no token before them sees. The chunks of a plan must start at a
+    multiple of ``block_size`` (see `Limits.aligned`). ``logits`` computes a plan. The last block ends at
+    ``context_length``.
+    """
+
+    logits: Callable[[StepPlan], Tensor]
+    block_size: int
+    context_length: int
+    vocab_size: int
+
+    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+        """Do what `Executor.execute` does."""
+        asked = _by_row(plan.rows, scores, draws)
+        found: dict[int, TokenLogprob] = {}
+        for first, chunk in self._blocks(plan):
+            rows = [row for row in range(first, first + len(chunk.tokens)) if row in asked]
+            padded = self._padded(chunk)
+            logits = self.logits(StepPlan([padded], range(len(padded.tokens)) if rows else []))
+            for row in rows:
+                for at, wanted in asked[row]:
+                    found[at] = self._choose(logits[row - first : row - first + 1], wanted)
+        return [found[at] for at in range(len(plan.rows))]
+
+    def _blocks(self, plan: StepPlan) -> Iterator[tuple[int, Chunk]]:
+        """Yield each block's part of each chunk, with the index of its first token in the plan."""
+        first = 0
+        for chunk in plan.chunks:
+            for at in range(0, len(chunk.tokens), self.block_size):
+                tokens = chunk.tokens[at : at + self.block_size]
+                yield first + at, chunk._replace(tokens=tokens, start=chunk.start + at)
+            first += len(chunk.tokens)
+
+    def _padded(self, chunk: Chunk) -> Chunk:
+        width = min(self.block_size, self.context_length - chunk.start)
+        return chunk._replace(tokens=[*chunk.tokens, *[0] * (width - len(chunk.tokens))])
+
+    def _choose(self, row: Tensor, wanted: Score | Draw) -> TokenLogprob:
+        if isinstance(wanted, Draw):
+            return choose(row, [], [wanted], self.vocab_size)[0]
+        (found,) = choose(row, [Score(wanted.targets, max(wanted.top, DEEPEST))], [], self.vocab_size)
+        return TokenLogprob(found.token, found.logprob, found.top[: wanted.top])
+
+
+def _by_row(
+    rows: Sequence[int], scores: Sequence[Score], draws: Sequence[Draw]
+) -> dict[int, list[tuple[int, Score | Draw]]]:
+    """Return what is wanted of each row, with its place in the result."""
+    wanted: list[Score | Draw] = [Score([target], score.top) for score in scores for target in score.targets]
+    wanted += draws
+    found: dict[int, list[tuple[int, Score | Draw]]] = defaultdict(list)
+    for at, (row, what) in enumerate(zip(rows, wanted, strict=True)):
+        found[row].append((at, what))
+    return found

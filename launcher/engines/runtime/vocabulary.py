@@ -1,0 +1,52 @@
+"""The tokenizer that an engine serves with, and which of its tokens the model has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from launcher.checkpoints import load_tokenizer
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import TemplateLimits, Tokenizer
+from launcher.core.types import Json, resolve
+from launcher.settings.model import Model
+
+
+@contextmanager
+def open_tokenizer(model: Model, stored: Callable[[], Tokenizer]) -> Iterator[Tokenizer]:
+    """Load the tokenizer that ``model`` names, else the ``stored`` one; leaving the context ends what renders chats."""
+    tokenizer = load_tokenizer(resolve(model.tokenizer), model.bounds) if model.tokenizer else stored()
+    tokenizer.template_limits = TemplateLimits(model.chat_template_timeout_s, model.chat_template_max_mb)
+    try:
+        yield tokenizer
+    finally:
+        tokenizer.close()
+
+
+def served_tokens(tokenizer: Tokenizer, rows: int, model: Model) -> int:
+    """Return how many token ids can be served, of a model whose embedding has ``rows``.
+
+    Tokens that were added to a vocabulary may have no row (gemma-3, many fine-tunes of Llama 2): a prompt with one of
+    them is refused. Raises `CheckpointError` for a tokenizer whose plain text has such tokens: it is another model's.
+    """
+    if tokenizer.base_vocab_size > rows:
+        source = _source(model)
+        raise CheckpointError(f"{source} has {tokenizer.vocab_size} tokens; the model's embedding has {rows} rows")
+    return min(tokenizer.vocab_size, rows)
+
+
+def tokenizer_facts(tokenizer: Tokenizer, rows: int, model: Model) -> dict[str, Json]:
+    """Return what the report says of tokens and chat; ``notes`` are lines for the user."""
+    chat = tokenizer.chat_facts()
+    notes = [f"chat: {chat['problem']}"] if "problem" in chat else []
+    if tokenizer.vocab_size > rows:
+        name = tokenizer.token_name(rows)[:100]
+        notes.append(
+            f"{_source(model)} has {tokenizer.vocab_size} tokens, and the model's embedding {rows} rows: a prompt with "
+            f"token {rows} ({name!r}) or above is refused"
+        )
+    return {"chat": chat, "notes": notes}
+
+
+def _source(model: Model) -> str:
+    return f"model.tokenizer={model.tokenizer}" if model.tokenizer else f"{model.path}: its tokenizer"

@@ -1,0 +1,1 @@
+"""One run: its configuration, its six steps, its servers and its record."""

@@ -1,0 +1,156 @@
+"""The typed configuration of a run: one field per config group, and the rules between groups."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+from omegaconf import MISSING, DictConfig, OmegaConf
+
+from launcher.adapters import caching, payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
+from launcher.adapters.base import Adapter
+from launcher.backends import command, external, inline, pytriton, ray  # noqa: F401
+from launcher.backends.base import Backend, Deployment
+from launcher.core.errors import UserError
+from launcher.core.redaction import reveal
+from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401
+from launcher.engines.base import Engine
+from launcher.settings.cluster import Cluster, Local
+from launcher.settings.component import name_of
+from launcher.settings.evaluate import Evaluate
+from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.validate import Validate
+from launcher.settings.watch import Watch
+from launcher.tasks import generation, multiple_choice  # noqa: F401
+from launcher.tasks.base import Task
+
+
+class Mode(Enum):
+    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing.
+
+    ``watch`` runs for each checkpoint of a training run, as it comes. ``status`` and ``cancel`` are about the job that
+    was submitted for the folder that ``run`` names.
+    """
+
+    run = "run"
+    serve = "serve"
+    validate = "validate"
+    plan = "plan"
+    watch = "watch"
+    status = "status"
+    cancel = "cancel"
+
+
+@dataclass
+class Run:
+    """All that one run needs to know.
+
+    ``resume`` is the folder of an interrupted run to continue, ``run`` that of a submitted one to ask about or cancel.
+    ``objective`` is what a sweeper is told of a point: ``<task>.<metric>``, or a list of them; null: the mean over the
+    tasks of each task's first metric.
+    """
+
+    mode: Mode = Mode.run
+    resume: str | None = None
+    run: str | None = None
+    objective: Any = None
+    cluster: Cluster = MISSING
+    model: Model = MISSING
+    engine: Engine = MISSING
+    backend: Backend = MISSING
+    parallelism: Parallelism = field(default_factory=Parallelism)
+    optimizations: Optimizations = field(default_factory=Optimizations)
+    adapters: dict[str, Adapter] = field(default_factory=dict)
+    tasks: dict[str, Task] = field(default_factory=dict)
+    validate: Validate = field(default_factory=Validate)
+    evaluate: Evaluate = field(default_factory=Evaluate)
+    watch: Watch = field(default_factory=Watch)
+
+    def adapter_variables(self) -> dict[str, str]:
+        """Return the environment variables with secrets that adapters need, each by the key that names it."""
+        return {key: name for adapter in self.adapters.values() for key, name in adapter.variables().items()}
+
+    def reveal(self) -> None:
+        """Look whether the secrets that adapters need are there. Raises `UserError`."""
+        for key, variable in self.adapter_variables().items():
+            reveal(variable, key)
+
+    def variables(self) -> list[str]:
+        """Return the environment variables that hold secrets of this run."""
+        key = getattr(self.backend, "api_key_env", None)
+        server = getattr(self.backend, "environment_env", {}).values()
+        return list(dict.fromkeys([*([key] if key else []), *server, *self.adapter_variables().values()]))
+
+    def deployment(self, folder: Path) -> Deployment:
+        """Return what is to be served, with ``folder`` for its log."""
+        return Deployment(self.model, self.engine, self.parallelism, self.optimizations, folder)
+
+
+ConfigStore.instance().store(group="schema", name="run", node=Run)
+
+
+def check(run: Run) -> None:
+    """Refuse, with one line, combinations of groups that cannot work."""
+    backend, engine = name_of(run.backend), name_of(run.engine)
+    if not run.backend.loads and engine != "none":
+        raise UserError(f"engine={engine}: backend={backend} has an engine of its own; accepted is engine=none")
+    if run.backend.loads and engine == "none":
+        raise UserError(
+            f"engine=none: backend={backend} needs an engine to serve; "
+            "expected one of engine=megatron, engine=huggingface, engine=auto, engine=echo"
+        )
+    if run.run is not None:
+        raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
+    _check_objective(run)
+    _check_watch(run)
+    if run.mode in (Mode.run, Mode.watch) and not run.tasks:
+        raise UserError(
+            f"tasks=[]: mode={run.mode.value} needs at least one task; "
+            "use mode=validate or mode=serve to send no samples"
+        )
+    if engine in ("megatron", "auto") and not run.model.path:
+        raise UserError(
+            f"model.path: engine={engine} needs a checkpoint; give model.path=<folder>, model=tiny or model=smollm2"
+        )
+    if isinstance(run.cluster, Local):  # a job may get more variables
+        run.reveal()
+    if run.validate.skip:
+        _check_skipped(run.validate.skip)
+
+
+def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
+    """Return a configuration as plain data, enums as their names."""
+    plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
+    assert isinstance(plain, dict)
+    return {str(k): v for k, v in plain.items()}
+
+
+def _check_objective(run: Run) -> None:
+    asked = [] if run.objective is None else run.objective if isinstance(run.objective, list) else [run.objective]
+    for name in asked:
+        task, _, metric = str(name).rpartition(".")
+        if task not in run.tasks or not metric:
+            raise UserError(f"objective={name}: accepted is <task>.<metric>, the task one of {', '.join(run.tasks)}")
+
+
+def _check_watch(run: Run) -> None:
+    if run.watch.folder and run.mode not in (Mode.watch, Mode.plan):
+        raise UserError(f"watch.folder={run.watch.folder}: only mode=watch looks at a folder")
+    if run.mode is Mode.watch and not run.watch.folder:
+        raise UserError("watch.folder: mode=watch needs the folder in which a training run writes its checkpoints")
+    if run.mode is Mode.watch and not run.backend.checkpoints:
+        raise UserError(
+            f"backend={name_of(run.backend)}: mode=watch serves every checkpoint itself; accepted are inline, "
+            "pytriton, ray, and command with {checkpoint} in backend.command"
+        )
+
+
+def _check_skipped(names: list[str]) -> None:
+    from launcher.validate.certificate import NAMES
+
+    for name in names:
+        if name not in NAMES:
+            raise UserError(f"validate.skip: there is no check '{name}'; accepted are {', '.join(NAMES)}")

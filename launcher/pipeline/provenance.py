@@ -1,0 +1,95 @@
+"""What a result was made with: configuration, versions, git commit, machine, checkpoint fingerprint."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import platform
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+from launcher import __version__
+from launcher.core.types import Json
+from launcher.distributed.allocation import Allocation
+from launcher.pipeline.config import Run
+from launcher.tasks.base import Task, naming
+
+PACKAGES = (
+    *("torch", "megatron-core", "nemo_toolkit", "transformers", "hydra-core", "omegaconf", "nvidia-pytriton", "ray"),
+    *("submitit", "lm-eval", "fastapi", "uvicorn", "aiohttp", "numpy"),
+)
+
+
+def provenance(config: Mapping[str, Json], overrides: list[str], allocation: Allocation) -> dict[str, Json]:
+    """Return the ``run`` part of ``results.json``; the checkpoint's fingerprint is added when it is known."""
+    return {
+        "config": dict(config),
+        "overrides": overrides,
+        "versions": {"launcher": __version__, "python": platform.python_version()} | _versions(),
+        "git_commit": _git_commit(),
+        "checkpoint": None,
+        "machine": {
+            "host": platform.node(),
+            "platform": platform.platform(),
+            "cpus": allocation.cpus,
+            "gpus": allocation.gpus,
+        },
+        "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
+    }
+
+
+def what_changes_answers(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> dict[str, Json]:
+    """Return all that two runs must share for their samples to be mixed; a run is resumed only where it is equal."""
+    neutral = set(type(run.engine).neutral)
+    adapters = {name: config["adapters"][name] for name, adapter in run.adapters.items() if adapter.changes_answers}
+    return {
+        "checkpoint": checkpoint or config["model"]["path"] or None,
+        "model": {k: config["model"][k] for k in ("name", "tokenizer", "context_length")},
+        "engine": {k: v for k, v in config["engine"].items() if k not in neutral},
+        "backend": {k: config["backend"][k] for k in sorted(type(run.backend).asked)},
+        "dtype": config["optimizations"]["dtype"],
+        **({"batch_invariant": True} if config["optimizations"]["batch_invariant"] else {}),
+        "adapters": [{name: settings} for name, settings in adapters.items()],
+        "tasks": {
+            name: {"settings": config["tasks"][name], "items": _items(name, task)} for name, task in run.tasks.items()
+        },
+        "evaluate": {k: config["evaluate"][k] for k in type(run.evaluate).answer_fields()},
+    }
+
+
+def _items(name: str, task: Task) -> Json:
+    with naming(name):
+        return task.fingerprint()
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for package in PACKAGES:
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def _git_commit() -> str | None:
+    """Return the commit of this checkout; None in an installed package.
+
+    Where files differ from it, ``+changes.`` and eight digits of the difference's SHA-256 follow.
+    """
+    root = Path(__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    commit = _git(root, "rev-parse", "HEAD")
+    changes = _git(root, "diff", "HEAD")
+    return f"{commit}+changes.{hashlib.sha256(changes.encode()).hexdigest()[:8]}" if commit and changes else commit
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return done.stdout.strip() or None if done.returncode == 0 else None

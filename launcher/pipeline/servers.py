@@ -1,0 +1,134 @@
+"""A server that outlives a run: the points of a sweep that need the same one share it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from launcher.api.admission import Admission
+from launcher.backends.base import Backend, Deployment
+from launcher.core.errors import ServerError, UserError
+from launcher.core.types import Check, Endpoint, Json
+from launcher.distributed.allocation import Allocation
+from launcher.monitor.health import probe
+from launcher.pipeline.config import Run
+from launcher.settings.component import name_of
+
+LOG = "server.log"
+
+
+@dataclass
+class Server:
+    """One that is up. ``folder`` is that of the run it was brought up for, where its log is.
+
+    ``certificates`` holds, for each set of questions put to it, the run folder with the answer and the checks made.
+    Before `admit` a server of ours answers only who validates it.
+    """
+
+    fingerprint: str
+    endpoint: Endpoint
+    folder: Path
+    admission: Admission | None = None
+    certificates: list[tuple[Json, Path, tuple[Check, ...]]] = field(default_factory=list)
+
+    def admit(self) -> None:
+        """Let everybody ask it, once one certificate is valid; it stays so for the runs that share it."""
+        if self.admission is not None:
+            self.admission.open()
+        self.endpoint = replace(self.endpoint, validator_token=None)
+
+    def certificate(self, question: Json, folder: Path) -> tuple[Check, ...] | None:
+        """Copy the certificate that an earlier run got for the same question; return its checks, None without one."""
+        for asked, earlier, checks in self.certificates:
+            if asked == question and earlier != folder:
+                shutil.copyfile(earlier / "certificate.json", folder / "certificate.json")
+                return checks
+        return None
+
+
+class Deployments:
+    """At most one server is up at a time; the next one, or leaving the context, takes it down.
+
+    A deployment that did not start is not tried again: its fingerprint is remembered with the reason.
+    """
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+        self._up: Server | None = None
+        self._refused: dict[str, str] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Take down the server that is up, if there is one."""
+        self._up = None
+        self._stack.close()
+
+    @contextmanager
+    def serve(
+        self, fingerprint: str, backend: Backend, deployment: Deployment, allocation: Allocation
+    ) -> Iterator[Server]:
+        """Yield the server with this ``fingerprint``, brought up unless it is there; leaving the context keeps it.
+
+        ``server.log`` of ``deployment.folder`` is its log, or a link to it. Raises `UserError` as `Backend.serve` does,
+        and `ServerError` for a deployment that did not start before.
+        """
+        if fingerprint in self._refused:
+            raise ServerError(self._refused[fingerprint])
+        if self._up is None or self._up.fingerprint != fingerprint or not probe(self._up.endpoint)["live"]:
+            self.close()
+            self._up = self._start(fingerprint, backend, deployment, allocation)
+        _log_of(self._up.folder, deployment.folder)
+        yield self._up
+
+    def _start(self, fingerprint: str, backend: Backend, deployment: Deployment, allocation: Allocation) -> Server:
+        log = deployment.folder / LOG
+        if log.is_symlink():  # an earlier session of this run shared another one's server
+            log.unlink()
+        try:
+            endpoint = self._stack.enter_context(backend.serve(deployment, allocation))
+        except Exception as error:
+            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self._refused[fingerprint] = said
+            raise
+        return Server(fingerprint, endpoint, deployment.folder, deployment.admission)
+
+
+def fingerprint(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> str:
+    """Return ``sha256:...`` over all that decides what is served: runs with equal ones can share a server.
+
+    ``config`` is the resolved configuration that ``run`` was made of, ``checkpoint`` the fingerprint of its model.
+    """
+    served = {
+        "engine": name_of(run.engine),
+        "backend": name_of(run.backend),
+        "checkpoint": checkpoint,
+        "settings": {group: config[group] for group in ("model", "engine", "backend", "parallelism", "optimizations")},
+    }
+    return f"sha256:{hashlib.sha256(json.dumps(served, sort_keys=True).encode()).hexdigest()}"
+
+
+def _log_of(server: Path, run: Path) -> None:
+    """Link the server's log into a run folder; a log that an earlier session left there is kept under another name."""
+    log, target = run / LOG, server / LOG
+    if run == server or not target.exists():
+        return
+    if log.is_symlink():
+        log.unlink()
+    elif log.exists():
+        log.rename(run / "server.earlier.log")
+    log.symlink_to(os.path.relpath(target.resolve(), run.resolve()))

@@ -1,0 +1,1 @@
+"""The dataclasses of ``conf/`` that are no option with code, and the registry of components."""

@@ -1,0 +1,224 @@
+"""Where a run happens: in this process, or in a job of SLURM."""
+
+from __future__ import annotations
+
+import math
+import re
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from launcher.core.errors import UserError
+from launcher.settings.component import component
+from launcher.settings.model import Parallelism
+
+
+class Spread(Enum):
+    """What of a backend may be on several nodes: nothing, the processes of one model, or whole replicas of it."""
+
+    none = "none"
+    model = "model"
+    replicas = "replicas"
+
+
+@dataclass
+class Cluster:
+    """The configuration of the place; a component of the group ``cluster``."""
+
+
+@component("cluster/local")
+class Local(Cluster):
+    """This machine, in this process."""
+
+
+class Runtime(Enum):
+    """What runs a job's container: srun's plugin ``pyxis`` (enroot), ``apptainer``, or its older name."""
+
+    pyxis = "pyxis"
+    apptainer = "apptainer"
+    singularity = "singularity"
+
+
+@component("cluster/slurm")
+class Slurm(Cluster):
+    """A job of SLURM, submitted through submitit.
+
+    One model may be spread over several ``nodes``, whole stages of its pipeline on each; so may its
+    replicas. Asked for are as many GPUs as
+    the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node has (0: none).
+    ``cpus_per_process`` CPUs go to each process, or ``cpus_per_task`` to each task, whatever it holds; ``mem_gb`` of
+    memory to the node (null: what the model's processes need where the checkpoint can be read, else the cluster's
+    default). With ``cpus_per_node`` and ``mem_gb_per_node``, what a node has, a job gets as large a share of them as of
+    the GPUs. ``timeout_min`` minutes go to the job, which is called ``name``.
+    ``setup``: shell commands before the job. ``additional_parameters``: any other option of sbatch, by its long name
+    (true: without a value); ``srun_args``: options of srun. ``array_parallelism``: at most so many jobs of a sweep at
+    once (null: all).
+    With ``wait`` the job is followed to its end, looking every ``poll_s`` seconds.
+    ``signal_delay_s`` before its time is over a job stops asking and queues itself again to continue, and so does a
+    preempted one: at most ``requeues`` times.
+
+    ``environment``: names of variables that the job needs; they must be set where it is submitted, and their values
+    are written nowhere. With ``container_image`` the job runs in that image by ``container_runtime``, with the Python
+    ``container_python`` of the image, in ``container_workdir`` (null: where it is submitted). Mounted are the run
+    folder, the checkpoint, the code, the folder it is submitted from, and ``container_mounts``: ``from``, or
+    ``from:to[:options]``.
+    """
+
+    name: str = "launcher"
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    exclusive: bool = False
+    nodes: int = 1
+    gpus_per_node: int = 0
+    cpus_per_process: int = 1
+    cpus_per_task: int | None = None
+    cpus_per_node: int | None = None
+    mem_gb_per_node: float | None = None
+    mem_gb: float | None = None
+    timeout_min: int = 60
+    signal_delay_s: int = 120
+    requeues: int = 3
+    array_parallelism: int | None = None
+    setup: list[str] = field(default_factory=list)
+    additional_parameters: dict[str, Any] = field(default_factory=dict)
+    srun_args: list[str] = field(default_factory=list)
+    environment: list[str] = field(default_factory=list)
+    container_image: str | None = None
+    container_runtime: Runtime = Runtime.pyxis
+    container_mounts: list[str] = field(default_factory=list)
+    container_workdir: str | None = None
+    container_python: str = "python3"
+    wait: bool = True
+    poll_s: float = 2.0
+
+    def __post_init__(self) -> None:
+        least = {
+            "nodes": 1,
+            "gpus_per_node": 0,
+            "cpus_per_process": 1,
+            "cpus_per_task": 1,
+            "cpus_per_node": 1,
+            "array_parallelism": 1,
+            "timeout_min": 1,
+            "signal_delay_s": 0,
+            "requeues": 0,
+        }
+        for name, floor in least.items():
+            if isinstance(getattr(self, name), int) and getattr(self, name) < floor:
+                raise UserError(f"cluster.{name}={getattr(self, name)}: accepted is a number from {floor}")
+        if isinstance(self.poll_s, int | float) and not self.poll_s > 0:
+            raise UserError(f"cluster.poll_s={self.poll_s}: accepted is a number of seconds above 0")
+        if isinstance(self.environment, list):
+            _check_environment(self.environment)
+        _check_shape(self)
+        _check_container(self)
+
+
+def _check_shape(slurm: Slurm) -> None:
+    for name in ("cpus_per_node", "mem_gb_per_node"):
+        if getattr(slurm, name) and not slurm.gpus_per_node:
+            raise UserError(f"cluster.{name}={getattr(slurm, name)}: a job's share follows from cluster.gpus_per_node")
+
+
+def _check_environment(names: list[str]) -> None:
+    for name in names:
+        if not re.fullmatch(r"[A-Za-z_]\w*", name):
+            told = name.partition("=")[0]  # what follows may be a secret
+            raise UserError(
+                f"cluster.environment: {told}: accepted are names of variables that are set here; "
+                "a value that is no secret goes to cluster.setup=['export NAME=value']"
+            )
+
+
+def _check_container(slurm: Slurm) -> None:
+    if not slurm.container_image:
+        for name in ("container_mounts", "container_workdir"):
+            if getattr(slurm, name):
+                raise UserError(f"cluster.{name}={getattr(slurm, name)}: there is no cluster.container_image")
+        return
+    if isinstance(slurm.container_mounts, list):
+        for mount in slurm.container_mounts:
+            if "," in mount or not mount.startswith("/"):
+                raise UserError(f"cluster.container_mounts: {mount}: accepted is /from, or /from:/to[:options]")
+    if isinstance(slurm.srun_args, list) and any(word.startswith("--container-") for word in slurm.srun_args):
+        raise UserError(
+            "cluster.srun_args: --container-* and cluster.container_image exclude each other; leave one of them out"
+        )
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What one job asks for: ``tasks`` on each of its ``nodes``.
+
+    ``cpus`` are those of a task, ``gpus`` and ``mem_gb`` those of a node; None leaves the memory to the cluster.
+    """
+
+    cpus: int
+    gpus: int
+    nodes: int = 1
+    tasks: int = 1
+    mem_gb: float | None = None
+
+
+NODE_GB = 2.0
+"""The memory of what a node has once, beside the model's processes: launcher, server, evaluation."""
+
+
+def resources(
+    slurm: Slurm,
+    parallelism: Parallelism,
+    replicas: int,
+    spread: Spread = Spread.none,
+    process_gb: float | None = None,
+) -> Resources:
+    """Derive what a job needs: one process per rank of each replica, ``process_gb`` of memory for each if it is known.
+
+    On one node they belong to one task. Over several nodes each process of a model is a task, or each node is, if what
+    it holds is whole replicas. Raises `UserError` for what the nodes cannot give.
+    """
+    if slurm.nodes > 1:
+        _check_spread(slurm, parallelism, replicas, spread)
+    here = -(-replicas // slurm.nodes) * parallelism.world_size
+    if spread is not Spread.replicas:
+        here = parallelism.world_size * replicas // slurm.nodes
+    if slurm.gpus_per_node and here > slurm.gpus_per_node:
+        raise UserError(
+            f"parallelism: {here} processes on a node need as many GPUs, and cluster.gpus_per_node="
+            f"{slurm.gpus_per_node}; more nodes are cluster.nodes"
+        )
+    tasks = here if slurm.nodes > 1 and spread is Spread.model else 1
+    gpus = here if slurm.gpus_per_node else 0
+    return Resources(_cpus(slurm, here, tasks), gpus, slurm.nodes, tasks, _memory(slurm, here, process_gb))
+
+
+def _cpus(slurm: Slurm, processes: int, tasks: int) -> int:
+    """Return the CPUs of a task, of which a node has ``tasks`` with ``processes`` in all."""
+    if slurm.cpus_per_task:
+        return slurm.cpus_per_task
+    if slurm.cpus_per_node:
+        return max(1, slurm.cpus_per_node * processes // slurm.gpus_per_node // tasks)
+    return processes // tasks * slurm.cpus_per_process
+
+
+def _memory(slurm: Slurm, processes: int, process_gb: float | None) -> float | None:
+    if slurm.mem_gb:
+        return slurm.mem_gb
+    if slurm.mem_gb_per_node:
+        return slurm.mem_gb_per_node * processes / slurm.gpus_per_node
+    return None if process_gb is None else math.ceil(processes * process_gb + NODE_GB)
+
+
+def _check_spread(slurm: Slurm, parallelism: Parallelism, replicas: int, spread: Spread) -> None:
+    asked = f"cluster.nodes={slurm.nodes}"
+    if spread is Spread.none:
+        raise UserError(f"{asked}: this backend serves within one node; accepted is 1")
+    if spread is Spread.replicas and replicas < slurm.nodes:
+        raise UserError(f"{asked}: each node holds whole replicas, and backend.replicas={replicas} leaves nodes empty")
+    stage = parallelism.world_size // parallelism.pipeline
+    if spread is Spread.model and parallelism.pipeline % slurm.nodes:
+        raise UserError(
+            f"{asked}: each node holds whole stages of the pipeline, of {stage} processes each; "
+            f"parallelism.pipeline={parallelism.pipeline} must be a multiple of it"
+        )

@@ -1,0 +1,98 @@
+"""What is loaded, how it is spread over processes, and how it is sped up."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+
+from launcher.core.errors import UserError
+from launcher.settings.component import component
+
+
+@dataclass
+class Bounds:
+    """What a checkpoint may cost before anything of it is believed; a file that costs more is refused.
+
+    ``metadata_mb`` is how much is read into memory of one file that describes the model (JSON, YAML, pickle, header),
+    in MB of 10**6 bytes. ``unpacked_ratio`` is how many times its own size an archive may become when it is unpacked.
+    """
+
+    metadata_mb: int = 64
+    unpacked_ratio: int = 20
+
+
+@component("model/model")
+class Model:
+    """A checkpoint and the name under which it is served.
+
+    ``path`` is a file or folder, or ``package:<python package>/<file>``; empty for engines that need no weights.
+    ``tokenizer`` is a folder or file when the checkpoint does not bring its own. ``context_length`` in tokens, when it
+    should be less than what the checkpoint says. A chat template may compute for ``chat_template_timeout_s`` seconds
+    for one conversation, and write ``chat_template_max_mb`` MB beyond its messages.
+    """
+
+    name: str = "model"
+    path: str = ""
+    tokenizer: str | None = None
+    context_length: int | None = None
+    chat_template_timeout_s: float = 1.0
+    chat_template_max_mb: float = 1.0
+    bounds: Bounds = field(default_factory=Bounds)
+
+    def __post_init__(self) -> None:
+        for key in ("chat_template_timeout_s", "chat_template_max_mb"):
+            value = getattr(self, key)
+            if isinstance(value, int | float) and not 0 < value < 1e6:
+                raise UserError(f"model.{key}={value}: must be a number above 0")
+
+
+@component("parallelism/parallelism")
+class Parallelism:
+    """How one instance of the model is spread over processes: ``tensor * pipeline * context`` of them.
+
+    ``expert`` splits the experts of a mixture over the tensor-parallel processes, so it must divide ``tensor``.
+    """
+
+    tensor: int = 1
+    pipeline: int = 1
+    context: int = 1
+    expert: int = 1
+
+    @property
+    def world_size(self) -> int:
+        return self.tensor * self.pipeline * self.context
+
+
+class Dtype(Enum):
+    """The floating point type of weights and compute; ``auto`` is fp32 on CPU and the checkpoint's own on GPU."""
+
+    auto = "auto"
+    fp32 = "fp32"
+    bf16 = "bf16"
+    fp16 = "fp16"
+
+
+@component("optimizations/optimizations")
+class Optimizations:
+    """What is asked for; what is active is decided before the model loads and is recorded with the reason.
+
+    ``batch_invariant`` makes answers independent of what else is in the batch, bit for bit, at the price of batching:
+    it computes one sequence after the other.
+    """
+
+    dtype: Dtype = Dtype.auto
+    cuda_graphs: bool = False
+    flash_decode: bool = False
+    flash_attention: bool = False
+    prefix_caching: bool = True
+    batch_invariant: bool = False
+
+
+@dataclass(frozen=True)
+class Switch:
+    """One optimization as resolved: asked for or not, active or not, and why not."""
+
+    name: str
+    asked: bool
+    active: bool
+    reason: str = ""

@@ -1,0 +1,250 @@
+"""The command line as one value, with the text of path keys quoted for Hydra's grammar."""
+
+from __future__ import annotations
+
+import re
+from argparse import ArgumentParser
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import cache
+from pathlib import Path
+from typing import NoReturn, Self
+
+from hydra._internal.utils import get_args_parser
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep, Override, Quote, QuotedString, ValueType
+from hydra.errors import HydraException
+
+from launcher.core import credentials
+from launcher.core.credentials import shown
+from launcher.core.errors import UserError
+from launcher.core.types import Json
+
+FLAGS = (
+    *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
+    *("--multirun", "-m", "--shell-completion", "-sc", "--config-path", "-cp", "--config-name", "-cn"),
+    *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
+)
+"""Hydra's flags; a long one may be shortened."""
+
+TEXT = frozenset(
+    {
+        *("path", "folder", "dir", "subdir", "workdir", "workspace", "file", "checkpoint", "output", "tokenizer"),
+        *("image", "url", "command"),
+    }
+)
+"""Keys whose last word is one of these hold one text, which Hydra's grammar must not take apart."""
+
+FOLDERS = frozenset({"resume", "run"})
+"""Keys without a group that hold a folder; they are never swept over."""
+
+FUNCTION = re.compile(r"\s*(choice|range|interval|glob|sort|shuffle|tag|str|int|float|bool)\(.*\)\s*", re.DOTALL)
+"""A function of Hydra's grammar, which stays what it is."""
+
+ELEMENT = re.compile(
+    r"""(\s*'(?:\\.|[^'\\])*'\s*|\s*"(?:\\.|[^"\\])*"\s*|(?:\\.|\$\{[^}]*\}|[^,])*)(?:,|$)""", re.DOTALL
+)
+"""One value of a sweep: a quoted text, or what stands before the next comma outside of an interpolation."""
+
+
+@dataclass(frozen=True)
+class CommandLine:
+    """Hydra's flags by name, and its overrides in the order given; a change makes another one."""
+
+    flags: Mapping[str, str | bool] = field(default_factory=dict)
+    overrides: tuple[Override, ...] = ()
+
+    @classmethod
+    def parse(cls, arguments: Sequence[str]) -> Self:
+        """Read what a shell hands over; flags and settings may stand in any order.
+
+        A folder of option files becomes an absolute path. Raises `UserError`, also for a secret that is given as a
+        value, and Hydra's `OverrideParseException`.
+        """
+        check_flags(arguments)
+        found = vars(_parser().parse_intermixed_args(list(arguments)))
+        words = found.pop("overrides")
+        flags = {name: value for name, value in found.items() if value not in (None, False)}
+        if "config_dir" in flags:
+            flags["config_dir"] = str(Path(flags["config_dir"]).expanduser().absolute())
+        return cls(flags, tuple(_override(word, "multirun" in flags) for word in words))
+
+    @classmethod
+    def of(cls, overrides: Iterable[str]) -> Self:
+        """Read overrides as Hydra stores them."""
+        return cls().added(overrides)
+
+    @property
+    def arguments(self) -> list[str]:
+        """What Hydra reads: flags first, since it does not know settings on both sides of one."""
+        return [*self._flag_words(), *self.texts]
+
+    @property
+    def texts(self) -> list[str]:
+        """The overrides as Hydra stores them."""
+        return [str(override.input_line) for override in self.overrides]
+
+    @property
+    def keys(self) -> set[str]:
+        """The keys that are set, added or removed, without their operators."""
+        return {key_of(override) for override in self.overrides}
+
+    def get(self, key: str) -> Json:
+        """Return the value that is given last for ``key``, a sweep as Hydra's own object; None without one."""
+        found = [override for override in self.overrides if key_of(override) == key]
+        return found[-1].value() if found else None
+
+    def added(self, overrides: Iterable[str]) -> Self:
+        """Append overrides in Hydra's grammar. Raises `OverrideParseException`."""
+        return replace(self, overrides=(*self.overrides, *_grammar().parse_overrides(list(overrides))))
+
+    def with_(self, key: str, value: str | bool | None) -> Self:
+        """Append one setting, whatever characters its value has."""
+        plain = {None: "null", True: "true", False: "false"}
+        return self.added([f"{key}={element(value) if isinstance(value, str) else plain[value]}"])
+
+    def without(self, drops: Callable[[str], bool]) -> Self:
+        """Leave out the overrides for whose key ``drops`` is true."""
+        return replace(self, overrides=tuple(one for one in self.overrides if not drops(key_of(one))))
+
+    def flagged(self, **flags: str | bool) -> Self:
+        """Add flags."""
+        return replace(self, flags={**self.flags, **flags})
+
+    def _flag_words(self) -> Iterator[str]:
+        for name, value in self.flags.items():
+            flag = f"--{name.replace('_', '-')}"
+            yield flag if value is True else f"{flag}={value}"
+
+
+def _override(word: str, sweeps: bool) -> Override:
+    name, _, value = word.lstrip("+~").partition("=")
+    try:
+        found = _grammar().parse_overrides([written(word, sweeps)])[0]
+    except (HydraException, UserError):
+        credentials.check_word(name, value)  # before anything repeats it
+        raise
+    credentials.check(name, _held(found))
+    return found
+
+
+def _held(override: Override) -> Json:
+    """Return the value, or those that it is swept over."""
+    value = override.value()
+    swept = value.list if isinstance(value, ChoiceSweep) else value
+    return [getattr(one, "text", one) for one in swept] if isinstance(swept, list) else swept
+
+
+def key_of(override: Override) -> str:
+    """Return the key, or the group with its package, without operators."""
+    return override.get_key_element().lstrip("+~")
+
+
+def check_flags(arguments: Sequence[str]) -> None:
+    """Raise `UserError` for a flag that Hydra does not know: most likely a setting with dashes before it."""
+    for argument in arguments:
+        flag = argument.split("=", 1)[0]
+        joined = not flag.startswith("--") and flag[:2] in FLAGS
+        if flag.startswith("-") and not joined and not any(known.startswith(flag) for known in FLAGS):
+            raise UserError(
+                f"{flag}: no such flag; accepted are -m, --help, --version, --cfg job, --info, --config-dir; "
+                "a setting has no dashes: key=value"
+            )
+
+
+def written(word: str, sweeps: bool) -> str:
+    """Return one word of the command line in Hydra's grammar.
+
+    In a sweep a comma separates values unless it is quoted; else it belongs to the path. ``~`` is the home folder.
+    Raises `UserError` for several paths without a sweep, and for what is no setting.
+    """
+    key, equals, value = word.partition("=")
+    name = key.lstrip("+")
+    if not equals and not name.startswith("~"):
+        raise UserError(f"{shown(word)}: expected group=option or key=value; --help lists the groups")
+    if not takes_text(name) or FUNCTION.fullmatch(value):
+        return word
+    if not sweeps or name in FOLDERS or name.startswith(("hydra.", "~")):
+        _check_one(name, value)
+        return f"{key}={_typed(_home(value, name))}"
+    return f"{key}={','.join(_typed(_home(part, name)) for part in _split(value))}"
+
+
+def takes_text(key: str) -> bool:
+    """Tell whether the value of ``key`` is one text: a path, a URL or a command."""
+    return key in FOLDERS or re.split(r"[._]", key)[-1] in TEXT
+
+
+def element(text: str) -> str:
+    """Write a text so that Hydra reads exactly this."""
+    found = _read(text)
+    return text if isinstance(found, str) and found == text else quoted(text)
+
+
+def quoted(text: str) -> str:
+    """Write a text in Hydra's quotes."""
+    return QuotedString(text, Quote.single).with_quotes()
+
+
+def _typed(text: str) -> str:
+    """Write what a user typed as one text: what Hydra reads as a text or as null stays, with its quotes or escapes."""
+    found = _read(text.strip())
+    return text if found is None or isinstance(found, str | QuotedString) else quoted(text.strip())
+
+
+def _read(text: str) -> Json:
+    """Return what Hydra reads: a text, a `QuotedString`, None for null; anything else as ``...``."""
+    try:
+        found = _grammar().parse_override(f"key={text}")
+    except HydraException:
+        return ...
+    return found._value if found.value_type is ValueType.ELEMENT else ...
+
+
+def _split(value: str) -> Iterator[str]:
+    """Yield the values of a sweep."""
+    at = 0
+    while match := ELEMENT.match(value, at):
+        yield match[1]
+        at = match.end()
+        if not match[0].endswith(",") or match[0] == match[1]:
+            return
+
+
+def _check_one(key: str, value: str) -> None:
+    """Refuse several paths without a sweep: each of them exists, and the whole does not. Raises `UserError`."""
+    parts = [part.strip() for part in value.split(",")]
+    if len(parts) > 1 and not _exists(value) and all(map(_exists, parts)):
+        raise UserError(f"{key}={value[:200]}: several values; sweep over them with -m, or quote it if it is one path")
+
+
+def _exists(path: str) -> bool:
+    try:
+        return bool(path) and Path(path).expanduser().exists()
+    except (OSError, ValueError, RuntimeError):
+        return False
+
+
+def _home(value: str, key: str) -> str:
+    """Replace ``~`` at the beginning: a shell does not behind ``key=``."""
+    if not value.strip().startswith("~") or key.endswith("command"):
+        return value
+    try:
+        return str(Path(value.strip()).expanduser())
+    except RuntimeError:  # there is no such user
+        return value
+
+
+@cache
+def _grammar() -> OverridesParser:
+    return OverridesParser.create()
+
+
+def _parser() -> ArgumentParser:
+    parser = get_args_parser()
+    parser.error = _refuse  # type: ignore[method-assign]
+    return parser
+
+
+def _refuse(message: str) -> NoReturn:
+    raise UserError(message.removeprefix("argument ")[:200])

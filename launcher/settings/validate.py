@@ -1,0 +1,33 @@
+"""The configuration of the validation."""
+
+from __future__ import annotations
+
+from dataclasses import field
+
+from launcher.core.errors import UserError
+from launcher.settings.component import component
+
+
+@component("validate/validate")
+class Validate:
+    """What the certificate checks. ``skip`` names checks to leave out; they are reported as such, never as passed.
+
+    ``tolerance`` is the largest accepted difference between a log-probability from the server and one from a direct
+    forward pass, in nats; greedy answers may differ only where two tokens are closer than that. null derives it from
+    what rounding does in this model in its floating point type (docs/engines.md). ``timeout_s`` bounds each check in
+    seconds. ``prompt`` is the text that most checks send; it should have characters beyond ASCII, since servers that
+    count bytes are right without them.
+    """
+
+    skip: list[str] = field(default_factory=list)
+    tolerance: float | None = None
+    timeout_s: float = 60.0
+    prompt: str = "The quick brown fox jumps over the lazy dog in the café at Zürich. 7+5="
+
+    def __post_init__(self) -> None:
+        for key in ("tolerance", "timeout_s"):
+            value = getattr(self, key)
+            if isinstance(value, int | float) and not value > 0:
+                raise UserError(f"validate.{key}={value}: accepted is a number above 0")
+        if not self.prompt.strip():
+            raise UserError("validate.prompt: it is empty; accepted is a text of a few words")

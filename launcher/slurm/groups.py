@@ -1,0 +1,40 @@
+"""The jobs of a batch of points: one for each group that needs the same server."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from launcher.core.console import to_stderr
+from launcher.core.errors import UserError
+from launcher.slurm import follow, submit
+from launcher.slurm.points import Job, Point
+
+
+def submitted(groups: list[list[Point]], under_way: list[Job]) -> dict[Path, int]:
+    """Submit a job for each group of points; follow them to their end, or say how to ask for them.
+
+    ``under_way`` are the jobs of the same sweep that earlier batches left in the queue; those that this one leaves
+    there are added. Returns the exit code of each run folder: 0 for those that are not waited for, 1 for those that the
+    cluster refused.
+    """
+    codes: dict[Path, int] = {}
+    jobs: list[Job] = []
+    for group in groups:
+        job = _queued(group, [*under_way, *jobs])
+        codes |= {point.folder: 0 if job else 1 for point in group}
+        jobs += [job] if job else []
+    if not jobs or not groups[0][0].slurm.wait:
+        under_way += jobs
+        return codes
+    return codes | follow.follow(jobs, groups[0][0].slurm.poll_s)
+
+
+def _queued(group: list[Point], before: list[Job]) -> Job | None:
+    try:
+        job = submit.submit(group, group[0].slurm, before)
+    except UserError as error:
+        to_stderr(f"launcher: {error}")
+        return None
+    if not group[0].slurm.wait:
+        to_stderr(f"slurm: ask with mode=status run={job.folders[0]}, end it with mode=cancel")
+    return job

@@ -1,0 +1,182 @@
+"""What runs inside a job: the runs themselves, and queueing them again when the time is over."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import traceback
+from contextlib import suppress
+from types import FrameType
+
+from launcher.core.console import to_stderr, tolerant
+from launcher.core.credentials import is_secret
+from launcher.core.errors import TakenOver, UserError
+from launcher.core.redaction import hide
+from launcher.core.types import INTERRUPTED
+from launcher.distributed.allocation import Allocation, allocate
+from launcher.distributed.group.leader import leading
+from launcher.distributed.group.member import follow
+from launcher.pipeline.servers import Deployments
+from launcher.settings.cluster import Resources
+from launcher.slurm import points
+from launcher.slurm.points import Point
+
+WARNING = signal.SIGUSR2
+"""What SLURM is asked to send some time before the job is ended or preempted."""
+
+
+class Signals:
+    """Ends the run as Ctrl-C does, once, when the job is cancelled or warned; ``warned`` says which.
+
+    The warning reaches every process of the job, and would end the run's children before the run stops them. It is
+    therefore blocked, which children inherit, and waited for in a thread.
+    """
+
+    def __init__(self) -> None:
+        self.warned = False
+        self._stopping = False
+
+    def listen(self) -> None:
+        """Begin with it. A warning that came before, and was blocked, interrupts at once, also this call."""
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGTERM, self._stop)
+        signal.signal(WARNING, self._warn)  # for threads that were there before
+        signal.pthread_sigmask(signal.SIG_BLOCK, {WARNING})
+        threading.Thread(target=self._wait, name="warning", daemon=True).start()
+
+    def _wait(self) -> None:
+        self._warn(signal.sigwait({WARNING}), None)
+
+    def _warn(self, number: int, frame: FrameType | None) -> None:
+        self.warned = True
+        self._stop(number, frame)
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        if not self._stopping:
+            self._stopping = True
+            # To this thread and no other: one that sleeps in the kernel hears of a signal only if it gets it itself.
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+
+
+def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
+    """Do the runs of a job, one after the other, and exit with the worst of their codes.
+
+    Each leaves how it ended in ``slurm/outcome.json`` of its folder. Those that need the same server share it. A job
+    that was warned is queued again instead, at most ``requeues`` times; it goes on where it was.
+
+    Of a job's tasks one does this; the others give the model's processes a place.
+    """
+    tolerant()
+    allocation, meeting = allocate(), work[0].folder / points.FOLDER
+    if not allocation.leads:
+        sys.exit(follow(allocation, meeting))
+    signals, job = Signals(), os.environ["SLURM_JOB_ID"]
+    if _restarts() > requeues:
+        sys.exit(f"launcher: the job was begun {_restarts() + 1} times; cluster.requeues={requeues} is the limit")
+    try:
+        signals.listen()
+        with leading(allocation, meeting) as leader:
+            _runs(_left(work, job), asked, job, leader)
+    except KeyboardInterrupt:  # before the first run, or after the last one
+        pass
+    except TakenOver as error:  # SLURM took this node for dead and began the job again elsewhere
+        sys.exit(f"launcher: {error}")
+    left = _left(work, job)
+    if again(signals.warned, len(left), _restarts(), requeues) and not _cancelled(work, job):
+        to_stderr(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}")
+        _requeue(job, work[0])
+        sys.exit(INTERRUPTED)
+    for point in left:
+        _leave(point, job, INTERRUPTED)
+    worst = max(_outcome(point, job) or 0 for point in work)
+    if worst:
+        sys.exit(worst)
+
+
+def again(warned: bool, left: int, restarts: int, requeues: int) -> bool:
+    """Tell whether a job queues itself again: only for its time, and only while runs are ``left`` to do.
+
+    A run that failed for any other reason, also for lack of memory, would fail again; it is not among them.
+    """
+    return warned and left > 0 and restarts < requeues
+
+
+def _runs(work: list[Point], asked: Resources, job: str, allocation: Allocation) -> None:
+    """Do the runs, up to one that is interrupted; the others leave their codes in their folders."""
+    with suppress(KeyboardInterrupt), Deployments() as shared:  # it may come between two runs
+        for point in work:
+            code = _run(point, asked, allocation, shared)
+            if code == INTERRUPTED:
+                break
+            _leave(point, job, code)
+
+
+def _run(point: Point, asked: Resources, allocation: Allocation, shared: Deployments) -> int:
+    from launcher.pipeline import run
+
+    try:
+        enough(asked, allocation, point.slurm.environment)
+        point.run.reveal()
+        return run.run(point.run, point.config, point.overrides, point.folder, allocation, shared)
+    except TakenOver:
+        raise
+    except UserError as error:
+        to_stderr(f"launcher: {error}")
+        return error.exit_code
+    except Exception:
+        traceback.print_exc()
+        return 1
+
+
+def _leave(point: Point, job: str, code: int) -> None:
+    points.write(point.folder, points.OUTCOME, {"job_id": job, "restarts": _restarts(), "code": code})
+
+
+def _outcome(point: Point, job: str) -> int | None:
+    return points.outcome_of(point.folder, job)
+
+
+def _left(work: list[Point], job: str) -> list[Point]:
+    return [point for point in work if _outcome(point, job) is None]
+
+
+def _requeue(job: str, first: Point) -> None:
+    """Queue this job again. SLURM ends this process then; the command must not be ended before it has asked.
+
+    In a container, where SLURM's commands may be missing, the batch script does it.
+    """
+    if shutil.which("scontrol") is None:
+        points.write(first.folder, points.REQUEUE, job)
+        return
+    for number in (WARNING, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
+
+
+def enough(asked: Resources, found: Allocation, names: list[str]) -> None:
+    """Raise `UserError`, before anything loads, if the job was given less than it asked for.
+
+    ``names`` are those of the variables that it needs; the values of secret ones are redacted from then on.
+    """
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise UserError(f"cluster.environment: {', '.join(missing)}: set where the job was submitted, and not in it")
+    for name in filter(is_secret, names):
+        hide(os.environ[name], name)
+    if found.gpus < asked.gpus:
+        raise UserError(f"cluster.gpus_per_node: the job asked for {asked.gpus} GPUs and sees {found.gpus}")
+    if found.world_size != asked.nodes * asked.tasks:
+        told = f"{asked.nodes} nodes with {asked.tasks} tasks each"
+        raise UserError(f"cluster.nodes: the job asked for {told} and has {found.world_size} tasks")
+
+
+def _restarts() -> int:
+    return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
+
+
+def _cancelled(work: list[Point], job: str) -> bool:
+    return any(points.read(point.folder, points.CANCELLED) == job for point in work)

@@ -1,0 +1,156 @@
+"""Hands a run to SLURM through submitit."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import launcher
+from launcher.core.console import to_stderr
+from launcher.core.errors import UserError
+from launcher.pipeline.config import Run
+from launcher.settings.cluster import Resources, Slurm, resources
+from launcher.slurm import container, memory, points, queue
+from launcher.slurm.container import Start
+from launcher.slurm.points import Job, Point
+
+INSTALL = "cluster=slurm: the Python package submitit is not installed; install the extra 'slurm'"
+
+
+def submit(work: list[Point], slurm: Slurm, before: Sequence[Job] = ()) -> Job:
+    """Queue one job for runs that need the same server; ``slurm/job.json`` of each folder says which.
+
+    Of the jobs submitted ``before`` for the same sweep, at most ``cluster.array_parallelism`` run at once: this one
+    waits for the end of the one that many places ahead. Raises `UserError`.
+    """
+    from launcher.slurm import inside
+
+    needs = asked(work[0].run, slurm)
+    _check_environment(slurm)
+    folders = [point.folder for point in work]
+    executor = _executor(work[0].run, slurm, needs, folders, _ahead(slurm, before))
+    if not executor.can_submit():
+        raise UserError("cluster=slurm: there is no sbatch and srun on this machine; submit from a login node")
+    for point in work:
+        _refuse_twice(point.folder)
+    try:
+        found = executor.submit(inside.carry_out, work, needs, slurm.requeues)
+    except RuntimeError as error:  # submitit's answer to sbatch's exit code
+        raise UserError(f"cluster=slurm: sbatch refused the job: {_said(error)}") from None
+    job = Job(str(found.job_id), folders)
+    facts = {"job_id": job.id, "log_folder": str(executor.folder), "submitted_at": datetime.now(UTC).isoformat()}
+    for folder in job.folders:
+        points.write(folder, points.JOB, facts)
+    to_stderr(f"slurm: job {job.id} for {', '.join(map(str, job.folders))}")
+    return job
+
+
+def _check_environment(slurm: Slurm) -> None:
+    missing = [name for name in slurm.environment if name not in os.environ]
+    if missing:
+        raise UserError(f"cluster.environment: {', '.join(missing)}: not set here, and the job needs it")
+
+
+def _ahead(slurm: Slurm, before: Sequence[Job]) -> Job | None:
+    limit = slurm.array_parallelism
+    return before[-limit] if limit and len(before) >= limit else None
+
+
+def _refuse_twice(folder: Path) -> None:
+    """Raise `UserError` if an earlier job for this folder may still write to it."""
+    if points.read(folder, points.JOB) is None:
+        return
+    job, _ = points.job_of(folder)
+    try:
+        state, _ = queue.state(job)
+    except OSError as error:
+        raise UserError(f"cluster=slurm: {error}") from None
+    if state not in queue.OVER | {queue.GONE}:
+        raise UserError(f"{folder}: job {job} is {state}; end it with mode=cancel run={folder}")
+
+
+def script(run: Run, slurm: Slurm, folder: Path) -> str:
+    """Return the sbatch file that `submit` would hand in. Raises `UserError`."""
+    return str(_executor(run, slurm, asked(run, slurm), [folder]).text())
+
+
+def asked(run: Run, slurm: Slurm) -> Resources:
+    """Return what a job for the run asks for. Raises `UserError` for what the nodes cannot give."""
+    replicas = getattr(run.backend, "most_replicas", 1)
+    return resources(slurm, run.parallelism, replicas, run.backend.spread, memory.of_a_process(run, slurm))
+
+
+def _executor(run: Run, slurm: Slurm, needs: Resources, folders: Sequence[Path], ahead: Job | None = None) -> Any:
+    try:
+        from launcher.slurm.executor import Executor
+    except ImportError:
+        raise UserError(INSTALL) from None
+    place = folders[0].resolve() / points.FOLDER
+    inside = None
+    if slurm.container_image:
+        mark = place / points.REQUEUE
+        names = list(dict.fromkeys([*slurm.environment, *run.variables()]))
+        inside = container.start(
+            replace(slurm, environment=names), _home(), folders, run.model.path, bool(needs.gpus), mark
+        )
+    executor = Executor(place, python=inside and inside.python)
+    executor.update_parameters(**_parameters(slurm, needs, ahead, inside))
+    return executor
+
+
+def _parameters(slurm: Slurm, needs: Resources, ahead: Job | None, inside: Start | None) -> dict[str, Any]:
+    """Return submitit's names for what the job asks for."""
+    chosen: dict[str, Any] = {
+        "job_name": slurm.name,
+        "nodes": needs.nodes,
+        "ntasks_per_node": needs.tasks,
+        "cpus_per_task": needs.cpus,
+        "gpus_per_node": needs.gpus or None,
+        "mem": f"{int(needs.mem_gb * 1024)}MB" if needs.mem_gb else None,
+        "time": slurm.timeout_min,
+        "signal_delay_s": slurm.signal_delay_s,
+        "partition": slurm.partition,
+        "account": slurm.account,
+        "qos": slurm.qos,
+        "constraint": slurm.constraint,
+        "exclusive": slurm.exclusive or None,
+        "setup": [*([] if inside else [_path()]), *slurm.setup],
+        "teardown": inside.teardown if inside else None,
+        "srun_args": [*_srun_args(slurm, needs), *(inside.srun_args if inside else [])],
+        "additional_parameters": _options(slurm, ahead),
+    }
+    return {name: value for name, value in chosen.items() if value is not None}
+
+
+def _path() -> str:
+    return f"export PYTHONPATH={shlex.quote(str(_home()))}${{PYTHONPATH:+:$PYTHONPATH}}"
+
+
+def _srun_args(slurm: Slurm, needs: Resources) -> list[str]:
+    """Tell srun the CPUs again: it does not inherit them."""
+    spread = ["--distribution=block"] if needs.nodes > 1 else []
+    return [f"--cpus-per-task={needs.cpus}", *spread, *slurm.srun_args]
+
+
+def _options(slurm: Slurm, ahead: Job | None) -> dict[str, Any]:
+    """Return options of sbatch that submitit has no name for, the user's among them."""
+    given = dict(slurm.additional_parameters)
+    if ahead is not None:
+        given["dependency"] = ",".join(filter(None, [given.get("dependency"), f"afterany:{ahead.id}"]))
+    export = {"export": "ALL"} if slurm.environment else {}
+    return {("requeue" if slurm.requeues else "no-requeue"): True} | export | given
+
+
+def _home() -> Path:
+    """The folder that this package lies in: a job imports the same code, also that of a checkout."""
+    return Path(launcher.__file__).resolve().parent.parent
+
+
+def _said(error: Exception) -> str:
+    lines = [line for line in str(error).splitlines() if "error" in line.lower()]
+    return (lines or str(error).splitlines() or [type(error).__name__])[-1].strip()

@@ -1,0 +1,174 @@
+"""Every option of every group composes, and what is misspelt is refused in one line."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hydra import compose, initialize_config_dir
+from hydra._internal.utils import get_args_parser
+from hydra.errors import MissingConfigException
+from omegaconf import OmegaConf
+
+from launcher import __version__
+from launcher.cli.app import conf_folder
+from launcher.cli.config_errors import complaint
+from launcher.pipeline.config import Run
+from launcher.settings.component import COMPONENTS
+from launcher.settings.overrides import FLAGS, CommandLine, check_flags
+
+ROOT = Path(__file__).parents[2]
+OPTIONS = sorted(p.relative_to(conf_folder()).with_suffix("").as_posix() for p in conf_folder().glob("*/*.yaml"))
+LISTS = ("adapters", "tasks")
+ENGINE_FREE = {
+    "backend/external": ["engine=none", "model=none", "backend.url=http://127.0.0.1:1/v1"],
+    "backend/command": ["engine=none", "model=none", "backend.command='serve --port {port}'"],
+}
+REQUIRED = {"model/checkpoint": ["model.path=/somewhere"]}
+
+
+def composed(*overrides: str) -> Run:
+    with initialize_config_dir(str(conf_folder()), version_base="1.3"):
+        typed = OmegaConf.to_object(compose("config", list(overrides)))
+    assert isinstance(typed, Run)
+    return typed
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+def test_every_option_composes(option: str) -> None:
+    group, name = option.split("/")
+    choice = f"{group}=[{name}]" if group in LISTS else f"{group}={name}"
+    composed(choice, *ENGINE_FREE.get(option, []), *REQUIRED.get(option, []))
+
+
+def test_options_of_single_choice_groups_are_components_of_the_same_name() -> None:
+    for option in OPTIONS:
+        group = option.split("/")[0]
+        if group in ("backend", "engine", "adapters"):
+            assert option in COMPONENTS, f"conf/{option}.yaml has no component of that name"
+
+
+def test_every_component_can_be_chosen() -> None:
+    included = "".join(p.read_text() for p in conf_folder().rglob("*.yaml"))
+    for path in COMPONENTS:
+        assert f"/schema/{path}@" in included, f"no option file includes /schema/{path}"
+
+
+def test_adapters_keep_the_order_they_are_given_in() -> None:
+    assert list(composed("adapters=[reasoning,retry]").adapters) == ["reasoning", "retry"]
+    assert list(composed("adapters=[retry,reasoning]").adapters) == ["retry", "reasoning"]
+
+
+def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+
+
+@pytest.mark.parametrize(
+    ("argument", "accepted"),
+    [
+        ("bakend=inline", ["bakend", "did you mean backend"]),
+        ("hydra.job.env_set.A=1", ["hydra.job.env_set.A", "write +hydra.job.env_set.A=<value>"]),
+        ("backend=inlin", ["backend=inlin", "did you mean inline", "external"]),
+        ("backend.prt=1", ["backend.prt", "did you mean port"]),
+        ("backend.port=many", ["backend.port", "many", "Integer"]),
+        ("mode=sevre", ["mode", "sevre", "serve", "validate"]),
+        ("adapters=[retri]", ["adapters=retri", "did you mean retry"]),
+        ("tasks.adition.limit=3", ["tasks.adition", "did you mean addition"]),
+        ("tasks=[]", ["tasks=[]", "at least one task"]),
+        ("evaluate.concurrency=0", ["evaluate.concurrency", "0"]),
+        ("resume=nowhere", ["resume=nowhere", "not a run folder"]),
+        ("engine=none", ["engine=none", "engine=megatron"]),
+        ("model.path=/missing", ["/missing"]),
+        ("model.path=null", ["model.path", "null is not accepted"]),
+        ("model=tiny,smollm2", ["model=tiny,smollm2", "-m"]),
+        ("+experiment=smollm2_arc", ["+experiment=smollm2_arc", "leave out the +"]),
+        ("resume=", ["resume=", "folder"]),
+        ("run=somewhere", ["run=somewhere", "mode=status"]),
+        ("validate.tolerance=-1", ["validate.tolerance=-1", "above 0"]),
+        ("validate.timeout_s=0", ["validate.timeout_s=0", "above 0"]),
+        ("--modle", ["--modle: no such flag", "--help", "key=value"]),
+        ("--model=tiny", ["--model: no such flag"]),
+        ("objective=adition.acc", ["objective=adition.acc", "<task>.<metric>", "addition"]),
+        ("validate.prompt=", ["validate.prompt", "empty"]),
+        ("hydra/launcher=bassic", ["hydra/launcher=bassic", "did you mean basic", "shared"]),
+    ],
+)
+def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accepted: list[str], tmp_path: Path) -> None:
+    done = launch(argument, cwd=tmp_path)
+    lines = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert len(lines) == 1, done.stderr
+    for word in accepted:
+        assert word in lines[0]
+
+
+def test_a_launcher_that_is_not_installed_names_the_extra() -> None:
+    error = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_local", options=["basic"])
+    said = complaint(error, conf_folder())
+    assert said == "hydra/launcher=submitit_local: hydra-submitit-launcher is not installed; install the extra 'slurm'"
+
+
+def test_what_is_wrong_with_an_option_file_is_said_with_it(tmp_path: Path) -> None:
+    (tmp_path / "adapters").mkdir()
+    (tmp_path / "adapters" / "bad.yaml").write_text("marks: 1\n")
+    done = launch(f"--config-dir={tmp_path}", "adapters=[bad]", cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert "adapters/bad" in line
+    assert "int is not a subclass of Adapter" in line
+
+
+def test_every_flag_of_hydra_is_known() -> None:
+    assert set(FLAGS) == {flag for action in get_args_parser()._actions for flag in action.option_strings}
+    check_flags(["-m", "-cjob", "--multi", "--info=config", "model.name=-1"])
+
+
+def test_a_sweep_is_asked_for_anywhere_on_the_line() -> None:
+    assert CommandLine.parse(["a=1", "-m", "b=1,2"]).arguments == ["--multirun", "a=1", "b=1,2"]
+
+
+def test_help_lists_what_can_be_chosen(tmp_path: Path) -> None:
+    done = launch("--help", cwd=tmp_path)
+    assert done.returncode == 0
+    assert "backend: command, external, inline, pytriton, ray" in done.stdout
+    assert "schema" not in done.stdout
+
+
+def test_version_is_ours(tmp_path: Path) -> None:
+    assert launch("--version", cwd=tmp_path).stdout == f"launcher {__version__}\n"
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["mode=plan"]])
+def test_help_and_plan_load_no_heavy_package(arguments: list[str], tmp_path: Path) -> None:
+    code = (
+        "import sys; sys.argv[1:] = sys.argv[1:]\n"
+        "from launcher.cli.app import launch\n"
+        "try: status = launch(sys.argv[1:])\n"
+        "except SystemExit as e: status = e.code or 0\n"
+        f"heavy = {HEAVY!r}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+        "sys.exit(status)\n"
+    )
+    command = [sys.executable, "-c", code, *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=tmp_path, env=_environment())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.strip() == "[]"
+    assert not list(tmp_path.iterdir()), "a plan leaves nothing behind"
+
+
+HEAVY = {"torch", "ray", "tritonclient", "pytriton", "megatron", "transformers", "nemo", "lm_eval", "datasets"}
+
+
+def _environment() -> dict[str, str]:
+    import os
+
+    return os.environ | {"PYTHONPATH": str(ROOT)}
+
+
+def test_plan_says_what_would_happen(tmp_path: Path) -> None:
+    done = launch("mode=plan", "tasks=[capitals]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    for word in ("world_size: 1", "capitals", "inline", "results.json"):
+        assert word in done.stdout

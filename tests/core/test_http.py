@@ -1,0 +1,240 @@
+"""Whatever a server sends, a request ends in time, with bounded memory, and brings its key nowhere else."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.backends.command.process import _status
+from launcher.backends.listing import Listing
+from launcher.core import http
+from launcher.core.client import Client
+from launcher.core.errors import ServerError, TransportError, UserError
+from launcher.core.types import Endpoint
+from launcher.monitor import health
+
+OK = b"HTTP/1.1 200 OK\r\nConnection: close\r\n"
+
+
+@contextmanager
+def speaking(say: Callable[[socket.socket, threading.Event], None]) -> Iterator[tuple[str, list[bytes]]]:
+    """Accept connections, read what is asked, and let ``say`` answer; yield the URL and what was asked."""
+    asked: list[bytes] = []
+    over = threading.Event()
+
+    def serve(connection: socket.socket) -> None:
+        with connection:
+            asked.append(connection.recv(65536))
+            with suppress(OSError):
+                say(connection, over)
+
+    def accept() -> None:
+        while True:
+            try:
+                connection, _ = listening.accept()
+            except OSError:
+                return
+            threads.append(threading.Thread(target=serve, args=(connection,)))
+            threads[-1].start()
+
+    threads: list[threading.Thread] = []
+    listening = socket.create_server(("127.0.0.1", 0))
+    threads.append(threading.Thread(target=accept))
+    threads[0].start()
+    try:
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}", asked
+    finally:
+        over.set()
+        listening.shutdown(socket.SHUT_RDWR)
+        listening.close()
+        for thread in threads:
+            thread.join()
+
+
+def drips_body(connection: socket.socket, over: threading.Event) -> None:
+    connection.sendall(OK + b"\r\n[")
+    while not over.wait(0.02):
+        connection.sendall(b" ")
+
+
+def drips_headers(connection: socket.socket, over: threading.Event) -> None:
+    connection.sendall(OK)
+    while not over.wait(0.02):
+        connection.sendall(b"X")
+
+
+def never_ends(connection: socket.socket, over: threading.Event) -> None:
+    connection.sendall(OK + b"\r\n[")
+    while not over.is_set():
+        connection.sendall(b'{"id": "m"},' * 1000)
+
+
+def says(body: bytes, head: bytes = OK) -> Callable[[socket.socket, threading.Event], None]:
+    def say(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(head + b"\r\n" + body)
+
+    return say
+
+
+@pytest.mark.parametrize("say", [drips_body, drips_headers])
+def test_the_deadline_is_that_of_the_whole_exchange(say) -> None:
+    with speaking(say) as (url, _), pytest.raises(TransportError, match=r"no answer within 0\.3 s"):
+        http.fetch("GET", url, timeout_s=0.3)
+
+
+def test_a_body_that_never_ends_is_cut_at_the_bound() -> None:
+    with speaking(never_ends) as (url, _), pytest.raises(TransportError, match="more than 100,000 bytes"):
+        http.fetch("GET", url, timeout_s=60, max_bytes=100_000)
+
+
+async def test_the_client_bounds_an_answer_and_a_stream() -> None:
+    with speaking(never_ends) as (url, _):
+        async with Client(Endpoint(f"{url}/v1", "m", "b", "e"), timeout_s=60, max_bytes=100_000) as client:
+            with pytest.raises(TransportError, match="more than 100,000 bytes"):
+                await client.post(f"{url}/v1/completions", {})
+
+
+async def test_a_stream_that_only_keeps_alive_ends() -> None:
+    def say(connection: socket.socket, over: threading.Event) -> None:
+        connection.sendall(OK + b"Content-Type: text/event-stream\r\n\r\n")
+        while not over.wait(0.02):
+            connection.sendall(b": still here\n\n")
+
+    with speaking(say) as (url, _):
+        async with Client(Endpoint(f"{url}/v1", "m", "b", "e"), timeout_s=0.3) as client:
+            response = await client._stream(f"{url}/v1/completions", {"stream": True}, {})
+            with pytest.raises(TransportError, match="no answer within"):
+                [event async for event in response.events]
+
+
+@pytest.mark.parametrize("say", [drips_body, drips_headers])
+def test_a_listing_that_drips_is_one_line(say) -> None:
+    with speaking(say) as (url, _), pytest.raises(ServerError, match="no answer within"):
+        Listing("backend.url", f"{url}/v1", None, None, 0.3).choose(None)
+
+
+def test_a_listing_that_never_ends_is_one_line() -> None:
+    with speaking(never_ends) as (url, _), pytest.raises(ServerError, match="more than"):
+        Listing("backend.url", f"{url}/v1", None, None, 60).choose(None)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[" * 100_000,
+        b'{"data": ' + b"[" * 900 + b"]" * 900 + b"}",
+        b'{"data": [' + b"{}," * 900_000 + b"{}]}",
+        b'{"data": [{"id": 5}]}',
+        b'{"data": [{"id": null}]}',
+        b'{"data": {"id": "m"}}',
+        b'{"data": NaN}',
+        b"\xff\xfe",
+        b"",
+    ],
+    ids=["deep", "rather deep", "many", "number", "null", "object", "nan", "no text", "empty"],
+)
+def test_a_listing_that_is_none_is_one_line(body: bytes) -> None:
+    with speaking(says(body)) as (url, _), pytest.raises(UserError, match="lists no models"):
+        Listing("backend.url", f"{url}/v1", None, None, 60).choose(None)
+
+
+def test_of_many_models_an_error_names_some() -> None:
+    body = json.dumps({"data": [{"id": f"m{i}" * 200} for i in range(1000)]}).encode()
+    with speaking(says(body)) as (url, _), pytest.raises(UserError, match="990 more") as raised:
+        Listing("backend.url", f"{url}/v1", None, None, 60).choose(None)
+    assert len(str(raised.value)) < 4000
+
+
+def test_no_request_follows_a_redirect() -> None:
+    with speaking(says(b"{}")) as (other, stolen):
+        head = b"HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\nLocation: " + other.encode() + b"/\r\n"
+        with speaking(says(b"", head)) as (url, asked):
+            endpoint = Endpoint(f"{url}/v1", "m", "external", "e", "s3cret", ours=False)
+            line = health.probe(endpoint)
+            assert (line["status"], line["live"]) == (302, False)
+            assert _status(url, "s3cret") == 302
+            assert http.fetch("GET", url, timeout_s=60, headers=http.authorization("s3cret")).status == 302
+            with pytest.raises(UserError, match="HTTP 302"):
+                Listing("backend.url", f"{url}/v1", "s3cret", None, 60).choose(None)
+            assert len(asked) == 4
+            assert all(b"s3cret" in request for request in asked)
+    assert stolen == []
+
+
+async def test_the_client_sends_its_key_to_its_own_server_only() -> None:
+    with speaking(says(b"{}")) as (other, elsewhere), speaking(says(b"{}")) as (url, asked):
+        endpoint = Endpoint(f"{url}/v1", "m", "external", "e", "s3cret", ours=False)
+        async with Client(endpoint, timeout_s=60) as client:
+            await client.get(f"{url}/health")
+            await client.get(f"{other}/health")
+    assert b"s3cret" in asked[0]
+    assert b"s3cret" not in elsewhere[0]
+
+
+def test_proxies_of_the_environment_are_not_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "https_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:1")
+    with speaking(says(b"{}")) as (url, _):
+        assert http.fetch("GET", url, timeout_s=60).body == b"{}"
+
+
+def test_a_compressed_answer_is_refused_unread() -> None:
+    bomb = gzip.compress(b" " * 50_000_000)
+    with speaking(says(bomb, OK + b"Content-Encoding: gzip\r\n")) as (url, asked):
+        with pytest.raises(TransportError, match=r"compressed \('gzip'\)"):
+            http.fetch("GET", url, timeout_s=60)
+        assert b"Accept-Encoding: identity" in asked[0]
+
+
+@pytest.mark.parametrize(
+    "say", [says(b"garbage", b"\x00\x01"), says(b"{", OK + b"Content-Length: 50\r\n"), says(b"", b"")]
+)
+def test_no_http_is_a_transport_error(say) -> None:
+    with speaking(say) as (url, _), pytest.raises(TransportError, match=url):
+        http.fetch("GET", url, timeout_s=60)
+
+
+def test_an_error_says_no_password() -> None:
+    with pytest.raises(TransportError) as raised:
+        http.fetch("GET", "http://user:s3cret@127.0.0.1:1/", timeout_s=5)
+    assert "s3cret" not in str(raised.value)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
+    lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner),
+)
+
+
+@given(JSON)
+def test_json_is_read(value) -> None:
+    assert http.parsed(json.dumps(value).encode()) == value
+
+
+@given(
+    st.binary()
+    | st.text().map(str.encode)
+    | st.tuples(JSON, st.binary(max_size=3), st.integers(0, 50)).map(
+        lambda t: (lambda b: b[: t[2]] + t[1] + b[t[2] :])(json.dumps(t[0]).encode())
+    )
+)
+def test_anything_else_is_a_value_error(data: bytes) -> None:
+    try:
+        value = http.parsed(data)
+    except ValueError:
+        return
+    json.dumps(value, allow_nan=False)
+
+
+@pytest.mark.parametrize("data", [b"NaN", b"-Infinity", b"1e999", b"[-1e400]", b"9" * 5000, b"{" * 70])
+def test_what_json_cannot_say_is_refused(data: bytes) -> None:
+    with pytest.raises(ValueError):  # noqa: PT011
+        http.parsed(data)

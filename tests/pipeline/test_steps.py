@@ -1,0 +1,73 @@
+"""What the steps of a run say besides their results."""
+
+from __future__ import annotations
+
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from launcher.core.errors import ServerError
+from launcher.core.types import Endpoint
+from launcher.engines.optimization_status import as_json
+from launcher.monitor.health import Timing, Watch
+from launcher.pipeline.record import Ledger
+from launcher.pipeline.steps import deployed, in_vain, stay
+from launcher.settings.model import Switch
+
+
+def test_what_was_asked_for_in_vain_is_said() -> None:
+    switches = [Switch("cuda_graphs", True, False, "needs a GPU"), Switch("prefix_caching", True, True, "")]
+    assert in_vain({"optimizations": as_json(switches)}) == ["optimizations.cuda_graphs is not active: needs a GPU"]
+
+
+def test_an_engine_without_optimizations_has_nothing_to_say() -> None:
+    assert in_vain({}) == []
+
+
+@pytest.mark.parametrize(
+    ("ours", "checkpoint", "known"), [(True, None, True), (False, "sha256:1", True), (False, None, False)]
+)
+def test_what_a_server_has_loaded_is_known_by_its_checkpoint_or_because_it_is_ours(
+    ours: bool, checkpoint: str | None, known: bool
+) -> None:
+    made = {"checkpoint": checkpoint, "deployment": {"fingerprint": "sha256:2"}, "versions": {}, "git_commit": None}
+    endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e", ours=ours)
+    assert (deployed(Ledger(made), endpoint) is not None) is known
+
+
+def test_a_server_that_is_kept_up_is_said_to_be_away_and_back(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that restarts is waited for; one that is dead ends the waiting."""
+    endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e")
+    health = Watch(endpoint, tmp_path / "health.jsonl", Timing())
+    said, ended = "", list[BaseException]()
+
+    def until(line: str) -> None:
+        nonlocal said
+        deadline = time.monotonic() + 60
+        while line not in said:
+            assert time.monotonic() < deadline, said
+            said += capsys.readouterr().err
+            time.sleep(0.02)
+
+    def keep() -> None:
+        try:
+            stay(endpoint, health)
+        except ServerError as error:
+            ended.append(error)
+
+    thread = threading.Thread(target=keep)
+    thread.start()
+    lines = ("engine_restarting", "repairing"), (None, None), ("engine_dead", "three times")
+    for number, (code, message) in enumerate(lines, 1):
+        error = {"error": {"code": code, "message": message}} if code else {}
+        health.record({"live": not code, "status": 503 if code else 200, "detail": error}, number, time.monotonic())
+        if message == "repairing":
+            until("serve: the server restarts (repairing)\n")
+        elif code is None:
+            until("serve: the server is live\n")
+    thread.join(60)
+    assert "three times" in str(ended[0])
