@@ -29,7 +29,7 @@ from pathlib import Path
 import aiohttp
 import psutil
 
-from launcher.backends.ray import cluster, home
+from launcher.backends.ray import cluster, session_dir
 
 ROOT = Path(__file__).resolve().parent.parent
 ECHO = {"prompt": "The quick brown fox jumps over the lazy dog.", "max_tokens": 64, "temperature": 0}
@@ -237,7 +237,7 @@ def handles(folder: str) -> None:
 @contextmanager
 def handle_based() -> Iterator[Server]:
     """Run Ray's peer with a Ray of its own, which ends with it."""
-    with home.home(secrets.token_hex(32)) as folder, (folder / "log").open("w") as log:
+    with session_dir.home(secrets.token_hex(32)) as folder, (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, "handles", str(folder)],
             stdout=subprocess.PIPE,
@@ -255,7 +255,7 @@ def handle_based() -> Iterator[Server]:
         finally:
             process.kill()
             process.wait()
-            home.end(process.pid)
+            session_dir.end(process.pid)
 
 
 def take_turns(servers: dict[str, Server], peer: str, rounds: int) -> Found:

@@ -30,16 +30,16 @@ from launcher.checkpoints import detect
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.core.types import resolve
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import Generation, Sampling
+from launcher.engines.base import GenerationRequest, Sampling
 from launcher.engines.megatron import Megatron, distributed
 from launcher.engines.megatron.layout import parameters
-from launcher.engines.megatron.placement import Placement, Saved
+from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerConfig
 from launcher.engines.runtime.batching import BatchingRunner
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import Chunk, StepPlan
 from launcher.settings.model import Dtype, Parallelism
 
-BATCH = Limits.max_sequences
+BATCH = SchedulerConfig.max_sequences
 CONTEXT = 512
 BLOCK = 16
 
@@ -81,9 +81,9 @@ class Sides:
         checkpoint = detect(resolve(path))
         self.architecture = replace(checkpoint.architecture, context_length=CONTEXT)
         allocation = allocate()
-        self.placement = Placement(
+        self.placement = WorkerConfig(
             architecture=self.architecture,
-            weights=Saved(checkpoint.path),
+            weights=CheckpointWeights(checkpoint.path),
             parallelism=Parallelism(),
             dtype=Dtype.fp32 if allocation.gpus == 0 else Dtype.bf16,
             device="cuda" if allocation.gpus else "cpu",
@@ -95,7 +95,9 @@ class Sides:
 
     @contextmanager
     def engine(self, **limits: Any) -> Iterator[BatchingRunner]:
-        with running(self.placement, Limits(CONTEXT, max_sequences=BATCH, max_queue=100_000, **limits)) as runner:
+        with running(
+            self.placement, SchedulerConfig(CONTEXT, max_sequences=BATCH, max_queue=100_000, **limits)
+        ) as runner:
             yield runner
 
     def transformers(self) -> Any:
@@ -103,7 +105,7 @@ class Sides:
         from transformers import LlamaConfig, LlamaForCausalLM
 
         from launcher.engines.megatron.build import build
-        from launcher.engines.megatron.placement import torch_dtype
+        from launcher.engines.megatron.worker_config import torch_dtype
 
         a, device = self.architecture, self.placement.torch_device(0)
         distributed.initialize(Parallelism(), device)
@@ -133,7 +135,7 @@ class Sides:
 
 
 @contextmanager
-def running(placement: Placement, limits: Limits) -> Iterator[BatchingRunner]:
+def running(placement: WorkerConfig, limits: SchedulerConfig) -> Iterator[BatchingRunner]:
     """Run a placement of one process as the engine does."""
     from launcher.engines.megatron.executor import MegatronExecutor
 
@@ -190,7 +192,7 @@ async def run_engine(runner: BatchingRunner, work: Sequence[Work], **sampling: A
         asked = last = time.perf_counter()
         settings = Sampling(max_tokens=w.output, temperature=0.0, ignore_eos=True, **sampling)
         count = 0
-        async for event in runner.generate(Generation(str(name), w.prompt, settings)):
+        async for event in runner.generate(GenerationRequest(str(name), w.prompt, settings)):
             now = time.perf_counter()
             if not count:
                 nonlocal begun_cpu

@@ -25,14 +25,14 @@ from launcher.core.types import resolve
 from launcher.distributed.allocation import allocate
 from launcher.engines.megatron import distributed
 from launcher.engines.megatron.layout import obstacles
-from launcher.engines.megatron.placement import Placement, Saved, Weights
+from launcher.engines.megatron.worker_config import CheckpointWeights, Weights, WorkerConfig
 from launcher.engines.runtime import flash
 from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.buckets import Buckets
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Parallelism
 
-BATCH = Limits.max_sequences
+BATCH = SchedulerConfig.max_sequences
 CONTEXT = 2048
 
 LLAMA = Architecture(
@@ -71,10 +71,10 @@ class Drawn:
                 parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1)
 
 
-def placement(architecture: Architecture, weights: Weights, graphs: bool, flash_decode: bool) -> Placement:
+def placement(architecture: Architecture, weights: Weights, graphs: bool, flash_decode: bool) -> WorkerConfig:
     block_size = flash.PAGE if flash_decode else 16
     num_blocks = BATCH * -(-CONTEXT // block_size) + 1
-    return Placement(
+    return WorkerConfig(
         architecture=architecture,
         weights=weights,
         parallelism=Parallelism(),
@@ -170,10 +170,13 @@ def main() -> None:
     architecture, weights = LLAMA, Drawn()
     if options.model:
         checkpoint = detect(resolve(options.model))
-        architecture, weights = replace(checkpoint.architecture, context_length=CONTEXT), Saved(checkpoint.path)
+        architecture, weights = (
+            replace(checkpoint.architecture, context_length=CONTEXT),
+            CheckpointWeights(checkpoint.path),
+        )
     sides = {name: side for name, side in SIDES.items() if not (why := unfit(architecture, *side)) or told(name, why)}
     with ExitStack() as stack:
-        limits = Limits(CONTEXT, BATCH, max_queue=100_000, prefill_chunk=CONTEXT, prefix_caching=False)
+        limits = SchedulerConfig(CONTEXT, BATCH, max_queue=100_000, prefill_chunk=CONTEXT, prefix_caching=False)
         engines = {
             name: stack.enter_context(running(placement(architecture, weights, *side), limits))
             for name, side in sides.items()

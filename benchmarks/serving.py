@@ -30,7 +30,7 @@ from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
 from launcher.core.types import resolve
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import Engine, Generation, Runner, Sampling
+from launcher.engines.base import AsyncEngine, Engine, GenerationRequest, Sampling
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -83,13 +83,13 @@ def client(url: str, model: str, tokens: int, concurrency: int, seconds: float) 
     return cast(Rate, uvloop.run(through_http(url, model, tokens, concurrency, seconds)))
 
 
-async def bare(runner: Runner, tokens: int, concurrency: int, seconds: float) -> Rate:
+async def bare(runner: AsyncEngine, tokens: int, concurrency: int, seconds: float) -> Rate:
     prompt = tuple(runner.tokenizer.encode(PROMPT))
     sampling, ids = Sampling(max_tokens=tokens, temperature=0, ignore_eos=True), count()
 
     async def ask() -> int:
         made = 0
-        async for event in runner.generate(Generation(f"bench-{next(ids)}", prompt, sampling)):
+        async for event in runner.generate(GenerationRequest(f"bench-{next(ids)}", prompt, sampling)):
             made += len(event.tokens)
         return made
 
@@ -107,7 +107,7 @@ def engines(names: list[str]) -> Iterator[tuple[str, Engine, Model]]:
 
 
 @contextmanager
-def both(engine: Engine, model: Model) -> Iterator[tuple[asyncio.Runner, Runner, str]]:
+def both(engine: Engine, model: Model) -> Iterator[tuple[asyncio.Runner, AsyncEngine, str]]:
     """Load the engine twice: bare, with a loop to run it in, and behind HTTP."""
     import uvloop
 

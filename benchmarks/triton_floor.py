@@ -17,7 +17,7 @@ import uvloop
 from bare_triton import BODY, Asker
 
 from launcher.backends.pytriton.frames import Frame, Frames, pack
-from launcher.backends.pytriton.link import request
+from launcher.backends.pytriton.grpc_client import request
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.backends.pytriton.server import Server, Settings
 from launcher.backends.pytriton.workspace import workspace

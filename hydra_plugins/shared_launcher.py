@@ -135,14 +135,14 @@ class SharedLauncher(Launcher):
         self, collected: dict[int, Any], keys: Sequence[str], points: list[DictConfig], returns: dict[int, JobReturn]
     ) -> None:
         """Submit one job for the collected points of each key, and put what they came to where Hydra looks for it."""
-        from launcher.cli.sweep_callback import Outcomes
+        from launcher.cli.sweep_callback import SweepCallback
         from launcher.slurm.groups import submitted
 
         groups = [list(group) for _, group in groupby(collected, key=lambda number: keys[number])]
         codes = submitted([[collected[number] for number in group] for group in groups], self.under_way)
         for number, point in collected.items():
-            Outcomes.codes.append(codes[point.folder])
-            returns[number].return_value = Outcomes.told(points[number], point.folder)
+            SweepCallback.codes.append(codes[point.folder])
+            returns[number].return_value = SweepCallback.told(points[number], point.folder)
 
 
 def _is_submitted(config: DictConfig) -> bool:
@@ -211,11 +211,11 @@ def _is_done(folder: Path) -> bool:
 
 
 def _returned(config: DictConfig, folder: Path) -> JobReturn:
-    from launcher.cli.sweep_callback import Outcomes
+    from launcher.cli.sweep_callback import SweepCallback
 
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     ret = JobReturn(overrides=overrides, cfg=_task(config), status=JobStatus.COMPLETED)
-    ret.return_value = Outcomes.told(config, folder)
+    ret.return_value = SweepCallback.told(config, folder)
     return ret
 
 

@@ -64,7 +64,7 @@ def test_what_extending_shows_runs_as_it_is_written(tmp_path: Path) -> None:
     shutil.copy(ROOT / "launch.py", tmp_path)
     text = (ROOT / "docs" / "extending.md").read_text()
     written = [_place(code["code"], tmp_path) for code in BLOCK.finditer(text)]
-    with (tmp_path / "launcher" / "config.py").open("a") as config:
+    with (tmp_path / "launcher" / "pipeline" / "config.py").open("a") as config:
         config.writelines(f"import {name}  # noqa\n" for name in written if name)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "planets.jsonl").write_text('{"id": "1", "question": "Is it round?", "answer": "YES!"}\n')

@@ -16,7 +16,7 @@ from launcher.core.types import Handler, Json, Request, Response
 
 
 @dataclass(frozen=True)
-class Behind:
+class Downstream:
     """Who answers what an adapter passes on.
 
     ``deployment`` is what of it can change an answer, the checkpoint by its content; None where that is not known.
@@ -43,7 +43,7 @@ class Adapter(ABC):
         return {}
 
     @asynccontextmanager
-    async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
+    async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
         """Hold what lives as long as the run, for instance an open file in the run ``folder``."""
         yield
 
@@ -71,7 +71,7 @@ async def all_running(
     async with AsyncExitStack() as stack:
         for place, adapter in enumerate(adapters, 1):
             changing = [a for a in adapters[place:] if a.changes_answers]
-            behind = Behind(deployment, [{f"{type(a).__module__}.{type(a).__name__}": asdict(a)} for a in changing])
+            behind = Downstream(deployment, [{f"{type(a).__module__}.{type(a).__name__}": asdict(a)} for a in changing])
             await stack.enter_async_context(adapter.running(folder, behind))
         yield
 

@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
-from launcher.adapters.answers import Answers, Question
-from launcher.adapters.base import Adapter, Behind, closing, counting
+from launcher.adapters.base import Adapter, Downstream, closing, counting
+from launcher.adapters.response_store import CacheKey, ResponseStore
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.responses import check_stream, checked
 from launcher.core.types import Handler, Json, Request, Response
@@ -46,20 +46,20 @@ class Caching(Adapter):
     def __post_init__(self) -> None:
         if not self.folder:
             raise UserError("adapters.caching.folder is empty; a folder is needed")
-        self._answers: Answers | None = None
+        self._answers: ResponseStore | None = None
         self._behind: Json = None
         self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.counts: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
+    async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
         if behind.deployment is None and not self.serves:
             raise UserError(
                 "adapters.caching.serves is not set, and nothing else says which checkpoint answers here; accepted is "
                 "a name for it, to be changed whenever it changes"
             )
         self._behind = asdict(behind) | {"serves": self.serves}
-        self._answers = Answers(Path(self.folder).expanduser())
+        self._answers = ResponseStore(Path(self.folder).expanduser())
         try:
             with counting(folder / "caching.json", self.counts, COUNTED):
                 yield
@@ -69,11 +69,13 @@ class Caching(Adapter):
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if self._answers is None:
             raise AdapterError("caching: called outside of a run, there is no folder for answers")
-        question = Question.of(request, self._behind)
+        question = CacheKey.of(request, self._behind)
         async with self._turns.setdefault(question.digest, asyncio.Lock()):
             return await self._answered(self._answers, question, request, call_next)
 
-    async def _answered(self, answers: Answers, question: Question, request: Request, call_next: Handler) -> Response:
+    async def _answered(
+        self, answers: ResponseStore, question: CacheKey, request: Request, call_next: Handler
+    ) -> Response:
         start = time.perf_counter()
         kept = await asyncio.to_thread(answers.read, question)
         if kept is not None:
@@ -91,7 +93,7 @@ class Caching(Adapter):
         return response
 
 
-async def _copied(events: AsyncIterator[Json], answers: Answers, question: Question) -> AsyncIterator[Json]:
+async def _copied(events: AsyncIterator[Json], answers: ResponseStore, question: CacheKey) -> AsyncIterator[Json]:
     """Pass a stream on, and keep it if it comes to its end."""
     seen: list[Json] = []
     async with closing(events):

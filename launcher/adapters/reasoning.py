@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Behind, closing, counting
-from launcher.adapters.thought import Piece, Place, Splitter, StrayEnd
+from launcher.adapters.base import Adapter, Downstream, closing, counting
+from launcher.adapters.reasoning_parser import Piece, Place, ReasoningParser, StrayEnd
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
@@ -59,7 +59,7 @@ class Reasoning(Adapter):
         return replace(response, body={**response.body, "choices": choices})
 
     @asynccontextmanager
-    async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
+    async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
         with counting(folder / "reasoning.json", self.counts, COUNTED):
             yield
 
@@ -93,8 +93,8 @@ class Reasoning(Adapter):
             return dict(holder), False
         return {**holder, key: piece.answer, "reasoning_content": piece.thought}, splitter.unfinished
 
-    def _splitter(self) -> Splitter:
-        return Splitter(self.start_tag, self.end_tag, inside=self.starts_inside)
+    def _splitter(self) -> ReasoningParser:
+        return ReasoningParser(self.start_tag, self.end_tag, inside=self.starts_inside)
 
     def _count(self, piece: Piece, *, unfinished: bool) -> None:
         self.counts["answers"] += 1
@@ -122,7 +122,7 @@ class Reasoning(Adapter):
 class _Stream:
     """One choice of a stream."""
 
-    def __init__(self, splitter: Splitter) -> None:
+    def __init__(self, splitter: ReasoningParser) -> None:
         self.splitter = splitter
         self.total = Piece()
         self.closed = False
@@ -161,7 +161,7 @@ class _Stream:
         return {**made, "reasoning_unfinished": True} if self.closed and self.splitter.unfinished else made
 
 
-def _feed(splitter: Splitter, text: str) -> Piece:
+def _feed(splitter: ReasoningParser, text: str) -> Piece:
     try:
         return splitter.feed(text)
     except StrayEnd as error:

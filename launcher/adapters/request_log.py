@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter, Behind, closing
+from launcher.adapters.base import Adapter, Downstream, closing
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.files import append
 from launcher.core.redaction import redact
@@ -59,7 +59,7 @@ class RequestLog(Adapter):
         return await _logged(request, call_next, self._writer.write)
 
     @asynccontextmanager
-    async def running(self, folder: Path, behind: Behind) -> AsyncIterator[None]:
+    async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
         self._writer, self._count = _Writer(folder / self.file), 0
         try:
             yield

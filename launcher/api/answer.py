@@ -11,35 +11,35 @@ from dataclasses import dataclass
 from starlette.requests import Request
 from starlette.responses import Response
 
-from launcher.api.choice import Choice, Piece, pieces
+from launcher.api.choice import Choice, TextDelta, pieces
 from launcher.api.disconnect import until_disconnect
 from launcher.api.encode import respond
-from launcher.api.form import Form, Usage
+from launcher.api.form import ResponseFormatter, Usage
 from launcher.api.service import Service
 from launcher.api.stream import EventStream, encoded
 from launcher.core.types import Json
 
-Indexed = tuple[int, Piece]
+Indexed = tuple[int, TextDelta]
 AHEAD = 64
 """How many pieces may wait for a slow client before the engine has to wait too."""
 
 
 @dataclass(frozen=True)
-class Job:
+class GenerationJob:
     """A request as planned: what to generate, and how to write the answer.
 
     ``include_usage`` adds a last chunk with the usage; ``continuous_usage`` has it so far in every chunk.
     """
 
     choices: list[Choice]
-    form: Form
+    form: ResponseFormatter
     usage: Usage
     stream: bool = False
     include_usage: bool = False
     continuous_usage: bool = False
 
 
-async def answer(request: Request, service: Service, job: Job) -> Response:
+async def answer(request: Request, service: Service, job: GenerationJob) -> Response:
     """Answer a request. What the engine refuses is raised here, before anything is sent.
 
     Raises `Disconnected` when the client goes away; all slots are then free.
@@ -51,8 +51,8 @@ async def answer(request: Request, service: Service, job: Job) -> Response:
     return respond(await until_disconnect(request.receive, _whole(job, generated)))
 
 
-async def _whole(job: Job, generated: AsyncGenerator[Indexed, None]) -> Json:
-    answers = [Piece() for _ in job.choices]
+async def _whole(job: GenerationJob, generated: AsyncGenerator[Indexed, None]) -> Json:
+    answers = [TextDelta() for _ in job.choices]
     async with aclosing(generated):
         async for index, piece in generated:
             answers[index].add(piece)
@@ -60,7 +60,9 @@ async def _whole(job: Job, generated: AsyncGenerator[Indexed, None]) -> Json:
     return job.form.whole(answers, job.usage)
 
 
-async def _chunks(job: Job, first: Indexed, rest: AsyncGenerator[Indexed, None]) -> AsyncGenerator[Json, None]:
+async def _chunks(
+    job: GenerationJob, first: Indexed, rest: AsyncGenerator[Indexed, None]
+) -> AsyncGenerator[Json, None]:
     """Yield the JSON chunks of a stream."""
     async with aclosing(rest):
         for choice in job.choices:
@@ -74,7 +76,7 @@ async def _chunks(job: Job, first: Indexed, rest: AsyncGenerator[Indexed, None])
         yield job.form.total(job.usage)
 
 
-def _with_usage(job: Job, chunk: Json) -> Json:
+def _with_usage(job: GenerationJob, chunk: Json) -> Json:
     """With ``include_usage`` alone, every chunk but the last says that the usage is not known yet."""
     if job.continuous_usage:
         return chunk | {"usage": job.usage.json()}

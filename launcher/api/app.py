@@ -29,13 +29,13 @@ from launcher.api.ready import Readiness
 from launcher.api.schema import ChatRequest, CompletionRequest, ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.service import Service
 from launcher.core.errors import EngineUnavailable, QueueFull
-from launcher.engines.base import Runner
+from launcher.engines.base import AsyncEngine
 
 LOG = logging.getLogger("launcher.server")
 
 
 def create_app(
-    runner: Runner,
+    runner: AsyncEngine,
     *,
     front: Front = Front(),
     admission: Admission | None = None,

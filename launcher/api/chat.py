@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from launcher.api.answer import Job, answer
-from launcher.api.choice import Piece
+from launcher.api.answer import GenerationJob, answer
+from launcher.api.choice import TextDelta
 from launcher.api.errors import clipped, invalid
-from launcher.api.form import Form, Usage
+from launcher.api.form import ResponseFormatter, Usage
 from launcher.api.large import beside, rendering
 from launcher.api.logprobs import for_chat
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_tokens, choices, token_limit
@@ -54,7 +54,7 @@ async def render(messages: Sequence[Message], how: Rendering, tokenizer: Tokeniz
     return await beside(len(text), lambda: tuple(tokenizer.encode(text, special=False)))
 
 
-def _job(body: ChatRequest, prompt: Prompt, service: Service) -> Job:
+def _job(body: ChatRequest, prompt: Prompt, service: Service) -> GenerationJob:
     runner = service.runner
     check_tokens(prompt, runner, "messages")
     if not prompt:
@@ -62,7 +62,7 @@ def _job(body: ChatRequest, prompt: Prompt, service: Service) -> Job:
     limit = token_limit(body, "messages", len(prompt), runner.context_length, default=None)
     id = f"chatcmpl-{secrets.token_hex(12)}"
     top = _alternatives(body)
-    return Job(
+    return GenerationJob(
         choices(body, [prompt], [limit], id=id, logprobs=top),
         ChatForm(id, int(time.time()), service.name(body.model), runner.tokenizer, top),
         Usage(len(prompt)),
@@ -78,10 +78,10 @@ def _alternatives(body: ChatRequest) -> int | None:
     return body.top_logprobs or 0 if body.logprobs else None
 
 
-class ChatForm(Form):
+class ChatForm(ResponseFormatter):
     """``chat.completion``, and ``chat.completion.chunk`` for streams."""
 
-    def whole(self, answers: Sequence[Piece], usage: Usage) -> Json:
+    def whole(self, answers: Sequence[TextDelta], usage: Usage) -> Json:
         choices = [
             self._choice(i, piece, "message", {"role": "assistant", "content": piece.text, "refusal": None})
             for i, piece in enumerate(answers)
@@ -93,13 +93,13 @@ class ChatForm(Form):
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         return [self.envelope("chat.completion.chunk", [choice])]
 
-    def chunk(self, index: int, piece: Piece) -> Json:
+    def chunk(self, index: int, piece: TextDelta) -> Json:
         delta = {"content": piece.text} if piece.text else {}
         return self.envelope("chat.completion.chunk", [self._choice(index, piece, "delta", delta)])
 
     def total(self, usage: Usage) -> Json:
         return self.envelope("chat.completion.chunk", []) | {"usage": usage.json()}
 
-    def _choice(self, index: int, piece: Piece, field: str, message: Json) -> Json:
+    def _choice(self, index: int, piece: TextDelta, field: str, message: Json) -> Json:
         logprobs = None if self.top is None else for_chat(piece.tokens, self.tokenizer, self.top)
         return {"index": index, field: message, "logprobs": logprobs, "finish_reason": piece.finish}

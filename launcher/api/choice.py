@@ -7,10 +7,10 @@ from contextlib import aclosing
 from dataclasses import dataclass, field
 from typing import cast
 
-from launcher.api.logprobs import Placed
+from launcher.api.logprobs import TokenWithOffset
 from launcher.api.text import Decoder, StopFilter
 from launcher.core.tokenizer import Tokenizer
-from launcher.engines.base import Finish, Generation, Runner, TokenLogprob, Tokens
+from launcher.engines.base import AsyncEngine, Finish, GenerationRequest, TokenLogprob, TokenOutput
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,13 +21,13 @@ class Choice:
     """
 
     index: int
-    generation: Generation
+    generation: GenerationRequest
     stop: tuple[str, ...] = ()
     echo: tuple[bytes, ...] = ()
 
 
 @dataclass(slots=True)
-class Piece:
+class TextDelta:
     """Text that can be shown, the tokens that belong to it, and how many tokens were generated for it.
 
     The last piece of a choice has ``finish``. The tokens are those that begin in text that is shown, so that they are
@@ -35,14 +35,14 @@ class Piece:
     """
 
     text: str = ""
-    tokens: list[Placed] = field(default_factory=list)
+    tokens: list[TokenWithOffset] = field(default_factory=list)
     generated: int = 0
     finish: Finish | None = None
 
     def __bool__(self) -> bool:
         return bool(self.text or self.tokens or self.finish)
 
-    def add(self, other: Piece) -> None:
+    def add(self, other: TextDelta) -> None:
         """Append the piece that follows."""
         self.text += other.text
         self.tokens += other.tokens
@@ -50,13 +50,13 @@ class Piece:
         self.finish = other.finish
 
 
-async def pieces(runner: Runner, choice: Choice) -> AsyncGenerator[Piece, None]:
+async def pieces(runner: AsyncEngine, choice: Choice) -> AsyncGenerator[TextDelta, None]:
     """Generate a choice. However this ends, the engine's slot is free afterwards.
 
-    Raises what `Runner.generate` raises.
+    Raises what `AsyncEngine.generate` raises.
     """
-    writer = Writer(runner.tokenizer, choice)
-    events = cast("AsyncGenerator[Tokens, None]", runner.generate(choice.generation))
+    writer = Detokenizer(runner.tokenizer, choice)
+    events = cast("AsyncGenerator[TokenOutput, None]", runner.generate(choice.generation))
     async with aclosing(events):
         async for event in events:
             piece = writer.write(event)
@@ -65,7 +65,7 @@ async def pieces(runner: Runner, choice: Choice) -> AsyncGenerator[Piece, None]:
                 return
 
 
-class Writer:
+class Detokenizer:
     """Turns the events of one generation into pieces."""
 
     def __init__(self, tokenizer: Tokenizer, choice: Choice) -> None:
@@ -74,12 +74,12 @@ class Writer:
         self._list_tokens = choice.generation.sampling.logprobs is not None
         self._decoder = Decoder()
         self._filter = StopFilter(choice.stop)
-        self._waiting: list[Placed] = []
+        self._waiting: list[TokenWithOffset] = []
         self._shown = 0
 
-    def write(self, event: Tokens) -> Piece:
+    def write(self, event: TokenOutput) -> TextDelta:
         """Return the text that became certain. Tokens behind a stop string are not counted."""
-        piece = Piece()
+        piece = TextDelta()
         if self._echo:
             piece.text = self._echoed(event.prompt or tuple(map(TokenLogprob, self._prompt)))
             self._echo = ()
@@ -94,7 +94,7 @@ class Writer:
     def _echoed(self, tokens: tuple[TokenLogprob, ...]) -> str:
         return "".join(self._place(token, data) for token, data in zip(tokens, self._echo, strict=True))
 
-    def _generated(self, event: Tokens, piece: Piece) -> str:
+    def _generated(self, event: TokenOutput, piece: TextDelta) -> str:
         text = ""
         ending = len(event.tokens) - 1 if event.finish == "stop" else -1
         for i, token in enumerate(event.tokens):
@@ -110,7 +110,7 @@ class Writer:
     def _place(self, token: TokenLogprob, data: bytes) -> str:
         offset, text = self._decoder.feed(data)
         if self._list_tokens:
-            self._waiting.append(Placed(offset, token))
+            self._waiting.append(TokenWithOffset(offset, token))
         return text
 
     def _end(self) -> str:
@@ -119,7 +119,7 @@ class Writer:
             return ""
         return self._filter.feed(self._decoder.finish()) + self._filter.finish()
 
-    def _take(self, *, last: bool) -> list[Placed]:
+    def _take(self, *, last: bool) -> list[TokenWithOffset]:
         """Return the tokens that begin in the text shown so far; the ``last`` time also those without text."""
         ready = len(self._waiting) if last else 0
         while ready < len(self._waiting) and self._waiting[ready].offset < self._shown:

@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from launcher.api.answer import Job, answer
-from launcher.api.choice import Piece
+from launcher.api.answer import GenerationJob, answer
+from launcher.api.choice import TextDelta
 from launcher.api.echo import echoed
 from launcher.api.errors import invalid
-from launcher.api.form import Form, Usage
+from launcher.api.form import ResponseFormatter, Usage
 from launcher.api.large import beside
 from launcher.api.logprobs import for_completions
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_length, check_tokens, choices, token_limit
@@ -33,7 +33,7 @@ async def create_completion(request: Request) -> Response:
     return await answer(request, service, job)
 
 
-def _job(body: CompletionRequest, service: Service) -> Job:
+def _job(body: CompletionRequest, service: Service) -> GenerationJob:
     runner = service.runner
     check_bias(body, runner)
     check_choices(body, len(body.prompt), runner)
@@ -43,7 +43,7 @@ def _job(body: CompletionRequest, service: Service) -> Job:
     limits = [token_limit(body, "prompt", len(p), runner.context_length, DEFAULT_MAX_TOKENS, lowest) for p in prompts]
     echoes = [echoed(p, text, runner.tokenizer) for p, text in zip(prompts, texts, strict=True)] if body.echo else ()
     id = f"cmpl-{secrets.token_hex(12)}"
-    return Job(
+    return GenerationJob(
         choices(body, prompts, limits, id=id, logprobs=body.logprobs, echoes=echoes),
         CompletionForm(id, int(time.time()), service.name(body.model), runner.tokenizer, body.logprobs),
         Usage(sum(map(len, prompts))),
@@ -65,22 +65,22 @@ def _tokens(prompt: str | list[int], body: CompletionRequest, service: Service) 
     return tuple(tokens)
 
 
-class CompletionForm(Form):
+class CompletionForm(ResponseFormatter):
     """``text_completion``: whole and streamed answers have one form."""
 
-    def whole(self, answers: Sequence[Piece], usage: Usage) -> Json:
+    def whole(self, answers: Sequence[TextDelta], usage: Usage) -> Json:
         choices = [self._choice(i, piece) for i, piece in enumerate(answers)]
         return self.envelope("text_completion", choices) | {"usage": usage.json()}
 
     def opening(self, index: int) -> list[Json]:
         return []
 
-    def chunk(self, index: int, piece: Piece) -> Json:
+    def chunk(self, index: int, piece: TextDelta) -> Json:
         return self.envelope("text_completion", [self._choice(index, piece)])
 
     def total(self, usage: Usage) -> Json:
         return self.envelope("text_completion", []) | {"usage": usage.json()}
 
-    def _choice(self, index: int, piece: Piece) -> Json:
+    def _choice(self, index: int, piece: TextDelta) -> Json:
         logprobs = None if self.top is None else for_completions(piece.tokens, self.tokenizer)
         return {"index": index, "text": piece.text, "logprobs": logprobs, "finish_reason": piece.finish}

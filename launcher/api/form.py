@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from launcher.api.choice import Piece
+from launcher.api.choice import TextDelta
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
 
@@ -27,7 +27,7 @@ class Usage:
 
 
 @dataclass(frozen=True)
-class Form(ABC):
+class ResponseFormatter(ABC):
     """Writes the answer to one request. ``top`` is how many alternatives per token were asked for, if any."""
 
     id: str
@@ -37,7 +37,7 @@ class Form(ABC):
     top: int | None
 
     @abstractmethod
-    def whole(self, answers: Sequence[Piece], usage: Usage) -> Json:
+    def whole(self, answers: Sequence[TextDelta], usage: Usage) -> Json:
         """Return the answer to a request that does not stream; ``answers`` are in the order of the choices."""
 
     @abstractmethod
@@ -45,7 +45,7 @@ class Form(ABC):
         """Return the chunks that come before the first piece of a choice."""
 
     @abstractmethod
-    def chunk(self, index: int, piece: Piece) -> Json:
+    def chunk(self, index: int, piece: TextDelta) -> Json:
         """Return the chunk that carries one piece."""
 
     @abstractmethod

@@ -19,14 +19,14 @@ LOWEST = -9999.0
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class TokenWithOffset:
     """A token with the offset, in characters of the returned text, of the character that its first byte is part of."""
 
     offset: int
     token: TokenLogprob
 
 
-def for_completions(placed: Iterable[Placed], tokenizer: Tokenizer) -> dict[str, list[Json]]:
+def for_completions(placed: Iterable[TokenWithOffset], tokenizer: Tokenizer) -> dict[str, list[Json]]:
     """Return ``tokens``, ``token_logprobs``, ``top_logprobs``, ``text_offset``: aligned lists, null where unknown."""
     placed = list(placed)
     return {
@@ -37,7 +37,7 @@ def for_completions(placed: Iterable[Placed], tokenizer: Tokenizer) -> dict[str,
     }
 
 
-def for_chat(placed: Iterable[Placed], tokenizer: Tokenizer, top: int) -> dict[str, Json]:
+def for_chat(placed: Iterable[TokenWithOffset], tokenizer: Tokenizer, top: int) -> dict[str, Json]:
     """Return ``{"content": [...]}``: each token with its bytes (none for a special token) and ``top`` alternatives."""
     content = [
         _entry(p.token.token, p.token.logprob, tokenizer)

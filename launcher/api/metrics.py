@@ -9,7 +9,7 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.registry import Collector
 
-from launcher.engines.base import Runner
+from launcher.engines.base import AsyncEngine
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -17,7 +17,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 class Metrics:
     """Counters of the HTTP surface, the engine's own state, and ``more`` from behind the engine."""
 
-    def __init__(self, runner: Runner, more: Callable[[], bytes] = bytes) -> None:
+    def __init__(self, runner: AsyncEngine, more: Callable[[], bytes] = bytes) -> None:
         self._more = more
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -58,9 +58,9 @@ COUNTERS = {
 
 
 class EngineCollector(Collector):
-    """Reads `Runner.state` when asked."""
+    """Reads `AsyncEngine.state` when asked."""
 
-    def __init__(self, runner: Runner) -> None:
+    def __init__(self, runner: AsyncEngine) -> None:
         self._runner = runner
 
     def collect(self) -> Iterator[Metric]:

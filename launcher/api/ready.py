@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from typing import cast
 
-from launcher.engines.base import Generation, Runner, Sampling, Tokens
+from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenOutput
 
 FRESH_S = 10.0
 """A token produced within this many seconds shows that the engine works."""
@@ -17,7 +17,7 @@ FRESH_S = 10.0
 class Readiness:
     """Knows when the engine last produced a token; asks it for one when that is too long ago."""
 
-    def __init__(self, runner: Runner, timeout_s: float) -> None:
+    def __init__(self, runner: AsyncEngine, timeout_s: float) -> None:
         self._runner = runner
         self._timeout_s = timeout_s
         self._last = float("-inf")
@@ -49,8 +49,8 @@ class Readiness:
 
     async def _one_token(self) -> str | None:
         prompt = tuple(self._runner.tokenizer.encode("a")) or (0,)
-        probe = Generation(f"ready-{time.monotonic_ns()}", prompt, Sampling(max_tokens=1, temperature=0))
-        async with aclosing(cast("AsyncGenerator[Tokens, None]", self._runner.generate(probe))) as events:
+        probe = GenerationRequest(f"ready-{time.monotonic_ns()}", prompt, Sampling(max_tokens=1, temperature=0))
+        async with aclosing(cast("AsyncGenerator[TokenOutput, None]", self._runner.generate(probe))) as events:
             async for event in events:
                 if event.tokens:
                     self.produced()

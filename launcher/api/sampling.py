@@ -8,7 +8,7 @@ from hashlib import blake2b
 from launcher.api.choice import Choice
 from launcher.api.errors import ApiError, clipped, invalid
 from launcher.api.schema import MAX_SEED, Sampled
-from launcher.engines.base import Generation, Runner, Sampling
+from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling
 
 MAX_CHOICES_IN_ALL = 2048
 
@@ -36,12 +36,12 @@ def choices(
         for index in range(len(found), len(found) + body.n):
             sampling = _sampling(body, limit, index, logprobs, bool(echo))
             # A stop string may end the text at any token, so that each is looked at as soon as it is there.
-            generation = Generation(f"{id}-{index}", prompt, sampling, whole=not body.stream and not body.stop)
+            generation = GenerationRequest(f"{id}-{index}", prompt, sampling, whole=not body.stream and not body.stop)
             found.append(Choice(index, generation, body.stop, echo))
     return found
 
 
-def check_tokens(tokens: Sequence[int], runner: Runner, param: str) -> None:
+def check_tokens(tokens: Sequence[int], runner: AsyncEngine, param: str) -> None:
     """Refuse token ids that the model does not have, also those that its tokenizer has."""
     highest = max(tokens, default=0)
     if runner.vocab_size <= highest < runner.tokenizer.vocab_size:
@@ -56,11 +56,11 @@ def check_range(tokens: Sequence[int], vocab_size: int, param: str) -> None:
             raise invalid(param, f"{param}: there is no token {token}, expected 0 to {vocab_size - 1}")
 
 
-def check_bias(body: Sampled, runner: Runner) -> None:
+def check_bias(body: Sampled, runner: AsyncEngine) -> None:
     check_tokens(list(body.logit_bias), runner, "logit_bias")
 
 
-def check_choices(body: Sampled, prompts: int, runner: Runner) -> None:
+def check_choices(body: Sampled, prompts: int, runner: AsyncEngine) -> None:
     """Refuse more choices than the engine ever takes: they would be told to come back later for ever."""
     if body.best_of not in (None, body.n):
         raise invalid("best_of", f"best_of: expected the value of n ({body.n}), got {body.best_of}")
@@ -71,7 +71,7 @@ def check_choices(body: Sampled, prompts: int, runner: Runner) -> None:
         raise invalid(param, f"{param}: {asked}; expected at most {limit} in one request")
 
 
-def check_length(text: str, param: str, runner: Runner) -> None:
+def check_length(text: str, param: str, runner: AsyncEngine) -> None:
     """Refuse a text that has more tokens than the context, however it is tokenized, without doing so."""
     longest, context = runner.tokenizer.longest_token, runner.context_length
     if longest is not None and len(text) > longest * context:

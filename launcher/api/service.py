@@ -13,14 +13,14 @@ from launcher.api.errors import unknown_model
 from launcher.api.front import Front
 from launcher.api.metrics import Metrics
 from launcher.api.ready import Readiness
-from launcher.engines.base import Runner
+from launcher.engines.base import AsyncEngine
 
 
 @dataclass(frozen=True)
 class Service:
     """One app's engine with its metrics. ``created`` is when it was started, in seconds since 1970."""
 
-    runner: Runner
+    runner: AsyncEngine
     metrics: Metrics
     readiness: Readiness
     created: int

@@ -40,7 +40,7 @@ class State(Enum):
 
 
 @dataclass(frozen=True)
-class Sighting:
+class CheckpointState:
     """A checkpoint as it was seen.
 
     ``step`` is None where the name holds none. ``modified`` is when the newest of its files changed, in seconds since
@@ -80,7 +80,7 @@ def step_of(name: str) -> int | None:
     return None
 
 
-def checkpoints(folder: Path, known: Mapping[Path, Sighting]) -> list[Sighting]:
+def checkpoints(folder: Path, known: Mapping[Path, CheckpointState]) -> list[CheckpointState]:
     """Return what a training run has written, or is writing, into its folder. Raises `OSError`.
 
     A name without a step counts once it opens as a checkpoint; other folders and files are not the training's. Those
@@ -96,7 +96,7 @@ def _may_be(path: Path) -> bool:
     return path.is_dir() if path.suffix not in FILES else path.is_file()
 
 
-def sight(path: Path) -> Sighting | None:
+def sight(path: Path) -> CheckpointState | None:
     """Look at one checkpoint; None for what is none, and for what vanishes meanwhile."""
     step, reason = step_of(path.name), _unfinished(path)
     whole = not reason and _opens(path)
@@ -106,7 +106,7 @@ def sight(path: Path) -> Sighting | None:
     modified = max(seen for _, _, seen in files)
     stamp = f"{path.name} {len(files)} files {sum(size for _, size, _ in files)} bytes {modified}"
     state = State.unfinished if reason else State.complete if whole and _marked(path) else State.unmarked
-    return Sighting(path, step, modified / 1e9, stamp, state, whole, reason)
+    return CheckpointState(path, step, modified / 1e9, stamp, state, whole, reason)
 
 
 def _opens(path: Path) -> bool:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.checkpoints.states import Sighting
+from launcher.checkpoints.states import CheckpointState
 
 
 @dataclass(frozen=True)
-class Entry:
+class WatchRecord:
     """A line of ``watch.json``: the checkpoint, its step (None if unknown), and the ``folder`` of its run.
 
     ``modified`` is in seconds since 1970. ``status`` is that of the run's report, ``evaluating``, or ``missed`` for a
@@ -25,7 +25,7 @@ class Entry:
     reason: str | None = None
 
     @classmethod
-    def of(cls, seen: Sighting, tries: int = 1) -> Entry:
+    def of(cls, seen: CheckpointState, tries: int = 1) -> WatchRecord:
         """Return the line of a checkpoint whose evaluation begins."""
         return cls(seen.key, str(seen.path), seen.step, seen.modified, seen.stamp, tries)
 

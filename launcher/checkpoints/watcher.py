@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher.checkpoints.states import Sighting, State, checkpoints
+from launcher.checkpoints.states import CheckpointState, State, checkpoints
 from launcher.settings.watch import Watch
 
 PATIENCE = 6
@@ -17,45 +17,47 @@ PATIENCE = 6
 
 
 @dataclass(frozen=True)
-class View:
+class Snapshot:
     """What a look has found. ``complete`` and ``gone`` hold one checkpoint for each step.
 
     ``settling`` may be complete: they are unmarked, and have changed lately. ``unfinished`` are not, their writer says.
     ``gone`` were complete or settling, and are not there any more. ``trouble`` is why the folder could not be read.
     """
 
-    complete: tuple[Sighting, ...] = ()
-    settling: tuple[Sighting, ...] = ()
-    unfinished: tuple[Sighting, ...] = ()
-    gone: tuple[Sighting, ...] = ()
+    complete: tuple[CheckpointState, ...] = ()
+    settling: tuple[CheckpointState, ...] = ()
+    unfinished: tuple[CheckpointState, ...] = ()
+    gone: tuple[CheckpointState, ...] = ()
     trouble: str = ""
 
 
 @dataclass
-class Scout:
+class CheckpointWatcher:
     """Looks at ``folder``; ``view`` is what the last look found, and ``news`` is set after each."""
 
     folder: Path
     settle_s: float
     clock: Callable[[], float] = time.monotonic
-    view: View = field(default_factory=View)
+    view: Snapshot = field(default_factory=Snapshot)
     news: threading.Event = field(default_factory=threading.Event)
-    done: dict[Path, Sighting] = field(default_factory=dict)
+    done: dict[Path, CheckpointState] = field(default_factory=dict)
     """Those that need not be looked into again: they are only looked for."""
     _since: dict[Path, tuple[str, float]] = field(default_factory=dict)
-    _known: dict[str, Sighting] = field(default_factory=dict)
+    _known: dict[str, CheckpointState] = field(default_factory=dict)
 
     def look(self) -> None:
         """Look once. A folder that cannot be read now is looked at again later: nothing in it counts as gone."""
         try:
             found = checkpoints(self.folder, dict(self.done))
         except OSError as error:
-            self.view = View(self.view.complete, self.view.settling, self.view.unfinished, self.view.gone, str(error))
+            self.view = Snapshot(
+                self.view.complete, self.view.settling, self.view.unfinished, self.view.gone, str(error)
+            )
         else:
             self.view = self._sorted(found)
         self.news.set()
 
-    def _sorted(self, found: list[Sighting]) -> View:
+    def _sorted(self, found: list[CheckpointState]) -> Snapshot:
         unfinished = [seen for seen in found if seen.state is State.unfinished]
         other = [seen for seen in found if seen.state is not State.unfinished]
         complete = _first([seen for seen in other if self._is_complete(seen)])
@@ -63,9 +65,9 @@ class Scout:
         here = {seen.key for seen in found}
         gone = [seen for key, seen in self._known.items() if key not in here]
         self._known |= {seen.key: seen for seen in settling} | complete
-        return View(tuple(complete.values()), tuple(settling), tuple(unfinished), tuple(gone))
+        return Snapshot(tuple(complete.values()), tuple(settling), tuple(unfinished), tuple(gone))
 
-    def _is_complete(self, seen: Sighting) -> bool:
+    def _is_complete(self, seen: CheckpointState) -> bool:
         """Tell whether a checkpoint is marked so, or has not changed for long enough, by our own clock."""
         now = self.clock()
         stamp, since = self._since.get(seen.path, ("", now))
@@ -76,18 +78,18 @@ class Scout:
         return seen.state is State.complete or (stamp == seen.stamp and now - since >= wait_s)
 
 
-def _first(found: list[Sighting]) -> dict[str, Sighting]:
+def _first(found: list[CheckpointState]) -> dict[str, CheckpointState]:
     """Keep one checkpoint for each step: not the one that is there under a second name."""
-    chosen: dict[str, Sighting] = {}
+    chosen: dict[str, CheckpointState] = {}
     for seen in sorted(found, key=lambda seen: (seen.place[0], seen.second, seen.modified)):
         chosen.setdefault(seen.key, seen)
     return chosen
 
 
 @contextmanager
-def scouting(settings: Watch, folder: Path) -> Iterator[Scout]:
+def scouting(settings: Watch, folder: Path) -> Iterator[CheckpointWatcher]:
     """Yield a scout that has looked once and goes on in a thread of its own."""
-    scout, over = Scout(folder, settings.settle_s), threading.Event()
+    scout, over = CheckpointWatcher(folder, settings.settle_s), threading.Event()
     scout.look()
 
     def loop() -> None:

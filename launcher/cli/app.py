@@ -29,7 +29,7 @@ from launcher.cli.arguments import as_written, completed
 from launcher.cli.config_errors import complaint, unknown_keys
 from launcher.cli.hydra_launchers import SHARED
 from launcher.cli.sweep_callback import (
-    Outcomes,
+    SweepCallback,
     check_secrets,
     ended,
     interrupted,
@@ -47,28 +47,28 @@ from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.leader import leading
 from launcher.distributed.group.member import follow
 from launcher.pipeline.config import Mode, Run, check, plain
-from launcher.pipeline.servers import Deployments, fingerprint
+from launcher.pipeline.servers import ServerPool, fingerprint
 from launcher.settings.cluster import Slurm
 from launcher.settings.overrides import CommandLine
 from launcher.slurm.points import Point
 
 
 @dataclass(frozen=True)
-class Here:
+class RunContext:
     """What points run with: this process's place, and the servers that it keeps.
 
     Sent to another process, as launchers do that run each point in one, it is what that process finds there.
     """
 
     allocation: Allocation
-    deployments: Deployments | None = None
+    deployments: ServerPool | None = None
 
-    def __reduce__(self) -> tuple[Callable[[], Here], tuple[()]]:
+    def __reduce__(self) -> tuple[Callable[[], RunContext], tuple[()]]:
         return _elsewhere, ()
 
 
-def _elsewhere() -> Here:
-    return Here(allocate())
+def _elsewhere() -> RunContext:
+    return RunContext(allocate())
 
 
 def conf_folder() -> Path:
@@ -83,7 +83,7 @@ def launch(arguments: list[str]) -> int:
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
     signal.signal(signal.SIGTERM, _Once())
     logging.raiseExceptions = False  # a log that cannot be written costs nothing else
-    Outcomes.forget()
+    SweepCallback.forget()
     redaction.forget()
     if "--version" in arguments:  # before Hydra says its own
         print(f"launcher {__version__}")
@@ -127,8 +127,8 @@ class _Once:
 def _launched(line: CommandLine, allocation: Allocation) -> int:
     if line.get("mode") in ("status", "cancel"):
         return _about_job(line)
-    with _scratch(line) as scratch, Deployments() as deployments:
-        here = Here(allocation, deployments)
+    with _scratch(line) as scratch, ServerPool() as deployments:
+        here = RunContext(allocation, deployments)
 
         def task(cfg: DictConfig) -> int:
             return job(cfg, here)
@@ -136,7 +136,7 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
         sys.argv[1:] = completed(line, Path(scratch)).arguments
         with told_values(), _without_schemas(line):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
-    return max(Outcomes.codes, default=0)
+    return max(SweepCallback.codes, default=0)
 
 
 @contextmanager
@@ -158,7 +158,7 @@ def _scratch(line: CommandLine) -> AbstractContextManager[str]:
     return tempfile.TemporaryDirectory() if line.get("mode") == "plan" else nullcontext("")
 
 
-def job(cfg: DictConfig, here: Here) -> int:
+def job(cfg: DictConfig, here: RunContext) -> int:
     """Run one composed configuration in its folder, or submit it; return its exit code."""
     from launcher.pipeline import run
 
@@ -209,14 +209,14 @@ def composed(cfg: DictConfig) -> Point | int:
 def _refused(cfg: DictConfig, error: UserError) -> int:
     """Say why a configuration cannot be run; a point of a sweep also leaves it where the others leave their results."""
     from launcher.pipeline.provenance import provenance
-    from launcher.pipeline.record import Ledger
+    from launcher.pipeline.record import RunRecord
     from launcher.pipeline.steps import reported
 
     hydra_config = HydraConfig.get()
     if hydra_config.mode != RunMode.MULTIRUN or cfg.mode == Mode.plan:
         return say(str(error), error.exit_code)
     config = plain(cfg, resolve=False)  # what is wrong may be an interpolation
-    ledger = Ledger(provenance(config, as_written(hydra_config.overrides.task), allocate()))
+    ledger = RunRecord(provenance(config, as_written(hydra_config.overrides.task), allocate()))
     with reported(ledger, Path(hydra_config.runtime.output_dir)) as outcome:
         raise error
     return outcome.code

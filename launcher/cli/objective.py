@@ -8,7 +8,7 @@ from pathlib import Path
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 from launcher.report import results
-from launcher.report.figures import lower_is_better
+from launcher.report.formatting import lower_is_better
 
 Value = float | list[float] | None
 

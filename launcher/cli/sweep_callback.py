@@ -26,7 +26,7 @@ from launcher.pipeline.config import Mode, plain
 from launcher.settings.cluster import Slurm
 
 
-class Outcomes(Callback):
+class SweepCallback(Callback):
     """Collect the exit code of every point, tell the sweeper its value, and compare the points when a sweep is over."""
 
     codes: list[int] = []
@@ -126,24 +126,28 @@ def told_values() -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not Outcomes.values or any(value is not None for value in Outcomes.values):
+        if not SweepCallback.values or any(value is not None for value in SweepCallback.values):
             raise
         raise UserError(f"no point of the sweep has a value for its sweeper ({error})") from None
 
 
 def ended(line: str, code: int) -> int:
     """Report the points of a sweep that cannot go on, if there is one, and say why."""
-    if Outcomes.sweep is not None:
+    if SweepCallback.sweep is not None:
         with suppress(UserError):  # there is no point yet
-            report(Outcomes.sweep)
+            report(SweepCallback.sweep)
     return say(line, code)
 
 
 def interrupted() -> int:
     """Report the points that were run so far, and say how to go on with the others."""
-    if Outcomes.sweep is None:
+    if SweepCallback.sweep is None:
         return say("interrupted", INTERRUPTED)
-    how = f"resume={Outcomes.sweep}" if Outcomes.shared else f"resume={Outcomes.sweep}/<point> for each point"
+    how = (
+        f"resume={SweepCallback.sweep}"
+        if SweepCallback.shared
+        else f"resume={SweepCallback.sweep}/<point> for each point"
+    )
     return ended(f"interrupted; continue with {how}", INTERRUPTED)
 
 
@@ -160,7 +164,7 @@ def lost_points(error: Exception) -> int:
     """Report the points that there are, and say in one line what became of the first one that left no result."""
     lines = [line for line in str(error).splitlines() if line.strip("- ")]
     said = " ".join(lines[: 1 if "error" in lines[0] else 2])
-    return ended(f"{said}; what the points wrote is in {Outcomes.sweep}", 1)
+    return ended(f"{said}; what the points wrote is in {SweepCallback.sweep}", 1)
 
 
 def report(folder: Path) -> list[int]:

@@ -16,7 +16,7 @@ FILE = "session.json"
 """In a run folder: where and when the session that may write to it began."""
 
 
-class Claim:
+class Lease:
     """Taken when a run begins; whoever claimed the folder before may not write to it any more.
 
     A node that the cluster believes to be dead may go on working: its job is queued again elsewhere, and both would

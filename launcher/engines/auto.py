@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from launcher.checkpoints.base import NotComputed
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import Engine, Runner
+from launcher.engines.base import AsyncEngine, Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.engine import open_checkpoint
@@ -40,7 +40,7 @@ class Auto(BatchedEngine):
     @contextmanager
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[Runner]:
+    ) -> Iterator[AsyncEngine]:
         choice = self.choose(model)
         with choice.engine.load(model, parallelism, optimizations, allocation) as runner:
             if isinstance(runner, BatchingRunner):

@@ -1,4 +1,4 @@
-"""The engine interface: load a model, then `Runner.generate` streams token events."""
+"""The engine interface: load a model, then `AsyncEngine.generate` streams token events."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Generation:
+class GenerationRequest:
     """One sequence to generate: prompt token ids and how to sample. ``id`` is unique while it runs.
 
     ``whole`` says that nobody waits for what comes between the first event and the last: it may be held back till then.
@@ -68,7 +68,7 @@ Finish = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
-class Tokens:
+class TokenOutput:
     """Tokens that became ready together. The last event of a generation has ``finish`` set.
 
     ``prompt`` comes once, with the first event, when ``prompt_logprobs`` was asked for: one entry per prompt token.
@@ -99,7 +99,7 @@ class EngineState:
     restarting: bool = False
 
 
-class Runner(ABC):
+class AsyncEngine(ABC):
     """A loaded model. Called from one asyncio loop; it must never block that loop."""
 
     model: str
@@ -114,7 +114,7 @@ class Runner(ABC):
         return self.tokenizer.vocab_size
 
     @abstractmethod
-    def generate(self, request: Generation) -> AsyncIterator[Tokens]:
+    def generate(self, request: GenerationRequest) -> AsyncIterator[TokenOutput]:
         """Stream the tokens of one sequence. Closing the iterator cancels it and frees its slot.
 
         Raises `QueueFull` before the first event when there is no place, `EngineUnavailable` when the engine is
@@ -156,8 +156,8 @@ class Engine(ABC):
     @abstractmethod
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> AbstractContextManager[Runner]:
-        """Load the model and yield a `Runner`; leaving the context frees everything, whatever happened inside."""
+    ) -> AbstractContextManager[AsyncEngine]:
+        """Load the model and yield a `AsyncEngine`; leaving the context frees everything, whatever happened inside."""
 
     def plan(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation

@@ -16,8 +16,17 @@ from launcher.core.errors import EngineUnavailable, QueueFull, UserError
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import Engine, EngineState, Finish, Generation, Runner, Sampling, TokenLogprob, Tokens
-from launcher.engines.runtime.outbox import join
+from launcher.engines.base import (
+    AsyncEngine,
+    Engine,
+    EngineState,
+    Finish,
+    GenerationRequest,
+    Sampling,
+    TokenLogprob,
+    TokenOutput,
+)
+from launcher.engines.runtime.output_buffer import join
 from launcher.settings.component import component
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -86,7 +95,7 @@ def _at_least(lowest: float, name: str, value: float) -> None:
         raise UserError(f"engine.{name}={value}: accepted is a number from {lowest}")
 
 
-class EchoRunner(Runner):
+class EchoRunner(AsyncEngine):
     """The echo model, loaded."""
 
     def __init__(self, engine: Echo, model: Model) -> None:
@@ -100,10 +109,10 @@ class EchoRunner(Runner):
         self._count = Counter[str]()
         self._closed = False
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         async with self._slot(request) as held:
             await asyncio.sleep(self._engine.latency_s)
-            untold: list[Tokens] = []
+            untold: list[TokenOutput] = []
             begun = False
             async for event in self._events(request):
                 self._note(len(event.tokens), held)
@@ -128,20 +137,20 @@ class EchoRunner(Runner):
         """Refuse what comes, and end what runs at its next token."""
         self._closed = True
 
-    async def _events(self, request: Generation) -> AsyncIterator[Tokens]:
+    async def _events(self, request: GenerationRequest) -> AsyncIterator[TokenOutput]:
         sampling = request.sampling
         prompt = None
         if sampling.prompt_logprobs is not None:
             prompt = tuple(score(request.prompt, sampling.prompt_logprobs))
         if sampling.max_tokens == 0:
-            yield Tokens(prompt=prompt, finish="length")
+            yield TokenOutput(prompt=prompt, finish="length")
             return
         tokens, left = continuation(request.prompt, sampling), sampling.max_tokens
         async for ready in self._pace():
             batch = tuple(islice(tokens, min(ready, left)))
             left -= len(batch)
             finish = _finish(batch, left, sampling)
-            yield Tokens(batch, prompt, finish)
+            yield TokenOutput(batch, prompt, finish)
             prompt = None
             if finish:
                 return
@@ -171,7 +180,7 @@ class EchoRunner(Runner):
         held["kv_tokens_used"] += generated
 
     @asynccontextmanager
-    async def _slot(self, request: Generation) -> AsyncIterator[Counter[str]]:
+    async def _slot(self, request: GenerationRequest) -> AsyncIterator[Counter[str]]:
         """Wait for a slot and hold it; what is counted in the yielded counter is taken back at the end."""
         if self._closed:
             raise EngineUnavailable("the engine is stopped")

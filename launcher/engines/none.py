@@ -8,7 +8,7 @@ from dataclasses import asdict
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import Engine, Runner
+from launcher.engines.base import AsyncEngine, Engine
 from launcher.settings.component import component
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -29,7 +29,7 @@ class Nothing(Engine):
 
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> AbstractContextManager[Runner]:
+    ) -> AbstractContextManager[AsyncEngine]:
         raise UserError("engine=none: there is nothing to serve; accepted with backend=external and backend=command")
 
     def fingerprint(self, model: Model) -> str | None:

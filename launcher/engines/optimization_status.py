@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 from launcher.engines.runtime import flash
-from launcher.settings.model import Dtype, Optimizations, Switch
+from launcher.settings.model import Dtype, Optimizations, OptimizationStatus
 
 HALF = (Dtype.bf16, Dtype.fp16)
 
@@ -24,7 +24,7 @@ def resolve_dtype(asked: Dtype, stored: Dtype, device: str) -> Dtype:
     return Dtype.fp32 if device == "cpu" else stored
 
 
-def resolve(o: Optimizations, dtype: Dtype, device: str, obstacles: Mapping[str, str]) -> list[Switch]:
+def resolve(o: Optimizations, dtype: Dtype, device: str, obstacles: Mapping[str, str]) -> list[OptimizationStatus]:
     """Say of every optimization whether it is active, and why not where it was asked for in vain.
 
     ``obstacles`` are reasons of the engine and the model, by name. Raises `UserError` for two that exclude each other.
@@ -38,13 +38,13 @@ def resolve(o: Optimizations, dtype: Dtype, device: str, obstacles: Mapping[str,
     decode = obstacles.get("flash_decode") or alone or no_gpu or no_half or no_package
     graphs = obstacles.get("cuda_graphs") or alone or no_gpu
     return [
-        Switch("dtype", o.dtype is not Dtype.auto, True, f"{dtype.value}, {_how(o.dtype, device)}"),
+        OptimizationStatus("dtype", o.dtype is not Dtype.auto, True, f"{dtype.value}, {_how(o.dtype, device)}"),
         _switch("cuda_graphs", o.cuda_graphs, graphs, "for decode steps"),
         _switch("flash_decode", o.flash_decode, decode, "flash-attn's kernel over the paged cache"),
         _switch("flash_attention", o.flash_attention, no_gpu or no_half, "for prompts that are computed in one chunk"),
         _switch("prefix_caching", o.prefix_caching, obstacles.get("prefix_caching", "")),
         invariant,
-        Switch("quantised_kv", False, False, NO_QUANTISED_CACHE),
+        OptimizationStatus("quantised_kv", False, False, NO_QUANTISED_CACHE),
     ]
 
 
@@ -56,11 +56,11 @@ def _refuse_contradictions(o: Optimizations) -> None:
             )
 
 
-def active(switches: list[Switch], name: str) -> bool:
+def active(switches: list[OptimizationStatus], name: str) -> bool:
     return next(s.active for s in switches if s.name == name)
 
 
-def as_json(switches: list[Switch]) -> dict[str, Json]:
+def as_json(switches: list[OptimizationStatus]) -> dict[str, Json]:
     return {s.name: {"asked": s.asked, "active": s.active, "reason": s.reason} for s in switches}
 
 
@@ -70,7 +70,7 @@ def _how(asked: Dtype, device: str) -> str:
     return "the default on CPU" if device == "cpu" else "as the weights are stored"
 
 
-def _switch(name: str, asked: bool, obstacle: str, extent: str = "") -> Switch:
+def _switch(name: str, asked: bool, obstacle: str, extent: str = "") -> OptimizationStatus:
     if not asked:
-        return Switch(name, False, False, "not asked for")
-    return Switch(name, True, not obstacle, obstacle or extent)
+        return OptimizationStatus(name, False, False, "not asked for")
+    return OptimizationStatus(name, True, not obstacle, obstacle or extent)

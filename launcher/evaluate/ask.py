@@ -48,7 +48,7 @@ class Trouble(Enum):
 
 
 @dataclass(frozen=True)
-class Asked:
+class SampleResult:
     """A finished sample. ``cached`` says that no server was needed."""
 
     record: Record
@@ -56,18 +56,18 @@ class Asked:
     cached: bool = False
 
 
-async def ask(handler: Handler, sample: Sample, task: Task, *, accept_missing_finish: bool = False) -> Asked:
+async def ask(handler: Handler, sample: Sample, task: Task, *, accept_missing_finish: bool = False) -> SampleResult:
     """Send the sample's request and score the answer, if it has no fault. Raises nothing but cancellation."""
     start = time.perf_counter()
     try:
         response = checked(sample.request, await handler(sample.request))
     except Exception as error:
         score = Score(Status.failed, reason=_explained(error, sample))
-        return Asked(made(sample, score, None, time.perf_counter() - start), _trouble(error))
+        return SampleResult(made(sample, score, None, time.perf_counter() - start), _trouble(error))
     latency_s = time.perf_counter() - start
     score = await _judged(response, sample, task, accept_missing_finish)
     record = made(sample, score, _kept(response), latency_s, response.notes or ())
-    return Asked(record, _trouble_of(response), response.cached)
+    return SampleResult(record, _trouble_of(response), response.cached)
 
 
 def _kept(response: Response) -> Json:

@@ -11,16 +11,16 @@ from pathlib import Path
 
 from launcher.adapters.base import Adapter, all_running, pipeline
 from launcher.core.client import Client
-from launcher.core.lease import Claim
+from launcher.core.lease import Lease
 from launcher.core.responses import checking
 from launcher.core.types import Endpoint, Handler, Health, Json, Record, Sample
 from launcher.evaluate import outcome
-from launcher.evaluate.ask import Asked, Trouble, ask
+from launcher.evaluate.ask import SampleResult, Trouble, ask
 from launcher.evaluate.breaker import CircuitBreaker, ServerGone, Unwatched
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.progress import Progress
-from launcher.evaluate.questions import Questions
 from launcher.evaluate.queue import OUTAGES, SampleQueue
+from launcher.evaluate.sample_source import SampleSource
 from launcher.evaluate.statistics import throughput
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.base import Task
@@ -37,7 +37,7 @@ async def evaluate(
     folder: Path,
     fingerprint: Json,
     progress: Progress,
-    claim: Claim | None = None,
+    claim: Lease | None = None,
     deployment: Mapping[str, Json] | None = None,
     health: Health | None = None,
 ) -> outcome.Outcome:
@@ -50,7 +50,7 @@ async def evaluate(
     bad item, and `TakenOver` when another session has got the ``claim``, after keeping what was done.
     """
     with Journal(folder, fingerprint, claim) as journal:
-        questions = Questions(tasks, settings, endpoint.model, journal.finished)
+        questions = SampleSource(tasks, settings, endpoint.model, journal.finished)
         async with (
             Client(
                 endpoint,
@@ -74,7 +74,7 @@ class _Session:
         breaker: CircuitBreaker,
         handler: Handler,
         tasks: Mapping[str, Task],
-        questions: Questions,
+        questions: SampleSource,
         journal: Journal,
         progress: Progress,
     ) -> None:
@@ -136,7 +136,7 @@ class _Session:
                 self._end(asked if samples.outages(sample) < OUTAGES else _given_up(asked))
                 samples.done()
 
-    async def _again(self, asked: Asked, sample: Sample, samples: SampleQueue) -> bool:
+    async def _again(self, asked: SampleResult, sample: Sample, samples: SampleQueue) -> bool:
         """Give the sample back to be asked again if the server was to blame, or may have been."""
         if asked.trouble in (Trouble.away, Trouble.forgotten):
             return samples.again(sample, outage=asked.trouble is Trouble.away)
@@ -145,7 +145,7 @@ class _Session:
         away = await self._breaker.outage(sample.request.path, time.monotonic() - asked.record.latency_s)
         return (away or asked.trouble is Trouble.outage) and samples.again(sample)
 
-    def _end(self, asked: Asked) -> None:
+    def _end(self, asked: SampleResult) -> None:
         self._journal.add(asked.record)
         self._breaker.progressed()
         if asked.cached:
@@ -155,7 +155,7 @@ class _Session:
         self._progress.advanced(asked.record)
 
 
-def _given_up(asked: Asked) -> Asked:
+def _given_up(asked: SampleResult) -> SampleResult:
     return replace(asked, record=replace(asked.record, reason=f"{asked.record.reason}; it was asked {OUTAGES} times"))
 
 

@@ -13,7 +13,7 @@ from typing import Self
 
 from launcher.core.errors import ResumeError
 from launcher.core.files import replace, storing
-from launcher.core.lease import Claim
+from launcher.core.lease import Lease
 from launcher.core.redaction import redact_bytes
 from launcher.core.types import Json, Record, Status
 from launcher.evaluate.records import from_line, to_line
@@ -35,7 +35,7 @@ class Journal:
     the folder.
     """
 
-    def __init__(self, folder: Path, fingerprint: Json, claim: Claim | None = None) -> None:
+    def __init__(self, folder: Path, fingerprint: Json, claim: Lease | None = None) -> None:
         self._claim = claim
         self._check()
         self.path = folder / SAMPLES

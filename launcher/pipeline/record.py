@@ -11,7 +11,7 @@ from launcher.core.types import Check, Endpoint, Json, Pause, Report, TaskResult
 
 
 @dataclass
-class Ledger:
+class RunRecord:
     """Facts as they come in; `report` freezes them. ``run`` is what was asked for and with which versions."""
 
     run: dict[str, Json]

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.core.lease import Claim
+from launcher.core.lease import Lease
 from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
 from launcher.pipeline.config import Mode, Run
 from launcher.pipeline.provenance import provenance, what_changes_answers
-from launcher.pipeline.record import Ledger
-from launcher.pipeline.servers import Deployments, fingerprint
+from launcher.pipeline.record import RunRecord
+from launcher.pipeline.servers import ServerPool, fingerprint
 from launcher.pipeline.steps import announced, continued, evaluate, needs, reported, serving, stay, validate
 
 
@@ -22,20 +22,20 @@ def run(
     overrides: list[str],
     folder: Path,
     allocation: Allocation,
-    shared: Deployments | None = None,
+    shared: ServerPool | None = None,
 ) -> int:
     """Carry out a composed run in ``folder`` and return the exit code; a report is written however it ends.
 
     ``allocation`` is that of the process that leads. With ``shared``, the server is taken from there, and left there
     for the next run. Raises `TakenOver`, and writes no more, once another session has begun in the same folder.
     """
-    ledger = Ledger(provenance(config, overrides, allocation))
+    ledger = RunRecord(provenance(config, overrides, allocation))
     with reported(ledger, folder) as outcome, ledger.step("total"):
         ledger.run["checkpoint"] = run.engine.fingerprint(run.model)
         ledger.run["deployment"] = {"fingerprint": fingerprint(run, config, ledger.run["checkpoint"])}
         answers = what_changes_answers(run, config, ledger.run["checkpoint"])
         continued(run, folder, answers)
-        claim = outcome.claim = Claim(folder)
+        claim = outcome.claim = Lease(folder)
         needed = needs(run)
         timing = Timing(limit_s=run.evaluate.max_pause_s)
         with (

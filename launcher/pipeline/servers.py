@@ -26,7 +26,7 @@ LOG = "server.log"
 
 
 @dataclass
-class Server:
+class RunningServer:
     """One that is up. ``folder`` is that of the run it was brought up for, where its log is.
 
     ``certificates`` holds, for each set of questions put to it, the run folder with the answer and the checks made.
@@ -54,7 +54,7 @@ class Server:
         return None
 
 
-class Deployments:
+class ServerPool:
     """At most one server is up at a time; the next one, or leaving the context, takes it down.
 
     A deployment that did not start is not tried again: its fingerprint is remembered with the reason.
@@ -62,7 +62,7 @@ class Deployments:
 
     def __init__(self) -> None:
         self._stack = ExitStack()
-        self._up: Server | None = None
+        self._up: RunningServer | None = None
         self._refused: dict[str, str] = {}
 
     def __enter__(self) -> Self:
@@ -81,7 +81,7 @@ class Deployments:
     @contextmanager
     def serve(
         self, fingerprint: str, backend: Backend, deployment: Deployment, allocation: Allocation
-    ) -> Iterator[Server]:
+    ) -> Iterator[RunningServer]:
         """Yield the server with this ``fingerprint``, brought up unless it is there; leaving the context keeps it.
 
         ``server.log`` of ``deployment.folder`` is its log, or a link to it. Raises `UserError` as `Backend.serve` does,
@@ -95,7 +95,9 @@ class Deployments:
         _log_of(self._up.folder, deployment.folder)
         yield self._up
 
-    def _start(self, fingerprint: str, backend: Backend, deployment: Deployment, allocation: Allocation) -> Server:
+    def _start(
+        self, fingerprint: str, backend: Backend, deployment: Deployment, allocation: Allocation
+    ) -> RunningServer:
         log = deployment.folder / LOG
         if log.is_symlink():  # an earlier session of this run shared another one's server
             log.unlink()
@@ -105,7 +107,7 @@ class Deployments:
             said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self._refused[fingerprint] = said
             raise
-        return Server(fingerprint, endpoint, deployment.folder, deployment.admission)
+        return RunningServer(fingerprint, endpoint, deployment.folder, deployment.admission)
 
 
 def fingerprint(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> str:

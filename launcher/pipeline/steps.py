@@ -28,20 +28,20 @@ from launcher.core.errors import (
     UserError,
     ValidationFailed,
 )
-from launcher.core.lease import Claim
+from launcher.core.lease import Lease
 from launcher.core.redaction import redact
 from launcher.core.types import INTERRUPTED, Check, Endpoint, Json, Liveness, Request, Status, TaskResult, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Watch
 from launcher.monitor.replicas import Replicas
 from launcher.pipeline.config import Mode, Run
-from launcher.pipeline.record import Ledger
-from launcher.pipeline.servers import Deployments, Server
+from launcher.pipeline.record import RunRecord
+from launcher.pipeline.servers import RunningServer, ServerPool
 from launcher.settings.component import name_of
 from launcher.tasks.base import naming
 
 if TYPE_CHECKING:
-    from launcher.validate.check import Need
+    from launcher.validate.check import Capability
 
 T = TypeVar("T")
 LOOK_S = 0.5
@@ -59,7 +59,7 @@ class Outcome:
     status: str = "ok"
     reason: str | None = None
     publish: bool = True
-    claim: Claim | None = None
+    claim: Lease | None = None
 
     def end(self, code: int, status: str, reason: BaseException | str) -> None:
         self.code, self.status, self.reason = code, status, redact(str(reason))
@@ -75,7 +75,7 @@ def continued(run: Run, folder: Path, answers: Json) -> None:
 
 
 @contextmanager
-def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
+def reported(ledger: RunRecord, folder: Path) -> Iterator[Outcome]:
     """Turn how the run ends into an exit code and a report; a crash is reported too, and raised again.
 
     The report starts with what earlier sessions of a resumed run left.
@@ -112,7 +112,7 @@ def reported(ledger: Ledger, folder: Path) -> Iterator[Outcome]:
             _published(ledger, outcome, folder)
 
 
-def _published(ledger: Ledger, outcome: Outcome, folder: Path) -> None:
+def _published(ledger: RunRecord, outcome: Outcome, folder: Path) -> None:
     """Publish the report; where the disk takes none, the run ends with that, unless it has ended so already."""
     try:
         publish(ledger, outcome, folder)
@@ -123,8 +123,8 @@ def _published(ledger: Ledger, outcome: Outcome, folder: Path) -> None:
 
 @contextmanager
 def serving(
-    run: Run, ledger: Ledger, allocation: Allocation, folder: Path, shared: Deployments | None
-) -> Iterator[Server]:
+    run: Run, ledger: RunRecord, allocation: Allocation, folder: Path, shared: ServerPool | None
+) -> Iterator[RunningServer]:
     """Bring the server up, or take the shared one; until `validate`, one of ours answers only the launcher."""
     deployment = replace(run.deployment(folder), admission=Admission())
     lead_alone(run.backend, allocation)
@@ -133,7 +133,7 @@ def serving(
     with ExitStack() as stack:
         tell(f"serve: {run.model.name} · engine {name_of(run.engine)} · backend {name_of(run.backend)}")
         with ledger.step("serve"):
-            deployments = shared or stack.enter_context(Deployments())
+            deployments = shared or stack.enter_context(ServerPool())
             served: dict[str, Json] = ledger.run["deployment"]
             server = stack.enter_context(deployments.serve(served["fingerprint"], run.backend, deployment, allocation))
         served["shared"] = server.folder != folder
@@ -195,7 +195,7 @@ def announced(endpoint: Endpoint, folder: Path) -> Iterator[None]:
                 file.unlink()
 
 
-def needs(run: Run) -> frozenset[Need]:
+def needs(run: Run) -> frozenset[Capability]:
     """Read the first sample of each task, before anything is loaded: what must the server be able to do for it?
 
     Raises `TaskError` for items that cannot be read.
@@ -209,7 +209,7 @@ def needs(run: Run) -> frozenset[Need]:
     return certificate.needs(first)
 
 
-def validate(run: Run, server: Server, needed: frozenset[Need], ledger: Ledger, folder: Path) -> None:
+def validate(run: Run, server: RunningServer, needed: frozenset[Capability], ledger: RunRecord, folder: Path) -> None:
     """Check the endpoint, write the certificate, and let everybody ask a server that has a valid one.
 
     A server that an earlier run shares is asked again only where that run's settings or needs were other ones. Raises
@@ -226,13 +226,13 @@ def validate(run: Run, server: Server, needed: frozenset[Need], ledger: Ledger, 
     server.admit()
 
 
-def _vocabulary(run: Run, ledger: Ledger) -> Path | None:
+def _vocabulary(run: Run, ledger: RunRecord) -> Path | None:
     """Return where the files of the served tokenizer are; None for a model without files."""
     return None if ledger.run["checkpoint"] is None else resolve(run.model.tokenizer or run.model.path)
 
 
 def _checked(
-    run: Run, server: Server, needed: frozenset[Need], folder: Path, vocabulary: Path | None
+    run: Run, server: RunningServer, needed: frozenset[Capability], folder: Path, vocabulary: Path | None
 ) -> tuple[Check, ...]:
     from launcher.validate import certificate
 
@@ -266,7 +266,7 @@ def _tell_outages(health: Watch) -> None:
             tell(f"serve: {state.explanation}")
 
 
-def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers: Json, health: Watch) -> None:
+def evaluate(run: Run, endpoint: Endpoint, ledger: RunRecord, claim: Lease, answers: Json, health: Watch) -> None:
     """Ask every sample and summarise what came back, also when interrupted.
 
     Raises `CoverageTooLow` if too little was scored, or if the server died on the way; `TakenOver`.
@@ -287,7 +287,7 @@ def evaluate(run: Run, endpoint: Endpoint, ledger: Ledger, claim: Claim, answers
     enough(ledger.tasks, run.evaluate.min_coverage, stopped)
 
 
-def deployed(ledger: Ledger, endpoint: Endpoint) -> Mapping[str, Json] | None:
+def deployed(ledger: RunRecord, endpoint: Endpoint) -> Mapping[str, Json] | None:
     """Return what decides how this server answers; None for one that has loaded nobody knows what."""
     made = ledger.run
     if not endpoint.ours and made["checkpoint"] is None:
@@ -327,7 +327,7 @@ def run_async(coroutine: Coroutine[object, object, T]) -> T:
         return runner.run(coroutine)
 
 
-def publish(ledger: Ledger, outcome: Outcome, folder: Path) -> None:
+def publish(ledger: RunRecord, outcome: Outcome, folder: Path) -> None:
     """Write ``results.json`` and ``report.html``; print the summary, unless one line on standard error said it all."""
     from launcher.report import page, results, terminal
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from launcher.core.types import Metric, TaskResult
-from launcher.report.figures import bounded, duration, number, plural
+from launcher.report.formatting import bounded, duration, number, plural
 
 BINS = 40
 

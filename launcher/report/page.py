@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from launcher.core.files import replace
 from launcher.core.types import Check, Json, Report, Status
-from launcher.report import charts, figures, results, samples
+from launcher.report import charts, formatting, results, samples
 
 FILE = "report.html"
 HERE = Path(__file__).parent
@@ -101,7 +101,7 @@ def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     """Yield what each number of the throughput is called, and its text."""
     for name, value in throughput.items():
         if isinstance(value, int | float) and name != "without_usage" and (value or name != "cached"):
-            yield _in_words(name), figures.number(value)
+            yield _in_words(name), formatting.number(value)
 
 
 def _in_words(name: str) -> str:
@@ -130,14 +130,14 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": figures.number, "duration": figures.duration, "p_value": figures.p_value}
+    environment.filters |= {"number": formatting.number, "duration": formatting.duration, "p_value": formatting.p_value}
     script = (HERE / "templates" / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
         "style": Markup((HERE / "templates" / "style.css").read_text(encoding="utf-8")),
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "statuses": [status.value for status in Status],
-        "figures": figures,
+        "figures": formatting,
         "charts": charts,
     }
     return environment

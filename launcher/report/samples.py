@@ -32,7 +32,7 @@ COLUMNS = (
 
 
 @dataclass
-class Shelf:
+class RowBuffer:
     """The first rows of one kind, as JSON texts with their line numbers, until it is full."""
 
     rows: list[tuple[int, str]] = field(default_factory=list)
@@ -65,8 +65,8 @@ class Samples:
     a JSON object, for instance the last one of a run that was killed.
     """
 
-    scored: Shelf = field(default_factory=Shelf)
-    lost: Shelf = field(default_factory=Shelf)
+    scored: RowBuffer = field(default_factory=RowBuffer)
+    lost: RowBuffer = field(default_factory=RowBuffer)
     latencies: dict[str, list[float]] = field(default_factory=dict)
     unreadable: int = 0
 

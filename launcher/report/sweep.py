@@ -8,7 +8,7 @@ from rich.console import Console
 
 from launcher.core.files import replace
 from launcher.core.types import Json
-from launcher.report import page, points, results, terminal
+from launcher.report import page, results, sweep_table, terminal
 
 FILE, PAGE = "sweep.json", terminal.SWEEP_PAGE
 LISTED = 200
@@ -27,7 +27,7 @@ def collect(folder: Path) -> dict[str, Json]:
 
     Raises `UserError` if there is no point at all.
     """
-    return points.collect(folder)
+    return sweep_table.collect(folder)
 
 
 def write(folder: Path) -> dict[str, Json]:
@@ -43,7 +43,7 @@ def _values(sweep: dict[str, Json], folder: Path) -> dict[str, Json]:
     pages = {point["folder"] for point in sweep["points"] if (folder / point["folder"] / page.FILE).exists()}
     return {
         "name": folder.resolve().name,
-        "table": points.table(sweep),
+        "table": sweep_table.table(sweep),
         "points": sweep["points"],
         "pages": pages,
         "comparisons": comparisons[:LISTED],

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from launcher.core.console import printable
 from launcher.core.types import Json, Metric, Report, TaskResult
-from launcher.report import figures, page, points, results
+from launcher.report import formatting, page, results, sweep_table
 from launcher.report.compare import ALPHA
 
 TONES = {
@@ -56,7 +56,7 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
 
 def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -> None:
     """Print one table per task with the points as rows, why points failed, and where ``sweep.html`` lies."""
-    layout = points.table(dict(collected))
+    layout = sweep_table.table(dict(collected))
     console.print()
     for task, columns in groupby(enumerate(layout.metrics), key=lambda item: item[1][0]):
         console.print(_points(layout, task, [place for place, _ in columns], _plus_minus(console)))
@@ -120,14 +120,14 @@ def _checkpoints(collected: Mapping[str, Json], task: str, plus_minus: str) -> T
 def _measured(metric: Mapping[str, Json] | None, plus_minus: str) -> Text:
     if metric is None:
         return Text("-")
-    return Text(f"{figures.number(metric['value'])} {plus_minus} {figures.number(metric['stderr'])}")
+    return Text(f"{formatting.number(metric['value'])} {plus_minus} {formatting.number(metric['stderr'])}")
 
 
 def _change(comparison: Mapping[str, Json] | None) -> Text:
     if comparison is None:
         return Text("-", style="dim")
     mark = "*" if comparison["p_holm"] < ALPHA else " "
-    return Text(f"{figures.signed(comparison['difference'])}{mark}", style="bold" if mark == "*" else "dim")
+    return Text(f"{formatting.signed(comparison['difference'])}{mark}", style="bold" if mark == "*" else "dim")
 
 
 def _say_path(path: Path, console: Console) -> None:
@@ -179,7 +179,7 @@ def _summary(report: Report) -> Table:
     lines = {
         "checks": _checks(report),
         "speed": _speed(report.throughput),
-        "paused": figures.paused(report.pauses),
+        "paused": formatting.paused(report.pauses),
         "time": _steps(report.timings),
     }
     for label, line in lines.items():
@@ -197,24 +197,24 @@ def _checks(report: Report) -> str:
 
 
 def _value(metric: Metric, plus_minus: str) -> Text:
-    return Text.assemble((figures.number(metric.value), "bold"), f" {plus_minus} {figures.number(metric.stderr)}")
+    return Text.assemble((formatting.number(metric.value), "bold"), f" {plus_minus} {formatting.number(metric.stderr)}")
 
 
 def _interval(metric: Metric) -> Text:
-    text = Text(figures.interval(metric.ci_low, metric.ci_high))
-    if figures.bounded(metric):
-        text.append(f"\nbounds {figures.interval(metric.low, metric.high)}", style="yellow")
+    text = Text(formatting.interval(metric.ci_low, metric.ci_high))
+    if formatting.bounded(metric):
+        text.append(f"\nbounds {formatting.interval(metric.low, metric.high)}", style="yellow")
     return text
 
 
 def _coverage(coverage: Mapping[str, int]) -> Text:
     """``98/100``, then a line for each way in which samples were lost."""
-    whole = figures.complete(coverage)
-    count = f"{coverage.get('scored', 0):,}/{figures.total(coverage):,}"
+    whole = formatting.complete(coverage)
+    count = f"{coverage.get('scored', 0):,}/{formatting.total(coverage):,}"
     text = Text(count, style="green" if whole else "yellow")
-    for status, lost in figures.lost(coverage).items():
+    for status, lost in formatting.lost(coverage).items():
         text.append(f"\n{lost:,} {status}", style=TONES[status])
-    if not_asked := figures.not_asked(coverage):
+    if not_asked := formatting.not_asked(coverage):
         text.append(f"\n{not_asked:,} not asked", style="yellow")
     return text
 
@@ -230,7 +230,7 @@ def _reason(task: str, status: str, result: TaskResult) -> Text:
 def _note(task: str, note: str, times: int) -> Text:
     """What was odd about answers that were not refused for it."""
     return Text.assemble(
-        (f"{printable(task)} note", "yellow"), f" ({figures.plural(times, 'answer')}): {printable(note)}"
+        (f"{printable(task)} note", "yellow"), f" ({formatting.plural(times, 'answer')}): {printable(note)}"
     )
 
 
@@ -240,21 +240,21 @@ def _speed(throughput: Mapping[str, Json]) -> str:
         "prompt_tokens_per_s": "prompt tokens/s",
         "requests_per_s": "requests/s",
     }
-    parts = [f"{figures.number(throughput[key])} {rate}" for key, rate in rates.items() if throughput.get(key)]
+    parts = [f"{formatting.number(throughput[key])} {rate}" for key, rate in rates.items() if throughput.get(key)]
     latency = throughput.get("latency_s") or {}
-    known = [f"{name} {figures.duration(latency[name])}" for name in ("p50", "p99") if latency.get(name) is not None]
+    known = [f"{name} {formatting.duration(latency[name])}" for name in ("p50", "p99") if latency.get(name) is not None]
     if throughput.get("cached"):
-        parts.append(f"{figures.plural(throughput['cached'], 'answer')} from the cache")
+        parts.append(f"{formatting.plural(throughput['cached'], 'answer')} from the cache")
     if throughput.get("without_usage"):
-        parts.append(f"{figures.plural(throughput['without_usage'], 'answer')} without token counts")
+        parts.append(f"{formatting.plural(throughput['without_usage'], 'answer')} without token counts")
     return ", ".join([*parts, *(["latency " + " ".join(known)] if known else [])])
 
 
 def _steps(timings: Mapping[str, float]) -> str:
-    return ", ".join(f"{step} {figures.duration(seconds)}" for step, seconds in timings.items())
+    return ", ".join(f"{step} {formatting.duration(seconds)}" for step, seconds in timings.items())
 
 
-def _points(layout: points.Table, task: str, places: list[int], plus_minus: str) -> Table:
+def _points(layout: sweep_table.Table, task: str, places: list[int], plus_minus: str) -> Table:
     table = _table(printable(task))
     table.add_column("point", overflow="fold")
     for key in _short(layout.overrides):
@@ -277,10 +277,10 @@ def _short(keys: list[str]) -> list[str]:
     return last if len(set(last)) == len(keys) else keys
 
 
-def _cell(cell: points.Cell | None, plus_minus: str) -> Text:
+def _cell(cell: sweep_table.Cell | None, plus_minus: str) -> Text:
     if cell is None:
         return Text("-")
-    text = Text(f"{figures.number(cell.value)} {plus_minus} {figures.number(cell.stderr)}")
+    text = Text(f"{formatting.number(cell.value)} {plus_minus} {formatting.number(cell.stderr)}")
     text.append("\nbest" if cell.best else "\nworse" if cell.worse else "", style="bold green" if cell.best else "dim")
     return text
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.checkpoints.watch_record import Entry
+from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.errors import UserError
 from launcher.core.files import replace
 from launcher.core.types import Json, Metric
-from launcher.report import charts, figures, page, results, samples, terminal
+from launcher.report import charts, formatting, page, results, samples, terminal
 from launcher.report.compare import ALPHA, Answers, compare_each
 
 SCHEMA_VERSION = 1
@@ -23,7 +23,7 @@ DRAWN = ("ok", "incomplete")
 """The statuses of points that are part of a curve."""
 
 
-def read(folder: Path) -> list[Entry]:
+def read(folder: Path) -> list[WatchRecord]:
     """Return what an earlier session of a watch has left; nothing for a new folder.
 
     Raises `UserError` for a file that is not ours.
@@ -31,14 +31,18 @@ def read(folder: Path) -> list[Entry]:
     path = folder / FILE
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-        return [Entry(**{name: point[name] for name in Entry.__dataclass_fields__}) for point in found["points"]]
+        return [
+            WatchRecord(**{name: point[name] for name in WatchRecord.__dataclass_fields__}) for point in found["points"]
+        ]
     except FileNotFoundError:
         return []
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: not what a watch has written: {error}") from None
 
 
-def report(folder: Path, training: Path, entries: Sequence[Entry], over: bool, console: Console | None = None) -> None:
+def report(
+    folder: Path, training: Path, entries: Sequence[WatchRecord], over: bool, console: Console | None = None
+) -> None:
     """Write both files and print the table. ``entries`` are in order; ``over`` says that no more will come."""
     found = collect(folder, training, entries)
     replace(folder / FILE, results.encode(found, indent=2) + "\n")
@@ -47,7 +51,7 @@ def report(folder: Path, training: Path, entries: Sequence[Entry], over: bool, c
         terminal.print_watch(found, folder, console)
 
 
-def collect(folder: Path, training: Path, entries: Sequence[Entry]) -> dict[str, Json]:
+def collect(folder: Path, training: Path, entries: Sequence[WatchRecord]) -> dict[str, Json]:
     """Return ``watch.json``: the checkpoints in order, and each against the one before and the best one before."""
     points = [_point(folder, entry) for entry in entries]
     drawn = [point for point in points if point["status"] in DRAWN]
@@ -66,7 +70,7 @@ def collect(folder: Path, training: Path, entries: Sequence[Entry]) -> dict[str,
     }
 
 
-def _point(folder: Path, entry: Entry) -> dict[str, Json]:
+def _point(folder: Path, entry: WatchRecord) -> dict[str, Json]:
     point = asdict(entry) | {"name": entry.name, "tasks": {}, "timings": {}}
     if entry.status in ("evaluating", "missed"):
         return point
@@ -118,7 +122,7 @@ def value_of(point: dict[str, Json], task: str, metric: str) -> float | None:
 
 def best_of(metric: str, values: Sequence[float]) -> int:
     """Return the place of the best value, the first of equal ones."""
-    return (min if figures.lower_is_better(metric) else max)(range(len(values)), key=values.__getitem__)
+    return (min if formatting.lower_is_better(metric) else max)(range(len(values)), key=values.__getitem__)
 
 
 def _values(found: dict[str, Json], folder: Path, over: bool) -> dict[str, Json]:
@@ -166,7 +170,7 @@ def _curve(
             across.at(x),
             up.at(value.value),
             charts.span(up, value.ci_low, value.ci_high),
-            f"{point['name']}: {figures.number(value.value)}, 95 % {figures.interval(value.ci_low, value.ci_high)}",
+            _told(point, value),
             tone(changes.get(("previous", task, metric, point["folder"])), metric),
             f"{point['folder']}/{page.FILE}",
         )
@@ -175,6 +179,11 @@ def _curve(
     ticks = charts.curve_ticks(across, _step if by_step else _hours)
     best = best_of(metric, [value.value for value in values])
     return charts.Curve(task, metric, dots, ticks, charts.curve_ticks(up, lambda value: f"{value:.4g}"), best)
+
+
+def _told(point: Mapping[str, Json], value: Metric) -> str:
+    interval = formatting.interval(value.ci_low, value.ci_high)
+    return f"{point['name']}: {formatting.number(value.value)}, 95 % {interval}"
 
 
 def _step(value: float) -> str:
@@ -194,4 +203,4 @@ def tone(change: Mapping[str, Json] | None, metric: str) -> str:
     """Return ``better`` or ``worse`` for a significant change, nothing for one that may be chance."""
     if change is None or change["p_holm"] >= ALPHA or not change["difference"]:
         return ""
-    return "worse" if (change["difference"] < 0) != figures.lower_is_better(metric) else "better"
+    return "worse" if (change["difference"] < 0) != formatting.lower_is_better(metric) else "better"

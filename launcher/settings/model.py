@@ -89,7 +89,7 @@ class Optimizations:
 
 
 @dataclass(frozen=True)
-class Switch:
+class OptimizationStatus:
     """One optimization as resolved: asked for or not, active or not, and why not."""
 
     name: str

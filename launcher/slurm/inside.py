@@ -20,7 +20,7 @@ from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.leader import leading
 from launcher.distributed.group.member import follow
-from launcher.pipeline.servers import Deployments
+from launcher.pipeline.servers import ServerPool
 from launcher.settings.cluster import Resources
 from launcher.slurm import points
 from launcher.slurm.points import Point
@@ -107,7 +107,7 @@ def again(warned: bool, left: int, restarts: int, requeues: int) -> bool:
 
 def _runs(work: list[Point], asked: Resources, job: str, allocation: Allocation) -> None:
     """Do the runs, up to one that is interrupted; the others leave their codes in their folders."""
-    with suppress(KeyboardInterrupt), Deployments() as shared:  # it may come between two runs
+    with suppress(KeyboardInterrupt), ServerPool() as shared:  # it may come between two runs
         for point in work:
             code = _run(point, asked, allocation, shared)
             if code == INTERRUPTED:
@@ -115,7 +115,7 @@ def _runs(work: list[Point], asked: Resources, job: str, allocation: Allocation)
             _leave(point, job, code)
 
 
-def _run(point: Point, asked: Resources, allocation: Allocation, shared: Deployments) -> int:
+def _run(point: Point, asked: Resources, allocation: Allocation, shared: ServerPool) -> int:
     from launcher.pipeline import run
 
     try:

@@ -6,7 +6,7 @@ import asyncio
 
 from launcher.core.responses import token_count
 from launcher.core.types import Json
-from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable
 from launcher.validate.rounding import tolerance
 from launcher.validate.ties import ALTERNATIVES, Parting, parting, steps
 
@@ -14,7 +14,7 @@ REPEATS = 4
 GREEDY_TOKENS = 12
 
 
-async def completion(subject: Subject) -> str:
+async def completion(subject: CheckContext) -> str:
     body = await subject.complete()
     choice = body["choices"][0]
     if not isinstance(choice["text"], str):
@@ -25,7 +25,7 @@ async def completion(subject: Subject) -> str:
     return "; ".join([f"answered {choice['text']!r} ({finish})", *sorted(subject.notes)])
 
 
-async def chat(subject: Subject) -> str:
+async def chat(subject: CheckContext) -> str:
     messages = [{"role": "user", "content": "7+5="}]
     body = await subject.post("/v1/chat/completions", {"messages": messages, "max_tokens": 16, "temperature": 0})
     message = body["choices"][0]["message"]
@@ -34,7 +34,7 @@ async def chat(subject: Subject) -> str:
     return f"answered {message.get('content')!r}"
 
 
-async def token_accounting(subject: Subject) -> str:
+async def token_accounting(subject: CheckContext) -> str:
     """``usage`` must count tokens: those that logprobs lists, and those that ``/tokenize`` finds in the prompt."""
     body = await subject.complete(logprobs=1, max_tokens=6)
     usage, choice = _usage(body), body["choices"][0]
@@ -58,7 +58,7 @@ def _usage(body: Json) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count is not None}
 
 
-async def _prompt_tokens(subject: Subject) -> int | None:
+async def _prompt_tokens(subject: CheckContext) -> int | None:
     """Count the prompt's tokens with ``/tokenize``, which only our own servers are sure to have."""
     if not subject.endpoint.ours:
         return None
@@ -67,7 +67,7 @@ async def _prompt_tokens(subject: Subject) -> int | None:
     return len(response.body["tokens"]) if response.ok else None
 
 
-async def greedy_repeats(subject: Subject) -> str:
+async def greedy_repeats(subject: CheckContext) -> str:
     """The same greedy request, alone and then several at a time, must give the same text.
 
     In a batch of another size a model rounds otherwise. So an answer may go another way where two tokens are closer
@@ -82,7 +82,7 @@ async def greedy_repeats(subject: Subject) -> str:
     return f"{len(partings)} of {REPEATS} answers part at a near-tie: {partings[0]}; the tolerance is {accepted}"
 
 
-async def greedy(subject: Subject, **more: Json) -> Json:
+async def greedy(subject: CheckContext, **more: Json) -> Json:
     """Ask for a greedy answer with the likeliest alternatives, or without where the server does not give any."""
     try:
         return await subject.complete(max_tokens=GREEDY_TOKENS, logprobs=ALTERNATIVES, **more)
@@ -90,7 +90,7 @@ async def greedy(subject: Subject, **more: Json) -> Json:
         return await subject.complete(max_tokens=GREEDY_TOKENS, **more)
 
 
-async def near_tie(subject: Subject, one: Json, other: Json) -> Parting | None:
+async def near_tie(subject: CheckContext, one: Json, other: Json) -> Parting | None:
     """Return where two greedy answers part at tokens that rounding cannot tell apart; None where they are equal.
 
     Raises `Failure` where they differ in any other way.
@@ -109,7 +109,7 @@ async def near_tie(subject: Subject, one: Json, other: Json) -> Parting | None:
     return found
 
 
-async def own_parameters(subject: Subject) -> str:
+async def own_parameters(subject: CheckContext) -> str:
     """Requests that run together must each keep their own limits."""
     limits = (1, 3, 7, 2, 5)
     bodies = await asyncio.gather(*(subject.complete(max_tokens=n) for n in limits))
@@ -120,7 +120,7 @@ async def own_parameters(subject: Subject) -> str:
     return f"max_tokens {', '.join(map(str, limits))} at the same time, each kept"
 
 
-async def stop_trimmed(subject: Subject) -> str:
+async def stop_trimmed(subject: CheckContext) -> str:
     """A stop string taken from the model's own text must end it there, and must not be part of the answer."""
     for _ in range(REPEATS):
         whole = await greedy(subject)
@@ -138,7 +138,7 @@ async def stop_trimmed(subject: Subject) -> str:
     raise NotApplicable(f"in {REPEATS} tries the model never gave the same answer twice, each time at a near-tie")
 
 
-async def _went_another_way(subject: Subject, whole: Json, cut: Json) -> bool:
+async def _went_another_way(subject: CheckContext, whole: Json, cut: Json) -> bool:
     """Whether a cut answer is that of another text, which begins at a near-tie before the stop string."""
     first, second = steps(whole), steps(cut)
     if first is None or second is None:
@@ -157,10 +157,10 @@ def _expect(what: str, seen: Json, expected: Json) -> None:
 
 
 CHECKS = (
-    Named("completion", Need.completions, completion),
-    Named("chat", Need.chat, chat),
-    Named("token accounting", Need.completions, token_accounting),
-    Named("greedy repeats", Need.completions, greedy_repeats),
-    Named("own parameters", Need.completions, own_parameters),
-    Named("stop trimmed", Need.completions, stop_trimmed),
+    CheckDefinition("completion", Capability.completions, completion),
+    CheckDefinition("chat", Capability.chat, chat),
+    CheckDefinition("token accounting", Capability.completions, token_accounting),
+    CheckDefinition("greedy repeats", Capability.completions, greedy_repeats),
+    CheckDefinition("own parameters", Capability.completions, own_parameters),
+    CheckDefinition("stop trimmed", Capability.completions, stop_trimmed),
 )

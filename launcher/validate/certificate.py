@@ -13,14 +13,14 @@ from launcher.core.files import replace
 from launcher.core.types import Check, Endpoint, Request
 from launcher.settings.validate import Validate
 from launcher.validate import answers, logprobs, rounding, serving, tokens
-from launcher.validate.check import Need, Subject
+from launcher.validate.check import Capability, CheckContext
 
 CHECKS = (*serving.CHECKS, *rounding.CHECKS, *answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS)
 NAMES = tuple(check.name for check in CHECKS)
 
 
 async def validate(
-    endpoint: Endpoint, settings: Validate, needed: frozenset[Need], vocabulary: Path | None = None
+    endpoint: Endpoint, settings: Validate, needed: frozenset[Capability], vocabulary: Path | None = None
 ) -> tuple[Check, ...]:
     """Return one `Check` for each of `CHECKS`. If the server cannot be reached, the rest is not asked.
 
@@ -28,22 +28,22 @@ async def validate(
     """
     found: list[Check] = []
     async with Client(endpoint, timeout_s=settings.timeout_s) as client:
-        subject = Subject(endpoint, client, settings, vocabulary)
+        subject = CheckContext(endpoint, client, settings, vocabulary)
         for check in CHECKS:
             found.append(await check.run(subject, needed))
-            if check.need is Need.serving and found[-1].ok is False:
+            if check.need is Capability.serving and found[-1].ok is False:
                 break
     return tuple(found)
 
 
-def needs(requests: Iterable[Request]) -> frozenset[Need]:
+def needs(requests: Iterable[Request]) -> frozenset[Capability]:
     """Return what the server must be able to do for these requests; without any, everything."""
-    found = {Need.serving}
+    found = {Capability.serving}
     for request in requests:
-        found.add(Need.chat if request.path.startswith("/v1/chat") else Need.completions)
+        found.add(Capability.chat if request.path.startswith("/v1/chat") else Capability.completions)
         if request.body.get("echo"):
-            found.add(Need.prompt_logprobs)
-    return frozenset(found) if len(found) > 1 else frozenset(Need)
+            found.add(Capability.prompt_logprobs)
+    return frozenset(found) if len(found) > 1 else frozenset(Capability)
 
 
 def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:

@@ -21,7 +21,7 @@ QUOTED = 1000
 """Characters of a detail, which may quote the server."""
 
 
-class Need(Enum):
+class Capability(Enum):
     """What a check needs the server to be able to do. A server may lack what no task needs."""
 
     serving = "serving"
@@ -39,7 +39,7 @@ class NotApplicable(Exception):
 
 
 @dataclass(frozen=True)
-class Subject:
+class CheckContext:
     """The endpoint under test and what to test it with."""
 
     endpoint: Endpoint
@@ -80,18 +80,18 @@ class Measured:
     numbers: Mapping[str, Json]
 
 
-Procedure = Callable[[Subject], Awaitable[str | Measured]]
+Procedure = Callable[[CheckContext], Awaitable[str | Measured]]
 
 
 @dataclass(frozen=True)
-class Named:
+class CheckDefinition:
     """A check with its name in the certificate and what it needs of the server."""
 
     name: str
-    need: Need
+    need: Capability
     procedure: Procedure
 
-    async def run(self, subject: Subject, needed: frozenset[Need]) -> Check:
+    async def run(self, subject: CheckContext, needed: frozenset[Capability]) -> Check:
         """Run the check. Where nothing needs the ability, its failure is reported as not applicable."""
         if self.name in subject.settings.skip:
             return Check(self.name, None, "left out by validate.skip")
@@ -103,7 +103,7 @@ class Named:
         detail = one_line(detail, QUOTED)
         return Check(self.name, ok, detail, round(time.perf_counter() - start, 4), numbers)
 
-    async def _outcome(self, subject: Subject) -> tuple[bool | None, str | Measured]:
+    async def _outcome(self, subject: CheckContext) -> tuple[bool | None, str | Measured]:
         try:
             async with asyncio.timeout(subject.settings.timeout_s):
                 return True, await self.procedure(subject)

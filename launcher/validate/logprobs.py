@@ -7,13 +7,13 @@ import math
 import statistics
 
 from launcher.core.types import Json
-from launcher.validate.check import Failure, Measured, Named, Need, NotApplicable, Subject
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Measured, NotApplicable
 from launcher.validate.rounding import ROOM, reference, texts, tolerance
 
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
-async def echo_aligned(subject: Subject) -> str:
+async def echo_aligned(subject: CheckContext) -> str:
     """With echo, every list of logprobs has an entry per prompt token and per generated token; the first is null."""
     body = await _score(subject, subject.settings.prompt)
     choice, usage = body["choices"][0], body["usage"]
@@ -38,7 +38,7 @@ def _check_values(lists: dict[str, Json]) -> None:
             raise Failure(f"logprobs.token_logprobs[{i}] is {value}, above the best alternative {max(top.values())}")
 
 
-async def equal_to_forward(subject: Subject) -> Measured:
+async def equal_to_forward(subject: CheckContext) -> Measured:
     """Compare with plain forward passes of the same weights: prompts, and then tokens generated one by one.
 
     The prompts are asked alone and among others. Generated tokens see the prompt through the cache only.
@@ -58,7 +58,7 @@ async def equal_to_forward(subject: Subject) -> Measured:
     return Measured(detail, {"largest_difference": worst, "median_difference": median, "tokens": len(every)})
 
 
-async def _of_prompts(subject: Subject, sequences: list[list[int]]) -> list[float]:
+async def _of_prompts(subject: CheckContext, sequences: list[list[int]]) -> list[float]:
     """Return the differences of prompt tokens, some of them of the same prompt in parts."""
     first, expected = sequences[0], [await _expected(subject, tokens) for tokens in sequences]
     asked = [(first[:n], expected[0]) for n in (len(first) - 1, 3, len(first))]
@@ -67,7 +67,7 @@ async def _of_prompts(subject: Subject, sequences: list[list[int]]) -> list[floa
     return [d for body, (_, known) in zip(bodies, asked, strict=True) for d in _differences(_prompt(body), known)]
 
 
-async def _of_generated(subject: Subject, sequences: list[list[int]]) -> list[float]:
+async def _of_generated(subject: CheckContext, sequences: list[list[int]]) -> list[float]:
     """Return the differences of generated tokens; each sequence is made to repeat its last token."""
     forced = [tokens[-1] for tokens in sequences]
     bodies = await asyncio.gather(
@@ -86,11 +86,11 @@ async def _of_generated(subject: Subject, sequences: list[list[int]]) -> list[fl
     return [d for seen, known in zip(generated, expected, strict=True) for d in _differences(seen, known)]
 
 
-async def _expected(subject: Subject, tokens: list[int]) -> list[float]:
+async def _expected(subject: CheckContext, tokens: list[int]) -> list[float]:
     return [float(v) for v in (await reference(subject, tokens))["token_logprobs"] if v is not None]
 
 
-async def _score(subject: Subject, prompt: str | list[int]) -> Json:
+async def _score(subject: CheckContext, prompt: str | list[int]) -> Json:
     return await subject.complete(prompt=prompt, echo=True, logprobs=1, max_tokens=1)
 
 
@@ -110,6 +110,6 @@ def _differences(seen: list[float], expected: list[float]) -> list[float]:
 
 
 CHECKS = (
-    Named("echo aligned", Need.prompt_logprobs, echo_aligned),
-    Named("equal to forward pass", Need.prompt_logprobs, equal_to_forward),
+    CheckDefinition("echo aligned", Capability.prompt_logprobs, echo_aligned),
+    CheckDefinition("equal to forward pass", Capability.prompt_logprobs, equal_to_forward),
 )

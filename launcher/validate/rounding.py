@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from launcher.core.errors import TransportError
 from launcher.core.types import Json
-from launcher.validate.check import Failure, Measured, Named, Need, NotApplicable, Subject
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Measured, NotApplicable
 from launcher.validate.tolerance import WIDER, Loaded, Tolerance, assumed, given, measured
 
 PROBES = (
@@ -21,7 +21,7 @@ ROOM = 8
 """So many tokens can follow each text within the context."""
 
 
-async def rounding(subject: Subject) -> Measured:
+async def rounding(subject: CheckContext) -> Measured:
     """A plain forward pass must be as exact as its type allows; how exact it is decides the tolerance."""
     found = await tolerance(subject)
     if found.beyond:
@@ -32,14 +32,14 @@ async def rounding(subject: Subject) -> Measured:
     return Measured(f"log-probabilities may differ by {found}", found.to_json())
 
 
-async def tolerance(subject: Subject) -> Tolerance:
+async def tolerance(subject: CheckContext) -> Tolerance:
     """Return how far log-probabilities of this endpoint may be apart; it is found out once."""
     if not subject.tolerances:
         subject.tolerances.append(await _derived(subject))
     return subject.tolerances[0]
 
 
-async def _derived(subject: Subject) -> Tolerance:
+async def _derived(subject: CheckContext) -> Tolerance:
     engine = Loaded.of(await _engine(subject))
     if subject.settings.tolerance is not None:
         return given(subject.settings.tolerance, engine.dtype)
@@ -58,7 +58,7 @@ async def _derived(subject: Subject) -> Tolerance:
         return assumed(engine.dtype, f"measuring it took longer than {patience_s:g} s, half of validate.timeout_s")
 
 
-async def _engine(subject: Subject) -> dict[str, Json]:
+async def _engine(subject: CheckContext) -> dict[str, Json]:
     """Return what the server says of its engine; nothing for one that has no such route."""
     with suppress(TransportError):
         response = await subject.client.get(f"{subject.endpoint.root}/engine")
@@ -67,19 +67,19 @@ async def _engine(subject: Subject) -> dict[str, Json]:
     return {}
 
 
-async def texts(subject: Subject) -> list[list[int]]:
+async def texts(subject: CheckContext) -> list[list[int]]:
     """Return the tokens of the settings' prompt, then of `PROBES`, each as long as the context allows."""
     return [await _tokens(subject, text) for text in (subject.settings.prompt, *PROBES)]
 
 
-async def _tokens(subject: Subject, text: str) -> list[int]:
+async def _tokens(subject: CheckContext, text: str) -> list[int]:
     response = await subject.client.post(f"{subject.endpoint.root}/tokenize", {"prompt": text})
     if not response.ok:
         raise Failure(f"/tokenize answered HTTP {response.status}")
     return [int(token) for token in response.body["tokens"][: response.body["max_model_len"] - ROOM]]
 
 
-async def reference(subject: Subject, tokens: list[int], exact: bool = False) -> Mapping[str, Json]:
+async def reference(subject: CheckContext, tokens: list[int], exact: bool = False) -> Mapping[str, Json]:
     """Return what ``/reference_logprobs`` says; `NotApplicable` for an engine that has no plain forward pass."""
     url = f"{subject.endpoint.root}/reference_logprobs"
     answer = await subject.client.post(url, {"tokens": tokens, "exact": exact})
@@ -88,7 +88,7 @@ async def reference(subject: Subject, tokens: list[int], exact: bool = False) ->
     return dict(answer.body)
 
 
-async def _passes(subject: Subject, tokens: list[int]) -> list[tuple[float, float]]:
+async def _passes(subject: CheckContext, tokens: list[int]) -> list[tuple[float, float]]:
     """Return the log-probability of each token but the first, by a plain pass and by an exact one.
 
     Raises `NotApplicable` with the reason where the engine cannot compute one of them.
@@ -106,4 +106,4 @@ def _number(value: Json) -> float:
 
 
 NAME = "rounding"
-CHECKS = (Named(NAME, Need.completions, rounding),)
+CHECKS = (CheckDefinition(NAME, Capability.completions, rounding),)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable
 
 
-async def ready(subject: Subject) -> str:
+async def ready(subject: CheckContext) -> str:
     """Our own servers say on ``/ready`` that the weights are loaded and that a real token was produced."""
     if not subject.endpoint.ours:
         raise NotApplicable("a server of another program has no /ready of ours")
@@ -15,7 +15,7 @@ async def ready(subject: Subject) -> str:
     return "weights loaded, a token produced"
 
 
-async def model_listed(subject: Subject) -> str:
+async def model_listed(subject: CheckContext) -> str:
     response = await subject.client.get(f"{subject.endpoint.url}/models")
     if not response.ok:
         raise Failure(f"/v1/models answered HTTP {response.status}")
@@ -25,4 +25,7 @@ async def model_listed(subject: Subject) -> str:
     return f"{subject.endpoint.model} is served"
 
 
-CHECKS = (Named("ready", Need.serving, ready), Named("model listed", Need.serving, model_listed))
+CHECKS = (
+    CheckDefinition("ready", Capability.serving, ready),
+    CheckDefinition("model listed", Capability.serving, model_listed),
+)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.core.types import Json
-from launcher.validate.check import Failure, Named, Need, NotApplicable, Subject
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -43,7 +43,7 @@ class Reading:
     """Whether the file says what stands around a text."""
 
 
-async def tokens_of_the_file(subject: Subject) -> str:
+async def tokens_of_the_file(subject: CheckContext) -> str:
     """Compare ``/tokenize`` and ``/detokenize`` with the checkpoint's ``tokenizer.json`` or SentencePiece model."""
     if not subject.endpoint.ours:
         raise NotApplicable("a server of another program has no /tokenize of ours")
@@ -56,7 +56,7 @@ async def tokens_of_the_file(subject: Subject) -> str:
     return f"{len(reading.texts)} texts as by {reading.file.name}"
 
 
-async def _compare(subject: Subject, reading: Reading, text: str, special: bool) -> None:
+async def _compare(subject: CheckContext, reading: Reading, text: str, special: bool) -> None:
     ids = reading.encode(text, special)
     seen = await _ask(subject, "tokenize", {"prompt": text, "add_special_tokens": special}, "tokens")
     if seen != ids:
@@ -68,7 +68,7 @@ async def _compare(subject: Subject, reading: Reading, text: str, special: bool)
         raise Failure(f"/detokenize gives {str(back)[:100]!r} for the tokens of {text!r}, expected {expected!r}")
 
 
-async def _ask(subject: Subject, route: str, body: Json, field: str) -> Any:
+async def _ask(subject: CheckContext, route: str, body: Json, field: str) -> Any:
     response = await subject.client.post(f"{subject.endpoint.root}/{route}", body)
     if not response.ok:
         raise Failure(f"/{route} answered HTTP {response.status}: {str(response.body)[:200]}")
@@ -137,4 +137,4 @@ def _sentencepiece(file: Path) -> Reading:
     )
 
 
-CHECKS = (Named("tokens of the file", Need.serving, tokens_of_the_file),)
+CHECKS = (CheckDefinition("tokens of the file", Capability.serving, tokens_of_the_file),)

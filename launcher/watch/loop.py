@@ -8,12 +8,12 @@ from pathlib import Path
 
 from rich.console import Console
 
-from launcher.checkpoints.states import Sighting
-from launcher.checkpoints.watch_record import Entry
-from launcher.checkpoints.watcher import Scout, View, scouting
+from launcher.checkpoints.states import CheckpointState
+from launcher.checkpoints.watch_record import WatchRecord
+from launcher.checkpoints.watcher import CheckpointWatcher, Snapshot, scouting
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
-from launcher.core.lease import Claim
+from launcher.core.lease import Lease
 from launcher.core.types import INTERRUPTED, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.report import results
@@ -21,7 +21,7 @@ from launcher.report import watch as report
 from launcher.settings.cluster import Slurm
 from launcher.settings.watch import Order, Watch
 from launcher.slurm.points import Point
-from launcher.watch.places import InProcess, Jobs, Place
+from launcher.watch.executors import Executor, LocalExecutor, SlurmExecutor
 from launcher.watch.point import keep, point_of
 
 TRIES = 2
@@ -37,8 +37,8 @@ def watch(base: Point, allocation: Allocation) -> int:
     """
     settings, cluster = base.run.watch, base.run.cluster
     training = _folder(settings)
-    account = Account(base.folder, training)
-    place: Place = Jobs(cluster, settings.jobs) if isinstance(cluster, Slurm) else InProcess(allocation)
+    account = WatchState(base.folder, training)
+    place: Executor = SlurmExecutor(cluster, settings.jobs) if isinstance(cluster, Slurm) else LocalExecutor(allocation)
     account.go_on(place)
     with scouting(settings, training) as scout:
         try:
@@ -64,7 +64,7 @@ def _folder(settings: Watch) -> Path:
     return found
 
 
-def _watch(base: Point, settings: Watch, scout: Scout, account: Account, place: Place) -> None:
+def _watch(base: Point, settings: Watch, scout: CheckpointWatcher, account: WatchState, place: Executor) -> None:
     _say(f"{scout.folder}: {len(scout.view.complete)} complete checkpoints, {len(account.entries)} known before")
     trouble = ""
     while True:
@@ -86,7 +86,7 @@ def _watch(base: Point, settings: Watch, scout: Scout, account: Account, place: 
             scout.news.wait(min(settings.poll_s, place.poll_s))
 
 
-def _begin(point: Point, seen: Sighting, account: Account, place: Place) -> None:
+def _begin(point: Point, seen: CheckpointState, account: WatchState, place: Executor) -> None:
     _say(f"{seen.key}: {seen.path}")
     account.begin(seen)
     keep(point, account.folder)
@@ -97,7 +97,7 @@ def _begin(point: Point, seen: Sighting, account: Account, place: Place) -> None
         account.fail(seen.key, str(error))
 
 
-def _is_over(view: View, settings: Watch) -> bool:
+def _is_over(view: Snapshot, settings: Watch) -> bool:
     """Tell whether nothing more is asked for, when all that is complete is evaluated."""
     if settings.once:
         return not [seen for seen in view.settling if _is_asked(seen, settings)]
@@ -107,25 +107,25 @@ def _is_over(view: View, settings: Watch) -> bool:
     return reached and not [seen for seen in view.settling if _is_asked(seen, settings)]
 
 
-def _is_asked(seen: Sighting, settings: Watch) -> bool:
+def _is_asked(seen: CheckpointState, settings: Watch) -> bool:
     return settings.until is None or seen.step is None or seen.step <= settings.until
 
 
-def _say_rest(view: View) -> None:
+def _say_rest(view: Snapshot) -> None:
     for seen in view.unfinished:
         _say(f"{seen.path.name}: not evaluated, it is not complete: {seen.reason}")
 
 
-class Account:
+class WatchState:
     """What became of each checkpoint; kept in ``watch.json``, from which a later session goes on."""
 
     def __init__(self, folder: Path, training: Path) -> None:
-        self.folder, self.training, self.claim = folder, training, Claim(folder)
+        self.folder, self.training, self.claim = folder, training, Lease(folder)
         self.entries = {entry.folder: entry for entry in report.read(folder)}
         self.open: set[str] = set()
         self._again: set[str] = set()
 
-    def go_on(self, place: Place) -> None:
+    def go_on(self, place: Executor) -> None:
         """Follow what an earlier session has begun and is not over; what did not end ok is to be evaluated again."""
         for key in [key for key, entry in self.entries.items() if entry.status == "evaluating"]:
             if place.adopt(self.folder / key):
@@ -135,28 +135,28 @@ class Account:
         done = {key for key, entry in self.entries.items() if entry.status in ("ok", "missed")}
         self._again = set(self.entries) - self.open - done
 
-    def waiting(self, view: View, settings: Watch) -> list[Sighting]:
+    def waiting(self, view: Snapshot, settings: Watch) -> list[CheckpointState]:
         """Return the checkpoints to evaluate, the next one first."""
         found = [seen for seen in view.complete if _is_asked(seen, settings) and self._is_new(seen)]
         return sorted(found, key=lambda seen: seen.place, reverse=settings.order is Order.newest)
 
-    def _is_new(self, seen: Sighting) -> bool:
+    def _is_new(self, seen: CheckpointState) -> bool:
         known = self.entries.get(seen.key)
         if known is None or seen.key in self._again:
             return True
         failed = known.status in ("error", "missing", "missed")
         return failed and known.tries < TRIES and known.stamp != seen.stamp
 
-    def is_done(self, seen: Sighting) -> bool:
+    def is_done(self, seen: CheckpointState) -> bool:
         """Tell whether nothing that may happen to a checkpoint matters any more."""
         known = self.entries.get(seen.key)
         return known is not None and known.status in ("ok", "invalid", "incomplete")
 
-    def begin(self, seen: Sighting) -> None:
+    def begin(self, seen: CheckpointState) -> None:
         """Open the account of a checkpoint."""
         known = None if seen.key in self._again else self.entries.get(seen.key)
         self._again.discard(seen.key)
-        self.entries[seen.key] = Entry.of(seen, known.tries + 1 if known else 1)
+        self.entries[seen.key] = WatchRecord.of(seen, known.tries + 1 if known else 1)
         self.open.add(seen.key)
         self.write()
 
@@ -180,12 +180,12 @@ class Account:
         self._end(key, "error", reason)
         self.write(prints=True)
 
-    def miss(self, gone: Sequence[Sighting], settings: Watch) -> None:
+    def miss(self, gone: Sequence[CheckpointState], settings: Watch) -> None:
         """Note checkpoints that were removed before they were evaluated."""
         for seen in gone:
             if seen.key not in self.entries and _is_asked(seen, settings):
                 said = "it was removed before it was evaluated"
-                self.entries[seen.key] = replace(Entry.of(seen, 0), status="missed", reason=said)
+                self.entries[seen.key] = replace(WatchRecord.of(seen, 0), status="missed", reason=said)
                 _say(f"{seen.key}: missed: {said}: {seen.path}")
                 self.write()
 
@@ -193,7 +193,7 @@ class Account:
         """Write the files, and print the table where something has ended; ``over``: no more will come."""
         report.report(self.folder, self.training, self._ordered(), over, Console() if prints else None)
 
-    def _ordered(self) -> list[Entry]:
+    def _ordered(self) -> list[WatchRecord]:
         return sorted(self.entries.values(), key=lambda entry: entry.place)
 
 

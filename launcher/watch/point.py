@@ -8,7 +8,7 @@ from pathlib import Path
 
 import yaml
 
-from launcher.checkpoints.states import Sighting
+from launcher.checkpoints.states import CheckpointState
 from launcher.pipeline.config import Mode
 from launcher.settings.overrides import CommandLine
 from launcher.slurm.points import Point
@@ -16,7 +16,7 @@ from launcher.slurm.points import Point
 OURS = ("mode", "resume", "model.path", "watch")
 
 
-def point_of(base: Point, seen: Sighting) -> Point:
+def point_of(base: Point, seen: CheckpointState) -> Point:
     """Return the run for a checkpoint, in a folder of its own below the watch's."""
     model = replace(base.run.model, path=str(seen.path))
     config = dict(base.config) | {"mode": Mode.run.value, "resume": None}

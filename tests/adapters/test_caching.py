@@ -6,13 +6,13 @@ from dataclasses import replace
 
 import pytest
 
-from launcher.adapters.base import Behind, all_running, pipeline
+from launcher.adapters.base import Downstream, all_running, pipeline
 from launcher.adapters.caching import Caching
 from launcher.adapters.reasoning import Reasoning
 from launcher.core.errors import AdapterError, TransportError, UserError
 from launcher.core.types import Request, Response
 
-KNOWN = Behind({"fingerprint": "sha256:1"})
+KNOWN = Downstream({"fingerprint": "sha256:1"})
 BODY = {"model": "m", "prompt": "a", "temperature": 0, "max_tokens": 4}
 ASKED = Request("/v1/completions", BODY, sample="t/1/0")
 
@@ -80,7 +80,7 @@ async def test_another_request_is_another_answer(ask, server, other):
 @pytest.mark.parametrize(
     "other",
     [
-        {"behind": Behind({"fingerprint": "sha256:2"})},
+        {"behind": Downstream({"fingerprint": "sha256:2"})},
         {"behind": replace(KNOWN, adapters=[{"reasoning": {"start_tag": "<t>"}}])},
         {"serves": "step-2"},
     ],
@@ -202,8 +202,8 @@ async def test_adapters_behind_it_count(tmp_path, server):
 async def test_an_unknown_checkpoint_needs_a_name(ask, server):
     upstream = server(said("one"), said("two"))
     with pytest.raises(UserError, match=r"adapters\.caching\.serves is not set"):
-        await ask(upstream, ASKED, behind=Behind(None))
-    found = [await ask(upstream, ASKED, behind=Behind(None), serves=name) for name in ("a", "b", "a")]
+        await ask(upstream, ASKED, behind=Downstream(None))
+    found = [await ask(upstream, ASKED, behind=Downstream(None), serves=name) for name in ("a", "b", "a")]
     assert [texts(responses) for responses in found] == [["one"], ["two"], ["one"]]
 
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from launcher.adapters.base import Behind, pipeline
+from launcher.adapters.base import Downstream, pipeline
 from launcher.adapters.reasoning import Reasoning
 from launcher.core.errors import AdapterError, TransportError, UserError
 from launcher.core.types import Request, Response
@@ -178,7 +178,7 @@ async def test_counts_are_kept_in_the_run_folder_and_added_to_on_resume(server, 
     for _ in range(2):
         adapter = Reasoning()
         handler = pipeline([adapter], server(said("<think>abc</think>d"), said("<think>ab"), said("e")))
-        async with adapter.running(tmp_path, Behind(None)):
+        async with adapter.running(tmp_path, Downstream(None)):
             for _ in range(3):
                 await handler(CHAT)
     counts = json.loads((tmp_path / "reasoning.json").read_text())
@@ -192,7 +192,7 @@ async def test_counts_are_kept_in_the_run_folder_and_added_to_on_resume(server, 
 
 
 async def test_counts_of_nothing_are_zeros(tmp_path):
-    async with Reasoning().running(tmp_path, Behind(None)):
+    async with Reasoning().running(tmp_path, Downstream(None)):
         pass
     assert set(json.loads((tmp_path / "reasoning.json").read_text()).values()) == {0}
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from launcher.adapters.base import Behind
+from launcher.adapters.base import Downstream
 from launcher.adapters.request_log import RequestLog, redacted
 from launcher.core.errors import AdapterError, TransportError, UserError
 from launcher.core.types import Request, Response
@@ -21,7 +21,7 @@ async def test_requests_and_responses_are_written(server, tmp_path):
         RequestLog(),
         Request("/v1/completions", {"prompt": "x"}, {"Authorization": "Bearer s3cret"}, "t/1/0"),
     )
-    async with log.running(tmp_path, Behind(None)):
+    async with log.running(tmp_path, Downstream(None)):
         assert await log(request, server(ANSWER)) == ANSWER
     [line] = lines(tmp_path)
     assert line.pop("time").startswith("20")
@@ -45,7 +45,7 @@ def test_secret_headers_are_redacted(name):
 
 async def test_at_most_max_count_lines(server, tmp_path):
     log, upstream = RequestLog(max_count=2), server(ANSWER)
-    async with log.running(tmp_path, Behind(None)):
+    async with log.running(tmp_path, Downstream(None)):
         for _ in range(5):
             await log(Request("/v1/completions", {}), upstream)
     assert len(lines(tmp_path)) == 2
@@ -54,7 +54,7 @@ async def test_at_most_max_count_lines(server, tmp_path):
 
 async def test_a_failure_is_written_and_raised(server, tmp_path):
     log = RequestLog(file="log.jsonl")
-    async with log.running(tmp_path, Behind(None)):
+    async with log.running(tmp_path, Downstream(None)):
         with pytest.raises(TransportError):
             await log(Request("/v1/completions", {}), server(TransportError("down")))
     assert lines(tmp_path, "log.jsonl")[0]["error"] == "TransportError: down"
@@ -62,7 +62,7 @@ async def test_a_failure_is_written_and_raised(server, tmp_path):
 
 async def test_a_stream_passes_event_by_event_and_is_written_at_its_end(server, stream, tmp_path):
     log = RequestLog()
-    async with log.running(tmp_path, Behind(None)):
+    async with log.running(tmp_path, Downstream(None)):
         response = await log(Request("/v1/completions", {}), server(Response(200, events=stream([1, 2]))))
         assert await anext(response.events) == 1
         assert lines(tmp_path) == []
@@ -72,7 +72,7 @@ async def test_a_stream_passes_event_by_event_and_is_written_at_its_end(server, 
 
 async def test_a_stream_that_breaks_keeps_what_came(server, stream, tmp_path):
     log = RequestLog()
-    async with log.running(tmp_path, Behind(None)):
+    async with log.running(tmp_path, Downstream(None)):
         response = await log(
             Request("/v1/completions", {}), server(Response(200, events=stream([1, TransportError("cut")])))
         )
@@ -84,7 +84,7 @@ async def test_a_stream_that_breaks_keeps_what_came(server, stream, tmp_path):
 async def test_a_second_session_adds_to_the_file(server, tmp_path):
     log = RequestLog(max_count=1)
     for _ in range(2):
-        async with log.running(tmp_path, Behind(None)):
+        async with log.running(tmp_path, Downstream(None)):
             await log(Request("/v1/completions", {}), server(ANSWER))
     assert len(lines(tmp_path)) == 2
 
@@ -97,7 +97,7 @@ async def test_outside_of_a_run_it_refuses(server):
 async def test_a_full_disk_is_said_once_and_stops_no_request(server, tmp_path, caplog):
     (tmp_path / "requests.jsonl").symlink_to("/dev/full")
     log = RequestLog()
-    async with log.running(tmp_path, Behind(None)):
+    async with log.running(tmp_path, Downstream(None)):
         for _ in range(3):
             assert (await log(Request("/v1/completions", {}), server(ANSWER))).ok
     assert caplog.text.count("No space left") == 1

@@ -15,7 +15,7 @@ from threading import Event
 from launcher.api.app import create_app
 from launcher.api.front import Front, Limits
 from launcher.api.server import bind, server_log, serving
-from launcher.engines.base import Runner
+from launcher.engines.base import AsyncEngine
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
 
@@ -30,7 +30,7 @@ class Server:
 
 
 @contextmanager
-def server(runner: Runner | None = None, key: str | None = None, **limits: float) -> Iterator[Server]:
+def server(runner: AsyncEngine | None = None, key: str | None = None, **limits: float) -> Iterator[Server]:
     front = Front(key, limits=Limits(**limits))  # type: ignore[arg-type]
     with (
         tempfile.TemporaryDirectory() as folder,

@@ -24,7 +24,7 @@ from launcher.pipeline.steps import run_async
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
-from launcher.validate.check import Need
+from launcher.validate.check import Capability
 
 ROOT = Path(__file__).parents[2]
 ROUTES = ("/v1/models", "/v1/models/m", "/ready", "/engine", "/tokenizer_info", "/openapi.json", "/nothing")
@@ -75,7 +75,7 @@ def test_the_validator_gets_in_with_its_token_and_everybody_once_it_is_open(
     endpoint: Endpoint, admission: Admission
 ) -> None:
     assert endpoint.validator_token is not None
-    checks = run_async(certificate.validate(endpoint, Validate(), frozenset(Need)))
+    checks = run_async(certificate.validate(endpoint, Validate(), frozenset(Capability)))
     assert not certificate.failed(checks)
     with client(endpoint) as http:
         assert http.get("/ready").status_code == 503

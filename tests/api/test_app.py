@@ -14,7 +14,7 @@ from api.runners import Scripted, client_of, said
 from launcher.api.front import Front, Limits
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.tokenizer import PLAIN, ByteTokenizer, Message, NoChatTemplate, Rendering
-from launcher.engines.base import Generation, Sampling, Tokens
+from launcher.engines.base import GenerationRequest, Sampling, TokenOutput
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
 
@@ -68,7 +68,7 @@ async def test_one_full_choice_refuses_them_all() -> None:
     """Admission of several choices is all or nothing."""
     runner = EchoRunner(Echo(max_sequences=2, max_queue=1, latency_s=0.01), Model("scripted"))
     async with client_of(runner) as client:
-        async with aclosing(runner.generate(Generation("other", (1,), Sampling()))) as other:
+        async with aclosing(runner.generate(GenerationRequest("other", (1,), Sampling()))) as other:
             await anext(other)
             assert (await client.post("/v1/completions", json=ASK | {"n": 3})).status_code == 429
             assert (await client.post("/v1/completions", json=ASK | {"n": 3, "stream": True})).status_code == 429
@@ -214,7 +214,7 @@ async def test_concurrent_requests_reach_the_engine_with_their_own_parameters() 
 
 
 async def test_an_engine_may_end_without_text() -> None:
-    answer = await post(Scripted([Tokens(finish="length")]), max_tokens=1)
+    answer = await post(Scripted([TokenOutput(finish="length")]), max_tokens=1)
     assert answer.json()["choices"][0]["text"] == ""
 
 

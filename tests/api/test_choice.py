@@ -6,22 +6,24 @@ from api.runners import Scripted, said
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.api.choice import Choice, Piece, Writer, pieces
+from launcher.api.choice import Choice, Detokenizer, TextDelta, pieces
 from launcher.core.tokenizer import ByteTokenizer
-from launcher.engines.base import Generation, Sampling, TokenLogprob, Tokens
+from launcher.engines.base import GenerationRequest, Sampling, TokenLogprob, TokenOutput
 
 
 def choice(prompt: str = "p", stop: tuple[str, ...] = (), echo: bool = False, logprobs: int | None = 0) -> Choice:
     sampling = Sampling(logprobs=logprobs, prompt_logprobs=logprobs if echo else None)
-    return Choice(0, Generation("id", tuple(prompt.encode()), sampling), stop, shown(prompt.encode()) if echo else ())
+    return Choice(
+        0, GenerationRequest("id", tuple(prompt.encode()), sampling), stop, shown(prompt.encode()) if echo else ()
+    )
 
 
 def shown(prompt: bytes) -> tuple[bytes, ...]:
     return tuple(bytes([byte]) for byte in prompt)
 
 
-def written(events: list[Tokens], asked: Choice) -> list[Piece]:
-    writer = Writer(ByteTokenizer(), asked)
+def written(events: list[TokenOutput], asked: Choice) -> list[TextDelta]:
+    writer = Detokenizer(ByteTokenizer(), asked)
     found = []
     for event in events:
         found.append(writer.write(event))
@@ -30,14 +32,14 @@ def written(events: list[Tokens], asked: Choice) -> list[Piece]:
     return found
 
 
-def whole(events: list[Tokens], asked: Choice) -> Piece:
-    total = Piece()
+def whole(events: list[TokenOutput], asked: Choice) -> TextDelta:
+    total = TextDelta()
     for piece in written(events, asked):
         total.add(piece)
     return total
 
 
-def offsets(piece: Piece) -> list[int]:
+def offsets(piece: TextDelta) -> list[int]:
     return [placed.offset for placed in piece.tokens]
 
 
@@ -45,7 +47,7 @@ EOS = TokenLogprob(256, -0.25)
 
 
 def test_the_end_of_sequence_is_listed_and_counted_but_has_no_text() -> None:
-    found = whole([said("ab"), Tokens((EOS,), finish="stop")], choice())
+    found = whole([said("ab"), TokenOutput((EOS,), finish="stop")], choice())
     assert (found.text, found.generated, found.finish) == ("ab", 3, "stop")
     assert offsets(found) == [0, 1, 2]
 
@@ -76,7 +78,7 @@ def test_an_unfinished_character_at_the_end_is_replaced_and_can_stop() -> None:
 def test_echo_puts_the_prompt_first_and_stops_match_only_what_was_generated() -> None:
     prompt = tuple(map(TokenLogprob, b"END"))
     first = said("ab")
-    events = [Tokens(first.tokens, prompt), said("ENDx", "length")]
+    events = [TokenOutput(first.tokens, prompt), said("ENDx", "length")]
     found = whole(events, choice("END", stop=("END",), echo=True))
     assert (found.text, found.generated, found.finish) == ("ENDab", 5, "stop")
     assert offsets(found) == [0, 1, 2, 3, 4]
@@ -84,7 +86,7 @@ def test_echo_puts_the_prompt_first_and_stops_match_only_what_was_generated() ->
 
 def test_a_character_may_begin_in_the_prompt_and_end_in_the_answer() -> None:
     data = "€".encode()
-    asked = Choice(0, Generation("id", tuple(data[:2]), Sampling()), (), shown(data[:2]))
+    asked = Choice(0, GenerationRequest("id", tuple(data[:2]), Sampling()), (), shown(data[:2]))
     assert whole([said(data[2:], "length")], asked).text == "€"
 
 
@@ -99,15 +101,15 @@ def test_pieces_say_the_same_however_tokens_come_together(
 ) -> None:
     tokens = said(said_text).tokens
     places = [0, *sorted(min(c, len(tokens)) for c in cuts), len(tokens)]
-    parts = [Tokens(tokens[a:b]) for a, b in pairwise(places)]
-    end = Tokens((EOS,), finish="stop")
+    parts = [TokenOutput(tokens[a:b]) for a, b in pairwise(places)]
+    end = TokenOutput((EOS,), finish="stop")
     asked = choice("p€", stop, echo)
-    assert whole([*parts, end], asked) == whole([Tokens((*tokens, EOS), finish="stop")], asked)
+    assert whole([*parts, end], asked) == whole([TokenOutput((*tokens, EOS), finish="stop")], asked)
 
 
 @given(text, st.sampled_from([("E",), ("ab", "€"), ("bE",)]))
 def test_listed_tokens_begin_in_the_text_shown_so_far(said_text: str, stop: tuple[str, ...]) -> None:
-    events = [*(said(bytes([b])) for b in said_text.encode()), Tokens((EOS,), finish="stop")]
+    events = [*(said(bytes([b])) for b in said_text.encode()), TokenOutput((EOS,), finish="stop")]
     shown = 0
     for piece in written(events, choice(stop=stop)):
         shown += len(piece.text)

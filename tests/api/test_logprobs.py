@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.api.logprobs import LOWEST, Placed, for_chat, for_completions
+from launcher.api.logprobs import LOWEST, TokenWithOffset, for_chat, for_completions
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.base import TokenLogprob
 
@@ -15,7 +15,7 @@ class Namesakes(ByteTokenizer):
 
 
 def completions(entry: TokenLogprob, tokenizer: ByteTokenizer | None = None) -> dict[str, object]:
-    found = for_completions([Placed(0, entry)], tokenizer or ByteTokenizer())
+    found = for_completions([TokenWithOffset(0, entry)], tokenizer or ByteTokenizer())
     return {name: values[0] for name, values in found.items()}
 
 
@@ -56,10 +56,10 @@ def test_what_is_not_a_number_is_an_error() -> None:
 
 def test_chat_lists_bytes_and_as_many_alternatives_as_asked() -> None:
     entry = TokenLogprob(0xC3, -0.5, ((0xC3, -0.5), (256, -1.0)))
-    content = for_chat([Placed(0, entry)], ByteTokenizer(), top=2)["content"]
+    content = for_chat([TokenWithOffset(0, entry)], ByteTokenizer(), top=2)["content"]
     alternatives = [
         {"token": "bytes:\\xc3", "logprob": -0.5, "bytes": [0xC3]},
         {"token": "<|endoftext|>", "logprob": -1.0, "bytes": []},
     ]
     assert content == [alternatives[0] | {"top_logprobs": alternatives}]
-    assert for_chat([Placed(0, entry)], ByteTokenizer(), top=0)["content"][0]["top_logprobs"] == []
+    assert for_chat([TokenWithOffset(0, entry)], ByteTokenizer(), top=0)["content"][0]["top_logprobs"] == []

@@ -9,18 +9,18 @@ from api.runners import Scripted, said
 from launcher.api import ready
 from launcher.api.ready import Readiness
 from launcher.core.errors import QueueFull
-from launcher.engines.base import Generation, Tokens
+from launcher.engines.base import GenerationRequest, TokenOutput
 
 
 class Hung(Scripted):
     """Never produces a token."""
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         self.asked.append(request)
         self.open += 1
         try:
             await asyncio.Event().wait()
-            yield Tokens()
+            yield TokenOutput()
         finally:
             self.open -= 1
 
@@ -63,9 +63,9 @@ async def test_those_who_ask_together_share_one_probe() -> None:
     [
         ([RuntimeError("weights are NaN")], "weights are NaN"),
         ([QueueFull("full")], "full"),
-        ([Tokens(finish="length")], "without a token"),
+        ([TokenOutput(finish="length")], "without a token"),
         ([], "without a token"),
     ],
 )
-async def test_the_reason_is_given(script: list[Tokens | Exception], reason: str) -> None:
+async def test_the_reason_is_given(script: list[TokenOutput | Exception], reason: str) -> None:
     assert reason in str(await Readiness(Scripted(script), 5).problem())

@@ -25,7 +25,7 @@ from launcher.backends.inline import Inline
 from launcher.core.errors import ServerError, UserError
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import Allocation, allocate
-from launcher.engines.base import Engine, Runner
+from launcher.engines.base import AsyncEngine, Engine
 from launcher.engines.echo import Echo
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Model, Optimizations, Parallelism
@@ -163,7 +163,7 @@ class Unloadable(Engine):
     @contextmanager
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[Runner]:
+    ) -> Iterator[AsyncEngine]:
         raise UserError("model.path=/x: damaged")
         yield
 
@@ -207,7 +207,7 @@ def test_a_request_that_ends_in_time_is_answered_while_stopping(tmp_path: Path) 
 
 
 def followers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "launcher.engines.megatron.follower" in p.cmdline()]
+    return [p for p in psutil.Process().children() if "launcher.engines.megatron.worker" in p.cmdline()]
 
 
 def test_a_rank_that_dies_ends_what_runs_with_503_and_health_names_it(tmp_path: Path) -> None:

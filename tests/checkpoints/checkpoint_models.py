@@ -14,7 +14,7 @@ from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize
 from launcher.engines.megatron.parallel import lead
-from launcher.engines.megatron.placement import Placement, Weights
+from launcher.engines.megatron.worker_config import Weights, WorkerConfig
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
 HOST = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=1, gpus=0)
@@ -54,7 +54,7 @@ def logits(model: nn.Module, tokens: Tensor = TOKENS) -> Tensor:
     return model(tokens, torch.arange(tokens.shape[1])[None], None)
 
 
-def placement(path: Path, parallelism: Parallelism | None = None) -> Placement:
+def placement(path: Path, parallelism: Parallelism | None = None) -> WorkerConfig:
     """Return how the engine builds and fills the model at ``path``: what it decides before it loads anything."""
     model = Model(path=str(path))
     return Megatron().decide(model, parallelism or Parallelism(), Optimizations(), HOST).placement
@@ -62,7 +62,7 @@ def placement(path: Path, parallelism: Parallelism | None = None) -> Placement:
 
 def filled(arch: Architecture, weights: Weights) -> nn.Module:
     """Build this architecture in one process, as the engine does, and fill it with these weights."""
-    place = Placement(arch, weights, Parallelism(), Dtype.fp32, "cpu", num_blocks=3, block_size=16, threads=1)
+    place = WorkerConfig(arch, weights, Parallelism(), Dtype.fp32, "cpu", num_blocks=3, block_size=16, threads=1)
     with place.model(0, CPU) as model:
         return model.eval()
 

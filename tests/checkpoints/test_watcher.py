@@ -8,7 +8,7 @@ from pathlib import Path
 
 from training_run import hugging_face, iteration, nemo
 
-from launcher.checkpoints.watcher import Scout, scouting
+from launcher.checkpoints.watcher import CheckpointWatcher, scouting
 from launcher.settings.watch import Watch
 
 
@@ -16,7 +16,7 @@ def names(found: tuple) -> list[str]:
     return [seen.path.name for seen in found]
 
 
-def settled(scout: Scout) -> list[str]:
+def settled(scout: CheckpointWatcher) -> list[str]:
     """Look twice, so far apart that what did not change has settled."""
     scout.look()
     time.sleep(scout.settle_s)
@@ -27,7 +27,7 @@ def settled(scout: Scout) -> list[str]:
 def test_an_unmarked_checkpoint_settles_and_a_marked_one_need_not(tmp_path: Path) -> None:
     iteration(tmp_path, 100, tracker=100)
     loose = hugging_face(tmp_path / "checkpoint-200")
-    scout = Scout(tmp_path, settle_s=0.05)
+    scout = CheckpointWatcher(tmp_path, settle_s=0.05)
     scout.look()
     assert names(scout.view.complete) == ["iter_0000100"]
     assert names(scout.view.settling) == ["checkpoint-200"]
@@ -38,7 +38,7 @@ def test_an_unmarked_checkpoint_settles_and_a_marked_one_need_not(tmp_path: Path
 def test_one_that_does_not_open_is_waited_for_longer(tmp_path: Path) -> None:
     hugging_face(tmp_path / "checkpoint-10", shards=1)
     now = [0.0]
-    scout = Scout(tmp_path, settle_s=1, clock=lambda: now[0])
+    scout = CheckpointWatcher(tmp_path, settle_s=1, clock=lambda: now[0])
     for now[0], found in ((0.0, []), (5.9, []), (6.1, ["checkpoint-10"])):
         scout.look()
         assert names(scout.view.complete) == found
@@ -48,7 +48,7 @@ def test_one_step_is_one_checkpoint(tmp_path: Path) -> None:
     for name in ("gpt--step=5-last", "gpt--step=5"):
         nemo(tmp_path, name)
         (tmp_path / f"{name}-unfinished").unlink()
-    scout = Scout(tmp_path, settle_s=0.01)
+    scout = CheckpointWatcher(tmp_path, settle_s=0.01)
     assert settled(scout) == ["gpt--step=5"]
     shutil.rmtree(tmp_path / "gpt--step=5-last")
     scout.look()
@@ -58,7 +58,7 @@ def test_one_step_is_one_checkpoint(tmp_path: Path) -> None:
 def test_what_was_removed_is_gone_unless_it_was_never_finished(tmp_path: Path) -> None:
     first = iteration(tmp_path, 100, tracker=100)
     never = iteration(tmp_path, 200)
-    scout = Scout(tmp_path, settle_s=60)
+    scout = CheckpointWatcher(tmp_path, settle_s=60)
     scout.look()
     shutil.rmtree(first)
     shutil.rmtree(never)

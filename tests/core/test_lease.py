@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from launcher.core.errors import TakenOver
-from launcher.core.lease import FILE, Claim
+from launcher.core.lease import FILE, Lease
 from launcher.evaluate.journal import records
 
 ROOT = Path(__file__).parents[2]
@@ -23,9 +23,9 @@ SLOW = ("engine.latency_s=0.5", "evaluate.concurrency=1", "validate.skip=[greedy
 
 
 def test_a_claim_holds_until_another_is_made(tmp_path: Path) -> None:
-    first = Claim(tmp_path)
+    first = Lease(tmp_path)
     assert first.holds
-    second = Claim(tmp_path)
+    second = Lease(tmp_path)
     assert second.holds
     assert not first.holds
     with pytest.raises(TakenOver, match="another session took this run over"):
@@ -34,13 +34,13 @@ def test_a_claim_holds_until_another_is_made(tmp_path: Path) -> None:
 
 
 def test_a_claim_to_a_folder_that_is_gone_does_not_hold(tmp_path: Path) -> None:
-    claim = Claim(tmp_path)
+    claim = Lease(tmp_path)
     (tmp_path / FILE).unlink()
     assert not claim.holds
 
 
 def test_a_claim_says_whose_it_is(tmp_path: Path) -> None:
-    Claim(tmp_path)
+    Lease(tmp_path)
     found = json.loads((tmp_path / FILE).read_text())
     assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid())
     assert [path.name for path in tmp_path.iterdir()] == [FILE]

@@ -22,7 +22,7 @@ from running import living
 
 from launcher.core.errors import ServerError, UserError
 from launcher.distributed.allocation import Allocation, allocate
-from launcher.distributed.group import meeting, wire
+from launcher.distributed.group import rendezvous, transport
 from launcher.distributed.group.leader import Group, leading
 
 WORLD = 3
@@ -150,7 +150,7 @@ def test_only_this_user_can_read_the_secret(together: Together) -> None:
         assert secret not in " ".join(psutil.Process(process.pid).cmdline())
     together.path().chmod(0o644)
     with pytest.raises(UserError, match="only this user"):
-        meeting.read(together.path())
+        rendezvous.read(together.path())
 
 
 @pytest.mark.parametrize("victim", [0, 1])
@@ -214,7 +214,7 @@ def _blocks_sigterm(pid: int) -> bool:
 @contextmanager
 def group_of(world: int) -> Iterator[tuple[Group, socket.socket]]:
     allocation = Allocation(("a",), 0, world, cpus=1, gpus=0, name="test")
-    with wire.listen("127.0.0.1") as server:
+    with transport.listen("127.0.0.1") as server:
         group = Group(allocation, server, b"secret")
         try:
             yield group, server
@@ -224,15 +224,15 @@ def group_of(world: int) -> Iterator[tuple[Group, socket.socket]]:
 
 def test_who_does_not_know_the_secret_is_sent_away() -> None:
     with group_of(2) as (_, server), pytest.raises((AuthenticationError, EOFError, OSError)):
-        wire.connect(server.getsockname(), b"guess")
+        transport.connect(server.getsockname(), b"guess")
 
 
 def test_a_caller_that_says_nothing_keeps_nobody_waiting() -> None:
     with group_of(2) as (group, server), socket.create_connection(server.getsockname()):
         from launcher.distributed.allocation import Member
-        from launcher.distributed.group.orders import Hello
+        from launcher.distributed.group.messages import Hello
 
-        control = wire.connect(server.getsockname(), b"secret")
+        control = transport.connect(server.getsockname(), b"secret")
         control.send(Hello(Member(1, "b", 0, 0)))
         assert group.wait(30) == [Member(1, "b", 0, 0)]
         control.close()
@@ -267,14 +267,14 @@ def test_an_address_that_others_do_not_reach_is_refused(tmp_path: Path) -> None:
 
 def test_a_connection_breaks_when_the_other_host_is_gone() -> None:
     """Both ends ask the kernel to probe the other host; the test on a cluster cuts a real one off."""
-    with wire.listen("127.0.0.1") as server:
+    with transport.listen("127.0.0.1") as server:
         ours = []
-        thread = threading.Thread(target=lambda: ours.append(wire.welcome(server.accept()[0], b"s")))
+        thread = threading.Thread(target=lambda: ours.append(transport.welcome(server.accept()[0], b"s")))
         thread.start()
-        theirs = wire.connect(server.getsockname(), b"s")
+        theirs = transport.connect(server.getsockname(), b"s")
         thread.join()
         for connection in (*ours, theirs):
             with connection, socket.socket(fileno=os.dup(connection.fileno())) as same:
-                for level, option, value in wire.KEEPALIVE:
+                for level, option, value in transport.KEEPALIVE:
                     assert same.getsockopt(level, option) == value
                 assert same.gettimeout() is None

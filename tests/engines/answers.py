@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob
+from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenLogprob
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Answer:
         return [t.logprob for t in (*(self.prompt or ()), *self.tokens)]
 
 
-async def answer(runner: Runner, request: Generation) -> Answer:
+async def answer(runner: AsyncEngine, request: GenerationRequest) -> Answer:
     tokens: list[TokenLogprob] = []
     prompt, finish = None, None
     async for event in runner.generate(request):
@@ -38,15 +38,15 @@ async def answer(runner: Runner, request: Generation) -> Answer:
     return Answer(tuple(tokens), prompt, finish)
 
 
-async def together(runner: Runner, requests: Sequence[Generation]) -> list[Answer]:
+async def together(runner: AsyncEngine, requests: Sequence[GenerationRequest]) -> list[Answer]:
     return list(await asyncio.gather(*(answer(runner, r) for r in requests)))
 
 
-async def one_by_one(runner: Runner, requests: Sequence[Generation]) -> list[Answer]:
+async def one_by_one(runner: AsyncEngine, requests: Sequence[GenerationRequest]) -> list[Answer]:
     return [await answer(runner, r) for r in requests]
 
 
-def request(name: str, prompt: str | Sequence[int], **sampling: Any) -> Generation:
+def request(name: str, prompt: str | Sequence[int], **sampling: Any) -> GenerationRequest:
     tokens = tuple(prompt.encode()) if isinstance(prompt, str) else tuple(prompt)
     defaults = Sampling(temperature=0.0, ignore_eos=True)
-    return Generation(name, tokens, replace(defaults, **sampling))
+    return GenerationRequest(name, tokens, replace(defaults, **sampling))

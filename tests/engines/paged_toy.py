@@ -7,8 +7,8 @@ import zlib
 from collections.abc import Sequence
 from typing import Any
 
-from launcher.engines.base import Generation, Sampling, TokenLogprob
-from launcher.engines.runtime.sampling import Draw, Score
+from launcher.engines.base import GenerationRequest, Sampling, TokenLogprob
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest
 from launcher.engines.runtime.step import StepPlan
 
 VOCAB = 50
@@ -51,7 +51,9 @@ class PagedToy:
         self.broken: Exception | None = None
         self._cache: dict[tuple[int, int], int] = {}
 
-    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+    def execute(
+        self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
+    ) -> list[TokenLogprob]:
         if self.gate is not None:
             assert self.gate.acquire(timeout=30)
         if self.broken is not None:
@@ -83,5 +85,5 @@ class PagedToy:
         return [held[: p + 1] for p in range(chunk.start, end)]
 
 
-def request(name: str, prompt: Sequence[int], **sampling: Any) -> Generation:
-    return Generation(name, tuple(prompt), Sampling(**{"temperature": 0.0, **sampling}))
+def request(name: str, prompt: Sequence[int], **sampling: Any) -> GenerationRequest:
+    return GenerationRequest(name, tuple(prompt), Sampling(**{"temperature": 0.0, **sampling}))

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from launcher.core.errors import EngineUnavailable, QueueFull, UserError
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob, Tokens
+from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenLogprob, TokenOutput
 from launcher.engines.echo import EOS, VOCAB, Echo, EchoRunner, History, score
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -22,24 +22,24 @@ def runner(**settings: float) -> EchoRunner:
     return EchoRunner(Echo(**settings), Model("echo"))  # type: ignore[arg-type]
 
 
-def asked(prompt: str | Sequence[int] = PROMPT, **sampling: object) -> Generation:
+def asked(prompt: str | Sequence[int] = PROMPT, **sampling: object) -> GenerationRequest:
     tokens = tuple(prompt.encode()) if isinstance(prompt, str) else tuple(prompt)
-    return Generation("id", tokens, Sampling(**({"temperature": 0, "max_tokens": 50} | sampling)))  # type: ignore[arg-type]
+    return GenerationRequest("id", tokens, Sampling(**({"temperature": 0, "max_tokens": 50} | sampling)))  # type: ignore[arg-type]
 
 
-async def events(engine: Runner, request: Generation) -> list[Tokens]:
+async def events(engine: AsyncEngine, request: GenerationRequest) -> list[TokenOutput]:
     return [event async for event in engine.generate(request)]
 
 
-async def entries(engine: Runner, request: Generation) -> list[TokenLogprob]:
+async def entries(engine: AsyncEngine, request: GenerationRequest) -> list[TokenLogprob]:
     return [token for event in await events(engine, request) for token in event.tokens]
 
 
-async def tokens(engine: Runner, request: Generation) -> list[int]:
+async def tokens(engine: AsyncEngine, request: GenerationRequest) -> list[int]:
     return [entry.token for entry in await entries(engine, request)]
 
 
-async def text(engine: EchoRunner, request: Generation) -> str:
+async def text(engine: EchoRunner, request: GenerationRequest) -> str:
     return engine.tokenizer.decode(await tokens(engine, request))
 
 

@@ -30,7 +30,7 @@ from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.tasks.multiple_choice import MultipleChoice
 from launcher.validate import certificate
-from launcher.validate.check import Need
+from launcher.validate.check import Capability
 
 ENGINES: dict[str, type[Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 USER = [{"role": "user", "content": "What is the capital of France?"}]
@@ -59,7 +59,7 @@ class Served:
         return found
 
     def checks(self, folder: Path) -> tuple[Check, ...]:
-        return run_async(certificate.validate(self.endpoint, Validate(), frozenset(Need), folder))
+        return run_async(certificate.validate(self.endpoint, Validate(), frozenset(Capability), folder))
 
     def facts(self) -> dict[str, Any]:
         found: dict[str, Any] = self.http.get(f"{self.url}/engine").json()

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.core.errors import ResumeError, TakenOver
-from launcher.core.lease import Claim
+from launcher.core.lease import Lease
 from launcher.core.types import Status
 from launcher.evaluate import journal
 from launcher.evaluate.journal import Journal, difference
@@ -130,7 +130,7 @@ def test_a_folder_without_a_journal_is_empty(tmp_path):
 def test_what_an_earlier_session_still_writes_does_not_reach_the_later_one(record, tmp_path):
     with Journal(tmp_path, PRINT) as earlier:  # it holds no claim, so that nothing stops it
         earlier.add(record("t/1/0"))
-        with Journal(tmp_path, PRINT, Claim(tmp_path)) as later:
+        with Journal(tmp_path, PRINT, Lease(tmp_path)) as later:
             earlier.add(record("t/2/0"))
             later.add(record("t/3/0"))
             later.close(["t/1/0", "t/3/0"], {})
@@ -138,9 +138,9 @@ def test_what_an_earlier_session_still_writes_does_not_reach_the_later_one(recor
 
 
 def test_once_a_later_session_has_begun_the_earlier_one_adds_and_closes_no_more(record, tmp_path):
-    with Journal(tmp_path, PRINT, Claim(tmp_path)) as earlier:
+    with Journal(tmp_path, PRINT, Lease(tmp_path)) as earlier:
         earlier.add(record("t/1/0"))
-        with Journal(tmp_path, PRINT, Claim(tmp_path)):
+        with Journal(tmp_path, PRINT, Lease(tmp_path)):
             with pytest.raises(TakenOver):
                 earlier.add(record("t/2/0"))
             with pytest.raises(TakenOver):
@@ -149,8 +149,8 @@ def test_once_a_later_session_has_begun_the_earlier_one_adds_and_closes_no_more(
 
 
 def test_a_session_that_was_overtaken_before_it_opens_the_journal_does_not_open_it(tmp_path):
-    earlier = Claim(tmp_path)
-    Claim(tmp_path)
+    earlier = Lease(tmp_path)
+    Lease(tmp_path)
     with pytest.raises(TakenOver):
         Journal(tmp_path, PRINT, earlier)
     assert not (tmp_path / "journal.json").exists()

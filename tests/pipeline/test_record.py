@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.pipeline.record import Ledger
+from launcher.pipeline.record import RunRecord
 
 
 def test_a_step_is_timed_also_when_it_fails() -> None:
-    ledger = Ledger({})
+    ledger = RunRecord({})
     with pytest.raises(ValueError, match="no"), ledger.step("serve"):
         raise ValueError("no")
     assert ledger.timings["serve"] >= 0
 
 
 def test_a_report_keeps_what_was_known_when_it_was_made() -> None:
-    ledger = Ledger({"config": {}})
+    ledger = RunRecord({"config": {}})
     report = ledger.report("ok")
     ledger.timings["late"] = 1.0
     assert report.timings == {}

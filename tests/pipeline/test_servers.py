@@ -19,7 +19,7 @@ from launcher.core.types import Check, Endpoint
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.engines.echo import Echo
 from launcher.monitor.health import probe
-from launcher.pipeline.servers import Deployments, Server
+from launcher.pipeline.servers import RunningServer, ServerPool
 from launcher.settings.model import Model, Optimizations, Parallelism
 
 
@@ -63,7 +63,7 @@ def models(endpoint: Endpoint) -> int:
 
 def test_equal_fingerprints_share_a_server_and_another_one_takes_it_down(tmp_path: Path) -> None:
     backend, urls = Counted(), []
-    with Deployments() as deployments:
+    with ServerPool() as deployments:
         for n, name in enumerate(["a", "a", "b"]):
             with deployments.serve(name, backend, deployment(tmp_path / str(n), name), allocate()) as server:
                 assert models(server.endpoint) == 200
@@ -73,7 +73,7 @@ def test_equal_fingerprints_share_a_server_and_another_one_takes_it_down(tmp_pat
 
 
 def test_every_run_folder_has_the_log_of_its_server(tmp_path: Path) -> None:
-    with Deployments() as deployments:
+    with ServerPool() as deployments:
         for name in ("0", "1"):
             with deployments.serve("a", Counted(), deployment(tmp_path / name), allocate()) as server:
                 models(server.endpoint)
@@ -85,7 +85,7 @@ def test_every_run_folder_has_the_log_of_its_server(tmp_path: Path) -> None:
 def test_a_log_of_an_earlier_session_is_kept(tmp_path: Path) -> None:
     backend = Counted()
     for order in (["0", "1"], ["1", "0"]):
-        with Deployments() as deployments:
+        with ServerPool() as deployments:
             for name in order:
                 with deployments.serve("a", backend, deployment(tmp_path / name), allocate()):
                     pass
@@ -96,7 +96,7 @@ def test_a_log_of_an_earlier_session_is_kept(tmp_path: Path) -> None:
 
 def test_a_server_that_died_is_replaced(tmp_path: Path) -> None:
     backend = Counted()
-    with Deployments() as deployments:
+    with ServerPool() as deployments:
         with deployments.serve("a", backend, deployment(tmp_path / "0"), allocate()) as server:
             dead = Endpoint("http://127.0.0.1:9/v1", "a", "inline", "echo")
             deployments._up = replace(server, endpoint=dead)
@@ -110,7 +110,7 @@ def test_a_server_that_died_is_replaced(tmp_path: Path) -> None:
 )
 def test_what_did_not_start_is_not_tried_again(tmp_path: Path, error: Exception, reason: str) -> None:
     backend = Broken(error)
-    with Deployments() as deployments:
+    with ServerPool() as deployments:
         with pytest.raises(type(error)), deployments.serve("a", backend, deployment(tmp_path / "0"), allocate()):
             pass
         with (
@@ -122,7 +122,7 @@ def test_what_did_not_start_is_not_tried_again(tmp_path: Path, error: Exception,
 
 
 def test_a_certificate_is_copied_only_for_the_same_question(tmp_path: Path) -> None:
-    server = Server("a", Endpoint("http://127.0.0.1:9/v1", "a", "inline", "echo"), tmp_path)
+    server = RunningServer("a", Endpoint("http://127.0.0.1:9/v1", "a", "inline", "echo"), tmp_path)
     first, second = tmp_path / "0", tmp_path / "1"
     first.mkdir()
     second.mkdir()
@@ -139,7 +139,7 @@ def test_a_shared_server_stays_open_after_its_first_certificate(tmp_path: Path) 
     def waiting(name: str) -> Deployment:
         return replace(deployment(tmp_path / name), admission=Admission())
 
-    with Deployments() as deployments:
+    with ServerPool() as deployments:
         with deployments.serve("a", Counted(), waiting("first"), allocate()) as first:
             assert probe(first.endpoint)["live"]
             with pytest.raises(HTTPError, match="503"):

@@ -12,13 +12,16 @@ from launcher.core.errors import ServerError
 from launcher.core.types import Endpoint
 from launcher.engines.optimization_status import as_json
 from launcher.monitor.health import Timing, Watch
-from launcher.pipeline.record import Ledger
+from launcher.pipeline.record import RunRecord
 from launcher.pipeline.steps import deployed, in_vain, stay
-from launcher.settings.model import Switch
+from launcher.settings.model import OptimizationStatus
 
 
 def test_what_was_asked_for_in_vain_is_said() -> None:
-    switches = [Switch("cuda_graphs", True, False, "needs a GPU"), Switch("prefix_caching", True, True, "")]
+    switches = [
+        OptimizationStatus("cuda_graphs", True, False, "needs a GPU"),
+        OptimizationStatus("prefix_caching", True, True, ""),
+    ]
     assert in_vain({"optimizations": as_json(switches)}) == ["optimizations.cuda_graphs is not active: needs a GPU"]
 
 
@@ -34,7 +37,7 @@ def test_what_a_server_has_loaded_is_known_by_its_checkpoint_or_because_it_is_ou
 ) -> None:
     made = {"checkpoint": checkpoint, "deployment": {"fingerprint": "sha256:2"}, "versions": {}, "git_commit": None}
     endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e", ours=ours)
-    assert (deployed(Ledger(made), endpoint) is not None) is known
+    assert (deployed(RunRecord(made), endpoint) is not None) is known
 
 
 def test_a_server_that_is_kept_up_is_said_to_be_away_and_back(

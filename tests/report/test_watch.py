@@ -7,7 +7,7 @@ import pytest
 from report_records import HOSTILE, add_point, choice, first_right
 from rich.console import Console
 
-from launcher.checkpoints.watch_record import Entry
+from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.errors import UserError
 from launcher.report import watch
 
@@ -15,7 +15,7 @@ TRAINING = Path("/scratch/gpt/checkpoints")
 
 
 def entry(folder, step, status="ok", modified=0.0, reason=None):
-    return Entry(folder, f"{TRAINING}/{folder}", step, modified, "stamp", 1, status, reason)
+    return WatchRecord(folder, f"{TRAINING}/{folder}", step, modified, "stamp", 1, status, reason)
 
 
 def run(out, entries, console=None, over=True):

@@ -13,12 +13,12 @@ from launcher.core.types import Check, Endpoint
 from launcher.core.types import Request as Call
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
-from launcher.validate.check import Need
+from launcher.validate.check import Capability
 
-ALL = frozenset(Need)
+ALL = frozenset(Capability)
 
 
-async def verdict(folder: Path, lie: Lie, needed: frozenset[Need] = ALL) -> dict[str, Check]:
+async def verdict(folder: Path, lie: Lie, needed: frozenset[Capability] = ALL) -> dict[str, Check]:
     with server(folder, lie) as endpoint:
         checks = await certificate.validate(endpoint, Validate(timeout_s=20), needed)
     return {check.name: check for check in checks}
@@ -171,7 +171,7 @@ def test_the_prompt_tells_bytes_from_characters() -> None:
 
 
 async def test_what_no_task_needs_does_not_fail_the_endpoint(tmp_path: Path) -> None:
-    checks = await verdict(tmp_path, echo_ignored, frozenset({Need.serving, Need.completions}))
+    checks = await verdict(tmp_path, echo_ignored, frozenset({Capability.serving, Capability.completions}))
     assert checks["echo aligned"].ok is None
     assert "not needed" in checks["echo aligned"].detail
     assert not certificate.failed(tuple(checks.values()))
@@ -192,8 +192,8 @@ async def test_a_check_that_is_left_out_is_not_passed(tmp_path: Path) -> None:
 def test_needs_follow_from_what_the_tasks_ask() -> None:
     chat = Call("/v1/chat/completions", {})
     scoring = Call("/v1/completions", {"echo": True})
-    assert certificate.needs([chat]) == {Need.serving, Need.chat}
-    assert certificate.needs([scoring]) == {Need.serving, Need.completions, Need.prompt_logprobs}
+    assert certificate.needs([chat]) == {Capability.serving, Capability.chat}
+    assert certificate.needs([scoring]) == {Capability.serving, Capability.completions, Capability.prompt_logprobs}
     assert certificate.needs([]) == ALL
 
 

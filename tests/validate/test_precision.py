@@ -23,7 +23,7 @@ from launcher.pipeline.steps import run_async
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
-from launcher.validate.check import Need
+from launcher.validate.check import Capability
 
 SHIPPED = "package:launcher/assets/tiny"
 
@@ -33,7 +33,7 @@ def checked(
     path: str,
     dtype: Dtype,
     folder: Path,
-    needed: frozenset[Need] = frozenset(Need),
+    needed: frozenset[Capability] = frozenset(Capability),
     backend: Backend | None = None,
 ) -> dict[str, Check]:
     """Serve a model, and validate it as a run does."""
@@ -81,7 +81,7 @@ def test_a_server_of_ours_that_a_command_starts_is_waited_for_and_held_to_its_ty
 def test_a_model_that_is_nearly_undecided_gets_its_certificate(
     tmp_path: Path, undecided: str, engine: Engine, dtype: Dtype
 ) -> None:
-    checks = checked(engine, undecided, dtype, tmp_path, frozenset(Need) - {Need.chat})
+    checks = checked(engine, undecided, dtype, tmp_path, frozenset(Capability) - {Capability.chat})
     assert certificate.failed(tuple(checks.values())) == []
     assert checks["rounding"].numbers["source"] == "measured"
 

@@ -12,7 +12,7 @@ from lying import Lie, server
 from launcher.core.types import Check
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
-from launcher.validate.check import Need
+from launcher.validate.check import Capability
 from launcher.validate.ties import END, Step, parting, steps
 
 AT = 5
@@ -63,7 +63,9 @@ async def greedy_check(folder: Path, lie: Lie, ours: bool = True, **settings: An
     names = [name for name in certificate.NAMES if name not in ("greedy repeats", "rounding")]
     with server(folder, lie) as endpoint:
         asked = replace(endpoint, ours=ours)
-        checks = await certificate.validate(asked, Validate(skip=names, timeout_s=20, **settings), frozenset(Need))
+        checks = await certificate.validate(
+            asked, Validate(skip=names, timeout_s=20, **settings), frozenset(Capability)
+        )
     return next(check for check in checks if check.name == "greedy repeats")
 
 

@@ -18,7 +18,7 @@ from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
-from launcher.validate.check import Need
+from launcher.validate.check import Capability
 
 NAME = "tokens of the file"
 OTHERS = [name for name in certificate.NAMES if name != NAME]
@@ -30,7 +30,7 @@ async def checked(folder: Path, tokenizer: HuggingFaceTokenizer, vocabulary: Pat
     app = create_app(runner)
     with bind("127.0.0.1", 0) as bound, server_log(folder / "log") as log, serving(app, bound, log, 2.0):
         endpoint = Endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}/v1", "echo", "inline", "echo")
-        checks = await certificate.validate(endpoint, Validate(skip=OTHERS), frozenset(Need), vocabulary)
+        checks = await certificate.validate(endpoint, Validate(skip=OTHERS), frozenset(Capability), vocabulary)
     return next(check for check in checks if check.name == NAME)
 
 

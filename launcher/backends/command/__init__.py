@@ -9,7 +9,7 @@ from dataclasses import field
 from typing import ClassVar
 
 from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
-from launcher.backends.command import words
+from launcher.backends.command import argv_template
 from launcher.backends.inline import EVERYWHERE, api_key
 from launcher.core.errors import UserError
 from launcher.core.http import netloc
@@ -61,7 +61,7 @@ class Command(Backend):
             raise UserError(
                 f"backend.ready_path={self.ready_path}: accepted is a path from the server's root, as /health"
             )
-        if not self.port and "port" not in words.names(self.command):
+        if not self.port and "port" not in argv_template.names(self.command):
             raise UserError(
                 "backend.command: the server must be told where to listen; put {port} in it, or set backend.port to "
                 "the port that it uses"
@@ -69,18 +69,18 @@ class Command(Backend):
 
     @property
     def checkpoints(self) -> bool:
-        return "checkpoint" in words.names(self.command)
+        return "checkpoint" in argv_template.names(self.command)
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         fits(deployment.parallelism, allocation)
         api_key(self.api_key_env)
         self._environment()
-        words.check(self.command, deployment.model, deployment.parallelism)
+        argv_template.check(self.command, deployment.model, deployment.parallelism)
         command = self._words(deployment, allocation, self.port or ANY)
         return {"server": f"http://{netloc(self.host, self.port or ANY)}/v1", "command": command}
 
     def _words(self, deployment: Deployment, allocation: Allocation, port: int | str) -> list[str]:
-        return words.split(self.command, words.values(deployment, allocation, self.host, port))
+        return argv_template.split(self.command, argv_template.values(deployment, allocation, self.host, port))
 
     def _environment(self) -> dict[str, str]:
         secret = {name: reveal(of, f"backend.environment_env.{name}") for name, of in self.environment_env.items()}

@@ -15,7 +15,7 @@ from launcher.core.errors import ServerError
 from launcher.core.files import append
 from launcher.core.http import HttpError, authorization, fetch
 
-KEEPER = Path(__file__).with_name("keeper.py")
+REAPER = Path(__file__).with_name("reaper.py")
 LOOK_S = 0.2
 TELL_S = 30.0
 """How often to say what the server logs while it starts."""
@@ -26,11 +26,11 @@ READY = (200, 401, 403)
 
 
 @contextmanager
-def kept(command: list[str], environment: Mapping[str, str], log: Path, grace_s: float) -> Iterator[Kept]:
+def kept(command: list[str], environment: Mapping[str, str], log: Path, grace_s: float) -> Iterator[ManagedProcess]:
     """Yield a server that runs ``command`` and writes to ``log``; on leaving, nothing of it is left."""
     with append(log) as file:
         keeper = subprocess.Popen(
-            [sys.executable, "-I", "-S", KEEPER, str(grace_s), *command],
+            [sys.executable, "-I", "-S", REAPER, str(grace_s), *command],
             env=dict(environment),
             stdin=subprocess.PIPE,
             stdout=file,
@@ -38,7 +38,7 @@ def kept(command: list[str], environment: Mapping[str, str], log: Path, grace_s:
             start_new_session=True,  # Ctrl-C is for the launcher
         )
     try:
-        yield Kept(keeper, command[0], log)
+        yield ManagedProcess(keeper, command[0], log)
     finally:
         assert keeper.stdin is not None
         keeper.stdin.close()
@@ -49,7 +49,7 @@ def kept(command: list[str], environment: Mapping[str, str], log: Path, grace_s:
             keeper.wait()
 
 
-class Kept:
+class ManagedProcess:
     """A server that was started, whether or not it still runs."""
 
     def __init__(self, keeper: subprocess.Popen[bytes], program: str, log: Path) -> None:

@@ -22,7 +22,7 @@ from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
 
 if TYPE_CHECKING:
-    from launcher.backends.pytriton.served import Served
+    from launcher.backends.pytriton.request_handler import RequestHandler
     from launcher.backends.pytriton.supervisor import Supervisor
 
 
@@ -80,8 +80,8 @@ class PyTriton(Backend):
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
         from launcher.api.app import create_app
         from launcher.api.server import bind, server_log, serving
+        from launcher.backends.pytriton.request_handler import served_in_thread
         from launcher.backends.pytriton.runner import TritonRunner
-        from launcher.backends.pytriton.served import served_in_thread
 
         key, path, d = api_key(self.api_key_env), deployment.folder / "server.log", deployment
         with (
@@ -112,11 +112,13 @@ class PyTriton(Backend):
                 yield endpoint
 
     @contextmanager
-    def _triton(self, served: Served, folder: Path, guarded: bool, allocation: Allocation) -> Iterator[Supervisor]:
+    def _triton(
+        self, served: RequestHandler, folder: Path, guarded: bool, allocation: Allocation
+    ) -> Iterator[Supervisor]:
         """Start Triton in the background: it comes up while the engine loads."""
-        from launcher.backends.pytriton.bridge import listening
         from launcher.backends.pytriton.server import Settings
-        from launcher.backends.pytriton.supervisor import Patience, Supervisor
+        from launcher.backends.pytriton.socket_server import listening
+        from launcher.backends.pytriton.supervisor import Supervisor, Timeouts
 
         with working(self.workspace) as home, listening(served, home / "engine.sock"):
             settings = Settings(
@@ -127,7 +129,7 @@ class PyTriton(Backend):
                 log_file=folder.resolve() / "triton.log",
                 engine=home / "engine.sock",
             )
-            patience = Patience(self.start_timeout_s, self.probe_timeout_s)
+            patience = Timeouts(self.start_timeout_s, self.probe_timeout_s)
             supervisor = Supervisor(settings, self._ports, home, served, patience)
             with supervisor.running():
                 yield supervisor

@@ -8,18 +8,18 @@ from contextlib import aclosing, suppress
 from dataclasses import replace
 from typing import cast
 
-from launcher.backends.pytriton.link import Link
-from launcher.backends.pytriton.served import Served
+from launcher.backends.pytriton.grpc_client import GrpcClient
+from launcher.backends.pytriton.request_handler import RequestHandler
 from launcher.backends.pytriton.supervisor import Supervisor
 from launcher.core.errors import EngineUnavailable
 from launcher.core.types import Json
-from launcher.engines.base import EngineState, Generation, Runner, Tokens
+from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, TokenOutput
 
 
-class TritonRunner(Runner):
+class TritonRunner(AsyncEngine):
     """Speaks to the Triton that a supervisor keeps alive. Whatever ends a stream early also frees the engine's slot."""
 
-    def __init__(self, engine: Runner, served: Served, supervisor: Supervisor) -> None:
+    def __init__(self, engine: AsyncEngine, served: RequestHandler, supervisor: Supervisor) -> None:
         self.model = engine.model
         self.tokenizer = engine.tokenizer
         self.context_length = engine.context_length
@@ -27,17 +27,17 @@ class TritonRunner(Runner):
         self._engine = engine
         self._served = served
         self._supervisor = supervisor
-        self._link: Link | None = None
+        self._link: GrpcClient | None = None
         supervisor.attach(engine, self._down, self._traffic)
 
     @property
     def vocab_size(self) -> int:
         return self._engine.vocab_size
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         link, finished = self._connected(), False
         try:
-            async with aclosing(cast("AsyncGenerator[Tokens, None]", link.generate(request))) as events:
+            async with aclosing(cast("AsyncGenerator[TokenOutput, None]", link.generate(request))) as events:
                 async for event in events:
                     finished = event.finish is not None
                     yield event
@@ -64,7 +64,7 @@ class TritonRunner(Runner):
         """Return how many answers of Triton have come so far, over the current link."""
         return self._link.traffic if self._link else 0
 
-    def _connected(self) -> Link:
+    def _connected(self) -> GrpcClient:
         """Return the link to the Triton that runs now. Raises `EngineUnavailable` if none does."""
         if self._supervisor.error is not None:
             raise EngineUnavailable(self._supervisor.error)
@@ -72,7 +72,7 @@ class TritonRunner(Runner):
         if link is None or link.failed is not None or link.loop is not asyncio.get_running_loop():
             if link is not None:
                 self._served.end_feed(link.feed)
-            link = self._link = Link(*self._supervisor.grpc())
+            link = self._link = GrpcClient(*self._supervisor.grpc())
             self._served.know(link.feed)
         return link
 

@@ -14,12 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 from launcher.backends.pytriton.ports import Ports, choose
-from launcher.backends.pytriton.pulse import Pulse
-from launcher.backends.pytriton.served import Served
+from launcher.backends.pytriton.request_handler import RequestHandler
 from launcher.backends.pytriton.server import Server, Settings
+from launcher.backends.pytriton.stall_detector import StallDetector
 from launcher.core.errors import ServerError, UserError
 from launcher.core.types import Json
-from launcher.engines.base import EngineState, Runner
+from launcher.engines.base import AsyncEngine, EngineState
 
 LOG = logging.getLogger("pytriton.supervisor")
 PERIOD_S = 0.25
@@ -36,7 +36,7 @@ QUICK_DEATHS = 3
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """How many seconds a start may take, and an answer of a Triton that runs."""
 
     start_s: float
@@ -49,7 +49,9 @@ class Supervisor:
     ``error`` is None while Triton answers, else why not; ``restarting`` says that another one is on its way.
     """
 
-    def __init__(self, settings: Settings, wanted: Ports, folder: Path, served: Served, patience: Patience) -> None:
+    def __init__(
+        self, settings: Settings, wanted: Ports, folder: Path, served: RequestHandler, patience: Timeouts
+    ) -> None:
         self.error: str | None = "Triton is starting"
         self.restarting = True
         self._settings = settings
@@ -62,7 +64,7 @@ class Supervisor:
         self._starts = 0
         self._down: Callable[[str], None] = lambda reason: None
         self._traffic: Callable[[], int] = lambda: 0
-        self._pulse = Pulse(EngineState)
+        self._pulse = StallDetector(EngineState)
         self._probe: dict[str, Json] = {}
         self._probe_name = f"probe-{secrets.token_hex(16)}"
         served.know(self._probe_name)
@@ -84,14 +86,14 @@ class Supervisor:
                 self._server.stop()
             thread.join()
 
-    def attach(self, engine: Runner, down: Callable[[str], None], traffic: Callable[[], int]) -> None:
+    def attach(self, engine: AsyncEngine, down: Callable[[str], None], traffic: Callable[[], int]) -> None:
         """Say that the engine is loaded.
 
         A start is a success when Triton has continued a token. ``down`` is called with the reason when Triton is lost.
         ``traffic`` counts its answers: while that grows, Triton needs no probe.
         """
         first = next(iter(engine.tokenizer.encode("a")), 0)
-        self._pulse = Pulse(engine.state)
+        self._pulse = StallDetector(engine.state)
         self._probe = {"tokens": [first], "max_tokens": 1, "temperature": 0.0}
         self._down, self._traffic = down, traffic
         self._loaded.set()

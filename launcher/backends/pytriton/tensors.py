@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
 
-from launcher.backends.pytriton.inbox import Event
+from launcher.backends.pytriton.event_queue import Event
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.types import Json
-from launcher.engines.base import Generation, Runner, Sampling, TokenLogprob, Tokens
+from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenLogprob, TokenOutput
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,7 +97,7 @@ def _bias(text: Json) -> dict[int, float]:
         raise ValueError(f"logit_bias={text!r}: accepted is a JSON object of token ids and numbers") from None
 
 
-def prompt(data: Mapping[str, np.ndarray[Any, Any]], runner: Runner) -> tuple[int, ...]:
+def prompt(data: Mapping[str, np.ndarray[Any, Any]], runner: AsyncEngine) -> tuple[int, ...]:
     """Return the token ids of the tensor ``tokens`` or ``text``. Raises `ValueError`."""
     if ("tokens" in data) == ("text" in data):
         raise ValueError("the request needs one of the tensors tokens (INT32) and text (BYTES)")
@@ -110,7 +110,7 @@ def prompt(data: Mapping[str, np.ndarray[Any, Any]], runner: Runner) -> tuple[in
     return tuple(data["tokens"].ravel().tolist())
 
 
-def check(tokens: Sequence[int], limits: Sampling, runner: Runner) -> None:
+def check(tokens: Sequence[int], limits: Sampling, runner: AsyncEngine) -> None:
     """Refuse what the model cannot continue, with `ValueError`."""
     size = runner.vocab_size
     for token in (min(tokens, default=-1), max(tokens, default=-1), *limits.logit_bias):
@@ -123,7 +123,7 @@ def check(tokens: Sequence[int], limits: Sampling, runner: Runner) -> None:
         )
 
 
-def answer(event: Tokens) -> Arrays:
+def answer(event: TokenOutput) -> Arrays:
     """Return an event as typed tensors; what was not asked for is left out."""
     import numpy as np
 
@@ -154,7 +154,7 @@ def _logprobs(prefix: str, tokens: Sequence[TokenLogprob]) -> Arrays:
     return found
 
 
-def pack_requests(generations: Iterable[Generation]) -> bytes:
+def pack_requests(generations: Iterable[GenerationRequest]) -> bytes:
     """Return generations as JSON, for the UINT8 tensor ``batch``."""
     return to_json([[g.id, g.prompt, parameters(g.sampling), g.whole] for g in generations])
 
@@ -170,8 +170,8 @@ def pack(number: int, events: Iterable[Event]) -> bytes:
     return to_json([number, rows], inf_nan_mode="constants")
 
 
-def _row(id: str, what: Tokens | Exception) -> Json:
-    if isinstance(what, Tokens):
+def _row(id: str, what: TokenOutput | Exception) -> Json:
+    if isinstance(what, TokenOutput):
         return [id, _plain(what.tokens), None if what.prompt is None else _plain(what.prompt), what.finish]
     return [id, type(what).__name__, str(what), getattr(what, "retry_after_s", None), None]
 
@@ -191,7 +191,7 @@ def unpack(packed: bytes) -> tuple[int, list[Event]]:
 def _event(row: Json) -> Event:
     if len(row) == 4:
         id, tokens, prompt, finish = row
-        return Event(id, Tokens(_tokens(tokens), None if prompt is None else _tokens(prompt), finish))
+        return Event(id, TokenOutput(_tokens(tokens), None if prompt is None else _tokens(prompt), finish))
     id, kind, message, retry_after_s, _ = row
     return Event(id, _error(kind, message, retry_after_s))
 

@@ -13,7 +13,7 @@ from typing import ClassVar
 from launcher.api.front import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, Deployment, check_ports
 from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
-from launcher.backends.ray.assignment import Assignment, Demand, Patience, Routing, Scale, Share
+from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
 from launcher.backends.ray.resources import Node, count, memory, rooms
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint, Json
@@ -126,14 +126,14 @@ class Ray(Backend):
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
         from launcher.api.server import bind, server_log
-        from launcher.backends.ray.keeper import Keeper
+        from launcher.backends.ray.supervisor import Supervisor
 
         key, path = api_key(self.api_key_env), deployment.folder / "server.log"
         with bind(self.host, self.port) as bound, server_log(path) as log:
             bound.listen(2048)
             host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
             assignment = self._assignment(deployment, allocation, key, os.dup(bound.fileno()))
-            keeper = Keeper(assignment, log)
+            keeper = Supervisor(assignment, log)
             with keeper.running():
                 bound.close()  # the keeper has the only one, so that giving up refuses clients
                 keeper.wait()
@@ -145,26 +145,30 @@ class Ray(Backend):
                 wait_ready(endpoint, self.start_timeout_s, f"see {path}")
                 yield endpoint
 
-    def _demand(self, deployment: Deployment) -> Demand:
-        return Demand(self.most_replicas, deployment.parallelism.world_size, self.cpus_per_rank, self.gpus_per_rank)
+    def _demand(self, deployment: Deployment) -> ResourceRequest:
+        return ResourceRequest(
+            self.most_replicas, deployment.parallelism.world_size, self.cpus_per_rank, self.gpus_per_rank
+        )
 
-    def _share(self, d: Deployment, allocation: Allocation) -> Share:
+    def _share(self, d: Deployment, allocation: Allocation) -> ResourceShare:
         if self.address is not None:
-            return Share(0, 0)  # the driver counts, when it has seen that Ray
+            return ResourceShare(0, 0)  # the driver counts, when it has seen that Ray
         facts: Mapping[str, Json] = d.engine.plan(d.model, d.parallelism, d.optimizations, allocation)
         demand, nodes = self._demand(d), _nodes(allocation)
         memory(replace(demand, replicas=rooms(self.most_replicas, len(nodes))[0]), facts)
         return count(demand, nodes, facts)
 
-    def _assignment(self, deployment: Deployment, allocation: Allocation, key: str | None, listener: int) -> Assignment:
-        return Assignment(
+    def _assignment(
+        self, deployment: Deployment, allocation: Allocation, key: str | None, listener: int
+    ) -> DriverConfig:
+        return DriverConfig(
             deployment=replace(deployment, admission=None),
             allocation=allocation,
             scale=self._scale,
             demand=self._demand(deployment),
             share=self._share(deployment, allocation),
             routing=self.routing,
-            patience=Patience(self.start_timeout_s, self.stop_timeout_s, self.probe_timeout_s, self.stall_timeout_s),
+            patience=Timeouts(self.start_timeout_s, self.stop_timeout_s, self.probe_timeout_s, self.stall_timeout_s),
             front=front_of(self, key),
             home=Path(),
             working_folder=Path.cwd(),

@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from launcher.backends.ray import home
-from launcher.backends.ray.assignment import Assignment
-from launcher.backends.ray.rollcall import Address
+from launcher.backends.ray import session_dir
+from launcher.backends.ray.driver_config import DriverConfig
+from launcher.backends.ray.heartbeat import Address
 
 if TYPE_CHECKING:
     from ray import serve
@@ -26,7 +26,7 @@ _turns = ThreadPoolExecutor(1, "serve")
 else is to wait for a controller that hangs."""
 
 
-def deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) -> Future[None]:
+def deploy(assignment: DriverConfig, replicas: int, address: Address, key: bytes) -> Future[None]:
     """Ask Serve, in its turn, for so many replicas, and for a new one whenever one is lost.
 
     Asked again with another number, it starts or stops as many as that takes, and leaves the others as they are.
@@ -34,7 +34,7 @@ def deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) 
     return _turns.submit(_deploy, assignment, replicas, address, key)
 
 
-def _deploy(assignment: Assignment, replicas: int, address: Address, key: bytes) -> None:
+def _deploy(assignment: DriverConfig, replicas: int, address: Address, key: bytes) -> None:
     from ray import serve
 
     asked = _application(assignment, replicas, address, key)
@@ -42,7 +42,7 @@ def _deploy(assignment: Assignment, replicas: int, address: Address, key: bytes)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _application(assignment: Assignment, replicas: int, address: Address, key: bytes) -> serve.Application:
+def _application(assignment: DriverConfig, replicas: int, address: Address, key: bytes) -> serve.Application:
     from ray import serve
 
     from launcher.backends.ray.replica import Replica
@@ -92,7 +92,7 @@ def kill(pid: int, node: str) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if node == ray.get_runtime_context().get_node_id():
-        home.kill_family(pid)
+        session_dir.kill_family(pid)
         return
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    ray.remote(num_cpus=0, scheduling_strategy=there)(home.kill_family).remote(pid)
+    ray.remote(num_cpus=0, scheduling_strategy=there)(session_dir.kill_family).remote(pid)

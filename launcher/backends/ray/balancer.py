@@ -17,9 +17,9 @@ from launcher.api.admission import ALWAYS_OPEN, CODE, REASON
 from launcher.api.admission import RETRY_AFTER_S as ADMIT_AFTER_S
 from launcher.api.errors import ApiError
 from launcher.api.front import Limits
-from launcher.backends.ray.assignment import Patience, Routing
-from launcher.backends.ray.gate import HEADER
-from launcher.backends.ray.rollcall import Address
+from launcher.backends.ray.driver_config import Routing, Timeouts
+from launcher.backends.ray.heartbeat import Address
+from launcher.backends.ray.shared_secret import HEADER
 from launcher.core.errors import ServerError
 from launcher.core.types import VALIDATOR_HEADER
 
@@ -117,7 +117,7 @@ class Balancer:
         listener: int,
         slots: int,
         routing: Routing,
-        patience: Patience,
+        patience: Timeouts,
         secret: str,
         limits: Limits | None = None,
     ) -> None:

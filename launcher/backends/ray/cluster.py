@@ -6,9 +6,9 @@ import logging
 import os
 from pathlib import Path
 
-from launcher.backends.ray import home
+from launcher.backends.ray import session_dir
 from launcher.backends.ray.application import REPLICA
-from launcher.backends.ray.assignment import Assignment
+from launcher.backends.ray.driver_config import DriverConfig
 
 OBJECT_STORE = 80 * 1024 * 1024
 """Bytes; Ray's least. Nothing of ours goes through it."""
@@ -51,17 +51,17 @@ def environment(folder: Path, probe_s: float, nodes: int) -> dict[str, str]:
     return inherited | GIVEN | own
 
 
-class Embedded:
+class LocalRay:
     """A Ray of this run's own, on this host, which other nodes may join at ``head``."""
 
     keeps_serve = True
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: DriverConfig) -> None:
         self._assignment = assignment
         self._vital: dict[str, int] = {}
         self.head = ""
 
-    def start(self) -> Assignment:
+    def start(self) -> DriverConfig:
         """Start Ray, on loopback unless there are other nodes, with the resources that the replicas share."""
         import ray
         from ray import serve
@@ -76,7 +76,7 @@ class Embedded:
             object_store_memory=OBJECT_STORE,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            _temp_dir=str(a.home / home.RAY),
+            _temp_dir=str(a.home / session_dir.RAY),
             _node_ip_address=a.host,
         )
         self.head = str(ray.get_runtime_context().gcs_address)
@@ -91,8 +91,10 @@ class Embedded:
         """
         session = os.getsid(0)
         if len(self._vital) < len(VITAL):
-            self._vital |= {home.name(pid): pid for pid in home.members(session) if home.name(pid) in VITAL}
-        lost = sorted(name for name, pid in self._vital.items() if not home.belongs(pid, session))
+            self._vital |= {
+                session_dir.name(pid): pid for pid in session_dir.members(session) if session_dir.name(pid) in VITAL
+            }
+        lost = sorted(name for name, pid in self._vital.items() if not session_dir.belongs(pid, session))
         return f"Ray's {', '.join(lost)} died" if lost else None
 
     def leave(self) -> None:

@@ -19,15 +19,15 @@ from functools import partial
 
 from launcher.api.browsers import allowing
 from launcher.api.server import bind, server_log, serving
-from launcher.backends.ray import application, home
-from launcher.backends.ray.assignment import ADMIT, Assignment
-from launcher.backends.ray.attached import Attached
+from launcher.backends.ray import application, session_dir
 from launcher.backends.ray.balancer import Balancer
-from launcher.backends.ray.cluster import Embedded
+from launcher.backends.ray.cluster import LocalRay
 from launcher.backends.ray.controller import Controller
-from launcher.backends.ray.fleet import Fleet
-from launcher.backends.ray.pulse import Pulse
-from launcher.backends.ray.rollcall import RollCall
+from launcher.backends.ray.driver_config import ADMIT, DriverConfig
+from launcher.backends.ray.existing import ExistingRay
+from launcher.backends.ray.gcs_probe import GcsProbe
+from launcher.backends.ray.heartbeat import HeartbeatServer
+from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.status import Status
 from launcher.core.errors import ServerError, UserError
@@ -43,7 +43,7 @@ Deploy = Callable[[int], Future[None]]
 
 
 def main() -> None:
-    """Read an `Assignment` from standard input, carry it out until standard input ends, and leave nothing behind.
+    """Read an `DriverConfig` from standard input, carry it out until standard input ends, and leave nothing behind.
 
     `ADMIT` may follow it there.
 
@@ -84,16 +84,16 @@ def _speaker() -> Say:
 class Driver:
     """Brings up a fleet and keeps it."""
 
-    def __init__(self, assignment: Assignment) -> None:
+    def __init__(self, assignment: DriverConfig) -> None:
         a = self._assignment = assignment
         self._balancer = Balancer(
             a.home, a.listener, a.scale.most + SPARE_SLOTS, a.routing, a.patience, a.secret, a.front.limits
         )
         if a.validator_token is not None and not a.admitted:
             self._balancer.keep_out(a.validator_token)
-        self._fleet = Fleet(self._balancer, a.patience, a.lost)
-        self._ray = Embedded(a) if a.address is None else Attached(a)
-        self._pulse = Pulse(a.patience.probe_s)
+        self._fleet = ReplicaRegistry(self._balancer, a.patience, a.lost)
+        self._ray = LocalRay(a) if a.address is None else ExistingRay(a)
+        self._pulse = GcsProbe(a.patience.probe_s)
         self._controller = Controller(a.application, a.patience.probe_s, self._fleet.note)
         self._asked: Future[None] | None = None
         self._scaler = Scaler(a.scale)
@@ -111,7 +111,7 @@ class Driver:
             a = self._ray.start()
             say({"head": self._ray.head})
             self._pulse.start()
-            calls = RollCall(a.host, key, a, self._fleet.came)
+            calls = HeartbeatServer(a.host, key, a, self._fleet.came)
             calls.start()
             deploy = partial(application.deploy, a, address=calls.address, key=key)
             deploy(self._scaler.wanted).result()
@@ -145,7 +145,7 @@ class Driver:
         for leave in (self._balancer.stop, self._ray.leave):
             with suppress(Exception):
                 leave()
-        home.end(os.getsid(0))
+        session_dir.end(os.getsid(0))
         shutil.rmtree(self._assignment.home, ignore_errors=True)
         os._exit(0)
 

@@ -9,12 +9,12 @@ from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 
-from launcher.backends.ray import cluster, home
+from launcher.backends.ray import cluster, session_dir
 from launcher.backends.ray.application import REPLICA
 
 
 @dataclass(frozen=True)
-class Joining:
+class NodeConfig:
     """What a node must know: where the head is, the token, what Ray may give away here, and to how many replicas."""
 
     head: str
@@ -26,22 +26,22 @@ class Joining:
 
 
 def main() -> None:
-    """Run beside a member of a group: get a `Joining`, and be that node until the leader or the member says otherwise.
+    """Receive a `NodeConfig` and run the node until the leader, or the group agent, says to stop.
 
     The processes of Ray are a session of their own, of which nothing is left when this process ends, however it does.
     """
     orders, lifeline = (Connection(int(fd)) for fd in sys.argv[1:3])
-    joining: Joining = orders.recv()
-    with home.home(joining.token) as folder, _spawn(joining, folder) as raylet:
+    joining: NodeConfig = orders.recv()
+    with session_dir.home(joining.token) as folder, _spawn(joining, folder) as raylet:
         try:
             wait([orders, lifeline, os.pidfd_open(raylet.pid)])
         finally:
             assert raylet.stdin is not None
             raylet.stdin.close()
-            home.end(raylet.pid)
+            session_dir.end(raylet.pid)
 
 
-def _spawn(joining: Joining, folder: Path) -> subprocess.Popen[bytes]:
+def _spawn(joining: NodeConfig, folder: Path) -> subprocess.Popen[bytes]:
     """Start Ray in a session of its own; it ends when its standard input does."""
     given = [
         f"--address={joining.head}",
@@ -49,7 +49,7 @@ def _spawn(joining: Joining, folder: Path) -> subprocess.Popen[bytes]:
         f"--num-gpus={joining.gpus}",
         f'--resources={{"{REPLICA}": {joining.room}}}',
         f"--object-store-memory={cluster.OBJECT_STORE}",
-        f"--temp-dir={folder / home.RAY}",
+        f"--temp-dir={folder / session_dir.RAY}",
     ]
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "launcher.backends.ray.raylet", *given],

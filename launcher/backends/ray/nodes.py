@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import threading
 
-from launcher.backends.ray.assignment import Assignment
-from launcher.backends.ray.node import Joining
+from launcher.backends.ray.driver_config import DriverConfig
+from launcher.backends.ray.node import NodeConfig
 from launcher.core.errors import ServerError
 from launcher.distributed.allocation import Member
 
@@ -19,7 +19,7 @@ GRACE_S = 15.0
 class Nodes:
     """Starts a node beside each member of the group, and another one in place of each that dies."""
 
-    def __init__(self, assignment: Assignment, token: str, log: logging.Logger) -> None:
+    def __init__(self, assignment: DriverConfig, token: str, log: logging.Logger) -> None:
         self._assignment = assignment
         self._token = token
         self._log = log
@@ -46,19 +46,19 @@ class Nodes:
         for thread in self._threads:
             thread.join(GRACE_S)
 
-    def _joining(self, head: str, member: Member, room: int) -> Joining:
+    def _joining(self, head: str, member: Member, room: int) -> NodeConfig:
         a = self._assignment
         gpus = member.gpus if a.share.gpus else 0
-        return Joining(head, self._token, a.allocation.cpus, gpus, room, a.patience.probe_s)
+        return NodeConfig(head, self._token, a.allocation.cpus, gpus, room, a.patience.probe_s)
 
-    def _keep(self, member: Member, joining: Joining) -> None:
+    def _keep(self, member: Member, joining: NodeConfig) -> None:
         for _ in range(LIVES):
             problem = self._live(member, joining)
             if self._leaving.is_set():
                 return
             self._log.warning("the Ray of node %s was lost: %s", member.node, problem)
 
-    def _live(self, member: Member, joining: Joining) -> str:
+    def _live(self, member: Member, joining: NodeConfig) -> str:
         """Be a node for as long as that lasts; return why it is over."""
         assert self._ranks is not None
         try:

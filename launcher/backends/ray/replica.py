@@ -11,13 +11,13 @@ from multiprocessing import AuthenticationError
 
 from launcher.api.front import Limits
 from launcher.backends.ray import application
-from launcher.backends.ray.assignment import Assignment
-from launcher.backends.ray.gate import Gate
-from launcher.backends.ray.rollcall import PERIOD_S, Address, Voice
+from launcher.backends.ray.driver_config import DriverConfig
+from launcher.backends.ray.heartbeat import PERIOD_S, Address, HeartbeatClient
+from launcher.backends.ray.shared_secret import SharedSecret
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 from launcher.distributed.allocation import LOOPBACK, allocate
-from launcher.engines.base import Runner
+from launcher.engines.base import AsyncEngine
 
 ADDED_BYTES, ADDED_HEADERS = 4096, 8
 PATIENCE_S = 5.0
@@ -32,7 +32,7 @@ class Replica:
 
     def __init__(self, address: Address, key: bytes) -> None:
         self._open = ExitStack()
-        self._voice: Voice | None = None
+        self._voice: HeartbeatClient | None = None
         _keep_private()
         voice = _voice(address, key)
         try:
@@ -57,7 +57,7 @@ class Replica:
         if error is not None:
             raise RuntimeError(error)
 
-    def _serve(self, assignment: Assignment, voice: Voice) -> Runner:
+    def _serve(self, assignment: DriverConfig, voice: HeartbeatClient) -> AsyncEngine:
         from launcher.api.app import create_app
         from launcher.api.server import bind, server_log, serving
 
@@ -72,11 +72,13 @@ class Replica:
         runner = enter(d.engine.load(d.model, d.parallelism, d.optimizations, allocation))
         app = create_app(runner, front=assignment.front, ready_timeout_s=patience.start_s, log=log)
         host, port = bound.getsockname()[:2]
-        enter(serving(Gate(app, assignment.secret), bound, log, patience.stop_s, roomier(assignment.front.limits)))
+        enter(
+            serving(SharedSecret(app, assignment.secret), bound, log, patience.stop_s, roomier(assignment.front.limits))
+        )
         voice.say({"kind": "ready", **who, "host": host, "port": port, "model": runner.model})
         return runner
 
-    def _report(self, voice: Voice) -> None:
+    def _report(self, voice: HeartbeatClient) -> None:
         """Say how the engine is, until it is broken or the driver is gone; then leave."""
         try:
             while (state := self._runner.state()).error is None:
@@ -105,12 +107,12 @@ def roomier(limits: Limits) -> Limits:
     return replace(limits, header_bytes=limits.header_bytes + ADDED_BYTES, headers=limits.headers + ADDED_HEADERS)
 
 
-def _voice(address: Address, key: bytes) -> Voice:
+def _voice(address: Address, key: bytes) -> HeartbeatClient:
     """Call the driver. If there is none any more, the application goes: on a Ray of others it would stay for ever."""
     deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
-            return Voice(address, key)
+            return HeartbeatClient(address, key)
         except (OSError, EOFError, AuthenticationError):
             if time.monotonic() > deadline:
                 application.forget()

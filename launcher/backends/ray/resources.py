@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from math import ceil
 from pathlib import Path
 
-from launcher.backends.ray.assignment import Demand, Share
+from launcher.backends.ray.driver_config import ResourceRequest, ResourceShare
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 
@@ -24,7 +24,9 @@ class Node:
     gpus: float
 
 
-def count(demand: Demand, nodes: Sequence[Node], facts: Mapping[str, Json], place: str = "this allocation") -> Share:
+def count(
+    demand: ResourceRequest, nodes: Sequence[Node], facts: Mapping[str, Json], place: str = "this allocation"
+) -> ResourceShare:
     """Return what each replica gets; each is on one of the ``nodes``.
 
     ``facts`` is what the engine's plan says. Raises `UserError` with the count when there is too little.
@@ -34,7 +36,7 @@ def count(demand: Demand, nodes: Sequence[Node], facts: Mapping[str, Json], plac
     _enough(demand, gpus, "GPUs", [node.gpus for node in nodes], place)
     _enough(demand, cpus, "CPUs", [node.cpus for node in nodes], place)
     even = min(node.cpus for node in nodes) / ceil(demand.replicas / len(nodes))
-    return Share(even if demand.cpus is None else cpus, gpus)
+    return ResourceShare(even if demand.cpus is None else cpus, gpus)
 
 
 def rooms(replicas: int, nodes: int) -> tuple[int, ...]:
@@ -43,7 +45,7 @@ def rooms(replicas: int, nodes: int) -> tuple[int, ...]:
     return tuple(least + (n < more) for n in range(nodes))
 
 
-def _enough(demand: Demand, each: float, kind: str, there: Sequence[float], place: str) -> None:
+def _enough(demand: ResourceRequest, each: float, kind: str, there: Sequence[float], place: str) -> None:
     if not each:
         return
     need, plural = demand.replicas * each, "s" if demand.replicas > 1 else ""
@@ -59,7 +61,7 @@ def _enough(demand: Demand, each: float, kind: str, there: Sequence[float], plac
         raise UserError(f"{asked} of {each:g} {kind}, each within a node: nodes with {nodes} hold {room}; {hint}")
 
 
-def memory(demand: Demand, facts: Mapping[str, Json]) -> None:
+def memory(demand: ResourceRequest, facts: Mapping[str, Json]) -> None:
     """Raise `UserError` if the replicas on the CPUs of this machine need more memory than it has free."""
     per_rank = facts.get("memory_gb_per_rank")
     free = available_gb()

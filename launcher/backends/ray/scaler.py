@@ -6,7 +6,7 @@ import time
 from collections import deque
 from math import ceil
 
-from launcher.backends.ray.assignment import Scale
+from launcher.backends.ray.driver_config import Scale
 from launcher.core.types import Json
 
 

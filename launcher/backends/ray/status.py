@@ -22,9 +22,9 @@ from starlette.routing import Route
 from launcher.api.encode import refuse, respond
 from launcher.api.errors import ApiError
 from launcher.backends.ray.balancer import NOBODY, RETRY_AFTER_S
-from launcher.backends.ray.fleet import Fleet
-from launcher.backends.ray.gate import HEADER
+from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
+from launcher.backends.ray.shared_secret import HEADER
 from launcher.core.http import Answer, HttpError, exchange, netloc, parsed, session
 from launcher.engines.base import EngineState
 
@@ -45,7 +45,7 @@ GAUGES = {
 class Status:
     """Asks every replica what it would answer itself, and adds up."""
 
-    def __init__(self, fleet: Fleet, scaler: Scaler, secret: str) -> None:
+    def __init__(self, fleet: ReplicaRegistry, scaler: Scaler, secret: str) -> None:
         self._fleet = fleet
         self._scaler = scaler
         self._secret = secret

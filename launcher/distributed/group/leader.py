@@ -19,9 +19,9 @@ from pathlib import Path
 from launcher.core.console import to_stderr
 from launcher.core.errors import ServerError, UserError
 from launcher.distributed.allocation import LOOPBACK, Allocation, Member
-from launcher.distributed.group import meeting, wire
-from launcher.distributed.group.meeting import Meeting
-from launcher.distributed.group.orders import Answer, Ending, Hello, Leave, Start, Stop, Stopped
+from launcher.distributed.group import rendezvous, transport
+from launcher.distributed.group.messages import Answer, Ending, Hello, Leave, Start, Stop, Stopped
+from launcher.distributed.group.rendezvous import Rendezvous
 
 JOIN_S = 300.0
 """How long the others may take to come: a node may be slow to boot or to import."""
@@ -103,7 +103,7 @@ class Group:
         peer.send(Stop(grace_s))
         if not wait:
             return
-        deadline = time.monotonic() + grace_s + wire.LOST_S
+        deadline = time.monotonic() + grace_s + transport.LOST_S
         while not peer.lost.is_set() and not peer.stopped.wait(0.1) and time.monotonic() < deadline:
             pass
 
@@ -125,7 +125,7 @@ class Group:
     def _welcome(self, caller: socket.socket) -> None:
         """Take in who connects; whoever does not know the secret, or does not say what it wants, is sent away."""
         try:
-            connection = wire.welcome(caller, self._secret)
+            connection = transport.welcome(caller, self._secret)
             match connection.recv():
                 case Hello(member) if member.rank in self._missing():
                     self._listen(Peer(member, connection))
@@ -164,11 +164,11 @@ def leading(allocation: Allocation, folder: Path | None = None) -> Iterator[Allo
     if allocation.world_size == 1:
         yield allocation
         return
-    path, secret = meeting.file(folder or meeting.folder(), allocation), secrets.token_hex(32)
-    with wire.listen(_own_address(allocation)) as server:
+    path, secret = rendezvous.file(folder or rendezvous.folder(), allocation), secrets.token_hex(32)
+    with transport.listen(_own_address(allocation)) as server:
         group = Group(allocation, server, secret.encode())
         try:
-            with meeting.published(path, Meeting(group.address, server.getsockname()[1], secret)):
+            with rendezvous.published(path, Rendezvous(group.address, server.getsockname()[1], secret)):
                 yield replace(allocation, ranks=group)
                 with suppress(ServerError):
                     group.wait(LATE_S)
@@ -178,7 +178,7 @@ def leading(allocation: Allocation, folder: Path | None = None) -> Iterator[Allo
 
 def _own_address(allocation: Allocation) -> str:
     try:
-        found = wire.address_towards(allocation.reach)
+        found = transport.address_towards(allocation.reach)
     except OSError as error:
         raise UserError(f"{allocation.name}: no way from here to {allocation.reach}: {error}") from None
     if found.startswith("127.") and allocation.reach != LOOPBACK:

@@ -14,11 +14,11 @@ from pathlib import Path
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
-from launcher.distributed.group import meeting, wire
+from launcher.distributed.group import rendezvous, transport
 from launcher.distributed.group.child import Child
 from launcher.distributed.group.leader import JOIN_S
-from launcher.distributed.group.meeting import Meeting
-from launcher.distributed.group.orders import Answer, Ending, Hello, Leave, Start, Stop, Stopped
+from launcher.distributed.group.messages import Answer, Ending, Hello, Leave, Start, Stop, Stopped
+from launcher.distributed.group.rendezvous import Rendezvous
 
 LOOK_S = 0.2
 GRACE_S = 2.0
@@ -35,7 +35,7 @@ def follow(allocation: Allocation, folder: Path | None = None) -> int:
     follower = Follower()
     threading.Thread(target=follower.forward_signals, name="signals", daemon=True).start()
     try:
-        return follower.follow(allocation, meeting.file(folder or meeting.folder(), allocation))
+        return follower.follow(allocation, rendezvous.file(folder or rendezvous.folder(), allocation))
     except (EOFError, OSError):
         to_stderr(f"launcher: rank {allocation.rank}: rank 0 is gone")
         return 1
@@ -87,20 +87,20 @@ class Follower:
             self._control.send(message)
 
 
-def _started(order: Start, met: Meeting) -> Child:
-    orders = wire.connect((met.host, met.port), met.secret.encode())
+def _started(order: Start, met: Rendezvous) -> Child:
+    orders = transport.connect((met.host, met.port), met.secret.encode())
     orders.send(Answer(order.ticket))
     return Child(order.module, order.environment, orders)
 
 
-def _joined(path: Path) -> tuple[Meeting, Connection]:
+def _joined(path: Path) -> tuple[Rendezvous, Connection]:
     """Connect to the leader as soon as it listens; what a dead one left behind does not count."""
     deadline, problem = time.monotonic() + JOIN_S, "there is no such file"
     while time.monotonic() < deadline:
-        met = meeting.read(path)
+        met = rendezvous.read(path)
         if met is not None:
             try:
-                return met, wire.connect((met.host, met.port), met.secret.encode())
+                return met, transport.connect((met.host, met.port), met.secret.encode())
             except (OSError, EOFError, AuthenticationError) as error:
                 problem = f"{met.host}:{met.port}: {error}"
         time.sleep(LOOK_S)

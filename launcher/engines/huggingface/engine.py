@@ -11,20 +11,20 @@ from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
-from launcher.engines.base import Runner
+from launcher.engines.base import AsyncEngine
 from launcher.engines.huggingface import source
 from launcher.engines.huggingface.source import Source
 from launcher.engines.runtime import invariant
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
-from launcher.settings.model import Dtype, Model, Optimizations, Parallelism, Switch
+from launcher.settings.model import Dtype, Model, Optimizations, OptimizationStatus, Parallelism
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from launcher.engines.huggingface.executor import Arrangement
+    from launcher.engines.huggingface.executor import ExecutionStrategy
 
 OBSTACLES = dict.fromkeys(
     ("cuda_graphs", "flash_decode"), "engine=megatron only: what a transformers model does in a step is its own code"
@@ -43,8 +43,8 @@ class Decision:
     dtype: Dtype
     device: str
     threads: int
-    switches: list[Switch]
-    limits: Limits
+    switches: list[OptimizationStatus]
+    limits: SchedulerConfig
 
 
 @component("engine/huggingface")
@@ -53,7 +53,7 @@ class HuggingFace(BatchedEngine):
 
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> AbstractContextManager[Runner]:
+    ) -> AbstractContextManager[AsyncEngine]:
         return self._load(model, self.decide(model, parallelism, optimizations, allocation))
 
     def plan(
@@ -84,7 +84,7 @@ class HuggingFace(BatchedEngine):
         return Decision(found, dtype, device, threads, resolved, limits)
 
     @contextmanager
-    def _load(self, model: Model, decision: Decision) -> Iterator[Runner]:
+    def _load(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:
         import torch
 
         from launcher.engines.huggingface import loading
@@ -112,7 +112,7 @@ class HuggingFace(BatchedEngine):
             with closing(BatchingRunner(model.name, tokenizer, executor, decision.limits, facts)) as runner:
                 yield runner
 
-    def _arrange(self, loaded: PreTrainedModel, decision: Decision) -> Arrangement:
+    def _arrange(self, loaded: PreTrainedModel, decision: Decision) -> ExecutionStrategy:
         from launcher.engines.huggingface.executor import arrange
         from launcher.engines.huggingface.probe import NoKeysAndValues
 

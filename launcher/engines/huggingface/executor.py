@@ -16,7 +16,7 @@ from launcher.engines.huggingface.loading import first_line
 from launcher.engines.huggingface.probe import NoKeysAndValues, NotPaged, attending, cached
 from launcher.engines.huggingface.sequential import Sequential
 from launcher.engines.runtime.invariant import Invariant
-from launcher.engines.runtime.sampling import Draw, Score, choose, of_next
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose, of_next
 from launcher.engines.runtime.step import Chunk, StepPlan
 from launcher.engines.runtime.upcast import upcast
 
@@ -51,7 +51,7 @@ class Forward(Protocol):
 
 
 @dataclass(frozen=True)
-class Arrangement:
+class ExecutionStrategy:
     """A way of computing that was found exact, its cache in blocks, and why it is not the fast one (else empty)."""
 
     forward: Forward
@@ -71,7 +71,7 @@ class HuggingFaceExecutor:
     """
 
     def __init__(
-        self, arrangement: Arrangement, block_size: int, vocab_size: int, invariant: int | None = None
+        self, arrangement: ExecutionStrategy, block_size: int, vocab_size: int, invariant: int | None = None
     ) -> None:
         self.num_blocks = arrangement.num_blocks
         self.block_size = block_size
@@ -80,7 +80,9 @@ class HuggingFaceExecutor:
         self._invariant = Invariant(forward.compute, block_size, invariant, vocab_size) if invariant else None
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+    def execute(
+        self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
+    ) -> list[TokenLogprob]:
         if self._invariant is not None:
             return self._invariant.execute(plan, scores, draws)
         return choose(self._forward.compute(plan), scores, draws, self.vocab_size)
@@ -94,7 +96,7 @@ class HuggingFaceExecutor:
             return of_next(self._forward.plain(tokens), tokens)
 
 
-def arrange(model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks) -> Arrangement:
+def arrange(model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks) -> ExecutionStrategy:
     """Find a way of computing whose log-probabilities are those of a plain forward pass, by trying it.
 
     Raises `NoKeysAndValues` for a model that has none.
@@ -106,7 +108,7 @@ def arrange(model: PreTrainedModel, context_length: int, block_size: int, blocks
         return _sequential(model, context_length, block_size, blocks, str(obstacle))
 
 
-def _flat(model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks) -> Arrangement:
+def _flat(model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks) -> ExecutionStrategy:
     layers = attending(model, context_length)
     values = sum(2 * layer.groups * layer.channels for layer in layers)
     forward = Flat(model, layers, blocks(values), block_size)
@@ -118,12 +120,12 @@ def _flat(model: PreTrainedModel, context_length: int, block_size: int, blocks: 
     if not difference <= TOLERANCE[model.dtype]:
         forward.release()
         raise NotPaged(f"side by side its log-probabilities are off by {difference:.3g}")
-    return Arrangement(forward, blocks(values), values, "")
+    return ExecutionStrategy(forward, blocks(values), values, "")
 
 
 def _sequential(
     model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks, obstacle: str
-) -> Arrangement:
+) -> ExecutionStrategy:
     pairs = cached(model)
     values = sum(pair.groups * (pair.keys + pair.values) for pair in pairs)
     forward = Sequential(model, pairs, blocks(values), block_size)
@@ -133,7 +135,7 @@ def _sequential(
         raise NoKeysAndValues(f"it cannot continue from cached keys and values: {first_line(error)}") from error
     if not difference <= TOLERANCE[model.dtype]:
         raise NoKeysAndValues(f"with a cache its log-probabilities are off by {difference:.3g}")
-    return Arrangement(forward, blocks(values), values, obstacle)
+    return ExecutionStrategy(forward, blocks(values), values, obstacle)
 
 
 @torch.inference_mode()

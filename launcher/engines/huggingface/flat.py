@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from launcher.engines.huggingface.probe import Attending, NotPaged, Rule, implementation
-from launcher.engines.runtime.paged import CALL_COST, Layout, Step
+from launcher.engines.huggingface.probe import Attending, AttentionPattern, NotPaged, implementation
+from launcher.engines.runtime.paged import CALL_COST, AttentionMetadata, Layout
 from launcher.engines.runtime.step import StepPlan
 
 if TYPE_CHECKING:
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
 PAGED = "launcher_paged"
 
 
-Way = tuple[Rule, int]
+AttentionKind = tuple[AttentionPattern, int]
 """How a layer attends, over how many groups."""
 
 
 class Active:
     """The step that a model is computing, once per way to attend."""
 
-    steps: Mapping[Way, Step]
+    steps: Mapping[AttentionKind, AttentionMetadata]
 
 
 class Pages:
@@ -39,7 +39,7 @@ class Pages:
         self.cache = like.new_zeros(num_blocks, layer.groups, 2, block_size, layer.channels)
 
 
-def _way(layer: Attending) -> Way:
+def _way(layer: Attending) -> AttentionKind:
     return layer.rule, layer.groups
 
 

@@ -46,7 +46,7 @@ class NoKeysAndValues(Exception):
 
 
 @dataclass(frozen=True)
-class Rule:
+class AttentionPattern:
     """How a layer attends: how far back (None: to the start), with how many queries per key, at which scale."""
 
     window: int | None
@@ -61,7 +61,7 @@ class Attending:
     module: nn.Module
     groups: int
     channels: int
-    rule: Rule
+    rule: AttentionPattern
 
 
 @dataclass(frozen=True)
@@ -186,7 +186,7 @@ def _checked_call(call: Call, context_length: int, windows: dict[MaskRule, int |
     if call.rule not in windows:
         windows[call.rule] = window(call.rule, context_length)
     scale = call.arguments.get("scaling")
-    rule = Rule(windows[call.rule], heads // groups, channels**-0.5 if scale is None else float(scale))
+    rule = AttentionPattern(windows[call.rule], heads // groups, channels**-0.5 if scale is None else float(scale))
     return Attending(call.module, groups, channels, rule)
 
 

@@ -10,7 +10,7 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from launcher.distributed.group.wire import address_towards, listen
+from launcher.distributed.group.transport import address_towards, listen
 from launcher.settings.model import Parallelism
 
 if TYPE_CHECKING:

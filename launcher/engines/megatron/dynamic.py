@@ -7,15 +7,15 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import TYPE_CHECKING, Protocol
 
-from launcher.engines.base import EngineState, Finish, Generation, Sampling, TokenLogprob, Tokens
-from launcher.engines.runtime.sampling import Draw, Sampler, Score, choose
-from launcher.engines.runtime.scheduler import Limits, Step
+from launcher.engines.base import EngineState, Finish, GenerationRequest, Sampling, TokenLogprob, TokenOutput
+from launcher.engines.runtime.sampling import Sampler, SampleRequest, ScoreRequest, choose
+from launcher.engines.runtime.scheduler import SchedulerConfig, SchedulerOutput
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 
-class Stepping(Protocol):
+class ExternalEngine(Protocol):
     """An engine with a scheduler and a cache of its own, which knows requests by number."""
 
     kv_tokens: int
@@ -29,7 +29,7 @@ class Stepping(Protocol):
         ...
 
     def step(self) -> None:
-        """Compute one step. Calls `Batch.rows`, then `Batch.choose`, then `Batch.ended`."""
+        """Compute one step. Calls `RequestTracker.rows`, then `RequestTracker.choose`, then `RequestTracker.ended`."""
         ...
 
     def unfinished(self) -> bool: ...
@@ -40,11 +40,11 @@ class Stepping(Protocol):
 
 
 @dataclass
-class Member:
+class TrackedRequest:
     """A request under way: how it samples, what it has said, and the log-probabilities of its prompt."""
 
-    request: Generation
-    draw: Draw
+    request: GenerationRequest
+    draw: SampleRequest
     entries: list[TokenLogprob]
     generated: int = 0
     said: bool = False
@@ -57,34 +57,34 @@ class Member:
 
 
 @dataclass
-class Turn:
+class StepContext:
     """What one step asks of the logits: prompts to score, then a token for each sequence (None: nobody wants it)."""
 
-    scored: list[tuple[Member, Score]] = field(default_factory=list)
-    drawn: list[tuple[int, Member | None]] = field(default_factory=list)
+    scored: list[tuple[TrackedRequest, ScoreRequest]] = field(default_factory=list)
+    drawn: list[tuple[int, TrackedRequest | None]] = field(default_factory=list)
 
 
-class Batch:
+class RequestTracker:
     """Takes the scheduler's place towards the driver; not thread-safe.
 
     Settings, random numbers and log-probabilities are our own, so that what a request asks for is answered as by the
     portable runtime.
     """
 
-    def __init__(self, limits: Limits, vocab_size: int, eos_ids: frozenset[int]) -> None:
+    def __init__(self, limits: SchedulerConfig, vocab_size: int, eos_ids: frozenset[int]) -> None:
         self._limits = limits
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
-        self._engine: Stepping
+        self._engine: ExternalEngine
         self._next = count()
-        self._members: dict[int, Member] = {}
+        self._members: dict[int, TrackedRequest] = {}
         self._numbers: dict[str, int] = {}
         self._over: set[int] = set()
-        self._turn = Turn()
-        self._events: list[tuple[Member, Tokens]] = []
+        self._turn = StepContext()
+        self._events: list[tuple[TrackedRequest, TokenOutput]] = []
         self._prompt_tokens = self._generated = self._steps = 0
 
-    def attach(self, engine: Stepping) -> None:
+    def attach(self, engine: ExternalEngine) -> None:
         """Say which engine computes; it is made after the batch that it asks."""
         self._engine = engine
 
@@ -92,10 +92,10 @@ class Batch:
     def idle(self) -> bool:
         return not self._engine.unfinished()
 
-    def add(self, request: Generation) -> Member:
+    def add(self, request: GenerationRequest) -> TrackedRequest:
         s, number = request.sampling, next(self._next)
         entries = [] if s.prompt_logprobs is None else [TokenLogprob(request.prompt[0])]
-        member = self._members[number] = Member(request, Draw(Sampler(s)), entries)
+        member = self._members[number] = TrackedRequest(request, SampleRequest(Sampler(s)), entries)
         self._numbers[request.id] = number
         self._prompt_tokens += len(request.prompt)
         # The last token is never read, so one more than the context fits.
@@ -122,26 +122,28 @@ class Batch:
             steps=self._steps,
         )
 
-    def plan(self) -> tuple[None, list[tuple[Member, Tokens]]]:
+    def plan(self) -> tuple[None, list[tuple[TrackedRequest, TokenOutput]]]:
         """Let the engine compute a step, and return what each sequence has to say; nothing is left to execute."""
         self._events = []
         self._engine.step()
         self._steps += 1
         return None, self._events
 
-    def absorb(self, step: Step, results: Sequence[TokenLogprob]) -> list[tuple[Member, Tokens]]:
+    def absorb(
+        self, step: SchedulerOutput, results: Sequence[TokenLogprob]
+    ) -> list[tuple[TrackedRequest, TokenOutput]]:
         raise NotImplementedError("the engine plans its own steps; `plan` returns none to execute")
 
     def rows(self, numbers: Sequence[int], lengths: Sequence[int]) -> list[int]:
         """Return which tokens of a step need logits, where ``numbers`` have ``lengths`` tokens in it, in that order."""
-        self._turn = Turn()
+        self._turn = StepContext()
         scored: list[int] = []
         drawn: list[int] = []
         begin = 0
         for number, length in zip(numbers, lengths, strict=True):
             member = self._members.get(number)
             if member is not None and (targets := member.unscored):
-                self._turn.scored.append((member, Score(targets, member.request.sampling.prompt_logprobs or 0)))
+                self._turn.scored.append((member, ScoreRequest(targets, member.request.sampling.prompt_logprobs or 0)))
                 scored += range(begin, begin + len(targets))
             begin += length
             self._turn.drawn.append((number, member))
@@ -166,20 +168,20 @@ class Batch:
         self._over -= over
         return over
 
-    def _say(self, number: int, member: Member, token: TokenLogprob) -> None:
+    def _say(self, number: int, member: TrackedRequest, token: TokenLogprob) -> None:
         wanted = member.request.sampling.max_tokens > 0
         member.generated += wanted
         self._generated += wanted
         finish = self._finish(member, token.token)
         prompt = tuple(member.entries) if member.entries and not member.said else None
         member.said = True
-        self._events.append((member, Tokens((token,) if wanted else (), prompt, finish)))
+        self._events.append((member, TokenOutput((token,) if wanted else (), prompt, finish)))
         if finish is not None:
             del self._members[number]
             self._numbers.pop(member.request.id, None)
             self._over.add(number)
 
-    def _finish(self, member: Member, token: int) -> Finish | None:
+    def _finish(self, member: TrackedRequest, token: int) -> Finish | None:
         s = member.request.sampling
         if s.max_tokens and token in self._eos_ids and not s.ignore_eos:
             return "stop"
@@ -187,6 +189,6 @@ class Batch:
         return "length" if full or member.generated >= s.max_tokens else None
 
 
-def _nobody() -> Draw:
+def _nobody() -> SampleRequest:
     """A draw that uses no random number: for a token that the engine insists on and nobody reads."""
-    return Draw(Sampler(Sampling(temperature=0.0)))
+    return SampleRequest(Sampler(Sampling(temperature=0.0)))

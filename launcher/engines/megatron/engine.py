@@ -15,17 +15,17 @@ from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
-from launcher.engines.base import Runner
+from launcher.engines.base import AsyncEngine
 from launcher.engines.huggingface import known
 from launcher.engines.megatron import layout, runtime
-from launcher.engines.megatron.placement import Placement, Saved
 from launcher.engines.megatron.runtime import Runtime
+from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerConfig
 from launcher.engines.runtime.buckets import Buckets
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
-from launcher.settings.model import Dtype, Model, Optimizations, Parallelism, Switch
+from launcher.settings.model import Dtype, Model, Optimizations, OptimizationStatus, Parallelism
 
 if TYPE_CHECKING:
     from launcher.engines.runtime.batching import BatchingRunner
@@ -36,9 +36,9 @@ class Decision:
     """Everything that is settled before anything is loaded."""
 
     checkpoint: Checkpoint
-    placement: Placement
-    switches: list[Switch]
-    limits: Limits
+    placement: WorkerConfig
+    switches: list[OptimizationStatus]
+    limits: SchedulerConfig
 
 
 @component("engine/megatron")
@@ -53,7 +53,7 @@ class Megatron(BatchedEngine):
 
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> AbstractContextManager[Runner]:
+    ) -> AbstractContextManager[AsyncEngine]:
         decision = self.decide(model, parallelism, optimizations, allocation)
         if self.runtime is Runtime.mcore_dynamic:
             return self._load_dynamic(model, decision)
@@ -84,9 +84,9 @@ class Megatron(BatchedEngine):
         context = context_length(model, a.context_length, checkpoint.path)
         tokens = self.cache_tokens(layout.cache_bytes_per_token(a, parallelism, dtype), context, block_size)
         num_blocks = cache_blocks(tokens, block_size)
-        placement = Placement(
+        placement = WorkerConfig(
             architecture=a,
-            weights=Saved(checkpoint.path, model.bounds),
+            weights=CheckpointWeights(checkpoint.path, model.bounds),
             parallelism=parallelism,
             dtype=dtype,
             device=device,
@@ -100,7 +100,7 @@ class Megatron(BatchedEngine):
         return Decision(checkpoint, placement, resolved, self.limits(context, optimizations.prefix_caching, invariant))
 
     @contextmanager
-    def _load(self, model: Model, decision: Decision, allocation: Allocation) -> Iterator[Runner]:
+    def _load(self, model: Model, decision: Decision, allocation: Allocation) -> Iterator[AsyncEngine]:
         from launcher.engines.megatron import distributed
         from launcher.engines.runtime.batching import BatchingRunner
 
@@ -131,13 +131,13 @@ class Megatron(BatchedEngine):
                 runner.close()
 
     @contextmanager
-    def _load_dynamic(self, model: Model, decision: Decision) -> Iterator[Runner]:
+    def _load_dynamic(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:
         """Load for megatron-core's own engine, in this process."""
         from launcher.engines.megatron import distributed
         from launcher.engines.runtime.batching import BatchingRunner
 
         distributed.import_quietly()
-        from launcher.engines.megatron.dynamic import Batch
+        from launcher.engines.megatron.dynamic import RequestTracker
         from launcher.engines.megatron.mcore import Dynamic
 
         placement, limits = decision.placement, decision.limits
@@ -147,7 +147,7 @@ class Megatron(BatchedEngine):
             placement.model(0, placement.torch_device(0)) as built,
         ):
             vocab_size = served_tokens(tokenizer, rows, model)
-            batch = Batch(limits, vocab_size, tokenizer.eos_ids)
+            batch = RequestTracker(limits, vocab_size, tokenizer.eos_ids)
             engine = Dynamic(built, placement, limits, vocab_size, batch)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
             runner = BatchingRunner(model.name, tokenizer, engine, limits, facts, planner=batch)

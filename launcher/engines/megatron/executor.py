@@ -15,13 +15,13 @@ from launcher.checkpoints.base import Architecture
 from launcher.core.errors import EngineUnavailable
 from launcher.core.types import Json
 from launcher.engines.base import TokenLogprob
-from launcher.engines.megatron.graphs import Graph, Graphs, Recorder
+from launcher.engines.megatron.graphs import Graph, GraphCapturer, Graphs
 from launcher.engines.megatron.modules import GPT, gather_logits
-from launcher.engines.megatron.placement import Placement
+from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.invariant import Invariant
 from launcher.engines.runtime.paged import CALL_COST, Layout, PagedKernel, Rope
-from launcher.engines.runtime.sampling import Draw, Score, choose, of_next
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose, of_next
 from launcher.engines.runtime.step import StepPlan
 from launcher.engines.runtime.upcast import upcast
 
@@ -63,7 +63,7 @@ class Stage:
         )
         self._graphs: Graphs | None = None
 
-    def record(self, buckets: Buckets, recorder: Recorder) -> None:
+    def record(self, buckets: Buckets, recorder: GraphCapturer) -> None:
         """Record decode steps of these sizes, to be repeated from now on; every rank does so at the same time."""
         hidden = None if self._model.pre_process else self._hidden
         self._graphs = Graphs(buckets, self._layout, self._model.compute, hidden, recorder)
@@ -154,7 +154,7 @@ class MegatronExecutor:
     """
 
     def __init__(
-        self, stage: Stage, placement: Placement, vocab_size: int, peers: Peers | None, invariant: int | None = None
+        self, stage: Stage, placement: WorkerConfig, vocab_size: int, peers: Peers | None, invariant: int | None = None
     ) -> None:
         self.num_blocks = placement.num_blocks
         self.block_size = placement.block_size
@@ -165,7 +165,9 @@ class MegatronExecutor:
         self._invariant = Invariant(self._logits, block_size, invariant, vocab_size) if invariant else None
 
     @torch.inference_mode()
-    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+    def execute(
+        self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
+    ) -> list[TokenLogprob]:
         # On a GPU an error of the step may show when its results are read.
         with self._stage.current(), self._blaming():
             if self._invariant is not None:

@@ -13,17 +13,17 @@ from torch import Tensor
 from launcher.core.errors import ServerError
 from launcher.core.types import Json
 from launcher.engines.runtime.buckets import Bucket, Buckets
-from launcher.engines.runtime.paged import Layout, Step, table
+from launcher.engines.runtime.paged import AttentionMetadata, Layout, table
 from launcher.engines.runtime.step import Chunk, StepPlan
 
-Compute = Callable[[Step, Tensor | None], Tensor]
+Compute = Callable[[AttentionMetadata, Tensor | None], Tensor]
 """This rank's layers over a step, from token ids or from the previous stage's hidden states."""
 
 WARM_UPS = 2
 """Runs before a capture: kernels are loaded and libraries set up then, which a capture does not allow."""
 
 
-class Recorder(Protocol):
+class GraphCapturer(Protocol):
     """Records what a function does with tensors that stay where they are."""
 
     def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
@@ -31,7 +31,7 @@ class Recorder(Protocol):
         ...
 
 
-class Rerun:
+class EagerReplay:
     """Calls the function again: what a graph does, where there are none. For tests of everything around it."""
 
     def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
@@ -116,7 +116,7 @@ class Graph:
         self._layout = layout
         self._compute = compute
 
-    def record(self, recorder: Recorder) -> None:
+    def record(self, recorder: GraphCapturer) -> None:
         """Record the step, over inputs that are all padding."""
         self._out, self._again = recorder.record(self._run)
 
@@ -142,7 +142,7 @@ class Graphs:
 
     @torch.inference_mode()
     def __init__(
-        self, buckets: Buckets, layout: Layout, compute: Compute, hidden: Sequence[int] | None, recorder: Recorder
+        self, buckets: Buckets, layout: Layout, compute: Compute, hidden: Sequence[int] | None, recorder: GraphCapturer
     ) -> None:
         start = time.perf_counter()
         self._buckets = buckets
@@ -182,12 +182,12 @@ class Graphs:
         }
 
 
-def recorder(device: torch.device) -> Recorder:
+def recorder(device: torch.device) -> GraphCapturer:
     """Return what records on a device."""
-    return CudaGraphs(device) if device.type == "cuda" else Rerun()
+    return CudaGraphs(device) if device.type == "cuda" else EagerReplay()
 
 
-def _record(graph: Graph, bucket: Bucket, recorder: Recorder) -> None:
+def _record(graph: Graph, bucket: Bucket, recorder: GraphCapturer) -> None:
     try:
         graph.record(recorder)
     except RuntimeError as error:

@@ -17,11 +17,11 @@ from torch import Tensor
 
 from launcher.core.errors import ServerError
 from launcher.engines.base import TokenLogprob
-from launcher.engines.megatron.dynamic import Batch
+from launcher.engines.megatron.dynamic import RequestTracker
 from launcher.engines.megatron.modules import GPT
-from launcher.engines.megatron.placement import Placement, torch_dtype
-from launcher.engines.runtime.sampling import Draw, Score, of_next
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.megatron.worker_config import WorkerConfig, torch_dtype
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, of_next
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.sizing import BYTES, GB
 from launcher.engines.runtime.step import StepPlan
 from launcher.engines.runtime.upcast import upcast
@@ -39,7 +39,7 @@ OURS = {
 class Context(DynamicInferenceContext):  # type: ignore[misc]
     """Megatron-core's cache and batch; logits are computed for the rows that our batch needs, prompts' among them."""
 
-    batch: Batch
+    batch: RequestTracker
 
     def last_token_logits(self, logits: Tensor) -> Tensor:
         """Pick the rows of [1, tokens, h] whose logits are needed, [rows, h]; the model calls this before its head."""
@@ -52,8 +52,8 @@ class Context(DynamicInferenceContext):  # type: ignore[misc]
 class Controller(TextGenerationController):  # type: ignore[misc]
     """Megatron-core's loop of a step, with our sampling in the place of its own."""
 
-    def __init__(self, model: GPTInferenceWrapper, batch: Batch) -> None:
-        super().__init__(model, Silent())
+    def __init__(self, model: GPTInferenceWrapper, batch: RequestTracker) -> None:
+        super().__init__(model, NullTokenizer())
         self._batch = batch
 
     def _dynamic_step_sample_bookkeeping(self) -> None:
@@ -77,7 +77,7 @@ class Engine(DynamicInferenceEngine):  # type: ignore[misc]
             self._loop.close()
 
 
-class Silent:
+class NullTokenizer:
     """The tokenizer that megatron-core wants for finished requests; text is made elsewhere."""
 
     eod = NEVER
@@ -87,12 +87,14 @@ class Silent:
 
 
 class Dynamic:
-    """Steps megatron-core's engine. Implements `Stepping` for a `Batch`, and `Executor` for the runner.
+    """Steps megatron-core's engine. Implements `Stepping` for a `RequestTracker`, and `Executor` for the runner.
 
     It is driven by one thread, which need not be the one that made it, but must not run an event loop.
     """
 
-    def __init__(self, model: GPT, placement: Placement, limits: Limits, vocab_size: int, batch: Batch) -> None:
+    def __init__(
+        self, model: GPT, placement: WorkerConfig, limits: SchedulerConfig, vocab_size: int, batch: RequestTracker
+    ) -> None:
         _check_version()
         self._model = model.eval().requires_grad_(False)
         self._device = next(model.parameters()).device
@@ -138,7 +140,9 @@ class Dynamic:
     def kv_tokens_used(self) -> int:
         return int(self._context.block_allocator.get_total_used()) * self.block_size
 
-    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+    def execute(
+        self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
+    ) -> list[TokenLogprob]:
         raise NotImplementedError("megatron-core's engine plans its own steps")
 
     @torch.inference_mode()
@@ -167,7 +171,7 @@ def _check_version() -> None:
                 )
 
 
-def _context(placement: Placement, limits: Limits) -> Context:
+def _context(placement: WorkerConfig, limits: SchedulerConfig) -> Context:
     a = placement.architecture
     per_block = 2 * a.num_layers * a.num_query_groups * a.kv_channels * BYTES[placement.dtype] * placement.block_size
     sequences = Context.REQUEST_ROUNDER * -(-limits.max_sequences // Context.REQUEST_ROUNDER)
@@ -191,7 +195,7 @@ def _context(placement: Placement, limits: Limits) -> Context:
     )
 
 
-def _wrapper_config(placement: Placement, limits: Limits) -> Any:
+def _wrapper_config(placement: WorkerConfig, limits: SchedulerConfig) -> Any:
     a = placement.architecture
     return InferenceWrapperConfig(
         hidden_size=a.hidden_size,

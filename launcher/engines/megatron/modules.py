@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor, nn
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines.runtime.paged import Step
+from launcher.engines.runtime.paged import AttentionMetadata
 
 
 class Column(ColumnParallelLinear):  # type: ignore[misc]
@@ -141,7 +141,7 @@ class PagedSelfAttention(SelfAttention):  # type: ignore[misc]
 
     cache: Tensor
 
-    def compute(self, hidden: Tensor, step: Step) -> tuple[Tensor, Tensor | None]:
+    def compute(self, hidden: Tensor, step: AttentionMetadata) -> tuple[Tensor, Tensor | None]:
         """Attend as ``step`` says; ``hidden`` is [tokens, 1, h]."""
         mixed, _ = self.linear_qkv(hidden)
         # [tokens, groups, queries of the group + key + value, channels]
@@ -166,7 +166,7 @@ class Layer(TransformerLayer):  # type: ignore[misc]
         attended = self.self_attention(self.input_layernorm(hidden_states), attention_mask, rotary_pos_emb=rotary)
         return self._join(hidden_states, *attended), None
 
-    def compute(self, hidden: Tensor, step: Step) -> Tensor:
+    def compute(self, hidden: Tensor, step: AttentionMetadata) -> Tensor:
         """Map [tokens, 1, h] to the same shape."""
         return self._join(hidden, *self.self_attention.compute(self.input_layernorm(hidden), step))
 
@@ -228,7 +228,7 @@ class ZeroCenteredNorm(nn.Module):
 
 
 class GPT(GPTModel):  # type: ignore[misc]
-    """Megatron-core's ``GPTModel``, able to compute a `Step`.
+    """Megatron-core's ``GPTModel``, able to compute a `AttentionMetadata`.
 
     Its logits are those of this rank's part of the vocabulary; see `gather_logits`.
     """
@@ -256,7 +256,7 @@ class GPT(GPTModel):  # type: ignore[misc]
                 ranks = torch.distributed.get_process_group_ranks(self.embd_group)
                 torch.distributed.broadcast(weight.data, ranks[0], group=self.embd_group)
 
-    def compute(self, step: Step, hidden: Tensor | None = None) -> Tensor:
+    def compute(self, step: AttentionMetadata, hidden: Tensor | None = None) -> Tensor:
         """Run this rank's stage over a step, from token ids or from the previous stage's ``hidden`` [tokens, 1, h].
 
         Returns [rows, vocabulary part] on the last stage, else the hidden states [tokens, 1, h].

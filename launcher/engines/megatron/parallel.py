@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 
 from launcher.core.errors import EngineUnavailable, ServerError
 from launcher.distributed.allocation import LOOPBACK, Allocation
-from launcher.engines.megatron import crew, distributed
-from launcher.engines.megatron.crew import GRACE_S, SILENCE_S, Follower, Spot
-from launcher.engines.megatron.orders import BEAT_S, Compute, Place, Plain
-from launcher.engines.megatron.placement import Placement
+from launcher.engines.megatron import distributed, workers
+from launcher.engines.megatron.messages import BEAT_S, Compute, PlainForward, WorkerSpec
+from launcher.engines.megatron.worker_config import WorkerConfig
+from launcher.engines.megatron.workers import GRACE_S, SILENCE_S, Follower, RankAssignment
 from launcher.engines.runtime.step import StepPlan
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from launcher.engines.megatron.executor import Stage
 
 
-class Followers:
+class WorkerGroup:
     """All ranks but the leader's. Implements the executor's `Peers`.
 
     ``dead`` completes with the reason as soon as one of them is gone, or has been silent for ``silence_s``; all are
@@ -45,7 +45,7 @@ class Followers:
         self._send(Compute(plan))
 
     def plain(self, tokens: Sequence[int], exact: bool) -> None:
-        self._send(Plain(tokens, exact))
+        self._send(PlainForward(tokens, exact))
 
     def cause(self) -> str | None:
         """Return which rank is gone, when a collective has just failed; None if all live on."""
@@ -58,7 +58,7 @@ class Followers:
             follower.stop()
         self._watch.join(GRACE_S)
 
-    def _send(self, message: Compute | Plain) -> None:
+    def _send(self, message: Compute | PlainForward) -> None:
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         try:
             for follower in self._followers:
@@ -101,11 +101,11 @@ class Followers:
 
 @contextmanager
 def lead(
-    placement: Placement,
+    placement: WorkerConfig,
     on_death: Callable[[Future[str]], None],
     allocation: Allocation | None = None,
     silence_s: float = SILENCE_S,
-) -> Iterator[tuple[Stage, Followers | None]]:
+) -> Iterator[tuple[Stage, WorkerGroup | None]]:
     """Start all ranks of a placement, and yield the leader's stage and its followers (None if it is alone).
 
     With the ``ranks`` of an allocation, the others run beside those. ``on_death`` is called, in another thread, with
@@ -113,7 +113,7 @@ def lead(
     allocation that does not fit. Leaving the context leaves no process behind.
     """
     with ExitStack() as stack:
-        mine, others = crew.spots(placement, allocation)
+        mine, others = workers.spots(placement, allocation)
         if not others:
             yield stack.enter_context(placement.stage(mine.rank, device=mine.device)), None
             return
@@ -130,17 +130,17 @@ def lead(
 
 
 def _start(
-    placement: Placement, others: Sequence[Spot], allocation: Allocation | None, silence_s: float
-) -> tuple[Store, Followers]:
+    placement: WorkerConfig, others: Sequence[RankAssignment], allocation: Allocation | None, silence_s: float
+) -> tuple[Store, WorkerGroup]:
     ranks = allocation.ranks if allocation is not None else None
     host = ranks.address if ranks is not None else LOOPBACK
     distributed.use_way_to(host)
     store, port = distributed.host_store(host)
-    places = [Place(placement, spot.rank, spot.device, host, port) for spot in others]
-    return store, Followers(crew.start(places, others, ranks), silence_s)
+    places = [WorkerSpec(placement, spot.rank, spot.device, host, port) for spot in others]
+    return store, WorkerGroup(workers.start(places, others, ranks), silence_s)
 
 
-def _unless_dead(followers: Followers, build: Callable[[], Stage]) -> Stage:
+def _unless_dead(followers: WorkerGroup, build: Callable[[], Stage]) -> Stage:
     """Build in a thread of its own: a rank that waits for a dead one to join cannot be interrupted, only left."""
     built: Future[Stage] = Future()
 

@@ -1,4 +1,4 @@
-"""A `Runner` whose sequences share one continuously batched model."""
+"""A `AsyncEngine` whose sequences share one continuously batched model."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from contextlib import suppress
 
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
-from launcher.engines.base import EngineState, Generation, Runner, Tokens
+from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, TokenOutput
 from launcher.engines.runtime.blocks import BlockPool
 from launcher.engines.runtime.driver import Driver, Planner
-from launcher.engines.runtime.outbox import join
-from launcher.engines.runtime.scheduler import Limits, Scheduler
+from launcher.engines.runtime.output_buffer import join
+from launcher.engines.runtime.scheduler import Scheduler, SchedulerConfig
 from launcher.engines.runtime.step import Executor
 
 
@@ -24,16 +24,16 @@ class Stream:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self.loop = loop
-        self._events: list[Tokens | Exception] = []
+        self._events: list[TokenOutput | Exception] = []
         self._waiter: asyncio.Future[None] | None = None
 
-    def put(self, event: Tokens | Exception) -> None:
+    def put(self, event: TokenOutput | Exception) -> None:
         """Add an event; called in the stream's loop."""
         self._events.append(event)
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
-    async def get(self) -> list[Tokens | Exception]:
+    async def get(self) -> list[TokenOutput | Exception]:
         """Wait for events, and return all that are there."""
         if not self._events:
             self._waiter = self.loop.create_future()
@@ -43,7 +43,7 @@ class Stream:
         return events
 
 
-class BatchingRunner(Runner):
+class BatchingRunner(AsyncEngine):
     """Runs an `Executor` with continuous batching.
 
     ``facts`` are what `describe` answers, with what ``measured`` returns then. ``planner`` is a `Scheduler` unless the
@@ -55,7 +55,7 @@ class BatchingRunner(Runner):
         model: str,
         tokenizer: Tokenizer,
         executor: Executor,
-        limits: Limits,
+        limits: SchedulerConfig,
         facts: Mapping[str, Json],
         measured: Callable[[], Mapping[str, Json]] = dict,
         planner: Planner | None = None,
@@ -77,7 +77,7 @@ class BatchingRunner(Runner):
     def vocab_size(self) -> int:
         return self._executor.vocab_size
 
-    async def generate(self, request: Generation) -> AsyncIterator[Tokens]:
+    async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenOutput]:
         if not request.prompt:
             raise ValueError("prompt: no tokens; at least one is needed")
         if request.id in self._streams:
@@ -123,9 +123,9 @@ class BatchingRunner(Runner):
         assert isinstance(result, list)
         return result
 
-    def _deliver(self, ready: Sequence[tuple[str, Tokens | Exception]]) -> None:
+    def _deliver(self, ready: Sequence[tuple[str, TokenOutput | Exception]]) -> None:
         """Pass on what became ready together with one call per loop."""
-        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, Tokens | Exception]]] = defaultdict(list)
+        by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, TokenOutput | Exception]]] = defaultdict(list)
         for request_id, event in ready:
             stream = self._streams.get(request_id)
             if stream is not None:
@@ -135,16 +135,16 @@ class BatchingRunner(Runner):
                 loop.call_soon_threadsafe(_put, events)
 
 
-def _put(events: Sequence[tuple[Stream, Tokens | Exception]]) -> None:
+def _put(events: Sequence[tuple[Stream, TokenOutput | Exception]]) -> None:
     for stream, event in events:
         stream.put(event)
 
 
-def _merge(events: Sequence[Tokens | Exception]) -> Tokens:
+def _merge(events: Sequence[TokenOutput | Exception]) -> TokenOutput:
     """Join what a slow reader has let pile up; raise the failure if there is one."""
-    if len(events) == 1 and isinstance(events[0], Tokens):
+    if len(events) == 1 and isinstance(events[0], TokenOutput):
         return events[0]
     for event in events:
         if isinstance(event, Exception):
             raise event
-    return join([event for event in events if isinstance(event, Tokens)])
+    return join([event for event in events if isinstance(event, TokenOutput)])

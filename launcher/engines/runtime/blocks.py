@@ -9,11 +9,11 @@ from collections.abc import Iterable, Sequence
 
 from launcher.engines.base import TokenLogprob
 
-Digest = bytes
+BlockHash = bytes
 """Identifies the content of a full block together with everything before it."""
 
 
-def digest(before: Digest, tokens: Sequence[int]) -> Digest:
+def digest(before: BlockHash, tokens: Sequence[int]) -> BlockHash:
     """Identify a full block by its tokens and the digest of the block before it (empty for the first)."""
     return hashlib.blake2b(before + array("q", tokens).tobytes(), digest_size=16).digest()
 
@@ -29,9 +29,9 @@ class BlockPool:
         self._references = [0] * num_blocks
         self._blank = list(range(num_blocks - 1, 0, -1))
         self._unused: OrderedDict[int, None] = OrderedDict()
-        self._by_content: dict[Digest, int] = {}
-        self._content: dict[int, Digest] = {}
-        self._logprobs: dict[Digest, Sequence[TokenLogprob]] = {}
+        self._by_content: dict[BlockHash, int] = {}
+        self._content: dict[int, BlockHash] = {}
+        self._logprobs: dict[BlockHash, Sequence[TokenLogprob]] = {}
 
     @property
     def total(self) -> int:
@@ -71,7 +71,7 @@ class BlockPool:
             else:
                 self._blank.append(block)
 
-    def find(self, contents: Sequence[Digest], depth: int | None = None) -> list[int]:
+    def find(self, contents: Sequence[BlockHash], depth: int | None = None) -> list[int]:
         """Return the blocks that hold the longest remembered beginning of ``contents``.
 
         With ``depth``, only blocks whose tokens' log-probabilities are known with so many alternatives.
@@ -84,7 +84,7 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
-    def remember(self, block: int, content: Digest, logprobs: Sequence[TokenLogprob] | None) -> None:
+    def remember(self, block: int, content: BlockHash, logprobs: Sequence[TokenLogprob] | None) -> None:
         """Note what a full block holds, with the log-probabilities of its tokens where they were computed."""
         held = self._by_content.setdefault(content, block)
         if held == block:
@@ -92,11 +92,11 @@ class BlockPool:
         if logprobs is not None and not self._deep(content, _depth(logprobs)):
             self._logprobs[content] = logprobs
 
-    def logprobs(self, content: Digest) -> Sequence[TokenLogprob]:
+    def logprobs(self, content: BlockHash) -> Sequence[TokenLogprob]:
         """Return the log-probabilities of a remembered block's tokens; `KeyError` if they were never computed."""
         return self._logprobs[content]
 
-    def _deep(self, content: Digest, depth: int) -> bool:
+    def _deep(self, content: BlockHash, depth: int) -> bool:
         known = self._logprobs.get(content)
         return known is not None and _depth(known) >= depth
 

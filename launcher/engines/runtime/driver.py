@@ -10,14 +10,14 @@ from dataclasses import replace
 from typing import Protocol
 
 from launcher.core.errors import EngineUnavailable, QueueFull
-from launcher.engines.base import EngineState, Generation, TokenLogprob, Tokens
-from launcher.engines.runtime.outbox import Outbox
-from launcher.engines.runtime.scheduler import Limits, Step
+from launcher.engines.base import EngineState, GenerationRequest, TokenLogprob, TokenOutput
+from launcher.engines.runtime.output_buffer import OutputBuffer
+from launcher.engines.runtime.scheduler import SchedulerConfig, SchedulerOutput
 from launcher.engines.runtime.step import Executor
 
 log = logging.getLogger(__name__)
 
-Deliver = Callable[[Sequence[tuple[str, Tokens | Exception]]], None]
+Deliver = Callable[[Sequence[tuple[str, TokenOutput | Exception]]], None]
 """Takes what became ready together, by request id. Called from the driver's thread, a few times per step at most."""
 
 
@@ -25,7 +25,7 @@ class Asked(Protocol):
     """A generation that a planner has taken up."""
 
     @property
-    def request(self) -> Generation: ...
+    def request(self) -> GenerationRequest: ...
 
 
 class Planner(Protocol):
@@ -34,15 +34,15 @@ class Planner(Protocol):
     @property
     def idle(self) -> bool: ...
 
-    def add(self, request: Generation) -> Asked: ...
+    def add(self, request: GenerationRequest) -> Asked: ...
 
     def drop(self, request_id: str) -> None: ...
 
     def state(self) -> EngineState: ...
 
-    def plan(self) -> tuple[Step | None, Sequence[tuple[Asked, Tokens]]]: ...
+    def plan(self) -> tuple[SchedulerOutput | None, Sequence[tuple[Asked, TokenOutput]]]: ...
 
-    def absorb(self, step: Step, results: Sequence[TokenLogprob]) -> Sequence[tuple[Asked, Tokens]]: ...
+    def absorb(self, step: SchedulerOutput, results: Sequence[TokenLogprob]) -> Sequence[tuple[Asked, TokenOutput]]: ...
 
 
 class Driver:
@@ -52,23 +52,23 @@ class Driver:
     it takes up between two steps. When a step raises, every request fails and the driver takes no more.
     """
 
-    def __init__(self, scheduler: Planner, executor: Executor, limits: Limits, deliver: Deliver) -> None:
+    def __init__(self, scheduler: Planner, executor: Executor, limits: SchedulerConfig, deliver: Deliver) -> None:
         self._scheduler = scheduler
         self._executor = executor
         self._limits = limits
         self._deliver = deliver
         self._wake = threading.Condition()
-        self._arrived: dict[str, Generation] = {}
+        self._arrived: dict[str, GenerationRequest] = {}
         self._cancelled: list[str] = []
         self._calls: list[tuple[Future[object], Callable[[], object]]] = []
         self._open: set[str] = set()
-        self._outbox = Outbox(self._send)
+        self._outbox = OutputBuffer(self._send)
         self._error: str | None = None
         self._state = scheduler.state()
         self._thread = threading.Thread(target=self._run, name="engine-steps", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Generation) -> None:
+    def submit(self, request: GenerationRequest) -> None:
         """Queue a generation. Raises `QueueFull`, or `EngineUnavailable` when the driver is closed or broken."""
         with self._wake:
             self._check()
@@ -171,7 +171,7 @@ class Driver:
             self._outbox.add(running.request.id, tokens, whole=running.request.whole)
         self._outbox.flush(everything=False)
 
-    def _send(self, ready: Sequence[tuple[str, Tokens]]) -> None:
+    def _send(self, ready: Sequence[tuple[str, TokenOutput]]) -> None:
         """Deliver what is still wanted."""
         with self._wake:
             wanted = [(request_id, tokens) for request_id, tokens in ready if request_id in self._open]

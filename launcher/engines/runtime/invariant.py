@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher.engines.base import TokenLogprob
-from launcher.engines.runtime.sampling import Draw, Score, choose
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose
 from launcher.engines.runtime.step import Chunk, StepPlan
 
 if TYPE_CHECKING:
@@ -37,7 +37,9 @@ class Invariant:
     context_length: int
     vocab_size: int
 
-    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+    def execute(
+        self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
+    ) -> list[TokenLogprob]:
         """Do what `Executor.execute` does."""
         asked = _by_row(plan.rows, scores, draws)
         found: dict[int, TokenLogprob] = {}
@@ -63,20 +65,22 @@ class Invariant:
         width = min(self.block_size, self.context_length - chunk.start)
         return chunk._replace(tokens=[*chunk.tokens, *[0] * (width - len(chunk.tokens))])
 
-    def _choose(self, row: Tensor, wanted: Score | Draw) -> TokenLogprob:
-        if isinstance(wanted, Draw):
+    def _choose(self, row: Tensor, wanted: ScoreRequest | SampleRequest) -> TokenLogprob:
+        if isinstance(wanted, SampleRequest):
             return choose(row, [], [wanted], self.vocab_size)[0]
-        (found,) = choose(row, [Score(wanted.targets, max(wanted.top, DEEPEST))], [], self.vocab_size)
+        (found,) = choose(row, [ScoreRequest(wanted.targets, max(wanted.top, DEEPEST))], [], self.vocab_size)
         return TokenLogprob(found.token, found.logprob, found.top[: wanted.top])
 
 
 def _by_row(
-    rows: Sequence[int], scores: Sequence[Score], draws: Sequence[Draw]
-) -> dict[int, list[tuple[int, Score | Draw]]]:
+    rows: Sequence[int], scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
+) -> dict[int, list[tuple[int, ScoreRequest | SampleRequest]]]:
     """Return what is wanted of each row, with its place in the result."""
-    wanted: list[Score | Draw] = [Score([target], score.top) for score in scores for target in score.targets]
+    wanted: list[ScoreRequest | SampleRequest] = [
+        ScoreRequest([target], score.top) for score in scores for target in score.targets
+    ]
     wanted += draws
-    found: dict[int, list[tuple[int, Score | Draw]]] = defaultdict(list)
+    found: dict[int, list[tuple[int, ScoreRequest | SampleRequest]]] = defaultdict(list)
     for at, (row, what) in enumerate(zip(rows, wanted, strict=True)):
         found[row].append((at, what))
     return found

@@ -56,7 +56,7 @@ class Rope:
 
 
 @dataclass(frozen=True, slots=True)
-class Group:
+class ChunkGroup:
     """Chunks that attend in one call: rows ``[begin, end)`` of the step, as ``count`` sequences of ``width`` queries.
 
     ``take`` gathers the queries into [count * width] (None when they already lie so), ``put`` picks the real rows out
@@ -79,7 +79,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
+class AttentionMetadata:
     """A `StepPlan` as tensors; made once, used by every layer.
 
     ``tokens``, ``positions`` are [1, T]; ``slots`` [T * groups * 2] is where each token's keys and values go in the
@@ -91,7 +91,7 @@ class Step:
     positions: Tensor
     slots: Tensor
     rows: Tensor
-    groups: Sequence[Group]
+    groups: Sequence[ChunkGroup]
     cos: Tensor | None
     sin: Tensor | None
     interleaved: bool
@@ -114,7 +114,7 @@ class Step:
         parts = [self._group(group, mixed, cache) for group in self.groups]
         return parts[0] if len(parts) == 1 else torch.cat(parts)
 
-    def _group(self, group: Group, mixed: Tensor, cache: Tensor) -> Tensor:
+    def _group(self, group: ChunkGroup, mixed: Tensor, cache: Tensor) -> Tensor:
         rows = mixed[group.begin : group.end]
         if group.lengths is not None and group.blocks is not None:
             return self._in_place(rows, cache, group.lengths, group.blocks)
@@ -174,7 +174,7 @@ class Layout:
     scale: float | None = None
     kernel: PagedKernel | None = None
 
-    def step(self, plan: StepPlan) -> Step:
+    def step(self, plan: StepPlan) -> AttentionMetadata:
         """Lay out a plan. Its chunks should be sorted by length, so that few groups and little padding result."""
         spans = Spans.of(plan.chunks)
         owners = np.repeat(np.arange(len(plan.chunks)), spans.widths)
@@ -191,7 +191,7 @@ class Layout:
             self._groups(spans, blocks),
         )
 
-    def decoding(self, tokens: Tensor, positions: Tensor, slots: Tensor, blocks: Tensor) -> Step:
+    def decoding(self, tokens: Tensor, positions: Tensor, slots: Tensor, blocks: Tensor) -> AttentionMetadata:
         """Lay out one token of each of several sequences from what is on the device already, without the host.
 
         ``tokens``, ``positions`` and ``slots`` are [sequences], ``blocks`` is [sequences, pages]; all are int64. Only
@@ -199,18 +199,20 @@ class Layout:
         """
         count, pages = blocks.shape
         if self.kernel is not None:
-            group = Group(0, count, count, 1, blocks=blocks.int(), lengths=(positions + 1).int())
+            group = ChunkGroup(0, count, count, 1, blocks=blocks.int(), lengths=(positions + 1).int())
         else:
             at = torch.arange(pages * self.block_size, device=self.device)
             hidden = at > positions[:, None]
             if self.window is not None:
                 hidden |= at <= positions[:, None] - self.window
             mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
-            group = Group(0, count, count, 1, self._strips(blocks), mask[:, None, None])
+            group = ChunkGroup(0, count, count, 1, self._strips(blocks), mask[:, None, None])
         return self._step(tokens, positions, slots, torch.arange(count, device=self.device), [group])
 
-    def _step(self, tokens: Tensor, at: Tensor, slots: Tensor, rows: Tensor, groups: Sequence[Group]) -> Step:
-        return Step(
+    def _step(
+        self, tokens: Tensor, at: Tensor, slots: Tensor, rows: Tensor, groups: Sequence[ChunkGroup]
+    ) -> AttentionMetadata:
+        return AttentionMetadata(
             tokens=tokens[None],
             positions=at[None],
             slots=self._places(slots),
@@ -225,7 +227,7 @@ class Layout:
             kernel=self.kernel,
         )
 
-    def _groups(self, spans: Spans, blocks: Ints) -> list[Group]:
+    def _groups(self, spans: Spans, blocks: Ints) -> list[ChunkGroup]:
         single = 0 if self.kernel is None else int((spans.widths.cumsum() == np.arange(1, len(spans.widths) + 1)).sum())
         groups = [self._in_place(spans.starts[:single], blocks[:single])] if single else []
         if single < len(spans.widths):
@@ -233,23 +235,23 @@ class Layout:
             groups += [self._group(rest.part(members), held[members]) for members in _alike(rest, self.worth)]
         return groups
 
-    def _in_place(self, positions: Ints, blocks: Ints) -> Group:
+    def _in_place(self, positions: Ints, blocks: Ints) -> ChunkGroup:
         count, pages = len(positions), int(positions.max()) // self.block_size + 1
         held = np.ascontiguousarray(blocks[:, :pages], np.int32)
         lengths = (positions + 1).astype(np.int32)
-        return Group(0, count, count, 1, blocks=self._tensor(held), lengths=self._tensor(lengths))
+        return ChunkGroup(0, count, count, 1, blocks=self._tensor(held), lengths=self._tensor(lengths))
 
-    def _group(self, spans: Spans, blocks: Ints) -> Group:
+    def _group(self, spans: Spans, blocks: Ints) -> ChunkGroup:
         count, width, longest = len(spans.starts), int(spans.widths.max()), int(spans.ends.max())
         begin, tokens = int(spans.offsets[0]), int(spans.widths.sum())
         if count == 1 and longest == width and (self.window is None or width <= self.window):
-            return Group(begin, begin + tokens, count, width)
+            return ChunkGroup(begin, begin + tokens, count, width)
         take, put = self._padding(spans.widths, width) if tokens < count * width else (None, None)
         # What lies beyond the end of a sequence is hidden by the mask.
         pages = -(-longest // self.block_size)
         mask = self._mask(spans, width, pages * self.block_size)
         strips = self._strips(self._tensor(np.ascontiguousarray(blocks[:, :pages])))
-        return Group(begin, begin + tokens, count, width, strips, mask, take, put)
+        return ChunkGroup(begin, begin + tokens, count, width, strips, mask, take, put)
 
     def _places(self, slots: Tensor) -> Tensor:
         """Return where the keys and values of tokens go, [tokens * groups * 2] in keys; ``slots`` counts in tokens."""

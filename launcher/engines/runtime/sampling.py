@@ -48,7 +48,7 @@ class Sampler:
         return offsets
 
 
-class Score:
+class ScoreRequest:
     """Rows whose next token is known: ``targets``, one per row, with ``top`` alternatives each."""
 
     __slots__ = ("targets", "top")
@@ -58,7 +58,7 @@ class Score:
         self.top = top
 
 
-class Draw:
+class SampleRequest:
     """One row whose next token is to be chosen by ``sampler``."""
 
     __slots__ = ("sampler",)
@@ -67,7 +67,9 @@ class Draw:
         self.sampler = sampler
 
 
-def choose(logits: Tensor, scores: Sequence[Score], draws: Sequence[Draw], vocab_size: int) -> list[TokenLogprob]:
+def choose(
+    logits: Tensor, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest], vocab_size: int
+) -> list[TokenLogprob]:
     """Score and draw from ``logits`` [rows, padded vocabulary]: first the rows of ``scores``, then one row per draw.
 
     Log-probabilities are the model's own, computed in float32, and a token's equals the one among its alternatives
@@ -89,7 +91,7 @@ def of_next(logits: Tensor, tokens: Sequence[int]) -> list[float]:
     return found
 
 
-def _score(logits: Tensor, scores: Sequence[Score], vocab_size: int) -> list[TokenLogprob]:
+def _score(logits: Tensor, scores: Sequence[ScoreRequest], vocab_size: int) -> list[TokenLogprob]:
     targets = [t for s in scores for t in s.targets]
     tops = [s.top for s in scores for _ in s.targets]
     found: list[TokenLogprob] = []

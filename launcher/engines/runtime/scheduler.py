@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
-from launcher.engines.base import EngineState, Finish, Generation, TokenLogprob, Tokens
-from launcher.engines.runtime.blocks import BlockPool, Digest, digest
-from launcher.engines.runtime.sampling import Draw, Sampler, Score, bare
+from launcher.engines.base import EngineState, Finish, GenerationRequest, TokenLogprob, TokenOutput
+from launcher.engines.runtime.blocks import BlockHash, BlockPool, digest
+from launcher.engines.runtime.sampling import Sampler, SampleRequest, ScoreRequest, bare
 from launcher.engines.runtime.step import Chunk, StepPlan
 
 
 @dataclass(frozen=True)
-class Limits:
+class SchedulerConfig:
     """What bounds a batch.
 
     ``max_sequences`` run at the same time, ``max_queue`` more may wait. ``prefill_chunk`` prompt tokens are computed
@@ -30,7 +30,7 @@ class Limits:
     aligned: bool = False
 
 
-class Running:
+class SequenceState:
     """One generation on its way: its tokens so far, its cache blocks, and how far it has been computed.
 
     It is complete at ``longest`` tokens, or when it draws one of ``ends``. While it is ``decoding``, its last token is
@@ -42,17 +42,19 @@ class Running:
         *("next", "prompt", "request", "stored", "tokens", "top"),
     )
 
-    def __init__(self, request: Generation, vocab_size: int, context_length: int, eos_ids: frozenset[int]) -> None:
+    def __init__(
+        self, request: GenerationRequest, vocab_size: int, context_length: int, eos_ids: frozenset[int]
+    ) -> None:
         sampling = request.sampling
         self.request = request
         self.prompt = len(request.prompt)
         self.longest = min(context_length, self.prompt + sampling.max_tokens)
         self.ends = frozenset() if sampling.ignore_eos else eos_ids
         self.tokens = list(request.prompt)
-        self.draw = Draw(Sampler(sampling))
+        self.draw = SampleRequest(Sampler(sampling))
         self.top = None if sampling.prompt_logprobs is None else min(sampling.prompt_logprobs, vocab_size)
         self.entries = [] if self.top is None else [TokenLogprob(self.tokens[0])]
-        self.digests: list[Digest] = []
+        self.digests: list[BlockHash] = []
         self.admitted = False
         self.reset()
 
@@ -74,7 +76,7 @@ class Running:
         """The position up to which to compute; nothing follows the last token when none is to be generated."""
         return len(self.tokens) - (self.request.sampling.max_tokens == 0)
 
-    def contents(self, block_size: int) -> list[Digest]:
+    def contents(self, block_size: int) -> list[BlockHash]:
         """Return the digests of all full blocks so far."""
         while (end := (len(self.digests) + 1) * block_size) <= len(self.tokens):
             before = self.digests[-1] if self.digests else b""
@@ -83,23 +85,23 @@ class Running:
 
 
 @dataclass(slots=True)
-class Job:
+class ScheduledSequence:
     """What one sequence does in one step: its chunk, the prompt tokens it scores, and whether it draws."""
 
-    running: Running
+    running: SequenceState
     chunk: Chunk
-    score: Score | None
+    score: ScoreRequest | None
     draws: bool
 
 
 @dataclass(slots=True)
-class Step:
+class SchedulerOutput:
     """A plan for the executor, and the jobs that its results belong to."""
 
     plan: StepPlan
-    jobs: list[Job]
-    scores: list[Score]
-    draws: list[Draw]
+    jobs: list[ScheduledSequence]
+    scores: list[ScoreRequest]
+    draws: list[SampleRequest]
 
     @property
     def prefills(self) -> bool:
@@ -107,7 +109,7 @@ class Step:
         return len(self.plan.chunks[-1].tokens) > 1
 
 
-Event = tuple[Running, Tokens]
+Event = tuple[SequenceState, TokenOutput]
 
 
 class Scheduler:
@@ -117,7 +119,7 @@ class Scheduler:
     """
 
     def __init__(
-        self, limits: Limits, pool: BlockPool, block_size: int, vocab_size: int, eos_ids: frozenset[int]
+        self, limits: SchedulerConfig, pool: BlockPool, block_size: int, vocab_size: int, eos_ids: frozenset[int]
     ) -> None:
         held, least = pool.total * block_size, limits.context_length
         if held < least:
@@ -127,18 +129,18 @@ class Scheduler:
         self._size = block_size
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
-        self._waiting: OrderedDict[str, Running] = OrderedDict()
-        self._running: dict[str, Running] = {}
-        self._computing: dict[Digest, Running] = {}
+        self._waiting: OrderedDict[str, SequenceState] = OrderedDict()
+        self._running: dict[str, SequenceState] = {}
+        self._computing: dict[BlockHash, SequenceState] = {}
         self._prompt_tokens = self._prompt_cached = self._generated = self._steps = 0
 
     @property
     def idle(self) -> bool:
         return not self._running and not self._waiting
 
-    def add(self, request: Generation) -> Running:
+    def add(self, request: GenerationRequest) -> SequenceState:
         """Queue a generation. Whether there is room is for the caller to say."""
-        running = Running(request, self._vocab_size, self._limits.context_length, self._eos_ids)
+        running = SequenceState(request, self._vocab_size, self._limits.context_length, self._eos_ids)
         self._waiting[request.id] = running
         return running
 
@@ -161,9 +163,9 @@ class Scheduler:
             steps=self._steps,
         )
 
-    def plan(self) -> tuple[Step | None, list[Event]]:
+    def plan(self) -> tuple[SchedulerOutput | None, list[Event]]:
         """Return the next step, or None if there is nothing to compute, and what finished without computing."""
-        jobs: list[Job] = []
+        jobs: list[ScheduledSequence] = []
         done: list[Event] = []
         budget = self._limits.prefill_chunk
         for running in list(self._running.values()):
@@ -185,7 +187,7 @@ class Scheduler:
         single = budget == self._limits.prefill_chunk and not self._limits.aligned
         return (_decodes(jobs) if single else self._step(jobs)), done
 
-    def absorb(self, step: Step, results: Sequence[TokenLogprob]) -> list[Event]:
+    def absorb(self, step: SchedulerOutput, results: Sequence[TokenLogprob]) -> list[Event]:
         """Take the executor's results of a step, and return what each sequence has to say."""
         self._steps += 1
         scored = iter(results[: len(results) - len(step.draws)])
@@ -205,24 +207,26 @@ class Scheduler:
                 events.append((running, self._progress(running, token)))
         return events
 
-    def _decode(self, running: Running) -> Job | None:
+    def _decode(self, running: SequenceState) -> ScheduledSequence | None:
         """Return the next step of a sequence that generates; one that finds no cache block gives way instead."""
         at = running.next
         if at >= len(running.blocks) * self._size and not self._extend(running):
             return None
         at = self._beginning(at)
-        return Job(running, Chunk(running.tokens[at:], at, running.stored, running.blocks), None, draws=True)
+        return ScheduledSequence(
+            running, Chunk(running.tokens[at:], at, running.stored, running.blocks), None, draws=True
+        )
 
     def _beginning(self, at: int) -> int:
         """Return where a chunk begins whose first new token is at position ``at``."""
         return at - at % self._size if self._limits.aligned else at
 
-    def _prefill(self, running: Running, budget: int) -> Job | None:
+    def _prefill(self, running: SequenceState, budget: int) -> ScheduledSequence | None:
         """Return the next chunk of what is known of a sequence, of at most ``budget`` tokens."""
         length = min(budget, running.goal - running.next)
         return self._job(running, length) if length > 0 else None
 
-    def _extend(self, running: Running) -> bool:
+    def _extend(self, running: SequenceState) -> bool:
         """Give a sequence one more block, taking those of the youngest when none is left; False if that is itself."""
         while not self._pool.free:
             youngest = next(reversed(self._running.values()))
@@ -232,14 +236,14 @@ class Scheduler:
         running.blocks.append(self._pool.take())
         return True
 
-    def _preempt(self, running: Running) -> None:
+    def _preempt(self, running: SequenceState) -> None:
         del self._running[running.request.id]
         self._free(running)
         running.reset()
         self._waiting[running.request.id] = running
         self._waiting.move_to_end(running.request.id, last=False)
 
-    def _admit(self) -> Running | None:
+    def _admit(self) -> SequenceState | None:
         """Move the sequence that arrived first from the queue into the batch, if there is room for it."""
         if not self._waiting or len(self._running) >= self._limits.max_sequences:
             return None
@@ -254,7 +258,7 @@ class Scheduler:
             self._prompt_cached += running.stored
         return running
 
-    def _place(self, running: Running) -> bool:
+    def _place(self, running: SequenceState) -> bool:
         """Give a sequence the blocks of all its tokens, shared ones where their content is remembered."""
         contents = running.contents(self._size) if self._limits.prefix_caching else []
         shared = self._pool.find(contents, running.top if running.scoring else None)
@@ -269,12 +273,12 @@ class Scheduler:
         self._begin(running, contents, len(shared))
         return True
 
-    def _awaited(self, content: Digest, running: Running) -> bool:
+    def _awaited(self, content: BlockHash, running: SequenceState) -> bool:
         """Whether a running sequence is about to compute this very block: better to wait than to compute it twice."""
         other = self._computing.get(content)
         return other is not None and (not running.scoring or (other.scoring and (other.top or 0) >= (running.top or 0)))
 
-    def _begin(self, running: Running, contents: Sequence[Digest], shared: int) -> None:
+    def _begin(self, running: SequenceState, contents: Sequence[BlockHash], shared: int) -> None:
         """Set where to start: behind what is shared, but early enough for every row whose logits are needed."""
         running.known = shared
         running.stored = shared * self._size
@@ -285,28 +289,28 @@ class Scheduler:
         for content in contents[shared:]:
             self._computing.setdefault(content, running)
 
-    def _first(self, running: Running) -> int:
+    def _first(self, running: SequenceState) -> int:
         if running.scoring:
             return min(running.stored, len(running.entries) - 1)
         if running.request.sampling.max_tokens == 0:
             return running.goal
         return min(running.stored, len(running.tokens) - 1)
 
-    def _recall(self, running: Running, block: int, content: Digest) -> None:
+    def _recall(self, running: SequenceState, block: int, content: BlockHash) -> None:
         """Take the log-probabilities of a block's prompt tokens from the cache."""
         known = self._pool.logprobs(content)[len(running.entries) - block * self._size :]
         room = running.prompt - len(running.entries)
         running.entries += [TokenLogprob(e.token, e.logprob, e.top[: running.top]) for e in known[:room]]
 
-    def _job(self, running: Running, length: int) -> Job:
+    def _job(self, running: SequenceState, length: int) -> ScheduledSequence:
         start, end = self._beginning(running.next), running.next + length
         chunk = Chunk(running.tokens[start:end], start, running.stored, running.blocks)
         score = None
         if running.scoring and (targets := running.tokens[len(running.entries) : min(end + 1, running.prompt)]):
-            score = Score(targets, running.top or 0)
-        return Job(running, chunk, score, end == len(running.tokens))
+            score = ScoreRequest(targets, running.top or 0)
+        return ScheduledSequence(running, chunk, score, end == len(running.tokens))
 
-    def _step(self, jobs: list[Job]) -> Step:
+    def _step(self, jobs: list[ScheduledSequence]) -> SchedulerOutput:
         """Put jobs of like size side by side, so that the model can compute them together."""
         jobs.sort(key=lambda job: (len(job.chunk.tokens), job.chunk.start))
         rows: list[int] = []
@@ -322,9 +326,9 @@ class Scheduler:
             begin = end
         plan = StepPlan([job.chunk for job in jobs], rows + draw_rows)
         scores = [job.score for job in jobs if job.score is not None]
-        return Step(plan, jobs, scores, [job.running.draw for job in jobs if job.draws])
+        return SchedulerOutput(plan, jobs, scores, [job.running.draw for job in jobs if job.draws])
 
-    def _remember(self, running: Running) -> None:
+    def _remember(self, running: SequenceState) -> None:
         """Make the blocks that this step filled known by their content."""
         full = running.next // self._size
         if full <= running.known:
@@ -338,7 +342,7 @@ class Scheduler:
                 del self._computing[contents[block]]
         running.known = full
 
-    def _progress(self, running: Running, token: TokenLogprob | None) -> Tokens:
+    def _progress(self, running: SequenceState, token: TokenLogprob | None) -> TokenOutput:
         """Note a drawn token, and finish the sequence when it is complete."""
         if token is None:
             return self._finish(running, (), "length")
@@ -353,34 +357,36 @@ class Scheduler:
             return _said(token.token)
         return self._tokens(running, (token,), None)
 
-    def _finish(self, running: Running, tokens: tuple[TokenLogprob, ...], finish: Finish) -> Tokens:
+    def _finish(self, running: SequenceState, tokens: tuple[TokenLogprob, ...], finish: Finish) -> TokenOutput:
         del self._running[running.request.id]
         self._free(running)
         return self._tokens(running, tokens, finish)
 
-    def _tokens(self, running: Running, tokens: tuple[TokenLogprob, ...], finish: Finish | None) -> Tokens:
+    def _tokens(self, running: SequenceState, tokens: tuple[TokenLogprob, ...], finish: Finish | None) -> TokenOutput:
         if running.top is None or len(running.tokens) - running.prompt != len(tokens):
-            return Tokens(tokens, None, finish)
-        return Tokens(tokens, tuple(running.entries), finish)
+            return TokenOutput(tokens, None, finish)
+        return TokenOutput(tokens, tuple(running.entries), finish)
 
-    def _free(self, running: Running) -> None:
+    def _free(self, running: SequenceState) -> None:
         self._pool.release(running.blocks)
         for content in running.digests[running.known :]:
             if self._computing.get(content) is running:
                 del self._computing[content]
 
 
-def _decodes(jobs: list[Job]) -> Step:
+def _decodes(jobs: list[ScheduledSequence]) -> SchedulerOutput:
     """Make a step of sequences that all generate: each draws from its only row."""
     jobs.sort(key=_start)
-    return Step(StepPlan([job.chunk for job in jobs], range(len(jobs))), jobs, [], [job.running.draw for job in jobs])
+    return SchedulerOutput(
+        StepPlan([job.chunk for job in jobs], range(len(jobs))), jobs, [], [job.running.draw for job in jobs]
+    )
 
 
-def _start(job: Job) -> int:
+def _start(job: ScheduledSequence) -> int:
     return job.chunk.start
 
 
 @cache
-def _said(token: int) -> Tokens:
+def _said(token: int) -> TokenOutput:
     """Return the event of one token of which nothing more is said; most are of this kind."""
-    return Tokens((bare(token),))
+    return TokenOutput((bare(token),))

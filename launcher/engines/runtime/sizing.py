@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from launcher.core.errors import UserError
 from launcher.engines.base import Engine
 from launcher.engines.runtime.flash import PAGE
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Model
 
 GB = 1024**3
@@ -39,9 +39,9 @@ class BatchedEngine(Engine):
     ``threads`` per process are chosen by the model's size unless given.
     """
 
-    max_sequences: int = Limits.max_sequences
-    max_queue: int = Limits.max_queue
-    prefill_chunk: int = Limits.prefill_chunk
+    max_sequences: int = SchedulerConfig.max_sequences
+    max_queue: int = SchedulerConfig.max_queue
+    prefill_chunk: int = SchedulerConfig.prefill_chunk
     block_size: int | None = None
     kv_cache_gb: float | None = None
     threads: int | None = None
@@ -54,10 +54,10 @@ class BatchedEngine(Engine):
             if isinstance(value, int) and value < least:
                 raise UserError(f"engine.{key}={value}: must be at least {least}")
 
-    def limits(self, context: int, prefix_caching: bool, batch_invariant: bool) -> Limits:
+    def limits(self, context: int, prefix_caching: bool, batch_invariant: bool) -> SchedulerConfig:
         """Return what bounds a batch of sequences of at most ``context`` tokens."""
         sizes = (self.max_sequences, self.max_queue, self.prefill_chunk)
-        return Limits(context, *sizes, prefix_caching, aligned=batch_invariant)
+        return SchedulerConfig(context, *sizes, prefix_caching, aligned=batch_invariant)
 
     def page(self, flash_decode: bool) -> int:
         """Return the tokens of a page of the cache; `UserError` for one that the kernel cannot read."""

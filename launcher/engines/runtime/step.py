@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from launcher.engines.base import TokenLogprob
-from launcher.engines.runtime.sampling import Draw, Score
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest
 
 
 class Chunk(NamedTuple):
@@ -46,7 +46,9 @@ class Executor(Protocol):
     block_size: int
     vocab_size: int
 
-    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+    def execute(
+        self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
+    ) -> list[TokenLogprob]:
         """Run one step, and return what `sampling.choose` makes of the logits of ``plan.rows``.
 
         The rows of ``scores`` come first, then one row per draw; so does the result.

@@ -5,14 +5,14 @@ from __future__ import annotations
 from launcher.core.types import Endpoint, resolve
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
-from launcher.validate.check import Need
+from launcher.validate.check import Capability
 
 TINY = "package:launcher/assets/tiny/iter_0000800"
 
 
 async def test_an_honest_server_passes_every_check(endpoint: Endpoint) -> None:
     files = resolve(TINY) if endpoint.engine == "megatron" else None
-    found = await certificate.validate(endpoint, Validate(), frozenset(Need), files)
+    found = await certificate.validate(endpoint, Validate(), frozenset(Capability), files)
     checks = {check.name: check for check in found}
     assert set(checks) == set(certificate.NAMES)
     without = {"tokens of the file"} if files is None else set()

@@ -275,8 +275,8 @@ def test_a_server_that_is_not_ours_is_certified_as_any_other(tmp_path: Path) -> 
 def test_a_server_that_is_killed_on_the_way_is_said(tmp_path: Path) -> None:
     run = launched(tmp_path, "tasks=[addition]", "evaluate.concurrency=1", "adapters=[request_log]")
     until(lambda: (tmp_path / "run" / "requests.jsonl").exists())
-    (keeper,) = (each for each in there(tmp_path) if str(process.KEEPER) in cmdline(each))
-    keeper.children()[0].kill()
+    (reaper,) = (each for each in there(tmp_path) if str(process.REAPER) in cmdline(each))
+    reaper.children()[0].kill()
     out, err = run.communicate(timeout=120)
     assert run.returncode == 3, out + err
     assert "was killed by SIGKILL" in err

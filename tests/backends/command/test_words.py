@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from launcher.backends.base import Deployment
-from launcher.backends.command import words
+from launcher.backends.command import argv_template
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
 from launcher.engines.none import Nothing
@@ -15,7 +15,7 @@ from launcher.settings.model import Model, Optimizations, Parallelism
 def filled(command: str, model: Model | None = None, parallelism: Parallelism | None = None) -> list[str]:
     served = Deployment(model or Model(), Nothing(), parallelism or Parallelism(), Optimizations(), Path())
     there = Allocation(("here",), 0, 1, cpus=2, gpus=4)
-    return words.split(command, words.values(served, there, "127.0.0.1", 8000))
+    return argv_template.split(command, argv_template.values(served, there, "127.0.0.1", 8000))
 
 
 def test_names_become_values_and_words_are_a_shells() -> None:
@@ -69,5 +69,5 @@ def test_what_is_no_command_is_one_line(command: str, said: str) -> None:
 )
 def test_what_is_set_must_reach_the_server(model: Model, parallelism: Parallelism, said: str) -> None:
     with pytest.raises(UserError, match=said):
-        words.check("serve --port {port}", model, parallelism)
-    words.check("{checkpoint} {context_length} {tensor} {pipeline}", model, parallelism)
+        argv_template.check("serve --port {port}", model, parallelism)
+    argv_template.check("{checkpoint} {context_length} {tensor} {pipeline}", model, parallelism)

@@ -20,7 +20,7 @@ from launcher.pipeline.steps import run_async
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
-from launcher.validate.check import Need
+from launcher.validate.check import Capability
 
 pytest.importorskip("megatron.core")
 pytest.importorskip("lm_eval")
@@ -79,7 +79,7 @@ def test_through_triton_the_model_gets_its_certificate_in_types_that_round(dtype
     model, layout = Model("tiny", "package:launcher/assets/tiny"), Parallelism(tensor=2)
     deployment = Deployment(model, Megatron(), layout, Optimizations(dtype=dtype), tmp_path, Admission())
     with PyTriton().serve(deployment, allocate()) as endpoint:
-        checks = run_async(certificate.validate(endpoint, Validate(), frozenset(Need)))
+        checks = run_async(certificate.validate(endpoint, Validate(), frozenset(Capability)))
     assert [check for check in checks if check.ok is False] == []
     (rounding,) = (check for check in checks if check.name == "rounding")
     assert (rounding.numbers["dtype"], rounding.numbers["source"]) == (dtype.value, "measured")

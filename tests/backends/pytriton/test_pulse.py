@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-from launcher.backends.pytriton.pulse import Pulse
+from launcher.backends.pytriton.stall_detector import StallDetector
 from launcher.engines.base import EngineState
 
 
 def test_what_counts_is_how_long_nothing_has_changed() -> None:
     now, state = [0.0], [EngineState()]
-    found = Pulse(lambda: state[0], lambda: now[0])
+    found = StallDetector(lambda: state[0], lambda: now[0])
     asked = [
         (0, EngineState(), 0, False),
         (9, EngineState(), 9, False),

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.backends.pytriton import tensors
-from launcher.backends.pytriton.inbox import Event
+from launcher.backends.pytriton.event_queue import Event
 from launcher.core.errors import EngineUnavailable, QueueFull
-from launcher.engines.base import Generation, Sampling, TokenLogprob, Tokens
+from launcher.engines.base import GenerationRequest, Sampling, TokenLogprob, TokenOutput
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
 
@@ -33,7 +33,7 @@ logprob = st.floats(allow_nan=False, max_value=0)
 tokens = st.builds(TokenLogprob, token, logprob, st.lists(st.tuples(token, logprob), max_size=3).map(tuple))
 plain = st.builds(TokenLogprob, token)
 listed = st.lists(tokens, max_size=4).map(tuple) | st.lists(plain, max_size=4).map(tuple)
-events = st.builds(Tokens, listed, st.none() | listed, st.sampled_from([None, "stop", "length"]))
+events = st.builds(TokenOutput, listed, st.none() | listed, st.sampled_from([None, "stop", "length"]))
 
 
 @given(samplings)
@@ -43,13 +43,13 @@ def test_sampling_arrives_as_it_was_sent(sampling: Sampling) -> None:
 
 @given(st.lists(st.integers(0, 2**31 - 1)).map(tuple), samplings)
 def test_batches_arrive_as_they_were_sent(prompt: tuple[int, ...], sampling: Sampling) -> None:
-    packed = tensors.pack_requests([Generation("é", prompt, sampling, whole=True)])
+    packed = tensors.pack_requests([GenerationRequest("é", prompt, sampling, whole=True)])
     ((id, found, asked, whole),) = tensors.unpack_requests(packed)
     assert (id, found, tensors.sampling(asked), whole) == ("é", prompt, sampling, True)
 
 
 @given(st.lists(events))
-def test_events_arrive_as_they_were_sent(sent: list[Tokens]) -> None:
+def test_events_arrive_as_they_were_sent(sent: list[TokenOutput]) -> None:
     found = tensors.unpack(tensors.pack(7, (Event(str(i), what) for i, what in enumerate(sent))))
     assert found == (7, [Event(str(i), what) for i, what in enumerate(sent)])
 
@@ -99,9 +99,11 @@ def test_a_prompt_that_the_model_cannot_continue(prompt: tuple[int, ...], sampli
 
 
 def test_typed_tensors_leave_out_what_was_not_asked_for() -> None:
-    assert set(tensors.answer(Tokens((TokenLogprob(3),)))) == {"tokens"}
+    assert set(tensors.answer(TokenOutput((TokenLogprob(3),)))) == {"tokens"}
     best = ((3, -0.25), (4, -2.0))
-    full = tensors.answer(Tokens((TokenLogprob(3, -0.25, best),), (TokenLogprob(1), TokenLogprob(2, -1.0)), "stop"))
+    full = tensors.answer(
+        TokenOutput((TokenLogprob(3, -0.25, best),), (TokenLogprob(1), TokenLogprob(2, -1.0)), "stop")
+    )
     assert full["top_tokens"].tolist() == [[3, 4]]
     assert full["top_logprobs"].tolist() == [[-0.25, -2.0]]
     assert full["prompt_logprobs"].tolist() == [-1.0]

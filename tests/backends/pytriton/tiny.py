@@ -15,7 +15,7 @@ from launcher.api.admission import Admission
 from launcher.backends.base import Backend, Deployment
 from launcher.distributed.allocation import allocate
 from launcher.engines.megatron.engine import Decision, Megatron
-from launcher.engines.megatron.placement import Weights
+from launcher.engines.megatron.worker_config import Weights
 from launcher.settings.model import Model, Optimizations, Parallelism
 
 BODY = {"model": "tiny", "prompt": "12+34=", "max_tokens": 8, "temperature": 0, "logprobs": 1}

@@ -17,7 +17,7 @@ from launcher.backends.base import Deployment
 from launcher.backends.pytriton import PyTriton
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import Generation, Tokens
+from launcher.engines.base import GenerationRequest, TokenOutput
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -36,7 +36,7 @@ class Trouble(EchoRunner):
         self.stalled = False
         self.waiting = 0
 
-    async def generate(self, request: Generation) -> AsyncGenerator[Tokens, None]:
+    async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         prompt = bytes(token for token in request.prompt if token < 256)
         if prompt.startswith(b"raise"):
             raise RuntimeError("trouble")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from launcher.core.errors import CheckpointError
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import Runner
+from launcher.engines.base import AsyncEngine
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -21,7 +21,7 @@ class Damaged(Echo):
     @contextmanager
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[Runner]:
+    ) -> Iterator[AsyncEngine]:
         raise CheckpointError("shard 7 is damaged")
         yield
 
@@ -33,7 +33,7 @@ class Killed(Echo):
     @contextmanager
     def load(
         self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[Runner]:
+    ) -> Iterator[AsyncEngine]:
         os.kill(os.getpid(), 9)
         yield
 

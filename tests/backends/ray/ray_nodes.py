@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launcher.backends import ports
-from launcher.backends.ray import home
+from launcher.backends.ray import session_dir
 
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
 THEIRS = """
@@ -109,7 +109,7 @@ class Nodes:
         if (process := self._started.pop(node, None)) is not None:
             process.kill()
             process.wait()
-            home.end(process.pid)
+            session_dir.end(process.pid)
 
 
 @contextmanager

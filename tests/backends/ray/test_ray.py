@@ -12,13 +12,13 @@ import pytest
 from backends.ray.ray_service import alive
 
 from launcher.backends.base import Deployment
-from launcher.backends.ray import Ray, home
-from launcher.backends.ray.assignment import Demand, Patience, Scale, Share
-from launcher.backends.ray.fleet import Member
-from launcher.backends.ray.gate import HEADER, Gate
+from launcher.backends.ray import Ray, session_dir
+from launcher.backends.ray.driver_config import ResourceRequest, ResourceShare, Scale, Timeouts
+from launcher.backends.ray.heartbeat import HeartbeatClient, HeartbeatServer, ReplicaConnection
+from launcher.backends.ray.registry import ReplicaInfo
 from launcher.backends.ray.resources import Node, count, memory, rooms
-from launcher.backends.ray.rollcall import Caller, RollCall, Voice
 from launcher.backends.ray.scaler import Scaler
+from launcher.backends.ray.shared_secret import HEADER, SharedSecret
 from launcher.backends.ray.status import merge
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
@@ -32,19 +32,19 @@ HERE = [Node(8, 4)]
 
 def test_gpus_are_counted_before_anything_starts() -> None:
     on_gpu = {"device": "cuda"}
-    assert count(Demand(2, 2, None, 1), HERE, on_gpu) == Share(cpus=4, gpus=2)
+    assert count(ResourceRequest(2, 2, None, 1), HERE, on_gpu) == ResourceShare(cpus=4, gpus=2)
     with pytest.raises(UserError, match=r"2 replicas x 4 GPUs need 8, this allocation has 4"):
-        count(Demand(2, 4, None, 1), HERE, on_gpu)
-    assert count(Demand(2, 4, None, 0.5), HERE, on_gpu).gpus == 2
+        count(ResourceRequest(2, 4, None, 1), HERE, on_gpu)
+    assert count(ResourceRequest(2, 4, None, 0.5), HERE, on_gpu).gpus == 2
 
 
 def test_a_replica_needs_its_gpus_on_one_node() -> None:
     on_gpu = {"device": "cuda"}
-    assert count(Demand(3, 2, None, 1), [Node(8, 4), Node(8, 4)], on_gpu) == Share(cpus=4, gpus=2)
+    assert count(ResourceRequest(3, 2, None, 1), [Node(8, 4), Node(8, 4)], on_gpu) == ResourceShare(cpus=4, gpus=2)
     with pytest.raises(UserError, match=r"2 replicas of 4 GPUs, each within a node: nodes with 3, 5 hold 1"):
-        count(Demand(2, 4, None, 1), [Node(8, 3), Node(8, 5)], on_gpu)
+        count(ResourceRequest(2, 4, None, 1), [Node(8, 3), Node(8, 5)], on_gpu)
     with pytest.raises(UserError, match=r"2 replicas x 4 GPUs need 8, this cluster has 4"):
-        count(Demand(2, 4, None, 1), [Node(8, 2), Node(8, 2)], on_gpu, "this cluster")
+        count(ResourceRequest(2, 4, None, 1), [Node(8, 2), Node(8, 2)], on_gpu, "this cluster")
 
 
 def test_replicas_are_even_over_nodes() -> None:
@@ -60,19 +60,19 @@ def test_there_is_one_process_on_each_node(tmp_path: Path) -> None:
 
 
 def test_cpus_are_counted_if_asked_for_and_shared_otherwise() -> None:
-    assert count(Demand(16, 2, None, 1), HERE, {}) == Share(cpus=0.5, gpus=0)
+    assert count(ResourceRequest(16, 2, None, 1), HERE, {}) == ResourceShare(cpus=0.5, gpus=0)
     with pytest.raises(UserError, match=r"3 replicas x 4 CPUs need 12, this allocation has 8"):
-        count(Demand(3, 2, 2, 1), HERE, {})
+        count(ResourceRequest(3, 2, 2, 1), HERE, {})
 
 
 def test_memory_is_counted() -> None:
     facts = {"memory_gb_per_rank": {"weights": 1e6, "kv_cache": 1.0}}
     with pytest.raises(UserError, match=r"backend.replicas=2: .* of memory need 4e\+06 GB"):
-        memory(Demand(2, 2, None, 1), facts)
+        memory(ResourceRequest(2, 2, None, 1), facts)
 
 
 def test_a_ray_that_is_not_there_is_refused() -> None:
-    from launcher.backends.ray.attached import resolved
+    from launcher.backends.ray.existing import resolved
 
     with pytest.raises(UserError, match=r"backend.address=127.0.0.2:1: nothing answers at 127.0.0.2:1: .*refused"):
         resolved("127.0.0.2:1")
@@ -135,7 +135,7 @@ async def test_a_replica_answers_only_to_the_endpoint() -> None:
     import httpx
     from starlette.responses import PlainTextResponse
 
-    gate = Gate(PlainTextResponse("yes"), "the secret")
+    gate = SharedSecret(PlainTextResponse("yes"), "the secret")
     async with httpx.AsyncClient(transport=httpx.ASGITransport(gate), base_url="http://replica") as client:
         for wrong in ({}, {HEADER: "guess"}, {HEADER: ""}):
             assert (await client.get("/health", headers=wrong)).status_code == 403
@@ -170,14 +170,14 @@ def test_a_session_is_ended_with_what_it_orphaned() -> None:
         assert leader.stdout is not None
         leader.stdout.readline()
         leader.kill()
-    (orphan,) = home.members(leader.pid)
-    home.end(leader.pid)
-    assert not home.members(leader.pid)
+    (orphan,) = session_dir.members(leader.pid)
+    session_dir.end(leader.pid)
+    assert not session_dir.members(leader.pid)
     assert not alive(orphan)
 
 
 def test_the_private_folder_has_a_token_for_one_and_is_removed() -> None:
-    with home.home("secret") as folder:
+    with session_dir.home("secret") as folder:
         assert (folder / "token").stat().st_mode & 0o777 == 0o600
         assert folder.stat().st_mode & 0o077 == 0
         assert (folder / "token").read_text() == "secret"
@@ -188,14 +188,14 @@ def test_a_caller_is_heard_until_it_is_gone() -> None:
     heard: list[object] = []
     over = threading.Event()
 
-    def came(caller: Caller) -> None:
+    def came(caller: ReplicaConnection) -> None:
         while (message := caller.hear()) is not None:
             heard.append(message)
         over.set()
 
-    calls = RollCall("127.0.0.1", b"key", "what to do", came)  # type: ignore[arg-type]
+    calls = HeartbeatServer("127.0.0.1", b"key", "what to do", came)  # type: ignore[arg-type]
     calls.start()
-    voice = Voice(calls.address, b"key")
+    voice = HeartbeatClient(calls.address, b"key")
     assert voice.assignment == "what to do"
     voice.say({"kind": "state"})
     del voice
@@ -208,8 +208,8 @@ def state(steps: int, running: int) -> dict[str, int]:
 
 
 def test_a_silent_or_stuck_replica_is_given_up() -> None:
-    patient = Patience(start_s=1, stop_s=1, probe_s=100, stall_s=100)
-    member = Member("a", 1, "here", "n", ("127.0.0.1", 1), 1)
+    patient = Timeouts(start_s=1, stop_s=1, probe_s=100, stall_s=100)
+    member = ReplicaInfo("a", 1, "here", "n", ("127.0.0.1", 1), 1)
     member.says(state(1, 1))
     assert member.problem(patient) is None
     member.heard -= 200
@@ -222,10 +222,10 @@ def test_a_silent_or_stuck_replica_is_given_up() -> None:
 
 
 def test_an_idle_replica_is_not_stuck() -> None:
-    member = Member("a", 1, "here", "n", ("127.0.0.1", 1), 1)
+    member = ReplicaInfo("a", 1, "here", "n", ("127.0.0.1", 1), 1)
     member.moved -= 200
     member.says(state(1, 0))
-    assert member.problem(Patience(1, 1, 100, 100)) is None
+    assert member.problem(Timeouts(1, 1, 100, 100)) is None
 
 
 def test_the_environment_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ from launcher.checkpoints.torch_dist import tensor_store
 from launcher.core.errors import CheckpointError
 
 TINY = Path(__file__).parents[3] / "launcher" / "assets" / "tiny"
-NEMO2 = Path(__file__).parent / "data" / "nemo2"
+NEMO2 = Path(__file__).parents[1] / "data" / "nemo2"
 LAYOUTS: dict[str, Callable[[Path], object]] = {
     "nemo2": lambda folder: shutil.copytree(NEMO2, folder),
     "megatron_bridge": lambda folder: shutil.copytree(TINY, folder),

@@ -190,5 +190,5 @@ def test_weights_of_something_else_are_refused(tmp_path: Path) -> None:
 
 
 def test_the_written_description_is_that_of_megatron_core(saved: Path) -> None:
-    genuine = Path(__file__).parent / "data" / "nemo2" / "weights" / "metadata.json"
+    genuine = Path(__file__).parents[1] / "data" / "nemo2" / "weights" / "metadata.json"
     assert json.loads((saved / "metadata.json").read_text()) == json.loads(genuine.read_text())

@@ -16,7 +16,7 @@ from huggingface_models import CONTEXT, FLAT, HOST, REFUSED, SEQUENTIAL, VOCABUL
 
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import resolve
-from launcher.engines.base import Generation
+from launcher.engines.base import GenerationRequest
 from launcher.engines.huggingface import HuggingFace
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
@@ -29,7 +29,7 @@ def loaded(folder: Path, *, optimizations: Optimizations | None = None, **engine
     return HuggingFace(**engine).load(model, Parallelism(), optimizations or Optimizations(), HOST)
 
 
-def mixed_batch(count: int) -> list[Generation]:
+def mixed_batch(count: int) -> list[GenerationRequest]:
     """Return scoring and generating requests of all lengths; many share a beginning longer than a block."""
     rng = random.Random(1)
     shared = [rng.randrange(VOCABULARY) for _ in range(40)]
@@ -71,7 +71,7 @@ async def test_greedy_text_is_that_of_generate_alone_and_together(kind: str, tmp
     model.generation_config.eos_token_id = None
     requests = [r for r in mixed_batch(12) if r.sampling.max_tokens == 20]
     with loaded(save(kind, tmp_path)) as runner:
-        alone = [await answer(runner, Generation(f"alone {r.id}", r.prompt, r.sampling)) for r in requests]
+        alone = [await answer(runner, GenerationRequest(f"alone {r.id}", r.prompt, r.sampling)) for r in requests]
         batched = await together(runner, requests)
         padding = list(range(runner.tokenizer.vocab_size, VOCABULARY))
     for asked, one, other in zip(requests, alone, batched, strict=True):

@@ -5,11 +5,13 @@ from __future__ import annotations
 import pytest
 from huggingface_models import CONTEXT, random_model
 
-from launcher.engines.huggingface.executor import FLAT, Arrangement, arrange
+from launcher.engines.huggingface.executor import FLAT, ExecutionStrategy, arrange
 from launcher.engines.huggingface.probe import NoKeysAndValues
 
 
-def arranged(model: object, context_length: int = CONTEXT, block_size: int = 16, num_blocks: int = 20) -> Arrangement:
+def arranged(
+    model: object, context_length: int = CONTEXT, block_size: int = 16, num_blocks: int = 20
+) -> ExecutionStrategy:
     return arrange(model, context_length, block_size, lambda values: num_blocks)  # type: ignore[arg-type]
 
 

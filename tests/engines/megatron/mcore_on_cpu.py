@@ -125,17 +125,17 @@ def main(name: str, num_blocks: int) -> None:
     from test_executor import ARCHITECTURES, mixed_requests
     from tiny_models import ByteTokenizer, placement, running
 
-    from launcher.engines.megatron.dynamic import Batch
+    from launcher.engines.megatron.dynamic import RequestTracker
     from launcher.engines.megatron.mcore import Dynamic
     from launcher.engines.runtime.batching import BatchingRunner
-    from launcher.engines.runtime.scheduler import Limits
+    from launcher.engines.runtime.scheduler import SchedulerConfig
 
-    requests, limits, tokenizer = mixed_requests(12, seed=5), Limits(256, max_sequences=8), ByteTokenizer()
+    requests, limits, tokenizer = mixed_requests(12, seed=5), SchedulerConfig(256, max_sequences=8), ByteTokenizer()
     place = replace(placement(ARCHITECTURES[name]), block_size=256, num_blocks=num_blocks)
     with running(placement(ARCHITECTURES[name])) as portable:
         expected = asyncio.run(together(portable, requests))
     with place.model(0, torch.device("cpu")) as model:
-        batch = Batch(limits, tokenizer.vocab_size, tokenizer.eos_ids)
+        batch = RequestTracker(limits, tokenizer.vocab_size, tokenizer.eos_ids)
         engine = Dynamic(model, place, limits, tokenizer.vocab_size, batch)
         runner = BatchingRunner("tiny", tokenizer, engine, limits, {}, planner=batch)
         try:

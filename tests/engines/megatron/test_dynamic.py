@@ -23,18 +23,18 @@ from tiny_models import TINY
 from launcher.core.errors import UserError
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import Generation, TokenLogprob
+from launcher.engines.base import GenerationRequest, TokenLogprob
 from launcher.engines.megatron import Megatron
-from launcher.engines.megatron.dynamic import Batch
+from launcher.engines.megatron.dynamic import RequestTracker
 from launcher.engines.megatron.runtime import Runtime, check
 from launcher.engines.runtime import flash
 from launcher.engines.runtime.batching import BatchingRunner
-from launcher.engines.runtime.sampling import Draw, Score, choose
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import StepPlan
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
-LIMITS = Limits(200, max_sequences=8)
+LIMITS = SchedulerConfig(200, max_sequences=8)
 VOCAB = ByteTokenizer.vocab_size
 
 
@@ -52,7 +52,9 @@ class Portable(PagedToy):
 
     vocab_size = VOCAB
 
-    def execute(self, plan: StepPlan, scores: Sequence[Score], draws: Sequence[Draw]) -> list[TokenLogprob]:
+    def execute(
+        self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
+    ) -> list[TokenLogprob]:
         contexts = [c for chunk in plan.chunks for c in self._contexts(chunk)]
         return choose(logits_after([contexts[row] for row in plan.rows]), scores, draws, VOCAB)
 
@@ -63,7 +65,7 @@ class Foreign:
     num_blocks, block_size, vocab_size = 51, 4, VOCAB
     kv_tokens = 200
 
-    def __init__(self, batch: Batch, most: int = 8, evict_every: int = 7) -> None:
+    def __init__(self, batch: RequestTracker, most: int = 8, evict_every: int = 7) -> None:
         self._batch = batch
         self._most, self._evict_every = most, evict_every
         self._queue: deque[int] = deque()
@@ -124,7 +126,7 @@ class Foreign:
 
 @contextmanager
 def foreign(**settings: int) -> Iterator[BatchingRunner]:
-    batch = Batch(LIMITS, VOCAB, frozenset({7}))
+    batch = RequestTracker(LIMITS, VOCAB, frozenset({7}))
     runner = BatchingRunner("toy", ByteTokenizer(), Foreign(batch, **settings), LIMITS, {}, planner=batch)
     try:
         yield runner
@@ -181,7 +183,7 @@ async def test_cancelled_requests_leave_the_others_alone() -> None:
     with foreign(most=2) as theirs:
         (alone,) = await together(theirs, [kept])
 
-        async def give_up(r: Generation) -> None:
+        async def give_up(r: GenerationRequest) -> None:
             events = theirs.generate(r)
             await anext(events)
             await events.aclose()  # type: ignore[attr-defined]

@@ -13,9 +13,9 @@ from answers import Answer, one_by_one, request, together
 from tiny_models import TINY, placement, running
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines.base import Generation, Runner
+from launcher.engines.base import AsyncEngine, GenerationRequest
 from launcher.engines.runtime.batching import BatchingRunner
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 
 TOLERANCE = 1e-4
 
@@ -70,7 +70,7 @@ def runner() -> Iterator[BatchingRunner]:
         yield made
 
 
-def mixed_requests(count: int, seed: int = 0) -> list[Generation]:
+def mixed_requests(count: int, seed: int = 0) -> list[GenerationRequest]:
     """Requests of which no two want the same."""
     rng = random.Random(seed)
     return [
@@ -91,7 +91,7 @@ def mixed_requests(count: int, seed: int = 0) -> list[Generation]:
     ]
 
 
-def check_logprobs(runner: Runner, r: Generation, found: Answer) -> None:
+def check_logprobs(runner: AsyncEngine, r: GenerationRequest, found: Answer) -> None:
     """Compare every log-probability of an answer with a plain forward pass over prompt and answer."""
     expected = runner.reference([*r.prompt, *found.ids])
     for i, t in enumerate(found.tokens):
@@ -102,7 +102,7 @@ def check_logprobs(runner: Runner, r: Generation, found: Answer) -> None:
         assert [t.logprob for t in found.prompt[1:]] == pytest.approx(expected[: len(r.prompt) - 1], abs=TOLERANCE)
 
 
-def check_same(requests: Sequence[Generation], some: Sequence[Answer], others: Sequence[Answer]) -> None:
+def check_same(requests: Sequence[GenerationRequest], some: Sequence[Answer], others: Sequence[Answer]) -> None:
     for r, a, b in zip(requests, some, others, strict=True):
         assert a.ids == b.ids, r
         assert a.finish == b.finish
@@ -125,7 +125,7 @@ async def test_alone_and_in_a_mixed_batch_of_32(runner: BatchingRunner) -> None:
 async def test_with_and_without_prefix_caching(runner: BatchingRunner) -> None:
     stem = list(range(100))
     requests = [replace(r, prompt=(*stem, *r.prompt)) for r in mixed_requests(12, seed=1)]
-    with running(placement(), Limits(TINY.context_length, prefix_caching=False)) as plain:
+    with running(placement(), SchedulerConfig(TINY.context_length, prefix_caching=False)) as plain:
         expected = await together(plain, requests)
         assert plain.state().prompt_tokens_cached == 0
     found = await together(runner, requests)
@@ -138,7 +138,7 @@ async def test_with_and_without_prefix_caching(runner: BatchingRunner) -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 async def test_prefill_in_chunks(chunk: int) -> None:
     requests = mixed_requests(8, seed=2)
-    with running(placement()) as whole, running(placement(), Limits(256, prefill_chunk=chunk)) as parts:
+    with running(placement()) as whole, running(placement(), SchedulerConfig(256, prefill_chunk=chunk)) as parts:
         check_same(requests, await together(whole, requests), await together(parts, requests))
 
 
@@ -154,7 +154,7 @@ async def test_preemption_changes_nothing() -> None:
 async def test_every_architecture(name: str) -> None:
     architecture: Architecture = ARCHITECTURES[name]
     requests = mixed_requests(10, seed=4)
-    with running(placement(architecture), Limits(256, prefill_chunk=50)) as made:
+    with running(placement(architecture), SchedulerConfig(256, prefill_chunk=50)) as made:
         for r, found in zip(requests, await together(made, requests), strict=True):
             check_logprobs(made, r, found)
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from launcher.engines.megatron.layout import obstacles
 from launcher.engines.runtime import flash
 from launcher.engines.runtime.buckets import Buckets
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 
 
 class PlainKernel:
@@ -69,7 +69,7 @@ async def test_decode_steps_by_a_kernel_over_the_pages(name: str) -> None:
     architecture = ARCHITECTURES[name]
     with running(placement(architecture)) as plain:
         expected = await together(plain, requests)
-    with running(placement(architecture), Limits(256, prefill_chunk=30), use(kernel)) as made:
+    with running(placement(architecture), SchedulerConfig(256, prefill_chunk=30), use(kernel)) as made:
         found = await together(made, requests)
         check_same(requests, expected, found)
         check_logprobs(made, requests[0], found[0])

@@ -14,13 +14,13 @@ from test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_reque
 from tiny_models import TINY, placement, running
 
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import Generation
+from launcher.engines.base import GenerationRequest
 from launcher.engines.megatron import Megatron
-from launcher.engines.megatron.placement import Placement
 from launcher.engines.megatron.runtime import Runtime
+from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime import flash
 from launcher.engines.runtime.buckets import Buckets
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 
 
@@ -59,7 +59,7 @@ def exact_multiplication() -> Iterator[None]:
     torch.set_float32_matmul_precision(before)
 
 
-def on_gpu(graphs: bool = False, flash_decode: bool = False, dtype: Dtype = Dtype.fp32, **changes: Any) -> Placement:
+def on_gpu(graphs: bool = False, flash_decode: bool = False, dtype: Dtype = Dtype.fp32, **changes: Any) -> WorkerConfig:
     place = replace(placement(tokens=16_384), device="cuda", dtype=dtype, flash_decode=flash_decode, **changes)
     if flash_decode:
         place = replace(place, block_size=flash.PAGE, num_blocks=REQUESTS + 1)
@@ -68,26 +68,26 @@ def on_gpu(graphs: bool = False, flash_decode: bool = False, dtype: Dtype = Dtyp
 
 
 @pytest.fixture(scope="module")
-def requests() -> list[Generation]:
+def requests() -> list[GenerationRequest]:
     return mixed_requests(REQUESTS, seed=5)
 
 
 @pytest.fixture(scope="module")
-def expected(requests: Sequence[Generation]) -> list[Answer]:
+def expected(requests: Sequence[GenerationRequest]) -> list[Answer]:
     with running(on_gpu()) as plain:
         return asyncio.run(together(plain, requests))
 
 
-async def test_the_plain_path_is_exact(requests: Sequence[Generation], expected: Sequence[Answer]) -> None:
+async def test_the_plain_path_is_exact(requests: Sequence[GenerationRequest], expected: Sequence[Answer]) -> None:
     with running(on_gpu()) as made:
         for r, found in zip(requests, expected, strict=True):
             check_logprobs(made, r, found)
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2", "qwen3", "sliding_window"])
-async def test_cuda_graphs_are_exact(name: str, requests: Sequence[Generation]) -> None:
+async def test_cuda_graphs_are_exact(name: str, requests: Sequence[GenerationRequest]) -> None:
     place = on_gpu(graphs=True, architecture=ARCHITECTURES[name])
-    with running(place, Limits(256, prefill_chunk=50)) as made:
+    with running(place, SchedulerConfig(256, prefill_chunk=50)) as made:
         for r, found in zip(requests, await together(made, requests), strict=True):
             check_logprobs(made, r, found)
         facts = made.describe()["cuda_graphs"]
@@ -95,14 +95,16 @@ async def test_cuda_graphs_are_exact(name: str, requests: Sequence[Generation]) 
     assert facts["capture_s"] > 0
 
 
-async def test_cuda_graphs_on_and_off_give_the_same(requests: Sequence[Generation], expected: Sequence[Answer]) -> None:
+async def test_cuda_graphs_on_and_off_give_the_same(
+    requests: Sequence[GenerationRequest], expected: Sequence[Answer]
+) -> None:
     with running(on_gpu(graphs=True)) as made:
         check_same(requests, expected, await together(made, requests))
         again = await together(made, requests)
         check_same(requests, expected, again)
 
 
-def close(requests: Sequence[Generation], runner: Any, answers: Sequence[Answer]) -> None:
+def close(requests: Sequence[GenerationRequest], runner: Any, answers: Sequence[Answer]) -> None:
     """Compare with a plain forward pass of the same type, over the same tokens."""
     distances = [
         abs(token.logprob - plain)
@@ -117,14 +119,14 @@ def close(requests: Sequence[Generation], runner: Any, answers: Sequence[Answer]
 @needs_flash_attn
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("name", ["llama", "one_key_head", "sliding_window"])
-async def test_flash_decode_is_close(name: str, graphs: bool, requests: Sequence[Generation]) -> None:
+async def test_flash_decode_is_close(name: str, graphs: bool, requests: Sequence[GenerationRequest]) -> None:
     place = on_gpu(graphs, flash_decode=True, dtype=Dtype.bf16, architecture=ARCHITECTURES[name])
-    with running(place, Limits(256, prefill_chunk=50)) as made:
+    with running(place, SchedulerConfig(256, prefill_chunk=50)) as made:
         close(requests, made, await together(made, requests))
 
 
 @pytest.mark.parametrize("flash_attention", [False, True])
-async def test_flash_attention_is_close(flash_attention: bool, requests: Sequence[Generation]) -> None:
+async def test_flash_attention_is_close(flash_attention: bool, requests: Sequence[GenerationRequest]) -> None:
     with running(on_gpu(graphs=True, dtype=Dtype.bf16, flash_attention=flash_attention)) as made:
         close(requests, made, await together(made, requests))
 
@@ -133,14 +135,14 @@ async def test_flash_attention_is_close(flash_attention: bool, requests: Sequenc
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("layout", [Parallelism(tensor=2), Parallelism(pipeline=2)], ids=["tensor2", "pipeline2"])
 async def test_over_two_gpus(
-    layout: Parallelism, graphs: bool, requests: Sequence[Generation], expected: Sequence[Answer]
+    layout: Parallelism, graphs: bool, requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
     with running(on_gpu(graphs, parallelism=layout)) as made:
         check_same(requests, expected, await together(made, requests))
 
 
 @needs_flash_attn
-async def test_megatron_cores_engine_is_close(requests: Sequence[Generation]) -> None:
+async def test_megatron_cores_engine_is_close(requests: Sequence[GenerationRequest]) -> None:
     host = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=1)
     model = Model(name="tiny", path="package:launcher/assets/tiny")
     asked = Optimizations(dtype=Dtype.bf16)
@@ -150,7 +152,7 @@ async def test_megatron_cores_engine_is_close(requests: Sequence[Generation]) ->
         close(short, runner, await together(runner, short))
 
 
-async def test_the_component_reports_what_was_captured(requests: Sequence[Generation]) -> None:
+async def test_the_component_reports_what_was_captured(requests: Sequence[GenerationRequest]) -> None:
     host = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=1)
     model = Model(name="tiny", path="package:launcher/assets/tiny")
     asked = Optimizations(cuda_graphs=True, flash_decode=flash.installed(), flash_attention=True, dtype=Dtype.bf16)

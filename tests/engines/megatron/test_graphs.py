@@ -13,34 +13,34 @@ from test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_reque
 from test_parallel import EXPERTS
 from tiny_models import TINY, placement, running
 
-from launcher.engines.base import Generation
+from launcher.engines.base import GenerationRequest
 from launcher.engines.megatron.layout import obstacles
-from launcher.engines.megatron.placement import Placement
+from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.buckets import Buckets
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Parallelism
 
 SEVERAL = Buckets([1, 3, 8, 12], [2, 5, 16], 12 * 12)
 """Sizes that do not divide one another; twelve sequences of a whole context are more than it records."""
 
 
-def recorded(place: Placement, buckets: Buckets = SEVERAL) -> Placement:
+def recorded(place: WorkerConfig, buckets: Buckets = SEVERAL) -> WorkerConfig:
     return replace(place, graphs=buckets)
 
 
 @pytest.fixture(scope="module")
-def requests() -> list[Generation]:
+def requests() -> list[GenerationRequest]:
     return mixed_requests(12, seed=5)
 
 
 @pytest.fixture(scope="module")
-def expected(requests: Sequence[Generation]) -> list[Answer]:
+def expected(requests: Sequence[GenerationRequest]) -> list[Answer]:
     with running(placement()) as plain:
         return asyncio.run(together(plain, requests))
 
 
 async def test_padded_steps_change_no_token_and_no_logprob(
-    requests: Sequence[Generation], expected: Sequence[Answer]
+    requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
     with running(recorded(placement())) as made:
         found = await together(made, requests)
@@ -69,35 +69,35 @@ async def test_padding_alone_does_not_change_what_others_hold() -> None:
 
 
 async def test_a_step_that_is_larger_than_all_sizes_is_computed_as_it_is(
-    requests: Sequence[Generation], expected: Sequence[Answer]
+    requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
     with running(recorded(placement(), Buckets([1, 2], [4], 8))) as made:
         check_same(requests, expected, await together(made, requests))
 
 
 async def test_prompts_of_which_one_token_is_computed_at_a_time(
-    requests: Sequence[Generation], expected: Sequence[Answer]
+    requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
     """Chunks of one token that draw nothing, or are scored, fit the recorded steps too."""
-    with running(recorded(placement()), Limits(TINY.context_length, prefill_chunk=1)) as made:
+    with running(recorded(placement()), SchedulerConfig(TINY.context_length, prefill_chunk=1)) as made:
         check_same(requests[:4], expected[:4], await together(made, requests[:4]))
 
 
-async def test_preempted_sequences(requests: Sequence[Generation]) -> None:
+async def test_preempted_sequences(requests: Sequence[GenerationRequest]) -> None:
     short = [replace(r, prompt=r.prompt[:20]) for r in requests]
     with running(placement()) as plain, running(recorded(placement(tokens=256))) as tight:
         check_same(short, await together(plain, short), await together(tight, short))
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if not ARCHITECTURES[n].num_experts])
-async def test_every_architecture_without_experts(name: str, requests: Sequence[Generation]) -> None:
-    with running(recorded(placement(ARCHITECTURES[name])), Limits(256, prefill_chunk=50)) as made:
+async def test_every_architecture_without_experts(name: str, requests: Sequence[GenerationRequest]) -> None:
+    with running(recorded(placement(ARCHITECTURES[name])), SchedulerConfig(256, prefill_chunk=50)) as made:
         for r, found in zip(requests[:6], await together(made, requests[:6]), strict=True):
             check_logprobs(made, r, found)
         assert made.describe()["cuda_graphs"]["replays"] > 0
 
 
-async def test_stages_of_several_ranks(requests: Sequence[Generation], expected: Sequence[Answer]) -> None:
+async def test_stages_of_several_ranks(requests: Sequence[GenerationRequest], expected: Sequence[Answer]) -> None:
     layout = Parallelism(tensor=2, pipeline=2)
     with running(recorded(placement(parallelism=layout))) as made:
         check_same(requests[:4], expected[:4], await together(made, requests[:4]))
@@ -105,7 +105,7 @@ async def test_stages_of_several_ranks(requests: Sequence[Generation], expected:
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3", "sliding_window"])
-async def test_a_recorded_step_reads_nothing_but_its_buffers(name: str, requests: Sequence[Generation]) -> None:
+async def test_a_recorded_step_reads_nothing_but_its_buffers(name: str, requests: Sequence[GenerationRequest]) -> None:
     """The operations of one run are repeated without the code: nothing may depend on what the inputs held then."""
     tape = Tape()
     architecture = ARCHITECTURES[name]

@@ -21,11 +21,11 @@ from test_executor import check_logprobs, check_same, mixed_requests
 from tiny_models import TINY, NamedWeights, batching, executing, placement, running
 
 from launcher.core.errors import EngineUnavailable, ServerError
-from launcher.engines.base import Generation
+from launcher.engines.base import GenerationRequest
 from launcher.engines.megatron.distributed import leader_rank
-from launcher.engines.megatron.placement import Placement
+from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.batching import BatchingRunner
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Parallelism
 
 LAYOUTS = {
@@ -33,22 +33,22 @@ LAYOUTS = {
     "pipeline2": Parallelism(pipeline=2),
     "tensor2_pipeline2": Parallelism(tensor=2, pipeline=2),
 }
-LIMITS = Limits(TINY.context_length, prefill_chunk=64)
+LIMITS = SchedulerConfig(TINY.context_length, prefill_chunk=64)
 
 
 def followers() -> list[psutil.Process]:
-    return [p for p in psutil.Process().children() if "launcher.engines.megatron.follower" in p.cmdline()]
+    return [p for p in psutil.Process().children() if "launcher.engines.megatron.worker" in p.cmdline()]
 
 
 @pytest.fixture(scope="module")
-def requests() -> list[Generation]:
+def requests() -> list[GenerationRequest]:
     """32 of which no two want the same; half begin alike, so that blocks are shared."""
     made = mixed_requests(32, seed=5)
     return [replace(r, prompt=(*range(70), *r.prompt)) if i % 2 else r for i, r in enumerate(made)]
 
 
 @pytest.fixture(scope="module")
-def expected(requests: Sequence[Generation]) -> list[Answer]:
+def expected(requests: Sequence[GenerationRequest]) -> list[Answer]:
     with running(placement(), LIMITS) as alone:
         return asyncio.run(together(alone, requests))
 
@@ -58,7 +58,7 @@ def test_the_leader_is_the_first_rank_of_the_last_stage(layout: tuple[int, int],
     assert leader_rank(Parallelism(*layout)) == leader
 
 
-async def check_layout(place: Placement, requests: Sequence[Generation], expected: Sequence[Answer]) -> None:
+async def check_layout(place: WorkerConfig, requests: Sequence[GenerationRequest], expected: Sequence[Answer]) -> None:
     """Compare tokens with those of one process, and log-probabilities with a plain forward pass of these ranks."""
     with executing(place) as executor:
         assert [p.environ()["OMP_NUM_THREADS"] for p in followers()] == ["1"] * (place.parallelism.world_size - 1)
@@ -75,7 +75,7 @@ async def check_layout(place: Placement, requests: Sequence[Generation], expecte
 
 @pytest.mark.parametrize("name", LAYOUTS)
 async def test_same_answers_as_one_process(
-    name: str, requests: Sequence[Generation], expected: Sequence[Answer]
+    name: str, requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
     await check_layout(placement(parallelism=LAYOUTS[name]), requests, expected)
 
@@ -98,7 +98,7 @@ EXPERT_LAYOUTS = {
 
 
 @pytest.fixture(scope="module")
-def expected_of_experts(requests: Sequence[Generation]) -> list[Answer]:
+def expected_of_experts(requests: Sequence[GenerationRequest]) -> list[Answer]:
     with running(placement(EXPERTS), LIMITS) as alone:
         found = asyncio.run(together(alone, requests))
         check_logprobs(alone, requests[0], found[0])
@@ -107,7 +107,7 @@ def expected_of_experts(requests: Sequence[Generation]) -> list[Answer]:
 
 @pytest.mark.parametrize("name", EXPERT_LAYOUTS)
 async def test_experts_over_ranks(
-    name: str, requests: Sequence[Generation], expected_of_experts: Sequence[Answer]
+    name: str, requests: Sequence[GenerationRequest], expected_of_experts: Sequence[Answer]
 ) -> None:
     await check_layout(placement(EXPERTS, EXPERT_LAYOUTS[name]), requests, expected_of_experts)
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from launcher.checkpoints.base import Architecture
 from launcher.core.tokenizer import ByteTokenizer
-from launcher.engines.megatron.placement import Placement
+from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.batching import BatchingRunner
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Parallelism
 
 TINY = Architecture(
@@ -85,8 +85,8 @@ def _global_name(model: Any, name: str) -> str:
 
 def placement(
     architecture: Architecture = TINY, parallelism: Parallelism | None = None, tokens: int = 8192
-) -> Placement:
-    return Placement(
+) -> WorkerConfig:
+    return WorkerConfig(
         architecture=architecture,
         weights=NamedWeights(),
         parallelism=parallelism or Parallelism(),
@@ -100,7 +100,7 @@ def placement(
 
 @contextmanager
 def executing(
-    place: Placement,
+    place: WorkerConfig,
     on_death: Callable[[Future[str]], None] = print,
     silence_s: float | None = None,
     prepare: Callable[[Any], None] | None = None,
@@ -109,9 +109,9 @@ def executing(
     from launcher.engines.megatron import distributed
 
     distributed.import_quietly()
-    from launcher.engines.megatron.crew import SILENCE_S
     from launcher.engines.megatron.executor import MegatronExecutor
     from launcher.engines.megatron.parallel import lead
+    from launcher.engines.megatron.workers import SILENCE_S
 
     with lead(place, on_death, silence_s=silence_s or SILENCE_S) as (stage, followers):
         if prepare is not None:
@@ -120,7 +120,7 @@ def executing(
 
 
 @contextmanager
-def batching(executor: Any, limits: Limits) -> Iterator[BatchingRunner]:
+def batching(executor: Any, limits: SchedulerConfig) -> Iterator[BatchingRunner]:
     runner = BatchingRunner("tiny", ByteTokenizer(), executor, limits, {}, executor.describe)
     try:
         yield runner
@@ -130,8 +130,8 @@ def batching(executor: Any, limits: Limits) -> Iterator[BatchingRunner]:
 
 @contextmanager
 def running(
-    place: Placement,
-    limits: Limits | None = None,
+    place: WorkerConfig,
+    limits: SchedulerConfig | None = None,
     prepare: Callable[[Any], None] | None = None,
     silence_s: float | None = None,
 ) -> Iterator[BatchingRunner]:
@@ -142,7 +142,7 @@ def running(
         for runner in started:
             runner.fail(reason.result())
 
-    limits = limits or Limits(place.architecture.context_length)
+    limits = limits or SchedulerConfig(place.architecture.context_length)
     with executing(place, on_death, silence_s, prepare) as executor, batching(executor, limits) as runner:
         started.append(runner)
         yield runner

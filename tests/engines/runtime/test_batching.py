@@ -13,9 +13,9 @@ from paged_toy import PagedToy, continuation, logprob, request
 
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.tokenizer import ByteTokenizer
-from launcher.engines.base import Generation
+from launcher.engines.base import GenerationRequest
 from launcher.engines.runtime.batching import BatchingRunner
-from launcher.engines.runtime.scheduler import Limits
+from launcher.engines.runtime.scheduler import SchedulerConfig
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def toy() -> PagedToy:
 @pytest.fixture
 def runner(toy: PagedToy) -> Iterator[BatchingRunner]:
     before = set(threading.enumerate())
-    made = BatchingRunner("toy", ByteTokenizer(), toy, Limits(64, max_sequences=2, max_queue=2), {"a": 1})
+    made = BatchingRunner("toy", ByteTokenizer(), toy, SchedulerConfig(64, max_sequences=2, max_queue=2), {"a": 1})
     yield made
     if toy.gate is not None:
         toy.gate.release(10_000)
@@ -34,7 +34,7 @@ def runner(toy: PagedToy) -> Iterator[BatchingRunner]:
     assert not any(t.name == "engine-steps" for t in set(threading.enumerate()) - before)
 
 
-async def tokens(runner: BatchingRunner, r: Generation) -> list[int]:
+async def tokens(runner: BatchingRunner, r: GenerationRequest) -> list[int]:
     return [t.token async for event in runner.generate(r) for t in event.tokens]
 
 

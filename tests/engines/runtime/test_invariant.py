@@ -9,7 +9,7 @@ import planted
 import pytest
 
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import Engine, Generation, Runner, Sampling, TokenLogprob
+from launcher.engines.base import AsyncEngine, Engine, GenerationRequest, Sampling, TokenLogprob
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
@@ -19,9 +19,9 @@ SHARED = tuple(range(65, 65 + 40))
 """A beginning of two and a half blocks that several prompts have."""
 
 
-def request(name: str, prompt: Sequence[int], **sampling: object) -> Generation:
+def request(name: str, prompt: Sequence[int], **sampling: object) -> GenerationRequest:
     settings = {"max_tokens": 20, "temperature": 0.0, "logprobs": 4, "ignore_eos": True} | sampling
-    return Generation(name, tuple(prompt), Sampling(**settings))  # type: ignore[arg-type]
+    return GenerationRequest(name, tuple(prompt), Sampling(**settings))  # type: ignore[arg-type]
 
 
 REQUESTS = [
@@ -36,17 +36,17 @@ REQUESTS = [
 ]
 
 
-async def answer(runner: Runner, asked: Generation, name: str = "") -> Answer:
+async def answer(runner: AsyncEngine, asked: GenerationRequest, name: str = "") -> Answer:
     tokens: list[TokenLogprob] = []
     prompt = None
-    renamed = Generation(asked.id + name, asked.prompt, asked.sampling)
+    renamed = GenerationRequest(asked.id + name, asked.prompt, asked.sampling)
     async for event in runner.generate(renamed):
         tokens += event.tokens
         prompt = prompt or event.prompt
     return tuple(tokens), prompt
 
 
-def answers(runner: Runner, asked: Sequence[Generation], name: str) -> dict[str, Answer]:
+def answers(runner: AsyncEngine, asked: Sequence[GenerationRequest], name: str) -> dict[str, Answer]:
     async def together() -> list[Answer]:
         return await asyncio.gather(*(answer(runner, each, name) for each in asked))
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from launcher.engines.base import Sampling, TokenLogprob
-from launcher.engines.runtime.sampling import Draw, Sampler, Score, choose
+from launcher.engines.runtime.sampling import Sampler, SampleRequest, ScoreRequest, choose
 
 VOCAB = 40
 
@@ -17,8 +17,8 @@ def logits(rows: int, seed: int = 0, vocab: int = VOCAB) -> torch.Tensor:
     return torch.randn(rows, vocab, generator=torch.Generator().manual_seed(seed)) * 3
 
 
-def draws(*samplings: Sampling) -> list[Draw]:
-    return [Draw(Sampler(s)) for s in samplings]
+def draws(*samplings: Sampling) -> list[SampleRequest]:
+    return [SampleRequest(Sampler(s)) for s in samplings]
 
 
 def drawn(rows: torch.Tensor, *samplings: Sampling, vocab: int = VOCAB) -> list[TokenLogprob]:
@@ -27,7 +27,7 @@ def drawn(rows: torch.Tensor, *samplings: Sampling, vocab: int = VOCAB) -> list[
 
 def many(row: torch.Tensor, count: int, **sampling: Any) -> list[int]:
     """Draw ``count`` tokens from the same logits."""
-    draw = Draw(Sampler(Sampling(**{"seed": 1, **sampling})))
+    draw = SampleRequest(Sampler(Sampling(**{"seed": 1, **sampling})))
     return [choose(row, [], [draw], row.shape[1])[0].token for _ in range(count)]
 
 
@@ -43,7 +43,7 @@ def test_greedy_takes_the_best_and_its_logprob_is_the_first_alternative() -> Non
 
 def test_scores_are_log_softmax_of_the_targets() -> None:
     rows = logits(5)
-    found = choose(rows, [Score([1, 2], 0), Score([3, 4, 5], 2)], [], VOCAB)
+    found = choose(rows, [ScoreRequest([1, 2], 0), ScoreRequest([3, 4, 5], 2)], [], VOCAB)
     expected = rows.log_softmax(-1)
     assert [t.token for t in found] == [1, 2, 3, 4, 5]
     assert [len(t.top) for t in found] == [0, 0, 2, 2, 2]
@@ -62,12 +62,12 @@ def test_logprobs_are_the_models_own_before_temperature_penalty_and_bias() -> No
 
 def test_half_precision_logits_are_scored_in_float32() -> None:
     rows = logits(1).bfloat16()
-    (t,) = choose(rows, [Score([3], 1)], [], VOCAB)
+    (t,) = choose(rows, [ScoreRequest([3], 1)], [], VOCAB)
     assert t.logprob == pytest.approx(rows.float().log_softmax(-1)[0, 3].item(), abs=1e-6)
 
 
 def test_more_alternatives_than_tokens_gives_them_all() -> None:
-    (t,) = choose(logits(1), [Score([3], 99)], [], VOCAB)
+    (t,) = choose(logits(1), [ScoreRequest([3], 99)], [], VOCAB)
     assert len(t.top) == VOCAB
 
 
@@ -145,13 +145,13 @@ def test_penalties_count_generated_tokens_by_openais_definition() -> None:
 
 def test_a_penalty_changes_what_greedy_repeats() -> None:
     row = torch.tensor([[1.0, 0.9, 0.0]])
-    draw = Draw(Sampler(Sampling(temperature=0, presence_penalty=0.5)))
+    draw = SampleRequest(Sampler(Sampling(temperature=0, presence_penalty=0.5)))
     assert [choose(row, [], [draw], 3)[0].token for _ in range(3)] == [0, 1, 0]
 
 
 def test_many_rows_are_scored_in_parts_without_a_seam() -> None:
     rows = logits(300)
     targets = [i % VOCAB for i in range(300)]
-    found = choose(rows, [Score(targets, 1)], [], VOCAB)
+    found = choose(rows, [ScoreRequest(targets, 1)], [], VOCAB)
     expected = rows.log_softmax(-1)[range(300), targets]
     assert torch.allclose(torch.tensor([t.logprob for t in found]), expected, atol=1e-6)

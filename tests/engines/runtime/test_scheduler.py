@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from paged_toy import PagedToy, continuation, prompt_entries, request
 
-from launcher.engines.base import Generation, TokenLogprob, Tokens
+from launcher.engines.base import GenerationRequest, TokenLogprob, TokenOutput
 from launcher.engines.runtime.blocks import BlockPool
-from launcher.engines.runtime.scheduler import Limits, Scheduler
+from launcher.engines.runtime.scheduler import Scheduler, SchedulerConfig
 
 EOS = frozenset({49})
 
@@ -21,12 +21,12 @@ EOS = frozenset({49})
 class Bench:
     """A scheduler with its toy, stepped by hand."""
 
-    def __init__(self, limits: Limits, tokens: int, block_size: int = 4) -> None:
+    def __init__(self, limits: SchedulerConfig, tokens: int, block_size: int = 4) -> None:
         self.limits = limits
         self.toy = PagedToy(tokens // block_size + 1, block_size)
         self.pool = BlockPool(self.toy.num_blocks)
         self.scheduler = Scheduler(limits, self.pool, block_size, self.toy.vocab_size, EOS)
-        self.events: dict[str, list[Tokens]] = {}
+        self.events: dict[str, list[TokenOutput]] = {}
 
     def step(self) -> None:
         step, events = self.scheduler.plan()
@@ -37,7 +37,7 @@ class Bench:
         for running, tokens in events:
             self.events.setdefault(running.request.id, []).append(tokens)
 
-    def run(self, requests: Sequence[Generation] = ()) -> None:
+    def run(self, requests: Sequence[GenerationRequest] = ()) -> None:
         for r in requests:
             self.scheduler.add(r)
         for _ in range(10_000):
@@ -52,7 +52,7 @@ class Bench:
         assert all(e.finish is None for e in events[:-1])
         return [t.token for e in events for t in e.tokens], events[0].prompt, events[-1].finish
 
-    def check(self, r: Generation, context_length: int) -> None:
+    def check(self, r: GenerationRequest, context_length: int) -> None:
         tokens, prompt, finish = self.answer(r.id)
         room = min(r.sampling.max_tokens, context_length - len(r.prompt))
         expected = continuation(r.prompt, room)
@@ -64,7 +64,7 @@ class Bench:
 
 
 def test_one_sequence() -> None:
-    bench = Bench(Limits(64), 64)
+    bench = Bench(SchedulerConfig(64), 64)
     r = request("a", [1, 2, 3], max_tokens=10)
     bench.run([r])
     bench.check(r, 64)
@@ -72,14 +72,14 @@ def test_one_sequence() -> None:
 
 
 def test_nothing_is_held_after_the_last_sequence() -> None:
-    bench = Bench(Limits(64), 256)
+    bench = Bench(SchedulerConfig(64), 256)
     bench.run([request(str(i), range(i, i + 20), max_tokens=5) for i in range(8)])
     assert bench.pool.free == bench.pool.total
     assert bench.scheduler.state().kv_tokens_used == 0
 
 
 def test_prompt_is_computed_in_chunks_beside_decoding() -> None:
-    bench = Bench(Limits(256, prefill_chunk=16), 512)
+    bench = Bench(SchedulerConfig(256, prefill_chunk=16), 512)
     short, long = request("short", [1], max_tokens=30, ignore_eos=True), request("long", range(40), max_tokens=2)
     bench.run([short, long])
     bench.check(short, 256)
@@ -88,7 +88,7 @@ def test_prompt_is_computed_in_chunks_beside_decoding() -> None:
 
 
 def test_shared_prefix_is_computed_once() -> None:
-    bench = Bench(Limits(256), 2048)
+    bench = Bench(SchedulerConfig(256), 2048)
     shared = list(range(40))
     requests = [request(str(i), [*shared, i, i + 1], max_tokens=0, prompt_logprobs=2) for i in range(10)]
     bench.run(requests)
@@ -100,14 +100,14 @@ def test_shared_prefix_is_computed_once() -> None:
 
 
 def test_without_prefix_caching_everything_is_computed() -> None:
-    bench = Bench(Limits(256, prefix_caching=False), 2048)
+    bench = Bench(SchedulerConfig(256, prefix_caching=False), 2048)
     bench.run([request(str(i), range(40), max_tokens=1) for i in range(3)])
     assert bench.toy.computed == 120
     assert bench.scheduler.state().prompt_tokens_cached == 0
 
 
 def test_cached_blocks_without_deep_enough_logprobs_are_not_used_for_them() -> None:
-    bench = Bench(Limits(256), 2048)
+    bench = Bench(SchedulerConfig(256), 2048)
     for top in (None, 0, 3, 1):
         r = request(f"top{top}", range(33), max_tokens=1, prompt_logprobs=top)
         before = bench.toy.computed
@@ -117,7 +117,7 @@ def test_cached_blocks_without_deep_enough_logprobs_are_not_used_for_them() -> N
 
 
 def test_generated_tokens_are_cached_too() -> None:
-    bench = Bench(Limits(256), 2048)
+    bench = Bench(SchedulerConfig(256), 2048)
     first = request("first", range(10), max_tokens=20, ignore_eos=True)
     bench.run([first])
     before = bench.toy.computed
@@ -129,20 +129,20 @@ def test_generated_tokens_are_cached_too() -> None:
 
 
 def test_loglikelihood_takes_one_step_and_no_decoding() -> None:
-    bench = Bench(Limits(256), 2048)
+    bench = Bench(SchedulerConfig(256), 2048)
     bench.run([request(str(i), range(i, i + 9), max_tokens=i % 2, prompt_logprobs=0) for i in range(8)])
     assert bench.scheduler.state().steps == 1
 
 
 def test_max_tokens_zero_without_logprobs_needs_no_step() -> None:
-    bench = Bench(Limits(256), 2048)
+    bench = Bench(SchedulerConfig(256), 2048)
     bench.run([request("a", range(9), max_tokens=0), request("b", [1], max_tokens=0, prompt_logprobs=1)])
     assert bench.scheduler.state().steps == 0
     assert bench.answer("b") == ([], (TokenLogprob(1),), "length")
 
 
 def test_youngest_gives_way_when_the_cache_is_full() -> None:
-    bench = Bench(Limits(60, max_sequences=4), 64)
+    bench = Bench(SchedulerConfig(60, max_sequences=4), 64)
     requests = [request(str(i), range(i, i + 10), max_tokens=40, ignore_eos=True) for i in range(4)]
     bench.run(requests)
     for r in requests:
@@ -151,14 +151,14 @@ def test_youngest_gives_way_when_the_cache_is_full() -> None:
 
 
 def test_arrival_order_is_kept() -> None:
-    bench = Bench(Limits(64, max_sequences=1), 64)
+    bench = Bench(SchedulerConfig(64, max_sequences=1), 64)
     bench.run([request(str(i), range(10), max_tokens=3) for i in range(5)])
     assert list(bench.events) == ["0", "1", "2", "3", "4"]
 
 
 @pytest.mark.parametrize("when", range(0, 12, 3))
 def test_dropping_frees_everything(when: int) -> None:
-    bench = Bench(Limits(64, max_sequences=2, prefill_chunk=8), 128)
+    bench = Bench(SchedulerConfig(64, max_sequences=2, prefill_chunk=8), 128)
     for i in range(4):
         bench.scheduler.add(request(str(i), range(20), max_tokens=8, ignore_eos=True))
     for _ in range(when):
@@ -174,7 +174,7 @@ def test_dropping_frees_everything(when: int) -> None:
 
 def test_cache_smaller_than_a_context_is_refused() -> None:
     with pytest.raises(ValueError, match="a cache of 32 tokens is less than one context of 64"):
-        Bench(Limits(64), 32)
+        Bench(SchedulerConfig(64), 32)
 
 
 @settings(max_examples=150, deadline=None)
@@ -184,7 +184,7 @@ def test_any_mix_gives_every_sequence_its_own_answer(
 ) -> None:
     rng = random.Random(seed)
     context = 48
-    limits = Limits(context, max_sequences=rng.randint(1, 6), prefill_chunk=chunk, prefix_caching=caching)
+    limits = SchedulerConfig(context, max_sequences=rng.randint(1, 6), prefill_chunk=chunk, prefix_caching=caching)
     bench = Bench(replace(limits, aligned=aligned), rng.choice([48, 96, 400]), block_size)
     stems = [[rng.randrange(3) for _ in range(30)] for _ in range(2)]
     requests = [_any_request(rng, i, rng.choice(stems)) for i in range(rng.randint(1, 14))]
@@ -204,7 +204,7 @@ def test_any_mix_gives_every_sequence_its_own_answer(
     assert bench.pool.free == bench.pool.total
 
 
-def _any_request(rng: random.Random, name: int, stem: list[int]) -> Generation:
+def _any_request(rng: random.Random, name: int, stem: list[int]) -> GenerationRequest:
     prompt = [*stem[: rng.randint(1, 30)], *(rng.randrange(3) for _ in range(rng.randint(0, 6)))]
     return request(
         str(name),

@@ -1,0 +1,101 @@
+"""A folder of answers: one file for each, named by the digest of what was asked of whom."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import secrets
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from launcher.core.errors import UserError
+from launcher.core.redaction import redact
+from launcher.core.types import Json, Request, Response
+
+log = logging.getLogger(__name__)
+
+CHECKED = 1
+"""The generation of the checks that an answer has passed; one of an earlier generation is asked for again."""
+
+
+@dataclass(frozen=True)
+class CacheKey:
+    """What was asked, as it is written beside its answer, and the SHA-256 of that, of the headers, and of who answers.
+
+    Headers are in the digest only, since they may be secret. Of a secret only its variable's name counts, so that a key
+    may be changed.
+    """
+
+    digest: str
+    asked: Json
+
+    @classmethod
+    def of(cls, request: Request, behind: Json) -> Self:
+        asked = {"path": request.path, "body": request.body, "for": _whom(request)}
+        whole = json.dumps({"asked": asked, "headers": request.headers, "behind": behind}, sort_keys=True, default=str)
+        return cls(hashlib.sha256(redact(whole).encode()).hexdigest(), json.loads(redact(json.dumps(asked))))
+
+
+def _whom(request: Request) -> str:
+    """Return who may share the answer: whoever asks for the same repeat, or only the same sample if it is drawn."""
+    sample = request.sample or ""
+    return sample.rpartition("/")[2] if request.body.get("temperature") == 0 else sample
+
+
+class ResponseStore:
+    """Reads and writes answers. Several processes, on several hosts, may share the folder. Raises `UserError`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._broken = False
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            probe = folder / f".{secrets.token_hex(8)}"
+            probe.touch()
+            probe.unlink()
+        except OSError as error:
+            raise UserError(f"adapters.caching.folder={folder}: cannot be written: {error.strerror}") from None
+
+    def read(self, question: CacheKey) -> Response | None:
+        """Return the answer with ``cached`` set, or None if there is none that can be read."""
+        path = self._path(question)
+        try:
+            kept = json.loads(path.read_bytes())
+            if kept["asked"] != question.asked:
+                raise ValueError("it answers another request")
+            if kept.get("checked") != CHECKED:
+                return None  # kept before answers were checked as they are now
+            events = kept["events"]
+            replayed = None if events is None else _replayed(events)
+            return Response(200, kept["body"], events=replayed, cached=True, notes=tuple(kept["notes"]))
+        except FileNotFoundError:
+            return None
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            log.warning("%s: %s: %s; asked again", path, type(error).__name__, error)
+            return None
+
+    def write(self, question: CacheKey, response: Response, events: Sequence[Json] | None) -> None:
+        """Keep a checked answer, or a whole stream; the first error is logged, and nothing more is kept then."""
+        if self._broken:
+            return
+        path = self._path(question)
+        partial = path.with_suffix(f".{secrets.token_hex(8)}")
+        try:
+            path.parent.mkdir(exist_ok=True)
+            kept = {"asked": question.asked, "body": response.body, "events": events}
+            partial.write_text(redact(json.dumps(kept | {"checked": CHECKED, "notes": response.notes or ()})))
+            partial.replace(path)
+        except OSError as error:
+            self._broken = True
+            log.error("%s: %s; no more answers are kept", path, error)
+
+    def _path(self, question: CacheKey) -> Path:
+        return self._folder / question.digest[:2] / f"{question.digest}.json"
+
+
+async def _replayed(events: Sequence[Json]) -> AsyncIterator[Json]:
+    for event in events:
+        yield event

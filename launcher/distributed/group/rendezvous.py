@@ -1,0 +1,64 @@
+"""Where a group meets: a file in a folder that all its processes share, which only this user can read."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+from launcher.core.errors import UserError
+from launcher.distributed.allocation import Allocation
+
+VARIABLE = "LAUNCHER_MEETING"
+
+
+@dataclass(frozen=True)
+class Rendezvous:
+    """The leader's address, and what every connection must know."""
+
+    host: str
+    port: int
+    secret: str = field(repr=False)
+
+
+def folder() -> Path:
+    """Return the shared folder of processes that were started by hand: ``$LAUNCHER_MEETING``, or ``outputs`` here."""
+    return Path(os.environ.get(VARIABLE) or "outputs")
+
+
+def file(folder: Path, allocation: Allocation) -> Path:
+    """Return the file of a group; no other group has the same."""
+    return folder / f".{allocation.name}.json"
+
+
+@contextmanager
+def published(path: Path, meeting: Rendezvous) -> Iterator[None]:
+    """Keep the file there, in place of what a dead leader may have left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(f".{os.getpid()}")
+    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
+        json.dump(asdict(meeting), file)
+    partial.replace(path)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds a run
+            path.parent.rmdir()
+
+
+def read(path: Path) -> Rendezvous | None:
+    """Return what the leader wrote; None if there is nothing yet. Raises `UserError` for a file of somebody else."""
+    with suppress(OSError):
+        next(path.parent.iterdir(), None)  # makes a network file system look again
+    try:
+        with path.open() as file:
+            found = os.fstat(file.fileno())
+            if found.st_uid != os.getuid() or found.st_mode & 0o077:
+                raise UserError(f"{path}: accepted is a file that only this user can read and write")
+            return Rendezvous(**json.load(file))
+    except (OSError, ValueError):
+        return None

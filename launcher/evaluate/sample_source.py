@@ -1,0 +1,86 @@
+"""The samples of all tasks in the order in which they are asked, made only when they are needed."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from collections import Counter, deque
+from collections.abc import Container, Iterator, Mapping
+from dataclasses import replace
+from itertools import islice
+
+from launcher.core.errors import TaskError
+from launcher.core.types import Request, Sample
+from launcher.settings.evaluate import Evaluate
+from launcher.tasks.base import Task, naming
+
+
+class SampleSource:
+    """Hands out the samples that are still to be asked, to any number of askers.
+
+    ``order`` holds the key of every sample made so far, also of those in ``done``, which are not asked again.
+    """
+
+    def __init__(self, tasks: Mapping[str, Task], settings: Evaluate, model: str, done: Container[str]) -> None:
+        self.order: dict[str, None] = {}
+        self._tasks, self._settings, self._model = tasks, settings, model
+        self._iterator = (sample for sample in self._all() if sample.key not in done)
+        self._ready: deque[Sample] = deque()
+        self._taking = asyncio.Lock()
+        self._making = threading.Lock()
+
+    async def take(self) -> Sample | None:
+        """Return the next sample to ask, None after the last; a thread makes as many at a time as are in flight."""
+        async with self._taking:
+            if not self._ready:
+                self._ready.extend(await asyncio.to_thread(self._some))
+            return self._ready.popleft() if self._ready else None
+
+    def totals(self, *, complete: bool) -> dict[str, int | None]:
+        """Return the number of samples of each task; None where it is unknown until all were made.
+
+        ``complete`` makes the rest of them, without asking, where there is no other way to know.
+        """
+        sizes = {name: self._size(task) for name, task in self._tasks.items()}
+        if None in sizes.values() and complete:
+            with self._making:
+                deque(self._iterator, maxlen=0)
+            made = Counter(key.split("/", 1)[0] for key in self.order)
+            return {name: made[name] if size is None else size for name, size in sizes.items()}
+        return dict(sizes)
+
+    def _size(self, task: Task) -> int | None:
+        size = task.size()
+        limited = size if self._settings.limit is None or size is None else min(size, self._settings.limit)
+        return None if limited is None else limited * self._settings.repeats
+
+    def _some(self) -> list[Sample]:
+        with self._making:
+            return list(islice(self._iterator, self._settings.concurrency))
+
+    def _all(self) -> Iterator[Sample]:
+        for name, task in self._tasks.items():
+            with naming(name):
+                for sample in islice(task.samples(name, self._model), self._settings.limit):
+                    for repeat in range(self._settings.repeats):
+                        yield self._noted(self._repeated(sample, repeat))
+
+    def _noted(self, sample: Sample) -> Sample:
+        if sample.key in self.order:
+            raise TaskError(f"two samples have the id '{sample.id}'")
+        self.order[sample.key] = None
+        return sample
+
+    def _repeated(self, sample: Sample, repeat: int) -> Sample:
+        numbered = replace(sample, repeat=repeat)
+        return replace(numbered, request=overridden(numbered.request, self._settings, repeat, numbered.key))
+
+
+def overridden(request: Request, settings: Evaluate, repeat: int, key: str) -> Request:
+    """Return the request with the settings' sampling; one with ``echo`` asks for likelihoods and stays as it is."""
+    if request.body.get("echo"):
+        return replace(request, sample=key)
+    seed = None if settings.seed is None else settings.seed + repeat
+    length = "max_completion_tokens" if "max_completion_tokens" in request.body else "max_tokens"
+    given = {"temperature": settings.temperature, length: settings.max_tokens, "seed": seed}
+    return replace(request, sample=key, body={**request.body, **{k: v for k, v in given.items() if v is not None}})

@@ -1,0 +1,129 @@
+"""The reaper with real processes: whatever happens, nothing of what it started stays."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+from running import living
+
+from launcher.backends.command import process
+
+SHELL = "/bin/sh"
+STUBBORN = "trap '' TERM; : > up; while true; do sleep 0.1; done"
+"""It does not heed SIGTERM."""
+DETACHED = "setsid sh -c ': > up; exec sleep 300' & exec sleep 300"
+"""What it starts is in a session of its own, and has another parent as soon as this one has gone."""
+
+
+@contextmanager
+def reaper(folder: Path, script: str, grace_s: float = 20) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-I", "-S", process.REAPER, str(grace_s), SHELL, "-c", script]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder) as reaper:
+        try:
+            yield reaper
+        finally:
+            reaper.kill()
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def family(folder: Path, reaper: subprocess.Popen[bytes]) -> list[psutil.Process]:
+    """Wait until the script is there with all that it starts."""
+    until((folder / "up").exists)
+    return psutil.Process(reaper.pid).children(recursive=True)
+
+
+@pytest.mark.parametrize(("script", "code"), [("exit 0", 0), ("exit 7", 7), ("kill -9 $$", 137), ("kill -15 $$", 143)])
+def test_its_exit_code_is_the_servers(tmp_path: Path, script: str, code: int) -> None:
+    with reaper(tmp_path, script) as kept:
+        assert kept.wait(30) == code
+
+
+def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
+    command = [sys.executable, "-I", "-S", process.REAPER, "1", "no-such-program"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as kept:
+        assert kept.wait(30) == 127  # its input is open: the launcher is there
+        assert kept.stderr is not None
+        assert kept.stderr.read() == "no-such-program: No such file or directory\n"
+
+
+def test_the_server_may_end_in_its_own_way(tmp_path: Path) -> None:
+    with reaper(tmp_path, "trap 'touch ended; exit 5' TERM; : > up; while true; do sleep 0.05; done") as kept:
+        family(tmp_path, kept)
+        assert kept.stdin is not None
+        kept.stdin.close()
+        assert kept.wait(30) == 5
+    assert (tmp_path / "ended").exists()
+
+
+def test_one_that_does_not_end_is_killed(tmp_path: Path) -> None:
+    with reaper(tmp_path, STUBBORN, grace_s=0.3) as kept:
+        there = family(tmp_path, kept)
+        assert kept.stdin is not None
+        kept.stdin.close()
+        assert kept.wait(30) == 137
+    assert not [each for each in there if each.is_running()]
+
+
+@pytest.mark.parametrize("end", ["closed", "by itself"])
+def test_what_went_away_from_its_parent_ends_too(tmp_path: Path, end: str) -> None:
+    with reaper(tmp_path, DETACHED) as kept:
+        there = family(tmp_path, kept)
+        assert len({os.getsid(each.pid) for each in there}) == 2
+        if end == "closed":
+            assert kept.stdin is not None
+            kept.stdin.close()
+        else:
+            next(each for each in there if each.ppid() == kept.pid).kill()
+        assert kept.wait(30) == (143 if end == "closed" else 137)
+    assert not [each for each in there if each.is_running()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_signals_are_for_the_launcher(tmp_path: Path, number: int) -> None:
+    with reaper(tmp_path, ": > up; sleep 300") as kept:
+        there = family(tmp_path, kept)
+        kept.send_signal(number)
+        with pytest.raises(subprocess.TimeoutExpired):
+            kept.wait(0.7)
+        assert all(each.is_running() for each in there)
+        assert kept.stdin is not None
+        kept.stdin.close()
+        kept.wait(30)
+
+
+def test_when_the_launcher_is_killed_nothing_stays(tmp_path: Path) -> None:
+    start = f"""
+import os, sys
+from pathlib import Path
+from launcher.backends.command.process import kept
+with kept([{SHELL!r}, "-c", {DETACHED!r}], os.environ, Path("log"), 20):
+    sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", start], stdin=subprocess.PIPE, cwd=tmp_path) as launcher:
+        until((tmp_path / "up").exists)
+        there = psutil.Process(launcher.pid).children(recursive=True)
+        assert len(there) >= 3
+        launcher.kill()
+    until(lambda: not living(there))
+
+
+def test_when_the_keeper_is_killed_the_server_goes_with_it(tmp_path: Path) -> None:
+    with reaper(tmp_path, ": > up; exec sleep 300") as kept:
+        there = family(tmp_path, kept)
+        kept.kill()
+    until(lambda: not living(there))
