@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, fields
@@ -85,6 +86,7 @@ class HuggingFace(BatchedEngine):
 
     @contextmanager
     def _load(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:
+        os.environ["USE_HUB_KERNELS"] = "NO"  # read when transformers is imported: some models fetch code for speed
         import torch
 
         from launcher.engines.huggingface import loading

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,10 +13,12 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from launcher.checkpoints.huggingface.code_keys import without_code
 from launcher.checkpoints.parts import refuse_unplaced
+from launcher.checkpoints.tokenizers.huggingface import read_json
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
-from launcher.engines.huggingface.source import Source
+from launcher.engines.huggingface.source import CONFIGURATIONS, Source
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -47,11 +50,15 @@ def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrained
 def _seen(source: Source) -> Iterator[Path]:
     """Yield a folder with the model's own files only: transformers would choose others that lie beside them.
 
-    It takes a ``model.safetensors`` before an index of other files, and applies an adapter.
+    It takes a ``model.safetensors`` before an index of other files, and applies an adapter. The configurations are
+    written without the keys that may name a kernel.
     """
     with TemporaryDirectory(prefix="launcher-model-") as folder:
         for file in source.files or (source.path,):
-            (Path(folder) / file.name).symlink_to(file.resolve())
+            if file.name in CONFIGURATIONS:
+                (Path(folder) / file.name).write_text(json.dumps(without_code(read_json(file, source.bounds))))
+            else:
+                (Path(folder) / file.name).symlink_to(file.resolve())
         yield Path(folder)
 
 

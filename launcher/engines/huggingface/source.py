@@ -16,6 +16,7 @@ from launcher.checkpoints.gguf.keys import check as check_keys
 from launcher.checkpoints.gguf.layout import SUPPORTED, opened
 from launcher.checkpoints.gguf.rope_factors import FACTORED, FACTORS, scaling_type
 from launcher.checkpoints.huggingface.class_defaults import CLASSES
+from launcher.checkpoints.huggingface.code_keys import refuse_code
 from launcher.checkpoints.huggingface.config import refuse_unsupported
 from launcher.checkpoints.huggingface.safetensors_index import INDEX, Entry, read_index, unread
 from launcher.checkpoints.tokenizers.huggingface import read_json
@@ -46,6 +47,9 @@ LEAST_LAYERS, LEAST_SIZE = 128, 2**20
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
 """The names under which configurations of transformers say how many experts a layer has."""
+
+CONFIGURATIONS = ("config.json", "generation_config.json")
+"""Files of a folder that transformers reads besides the weights."""
 
 STORED = {"F32": Dtype.fp32, "BF16": Dtype.bf16, "F16": Dtype.fp16}
 EXPECTED = "a Hugging Face folder with config.json and safetensors, or a .gguf file"
@@ -109,6 +113,9 @@ def read(path: Path, bounds: Bounds | None = None) -> Source:
 def _from_folder(path: Path, bounds: Bounds) -> Source:
     config = read_json(path / "config.json", bounds)
     _refuse_unsupported(config, path / "config.json")
+    for name in CONFIGURATIONS:
+        if (path / name).is_file():
+            refuse_code(read_json(path / name, bounds), path / name)
     config = {**CLASSES.get(str(config["model_type"]), {}), **config}
     stored = read_index(path, bounds)
     numbers = sum(math.prod(entry.shape) for entry in stored.values())
@@ -134,7 +141,7 @@ def _from_folder(path: Path, bounds: Bounds) -> Source:
 def _files(path: Path, stored: Mapping[str, Entry]) -> Iterator[Path]:
     """Yield the files that are the model: its configuration, and the weights that the index names."""
     index = path / INDEX
-    others = (path / "config.json", path / "generation_config.json", index)
+    others = (*(path / name for name in CONFIGURATIONS), index)
     yield from (file for file in others if file.is_file())
     yield from sorted({entry.file for entry in stored.values()})
 

@@ -165,3 +165,12 @@ def test_no_path_is_refused() -> None:
         HuggingFace().plan(Model(), Parallelism(), Optimizations(), HOST)
     with pytest.raises(CheckpointError, match=r"model\.path=package:no_such_package/x"):
         HuggingFace().plan(Model(path="package:no_such_package/x"), Parallelism(), Optimizations(), HOST)
+
+
+def test_a_flash_attention_of_the_config_is_not_passed_on(tmp_path: Path) -> None:
+    """Where the package is missing, transformers fetches a kernel in its place."""
+    from launcher.engines.huggingface import loading
+
+    made = source.read(folder(tmp_path, attn_implementation="flash_attention_2"))
+    with loading._seen(made) as seen:
+        assert json.loads((seen / "config.json").read_text()) == CONFIG
