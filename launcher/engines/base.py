@@ -152,6 +152,8 @@ class Engine(ABC):
 
     neutral: ClassVar[frozenset[str]] = frozenset()
     """Fields that cannot change an answer (sizes of queues, threads); a run may be resumed with other values."""
+    reads_files: ClassVar[bool] = True
+    """Whether the engine's tokens are those of the model's files."""
 
     @abstractmethod
     def load(

@@ -62,6 +62,7 @@ class Echo(Engine):
     neutral: ClassVar[frozenset[str]] = frozenset(
         {"latency_s", "tokens_per_second", "step_s", "batch", "max_sequences", "max_queue"}
     )
+    reads_files: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         for name, lowest in (("context_length", 1), ("batch", 1), ("max_sequences", 1), ("max_queue", 0)):

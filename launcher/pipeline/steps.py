@@ -227,8 +227,10 @@ def validate(run: Run, server: RunningServer, needed: frozenset[Capability], led
 
 
 def _vocabulary(run: Run, ledger: RunRecord) -> Path | None:
-    """Return where the files of the served tokenizer are; None for a model without files."""
-    return None if ledger.run["checkpoint"] is None else resolve(run.model.tokenizer or run.model.path)
+    """Return where the files of the served tokenizer are; None for a model without files, or where none is read."""
+    if ledger.run["checkpoint"] is None or not run.engine.reads_files:
+        return None
+    return resolve(run.model.tokenizer or run.model.path)
 
 
 def _checked(

@@ -48,7 +48,7 @@ async def tokens_of_the_file(subject: CheckContext) -> str:
     if not subject.endpoint.ours:
         raise NotApplicable("a server of another program has no /tokenize of ours")
     if subject.vocabulary is None:
-        raise NotApplicable("the model has no files")
+        raise NotApplicable("the model has no files, or the engine reads none")
     reading = _read(subject.vocabulary)
     for text in reading.texts:
         for special in (True, False) if reading.both else (False,):
