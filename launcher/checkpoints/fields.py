@@ -39,7 +39,7 @@ def flag(content: Mapping[str, Json], key: str, file: Path, default: bool = Fals
     """Return true or false; the default where the configuration says nothing."""
     value = default if content.get(key) is None else content[key]
     if not isinstance(value, bool):
-        raise CheckpointError(f"{file}: {key} is {value!r:.200} (expected true or false)")
+        raise CheckpointError(f"{file}: {key} is {shown(value)} (expected true or false)")
     return value
 
 

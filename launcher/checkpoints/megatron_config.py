@@ -8,7 +8,7 @@ from typing import Any, Literal, TypeVar, get_args
 
 from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.bounded import shown
-from launcher.checkpoints.fields import number, positive
+from launcher.checkpoints.fields import LARGEST, flag, number, positive
 from launcher.checkpoints.parts import refuse_uncomputed
 from launcher.checkpoints.torch_dist.tensor_store import TensorStore
 from launcher.core.errors import CheckpointError
@@ -86,23 +86,23 @@ def architecture(config: Config, store: TensorStore, file: Path) -> Architecture
         context_length=number(config, "seq_length", file),
         normalization=_choice(config, "normalization", "LayerNorm", get_args(Literal["RMSNorm", "LayerNorm"]), file),
         norm_epsilon=positive(config, "layernorm_epsilon", file, 1e-5),
-        zero_centered_gamma=bool(config.get("layernorm_zero_centered_gamma")),
-        gated=bool(config.get("gated_linear_unit")),
+        zero_centered_gamma=flag(config, "layernorm_zero_centered_gamma", file),
+        gated=flag(config, "gated_linear_unit", file),
         activation=_activation(config, file),
-        bias=bool(config.get("add_bias_linear", True)),
-        qkv_bias=bool(config.get("add_qkv_bias")),
-        qk_norm=bool(config.get("qk_layernorm")),
+        bias=flag(config, "add_bias_linear", file, True),
+        qkv_bias=flag(config, "add_qkv_bias", file),
+        qk_norm=flag(config, "qk_layernorm", file),
         position=_choice(config, "position_embedding_type", "learned_absolute", get_args(Position), file),
         rotary_base=positive(config, "rotary_base", file, 10000.0),
         rotary_percent=positive(config, "rotary_percent", file, 1.0, most=1.0),
-        rotary_interleaved=bool(config.get("rotary_interleaved")),
+        rotary_interleaved=flag(config, "rotary_interleaved", file),
         rope_scaling=_rope_scaling(config, file),
         tied=store.tied,
         sliding_window=_window(config, file),
         num_experts=experts,
         experts_per_token=number(config, "moe_router_topk", file, 2) if experts else 0,
         expert_ffn_hidden_size=_expert_width(config, file) if experts else None,
-        normalize_expert_weights=not config.get("moe_router_pre_softmax"),
+        normalize_expert_weights=not flag(config, "moe_router_pre_softmax", file),
         dtype=store.dtype,
     )
     refuse_uncomputed(found, file)
@@ -146,7 +146,8 @@ def _activation(config: Config, file: Path) -> Activation:
     activation = ACTIVATIONS.get(named)
     if activation is None:
         raise CheckpointError(f"{file}: activation_func is {shown(named)} (supported: {', '.join(ACTIVATIONS)})")
-    fused = config.get("bias_activation_fusion") and (config.get("gated_linear_unit") or config.get("add_bias_linear"))
+    joined = flag(config, "gated_linear_unit", file) or flag(config, "add_bias_linear", file)
+    fused = flag(config, "bias_activation_fusion", file) and joined
     return "gelu_tanh" if activation == "gelu" and fused else activation
 
 
@@ -163,7 +164,7 @@ def _rope_scaling(config: Config, file: Path) -> dict[str, Json] | None:
     """Return the scaling in Hugging Face's form: linear interpolation, or Llama 3.1's in one of two spellings."""
     if config.get("seq_len_interpolation_factor"):
         return {"rope_type": "linear", "factor": positive(config, "seq_len_interpolation_factor", file, 1.0)}
-    key = "rope_scaling_factor" if config.get("rope_scaling") else "scale_factor"
+    key = "rope_scaling_factor" if flag(config, "rope_scaling", file) else "scale_factor"
     if key == "scale_factor" and not config.get(key):
         return None
     return {
@@ -180,10 +181,8 @@ def _window(config: Config, file: Path) -> int | None:
     window = config.get("window_size")
     if window is None:
         return None
-    try:
-        left, right = (int(side) for side in window)
-    except (TypeError, ValueError):
-        left, right = -1, 1
-    if right not in (0, -1):
+    given = window if isinstance(window, list | tuple) else ()
+    sides = [side for side in given if type(side) is int and -1 <= side < LARGEST]
+    if len(given) != 2 or len(sides) != 2 or sides[1] > 0:
         raise CheckpointError(f"{file}: window_size is {shown(window)} (expected [n, 0])")
-    return None if left < 0 else left + 1
+    return None if sides[0] < 0 else sides[0] + 1

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.fields import flag
 from launcher.checkpoints.iterations import TRACKER, latest
 from launcher.checkpoints.megatron_config import architecture
 from launcher.checkpoints.tokenizers.stored import megatron_tokenizer
@@ -34,6 +35,10 @@ RENAMED = {
 """Megatron-LM's arguments that megatron-core's configuration calls otherwise."""
 
 
+SWITCHES = ("group_query_attention", "swiglu", "squared_relu", "quick_geglu", "openai_gelu", "onnx_safe")
+"""Megatron-LM's arguments that choose among others; each is true, false or left out."""
+
+
 class MegatronLMCheckpoint(Checkpoint):
     """One iteration of a Megatron-LM run; ``path`` is the run's folder or that of an iteration."""
 
@@ -48,6 +53,8 @@ class MegatronLMCheckpoint(Checkpoint):
         self._arguments = read_arguments(self._file, bounds)
         if not self._arguments:
             raise CheckpointError(f"{self._file}: no 'args' in it (expected the arguments of a Megatron-LM run)")
+        for switch in SWITCHES:
+            flag(self._arguments, switch, self._file)
         self.architecture = architecture(configuration(self._arguments), self._store, self._file)
         parts.check(self._store, self.architecture)
 

@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
 from launcher.checkpoints.megatron_config import architecture
@@ -98,7 +99,7 @@ class Nemo1Checkpoint(Checkpoint):
             return gpt2(
                 *(existing(stored.get(key), base, self._file, self.bounds) for key in ("vocab_file", "merge_file"))
             )
-        raise CheckpointError(f"{self._file}: tokenizer.library is {library!r}, which is not read here; {ADVICE}")
+        raise CheckpointError(f"{self._file}: tokenizer.library is {shown(library)}, which is not read here; {ADVICE}")
 
     def load_into(self, model: nn.Module) -> None:
         if self._archive is None:

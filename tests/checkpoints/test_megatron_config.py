@@ -57,6 +57,25 @@ def test_sliding_windows_count_the_query_itself() -> None:
     assert read(window_size=[-1, 0]).sliding_window is None
 
 
+@pytest.mark.parametrize("window", ["50", [1.5, 0], [float("inf"), 0], [7], [7, 1], [True, 0], [7, None], 7, [-2, 0]])
+def test_a_window_that_is_no_pair_of_whole_numbers_is_refused(window: Any) -> None:
+    with pytest.raises(CheckpointError, match=r"window_size is .* \(expected \[n, 0\]\)"):
+        read(window_size=window)
+
+
+FLAGS = (
+    *("layernorm_zero_centered_gamma", "gated_linear_unit", "add_bias_linear", "add_qkv_bias", "qk_layernorm"),
+    *("rotary_interleaved", "moe_router_pre_softmax", "bias_activation_fusion", "rope_scaling"),
+)
+
+
+@pytest.mark.parametrize("key", FLAGS)
+@pytest.mark.parametrize("value", ["false", 1, [False]])
+def test_a_flag_that_is_no_boolean_is_refused(key: str, value: Any) -> None:
+    with pytest.raises(CheckpointError, match=f"{key} is .* \\(expected true or false\\)"):
+        read(**{key: value})
+
+
 def test_experts_are_read() -> None:
     arch = read(num_moe_experts=8, moe_router_topk=2, moe_ffn_hidden_size=16, moe_router_pre_softmax=True)
     assert (arch.num_experts, arch.experts_per_token, arch.expert_ffn_hidden_size) == (8, 2, 16)

@@ -134,6 +134,12 @@ def test_an_unsupported_switch_is_refused(tmp_path: Path) -> None:
         detect(tmp_path)
 
 
+def test_a_switch_that_is_no_boolean_is_refused(tmp_path: Path) -> None:
+    written(tmp_path, LLAMA | {"group_query_attention": "false"})
+    with pytest.raises(CheckpointError, match=r"common\.pt: group_query_attention is 'false' \(expected true or false"):
+        detect(tmp_path)
+
+
 def test_an_old_run_of_files_per_rank_is_refused(tmp_path: Path) -> None:
     folder = tmp_path / "iter_0000010" / "mp_rank_00"
     folder.mkdir(parents=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.checkpoints.fields import flag
 from launcher.checkpoints.tokenizers.chat_template import StoredTemplate
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.checkpoints.tokenizers.templated import Names
@@ -104,12 +105,16 @@ class Vocabulary:
         found = self.fields.get(f"tokenizer.ggml.{key}")
         return default if found is None else found
 
-    def end(self, key: str, flag: str, default: bool) -> int | None:
-        """Return the token that ``flag`` adds to a text, if it does. Raises `CheckpointError` if the file has none."""
-        if not self.get(flag, default):
+    def flag(self, key: str, default: bool) -> bool:
+        """Return true or false; `CheckpointError` for a value of another type, which llama.cpp does not read."""
+        return flag(self.fields, f"tokenizer.ggml.{key}", self.path, default)
+
+    def end(self, key: str, switch: str, default: bool) -> int | None:
+        """Return the token that ``switch`` adds to a text, if it does; `CheckpointError` if the file has none."""
+        if not self.flag(switch, default):
             return None
         if key not in self.ids:
-            raise CheckpointError(f"{self.path}: {flag} is on (by default for this kind), and {key} is missing")
+            raise CheckpointError(f"{self.path}: {switch} is on (by default for this kind), and {key} is missing")
         return self.ids[key]
 
 
@@ -215,7 +220,7 @@ def _sentencepiece(vocabulary: Vocabulary) -> Any:
     unknown = vocabulary.ids.get("unknown_token_id")
     named = {} if unknown is None else {"unk_token": vocabulary.tokens[unknown]}
     backend = Tokenizer(BPE(vocab=pieces, merges=_merges(plain, scores), byte_fallback=True, fuse_unk=True, **named))
-    prefix = vocabulary.get("add_space_prefix", True)
+    prefix = vocabulary.flag("add_space_prefix", True)
     first = [normalizers.Prepend(SPACE_MARK)] if prefix else []
     backend.normalizer = normalizers.Sequence([*first, normalizers.Replace(" ", SPACE_MARK)])
     strip = [decoders.Strip(" ", 1, 0)] if prefix else []

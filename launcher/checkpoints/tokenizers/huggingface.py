@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.checkpoints import bounded
+from launcher.checkpoints.fields import flag
 from launcher.checkpoints.tokenizers.chat_template import from_files
 from launcher.checkpoints.tokenizers.sentencepiece import Added, SentencePieceTokenizer, model_of
 from launcher.checkpoints.tokenizers.templated import Names, TemplatedTokenizer
@@ -168,7 +169,7 @@ def _listed(folder: Path, config: Mapping[str, Json]) -> Iterator[tuple[Path, in
     for token, entry in decoder.items() if isinstance(decoder, dict) else ():
         if not str(token).isdecimal() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
             raise CheckpointError(f"{file}: added_tokens_decoder has {str(token)[:100]!r} (expected ids of tokens)")
-        yield file, int(token), entry["content"], {flag: bool(entry[flag]) for flag in FLAGS if flag in entry}
+        yield file, int(token), entry["content"], {key: flag(entry, key, file) for key in FLAGS if key in entry}
     file = folder / "added_tokens.json"
     for content, token in read_json(file).items() if file.is_file() and not decoder else ():
         if not isinstance(token, int):
@@ -200,7 +201,7 @@ def _from_sentencepiece(folder: Path) -> SentencePieceTokenizer:
     """
     file, config = folder / "tokenizer.model", _config(folder)
     names, model = _names(folder, config), model_of(file)
-    size = model.vocab_size()
+    told, size = folder / "tokenizer_config.json", model.vocab_size()
     tokens = {model.id_to_piece(i): i for i in range(size) if model.is_control(i) or model.is_unknown(i)}
     special = {*tokens, *names.roles.values()}
     known = {model.id_to_piece(i): i for i in range(size)}
@@ -212,8 +213,8 @@ def _from_sentencepiece(folder: Path) -> SentencePieceTokenizer:
             )
         tokens[content] = token
         special |= {content} if how.get("special") else set()
-    added = Added(tokens, frozenset(special), prefix_each=config.get("legacy") is not False)
-    bos, eos = config.get("add_bos_token", True) is not False, config.get("add_eos_token", False) is True
+    added = Added(tokens, frozenset(special), prefix_each=flag(config, "legacy", told, True))
+    bos, eos = flag(config, "add_bos_token", told, True), flag(config, "add_eos_token", told)
     return SentencePieceTokenizer(file, bos, eos, names, added, generation_eos(folder))
 
 

@@ -7,6 +7,7 @@ here is all that loading knows of the checkpoint.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,12 @@ ITEM_SIZES = {
     "int64": 8, "int32": 4, "int16": 2, "int8": 1, "uint8": 1, "bool": 1,
 }  # fmt: skip
 
+OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
+"""How the names of an optimizer's tensors begin; they are cut by other rules, and are no tensors of a model."""
+
+LONGEST_NAME = 255
+"""Bytes of a file's name, as file systems limit it."""
+
 Shape = tuple[int, ...]
 
 
@@ -86,7 +93,10 @@ class Stored:
 
 @dataclass(frozen=True)
 class Index:
-    """``tensors`` by name, and for every data file, of whatever content, how long it must be at least, in bytes."""
+    """The model's ``tensors`` by name, and how many bytes each data file must have at least.
+
+    Tensors of an optimizer are not among them: no model is filled from those.
+    """
 
     tensors: Mapping[str, Stored]
     ends: Mapping[str, int]
@@ -156,7 +166,7 @@ def _places(stored: Mapping[Any, Any]) -> Iterator[tuple[Place, tuple[str, Span]
         if info.get("transform_descriptors"):
             raise _Wrong(f"{what} has transform_descriptors (expected none)")
         file = info.get("relative_path")
-        if not isinstance(file, str) or Path(file).name != file:
+        if not isinstance(file, str) or Path(file).name != file or len(file) > LONGEST_NAME:
             raise _Wrong(f"{what} names a data file outside of its folder: {shown(file)}")
         span = Span(_size(info, "offset", what), _size(info, "length", what))
         yield (name, None if offset is None else _shape(offset, what)), (file, span)
@@ -175,9 +185,9 @@ def _tensors(entries: Mapping[Any, Any], places: Mapping[Place, tuple[str, Span]
         if not isinstance(chunks, list):
             raise _Wrong(f"{what} has no chunks")
         made = tuple(_chunk(name, chunk, dtype, shape, places) for chunk in chunks)
-        if "optimizer." not in name:  # no tensor of a model, and cut by other rules
+        if not OPTIMIZER.match(name):
             _check_tiling(shape, made, shown(name))
-        yield name, Stored(shape, dtype, made)
+            yield name, Stored(shape, dtype, made)
 
 
 def _dtype(properties: Any, what: str) -> str:

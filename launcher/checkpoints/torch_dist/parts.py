@@ -13,7 +13,7 @@ from launcher.checkpoints.torch_dist.tensor_store import TensorStore, spellings
 from launcher.core.errors import CheckpointError
 
 HARMLESS = re.compile(
-    r"_extra_state|^(chained_\d+\.)?optimizer\.|^opt_param_scheduler|^rng_state|^rerun_state_machine|^iteration$"
+    r"_extra_state|^opt_param_scheduler|^rng_state|^rerun_state_machine|^iteration$"
     r"|rotary_pos_emb\.inv_freq$|^(module\.|model\.)?mtp\."
 )
 """What no answer depends on: states of training and of fp8, frequencies that are computed, layers that only predict

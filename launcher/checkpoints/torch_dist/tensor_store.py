@@ -61,8 +61,8 @@ class TensorStore:
 
     @property
     def numbers(self) -> int:
-        """How many numbers the model's tensors hold, those of an optimizer left out."""
-        return sum(math.prod(stored.shape) for key, stored in self.tensors.items() if "optimizer." not in key)
+        """How many numbers the model's tensors hold."""
+        return sum(math.prod(stored.shape) for stored in self.tensors.values())
 
     @property
     def layered(self) -> bool:

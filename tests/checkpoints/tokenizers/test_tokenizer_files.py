@@ -14,9 +14,11 @@ from tokenizer_inputs import CHATML, PIPELINES, SPECIAL, TEXTS, backend, gguf_fi
 from tokenizers import AddedToken, Tokenizer
 
 from launcher.checkpoints import load_tokenizer
+from launcher.checkpoints.gguf.layout import opened
 from launcher.checkpoints.tokenizers.gguf import KIND_OF, TURN_ENDS, tokenizer_of
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
 from launcher.core.errors import CheckpointError
+from launcher.settings.model import Bounds
 
 CLASSES = (
     "PreTrainedTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast",
@@ -200,6 +202,14 @@ def test_gguf_says_what_stands_around_a_text(
     tokenizer = gguf_tokenizer(tmp_path / "m.gguf", gguf_vocabulary("byte_level", **fields))
     plain, whole = tokenizer.encode("In 2024", special=False), tokenizer.encode("In 2024")
     assert whole == [*([] if first is None else [first]), *plain, *([] if last is None else [last])]
+
+
+@pytest.mark.parametrize("key", ["add_bos_token", "add_eos_token"])
+def test_gguf_flags_that_are_no_booleans_are_refused(key: str, tmp_path: Path) -> None:
+    file = gguf_file(tmp_path / "m.gguf", gguf_vocabulary("byte_level"))
+    fields = opened(file, Bounds()).fields
+    with pytest.raises(CheckpointError, match=f"{key} is 'false' \\(expected true or false"):
+        tokenizer_of({**fields, f"tokenizer.ggml.{key}": "false"}, file)
 
 
 def test_gguf_without_the_bos_that_it_adds_is_refused(tmp_path: Path) -> None:

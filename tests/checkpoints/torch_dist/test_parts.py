@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import re
 import shutil
 from collections.abc import Callable
@@ -72,6 +73,22 @@ def test_states_of_training_are_no_tensors_without_a_place(written: Path) -> Non
     ]
     rewrite(written, lambda tensors, _: tensors | {name: torch.ones(3) for name in states})
     assert torch.equal(logits(loaded(written)), expected)
+
+
+def test_tensors_of_an_optimizer_are_no_model(written: Path) -> None:
+    rewrite(written, lambda tensors, _: {f"optimizer.{name}": tensor for name, tensor in tensors.items()})
+    with pytest.raises(CheckpointError, match=r"no tensor named 'embedding\.word_embeddings\.weight'"):
+        detect(written)
+
+
+def test_a_tensor_of_the_model_without_numbers_is_refused(written: Path) -> None:
+    file = next(written.rglob(".metadata"))
+    index = pickle.loads(file.read_bytes())
+    name = next(name for name in index.state_dict_metadata if name.endswith("linear_fc1.weight"))
+    index.state_dict_metadata[name].chunks = []
+    file.write_bytes(pickle.dumps(index))
+    with pytest.raises(CheckpointError, match=r"linear_fc1.* do not cover its shape"):
+        detect(written)
 
 
 def test_a_tensor_that_is_missing_is_named_before_anything_is_loaded(written: Path) -> None:
