@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +16,19 @@ MB = 10**6
 QUOTED = 200
 """Characters that a message quotes of a checkpoint at most."""
 
+LONGEST_NAME = 255
+"""Characters of a file's name; file systems take no longer ones."""
+
 DEEPEST = 64
 """Levels of JSON or YAML within each other; configurations have ten."""
+
+
+def here(look: Callable[[], bool]) -> bool:
+    """Ask ``path.is_file``, ``is_dir`` or ``exists`` of a path that a checkpoint names; no path at all is not here."""
+    try:
+        return look()
+    except (OSError, ValueError):  # its name is too long, or its folder is closed
+        return False
 
 
 def read_bytes(file: Path, bounds: Bounds) -> bytes:

@@ -13,6 +13,9 @@ from launcher.core.types import Json
 LARGEST = 2**48
 """No size of a model comes near to it; larger ones are damage, and cost much to compute with."""
 
+MOST_DIMENSIONS = 16
+"""Axes of a tensor; those of models have up to five."""
+
 
 def number(content: Mapping[str, Json], key: str, file: Path, default: int | None = None) -> int:
     """Return a positive whole number of the configuration; the default, if there is one, where it says nothing."""

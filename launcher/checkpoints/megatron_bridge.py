@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.bounded import here, shown
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
 from launcher.checkpoints.iterations import latest
@@ -23,6 +24,14 @@ if TYPE_CHECKING:
     from torch import nn
 
 CONFIG = "run_config.yaml"
+TOKENIZER_FILES = (
+    "*token*",
+    "*config.json",
+    "vocab.json",
+    "merges.txt",
+    "chat_template*",
+    "additional_chat_templates/*",
+)
 
 
 class MegatronBridgeCheckpoint(Checkpoint):
@@ -49,28 +58,37 @@ class MegatronBridgeCheckpoint(Checkpoint):
 
     def tokenizer(self) -> Tokenizer:
         """Load ``tokenizer/`` of the iteration, else the local folder that the run was configured with."""
-        for folder in self._tokenizer_folders():
-            if folder.is_dir():
-                return from_folder(folder, self.bounds)
+        folder = self._own if self._own.is_dir() else self._named()
+        if folder:
+            return from_folder(folder, self.bounds)
         named = section(self._config, "tokenizer", self._file).get("tokenizer_model")
         raise CheckpointError(
-            f"{self._folder / 'tokenizer'}: missing (the run used {named or 'none'!r}); set model.tokenizer to a folder"
+            f"{self._own}: missing (the run used {shown(named or 'none')}); set model.tokenizer to a folder"
         )
 
     def load_into(self, model: nn.Module) -> None:
         tensor_store.load_into(self._store, model)
 
     def fingerprint(self) -> str:
-        files = [*self._store.files(), self._file]
-        for folder in self._tokenizer_folders():
-            files += [file for file in folder.rglob("*") if file.is_file()]
-        return fingerprint(self.path, files)
+        return fingerprint(self.path, [*self._store.files(), self._file, *self._tokenizer_files()])
 
-    def _tokenizer_folders(self) -> Iterator[Path]:
-        yield self._folder / "tokenizer"
+    @property
+    def _own(self) -> Path:
+        return self._folder / "tokenizer"
+
+    def _named(self) -> Path | None:
+        """Return the local folder that the run was configured with, if it is here."""
         named = section(self._config, "tokenizer", self._file).get("tokenizer_model")
-        if named and Path(str(named)).is_absolute():
-            yield Path(str(named))
+        folder = Path(named) if isinstance(named, str) else Path()
+        return folder if folder.is_absolute() and here(folder.is_dir) else None
+
+    def _tokenizer_files(self) -> Iterator[Path]:
+        """Yield the files of the tokenizer in use; a folder elsewhere may hold anything else besides them."""
+        if self._own.is_dir():
+            yield from self._own.rglob("*")
+        elif folder := self._named():
+            for pattern in TOKENIZER_FILES:
+                yield from folder.glob(pattern)
 
 
 def _with_transformer(model: dict[str, Json]) -> dict[str, Json]:

@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import Any, BinaryIO, cast
 
-from launcher.checkpoints.bounded import MB, shown
+from launcher.checkpoints.bounded import DEEPEST, MB, shown
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Bounds
 
@@ -21,6 +21,13 @@ MOST_MEMBERS = 100_000
 
 COMPRESSIONS: Mapping[bytes, Any] = {b"\x1f\x8b": gzip.open, b"BZh": bz2.open, b"\xfd7zXZ\x00": lzma.open}
 """How an archive is opened by the bytes it starts with."""
+
+
+DAMAGE = (
+    *(tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError),
+    *(ValueError, OverflowError, RecursionError),
+)
+"""What reading an archive raises that is cut short or damaged."""
 
 
 class _OutOfBounds(Exception):
@@ -96,7 +103,7 @@ class NemoArchive:
                     yield tar
         except _OutOfBounds as error:
             raise CheckpointError(f"{self.path}: {error}") from error
-        except (tarfile.TarError, zlib.error, lzma.LZMAError, OSError, EOFError, ValueError, OverflowError) as error:
+        except DAMAGE as error:
             reason = next(iter(str(error).splitlines()), type(error).__name__).rstrip(":")[:200]
             raise CheckpointError(f"{self.path}: not a whole .nemo archive (expected a tar file): {reason}") from error
 
@@ -107,6 +114,8 @@ class NemoArchive:
             name = str(PurePosixPath(member.name))
             if member.type not in (tarfile.REGTYPE, tarfile.AREGTYPE, tarfile.DIRTYPE) or member.issparse():
                 raise _OutOfBounds(f"member {shown(name)} is a link, a device or sparse (expected files and folders)")
+            if len(PurePosixPath(name).parts) > DEEPEST:
+                raise _OutOfBounds(f"member {shown(name)} lies more than {DEEPEST} folders deep")
             if name.startswith("/") or ".." in PurePosixPath(name).parts:
                 raise _OutOfBounds(f"member {shown(name)} lies outside of the archive")
             if name in seen and not member.isdir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,9 @@ from launcher.settings.model import Bounds
 
 MOST_VALUES = 50_000
 """Values in a file, aliases written out; configurations have two thousand."""
+
+LONGEST_NUMBER = 200
+"""Characters of a number; building one takes time that grows with the square of its length."""
 
 _Fastest: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # a wheel has the first, ten times as fast
 
@@ -31,6 +35,17 @@ def _plain(loader: _PlainLoader, _suffix: str, node: yaml.Node) -> Any:
     return node.value
 
 
+def _number(build: Callable[[_PlainLoader, yaml.Node], Any]) -> Callable[[_PlainLoader, yaml.Node], Any]:
+    def built(loader: _PlainLoader, node: yaml.Node) -> Any:
+        if len(node.value) > LONGEST_NUMBER:
+            raise yaml.YAMLError(f"a number of {len(node.value)} characters (expected at most {LONGEST_NUMBER})")
+        return build(loader, node)
+
+    return built
+
+
+_PlainLoader.add_constructor("tag:yaml.org,2002:int", _number(_PlainLoader.construct_yaml_int))
+_PlainLoader.add_constructor("tag:yaml.org,2002:float", _number(_PlainLoader.construct_yaml_float))
 _PlainLoader.add_multi_constructor("tag:yaml.org,2002:python/", _plain)
 _PlainLoader.add_multi_constructor("!", _plain)
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import TypeVar, dataclass_transform
+from dataclasses import dataclass, is_dataclass
+from typing import Any, TypeVar, dataclass_transform
 
 from hydra.core.config_store import ConfigStore
+
+from launcher.core.errors import UserError
 
 T = TypeVar("T")
 
@@ -21,16 +24,42 @@ def component(path: str) -> Callable[[type[T]], type[T]]:
     ``path`` is ``<group>/<name>``, for instance ``backend/inline``. The class becomes a dataclass whose fields are the
     option's keys, stored as ``schema/<path>``; a YAML file of the group includes it with
     ``defaults: [/schema/<path>@_here_]``. ``OmegaConf.to_object`` then returns an instance of the class itself.
+    A number that is not finite is refused.
     """
 
     def register(cls: type[T]) -> type[T]:
-        made = dataclass(cls)
         group, name = path.rsplit("/", 1)
+        made = dataclass(_checked(cls, f"adapters.{name}" if group == "adapters" else group))
         ConfigStore.instance().store(group=f"schema/{group}", name=name, node=made)
         COMPONENTS[path] = made
         return made
 
     return register
+
+
+def _checked(cls: type[T], group: str) -> type[T]:
+    """Let a class refuse settings that are no number or infinite, before its own checks."""
+    own = getattr(cls, "__post_init__", None)
+
+    def __post_init__(self: Any) -> None:
+        check_finite(vars(self), group)
+        if own:
+            own(self)
+
+    cls.__post_init__ = __post_init__  # type: ignore[attr-defined]
+    return cls
+
+
+def check_finite(value: Any, key: str) -> None:
+    """Raise `UserError` for a number within ``value`` that is infinite or no number: it passes any bound, or none."""
+    if isinstance(value, float) and not math.isfinite(value):
+        raise UserError(f"{key} is {value}; a finite number is needed")
+    if is_dataclass(value):
+        value = vars(value)
+    for name, inner in value.items() if isinstance(value, dict) else ():
+        check_finite(inner, f"{key}.{name}")
+    for inner in value if isinstance(value, list) else ():
+        check_finite(inner, key)
 
 
 def name_of(thing: object) -> str:

@@ -8,6 +8,9 @@ from enum import Enum
 from launcher.core.errors import UserError
 from launcher.settings.component import component
 
+MOST = 10**6
+"""The largest bound: beyond it nothing is refused."""
+
 
 @dataclass
 class Bounds:
@@ -19,6 +22,12 @@ class Bounds:
 
     metadata_mb: int = 64
     unpacked_ratio: int = 20
+
+    def __post_init__(self) -> None:
+        for key in ("metadata_mb", "unpacked_ratio"):
+            value = getattr(self, key)
+            if isinstance(value, int) and not 1 <= value <= MOST:
+                raise UserError(f"model.bounds.{key} is {value}; a whole number from 1 to {MOST} is needed")
 
 
 @component("model/model")

@@ -7,6 +7,7 @@ import gzip
 import io
 import json
 import pickle
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -80,6 +81,34 @@ def nemo(folder: Path, name: str, size: int, kind: bytes = tarfile.REGTYPE) -> P
     return file
 
 
+def nemo_long_names(folder: Path) -> Path:
+    """Write an archive of names that each are for the next name."""
+    member = tarfile.TarInfo("a")
+    member.type, member.size = tarfile.GNUTYPE_LONGNAME, 1
+    file = folder / "model.nemo"
+    file.write_bytes((member.tobuf() + b"b".ljust(512, b"\0")) * 3000)
+    return file
+
+
+def bridge_tokenizer(folder: Path, named: str) -> Path:
+    """Write a Megatron-Bridge checkpoint without a tokenizer, whose configuration names one."""
+    made = tiny(folder / "model")
+    file = made / "run_config.yaml"
+    config = {key: value for key, value in yaml.safe_load(file.read_text()).items() if key != "tokenizer"}
+    file.write_text(f"{yaml.safe_dump(config)}\ntokenizer: {{tokenizer_model: {named}}}\n")
+    shutil.rmtree(made / "tokenizer")
+    return folder / "model"
+
+
+def data_file(folder: Path, name: str) -> Path:
+    """Write a Megatron-Bridge checkpoint whose index names such a file of data."""
+    file = tiny(folder / "model") / ".metadata"
+    index = pickle.loads(file.read_bytes())
+    next(iter(index.storage_data.values())).relative_path = name
+    file.write_bytes(pickle.dumps(index))
+    return folder / "model"
+
+
 def safetensors(folder: Path, header: bytes, data: bytes = b"") -> Path:
     made = llama(folder)
     (made / "model.safetensors").write_bytes(struct.pack("<Q", len(header)) + header + data)
@@ -147,6 +176,8 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "nemo_link": lambda f: nemo(f, "model_config.yaml", 0, tarfile.SYMTYPE),
     "nemo_hard_link": lambda f: nemo(f, "model_config.yaml", 0, tarfile.LNKTYPE),
     "nemo_device": lambda f: nemo(f, "model_config.yaml", 0, tarfile.FIFOTYPE),
+    "nemo_deep": lambda f: nemo(f, "d/" * 1500 + "f", 10),
+    "nemo_long_names": nemo_long_names,
     "nemo_outside": lambda f: nemo(f, "../outside", 10),
     "nemo_absolute": lambda f: nemo(f, "/tmp/outside", 10),
     "deep_config": lambda f: json_file(f, "config.json", DEEP),
@@ -155,6 +186,9 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "deep_yaml": lambda f: yaml_laughs(f, f"deep: {DEEP[:900]}{DEEP[-900:]}"),
     "yaml_aliases": lambda f: yaml_laughs(f, ALIASES),
     "yaml_merges": lambda f: yaml_laughs(f, MERGES),
+    "yaml_base_60": lambda f: yaml_laughs(f, "x: 1" + ":00" * 1_000_000),
+    "yaml_base_60_fraction": lambda f: yaml_laughs(f, "x: !!float 1" + ":00" * 1_000_000 + ".5"),
+    "yaml_base_2": lambda f: bridge_tokenizer(f, "0b" + "1" * 20_000),
     "yaml_itself": lambda f: yaml_laughs(f, "itself: &a [*a]"),
     "deep_header": lambda f: safetensors(f, DEEP.encode()),
     "empty_header": lambda f: safetensors(f, b"{}"),
@@ -162,6 +196,11 @@ HOSTILE: dict[str, Callable[[Path], Path]] = {
     "list_header": lambda f: safetensors(f, b"[]"),
     "shape_beyond_bytes": lambda f: safetensors(f, entry([2**40, 2**40], 8), bytes(8)),
     "negative_shape": lambda f: safetensors(f, entry([-1, -2], 8), bytes(8)),
+    "many_axes": lambda f: safetensors(f, entry([2**48 - 1] * 200_000, 4), bytes(4)),
+    "many_axes_of_nothing": lambda f: safetensors(f, entry([0] * 200_000, 4), bytes(4)),
+    "offsets_beyond_all": lambda f: safetensors(f, entry([1], 10**4000), bytes(4)),
+    "long_part": lambda f: json_file(f, "model.safetensors.index.json", json.dumps({"weight_map": {"a": "a" * 300}})),
+    "long_data_file": lambda f: data_file(f, "a" * 300),
     "bytes_beyond_file": lambda f: safetensors(f, entry([2**40], 2**42), bytes(8)),
 }
 
@@ -173,6 +212,7 @@ def test_what_costs_more_than_its_size_is_refused_in_one_line(kind: str, tmp_pat
         detect(path).tokenizer()
     assert str(path) in str(refused.value)
     assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 600
     assert not Path("/tmp/outside").exists()
 
 

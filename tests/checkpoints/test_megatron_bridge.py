@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from checkpoint_models import TOKENS, loaded, logits, parallel_logits
 
 from launcher.checkpoints import detect
@@ -51,6 +52,45 @@ def test_opening_needs_no_torch() -> None:
 def test_logits_are_the_same_over_ranks(parallelism: Parallelism) -> None:
     expected = logits(loaded(TINY), TOKENS)
     torch.testing.assert_close(parallel_logits(TINY, parallelism), expected, atol=1e-4, rtol=0)
+
+
+def named(run: Path, folder: str) -> None:
+    """Let the configuration name a tokenizer."""
+    file = iteration(run) / "run_config.yaml"
+    config = yaml.safe_load(file.read_text())
+    file.write_text(yaml.safe_dump(config | {"tokenizer": {"tokenizer_model": folder}}))
+
+
+def test_a_folder_that_the_configuration_names_is_not_read_beside_a_tokenizer(copy: Path, tmp_path: Path) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    named(copy, str(tmp_path / "elsewhere"))
+    before = detect(copy).fingerprint()
+    (tmp_path / "elsewhere" / "tokenizer.json").write_text("{}")
+    assert detect(copy).fingerprint() == before
+
+
+def test_of_a_named_folder_only_the_tokenizer_counts(copy: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.move(iteration(copy) / "tokenizer", tmp_path / "elsewhere"))
+    named(copy, str(folder))
+    assert detect(copy).tokenizer().encode("hello")
+    before = detect(copy).fingerprint()
+    (folder / "deep").mkdir()
+    (folder / "deep" / "tokenizer.json").write_text("{}")
+    (folder / "large.bin").write_text("x")
+    assert detect(copy).fingerprint() == before
+    (folder / "tokenizer_config.json").write_text("{}")
+    assert detect(copy).fingerprint() != before
+
+
+@pytest.mark.parametrize("folder", ["/" + "a" * 5000, "/" + "a/" * 2500, "/proc/1/cwd/x", "relative", "a\0b"])
+def test_a_folder_that_cannot_be_is_told_in_one_line(folder: str, copy: Path) -> None:
+    shutil.rmtree(iteration(copy) / "tokenizer")
+    named(copy, folder)
+    checkpoint = detect(copy)
+    assert checkpoint.fingerprint()
+    with pytest.raises(CheckpointError, match=r"tokenizer: missing \(the run used .*set model\.tokenizer") as refused:
+        checkpoint.tokenizer()
+    assert len(str(refused.value)) < 600
 
 
 def test_the_newest_iteration_is_the_one_that_the_tracker_names(copy: Path) -> None:

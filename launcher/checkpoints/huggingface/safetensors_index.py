@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.checkpoints.bounded import MB, parse_json, read_json, shown, too_long
-from launcher.checkpoints.fields import LARGEST
+from launcher.checkpoints.bounded import LONGEST_NAME, MB, here, parse_json, read_json, shown, too_long
+from launcher.checkpoints.fields import LARGEST, MOST_DIMENSIONS
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 from launcher.settings.model import Bounds
@@ -82,8 +82,10 @@ def _sharded(folder: Path, bounds: Bounds) -> dict[str, Entry]:
         raise CheckpointError(f"{folder / INDEX}: no 'weight_map' in it (expected the index of safetensors)")
     stored: dict[str, Entry] = {}
     for part in sorted(set(names.values())):
-        if Path(part).name != part:
-            raise CheckpointError(f"{folder / INDEX}: names a file outside of its folder: {shown(part)}")
+        if Path(part).name != part or len(part) > LONGEST_NAME:
+            raise CheckpointError(
+                f"{folder / INDEX}: names a part {shown(part)} (expected the name of a file in its folder)"
+            )
         add(stored, _header(folder / part, bounds))
     for name, part in names.items():
         if name not in stored or stored[name].file.name != part:
@@ -109,7 +111,7 @@ def unread(folder: Path, bounds: Bounds | None = None) -> list[str]:
 
 def _header(file: Path, bounds: Bounds) -> dict[str, Entry]:
     """Read one file's header: 8 bytes of length, then JSON; compare what it claims with the file's size."""
-    if not file.is_file():
+    if not here(file.is_file):
         raise CheckpointError(f"{file}: missing (expected a part of the weights)")
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -145,14 +147,19 @@ def _entries(header: Mapping[str, Json], file: Path, begin: int, size: int) -> I
 
 def _offsets(name: str, entry: Json, file: Path) -> tuple[int, int]:
     offsets = entry.get("data_offsets") if isinstance(entry, dict) else None
-    if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(at) is int and at >= 0 for at in offsets):
+    if not isinstance(offsets, list) or len(offsets) != 2 or not all(map(_is_place, offsets)):
         raise CheckpointError(f"{file}: tensor {shown(name)} has no data_offsets (expected safetensors)")
     return offsets[0], offsets[1]
 
 
+def _is_place(value: Json) -> bool:
+    return type(value) is int and 0 <= value < LARGEST
+
+
 def _entry(name: str, entry: Mapping[str, Json], file: Path, start: int) -> Entry:
     shape, dtype = entry.get("shape"), entry.get("dtype")
-    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < LARGEST for size in shape):
+    axes = shape if isinstance(shape, list) and len(shape) <= MOST_DIMENSIONS else [None]
+    if not isinstance(shape, list) or not all(type(size) is int and 0 <= size < LARGEST for size in axes):
         raise CheckpointError(f"{file}: tensor {shown(name)} has shape {shown(shape)} (expected safetensors)")
     if not isinstance(dtype, str) or dtype not in BITS:
         raise CheckpointError(f"{file}: tensor {shown(name)} is of type {shown(dtype)} (expected safetensors)")

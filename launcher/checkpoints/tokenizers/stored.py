@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.checkpoints.bounded import check_length, shown
+from launcher.checkpoints.bounded import check_length, here, shown
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
 from launcher.checkpoints.tokenizers.sentencepiece import SentencePieceTokenizer
 from launcher.checkpoints.tokenizers.templated import Names
@@ -14,7 +14,6 @@ from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
-LONGEST_PATH = 4096
 ADVICE = "set model.tokenizer to a folder with tokenizer.json"
 
 
@@ -43,11 +42,11 @@ def existing(name: Json, base: Path, source: Path, bounds: Bounds) -> Path:
     path = Path(text)
     candidates = [base / path.name, path] if path.is_absolute() else [base / path, base / path.name]
     for candidate in candidates:
-        if len(str(candidate)) < LONGEST_PATH and candidate.exists():
+        if here(candidate.exists):
             if not candidate.is_dir():
                 check_length(candidate, bounds)
             return candidate
-    raise CheckpointError(f"{source}: its tokenizer {shown(text)} is not here (looked for {candidates[0]}); {ADVICE}")
+    raise CheckpointError(f"{source}: its tokenizer {shown(text)} is not here (looked in {base}); {ADVICE}")
 
 
 def gpt2(vocab: Path, merges: Path) -> Tokenizer:

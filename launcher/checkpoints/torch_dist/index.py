@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from launcher.checkpoints.bounded import read_bytes, shown
+from launcher.checkpoints.bounded import LONGEST_NAME, read_bytes, shown
+from launcher.checkpoints.fields import MOST_DIMENSIONS
 from launcher.checkpoints.torch_dist.archive import Span
-from launcher.checkpoints.torch_dist.inert_pickle import DTYPES, MOST_DIMENSIONS, Inert, Name, Record, loads
+from launcher.checkpoints.torch_dist.inert_pickle import DTYPES, Inert, Name, Record, loads
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Bounds
 
@@ -65,9 +66,6 @@ ITEM_SIZES = {
 
 OPTIMIZER = re.compile(r"(chained_\d+\.)?optimizer\.")
 """How the names of an optimizer's tensors begin; they are cut by other rules, and are no tensors of a model."""
-
-LONGEST_NAME = 255
-"""Bytes of a file's name, as file systems limit it."""
 
 Shape = tuple[int, ...]
 
@@ -167,7 +165,7 @@ def _places(stored: Mapping[Any, Any]) -> Iterator[tuple[Place, tuple[str, Span]
             raise _Wrong(f"{what} has transform_descriptors (expected none)")
         file = info.get("relative_path")
         if not isinstance(file, str) or Path(file).name != file or len(file) > LONGEST_NAME:
-            raise _Wrong(f"{what} names a data file outside of its folder: {shown(file)}")
+            raise _Wrong(f"{what} names a data file {shown(file)} (expected a file in its folder)")
         span = Span(_size(info, "offset", what), _size(info, "length", what))
         yield (name, None if offset is None else _shape(offset, what)), (file, span)
 

@@ -6,6 +6,8 @@ import struct
 from collections.abc import Callable, Collection
 from typing import Any
 
+from launcher.checkpoints.fields import MOST_DIMENSIONS
+
 Name = tuple[str, str]
 """The module and the name of what a pickle asks for."""
 
@@ -19,8 +21,6 @@ BYTES_PER_OBJECT = 3
 
 LONGEST_NUMBER = 8
 """Bytes of a whole number: longer ones cost more than they are worth to hash and to print."""
-
-MOST_DIMENSIONS = 16
 
 
 class Inert(Exception):
