@@ -29,6 +29,7 @@ from launcher.api.ready import Readiness
 from launcher.api.schema import ChatRequest, CompletionRequest, ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.service import Service
 from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.core.tokenizer import TextRefused
 from launcher.engines.base import AsyncEngine
 
 LOG = logging.getLogger("launcher.server")
@@ -53,7 +54,7 @@ def create_app(
     metrics = Metrics(runner, more_metrics)
     app.state.service = Service(runner, metrics, Readiness(runner, ready_timeout_s), int(time.time()), log, front)
     _add_routes(app, keyed=front.api_key is not None)
-    for kind in (ApiError, HTTPException, QueueFull, EngineUnavailable):
+    for kind in (ApiError, HTTPException, QueueFull, EngineUnavailable, TextRefused):
         app.add_exception_handler(kind, _refuse)
     if front.api_key is not None:
         app.add_middleware(Auth, api_key=front.api_key)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.core.tokenizer import TextRefused
 from launcher.core.types import Json
 
 DEAD, RESTARTING = "engine_dead", "engine_restarting"
@@ -83,6 +84,8 @@ def from_engine(error: Exception) -> ApiError | None:
         return ApiError(429, str(error), code="queue_full", headers=wait)
     if isinstance(error, EngineUnavailable):
         return ApiError(503, str(error), code="engine_unavailable")
+    if isinstance(error, TextRefused):
+        return invalid(None, str(error), "text_refused")
     return None
 
 

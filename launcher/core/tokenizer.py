@@ -16,6 +16,10 @@ class NoChatTemplate(Exception):
     """The model has no chat template, so chat cannot be rendered as its authors meant it."""
 
 
+class TextRefused(ValueError):
+    """A text that the model's tokenizer does not read, for the reason in the message."""
+
+
 class TemplateRefused(ValueError):
     """A chat template does not render these messages, for the reason in the message; ``bound``: it took too much."""
 
@@ -69,7 +73,10 @@ class Tokenizer(ABC):
 
     @abstractmethod
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        """Return token ids. ``special`` adds what the model's authors add to a plain prompt (for instance BOS)."""
+        """Return token ids. ``special`` adds what the model's authors add to a plain prompt (for instance BOS).
+
+        Raises `TextRefused` where the tokenizer's library fails for a text.
+        """
 
     @abstractmethod
     def token_bytes(self, token: int) -> bytes:

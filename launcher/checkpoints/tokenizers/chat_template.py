@@ -82,7 +82,7 @@ def _named(stored: Json, file: Path) -> dict[str, str]:
     if isinstance(stored, str):
         return {"default": stored}
     if isinstance(stored, list) and all(isinstance(item, dict) for item in stored):
-        stored = {item.get("name"): item.get("template") for item in stored}
+        stored = {str(item.get("name")): item.get("template") for item in stored}
     if not isinstance(stored, dict) or not all(isinstance(x, str) for pair in stored.items() for x in pair):
         raise CheckpointError(f"{file}: chat_template must be a text, or a list of objects with name and template")
     return dict(stored)

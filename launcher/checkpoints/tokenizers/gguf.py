@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.fields import flag
 from launcher.checkpoints.tokenizers.chat_template import StoredTemplate
+from launcher.checkpoints.tokenizers.guard import opening
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.checkpoints.tokenizers.templated import Names
 from launcher.checkpoints.tokenizers.token_bytes import SPACE_MARK
@@ -125,11 +127,18 @@ def tokenizer_of(fields: Mapping[str, Json], path: Path) -> HuggingFaceTokenizer
     """
     kind = fields.get("tokenizer.ggml.model")
     if kind not in ("gpt2", "llama"):
-        raise CheckpointError(f"{path}: tokenizer.ggml.model is {kind!r} (supported: gpt2, llama); set model.tokenizer")
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.model is {shown(kind)} (supported: gpt2, llama); set model.tokenizer"
+        )
+    with opening(path):
+        return _rebuilt(kind, fields, path)
+
+
+def _rebuilt(kind: str, fields: Mapping[str, Json], path: Path) -> HuggingFaceTokenizer:
     vocabulary = _vocabulary(fields, path, LLAMA_IDS if kind == "llama" else {})
     backend = _byte_level(vocabulary) if kind == "gpt2" else _sentencepiece(vocabulary)
     _add_special(backend, vocabulary)
-    _add_ends(backend, vocabulary, add_bos=kind == "llama" or vocabulary.get("pre") in WHOLE_FIRST)
+    _add_ends(backend, vocabulary, add_bos=kind == "llama" or str(vocabulary.get("pre")) in WHOLE_FIRST)
     roles = {role: vocabulary.ids[key] for role, key in ROLES.items() if key in vocabulary.ids}
     named = {f"{role}_token": vocabulary.tokens[token] for role, token in roles.items()}
     template = fields.get("tokenizer.chat_template")
@@ -146,8 +155,10 @@ def _vocabulary(fields: Mapping[str, Json], path: Path, defaults: Mapping[str, i
     if count > 1:
         raise CheckpointError(f"{path}: tokenizer.ggml.tokens has {twice[:100]!r} twice (expected each token once)")
     types = fields.get("tokenizer.ggml.token_type") or [NORMAL] * len(tokens)
-    if not isinstance(types, list) or len(types) < len(tokens):
-        raise CheckpointError(f"{path}: tokenizer.ggml.token_type must have an entry for each of {len(tokens)} tokens")
+    if not isinstance(types, list) or len(types) < len(tokens) or not all(isinstance(kind, int) for kind in types):
+        raise CheckpointError(
+            f"{path}: tokenizer.ggml.token_type must have an entry, a number, for each of {len(tokens)} tokens"
+        )
     return Vocabulary(path, fields, tokens, types[: len(tokens)], dict(_ids(fields, path, defaults, len(tokens))))
 
 
@@ -184,6 +195,11 @@ def _byte_level(vocabulary: Vocabulary) -> Any:
     merges = vocabulary.get("merges")
     if not isinstance(merges, list):
         raise CheckpointError(f"{vocabulary.path}: tokenizer.ggml.merges is missing (expected a list of texts)")
+    wrong = next((merge for merge in merges if not isinstance(merge, str) or " " not in merge[1:-1]), None)
+    if wrong is not None:
+        raise CheckpointError(
+            f"{vocabulary.path}: tokenizer.ggml.merges has {shown(wrong)} (expected two tokens with a space between)"
+        )
     pre = str(vocabulary.get("pre", "default"))
     pieces = {token: i for i, token in enumerate(vocabulary.tokens)}
     pairs = [tuple(merge.split(" ", 1)) for merge in merges]
@@ -213,7 +229,11 @@ def _sentencepiece(vocabulary: Vocabulary) -> Any:
     from tokenizers.models import BPE
 
     scores = vocabulary.get("scores")
-    if not isinstance(scores, list) or len(scores) < len(vocabulary.tokens):
+    if (
+        not isinstance(scores, list)
+        or len(scores) < len(vocabulary.tokens)
+        or not all(isinstance(score, int | float) for score in scores)
+    ):
         raise CheckpointError(f"{vocabulary.path}: tokenizer.ggml.scores is missing (expected a number for each token)")
     pieces = {token: i for i, token in enumerate(vocabulary.tokens)}
     plain = {piece: i for piece, i in pieces.items() if vocabulary.types[i] not in (UNKNOWN, CONTROL)}

@@ -6,13 +6,15 @@ The pipeline is that of ``tokenizer.json`` as it is: transformers 5 would build 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
 
 from launcher.checkpoints import bounded
 from launcher.checkpoints.fields import flag
 from launcher.checkpoints.tokenizers.chat_template import from_files
+from launcher.checkpoints.tokenizers.guard import encoding, opening, probe
 from launcher.checkpoints.tokenizers.sentencepiece import Added, SentencePieceTokenizer, model_of
 from launcher.checkpoints.tokenizers.templated import Names, TemplatedTokenizer
 from launcher.checkpoints.tokenizers.token_bound import longest_token
@@ -32,13 +34,15 @@ class HuggingFaceTokenizer(TemplatedTokenizer):
 
     def __init__(self, backend: Any, source: str, names: Names | None = None, eos_ids: Iterable[int] = ()) -> None:
         self._backend = backend
-        self._backend.no_truncation()
-        self._backend.no_padding()
         self._names = names or Names()
-        spec = json.loads(backend.to_str())
-        self._bytes, self._special, self._strips = token_table(spec, source)
-        self.longest_token = longest_token(spec)
+        with opening(source):
+            self._backend.no_truncation()
+            self._backend.no_padding()
+            spec = json.loads(backend.to_str())
+            self._bytes, self._special, self._strips = token_table(spec, source)
+            self.longest_token = longest_token(spec)
         self._added = {added["id"] for added in spec["added_tokens"]}
+        _refuse_unknown(spec.get("post_processor"), {*self._bytes, *self._special}, source)
         base = {*self._bytes, *self._special} - self._added
         self._named_are_special()
         self.vocab_size = max([*self._bytes, *self._special]) + 1
@@ -64,7 +68,8 @@ class HuggingFaceTokenizer(TemplatedTokenizer):
         return self._base_vocab_size
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        return list(self._backend.encode(text, add_special_tokens=special).ids)
+        with encoding():
+            return list(self._backend.encode(text, add_special_tokens=special).ids)
 
     def token_bytes(self, token: int) -> bytes:
         return self._bytes.get(token, b"")
@@ -86,6 +91,26 @@ class HuggingFaceTokenizer(TemplatedTokenizer):
         return super().info() | {"tokenizer": type(self._backend.model).__name__}
 
 
+def _refuse_unknown(stage: Json, known: Set[int], source: str) -> None:
+    """Raise `CheckpointError` for a token that is put around a text and that the vocabulary does not have."""
+    for token in _around(stage):
+        if token not in known:
+            raise CheckpointError(
+                f"{source}: post_processor adds token {bounded.shown(token)} (expected a token of the vocabulary)"
+            )
+
+
+def _around(stage: Json) -> Iterator[Json]:
+    """Yield the ids in a post-processor: of templates, and the pairs ``[token, id]`` of ``sep`` and ``cls``."""
+    if not isinstance(stage, dict):
+        return
+    for part in stage.get("processors") or ():
+        yield from _around(part)
+    for named in (stage.get("special_tokens") or {}).values():
+        yield from named["ids"]
+    yield from (stage[key][1] for key in ("sep", "cls") if key in stage)
+
+
 def from_folder(folder: Path, bounds: Bounds | None = None) -> TemplatedTokenizer:
     """Load the tokenizer stored in ``folder``, from disk only, never running code that comes with it.
 
@@ -93,12 +118,13 @@ def from_folder(folder: Path, bounds: Bounds | None = None) -> TemplatedTokenize
     """
     if (folder / "tokenizer.json").is_file():
         return from_file(folder / "tokenizer.json", bounds)
-    if (folder / "tokenizer.model").is_file():
-        bounded.check_length(folder / "tokenizer.model", bounds)
-        return _from_sentencepiece(folder)
-    if (folder / "vocab.json").is_file():
-        bounded.check_length(folder / "vocab.json", bounds)
-        return _from_class(folder)
+    with opening(folder):
+        if (folder / "tokenizer.model").is_file():
+            bounded.check_length(folder / "tokenizer.model", bounds)
+            return _from_sentencepiece(folder)
+        if (folder / "vocab.json").is_file():
+            bounded.check_length(folder / "vocab.json", bounds)
+            return _from_class(folder)
     raise CheckpointError(f"{folder}: no tokenizer (expected tokenizer.json, tokenizer.model or vocab.json)")
 
 
@@ -107,16 +133,15 @@ def from_file(file: Path, bounds: Bounds | None = None) -> HuggingFaceTokenizer:
     from tokenizers import Tokenizer as Backend
 
     bounded.check_length(file, bounds)
-    try:
-        backend = Backend.from_file(str(file))
-    except Exception as error:  # the Rust parser raises bare Exception
-        raise CheckpointError(f"{file}: the tokenizer cannot be read: {_first_line(error)}") from error
+    probe(file)
     folder = file.parent
-    config = _config(folder)
-    names = _names(folder, config)
-    _add_listed(backend, folder, config)
-    _add_named(backend, config, names)
-    return HuggingFaceTokenizer(backend, str(file), names, generation_eos(folder))
+    with opening(file):
+        config = _config(folder)
+        names = _names(folder, config)
+        backend = Backend.from_file(str(file))
+        _add_listed(backend, folder, config)
+        _add_named(backend, config, names)
+        return HuggingFaceTokenizer(backend, str(file), names, generation_eos(folder))
 
 
 def _config(folder: Path) -> Mapping[str, Json]:
@@ -160,6 +185,7 @@ def _add_listed(backend: Any, folder: Path, config: Mapping[str, Json]) -> None:
             )
 
 
+ID = re.compile("[0-9]{1,10}")
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 
 
@@ -167,13 +193,13 @@ def _listed(folder: Path, config: Mapping[str, Json]) -> Iterator[tuple[Path, in
     file = folder / "tokenizer_config.json"
     decoder = config.get("added_tokens_decoder")
     for token, entry in decoder.items() if isinstance(decoder, dict) else ():
-        if not str(token).isdecimal() or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
-            raise CheckpointError(f"{file}: added_tokens_decoder has {str(token)[:100]!r} (expected ids of tokens)")
+        if not ID.fullmatch(token) or not isinstance(entry, dict) or not isinstance(entry.get("content"), str):
+            raise CheckpointError(f"{file}: added_tokens_decoder has {token[:100]!r} (expected ids of tokens)")
         yield file, int(token), entry["content"], {key: flag(entry, key, file) for key in FLAGS if key in entry}
     file = folder / "added_tokens.json"
     for content, token in read_json(file).items() if file.is_file() and not decoder else ():
-        if not isinstance(token, int):
-            raise CheckpointError(f"{file}: the id of {content[:100]!r} is {str(token)[:100]!r} (expected a number)")
+        if not isinstance(token, int) or isinstance(token, bool):
+            raise CheckpointError(f"{file}: the id of {content[:100]!r} is {bounded.shown(token)} (expected a number)")
         yield file, token, content, {"normalized": False}
 
 
@@ -227,10 +253,8 @@ def _from_class(folder: Path) -> HuggingFaceTokenizer:
     cls: Any = getattr(transformers, named, None) or getattr(transformers, named.removesuffix("Fast"), None)
     ours = isinstance(cls, type) and issubclass(cls, transformers.PreTrainedTokenizerBase)
     chosen = cls if ours else transformers.AutoTokenizer
-    try:
+    with opening(folder):
         tokenizer = chosen.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
-    except Exception as error:  # the Rust parser raises bare Exception
-        raise CheckpointError(f"{folder}: the tokenizer cannot be read: {_first_line(error)}") from error
     if not getattr(tokenizer, "is_fast", False):
         raise CheckpointError(f"{folder}: {type(tokenizer).__name__} is not a fast tokenizer (expected tokenizer.json)")
     names = _names(folder, dict(tokenizer.special_tokens_map) | dict(config))
@@ -255,10 +279,14 @@ def _token_ids(value: Json, file: Path) -> list[int]:
 
 
 def read_json(file: Path, bounds: Bounds | None = None) -> Mapping[str, Json]:
-    """Return the object in a JSON file; `CheckpointError` if it is no JSON, empty if it is no object."""
+    """Return the object in a JSON file, empty if it is no object.
+
+    Raises `CheckpointError` if it is no JSON, and for half of a surrogate pair, which no text has.
+    """
     content = bounded.read_json(file, bounds)
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.start + 1]
+        raise CheckpointError(f"{file}: holds {half!a}, half of a surrogate pair (expected Unicode text)") from None
     return content if isinstance(content, dict) else {}
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from launcher.checkpoints.tokenizers.guard import encoding, probe
 from launcher.checkpoints.tokenizers.templated import Names, TemplatedTokenizer
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import PLAIN, Message, NoChatTemplate, Rendering, byte_name
@@ -74,7 +75,8 @@ class SentencePieceTokenizer(TemplatedTokenizer):
         return self._size
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
-        tokens = [token for part in self._parts(text) for token in part]
+        with encoding():
+            tokens = [token for part in self._parts(text) for token in part]
         return [*self._before, *tokens, *self._after] if special else tokens
 
     def _parts(self, text: str) -> Iterator[list[int]]:
@@ -136,6 +138,7 @@ def model_of(file: Path) -> Any:
     """Load a model file. Raises `CheckpointError` for one that is none."""
     from sentencepiece import SentencePieceProcessor
 
+    probe(file)
     try:
         return SentencePieceProcessor(model_file=str(file))
     except (OSError, RuntimeError) as error:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.checkpoints.bounded import check_length, here, shown
+from launcher.checkpoints.tokenizers.guard import opening
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
 from launcher.checkpoints.tokenizers.sentencepiece import SentencePieceTokenizer
 from launcher.checkpoints.tokenizers.templated import Names
@@ -53,10 +54,8 @@ def gpt2(vocab: Path, merges: Path) -> Tokenizer:
     """Return the GPT-2 tokenizer made of a ``vocab.json`` and a ``merges.txt``."""
     from tokenizers import AddedToken, ByteLevelBPETokenizer
 
-    try:
+    with opening(f"{vocab} with {merges.name}"):
         backend = ByteLevelBPETokenizer.from_file(str(vocab), str(merges))._tokenizer
-    except Exception as error:  # the Rust parser raises bare Exception
-        raise CheckpointError(f"{vocab}: not a GPT-2 vocabulary with {merges.name}: {error}") from error
     end = "<|endoftext|>"
     if backend.token_to_id(end) is not None:
         backend.add_special_tokens([AddedToken(end, special=True, normalized=False)])
