@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -62,10 +63,12 @@ def split_url(url: str) -> SplitResult:
     try:
         parts = urlsplit(url.rstrip("/"))
         _ = parts.port
-    except ValueError as error:
-        raise UserError(f"backend.url={url}: {error}; accepted is http(s)://host[:port]/v1") from None
-    if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or not parts.path.endswith("/v1"):
-        raise UserError(f"backend.url={url}: accepted is http(s)://host[:port]/v1")
+    except ValueError:
+        raise UserError("backend.url=...: its host or port cannot be read; expected http(s)://host[:port]/v1") from None
+    more = re.search(r"[?;#]", url)
+    if parts.scheme not in ("http", "https") or not parts.hostname or more or not parts.path.endswith("/v1"):
+        given = url if more is None else f"{url[: more.start() + 1]}..."  # what follows may be a secret
+        raise UserError(f"backend.url={given[:200]}: expected http(s)://host[:port]/v1, with nothing behind it")
     return parts
 
 

@@ -21,6 +21,11 @@ from omegaconf.errors import (
 
 from launcher.core import credentials
 
+CONTAINER = re.compile(r"(?:Cannot convert '|Value '.*' of type ')(?:DictConfig|ListConfig|bytes)'", re.DOTALL)
+QUOTED = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
+"""How OmegaConf quotes a value that it refuses."""
+FULL_KEY = re.compile(r"^\s*full_key: (\S+)$", re.MULTILINE)
+
 
 def complaint(error: BaseException, conf: Path) -> str:
     """Say in one line what is wrong. ``conf`` is the folder of option files, read to list the options of a group."""
@@ -36,9 +41,24 @@ def complaint(error: BaseException, conf: Path) -> str:
         return _unknown_key(cause)
     if isinstance(cause, ValidationError) and "is not Optional" in str(cause):
         return f"{cause.full_key}: null is not accepted; give a value, or leave it out"
+    if isinstance(cause, ValidationError) and cause.full_key:
+        return f"{cause.full_key}: {_unconverted(_first_line(cause), str(cause.full_key))}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
-    return _reworded(_first_line(error))
+    key = FULL_KEY.search(str(error))
+    return _unconverted(_reworded(_first_line(error)), key[1] if key else "")
+
+
+def _unconverted(line: str, key: str = "") -> str:
+    """Leave out of OmegaConf's line a container's content, the value of a secret's key, and what looks like a key."""
+    if found := CONTAINER.search(line):
+        kind = "mapping" if "Dict" in found[0] else "list" if "List" in found[0] else "value of bytes"
+        return f"{line[: found.start()]}a {kind} stands at {key or 'a key'}; expected one value"
+    secret = any(credentials.is_secret(name.removesuffix("_env")) for name in key.split("."))
+    quoted = QUOTED.search(line)
+    if quoted and (secret or credentials.looks_random(quoted[1])):
+        return line.replace(quoted[1], "...")
+    return line
 
 
 def unknown_keys(cfg: DictConfig) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from hydra.experimental.callback import Callback
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, read_write
 from omegaconf.errors import OmegaConfBaseException
+from omegaconf.resolvers.oc import env
 
 from launcher.cli import hydra_launchers, objective
 from launcher.cli.hydra_launchers import SHARED
@@ -176,14 +178,32 @@ def report(folder: Path) -> list[int]:
 
 def check_secrets(config: DictConfig) -> None:
     """Refuse secrets that a composed configuration holds as values. Raises `SecretGiven`."""
+    OmegaConf.register_new_resolver("oc.env", _environment, replace=True)
     credentials.check("", plain(config, resolve=False) | {"hydra": {}})
     for key in config:
         if key != "hydra":
-            with suppress(OmegaConfBaseException):  # what is wrong with it is said when it is used
-                credentials.check(str(key), _resolved(config[key]))
+            _check_resolved(config, str(key))
     if "hydra" in config:
+        for key in ("run", "sweep", "job"):
+            _check_resolved(config, f"hydra.{key}")
         credentials.check("hydra.job.env_set", plain(config.hydra.job.env_set, resolve=False))
         credentials.check("hydra.launcher", settings(config.hydra))
+
+
+def _check_resolved(config: DictConfig, key: str) -> None:
+    """Refuse secrets in what the interpolations of a key yield. Raises `SecretGiven`."""
+    with credentials.interpolated(key), suppress(OmegaConfBaseException):  # what is wrong is said when it is used
+        value = _resolved(OmegaConf.select(config, key))
+        if not key.startswith("hydra."):
+            credentials.check(key, value)
+
+
+def _environment(variable: str, *default: Json) -> str | None:
+    """Do what OmegaConf's ``oc.env`` does; an interpolation may compute the name, so that only this sees it."""
+    value = env(variable, *default)
+    if variable in os.environ:
+        credentials.note(variable, os.environ[variable])
+    return value
 
 
 def _resolved(value: Any) -> Json:

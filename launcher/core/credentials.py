@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
+from base64 import b64decode
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from itertools import pairwise
+from pathlib import Path
 from urllib.parse import unquote
 
 from launcher.core.errors import UserError
-from launcher.core.redaction import hide
+from launcher.core.redaction import SHORTEST, hide
 from launcher.core.types import Json
 
 HIDDEN = "the value may be a secret, and is not shown"
@@ -22,8 +27,27 @@ WORDS = frozenset(
 LAST = frozenset({"token", "pat", "auth", "pass"})
 """Words that do so at the end of a name: ``HF_TOKEN``, and not ``stop_token_ids``."""
 
-KEYS = frozenset({"api", "access", "secret", "private", "auth", "license", "signing", "encryption", "account", "my"})
-"""Words that do so before a last ``key``: ``X-Api-Key``."""
+KEYS = frozenset(
+    {
+        *("api", "access", "secret", "private", "auth", "license", "signing", "encryption", "account", "my"),
+        *("user", "session", "subscription", "service", "client", "refresh", "bearer", "hf", "admin", "shared"),
+    }
+)
+"""Words that do so before a last ``key`` or ``tokens``: ``X-Api-Key``."""
+
+ORDINARY = frozenset(
+    {
+        *("eos", "bos", "pad", "unk", "sep", "cls", "mask", "stop", "start", "end", "begin", "image", "special"),
+        *("max", "min", "per", "next", "first", "last", "prefix", "prompt", "think", "tool"),
+    }
+)
+"""Words before a last ``token`` that make it one of a text."""
+
+WITHIN = re.compile(r"password|passwd|passphrase|apikey|secret|credential")
+"""What makes a word one of a secret wherever it stands in it: ``MYAPIKEY``."""
+
+DOUBTFUL = frozenset({"k", "sid", "sessionid", "session", "sig", "signature", "jwt"})
+"""Names of secrets and of other things: the value decides."""
 
 KNOWN = re.compile(
     r"\b(?:sk-[\w-]{8,}|sk_(?:live|test)_\w{8,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
@@ -33,16 +57,28 @@ KNOWN = re.compile(
 """How keys of well-known services begin."""
 
 USERINFO = re.compile(r"[a-z][a-z0-9+.-]*://([^\s/?#@\"']+)@", re.IGNORECASE)
-QUERY = re.compile(r"[?&]([\w.-]+)=([^&\s\"'#]+)")
+QUERY = re.compile(r"[?&;#]([\w.-]+)=([^&;\s\"'#]+)")
+SCHEME = re.compile(r"\b(Bearer|Basic)\s+([\w.~+/=-]{8,})")
+"""The value of a header that lets somebody in."""
 PAIR = re.compile(r"""([A-Za-z][\w-]*)["']?\s*[:=]\s*["']?((?:(?:Bearer|Basic|Token)\s+)?[^\s"',}]+)""")
 """``NAME=value``, ``Header: value`` or ``"key": "value"``."""
-OPTION = re.compile(r"""--?([A-Za-z][\w-]*)\s+["']?([^\s"'-][^\s"']*)""")
-"""``--name value``."""
+OPTION = re.compile(r"--?([A-Za-z][\w-]*)")
+USER = re.compile(r"-u|--user|--proxy-user")
+CLIENTS = frozenset({"curl", "wget", "http", "https", "xh"})
+"""Programs whose ``-u`` is a name and a password; that of others may be two groups of a system."""
 ELSEWHERE = re.compile(
-    r"(?:(?:Bearer|Basic|Token)\s+)?(?:[$<{/].*|true|false|null|none|no|yes|auto|basic|[\d.]+)", re.I
+    r"(?:(?:Bearer|Basic|Token)\s+)?"
+    r"(?:[$<{].*|true|false|null|none|no|yes|auto|basic|-?\d{1,5}(?:\.\d*)?|\d+(?:\.\d+){2,}|@?(?:~|\.{1,2})?/.*)",
+    re.IGNORECASE,
 )
-"""A value that is no secret itself: a variable, a place in a template, a path, a number."""
+"""A value that is no secret itself: a variable, a place in a template, a short number, a version, a path."""
+PATH = re.compile(r"@?(?:(?:~|\.{1,2})/|/[^/]+(?:/|\.(?:pem|key|crt|cer|json|ya?ml|toml|txt|env|cfg|conf|ini)$))")
+"""How a path begins that is not one word behind a slash."""
+MIXED = re.compile(r"(?=[\w+=~-]*\d)(?=[\w+=~-]*[A-Za-z])[\w+=~]{8,}")
+"""A part of a text that has letters and digits, as keys do."""
 REFERENCE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}\s]+)")
+OF_A_SHELL = frozenset({"PWD", "OLDPWD"})
+"""Variables whose names are like those of secrets, and which are none."""
 
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 CONVENTIONAL = re.compile(r"[A-Z]{1,15}\d{0,2}(?:_(?:[A-Z]{1,15}\d{0,2}|\d{1,3}))*")
@@ -112,7 +148,7 @@ class Place:
 def check(key: str, value: Json) -> None:
     """Refuse secrets in the value of a key, in all that it holds.
 
-    Raises `SecretGiven`; what is refused is redacted from then on.
+    Raises `SecretGiven`, also for bytes; what is refused is redacted from then on.
     """
     for place, text in _texts(Place(tuple(key.split(".")) if key else ()), value):
         _check(place, text)
@@ -120,12 +156,51 @@ def check(key: str, value: Json) -> None:
 
 def check_word(key: str, text: str) -> None:
     """Refuse a word of the command line that cannot be read and may hold a secret. Raises `SecretGiven`."""
+    check_name(key)
     place = Place(tuple(key.split(".")))
     groups = ("add_headers", "headers", "environment", "env_set")
     if place.variable or place.header or place.environment or place.name in groups or is_secret(place.name):
         raise _refused(place, text, _form(place))
     _check_text(place, text)
     _check_script(place, text)
+
+
+def check_name(name: str) -> None:
+    """Refuse a key of the command line that is a secret itself. Raises `SecretGiven`."""
+    if KNOWN.search(name):
+        raise _refused(Place(("a word of the command line",)), name, f"it looks like a key; {_form(Place(()))}")
+
+
+_read: list[str] = []
+"""Variables that hold a secret and that an interpolation has read."""
+
+
+def note(variable: str, value: str) -> None:
+    """Remember for `interpolated` that an interpolation has read a variable, if it holds a secret."""
+    if _holds_secret(variable, value):
+        _read.append(variable)
+        hide(value, variable)
+
+
+@contextmanager
+def interpolated(key: str) -> Iterator[None]:
+    """Refuse what is resolved within if it has read a secret. Raises `SecretGiven`."""
+    _read.clear()
+    yield
+    if _read:
+        said = f"{key}: the value of ${{oc.env:{_read[0]}}} would be written to the run folder"
+        raise SecretGiven(f"{said}; {_form(Place((key,)))}")
+
+
+def _holds_secret(variable: str, value: str) -> bool:
+    if variable in OF_A_SHELL or len(value) < SHORTEST:
+        return False
+    return KNOWN.search(value) is not None or (is_secret(variable) and not _is_elsewhere(value))
+
+
+def looks_random(text: str) -> bool:
+    """Tell whether a text has a part of letters and digits, or is like a known key."""
+    return bool(MIXED.search(text) or KNOWN.search(text))
 
 
 def shown(text: str) -> str:
@@ -145,6 +220,13 @@ def _texts(place: Place, value: Json) -> Iterator[tuple[Place, str]]:
             yield from _texts(replace(place, listed=True), item)
     elif isinstance(value, str) and value:
         yield place, value
+    elif isinstance(value, int) and not isinstance(value, bool):
+        if is_secret(place.name) and place.kind != "rename" and len(str(abs(value))) >= SHORTEST:
+            raise _refused(place, str(value), _form(place))
+    elif isinstance(value, bytes):
+        raise _refused(place, value.decode("utf-8", "replace"), "expected a text, not bytes (YAML's !!binary)")
+    elif isinstance(value, Path):
+        yield place, str(value)
 
 
 def _check(place: Place, text: str) -> None:
@@ -156,7 +238,7 @@ def _check(place: Place, text: str) -> None:
         raise _refused(place, text, _form(place))
     if place.environment and not _is_setting(place.name, text):
         raise _refused(place, text, _form(place))
-    if is_secret(place.name) and place.kind != "rename" and not ELSEWHERE.fullmatch(text):
+    if place.kind != "rename" and _gives_secret(place.name, text):
         raise _refused(place, text, _form(place))
     _check_text(place, text)
 
@@ -172,6 +254,8 @@ def _check_variable(place: Place, text: str) -> None:
 def _check_reference(place: Place, text: str) -> None:
     """Refuse ``${oc.env:NAME}`` where its value is, or may be, a secret: it is written with the configuration."""
     for variable in REFERENCE.findall(text):
+        if variable in OF_A_SHELL and not (place.header or is_secret(place.name)):
+            continue
         if place.header or place.environment or is_secret(place.name) or is_secret(variable):
             said = f"{place.key}: the value of ${{oc.env:{variable}}} would be written to the run folder"
             raise SecretGiven(f"{said}; {_form(place)}")
@@ -183,25 +267,85 @@ def _check_text(place: Place, text: str) -> None:
             place, re.split(r"[\s\"',;&}]", text[found.start() :])[0], f"it looks like a key; {_form(place)}"
         )
     for userinfo in USERINFO.findall(text):
-        if not ELSEWHERE.fullmatch(userinfo):
+        if not _is_elsewhere(userinfo):
             raise _refused(place, userinfo, f"expected a URL without a password; {_form(place)}")
     for parameter, value in QUERY.findall(text):
-        if is_secret(parameter) and not ELSEWHERE.fullmatch(value):
+        if _gives_secret(parameter, value):
             raise _refused(place, value, f"expected a URL without {parameter}=; {_form(place)}")
+    for scheme, value in SCHEME.findall(text):
+        if _lets_in(scheme, value):
+            raise _refused(place, value, _form(place))
     if place.script:
         _check_script(place, text)
 
 
 def _check_script(place: Place, text: str) -> None:
-    for pattern in (PAIR, OPTION):
-        for name, value in pattern.findall(text):
-            if is_secret(name) and not ELSEWHERE.fullmatch(value):
-                raise _refused(place, value, f"the value of {name}; {_form(place)}")
+    for name, value in (*PAIR.findall(text), *_options(text)):
+        if _gives_secret(name, value):
+            raise _refused(place, value, f"the value of {name}; {_form(place)}")
+
+
+def _lets_in(scheme: str, value: str) -> bool:
+    """Tell whether a word behind ``Bearer`` looks random, or one behind ``Basic`` is a name and a password."""
+    if scheme == "Bearer":
+        return MIXED.search(value) is not None and not _is_elsewhere(value)
+    try:
+        return b":" in b64decode(value, validate=True)
+    except ValueError:
+        return False
+
+
+def _options(text: str) -> Iterator[tuple[str, str]]:
+    """Yield each option of a command, and of the commands in its words, with the word behind it; also ``NAME=value``.
+
+    A word is what a shell makes of it: quotes and backslashes are taken off.
+    """
+    words = _words(text)
+    for word in words:
+        if word != text and re.search(r"\s", word):
+            yield from _options(word)
+        yield from PAIR.findall(word)
+    filled = [word for word in words if word]
+    for word, after in pairwise(filled):
+        if (option := OPTION.fullmatch(word)) and (not after.startswith("-") or MIXED.search(after)):
+            yield option[1], after
+    yield from _users(filled)
+
+
+def _users(words: list[str]) -> Iterator[tuple[str, str]]:
+    """Yield the passwords of ``-u name:password`` and ``--user=name:password``."""
+    asks = any(word.rpartition("/")[2] in CLIENTS for word in words)
+    for word, after in pairwise([*words, ""]):
+        option, _, joined = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
+        password = (joined or after).partition(":")[2]
+        if USER.fullmatch(option) and password and (asks or MIXED.search(password)):
+            yield "password", password
+
+
+def _words(text: str) -> list[str]:
+    try:
+        return shlex.split(text)
+    except ValueError:  # a quotation that is not closed
+        return [re.sub(r"[\"'\\]", "", word) for word in text.split()]
+
+
+def _gives_secret(name: str, value: str) -> bool:
+    """Tell whether a name and its value give a secret away."""
+    if is_secret(name):
+        return not _is_elsewhere(value)
+    return name.lower().replace("_", "").replace("-", "") in DOUBTFUL and bool(MIXED.search(value))
+
+
+def _is_elsewhere(value: str) -> bool:
+    """Tell whether a value says only where a secret is, or cannot be one."""
+    if value.lstrip("@~.").startswith("/"):
+        return bool(PATH.match(value)) or len(value) < SHORTEST
+    return bool(ELSEWHERE.fullmatch(value))
 
 
 def _refused(place: Place, value: str, form: str) -> SecretGiven:
     """Return the error, and see to it that the value is written nowhere else."""
-    for part in (value, unquote(value), *re.split(r"[:@\s]+", value)):
+    for part in (value, unquote(value), *re.split(r"[:@\s]+", value), value.lstrip("-/@~.")):
         hide(part)
     return SecretGiven(f"{place.key}: {HIDDEN}; {form}")
 
@@ -226,10 +370,20 @@ def _form(place: Place) -> str:
 def is_secret(name: str) -> bool:
     """Tell whether a name is one of a secret: ``HF_TOKEN``, ``X-Api-Key``, ``dbPassword``."""
     words = [word.lower() for word in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+    while words and words[-1].isdecimal():
+        words.pop()
     if not words:
         return False
-    keyed = words[-1] in ("key", "keys") and (len(words) == 1 or words[-2] in KEYS)
-    return keyed or words[-1] in LAST or not WORDS.isdisjoint(words)
+    before, last = words[-2] if len(words) > 1 else "", words[-1]
+    keyed = last in ("key", "keys", "tokens") and (not before or before in KEYS)
+    closed = last in LAST and not (last == "token" and before in ORDINARY)
+    return keyed or closed or _is_joined(last) or any(word in WORDS or WITHIN.search(word) for word in words)
+
+
+def _is_joined(word: str) -> bool:
+    """Tell whether a word is one of a secret that is written in one: ``apitoken``."""
+    ends = re.fullmatch(r"(.+)(?:key|token)s?", word)
+    return ends is not None and any(ends[1].endswith(key) for key in KEYS if len(key) > 2 or key == ends[1])
 
 
 def _is_open(header: str, text: str) -> bool:

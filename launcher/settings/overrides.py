@@ -119,6 +119,7 @@ class CommandLine:
 
 def _override(word: str, sweeps: bool) -> Override:
     name, _, value = word.lstrip("+~").partition("=")
+    credentials.check_name(name)
     try:
         found = _grammar().parse_overrides([written(word, sweeps)])[0]
     except (HydraException, UserError):

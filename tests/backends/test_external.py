@@ -139,7 +139,7 @@ def test_a_server_that_hangs_has_a_deadline(tmp_path: Path) -> None:
     ["127.0.0.1:8000/v1", "http://host:8000", "ftp://host/v1", "http:///v1", "http://h:x/v1", "http://h/v1?a=b", ""],
 )
 def test_a_url_that_is_none(tmp_path: Path, url: str) -> None:
-    with pytest.raises(UserError, match=r"backend.url=.*accepted is http\(s\)://host"):
+    with pytest.raises(UserError, match=r"backend.url=.*expected http\(s\)://host"):
         External(url).plan(deployment(tmp_path), allocate())
 
 

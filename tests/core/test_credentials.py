@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
@@ -55,7 +55,34 @@ PLACES: dict[str, Callable[[str], Any]] = {
     "backend.url ": "https://{}@127.0.0.1:1/v1".format,
     "backend.url  ": "http://127.0.0.1:1/v1?api_key={}".format,
     "model.path": "https://user:{}@host/checkpoint".format,
+    "backend.url   ": "http://127.0.0.1:1/v1#token={}".format,
+    "backend.url    ": "http://127.0.0.1:1/v1;key={}".format,
+    "backend.command     ": "curl -u bob:{} http://x".format,
+    "backend.command      ": "curl --user=bob:{} http://x".format,
+    "backend.command       ": 'serve --token=""{} --port {{port}}'.format,
+    "backend.command        ": 'serve --api-key "" {} --port {{port}}'.format,
+    "backend.command         ": "sh -c 'serve --api-key \\{}'".format,
+    "backend.command          ": "serve --api-key /{} --port {{port}}".format,
+    "adapters.payload.add.user_key": str,
+    "adapters.payload.add.apitoken": str,
+    "adapters.payload.add.MYAPIKEY": str,
+    "adapters.payload.add.hfToken": str,
+    "adapters.payload.add.db_password1": str,
+    "adapters.payload.add.api_key2": str,
+    "adapters.payload.add.tokens": lambda secret: [secret],
+    "adapters.payload.add.note": lambda secret: secret.encode(),
 }
+
+RANDOM = st.from_regex(r"[A-Z][a-z]{2,6}[0-9]{1,3}[A-Za-z0-9]{6,12}", fullmatch=True)
+DOUBTFUL: dict[str, Callable[[str], Any]] = {
+    "backend.url": "http://127.0.0.1:1/v1?k={}".format,
+    "backend.url ": "http://127.0.0.1:1/v1?sig={}".format,
+    "backend.command": "serve --api-key -{} --port {{port}}".format,
+    "backend.command ": "docker run -u bob:{} x".format,
+    "adapters.payload.add.sessionid": str,
+    "adapters.payload.add.user": "Bearer {}".format,
+}
+"""Places in which a word passes, and letters with digits do not."""
 
 
 @pytest.fixture(autouse=True)
@@ -65,6 +92,7 @@ def forgotten() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("place", PLACES)
+@settings(max_examples=30)
 @given(secret=SECRETS)
 def test_a_secret_is_refused_and_not_repeated(place: str, secret: str) -> None:
     with pytest.raises(SecretGiven) as refused:
@@ -73,6 +101,32 @@ def test_a_secret_is_refused_and_not_repeated(place: str, secret: str) -> None:
     assert str(refused.value).startswith(place.strip().partition(".")[0])
     assert secret not in redaction.redact(f"a later message about {secret}")
     redaction.forget()
+
+
+@pytest.mark.parametrize("place", DOUBTFUL)
+@settings(max_examples=30)
+@given(secret=RANDOM)
+def test_what_is_like_a_key_is_refused_in_a_doubtful_place(place: str, secret: str) -> None:
+    with pytest.raises(SecretGiven) as refused:
+        check(place.strip(), DOUBTFUL[place](secret))
+    assert secret not in str(refused.value)
+    assert secret not in redaction.redact(f"a later message about {secret}")
+    redaction.forget()
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("adapters.payload.add.password", 918273645546),
+        ("adapters.payload.add", {"extra": [{"api_key": 918273645546}]}),
+        ("backend.command", "serve --api-key 918273645546 --port {port}"),
+        ("adapters.payload.add.api_key", "918273645546"),
+    ],
+)
+def test_a_secret_may_be_a_number(key: str, value: Any) -> None:
+    with pytest.raises(SecretGiven) as refused:
+        check(key, value)
+    assert "918273645546" not in str(refused.value)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +143,8 @@ def test_a_secret_is_refused_and_not_repeated(place: str, secret: str) -> None:
         "backend.command=serve --port {{port}} --api-key {}",
         "{}",
         "--api-key={}",
+        "sk-abcdefgh{}=1",
+        "+sk-abcdefgh{}.b=1",
     ],
 )
 @pytest.mark.parametrize("sweep", [[], ["-m"]])
@@ -125,6 +181,18 @@ def test_no_word_of_a_command_line_repeats_a_secret(word: str, sweep: list[str],
         ("model.path", "${oc.env:SCRATCH}/ckpt"),
         ("model.tokenizer", "bert-base-uncased"),
         ("backend.url", "http://[::1]:8000/v1"),
+        ("backend.url", "https://host/openai/v1?api-version=2024-02-01&deployment=gpt-4o-2024-08-06"),
+        ("model.path", "/data/run?k=5/step#2;b"),
+        ("model.name", "meta-llama/Llama-3.1-8B-Instruct"),
+        ("adapters.system_message.text", "Basic mathematics2024; a Bearer instrument. Answer: password is a word"),
+        ("adapters.payload.add", {"min_tokens": 100000, "user": "user-1234", "stop": ["</s>", "key=", "Token:"]}),
+        ("adapters.payload.add", {"eos_token": "[END]", "pad_token": 12800100, "stop_token": "xx", "seed": 123456789}),
+        ("adapters.payload.add", {"session_id": "a", "cache_key": "prefix1234", "chat_template_kwargs": {"k": 3}}),
+        ("adapters.payload.add", {"ratio": 0.25, "none": None, "flag": True, "monkey": "Zx81mnQ4p", "k": 5}),
+        ("backend.command", "docker run -u 1000:1000 --user root:root x --port {port} --max-token 100000"),
+        ("backend.command", "serve --enable-auth --port 8000 --private-key /etc/tls/key.pem -u {port}"),
+        ("backend.command", "serve --api-key ~/token --auth /etc/auth.json --auth basic --model-key sorted"),
+        ("backend.command", "python -u -m vllm.entrypoints.openai.api_server --seed 123456 --served-model-name a:b1"),
     ],
 )
 def test_what_is_no_secret_passes(key: str, value: Any) -> None:
@@ -138,6 +206,7 @@ def test_what_is_no_secret_passes(key: str, value: Any) -> None:
         ("adapters.payload.add_headers.X", "${oc.env:TEAM}"),
         ("backend.environment.X", "a/${oc.env:TEAM,none}"),
         ("adapters.payload.add.api_key", "${ oc.env : TEAM }"),
+        ("adapters.payload.add.user", "${oc.env:'MY_TOKEN'}"),
     ],
 )
 def test_an_interpolation_that_would_write_a_secret_is_refused(key: str, text: str) -> None:

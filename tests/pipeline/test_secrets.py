@@ -103,6 +103,56 @@ def test_a_secret_in_an_option_file_is_written_nowhere(
         assert len(list(place.rglob("results.json"))) == 2, "the other point has run"
 
 
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("adapters: {payload: {add: {note: !!binary Wng4MW1uUTRwTHM3UnQyVnc5}}}", "adapters.payload.add.note: "),
+        ("adapters: {payload: {add: {password: 918273645546}}}", "adapters.payload.add.password: "),
+        (f"model: {{name: {{password: {PLANTED}}}}}", "a mapping stands at model.name"),
+        (f"model: {{name: [{PLANTED}]}}", "a list stands at model.name"),
+        (f"model: {{bounds: {{metadata_mb: {PLANTED}}}}}", "'...' of type 'str'"),
+    ],
+)
+def test_no_kind_of_value_of_an_option_file_is_repeated(
+    content: str, said: str, place: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    options = place.parent / "options" / "experiment"
+    options.mkdir(parents=True)
+    (options / "planted.yaml").write_text(f"# @package _global_\n{content}\n")
+    code = launch([f"--config-dir={options.parent}", *ECHO, "adapters=[payload]", "experiment=planted"])
+    seen = capfd.readouterr()
+    assert code == 1
+    assert said in seen.err
+    assert not re.search(f"{PLANTED}|918273645546|Traceback", seen.out + seen.err)
+    assert len(seen.err.splitlines()) == 1
+    assert not list(place.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("${oc.env:${model.name}}", "MY_TOKEN"),
+        ("${oc.env:MY_${model.name}}", "TOKEN"),
+        ("${oc.${model.name}:MY_TOKEN}", "env"),
+        ("${oc.env:NOT_THERE,${oc.env:${model.name}}}", "MY_TOKEN"),
+        ("${oc.decode:'\\${oc.env:${model.name}}'}", "MY_TOKEN"),
+    ],
+)
+@pytest.mark.parametrize("key", ["+adapters.payload.add.user", "hydra.run.dir"])
+def test_a_computed_interpolation_shows_no_secret(
+    text: str, name: str, key: str, place: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MY_TOKEN", PLANTED)
+    plan = ["mode=plan"] if key.startswith("+") else []
+    quoted = text.replace("'", "\\'")
+    code = launch([*plan, *ECHO[:1], *ECHO[2:], f"model.name={name}", "adapters=[payload]", f"{key}='{quoted}'"])
+    seen = capfd.readouterr()
+    assert code == 1
+    assert PLANTED not in seen.out + seen.err
+    assert "Traceback" not in seen.err
+    assert not [path for path in place.rglob("*") if PLANTED in path.as_posix()]
+
+
 class Leaking:
     """A server that tells everything that it was sent: in headers, in bodies, and as the reason of an error."""
 
