@@ -212,6 +212,12 @@ def test_gguf_flags_that_are_no_booleans_are_refused(key: str, tmp_path: Path) -
         tokenizer_of({**fields, f"tokenizer.ggml.{key}": "false"}, file)
 
 
+def test_a_long_name_of_a_kind_is_quoted_in_part(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"tokenizer\.ggml\.model is 'x+\.\.\. \(supported") as refused:
+        tokenizer_of({"tokenizer.ggml.model": "x" * 10_000}, tmp_path)
+    assert len(str(refused.value)) < 600
+
+
 def test_gguf_without_the_bos_that_it_adds_is_refused(tmp_path: Path) -> None:
     vocabulary = gguf_vocabulary("byte_level")
     del vocabulary["bos_token_id"]
