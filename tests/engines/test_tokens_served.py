@@ -246,3 +246,22 @@ def test_a_template_of_no_use_is_said_at_start_and_refuses_chats_only(template: 
         assert answer.json()["error"]["code"] == "no_chat_template"
         assert "tokenizer_config.json" in answer.json()["error"]["message"]
         assert server.post("/v1/completions", model="m", prompt="a", max_tokens=1).status_code == 200
+
+
+def test_a_text_for_which_the_library_panics_is_that_requests_error(tmp_path: Path) -> None:
+    spec = json.loads(backend("byte_level").to_str())
+    spec["normalizer"] = {"type": "Replace", "pattern": {"Regex": "x*(?=secret)"}, "content": "y"}
+    made = Tokenizer.from_str(json.dumps(spec))
+    with served(model_folder(tmp_path / "m", made=made), "huggingface") as server:
+        chat = [{"role": "user", "content": "secret"}]
+        for path, body in (
+            ("/tokenize", {"prompt": "secret"}),
+            ("/v1/completions", {"prompt": "secret", "max_tokens": 1}),
+            ("/v1/completions", {"prompt": ["fine", "secret"], "max_tokens": 1, "stream": True}),
+            ("/tokenize", {"prompt": "secret" + "a" * 60_000}),
+        ):
+            answer = server.post(path, model="m", **body)
+            assert answer.status_code == 400, (path, answer.text)
+            assert answer.json()["error"]["code"] == "text_refused"
+            assert server.post("/v1/completions", model="m", prompt="fine", max_tokens=1).status_code == 200
+        assert server.post("/v1/chat/completions", model="m", messages=chat, max_tokens=1).status_code == 200
