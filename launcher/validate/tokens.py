@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from launcher.checkpoints.tokenizers.guard import encoding, opening
+from launcher.core.tokenizer import TextRefused
 from launcher.core.types import Json
 from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable
 
@@ -57,7 +59,11 @@ async def tokens_of_the_file(subject: CheckContext) -> str:
 
 
 async def _compare(subject: CheckContext, reading: Reading, text: str, special: bool) -> None:
-    ids = reading.encode(text, special)
+    try:
+        with encoding():
+            ids = reading.encode(text, special)
+    except TextRefused as error:
+        raise Failure(f"{reading.file}: {error}") from None
     seen = await _ask(subject, "tokenize", {"prompt": text, "add_special_tokens": special}, "tokens")
     if seen != ids:
         at = next((i for i, (one, other) in enumerate(zip(seen, ids, strict=False)) if one != other), len(ids))
@@ -106,9 +112,10 @@ def _below(folder: Path, name: str, depth: int) -> Iterator[Path]:
 def _json(file: Path) -> Reading:
     from tokenizers import Tokenizer
 
-    read = Tokenizer.from_file(str(file))
-    read.no_truncation()
-    read.no_padding()
+    with opening(file):
+        read = Tokenizer.from_file(str(file))
+        read.no_truncation()
+        read.no_padding()
     special = [added["content"] for added in json.loads(file.read_text(encoding="utf-8")).get("added_tokens", ())]
     chosen = dict.fromkeys([*special[: SPECIAL // 2], *special[-SPECIAL // 2 :]])
     written = tuple(f"before{token}{token} after" for token in chosen)
