@@ -21,7 +21,7 @@ HIDDEN = "the value may be a secret, and is not shown"
 
 WORDS = frozenset(
     {"password", "passwd", "passphrase", "pwd", "secret", "apikey", "credential", "credentials", "authorization"}
-) | {"bearer", "cookie"}
+) | {"bearer", "cookie", "creds"}
 """Words that make a name one of a secret wherever they stand in it."""
 
 LAST = frozenset({"token", "pat", "auth", "pass"})
@@ -56,11 +56,11 @@ KNOWN = re.compile(
 )
 """How keys of well-known services begin."""
 
-USERINFO = re.compile(r"[a-z][a-z0-9+.-]*://([^\s/?#@\"']+)@", re.IGNORECASE)
+USERINFO = re.compile(r"[a-z][a-z0-9+.-]{0,30}://([^\s/?#@\"']+)@", re.IGNORECASE)
 QUERY = re.compile(r"[?&;#]([\w.-]+)=([^&;\s\"'#]+)")
 SCHEME = re.compile(r"\b(Bearer|Basic)\s+([\w.~+/=-]{8,})")
 """The value of a header that lets somebody in."""
-PAIR = re.compile(r"""([A-Za-z][\w-]*)["']?\s*[:=]\s*["']?((?:(?:Bearer|Basic|Token)\s+)?[^\s"',}]+)""")
+PAIR = re.compile(r"""([A-Za-z][\w-]{0,63})["']?\s{0,9}[:=]\s{0,9}["']?((?:(?:Bearer|Basic|Token)\s+)?[^\s"',}]+)""")
 """``NAME=value``, ``Header: value`` or ``"key": "value"``."""
 OPTION = re.compile(r"--?([A-Za-z][\w-]*)")
 USER = re.compile(r"-u|--user|--proxy-user")
@@ -74,7 +74,7 @@ ELSEWHERE = re.compile(
 """A value that is no secret itself: a variable, a place in a template, a short number, a version, a path."""
 PATH = re.compile(r"@?(?:(?:~|\.{1,2})/|/[^/]+(?:/|\.(?:pem|key|crt|cer|json|ya?ml|toml|txt|env|cfg|conf|ini)$))")
 """How a path begins that is not one word behind a slash."""
-MIXED = re.compile(r"(?=[\w+=~-]*\d)(?=[\w+=~-]*[A-Za-z])[\w+=~]{8,}")
+MIXED = re.compile(r"(?=[\w+=~-]{0,99}\d)(?=[\w+=~-]{0,99}[A-Za-z])[\w+=~]{8,}")
 """A part of a text that has letters and digits, as keys do."""
 REFERENCE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}\s]+)")
 OF_A_SHELL = frozenset({"PWD", "OLDPWD"})
@@ -305,6 +305,8 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
         if word != text and re.search(r"\s", word):
             yield from _options(word)
         yield from PAIR.findall(word)
+        for before, after in pairwise(word.split("=")):  # --env=HF_TOKEN=...
+            yield before[-64:], after
     filled = [word for word in words if word]
     for word, after in pairwise(filled):
         if (option := OPTION.fullmatch(word)) and (not after.startswith("-") or MIXED.search(after)):

@@ -63,6 +63,7 @@ PLACES: dict[str, Callable[[str], Any]] = {
     "backend.command        ": 'serve --api-key "" {} --port {{port}}'.format,
     "backend.command         ": "sh -c 'serve --api-key \\{}'".format,
     "backend.command          ": "serve --api-key /{} --port {{port}}".format,
+    "backend.command           ": "docker run --env=HF_TOKEN={} x".format,
     "adapters.payload.add.user_key": str,
     "adapters.payload.add.apitoken": str,
     "adapters.payload.add.MYAPIKEY": str,
