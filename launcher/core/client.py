@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
@@ -16,10 +17,11 @@ from launcher.core import http
 from launcher.core.errors import TransportError
 from launcher.core.http import Answer, HttpError
 from launcher.core.responses import NOT_JSON
-from launcher.core.types import Endpoint, Json, Request, Response, error_of
+from launcher.core.types import Endpoint, Handler, Json, Request, Response, error_of
 
 MAX_ANSWER_BYTES = 64 << 20
 """The largest answer that is read: the log-probabilities of 4 prompts of 128k tokens take about 50 MB."""
+UNBOUNDED_S = 86_400.0
 QUOTED = 300
 """Characters of an unexpected answer that an error message quotes."""
 MOMENT_S = 0.5
@@ -60,6 +62,12 @@ class Client:
         if request.body.get("stream"):
             return await self._stream(url, request.body, request.headers)
         return await self.post(url, request.body, request.headers)
+
+    def patient(self) -> Handler:
+        """Return a handler over the same connections that waits for an answer until it is cancelled."""
+        other = copy.copy(self)
+        other._timeout_s = UNBOUNDED_S
+        return other
 
     async def post(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None) -> Response:
         """Post JSON to any URL of the server and read the whole answer. Raises `TransportError`."""

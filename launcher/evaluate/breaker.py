@@ -88,14 +88,17 @@ class CircuitBreaker:
     request was answered since, or a request failed as it does when a server goes away and the next probe confirms it.
     Then `ServerAway` ends that request, others wait here before they are sent, and those under way may still be
     answered. It closes when health is back and a plain request for one token is answered. `guard` is to run beside the
-    workers. ``progress`` is told while it is open.
+    workers. ``progress`` is told while it is open. ``patient`` sends the plain request with a deadline of its own:
+    an ``evaluate.timeout_s`` that is too short for any answer is no outage.
 
     A server that answers a request while its health is silent may only have been busy: nothing that it was asked is
     sent again, and its next silence is given twice the time.
     """
 
-    def __init__(self, client: Handler, model: str, health: Health, max_pause_s: float, progress: Progress) -> None:
-        self._client, self._model, self._health = client, model, health
+    def __init__(
+        self, client: Handler, patient: Handler, model: str, health: Health, max_pause_s: float, progress: Progress
+    ) -> None:
+        self._client, self._patient, self._model, self._health = client, patient, model, health
         self._max_pause_s, self._progress = max_pause_s, progress
         self.pauses: list[Pause] = []
         self._silent_probes = SILENT_PROBES
@@ -287,7 +290,7 @@ class CircuitBreaker:
         """Ask for one token. A refusal of this request is an answer, too."""
         try:
             async with asyncio.timeout(timeout_s):
-                response = await self._client(Request(path, plain(path, self._model)))
+                response = await self._patient(Request(path, plain(path, self._model)))
         except TimeoutError:
             return _Plain(f"the server answers no request (not within {timeout_s:g} s)", late=True)
         except TransportError as error:

@@ -60,7 +60,8 @@ async def evaluate(
             ) as client,
             all_running(adapters, folder, deployment),
         ):
-            breaker = CircuitBreaker(client, endpoint.model, health or Unwatched(), settings.max_pause_s, progress)
+            model, watched = endpoint.model, health or Unwatched()
+            breaker = CircuitBreaker(client, client.patient(), model, watched, settings.max_pause_s, progress)
             session = _Session(breaker, pipeline(adapters, checking(breaker)), tasks, questions, journal, progress)
             await session.run(settings)
     return outcome.read(folder)

@@ -478,7 +478,7 @@ async def test_outages_between_which_nothing_is_answered_come_to_an_end(monkeypa
             self.probes += 1
             return self.probes
 
-    circuit = breaker.CircuitBreaker(client, "m", Flapping(), 600.0, Watch())
+    circuit = breaker.CircuitBreaker(client, client, "m", Flapping(), 600.0, Watch())
     guard = asyncio.create_task(circuit.guard())
     outages = 0
     while not guard.done():

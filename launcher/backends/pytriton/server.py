@@ -146,6 +146,8 @@ class Server:
 
     def _reason(self) -> str:
         """Return what this Triton has logged of a model that it could not load."""
+        if not self._settings.log_file.exists():
+            return ""
         with self._settings.log_file.open("rb") as log:
             log.seek(self._logged)
             found = FAILURE.search(log.read())

@@ -18,5 +18,7 @@ from launcher.backends.pytriton.server import Server, Settings
 def test_another_server_on_its_port_is_no_triton_of_ours(tmp_path: Path, said: bytes, name: str) -> None:
     settings = Settings("127.0.0.1", False, False, tmp_path / "t.json", tmp_path / "t.log", tmp_path / "engine")
     with answering(said) as (_, port):
-        found = Server(settings, Ports(port, port, port), tmp_path / "1").wait(5)
+        server = Server(settings, Ports(port, port, port), tmp_path / "1")
+        tries = (server.wait(5) for _ in range(20))  # a busy machine may answer too late
+        found = next((each for each in tries if each != "it died while starting"), None)
     assert found == f"another server ({name}) answers on port {port}"
