@@ -126,11 +126,22 @@ def pieces_like(*prompts: str) -> Json:
     return answered("text_completion", made)
 
 
+def sglang_like(*prompts: str) -> Json:
+    """No offsets are counted; a token that is impossible has the least float as llama.cpp writes it."""
+    made = []
+    for i, prompt in enumerate(prompts):
+        tokens = [*words(prompt), "!"]
+        choice = listed(tokens, prompt + "!", [-1] * len(tokens), i)
+        choice["logprobs"]["top_logprobs"][1]["impossible"] = -3.4028234663852886e38
+        made.append(choice)
+    return answered("text_completion", made)
+
+
 ECHOES = {
     function.__name__: function
     for function in (
         ours, openai_like, vllm_like, vllm_with_parts_of_characters, vllm_with_whole_characters, sentencepiece_like,
-        pieces_like,
+        pieces_like, sglang_like,
     )
 }  # fmt: skip
 

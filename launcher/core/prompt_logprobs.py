@@ -19,6 +19,8 @@ SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
 SPACE = re.compile(r"\s{0,200}")
 """What a special token may swallow; the bound keeps the time in proportion to the text."""
 SHOWN = 20
+NOT_GIVEN = -1
+"""What SGLang writes for every offset: it counts none."""
 
 Span = tuple[int, int]
 """The first character of a token, and the one behind its last."""
@@ -79,9 +81,12 @@ def _in_front(tokens: Sequence[str], prompt: str) -> int:
 def check_offsets(offsets: Sequence[Json], tokens: Sequence[str], found: Sequence[Span]) -> None:
     """Raise `Misaligned` unless ``offsets`` are those of the text, or of the tokens written one after the other.
 
-    The latter is how vLLM counts; the two differ by special tokens and by spaces that tokens do not show.
+    The latter is how vLLM counts; the two differ by special tokens and by spaces that tokens do not show. Offsets that
+    are all -1 are SGLang's, which counts none.
     """
     joined = accumulate((len(token) for token in tokens), initial=0)
+    if all(offset == NOT_GIVEN for offset in offsets):
+        return
     if all(offset == place for offset, place, _ in zip(offsets, joined, found, strict=False)):
         return
     for i, (offset, (start, end)) in enumerate(zip(offsets, found, strict=False)):

@@ -24,6 +24,8 @@ MOST_TOKENS = 100_000_000
 """A count of tokens above this is a mistake."""
 LOWEST = -1e6
 """A log-probability below this is a mistake; servers write -9999 for minus infinity."""
+ZERO_PROBABILITY = -3.4028234663852886e38
+"""What llama.cpp writes for minus infinity: the least float of 32 bits."""
 QUOTED = 200
 SAME_MODEL = re.compile(r"(:latest|[-@]\d{4}-?\d{2}-?\d{2})?")
 """What may follow the name that was asked for: OpenAI answers with the date of the version, Ollama with ``:latest``."""
@@ -239,7 +241,7 @@ def _check_numbers(values: Sequence[Json], name: str) -> None:
     for value in values:
         if not _is_number(value):
             raise Fault(f"'{name}' has {quoted(value)}, expected a number")
-        if not LOWEST < value <= TINY:
+        if not (LOWEST < value <= TINY or value == ZERO_PROBABILITY):
             raise Fault(f"'{name}' has {quoted(value)}, expected a finite number that is not above 0")
 
 

@@ -108,7 +108,7 @@ class CircuitBreaker:
         self._closed.set()
         self._flights: set[_Flight] = set()
         self._called_back: set[str] = set()
-        self._opened, self._answered = -math.inf, time.monotonic()
+        self._opened, self._answered, self._plainly = -math.inf, time.monotonic(), -math.inf
         self._path: str | None = None
         self._asking = asyncio.Lock()
         self._losses: Counter[str] = Counter()
@@ -142,12 +142,14 @@ class CircuitBreaker:
         """Tell whether there was an outage since ``start``, on the clock of `time.monotonic`.
 
         One begins if a plain request is not answered either. If it is only late, nothing else may have been answered
-        either, for longer than the slowest answer took.
+        either, for longer than the slowest answer took. A plain request that began after ``start`` answers for all who
+        ask.
         """
         async with self._asking:
-            if self._opened < start:
+            if self._opened < start and self._plainly < start:
                 asked = time.monotonic()
                 found = await self._plain(path, PLAIN_S)
+                self._plainly = asked if found.why is None else self._plainly
                 silent_since = min(asked, time.monotonic() - self._slowest_s)
                 if found.why is not None and not (found.late and self._answered > silent_since):
                     self._open(found.why, silent=found.late)

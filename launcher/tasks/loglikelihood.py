@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from launcher.core.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
+from launcher.core.prompt_logprobs import NOT_GIVEN, Misaligned, Span, check_offsets, not_echoed, spans
 from launcher.core.types import Json
 
 
@@ -31,7 +31,8 @@ def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
     values, offsets = logprobs.get("token_logprobs"), logprobs.get("text_offset")
     if not isinstance(values, list) or not isinstance(offsets, list) or len(values) != len(offsets):
         raise NoLogprobs("'token_logprobs' and 'text_offset' are not two lists of the same length")
-    if not offsets or offsets[0] != 0:
+    counted = any(offset != NOT_GIVEN for offset in offsets)
+    if not offsets or (counted and offsets[0] != 0):
         raise NoLogprobs("the log-probabilities do not begin with the prompt's first token")
     found = _places(text, offsets, logprobs.get("tokens"), len(prompt))
     if len(found) >= len(values):
@@ -42,6 +43,8 @@ def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
 def _places(text: str, offsets: Sequence[int], tokens: Json, end: int) -> list[Span]:
     """Return the characters of each token of the prompt."""
     if not isinstance(tokens, list) or len(offsets) < 2:
+        if NOT_GIVEN in offsets:
+            raise NoLogprobs("the answer has neither tokens nor offsets")
         inside = [offset for offset in offsets if offset < end]
         return list(zip(inside, [*offsets[1:], end], strict=False))
     try:

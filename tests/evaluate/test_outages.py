@@ -8,6 +8,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -489,6 +490,31 @@ async def test_outages_between_which_nothing_is_answered_come_to_an_end(monkeypa
     with pytest.raises(breaker.ServerGone, match="10 times"):
         await guard
     assert outages == breaker.OUTAGES_IN_A_ROW + 1
+
+
+async def test_one_plain_request_answers_for_all_that_failed_before_it():
+    """A timeout that is too short fails many requests at once: each would wait for the plain requests of the others."""
+    asked = 0
+
+    async def client(request):
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0.01)
+        return Response(200, {})
+
+    class Live:
+        def state(self):
+            return ServerState(Liveness.live, "", 0, 0, float("inf"))
+
+        def look(self):
+            return 0
+
+    circuit = breaker.CircuitBreaker(client, client, "m", Live(), 600.0, Watch())
+    start = time.monotonic()
+    found = await asyncio.gather(*(circuit.outage("/v1/completions", start) for _ in range(30)))
+    assert (found, asked) == ([False] * 30, 1)
+    assert not await circuit.outage("/v1/completions", time.monotonic())
+    assert asked == 2
 
 
 async def test_what_a_server_says_of_itself_is_one_harmless_line(tmp_path):
