@@ -1,0 +1,160 @@
+"""Hold the project's English: no word of a short list, and no sentence of more than 25 words.
+
+It reads the docstrings, comments and messages of Python files, the prose of Markdown and the comments of YAML:
+
+    python .ci/words.py [PATH ...]      # all tracked files, or those under the paths; exit status 1 with findings
+"""
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+from collections.abc import Iterator
+from pathlib import Path
+
+LONGEST = 25
+WORDS = {
+    "nobody": "name who, or write 'no client', 'no process'",
+    "whoever": "name who",
+    "whatever": "name what, or write 'any'",
+    "meanwhile": "write 'during X' or 'while X'",
+    "anew": "write 'again'",
+    "in vain": "write 'without effect' or 'inactive'",
+    "for ever": "write 'indefinitely' or 'without a timeout'",
+    "accepted is": "write 'must be' or 'expected'",
+    "accepted are": "write 'expected one of'",
+    "heed": "write 'follow' or 'check'",
+    "hears of": "write 'is notified of'",
+    "hear of": "write 'be notified of'",
+}
+BANNED = re.compile(r"(?<![\w'-])(" + "|".join(WORDS) + r")(?![\w'-])", re.IGNORECASE)
+# These quote the words on purpose.
+EXEMPT = {".ci/words.py", "CONTRIBUTING.md"}
+SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".sh"}
+
+Text = tuple[int, str, bool]  # line, text, whether sentences are counted
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences of a paragraph; a code span, a link or a path is one word."""
+    text = re.sub(r"``?[^`]+``?", "CODE", text)
+    text = re.sub(r"!?\[([^\]]*)\]\([^)]*\)", r"\1", text)
+    yield from re.split(r"(?<=[.!?])[)\"'*_]*\s+(?=\S)|\n\s*\n", text)
+
+
+def words(sentence: str) -> int:
+    """How many words it has; numbers and marks that stand alone are none."""
+    return len(re.findall(r"[A-Za-z][\w'/.=+-]*", sentence))
+
+
+def paragraphs(text: str, first: int) -> Iterator[tuple[int, str]]:
+    """Blocks of lines that belong together: list items, rows and headings stand alone; code is left out."""
+    block: list[str] = []
+    start, fenced = first, False
+    for number, line in enumerate(text.splitlines(), first):
+        bare = line.strip()
+        if bare.startswith(("```", "~~~")):
+            fenced = not fenced
+        alone = (
+            not bare or fenced or bare.startswith(("```", "~~~", "|", "#", ">>>", "!!!")) or line.startswith("    " * 2)
+        )
+        if alone or re.match(r"([-*+]|\d+\.)\s", bare):
+            if block:
+                yield start, " ".join(block)
+            block = []
+        if bare.startswith("|") and not fenced:
+            yield from ((number, cell) for cell in bare.strip("|").split("|"))
+        if alone:
+            continue
+        start = start if block else number
+        block.append(bare)
+    if block:
+        yield start, " ".join(block)
+
+
+def python_texts(source: str) -> Iterator[Text]:
+    """Docstrings and comments, whose sentences are counted, and the other strings, whose words are looked at."""
+    tree = ast.parse(source)
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    docstrings = set()
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list):
+            docstrings |= {id(child.value) for child in body if isinstance(child, ast.Expr)}
+        if isinstance(node, documented) and ast.get_docstring(node):
+            yield from (
+                (line, text, True) for line, text in paragraphs(ast.get_docstring(node) or "", node.body[0].lineno)
+            )
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str):
+            yield node.lineno, node.value, False
+    yield from comments(source)
+
+
+def comments(source: str) -> Iterator[Text]:
+    block: list[str] = []
+    start = last = 0
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type != tokenize.COMMENT or token.string.startswith(("#!", "# type:", "# noqa")):
+            continue
+        if block and token.start[0] != last + 1:
+            yield start, " ".join(block), True
+            block = []
+        start, last = start if block else token.start[0], token.start[0]
+        block.append(token.string.lstrip("#: "))
+    if block:
+        yield start, " ".join(block), True
+
+
+def hash_comments(source: str) -> Iterator[Text]:
+    block: list[str] = []
+    start = 1
+    for number, line in enumerate([*source.splitlines(), ""], 1):
+        found = re.match(r"\s*#\s?(.*)|.*\s#\s(.*)", line)
+        whole = bool(found and found[1] is not None)
+        if block and not whole:
+            yield start, " ".join(block), True
+            block = []
+        if found:
+            start = start if block else number
+            block.append(found[1] or found[2] or "")
+    if block:
+        yield start, " ".join(block), True
+
+
+def texts(path: Path) -> Iterator[Text]:
+    source = path.read_text()
+    if path.suffix == ".py":
+        return python_texts(source)
+    if path.suffix == ".md":
+        return ((line, text, True) for line, text in paragraphs(source, 1))
+    return hash_comments(source)
+
+
+def findings(path: Path, name: str) -> Iterator[str]:
+    seen = set()
+    for line, text, counted in texts(path):
+        for found in BANNED.findall(text):
+            if (line, found) not in seen:
+                seen.add((line, found))
+                yield f"{name}:{line}: {found!r}: {WORDS[found.lower()]}"
+        for sentence in sentences(text) if counted else ():
+            if (count := words(sentence)) > LONGEST:
+                yield f"{name}:{line}: a sentence of {count} words, the most is {LONGEST}: {sentence.strip()[:90]!r}"
+
+
+def tracked(under: list[str]) -> list[str]:
+    listed = subprocess.run(["git", "ls-files", *under], check=True, capture_output=True, text=True).stdout.splitlines()
+    return [name for name in listed if Path(name).suffix in SUFFIXES and name not in EXEMPT and Path(name).is_file()]
+
+
+def main() -> int:
+    found = [finding for name in tracked(sys.argv[1:]) for finding in findings(Path(name), name)]
+    print("\n".join(found) or "words: no findings")
+    return bool(found)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
