@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent
 VENV = ROOT / ".venv"
 PYTHON = VENV / "bin" / "python"
 TORCH = "torch==2.13.0"
-NEEDS_TORCH = {"megatron", "all", "nemo"}
+NEEDS_TORCH = {"megatron", "all"}
 
 
 def main(extras: list[str]) -> None:

@@ -8,17 +8,15 @@ import pytest
 from api.contract.conftest import Api
 from api.lm_eval_client import ask
 
-openai_completions = pytest.importorskip("lm_eval.models.openai_completions")
-
 
 async def test_log_likelihoods_as_its_client_reads_them(api: Api) -> None:
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
     context, continuations = "12+34=", ["46", "47", "x"]
     first = await api.tokens(context)
     prompts = [first + (await api.tokens(end)) for end in continuations]
     body = await api.complete(prompts, max_tokens=1, logprobs=1, echo=True, seed=1234)
-    parsed = openai_completions.LocalCompletionsAPI.parse_logprobs(
-        body, tokens=prompts, ctxlens=[len(first)] * len(prompts)
-    )
+    parsed = LocalCompletionsAPI.parse_logprobs(body, tokens=prompts, ctxlens=[len(first)] * len(prompts))
     for (total, greedy), prompt in zip(parsed, prompts, strict=True):
         reference = (await api.post("/reference_logprobs", tokens=prompt)).json()["token_logprobs"]
         assert total == pytest.approx(sum(reference[len(first) :]), abs=1e-3)
@@ -26,11 +24,13 @@ async def test_log_likelihoods_as_its_client_reads_them(api: Api) -> None:
 
 
 async def test_what_the_model_says_itself_is_greedy(api: Api) -> None:
+    from lm_eval.models.openai_completions import LocalCompletionsAPI
+
     prompt = await api.tokens("12+34=")
     said = (await api.complete(prompt, max_tokens=1, ignore_eos=True))["choices"][0]["text"]
     whole = prompt + (await api.tokens(said))
     body = await api.complete(whole, max_tokens=1, logprobs=1, echo=True)
-    parsed = openai_completions.LocalCompletionsAPI.parse_logprobs(body, ctxlens=[len(prompt)])
+    parsed = LocalCompletionsAPI.parse_logprobs(body, ctxlens=[len(prompt)])
     assert parsed[0][1] is True
 
 

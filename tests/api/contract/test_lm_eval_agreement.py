@@ -57,7 +57,6 @@ def by_lm_eval(endpoint: Endpoint, data: Path, folder: Path):
 
 @pytest.mark.slow
 async def test_likelihoods_and_scores_are_those_of_lm_eval(endpoint: Endpoint, tmp_path: Path) -> None:
-    pytest.importorskip("lm_eval")
     data = items(tmp_path / "items.jsonl")
     task = MultipleChoice(
         path=str(data),

@@ -23,7 +23,6 @@ from launcher.validate import certificate
 from launcher.validate.check import Capability
 
 pytest.importorskip("megatron.core")
-pytest.importorskip("lm_eval")
 ASKED = "12+34="
 
 
