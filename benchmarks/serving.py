@@ -26,11 +26,10 @@ from typing import cast
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
-from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
 from launcher.core.types import resolve
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import AsyncEngine, Engine, GenerationRequest, Sampling
+from launcher.engines.base import AsyncEngine, Deployment, Engine, GenerationRequest, Sampling
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -111,14 +110,14 @@ def both(engine: Engine, model: Model) -> Iterator[tuple[asyncio.Runner, AsyncEn
     """Load the engine twice: bare, with a loop to run it in, and behind HTTP."""
     import uvloop
 
-    parts = (Parallelism(), Optimizations())
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        engine.load(model, *parts, allocate()) as runner,
-        Inline().serve(Deployment(model, engine, *parts, Path(folder)), allocate()) as endpoint,
-        asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
-    ):
-        yield loop, runner, endpoint.url
+    with tempfile.TemporaryDirectory() as folder:
+        deployment = Deployment(model, engine, Parallelism(), Optimizations(), Path(folder))
+        with (
+            engine.load(deployment, allocate()) as runner,
+            Inline().serve(deployment, allocate()) as endpoint,
+            asyncio.Runner(loop_factory=uvloop.new_event_loop) as loop,
+        ):
+            yield loop, runner, endpoint.url
 
 
 def rounds(

@@ -16,7 +16,6 @@ from starlette.responses import Response
 from launcher import __version__
 from launcher.api import chat, completions, replies, status, tokens
 from launcher.api.access import Access
-from launcher.api.admission import Admission
 from launcher.api.auth import Auth
 from launcher.api.browsers import allowed
 from launcher.api.certified import Certified
@@ -28,6 +27,7 @@ from launcher.api.metrics import Metrics
 from launcher.api.ready import Readiness
 from launcher.api.schema import ChatRequest, CompletionRequest, ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.service import Service
+from launcher.core.admission import Admission
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.tokenizer import TextRefused
 from launcher.engines.base import AsyncEngine

@@ -7,9 +7,9 @@ import hmac
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from launcher.api.admission import ALWAYS_OPEN, CODE, REASON, RETRY_AFTER_S, Admission
 from launcher.api.encode import refuse
 from launcher.api.errors import ApiError
+from launcher.core.admission import ALWAYS_OPEN, CODE, REASON, RETRY_AFTER_S, Admission
 from launcher.core.types import VALIDATOR_HEADER
 
 

@@ -4,38 +4,16 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import ClassVar
 
-from launcher.api.admission import Admission
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import Engine
+from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import name_of
-from launcher.settings.model import Model, Optimizations, Parallelism
-
-
-@dataclass(frozen=True)
-class Deployment:
-    """All that decides what is served: two runs with equal deployments could share one server.
-
-    ``folder`` is where the server writes its log; it is not part of what is served. Until ``admission`` is open, a
-    server of ours answers only who has its token; without one it answers everybody.
-    """
-
-    model: Model
-    engine: Engine
-    parallelism: Parallelism
-    optimizations: Optimizations
-    folder: Path
-    admission: Admission | None = field(default=None, compare=False)
-
-    @property
-    def validator_token(self) -> str | None:
-        return None if self.admission is None else self.admission.token
+from launcher.settings.model import Parallelism
 
 
 @dataclass

@@ -6,12 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from launcher.backends.base import Backend, Deployment, check_seconds, fits
+from launcher.backends.base import Backend, check_seconds, fits
 from launcher.backends.inline import api_key
 from launcher.backends.listing import Listing, split_url
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.settings.component import component
 from launcher.settings.model import Parallelism
 

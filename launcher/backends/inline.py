@@ -8,13 +8,14 @@ from dataclasses import field
 from typing import ClassVar, Protocol
 
 from launcher.api.front import Front, Limits, check_aliases, check_origins
-from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
+from launcher.backends.base import Backend, check_ports, check_seconds, fits
 from launcher.core.console import one_line
 from launcher.core.errors import ServerError
 from launcher.core.http import HttpError, fetch, netloc, parsed
 from launcher.core.redaction import reveal
 from launcher.core.types import Endpoint, Json, error_of
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
 
@@ -67,7 +68,7 @@ class Inline(Backend):
         with (
             bind(self.host, self.port) as bound,
             server_log(path) as log,
-            d.engine.load(d.model, d.parallelism, d.optimizations, allocation) as runner,
+            d.engine.load(d, allocation) as runner,
             serving(
                 create_app(runner, front=front, admission=d.admission, ready_timeout_s=self.start_timeout_s, log=log),
                 bound,

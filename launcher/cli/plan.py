@@ -48,8 +48,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "machine": {"nodes": list(allocation.nodes), "cpus": allocation.cpus, "gpus": allocation.gpus},
         "model": {"name": run.model.name, "checkpoint": _checkpoint(run)},
         "world_size": run.parallelism.world_size,
-        "engine": {"name": name_of(run.engine)}
-        | dict(run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)),
+        "engine": {"name": name_of(run.engine)} | dict(run.engine.plan(deployment, allocation)),
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         "adapters, outermost first": list(run.adapters),
         "tasks": {name: name_of(task) for name, task in run.tasks.items()},

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from launcher.checkpoints.base import NotComputed
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import AsyncEngine, Engine
+from launcher.engines.base import AsyncEngine, Deployment, Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.engine import open_checkpoint
 from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.sizing import BatchedEngine
 from launcher.settings.component import component, name_of
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model
 
 
 @dataclass(frozen=True)
@@ -38,20 +38,16 @@ class Auto(BatchedEngine):
     """
 
     @contextmanager
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[AsyncEngine]:
-        choice = self.choose(model)
-        with choice.engine.load(model, parallelism, optimizations, allocation) as runner:
+    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[AsyncEngine]:
+        choice = self.choose(deployment.model)
+        with choice.engine.load(replace(deployment, engine=choice.engine), allocation) as runner:
             if isinstance(runner, BatchingRunner):
                 runner.note(choice.facts())
             yield runner
 
-    def plan(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> dict[str, Json]:
-        choice = self.choose(model)
-        return choice.facts() | choice.engine.plan(model, parallelism, optimizations, allocation)
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        choice = self.choose(deployment.model)
+        return choice.facts() | choice.engine.plan(replace(deployment, engine=choice.engine), allocation)
 
     def fingerprint(self, model: Model) -> str | None:
         return self.choose(model).engine.fingerprint(model)

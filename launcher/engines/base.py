@@ -6,8 +6,10 @@ from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import ClassVar, Literal
 
+from launcher.core.admission import Admission
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
@@ -156,14 +158,13 @@ class Engine(ABC):
     """Whether the engine's tokens are those of the model's files."""
 
     @abstractmethod
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> AbstractContextManager[AsyncEngine]:
-        """Load the model and yield a `AsyncEngine`; leaving the context frees everything, whatever happened inside."""
+    def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:
+        """Load the model and yield an `AsyncEngine`; leaving the context frees everything, after an exception too.
 
-    def plan(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> dict[str, Json]:
+        ``deployment.engine`` is this engine.
+        """
+
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         """Describe, without heavy imports, what `load` would do; raise `UserError` for what cannot work."""
         return {}
 
@@ -172,3 +173,23 @@ class Engine(ABC):
         from launcher.checkpoints import detect
 
         return detect(resolve(model.path), model.bounds).fingerprint() if model.path else None
+
+
+@dataclass(frozen=True)
+class Deployment:
+    """Everything that decides what is served: two runs with equal deployments could share one server.
+
+    The server writes its log in ``folder``, which does not count for equality. Until ``admission`` opens, a built-in
+    server answers only requests with its token; without an ``admission`` it answers all requests.
+    """
+
+    model: Model
+    engine: Engine
+    parallelism: Parallelism
+    optimizations: Optimizations
+    folder: Path
+    admission: Admission | None = field(default=None, compare=False)
+
+    @property
+    def validator_token(self) -> str | None:
+        return None if self.admission is None else self.admission.token

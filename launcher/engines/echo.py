@@ -18,6 +18,7 @@ from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import (
     AsyncEngine,
+    Deployment,
     Engine,
     EngineState,
     Finish,
@@ -28,7 +29,7 @@ from launcher.engines.base import (
 )
 from launcher.engines.runtime.output_buffer import join
 from launcher.settings.component import component
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model
 
 EOS = 256
 VOCAB = 257
@@ -72,19 +73,16 @@ class Echo(Engine):
         if self.step_s and self.tokens_per_second:
             raise UserError("engine.step_s and engine.tokens_per_second both say how fast; set one of them to 0")
 
-    def plan(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> dict[str, Json]:
-        if parallelism.world_size > 1:
-            raise UserError(f"parallelism: engine=echo runs in one process, got a world of {parallelism.world_size}")
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        size = deployment.parallelism.world_size
+        if size > 1:
+            raise UserError(f"parallelism: engine=echo runs in one process, got a world size of {size}")
         return {"processes": 1, "parameters": 0}
 
     @contextmanager
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[EchoRunner]:
-        self.plan(model, parallelism, optimizations, allocation)
-        runner = EchoRunner(self, model)
+    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[EchoRunner]:
+        self.plan(deployment, allocation)
+        runner = EchoRunner(self, deployment.model)
         try:
             yield runner
         finally:

@@ -8,28 +8,24 @@ from dataclasses import asdict
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import AsyncEngine, Engine
+from launcher.engines.base import AsyncEngine, Deployment, Engine
 from launcher.settings.component import component
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Optimizations
 
 
 @component("engine/none")
 class Nothing(Engine):
     """The engine of ``backend=external`` and ``backend=command``: nothing is loaded by us."""
 
-    def plan(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> dict[str, Json]:
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         usual = asdict(Optimizations())
-        for name, value in asdict(optimizations).items():
+        for name, value in asdict(deployment.optimizations).items():
             if value != usual[name]:
                 said = getattr(value, "value", value)
                 raise UserError(f"optimizations.{name}={said}: engine=none loads nothing; say it to the server itself")
         return {"processes": 0}
 
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> AbstractContextManager[AsyncEngine]:
+    def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:
         raise UserError("engine=none: there is nothing to serve; accepted with backend=external and backend=command")
 
     def fingerprint(self, model: Model) -> str | None:

@@ -13,11 +13,11 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from launcher.adapters import caching, payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
 from launcher.adapters.base import Adapter
 from launcher.backends import command, external, inline, pytriton, ray  # noqa: F401
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend
 from launcher.core.errors import UserError
 from launcher.core.redaction import reveal
 from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401
-from launcher.engines.base import Engine
+from launcher.engines.base import Deployment, Engine
 from launcher.settings.cluster import Cluster, Local
 from launcher.settings.component import name_of
 from launcher.settings.evaluate import Evaluate

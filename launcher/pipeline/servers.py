@@ -13,11 +13,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from launcher.api.admission import Admission
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend
+from launcher.core.admission import Admission
 from launcher.core.errors import ServerError, UserError
 from launcher.core.types import Check, Endpoint, Json
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.monitor.health import probe
 from launcher.pipeline.config import Run
 from launcher.settings.component import name_of

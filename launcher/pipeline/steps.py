@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, TypeVar
 
 from rich.console import Console
 
-from launcher.api.admission import Admission
 from launcher.backends.base import lead_alone
 from launcher.core import files
+from launcher.core.admission import Admission
 from launcher.core.console import one_line, to_stderr
 from launcher.core.errors import (
     CoverageTooLow,
@@ -128,7 +128,7 @@ def serving(
     """Bring the server up, or take the shared one; until `validate`, one of ours answers only the launcher."""
     deployment = replace(run.deployment(folder), admission=Admission())
     lead_alone(run.backend, allocation)
-    run.engine.plan(run.model, run.parallelism, run.optimizations, allocation)
+    run.engine.plan(deployment, allocation)
     run.backend.plan(deployment, allocation)
     with ExitStack() as stack:
         tell(f"serve: {run.model.name} · engine {name_of(run.engine)} · backend {name_of(run.backend)}")

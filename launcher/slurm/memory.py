@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
@@ -40,6 +42,6 @@ def _facts(run: Run, slurm: Slurm) -> dict[str, Json]:
     world = run.parallelism.world_size
     there = Allocation(("job",), 0, 1, cpus=world, gpus=world if slurm.gpus_per_node else 0)
     try:
-        return run.engine.plan(run.model, run.parallelism, run.optimizations, there)
+        return run.engine.plan(run.deployment(Path()), there)
     except UserError:  # the job says it: it may see files that a login node does not
         return {}

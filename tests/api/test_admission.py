@@ -14,11 +14,11 @@ import httpx
 import pytest
 from running import program
 
-from launcher.api.admission import RETRY_AFTER_S, Admission
-from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
+from launcher.core.admission import RETRY_AFTER_S, Admission
 from launcher.core.types import VALIDATOR_HEADER, Endpoint
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.pipeline.steps import run_async
 from launcher.settings.model import Model, Optimizations, Parallelism

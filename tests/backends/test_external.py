@@ -9,13 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends.base import Deployment, lead_alone
+from launcher.backends.base import lead_alone
 from launcher.backends.external import External
 from launcher.backends.inline import Inline
 from launcher.backends.ray import Ray
 from launcher.core.errors import ServerError, UserError
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.engines.none import Nothing
 from launcher.settings.model import Model, Optimizations, Parallelism

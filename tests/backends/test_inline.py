@@ -20,12 +20,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
 from launcher.core.errors import ServerError, UserError
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import Allocation, allocate
-from launcher.engines.base import AsyncEngine, Engine
+from launcher.engines.base import AsyncEngine, Deployment, Engine
 from launcher.engines.echo import Echo
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Model, Optimizations, Parallelism
@@ -161,9 +160,7 @@ def test_an_engine_without_tokens_is_not_served(tmp_path: Path) -> None:
 @dataclass
 class Unloadable(Engine):
     @contextmanager
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[AsyncEngine]:
+    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[AsyncEngine]:
         raise UserError("model.path=/x: damaged")
         yield
 
@@ -249,7 +246,7 @@ SERVE = """
 import signal, sys, threading
 from pathlib import Path
 from launcher.distributed.allocation import allocate
-from launcher.backends.base import Deployment
+from launcher.engines.base import Deployment
 from launcher.backends.inline import Inline
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism

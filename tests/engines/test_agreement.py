@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import deployments
 import numpy as np
 import pytest
 import test_gguf
@@ -25,7 +26,7 @@ from launcher.core.errors import CheckpointError
 from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace, loading, source
 from launcher.engines.megatron import Megatron
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model
 
 ENGINES: dict[str, Callable[..., Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 CPU = torch.device("cpu")
@@ -43,7 +44,7 @@ def right(folder: Path, **tensors: torch.Tensor) -> list[float]:
 
 
 def opened(engine: str, folder: Path) -> Any:
-    return ENGINES[engine]().load(Model(path=str(folder)), Parallelism(), Optimizations(), HOST)
+    return deployments.load(ENGINES[engine](), Model(path=str(folder)), HOST)
 
 
 async def served(engine: str, folder: Path) -> list[float]:
@@ -106,7 +107,7 @@ async def test_the_index_decides_beside_a_single_file_of_others(engine: str, tmp
     save_file(other, tmp_path / "consolidated.safetensors", metadata={"format": "pt"})
     (tmp_path / "pytorch_model.bin").write_bytes(b"a pickle")
     assert await served(engine, tmp_path) == pytest.approx(expected, abs=1e-4)
-    plan = ENGINES[engine]().plan(Model(path=str(tmp_path)), Parallelism(), Optimizations(), HOST)
+    plan = deployments.plan(ENGINES[engine](), Model(path=str(tmp_path)), HOST)
     assert plan["unread_files"] == ["consolidated.safetensors", SINGLE, "pytorch_model.bin"]
 
 
@@ -207,7 +208,7 @@ def test_a_context_that_is_left_out_is_the_classs(engine: str, kind: str, tmp_pa
     config = json.loads((tmp_path / "config.json").read_text())
     del config["max_position_embeddings"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    plan = ENGINES[engine]().plan(Model(path=str(tmp_path)), Parallelism(), Optimizations(), HOST)
+    plan = deployments.plan(ENGINES[engine](), Model(path=str(tmp_path)), HOST)
     assert plan["context_length"] == LENGTHS[kind]
 
 
@@ -219,5 +220,5 @@ def test_a_cache_is_sized_by_the_classs_default(engine: str, tmp_path: Path) -> 
     del config["head_dim"]
     (tmp_path / "config.json").write_text(json.dumps(config))
     settings: Any = {"kv_cache_gb": 0.01}
-    plan = ENGINES[engine](**settings).plan(Model(path=str(tmp_path)), Parallelism(), Optimizations(), HOST)
+    plan = deployments.plan(ENGINES[engine](**settings), Model(path=str(tmp_path)), HOST)
     assert plan["cache_tokens"] == pytest.approx(0.01 * 2**30 / (2 * 3 * 2 * 128 * 4), rel=0.02)

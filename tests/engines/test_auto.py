@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import deployments
 import pytest
 import test_gguf
 from answers import answer, request
@@ -16,7 +17,7 @@ from launcher.core.errors import CheckpointError, UserError
 from launcher.engines.auto import Auto
 from launcher.engines.base import Engine
 from launcher.engines.megatron import Megatron
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Parallelism
 
 TINY = Path(__file__).parents[2] / "launcher" / "assets" / "tiny"
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}
@@ -29,7 +30,7 @@ OTHERS: dict[str, tuple[str, dict[str, Any], str]] = {
 
 
 def plan(engine: Engine, path: Path, parallelism: Parallelism | None = None) -> dict[str, Any]:
-    return engine.plan(Model(path=str(path)), parallelism or Parallelism(), Optimizations(), HOST)
+    return deployments.plan(engine, Model(path=str(path)), HOST, parallelism)
 
 
 def test_megatron_is_taken_where_it_computes_the_checkpoint(tmp_path: Path) -> None:
@@ -49,7 +50,7 @@ async def test_huggingface_is_taken_for_the_rest_and_computes_it(name: str, tmp_
     assert found["taken"] == "huggingface"
     assert found["taken_because"].startswith(f"engine=megatron does not compute it: config.json: {reason}")
     tokens = [3, 1, 4, 1, 5, 9, 2, 6]
-    with Auto().load(Model(path=str(tmp_path)), Parallelism(), Optimizations(), HOST) as runner:
+    with deployments.load(Auto(), Model(path=str(tmp_path)), HOST) as runner:
         facts = runner.describe()
         scored = await answer(runner, request("a", tokens, max_tokens=0, prompt_logprobs=0))
     assert {key: facts[key] for key in ("taken", "taken_because")} == {

@@ -5,6 +5,7 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
+import deployments
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -13,7 +14,7 @@ from launcher.core.errors import EngineUnavailable, QueueFull, UserError
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenLogprob, TokenOutput
 from launcher.engines.echo import EOS, VOCAB, Echo, EchoRunner, History, score
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Parallelism
 
 PROMPT = "abcab"
 
@@ -236,8 +237,7 @@ async def test_what_was_counted() -> None:
 
 
 async def test_a_stopped_engine_is_unavailable() -> None:
-    parts = (Parallelism(), Optimizations(), allocate())
-    with Echo(step_s=0.001).load(Model("m"), *parts) as engine:
+    with deployments.load(Echo(step_s=0.001), Model("m"), allocate()) as engine:
         running = engine.generate(asked())
         await anext(running)
         assert engine.state().error is None
@@ -271,4 +271,4 @@ def test_wrong_settings_are_named(settings: dict[str, float], name: str) -> None
 
 def test_it_runs_in_one_process() -> None:
     with pytest.raises(UserError, match="one process"):
-        Echo().plan(Model(), Parallelism(tensor=2), Optimizations(), allocate())
+        deployments.plan(Echo(), Model(), allocate(), Parallelism(tensor=2))

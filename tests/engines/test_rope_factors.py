@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import deployments
 import numpy as np
 import pytest
 import test_gguf
@@ -27,7 +28,7 @@ from launcher.engines.auto import Auto
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.modules import inverse_frequencies
-from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.model import Model, Parallelism
 
 ORIGINAL, CHANNELS, LAYERS, HEADS, GROUPS = 16, 16, 3, 4, 2
 LLAMA3: dict[str, Any] = {
@@ -139,7 +140,7 @@ def test_logits_are_those_of_the_hugging_face_folder(tmp_path: Path) -> None:
 @pytest.mark.parametrize("parallelism", [Parallelism(), Parallelism(tensor=2)], ids=["one", "tensor2"])
 async def test_answers_are_those_of_the_hugging_face_folder(parallelism: Parallelism, tmp_path: Path) -> None:
     folder, file = models(tmp_path)
-    with Megatron().load(Model(path=str(file)), parallelism, Optimizations(), HOST) as runner:
+    with deployments.load(Megatron(), Model(path=str(file)), HOST, parallelism) as runner:
         asked = request("a", TOKENS, max_tokens=4, logprobs=0, prompt_logprobs=0)
         found = await answer(runner, asked)
     tokens = torch.tensor([*TOKENS, *found.ids])
@@ -193,8 +194,8 @@ def test_factors_of_a_model_that_llama_cpp_reads_none_for_are_refused(tmp_path: 
 def test_transformers_leaves_factors_out_and_so_is_not_asked(tmp_path: Path) -> None:
     file = test_gguf.written(tmp_path / "model.gguf", extra={"rope_freqs.weight": [1, 1, 2, 8]})
     with pytest.raises(CheckpointError, match=r"does not read rope_freqs\.weight \(expected engine=megatron\)"):
-        HuggingFace().plan(Model(path=str(file)), Parallelism(), Optimizations(), HOST)
-    found = Auto().plan(Model(path=str(file)), Parallelism(), Optimizations(), HOST)
+        deployments.plan(HuggingFace(), Model(path=str(file)), HOST)
+    found = deployments.plan(Auto(), Model(path=str(file)), HOST)
     assert found["taken"] == "megatron"
 
 
@@ -202,4 +203,4 @@ def test_a_scaling_without_a_name_is_linear_for_both(tmp_path: Path) -> None:
     file = test_gguf.written(tmp_path / "model.gguf", add_rope_scaling_factor=2.0)
     assert detect(file).architecture.rope_scaling == {"rope_type": "linear", "factor": 2.0}
     with pytest.raises(CheckpointError, match=r"does not read llama\.rope\.scaling\.type=linear"):
-        HuggingFace().plan(Model(path=str(file)), Parallelism(), Optimizations(), HOST)
+        deployments.plan(HuggingFace(), Model(path=str(file)), HOST)

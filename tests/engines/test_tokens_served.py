@@ -17,12 +17,11 @@ from tokenizer_inputs import CHATML, PARTS, TEXTS, backend, gguf_file, gguf_voca
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
-from launcher.backends.base import Deployment
 from launcher.backends.inline import Inline
 from launcher.core.responses import checked
 from launcher.core.types import Check, Endpoint, Response
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import Engine
+from launcher.engines.base import Deployment, Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.pipeline.steps import run_async

@@ -20,6 +20,7 @@ from launcher.api.server import bind, server_log, serving
 from launcher.cli.app import launch
 from launcher.core import redaction
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -193,11 +194,11 @@ class Leaking:
 @contextmanager
 def leaking(folder: Path) -> Iterator[str]:
     """Serve the echo engine through `Leaking`; yield the URL."""
-    parts = Model("m"), Parallelism(), Optimizations()
+    deployment = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), folder)
     with (
         bind("127.0.0.1", 0) as bound,
         server_log(folder / "theirs.log") as log,
-        Echo().load(*parts, allocate()) as runner,
+        deployment.engine.load(deployment, allocate()) as runner,
         serving(Leaking(create_app(runner, ready_timeout_s=60, log=log)), bound, log, 1.0),
     ):
         yield f"http://127.0.0.1:{bound.getsockname()[1]}/v1"

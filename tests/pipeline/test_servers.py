@@ -11,12 +11,13 @@ from urllib.request import urlopen
 
 import pytest
 
-from launcher.api.admission import Admission
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend
 from launcher.backends.inline import Inline
+from launcher.core.admission import Admission
 from launcher.core.errors import ServerError, UserError
 from launcher.core.types import Check, Endpoint
 from launcher.distributed.allocation import Allocation, allocate
+from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.monitor.health import probe
 from launcher.pipeline.servers import RunningServer, ServerPool

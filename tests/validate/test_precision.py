@@ -10,12 +10,12 @@ from pathlib import Path
 import planted
 import pytest
 
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend
 from launcher.backends.command import Command
 from launcher.backends.inline import Inline
 from launcher.core.types import Check, resolve
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import Engine
+from launcher.engines.base import Deployment, Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.none import Nothing

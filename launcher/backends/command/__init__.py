@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import ClassVar
 
-from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
+from launcher.backends.base import Backend, check_ports, check_seconds, fits
 from launcher.backends.command import argv_template
 from launcher.backends.inline import EVERYWHERE, api_key
 from launcher.core.errors import UserError
@@ -16,6 +16,7 @@ from launcher.core.http import netloc
 from launcher.core.redaction import reveal
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.settings.component import component
 
 CALL_S = 30.0

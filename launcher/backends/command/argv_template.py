@@ -6,10 +6,10 @@ import re
 import shlex
 from collections.abc import Mapping
 
-from launcher.backends.base import Deployment
 from launcher.core.errors import UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.settings.model import Model, Parallelism
 
 FIELD = re.compile(r"\{([a-z_]+)\}")

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from launcher.api.front import Limits, check_aliases, check_origins
-from launcher.backends.base import Backend, Deployment, check_ports, check_seconds, fits
+from launcher.backends.base import Backend, check_ports, check_seconds, fits
 from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
 from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
 
@@ -90,7 +91,7 @@ class PyTriton(Backend):
             logging_to(log),
             served_in_thread(d.admission) as served,
             self._triton(served, d.folder, key is not None, allocation) as triton,
-            d.engine.load(d.model, d.parallelism, d.optimizations, allocation) as engine,
+            d.engine.load(d, allocation) as engine,
             served.serving(engine),
         ):
             runner = TritonRunner(engine, served, triton)

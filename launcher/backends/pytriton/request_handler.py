@@ -14,11 +14,11 @@ from typing import Any, cast
 
 import uvloop
 
-from launcher.api.admission import REASON, Admission
 from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.event_queue import Event, EventQueue
 from launcher.backends.pytriton.frames import Frame
 from launcher.backends.pytriton.response_stream import ResponseStream
+from launcher.core.admission import REASON, Admission
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, GenerationRequest, TokenOutput

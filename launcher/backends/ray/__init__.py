@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.api.front import Limits, check_aliases, check_origins
-from launcher.backends.base import Backend, Deployment, check_ports
+from launcher.backends.base import Backend, check_ports
 from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
 from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
 from launcher.backends.ray.resources import Node, count, memory, rooms
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import LOOPBACK, Allocation
+from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
 
@@ -153,7 +154,7 @@ class Ray(Backend):
     def _share(self, d: Deployment, allocation: Allocation) -> ResourceShare:
         if self.address is not None:
             return ResourceShare(0, 0)  # the driver counts, when it has seen that Ray
-        facts: Mapping[str, Json] = d.engine.plan(d.model, d.parallelism, d.optimizations, allocation)
+        facts: Mapping[str, Json] = d.engine.plan(d, allocation)
         demand, nodes = self._demand(d), _nodes(allocation)
         memory(replace(demand, replicas=rooms(self.most_replicas, len(nodes))[0]), facts)
         return count(demand, nodes, facts)

@@ -13,13 +13,13 @@ from importlib import import_module
 from pathlib import Path
 
 from launcher.api.access import REQUEST_ID
-from launcher.api.admission import ALWAYS_OPEN, CODE, REASON
-from launcher.api.admission import RETRY_AFTER_S as ADMIT_AFTER_S
 from launcher.api.errors import ApiError
 from launcher.api.front import Limits
 from launcher.backends.ray.driver_config import Routing, Timeouts
 from launcher.backends.ray.heartbeat import Address
 from launcher.backends.ray.shared_secret import HEADER
+from launcher.core.admission import ALWAYS_OPEN, CODE, REASON
+from launcher.core.admission import RETRY_AFTER_S as ADMIT_AFTER_S
 from launcher.core.errors import ServerError
 from launcher.core.types import VALIDATOR_HEADER
 

@@ -9,9 +9,9 @@ from enum import Enum
 from pathlib import Path
 
 from launcher.api.front import Front
-from launcher.backends.base import Deployment
 from launcher.core.types import Json
 from launcher.distributed.allocation import LOOPBACK, Allocation
+from launcher.engines.base import Deployment
 
 ADMIT = b"a"
 """What a driver reads from standard input, after its assignment, when everybody may ask the fleet."""

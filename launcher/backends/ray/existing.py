@@ -72,7 +72,7 @@ class ExistingRay:
         """Return what the engine plans on the best of the nodes."""
         d, best = self._assignment.deployment, max(nodes, key=lambda node: (node.gpus, node.cpus))
         there = replace(self._assignment.allocation, gpus=int(best.gpus), cpus=max(1, int(best.cpus)))
-        return d.engine.plan(d.model, d.parallelism, d.optimizations, there)
+        return d.engine.plan(d, there)
 
     def _start_serve(self) -> None:
         """Use the Serve that is there, whatever proxies it has, or begin one without any."""

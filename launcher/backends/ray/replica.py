@@ -69,7 +69,7 @@ class Replica:
         # HAProxy is on the driver's node: there, no other host needs to reach the replica.
         bound = enter(bind(LOOPBACK if who["node"] == assignment.host else who["node"], 0))
         log = enter(server_log(d.folder / "server.log"))
-        runner = enter(d.engine.load(d.model, d.parallelism, d.optimizations, allocation))
+        runner = enter(d.engine.load(d, allocation))
         app = create_app(runner, front=assignment.front, ready_timeout_s=patience.start_s, log=log)
         host, port = bound.getsockname()[:2]
         enter(

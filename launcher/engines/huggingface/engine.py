@@ -12,7 +12,7 @@ from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
-from launcher.engines.base import AsyncEngine
+from launcher.engines.base import AsyncEngine, Deployment
 from launcher.engines.huggingface import source
 from launcher.engines.huggingface.source import Source
 from launcher.engines.runtime import invariant
@@ -20,7 +20,7 @@ from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
-from launcher.settings.model import Dtype, Model, Optimizations, OptimizationStatus, Parallelism
+from launcher.settings.model import Dtype, Model, OptimizationStatus, Parallelism
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -52,25 +52,20 @@ class Decision:
 class HuggingFace(BatchedEngine):
     """A causal language model of transformers with continuous batching over a paged key-value cache."""
 
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> AbstractContextManager[AsyncEngine]:
-        return self._load(model, self.decide(model, parallelism, optimizations, allocation))
+    def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:
+        return self._load(deployment.model, self.decide(deployment, allocation))
 
-    def plan(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> dict[str, Json]:
-        decision = self.decide(model, parallelism, optimizations, allocation)
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        decision = self.decide(deployment, allocation)
         return self._facts(decision, decision.source.cached_values)
 
     def fingerprint(self, model: Model) -> str:
         return _open(model).fingerprint()
 
-    def decide(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Decision:
+    def decide(self, deployment: Deployment, allocation: Allocation) -> Decision:
         """Read the model's metadata and settle what to do with it; `UserError` for what cannot work."""
-        _refuse_parallel(parallelism)
+        _refuse_parallel(deployment.parallelism)
+        model, optimizations = deployment.model, deployment.optimizations
         found = _open(model)
         device = "cuda" if allocation.gpus else "cpu"
         dtype = optimization_status.resolve_dtype(optimizations.dtype, found.dtype, device)

@@ -15,7 +15,7 @@ from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
-from launcher.engines.base import AsyncEngine
+from launcher.engines.base import AsyncEngine, Deployment
 from launcher.engines.huggingface import known
 from launcher.engines.megatron import layout, runtime
 from launcher.engines.megatron.runtime import Runtime
@@ -25,7 +25,7 @@ from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
-from launcher.settings.model import Dtype, Model, Optimizations, OptimizationStatus, Parallelism
+from launcher.settings.model import Dtype, Model, OptimizationStatus
 
 if TYPE_CHECKING:
     from launcher.engines.runtime.batching import BatchingRunner
@@ -51,23 +51,18 @@ class Megatron(BatchedEngine):
 
     runtime: Runtime = Runtime.portable
 
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> AbstractContextManager[AsyncEngine]:
-        decision = self.decide(model, parallelism, optimizations, allocation)
+    def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:
+        model, decision = deployment.model, self.decide(deployment, allocation)
         if self.runtime is Runtime.mcore_dynamic:
             return self._load_dynamic(model, decision)
         return self._load(model, decision, allocation)
 
-    def plan(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> dict[str, Json]:
-        return self._facts(self.decide(model, parallelism, optimizations, allocation))
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        return self._facts(self.decide(deployment, allocation))
 
-    def decide(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Decision:
+    def decide(self, deployment: Deployment, allocation: Allocation) -> Decision:
         """Read the checkpoint's metadata and settle what to do with it; `UserError` for what cannot work."""
+        model, parallelism, optimizations = deployment.model, deployment.parallelism, deployment.optimizations
         checkpoint = open_checkpoint(model)
         a = checkpoint.architecture
         layout.check_layout(a, parallelism, allocation.gpus if allocation.ranks is None else 0)

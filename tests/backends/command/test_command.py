@@ -20,11 +20,11 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.backends.base import Deployment
 from launcher.backends.command import Command, process
 from launcher.core.errors import ServerError, UserError
 from launcher.core.types import Endpoint, Record
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.none import Nothing
 from launcher.evaluate.evaluator import evaluate
 from launcher.monitor.health import Timing, watch

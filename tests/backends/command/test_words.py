@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends.base import Deployment
 from launcher.backends.command import argv_template
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.engines.none import Nothing
 from launcher.settings.model import Model, Optimizations, Parallelism
 

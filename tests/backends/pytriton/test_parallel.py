@@ -11,10 +11,10 @@ import pytest
 from api.lm_eval_client import ask
 from backends.pytriton.tiny import BODY, PATIENCE_S, answer, impatient, served
 
-from launcher.api.admission import Admission
-from launcher.backends.base import Deployment
 from launcher.backends.pytriton import PyTriton
+from launcher.core.admission import Admission
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.megatron import Megatron
 from launcher.pipeline.steps import run_async
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from launcher.api.admission import Admission
 from launcher.backends.pytriton.request_handler import RequestError, RequestHandler
 from launcher.backends.pytriton.tensors import Arrays
+from launcher.core.admission import Admission
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
 

@@ -11,9 +11,10 @@ from typing import Any
 
 import httpx
 
-from launcher.api.admission import Admission
-from launcher.backends.base import Backend, Deployment
+from launcher.backends.base import Backend
+from launcher.core.admission import Admission
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.megatron.engine import Decision, Megatron
 from launcher.engines.megatron.worker_config import Weights
 from launcher.settings.model import Model, Optimizations, Parallelism

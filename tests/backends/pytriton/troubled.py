@@ -12,12 +12,11 @@ from pathlib import Path
 
 import httpx
 
-from launcher.api.admission import REASON, Admission
-from launcher.backends.base import Deployment
 from launcher.backends.pytriton import PyTriton
+from launcher.core.admission import REASON, Admission
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import GenerationRequest, TokenOutput
+from launcher.engines.base import Deployment, GenerationRequest, TokenOutput
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model, Optimizations, Parallelism
 

@@ -9,9 +9,8 @@ from dataclasses import dataclass
 
 from launcher.core.errors import CheckpointError
 from launcher.distributed.allocation import Allocation
-from launcher.engines.base import AsyncEngine
+from launcher.engines.base import AsyncEngine, Deployment
 from launcher.engines.echo import Echo
-from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 @dataclass
@@ -19,9 +18,7 @@ class Damaged(Echo):
     """Finds, when it loads, that the checkpoint is damaged."""
 
     @contextmanager
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[AsyncEngine]:
+    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[AsyncEngine]:
         raise CheckpointError("shard 7 is damaged")
         yield
 
@@ -31,9 +28,7 @@ class Killed(Echo):
     """Is killed while it loads, as for lack of memory."""
 
     @contextmanager
-    def load(
-        self, model: Model, parallelism: Parallelism, optimizations: Optimizations, allocation: Allocation
-    ) -> Iterator[AsyncEngine]:
+    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[AsyncEngine]:
         os.kill(os.getpid(), 9)
         yield
 

@@ -14,12 +14,11 @@ from typing import Any
 
 import psutil
 
-from launcher.api.admission import Admission
-from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, session_dir
+from launcher.core.admission import Admission
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
-from launcher.engines.base import Engine
+from launcher.engines.base import Deployment, Engine
 from launcher.settings.model import Model, Optimizations, Parallelism
 
 PROBE_S = 6.0

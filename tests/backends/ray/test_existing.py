@@ -19,11 +19,11 @@ import pytest
 from backends.ray.ray_nodes import HEAD, OTHER, Nodes, nodes
 from backends.ray.ray_service import Service
 
-from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, session_dir
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 

@@ -21,13 +21,13 @@ from backends.ray.ray_engines import Damaged, Fatal, Killed
 from backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of
 from backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
-from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, session_dir, supervisor
 from launcher.backends.ray.driver import PERIOD_S
 from launcher.backends.ray.driver_config import Routing
 from launcher.core.errors import ServerError
 from launcher.core.types import INTERRUPTED, Endpoint
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.tasks.generation import Generation

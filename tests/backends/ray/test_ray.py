@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 from backends.ray.ray_service import alive
 
-from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray, session_dir
 from launcher.backends.ray.driver_config import ResourceRequest, ResourceShare, Scale, Timeouts
 from launcher.backends.ray.heartbeat import HeartbeatClient, HeartbeatServer, ReplicaConnection
@@ -22,6 +21,7 @@ from launcher.backends.ray.shared_secret import HEADER, SharedSecret
 from launcher.backends.ray.status import merge
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 

@@ -16,10 +16,10 @@ from typing import Any
 
 import pytest
 
-from launcher.backends.base import Deployment
 from launcher.backends.ray import Ray
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
+from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import deployments
 import pytest
 import torch
 from answers import answer, request, together
@@ -26,7 +27,7 @@ KINDS = [*FLAT, *SEQUENTIAL]
 
 def loaded(folder: Path, *, optimizations: Optimizations | None = None, **engine: Any) -> Any:
     model = Model(name="tiny", path=str(folder))
-    return HuggingFace(**engine).load(model, Parallelism(), optimizations or Optimizations(), HOST)
+    return deployments.load(HuggingFace(**engine), model, HOST, optimizations=optimizations)
 
 
 def mixed_batch(count: int) -> list[GenerationRequest]:
@@ -199,7 +200,7 @@ def test_a_tokenizer_with_too_many_tokens_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("key", ["tensor", "pipeline", "context", "expert"])
 def test_more_than_one_process_is_refused(key: str, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"parallelism\.{key}=2.*accepted is 1.*engine=megatron"):
-        HuggingFace().plan(Model(path=str(tmp_path)), Parallelism(**{key: 2}), Optimizations(), HOST)
+        deployments.plan(HuggingFace(), Model(path=str(tmp_path)), HOST, Parallelism(**{key: 2}))
 
 
 @pytest.mark.parametrize(
@@ -215,7 +216,7 @@ def test_numbers_that_cannot_work_are_refused_before_loading(
 ) -> None:
     folder = save("llama", tmp_path)
     with pytest.raises(UserError, match=message):
-        HuggingFace(**engine).plan(Model(path=str(folder), **model), Parallelism(), Optimizations(), HOST)
+        deployments.plan(HuggingFace(**engine), Model(path=str(folder), **model), HOST)
 
 
 def test_numbers_below_their_least_are_refused() -> None:
@@ -225,11 +226,11 @@ def test_numbers_below_their_least_are_refused() -> None:
 
 def test_the_plan_agrees_with_what_is_loaded(tmp_path: Path) -> None:
     engine, model = HuggingFace(), Model(path=str(save("qwen3", tmp_path)))
-    plan = engine.plan(model, Parallelism(), Optimizations(cuda_graphs=True), HOST)
+    plan = deployments.plan(engine, model, HOST, optimizations=Optimizations(cuda_graphs=True))
     assert plan["cache_tokens"] == engine.max_sequences * (CONTEXT + 16)
     assert plan["optimizations"]["cuda_graphs"]["active"] is False
     assert "engine=megatron only" in plan["optimizations"]["cuda_graphs"]["reason"]
-    with engine.load(model, Parallelism(), Optimizations(cuda_graphs=True), HOST) as runner:
+    with deployments.load(engine, model, HOST, optimizations=Optimizations(cuda_graphs=True)) as runner:
         facts = runner.describe()
         assert {key: facts[key] for key in plan} == plan
         assert runner.state().kv_tokens_total == plan["cache_tokens"]
@@ -239,8 +240,10 @@ def test_the_plan_agrees_with_what_is_loaded(tmp_path: Path) -> None:
 def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
     code = (
         "import sys; from launcher.engines.huggingface import HuggingFace; from launcher.settings.model import *;"
-        "from launcher.distributed.allocation import Allocation;"
-        "HuggingFace().plan(Model(path=sys.argv[1]), Parallelism(), Optimizations(), Allocation(('x',), 0, 1, 1, 0));"
+        "from launcher.distributed.allocation import Allocation; from launcher.engines.base import Deployment;"
+        "model, engine = Model(path=sys.argv[1]), HuggingFace();"
+        "deployment = Deployment(model, engine, Parallelism(), Optimizations(), 'no-server');"
+        "engine.plan(deployment, Allocation(('x',), 0, 1, 1, 0));"
         "print(sorted({'torch', 'transformers', 'megatron', 'numpy'} & set(sys.modules)))"
     )
     command = [sys.executable, "-c", code, str(save("llama", tmp_path))]
@@ -259,7 +262,7 @@ async def test_a_gguf_file_gives_what_the_megatron_engine_gives() -> None:
     model = Model(name="smollm2", path=str(path), context_length=256)
     answers = []
     for engine in (HuggingFace(), Megatron()):
-        with engine.load(model, Parallelism(), Optimizations(), HOST) as runner:
+        with deployments.load(engine, model, HOST) as runner:
             prompt = runner.tokenizer.encode("The capital of France is Paris. The capital of Italy is")
             answers.append(await answer(runner, request("x", prompt, max_tokens=8, prompt_logprobs=0, logprobs=0)))
     ours, theirs = answers

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import deployments
 import numpy as np
 import pytest
 import torch
@@ -15,7 +16,7 @@ from safetensors.torch import save_file
 from launcher.core.errors import CheckpointError, UserError
 from launcher.distributed.allocation import Allocation
 from launcher.engines.huggingface import HuggingFace, source
-from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.model import Dtype, Model
 
 CONFIG = {
     "model_type": "llama",
@@ -144,27 +145,27 @@ ROPES = [
 @pytest.mark.parametrize("rope", ROPES)
 def test_keys_that_change_with_the_length_bound_the_context(rope: dict[str, Any], tmp_path: Path) -> None:
     model = Model(path=str(folder(tmp_path, **rope)))
-    plan = HuggingFace().plan(model, Parallelism(), Optimizations(), HOST)
+    plan = deployments.plan(HuggingFace(), model, HOST)
     assert plan["context_length"] == 16
     assert "no cache can follow" in plan["context_reason"]
     model.context_length = 17
     with pytest.raises(UserError, match=r"context_length=17: the checkpoint allows 1 to 16.*no cache can follow"):
-        HuggingFace().plan(model, Parallelism(), Optimizations(), HOST)
+        deployments.plan(HuggingFace(), model, HOST)
 
 
 def test_a_context_that_is_not_known_must_be_given(tmp_path: Path) -> None:
     model = Model(path=str(folder(tmp_path, max_position_embeddings=None)))
     with pytest.raises(UserError, match=r"model\.context_length: must be given"):
-        HuggingFace().plan(model, Parallelism(), Optimizations(), HOST)
+        deployments.plan(HuggingFace(), model, HOST)
     model.context_length = 40
-    assert HuggingFace().plan(model, Parallelism(), Optimizations(), HOST)["context_length"] == 40
+    assert deployments.plan(HuggingFace(), model, HOST)["context_length"] == 40
 
 
 def test_no_path_is_refused() -> None:
     with pytest.raises(UserError, match=r"model\.path: empty; engine=huggingface needs"):
-        HuggingFace().plan(Model(), Parallelism(), Optimizations(), HOST)
+        deployments.plan(HuggingFace(), Model(), HOST)
     with pytest.raises(CheckpointError, match=r"model\.path=package:no_such_package/x"):
-        HuggingFace().plan(Model(path="package:no_such_package/x"), Parallelism(), Optimizations(), HOST)
+        deployments.plan(HuggingFace(), Model(path="package:no_such_package/x"), HOST)
 
 
 def test_a_flash_attention_of_the_config_is_not_passed_on(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import deployments
 import pytest
 import torch
 from answers import answer, request, together
@@ -32,7 +33,7 @@ from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import StepPlan
-from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.model import Dtype, Model, Parallelism
 
 LIMITS = SchedulerConfig(200, max_sequences=8)
 VOCAB = ByteTokenizer.vocab_size
@@ -220,7 +221,7 @@ def test_the_component_refuses_it_before_anything_is_loaded() -> None:
     host = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=0)
     model = Model(name="tiny", path="package:launcher/assets/tiny")
     with pytest.raises(UserError, match=r"engine\.runtime=mcore_dynamic: needs an NVIDIA GPU; this runs on CPU"):
-        Megatron(runtime=Runtime.mcore_dynamic).plan(model, Parallelism(), Optimizations(), host)
+        deployments.plan(Megatron(runtime=Runtime.mcore_dynamic), model, host)
 
 
 def test_megatron_cores_engine_gives_the_answers_of_the_portable_runtime() -> None:

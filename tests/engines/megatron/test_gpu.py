@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
+import deployments
 import pytest
 from answers import Answer, together
 from test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
@@ -146,7 +147,9 @@ async def test_megatron_cores_engine_is_close(requests: Sequence[GenerationReque
     host = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=1)
     model = Model(name="tiny", path="package:launcher/assets/tiny")
     asked = Optimizations(dtype=Dtype.bf16)
-    with Megatron(runtime=Runtime.mcore_dynamic, max_sequences=8).load(model, Parallelism(), asked, host) as runner:
+    with deployments.load(
+        Megatron(runtime=Runtime.mcore_dynamic, max_sequences=8), model, host, optimizations=asked
+    ) as runner:
         assert runner.describe()["runtime"] == "mcore_dynamic"
         short = [replace(r, prompt=r.prompt[:20]) for r in requests]
         close(short, runner, await together(runner, short))
@@ -156,7 +159,7 @@ async def test_the_component_reports_what_was_captured(requests: Sequence[Genera
     host = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=1)
     model = Model(name="tiny", path="package:launcher/assets/tiny")
     asked = Optimizations(cuda_graphs=True, flash_decode=flash.installed(), flash_attention=True, dtype=Dtype.bf16)
-    with Megatron(max_sequences=8).load(model, Parallelism(), asked, host) as runner:
+    with deployments.load(Megatron(max_sequences=8), model, host, optimizations=asked) as runner:
         await together(runner, [replace(r, prompt=r.prompt[:20]) for r in requests])
         facts: Any = runner.describe()
     assert facts["optimizations"]["cuda_graphs"]["active"]

@@ -7,6 +7,7 @@ import sys
 from dataclasses import replace
 from typing import Any
 
+import deployments
 import pytest
 from answers import one_by_one, request, together
 
@@ -23,15 +24,16 @@ TINY = Model(name="tiny", path="package:launcher/assets/tiny")
 def plan(
     engine: Megatron | None = None, model: Model = TINY, optimizations: Optimizations | None = None
 ) -> dict[str, Any]:
-    return (engine or Megatron()).plan(model, Parallelism(), optimizations or Optimizations(), CPU)
+    return deployments.plan(engine or Megatron(), model, CPU, optimizations=optimizations)
 
 
 def test_planning_imports_nothing_heavy() -> None:
     code = (
         "import sys; from launcher.engines.megatron import Megatron; from launcher.settings.model import *;"
-        "from launcher.distributed.allocation import Allocation;"
-        "Megatron().plan(Model('tiny', 'package:launcher/assets/tiny'), Parallelism(), Optimizations(),"
-        " Allocation(('localhost',), 0, 1, 2, 0));"
+        "from launcher.distributed.allocation import Allocation; from launcher.engines.base import Deployment;"
+        "model, engine = Model('tiny', 'package:launcher/assets/tiny'), Megatron();"
+        "deployment = Deployment(model, engine, Parallelism(), Optimizations(), 'no-server');"
+        "engine.plan(deployment, Allocation(('localhost',), 0, 1, 2, 0));"
         "heavy = {'torch', 'megatron', 'transformers', 'numpy'} & set(sys.modules); assert not heavy, heavy"
     )
     subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
@@ -81,10 +83,10 @@ def test_impossible_models_are_refused() -> None:
 @pytest.mark.parametrize("layout", [Parallelism(), Parallelism(tensor=2), Parallelism(pipeline=2)])
 async def test_the_shipped_model_answers_the_same_at_every_layout(layout: Parallelism) -> None:
     requests = [request(str(i), f"{i}+3=", max_tokens=6, logprobs=0, prompt_logprobs=0) for i in range(5)]
-    with Megatron().load(TINY, Parallelism(), Optimizations(dtype=Dtype.fp32), CPU) as alone:
+    with deployments.load(Megatron(), TINY, CPU, optimizations=Optimizations(dtype=Dtype.fp32)) as alone:
         expected = await one_by_one(alone, requests)
         assert alone.reference(list(b"1+1=2")) == pytest.approx(alone.reference(list(b"1+1=2")))
-    with Megatron(max_sequences=4).load(TINY, layout, Optimizations(), CPU) as runner:
+    with deployments.load(Megatron(max_sequences=4), TINY, CPU, layout) as runner:
         assert runner.describe()["world_size"] == layout.world_size
         found = await together(runner, requests)
     for a, b in zip(expected, found, strict=True):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
+import deployments
 import planted
 import pytest
 
@@ -12,7 +13,7 @@ from launcher.distributed.allocation import allocate
 from launcher.engines.base import AsyncEngine, Engine, GenerationRequest, Sampling, TokenLogprob
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
-from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.model import Dtype, Model, Optimizations
 
 Answer = tuple[tuple[TokenLogprob, ...], tuple[TokenLogprob, ...] | None]
 SHARED = tuple(range(65, 65 + 40))
@@ -67,7 +68,7 @@ def engines(kind: type[Engine]) -> Iterator[Engine]:
 
 def loaded(engine: Engine, path: str, **optimizations: object) -> object:
     asked = Optimizations(dtype=Dtype.bf16, **optimizations)  # type: ignore[arg-type]
-    return engine.load(Model("m", path), Parallelism(), asked, allocate())
+    return deployments.load(engine, Model("m", path), allocate(), optimizations=asked)
 
 
 @pytest.mark.parametrize("kind", [Megatron, HuggingFace])
