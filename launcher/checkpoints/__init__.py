@@ -15,10 +15,10 @@ EXPECTED = "a NeMo 2.0, Megatron-Bridge, Megatron-LM or Hugging Face folder, a .
 
 
 def detect(path: Path, bounds: Bounds | None = None) -> Checkpoint:
-    """Open the checkpoint at ``path``, whatever its layout. Reads metadata only, within ``bounds``.
+    """Open the checkpoint at ``path``, in any layout. Reads metadata only, within ``bounds``.
 
-    Raises `CheckpointError` with the file and what was expected, for a path that is missing, damaged, partial, of
-    no known layout, or that claims more than its files hold.
+    Raises `CheckpointError` with the file and what was expected. The path may be missing, damaged, partial or of no
+    known layout, or it may claim more than its files hold.
     """
     if not path.exists():
         raise CheckpointError(f"{path}: no such file or folder (expected {EXPECTED})")

@@ -23,10 +23,10 @@ DEEPEST = 64
 """Levels of JSON or YAML within each other; configurations have ten."""
 
 
-def here(look: Callable[[], bool]) -> bool:
-    """Ask ``path.is_file``, ``is_dir`` or ``exists`` of a path that a checkpoint names; no path at all is not here."""
+def holds(test: Callable[[], bool]) -> bool:
+    """Return ``path.is_file()``, ``is_dir()`` or ``exists()``; False for a path that the file system refuses."""
     try:
-        return look()
+        return test()
     except (OSError, ValueError):  # its name is too long, or its folder is closed
         return False
 

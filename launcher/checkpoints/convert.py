@@ -147,8 +147,8 @@ def _interleave(wholes: list[Tensor], architecture: Architecture, what: str) -> 
 def _share(model: nn.Module, name: str) -> Share:
     """Return this rank's share of a parameter.
 
-    The axis follows from the class of the parameter's module: Megatron's own marks on a parameter are set only by its
-    initialisers, which a model that is loaded does not run.
+    The axis follows from the class of the parameter's module. Megatron's own marks on a parameter are set only by its
+    initialisers. A model that is loaded does not run them.
     """
     from megatron.core import parallel_state as state
     from megatron.core.tensor_parallel import ColumnParallelLinear, RowParallelLinear, VocabParallelEmbedding

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.checkpoints.base import Checkpoint
-from launcher.checkpoints.bounded import here, shown
+from launcher.checkpoints.bounded import holds, shown
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.fields import section
 from launcher.checkpoints.iterations import latest
@@ -80,7 +80,7 @@ class MegatronBridgeCheckpoint(Checkpoint):
         """Return the local folder that the run was configured with, if it is here."""
         named = section(self._config, "tokenizer", self._file).get("tokenizer_model")
         folder = Path(named) if isinstance(named, str) else Path()
-        return folder if folder.is_absolute() and here(folder.is_dir) else None
+        return folder if folder.is_absolute() and holds(folder.is_dir) else None
 
     def _tokenizer_files(self) -> Iterator[Path]:
         """Yield the files of the tokenizer in use; a folder elsewhere may hold anything else besides them."""

@@ -139,7 +139,7 @@ def _refuse_unsupported(config: Config, file: Path) -> None:
 
 
 def _activation(config: Config, file: Path) -> Activation:
-    """Return the activation function; megatron-core's fused gelu is the tanh approximation, whatever it is called."""
+    """Return the activation function; megatron-core's fused gelu is always the tanh approximation."""
     named = _target(config.get("activation_func", "torch.nn.functional.gelu"))
     if isinstance(config.get("activation_func"), Mapping) and config["activation_func"].get("approximate") == "tanh":
         return "gelu_tanh"

@@ -97,7 +97,7 @@ def _may_be(path: Path) -> bool:
 
 
 def sight(path: Path) -> CheckpointState | None:
-    """Look at one checkpoint; None for what is none, and for what vanishes meanwhile."""
+    """Look at one checkpoint; None for another file, and for one that vanishes during the look."""
     step, reason = step_of(path.name), _unfinished(path)
     whole = not reason and _opens(path)
     files = list(_files(path))

@@ -106,7 +106,7 @@ def _without_frames(pickled: bytes) -> bytes:
 def as_object(metadata: Path, trace: Path) -> None:
     """Make an object of the embedding in an index whose names are all honest; its bytes run a command.
 
-    torch loads the bytes of an object with ``weights_only=False``, whatever the model asked for.
+    torch loads the bytes of an object with ``weights_only=False``, even where the model asks for a tensor.
     """
     index = pickle.loads(metadata.read_bytes())
     key = "embedding.word_embeddings.weight"

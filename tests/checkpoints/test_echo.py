@@ -1,4 +1,4 @@
-"""The text of an echoed prompt is the prompt, whatever special tokens stand in it or are put around it."""
+"""The text of an echoed prompt is the prompt, with special tokens in it or around it."""
 
 from __future__ import annotations
 

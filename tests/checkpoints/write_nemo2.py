@@ -6,8 +6,8 @@
     nemo2env/bin/python tests/checkpoints/write_nemo2.py launcher/assets/tiny/iter_0000800/tokenizer
 
 The model has random weights. ``expected.json`` holds its logits, computed by the model that NeMo built, before it was
-saved. Model, trainer, weights and context are all NeMo's own code. Two things are changed: two calls to CUDA made by
-megatron-core's writer and attention answer on a machine without it, and torch's metadata forgets this machine's folder.
+saved. Model, trainer, weights and context are all NeMo's own code. Two things are changed. Two calls to CUDA by
+megatron-core's writer and attention return a value without CUDA. torch's metadata forgets this machine's folder.
 """
 
 from __future__ import annotations

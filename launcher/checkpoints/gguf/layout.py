@@ -49,7 +49,7 @@ NAMES = convert.Names(
 
 
 class GGUFCheckpoint(Checkpoint):
-    """One ``.gguf`` file. Weights are computed with in full precision, whatever they were quantised to."""
+    """One ``.gguf`` file. Quantised weights become full precision when they are loaded."""
 
     layout = "gguf"
 

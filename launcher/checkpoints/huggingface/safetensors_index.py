@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.checkpoints.bounded import LONGEST_NAME, MB, here, parse_json, read_json, shown, too_long
+from launcher.checkpoints.bounded import LONGEST_NAME, MB, holds, parse_json, read_json, shown, too_long
 from launcher.checkpoints.fields import LARGEST, MOST_DIMENSIONS
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
@@ -111,7 +111,7 @@ def unread(folder: Path, bounds: Bounds | None = None) -> list[str]:
 
 def _header(file: Path, bounds: Bounds) -> dict[str, Entry]:
     """Read one file's header: 8 bytes of length, then JSON; compare what it claims with the file's size."""
-    if not here(file.is_file):
+    if not holds(file.is_file):
         raise CheckpointError(f"{file}: missing (expected a part of the weights)")
     size = file.stat().st_size
     with file.open("rb") as stream:

@@ -1,7 +1,7 @@
-"""Opens and tries one tokenizer file within bounds, as a script: a process of its own that may be ended at any time.
+"""Opens and tries one tokenizer file within bounds, as a script in a process that can be killed at any time.
 
-The libraries are written in Rust and C++: a file can make them panic, compute for ever or take all memory. Only the
-standard library and the one that reads the file are imported, which starts fast.
+The libraries are written in Rust and C++. A file can make them panic, never return or take all memory. The script
+imports only the standard library and the library that reads the file, so that it starts fast.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ SURROUND = 1024
 LONGEST = 4096
 """Characters of the longest text that is tried, a few milliseconds of work."""
 REPEATED = 64
-"""A pattern that goes back exponentially takes for ever for so many equal characters."""
+"""Equal characters on which a pattern with exponential backtracking does not end."""
 PATTERN = 10_000
 """Characters of a pattern; the longest of known models have some five hundred."""
 COPIES = 64

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.checkpoints.bounded import check_length, here, shown
+from launcher.checkpoints.bounded import check_length, holds, shown
 from launcher.checkpoints.tokenizers.guard import opening
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
 from launcher.checkpoints.tokenizers.sentencepiece import SentencePieceTokenizer
@@ -43,7 +43,7 @@ def existing(name: Json, base: Path, source: Path, bounds: Bounds) -> Path:
     path = Path(text)
     candidates = [base / path.name, path] if path.is_absolute() else [base / path, base / path.name]
     for candidate in candidates:
-        if here(candidate.exists):
+        if holds(candidate.exists):
             if not candidate.is_dir():
                 check_length(candidate, bounds)
             return candidate

@@ -1,7 +1,8 @@
-"""Renders one chat template within bounds, as a script: a process of its own that reads requests from its input.
+"""Renders one chat template within bounds, as a script in its own process that reads requests from its input.
 
-A thread cannot be stopped and a string in C code neither, so the kernel keeps the bounds: a timer of CPU time that ends
-the process, and a limit of its address space. Only the standard library and jinja2 are imported, which starts fast.
+Python can stop neither a thread nor a long operation in C code. So the kernel enforces the bounds: a limit of CPU time,
+which kills the process, and a limit of its address space. The script imports only the standard library and jinja2, so
+that it starts fast.
 The environment is Hugging Face's: https://huggingface.co/docs/transformers/chat_templating.
 """
 

@@ -15,8 +15,9 @@ KEEPING = frozenset({"ByteLevel", "Digits", "Metaspace"})
 def longest_token(spec: Mapping[str, Json]) -> int | None:
     """Return the most bytes of UTF-8 that a token of a ``tokenizer.json`` stands for; None where that has no bound.
 
-    It has none where a part of the pipeline may leave out text: a normalizer that strips, a pre-tokenizer that drops
-    spaces, a model that makes any number of unknown characters one token, an added token that takes the spaces around.
+    There is no bound where a part of the pipeline may leave out text. Such parts are a normalizer that strips and a
+    pre-tokenizer that drops spaces. So are a model that merges unknown characters into one token, and an added token
+    that takes the spaces around it.
     """
     model, added = spec["model"], spec.get("added_tokens", ())
     kept = all(_keeps(each) for each in _parts(spec.get("pre_tokenizer"), "pretokenizers"))

@@ -87,8 +87,8 @@ def open_store(folder: Path, bounds: Bounds | None = None, sizes: Mapping[str, i
     """Read the index of a ``torch_dist`` folder, without torch.
 
     ``sizes`` are those of the data files in bytes by name, when they are not unpacked yet.
-    Raises `CheckpointError` for another backend, an unreadable index, data files that are missing or too short, and
-    weights that are not those of a GPT model.
+    Raises `CheckpointError` for another backend or an unreadable index. It also refuses data files that are missing or
+    too short, and weights that are not those of a GPT model.
     """
     bounds = bounds or Bounds()
     _check_backend(folder / "metadata.json", bounds)

@@ -1,4 +1,4 @@
-"""A config.json is read as transformers' own classes read it, whatever it leaves out."""
+"""A config.json is read as transformers' own classes read it, with the same defaults."""
 
 from __future__ import annotations
 

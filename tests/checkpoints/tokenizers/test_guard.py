@@ -1,4 +1,4 @@
-"""Tokenizers that make their library panic, compute for ever or take all memory."""
+"""Tokenizers that make their library panic, never return or take all memory."""
 
 from __future__ import annotations
 

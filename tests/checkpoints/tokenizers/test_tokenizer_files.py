@@ -1,4 +1,4 @@
-"""The tokenizer of a folder or file encodes as its file says, whatever class or model type stands beside it."""
+"""The tokenizer of a folder or file encodes as its file says, under any class or model type."""
 
 from __future__ import annotations
 
