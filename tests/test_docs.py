@@ -21,11 +21,13 @@ from launcher.settings.component import COMPONENTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-COMMAND = re.compile(r"^(?:\.venv/bin/)?python launch\.py(?P<rest>[^\n]*)$", re.M)
+COMMAND = re.compile(r"^(?:\|[^|\n]*\| `)?(?:\.venv/bin/)?python launch\.py(?P<rest>[^\n`]*)(?:` \|)?$", re.M)
+"""A line of a code block, or the last cell of a table's row."""
 BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<code>.*?)^```", re.M | re.S)
 STAND_INS = {
     "/ckpt/my_model": str(ROOT / "launcher/assets/tiny"),
     "backend.api_key_env=MY_KEY": "backend.api_key_env=HOME",
+    "X-Team=MY_HEADER": "X-Team=HOME",
 }
 
 
