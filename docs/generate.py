@@ -1,9 +1,10 @@
-"""Write the pages that come from the code, ``reference.md`` and ``modules.md``; ``--check`` only compares them."""
+"""Write ``reference.md``, ``modules.md`` and the index of the decisions; ``--check`` only compares them."""
 
 from __future__ import annotations
 
 import ast
 import inspect
+import re
 import sys
 from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
@@ -26,9 +27,18 @@ Generated from the schemas by `docs/generate.py`; do not edit. Any key is overri
 `group.key=value`, for instance `evaluate.concurrency=32`; a key of an adapter or a task is `adapters.<name>.<key>`.
 """
 
+DECISIONS = """# Decisions
+
+A decision with an alternative gets a record: context, decision, and what was rejected. Records are numbered in the order of their
+writing. A decision that replaces an older one says so in both records. `docs/generate.py` writes this index.
+
+| number | decision | date | status |
+|---|---|---|---|"""
+
 
 def main() -> None:
-    for name, lines in {"reference.md": reference(), "modules.md": modules()}.items():
+    pages = {"reference.md": reference(), "modules.md": modules(), "decisions/index.md": decisions()}
+    for name, lines in pages.items():
         target, text = DOCS / name, "\n".join(lines) + "\n"
         if "--check" not in sys.argv:
             target.write_text(text)
@@ -43,6 +53,15 @@ def modules() -> Iterator[str]:
     for file in sorted((root / "launcher").rglob("*.py")):
         first = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0]
         yield f"| `{file.relative_to(root)}` | {_cell(first)} |"
+
+
+def decisions() -> Iterator[str]:
+    yield DECISIONS
+    for file in sorted((DOCS / "decisions").glob("0*.md")):
+        head = re.match(r"# (?P<title>.+)\n\n(?P<date>\d{4}-\d\d-\d\d), (?P<status>.+)\.\n", file.read_text())
+        if head is None:
+            sys.exit(f"{file.name}: must begin with '# Title', an empty line, and 'YYYY-MM-DD, status.'")
+        yield f"| {file.name[:4]} | [{head['title']}]({file.name}) | {head['date']} | {head['status']} |"
 
 
 def _cell(text: str) -> str:
