@@ -29,8 +29,9 @@ Generated from the schemas by `docs/generate.py`; do not edit. Any key is overri
 
 DECISIONS = """# Decisions
 
-A decision with an alternative gets a record: context, decision, and what was rejected. Records are numbered in the order of their
-writing. A decision that replaces an older one says so in both records. `docs/generate.py` writes this index.
+A decision with an alternative gets a record: context, decision, and what was rejected. Records are numbered in the
+order of their writing. A decision that replaces an older one says so in both records. `docs/generate.py` writes this
+index.
 
 | number | decision | date | status |
 |---|---|---|---|"""
