@@ -106,10 +106,12 @@ class SharedLauncher(Launcher):
 
     def _begin(self, number: int) -> None:
         """Leave what the sweep was begun with, which not every sweeper does; say if it cannot be continued."""
+        from launcher.core.run_folder import RunFolder
+
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "multirun.yaml").exists():
-            OmegaConf.save(self.config, folder / "multirun.yaml")
+        if not RunFolder(folder).multirun.exists():
+            OmegaConf.save(self.config, RunFolder(folder).multirun)
         if number == 0 and OmegaConf.select(self.config.hydra.sweeper, "sampler.seed", default=0) is None:
             _tell("without hydra.sweeper.sampler.seed=<number> this sweep cannot be continued if it is interrupted")
 
@@ -189,8 +191,9 @@ def _check_same(config: DictConfig, folder: Path) -> None:
     """Raise `UserError` where the sweeper asks for another point than it did before."""
     from launcher.cli.arguments import as_written, stored_overrides
     from launcher.core.errors import UserError
+    from launcher.core.run_folder import RunFolder
 
-    file, asked = folder / ".hydra" / "overrides.yaml", as_written(config.hydra.overrides.task)
+    file, asked = RunFolder(folder).overrides, as_written(config.hydra.overrides.task)
     before = stored_overrides(file) if file.exists() else asked
     if before != asked:
         was, now = (" ".join(one for one in a if one not in b) for a, b in ((before, asked), (asked, before)))

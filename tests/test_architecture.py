@@ -6,11 +6,13 @@ import ast
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from launcher.cli.app import conf_folder
+from launcher.core.run_folder import File, RunFolder
 from launcher.settings.component import COMPONENTS
 
 ROOT = Path(__file__).parent.parent
@@ -47,6 +49,32 @@ def test_only_the_composition_knows_hydra() -> None:
     allowed = {"settings/component.py", "settings/overrides.py", "pipeline/config.py"}
     knows = {m.relative_to(ROOT / "launcher").as_posix() for m in MODULES if HYDRA.search(m.read_text())}
     assert {module for module in knows if not module.startswith("cli/")} <= allowed
+
+
+def _strings(module: Path) -> Iterator[ast.Constant]:
+    """Yield the strings of a module that are not docstrings."""
+    tree = ast.parse(module.read_text())
+    documentation = {node.value for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in documentation:
+            yield node
+
+
+def test_only_the_run_folder_knows_the_names_of_its_files() -> None:
+    names = [file.name for file in vars(RunFolder).values() if isinstance(file, File) for file in [file.relative]]
+    told = re.compile(
+        rf"(?<![\w.-])({'|'.join(map(re.escape, (name for name in names if '.' in name)))})(?![\w-]|[.]\w)"
+    )
+    modules = [*MODULES, *(ROOT / "hydra_plugins").rglob("*.py")]
+    found = [
+        f"{module.relative_to(ROOT)}:{node.lineno}: {node.value!r}"
+        for module in modules
+        if module != ROOT / "launcher" / "core" / "run_folder.py"
+        for node in _strings(module)
+        if told.search(str(node.value))
+    ]
+    assert len(names) > 20
+    assert not found
 
 
 def test_config_yaml_lists_every_group() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.core.errors import UserError
-from launcher.core.files import replace
+from launcher.core.files import replace_json
 from launcher.core.types import Handler, Json, Request, Response
 
 
@@ -84,7 +84,7 @@ def counting(path: Path, counts: Mapping[str, int], names: Sequence[str]) -> Ite
         yield
     finally:
         total = {name: before.get(name, 0) + counts.get(name, 0) for name in names}
-        replace(path, json.dumps(total, indent=2) + "\n")
+        replace_json(path, total, indent=2)
 
 
 def _counts(path: Path) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ from launcher.adapters.base import Adapter, Downstream, closing, counting
 from launcher.adapters.response_store import CacheKey, ResponseStore
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.responses import check_stream, checked
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
 
@@ -61,7 +62,7 @@ class Caching(Adapter):
         self._behind = asdict(behind) | {"serves": self.serves}
         self._answers = ResponseStore(Path(self.folder).expanduser())
         try:
-            with counting(folder / "caching.json", self.counts, COUNTED):
+            with counting(RunFolder(folder).counts("caching"), self.counts, COUNTED):
                 yield
         finally:
             self._answers = None

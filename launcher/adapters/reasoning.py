@@ -11,6 +11,7 @@ from pathlib import Path
 from launcher.adapters.base import Adapter, Downstream, closing, counting
 from launcher.adapters.reasoning_parser import Piece, Place, ReasoningParser, StrayEnd
 from launcher.core.errors import AdapterError, UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
 
@@ -60,7 +61,7 @@ class Reasoning(Adapter):
 
     @asynccontextmanager
     async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
-        with counting(folder / "reasoning.json", self.counts, COUNTED):
+        with counting(RunFolder(folder).counts("reasoning"), self.counts, COUNTED):
             yield
 
     async def _pass(self, request: Request, call_next: Handler) -> Response:

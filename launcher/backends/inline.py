@@ -13,6 +13,7 @@ from launcher.core.console import one_line
 from launcher.core.errors import ServerError
 from launcher.core.http import HttpError, fetch, netloc, parsed
 from launcher.core.redaction import reveal
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json, error_of
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
@@ -63,7 +64,7 @@ class Inline(Backend):
         from launcher.api.app import create_app
         from launcher.api.server import bind, server_log, serving
 
-        key, path = api_key(self.api_key_env), deployment.folder / "server.log"
+        key, path = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
         d, front = deployment, front_of(self, key)
         with (
             bind(self.host, self.port) as bound,

@@ -42,6 +42,7 @@ from launcher.cli.sweep_callback import (
 from launcher.core import credentials, redaction
 from launcher.core.errors import UserError
 from launcher.core.files import refused
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.leader import leading
@@ -202,7 +203,7 @@ def composed(cfg: DictConfig) -> Point | int:
         return _refused(cfg, UserError(complaint(error, conf_folder())))
     except UserError as error:
         if isinstance(error, credentials.SecretGiven):  # of an option file that only this point has
-            shutil.rmtree(Path(HydraConfig.get().runtime.output_dir) / ".hydra", ignore_errors=True)
+            shutil.rmtree(RunFolder(Path(HydraConfig.get().runtime.output_dir)).hydra, ignore_errors=True)
         return _refused(cfg, error)
 
 

@@ -13,7 +13,7 @@ from yaml import YAMLError
 
 from launcher.cli.hydra_launchers import SHARED
 from launcher.core.errors import ResumeError, UserError
-from launcher.core.run_folder import SWEEP
+from launcher.core.run_folder import RunFolder
 from launcher.settings.overrides import CommandLine
 
 RESUMES = "hydra.launcher.resume"
@@ -38,7 +38,7 @@ def completed(line: CommandLine, scratch: Path) -> CommandLine:
         return _watching(line)
     if folder == "":
         raise UserError("resume=: accepted is the folder of an interrupted run or sweep")
-    if (Path(folder) / SWEEP).is_file():
+    if RunFolder(Path(folder)).multirun.is_file():
         return _resumed_sweep(line, Path(folder))
     return _watching(resumed(line, Path(folder)))
 
@@ -56,10 +56,10 @@ def _watching(line: CommandLine) -> CommandLine:
 
 def resumed(line: CommandLine, folder: Path) -> CommandLine:
     """Start from the overrides that the run in ``folder`` was made with; what is given now wins."""
-    stored = folder / ".hydra" / "overrides.yaml"
+    stored = RunFolder(folder).overrides
     if not stored.is_file():
         raise UserError(f"resume={folder}: not a run folder, {stored} does not exist")
-    file = folder / ".hydra" / "hydra.yaml"
+    file = RunFolder(folder).hydra_config
     told = _hydra(file) if file.is_file() else None
     queue = [] if "cluster" in line.keys or told is None else _queue_overrides(told)
     before = CommandLine.of([*stored_overrides(stored), *queue])
@@ -90,7 +90,7 @@ def _resumed_sweep(line: CommandLine, folder: Path) -> CommandLine:
     """Repeat the sweep in ``folder`` with its own overrides: only there is a finished point known to be the same."""
     if given := line.without(lambda key: key == "resume" or key.startswith("hydra.")).texts:
         raise UserError(f"{given[0]}: a sweep is continued as it was begun; accepted are resume={folder} and hydra.*")
-    stored = _hydra(folder / SWEEP)
+    stored = _hydra(RunFolder(folder).multirun)
     if stored.launcher._target_ != SHARED:
         raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is continued; its points can be")
     settings = CommandLine.of(as_written(stored.overrides.hydra))

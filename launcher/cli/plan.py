@@ -10,15 +10,18 @@ from rich.syntax import Syntax
 
 from launcher.backends.base import lead_alone
 from launcher.core.errors import CheckpointError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import Run
 from launcher.settings.cluster import NODE_GB, Slurm
 from launcher.settings.component import name_of
 
-FILES = (
-    ".hydra/ results.json samples.jsonl journal.json certificate.json endpoint.json (while it serves) health.jsonl "
-    "server.log report.html"
+FILES = " ".join(
+    (
+        f"{RunFolder.hydra}/ {RunFolder.results} {RunFolder.samples} {RunFolder.journal} {RunFolder.certificate}",
+        f"{RunFolder.endpoint} (while it serves) {RunFolder.health} {RunFolder.server_log} {RunFolder.report}",
+    )
 )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import secrets
 from collections.abc import Iterable, Iterator
@@ -10,8 +11,12 @@ from contextlib import contextmanager, suppress
 from io import FileIO
 from pathlib import Path
 
-from launcher.core.errors import StorageError
+from launcher.core.errors import StorageError, UserError
 from launcher.core.redaction import redact_bytes
+from launcher.core.types import Json
+
+Identity = tuple[int, int]
+"""The inode of a file and its time of modification in nanoseconds: differs once the file is replaced."""
 
 DISK = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO})
 """Errors of a write that come without the file's name."""
@@ -27,25 +32,61 @@ def replace(path: Path, content: str | Iterable[bytes]) -> Path:
     Secrets that the program knows are redacted. The folder is made if it is missing. What was written of a new file
     that did not fit is removed. Raises `StorageError`.
     """
+    install(path, content)
+    return path
+
+
+def replace_json(path: Path, value: Json, indent: int | None = None) -> Path:
+    """Write a JSON value and a line end as `replace` does."""
+    return replace(path, json.dumps(value, indent=indent) + "\n")
+
+
+def install(path: Path, content: str | Iterable[bytes], *, private: bool = False) -> Identity:
+    """Write a file as `replace` does and return its identity; only the owner reads a ``private`` one."""
     parts = map(redact_bytes, [content.encode()] if isinstance(content, str) else content)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            _write(partial, parts)
+            found = _write(partial, parts, 0o600 if private else 0o666)
             partial.replace(path)
         except BaseException:
             with suppress(OSError):
                 partial.unlink(missing_ok=True)
             raise
-    return path
+    return found
 
 
-def _write(path: Path, parts: Iterable[bytes]) -> None:
-    with path.open("wb") as file:
+def _write(path: Path, parts: Iterable[bytes], mode: int) -> Identity:
+    with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.writelines(parts)
         file.flush()
         os.fsync(file.fileno())
+        return _identity(os.fstat(file.fileno()))
+
+
+def identity(path: Path) -> Identity | None:
+    """Return the identity of a file; None if there is no such file."""
+    try:
+        return _identity(path.stat())
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+
+
+def _identity(found: os.stat_result) -> Identity:
+    return found.st_ino, found.st_mtime_ns
+
+
+def read_json(path: Path) -> Json:
+    """Return the JSON value in a file; None if there is no such file. Raises `UserError` that names the file."""
+    try:
+        return json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from None
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: not valid JSON: {error}") from None
 
 
 def append(path: Path) -> FileIO:

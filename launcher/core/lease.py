@@ -1,55 +1,53 @@
-"""Which process a run folder belongs to: the one that claimed it last."""
+"""Which process a run folder belongs to: the one that took the lease last."""
 
 from __future__ import annotations
 
 import json
 import os
 import socket
-from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypedDict
 
+from launcher.core import files
 from launcher.core.errors import TakenOver
-from launcher.core.files import storing
+from launcher.core.run_folder import RunFolder
 
-FILE = "session.json"
-"""In a run folder: where and when the session that may write to it began."""
+
+class Session(TypedDict):
+    """``session.json``: where and when the session that may write to a run folder began."""
+
+    host: str
+    pid: int
+    job_id: str | None
+    began_at: str
 
 
 class Lease:
-    """Taken when a run begins; whoever claimed the folder before may not write to it any more.
+    """Taken when a run begins; the process that held it before may not write to the folder any more.
 
-    A node that the cluster believes to be dead may go on working: its job is queued again elsewhere, and both would
-    write to the same files. Two commands may also be given the same folder by mistake.
+    SLURM queues the job of a node again that it believes to be dead. The node may go on working, and both would write
+    to the same files. Two commands may also be given the same folder by mistake.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        facts = {
-            "host": socket.gethostname(),
-            "pid": os.getpid(),
-            "job_id": os.environ.get("SLURM_JOB_ID"),
-            "began_at": datetime.now(UTC).isoformat(),
-        }
-        partial = folder / f".{FILE}.{facts['host']}.{facts['pid']}"
-        with storing(folder / FILE):
-            partial.write_text(json.dumps(facts) + "\n")
-            self._mark = _mark(partial)
-            partial.replace(folder / FILE)
+        session = Session(
+            host=socket.gethostname(),
+            pid=os.getpid(),
+            job_id=os.environ.get("SLURM_JOB_ID"),
+            began_at=datetime.now(UTC).isoformat(),
+        )
+        self._token = files.install(RunFolder(folder).lease, json.dumps(session) + "\n")
 
     @property
     def holds(self) -> bool:
-        """Tell whether no other session has claimed the folder since."""
-        with suppress(FileNotFoundError, NotADirectoryError):
-            return _mark(self.folder / FILE) == self._mark
-        return False
+        """Tell whether no other session has taken the lease since."""
+        return files.identity(RunFolder(self.folder).lease) == self._token
 
     def check(self) -> None:
-        """Raise `TakenOver` unless the folder is still ours."""
+        """Raise `TakenOver` unless this session holds the lease."""
         if not self.holds:
-            raise TakenOver(f"{self.folder}: another session took this run over, see {FILE}; this one stops")
-
-
-def _mark(path: Path) -> tuple[int, int]:
-    found = path.stat()
-    return found.st_ino, found.st_mtime_ns
+            raise TakenOver(
+                f"{self.folder}: another session took this run over, see {RunFolder.lease}; this session stops"
+            )

@@ -12,9 +12,9 @@ from enum import Enum
 from launcher.adapters.base import closing
 from launcher.core.console import one_line
 from launcher.core.errors import AdapterError, Failure, ServerAway, TransportError
+from launcher.core.records import made
 from launcher.core.responses import NO_FINISH, checked, is_page, quoted, refuses
 from launcher.core.types import GATEWAY, Handler, Json, Record, Response, Sample, Score, Status
-from launcher.evaluate.records import made
 from launcher.tasks.base import Task
 
 log = logging.getLogger(__name__)

@@ -14,12 +14,11 @@ from typing import Self
 from launcher.core.errors import ResumeError
 from launcher.core.files import replace, storing
 from launcher.core.lease import Lease
+from launcher.core.records import from_line, to_line
 from launcher.core.redaction import redact_bytes
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record, Status
-from launcher.evaluate.records import from_line, to_line
 
-SAMPLES = "samples.jsonl"
-HEADER = "journal.json"
 SCHEMA_VERSION = 1
 SHOWN = 120
 """Characters of a value in a difference."""
@@ -38,9 +37,9 @@ class Journal:
     def __init__(self, folder: Path, fingerprint: Json, claim: Lease | None = None) -> None:
         self._claim = claim
         self._check()
-        self.path = folder / SAMPLES
+        self.path = RunFolder(folder).samples
         self.finished: set[str] = set()
-        self._header = folder / HEADER
+        self._header = RunFolder(folder).journal
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
         self.pauses: list[Json] = []
@@ -93,7 +92,7 @@ class Journal:
             self.pauses = header.get("pauses", [])
             self._reread()
         elif self.path.exists():
-            raise ResumeError(f"{self.path} is there without its {HEADER}; choose another run folder")
+            raise ResumeError(f"{self.path} is there without its {RunFolder.journal}; choose another run folder")
         else:
             replace(self._header, [_pretty({"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint})])
 
@@ -119,8 +118,8 @@ def records(folder: Path) -> Iterator[Record]:
 
     Raises `ResumeError` for a damaged file.
     """
-    last = {record.key: number for number, (_, record) in enumerate(_lines(folder / SAMPLES))}
-    for number, (_, record) in enumerate(_lines(folder / SAMPLES)):
+    last = {record.key: number for number, (_, record) in enumerate(_lines(RunFolder(folder).samples))}
+    for number, (_, record) in enumerate(_lines(RunFolder(folder).samples)):
         if last[record.key] == number:
             yield record
 
@@ -134,7 +133,7 @@ def check(folder: Path, fingerprint: Json) -> None:
 
 def header(folder: Path) -> dict[str, Json]:
     """Return ``journal.json``, or nothing where no evaluation began. Raises `ResumeError` if it is damaged."""
-    path = folder / HEADER
+    path = RunFolder(folder).journal
     return _read_header(path) if path.exists() else {}
 
 

@@ -16,6 +16,7 @@ from launcher.core.console import one_line
 from launcher.core.errors import Failure
 from launcher.core.http import HttpError, authorization, fetch, parsed
 from launcher.core.redaction import redact
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import GATEWAY, Endpoint, Json, Liveness, ServerState, error_of
 
 PERIOD_S = 3.0
@@ -106,7 +107,7 @@ class Watch:
 @contextmanager
 def watch(endpoint: Endpoint, folder: Path, timing: Timing | None = None) -> Iterator[Watch]:
     """Probe ``endpoint`` from a thread of its own, into ``folder/health.jsonl``."""
-    watched = Watch(endpoint, folder / "health.jsonl", timing or Timing())
+    watched = Watch(endpoint, RunFolder(folder).health, timing or Timing())
     thread = threading.Thread(target=watched.run, name="health", daemon=True)
     thread.start()
     try:

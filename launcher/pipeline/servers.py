@@ -16,14 +16,13 @@ from typing import Self
 from launcher.backends.base import Backend
 from launcher.core.admission import Admission
 from launcher.core.errors import ServerError, UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.monitor.health import probe
 from launcher.pipeline.config import Run
 from launcher.settings.component import name_of
-
-LOG = "server.log"
 
 
 @dataclass
@@ -50,7 +49,7 @@ class RunningServer:
         """Copy the certificate that an earlier run got for the same question; return its checks, None without one."""
         for asked, earlier, checks in self.certificates:
             if asked == question and earlier != folder:
-                shutil.copyfile(earlier / "certificate.json", folder / "certificate.json")
+                shutil.copyfile(RunFolder(earlier).certificate, RunFolder(folder).certificate)
                 return checks
         return None
 
@@ -99,7 +98,7 @@ class ServerPool:
     def _start(
         self, fingerprint: str, backend: Backend, deployment: Deployment, allocation: Allocation
     ) -> RunningServer:
-        log = deployment.folder / LOG
+        log = RunFolder(deployment.folder).server_log
         if log.is_symlink():  # an earlier session of this run shared another one's server
             log.unlink()
         try:
@@ -127,11 +126,11 @@ def fingerprint(run: Run, config: Mapping[str, Json], checkpoint: str | None) ->
 
 def _log_of(server: Path, run: Path) -> None:
     """Link the server's log into a run folder; a log that an earlier session left there is kept under another name."""
-    log, target = run / LOG, server / LOG
+    log, target = RunFolder(run).server_log, RunFolder(server).server_log
     if run == server or not target.exists():
         return
     if log.is_symlink():
         log.unlink()
     elif log.exists():
-        log.rename(run / "server.earlier.log")
+        log.rename(RunFolder(run).earlier_server_log)
     log.symlink_to(os.path.relpath(target.resolve(), run.resolve()))

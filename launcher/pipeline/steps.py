@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from rich.console import Console
 
@@ -30,6 +30,7 @@ from launcher.core.errors import (
 )
 from launcher.core.lease import Lease
 from launcher.core.redaction import redact
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED, Check, Endpoint, Json, Liveness, Request, Status, TaskResult, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Watch
@@ -44,6 +45,17 @@ if TYPE_CHECKING:
     from launcher.validate.check import Capability
 
 T = TypeVar("T")
+
+
+class EndpointFile(TypedDict):
+    """``endpoint.json``: where the endpoint is, and which process serves it."""
+
+    url: str
+    model: str
+    pid: int
+    ready_at: str
+
+
 LOOK_S = 0.5
 """How often a server that is only kept up is looked at."""
 
@@ -178,21 +190,15 @@ def in_vain(engine: Mapping[str, Json]) -> list[str]:
 @contextmanager
 def announced(endpoint: Endpoint, folder: Path) -> Iterator[None]:
     """Keep ``endpoint.json`` in the run folder while the endpoint is up."""
-    file = folder / "endpoint.json"
-    facts = {
-        "url": endpoint.url,
-        "model": endpoint.model,
-        "pid": os.getpid(),
-        "ready_at": datetime.now(UTC).isoformat(),
-    }
-    files.replace(file, json.dumps(facts) + "\n")
-    ours = file.stat().st_ino
+    file = RunFolder(folder).endpoint
+    ready_at = datetime.now(UTC).isoformat()
+    facts = EndpointFile(url=endpoint.url, model=endpoint.model, pid=os.getpid(), ready_at=ready_at)
+    ours = files.install(file, json.dumps(facts) + "\n")
     try:
         yield
     finally:
-        with suppress(FileNotFoundError):
-            if file.stat().st_ino == ours:  # not that of a session that took the run over
-                file.unlink()
+        if files.identity(file) == ours:  # not that of a session that took the run over
+            file.unlink(missing_ok=True)
 
 
 def needs(run: Run) -> frozenset[Capability]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
 
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Status
 from launcher.report import samples
 
@@ -57,7 +58,7 @@ class Answers:
     def read(cls, folder: Path) -> Answers:
         """Read ``samples.jsonl`` of a run folder; lines that cannot be read hold no answer."""
         answers = cls()
-        for record in samples.lines(folder / samples.FILE):
+        for record in samples.lines(RunFolder(folder).samples):
             if record is not None:
                 answers._add(record)
         return answers

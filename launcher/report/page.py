@@ -13,10 +13,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from launcher.core.files import replace
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Json, Report, Status
 from launcher.report import charts, formatting, results, samples
 
-FILE = "report.html"
 HERE = Path(__file__).parent
 
 VERDICTS = {
@@ -31,8 +31,8 @@ VERDICTS = {
 
 def write(report: Report, folder: Path) -> Path:
     """Write ``report.html`` into ``folder``, with the samples of the ``samples.jsonl`` there; return its path."""
-    gathered = samples.gather(folder / samples.FILE)
-    return replace(folder / FILE, render("report.html.j2", {**_run(report), **_samples(gathered)}))
+    gathered = samples.gather(RunFolder(folder).samples)
+    return replace(RunFolder(folder).report, render("report.html.j2", {**_run(report), **_samples(gathered)}))
 
 
 def render(template: str, values: Mapping[str, object]) -> str:

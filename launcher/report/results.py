@@ -11,10 +11,10 @@ from pathlib import Path
 
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
 from launcher.core.files import replace
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED, Check, Endpoint, Json, Report, TaskResult
 
 SCHEMA_VERSION = 1
-FILE = "results.json"
 SCHEMA = Path(__file__).with_name("results.schema.json")
 """The JSON Schema (draft 2020-12) of ``results.json``."""
 
@@ -46,7 +46,7 @@ def to_json(report: Report) -> dict[str, Json]:
 
 def write(report: Report, folder: Path) -> Path:
     """Write ``results.json`` into ``folder`` in one step: a reader sees the old file or the whole new one."""
-    return replace(folder / FILE, encode(to_json(report), indent=2) + "\n")
+    return replace(RunFolder(folder).results, encode(to_json(report), indent=2) + "\n")
 
 
 def read(folder: Path) -> dict[str, Json]:
@@ -54,7 +54,7 @@ def read(folder: Path) -> dict[str, Json]:
 
     Raises `UserError` that names the file when it is missing, is not JSON, or has another ``schema_version``.
     """
-    path = folder / FILE
+    path = RunFolder(folder).results
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

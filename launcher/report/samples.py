@@ -8,10 +8,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Status
 from launcher.report.results import encode
 
-FILE = "samples.jsonl"
 ROWS = 5_000
 """At most this many samples are embedded in a page."""
 CHARACTERS = 24_000_000
@@ -122,13 +122,17 @@ def _shorten(value: Json, depth: int) -> Json:
     if isinstance(value, str):
         return _cut(value)
     if isinstance(value, list | dict) and depth > 50:
-        return "… nested more deeply; samples.jsonl has it all"
+        return f"… nested more deeply; {RunFolder.samples} has it all"
     if isinstance(value, list):
         items = [_shorten(item, depth + 1) for item in value[:ITEMS]]
-        return items if len(value) <= ITEMS else [*items, f"… {len(value) - ITEMS:,} more; samples.jsonl has them all"]
+        return (
+            items
+            if len(value) <= ITEMS
+            else [*items, f"… {len(value) - ITEMS:,} more; {RunFolder.samples} has them all"]
+        )
     if isinstance(value, dict):
         pairs = {key: _shorten(value[key], depth + 1) for key in list(value)[:ITEMS]}
-        return pairs if len(value) <= ITEMS else {**pairs, "…": f"{len(value) - ITEMS:,} more in samples.jsonl"}
+        return pairs if len(value) <= ITEMS else {**pairs, "…": f"{len(value) - ITEMS:,} more in {RunFolder.samples}"}
     return value
 
 
@@ -137,7 +141,7 @@ def _cut(text: str) -> str:
         return text
     head, tail = text[: TEXT * 3 // 4], text[-TEXT // 4 :]
     left_out = len(text) - len(head) - len(tail)
-    return f"{head}\n\n[… {left_out:,} characters left out here; samples.jsonl has them all …]\n\n{tail}"
+    return f"{head}\n\n[… {left_out:,} characters left out here; {RunFolder.samples} has them all …]\n\n{tail}"
 
 
 def _parse(text: str) -> dict[str, Json] | None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from rich.console import Console
 
 from launcher.core.files import replace
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.report import page, results, sweep_table, terminal
 
-FILE, PAGE = "sweep.json", terminal.SWEEP_PAGE
 LISTED = 200
 """At most this many comparisons are listed on the page; ``sweep.json`` has all."""
 
@@ -33,14 +33,14 @@ def collect(folder: Path) -> dict[str, Json]:
 def write(folder: Path) -> dict[str, Json]:
     """Write ``sweep.json`` and ``sweep.html`` into a multirun folder and return what `collect` found."""
     found = collect(folder)
-    replace(folder / FILE, results.encode(found, indent=2) + "\n")
-    replace(folder / PAGE, page.render("sweep.html.j2", _values(found, folder)))
+    replace(RunFolder(folder).sweep, results.encode(found, indent=2) + "\n")
+    replace(RunFolder(folder).sweep_page, page.render("sweep.html.j2", _values(found, folder)))
     return found
 
 
 def _values(sweep: dict[str, Json], folder: Path) -> dict[str, Json]:
     comparisons = sorted(sweep["comparisons"], key=lambda comparison: (comparison["p_holm"], comparison["p"]))
-    pages = {point["folder"] for point in sweep["points"] if (folder / point["folder"] / page.FILE).exists()}
+    pages = {point["folder"] for point in sweep["points"] if RunFolder(folder / point["folder"]).report.exists()}
     return {
         "name": folder.resolve().name,
         "table": sweep_table.table(sweep),

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 
 from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import NOT_ASKED, Json
 from launcher.report import results
 from launcher.report.compare import Answers, Comparison, compare_all
@@ -50,7 +51,7 @@ def collect(folder: Path) -> dict[str, Json]:
     """
     folders = _points(folder)
     if not folders:
-        raise UserError(f"{folder}: not a sweep: no folder in it has .hydra/overrides.yaml")
+        raise UserError(f"{folder}: not a sweep: no folder in it has {RunFolder.overrides}")
     points = [_point(path, folder) for path in folders]
     answers = {
         point["folder"]: Answers.read(path) for point, path in zip(points, folders, strict=True) if point["tasks"]
@@ -80,7 +81,7 @@ def table(sweep: dict[str, Json]) -> Table:
 
 def _points(folder: Path) -> list[Path]:
     """The point folders in natural order: 2 before 10."""
-    found = (path.parent.parent for path in folder.rglob(".hydra/overrides.yaml"))
+    found = (path.parent.parent for path in folder.rglob(str(RunFolder.overrides)))
     return sorted((path for path in found if path != folder), key=lambda path: _natural(str(path.relative_to(folder))))
 
 
@@ -92,7 +93,7 @@ def _point(path: Path, folder: Path) -> dict[str, Json]:
     found = _results(path)
     return {
         "folder": path.relative_to(folder).as_posix(),
-        "overrides": _overrides(path / ".hydra" / "overrides.yaml"),
+        "overrides": _overrides(RunFolder(path).overrides),
         **{name: found.get(name) for name in ("status", "reason")},
         "tasks": found.get("tasks") or {},
         "timings": found.get("timings") or {},
@@ -116,7 +117,7 @@ def _results(path: Path) -> dict[str, Json]:
     try:
         return results.read(path)
     except UserError as error:
-        reason = str(error) if (path / results.FILE).exists() else f"the point ended without {results.FILE}"
+        reason = str(error) if RunFolder(path).results.exists() else f"the point ended without {RunFolder.results}"
         return {"status": "missing", "reason": reason}
 
 

@@ -12,6 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from launcher.core.console import printable
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Metric, Report, TaskResult
 from launcher.report import formatting, page, results, sweep_table
 from launcher.report.compare import ALPHA
@@ -29,8 +30,6 @@ TONES = {
 
 LABEL = 8
 """Width of the labels below the table."""
-SWEEP_PAGE = "sweep.html"
-WATCH_PAGE = "watch.html"
 ROWS = 12
 """At most this many checkpoints are shown while a training run is watched; the page has all."""
 MARKS = "best: significantly better than every other point; worse: significantly worse than the leader"
@@ -51,7 +50,7 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
             for note, times in result.notes.items():
                 console.print(_note(task, note, times))
     console.print(_summary(report))
-    _say_path(folder / page.FILE, console)
+    _say_path(RunFolder(folder).report, console)
 
 
 def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -> None:
@@ -73,7 +72,7 @@ def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -
     if deployments:
         starts = sum(deployment["starts"] for deployment in deployments)
         console.print(Text(f"servers brought up: {starts} for {len(collected['points'])} points", style="dim"))
-    _say_path(folder / SWEEP_PAGE, console)
+    _say_path(RunFolder(folder).sweep_page, console)
 
 
 def print_watch(collected: Mapping[str, Json], folder: Path, console: Console) -> None:
@@ -89,7 +88,7 @@ def print_watch(collected: Mapping[str, Json], folder: Path, console: Console) -
             console.print(Text.assemble(f"{point['name']}: ", status, f": {printable(point['reason'] or '-')}"))
     if any(item["p_holm"] < ALPHA and "previous" in item["against"] for item in collected["comparisons"]):
         console.print(Text("*: a significant change against the checkpoint before", style="dim"))
-    _say_path(folder / WATCH_PAGE, console)
+    _say_path(RunFolder(folder).watch_page, console)
 
 
 def _checkpoints(collected: Mapping[str, Json], task: str, plus_minus: str) -> Table:

@@ -13,12 +13,12 @@ from rich.console import Console
 from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.errors import UserError
 from launcher.core.files import replace
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Metric
-from launcher.report import charts, formatting, page, results, samples, terminal
+from launcher.report import charts, formatting, page, results, terminal
 from launcher.report.compare import ALPHA, Answers, compare_each
 
 SCHEMA_VERSION = 1
-FILE = "watch.json"
 DRAWN = ("ok", "incomplete")
 """The statuses of points that are part of a curve."""
 
@@ -28,7 +28,7 @@ def read(folder: Path) -> list[WatchRecord]:
 
     Raises `UserError` for a file that is not ours.
     """
-    path = folder / FILE
+    path = RunFolder(folder).watch
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
         return [
@@ -45,8 +45,8 @@ def report(
 ) -> None:
     """Write both files and print the table. ``entries`` are in order; ``over`` says that no more will come."""
     found = collect(folder, training, entries)
-    replace(folder / FILE, results.encode(found, indent=2) + "\n")
-    replace(folder / terminal.WATCH_PAGE, page.render("watch.html.j2", _values(found, folder, over)))
+    replace(RunFolder(folder).watch, results.encode(found, indent=2) + "\n")
+    replace(RunFolder(folder).watch_page, page.render("watch.html.j2", _values(found, folder, over)))
     if console is not None:
         terminal.print_watch(found, folder, console)
 
@@ -82,7 +82,7 @@ def _point(folder: Path, entry: WatchRecord) -> dict[str, Json]:
 
 
 def _answers(run: Path) -> Answers:
-    file = run / samples.FILE
+    file = RunFolder(run).samples
     return _cached(run, file.stat().st_mtime_ns if file.exists() else 0)
 
 
@@ -137,7 +137,7 @@ def _values(found: dict[str, Json], folder: Path, over: bool) -> dict[str, Json]
         "metrics": metrics(drawn),
         "changes": changes,
         "value_of": value_of,
-        "pages": {point["folder"] for point in points if (folder / point["folder"] / page.FILE).exists()},
+        "pages": {point["folder"] for point in points if RunFolder(folder / point["folder"]).report.exists()},
         "curves": [_curve(placed or drawn, bool(placed), *metric, changes) for metric in metrics(placed or drawn)],
         "by_time": bool(drawn) and not placed,
         "left_out": [point["name"] for point in drawn if placed and point not in placed],
@@ -172,7 +172,7 @@ def _curve(
             charts.span(up, value.ci_low, value.ci_high),
             _told(point, value),
             tone(changes.get(("previous", task, metric, point["folder"])), metric),
-            f"{point['folder']}/{page.FILE}",
+            f"{point['folder']}/{RunFolder.report}",
         )
         for x, value, point in zip(xs, values, shown, strict=True)
     )

@@ -13,8 +13,8 @@ from typing import TextIO
 
 from launcher.core.console import one_line, to_stderr
 from launcher.core.errors import UserError
-from launcher.core.run_folder import SWEEP
-from launcher.slurm import points, queue
+from launcher.core.run_folder import RunFolder
+from launcher.slurm import job_files, queue
 from launcher.slurm.points import Job
 
 MEMORY = re.compile(r"exceeded memory limit|oom[-_ ]kill|out[- ]of[- ]memory handler", re.IGNORECASE)
@@ -77,7 +77,7 @@ def progress(watched: Sequence[Watched]) -> str:
     """Return how many jobs are in which state, how many runs are over, and how many samples there are."""
     states = Counter(one.state.split(" ")[0] or "unknown" for one in watched)
     runs = [(one.job.id, folder) for one in watched for folder in one.job.folders]
-    over = sum(points.outcome_of(folder, job) is not None for job, folder in runs)
+    over = sum(job_files.exit_code(folder, job) is not None for job, folder in runs)
     jobs = ", ".join(f"{count} {state}" for state, count in sorted(states.items()))
     return f"{jobs} · {over} of {len(runs)} runs over · {sum(_samples(folder) for _, folder in runs)} samples"
 
@@ -107,7 +107,7 @@ class Watched:
 
     def code(self, folder: Path) -> int:
         """Return the exit code that the job left for a run; 1, with the end of its log, if it left none."""
-        code = points.outcome_of(folder, self.job.id)
+        code = job_files.exit_code(folder, self.job.id)
         if code == 0:
             return 0
         words = _last_words(folder) if code is None else ""
@@ -122,7 +122,7 @@ class Watched:
         for tail in self._tails:
             tail.copy()
         for folder in [] if self._tails else self.job.folders:
-            code = points.outcome_of(folder, self.job.id)
+            code = job_files.exit_code(folder, self.job.id)
             if code is not None and folder not in self._ended:
                 self._ended.add(folder)
                 to_stderr(f"slurm: job {self.job.id}: {folder} ended with {code}")
@@ -143,8 +143,8 @@ def _settle(job: Job) -> None:
     deadline = time.monotonic() + LATE_S
     while time.monotonic() < deadline:
         for folder in job.folders:
-            list((folder / points.FOLDER).iterdir())  # makes a network file system look again
-        if all(points.outcome_of(folder, job.id) is not None for folder in job.folders):
+            list(RunFolder(folder).slurm.iterdir())  # makes a network file system look again
+        if all(job_files.exit_code(folder, job.id) is not None for folder in job.folders):
             return
         time.sleep(0.2)
 
@@ -161,11 +161,11 @@ def status(folder: Path) -> int:
 
     Returns 0, or the worst exit code of what is over.
     """
-    found = points.submitted_in(folder)
+    found = job_files.submitted_in(folder)
     if found == [folder]:
         return _status(folder)
     worst = max(_line(point, folder) for point in found)
-    if (folder / SWEEP).is_file():
+    if RunFolder(folder).multirun.is_file():
         _compare(folder)
     return worst
 
@@ -174,11 +174,11 @@ def _compare(folder: Path) -> None:
     from launcher.report import sweep
 
     sweep.write(folder)
-    print(f"report  {folder / sweep.FILE}, {sweep.PAGE}")
+    print(f"report  {RunFolder(folder).sweep}, {RunFolder.sweep_page}")
 
 
 def _status(folder: Path) -> int:
-    job, _ = points.job_of(folder)
+    job = job_files.submission(folder)["job_id"]
     state, code = _stands(folder, job)
     err = logs(folder)[1]
     print(f"job      {job}")
@@ -188,13 +188,13 @@ def _status(folder: Path) -> int:
     if said := _said_last(err):
         print(f"said     {one_line(said)}")
     if code is not None:
-        found = folder / "results.json"
+        found = RunFolder(folder).results
         print(f"result   {found if found.exists() else 'none'} (exit code {code})")
     return code or 0
 
 
 def _line(point: Path, sweep: Path) -> int:
-    job, _ = points.job_of(point)
+    job = job_files.submission(point)["job_id"]
     state, code = _stands(point, job)
     end = f"{state}, exit code {code}" if code is not None else state
     print(f"point {point.relative_to(sweep)}: job {job} · {end} · {_samples(point)} samples")
@@ -203,7 +203,7 @@ def _line(point: Path, sweep: Path) -> int:
 
 def _stands(folder: Path, job: str) -> tuple[str, int | None]:
     """Return the state of a run's job, and the run's exit code once it is over: 1 if the job left none."""
-    state, code = _state(job) or "unknown", points.outcome_of(folder, job)
+    state, code = _state(job) or "unknown", job_files.exit_code(folder, job)
     over = state.split(" ")[0] in queue.OVER | {queue.GONE}
     return state, 1 if code is None and over else code
 
@@ -215,7 +215,7 @@ def _said_last(log: Path) -> str:
 
 
 def _samples(folder: Path) -> int:
-    file = folder / "samples.jsonl"
+    file = RunFolder(folder).samples
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
@@ -224,10 +224,10 @@ def cancel(folder: Path) -> int:
 
     Returns 0. Raises `UserError`.
     """
-    found = points.submitted_in(folder)
-    jobs = {points.job_of(point)[0]: point for point in found}
+    found = job_files.submitted_in(folder)
+    jobs = {job_files.submission(point)["job_id"]: point for point in found}
     for point in found:
-        points.write(point, points.CANCELLED, points.job_of(point)[0])
+        job_files.mark_cancelled(point, job_files.submission(point)["job_id"])
     for job, point in jobs.items():
         if len(jobs) == 1 or _state(job).split(" ")[0] not in queue.OVER | {queue.GONE}:
             _cancel(job, point)
@@ -244,5 +244,6 @@ def _cancel(job: str, folder: Path) -> None:
 
 def logs(folder: Path) -> tuple[Path, Path]:
     """Return the files with the standard output and the standard error of a run folder's job."""
-    job, place = points.job_of(folder)
+    found = job_files.submission(folder)
+    place, job = Path(found["log_folder"]), found["job_id"]
     return place / f"{job}_0_log.out", place / f"{job}_0_log.err"

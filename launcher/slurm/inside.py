@@ -16,13 +16,14 @@ from launcher.core.console import to_stderr, tolerant
 from launcher.core.credentials import is_secret
 from launcher.core.errors import TakenOver, UserError
 from launcher.core.redaction import hide
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.leader import leading
 from launcher.distributed.group.member import follow
 from launcher.pipeline.servers import ServerPool
 from launcher.settings.cluster import Resources
-from launcher.slurm import points
+from launcher.slurm import job_files
 from launcher.slurm.points import Point
 
 WARNING = signal.SIGUSR2
@@ -71,7 +72,7 @@ def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
     Of a job's tasks one does this; the others give the model's processes a place.
     """
     tolerant()
-    allocation, meeting = allocate(), work[0].folder / points.FOLDER
+    allocation, meeting = allocate(), RunFolder(work[0].folder).slurm
     if not allocation.leads:
         sys.exit(follow(allocation, meeting))
     signals, job = Signals(), os.environ["SLURM_JOB_ID"]
@@ -133,11 +134,11 @@ def _run(point: Point, asked: Resources, allocation: Allocation, shared: ServerP
 
 
 def _leave(point: Point, job: str, code: int) -> None:
-    points.write(point.folder, points.OUTCOME, {"job_id": job, "restarts": _restarts(), "code": code})
+    job_files.write_exit_code(point.folder, job, _restarts(), code)
 
 
 def _outcome(point: Point, job: str) -> int | None:
-    return points.outcome_of(point.folder, job)
+    return job_files.exit_code(point.folder, job)
 
 
 def _left(work: list[Point], job: str) -> list[Point]:
@@ -150,7 +151,7 @@ def _requeue(job: str, first: Point) -> None:
     In a container, where SLURM's commands may be missing, the batch script does it.
     """
     if shutil.which("scontrol") is None:
-        points.write(first.folder, points.REQUEUE, job)
+        job_files.mark_requeue(first.folder, job)
         return
     for number in (WARNING, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
@@ -179,4 +180,4 @@ def _restarts() -> int:
 
 
 def _cancelled(work: list[Point], job: str) -> bool:
-    return any(points.read(point.folder, points.CANCELLED) == job for point in work)
+    return any(job_files.is_cancelled(point.folder, job) for point in work)

@@ -13,10 +13,12 @@ from typing import Any
 import launcher
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
 from launcher.pipeline.config import Run
 from launcher.settings.cluster import Resources, Slurm, resources
-from launcher.slurm import container, memory, points, queue
+from launcher.slurm import container, job_files, memory, queue
 from launcher.slurm.container import Start
+from launcher.slurm.job_files import Submission
 from launcher.slurm.points import Job, Point
 
 INSTALL = "cluster=slurm: the Python package submitit is not installed; install the extra 'slurm'"
@@ -43,9 +45,10 @@ def submit(work: list[Point], slurm: Slurm, before: Sequence[Job] = ()) -> Job:
     except RuntimeError as error:  # submitit's answer to sbatch's exit code
         raise UserError(f"cluster=slurm: sbatch refused the job: {_said(error)}") from None
     job = Job(str(found.job_id), folders)
-    facts = {"job_id": job.id, "log_folder": str(executor.folder), "submitted_at": datetime.now(UTC).isoformat()}
+    submitted_at = datetime.now(UTC).isoformat()
+    submission = Submission(job_id=job.id, log_folder=str(executor.folder), submitted_at=submitted_at)
     for folder in job.folders:
-        points.write(folder, points.JOB, facts)
+        job_files.write_submission(folder, submission)
     to_stderr(f"slurm: job {job.id} for {', '.join(map(str, job.folders))}")
     return job
 
@@ -63,9 +66,10 @@ def _ahead(slurm: Slurm, before: Sequence[Job]) -> Job | None:
 
 def _refuse_twice(folder: Path) -> None:
     """Raise `UserError` if an earlier job for this folder may still write to it."""
-    if points.read(folder, points.JOB) is None:
+    submission = job_files.submitted(folder)
+    if submission is None:
         return
-    job, _ = points.job_of(folder)
+    job = submission["job_id"]
     try:
         state, _ = queue.state(job)
     except OSError as error:
@@ -90,15 +94,14 @@ def _executor(run: Run, slurm: Slurm, needs: Resources, folders: Sequence[Path],
         from launcher.slurm.executor import Executor
     except ImportError:
         raise UserError(INSTALL) from None
-    place = folders[0].resolve() / points.FOLDER
+    first = RunFolder(folders[0].resolve())
     inside = None
     if slurm.container_image:
-        mark = place / points.REQUEUE
         names = list(dict.fromkeys([*slurm.environment, *run.variables()]))
         inside = container.start(
-            replace(slurm, environment=names), _home(), folders, run.model.path, bool(needs.gpus), mark
+            replace(slurm, environment=names), _home(), folders, run.model.path, bool(needs.gpus), first.requeue
         )
-    executor = Executor(place, python=inside and inside.python)
+    executor = Executor(first.slurm, python=inside and inside.python)
     executor.update_parameters(**_parameters(slurm, needs, ahead, inside))
     return executor
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.core.client import Client
-from launcher.core.files import replace
+from launcher.core.files import replace_json
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Endpoint, Request
 from launcher.settings.validate import Validate
 from launcher.validate import answers, logprobs, rounding, serving, tokens
@@ -61,7 +61,7 @@ def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
         "tolerance": next((dict(check.numbers) for check in checks if check.name == rounding.NAME), {}) or None,
         "checks": [asdict(check) for check in checks],
     }
-    replace(folder / "certificate.json", json.dumps(certificate, indent=2) + "\n")
+    replace_json(RunFolder(folder).certificate, certificate, indent=2)
 
 
 def failed(checks: tuple[Check, ...]) -> list[Check]:

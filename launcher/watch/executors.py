@@ -15,7 +15,7 @@ from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation
 from launcher.pipeline.run import run
 from launcher.settings.cluster import Slurm
-from launcher.slurm import follow, points, queue, submit
+from launcher.slurm import follow, job_files, queue, submit
 from launcher.slurm.points import Job, Point
 
 
@@ -106,9 +106,10 @@ class SlurmExecutor:
 
     def adopt(self, folder: Path) -> bool:
         """Follow the job that an earlier session has submitted, if it is in the queue. Raises `UserError`."""
-        if points.read(folder, points.JOB) is None:
+        submission = job_files.submitted(folder)
+        if submission is None:
             return False
-        job, _ = points.job_of(folder)
+        job = submission["job_id"]
         try:
             state, _ = queue.state(job)
         except OSError as error:

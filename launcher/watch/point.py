@@ -9,6 +9,7 @@ from pathlib import Path
 import yaml
 
 from launcher.checkpoints.states import CheckpointState
+from launcher.core.run_folder import RunFolder
 from launcher.pipeline.config import Mode
 from launcher.settings.overrides import CommandLine
 from launcher.slurm.points import Point
@@ -31,7 +32,7 @@ def keep(point: Point, base: Path) -> None:
 
     What Hydra itself was told is in the folder ``base`` of the watch.
     """
-    folder, told = point.folder / ".hydra", base / ".hydra" / "hydra.yaml"
+    folder, told = RunFolder(point.folder).hydra, RunFolder(base).hydra_config
     folder.mkdir(parents=True, exist_ok=True)
     if told.is_file():
         shutil.copy(told, folder)

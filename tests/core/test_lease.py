@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from launcher.core.errors import TakenOver
-from launcher.core.lease import FILE, Lease
+from launcher.core.lease import Lease
 from launcher.evaluate.journal import records
 
 ROOT = Path(__file__).parents[2]
@@ -35,15 +35,15 @@ def test_a_claim_holds_until_another_is_made(tmp_path: Path) -> None:
 
 def test_a_claim_to_a_folder_that_is_gone_does_not_hold(tmp_path: Path) -> None:
     claim = Lease(tmp_path)
-    (tmp_path / FILE).unlink()
+    (tmp_path / "session.json").unlink()
     assert not claim.holds
 
 
 def test_a_claim_says_whose_it_is(tmp_path: Path) -> None:
     Lease(tmp_path)
-    found = json.loads((tmp_path / FILE).read_text())
+    found = json.loads((tmp_path / "session.json").read_text())
     assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid())
-    assert [path.name for path in tmp_path.iterdir()] == [FILE]
+    assert [path.name for path in tmp_path.iterdir()] == ["session.json"]
 
 
 def lines(folder: Path) -> int:

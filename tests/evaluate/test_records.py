@@ -4,8 +4,8 @@ import json
 
 import pytest
 
+from launcher.core.records import from_line, to_line
 from launcher.core.types import Status
-from launcher.evaluate.records import from_line, to_line
 
 
 def test_a_record_survives_its_line(record):

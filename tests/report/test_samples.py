@@ -8,7 +8,7 @@ from launcher.report import samples
 
 def gathered(folder, records):
     write_samples(folder, records)
-    return samples.gather(folder / samples.FILE)
+    return samples.gather(folder / "samples.jsonl")
 
 
 def test_every_sample_of_a_small_file_is_shown_in_order(tmp_path):
@@ -20,7 +20,7 @@ def test_every_sample_of_a_small_file_is_shown_in_order(tmp_path):
 
 
 def test_a_missing_file_holds_no_samples(tmp_path):
-    found = samples.gather(tmp_path / samples.FILE)
+    found = samples.gather(tmp_path / "samples.jsonl")
     assert (found.total, found.shown(), found.unreadable) == (0, ([], 0), 0)
 
 
@@ -54,15 +54,15 @@ def test_the_page_is_bounded_by_characters_too(tmp_path):
 
 def test_lines_that_are_not_objects_are_counted(tmp_path):
     write_samples(tmp_path, [record(1)])
-    with (tmp_path / samples.FILE).open("ab") as file:
+    with (tmp_path / "samples.jsonl").open("ab") as file:
         file.write(b"\n[1]\n" + b"[" * 100_000 + b'\n{"task": "addition", "id": "2", "sta')
-    found = samples.gather(tmp_path / samples.FILE)
+    found = samples.gather(tmp_path / "samples.jsonl")
     assert (found.total, found.unreadable) == (1, 3)
 
 
 def test_a_line_that_is_not_utf8_is_still_read(tmp_path):
-    (tmp_path / samples.FILE).write_bytes(b'{"task": "t", "id": "\xff", "status": "scored"}\n')
-    rows, _ = samples.gather(tmp_path / samples.FILE).shown()
+    (tmp_path / "samples.jsonl").write_bytes(b'{"task": "t", "id": "\xff", "status": "scored"}\n')
+    rows, _ = samples.gather(tmp_path / "samples.jsonl").shown()
     assert json.loads(rows[0])["id"] == "\ufffd"
 
 

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from launcher.slurm import follow, points, queue
+from launcher.slurm import follow, job_files, queue
+from launcher.slurm.job_files import Submission
 from launcher.slurm.points import Job
 
 SQUEUE = {
@@ -49,10 +50,11 @@ LOG = "slurmstepd: error: Detected 1 oom-kill event(s) in StepId=7.0. Some of yo
 
 
 def submitted(folder: Path, job: str, log: str = "", code: int | None = None) -> Path:
-    points.write(folder, points.JOB, {"job_id": job, "log_folder": str(folder / points.FOLDER)})
-    (folder / points.FOLDER / f"{job}_0_log.err").write_text(f"{log}\n")
+    found = Submission(job_id=job, log_folder=str(folder / "slurm"), submitted_at="2026-01-01T00:00:00+00:00")
+    job_files.write_submission(folder, found)
+    (folder / "slurm" / f"{job}_0_log.err").write_text(f"{log}\n")
     if code is not None:
-        points.write(folder, points.OUTCOME, {"job_id": job, "restarts": 0, "code": code})
+        job_files.write_exit_code(folder, job, 0, code)
     return folder
 
 

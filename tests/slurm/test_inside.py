@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from launcher.core import files
 from launcher.core.errors import UserError
 from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation
 from launcher.settings.cluster import Resources
-from launcher.slurm import points
+from launcher.slurm import job_files
 from launcher.slurm.inside import again, enough
 
 PROGRAM = """
@@ -89,8 +90,8 @@ def test_a_warning_that_came_before_the_run_listens_ends_it_in_order(
     done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == INTERRUPTED, done.stderr
     assert "Traceback" not in done.stderr
-    assert points.read(folders[0], points.REQUEUE) == requeue
-    assert [points.outcome_of(folder, "7") for folder in folders] == [outcome, outcome]
+    assert files.read_json(folders[0] / "slurm" / "requeue") == requeue
+    assert [job_files.exit_code(folder, "7") for folder in folders] == [outcome, outcome]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from launcher.backends.inline import EVERYWHERE, api_key
 from launcher.core.errors import UserError
 from launcher.core.http import netloc
 from launcher.core.redaction import reveal
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
@@ -92,7 +93,7 @@ class Command(Backend):
         from launcher.backends.command.process import kept
         from launcher.backends.listing import Listing
 
-        key, log = api_key(self.api_key_env), deployment.folder / "server.log"
+        key, log = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
         port = _free(self.host, self.port)
         command = self._words(deployment, allocation, port)
         root = f"http://{netloc(EVERYWHERE.get(self.host, self.host), port)}"

@@ -16,6 +16,7 @@ from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
 from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
@@ -84,7 +85,7 @@ class PyTriton(Backend):
         from launcher.backends.pytriton.request_handler import served_in_thread
         from launcher.backends.pytriton.runner import TritonRunner
 
-        key, path, d = api_key(self.api_key_env), deployment.folder / "server.log", deployment
+        key, path, d = api_key(self.api_key_env), RunFolder(deployment.folder).server_log, deployment
         with (
             bind(self.host, self.port) as bound,
             server_log(path) as log,
@@ -126,8 +127,8 @@ class PyTriton(Backend):
                 host=self.triton_host,
                 gpus=allocation.gpus > 0,
                 guarded=guarded,
-                announcement=folder / "triton.json",
-                log_file=folder.resolve() / "triton.log",
+                announcement=RunFolder(folder).triton,
+                log_file=RunFolder(folder.resolve()).triton_log,
                 engine=home / "engine.sock",
             )
             patience = Timeouts(self.start_timeout_s, self.probe_timeout_s)

@@ -18,6 +18,7 @@ from launcher.backends.pytriton.request_handler import RequestHandler
 from launcher.backends.pytriton.server import Server, Settings
 from launcher.backends.pytriton.stall_detector import StallDetector
 from launcher.core.errors import ServerError, UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, EngineState
 
@@ -102,7 +103,7 @@ class Supervisor:
         """Wait until a token came through Triton. Raises `ServerError` if all that was tried has failed."""
         self._settled.wait()
         if self.error is not None:
-            raise ServerError(f"{self.error}; see {self._settings.log_file} and server.log beside it")
+            raise ServerError(f"{self.error}; see {self._settings.log_file} and {RunFolder.server_log} beside it")
 
     def grpc(self) -> tuple[str, str]:
         """Return the address of KServe over gRPC, and the access token, of the Triton that runs."""

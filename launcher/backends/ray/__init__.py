@@ -16,6 +16,7 @@ from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
 from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
 from launcher.backends.ray.resources import Node, count, memory, rooms
 from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
@@ -129,7 +130,7 @@ class Ray(Backend):
         from launcher.api.server import bind, server_log
         from launcher.backends.ray.supervisor import Supervisor
 
-        key, path = api_key(self.api_key_env), deployment.folder / "server.log"
+        key, path = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
         with bind(self.host, self.port) as bound, server_log(path) as log:
             bound.listen(2048)
             host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]

@@ -21,6 +21,7 @@ from launcher.backends.ray.shared_secret import HEADER
 from launcher.core.admission import ALWAYS_OPEN, CODE, REASON
 from launcher.core.admission import RETRY_AFTER_S as ADMIT_AFTER_S
 from launcher.core.errors import ServerError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import VALIDATOR_HEADER
 
 BUFFER = 262_144
@@ -227,7 +228,9 @@ class Balancer:
         deadline = time.monotonic() + START_S
         while not self._answers():
             if self._process.poll() is not None:
-                raise ServerError(f"HAProxy does not start (exit code {self._process.returncode}); see ray.log")
+                raise ServerError(
+                    f"HAProxy does not start (exit code {self._process.returncode}); see {RunFolder.ray_log}"
+                )
             if time.monotonic() > deadline:
                 raise ServerError(f"HAProxy does not answer within {START_S:g} s")
             time.sleep(STEP_S)

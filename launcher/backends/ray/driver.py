@@ -31,6 +31,7 @@ from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.status import Status
 from launcher.core.errors import ServerError, UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 
 PERIOD_S = 0.5
@@ -103,7 +104,10 @@ class Driver:
         """Start everything; then watch. Raises `ServerError` when something cannot be kept up."""
         a, key = self._assignment, secrets.token_bytes(32)
         with ExitStack() as stack:
-            log, bound = stack.enter_context(server_log(a.deployment.folder / "server.log")), bind("127.0.0.1", 0)
+            log, bound = (
+                stack.enter_context(server_log(RunFolder(a.deployment.folder).server_log)),
+                bind("127.0.0.1", 0),
+            )
             status = Status(self._fleet, self._scaler, a.secret).app()
             stack.enter_context(serving(allowing(status, a.front.cors_origins), bound, log, 1.0))
             self._balancer.start(bound.getsockname()[:2])

@@ -15,6 +15,7 @@ from launcher.backends.ray.driver_config import DriverConfig
 from launcher.backends.ray.heartbeat import PERIOD_S, Address, HeartbeatClient
 from launcher.backends.ray.shared_secret import SharedSecret
 from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.distributed.allocation import LOOPBACK, allocate
 from launcher.engines.base import AsyncEngine
@@ -68,7 +69,7 @@ class Replica:
         who = identity()
         # HAProxy is on the driver's node: there, no other host needs to reach the replica.
         bound = enter(bind(LOOPBACK if who["node"] == assignment.host else who["node"], 0))
-        log = enter(server_log(d.folder / "server.log"))
+        log = enter(server_log(RunFolder(d.folder).server_log))
         runner = enter(d.engine.load(d, allocation))
         app = create_app(runner, front=assignment.front, ready_timeout_s=patience.start_s, log=log)
         host, port = bound.getsockname()[:2]

@@ -26,11 +26,12 @@ from launcher.backends.ray.driver_config import ADMIT, DriverConfig
 from launcher.backends.ray.nodes import Nodes
 from launcher.core.errors import ServerError
 from launcher.core.files import append
+from launcher.core.run_folder import RunFolder
 
 QUICK_LOSSES = 3
 """After so many losses in a row another start would not help. One that comes later than the probe's deadline after all
 replicas were there begins a new row."""
-DIED = "the process that owns Ray died; see ray.log"
+DIED = f"the process that owns Ray died; see {RunFolder.ray_log}"
 HANGS = "the process that owns Ray hangs: no sign of life for {:g} s"
 RAY_START_S = 90.0
 """Ray without the replicas is up within ten seconds, or a minute on a busy machine."""
@@ -88,7 +89,7 @@ class Supervisor:
             if self._handed_over:
                 self._tell_driver()
         if not self._answers_all.wait(self._assignment.patience.start_s):
-            raise ServerError("Ray was validated, but does not answer everybody; see ray.log")
+            raise ServerError(f"Ray was validated, but does not answer everybody; see {RunFolder.ray_log}")
 
     def _tell_driver(self) -> None:
         assert self._driver is not None
@@ -217,7 +218,7 @@ class Supervisor:
 def _spawn(assignment: DriverConfig, folder: Path) -> subprocess.Popen[bytes]:
     """Start a driver with this interpreter and its import path, in a session of its own: no terminal reaches it."""
     path = os.pathsep.join(p for p in sys.path if p)
-    with append(assignment.deployment.folder / "ray.log") as log:
+    with append(RunFolder(assignment.deployment.folder).ray_log) as log:
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "launcher.backends.ray.driver"],
             stdin=subprocess.PIPE,
