@@ -22,15 +22,15 @@ class Backend(ABC):
 
     spread: ClassVar[Spread] = Spread.none
     """What of it may be on several nodes."""
-    loads: ClassVar[bool] = True
+    runs_engine: ClassVar[bool] = True
     """Whether it serves one of our engines; otherwise the server has software of its own."""
-    asked: ClassVar[frozenset[str]] = frozenset()
+    identity_fields: ClassVar[frozenset[str]] = frozenset()
     """Its settings that decide who answers: a run is resumed only where they are equal."""
 
     @property
     def checkpoints(self) -> bool:
         """Whether it serves the checkpoint that `Model` names."""
-        return self.loads
+        return self.runs_engine
 
     @abstractmethod
     def serve(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[Endpoint]:
@@ -61,7 +61,7 @@ def check_seconds(backend: Backend, *names: str) -> None:
             raise UserError(f"backend.{name}={value}: accepted is a number of seconds above 0")
 
 
-def lead_alone(backend: Backend, allocation: Allocation) -> None:
+def check_single_process(backend: Backend, allocation: Allocation) -> None:
     """Raise `UserError` if several processes were started together for a backend that one process runs."""
     if allocation.world_size > 1 and backend.spread is Spread.none:
         raise UserError(
@@ -70,7 +70,7 @@ def lead_alone(backend: Backend, allocation: Allocation) -> None:
         )
 
 
-def fits(parallelism: Parallelism, allocation: Allocation) -> None:
+def check_world_size(parallelism: Parallelism, allocation: Allocation) -> None:
     """Raise `UserError` if several processes were started together, and not as many as the model has."""
     if allocation.world_size not in (1, parallelism.world_size):
         raise UserError(

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from launcher.backends.base import Backend, check_seconds, fits
-from launcher.backends.inline import api_key
+from launcher.backends.base import Backend, check_seconds, check_world_size
+from launcher.backends.endpoint import api_key
 from launcher.backends.listing import Listing, split_url
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint, Json
@@ -26,8 +26,8 @@ class External(Backend):
     each of the calls that look whether the server is there.
     """
 
-    loads: ClassVar[bool] = False
-    asked: ClassVar[frozenset[str]] = frozenset({"url", "model"})
+    runs_engine: ClassVar[bool] = False
+    identity_fields: ClassVar[frozenset[str]] = frozenset({"url", "model"})
 
     url: str
     api_key_env: str | None = None
@@ -39,7 +39,7 @@ class External(Backend):
         check_seconds(self, "timeout_s")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
-        fits(deployment.parallelism, allocation)
+        check_world_size(deployment.parallelism, allocation)
         if deployment.parallelism != Parallelism() or deployment.model.path:
             key = "model.path" if deployment.model.path else "parallelism"
             raise UserError(f"{key}: backend=external loads nothing; accepted is a server that was started with it")

@@ -5,25 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import field
-from typing import ClassVar, Protocol
+from typing import ClassVar
 
-from launcher.api.front import Front, Limits, check_aliases, check_origins
-from launcher.backends.base import Backend, check_ports, check_seconds, fits
-from launcher.core.console import one_line
-from launcher.core.errors import ServerError
-from launcher.core.http import HttpError, fetch, netloc, parsed
-from launcher.core.redaction import reveal
+from launcher.api.front import Limits, check_aliases, check_origins
+from launcher.backends.base import Backend, check_ports, check_seconds, check_world_size
+from launcher.backends.endpoint import api_key, base_url, front_of, planned_url, wait_ready
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Endpoint, Json, error_of
+from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
-
-ANSWER_S = 10.0
-"""So much longer may an answer take, whose reason says more than that there was none."""
-EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}
-"""Where this machine reaches a server that listens on all of its addresses."""
 
 
 @component("backend/inline")
@@ -55,9 +47,9 @@ class Inline(Backend):
         check_seconds(self, "start_timeout_s", "stop_timeout_s")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
-        fits(deployment.parallelism, allocation)
+        check_world_size(deployment.parallelism, allocation)
         api_key(self.api_key_env)
-        return {"server": f"http://{netloc(self.host, self.port or '<any free port>')}/v1"}
+        return {"server": planned_url(self.host, self.port)}
 
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
@@ -78,43 +70,7 @@ class Inline(Backend):
                 front.limits,
             ),
         ):
-            host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
-            url = f"http://{netloc(host, port)}/v1"
+            url = base_url(self.host, bound.getsockname()[1])
             endpoint = Endpoint(url, runner.model, "inline", name_of(d.engine), key, validator_token=d.validator_token)
             wait_ready(endpoint, self.start_timeout_s, f"see {path}")
             yield endpoint
-
-
-class Meets(Protocol):
-    """A backend's settings of how it meets its clients."""
-
-    aliases: list[str]
-    cors_origins: list[str]
-    limits: Limits
-
-
-def front_of(backend: Meets, key: str | None) -> Front:
-    return Front(key, tuple(backend.aliases), tuple(backend.cors_origins), backend.limits)
-
-
-def api_key(variable: str | None) -> str | None:
-    """Return the key that an environment variable holds. Raises `UserError` if it is not set."""
-    return None if variable is None else reveal(variable, "backend.api_key_env")
-
-
-def wait_ready(endpoint: Endpoint, timeout_s: float, hint: str) -> None:
-    """Wait until ``/ready`` says that a token was produced. Raises `ServerError` with its reason."""
-    url, headers = f"{endpoint.root}/ready", endpoint.validator_headers
-    try:
-        answer = fetch("GET", url, timeout_s=timeout_s + ANSWER_S, headers=headers)
-    except HttpError as error:
-        raise ServerError(f"the server does not answer: {error.reason}; {hint}") from None
-    if answer.status != 200:
-        raise ServerError(f"the server is not ready: {_reason(answer.body)}; {hint}")
-
-
-def _reason(body: bytes) -> str:
-    try:
-        return one_line(str(error_of(parsed(body))["message"]))
-    except (ValueError, KeyError):
-        return one_line(body.decode("utf-8", errors="replace"))

@@ -8,7 +8,7 @@ import yaml
 from rich.console import Console
 from rich.syntax import Syntax
 
-from launcher.backends.base import lead_alone
+from launcher.backends.base import check_single_process
 from launcher.core.errors import CheckpointError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
@@ -46,7 +46,7 @@ def _script(run: Run, slurm: Slurm, console: Console) -> None:
 
 def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
     deployment = run.deployment(Path())
-    lead_alone(run.backend, allocation)
+    check_single_process(run.backend, allocation)
     return {
         "machine": {"nodes": list(allocation.nodes), "cpus": allocation.cpus, "gpus": allocation.gpus},
         "model": {"name": run.model.name, "checkpoint": _checkpoint(run)},
@@ -85,6 +85,6 @@ def _checkpoint(run: Run) -> Json:
         raise CheckpointError(f"model.path={path}: {error}") from error
     if found.exists():
         return str(found)
-    if run.backend.loads:
+    if run.backend.runs_engine:
         raise CheckpointError(f"model.path={path}: {found} does not exist")
     return f"{path}, no file here: the server must know it"

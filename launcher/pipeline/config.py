@@ -95,9 +95,9 @@ ConfigStore.instance().store(group="schema", name="run", node=Run)
 def check(run: Run) -> None:
     """Refuse, with one line, combinations of groups that cannot work."""
     backend, engine = name_of(run.backend), name_of(run.engine)
-    if not run.backend.loads and engine != "none":
+    if not run.backend.runs_engine and engine != "none":
         raise UserError(f"engine={engine}: backend={backend} has an engine of its own; accepted is engine=none")
-    if run.backend.loads and engine == "none":
+    if run.backend.runs_engine and engine == "none":
         raise UserError(
             f"engine=none: backend={backend} needs an engine to serve; "
             "expected one of engine=megatron, engine=huggingface, engine=auto, engine=echo"

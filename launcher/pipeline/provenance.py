@@ -48,7 +48,7 @@ def what_changes_answers(run: Run, config: Mapping[str, Json], checkpoint: str |
         "checkpoint": checkpoint or config["model"]["path"] or None,
         "model": {k: config["model"][k] for k in ("name", "tokenizer", "context_length")},
         "engine": {k: v for k, v in config["engine"].items() if k not in neutral},
-        "backend": {k: config["backend"][k] for k in sorted(type(run.backend).asked)},
+        "backend": {k: config["backend"][k] for k in sorted(type(run.backend).identity_fields)},
         "dtype": config["optimizations"]["dtype"],
         **({"batch_invariant": True} if config["optimizations"]["batch_invariant"] else {}),
         "adapters": [{name: settings} for name, settings in adapters.items()],

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, TypedDict, TypeVar
 
 from rich.console import Console
 
-from launcher.backends.base import lead_alone
+from launcher.backends.base import check_single_process
 from launcher.core import files
 from launcher.core.admission import Admission
 from launcher.core.console import one_line, to_stderr
@@ -139,7 +139,7 @@ def serving(
 ) -> Iterator[RunningServer]:
     """Bring the server up, or take the shared one; until `validate`, one of ours answers only the launcher."""
     deployment = replace(run.deployment(folder), admission=Admission())
-    lead_alone(run.backend, allocation)
+    check_single_process(run.backend, allocation)
     run.engine.plan(deployment, allocation)
     run.backend.plan(deployment, allocation)
     with ExitStack() as stack:

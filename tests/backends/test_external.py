@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends.base import lead_alone
+from launcher.backends.base import check_single_process
 from launcher.backends.external import External
 from launcher.backends.inline import Inline
 from launcher.backends.ray import Ray
@@ -147,6 +147,6 @@ def test_a_url_that_is_none(tmp_path: Path, url: str) -> None:
 def test_several_processes_are_refused_where_one_does_all() -> None:
     started = {"WORLD_SIZE": "2", "RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
     with pytest.raises(UserError, match=r"backend=external: 2 processes were started together"):
-        lead_alone(External("http://127.0.0.1:1/v1"), allocate(started))
+        check_single_process(External("http://127.0.0.1:1/v1"), allocate(started))
     for backend in (Inline(), Ray()):
-        lead_alone(backend, allocate(started))
+        check_single_process(backend, allocate(started))

@@ -8,11 +8,10 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import ClassVar
 
-from launcher.backends.base import Backend, check_ports, check_seconds, fits
+from launcher.backends.base import Backend, check_ports, check_seconds, check_world_size
 from launcher.backends.command import argv_template
-from launcher.backends.inline import EVERYWHERE, api_key
+from launcher.backends.endpoint import ANY_PORT, api_key, planned_url, root_url
 from launcher.core.errors import UserError
-from launcher.core.http import netloc
 from launcher.core.redaction import reveal
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
@@ -21,7 +20,6 @@ from launcher.engines.base import Deployment
 from launcher.settings.component import component
 
 CALL_S = 30.0
-ANY = "<any free port>"
 
 
 @component("backend/command")
@@ -41,8 +39,8 @@ class Command(Backend):
     should call the software.
     """
 
-    loads: ClassVar[bool] = False
-    asked: ClassVar[frozenset[str]] = frozenset({"command", "environment", "environment_env", "model"})
+    runs_engine: ClassVar[bool] = False
+    identity_fields: ClassVar[frozenset[str]] = frozenset({"command", "environment", "environment_env", "model"})
 
     command: str
     host: str = "127.0.0.1"
@@ -74,12 +72,12 @@ class Command(Backend):
         return "checkpoint" in argv_template.names(self.command)
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
-        fits(deployment.parallelism, allocation)
+        check_world_size(deployment.parallelism, allocation)
         api_key(self.api_key_env)
         self._environment()
         argv_template.check(self.command, deployment.model, deployment.parallelism)
-        command = self._words(deployment, allocation, self.port or ANY)
-        return {"server": f"http://{netloc(self.host, self.port or ANY)}/v1", "command": command}
+        command = self._words(deployment, allocation, self.port or ANY_PORT)
+        return {"server": planned_url(self.host, self.port), "command": command}
 
     def _words(self, deployment: Deployment, allocation: Allocation, port: int | str) -> list[str]:
         return argv_template.split(self.command, argv_template.values(deployment, allocation, self.host, port))
@@ -96,7 +94,7 @@ class Command(Backend):
         key, log = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
         port = _free(self.host, self.port)
         command = self._words(deployment, allocation, port)
-        root = f"http://{netloc(EVERYWHERE.get(self.host, self.host), port)}"
+        root = root_url(self.host, port)
         with kept(command, self._environment(), log, self.stop_timeout_s) as process:
             listing = Listing(f"backend.command: {root}/v1", f"{root}/v1", key, self.api_key_env, CALL_S)
             process.wait(root + self.ready_path, key, self.start_timeout_s)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from launcher.api.front import Limits, check_aliases, check_origins
-from launcher.backends.base import Backend, check_ports, check_seconds, fits
-from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
+from launcher.backends.base import Backend, check_ports, check_seconds, check_world_size
+from launcher.backends.endpoint import ANY_PORT, api_key, base_url, front_of, planned_url, wait_ready
 from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.core.errors import UserError
+from launcher.core.http import netloc
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
@@ -64,15 +65,13 @@ class PyTriton(Backend):
         check_seconds(self, "start_timeout_s", "stop_timeout_s", "probe_timeout_s")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
-        fits(deployment.parallelism, allocation)
+        check_world_size(deployment.parallelism, allocation)
         api_key(self.api_key_env)
         if lacking := missing():
             raise UserError(f"backend=pytriton: {lacking}")
         choose(self.triton_host, self._ports)
-        listens = {
-            name: f"{self.triton_host}:{port or '<any free port>'}" for name, port in asdict(self._ports).items()
-        }
-        return {"server": f"http://{self.host}:{self.port or '<any free port>'}/v1", "triton": listens}
+        listens = {name: netloc(self.triton_host, port or ANY_PORT) for name, port in asdict(self._ports).items()}
+        return {"server": planned_url(self.host, self.port), "triton": listens}
 
     @property
     def _ports(self) -> Ports:
@@ -106,9 +105,7 @@ class PyTriton(Backend):
                 more_metrics=triton.metrics,
             )
             with serving(app, bound, log, self.stop_timeout_s, self.limits):
-                host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
-                name = f"[{host}]" if ":" in host else host
-                url, token = f"http://{name}:{port}/v1", d.validator_token
+                url, token = base_url(self.host, bound.getsockname()[1]), d.validator_token
                 endpoint = Endpoint(url, runner.model, "pytriton", name_of(d.engine), key, validator_token=token)
                 wait_ready(endpoint, self.start_timeout_s, f"see {path}")
                 yield endpoint

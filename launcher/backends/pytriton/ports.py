@@ -54,5 +54,6 @@ def _held(held: ExitStack, host: str, name: str, port: int, before: int) -> int:
 
 def _listen(held: ExitStack, host: str, port: int) -> int:
     """Listen for a moment: only that shows that nobody else does."""
-    server = held.enter_context(socket.create_server((host, port)))
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    server = held.enter_context(socket.create_server((host, port), family=family))
     return int(server.getsockname()[1])

