@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from deployments import deployed
 from torch import Tensor, nn
 
 from launcher.checkpoints.base import Architecture
@@ -15,7 +16,7 @@ from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize
 from launcher.engines.megatron.parallel import lead
 from launcher.engines.megatron.worker_config import Weights, WorkerConfig
-from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from launcher.settings.model import Dtype, Model, Parallelism
 
 HOST = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=1, gpus=0)
 CPU = torch.device("cpu")
@@ -57,7 +58,7 @@ def logits(model: nn.Module, tokens: Tensor = TOKENS) -> Tensor:
 def placement(path: Path, parallelism: Parallelism | None = None) -> WorkerConfig:
     """Return how the engine builds and fills the model at ``path``: what it decides before it loads anything."""
     model = Model(path=str(path))
-    return Megatron().decide(model, parallelism or Parallelism(), Optimizations(), HOST).placement
+    return Megatron().decide(deployed(Megatron(), model, parallelism), HOST).placement
 
 
 def filled(arch: Architecture, weights: Weights) -> nn.Module:

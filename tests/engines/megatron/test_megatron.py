@@ -98,7 +98,7 @@ async def test_the_shipped_model_answers_the_same_at_every_layout(layout: Parall
 def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line() -> None:
     import torch
 
-    place = Megatron().decide(TINY, Parallelism(), Optimizations(), replace(CPU, gpus=1)).placement
+    place = Megatron().decide(deployments.deployed(Megatron(), TINY), replace(CPU, gpus=1)).placement
     absent = torch.cuda.device_count()
     with pytest.raises(UserError, match=rf"GPU {absent} of this host is needed; torch .* sees {absent} of"):
         place.torch_device(absent)
@@ -106,7 +106,8 @@ def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line() -> None:
 
 def test_what_a_gpu_would_record_is_planned_without_one() -> None:
     asked = Optimizations(cuda_graphs=True, flash_decode=True, dtype=Dtype.bf16)
-    decision = Megatron(max_sequences=8).decide(TINY, Parallelism(), asked, replace(CPU, gpus=1))
+    engine = Megatron(max_sequences=8)
+    decision = engine.decide(deployments.deployed(engine, TINY, optimizations=asked), replace(CPU, gpus=1))
     graphs = decision.placement.graphs
     assert graphs is not None
     assert list(graphs.rows) == [1, 2, 4, 8]
