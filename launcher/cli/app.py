@@ -24,7 +24,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher import __version__
-from launcher.cli import hydra_launchers
+from launcher.cli import commands, hydra_launchers
 from launcher.cli.arguments import as_written, completed
 from launcher.cli.config_errors import complaint, unknown_keys
 from launcher.cli.hydra_launchers import SHARED
@@ -47,11 +47,10 @@ from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.leader import leading
 from launcher.distributed.group.member import follow
-from launcher.pipeline.config import Mode, Run, check, plain
+from launcher.pipeline.config import ComposedRun, Mode, Run, check, plain
 from launcher.pipeline.servers import ServerPool, fingerprint
 from launcher.settings.cluster import Slurm
 from launcher.settings.overrides import CommandLine
-from launcher.slurm.points import Point
 
 
 @dataclass(frozen=True)
@@ -134,15 +133,25 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
         def task(cfg: DictConfig) -> int:
             return job(cfg, here)
 
-        sys.argv[1:] = completed(line, Path(scratch)).arguments
-        with told_values(), _without_schemas(line):
+        with told_values(), _complete_help(line), _argv(completed(line, Path(scratch)).arguments):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(SweepCallback.codes, default=0)
 
 
 @contextmanager
-def _without_schemas(line: CommandLine) -> Iterator[None]:
-    """Leave the groups of schemas out of the help: nobody chooses them."""
+def _argv(arguments: list[str]) -> Iterator[None]:
+    """Let Hydra, which reads ``sys.argv``, read these arguments."""
+    before = sys.argv
+    sys.argv = [*before[:1], *arguments]
+    try:
+        yield
+    finally:
+        sys.argv = before
+
+
+@contextmanager
+def _complete_help(line: CommandLine) -> Iterator[None]:
+    """Leave the groups of schemas, which are no choice, out of Hydra's help, and add the commands."""
     if "help" not in line.flags:
         yield
         return
@@ -151,7 +160,8 @@ def _without_schemas(line: CommandLine) -> Iterator[None]:
         with redirect_stdout(shown):
             yield
     finally:  # Hydra exits when it has shown it
-        print("".join(one for one in shown.getvalue().splitlines(True) if not one.startswith("schema")), end="")
+        print("".join(one for one in shown.getvalue().splitlines(True) if not one.startswith("schema")).rstrip())
+        print(f"\n== Commands ==\n{commands.listing()}")
 
 
 def _scratch(line: CommandLine) -> AbstractContextManager[str]:
@@ -176,12 +186,12 @@ def job(cfg: DictConfig, here: RunContext) -> int:
 
             return submitted([[point]], under_way=[])[point.folder]
         shared = here.deployments if _shares(HydraConfig.get()) else None
-        return run.run(point.run, point.config, point.overrides, point.folder, here.allocation, shared)
+        return run.run(point, here.allocation, shared)
     except UserError as error:
         return say(str(error), error.exit_code)
 
 
-def composed(cfg: DictConfig) -> Point | int:
+def composed(cfg: DictConfig) -> ComposedRun | int:
     """Return what a composed configuration asks for; the exit code where it is wrong, or only to be shown."""
     from launcher.cli import plan
 
@@ -198,7 +208,9 @@ def composed(cfg: DictConfig) -> Point | int:
         hydra_config = HydraConfig.get()
         if typed.mode is Mode.watch and hydra_config.mode == RunMode.MULTIRUN:
             raise UserError("mode=watch: a watch is one run, and not swept; leave out -m")
-        return Point(typed, plain(cfg), as_written(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir))
+        return ComposedRun(
+            typed, plain(cfg), as_written(hydra_config.overrides.task), Path(hydra_config.runtime.output_dir)
+        )
     except (HydraException, OmegaConfBaseException) as error:
         return _refused(cfg, UserError(complaint(error, conf_folder())))
     except UserError as error:
@@ -237,12 +249,12 @@ def _queued_as(cfg: DictConfig, keys: Mapping[str, Json]) -> DictConfig:
 
 def _about_job(line: CommandLine) -> int:
     """Do ``mode=status`` or ``mode=cancel`` for the folder that ``run=`` names; nothing is composed."""
-    from launcher.slurm import follow
-
-    folder, other = line.get("run"), line.without(lambda key: key in ("run", "mode")).texts
-    if not folder or other:
-        raise UserError(f"{other[0] if other else 'run'}: accepted with this mode is run=<run folder>")
-    return (follow.status if line.get("mode") == "status" else follow.cancel)(Path(folder))
+    mode, folder = line.get("mode"), line.get("run")
+    if other := line.without(lambda key: key in ("run", "mode")).texts:
+        raise UserError(f"{other[0]}: mode={mode} takes no setting but run=<run folder>")
+    if not folder:
+        raise UserError(f"run: a value is required; mode={mode} needs run=<run folder>")
+    return commands.run(mode, ["--", folder])
 
 
 def deployment_of(cfg: DictConfig) -> str:

@@ -1,4 +1,4 @@
-"""The program's entry: a Ctrl-C or SIGTERM while Python still imports is answered like any other."""
+"""The program's entry: a command or Hydra's grammar. Ctrl-C and SIGTERM end it in order, also during imports."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
     out = tolerant()
     try:
-        from launcher.cli.app import launch
-
-        code = launch(sys.argv[1:])
+        code = dispatch(sys.argv[1:])
     except KeyboardInterrupt:
         print("launcher: interrupted", file=sys.stderr)
         code = 130
@@ -25,3 +23,14 @@ def main() -> None:
         print(f"launcher: standard output cannot be written: {out.failure}", file=sys.stderr)
         code = code or 1
     sys.exit(code)
+
+
+def dispatch(arguments: list[str]) -> int:
+    """Run a command, or what Hydra composes; return the exit code. Commands import neither Hydra nor torch."""
+    from launcher.cli import commands
+
+    if arguments and not commands.is_override(arguments[0]):
+        return commands.run(arguments[0], arguments[1:])
+    from launcher.cli.app import launch
+
+    return launch(arguments)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -18,7 +19,7 @@ from launcher.core.errors import UserError
 from launcher.core.redaction import reveal
 from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401
 from launcher.engines.base import Deployment, Engine
-from launcher.settings.cluster import Cluster, Local
+from launcher.settings.cluster import Cluster, Local, Slurm
 from launcher.settings.component import name_of
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.model import Model, Optimizations, Parallelism
@@ -87,6 +88,25 @@ class Run:
     def deployment(self, folder: Path) -> Deployment:
         """Return what is to be served, with ``folder`` for its log."""
         return Deployment(self.model, self.engine, self.parallelism, self.optimizations, folder)
+
+
+@dataclass(frozen=True)
+class ComposedRun:
+    """One composed run: ``config`` and ``overrides`` are what Hydra made ``run`` from, as plain data.
+
+    It names secrets' variables and never holds their values.
+    """
+
+    run: Run
+    config: Mapping[str, Any]
+    overrides: list[str]
+    folder: Path
+
+    @property
+    def slurm(self) -> Slurm:
+        """The settings with which it is submitted."""
+        assert isinstance(self.run.cluster, Slurm)
+        return self.run.cluster
 
 
 ConfigStore.instance().store(group="schema", name="run", node=Run)

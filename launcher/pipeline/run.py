@@ -2,34 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from pathlib import Path
-
 from launcher.core.lease import Lease
-from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
-from launcher.pipeline.config import Mode, Run
+from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.provenance import provenance, what_changes_answers
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.servers import ServerPool, fingerprint
 from launcher.pipeline.steps import announced, continued, evaluate, needs, reported, serving, stay, validate
 
 
-def run(
-    run: Run,
-    config: Mapping[str, Json],
-    overrides: list[str],
-    folder: Path,
-    allocation: Allocation,
-    shared: ServerPool | None = None,
-) -> int:
-    """Carry out a composed run in ``folder`` and return the exit code; a report is written however it ends.
+def run(composed: ComposedRun, allocation: Allocation, shared: ServerPool | None = None) -> int:
+    """Carry out a composed run in its folder and return the exit code; a report is written however it ends.
 
     ``allocation`` is that of the process that leads. With ``shared``, the server is taken from there, and left there
     for the next run. Raises `TakenOver`, and writes no more, once another session has begun in the same folder.
     """
-    ledger = RunRecord(provenance(config, overrides, allocation))
+    run, config, folder = composed.run, composed.config, composed.folder
+    ledger = RunRecord(provenance(config, composed.overrides, allocation))
     with reported(ledger, folder) as outcome, ledger.step("total"):
         ledger.run["checkpoint"] = run.engine.fingerprint(run.model)
         ledger.run["deployment"] = {"fingerprint": fingerprint(run, config, ledger.run["checkpoint"])}

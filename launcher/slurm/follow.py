@@ -15,7 +15,7 @@ from launcher.core.console import one_line, to_stderr
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
 from launcher.slurm import job_files, queue
-from launcher.slurm.points import Job
+from launcher.slurm.job_files import Job
 
 MEMORY = re.compile(r"exceeded memory limit|oom[-_ ]kill|out[- ]of[- ]memory handler", re.IGNORECASE)
 """What SLURM writes into the log of a job that it ended for its memory, whichever way the site watches that."""

@@ -6,11 +6,12 @@ from pathlib import Path
 
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
+from launcher.pipeline.config import ComposedRun
 from launcher.slurm import follow, submit
-from launcher.slurm.points import Job, Point
+from launcher.slurm.job_files import Job
 
 
-def submitted(groups: list[list[Point]], under_way: list[Job]) -> dict[Path, int]:
+def submitted(groups: list[list[ComposedRun]], under_way: list[Job]) -> dict[Path, int]:
     """Submit a job for each group of points; follow them to their end, or say how to ask for them.
 
     ``under_way`` are the jobs of the same sweep that earlier batches left in the queue; those that this one leaves
@@ -29,7 +30,7 @@ def submitted(groups: list[list[Point]], under_way: list[Job]) -> dict[Path, int
     return codes | follow.follow(jobs, groups[0][0].slurm.poll_s)
 
 
-def _queued(group: list[Point], before: list[Job]) -> Job | None:
+def _queued(group: list[ComposedRun], before: list[Job]) -> Job | None:
     try:
         job = submit.submit(group, group[0].slurm, before)
     except UserError as error:

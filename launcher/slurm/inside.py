@@ -21,10 +21,10 @@ from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.leader import leading
 from launcher.distributed.group.member import follow
+from launcher.pipeline.config import ComposedRun
 from launcher.pipeline.servers import ServerPool
 from launcher.settings.cluster import Resources
 from launcher.slurm import job_files
-from launcher.slurm.points import Point
 
 WARNING = signal.SIGUSR2
 """What SLURM is asked to send some time before the job is ended or preempted."""
@@ -63,7 +63,7 @@ class Signals:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def carry_out(work: list[Point], asked: Resources, requeues: int) -> None:
+def carry_out(work: list[ComposedRun], asked: Resources, requeues: int) -> None:
     """Do the runs of a job, one after the other, and exit with the worst of their codes.
 
     Each leaves how it ended in ``slurm/outcome.json`` of its folder. Those that need the same server share it. A job
@@ -106,7 +106,7 @@ def again(warned: bool, left: int, restarts: int, requeues: int) -> bool:
     return warned and left > 0 and restarts < requeues
 
 
-def _runs(work: list[Point], asked: Resources, job: str, allocation: Allocation) -> None:
+def _runs(work: list[ComposedRun], asked: Resources, job: str, allocation: Allocation) -> None:
     """Do the runs, up to one that is interrupted; the others leave their codes in their folders."""
     with suppress(KeyboardInterrupt), ServerPool() as shared:  # it may come between two runs
         for point in work:
@@ -116,13 +116,13 @@ def _runs(work: list[Point], asked: Resources, job: str, allocation: Allocation)
             _leave(point, job, code)
 
 
-def _run(point: Point, asked: Resources, allocation: Allocation, shared: ServerPool) -> int:
+def _run(point: ComposedRun, asked: Resources, allocation: Allocation, shared: ServerPool) -> int:
     from launcher.pipeline import run
 
     try:
         enough(asked, allocation, point.slurm.environment)
         point.run.reveal()
-        return run.run(point.run, point.config, point.overrides, point.folder, allocation, shared)
+        return run.run(point, allocation, shared)
     except TakenOver:
         raise
     except UserError as error:
@@ -133,19 +133,19 @@ def _run(point: Point, asked: Resources, allocation: Allocation, shared: ServerP
         return 1
 
 
-def _leave(point: Point, job: str, code: int) -> None:
+def _leave(point: ComposedRun, job: str, code: int) -> None:
     job_files.write_exit_code(point.folder, job, _restarts(), code)
 
 
-def _outcome(point: Point, job: str) -> int | None:
+def _outcome(point: ComposedRun, job: str) -> int | None:
     return job_files.exit_code(point.folder, job)
 
 
-def _left(work: list[Point], job: str) -> list[Point]:
+def _left(work: list[ComposedRun], job: str) -> list[ComposedRun]:
     return [point for point in work if _outcome(point, job) is None]
 
 
-def _requeue(job: str, first: Point) -> None:
+def _requeue(job: str, first: ComposedRun) -> None:
     """Queue this job again. SLURM ends this process then; the command must not be ended before it has asked.
 
     In a container, where SLURM's commands may be missing, the batch script does it.
@@ -179,5 +179,5 @@ def _restarts() -> int:
     return int(os.environ.get("SLURM_RESTART_COUNT", "0"))
 
 
-def _cancelled(work: list[Point], job: str) -> bool:
+def _cancelled(work: list[ComposedRun], job: str) -> bool:
     return any(job_files.is_cancelled(point.folder, job) for point in work)

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from launcher.core.errors import UserError
 from launcher.core.files import read_json, replace_json
 from launcher.core.run_folder import RunFolder
+
+
+@dataclass(frozen=True)
+class Job:
+    """One job and the run folders that it works for, in order."""
+
+    id: str
+    folders: list[Path]
 
 
 class Submission(TypedDict):
@@ -56,7 +65,7 @@ def submitted_in(folder: Path) -> list[Path]:
 
 
 def _never_submitted(folder: Path) -> UserError:
-    return UserError(f"run={folder}: no job was submitted for this folder; there is no {RunFolder(folder).job}")
+    return UserError(f"{folder}: no job was submitted for this folder; there is no {RunFolder(folder).job}")
 
 
 def write_exit_code(folder: Path, job: str, restarts: int, code: int) -> None:

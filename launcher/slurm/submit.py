@@ -14,17 +14,16 @@ import launcher
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
-from launcher.pipeline.config import Run
+from launcher.pipeline.config import ComposedRun, Run
 from launcher.settings.cluster import Resources, Slurm, resources
 from launcher.slurm import container, job_files, memory, queue
 from launcher.slurm.container import Start
-from launcher.slurm.job_files import Submission
-from launcher.slurm.points import Job, Point
+from launcher.slurm.job_files import Job, Submission
 
 INSTALL = "cluster=slurm: the Python package submitit is not installed; install the extra 'slurm'"
 
 
-def submit(work: list[Point], slurm: Slurm, before: Sequence[Job] = ()) -> Job:
+def submit(work: list[ComposedRun], slurm: Slurm, before: Sequence[Job] = ()) -> Job:
     """Queue one job for runs that need the same server; ``slurm/job.json`` of each folder says which.
 
     Of the jobs submitted ``before`` for the same sweep, at most ``cluster.array_parallelism`` run at once: this one

@@ -13,10 +13,11 @@ from typing import Protocol
 from launcher.core.errors import UserError
 from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation
+from launcher.pipeline.config import ComposedRun
 from launcher.pipeline.run import run
 from launcher.settings.cluster import Slurm
 from launcher.slurm import follow, job_files, queue, submit
-from launcher.slurm.points import Job, Point
+from launcher.slurm.job_files import Job
 
 
 class Executor(Protocol):
@@ -36,7 +37,7 @@ class Executor(Protocol):
     def adopt(self, folder: Path) -> bool:
         """Go on with a run that an earlier session has begun; False if it does not run any more."""
 
-    def begin(self, point: Point) -> None:
+    def begin(self, point: ComposedRun) -> None:
         """Begin a run, or do all of it. Raises `UserError` for one that cannot be begun."""
 
     def ended(self) -> Iterator[Path]:
@@ -61,11 +62,11 @@ class LocalExecutor:
     def adopt(self, folder: Path) -> bool:
         return False
 
-    def begin(self, point: Point) -> None:
+    def begin(self, point: ComposedRun) -> None:
         """Do a run; one that crashes shows its traceback, so that the others go on. Raises `KeyboardInterrupt`."""
         self._ended.append(point.folder)
         try:
-            code = run(point.run, point.config, point.overrides, point.folder, self.allocation)
+            code = run(point, self.allocation)
         except UserError:
             raise
         except Exception:
@@ -101,7 +102,7 @@ class SlurmExecutor:
     def free(self) -> bool:
         return len(self._watched) < self.at_most
 
-    def begin(self, point: Point) -> None:
+    def begin(self, point: ComposedRun) -> None:
         self._follow(submit.submit([point], self.slurm))
 
     def adopt(self, folder: Path) -> bool:

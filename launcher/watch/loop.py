@@ -16,11 +16,11 @@ from launcher.core.errors import UserError
 from launcher.core.lease import Lease
 from launcher.core.types import INTERRUPTED, resolve
 from launcher.distributed.allocation import Allocation
+from launcher.pipeline.config import ComposedRun
 from launcher.report import results
 from launcher.report import watch as report
 from launcher.settings.cluster import Slurm
 from launcher.settings.watch import Order, Watch
-from launcher.slurm.points import Point
 from launcher.watch.executors import Executor, LocalExecutor, SlurmExecutor
 from launcher.watch.point import keep, point_of
 
@@ -30,7 +30,7 @@ TRIES = 2
 CODES = results.CODES | {"missed": 0, "evaluating": 0}
 
 
-def watch(base: Point, allocation: Allocation) -> int:
+def watch(base: ComposedRun, allocation: Allocation) -> int:
     """Watch until what was asked for is reached; return the worst exit code of the checkpoints.
 
     ``base`` is the watch's own configuration and folder. Raises `UserError` for a folder that cannot be watched.
@@ -64,7 +64,7 @@ def _folder(settings: Watch) -> Path:
     return found
 
 
-def _watch(base: Point, settings: Watch, scout: CheckpointWatcher, account: WatchState, place: Executor) -> None:
+def _watch(base: ComposedRun, settings: Watch, scout: CheckpointWatcher, account: WatchState, place: Executor) -> None:
     _say(f"{scout.folder}: {len(scout.view.complete)} complete checkpoints, {len(account.entries)} known before")
     trouble = ""
     while True:
@@ -86,7 +86,7 @@ def _watch(base: Point, settings: Watch, scout: CheckpointWatcher, account: Watc
             scout.news.wait(min(settings.poll_s, place.poll_s))
 
 
-def _begin(point: Point, seen: CheckpointState, account: WatchState, place: Executor) -> None:
+def _begin(point: ComposedRun, seen: CheckpointState, account: WatchState, place: Executor) -> None:
     _say(f"{seen.key}: {seen.path}")
     account.begin(seen)
     keep(point, account.folder)

@@ -10,24 +10,23 @@ import yaml
 
 from launcher.checkpoints.states import CheckpointState
 from launcher.core.run_folder import RunFolder
-from launcher.pipeline.config import Mode
+from launcher.pipeline.config import ComposedRun, Mode
 from launcher.settings.overrides import CommandLine
-from launcher.slurm.points import Point
 
 OURS = ("mode", "resume", "model.path", "watch")
 
 
-def point_of(base: Point, seen: CheckpointState) -> Point:
+def point_of(base: ComposedRun, seen: CheckpointState) -> ComposedRun:
     """Return the run for a checkpoint, in a folder of its own below the watch's."""
     model = replace(base.run.model, path=str(seen.path))
     config = dict(base.config) | {"mode": Mode.run.value, "resume": None}
     config["model"] = dict(config["model"]) | {"path": str(seen.path)}
     overrides = CommandLine.of(base.overrides).without(_is_ours).with_("model.path", str(seen.path)).texts
     run = replace(base.run, mode=Mode.run, resume=None, model=model)
-    return Point(run, config, overrides, base.folder / seen.key)
+    return ComposedRun(run, config, overrides, base.folder / seen.key)
 
 
-def keep(point: Point, base: Path) -> None:
+def keep(point: ComposedRun, base: Path) -> None:
     """Write the run's configuration where Hydra would, so that the folder can be continued as any other.
 
     What Hydra itself was told is in the folder ``base`` of the watch.

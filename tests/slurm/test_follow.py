@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.slurm import follow, job_files, queue
-from launcher.slurm.job_files import Submission
-from launcher.slurm.points import Job
+from launcher.slurm.job_files import Job, Submission
 
 SQUEUE = {
     "OUT_OF_MEMORY|OutOfMemory": ("OUT_OF_MEMORY", "OutOfMemory"),

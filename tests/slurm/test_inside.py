@@ -66,13 +66,13 @@ from omegaconf import OmegaConf
 from launcher.cli.app import conf_folder
 from launcher.settings.cluster import Resources
 from launcher.slurm.inside import carry_out
-from launcher.slurm.points import Point
+from launcher.pipeline.config import ComposedRun
 
 given = ["engine=echo", "model=none", "tasks=[addition]", "cluster=slurm", "engine.latency_s=9"]
 with initialize_config_dir(str(conf_folder()), version_base="1.3"):
     cfg = compose("config", given)
 run, config = OmegaConf.to_object(cfg), OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
-work = [Point(run, config, given, Path(folder)) for folder in sys.argv[2:]]
+work = [ComposedRun(run, config, given, Path(folder)) for folder in sys.argv[2:]]
 carry_out(work, Resources(cpus=1, gpus=0), requeues=int(sys.argv[1]))
 """
 

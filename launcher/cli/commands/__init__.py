@@ -1,0 +1,86 @@
+"""The commands of ``launcher COMMAND ARGUMENTS``; any other command line is Hydra's."""
+
+from __future__ import annotations
+
+import difflib
+from argparse import ArgumentParser
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import NoReturn
+
+from launcher.core.console import to_stderr
+from launcher.core.credentials import shown
+from launcher.core.errors import UserError
+from launcher.core.files import refused
+
+
+@dataclass(frozen=True)
+class Command:
+    """A command's arguments, as its usage shows them, and what it does."""
+
+    arguments: str
+    about: str
+
+
+COMMANDS = {
+    "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
+    "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
+    "help": Command("[COMMAND]", "list the commands, or describe one"),
+}
+"""The module of each command's name in this package has ``run(arguments)``, which returns the exit code."""
+
+
+def is_override(word: str) -> bool:
+    """Tell whether a first word belongs to Hydra's grammar: a flag, a setting, or a deletion."""
+    return "=" in word or word.startswith(("-", "~", "+"))
+
+
+def run(name: str, arguments: Sequence[str]) -> int:
+    """Run a command; return its exit code. An error of the user is one line on standard error."""
+    try:
+        if name not in COMMANDS:
+            raise UserError(_unknown(name))
+        return int(import_module(f"{__name__}.{name}").run(arguments))
+    except SystemExit:  # the parser has shown the help
+        return 0
+    except UserError as error:
+        line, code = str(error), error.exit_code
+    except OSError as error:
+        reason = refused(error)
+        if reason is None:
+            raise
+        line, code = reason, UserError.exit_code
+    to_stderr(f"launcher: {line}")
+    return code
+
+
+def listing() -> str:
+    """Return one line for each command."""
+    rows = {f"launcher {name} {command.arguments}": command.about for name, command in COMMANDS.items()}
+    return "\n".join(f"  {usage:<30}  {about}" for usage, about in rows.items())
+
+
+def folder_of(name: str, arguments: Sequence[str]) -> Path:
+    """Read the arguments of a command that takes one folder. Raises `UserError`; `SystemExit` after ``--help``."""
+    parser = _Parser(prog=f"launcher {name}", description=COMMANDS[name].about.capitalize() + ".")
+    parser.add_argument("folder", metavar="FOLDER", help="the folder of a run or sweep")
+    folder: str = parser.parse_args(list(arguments)).folder
+    if not folder:
+        parser.error("FOLDER is empty")
+    return Path(folder)
+
+
+class _Parser(ArgumentParser):
+    """A parser whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.removeprefix('launcher ')}: {message}; {' '.join(self.format_usage().split())}")
+
+
+def _unknown(word: str) -> str:
+    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    guess = f" (did you mean {close[0]}?)" if close else ""
+    commands = ", ".join(COMMANDS)
+    return f"{shown(word)}: no such command{guess}; expected one of {commands}, or settings as key=value"
