@@ -192,4 +192,4 @@ def test_the_page_says_what_becomes_of_each_field() -> None:
         assert said[name].startswith("ignored"), name
     for name in SAMPLED.neutral.keys() - CompletionRequest.model_fields.keys() - ChatRequest.model_fields.keys():
         values = [json.dumps(value) for value in SAMPLED.neutral[name]]
-        assert said[name] == f"refused{' but for ' + ', '.join(f'`{v}`' for v in values) if values else ''}", name
+        assert said[name] == f"refused{' except ' + ', '.join(f'`{v}`' for v in values) if values else ''}", name
