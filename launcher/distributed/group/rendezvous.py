@@ -12,7 +12,7 @@ from pathlib import Path
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
 
-VARIABLE = "LAUNCHER_MEETING"
+VARIABLE = "LAUNCHER_RENDEZVOUS"
 
 
 @dataclass(frozen=True)
@@ -25,7 +25,7 @@ class Rendezvous:
 
 
 def folder() -> Path:
-    """Return the shared folder of processes that were started by hand: ``$LAUNCHER_MEETING``, or ``outputs`` here."""
+    """Return the shared folder of processes that torchrun or srun started: ``$LAUNCHER_RENDEZVOUS`` or ``outputs``."""
     return Path(os.environ.get(VARIABLE) or "outputs")
 
 
