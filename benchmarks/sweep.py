@@ -131,7 +131,7 @@ def measure_overhead(rounds: int, counts: list[int]) -> None:
 
 
 def measure_slurm(rounds: int) -> None:
-    sys.path[:0] = [str(ROOT), str(ROOT / "tests")]
+    sys.path.insert(0, str(ROOT))
     from _pytest.outcomes import Skipped
 
     from tests.cluster.conftest import cluster

@@ -9,13 +9,13 @@ from email.utils import format_datetime
 from itertools import pairwise
 
 import pytest
-import virtual_time
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.adapters.retry import Retry, retry_after_s
 from launcher.core.errors import TransportError, UserError
 from launcher.core.types import Request, Response
+from tests import virtual_time
 
 OK = Response(200, {"choices": []})
 REQUEST = Request("/v1/completions", {"prompt": "x"})

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 
 import httpx
 import pytest
-from api.runners import client_of
 
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
+from tests.api.runners import client_of
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import httpx
 import pytest
-from running import program
 
 from launcher.backends.inline import Inline
 from launcher.core.admission import RETRY_AFTER_S, Admission
@@ -25,6 +24,7 @@ from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
+from tests.running import program
 
 ROOT = Path(__file__).parents[2]
 ROUTES = ("/v1/models", "/v1/models/m", "/ready", "/engine", "/tokenizer_info", "/openapi.json", "/nothing")

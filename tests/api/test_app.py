@@ -9,7 +9,6 @@ from contextlib import aclosing
 
 import httpx
 import pytest
-from api.runners import Scripted, client_of, said
 
 from launcher.api.front import Front, Limits
 from launcher.core.errors import EngineUnavailable, QueueFull
@@ -17,6 +16,7 @@ from launcher.core.tokenizer import PLAIN, ByteTokenizer, Message, NoChatTemplat
 from launcher.engines.base import GenerationRequest, Sampling, TokenOutput
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
+from tests.api.runners import Scripted, client_of, said
 
 ASK = {"model": "scripted", "prompt": "p", "max_tokens": 4}
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}

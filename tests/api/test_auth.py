@@ -1,9 +1,9 @@
 from __future__ import annotations
 
 import pytest
-from api.runners import Scripted, client_of, said
 
 from launcher.api.front import Front
+from tests.api.runners import Scripted, client_of, said
 
 
 @pytest.mark.parametrize(

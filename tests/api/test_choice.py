@@ -2,13 +2,13 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from api.runners import Scripted, said
 from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.api.choice import Choice, Detokenizer, TextDelta, pieces
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.base import GenerationRequest, Sampling, TokenLogprob, TokenOutput
+from tests.api.runners import Scripted, said
 
 
 def choice(prompt: str = "p", stop: tuple[str, ...] = (), echo: bool = False, logprobs: int | None = 0) -> Choice:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import httpx
 import pytest
-from api.runners import client_of
 
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
+from tests.api.runners import client_of
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

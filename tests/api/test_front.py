@@ -7,10 +7,10 @@ import re
 
 import httpx
 import pytest
-from api.runners import Scripted, client_of, said
 
 from launcher.api.access import REQUEST_ID
 from launcher.api.front import Front
+from tests.api.runners import Scripted, client_of, said
 
 ASK = {"model": "scripted", "prompt": "p", "max_tokens": 4}
 CHAT = {"model": "scripted", "messages": [{"role": "user", "content": "hi"}]}

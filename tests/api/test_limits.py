@@ -6,9 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, suppress
 
 import pytest
-from api.raw import Address, answer_to, connected, dripped, error, request, said, server, statuses
-from api.runners import Scripted
-from api.runners import said as produced
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -16,6 +13,9 @@ from launcher.api.front import Front, Limits, check_aliases, check_origins
 from launcher.core.errors import UserError
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
+from tests.api.raw import Address, answer_to, connected, dripped, error, request, said, server, statuses
+from tests.api.runners import Scripted
+from tests.api.runners import said as produced
 
 SOON = 0.3
 """Seconds that a test lets a client take."""

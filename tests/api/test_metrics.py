@@ -3,8 +3,9 @@ from __future__ import annotations
 import re
 
 import httpx
-from api.runners import Scripted, client_of, said
 from prometheus_client.parser import text_string_to_metric_families
+
+from tests.api.runners import Scripted, client_of, said
 
 
 async def values(client: httpx.AsyncClient) -> dict[str, float]:

@@ -12,8 +12,6 @@ import httpx
 import jsonschema
 import openapi_python_client
 import pytest
-from api import raw
-from api.runners import Scripted, client_of, said
 from openapi_python_client.config import Config, ConfigFile, MetaType
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
@@ -24,6 +22,8 @@ from launcher.api.front import Front
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
+from tests.api import raw
+from tests.api.runners import Scripted, client_of, said
 
 KEYED = described(OPERATIONS, keyed=True)
 MESSAGES = [{"role": "user", "content": "hi"}]

@@ -4,12 +4,12 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
-from api.runners import Scripted, said
 
 from launcher.api import ready
 from launcher.api.ready import Readiness
 from launcher.core.errors import QueueFull
 from launcher.engines.base import GenerationRequest, TokenOutput
+from tests.api.runners import Scripted, said
 
 
 class Hung(Scripted):

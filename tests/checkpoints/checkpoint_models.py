@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from deployments import deployed
 from torch import Tensor, nn
 
 from launcher.checkpoints.base import Architecture
@@ -17,6 +16,7 @@ from launcher.engines.megatron.distributed import initialize
 from launcher.engines.megatron.parallel import lead
 from launcher.engines.megatron.worker_config import Weights, WorkerConfig
 from launcher.settings.model import Dtype, Model, Parallelism
+from tests.engines.deployments import deployed
 
 HOST = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=1, gpus=0)
 CPU = torch.device("cpu")

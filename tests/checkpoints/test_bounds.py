@@ -16,18 +16,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_huggingface
-import test_megatron_lm
 import torch
 import yaml
-from hostile import bounded, tiny
 from safetensors.torch import save_file
-from test_nothing_is_executed import launch
 
 from launcher.checkpoints import detect, load_tokenizer
 from launcher.core.errors import CheckpointError
 from launcher.engines.huggingface import source
 from launcher.settings.model import Bounds
+from tests.checkpoints import test_huggingface, test_megatron_lm
+from tests.checkpoints.hostile import bounded, tiny
+from tests.checkpoints.test_nothing_is_executed import launch
 
 DEEP = "[" * 100_000 + "]" * 100_000
 

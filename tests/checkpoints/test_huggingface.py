@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_models import TOKENS, loaded, logits, parallel_logits
 from hypothesis import given
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -29,6 +28,7 @@ from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 from launcher.checkpoints import detect
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Parallelism
+from tests.checkpoints.checkpoint_models import TOKENS, loaded, logits, parallel_logits
 
 SIZES = {
     "vocab_size": 64,

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from checkpoint_models import TOKENS, loaded, logits, parallel_logits
 
 from launcher.checkpoints import detect
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Parallelism
+from tests.checkpoints.checkpoint_models import TOKENS, loaded, logits, parallel_logits
 
 TINY = Path(__file__).parents[2] / "launcher" / "assets" / "tiny"
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_models import architecture, built, loaded, logits, parallel_logits
 from tokenizers import ByteLevelBPETokenizer
 
 from launcher.checkpoints import detect
 from launcher.checkpoints.torch_dist.writer import save
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Parallelism
+from tests.checkpoints.checkpoint_models import architecture, built, loaded, logits, parallel_logits
 
 LLAMA = {
     "num_layers": 2,

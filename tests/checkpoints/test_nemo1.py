@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 import torch
 import yaml
-from checkpoint_models import architecture, built, filled, loaded, logits, parallel_logits
 
 from launcher.checkpoints import detect
 from launcher.checkpoints.nemo1 import configuration
 from launcher.checkpoints.torch_dist.writer import save
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Parallelism
+from tests.checkpoints.checkpoint_models import architecture, built, filled, loaded, logits, parallel_logits
 
 CONFIG = {
     "mcore_gpt": True,

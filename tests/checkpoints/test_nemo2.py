@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from checkpoint_models import TOKENS, loaded, logits, parallel_logits
 
 from launcher.checkpoints import detect
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Parallelism
+from tests.checkpoints.checkpoint_models import TOKENS, loaded, logits, parallel_logits
 
 GENUINE = Path(__file__).parent / "data" / "nemo2"
 

@@ -10,15 +10,15 @@ import sys
 from pathlib import Path
 
 import pytest
-import test_huggingface
 import torch
-from checkpoint_models import loaded
-from hostile import ASSETS, EXPLOITS, HARMLESS, STEP, Command, dotted, tiny
 from transformers import AutoModelForCausalLM
 
 from launcher.checkpoints import detect
 from launcher.core.errors import CheckpointError
 from launcher.engines.huggingface import loading, source
+from tests.checkpoints import test_huggingface
+from tests.checkpoints.checkpoint_models import loaded
+from tests.checkpoints.hostile import ASSETS, EXPLOITS, HARMLESS, STEP, Command, dotted, tiny
 
 ROOT = Path(__file__).parents[2]
 

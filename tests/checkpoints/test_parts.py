@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from checkpoint_models import architecture, built
 
 from launcher.checkpoints.parts import parameters, refuse_unplaced
 from launcher.core.errors import CheckpointError
+from tests.checkpoints.checkpoint_models import architecture, built
 
 KINDS: dict[str, dict[str, Any]] = {
     "llama": {},

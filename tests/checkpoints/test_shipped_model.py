@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import tiny_tasks
 import train_tiny
-from checkpoint_models import loaded
 
 from launcher.checkpoints import detect
+from tests.checkpoints.checkpoint_models import loaded
 
 ROOT = Path(__file__).parents[2]
 TINY, TASKS = ROOT / "launcher" / "assets" / "tiny", ROOT / "launcher" / "assets" / "tasks"

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from training_run import hugging_face, iteration, nemo
 
 from launcher.checkpoints.iterations import TRACKER
 from launcher.checkpoints.states import State, checkpoints, sight, step_of
+from tests.checkpoints.training_run import hugging_face, iteration, nemo
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,9 @@ import shutil
 import time
 from pathlib import Path
 
-from training_run import hugging_face, iteration, nemo
-
 from launcher.checkpoints.watcher import CheckpointWatcher, scouting
 from launcher.settings.watch import Watch
+from tests.checkpoints.training_run import hugging_face, iteration, nemo
 
 
 def names(found: tuple) -> list[str]:

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from running import killed, program
+from tests.running import killed, program
 
 NODE = Path(__file__).parent / "slurm" / "slurm_node.sh"
 ROOT = Path(__file__).parent.parent.parent

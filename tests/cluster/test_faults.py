@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from cluster.jobs import (
+from tests.cluster.jobs import (
     SHORT,
     Environment,
     call,
@@ -21,7 +21,7 @@ from cluster.jobs import (
     wait_for,
     without,
 )
-from running import SLOW
+from tests.running import SLOW
 
 
 def log(folder: Path) -> str:

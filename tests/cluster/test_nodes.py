@@ -8,7 +8,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from cluster.jobs import (
+
+from tests.cluster.jobs import (
     Environment,
     call,
     following,

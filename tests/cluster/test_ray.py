@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 import pytest
-from cluster.jobs import Environment, following, job_of, left_behind, local, results, state
+
+from tests.cluster.jobs import Environment, following, job_of, left_behind, local, results, state
 
 pytest.importorskip("ray")
 GIVEN = ("engine=echo", "model=none", "tasks=[addition,capitals]", "evaluate.limit=20")

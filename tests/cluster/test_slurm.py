@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from cluster.jobs import (
+
+from tests.cluster.jobs import (
     ECHO,
     ROOT,
     SHORT,
@@ -25,7 +26,7 @@ from cluster.jobs import (
     submit,
     wait_for,
 )
-from running import SLOW
+from tests.running import SLOW
 
 
 def test_a_submitted_run_scores_as_a_local_one(slurm: Environment, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from running import program, wait_for
+
+from tests.running import program, wait_for
 
 ROOT = Path(__file__).parent.parent.parent
 ECHO = ("engine=echo", "model=none", "evaluate.limit=6")

@@ -6,9 +6,9 @@ import json
 import sys
 from pathlib import Path
 
-from cluster.jobs import ROOT, Environment, call, following, job_of, left_behind, samples, state, wait_for
-from running import SLOW
-from training_run import iteration
+from tests.checkpoints.training_run import iteration
+from tests.cluster.jobs import ROOT, Environment, call, following, job_of, left_behind, samples, state, wait_for
+from tests.running import SLOW
 
 
 def statuses(folder: Path) -> dict[str, str]:

@@ -2,8 +2,6 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
-import sys
-from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -11,9 +9,7 @@ from aiohttp import web
 from launcher.core.client import Client, sse
 from launcher.core.errors import TransportError
 from launcher.core.types import Request
-
-sys.path.insert(0, str(Path(__file__).parent / "evaluate"))
-from evaluation_server import said, serving
+from tests.evaluate.evaluation_server import said, serving
 
 ASK = Request("/v1/completions", {"prompt": "é"})
 STREAM = Request("/v1/completions", {"prompt": "x", "stream": True})

@@ -11,12 +11,24 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from recorded import CHOICES, CONTENT, CONTEXT, ECHOES, GENERATED, answered, chat, completion, likelihoods, said, told
 
 from launcher.core.prompt_logprobs import Misaligned, check_offsets, not_echoed, spans
 from launcher.core.responses import NO_FINISH, check, check_stream, refuses, token_count
 from launcher.core.types import Json, Request, Response, Sample, Status
 from launcher.tasks.multiple_choice import MultipleChoice
+from tests.recorded import (
+    CHOICES,
+    CONTENT,
+    CONTEXT,
+    ECHOES,
+    GENERATED,
+    answered,
+    chat,
+    completion,
+    likelihoods,
+    said,
+    told,
+)
 
 PROMPTS = tuple(CONTEXT + choice for choice in CHOICES)
 ASKED = likelihoods(*PROMPTS)

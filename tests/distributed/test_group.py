@@ -18,12 +18,12 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import living
 
 from launcher.core.errors import ServerError, UserError
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group import rendezvous, transport
 from launcher.distributed.group.leader import Group, leading
+from tests.running import living
 
 WORLD = 3
 LEADER = """

@@ -11,10 +11,7 @@ from typing import Any
 import deployments
 import numpy as np
 import pytest
-import test_gguf
 import torch
-from answers import answer, request
-from huggingface_models import HOST, save
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
@@ -27,6 +24,9 @@ from launcher.engines.base import Engine
 from launcher.engines.huggingface import HuggingFace, loading, source
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Model
+from tests.checkpoints import test_gguf
+from tests.engines.answers import answer, request
+from tests.engines.huggingface.huggingface_models import HOST, save
 
 ENGINES: dict[str, Callable[..., Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 CPU = torch.device("cpu")

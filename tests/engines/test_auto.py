@@ -8,16 +8,16 @@ from typing import Any
 
 import deployments
 import pytest
-import test_gguf
-from answers import answer, request
-from huggingface_models import HOST, random_model, save
-from test_engine import plain
 
 from launcher.core.errors import CheckpointError, UserError
 from launcher.engines.auto import Auto
 from launcher.engines.base import Engine
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Model, Parallelism
+from tests.checkpoints import test_gguf
+from tests.engines.answers import answer, request
+from tests.engines.huggingface.huggingface_models import HOST, random_model, save
+from tests.engines.huggingface.test_engine import plain
 
 TINY = Path(__file__).parents[2] / "launcher" / "assets" / "tiny"
 YARN = {"rope_type": "yarn", "factor": 2.0, "original_max_position_embeddings": 64, "rope_theta": 10000.0}

@@ -11,12 +11,8 @@ from typing import Any
 import deployments
 import numpy as np
 import pytest
-import test_gguf
 import torch
-from answers import answer, request
-from checkpoint_models import architecture, loaded, logits
 from gguf import GGUFWriter
-from huggingface_models import CONTEXT, HOST, SIZES, VOCABULARY, byte_tokenizer, save
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoModelForCausalLM
@@ -29,6 +25,10 @@ from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.modules import inverse_frequencies
 from launcher.settings.model import Model, Parallelism
+from tests.checkpoints import test_gguf
+from tests.checkpoints.checkpoint_models import architecture, loaded, logits
+from tests.engines.answers import answer, request
+from tests.engines.huggingface.huggingface_models import CONTEXT, HOST, SIZES, VOCABULARY, byte_tokenizer, save
 
 ORIGINAL, CHANNELS, LAYERS, HEADS, GROUPS = 16, 16, 3, 4, 2
 LLAMA3: dict[str, Any] = {

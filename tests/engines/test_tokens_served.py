@@ -13,7 +13,6 @@ from typing import Any
 import httpx
 import pytest
 import torch
-from tokenizer_inputs import CHATML, PARTS, TEXTS, backend, gguf_file, gguf_vocabulary, model_folder
 from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
@@ -30,6 +29,7 @@ from launcher.settings.validate import Validate
 from launcher.tasks.multiple_choice import MultipleChoice
 from launcher.validate import certificate
 from launcher.validate.check import Capability
+from tests.checkpoints.tokenizer_inputs import CHATML, PARTS, TEXTS, backend, gguf_file, gguf_vocabulary, model_folder
 
 ENGINES: dict[str, type[Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 USER = [{"role": "user", "content": "What is the capital of France?"}]

@@ -1,16 +1,12 @@
-"""Makes ``evaluation_server`` importable, however pytest is told to import tests."""
+"""The record that several tests change."""
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
 from launcher.core.types import Json, Record, Status
-
-sys.path.insert(0, str(Path(__file__).parent))
 
 
 @pytest.fixture

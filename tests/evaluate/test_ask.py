@@ -3,11 +3,11 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from evaluation_server import Echoes
 
 from launcher.core.errors import AdapterError, Failure, ServerAway, TransportError
 from launcher.core.types import Response, Status
 from launcher.evaluate.ask import ask
+from tests.evaluate.evaluation_server import Echoes
 
 TASK = Echoes(1)
 [SAMPLE] = TASK.samples("t", "m")

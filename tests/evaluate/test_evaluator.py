@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from evaluation_server import Echoes, Watch, echo, said, serving
 
 from launcher.adapters.base import Adapter
 from launcher.adapters.caching import Caching
@@ -23,6 +22,7 @@ from launcher.evaluate import journal, outcome
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
+from tests.evaluate.evaluation_server import Echoes, Watch, echo, said, serving
 
 ROOT = Path(__file__).parent.parent.parent
 
@@ -358,9 +358,8 @@ async def test_an_adapter_lives_as_long_as_the_asking(tmp_path):
 
 KILLED = """
 import asyncio, sys
-sys.path.insert(0, sys.argv[3])
 from pathlib import Path
-from evaluation_server import Echoes, Watch
+from tests.evaluate.evaluation_server import Echoes, Watch
 from launcher.core.types import Endpoint
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
@@ -380,7 +379,7 @@ async def test_a_killed_process_leaves_a_journal_that_is_continued(tmp_path, how
         return await echo(body, request)
 
     async with serving(answer) as server:
-        arguments = [sys.executable, "-c", KILLED, server.endpoint.url, str(tmp_path), str(Path(__file__).parent)]
+        arguments = [sys.executable, "-c", KILLED, server.endpoint.url, str(tmp_path)]
         process = await asyncio.create_subprocess_exec(
             *arguments, cwd=ROOT, env=os.environ | {"PYTHONPATH": str(ROOT)}, stderr=subprocess.DEVNULL
         )

@@ -14,11 +14,8 @@ from threading import Thread
 
 import pytest
 from aiohttp import web
-from evaluation_server import Watch, serving
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from recorded import CHOICES, CONTEXT, answered, ours, said, told
-from running import program
 
 from launcher.adapters.caching import Caching
 from launcher.adapters.reasoning import Reasoning
@@ -27,6 +24,9 @@ from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
 from launcher.tasks.multiple_choice import MultipleChoice
+from tests.evaluate.evaluation_server import Watch, serving
+from tests.recorded import CHOICES, CONTEXT, answered, ours, said, told
+from tests.running import program
 
 ROOT = Path(__file__).parent.parent.parent
 Change = Callable[[Json], object]

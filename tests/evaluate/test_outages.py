@@ -17,7 +17,6 @@ from pathlib import Path
 
 import pytest
 from aiohttp import web
-from evaluation_server import Echoes, Watch, said, serving
 
 from launcher.adapters.retry import Retry
 from launcher.core.errors import Failure, ServerAway, TransportError
@@ -27,6 +26,7 @@ from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.queue import OUTAGES
 from launcher.monitor.health import Timing, watch
 from launcher.settings.evaluate import Evaluate
+from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
 SERVER = Path(__file__).with_name("evaluation_server.py")
 QUICK = Timing(period_s=0.1, timeout_s=0.5)

@@ -4,12 +4,12 @@ import asyncio
 import dataclasses
 
 import pytest
-from evaluation_server import Echoes
 
 from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Request
 from launcher.evaluate.sample_source import SampleSource, overridden
 from launcher.settings.evaluate import Evaluate
+from tests.evaluate.evaluation_server import Echoes
 
 
 async def taken(questions):

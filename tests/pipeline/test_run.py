@@ -15,12 +15,12 @@ from typing import Any
 
 import jsonschema
 import pytest
-from running import program, wait_for
 
 from launcher.cli.arguments import completed
 from launcher.core.errors import ResumeError
 from launcher.report.results import SCHEMA
 from launcher.settings.overrides import CommandLine
+from tests.running import program, wait_for
 
 ROOT = Path(__file__).parents[2]
 ECHO = ("engine=echo", "model=none")

@@ -1,13 +1,8 @@
-"""The sweep that several tests look at; also makes ``report_records`` importable, however tests are imported."""
-
-import sys
-from pathlib import Path
+"""The sweep that several tests look at."""
 
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parent))
-
-from report_records import add_point, failed_report, first_right
+from tests.report.report_records import add_point, failed_report, first_right
 
 
 @pytest.fixture

@@ -6,9 +6,9 @@ import shutil
 import subprocess
 
 import pytest
-from report_records import HOSTILE, choice, hostile, mixed, report, write_samples
 
 from launcher.report import page
+from tests.report.report_records import HOSTILE, choice, hostile, mixed, report, write_samples
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None

@@ -1,10 +1,10 @@
 import math
 
 import pytest
-from report_records import mixed, task_results
 
 from launcher.core.types import Metric, TaskResult
 from launcher.report import charts
+from tests.report.report_records import mixed, task_results
 
 
 def one(metric):

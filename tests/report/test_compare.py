@@ -2,10 +2,10 @@ import math
 import random
 
 import pytest
-from report_records import choice, record, write_samples
 
 from launcher.core.types import Status
 from launcher.report import compare
+from tests.report.report_records import choice, record, write_samples
 
 
 def answers(folder, records):

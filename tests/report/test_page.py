@@ -3,7 +3,10 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from report_records import (
+
+from launcher.core.types import Check, Endpoint, Pause, Status, TaskResult
+from launcher.report import page, samples
+from tests.report.report_records import (
     CHECKS,
     HOSTILE,
     choice,
@@ -15,9 +18,6 @@ from report_records import (
     task_results,
     write_samples,
 )
-
-from launcher.core.types import Check, Endpoint, Pause, Status, TaskResult
-from launcher.report import page, samples
 
 VOID = {"meta", "input", "br"}
 

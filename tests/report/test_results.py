@@ -5,11 +5,11 @@ from pathlib import Path
 
 import jsonschema
 import pytest
-from report_records import CHECKS, HOSTILE, choice, failed_report, mixed, record, report, task_results
 
 from launcher.core.errors import UserError
 from launcher.core.types import Check, Metric, Pause, Status, TaskResult
 from launcher.report import results
+from tests.report.report_records import CHECKS, HOSTILE, choice, failed_report, mixed, record, report, task_results
 
 SCHEMA = json.loads(results.SCHEMA.read_text())
 NOTHING = Metric(math.nan, math.nan, math.nan, math.nan, 0, 0.0, 1.0)

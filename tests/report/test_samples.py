@@ -1,9 +1,8 @@
 import json
 
-from report_records import mixed, record, write_samples
-
 from launcher.core.types import Status
 from launcher.report import samples
+from tests.report.report_records import mixed, record, write_samples
 
 
 def gathered(folder, records):

@@ -3,10 +3,10 @@ import json
 import re
 
 import pytest
-from report_records import add_point, first_right
 from rich.console import Console
 
 from launcher.report import results, sweep
+from tests.report.report_records import add_point, first_right
 
 
 def test_the_files_are_written_and_say_the_same(folder):

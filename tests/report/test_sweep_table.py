@@ -1,8 +1,8 @@
 import pytest
-from report_records import add_point, choice, first_right, record
 
 from launcher.core.errors import UserError
 from launcher.report import sweep_table
+from tests.report.report_records import add_point, choice, first_right, record
 
 
 def test_the_points_are_gathered_in_natural_order(folder):

@@ -1,13 +1,13 @@
 import io
 
 import pytest
-from report_records import CHECKS, choice, failed_report, mixed, record, report, task_results
 from rich.console import Console
 
 from launcher.core.types import Check, Pause, Status, TaskResult
 from launcher.report import page
 from launcher.report.results import to_json
 from launcher.report.terminal import print_report, print_sweep, printable
+from tests.report.report_records import CHECKS, choice, failed_report, mixed, record, report, task_results
 
 
 def printed(rep, folder, width=80, **settings):

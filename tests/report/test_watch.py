@@ -4,12 +4,12 @@ import re
 from pathlib import Path
 
 import pytest
-from report_records import HOSTILE, add_point, choice, first_right
 from rich.console import Console
 
 from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.errors import UserError
 from launcher.report import watch
+from tests.report.report_records import HOSTILE, add_point, choice, first_right
 
 TRAINING = Path("/scratch/gpt/checkpoints")
 

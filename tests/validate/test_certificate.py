@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lying import Lie, server
 
 from launcher.core.types import Check, Endpoint
 from launcher.core.types import Request as Call
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
+from tests.validate.lying import Lie, server
 
 ALL = frozenset(Capability)
 

@@ -7,7 +7,6 @@ import shlex
 import sys
 from pathlib import Path
 
-import planted
 import pytest
 
 from launcher.backends.base import Backend
@@ -24,6 +23,7 @@ from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
+from tests.validate import planted
 
 SHIPPED = "package:launcher/assets/tiny"
 

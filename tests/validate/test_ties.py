@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lying import Lie, server
 
 from launcher.core.types import Check
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
 from launcher.validate.ties import END, Step, parting, steps
+from tests.validate.lying import Lie, server
 
 AT = 5
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 
 import pytest
-from tokenizer_inputs import backend, tokenizer_folder
 from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer
 
@@ -19,6 +18,7 @@ from launcher.settings.model import Model
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
+from tests.checkpoints.tokenizer_inputs import backend, tokenizer_folder
 
 NAME = "tokens of the file"
 OTHERS = [name for name in certificate.NAMES if name != NAME]

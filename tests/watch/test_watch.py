@@ -14,14 +14,14 @@ from typing import Any
 import pytest
 import torch
 import train_tiny
-from running import SLOW, program, wait_for
-from training_run import ROOT, hugging_face, iteration, nemo
 
 from launcher.checkpoints.iterations import TRACKER
 from launcher.checkpoints.torch_dist.writer import save
 from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize
 from launcher.settings.model import Parallelism
+from tests.checkpoints.training_run import ROOT, hugging_face, iteration, nemo
+from tests.running import SLOW, program, wait_for
 
 QUICK = ("watch.poll_s=0.2", "watch.settle_s=0.4")
 ECHO = ("engine=echo", "tasks=[addition]", "evaluate.limit=6")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from api.contract.conftest import Api
+
+from tests.api.contract.conftest import Api
 
 PROMPTS = ("12+34=", "7+5=12", "a", "The quick brown fox", "99")
 

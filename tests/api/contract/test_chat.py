@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import openai
-from api.contract.conftest import Api
+
+from tests.api.contract.conftest import Api
 
 MESSAGES = [{"role": "user", "content": "12+34="}]
 

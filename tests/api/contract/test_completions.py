@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import openai
 import pytest
-from api.contract.conftest import Api, alike
+
+from tests.api.contract.conftest import Api, alike
 
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 

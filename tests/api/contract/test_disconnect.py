@@ -6,7 +6,8 @@ import asyncio
 
 import httpx
 import pytest
-from api.contract.conftest import Api
+
+from tests.api.contract.conftest import Api
 
 LONG = {"prompt": "12+34=", "temperature": 0, "ignore_eos": True, "n": 3}
 

@@ -4,7 +4,8 @@ import re
 
 import openai
 import pytest
-from api.contract.conftest import Api
+
+from tests.api.contract.conftest import Api
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

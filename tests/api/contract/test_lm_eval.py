@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from api.contract.conftest import Api
-from api.lm_eval_client import ask
+
+from tests.api.contract.conftest import Api
+from tests.api.lm_eval_client import ask
 
 
 async def test_log_likelihoods_as_its_client_reads_them(api: Api) -> None:

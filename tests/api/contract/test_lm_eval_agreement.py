@@ -8,12 +8,12 @@ import random
 from pathlib import Path
 
 import pytest
-from evaluation_server import Watch
 
 from launcher.core.types import Endpoint
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.multiple_choice import MultipleChoice
+from tests.evaluate.evaluation_server import Watch
 
 WORDS = ("rain", "the café", "iron", "a slow river", "glass", "photosynthesis", "oak", "ten")
 

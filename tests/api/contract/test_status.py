@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import openai
-from api.contract.conftest import Api
+
+from tests.api.contract.conftest import Api
 
 
 async def test_the_served_model_is_listed(sdk: openai.AsyncOpenAI, api: Api) -> None:

@@ -4,7 +4,8 @@ import json
 
 import openai
 import pytest
-from api.contract.conftest import Api, alike
+
+from tests.api.contract.conftest import Api, alike
 
 MESSAGES = [{"role": "user", "content": "12+34="}]
 

@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from api.contract.conftest import Api
+
+from tests.api.contract.conftest import Api
 
 
 @pytest.mark.parametrize("text", ["", "12+34=", "héllo €5 ≠ 😀\n\ttabs  and spaces "])

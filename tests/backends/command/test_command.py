@@ -33,7 +33,6 @@ from launcher.settings.model import Model, Optimizations, Parallelism
 
 ROOT = Path(__file__).parents[3]
 SERVER = ROOT / "tests" / "evaluate" / "evaluation_server.py"
-sys.path.insert(0, str(SERVER.parent))
 PYTHON = shlex.quote(sys.executable)
 LISTER = f"{PYTHON} {shlex.quote(str(Path(__file__).with_name('lister.py')))} {{port}}"
 
@@ -182,7 +181,7 @@ def test_one_that_dies_is_known_to_be_dead_with_its_last_words(tmp_path: Path) -
 
 def test_one_that_hangs_is_waited_for_and_ends_in_order_even_then(tmp_path: Path) -> None:
     """The evaluation pauses while it is stopped, and no sample is lost; at the end it is woken, and not killed."""
-    from evaluation_server import Echoes, Watch
+    from tests.evaluate.evaluation_server import Echoes, Watch
 
     def pid() -> int:
         found = psutil.Process().children(recursive=True)
@@ -256,8 +255,8 @@ def test_a_server_that_is_not_ours_is_certified_as_any_other(tmp_path: Path) -> 
     pytest.importorskip("transformers")
     own = os.environ | {"TMPDIR": str(tmp_path)}  # torch leaves caches there
     model = tmp_path / "model"
-    make = "import sys; from engines.huggingface.huggingface_models import save; save('llama', sys.argv[1])"
-    subprocess.run([sys.executable, "-c", make, model], cwd=ROOT / "tests", env=own, check=True, capture_output=True)
+    make = "import sys; from tests.engines.huggingface.huggingface_models import save; save('llama', sys.argv[1])"
+    subprocess.run([sys.executable, "-c", make, model], cwd=ROOT, env=own, check=True, capture_output=True)
     serve = shlex.quote(str(Path(sys.executable).with_name("transformers")))
     serve += " serve {checkpoint} --host {host} --port {port}"
     command = [

@@ -13,9 +13,9 @@ from pathlib import Path
 
 import psutil
 import pytest
-from running import living
 
 from launcher.backends.command import process
+from tests.running import living
 
 SHELL = "/bin/sh"
 STUBBORN = "trap '' TERM; : > up; while true; do sleep 0.1; done"

@@ -11,12 +11,11 @@ import pytest
 
 pytest.importorskip("pytriton")
 
-from backends.pytriton.tiny import answer, served
-from backends.pytriton.troubled import Running, start
-
 from launcher.backends.inline import Inline
 from launcher.backends.pytriton import PyTriton
 from launcher.settings.model import Parallelism
+from tests.backends.pytriton.tiny import answer, served
+from tests.backends.pytriton.troubled import Running, start
 
 
 @pytest.fixture(scope="package", autouse=True)

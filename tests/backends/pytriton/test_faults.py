@@ -19,7 +19,6 @@ from typing import Any
 import httpx
 import psutil
 import pytest
-from backends.pytriton.troubled import Running, start
 
 from launcher.backends.pytriton import PyTriton, installation, supervisor
 from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
@@ -30,9 +29,9 @@ from launcher.evaluate.journal import records
 from launcher.evaluate.outcome import Outcome
 from launcher.monitor.health import Timing, watch
 from launcher.settings.evaluate import Evaluate
+from tests.backends.pytriton.troubled import Running, start
 
 ROOT = Path(__file__).parents[3]
-sys.path.insert(0, str(ROOT / "tests" / "evaluate"))
 STUB, SERVER = "triton_python_backend_stub", "tritonserver"
 
 
@@ -100,7 +99,7 @@ def test_the_death_of_triton_or_its_stub_fails_what_runs_and_is_repaired(
 
 def test_an_evaluation_waits_while_a_triton_that_hangs_is_repaired(tmp_path: Path) -> None:
     """No sample is lost, and all is as in an evaluation that nothing disturbed."""
-    from evaluation_server import Echoes, Watch
+    from tests.evaluate.evaluation_server import Echoes, Watch
 
     class Stops(Watch):
         def advanced(self, record: Record) -> None:

@@ -15,9 +15,9 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from backends.pytriton.tiny import BODY, answer
 
 from launcher.backends.ports import free
+from tests.backends.pytriton.tiny import BODY, answer
 
 pytest.importorskip("megatron.core")
 ROOT = Path(__file__).parents[3]

@@ -8,8 +8,6 @@ from pathlib import Path
 import httpx
 import psutil
 import pytest
-from api.lm_eval_client import ask
-from backends.pytriton.tiny import BODY, PATIENCE_S, answer, impatient, served
 
 from launcher.backends.pytriton import PyTriton
 from launcher.core.admission import Admission
@@ -21,6 +19,8 @@ from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
+from tests.api.lm_eval_client import ask
+from tests.backends.pytriton.tiny import BODY, PATIENCE_S, answer, impatient, served
 
 pytest.importorskip("megatron.core")
 ASKED = "12+34="

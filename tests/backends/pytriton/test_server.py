@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from answering import answering
 
 from launcher.backends.pytriton.ports import Ports
 from launcher.backends.pytriton.server import Server, Settings
+from tests.answering import answering
 
 
 @pytest.mark.parametrize(

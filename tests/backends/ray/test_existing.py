@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from backends.ray.ray_nodes import HEAD, OTHER, Nodes, nodes
-from backends.ray.ray_service import Service
 
 from launcher.backends.ray import Ray, session_dir
 from launcher.core.errors import UserError
@@ -26,6 +24,8 @@ from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
+from tests.backends.ray.ray_nodes import HEAD, OTHER, Nodes, nodes
+from tests.backends.ray.ray_service import Service
 
 pytest.importorskip("ray")
 # A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.

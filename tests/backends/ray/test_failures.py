@@ -7,11 +7,11 @@ from pathlib import Path
 
 import psutil
 import pytest
-from backends.ray.ray_faults import Scores, Victims, dies, hangs, lives_through, scores_of, starves
-from backends.ray.ray_service import Service, served
 
 from launcher.settings.model import Model, Parallelism
 from launcher.tasks.generation import Generation
+from tests.backends.ray.ray_faults import Scores, Victims, dies, hangs, lives_through, scores_of, starves
+from tests.backends.ray.ray_service import Service, served
 
 pytest.importorskip("ray")
 pytest.importorskip("megatron.core")

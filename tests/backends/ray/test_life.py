@@ -17,9 +17,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from backends.ray.ray_engines import Damaged, Fatal, Killed
-from backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of
-from backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
 from launcher.backends.ray import Ray, session_dir, supervisor
 from launcher.backends.ray.driver import PERIOD_S
@@ -31,6 +28,9 @@ from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.tasks.generation import Generation
+from tests.backends.ray.ray_engines import Damaged, Fatal, Killed
+from tests.backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of
+from tests.backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
 pytest.importorskip("ray")
 # A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.

@@ -9,7 +9,6 @@ import threading
 from pathlib import Path
 
 import pytest
-from backends.ray.ray_service import alive
 
 from launcher.backends.ray import Ray, session_dir
 from launcher.backends.ray.driver_config import ResourceRequest, ResourceShare, Scale, Timeouts
@@ -24,6 +23,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
+from tests.backends.ray.ray_service import alive
 
 ROOT = Path(__file__).parents[3]
 GPUS = Allocation(("localhost",), 0, 1, cpus=8, gpus=4)

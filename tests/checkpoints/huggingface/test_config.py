@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_models import TOKENS, loaded, logits
 from hypothesis import given
 from hypothesis import strategies as st
 from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForCausalLM, PreTrainedConfig
@@ -23,6 +22,7 @@ from launcher.checkpoints.base import Architecture, NotComputed
 from launcher.checkpoints.huggingface import class_defaults
 from launcher.checkpoints.huggingface.config import ACTIVATIONS, Config, Stored
 from launcher.core.errors import CheckpointError
+from tests.checkpoints.checkpoint_models import TOKENS, loaded, logits
 
 KINDS = list(class_defaults.CLASSES)
 ROWS = 64

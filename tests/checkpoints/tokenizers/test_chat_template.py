@@ -12,11 +12,11 @@ import psutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tokenizer_inputs import CHATML, PARTS
 from transformers.utils.chat_template_utils import render_jinja_template
 
 from launcher.checkpoints.tokenizers.chat_template import ChatTemplate, StoredTemplate
 from launcher.core.tokenizer import PLAIN, NoChatTemplate, Rendering, TemplateLimits, TemplateRefused
+from tests.checkpoints.tokenizer_inputs import CHATML, PARTS
 
 USER = [{"role": "user", "content": "What is the capital of France?"}]
 TALK = [

@@ -7,13 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tokenizer_inputs import backend, gguf_vocabulary, spec
 
 from launcher.checkpoints.tokenizers.gguf import tokenizer_of
 from launcher.checkpoints.tokenizers.guard import opening
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import TextRefused
+from tests.checkpoints.tokenizer_inputs import backend, gguf_vocabulary, spec
 
 
 def replace(by: str, **pattern: str) -> dict[str, Any]:

@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from tokenizer_inputs import CHATML, PIPELINES, SPECIAL, TEXTS, backend, gguf_file, gguf_vocabulary, tokenizer_folder
 from tokenizers import AddedToken, Tokenizer
 
 from launcher.checkpoints import load_tokenizer
@@ -19,6 +18,16 @@ from launcher.checkpoints.tokenizers.gguf import KIND_OF, TURN_ENDS, tokenizer_o
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Bounds
+from tests.checkpoints.tokenizer_inputs import (
+    CHATML,
+    PIPELINES,
+    SPECIAL,
+    TEXTS,
+    backend,
+    gguf_file,
+    gguf_vocabulary,
+    tokenizer_folder,
+)
 
 CLASSES = (
     "PreTrainedTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast",

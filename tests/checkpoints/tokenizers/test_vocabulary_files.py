@@ -12,10 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from tokenizer_inputs import CHATML, CORPUS, TEXTS, backend
 
 from launcher.checkpoints.tokenizers.huggingface import from_folder
 from launcher.core.errors import CheckpointError
+from tests.checkpoints.tokenizer_inputs import CHATML, CORPUS, TEXTS, backend
 
 PLAIN: dict[str, Any] = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 KINDS: dict[str, dict[str, Any]] = {

@@ -9,10 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-import test_megatron_lm
-import test_nemo1
 import torch
-from checkpoint_models import loaded, logits
 from torch import Tensor
 from torch.distributed.checkpoint import FileSystemReader, FileSystemWriter
 from torch.distributed.checkpoint.state_dict_loader import load
@@ -21,6 +18,8 @@ from torch.distributed.checkpoint.state_dict_saver import save
 from launcher.checkpoints import detect
 from launcher.checkpoints.torch_dist import tensor_store
 from launcher.core.errors import CheckpointError
+from tests.checkpoints import test_megatron_lm, test_nemo1
+from tests.checkpoints.checkpoint_models import loaded, logits
 
 TINY = Path(__file__).parents[3] / "launcher" / "assets" / "tiny"
 NEMO2 = Path(__file__).parents[1] / "data" / "nemo2"

@@ -12,13 +12,13 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint_models import architecture, built, filled, logits
 from torch import nn
 
 from launcher.checkpoints.torch_dist import tensor_store
 from launcher.checkpoints.torch_dist.tensor_store import TensorStore
 from launcher.checkpoints.torch_dist.writer import save
 from launcher.core.errors import CheckpointError
+from tests.checkpoints.checkpoint_models import architecture, built, filled, logits
 
 
 @dataclass(frozen=True)

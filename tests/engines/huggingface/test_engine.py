@@ -12,14 +12,23 @@ from typing import Any
 import deployments
 import pytest
 import torch
-from answers import answer, request, together
-from huggingface_models import CONTEXT, FLAT, HOST, REFUSED, SEQUENTIAL, VOCABULARY, random_model, save
 
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import resolve
 from launcher.engines.base import GenerationRequest
 from launcher.engines.huggingface import HuggingFace
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from tests.engines.answers import answer, request, together
+from tests.engines.huggingface.huggingface_models import (
+    CONTEXT,
+    FLAT,
+    HOST,
+    REFUSED,
+    SEQUENTIAL,
+    VOCABULARY,
+    random_model,
+    save,
+)
 
 EXACT = 1e-4
 KINDS = [*FLAT, *SEQUENTIAL]

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from huggingface_models import CONTEXT, random_model
 
 from launcher.engines.huggingface.executor import FLAT, ExecutionStrategy, arrange
 from launcher.engines.huggingface.probe import NoKeysAndValues
+from tests.engines.huggingface.huggingface_models import CONTEXT, random_model
 
 
 def arranged(

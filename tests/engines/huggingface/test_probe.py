@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from huggingface_models import CONTEXT, FLAT, SEQUENTIAL, random_model
 from torch import Tensor
 
 from launcher.engines.huggingface.probe import NotPaged, attending, cached, window
+from tests.engines.huggingface.huggingface_models import CONTEXT, FLAT, SEQUENTIAL, random_model
 
 
 def causal(_b: int, _h: int, q: Tensor, k: Tensor) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-sys.path[:0] = [str(Path(__file__).parent), str(Path(__file__).parents[1]), str(Path(__file__).parents[3])]
+sys.path.insert(0, str(Path(__file__).parents[3]))
 
 
 class Event:
@@ -101,8 +101,8 @@ def replace_cuda() -> None:
 
 
 async def check(runner: Any, expected: Any, requests: Any) -> None:
-    from answers import request, together
-    from test_executor import check_logprobs, check_same
+    from tests.engines.answers import request, together
+    from tests.engines.megatron.test_executor import check_logprobs, check_same
 
     found = await together(runner, requests)
     check_same(requests, expected, found)
@@ -121,14 +121,13 @@ async def check(runner: Any, expected: Any, requests: Any) -> None:
 
 def main(name: str, num_blocks: int) -> None:
     replace_cuda()
-    from answers import together
-    from test_executor import ARCHITECTURES, mixed_requests
-    from tiny_models import ByteTokenizer, placement, running
-
     from launcher.engines.megatron.dynamic import RequestTracker
     from launcher.engines.megatron.mcore import Dynamic
     from launcher.engines.runtime.batching import BatchingRunner
     from launcher.engines.runtime.scheduler import SchedulerConfig
+    from tests.engines.answers import together
+    from tests.engines.megatron.test_executor import ARCHITECTURES, mixed_requests
+    from tests.engines.megatron.tiny_models import ByteTokenizer, placement, running
 
     requests, limits, tokenizer = mixed_requests(12, seed=5), SchedulerConfig(256, max_sequences=8), ByteTokenizer()
     place = replace(placement(ARCHITECTURES[name]), block_size=256, num_blocks=num_blocks)

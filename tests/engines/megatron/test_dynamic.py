@@ -16,10 +16,6 @@ from typing import Any
 import deployments
 import pytest
 import torch
-from answers import answer, request, together
-from paged_toy import PagedToy
-from test_executor import check_same, mixed_requests
-from tiny_models import TINY
 
 from launcher.core.errors import UserError
 from launcher.core.tokenizer import ByteTokenizer
@@ -34,6 +30,10 @@ from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choos
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import StepPlan
 from launcher.settings.model import Dtype, Model, Parallelism
+from tests.engines.answers import answer, request, together
+from tests.engines.megatron.test_executor import check_same, mixed_requests
+from tests.engines.megatron.tiny_models import TINY
+from tests.engines.paged_toy import PagedToy
 
 LIMITS = SchedulerConfig(200, max_sequences=8)
 VOCAB = ByteTokenizer.vocab_size

@@ -9,13 +9,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
-from answers import Answer, one_by_one, request, together
-from tiny_models import TINY, placement, running
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.base import AsyncEngine, GenerationRequest
 from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.scheduler import SchedulerConfig
+from tests.engines.answers import Answer, one_by_one, request, together
+from tests.engines.megatron.tiny_models import TINY, placement, running
 
 TOLERANCE = 1e-4
 

@@ -7,16 +7,16 @@ from typing import Any
 
 import pytest
 import torch
-from answers import together
-from tape import Tape
-from test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
-from tiny_models import TINY, placement, running
 from torch import Tensor
 
 from launcher.engines.megatron.layout import obstacles
 from launcher.engines.runtime import flash
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.scheduler import SchedulerConfig
+from tests.engines.answers import together
+from tests.engines.megatron.tape import Tape
+from tests.engines.megatron.test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
+from tests.engines.megatron.tiny_models import TINY, placement, running
 
 
 class PlainKernel:

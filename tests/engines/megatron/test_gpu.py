@@ -10,9 +10,6 @@ from typing import Any
 
 import deployments
 import pytest
-from answers import Answer, together
-from test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
-from tiny_models import TINY, placement, running
 
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import GenerationRequest
@@ -23,6 +20,9 @@ from launcher.engines.runtime import flash
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from tests.engines.answers import Answer, together
+from tests.engines.megatron.test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
+from tests.engines.megatron.tiny_models import TINY, placement, running
 
 
 def gpus() -> int:

@@ -7,11 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from answers import Answer, together
-from tape import Tape
-from test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
-from test_parallel import EXPERTS
-from tiny_models import TINY, placement, running
 
 from launcher.engines.base import GenerationRequest
 from launcher.engines.megatron.layout import obstacles
@@ -19,6 +14,11 @@ from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Parallelism
+from tests.engines.answers import Answer, together
+from tests.engines.megatron.tape import Tape
+from tests.engines.megatron.test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
+from tests.engines.megatron.test_parallel import EXPERTS
+from tests.engines.megatron.tiny_models import TINY, placement, running
 
 SEVERAL = Buckets([1, 3, 8, 12], [2, 5, 16], 12 * 12)
 """Sizes that do not divide one another; twelve sequences of a whole context are more than it records."""

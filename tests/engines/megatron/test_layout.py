@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from test_executor import ARCHITECTURES
-from tiny_models import TINY
 
 from launcher.checkpoints.claims import parameters
 from launcher.core.errors import UserError
 from launcher.engines.megatron import layout
 from launcher.settings.model import Dtype, Parallelism
+from tests.engines.megatron.test_executor import ARCHITECTURES
+from tests.engines.megatron.tiny_models import TINY
 
 
 @pytest.mark.parametrize("name", ARCHITECTURES)

@@ -9,13 +9,13 @@ from typing import Any
 
 import deployments
 import pytest
-from answers import one_by_one, request, together
 
 from launcher.core.errors import CheckpointError, UserError
 from launcher.distributed.allocation import Allocation
 from launcher.engines.megatron import Megatron
 from launcher.engines.runtime import flash
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from tests.engines.answers import one_by_one, request, together
 
 CPU = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=0)
 TINY = Model(name="tiny", path="package:launcher/assets/tiny")

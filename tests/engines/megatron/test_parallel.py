@@ -16,9 +16,6 @@ from typing import Any
 
 import psutil
 import pytest
-from answers import Answer, answer, one_by_one, request, together
-from test_executor import check_logprobs, check_same, mixed_requests
-from tiny_models import TINY, NamedWeights, batching, executing, placement, running
 
 from launcher.core.errors import EngineUnavailable, ServerError
 from launcher.engines.base import GenerationRequest
@@ -27,6 +24,9 @@ from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Parallelism
+from tests.engines.answers import Answer, answer, one_by_one, request, together
+from tests.engines.megatron.test_executor import check_logprobs, check_same, mixed_requests
+from tests.engines.megatron.tiny_models import TINY, NamedWeights, batching, executing, placement, running
 
 LAYOUTS = {
     "tensor2": Parallelism(tensor=2),
@@ -225,8 +225,8 @@ def test_ranks_die_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     script.write_text(
         textwrap.dedent(f"""
         import sys, time
-        sys.path[:0] = {[str(Path(__file__).parent), str(Path.cwd())]!r}
-        from tiny_models import Parallelism, placement, running
+        sys.path.insert(0, {str(Path(__file__).parents[3])!r})
+        from tests.engines.megatron.tiny_models import Parallelism, placement, running
         with running(placement(parallelism=Parallelism(tensor=2))):
             print("ready", flush=True)
             time.sleep(600)

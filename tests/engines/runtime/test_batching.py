@@ -9,13 +9,13 @@ from contextlib import aclosing
 from typing import Any
 
 import pytest
-from paged_toy import PagedToy, continuation, logprob, request
 
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.base import GenerationRequest
 from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.scheduler import SchedulerConfig
+from tests.engines.paged_toy import PagedToy, continuation, logprob, request
 
 
 @pytest.fixture

@@ -6,7 +6,6 @@ import asyncio
 from collections.abc import Iterator, Sequence
 
 import deployments
-import planted
 import pytest
 
 from launcher.distributed.allocation import allocate
@@ -14,6 +13,7 @@ from launcher.engines.base import AsyncEngine, Engine, GenerationRequest, Sampli
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Dtype, Model, Optimizations
+from tests.validate import planted
 
 Answer = tuple[tuple[TokenLogprob, ...], tuple[TokenLogprob, ...] | None]
 SHARED = tuple(range(65, 65 + 40))

@@ -9,11 +9,11 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from paged_toy import PagedToy, continuation, prompt_entries, request
 
 from launcher.engines.base import GenerationRequest, TokenLogprob, TokenOutput
 from launcher.engines.runtime.blocks import BlockPool
 from launcher.engines.runtime.scheduler import Scheduler, SchedulerConfig
+from tests.engines.paged_toy import PagedToy, continuation, prompt_entries, request
 
 EOS = frozenset({49})
 
