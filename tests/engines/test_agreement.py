@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import deployments
 import numpy as np
 import pytest
 import torch
@@ -25,6 +24,7 @@ from launcher.engines.huggingface import HuggingFace, loading, source
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Model
 from tests.checkpoints import test_gguf
+from tests.engines import deployments
 from tests.engines.answers import answer, request
 from tests.engines.huggingface.huggingface_models import HOST, save
 

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import deployments
 import pytest
 
 from launcher.core.errors import CheckpointError, UserError
@@ -15,6 +14,7 @@ from launcher.engines.base import Engine
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Model, Parallelism
 from tests.checkpoints import test_gguf
+from tests.engines import deployments
 from tests.engines.answers import answer, request
 from tests.engines.huggingface.huggingface_models import HOST, random_model, save
 from tests.engines.huggingface.test_engine import plain

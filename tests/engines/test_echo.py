@@ -5,7 +5,6 @@ import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 
-import deployments
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -15,6 +14,7 @@ from launcher.distributed.allocation import allocate
 from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenLogprob, TokenOutput
 from launcher.engines.echo import EOS, VOCAB, Echo, EchoRunner, History, score
 from launcher.settings.model import Model, Parallelism
+from tests.engines import deployments
 
 PROMPT = "abcab"
 

@@ -1,12 +1,12 @@
 from __future__ import annotations
 
-import deployments
 import pytest
 
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import allocate
 from launcher.engines.none import Nothing
 from launcher.settings.model import Model
+from tests.engines import deployments
 
 
 def test_there_is_nothing_to_load() -> None:

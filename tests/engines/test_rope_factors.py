@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import deployments
 import numpy as np
 import pytest
 import torch
@@ -27,6 +26,7 @@ from launcher.engines.megatron.modules import inverse_frequencies
 from launcher.settings.model import Model, Parallelism
 from tests.checkpoints import test_gguf
 from tests.checkpoints.checkpoint_models import architecture, loaded, logits
+from tests.engines import deployments
 from tests.engines.answers import answer, request
 from tests.engines.huggingface.huggingface_models import CONTEXT, HOST, SIZES, VOCABULARY, byte_tokenizer, save
 

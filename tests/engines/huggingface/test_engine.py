@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import deployments
 import pytest
 import torch
 
@@ -18,6 +17,7 @@ from launcher.core.types import resolve
 from launcher.engines.base import GenerationRequest
 from launcher.engines.huggingface import HuggingFace
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from tests.engines import deployments
 from tests.engines.answers import answer, request, together
 from tests.engines.huggingface.huggingface_models import (
     CONTEXT,

@@ -6,7 +6,6 @@ import json
 from pathlib import Path
 from typing import Any
 
-import deployments
 import numpy as np
 import pytest
 import torch
@@ -17,6 +16,7 @@ from launcher.core.errors import CheckpointError, UserError
 from launcher.distributed.allocation import Allocation
 from launcher.engines.huggingface import HuggingFace, source
 from launcher.settings.model import Dtype, Model
+from tests.engines import deployments
 
 CONFIG = {
     "model_type": "llama",

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import deployments
 import pytest
 import torch
 
@@ -30,6 +29,7 @@ from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choos
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import StepPlan
 from launcher.settings.model import Dtype, Model, Parallelism
+from tests.engines import deployments
 from tests.engines.answers import answer, request, together
 from tests.engines.megatron.test_executor import check_same, mixed_requests
 from tests.engines.megatron.tiny_models import TINY

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
 
-import deployments
 import pytest
 
 from launcher.distributed.allocation import Allocation
@@ -20,6 +19,7 @@ from launcher.engines.runtime import flash
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from tests.engines import deployments
 from tests.engines.answers import Answer, together
 from tests.engines.megatron.test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
 from tests.engines.megatron.tiny_models import TINY, placement, running

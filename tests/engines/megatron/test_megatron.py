@@ -7,7 +7,6 @@ import sys
 from dataclasses import replace
 from typing import Any
 
-import deployments
 import pytest
 
 from launcher.core.errors import CheckpointError, UserError
@@ -15,6 +14,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.engines.megatron import Megatron
 from launcher.engines.runtime import flash
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
+from tests.engines import deployments
 from tests.engines.answers import one_by_one, request, together
 
 CPU = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=0)

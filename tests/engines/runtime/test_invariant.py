@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterator, Sequence
 
-import deployments
 import pytest
 
 from launcher.distributed.allocation import allocate
@@ -13,6 +12,7 @@ from launcher.engines.base import AsyncEngine, Engine, GenerationRequest, Sampli
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.settings.model import Dtype, Model, Optimizations
+from tests.engines import deployments
 from tests.validate import planted
 
 Answer = tuple[tuple[TokenLogprob, ...], tuple[TokenLogprob, ...] | None]
