@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import reprlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -66,6 +66,20 @@ def read_json(file: Path, bounds: Bounds | None = None) -> Any:
 
 
 _TOO_DEEP = object()
+
+
+def read_json_object(file: Path, bounds: Bounds | None = None) -> Mapping[str, Json]:
+    """Return the object in a JSON file; empty if the file holds another JSON value.
+
+    Raises `CheckpointError` for a file that is not JSON, and for half of a surrogate pair, which is not Unicode text.
+    """
+    content = read_json(file, bounds)
+    try:
+        json.dumps(content, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        half = error.object[error.start : error.start + 1]
+        raise CheckpointError(f"{file}: holds {half!a}, half of a surrogate pair (expected Unicode text)") from None
+    return content if isinstance(content, dict) else {}
 
 
 def parse_json(content: bytes, file: Path) -> Json:

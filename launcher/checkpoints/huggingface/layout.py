@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Literal
 
 from launcher.checkpoints import claims, convert
 from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.huggingface.config import Config, Stored
 from launcher.checkpoints.huggingface.safetensors_index import read_index, read_tensor, unread
-from launcher.checkpoints.tokenizers.huggingface import from_folder, read_json
+from launcher.checkpoints.tokenizers.huggingface import from_folder
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
 from launcher.settings.model import Bounds
@@ -92,7 +93,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         self.path = path
         self.bounds = bounds
         file = path / "config.json"
-        config = Config(read_json(file, bounds), file)
+        config = Config(read_json_object(file, bounds), file)
         self._names = NAMES[config.kind]
         self._stored = read_index(path, bounds)
         self.architecture = config.architecture(self._summary())

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
 
+from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.tokenizers.template_process import TemplateProcess
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Message, NoChatTemplate, Rendering, TemplateLimits, TemplateRefused, text_of
@@ -55,9 +56,7 @@ def from_files(folder: Path, config: Mapping[str, Json], config_file: Path) -> S
     legacy = folder / "chat_template.json"
     stored = config.get("chat_template")
     if stored is None and legacy.is_file():
-        from launcher.checkpoints.tokenizers.huggingface import read_json
-
-        stored, config_file = read_json(legacy).get("chat_template"), legacy
+        stored, config_file = read_json_object(legacy).get("chat_template"), legacy
     return select(_named(stored, config_file) | {name: _text(file) for name, file in named.items()}, config_file)
 
 

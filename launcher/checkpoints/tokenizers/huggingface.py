@@ -146,13 +146,13 @@ def from_file(file: Path, bounds: Bounds | None = None) -> HuggingFaceTokenizer:
 
 def _config(folder: Path) -> Mapping[str, Json]:
     file = folder / "tokenizer_config.json"
-    return read_json(file) if file.is_file() else {}
+    return bounded.read_json_object(file) if file.is_file() else {}
 
 
 def _names(folder: Path, config: Mapping[str, Json]) -> Names:
     """Return roles and template. Where two files name one role, transformers' order decides."""
     file = folder / "special_tokens_map.json"
-    listed = read_json(file) if file.is_file() else {}
+    listed = bounded.read_json_object(file) if file.is_file() else {}
     first, second = (config, listed) if "added_tokens_decoder" in config else (listed, config)
     roles = dict(_roles(second)) | dict(_roles(first))
     return Names(roles, from_files(folder, config, folder / "tokenizer_config.json"))
@@ -197,7 +197,7 @@ def _listed(folder: Path, config: Mapping[str, Json]) -> Iterator[tuple[Path, in
             raise CheckpointError(f"{file}: added_tokens_decoder has {token[:100]!r} (expected ids of tokens)")
         yield file, int(token), entry["content"], {key: flag(entry, key, file) for key in FLAGS if key in entry}
     file = folder / "added_tokens.json"
-    for content, token in read_json(file).items() if file.is_file() and not decoder else ():
+    for content, token in bounded.read_json_object(file).items() if file.is_file() and not decoder else ():
         if not isinstance(token, int) or isinstance(token, bool):
             raise CheckpointError(f"{file}: the id of {content[:100]!r} is {bounded.shown(token)} (expected a number)")
         yield file, token, content, {"normalized": False}
@@ -266,7 +266,7 @@ def generation_eos(folder: Path) -> list[int]:
     found: list[int] = []
     for name in ("generation_config.json", "config.json"):
         if (folder / name).is_file():
-            ids = read_json(folder / name).get("eos_token_id")
+            ids = bounded.read_json_object(folder / name).get("eos_token_id")
             found += [] if ids is None else _token_ids(ids, folder / name)
     return found
 
@@ -276,17 +276,3 @@ def _token_ids(value: Json, file: Path) -> list[int]:
     if not all(isinstance(token, int) for token in ids):
         raise CheckpointError(f"{file}: eos_token_id is {str(value)[:200]} (expected a token id or a list of them)")
     return ids
-
-
-def read_json(file: Path, bounds: Bounds | None = None) -> Mapping[str, Json]:
-    """Return the object in a JSON file, empty if it is no object.
-
-    Raises `CheckpointError` if it is no JSON, and for half of a surrogate pair, which no text has.
-    """
-    content = bounded.read_json(file, bounds)
-    try:
-        json.dumps(content, ensure_ascii=False).encode()
-    except UnicodeEncodeError as error:
-        half = error.object[error.start : error.start + 1]
-        raise CheckpointError(f"{file}: holds {half!a}, half of a surrogate pair (expected Unicode text)") from None
-    return content if isinstance(content, dict) else {}

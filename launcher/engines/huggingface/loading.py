@@ -13,9 +13,9 @@ import torch
 from transformers import AutoModelForCausalLM
 from transformers.utils import logging
 
+from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.huggingface.code_keys import without_code
 from launcher.checkpoints.parts import refuse_unplaced
-from launcher.checkpoints.tokenizers.huggingface import read_json
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 from launcher.engines.huggingface.source import CONFIGURATIONS, Source
@@ -56,7 +56,7 @@ def _seen(source: Source) -> Iterator[Path]:
     with TemporaryDirectory(prefix="launcher-model-") as folder:
         for file in source.files or (source.path,):
             if file.name in CONFIGURATIONS:
-                (Path(folder) / file.name).write_text(json.dumps(without_code(read_json(file, source.bounds))))
+                (Path(folder) / file.name).write_text(json.dumps(without_code(read_json_object(file, source.bounds))))
             else:
                 (Path(folder) / file.name).symlink_to(file.resolve())
         yield Path(folder)

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from launcher.checkpoints.bounded import shown
+from launcher.checkpoints.bounded import read_json_object, shown
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.claims import LONGEST_CONTEXT
 from launcher.checkpoints.digest import fingerprint
@@ -19,7 +19,6 @@ from launcher.checkpoints.huggingface.class_defaults import CLASSES
 from launcher.checkpoints.huggingface.code_keys import refuse_code
 from launcher.checkpoints.huggingface.config import refuse_unsupported
 from launcher.checkpoints.huggingface.safetensors_index import INDEX, Entry, read_index, unread
-from launcher.checkpoints.tokenizers.huggingface import read_json
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
@@ -111,11 +110,11 @@ def read(path: Path, bounds: Bounds | None = None) -> Source:
 
 
 def _from_folder(path: Path, bounds: Bounds) -> Source:
-    config = read_json(path / "config.json", bounds)
+    config = read_json_object(path / "config.json", bounds)
     _refuse_unsupported(config, path / "config.json")
     for name in CONFIGURATIONS:
         if (path / name).is_file():
-            refuse_code(read_json(path / name, bounds), path / name)
+            refuse_code(read_json_object(path / name, bounds), path / name)
     config = {**CLASSES.get(str(config["model_type"]), {}), **config}
     stored = read_index(path, bounds)
     numbers = sum(math.prod(entry.shape) for entry in stored.values())

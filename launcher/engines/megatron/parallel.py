@@ -22,7 +22,7 @@ from launcher.engines.runtime.step import StepPlan
 if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
-    from launcher.engines.megatron.executor import Stage
+    from launcher.engines.megatron.stage import Stage
 
 
 class WorkerGroup:

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from torch import nn
     from torch._C._distributed_c10d import Store
 
-    from launcher.engines.megatron.executor import Stage
     from launcher.engines.megatron.modules import GPT
+    from launcher.engines.megatron.stage import Stage
 
 
 class Weights(Protocol):
@@ -71,8 +71,8 @@ class WorkerConfig:
         from launcher.engines.megatron import distributed
 
         distributed.import_quietly()
-        from launcher.engines.megatron.executor import Stage
         from launcher.engines.megatron.graphs import recorder
+        from launcher.engines.megatron.stage import Stage
         from launcher.engines.runtime import flash
 
         here = self.torch_device(rank if device is None else device)
