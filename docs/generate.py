@@ -12,7 +12,7 @@ from enum import Enum
 from pathlib import Path
 from typing import get_type_hints
 
-from launcher.api.front import Limits
+from launcher.asgi.config import Limits
 from launcher.cli.app import conf_folder
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
 from launcher.pipeline.config import Mode, Run

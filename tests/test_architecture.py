@@ -27,6 +27,14 @@ def test_import_layers_hold() -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
+def test_the_http_server_loads_no_engine() -> None:
+    """What a proxy imports of it, and what that imports, has nothing of an engine or of the API over one."""
+    modules = [f"launcher.asgi.{path.stem}" for path in (ROOT / "launcher" / "asgi").glob("[a-z]*.py")]
+    found = f"import sys, {', '.join(modules)}; print(*(m for m in sys.modules if m.startswith('launcher.')))"
+    loaded = subprocess.run([sys.executable, "-c", found], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert {name.split(".")[1] for name in loaded.split()} == {"asgi", "core"}
+
+
 @pytest.mark.parametrize("path", sorted(p for p in COMPONENTS if p.split("/")[0] in GROUPS))
 def test_a_component_its_module_and_its_test_share_a_name(path: str) -> None:
     group, name = path.split("/")

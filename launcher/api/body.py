@@ -10,10 +10,10 @@ from pydantic_core import ErrorDetails, from_json
 from starlette.datastructures import Headers
 from starlette.requests import Request
 
-from launcher.api.errors import QUOTED, ApiError, clipped, invalid, json_type, quoted
-from launcher.api.fields import MESSAGE, STREAM_OPTIONS, Fields
-from launcher.api.large import beside
-from launcher.api.schema import Body
+from launcher.api.extra_fields import MESSAGE, STREAM_OPTIONS, Fields
+from launcher.api.request_schema import Body
+from launcher.api.threads import run_in_thread_if_large
+from launcher.asgi.errors import QUOTED, ApiError, clipped, invalid, json_type, quoted
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
@@ -29,7 +29,7 @@ async def read(request: Request, schema: type[Schema], most: int) -> Schema:
         data += part
         if len(data) > most:
             raise _too_large(most)
-    return await beside(len(data), lambda: parse(bytes(data), schema))
+    return await run_in_thread_if_large(len(data), lambda: parse(bytes(data), schema))
 
 
 def _check_headers(headers: Headers, most: int) -> None:

@@ -9,15 +9,14 @@ from collections.abc import Sequence
 from starlette.requests import Request
 from starlette.responses import Response
 
-from launcher.api.answer import GenerationJob, answer
-from launcher.api.choice import TextDelta
-from launcher.api.errors import clipped, invalid
-from launcher.api.form import ResponseFormatter, Usage
-from launcher.api.large import beside, rendering
+from launcher.api.detokenizer import TextDelta
+from launcher.api.generation import GenerationJob, ResponseFormatter, Usage, answer
 from launcher.api.logprobs import for_chat
+from launcher.api.request_schema import ChatRequest, Message
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_tokens, choices, token_limit
-from launcher.api.schema import ChatRequest, Message
 from launcher.api.service import Service, service_of
+from launcher.api.threads import run_in_template_thread, run_in_thread_if_large
+from launcher.asgi.errors import clipped, invalid
 from launcher.core.tokenizer import NoChatTemplate, Rendering, Tokenizer
 from launcher.core.types import Json
 
@@ -27,23 +26,23 @@ async def create_chat_completion(request: Request) -> Response:
     service = service_of(request)
     body = await service.read(request, ChatRequest)
     service.name(body.model)
-    check_bias(body, service.runner)
-    check_choices(body, 1, service.runner)
-    prompt = await render(body.messages, body.rendering(), service.runner.tokenizer)
+    check_bias(body, service.engine)
+    check_choices(body, 1, service.engine)
+    prompt = await render(body.messages, body.rendering(), service.engine.tokenizer)
     return await answer(request, service, _job(body, prompt, service))
 
 
 async def render(messages: Sequence[Message], how: Rendering, tokenizer: Tokenizer) -> Prompt:
-    """Return the prompt's tokens. Raises `ApiError` 400 without a template, or with the template's complaint.
+    """Return the prompt's tokens. Raises `ApiError` 400 without a template, or with the template's own message.
 
-    A template is code of the checkpoint: it is waited for in a thread, so that the loop goes on.
+    A template is code from the checkpoint: it runs beside the event loop, which goes on.
     """
     plain = [message.plain() for message in messages]
     if how.add_generation_prompt and how.continue_final_message:
         raise invalid("continue_final_message", "continue_final_message: needs add_generation_prompt=false")
     try:
         if tokenizer.blocks:
-            text = await rendering(lambda: tokenizer.render_chat(plain, how))
+            text = await run_in_template_thread(lambda: tokenizer.render_chat(plain, how))
         else:
             text = tokenizer.render_chat(plain, how)
     except NoChatTemplate as error:
@@ -51,20 +50,20 @@ async def render(messages: Sequence[Message], how: Rendering, tokenizer: Tokeniz
         raise invalid("messages", reason, "no_chat_template") from None
     except ValueError as error:
         raise invalid("messages", f"messages: the chat template refuses them: {clipped(str(error))}") from None
-    return await beside(len(text), lambda: tuple(tokenizer.encode(text, special=False)))
+    return await run_in_thread_if_large(len(text), lambda: tuple(tokenizer.encode(text, special=False)))
 
 
 def _job(body: ChatRequest, prompt: Prompt, service: Service) -> GenerationJob:
-    runner = service.runner
-    check_tokens(prompt, runner, "messages")
+    engine = service.engine
+    check_tokens(prompt, engine, "messages")
     if not prompt:
         raise invalid("messages", "messages: they have no tokens; the model needs at least one to continue")
-    limit = token_limit(body, "messages", len(prompt), runner.context_length, default=None)
+    limit = token_limit(body, "messages", len(prompt), engine.context_length, default=None)
     id = f"chatcmpl-{secrets.token_hex(12)}"
     top = _alternatives(body)
     return GenerationJob(
         choices(body, [prompt], [limit], id=id, logprobs=top),
-        ChatForm(id, int(time.time()), service.name(body.model), runner.tokenizer, top),
+        ChatFormatter(id, int(time.time()), service.name(body.model), engine.tokenizer, top),
         Usage(len(prompt)),
         stream=body.stream,
         include_usage=body.include_usage,
@@ -78,28 +77,28 @@ def _alternatives(body: ChatRequest) -> int | None:
     return body.top_logprobs or 0 if body.logprobs else None
 
 
-class ChatForm(ResponseFormatter):
+class ChatFormatter(ResponseFormatter):
     """``chat.completion``, and ``chat.completion.chunk`` for streams."""
 
-    def whole(self, answers: Sequence[TextDelta], usage: Usage) -> Json:
+    def response(self, answers: Sequence[TextDelta], usage: Usage) -> Json:
         choices = [
-            self._choice(i, piece, "message", {"role": "assistant", "content": piece.text, "refusal": None})
-            for i, piece in enumerate(answers)
+            self._choice(i, delta, "message", {"role": "assistant", "content": delta.text, "refusal": None})
+            for i, delta in enumerate(answers)
         ]
         return self.envelope("chat.completion", choices) | {"usage": usage.json()}
 
-    def opening(self, index: int) -> list[Json]:
+    def first_chunks(self, index: int) -> list[Json]:
         delta = {"role": "assistant", "content": "", "refusal": None}
         choice = {"index": index, "delta": delta, "logprobs": None, "finish_reason": None}
         return [self.envelope("chat.completion.chunk", [choice])]
 
-    def chunk(self, index: int, piece: TextDelta) -> Json:
-        delta = {"content": piece.text} if piece.text else {}
-        return self.envelope("chat.completion.chunk", [self._choice(index, piece, "delta", delta)])
+    def chunk(self, index: int, delta: TextDelta) -> Json:
+        message = {"content": delta.text} if delta.text else {}
+        return self.envelope("chat.completion.chunk", [self._choice(index, delta, "delta", message)])
 
-    def total(self, usage: Usage) -> Json:
+    def usage_chunk(self, usage: Usage) -> Json:
         return self.envelope("chat.completion.chunk", []) | {"usage": usage.json()}
 
-    def _choice(self, index: int, piece: TextDelta, field: str, message: Json) -> Json:
-        logprobs = None if self.top is None else for_chat(piece.tokens, self.tokenizer, self.top)
-        return {"index": index, field: message, "logprobs": logprobs, "finish_reason": piece.finish}
+    def _choice(self, index: int, delta: TextDelta, field: str, message: Json) -> Json:
+        logprobs = None if self.top is None else for_chat(delta.tokens, self.tokenizer, self.top)
+        return {"index": index, field: message, "logprobs": logprobs, "finish_reason": delta.finish}

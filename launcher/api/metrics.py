@@ -17,7 +17,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 class Metrics:
     """Counters of the HTTP surface, the engine's own state, and ``more`` from behind the engine."""
 
-    def __init__(self, runner: AsyncEngine, more: Callable[[], bytes] = bytes) -> None:
+    def __init__(self, engine: AsyncEngine, more: Callable[[], bytes] = bytes) -> None:
         self._more = more
         self._registry = CollectorRegistry()
         self._requests = Counter(
@@ -29,9 +29,9 @@ class Metrics:
         self._first = Histogram(
             "launcher_first_token_seconds", "Seconds to a first piece", registry=self._registry, buckets=SECONDS
         )
-        self._registry.register(EngineCollector(runner))
+        self._registry.register(EngineCollector(engine))
 
-    def answered(self, path: str, status: int, seconds: float) -> None:
+    def on_response(self, path: str, status: int, seconds: float) -> None:
         self._requests.labels(path, str(status)).inc()
         self._seconds.labels(path).observe(seconds)
 
@@ -60,11 +60,11 @@ COUNTERS = {
 class EngineCollector(Collector):
     """Reads `AsyncEngine.state` when asked."""
 
-    def __init__(self, runner: AsyncEngine) -> None:
-        self._runner = runner
+    def __init__(self, engine: AsyncEngine) -> None:
+        self._engine = engine
 
     def collect(self) -> Iterator[Metric]:
-        state = self._runner.state()
+        state = self._engine.state()
         yield GaugeMetricFamily("launcher_engine_up", "1 while the engine can answer", value=float(state.error is None))
         for name, text in GAUGES.items():
             yield GaugeMetricFamily(f"launcher_engine_{name}", text, value=getattr(state, name))

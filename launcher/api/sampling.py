@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from hashlib import blake2b
 
-from launcher.api.choice import Choice
-from launcher.api.errors import ApiError, clipped, invalid
-from launcher.api.schema import MAX_SEED, Sampled
+from launcher.api.detokenizer import Choice
+from launcher.api.request_schema import MAX_SEED, Sampled
+from launcher.asgi.errors import ApiError, clipped, invalid
 from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling
 
 MAX_CHOICES_IN_ALL = 2048
@@ -41,13 +41,13 @@ def choices(
     return found
 
 
-def check_tokens(tokens: Sequence[int], runner: AsyncEngine, param: str) -> None:
+def check_tokens(tokens: Sequence[int], engine: AsyncEngine, param: str) -> None:
     """Refuse token ids that the model does not have, also those that its tokenizer has."""
     highest = max(tokens, default=0)
-    if runner.vocab_size <= highest < runner.tokenizer.vocab_size:
-        name = f"token {highest} ({clipped(runner.tokenizer.token_name(highest))!r})"
-        raise invalid(param, f"{param}: there is no {name}, expected 0 to {runner.vocab_size - 1}")
-    check_range(tokens, runner.vocab_size, param)
+    if engine.vocab_size <= highest < engine.tokenizer.vocab_size:
+        name = f"token {highest} ({clipped(engine.tokenizer.token_name(highest))!r})"
+        raise invalid(param, f"{param}: there is no {name}, expected 0 to {engine.vocab_size - 1}")
+    check_range(tokens, engine.vocab_size, param)
 
 
 def check_range(tokens: Sequence[int], vocab_size: int, param: str) -> None:
@@ -56,24 +56,24 @@ def check_range(tokens: Sequence[int], vocab_size: int, param: str) -> None:
             raise invalid(param, f"{param}: there is no token {token}, expected 0 to {vocab_size - 1}")
 
 
-def check_bias(body: Sampled, runner: AsyncEngine) -> None:
-    check_tokens(list(body.logit_bias), runner, "logit_bias")
+def check_bias(body: Sampled, engine: AsyncEngine) -> None:
+    check_tokens(list(body.logit_bias), engine, "logit_bias")
 
 
-def check_choices(body: Sampled, prompts: int, runner: AsyncEngine) -> None:
+def check_choices(body: Sampled, prompts: int, engine: AsyncEngine) -> None:
     """Refuse more choices than the engine ever takes: they would be told to come back later for ever."""
     if body.best_of not in (None, body.n):
         raise invalid("best_of", f"best_of: expected the value of n ({body.n}), got {body.best_of}")
-    limit = MAX_CHOICES_IN_ALL if runner.capacity is None else min(MAX_CHOICES_IN_ALL, runner.capacity)
+    limit = MAX_CHOICES_IN_ALL if engine.capacity is None else min(MAX_CHOICES_IN_ALL, engine.capacity)
     if prompts * body.n > limit:
         param = "n" if body.n > 1 else "prompt"
         asked = f"{prompts} prompts with n={body.n} are {prompts * body.n} choices"
         raise invalid(param, f"{param}: {asked}; expected at most {limit} in one request")
 
 
-def check_length(text: str, param: str, runner: AsyncEngine) -> None:
+def check_length(text: str, param: str, engine: AsyncEngine) -> None:
     """Refuse a text that has more tokens than the context, however it is tokenized, without doing so."""
-    longest, context = runner.tokenizer.longest_token, runner.context_length
+    longest, context = engine.tokenizer.longest_token, engine.context_length
     if longest is not None and len(text) > longest * context:
         raise invalid(
             param,

@@ -9,30 +9,30 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import Response
 
-from launcher.api.encode import respond
-from launcher.api.errors import DEAD, RESTARTING, ApiError
 from launcher.api.service import Service, service_of
+from launcher.asgi.errors import DEAD, RESTARTING, ApiError
+from launcher.asgi.responses import json_response
 from launcher.core.types import Json
 
 
 async def models(request: Request) -> Response:
     """List the one model that is served, once for each of its names."""
     service = service_of(request)
-    return respond({"object": "list", "data": [_card(service, name) for name in service.names]})
+    return json_response({"object": "list", "data": [_card(service, name) for name in service.names]})
 
 
 async def model(request: Request) -> Response:
     """Describe a model by its name, which may have slashes."""
     service = service_of(request)
-    return respond(_card(service, service.name(request.path_params["name"].rstrip("/"))))
+    return json_response(_card(service, service.name(request.path_params["name"].rstrip("/"))))
 
 
 async def health(request: Request) -> Response:
     """Say that the server lives, with the engine's counters; 503 while the engine restarts or is broken for good."""
-    state = service_of(request).runner.state()
+    state = service_of(request).engine.state()
     if state.error is not None:
         raise ApiError(503, state.error, code=RESTARTING if state.restarting else DEAD)
-    return respond({"status": "live", "engine": asdict(state)})
+    return json_response({"status": "live", "engine": asdict(state)})
 
 
 async def ready(request: Request) -> Response:
@@ -41,12 +41,12 @@ async def ready(request: Request) -> Response:
     problem = await service.readiness.problem()
     if problem is not None:
         raise ApiError(503, problem, code="not_ready")
-    return respond({"status": "ready", "model": service.runner.model})
+    return json_response({"status": "ready", "model": service.engine.model})
 
 
 async def engine(request: Request) -> Response:
     """Describe the engine: parameters, dtype, layout, optimizations as resolved."""
-    return respond(service_of(request).runner.describe())
+    return json_response(service_of(request).engine.describe())
 
 
 async def metrics(request: Request) -> Response:
@@ -61,6 +61,6 @@ def _card(service: Service, name: str) -> Json:
         "object": "model",
         "created": service.created,
         "owned_by": "launcher",
-        "root": service.runner.model,
-        "max_model_len": service.runner.context_length,
+        "root": service.engine.model,
+        "max_model_len": service.engine.context_length,
     }

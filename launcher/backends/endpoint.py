@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from launcher.api.front import Front, Limits
+from launcher.asgi.config import FrontendConfig, Limits
 from launcher.core.console import one_line
 from launcher.core.errors import ServerError
 from launcher.core.http import HttpError, fetch, netloc, parsed
@@ -41,8 +41,8 @@ class ClientSettings(Protocol):
     limits: Limits
 
 
-def front_of(backend: ClientSettings, key: str | None) -> Front:
-    return Front(key, tuple(backend.aliases), tuple(backend.cors_origins), backend.limits)
+def frontend_of(backend: ClientSettings, key: str | None) -> FrontendConfig:
+    return FrontendConfig(key, tuple(backend.aliases), tuple(backend.cors_origins), backend.limits)
 
 
 def api_key(variable: str | None) -> str | None:

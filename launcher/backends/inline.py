@@ -7,9 +7,9 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import ClassVar
 
-from launcher.api.front import Limits, check_aliases, check_origins
+from launcher.asgi.config import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, check_ports, check_seconds, check_world_size
-from launcher.backends.endpoint import api_key, base_url, front_of, planned_url, wait_ready
+from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
@@ -54,20 +54,22 @@ class Inline(Backend):
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
         from launcher.api.app import create_app
-        from launcher.api.server import bind, server_log, serving
+        from launcher.asgi.server import bind, server_log, serving
 
         key, path = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
-        d, front = deployment, front_of(self, key)
+        d, frontend = deployment, frontend_of(self, key)
         with (
             bind(self.host, self.port) as bound,
             server_log(path) as log,
             d.engine.load(d, allocation) as runner,
             serving(
-                create_app(runner, front=front, admission=d.admission, ready_timeout_s=self.start_timeout_s, log=log),
+                create_app(
+                    runner, frontend=frontend, admission=d.admission, ready_timeout_s=self.start_timeout_s, log=log
+                ),
                 bound,
                 log,
                 self.stop_timeout_s,
-                front.limits,
+                frontend.limits,
             ),
         ):
             url = base_url(self.host, bound.getsockname()[1])

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.api.errors import DEAD, RESTARTING
+from launcher.asgi.errors import DEAD, RESTARTING
 from launcher.core.console import one_line
 from launcher.core.errors import Failure
 from launcher.core.http import HttpError, authorization, fetch, parsed

@@ -13,8 +13,8 @@ from pathlib import Path
 from threading import Event
 
 from launcher.api.app import create_app
-from launcher.api.front import Front, Limits
-from launcher.api.server import bind, server_log, serving
+from launcher.asgi.config import FrontendConfig, Limits
+from launcher.asgi.server import bind, server_log, serving
 from launcher.engines.base import AsyncEngine
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
@@ -31,13 +31,17 @@ class Server:
 
 @contextmanager
 def server(runner: AsyncEngine | None = None, key: str | None = None, **limits: float) -> Iterator[Server]:
-    front = Front(key, limits=Limits(**limits))  # type: ignore[arg-type]
+    frontend = FrontendConfig(key, limits=Limits(**limits))  # type: ignore[arg-type]
     with (
         tempfile.TemporaryDirectory() as folder,
         bind("127.0.0.1", 0) as bound,
         server_log(Path(folder) / "log") as log,
         serving(
-            create_app(runner or EchoRunner(Echo(), Model("echo")), front=front, log=log), bound, log, 1.0, front.limits
+            create_app(runner or EchoRunner(Echo(), Model("echo")), frontend=frontend, log=log),
+            bound,
+            log,
+            1.0,
+            frontend.limits,
         ),
     ):
         yield Server(bound.getsockname()[:2], Path(folder) / "log")
@@ -91,6 +95,11 @@ def dripped(connection: socket.socket, part: bytes, times: int = 3000) -> bytes:
 def statuses(data: bytes) -> list[int]:
     """Return the status of each answer in what a server said; bodies have no such line."""
     return [int(status) for status in re.findall(rb"HTTP/1\.\d (\d{3}) ", data)]
+
+
+def ids(data: bytes) -> list[str]:
+    """Return the request id of each answer in what a server said."""
+    return [found.decode() for found in re.findall(rb"\r\nx-request-id: (\S+)\r\n", data)]
 
 
 def error(data: bytes) -> dict[str, object]:

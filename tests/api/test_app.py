@@ -10,7 +10,7 @@ from contextlib import aclosing
 import httpx
 import pytest
 
-from launcher.api.front import Front, Limits
+from launcher.asgi.config import FrontendConfig, Limits
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.tokenizer import PLAIN, ByteTokenizer, Message, NoChatTemplate, Rendering
 from launcher.engines.base import GenerationRequest, Sampling, TokenOutput
@@ -175,7 +175,7 @@ async def test_a_body_that_is_too_large_is_refused() -> None:
         for _ in range(3):
             yield b"x" * 50
 
-    async with client_of(Scripted([]), front=Front(limits=Limits(body_bytes=100))) as client:
+    async with client_of(Scripted([]), frontend=FrontendConfig(limits=Limits(body_bytes=100))) as client:
         for body in (b"x" * 101, parts()):
             answer = await client.post("/v1/completions", content=body)
             assert (answer.status_code, answer.json()["error"]["code"]) == (413, "body_too_large")

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.api.front import Front
+from launcher.asgi.config import FrontendConfig
 from tests.api.runners import Scripted, client_of, said
 
 
@@ -20,7 +20,7 @@ from tests.api.runners import Scripted, client_of, said
 )
 async def test_only_the_right_key_is_let_in(header: str | None, status: int) -> None:
     headers = {} if header is None else {"Authorization": header.encode()}
-    async with client_of(Scripted([said("a", "length")]), front=Front("right")) as client:
+    async with client_of(Scripted([said("a", "length")]), frontend=FrontendConfig("right")) as client:
         answer = await client.get("/v1/models", headers=headers)
     assert answer.status_code == status
     if status == 401:
@@ -29,12 +29,12 @@ async def test_only_the_right_key_is_let_in(header: str | None, status: int) -> 
 
 
 async def test_health_checks_need_no_key() -> None:
-    async with client_of(Scripted([said("a", "length")]), front=Front("right")) as client:
+    async with client_of(Scripted([said("a", "length")]), frontend=FrontendConfig("right")) as client:
         assert [(await client.get(path)).status_code for path in ("/health", "/health/", "/ready")] == [200] * 3
 
 
 async def test_every_other_route_needs_it() -> None:
-    async with client_of(Scripted([]), front=Front("right")) as client:
+    async with client_of(Scripted([]), frontend=FrontendConfig("right")) as client:
         for path in ("/metrics", "/tokenizer_info", "/v1/models/", "/openapi.json", "/nowhere"):
             assert (await client.get(path)).status_code == 401
         for path in ("/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize", "/reference_logprobs"):

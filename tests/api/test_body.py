@@ -5,9 +5,9 @@ import json
 import pytest
 
 from launcher.api.body import parse
-from launcher.api.errors import ApiError
-from launcher.api.fields import SAMPLED
-from launcher.api.schema import ChatRequest, CompletionRequest
+from launcher.api.extra_fields import SAMPLED
+from launcher.api.request_schema import ChatRequest, CompletionRequest
+from launcher.asgi.errors import ApiError
 
 GOOD = {"model": "m", "prompt": "p"}
 

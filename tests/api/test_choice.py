@@ -5,7 +5,7 @@ from itertools import pairwise
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.api.choice import Choice, Detokenizer, TextDelta, pieces
+from launcher.api.detokenizer import Choice, Detokenizer, TextDelta, text_deltas
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.base import GenerationRequest, Sampling, TokenLogprob, TokenOutput
 from tests.api.runners import Scripted, said
@@ -26,7 +26,7 @@ def written(events: list[TokenOutput], asked: Choice) -> list[TextDelta]:
     writer = Detokenizer(ByteTokenizer(), asked)
     found = []
     for event in events:
-        found.append(writer.write(event))
+        found.append(writer.delta(event))
         if found[-1].finish:
             break
     return found
@@ -118,14 +118,14 @@ def test_listed_tokens_begin_in_the_text_shown_so_far(said_text: str, stop: tupl
 
 async def test_a_stop_string_closes_the_generation() -> None:
     runner = Scripted([said("aEND"), said("more"), said("more", "length")])
-    found = [piece async for piece in pieces(runner, choice(stop=("END",)))]
+    found = [piece async for piece in text_deltas(runner, choice(stop=("END",)))]
     assert [piece.text for piece in found] == ["a"]
     assert runner.open == 0
 
 
 async def test_closing_the_pieces_closes_the_generation() -> None:
     runner = Scripted([said("a"), said("b", "length")])
-    found = pieces(runner, choice())
+    found = text_deltas(runner, choice())
     await anext(found)
     assert runner.open == 1
     await found.aclose()

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from starlette.types import Message
 
-from launcher.api.disconnect import Disconnected, until_disconnect
+from launcher.asgi.responses import Disconnected, until_disconnect
 
 
 async def never() -> Message:

@@ -21,9 +21,9 @@ from openai.types.chat import (
 )
 
 from launcher.api.body import parse
-from launcher.api.errors import ApiError
-from launcher.api.fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, Fields, same
-from launcher.api.schema import Body, ChatRequest, CompletionRequest, Message, StreamOptions
+from launcher.api.extra_fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, Fields, same
+from launcher.api.request_schema import Body, ChatRequest, CompletionRequest, Message, StreamOptions
+from launcher.asgi.errors import ApiError
 
 API = Path(__file__).parents[2] / "docs" / "api.md"
 GOOD: dict[type[Body], dict[str, object]] = {

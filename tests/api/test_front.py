@@ -8,8 +8,8 @@ import re
 import httpx
 import pytest
 
-from launcher.api.access import REQUEST_ID
-from launcher.api.front import Front
+from launcher.asgi.config import FrontendConfig
+from launcher.asgi.middleware import REQUEST_ID
 from tests.api.runners import Scripted, client_of, said
 
 ASK = {"model": "scripted", "prompt": "p", "max_tokens": 4}
@@ -32,7 +32,7 @@ async def test_a_clients_request_id_is_in_every_answer_and_in_the_log(
 ) -> None:
     log = logging.getLogger("test.ids")
     with caplog.at_level(logging.INFO):
-        async with client_of(scripted(), front=Front("right"), log=log) as client:
+        async with client_of(scripted(), frontend=FrontendConfig("right"), log=log) as client:
             for path, body, key, status in (
                 ("/v1/completions", ASK, "right", 200), ("/v1/completions", ASK | {"stream": True}, "right", 200),
                 ("/v1/completions", ASK | {"n": 0}, "right", 400), ("/v1/completions", ASK, "wrong", 401),
@@ -108,7 +108,7 @@ async def test_json_by_any_of_its_names_is_read(headers: dict[str, str]) -> None
 
 
 async def test_an_alias_is_a_name_of_the_model() -> None:
-    async with client_of(scripted(), front=Front(aliases=("gpt-4o", "a/b", "scripted"))) as client:
+    async with client_of(scripted(), frontend=FrontendConfig(aliases=("gpt-4o", "a/b", "scripted"))) as client:
         listed = (await client.get("/v1/models")).json()["data"]
         assert [(card["id"], card["root"]) for card in listed] == [
             (n, "scripted") for n in ("scripted", "gpt-4o", "a/b")
@@ -124,7 +124,7 @@ async def test_an_alias_is_a_name_of_the_model() -> None:
 
 @pytest.mark.parametrize("name", ["gpt-5", "Scripted", "x" * 10**5])
 async def test_an_unknown_model_is_told_which_are_served(name: str) -> None:
-    async with client_of(scripted(), front=Front(aliases=("gpt-4o",))) as client:
+    async with client_of(scripted(), frontend=FrontendConfig(aliases=("gpt-4o",))) as client:
         answer = await client.post("/v1/completions", json=ASK | {"model": name})
     error = answer.json()["error"]
     assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
@@ -148,9 +148,10 @@ async def test_a_page_that_may_call_is_told_so_before_and_with_every_answer(orig
         "Access-Control-Request-Method": "POST",
         "Access-Control-Request-Headers": "authorization,content-type,x-stainless-lang",
     }
-    async with client_of(scripted(), front=Front("right", cors_origins=origins)) as client:
+    async with client_of(scripted(), frontend=FrontendConfig("right", cors_origins=origins)) as client:
         answer = await client.options("/v1/completions", headers=preflight)
         assert (answer.status_code, origin_of(answer)) == (200, expected)
+        assert answer.headers.get_list(REQUEST_ID)[0].startswith("req_")
         assert "authorization" in answer.headers["access-control-allow-headers"]
         for key, body, status in (("right", ASK, 200), ("right", ASK | {"stream": True}, 200), ("wrong", ASK, 401),
                                   ("right", ASK | {"n": 0}, 400)):  # fmt: skip
@@ -160,10 +161,14 @@ async def test_a_page_that_may_call_is_told_so_before_and_with_every_answer(orig
 
 
 async def test_another_page_may_not_call() -> None:
-    async with client_of(scripted(), front=Front(cors_origins=("http://localhost:3000",))) as client:
+    async with client_of(scripted(), frontend=FrontendConfig(cors_origins=("http://localhost:3000",))) as client:
         for origin in ("http://evil", "http://localhost:3001", "https://localhost:3000", "null"):
-            asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
-            assert (await client.options("/v1/completions", headers=asked)).status_code == 400
+            asked = {"Origin": origin, "Access-Control-Request-Method": "POST", REQUEST_ID: "mine"}
+            refused = await client.options("/v1/completions", headers=asked)
+            assert (refused.status_code, refused.headers.get_list(REQUEST_ID)) == (400, ["mine"])
+            assert refused.json()["error"]["code"] == "cors_refused"
+            assert origin in refused.json()["error"]["message"]
+            assert (origin_of(refused), "Origin" in refused.headers["vary"]) == (None, True)
             assert origin_of(await client.get("/v1/models", headers={"Origin": origin})) is None
 
 

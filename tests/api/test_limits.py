@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.api.front import Front, Limits, check_aliases, check_origins
+from launcher.asgi.config import FrontendConfig, Limits, check_aliases, check_origins
 from launcher.core.errors import UserError
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
-from tests.api.raw import Address, answer_to, connected, dripped, error, request, said, server, statuses
+from tests.api.raw import Address, answer_to, connected, dripped, error, ids, request, said, server, statuses
 from tests.api.runners import Scripted
 from tests.api.runners import said as produced
 
@@ -162,7 +162,21 @@ def test_what_is_no_request_is_told_so_once_and_ends_the_connection(plain: Addre
     found = answer_to(plain, sent)
     assert statuses(found) == [400]
     assert error(found).keys() == {"message", "type", "param", "code"}
+    assert ids(found)[0].startswith("req_")
     assert lives(plain)
+
+
+def test_an_answer_before_the_app_has_the_clients_own_id_and_no_earlier_ones(plain: Address) -> None:
+    mine, garbage = b"x-request-id: mine\r\n", b"\x16\x03\x01"
+    assert ids(answer_to(plain, HEAD + mine + b"Content-Length: x\r\n\r\n")) == ["mine"]
+    with connected(plain) as client:
+        client.sendall(b"GET /health HTTP/1.1\r\nHost: x\r\n" + mine + b"\r\n")
+        found = client.recv(65536)
+        client.sendall(garbage)
+        found += said(client)
+    assert statuses(found) == [200, 400]
+    assert ids(found)[0] == "mine"
+    assert ids(found)[1].startswith("req_")
 
 
 @settings(max_examples=40, deadline=None)
@@ -280,4 +294,4 @@ def test_origins_and_aliases_that_can_be() -> None:
     for alias in ("", " ", "a\nb"):
         with pytest.raises(UserError, match=r"backend\.aliases"):
             check_aliases([alias])
-    assert Front().limits == Limits()
+    assert FrontendConfig().limits == Limits()

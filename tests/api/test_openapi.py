@@ -16,16 +16,16 @@ from openapi_python_client.config import Config, ConfigFile, MetaType
 from openapi_spec_validator import OpenAPIV31SpecValidator, validate
 
 from launcher.api.app import OPERATIONS
-from launcher.api.description import described
-from launcher.api.fields import SAMPLED
-from launcher.api.front import Front
+from launcher.api.extra_fields import SAMPLED
+from launcher.api.openapi import openapi_document
+from launcher.asgi.config import FrontendConfig
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
 from tests.api import raw
 from tests.api.runners import Scripted, client_of, said
 
-KEYED = described(OPERATIONS, keyed=True)
+KEYED = openapi_document(OPERATIONS, keyed=True)
 MESSAGES = [{"role": "user", "content": "hi"}]
 COMPLETION, CHAT = "/v1/completions", "/v1/chat/completions"
 
@@ -49,7 +49,7 @@ def replies(method: str, path: str, status: int, media: str = "application/json"
 
 @pytest.mark.parametrize("key", [None, "right"])
 async def test_the_document_is_openapi_3_1(key: str | None) -> None:
-    async with client_of(Scripted([]), front=Front(key)) as client:
+    async with client_of(Scripted([]), frontend=FrontendConfig(key)) as client:
         answer = await client.get("/openapi.json", headers={"Authorization": f"Bearer {key}"})
     document = answer.json()
     validate(document, cls=OpenAPIV31SpecValidator)
@@ -123,7 +123,7 @@ async def test_what_is_read_is_as_described(path: str) -> None:
 async def test_errors_are_as_described(script: list[Exception], sent: dict[str, Any], status: int) -> None:
     asked: dict[str, Any] = {} if "content" in sent else {"json": {"model": "scripted", "prompt": "a"}}
     headers = {"Authorization": "Bearer right"} | sent.pop("headers", {})
-    async with client_of(Scripted(script), front=Front("right")) as client:
+    async with client_of(Scripted(script), frontend=FrontendConfig("right")) as client:
         answer = await client.post(COMPLETION, **asked | sent, headers=headers)
     assert answer.status_code == status
     fits(answer.json(), replies("post", COMPLETION, status))

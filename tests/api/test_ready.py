@@ -5,8 +5,8 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from launcher.api import ready
-from launcher.api.ready import Readiness
+from launcher.api import service
+from launcher.api.service import Readiness
 from launcher.core.errors import QueueFull
 from launcher.engines.base import GenerationRequest, TokenOutput
 from tests.api.runners import Scripted, said
@@ -43,7 +43,7 @@ async def test_traffic_makes_ready_without_asking() -> None:
 
 
 async def test_an_old_token_proves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ready, "FRESH_S", -1)
+    monkeypatch.setattr(service, "FRESH_S", -1)
     runner = Hung([])
     readiness = Readiness(runner, 0.01)
     readiness.produced()

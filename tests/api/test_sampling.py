@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.api.errors import ApiError
+from launcher.api.request_schema import MAX_SEED, CompletionRequest
 from launcher.api.sampling import check_range, choices, seed_of, token_limit
-from launcher.api.schema import MAX_SEED, CompletionRequest
+from launcher.asgi.errors import ApiError
 from launcher.engines.base import Sampling
 
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.api.text import Decoder, StopFilter
+from launcher.api.detokenizer import StopFilter, Utf8Decoder
 
 pieces = st.lists(st.binary(max_size=4) | st.sampled_from(["é", "€", "😀", "a"]).map(str.encode), max_size=12)
 
 
 @given(pieces)
 def test_decoding_in_pieces_gives_what_decoding_at_once_gives(data: list[bytes]) -> None:
-    decoder = Decoder()
+    decoder = Utf8Decoder()
     text = "".join(decoder.feed(piece)[1] for piece in data) + decoder.finish()
     assert text == b"".join(data).decode("utf-8", errors="replace")
     assert decoder.chars == len(text)
@@ -21,7 +21,7 @@ def test_decoding_in_pieces_gives_what_decoding_at_once_gives(data: list[bytes])
 
 @given(pieces)
 def test_an_offset_is_that_of_the_character_with_the_first_byte(data: list[bytes]) -> None:
-    decoder = Decoder()
+    decoder = Utf8Decoder()
     for i, piece in enumerate(data):
         offset, _ = decoder.feed(piece)
         if piece:
@@ -30,13 +30,13 @@ def test_an_offset_is_that_of_the_character_with_the_first_byte(data: list[bytes
 
 
 def test_every_byte_of_a_character_has_its_offset() -> None:
-    decoder = Decoder()
+    decoder = Utf8Decoder()
     fed = [decoder.feed(bytes([byte])) for byte in "a€b".encode()]
     assert fed == [(0, "a"), (1, ""), (1, ""), (1, "€"), (2, "b")]
 
 
 def test_bytes_that_never_become_a_character_are_replaced_at_the_end() -> None:
-    decoder = Decoder()
+    decoder = Utf8Decoder()
     assert decoder.feed("€".encode()[:2]) == (0, "")
     assert decoder.finish() == "\ufffd"
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import AddedToken, normalizers
 
-from launcher.api.echo import echoed
+from launcher.api.echoed_prompt import echoed
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.checkpoints.tokenizers.sentencepiece import Added, SentencePieceTokenizer
 from launcher.core.prompt_logprobs import check_offsets, spans

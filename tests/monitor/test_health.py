@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from launcher.api.errors import DEAD, RESTARTING
+from launcher.asgi.errors import DEAD, RESTARTING
 from launcher.core.types import Endpoint, Liveness, ServerState
 from launcher.monitor import health
 

@@ -16,7 +16,7 @@ import pytest
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from launcher.api.app import create_app
-from launcher.api.server import bind, server_log, serving
+from launcher.asgi.server import bind, server_log, serving
 from launcher.cli.app import launch
 from launcher.core import redaction
 from launcher.distributed.allocation import allocate

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from launcher.api.app import create_app
-from launcher.api.server import bind, server_log, serving
+from launcher.asgi.server import bind, server_log, serving
 from launcher.core.types import Endpoint
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer, normalizers
 from transformers import AutoTokenizer
 
 from launcher.api.app import create_app
-from launcher.api.server import bind, server_log, serving
+from launcher.asgi.server import bind, server_log, serving
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
 from launcher.core.types import Check, Endpoint
 from launcher.engines.echo import Echo, EchoRunner

@@ -105,7 +105,7 @@ class Command(Backend):
 
 def _free(host: str, port: int) -> int:
     """Return ``port``, or any, which was free a moment ago. Raises `UserError`."""
-    from launcher.api.server import bind
+    from launcher.asgi.server import bind
     from launcher.backends.ports import free
 
     with bind(host, port):

@@ -10,9 +10,9 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from launcher.api.front import Limits, check_aliases, check_origins
+from launcher.asgi.config import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, check_ports, check_seconds, check_world_size
-from launcher.backends.endpoint import ANY_PORT, api_key, base_url, front_of, planned_url, wait_ready
+from launcher.backends.endpoint import ANY_PORT, api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.core.errors import UserError
@@ -80,7 +80,7 @@ class PyTriton(Backend):
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
         from launcher.api.app import create_app
-        from launcher.api.server import bind, server_log, serving
+        from launcher.asgi.server import bind, server_log, serving
         from launcher.backends.pytriton.request_handler import served_in_thread
         from launcher.backends.pytriton.runner import TritonRunner
 
@@ -98,7 +98,7 @@ class PyTriton(Backend):
             triton.wait()
             app = create_app(
                 runner,
-                front=front_of(self, key),
+                frontend=frontend_of(self, key),
                 admission=d.admission,
                 ready_timeout_s=self.start_timeout_s,
                 log=log,

@@ -10,9 +10,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.api.front import Limits, check_aliases, check_origins
+from launcher.asgi.config import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, check_ports
-from launcher.backends.endpoint import api_key, base_url, front_of, planned_url, wait_ready
+from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
 from launcher.backends.ray.resources import Node, count, memory, rooms
 from launcher.core.errors import UserError
@@ -126,7 +126,7 @@ class Ray(Backend):
 
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
-        from launcher.api.server import bind, server_log
+        from launcher.asgi.server import bind, server_log
         from launcher.backends.ray.supervisor import Supervisor
 
         key, path = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
@@ -169,7 +169,7 @@ class Ray(Backend):
             share=self._share(deployment, allocation),
             routing=self.routing,
             patience=Timeouts(self.start_timeout_s, self.stop_timeout_s, self.probe_timeout_s, self.stall_timeout_s),
-            front=front_of(self, key),
+            frontend=frontend_of(self, key),
             home=Path(),
             working_folder=Path.cwd(),
             listener=listener,

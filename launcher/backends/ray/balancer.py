@@ -12,9 +12,9 @@ from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 
-from launcher.api.access import REQUEST_ID
-from launcher.api.errors import ApiError
-from launcher.api.front import Limits
+from launcher.asgi.config import Limits
+from launcher.asgi.errors import ApiError
+from launcher.asgi.middleware import REQUEST_ID
 from launcher.backends.ray.driver_config import Routing, Timeouts
 from launcher.backends.ray.heartbeat import Address
 from launcher.backends.ray.shared_secret import HEADER

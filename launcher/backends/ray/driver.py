@@ -17,8 +17,8 @@ from concurrent.futures import Future
 from contextlib import ExitStack, suppress
 from functools import partial
 
-from launcher.api.browsers import allowing
-from launcher.api.server import bind, server_log, serving
+from launcher.asgi.middleware import with_cors
+from launcher.asgi.server import bind, server_log, serving
 from launcher.backends.ray import application, session_dir
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.cluster import LocalRay
@@ -88,7 +88,7 @@ class Driver:
     def __init__(self, assignment: DriverConfig) -> None:
         a = self._assignment = assignment
         self._balancer = Balancer(
-            a.home, a.listener, a.scale.most + SPARE_SLOTS, a.routing, a.patience, a.secret, a.front.limits
+            a.home, a.listener, a.scale.most + SPARE_SLOTS, a.routing, a.patience, a.secret, a.frontend.limits
         )
         if a.validator_token is not None and not a.admitted:
             self._balancer.keep_out(a.validator_token)
@@ -109,7 +109,7 @@ class Driver:
                 bind("127.0.0.1", 0),
             )
             status = Status(self._fleet, self._scaler, a.secret).app()
-            stack.enter_context(serving(allowing(status, a.front.cors_origins), bound, log, 1.0))
+            stack.enter_context(serving(with_cors(status, a.frontend.cors_origins), bound, log, 1.0))
             self._balancer.start(bound.getsockname()[:2])
             threading.Thread(target=self._mind_start, args=(say,), name="start", daemon=True).start()
             a = self._ray.start()

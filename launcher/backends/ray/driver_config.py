@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
-from launcher.api.front import Front
+from launcher.asgi.config import FrontendConfig
 from launcher.core.types import Json
 from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
@@ -86,7 +86,7 @@ class DriverConfig:
     share: ResourceShare
     routing: Routing
     patience: Timeouts
-    front: Front
+    frontend: FrontendConfig
     home: Path
     working_folder: Path
     listener: int

@@ -9,7 +9,7 @@ from contextlib import ExitStack
 from dataclasses import asdict, replace
 from multiprocessing import AuthenticationError
 
-from launcher.api.front import Limits
+from launcher.asgi.config import Limits
 from launcher.backends.ray.driver_config import DriverConfig
 from launcher.backends.ray.heartbeat import PERIOD_S, Address, HeartbeatClient
 from launcher.backends.ray.shared_secret import SharedSecret
@@ -59,7 +59,7 @@ class Replica:
 
     def _serve(self, assignment: DriverConfig, voice: HeartbeatClient) -> AsyncEngine:
         from launcher.api.app import create_app
-        from launcher.api.server import bind, server_log, serving
+        from launcher.asgi.server import bind, server_log, serving
 
         os.chdir(assignment.working_folder)
         d, patience, enter = assignment.deployment, assignment.patience, self._open.enter_context
@@ -70,10 +70,12 @@ class Replica:
         bound = enter(bind(LOOPBACK if who["node"] == assignment.host else who["node"], 0))
         log = enter(server_log(RunFolder(d.folder).server_log))
         runner = enter(d.engine.load(d, allocation))
-        app = create_app(runner, front=assignment.front, ready_timeout_s=patience.start_s, log=log)
+        app = create_app(runner, frontend=assignment.frontend, ready_timeout_s=patience.start_s, log=log)
         host, port = bound.getsockname()[:2]
         enter(
-            serving(SharedSecret(app, assignment.secret), bound, log, patience.stop_s, roomier(assignment.front.limits))
+            serving(
+                SharedSecret(app, assignment.secret), bound, log, patience.stop_s, roomier(assignment.frontend.limits)
+            )
         )
         voice.say({"kind": "ready", **who, "host": host, "port": port, "model": runner.model})
         return runner

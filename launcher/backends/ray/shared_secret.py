@@ -7,8 +7,8 @@ import hmac
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from launcher.api.encode import refuse
-from launcher.api.errors import ApiError
+from launcher.asgi.errors import ApiError
+from launcher.asgi.responses import error_response
 
 HEADER = "x-launcher-run"
 """HAProxy puts it in place of any that a client sends."""
@@ -26,4 +26,4 @@ class SharedSecret:
         if scope["type"] != "http" or hmac.compare_digest(sent, self._secret):
             return await self._app(scope, receive, send)
         error = ApiError(403, "a replica answers only through its run's endpoint", code="not_the_endpoint")
-        return await refuse(error)(scope, receive, send)
+        return await error_response(error)(scope, receive, send)

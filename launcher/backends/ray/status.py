@@ -19,8 +19,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from launcher.api.encode import refuse, respond
-from launcher.api.errors import ApiError
+from launcher.asgi.errors import ApiError
+from launcher.asgi.responses import error_response, json_response
 from launcher.backends.ray.balancer import NOBODY, RETRY_AFTER_S
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
@@ -62,14 +62,14 @@ class Status:
             async with asyncio.timeout(HOLD_S):
                 while not self._fleet.members():
                     await asyncio.sleep(STEP_S)
-        return refuse(ApiError(503, NOBODY, code="no_replica", headers={"Retry-After": str(RETRY_AFTER_S)}))
+        return error_response(ApiError(503, NOBODY, code="no_replica", headers={"Retry-After": str(RETRY_AFTER_S)}))
 
     async def health(self, request: Request) -> Response:
         """Say that the service lives, with all engines' counters added up, and each replica's state."""
         answers = await self._ask("/health", request)
         states = [parsed(answer.body)["engine"] for answer in answers]
         total = EngineState(**{name: sum(state[name] for state in states) for name in COUNTS})
-        return respond(
+        return json_response(
             {
                 "status": "live" if len(states) >= self._scaler.wanted else "replacing",
                 "engine": asdict(total),
@@ -88,7 +88,7 @@ class Status:
             return Response(refused[0].body, refused[0].status, media_type="application/json")
         texts = [answer.body.decode() for answer in answers]
         if not texts:
-            return refuse(ApiError(503, NOBODY, code="no_replica"))
+            return error_response(ApiError(503, NOBODY, code="no_replica"))
         return Response(merge(texts) + self._replicas(), media_type=CONTENT_TYPE_LATEST)
 
     def _replicas(self) -> bytes:

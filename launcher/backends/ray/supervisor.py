@@ -18,9 +18,9 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.api.encode import refuse
-from launcher.api.errors import DEAD, ApiError
-from launcher.api.server import serving
+from launcher.asgi.errors import DEAD, ApiError
+from launcher.asgi.responses import error_response
+from launcher.asgi.server import serving
 from launcher.backends.ray import cluster, existing, session_dir
 from launcher.backends.ray.driver_config import ADMIT, DriverConfig
 from launcher.backends.ray.nodes import Nodes
@@ -111,7 +111,7 @@ class Supervisor:
     def _tell(self, reason: str) -> None:
         """Answer every client with the reason why nobody else will, until it is time to stop."""
         bound = socket.socket(fileno=os.dup(self._assignment.listener))
-        with serving(refuse(ApiError(503, reason, code=DEAD)), bound, self._log, stop_timeout_s=1.0):
+        with serving(error_response(ApiError(503, reason, code=DEAD)), bound, self._log, stop_timeout_s=1.0):
             self._stopped.wait()
 
     def _keep(self) -> None:

@@ -13,7 +13,7 @@ import httpx
 import psutil
 import pytest
 
-from launcher.api.front import Limits
+from launcher.asgi.config import Limits
 from launcher.backends.ray import session_dir
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.driver_config import Routing, Timeouts

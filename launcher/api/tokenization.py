@@ -9,12 +9,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from launcher.api.chat import render
-from launcher.api.encode import respond
-from launcher.api.errors import ApiError, invalid
-from launcher.api.large import beside
+from launcher.api.request_schema import ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.sampling import check_range, check_tokens
-from launcher.api.schema import ReferenceRequest, TokenizeRequest, TokensRequest
 from launcher.api.service import Service, service_of
+from launcher.api.threads import run_in_thread_if_large
+from launcher.asgi.errors import ApiError, invalid
+from launcher.asgi.responses import json_response
 from launcher.core.types import Json
 
 Tokens = TypeVar("Tokens", bound=TokensRequest)
@@ -27,29 +27,29 @@ async def tokenize(request: Request) -> Response:
     service.name(body.model)
     if (body.prompt is None) == (body.messages is None):
         raise invalid("prompt", "give either prompt or messages")
-    tokenizer = service.runner.tokenizer
+    tokenizer = service.engine.tokenizer
     if body.messages is not None:
         tokens = list(await render(body.messages, body.rendering(), tokenizer))
     else:
         text, special = body.prompt or "", body.add_special_tokens
-        tokens = await beside(len(text), lambda: tokenizer.encode(text, special=special))
-    answer = {"tokens": tokens, "count": len(tokens), "max_model_len": service.runner.context_length}
+        tokens = await run_in_thread_if_large(len(text), lambda: tokenizer.encode(text, special=special))
+    answer = {"tokens": tokens, "count": len(tokens), "max_model_len": service.engine.context_length}
     if body.return_token_strs:
-        answer["token_strs"] = [service.runner.tokenizer.token_name(token) for token in tokens]
-    return respond(answer)
+        answer["token_strs"] = [service.engine.tokenizer.token_name(token) for token in tokens]
+    return json_response(answer)
 
 
 async def detokenize(request: Request) -> Response:
     """Return ``{prompt}``: the text of token ids, without special tokens."""
     service = service_of(request)
     body = await _tokens(request, service, TokensRequest)
-    check_range(body.tokens, service.runner.tokenizer.vocab_size, "tokens")
-    return respond({"prompt": service.runner.tokenizer.decode(body.tokens)})
+    check_range(body.tokens, service.engine.tokenizer.vocab_size, "tokens")
+    return json_response({"prompt": service.engine.tokenizer.decode(body.tokens)})
 
 
 async def tokenizer_info(request: Request) -> Response:
     """Return what the tokenizer says about itself: special tokens, size, chat template."""
-    return respond(service_of(request).runner.tokenizer.info())
+    return json_response(service_of(request).engine.tokenizer.info())
 
 
 async def reference_logprobs(request: Request) -> Response:
@@ -61,21 +61,21 @@ async def reference_logprobs(request: Request) -> Response:
     service = service_of(request)
     body = await _tokens(request, service, ReferenceRequest)
     tokens = body.tokens
-    check_tokens(tokens, service.runner, "tokens")
-    if not 1 <= len(tokens) <= service.runner.context_length:
-        raise invalid("tokens", f"tokens: accepted are 1 to {service.runner.context_length} tokens, got {len(tokens)}")
+    check_tokens(tokens, service.engine, "tokens")
+    if not 1 <= len(tokens) <= service.engine.context_length:
+        raise invalid("tokens", f"tokens: accepted are 1 to {service.engine.context_length} tokens, got {len(tokens)}")
     try:
-        logprobs = await asyncio.to_thread(service.runner.reference, tokens)
+        logprobs = await asyncio.to_thread(service.engine.reference, tokens)
     except NotImplementedError:
         raise ApiError(501, "this engine has no plain forward pass", code="not_implemented") from None
     exact = await _exact(service, tokens) if body.exact else {}
-    return respond({"token_logprobs": [None, *logprobs], **exact})
+    return json_response({"token_logprobs": [None, *logprobs], **exact})
 
 
 async def _exact(service: Service, tokens: list[int]) -> dict[str, Json]:
     """Compute in the wider type; an engine that cannot, or has no memory for it, says why and is none the worse."""
     try:
-        logprobs = await asyncio.to_thread(service.runner.exact_reference, tokens)
+        logprobs = await asyncio.to_thread(service.engine.exact_reference, tokens)
     except (NotImplementedError, RuntimeError) as error:
         return {
             "exact_token_logprobs": None,

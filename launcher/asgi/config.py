@@ -1,4 +1,4 @@
-"""How a server meets its clients: the key it asks for, its names, who may call from a browser, and its limits."""
+"""Settings of a server towards its clients: API key, model names, CORS origins, and limits."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ ANY_ORIGIN = "*"
 
 @dataclass
 class Limits:
-    """What a client may take of a server before it has shown a key, and how large a request may be.
+    """Limits on connections and requests, which hold before the API key is checked.
 
     A request's line and headers have at most ``header_bytes`` bytes and ``headers`` headers; they must be there within
     ``header_timeout_s`` of the connection's opening, or of the last answer's end once the client sends again. A body
@@ -35,11 +35,11 @@ class Limits:
 
 
 @dataclass(frozen=True)
-class Front:
-    """What all servers of this program have in common before an engine is asked.
+class FrontendConfig:
+    """What a server checks before the engine gets a request.
 
-    ``api_key`` is asked of every request but health checks. ``aliases`` are further names of the model. Pages of
-    ``cors_origins`` may call from a browser; ``*`` is any page.
+    Each request but a health check needs ``api_key``. ``aliases`` are further names of the model. Web pages of
+    ``cors_origins`` may call from a browser; ``*`` means any page.
     """
 
     api_key: str | None = field(default=None, repr=False)

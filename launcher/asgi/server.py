@@ -15,8 +15,8 @@ from pathlib import Path
 import uvicorn
 from starlette.types import ASGIApp
 
-from launcher.api.front import Limits
-from launcher.api.protocol import LimitedProtocol, most_connections
+from launcher.asgi.config import Limits
+from launcher.asgi.protocol import LimitedProtocol, most_connections
 from launcher.core.errors import ServerError, UserError
 from launcher.core.files import append
 from launcher.core.redaction import redact

@@ -1,7 +1,8 @@
 """uvicorn's HTTP/1 protocol with limits: what a client may send, and how long it may take.
 
-uvicorn itself waits for ever for the rest of a request, and keeps headers of any size. The limits hold before the app,
-and so before a key, is looked at. Half of a request costs a timer; a whole one that comes in one piece costs none.
+uvicorn itself waits without a timeout for the rest of a request, and keeps headers of any size. The limits hold before
+the app is called, and so before the API key is checked. A request in several parts costs a timer; one that arrives
+whole costs none.
 """
 
 from __future__ import annotations
@@ -11,32 +12,35 @@ import resource
 from typing import Any
 
 import httptools
+from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol, RequestResponseCycle
 
-from launcher.api.encode import refuse
-from launcher.api.errors import ApiError
-from launcher.api.front import Limits
+from launcher.asgi.config import Limits
+from launcher.asgi.errors import ApiError
+from launcher.asgi.middleware import REQUEST_ID, request_id
+from launcher.asgi.responses import error_response
 
 SPARE_FILES = 64
-"""So many open files stay for everything but connections."""
+"""Open files that stay free for anything but connections."""
 HEAD, BODY, IDLE = "head", "body", "idle"
 
 
 def most_connections(limits: Limits) -> int:
-    """Return how many connections a process can have: those that are allowed, and that the system has files for."""
+    """Return the most connections of a process: ``limits.connections``, or what the limit on open files leaves."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     return limits.connections if soft == resource.RLIM_INFINITY else min(limits.connections, max(1, soft - SPARE_FILES))
 
 
 class LimitedProtocol(HttpToolsProtocol):
-    """One connection. It is closed when a limit is passed, with the reason where that can still be said."""
+    """One connection. It is closed when a limit is passed, with an error response where one can still be sent."""
 
     def __init__(self, *args: Any, limits: Limits, most: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._limits = limits
         self._most = most
-        self._served = self.app
+        self._served_app = self.app
         self._part = IDLE
         self._message = 0
         self._size = 0
@@ -48,7 +52,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         if len(self.connections) > self._most:
-            message = f"this server has as many connections as it takes ({self._most}); come back later"
+            message = f"this server has as many connections as it takes ({self._most}); retry later"
             self._refuse(ApiError(503, message, code="too_many_connections", headers={"Retry-After": "1"}))
             return
         self._watch()
@@ -65,7 +69,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if self._part == HEAD:
-            # What a header has so far is known to the parser alone: all of this data counts, if it is of one message.
+            # Only the parser knows the size of an unfinished header: all data of the same message counts.
             self._unfinished += len(data) if before == self._message else 0
             if self._unfinished > self._limits.header_bytes:
                 self._refuse(self._large_head())
@@ -84,7 +88,7 @@ class LimitedProtocol(HttpToolsProtocol):
                 self._refuse(ApiError(400, "this is no HTTP request", code="malformed_request"))
                 return
 
-    # What the parser says of a message
+    # Callbacks of the parser
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
@@ -103,11 +107,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.get_method() == b"CONNECT":
             raise ValueError("this server is no proxy")
         if self.parser.should_upgrade():
-            return  # it comes again, without the offer
+            return  # `_feed` parses it again, without the offer
         problem = self._problem()
         if problem is not None:
             self._note(problem)
-        self.app = self._served if problem is None else refuse(problem)
+        self.app = self._served_app if problem is None else self._response(problem)
         super().on_headers_complete()
         self._part, self._size = BODY, 0
 
@@ -129,10 +133,10 @@ class LimitedProtocol(HttpToolsProtocol):
         super()._start_asgi_task(cycle, _Unchunked(app, cycle) if old else app)  # type: ignore[arg-type]
 
     def _without_offer(self) -> bytes:
-        """Return the head of a request that offers another protocol, as it is without that, for a new parser.
+        """Return the head of a request without its offer of another protocol, for a new parser.
 
-        A server may go on without what it is offered (RFC 9110, 7.8), but the parser then takes the body for the other
-        protocol. Java's client offers HTTP/2 with its first request.
+        A server may ignore the offer (RFC 9110, 7.8), but the parser would then take the body for the other protocol.
+        Java's client offers HTTP/2 with its first request.
         """
         first = b"%b %b HTTP/%b\r\n" % (self.parser.get_method(), self.url, self.parser.get_http_version().encode())
         kept = [header for header in self.headers if header[0] not in (b"connection", b"upgrade")]
@@ -144,7 +148,7 @@ class LimitedProtocol(HttpToolsProtocol):
     # Time
 
     def _watch(self) -> None:
-        """Give the rest of a message its time; where nothing is expected of the client, there is no limit."""
+        """Start the timer for the rest of a message; no timer runs while the client waits for the server."""
         waits = self._expected()
         if waits == self._waits:
             return
@@ -170,20 +174,20 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._part == IDLE:
             self.transport.close()
         elif self._part == BODY and self.cycle is not self._active:
-            self._watch()  # it waits for the answer to an earlier request, not for the client
+            self._watch()  # the server still answers an earlier request
         else:
             seconds = self._limits.body_timeout_s if self._part == BODY else self._limits.header_timeout_s
             message = f"the request's {self._part} did not arrive within {seconds:g} s"
             self._refuse(ApiError(408, message, code="request_timeout"))
 
-    # Refusing
+    # Error responses
 
     @property
     def _busy(self) -> bool:
         return self._active is not None and not self._active.response_complete
 
     def _problem(self) -> ApiError | None:
-        """Return why a request whose headers are there is not for the app, or None."""
+        """Return why a request with these headers must not reach the app, or None."""
         if self._size > self._limits.header_bytes or len(self.headers) > self._limits.headers:
             return self._large_head()
         if self.parser.get_http_version() not in ("1.0", "1.1"):
@@ -202,8 +206,14 @@ class LimitedProtocol(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(ApiError(400, msg, code="malformed_request"))
 
+    def _response(self, error: ApiError) -> Response:
+        """Return the error response with the request's id; between two messages, the headers are of the last one."""
+        response = error_response(error)
+        response.headers[REQUEST_ID] = request_id(Headers(raw=[] if self._part == IDLE else self.headers))
+        return response
+
     def _refuse(self, error: ApiError) -> None:
-        """Say why, and close. Where answers to whole requests are under way they are sent first, and nothing else."""
+        """Send the error, and close. A response that has begun is finished first; then nothing else is sent."""
         self._unwatch()
         self._unset_keepalive_if_required()
         if self._busy and self._part != BODY:
@@ -212,7 +222,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return
         self._note(error)
         if self._part != BODY or (self._active is self.cycle and not self.cycle.response_started):
-            self.transport.write(_written(error))
+            self.transport.write(_written(error.status, self._response(error)))
         self.transport.close()
         if self.cycle is not None:
             self.cycle.disconnected = True
@@ -220,7 +230,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
 
 class _Unchunked:
-    """An answer to a client of HTTP/1.0, which knows no chunks: one of unknown length ends with the connection."""
+    """A response to an HTTP/1.0 client, which reads no chunks: the end of the connection ends a stream."""
 
     def __init__(self, app: ASGIApp, cycle: RequestResponseCycle) -> None:
         self._app = app
@@ -239,9 +249,8 @@ class _Unchunked:
         await self._app(scope, receive, plain)
 
 
-def _written(error: ApiError) -> bytes:
-    """Return a whole answer as it goes over the wire."""
-    answer = refuse(error)
+def _written(status: int, answer: Response) -> bytes:
+    """Return a whole response as the bytes to send."""
     headers = [*answer.raw_headers, *([] if "connection" in answer.headers else [(b"connection", b"close")])]
     lines = b"".join(name + b": " + value + b"\r\n" for name, value in headers)
-    return STATUS_LINE[error.status] + lines + b"\r\n" + bytes(answer.body)
+    return STATUS_LINE[status] + lines + b"\r\n" + bytes(answer.body)

@@ -13,10 +13,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from launcher import __version__
-from launcher.api.access import REQUEST_ID
-from launcher.api.fields import Fields
-from launcher.api.replies import ErrorReply
-from launcher.api.schema import Body
+from launcher.api.extra_fields import Fields
+from launcher.api.request_schema import Body
+from launcher.api.response_schema import ErrorReply
+from launcher.asgi.middleware import REQUEST_ID
 from launcher.core.types import Json
 
 Endpoint = Callable[[Request], Awaitable[Response]]
@@ -70,7 +70,7 @@ class Operation:
                 yield model, "serialization"
 
 
-def described(operations: Sequence[Operation], *, keyed: bool) -> Json:
+def openapi_document(operations: Sequence[Operation], *, keyed: bool) -> Json:
     """Return the OpenAPI document of a server, which asks for a key if it is ``keyed``."""
     paths: dict[str, Json] = {}
     for operation in operations:

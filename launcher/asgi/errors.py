@@ -1,9 +1,9 @@
-"""Refusals in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
+"""Errors in OpenAI's shape: ``{"error": {"message", "type", "param", "code"}}``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from launcher.core.errors import EngineUnavailable, QueueFull
@@ -11,18 +11,16 @@ from launcher.core.tokenizer import TextRefused
 from launcher.core.types import Json
 
 DEAD, RESTARTING = "engine_dead", "engine_restarting"
-"""What ``/health`` says of an engine that does not answer: for good, or not for long."""
-
-
+"""The error codes of ``/health`` for an engine that failed permanently, and for one that restarts."""
 QUOTED = 200
-"""So many characters of a request an error quotes at most."""
+"""The most characters of a request that an error quotes."""
 LONGEST = 2000
-"""So many characters a message has at most, also one that lists what is accepted."""
+"""The most characters of a message."""
 
 
 @dataclass
 class ApiError(Exception):
-    """A request that is not answered: HTTP ``status``, what is wrong, and which field is to blame."""
+    """An error response: HTTP ``status``, the message, and the field that causes it."""
 
     status: int
     message: str
@@ -53,15 +51,8 @@ def invalid(param: str | None, message: str, code: str | None = None) -> ApiErro
     return ApiError(400, message, param, code)
 
 
-def unknown_model(name: str, served: Sequence[str]) -> ApiError:
-    known = ", ".join(f"`{each}`" for each in served)
-    return ApiError(
-        404, f"The model `{clipped(name)}` does not exist; expected one of {known}", "model", "model_not_found"
-    )
-
-
 def quoted(value: Json) -> str:
-    """Return a value of a request as a message may show it: its beginning if it is long, its type if it has parts."""
+    """Return a value of a request for a message: the beginning of a long one, the type of an object or array."""
     if isinstance(value, dict | list):
         return f"an {json_type(value)}"
     return clipped(repr(value[:QUOTED] if isinstance(value, str) else value))
@@ -73,12 +64,12 @@ def json_type(value: Json) -> str:
 
 
 def clipped(text: str, most: int = QUOTED) -> str:
-    """Return the first ``most`` characters of a text, with a mark where something is missing."""
+    """Return the first ``most`` characters of a text; an ellipsis marks a cut."""
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
 def from_engine(error: Exception) -> ApiError | None:
-    """Return how to answer when the engine refuses, or None for an error that it should not raise."""
+    """Return the response to an error that an engine may raise; None for any other error."""
     if isinstance(error, QueueFull):
         wait = {"Retry-After": str(max(1, math.ceil(error.retry_after_s)))}
         return ApiError(429, str(error), code="queue_full", headers=wait)
@@ -90,5 +81,5 @@ def from_engine(error: Exception) -> ApiError | None:
 
 
 def internal(error: Exception) -> ApiError:
-    """Return the answer to a fault of ours; the details are in the server's log."""
+    """Return the response to a bug of this program; the server's log has the details."""
     return ApiError(500, f"internal error ({type(error).__name__}); the server's log says more", code="internal_error")

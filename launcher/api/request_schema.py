@@ -6,8 +6,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
-from launcher.api.errors import quoted
-from launcher.api.fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, TOKENIZE, Fields
+from launcher.api.extra_fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, TOKENIZE, Fields
+from launcher.asgi.errors import quoted
 from launcher.core.tokenizer import Rendering
 
 MAX_CHOICES = 128
