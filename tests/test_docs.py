@@ -70,6 +70,7 @@ def test_what_extending_shows_runs_as_it_is_written(tmp_path: Path) -> None:
         config.writelines(f"import {name}  # noqa\n" for name in written if name)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "planets.jsonl").write_text('{"id": "1", "question": "Is it round?", "answer": "YES!"}\n')
+    (tmp_path / "data" / "wordings.jsonl").write_text('{"wordings": ["Is it round?", "Is its shape round?"]}\n')
 
     command = re.search(r"^python launch\.py (?P<rest>engine=constant.*)$", text, re.M)
     assert command is not None
@@ -79,6 +80,7 @@ def test_what_extending_shows_runs_as_it_is_written(tmp_path: Path) -> None:
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     assert (found["endpoint"]["backend"], found["endpoint"]["engine"]) == ("plain", "constant")
     assert found["tasks"]["planets"]["metrics"]["exact_match"]["value"] == 1
+    assert found["tasks"]["wordings"]["metrics"]["agreement"]["value"] == 1
 
 
 def _place(code: str, folder: Path) -> str | None:

@@ -40,9 +40,11 @@ class CacheKey:
 
 
 def _whom(request: Request) -> str:
-    """Return who may share the answer: whoever asks for the same repeat, or only the same sample if it is drawn."""
+    """Return which requests may share an answer: those of one repeat; a drawn answer belongs to one request only."""
     sample = request.sample or ""
-    return sample.rpartition("/")[2] if request.body.get("temperature") == 0 else sample
+    if request.body.get("temperature") == 0:
+        return sample.rpartition("/")[2]
+    return f"{sample}#{request.index}" if request.index else sample
 
 
 class ResponseStore:

@@ -58,7 +58,9 @@ class Request:
     body: Mapping[str, Json]
     headers: Mapping[str, str] = field(default_factory=dict)
     sample: str | None = None
-    """Who asks, for logs: ``<task>/<id>/<repeat>``; never sent."""
+    """The sample that it belongs to, for logs: ``<task>/<id>/<repeat>``; never sent."""
+    index: int = 0
+    """Which of the sample's requests it is, from 0; those that its scoring sends come after its own."""
 
 
 @dataclass(frozen=True)
@@ -97,16 +99,28 @@ Handler = Callable[[Request], Awaitable[Response]]
 """What an adapter wraps, an evaluator calls, and a proxy mounts."""
 
 
+class Ask(Protocol):
+    """Sends a request while a sample is scored, for instance to a judge."""
+
+    async def __call__(self, request: Request, endpoint: str | None = None) -> Response:
+        """Return an answer that is whole and free of faults: its status is 2xx.
+
+        The request goes through the adapters to the run's own endpoint, or to the one named ``endpoint``. The
+        sampling of ``evaluate.*`` does not apply to it. Any other answer raises an error, which ``score`` lets pass:
+        it ends the sample as an answer to the sample's own request would. Raises `LookupError` for an unknown name.
+        """
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One question of a task: the request to send and the answer that is right.
+    """One item of a task: the requests to send, at least one, and the answer that is right.
 
     ``id`` is unique within the task; ``repeat`` counts from 0 when a task is asked several times.
     """
 
     task: str
     id: str
-    request: Request
+    requests: tuple[Request, ...]
     target: Json
     repeat: int = 0
 
@@ -136,7 +150,7 @@ NOT_ASKED = "not_asked"
 
 @dataclass(frozen=True)
 class Score:
-    """What a task says of one response. ``scores`` maps a metric to its value and is empty unless scored."""
+    """What a task says of a sample's responses. ``scores`` maps a metric to its value; empty unless scored."""
 
     status: Status
     prediction: Json = None
@@ -229,16 +243,18 @@ class Check:
 class Record:
     """One line of ``samples.jsonl``: a sample with everything that happened to it.
 
-    ``request`` is ``{path, body}`` as the task made it (before adapters), ``response`` the JSON body (or what the error
-    said), ``usage`` the token counts as the server gave them, ``latency_s`` the seconds it took with all retries,
-    ``notes`` what was odd about an answer without being wrong.
+    ``requests`` are ``{path, body}`` as the task made them (before adapters). ``responses`` has one entry for each: the
+    JSON body, what the error said, or None. A line names them ``request`` and ``response``: the one entry itself, or
+    the list of several. ``usage`` are the token counts as the server gave them, of several requests their sums.
+    ``latency_s`` are the seconds until the last answer, with all retries. ``notes`` is what was odd about an answer
+    without being wrong. ``scoring`` are the requests that the scoring sent: ``{endpoint, request, response}``.
     """
 
     task: str
     id: str
     repeat: int
-    request: Json
-    response: Json
+    requests: tuple[Json, ...]
+    responses: tuple[Json, ...]
     prediction: Json
     target: Json
     scores: Mapping[str, float]
@@ -247,6 +263,7 @@ class Record:
     latency_s: float
     reason: str | None = None
     notes: tuple[str, ...] = ()
+    scoring: tuple[Json, ...] = ()
 
     @property
     def key(self) -> str:

@@ -111,7 +111,7 @@ class CircuitBreaker:
         self._opened, self._answered, self._plainly = -math.inf, time.monotonic(), -math.inf
         self._path: str | None = None
         self._asking = asyncio.Lock()
-        self._losses: Counter[str] = Counter()
+        self._losses: Counter[tuple[str, int]] = Counter()
         self._slowest_s = 0.0
         self._row = 0
 
@@ -178,14 +178,14 @@ class CircuitBreaker:
             raise ServerAway("no answer since the server is back", outage=False) from None
 
     async def _lost(self, request: Request, what: str, start: float) -> None:
-        """Raise `ServerAway` for each `LOSSES`-th broken connection of a sample, although the server is there.
+        """Raise `ServerAway` for each `LOSSES`-th broken connection of a request, although the server is there.
 
         It may be back already; then an adapter that asks again would make it go away again and again.
         """
         if request.sample is None:
             return
-        self._losses[request.sample] += 1
-        if self._losses[request.sample] % LOSSES == 0:
+        self._losses[request.sample, request.index] += 1
+        if self._losses[request.sample, request.index] % LOSSES == 0:
             await self.outage(request.path, start)
             raise ServerAway(what)
 

@@ -13,10 +13,11 @@ from launcher.adapters.base import Adapter, all_running, pipeline
 from launcher.core.client import Client
 from launcher.core.lease import Lease
 from launcher.core.responses import checking
-from launcher.core.types import Endpoint, Handler, Health, Json, Record, Sample
+from launcher.core.types import Endpoint, Handler, Health, Json, Request, Response, Sample, Status
 from launcher.evaluate import outcome
-from launcher.evaluate.ask import SampleResult, Trouble, ask
+from launcher.evaluate.ask import SampleResult, ask
 from launcher.evaluate.breaker import CircuitBreaker, ServerGone, Unwatched
+from launcher.evaluate.exchange import Timing, Trouble
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.progress import Progress
 from launcher.evaluate.queue import OUTAGES, SampleQueue
@@ -62,7 +63,8 @@ async def evaluate(
         ):
             model, watched = endpoint.model, health or Unwatched()
             breaker = CircuitBreaker(client, client.patient(), model, watched, settings.max_pause_s, progress)
-            session = _Session(breaker, pipeline(adapters, checking(breaker)), tasks, questions, journal, progress)
+            handler = _bounded(pipeline(adapters, checking(breaker)), settings.concurrency)
+            session = _Session(breaker, handler, tasks, questions, journal, progress)
             await session.run(settings)
     return outcome.read(folder)
 
@@ -81,7 +83,7 @@ class _Session:
     ) -> None:
         self._breaker, self._handler, self._tasks = breaker, handler, tasks
         self._questions, self._journal, self._progress = questions, journal, progress
-        self._answered: list[Record] = []
+        self._timings: list[Timing] = []
         self._cached = 0
         self._accept_missing_finish = False
 
@@ -103,9 +105,9 @@ class _Session:
         """Return the pauses, and the speed without the time that they took."""
         pauses = self._breaker.pauses
         facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, pauses)]}
-        if self._answered or self._cached:
+        if self._timings or self._cached:
             asking_s = wall_s - sum(pause.seconds for pause in pauses)
-            facts["throughput"] = throughput(self._answered, asking_s, self._cached)
+            facts["throughput"] = throughput(self._timings, asking_s, self._cached)
         return facts
 
     async def _all(self, concurrency: int) -> str | None:
@@ -143,17 +145,27 @@ class _Session:
             return samples.again(sample, outage=asked.trouble is Trouble.away)
         if asked.trouble is Trouble.none:
             return False
-        away = await self._breaker.outage(sample.request.path, time.monotonic() - asked.record.latency_s)
+        away = await self._breaker.outage(asked.path, asked.began)
         return (away or asked.trouble is Trouble.outage) and samples.again(sample)
 
     def _end(self, asked: SampleResult) -> None:
         self._journal.add(asked.record)
         self._breaker.progressed()
-        if asked.cached:
-            self._cached += 1
-        else:
-            self._answered.append(replace(asked.record, request=None, response=None))
+        self._cached += asked.cached
+        if asked.record.status is not Status.failed:
+            self._timings += asked.timings
         self._progress.advanced(asked.record)
+
+
+def _bounded(handler: Handler, concurrency: int) -> Handler:
+    """Return a handler that has at most so many requests in flight: one sample may send several at a time."""
+    slots = asyncio.Semaphore(concurrency)
+
+    async def handle(request: Request) -> Response:
+        async with slots:
+            return await handler(request)
+
+    return handle
 
 
 def _given_up(asked: SampleResult) -> SampleResult:

@@ -66,6 +66,8 @@ class SampleSource:
                         yield self._noted(self._repeated(sample, repeat))
 
     def _noted(self, sample: Sample) -> Sample:
+        if not sample.requests:
+            raise TaskError(f"sample '{sample.id}' has no request")
         if sample.key in self.order:
             raise TaskError(f"two samples have the id '{sample.id}'")
         self.order[sample.key] = None
@@ -73,14 +75,18 @@ class SampleSource:
 
     def _repeated(self, sample: Sample, repeat: int) -> Sample:
         numbered = replace(sample, repeat=repeat)
-        return replace(numbered, request=overridden(numbered.request, self._settings, repeat, numbered.key))
+        requests = (
+            replace(overridden(request, self._settings, repeat), sample=numbered.key, index=index)
+            for index, request in enumerate(sample.requests)
+        )
+        return replace(numbered, requests=tuple(requests))
 
 
-def overridden(request: Request, settings: Evaluate, repeat: int, key: str) -> Request:
+def overridden(request: Request, settings: Evaluate, repeat: int) -> Request:
     """Return the request with the settings' sampling; one with ``echo`` asks for likelihoods and stays as it is."""
     if request.body.get("echo"):
-        return replace(request, sample=key)
+        return request
     seed = None if settings.seed is None else settings.seed + repeat
     length = "max_completion_tokens" if "max_completion_tokens" in request.body else "max_tokens"
     given = {"temperature": settings.temperature, length: settings.max_tokens, "seed": seed}
-    return replace(request, sample=key, body={**request.body, **{k: v for k, v in given.items() if v is not None}})
+    return replace(request, body={**request.body, **{k: v for k, v in given.items() if v is not None}})

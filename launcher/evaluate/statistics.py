@@ -7,8 +7,8 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from launcher.core.responses import token_count
 from launcher.core.types import NOT_ASKED, Json, Metric, Record, Status, TaskResult
+from launcher.evaluate.exchange import Timing
 
 Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: 95 % two-sided."""
@@ -123,16 +123,15 @@ def percentile(ordered: Sequence[float], share: float) -> float:
     return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
-def throughput(records: Iterable[Record], wall_s: float, cached: int = 0) -> dict[str, Json]:
-    """Return rates, latencies in seconds and token totals of the samples that were answered during ``wall_s`` seconds.
+def throughput(answered: Sequence[Timing], wall_s: float, cached: int = 0) -> dict[str, Json]:
+    """Return rates, latencies in seconds and token totals of the requests that a server answered in ``wall_s`` seconds.
 
-    Failed samples do not count. ``without_usage`` answers had no token counts that can be right, so that the token
-    figures lack them.
-    ``cached`` samples beside ``records`` were answered without the server.
+    ``without_usage`` answers had no token counts that can be right, so that the token figures lack them. ``cached``
+    requests beside these were answered without the server.
     """
-    answered = [r for r in records if r.status is not Status.failed]
-    latencies = sorted(r.latency_s for r in answered)
-    prompt, generated = _tokens(answered, "prompt_tokens"), _tokens(answered, "completion_tokens")
+    latencies = sorted(answer.latency_s for answer in answered)
+    prompt = sum(answer.prompt_tokens or 0 for answer in answered)
+    generated = sum(answer.completion_tokens or 0 for answer in answered)
     return {
         "requests": len(answered),
         "requests_per_s": _rate(len(answered), wall_s),
@@ -141,14 +140,10 @@ def throughput(records: Iterable[Record], wall_s: float, cached: int = 0) -> dic
         "prompt_tokens": prompt,
         "prompt_tokens_per_s": _rate(prompt, wall_s),
         "cached": cached,
-        "without_usage": sum(1 for r in answered if token_count(r.usage, "completion_tokens") is None),
+        "without_usage": sum(answer.completion_tokens is None for answer in answered),
         "latency_s": {f"p{p}": round(percentile(latencies, p / 100), 6) for p in (50, 90, 99) if latencies},
         "wall_s": round(wall_s, 6),
     }
-
-
-def _tokens(records: Iterable[Record], key: str) -> int:
-    return sum(token_count(r.usage, key) or 0 for r in records)
 
 
 def _rate(count: int, wall_s: float) -> float:

@@ -211,7 +211,7 @@ def needs(run: Run) -> frozenset[Capability]:
     first: list[Request] = []
     for name, task in run.tasks.items():
         with naming(name):
-            first += [sample.request for sample in islice(task.samples(name, run.model.name), 1)]
+            first += [r for sample in islice(task.samples(name, run.model.name), 1) for r in sample.requests]
     return certificate.needs(first)
 
 

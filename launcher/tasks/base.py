@@ -1,14 +1,14 @@
-"""The task interface: `samples` says what to ask, `score` says what an answer is worth."""
+"""The task interface: `samples` makes the requests, `score` judges the responses."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 from launcher.core.errors import TaskError
-from launcher.core.types import Json, Response, Sample, Score
+from launcher.core.types import Ask, Json, Response, Sample, Score
 
 
 @contextmanager
@@ -32,8 +32,12 @@ class Task(ABC):
         """
 
     @abstractmethod
-    def score(self, sample: Sample, response: Response) -> Score:
-        """Score a response whose status is 2xx. Never raises for what a model may answer."""
+    async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
+        """Score the responses, one for each of the sample's requests, all with a 2xx status.
+
+        ``ask`` sends further requests, for instance to a judge. It runs on the event loop: work that is slow or has no
+        bound belongs in `launcher.tasks.bounded`. Never raises for what a model may answer.
+        """
 
     def fingerprint(self) -> Json:
         """Return what changes answers beyond the configuration itself, for instance a digest of the items' file."""

@@ -8,7 +8,7 @@ from dataclasses import field
 from enum import Enum
 
 from launcher.core.errors import TaskError, UserError
-from launcher.core.types import Json, Request, Response, Sample, Score, Status
+from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task
@@ -85,10 +85,10 @@ class Generation(Task):
                 **({"stop": list(self.stop)} if self.stop else {}),
             }
             path = "/v1/chat/completions" if self.chat else "/v1/completions"
-            yield Sample(name, key, Request(path, body, sample=f"{name}/{key}/0"), self._target(item))
+            yield Sample(name, key, (Request(path, body),), self._target(item))
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        text = text_of(response, accept_truncated=self.accept_truncated)
+    async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
+        text = text_of(responses[0], accept_truncated=self.accept_truncated)
         if isinstance(text, Score):
             return text
         found = self._extracted(text)

@@ -7,7 +7,7 @@ from dataclasses import field
 
 from launcher.core.errors import TaskError, UserError
 from launcher.core.responses import Fault, in_order
-from launcher.core.types import Json, Request, Response, Sample, Score, Status
+from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.tasks.base import Task
 from launcher.tasks.items import Item, count, digest, identified, read
@@ -58,12 +58,12 @@ class MultipleChoice(Task):
                 "echo": True,
             }
             target = {"index": index, "text": choices[index], "choices": choices}
-            yield Sample(name, key, Request("/v1/completions", body, sample=f"{name}/{key}/0"), target)
+            yield Sample(name, key, (Request("/v1/completions", body),), target)
 
-    def score(self, sample: Sample, response: Response) -> Score:
+    async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         choices: list[str] = sample.target["choices"]
         try:
-            likelihoods = self._likelihoods(sample, response.body)
+            likelihoods = self._likelihoods(sample, responses[0].body)
         except (Fault, NoLogprobs) as error:
             return Score(Status.failed, reason=str(error))
         best, best_norm = _best(likelihoods), _best([v / len(c) for v, c in zip(likelihoods, choices, strict=True)])
@@ -78,7 +78,7 @@ class MultipleChoice(Task):
         return min(count(self.path), self.limit or count(self.path))
 
     def _likelihoods(self, sample: Sample, body: Json) -> list[float]:
-        prompts, choices = sample.request.body["prompt"], sample.target["choices"]
+        prompts, choices = sample.requests[0].body["prompt"], sample.target["choices"]
         answers = in_order(body, len(prompts))
         starts = [len(prompt) - len(self.prefix + choice) for prompt, choice in zip(prompts, choices, strict=True)]
         return [loglikelihood(*parts) for parts in zip(answers, prompts, starts, strict=True)]

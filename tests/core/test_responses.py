@@ -29,6 +29,7 @@ from tests.recorded import (
     said,
     told,
 )
+from tests.scoring import score
 
 PROMPTS = tuple(CONTEXT + choice for choice in CHOICES)
 ASKED = likelihoods(*PROMPTS)
@@ -51,8 +52,8 @@ def test_the_likelihoods_of_an_honest_echo_are_those_of_the_characters(name: str
     body = ECHOES[name](*PROMPTS)
     assert fault(ASKED, body) is None
     task = MultipleChoice(path="x", prefix="")
-    sample = Sample("t", "1", ASKED, {"index": 0, "text": CHOICES[0], "choices": list(CHOICES)})
-    found = task.score(sample, Response(200, body)).prediction["loglikelihoods"]
+    sample = Sample("t", "1", (ASKED,), {"index": 0, "text": CHOICES[0], "choices": list(CHOICES)})
+    found = score(task, sample, Response(200, body)).prediction["loglikelihoods"]
     for prompt, choice, seen, text in zip(PROMPTS, body["choices"], found, CHOICES, strict=True):
         logprobs = choice["logprobs"]
         taken = spans(logprobs["tokens"], choice["text"], len(prompt))
@@ -333,8 +334,8 @@ def mutations(draw: st.DrawFn, body: Json, most: int = 1) -> Json:
 
 
 TASK = MultipleChoice(path="x", prefix="")
-SAMPLE = Sample("t", "1", ASKED, {"index": 0, "text": CHOICES[0], "choices": list(CHOICES)})
-HONEST = {name: TASK.score(SAMPLE, Response(200, make(*PROMPTS))) for name, make in ECHOES.items()}
+SAMPLE = Sample("t", "1", (ASKED,), {"index": 0, "text": CHOICES[0], "choices": list(CHOICES)})
+HONEST = {name: score(TASK, SAMPLE, Response(200, make(*PROMPTS))) for name, make in ECHOES.items()}
 
 
 @settings(max_examples=300, deadline=None)
@@ -343,8 +344,8 @@ def test_a_changed_echo_fails_or_has_the_honest_score(data: st.DataObject) -> No
     name = data.draw(st.sampled_from(sorted(ECHOES)))
     body = data.draw(mutations(ECHOES[name](*PROMPTS)))
     if fault(ASKED, body) is None:
-        score = TASK.score(SAMPLE, Response(200, body))
-        assert score.status is Status.failed or score.prediction == HONEST[name].prediction
+        found = score(TASK, SAMPLE, Response(200, body))
+        assert found.status is Status.failed or found.prediction == HONEST[name].prediction
 
 
 @settings(max_examples=200, deadline=None)

@@ -30,6 +30,7 @@ from launcher.tasks.multiple_choice import MultipleChoice
 from launcher.validate import certificate
 from launcher.validate.check import Capability
 from tests.checkpoints.tokenizer_inputs import CHATML, PARTS, TEXTS, backend, gguf_file, gguf_vocabulary, model_folder
+from tests.scoring import score
 
 ENGINES: dict[str, type[Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 USER = [{"role": "user", "content": "What is the capital of France?"}]
@@ -128,14 +129,15 @@ def test_a_choice_behind_a_rendered_chat_is_as_likely_as_by_a_forward_pass(engin
     task = MultipleChoice(path=str(rows), context=TURN, prefix="")
     folder = model_folder(tmp_path / "m")
     [sample] = task.samples("t", "m")
+    [request] = sample.requests
     with served(folder, engine) as server:
-        answer = server.post(sample.request.path, **sample.request.body)
-        whole = checked(sample.request, Response(answer.status_code, answer.json()))
-        streamed = server.post(sample.request.path, **sample.request.body | {"stream": True}).text
-        twice = server.post(sample.request.path, **sample.request.body | {"n": 2}).json()["choices"]
+        answer = server.post(request.path, **request.body)
+        whole = checked(request, Response(answer.status_code, answer.json()))
+        streamed = server.post(request.path, **request.body | {"stream": True}).text
+        twice = server.post(request.path, **request.body | {"n": 2}).json()["choices"]
     assert (whole.fault, whole.notes) == (None, ())
     right = [forward(folder, TURN.replace("{{question}}", "What?"), end) for end in ends]
-    assert task.score(sample, whole).prediction["loglikelihoods"] == pytest.approx(right, abs=1e-3)
+    assert score(task, sample, whole).prediction["loglikelihoods"] == pytest.approx(right, abs=1e-3)
     texts = [choice["text"] for choice in whole.body["choices"]]
     assert [choice["text"] for choice in twice[::2]] == texts
     assert joined(streamed) == texts

@@ -14,8 +14,8 @@ def record() -> Callable[..., Record]:
     def make(key: str = "t/a/0", status: Status = Status.scored, value: float = 1.0, **changes: Json) -> Record:
         task, id_, repeat = key.split("/")
         values = {
-            "request": {"path": "/v1/completions", "body": {"prompt": id_}},
-            "response": {"choices": []},
+            "requests": ({"path": "/v1/completions", "body": {"prompt": id_}},),
+            "responses": ({"choices": []},),
             "prediction": None,
             "target": id_,
             "scores": {"acc": value} if status is Status.scored else {},

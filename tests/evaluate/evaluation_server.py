@@ -10,13 +10,13 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from launcher.core.types import Endpoint, Json, Record, Request, Response, Sample, Score, Status
+from launcher.core.types import Ask, Endpoint, Json, Record, Request, Response, Sample, Score, Status
 from launcher.tasks.base import Task
 
 Answer = Callable[[Json, web.Request], Awaitable[web.StreamResponse]]
@@ -103,10 +103,10 @@ class Echoes(Task):
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         for i in range(self.count):
             self.made += 1
-            yield Sample(name, str(i), Request("/v1/completions", {"model": model, "prompt": str(i)}), str(i))
+            yield Sample(name, str(i), (Request("/v1/completions", {"model": model, "prompt": str(i)}),), str(i))
 
-    def score(self, sample: Sample, response: Response) -> Score:
-        text = response.body["choices"][0]["text"]
+    async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
+        text = responses[0].body["choices"][0]["text"]
         return Score(Status.scored, text, {"exact_match": float(text == sample.target)})
 
     def size(self) -> int | None:

@@ -48,7 +48,7 @@ async def asked(answer):
 async def test_each_end_has_one_status_and_a_reason(answer, status, trouble, reason):
     found = await asked(answer)
     assert (found.record.status, found.trouble.value, found.record.reason) == (status, trouble, reason)
-    assert found.record.response == getattr(answer, "body", None)
+    assert found.record.responses == (getattr(answer, "body", None),)
     assert bool(found.record.scores) == (status is Status.scored)
     assert found.record.latency_s >= 0
 

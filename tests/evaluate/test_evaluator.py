@@ -157,10 +157,10 @@ async def test_error_statuses_are_no_scores(tmp_path, code, status):
 
 async def test_what_breaks_is_failed_with_a_reason(tmp_path):
     class Fragile(Echoes):
-        def score(self, sample, response):
+        async def score(self, sample, responses, ask):
             if sample.id == "1":
                 raise ZeroDivisionError("in the scoring")
-            return super().score(sample, response)
+            return await super().score(sample, responses, ask)
 
     class Breaks(Adapter):
         async def __call__(self, request, call_next):
@@ -194,7 +194,7 @@ async def test_what_breaks_is_failed_with_a_reason(tmp_path):
 async def test_a_refusing_adapter_sends_nothing(tmp_path):
     class Tokens(Echoes):
         def samples(self, name, model):
-            yield Sample(name, "0", Request("/v1/completions", {"model": model, "prompt": [1, 2]}), "")
+            yield Sample(name, "0", (Request("/v1/completions", {"model": model, "prompt": [1, 2]}),), "")
 
     async with serving() as server:
         await run(server, tmp_path, tasks={"t": Tokens()}, adapters=[SystemMessage(text="S")])

@@ -165,7 +165,7 @@ from launcher.core.types import Record, Status
 from launcher.core.errors import StorageError
 from launcher.evaluate.journal import Journal
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-made = lambda i: Record("t", str(i), 0, {{}}, "x" * (7 * i % 90), None, None, {{}}, Status.scored, None, 0.1)
+made = lambda i: Record("t", str(i), 0, ({{}},), ("x" * (7 * i % 90),), None, None, {{}}, Status.scored, None, 0.1)
 with Journal(Path({str(folder)!r}), {{}}) as journal:
     resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_}, {bytes_}))
     refused = 0

@@ -44,7 +44,7 @@ class Thirds(Echoes):
         for i, sample in enumerate(super().samples(name, model)):
             prompt = "dies" if i == self.dies else sample.id
             request = Request("/v1/completions", {"model": model, "prompt": prompt})
-            yield Sample(name, sample.id, request, sample.target if i % 3 else "another")
+            yield Sample(name, sample.id, (request,), sample.target if i % 3 else "another")
 
 
 class Marks(Watch):

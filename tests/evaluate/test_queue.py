@@ -12,7 +12,7 @@ class Numbers:
     """Hands out samples named "0", "1", ..."""
 
     def __init__(self, count: int) -> None:
-        self._left = [Sample("t", str(i), Request("/v1/completions", {}), "") for i in range(count)]
+        self._left = [Sample("t", str(i), (Request("/v1/completions", {}),), "") for i in range(count)]
 
     async def take(self) -> Sample | None:
         return self._left.pop(0) if self._left else None

@@ -9,11 +9,31 @@ from launcher.core.types import Status
 
 
 def test_a_record_survives_its_line(record):
-    before = record("t/é\n\u2028/0".replace("/0", "") + "/0", response={"text": "half \ud83d pair \x85"}, reason="x")
+    before = record(
+        "t/é\n\u2028/0".replace("/0", "") + "/0", responses=({"text": "half \ud83d pair \x85"},), reason="x"
+    )
     line = to_line(before)
     assert from_line(line) == before
     assert line.count(b"\n") == 1
     assert "é".encode() in line
+
+
+def test_several_requests_are_lists(record):
+    before = record(requests=({"path": "/a"}, {"path": "/b"}), responses=({"text": "a"}, None), scoring=({"x": 1},))
+    line = json.loads(to_line(before))
+    assert (line["request"], line["response"]) == ([{"path": "/a"}, {"path": "/b"}], [{"text": "a"}, None])
+    assert from_line(to_line(before)) == before
+
+
+def test_a_list_as_the_answer_to_one_request_stays_one_answer(record):
+    before = record(responses=([1, 2],))
+    assert from_line(to_line(before)) == before
+
+
+def test_each_request_of_a_line_needs_a_response(record):
+    line = json.loads(to_line(record(requests=({}, {}), responses=(None, None)))) | {"response": [None]}
+    with pytest.raises(ValueError, match="each request needs a response"):
+        from_line(json.dumps(line).encode())
 
 
 def test_the_line_has_the_fields_of_the_contract(record):

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
 
 import pytest
 
@@ -23,8 +22,8 @@ async def test_tasks_samples_and_repeats_in_order():
     questions = SampleSource({"a": Echoes(2), "b": Echoes(1)}, Evaluate(repeats=2, concurrency=3), "m", set())
     samples = await taken(questions)
     assert [s.key for s in samples] == ["a/0/0", "a/0/1", "a/1/0", "a/1/1", "b/0/0", "b/0/1"]
-    assert [s.key for s in samples] == list(questions.order) == [s.request.sample for s in samples]
-    assert samples[0].request.body["model"] == "m"
+    assert [s.key for s in samples] == list(questions.order) == [s.requests[0].sample for s in samples]
+    assert samples[0].requests[0].body["model"] == "m"
 
 
 async def test_what_is_done_is_in_the_order_but_not_asked():
@@ -74,18 +73,17 @@ BODY = {"prompt": "x", "max_tokens": 4, "temperature": 0.0}
 
 def test_settings_replace_what_the_task_says():
     settings = Evaluate(temperature=0.7, max_tokens=9, seed=5)
-    changed = overridden(Request("/v1/completions", BODY), settings, 2, "k")
+    changed = overridden(Request("/v1/completions", BODY), settings, 2)
     assert changed.body == {"prompt": "x", "max_tokens": 9, "temperature": 0.7, "seed": 7}
-    assert changed.sample == "k"
-    chat = overridden(Request("/v1/chat/completions", {"max_completion_tokens": 4}), settings, 0, "k")
+    chat = overridden(Request("/v1/chat/completions", {"max_completion_tokens": 4}), settings, 0)
     assert chat.body == {"max_completion_tokens": 9, "temperature": 0.7, "seed": 5}
-    assert overridden(Request("/v1/completions", BODY), Evaluate(), 0, "k").body == BODY
+    assert overridden(Request("/v1/completions", BODY), Evaluate(), 0).body == BODY
 
 
 def test_a_likelihood_request_stays_as_it_is():
     request = Request("/v1/completions", {"prompt": ["x"], "echo": True, "max_tokens": 1})
     settings = Evaluate(temperature=0.7, max_tokens=9, seed=5)
-    assert overridden(request, settings, 1, "k") == dataclasses.replace(request, sample="k")
+    assert overridden(request, settings, 1) == request
 
 
 @pytest.mark.parametrize(

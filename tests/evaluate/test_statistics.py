@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from launcher.core.types import Status
+from launcher.evaluate.exchange import Timing
 from launcher.evaluate.statistics import metric, percentile, summarize, throughput, wilson
 
 
@@ -100,10 +101,9 @@ def test_percentiles_are_numpys(share, count):
     assert percentile(numbers, share) == pytest.approx(float(np.percentile(numbers, share * 100)))
 
 
-def test_throughput_counts_answers_and_their_tokens(record):
-    records = [record(f"t/{i}/0", latency_s=float(i)) for i in range(1, 5)]
-    records += [record("t/5/0", usage=None, latency_s=5.0), record("t/6/0", Status.failed, usage=None, latency_s=600.0)]
-    assert throughput(records, 10.0) == {
+def test_throughput_counts_answers_and_their_tokens():
+    answered = [*(Timing(float(i), 3, 2) for i in range(1, 5)), Timing(5.0, None, None)]
+    assert throughput(answered, 10.0) == {
         "requests": 5,
         "requests_per_s": 0.5,
         "generated_tokens": 8,

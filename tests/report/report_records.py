@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
-from dataclasses import asdict
 from pathlib import Path
 from random import Random
 from typing import Any
 
 import yaml
 
+from launcher.core.records import to_line
 from launcher.core.types import NOT_ASKED, Check, Endpoint, Metric, Record, Report, Status, TaskResult
 from launcher.report import page, results
 
@@ -44,22 +43,26 @@ def record(number: int, status: Status = Status.scored, right: bool = True, **ch
         "task": "addition",
         "id": str(number),
         "repeat": 0,
-        "request": {
-            "path": "/v1/chat/completions",
-            "body": {
-                "model": "tiny-gpt",
-                "messages": [
-                    {"role": "system", "content": "Answer with a number."},
-                    {"role": "user", "content": f"What is {number} plus 7?"},
-                ],
-                "max_tokens": 16,
-                "temperature": 0.0,
+        "requests": (
+            {
+                "path": "/v1/chat/completions",
+                "body": {
+                    "model": "tiny-gpt",
+                    "messages": [
+                        {"role": "system", "content": "Answer with a number."},
+                        {"role": "user", "content": f"What is {number} plus 7?"},
+                    ],
+                    "max_tokens": 16,
+                    "temperature": 0.0,
+                },
             },
-        },
-        "response": {
-            "id": f"chatcmpl-{number}",
-            "choices": [{"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
-        },
+        ),
+        "responses": (
+            {
+                "id": f"chatcmpl-{number}",
+                "choices": [{"index": 0, "message": {"role": "assistant", "content": answer}, "finish_reason": "stop"}],
+            },
+        ),
         "prediction": answer if scored else None,
         "target": str(number + 7),
         "scores": {"exact_match": float(right)} if scored else {},
@@ -85,8 +88,8 @@ def choice(number: int, right: bool) -> Record:
     return record(
         number,
         task="facts",
-        request={"path": "/v1/completions", "body": body},
-        response={"choices": choices},
+        requests=({"path": "/v1/completions", "body": body},),
+        responses=({"choices": choices},),
         prediction={"index": best, "text": texts[best], "index_norm": best, "loglikelihoods": likelihoods},
         target={"index": 0, "text": "Paris", "choices": texts},
         scores={"acc": float(right), "acc_norm": 1.0},
@@ -122,19 +125,17 @@ def hostile() -> list[Record]:
             prediction=text,
             target=text,
             reason=text[:500],
-            response={"choices": [{"message": {"content": text}, "finish_reason": "stop"}]},
+            responses=({"choices": [{"message": {"content": text}, "finish_reason": "stop"}]},),
         )
         for number, text in enumerate(texts)
     ]
-    return [*rows, record(99, Status.failed, response=HOSTILE, usage=None, latency_s=0.0, reason=HOSTILE)]
+    return [*rows, record(99, Status.failed, responses=(HOSTILE,), usage=None, latency_s=0.0, reason=HOSTILE)]
 
 
 def write_samples(folder: Path, records: Iterable[Record]) -> None:
     """Write ``samples.jsonl`` as an evaluation does."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "samples.jsonl").open("w", encoding="utf-8") as file:
-        for row in records:
-            file.write(json.dumps(asdict(row)) + "\n")
+    (folder / "samples.jsonl").write_bytes(b"".join(map(to_line, records)))
 
 
 def task_results(records: list[Record], unreached: int = 0) -> dict[str, TaskResult]:

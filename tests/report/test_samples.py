@@ -43,7 +43,7 @@ def test_scored_samples_are_shown_even_if_too_many_were_lost(tmp_path):
 
 def test_the_page_is_bounded_by_characters_too(tmp_path):
     big = "x" * samples.TEXT
-    records = [record(number, response=[big] * 4, latency_s=1.0) for number in range(400)]
+    records = [record(number, responses=([big] * 4,), latency_s=1.0) for number in range(400)]
     found = gathered(tmp_path, records)
     rows, _ = found.shown()
     assert sum(map(len, rows)) <= samples.CHARACTERS
@@ -106,5 +106,5 @@ def test_deep_nesting_ends():
 
 
 def test_numbers_that_are_not_finite_stay_json(tmp_path):
-    rows, _ = gathered(tmp_path, [record(1, response={"logprob": float("-inf")})]).shown()
+    rows, _ = gathered(tmp_path, [record(1, responses=({"logprob": float("-inf")},))]).shown()
     assert json.loads(rows[0])["response"] == {"logprob": None}

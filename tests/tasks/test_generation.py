@@ -8,6 +8,7 @@ from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Response, Sample, Status
 from launcher.tasks.compare import Match, Normalize
 from launcher.tasks.generation import Generation, Pick
+from tests.scoring import score
 
 ROWS = [{"id": "a", "prompt": "1+1=", "answer": 2}, {"id": "b", "prompt": "1+2=", "answer": 3}]
 
@@ -19,15 +20,15 @@ def samples(task: Generation) -> list[Sample]:
 def test_a_sample_is_a_completion_request(jsonl):
     [first, second] = samples(Generation(path=jsonl(*ROWS), max_tokens=4, stop=["\n"]))
     assert (first.task, first.id, first.repeat, first.target) == ("sums", "a", 0, "2")
-    assert first.request.path == "/v1/completions"
+    assert first.requests[0].path == "/v1/completions"
     body = {"model": "m", "prompt": "1+1=", "max_tokens": 4, "temperature": 0.0, "stop": ["\n"]}
-    assert first.request.body == body
-    assert (second.id, second.request.sample) == ("b", "sums/b/0")
+    assert first.requests[0].body == body
+    assert (second.id, second.key) == ("b", "sums/b/0")
 
 
 def test_over_chat_with_a_system_message(jsonl):
     task = Generation(path=jsonl(*ROWS), chat=True, system="Be brief about {{id}}.", prompt="What is {{prompt}}\n")
-    request = samples(task)[0].request
+    request = samples(task)[0].requests[0]
     assert request.path == "/v1/chat/completions"
     assert request.body["messages"] == [
         {"role": "system", "content": "Be brief about a."},
@@ -50,9 +51,9 @@ def test_samples_are_made_lazily(jsonl):
 def test_examples_come_before_the_question(jsonl):
     shots = jsonl(*({"prompt": f"{n}=", "answer": n} for n in (7, 8, 9)), name="shots.jsonl")
     task = Generation(path=jsonl(*ROWS), fewshot=2, fewshot_path=shots, fewshot_delimiter=" ")
-    assert samples(task)[0].request.body["prompt"] == "7= 7\n\n8= 8\n\n1+1="
+    assert samples(task)[0].requests[0].body["prompt"] == "7= 7\n\n8= 8\n\n1+1="
     worded = Generation(path=jsonl(*ROWS), fewshot=1, fewshot_path=shots, fewshot_answer="so {{answer}}", chat=True)
-    assert samples(worded)[0].request.body["messages"] == [
+    assert samples(worded)[0].requests[0].body["messages"] == [
         {"role": "user", "content": "7="},
         {"role": "assistant", "content": "so 7"},
         {"role": "user", "content": "1+1="},
@@ -61,7 +62,7 @@ def test_examples_come_before_the_question(jsonl):
 
 def test_an_item_is_never_its_own_example(jsonl):
     task = Generation(path=jsonl(*ROWS), fewshot=1)
-    assert [s.request.body["prompt"] for s in samples(task)] == ["1+2=3\n\n1+1=", "1+1=2\n\n1+2="]
+    assert [s.requests[0].body["prompt"] for s in samples(task)] == ["1+2=3\n\n1+1=", "1+1=2\n\n1+2="]
     for count in (2, 3):
         with pytest.raises(TaskError, match=f"fewshot={count}"):
             samples(Generation(path=jsonl(*ROWS), fewshot=count))
@@ -71,7 +72,7 @@ def test_several_right_answers(jsonl, completion):
     task = Generation(path=jsonl({"prompt": "x", "a": {"all": ["Paris", "Paname"]}}), targets="a.all")
     [sample] = samples(task)
     assert sample.target == ["Paris", "Paname"]
-    assert [task.score(sample, completion(t)).scores["exact_match"] for t in ("Paname", "Rome")] == [1.0, 0.0]
+    assert [score(task, sample, completion(t)).scores["exact_match"] for t in ("Paname", "Rome")] == [1.0, 0.0]
 
 
 @pytest.mark.parametrize("answers", [[], "Paris", [1], None])
@@ -86,8 +87,8 @@ def test_a_missing_field_names_file_line_and_fields(jsonl):
 
 
 def scored(response, target="4", **settings):
-    score = Generation(**settings).score(Sample("t", "1", None, target), response)
-    return score.status, score.prediction, dict(score.scores)
+    found = score(Generation(**settings), Sample("t", "1", (), target), response)
+    return found.status, found.prediction, dict(found.scores)
 
 
 def test_exact_match(completion, chat_answer):
@@ -138,8 +139,8 @@ json_values = st.recursive(
         st.sampled_from(["content", "refusal", "role"]), json_values),
 }))  # fmt: skip
 def test_no_answer_makes_it_raise(choice):
-    score = Generation(extract=r"(\d+)").score(Sample("t", "1", None, "4"), Response(200, {"choices": [choice]}))
-    assert bool(score.scores) == (score.status is Status.scored)
+    found = score(Generation(extract=r"(\d+)"), Sample("t", "1", (), "4"), Response(200, {"choices": [choice]}))
+    assert bool(found.scores) == (found.status is Status.scored)
 
 
 def test_the_fingerprint_follows_the_items(jsonl):

@@ -5,6 +5,7 @@ import pytest
 from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Response, Status
 from launcher.tasks.multiple_choice import MultipleChoice
+from tests.scoring import score
 
 ROW = {"id": "q1", "question": "the capital of france is ", "choices": ["rome", "paris"], "answer": 1}
 ARC = {
@@ -38,8 +39,8 @@ def echoed(prompts, likelihoods):
 
 def test_one_request_with_a_prompt_per_choice(jsonl):
     sample = sample_of(MultipleChoice(path=jsonl(ROW), prefix=""))
-    assert sample.request.path == "/v1/completions"
-    assert sample.request.body == {
+    assert sample.requests[0].path == "/v1/completions"
+    assert sample.requests[0].body == {
         "model": "m",
         "prompt": ["the capital of france is rome", "the capital of france is paris"],
         "max_tokens": 1,
@@ -52,14 +53,14 @@ def test_one_request_with_a_prompt_per_choice(jsonl):
 
 def test_the_format_of_arc(jsonl):
     sample = sample_of(MultipleChoice(path=jsonl(ARC), **ARC_TASK))
-    assert sample.request.body["prompt"][0] == "Question: Which?\nAnswer: a telephone"
+    assert sample.requests[0].body["prompt"][0] == "Question: Which?\nAnswer: a telephone"
     assert sample.target["text"] == "ice"
 
 
 def test_choices_from_templates(jsonl):
     row = {"question": "q", "right": "x", "wrong": "y", "answer": 0}
     sample = sample_of(MultipleChoice(path=jsonl(row), choice_templates=["{{right}}", "{{wrong}}"]))
-    assert sample.request.body["prompt"] == ["q x", "q y"]
+    assert sample.requests[0].body["prompt"] == ["q x", "q y"]
 
 
 def test_the_answer_may_be_the_text_of_a_choice(jsonl):
@@ -69,16 +70,16 @@ def test_the_answer_may_be_the_text_of_a_choice(jsonl):
 def test_acc_takes_the_sum_and_acc_norm_the_sum_per_character(jsonl):
     task = MultipleChoice(path=jsonl(ARC), **ARC_TASK)
     sample = sample_of(task)
-    score = task.score(sample, echoed(sample.request.body["prompt"], [-6.0, -5.0, -4.0]))
-    assert score.status is Status.scored
-    assert score.scores == {"acc": 1.0, "acc_norm": 0.0}
-    assert score.prediction == {"index": 2, "text": "ice", "index_norm": 0, "loglikelihoods": [-6.0, -5.0, -4.0]}
+    found = score(task, sample, echoed(sample.requests[0].body["prompt"], [-6.0, -5.0, -4.0]))
+    assert found.status is Status.scored
+    assert found.scores == {"acc": 1.0, "acc_norm": 0.0}
+    assert found.prediction == {"index": 2, "text": "ice", "index_norm": 0, "loglikelihoods": [-6.0, -5.0, -4.0]}
 
 
 def test_the_first_of_equals_is_taken(jsonl):
     task = MultipleChoice(path=jsonl(ROW | {"choices": ["rome", "oslo"]}))
     sample = sample_of(task)
-    assert task.score(sample, echoed(sample.request.body["prompt"], [-1.0, -1.0])).prediction["index"] == 0
+    assert score(task, sample, echoed(sample.requests[0].body["prompt"], [-1.0, -1.0])).prediction["index"] == 0
 
 
 def test_the_same_predictions_as_lm_eval(jsonl):
@@ -89,8 +90,8 @@ def test_the_same_predictions_as_lm_eval(jsonl):
     lengths = np.array([float(len(c)) for c in ARC["choices"]["text"]])
     for _ in range(50):
         lls = rng.uniform(-9, -1, 3)
-        score = task.score(sample, echoed(sample.request.body["prompt"], lls.tolist()))
-        assert score.scores == {"acc": float(np.argmax(lls) == 2), "acc_norm": float(np.argmax(lls / lengths) == 2)}
+        found = score(task, sample, echoed(sample.requests[0].body["prompt"], lls.tolist()))
+        assert found.scores == {"acc": float(np.argmax(lls) == 2), "acc_norm": float(np.argmax(lls / lengths) == 2)}
 
 
 @pytest.mark.parametrize(
@@ -108,10 +109,10 @@ def test_the_same_predictions_as_lm_eval(jsonl):
 )
 def test_a_server_that_does_not_echo_fails_the_sample(jsonl, body):
     task = MultipleChoice(path=jsonl(ROW))
-    score = task.score(sample_of(task), Response(200, body))
-    assert score.status is Status.failed
-    assert score.reason
-    assert not score.scores
+    found = score(task, sample_of(task), Response(200, body))
+    assert found.status is Status.failed
+    assert found.reason
+    assert not found.scores
 
 
 def test_generated_text_only_is_never_scored_at_the_level_of_chance(jsonl):
@@ -119,9 +120,9 @@ def test_generated_text_only_is_never_scored_at_the_level_of_chance(jsonl):
     task = MultipleChoice(path=jsonl(ROW))
     logprobs = {"tokens": [" a"], "token_logprobs": [-1.0], "text_offset": [0]}
     choices = [{"index": i, "text": " a", "logprobs": logprobs} for i in range(2)]
-    score = task.score(sample_of(task), Response(200, {"choices": choices}))
-    assert (score.status, score.scores) == (Status.failed, {})
-    assert "echo" in score.reason
+    found = score(task, sample_of(task), Response(200, {"choices": choices}))
+    assert (found.status, found.scores) == (Status.failed, {})
+    assert "echo" in found.reason
 
 
 @pytest.mark.parametrize(

@@ -35,8 +35,16 @@
     return prompt.map((item) => typeof item === "string" ? item : say(item));
   };
 
+  // The requests, or the responses, of a sample: several are a list, one stands alone.
+  const each = (row, name, pairs) => {
+    const several = Array.isArray(row.request);
+    const values = several && Array.isArray(row[name]) ? row[name] : [row[name]];
+    const numbered = (label, number) => several ? label + " of request " + (number + 1) : label;
+    return values.flatMap((value, number) => pairs(value).map(([label, text]) => [numbered(label, number), text]));
+  };
   // What was asked, as [label, text] pairs.
-  const asked = (request) => {
+  const asked = (row) => each(row, "request", askedIn);
+  const askedIn = (request) => {
     const body = request && request.body;
     if (!body) return request ? [["request", say(request)]] : [];
     if (Array.isArray(body.messages)) {
@@ -47,7 +55,8 @@
     return every.map((prompt, number) => [every.length > 1 ? "prompt " + (number + 1) : "prompt", prompt]);
   };
   // What was answered, as [label, text] pairs.
-  const answered = (response) => {
+  const answered = (row) => each(row, "response", answeredIn);
+  const answeredIn = (response) => {
     if (!response || !Array.isArray(response.choices)) return response ? [["response", say(response)]] : [];
     const many = response.choices.length > 1;
     return response.choices.flatMap((choice, number) => {
@@ -67,15 +76,17 @@
     return texts[0].slice(0, length).trim() || texts[0];
   };
   const question = (row) => {
-    const pairs = asked(row.request);
-    const users = pairs.filter((pair) => pair[0] === "user");
+    const pairs = asked(row);
+    const users = pairs.filter((pair) => /^user\b/.test(pair[0]));
     return users.length ? users[users.length - 1][1] : pairs.length ? shared(pairs.map((pair) => pair[1])) : "";
   };
   // The answers worth reading: a request for log-probabilities is answered with its own prompts.
   const read = (row) => {
-    const prompts = asked(row.request).map((pair) => pair[1]);
-    const answers = answered(row.response);
-    const echoed = row.request && row.request.body && row.request.body.echo === true && answers.length === prompts.length &&
+    const prompts = asked(row).map((pair) => pair[1]);
+    const answers = answered(row);
+    const requests = Array.isArray(row.request) ? row.request : [row.request];
+    const echo = requests.every((request) => request && request.body && request.body.echo === true);
+    const echoed = echo && answers.length === prompts.length &&
       answers.every((pair, number) => pair[1].startsWith(prompts[number].slice(0, 1000)));
     return echoed ? [["response", "(the prompts, echoed; the log-probabilities are in the raw response)"]] : answers;
   };
@@ -85,7 +96,7 @@
   };
   const haystack = (row) => {
     if (row.haystack === undefined) {
-      const parts = [row.id, row.reason, row.prediction, row.target, ...asked(row.request).map((pair) => pair[1]), ...answered(row.response).map((pair) => pair[1])];
+      const parts = [row.id, row.reason, row.prediction, row.target, ...asked(row).map((pair) => pair[1]), ...answered(row).map((pair) => pair[1])];
       row.haystack = parts.map(say).join("\n").toLowerCase();
     }
     return row.haystack;
@@ -181,7 +192,7 @@
   const describe = (row) => {
     const box = make("div", "expanded");
     block(box, "Reason", say(row.reason), "reason");
-    for (const [label, text] of asked(row.request)) block(box, label, text, "asked");
+    for (const [label, text] of asked(row)) block(box, label, text, "asked");
     for (const [label, text] of read(row)) block(box, label, text || "(empty)", "answered");
     block(box, "log-likelihoods", choices(row));
     const pair = make("div", "pair");

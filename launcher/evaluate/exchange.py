@@ -1,0 +1,226 @@
+"""The requests of one sample, and what became of each."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from enum import Enum
+
+from launcher.adapters.base import closing
+from launcher.core.console import one_line
+from launcher.core.errors import AdapterError, Failure, ServerAway, TransportError
+from launcher.core.responses import NO_FINISH, checked, is_page, quoted, refuses, token_count
+from launcher.core.types import GATEWAY, Handler, Json, Request, Response, Sample, Score, Status
+
+log = logging.getLogger(__name__)
+
+ABOUT_THE_PROMPT = frozenset({400, 403, 413, 422})
+"""HTTP statuses with which a server refuses this very request; any other error is a failure of the service.
+
+One of these in another shape than OpenAI's is a failure too: a proxy's page says nothing about the request.
+"""
+KEPT = 100_000
+"""Characters of the JSON of an answer with a fault that are kept: a server must not fill the disk with them."""
+QUOTED = 500
+"""Characters of an error that a reason quotes."""
+
+
+class Trouble(Enum):
+    """What a failed request may say of the server."""
+
+    none = "none"
+    """Nothing."""
+    broken = "broken"
+    """It may be broken for every request: a 5xx, an answer that is none, or the page of a proxy before it."""
+    late = "late"
+    """It may hang: the answer took too long."""
+    outage = "outage"
+    """It may be gone: no connection, one that broke, or a status of `GATEWAY`."""
+    away = "away"
+    """It was gone, or restarting: the request is to be sent again."""
+    forgotten = "forgotten"
+    """It has lost the request, which is to be sent again."""
+
+
+class NoAnswer(Exception):
+    """A request to ``path`` without an answer that can be scored.
+
+    ``score`` says how its sample ends, ``trouble`` what that tells of the server.
+    """
+
+    def __init__(self, score: Score, trouble: Trouble, path: str) -> None:
+        super().__init__(score.reason)
+        self.score, self.trouble, self.path = score, trouble, path
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """An answer of the server: the seconds it took, and the token counts that can be right."""
+
+    latency_s: float
+    prompt_tokens: int | None
+    completion_tokens: int | None
+
+
+@dataclass
+class Exchange:
+    """Sends the requests of a sample, and those of its scoring, and keeps what comes back.
+
+    ``others`` are the endpoints beside the run's own that the scoring may name. ``bodies`` are the responses by the
+    place of their request, ``timings`` those that a server gave; ``cached`` counts the others. ``scoring`` has an entry
+    for each request of the scoring, which count nowhere else.
+    """
+
+    handler: Handler
+    sample: Sample
+    accept_missing_finish: bool = False
+    others: Mapping[str, Handler] = field(default_factory=dict)
+    latency_s: float = 0.0
+    bodies: dict[int, Json] = field(default_factory=dict)
+    notes: dict[str, None] = field(default_factory=dict)
+    timings: list[Timing] = field(default_factory=list)
+    cached: int = 0
+    scoring: list[dict[str, Json]] = field(default_factory=list)
+
+    async def send(self) -> Sequence[Response]:
+        """Send all requests and return their responses in the same order.
+
+        Raises `NoAnswer` for the first that cannot be scored; the others are then cancelled.
+        """
+        start = time.perf_counter()
+        try:
+            if len(self.sample.requests) == 1:
+                return [await self._own(0, self.sample.requests[0])]
+            return await self._together()
+        finally:
+            self.latency_s = time.perf_counter() - start
+
+    async def ask(self, request: Request, endpoint: str | None = None) -> Response:
+        """Send a request of the scoring, see `launcher.core.types.Ask`."""
+        if endpoint is not None and endpoint not in self.others:
+            known = ", ".join(self.others) or "none, as this run has its own endpoint only"
+            raise LookupError(f"no endpoint is named {endpoint!r}; expected one of: {known}")
+        handler = self.handler if endpoint is None else self.others[endpoint]
+        index = len(self.sample.requests) + len(self.scoring)
+        request = replace(request, sample=self.sample.key, index=index)
+        entry = {"endpoint": endpoint, "request": plain(request), "response": None}
+        self.scoring.append(entry)
+        try:
+            response = await _received(handler, request)
+            entry["response"] = _kept(response)
+            await self._check(response, request)
+        except NoAnswer as error:  # another endpoint's trouble says nothing of the run's own
+            raise error if endpoint is None else NoAnswer(error.score, Trouble.none, error.path) from None
+        return response
+
+    async def _together(self) -> Sequence[Response]:
+        try:
+            async with asyncio.TaskGroup() as group:
+                sent = [group.create_task(self._own(*numbered)) for numbered in enumerate(self.sample.requests)]
+        except ExceptionGroup as errors:
+            raise errors.exceptions[0] from None
+        return [task.result() for task in sent]
+
+    async def _own(self, index: int, request: Request) -> Response:
+        start = time.perf_counter()
+        response = await _received(self.handler, request)
+        self.bodies[index] = _kept(response)
+        self.notes |= dict.fromkeys(response.notes or ())
+        if response.cached:
+            self.cached += 1
+        else:
+            self.timings.append(_timing(response, time.perf_counter() - start))
+        await self._check(response, request)
+        return response
+
+    async def _check(self, response: Response, request: Request) -> None:
+        """Raise `NoAnswer` for a response that cannot be scored."""
+        accept = self.accept_missing_finish or bool(request.body.get("echo"))
+        score = await _fault(response, accept_missing_finish=accept)
+        if score is not None:
+            raise NoAnswer(score, _trouble_of(response), request.path)
+
+
+def plain(request: Request) -> dict[str, Json]:
+    """Return the request as records have it."""
+    return {"path": request.path, "body": request.body}
+
+
+async def _received(handler: Handler, request: Request) -> Response:
+    """Return the answer, checked. Raises `NoAnswer` where there is none."""
+    try:
+        return checked(request, await handler(request))
+    except Exception as error:
+        score = Score(Status.failed, reason=_explained(error, request))
+        raise NoAnswer(score, _trouble(error), request.path) from None
+
+
+def _timing(response: Response, latency_s: float) -> Timing:
+    usage = response.body.get("usage") if isinstance(response.body, Mapping) else None
+    return Timing(latency_s, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens"))
+
+
+def _kept(response: Response) -> Json:
+    """Return the body for ``samples.jsonl``; of one that is of no use the beginning, if it is large."""
+    if response.ok and response.fault is None:
+        return response.body
+    text = json.dumps(response.body, ensure_ascii=False)
+    return response.body if len(text) <= KEPT else f"{text[:KEPT]}... ({len(text) - KEPT:,} characters are left out)"
+
+
+def _by_proxy(response: Response) -> bool:
+    return response.status in ABOUT_THE_PROMPT and not refuses(response)
+
+
+async def _fault(response: Response, *, accept_missing_finish: bool) -> Score | None:
+    """Return how a sample ends with this response, None if it can be scored."""
+    if response.events is not None:
+        async with closing(response.events):
+            return Score(Status.failed, reason="the answer is a stream; an evaluation needs whole answers")
+    if not response.ok:
+        refused = response.status in ABOUT_THE_PROMPT and refuses(response)
+        status = Status.refused if refused else Status.failed
+        return Score(status, reason=f"HTTP {response.status}: {_message(response.body)}")
+    if response.fault is not None:
+        return Score(Status.failed, reason=one_line(response.fault, QUOTED))
+    if NO_FINISH in (response.notes or ()) and not accept_missing_finish:
+        return Score(Status.failed, reason=f"{NO_FINISH}; evaluate.accept_missing_finish=true scores it nevertheless")
+    return None
+
+
+def _trouble(error: Exception) -> Trouble:
+    if isinstance(error, ServerAway):
+        return Trouble.away if error.outage else Trouble.forgotten
+    return _TROUBLES[error.failure] if isinstance(error, TransportError) else Trouble.none
+
+
+_TROUBLES = {
+    Failure.connection: Trouble.outage,
+    Failure.timeout: Trouble.late,
+    Failure.answer: Trouble.broken,
+}
+
+
+def _trouble_of(response: Response) -> Trouble:
+    if response.status in GATEWAY:
+        return Trouble.outage
+    return Trouble.broken if response.status >= 500 or is_page(response) or _by_proxy(response) else Trouble.none
+
+
+def _explained(error: Exception, request: Request) -> str:
+    if isinstance(error, TransportError | ServerAway | AdapterError):
+        return one_line(str(error), QUOTED)
+    log.error("%s: %s: %s", request.sample, type(error).__name__, error, exc_info=error)
+    return one_line(f"{type(error).__name__}: {error}", QUOTED)
+
+
+def _message(body: Json) -> str:
+    """Return the message of an error in OpenAI's shape, or in vLLM's old one, or the body as it is."""
+    error = (body.get("error") or body.get("message")) if isinstance(body, Mapping) else None
+    message = error.get("message") if isinstance(error, Mapping) else error
+    said = message or body
+    return one_line(said if isinstance(said, str) else quoted(said), QUOTED)
