@@ -14,7 +14,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import Run
-from launcher.settings.cluster import NODE_GB, Slurm
+from launcher.settings.cluster import NODE_GIB, Slurm
 from launcher.settings.component import name_of
 
 FILES = " ".join(
@@ -64,13 +64,13 @@ def _job(run: Run, slurm: Slurm) -> Json:
     from launcher.slurm import memory, submit
 
     needs, each = submit.asked(run, slurm), memory.of_a_process(run, slurm)
-    why = f", derived: {each:.3g} GB for each process, and {NODE_GB:g} GB" if each is not None else ""
+    why = f", derived: {each:.3g} GiB for each process, and {NODE_GIB:g} GiB" if each is not None else ""
     return {
         "nodes": needs.nodes,
         "tasks of a node": needs.tasks,
         "CPUs of a task": needs.cpus,
         "GPUs of a node": needs.gpus,
-        "memory of a node": f"{needs.mem_gb:g} GB{why}" if needs.mem_gb else "the cluster's default",
+        "memory of a node": f"{needs.mem_gb:g} GiB{why}" if needs.mem_gb else "the cluster's default",
         "time limit": f"{slurm.timeout_min} minutes",
     }
 

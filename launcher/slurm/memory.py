@@ -11,7 +11,7 @@ from launcher.pipeline.config import Run
 from launcher.settings.cluster import Slurm
 from launcher.settings.component import name_of
 
-LIBRARIES_GB = {"cpu": 1.0, "cuda": 4.0}
+LIBRARIES_GIB = {"cpu": 1.0, "cuda": 4.0}
 """What Python, torch and, on a GPU, CUDA take in each process beside the model."""
 
 OPTIONS = ("mem", "mem_per_cpu", "mem_per_gpu")
@@ -19,23 +19,23 @@ OPTIONS = ("mem", "mem_per_cpu", "mem_per_gpu")
 
 
 def of_a_process(run: Run, slurm: Slurm) -> float | None:
-    """Return the gigabytes of host memory that each of the model's processes needs while it loads and serves.
+    """Return the GiB of host memory that each of the model's processes needs while it loads and serves.
 
     Its share of the weights twice, as read and as loaded (on a GPU once, as read), the cache on a CPU, and
-    `LIBRARIES_GB`. None where the user says it, where nothing is loaded, where the checkpoint cannot be read here, and
+    `LIBRARIES_GIB`. None where the user says it, where nothing is loaded, where the checkpoint cannot be read here, and
     with Ray, whose own processes were not measured.
     """
     options = {name.replace("-", "_") for name in slurm.additional_parameters}
     if slurm.mem_gb or slurm.mem_gb_per_node or options & set(OPTIONS) or name_of(run.backend) == "ray":
         return None
     facts = _facts(run, slurm)
-    held: dict[str, Json] = facts.get("memory_gb_per_rank") or {}
+    held: dict[str, Json] = facts.get("memory_gib_per_rank") or {}
     if not isinstance(held.get("weights"), int | float):
         return None
     if slurm.gpus_per_node:
-        return float(held["weights"]) + LIBRARIES_GB["cuda"]
+        return float(held["weights"]) + LIBRARIES_GIB["cuda"]
     cache = held.get("kv_cache")
-    return 2 * float(held["weights"]) + (cache if isinstance(cache, int | float) else 0.0) + LIBRARIES_GB["cpu"]
+    return 2 * float(held["weights"]) + (cache if isinstance(cache, int | float) else 0.0) + LIBRARIES_GIB["cpu"]
 
 
 def _facts(run: Run, slurm: Slurm) -> dict[str, Json]:

@@ -219,6 +219,6 @@ def test_a_cache_is_sized_by_the_classs_default(engine: str, tmp_path: Path) -> 
     config = json.loads((tmp_path / "config.json").read_text())
     del config["head_dim"]
     (tmp_path / "config.json").write_text(json.dumps(config))
-    settings: Any = {"kv_cache_gb": 0.01}
+    settings: Any = {"kv_cache_gib": 0.01}
     plan = deployments.plan(ENGINES[engine](**settings), Model(path=str(tmp_path)), HOST)
     assert plan["cache_tokens"] == pytest.approx(0.01 * 2**30 / (2 * 3 * 2 * 128 * 4), rel=0.02)

@@ -23,7 +23,7 @@ WEIGHTS_GB = 624_768 * 4 / 1024**3
 RUN = Run(
     cluster=Slurm(),
     model=Model(path=str(TINY)),
-    engine=Megatron(kv_cache_gb=0.5),
+    engine=Megatron(kv_cache_gib=0.5),
     backend=Inline(),
     parallelism=Parallelism(),
     optimizations=Optimizations(dtype=Dtype.fp32),

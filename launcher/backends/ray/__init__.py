@@ -14,7 +14,7 @@ from launcher.asgi.config import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, check_ports
 from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
-from launcher.backends.ray.resources import Node, count, memory, rooms
+from launcher.backends.ray.resources import Node, available_gib, check_memory, count, rooms
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
@@ -155,7 +155,8 @@ class Ray(Backend):
             return ResourceShare(0, 0)  # the driver counts, when it has seen that Ray
         facts: Mapping[str, Json] = d.engine.plan(d, allocation)
         demand, nodes = self._demand(d), _nodes(allocation)
-        memory(replace(demand, replicas=rooms(self.most_replicas, len(nodes))[0]), facts)
+        here = replace(demand, replicas=rooms(self.most_replicas, len(nodes))[0])
+        check_memory(here, facts, available_gib())
         return count(demand, nodes, facts)
 
     def _assignment(

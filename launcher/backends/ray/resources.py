@@ -10,8 +10,8 @@ from pathlib import Path
 from launcher.backends.ray.driver_config import ResourceRequest, ResourceShare
 from launcher.core.errors import UserError
 from launcher.core.types import Json
+from launcher.core.units import GIB
 
-GB = 1e9
 TINY = 1e-6
 """Shares of a CPU or a GPU are no exact numbers."""
 
@@ -61,25 +61,24 @@ def _enough(demand: ResourceRequest, each: float, kind: str, there: Sequence[flo
         raise UserError(f"{asked} of {each:g} {kind}, each within a node: nodes with {nodes} hold {room}; {hint}")
 
 
-def memory(demand: ResourceRequest, facts: Mapping[str, Json]) -> None:
-    """Raise `UserError` if the replicas on the CPUs of this machine need more memory than it has free."""
-    per_rank = facts.get("memory_gb_per_rank")
-    free = available_gb()
-    if facts.get("device") == "cuda" or not isinstance(per_rank, Mapping) or free is None:
+def check_memory(demand: ResourceRequest, facts: Mapping[str, Json], free_gib: float | None) -> None:
+    """Raise `UserError` if the replicas on the CPUs of this machine need more than its ``free_gib`` (None: unknown)."""
+    per_rank = facts.get("memory_gib_per_rank")
+    if facts.get("device") == "cuda" or not isinstance(per_rank, Mapping) or free_gib is None:
         return
     each = demand.world * sum(value for value in per_rank.values() if isinstance(value, int | float))
     need = demand.replicas * each
-    if need > free:
+    if need > free_gib:
         raise UserError(
-            f"backend.replicas={demand.replicas}: {demand.replicas} replicas x {each:.3g} GB of memory need "
-            f"{need:.3g} GB, this machine has {free:.3g} GB free"
+            f"backend.replicas={demand.replicas}: {demand.replicas} replicas x {each:.3g} GiB of memory need "
+            f"{need:.3g} GiB, this machine has {free_gib:.3g} GiB free"
         )
 
 
-def available_gb() -> float | None:
-    """Return the memory that can be had without swapping (``MemAvailable`` of proc(5)), None where it is unknown."""
+def available_gib(meminfo: Path = Path("/proc/meminfo")) -> float | None:
+    """Return the memory available without swapping (``MemAvailable`` of proc(5), in KiB); None where it is unknown."""
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
+        lines = meminfo.read_text().splitlines()
     except OSError:
         return None
-    return next((int(line.split()[1]) * 1024 / GB for line in lines if line.startswith("MemAvailable:")), None)
+    return next((int(line.split()[1]) * 1024 / GIB for line in lines if line.startswith("MemAvailable:")), None)

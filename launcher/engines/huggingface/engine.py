@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
+from launcher.core.units import GIB
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
 from launcher.engines.base import AsyncEngine, Deployment
@@ -17,7 +18,7 @@ from launcher.engines.huggingface import source
 from launcher.engines.huggingface.source import Source
 from launcher.engines.runtime import invariant
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.engines.runtime.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
+from launcher.engines.runtime.sizing import BYTES, BatchedEngine, cache_blocks, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus, Parallelism
@@ -138,7 +139,7 @@ class HuggingFace(BatchedEngine):
             "context_length": context,
             "optimizations": optimization_status.as_json(decision.switches),
         }
-        memory = {"weights": round(found.parameters * BYTES[dtype] / GB, 4)}
+        memory = {"weights": round(found.parameters * BYTES[dtype] / GIB, 4)}
         if found.unread:
             facts["unread_files"] = list(found.unread)
         if found.context_reason and context == found.context_length:
@@ -146,8 +147,8 @@ class HuggingFace(BatchedEngine):
         if values is not None:
             tokens = self.cache_tokens(values * BYTES[dtype], context, self.page(False))
             facts["cache_tokens"] = tokens
-            memory["kv_cache"] = round(tokens * values * BYTES[dtype] / GB, 4)
-        return facts | {"memory_gb_per_rank": memory}
+            memory["kv_cache"] = round(tokens * values * BYTES[dtype] / GIB, 4)
+        return facts | {"memory_gib_per_rank": memory}
 
 
 def _refuse_parallel(parallelism: Parallelism) -> None:

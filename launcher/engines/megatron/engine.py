@@ -13,6 +13,7 @@ from launcher.checkpoints.base import Checkpoint, NotComputed
 from launcher.checkpoints.claims import parameters
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
+from launcher.core.units import GIB
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
 from launcher.engines.base import AsyncEngine, Deployment
@@ -22,7 +23,7 @@ from launcher.engines.megatron.runtime import Runtime
 from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerConfig
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.engines.runtime.sizing import BYTES, GB, BatchedEngine, cache_blocks, context_length
+from launcher.engines.runtime.sizing import BYTES, BatchedEngine, cache_blocks, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus
@@ -172,9 +173,9 @@ class Megatron(BatchedEngine):
             "threads_per_rank": placement.threads,
             "context_length": decision.limits.context_length,
             "cache_tokens": cache_tokens,
-            "memory_gb_per_rank": {
-                "weights": round(weights / GB, 4),
-                "kv_cache": round(cache_tokens * per_token / GB, 4),
+            "memory_gib_per_rank": {
+                "weights": round(weights / GIB, 4),
+                "kv_cache": round(cache_tokens * per_token / GIB, 4),
             },
             "optimizations": optimization_status.as_json(decision.switches),
         }

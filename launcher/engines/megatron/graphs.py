@@ -12,6 +12,7 @@ from torch import Tensor
 
 from launcher.core.errors import ServerError
 from launcher.core.types import Json
+from launcher.core.units import GIB
 from launcher.engines.runtime.buckets import Bucket, Buckets
 from launcher.engines.runtime.paged import AttentionMetadata, Layout, table
 from launcher.engines.runtime.step import Chunk, StepPlan
@@ -176,7 +177,7 @@ class Graphs:
             "tokens_per_sequence": [pages * self._size for pages in self._buckets.pages],
             "graphs": len(self._graphs),
             "capture_s": round(self._seconds, 3),
-            "memory_gb": round(self._memory / 1024**3, 4),
+            "memory_gib": round(self._memory / GIB, 4),
             "replays": sum(graph.replays for graph in self._graphs.values()),
             "other_steps": self._others,
         }

@@ -16,13 +16,14 @@ from megatron.core.inference.text_generation_controllers.text_generation_control
 from torch import Tensor
 
 from launcher.core.errors import ServerError
+from launcher.core.units import GIB
 from launcher.engines.base import TokenLogprob
 from launcher.engines.megatron.dynamic import RequestTracker
 from launcher.engines.megatron.modules import GPT
 from launcher.engines.megatron.worker_config import WorkerConfig, torch_dtype
 from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, of_next
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.engines.runtime.sizing import BYTES, GB
+from launcher.engines.runtime.sizing import BYTES
 from launcher.engines.runtime.step import StepPlan
 from launcher.engines.runtime.upcast import upcast
 
@@ -184,7 +185,7 @@ def _context(placement: WorkerConfig, limits: SchedulerConfig) -> Context:
         num_attention_heads=a.num_query_groups,
         max_sequence_length=limits.context_length + 1,
         # Half a block more, so that rounding takes none away.
-        buffer_size_gb=(placement.num_blocks + 0.5) * per_block / GB,
+        buffer_size_gb=(placement.num_blocks + 0.5) * per_block / GIB,
         max_requests=sequences,
         max_tokens=Context.TOKEN_ROUNDER * -(-tokens // Context.TOKEN_ROUNDER),
         block_size_tokens=placement.block_size,

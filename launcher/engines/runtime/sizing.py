@@ -6,19 +6,18 @@ import math
 from dataclasses import dataclass
 
 from launcher.core.errors import UserError
+from launcher.core.units import GIB
 from launcher.engines.base import Engine
 from launcher.engines.runtime.flash import PAGE
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Model
-
-GB = 1024**3
 
 BLOCK_SIZE = 16
 """Tokens of a page of the cache, where none are given and any will do."""
 
 BYTES = {Dtype.fp32: 4, Dtype.bf16: 2, Dtype.fp16: 2}
 
-DEFAULT_CACHE_GB = 1.0
+DEFAULT_CACHE_GIB = 1.0
 """The cache's size where none is given, unless fewer tokens than that can ever be in use."""
 
 SMALL = 20_000_000
@@ -34,8 +33,8 @@ class BatchedEngine(Engine):
 
     ``max_sequences`` generate at the same time and ``max_queue`` more may wait. ``prefill_chunk`` is the number of
     prompt tokens computed per step. ``block_size`` is the cache's page in tokens (by default 16, and 256 where flash
-    decode is active); ``kv_cache_gb`` its size per process (by default what all sequences can need, at most one
-    gigabyte, and never less than one whole context).
+    decode is active); ``kv_cache_gib`` its size in GiB per process (by default what all sequences can need, at most
+    1 GiB, and never less than one whole context).
     ``threads`` per process are chosen by the model's size unless given.
     """
 
@@ -43,10 +42,10 @@ class BatchedEngine(Engine):
     max_queue: int = SchedulerConfig.max_queue
     prefill_chunk: int = SchedulerConfig.prefill_chunk
     block_size: int | None = None
-    kv_cache_gb: float | None = None
+    kv_cache_gib: float | None = None
     threads: int | None = None
 
-    neutral = frozenset({*LEAST, "kv_cache_gb"})
+    neutral = frozenset({*LEAST, "kv_cache_gib"})
 
     def __post_init__(self) -> None:
         for key, least in LEAST.items():
@@ -73,13 +72,13 @@ class BatchedEngine(Engine):
     def cache_tokens(self, per_token: int, context: int, block_size: int) -> int:
         """Return how many tokens of ``per_token`` bytes the cache holds; `UserError` if less than one context."""
         whole = cache_blocks(context, block_size) * block_size
-        if self.kv_cache_gb is None:
-            return max(whole, min(self.max_sequences * whole, int(DEFAULT_CACHE_GB * GB) // per_token))
-        tokens = int(self.kv_cache_gb * GB) // per_token
+        if self.kv_cache_gib is None:
+            return max(whole, min(self.max_sequences * whole, int(DEFAULT_CACHE_GIB * GIB) // per_token))
+        tokens = int(self.kv_cache_gib * GIB) // per_token
         if tokens < whole:
             raise UserError(
-                f"engine.kv_cache_gb={self.kv_cache_gb}: holds {tokens} tokens, less than one context of {context}; "
-                f"at least {_round_up((whole * per_token + 1) / GB):g} is needed, or a smaller model.context_length"
+                f"engine.kv_cache_gib={self.kv_cache_gib}: holds {tokens} tokens, less than one context of {context}; "
+                f"at least {_round_up((whole * per_token + 1) / GIB):g} is needed, or a smaller model.context_length"
             )
         return tokens
 

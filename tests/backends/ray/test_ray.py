@@ -6,7 +6,9 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +16,7 @@ from launcher.backends.ray import Ray, session_dir
 from launcher.backends.ray.driver_config import ResourceRequest, ResourceShare, Scale, Timeouts
 from launcher.backends.ray.heartbeat import HeartbeatClient, HeartbeatServer, ReplicaConnection
 from launcher.backends.ray.registry import ReplicaInfo
-from launcher.backends.ray.resources import Node, count, memory, rooms
+from launcher.backends.ray.resources import Node, available_gib, check_memory, count, rooms
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER, SharedSecret
 from launcher.backends.ray.status import merge
@@ -22,6 +24,7 @@ from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
+from launcher.engines.megatron import Megatron
 from launcher.settings.model import Model, Optimizations, Parallelism
 from tests.backends.ray.ray_service import alive
 
@@ -66,9 +69,33 @@ def test_cpus_are_counted_if_asked_for_and_shared_otherwise() -> None:
 
 
 def test_memory_is_counted() -> None:
-    facts = {"memory_gb_per_rank": {"weights": 1e6, "kv_cache": 1.0}}
-    with pytest.raises(UserError, match=r"backend.replicas=2: .* of memory need 4e\+06 GB"):
-        memory(ResourceRequest(2, 2, None, 1), facts)
+    facts = {"memory_gib_per_rank": {"weights": 0.75, "kv_cache": 0.25}}
+    check_memory(ResourceRequest(2, 2, None, 1), facts, 4.0)
+    with pytest.raises(UserError, match=r"backend.replicas=2: 2 replicas x 2 GiB of memory need 4 GiB.* has 3.99 GiB"):
+        check_memory(ResourceRequest(2, 2, None, 1), facts, 3.99)
+    check_memory(ResourceRequest(2, 2, None, 1), facts | {"device": "cuda"}, 3.99)
+
+
+def test_a_plan_and_the_machine_count_memory_in_one_unit(tmp_path: Path) -> None:
+    """A model that needs 1 % less than the free memory fits, and one that needs 1 % more does not."""
+    meminfo = tmp_path / "meminfo"
+    meminfo.write_text("MemTotal:       8388608 kB\nMemAvailable:   1048576 kB\n")
+    assert available_gib(meminfo) == 1.0
+    model, host = Model(path="package:launcher/assets/tiny"), Allocation(("a",), 0, 1, cpus=1, gpus=0)
+
+    def plan(kv_cache_gib: float) -> Mapping[str, Any]:
+        engine = Megatron(kv_cache_gib=kv_cache_gib)
+        return engine.plan(Deployment(model, engine, Parallelism(), Optimizations(), tmp_path), host)
+
+    weights = plan(0.5)["memory_gib_per_rank"]["weights"]
+    check_memory(ResourceRequest(1, 1, None, 1), plan(0.99 - weights), available_gib(meminfo))
+    with pytest.raises(UserError, match="this machine has 1 GiB free"):
+        check_memory(ResourceRequest(1, 1, None, 1), plan(1.01 - weights), available_gib(meminfo))
+
+
+def test_memory_that_is_unknown_is_not_checked(tmp_path: Path) -> None:
+    assert available_gib(tmp_path / "meminfo") is None
+    check_memory(ResourceRequest(9, 9, None, 1), {"memory_gib_per_rank": {"weights": 1e6}}, None)
 
 
 def test_a_ray_that_is_not_there_is_refused() -> None:

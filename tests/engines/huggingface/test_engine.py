@@ -122,7 +122,7 @@ async def test_a_full_cache_preempts_without_changing_an_answer(tmp_path: Path) 
     folder = save("llama", tmp_path)
     with loaded(folder) as runner:
         roomy = await together(runner, requests)
-    with loaded(folder, kv_cache_gb=160 * 2 * 3 * 2 * 16 * 4 / 1024**3) as runner:
+    with loaded(folder, kv_cache_gib=160 * 2 * 3 * 2 * 16 * 4 / 1024**3) as runner:
         assert runner.state().kv_tokens_total < 200
         tight = await together(runner, requests)
     assert [a.ids for a in tight] == [a.ids for a in roomy]
@@ -217,7 +217,7 @@ def test_more_than_one_process_is_refused(key: str, tmp_path: Path) -> None:
     [
         ({}, {"context_length": 129}, r"model\.context_length=129: the checkpoint allows 1 to 128"),
         ({}, {"context_length": 0}, r"model\.context_length=0"),
-        ({"kv_cache_gb": 1e-6}, {}, r"engine\.kv_cache_gb=1e-06: holds 1 tokens, less than one context of 128"),
+        ({"kv_cache_gib": 1e-6}, {}, r"engine\.kv_cache_gib=1e-06: holds 1 tokens, less than one context of 128"),
     ],
 )
 def test_numbers_that_cannot_work_are_refused_before_loading(

@@ -45,7 +45,7 @@ def test_the_plan_says_what_will_be_loaded() -> None:
     assert facts["dtype"] == "fp32"
     assert facts["world_size"] == 1
     assert facts["threads_per_rank"] == 1
-    assert facts["memory_gb_per_rank"]["weights"] > 0
+    assert facts["memory_gib_per_rank"]["weights"] > 0
     assert facts["cache_tokens"] >= facts["context_length"]
 
 
@@ -62,8 +62,8 @@ def test_what_a_cpu_cannot_do_is_inactive_with_the_reason() -> None:
     [
         ({"max_sequences": 0}, "engine.max_sequences=0: must be at least 1"),
         ({"prefill_chunk": 0}, "engine.prefill_chunk=0: must be at least 1"),
-        ({"kv_cache_gb": 0.00001}, "engine.kv_cache_gb=1e-05: holds .* tokens, less than one context"),
-        ({"kv_cache_gb": -1.0}, "engine.kv_cache_gb=-1.0: holds .* tokens, less than one context"),
+        ({"kv_cache_gib": 0.00001}, "engine.kv_cache_gib=1e-05: holds .* tokens, less than one context"),
+        ({"kv_cache_gib": -1.0}, "engine.kv_cache_gib=-1.0: holds .* tokens, less than one context"),
     ],
 )
 def test_impossible_settings_are_refused(engine: dict[str, Any], message: str) -> None:

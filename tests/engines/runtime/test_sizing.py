@@ -19,11 +19,11 @@ def test_blocks_hold_the_tokens_and_one_is_nobodys() -> None:
 @pytest.mark.parametrize("per_token", [7, 1024, 123_457, 2**20])
 @pytest.mark.parametrize("context", [1, 512, 131_071])
 def test_the_least_cache_that_is_named_is_accepted(per_token: int, context: int) -> None:
-    with pytest.raises(UserError, match=r"engine\.kv_cache_gb=1e-10: holds 0 tokens") as refused:
-        Megatron(kv_cache_gb=1e-10).cache_tokens(per_token, context, 16)
+    with pytest.raises(UserError, match=r"engine\.kv_cache_gib=1e-10: holds 0 tokens") as refused:
+        Megatron(kv_cache_gib=1e-10).cache_tokens(per_token, context, 16)
     least = re.search(r"at least (\S+) is needed", str(refused.value))
     assert least is not None
-    assert Megatron(kv_cache_gb=float(least[1])).cache_tokens(per_token, context, 16) >= context
+    assert Megatron(kv_cache_gib=float(least[1])).cache_tokens(per_token, context, 16) >= context
 
 
 def test_by_default_the_cache_holds_what_all_sequences_can_need_up_to_a_gigabyte() -> None:
