@@ -173,7 +173,7 @@ def resources(
     spread: Spread = Spread.none,
     process_gib: float | None = None,
 ) -> Resources:
-    """Derive what a job needs: one process per rank of each replica, each with ``process_gib`` of memory if it is known.
+    """Derive what a job needs: one process per rank of each replica, each with ``process_gib`` of memory if known.
 
     On one node they belong to one task. Over several nodes each process of a model is a task, or each node is, if what
     it holds is whole replicas. Raises `UserError` for what the nodes cannot give.
