@@ -229,7 +229,7 @@ def handles(folder: str) -> None:
         port = free.getsockname()[1]
     ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, _temp_dir=folder)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
-    serve.run(Ingress.bind(Model.bind()))
+    serve.run(Ingress.bind(Model.bind()))  # type: ignore[attr-defined]
     print(port, flush=True)
     threading.Event().wait()
 

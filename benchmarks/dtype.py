@@ -18,10 +18,11 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
-from engine import BLOCK, Sides, distributed
+from engine import BLOCK, Sides
 
 from launcher.checkpoints import detect
 from launcher.core.types import resolve
+from launcher.engines.megatron import distributed
 from launcher.engines.runtime.step import Chunk, StepPlan
 from launcher.settings.model import Dtype
 

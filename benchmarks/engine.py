@@ -27,17 +27,17 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
 from launcher.checkpoints import detect
+from launcher.checkpoints.claims import parameters
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.core.types import resolve
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import GenerationRequest, Sampling
 from launcher.engines.megatron import Megatron, distributed
-from launcher.engines.megatron.layout import parameters
 from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerConfig
 from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import Chunk, StepPlan
-from launcher.settings.model import Dtype, Parallelism
+from launcher.settings.model import Bounds, Dtype, Parallelism
 
 BATCH = SchedulerConfig.max_sequences
 CONTEXT = 512
@@ -83,7 +83,7 @@ class Sides:
         allocation = allocate()
         self.placement = WorkerConfig(
             architecture=self.architecture,
-            weights=CheckpointWeights(checkpoint.path),
+            weights=CheckpointWeights(checkpoint.path, Bounds()),
             parallelism=Parallelism(),
             dtype=Dtype.fp32 if allocation.gpus == 0 else Dtype.bf16,
             device="cuda" if allocation.gpus else "cpu",

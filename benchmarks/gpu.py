@@ -30,7 +30,7 @@ from launcher.engines.runtime import flash
 from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.settings.model import Dtype, Parallelism
+from launcher.settings.model import Bounds, Dtype, Parallelism
 
 BATCH = SchedulerConfig.max_sequences
 CONTEXT = 2048
@@ -128,7 +128,7 @@ def compare(sides: Mapping[str, Callable[[], Outcome]], repeats: int) -> None:
 
 
 def runs(engines: Mapping[str, BatchingRunner], work: Sequence[Work]) -> dict[str, Callable[[], Outcome]]:
-    return {name: lambda e=engine: asyncio.run(run_engine(e, work)) for name, engine in engines.items()}  # type: ignore[misc]
+    return {name: lambda e=engine: asyncio.run(run_engine(e, work)) for name, engine in engines.items()}
 
 
 def decoding(engines: Mapping[str, BatchingRunner], repeats: int) -> None:
@@ -167,12 +167,13 @@ def main() -> None:
         print("gpu: no NVIDIA GPU was found; nothing was measured")
         return
     distributed.import_quietly()
-    architecture, weights = LLAMA, Drawn()
+    architecture: Architecture = LLAMA
+    weights: Weights = Drawn()
     if options.model:
         checkpoint = detect(resolve(options.model))
         architecture, weights = (
             replace(checkpoint.architecture, context_length=CONTEXT),
-            CheckpointWeights(checkpoint.path),
+            CheckpointWeights(checkpoint.path, Bounds()),
         )
     sides = {name: side for name, side in SIDES.items() if not (why := unfit(architecture, *side)) or told(name, why)}
     with ExitStack() as stack:

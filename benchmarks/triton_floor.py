@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import grpc
@@ -30,7 +31,8 @@ CASES = ((1, 1000, 0.0), (16, 3000, 0.0), (64, 4000, 0.0), (1, 500, 0.003))
 class Echo(asyncio.Protocol):
     """Stands for the engine's process."""
 
-    def connection_made(self, transport: asyncio.Transport) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
         self._transport, self._frames = transport, Frames()
 
     def data_received(self, data: bytes) -> None:
@@ -59,7 +61,7 @@ async def measure(address: str) -> None:
         for concurrency, count, pause_s in CASES:
             left, cpu, start = iter(range(count)), cpu_s(), time.perf_counter()
 
-            async def work(left: object = left, pause_s: float = pause_s) -> None:
+            async def work(left: Iterator[int] = left, pause_s: float = pause_s) -> None:
                 for _ in left:
                     await asker.ask()
                     await asyncio.sleep(pause_s)

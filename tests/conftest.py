@@ -72,7 +72,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: TOGETHER.index(folder) if (folder := _folder(item.path)) in TOGETHER else len(TOGETHER))
 
 
-class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+class Scheduling(LoadScopeScheduling):  # it has no types
     """Gives each worker of pytest-xdist whole files, and whole folders of `TOGETHER`."""
 
     def _split_scope(self, nodeid: str) -> str:

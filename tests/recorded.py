@@ -33,7 +33,7 @@ def listed(tokens: list[str], text: str, offsets: list[int], index: int = 0) -> 
         None if value is None else {token: value, "other": value - 1.0}
         for token, value in zip(tokens, values, strict=True)
     ]
-    tops[-1] = {tokens[-1]: values[-1]}
+    tops[-1] = {tokens[-1]: values[-1] or 0.0}
     logprobs = {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
     return {"index": index, "text": text, "logprobs": logprobs, "finish_reason": "length"}
 

@@ -64,7 +64,7 @@ async def test_a_stream_passes_event_by_event_and_is_written_at_its_end(server, 
     log = RequestLog()
     async with log.running(tmp_path, Downstream(None)):
         response = await log(Request("/v1/completions", {}), server(Response(200, events=stream([1, 2]))))
-        assert await anext(response.events) == 1
+        assert await anext(response.events) == 1  # type: ignore[arg-type]
         assert lines(tmp_path) == []
         assert [event async for event in response.events] == [2]
     assert lines(tmp_path)[0]["response"] == [1, 2]

@@ -221,7 +221,7 @@ async def test_an_engine_may_end_without_text() -> None:
 class Threads(ByteTokenizer):
     """Notes in which thread it works; a token may be of any length."""
 
-    longest_token = None
+    longest_token = None  # type: ignore[assignment]
 
     def __init__(self) -> None:
         self.seen: list[threading.Thread] = []

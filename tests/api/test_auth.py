@@ -19,7 +19,7 @@ from tests.api.runners import Scripted, client_of, said
     ],
 )
 async def test_only_the_right_key_is_let_in(header: str | None, status: int) -> None:
-    headers = {} if header is None else {"Authorization": header.encode()}
+    headers = {} if header is None else {b"Authorization": header.encode()}
     async with client_of(Scripted([said("a", "length")]), frontend=FrontendConfig("right")) as client:
         answer = await client.get("/v1/models", headers=headers)
     assert answer.status_code == status

@@ -102,7 +102,7 @@ class Counting(ByteTokenizer):
 async def test_a_prompt_that_can_never_fit_is_refused_without_being_tokenized(longest: int | None) -> None:
     runner = EchoRunner(Echo(), Model("echo"))
     runner.tokenizer = Counting()
-    runner.tokenizer.longest_token = longest
+    runner.tokenizer.longest_token = longest  # type: ignore[assignment]
     async with client_of(runner) as client:
         for prompt, tokenized in (("x" * 4095, True), ("x" * 4097, longest != 1), ("x" * 10**6, longest is None)):
             runner.tokenizer.characters = 0

@@ -97,7 +97,7 @@ def dotted(metadata: Path, trace: Path) -> None:
 
 def _without_frames(pickled: bytes) -> bytes:
     """Return a pickle without the instructions that say how long a frame is."""
-    cuts = [place for code, _, place in pickletools.genops(pickled) if code.name == "FRAME"]
+    cuts = [place or 0 for code, _, place in pickletools.genops(pickled) if code.name == "FRAME"]
     for place in reversed(cuts):
         pickled = pickled[:place] + pickled[place + 9 :]
     return pickled

@@ -143,6 +143,9 @@ def changed(tree: Any, path: tuple[str, ...], value: Any) -> Any:
     return made
 
 
+WRONG: tuple[object, ...] = ("x", -1, 1.5, 10**7, [{}], {"a": []})
+
+
 def test_wrong_values_are_refused_in_one_line(whole: Path) -> None:
     for file in sorted(whole.rglob("*")):
         if file.suffix not in (".json", ".yaml") or file.name.startswith("tokenizer"):
@@ -150,7 +153,7 @@ def test_wrong_values_are_refused_in_one_line(whole: Path) -> None:
         before = file.read_bytes()
         tree = json.loads(before) if file.suffix == ".json" else read_yaml(file)
         for path in settings(tree):
-            for value in ("x", -1, 1.5, 10**7, [{}], {"a": []}):
+            for value in WRONG:
                 file.write_text(json.dumps(changed(tree, path, value)))  # which is YAML too
                 complaint(target(whole), open_tokenizer if "token" in str(path) else detect)
         file.write_bytes(before)

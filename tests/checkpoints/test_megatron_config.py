@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from launcher.checkpoints.megatron_config import architecture
-from launcher.checkpoints.torch_dist.tensor_store import Stored, TensorStore
+from launcher.checkpoints.torch_dist.index import Stored
+from launcher.checkpoints.torch_dist.tensor_store import TensorStore
 from launcher.core.errors import CheckpointError
 
 FILE = Path("run_config.yaml")

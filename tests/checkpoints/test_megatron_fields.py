@@ -11,7 +11,8 @@ import pytest
 from megatron.core.transformer import TransformerConfig
 
 from launcher.checkpoints.megatron_config import OFF, architecture
-from launcher.checkpoints.torch_dist.tensor_store import EMBEDDING, Stored, TensorStore
+from launcher.checkpoints.torch_dist.index import Stored
+from launcher.checkpoints.torch_dist.tensor_store import EMBEDDING, TensorStore
 from launcher.core.errors import CheckpointError
 
 HARMLESS = re.compile(

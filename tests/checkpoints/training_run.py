@@ -44,7 +44,10 @@ def hugging_face(folder: Path, shards: int = 2) -> Path:
     """Write a Hugging Face checkpoint of two files, or the first of them."""
     folder.mkdir()
     names = [f"model-0000{n}-of-00002.safetensors" for n in (1, 2)]
-    parts = [{"model.embed_tokens.weight": (16, 8)}, {"model.norm.weight": (8,), **LAYER}]
+    parts: list[dict[str, tuple[int, ...]]] = [
+        {"model.embed_tokens.weight": (16, 8)},
+        {"model.norm.weight": (8,), **LAYER},
+    ]
     for name, part in list(zip(names, parts, strict=True))[:shards]:
         save_file({tensor: torch.ones(shape) for tensor, shape in part.items()}, folder / name)
     config = {

@@ -46,7 +46,7 @@ def without_cuda() -> Iterator[None]:
 
 
 def main(tokenizer: Path) -> None:
-    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())
+    dist.init_process_group("gloo", rank=0, world_size=1, store=dist.HashStore())  # type: ignore[attr-defined]
     parallel_state.initialize_model_parallel()
     initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
     torch.manual_seed(20)

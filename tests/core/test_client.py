@@ -212,7 +212,7 @@ async def test_events_come_as_soon_as_they_are_there():
 
     async with serving(answer) as server, Client(server.endpoint, timeout_s=30) as client:
         events = (await client(STREAM)).events
-        assert await anext(events) == 1
+        assert await anext(events) == 1  # type: ignore[arg-type]
         go_on.set()
         assert [event async for event in events] == [2]
 
@@ -231,7 +231,7 @@ async def test_a_stream_is_bounded_between_events():
 
     async with serving(answer) as server, Client(server.endpoint, timeout_s=0.05) as client:
         with pytest.raises(TransportError, match="no answer within"):
-            await anext((await client(STREAM)).events)
+            await anext((await client(STREAM)).events)  # type: ignore[arg-type]
 
 
 async def test_an_error_instead_of_a_stream_is_an_answer():
@@ -257,7 +257,7 @@ async def test_a_reader_that_leaves_frees_the_servers_request():
 
     async with serving(answer) as server, Client(server.endpoint, timeout_s=30) as client:
         events = (await client(STREAM)).events
-        assert await anext(events) == 1
+        assert await anext(events) == 1  # type: ignore[arg-type]
         await events.aclose()
         async with asyncio.timeout(30):
             await gone.wait()

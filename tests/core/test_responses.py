@@ -289,7 +289,7 @@ def paths(value: Json, path: tuple[Json, ...] = ()) -> list[tuple[Json, ...]]:
     ]  # fmt: skip
 
 
-STRANGE = (
+STRANGE: tuple[Json, ...] = (
     None,
     True,
     False,
@@ -368,7 +368,9 @@ CUTS = st.lists(st.integers(1, 4), min_size=40, max_size=40)
 @given(st.text(st.sampled_from("ab é東🙂 \n"), min_size=1, max_size=14), CUTS, st.sampled_from(["bytes", "parts"]))
 def test_tokens_of_any_bytes_find_their_characters(text: str, cuts: list[int], style: str) -> None:
     """Cut the text's bytes anywhere; each token is named in OpenAI's way, or decoded by itself."""
-    data, tokens, truth = text.encode(), [], []
+    data = text.encode()
+    tokens: list[Json] = []
+    truth: list[Json] = []
     while data:
         truth.append(data[: cuts[len(tokens)]])
         data = data[len(truth[-1]) :]
@@ -401,6 +403,6 @@ def test_the_check_is_of_the_sent_request() -> None:
     assert fault(completion(prompt=[[1, 2], [3]], n=2), body) is None
     assert fault(completion(prompt=[1, 2], n=4), body) is None
     assert fault(completion(prompt=[1, 2], n=2), body) == "the answer has 4 choices, 2 were asked for"
-    assert fault(replace(ASKED, body=ASKED.body | {"logprobs": None, "prompt": PROMPTS[0]}), answered(
+    assert fault(replace(ASKED, body=dict(ASKED.body) | {"logprobs": None, "prompt": PROMPTS[0]}), answered(
         "text_completion", [said(PROMPTS[0] + "!", finish="length")])) is None  # fmt: skip
     assert CONTENT["content"]

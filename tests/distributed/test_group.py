@@ -175,7 +175,7 @@ def test_when_the_leader_is_killed_the_others_end(together: Together) -> None:
     together.processes[0].kill()
     assert together.codes() == [-signal.SIGKILL, 1, 1]
     assert gone(family)
-    assert "rank 0 is gone" in together.processes[1].stderr.read()  # type: ignore[union-attr]
+    assert "rank 0 is gone" in together.processes[1].stderr.read()
 
 
 def test_what_runs_beside_a_member_dies_with_it(together: Together) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -126,7 +127,7 @@ def test_alternatives_come_best_first_with_the_same_floats(sequence: list[int]) 
 @pytest.mark.parametrize(
     "sampling", [{}, {"temperature": 1.0, "seed": 3}, {"logit_bias": {120: 50.0}, "max_tokens": 9}]
 )
-async def test_generated_tokens_have_the_log_probabilities_of_the_reference(sampling: dict[str, object]) -> None:
+async def test_generated_tokens_have_the_log_probabilities_of_the_reference(sampling: dict[str, Any]) -> None:
     engine = runner()
     found = await entries(engine, asked(logprobs=3, **sampling))
     whole = [*PROMPT.encode(), *(t.token for t in found)]
@@ -147,7 +148,7 @@ async def test_a_greedy_token_is_the_best_alternative() -> None:
 
 
 async def test_a_seed_repeats_and_another_differs() -> None:
-    hot = {"temperature": 1.0, "max_tokens": 30, "ignore_eos": True}
+    hot: dict[str, Any] = {"temperature": 1.0, "max_tokens": 30, "ignore_eos": True}
     one, again, other = [await tokens(runner(), asked(seed=seed, **hot)) for seed in (1, 1, 2)]
     assert one == again
     assert one != other
@@ -155,8 +156,8 @@ async def test_a_seed_repeats_and_another_differs() -> None:
 
 
 @pytest.mark.parametrize("one", [{"temperature": 0.5}, {"top_p": 0.5}, {"top_k": 3}, {"presence_penalty": 2.0}])
-async def test_every_setting_changes_what_is_drawn(one: dict[str, float]) -> None:
-    hot = {"temperature": 2.0, "seed": 5, "max_tokens": 30, "ignore_eos": True}
+async def test_every_setting_changes_what_is_drawn(one: dict[str, Any]) -> None:
+    hot: dict[str, Any] = {"temperature": 2.0, "seed": 5, "max_tokens": 30, "ignore_eos": True}
     assert await tokens(runner(), asked(**hot)) != await tokens(runner(), asked(**(hot | one)))
 
 

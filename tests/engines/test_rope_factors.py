@@ -105,7 +105,7 @@ def _name(name: str) -> str:
     root, _, weight = name.rpartition(".")
     if root in ROOTS:
         return f"{ROOTS[root]}.{weight}"
-    layer, part = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", root).groups()  # type: ignore[union-attr]
+    layer, part = re.fullmatch(r"model\.layers\.(\d+)\.(.+)", root).groups()
     return f"blk.{layer}.{NAMES[part]}.{weight}"
 
 

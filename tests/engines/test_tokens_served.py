@@ -133,8 +133,8 @@ def test_a_choice_behind_a_rendered_chat_is_as_likely_as_by_a_forward_pass(engin
     with served(folder, engine) as server:
         answer = server.post(request.path, **request.body)
         whole = checked(request, Response(answer.status_code, answer.json()))
-        streamed = server.post(request.path, **request.body | {"stream": True}).text
-        twice = server.post(request.path, **request.body | {"n": 2}).json()["choices"]
+        streamed = server.post(request.path, **dict(request.body) | {"stream": True}).text
+        twice = server.post(request.path, **dict(request.body) | {"n": 2}).json()["choices"]
     assert (whole.fault, whole.notes) == (None, ())
     right = [forward(folder, TURN.replace("{{question}}", "What?"), end) for end in ends]
     assert score(task, sample, whole).prediction["loglikelihoods"] == pytest.approx(right, abs=1e-3)

@@ -13,7 +13,7 @@ from launcher.core.types import Json, Record, Status
 def record() -> Callable[..., Record]:
     def make(key: str = "t/a/0", status: Status = Status.scored, value: float = 1.0, **changes: Json) -> Record:
         task, id_, repeat = key.split("/")
-        values = {
+        values: Json = {
             "requests": ({"path": "/v1/completions", "body": {"prompt": id_}},),
             "responses": ({"choices": []},),
             "prediction": None,

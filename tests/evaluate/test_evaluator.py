@@ -87,7 +87,7 @@ async def test_a_line_holds_what_the_contract_says(tmp_path):
         "id": "0",
         "repeat": 0,
         "request": {"path": "/v1/completions", "body": {"model": "m", "prompt": "0", "temperature": 0.5}},
-        "response": json.loads(said("0").text),
+        "response": json.loads(str(said("0").text)),
         "prediction": "0",
         "target": "0",
         "scores": {"exact_match": 1.0},
@@ -216,7 +216,7 @@ async def test_a_streamed_answer_is_failed(tmp_path):
 
 
 async def test_retried_requests_are_scored_once(tmp_path):
-    failures = {}
+    failures: dict[str, int] = {}
 
     async def answer(body, request):
         failures[body["prompt"]] = failures.get(body["prompt"], 0) + 1

@@ -66,7 +66,7 @@ async def lines(folder: Path, answer: Callable[[Json], bytes | Json], adapters=(
         return web.Response(body=data, content_type="application/json")
 
     folder.mkdir(parents=True, exist_ok=True)
-    chosen = {"max_pause_s": 0, "concurrency": 4} | more
+    chosen: Json = {"max_pause_s": 0, "concurrency": 4} | more
     async with serving(respond) as server:
         await evaluate(
             server.endpoint, tasks(folder), adapters, Evaluate(**chosen), folder, {"v": 1}, Watch(), deployment={"v": 1}
@@ -182,7 +182,7 @@ async def test_the_page_of_a_proxy_is_no_refusal(tmp_path: Path) -> None:
         return web.json_response({"error": {"message": "too long", "type": "invalid_request_error"}}, status=400)
 
     async with serving(respond) as server:
-        chosen = {"text": tasks(tmp_path)["text"]}
+        chosen: Json = {"text": tasks(tmp_path)["text"]}
         await evaluate(server.endpoint, chosen, [], Evaluate(max_pause_s=0), tmp_path, {"v": 1}, Watch())
     found = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     assert {line["id"]: line["status"] for line in found} == {"0": "failed", "1": "refused"}
@@ -197,7 +197,7 @@ async def test_a_faulty_answer_is_not_cached(tmp_path: Path) -> None:
     assert {line["status"] for line in second + third} == {"scored"}
 
 
-STRANGE = (None, True, 7, -(2**40), 10**30, 1e308, "", "\x1b[2J\u202e", [], {}, [[]])
+STRANGE: tuple[Json, ...] = (None, True, 7, -(2**40), 10**30, 1e308, "", "\x1b[2J\u202e", [], {}, [[]])
 
 
 def paths(value: Json, path: tuple[Json, ...] = ()) -> Iterator[tuple[Json, ...]]:

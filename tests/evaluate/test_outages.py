@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -62,11 +63,11 @@ class Marks(Watch):
 
 async def run(endpoint, folder, *, task=None, adapters=(), progress=None, watched=True, **settings):
     folder.mkdir(exist_ok=True)
-    given = [endpoint, {"t": task or Thirds()}, list(adapters), Evaluate(**settings), folder, {"v": 1}]
+    given: list[Any] = [endpoint, {"t": task or Thirds()}, list(adapters), Evaluate(**settings), folder, {"v": 1}]
     if not watched:
-        return await evaluate(*given, progress or Watch())
+        return await evaluate(*given, progress=progress or Watch())
     with watch(endpoint, folder, QUICK) as health:
-        return await evaluate(*given, progress or Watch(), health=health)
+        return await evaluate(*given, progress=progress or Watch(), health=health)
 
 
 def answers(folder):
@@ -208,7 +209,15 @@ async def test_a_request_that_a_hung_server_forgot_is_asked_again(tmp_path, monk
 
     progress = Marks(9, hangs.set)
     async with serving(answer) as server:
-        given = [server.endpoint, {"t": Thirds()}, [], Evaluate(concurrency=4), tmp_path / "run", {"v": 1}, progress]
+        given: list[Any] = [
+            server.endpoint,
+            {"t": Thirds()},
+            [],
+            Evaluate(concurrency=4),
+            tmp_path / "run",
+            {"v": 1},
+            progress,
+        ]
         (tmp_path / "run").mkdir()
         asking = asyncio.create_task(evaluate(*given, health=Silent()))
         await progress.holding.wait()
@@ -232,7 +241,7 @@ async def test_a_server_that_is_only_busy_is_let_finish(tmp_path):
             asked.append(prompt)
             if prompt == "5":
                 released.wait(60)
-            self._answer(json.loads(said(prompt).text))
+            self._answer(json.loads(str(said(prompt).text)))
 
         def _answer(self, body: Json) -> None:
             data = json.dumps(body).encode()
@@ -302,7 +311,7 @@ async def test_a_burst_of_errors_of_a_server_that_says_it_is_well(tmp_path, stat
 
 
 async def test_with_retry_a_short_burst_needs_no_pause(tmp_path):
-    refused = []
+    refused: list[Json] = []
 
     async def answer(body, request):
         if len(refused) < 40 and int(body["prompt"]) > 9:
@@ -450,7 +459,7 @@ async def test_a_run_that_is_interrupted_in_a_pause_ends_at_once_and_is_continue
 
 async def test_a_server_whose_process_has_ended_is_not_waited_for(tmp_path):
     async with serving() as server:
-        gone = []
+        gone: list[Json] = []
         endpoint = Endpoint(server.url, "m", "command", "none", ours=False, ended=lambda: gone[0] if gone else None)
         progress = Marks(9, lambda: gone.append("the server ended: it exited with 3"))
         found = await run(endpoint, tmp_path / "run", progress=progress, concurrency=1, task=Thirds(100_000))

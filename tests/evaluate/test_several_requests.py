@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -203,7 +204,7 @@ async def test_a_verdict_that_does_not_come_ends_the_sample_with_its_reason(tmp_
 
 
 async def test_a_sample_is_asked_again_when_the_server_goes_away_during_its_scoring(tmp_path):
-    lost = []
+    lost: list[Any] = []
 
     async def answer(body, request):
         if body["prompt"] == "judge 1" and not lost:

@@ -209,7 +209,7 @@ def test_a_server_that_does_not_come_back_leaves_an_incomplete_result_that_is_co
     with program(arguments, tmp_path) as server:
         wait_for((serving / "endpoint.json").exists, server, 60)
         url = json.loads((serving / "endpoint.json").read_text())["url"]
-        given = ("backend=external", f"backend.url={url}", "tasks=[addition]")
+        given: tuple[str, ...] = ("backend=external", f"backend.url={url}", "tasks=[addition]")
         given += ("evaluate.concurrency=2", "evaluate.max_pause_s=1")
         with program(command(*given, f"hydra.run.dir={folder}"), tmp_path) as run:
             wait_for(lambda: len(samples_so_far(folder)) >= 3, run, 60)

@@ -41,7 +41,7 @@ def shown(folder, records, steps=""):
     if steps:
         text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
         path.write_text(text.replace("</body>", DRIVER % steps + "</body>"), encoding="utf-8")
-    command = [BROWSER, *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()]
+    command = [str(BROWSER), *FLAGS, f"--user-data-dir={folder / 'profile'}", "--dump-dom", path.as_uri()]
     return subprocess.run(command, capture_output=True, timeout=120, check=True).stdout.decode("utf-8", "replace")
 
 

@@ -18,8 +18,8 @@ def run(folder, right):
 
 
 def both(tmp_path, a, b, metric="exact_match"):
-    runs = [(name, answers(tmp_path / name, records)) for name, records in (("a", a), ("b", b))]
-    return compare.compare(*runs, "addition", metric)
+    one, other = [(name, answers(tmp_path / name, records)) for name, records in (("a", a), ("b", b))]
+    return compare.compare(one, other, "addition", metric)
 
 
 def test_two_runs_are_compared_question_by_question(tmp_path):

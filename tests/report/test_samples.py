@@ -99,7 +99,7 @@ def test_what_is_still_too_long_is_shown_as_cut_text():
 
 
 def test_deep_nesting_ends():
-    value = "deep"
+    value: object = "deep"
     for _ in range(500):
         value = [value]
     assert "nested more deeply" in json.dumps(samples.shorten(value), ensure_ascii=False)

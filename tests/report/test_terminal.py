@@ -3,10 +3,11 @@ import io
 import pytest
 from rich.console import Console
 
+from launcher.core.console import printable
 from launcher.core.types import Check, Pause, Status, TaskResult
 from launcher.report import page
 from launcher.report.results import to_json
-from launcher.report.terminal import print_report, print_sweep, printable
+from launcher.report.terminal import print_report, print_sweep
 from tests.report.report_records import CHECKS, choice, failed_report, mixed, record, report, task_results
 
 

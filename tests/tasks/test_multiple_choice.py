@@ -1,20 +1,22 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from launcher.core.errors import TaskError, UserError
-from launcher.core.types import Response, Status
+from launcher.core.types import Json, Response, Status
 from launcher.tasks.multiple_choice import MultipleChoice
 from tests.scoring import score
 
 ROW = {"id": "q1", "question": "the capital of france is ", "choices": ["rome", "paris"], "answer": 1}
-ARC = {
+ARC: Json = {
     "id": "MCAS",
     "question": "Which?",
     "choices": {"text": ["a telephone", "a tv", "ice"], "label": ["A", "B", "C"]},
     "answerKey": "C",
 }
-ARC_TASK = {
+ARC_TASK: dict[str, Any] = {
     "context": "Question: {{question}}\nAnswer:",
     "choices": "choices.text",
     "answer": "answerKey",
@@ -122,7 +124,7 @@ def test_generated_text_only_is_never_scored_at_the_level_of_chance(jsonl):
     choices = [{"index": i, "text": " a", "logprobs": logprobs} for i in range(2)]
     found = score(task, sample_of(task), Response(200, {"choices": choices}))
     assert (found.status, found.scores) == (Status.failed, {})
-    assert "echo" in found.reason
+    assert "echo" in str(found.reason)
 
 
 @pytest.mark.parametrize(

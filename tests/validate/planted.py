@@ -25,7 +25,7 @@ def engine(plant: Plant) -> Megatron:
             plant(runner._executor._stage)  # type: ignore[attr-defined]
             yield runner
 
-    made.load = broken  # type: ignore[method-assign]
+    made.load = broken  # type: ignore[method-assign, assignment]
     return made
 
 

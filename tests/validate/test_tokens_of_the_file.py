@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from launcher.api.app import create_app
 from launcher.asgi.server import bind, server_log, serving
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
+from launcher.checkpoints.tokenizers.templated import TemplatedTokenizer
 from launcher.core.types import Check, Endpoint
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
@@ -24,9 +25,9 @@ NAME = "tokens of the file"
 OTHERS = [name for name in certificate.NAMES if name != NAME]
 
 
-async def checked(folder: Path, tokenizer: HuggingFaceTokenizer, vocabulary: Path | None) -> Check:
+async def checked(folder: Path, tokenizer: TemplatedTokenizer, vocabulary: Path | None) -> Check:
     runner = EchoRunner(Echo(), Model("echo"))
-    runner.tokenizer = tokenizer  # type: ignore[assignment]  # of the echo engine only what tokenizes is asked
+    runner.tokenizer = tokenizer  # of the echo engine only what tokenizes is asked
     app = create_app(runner)
     with bind("127.0.0.1", 0) as bound, server_log(folder / "log") as log, serving(app, bound, log, 2.0):
         endpoint = Endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}/v1", "echo", "inline", "echo")

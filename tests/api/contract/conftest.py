@@ -145,6 +145,10 @@ async def api(endpoint: Endpoint) -> AsyncIterator[Api]:
 async def sdk(endpoint: Endpoint) -> AsyncIterator[openai.AsyncOpenAI]:
     http = httpx.AsyncClient(trust_env=False)
     async with openai.AsyncOpenAI(
-        base_url=endpoint.url, api_key=endpoint.api_key or "none", max_retries=0, timeout=60, http_client=http
+        base_url=endpoint.url,
+        api_key=endpoint.api_key or "none",
+        max_retries=0,
+        timeout=60,
+        http_client=http,  # type: ignore[arg-type]
     ) as client:
         yield client

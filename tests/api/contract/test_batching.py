@@ -43,9 +43,9 @@ def facts(body: dict) -> tuple[object, list[float]]:
 
 async def test_concurrent_requests_equal_the_same_requests_alone(api: Api) -> None:
     asks = [ask(i) for i in range(24)]
-    together = await asyncio.gather(*(api.complete(**body) for body in asks))  # type: ignore[arg-type]
+    together = await asyncio.gather(*(api.complete(**body) for body in asks))
     for body, mixed in zip(asks, together, strict=True):
-        (said, logprobs), (said_alone, logprobs_alone) = facts(mixed), facts(await api.complete(**body))  # type: ignore[arg-type]
+        (said, logprobs), (said_alone, logprobs_alone) = facts(mixed), facts(await api.complete(**body))
         assert said == said_alone, body
         assert logprobs == pytest.approx(logprobs_alone, abs=1e-4), body
 

@@ -9,8 +9,11 @@ MESSAGES = [{"role": "user", "content": "12+34="}]
 
 async def test_a_chat_completion_has_openais_shape(sdk: openai.AsyncOpenAI, api: Api) -> None:
     found = await sdk.chat.completions.create(
-        model=api.endpoint.model, messages=MESSAGES, max_completion_tokens=4, temperature=0
-    )  # type: ignore[call-overload]
+        model=api.endpoint.model,
+        messages=MESSAGES,  # type: ignore[arg-type]
+        max_completion_tokens=4,
+        temperature=0,
+    )
     assert found.object == "chat.completion"
     assert found.id.startswith("chatcmpl-")
     assert found.choices[0].message.role == "assistant"

@@ -16,6 +16,7 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -200,7 +201,7 @@ def test_one_that_hangs_is_waited_for_and_ends_in_order_even_then(tmp_path: Path
 
     command, timing = f"{PYTHON} {shlex.quote(str(SERVER))} {{port}}", Timing(period_s=0.1, timeout_s=0.5)
     with served(tmp_path, command, stop_timeout_s=600.0) as endpoint, watch(endpoint, tmp_path, timing) as health:
-        given = [endpoint, {"t": Echoes(60)}, [], Evaluate(concurrency=8), tmp_path, None, Stops()]
+        given: list[Any] = [endpoint, {"t": Echoes(60)}, [], Evaluate(concurrency=8), tmp_path, None, Stops()]
         found = asyncio.run(evaluate(*given, health=health))
         os.kill(pid(), signal.SIGSTOP)
     assert (found.tasks["t"].coverage["scored"], found.stopped) == (60, None)

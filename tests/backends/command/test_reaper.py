@@ -26,7 +26,7 @@ DETACHED = "setsid sh -c ': > up; exec sleep 300' & exec sleep 300"
 
 @contextmanager
 def reaper(folder: Path, script: str, grace_s: float = 20) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-I", "-S", process.REAPER, str(grace_s), SHELL, "-c", script]
+    command = [sys.executable, "-I", "-S", str(process.REAPER), str(grace_s), SHELL, "-c", script]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, cwd=folder) as reaper:
         try:
             yield reaper
@@ -54,7 +54,7 @@ def test_its_exit_code_is_the_servers(tmp_path: Path, script: str, code: int) ->
 
 
 def test_a_program_that_does_not_exist_is_said(tmp_path: Path) -> None:
-    command = [sys.executable, "-I", "-S", process.REAPER, "1", "no-such-program"]
+    command = [sys.executable, "-I", "-S", str(process.REAPER), "1", "no-such-program"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as kept:
         assert kept.wait(30) == 127  # its input is open: the launcher is there
         assert kept.stderr is not None

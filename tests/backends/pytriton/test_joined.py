@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -115,7 +116,7 @@ def torchrun(nodes: int, node: int, port: int) -> tuple[str, ...]:
     ids=["one node", "two nodes"],
 )
 def test_torchrun_serves_through_triton_and_sigterm_to_a_follower_ends_all(
-    started: Started, expected: dict[str, object], nodes: int, choices: tuple[str, ...]
+    started: Started, expected: dict[str, Any], nodes: int, choices: tuple[str, ...]
 ) -> None:
     port = free("127.0.0.1") if nodes > 1 else 0
     for node in range(nodes):

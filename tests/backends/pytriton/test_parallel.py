@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -36,12 +37,12 @@ def check_lm_eval(http: httpx.Client, said: str) -> None:
         assert total == pytest.approx(sum(reference[len(first) :]), abs=1e-3)
 
 
-def check_answer(found: dict[str, object], expected: dict[str, object]) -> None:
+def check_answer(found: dict[str, Any], expected: dict[str, Any]) -> None:
     assert found["text"] == expected["text"]
     assert found["logprobs"]["token_logprobs"] == pytest.approx(expected["logprobs"]["token_logprobs"], abs=1e-4)
 
 
-def test_ranks_in_tensor_and_pipeline_answer_as_one(expected: dict[str, object], tmp_path: Path) -> None:
+def test_ranks_in_tensor_and_pipeline_answer_as_one(expected: dict[str, Any], tmp_path: Path) -> None:
     before = set(psutil.Process().children(recursive=True))
     with served(PyTriton(), Parallelism(tensor=2, pipeline=2), tmp_path) as http:
         found = answer(http)
@@ -53,7 +54,7 @@ def test_ranks_in_tensor_and_pipeline_answer_as_one(expected: dict[str, object],
 
 
 def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_die_as_one(
-    expected: dict[str, object], tmp_path: Path
+    expected: dict[str, Any], tmp_path: Path
 ) -> None:
     before = set(psutil.Process().children(recursive=True))
     with served(PyTriton(), Parallelism(tensor=2), tmp_path, impatient()) as http:

@@ -75,7 +75,7 @@ async def test_abort_frees_the_slot_and_tells_the_reader(served: RequestHandler,
 async def test_closing_the_stream_frees_the_slot(served: RequestHandler, runner: EchoRunner) -> None:
     stream = endless(served)
     await anext(stream)
-    await stream.aclose()
+    await stream.aclose()  # type: ignore[attr-defined]
     await free(runner)
 
 
@@ -85,7 +85,7 @@ async def test_an_id_can_be_used_again_but_not_twice_at_a_time(served: RequestHa
     with pytest.raises(RequestError, match="id=one: a generation of this id is running already"):
         await answers(served, prompt("x"), id="one")
     await anext(stream)
-    await stream.aclose()
+    await stream.aclose()  # type: ignore[attr-defined]
     await free(runner)
     assert await answers(served, prompt("x"), id="one")
 

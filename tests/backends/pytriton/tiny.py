@@ -50,7 +50,7 @@ def impatient() -> Megatron:
         decision = settle(*settings)
         return replace(decision, placement=replace(decision.placement, weights=Impatient(decision.placement.weights)))
 
-    engine.decide = decide  # type: ignore[method-assign]
+    engine.decide = decide  # type: ignore[method-assign, assignment]
     return engine
 
 
@@ -70,6 +70,6 @@ def served(
         yield http
 
 
-def answer(http: httpx.Client) -> dict[str, object]:
+def answer(http: httpx.Client) -> dict[str, Any]:
     (choice,) = http.post("/v1/completions", json=BODY).raise_for_status().json()["choices"]
     return choice

@@ -84,7 +84,7 @@ class Running:
 def start(folder: Path, backend: PyTriton, **pace: float) -> Iterator[Running]:
     """Serve the troublesome echo, to everybody."""
     model, admission = Model("echo"), Admission()
-    echo = Echo(context_length=512, **pace)
+    echo = Echo(context_length=512, **pace)  # type: ignore[arg-type]
     engine = Trouble(echo, model)
 
     @contextmanager
@@ -94,7 +94,7 @@ def start(folder: Path, backend: PyTriton, **pace: float) -> Iterator[Running]:
         finally:
             engine.close()
 
-    echo.load = load  # type: ignore[method-assign]
+    echo.load = load  # type: ignore[method-assign, assignment]
     folder.mkdir(parents=True, exist_ok=True)
     deployment = Deployment(model, echo, Parallelism(), Optimizations(), folder, admission)
     with (

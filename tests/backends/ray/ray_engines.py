@@ -18,7 +18,9 @@ class Damaged(Echo):
     """Finds, when it loads, that the checkpoint is damaged."""
 
     @contextmanager
-    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[AsyncEngine]:
+    def load(  # type: ignore[override]
+        self, deployment: Deployment, allocation: Allocation
+    ) -> Iterator[AsyncEngine]:
         raise CheckpointError("shard 7 is damaged")
         yield
 
@@ -28,7 +30,9 @@ class Killed(Echo):
     """Is killed while it loads, as for lack of memory."""
 
     @contextmanager
-    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[AsyncEngine]:
+    def load(  # type: ignore[override]
+        self, deployment: Deployment, allocation: Allocation
+    ) -> Iterator[AsyncEngine]:
         os.kill(os.getpid(), 9)
         yield
 

@@ -73,9 +73,13 @@ class Nodes:
     def _start(self, node: str, *given: str) -> None:
         program = Path(sys.executable).with_name("ray")
         command = [str(program), "start", f"--node-ip-address={node}", "--num-cpus=2", "--object-store-memory=80000000"]
-        with (self._folder / f"{node}.log").open("wb") as log:
+        with (self._folder / f"{node}.log").open("wb") as out:
             self._started[node] = subprocess.Popen(
-                [*command, "--block", *given], env=self.environment, stdout=log, stderr=log, start_new_session=True
+                [*command, "--block", *given],
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
         deadline = time.monotonic() + 200
         while "will now block" not in (log := (self._folder / f"{node}.log").read_text()):

@@ -10,7 +10,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from itertools import product
 from pathlib import Path
@@ -219,8 +219,8 @@ def test_a_controller_that_is_lost_is_replaced(
     """Also: a replica that is lost while the controller hangs, and which it would have replaced."""
     owner = echoes.driver()
     dies(echoes.named(CONTROLLER))
-    wait_for(lambda: controllers(echoes), "the next one answers")
-    victims = [(echoes.named(CONTROLLER), hangs), (echoes.replicas()[0], dies)]
+    wait_for(lambda: bool(controllers(echoes)), "the next one answers")
+    victims: list[tuple[int, Callable[[int], None]]] = [(echoes.named(CONTROLLER), hangs), (echoes.replicas()[0], dies)]
     lives_through(echoes, victims, tmp_path / "controller hangs", task, undisturbed)
     assert controllers(echoes) == ["Serve's controller died", "Serve's controller hangs: no answer within 6 s"]
     assert echoes.driver() == owner, "one part was lost, and all of Ray was replaced"

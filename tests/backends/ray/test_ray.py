@@ -120,7 +120,7 @@ def test_a_ray_that_is_not_there_is_refused() -> None:
 )
 def test_a_wrong_value_is_refused_by_name(key: str, value: int | str) -> None:
     with pytest.raises(UserError, match=f"backend.{key}={value}: accepted is"):
-        Ray(**{key: value})
+        Ray(**{key: value})  # type: ignore[arg-type]
 
 
 def test_a_plan_says_what_each_replica_gets(tmp_path: Path) -> None:

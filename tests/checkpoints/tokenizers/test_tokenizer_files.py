@@ -16,6 +16,7 @@ from launcher.checkpoints import load_tokenizer
 from launcher.checkpoints.gguf.layout import opened
 from launcher.checkpoints.tokenizers.gguf import KIND_OF, TURN_ENDS, tokenizer_of
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
+from launcher.checkpoints.tokenizers.templated import TemplatedTokenizer
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Bounds
 from tests.checkpoints.tokenizer_inputs import (
@@ -43,7 +44,7 @@ def written(folder: Path, pipeline: str, cls: str | None, kind: str | None, **co
     return folder
 
 
-def agrees(tokenizer: HuggingFaceTokenizer, file: Path, text: str) -> None:
+def agrees(tokenizer: TemplatedTokenizer, file: Path, text: str) -> None:
     """Compare with the library's own reading of the file; its Metaspace decoder loses spaces within a first token."""
     right = Tokenizer.from_file(str(file))
     decoder = json.loads(file.read_text())["decoder"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from launcher.engines.huggingface.executor import FLAT, ExecutionStrategy, arrange
@@ -12,7 +14,7 @@ from tests.engines.huggingface.huggingface_models import CONTEXT, random_model
 def arranged(
     model: object, context_length: int = CONTEXT, block_size: int = 16, num_blocks: int = 20
 ) -> ExecutionStrategy:
-    return arrange(model, context_length, block_size, lambda values: num_blocks)  # type: ignore[arg-type]
+    return arrange(model, context_length, block_size, lambda values: num_blocks)
 
 
 @pytest.mark.parametrize(
@@ -40,7 +42,7 @@ def test_positions_that_are_not_listened_to_are_computed_one_sequence_after_the_
     """Rotary angles by the place in the batch are right only for a sequence that has the batch to itself."""
     model = random_model("llama")
 
-    def by_place(_module: object, arguments: tuple[object, ...], settings: dict[str, object]) -> object:
+    def by_place(_module: object, arguments: tuple[object, ...], settings: dict[str, Any]) -> object:
         positions = settings["position_ids"]
         return arguments, settings | {
             "position_ids": positions[:, :1] + positions.new_ones(positions.shape).cumsum(1) - 1

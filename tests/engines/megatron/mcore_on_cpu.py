@@ -94,7 +94,7 @@ def replace_cuda() -> None:
     cuda: Any = torch.cuda
     cuda.current_device, cuda.device, cuda.Event = lambda: "cpu", lambda _: nullcontext(), Event
     cuda.nvtx.range_push, cuda.nvtx.range_pop = lambda _: None, lambda: None
-    torch.empty, torch.empty_like = unpinned(torch.empty), unpinned(torch.empty_like)  # type: ignore[assignment]
+    torch.empty, torch.empty_like = unpinned(torch.empty), unpinned(torch.empty_like)
     attention.flash_attn_varlen_func = flash_attn_varlen_func
     attention.flash_attn_with_kvcache = flash_attn_with_kvcache
     attention.is_fa_min_version = lambda _: True
@@ -121,13 +121,14 @@ async def check(runner: Any, expected: Any, requests: Any) -> None:
 
 def main(name: str, num_blocks: int) -> None:
     replace_cuda()
+    from launcher.core.tokenizer import ByteTokenizer
     from launcher.engines.megatron.dynamic import RequestTracker
     from launcher.engines.megatron.mcore import Dynamic
     from launcher.engines.runtime.batching import BatchingRunner
     from launcher.engines.runtime.scheduler import SchedulerConfig
     from tests.engines.answers import together
     from tests.engines.megatron.test_executor import ARCHITECTURES, mixed_requests
-    from tests.engines.megatron.tiny_models import ByteTokenizer, placement, running
+    from tests.engines.megatron.tiny_models import placement, running
 
     requests, limits, tokenizer = mixed_requests(12, seed=5), SchedulerConfig(256, max_sequences=8), ByteTokenizer()
     place = replace(placement(ARCHITECTURES[name]), block_size=256, num_blocks=num_blocks)

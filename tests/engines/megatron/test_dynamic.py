@@ -128,7 +128,7 @@ class Foreign:
 @contextmanager
 def foreign(**settings: int) -> Iterator[BatchingRunner]:
     batch = RequestTracker(LIMITS, VOCAB, frozenset({7}))
-    runner = BatchingRunner("toy", ByteTokenizer(), Foreign(batch, **settings), LIMITS, {}, planner=batch)
+    runner = BatchingRunner("toy", ByteTokenizer(), Foreign(batch, **settings), LIMITS, {}, planner=batch)  # type: ignore[arg-type]
     try:
         yield runner
     finally:
@@ -137,7 +137,7 @@ def foreign(**settings: int) -> Iterator[BatchingRunner]:
 
 @contextmanager
 def portable() -> Iterator[BatchingRunner]:
-    runner = BatchingRunner("toy", ByteTokenizer(), Portable(401, 4), LIMITS, {})
+    runner = BatchingRunner("toy", ByteTokenizer(), Portable(401, 4), LIMITS, {})  # type: ignore[arg-type]
     try:
         yield runner
     finally:

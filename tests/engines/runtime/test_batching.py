@@ -26,7 +26,7 @@ def toy() -> PagedToy:
 @pytest.fixture
 def runner(toy: PagedToy) -> Iterator[BatchingRunner]:
     before = set(threading.enumerate())
-    made = BatchingRunner("toy", ByteTokenizer(), toy, SchedulerConfig(64, max_sequences=2, max_queue=2), {"a": 1})
+    made = BatchingRunner("toy", ByteTokenizer(), toy, SchedulerConfig(64, max_sequences=2, max_queue=2), {"a": 1})  # type: ignore[arg-type]
     yield made
     if toy.gate is not None:
         toy.gate.release(10_000)

@@ -24,7 +24,7 @@ class TellingSweeper(Sweeper):
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.hydra_context, self.config = hydra_context, config
         given = {"hydra_context": hydra_context, "task_function": task_function, "config": config}
-        self.launcher = Plugins.instance().instantiate_launcher(**given)
+        self.launcher = Plugins.instance().instantiate_launcher(**given)  # type: ignore[arg-type]
 
     def sweep(self, arguments: list[str]) -> None:
         values = self._launched([[*arguments, f"model.name={name}"] for name in "ab"], 0)
