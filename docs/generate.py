@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import get_type_hints
 
 from launcher.asgi.config import Limits
-from launcher.cli.app import conf_folder
+from launcher.cli.options import conf_folder
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
 from launcher.pipeline.config import Mode, Run
 from launcher.settings.component import COMPONENTS

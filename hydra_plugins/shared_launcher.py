@@ -11,12 +11,12 @@ from typing import Any
 
 from hydra.core.config_store import ConfigStore
 from hydra.core.hydra_config import HydraConfig
-from hydra.core.utils import JobReturn, JobStatus, filter_overrides, run_job, setup_globals
+from hydra.core.utils import JobReturn, JobStatus, env_override, filter_overrides, run_job, setup_globals
 from hydra.plugins.launcher import Launcher
 from hydra.types import HydraContext, TaskFunction
-from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
-from hydra_plugins._composed_once import composed_once, seldom_collected
+from hydra_plugins._caching_loader import caching_loader, relaxed_gc
 
 
 @dataclass
@@ -61,7 +61,7 @@ ConfigStore.instance().store(group="hydra/launcher", name="shared", node=SharedC
 
 
 class SharedLauncher(Launcher):
-    """Runs the points of a batch sorted by what they need served; numbers and results keep their order.
+    """Runs the points of a batch sorted by the server that they need; numbers and results keep their order.
 
     With ``cluster=slurm`` the points that need the same server go into one job, and the jobs run side by side.
     """
@@ -73,12 +73,12 @@ class SharedLauncher(Launcher):
     def __init__(self, resume: bool, **queue: Any) -> None:
         """Take the keys of `SharedConf`; those for SLURM are read where a point is composed."""
         self.resume = resume
-        self.up = ""
+        self.running_key = ""
         self.under_way: list[Any] = []
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
         self.config, self.task_function, self.hydra_context = config, task_function, hydra_context
-        self.loader = composed_once(hydra_context)
+        self.loader = caching_loader(hydra_context)
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
         """Compose every point before the first one runs; return one `JobReturn` each, in the order given.
@@ -87,92 +87,104 @@ class SharedLauncher(Launcher):
         """
         setup_globals()
         self._begin(initial_job_idx)
-        with seldom_collected():
+        with relaxed_gc():
             points = [self._compose(overrides, initial_job_idx + n) for n, overrides in enumerate(job_overrides)]
-            keys = [_served(point) for point in points]
+        keys = [point.key for point in points]
         returns: dict[int, JobReturn] = {}
         submitted: dict[int, Any] = {}
-        for n in sorted(range(len(keys)), key=lambda n: (keys[n] != self.up, keys.index(keys[n]), n)):
-            title = f"point {initial_job_idx + n}: {' '.join(filter_overrides(job_overrides[n]))}"
-            if _is_submitted(points[n]):
-                with seldom_collected():
-                    returns[n] = self._run(_collect(submitted, n), points[n], title)
-            else:
-                returns[n] = self._run(self.task_function, points[n], title)
-            self.up = keys[n]
+        for n in sorted(range(len(keys)), key=lambda n: (keys[n] != self.running_key, keys.index(keys[n]), n)):
+            returns[n] = self._run(points[n], n, submitted)
+            self.running_key = keys[n]
         if submitted:
-            self._submit(submitted, keys, points, returns)
+            self._submit(submitted, points, returns)
         return [returns[n] for n in range(len(points))]
 
     def _begin(self, number: int) -> None:
-        """Leave what the sweep was begun with, which not every sweeper does; say if it cannot be continued."""
-        from launcher.core.run_folder import RunFolder
-
+        """Write the sweep's own configuration, which not every sweeper does; warn if it cannot be continued."""
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
-        if not RunFolder(folder).multirun.exists():
-            OmegaConf.save(self.config, RunFolder(folder).multirun)
+        if not (folder / "multirun.yaml").exists():
+            OmegaConf.save(self.config, folder / "multirun.yaml")
         if number == 0 and OmegaConf.select(self.config.hydra.sweeper, "sampler.seed", default=0) is None:
             _tell("without hydra.sweeper.sampler.seed=<number> this sweep cannot be continued if it is interrupted")
 
-    def _compose(self, overrides: Sequence[str], number: int) -> DictConfig:
-        config = self.loader.take(self.config, overrides)
+    def _compose(self, overrides: Sequence[str], number: int) -> "_Point":
+        from launcher.cli.compose import Composition
+        from launcher.cli.jobs import deployment_key
+
+        config, title = self.loader.take(self.config, overrides), " ".join(filter_overrides(overrides))
         with open_dict(config):
             config.hydra.job.id = config.hydra.job.num = number
-        return config
-
-    def _run(self, task: TaskFunction, config: DictConfig, title: str) -> JobReturn:
-        """Run a point, or skip it if it is done."""
-        folder = _folder(config)
-        if self.resume:
-            _check_same(config, folder)
-            if _is_done(folder):
-                _tell(f"{title} · done before")
-                return _returned(config, folder)
+        folder = _folder(config).absolute()
+        with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
+            config.hydra.runtime.output_dir = str(folder)
+        HydraConfig.instance().set_config(config)
+        done = self.resume and _is_done_before(config, folder)
+        if self.resume and not done:
             config.resume = str(folder)
-        _tell(title)
-        return run_job(task, config, "hydra.sweep.dir", "hydra.sweep.subdir", self.hydra_context)
+        composition = Composition(_task(config), config.hydra, folder)
+        with env_override(config.hydra.job.env_set):
+            return _Point(config, composition, deployment_key(composition), f"point {number}: {title}", done)
 
-    def _submit(
-        self, collected: dict[int, Any], keys: Sequence[str], points: list[DictConfig], returns: dict[int, JobReturn]
-    ) -> None:
-        """Submit one job for the collected points of each key, and put what they came to where Hydra looks for it."""
+    def _run(self, point: "_Point", number: int, submitted: dict[int, Any]) -> JobReturn:
+        """Run a point, put it into ``submitted`` if a job will do it, or skip it if it is done."""
+        if point.done:
+            _tell(f"{point.title} · done before")
+            return _returned(point.config, point.composition.folder)
+        _tell(point.title)
+        if _is_submitted(point.config):
+            with relaxed_gc():
+                return self._run_job(point, lambda composition: _collect(composition, submitted, number))
+        return self._run_job(point, self.task_function)
+
+    def _run_job(self, point: "_Point", task: TaskFunction) -> JobReturn:
+        """Let Hydra write the point's folder and call ``task`` with what is composed already."""
+        return run_job(
+            lambda config: task(point.composition),
+            point.config,
+            "hydra.sweep.dir",
+            "hydra.sweep.subdir",
+            self.hydra_context,
+        )
+
+    def _submit(self, collected: dict[int, Any], points: "list[_Point]", returns: dict[int, JobReturn]) -> None:
+        """Submit one job for the collected points of each key, and put their values where Hydra looks for them."""
         from launcher.cli.sweep_callback import SweepCallback
         from launcher.slurm.groups import submitted
 
-        groups = [list(group) for _, group in groupby(collected, key=lambda number: keys[number])]
+        groups = [list(group) for _, group in groupby(collected, key=lambda number: points[number].key)]
         codes = submitted([[collected[number] for number in group] for group in groups], self.under_way)
-        for number, point in collected.items():
-            SweepCallback.codes.append(codes[point.folder])
-            returns[number].return_value = SweepCallback.told(points[number], point.folder)
+        for number, composed in collected.items():
+            SweepCallback.codes.append(codes[composed.folder])
+            returns[number].return_value = SweepCallback.objective_value(points[number].config, composed.folder)
+
+
+@dataclass
+class _Point:
+    """One point of a batch: Hydra's configuration of it, its composition, the key of its server, and its title."""
+
+    config: DictConfig
+    composition: Any
+    key: str
+    title: str
+    done: bool
 
 
 def _is_submitted(config: DictConfig) -> bool:
-    from launcher.settings.cluster import Slurm
+    from launcher.cli.compose import is_submitted
 
-    return OmegaConf.get_type(config, "cluster") is Slurm
+    return is_submitted(config)
 
 
-def _collect(into: dict[int, Any], number: int) -> TaskFunction:
-    """Return a task that puts a composed point aside instead of running it."""
-    from launcher.cli.app import composed
+def _collect(composition: Any, into: dict[int, Any], number: int) -> int:
+    """Put a composed point aside, to be submitted with others; return the exit code of one that is refused."""
+    from launcher.cli.jobs import perform
 
-    def task(config: DictConfig) -> int:
-        point = composed(config)
-        if isinstance(point, int):
-            return point
-        into[number] = point
+    def put_aside(composed: Any) -> int:
+        into[number] = composed
         return 0
 
-    return task
-
-
-def _served(config: DictConfig) -> str:
-    """Return what tells the point's deployment from others. A point that cannot be built says so when it runs."""
-    from launcher.cli.app import deployment_of
-
-    HydraConfig.instance().set_config(config)
-    return deployment_of(_task(config))
+    return perform(composition, put_aside)
 
 
 def _task(config: DictConfig) -> DictConfig:
@@ -185,6 +197,12 @@ def _task(config: DictConfig) -> DictConfig:
 def _folder(config: DictConfig) -> Path:
     HydraConfig.instance().set_config(config)
     return Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
+
+
+def _is_done_before(config: DictConfig, folder: Path) -> bool:
+    """Tell whether a point of a resumed sweep is done. Raises `UserError` where the sweeper asks for another point."""
+    _check_same(config, folder)
+    return _is_done(folder)
 
 
 def _check_same(config: DictConfig, folder: Path) -> None:
@@ -218,7 +236,7 @@ def _returned(config: DictConfig, folder: Path) -> JobReturn:
 
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     ret = JobReturn(overrides=overrides, cfg=_task(config), status=JobStatus.COMPLETED)
-    ret.return_value = SweepCallback.told(config, folder)
+    ret.return_value = SweepCallback.objective_value(config, folder)
     return ret
 
 

@@ -25,7 +25,7 @@ WATCHED = "${watch.folder}"
 """The model of a watch, until a checkpoint takes its place."""
 
 
-def completed(line: CommandLine, scratch: Path) -> CommandLine:
+def expand_arguments(line: CommandLine, scratch: Path) -> CommandLine:
     """Add what ``resume=``, ``mode=plan`` and ``mode=watch`` imply.
 
     A plan has no run folder: what Hydra needs one for goes to ``scratch``. Raises `UserError`.

@@ -1,4 +1,4 @@
-"""Hydra's composition errors as one line that names the key, the value and what is accepted."""
+"""Hydra's composition errors as one line that names the key, the value and what works instead."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
@@ -19,6 +18,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from launcher.cli.options import conf_folder
 from launcher.core import credentials
 
 CONTAINER = re.compile(r"(?:Cannot convert '|Value '.*' of type ')(?:DictConfig|ListConfig|bytes)'", re.DOTALL)
@@ -27,10 +27,10 @@ QUOTED = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
 FULL_KEY = re.compile(r"^\s*full_key: (\S+)$", re.MULTILINE)
 
 
-def complaint(error: BaseException, conf: Path) -> str:
-    """Say in one line what is wrong. ``conf`` is the folder of option files, read to list the options of a group."""
+def describe(error: BaseException) -> str:
+    """Return one line that says what is wrong."""
     if isinstance(error, MissingConfigException):
-        return _unknown_option(error, conf)
+        return _unknown_option(error)
     if isinstance(error, OverrideParseException):
         what, why = credentials.shown(str(error.override)), credentials.shown(_first_line(error))
         return f"{what}: {why}; expected group=option or key=value, the value in quotes"
@@ -40,7 +40,7 @@ def complaint(error: BaseException, conf: Path) -> str:
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
         return _unknown_key(cause)
     if isinstance(cause, ValidationError) and "is not Optional" in str(cause):
-        return f"{cause.full_key}: null is not accepted; give a value, or leave it out"
+        return f"{cause.full_key}: null is not allowed; give a value, or leave the key out"
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_unconverted(_first_line(cause), str(cause.full_key))}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
@@ -79,26 +79,26 @@ def _root(error: BaseException) -> BaseException:
     return error
 
 
-def _unknown_option(error: MissingConfigException, conf: Path) -> str:
+def _unknown_option(error: MissingConfigException) -> str:
     missing = re.sub(r"\.yaml$", "", error.missing_cfg_file or "")
     group, _, option = missing.rpartition("/")
     if not group:
         return _first_line(error)
     if group == "hydra/launcher" and option.startswith("submitit_"):
         return f"{group}={option}: hydra-submitit-launcher is not installed; install the extra 'slurm'"
-    options = sorted(p.stem for p in (conf / group).glob("*.yaml")) or sorted(error.options or [])
+    options = sorted(p.stem for p in (conf_folder() / group).glob("*.yaml")) or sorted(error.options or [])
     if not options:
         return f"{group}={option}: there is no group '{group}'"
-    return f"{group}={option}: no such option{_guess(option, options)}; accepted are {', '.join(options)}"
+    return f"{group}={option}: no such option{_guess(option, options)}; expected one of {', '.join(options)}"
 
 
 def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:
     if _is_table(cause.parent_node):
-        return f"{cause.full_key}: it is new there; write +{cause.full_key}=<value>"
+        return f"{cause.full_key}: unknown key; to add it, write +{cause.full_key}=<value>"
     accepted = _accepted(cause)
     key = str(cause.key)
     what = f"{cause.full_key}: no such key{_guess(key, accepted)}"
-    return f"{what}; accepted are {', '.join(accepted)}" if accepted else f"{what}; nothing is chosen in its group"
+    return f"{what}; expected one of {', '.join(accepted)}" if accepted else f"{what}; nothing is chosen in its group"
 
 
 def _accepted(cause: OmegaConfBaseException) -> list[str]:
@@ -122,7 +122,7 @@ def _guess(word: str, options: Iterable[str]) -> str:
 
 
 def _reworded(line: str) -> str:
-    """Say what to type, where Hydra's first line does not."""
+    """Add what to type where Hydra's first line does not name it."""
     if found := re.fullmatch(r"Ambiguous value for argument '(.*)'", line):
         return f"{found[1]}: several values; sweep over them with -m, or write a list as key=[a,b]"
     if found := re.match(r"Multiple values for (\S+)\. To override a value use 'override [^:]*: (.*)'", line):

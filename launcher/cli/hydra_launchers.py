@@ -5,9 +5,11 @@ from __future__ import annotations
 import shutil
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
+from typing import Any
 
 from launcher.core.errors import UserError
 from launcher.core.types import Json
+from launcher.pipeline.config import plain
 from launcher.settings.cluster import Slurm
 
 SHARED = "hydra_plugins.shared_launcher.SharedLauncher"
@@ -50,6 +52,11 @@ HARMLESS = {"tasks_per_node": 1, "stderr_to_stdout": False}
 
 
 KEYS = SAME | OTHER.keys() | OPTIONS | INSTEAD.keys() | {"additional_parameters"}
+
+
+def launcher_keys(hydra_config: Any) -> dict[str, Json]:
+    """Return the keys of ``hydra.launcher``."""
+    return plain(hydra_config.launcher, resolve=False)
 
 
 def check(settings: Mapping[str, Json], submitted: bool) -> None:

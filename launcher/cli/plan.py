@@ -13,7 +13,7 @@ from launcher.core.errors import CheckpointError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation, allocate
-from launcher.pipeline.config import Run
+from launcher.pipeline.config import ComposedRun, Run
 from launcher.settings.cluster import NODE_GIB, Slurm
 from launcher.settings.component import name_of
 
@@ -25,8 +25,9 @@ FILES = " ".join(
 )
 
 
-def show(run: Run, config: str) -> None:
-    """Print the resolved configuration and the plan. Raises `UserError` for what could not work."""
+def show(composed: ComposedRun) -> None:
+    """Print the resolved configuration and the plan. Raises `UserError` for a run that cannot work."""
+    run, config = composed.run, yaml.safe_dump(dict(composed.config), sort_keys=False, allow_unicode=True)
     plan = yaml.safe_dump(_plan(run, allocate()), sort_keys=False, allow_unicode=True, width=120)
     console = Console(highlight=False, soft_wrap=True)
     console.print("# resolved configuration", style="bold")

@@ -13,8 +13,8 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from launcher import __version__
-from launcher.cli.app import conf_folder
-from launcher.cli.config_errors import complaint
+from launcher.cli.config_errors import describe
+from launcher.cli.options import conf_folder
 from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS
 from launcher.settings.overrides import FLAGS, CommandLine, check_flags
@@ -107,7 +107,7 @@ def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accept
 
 def test_a_launcher_that_is_not_installed_names_the_extra() -> None:
     error = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_local", options=["basic"])
-    said = complaint(error, conf_folder())
+    said = describe(error)
     assert said == "hydra/launcher=submitit_local: hydra-submitit-launcher is not installed; install the extra 'slurm'"
 
 

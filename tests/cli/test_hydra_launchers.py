@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from omegaconf import DictConfig, OmegaConf
 
-from hydra_plugins._composed_once import composed_once
+from hydra_plugins._caching_loader import caching_loader
 from hydra_plugins.shared_launcher import SharedConf, _check_same
 from launcher.cli import hydra_launchers
 from launcher.cli.arguments import resumed
@@ -130,7 +130,7 @@ class Composer:
 
 def test_what_a_sweeper_has_checked_is_not_composed_again() -> None:
     context: Any = SimpleNamespace(config_loader=Composer(), callbacks=None)
-    loader, config = composed_once(context), OmegaConf.create()
+    loader, config = caching_loader(context), OmegaConf.create()
     checked = context.config_loader.load_sweep_config(config, ["a=1"])
     assert loader.take(config, ("a=1",)) is checked
     again = loader.take(config, ("a=1",))

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from launcher.cli.app import conf_folder
+from launcher.cli.options import conf_folder
 from launcher.core import redaction
 from launcher.core.credentials import SecretGiven, check, is_secret, shown
 from launcher.core.errors import UserError

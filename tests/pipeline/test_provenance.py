@@ -7,7 +7,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from launcher.cli.app import conf_folder
+from launcher.cli.options import conf_folder
 from launcher.distributed.allocation import allocate
 from launcher.pipeline.config import Run
 from launcher.pipeline.provenance import provenance, what_changes_answers

@@ -16,7 +16,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from launcher.cli.arguments import completed
+from launcher.cli.arguments import expand_arguments
 from launcher.core.errors import ResumeError
 from launcher.report.results import SCHEMA
 from launcher.settings.overrides import CommandLine
@@ -372,7 +372,7 @@ def test_damaged_overrides_are_one_line(finished: Path, tmp_path: Path, name: st
     shutil.copytree(finished, folder)
     (folder / name).write_bytes(damage)
     with pytest.raises(ResumeError) as error:
-        completed(CommandLine.of([f"resume={folder}"]), tmp_path)
+        expand_arguments(CommandLine.of([f"resume={folder}"]), tmp_path)
     line = str(error.value)
     assert line.startswith(f"{folder / name}: not what Hydra wrote there (")
     assert "\n" not in line

@@ -1,4 +1,4 @@
-"""Hydra's composition, done once for each point of a batch: the sweeper's check of it is what the launcher takes."""
+"""Hydra's config loader, with a cache: the launcher takes what the sweeper composed to check its batch."""
 
 # The underscore keeps Hydra from looking for plugins here.
 from __future__ import annotations
@@ -14,10 +14,10 @@ from omegaconf import DictConfig
 
 
 @contextmanager
-def seldom_collected() -> Iterator[None]:
-    """Let Python look for garbage seldom: a configuration is ten thousands of objects, nearly all of which stay.
+def relaxed_gc() -> Iterator[None]:
+    """Raise the thresholds of the garbage collector: composing allocates tens of thousands of long-lived objects.
 
-    Looking at all of them again and again takes a third of the time, and more the more points there are.
+    With the default thresholds, collections take a third of the time, and more the more points there are.
     """
     before = gc.get_threshold()
     gc.set_threshold(200_000, 20, 100)
@@ -27,31 +27,31 @@ def seldom_collected() -> Iterator[None]:
         gc.set_threshold(*before)
 
 
-class ComposedOnce:
-    """Hydra's loader, which keeps what a sweeper composes to check its batch until `take` asks for it."""
+class CachingConfigLoader:
+    """Hydra's loader, which caches what a sweeper composes to check its batch until `take` asks for it."""
 
     def __init__(self, loader: ConfigLoader) -> None:
         self._loader = loader
-        self._checked: dict[tuple[str, ...], DictConfig] = {}
+        self._cached: dict[tuple[str, ...], DictConfig] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._loader, name)
 
     def load_sweep_config(self, master_config: DictConfig, sweep_overrides: list[str]) -> DictConfig:
         """Compose a point as Hydra does, for a sweeper that checks its batch."""
-        with seldom_collected():
+        with relaxed_gc():
             found = self._loader.load_sweep_config(master_config, sweep_overrides)
-        self._checked[tuple(sweep_overrides)] = found
+        self._cached[tuple(sweep_overrides)] = found
         return found
 
     def take(self, master_config: DictConfig, overrides: Sequence[str]) -> DictConfig:
         """Return a point's configuration, which is the caller's from now on."""
-        checked = self._checked.pop(tuple(overrides), None)
-        return self._loader.load_sweep_config(master_config, list(overrides)) if checked is None else checked
+        cached = self._cached.pop(tuple(overrides), None)
+        return self._loader.load_sweep_config(master_config, list(overrides)) if cached is None else cached
 
 
-def composed_once(context: HydraContext) -> ComposedOnce:
-    """Put a `ComposedOnce` into the context that a launcher shares with its sweeper, and return it."""
-    loader = ComposedOnce(context.config_loader)
+def caching_loader(context: HydraContext) -> CachingConfigLoader:
+    """Put a `CachingConfigLoader` into the context that a launcher shares with its sweeper, and return it."""
+    loader = CachingConfigLoader(context.config_loader)
     context.config_loader = loader  # type: ignore[assignment]  # Hydra asks for no more than its methods
     return loader

@@ -1,0 +1,107 @@
+"""Turns what Hydra composed into one typed `ComposedRun`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+from hydra.core.hydra_config import HydraConfig
+from hydra.errors import HydraException
+from hydra.types import RunMode
+from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import OmegaConfBaseException
+
+from launcher.cli import hydra_launchers
+from launcher.cli.arguments import as_written
+from launcher.cli.config_errors import describe, unknown_keys
+from launcher.cli.config_secrets import check_secrets
+from launcher.cli.hydra_launchers import SHARED, launcher_keys
+from launcher.core.errors import UserError
+from launcher.core.types import Json
+from launcher.pipeline.config import ComposedRun, Mode, Run, check, plain
+from launcher.settings.cluster import Slurm
+from launcher.settings.overrides import CommandLine
+
+
+class Composition:
+    """One configuration of Hydra's, with Hydra's own settings and the run folder; ``composed`` is its typed value.
+
+    Only this class and Hydra's callbacks see a `DictConfig`.
+    """
+
+    def __init__(self, config: DictConfig, hydra_config: Any, folder: Path) -> None:
+        self._config, self._hydra, self.folder = config, hydra_config, folder
+
+    @classmethod
+    def current(cls, config: DictConfig) -> Self:
+        """Return the configuration that Hydra hands to a job, with the settings of that job."""
+        hydra_config = HydraConfig.get()
+        return cls(config, hydra_config, Path(hydra_config.runtime.output_dir))
+
+    @cached_property
+    def composed(self) -> ComposedRun:
+        """The run that the configuration asks for. Raises `UserError` where it cannot be run."""
+        try:
+            return self._compose()
+        except (HydraException, OmegaConfBaseException) as error:
+            raise UserError(describe(error)) from None
+
+    def _compose(self) -> ComposedRun:
+        keys = launcher_keys(self._hydra)
+        check_secrets(self._config)
+        hydra_launchers.check(keys, submitted=is_submitted(self._config))
+        config = _with_queue_keys(self._config, keys, self.overrides)
+        run = _typed(config)
+        check(run)
+        if run.mode is Mode.watch and self.is_swept:
+            raise UserError("mode=watch: a watch is one run and cannot be swept; leave out -m")
+        return ComposedRun(run, plain(config), self.overrides, self.folder)
+
+    @property
+    def overrides(self) -> list[str]:
+        return as_written(self._hydra.overrides.task)
+
+    @property
+    def unresolved(self) -> dict[str, Any]:
+        """The configuration as plain data, with its interpolations: one of them may be what is wrong."""
+        return plain(self._config, resolve=False)
+
+    @property
+    def is_swept(self) -> bool:
+        return bool(self._hydra.mode == RunMode.MULTIRUN)
+
+    @property
+    def is_plan(self) -> bool:
+        return bool(self._config.mode == Mode.plan)
+
+    @property
+    def shares_servers(self) -> bool:
+        """Whether the points of this sweep run in one process, on the servers that it keeps."""
+        return self.is_swept and launcher_keys(self._hydra)["_target_"] == SHARED
+
+
+def is_submitted(config: DictConfig) -> bool:
+    """Tell whether a configuration chooses ``cluster=slurm``."""
+    return OmegaConf.get_type(config, "cluster") is Slurm
+
+
+def _with_queue_keys(config: DictConfig, keys: Mapping[str, Json], overrides: list[str]) -> DictConfig:
+    """Return the configuration with the queue's keys of ``hydra.launcher`` as those of ``cluster``."""
+    if not hydra_launchers.queue_keys(keys):
+        return config
+    given = CommandLine.of(overrides).keys
+    values = hydra_launchers.translated(keys, plain(config.cluster, resolve=False), given)
+    merged = config.copy()
+    with open_dict(merged):  # additional_parameters takes any key
+        merged.merge_with({"cluster": values})
+    return merged
+
+
+def _typed(config: DictConfig) -> Run:
+    if unknown := unknown_keys(config):
+        raise UserError(f"{', '.join(unknown)}: no such key; leave out the + to see the keys that exist")
+    run = OmegaConf.to_object(config)
+    assert isinstance(run, Run)
+    return run

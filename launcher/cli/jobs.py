@@ -1,0 +1,99 @@
+"""What happens with a composed configuration: a plan is shown, a run is carried out, watched or submitted."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from launcher.cli.compose import Composition
+from launcher.cli.sweep_callback import fail
+from launcher.core.credentials import SecretGiven
+from launcher.core.errors import UserError
+from launcher.distributed.allocation import Allocation, allocate
+from launcher.pipeline.config import ComposedRun, Mode
+from launcher.pipeline.servers import ServerPool, fingerprint
+from launcher.settings.cluster import Slurm
+
+
+@dataclass(frozen=True)
+class RunContext:
+    """What points run with: this process's allocation, and the servers that it keeps.
+
+    Some of Hydra's launchers run each point in a process of its own; there the value becomes that process's context.
+    """
+
+    allocation: Allocation
+    deployments: ServerPool | None = None
+
+    def __reduce__(self) -> tuple[Callable[[], RunContext], tuple[()]]:
+        return _context_here, ()
+
+
+def _context_here() -> RunContext:
+    return RunContext(allocate())
+
+
+def job(composition: Composition, context: RunContext) -> int:
+    """Carry out, watch or submit one configuration, or show its plan; return the exit code."""
+
+    def work(composed: ComposedRun) -> int:
+        if composed.run.mode is Mode.watch:
+            from launcher.watch import loop
+
+            return loop.watch(composed, context.allocation)
+        if isinstance(composed.run.cluster, Slurm):
+            from launcher.slurm.groups import submitted
+
+            return submitted([[composed]], under_way=[])[composed.folder]
+        from launcher.pipeline import run
+
+        shared = context.deployments if composition.shares_servers else None
+        return run.run(composed, context.allocation, shared)
+
+    return perform(composition, work)
+
+
+def perform(composition: Composition, work: Callable[[ComposedRun], int]) -> int:
+    """Do ``work`` with what was composed, or show the plan; return the exit code, also of what is refused."""
+    from launcher.cli import plan
+
+    try:
+        composed = composition.composed
+        if composed.run.mode is Mode.plan:
+            plan.show(composed)
+            return 0
+    except UserError as error:
+        return _refuse(composition, error)
+    try:
+        return work(composed)
+    except UserError as error:
+        return fail(str(error), error.exit_code)
+
+
+def _refuse(composition: Composition, refusal: UserError) -> int:
+    """Print why a configuration cannot be run; a point of a sweep also gets a report that says so."""
+    from launcher.pipeline.provenance import provenance
+    from launcher.pipeline.record import RunRecord
+    from launcher.pipeline.steps import reported
+
+    if isinstance(refusal, SecretGiven):  # in an option file that only this point has
+        shutil.rmtree(composition.folder / ".hydra", ignore_errors=True)
+    if composition.is_plan or not composition.is_swept:
+        return fail(str(refusal), refusal.exit_code)
+    record = RunRecord(provenance(composition.unresolved, composition.overrides, allocate()))
+    with reported(record, composition.folder) as outcome:
+        raise refusal
+    return outcome.code
+
+
+def deployment_key(composition: Composition) -> str:
+    """Return a text that two points share if they can share a server; no checkpoint is read.
+
+    Empty for a point that is refused, which its own run reports.
+    """
+    try:
+        composed = composition.composed
+    except UserError:
+        return ""
+    return fingerprint(composed.run, composed.config, None) + str(composed.config["cluster"])
