@@ -82,7 +82,7 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("resume=nowhere", ["resume=nowhere", "not a run folder"]),
         ("engine=none", ["engine=none", "engine=megatron"]),
         ("model.path=/missing", ["/missing"]),
-        ("model.path=null", ["model.path", "null is not accepted"]),
+        ("model.path=null", ["model.path", "null is not allowed"]),
         ("model=tiny,smollm2", ["model=tiny,smollm2", "-m"]),
         ("+experiment=smollm2_arc", ["+experiment=smollm2_arc", "leave out the +"]),
         ("resume=", ["resume=", "folder"]),
