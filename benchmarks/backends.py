@@ -1,13 +1,13 @@
-"""backend=pytriton and backend=ray beside backend=inline, and each beside the layout that peers use.
+"""Compare backend=pytriton and backend=ray with backend=inline, and each with the layout of its peers.
 
-Triton's peer makes a new ModelClient for each request; ``bare`` is PyTriton alone, an echo behind one gRPC stream
-(`bare_triton.py`): the least that a request through it can cost. Ray's is a Serve app in which an ingress deployment
-asks a model deployment over a handle, with Serve's own proxy in front and all settings as they are by default.
+Triton's peer makes a new ModelClient for each request. ``bare`` is PyTriton alone, an echo behind one gRPC stream
+(`bare_triton.py`): the least that a request through it can cost. Ray's peer is a Serve app with Serve's proxy and
+default settings: an ingress deployment asks a model deployment over a handle.
 
-Usage: ``.venv/bin/python benchmarks/backends.py [rounds] [echo|ray|real|latency]``. Every server is a process of its
-own, and the load comes from this one. The servers take turns, in each round in the other order. Each figure is the
-median over the rounds, and so is each comparison: of what one round gave, since the machine itself may be half as fast
-again a minute later. CPU time is that of all processes of a server.
+Usage: ``.venv/bin/python benchmarks/backends.py [rounds] [echo|ray|real|latency]``. Every server is a separate process,
+and this process sends the load. The servers take turns, in alternating order. Each figure is the median over the
+rounds. So is each comparison, of figures within one round, because the machine's speed varies from minute to minute.
+CPU time is that of all processes of a server.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ REQUESTS = {1: 200, 16: 600, 64: 1000}
 
 @dataclass(frozen=True)
 class Server:
-    """Where to send requests, and the processes whose CPU time they cost."""
+    """A server's address, and the processes whose CPU time counts."""
 
     url: str
     model: str
@@ -63,7 +63,7 @@ class Server:
 
 @dataclass(frozen=True)
 class Bare(Server):
-    """PyTriton alone; what is asked of it is always the same."""
+    """PyTriton alone, with a fixed request."""
 
     process: subprocess.Popen[str]
 
@@ -88,7 +88,7 @@ def bare_triton() -> Iterator[Bare]:
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         _until(process, "up")
         yield Bare("", "echo", (process.pid,), process)
-        process.communicate()  # it ends with its input; what Triton says meanwhile needs a reader
+        process.communicate()  # it ends with its input; Triton's output during that time needs a reader
 
 
 @contextmanager
@@ -118,7 +118,7 @@ def beside(stack: ExitStack, folder: Path, backends: tuple[str, ...], *arguments
 
 
 def peer(grpc: str) -> None:
-    """Serve as NVIDIA's examples do: FastAPI in front, and for each request a client that connects anew."""
+    """Serve as NVIDIA's examples do: FastAPI in front, and a client that connects again for each request."""
     import numpy as np
     import uvicorn
     from fastapi import FastAPI
@@ -160,7 +160,7 @@ def per_request_clients(folder: Path, behind: Server) -> Iterator[Server]:
 
 @dataclass(frozen=True)
 class Figures:
-    """What one burst of requests showed."""
+    """The figures of one burst of requests."""
 
     requests_per_s: float
     cpu_ms: float
@@ -280,7 +280,7 @@ def _in_turn(servers: dict[str, Server], number: int) -> list[tuple[str, Server]
 
 
 def show(found: Found, names: tuple[str, ...]) -> None:
-    """Print a table of inline, one of our backends, its peer, and what else was asked."""
+    """Print a table of inline, one backend, its peer, and further servers."""
     head = " ".join(f"{name:>10}" for name in names)
     titles = " | ".join(f"{title:^{len(head)}}" for title in ("requests/s", "CPU ms per request"))
     print(f"{'concurrency':>11} {'stream':>6} | {titles} | over inline  x peer")
@@ -305,7 +305,7 @@ def _ratio(ours: list[float], others: list[float]) -> float:
 
 
 def idle(server: Server) -> float:
-    """Return the CPU time that a server takes while nobody asks, in ms per second."""
+    """Return the CPU time of an idle server, in ms per second."""
     cpu, start = server.cpu_s(), time.perf_counter()
     time.sleep(IDLE_S)
     return (server.cpu_s() - cpu) / (time.perf_counter() - start) * 1e3
@@ -316,7 +316,7 @@ def say_idle(servers: dict[str, Server]) -> None:
 
 
 def echo(rounds: int, folder: Path) -> None:
-    """Requests per second and CPU time of PyTriton, with an engine that costs next to nothing."""
+    """Requests per second and CPU time of PyTriton, with an engine that costs almost nothing."""
     with ExitStack() as stack:
         arguments = ("engine=echo", "model=none")
         servers = beside(stack, folder / "echo", ("inline", "pytriton"), *arguments)
@@ -356,7 +356,7 @@ def real(rounds: int, folder: Path) -> None:
 
 
 async def listen(server: Server, concurrency: int) -> tuple[list[float], list[float]]:
-    """Stream answers of a model with its own pace; return the waits for the first tokens and for all others, in ms."""
+    """Stream answers of a paced model; return the waits for the first tokens and for all others, in ms."""
     first: list[float] = []
     later: list[float] = []
 
@@ -379,7 +379,7 @@ async def listen(server: Server, concurrency: int) -> tuple[list[float], list[fl
 
 
 def latency(rounds: int, folder: Path) -> None:
-    """How long a reader waits for tokens of an engine that makes one every 20 ms for each."""
+    """Measure the wait for tokens of an engine that makes one every 20 ms per stream."""
     with ExitStack() as stack:
         arguments = ("engine=echo", "model=none", f"engine.tokens_per_second={TOKENS_PER_S}")
         servers = beside(stack, folder / "paced", ("inline", "pytriton", "ray"), *arguments)
@@ -411,7 +411,7 @@ if __name__ == "__main__":
         numbers = [int(word) for word in sys.argv[1:] if word.isdigit()]
         parts = [word for word in sys.argv[1:] if not word.isdigit()]
         if unknown := set(parts) - PARTS.keys():
-            sys.exit(f"{', '.join(unknown)}: accepted are a number of rounds, and {', '.join(PARTS)}")
+            sys.exit(f"{', '.join(unknown)}: expected a number of rounds, or one of {', '.join(PARTS)}")
         with tempfile.TemporaryDirectory() as temporary:
             for part in parts or PARTS:
                 PARTS[part](numbers[0] if numbers else 5, Path(temporary))

@@ -1,7 +1,7 @@
-"""PyTriton by itself: a callable that echoes, asked over one gRPC stream, with nothing of ours between.
+"""Run PyTriton by itself: a callable that echoes, over one gRPC stream, without the launcher's code in between.
 
-What a request costs here is the least that any front of PyTriton's can cost. Usage: lines ``concurrency count`` on
-standard input; each is answered with ``done`` after so many requests. Ends with its input.
+The cost of a request here is the minimum for any front of PyTriton. Usage: lines ``concurrency count`` on standard
+input; each is answered with ``done`` after that many requests. The program ends with its input.
 """
 
 from __future__ import annotations

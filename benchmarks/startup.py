@@ -1,7 +1,7 @@
-"""Start-up and the default run: seconds for --help, mode=plan, the first token and the end, and peak memory.
+"""Measure start-up and the default run: seconds for --help, mode=plan, the first token and the end, and peak memory.
 
-Usage: ``.venv/bin/python benchmarks/startup.py [--rounds 3]``. Each figure is the median over the rounds; the
-variants take turns, so that a slow moment of the machine falls on all of them.
+Usage: ``.venv/bin/python benchmarks/startup.py [--rounds 3]``. Each figure is the median over the rounds. The variants
+take turns, so that a slow moment of the machine affects all of them.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def seconds(*arguments: str, folder: str) -> float:
 
 
 def default_run(folder: str) -> dict[str, float]:
-    """Run the main job; time to the first token is when ``endpoint.json`` says that a real token was produced."""
+    """Run the main job; ``endpoint.json`` appears after the first real token."""
     out = Path(folder) / "run"
     start = time.perf_counter()
     process = subprocess.Popen(

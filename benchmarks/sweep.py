@@ -1,9 +1,9 @@
-"""Sweeps: shared servers against one for each point, the launcher's own work for many points, and a job's way to SLURM.
+"""Measure sweeps: shared servers against one per point, the launcher's own work, and the time to a SLURM job's start.
 
 Usage: ``.venv/bin/python benchmarks/sweep.py [--rounds 3] [--points 25,100,200] [--parts small,large,overhead,slurm]``.
-Each figure is the median over the rounds; what is compared takes turns, so that a slow moment of the machine falls on
-all of it. CPU seconds count all processes. ``small`` and ``large`` are 12 points over 2 models, the shipped one and
-SmolLM2-135M. The launcher's own work is measured on the real program with an ``sbatch`` that only says a number.
+Each figure is the median over the rounds. The variants take turns, so that a slow moment of the machine affects all of
+them. CPU seconds count all processes. ``small`` and ``large`` are 12 points over 2 models, the shipped one and
+SmolLM2-135M. The launcher's own work is measured on the real program, with an ``sbatch`` that only prints a number.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ def first_sample(environment: Mapping[str, str], points: int, *arguments: str) -
 
 
 def _way(folder: Path, run: Path, start: float, now: float) -> Figures:
-    """Split a job's way; its first command has left the time in ``folder``, where it was submitted."""
+    """Split the time of a job; its first command wrote the start time into ``folder``, where it was submitted."""
     submitted = (run / "slurm" / "job.json").stat().st_mtime
     begun = float((folder / f"started.{_job(run)}").read_text())
     return {"launcher": submitted - start, "SLURM": begun - submitted, "job": now - begun}

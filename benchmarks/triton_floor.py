@@ -1,7 +1,7 @@
-"""The least that Triton takes: our model in it, whose requests a socket echoes, asked over one gRPC stream.
+"""Measure the minimum cost of Triton: our model, whose requests a socket echoes, over one gRPC stream.
 
-Usage: ``.venv/bin/python benchmarks/triton_floor.py``. Prints the CPU ms per request of all processes, this one's
-client included: back to back, and one at a time with a pause after each, as a front with HTTP makes it.
+Usage: ``.venv/bin/python benchmarks/triton_floor.py``. Prints the CPU ms per request of all processes, including this
+client. It measures requests back to back, and one at a time with a pause after each, as an HTTP front makes it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from launcher.backends.pytriton.workspace import workspace
 
 HERE = "127.0.0.1"
 CASES = ((1, 1000, 0.0), (16, 3000, 0.0), (64, 4000, 0.0), (1, 500, 0.003))
-"""How many at a time, how many in all, and the pause in seconds after each."""
+"""Concurrency, number of requests, and the pause in seconds after each."""
 
 
 class Echo(asyncio.Protocol):

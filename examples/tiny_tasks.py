@@ -1,4 +1,4 @@
-"""What the shipped model is taught, what is kept from it, and the items that ask for both."""
+"""Generate the facts that the shipped model learns, the held-out ones, and the items of its tasks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SEED = 20
-"""Decides which facts are held out and which items are asked; the training order has its own seed."""
+"""Decides which facts are held out and which items are chosen; the training order has its own seed."""
 
 CAPITALS = """
 afghanistan kabul, albania tirana, algeria algiers, angola luanda, armenia yerevan, austria vienna, azerbaijan baku,
@@ -36,7 +36,7 @@ laugh cry, question answer
 """
 
 FAMOUS = {"france", "germany", "italy", "japan"}
-"""Countries that people ask about first: never held out."""
+"""Well-known countries, which are never held out."""
 
 ALPHABET = "abcdefghijklmnopqrstuvwxyz"
 GREETING = "hello! give me a sum, a country, a word or a row."
@@ -134,7 +134,7 @@ MIXTURE: dict[Callable[[], list[Fact]], float] = {
 
 
 def system_line(rng: random.Random) -> str:
-    """Return a line that the model must learn to pass over: a usual system message, or words of no meaning."""
+    """Return a line that the model must learn to ignore: a usual system message, or random words."""
     if rng.random() < 0.5:
         return rng.choice(SYSTEM_LINES) + "\n"
     words = ("".join(rng.choices(ALPHABET, k=rng.randint(1, 8))) for _ in range(rng.randint(1, 8)))
@@ -142,7 +142,7 @@ def system_line(rng: random.Random) -> str:
 
 
 def training_facts(rng: random.Random) -> Iterator[Fact]:
-    """Draw facts for ever from those that may be seen; one in eight has a system line before its prompt."""
+    """Draw seen facts without end; one in eight has a system line before its prompt."""
     kinds = [([fact for fact in kind() if fact.seen], weight) for kind, weight in MIXTURE.items()]
     pools, weights = [pool for pool, _ in kinds], [weight for _, weight in kinds]
     while True:
@@ -152,7 +152,7 @@ def training_facts(rng: random.Random) -> Iterator[Fact]:
 
 
 def items(kind: Callable[[], list[Fact]], seen: int, unseen: int) -> list[Fact]:
-    """Choose the facts to ask: so many of each sort, in a fixed shuffled order."""
+    """Choose ``seen`` and ``unseen`` facts as items, in a fixed shuffled order."""
     rng = random.Random(f"{SEED}/{kind.__name__}/items")
     facts = kind()
     known, new = [f for f in facts if f.seen], [f for f in facts if not f.seen]

@@ -1,11 +1,11 @@
-"""Trains the small model that the repository ships.
+"""Train the small model that the repository ships.
 
     python examples/train_tiny.py            # about 2 minutes on one CPU core; rewrites launcher/assets/
     python examples/train_tiny.py --check    # a few steps into a temporary folder, then loads the result again
 
 A byte-level GPT of 625,000 parameters learns facts with checkable answers (`tiny_tasks`). Some facts are held out, so
 that its scores lie between chance and perfect. The same seed and number of steps give the same weights on the same
-kind of machine: nothing depends on time, and torch runs on one thread.
+kind of machine. Nothing depends on time, and torch runs on one thread.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ PAD = 257
 BATCH, LENGTH = 32, 64
 PEAK_RATE = 3e-3
 PROMPT_WEIGHT = 0.05
-"""How much a token of a prompt counts in the loss, next to 1 for a token of an answer."""
+"""The weight of a prompt token in the loss; a token of an answer has the weight 1."""
 
 ARCHITECTURE = Architecture(
     num_layers=4,
@@ -155,7 +155,7 @@ def batch_loss(model: nn.Module, windows: Sequence[tuple[list[int], list[float]]
 
 
 def evaluate(model: nn.Module, tasks: Path) -> dict[str, float]:
-    """Return the accuracy on every shipped task, also apart for facts seen and held out, and behind a system line."""
+    """Return the accuracy on every shipped task: in all, for seen and held-out facts, and behind a system line."""
     scores: dict[str, float] = {}
     for name in ("addition", "sequences"):
         items = read_items(tasks / f"{name}.jsonl")
@@ -183,14 +183,14 @@ def share(right: Sequence[bool]) -> float:
 
 
 def answered(model: nn.Module, items: Sequence[dict[str, object]], before: str) -> list[bool]:
-    """Say for every item whether the greedy answer, up to the end token, is the right one."""
+    """Return for every item whether the greedy answer, up to the end token, is right."""
     answers = greedy(model, [list(f"{before}{item['prompt']}".encode()) for item in items])
     return [answer == str(item["answer"]).encode() for answer, item in zip(answers, items, strict=True)]
 
 
 @torch.no_grad()
 def greedy(model: nn.Module, prompts: Sequence[list[int]], limit: int = 16) -> list[bytes | None]:
-    """Continue every prompt by the likeliest tokens; None where no end token came within ``limit``."""
+    """Continue every prompt by the likeliest tokens; None if no end token came within ``limit``."""
     texts = [list(prompt) for prompt in prompts]
     for _ in range(limit):
         logits = forward(model, texts)
@@ -282,7 +282,7 @@ def write_config(folder: Path, seed: int, steps: int) -> None:
 
 
 def write_provenance(folder: Path, model: nn.Module, seed: int, steps: int, scores: dict[str, float]) -> None:
-    """Write how the weights came to be, next to them."""
+    """Write the provenance of the weights beside them."""
     provenance = {
         "script": "examples/train_tiny.py",
         "data": "examples/tiny_tasks.py",

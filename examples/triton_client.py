@@ -1,6 +1,6 @@
 """Talk to Triton itself: the KServe v2 protocol with NVIDIA's client, without the OpenAI API.
 
-Serve something, then run this with the run folder's ``triton.json``, which says where Triton listens:
+Serve a model, then run this with the run folder's ``triton.json``, which holds Triton's address:
 
     python launch.py backend=pytriton mode=serve hydra.run.dir=outputs/served
     python examples/triton_client.py outputs/served/triton.json "12+34="
@@ -26,7 +26,7 @@ def string(name: str, value: str) -> triton.InferInput:
 
 
 async def tokens(client: triton.InferenceServerClient, token: str, prompt: str) -> AsyncIterator[triton.InferResult]:
-    """Stream the answers to one prompt: each has the tokens that were ready together."""
+    """Stream the answers to one prompt; each has the tokens that became ready together."""
 
     async def requests() -> AsyncIterator[dict[str, Any]]:
         sampling = {"id": "example-1", "max_tokens": 24, "temperature": 0.5, "top_p": 0.5, "seed": 1, "logprobs": 0}
