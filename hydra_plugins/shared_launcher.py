@@ -150,10 +150,10 @@ class SharedLauncher(Launcher):
     def _submit(self, collected: dict[int, Any], points: "list[_Point]", returns: dict[int, JobReturn]) -> None:
         """Submit one job for the collected points of each key, and put their values where Hydra looks for them."""
         from launcher.cli.sweep_callback import SweepCallback
-        from launcher.slurm.groups import submitted
+        from launcher.slurm.sweep_jobs import submit_groups
 
         groups = [list(group) for _, group in groupby(collected, key=lambda number: points[number].key)]
-        codes = submitted([[collected[number] for number in group] for group in groups], self.under_way)
+        codes = submit_groups([[collected[number] for number in group] for group in groups], self.under_way)
         for number, composed in collected.items():
             SweepCallback.codes.append(codes[composed.folder])
             returns[number].return_value = SweepCallback.objective_value(points[number].config, composed.folder)

@@ -43,9 +43,9 @@ def job(composition: Composition, context: RunContext) -> int:
 
             return loop.watch(composed, context.allocation)
         if isinstance(composed.run.cluster, Slurm):
-            from launcher.slurm.groups import submitted
+            from launcher.slurm.sweep_jobs import submit_groups
 
-            return submitted([[composed]], under_way=[])[composed.folder]
+            return submit_groups([[composed]], under_way=[])[composed.folder]
         from launcher.pipeline import run
 
         shared = context.deployments if composition.shares_servers else None

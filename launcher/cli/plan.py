@@ -64,7 +64,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
 def _job(run: Run, slurm: Slurm) -> Json:
     from launcher.slurm import memory, submit
 
-    needs, each = submit.asked(run, slurm), memory.of_a_process(run, slurm)
+    needs, each = submit.resources_of(run, slurm), memory.per_process_gib(run, slurm)
     why = f", derived: {each:.3g} GiB for each process, and {NODE_GIB:g} GiB" if each is not None else ""
     return {
         "nodes": needs.nodes,

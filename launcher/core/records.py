@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import fields
 
-from launcher.core.types import Record, Status
+from launcher.core.types import Json, Record, Status
 
 SEVERAL = {"requests": "request", "responses": "response"}
 """Fields with one entry per request. A line has the singular name; a sample with one request has the entry itself."""
@@ -14,22 +14,32 @@ OPTIONAL = ("notes", "scoring")
 NAMES = {SEVERAL.get(field.name, field.name) for field in fields(Record)}
 
 
-def to_line(record: Record) -> bytes:
-    """Return the record as one line of UTF-8 JSON; half surrogate pairs are written as JSON escapes."""
+def to_json(record: Record) -> dict[str, Json]:
+    """Return the object that a line of ``samples.jsonl`` holds."""
     values = {SEVERAL.get(field.name, field.name): getattr(record, field.name) for field in fields(Record)}
     if len(record.requests) == 1:
         values |= {name: values[name][0] for name in SEVERAL.values()}
     for name in OPTIONAL:
         if not values[name]:
             del values[name]
-    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    return values
+
+
+def to_line(record: Record) -> bytes:
+    """Return the record as one line of UTF-8 JSON; half surrogate pairs are written as JSON escapes."""
+    return json.dumps(to_json(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def from_line(line: bytes) -> Record:
     """Return the record of a line. Raises `ValueError` for anything else."""
-    values = json.loads(line)
+    try:
+        values = json.loads(line)
+    except RecursionError:
+        raise ValueError("JSON that is too deep") from None
     if not isinstance(values, dict) or {*OPTIONAL, *values} != NAMES:
         raise ValueError("not a sample's record")
+    if not (isinstance(values["task"], str) and isinstance(values["id"], str) and isinstance(values["scores"], dict)):
+        raise ValueError("not a sample's record: task and id must be texts, scores an object")
     several = isinstance(values["request"], list)
     if several and not (isinstance(values["response"], list) and len(values["response"]) == len(values["request"])):
         raise ValueError("not a sample's record: each request needs a response, which may be null")

@@ -2,8 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+
+from launcher.core.errors import ResumeError
+from launcher.core.lines import Tail, whole_lines
+from launcher.core.records import from_line
+from launcher.core.types import Record
 
 
 class File:
@@ -62,6 +69,64 @@ class RunFolder:
     requeue = File("slurm/requeue")
     """Tells the batch script of a job in a container to queue it again."""
 
+    def record_lines(self) -> Iterator[tuple[bytes, Record]]:
+        """Yield every line of ``samples.jsonl`` with its record; nothing if there is no such file.
+
+        A last line without an end is left out: a session was killed while it wrote it, or writes it now. Any other
+        line that is no record is damage. Raises `ResumeError`, which names the file and the line.
+        """
+        if self.samples.exists():
+            with _reading(self.samples), self.samples.open("rb") as file:
+                yield from _parsed(self.samples, whole_lines(file))
+
+    def records(self) -> Iterator[Record]:
+        """Yield one record for each sample: its last, since a failed sample is asked again when a run is resumed.
+
+        Raises `ResumeError` as `record_lines` does.
+        """
+        if not self.samples.exists():
+            return
+        with _reading(self.samples), self.samples.open("rb") as file:  # one file, also if its writer replaces it
+            parsed = enumerate(_parsed(self.samples, whole_lines(file)))
+            last = {record.key: number for number, (_, record) in parsed}
+            file.seek(0)
+            for number, (_, record) in enumerate(_parsed(self.samples, whole_lines(file))):
+                if last.get(record.key) == number:
+                    yield record
+
     def counts(self, adapter: str) -> Path:
         """Return the file with the counts of an adapter."""
         return self.path / f"{adapter}.json"
+
+
+class SampleCounter:
+    """Counts the samples that have a record, while an evaluation appends to ``samples.jsonl``."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = RunFolder(folder).samples
+        self._tail = Tail(self._path)
+        self._keys: set[str] = set()
+
+    def count(self) -> int:
+        """Return how many there are by now. Raises `ResumeError` for a damaged line."""
+        with _reading(self._path):
+            new = self._tail.lines()
+        self._keys |= {record.key for _, record in _parsed(self._path, new)}
+        return len(self._keys)
+
+
+def _parsed(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[bytes, Record]]:
+    for number, line in lines:
+        try:
+            record = from_line(line)
+        except ValueError as error:
+            raise ResumeError(f"{path}:{number}: {error}; delete this line to ask its sample again") from None
+        yield line, record
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResumeError(f"{path}: cannot be read: {error.strerror or error}") from None

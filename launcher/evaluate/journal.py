@@ -6,15 +6,14 @@ import errno
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from launcher.core.errors import ResumeError
-from launcher.core.files import replace, storing
+from launcher.core.errors import ResumeError, UserError
+from launcher.core.files import read_json, replace, replace_json, storing
 from launcher.core.lease import Lease
-from launcher.core.records import from_line, to_line
+from launcher.core.records import to_line
 from launcher.core.redaction import redact_bytes
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record, Status
@@ -37,9 +36,10 @@ class Journal:
     def __init__(self, folder: Path, fingerprint: Json, claim: Lease | None = None) -> None:
         self._claim = claim
         self._check()
-        self.path = RunFolder(folder).samples
+        self._folder = RunFolder(folder)
+        self.path = self._folder.samples
         self.finished: set[str] = set()
-        self._header = RunFolder(folder).journal
+        self._header = self._folder.journal
         self._places: dict[str, tuple[int, int]] = {}
         self._end = 0
         self.pauses: list[Json] = []
@@ -76,7 +76,7 @@ class Journal:
         known = [key for key in order if key in self._places]
         keys = [*known, *(self._places.keys() - set(known))]
         replace(self.path, self._chosen(keys))
-        replace(self._header, [_pretty({**_read_header(self._header), **facts})])
+        replace_json(self._header, {**_read_header(self._header), **facts}, indent=2)
 
     def _chosen(self, keys: Iterable[str]) -> Iterator[bytes]:
         with self.path.open("rb") as file:
@@ -94,13 +94,14 @@ class Journal:
         elif self.path.exists():
             raise ResumeError(f"{self.path} is there without its {RunFolder.journal}; choose another run folder")
         else:
-            replace(self._header, [_pretty({"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint})])
+            replace_json(self._header, {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint}, indent=2)
 
     def _reread(self) -> None:
         if not self.path.exists():
             return
-        replace(self.path, _whole(self.path))  # what a session that we took over from still writes is in the old file
-        for line, record in _lines(self.path):
+        # A copy: what the session that held the lease before still writes goes to the old file.
+        replace(self.path, (line for line, _ in self._folder.record_lines()))
+        for line, record in self._folder.record_lines():
             self._place(record, len(line))
             (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
 
@@ -111,17 +112,6 @@ class Journal:
     def _place(self, record: Record, length: int) -> None:
         self._places[record.key] = (self._end, length)
         self._end += length
-
-
-def records(folder: Path) -> Iterator[Record]:
-    """Yield the records of a run folder, also of one whose run was killed: the last line of each sample.
-
-    Raises `ResumeError` for a damaged file.
-    """
-    last = {record.key: number for number, (_, record) in enumerate(_lines(RunFolder(folder).samples))}
-    for number, (_, record) in enumerate(_lines(RunFolder(folder).samples)):
-        if last[record.key] == number:
-            yield record
 
 
 def check(folder: Path, fingerprint: Json) -> None:
@@ -160,42 +150,11 @@ def _compare(old: Json, new: Json, folder: Path) -> None:
         )
 
 
-def _lines(path: Path) -> Iterator[tuple[bytes, Record]]:
-    """Yield the whole lines of a samples file with their records."""
-    for number, line in enumerate(_whole(path), start=1):
-        try:
-            yield line, from_line(line)
-        except ValueError as error:
-            raise ResumeError(f"{path}:{number}: {error}; delete this line to ask its sample again") from None
-
-
-def _whole(path: Path) -> Iterator[bytes]:
-    """Yield the lines of a file; a last one without its end is left out."""
-    if not path.exists():
-        return
-    with reading(path), path.open("rb") as file:
-        yield from (line for line in file if line.endswith(b"\n"))
-
-
-@contextmanager
-def reading(path: Path) -> Iterator[None]:
-    """Raise `ResumeError` that names ``path`` for what the operating system refuses."""
-    try:
-        yield
-    except OSError as error:
-        raise ResumeError(f"{path}: cannot be read: {error.strerror or error}") from None
-
-
 def _read_header(path: Path) -> dict[str, Json]:
     try:
-        with reading(path):
-            found = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise ResumeError(f"{path}: not JSON: {error}; restore it, or choose another run folder") from None
+        found = read_json(path)
+    except UserError as error:
+        raise ResumeError(f"{error}; restore it, or choose another run folder") from None
     if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION or "fingerprint" not in found:
         raise ResumeError(f"{path}: not a journal of schema_version {SCHEMA_VERSION}")
     return found
-
-
-def _pretty(value: Json) -> bytes:
-    return (json.dumps(value, indent=2) + "\n").encode()

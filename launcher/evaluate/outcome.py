@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Pause, TaskResult
 from launcher.evaluate import journal
 from launcher.evaluate.statistics import summarize
@@ -33,6 +34,6 @@ def read(folder: Path) -> Outcome:
     facts = journal.header(folder)
     if not facts:
         return Outcome()
-    tasks = summarize(journal.records(folder), facts.get("totals", {}))
+    tasks = summarize(RunFolder(folder).records(), facts.get("totals", {}))
     pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
     return Outcome(tasks, facts.get("throughput", {}), facts.get("stopped"), pauses)

@@ -10,8 +10,7 @@ from itertools import combinations
 from pathlib import Path
 
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Status
-from launcher.report import samples
+from launcher.core.types import Record, Status
 
 ALPHA = 0.05
 """A difference is called significant when its corrected p-value is below this."""
@@ -56,22 +55,20 @@ class Answers:
 
     @classmethod
     def read(cls, folder: Path) -> Answers:
-        """Read ``samples.jsonl`` of a run folder; lines that cannot be read hold no answer."""
+        """Read the samples of a run folder. Raises `ResumeError` for a damaged line."""
         answers = cls()
-        for record in samples.lines(RunFolder(folder).samples):
-            if record is not None:
-                answers._add(record)
+        for record in RunFolder(folder).records():
+            answers._add(record)
         return answers
 
-    def _add(self, record: Mapping[str, Json]) -> None:
-        task, name = str(record.get("task")), str(record.get("id"))
-        self.ids.setdefault(task, set()).add(name)
-        if record.get("status") != Status.scored.value:
+    def _add(self, record: Record) -> None:
+        self.ids.setdefault(record.task, set()).add(record.id)
+        if record.status is not Status.scored:
             return
-        question = name, hash(json.dumps(record.get("target"), sort_keys=True))
-        for metric, value in (record.get("scores") or {}).items():
-            if isinstance(value, int | float) and math.isfinite(value):
-                self.values.setdefault((task, metric), {}).setdefault(question, []).append(float(value))
+        question = record.id, hash(json.dumps(record.target, sort_keys=True))
+        for metric, value in record.scores.items():
+            if math.isfinite(value):
+                self.values.setdefault((record.task, metric), {}).setdefault(question, []).append(float(value))
 
 
 def compare_all(runs: Mapping[str, Answers]) -> list[Comparison]:

@@ -31,7 +31,7 @@ VERDICTS = {
 
 def write(report: Report, folder: Path) -> Path:
     """Write ``report.html`` into ``folder``, with the samples of the ``samples.jsonl`` there; return its path."""
-    gathered = samples.gather(RunFolder(folder).samples)
+    gathered = samples.gather(folder)
     return replace(RunFolder(folder).report, render("report.html.j2", {**_run(report), **_samples(gathered)}))
 
 

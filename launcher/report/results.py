@@ -10,7 +10,7 @@ from enum import Enum
 from pathlib import Path
 
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
-from launcher.core.files import replace
+from launcher.core.files import read_json, replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED, Check, Endpoint, Json, Report, TaskResult
 
@@ -55,12 +55,9 @@ def read(folder: Path) -> dict[str, Json]:
     Raises `UserError` that names the file when it is missing, is not JSON, or has another ``schema_version``.
     """
     path = RunFolder(folder).results
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise UserError(f"{path}: there is no such file") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON: {error}") from None
+    found = read_json(path)
+    if found is None:
+        raise UserError(f"{path}: there is no such file")
     version = found.get("schema_version") if isinstance(found, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(f"{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}")

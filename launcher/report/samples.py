@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.core.records import to_json
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Status
+from launcher.core.types import Json, Record, Status
 from launcher.report.results import encode
 
 ROWS = 5_000
@@ -39,10 +38,11 @@ class RowBuffer:
     characters: int = 0
     seen: int = 0
 
-    def add(self, line: int, record: dict[str, Json]) -> None:
+    def add(self, line: int, record: Record) -> None:
         self.seen += 1
         if len(self.rows) < ROWS and self.characters < CHARACTERS:
-            row = encode({name: shorten(record.get(name)) for name in COLUMNS})
+            values = to_json(record)
+            row = encode({name: shorten(values.get(name)) for name in COLUMNS})
             self.rows.append((line, row))
             self.characters += len(row)
 
@@ -61,14 +61,12 @@ class RowBuffer:
 class Samples:
     """What the page needs of ``samples.jsonl``: a subset of its rows, and the latencies of all.
 
-    ``latencies`` are seconds by task, of every sample that was answered. ``unreadable`` counts the lines that are not
-    a JSON object, for instance the last one of a run that was killed.
+    ``latencies`` are seconds by task, of every sample that was answered.
     """
 
     scored: RowBuffer = field(default_factory=RowBuffer)
     lost: RowBuffer = field(default_factory=RowBuffer)
     latencies: dict[str, list[float]] = field(default_factory=dict)
-    unreadable: int = 0
 
     @property
     def total(self) -> int:
@@ -87,27 +85,14 @@ class Samples:
         return [row for _, row in rows], len(lost)
 
 
-def gather(path: Path) -> Samples:
-    """Read ``path`` once, line by line. A file that does not exist holds no samples."""
+def gather(folder: Path) -> Samples:
+    """Read the samples of a run folder once. Raises `ResumeError` for a damaged line."""
     samples = Samples()
-    for line, record in enumerate(lines(path)):
-        if record is None:
-            samples.unreadable += 1
-            continue
-        shelf = samples.scored if record.get("status") == Status.scored.value else samples.lost
-        shelf.add(line, record)
+    for line, record in enumerate(RunFolder(folder).records()):
+        rows = samples.scored if record.status is Status.scored else samples.lost
+        rows.add(line, record)
         _time(record, samples.latencies)
     return samples
-
-
-def lines(path: Path) -> Iterator[dict[str, Json] | None]:
-    """Yield the objects of a JSONL file, None for a line that is not one; nothing if there is no file."""
-    if not path.exists():
-        return
-    with path.open(encoding="utf-8", errors="replace") as file:
-        for text in file:
-            if text.strip():
-                yield _parse(text)
 
 
 def shorten(value: Json) -> Json:
@@ -144,18 +129,7 @@ def _cut(text: str) -> str:
     return f"{head}\n\n[… {left_out:,} characters left out here; {RunFolder.samples} has them all …]\n\n{tail}"
 
 
-def _parse(text: str) -> dict[str, Json] | None:
-    try:
-        record = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return record if isinstance(record, dict) else None
-
-
-def _time(record: dict[str, Json], latencies: dict[str, list[float]]) -> None:
+def _time(record: Record, latencies: dict[str, list[float]]) -> None:
     """Keep the latency of a sample that got an answer."""
-    seconds = record.get("latency_s")
-    if record.get("status") == Status.failed.value or not isinstance(seconds, int | float):
-        return
-    if math.isfinite(seconds) and seconds >= 0:
-        latencies.setdefault(str(record.get("task")), []).append(float(seconds))
+    if record.status is not Status.failed and math.isfinite(record.latency_s) and record.latency_s >= 0:
+        latencies.setdefault(record.task, []).append(record.latency_s)

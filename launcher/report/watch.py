@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from functools import cache
@@ -12,7 +11,7 @@ from rich.console import Console
 
 from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.errors import UserError
-from launcher.core.files import replace
+from launcher.core.files import read_json, replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Metric
 from launcher.report import charts, formatting, page, results, terminal
@@ -29,14 +28,11 @@ def read(folder: Path) -> list[WatchRecord]:
     Raises `UserError` for a file that is not ours.
     """
     path = RunFolder(folder).watch
+    found = read_json(path)
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return [
-            WatchRecord(**{name: point[name] for name in WatchRecord.__dataclass_fields__}) for point in found["points"]
-        ]
-    except FileNotFoundError:
-        return []
-    except (ValueError, KeyError, TypeError) as error:
+        points = [] if found is None else found["points"]
+        return [WatchRecord(**{name: point[name] for name in WatchRecord.__dataclass_fields__}) for point in points]
+    except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not what a watch has written: {error}") from None
 
 

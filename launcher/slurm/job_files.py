@@ -1,4 +1,4 @@
-"""What submission and a job leave in a run folder: the job's id, each run's exit code, and two marks."""
+"""The files of a job in a run folder: its id, its logs, each run's exit code, and two marks."""
 
 from __future__ import annotations
 
@@ -90,3 +90,15 @@ def is_cancelled(folder: Path, job: str) -> bool:
 def mark_requeue(folder: Path, job: str) -> None:
     """Ask the batch script of a job in a container to queue it again."""
     replace_json(RunFolder(folder).requeue, job)
+
+
+def logs(folder: Path) -> tuple[Path, Path]:
+    """Return the files with the standard output and the standard error of a run folder's job."""
+    found = submission(folder)
+    log_folder, job = Path(found["log_folder"]), found["job_id"]
+    return log_folder / f"{job}_0_log.out", log_folder / f"{job}_0_log.err"
+
+
+def is_slurms(line: str) -> bool:
+    """Tell whether SLURM or submitit wrote a line of a job's log."""
+    return line.startswith(("submitit ", "srun: ", "slurmstepd: "))

@@ -18,7 +18,7 @@ OPTIONS = ("mem", "mem_per_cpu", "mem_per_gpu")
 """Options of sbatch that say it in another way."""
 
 
-def of_a_process(run: Run, slurm: Slurm) -> float | None:
+def per_process_gib(run: Run, slurm: Slurm) -> float | None:
     """Return the GiB of host memory that each of the model's processes needs while it loads and serves.
 
     Its share of the weights twice, as read and as loaded (on a GPU once, as read), the cache on a CPU, and

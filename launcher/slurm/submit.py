@@ -29,9 +29,9 @@ def submit(work: list[ComposedRun], slurm: Slurm, before: Sequence[Job] = ()) ->
     Of the jobs submitted ``before`` for the same sweep, at most ``cluster.array_parallelism`` run at once: this one
     waits for the end of the one that many places ahead. Raises `UserError`.
     """
-    from launcher.slurm import inside
+    from launcher.slurm import job_main
 
-    needs = asked(work[0].run, slurm)
+    needs = resources_of(work[0].run, slurm)
     _check_environment(slurm)
     folders = [point.folder for point in work]
     executor = _executor(work[0].run, slurm, needs, folders, _ahead(slurm, before))
@@ -40,7 +40,7 @@ def submit(work: list[ComposedRun], slurm: Slurm, before: Sequence[Job] = ()) ->
     for point in work:
         _refuse_twice(point.folder)
     try:
-        found = executor.submit(inside.carry_out, work, needs, slurm.requeues)
+        found = executor.submit(job_main.run_job, work, needs, slurm.requeues)
     except RuntimeError as error:  # submitit's answer to sbatch's exit code
         raise UserError(f"cluster=slurm: sbatch refused the job: {_said(error)}") from None
     job = Job(str(found.job_id), folders)
@@ -70,27 +70,27 @@ def _refuse_twice(folder: Path) -> None:
         return
     job = submission["job_id"]
     try:
-        state, _ = queue.state(job)
+        state = queue.state(job)
     except OSError as error:
         raise UserError(f"cluster=slurm: {error}") from None
-    if state not in queue.OVER | {queue.GONE}:
+    if not state.is_over:
         raise UserError(f"{folder}: job {job} is {state}; end it with mode=cancel run={folder}")
 
 
 def script(run: Run, slurm: Slurm, folder: Path) -> str:
     """Return the sbatch file that `submit` would hand in. Raises `UserError`."""
-    return str(_executor(run, slurm, asked(run, slurm), [folder]).text())
+    return str(_executor(run, slurm, resources_of(run, slurm), [folder]).text())
 
 
-def asked(run: Run, slurm: Slurm) -> Resources:
+def resources_of(run: Run, slurm: Slurm) -> Resources:
     """Return what a job for the run asks for. Raises `UserError` for what the nodes cannot give."""
     replicas = getattr(run.backend, "most_replicas", 1)
-    return resources(slurm, run.parallelism, replicas, run.backend.spread, memory.of_a_process(run, slurm))
+    return resources(slurm, run.parallelism, replicas, run.backend.spread, memory.per_process_gib(run, slurm))
 
 
 def _executor(run: Run, slurm: Slurm, needs: Resources, folders: Sequence[Path], ahead: Job | None = None) -> Any:
     try:
-        from launcher.slurm.executor import Executor
+        from launcher.slurm.submitit_executor import Executor
     except ImportError:
         raise UserError(INSTALL) from None
     first = RunFolder(folders[0].resolve())

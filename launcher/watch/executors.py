@@ -16,8 +16,10 @@ from launcher.distributed.allocation import Allocation
 from launcher.pipeline.config import ComposedRun
 from launcher.pipeline.run import run
 from launcher.settings.cluster import Slurm
-from launcher.slurm import follow, job_files, queue, submit
+from launcher.slurm import job_files, monitor, queue, submit
+from launcher.slurm.cancel import cancel
 from launcher.slurm.job_files import Job
+from launcher.slurm.monitor import MonitoredJob
 
 
 class Executor(Protocol):
@@ -89,7 +91,7 @@ class SlurmExecutor:
 
     slurm: Slurm
     at_most: int
-    _watched: dict[Path, follow.Watched] = field(default_factory=dict)
+    _monitored: dict[Path, MonitoredJob] = field(default_factory=dict)
 
     @property
     def poll_s(self) -> float:
@@ -100,7 +102,7 @@ class SlurmExecutor:
         return self.slurm.wait
 
     def free(self) -> bool:
-        return len(self._watched) < self.at_most
+        return len(self._monitored) < self.at_most
 
     def begin(self, point: ComposedRun) -> None:
         self._follow(submit.submit([point], self.slurm))
@@ -112,31 +114,31 @@ class SlurmExecutor:
             return False
         job = submission["job_id"]
         try:
-            state, _ = queue.state(job)
+            state = queue.state(job)
         except OSError as error:
             raise UserError(f"cluster=slurm: {error}") from None
-        if state in queue.OVER | {queue.GONE}:
+        if state.is_over:
             return False
         self._follow(Job(job, [folder]))
         return True
 
     def _follow(self, job: Job) -> None:
-        self._watched[job.folders[0]] = follow.Watched(job, shows_log=False)
+        self._monitored[job.folders[0]] = MonitoredJob(job, shows_log=False)
 
     def ended(self) -> Iterator[Path]:
-        for folder, watched in list(self._watched.items()):
-            if watched.look():
-                del self._watched[folder]
-                watched.code(folder)
+        for folder, monitored in list(self._monitored.items()):
+            if monitored.poll():
+                del self._monitored[folder]
+                monitored.exit_code(folder)  # prints why a job left none
                 yield folder
 
     def stop(self) -> None:
         """Cancel the jobs and wait for their end; with ``cluster.wait=false`` they are left to themselves."""
         if not self.slurm.wait:
             return
-        jobs = [watched.job for watched in self._watched.values()]
+        jobs = [monitored.job for monitored in self._monitored.values()]
         for job in jobs:
             with suppress(UserError):  # it is over already
-                follow.cancel(job.folders[0])
+                cancel(job.folders[0])
         if jobs:
-            follow.follow(jobs, self.slurm.poll_s)
+            monitor.follow(jobs, self.slurm.poll_s)

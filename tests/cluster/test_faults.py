@@ -89,7 +89,7 @@ def test_a_job_without_enough_memory_is_not_queued_again(two_nodes: Environment,
     folder = tmp_path / "job"
     done = submit(two_nodes, folder, *SHORT, *SLOW, "engine.latency_s=5", "cluster.mem_gb=0.02")
     assert done.returncode == 1
-    assert "it had too little memory; accepted is a larger cluster.mem_gb" in done.stderr
+    assert "it had too little memory; set a larger cluster.mem_gb" in done.stderr
     check_not_queued_again(two_nodes, folder)
 
 

@@ -212,7 +212,7 @@ def test_a_job_that_sees_fewer_gpus_than_it_asked_for_ends_before_anything_loads
         slurm, tmp_path / "job", *ECHO, "cluster.gpus_per_node=8", "+cluster.additional_parameters.gpus_per_node=0"
     )
     assert done.returncode == 1
-    assert "cluster.gpus_per_node: the job asked for 1 GPUs and sees 0" in done.stderr
+    assert "cluster.gpus_per_node: the job requested 1 GPUs and sees 0" in done.stderr
     assert not (tmp_path / "job/server.log").exists()
 
 

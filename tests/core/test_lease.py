@@ -15,7 +15,7 @@ import pytest
 
 from launcher.core.errors import TakenOver
 from launcher.core.lease import Lease
-from launcher.evaluate.journal import records
+from launcher.core.run_folder import RunFolder
 
 ROOT = Path(__file__).parents[2]
 RUN = ("engine=echo", "model=none", "tasks=[addition]", "evaluate.limit=10")
@@ -72,7 +72,7 @@ def test_a_run_that_is_begun_a_second_time_stops_in_the_first_place(tmp_path: Pa
     assert f"launcher: {folder}: another session took this run over" in said
     assert "Traceback" not in said
     assert second.returncode == 0, second.stderr
-    found = list(records(folder))
+    found = list(RunFolder(folder).records())
     assert len(found) == len({one.key for one in found}) == lines(folder) == 10
     assert json.loads((folder / "results.json").read_text())["status"] == "ok"
     assert not (folder / "endpoint.json").exists()

@@ -17,8 +17,9 @@ from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.retry import Retry
 from launcher.adapters.system_message import SystemMessage
 from launcher.core.errors import ResumeError, TaskError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Request, Response, Sample, Status
-from launcher.evaluate import journal, outcome
+from launcher.evaluate import outcome
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
@@ -386,7 +387,7 @@ async def test_a_killed_process_leaves_a_journal_that_is_continued(tmp_path, how
         await enough.wait()
         process.send_signal(how)
         await process.wait()
-    kept = {record.key for record in journal.records(tmp_path)}
+    kept = {record.key for record in RunFolder(tmp_path).records()}
     assert 96 <= len(kept) <= 100, "all but what was in flight"
     async with serving() as server:
         found = await run(server, tmp_path, tasks={"t": Echoes(500)})

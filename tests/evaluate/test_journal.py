@@ -9,6 +9,7 @@ import pytest
 
 from launcher.core.errors import ResumeError, TakenOver
 from launcher.core.lease import Lease
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Status
 from launcher.evaluate import journal
 from launcher.evaluate.journal import Journal, difference
@@ -17,7 +18,7 @@ PRINT = {"model": {"name": "m"}, "evaluate": {"temperature": None}}
 
 
 def keys(folder):
-    return [record.key for record in journal.records(folder)]
+    return [record.key for record in RunFolder(folder).records()]
 
 
 def test_records_are_on_disk_as_they_come(record, tmp_path):
@@ -42,7 +43,7 @@ def test_the_last_line_of_a_sample_counts(record, tmp_path):
         opened.add(record("t/a/0", Status.failed))
         opened.add(record("t/b/0"))
         opened.add(record("t/a/0", value=0.0))
-    assert [r.status for r in journal.records(tmp_path)] == [Status.scored, Status.scored]
+    assert [r.status for r in RunFolder(tmp_path).records()] == [Status.scored, Status.scored]
     with Journal(tmp_path, PRINT) as opened:
         assert opened.finished == {"t/a/0", "t/b/0"}
 

@@ -181,12 +181,6 @@ def test_a_page_of_many_samples_holds_some_and_says_which(tmp_path):
     ) in found.words
 
 
-def test_unreadable_lines_are_mentioned(tmp_path):
-    (tmp_path / "samples.jsonl").write_text('{"task": "addition", "id": "1", "sta')
-    page.write(report(), tmp_path)
-    assert "1 line of samples.jsonl could not be read and is missing here" in (tmp_path / "report.html").read_text()
-
-
 def test_answers_without_token_counts_are_mentioned(tmp_path):
     found = made(tmp_path, report(throughput={"requests": 9, "without_usage": 3, "wall_s": 1.5}))
     assert "3 answers came without token counts" in found.words

@@ -15,8 +15,8 @@ from launcher.engines.megatron import Megatron
 from launcher.pipeline.config import Run
 from launcher.settings.cluster import Slurm
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
-from launcher.slurm.memory import of_a_process
-from launcher.slurm.submit import asked
+from launcher.slurm.memory import per_process_gib
+from launcher.slurm.submit import resources_of
 
 TINY = Path(__file__).parents[2] / "launcher" / "assets" / "tiny"
 WEIGHTS_GB = 624_768 * 4 / 1024**3
@@ -31,7 +31,7 @@ RUN = Run(
 
 
 def needed(slurm: Slurm, **other: Any) -> float | None:
-    return of_a_process(replace(RUN, **other), slurm)
+    return per_process_gib(replace(RUN, **other), slurm)
 
 
 def test_a_process_holds_its_weights_twice_while_it_loads_its_cache_and_its_libraries() -> None:
@@ -40,10 +40,10 @@ def test_a_process_holds_its_weights_twice_while_it_loads_its_cache_and_its_libr
 
 
 def test_a_node_has_as_many_of_them_as_there_are_processes_on_it() -> None:
-    assert asked(RUN, Slurm()).mem_gb == 4
-    assert asked(replace(RUN, parallelism=Parallelism(tensor=2)), Slurm()).mem_gb == 6
+    assert resources_of(RUN, Slurm()).mem_gb == 4
+    assert resources_of(replace(RUN, parallelism=Parallelism(tensor=2)), Slurm()).mem_gb == 6
     spread = replace(RUN, parallelism=Parallelism(tensor=2, pipeline=2))
-    assert asked(spread, Slurm(nodes=2)).mem_gb == 6
+    assert resources_of(spread, Slurm(nodes=2)).mem_gb == 6
 
 
 @pytest.mark.parametrize(

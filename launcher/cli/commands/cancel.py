@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launcher.cli.commands import folder_of
-from launcher.slurm import follow
+from launcher.slurm.cancel import cancel
 
 
 def run(arguments: Sequence[str]) -> int:
     """Cancel what is in the queue; return 0. Raises `UserError`."""
-    return follow.cancel(folder_of("cancel", arguments))
+    return cancel(folder_of("cancel", arguments))

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from launcher.cli.commands import folder_of
-from launcher.slurm import follow
+from launcher.slurm.status import status
 
 
 def run(arguments: Sequence[str]) -> int:
     """Print the state; return 0, or the worst exit code of what has ended. Raises `UserError`."""
-    return follow.status(folder_of("status", arguments))
+    return status(folder_of("status", arguments))

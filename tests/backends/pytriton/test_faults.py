@@ -23,9 +23,9 @@ import pytest
 from launcher.backends.pytriton import PyTriton, installation, supervisor
 from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
 from launcher.core.errors import ServerError, UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Record
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.journal import records
 from launcher.evaluate.outcome import Outcome
 from launcher.monitor.health import Timing, watch
 from launcher.settings.evaluate import Evaluate
@@ -121,7 +121,9 @@ def test_an_evaluation_waits_while_a_triton_that_hangs_is_repaired(tmp_path: Pat
         ]
         with watch(endpoint, folder, Timing(period_s=0.2)) as health:
             found = asyncio.run(evaluate(*given, health=health))
-        return found, [(record.key, record.prediction, record.scores, record.status) for record in records(folder)]
+        return found, [
+            (record.key, record.prediction, record.scores, record.status) for record in RunFolder(folder).records()
+        ]
 
     with start(tmp_path, PyTriton(probe_timeout_s=1), latency_s=0.02) as running:
         undisturbed = answers(running.endpoint, tmp_path / "undisturbed", Watch())

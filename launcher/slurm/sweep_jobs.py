@@ -7,11 +7,11 @@ from pathlib import Path
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.pipeline.config import ComposedRun
-from launcher.slurm import follow, submit
+from launcher.slurm import monitor, submit
 from launcher.slurm.job_files import Job
 
 
-def submitted(groups: list[list[ComposedRun]], under_way: list[Job]) -> dict[Path, int]:
+def submit_groups(groups: list[list[ComposedRun]], under_way: list[Job]) -> dict[Path, int]:
     """Submit a job for each group of points; follow them to their end, or say how to ask for them.
 
     ``under_way`` are the jobs of the same sweep that earlier batches left in the queue; those that this one leaves
@@ -21,21 +21,21 @@ def submitted(groups: list[list[ComposedRun]], under_way: list[Job]) -> dict[Pat
     codes: dict[Path, int] = {}
     jobs: list[Job] = []
     for group in groups:
-        job = _queued(group, [*under_way, *jobs])
+        job = _submit(group, [*under_way, *jobs])
         codes |= {point.folder: 0 if job else 1 for point in group}
         jobs += [job] if job else []
     if not jobs or not groups[0][0].slurm.wait:
         under_way += jobs
         return codes
-    return codes | follow.follow(jobs, groups[0][0].slurm.poll_s)
+    return codes | monitor.follow(jobs, groups[0][0].slurm.poll_s)
 
 
-def _queued(group: list[ComposedRun], before: list[Job]) -> Job | None:
+def _submit(group: list[ComposedRun], before: list[Job]) -> Job | None:
     try:
         job = submit.submit(group, group[0].slurm, before)
     except UserError as error:
         to_stderr(f"launcher: {error}")
         return None
     if not group[0].slurm.wait:
-        to_stderr(f"slurm: ask with mode=status run={job.folders[0]}, end it with mode=cancel")
+        to_stderr(f"slurm: status: mode=status run={job.folders[0]}; cancel: mode=cancel run={job.folders[0]}")
     return job

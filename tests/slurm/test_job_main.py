@@ -16,13 +16,13 @@ from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation
 from launcher.settings.cluster import Resources
 from launcher.slurm import job_files
-from launcher.slurm.inside import again, enough
+from launcher.slurm.job_main import check_allocation, should_requeue
 
 PROGRAM = """
 import subprocess, sys, time
-from launcher.slurm.inside import Signals
+from launcher.slurm.job_main import JobSignals
 
-signals = Signals()
+signals = JobSignals()
 signals.listen()
 child = subprocess.Popen([sys.executable, "-c", "print('up', flush=True); input()"],
                          stdin=subprocess.PIPE, stdout=subprocess.PIPE)
@@ -65,7 +65,7 @@ from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 from launcher.cli.options import conf_folder
 from launcher.settings.cluster import Resources
-from launcher.slurm.inside import carry_out
+from launcher.slurm.job_main import run_job
 from launcher.pipeline.config import ComposedRun
 
 given = ["engine=echo", "model=none", "tasks=[addition]", "cluster=slurm", "engine.latency_s=9"]
@@ -73,7 +73,7 @@ with initialize_config_dir(str(conf_folder()), version_base="1.3"):
     cfg = compose("config", given)
 run, config = OmegaConf.to_object(cfg), OmegaConf.to_container(cfg, resolve=True, enum_to_str=True)
 work = [ComposedRun(run, config, given, Path(folder)) for folder in sys.argv[2:]]
-carry_out(work, Resources(cpus=1, gpus=0), requeues=int(sys.argv[1]))
+run_job(work, Resources(cpus=1, gpus=0), requeues=int(sys.argv[1]))
 """
 
 
@@ -106,17 +106,17 @@ def test_a_warning_that_came_before_the_run_listens_ends_it_in_order(
     ],
 )
 def test_only_a_job_whose_time_is_over_is_queued_again(warned: bool, left: int, restarts: int, expected: bool) -> None:
-    assert again(warned, left, restarts, requeues=3) is expected
+    assert should_requeue(warned, left, restarts, requeues=3) is expected
 
 
 def test_a_job_that_was_given_less_than_it_asked_for_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     found = Allocation(nodes=("a", "b"), rank=0, world_size=4, cpus=2, gpus=2)
     asked = Resources(cpus=2, gpus=2, nodes=2, tasks=2)
     monkeypatch.setenv("HF_TOKEN", "x")
-    enough(asked, found, ["HF_TOKEN"])
-    with pytest.raises(UserError, match="asked for 4 GPUs and sees 2"):
-        enough(Resources(cpus=2, gpus=4, nodes=2, tasks=2), found, [])
+    check_allocation(asked, found, ["HF_TOKEN"])
+    with pytest.raises(UserError, match="requested 4 GPUs and sees 2"):
+        check_allocation(Resources(cpus=2, gpus=4, nodes=2, tasks=2), found, [])
     with pytest.raises(UserError, match="2 nodes with 1 tasks each and has 4 tasks"):
-        enough(Resources(cpus=2, gpus=2, nodes=2, tasks=1), found, [])
+        check_allocation(Resources(cpus=2, gpus=2, nodes=2, tasks=1), found, [])
     with pytest.raises(UserError, match=r"cluster\.environment: NOT_THERE"):
-        enough(asked, found, ["HF_TOKEN", "NOT_THERE"])
+        check_allocation(asked, found, ["HF_TOKEN", "NOT_THERE"])

@@ -7,13 +7,18 @@ from pathlib import Path
 
 import pytest
 
-from launcher.slurm import follow, job_files, queue
+from launcher.core.records import to_line
+from launcher.slurm import job_files, monitor, queue
 from launcher.slurm.job_files import Job, Submission
+from launcher.slurm.monitor import MonitoredJob
+from launcher.slurm.queue import JobState
+from launcher.slurm.status import status
+from tests.sample_records import made
 
 SQUEUE = {
-    "OUT_OF_MEMORY|OutOfMemory": ("OUT_OF_MEMORY", "OutOfMemory"),
-    "PENDING|Dependency": ("PENDING", "Dependency"),
-    "RUNNING|None": ("RUNNING", ""),
+    "OUT_OF_MEMORY|OutOfMemory": JobState("OUT_OF_MEMORY", "OutOfMemory"),
+    "PENDING|Dependency": JobState("PENDING", "Dependency"),
+    "RUNNING|None": JobState("RUNNING"),
 }
 
 
@@ -39,7 +44,7 @@ def test_states_are_read(squeue: Path, line: str) -> None:
 
 def test_a_job_that_is_forgotten_is_gone_and_a_silent_controller_is_no_answer(squeue: Path) -> None:
     squeue.write_text("!slurm_load_jobs error: Invalid job id specified\n")
-    assert queue.state("7") == (queue.GONE, "")
+    assert queue.state("7") == JobState(queue.GONE)
     squeue.write_text("!slurm_load_jobs error: Unable to contact slurm controller (connect failure)\n")
     with pytest.raises(OSError, match="Unable to contact"):
         queue.state("7")
@@ -71,7 +76,7 @@ def test_the_status_of_a_run_is_its_exit_code_once_it_is_over(
 ) -> None:
     squeue.write_text(f"{line}\n")
     run = submitted(tmp_path / "run", "7", "evaluate: 3 of 16\nsubmitit INFO: x", code)
-    assert follow.status(run) == expected
+    assert status(run) == expected
     said = capsys.readouterr().out
     assert "said     evaluate: 3 of 16\n" in said
     assert (f"(exit code {expected})" in said) == (line != "RUNNING|None")
@@ -87,7 +92,7 @@ def test_the_status_of_a_sweep_has_a_line_for_each_point(
         (tmp_path / "s" / str(number) / ".hydra/overrides.yaml").write_text(f"- evaluate.seed={number}\n")
     (tmp_path / "s/multirun.yaml").touch()
     (tmp_path / "s/sweep.json").write_text("what was there when nobody waited")
-    assert follow.status(tmp_path / "s") == 3
+    assert status(tmp_path / "s") == 3
     assert [p["folder"] for p in json.loads((tmp_path / "s/sweep.json").read_text())["points"]] == ["0", "2", "10"]
     assert (tmp_path / "s/sweep.html").exists()
     lines = capsys.readouterr().out.splitlines()
@@ -114,15 +119,15 @@ def test_a_job_that_ran_out_of_memory_names_the_key(
 ) -> None:
     run = submitted(tmp_path / "run", "7", log, code)
     squeue.write_text(f"{state}\n")
-    monkeypatch.setattr(follow, "LATE_S", 0.0)
-    assert follow.follow([Job("7", [run])], poll_s=0.01) == {run: 1}
-    assert "it had too little memory; accepted is a larger cluster.mem_gb" in capsys.readouterr().err
+    monkeypatch.setattr(monitor, "SHARED_FOLDER_DELAY_S", 0.0)
+    assert monitor.follow([Job("7", [run])], poll_s=0.01) == {run: 1}
+    assert "it had too little memory; set a larger cluster.mem_gb" in capsys.readouterr().err
 
 
 def test_the_progress_of_several_jobs_is_one_line(squeue: Path, tmp_path: Path) -> None:
     squeue.write_text("RUNNING|None\n")
     runs = [submitted(tmp_path / str(n), str(n // 2), code=0 if n == 0 else None) for n in range(3)]
-    (runs[0] / "samples.jsonl").write_text("{}\n" * 5)
-    watched = [follow.Watched(Job("0", runs[:2]), shows_log=False), follow.Watched(Job("1", runs[2:]), shows_log=False)]
-    assert not watched[0].look()
-    assert follow.progress(watched) == "1 RUNNING, 1 unknown · 1 of 3 runs over · 5 samples"
+    (runs[0] / "samples.jsonl").write_bytes(b"".join(to_line(made(f"t/{n}/0")) for n in range(5)))
+    watched = [MonitoredJob(Job("0", runs[:2]), shows_log=False), MonitoredJob(Job("1", runs[2:]), shows_log=False)]
+    assert not watched[0].poll()
+    assert monitor.progress(watched) == "1 RUNNING, 1 unknown · 1 of 3 runs over · 5 samples"

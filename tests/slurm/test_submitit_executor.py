@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.slurm.executor import Executor
+from launcher.slurm.submitit_executor import Executor
 
 
 @pytest.fixture

@@ -6,44 +6,43 @@ import pytest
 
 from launcher.core.records import from_line, to_line
 from launcher.core.types import Status
+from tests.sample_records import made
 
 
-def test_a_record_survives_its_line(record):
-    before = record(
-        "t/é\n\u2028/0".replace("/0", "") + "/0", responses=({"text": "half \ud83d pair \x85"},), reason="x"
-    )
+def test_a_record_survives_its_line() -> None:
+    before = made("t/é\n\u2028/0".replace("/0", "") + "/0", responses=({"text": "half \ud83d pair \x85"},), reason="x")
     line = to_line(before)
     assert from_line(line) == before
     assert line.count(b"\n") == 1
     assert "é".encode() in line
 
 
-def test_several_requests_are_lists(record):
-    before = record(requests=({"path": "/a"}, {"path": "/b"}), responses=({"text": "a"}, None), scoring=({"x": 1},))
+def test_several_requests_are_lists() -> None:
+    before = made(requests=({"path": "/a"}, {"path": "/b"}), responses=({"text": "a"}, None), scoring=({"x": 1},))
     line = json.loads(to_line(before))
     assert (line["request"], line["response"]) == ([{"path": "/a"}, {"path": "/b"}], [{"text": "a"}, None])
     assert from_line(to_line(before)) == before
 
 
-def test_a_list_as_the_answer_to_one_request_stays_one_answer(record):
-    before = record(responses=([1, 2],))
+def test_a_list_as_the_answer_to_one_request_stays_one_answer() -> None:
+    before = made(responses=([1, 2],))
     assert from_line(to_line(before)) == before
 
 
-def test_each_request_of_a_line_needs_a_response(record):
-    line = json.loads(to_line(record(requests=({}, {}), responses=(None, None)))) | {"response": [None]}
+def test_each_request_of_a_line_needs_a_response() -> None:
+    line = json.loads(to_line(made(requests=({}, {}), responses=(None, None)))) | {"response": [None]}
     with pytest.raises(ValueError, match="each request needs a response"):
         from_line(json.dumps(line).encode())
 
 
-def test_the_line_has_the_fields_of_the_contract(record):
-    assert list(json.loads(to_line(record(status=Status.failed)))) == [
+def test_the_line_has_the_fields_of_the_contract() -> None:
+    assert list(json.loads(to_line(made(status=Status.failed)))) == [
         "task", "id", "repeat", "request", "response", "prediction", "target", "scores", "status", "usage", "latency_s",
         "reason",
     ]  # fmt: skip
 
 
 @pytest.mark.parametrize("line", [b"", b"{", b"[]", b"{}", b'{"task": "t"}'])
-def test_anything_else_is_refused(line):
+def test_anything_else_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         from_line(line)

@@ -1,4 +1,4 @@
-"""What runs inside a job: the runs themselves, and queueing them again when the time is over."""
+"""The entry point of a job: its runs, and queueing it again when its time is over."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ from launcher.settings.cluster import Resources
 from launcher.slurm import job_files
 
 WARNING = signal.SIGUSR2
-"""What SLURM is asked to send some time before the job is ended or preempted."""
+"""What SLURM is asked to send some time before it ends or preempts the job."""
 
 
-class Signals:
+class JobSignals:
     """Ends the run as Ctrl-C does, once, when the job is cancelled or warned; ``warned`` says which.
 
     The warning reaches every process of the job, and would end the run's children before the run stops them. It is
-    therefore blocked, which children inherit, and waited for in a thread.
+    therefore blocked, which children inherit, and a thread waits for it.
     """
 
     def __init__(self) -> None:
@@ -42,7 +42,7 @@ class Signals:
         self._stopping = False
 
     def listen(self) -> None:
-        """Begin with it. A warning that came before, and was blocked, interrupts at once, also this call."""
+        """Install the handlers. A warning that came before, and was blocked, interrupts at once, also this call."""
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signal.signal(signal.SIGTERM, self._stop)
         signal.signal(WARNING, self._warn)  # for threads that were there before
@@ -59,70 +59,74 @@ class Signals:
     def _stop(self, number: int, frame: FrameType | None) -> None:
         if not self._stopping:
             self._stopping = True
-            # To this thread and no other: one that sleeps in the kernel hears of a signal only if it gets it itself.
+            # To the main thread: a system call that blocks it returns only if that thread gets the signal itself.
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
 
 
-def carry_out(work: list[ComposedRun], asked: Resources, requeues: int) -> None:
-    """Do the runs of a job, one after the other, and exit with the worst of their codes.
+def run_job(work: list[ComposedRun], requested: Resources, requeues: int) -> None:
+    """Run the points of a job one after the other, and exit with the worst of their codes.
 
-    Each leaves how it ended in ``slurm/outcome.json`` of its folder. Those that need the same server share it. A job
-    that was warned is queued again instead, at most ``requeues`` times; it goes on where it was.
-
-    Of a job's tasks one does this; the others give the model's processes a place.
+    Each leaves its exit code in ``slurm/outcome.json`` of its folder. Those that need the same server share it. A job
+    that was warned is queued again instead, at most ``requeues`` times, and continues where it was. Task 0 of a job
+    runs this; its other tasks host model processes.
     """
     tolerant()
-    allocation, meeting = allocate(), RunFolder(work[0].folder).slurm
+    allocation, rendezvous_folder = allocate(), RunFolder(work[0].folder).slurm
     if not allocation.leads:
-        sys.exit(follow(allocation, meeting))
-    signals, job = Signals(), os.environ["SLURM_JOB_ID"]
+        sys.exit(follow(allocation, rendezvous_folder))
+    signals, job = JobSignals(), os.environ["SLURM_JOB_ID"]
     if _restarts() > requeues:
         sys.exit(f"launcher: the job was begun {_restarts() + 1} times; cluster.requeues={requeues} is the limit")
     try:
         signals.listen()
-        with leading(allocation, meeting) as leader:
-            _runs(_left(work, job), asked, job, leader)
+        with leading(allocation, rendezvous_folder) as leader:
+            _run_points(_unfinished(work, job), requested, job, leader)
     except KeyboardInterrupt:  # before the first run, or after the last one
         pass
     except TakenOver as error:  # SLURM took this node for dead and began the job again elsewhere
         sys.exit(f"launcher: {error}")
-    left = _left(work, job)
-    if again(signals.warned, len(left), _restarts(), requeues) and not _cancelled(work, job):
+    _end(work, job, signals.warned, requeues)
+
+
+def _end(work: list[ComposedRun], job: str, warned: bool, requeues: int) -> None:
+    """Queue the job again if its time is over, or exit with the worst code of its runs."""
+    unfinished = _unfinished(work, job)
+    if should_requeue(warned, len(unfinished), _restarts(), requeues) and not _cancelled(work, job):
         to_stderr(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}")
         _requeue(job, work[0])
         sys.exit(INTERRUPTED)
-    for point in left:
-        _leave(point, job, INTERRUPTED)
-    worst = max(_outcome(point, job) or 0 for point in work)
+    for point in unfinished:
+        _write_exit_code(point, job, INTERRUPTED)
+    worst = max(job_files.exit_code(point.folder, job) or 0 for point in work)
     if worst:
         sys.exit(worst)
 
 
-def again(warned: bool, left: int, restarts: int, requeues: int) -> bool:
-    """Tell whether a job queues itself again: only for its time, and only while runs are ``left`` to do.
+def should_requeue(warned: bool, unfinished: int, restarts: int, requeues: int) -> bool:
+    """Tell whether a job queues itself again: only for its time, and only while runs are ``unfinished``.
 
-    A run that failed for any other reason, also for lack of memory, would fail again; it is not among them.
+    A run that failed for any other reason, also for lack of memory, would fail again and counts as finished.
     """
-    return warned and left > 0 and restarts < requeues
+    return warned and unfinished > 0 and restarts < requeues
 
 
-def _runs(work: list[ComposedRun], asked: Resources, job: str, allocation: Allocation) -> None:
-    """Do the runs, up to one that is interrupted; the others leave their codes in their folders."""
-    with suppress(KeyboardInterrupt), ServerPool() as shared:  # it may come between two runs
+def _run_points(work: list[ComposedRun], requested: Resources, job: str, allocation: Allocation) -> None:
+    """Run the points up to one that is interrupted; the others leave their codes in their folders."""
+    with suppress(KeyboardInterrupt), ServerPool() as pool:  # it may come between two runs
         for point in work:
-            code = _run(point, asked, allocation, shared)
+            code = _run_point(point, requested, allocation, pool)
             if code == INTERRUPTED:
                 break
-            _leave(point, job, code)
+            _write_exit_code(point, job, code)
 
 
-def _run(point: ComposedRun, asked: Resources, allocation: Allocation, shared: ServerPool) -> int:
+def _run_point(point: ComposedRun, requested: Resources, allocation: Allocation, pool: ServerPool) -> int:
     from launcher.pipeline import run
 
     try:
-        enough(asked, allocation, point.slurm.environment)
+        check_allocation(requested, allocation, point.slurm.environment)
         point.run.reveal()
-        return run.run(point, allocation, shared)
+        return run.run(point, allocation, pool)
     except TakenOver:
         raise
     except UserError as error:
@@ -133,16 +137,12 @@ def _run(point: ComposedRun, asked: Resources, allocation: Allocation, shared: S
         return 1
 
 
-def _leave(point: ComposedRun, job: str, code: int) -> None:
+def _write_exit_code(point: ComposedRun, job: str, code: int) -> None:
     job_files.write_exit_code(point.folder, job, _restarts(), code)
 
 
-def _outcome(point: ComposedRun, job: str) -> int | None:
-    return job_files.exit_code(point.folder, job)
-
-
-def _left(work: list[ComposedRun], job: str) -> list[ComposedRun]:
-    return [point for point in work if _outcome(point, job) is None]
+def _unfinished(work: list[ComposedRun], job: str) -> list[ComposedRun]:
+    return [point for point in work if job_files.exit_code(point.folder, job) is None]
 
 
 def _requeue(job: str, first: ComposedRun) -> None:
@@ -158,21 +158,21 @@ def _requeue(job: str, first: ComposedRun) -> None:
     subprocess.run(["scontrol", "requeue", job], check=False, timeout=60)
 
 
-def enough(asked: Resources, found: Allocation, names: list[str]) -> None:
-    """Raise `UserError`, before anything loads, if the job was given less than it asked for.
+def check_allocation(requested: Resources, found: Allocation, names: list[str]) -> None:
+    """Raise `UserError`, before anything loads, if SLURM gave the job less than it requested.
 
-    ``names`` are those of the variables that it needs; the values of secret ones are redacted from then on.
+    ``names`` are the environment variables that it needs; the values of secret ones are redacted from then on.
     """
     missing = [name for name in names if name not in os.environ]
     if missing:
         raise UserError(f"cluster.environment: {', '.join(missing)}: set where the job was submitted, and not in it")
     for name in filter(is_secret, names):
         hide(os.environ[name], name)
-    if found.gpus < asked.gpus:
-        raise UserError(f"cluster.gpus_per_node: the job asked for {asked.gpus} GPUs and sees {found.gpus}")
-    if found.world_size != asked.nodes * asked.tasks:
-        told = f"{asked.nodes} nodes with {asked.tasks} tasks each"
-        raise UserError(f"cluster.nodes: the job asked for {told} and has {found.world_size} tasks")
+    if found.gpus < requested.gpus:
+        raise UserError(f"cluster.gpus_per_node: the job requested {requested.gpus} GPUs and sees {found.gpus}")
+    if found.world_size != requested.nodes * requested.tasks:
+        expected = f"{requested.nodes} nodes with {requested.tasks} tasks each"
+        raise UserError(f"cluster.nodes: the job requested {expected} and has {found.world_size} tasks")
 
 
 def _restarts() -> int:
