@@ -1,15 +1,22 @@
-"""Programs that run while a test looks at what they do."""
+"""Programs that a test starts, watches and ends."""
 
 from __future__ import annotations
 
+import contextlib
+import io
+import logging
+import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import psutil
 
+from launcher.cli.main import dispatch
 from launcher.validate import certificate
 
 SLOW = (
@@ -17,11 +24,41 @@ SLOW = (
     "evaluate.concurrency=1",
     f"validate.skip=[{','.join(certificate.NAMES[2:])}]",
 )
-"""An evaluation that goes on for half a second a sample, while a test does something to it; nothing else takes long."""
+"""An evaluation that takes half a second per sample, so that a test can disturb it; its other steps are quick."""
+
+
+def launch_here(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run the launcher in this process: for tests of messages and of composition, which start no server.
+
+    It reads a command line as the program does, in ``folder``. A process of its own would spend most of its time on
+    imports.
+    """
+    out, err = io.StringIO(), io.StringIO()
+    with _process_state(), contextlib.chdir(folder), redirect_stdout(out), redirect_stderr(err):
+        sys.argv = ["launch.py", *arguments]
+        code = dispatch(list(arguments))
+    return subprocess.CompletedProcess(list(arguments), code, out.getvalue(), err.getvalue())
+
+
+@contextmanager
+def _process_state() -> Iterator[None]:
+    """Restore what the launcher changes in its process; without pytest's handlers, logging writes to stderr."""
+    root, handlers = logging.getLogger(), logging.getLogger().handlers[:]
+    argv, environment, raising = sys.argv, dict(os.environ), logging.raiseExceptions
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    root.handlers[:] = []
+    try:
+        yield
+    finally:
+        root.handlers[:], sys.argv, logging.raiseExceptions = handlers, argv, raising
+        os.environ.clear()
+        os.environ.update(environment)
+        for number, handler in signals.items():
+            signal.signal(number, handler)
 
 
 def living(processes: Iterable[psutil.Process]) -> list[psutil.Process]:
-    """Return those that are still there, and no zombies; they may end at any moment."""
+    """Return the processes that still run, without zombies; each may end at any moment."""
     return [process for process in processes if _lives(process)]
 
 
@@ -36,7 +73,7 @@ def _lives(process: psutil.Process) -> bool:
 def program(
     arguments: list[str], folder: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[str]]:
-    """Run a program in ``folder``; whatever fails, it is not left behind."""
+    """Run a program in ``folder``, and kill it at the end, also after a failure."""
     pipe = subprocess.PIPE
     process = subprocess.Popen(arguments, stdout=pipe, stderr=pipe, text=True, cwd=folder, env=environment)
     try:
@@ -55,7 +92,7 @@ def killed(process: subprocess.Popen[str]) -> bool:
 
 
 def wait_for(condition: Callable[[], object], process: subprocess.Popen[str], seconds: float) -> None:
-    """Wait until something is so, for ``seconds`` at most; fail with what the process said if it ends before."""
+    """Wait for a condition, ``seconds`` at most; fail with the output of the process if it ends before."""
     deadline = time.monotonic() + seconds
     while not condition():
         assert process.poll() is None, process.communicate()

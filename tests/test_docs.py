@@ -18,6 +18,7 @@ import pytest
 from launcher.adapters.base import pipeline
 from launcher.core.types import Request, Response
 from launcher.settings.component import COMPONENTS
+from tests.running import launch_here
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,8 +42,7 @@ def commands() -> list[str]:
 def test_a_documented_command_can_be_planned(rest: str, tmp_path: Path) -> None:
     for written, here in STAND_INS.items():
         rest = rest.replace(written, here)
-    arguments = [sys.executable, str(ROOT / "launch.py"), *shlex.split(rest), "mode=plan"]
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = launch_here(tmp_path, *shlex.split(rest), "mode=plan")
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
 

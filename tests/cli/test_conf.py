@@ -18,6 +18,7 @@ from launcher.cli.options import conf_folder
 from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS
 from launcher.settings.overrides import FLAGS, CommandLine, check_flags
+from tests.running import launch_here
 
 ROOT = Path(__file__).parents[2]
 OPTIONS = sorted(p.relative_to(conf_folder()).with_suffix("").as_posix() for p in conf_folder().glob("*/*.yaml"))
@@ -62,8 +63,7 @@ def test_adapters_keep_the_order_they_are_given_in() -> None:
 
 
 def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=cwd)
+    return launch_here(cwd, *arguments)
 
 
 @pytest.mark.parametrize(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +10,7 @@ import pytest
 from launcher.core.errors import UserError
 from launcher.settings.cluster import Resources, Slurm, Spread, resources
 from launcher.settings.model import Parallelism
+from tests.running import launch_here
 
 ROOT = Path(__file__).parents[2]
 
@@ -65,8 +64,7 @@ def test_a_number_that_makes_no_sense_is_refused() -> None:
 
 
 def plan(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments, "cluster=slurm", "mode=plan"]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=folder)
+    done = launch_here(folder, *arguments, "cluster=slurm", "mode=plan")
     assert done.returncode == 0, done.stderr
     assert not list(folder.iterdir())
     return done.stdout
@@ -99,8 +97,7 @@ def test_each_point_of_a_sweep_asks_for_its_own_size(tmp_path: Path) -> None:
     ],
 )
 def test_asking_about_no_job_is_one_line(arguments: list[str], words: str, tmp_path: Path) -> None:
-    command = [sys.executable, str(ROOT / "launch.py"), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=tmp_path)
+    done = launch_here(tmp_path, *arguments)
     assert done.returncode == 1
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert words in done.stderr
