@@ -245,3 +245,41 @@ async def test_a_long_text_is_tokenized_beside_the_event_loop() -> None:
             assert (await client.post(path, json=ask | fields)).status_code == 200
         assert tokenizer.seen
         assert here not in tokenizer.seen
+
+
+async def test_an_alias_is_a_name_of_the_model() -> None:
+    async with client_of(
+        Scripted([said("a", "length")]), frontend=FrontendConfig(aliases=("gpt-4o", "a/b", "scripted"))
+    ) as client:
+        listed = (await client.get("/v1/models")).json()["data"]
+        assert [(card["id"], card["root"]) for card in listed] == [
+            (n, "scripted") for n in ("scripted", "gpt-4o", "a/b")
+        ]
+        for name in ("scripted", "gpt-4o", "a/b"):
+            assert (await client.get(f"/v1/models/{name}")).json()["id"] == name
+            assert (await client.post("/v1/completions", json=ASK | {"model": name})).json()["model"] == name
+            assert (await client.post("/v1/chat/completions", json=CHAT | {"model": name})).json()["model"] == name
+            assert (await client.post("/tokenize", json={"model": name, "prompt": "a"})).status_code == 200
+            events = (await client.post("/v1/completions", json=ASK | {"model": name, "stream": True})).text
+            assert f'"model":"{name}"' in events
+
+
+@pytest.mark.parametrize("name", ["gpt-5", "Scripted", "x" * 10**5])
+async def test_an_unknown_model_is_told_which_are_served(name: str) -> None:
+    async with client_of(Scripted([said("a", "length")]), frontend=FrontendConfig(aliases=("gpt-4o",))) as client:
+        answer = await client.post("/v1/completions", json=ASK | {"model": name})
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"], error["param"]) == (404, "model_not_found", "model")
+    assert error["message"].startswith(f"The model `{name[:100]}")
+    assert error["message"].endswith("does not exist; expected one of `scripted`, `gpt-4o`")
+    assert len(error["message"]) < 400
+
+
+async def test_every_get_route_answers_head() -> None:
+    async with client_of(Scripted([said("a", "length")])) as client:
+        paths = [p for p, methods in (await client.get("/openapi.json")).json()["paths"].items() if "get" in methods]
+        assert len(paths) >= 7
+        for path in [*paths, "/openapi.json"]:
+            for end in ("", "/") if path != "/openapi.json" else ("",):
+                answer = await client.head(path.replace("{name}", "scripted") + end)
+                assert answer.status_code == 200, path

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 
 import pytest
@@ -8,8 +9,12 @@ from launcher.api.body import parse
 from launcher.api.extra_fields import SAMPLED
 from launcher.api.request_schema import ChatRequest, CompletionRequest
 from launcher.asgi.errors import ApiError
+from tests.api.runners import Scripted, client_of, said
 
 GOOD = {"model": "m", "prompt": "p"}
+ASK = {"model": "scripted", "prompt": "p", "max_tokens": 4}
+DATA = json.dumps(ASK).encode()
+PAGE = {"Origin": "http://localhost:3000"}
 
 
 def completion(**fields: object) -> CompletionRequest:
@@ -178,3 +183,37 @@ def test_unsupported_chat_fields_are_named(name: str) -> None:
     with pytest.raises(ApiError, match="not supported") as raised:
         chat(USER, **{name: {"type": "json_object"}})
     assert (raised.value.param, raised.value.code) == (name, "unsupported_parameter")
+
+
+@pytest.mark.parametrize(
+    ("headers", "data", "code"),
+    [
+        ({"Content-Encoding": "gzip"}, gzip.compress(DATA), "unsupported_content_encoding"),
+        ({"Content-Encoding": "br"}, DATA, "unsupported_content_encoding"),
+        ({"Content-Encoding": "identity, gzip"}, DATA, "unsupported_content_encoding"),
+        ({"Content-Encoding": "x" * 5000}, DATA, "unsupported_content_encoding"),
+        ({"Content-Type": "text/plain"}, DATA, "unsupported_content_type"),
+        (PAGE | {"Content-Type": "application/x-www-form-urlencoded"}, DATA, "unsupported_content_type"),
+        (PAGE, DATA, "unsupported_content_type"),
+        ({"Content-Type": "multipart/form-data; boundary=x"}, DATA, "unsupported_content_type"),
+    ],
+)
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions", "/tokenize", "/detokenize"])
+async def test_a_body_in_another_form_is_a_415_that_says_which(
+    headers: dict[str, str], data: bytes, code: str, path: str
+) -> None:
+    async with client_of(Scripted([said("a", "length")])) as client:
+        answer = await client.post(path, content=data, headers=headers)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (415, code)
+    assert len(answer.text) < 500
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [{}, {"Content-Type": "application/x-www-form-urlencoded"},
+     {"Content-Type": "application/json; charset=utf-8"}, {"Content-Type": "application/vnd.api+json"},
+     {"Content-Encoding": "identity", "Content-Type": "APPLICATION/JSON"}],
+)  # fmt: skip
+async def test_json_by_any_of_its_names_is_read(headers: dict[str, str]) -> None:
+    async with client_of(Scripted([said("a", "length")])) as client:
+        assert (await client.post("/v1/completions", content=DATA, headers=headers)).status_code == 200
