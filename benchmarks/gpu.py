@@ -86,7 +86,7 @@ def placement(architecture: Architecture, weights: Weights, graphs: bool, flash_
         threads=1,
         flash_attention=True,
         flash_decode=flash_decode,
-        graphs=Buckets.of(BATCH, CONTEXT, block_size, num_blocks, whole=flash_decode) if graphs else None,
+        graphs=Buckets.of(BATCH, CONTEXT, block_size, num_blocks, full_width=flash_decode) if graphs else None,
     )
 
 

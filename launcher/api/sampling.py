@@ -36,7 +36,9 @@ def choices(
         for index in range(len(found), len(found) + body.n):
             sampling = _sampling(body, limit, index, logprobs, bool(echo))
             # A stop string may end the text at any token, so that each is looked at as soon as it is there.
-            generation = GenerationRequest(f"{id}-{index}", prompt, sampling, whole=not body.stream and not body.stop)
+            generation = GenerationRequest(
+                f"{id}-{index}", prompt, sampling, final_only=not body.stream and not body.stop
+            )
             found.append(Choice(index, generation, body.stop, echo))
     return found
 

@@ -43,13 +43,13 @@ class Sampling:
 class GenerationRequest:
     """One sequence to generate: prompt token ids and how to sample. ``id`` is unique while it runs.
 
-    ``whole`` says that nobody waits for what comes between the first event and the last: it may be held back till then.
+    ``final_only``: tokens between the first event and the last may be buffered until the end.
     """
 
     id: str
     prompt: tuple[int, ...]
     sampling: Sampling
-    whole: bool = False
+    final_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

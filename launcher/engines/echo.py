@@ -111,15 +111,15 @@ class EchoRunner(AsyncEngine):
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
         async with self._slot(request) as held:
             await asyncio.sleep(self._engine.latency_s)
-            untold: list[TokenOutput] = []
-            begun = False
+            pending: list[TokenOutput] = []
+            started = False
             async for event in self._events(request):
                 self._note(len(event.tokens), held)
-                untold.append(event)
-                if request.whole and begun and not event.finish:
+                pending.append(event)
+                if request.final_only and started and not event.finish:
                     continue
-                yield join(untold)
-                untold, begun = [], True
+                yield join(pending)
+                pending, started = [], True
 
     def reference(self, tokens: Sequence[int]) -> list[float]:
         return [entry.logprob for entry in score(tokens, 0) if entry.logprob is not None]

@@ -107,10 +107,10 @@ def test_tokens_that_the_model_does_not_have_are_refused(tokens: list[int]) -> N
 
 
 @pytest.mark.parametrize(
-    ("fields", "whole"), [({}, True), ({"stream": True}, False), ({"stop": "\n"}, False), ({"n": 2}, True)]
+    ("fields", "final_only"), [({}, True), ({"stream": True}, False), ({"stop": "\n"}, False), ({"n": 2}, True)]
 )
-def test_an_answer_is_wanted_as_a_whole_unless_something_looks_at_its_tokens(
-    fields: dict[str, object], whole: bool
+def test_tokens_are_buffered_unless_the_client_or_a_stop_string_reads_them(
+    fields: dict[str, object], final_only: bool
 ) -> None:
     found = choices(body(**fields), [(1,)], [5], id="x", logprobs=None)
-    assert {choice.generation.whole for choice in found} == {whole}
+    assert {choice.generation.final_only for choice in found} == {final_only}

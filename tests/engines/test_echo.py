@@ -54,9 +54,9 @@ async def test_it_repeats_the_prompt_then_ends(pace: dict[str, float]) -> None:
     assert [e.finish for e in found] == [None] * (len(found) - 1) + ["stop"]
 
 
-async def test_of_a_whole_answer_it_tells_the_beginning_and_the_rest() -> None:
+async def test_a_final_only_request_gets_two_events() -> None:
     engine, request = runner(step_s=1e-4, batch=1), asked(max_tokens=20, ignore_eos=True)
-    each, (first, rest) = await events(engine, request), await events(engine, replace(request, whole=True))
+    each, (first, rest) = await events(engine, request), await events(engine, replace(request, final_only=True))
     assert len(each) == 20
     assert (len(first.tokens), first.finish, rest.finish) == (1, None, "length")
     assert first.tokens + rest.tokens == tuple(token for event in each for token in event.tokens)

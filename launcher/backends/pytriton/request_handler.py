@@ -116,11 +116,11 @@ class RequestHandler:
             batch = tensors.unpack_requests(packed)
         told = self._feeds[feed]
         told.owe(id)
-        for name, prompt, given, whole in batch:
+        for name, prompt, given, final_only in batch:
             try:
                 if name in self._withdrawn:
                     raise EngineUnavailable("the request was withdrawn")
-                self._submit(*self._read(name, prompt, given, whole), told)
+                self._submit(*self._read(name, prompt, given, final_only), told)
             except (ValueError, EngineUnavailable) as error:
                 told.put(Event(name, error))
 
@@ -137,11 +137,11 @@ class RequestHandler:
             job.end()
 
     def _read(
-        self, id: str, prompt: tuple[int, ...], given: Mapping[str, Json], whole: bool = False
+        self, id: str, prompt: tuple[int, ...], given: Mapping[str, Json], final_only: bool = False
     ) -> tuple[AsyncEngine, GenerationRequest]:
         runner, sampling = self._loaded(), tensors.sampling(given)
         tensors.check(prompt, sampling, runner)
-        return runner, GenerationRequest(id, prompt, sampling, whole)
+        return runner, GenerationRequest(id, prompt, sampling, final_only)
 
     def _loaded(self) -> AsyncEngine:
         if self._runner is None:

@@ -156,12 +156,12 @@ def _logprobs(prefix: str, tokens: Sequence[TokenLogprob]) -> Arrays:
 
 def pack_requests(generations: Iterable[GenerationRequest]) -> bytes:
     """Return generations as JSON, for the UINT8 tensor ``batch``."""
-    return to_json([[g.id, g.prompt, parameters(g.sampling), g.whole] for g in generations])
+    return to_json([[g.id, g.prompt, parameters(g.sampling), g.final_only] for g in generations])
 
 
 def unpack_requests(batch: bytes) -> list[tuple[str, tuple[int, ...], dict[str, Json], bool]]:
-    """Return the id, the prompt, the sampling parameters of each, and whether it is wanted as a whole."""
-    return [(id, tuple(prompt), asked, whole) for id, prompt, asked, whole in from_json(batch)]
+    """Return the id, the prompt, the sampling parameters and ``final_only`` of each."""
+    return [(id, tuple(prompt), asked, final_only) for id, prompt, asked, final_only in from_json(batch)]
 
 
 def pack(number: int, events: Iterable[Event]) -> bytes:

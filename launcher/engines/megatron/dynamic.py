@@ -1,4 +1,4 @@
-"""Requests inside an engine that schedules by itself: it forwards and keeps the cache, we choose every token."""
+"""Requests inside an engine that schedules by itself: it forwards and caches, the launcher samples every token."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 class ExternalEngine(Protocol):
-    """An engine with a scheduler and a cache of its own, which knows requests by number."""
+    """An engine with its own scheduler and cache, which identifies requests by number."""
 
     kv_tokens: int
 
@@ -25,11 +25,11 @@ class ExternalEngine(Protocol):
         ...
 
     def withdraw(self, number: int) -> bool:
-        """Take a request back that has not begun; False if it has."""
+        """Withdraw a request that has not started; False if it has."""
         ...
 
     def step(self) -> None:
-        """Compute one step. Calls `RequestTracker.rows`, then `RequestTracker.choose`, then `RequestTracker.ended`."""
+        """Compute one step; call the tracker's ``rows``, then ``choose``, then ``take_finished``."""
         ...
 
     def unfinished(self) -> bool: ...
@@ -41,34 +41,36 @@ class ExternalEngine(Protocol):
 
 @dataclass
 class TrackedRequest:
-    """A request under way: how it samples, what it has said, and the log-probabilities of its prompt."""
+    """A running request: its sampler, its progress, and the log-probabilities of its prompt."""
 
     request: GenerationRequest
-    draw: SampleRequest
-    entries: list[TokenLogprob]
+    sample: SampleRequest
+    prompt_logprobs: list[TokenLogprob]
     generated: int = 0
-    said: bool = False
+    started: bool = False
 
     @property
     def unscored(self) -> Sequence[int]:
-        """The prompt's tokens whose log-probabilities are wanted and not known yet."""
-        wanted = self.request.sampling.prompt_logprobs is not None and len(self.entries) < len(self.request.prompt)
+        """The prompt tokens whose requested log-probabilities are not computed yet."""
+        wanted = self.request.sampling.prompt_logprobs is not None and len(self.prompt_logprobs) < len(
+            self.request.prompt
+        )
         return self.request.prompt[1:] if wanted else ()
 
 
 @dataclass
 class StepContext:
-    """What one step asks of the logits: prompts to score, then a token for each sequence (None: nobody wants it)."""
+    """What one step needs from the logits: prompts to score, then one token per sequence (None: discarded)."""
 
     scored: list[tuple[TrackedRequest, ScoreRequest]] = field(default_factory=list)
     drawn: list[tuple[int, TrackedRequest | None]] = field(default_factory=list)
 
 
 class RequestTracker:
-    """Takes the scheduler's place towards the driver; not thread-safe.
+    """Replaces the `Scheduler` for the driver; not thread-safe.
 
-    Settings, random numbers and log-probabilities are our own, so that what a request asks for is answered as by the
-    portable runtime.
+    It samples with the launcher's own settings, random numbers and log-probabilities, so that a request gets the same
+    answer as from the portable runtime.
     """
 
     def __init__(self, limits: SchedulerConfig, vocab_size: int, eos_ids: frozenset[int]) -> None:
@@ -76,16 +78,16 @@ class RequestTracker:
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
         self._engine: ExternalEngine
-        self._next = count()
-        self._members: dict[int, TrackedRequest] = {}
+        self._next_number = count()
+        self._tracked: dict[int, TrackedRequest] = {}
         self._numbers: dict[str, int] = {}
-        self._over: set[int] = set()
-        self._turn = StepContext()
+        self._finished: set[int] = set()
+        self._step = StepContext()
         self._events: list[tuple[TrackedRequest, TokenOutput]] = []
         self._prompt_tokens = self._generated = self._steps = 0
 
     def attach(self, engine: ExternalEngine) -> None:
-        """Say which engine computes; it is made after the batch that it asks."""
+        """Set the engine that computes; it is constructed after its tracker."""
         self._engine = engine
 
     @property
@@ -93,27 +95,27 @@ class RequestTracker:
         return not self._engine.unfinished()
 
     def add(self, request: GenerationRequest) -> TrackedRequest:
-        s, number = request.sampling, next(self._next)
-        entries = [] if s.prompt_logprobs is None else [TokenLogprob(request.prompt[0])]
-        member = self._members[number] = TrackedRequest(request, SampleRequest(Sampler(s)), entries)
+        s, number = request.sampling, next(self._next_number)
+        prompt_logprobs = [] if s.prompt_logprobs is None else [TokenLogprob(request.prompt[0])]
+        tracked = self._tracked[number] = TrackedRequest(request, SampleRequest(Sampler(s)), prompt_logprobs)
         self._numbers[request.id] = number
         self._prompt_tokens += len(request.prompt)
         # The last token is never read, so one more than the context fits.
         room = self._limits.context_length + 1 - len(request.prompt)
         self._engine.add(number, request.prompt, min(max(1, s.max_tokens), room))
-        return member
+        return tracked
 
     def drop(self, request_id: str) -> None:
         number = self._numbers.pop(request_id, None)
         if number is not None:
-            del self._members[number]
+            del self._tracked[number]
             if not self._engine.withdraw(number):
-                self._over.add(number)
+                self._finished.add(number)
 
     def state(self) -> EngineState:
         waiting = self._engine.waiting()
         return EngineState(
-            running=max(0, len(self._members) - waiting),
+            running=max(0, len(self._tracked) - waiting),
             queued=waiting,
             kv_tokens_used=self._engine.kv_tokens_used(),
             kv_tokens_total=self._engine.kv_tokens,
@@ -122,73 +124,78 @@ class RequestTracker:
             steps=self._steps,
         )
 
-    def plan(self) -> tuple[None, list[tuple[TrackedRequest, TokenOutput]]]:
-        """Let the engine compute a step, and return what each sequence has to say; nothing is left to execute."""
+    def schedule(self) -> tuple[None, list[tuple[TrackedRequest, TokenOutput]]]:
+        """Let the engine compute a step, and return the new output of each sequence; the driver executes nothing."""
         self._events = []
         self._engine.step()
         self._steps += 1
         return None, self._events
 
-    def absorb(
+    def postprocess(
         self, step: SchedulerOutput, results: Sequence[TokenLogprob]
     ) -> list[tuple[TrackedRequest, TokenOutput]]:
-        raise NotImplementedError("the engine plans its own steps; `plan` returns none to execute")
+        raise NotImplementedError("the engine schedules its own steps; `schedule` returns none to execute")
 
     def rows(self, numbers: Sequence[int], lengths: Sequence[int]) -> list[int]:
-        """Return which tokens of a step need logits, where ``numbers`` have ``lengths`` tokens in it, in that order."""
-        self._turn = StepContext()
+        """Return which tokens of a step need logits; request ``numbers[i]`` has ``lengths[i]`` tokens in it."""
+        self._step = StepContext()
         scored: list[int] = []
         drawn: list[int] = []
         begin = 0
         for number, length in zip(numbers, lengths, strict=True):
-            member = self._members.get(number)
-            if member is not None and (targets := member.unscored):
-                self._turn.scored.append((member, ScoreRequest(targets, member.request.sampling.prompt_logprobs or 0)))
+            tracked = self._tracked.get(number)
+            if tracked is not None and (targets := tracked.unscored):
+                self._step.scored.append(
+                    (tracked, ScoreRequest(targets, tracked.request.sampling.prompt_logprobs or 0))
+                )
                 scored += range(begin, begin + len(targets))
             begin += length
-            self._turn.drawn.append((number, member))
+            self._step.drawn.append((number, tracked))
             drawn.append(begin - 1)
         return scored + drawn
 
     def choose(self, logits: Tensor) -> list[int]:
         """Return each sequence's next token from the logits [rows, vocabulary] that `rows` asked for."""
-        draws = [_nobody() if m is None or not m.request.sampling.max_tokens else m.draw for _, m in self._turn.drawn]
-        found = iter(choose(logits, [score for _, score in self._turn.scored], draws, self._vocab_size))
-        for member, score in self._turn.scored:
-            member.entries += [next(found) for _ in score.targets]
+        draws = [
+            _discard_sampler() if m is None or not m.request.sampling.max_tokens else m.sample
+            for _, m in self._step.drawn
+        ]
+        found = iter(choose(logits, [score for _, score in self._step.scored], draws, self._vocab_size))
+        for tracked, score in self._step.scored:
+            tracked.prompt_logprobs += [next(found) for _ in score.targets]
         tokens = list(found)
-        for (number, wanting), token in zip(self._turn.drawn, tokens, strict=True):
-            if wanting is not None:
-                self._say(number, wanting, token)
+        for (number, requested), token in zip(self._step.drawn, tokens, strict=True):
+            if requested is not None:
+                self._emit(number, requested, token)
         return [t.token for t in tokens]
 
-    def ended(self, numbers: Sequence[int]) -> set[int]:
-        """Return which of these the engine should forget now, after the step that it is in."""
-        over = self._over.intersection(numbers)
-        self._over -= over
-        return over
+    def take_finished(self, numbers: Sequence[int]) -> set[int]:
+        """Return which of these the engine must remove after its current step."""
+        finished = self._finished.intersection(numbers)
+        self._finished -= finished
+        return finished
 
-    def _say(self, number: int, member: TrackedRequest, token: TokenLogprob) -> None:
-        wanted = member.request.sampling.max_tokens > 0
-        member.generated += wanted
+    def _emit(self, number: int, tracked: TrackedRequest, token: TokenLogprob) -> None:
+        wanted = tracked.request.sampling.max_tokens > 0
+        tracked.generated += wanted
         self._generated += wanted
-        finish = self._finish(member, token.token)
-        prompt = tuple(member.entries) if member.entries and not member.said else None
-        member.said = True
-        self._events.append((member, TokenOutput((token,) if wanted else (), prompt, finish)))
+        finish = self._finish(tracked, token.token)
+        prompt = tuple(tracked.prompt_logprobs) if tracked.prompt_logprobs and not tracked.started else None
+        tracked.started = True
+        self._events.append((tracked, TokenOutput((token,) if wanted else (), prompt, finish)))
         if finish is not None:
-            del self._members[number]
-            self._numbers.pop(member.request.id, None)
-            self._over.add(number)
+            del self._tracked[number]
+            self._numbers.pop(tracked.request.id, None)
+            self._finished.add(number)
 
-    def _finish(self, member: TrackedRequest, token: int) -> Finish | None:
-        s = member.request.sampling
+    def _finish(self, tracked: TrackedRequest, token: int) -> Finish | None:
+        s = tracked.request.sampling
         if s.max_tokens and token in self._eos_ids and not s.ignore_eos:
             return "stop"
-        full = len(member.request.prompt) + member.generated >= self._limits.context_length
-        return "length" if full or member.generated >= s.max_tokens else None
+        full = len(tracked.request.prompt) + tracked.generated >= self._limits.context_length
+        return "length" if full or tracked.generated >= s.max_tokens else None
 
 
-def _nobody() -> SampleRequest:
-    """A draw that uses no random number: for a token that the engine insists on and nobody reads."""
+def _discard_sampler() -> SampleRequest:
+    """Return a greedy sampler for a token that the engine requires and no request reads."""
     return SampleRequest(Sampler(Sampling(temperature=0.0)))

@@ -91,7 +91,9 @@ class Megatron(BatchedEngine):
             threads=self.threads_for(parameters(a), allocation.cpus_of_a_rank(parallelism.world_size)),
             flash_attention=optimization_status.active(resolved, "flash_attention"),
             flash_decode=flash,
-            graphs=Buckets.of(self.max_sequences, context, block_size, num_blocks, whole=flash) if graphs else None,
+            graphs=Buckets.of(self.max_sequences, context, block_size, num_blocks, full_width=flash)
+            if graphs
+            else None,
         )
         return Decision(checkpoint, placement, resolved, self.limits(context, optimizations.prefix_caching, invariant))
 
@@ -143,10 +145,10 @@ class Megatron(BatchedEngine):
             placement.model(0, placement.torch_device(0)) as built,
         ):
             vocab_size = served_tokens(tokenizer, rows, model)
-            batch = RequestTracker(limits, vocab_size, tokenizer.eos_ids)
-            engine = Dynamic(built, placement, limits, vocab_size, batch)
+            tracker = RequestTracker(limits, vocab_size, tokenizer.eos_ids)
+            engine = Dynamic(built, placement, limits, vocab_size, tracker)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
-            runner = BatchingRunner(model.name, tokenizer, engine, limits, facts, planner=batch)
+            runner = BatchingRunner(model.name, tokenizer, engine, limits, facts, scheduler=tracker)
             try:
                 yield runner
             finally:

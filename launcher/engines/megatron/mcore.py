@@ -1,4 +1,4 @@
-"""Megatron-core's own `DynamicInferenceEngine` around our model, on one GPU."""
+"""Megatron-core's own `DynamicInferenceEngine` around the launcher's model, on one GPU."""
 
 from __future__ import annotations
 
@@ -27,42 +27,42 @@ from launcher.engines.runtime.sizing import BYTES
 from launcher.engines.runtime.step import StepPlan
 from launcher.engines.runtime.upcast import upcast
 
-NEVER = -1
-"""No token has this id: whether a sequence has ended is for us to say."""
+NO_TOKEN = -1
+"""An id that no token has: the tracker decides when a sequence ends."""
 
-OURS = {
+OVERRIDDEN = {
     DynamicInferenceContext: ("last_token_logits",),
     TextGenerationController: ("_dynamic_step_sample_bookkeeping", "_dynamic_step_sample_logits"),
 }
-"""What we override. It is not public, so another megatron-core may not call it, and would sample by its own rules."""
+"""The methods that are overridden. They are not public: another megatron-core may not call them, and sample itself."""
 
 
 class Context(DynamicInferenceContext):  # type: ignore[misc]
-    """Megatron-core's cache and batch; logits are computed for the rows that our batch needs, prompts' among them."""
+    """Megatron-core's cache and batch; it computes logits for the rows that the tracker needs, prompts included."""
 
-    batch: RequestTracker
+    tracker: RequestTracker
 
     def last_token_logits(self, logits: Tensor) -> Tensor:
         """Pick the rows of [1, tokens, h] whose logits are needed, [rows, h]; the model calls this before its head."""
         active = slice(self.paused_request_count, self.total_request_count)
         numbers, lengths = self.request_ids[active].tolist(), self.request_query_lengths[active].tolist()
-        rows = torch.tensor(self.batch.rows(numbers, lengths), device=logits.device)
+        rows = torch.tensor(self.tracker.rows(numbers, lengths), device=logits.device)
         return logits.squeeze(0).index_select(0, rows)
 
 
 class Controller(TextGenerationController):  # type: ignore[misc]
-    """Megatron-core's loop of a step, with our sampling in the place of its own."""
+    """Megatron-core's loop of a step, with the launcher's sampling instead of its own."""
 
-    def __init__(self, model: GPTInferenceWrapper, batch: RequestTracker) -> None:
+    def __init__(self, model: GPTInferenceWrapper, tracker: RequestTracker) -> None:
         super().__init__(model, NullTokenizer())
-        self._batch = batch
+        self._tracker = tracker
 
     def _dynamic_step_sample_bookkeeping(self) -> None:
-        """Keep no settings: each request has its own."""
+        """Do nothing: each request has its own settings."""
 
     @torch.inference_mode()
     def _dynamic_step_sample_logits(self, logits: Tensor) -> None:
-        tokens = self._batch.choose(logits.squeeze(0))
+        tokens = self._tracker.choose(logits.squeeze(0))
         self._sampled_tokens_cuda[: len(tokens)] = torch.tensor(tokens, device=logits.device)
 
 
@@ -74,27 +74,27 @@ class Engine(DynamicInferenceEngine):  # type: ignore[misc]
         super().__init__(controller, context, random_seed=0, enable_chunked_prefill=False)
 
     def close(self) -> None:
-        if not self._loop.is_running():  # a step that does not end is left behind, with the thread that it is in
+        if not self._loop.is_running():  # a step that hangs is left to its thread
             self._loop.close()
 
 
 class NullTokenizer:
-    """The tokenizer that megatron-core wants for finished requests; text is made elsewhere."""
+    """The tokenizer that megatron-core requires for finished requests; the API detokenizes."""
 
-    eod = NEVER
+    eod = NO_TOKEN
 
     def detokenize(self, tokens: Sequence[int]) -> str:
         return ""
 
 
 class Dynamic:
-    """Steps megatron-core's engine. Implements `Stepping` for a `RequestTracker`, and `Executor` for the runner.
+    """Steps megatron-core's engine. Implements `ExternalEngine` for a `RequestTracker`, and `Executor` for the runner.
 
-    It is driven by one thread, which need not be the one that made it, but must not run an event loop.
+    One thread drives it: any thread that runs no event loop.
     """
 
     def __init__(
-        self, model: GPT, placement: WorkerConfig, limits: SchedulerConfig, vocab_size: int, batch: RequestTracker
+        self, model: GPT, placement: WorkerConfig, limits: SchedulerConfig, vocab_size: int, tracker: RequestTracker
     ) -> None:
         _check_version()
         self._model = model.eval().requires_grad_(False)
@@ -103,16 +103,16 @@ class Dynamic:
         self.kv_tokens = (self.num_blocks - 1) * self.block_size
         self.vocab_size = vocab_size
         self._context = _context(placement, limits)
-        self._context.batch = batch
+        self._context.tracker = tracker
         wrapped = GPTInferenceWrapper(model, _wrapper_config(placement, limits), self._context)
-        self._controller = Controller(wrapped, batch)
+        self._controller = Controller(wrapped, tracker)
         self._engine = Engine(self._controller, self._context)
-        # After the engine's own, which its constructor sets.
-        self._controller.set_stop_word_finished_ids_callback(batch.ended)
-        batch.attach(self)
+        # The engine's constructor has set its own callback.
+        self._controller.set_stop_word_finished_ids_callback(tracker.take_finished)
+        tracker.attach(self)
 
     def add(self, number: int, prompt: Sequence[int], room: int) -> None:
-        settings = SamplingParams(num_tokens_to_generate=room, termination_id=NEVER)
+        settings = SamplingParams(num_tokens_to_generate=room, termination_id=NO_TOKEN)
         with torch.cuda.device(self._device):
             self._engine.add_request(number, list(prompt), settings)
 
@@ -144,7 +144,7 @@ class Dynamic:
     def execute(
         self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
     ) -> list[TokenLogprob]:
-        raise NotImplementedError("megatron-core's engine plans its own steps")
+        raise NotImplementedError("megatron-core's engine schedules its own steps")
 
     @torch.inference_mode()
     def reference(self, tokens: Sequence[int]) -> list[float]:
@@ -164,7 +164,7 @@ class Dynamic:
 
 
 def _check_version() -> None:
-    for kind, names in OURS.items():
+    for kind, names in OVERRIDDEN.items():
         for name in names:
             if not hasattr(kind, name):
                 raise ServerError(
@@ -184,7 +184,7 @@ def _context(placement: WorkerConfig, limits: SchedulerConfig) -> Context:
         kv_channels=a.kv_channels,
         num_attention_heads=a.num_query_groups,
         max_sequence_length=limits.context_length + 1,
-        # Half a block more, so that rounding takes none away.
+        # Half a block more, so that rounding down loses none.
         buffer_size_gb=(placement.num_blocks + 0.5) * per_block / GIB,
         max_requests=sequences,
         max_tokens=Context.TOKEN_ROUNDER * -(-tokens // Context.TOKEN_ROUNDER),

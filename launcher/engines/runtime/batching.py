@@ -1,4 +1,4 @@
-"""A `AsyncEngine` whose sequences share one continuously batched model."""
+"""An `AsyncEngine` whose sequences share one continuously batched model."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, TokenOutput
 from launcher.engines.runtime.blocks import BlockPool
-from launcher.engines.runtime.driver import Driver, Planner
+from launcher.engines.runtime.driver import Driver, SchedulerInterface
 from launcher.engines.runtime.output_buffer import join
 from launcher.engines.runtime.scheduler import Scheduler, SchedulerConfig
 from launcher.engines.runtime.step import Executor
 
 
 class Stream:
-    """The events of one generation, on their way from the driver's thread to an asyncio loop."""
+    """The events of one generation, passed from the driver's thread to an asyncio loop."""
 
     __slots__ = ("_events", "_waiter", "loop")
 
@@ -46,8 +46,8 @@ class Stream:
 class BatchingRunner(AsyncEngine):
     """Runs an `Executor` with continuous batching.
 
-    ``facts`` are what `describe` answers, with what ``measured`` returns then. ``planner`` is a `Scheduler` unless the
-    executor is an engine that plans by itself. `close` must be called when the runner is not needed any more.
+    `describe` returns ``facts`` and the current result of ``measured``. ``scheduler`` is a `Scheduler` unless the
+    executor is an engine that schedules by itself. The owner must call `close`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class BatchingRunner(AsyncEngine):
         limits: SchedulerConfig,
         facts: Mapping[str, Json],
         measured: Callable[[], Mapping[str, Json]] = dict,
-        planner: Planner | None = None,
+        scheduler: SchedulerInterface | None = None,
     ) -> None:
         self.model = model
         self.tokenizer = tokenizer
@@ -68,10 +68,10 @@ class BatchingRunner(AsyncEngine):
         self._facts = dict(facts)
         self._measured = measured
         self._streams: dict[str, Stream] = {}
-        if planner is None:
+        if scheduler is None:
             pool = BlockPool(executor.num_blocks)
-            planner = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
-        self._driver = Driver(planner, executor, limits, self._deliver)
+            scheduler = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
+        self._driver = Driver(scheduler, executor, limits, self._deliver)
 
     @property
     def vocab_size(self) -> int:
@@ -79,9 +79,9 @@ class BatchingRunner(AsyncEngine):
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenOutput]:
         if not request.prompt:
-            raise ValueError("prompt: no tokens; at least one is needed")
+            raise ValueError("prompt: no tokens; must have at least one")
         if request.id in self._streams:
-            raise ValueError(f"id: {request.id} is running already")
+            raise ValueError(f"id={request.id}: a request with this id is running")
         stream = self._streams[request.id] = Stream(asyncio.get_running_loop())
         try:
             self._driver.submit(request)
@@ -95,7 +95,7 @@ class BatchingRunner(AsyncEngine):
             del self._streams[request.id]
 
     def reference(self, tokens: Sequence[int]) -> list[float]:
-        """Run in the driver's thread, between two steps: a model is not entered twice."""
+        """Run in the driver's thread, between two steps: the model is not reentrant."""
         return self._call(lambda: self._executor.reference(tokens))
 
     def exact_reference(self, tokens: Sequence[int]) -> list[float]:
@@ -108,11 +108,11 @@ class BatchingRunner(AsyncEngine):
         return {**self._facts, **self._measured()}
 
     def note(self, facts: Mapping[str, Json]) -> None:
-        """Add to what `describe` answers."""
+        """Add facts to the result of `describe`."""
         self._facts = {**facts, **self._facts}
 
     def fail(self, error: str) -> None:
-        """Fail every open request, and refuse new ones, because ``error`` has happened to the executor."""
+        """Fail every open request and refuse new ones with ``error``, which happened to the executor."""
         self._driver.fail(error)
 
     def close(self) -> None:
@@ -124,14 +124,14 @@ class BatchingRunner(AsyncEngine):
         return result
 
     def _deliver(self, ready: Sequence[tuple[str, TokenOutput | Exception]]) -> None:
-        """Pass on what became ready together with one call per loop."""
+        """Deliver outputs that became ready together with one call per loop."""
         by_loop: dict[asyncio.AbstractEventLoop, list[tuple[Stream, TokenOutput | Exception]]] = defaultdict(list)
         for request_id, event in ready:
             stream = self._streams.get(request_id)
             if stream is not None:
                 by_loop[stream.loop].append((stream, event))
         for loop, events in by_loop.items():
-            with suppress(RuntimeError):  # the loop has closed: nobody is left to tell
+            with suppress(RuntimeError):  # the loop has closed, and its readers with it
                 loop.call_soon_threadsafe(_put, events)
 
 
@@ -141,7 +141,7 @@ def _put(events: Sequence[tuple[Stream, TokenOutput | Exception]]) -> None:
 
 
 def _merge(events: Sequence[TokenOutput | Exception]) -> TokenOutput:
-    """Join what a slow reader has let pile up; raise the failure if there is one."""
+    """Join the events that a slow reader has not read yet; raise an exception among them."""
     if len(events) == 1 and isinstance(events[0], TokenOutput):
         return events[0]
     for event in events:

@@ -1,4 +1,4 @@
-"""Sizes of decode steps that are prepared once and used again: a step is padded to the next one."""
+"""Sizes of decode steps that are captured once and reused: a step is padded to the next size."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-LEAST_TOKENS = 256
+MIN_TOKENS = 256
 """Tokens of the narrowest block table that is worth a bucket of its own."""
 
 
@@ -20,9 +20,9 @@ class Bucket:
 
 @dataclass(frozen=True)
 class Buckets:
-    """The sizes to prepare: ``rows`` sequences and ``pages`` blocks each, in ascending order, of at most ``area`` both.
+    """The sizes to capture: ``rows`` sequences of ``pages`` blocks each, both ascending, with ``rows * pages <= area``.
 
-    A step that fits into none is computed as it is.
+    A step that fits into none is computed without a graph.
     """
 
     rows: Sequence[int]
@@ -30,19 +30,20 @@ class Buckets:
     area: int
 
     @classmethod
-    def of(cls, sequences: int, context: int, block_size: int, num_blocks: int, whole: bool) -> Buckets:
+    def of(cls, sequences: int, context: int, block_size: int, num_blocks: int, full_width: bool) -> Buckets:
         """Return the buckets of ``sequences`` of at most ``context`` tokens over a cache of ``num_blocks``.
 
-        ``whole`` says that the width of a block table costs nothing (a kernel reads only what is there). Otherwise
-        every page of a table is read, so there are several widths, and no step reads more than twice the cache.
+        With ``full_width`` every bucket has the widest block table: the kernel reads only real pages, so width costs
+        nothing. Otherwise every page of a table is read, so there are several widths. No step then reads more than
+        twice the cache.
         """
         most = -(-context // block_size)
-        if whole:
+        if full_width:
             return cls(powers(1, sequences), [most], sequences * most)
-        return cls(powers(1, sequences), powers(min(most, max(1, LEAST_TOKENS // block_size)), most), 2 * num_blocks)
+        return cls(powers(1, sequences), powers(min(most, max(1, MIN_TOKENS // block_size)), most), 2 * num_blocks)
 
     def fit(self, rows: int, pages: int) -> Bucket | None:
-        """Return the smallest bucket that holds so much, or None."""
+        """Return the smallest bucket that holds ``rows`` sequences of ``pages`` blocks; None if there is none."""
         row, page = bisect_left(self.rows, rows), bisect_left(self.pages, pages)
         if row == len(self.rows) or page == len(self.pages):
             return None
@@ -50,7 +51,7 @@ class Buckets:
         return found if found.rows * found.pages <= self.area else None
 
     def __iter__(self) -> Iterator[Bucket]:
-        """Yield the largest first: what it needs in memory then serves the others too."""
+        """Yield the largest first: the others reuse its memory."""
         for rows in reversed(self.rows):
             for pages in reversed(self.pages):
                 if rows * pages <= self.area:

@@ -1,4 +1,4 @@
-"""The thread that runs a model step by step, as long as there is something to compute."""
+"""The thread that schedules and executes steps while there are requests."""
 
 from __future__ import annotations
 
@@ -18,41 +18,48 @@ from launcher.engines.runtime.step import Executor
 log = logging.getLogger(__name__)
 
 Deliver = Callable[[Sequence[tuple[str, TokenOutput | Exception]]], None]
-"""Takes what became ready together, by request id. Called from the driver's thread, a few times per step at most."""
+"""Receives outputs that became ready together, by request id.
+
+The driver's thread calls it at most a few times per step.
+"""
 
 
-class Asked(Protocol):
-    """A generation that a planner has taken up."""
+class ActiveRequest(Protocol):
+    """A request that the scheduler has accepted."""
 
     @property
     def request(self) -> GenerationRequest: ...
 
 
-class Planner(Protocol):
-    """Decides what is computed, step by step: a `Scheduler`, or what stands for an engine that has one of its own."""
+class SchedulerInterface(Protocol):
+    """Decides what each step computes: a `Scheduler`, or the tracker of an engine with a scheduler of its own."""
 
     @property
     def idle(self) -> bool: ...
 
-    def add(self, request: GenerationRequest) -> Asked: ...
+    def add(self, request: GenerationRequest) -> ActiveRequest: ...
 
     def drop(self, request_id: str) -> None: ...
 
     def state(self) -> EngineState: ...
 
-    def plan(self) -> tuple[SchedulerOutput | None, Sequence[tuple[Asked, TokenOutput]]]: ...
+    def schedule(self) -> tuple[SchedulerOutput | None, Sequence[tuple[ActiveRequest, TokenOutput]]]: ...
 
-    def absorb(self, step: SchedulerOutput, results: Sequence[TokenLogprob]) -> Sequence[tuple[Asked, TokenOutput]]: ...
+    def postprocess(
+        self, step: SchedulerOutput, results: Sequence[TokenLogprob]
+    ) -> Sequence[tuple[ActiveRequest, TokenOutput]]: ...
 
 
 class Driver:
     """Owns a scheduler and an executor; every call is safe from any thread.
 
-    The thread sleeps while there is nothing to do. What is asked of it (new requests, cancellations, functions to call)
-    it takes up between two steps. When a step raises, every request fails and the driver takes no more.
+    The thread sleeps while there is nothing to do. It accepts new requests, cancellations and calls between two steps.
+    When a step raises, every request fails and the driver refuses new ones.
     """
 
-    def __init__(self, scheduler: Planner, executor: Executor, limits: SchedulerConfig, deliver: Deliver) -> None:
+    def __init__(
+        self, scheduler: SchedulerInterface, executor: Executor, limits: SchedulerConfig, deliver: Deliver
+    ) -> None:
         self._scheduler = scheduler
         self._executor = executor
         self._limits = limits
@@ -62,7 +69,7 @@ class Driver:
         self._cancelled: list[str] = []
         self._calls: list[tuple[Future[object], Callable[[], object]]] = []
         self._open: set[str] = set()
-        self._outbox = OutputBuffer(self._send)
+        self._output_buffer = OutputBuffer(self._send)
         self._error: str | None = None
         self._state = scheduler.state()
         self._thread = threading.Thread(target=self._run, name="engine-steps", daemon=True)
@@ -71,7 +78,7 @@ class Driver:
     def submit(self, request: GenerationRequest) -> None:
         """Queue a generation. Raises `QueueFull`, or `EngineUnavailable` when the driver is closed or broken."""
         with self._wake:
-            self._check()
+            self._check_available()
             waiting = len(self._open) - self._limits.max_sequences
             if waiting >= self._limits.max_queue:
                 raise QueueFull(f"{waiting} requests are waiting; engine.max_queue={self._limits.max_queue}")
@@ -80,7 +87,7 @@ class Driver:
             self._wake.notify()
 
     def cancel(self, request_id: str) -> None:
-        """Stop a generation and free what it holds; does nothing if it has finished."""
+        """Stop a generation and free its cache blocks; does nothing if it has finished."""
         with self._wake:
             if request_id not in self._open:
                 return
@@ -93,7 +100,7 @@ class Driver:
         """Call a function in the driver's thread, between two steps."""
         future: Future[object] = Future()
         with self._wake:
-            self._check()
+            self._check_available()
             self._calls.append((future, function))
             self._wake.notify()
         return future
@@ -103,7 +110,7 @@ class Driver:
             return replace(self._state, queued=self._state.queued + len(self._arrived), error=self._error)
 
     def fail(self, error: str) -> None:
-        """Fail everything that is open, and refuse what comes; the first error is the one that is remembered."""
+        """Fail every open request and refuse new ones; the first error is kept."""
         with self._wake:
             if self._error is not None:
                 return
@@ -116,24 +123,24 @@ class Driver:
             future.set_exception(EngineUnavailable(error))
 
     def close(self, timeout_s: float = 10.0) -> None:
-        """Fail what is open and stop the thread, after the step that it is in."""
+        """Fail every open request and stop the thread after its current step."""
         self.fail("the engine is stopping")
         self._thread.join(timeout_s)
 
-    def _check(self) -> None:
+    def _check_available(self) -> None:
         if self._error is not None:
             raise EngineUnavailable(self._error)
 
     def _run(self) -> None:
         try:
-            while self._take_up():
-                self._advance()
+            while self._accept_work():
+                self._step()
         except Exception as error:
             log.exception("the engine stopped")
             self.fail(str(error) if isinstance(error, EngineUnavailable) else f"{type(error).__name__}: {error}")
 
-    def _take_up(self) -> bool:
-        """Wait until there is something to compute, and hand the scheduler what has arrived; False when closed."""
+    def _accept_work(self) -> bool:
+        """Wait until there is something to compute, and pass new requests to the scheduler; False when closed."""
         while True:
             with self._wake:
                 self._wake.wait_for(self._has_work)
@@ -144,7 +151,7 @@ class Driver:
                 calls, self._calls = self._calls, []
                 for request_id in cancelled:
                     self._scheduler.drop(request_id)
-                    self._outbox.forget(request_id)
+                    self._output_buffer.discard(request_id)
                 for request in arrived.values():
                     self._scheduler.add(request)
                 self._state = self._scheduler.state()
@@ -158,21 +165,21 @@ class Driver:
             self._error is not None or self._arrived or self._cancelled or self._calls or not self._scheduler.idle
         )
 
-    def _advance(self) -> None:
-        step, events = self._scheduler.plan()
+    def _step(self) -> None:
+        step, events = self._scheduler.schedule()
         self._state = self._scheduler.state()
         if step is not None:
             if step.prefills:
-                self._outbox.flush(everything=True)  # it takes long
+                self._output_buffer.flush(everything=True)  # a prefill step takes long
             results = self._executor.execute(step.plan, step.scores, step.draws)
-            events = [*events, *self._scheduler.absorb(step, results)]
+            events = [*events, *self._scheduler.postprocess(step, results)]
         self._state = self._scheduler.state()
-        for running, tokens in events:
-            self._outbox.add(running.request.id, tokens, whole=running.request.whole)
-        self._outbox.flush(everything=False)
+        for active, tokens in events:
+            self._output_buffer.add(active.request.id, tokens, final_only=active.request.final_only)
+        self._output_buffer.flush(everything=False)
 
     def _send(self, ready: Sequence[tuple[str, TokenOutput]]) -> None:
-        """Deliver what is still wanted."""
+        """Deliver the outputs of requests that are still open."""
         with self._wake:
             wanted = [(request_id, tokens) for request_id, tokens in ready if request_id in self._open]
             self._open.difference_update(request_id for request_id, tokens in wanted if tokens.finish)
@@ -181,7 +188,7 @@ class Driver:
 
 
 def _resolve(future: Future[object], function: Callable[[], object]) -> None:
-    """Complete a future with what a function returns or raises; its error is its caller's, not the engine's."""
+    """Complete a future with the function's result or exception; the exception does not stop the engine."""
     try:
         future.set_result(function())
     except Exception as error:

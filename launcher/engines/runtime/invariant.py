@@ -1,4 +1,4 @@
-"""Steps in which no answer depends on what else is computed, bit for bit."""
+"""Batch-invariant steps: no answer depends on the rest of the batch, bit for bit."""
 
 from __future__ import annotations
 
@@ -15,20 +15,23 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 EXPERTS = "a mixture of experts multiplies as many tokens together as its router sends to an expert"
-"""Why models with experts cannot be computed so."""
-DEEPEST = 20
-"""So many alternatives are looked up at least (the API's limit): which of two equal ones comes first may depend on how
-many are asked for, and some are remembered for later requests that ask for fewer."""
+"""Why models with experts cannot be batch-invariant."""
+MIN_ALTERNATIVES = 20
+"""The minimum number of alternatives to look up (the API's limit).
+
+The order of two equal alternatives may depend on how many are requested, and the prefix cache keeps them for later
+requests that ask for fewer.
+"""
 
 
 @dataclass(frozen=True)
 class Invariant:
     """Computes one block of one sequence at a time, always of the same shape.
 
-    A matrix product rounds by its shape, so that a token computed among others may differ in its last bits from the
-    same token alone. Here a token at position p is always row p modulo ``block_size`` of a product with so many rows;
-    rows behind the last token are padding, which no token before them sees. The chunks of a plan must start at a
-    multiple of ``block_size`` (see `Limits.aligned`). ``logits`` computes a plan. The last block ends at
+    A matrix product rounds by its shape: a token computed among others may differ in its last bits from the same token
+    alone. Here a token at position p is always row p modulo ``block_size`` of a product of ``block_size`` rows. Rows
+    after the last token are padding, which no earlier token sees. The chunks of a plan must start at a multiple of
+    ``block_size`` (see `SchedulerConfig.aligned`). ``logits`` computes a plan. The last block ends at
     ``context_length``.
     """
 
@@ -40,7 +43,7 @@ class Invariant:
     def execute(
         self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
     ) -> list[TokenLogprob]:
-        """Do what `Executor.execute` does."""
+        """Implement `Executor.execute`."""
         asked = _by_row(plan.rows, scores, draws)
         found: dict[int, TokenLogprob] = {}
         for first, chunk in self._blocks(plan):
@@ -68,14 +71,14 @@ class Invariant:
     def _choose(self, row: Tensor, wanted: ScoreRequest | SampleRequest) -> TokenLogprob:
         if isinstance(wanted, SampleRequest):
             return choose(row, [], [wanted], self.vocab_size)[0]
-        (found,) = choose(row, [ScoreRequest(wanted.targets, max(wanted.top, DEEPEST))], [], self.vocab_size)
+        (found,) = choose(row, [ScoreRequest(wanted.targets, max(wanted.top, MIN_ALTERNATIVES))], [], self.vocab_size)
         return TokenLogprob(found.token, found.logprob, found.top[: wanted.top])
 
 
 def _by_row(
     rows: Sequence[int], scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
 ) -> dict[int, list[tuple[int, ScoreRequest | SampleRequest]]]:
-    """Return what is wanted of each row, with its place in the result."""
+    """Return the requests of each row, with their places in the result."""
     wanted: list[ScoreRequest | SampleRequest] = [
         ScoreRequest([target], score.top) for score in scores for target in score.targets
     ]

@@ -17,7 +17,7 @@ GREEDY_BELOW = 1e-5
 """Temperatures under this would overflow the softmax; they mean greedy."""
 
 ROWS_AT_ONCE = 128
-"""Rows of log-probabilities in memory at a time: a long prompt over a large vocabulary must not need gigabytes."""
+"""Rows of log-probabilities in memory at a time, so that a long prompt over a large vocabulary needs no gigabytes."""
 
 
 class Sampler:
@@ -34,8 +34,8 @@ class Sampler:
         self.adjusted = penalised or bool(sampling.logit_bias)
         self.plain = self.greedy and not self.adjusted and sampling.logprobs is None
 
-    def saw(self, token: int) -> None:
-        """Note a generated token, for the penalties."""
+    def record(self, token: int) -> None:
+        """Count a generated token for the penalties."""
         if self.adjusted:
             self.counts[token] += 1
 
@@ -105,22 +105,22 @@ def _draw(logits: Tensor, samplers: Sequence[Sampler], vocab_size: int) -> list[
     if not samplers:
         return []
     if all(s.plain for s in samplers):
-        return [bare(t) for t in logits[:, :vocab_size].argmax(-1).tolist()]
+        return [plain_token(t) for t in logits[:, :vocab_size].argmax(-1).tolist()]
     tokens = _tokens(logits[:, :vocab_size], samplers)
     for sampler, token in zip(samplers, tokens, strict=True):
-        sampler.saw(token)
+        sampler.record(token)
     wanted = [i for i, s in enumerate(samplers) if s.sampling.logprobs is not None]
     if not wanted:
-        return [bare(t) for t in tokens]
+        return [plain_token(t) for t in tokens]
     rows = logits if len(wanted) == len(samplers) else logits[wanted]
     tops = [samplers[i].sampling.logprobs or 0 for i in wanted]
     known = dict(zip(wanted, _logprobs(rows, [tokens[i] for i in wanted], tops, vocab_size), strict=True))
-    return [known.get(i) or bare(t) for i, t in enumerate(tokens)]
+    return [known.get(i) or plain_token(t) for i, t in enumerate(tokens)]
 
 
 @cache
-def bare(token: int) -> TokenLogprob:
-    """Return a token of which nothing more is said; one object for all of its kind."""
+def plain_token(token: int) -> TokenLogprob:
+    """Return a token without log-probabilities; equal tokens share one object."""
     return TokenLogprob(token)
 
 
@@ -144,7 +144,7 @@ def _logprobs(logits: Tensor, targets: Sequence[int], tops: Sequence[int], vocab
 
 
 def _tokens(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
-    """Choose a token per row; rows that are plainly greedy share one argmax."""
+    """Choose a token per row; greedy rows share one argmax."""
     logits = _adjust(logits, samplers)
     tokens: list[int] = logits.argmax(-1).tolist()
     random_rows = [i for i, s in enumerate(samplers) if not s.greedy]
@@ -199,7 +199,7 @@ def _sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
 
 
 def _truncate(weights: Tensor, settings: Sequence[Sampling]) -> Tensor:
-    """Zero what top-k and top-p leave out; the most likely token always stays."""
+    """Set the weights outside top-k and top-p to zero; the most likely token always stays."""
     import torch
 
     size = weights.shape[1]

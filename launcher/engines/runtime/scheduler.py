@@ -8,18 +8,18 @@ from dataclasses import dataclass
 from functools import cache
 
 from launcher.engines.base import EngineState, Finish, GenerationRequest, TokenLogprob, TokenOutput
-from launcher.engines.runtime.blocks import BlockHash, BlockPool, digest
-from launcher.engines.runtime.sampling import Sampler, SampleRequest, ScoreRequest, bare
+from launcher.engines.runtime.blocks import BlockHash, BlockPool, hash_block
+from launcher.engines.runtime.sampling import Sampler, SampleRequest, ScoreRequest, plain_token
 from launcher.engines.runtime.step import Chunk, StepPlan
 
 
 @dataclass(frozen=True)
 class SchedulerConfig:
-    """What bounds a batch.
+    """The bounds of a batch.
 
     ``max_sequences`` run at the same time, ``max_queue`` more may wait. ``prefill_chunk`` prompt tokens are computed
-    per step, beside one token of every sequence that is already generating. When ``aligned``, each chunk begins where
-    a block of the cache does, with the tokens of that block that are computed already.
+    per step, beside one token of every sequence that is already generating. When ``aligned``, each chunk begins
+    where a block of the cache does, and computes the earlier tokens of that block again.
     """
 
     context_length: int
@@ -31,15 +31,26 @@ class SchedulerConfig:
 
 
 class SequenceState:
-    """One generation on its way: its tokens so far, its cache blocks, and how far it has been computed.
+    """One running generation: its tokens so far, its cache blocks, and how far it has been computed.
 
-    It is complete at ``longest`` tokens, or when it draws one of ``ends``. While it is ``decoding``, its last token is
-    all that is to be computed.
+    It is complete at ``max_len`` tokens, or when it draws one of ``stop_token_ids``. While it is ``decoding``, only its
+    last token is left to compute. The keys and values of ``num_cached_tokens`` are in the cache. Those beyond
+    ``num_computed_tokens`` are computed again, for their logits.
     """
 
     __slots__ = (
-        *("admitted", "blocks", "decoding", "digests", "draw", "ends", "entries", "known", "longest"),
-        *("next", "prompt", "request", "stored", "tokens", "top"),
+        *(
+            "admitted",
+            "blocks",
+            "decoding",
+            "block_hashes",
+            "sample",
+            "stop_token_ids",
+            "prompt_logprobs",
+            "num_hashed_blocks",
+            "max_len",
+        ),
+        *("num_computed_tokens", "prompt_len", "request", "num_cached_tokens", "tokens", "top"),
     )
 
     def __init__(
@@ -47,48 +58,48 @@ class SequenceState:
     ) -> None:
         sampling = request.sampling
         self.request = request
-        self.prompt = len(request.prompt)
-        self.longest = min(context_length, self.prompt + sampling.max_tokens)
-        self.ends = frozenset() if sampling.ignore_eos else eos_ids
+        self.prompt_len = len(request.prompt)
+        self.max_len = min(context_length, self.prompt_len + sampling.max_tokens)
+        self.stop_token_ids = frozenset() if sampling.ignore_eos else eos_ids
         self.tokens = list(request.prompt)
-        self.draw = SampleRequest(Sampler(sampling))
+        self.sample = SampleRequest(Sampler(sampling))
         self.top = None if sampling.prompt_logprobs is None else min(sampling.prompt_logprobs, vocab_size)
-        self.entries = [] if self.top is None else [TokenLogprob(self.tokens[0])]
-        self.digests: list[BlockHash] = []
+        self.prompt_logprobs = [] if self.top is None else [TokenLogprob(self.tokens[0])]
+        self.block_hashes: list[BlockHash] = []
         self.admitted = False
         self.reset()
 
     def reset(self) -> None:
-        """Forget what was computed, but not what was generated."""
+        """Drop what was computed; keep what was generated."""
         self.blocks: list[int] = []
-        self.next = 0
-        self.stored = 0
-        self.known = 0
+        self.num_computed_tokens = 0
+        self.num_cached_tokens = 0
+        self.num_hashed_blocks = 0
         self.decoding = False
 
     @property
     def scoring(self) -> bool:
         """Whether log-probabilities of prompt tokens are still to be computed."""
-        return self.top is not None and len(self.entries) < self.prompt
+        return self.top is not None and len(self.prompt_logprobs) < self.prompt_len
 
     @property
-    def goal(self) -> int:
+    def target_len(self) -> int:
         """The position up to which to compute; nothing follows the last token when none is to be generated."""
         return len(self.tokens) - (self.request.sampling.max_tokens == 0)
 
-    def contents(self, block_size: int) -> list[BlockHash]:
-        """Return the digests of all full blocks so far."""
-        while (end := (len(self.digests) + 1) * block_size) <= len(self.tokens):
-            before = self.digests[-1] if self.digests else b""
-            self.digests.append(digest(before, self.tokens[end - block_size : end]))
-        return self.digests
+    def hash_full_blocks(self, block_size: int) -> list[BlockHash]:
+        """Return the hashes of all full blocks so far."""
+        while (end := (len(self.block_hashes) + 1) * block_size) <= len(self.tokens):
+            before = self.block_hashes[-1] if self.block_hashes else b""
+            self.block_hashes.append(hash_block(before, self.tokens[end - block_size : end]))
+        return self.block_hashes
 
 
 @dataclass(slots=True)
 class ScheduledSequence:
     """What one sequence does in one step: its chunk, the prompt tokens it scores, and whether it draws."""
 
-    running: SequenceState
+    sequence: SequenceState
     chunk: Chunk
     score: ScoreRequest | None
     draws: bool
@@ -96,16 +107,16 @@ class ScheduledSequence:
 
 @dataclass(slots=True)
 class SchedulerOutput:
-    """A plan for the executor, and the jobs that its results belong to."""
+    """A plan for the executor, and the sequences that its results belong to."""
 
     plan: StepPlan
-    jobs: list[ScheduledSequence]
+    scheduled: list[ScheduledSequence]
     scores: list[ScoreRequest]
     draws: list[SampleRequest]
 
     @property
     def prefills(self) -> bool:
-        """Whether it computes more than one token of some sequence; the longest chunk is the last."""
+        """Whether any sequence computes more than one token; the longest chunk is the last."""
         return len(self.plan.chunks[-1].tokens) > 1
 
 
@@ -121,12 +132,12 @@ class Scheduler:
     def __init__(
         self, limits: SchedulerConfig, pool: BlockPool, block_size: int, vocab_size: int, eos_ids: frozenset[int]
     ) -> None:
-        held, least = pool.total * block_size, limits.context_length
+        held, least = pool.num_usable * block_size, limits.context_length
         if held < least:
             raise ValueError(f"a cache of {held} tokens is less than one context of {least}")
         self._limits = limits
         self._pool = pool
-        self._size = block_size
+        self._block_size = block_size
         self._vocab_size = vocab_size
         self._eos_ids = eos_ids
         self._waiting: OrderedDict[str, SequenceState] = OrderedDict()
@@ -139,254 +150,261 @@ class Scheduler:
         return not self._running and not self._waiting
 
     def add(self, request: GenerationRequest) -> SequenceState:
-        """Queue a generation. Whether there is room is for the caller to say."""
-        running = SequenceState(request, self._vocab_size, self._limits.context_length, self._eos_ids)
-        self._waiting[request.id] = running
-        return running
+        """Queue a generation; the caller checks the length of the queue."""
+        sequence = SequenceState(request, self._vocab_size, self._limits.context_length, self._eos_ids)
+        self._waiting[request.id] = sequence
+        return sequence
 
     def drop(self, request_id: str) -> None:
-        """Forget a generation wherever it is; does nothing when it has finished."""
+        """Remove a generation, waiting or running; does nothing when it has finished."""
         self._waiting.pop(request_id, None)
-        running = self._running.pop(request_id, None)
-        if running is not None:
-            self._free(running)
+        sequence = self._running.pop(request_id, None)
+        if sequence is not None:
+            self._free(sequence)
 
     def state(self) -> EngineState:
         return EngineState(
             running=len(self._running),
             queued=len(self._waiting),
-            kv_tokens_used=(self._pool.total - self._pool.free) * self._size,
-            kv_tokens_total=self._pool.total * self._size,
+            kv_tokens_used=(self._pool.num_usable - self._pool.num_free) * self._block_size,
+            kv_tokens_total=self._pool.num_usable * self._block_size,
             prompt_tokens=self._prompt_tokens,
             prompt_tokens_cached=self._prompt_cached,
             generated_tokens=self._generated,
             steps=self._steps,
         )
 
-    def plan(self) -> tuple[SchedulerOutput | None, list[Event]]:
+    def schedule(self) -> tuple[SchedulerOutput | None, list[Event]]:
         """Return the next step, or None if there is nothing to compute, and what finished without computing."""
-        jobs: list[ScheduledSequence] = []
+        scheduled: list[ScheduledSequence] = []
         done: list[Event] = []
         budget = self._limits.prefill_chunk
-        for running in list(self._running.values()):
-            if running.decoding:
-                if job := self._decode(running):
-                    jobs.append(job)
-            elif running.request.id in self._running and (job := self._prefill(running, budget)):
-                budget -= len(job.chunk.tokens)
-                jobs.append(job)
+        for sequence in list(self._running.values()):
+            if sequence.decoding:
+                if item := self._schedule_decode(sequence):
+                    scheduled.append(item)
+            elif sequence.request.id in self._running and (item := self._schedule_prefill(sequence, budget)):
+                budget -= len(item.chunk.tokens)
+                scheduled.append(item)
         while budget > 0 and (admitted := self._admit()):
-            if admitted.next >= admitted.goal:
+            if admitted.num_computed_tokens >= admitted.target_len:
                 done.append((admitted, self._finish(admitted, (), "length")))
                 continue
-            if job := self._prefill(admitted, budget):
-                budget -= len(job.chunk.tokens)
-                jobs.append(job)
-        if not jobs:
+            if item := self._schedule_prefill(admitted, budget):
+                budget -= len(item.chunk.tokens)
+                scheduled.append(item)
+        if not scheduled:
             return None, done
         single = budget == self._limits.prefill_chunk and not self._limits.aligned
-        return (_decodes(jobs) if single else self._step(jobs)), done
+        return (_decode_output(scheduled) if single else self._mixed_output(scheduled)), done
 
-    def absorb(self, step: SchedulerOutput, results: Sequence[TokenLogprob]) -> list[Event]:
-        """Take the executor's results of a step, and return what each sequence has to say."""
+    def postprocess(self, step: SchedulerOutput, results: Sequence[TokenLogprob]) -> list[Event]:
+        """Take the executor's results of a step, and return the new output of each sequence."""
         self._steps += 1
         scored = iter(results[: len(results) - len(step.draws)])
         drawn = iter(results[len(results) - len(step.draws) :])
         events: list[Event] = []
-        for job in step.jobs:
-            running = job.running
-            running.next = reached = job.chunk.start + len(job.chunk.tokens)
-            if running.stored < reached:
-                running.stored = reached
-            if job.score is not None:
-                running.entries += [next(scored) for _ in job.score.targets]
-            token = next(drawn) if job.draws else None
+        for item in step.scheduled:
+            sequence = item.sequence
+            sequence.num_computed_tokens = reached = item.chunk.start + len(item.chunk.tokens)
+            if sequence.num_cached_tokens < reached:
+                sequence.num_cached_tokens = reached
+            if item.score is not None:
+                sequence.prompt_logprobs += [next(scored) for _ in item.score.targets]
+            token = next(drawn) if item.draws else None
             if self._limits.prefix_caching:
-                self._remember(running)
-            if running.decoding or reached >= running.goal:
-                events.append((running, self._progress(running, token)))
+                self._cache_full_blocks(sequence)
+            if sequence.decoding or reached >= sequence.target_len:
+                events.append((sequence, self._append_token(sequence, token)))
         return events
 
-    def _decode(self, running: SequenceState) -> ScheduledSequence | None:
-        """Return the next step of a sequence that generates; one that finds no cache block gives way instead."""
-        at = running.next
-        if at >= len(running.blocks) * self._size and not self._extend(running):
+    def _schedule_decode(self, sequence: SequenceState) -> ScheduledSequence | None:
+        """Return the next step of a sequence that generates; None if no cache block is left and it was preempted."""
+        at = sequence.num_computed_tokens
+        if at >= len(sequence.blocks) * self._block_size and not self._append_block(sequence):
             return None
-        at = self._beginning(at)
+        at = self._chunk_start(at)
         return ScheduledSequence(
-            running, Chunk(running.tokens[at:], at, running.stored, running.blocks), None, draws=True
+            sequence, Chunk(sequence.tokens[at:], at, sequence.num_cached_tokens, sequence.blocks), None, draws=True
         )
 
-    def _beginning(self, at: int) -> int:
+    def _chunk_start(self, at: int) -> int:
         """Return where a chunk begins whose first new token is at position ``at``."""
-        return at - at % self._size if self._limits.aligned else at
+        return at - at % self._block_size if self._limits.aligned else at
 
-    def _prefill(self, running: SequenceState, budget: int) -> ScheduledSequence | None:
-        """Return the next chunk of what is known of a sequence, of at most ``budget`` tokens."""
-        length = min(budget, running.goal - running.next)
-        return self._job(running, length) if length > 0 else None
+    def _schedule_prefill(self, sequence: SequenceState, budget: int) -> ScheduledSequence | None:
+        """Return the next chunk of at most ``budget`` tokens that a sequence already has."""
+        length = min(budget, sequence.target_len - sequence.num_computed_tokens)
+        return self._schedule_chunk(sequence, length) if length > 0 else None
 
-    def _extend(self, running: SequenceState) -> bool:
-        """Give a sequence one more block, taking those of the youngest when none is left; False if that is itself."""
-        while not self._pool.free:
+    def _append_block(self, sequence: SequenceState) -> bool:
+        """Allocate one block, preempting the youngest sequences while none is free; False if this one was preempted."""
+        while not self._pool.num_free:
             youngest = next(reversed(self._running.values()))
             self._preempt(youngest)
-            if youngest is running:
+            if youngest is sequence:
                 return False
-        running.blocks.append(self._pool.take())
+        sequence.blocks.append(self._pool.allocate())
         return True
 
-    def _preempt(self, running: SequenceState) -> None:
-        del self._running[running.request.id]
-        self._free(running)
-        running.reset()
-        self._waiting[running.request.id] = running
-        self._waiting.move_to_end(running.request.id, last=False)
+    def _preempt(self, sequence: SequenceState) -> None:
+        del self._running[sequence.request.id]
+        self._free(sequence)
+        sequence.reset()
+        self._waiting[sequence.request.id] = sequence
+        self._waiting.move_to_end(sequence.request.id, last=False)
 
     def _admit(self) -> SequenceState | None:
         """Move the sequence that arrived first from the queue into the batch, if there is room for it."""
         if not self._waiting or len(self._running) >= self._limits.max_sequences:
             return None
-        running = next(iter(self._waiting.values()))
-        if not self._place(running):
+        sequence = next(iter(self._waiting.values()))
+        if not self._allocate(sequence):
             return None
-        del self._waiting[running.request.id]
-        self._running[running.request.id] = running
-        if not running.admitted:
-            running.admitted = True
-            self._prompt_tokens += running.prompt
-            self._prompt_cached += running.stored
-        return running
+        del self._waiting[sequence.request.id]
+        self._running[sequence.request.id] = sequence
+        if not sequence.admitted:
+            sequence.admitted = True
+            self._prompt_tokens += sequence.prompt_len
+            self._prompt_cached += sequence.num_cached_tokens
+        return sequence
 
-    def _place(self, running: SequenceState) -> bool:
-        """Give a sequence the blocks of all its tokens, shared ones where their content is remembered."""
-        contents = running.contents(self._size) if self._limits.prefix_caching else []
-        shared = self._pool.find(contents, running.top if running.scoring else None)
-        if len(shared) < len(contents) and self._awaited(contents[len(shared)], running):
+    def _allocate(self, sequence: SequenceState) -> bool:
+        """Allocate the blocks of all tokens of a sequence; cached blocks with equal tokens are shared."""
+        block_hashes = sequence.hash_full_blocks(self._block_size) if self._limits.prefix_caching else []
+        shared = self._pool.match_prefix(block_hashes, sequence.top if sequence.scoring else None)
+        if len(shared) < len(block_hashes) and self._is_being_computed(block_hashes[len(shared)], sequence):
             return False
-        self._pool.share(shared)
-        needed = -(-running.goal // self._size) - len(shared)
-        if needed + len(self._running) > self._pool.free and self._running:
-            self._pool.release(shared)
+        self._pool.incref(shared)
+        needed = -(-sequence.target_len // self._block_size) - len(shared)
+        if needed + len(self._running) > self._pool.num_free and self._running:
+            self._pool.free(shared)
             return False
-        running.blocks = shared + [self._pool.take() for _ in range(needed)]
-        self._begin(running, contents, len(shared))
+        sequence.blocks = shared + [self._pool.allocate() for _ in range(needed)]
+        self._set_start(sequence, block_hashes, len(shared))
         return True
 
-    def _awaited(self, content: BlockHash, running: SequenceState) -> bool:
-        """Whether a running sequence is about to compute this very block: better to wait than to compute it twice."""
-        other = self._computing.get(content)
-        return other is not None and (not running.scoring or (other.scoring and (other.top or 0) >= (running.top or 0)))
+    def _is_being_computed(self, block_hash: BlockHash, sequence: SequenceState) -> bool:
+        """Whether another sequence is about to compute the same block, which is then worth waiting for."""
+        other = self._computing.get(block_hash)
+        return other is not None and (
+            not sequence.scoring or (other.scoring and (other.top or 0) >= (sequence.top or 0))
+        )
 
-    def _begin(self, running: SequenceState, contents: Sequence[BlockHash], shared: int) -> None:
-        """Set where to start: behind what is shared, but early enough for every row whose logits are needed."""
-        running.known = shared
-        running.stored = shared * self._size
-        if running.scoring:
-            for block in range(len(running.entries) // self._size, shared):
-                self._recall(running, block, contents[block])
-        running.next = self._first(running)
-        for content in contents[shared:]:
-            self._computing.setdefault(content, running)
+    def _set_start(self, sequence: SequenceState, block_hashes: Sequence[BlockHash], shared: int) -> None:
+        """Set where to start: after the shared blocks, but early enough for every row whose logits are needed."""
+        sequence.num_hashed_blocks = shared
+        sequence.num_cached_tokens = shared * self._block_size
+        if sequence.scoring:
+            for block in range(len(sequence.prompt_logprobs) // self._block_size, shared):
+                self._reuse_logprobs(sequence, block, block_hashes[block])
+        sequence.num_computed_tokens = self._first_position(sequence)
+        for block_hash in block_hashes[shared:]:
+            self._computing.setdefault(block_hash, sequence)
 
-    def _first(self, running: SequenceState) -> int:
-        if running.scoring:
-            return min(running.stored, len(running.entries) - 1)
-        if running.request.sampling.max_tokens == 0:
-            return running.goal
-        return min(running.stored, len(running.tokens) - 1)
+    def _first_position(self, sequence: SequenceState) -> int:
+        if sequence.scoring:
+            return min(sequence.num_cached_tokens, len(sequence.prompt_logprobs) - 1)
+        if sequence.request.sampling.max_tokens == 0:
+            return sequence.target_len
+        return min(sequence.num_cached_tokens, len(sequence.tokens) - 1)
 
-    def _recall(self, running: SequenceState, block: int, content: BlockHash) -> None:
+    def _reuse_logprobs(self, sequence: SequenceState, block: int, block_hash: BlockHash) -> None:
         """Take the log-probabilities of a block's prompt tokens from the cache."""
-        known = self._pool.logprobs(content)[len(running.entries) - block * self._size :]
-        room = running.prompt - len(running.entries)
-        running.entries += [TokenLogprob(e.token, e.logprob, e.top[: running.top]) for e in known[:room]]
+        known = self._pool.logprobs(block_hash)[len(sequence.prompt_logprobs) - block * self._block_size :]
+        room = sequence.prompt_len - len(sequence.prompt_logprobs)
+        sequence.prompt_logprobs += [TokenLogprob(e.token, e.logprob, e.top[: sequence.top]) for e in known[:room]]
 
-    def _job(self, running: SequenceState, length: int) -> ScheduledSequence:
-        start, end = self._beginning(running.next), running.next + length
-        chunk = Chunk(running.tokens[start:end], start, running.stored, running.blocks)
+    def _schedule_chunk(self, sequence: SequenceState, length: int) -> ScheduledSequence:
+        start, end = self._chunk_start(sequence.num_computed_tokens), sequence.num_computed_tokens + length
+        chunk = Chunk(sequence.tokens[start:end], start, sequence.num_cached_tokens, sequence.blocks)
         score = None
-        if running.scoring and (targets := running.tokens[len(running.entries) : min(end + 1, running.prompt)]):
-            score = ScoreRequest(targets, running.top or 0)
-        return ScheduledSequence(running, chunk, score, end == len(running.tokens))
+        if sequence.scoring and (
+            targets := sequence.tokens[len(sequence.prompt_logprobs) : min(end + 1, sequence.prompt_len)]
+        ):
+            score = ScoreRequest(targets, sequence.top or 0)
+        return ScheduledSequence(sequence, chunk, score, end == len(sequence.tokens))
 
-    def _step(self, jobs: list[ScheduledSequence]) -> SchedulerOutput:
-        """Put jobs of like size side by side, so that the model can compute them together."""
-        jobs.sort(key=lambda job: (len(job.chunk.tokens), job.chunk.start))
+    def _mixed_output(self, scheduled: list[ScheduledSequence]) -> SchedulerOutput:
+        """Sort by chunk length, so that the model can compute chunks of equal length together."""
+        scheduled.sort(key=lambda item: (len(item.chunk.tokens), item.chunk.start))
         rows: list[int] = []
         draw_rows: list[int] = []
         begin = 0
-        for job in jobs:
-            end = begin + len(job.chunk.tokens)
-            if job.score is not None:
-                first = begin + len(job.running.entries) - 1 - job.chunk.start
-                rows += range(first, first + len(job.score.targets))
-            if job.draws:
+        for item in scheduled:
+            end = begin + len(item.chunk.tokens)
+            if item.score is not None:
+                first = begin + len(item.sequence.prompt_logprobs) - 1 - item.chunk.start
+                rows += range(first, first + len(item.score.targets))
+            if item.draws:
                 draw_rows.append(end - 1)
             begin = end
-        plan = StepPlan([job.chunk for job in jobs], rows + draw_rows)
-        scores = [job.score for job in jobs if job.score is not None]
-        return SchedulerOutput(plan, jobs, scores, [job.running.draw for job in jobs if job.draws])
+        plan = StepPlan([item.chunk for item in scheduled], rows + draw_rows)
+        scores = [item.score for item in scheduled if item.score is not None]
+        return SchedulerOutput(plan, scheduled, scores, [item.sequence.sample for item in scheduled if item.draws])
 
-    def _remember(self, running: SequenceState) -> None:
-        """Make the blocks that this step filled known by their content."""
-        full = running.next // self._size
-        if full <= running.known:
+    def _cache_full_blocks(self, sequence: SequenceState) -> None:
+        """Add the blocks that this step filled to the prefix cache."""
+        full = sequence.num_computed_tokens // self._block_size
+        if full <= sequence.num_hashed_blocks:
             return
-        contents = running.contents(self._size)
-        for block in range(running.known, full):
-            entries = running.entries[block * self._size : (block + 1) * self._size]
-            logprobs = entries if len(entries) == self._size else None
-            self._pool.remember(running.blocks[block], contents[block], logprobs)
-            if self._computing.get(contents[block]) is running:
-                del self._computing[contents[block]]
-        running.known = full
+        block_hashes = sequence.hash_full_blocks(self._block_size)
+        for block in range(sequence.num_hashed_blocks, full):
+            entries = sequence.prompt_logprobs[block * self._block_size : (block + 1) * self._block_size]
+            logprobs = entries if len(entries) == self._block_size else None
+            self._pool.cache_block(sequence.blocks[block], block_hashes[block], logprobs)
+            if self._computing.get(block_hashes[block]) is sequence:
+                del self._computing[block_hashes[block]]
+        sequence.num_hashed_blocks = full
 
-    def _progress(self, running: SequenceState, token: TokenLogprob | None) -> TokenOutput:
-        """Note a drawn token, and finish the sequence when it is complete."""
+    def _append_token(self, sequence: SequenceState, token: TokenLogprob | None) -> TokenOutput:
+        """Append a drawn token, and finish the sequence when it is complete."""
         if token is None:
-            return self._finish(running, (), "length")
-        running.tokens.append(token.token)
-        running.decoding = True
+            return self._finish(sequence, (), "length")
+        sequence.tokens.append(token.token)
+        sequence.decoding = True
         self._generated += 1
-        if token.token in running.ends:
-            return self._finish(running, (token,), "stop")
-        if len(running.tokens) >= running.longest:
-            return self._finish(running, (token,), "length")
-        if running.top is None and token.logprob is None:
-            return _said(token.token)
-        return self._tokens(running, (token,), None)
+        if token.token in sequence.stop_token_ids:
+            return self._finish(sequence, (token,), "stop")
+        if len(sequence.tokens) >= sequence.max_len:
+            return self._finish(sequence, (token,), "length")
+        if sequence.top is None and token.logprob is None:
+            return _plain_output(token.token)
+        return self._output(sequence, (token,), None)
 
-    def _finish(self, running: SequenceState, tokens: tuple[TokenLogprob, ...], finish: Finish) -> TokenOutput:
-        del self._running[running.request.id]
-        self._free(running)
-        return self._tokens(running, tokens, finish)
+    def _finish(self, sequence: SequenceState, tokens: tuple[TokenLogprob, ...], finish: Finish) -> TokenOutput:
+        del self._running[sequence.request.id]
+        self._free(sequence)
+        return self._output(sequence, tokens, finish)
 
-    def _tokens(self, running: SequenceState, tokens: tuple[TokenLogprob, ...], finish: Finish | None) -> TokenOutput:
-        if running.top is None or len(running.tokens) - running.prompt != len(tokens):
+    def _output(self, sequence: SequenceState, tokens: tuple[TokenLogprob, ...], finish: Finish | None) -> TokenOutput:
+        if sequence.top is None or len(sequence.tokens) - sequence.prompt_len != len(tokens):
             return TokenOutput(tokens, None, finish)
-        return TokenOutput(tokens, tuple(running.entries), finish)
+        return TokenOutput(tokens, tuple(sequence.prompt_logprobs), finish)
 
-    def _free(self, running: SequenceState) -> None:
-        self._pool.release(running.blocks)
-        for content in running.digests[running.known :]:
-            if self._computing.get(content) is running:
-                del self._computing[content]
+    def _free(self, sequence: SequenceState) -> None:
+        self._pool.free(sequence.blocks)
+        for block_hash in sequence.block_hashes[sequence.num_hashed_blocks :]:
+            if self._computing.get(block_hash) is sequence:
+                del self._computing[block_hash]
 
 
-def _decodes(jobs: list[ScheduledSequence]) -> SchedulerOutput:
-    """Make a step of sequences that all generate: each draws from its only row."""
-    jobs.sort(key=_start)
+def _decode_output(scheduled: list[ScheduledSequence]) -> SchedulerOutput:
+    """Return a step of sequences that all generate: each draws from its only row."""
+    scheduled.sort(key=_start_of)
     return SchedulerOutput(
-        StepPlan([job.chunk for job in jobs], range(len(jobs))), jobs, [], [job.running.draw for job in jobs]
+        StepPlan([item.chunk for item in scheduled], range(len(scheduled))),
+        scheduled,
+        [],
+        [item.sequence.sample for item in scheduled],
     )
 
 
-def _start(job: ScheduledSequence) -> int:
-    return job.chunk.start
+def _start_of(item: ScheduledSequence) -> int:
+    return item.chunk.start
 
 
 @cache
-def _said(token: int) -> TokenOutput:
-    """Return the event of one token of which nothing more is said; most are of this kind."""
-    return TokenOutput((bare(token),))
+def _plain_output(token: int) -> TokenOutput:
+    """Return the output of one token without log-probabilities; most outputs are of this kind."""
+    return TokenOutput((plain_token(token),))

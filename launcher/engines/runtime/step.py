@@ -1,4 +1,4 @@
-"""What a scheduler asks of a model: one step over many sequences, in plain integers."""
+"""The plan of one step over many sequences, in plain integers, and the executor that computes it."""
 
 from __future__ import annotations
 
@@ -27,8 +27,8 @@ class Chunk(NamedTuple):
 class StepPlan:
     """One forward pass over the concatenated tokens of ``chunks``.
 
-    ``rows`` are the indices, in the concatenation, of the tokens whose logits are needed. The plan holds everything
-    that a process without a scheduler needs in order to take part in the step.
+    ``rows`` are the indices, in the concatenation, of the tokens whose logits are needed. A process without a scheduler
+    needs nothing else to take part in the step.
     """
 
     chunks: Sequence[Chunk]
@@ -38,8 +38,8 @@ class StepPlan:
 class Executor(Protocol):
     """A loaded model with a paged cache, driven by one thread.
 
-    ``num_blocks`` counts cache blocks of ``block_size`` tokens; block 0 is never given to a sequence (it takes what is
-    not to be stored). ``vocab_size`` bounds token ids.
+    ``num_blocks`` counts cache blocks of ``block_size`` tokens; block 0 belongs to no sequence and takes the writes
+    of tokens that are not to be stored. ``vocab_size`` bounds token ids.
     """
 
     num_blocks: int

@@ -109,7 +109,7 @@ def test_a_feed_carries_the_events_of_others(asker: Asker) -> None:
 def test_of_a_whole_answer_the_feed_carries_the_beginning_and_the_rest(asker: Asker) -> None:
     asked = Sampling(temperature=0, max_tokens=20, ignore_eos=True)
     asker.ask(1, feed="f")
-    asker.batch(2, GenerationRequest("one", (97, 98), asked, whole=True))
+    asker.batch(2, GenerationRequest("one", (97, 98), asked, final_only=True))
     events = []
     for _, _, what in asker.events():
         events.append(what)

@@ -43,7 +43,7 @@ def test_sampling_arrives_as_it_was_sent(sampling: Sampling) -> None:
 
 @given(st.lists(st.integers(0, 2**31 - 1)).map(tuple), samplings)
 def test_batches_arrive_as_they_were_sent(prompt: tuple[int, ...], sampling: Sampling) -> None:
-    packed = tensors.pack_requests([GenerationRequest("é", prompt, sampling, whole=True)])
+    packed = tensors.pack_requests([GenerationRequest("é", prompt, sampling, final_only=True)])
     ((id, found, asked, whole),) = tensors.unpack_requests(packed)
     assert (id, found, tensors.sampling(asked), whole) == ("é", prompt, sampling, True)
 

@@ -135,9 +135,9 @@ def main(name: str, num_blocks: int) -> None:
     with running(placement(ARCHITECTURES[name])) as portable:
         expected = asyncio.run(together(portable, requests))
     with place.model(0, torch.device("cpu")) as model:
-        batch = RequestTracker(limits, tokenizer.vocab_size, tokenizer.eos_ids)
-        engine = Dynamic(model, place, limits, tokenizer.vocab_size, batch)
-        runner = BatchingRunner("tiny", tokenizer, engine, limits, {}, planner=batch)
+        tracker = RequestTracker(limits, tokenizer.vocab_size, tokenizer.eos_ids)
+        engine = Dynamic(model, place, limits, tokenizer.vocab_size, tracker)
+        runner = BatchingRunner("tiny", tokenizer, engine, limits, {}, scheduler=tracker)
         try:
             asyncio.run(check(runner, expected, requests))
             state = runner.state()

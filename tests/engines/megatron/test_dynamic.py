@@ -66,15 +66,15 @@ class Foreign:
     num_blocks, block_size, vocab_size = 51, 4, VOCAB
     kv_tokens = 200
 
-    def __init__(self, batch: RequestTracker, most: int = 8, evict_every: int = 7) -> None:
-        self._batch = batch
+    def __init__(self, tracker: RequestTracker, most: int = 8, evict_every: int = 7) -> None:
+        self._tracker = tracker
         self._most, self._evict_every = most, evict_every
         self._queue: deque[int] = deque()
         self._tokens: dict[int, list[int]] = {}
         self._room: dict[int, int] = {}
         self._active: dict[int, int] = {}
         self.steps = 0
-        batch.attach(self)
+        tracker.attach(self)
 
     def add(self, number: int, prompt: Sequence[int], room: int) -> None:
         assert room >= 1
@@ -98,12 +98,12 @@ class Foreign:
         contexts = [
             self._tokens[n][: len(self._tokens[n]) - w + i + 1] for n, w in self._active.items() for i in range(w)
         ]
-        rows = self._batch.rows(numbers, lengths)
-        for number, token in zip(numbers, self._batch.choose(logits_after([contexts[r] for r in rows])), strict=True):
+        rows = self._tracker.rows(numbers, lengths)
+        for number, token in zip(numbers, self._tracker.choose(logits_after([contexts[r] for r in rows])), strict=True):
             self._tokens[number].append(token)
             self._active[number] = 1
         full = {n for n in numbers if len(self._tokens[n]) >= self._room[n]}
-        for number in full | self._batch.ended(numbers):
+        for number in full | self._tracker.take_finished(numbers):
             del self._active[number]
         if self._active and self.steps % self._evict_every == 0:
             evicted, _ = self._active.popitem()
@@ -124,11 +124,14 @@ class Foreign:
     def reference(self, tokens: Sequence[int]) -> list[float]:
         raise NotImplementedError
 
+    def exact_reference(self, tokens: Sequence[int]) -> list[float]:
+        raise NotImplementedError
+
 
 @contextmanager
 def foreign(**settings: int) -> Iterator[BatchingRunner]:
-    batch = RequestTracker(LIMITS, VOCAB, frozenset({7}))
-    runner = BatchingRunner("toy", ByteTokenizer(), Foreign(batch, **settings), LIMITS, {}, planner=batch)  # type: ignore[arg-type]
+    tracker = RequestTracker(LIMITS, VOCAB, frozenset({7}))
+    runner = BatchingRunner("toy", ByteTokenizer(), Foreign(tracker, **settings), LIMITS, {}, scheduler=tracker)
     try:
         yield runner
     finally:
@@ -146,7 +149,7 @@ def portable() -> Iterator[BatchingRunner]:
 
 @pytest.mark.parametrize("settings", [{}, {"most": 1}, {"evict_every": 2}], ids=["many", "one", "evicted"])
 async def test_the_same_answers_as_the_portable_runtime(settings: dict[str, int]) -> None:
-    """Seeds, penalties, biases, alternatives and prompts' log-probabilities, whatever the engine does to its batch."""
+    """Seeds, penalties, biases, alternatives and prompts' log-probabilities, in any batch of the engine."""
     requests = mixed_requests(20, seed=4)
     with portable() as ours, foreign(**settings) as theirs:
         check_same(requests, await together(ours, requests), await together(theirs, requests))

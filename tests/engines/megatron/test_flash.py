@@ -78,7 +78,7 @@ async def test_decode_steps_by_a_kernel_over_the_pages(name: str) -> None:
 
 async def test_a_kernel_in_recorded_steps() -> None:
     kernel, requests = PlainKernel(), mixed_requests(12, seed=9)
-    buckets = Buckets.of(12, TINY.context_length, 16, 513, whole=True)
+    buckets = Buckets.of(12, TINY.context_length, 16, 513, full_width=True)
     with running(placement()) as plain:
         expected = await together(plain, requests)
     with running(placement(), prepare=use(kernel, buckets)) as made:

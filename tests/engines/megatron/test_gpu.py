@@ -64,7 +64,7 @@ def on_gpu(graphs: bool = False, flash_decode: bool = False, dtype: Dtype = Dtyp
     place = replace(placement(tokens=16_384), device="cuda", dtype=dtype, flash_decode=flash_decode, **changes)
     if flash_decode:
         place = replace(place, block_size=flash.PAGE, num_blocks=REQUESTS + 1)
-    buckets = Buckets.of(REQUESTS, TINY.context_length, place.block_size, place.num_blocks, whole=flash_decode)
+    buckets = Buckets.of(REQUESTS, TINY.context_length, place.block_size, place.num_blocks, full_width=flash_decode)
     return replace(place, graphs=buckets if graphs else None)
 
 

@@ -140,5 +140,5 @@ async def test_an_empty_prompt_is_refused(runner: BatchingRunner, prompt: list[i
 async def test_two_with_one_id_are_refused(runner: BatchingRunner) -> None:
     async with aclosing(runner.generate(request("a", [1], max_tokens=60))) as stream:
         await anext(stream)
-        with pytest.raises(ValueError, match="a is running already"):
+        with pytest.raises(ValueError, match="id=a: a request with this id is running"):
             await tokens(runner, request("a", [1]))

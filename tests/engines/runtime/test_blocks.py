@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from launcher.engines.base import TokenLogprob
-from launcher.engines.runtime.blocks import BlockPool, digest
+from launcher.engines.runtime.blocks import BlockPool, hash_block
 
-A, B = digest(b"", [1, 2]), digest(digest(b"", [1, 2]), [3, 4])
+A, B = hash_block(b"", [1, 2]), hash_block(hash_block(b"", [1, 2]), [3, 4])
 
 
 def logprobs(top: int) -> list[TokenLogprob]:
@@ -15,47 +15,47 @@ def logprobs(top: int) -> list[TokenLogprob]:
 
 
 def test_digest_depends_on_everything_before() -> None:
-    assert digest(b"", [3, 4]) != B
-    assert digest(A, [3, 4]) == B
+    assert hash_block(b"", [3, 4]) != B
+    assert hash_block(A, [3, 4]) == B
 
 
 def test_block_zero_is_never_given() -> None:
     pool = BlockPool(4)
-    assert {pool.take() for _ in range(3)} == {1, 2, 3}
+    assert {pool.allocate() for _ in range(3)} == {1, 2, 3}
     with pytest.raises(LookupError):
-        pool.take()
+        pool.allocate()
 
 
 def test_released_content_is_found_again_until_its_place_is_needed() -> None:
     pool = BlockPool(3)
-    first, second = pool.take(), pool.take()
-    pool.remember(first, A, None)
-    pool.remember(second, B, None)
-    pool.release([first, second])
-    assert pool.free == 2
-    assert pool.find([A, B]) == [first, second]
-    assert pool.take() == second, "the end of a sequence goes first"
-    assert pool.find([A, B]) == [first]
+    first, second = pool.allocate(), pool.allocate()
+    pool.cache_block(first, A, None)
+    pool.cache_block(second, B, None)
+    pool.free([first, second])
+    assert pool.num_free == 2
+    assert pool.match_prefix([A, B]) == [first, second]
+    assert pool.allocate() == second, "the end of a sequence goes first"
+    assert pool.match_prefix([A, B]) == [first]
 
 
 def test_shared_blocks_stay_until_the_last_holder_lets_go() -> None:
     pool = BlockPool(2)
-    block = pool.take()
-    pool.remember(block, A, None)
-    pool.share([block])
-    pool.release([block])
-    assert pool.free == 0
-    pool.release([block])
-    assert pool.free == 1
+    block = pool.allocate()
+    pool.cache_block(block, A, None)
+    pool.incref([block])
+    pool.free([block])
+    assert pool.num_free == 0
+    pool.free([block])
+    assert pool.num_free == 1
 
 
 def test_logprobs_are_found_at_their_depth() -> None:
     pool = BlockPool(3)
-    block = pool.take()
-    pool.remember(block, A, logprobs(2))
-    assert pool.find([A], 2) == [block]
-    assert pool.find([A], 3) == []
-    deeper = pool.take()
-    pool.remember(deeper, A, logprobs(5))
-    assert pool.find([A], 5) == [block], "what a second copy computed serves the first"
+    block = pool.allocate()
+    pool.cache_block(block, A, logprobs(2))
+    assert pool.match_prefix([A], 2) == [block]
+    assert pool.match_prefix([A], 3) == []
+    deeper = pool.allocate()
+    pool.cache_block(deeper, A, logprobs(5))
+    assert pool.match_prefix([A], 5) == [block], "what a second copy computed serves the first"
     assert len(pool.logprobs(A)[0].top) == 5

@@ -25,14 +25,14 @@ def test_sizes_double_and_end_with_the_largest() -> None:
     ],
 )
 def test_the_smallest_that_holds_a_step(rows: int, pages: int, expected: Bucket | None) -> None:
-    buckets = Buckets.of(24, 1024, 16, 24 * 64 + 1, whole=False)
+    buckets = Buckets.of(24, 1024, 16, 24 * 64 + 1, full_width=False)
     assert list(buckets.rows) == [1, 2, 4, 8, 16, 24]
     assert list(buckets.pages) == [16, 32, 64]
     assert buckets.fit(rows, pages) == expected
 
 
 def test_no_step_reads_more_than_twice_the_cache() -> None:
-    buckets = Buckets.of(64, 4096, 16, 513, whole=False)
+    buckets = Buckets.of(64, 4096, 16, 513, full_width=False)
     assert max(b.rows * b.pages for b in buckets) <= 1026
     assert buckets.fit(64, 16) == Bucket(64, 16)
     assert buckets.fit(64, 17) is None
@@ -40,12 +40,12 @@ def test_no_step_reads_more_than_twice_the_cache() -> None:
 
 
 def test_a_kernel_that_reads_what_is_there_needs_one_width() -> None:
-    buckets = Buckets.of(64, 4096, 256, 33, whole=True)
+    buckets = Buckets.of(64, 4096, 256, 33, full_width=True)
     assert [b.pages for b in buckets] == [16] * 7
     assert buckets.fit(64, 16) == Bucket(64, 16)
 
 
 def test_the_largest_is_prepared_first_and_each_once() -> None:
-    prepared = list(Buckets.of(8, 512, 16, 10_000, whole=False))
+    prepared = list(Buckets.of(8, 512, 16, 10_000, full_width=False))
     assert prepared[0] == Bucket(8, 32)
     assert len(prepared) == len(set(prepared)) == 8

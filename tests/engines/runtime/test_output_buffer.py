@@ -21,7 +21,7 @@ def sent() -> list[Sequence[tuple[str, TokenOutput]]]:
 
 @pytest.fixture
 def box(sent: list[Sequence[tuple[str, TokenOutput]]], monkeypatch: pytest.MonkeyPatch) -> OutputBuffer:
-    monkeypatch.setattr(output_buffer, "READER_S", 1000.0)
+    monkeypatch.setattr(output_buffer, "WAKE_INTERVAL_S", 1000.0)
     made = OutputBuffer(sent.append)
     made.add("other", FIRST)
     made.flush(everything=True)
@@ -41,18 +41,18 @@ def test_first_and_last_tokens_do_not_wait(box: OutputBuffer, sent: list[Sequenc
     assert sent[-1] == [("other", join([SECOND] * 4))]
 
 
-def test_of_what_is_wanted_whole_nothing_is_sent_between_first_and_last(
+def test_a_final_only_request_gets_nothing_between_first_and_last(
     box: OutputBuffer, sent: list[Sequence[tuple[str, TokenOutput]]]
 ) -> None:
     for tokens in (FIRST, SECOND, SECOND, LAST):
-        box.add("a", tokens, whole=True)
+        box.add("a", tokens, final_only=True)
         box.flush(everything=True)
     assert sent == [[("a", FIRST)], [("a", join([SECOND, SECOND, LAST]))]]
 
 
 def test_what_is_forgotten_is_not_sent(box: OutputBuffer, sent: list[Sequence[tuple[str, TokenOutput]]]) -> None:
     box.add("other", SECOND)
-    box.forget("other")
+    box.discard("other")
     box.flush(everything=True)
     assert sent == []
 

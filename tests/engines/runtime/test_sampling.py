@@ -139,7 +139,7 @@ def test_impossible_tokens_are_never_drawn() -> None:
 def test_penalties_count_generated_tokens_by_openais_definition() -> None:
     sampler = Sampler(Sampling(presence_penalty=0.5, frequency_penalty=0.25, logit_bias={1: 1.0, 99: 5.0}))
     for token in (1, 1, 2):
-        sampler.saw(token)
+        sampler.record(token)
     assert sampler.offsets(VOCAB) == {1: 1.0 - 0.5 - 0.5, 2: -0.5 - 0.25}
 
 

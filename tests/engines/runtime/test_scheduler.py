@@ -29,11 +29,11 @@ class Bench:
         self.events: dict[str, list[TokenOutput]] = {}
 
     def step(self) -> None:
-        step, events = self.scheduler.plan()
+        step, events = self.scheduler.schedule()
         if step is not None:
             starts = [chunk.start for chunk in step.plan.chunks]
             assert not self.limits.aligned or all(start % self.toy.block_size == 0 for start in starts)
-            events += self.scheduler.absorb(step, self.toy.execute(step.plan, step.scores, step.draws))
+            events += self.scheduler.postprocess(step, self.toy.execute(step.plan, step.scores, step.draws))
         for running, tokens in events:
             self.events.setdefault(running.request.id, []).append(tokens)
 
@@ -74,7 +74,7 @@ def test_one_sequence() -> None:
 def test_nothing_is_held_after_the_last_sequence() -> None:
     bench = Bench(SchedulerConfig(64), 256)
     bench.run([request(str(i), range(i, i + 20), max_tokens=5) for i in range(8)])
-    assert bench.pool.free == bench.pool.total
+    assert bench.pool.num_free == bench.pool.num_usable
     assert bench.scheduler.state().kv_tokens_used == 0
 
 
@@ -166,7 +166,7 @@ def test_dropping_frees_everything(when: int) -> None:
     for i in range(4):
         bench.scheduler.drop(str(i))
     assert bench.scheduler.idle
-    assert bench.pool.free == bench.pool.total
+    assert bench.pool.num_free == bench.pool.num_usable
     after = request("after", range(20), max_tokens=4)
     bench.run([after])
     bench.check(after, 64)
@@ -201,7 +201,7 @@ def test_any_mix_gives_every_sequence_its_own_answer(
     for r in requests:
         if r.id not in dropped:
             bench.check(r, context)
-    assert bench.pool.free == bench.pool.total
+    assert bench.pool.num_free == bench.pool.num_usable
 
 
 def _any_request(rng: random.Random, name: int, stem: list[int]) -> GenerationRequest:
