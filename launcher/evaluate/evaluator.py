@@ -24,6 +24,7 @@ from launcher.evaluate.queue import OUTAGES, SampleQueue
 from launcher.evaluate.sample_source import SampleSource
 from launcher.evaluate.statistics import throughput
 from launcher.settings.evaluate import Evaluate
+from launcher.tasks import bounded
 from launcher.tasks.base import Task
 
 PROBES = 1
@@ -60,6 +61,7 @@ async def evaluate(
                 max_bytes=int(settings.max_answer_mb * 2**20),
             ) as client,
             all_running(adapters, folder, deployment),
+            bounded.running(),
         ):
             model, watched = endpoint.model, health or Unwatched()
             breaker = CircuitBreaker(client, client.patient(), model, watched, settings.max_pause_s, progress)

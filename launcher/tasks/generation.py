@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 from enum import Enum
@@ -10,9 +9,11 @@ from enum import Enum
 from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
+from launcher.tasks import bounded
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task
 from launcher.tasks.compare import Match, Normalize, normalized, number, right
+from launcher.tasks.extraction import check_pattern, extract
 from launcher.tasks.fewshot import examples, pool
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.template import render
@@ -39,10 +40,10 @@ class Generation(Task):
     asked, each with ``fewshot_answer`` (empty: ``target``) after ``fewshot_delimiter``, in chat as messages.
 
     ``extract``, a regular expression with at most one group, finds the prediction in the answer, ``pick`` says which
-    match; without a match the sample ends as unparsed, as does an empty answer, and one without a number when
-    ``match`` is ``numeric``. ``normalize`` is applied to predictions and targets. An answer that ended at
-    ``max_tokens`` is truncated and not scored, whatever stands in it; ``accept_truncated`` scores it nevertheless, but
-    never an unfinished thought.
+    match. A sample ends as unparsed without a match, if the expression takes too long, for an empty answer, and for
+    one without a number when ``match`` is ``numeric``. ``normalize`` is applied to predictions and targets. An answer
+    that ended at ``max_tokens`` is truncated and not scored, whatever stands in it; ``accept_truncated`` scores it
+    nevertheless, but never an unfinished thought.
     """
 
     path: str = ""
@@ -72,7 +73,7 @@ class Generation(Task):
             value = getattr(self, key)
             if isinstance(value, int | float) and value < least:
                 raise UserError(f"tasks: {key} is {value}; {least} or more is needed (items: {self.path})")
-        _check_pattern(self.extract)
+        check_pattern(self.extract)
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         shots = pool(self.fewshot_path or self.path, self.fewshot)
@@ -91,7 +92,7 @@ class Generation(Task):
         text = text_of(responses[0], accept_truncated=self.accept_truncated)
         if isinstance(text, Score):
             return text
-        found = self._extracted(text)
+        found = await self._extracted(text)
         if isinstance(found, Score):
             return found
         targets = sample.target if isinstance(sample.target, list) else [sample.target]
@@ -132,23 +133,17 @@ class Generation(Task):
             raise TaskError(f"{item.where}: field '{self.targets}' must be a list of texts, this is {found!r}")
         return found
 
-    def _extracted(self, text: str) -> str | Score:
+    async def _extracted(self, text: str) -> str | Score:
         if not text.strip():
             return Score(Status.unparsed, reason="the answer is empty")
         if self.extract:
-            matches = [match[match.re.groups] or "" for match in re.finditer(self.extract, text)]
-            if not matches:
+            try:
+                found = await extract(self.extract, text, last=self.pick is Pick.last)
+            except bounded.TooSlow as error:
+                return Score(Status.unparsed, reason=f"extract={self.extract!r} took {error} on this answer")
+            if found is None:
                 return Score(Status.unparsed, reason=f"nothing in the answer matches {self.extract!r}")
-            text = matches[-1 if self.pick is Pick.last else 0]
+            text = found
         if self.match is Match.numeric and number(normalized(text, self.normalize)) is None:
             return Score(Status.unparsed, reason=f"{text[:80]!r} is not a number")
         return text
-
-
-def _check_pattern(pattern: str) -> None:
-    try:
-        groups = re.compile(pattern).groups
-    except re.error as error:
-        raise UserError(f"tasks: extract={pattern!r} is not a regular expression: {error}") from None
-    if groups > 1:
-        raise UserError(f"tasks: extract={pattern!r} has {groups} groups; at most one is accepted, use (?:...)")

@@ -1,0 +1,185 @@
+"""Runs work that may not end, such as a user's regular expression, under a bound and beside the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import pickle
+import signal
+import struct
+import sys
+import threading
+from asyncio.subprocess import Process
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
+from contextvars import ContextVar
+from functools import cache
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+WORKER = Path(__file__).with_name("bounded_worker.py")
+SIZE = struct.Struct("<Q")
+CPU_S = 2.0
+"""The CPU time in seconds that one call may take in a worker process."""
+PATIENCE = 10
+"""On a busy machine a call may take so many times longer than its CPU time."""
+INLINE_S = 0.02
+"""The CPU time in seconds for which a call may hold up the event loop before a worker process takes it over."""
+WORKERS = 2
+"""Calls that run at the same time in processes of their own."""
+KEPT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TZ", "LANG", "LC_ALL", "HOME")
+"""The environment of a worker: what Python needs, and none of the launcher's secrets."""
+
+
+class TooSlow(Exception):
+    """A call took more time than it has; the message says how much that is."""
+
+
+class WorkerDied(Exception):
+    """A worker process ended during a call."""
+
+
+class _Expired(BaseException):
+    """Ends a call on the event loop; no code under it catches this."""
+
+
+async def run(function: Callable[..., T], *arguments: object, cpu_s: float = CPU_S, inline: bool = False) -> T:
+    """Return ``function(*arguments)`` from a worker process, which is ended after ``cpu_s`` seconds of CPU time.
+
+    ``function`` is one that can be imported; arguments and result can be pickled. With ``inline`` it is tried on the
+    event loop first, for `INLINE_S`: that costs microseconds instead of a message to a process. It must then be
+    free of effects, as it may be interrupted anywhere in Python code or a regular expression. Raises `TooSlow`,
+    `WorkerDied`, and what ``function`` raises.
+    """
+    if inline and threading.current_thread() is threading.main_thread():
+        with suppress(_Expired), _deadline():
+            return function(*arguments)
+    workers = _current.get()
+    if workers is not None:
+        return await workers.call(function, arguments, cpu_s)
+    async with running():
+        return await run(function, *arguments, cpu_s=cpu_s)
+
+
+@asynccontextmanager
+async def running() -> AsyncIterator[None]:
+    """Let calls share worker processes, which start when they are needed and end with the block."""
+    workers = Workers(WORKERS)
+    token = _current.set(workers)
+    try:
+        yield
+    finally:
+        _current.reset(token)
+        await workers.close()
+
+
+class Workers:
+    """Up to ``count`` processes, each with one call at a time."""
+
+    def __init__(self, count: int) -> None:
+        self._slots = asyncio.Semaphore(count)
+        self._idle: list[Process] = []
+
+    async def call(self, function: Callable[..., T], arguments: tuple[object, ...], cpu_s: float) -> T:
+        """See `run`."""
+        async with self._slots:
+            worker = self._idle.pop() if self._idle else await _started()
+            try:
+                result: T = await _called(worker, function, arguments, cpu_s)
+            except _Raised as error:
+                self._idle.append(worker)
+                raise error.error from None
+            except BaseException:
+                await _end(worker)
+                raise
+            self._idle.append(worker)
+            return result
+
+    async def close(self) -> None:
+        """End every process."""
+        while self._idle:
+            await _end(self._idle.pop())
+
+
+class _Raised(Exception):
+    """The function raised ``error``; its worker goes on."""
+
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.error = error
+
+
+_current: ContextVar[Workers | None] = ContextVar("bounded_workers", default=None)
+
+
+async def _started() -> Process:
+    environment = {name: os.environ[name] for name in KEPT if name in os.environ}
+    pipe = asyncio.subprocess.PIPE
+    worker = await asyncio.create_subprocess_exec(
+        sys.executable, "-P", str(WORKER), stdin=pipe, stdout=pipe, env=environment, limit=2**30
+    )
+    assert worker.stdin is not None
+    worker.stdin.write(_packed(sys.path))
+    return worker
+
+
+async def _called(worker: Process, function: Callable[..., Any], arguments: tuple[object, ...], cpu_s: float) -> Any:
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    try:
+        async with asyncio.timeout(PATIENCE * cpu_s):
+            worker.stdin.write(_packed((function.__module__, function.__qualname__, arguments, cpu_s)))
+            await worker.stdin.drain()
+            (size,) = SIZE.unpack(await worker.stdout.readexactly(SIZE.size))
+            error, result = pickle.loads(await worker.stdout.readexactly(size))
+    except TimeoutError:
+        raise TooSlow(f"more than {PATIENCE * cpu_s:g} s") from None
+    except (ConnectionError, asyncio.IncompleteReadError):
+        code = await worker.wait()
+        if code == -signal.SIGPROF:
+            raise TooSlow(f"more than {cpu_s:g} s of CPU time") from None
+        raise WorkerDied(f"its process ended with code {code}") from None
+    if error is not None:
+        raise _Raised(error)
+    return result
+
+
+def _packed(value: object) -> bytes:
+    data = pickle.dumps(value)
+    return SIZE.pack(len(data)) + data
+
+
+async def _end(worker: Process) -> None:
+    """Kill the process and wait for it."""
+    with suppress(ProcessLookupError):
+        worker.kill()
+    await worker.wait()
+
+
+@contextmanager
+def _deadline() -> Iterator[None]:
+    """Raise `_Expired` in the main thread after `INLINE_S` of CPU time; ``re`` looks for signals while it matches."""
+    timer = _timer()
+    timer["armed"] = True
+    signal.setitimer(signal.ITIMER_VIRTUAL, INLINE_S)
+    try:
+        yield
+    finally:
+        timer["armed"] = False
+        signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+
+
+@cache
+def _timer() -> dict[str, bool]:
+    """Install the handler of the timer once; it does nothing outside of `_deadline`."""
+    state = {"armed": False}
+
+    def expire(number: int, frame: object) -> None:
+        if state["armed"]:
+            state["armed"] = False
+            raise _Expired
+
+    signal.signal(signal.SIGVTALRM, expire)
+    return state

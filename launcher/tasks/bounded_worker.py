@@ -1,0 +1,67 @@
+"""The process that runs calls for `launcher.tasks.bounded`, one at a time, until its parent is gone.
+
+It starts as a script, and imports nothing of the program but what a call needs.
+"""
+
+from __future__ import annotations
+
+import importlib
+import operator
+import os
+import pickle
+import signal
+import struct
+import sys
+from typing import IO, Any
+
+SIZE = struct.Struct("<Q")
+
+
+def main() -> None:
+    """Answer calls from standard input on standard output; what a function prints goes to standard error."""
+    source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)
+    sys.path[:] = received(source)
+    while True:
+        try:
+            call = received(source)
+        except EOFError:
+            return
+        data = outcome(*call)
+        sink.write(SIZE.pack(len(data)) + data)
+        sink.flush()
+
+
+def received(source: IO[bytes]) -> Any:
+    """Return the next message. Raises `EOFError` after the last."""
+    head = source.read(SIZE.size)
+    if len(head) < SIZE.size:
+        raise EOFError
+    return pickle.loads(source.read(SIZE.unpack(head)[0]))
+
+
+def outcome(module: str, name: str, arguments: tuple[object, ...], cpu_s: float) -> bytes:
+    """Return the pickled pair of error and result. SIGPROF ends the process when the CPU time is used up."""
+    signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    signal.setitimer(signal.ITIMER_PROF, cpu_s)
+    try:
+        made = None, operator.attrgetter(name)(importlib.import_module(module))(*arguments)
+        return pickle.dumps(made)
+    except Exception as error:
+        return pickled(error)
+    finally:
+        signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def pickled(error: Exception) -> bytes:
+    """Return the pair of an error and no result; an error that cannot be pickled becomes a `RuntimeError`."""
+    try:
+        data = pickle.dumps((error, None))
+        pickle.loads(data)
+    except Exception:
+        return pickle.dumps((RuntimeError(f"{type(error).__name__}: {error}"), None))
+    return data
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,33 @@
+"""Finds the prediction in an answer with a regular expression that the user gives."""
+
+from __future__ import annotations
+
+import re
+
+from launcher.core.errors import UserError
+from launcher.tasks import bounded
+
+
+def check_pattern(pattern: str) -> None:
+    """Raise `UserError` for a pattern that cannot be used: not a regular expression, or with several groups."""
+    try:
+        groups = re.compile(pattern).groups
+    except re.error as error:
+        raise UserError(f"tasks: extract={pattern!r} is not a regular expression: {error}") from None
+    if groups > 1:
+        raise UserError(f"tasks: extract={pattern!r} has {groups} groups; at most one is accepted, use (?:...)")
+
+
+def find(pattern: str, text: str, last: bool) -> str | None:
+    """Return the first or the last match, of a pattern with a group that group; None without a match."""
+    found = None
+    for match in re.finditer(pattern, text):
+        found = match[match.re.groups] or ""
+        if not last:
+            break
+    return found
+
+
+async def extract(pattern: str, text: str, *, last: bool) -> str | None:
+    """Return what `find` returns, whatever the pattern costs: raises `bounded.TooSlow` for one that backtracks."""
+    return await bounded.run(find, pattern, text, last, inline=True)

@@ -1,0 +1,126 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import threading
+import time
+
+import psutil
+import pytest
+
+from launcher.core.types import Status
+from launcher.tasks import bounded
+from launcher.tasks.generation import Generation
+from tests.scoring import score
+from tests.tasks import calls
+
+BACKTRACKS = r"(a+)+$", "a" * 64 + "b"
+
+
+async def test_a_call_returns_what_the_function_returns_from_another_process():
+    async with bounded.running():
+        assert await bounded.run(calls.add, 1, 2) == 3
+        assert await bounded.run(calls.process) != os.getpid()
+        assert await bounded.run(calls.process, inline=True) == os.getpid()
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_an_error_of_the_function_is_raised_and_its_process_goes_on(inline):
+    async with bounded.running():
+        first = await bounded.run(calls.process)
+        with pytest.raises(ZeroDivisionError):
+            await bounded.run(calls.divide, 1, 0, inline=inline)
+        assert await bounded.run(calls.process) == first
+
+
+async def test_an_error_that_cannot_be_pickled_says_its_name():
+    with pytest.raises(RuntimeError, match="Odd: of its own kind"):
+        await bounded.run(calls.odd)
+
+
+@pytest.mark.parametrize("inline", [True, False])
+async def test_an_expression_that_backtracks_is_ended_and_holds_up_nothing(inline):
+    """The loop stands still for the inline attempt at most; ``re`` alone would take 2^64 steps."""
+    longest = 0.0
+
+    async def watch():
+        nonlocal longest
+        while True:
+            start = time.thread_time()
+            await asyncio.sleep(0.001)
+            longest = max(longest, time.thread_time() - start)
+
+    async with bounded.running():
+        watching = asyncio.create_task(watch())
+        await asyncio.sleep(0)
+        with pytest.raises(bounded.TooSlow, match=r"more than 0\.2 s of CPU time"):
+            await bounded.run(calls.search, *BACKTRACKS, cpu_s=0.2, inline=inline)
+        watching.cancel()
+        assert await bounded.run(calls.add, 1, 2) == 3, "others find a new process"
+    assert longest < 20 * bounded.INLINE_S
+
+
+async def test_a_call_that_sleeps_is_ended_too(monkeypatch):
+    monkeypatch.setattr(bounded, "PATIENCE", 1)
+    with pytest.raises(bounded.TooSlow, match=r"more than 0\.3 s"):
+        await bounded.run(time.sleep, 60, cpu_s=0.3)
+
+
+async def test_no_more_calls_run_at_a_time_than_there_are_workers():
+    async with bounded.running():
+        found = await asyncio.gather(*(bounded.run(calls.slowly, 0.05) for _ in range(6)))
+    assert len(set(found)) == bounded.WORKERS
+
+
+async def test_no_process_is_left_behind_also_when_a_call_is_cancelled():
+    before = set(psutil.Process().children())
+    async with bounded.running():
+        await bounded.run(calls.add, 1, 2)
+        call = asyncio.create_task(bounded.run(time.sleep, 60))
+        await asyncio.sleep(0.05)
+        call.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await call
+    assert set(psutil.Process().children()) <= before
+
+
+async def test_a_process_that_dies_is_named_and_replaced():
+    async with bounded.running():
+        with pytest.raises(bounded.WorkerDied, match="code 7"):
+            await bounded.run(os._exit, 7)
+        assert await bounded.run(calls.add, 1, 2) == 3
+
+
+async def test_what_a_function_prints_is_no_answer(capfd):
+    assert await bounded.run(calls.says, "hello") == 1
+    assert capfd.readouterr() == ("", "hello\n")
+
+
+async def test_a_worker_has_no_secret_of_the_launcher(monkeypatch):
+    monkeypatch.setenv("SOME_API_KEY", "secret")
+    assert await bounded.run(calls.variable, "SOME_API_KEY") is None
+
+
+def test_in_another_thread_a_process_does_it():
+    found = []
+    thread = threading.Thread(target=lambda: found.append(asyncio.run(bounded.run(calls.process, inline=True))))
+    thread.start()
+    thread.join()
+    assert found[0] != os.getpid()
+
+
+def test_the_timer_does_not_go_off_outside_of_a_call():
+    asyncio.run(bounded.run(calls.add, 1, 2, inline=True))
+    start = time.process_time()
+    while time.process_time() - start < 3 * bounded.INLINE_S:
+        re.search(r"a+b", "a" * 1000)
+
+
+def test_a_sample_whose_expression_takes_too_long_is_unparsed(jsonl, completion):
+    pattern, text = BACKTRACKS
+    task = Generation(path=jsonl({"id": "1", "prompt": "x", "answer": "y"}), extract=pattern)
+    [sample] = task.samples("t", "m")
+    found = score(task, sample, completion(text))
+    assert found.status is Status.unparsed
+    assert found.reason == f"extract={pattern!r} took more than 2 s of CPU time on this answer"
