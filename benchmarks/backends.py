@@ -30,6 +30,7 @@ import aiohttp
 import psutil
 
 from launcher.backends.ray import cluster, session_dir
+from launcher.core import processes
 
 ROOT = Path(__file__).resolve().parent.parent
 ECHO = {"prompt": "The quick brown fox jumps over the lazy dog.", "max_tokens": 64, "temperature": 0}
@@ -237,7 +238,7 @@ def handles(folder: str) -> None:
 @contextmanager
 def handle_based() -> Iterator[Server]:
     """Run Ray's peer with a Ray of its own, which ends with it."""
-    with session_dir.home(secrets.token_hex(32)) as folder, (folder / "log").open("w") as log:
+    with session_dir.create(secrets.token_hex(32)) as folder, (folder / "log").open("w") as log:
         process = subprocess.Popen(
             [sys.executable, __file__, "handles", str(folder)],
             stdout=subprocess.PIPE,
@@ -255,7 +256,7 @@ def handle_based() -> Iterator[Server]:
         finally:
             process.kill()
             process.wait()
-            session_dir.end(process.pid)
+            processes.kill_session(process.pid)
 
 
 def take_turns(servers: dict[str, Server], peer: str, rounds: int) -> Found:

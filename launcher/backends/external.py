@@ -51,4 +51,4 @@ class External(Backend):
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
         url, key = self.url.rstrip("/"), api_key(self.api_key_env)
         model = Listing(f"backend.url={self.url}", url, key, self.api_key_env, self.timeout_s).choose(self.model)
-        yield Endpoint(url, model, "external", self.engine, key, ours=False)
+        yield Endpoint(url, model, "external", self.engine, key, is_builtin=False)

@@ -89,7 +89,7 @@ class Client:
             response = await self.get(self._endpoint.root + "/health")
         except TransportError as error:
             await asyncio.sleep(MOMENT_S)
-            return self._endpoint.ended() or str(error)
+            return self._endpoint.exit_reason() or str(error)
         return None if response.status < 500 else _said(response)
 
     async def _exchange(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str] | None) -> Answer:

@@ -24,10 +24,10 @@ class Endpoint:
     """An OpenAI-compatible server that answers.
 
     ``url`` ends in ``/v1``. ``model`` is the name to send in requests. ``api_key`` is the key itself, read from the
-    environment at run time and never written anywhere. ``ours`` says that it is a server of this program, which has
-    ``/health``, ``/ready``, ``/engine`` and ``/tokenize`` beside OpenAI's API. ``ended`` returns why its process is
-    gone, where that is known. ``validator_token`` is what a request carries to a server of ours that has no valid
-    certificate yet, and answers nobody else; like the key it is never written anywhere.
+    environment at run time and never written anywhere. ``is_builtin`` says that the server is the launcher's own,
+    which has ``/health``, ``/ready``, ``/engine`` and ``/tokenize`` beside OpenAI's API. ``exit_reason`` returns why
+    its process has exited, where that is known. Until a built-in server has a valid certificate, it answers only
+    requests with ``validator_token``; like the key, the token is never written anywhere.
     """
 
     url: str
@@ -35,8 +35,8 @@ class Endpoint:
     backend: str
     engine: str
     api_key: str | None = field(default=None, repr=False)
-    ours: bool = True
-    ended: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
+    is_builtin: bool = True
+    exit_reason: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
     validator_token: str | None = field(default=None, repr=False, compare=False)
 
     @property

@@ -124,10 +124,10 @@ def probe(endpoint: Endpoint, timeout_s: float = TIMEOUT_S) -> dict[str, Json]:
     sign of life. ``silent`` is there for a server that did not answer within ``timeout_s``, ``ended`` for one whose
     process has.
     """
-    url = f"{endpoint.root}/health" if endpoint.ours else f"{endpoint.url}/models"
+    url = f"{endpoint.root}/health" if endpoint.is_builtin else f"{endpoint.url}/models"
     start = time.perf_counter()
     status, detail, failure = _get(url, endpoint.api_key, timeout_s)
-    if (why := endpoint.ended()) is not None:
+    if (why := endpoint.exit_reason()) is not None:
         status, detail, failure = None, {"error": {"code": DEAD, "message": why}}, None
     live = status is not None and (status < 300 or 400 <= status < 500)
     line: dict[str, Json] = {
@@ -135,7 +135,9 @@ def probe(endpoint: Endpoint, timeout_s: float = TIMEOUT_S) -> dict[str, Json]:
         "live": live,
         "status": status,
         "latency_s": round(time.perf_counter() - start, 4),
-        "detail": detail if endpoint.ours or not live else None,  # what others say of themselves is not in our words
+        "detail": detail
+        if endpoint.is_builtin or not live
+        else None,  # what others say of themselves is not in our words
     }
     found = {"ended": why is not None, "silent": failure is Failure.timeout}
     return line | {name: True for name, true in found.items() if true}
@@ -148,7 +150,7 @@ def liveness_of(line: dict[str, Json], endpoint: Endpoint) -> Liveness:
     that no gateway gives comes from a server that is there.
     """
     code = error_of(line["detail"]).get("code")
-    if line.get("ended") or (code == DEAD and endpoint.ours):
+    if line.get("ended") or (code == DEAD and endpoint.is_builtin):
         return Liveness.dead
     if line["status"] is None:
         return Liveness.silent if line.get("silent") else Liveness.away

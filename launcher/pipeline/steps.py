@@ -174,7 +174,7 @@ def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
         async with Client(endpoint, timeout_s=30) as client:
             return (await client.get(f"{endpoint.root}/engine")).body
 
-    return dict(run_async(ask())) if endpoint.ours else {}
+    return dict(run_async(ask())) if endpoint.is_builtin else {}
 
 
 def in_vain(engine: Mapping[str, Json]) -> list[str]:
@@ -298,7 +298,7 @@ def evaluate(run: Run, endpoint: Endpoint, ledger: RunRecord, claim: Lease, answ
 def deployed(ledger: RunRecord, endpoint: Endpoint) -> Mapping[str, Json] | None:
     """Return what decides how this server answers; None for one that has loaded nobody knows what."""
     made = ledger.run
-    if not endpoint.ours and made["checkpoint"] is None:
+    if not endpoint.is_builtin and made["checkpoint"] is None:
         return None
     engine = {name: ledger.engine.get(name) for name in ("device", "dtype", "optimizations")}
     facts = {name: made[name] for name in ("versions", "git_commit")}

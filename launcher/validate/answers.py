@@ -60,7 +60,7 @@ def _usage(body: Json) -> dict[str, int]:
 
 async def _prompt_tokens(subject: CheckContext) -> int | None:
     """Count the prompt's tokens with ``/tokenize``, which only our own servers are sure to have."""
-    if not subject.endpoint.ours:
+    if not subject.endpoint.is_builtin:
         return None
     url = f"{subject.endpoint.root}/tokenize"
     response = await subject.client.post(url, {"prompt": subject.settings.prompt})

@@ -43,7 +43,7 @@ async def equal_to_forward(subject: CheckContext) -> Measured:
 
     The prompts are asked alone and among others. Generated tokens see the prompt through the cache only.
     """
-    if not subject.endpoint.ours:
+    if not subject.endpoint.is_builtin:
         raise NotApplicable("a server of another program offers no direct forward pass")
     sequences, accepted = await texts(subject), await tolerance(subject)
     found = {"prompt": await _of_prompts(subject, sequences), "generated": await _of_generated(subject, sequences)}

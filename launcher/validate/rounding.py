@@ -43,7 +43,7 @@ async def _derived(subject: CheckContext) -> Tolerance:
     engine = Loaded.of(await _engine(subject))
     if subject.settings.tolerance is not None:
         return given(subject.settings.tolerance, engine.dtype)
-    if not subject.endpoint.ours:
+    if not subject.endpoint.is_builtin:
         return assumed(engine.dtype, "a server of another program offers no plain forward pass to measure it with")
     if engine.dtype not in WIDER:
         return assumed(engine.dtype, "there is no wider type to measure it with")

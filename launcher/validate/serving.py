@@ -7,7 +7,7 @@ from launcher.validate.check import Capability, CheckContext, CheckDefinition, F
 
 async def ready(subject: CheckContext) -> str:
     """Our own servers say on ``/ready`` that the weights are loaded and that a real token was produced."""
-    if not subject.endpoint.ours:
+    if not subject.endpoint.is_builtin:
         raise NotApplicable("a server of another program has no /ready of ours")
     response = await subject.client.get(f"{subject.endpoint.root}/ready")
     if not response.ok:

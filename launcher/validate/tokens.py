@@ -47,7 +47,7 @@ class Reading:
 
 async def tokens_of_the_file(subject: CheckContext) -> str:
     """Compare ``/tokenize`` and ``/detokenize`` with the checkpoint's ``tokenizer.json`` or SentencePiece model."""
-    if not subject.endpoint.ours:
+    if not subject.endpoint.is_builtin:
         raise NotApplicable("a server of another program has no /tokenize of ours")
     if subject.vocabulary is None:
         raise NotApplicable("the model has no files, or the engine reads none")

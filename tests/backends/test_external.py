@@ -69,7 +69,7 @@ def ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 def test_the_only_model_is_taken(tmp_path: Path, ours: str) -> None:
     endpoint = reached(tmp_path, url=f"{ours}/", api_key_env="THEIR_KEY", engine="vllm")
-    assert endpoint == Endpoint(ours, "theirs", "external", "vllm", "secret", ours=False)
+    assert endpoint == Endpoint(ours, "theirs", "external", "vllm", "secret", is_builtin=False)
     assert not list(tmp_path.glob("*.log"))
 
 

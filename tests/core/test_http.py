@@ -157,7 +157,7 @@ def test_no_request_follows_a_redirect() -> None:
     with speaking(says(b"{}")) as (other, stolen):
         head = b"HTTP/1.1 302 Found\r\nConnection: close\r\nContent-Length: 0\r\nLocation: " + other.encode() + b"/\r\n"
         with speaking(says(b"", head)) as (url, asked):
-            endpoint = Endpoint(f"{url}/v1", "m", "external", "e", "s3cret", ours=False)
+            endpoint = Endpoint(f"{url}/v1", "m", "external", "e", "s3cret", is_builtin=False)
             line = health.probe(endpoint)
             assert (line["status"], line["live"]) == (302, False)
             assert _status(url, "s3cret") == 302
@@ -171,7 +171,7 @@ def test_no_request_follows_a_redirect() -> None:
 
 async def test_the_client_sends_its_key_to_its_own_server_only() -> None:
     with speaking(says(b"{}")) as (other, elsewhere), speaking(says(b"{}")) as (url, asked):
-        endpoint = Endpoint(f"{url}/v1", "m", "external", "e", "s3cret", ours=False)
+        endpoint = Endpoint(f"{url}/v1", "m", "external", "e", "s3cret", is_builtin=False)
         async with Client(endpoint, timeout_s=60) as client:
             await client.get(f"{url}/health")
             await client.get(f"{other}/health")

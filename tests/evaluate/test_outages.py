@@ -254,7 +254,7 @@ async def test_a_server_that_is_only_busy_is_let_finish(tmp_path):
             pass
 
     with in_thread(HTTPServer(("127.0.0.1", 0), OneAtATime)) as server:
-        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", "external", "none", ours=False)
+        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", "external", "none", is_builtin=False)
         progress = Watch()
         asking = asyncio.create_task(run(endpoint, tmp_path / "run", progress=progress, concurrency=4))
         await progress.holding.wait()
@@ -460,7 +460,9 @@ async def test_a_run_that_is_interrupted_in_a_pause_ends_at_once_and_is_continue
 async def test_a_server_whose_process_has_ended_is_not_waited_for(tmp_path):
     async with serving() as server:
         gone: list[Json] = []
-        endpoint = Endpoint(server.url, "m", "command", "none", ours=False, ended=lambda: gone[0] if gone else None)
+        endpoint = Endpoint(
+            server.url, "m", "command", "none", is_builtin=False, exit_reason=lambda: gone[0] if gone else None
+        )
         progress = Marks(9, lambda: gone.append("the server ended: it exited with 3"))
         found = await run(endpoint, tmp_path / "run", progress=progress, concurrency=1, task=Thirds(100_000))
     assert found.stopped == "the server stopped answering: the server is dead (the server ended: it exited with 3)"

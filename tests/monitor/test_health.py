@@ -73,7 +73,7 @@ def away(code: str | None = None, message: str = "away") -> dict[str, Any]:
 
 
 LIVE = {"live": True, "status": 200, "detail": {}}
-FOREIGN = Endpoint("http://127.0.0.1:1/v1", "m", "external", "none", ours=False)
+FOREIGN = Endpoint("http://127.0.0.1:1/v1", "m", "external", "none", is_builtin=False)
 
 
 def watching(tmp_path: Path, endpoint: Endpoint = NOWHERE, limit_s: float = 600.0) -> health.Watch:
@@ -137,7 +137,9 @@ def test_a_look_is_a_probe_that_begins_at_once(endpoint: Endpoint, tmp_path: Pat
 
 def test_a_server_that_takes_connections_and_says_nothing_is_silent(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as listening:
-        endpoint = Endpoint(f"http://127.0.0.1:{listening.getsockname()[1]}/v1", "m", "external", "none", ours=False)
+        endpoint = Endpoint(
+            f"http://127.0.0.1:{listening.getsockname()[1]}/v1", "m", "external", "none", is_builtin=False
+        )
         with health.watch(endpoint, tmp_path, health.Timing(period_s=0.01, timeout_s=0.1)) as watched:
             eventually(lambda: watched.state().row >= 2)
             assert watched.state().liveness is Liveness.silent

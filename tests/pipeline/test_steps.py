@@ -30,13 +30,13 @@ def test_an_engine_without_optimizations_has_nothing_to_say() -> None:
 
 
 @pytest.mark.parametrize(
-    ("ours", "checkpoint", "known"), [(True, None, True), (False, "sha256:1", True), (False, None, False)]
+    ("is_builtin", "checkpoint", "known"), [(True, None, True), (False, "sha256:1", True), (False, None, False)]
 )
-def test_what_a_server_has_loaded_is_known_by_its_checkpoint_or_because_it_is_ours(
-    ours: bool, checkpoint: str | None, known: bool
+def test_what_a_server_has_loaded_is_known_by_its_checkpoint_or_because_it_is_builtin(
+    is_builtin: bool, checkpoint: str | None, known: bool
 ) -> None:
     made = {"checkpoint": checkpoint, "deployment": {"fingerprint": "sha256:2"}, "versions": {}, "git_commit": None}
-    endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e", ours=ours)
+    endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e", is_builtin=is_builtin)
     assert (deployed(RunRecord(made), endpoint) is not None) is known
 
 

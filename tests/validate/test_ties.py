@@ -59,10 +59,10 @@ def a_third_is_likelier(path: str, asked: dict[str, Any], answer: dict[str, Any]
     answer["choices"][0]["logprobs"]["top_logprobs"][AT]["Q"] = -0.1
 
 
-async def greedy_check(folder: Path, lie: Lie, ours: bool = True, **settings: Any) -> Check:
+async def greedy_check(folder: Path, lie: Lie, is_builtin: bool = True, **settings: Any) -> Check:
     names = [name for name in certificate.NAMES if name not in ("greedy repeats", "rounding")]
     with server(folder, lie) as endpoint:
-        asked = replace(endpoint, ours=ours)
+        asked = replace(endpoint, is_builtin=is_builtin)
         checks = await certificate.validate(
             asked, Validate(skip=names, timeout_s=20, **settings), frozenset(Capability)
         )
@@ -93,7 +93,7 @@ async def test_answers_that_part_anywhere_else_are_not(tmp_path: Path, lie: Lie,
 
 async def test_a_server_of_others_is_held_to_the_type_that_it_reports(tmp_path: Path) -> None:
     """The server under test reports fp64, of which no tolerance is above 1e-4; bf16's would be 0.25."""
-    found = await greedy_check(tmp_path, Undecided(0.01), ours=False)
+    found = await greedy_check(tmp_path, Undecided(0.01), is_builtin=False)
     assert found.ok is False
     assert "fp64, as the server reports" in found.detail
 

@@ -88,18 +88,24 @@ class Command(Backend):
 
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
-        from launcher.backends.command.process import kept
+        from launcher.backends.command.process import managed_process
         from launcher.backends.listing import Listing
 
         key, log = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
         port = _free(self.host, self.port)
         command = self._words(deployment, allocation, port)
         root = root_url(self.host, port)
-        with kept(command, self._environment(), log, self.stop_timeout_s) as process:
+        with managed_process(command, self._environment(), log, self.stop_timeout_s) as process:
             listing = Listing(f"backend.command: {root}/v1", f"{root}/v1", key, self.api_key_env, CALL_S)
             process.wait(root + self.ready_path, key, self.start_timeout_s)
             yield Endpoint(
-                listing.url, listing.choose(self.model), "command", self.engine, key, ours=False, ended=process.ended
+                listing.url,
+                listing.choose(self.model),
+                "command",
+                self.engine,
+                key,
+                is_builtin=False,
+                exit_reason=process.exit_reason,
             )
 
 

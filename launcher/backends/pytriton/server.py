@@ -16,7 +16,9 @@ from pathlib import Path
 
 from launcher.backends.pytriton.installation import MODEL, backends, environment, install, models, program
 from launcher.backends.pytriton.ports import Ports
-from launcher.backends.pytriton.workspace import SHARED_MEMORY, kill, processes, remove, running, shared_memory_prefix
+from launcher.backends.pytriton.workspace import shared_memory_prefix
+from launcher.core import processes
+from launcher.core.cleanup import SHARED_MEMORY, Leftovers
 from launcher.core.files import append
 from launcher.core.http import HttpError, fetch, netloc, parsed
 from launcher.core.types import Json
@@ -61,7 +63,7 @@ class Server:
         self._id = f"launcher-{secrets.token_hex(8)}"
         self._settings = settings
         self._folder = folder
-        self._memory = f"{shared_memory_prefix(os.getpid())}{secrets.token_hex(4)}"
+        self._memory = f"{shared_memory_prefix(folder.parent)}{folder.name}-"
         self._guard = threading.Lock()
         self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -97,7 +99,7 @@ class Server:
                 return f"it did not start within {timeout_s:g} s"
             time.sleep(LOOK_S)
         self._close_memory()
-        self._pids = processes(self._folder)
+        self._pids = processes.started_from(self._folder)
         return self._foreign() or self.lost()
 
     def _close_memory(self) -> None:
@@ -113,7 +115,7 @@ class Server:
         """Return which process has died, or None."""
         if not self._pids:
             return "its processes are gone"
-        dead = [pid for pid in self._pids if not running(pid)]
+        dead = [pid for pid in self._pids if not processes.is_running(pid)]
         return f"process {dead[0]} died" if dead else None
 
     def ask(self, timeout_s: float, **body: Json) -> str | None:
@@ -139,10 +141,9 @@ class Server:
         """Kill Triton at once, since nobody has a request under way any more: its own way takes seconds."""
         with self._guard:
             self._stopped = True
-        kill(self._folder)
+        Leftovers(os.fspath(self._folder), shared_memory=self._memory).remove()
         if self._process is not None:
             self._process.wait()
-        remove(self._folder, self._memory)
 
     def _reason(self) -> str:
         """Return what this Triton has logged of a model that it could not load."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
-from launcher.backends.ray import session_dir
 from launcher.backends.ray.driver_config import DriverConfig
 from launcher.backends.ray.heartbeat import Address
+from launcher.core import processes
 
 if TYPE_CHECKING:
     from ray import serve
@@ -85,7 +85,7 @@ def kill(pid: int, node: str) -> None:
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     if node == ray.get_runtime_context().get_node_id():
-        session_dir.kill_family(pid)
+        processes.kill_with_children(pid)
         return
     there = NodeAffinitySchedulingStrategy(node, soft=False)
-    ray.remote(num_cpus=0, scheduling_strategy=there)(session_dir.kill_family).remote(pid)
+    ray.remote(num_cpus=0, scheduling_strategy=there)(processes.kill_with_children).remote(pid)

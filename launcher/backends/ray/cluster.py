@@ -9,6 +9,7 @@ from pathlib import Path
 from launcher.backends.ray import session_dir
 from launcher.backends.ray.application import REPLICA
 from launcher.backends.ray.driver_config import DriverConfig
+from launcher.core import processes
 
 OBJECT_STORE = 80 * 1024 * 1024
 """Bytes; Ray's least. Nothing of ours goes through it."""
@@ -76,7 +77,7 @@ class LocalRay:
             object_store_memory=OBJECT_STORE,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            _temp_dir=str(a.home / session_dir.RAY),
+            _temp_dir=str(a.home / session_dir.RAY_SUBDIR),
             _node_ip_address=a.host,
         )
         self.head = str(ray.get_runtime_context().gcs_address)
@@ -92,10 +93,16 @@ class LocalRay:
         session = os.getsid(0)
         if len(self._vital) < len(VITAL):
             self._vital |= {
-                session_dir.name(pid): pid for pid in session_dir.members(session) if session_dir.name(pid) in VITAL
+                processes.name(pid): pid for pid in processes.in_session(session) if processes.name(pid) in VITAL
             }
-        lost = sorted(name for name, pid in self._vital.items() if not session_dir.belongs(pid, session))
+        lost = sorted(name for name, pid in self._vital.items() if not _belongs(pid, session))
         return f"Ray's {', '.join(lost)} died" if lost else None
 
     def leave(self) -> None:
         """Nothing: every process of this Ray belongs to the driver's session, and ends with it."""
+
+
+def _belongs(pid: int, session: int) -> bool:
+    """Return whether a process runs and belongs to this session."""
+    found = processes.find(pid)
+    return found is not None and found.running and found.session == session

@@ -19,7 +19,7 @@ from functools import partial
 
 from launcher.asgi.middleware import with_cors
 from launcher.asgi.server import bind, server_log, serving
-from launcher.backends.ray import application, session_dir
+from launcher.backends.ray import application
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.cluster import LocalRay
 from launcher.backends.ray.controller import Controller
@@ -30,6 +30,7 @@ from launcher.backends.ray.heartbeat import HeartbeatServer
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.status import Status
+from launcher.core import processes
 from launcher.core.errors import ServerError, UserError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
@@ -149,7 +150,7 @@ class Driver:
         for leave in (self._balancer.stop, self._ray.leave):
             with suppress(Exception):
                 leave()
-        session_dir.end(os.getsid(0))
+        processes.kill_session(os.getsid(0))
         shutil.rmtree(self._assignment.home, ignore_errors=True)
         os._exit(0)
 

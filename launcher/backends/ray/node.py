@@ -11,6 +11,7 @@ from pathlib import Path
 
 from launcher.backends.ray import cluster, session_dir
 from launcher.backends.ray.application import REPLICA
+from launcher.core import processes
 
 
 @dataclass(frozen=True)
@@ -32,13 +33,13 @@ def main() -> None:
     """
     orders, lifeline = (Connection(int(fd)) for fd in sys.argv[1:3])
     joining: NodeConfig = orders.recv()
-    with session_dir.home(joining.token) as folder, _spawn(joining, folder) as raylet:
+    with session_dir.create(joining.token) as folder, _spawn(joining, folder) as raylet:
         try:
             wait([orders, lifeline, os.pidfd_open(raylet.pid)])
         finally:
             assert raylet.stdin is not None
             raylet.stdin.close()
-            session_dir.end(raylet.pid)
+            processes.kill_session(raylet.pid)
 
 
 def _spawn(joining: NodeConfig, folder: Path) -> subprocess.Popen[bytes]:
@@ -49,7 +50,7 @@ def _spawn(joining: NodeConfig, folder: Path) -> subprocess.Popen[bytes]:
         f"--num-gpus={joining.gpus}",
         f'--resources={{"{REPLICA}": {joining.room}}}',
         f"--object-store-memory={cluster.OBJECT_STORE}",
-        f"--temp-dir={folder / session_dir.RAY}",
+        f"--temp-dir={folder / session_dir.RAY_SUBDIR}",
     ]
     return subprocess.Popen(
         [sys.executable, "-P", "-m", "launcher.backends.ray.raylet", *given],

@@ -6,7 +6,7 @@ import os
 import sys
 import threading
 
-from launcher.backends.ray import session_dir
+from launcher.core import processes
 
 
 def main() -> None:
@@ -20,7 +20,7 @@ def main() -> None:
 def _leave_with_parent() -> None:
     while os.read(0, 1):
         pass
-    session_dir.end(os.getsid(0))
+    processes.kill_session(os.getsid(0))
     os._exit(0)
 
 

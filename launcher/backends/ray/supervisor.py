@@ -24,6 +24,7 @@ from launcher.asgi.server import serving
 from launcher.backends.ray import cluster, existing, session_dir
 from launcher.backends.ray.driver_config import ADMIT, DriverConfig
 from launcher.backends.ray.nodes import Nodes
+from launcher.core.cleanup import Leftovers, removed_on_exit
 from launcher.core.errors import ServerError
 from launcher.core.files import append
 from launcher.core.run_folder import RunFolder
@@ -135,7 +136,7 @@ class Supervisor:
         """Run one driver, and the nodes that belong to it, from its start to its end."""
         token = secrets.token_hex(32)
         nodes = Nodes(self._assignment, token, self._log)
-        with session_dir.home(token) as folder:
+        with session_dir.create(token) as folder:
             with self._lock:
                 if self._stopping:
                     return
@@ -149,7 +150,7 @@ class Supervisor:
     def _follow(self, driver: subprocess.Popen[bytes], folder: Path, nodes: Nodes) -> None:
         over = threading.Event()
         threading.Thread(target=self._listen, args=(driver, over), name="ray-silence", daemon=True).start()
-        with session_dir.guarded(driver.pid, folder):
+        with removed_on_exit(Leftovers(os.fspath(folder), session=driver.pid)):
             try:
                 self._hand_over(driver, folder)
                 assert driver.stdout is not None
@@ -158,7 +159,6 @@ class Supervisor:
             finally:
                 over.set()
                 driver.wait()
-                session_dir.end(driver.pid)
 
     def _hand_over(self, driver: subprocess.Popen[bytes], folder: Path) -> None:
         a = self._assignment

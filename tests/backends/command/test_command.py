@@ -57,8 +57,8 @@ def listens(port: int) -> bool:
 def test_it_serves_while_it_is_asked_to(tmp_path: Path) -> None:
     with served(tmp_path, f"{LISTER} theirs --after 0.5", engine="lister") as endpoint:
         assert (endpoint.model, endpoint.backend, endpoint.engine) == ("theirs", "command", "lister")
-        assert not endpoint.ours
-        assert endpoint.ended() is None
+        assert not endpoint.is_builtin
+        assert endpoint.exit_reason() is None
         assert listens(port_of(endpoint))
     assert not listens(port_of(endpoint))
     assert "listening" in (tmp_path / "server.log").read_text()
@@ -275,7 +275,7 @@ def test_a_server_that_is_not_ours_is_certified_as_any_other(tmp_path: Path) -> 
 def test_a_server_that_is_killed_on_the_way_is_said(tmp_path: Path) -> None:
     run = launched(tmp_path, "tasks=[addition]", "evaluate.concurrency=1", "adapters=[request_log]")
     until(lambda: (tmp_path / "run" / "requests.jsonl").exists())
-    (reaper,) = (each for each in there(tmp_path) if str(process.REAPER) in cmdline(each))
+    (reaper,) = (each for each in there(tmp_path) if process.REAPER in cmdline(each))
     reaper.children()[0].kill()
     out, err = run.communicate(timeout=120)
     assert run.returncode == 3, out + err

@@ -21,8 +21,9 @@ import psutil
 import pytest
 
 from launcher.backends.pytriton import PyTriton, installation, supervisor
-from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
+from launcher.core.cleanup import SHARED_MEMORY
 from launcher.core.errors import ServerError, UserError
+from launcher.core.processes import wait_for
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Record
 from launcher.evaluate.evaluator import evaluate
@@ -70,7 +71,7 @@ def starts(running: Running) -> int:
 
 
 def segments(pid: int) -> list[Path]:
-    return list(SHARED_MEMORY.glob(f"{shared_memory_prefix(pid)}*"))
+    return list(SHARED_MEMORY.glob(f"launcher-{pid}-*"))
 
 
 def test_the_death_of_triton_or_its_stub_fails_what_runs_and_is_repaired(

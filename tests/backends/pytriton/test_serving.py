@@ -17,7 +17,8 @@ import pytest
 import tritonclient.grpc.aio as triton
 
 from launcher.backends.pytriton import PyTriton
-from launcher.backends.pytriton.workspace import SHARED_MEMORY, shared_memory_prefix, wait_for
+from launcher.core.cleanup import SHARED_MEMORY
+from launcher.core.processes import wait_for
 
 ROOT = Path(__file__).parents[3]
 
@@ -44,7 +45,7 @@ def test_health_and_metadata_are_tritons_own(server: Any) -> None:
 
 def test_other_users_and_other_hosts_reach_nothing_of_triton(server: Any, temporary: Path) -> None:
     """Prompts and answers go through its shared memory, and the socket of the engine takes requests without a key."""
-    memory = list(SHARED_MEMORY.glob(f"{shared_memory_prefix(os.getpid())}*"))
+    memory = list(SHARED_MEMORY.glob(f"launcher-{os.getpid()}-*"))
     sockets = [path for path in temporary.rglob("*.sock") if path.is_socket()]
     assert memory
     assert sockets

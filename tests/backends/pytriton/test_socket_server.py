@@ -16,7 +16,7 @@ from launcher.backends.pytriton.frames import Frame, Frames, pack
 from launcher.backends.pytriton.request_handler import RequestHandler, served_in_thread
 from launcher.backends.pytriton.socket_server import listening
 from launcher.backends.pytriton.tensors import Arrays
-from launcher.backends.pytriton.workspace import wait_for
+from launcher.core.processes import wait_for
 from launcher.engines.base import GenerationRequest, Sampling, TokenOutput
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model

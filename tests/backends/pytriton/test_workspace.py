@@ -11,9 +11,10 @@ from pathlib import Path
 import pytest
 
 from launcher.backends.pytriton import working
-from launcher.backends.pytriton import workspace as module
-from launcher.backends.pytriton.workspace import SHARED_MEMORY, processes, shared_memory_prefix, wait_for, workspace
+from launcher.backends.pytriton.workspace import shared_memory_prefix, workspace
+from launcher.core.cleanup import SHARED_MEMORY
 from launcher.core.errors import UserError
+from launcher.core.processes import children, started_from, wait_for
 
 HOLD = """
 import os, shutil, subprocess, sys
@@ -94,26 +95,24 @@ def reap(process: subprocess.Popen[str]) -> None:
 
 def test_after_sigkill_nothing_is_left(parent: Path) -> None:
     process, folder = holder(parent)
-    segment = SHARED_MEMORY / f"{shared_memory_prefix(process.pid)}test"
+    segment = SHARED_MEMORY / f"{shared_memory_prefix(folder)}test"
     segment.touch()
-    assert wait_for(lambda: bool(processes(folder)), 10)
+    assert wait_for(lambda: bool(started_from(folder)), 10)
     reap(process)
-    assert wait_for(lambda: not (folder.exists() or processes(folder) or segment.exists()), 10)
+    assert wait_for(lambda: not (folder.exists() or started_from(folder) or segment.exists()), 10)
 
 
 def test_what_was_left_by_the_dead_is_removed_by_the_next(parent: Path) -> None:
     process, folder = holder(parent)
-    undertakers = [
-        pid for pid in _pids() if module.__file__.encode() in _cmdline(pid) and bytes(folder) in _cmdline(pid)
-    ]
-    for pid in undertakers:
-        os.kill(pid, signal.SIGKILL)
+    assert wait_for(lambda: bool(started_from(folder)), 10)
+    (cleanup,) = set(children(process.pid)) - set(started_from(folder))
+    os.kill(cleanup, signal.SIGKILL)
     reap(process)
     assert folder.exists()
-    assert wait_for(lambda: bool(processes(folder)), 10)
+    assert wait_for(lambda: bool(started_from(folder)), 10)
     with workspace(os.fspath(parent)):
         assert not folder.exists()
-        assert not processes(folder)
+        assert not started_from(folder)
 
 
 def test_a_folder_that_others_can_write_is_refused(parent: Path) -> None:
@@ -121,14 +120,3 @@ def test_a_folder_that_others_can_write_is_refused(parent: Path) -> None:
     (parent / f"launcher-pytriton-{os.getuid()}").chmod(0o777)
     with pytest.raises(PermissionError, match="open to other users"), workspace(os.fspath(parent)):
         pass
-
-
-def _pids() -> list[int]:
-    return [int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()]
-
-
-def _cmdline(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from launcher.backends import ports
-from launcher.backends.ray import session_dir
+from launcher.core import processes
 
 HEAD, OTHER = "127.0.0.2", "127.0.0.3"
 THEIRS = """
@@ -113,7 +113,7 @@ class Nodes:
         if (process := self._started.pop(node, None)) is not None:
             process.kill()
             process.wait()
-            session_dir.end(process.pid)
+            processes.kill_session(process.pid)
 
 
 @contextmanager

@@ -14,7 +14,8 @@ from typing import Any
 
 import psutil
 
-from launcher.backends.ray import Ray, session_dir
+from launcher.backends.ray import Ray
+from launcher.core import processes
 from launcher.core.admission import Admission
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
@@ -122,7 +123,7 @@ class Service:
 
     def named(self, name: str) -> int:
         """Return the only process of a name among those of this Ray."""
-        (found,) = [pid for pid in session_dir.members(self.driver()) if session_dir.name(pid) == name]
+        (found,) = [pid for pid in processes.in_session(self.driver()) if processes.name(pid) == name]
         return found
 
 
@@ -150,7 +151,7 @@ def served(folder: Path, engine: Engine, model: Model, parallelism: Parallelism,
         yield service
         left = [(driver, private_folder(driver)) for driver in service.drivers()]
     for driver, private in left:
-        assert not session_dir.members(driver), "processes of Ray are left"
+        assert not processes.in_session(driver), "processes of Ray are left"
         assert not private.exists(), "the folder with Ray's token is left"
 
 

@@ -37,7 +37,7 @@ TOKEN = "t" * 64
 def balanced(
     status: Address, limits: Limits | None = None, token: str | None = None
 ) -> Iterator[tuple[Balancer, Endpoint]]:
-    with session_dir.home("token") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
+    with session_dir.create("token") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         balancer = Balancer(folder, listener.fileno(), 2, Routing.least_outstanding, PATIENT, "secret", limits)
         if token is not None:
             balancer.keep_out(token)

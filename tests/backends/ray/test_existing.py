@@ -17,7 +17,8 @@ from typing import Any
 
 import pytest
 
-from launcher.backends.ray import Ray, session_dir
+from launcher.backends.ray import Ray
+from launcher.core import processes
 from launcher.core.errors import UserError
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
@@ -106,7 +107,7 @@ def evaluated(endpoint: Endpoint, folder: Path, disturb: Callable[[], None] = la
 
 def drivers() -> list[int]:
     """Return the drivers that this process has started."""
-    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in session_dir.children(os.getpid())}
+    commands = {pid: Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes.children(os.getpid())}
     return [pid for pid, command in commands.items() if b"launcher.backends.ray.driver" in command]
 
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import psutil
 import pytest
 
-from launcher.backends.ray import Ray, session_dir, supervisor
+from launcher.backends.ray import Ray, supervisor
 from launcher.backends.ray.driver import PERIOD_S
 from launcher.backends.ray.driver_config import Routing
+from launcher.core import processes
 from launcher.core.errors import ServerError
 from launcher.core.types import INTERRUPTED, Endpoint
 from launcher.distributed.allocation import allocate
@@ -115,7 +116,7 @@ ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0, signal.SIGINT: INTER
 def ends(launched: Launched, number: signal.Signals, session: int) -> None:
     """End a launcher with a signal; nothing of it may be left, even if the process that owns Ray hangs meanwhile."""
     folder = private_folder(session)
-    assert len(session_dir.members(session)) > 5
+    assert len(processes.in_session(session)) > 5
     assert folder.is_dir()
     assert folder.stat().st_mode & 0o077 == 0, "nobody else sees the token, the secret and the sockets in it"
     if number is signal.SIGKILL:
@@ -123,7 +124,7 @@ def ends(launched: Launched, number: signal.Signals, session: int) -> None:
     launched.process.send_signal(number)
     launched.process.communicate(timeout=60)
     assert launched.process.returncode == ENDS[number]
-    wait_for(lambda: not session_dir.members(session) and not folder.exists(), "all of this Ray is gone")
+    wait_for(lambda: not processes.in_session(session) and not folder.exists(), "all of this Ray is gone")
 
 
 def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path) -> None:
@@ -153,7 +154,7 @@ def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path)
 
 def raylets(service: Service) -> list[int]:
     return [
-        pid for driver in service.drivers() for pid in session_dir.members(driver) if session_dir.name(pid) == "raylet"
+        pid for driver in service.drivers() for pid in processes.in_session(driver) if processes.name(pid) == "raylet"
     ]
 
 
@@ -193,8 +194,8 @@ def test_nothing_of_a_ray_on_one_host_listens_to_another_host(echoes: Service) -
     """Serve's replicas and Ray's agents unpickle what they are sent."""
     driver = echoes.driver()
     listening = {
-        (session_dir.name(pid), socket.laddr.ip)
-        for pid in (driver, *session_dir.members(driver))
+        (processes.name(pid), socket.laddr.ip)
+        for pid in (driver, *processes.in_session(driver))
         for socket in psutil.Process(pid).net_connections("inet")
         if socket.status == psutil.CONN_LISTEN
     }

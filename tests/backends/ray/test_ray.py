@@ -20,6 +20,7 @@ from launcher.backends.ray.resources import Node, available_gib, check_memory, c
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER, SharedSecret
 from launcher.backends.ray.status import merge
+from launcher.core import processes
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
@@ -197,14 +198,14 @@ def test_a_session_is_ended_with_what_it_orphaned() -> None:
         assert leader.stdout is not None
         leader.stdout.readline()
         leader.kill()
-    (orphan,) = session_dir.members(leader.pid)
-    session_dir.end(leader.pid)
-    assert not session_dir.members(leader.pid)
+    (orphan,) = processes.in_session(leader.pid)
+    processes.kill_session(leader.pid)
+    assert not processes.in_session(leader.pid)
     assert not alive(orphan)
 
 
 def test_the_private_folder_has_a_token_for_one_and_is_removed() -> None:
-    with session_dir.home("secret") as folder:
+    with session_dir.create("secret") as folder:
         assert (folder / "token").stat().st_mode & 0o777 == 0o600
         assert folder.stat().st_mode & 0o077 == 0
         assert (folder / "token").read_text() == "secret"
