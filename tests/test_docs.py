@@ -18,6 +18,7 @@ import pytest
 from launcher.adapters.base import pipeline
 from launcher.core.types import Request, Response
 from launcher.settings.component import COMPONENTS
+from launcher.validate.certificate import CHECKS
 from tests.running import launch_here
 
 ROOT = Path(__file__).parent.parent
@@ -130,3 +131,8 @@ async def test_the_documented_adapter_works(tmp_path: Path) -> None:
     finally:
         COMPONENTS.pop("documented/shout", None)
     assert response.body == {"choices": [{"text": "HELLO!!"}]}
+
+
+def test_the_page_of_the_certificate_lists_every_check_in_order() -> None:
+    text = (ROOT / "docs" / "certificate.md").read_text()
+    assert re.findall(r"^\| `([a-z ]+)` \|", text, re.M) == [check.name for check in CHECKS]
