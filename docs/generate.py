@@ -10,13 +10,15 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 from pathlib import Path
-from typing import get_type_hints
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from launcher.asgi.config import Limits
 from launcher.cli.options import conf_folder
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
 from launcher.pipeline.config import Mode, Run
 from launcher.settings.component import COMPONENTS
+from launcher.settings.ranges import ranges
 
 DOCS = Path(__file__).parent
 INNER = {"Limits": Limits}
@@ -98,23 +100,32 @@ def section(group: str) -> Iterator[str]:
 def table(cls: type) -> Iterator[str]:
     rows = list(_rows(cls))
     if rows:
-        yield "| key | type | default |\n|---|---|---|"
+        yield "| key | type | range | default |\n|---|---|---|---|"
         yield from rows
 
 
 def _rows(cls: type, prefix: str = "") -> Iterator[str]:
-    hints = get_type_hints(cls)
+    hints, limits = get_type_hints(cls), ranges(cls)
     for f in fields(cls):
         if f.type in INNER:
             yield from _rows(INNER[f.type], f"{prefix}{f.name}.")
         else:
-            yield f"| `{prefix}{f.name}` | {_type(f, hints[f.name])} | {_default(f)} |"
+            limit = limits.get(f.name, "")
+            yield f"| `{prefix}{f.name}` | {_type(hints[f.name])} | {limit} | {_default(f)} |"
 
 
-def _type(field: Field[object], hint: object) -> str:
+def _type(hint: Any) -> str:
     if isinstance(hint, type) and issubclass(hint, Enum):
         return "one of " + ", ".join(f"`{member.value}`" for member in hint)
-    return "`" + str(field.type).replace("|", "or") + "`"
+    return f"`{_name(hint)}`"
+
+
+def _name(hint: Any) -> str:
+    if get_origin(hint) in (Union, UnionType):
+        return " or ".join(map(_name, get_args(hint)))
+    if inner := get_args(hint):
+        return f"{get_origin(hint).__name__}[{', '.join(map(_name, inner))}]"
+    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 
 def _default(field: Field[object]) -> str:

@@ -20,6 +20,7 @@ from launcher.core.files import append
 from launcher.core.redaction import redact
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
+from launcher.settings.ranges import CountFromZero
 
 log = logging.getLogger(__name__)
 
@@ -40,13 +41,11 @@ class RequestLog(Adapter):
     changes_answers: ClassVar[bool] = False
 
     file: str = "requests.jsonl"
-    max_count: int | None = 1000
+    max_count: CountFromZero | None = 1000
 
     def __post_init__(self) -> None:
         if not self.file or Path(self.file).name != self.file:
             raise UserError(f"adapters.request_log.file is '{self.file}'; a file name without a folder is needed")
-        if self.max_count is not None and self.max_count < 0:
-            raise UserError(f"adapters.request_log.max_count is {self.max_count}; 0 or more is needed, or null for all")
         self._writer: _Writer | None = None
         self._count = 0
 

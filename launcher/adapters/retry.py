@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
-import math
 import random
 from datetime import UTC, datetime
 from typing import ClassVar
 
 from launcher.adapters.base import Adapter
-from launcher.core.errors import TransportError, UserError
+from launcher.core.errors import TransportError
 from launcher.core.types import Handler, Request, Response
 from launcher.settings.component import component
+from launcher.settings.ranges import Count, Seconds, SecondsFromZero
 
 log = logging.getLogger(__name__)
 
@@ -37,19 +37,10 @@ class Retry(Adapter):
 
     changes_answers: ClassVar[bool] = False
 
-    attempts: int | None = None
-    first_delay_s: float = 0.5
-    max_delay_s: float = 15.0
-    deadline_s: float = 120.0
-
-    def __post_init__(self) -> None:
-        if self.attempts is not None and self.attempts < 1:
-            raise UserError(f"adapters.retry.attempts is {self.attempts}; 1 or more is needed, or null for any number")
-        for key in ("first_delay_s", "max_delay_s"):
-            if not 0 < getattr(self, key) < math.inf:
-                raise UserError(f"adapters.retry.{key} is {getattr(self, key)}; more than 0 is needed")
-        if not 0 <= self.deadline_s < math.inf:
-            raise UserError(f"adapters.retry.deadline_s is {self.deadline_s}; 0 or more is needed")
+    attempts: Count | None = None
+    first_delay_s: Seconds = 0.5
+    max_delay_s: Seconds = 15.0
+    deadline_s: SecondsFromZero = 120.0
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         clock = asyncio.get_running_loop().time

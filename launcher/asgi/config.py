@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from launcher.core.errors import UserError
+from launcher.settings.ranges import Bytes, Count, Seconds
 
 ANY_ORIGIN = "*"
 
@@ -21,17 +22,12 @@ class Limits:
     open at a time, fewer where the system allows the process fewer open files.
     """
 
-    header_bytes: int = 65_536
-    headers: int = 100
-    header_timeout_s: float = 30.0
-    body_bytes: int = 67_108_864
-    body_timeout_s: float = 120.0
-    connections: int = 4096
-
-    def __post_init__(self) -> None:
-        for name in ("header_bytes", "headers", "header_timeout_s", "body_bytes", "body_timeout_s", "connections"):
-            if not getattr(self, name) > 0:
-                raise UserError(f"backend.limits.{name}={getattr(self, name)}: must be a number above 0")
+    header_bytes: Bytes = 65_536
+    headers: Count = 100
+    header_timeout_s: Seconds = 30.0
+    body_bytes: Bytes = 67_108_864
+    body_timeout_s: Seconds = 120.0
+    connections: Count = 4096
 
 
 @dataclass(frozen=True)

@@ -45,22 +45,6 @@ class Backend(ABC):
         return {}
 
 
-def check_ports(backend: Backend, *names: str) -> None:
-    """Raise `UserError` if one of these settings of ``backend`` is no port."""
-    for name in names:
-        value = getattr(backend, name)
-        if not 0 <= value <= 65535:
-            raise UserError(f"backend.{name}={value}: accepted is a number from 0 (any free port) to 65535")
-
-
-def check_seconds(backend: Backend, *names: str) -> None:
-    """Raise `UserError` if one of these settings of ``backend`` is no time to wait."""
-    for name in names:
-        value = getattr(backend, name)
-        if not value > 0:
-            raise UserError(f"backend.{name}={value}: accepted is a number of seconds above 0")
-
-
 def check_single_process(backend: Backend, allocation: Allocation) -> None:
     """Raise `UserError` if several processes were started together for a backend that one process runs."""
     if allocation.world_size > 1 and backend.spread is Spread.none:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from launcher.backends.base import Backend, check_seconds, check_world_size
+from launcher.backends.base import Backend, check_world_size
 from launcher.backends.endpoint import api_key
 from launcher.backends.listing import Listing, split_url
 from launcher.core.errors import UserError
@@ -15,6 +15,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import component
 from launcher.settings.model import Parallelism
+from launcher.settings.ranges import Seconds
 
 
 @component("backend/external")
@@ -33,10 +34,7 @@ class External(Backend):
     api_key_env: str | None = None
     model: str | None = None
     engine: str = "unknown"
-    timeout_s: float = 30.0
-
-    def __post_init__(self) -> None:
-        check_seconds(self, "timeout_s")
+    timeout_s: Seconds = 30.0
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         check_world_size(deployment.parallelism, allocation)

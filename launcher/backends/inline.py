@@ -8,7 +8,7 @@ from dataclasses import field
 from typing import ClassVar
 
 from launcher.asgi.config import Limits, check_aliases, check_origins
-from launcher.backends.base import Backend, check_ports, check_seconds, check_world_size
+from launcher.backends.base import Backend, check_world_size
 from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
@@ -16,6 +16,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
+from launcher.settings.ranges import Port, Seconds
 
 
 @component("backend/inline")
@@ -32,19 +33,17 @@ class Inline(Backend):
     spread: ClassVar[Spread] = Spread.model
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     api_key_env: str | None = None
     aliases: list[str] = field(default_factory=list)
     cors_origins: list[str] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
-    start_timeout_s: float = 300.0
-    stop_timeout_s: float = 5.0
+    start_timeout_s: Seconds = 300.0
+    stop_timeout_s: Seconds = 5.0
 
     def __post_init__(self) -> None:
         check_aliases(self.aliases)
         check_origins(self.cors_origins)
-        check_ports(self, "port")
-        check_seconds(self, "start_timeout_s", "stop_timeout_s")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         check_world_size(deployment.parallelism, allocation)

@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launcher.cli import hydra_launchers
 from launcher.cli.arguments import as_written
-from launcher.cli.config_errors import describe, unknown_keys
+from launcher.cli.config_errors import check_ranges, describe, unknown_keys
 from launcher.cli.config_secrets import check_secrets
 from launcher.cli.hydra_launchers import SHARED, launcher_keys
 from launcher.core.errors import UserError
@@ -102,6 +102,7 @@ def _with_queue_keys(config: DictConfig, keys: Mapping[str, Json], overrides: li
 def _typed(config: DictConfig) -> Run:
     if unknown := unknown_keys(config):
         raise UserError(f"{', '.join(unknown)}: no such key; leave out the + to see the keys that exist")
+    check_ranges(config)
     run = OmegaConf.to_object(config)
     assert isinstance(run, Run)
     return run

@@ -20,6 +20,8 @@ from omegaconf.errors import (
 
 from launcher.cli.options import conf_folder
 from launcher.core import credentials
+from launcher.settings.component import check_finite
+from launcher.settings.ranges import ranges
 
 CONTAINER = re.compile(r"(?:Cannot convert '|Value '.*' of type ')(?:DictConfig|ListConfig|bytes)'", re.DOTALL)
 QUOTED = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
@@ -71,6 +73,22 @@ def unknown_keys(cfg: DictConfig) -> list[str]:
         elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg._get_node(key), DictConfig):
             found += unknown_keys(cfg[key])
     return found
+
+
+def check_ranges(cfg: DictConfig) -> None:
+    """Refuse numbers out of range by their full keys, which a component does not know. Raises `UserError`."""
+    kind = OmegaConf.get_type(cfg)
+    limits = ranges(kind) if is_dataclass(kind) else {}
+    for key in cfg:
+        if OmegaConf.is_missing(cfg, key):
+            continue
+        value = cfg[key]
+        if isinstance(value, DictConfig):
+            check_ranges(value)
+        elif isinstance(value, int | float):
+            check_finite(value, str(cfg._get_full_key(key)))
+            if limit := limits.get(str(key)):
+                limit.check(str(cfg._get_full_key(key)), value)
 
 
 def _root(error: BaseException) -> BaseException:

@@ -30,6 +30,7 @@ from launcher.engines.base import (
 from launcher.engines.runtime.output_buffer import join
 from launcher.settings.component import component
 from launcher.settings.model import Model
+from launcher.settings.ranges import Count, CountFromZero, NonNegative, SecondsFromZero
 
 EOS = 256
 VOCAB = 257
@@ -52,13 +53,13 @@ class Echo(Engine):
     ``max_sequences`` run at the same time, and ``max_queue`` more may wait.
     """
 
-    context_length: int = 4096
-    latency_s: float = 0.0
-    tokens_per_second: float = 0.0
-    step_s: float = 0.0
-    batch: int = 16
-    max_sequences: int = 256
-    max_queue: int = 1024
+    context_length: Count = 4096
+    latency_s: SecondsFromZero = 0.0
+    tokens_per_second: NonNegative = 0.0
+    step_s: SecondsFromZero = 0.0
+    batch: Count = 16
+    max_sequences: Count = 256
+    max_queue: CountFromZero = 1024
 
     neutral: ClassVar[frozenset[str]] = frozenset(
         {"latency_s", "tokens_per_second", "step_s", "batch", "max_sequences", "max_queue"}
@@ -66,10 +67,6 @@ class Echo(Engine):
     reads_files: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        for name, lowest in (("context_length", 1), ("batch", 1), ("max_sequences", 1), ("max_queue", 0)):
-            _at_least(lowest, name, getattr(self, name))
-        for name in ("latency_s", "tokens_per_second", "step_s"):
-            _at_least(0, name, getattr(self, name))
         if self.step_s and self.tokens_per_second:
             raise UserError("engine.step_s and engine.tokens_per_second both say how fast; set one of them to 0")
 
@@ -87,11 +84,6 @@ class Echo(Engine):
             yield runner
         finally:
             runner.close()
-
-
-def _at_least(lowest: float, name: str, value: float) -> None:
-    if not lowest <= value < math.inf:
-        raise UserError(f"engine.{name}={value}: accepted is a number from {lowest}")
 
 
 class EchoRunner(AsyncEngine):

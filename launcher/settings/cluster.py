@@ -11,6 +11,7 @@ from typing import Any
 from launcher.core.errors import UserError
 from launcher.settings.component import component
 from launcher.settings.model import Parallelism
+from launcher.settings.ranges import Count, CountFromZero, Positive, Seconds
 
 
 class Spread(Enum):
@@ -70,17 +71,17 @@ class Slurm(Cluster):
     qos: str | None = None
     constraint: str | None = None
     exclusive: bool = False
-    nodes: int = 1
-    gpus_per_node: int = 0
-    cpus_per_process: int = 1
-    cpus_per_task: int | None = None
-    cpus_per_node: int | None = None
-    mem_gb_per_node: float | None = None
-    mem_gb: float | None = None
-    timeout_min: int = 60
-    signal_delay_s: int = 120
-    requeues: int = 3
-    array_parallelism: int | None = None
+    nodes: Count = 1
+    gpus_per_node: CountFromZero = 0
+    cpus_per_process: Count = 1
+    cpus_per_task: Count | None = None
+    cpus_per_node: Count | None = None
+    mem_gb_per_node: Positive | None = None
+    mem_gb: Positive | None = None
+    timeout_min: Count = 60
+    signal_delay_s: CountFromZero = 120
+    requeues: CountFromZero = 3
+    array_parallelism: Count | None = None
     setup: list[str] = field(default_factory=list)
     additional_parameters: dict[str, Any] = field(default_factory=dict)
     srun_args: list[str] = field(default_factory=list)
@@ -91,25 +92,9 @@ class Slurm(Cluster):
     container_workdir: str | None = None
     container_python: str = "python3"
     wait: bool = True
-    poll_s: float = 2.0
+    poll_s: Seconds = 2.0
 
     def __post_init__(self) -> None:
-        least = {
-            "nodes": 1,
-            "gpus_per_node": 0,
-            "cpus_per_process": 1,
-            "cpus_per_task": 1,
-            "cpus_per_node": 1,
-            "array_parallelism": 1,
-            "timeout_min": 1,
-            "signal_delay_s": 0,
-            "requeues": 0,
-        }
-        for name, floor in least.items():
-            if isinstance(getattr(self, name), int) and getattr(self, name) < floor:
-                raise UserError(f"cluster.{name}={getattr(self, name)}: accepted is a number from {floor}")
-        if isinstance(self.poll_s, int | float) and not self.poll_s > 0:
-            raise UserError(f"cluster.poll_s={self.poll_s}: accepted is a number of seconds above 0")
         if isinstance(self.environment, list):
             _check_environment(self.environment)
         _check_shape(self)

@@ -10,6 +10,7 @@ from typing import Any, TypeVar, dataclass_transform
 from hydra.core.config_store import ConfigStore
 
 from launcher.core.errors import UserError
+from launcher.settings.ranges import ranges
 
 T = TypeVar("T")
 
@@ -24,7 +25,7 @@ def component(path: str) -> Callable[[type[T]], type[T]]:
     ``path`` is ``<group>/<name>``, for instance ``backend/inline``. The class becomes a dataclass whose fields are the
     option's keys, stored as ``schema/<path>``; a YAML file of the group includes it with
     ``defaults: [/schema/<path>@_here_]``. ``OmegaConf.to_object`` then returns an instance of the class itself.
-    A number that is not finite is refused.
+    A number that is not finite, or out of the range of its field, is refused.
     """
 
     def register(cls: type[T]) -> type[T]:
@@ -38,11 +39,11 @@ def component(path: str) -> Callable[[type[T]], type[T]]:
 
 
 def _checked(cls: type[T], group: str) -> type[T]:
-    """Let a class refuse settings that are no number or infinite, before its own checks."""
+    """Let a class refuse settings out of their ranges, before its own checks."""
     own = getattr(cls, "__post_init__", None)
 
     def __post_init__(self: Any) -> None:
-        check_finite(vars(self), group)
+        check_numbers(self, group)
         if own:
             own(self)
 
@@ -50,12 +51,21 @@ def _checked(cls: type[T], group: str) -> type[T]:
     return cls
 
 
+def check_numbers(settings: Any, key: str) -> None:
+    """Raise `UserError` for a number in a dataclass that is not finite, or not in the range of its field's type."""
+    limits = ranges(type(settings))
+    for name, value in vars(settings).items():
+        check_finite(value, f"{key}.{name}")
+        if name in limits:
+            limits[name].check(f"{key}.{name}", value)
+        if is_dataclass(value):
+            check_numbers(value, f"{key}.{name}")
+
+
 def check_finite(value: Any, key: str) -> None:
-    """Raise `UserError` for a number within ``value`` that is infinite or no number: it passes any bound, or none."""
+    """Raise `UserError` for a number within ``value`` that is infinite or not a number: no bound can hold it."""
     if isinstance(value, float) and not math.isfinite(value):
-        raise UserError(f"{key} is {value}; a finite number is needed")
-    if is_dataclass(value):
-        value = vars(value)
+        raise UserError(f"{key} is {value}; must be a finite number")
     for name, inner in value.items() if isinstance(value, dict) else ():
         check_finite(inner, f"{key}.{name}")
     for inner in value if isinstance(value, list) else ():

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
-from launcher.core.errors import UserError
 from launcher.settings.component import component
+from launcher.settings.ranges import Count, Fraction, NonNegative, Positive, Range, Seconds, SecondsFromZero
+
+Seed = Annotated[int, Range(-(2**63), 2**62)]
+"""What a server takes as a seed, with room for the number of a repeat."""
 
 
 @component("evaluate/evaluate")
@@ -28,31 +31,17 @@ class Evaluate:
     )
     """Fields that a resumed run may change."""
 
-    concurrency: int = 16
-    repeats: int = 1
-    limit: int | None = None
-    temperature: float | None = None
-    max_tokens: int | None = None
-    seed: int | None = None
-    timeout_s: float = 600.0
-    max_answer_mb: float = 64.0
+    concurrency: Count = 16
+    repeats: Count = 1
+    limit: Count | None = None
+    temperature: NonNegative | None = None
+    max_tokens: Count | None = None
+    seed: Seed | None = None
+    timeout_s: Seconds = 600.0
+    max_answer_mb: Positive = 64.0
     accept_missing_finish: bool = False
-    max_pause_s: float = 600.0
-    min_coverage: float = 0.95
-
-    def __post_init__(self) -> None:
-        for key, least in (("concurrency", 1), ("repeats", 1), ("limit", 1), ("max_tokens", 1), ("temperature", 0)):
-            value = getattr(self, key)
-            if isinstance(value, int | float) and value < least:
-                raise UserError(f"evaluate.{key} is {value}; {least} or more is needed")
-        for key in ("timeout_s", "max_answer_mb"):
-            value = getattr(self, key)
-            if isinstance(value, int | float) and not value > 0:
-                raise UserError(f"evaluate.{key} is {value}; more than 0 is needed")
-        if isinstance(self.max_pause_s, int | float) and not self.max_pause_s >= 0:
-            raise UserError(f"evaluate.max_pause_s is {self.max_pause_s}; 0 or more is needed")
-        if isinstance(self.min_coverage, int | float) and not 0 <= self.min_coverage <= 1:
-            raise UserError(f"evaluate.min_coverage is {self.min_coverage}; a share from 0 to 1 is needed")
+    max_pause_s: SecondsFromZero = 600.0
+    min_coverage: Fraction = 0.95
 
     @classmethod
     def answer_fields(cls) -> list[str]:

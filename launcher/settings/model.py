@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from enum import Enum
+from typing import Annotated
 
-from launcher.core.errors import UserError
 from launcher.settings.component import component
+from launcher.settings.ranges import Count, Range, Seconds
 
 MOST = 10**6
 """The largest bound: beyond it nothing is refused."""
+
+Bound = Annotated[int, Range(1, MOST)]
 
 
 @dataclass
@@ -20,14 +23,8 @@ class Bounds:
     in MB of 10**6 bytes. ``unpacked_ratio`` is how many times its own size an archive may become when it is unpacked.
     """
 
-    metadata_mb: int = 64
-    unpacked_ratio: int = 20
-
-    def __post_init__(self) -> None:
-        for key in ("metadata_mb", "unpacked_ratio"):
-            value = getattr(self, key)
-            if isinstance(value, int) and not 1 <= value <= MOST:
-                raise UserError(f"model.bounds.{key} is {value}; a whole number from 1 to {MOST} is needed")
+    metadata_mb: Bound = 64
+    unpacked_ratio: Bound = 20
 
 
 @component("model/model")
@@ -43,16 +40,10 @@ class Model:
     name: str = "model"
     path: str = ""
     tokenizer: str | None = None
-    context_length: int | None = None
-    chat_template_timeout_s: float = 1.0
-    chat_template_max_mb: float = 1.0
+    context_length: Count | None = None
+    chat_template_timeout_s: Seconds = 1.0
+    chat_template_max_mb: Annotated[float, Range(above=0, most=MOST)] = 1.0
     bounds: Bounds = field(default_factory=Bounds)
-
-    def __post_init__(self) -> None:
-        for key in ("chat_template_timeout_s", "chat_template_max_mb"):
-            value = getattr(self, key)
-            if isinstance(value, int | float) and not 0 < value < 1e6:
-                raise UserError(f"model.{key}={value}: must be a number above 0")
 
 
 @component("parallelism/parallelism")
@@ -62,10 +53,10 @@ class Parallelism:
     ``expert`` splits the experts of a mixture over the tensor-parallel processes, so it must divide ``tensor``.
     """
 
-    tensor: int = 1
-    pipeline: int = 1
-    context: int = 1
-    expert: int = 1
+    tensor: Count = 1
+    pipeline: Count = 1
+    context: Count = 1
+    expert: Count = 1
 
     @property
     def world_size(self) -> int:

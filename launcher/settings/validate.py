@@ -6,6 +6,7 @@ from dataclasses import field
 
 from launcher.core.errors import UserError
 from launcher.settings.component import component
+from launcher.settings.ranges import Positive, Seconds
 
 
 @component("validate/validate")
@@ -20,14 +21,10 @@ class Validate:
     """
 
     skip: list[str] = field(default_factory=list)
-    tolerance: float | None = None
-    timeout_s: float = 60.0
+    tolerance: Positive | None = None
+    timeout_s: Seconds = 60.0
     prompt: str = "The quick brown fox jumps over the lazy dog in the café at Zürich. 7+5="
 
     def __post_init__(self) -> None:
-        for key in ("tolerance", "timeout_s"):
-            value = getattr(self, key)
-            if isinstance(value, int | float) and not value > 0:
-                raise UserError(f"validate.{key}={value}: accepted is a number above 0")
         if not self.prompt.strip():
             raise UserError("validate.prompt: it is empty; accepted is a text of a few words")

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
-from launcher.core.errors import UserError
 from launcher.settings.component import component
+from launcher.settings.ranges import Count, CountFromZero, Seconds
 
 
 class Order(Enum):
@@ -26,19 +26,9 @@ class Watch:
     """
 
     folder: str = ""
-    poll_s: float = 30.0
-    settle_s: float = 10.0
+    poll_s: Seconds = 30.0
+    settle_s: Seconds = 10.0
     order: Order = Order.oldest
-    until: int | None = None
+    until: CountFromZero | None = None
     once: bool = False
-    jobs: int = 8
-
-    def __post_init__(self) -> None:
-        for name in ("poll_s", "settle_s"):
-            value = getattr(self, name)
-            if isinstance(value, int | float) and not value > 0:
-                raise UserError(f"watch.{name}={value}: accepted is a number of seconds above 0")
-        for name, least in (("jobs", 1), ("until", 0)):
-            value = getattr(self, name)
-            if isinstance(value, int) and value < least:
-                raise UserError(f"watch.{name}={value}: accepted is a number from {least}")
+    jobs: Count = 8

@@ -6,9 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import field
 from enum import Enum
 
-from launcher.core.errors import TaskError, UserError
+from launcher.core.errors import TaskError
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
+from launcher.settings.ranges import Count, CountFromZero, NonNegative
 from launcher.tasks import bounded
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task
@@ -48,19 +49,19 @@ class Generation(Task):
 
     path: str = ""
     id: str = ""
-    limit: int | None = None
+    limit: Count | None = None
     prompt: str = "{{prompt}}"
     target: str = "{{answer}}"
     targets: str = ""
     chat: bool = False
     system: str = ""
-    fewshot: int = 0
+    fewshot: CountFromZero = 0
     fewshot_path: str = ""
     fewshot_answer: str = ""
     fewshot_delimiter: str = ""
     fewshot_separator: str = "\n\n"
-    max_tokens: int = 256
-    temperature: float = 0.0
+    max_tokens: Count = 256
+    temperature: NonNegative = 0.0
     stop: list[str] = field(default_factory=list)
     extract: str = ""
     pick: Pick = Pick.last
@@ -69,10 +70,6 @@ class Generation(Task):
     accept_truncated: bool = False
 
     def __post_init__(self) -> None:
-        for key, least in (("limit", 1), ("fewshot", 0), ("max_tokens", 1), ("temperature", 0)):
-            value = getattr(self, key)
-            if isinstance(value, int | float) and value < least:
-                raise UserError(f"tasks: {key} is {value}; {least} or more is needed (items: {self.path})")
         check_pattern(self.extract)
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:

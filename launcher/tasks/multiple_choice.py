@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 
-from launcher.core.errors import TaskError, UserError
+from launcher.core.errors import TaskError
 from launcher.core.responses import Fault, in_order
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
+from launcher.settings.ranges import Count
 from launcher.tasks.base import Task
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood
@@ -31,17 +32,13 @@ class MultipleChoice(Task):
 
     path: str = ""
     id: str = ""
-    limit: int | None = None
+    limit: Count | None = None
     context: str = "{{question}}"
     choices: str = "choices"
     choice_templates: list[str] = field(default_factory=list)
     prefix: str = " "
     answer: str = "answer"
     labels: str = ""
-
-    def __post_init__(self) -> None:
-        if self.limit is not None and self.limit < 1:
-            raise UserError(f"tasks: limit is {self.limit}; 1 or more is needed (items: {self.path})")
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         for key, item in identified(read(self.path, self.limit), self.id):

@@ -118,7 +118,12 @@ def test_a_host_that_is_not_here(tmp_path: Path, host: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("settings", "name"), [({"port": 70000}, "port=70000"), ({"port": -1}, "port=-1"), ({"stop_timeout_s": 0}, "stop")]
+    ("settings", "name"),
+    [
+        ({"port": 70000}, "port is 70000; must be at most 65535"),
+        ({"port": -1}, "port is -1; must be at least 0"),
+        ({"stop_timeout_s": 0}, "stop_timeout_s is 0; must be above 0"),
+    ],
 )
 def test_wrong_settings_are_named(settings: dict[str, int], name: str) -> None:
     with pytest.raises(UserError, match=name):

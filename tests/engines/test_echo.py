@@ -258,9 +258,9 @@ def test_the_models_context_length_comes_first() -> None:
 @pytest.mark.parametrize(
     ("settings", "name"),
     [
-        ({"batch": 0}, "engine.batch=0"),
-        ({"context_length": 0}, "engine.context_length=0"),
-        ({"latency_s": -1}, "engine.latency_s=-1"),
+        ({"batch": 0}, "engine.batch is 0"),
+        ({"context_length": 0}, "engine.context_length is 0"),
+        ({"latency_s": -1}, "engine.latency_s is -1"),
         ({"tokens_per_second": math.nan}, "engine.tokens_per_second is nan"),
         ({"step_s": 1, "tokens_per_second": 1}, "engine.step_s"),
     ],

@@ -57,7 +57,7 @@ def test_a_model_over_nodes_has_a_task_for_each_process() -> None:
 
 
 def test_a_number_that_makes_no_sense_is_refused() -> None:
-    with pytest.raises(UserError, match=r"cluster\.timeout_min=0"):
+    with pytest.raises(UserError, match=r"cluster\.timeout_min is 0; must be at least 1"):
         Slurm(timeout_min=0)
     with pytest.raises(UserError, match=r"cluster\.cpus_per_node=64: .* cluster\.gpus_per_node"):
         Slurm(cpus_per_node=64)

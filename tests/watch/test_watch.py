@@ -146,7 +146,7 @@ def test_the_curve_of_a_training_run_rises(training: Path, tmp_path: Path) -> No
         (["mode=watch"], ["watch.folder", "mode=watch needs the folder"]),
         (["mode=watch", "watch.folder=/nowhere"], ["watch.folder=/nowhere", "no folder"]),
         (["mode=watch", "watch.folder=.", "model.path=/x"], ["model.path=/x", "watch.folder"]),
-        (["mode=watch", "watch.folder=.", "watch.poll_s=0"], ["watch.poll_s=0", "above 0"]),
+        (["mode=watch", "watch.folder=.", "watch.poll_s=0"], ["watch.poll_s is 0.0; must be above 0"]),
         (
             ["mode=watch", "watch.folder=.", "backend=external", "backend.url=http://127.0.0.1:9/v1", "engine=none"],
             ["backend=external", "mode=watch"],

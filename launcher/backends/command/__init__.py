@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import ClassVar
 
-from launcher.backends.base import Backend, check_ports, check_seconds, check_world_size
+from launcher.backends.base import Backend, check_world_size
 from launcher.backends.command import argv_template
 from launcher.backends.endpoint import ANY_PORT, api_key, planned_url, root_url
 from launcher.core.errors import UserError
@@ -18,6 +18,7 @@ from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import component
+from launcher.settings.ranges import Port, Seconds
 
 CALL_S = 30.0
 
@@ -44,19 +45,17 @@ class Command(Backend):
 
     command: str
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     api_key_env: str | None = None
     model: str | None = None
     engine: str = "unknown"
     environment: dict[str, str] = field(default_factory=dict)
     environment_env: dict[str, str] = field(default_factory=dict)
     ready_path: str = "/v1/models"
-    start_timeout_s: float = 1800.0
-    stop_timeout_s: float = 30.0
+    start_timeout_s: Seconds = 1800.0
+    stop_timeout_s: Seconds = 30.0
 
     def __post_init__(self) -> None:
-        check_ports(self, "port")
-        check_seconds(self, "start_timeout_s", "stop_timeout_s")
         if not self.ready_path.startswith("/"):
             raise UserError(
                 f"backend.ready_path={self.ready_path}: accepted is a path from the server's root, as /health"

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 from launcher.asgi.config import Limits, check_aliases, check_origins
-from launcher.backends.base import Backend, check_ports, check_seconds, check_world_size
+from launcher.backends.base import Backend, check_world_size
 from launcher.backends.endpoint import ANY_PORT, api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
@@ -23,6 +23,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
+from launcher.settings.ranges import Port, Seconds
 
 if TYPE_CHECKING:
     from launcher.backends.pytriton.request_handler import RequestHandler
@@ -44,25 +45,23 @@ class PyTriton(Backend):
     spread: ClassVar[Spread] = Spread.model
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     api_key_env: str | None = None
     aliases: list[str] = field(default_factory=list)
     cors_origins: list[str] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
     triton_host: str = "127.0.0.1"
-    http_port: int = 0
-    grpc_port: int = 0
-    metrics_port: int = 0
-    start_timeout_s: float = 300.0
-    stop_timeout_s: float = 5.0
-    probe_timeout_s: float = 10.0
+    http_port: Port = 0
+    grpc_port: Port = 0
+    metrics_port: Port = 0
+    start_timeout_s: Seconds = 300.0
+    stop_timeout_s: Seconds = 5.0
+    probe_timeout_s: Seconds = 10.0
     workspace: str | None = None
 
     def __post_init__(self) -> None:
         check_aliases(self.aliases)
         check_origins(self.cors_origins)
-        check_ports(self, "port", "http_port", "grpc_port", "metrics_port")
-        check_seconds(self, "start_timeout_s", "stop_timeout_s", "probe_timeout_s")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         check_world_size(deployment.parallelism, allocation)

@@ -8,10 +8,10 @@ from contextlib import contextmanager
 from dataclasses import field, replace
 from importlib.util import find_spec
 from pathlib import Path
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from launcher.asgi.config import Limits, check_aliases, check_origins
-from launcher.backends.base import Backend, check_ports
+from launcher.backends.base import Backend
 from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
 from launcher.backends.ray.resources import Node, available_gib, check_memory, count, rooms
@@ -22,20 +22,11 @@ from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
+from launcher.settings.ranges import Port, Positive, Range, Seconds
 
 AUTO = "auto"
 MOST = 1000
-POSITIVE = (
-    "start_timeout_s",
-    "stop_timeout_s",
-    "probe_timeout_s",
-    "stall_timeout_s",
-    "cpus_per_rank",
-    "gpus_per_rank",
-    "target_requests",
-    "scale_up_after_s",
-    "scale_down_after_s",
-)
+Replicas = Annotated[int, Range(1, MOST)]
 
 
 @component("backend/ray")
@@ -61,41 +52,35 @@ class Ray(Backend):
     spread: ClassVar[Spread] = Spread.replicas
 
     host: str = "127.0.0.1"
-    port: int = 0
+    port: Port = 0
     api_key_env: str | None = None
     aliases: list[str] = field(default_factory=list)
     cors_origins: list[str] = field(default_factory=list)
     limits: Limits = field(default_factory=Limits)
     address: str | None = None
-    replicas: int | str = 1
-    min_replicas: int = 1
-    max_replicas: int = 4
-    target_requests: float = 16.0
-    scale_up_after_s: float = 2.0
-    scale_down_after_s: float = 30.0
+    replicas: Replicas | str = 1
+    min_replicas: Replicas = 1
+    max_replicas: Replicas = 4
+    target_requests: Positive = 16.0
+    scale_up_after_s: Seconds = 2.0
+    scale_down_after_s: Seconds = 30.0
     routing: Routing = Routing.least_outstanding
-    cpus_per_rank: float | None = None
-    gpus_per_rank: float = 1.0
-    start_timeout_s: float = 600.0
-    stop_timeout_s: float = 5.0
-    probe_timeout_s: float = 10.0
-    stall_timeout_s: float | None = 600.0
+    cpus_per_rank: Positive | None = None
+    gpus_per_rank: Positive = 1.0
+    start_timeout_s: Seconds = 600.0
+    stop_timeout_s: Seconds = 5.0
+    probe_timeout_s: Seconds = 10.0
+    stall_timeout_s: Seconds | None = 600.0
 
     def __post_init__(self) -> None:
         check_aliases(self.aliases)
         check_origins(self.cors_origins)
-        check_ports(self, "port")
-        if self.replicas != AUTO and not (isinstance(self.replicas, int) and 1 <= self.replicas <= MOST):
-            raise UserError(f"backend.replicas={self.replicas}: accepted is a number from 1 to {MOST}, or {AUTO}")
-        if not 1 <= self.min_replicas <= self.max_replicas <= MOST:
+        if isinstance(self.replicas, str) and self.replicas != AUTO:
+            raise UserError(f"backend.replicas={self.replicas}: must be a number from 1 to {MOST}, or {AUTO}")
+        if self.min_replicas > self.max_replicas:
             raise UserError(
-                f"backend.min_replicas={self.min_replicas}, backend.max_replicas={self.max_replicas}: accepted are "
-                f"numbers from 1 to {MOST}, the first not above the second"
+                f"backend.min_replicas is {self.min_replicas}; must be at most backend.max_replicas={self.max_replicas}"
             )
-        for name in POSITIVE:
-            value = getattr(self, name)
-            if value is not None and not value > 0:
-                raise UserError(f"backend.{name}={value}: accepted is a number above 0")
 
     @property
     def most_replicas(self) -> int:

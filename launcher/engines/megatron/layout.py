@@ -14,9 +14,6 @@ from launcher.settings.model import Dtype, Parallelism
 
 def check_layout(a: Architecture, p: Parallelism, gpus: int) -> None:
     """Raise `UserError`, in one line that names the wrong number, for a layout that cannot work."""
-    for name in ("tensor", "pipeline", "context", "expert"):
-        if getattr(p, name) < 1:
-            raise UserError(f"parallelism.{name}={getattr(p, name)}: must be at least 1")
     _check_supported(a, p)
     _divides("tensor", p.tensor, a.num_attention_heads, "attention heads")
     _divides("tensor", p.tensor, a.num_query_groups, "key-value heads")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Annotated
 
 from launcher.core.errors import UserError
 from launcher.core.units import GIB
@@ -11,6 +12,7 @@ from launcher.engines.base import Engine
 from launcher.engines.runtime.flash import PAGE
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Model
+from launcher.settings.ranges import MANY, Count, CountFromZero, Positive, Range
 
 BLOCK_SIZE = 16
 """Tokens of a page of the cache, where none are given and any will do."""
@@ -22,9 +24,6 @@ DEFAULT_CACHE_GIB = 1.0
 
 SMALL = 20_000_000
 """Models with fewer parameters run faster on one thread: their matrices are too small to be worth sharing."""
-
-LEAST = {"max_sequences": 1, "max_queue": 0, "prefill_chunk": 1, "block_size": 2, "threads": 1}
-"""The smallest value of each number."""
 
 
 @dataclass
@@ -38,20 +37,14 @@ class BatchedEngine(Engine):
     ``threads`` per process are chosen by the model's size unless given.
     """
 
-    max_sequences: int = SchedulerConfig.max_sequences
-    max_queue: int = SchedulerConfig.max_queue
-    prefill_chunk: int = SchedulerConfig.prefill_chunk
-    block_size: int | None = None
-    kv_cache_gib: float | None = None
-    threads: int | None = None
+    max_sequences: Count = SchedulerConfig.max_sequences
+    max_queue: CountFromZero = SchedulerConfig.max_queue
+    prefill_chunk: Count = SchedulerConfig.prefill_chunk
+    block_size: Annotated[int, Range(2, MANY)] | None = None
+    kv_cache_gib: Positive | None = None
+    threads: Count | None = None
 
-    neutral = frozenset({*LEAST, "kv_cache_gib"})
-
-    def __post_init__(self) -> None:
-        for key, least in LEAST.items():
-            value = getattr(self, key)
-            if isinstance(value, int) and value < least:
-                raise UserError(f"engine.{key}={value}: must be at least {least}")
+    neutral = frozenset({"max_sequences", "max_queue", "prefill_chunk", "block_size", "threads", "kv_cache_gib"})
 
     def limits(self, context: int, prefix_caching: bool, batch_invariant: bool) -> SchedulerConfig:
         """Return what bounds a batch of sequences of at most ``context`` tokens."""

@@ -161,8 +161,8 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
     ("settings", "said"),
     [
         ({"command": "serve"}, r"put \{port\} in it, or set backend.port"),
-        ({"command": "{port}", "port": 70000}, "backend.port=70000"),
-        ({"command": "{port}", "start_timeout_s": 0}, "backend.start_timeout_s=0"),
+        ({"command": "{port}", "port": 70000}, "backend.port is 70000"),
+        ({"command": "{port}", "start_timeout_s": 0}, "backend.start_timeout_s is 0"),
         ({"command": "{port}", "ready_path": "health"}, "backend.ready_path=health: accepted is a path"),
     ],
 )

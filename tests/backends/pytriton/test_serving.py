@@ -223,5 +223,5 @@ def test_the_example_runs(server: Any) -> None:
 def test_settings_that_cannot_be_are_named(field: str, value: float) -> None:
     from launcher.core.errors import UserError
 
-    with pytest.raises(UserError, match=f"backend.{field}={value}: accepted is"):
+    with pytest.raises(UserError, match=f"backend.{field} is {value}; must be"):
         PyTriton(**{field: value})  # type: ignore[arg-type]

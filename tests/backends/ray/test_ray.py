@@ -112,7 +112,6 @@ def test_a_ray_that_is_not_there_is_refused() -> None:
     ("key", "value"),
     [
         ("replicas", 0),
-        ("replicas", "many"),
         ("port", 70000),
         ("probe_timeout_s", 0),
         ("cpus_per_rank", -1),
@@ -120,8 +119,13 @@ def test_a_ray_that_is_not_there_is_refused() -> None:
     ],
 )
 def test_a_wrong_value_is_refused_by_name(key: str, value: int | str) -> None:
-    with pytest.raises(UserError, match=f"backend.{key}={value}: accepted is"):
+    with pytest.raises(UserError, match=f"backend.{key} is {value}; must be"):
         Ray(**{key: value})  # type: ignore[arg-type]
+
+
+def test_replicas_are_a_number_or_auto() -> None:
+    with pytest.raises(UserError, match=r"backend\.replicas=many: must be a number from 1 to 1000, or auto"):
+        Ray(replicas="many")
 
 
 def test_a_plan_says_what_each_replica_gets(tmp_path: Path) -> None:
@@ -131,7 +135,7 @@ def test_a_plan_says_what_each_replica_gets(tmp_path: Path) -> None:
 
 
 def test_bounds_that_cross_are_refused() -> None:
-    with pytest.raises(UserError, match=r"backend.min_replicas=5, backend.max_replicas=4: accepted are"):
+    with pytest.raises(UserError, match=r"backend.min_replicas is 5; must be at most backend.max_replicas=4"):
         Ray(replicas="auto", min_replicas=5)
 
 

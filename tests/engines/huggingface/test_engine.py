@@ -216,7 +216,7 @@ def test_more_than_one_process_is_refused(key: str, tmp_path: Path) -> None:
     ("engine", "model", "message"),
     [
         ({}, {"context_length": 129}, r"model\.context_length=129: the checkpoint allows 1 to 128"),
-        ({}, {"context_length": 0}, r"model\.context_length=0"),
+        ({}, {"context_length": 0}, r"model\.context_length is 0; must be at least 1"),
         ({"kv_cache_gib": 1e-6}, {}, r"engine\.kv_cache_gib=1e-06: holds 1 tokens, less than one context of 128"),
     ],
 )
@@ -229,7 +229,7 @@ def test_numbers_that_cannot_work_are_refused_before_loading(
 
 
 def test_numbers_below_their_least_are_refused() -> None:
-    with pytest.raises(UserError, match=r"engine\.block_size=1: must be at least 2"):
+    with pytest.raises(UserError, match=r"engine\.block_size is 1; must be at least 2"):
         HuggingFace(block_size=1)
 
 

@@ -60,10 +60,10 @@ def test_what_a_cpu_cannot_do_is_inactive_with_the_reason() -> None:
 @pytest.mark.parametrize(
     ("engine", "message"),
     [
-        ({"max_sequences": 0}, "engine.max_sequences=0: must be at least 1"),
-        ({"prefill_chunk": 0}, "engine.prefill_chunk=0: must be at least 1"),
+        ({"max_sequences": 0}, "engine.max_sequences is 0; must be at least 1"),
+        ({"prefill_chunk": 0}, "engine.prefill_chunk is 0; must be at least 1"),
         ({"kv_cache_gib": 0.00001}, "engine.kv_cache_gib=1e-05: holds .* tokens, less than one context"),
-        ({"kv_cache_gib": -1.0}, "engine.kv_cache_gib=-1.0: holds .* tokens, less than one context"),
+        ({"kv_cache_gib": -1.0}, "engine.kv_cache_gib is -1.0; must be above 0"),
     ],
 )
 def test_impossible_settings_are_refused(engine: dict[str, Any], message: str) -> None:

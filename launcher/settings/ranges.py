@@ -1,0 +1,82 @@
+"""The types of numeric settings: each says which values make sense, as ``Annotated[int, Range(...)]``."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from typing import Annotated, Any, get_args, get_type_hints
+
+from launcher.core.errors import UserError
+
+MANY = 10**9
+"""The largest count, and the longest time in seconds, that a setting takes: the system's own calls take no more."""
+
+
+@dataclass(frozen=True)
+class Range:
+    """Numbers from ``least``, or above ``above``, up to ``most``."""
+
+    least: float | None = None
+    most: float | None = None
+    above: float | None = None
+
+    def check(self, key: str, value: Any) -> None:
+        """Raise `UserError` for a number out of this range; what is no number passes."""
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            return
+        for bound, holds, words in (
+            (self.least, self.least is None or value >= self.least, "at least"),
+            (self.above, self.above is None or value > self.above, "above"),
+            (self.most, self.most is None or value <= self.most, "at most"),
+        ):
+            if not holds:
+                raise UserError(f"{key} is {_shown(value)}; must be {words} {bound}")
+
+    def __str__(self) -> str:
+        lower = f"above {self.above}" if self.above is not None else f"at least {self.least}"
+        if self.most is None:
+            return lower
+        return f"{self.least} to {self.most}" if self.above is None else f"{lower}, at most {self.most}"
+
+
+Count = Annotated[int, Range(1, MANY)]
+"""How many of something there are, at least one."""
+CountFromZero = Annotated[int, Range(0, MANY)]
+"""How many of something there are, possibly none."""
+Seconds = Annotated[float, Range(above=0, most=MANY)]
+"""A time to wait."""
+SecondsFromZero = Annotated[float, Range(0, MANY)]
+"""A time to wait, possibly none."""
+Positive = Annotated[float, Range(above=0, most=10**15)]
+"""A size or a rate."""
+NonNegative = Annotated[float, Range(0, 10**15)]
+"""A size or a rate, possibly 0."""
+Fraction = Annotated[float, Range(0, 1)]
+"""A share of the whole."""
+Bytes = Annotated[int, Range(1, 10**15)]
+"""A size in bytes."""
+Port = Annotated[int, Range(0, 65535)]
+"""A TCP port; 0 is any free one."""
+
+
+def ranges(cls: type) -> Mapping[str, Range]:
+    """Return the range of each field of a dataclass that has one."""
+    return _cached_ranges(cls)
+
+
+@cache
+def _cached_ranges(cls: Hashable) -> Mapping[str, Range]:
+    found = {name: next(_ranges(hint), None) for name, hint in get_type_hints(cls, include_extras=True).items()}
+    return {name: limit for name, limit in found.items() if limit is not None}
+
+
+def _ranges(hint: Any) -> Iterator[Range]:
+    yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Range))
+    for inner in get_args(hint):
+        yield from _ranges(inner)
+
+
+def _shown(value: float) -> str:
+    text = str(value)
+    return text if len(text) <= 40 else f"{text[:40]}..."
