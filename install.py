@@ -1,7 +1,8 @@
 """Create ``.venv`` with what the given extras need, choosing a CPU build of torch where there is no GPU.
 
-Usage: ``python3 install.py [extra ...]``. Safe to repeat: nothing is done while pyproject.toml and the
-extras stay the same. Only the standard library is used, because nothing else is there yet.
+Usage: ``python3 install.py [extra ...]``. Safe to repeat: nothing is done while pyproject.toml, the extras and pip's
+constraints (``PIP_CONSTRAINT``, which CI sets) stay the same. It uses only the standard library, because nothing else
+is installed yet.
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ def main(extras: list[str]) -> None:
         sys.exit(f"install.py: Python 3.11 or newer is needed, this is {platform.python_version()} ({sys.executable})")
     stamp = VENV / "installed.json"
     wanted = _done(stamp) | set(extras)
-    digest = hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest()
+    files = [ROOT / "pyproject.toml", *map(Path, os.environ.get("PIP_CONSTRAINT", "").split())]
+    digest = hashlib.sha256(b"".join(file.read_bytes() for file in files if file.is_file())).hexdigest()
     if _state(stamp) == {"pyproject": digest, "extras": sorted(wanted)}:
         return
     if not PYTHON.exists():

@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parent.parent
 
@@ -59,3 +62,31 @@ def test_a_failed_test_fails_the_run_even_if_it_passes_again(
     assert done.returncode == 1
     assert done.stderr == report
     assert (tmp_path / "build" / "failures.txt").read_text() == report
+
+
+PINS = dict(line.split("==") for line in (ROOT / "constraints.txt").read_text().splitlines())
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+DIRECT = [*PROJECT["dependencies"], *(line for extra in PROJECT["optional-dependencies"].values() for line in extra)]
+
+
+@pytest.mark.parametrize("line", [line for line in DIRECT if not line.startswith((PROJECT["name"], "torch>"))])
+def test_ci_pins_every_requirement_within_its_bounds(line: str) -> None:
+    """Of torch, `install.py` chooses the build and the version."""
+    asked = Requirement(line)
+    assert asked.specifier.contains(PINS[canonicalize_name(asked.name)]), "run `make constraints`"
+
+
+def test_a_pin_holds_on_every_platform() -> None:
+    """A local version is one index's, and CUDA's packages are one platform's."""
+    assert not [
+        name for name, version in PINS.items() if "+" in version or name.startswith(("nvidia-c", "torch", "pip"))
+    ]
+
+
+def test_pins_are_those_of_the_requirements_alone(tmp_path: Path) -> None:
+    """The environment has more packages than hatchling needs."""
+    command = [sys.executable, ROOT / ".ci" / "constraints.py", "dev"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    names = {line.split("==")[0] for line in done.stdout.splitlines()}
+    assert {"pytest", "hydra-core", "tenacity"} <= names
+    assert not {"megatron-core", "ray", PROJECT["name"]} & names
