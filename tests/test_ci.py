@@ -85,7 +85,7 @@ def test_a_pin_holds_on_every_platform() -> None:
 
 def test_pins_are_those_of_the_requirements_alone(tmp_path: Path) -> None:
     """The environment has more packages than hatchling needs."""
-    command = [sys.executable, ROOT / ".ci" / "constraints.py", "dev"]
+    command = [sys.executable, str(ROOT / ".ci" / "constraints.py"), "dev"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     names = {line.split("==")[0] for line in done.stdout.splitlines()}
     assert {"pytest", "hydra-core", "tenacity"} <= names
