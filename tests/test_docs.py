@@ -136,3 +136,9 @@ async def test_the_documented_adapter_works(tmp_path: Path) -> None:
 def test_the_page_of_the_certificate_lists_every_check_in_order() -> None:
     text = (ROOT / "docs" / "certificate.md").read_text()
     assert re.findall(r"^\| `([a-z ]+)` \|", text, re.M) == [check.name for check in CHECKS]
+
+
+def test_the_files_that_the_architecture_names_exist() -> None:
+    named = re.findall(r"`(?:launcher/)?([a-z_]+/[a-z_/]*(?:\.py)?)`", (ROOT / "docs" / "architecture.md").read_text())
+    assert len(named) > 20
+    assert not [path for path in named if not (ROOT / "launcher" / path).exists() and not (ROOT / path).exists()]
