@@ -131,9 +131,9 @@ def main() -> None:
     text = detect(resolve(options.model)).tokenizer().encode(TEXT)[: 8 * BLOCK]
     with ExitStack() as stack:
         found: dict[str, list[Cost]] = {name: [] for name in SIDES}
-        place = replace(Sides(options.model).placement, num_blocks=16 * PAGES + 1, threads=1)
+        config = replace(Sides(options.model).worker_config, num_blocks=16 * PAGES + 1, threads=1)
         made = {
-            name: (stack.enter_context(replace(place, dtype=dtype).stage(0)), product and product())
+            name: (stack.enter_context(replace(config, dtype=dtype).stage(0)), product and product())
             for name, (dtype, product) in SIDES.items()
         }
         for stage, product in made.values():

@@ -81,7 +81,7 @@ class Sides:
         checkpoint = detect(resolve(path))
         self.architecture = replace(checkpoint.architecture, context_length=CONTEXT)
         allocation = allocate()
-        self.placement = WorkerConfig(
+        self.worker_config = WorkerConfig(
             architecture=self.architecture,
             weights=CheckpointWeights(checkpoint.path, Bounds()),
             parallelism=Parallelism(),
@@ -91,12 +91,12 @@ class Sides:
             block_size=BLOCK,
             threads=Megatron().threads_for(parameters(self.architecture), allocation.cpus),
         )
-        torch.set_num_threads(self.placement.threads)
+        torch.set_num_threads(self.worker_config.threads)
 
     @contextmanager
     def engine(self, **limits: Any) -> Iterator[BatchingRunner]:
         with running(
-            self.placement, SchedulerConfig(CONTEXT, max_sequences=BATCH, max_queue=100_000, **limits)
+            self.worker_config, SchedulerConfig(CONTEXT, max_sequences=BATCH, max_queue=100_000, **limits)
         ) as runner:
             yield runner
 
@@ -107,10 +107,10 @@ class Sides:
         from launcher.engines.megatron.build import build
         from launcher.engines.megatron.worker_config import torch_dtype
 
-        a, device = self.architecture, self.placement.torch_device(0)
+        a, device = self.architecture, self.worker_config.torch_device(0)
         distributed.initialize(Parallelism(), device)
-        model = build(a, Parallelism(), torch_dtype(self.placement.dtype), device, initialize=False)
-        self.placement.weights.load_into(model)
+        model = build(a, Parallelism(), torch_dtype(self.worker_config.dtype), device, initialize=False)
+        self.worker_config.weights.load_into(model)
         config = LlamaConfig(
             vocab_size=a.vocab_size,
             hidden_size=a.hidden_size,
@@ -127,7 +127,7 @@ class Sides:
             eos_token_id=None,
             bos_token_id=None,
         )
-        llama = LlamaForCausalLM(config).to(device=device, dtype=torch_dtype(self.placement.dtype)).eval()
+        llama = LlamaForCausalLM(config).to(device=device, dtype=torch_dtype(self.worker_config.dtype)).eval()
         missing = llama.load_state_dict(_llama_weights(model, a), strict=False).missing_keys
         assert set(missing) <= {"lm_head.weight"}, missing
         llama.tie_weights()
@@ -135,12 +135,12 @@ class Sides:
 
 
 @contextmanager
-def running(placement: WorkerConfig, limits: SchedulerConfig) -> Iterator[BatchingRunner]:
+def running(worker_config: WorkerConfig, limits: SchedulerConfig) -> Iterator[BatchingRunner]:
     """Run a worker configuration of one process as the engine does."""
     from launcher.engines.megatron.executor import MegatronExecutor
 
-    with placement.stage(0) as stage:
-        executor = MegatronExecutor(stage, placement, ByteTokenizer.vocab_size, None)
+    with worker_config.stage(0) as stage:
+        executor = MegatronExecutor(stage, worker_config, ByteTokenizer.vocab_size, None)
         runner = BatchingRunner("benchmark", ByteTokenizer(), executor, limits, {}, executor.describe)
         try:
             yield runner
@@ -238,7 +238,7 @@ def run_bare(sides: Sides, prompt: int, output: int) -> Outcome:
     """Decode one full static batch with our model: no scheduler, no streams, no sampling but argmax."""
     import torch
 
-    with sides.placement.stage(0) as stage:
+    with sides.worker_config.stage(0) as stage:
         size = -(-(prompt + output) // BLOCK)
         tables = [list(range(1 + i * size, 1 + (i + 1) * size)) for i in range(BATCH)]
         for table in tables:

@@ -72,7 +72,7 @@ class Drawn:
                 parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1)
 
 
-def placement(architecture: Architecture, weights: Weights, graphs: bool, flash_decode: bool) -> WorkerConfig:
+def worker_config(architecture: Architecture, weights: Weights, graphs: bool, flash_decode: bool) -> WorkerConfig:
     block_size = flash.PAGE if flash_decode else 16
     num_blocks = BATCH * -(-CONTEXT // block_size) + 1
     return WorkerConfig(
@@ -180,7 +180,7 @@ def main() -> None:
     with ExitStack() as stack:
         limits = SchedulerConfig(CONTEXT, BATCH, max_queue=100_000, prefill_chunk=CONTEXT, prefix_caching=False)
         engines = {
-            name: stack.enter_context(running(placement(architecture, weights, *side), limits))
+            name: stack.enter_context(running(worker_config(architecture, weights, *side), limits))
             for name, side in sides.items()
         }
         decoding(engines, options.repeats)

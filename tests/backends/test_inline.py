@@ -208,7 +208,7 @@ def test_a_request_that_ends_in_time_is_answered_while_stopping(tmp_path: Path) 
     assert "[DONE]" in found[0]["text"]
 
 
-def followers() -> list[psutil.Process]:
+def workers() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "launcher.engines.megatron.worker" in p.cmdline()]
 
 
@@ -217,7 +217,7 @@ def test_a_rank_that_dies_ends_what_runs_with_503_and_health_names_it(tmp_path: 
     served = Deployment(model, Megatron(), Parallelism(tensor=2), Optimizations(), tmp_path)
     long = {"prompt": "1", "max_tokens": 250, "ignore_eos": True}
     with Inline().serve(served, allocate()) as endpoint, ThreadPoolExecutor() as clients:
-        (victim,) = followers()
+        (victim,) = workers()
         with OPENER.open(post(endpoint, stream=True, **long), timeout=60) as stream:
             stream.readline()
             victim.suspend()  # so that none of them ends before
@@ -232,7 +232,7 @@ def test_a_rank_that_dies_ends_what_runs_with_503_and_health_names_it(tmp_path: 
         error = json.loads(said.split("data: ")[-1])["error"]
         assert error["message"].startswith(reason)
         assert error["code"] == "engine_unavailable"
-    assert followers() == []
+    assert workers() == []
 
 
 def busy(endpoint: Endpoint) -> int:

@@ -13,7 +13,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize
-from launcher.engines.megatron.parallel import lead
+from launcher.engines.megatron.parallel import launch_workers
 from launcher.engines.megatron.worker_config import Weights, WorkerConfig
 from launcher.settings.model import Dtype, Model, Parallelism
 from tests.engines.deployments import deployed
@@ -55,31 +55,31 @@ def logits(model: nn.Module, tokens: Tensor = TOKENS) -> Tensor:
     return model(tokens, torch.arange(tokens.shape[1])[None], None)
 
 
-def placement(path: Path, parallelism: Parallelism | None = None) -> WorkerConfig:
+def worker_config(path: Path, parallelism: Parallelism | None = None) -> WorkerConfig:
     """Return how the engine builds and fills the model at ``path``: what it decides before it loads anything."""
     model = Model(path=str(path))
-    return Megatron().decide(deployed(Megatron(), model, parallelism), HOST).placement
+    return Megatron().decide(deployed(Megatron(), model, parallelism), HOST).worker_config
 
 
 def filled(arch: Architecture, weights: Weights) -> nn.Module:
     """Build this architecture in one process, as the engine does, and fill it with these weights."""
-    place = WorkerConfig(arch, weights, Parallelism(), Dtype.fp32, "cpu", num_blocks=3, block_size=16, threads=1)
-    with place.model(0, CPU) as model:
+    config = WorkerConfig(arch, weights, Parallelism(), Dtype.fp32, "cpu", num_blocks=3, block_size=16, threads=1)
+    with config.model(0, CPU) as model:
         return model.eval()
 
 
 def loaded(path: Path) -> nn.Module:
     """Load the checkpoint at ``path`` into one process, as the engine does."""
-    with placement(path).model(0, CPU) as model:
+    with worker_config(path).model(0, CPU) as model:
         return model.eval()
 
 
 def parallel_logits(path: Path, parallelism: Parallelism) -> Tensor:
     """Load the checkpoint over processes, as the engine does; return the logits [1, length, vocabulary] of `TOKENS`."""
-    place, tokens = placement(path, parallelism), TOKENS[0].tolist()
-    with lead(place, print) as (stage, followers):
-        assert followers is not None
-        followers.plain(tokens, exact=False)
+    config, tokens = worker_config(path, parallelism), TOKENS[0].tolist()
+    with launch_workers(config, print) as (stage, workers):
+        assert workers is not None
+        workers.plain(tokens, exact=False)
         found = stage.plain(tokens)
     assert found is not None
     return found[None].clone()

@@ -18,10 +18,10 @@ if TYPE_CHECKING:
     from torch._C._distributed_c10d import Store
 
 TIMEOUT = timedelta(minutes=30)
-"""How long a rank waits inside a collective: ranks load large checkpoints at different speeds. Nobody idles in one."""
+"""How long a rank waits inside a collective: ranks load large checkpoints at different speeds. No rank idles in one."""
 
 INTERFACES = {name: os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCCL_SOCKET_IFNAME")}
-"""The network interfaces that the user has chosen; nobody changes those."""
+"""The network interfaces that the user has chosen; they are never changed."""
 
 
 def import_quietly() -> None:
@@ -34,8 +34,8 @@ def import_quietly() -> None:
 def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, store: Store | None = None) -> None:
     """Join the process groups of a layout, as ``rank`` of ``parallelism.world_size``.
 
-    ``store`` is where the ranks meet; a single process needs none. Repeating it with the same layout does nothing;
-    another layout in the same process replaces the old groups.
+    ``store`` is the rendezvous of the ranks; a single process needs none. A repeated call with the same layout does
+    nothing; another layout in the same process replaces the old groups.
     """
     import_quietly()
     import torch.distributed as dist
@@ -50,7 +50,7 @@ def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, st
     if not dist.is_initialized():
         backend = "nccl" if device.type == "cuda" else "gloo"
         if store is None:
-            use_way_to("127.0.0.1")
+            use_interface_towards("127.0.0.1")
             store = HashStore()
         dist.init_process_group(backend, rank=rank, world_size=parallelism.world_size, store=store, timeout=TIMEOUT)
     parallel_state.initialize_model_parallel(
@@ -65,8 +65,8 @@ def initialize(parallelism: Parallelism, device: torch.device, rank: int = 0, st
     initialize_rng_tracker(inference_rng_tracker=True, force_reset=True)
 
 
-def use_way_to(host: str) -> None:
-    """Let Gloo and NCCL use the network interface that leads to a host, unless the user has chosen another.
+def use_interface_towards(host: str) -> None:
+    """Let Gloo and NCCL use the network interface towards a host, unless the user has chosen another.
 
     Gloo would pick the address of this host's name, which is slower and may not even be reachable.
     """
@@ -86,7 +86,7 @@ def _interface(address: str) -> str | None:
 
 
 def host_store(host: str) -> tuple[Store, int]:
-    """Return where the ranks meet, and its port: it listens at this address of the host only."""
+    """Return the rendezvous store of the ranks and its port; it listens only at this address of the host."""
     from torch._C._distributed_c10d import TCPStore
 
     listening = listen(host)
@@ -95,15 +95,15 @@ def host_store(host: str) -> tuple[Store, int]:
     return TCPStore(host, port, is_master=True, wait_for_workers=False, master_listen_fd=fd), port
 
 
-def meet(host: str, port: int) -> Store:
+def join_store(host: str, port: int) -> Store:
     """Return the store of another rank."""
     from torch._C._distributed_c10d import TCPStore
 
     return TCPStore(host, port, is_master=False)
 
 
-def hang_up(host: str) -> None:
-    """End every connection to a host that is gone without a word: a collective would wait for it for long."""
+def close_connections(host: str) -> None:
+    """Close every connection to a lost host, on which a collective would otherwise wait until its timeout."""
     import psutil
 
     for connection in psutil.Process().net_connections("tcp"):
@@ -123,10 +123,10 @@ def shutdown() -> None:
 
 
 def abort() -> None:
-    """End the collective that this process may be in, because a rank of it is gone.
+    """End the current collective of this process after another rank died.
 
     Gloo notices that itself, as its connections break. NCCL would wait on the device until `TIMEOUT`, and so would
-    leaving its groups.
+    the destruction of its groups.
     """
     import torch.distributed as dist
 

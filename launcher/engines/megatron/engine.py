@@ -37,7 +37,7 @@ class Decision:
     """Everything that is settled before anything is loaded."""
 
     checkpoint: Checkpoint
-    placement: WorkerConfig
+    worker_config: WorkerConfig
     switches: list[OptimizationStatus]
     limits: SchedulerConfig
 
@@ -80,7 +80,7 @@ class Megatron(BatchedEngine):
         context = context_length(model, a.context_length, checkpoint.path)
         tokens = self.cache_tokens(layout.cache_bytes_per_token(a, parallelism, dtype), context, block_size)
         num_blocks = cache_blocks(tokens, block_size)
-        placement = WorkerConfig(
+        worker_config = WorkerConfig(
             architecture=a,
             weights=CheckpointWeights(checkpoint.path, model.bounds),
             parallelism=parallelism,
@@ -95,7 +95,9 @@ class Megatron(BatchedEngine):
             if graphs
             else None,
         )
-        return Decision(checkpoint, placement, resolved, self.limits(context, optimizations.prefix_caching, invariant))
+        return Decision(
+            checkpoint, worker_config, resolved, self.limits(context, optimizations.prefix_caching, invariant)
+        )
 
     @contextmanager
     def _load(self, model: Model, decision: Decision, allocation: Allocation) -> Iterator[AsyncEngine]:
@@ -104,23 +106,23 @@ class Megatron(BatchedEngine):
 
         distributed.import_quietly()
         from launcher.engines.megatron.executor import MegatronExecutor
-        from launcher.engines.megatron.parallel import lead
+        from launcher.engines.megatron.parallel import launch_workers
 
-        rows = decision.placement.architecture.vocab_size
+        rows = decision.worker_config.architecture.vocab_size
         runner: BatchingRunner | None = None
 
         def on_death(reason: Future[str]) -> None:
             if runner is not None:
                 runner.fail(reason.result())
 
-        placement = decision.placement
+        worker_config = decision.worker_config
         with (
             open_tokenizer(model, decision.checkpoint.tokenizer) as tokenizer,
-            lead(placement, on_death, allocation) as (stage, followers),
+            launch_workers(worker_config, on_death, allocation) as (stage, workers),
         ):
             vocab_size, limits = served_tokens(tokenizer, rows, model), decision.limits
             invariant = limits.context_length if limits.aligned else None
-            executor = MegatronExecutor(stage, placement, vocab_size, followers, invariant)
+            executor = MegatronExecutor(stage, worker_config, vocab_size, workers, invariant)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
             runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, facts, executor.describe)
             try:
@@ -138,15 +140,15 @@ class Megatron(BatchedEngine):
         from launcher.engines.megatron.dynamic import RequestTracker
         from launcher.engines.megatron.mcore import Dynamic
 
-        placement, limits = decision.placement, decision.limits
-        rows = placement.architecture.vocab_size
+        worker_config, limits = decision.worker_config, decision.limits
+        rows = worker_config.architecture.vocab_size
         with (
             open_tokenizer(model, decision.checkpoint.tokenizer) as tokenizer,
-            placement.model(0, placement.torch_device(0)) as built,
+            worker_config.model(0, worker_config.torch_device(0)) as built,
         ):
             vocab_size = served_tokens(tokenizer, rows, model)
             tracker = RequestTracker(limits, vocab_size, tokenizer.eos_ids)
-            engine = Dynamic(built, placement, limits, vocab_size, tracker)
+            engine = Dynamic(built, worker_config, limits, vocab_size, tracker)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
             runner = BatchingRunner(model.name, tokenizer, engine, limits, facts, scheduler=tracker)
             try:
@@ -156,23 +158,23 @@ class Megatron(BatchedEngine):
                 engine.close()
 
     def _facts(self, decision: Decision) -> dict[str, Json]:
-        a, placement = decision.placement.architecture, decision.placement
-        p, count = placement.parallelism, parameters(a)
-        per_token = layout.cache_bytes_per_token(a, p, placement.dtype)
-        cache_tokens = (placement.num_blocks - 1) * placement.block_size
-        weights = count * BYTES[placement.dtype] / (p.tensor * p.pipeline)
+        a, worker_config = decision.worker_config.architecture, decision.worker_config
+        p, count = worker_config.parallelism, parameters(a)
+        per_token = layout.cache_bytes_per_token(a, p, worker_config.dtype)
+        cache_tokens = (worker_config.num_blocks - 1) * worker_config.block_size
+        weights = count * BYTES[worker_config.dtype] / (p.tensor * p.pipeline)
         return {
             "checkpoint_layout": decision.checkpoint.layout,
             **({"unread_files": unread} if (unread := decision.checkpoint.unread_files()) else {}),
             "parameters": count,
-            "dtype": placement.dtype.value,
+            "dtype": worker_config.dtype.value,
             "layers": a.num_layers,
             "experts": a.num_experts,
-            "device": placement.device,
+            "device": worker_config.device,
             "runtime": self.runtime.value,
             "world_size": p.world_size,
             "layout": {"tensor": p.tensor, "pipeline": p.pipeline, "context": p.context, "expert": p.expert},
-            "threads_per_rank": placement.threads,
+            "threads_per_rank": worker_config.threads,
             "context_length": decision.limits.context_length,
             "cache_tokens": cache_tokens,
             "memory_gib_per_rank": {

@@ -20,41 +20,46 @@ from launcher.engines.runtime.step import StepPlan
 
 
 class Peers(Protocol):
-    """The other ranks, as the leader sees them: they do whatever it is about to do."""
+    """The other ranks: they take part in each step and forward pass that the leader announces."""
 
     def step(self, plan: StepPlan) -> None: ...
 
     def plain(self, tokens: Sequence[int], exact: bool) -> None: ...
 
-    def cause(self) -> str | None:
-        """Return which of them is gone, when a collective has just failed; None if all live on."""
+    def death_reason(self) -> str | None:
+        """Return which rank died, after a collective has failed; None if all live."""
         ...
 
 
 class MegatronExecutor:
-    """The leader's executor: tells the other ranks, computes its own part, and chooses tokens from the logits.
+    """The leader's executor: announces each step to the other ranks, computes its own part, and chooses tokens.
 
-    ``vocab_size`` is the tokenizer's, which may be less than the model's padded one. ``invariant`` is the length of the
-    context where no answer may depend on the batch.
+    ``vocab_size`` is the tokenizer's, which may be less than the model's. ``invariant`` is the context length
+    if steps must be batch-invariant, else None.
     """
 
     def __init__(
-        self, stage: Stage, placement: WorkerConfig, vocab_size: int, peers: Peers | None, invariant: int | None = None
+        self,
+        stage: Stage,
+        worker_config: WorkerConfig,
+        vocab_size: int,
+        peers: Peers | None,
+        invariant: int | None = None,
     ) -> None:
-        self.num_blocks = placement.num_blocks
-        self.block_size = placement.block_size
+        self.num_blocks = worker_config.num_blocks
+        self.block_size = worker_config.block_size
         self.vocab_size = vocab_size
         self._stage = stage
         self._peers = peers
-        block_size = placement.block_size
+        block_size = worker_config.block_size
         self._invariant = Invariant(self._logits, block_size, invariant, vocab_size) if invariant else None
 
     @torch.inference_mode()
     def execute(
         self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
     ) -> list[TokenLogprob]:
-        # On a GPU an error of the step may show when its results are read.
-        with self._stage.current(), self._blaming():
+        # On a GPU an error of the step may appear only when its results are read.
+        with self._stage.current(), self._naming_dead_rank():
             if self._invariant is not None:
                 return self._invariant.execute(plan, scores, draws)
             return choose(self._logits(plan), scores, draws, self.vocab_size)
@@ -76,22 +81,22 @@ class MegatronExecutor:
     def _plain(self, tokens: Sequence[int], exact: bool) -> list[float]:
         if self._peers is not None:
             self._peers.plain(tokens, exact)
-        with self._stage.current(), self._blaming():
+        with self._stage.current(), self._naming_dead_rank():
             logits = self._stage.plain(tokens, exact)
             assert logits is not None, "the leader is on the last stage"
             return of_next(logits, tokens)
 
     def describe(self) -> Mapping[str, Json]:
-        """Say what was found out while running."""
+        """Return facts that were measured while running."""
         return self._stage.describe()
 
     @contextmanager
-    def _blaming(self) -> Iterator[None]:
-        """Say which rank is gone, where torch would say that a connection was closed."""
+    def _naming_dead_rank(self) -> Iterator[None]:
+        """Name the dead rank, where torch would report a closed connection."""
         try:
             yield
         except RuntimeError as error:
-            cause = None if self._peers is None else self._peers.cause()
-            if cause is None:
+            death_reason = None if self._peers is None else self._peers.death_reason()
+            if death_reason is None:
                 raise
-            raise EngineUnavailable(cause) from error
+            raise EngineUnavailable(death_reason) from error

@@ -94,17 +94,17 @@ class Dynamic:
     """
 
     def __init__(
-        self, model: GPT, placement: WorkerConfig, limits: SchedulerConfig, vocab_size: int, tracker: RequestTracker
+        self, model: GPT, worker_config: WorkerConfig, limits: SchedulerConfig, vocab_size: int, tracker: RequestTracker
     ) -> None:
         _check_version()
         self._model = model.eval().requires_grad_(False)
         self._device = next(model.parameters()).device
-        self.num_blocks, self.block_size = placement.num_blocks, placement.block_size
+        self.num_blocks, self.block_size = worker_config.num_blocks, worker_config.block_size
         self.kv_tokens = (self.num_blocks - 1) * self.block_size
         self.vocab_size = vocab_size
-        self._context = _context(placement, limits)
+        self._context = _context(worker_config, limits)
         self._context.tracker = tracker
-        wrapped = GPTInferenceWrapper(model, _wrapper_config(placement, limits), self._context)
+        wrapped = GPTInferenceWrapper(model, _wrapper_config(worker_config, limits), self._context)
         self._controller = Controller(wrapped, tracker)
         self._engine = Engine(self._controller, self._context)
         # The engine's constructor has set its own callback.
@@ -172,23 +172,25 @@ def _check_version() -> None:
                 )
 
 
-def _context(placement: WorkerConfig, limits: SchedulerConfig) -> Context:
-    a = placement.architecture
-    per_block = 2 * a.num_layers * a.num_query_groups * a.kv_channels * BYTES[placement.dtype] * placement.block_size
+def _context(worker_config: WorkerConfig, limits: SchedulerConfig) -> Context:
+    a = worker_config.architecture
+    per_block = (
+        2 * a.num_layers * a.num_query_groups * a.kv_channels * BYTES[worker_config.dtype] * worker_config.block_size
+    )
     sequences = Context.REQUEST_ROUNDER * -(-limits.max_sequences // Context.REQUEST_ROUNDER)
     # Prompts are computed whole, and padded.
     tokens = max(limits.context_length, limits.prefill_chunk, sequences)
     return Context(
-        params_dtype=torch_dtype(placement.dtype),
+        params_dtype=torch_dtype(worker_config.dtype),
         num_layers=a.num_layers,
         kv_channels=a.kv_channels,
         num_attention_heads=a.num_query_groups,
         max_sequence_length=limits.context_length + 1,
         # Half a block more, so that rounding down loses none.
-        buffer_size_gb=(placement.num_blocks + 0.5) * per_block / GIB,
+        buffer_size_gb=(worker_config.num_blocks + 0.5) * per_block / GIB,
         max_requests=sequences,
         max_tokens=Context.TOKEN_ROUNDER * -(-tokens // Context.TOKEN_ROUNDER),
-        block_size_tokens=placement.block_size,
+        block_size_tokens=worker_config.block_size,
         tensor_model_parallel_size=1,
         pipeline_model_parallel_size=1,
         materialize_only_last_token_logits=True,
@@ -196,11 +198,11 @@ def _context(placement: WorkerConfig, limits: SchedulerConfig) -> Context:
     )
 
 
-def _wrapper_config(placement: WorkerConfig, limits: SchedulerConfig) -> Any:
-    a = placement.architecture
+def _wrapper_config(worker_config: WorkerConfig, limits: SchedulerConfig) -> Any:
+    a = worker_config.architecture
     return InferenceWrapperConfig(
         hidden_size=a.hidden_size,
-        params_dtype=torch_dtype(placement.dtype),
+        params_dtype=torch_dtype(worker_config.dtype),
         inference_batch_times_seqlen_threshold=-1,
         padded_vocab_size=a.vocab_size,
         inference_max_requests=limits.max_sequences,

@@ -1,4 +1,4 @@
-"""What the leader tells the other ranks."""
+"""The messages between the leader and the workers, its other ranks."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from enum import Enum
 from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.step import StepPlan
 
-BEAT_S = 1.0
-"""How often a follower says that it is alive."""
+HEARTBEAT_INTERVAL_S = 1.0
+"""How often a worker reports that it is alive."""
 
 
 class WorkerStatus(Enum):
-    """What a follower says to the leader; a text instead is why it failed."""
+    """What a worker reports to the leader; a string instead is the reason of its failure."""
 
     ready = "ready"
     alive = "alive"
@@ -22,9 +22,9 @@ class WorkerStatus(Enum):
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """Which part a follower has, the number of its GPU there, and where the ranks meet."""
+    """The rank of a worker, the number of its GPU on its host, and the address of the rendezvous store."""
 
-    placement: WorkerConfig
+    worker_config: WorkerConfig
     rank: int
     device: int
     host: str

@@ -1,4 +1,4 @@
-"""The leader's side of a model over several processes: keeps the others in step, and notices their death."""
+"""Runs a model over several processes: starts the workers, sends them each step, and detects their death."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 from launcher.core.errors import EngineUnavailable, ServerError
 from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.megatron import distributed, workers
-from launcher.engines.megatron.messages import BEAT_S, Compute, PlainForward, WorkerSpec
+from launcher.engines.megatron.messages import HEARTBEAT_INTERVAL_S, Compute, PlainForward, WorkerSpec
 from launcher.engines.megatron.worker_config import WorkerConfig
-from launcher.engines.megatron.workers import GRACE_S, SILENCE_S, Follower, RankAssignment
+from launcher.engines.megatron.workers import HEARTBEAT_TIMEOUT_S, SHUTDOWN_TIMEOUT_S, RankAssignment, Worker
 from launcher.engines.runtime.step import StepPlan
 
 if TYPE_CHECKING:
@@ -28,18 +28,18 @@ if TYPE_CHECKING:
 class WorkerGroup:
     """All ranks but the leader's. Implements the executor's `Peers`.
 
-    ``dead`` completes with the reason as soon as one of them is gone, or has been silent for ``silence_s``; all are
-    then killed, which ends whatever collective the leader is in. ``ready`` completes when all can take part in steps.
+    ``dead`` completes with the reason when a worker dies or sends no heartbeat for ``heartbeat_timeout_s``. All workers
+    are then killed, which ends the leader's current collective. ``ready`` completes when all can take part in steps.
     """
 
-    def __init__(self, followers: Sequence[Follower], silence_s: float) -> None:
-        self._followers = followers
-        self._silence_s = silence_s
+    def __init__(self, workers: Sequence[Worker], heartbeat_timeout_s: float) -> None:
+        self._workers = workers
+        self._heartbeat_timeout_s = heartbeat_timeout_s
         self._closing = False
         self.dead: Future[str] = Future()
         self.ready: Future[None] = Future()
-        self._watch = threading.Thread(target=self._wait, name="engine-followers", daemon=True)
-        self._watch.start()
+        self._thread = threading.Thread(target=self._monitor, name="engine-workers", daemon=True)
+        self._thread.start()
 
     def step(self, plan: StepPlan) -> None:
         self._send(Compute(plan))
@@ -47,101 +47,109 @@ class WorkerGroup:
     def plain(self, tokens: Sequence[int], exact: bool) -> None:
         self._send(PlainForward(tokens, exact))
 
-    def cause(self) -> str | None:
-        """Return which rank is gone, when a collective has just failed; None if all live on."""
-        wait((self.dead,), timeout=GRACE_S)
+    def death_reason(self) -> str | None:
+        """Return which rank died, after a collective has failed; None if all live."""
+        wait((self.dead,), timeout=SHUTDOWN_TIMEOUT_S)
         return self.dead.result() if self.dead.done() else None
 
     def close(self) -> None:
         self._closing = True
-        for follower in self._followers:
-            follower.stop()
-        self._watch.join(GRACE_S)
+        for worker in self._workers:
+            worker.stop()
+        self._thread.join(SHUTDOWN_TIMEOUT_S)
 
     def _send(self, message: Compute | PlainForward) -> None:
         data = pickle.dumps(message, pickle.HIGHEST_PROTOCOL)
         try:
-            for follower in self._followers:
-                follower.orders.send_bytes(data)
+            for worker in self._workers:
+                worker.connection.send_bytes(data)
         except OSError as error:
-            raise EngineUnavailable(f"rank {follower.rank} ({follower.where}) died") from error
+            raise EngineUnavailable(f"rank {worker.rank} ({worker.where}) died") from error
 
-    def _wait(self) -> None:
+    def _monitor(self) -> None:
         while not self._closing:
-            with suppress(OSError, ValueError):  # the connections close under our feet when the engine closes
-                gone = self._listen()
-                if gone is not None and not self._closing:
-                    self._died(*gone)
+            with suppress(OSError, ValueError):  # `close` closes the connections during the wait
+                dead = self._listen()
+                if dead is not None and not self._closing:
+                    self._died(*dead)
                     return
 
-    def _listen(self) -> tuple[Follower, str] | None:
-        """Wait for news, or as long as a beat; return who is gone, and why.
+    def _listen(self) -> tuple[Worker, str] | None:
+        """Wait for a message, at most one heartbeat interval; return the dead worker and the reason.
 
-        Silence is counted in waits of our own, so that time in which the whole job was suspended is none.
+        Silence is the sum of these waits, so that time in which the whole job was suspended does not count.
         """
         begun = time.monotonic()
-        heard = wait_readable([f.orders for f in self._followers], BEAT_S)
-        waited = min(time.monotonic() - begun, 2 * BEAT_S)
-        found = [(f, f.news() if f.orders in heard else f.silent(waited, self._silence_s)) for f in self._followers]
-        if not self.ready.done() and all(f.ready for f in self._followers):
+        heard = wait_readable([w.connection for w in self._workers], HEARTBEAT_INTERVAL_S)
+        waited = min(time.monotonic() - begun, 2 * HEARTBEAT_INTERVAL_S)
+        found = [
+            (w, w.read_status() if w.connection in heard else w.add_silence(waited, self._heartbeat_timeout_s))
+            for w in self._workers
+        ]
+        if not self.ready.done() and all(w.ready for w in self._workers):
             self.ready.set_result(None)
-        return next(((follower, reason) for follower, reason in found if reason is not None), None)
+        return next(((worker, reason) for worker, reason in found if reason is not None), None)
 
-    def _died(self, follower: Follower, reason: str) -> None:
-        """Kill all, and free a step that waits for a rank whose host is gone without a word."""
+    def _died(self, worker: Worker, reason: str) -> None:
+        """Kill all workers, and end a step that waits for a rank on a lost host."""
         from launcher.engines.megatron import distributed
 
-        # Said first: what a collective complains about, once they are gone, is less clear.
+        # Set first: a collective's own error, once they are gone, is less clear.
         self.dead.set_result(reason)
-        for other in self._followers:
+        for other in self._workers:
             other.kill()
-        if follower.host is not None:
-            distributed.hang_up(follower.host)
+        if worker.host is not None:
+            distributed.close_connections(worker.host)
 
 
 @contextmanager
-def lead(
-    placement: WorkerConfig,
+def launch_workers(
+    worker_config: WorkerConfig,
     on_death: Callable[[Future[str]], None],
     allocation: Allocation | None = None,
-    silence_s: float = SILENCE_S,
+    heartbeat_timeout_s: float = HEARTBEAT_TIMEOUT_S,
 ) -> Iterator[tuple[Stage, WorkerGroup | None]]:
-    """Start all ranks of a placement, and yield the leader's stage and its followers (None if it is alone).
+    """Start all ranks, and yield the leader's stage and its workers (None for a single rank).
 
-    With the ``ranks`` of an allocation, the others run beside those. ``on_death`` is called, in another thread, with
-    the reason when a follower is gone. Raises `ServerError` if one dies before all are ready, and `UserError` for an
-    allocation that does not fit. Leaving the context leaves no process behind.
+    With the ``ranks`` of an allocation, its members run the workers. ``on_death`` is called in another thread with the
+    reason when a worker dies. Raises `ServerError` if one dies before all are ready, and `UserError` for an allocation
+    that does not fit. Leaving the context ends all workers.
     """
     with ExitStack() as stack:
-        mine, others = workers.spots(placement, allocation)
+        mine, others = workers.rank_assignments(worker_config, allocation)
         if not others:
-            yield stack.enter_context(placement.stage(mine.rank, device=mine.device)), None
+            yield stack.enter_context(worker_config.stage(mine.rank, device=mine.device)), None
             return
-        store, followers = _start(placement, others, allocation, silence_s)
-        stack.callback(followers.close)
-        stage = _unless_dead(followers, lambda: stack.enter_context(placement.stage(mine.rank, store, mine.device)))
-        either: tuple[Future[Any], ...] = (followers.ready, followers.dead)
+        store, group = _start(worker_config, others, allocation, heartbeat_timeout_s)
+        stack.callback(group.close)
+        stage = _build_unless_dead(
+            group, lambda: stack.enter_context(worker_config.stage(mine.rank, store, mine.device))
+        )
+        either: tuple[Future[Any], ...] = (group.ready, group.dead)
         wait(either, return_when=FIRST_COMPLETED)
-        if followers.dead.done():
-            raise ServerError(followers.dead.result())
-        followers.dead.add_done_callback(on_death)
-        followers.dead.add_done_callback(lambda _: distributed.abort())
-        yield stage, followers
+        if group.dead.done():
+            raise ServerError(group.dead.result())
+        group.dead.add_done_callback(on_death)
+        group.dead.add_done_callback(lambda _: distributed.abort())
+        yield stage, group
 
 
 def _start(
-    placement: WorkerConfig, others: Sequence[RankAssignment], allocation: Allocation | None, silence_s: float
+    worker_config: WorkerConfig,
+    others: Sequence[RankAssignment],
+    allocation: Allocation | None,
+    heartbeat_timeout_s: float,
 ) -> tuple[Store, WorkerGroup]:
     ranks = allocation.ranks if allocation is not None else None
     host = ranks.address if ranks is not None else LOOPBACK
-    distributed.use_way_to(host)
+    distributed.use_interface_towards(host)
     store, port = distributed.host_store(host)
-    places = [WorkerSpec(placement, spot.rank, spot.device, host, port) for spot in others]
-    return store, WorkerGroup(workers.start(places, others, ranks), silence_s)
+    specs = [WorkerSpec(worker_config, assignment.rank, assignment.device, host, port) for assignment in others]
+    return store, WorkerGroup(workers.start(specs, others, ranks), heartbeat_timeout_s)
 
 
-def _unless_dead(followers: WorkerGroup, build: Callable[[], Stage]) -> Stage:
-    """Build in a thread of its own: a rank that waits for a dead one to join cannot be interrupted, only left."""
+def _build_unless_dead(group: WorkerGroup, build: Callable[[], Stage]) -> Stage:
+    """Build in a separate thread: a rank that waits for a dead one to join cannot be interrupted, only abandoned."""
     built: Future[Stage] = Future()
 
     def run() -> None:
@@ -151,11 +159,11 @@ def _unless_dead(followers: WorkerGroup, build: Callable[[], Stage]) -> Stage:
             built.set_exception(error)
 
     threading.Thread(target=run, name="engine-load", daemon=True).start()
-    either: tuple[Future[Any], ...] = (built, followers.dead)
+    either: tuple[Future[Any], ...] = (built, group.dead)
     wait(either, return_when=FIRST_COMPLETED)
-    if followers.dead.done():
-        # What ended a follower mostly ends the leader too, which says it better.
-        wait((built,), timeout=GRACE_S)
+    if group.dead.done():
+        # The leader mostly fails for the same reason, with a clearer error.
+        wait((built,), timeout=SHUTDOWN_TIMEOUT_S)
         if not built.done() or built.exception() is None:
-            raise ServerError(followers.dead.result())
+            raise ServerError(group.dead.result())
     return built.result()

@@ -1,4 +1,4 @@
-"""A rank that schedules nothing: it takes part in the steps that the leader announces, and dies with it."""
+"""Entry point of a worker: a rank that takes part in the leader's steps and exits with the leader."""
 
 from __future__ import annotations
 
@@ -9,64 +9,64 @@ import time
 from contextlib import suppress
 from multiprocessing.connection import Connection
 
-from launcher.engines.megatron.messages import BEAT_S, Compute, PlainForward, WorkerSpec, WorkerStatus
+from launcher.engines.megatron.messages import HEARTBEAT_INTERVAL_S, Compute, PlainForward, WorkerSpec, WorkerStatus
 
 
 class WorkerConnection:
-    """What this rank says to the leader, from several threads."""
+    """Sends to the leader, from several threads."""
 
-    def __init__(self, orders: Connection) -> None:
-        self._orders = orders
+    def __init__(self, messages: Connection) -> None:
+        self._messages = messages
         self._lock = threading.Lock()
 
-    def say(self, word: WorkerStatus | str) -> None:
+    def send(self, status: WorkerStatus | str) -> None:
         with self._lock:
-            self._orders.send(word)
+            self._messages.send(status)
 
-    def beat(self) -> None:
-        """Say again and again that this process runs, also while it computes or waits for another rank."""
+    def send_heartbeats(self) -> None:
+        """Send heartbeats, also while this process computes or waits for another rank."""
         with suppress(OSError):  # the leader is gone
             while True:
-                self.say(WorkerStatus.alive)
-                time.sleep(BEAT_S)
+                self.send(WorkerStatus.alive)
+                time.sleep(HEARTBEAT_INTERVAL_S)
 
 
 def main() -> None:
-    """Follow the leader at the other end of two connections, given by the numbers of their file descriptors.
+    """Serve the leader at the other end of two connections, given by the numbers of their file descriptors.
 
-    The first carries a `WorkerSpec`, then one message per step; idle time is unlimited. This rank's heartbeat goes over
-    it. Nothing comes over the second: its end means that the leader is gone.
+    The first carries a `WorkerSpec`, then one message per step; idle time is unlimited. This rank sends its heartbeats
+    over it. The second carries no data: its end means that the leader is gone.
     """
-    orders, lifeline = (Connection(int(fd)) for fd in sys.argv[1:3])
-    voice = WorkerConnection(orders)
-    threading.Thread(target=_die_with, args=(lifeline,), daemon=True).start()
-    threading.Thread(target=voice.beat, daemon=True).start()
+    messages, lifeline = (Connection(int(fd)) for fd in sys.argv[1:3])
+    leader = WorkerConnection(messages)
+    threading.Thread(target=_exit_with, args=(lifeline,), daemon=True).start()
+    threading.Thread(target=leader.send_heartbeats, daemon=True).start()
     try:
-        _follow(orders, voice)
+        _serve(messages, leader)
     except Exception as error:
-        voice.say(f"{type(error).__name__}: {error}")
+        leader.send(f"{type(error).__name__}: {error}")
         raise
 
 
-def _follow(orders: Connection, voice: WorkerConnection) -> None:
+def _serve(messages: Connection, leader: WorkerConnection) -> None:
     from launcher.engines.megatron import distributed
 
-    place: WorkerSpec = orders.recv()
-    distributed.use_way_to(place.host)
-    store = distributed.meet(place.host, place.port)
-    with place.placement.stage(place.rank, store, place.device) as stage:
-        voice.say(WorkerStatus.ready)
+    spec: WorkerSpec = messages.recv()
+    distributed.use_interface_towards(spec.host)
+    store = distributed.join_store(spec.host, spec.port)
+    with spec.worker_config.stage(spec.rank, store, spec.device) as stage:
+        leader.send(WorkerStatus.ready)
         while True:
-            match orders.recv():
+            match messages.recv():
                 case Compute(plan):
                     stage.compute(plan)
                 case PlainForward(tokens, exact):
                     stage.plain(tokens, exact)
                 case other:
-                    raise TypeError(f"an order of type {type(other).__qualname__}")
+                    raise TypeError(f"unknown message type {type(other).__qualname__}")
 
 
-def _die_with(lifeline: Connection) -> None:
+def _exit_with(lifeline: Connection) -> None:
     try:
         lifeline.recv_bytes()
     except (EOFError, OSError):

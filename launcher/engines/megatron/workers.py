@@ -1,4 +1,4 @@
-"""The other ranks of a model, one by one: processes that this one started, or that run beside members of its group."""
+"""The workers of a model: processes that the leader started, or that run beside members of its group."""
 
 from __future__ import annotations
 
@@ -17,31 +17,34 @@ from launcher.engines.megatron.messages import WorkerSpec, WorkerStatus
 from launcher.engines.megatron.worker_config import WorkerConfig
 
 MODULE = "launcher.engines.megatron.worker"
-SILENCE_S = 10.0
-"""How long a follower may say nothing before it counts as hung. A stopped or frozen process says nothing; one that
-computes, or that a busy machine slows down, does."""
+HEARTBEAT_TIMEOUT_S = 10.0
+"""A worker without a heartbeat for so long counts as hung.
 
-LOADING = 60
-"""How many times longer it may be silent before it is ready: loading a library from a slow disk stops all threads."""
+Heartbeats come from a thread, so a worker that computes still sends them, and so does one on a busy machine. A stopped
+or frozen process sends none.
+"""
 
-GRACE_S = 5.0
-"""How long a follower may take to leave before it is killed."""
+LOADING_FACTOR = 60
+"""Factor on the heartbeat timeout while a worker loads: loading a library from a slow disk stops all threads."""
+
+SHUTDOWN_TIMEOUT_S = 5.0
+"""How long a worker may take to exit before it is killed."""
 
 
-class Follower(ABC):
-    """One rank, and the connection that carries its orders. ``host`` is the address of another host that it is on."""
+class Worker(ABC):
+    """One rank and the connection to it. ``host`` is its address if it runs on another host."""
 
     rank: int
-    orders: Connection
+    connection: Connection
     where: str
     host: str | None = None
     ready: bool = False
     silent_s: float = 0.0
 
-    def news(self) -> str | None:
-        """Hear what a follower has to say; return why it is dead, None if it lives."""
+    def read_status(self) -> str | None:
+        """Read one message; return why the worker is dead, None if it lives."""
         try:
-            message = self.orders.recv()
+            message = self.connection.recv()
         except (EOFError, OSError):
             return f"rank {self.rank} ({self.where}) died"
         if not isinstance(message, WorkerStatus):
@@ -50,114 +53,117 @@ class Follower(ABC):
         self.silent_s = 0.0
         return None
 
-    def silent(self, seconds: float, allowed_s: float) -> str | None:
-        """Count time in which nothing was heard; return that the follower hangs when it was too much."""
+    def add_silence(self, seconds: float, allowed_s: float) -> str | None:
+        """Add ``seconds`` without a heartbeat; return a reason if they exceed ``allowed_s``, else None."""
         self.silent_s += seconds
-        allowed_s *= 1 if self.ready else LOADING
+        allowed_s *= 1 if self.ready else LOADING_FACTOR
         if self.silent_s <= allowed_s:
             return None
-        return f"rank {self.rank} ({self.where}) hangs: no sign of life for {allowed_s:g} s"
+        return f"rank {self.rank} ({self.where}) hangs: no heartbeat for {allowed_s:g} s"
 
     @abstractmethod
     def kill(self) -> None:
-        """Begin to end the process at once."""
+        """Kill the process, without waiting for its end."""
 
     @abstractmethod
     def stop(self) -> None:
-        """End the process: politely, then not."""
+        """Ask the process to exit, kill it after a timeout, and wait for its end."""
 
 
-class LocalWorker(Follower):
+class LocalWorker(Worker):
     """A process on this host."""
 
-    def __init__(self, place: WorkerSpec) -> None:
-        self.rank = place.rank
-        self.orders, theirs = Pipe()
-        self._child = Child(MODULE, _environment(place.placement), theirs)
+    def __init__(self, spec: WorkerSpec) -> None:
+        self.rank = spec.rank
+        self.connection, theirs = Pipe()
+        self._child = Child(MODULE, _environment(spec.worker_config), theirs)
         self.where = f"process {self._child.process.pid}"
-        self.orders.send(place)
+        self.connection.send(spec)
 
     def kill(self) -> None:
         self._child.process.kill()
 
     def stop(self) -> None:
-        self._child.end(GRACE_S)
-        self.orders.close()
+        self._child.end(SHUTDOWN_TIMEOUT_S)
+        self.connection.close()
 
 
-class RemoteWorker(Follower):
-    """A process beside a member of the group, on its node."""
+class RemoteWorker(Worker):
+    """A process that a member of the group runs on its node."""
 
-    def __init__(self, place: WorkerSpec, member: Member, ranks: Ranks) -> None:
-        self.rank = place.rank
+    def __init__(self, spec: WorkerSpec, member: Member, ranks: Ranks) -> None:
+        self.rank = spec.rank
         self.where = f"process {member.rank} of the group, on {member.node}"
         self._member, self._ranks = member, ranks
-        self.orders = ranks.start(member.rank, MODULE, _environment(place.placement))
-        self.orders.send(place)
-        there = peer_address(self.orders)
+        self.connection = ranks.start(member.rank, MODULE, _environment(spec.worker_config))
+        self.connection.send(spec)
+        there = peer_address(self.connection)
         self.host = there if there != ranks.address else None
 
     def kill(self) -> None:
         self._ranks.stop(self._member.rank, 0.0, wait=False)
 
     def stop(self) -> None:
-        self._ranks.stop(self._member.rank, GRACE_S)
-        self.orders.close()
+        self._ranks.stop(self._member.rank, SHUTDOWN_TIMEOUT_S)
+        self.connection.close()
 
 
-def _environment(placement: WorkerConfig) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(placement.threads)}
+def _environment(worker_config: WorkerConfig) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(worker_config.threads)}
 
 
 @dataclass(frozen=True)
 class RankAssignment:
-    """A rank of the model, and the member of the group that has it (None: a process of this host)."""
+    """A rank of the model, and the member of the group that runs it (None: a process of this host)."""
 
     rank: int
     device: int
     member: Member | None = None
 
 
-def spots(placement: WorkerConfig, allocation: Allocation | None) -> tuple[RankAssignment, list[RankAssignment]]:
-    """Return the leader's place in the model, and those of the others.
+def rank_assignments(
+    worker_config: WorkerConfig, allocation: Allocation | None
+) -> tuple[RankAssignment, list[RankAssignment]]:
+    """Return the leader's rank and those of the workers.
 
-    The leader has the first rank of the last stage. The others of a group follow in its order, from the first stage on
-    after the last, so that neighbours stay neighbours. Raises `UserError` for a group that does not fit the layout.
+    The leader has the first rank of the last stage. The other members of a group have the next ranks in their own
+    order, wrapping to the first stage, so that neighbours stay neighbours. Raises `UserError` for a group that does not
+    fit the layout.
     """
-    p, leader = placement.parallelism, leader_rank(placement.parallelism)
+    p, leader = worker_config.parallelism, leader_rank(worker_config.parallelism)
     if allocation is None or allocation.ranks is None or p.world_size == 1:
         return RankAssignment(leader, leader), [
             RankAssignment(rank, rank) for rank in range(p.world_size) if rank != leader
         ]
     members = [allocation.member(), *allocation.ranks.wait()]
     if len(members) != p.world_size:
-        raise UserError(f"parallelism: it needs {p.world_size} processes, and {len(members)} were started together")
+        raise UserError(f"parallelism: needs {p.world_size} processes, got {len(members)} that were started together")
     layout.check_nodes(p, [member.node for member in members])
-    found = [RankAssignment((leader + n) % p.world_size, _device(placement, m), m) for n, m in enumerate(members)]
+    found = [RankAssignment((leader + n) % p.world_size, _device(worker_config, m), m) for n, m in enumerate(members)]
     return found[0], found[1:]
 
 
-def _device(placement: WorkerConfig, member: Member) -> int:
-    """Return the number of a member's GPU among those that it sees; SLURM may show each task its own only."""
-    if placement.device == "cpu" or member.gpus == 1:
+def _device(worker_config: WorkerConfig, member: Member) -> int:
+    """Return the number of a member's GPU among those that it sees; SLURM may show each task only its own."""
+    if worker_config.device == "cpu" or member.gpus == 1:
         return 0
     if member.local_rank >= member.gpus:
-        told = f"process {member.rank} is number {member.local_rank} on {member.node} and sees {member.gpus} GPUs"
-        raise UserError(f"parallelism: {told}; it needs one of its own")
+        seen = f"process {member.rank} is number {member.local_rank} on {member.node} and sees {member.gpus} GPUs"
+        raise UserError(f"parallelism: {seen}; each process needs its own GPU")
     return member.local_rank
 
 
-def start(places: Sequence[WorkerSpec], spots: Sequence[RankAssignment], ranks: Ranks | None) -> list[Follower]:
-    """Start all followers. Raises `ServerError` if one cannot be reached; the others are stopped then."""
-    crew: list[Follower] = []
+def start(specs: Sequence[WorkerSpec], assignments: Sequence[RankAssignment], ranks: Ranks | None) -> list[Worker]:
+    """Start all workers. Raises `ServerError` if one cannot be reached, after stopping the others."""
+    started: list[Worker] = []
     try:
-        for place, spot in zip(places, spots, strict=True):
-            if spot.member is None or ranks is None:
-                crew.append(LocalWorker(place))
+        for spec, assignment in zip(specs, assignments, strict=True):
+            if assignment.member is None or ranks is None:
+                started.append(LocalWorker(spec))
             else:
-                crew.append(RemoteWorker(place, spot.member, ranks))
+                started.append(RemoteWorker(spec, assignment.member, ranks))
     except BaseException:
-        for follower in crew:
-            follower.stop()
+        for worker in started:
+            worker.stop()
         raise
-    return crew
+    return started

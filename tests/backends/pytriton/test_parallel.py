@@ -63,8 +63,8 @@ def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_die_a
         check_lm_eval(http, str(expected["text"]))
         time.sleep(3 * PATIENCE_S + 1)
         check_answer(answer(http), expected)
-        (follower,) = [p for p in started if "launcher.engines.megatron.worker" in " ".join(p.cmdline())]
-        follower.kill()
+        (worker,) = [p for p in started if "launcher.engines.megatron.worker" in " ".join(p.cmdline())]
+        worker.kill()
         assert http.post("/v1/completions", json=BODY).status_code == 503
         refusal = http.get("/health")
         assert refusal.status_code == 503

@@ -48,7 +48,9 @@ def impatient() -> Megatron:
 
     def decide(*settings: Any) -> Decision:
         decision = settle(*settings)
-        return replace(decision, placement=replace(decision.placement, weights=Impatient(decision.placement.weights)))
+        return replace(
+            decision, worker_config=replace(decision.worker_config, weights=Impatient(decision.worker_config.weights))
+        )
 
     engine.decide = decide  # type: ignore[method-assign, assignment]
     return engine

@@ -128,15 +128,15 @@ def main(name: str, num_blocks: int) -> None:
     from launcher.engines.runtime.scheduler import SchedulerConfig
     from tests.engines.answers import together
     from tests.engines.megatron.test_executor import ARCHITECTURES, mixed_requests
-    from tests.engines.megatron.tiny_models import placement, running
+    from tests.engines.megatron.tiny_models import running, worker_config
 
     requests, limits, tokenizer = mixed_requests(12, seed=5), SchedulerConfig(256, max_sequences=8), ByteTokenizer()
-    place = replace(placement(ARCHITECTURES[name]), block_size=256, num_blocks=num_blocks)
-    with running(placement(ARCHITECTURES[name])) as portable:
+    config = replace(worker_config(ARCHITECTURES[name]), block_size=256, num_blocks=num_blocks)
+    with running(worker_config(ARCHITECTURES[name])) as portable:
         expected = asyncio.run(together(portable, requests))
-    with place.model(0, torch.device("cpu")) as model:
+    with config.model(0, torch.device("cpu")) as model:
         tracker = RequestTracker(limits, tokenizer.vocab_size, tokenizer.eos_ids)
-        engine = Dynamic(model, place, limits, tokenizer.vocab_size, tracker)
+        engine = Dynamic(model, config, limits, tokenizer.vocab_size, tracker)
         runner = BatchingRunner("tiny", tokenizer, engine, limits, {}, scheduler=tracker)
         try:
             asyncio.run(check(runner, expected, requests))

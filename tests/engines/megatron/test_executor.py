@@ -15,7 +15,7 @@ from launcher.engines.base import AsyncEngine, GenerationRequest
 from launcher.engines.runtime.batching import BatchingRunner
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from tests.engines.answers import Answer, one_by_one, request, together
-from tests.engines.megatron.tiny_models import TINY, placement, running
+from tests.engines.megatron.tiny_models import TINY, running, worker_config
 
 TOLERANCE = 1e-4
 
@@ -66,7 +66,7 @@ ARCHITECTURES = {
 
 @pytest.fixture(scope="module")
 def runner() -> Iterator[BatchingRunner]:
-    with running(placement()) as made:
+    with running(worker_config()) as made:
         yield made
 
 
@@ -113,7 +113,7 @@ def check_same(requests: Sequence[GenerationRequest], some: Sequence[Answer], ot
 
 async def test_alone_and_in_a_mixed_batch_of_32(runner: BatchingRunner) -> None:
     requests = mixed_requests(32)
-    with running(placement()) as other:
+    with running(worker_config()) as other:
         alone = await one_by_one(other, requests)
     mixed = await together(runner, requests)
     check_same(requests, alone, mixed)
@@ -125,7 +125,7 @@ async def test_alone_and_in_a_mixed_batch_of_32(runner: BatchingRunner) -> None:
 async def test_with_and_without_prefix_caching(runner: BatchingRunner) -> None:
     stem = list(range(100))
     requests = [replace(r, prompt=(*stem, *r.prompt)) for r in mixed_requests(12, seed=1)]
-    with running(placement(), SchedulerConfig(TINY.context_length, prefix_caching=False)) as plain:
+    with running(worker_config(), SchedulerConfig(TINY.context_length, prefix_caching=False)) as plain:
         expected = await together(plain, requests)
         assert plain.state().prompt_tokens_cached == 0
     found = await together(runner, requests)
@@ -138,13 +138,16 @@ async def test_with_and_without_prefix_caching(runner: BatchingRunner) -> None:
 @pytest.mark.parametrize("chunk", [1, 7, 64])
 async def test_prefill_in_chunks(chunk: int) -> None:
     requests = mixed_requests(8, seed=2)
-    with running(placement()) as whole, running(placement(), SchedulerConfig(256, prefill_chunk=chunk)) as parts:
+    with (
+        running(worker_config()) as whole,
+        running(worker_config(), SchedulerConfig(256, prefill_chunk=chunk)) as parts,
+    ):
         check_same(requests, await together(whole, requests), await together(parts, requests))
 
 
 async def test_preemption_changes_nothing() -> None:
     requests = [replace(r, prompt=r.prompt[:20]) for r in mixed_requests(12, seed=3)]
-    with running(placement()) as roomy, running(placement(tokens=256)) as tight:
+    with running(worker_config()) as roomy, running(worker_config(tokens=256)) as tight:
         expected, found = await together(roomy, requests), await together(tight, requests)
         assert tight.state().kv_tokens_used == 0
     check_same(requests, expected, found)
@@ -154,7 +157,7 @@ async def test_preemption_changes_nothing() -> None:
 async def test_every_architecture(name: str) -> None:
     architecture: Architecture = ARCHITECTURES[name]
     requests = mixed_requests(10, seed=4)
-    with running(placement(architecture), SchedulerConfig(256, prefill_chunk=50)) as made:
+    with running(worker_config(architecture), SchedulerConfig(256, prefill_chunk=50)) as made:
         for r, found in zip(requests, await together(made, requests), strict=True):
             check_logprobs(made, r, found)
 
@@ -169,7 +172,7 @@ async def test_a_whole_context(runner: BatchingRunner) -> None:
 
 async def test_loglikelihoods_that_wait_together_are_one_step() -> None:
     requests = [request(str(i), [i, 2, 3, 4], max_tokens=i % 2, logprobs=0, prompt_logprobs=1) for i in range(16)]
-    with running(placement()) as made:
+    with running(worker_config()) as made:
         released = threading.Event()
         held = made._driver.call(lambda: released.wait(60))  # the engine's thread waits, so that all are queued
         answers = asyncio.create_task(together(made, requests))
@@ -188,13 +191,13 @@ def test_every_thread_of_the_engine_uses_the_threads_of_its_placement() -> None:
     import torch
 
     for threads in (2, 1):
-        with running(replace(placement(), threads=threads)) as made:
+        with running(replace(worker_config(), threads=threads)) as made:
             assert made._driver.call(torch.get_num_threads).result() == threads
 
 
 def test_bfloat16_keys_and_logprobs_stay_close() -> None:
     from launcher.settings.model import Dtype
 
-    with running(replace(placement(), dtype=Dtype.bf16)) as made, running(placement()) as exact:
+    with running(replace(worker_config(), dtype=Dtype.bf16)) as made, running(worker_config()) as exact:
         tokens = list(b"the quick brown fox")
         assert made.reference(tokens) == pytest.approx(exact.reference(tokens), abs=0.5)

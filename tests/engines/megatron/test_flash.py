@@ -1,4 +1,4 @@
-"""What flash-attn's kernel is given, and when it is used; a plain kernel takes its place, since it needs a GPU."""
+"""What flash-attn's kernel is given, and when it is used; a plain kernel replaces it, since it needs a GPU."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launcher.engines.runtime.scheduler import SchedulerConfig
 from tests.engines.answers import together
 from tests.engines.megatron.tape import Tape
 from tests.engines.megatron.test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
-from tests.engines.megatron.tiny_models import TINY, placement, running
+from tests.engines.megatron.tiny_models import TINY, running, worker_config
 
 
 class PlainKernel:
@@ -67,9 +67,9 @@ async def test_decode_steps_by_a_kernel_over_the_pages(name: str) -> None:
     """In mixed steps too: some sequences generate while prompts of others are computed in chunks."""
     kernel, requests = PlainKernel(), mixed_requests(12, seed=8)
     architecture = ARCHITECTURES[name]
-    with running(placement(architecture)) as plain:
+    with running(worker_config(architecture)) as plain:
         expected = await together(plain, requests)
-    with running(placement(architecture), SchedulerConfig(256, prefill_chunk=30), use(kernel)) as made:
+    with running(worker_config(architecture), SchedulerConfig(256, prefill_chunk=30), use(kernel)) as made:
         found = await together(made, requests)
         check_same(requests, expected, found)
         check_logprobs(made, requests[0], found[0])
@@ -79,9 +79,9 @@ async def test_decode_steps_by_a_kernel_over_the_pages(name: str) -> None:
 async def test_a_kernel_in_recorded_steps() -> None:
     kernel, requests = PlainKernel(), mixed_requests(12, seed=9)
     buckets = Buckets.of(12, TINY.context_length, 16, 513, full_width=True)
-    with running(placement()) as plain:
+    with running(worker_config()) as plain:
         expected = await together(plain, requests)
-    with running(placement(), prepare=use(kernel, buckets)) as made:
+    with running(worker_config(), prepare=use(kernel, buckets)) as made:
         check_same(requests, expected, await together(made, requests))
         facts = made.describe()["cuda_graphs"]
     assert facts["tokens_per_sequence"] == [256]

@@ -22,7 +22,7 @@ from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 from tests.engines import deployments
 from tests.engines.answers import Answer, together
 from tests.engines.megatron.test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
-from tests.engines.megatron.tiny_models import TINY, placement, running
+from tests.engines.megatron.tiny_models import TINY, running, worker_config
 
 
 def gpus() -> int:
@@ -61,11 +61,11 @@ def exact_multiplication() -> Iterator[None]:
 
 
 def on_gpu(graphs: bool = False, flash_decode: bool = False, dtype: Dtype = Dtype.fp32, **changes: Any) -> WorkerConfig:
-    place = replace(placement(tokens=16_384), device="cuda", dtype=dtype, flash_decode=flash_decode, **changes)
+    config = replace(worker_config(tokens=16_384), device="cuda", dtype=dtype, flash_decode=flash_decode, **changes)
     if flash_decode:
-        place = replace(place, block_size=flash.PAGE, num_blocks=REQUESTS + 1)
-    buckets = Buckets.of(REQUESTS, TINY.context_length, place.block_size, place.num_blocks, full_width=flash_decode)
-    return replace(place, graphs=buckets if graphs else None)
+        config = replace(config, block_size=flash.PAGE, num_blocks=REQUESTS + 1)
+    buckets = Buckets.of(REQUESTS, TINY.context_length, config.block_size, config.num_blocks, full_width=flash_decode)
+    return replace(config, graphs=buckets if graphs else None)
 
 
 @pytest.fixture(scope="module")
@@ -87,8 +87,8 @@ async def test_the_plain_path_is_exact(requests: Sequence[GenerationRequest], ex
 
 @pytest.mark.parametrize("name", ["llama", "gpt_neox", "gpt2", "qwen3", "sliding_window"])
 async def test_cuda_graphs_are_exact(name: str, requests: Sequence[GenerationRequest]) -> None:
-    place = on_gpu(graphs=True, architecture=ARCHITECTURES[name])
-    with running(place, SchedulerConfig(256, prefill_chunk=50)) as made:
+    config = on_gpu(graphs=True, architecture=ARCHITECTURES[name])
+    with running(config, SchedulerConfig(256, prefill_chunk=50)) as made:
         for r, found in zip(requests, await together(made, requests), strict=True):
             check_logprobs(made, r, found)
         facts = made.describe()["cuda_graphs"]
@@ -121,8 +121,8 @@ def close(requests: Sequence[GenerationRequest], runner: Any, answers: Sequence[
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("name", ["llama", "one_key_head", "sliding_window"])
 async def test_flash_decode_is_close(name: str, graphs: bool, requests: Sequence[GenerationRequest]) -> None:
-    place = on_gpu(graphs, flash_decode=True, dtype=Dtype.bf16, architecture=ARCHITECTURES[name])
-    with running(place, SchedulerConfig(256, prefill_chunk=50)) as made:
+    config = on_gpu(graphs, flash_decode=True, dtype=Dtype.bf16, architecture=ARCHITECTURES[name])
+    with running(config, SchedulerConfig(256, prefill_chunk=50)) as made:
         close(requests, made, await together(made, requests))
 
 

@@ -18,14 +18,14 @@ from tests.engines.answers import Answer, together
 from tests.engines.megatron.tape import Tape
 from tests.engines.megatron.test_executor import ARCHITECTURES, check_logprobs, check_same, mixed_requests
 from tests.engines.megatron.test_parallel import EXPERTS
-from tests.engines.megatron.tiny_models import TINY, placement, running
+from tests.engines.megatron.tiny_models import TINY, running, worker_config
 
 SEVERAL = Buckets([1, 3, 8, 12], [2, 5, 16], 12 * 12)
 """Sizes that do not divide one another; twelve sequences of a whole context are more than it records."""
 
 
-def recorded(place: WorkerConfig, buckets: Buckets = SEVERAL) -> WorkerConfig:
-    return replace(place, graphs=buckets)
+def recorded(config: WorkerConfig, buckets: Buckets = SEVERAL) -> WorkerConfig:
+    return replace(config, graphs=buckets)
 
 
 @pytest.fixture(scope="module")
@@ -35,14 +35,14 @@ def requests() -> list[GenerationRequest]:
 
 @pytest.fixture(scope="module")
 def expected(requests: Sequence[GenerationRequest]) -> list[Answer]:
-    with running(placement()) as plain:
+    with running(worker_config()) as plain:
         return asyncio.run(together(plain, requests))
 
 
 async def test_padded_steps_change_no_token_and_no_logprob(
     requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
-    with running(recorded(placement())) as made:
+    with running(recorded(worker_config())) as made:
         found = await together(made, requests)
         check_same(requests, expected, found)
         for r, one in zip(requests, found, strict=True):
@@ -59,9 +59,9 @@ async def test_padded_steps_change_no_token_and_no_logprob(
 async def test_padding_alone_does_not_change_what_others_hold() -> None:
     """A lone sequence in a bucket of three: the padding's writes must not reach its blocks, nor the shared ones."""
     (first, second) = (replace(r, id=n, prompt=tuple(range(64))) for r, n in zip(mixed_requests(2), "ab", strict=True))
-    with running(placement()) as plain:
+    with running(worker_config()) as plain:
         alone = [(await together(plain, [r]))[0] for r in (first, second, first)]
-    with running(recorded(placement(), Buckets([3], [16], 48))) as made:
+    with running(recorded(worker_config(), Buckets([3], [16], 48))) as made:
         found = [(await together(made, [r]))[0] for r in (first, second, first)]
         assert made.state().prompt_tokens_cached > 0
         assert made.describe()["cuda_graphs"]["replays"] > 0
@@ -71,7 +71,7 @@ async def test_padding_alone_does_not_change_what_others_hold() -> None:
 async def test_a_step_that_is_larger_than_all_sizes_is_computed_as_it_is(
     requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
-    with running(recorded(placement(), Buckets([1, 2], [4], 8))) as made:
+    with running(recorded(worker_config(), Buckets([1, 2], [4], 8))) as made:
         check_same(requests, expected, await together(made, requests))
 
 
@@ -79,19 +79,19 @@ async def test_prompts_of_which_one_token_is_computed_at_a_time(
     requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
     """Chunks of one token that draw nothing, or are scored, fit the recorded steps too."""
-    with running(recorded(placement()), SchedulerConfig(TINY.context_length, prefill_chunk=1)) as made:
+    with running(recorded(worker_config()), SchedulerConfig(TINY.context_length, prefill_chunk=1)) as made:
         check_same(requests[:4], expected[:4], await together(made, requests[:4]))
 
 
 async def test_preempted_sequences(requests: Sequence[GenerationRequest]) -> None:
     short = [replace(r, prompt=r.prompt[:20]) for r in requests]
-    with running(placement()) as plain, running(recorded(placement(tokens=256))) as tight:
+    with running(worker_config()) as plain, running(recorded(worker_config(tokens=256))) as tight:
         check_same(short, await together(plain, short), await together(tight, short))
 
 
 @pytest.mark.parametrize("name", [n for n in ARCHITECTURES if not ARCHITECTURES[n].num_experts])
 async def test_every_architecture_without_experts(name: str, requests: Sequence[GenerationRequest]) -> None:
-    with running(recorded(placement(ARCHITECTURES[name])), SchedulerConfig(256, prefill_chunk=50)) as made:
+    with running(recorded(worker_config(ARCHITECTURES[name])), SchedulerConfig(256, prefill_chunk=50)) as made:
         for r, found in zip(requests[:6], await together(made, requests[:6]), strict=True):
             check_logprobs(made, r, found)
         assert made.describe()["cuda_graphs"]["replays"] > 0
@@ -99,7 +99,7 @@ async def test_every_architecture_without_experts(name: str, requests: Sequence[
 
 async def test_stages_of_several_ranks(requests: Sequence[GenerationRequest], expected: Sequence[Answer]) -> None:
     layout = Parallelism(tensor=2, pipeline=2)
-    with running(recorded(placement(parallelism=layout))) as made:
+    with running(recorded(worker_config(parallelism=layout))) as made:
         check_same(requests[:4], expected[:4], await together(made, requests[:4]))
         assert made.describe()["cuda_graphs"]["replays"] > 0
 
@@ -109,7 +109,7 @@ async def test_a_recorded_step_reads_nothing_but_its_buffers(name: str, requests
     """The operations of one run are repeated without the code: nothing may depend on what the inputs held then."""
     tape = Tape()
     architecture = ARCHITECTURES[name]
-    with running(placement(architecture), prepare=lambda stage: stage.record(SEVERAL, tape)) as made:
+    with running(worker_config(architecture), prepare=lambda stage: stage.record(SEVERAL, tape)) as made:
         for r, found in zip(requests, await together(made, requests), strict=True):
             check_logprobs(made, r, found)
         assert tape.played == made.describe()["cuda_graphs"]["replays"] > 10
@@ -119,7 +119,7 @@ def test_a_step_that_waits_for_the_host_cannot_be_recorded() -> None:
     """Experts are chosen on the host; this is why they are an obstacle."""
     with (
         pytest.raises(AssertionError, match="waits for the host"),
-        running(placement(EXPERTS), prepare=lambda stage: stage.record(SEVERAL, Tape())),
+        running(worker_config(EXPERTS), prepare=lambda stage: stage.record(SEVERAL, Tape())),
     ):
         pass
 

@@ -98,17 +98,17 @@ async def test_the_shipped_model_answers_the_same_at_every_layout(layout: Parall
 def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line() -> None:
     import torch
 
-    place = Megatron().decide(deployments.deployed(Megatron(), TINY), replace(CPU, gpus=1)).placement
+    config = Megatron().decide(deployments.deployed(Megatron(), TINY), replace(CPU, gpus=1)).worker_config
     absent = torch.cuda.device_count()
     with pytest.raises(UserError, match=rf"GPU {absent} of this host is needed; torch .* sees {absent} of"):
-        place.torch_device(absent)
+        config.torch_device(absent)
 
 
 def test_what_a_gpu_would_record_is_planned_without_one() -> None:
     asked = Optimizations(cuda_graphs=True, flash_decode=True, dtype=Dtype.bf16)
     engine = Megatron(max_sequences=8)
     decision = engine.decide(deployments.deployed(engine, TINY, optimizations=asked), replace(CPU, gpus=1))
-    graphs = decision.placement.graphs
+    graphs = decision.worker_config.graphs
     assert graphs is not None
     assert list(graphs.rows) == [1, 2, 4, 8]
-    assert decision.placement.block_size == (flash.PAGE if flash.installed() else 16)
+    assert decision.worker_config.block_size == (flash.PAGE if flash.installed() else 16)

@@ -26,7 +26,7 @@ from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Parallelism
 from tests.engines.answers import Answer, answer, one_by_one, request, together
 from tests.engines.megatron.test_executor import check_logprobs, check_same, mixed_requests
-from tests.engines.megatron.tiny_models import TINY, NamedWeights, batching, executing, placement, running
+from tests.engines.megatron.tiny_models import TINY, NamedWeights, batching, executing, running, worker_config
 
 LAYOUTS = {
     "tensor2": Parallelism(tensor=2),
@@ -36,7 +36,7 @@ LAYOUTS = {
 LIMITS = SchedulerConfig(TINY.context_length, prefill_chunk=64)
 
 
-def followers() -> list[psutil.Process]:
+def workers() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "launcher.engines.megatron.worker" in p.cmdline()]
 
 
@@ -49,7 +49,7 @@ def requests() -> list[GenerationRequest]:
 
 @pytest.fixture(scope="module")
 def expected(requests: Sequence[GenerationRequest]) -> list[Answer]:
-    with running(placement(), LIMITS) as alone:
+    with running(worker_config(), LIMITS) as alone:
         return asyncio.run(together(alone, requests))
 
 
@@ -58,10 +58,10 @@ def test_the_leader_is_the_first_rank_of_the_last_stage(layout: tuple[int, int],
     assert leader_rank(Parallelism(*layout)) == leader
 
 
-async def check_layout(place: WorkerConfig, requests: Sequence[GenerationRequest], expected: Sequence[Answer]) -> None:
+async def check_layout(config: WorkerConfig, requests: Sequence[GenerationRequest], expected: Sequence[Answer]) -> None:
     """Compare tokens with those of one process, and log-probabilities with a plain forward pass of these ranks."""
-    with executing(place) as executor:
-        assert [p.environ()["OMP_NUM_THREADS"] for p in followers()] == ["1"] * (place.parallelism.world_size - 1)
+    with executing(config) as executor:
+        assert [p.environ()["OMP_NUM_THREADS"] for p in workers()] == ["1"] * (config.parallelism.world_size - 1)
         for caching in (True, False):
             with batching(executor, replace(LIMITS, prefix_caching=caching)) as made:
                 found = await together(made, requests)
@@ -70,22 +70,22 @@ async def check_layout(place: WorkerConfig, requests: Sequence[GenerationRequest
                 assert (made.state().prompt_tokens_cached > 0) == caching
                 for r, a in zip(requests, found, strict=True):
                     check_logprobs(made, r, a)
-    assert followers() == []
+    assert workers() == []
 
 
 @pytest.mark.parametrize("name", LAYOUTS)
 async def test_same_answers_as_one_process(
     name: str, requests: Sequence[GenerationRequest], expected: Sequence[Answer]
 ) -> None:
-    await check_layout(placement(parallelism=LAYOUTS[name]), requests, expected)
+    await check_layout(worker_config(parallelism=LAYOUTS[name]), requests, expected)
 
 
 async def test_untied_embeddings_with_biases() -> None:
     architecture = replace(TINY, tied=False, bias=True, qkv_bias=True, qk_norm=True)
     some = mixed_requests(4, seed=6)
-    with running(placement(architecture), LIMITS) as alone:
+    with running(worker_config(architecture), LIMITS) as alone:
         one = await together(alone, some)
-    with running(placement(architecture, Parallelism(tensor=2)), LIMITS) as made:
+    with running(worker_config(architecture, Parallelism(tensor=2)), LIMITS) as made:
         check_same(some, one, await together(made, some))
 
 
@@ -99,7 +99,7 @@ EXPERT_LAYOUTS = {
 
 @pytest.fixture(scope="module")
 def expected_of_experts(requests: Sequence[GenerationRequest]) -> list[Answer]:
-    with running(placement(EXPERTS), LIMITS) as alone:
+    with running(worker_config(EXPERTS), LIMITS) as alone:
         found = asyncio.run(together(alone, requests))
         check_logprobs(alone, requests[0], found[0])
         return found
@@ -109,15 +109,15 @@ def expected_of_experts(requests: Sequence[GenerationRequest]) -> list[Answer]:
 async def test_experts_over_ranks(
     name: str, requests: Sequence[GenerationRequest], expected_of_experts: Sequence[Answer]
 ) -> None:
-    await check_layout(placement(EXPERTS, EXPERT_LAYOUTS[name]), requests, expected_of_experts)
+    await check_layout(worker_config(EXPERTS, EXPERT_LAYOUTS[name]), requests, expected_of_experts)
 
 
 async def test_experts_with_biases_and_raw_weights_over_ranks() -> None:
     architecture = replace(EXPERTS, bias=True, normalize_expert_weights=False, qkv_bias=True)
     some = mixed_requests(6, seed=7)
-    with running(placement(architecture), LIMITS) as alone:
+    with running(worker_config(architecture), LIMITS) as alone:
         one = await together(alone, some)
-    with running(placement(architecture, Parallelism(tensor=2, expert=2)), LIMITS) as made:
+    with running(worker_config(architecture, Parallelism(tensor=2, expert=2)), LIMITS) as made:
         found = await together(made, some)
         check_same(some, one, found)
         check_logprobs(made, some[0], found[0])
@@ -133,32 +133,32 @@ async def generating(made: BatchingRunner) -> asyncio.Task[Answer]:
 
 
 async def test_a_dead_rank_fails_requests_and_is_named() -> None:
-    with running(placement(parallelism=Parallelism(pipeline=2))) as made:
+    with running(worker_config(parallelism=Parallelism(pipeline=2))) as made:
         task = await generating(made)
-        (victim,) = followers()
+        (victim,) = workers()
         victim.send_signal(signal.SIGKILL)
         with pytest.raises(EngineUnavailable, match=rf"rank 0 \(process {victim.pid}\) died"):
             await asyncio.wait_for(task, 60)
         assert f"process {victim.pid}" in str(made.state().error)
         with pytest.raises(EngineUnavailable):
             await answer(made, request("b", [1]))
-    assert followers() == []
+    assert workers() == []
 
 
 @pytest.mark.parametrize("busy", [True, False], ids=["computing", "idle"])
 async def test_a_rank_that_hangs_is_noticed(busy: bool) -> None:
-    with running(placement(parallelism=Parallelism(tensor=2)), silence_s=3) as made:
+    with running(worker_config(parallelism=Parallelism(tensor=2)), heartbeat_timeout_s=3) as made:
         task = await generating(made) if busy else None
-        (victim,) = followers()
+        (victim,) = workers()
         victim.send_signal(signal.SIGSTOP)
         async with asyncio.timeout(60):
             while made.state().error is None:
                 await asyncio.sleep(0.05)
-        assert made.state().error == f"rank 1 (process {victim.pid}) hangs: no sign of life for 3 s"
+        assert made.state().error == f"rank 1 (process {victim.pid}) hangs: no heartbeat for 3 s"
         if task is not None:
             with pytest.raises(EngineUnavailable, match="hangs"):
                 await asyncio.wait_for(task, 60)
-    assert followers() == []
+    assert workers() == []
 
 
 class Impatient(NamedWeights):
@@ -176,9 +176,9 @@ class Impatient(NamedWeights):
 
 async def test_nobody_waits_inside_a_collective_while_idle() -> None:
     """And a collective does end at the timeout of its group: with a rank stopped, the leader's wait ends by itself."""
-    place = replace(placement(parallelism=Parallelism(tensor=2)), weights=Impatient())
-    with running(place, LIMITS, silence_s=600) as made:
-        (other,) = followers()
+    config = replace(worker_config(parallelism=Parallelism(tensor=2)), weights=Impatient())
+    with running(config, LIMITS, heartbeat_timeout_s=600) as made:
+        (other,) = workers()
         await asyncio.sleep(5)  # more than twice what a collective would have waited
         assert other.is_running()
         assert made.state().error is None
@@ -186,12 +186,12 @@ async def test_nobody_waits_inside_a_collective_while_idle() -> None:
         other.suspend()
         with pytest.raises(EngineUnavailable, match=r"[Tt]imed? ?out"):
             await asyncio.wait_for(task, 60)
-    assert followers() == []
+    assert workers() == []
 
 
 async def test_a_rank_that_dies_while_all_are_idle_is_noticed() -> None:
-    with running(placement(parallelism=Parallelism(pipeline=2))) as made:
-        (victim,) = followers()
+    with running(worker_config(parallelism=Parallelism(pipeline=2))) as made:
+        (victim,) = workers()
         victim.send_signal(signal.SIGKILL)
         async with asyncio.timeout(20):
             while made.state().error is None:
@@ -214,10 +214,10 @@ class Unloadable:
 
 
 def test_a_rank_that_cannot_load_stops_the_start() -> None:
-    place = replace(placement(parallelism=Parallelism(tensor=2)), weights=Unloadable())
-    with pytest.raises((ServerError, RuntimeError), match=r"no weights on this host|onnection"), running(place):
+    config = replace(worker_config(parallelism=Parallelism(tensor=2)), weights=Unloadable())
+    with pytest.raises((ServerError, RuntimeError), match=r"no weights on this host|onnection"), running(config):
         pass
-    assert followers() == []
+    assert workers() == []
 
 
 def test_ranks_die_with_a_leader_that_is_killed(tmp_path: Path) -> None:
@@ -226,8 +226,8 @@ def test_ranks_die_with_a_leader_that_is_killed(tmp_path: Path) -> None:
         textwrap.dedent(f"""
         import sys, time
         sys.path.insert(0, {str(Path(__file__).parents[3])!r})
-        from tests.engines.megatron.tiny_models import Parallelism, placement, running
-        with running(placement(parallelism=Parallelism(tensor=2))):
+        from tests.engines.megatron.tiny_models import Parallelism, worker_config, running
+        with running(worker_config(parallelism=Parallelism(tensor=2))):
             print("ready", flush=True)
             time.sleep(600)
         """)

@@ -83,7 +83,7 @@ def _global_name(model: Any, name: str) -> str:
     return ".".join(parts)
 
 
-def placement(
+def worker_config(
     architecture: Architecture = TINY, parallelism: Parallelism | None = None, tokens: int = 8192
 ) -> WorkerConfig:
     return WorkerConfig(
@@ -100,23 +100,26 @@ def placement(
 
 @contextmanager
 def executing(
-    place: WorkerConfig,
+    config: WorkerConfig,
     on_death: Callable[[Future[str]], None] = print,
-    silence_s: float | None = None,
+    heartbeat_timeout_s: float | None = None,
     prepare: Callable[[Any], None] | None = None,
 ) -> Iterator[Any]:
-    """Start all ranks of a placement and yield the leader's executor; ``prepare`` gets the leader's stage first."""
+    """Start all ranks of a model and yield the leader's executor; ``prepare`` gets the leader's stage first."""
     from launcher.engines.megatron import distributed
 
     distributed.import_quietly()
     from launcher.engines.megatron.executor import MegatronExecutor
-    from launcher.engines.megatron.parallel import lead
-    from launcher.engines.megatron.workers import SILENCE_S
+    from launcher.engines.megatron.parallel import launch_workers
+    from launcher.engines.megatron.workers import HEARTBEAT_TIMEOUT_S
 
-    with lead(place, on_death, silence_s=silence_s or SILENCE_S) as (stage, followers):
+    with launch_workers(config, on_death, heartbeat_timeout_s=heartbeat_timeout_s or HEARTBEAT_TIMEOUT_S) as (
+        stage,
+        workers,
+    ):
         if prepare is not None:
             prepare(stage)
-        yield MegatronExecutor(stage, place, ByteTokenizer.vocab_size, followers)
+        yield MegatronExecutor(stage, config, ByteTokenizer.vocab_size, workers)
 
 
 @contextmanager
@@ -130,19 +133,19 @@ def batching(executor: Any, limits: SchedulerConfig) -> Iterator[BatchingRunner]
 
 @contextmanager
 def running(
-    place: WorkerConfig,
+    config: WorkerConfig,
     limits: SchedulerConfig | None = None,
     prepare: Callable[[Any], None] | None = None,
-    silence_s: float | None = None,
+    heartbeat_timeout_s: float | None = None,
 ) -> Iterator[BatchingRunner]:
-    """Run a placement as the engine does; ``silence_s`` is when a silent rank counts as hung."""
+    """Run a model as the engine does; a rank without a heartbeat for ``heartbeat_timeout_s`` counts as hung."""
     started: list[BatchingRunner] = []
 
     def on_death(reason: Future[str]) -> None:
         for runner in started:
             runner.fail(reason.result())
 
-    limits = limits or SchedulerConfig(place.architecture.context_length)
-    with executing(place, on_death, silence_s, prepare) as executor, batching(executor, limits) as runner:
+    limits = limits or SchedulerConfig(config.architecture.context_length)
+    with executing(config, on_death, heartbeat_timeout_s, prepare) as executor, batching(executor, limits) as runner:
         started.append(runner)
         yield runner
