@@ -102,7 +102,8 @@ def test_the_documented_layers_are_those_that_are_held() -> None:
 
 
 @pytest.mark.parametrize(
-    ("page", "least"), [("peers.md", 50), ("engines.md", 40), ("pytriton.md", 20), ("ray.md", 8), ("slurm.md", 20)]
+    ("page", "least"),
+    [("peers.md", 50), ("engines.md", 40), ("pytriton.md", 20), ("ray.md", 8), ("slurm.md", 20), ("security.md", 60)],
 )
 def test_the_tests_named_in_a_table_exist(page: str, least: int) -> None:
     named = set(re.findall(r"`(tests/[^`]+\.py::\w+)`", (ROOT / "docs" / page).read_text()))
