@@ -1,4 +1,4 @@
-"""Checkpoints by their layout on disk."""
+"""Checkpoints, one module or package per layout on disk."""
 
 from __future__ import annotations
 

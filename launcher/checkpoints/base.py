@@ -1,4 +1,4 @@
-"""What a checkpoint is: an architecture, a tokenizer, and weights that can be loaded into this rank's model."""
+"""The checkpoint interface: an architecture, a tokenizer, and weights for this rank's part of the model."""
 
 from __future__ import annotations
 

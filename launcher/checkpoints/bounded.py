@@ -1,4 +1,4 @@
-"""Reads the small files of a checkpoint within bounds, and quotes from them within bounds."""
+"""Read and quote the small files of a checkpoint within size limits."""
 
 from __future__ import annotations
 

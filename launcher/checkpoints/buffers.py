@@ -1,4 +1,4 @@
-"""Stored tensors that every model computes for itself, so that no answer depends on them."""
+"""Names of stored buffers that every model computes itself, so they cannot change an answer."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compares what a checkpoint claims of its model with what its files hold, before anything of that size is built."""
+"""Compare the sizes that a checkpoint claims with its files, before memory is allocated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Converts weights with Hugging Face's or GGUF's names and shapes into this rank's part of a Megatron model."""
+"""Convert weights with Hugging Face's or GGUF's names and shapes into this rank's part of a Megatron model."""
 
 from __future__ import annotations
 

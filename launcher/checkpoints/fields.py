@@ -1,4 +1,4 @@
-"""Values of a checkpoint's configuration, checked as they are read: a wrong one is named with its file."""
+"""Typed reading of a checkpoint's configuration; an error names the field and the file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the newest iteration in a training run's checkpoint folder."""
+"""Find the newest iteration in a training run's checkpoint folder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Megatron-core's model configuration, as NeMo, Megatron-Bridge or Megatron-LM wrote it, read as an `Architecture`."""
+"""Read Megatron-core's model configuration from NeMo, Megatron-Bridge or Megatron-LM as an `Architecture`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""NeMo 1 checkpoints: a ``.nemo`` archive, or its folder once unpacked, with ``torch_dist`` weights."""
+"""NeMo 1 checkpoints: a ``.nemo`` archive, or its unpacked folder, with ``torch_dist`` weights."""
 
 from __future__ import annotations
 

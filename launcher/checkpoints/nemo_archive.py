@@ -1,4 +1,4 @@
-"""A ``.nemo`` archive: listed and checked as a whole before any of it is unpacked."""
+"""A ``.nemo`` archive; it is listed and checked completely before anything is unpacked."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parameters of a megatron-core GPT by name, known from its architecture without building it."""
+"""The parameter names and shapes of a megatron-core GPT, derived from its architecture without building it."""
 
 from __future__ import annotations
 

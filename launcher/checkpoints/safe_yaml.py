@@ -1,4 +1,4 @@
-"""Reads a checkpoint's YAML as plain data: an unknown tag gives its content and never an object."""
+"""Read a checkpoint's YAML as plain data; an unknown tag gives its content, never an object."""
 
 from __future__ import annotations
 

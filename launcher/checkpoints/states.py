@@ -1,4 +1,4 @@
-"""A checkpoint in a training run's folder at one moment: its step, and whether it is written to its end."""
+"""The state of one checkpoint in a training run's folder: its step, and whether it is complete."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What became of one checkpoint of a training run."""
+"""The record of one checkpoint of a watch: its state, its run and its outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Looks into a training run's folder again and again, also while a checkpoint is being evaluated."""
+"""Watch a training run's folder for checkpoints, also while one is being evaluated."""
 
 from __future__ import annotations
 

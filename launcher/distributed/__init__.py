@@ -1,1 +1,1 @@
-"""Where a run's processes are: the allocation, and the processes that are one launcher."""
+"""The allocation of a run, and groups of processes that form one launcher."""

@@ -1,4 +1,4 @@
-"""Where we run: nodes, rank and devices, from the environment of this process."""
+"""The nodes, rank and devices of this process, from its environment."""
 
 from __future__ import annotations
 
@@ -48,10 +48,10 @@ class Ranks(Protocol):
 class Allocation:
     """The machines of a run as this process sees them. ``rank`` counts processes from 0; rank 0 leads.
 
-    ``cpus`` and ``gpus`` are those that this process may use: the CPUs that it is bound to, and no more than its
-    control group and SLURM grant. Of several processes, which SLURM or torchrun started together, ``name`` tells this
-    group from others, and ``local_rank`` counts those of one node. ``reach`` is a host that the leader reaches as the
-    others reach it. ``ranks`` is there once the leader listens to them.
+    ``cpus`` and ``gpus`` are available to this process: the CPUs that it is bound to, limited by its control group and
+    by SLURM. If SLURM or torchrun started several processes, ``name`` identifies their group, and ``local_rank`` counts
+    the processes of one node. ``reach`` is a host by which the other ranks reach rank 0. ``ranks`` is set once rank 0
+    listens to them.
     """
 
     nodes: tuple[str, ...]
@@ -153,7 +153,7 @@ def _numbers(ranges: str) -> list[str]:
 def _cpus(environment: Mapping[str, str]) -> int:
     """Count the CPUs of this process: those it is bound to, at most what its control group and SLURM grant.
 
-    SLURM binds nothing without a task plugin; of a job's share of this node it tells only the number.
+    Without a task plugin SLURM binds no CPUs, and gives only the number of a job's CPUs on this node.
     """
     granted = [len(os.sched_getaffinity(0)), int(environment.get("SLURM_CPUS_ON_NODE") or sys.maxsize)]
     return max(1, min([*granted, *quotas(Path("/proc/self/cgroup"), Path("/sys/fs/cgroup"))]))
@@ -162,8 +162,8 @@ def _cpus(environment: Mapping[str, str]) -> int:
 def quotas(own: Path, root: Path) -> list[int]:
     """Return the CPUs, rounded up, that control groups grant; ``own`` lists this process's groups, below ``root``.
 
-    A container sees its own group as the root, whatever its path outside. Both versions of control groups are read:
-    ``cpu.max`` is "quota period" in microseconds or "max"; version 1 has the two in files of their own, -1 for none.
+    A container sees its own group as the root. Both versions of control groups are read. In version 2, ``cpu.max`` is
+    "quota period" in microseconds, or "max". Version 1 has one file for each; a quota of -1 means none.
     """
     try:
         lines = [line.split(":", 2) for line in own.read_text().splitlines()]
@@ -181,7 +181,7 @@ def quotas(own: Path, root: Path) -> list[int]:
 
 
 def _upwards(root: Path, path: str) -> list[Path]:
-    """Return a group's folder and those of all groups around it: the least of their quotas counts."""
+    """Return the folders of a group and of all its parents; the smallest quota holds."""
     parts = [part for part in path.split("/") if part and part != ".."]
     return [root.joinpath(*parts[:n]) for n in range(len(parts) + 1)]
 

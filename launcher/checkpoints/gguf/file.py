@@ -1,4 +1,4 @@
-"""The header of a GGUF file: every count and size in it is compared with the bytes that the file has left.
+"""Parse the header of a GGUF file; every count and size is checked against the remaining bytes.
 
 The format is described in ggml's ``docs/gguf.md``: magic, version, counts, key-value pairs, descriptions of tensors,
 and their data.

@@ -1,4 +1,4 @@
-"""The keys of a GGUF file that describe its model: those that are read, and those that may be ignored."""
+"""The model keys of a GGUF file: the supported ones, and those that may be ignored."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a GGUF file says of the rotary frequencies, as llama.cpp reads it (``llama-model.cpp``, ``ggml_rope_ext``)."""
+"""The rotary factors of a GGUF file, read like llama.cpp (``llama-model.cpp``, ``ggml_rope_ext``)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What transformers' configuration classes say where a config.json says nothing, for every supported ``model_type``.
+"""Defaults of transformers' configuration classes for keys that a config.json omits, per ``model_type``.
 
 A test compares the defaults with the installed classes, so that reading a configuration need not import them: that
 takes seconds.

@@ -1,4 +1,4 @@
-"""The keys of a configuration by which transformers would fetch or import code."""
+"""Configuration keys that make transformers fetch or import code."""
 
 from __future__ import annotations
 

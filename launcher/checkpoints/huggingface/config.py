@@ -1,4 +1,4 @@
-"""A Hugging Face ``config.json``, read as transformers' own configuration classes read it."""
+"""Read a Hugging Face ``config.json`` as transformers' configuration classes do."""
 
 from __future__ import annotations
 

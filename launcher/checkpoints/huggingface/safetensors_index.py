@@ -1,4 +1,4 @@
-"""What a folder of safetensors files holds, read from their headers without torch."""
+"""List the tensors of a folder of safetensors files from their headers, without torch."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A checkpoint's chat template: where it is, which form of content it reads, and what it makes of a conversation."""
+"""A checkpoint's chat template: its file, the form of content that it reads, and its rendering."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The tokenizer inside a GGUF file, rebuilt as llama.cpp reads it (``src/llama-vocab.cpp``, late 2026)."""
+"""The tokenizer inside a GGUF file, rebuilt like llama.cpp's (``src/llama-vocab.cpp``, late 2026)."""
 
 from __future__ import annotations
 

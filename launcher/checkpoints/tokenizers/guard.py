@@ -1,4 +1,4 @@
-"""The one place where a stranger's tokenizer is tried before it is opened, and where a panic of Rust becomes an error.
+"""Try an untrusted tokenizer in a separate process, and turn a panic of Rust into an error.
 
 A panic derives from BaseException, so that no ``except Exception`` sees it.
 """

@@ -1,4 +1,4 @@
-"""A tokenizer of Hugging Face's library ``tokenizers`` with the exact bytes of every token.
+"""A tokenizer of Hugging Face's library ``tokenizers``, with the exact bytes of every token.
 
 The pipeline is that of ``tokenizer.json`` as it is: transformers 5 would build another one from the name of a class.
 """

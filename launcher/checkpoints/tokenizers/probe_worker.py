@@ -1,4 +1,4 @@
-"""Opens and tries one tokenizer file within bounds, as a script in a process that can be killed at any time.
+"""Script that opens and tries one tokenizer file within limits, in a process that can be killed.
 
 The libraries are written in Rust and C++. A file can make them panic, never return or take all memory. The script
 imports only the standard library and the library that reads the file, so that it starts fast.

@@ -1,4 +1,4 @@
-"""Finds the tokenizer that a NeMo or Megatron configuration names, among the files it came with."""
+"""Find the tokenizer that a NeMo or Megatron configuration names among the checkpoint's files."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The processes that render a chat template, which are ended and replaced when it exceeds its bounds."""
+"""Processes that render chat templates; one that exceeds its limits is killed and replaced."""
 
 from __future__ import annotations
 

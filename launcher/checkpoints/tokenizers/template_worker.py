@@ -1,4 +1,4 @@
-"""Renders one chat template within bounds, as a script in its own process that reads requests from its input.
+"""Script that renders one chat template within limits, and reads requests from its standard input.
 
 Python can stop neither a thread nor a long operation in C code. So the kernel enforces the bounds: a limit of CPU time,
 which kills the process, and a limit of its address space. The script imports only the standard library and jinja2, so

@@ -1,4 +1,4 @@
-"""Tokenizers whose checkpoint brings a chat template."""
+"""Tokenizers with a chat template."""
 
 from __future__ import annotations
 

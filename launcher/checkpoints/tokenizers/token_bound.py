@@ -1,4 +1,4 @@
-"""How much text one token can stand for at most, so that a text that cannot fit is refused before it is tokenized."""
+"""The most text that one token can stand for, which allows refusing a text that is too long unread."""
 
 from __future__ import annotations
 

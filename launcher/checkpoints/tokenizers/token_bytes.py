@@ -1,4 +1,4 @@
-"""The bytes of every token of a ``tokenizer.json``, as its decoder makes text of them."""
+"""The bytes of every token of a ``tokenizer.json``, as its decoder produces them."""
 
 from __future__ import annotations
 

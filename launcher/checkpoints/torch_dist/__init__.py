@@ -1,1 +1,1 @@
-"""Megatron-core's distributed checkpoint format, read without running any of it."""
+"""Megatron-core's distributed checkpoint format, read without running any code of it."""

@@ -1,4 +1,4 @@
-"""What ``torch.save`` wrote, read without torch's own reader: the arguments of a run, and single tensors.
+"""Read files of ``torch.save`` without torch's reader: the arguments of a run, and single tensors.
 
 The format is a ZIP archive whose records are not compressed: ``<name>/data.pkl`` and, for every tensor, its numbers in
 ``<name>/data/<key>``. It is read here by its central directory; nothing of it is unpacked.

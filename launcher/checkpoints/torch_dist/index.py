@@ -1,4 +1,4 @@
-"""The index of a ``torch.distributed.checkpoint``, every entry checked: which tensors there are, and in which bytes.
+"""The checked index of a ``torch.distributed.checkpoint``: the tensors, and where their bytes are.
 
 The file is a pickle of torch's own classes. torch would run what it names, so torch is never given it: what is read
 here is all that loading knows of the checkpoint.

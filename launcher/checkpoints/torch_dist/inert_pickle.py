@@ -1,4 +1,4 @@
-"""Reads a pickle with a reader of its own that builds inert records only: no code of a checkpoint ever runs."""
+"""Read a pickle into inert records; no code of a checkpoint ever runs."""
 
 from __future__ import annotations
 

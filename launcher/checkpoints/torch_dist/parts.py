@@ -1,4 +1,4 @@
-"""What a GPT's ``torch_dist`` checkpoint must hold, and what in it no part of the model takes."""
+"""The tensors that a GPT's ``torch_dist`` checkpoint must hold, and those without a place in the model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Megatron-core's distributed checkpoint format, ``torch_dist``: what is stored, and loading this rank's part of it."""
+"""The tensors of a ``torch_dist`` checkpoint, and loading this rank's part of them."""
 
 from __future__ import annotations
 

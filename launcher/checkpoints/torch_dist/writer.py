@@ -1,4 +1,4 @@
-"""Writes a megatron-core model as a ``torch_dist`` checkpoint from one process, with or without a GPU."""
+"""Write a megatron-core model as a ``torch_dist`` checkpoint from one process, with or without a GPU."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Processes that SLURM or torchrun started together: one leads a run, the others lend it their place."""
+"""Processes that SLURM or torchrun started together: rank 0 runs the launcher, other ranks host its workers."""

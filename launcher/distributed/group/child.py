@@ -1,4 +1,4 @@
-"""A Python module run as a process that gets connections, and dies when one of them ends."""
+"""Run a Python module as a process that inherits connections, and ends when one of them closes."""
 
 from __future__ import annotations
 

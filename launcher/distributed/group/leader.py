@@ -1,4 +1,4 @@
-"""The leader's side of a group: it waits for the others, starts processes beside them, and notices who is gone."""
+"""Rank 0 of a group: it waits for the other ranks, starts processes on them, and detects lost ranks."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ class Group:
                 threading.Thread(target=self._welcome, args=(caller,), name="group-member", daemon=True).start()
 
     def _welcome(self, caller: socket.socket) -> None:
-        """Take in who connects; whoever does not know the secret, or does not say what it wants, is sent away."""
+        """Accept a connection; close it without the secret, or without a valid first message."""
         try:
             connection = transport.welcome(caller, self._secret)
             match connection.recv():

@@ -1,4 +1,4 @@
-"""A process that follows: it runs beside it what the leader asks for, until the leader leaves or is gone."""
+"""Worker agent: starts child processes on the leader's request; exits with the leader."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the processes of a group say to each other."""
+"""The messages between the processes of a group."""
 
 from __future__ import annotations
 

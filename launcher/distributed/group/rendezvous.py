@@ -1,4 +1,4 @@
-"""Where a group meets: a file in a folder that all its processes share, which only this user can read."""
+"""The rendezvous of a group: a file in a shared folder that only this user can read."""
 
 from __future__ import annotations
 
@@ -51,14 +51,14 @@ def published(path: Path, meeting: Rendezvous) -> Iterator[None]:
 
 
 def read(path: Path) -> Rendezvous | None:
-    """Return what the leader wrote; None if there is nothing yet. Raises `UserError` for a file of somebody else."""
+    """Return the leader's file, or None if there is none yet. Raises `UserError` for a file that other users can read."""
     with suppress(OSError):
         next(path.parent.iterdir(), None)  # makes a network file system look again
     try:
         with path.open() as file:
             found = os.fstat(file.fileno())
             if found.st_uid != os.getuid() or found.st_mode & 0o077:
-                raise UserError(f"{path}: accepted is a file that only this user can read and write")
+                raise UserError(f"{path}: this user must own the file, and no other user may read or write it")
             return Rendezvous(**json.load(file))
     except (OSError, ValueError):
         return None

@@ -1,4 +1,4 @@
-"""Connections within a group: authenticated, without delay, and broken soon after the other side is gone."""
+"""Authenticated connections within a group, without delay; they break soon after the other side is lost."""
 
 from __future__ import annotations
 
