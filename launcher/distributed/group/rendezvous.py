@@ -51,7 +51,7 @@ def published(path: Path, meeting: Rendezvous) -> Iterator[None]:
 
 
 def read(path: Path) -> Rendezvous | None:
-    """Return the leader's file, or None if there is none yet. Raises `UserError` for a file that other users can read."""
+    """Return the leader's file; None if there is none yet. Raises `UserError` if other users can read it."""
     with suppress(OSError):
         next(path.parent.iterdir(), None)  # makes a network file system look again
     try:
