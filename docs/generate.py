@@ -16,9 +16,9 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from launcher.asgi.config import Limits
 from launcher.cli.options import conf_folder
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
+from launcher.core.ranges import ranges
 from launcher.pipeline.config import Mode, Run
 from launcher.settings.component import COMPONENTS
-from launcher.settings.ranges import ranges
 
 DOCS = Path(__file__).parent
 INNER = {"Limits": Limits}

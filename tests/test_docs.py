@@ -36,7 +36,11 @@ STAND_INS = {
 def commands() -> list[str]:
     pages = (page.read_text().replace("\\\n", " ") for page in PAGES)
     found = {m["rest"].split("#")[0].strip() for page in pages for m in COMMAND.finditer(page)}
-    return sorted(rest for rest in found if not any(word in rest for word in ("resume=", "<", "engine=constant")))
+    return sorted(
+        rest
+        for rest in found
+        if not any(word in rest for word in ("resume=", "<", "engine=constant", "--config-dir=options"))
+    )
 
 
 @pytest.mark.parametrize("rest", commands())
@@ -66,9 +70,10 @@ def test_what_extending_shows_runs_as_it_is_written(tmp_path: Path) -> None:
         shutil.copytree(ROOT / part, tmp_path / part, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "launch.py", tmp_path)
     text = (ROOT / "docs" / "extending.md").read_text()
-    written = [_place(code["code"], tmp_path) for code in BLOCK.finditer(text)]
-    with (tmp_path / "launcher" / "pipeline" / "config.py").open("a") as config:
-        config.writelines(f"import {name}  # noqa\n" for name in written if name)
+    codes = [block["code"] for block in BLOCK.finditer(text)]
+    written = [_place(code, tmp_path) for code in codes if re.search(r"^# (launcher|conf)/", code, re.M)]
+    with (tmp_path / "launcher" / "pipeline" / "components.py").open("a") as components:
+        components.writelines(f"import {name}  # noqa\n" for name in written if name)
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "planets.jsonl").write_text('{"id": "1", "question": "Is it round?", "answer": "YES!"}\n')
     (tmp_path / "data" / "wordings.jsonl").write_text('{"wordings": ["Is it round?", "Is its shape round?"]}\n')

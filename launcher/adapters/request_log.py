@@ -17,10 +17,10 @@ from typing import ClassVar
 from launcher.adapters.base import Adapter, Downstream, closing
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.files import append
+from launcher.core.ranges import CountFromZero
 from launcher.core.redaction import redact
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
-from launcher.settings.ranges import CountFromZero
 
 log = logging.getLogger(__name__)
 

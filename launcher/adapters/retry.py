@@ -11,9 +11,9 @@ from typing import ClassVar
 
 from launcher.adapters.base import Adapter
 from launcher.core.errors import TransportError
+from launcher.core.ranges import Count, Seconds, SecondsFromZero
 from launcher.core.types import Handler, Request, Response
 from launcher.settings.component import component
-from launcher.settings.ranges import Count, Seconds, SecondsFromZero
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
 from launcher.core.errors import UserError
-from launcher.settings.ranges import Bytes, Count, Seconds
+from launcher.core.ranges import Bytes, Count, Seconds
 
 ANY_ORIGIN = "*"
 

@@ -10,12 +10,12 @@ from launcher.backends.base import Backend, check_world_size
 from launcher.backends.endpoint import api_key
 from launcher.backends.listing import Listing, split_url
 from launcher.core.errors import UserError
+from launcher.core.ranges import Seconds
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import component
 from launcher.settings.model import Parallelism
-from launcher.settings.ranges import Seconds
 
 
 @component("backend/external")

@@ -10,13 +10,13 @@ from typing import ClassVar
 from launcher.asgi.config import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, check_world_size
 from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
+from launcher.core.ranges import Port, Seconds
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
-from launcher.settings.ranges import Port, Seconds
 
 
 @component("backend/inline")

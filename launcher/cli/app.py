@@ -22,7 +22,7 @@ from launcher.cli.arguments import expand_arguments
 from launcher.cli.compose import Composition
 from launcher.cli.config_errors import describe
 from launcher.cli.jobs import RunContext, job
-from launcher.cli.options import conf_folder
+from launcher.cli.options import conf_folder, option_packages
 from launcher.cli.signals import interrupt_on_sigterm
 from launcher.cli.sweep_callback import (
     SweepCallback,
@@ -80,6 +80,7 @@ def launch(arguments: list[str]) -> int:
 def _launched(line: CommandLine, allocation: Allocation) -> int:
     if line.get("mode") in ("status", "cancel"):
         return _job_command(line)
+    option_packages()  # refuses names that are taken, before Hydra meets them
     with _scratch(line) as scratch, ServerPool() as deployments:
         context = RunContext(allocation, deployments)
 

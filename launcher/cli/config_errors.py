@@ -18,10 +18,10 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from launcher.cli.options import conf_folder
+from launcher.cli.options import options_of, unloaded
 from launcher.core import credentials
+from launcher.core.ranges import ranges
 from launcher.settings.component import check_finite
-from launcher.settings.ranges import ranges
 
 CONTAINER = re.compile(r"(?:Cannot convert '|Value '.*' of type ')(?:DictConfig|ListConfig|bytes)'", re.DOTALL)
 QUOTED = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
@@ -104,10 +104,11 @@ def _unknown_option(error: MissingConfigException) -> str:
         return _first_line(error)
     if group == "hydra/launcher" and option.startswith("submitit_"):
         return f"{group}={option}: hydra-submitit-launcher is not installed; install the extra 'slurm'"
-    options = sorted(p.stem for p in (conf_folder() / group).glob("*.yaml")) or sorted(error.options or [])
+    options = sorted({*options_of(group), *(error.options or [])})
+    failed = "".join(f"; {each} cannot be loaded: {each.error}" for each in unloaded(group))
     if not options:
         return f"{group}={option}: there is no group '{group}'"
-    return f"{group}={option}: no such option{_guess(option, options)}; expected one of {', '.join(options)}"
+    return f"{group}={option}: no such option{_guess(option, options)}; expected one of {', '.join(options)}{failed}"
 
 
 def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:

@@ -1,11 +1,47 @@
-"""The folder of the option files."""
+"""The option files: those of the program, and those of other distributions."""
 
 from __future__ import annotations
 
 from pathlib import Path
+
+from launcher.core.errors import UserError
+from launcher.pipeline.components import Extension, extensions
 
 
 def conf_folder() -> Path:
     """Return the folder of option files: inside the installed package, or at the root of a checkout."""
     package = Path(__file__).resolve().parent.parent
     return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
+def option_packages() -> list[str]:
+    """Return the packages of option files that other distributions bring.
+
+    Raises `UserError` for an option of a name that is taken: Hydra would read the first of the two.
+    """
+    owners = dict.fromkeys(_built_in(), "the launcher")
+    packages = {extension.options: extension for extension in extensions() if extension.options}
+    for extension in packages.values():
+        for option in extension.option_files():
+            if owners.setdefault(option, str(extension)) != str(extension):
+                raise UserError(
+                    f"{extension}: option {option} has the name of one of {owners[option]}; "
+                    f"uninstall {extension.distribution}, or rename its option"
+                )
+    return list(packages)
+
+
+def options_of(group: str) -> list[str]:
+    """Return the options of a config group."""
+    found = [*_built_in(), *(option for each in extensions() for option in each.option_files())]
+    return sorted({option.rpartition("/")[2] for option in found if option.rpartition("/")[0] == group})
+
+
+def unloaded(group: str) -> list[Extension]:
+    """Return the extensions of a config group that cannot be loaded."""
+    return [extension for extension in extensions() if extension.error and extension.group == group]
+
+
+def _built_in() -> list[str]:
+    folder = conf_folder()
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in folder.glob("*/*.yaml")]

@@ -13,6 +13,7 @@ from itertools import islice
 from typing import ClassVar
 
 from launcher.core.errors import EngineUnavailable, QueueFull, UserError
+from launcher.core.ranges import Count, CountFromZero, NonNegative, SecondsFromZero
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
@@ -30,7 +31,6 @@ from launcher.engines.base import (
 from launcher.engines.runtime.output_buffer import join
 from launcher.settings.component import component
 from launcher.settings.model import Model
-from launcher.settings.ranges import Count, CountFromZero, NonNegative, SecondsFromZero
 
 EOS = 256
 VOCAB = 257

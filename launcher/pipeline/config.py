@@ -11,21 +11,18 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
-from launcher.adapters import caching, payload, reasoning, request_log, retry, system_message  # noqa: F401  to register them
 from launcher.adapters.base import Adapter
-from launcher.backends import command, external, inline, pytriton, ray  # noqa: F401
 from launcher.backends.base import Backend
 from launcher.core.errors import UserError
 from launcher.core.redaction import reveal
-from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401
 from launcher.engines.base import Deployment, Engine
+from launcher.pipeline import components  # noqa: F401  (registers the components)
 from launcher.settings.cluster import Cluster, Local, Slurm
 from launcher.settings.component import name_of
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.settings.watch import Watch
-from launcher.tasks import generation, multiple_choice  # noqa: F401
 from launcher.tasks.base import Task
 
 

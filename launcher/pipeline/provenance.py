@@ -13,6 +13,7 @@ from pathlib import Path
 from launcher import __version__
 from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
+from launcher.pipeline.components import extensions
 from launcher.pipeline.config import Run
 from launcher.tasks.base import Task, naming
 
@@ -27,7 +28,9 @@ def provenance(config: Mapping[str, Json], overrides: list[str], allocation: All
     return {
         "config": dict(config),
         "overrides": overrides,
-        "versions": {"launcher": __version__, "python": platform.python_version()} | _versions(),
+        "versions": {"launcher": __version__, "python": platform.python_version()}
+        | _versions()
+        | {extension.distribution: extension.version for extension in extensions()},
         "git_commit": _git_commit(),
         "checkpoint": None,
         "machine": {

@@ -9,9 +9,9 @@ from enum import Enum
 from typing import Any
 
 from launcher.core.errors import UserError
+from launcher.core.ranges import Count, CountFromZero, Positive, Seconds
 from launcher.settings.component import component
 from launcher.settings.model import Parallelism
-from launcher.settings.ranges import Count, CountFromZero, Positive, Seconds
 
 
 class Spread(Enum):

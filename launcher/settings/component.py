@@ -10,12 +10,16 @@ from typing import Any, TypeVar, dataclass_transform
 from hydra.core.config_store import ConfigStore
 
 from launcher.core.errors import UserError
-from launcher.settings.ranges import ranges
+from launcher.core.ranges import ranges
 
 T = TypeVar("T")
 
 COMPONENTS: dict[str, type] = {}
 """Every registered component by its path, ``<group>/<name>``."""
+
+
+class ComponentExists(UserError):
+    """A component has the path of another one."""
 
 
 @dataclass_transform()
@@ -26,9 +30,12 @@ def component(path: str) -> Callable[[type[T]], type[T]]:
     option's keys, stored as ``schema/<path>``; a YAML file of the group includes it with
     ``defaults: [/schema/<path>@_here_]``. ``OmegaConf.to_object`` then returns an instance of the class itself.
     A number that is not finite, or out of the range of its field, is refused.
+    Raises `ComponentExists` for a path that another module has registered.
     """
 
     def register(cls: type[T]) -> type[T]:
+        if (known := COMPONENTS.get(path)) and known.__module__ != cls.__module__:
+            raise ComponentExists(f"component {path} of {cls.__module__} has the name of one of {known.__module__}")
         group, name = path.rsplit("/", 1)
         made = dataclass(_checked(cls, f"adapters.{name}" if group == "adapters" else group))
         ConfigStore.instance().store(group=f"schema/{group}", name=name, node=made)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import Annotated, ClassVar
 
+from launcher.core.ranges import Count, Fraction, NonNegative, Positive, Range, Seconds, SecondsFromZero
 from launcher.settings.component import component
-from launcher.settings.ranges import Count, Fraction, NonNegative, Positive, Range, Seconds, SecondsFromZero
 
 Seed = Annotated[int, Range(-(2**63), 2**62)]
 """What a server takes as a seed, with room for the number of a repeat."""

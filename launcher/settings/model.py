@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Annotated
 
+from launcher.core.ranges import Count, Range, Seconds
 from launcher.settings.component import component
-from launcher.settings.ranges import Count, Range, Seconds
 
 MOST = 10**6
 """The largest bound: beyond it nothing is refused."""

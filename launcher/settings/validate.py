@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import field
 
 from launcher.core.errors import UserError
+from launcher.core.ranges import Positive, Seconds
 from launcher.settings.component import component
-from launcher.settings.ranges import Positive, Seconds
 
 
 @component("validate/validate")

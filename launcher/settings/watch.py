@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from enum import Enum
 
+from launcher.core.ranges import Count, CountFromZero, Seconds
 from launcher.settings.component import component
-from launcher.settings.ranges import Count, CountFromZero, Seconds
 
 
 class Order(Enum):

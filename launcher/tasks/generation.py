@@ -7,9 +7,9 @@ from dataclasses import field
 from enum import Enum
 
 from launcher.core.errors import TaskError
+from launcher.core.ranges import Count, CountFromZero, NonNegative
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
-from launcher.settings.ranges import Count, CountFromZero, NonNegative
 from launcher.tasks import bounded
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task

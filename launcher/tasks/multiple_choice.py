@@ -6,10 +6,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import field
 
 from launcher.core.errors import TaskError
+from launcher.core.ranges import Count
 from launcher.core.responses import Fault, in_order
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
-from launcher.settings.ranges import Count
 from launcher.tasks.base import Task
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood

@@ -1,4 +1,4 @@
-"""Numbers within other values are checked, too; test_ranges.py walks every option."""
+"""Numbers within other values are checked, too; tests/core/test_ranges.py walks every option."""
 
 from __future__ import annotations
 

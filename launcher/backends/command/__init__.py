@@ -12,13 +12,13 @@ from launcher.backends.base import Backend, check_world_size
 from launcher.backends.command import argv_template
 from launcher.backends.endpoint import ANY_PORT, api_key, planned_url, root_url
 from launcher.core.errors import UserError
+from launcher.core.ranges import Port, Seconds
 from launcher.core.redaction import reveal
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import component
-from launcher.settings.ranges import Port, Seconds
 
 CALL_S = 30.0
 

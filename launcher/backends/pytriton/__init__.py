@@ -17,13 +17,13 @@ from launcher.backends.pytriton.installation import missing
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.core.errors import UserError
 from launcher.core.http import netloc
+from launcher.core.ranges import Port, Seconds
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
-from launcher.settings.ranges import Port, Seconds
 
 if TYPE_CHECKING:
     from launcher.backends.pytriton.request_handler import RequestHandler

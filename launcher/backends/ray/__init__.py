@@ -16,13 +16,13 @@ from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_u
 from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
 from launcher.backends.ray.resources import Node, available_gib, check_memory, count, rooms
 from launcher.core.errors import UserError
+from launcher.core.ranges import Port, Positive, Range, Seconds
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
-from launcher.settings.ranges import Port, Positive, Range, Seconds
 
 AUTO = "auto"
 MOST = 1000

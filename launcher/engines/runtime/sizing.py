@@ -7,12 +7,12 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from launcher.core.errors import UserError
+from launcher.core.ranges import MANY, Count, CountFromZero, Positive, Range
 from launcher.core.units import GIB
 from launcher.engines.base import Engine
 from launcher.engines.runtime.flash import PAGE
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Model
-from launcher.settings.ranges import MANY, Count, CountFromZero, Positive, Range
 
 BLOCK_SIZE = 16
 """Tokens of a page of the cache, where none are given and any will do."""

@@ -11,9 +11,9 @@ from typing import Any, get_args, get_type_hints
 import pytest
 
 from launcher.core.errors import UserError
+from launcher.core.ranges import Range, ranges
 from launcher.pipeline.config import Run  # imports, and so registers, every component
 from launcher.settings.component import COMPONENTS
-from launcher.settings.ranges import Range, ranges
 
 HUGE = 10**30
 VALUES = (0, -1, HUGE, float(HUGE), math.nan, math.inf, -math.inf)
