@@ -21,10 +21,10 @@ test: ## install every extra and run all tests (ARGS="-k name")
 	@$(MAKE) --no-print-directory real-model
 	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --no-loadscope-reorder --durations=25 $(ARGS)
 
-soak: ## the long tests: kill matrices, long runs (run before a release, and by a weekly job)
+soak: ## the long tests: kill matrices, and many examples of all that draws some (weekly, and before a release)
 	@$(PYTHON) install.py all dev docs
 	@$(MAKE) --no-print-directory real-model
-	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=25 -m soak $(ARGS)
+	@SOAK=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --timeout=3600 --durations=25 -m "soak or fuzz or hypothesis" $(ARGS)
 
 smollm2: ## evaluate SmolLM2-135M-Instruct on real ARC-Easy questions
 	@$(PYTHON) install.py megatron data

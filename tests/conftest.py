@@ -1,4 +1,4 @@
-"""What every test may rely on: no network, one thread per torch operation, and no process left behind."""
+"""What every test relies on: no network, one thread per torch operation, and no process left behind."""
 
 from __future__ import annotations
 
@@ -17,41 +17,46 @@ import psutil
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-# A shell's background job starts with SIGINT ignored, and so would every program that a test sends one to.
+from tests.fuzzing import examples
+
+# A shell's background job ignores SIGINT, and the programs that a test starts would inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
 TOGETHER = ("api/contract", "cluster", "backends/ray", "backends/pytriton")
-"""Folders whose tests share servers, and take longest: each is one worker's, and begun with."""
+"""Folders whose tests share servers. They take longest, so each goes to one worker, before all other tests."""
 
 SERVICES = ("api/contract", "cluster", "backends/ray", "backends/pytriton", "backends/command")
 
-# On a busy machine everything is slow, and no fault of a strategy.
-hypothesis.settings.register_profile("steady", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+# A busy machine makes any test slow, so neither a deadline nor the check "too slow" tells about the test.
+hypothesis.settings.register_profile(
+    "steady", max_examples=examples(50), deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow]
+)
 hypothesis.settings.load_profile("steady")
 
 
 @pytest.fixture(scope="session", autouse=True)
 def no_orphans() -> Iterator[None]:
-    """Fail the session if a process that a test started is still there at its end."""
+    """Fail the session if a process that a test started still runs at its end, and name that test."""
     yield
-    left = [said for p in psutil.Process().children(recursive=True) if (said := _command(p))]
-    left = [said for said in left if "resource_tracker" not in said]
-    assert not left, f"processes left behind: {left}"
+    left = [line for p in psutil.Process().children(recursive=True) if (line := _described(p))]
+    left = [line for line in left if "resource_tracker" not in line]
+    assert not left, "processes left behind:\n" + "\n".join(left)
 
 
-def _command(process: psutil.Process) -> str:
-    """Return the command of a process, or its name; empty if it is gone."""
+def _described(process: psutil.Process) -> str:
+    """Return the command of a process and the test that started it; empty if it has ended."""
     try:
-        return " ".join(process.cmdline()) or process.name()
-    except psutil.NoSuchProcess:  # a zombie's is one, too
+        test = process.environ().get("PYTEST_CURRENT_TEST", "a test").partition(" (")[0]
+        return f"{' '.join(process.cmdline()) or process.name()}, started by {test}"
+    except psutil.Error:  # a zombie, too, has no environment
         return ""
 
 
 class Folder(pytest.Package):
-    """A folder of tests: fixtures of scope "package" end with its last one, not with the session.
+    """A folder of tests, whose fixtures of scope "package" end with its last test and not with the session.
 
-    pytest wants an ``__init__.py`` for that, which would make a folder the package ``ray`` or ``pytriton`` itself.
+    pytest expects an ``__init__.py`` for that, which would make a folder the package ``ray`` or ``pytriton`` itself.
     """
 
     def setup(self) -> None:
@@ -65,11 +70,17 @@ def pytest_collect_directory(path: Path, parent: pytest.Collector) -> Folder:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, and mark what starts other programs' servers."""
+    """Mark the tests that start other programs' servers, and put the longest folders and files first."""
     for item in items:
         if _folder(item.path) in SERVICES:
             item.add_marker(pytest.mark.services)
-    items.sort(key=lambda item: TOGETHER.index(folder) if (folder := _folder(item.path)) in TOGETHER else len(TOGETHER))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+
+    def place(item: pytest.Item) -> int:
+        folder = _folder(item.path)
+        return TOGETHER.index(folder) if folder in TOGETHER else len(TOGETHER) + (item.path not in slow)
+
+    items.sort(key=place)
 
 
 class Scheduling(LoadScopeScheduling):  # it has no types

@@ -24,6 +24,7 @@ from launcher.api.body import parse
 from launcher.api.extra_fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, Fields, same
 from launcher.api.request_schema import Body, ChatRequest, CompletionRequest, Message, StreamOptions
 from launcher.asgi.errors import ApiError
+from tests.fuzzing import examples
 
 API = Path(__file__).parents[2] / "docs" / "api.md"
 GOOD: dict[type[Body], dict[str, object]] = {
@@ -115,7 +116,7 @@ WRONG = {
 }  # fmt: skip
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(names=st.sets(st.sampled_from(sorted(WRONG)), min_size=2), order=st.randoms(use_true_random=False))
 def test_of_several_mistakes_it_is_always_the_same_that_is_told(names: set[str], order) -> None:
     told = set()
@@ -139,7 +140,7 @@ JSON = st.recursive(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(fields=st.dictionaries(st.sampled_from(sorted({*ChatRequest.model_fields, *SAMPLED.neutral})) | st.text(), JSON))
 def test_whatever_is_asked_it_is_planned_or_refused_in_openais_shape(fields: dict[str, object]) -> None:
     with suppress(ApiError):

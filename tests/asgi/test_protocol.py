@@ -17,6 +17,7 @@ from launcher.settings.model import Model
 from tests.api.raw import Address, answer_to, connected, dripped, error, ids, request, said, server, statuses
 from tests.api.runners import Scripted
 from tests.api.runners import said as produced
+from tests.fuzzing import examples
 
 SOON = 0.3
 """Seconds that a test lets a client take."""
@@ -180,7 +181,7 @@ def test_an_answer_before_the_app_has_the_clients_own_id_and_no_earlier_ones(pla
     assert ids(found)[1].startswith("req_")
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(
     junk=st.lists(st.binary(max_size=30) | st.sampled_from([HEAD, CLOSE, b"\r\n", b"\r\n\r\n", b"0\r\n\r\n", b": "]))
 )

@@ -16,6 +16,7 @@ from launcher.checkpoints.tokenizers.sentencepiece import Added, SentencePieceTo
 from launcher.core.prompt_logprobs import check_offsets, spans
 from launcher.core.tokenizer import ByteTokenizer, Tokenizer
 from tests.checkpoints.tokenizer_inputs import CORPUS, SPECIAL, backend
+from tests.fuzzing import examples
 
 PIECES = st.sampled_from(
     ["<s>", "</s>", "<|begin|>", "<|im_start|>", "<|im_end|>", "<|glued|>", "<tool>", "[", "<", "|>"]
@@ -55,7 +56,7 @@ def offsets_of(pieces: tuple[bytes, ...]) -> list[int]:
 
 
 @pytest.mark.parametrize("name", [*SPECIAL, "legacy", "new"])
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(prompt=PROMPTS)
 def test_an_echo_is_the_prompt(tokenizers: dict[str, Tokenizer], name: str, prompt: str) -> None:
     tokenizer = tokenizers[name]

@@ -20,9 +20,10 @@ from launcher.checkpoints.torch_dist.archive import read_tensor as read_part
 from launcher.core.errors import CheckpointError
 from tests.checkpoints import test_gguf, test_huggingface, test_megatron_lm
 from tests.checkpoints.hostile import ASSETS, MEMORY, STEP, bounded, tiny
+from tests.fuzzing import examples
 
 NEMO2 = Path(__file__).parent / "data" / "nemo2"
-EXAMPLES = 100
+EXAMPLES = examples(50)
 
 
 @dataclass(frozen=True)
@@ -150,6 +151,7 @@ KINDS = [
 ]  # fmt: skip
 
 
+@pytest.mark.fuzz
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_changed_file_loads_or_is_refused_in_one_line(kind: str, targets: dict[str, Target], tmp_path: Path) -> None:
     target = targets[kind]

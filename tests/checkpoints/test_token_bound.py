@@ -10,6 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.fuzzing import examples
+
 tokenizers = pytest.importorskip("tokenizers")
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers  # noqa: E402
@@ -50,7 +52,7 @@ def spec(tokenizer: Tokenizer, **changed: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("name", BOUNDED)
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(data=st.data())
 def test_no_text_has_fewer_tokens_than_the_bound_says(name: str, data: st.DataObject) -> None:
     tokenizer = BOUNDED[name]()  # type: ignore[operator]

@@ -16,6 +16,7 @@ from launcher.core import redaction
 from launcher.core.credentials import SecretGiven, check, is_secret, shown
 from launcher.core.errors import UserError
 from launcher.settings.overrides import CommandLine
+from tests.fuzzing import examples
 
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 SECRETS = st.builds(
@@ -93,7 +94,7 @@ def forgotten() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("place", PLACES)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(secret=SECRETS)
 def test_a_secret_is_refused_and_not_repeated(place: str, secret: str) -> None:
     with pytest.raises(SecretGiven) as refused:
@@ -105,7 +106,7 @@ def test_a_secret_is_refused_and_not_repeated(place: str, secret: str) -> None:
 
 
 @pytest.mark.parametrize("place", DOUBTFUL)
-@settings(max_examples=30)
+@settings(max_examples=examples(30))
 @given(secret=RANDOM)
 def test_what_is_like_a_key_is_refused_in_a_doubtful_place(place: str, secret: str) -> None:
     with pytest.raises(SecretGiven) as refused:

@@ -13,9 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.core.prompt_logprobs import Misaligned, check_offsets, not_echoed, spans
-from launcher.core.responses import NO_FINISH, check, check_stream, error_message, refuses, token_count
+from launcher.core.responses import NO_FINISH, check, check_stream, refuses, token_count
 from launcher.core.types import Json, Request, Response, Sample, Status
 from launcher.tasks.multiple_choice import MultipleChoice
+from tests.fuzzing import examples
 from tests.recorded import (
     CHOICES,
     CONTENT,
@@ -102,13 +103,12 @@ def lists(body: Json) -> Json:
         (lambda b: b.pop("choices"), "no list"),
         (lambda b: b.update(error={"message": "CUDA error"}), "CUDA error"),
         (lambda b: b.update(error="out of memory"), "out of memory"),
-        (lambda b: b.update(error={}), "the answer has an 'error' without a message: {}"),
-        (lambda b: first(b).update(error={"code": 5}), "a choice has an 'error' without a message: {'code': 5}"),
+        (lambda b: b.update(error={}), "error"),
         (lambda b: first(b).update(error={"message": "provider"}), "provider"),
         (lambda b: first(b).pop("text"), "no text"),
-        (lambda b: first(b).update(text=4), "integer, expected string"),
-        (lambda b: first(b).update(text=["4"]), "array, expected string"),
-        (lambda b: first(b).update(logprobs=[]), "array, expected object"),
+        (lambda b: first(b).update(text=4), "int, not a text"),
+        (lambda b: first(b).update(text=["4"]), "list, not a text"),
+        (lambda b: first(b).update(logprobs=[]), "not an object"),
         (lambda b: first(b).update(logprobs={"tokens": ["4"], "token_logprobs": [0.5]}), "not above 0"),
         (lambda b: first(b).update(logprobs={"tokens": ["4"], "token_logprobs": ["n/a"]}), "expected a number"),
         (lambda b: first(b).update(logprobs={"tokens": ["4"], "token_logprobs": [True]}), "expected a number"),
@@ -273,26 +273,6 @@ def test_only_an_error_of_the_api_is_a_refusal(body: Json, refused: bool) -> Non
     assert refuses(Response(403, body)) is refused
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ({"error": {"message": "too long"}}, "too long"), ({"object": "error", "message": "too long"}, "too long"),
-        ({"error": "Forbidden"}, "Forbidden"), ({"error": {"message": {"a": 1}}}, "{'a': 1}"),
-        ({"error": {}}, None), ({"error": {"message": ""}}, None), ({}, None), ("no", None), (None, None), ([1], None),
-    ],
-)  # fmt: skip
-def test_an_error_has_one_message_in_whichever_shape(body: Json, message: str | None) -> None:
-    assert error_message(body) == message
-
-
-@pytest.mark.parametrize("finish", ["stop", "length", "stop_sequence", "eos_token"])
-def test_the_finish_reasons_of_openai_and_tgi_are_known(finish: str) -> None:
-    body = copy.deepcopy(BODY)
-    first(body)["finish_reason"] = finish
-    assert fault(completion(), body) is None
-    assert check_stream([body]) is None
-
-
 def test_a_stream_with_a_strange_end_is_not_whole() -> None:
     piece = {"choices": [{"index": 0, "text": "a", "finish_reason": None}]}
     assert check_stream([piece, {"choices": [{"index": 0, "text": "", "finish_reason": "stop"}]}]) is None
@@ -359,7 +339,7 @@ SAMPLE = Sample("t", "1", (ASKED,), {"index": 0, "text": CHOICES[0], "choices": 
 HONEST = {name: score(TASK, SAMPLE, Response(200, make(*PROMPTS))) for name, make in ECHOES.items()}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=examples(60), deadline=None)
 @given(st.data())
 def test_a_changed_echo_fails_or_has_the_honest_score(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(ECHOES)))
@@ -369,7 +349,7 @@ def test_a_changed_echo_fails_or_has_the_honest_score(data: st.DataObject) -> No
         assert found.status is Status.failed or found.prediction == HONEST[name].prediction
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.data())
 def test_a_changed_generation_fails_or_has_the_honest_text(data: st.DataObject) -> None:
     name = data.draw(st.sampled_from(sorted(GENERATED)))
@@ -385,7 +365,7 @@ def test_a_changed_generation_fails_or_has_the_honest_text(data: st.DataObject) 
 CUTS = st.lists(st.integers(1, 4), min_size=40, max_size=40)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.text(st.sampled_from("ab é東🙂 \n"), min_size=1, max_size=14), CUTS, st.sampled_from(["bytes", "parts"]))
 def test_tokens_of_any_bytes_find_their_characters(text: str, cuts: list[int], style: str) -> None:
     """Cut the text's bytes anywhere; each token is named in OpenAI's way, or decoded by itself."""

@@ -27,6 +27,7 @@ from tests.checkpoints import test_gguf
 from tests.engines import deployments
 from tests.engines.answers import answer, request
 from tests.engines.huggingface.huggingface_models import HOST, save
+from tests.fuzzing import examples
 
 ENGINES: dict[str, Callable[..., Engine]] = {"megatron": Megatron, "huggingface": HuggingFace}
 CPU = torch.device("cpu")
@@ -148,7 +149,7 @@ def test_what_contradicts_the_index_is_refused(engine: str, name: str, tmp_path:
 
 
 @given(data=st.data())
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50)
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
 def test_whatever_the_index_says_both_read_the_same_tensors_or_none(data: st.DataObject, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     if not folder.exists():

@@ -25,6 +25,7 @@ from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
 from launcher.tasks.multiple_choice import MultipleChoice
 from tests.evaluate.evaluation_server import Watch, serving
+from tests.fuzzing import examples
 from tests.recorded import CHOICES, CONTEXT, answered, ours, said, told
 from tests.running import program
 
@@ -225,7 +226,7 @@ def mutated(body: Json, number: int) -> Json:
     return body
 
 
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.lists(st.integers(0, 10**6), min_size=6, max_size=6), st.integers(0, 10**9))
 async def test_any_change_of_an_answer_fails_it_or_leaves_its_score(
     tmp_path: Path, numbers: list[int], seed: int

@@ -17,6 +17,7 @@ from transformers.utils.chat_template_utils import render_jinja_template
 from launcher.checkpoints.tokenizers.chat_template import ChatTemplate, StoredTemplate
 from launcher.core.tokenizer import PLAIN, NoChatTemplate, Rendering, TemplateLimits, TemplateRefused
 from tests.checkpoints.tokenizer_inputs import CHATML, PARTS
+from tests.fuzzing import examples
 
 USER = [{"role": "user", "content": "What is the capital of France?"}]
 TALK = [
@@ -90,7 +91,7 @@ def parted(talk: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("name", list(CONTENT))
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=examples(5), deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"]), min_size=1, max_size=20))
 def test_every_template_gets_the_form_of_content_that_it_reads(name: str, text: str) -> None:
     made = ChatTemplate(StoredTemplate(CONTENT[name], Path("f")), {}, TemplateLimits())

@@ -17,6 +17,7 @@ from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, fr
 from launcher.checkpoints.tokenizers.templated import Names
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import NoChatTemplate, Rendering
+from tests.fuzzing import examples
 
 CORPUS = ["the quick brown fox", "über die Brücke", "hello hello world", "naïve 你好 世界 привет", "a  b   c\n\td"]
 TEMPLATE = (
@@ -80,7 +81,7 @@ def closed() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("name", list(MADE))
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="<▁")))
 def test_the_bytes_of_the_tokens_are_the_text(name: str, text: str) -> None:
     tokenizer = MADE[name]

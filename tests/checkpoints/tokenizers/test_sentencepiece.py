@@ -13,6 +13,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from launcher.checkpoints.tokenizers.sentencepiece import SentencePieceTokenizer
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import NoChatTemplate
+from tests.fuzzing import examples
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return file
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(text=st.text(alphabet=st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="▁")))
 def test_the_bytes_of_the_tokens_are_the_text(file: Path, text: str) -> None:
     tokenizer = SentencePieceTokenizer(file)

@@ -29,6 +29,7 @@ from tests.checkpoints.tokenizer_inputs import (
     gguf_vocabulary,
     tokenizer_folder,
 )
+from tests.fuzzing import examples
 
 CLASSES = (
     "PreTrainedTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast",
@@ -72,7 +73,7 @@ def test_every_model_type_encodes_as_the_file(pipeline: str, kind: str | None, t
         agrees(from_folder(folder), folder / "tokenizer.json", text)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(30), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     pipeline=st.sampled_from(PIPELINES),
     cls=st.sampled_from(CLASSES),
@@ -90,7 +91,7 @@ def test_any_text_is_encoded_as_the_file_says(
 
 
 @pytest.mark.parametrize("pipeline", [name for name in PIPELINES if name != "metaspace"])
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=examples(40), deadline=None)
 @given(text=st.text(ALPHABET, max_size=40))
 def test_text_comes_back_also_with_spaces_in_front(pipeline: str, text: str) -> None:
     tokenizer = HuggingFaceTokenizer(backend(pipeline), "file")

@@ -16,6 +16,7 @@ from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from launcher.checkpoints.tokenizers.huggingface import from_folder
 from launcher.core.errors import CheckpointError
 from tests.checkpoints.tokenizer_inputs import CHATML, CORPUS, TEXTS, backend
+from tests.fuzzing import examples
 
 PLAIN: dict[str, Any] = {"normalization_rule_name": "identity", "remove_extra_whitespaces": False}
 KINDS: dict[str, dict[str, Any]] = {
@@ -62,7 +63,7 @@ def test_a_sentencepiece_model_is_read_by_sentencepiece(
     assert (tokenizer.bos_id, tokenizer.eos_ids) == (1, {2})
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=examples(30), deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs", "Cc"], exclude_characters="▁<")))
 def test_any_text_comes_back(models: dict[str, Path], text: str, tmp_path_factory: pytest.TempPathFactory) -> None:
     tokenizer = from_folder(written(tmp_path_factory.mktemp("f"), models["llama2"]))

@@ -14,6 +14,7 @@ from launcher.engines.base import GenerationRequest, TokenLogprob, TokenOutput
 from launcher.engines.runtime.blocks import BlockPool
 from launcher.engines.runtime.scheduler import Scheduler, SchedulerConfig
 from tests.engines.paged_toy import PagedToy, continuation, prompt_entries, request
+from tests.fuzzing import examples
 
 EOS = frozenset({49})
 
@@ -177,7 +178,7 @@ def test_cache_smaller_than_a_context_is_refused() -> None:
         Bench(SchedulerConfig(64), 32)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=examples(50), deadline=None)
 @given(st.integers(0, 2**32), st.booleans(), st.booleans(), st.sampled_from([1, 5, 16, 64]), st.sampled_from([2, 4, 8]))
 def test_any_mix_gives_every_sequence_its_own_answer(
     seed: int, caching: bool, aligned: bool, chunk: int, block_size: int
