@@ -32,7 +32,7 @@ FILES = (".nemo", ".gguf")
 
 
 class State(Enum):
-    """``complete``: its writer says so, and it opens. ``unfinished``: its writer says so. ``unmarked``: no word."""
+    """``complete``: marked so by its writer, and it opens. ``unfinished``: marked so. ``unmarked``: no mark."""
 
     complete = "complete"
     unfinished = "unfinished"
@@ -44,7 +44,7 @@ class CheckpointState:
     """A checkpoint as it was seen.
 
     ``step`` is None where the name holds none. ``modified`` is when the newest of its files changed, in seconds since
-    1970. ``stamp`` differs when names, sizes or times of its files do. ``whole``: every file that its index names is
+    1970. ``stamp`` differs when names, sizes or times of its files do. ``opens``: every file that its index names is
     there, in its size. ``reason`` says why it is unfinished.
     """
 
@@ -53,7 +53,7 @@ class CheckpointState:
     modified: float
     stamp: str
     state: State
-    whole: bool = False
+    opens: bool = False
     reason: str = ""
 
     @property
@@ -62,12 +62,12 @@ class CheckpointState:
         return f"step_{self.step}" if self.step is not None else re.sub(r"[^\w.-]", "_", self.path.name)
 
     @property
-    def place(self) -> tuple[float, float]:
+    def sort_key(self) -> tuple[float, float]:
         """What checkpoints are sorted by: the step; those without one by their time, before all others."""
         return (-1.0 if self.step is None else self.step, self.modified)
 
     @property
-    def second(self) -> bool:
+    def is_alias(self) -> bool:
         """Whether it is only the newest one under a second name."""
         return LAST.search(self.path.stem if self.path.suffix in FILES else self.path.name) is not None
 
@@ -84,10 +84,10 @@ def checkpoints(folder: Path, known: Mapping[Path, CheckpointState]) -> list[Che
     """Return what a training run has written, or is writing, into its folder. Raises `OSError`.
 
     A name without a step counts once it opens as a checkpoint; other folders and files are not the training's. Those
-    ``known`` are not looked into again.
+    ``known`` are not read again.
     """
-    found = (known.get(path) or sight(path) for path in sorted(folder.iterdir()) if _may_be(path))
-    return [seen for seen in found if seen is not None]
+    found = (known.get(path) or inspect(path) for path in sorted(folder.iterdir()) if _may_be(path))
+    return [each for each in found if each is not None]
 
 
 def _may_be(path: Path) -> bool:
@@ -96,17 +96,17 @@ def _may_be(path: Path) -> bool:
     return path.is_dir() if path.suffix not in FILES else path.is_file()
 
 
-def sight(path: Path) -> CheckpointState | None:
+def inspect(path: Path) -> CheckpointState | None:
     """Look at one checkpoint; None for another file, and for one that vanishes during the look."""
     step, reason = step_of(path.name), _unfinished(path)
-    whole = not reason and _opens(path)
+    opens = not reason and _opens(path)
     files = list(_files(path))
-    if not files or (step is None and not whole):
+    if not files or (step is None and not opens):
         return None
-    modified = max(seen for _, _, seen in files)
+    modified = max(time_ns for _, _, time_ns in files)
     stamp = f"{path.name} {len(files)} files {sum(size for _, size, _ in files)} bytes {modified}"
-    state = State.unfinished if reason else State.complete if whole and _marked(path) else State.unmarked
-    return CheckpointState(path, step, modified / 1e9, stamp, state, whole, reason)
+    state = State.unfinished if reason else State.complete if opens and _is_marked(path) else State.unmarked
+    return CheckpointState(path, step, modified / 1e9, stamp, state, opens, reason)
 
 
 def _opens(path: Path) -> bool:
@@ -141,7 +141,7 @@ def _unfinished(path: Path) -> str:
     return ""
 
 
-def _marked(path: Path) -> bool:
+def _is_marked(path: Path) -> bool:
     """Tell whether the writer says that a checkpoint is complete."""
     number, newest = _iteration(path.name), _newest(path.parent)
     if number is not None and newest is not None:

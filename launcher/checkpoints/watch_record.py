@@ -25,16 +25,16 @@ class WatchRecord:
     reason: str | None = None
 
     @classmethod
-    def of(cls, seen: CheckpointState, tries: int = 1) -> WatchRecord:
+    def of(cls, checkpoint: CheckpointState, tries: int = 1) -> WatchRecord:
         """Return the line of a checkpoint whose evaluation begins."""
-        return cls(seen.key, str(seen.path), seen.step, seen.modified, seen.stamp, tries)
+        return cls(checkpoint.key, str(checkpoint.path), checkpoint.step, checkpoint.modified, checkpoint.stamp, tries)
 
     @property
-    def place(self) -> tuple[float, float]:
-        """What entries are sorted by, as their sightings are."""
+    def sort_key(self) -> tuple[float, float]:
+        """What records are sorted by, as `CheckpointState` is."""
         return (-1.0 if self.step is None else self.step, self.modified)
 
     @property
     def name(self) -> str:
-        """What a reader knows the checkpoint by."""
+        """The name of the checkpoint in tables and charts."""
         return self.folder if self.step is None else f"step {self.step:,}"

@@ -37,19 +37,19 @@ def read(folder: Path) -> list[WatchRecord]:
 
 
 def report(
-    folder: Path, training: Path, entries: Sequence[WatchRecord], over: bool, console: Console | None = None
+    folder: Path, training: Path, records: Sequence[WatchRecord], over: bool, console: Console | None = None
 ) -> None:
     """Write both files and print the table. ``entries`` are in order; ``over`` says that no more will come."""
-    found = collect(folder, training, entries)
+    found = collect(folder, training, records)
     replace(RunFolder(folder).watch, results.encode(found, indent=2) + "\n")
     replace(RunFolder(folder).watch_page, page.render("watch.html.j2", _values(found, folder, over)))
     if console is not None:
         terminal.print_watch(found, folder, console)
 
 
-def collect(folder: Path, training: Path, entries: Sequence[WatchRecord]) -> dict[str, Json]:
+def collect(folder: Path, training: Path, records: Sequence[WatchRecord]) -> dict[str, Json]:
     """Return ``watch.json``: the checkpoints in order, and each against the one before and the best one before."""
-    points = [_point(folder, entry) for entry in entries]
+    points = [_point(folder, record) for record in records]
     drawn = [point for point in points if point["status"] in DRAWN]
     answers = {point["folder"]: _answers(folder / point["folder"]) for point in drawn}
     against = {(metric, point["folder"]): rest for metric, point, rest in _against(drawn)}
@@ -66,12 +66,12 @@ def collect(folder: Path, training: Path, entries: Sequence[WatchRecord]) -> dic
     }
 
 
-def _point(folder: Path, entry: WatchRecord) -> dict[str, Json]:
-    point = asdict(entry) | {"name": entry.name, "tasks": {}, "timings": {}}
-    if entry.status in ("evaluating", "missed"):
+def _point(folder: Path, record: WatchRecord) -> dict[str, Json]:
+    point = asdict(record) | {"name": record.name, "tasks": {}, "timings": {}}
+    if record.status in ("evaluating", "missed"):
         return point
     try:
-        found = results.read(folder / entry.folder)
+        found = results.read(folder / record.folder)
     except UserError:  # its job was never accepted
         return point
     return point | {name: found[name] for name in ("tasks", "timings")}

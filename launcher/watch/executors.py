@@ -13,8 +13,8 @@ from typing import Protocol
 from launcher.core.errors import UserError
 from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation
+from launcher.pipeline import run as pipeline
 from launcher.pipeline.config import ComposedRun
-from launcher.pipeline.run import run
 from launcher.settings.cluster import Slurm
 from launcher.slurm import job_files, monitor, queue, submit
 from launcher.slurm.cancel import cancel
@@ -23,7 +23,7 @@ from launcher.slurm.monitor import MonitoredJob
 
 
 class Executor(Protocol):
-    """Takes runs, and tells which have ended."""
+    """Starts runs, and tells which have ended."""
 
     @property
     def poll_s(self) -> float:
@@ -33,20 +33,20 @@ class Executor(Protocol):
     def waits(self) -> bool:
         """Whether the watch goes on until the runs have ended."""
 
-    def free(self) -> bool:
-        """Tell whether one more run may begin."""
+    def has_capacity(self) -> bool:
+        """Tell whether one more run may start."""
 
     def adopt(self, folder: Path) -> bool:
-        """Go on with a run that an earlier session has begun; False if it does not run any more."""
+        """Take over a run that an earlier session has started; return False if it is over."""
 
-    def begin(self, point: ComposedRun) -> None:
-        """Begin a run, or do all of it. Raises `UserError` for one that cannot be begun."""
+    def start(self, run: ComposedRun) -> None:
+        """Start a run, or complete it. Raises `UserError` for a run that cannot start."""
 
     def ended(self) -> Iterator[Path]:
         """Yield the folders of the runs that have ended since the last call."""
 
     def stop(self) -> None:
-        """End what runs, when the watch is interrupted."""
+        """End the runs, when the watch is interrupted."""
 
 
 @dataclass
@@ -58,17 +58,17 @@ class LocalExecutor:
     waits: bool = True
     _ended: list[Path] = field(default_factory=list)
 
-    def free(self) -> bool:
+    def has_capacity(self) -> bool:
         return True
 
     def adopt(self, folder: Path) -> bool:
         return False
 
-    def begin(self, point: ComposedRun) -> None:
-        """Do a run; one that crashes shows its traceback, so that the others go on. Raises `KeyboardInterrupt`."""
-        self._ended.append(point.folder)
+    def start(self, run: ComposedRun) -> None:
+        """Complete a run; a crash prints its traceback, and the others go on. Raises `KeyboardInterrupt`."""
+        self._ended.append(run.folder)
         try:
-            code = run(point, self.allocation)
+            code = pipeline.run(run, self.allocation)
         except UserError:
             raise
         except Exception:
@@ -82,15 +82,15 @@ class LocalExecutor:
             yield self._ended.pop(0)
 
     def stop(self) -> None:
-        """Nothing runs: a run here ends before the watch does."""
+        """No run is left: a run in this process ends before the watch does."""
 
 
 @dataclass
 class SlurmExecutor:
-    """A job of SLURM for each run; several are followed at the same time."""
+    """A job of SLURM for each run; at most ``max_jobs`` are followed at the same time."""
 
     slurm: Slurm
-    at_most: int
+    max_jobs: int
     _monitored: dict[Path, MonitoredJob] = field(default_factory=dict)
 
     @property
@@ -101,14 +101,14 @@ class SlurmExecutor:
     def waits(self) -> bool:
         return self.slurm.wait
 
-    def free(self) -> bool:
-        return len(self._monitored) < self.at_most
+    def has_capacity(self) -> bool:
+        return len(self._monitored) < self.max_jobs
 
-    def begin(self, point: ComposedRun) -> None:
-        self._follow(submit.submit([point], self.slurm))
+    def start(self, run: ComposedRun) -> None:
+        self._follow(submit.submit([run], self.slurm))
 
     def adopt(self, folder: Path) -> bool:
-        """Follow the job that an earlier session has submitted, if it is in the queue. Raises `UserError`."""
+        """Follow the job that an earlier session submitted, if it is in the queue. Raises `UserError`."""
         submission = job_files.submitted(folder)
         if submission is None:
             return False
@@ -133,7 +133,7 @@ class SlurmExecutor:
                 yield folder
 
     def stop(self) -> None:
-        """Cancel the jobs and wait for their end; with ``cluster.wait=false`` they are left to themselves."""
+        """Cancel the jobs and wait for their end; with ``cluster.wait=false`` they go on."""
         if not self.slurm.wait:
             return
         jobs = [monitored.job for monitored in self._monitored.values()]

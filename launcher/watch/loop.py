@@ -1,57 +1,48 @@
-"""Evaluates the checkpoints of a training run as they come, each once, and keeps the account of it."""
+"""Evaluates each checkpoint of a training run once, as it comes."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from dataclasses import replace
 from pathlib import Path
 
-from rich.console import Console
-
 from launcher.checkpoints.states import CheckpointState
-from launcher.checkpoints.watch_record import WatchRecord
-from launcher.checkpoints.watcher import CheckpointWatcher, Snapshot, scouting
+from launcher.checkpoints.watcher import CheckpointWatcher, Snapshot, watching
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
-from launcher.core.lease import Lease
 from launcher.core.types import INTERRUPTED, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.pipeline.config import ComposedRun
 from launcher.report import results
-from launcher.report import watch as report
 from launcher.settings.cluster import Slurm
-from launcher.settings.watch import Order, Watch
+from launcher.settings.watch import Watch
+from launcher.watch.checkpoint_run import run_of, write_configuration
 from launcher.watch.executors import Executor, LocalExecutor, SlurmExecutor
-from launcher.watch.point import keep, point_of
-
-TRIES = 2
-"""How often a checkpoint that could not be evaluated is begun, if it has changed meanwhile."""
+from launcher.watch.state import WatchState, is_wanted
 
 CODES = results.CODES | {"missed": 0, "evaluating": 0}
 
 
 def watch(base: ComposedRun, allocation: Allocation) -> int:
-    """Watch until what was asked for is reached; return the worst exit code of the checkpoints.
+    """Watch until ``watch.until`` or ``watch.once`` is satisfied; return the worst exit code of the checkpoints.
 
     ``base`` is the watch's own configuration and folder. Raises `UserError` for a folder that cannot be watched.
     """
     settings, cluster = base.run.watch, base.run.cluster
     training = _folder(settings)
-    account = WatchState(base.folder, training)
-    place: Executor = SlurmExecutor(cluster, settings.jobs) if isinstance(cluster, Slurm) else LocalExecutor(allocation)
-    account.go_on(place)
-    with scouting(settings, training) as scout:
+    state = WatchState(base.folder, training)
+    executor = SlurmExecutor(cluster, settings.jobs) if isinstance(cluster, Slurm) else LocalExecutor(allocation)
+    state.restore(executor)
+    with watching(settings, training) as watcher:
         try:
-            _watch(base, settings, scout, account, place)
+            _watch(base, settings, watcher, state, executor)
         except KeyboardInterrupt:
-            place.stop()
-            account.close(place.ended())
-            account.write(over=True)
-            _say(f"interrupted; continue with resume={base.folder}", "launcher")
+            executor.stop()
+            state.end(executor.ended())
+            state.write(over=True)
+            to_stderr(f"launcher: interrupted; continue with resume={base.folder}")
             return INTERRUPTED
-    _say_rest(scout.view)
-    account.write(over=True)
-    return max((CODES.get(entry.status, 1) for entry in account.entries.values()), default=0)
+    _print_unfinished(watcher.snapshot)
+    state.write(over=True)
+    return max((CODES.get(record.status, 1) for record in state.records.values()), default=0)
 
 
 def _folder(settings: Watch) -> Path:
@@ -64,146 +55,53 @@ def _folder(settings: Watch) -> Path:
     return found
 
 
-def _watch(base: ComposedRun, settings: Watch, scout: CheckpointWatcher, account: WatchState, place: Executor) -> None:
-    _say(f"{scout.folder}: {len(scout.view.complete)} complete checkpoints, {len(account.entries)} known before")
-    trouble = ""
+def _watch(
+    base: ComposedRun, settings: Watch, watcher: CheckpointWatcher, state: WatchState, executor: Executor
+) -> None:
+    complete = len(watcher.snapshot.complete)
+    to_stderr(f"watch: {watcher.folder}: {complete} complete checkpoints, {len(state.records)} known before")
+    error = ""
     while True:
-        scout.news.clear()
-        account.claim.check()
-        account.close(place.ended())
-        view = scout.view
-        if view.trouble != trouble:
-            trouble = view.trouble
-            _say(trouble or "the folder can be read again")
-        account.miss(view.gone, settings)
-        waiting = account.waiting(view, settings)
-        scout.done |= {seen.path: seen for seen in view.complete if account.is_done(seen)}
-        if waiting and place.free():
-            _begin(point_of(base, waiting[0]), waiting[0], account, place)
-        elif not waiting and not (account.open and place.waits) and _is_over(view, settings):
+        watcher.updated.clear()
+        state.lease.check()
+        state.end(executor.ended())
+        snapshot = watcher.snapshot
+        if snapshot.error != error:
+            error = snapshot.error
+            to_stderr(f"watch: {error or 'the folder can be read again'}")
+        state.miss(snapshot.gone, settings)
+        waiting = state.waiting(snapshot, settings)
+        watcher.done |= {each.path: each for each in snapshot.complete if state.is_done(each)}
+        if waiting and executor.has_capacity():
+            _start(run_of(base, waiting[0]), waiting[0], state, executor)
+        elif not waiting and not (state.running and executor.waits) and _is_over(snapshot, settings):
             return
         else:
-            scout.news.wait(min(settings.poll_s, place.poll_s))
+            watcher.updated.wait(min(settings.poll_s, executor.poll_s))
 
 
-def _begin(point: ComposedRun, seen: CheckpointState, account: WatchState, place: Executor) -> None:
-    _say(f"{seen.key}: {seen.path}")
-    account.begin(seen)
-    keep(point, account.folder)
+def _start(run: ComposedRun, checkpoint: CheckpointState, state: WatchState, executor: Executor) -> None:
+    to_stderr(f"watch: {checkpoint.key}: {checkpoint.path}")
+    state.start(checkpoint)
+    write_configuration(run, state.folder)
     try:
-        place.begin(point)
+        executor.start(run)
     except UserError as error:
-        _say(str(error), "launcher")
-        account.fail(seen.key, str(error))
+        to_stderr(f"launcher: {error}")
+        state.fail(checkpoint.key, str(error))
 
 
-def _is_over(view: Snapshot, settings: Watch) -> bool:
-    """Tell whether nothing more is asked for, when all that is complete is evaluated."""
+def _is_over(snapshot: Snapshot, settings: Watch) -> bool:
+    """Tell whether the watch ends once all complete checkpoints are evaluated."""
+    pending = [each for each in snapshot.unstable if is_wanted(each, settings)]
     if settings.once:
-        return not [seen for seen in view.settling if _is_asked(seen, settings)]
+        return not pending
     if settings.until is None:
         return False
-    reached = any(seen.step is not None and seen.step >= settings.until for seen in (*view.complete, *view.gone))
-    return reached and not [seen for seen in view.settling if _is_asked(seen, settings)]
+    known = (*snapshot.complete, *snapshot.gone)
+    return not pending and any(each.step is not None and each.step >= settings.until for each in known)
 
 
-def _is_asked(seen: CheckpointState, settings: Watch) -> bool:
-    return settings.until is None or seen.step is None or seen.step <= settings.until
-
-
-def _say_rest(view: Snapshot) -> None:
-    for seen in view.unfinished:
-        _say(f"{seen.path.name}: not evaluated, it is not complete: {seen.reason}")
-
-
-class WatchState:
-    """What became of each checkpoint; kept in ``watch.json``, from which a later session goes on."""
-
-    def __init__(self, folder: Path, training: Path) -> None:
-        self.folder, self.training, self.claim = folder, training, Lease(folder)
-        self.entries = {entry.folder: entry for entry in report.read(folder)}
-        self.open: set[str] = set()
-        self._again: set[str] = set()
-
-    def go_on(self, place: Executor) -> None:
-        """Follow what an earlier session has begun and is not over; what did not end ok is to be evaluated again."""
-        for key in [key for key, entry in self.entries.items() if entry.status == "evaluating"]:
-            if place.adopt(self.folder / key):
-                self.open.add(key)
-            else:
-                self._end(key, *_outcome(self.folder / key))
-        done = {key for key, entry in self.entries.items() if entry.status in ("ok", "missed")}
-        self._again = set(self.entries) - self.open - done
-
-    def waiting(self, view: Snapshot, settings: Watch) -> list[CheckpointState]:
-        """Return the checkpoints to evaluate, the next one first."""
-        found = [seen for seen in view.complete if _is_asked(seen, settings) and self._is_new(seen)]
-        return sorted(found, key=lambda seen: seen.place, reverse=settings.order is Order.newest)
-
-    def _is_new(self, seen: CheckpointState) -> bool:
-        known = self.entries.get(seen.key)
-        if known is None or seen.key in self._again:
-            return True
-        failed = known.status in ("error", "missing", "missed")
-        return failed and known.tries < TRIES and known.stamp != seen.stamp
-
-    def is_done(self, seen: CheckpointState) -> bool:
-        """Tell whether nothing that may happen to a checkpoint matters any more."""
-        known = self.entries.get(seen.key)
-        return known is not None and known.status in ("ok", "invalid", "incomplete")
-
-    def begin(self, seen: CheckpointState) -> None:
-        """Open the account of a checkpoint."""
-        known = None if seen.key in self._again else self.entries.get(seen.key)
-        self._again.discard(seen.key)
-        self.entries[seen.key] = WatchRecord.of(seen, known.tries + 1 if known else 1)
-        self.open.add(seen.key)
-        self.write()
-
-    def close(self, folders: Iterable[Path]) -> None:
-        """Note how runs have ended, and print the table."""
-        ended = [folder.name for folder in folders]
-        for key in ended:
-            self._end(key, *_outcome(self.folder / key))
-        if ended:
-            self.write(prints=True)
-
-    def _end(self, key: str, status: str, reason: str | None) -> None:
-        self.open.discard(key)
-        entry = self.entries[key]
-        if status not in ("ok", "interrupted") and not Path(entry.checkpoint).exists():
-            status, reason = "missed", "it was removed while it was being evaluated"
-        self.entries[key] = replace(entry, status=status, reason=reason)
-
-    def fail(self, key: str, reason: str) -> None:
-        """Note that a run could not be begun."""
-        self._end(key, "error", reason)
-        self.write(prints=True)
-
-    def miss(self, gone: Sequence[CheckpointState], settings: Watch) -> None:
-        """Note checkpoints that were removed before they were evaluated."""
-        for seen in gone:
-            if seen.key not in self.entries and _is_asked(seen, settings):
-                said = "it was removed before it was evaluated"
-                self.entries[seen.key] = replace(WatchRecord.of(seen, 0), status="missed", reason=said)
-                _say(f"{seen.key}: missed: {said}: {seen.path}")
-                self.write()
-
-    def write(self, over: bool = False, prints: bool = False) -> None:
-        """Write the files, and print the table where something has ended; ``over``: no more will come."""
-        report.report(self.folder, self.training, self._ordered(), over, Console() if prints else None)
-
-    def _ordered(self) -> list[WatchRecord]:
-        return sorted(self.entries.values(), key=lambda entry: entry.place)
-
-
-def _outcome(folder: Path) -> tuple[str, str | None]:
-    try:
-        found = results.read(folder)
-    except UserError as error:
-        return "missing", str(error)
-    return str(found["status"]), found["reason"]
-
-
-def _say(line: str, who: str = "watch") -> None:
-    to_stderr(f"{who}: {line}")
+def _print_unfinished(snapshot: Snapshot) -> None:
+    for each in snapshot.unfinished:
+        to_stderr(f"watch: {each.path.name}: not evaluated, it is not complete: {each.reason}")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.checkpoints.iterations import TRACKER
-from launcher.checkpoints.states import State, checkpoints, sight, step_of
+from launcher.checkpoints.states import State, checkpoints, inspect, step_of
 from tests.checkpoints.training_run import hugging_face, iteration, nemo
 
 
@@ -36,7 +36,7 @@ def test_the_step_is_that_of_the_name(name: str, step: int | None) -> None:
 
 
 def state(path: Path) -> State:
-    seen = sight(path)
+    seen = inspect(path)
     assert seen is not None
     return seen.state
 
@@ -48,7 +48,7 @@ def test_megatron_s_tracker_says_what_is_complete(tmp_path: Path) -> None:
     assert state(first) is State.unmarked
     second = iteration(tmp_path, 200, tracker=100)
     assert (state(first), state(second)) == (State.complete, State.unfinished)
-    seen = sight(second)
+    seen = inspect(second)
     assert seen is not None
     assert seen.reason == f"{TRACKER} says 100"
     (first / "__0_0.distcp").write_bytes(b"short")
@@ -58,9 +58,9 @@ def test_megatron_s_tracker_says_what_is_complete(tmp_path: Path) -> None:
 def test_a_checkpoint_without_its_index_is_not_complete(tmp_path: Path) -> None:
     folder = iteration(tmp_path, 100, tracker=100)
     (folder / ".metadata").unlink()
-    seen = sight(folder)
+    seen = inspect(folder)
     assert seen is not None
-    assert (seen.state, seen.whole) == (State.unmarked, False)
+    assert (seen.state, seen.opens) == (State.unmarked, False)
 
 
 def test_nemo_s_mark_says_what_is_unfinished(tmp_path: Path) -> None:
