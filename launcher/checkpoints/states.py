@@ -97,7 +97,7 @@ def _may_be(path: Path) -> bool:
 
 
 def inspect(path: Path) -> CheckpointState | None:
-    """Look at one checkpoint; None for another file, and for one that vanishes during the look."""
+    """Look at one checkpoint; None for another file, and for one that vanishes while it is read."""
     step, reason = step_of(path.name), _unfinished(path)
     opens = not reason and _opens(path)
     files = list(_files(path))

@@ -39,7 +39,7 @@ def read(folder: Path) -> list[WatchRecord]:
 def report(
     folder: Path, training: Path, records: Sequence[WatchRecord], over: bool, console: Console | None = None
 ) -> None:
-    """Write both files and print the table. ``entries`` are in order; ``over`` says that no more will come."""
+    """Write both files and print the table. ``records`` are in order; ``over`` says that no more will come."""
     found = collect(folder, training, records)
     replace(RunFolder(folder).watch, results.encode(found, indent=2) + "\n")
     replace(RunFolder(folder).watch_page, page.render("watch.html.j2", _values(found, folder, over)))
