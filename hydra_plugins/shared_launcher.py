@@ -101,10 +101,12 @@ class SharedLauncher(Launcher):
 
     def _begin(self, number: int) -> None:
         """Write the sweep's own configuration, which not every sweeper does; warn if it cannot be continued."""
+        from launcher.core.run_folder import RunFolder
+
         folder = Path(str(self.config.hydra.sweep.dir))
         folder.mkdir(parents=True, exist_ok=True)
-        if not (folder / "multirun.yaml").exists():
-            OmegaConf.save(self.config, folder / "multirun.yaml")
+        if not RunFolder(folder).multirun.exists():
+            OmegaConf.save(self.config, RunFolder(folder).multirun)
         if number == 0 and OmegaConf.select(self.config.hydra.sweeper, "sampler.seed", default=0) is None:
             _tell("without hydra.sweeper.sampler.seed=<number> this sweep cannot be continued if it is interrupted")
 

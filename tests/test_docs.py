@@ -148,3 +148,9 @@ def test_the_files_that_the_architecture_names_exist() -> None:
     named = re.findall(r"`(?:launcher/)?([a-z_]+/[a-z_/]*(?:\.py)?)`", (ROOT / "docs" / "architecture.md").read_text())
     assert len(named) > 20
     assert not [path for path in named if not (ROOT / "launcher" / path).exists() and not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md"])
+def test_every_link_of_a_page_outside_the_site_leads_to_a_file(page: str) -> None:
+    links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
+    assert not [link for link in links if not (ROOT / link).is_file()]

@@ -13,7 +13,8 @@ from starlette.requests import Request
 from launcher.api.extra_fields import MESSAGE, STREAM_OPTIONS, Fields
 from launcher.api.request_schema import Body
 from launcher.api.threads import run_in_thread_if_large
-from launcher.asgi.errors import QUOTED, ApiError, clipped, invalid, json_type, quoted
+from launcher.asgi.errors import QUOTED, ApiError, clipped, invalid, quoted
+from launcher.core.responses import json_type
 
 Schema = TypeVar("Schema", bound=BaseModel)
 

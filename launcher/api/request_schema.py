@@ -9,12 +9,12 @@ from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validat
 from launcher.api.extra_fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, TOKENIZE, Fields
 from launcher.asgi.errors import quoted
 from launcher.core.tokenizer import Rendering
+from launcher.engines.sampling_bounds import MAX_SEED, SAMPLING_BOUNDS, is_bias
 
 MAX_CHOICES = 128
 MAX_PROMPTS = 2048
 MAX_STOPS = 64
 MAX_LOGPROBS = 20
-MAX_SEED = 2**63 - 1
 MAX_DIGITS = 18
 """Of a token id."""
 
@@ -41,7 +41,7 @@ def _token_id(key: Any) -> int:
 
 
 def _bias_value(key: str, bias: Any) -> float:
-    if isinstance(bias, bool) or not isinstance(bias, int | float) or not -100 <= bias <= 100:
+    if not is_bias(bias):
         raise ValueError(f"the bias of token {key[:20]} is {quoted(bias)}, expected a number from -100 to 100")
     return float(bias)
 
@@ -114,8 +114,15 @@ class StreamOptions(Body):
     continuous_usage_stats: bool = False
 
 
+def _within(name: str) -> Any:
+    """Return the constraint of a field that the engine's own bounds of ``name`` hold for."""
+    bounds = SAMPLING_BOUNDS[name]
+    return Field(ge=bounds.low, le=bounds.high)
+
+
 Limit = Annotated[int, Field(ge=0)]
-Penalty = Annotated[float, Field(ge=-2, le=2)]
+Penalty = Annotated[float, _within("presence_penalty")]
+Share = Annotated[float, _within("top_p")]
 Stops = Annotated[tuple[str, ...], PlainValidator(_stops, json_schema_input_type=str | list[str])]
 Bias = Annotated[dict[int, float], PlainValidator(_bias, json_schema_input_type=dict[str, float])]
 Prompts = Annotated[
@@ -135,7 +142,7 @@ class Sampled(Body):
     max_tokens: Limit | None = None
     max_completion_tokens: Limit | None = None
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
-    top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
+    top_p: Share = 1.0
     top_k: Annotated[int, Field(ge=-1)] = 0
     n: Annotated[int, Field(ge=1, le=MAX_CHOICES)] = 1
     best_of: Annotated[int, Field(ge=1)] | None = None

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from hashlib import blake2b
 
 from launcher.api.detokenizer import Choice
-from launcher.api.request_schema import MAX_SEED, Sampled
+from launcher.api.request_schema import Sampled
 from launcher.asgi.errors import ApiError, clipped, invalid
 from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling
+from launcher.engines.sampling_bounds import MAX_SEED
 
 MAX_CHOICES_IN_ALL = 2048
 
@@ -91,17 +92,17 @@ def token_limit(body: Sampled, param: str, prompt: int, context: int, default: i
     When the body does not say, it is ``default`` or what is left of the context, whichever is less. Raises `ApiError`
     400 with both lengths for what does not fit.
     """
-    asked = _asked(body)
+    name, asked = _asked(body)
     left = context - prompt
     if asked is not None and asked < lowest:
         raise invalid(
-            "max_tokens",
-            f"Invalid 'max_tokens': integer below minimum value. Expected a value >= {lowest}, but got {asked}.",
+            name,
+            f"Invalid '{name}': integer below minimum value. Expected a value >= {lowest}, but got {asked}.",
             "integer_below_min_value",
         )
     wanted = lowest if asked is None else asked
     if wanted > left:
-        raise too_long(param, prompt, wanted, context, blame=param if left < lowest else "max_tokens")
+        raise too_long(param, prompt, wanted, context, blame=param if left < lowest else name)
     return wanted if asked is not None else left if default is None else min(default, left)
 
 
@@ -115,11 +116,12 @@ def too_long(param: str, prompt: int, wanted: int, context: int, blame: str) -> 
     )
 
 
-def _asked(body: Sampled) -> int | None:
+def _asked(body: Sampled) -> tuple[str, int | None]:
+    """Return the token limit of a request, and the name of the field that has it."""
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:
         raise invalid("max_completion_tokens", f"max_tokens is {old} and max_completion_tokens {new}; give one of them")
-    return new if old is None else old
+    return ("max_tokens", old) if new is None else ("max_completion_tokens", new)
 
 
 def _sampling(body: Sampled, limit: int, index: int, logprobs: int | None, echo: bool) -> Sampling:

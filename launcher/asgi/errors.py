@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from launcher.core.errors import EngineUnavailable, QueueFull
+from launcher.core.responses import json_type
 from launcher.core.tokenizer import TextRefused
 from launcher.core.types import Json
 
@@ -56,11 +57,6 @@ def quoted(value: Json) -> str:
     if isinstance(value, dict | list):
         return f"an {json_type(value)}"
     return clipped(repr(value[:QUOTED] if isinstance(value, str) else value))
-
-
-def json_type(value: Json) -> str:
-    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "decimal"}
-    return names.get(type(value), "null")
 
 
 def clipped(text: str, most: int = QUOTED) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Protocol
 
 from launcher.asgi.config import FrontendConfig, Limits
@@ -9,7 +10,8 @@ from launcher.core.console import one_line
 from launcher.core.errors import ServerError
 from launcher.core.http import HttpError, fetch, netloc, parsed
 from launcher.core.redaction import reveal
-from launcher.core.types import Endpoint, error_of
+from launcher.core.responses import error_message
+from launcher.core.types import Endpoint
 
 ANSWER_S = 10.0
 """The client's deadline is this much later than the server's, whose answer says why it is not ready."""
@@ -62,7 +64,7 @@ def wait_ready(endpoint: Endpoint, timeout_s: float, hint: str) -> None:
 
 
 def _reason(body: bytes) -> str:
-    try:
-        return one_line(str(error_of(parsed(body))["message"]))
-    except (ValueError, KeyError):
-        return one_line(body.decode("utf-8", errors="replace"))
+    with suppress(ValueError):
+        if (message := error_message(parsed(body))) is not None:
+            return one_line(message)
+    return one_line(body.decode("utf-8", errors="replace"))

@@ -10,6 +10,7 @@ from launcher.cli.compose import Composition
 from launcher.cli.sweep_callback import fail
 from launcher.core.credentials import SecretGiven
 from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.servers import ServerPool, fingerprint
@@ -75,16 +76,16 @@ def _refuse(composition: Composition, refusal: UserError) -> int:
     """Print why a configuration cannot be run; a point of a sweep also gets a report that says so."""
     from launcher.pipeline.provenance import provenance
     from launcher.pipeline.record import RunRecord
-    from launcher.pipeline.steps import reported
+    from launcher.pipeline.reporting import reporting
 
     if isinstance(refusal, SecretGiven):  # in an option file that only this point has
-        shutil.rmtree(composition.folder / ".hydra", ignore_errors=True)
+        shutil.rmtree(RunFolder(composition.folder).hydra, ignore_errors=True)
     if composition.is_plan or not composition.is_swept:
         return fail(str(refusal), refusal.exit_code)
     record = RunRecord(provenance(composition.unresolved, composition.overrides, allocate()))
-    with reported(record, composition.folder) as outcome:
+    with reporting(record, composition.folder) as exit_status:
         raise refusal
-    return outcome.code
+    return exit_status.code
 
 
 def deployment_key(composition: Composition) -> str:

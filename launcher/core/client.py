@@ -14,27 +14,24 @@ from typing import Self
 import aiohttp
 
 from launcher.core import http
-from launcher.core.errors import TransportError
 from launcher.core.http import Answer, HttpError
 from launcher.core.responses import NOT_JSON
-from launcher.core.types import Endpoint, Handler, Json, Request, Response, error_of
+from launcher.core.types import Endpoint, Handler, Json, Request, Response
 
 MAX_ANSWER_BYTES = 64 << 20
 """The largest answer that is read: the log-probabilities of 4 prompts of 128k tokens take about 50 MB."""
 UNBOUNDED_S = 86_400.0
 QUOTED = 300
 """Characters of an unexpected answer that an error message quotes."""
-MOMENT_S = 0.5
-"""After a server has stopped answering, its process may end this much later."""
 
 
 class Client:
     """Calls one endpoint over at most ``concurrency`` connections; an async context manager.
 
-    ``timeout_s`` bounds each request by itself, for a stream the wait for each of its events; ``max_bytes`` bounds each
-    answer, also that of a stream. Every status that the server answers is a `Response`; `TransportError` is raised when
-    there is no usable answer at all. The endpoint's key goes into the ``Authorization`` header, unless the request
-    brings its own; it is sent to the endpoint's scheme, host and port only.
+    ``timeout_s`` bounds each request, and in a stream the wait for each event; ``max_bytes`` bounds each answer, also a
+    whole stream. An answer of any status is a `Response`; without a usable answer, `TransportError` is raised. The
+    endpoint's key is sent as ``Authorization`` to the endpoint's scheme, host and port only. A request's own header
+    takes precedence.
     """
 
     def __init__(
@@ -64,7 +61,7 @@ class Client:
         return await self.post(url, request.body, request.headers)
 
     def patient(self) -> Handler:
-        """Return a handler over the same connections that waits for an answer until it is cancelled."""
+        """Return a handler over the same connections without a timeout; its caller cancels it."""
         other = copy.copy(self)
         other._timeout_s = UNBOUNDED_S
         return other
@@ -82,15 +79,6 @@ class Client:
         answer = await self._exchange("GET", url, None, None)
         found = self._json_or_text(answer.body)
         return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
-
-    async def down(self) -> str | None:
-        """Return why the server does not answer ``/health``; None of one without that route, or that is only busy."""
-        try:
-            response = await self.get(self._endpoint.root + "/health")
-        except TransportError as error:
-            await asyncio.sleep(MOMENT_S)
-            return self._endpoint.exit_reason() or str(error)
-        return None if response.status < 500 else _said(response)
 
     async def _exchange(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str] | None) -> Answer:
         return await http.exchange(
@@ -156,7 +144,7 @@ class Client:
         return http.authorization(key) | (self._endpoint.validator_headers if same else {}) | own
 
     def _parsed(self, url: str, answer: Answer) -> Json:
-        """Return the JSON of an answer; what else an error status brings is put into OpenAI's error shape."""
+        """Return the JSON of an answer; the text of an error without JSON is put into OpenAI's error shape."""
         try:
             return http.parsed(answer.body, self._max_bytes)
         except ValueError as error:
@@ -176,7 +164,7 @@ class Client:
 
 
 async def sse(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
-    """Yield the data of each server-sent event as soon as its last byte is there, however the bytes are cut.
+    """Yield the data of each server-sent event as soon as its last byte arrives, however the bytes are cut.
 
     Lines end in LF or CRLF; comments and fields other than ``data`` are skipped (WHATWG HTML, 9.2.6).
     """
@@ -190,9 +178,3 @@ async def sse(chunks: AsyncIterator[bytes]) -> AsyncIterator[str]:
             elif not line and lines:
                 yield "\n".join(lines)
                 lines = []
-
-
-def _said(response: Response) -> str:
-    """Return the message of an error in OpenAI's shape, or its status."""
-    message = error_of(response.body).get("message")
-    return f"HTTP {response.status}" if message is None else str(message)

@@ -12,7 +12,7 @@ import os
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Required, TypedDict, Unpack
 from urllib.parse import SplitResult, urlsplit
 
 from launcher.core.errors import Failure, TransportError
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     import aiohttp
 
 SMALL_BYTES = 8 << 20
-"""The largest answer to anything but a question for a model: a listing, a page of metrics, a state of health."""
+"""The largest answer but that of a model: a list of models, metrics, or a state of health."""
 KEEP_ALIVE_S = 4.0
 """Idle connections are closed before common servers do it (uvicorn: 5 s), so that no request meets a closing one."""
 DEPTH = 64
 """The deepest JSON that is read; answers of models have less than ten levels."""
 BYTES_PER_VALUE = 16
-"""JSON with more values than one for so many bytes of its bound is refused: each takes about 64 bytes in memory."""
+"""JSON may have one value for so many bytes of its bound; a value takes about 64 bytes in memory."""
 
 
 class HttpError(TransportError):
-    """There is no usable answer; ``reason`` says why without the URL."""
+    """A request without a usable answer; ``reason`` has no URL."""
 
     def __init__(self, url: str, reason: str, failure: Failure = Failure.answer) -> None:
         super().__init__(f"{without_password(url)}: {reason}", failure)
@@ -50,7 +50,7 @@ class Answer:
 
 @asynccontextmanager
 async def session(connections: int = 16) -> AsyncIterator[aiohttp.ClientSession]:
-    """Yield a session of at most so many connections, which knows no proxy of the environment and keeps no cookies."""
+    """Yield a session of at most so many connections, without the environment's proxies and without cookies."""
     import aiohttp
 
     async with aiohttp.ClientSession(
@@ -64,23 +64,26 @@ async def session(connections: int = 16) -> AsyncIterator[aiohttp.ClientSession]
         yield http
 
 
-async def exchange(
-    http: aiohttp.ClientSession,
-    method: str,
-    url: str,
-    *,
-    timeout_s: float,
-    max_bytes: int = SMALL_BYTES,
-    data: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Answer:
-    """Send a request and return the whole answer; ``timeout_s`` bounds all of it. Raises `HttpError`."""
+class RequestOptions(TypedDict, total=False):
+    """The keywords of `exchange` and `fetch`: a deadline for the whole exchange, and what else a request has."""
+
+    timeout_s: Required[float]
+    max_bytes: int
+    """The largest answer that is read; `SMALL_BYTES` unless given."""
+    data: bytes | None
+    headers: Mapping[str, str] | None
+
+
+async def exchange(http: aiohttp.ClientSession, method: str, url: str, **options: Unpack[RequestOptions]) -> Answer:
+    """Send a request and return the whole answer. Raises `HttpError`."""
     import aiohttp
 
+    timeout_s, data, headers = options["timeout_s"], options.get("data"), options.get("headers")
     with failures(url, timeout_s):
         answer = await send(http, method, url, aiohttp.ClientTimeout(total=timeout_s), data, headers)
         try:
-            return Answer(answer.status, dict(answer.headers), await whole(answer, url, max_bytes))
+            body = await whole(answer, url, options.get("max_bytes", SMALL_BYTES))
+            return Answer(answer.status, dict(answer.headers), body)
         finally:
             answer.release()
 
@@ -93,7 +96,7 @@ async def send(
     data: bytes | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> aiohttp.ClientResponse:
-    """Send a request and return the answer once its headers are there; a redirect is an answer like any other."""
+    """Send a request and return the answer as soon as its headers arrive. A redirect is not followed."""
     typed = {} if data is None else {"Content-Type": "application/json"}
     return await http.request(
         method, url, data=data, headers=typed | dict(headers or {}), timeout=timeout, allow_redirects=False
@@ -105,7 +108,7 @@ async def whole(answer: aiohttp.ClientResponse, url: str, max_bytes: int) -> byt
     encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
     if encoding not in ("identity", ""):
         answer.close()
-        raise HttpError(url, f"the answer is compressed ({encoding[:40]!r}), which was not asked for")
+        raise HttpError(url, f"the answer is compressed ({encoding[:40]!r}); the request asked for no compression")
     parts, size = [], 0
     async for part in answer.content.iter_any():
         size += len(part)
@@ -118,7 +121,7 @@ async def whole(answer: aiohttp.ClientResponse, url: str, max_bytes: int) -> byt
 
 @contextmanager
 def failures(url: str, timeout_s: float) -> Iterator[None]:
-    """Raise `HttpError` for everything that may go wrong with a connection."""
+    """Raise `HttpError` for each error of a connection."""
     import aiohttp
 
     try:
@@ -127,26 +130,16 @@ def failures(url: str, timeout_s: float) -> Iterator[None]:
         raise HttpError(url, f"no answer within {timeout_s:g} s", Failure.timeout) from error
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
         raise HttpError(url, _explained(error), Failure.connection) from error
-    except (aiohttp.ClientError, ValueError) as error:  # ValueError: no URL, or a header that is none
+    except (aiohttp.ClientError, ValueError) as error:  # ValueError: an invalid URL or header
         raise HttpError(url, _explained(error)) from error
 
 
-def fetch(
-    method: str,
-    url: str,
-    *,
-    timeout_s: float,
-    max_bytes: int = SMALL_BYTES,
-    data: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> Answer:
-    """Do as `exchange` over a connection of its own. Not to be called where an event loop runs. Raises `HttpError`."""
+def fetch(method: str, url: str, **options: Unpack[RequestOptions]) -> Answer:
+    """Do as `exchange` over a new connection, where no event loop runs. Raises `HttpError`."""
 
     async def once() -> Answer:
         async with session(1) as http:
-            return await exchange(
-                http, method, url, timeout_s=timeout_s, max_bytes=max_bytes, data=data, headers=headers
-            )
+            return await exchange(http, method, url, **options)
 
     return asyncio.run(once())
 
@@ -167,7 +160,7 @@ def netloc(host: str, port: int | str) -> str:
 
 
 def without_password(url: str) -> str:
-    """Return a URL without the user's name and password that it may have."""
+    """Return a URL without a user name and password."""
     parts = urlsplit(url)
     return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
 
@@ -175,8 +168,8 @@ def without_password(url: str) -> str:
 def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     """Return the value of a JSON text that is at most ``max_bytes`` long.
 
-    Raises `ValueError` for anything else, also for what Python's reader takes beyond RFC 8259 (NaN, Infinity, numbers
-    that are too large), and for JSON that is deeper than `DEPTH` or has too many values to be held.
+    Raises `ValueError` for anything else, and for what Python's reader accepts beyond RFC 8259: NaN, Infinity, and
+    numbers that are too large. JSON deeper than `DEPTH`, or with too many values, is refused, too.
     """
     opened = data.count(b"[") + data.count(b"{")
     if (opened + data.count(b",")) * BYTES_PER_VALUE > max(max_bytes, 1 << 20):
@@ -216,7 +209,7 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def _explained(error: Exception) -> str:
-    """Return a connection's error in a few words; that of the system where there is one."""
+    """Return the error of a connection in a few words: the system's own message where there is one."""
     import aiohttp
 
     if isinstance(error, aiohttp.ClientConnectorDNSError):

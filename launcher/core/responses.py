@@ -9,12 +9,14 @@ from dataclasses import dataclass, replace
 from typing import TypeGuard
 
 from launcher.core.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
-from launcher.core.types import Handler, Json, Request, Response, error_of
+from launcher.core.types import Handler, Json, Request, Response
 
 NOT_JSON = "http_error"
-"""The ``type`` that the client gives to an error whose body is not JSON: a proxy's page, not the model's word."""
-FINISHED = frozenset({"stop", "length", "content_filter", "tool_calls", "function_call"})
-"""OpenAI's words for why an answer ended."""
+"""The ``type`` that the client gives to an error whose body is not JSON: a proxy's page, not the model server's."""
+STOPPED = frozenset({"stop", "stop_sequence", "eos_token"})
+"""OpenAI's finish reason for an answer that ended by itself or at a stop string, and TGI's two."""
+FINISHED = STOPPED | {"length", "content_filter", "tool_calls", "function_call"}
+"""The finish reasons of OpenAI and TGI."""
 NO_FINISH = "the answer says no finish_reason"
 TINY = 1e-4
 """Rounding may lift a log-probability so far above 0, or above that of the best token."""
@@ -33,6 +35,24 @@ SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = QUOTED
 """Shows values of any size in a few words."""
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
+
+
+def error_of(body: Json) -> Mapping[str, Json]:
+    """Return the error object of a body in OpenAI's error shape; empty for any other body."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    return error if isinstance(error, Mapping) else {}
+
+
+def error_message(body: Json) -> str | None:
+    """Return the message of an error body; None if it has none.
+
+    OpenAI's shape has it in ``error.message``, vLLM's older one in ``message``, and others have a plain ``error``.
+    """
+    if not isinstance(body, Mapping):
+        return None
+    error = body.get("error")
+    message = body.get("message") if error is None else error.get("message") if isinstance(error, Mapping) else error
+    return (message if isinstance(message, str) else quoted(message)) if message else None
 
 
 class Fault(ValueError):
@@ -96,9 +116,9 @@ def prompts_of(request: Request) -> Sequence[Json]:
 def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
     """Return the choices by their index. Raises `Fault` unless there is exactly one for each of ``number`` indices."""
     if not isinstance(body, Mapping):
-        raise Fault(f"the answer is {_kind(body)}, not an object")
+        raise Fault(f"the answer is of type {json_type(body)}, expected object")
     if body.get("error") is not None:
-        raise Fault(f"the answer has an error: {_message(body['error'])}")
+        raise Fault(_error("the answer", body))
     choices = body.get("choices")
     if not isinstance(choices, list):
         raise Fault("the answer has no list of 'choices'")
@@ -153,10 +173,10 @@ def check_stream(events: Sequence[Json]) -> str | None:
 
 def _check_choice(request: Request, choice: Mapping[str, Json]) -> None:
     if choice.get("error") is not None:
-        raise Fault(f"a choice has an error: {_message(choice['error'])}")
+        raise Fault(_error("a choice", choice))
     finish = choice.get("finish_reason")
     if finish is not None and not _is_finish(finish):
-        raise Fault(f"finish_reason is {quoted(finish)}, expected one of stop, length, content_filter, tool_calls")
+        raise Fault(f"finish_reason is {quoted(finish)}, expected one of {', '.join(sorted(FINISHED))}")
     if request.path.endswith("/chat/completions"):
         message = choice.get("message")
         if not isinstance(message, Mapping):
@@ -167,7 +187,7 @@ def _check_choice(request: Request, choice: Mapping[str, Json]) -> None:
             raise Fault("a choice has no text")
         text = choice["text"]
     if not isinstance(text, str | None):
-        raise Fault(f"the content is {_kind(text)}, not a text")
+        raise Fault(f"the content is of type {json_type(text)}, expected string")
 
 
 def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> None:
@@ -183,7 +203,7 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
             if echo and wanted is not None and wanted is not False:
                 raise Fault("the answer has no 'logprobs'")
         elif not isinstance(logprobs, Mapping):
-            raise Fault(f"'logprobs' is {_kind(logprobs)}, not an object")
+            raise Fault(f"'logprobs' is of type {json_type(logprobs)}, expected object")
         elif "content" in logprobs:
             _check_content(logprobs["content"])
         else:
@@ -296,8 +316,11 @@ def _same_model(asked: str, said: Json) -> bool:
     return said.startswith(asked) and SAME_MODEL.fullmatch(said, len(asked)) is not None
 
 
-def _message(error: Json) -> str:
-    return quoted(error.get("message", error) if isinstance(error, Mapping) else error)
+def _error(what: str, body: Mapping[str, Json]) -> str:
+    message = error_message(body)
+    if message is None:
+        return f"{what} has an 'error' without a message: {quoted(body['error'])}"
+    return f"{what} has an error: {quoted(message)}"
 
 
 def quoted(value: Json) -> str:
@@ -305,8 +328,10 @@ def quoted(value: Json) -> str:
     return SHORT.repr(value)[:QUOTED]
 
 
-def _kind(value: Json) -> str:
-    return "null" if value is None else type(value).__name__
+def json_type(value: Json) -> str:
+    """Return OpenAI's name of a JSON value's type."""
+    names = {dict: "object", list: "array", str: "string", bool: "boolean", int: "integer", float: "decimal"}
+    return names.get(type(value), "null")
 
 
 def _is_finish(value: Json) -> bool:

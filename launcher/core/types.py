@@ -89,12 +89,6 @@ class Response:
         return 200 <= self.status < 300
 
 
-def error_of(body: Json) -> Mapping[str, Json]:
-    """Return the error that a body in OpenAI's error shape tells of; empty for any other body."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    return error if isinstance(error, Mapping) else {}
-
-
 Handler = Callable[[Request], Awaitable[Response]]
 """What an adapter wraps, an evaluator calls, and a proxy mounts."""
 
@@ -229,7 +223,7 @@ class Pause:
 class Check:
     """One line of the certificate. ``ok`` is None for a check that does not apply, with the reason in ``detail``.
 
-    ``numbers`` are those that the detail tells of, for programs.
+    ``numbers`` are the figures of the detail, for programs. ``id`` never changes; ``name`` is for readers.
     """
 
     name: str
@@ -237,6 +231,7 @@ class Check:
     detail: str
     seconds: float = 0.0
     numbers: Mapping[str, Json] = field(default_factory=dict)
+    id: str = ""
 
 
 @dataclass(frozen=True)

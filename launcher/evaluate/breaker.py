@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 
 from launcher.core.console import one_line
 from launcher.core.errors import Failure, ServerAway, TransportError
-from launcher.core.responses import is_page
+from launcher.core.responses import error_message, is_page
 from launcher.core.types import (
     GATEWAY,
     Handler,
@@ -24,7 +24,6 @@ from launcher.core.types import (
     Request,
     Response,
     ServerState,
-    error_of,
 )
 from launcher.evaluate.progress import Progress
 
@@ -324,5 +323,5 @@ def plain(path: str, model: str) -> Mapping[str, Json]:
 
 def said(response: Response) -> str:
     """Return the status of a response, with its message if it has one in OpenAI's shape."""
-    message = error_of(response.body).get("message")
-    return f"HTTP {response.status}: {one_line(str(message))}" if message else f"HTTP {response.status}"
+    message = error_message(response.body)
+    return f"HTTP {response.status}: {one_line(message)}" if message else f"HTTP {response.status}"

@@ -39,7 +39,7 @@ async def evaluate(
     folder: Path,
     fingerprint: Json,
     progress: Progress,
-    claim: Lease | None = None,
+    lease: Lease | None = None,
     deployment: Mapping[str, Json] | None = None,
     health: Health | None = None,
 ) -> outcome.Outcome:
@@ -49,9 +49,9 @@ async def evaluate(
     calling this again with the same ``fingerprint`` (what changes answers) continues. ``deployment`` is what adapters
     may know of the server, ``health`` what is known of how it is. While it is gone or restarts, the evaluation pauses;
     if it does not come back, the rest is left unasked. Raises `ResumeError`, `TaskError` when it meets a
-    bad item, and `TakenOver` when another session has got the ``claim``, after keeping what was done.
+    bad item, and `TakenOver` when another session has taken the ``lease``, after keeping what was done.
     """
-    with Journal(folder, fingerprint, claim) as journal:
+    with Journal(folder, fingerprint, lease) as journal:
         questions = SampleSource(tasks, settings, endpoint.model, journal.finished)
         async with (
             Client(

@@ -13,7 +13,7 @@ from enum import Enum
 from launcher.adapters.base import closing
 from launcher.core.console import one_line
 from launcher.core.errors import AdapterError, Failure, ServerAway, TransportError
-from launcher.core.responses import NO_FINISH, checked, is_page, quoted, refuses, token_count
+from launcher.core.responses import NO_FINISH, checked, error_message, is_page, quoted, refuses, token_count
 from launcher.core.types import GATEWAY, Handler, Json, Request, Response, Sample, Score, Status
 
 log = logging.getLogger(__name__)
@@ -219,8 +219,5 @@ def _explained(error: Exception, request: Request) -> str:
 
 
 def _message(body: Json) -> str:
-    """Return the message of an error in OpenAI's shape, or in vLLM's old one, or the body as it is."""
-    error = (body.get("error") or body.get("message")) if isinstance(body, Mapping) else None
-    message = error.get("message") if isinstance(error, Mapping) else error
-    said = message or body
-    return one_line(said if isinstance(said, str) else quoted(said), QUOTED)
+    """Return the message of an error, or else the body."""
+    return one_line(error_message(body) or (body if isinstance(body, str) else quoted(body)), QUOTED)

@@ -29,12 +29,12 @@ class Journal:
     Opening a folder that has a journal continues it: `finished` holds the keys of all samples that ended in another
     status than failed, `pauses` those of its earlier sessions. A last line that was cut by a crash is dropped. Raises
     `ResumeError` when ``fingerprint``, which is all that changes answers, is not what the journal was begun with, or
-    when the files are damaged; `TakenOver`, also from `add` and `close`, once another session holds the ``claim`` to
+    when the files are damaged; `TakenOver`, also from `add` and `close`, once another session holds the ``lease`` of
     the folder.
     """
 
-    def __init__(self, folder: Path, fingerprint: Json, claim: Lease | None = None) -> None:
-        self._claim = claim
+    def __init__(self, folder: Path, fingerprint: Json, lease: Lease | None = None) -> None:
+        self._lease = lease
         self._check()
         self._folder = RunFolder(folder)
         self.path = self._folder.samples
@@ -106,8 +106,8 @@ class Journal:
             (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
 
     def _check(self) -> None:
-        if self._claim is not None:
-            self._claim.check()
+        if self._lease is not None:
+            self._lease.check()
 
     def _place(self, record: Record, length: int) -> None:
         self._places[record.key] = (self._end, length)

@@ -16,8 +16,9 @@ from launcher.core.console import one_line
 from launcher.core.errors import Failure
 from launcher.core.http import HttpError, authorization, fetch, parsed
 from launcher.core.redaction import redact
+from launcher.core.responses import error_message, error_of
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import GATEWAY, Endpoint, Json, Liveness, ServerState, error_of
+from launcher.core.types import GATEWAY, Endpoint, Json, Liveness, ServerState
 
 PERIOD_S = 3.0
 TIMEOUT_S = 5.0
@@ -171,7 +172,7 @@ def _get(url: str, api_key: str | None, timeout_s: float) -> tuple[int | None, J
 
 def _said(detail: Json, most: int) -> str:
     """Return what a server that does not work says of it, on one line and without control characters."""
-    return one_line(str(error_of(detail).get("message") or detail), most)
+    return one_line(error_message(detail) or str(detail), most)
 
 
 def _json(body: bytes) -> Json:

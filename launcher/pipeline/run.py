@@ -6,36 +6,39 @@ from launcher.core.lease import Lease
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
 from launcher.pipeline.config import ComposedRun, Mode
-from launcher.pipeline.provenance import provenance, what_changes_answers
+from launcher.pipeline.evaluation import check_resumable, evaluate
+from launcher.pipeline.provenance import provenance, resume_key
 from launcher.pipeline.record import RunRecord
+from launcher.pipeline.reporting import reporting
 from launcher.pipeline.servers import ServerPool, fingerprint
-from launcher.pipeline.steps import announced, continued, evaluate, needs, reported, serving, stay, validate
+from launcher.pipeline.serving import endpoint_file, serve_forever, serving
+from launcher.pipeline.validation import required_capabilities, validate
 
 
-def run(composed: ComposedRun, allocation: Allocation, shared: ServerPool | None = None) -> int:
-    """Carry out a composed run in its folder and return the exit code; a report is written however it ends.
+def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None = None) -> int:
+    """Execute a composed run in its folder and return the exit code; a report is written however it ends.
 
-    ``allocation`` is that of the process that leads. With ``shared``, the server is taken from there, and left there
-    for the next run. Raises `TakenOver`, and writes no more, once another session has begun in the same folder.
+    ``allocation`` is that of the process that leads. With ``pool``, the server comes from there, and stays up for the
+    next run. Raises `TakenOver`, and writes no more, once another session has begun in the same folder.
     """
     run, config, folder = composed.run, composed.config, composed.folder
-    ledger = RunRecord(provenance(config, composed.overrides, allocation))
-    with reported(ledger, folder) as outcome, ledger.step("total"):
-        ledger.run["checkpoint"] = run.engine.fingerprint(run.model)
-        ledger.run["deployment"] = {"fingerprint": fingerprint(run, config, ledger.run["checkpoint"])}
-        answers = what_changes_answers(run, config, ledger.run["checkpoint"])
-        continued(run, folder, answers)
-        claim = outcome.claim = Lease(folder)
-        needed = needs(run)
+    record = RunRecord(provenance(config, composed.overrides, allocation))
+    with reporting(record, folder) as exit_status, record.step("total"):
+        record.run["checkpoint"] = run.engine.fingerprint(run.model)
+        record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}
+        key = resume_key(run, config, record.run["checkpoint"])
+        check_resumable(run, folder, key)
+        lease = exit_status.lease = Lease(folder)
+        needed = required_capabilities(run)
         timing = Timing(limit_s=run.evaluate.max_pause_s)
         with (
-            serving(run, ledger, allocation, folder, shared) as server,
+            serving(run, record, allocation, folder, pool) as server,
             watch(server.endpoint, folder, timing) as health,
         ):
-            validate(run, server, needed, ledger, folder)
-            with announced(server.endpoint, folder):
+            validate(run, server, needed, record, folder)
+            with endpoint_file(server.endpoint, folder):
                 if run.mode is Mode.serve:
-                    stay(server.endpoint, health)
+                    serve_forever(server.endpoint, health)
                 if run.mode is Mode.run:
-                    evaluate(run, server.endpoint, ledger, claim, answers, health)
-    return outcome.code
+                    evaluate(run, server.endpoint, record, lease, key, health)
+    return exit_status.code

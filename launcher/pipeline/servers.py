@@ -27,10 +27,10 @@ from launcher.settings.component import name_of
 
 @dataclass
 class RunningServer:
-    """One that is up. ``folder`` is that of the run it was brought up for, where its log is.
+    """A server that is up. ``folder`` is that of the run it was brought up for, where its log is.
 
-    ``certificates`` holds, for each set of questions put to it, the run folder with the answer and the checks made.
-    Before `admit` a server of ours answers only who validates it.
+    ``certificates`` holds, for each scope of a validation (its settings and the needs of the run), the run folder with
+    the certificate, and the checks. Before `admit` a server of ours answers only the requests that validate it.
     """
 
     fingerprint: str
@@ -45,10 +45,10 @@ class RunningServer:
             self.admission.open()
         self.endpoint = replace(self.endpoint, validator_token=None)
 
-    def certificate(self, question: Json, folder: Path) -> tuple[Check, ...] | None:
-        """Copy the certificate that an earlier run got for the same question; return its checks, None without one."""
-        for asked, earlier, checks in self.certificates:
-            if asked == question and earlier != folder:
+    def copy_certificate(self, scope: Json, folder: Path) -> tuple[Check, ...] | None:
+        """Copy the certificate that an earlier run got for the same scope; return its checks, None without one."""
+        for earlier_scope, earlier, checks in self.certificates:
+            if earlier_scope == scope and earlier != folder:
                 shutil.copyfile(RunFolder(earlier).certificate, RunFolder(folder).certificate)
                 return checks
         return None

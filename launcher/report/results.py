@@ -68,13 +68,14 @@ def certificate(checks: tuple[Check, ...]) -> dict[str, Json] | None:
     """Count the checks of the certificate and name the failed ones; None when none were made."""
     if not checks:
         return None
-    failed = [check.name for check in checks if check.ok is False]
+    failed = [check for check in checks if check.ok is False]
     return {
         "ok": not failed,
         "passed": sum(check.ok is True for check in checks),
         "failed": len(failed),
         "not_applicable": sum(check.ok is None for check in checks),
-        "failed_checks": failed,
+        "failed_checks": [check.name for check in failed],
+        "failed_check_ids": [check.id for check in failed],
     }
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from launcher.core.responses import token_count
+from launcher.core.responses import STOPPED
 from launcher.core.types import Json
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable, usage_of
 from launcher.validate.rounding import tolerance
 from launcher.validate.ties import ALTERNATIVES, Parting, parting, steps
 
@@ -20,7 +20,7 @@ async def completion(subject: CheckContext) -> str:
     if not isinstance(choice["text"], str):
         raise Failure(f"choices[0].text is {choice['text']!r}, expected a string")
     finish = choice.get("finish_reason")
-    if finish not in ("stop", "length", None):
+    if finish not in (*STOPPED, "length", None):
         raise Failure(f"finish_reason is {finish!r}, expected stop or length")
     return "; ".join([f"answered {choice['text']!r} ({finish})", *sorted(subject.notes)])
 
@@ -37,7 +37,7 @@ async def chat(subject: CheckContext) -> str:
 async def token_accounting(subject: CheckContext) -> str:
     """``usage`` must count tokens: those that logprobs lists, and those that ``/tokenize`` finds in the prompt."""
     body = await subject.complete(logprobs=1, max_tokens=6)
-    usage, choice = _usage(body), body["choices"][0]
+    usage, choice = usage_of(body), body["choices"][0]
     listed = len(choice["logprobs"]["tokens"]) if choice.get("logprobs") else None
     _expect("usage.total_tokens", usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
     if listed is not None:
@@ -48,14 +48,6 @@ async def token_accounting(subject: CheckContext) -> str:
     if counted is not None:
         _expect("usage.prompt_tokens", usage["prompt_tokens"], counted)
     return f"{usage['prompt_tokens']} prompt + {usage['completion_tokens']} generated tokens"
-
-
-def _usage(body: Json) -> dict[str, int]:
-    counts = {name: token_count(body["usage"], name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
-    for name, count in counts.items():
-        if count is None:
-            raise Failure(f"usage.{name} is {body['usage'].get(name)!r}, expected a number of tokens")
-    return {name: count for name, count in counts.items() if count is not None}
 
 
 async def _prompt_tokens(subject: CheckContext) -> int | None:
@@ -114,7 +106,7 @@ async def own_parameters(subject: CheckContext) -> str:
     limits = (1, 3, 7, 2, 5)
     bodies = await asyncio.gather(*(subject.complete(max_tokens=n) for n in limits))
     for limit, body in zip(limits, bodies, strict=True):
-        used, reason = _usage(body)["completion_tokens"], body["choices"][0].get("finish_reason")
+        used, reason = usage_of(body)["completion_tokens"], body["choices"][0].get("finish_reason")
         if used > limit or (reason == "length" and used != limit):
             raise Failure(f"max_tokens={limit} among others gave {used} tokens with finish_reason {reason}")
     return f"max_tokens {', '.join(map(str, limits))} at the same time, each kept"
@@ -131,7 +123,8 @@ async def stop_trimmed(subject: CheckContext) -> str:
         body = await greedy(subject, stop=stop)
         expected = text[: text.index(stop)]
         if _text(body) == expected:
-            _expect("finish_reason at a stop string", body["choices"][0]["finish_reason"], "stop")
+            finish = body["choices"][0].get("finish_reason")
+            _expect("finish_reason at a stop string", "stop" if finish in STOPPED else finish, "stop")
             return f"cut before {stop!r}"
         if not await _went_another_way(subject, whole, body):
             raise Failure(f"stop={stop!r} gave {_text(body)!r}, expected {expected!r}")
@@ -157,10 +150,10 @@ def _expect(what: str, seen: Json, expected: Json) -> None:
 
 
 CHECKS = (
-    CheckDefinition("completion", Capability.completions, completion),
-    CheckDefinition("chat", Capability.chat, chat),
-    CheckDefinition("token accounting", Capability.completions, token_accounting),
-    CheckDefinition("greedy repeats", Capability.completions, greedy_repeats),
-    CheckDefinition("own parameters", Capability.completions, own_parameters),
-    CheckDefinition("stop trimmed", Capability.completions, stop_trimmed),
+    CheckDefinition("completion", "completion", Capability.completions, completion),
+    CheckDefinition("chat", "chat", Capability.chat, chat),
+    CheckDefinition("token_accounting", "token accounting", Capability.completions, token_accounting),
+    CheckDefinition("greedy_repeats", "greedy repeats", Capability.completions, greedy_repeats),
+    CheckDefinition("own_parameters", "own parameters", Capability.completions, own_parameters),
+    CheckDefinition("stop_trimmed", "stop trimmed", Capability.completions, stop_trimmed),
 )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import asdict
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TypedDict
 
 from launcher.core.client import Client
 from launcher.core.files import replace_json
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Check, Endpoint, Request
+from launcher.core.types import Check, Endpoint, Json, Request
 from launcher.settings.validate import Validate
 from launcher.validate import answers, logprobs, rounding, serving, tokens
 from launcher.validate.check import Capability, CheckContext
@@ -46,9 +46,38 @@ def needs(requests: Iterable[Request]) -> frozenset[Capability]:
     return frozenset(found) if len(found) > 1 else frozenset(Capability)
 
 
-def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
-    """Write ``certificate.json``: the endpoint, the verdict, the tolerance that held, and every check."""
-    certificate = {
+class CertifiedEndpoint(TypedDict):
+    url: str
+    model: str
+    backend: str
+    engine: str
+
+
+class CheckRecord(TypedDict):
+    """A `Check` as JSON."""
+
+    id: str
+    name: str
+    ok: bool | None
+    detail: str
+    seconds: float
+    numbers: Mapping[str, Json]
+
+
+class Certificate(TypedDict):
+    """The content of ``certificate.json``. ``tolerance`` has the fields of `Tolerance`, null where none was needed."""
+
+    schema_version: int
+    valid: bool
+    checked_at: str
+    endpoint: CertifiedEndpoint
+    tolerance: Mapping[str, Json] | None
+    checks: list[CheckRecord]
+
+
+def certificate_of(checks: tuple[Check, ...], endpoint: Endpoint) -> Certificate:
+    """Return the certificate of an endpoint: the verdict, the tolerance that was used, and each check."""
+    return {
         "schema_version": 1,
         "valid": not failed(checks),
         "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
@@ -58,9 +87,25 @@ def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
             "backend": endpoint.backend,
             "engine": endpoint.engine,
         },
-        "tolerance": next((dict(check.numbers) for check in checks if check.name == rounding.NAME), {}) or None,
-        "checks": [asdict(check) for check in checks],
+        "tolerance": next((check.numbers for check in checks if check.id == rounding.ID), {}) or None,
+        "checks": [_record(check) for check in checks],
     }
+
+
+def _record(check: Check) -> CheckRecord:
+    return {
+        "id": check.id,
+        "name": check.name,
+        "ok": check.ok,
+        "detail": check.detail,
+        "seconds": check.seconds,
+        "numbers": check.numbers,
+    }
+
+
+def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
+    """Write ``certificate.json``."""
+    certificate = certificate_of(checks, endpoint)
     replace_json(RunFolder(folder).certificate, certificate, indent=2)
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from launcher.core.client import Client
 from launcher.core.console import one_line
 from launcher.core.errors import TransportError
-from launcher.core.responses import checked, quoted
+from launcher.core.responses import checked, json_type, quoted, token_count
 from launcher.core.types import Check, Endpoint, Json, Request
 from launcher.settings.validate import Validate
 from launcher.validate.tolerance import Tolerance
@@ -72,6 +72,20 @@ class CheckContext:
         )
 
 
+def usage_of(body: Json) -> dict[str, int]:
+    """Return the token counts of an answer. Raises `Failure` where one is missing or is no count."""
+    usage = body.get("usage")
+    if not isinstance(usage, Mapping):
+        found = f"is of type {json_type(usage)}" if "usage" in body else "is missing"
+        raise Failure(f"'usage' {found}, expected object")
+    counts = {name: token_count(usage, name) for name in ("prompt_tokens", "completion_tokens", "total_tokens")}
+    for name, count in counts.items():
+        if count is None:
+            found = f"is {quoted(usage[name])}" if name in usage else "is missing"
+            raise Failure(f"'usage.{name}' {found}, expected a number of tokens")
+    return {name: count for name, count in counts.items() if count is not None}
+
+
 @dataclass(frozen=True)
 class Measured:
     """A detail, and the numbers that it tells of."""
@@ -85,8 +99,9 @@ Procedure = Callable[[CheckContext], Awaitable[str | Measured]]
 
 @dataclass(frozen=True)
 class CheckDefinition:
-    """A check with its name in the certificate and what it needs of the server."""
+    """A check: an id that never changes, the name that ``validate.skip`` takes, and what the server needs for it."""
 
+    id: str
     name: str
     need: Capability
     procedure: Procedure
@@ -94,14 +109,14 @@ class CheckDefinition:
     async def run(self, subject: CheckContext, needed: frozenset[Capability]) -> Check:
         """Run the check. Where nothing needs the ability, its failure is reported as not applicable."""
         if self.name in subject.settings.skip:
-            return Check(self.name, None, "left out by validate.skip")
+            return Check(self.name, None, "left out by validate.skip", id=self.id)
         start = time.perf_counter()
         ok, found = await self._outcome(subject)
         detail, numbers = (found.detail, found.numbers) if isinstance(found, Measured) else (found, {})
         if ok is False and self.need not in needed:
             ok, detail = None, f"not needed by the chosen tasks: {detail}"
         detail = one_line(detail, QUOTED)
-        return Check(self.name, ok, detail, round(time.perf_counter() - start, 4), numbers)
+        return Check(self.name, ok, detail, round(time.perf_counter() - start, 4), numbers, self.id)
 
     async def _outcome(self, subject: CheckContext) -> tuple[bool | None, str | Measured]:
         try:
@@ -114,4 +129,18 @@ class CheckDefinition:
         except (Failure, TransportError, OSError) as failure:
             return False, str(failure) or type(failure).__name__
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as malformed:
-            return False, f"the answer has not the expected form: {type(malformed).__name__} {malformed}"
+            return False, f"an answer does not have the expected form: {_explained(malformed)}"
+
+
+def _explained(error: Exception) -> str:
+    """Return what an answer lacks, without Python's words for it."""
+    match error:
+        case KeyError():
+            return f"{error.args[0]!r} is missing"
+        case IndexError():
+            return "a list is too short"
+        case TypeError() | AttributeError():
+            return "a value has the wrong type"
+        case RecursionError():
+            return "it is nested too deeply"
+    return str(error)

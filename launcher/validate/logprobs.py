@@ -7,7 +7,15 @@ import math
 import statistics
 
 from launcher.core.types import Json
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Measured, NotApplicable
+from launcher.validate.check import (
+    Capability,
+    CheckContext,
+    CheckDefinition,
+    Failure,
+    Measured,
+    NotApplicable,
+    usage_of,
+)
 from launcher.validate.rounding import ROOM, reference, texts, tolerance
 
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
@@ -16,7 +24,7 @@ LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 async def echo_aligned(subject: CheckContext) -> str:
     """With echo, every list of logprobs has an entry per prompt token and per generated token; the first is null."""
     body = await _score(subject, subject.settings.prompt)
-    choice, usage = body["choices"][0], body["usage"]
+    choice, usage = body["choices"][0], usage_of(body)
     expected = usage["prompt_tokens"] + usage["completion_tokens"]
     lists = {name: choice["logprobs"][name] for name in LISTS}
     for name, values in lists.items():
@@ -96,7 +104,7 @@ async def _score(subject: CheckContext, prompt: str | list[int]) -> Json:
 
 def _prompt(body: Json) -> list[float]:
     """Return the log-probabilities of the prompt's tokens but the first."""
-    prompt = body["usage"]["prompt_tokens"]
+    prompt = usage_of(body)["prompt_tokens"]
     seen: list[float] = body["choices"][0]["logprobs"]["token_logprobs"][1:prompt]
     if len(seen) != prompt - 1:
         raise Failure(f"{len(seen)} log-probabilities for a prompt of {prompt} tokens")
@@ -110,6 +118,6 @@ def _differences(seen: list[float], expected: list[float]) -> list[float]:
 
 
 CHECKS = (
-    CheckDefinition("echo aligned", Capability.prompt_logprobs, echo_aligned),
-    CheckDefinition("equal to forward pass", Capability.prompt_logprobs, equal_to_forward),
+    CheckDefinition("echo_aligned", "echo aligned", Capability.prompt_logprobs, echo_aligned),
+    CheckDefinition("forward_pass", "equal to forward pass", Capability.prompt_logprobs, equal_to_forward),
 )

@@ -105,5 +105,5 @@ def _number(value: Json) -> float:
     return float(value) if isinstance(value, int | float) else -math.inf
 
 
-NAME = "rounding"
-CHECKS = (CheckDefinition(NAME, Capability.completions, rounding),)
+ID = "rounding"
+CHECKS = (CheckDefinition(ID, "rounding", Capability.completions, rounding),)

@@ -26,6 +26,6 @@ async def model_listed(subject: CheckContext) -> str:
 
 
 CHECKS = (
-    CheckDefinition("ready", Capability.serving, ready),
-    CheckDefinition("model listed", Capability.serving, model_listed),
+    CheckDefinition("ready", "ready", Capability.serving, ready),
+    CheckDefinition("model_listed", "model listed", Capability.serving, model_listed),
 )

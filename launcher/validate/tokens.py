@@ -144,4 +144,4 @@ def _sentencepiece(file: Path) -> Reading:
     )
 
 
-CHECKS = (CheckDefinition("tokens of the file", Capability.serving, tokens_of_the_file),)
+CHECKS = (CheckDefinition("tokenizer_file", "tokens of the file", Capability.serving, tokens_of_the_file),)

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 
-from launcher.api.request_schema import MAX_SEED, CompletionRequest
+from launcher.api.request_schema import CompletionRequest
 from launcher.api.sampling import check_range, choices, seed_of, token_limit
 from launcher.asgi.errors import ApiError
 from launcher.engines.base import Sampling
+from launcher.engines.sampling_bounds import MAX_SEED
 
 
 def body(**fields: object) -> CompletionRequest:
@@ -84,6 +85,9 @@ def test_the_limit_is_what_was_asked_or_what_fits(
         ({}, 64, "prompt", ["64"]),
         ({}, 1000, "prompt", ["64", "1000"]),
         ({"max_tokens": 0}, 10, "max_tokens", [">= 1", "0"]),
+        ({"max_completion_tokens": 0}, 10, "max_completion_tokens", ["'max_completion_tokens'", ">= 1", "0"]),
+        ({"max_completion_tokens": 99999}, 10, "max_completion_tokens", ["64", "10", "99999"]),
+        ({"max_tokens": 0, "max_completion_tokens": 0}, 10, "max_completion_tokens", [">= 1", "0"]),
         ({"max_tokens": 1, "max_completion_tokens": 2}, 10, "max_completion_tokens", ["1", "2"]),
     ],
 )

@@ -15,11 +15,11 @@ import pytest
 
 from launcher.backends.inline import Inline
 from launcher.core.admission import RETRY_AFTER_S, Admission
+from launcher.core.event_loop import run_async
 from launcher.core.types import VALIDATOR_HEADER, Endpoint
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
-from launcher.pipeline.steps import run_async
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate

@@ -79,13 +79,12 @@ async def test_a_good_status_without_json_is_a_transport_error():
         await answer_to(answer)
 
 
-async def test_nobody_listens():
+async def test_a_port_without_a_server_is_a_transport_error():
     async with serving() as server:
         pass
     async with Client(server.endpoint, timeout_s=30) as client:
         with pytest.raises(TransportError, match="/v1/completions"):
             await client(ASK)
-        assert "/health" in str(await client.down())
 
 
 async def test_a_connection_that_breaks():
@@ -153,13 +152,6 @@ async def test_as_many_connections_as_were_asked_for():
     async with serving(answer) as server, Client(server.endpoint, timeout_s=60, concurrency=150) as client:
         await asyncio.gather(*(client(ASK) for _ in range(150)))
         assert server.most == 150
-
-
-@pytest.mark.parametrize(("health", "down"), [(200, None), (404, None), (401, None), (503, "HTTP 503")])
-async def test_down(health, down):
-    async with serving(health=health) as server, Client(server.endpoint, timeout_s=30) as client:
-        assert await client.down() == down
-        assert (await client.get(server.endpoint.root + "/health")).status == health
 
 
 async def test_a_page_may_be_plain_text():

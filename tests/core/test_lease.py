@@ -22,7 +22,7 @@ RUN = ("engine=echo", "model=none", "tasks=[addition]", "evaluate.limit=10")
 SLOW = ("engine.latency_s=0.5", "evaluate.concurrency=1", "validate.skip=[greedy repeats]")
 
 
-def test_a_claim_holds_until_another_is_made(tmp_path: Path) -> None:
+def test_a_lease_holds_until_another_is_taken(tmp_path: Path) -> None:
     first = Lease(tmp_path)
     assert first.holds
     second = Lease(tmp_path)
@@ -33,13 +33,13 @@ def test_a_claim_holds_until_another_is_made(tmp_path: Path) -> None:
     second.check()
 
 
-def test_a_claim_to_a_folder_that_is_gone_does_not_hold(tmp_path: Path) -> None:
-    claim = Lease(tmp_path)
+def test_a_lease_whose_file_is_gone_does_not_hold(tmp_path: Path) -> None:
+    lease = Lease(tmp_path)
     (tmp_path / "session.json").unlink()
-    assert not claim.holds
+    assert not lease.holds
 
 
-def test_a_claim_says_whose_it_is(tmp_path: Path) -> None:
+def test_a_lease_names_its_host_and_process(tmp_path: Path) -> None:
     Lease(tmp_path)
     found = json.loads((tmp_path / "session.json").read_text())
     assert (found["host"], found["pid"]) == (socket.gethostname(), os.getpid())

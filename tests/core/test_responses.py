@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.core.prompt_logprobs import Misaligned, check_offsets, not_echoed, spans
-from launcher.core.responses import NO_FINISH, check, check_stream, refuses, token_count
+from launcher.core.responses import NO_FINISH, check, check_stream, error_message, refuses, token_count
 from launcher.core.types import Json, Request, Response, Sample, Status
 from launcher.tasks.multiple_choice import MultipleChoice
 from tests.fuzzing import examples
@@ -103,12 +103,13 @@ def lists(body: Json) -> Json:
         (lambda b: b.pop("choices"), "no list"),
         (lambda b: b.update(error={"message": "CUDA error"}), "CUDA error"),
         (lambda b: b.update(error="out of memory"), "out of memory"),
-        (lambda b: b.update(error={}), "error"),
+        (lambda b: b.update(error={}), "the answer has an 'error' without a message: {}"),
+        (lambda b: first(b).update(error={"code": 5}), "a choice has an 'error' without a message: {'code': 5}"),
         (lambda b: first(b).update(error={"message": "provider"}), "provider"),
         (lambda b: first(b).pop("text"), "no text"),
-        (lambda b: first(b).update(text=4), "int, not a text"),
-        (lambda b: first(b).update(text=["4"]), "list, not a text"),
-        (lambda b: first(b).update(logprobs=[]), "not an object"),
+        (lambda b: first(b).update(text=4), "integer, expected string"),
+        (lambda b: first(b).update(text=["4"]), "array, expected string"),
+        (lambda b: first(b).update(logprobs=[]), "array, expected object"),
         (lambda b: first(b).update(logprobs={"tokens": ["4"], "token_logprobs": [0.5]}), "not above 0"),
         (lambda b: first(b).update(logprobs={"tokens": ["4"], "token_logprobs": ["n/a"]}), "expected a number"),
         (lambda b: first(b).update(logprobs={"tokens": ["4"], "token_logprobs": [True]}), "expected a number"),
@@ -271,6 +272,26 @@ def test_usage_may_be_anything(usage: Json) -> None:
 )  # fmt: skip
 def test_only_an_error_of_the_api_is_a_refusal(body: Json, refused: bool) -> None:
     assert refuses(Response(403, body)) is refused
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"error": {"message": "too long"}}, "too long"), ({"object": "error", "message": "too long"}, "too long"),
+        ({"error": "Forbidden"}, "Forbidden"), ({"error": {"message": {"a": 1}}}, "{'a': 1}"),
+        ({"error": {}}, None), ({"error": {"message": ""}}, None), ({}, None), ("no", None), (None, None), ([1], None),
+    ],
+)  # fmt: skip
+def test_an_error_has_one_message_in_whichever_shape(body: Json, message: str | None) -> None:
+    assert error_message(body) == message
+
+
+@pytest.mark.parametrize("finish", ["stop", "length", "stop_sequence", "eos_token"])
+def test_the_finish_reasons_of_openai_and_tgi_are_known(finish: str) -> None:
+    body = copy.deepcopy(BODY)
+    first(body)["finish_reason"] = finish
+    assert fault(completion(), body) is None
+    assert check_stream([body]) is None
 
 
 def test_a_stream_with_a_strange_end_is_not_whole() -> None:

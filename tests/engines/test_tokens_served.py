@@ -17,13 +17,13 @@ from tokenizers import Tokenizer
 from transformers import AutoModelForCausalLM
 
 from launcher.backends.inline import Inline
+from launcher.core.event_loop import run_async
 from launcher.core.responses import checked
 from launcher.core.types import Check, Endpoint, Response
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment, Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
-from launcher.pipeline.steps import run_async
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.tasks.multiple_choice import MultipleChoice

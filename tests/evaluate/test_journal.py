@@ -129,7 +129,7 @@ def test_a_folder_without_a_journal_is_empty(tmp_path):
 
 
 def test_what_an_earlier_session_still_writes_does_not_reach_the_later_one(record, tmp_path):
-    with Journal(tmp_path, PRINT) as earlier:  # it holds no claim, so that nothing stops it
+    with Journal(tmp_path, PRINT) as earlier:  # it holds no lease, so that nothing stops it
         earlier.add(record("t/1/0"))
         with Journal(tmp_path, PRINT, Lease(tmp_path)) as later:
             earlier.add(record("t/2/0"))

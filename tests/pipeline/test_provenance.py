@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from launcher.cli.options import conf_folder
 from launcher.distributed.allocation import allocate
 from launcher.pipeline.config import Run
-from launcher.pipeline.provenance import provenance, what_changes_answers
+from launcher.pipeline.provenance import provenance, resume_key
 
 
 def composed(*overrides: str) -> tuple[Run, dict[str, Any]]:
@@ -24,7 +24,7 @@ def composed(*overrides: str) -> tuple[Run, dict[str, Any]]:
 
 
 def answers(*overrides: str) -> dict[str, Any]:
-    return what_changes_answers(*composed(*overrides), checkpoint=None)
+    return resume_key(*composed(*overrides), checkpoint=None)
 
 
 def test_versions_and_machine_are_recorded() -> None:

@@ -1,4 +1,4 @@
-"""The ledger times steps and freezes what is known."""
+"""The record times steps and freezes what is known."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from launcher.pipeline.record import RunRecord
 
 
 def test_a_step_is_timed_also_when_it_fails() -> None:
-    ledger = RunRecord({})
-    with pytest.raises(ValueError, match="no"), ledger.step("serve"):
+    record = RunRecord({})
+    with pytest.raises(ValueError, match="no"), record.step("serve"):
         raise ValueError("no")
-    assert ledger.timings["serve"] >= 0
+    assert record.timings["serve"] >= 0
 
 
 def test_a_report_keeps_what_was_known_when_it_was_made() -> None:
-    ledger = RunRecord({"config": {}})
-    report = ledger.report("ok")
-    ledger.timings["late"] = 1.0
+    record = RunRecord({"config": {}})
+    report = record.report("ok")
+    record.timings["late"] = 1.0
     assert report.timings == {}
     assert report.status == "ok"

@@ -130,9 +130,9 @@ def test_a_certificate_is_copied_only_for_the_same_question(tmp_path: Path) -> N
     (first / "certificate.json").write_text("the certificate")
     checks = (Check("answers", True, "fine"),)
     server.certificates.append(("chat", first, checks))
-    assert server.certificate("log-probabilities", second) is None
+    assert server.copy_certificate("log-probabilities", second) is None
     assert not (second / "certificate.json").exists()
-    assert server.certificate("chat", second) == checks
+    assert server.copy_certificate("chat", second) == checks
     assert (second / "certificate.json").read_text() == "the certificate"
 
 

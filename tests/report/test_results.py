@@ -71,13 +71,14 @@ def test_numbers_that_are_not_finite_become_null():
 
 
 def test_the_certificate_is_counted():
-    checks = (*CHECKS, Check("echo", False, "no"))
+    checks = (*CHECKS, Check("echo", False, "no", id="echo_aligned"))
     assert results.certificate(checks) == {
         "ok": False,
         "passed": 3,
         "failed": 1,
         "not_applicable": 1,
         "failed_checks": ["echo"],
+        "failed_check_ids": ["echo_aligned"],
     }
     assert results.certificate(()) is None
 

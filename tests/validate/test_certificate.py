@@ -88,6 +88,36 @@ def usage_of_words(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> 
         answer["usage"] = {"prompt_tokens": "n/a", "completion_tokens": "n/a", "total_tokens": "n/an/a"}
 
 
+def without_usage(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/completions":
+        del answer["usage"]
+
+
+def null_usage(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/completions":
+        answer["usage"] = None
+
+
+def usage_in_a_list(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/completions":
+        answer["usage"] = [answer["usage"]]
+
+
+def usage_without_a_count(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/v1/completions":
+        del answer["usage"]["total_tokens"]
+
+
+def without_tokens(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if path == "/tokenize":
+        del answer["tokens"]
+
+
+def tgis_finish_reasons(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
+    if "choices" in answer and answer["choices"][0]["finish_reason"] == "stop":
+        answer["choices"][0]["finish_reason"] = "stop_sequence" if asked.get("stop") else "eos_token"
+
+
 def slightly_off(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
     if asked.get("echo"):
         logprobs = answer["choices"][0]["logprobs"]
@@ -154,6 +184,34 @@ async def test_a_lie_is_found(tmp_path: Path, lie: Lie, check: str) -> None:
     assert checks[check].ok is False, checks[check]
 
 
+@pytest.mark.parametrize(
+    ("lie", "check", "detail"),
+    [
+        (without_usage, "token accounting", "'usage' is missing, expected object"),
+        (null_usage, "token accounting", "'usage' is of type null, expected object"),
+        (usage_in_a_list, "token accounting", "'usage' is of type array, expected object"),
+        (usage_in_a_list, "echo aligned", "'usage' is of type array, expected object"),
+        (usage_of_words, "token accounting", "'usage.prompt_tokens' is 'n/a', expected a number of tokens"),
+        (usage_without_a_count, "token accounting", "'usage.total_tokens' is missing, expected a number of tokens"),
+        (without_tokens, "token accounting", "an answer does not have the expected form: 'tokens' is missing"),
+    ],
+)
+async def test_a_failure_is_a_plain_sentence(tmp_path: Path, lie: Lie, check: str, detail: str) -> None:
+    assert (await verdict(tmp_path, lie))[check].detail == detail
+
+
+async def test_the_finish_reasons_of_tgi_pass(tmp_path: Path) -> None:
+    checks = await verdict(tmp_path, tgis_finish_reasons)
+    assert not certificate.failed(tuple(checks.values())), checks
+    assert checks["stop trimmed"].ok is True
+
+
+def test_each_check_has_an_id_of_its_own() -> None:
+    ids = [check.id for check in certificate.CHECKS]
+    assert len(set(ids)) == len(ids) == len(set(certificate.NAMES))
+    assert all(id.isidentifier() and id.islower() for id in ids)
+
+
 async def test_what_is_odd_about_answers_is_said(tmp_path: Path) -> None:
     def odd(path: str, asked: dict[str, Any], answer: dict[str, Any]) -> None:
         if path == "/v1/completions":
@@ -199,7 +257,17 @@ def test_needs_follow_from_what_the_tasks_ask() -> None:
 
 def test_the_certificate_is_written(tmp_path: Path) -> None:
     endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "inline", "echo", api_key="secret")
-    certificate.write((Check("a", True, "fine"), Check("b", False, "bad")), endpoint, tmp_path)
+    checks = (
+        Check("rounding", True, "fine", numbers={"value": 0.1}, id="rounding"),
+        Check("b c", False, "bad", id="bc"),
+    )
+    certificate.write(checks, endpoint, tmp_path)
     text = (tmp_path / "certificate.json").read_text()
-    assert json.loads(text)["valid"] is False
+    written = json.loads(text)
+    assert written["valid"] is False
+    assert written["tolerance"] == {"value": 0.1}
+    assert [(check["id"], check["name"], check["ok"]) for check in written["checks"]] == [
+        ("rounding", "rounding", True),
+        ("bc", "b c", False),
+    ]
     assert "secret" not in text

@@ -12,13 +12,13 @@ import pytest
 from launcher.backends.base import Backend
 from launcher.backends.command import Command
 from launcher.backends.inline import Inline
+from launcher.core.event_loop import run_async
 from launcher.core.types import Check, resolve
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment, Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.none import Nothing
-from launcher.pipeline.steps import run_async
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate

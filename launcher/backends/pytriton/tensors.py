@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from typing import TYPE_CHECKING, Any
 
 from pydantic_core import from_json, to_json
@@ -14,6 +13,7 @@ from launcher.backends.pytriton.event_queue import Event
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenLogprob, TokenOutput
+from launcher.engines.sampling_bounds import SAMPLING_BOUNDS, is_bias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -22,29 +22,6 @@ Arrays = dict[str, Any]
 """Numpy arrays by the name of their tensor."""
 
 
-@dataclass(frozen=True)
-class Range:
-    """What a sampling parameter accepts."""
-
-    kind: type[int] | type[float]
-    low: float
-    high: float
-    optional: bool = False
-
-
-RANGES = {
-    "max_tokens": Range(int, 0, math.inf),
-    "temperature": Range(float, 0, math.inf),
-    "top_p": Range(float, 0, 1),
-    "top_k": Range(int, 0, math.inf),
-    "seed": Range(int, 0, 2**63 - 1, optional=True),
-    "presence_penalty": Range(float, -2, 2),
-    "frequency_penalty": Range(float, -2, 2),
-    "logprobs": Range(int, 0, math.inf, optional=True),
-    "prompt_logprobs": Range(int, 0, math.inf, optional=True),
-    "ignore_eos": Range(bool, 0, 1),
-}
-"""Every sampling parameter but ``logit_bias``, which is an object of token ids and numbers, or a string of its JSON."""
 DEFAULTS = {field.name: getattr(Sampling(), field.name) for field in fields(Sampling)}
 
 
@@ -65,36 +42,34 @@ def given(parameters: Mapping[str, Json], data: Mapping[str, np.ndarray[Any, Any
         found: dict[str, Json] = dict(parameters) | json.loads(text)
         return found
     except (TypeError, ValueError):
-        raise ValueError(f"sampling={text!r}: accepted is a JSON object") from None
+        raise ValueError(f"sampling={text!r}: must be a JSON object") from None
 
 
 def sampling(given: Mapping[str, Json]) -> Sampling:
-    """Read request parameters. Raises `ValueError` that names the parameter, its value and what is accepted."""
+    """Read request parameters. Raises `ValueError` with the parameter, its value and its bounds."""
     return Sampling(**{name: _checked(name, value) for name, value in given.items()})
 
 
 def _checked(name: str, value: Json) -> Json:
     if name == "logit_bias":
         return _bias(value)
-    if name not in RANGES:
-        raise ValueError(f"{name}: no such parameter; accepted are id, {', '.join(DEFAULTS)}")
-    wanted = RANGES[name]
-    if value is None and wanted.optional:
-        return None
-    if wanted.kind is float and type(value) is int:
-        value = float(value)
-    if type(value) is not wanted.kind or not wanted.low <= value <= wanted.high or value == math.inf:
-        span = "" if wanted.kind is bool else f" from {wanted.low} to {wanted.high}"
-        raise ValueError(f"{name}={value!r}: accepted is {wanted.kind.__name__}{span}")
-    return value
+    if name not in SAMPLING_BOUNDS:
+        raise ValueError(f"{name}: unknown parameter; expected one of id, {', '.join(DEFAULTS)}")
+    bounds = SAMPLING_BOUNDS[name]
+    if not bounds.contain(value):
+        raise ValueError(f"{name}={value!r}: must be {bounds}")
+    return float(value) if bounds.kind is float and value is not None else value
 
 
 def _bias(text: Json) -> dict[int, float]:
     try:
         biases = json.loads(text) if isinstance(text, str) else text
-        return {int(token): float(bias) for token, bias in biases.items()}
+        found = {int(token): bias for token, bias in biases.items()}
     except (TypeError, ValueError, AttributeError):
-        raise ValueError(f"logit_bias={text!r}: accepted is a JSON object of token ids and numbers") from None
+        found = {0: None}
+    if not all(map(is_bias, found.values())):
+        raise ValueError(f"logit_bias={text!r}: must be a JSON object of token ids and numbers from -100 to 100")
+    return {token: float(bias) for token, bias in found.items()}
 
 
 def prompt(data: Mapping[str, np.ndarray[Any, Any]], runner: AsyncEngine) -> tuple[int, ...]:

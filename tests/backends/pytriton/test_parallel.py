@@ -12,10 +12,10 @@ import pytest
 
 from launcher.backends.pytriton import PyTriton
 from launcher.core.admission import Admission
+from launcher.core.event_loop import run_async
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.megatron import Megatron
-from launcher.pipeline.steps import run_async
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.validate import certificate

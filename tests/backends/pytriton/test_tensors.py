@@ -66,15 +66,17 @@ def test_refusals_keep_their_kind() -> None:
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        ({"max_token": 3}, "max_token: no such parameter; accepted are id, max_tokens"),
-        ({"max_tokens": -1}, "max_tokens=-1: accepted is int from 0"),
-        ({"max_tokens": True}, "max_tokens=True: accepted is int"),
-        ({"temperature": "hot"}, "temperature='hot': accepted is float"),
+        ({"max_token": 3}, "max_token: unknown parameter; expected one of id, max_tokens"),
+        ({"max_tokens": -1}, "max_tokens=-1: must be int from 0"),
+        ({"max_tokens": True}, "max_tokens=True: must be int"),
+        ({"temperature": "hot"}, "temperature='hot': must be float"),
         ({"temperature": math.inf}, "temperature=inf"),
         ({"temperature": math.nan}, "temperature=nan"),
-        ({"top_p": 1.5}, "top_p=1.5: accepted is float from 0 to 1"),
-        ({"ignore_eos": 1}, "ignore_eos=1: accepted is bool"),
+        ({"top_p": 1.5}, "top_p=1.5: must be float from 0 to 1"),
+        ({"ignore_eos": 1}, "ignore_eos=1: must be a boolean"),
         ({"logit_bias": "[1]"}, "logit_bias"),
+        ({"logit_bias": '{"1": NaN}'}, "numbers from -100 to 100"),
+        ({"logit_bias": {"1": 101}}, "numbers from -100 to 100"),
     ],
 )
 def test_parameters_that_cannot_be_are_named(given: dict[str, object], said: str) -> None:

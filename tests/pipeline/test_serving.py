@@ -1,4 +1,4 @@
-"""What the steps of a run say besides their results."""
+"""What the serving step prints, and what it knows of a server."""
 
 from __future__ import annotations
 
@@ -12,21 +12,24 @@ from launcher.core.errors import ServerError
 from launcher.core.types import Endpoint
 from launcher.engines.optimization_status import as_json
 from launcher.monitor.health import Timing, Watch
+from launcher.pipeline.evaluation import deployment_facts
 from launcher.pipeline.record import RunRecord
-from launcher.pipeline.steps import deployed, in_vain, stay
+from launcher.pipeline.serving import inactive_optimizations, serve_forever
 from launcher.settings.model import OptimizationStatus
 
 
-def test_what_was_asked_for_in_vain_is_said() -> None:
-    switches = [
+def test_a_requested_optimization_that_is_inactive_has_a_line() -> None:
+    statuses = [
         OptimizationStatus("cuda_graphs", True, False, "needs a GPU"),
         OptimizationStatus("prefix_caching", True, True, ""),
     ]
-    assert in_vain({"optimizations": as_json(switches)}) == ["optimizations.cuda_graphs is not active: needs a GPU"]
+    assert inactive_optimizations({"optimizations": as_json(statuses)}) == [
+        "optimizations.cuda_graphs is not active: needs a GPU"
+    ]
 
 
 def test_an_engine_without_optimizations_has_nothing_to_say() -> None:
-    assert in_vain({}) == []
+    assert inactive_optimizations({}) == []
 
 
 @pytest.mark.parametrize(
@@ -37,12 +40,10 @@ def test_what_a_server_has_loaded_is_known_by_its_checkpoint_or_because_it_is_bu
 ) -> None:
     made = {"checkpoint": checkpoint, "deployment": {"fingerprint": "sha256:2"}, "versions": {}, "git_commit": None}
     endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e", is_builtin=is_builtin)
-    assert (deployed(RunRecord(made), endpoint) is not None) is known
+    assert (deployment_facts(RunRecord(made), endpoint) is not None) is known
 
 
-def test_a_server_that_is_kept_up_is_said_to_be_away_and_back(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_an_outage_of_a_server_that_is_kept_up_is_printed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One that restarts is waited for; one that is dead ends the waiting."""
     endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e")
     health = Watch(endpoint, tmp_path / "health.jsonl", Timing())
@@ -58,7 +59,7 @@ def test_a_server_that_is_kept_up_is_said_to_be_away_and_back(
 
     def keep() -> None:
         try:
-            stay(endpoint, health)
+            serve_forever(endpoint, health)
         except ServerError as error:
             ended.append(error)
 

@@ -1,0 +1,76 @@
+"""The step that evaluates: which folders it may continue, the samples, and whether enough of them were scored."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+from launcher.core.errors import CoverageTooLow
+from launcher.core.event_loop import run_async
+from launcher.core.lease import Lease
+from launcher.core.types import Endpoint, Json, Status, TaskResult
+from launcher.monitor.health import Watch
+from launcher.monitor.replicas import Replicas
+from launcher.pipeline.config import Mode, Run
+from launcher.pipeline.record import RunRecord
+
+
+def check_resumable(run: Run, folder: Path, key: Json) -> None:
+    """Refuse, before anything is touched, a folder whose samples belong to another resume key. Raises `ResumeError`."""
+    from launcher.evaluate import journal
+
+    if run.resume is not None or run.mode is Mode.run:
+        journal.check(folder, key)
+
+
+def evaluate(run: Run, endpoint: Endpoint, record: RunRecord, lease: Lease, key: Json, health: Watch) -> None:
+    """Ask every sample and summarize the answers, also when interrupted.
+
+    Raises `CoverageTooLow` if too little was scored, or if the server died before the end; `TakenOver`.
+    """
+    from launcher.evaluate import evaluator, outcome
+    from launcher.evaluate.progress import progress
+
+    adapters, folder, display = list(run.adapters.values()), lease.folder, progress(Replicas(lambda: health.detail))
+    facts = deployment_facts(record, endpoint)
+    asking = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, key, display, lease, facts, health)
+    try:
+        with record.step("evaluate"):
+            run_async(asking)
+    finally:
+        found = outcome.read(folder)
+        record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
+    stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
+    check_coverage(record.tasks, run.evaluate.min_coverage, stopped)
+
+
+def deployment_facts(record: RunRecord, endpoint: Endpoint) -> Mapping[str, Json] | None:
+    """Return what decides how this server answers; None for a server whose model is not known."""
+    run = record.run
+    if not endpoint.is_builtin and run["checkpoint"] is None:
+        return None
+    engine = {name: record.engine.get(name) for name in ("device", "dtype", "optimizations")}
+    facts = {name: run[name] for name in ("versions", "git_commit")}
+    return facts | {"fingerprint": run["deployment"]["fingerprint"], "engine": engine}
+
+
+def check_coverage(tasks: Mapping[str, TaskResult], min_coverage: float, stopped: str | None) -> None:
+    """Raise `CoverageTooLow` for tasks below ``min_coverage``, or if the evaluation ``stopped`` early."""
+    if stopped:
+        raise CoverageTooLow(stopped)
+    short = [
+        f"{name}: {_shortfall(result.coverage)}"
+        for name, result in tasks.items()
+        if _coverage(result.coverage) < min_coverage
+    ]
+    if short:
+        raise CoverageTooLow(f"fewer than min_coverage={min_coverage:g} of the samples were scored: {'; '.join(short)}")
+
+
+def _coverage(coverage: Mapping[str, int]) -> float:
+    return coverage[Status.scored.value] / max(coverage["total"], 1)
+
+
+def _shortfall(coverage: Mapping[str, int]) -> str:
+    rest = ", ".join(f"{n} {status}" for status, n in coverage.items() if n and status not in ("scored", "total"))
+    return f"{coverage['scored']} of {coverage['total']} scored ({rest})"

@@ -1,0 +1,101 @@
+"""The end of a run: its exit code, the status and the reason in the report, and the report itself."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from rich.console import Console
+
+from launcher.core.console import to_stderr
+from launcher.core.errors import (
+    CoverageTooLow,
+    ResumeError,
+    StorageError,
+    TakenOver,
+    UserError,
+    ValidationFailed,
+)
+from launcher.core.lease import Lease
+from launcher.core.redaction import redact
+from launcher.core.types import INTERRUPTED
+from launcher.pipeline.record import RunRecord
+
+
+@dataclass
+class ExitStatus:
+    """How a run ended: exit code, the report's status, the reason unless it is ok, whether a report is written.
+
+    ``lease`` is that of the run folder, as soon as the run holds it.
+    """
+
+    code: int = 0
+    status: str = "ok"
+    reason: str | None = None
+    publish: bool = True
+    lease: Lease | None = None
+
+    def end(self, code: int, status: str, reason: BaseException | str) -> None:
+        """Set how the run ended, and print the reason."""
+        self.code, self.status, self.reason = code, status, redact(str(reason))
+        to_stderr(f"launcher: {self.reason}")
+
+
+@contextmanager
+def reporting(record: RunRecord, folder: Path) -> Iterator[ExitStatus]:
+    """Turn the way the run ends into an exit code and a report; a crash is reported too, and raised again.
+
+    The report starts with the results that earlier sessions of a resumed run left.
+    """
+    from launcher.evaluate.outcome import read
+
+    exit_status, before = ExitStatus(), read(folder)
+    record.tasks, record.throughput, record.pauses = before.tasks, before.throughput, before.pauses
+    try:
+        yield exit_status
+        if exit_status.lease is not None:
+            exit_status.lease.check()
+    except ValidationFailed as error:
+        exit_status.end(error.exit_code, "invalid", error)
+    except CoverageTooLow as error:
+        exit_status.end(error.exit_code, "incomplete", error)
+    except ResumeError as error:  # the folder holds another run's results: nothing in it is touched
+        exit_status.end(error.exit_code, "error", error)
+        exit_status.publish = False
+    except TakenOver:
+        exit_status.publish = False
+        raise
+    except StorageError as error:
+        exit_status.end(error.exit_code, "error", f"{error}; continue with resume={folder}")
+    except UserError as error:
+        exit_status.end(error.exit_code, "error", error)
+    except KeyboardInterrupt:
+        exit_status.end(INTERRUPTED, "interrupted", f"interrupted; continue with resume={folder}")
+    except BaseException as error:
+        exit_status.end(1, "error", f"{type(error).__name__}: {error}")
+        raise
+    finally:
+        if exit_status.publish and (exit_status.lease is None or exit_status.lease.holds):
+            _publish_or_end(record, exit_status, folder)
+
+
+def _publish_or_end(record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:
+    """Publish the report; the run ends with what prevents that, a full disk for instance, unless it ended so before."""
+    try:
+        publish(record, exit_status, folder)
+    except UserError as error:
+        if exit_status.status != "error":
+            exit_status.end(error.exit_code, "error", f"{error}; continue with resume={folder}")
+
+
+def publish(record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:
+    """Write ``results.json`` and ``report.html``; print the summary, unless one line on standard error said it all."""
+    from launcher.report import page, results, terminal
+
+    report = record.report(exit_status.status, exit_status.reason)
+    results.write(report, folder)
+    page.write(report, folder)
+    if exit_status.status != "error":
+        terminal.print_report(replace(report, reason=None), folder, Console())

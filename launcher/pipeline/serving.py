@@ -1,0 +1,126 @@
+"""The step that serves: bring the server up, say where it is, and keep it up for ``mode=serve``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict
+
+from launcher.backends.base import check_single_process
+from launcher.core import files
+from launcher.core.admission import Admission
+from launcher.core.console import one_line, to_stderr
+from launcher.core.errors import ServerError, TransportError
+from launcher.core.event_loop import run_async
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Endpoint, Json, Liveness
+from launcher.distributed.allocation import Allocation
+from launcher.monitor.health import Watch
+from launcher.pipeline.config import Run
+from launcher.pipeline.record import RunRecord
+from launcher.pipeline.servers import RunningServer, ServerPool
+from launcher.settings.component import name_of
+
+OUTAGE_POLL_S = 0.5
+"""How often ``mode=serve`` looks whether the server is still live."""
+
+
+class EndpointFile(TypedDict):
+    """``endpoint.json``: where the endpoint is, and which process serves it."""
+
+    url: str
+    model: str
+    pid: int
+    ready_at: str
+
+
+@contextmanager
+def serving(
+    run: Run, record: RunRecord, allocation: Allocation, folder: Path, pool: ServerPool | None
+) -> Iterator[RunningServer]:
+    """Bring the server up, or take it from the pool; until `validate`, one of ours answers only the launcher."""
+    deployment = replace(run.deployment(folder), admission=Admission())
+    check_single_process(run.backend, allocation)
+    run.engine.plan(deployment, allocation)
+    run.backend.plan(deployment, allocation)
+    with ExitStack() as stack:
+        to_stderr(f"serve: {run.model.name} · engine {name_of(run.engine)} · backend {name_of(run.backend)}")
+        with record.step("serve"):
+            servers = pool or stack.enter_context(ServerPool())
+            facts: dict[str, Json] = record.run["deployment"]
+            server = stack.enter_context(servers.serve(facts["fingerprint"], run.backend, deployment, allocation))
+        facts["shared"] = server.folder != folder
+        if facts["shared"]:
+            to_stderr(f"serve: the server of {server.folder} is still up")
+        record.endpoint, record.engine = server.endpoint, engine_facts(server.endpoint)
+        _print_engine(record.engine)
+        yield server
+        with suppress(TransportError):  # the results are there; the counts of an engine whose server left are lost
+            record.engine = engine_facts(server.endpoint)
+
+
+def _print_engine(engine: Mapping[str, Json]) -> None:
+    if engine.get("taken"):
+        to_stderr(f"serve: engine={engine['taken']} was taken: {engine['taken_because']}")
+    for line in [*inactive_optimizations(engine), *engine.get("notes", ())]:
+        to_stderr(f"serve: {line}")
+
+
+def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
+    """Ask one of our own servers what its engine is: parameters, dtype, layout, optimizations as resolved."""
+    from launcher.core.client import Client
+
+    async def ask() -> Json:
+        async with Client(endpoint, timeout_s=30) as client:
+            return (await client.get(f"{endpoint.root}/engine")).body
+
+    return dict(run_async(ask())) if endpoint.is_builtin else {}
+
+
+def inactive_optimizations(engine: Mapping[str, Json]) -> list[str]:
+    """Return one line per requested optimization that is inactive."""
+    resolved: Mapping[str, Json] = engine.get("optimizations") or {}
+    return [
+        f"optimizations.{name} is not active: {found['reason']}"
+        for name, found in resolved.items()
+        if found["asked"] and not found["active"]
+    ]
+
+
+@contextmanager
+def endpoint_file(endpoint: Endpoint, folder: Path) -> Iterator[None]:
+    """Keep ``endpoint.json`` in the run folder while the endpoint is up."""
+    path = RunFolder(folder).endpoint
+    ready_at = datetime.now(UTC).isoformat()
+    facts = EndpointFile(url=endpoint.url, model=endpoint.model, pid=os.getpid(), ready_at=ready_at)
+    identity = files.install(path, json.dumps(facts) + "\n")
+    try:
+        yield
+    finally:
+        if files.identity(path) == identity:  # not that of a session that took the run over
+            path.unlink(missing_ok=True)
+
+
+def serve_forever(endpoint: Endpoint, health: Watch) -> None:
+    """Serve until Ctrl-C or SIGTERM. Raises `ServerError` if the server dies first."""
+    try:
+        print(f"serving {one_line(endpoint.model)} at {endpoint.url} (Ctrl-C ends it)", flush=True)
+        _print_outages(health)
+    except KeyboardInterrupt:
+        return
+    raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.state().reason}")
+
+
+def _print_outages(health: Watch) -> None:
+    """Print when the server goes away and when it is back, until it is dead."""
+    away = False
+    while not health.dead.wait(OUTAGE_POLL_S):
+        state = health.state()
+        if away is (state.liveness is Liveness.live):
+            away = not away
+            to_stderr(f"serve: {state.explanation}")

@@ -1,0 +1,74 @@
+"""The step that validates: the checks of the endpoint, its certificate, and opening it to everybody."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from launcher.core.console import to_stderr
+from launcher.core.errors import ValidationFailed
+from launcher.core.event_loop import run_async
+from launcher.core.redaction import redact
+from launcher.core.types import Check, Request, resolve
+from launcher.pipeline.config import Run
+from launcher.pipeline.record import RunRecord
+from launcher.pipeline.servers import RunningServer
+from launcher.tasks.base import naming
+
+if TYPE_CHECKING:
+    from launcher.validate.check import Capability
+
+
+def required_capabilities(run: Run) -> frozenset[Capability]:
+    """Return what the server must be able to do for the first sample of each task, before anything is loaded.
+
+    Raises `TaskError` for items that cannot be read.
+    """
+    from launcher.validate import certificate
+
+    first: list[Request] = []
+    for name, task in run.tasks.items():
+        with naming(name):
+            first += [r for sample in islice(task.samples(name, run.model.name), 1) for r in sample.requests]
+    return certificate.needs(first)
+
+
+def validate(run: Run, server: RunningServer, needed: frozenset[Capability], record: RunRecord, folder: Path) -> None:
+    """Check the endpoint, write the certificate, and let everybody ask a server that has a valid one.
+
+    A server that an earlier run shares is checked again only if this run's settings or needs differ from that run's.
+    Raises `ValidationFailed` naming every failed check.
+    """
+    from launcher.validate import certificate
+
+    with record.step("validate"):
+        record.checks = _checked(run, server, needed, folder, _vocabulary(run, record))
+    failed = certificate.failed(record.checks)
+    to_stderr(f"validate: {len(record.checks)} checks, {len(failed)} failed")
+    if failed:
+        raise ValidationFailed("the endpoint failed validation: " + "; ".join(f"{c.name}: {c.detail}" for c in failed))
+    server.admit()
+
+
+def _vocabulary(run: Run, record: RunRecord) -> Path | None:
+    """Return where the files of the served tokenizer are; None for a model without files, or where none is read."""
+    if record.run["checkpoint"] is None or not run.engine.reads_files:
+        return None
+    return resolve(run.model.tokenizer or run.model.path)
+
+
+def _checked(
+    run: Run, server: RunningServer, needed: frozenset[Capability], folder: Path, vocabulary: Path | None
+) -> tuple[Check, ...]:
+    from launcher.validate import certificate
+
+    scope = (asdict(run.validate), needed)
+    checks = server.copy_certificate(scope, folder)
+    if checks is None:
+        found = run_async(certificate.validate(server.endpoint, run.validate, needed, vocabulary))
+        checks = tuple(replace(check, detail=redact(check.detail)) for check in found)
+        certificate.write(checks, server.endpoint, folder)
+        server.certificates.append((scope, folder, checks))
+    return checks
