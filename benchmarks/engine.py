@@ -105,7 +105,7 @@ class Sides:
         from transformers import LlamaConfig, LlamaForCausalLM
 
         from launcher.engines.megatron.build import build
-        from launcher.engines.megatron.worker_config import torch_dtype
+        from launcher.engines.runtime.dtypes import torch_dtype
 
         a, device = self.architecture, self.worker_config.torch_device(0)
         distributed.initialize(Parallelism(), device)

@@ -73,7 +73,7 @@ class Drawn:
 
 
 def worker_config(architecture: Architecture, weights: Weights, graphs: bool, flash_decode: bool) -> WorkerConfig:
-    block_size = flash.PAGE if flash_decode else 16
+    block_size = flash.PAGE_MULTIPLE if flash_decode else 16
     num_blocks = BATCH * -(-CONTEXT // block_size) + 1
     return WorkerConfig(
         architecture=architecture,

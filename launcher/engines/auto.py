@@ -21,7 +21,7 @@ from launcher.settings.model import Model
 
 @dataclass(frozen=True)
 class Choice:
-    """The engine that was taken, and why."""
+    """The chosen engine, and why."""
 
     engine: Engine
     reason: str
@@ -32,9 +32,9 @@ class Choice:
 
 @component("engine/auto")
 class Auto(BatchedEngine):
-    """``megatron`` where it computes the checkpoint, else ``huggingface``; the plan and the report say which, and why.
+    """``megatron`` if it computes the checkpoint, else ``huggingface``; the plan and the report name the choice.
 
-    Settings are those that both engines have.
+    Its settings are those that both engines have.
     """
 
     @contextmanager
@@ -53,7 +53,7 @@ class Auto(BatchedEngine):
         return self.choose(model).engine.fingerprint(model)
 
     def choose(self, model: Model) -> Choice:
-        """Decide by what the checkpoint's files say. Raises `CheckpointError` for one that neither engine serves."""
+        """Choose by the checkpoint's files. Raises `CheckpointError` for one that neither engine serves."""
         settings = {field.name: getattr(self, field.name) for field in fields(BatchedEngine)}
         try:
             layout = open_checkpoint(model).layout
@@ -63,5 +63,5 @@ class Auto(BatchedEngine):
 
 
 def _shown(refused: NotComputed, model: Model) -> str:
-    """Return what the megatron engine refused, without the folder that it begins with."""
+    """Return the megatron engine's reason, without the path of the checkpoint."""
     return str(refused.__cause__).removeprefix(str(resolve(model.path))).lstrip("/: ")

@@ -18,12 +18,12 @@ from launcher.settings.model import Model, Optimizations, Parallelism
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """How one request's tokens are chosen. Nothing here is ever shared between requests of a batch.
+    """How one request's tokens are chosen; requests of a batch share none of it.
 
-    ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 are off. ``seed`` makes the tokens independent of whatever
-    else is in the batch. ``logprobs`` is how many alternatives to report per generated token (0: only the chosen one,
-    None: nothing); ``prompt_logprobs`` is the same for the prompt. Log-probabilities are those of the model itself,
-    before temperature, penalties and bias. Penalties follow OpenAI's definition (generated tokens only).
+    ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 are off. ``seed`` makes the tokens independent of the other
+    requests in the batch. ``logprobs`` is the number of alternatives to report per generated token (0: only the chosen
+    one, None: nothing); ``prompt_logprobs`` is the same for the prompt. Log-probabilities are the model's own, before
+    temperature, penalties and bias. Penalties follow OpenAI's definition (generated tokens only).
     """
 
     max_tokens: int = 16
@@ -73,7 +73,7 @@ Finish = Literal["stop", "length"]
 class TokenOutput:
     """Tokens that became ready together. The last event of a generation has ``finish`` set.
 
-    ``prompt`` comes once, with the first event, when ``prompt_logprobs`` was asked for: one entry per prompt token.
+    The first event carries ``prompt`` if ``prompt_logprobs`` was requested: one entry per prompt token.
     With ``max_tokens`` 0 there is one event, without tokens, with finish ``length``.
     """
 
@@ -86,7 +86,7 @@ class TokenOutput:
 class EngineState:
     """A snapshot for ``/metrics`` and health: counts of sequences, and of KV-cache tokens used and in all.
 
-    ``error`` says why nothing can be generated; for good, unless it is ``restarting``.
+    ``error`` is why nothing can be generated; it is final unless the engine is ``restarting``.
     """
 
     running: int = 0
@@ -108,34 +108,34 @@ class AsyncEngine(ABC):
     tokenizer: Tokenizer
     context_length: int
     capacity: int | None = None
-    """How many sequences it takes at the same time, those that wait included; None where nothing bounds them."""
+    """The most sequences at the same time, waiting ones included; None without a bound."""
 
     @property
     def vocab_size(self) -> int:
-        """How many token ids it takes: those of the tokenizer that the model has a row for."""
+        """The number of token ids that it accepts: those of the tokenizer that have a row in the model."""
         return self.tokenizer.vocab_size
 
     @abstractmethod
     def generate(self, request: GenerationRequest) -> AsyncIterator[TokenOutput]:
         """Stream the tokens of one sequence. Closing the iterator cancels it and frees its slot.
 
-        Raises `QueueFull` before the first event when there is no place, `EngineUnavailable` when the engine is
+        Raises `QueueFull` before the first event when the queue is full, `EngineUnavailable` when the engine is
         stopping or broken. The prompt has been checked against ``context_length`` by the caller.
         """
 
     @abstractmethod
     def reference(self, tokens: Sequence[int]) -> list[float]:
-        """Return the log-probability of ``tokens[1:]`` by one plain forward pass, without cache or batching.
+        """Return the log-probabilities of ``tokens[1:]`` from one plain forward pass, without cache or batching.
 
-        The certificate compares the server with this. Blocking: call it in a thread. Raises `NotImplementedError`
-        where the engine has no model to ask.
+        The certificate compares the server with this. Blocking: call it in a thread. Raises `NotImplementedError` for
+        an engine without a model.
         """
 
     def exact_reference(self, tokens: Sequence[int]) -> list[float]:
-        """Return what `reference` does, computed from the same weights in the next wider floating point type.
+        """Return the same, computed from the same weights in the next wider floating point type.
 
-        How far the two are apart is what rounding does in this model. Blocking, as `reference`. Raises
-        `NotImplementedError` where there is no wider type to compute in.
+        The difference from `reference` is the rounding error of the model. Blocking, as `reference`. Raises
+        `NotImplementedError` for an engine without a wider type.
         """
         raise NotImplementedError("this engine computes in one type only")
 
@@ -153,7 +153,7 @@ class Engine(ABC):
     """The configuration of an engine; a component of the group ``engine``."""
 
     neutral: ClassVar[frozenset[str]] = frozenset()
-    """Fields that cannot change an answer (sizes of queues, threads); a run may be resumed with other values."""
+    """Fields that cannot change an answer (queue sizes, threads); a resumed run may have other values."""
     reads_files: ClassVar[bool] = True
     """Whether the engine's tokens are those of the model's files."""
 
@@ -165,7 +165,7 @@ class Engine(ABC):
         """
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
-        """Describe, without heavy imports, what `load` would do; raise `UserError` for what cannot work."""
+        """Describe, without heavy imports, what `load` would do; raise `UserError` if it would fail."""
         return {}
 
     def fingerprint(self, model: Model) -> str | None:

@@ -41,15 +41,15 @@ NOISE_MASS = sum(map(math.exp, NOISE))
 STRIDE, INVERSE = 31, 199
 """``STRIDE * INVERSE`` is 1 modulo the prime `VOCAB`: a token's rank, and a rank's token, are one multiplication."""
 CHUNK = 64
-"""How many tokens come together where no time is simulated."""
+"""The tokens of one event without simulated time."""
 
 
 @component("engine/echo")
 class Echo(Engine):
-    """Repeats the prompt's bytes, then ends. For tests and load tests: deterministic, and as fast or slow as wanted.
+    """Repeats the prompt's bytes, then ends. For tests and load tests: deterministic, with a configurable speed.
 
-    ``latency_s`` passes before the first token. ``tokens_per_second`` is the rate of each sequence (0: no limit); or
-    ``step_s`` is the time of one forward pass, which gives one token to each of up to ``batch`` sequences.
+    ``latency_s`` passes before the first token. ``tokens_per_second`` is the rate of each sequence (0: no limit).
+    Instead, ``step_s`` may be the time of one forward pass, which gives one token to each of up to ``batch`` sequences.
     ``max_sequences`` run at the same time, and ``max_queue`` more may wait.
     """
 
@@ -68,7 +68,7 @@ class Echo(Engine):
 
     def __post_init__(self) -> None:
         if self.step_s and self.tokens_per_second:
-            raise UserError("engine.step_s and engine.tokens_per_second both say how fast; set one of them to 0")
+            raise UserError("engine.step_s and engine.tokens_per_second both set the speed; set one of them to 0")
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         size = deployment.parallelism.world_size
@@ -125,7 +125,7 @@ class EchoRunner(AsyncEngine):
         return {"parameters": 0, "dtype": "fp64", "context_length": self.context_length, "pace": asdict(self._engine)}
 
     def close(self) -> None:
-        """Refuse what comes, and end what runs at its next token."""
+        """Refuse new requests, and end running ones at their next token."""
         self._closed = True
 
     async def _events(self, request: GenerationRequest) -> AsyncIterator[TokenOutput]:
@@ -147,7 +147,7 @@ class EchoRunner(AsyncEngine):
                 return
 
     async def _pace(self) -> AsyncIterator[int]:
-        """Yield, each time that tokens are due, how many."""
+        """Yield the number of tokens that are due, each time that some are."""
         rate = self._engine.tokens_per_second
         if self._engine.step_s:
             while True:
@@ -164,7 +164,7 @@ class EchoRunner(AsyncEngine):
     def _note(self, generated: int, held: Counter[str]) -> None:
         if self._closed:
             raise EngineUnavailable("the engine is stopping")
-        count = self._count  # a counter's own update takes longer than all the rest of a token
+        count = self._count  # Counter.update takes longer than the rest of a token
         count["generated_tokens"] += generated
         count["steps"] += 1
         count["kv_tokens_used"] += generated
@@ -172,7 +172,7 @@ class EchoRunner(AsyncEngine):
 
     @asynccontextmanager
     async def _slot(self, request: GenerationRequest) -> AsyncIterator[Counter[str]]:
-        """Wait for a slot and hold it; what is counted in the yielded counter is taken back at the end."""
+        """Wait for a slot and hold it; the counts in the yielded counter are subtracted at the end."""
         if self._closed:
             raise EngineUnavailable("the engine is stopped")
         await self._admit()
@@ -200,7 +200,7 @@ class EchoRunner(AsyncEngine):
 
 
 class Steps:
-    """Forward passes one after another: each takes ``seconds`` and serves up to ``batch`` of those who wait."""
+    """Consecutive forward passes: each takes ``seconds`` and serves up to ``batch`` waiting sequences."""
 
     def __init__(self, seconds: float, batch: int) -> None:
         self._seconds = seconds
@@ -229,7 +229,7 @@ class Steps:
 
 @dataclass(frozen=True, slots=True)
 class Next:
-    """The distribution of a next token: every token of ``best`` has the logit `PEAK`, the others pseudo-random ones."""
+    """The distribution of a next token: each token of ``best`` has the logit `PEAK`, the others pseudo-random ones."""
 
     best: tuple[int, ...]
     shift: int
@@ -252,11 +252,11 @@ class Next:
 
 
 class History:
-    """A sequence of tokens, and the distribution of the next one, which depends on nothing but the sequence.
+    """A sequence of tokens, and the distribution of the next one, which depends only on the sequence.
 
-    The model cannot know where the prompt ended. If the sequence is a prompt P and then the first k tokens of P, an
-    echo goes on with P[k], or with the end of sequence after a whole P. The best tokens are those that continue an
-    echo for any such P. So to repeat the true prompt is always among the best, and a sequence has the same
+    The model cannot know where the prompt ended. Let the sequence be a prompt P followed by the first k tokens of P.
+    An echo continues with P[k], or with the end of sequence after all of P. The best tokens are those that continue an
+    echo for any such P. The true prompt's next token is always one of them, and a sequence has the same
     log-probabilities whether it was generated or given.
     """
 
@@ -269,9 +269,9 @@ class History:
     def append(self, token: int) -> None:
         """Add a token, in amortised constant time.
 
-        ``borders[n]`` is the length of the longest border (a beginning that is also an end) of the first n tokens, as
-        in Knuth, Morris and Pratt's search. ``half`` is the longest border of at most half the sequence. ``masks[k]``
-        are the tokens, as bits, that follow the first k tokens and every border of those.
+        A border is a prefix that is also a suffix. ``borders[n]`` is the length of the longest border of the first n
+        tokens, as in Knuth, Morris and Pratt's search. ``half`` is the longest border of at most half the sequence.
+        ``masks[k]`` are the tokens, as bits, that follow the first k tokens and every border of those.
         """
         size = len(self.tokens)
         self._masks.append(1 << token | (self._masks[self._borders[size]] if size else 0))
@@ -306,7 +306,7 @@ def _bits(mask: int) -> Iterator[int]:
 
 
 def score(tokens: Sequence[int], top: int) -> Iterator[TokenLogprob]:
-    """Yield the log-probability of each token after those before it; that of the first is not known."""
+    """Yield the log-probability of each token given those before it; the first has none."""
     history = History()
     for token in tokens:
         yield history.next().entry(token, top) if history.tokens else TokenLogprob(token)
@@ -337,13 +337,13 @@ def _endless(prompt: Sequence[int], sampling: Sampling) -> Iterator[TokenLogprob
 
 
 def _is_plain(sampling: Sampling) -> bool:
-    """Whether nothing is asked but the echo itself."""
+    """Whether the request needs only the echo, without randomness or log-probabilities."""
     changed = sampling.logit_bias or sampling.presence_penalty or sampling.frequency_penalty
     return sampling.temperature == 0 and sampling.logprobs is None and not changed
 
 
 def _echo(prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
-    """Yield the prompt, then the end of sequence; or the prompt over and over."""
+    """Yield the prompt and the end of sequence, repeatedly; with ``ignore_eos`` only the prompt."""
     while True:
         yield from prompt
         if not sampling.ignore_eos:
@@ -351,7 +351,7 @@ def _echo(prompt: Sequence[int], sampling: Sampling) -> Iterator[int]:
 
 
 def pick(after: Next, sampling: Sampling, used: Counter[int], echo: int, dice: random.Random) -> int:
-    """Choose a token. Of equally good ones ``echo`` comes first, then those of lower id."""
+    """Choose a token; among equal ones ``echo`` comes first, then the lower id."""
     logits = [_adjusted(after.logit(token), token, sampling, used) for token in range(VOCAB)]
     best = max(logits)
     if sampling.temperature == 0:
@@ -369,7 +369,7 @@ def _adjusted(logit: float, token: int, sampling: Sampling, used: Counter[int]) 
 
 
 def _nucleus(weights: Sequence[float], mass: float) -> int:
-    """Return how many of the best make up the share ``mass`` of the whole."""
+    """Return how many of the best weights make up the share ``mass`` of their sum."""
     if mass >= 1:
         return len(weights)
     enough, total = mass * sum(weights), 0.0

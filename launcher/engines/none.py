@@ -15,21 +15,23 @@ from launcher.settings.model import Model, Optimizations
 
 @component("engine/none")
 class Nothing(Engine):
-    """The engine of ``backend=external`` and ``backend=command``: nothing is loaded by us."""
+    """The engine of ``backend=external`` and ``backend=command``: the launcher loads nothing."""
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         usual = asdict(Optimizations())
         for name, value in asdict(deployment.optimizations).items():
             if value != usual[name]:
-                said = getattr(value, "value", value)
-                raise UserError(f"optimizations.{name}={said}: engine=none loads nothing; say it to the server itself")
+                shown = getattr(value, "value", value)
+                raise UserError(
+                    f"optimizations.{name}={shown}: has no effect with engine=none; start the server with this setting"
+                )
         return {"processes": 0}
 
     def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:
-        raise UserError("engine=none: there is nothing to serve; accepted with backend=external and backend=command")
+        raise UserError("engine=none: has no model to serve; needs backend=external or backend=command")
 
     def fingerprint(self, model: Model) -> str | None:
-        """Return None also for a checkpoint that only the server knows: a model on a hub, an unknown layout."""
+        """Return None also for a checkpoint that only the server can read: a model on a hub, an unknown layout."""
         try:
             return super().fingerprint(model) if resolve(model.path).exists() else None
         except (CheckpointError, FileNotFoundError):

@@ -65,7 +65,7 @@ def test_what_neither_engine_knows_is_one_line(engine: Engine, kind: str, tmp_pa
     config = save("llama", tmp_path) / "config.json"
     config.write_text(json.dumps(json.loads(config.read_text()) | {"model_type": kind}))
     with pytest.raises(
-        CheckpointError, match=f"model_type is '{kind}'.*; nor can engine=huggingface serve it: "
+        CheckpointError, match=f"model_type is '{kind}'.*; engine=huggingface cannot serve it either: "
     ) as caught:
         plan(engine, tmp_path)
     assert "\n" not in str(caught.value)
@@ -74,7 +74,7 @@ def test_what_neither_engine_knows_is_one_line(engine: Engine, kind: str, tmp_pa
 def test_a_gguf_architecture_that_only_transformers_knows(tmp_path: Path) -> None:
     file = test_gguf.written(tmp_path / "model.gguf", "gemma2")
     assert plan(Auto(), file)["taken"] == "huggingface"
-    with pytest.raises(CheckpointError, match="nor can engine=huggingface serve it"):
+    with pytest.raises(CheckpointError, match="engine=huggingface cannot serve it either"):
         plan(Auto(), test_gguf.written(tmp_path / "other.gguf", "plamo"))
 
 
@@ -86,7 +86,7 @@ def test_a_damaged_checkpoint_is_no_reason_to_take_another_engine(tmp_path: Path
 
 
 def test_several_processes_need_megatron(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"parallelism\.tensor=2: engine=huggingface runs in one process"):
+    with pytest.raises(UserError, match=r"parallelism\.tensor=2: must be 1 with engine=huggingface"):
         plan(Auto(), save("gemma3_text", tmp_path), Parallelism(tensor=2))
 
 

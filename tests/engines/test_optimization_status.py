@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from launcher.core.errors import UserError
-from launcher.engines.optimization_status import active, as_json, resolve, resolve_dtype
+from launcher.engines.optimization_status import as_json, is_active, resolve, resolve_dtype
 from launcher.engines.runtime import flash
 from launcher.settings.model import Dtype, Optimizations
 
@@ -40,7 +40,7 @@ def test_what_a_cpu_cannot_do_is_inactive_with_the_reason(name: str) -> None:
     ],
 )
 def test_on_a_gpu_the_type_of_the_weights_decides(name: str, dtype: Dtype, expected: bool, why: str) -> None:
-    assert active(resolve(ALL, dtype, "cuda", {}), name) is expected
+    assert is_active(resolve(ALL, dtype, "cuda", {}), name) is expected
     assert reason(name, dtype, "cuda") == why
 
 
@@ -58,7 +58,7 @@ def test_a_reason_of_the_model_comes_first() -> None:
 @pytest.mark.parametrize("device", ["cpu", "cuda"])
 def test_what_excludes_each_other_is_refused(name: str, device: str) -> None:
     asked = Optimizations(dtype=Dtype.fp32, **{name: True})
-    with pytest.raises(UserError, match=rf"optimizations\.{name}=true: needs optimizations\.dtype=bf16 or fp16"):
+    with pytest.raises(UserError, match=rf"optimizations\.{name}=true: needs optimizations\.dtype=bf16, fp16 or auto"):
         resolve(asked, Dtype.fp32, device, {})
 
 

@@ -58,10 +58,10 @@ def another_theta(stage: Any) -> None:
 
     from launcher.engines.runtime.paged import Rope
 
-    layout, table = stage._layout, stage._model.rotary_pos_emb.table
+    layout, table = stage._metadata_builder, stage._model.rotary_pos_emb.table
     half = table.shape[1] // 2
     slower = 1.1 ** -(torch.arange(half) / half)
-    stage._layout = replace(layout, rope=Rope.of(table * torch.cat((slower, slower)), False, layout.dtype))
+    stage._metadata_builder = replace(layout, rope=Rope.of(table * torch.cat((slower, slower)), False, layout.dtype))
 
 
 def off_by_one_block(stage: Any) -> None:

@@ -1,4 +1,4 @@
-"""The component ``engine=huggingface``: from a configuration to a running `BatchingRunner`."""
+"""The component ``engine=huggingface``: from a deployment to a running `BatchingRunner`."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from launcher.engines.base import AsyncEngine, Deployment
 from launcher.engines.huggingface import source
 from launcher.engines.huggingface.source import Source
 from launcher.engines.runtime import invariant
+from launcher.engines.runtime.dtypes import BYTES, torch_dtype
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.engines.runtime.sizing import BYTES, BatchedEngine, cache_blocks, context_length
+from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus, Parallelism
@@ -28,24 +29,24 @@ if TYPE_CHECKING:
 
     from launcher.engines.huggingface.executor import ExecutionStrategy
 
-OBSTACLES = dict.fromkeys(
-    ("cuda_graphs", "flash_decode"), "engine=megatron only: what a transformers model does in a step is its own code"
+UNAVAILABLE = dict.fromkeys(
+    ("cuda_graphs", "flash_decode"), "engine=megatron only: a transformers model runs a step in its own code"
 )
-"""What is not offered for transformers' models, with the reason."""
+"""Optimizations that models of transformers do not have, with the reason."""
 
-LEAST_BLOCKS = 3
-"""The block that belongs to nobody, and one for each of two sequences: what trying out a new model takes."""
+MIN_BLOCKS = 3
+"""The reserved block, and one for each of two sequences: the blocks that trying a new model takes."""
 
 
 @dataclass(frozen=True)
 class Decision:
-    """Everything that is settled before anything is loaded."""
+    """Everything that is decided before the model is loaded."""
 
     source: Source
     dtype: Dtype
     device: str
     threads: int
-    switches: list[OptimizationStatus]
+    optimizations: list[OptimizationStatus]
     limits: SchedulerConfig
 
 
@@ -64,19 +65,19 @@ class HuggingFace(BatchedEngine):
         return _open(model).fingerprint()
 
     def decide(self, deployment: Deployment, allocation: Allocation) -> Decision:
-        """Read the model's metadata and settle what to do with it; `UserError` for what cannot work."""
+        """Read the model's metadata and decide how to serve it; `UserError` for what cannot work."""
         _refuse_parallel(deployment.parallelism)
         model, optimizations = deployment.model, deployment.optimizations
         found = _open(model)
         device = "cuda" if allocation.gpus else "cpu"
         dtype = optimization_status.resolve_dtype(optimizations.dtype, found.dtype, device)
-        obstacles = OBSTACLES | ({"batch_invariant": invariant.EXPERTS} if found.experts else {})
+        obstacles = UNAVAILABLE | ({"batch_invariant": invariant.EXPERTS} if found.experts else {})
         resolved = optimization_status.resolve(optimizations, dtype, device, obstacles)
         context = context_length(model, found.context_length, found.path, found.context_reason)
         if found.cached_values is not None:
-            self.cache_tokens(found.cached_values * BYTES[dtype], context, self.page(False))
+            self.cache_tokens(found.cached_values * BYTES[dtype], context, self.resolve_block_size(False))
         threads = self.threads_for(found.parameters, allocation.cpus)
-        alone = optimization_status.active(resolved, "batch_invariant")
+        alone = optimization_status.is_active(resolved, "batch_invariant")
         limits = self.limits(context, optimizations.prefix_caching, alone)
         return Decision(found, dtype, device, threads, resolved, limits)
 
@@ -91,18 +92,17 @@ class HuggingFace(BatchedEngine):
         from launcher.engines.runtime.paged import allow_flash
 
         torch.set_num_threads(decision.threads)
-        dtype = {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}[decision.dtype]
-        device = torch.device(decision.device)
-        allow_flash(optimization_status.active(decision.switches, "flash_attention"), device)
+        dtype, device = torch_dtype(decision.dtype), torch.device(decision.device)
+        allow_flash(optimization_status.is_active(decision.optimizations, "flash_attention"), device)
         with open_tokenizer(model, decision.source.tokenizer) as tokenizer:
             loaded = loading.load(decision.source, dtype, device)
             rows = loaded.get_input_embeddings().num_embeddings
             vocab_size = served_tokens(tokenizer, rows, model)
-            arrangement = self._arrange(loaded, decision)
+            strategy = self._choose_strategy(loaded, decision)
             context = decision.limits.context_length if decision.limits.aligned else None
-            executor = HuggingFaceExecutor(arrangement, self.page(False), vocab_size, context)
-            facts = self._facts(decision, arrangement.cached_values)
-            facts |= {"batching": arrangement.describe()}
+            executor = HuggingFaceExecutor(strategy, self.resolve_block_size(False), vocab_size, context)
+            facts = self._facts(decision, strategy.cached_values)
+            facts |= {"batching": strategy.describe()}
             text_config = loaded.config.get_text_config()
             facts["layers"] = text_config.num_hidden_layers
             facts["experts"] = decision.source.experts
@@ -110,19 +110,19 @@ class HuggingFace(BatchedEngine):
             with closing(BatchingRunner(model.name, tokenizer, executor, decision.limits, facts)) as runner:
                 yield runner
 
-    def _arrange(self, loaded: PreTrainedModel, decision: Decision) -> ExecutionStrategy:
-        from launcher.engines.huggingface.executor import arrange
-        from launcher.engines.huggingface.probe import NoKeysAndValues
+    def _choose_strategy(self, loaded: PreTrainedModel, decision: Decision) -> ExecutionStrategy:
+        from launcher.engines.huggingface.executor import choose_strategy
+        from launcher.engines.huggingface.probe import NoKVCache
 
-        context, block_size = decision.limits.context_length, self.page(False)
+        context, block_size = decision.limits.context_length, self.resolve_block_size(False)
 
         def blocks(values: int) -> int:
             tokens = self.cache_tokens(values * BYTES[decision.dtype], context, block_size)
-            return max(LEAST_BLOCKS, cache_blocks(tokens, block_size))
+            return max(MIN_BLOCKS, cache_blocks(tokens, block_size))
 
         try:
-            return arrange(loaded, context, block_size, blocks)
-        except NoKeysAndValues as error:
+            return choose_strategy(loaded, context, block_size, blocks)
+        except NoKVCache as error:
             where, kind = decision.source.path, decision.source.kind
             raise CheckpointError(f"{where}: model_type={kind} cannot be served: {error}") from error
 
@@ -137,7 +137,7 @@ class HuggingFace(BatchedEngine):
             "world_size": 1,
             "threads_per_rank": decision.threads,
             "context_length": context,
-            "optimizations": optimization_status.as_json(decision.switches),
+            "optimizations": optimization_status.as_json(decision.optimizations),
         }
         memory = {"weights": round(found.parameters * BYTES[dtype] / GIB, 4)}
         if found.unread:
@@ -145,7 +145,7 @@ class HuggingFace(BatchedEngine):
         if found.context_reason and context == found.context_length:
             facts["context_reason"] = found.context_reason
         if values is not None:
-            tokens = self.cache_tokens(values * BYTES[dtype], context, self.page(False))
+            tokens = self.cache_tokens(values * BYTES[dtype], context, self.resolve_block_size(False))
             facts["cache_tokens"] = tokens
             memory["kv_cache"] = round(tokens * values * BYTES[dtype] / GIB, 4)
         return facts | {"memory_gib_per_rank": memory}
@@ -156,7 +156,7 @@ def _refuse_parallel(parallelism: Parallelism) -> None:
         value = getattr(parallelism, field.name)
         if value != 1:
             raise UserError(
-                f"parallelism.{field.name}={value}: engine=huggingface runs in one process; accepted is 1 "
+                f"parallelism.{field.name}={value}: must be 1 with engine=huggingface, which runs in one process "
                 "(engine=megatron offers tensor and pipeline)"
             )
 

@@ -1,4 +1,4 @@
-"""A transformers model as the scheduler's executor, by the fastest way of computing that is exact for it."""
+"""A transformers model as an `Executor`, with the fastest execution strategy that is exact for it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from launcher.engines.base import TokenLogprob
-from launcher.engines.huggingface.flat import Flat
 from launcher.engines.huggingface.loading import first_line
-from launcher.engines.huggingface.probe import NoKeysAndValues, NotPaged, attending, cached
-from launcher.engines.huggingface.sequential import Sequential
+from launcher.engines.huggingface.packed import PackedForward
+from launcher.engines.huggingface.probe import NoKVCache, NotPackable, probe_attention, probe_cache
+from launcher.engines.huggingface.sequential_forward import SequentialForward
 from launcher.engines.runtime.invariant import Invariant
 from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose, of_next
 from launcher.engines.runtime.step import Chunk, StepPlan
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 TOLERANCE = {torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-"""How far log-probabilities may be from those of a plain forward pass, as a share of their own spread.
+"""The largest difference of log-probabilities from those of a plain forward pass, relative to their spread.
 
-Rounding explains less than this; a token that sees too much, too little or the wrong position does more.
+Rounding causes less than this; a token that sees too much, too little or the wrong position causes more.
 """
 
 LENGTHS = (21, 9)
-"""Tokens of the two sequences that a new model is tried with."""
+"""Tokens of the two sequences with which a new model is tried."""
 
-FLAT = "all sequences in one forward pass per step"
+PACKED = "all sequences in one forward pass per step"
 
-Blocks = Callable[[int], int]
-"""The number of cache blocks to have, from how many numbers one token's keys and values are."""
+BlockCount = Callable[[int], int]
+"""Maps the count of numbers in one token's keys and values to a number of cache blocks."""
 
 
 class Forward(Protocol):
-    """A way of computing steps in ``dtype``; both return logits [rows or tokens, vocabulary]."""
+    """Computes steps in ``dtype``; both methods return logits [rows or tokens, vocabulary]."""
 
     dtype: torch.dtype
 
@@ -52,7 +52,7 @@ class Forward(Protocol):
 
 @dataclass(frozen=True)
 class ExecutionStrategy:
-    """A way of computing that was found exact, its cache in blocks, and why it is not the fast one (else empty)."""
+    """A forward that was found exact, its cache, and why it is not the packed one (empty if it is)."""
 
     forward: Forward
     num_blocks: int
@@ -60,23 +60,23 @@ class ExecutionStrategy:
     obstacle: str
 
     def describe(self) -> str:
-        return f"one sequence after the other: {self.obstacle}" if self.obstacle else FLAT
+        return f"one sequence after the other: {self.obstacle}" if self.obstacle else PACKED
 
 
 class HuggingFaceExecutor:
     """Computes steps, and chooses tokens from the logits.
 
-    ``vocab_size`` is the tokenizer's, which may be less than the model's. ``invariant`` is the length of the context
-    where no answer may depend on the batch.
+    ``vocab_size`` is the tokenizer's, which may be less than the model's. ``invariant`` is the context length if steps
+    must be batch-invariant, else None.
     """
 
     def __init__(
-        self, arrangement: ExecutionStrategy, block_size: int, vocab_size: int, invariant: int | None = None
+        self, strategy: ExecutionStrategy, block_size: int, vocab_size: int, invariant: int | None = None
     ) -> None:
-        self.num_blocks = arrangement.num_blocks
+        self.num_blocks = strategy.num_blocks
         self.block_size = block_size
         self.vocab_size = vocab_size
-        self._forward = forward = arrangement.forward
+        self._forward = forward = strategy.forward
         self._invariant = Invariant(forward.compute, block_size, invariant, vocab_size) if invariant else None
 
     @torch.inference_mode()
@@ -96,45 +96,47 @@ class HuggingFaceExecutor:
             return of_next(self._forward.plain(tokens), tokens)
 
 
-def arrange(model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks) -> ExecutionStrategy:
-    """Find a way of computing whose log-probabilities are those of a plain forward pass, by trying it.
+def choose_strategy(
+    model: PreTrainedModel, context_length: int, block_size: int, blocks: BlockCount
+) -> ExecutionStrategy:
+    """Try the forwards, the fastest first, until one has the log-probabilities of a plain forward pass.
 
-    Raises `NoKeysAndValues` for a model that has none.
+    Raises `NoKVCache` for a model with which none has.
     """
     try:
-        return _flat(model, context_length, block_size, blocks)
-    except NotPaged as obstacle:
+        return _packed(model, context_length, block_size, blocks)
+    except NotPackable as obstacle:
         log.info("one sequence after the other: %s", obstacle)
         return _sequential(model, context_length, block_size, blocks, str(obstacle))
 
 
-def _flat(model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks) -> ExecutionStrategy:
-    layers = attending(model, context_length)
+def _packed(model: PreTrainedModel, context_length: int, block_size: int, blocks: BlockCount) -> ExecutionStrategy:
+    layers = probe_attention(model, context_length)
     values = sum(2 * layer.groups * layer.channels for layer in layers)
-    forward = Flat(model, layers, blocks(values), block_size)
+    forward = PackedForward(model, layers, blocks(values), block_size)
     try:
         difference = _difference(model, forward, context_length, block_size, blocks(values))
-    except Exception as error:  # every model's own code may raise its own
+    except Exception as error:  # a model's own code may raise any exception
         forward.release()
-        raise NotPaged(f"it cannot compute sequences side by side: {first_line(error)}") from error
+        raise NotPackable(f"it cannot compute sequences in one packed pass: {first_line(error)}") from error
     if not difference <= TOLERANCE[model.dtype]:
         forward.release()
-        raise NotPaged(f"side by side its log-probabilities are off by {difference:.3g}")
+        raise NotPackable(f"packed, its log-probabilities are off by {difference:.3g}")
     return ExecutionStrategy(forward, blocks(values), values, "")
 
 
 def _sequential(
-    model: PreTrainedModel, context_length: int, block_size: int, blocks: Blocks, obstacle: str
+    model: PreTrainedModel, context_length: int, block_size: int, blocks: BlockCount, obstacle: str
 ) -> ExecutionStrategy:
-    pairs = cached(model)
-    values = sum(pair.groups * (pair.keys + pair.values) for pair in pairs)
-    forward = Sequential(model, pairs, blocks(values), block_size)
+    shapes = probe_cache(model)
+    values = sum(shape.groups * (shape.keys + shape.values) for shape in shapes)
+    forward = SequentialForward(model, shapes, blocks(values), block_size)
     try:
         difference = _difference(model, forward, context_length, block_size, blocks(values))
-    except Exception as error:  # every model's own code may raise its own
-        raise NoKeysAndValues(f"it cannot continue from cached keys and values: {first_line(error)}") from error
+    except Exception as error:  # a model's own code may raise any exception
+        raise NoKVCache(f"it cannot continue from probe_cache keys and values: {first_line(error)}") from error
     if not difference <= TOLERANCE[model.dtype]:
-        raise NoKeysAndValues(f"with a cache its log-probabilities are off by {difference:.3g}")
+        raise NoKVCache(f"with a cache its log-probabilities are off by {difference:.3g}")
     return ExecutionStrategy(forward, blocks(values), values, obstacle)
 
 
@@ -142,7 +144,7 @@ def _sequential(
 def _difference(
     model: PreTrainedModel, forward: Forward, context_length: int, block_size: int, num_blocks: int
 ) -> float:
-    """Return how far two sequences, in chunks and side by side, are from plain passes, as `TOLERANCE` counts."""
+    """Return the difference of two sequences, in chunks and packed, from plain passes, as `TOLERANCE` defines it."""
     if context_length < 2:
         return 0.0
     first = min(-(-min(LENGTHS[0], context_length) // block_size), num_blocks - 2)

@@ -1,4 +1,4 @@
-"""Loads a transformers model from disk, and refuses one whose weights are not all there."""
+"""Loads a transformers model from disk, and refuses one with missing or unused weights."""
 
 from __future__ import annotations
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
 
 
 def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Return the model, ready to compute.
+    """Return the model in evaluation mode on ``device``.
 
-    Nothing is fetched, no code that comes with the weights is run, and no pickle is read. Raises `CheckpointError`,
-    also for weights that are not all there, and for stored ones that the model has no use for.
+    Loading downloads nothing, runs no code that comes with the weights, and reads no pickle. Raises `CheckpointError`,
+    also for missing weights, and for stored weights that the model does not use.
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()
     with _seen(source) as folder:
         try:
             model, info = _from_pretrained(source, folder, dtype)
-        except Exception as error:  # every model's own code may raise its own
+        except Exception as error:  # a model's own code may raise any exception
             reason = first_line(error).replace(str(folder), str(source.path))
             raise CheckpointError(f"{source.path}: transformers cannot load it: {reason}") from error
     _refuse_incomplete(source, info)
@@ -48,9 +48,9 @@ def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrained
 
 @contextmanager
 def _seen(source: Source) -> Iterator[Path]:
-    """Yield a folder with the model's own files only: transformers would choose others that lie beside them.
+    """Yield a folder that has only the model's own files: transformers would prefer others beside them.
 
-    It takes a ``model.safetensors`` before an index of other files, and applies an adapter. The configurations are
+    It prefers a ``model.safetensors`` to an index of other files, and applies an adapter. The configurations are
     written without the keys that may name a kernel.
     """
     with TemporaryDirectory(prefix="launcher-model-") as folder:
@@ -77,9 +77,9 @@ def _from_pretrained(source: Source, folder: Path, dtype: torch.dtype) -> tuple[
 
 
 def gguf_names(model: PreTrainedModel, source: Source) -> set[str]:
-    """Return the names of the stored tensors that transformers finds a place for.
+    """Return the names of the stored tensors that transformers maps to parameters.
 
-    It looks them up in the same table when it loads them, and passes over the others without a word.
+    It looks them up in the same table when it loads them, and silently skips the others.
     """
     from transformers.modeling_gguf_pytorch_utils import TENSOR_PROCESSORS, TensorProcessor, get_gguf_hf_weights_map
 

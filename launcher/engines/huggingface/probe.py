@@ -1,4 +1,4 @@
-"""Finds out, by one short forward pass, how a transformers model attends."""
+"""Probes, with one short forward pass, how a transformers model attends."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ HARMLESS = {
     *("dropout", "scaling", "sliding_window", "is_causal", "position_ids", "position_embeddings", "use_cache"),
     *("cache_position", "past_key_values", "output_attentions", "output_hidden_states"),
 }
-"""Arguments of the attention interface that ask for nothing beyond what masks and scales say already."""
+"""Arguments of the attention interface that add nothing to masks and scales."""
 
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer)
-"""The layers of transformers' caches that hold keys and values of every token, and nothing else."""
+"""The cache layers of transformers that hold only keys and values of every token."""
 
-MaskRule = Callable[[int, int, Tensor, Tensor], Tensor]
+MaskFunction = Callable[[int, int, Tensor, Tensor], Tensor]
 """Whether a query position sees a key position: (batch, head, query, key) -> bool, broadcasting."""
 
 
-class NotPaged(Exception):
-    """Why a model cannot compute many sequences in one flat pass."""
+class NotPackable(Exception):
+    """Why a model cannot compute many sequences in one packed pass."""
 
 
-class NoKeysAndValues(Exception):
-    """Why a model cannot be served from cached keys and values at all."""
+class NoKVCache(Exception):
+    """Why a model cannot be served from cached keys and values."""
 
 
 @dataclass(frozen=True)
@@ -55,17 +55,17 @@ class AttentionPattern:
 
 
 @dataclass(frozen=True)
-class Attending:
+class AttentionLayer:
     """An attention module of a model, with the shape of its keys and values: ``groups`` x ``channels`` each."""
 
     module: nn.Module
     groups: int
     channels: int
-    rule: AttentionPattern
+    pattern: AttentionPattern
 
 
 @dataclass(frozen=True)
-class Pair:
+class CacheShape:
     """The shapes of one layer's cached keys and values, per token: ``groups`` x ``keys`` or ``values`` channels."""
 
     groups: int
@@ -75,7 +75,7 @@ class Pair:
 
 @contextmanager
 def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
-    """Let a model attend by another function of transformers' interface for a while."""
+    """Let a model attend through another function of transformers' interface inside the context."""
     before = model.config._attn_implementation
     model.set_attn_implementation(name)
     try:
@@ -84,42 +84,42 @@ def implementation(model: PreTrainedModel, name: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def attending(model: PreTrainedModel, context_length: int) -> list[Attending]:
+def probe_attention(model: PreTrainedModel, context_length: int) -> list[AttentionLayer]:
     """Return the attention modules in the order of their calls.
 
-    Raises `NotPaged` if tokens mix in any way other than causal attention, over everything or within a window.
+    Raises `NotPackable` for any mixing of tokens other than causal attention, full or within a window.
     """
     if getattr(model, "_is_stateful", False):
-        raise NotPaged("it keeps a recurrent state")
+        raise NotPackable("it keeps a recurrent state")
     if model.config._attn_implementation != "sdpa":
-        raise NotPaged(f"its attention is {model.config._attn_implementation}, not sdpa")
+        raise NotPackable(f"its attention is {model.config._attn_implementation}, not sdpa")
     calls: list[Call] = []
     token = _calls.set(calls)
     try:
         with implementation(model, PROBE):
             _forward(model, use_cache=False)
-    except NotPaged:
+    except NotPackable:
         raise
-    except Exception as error:  # every model's own code may raise its own
-        raise NotPaged(f"it does not take another attention: {first_line(error)}") from error
+    except Exception as error:  # a model's own code may raise any exception
+        raise NotPackable(f"it does not take another attention: {first_line(error)}") from error
     finally:
         _calls.reset(token)
     return _checked(calls, model, context_length)
 
 
-def cached(model: PreTrainedModel) -> list[Pair]:
-    """Return the shapes of what each layer caches; `NoKeysAndValues` if that is not keys and values."""
+def probe_cache(model: PreTrainedModel) -> list[CacheShape]:
+    """Return the shapes of each layer's cache; `NoKVCache` if it caches anything but keys and values."""
     if getattr(model, "_is_stateful", False):
-        raise NoKeysAndValues("it keeps a recurrent state, which is no keys and values to cache")
+        raise NoKVCache("it keeps a recurrent state instead of keys and values")
     try:
         out = _forward(model, use_cache=True, past_key_values=DynamicCache(config=model.config))
-    except Exception as error:  # every model's own code may raise its own
-        raise NoKeysAndValues(f"it does not take a cache: {first_line(error)}") from error
+    except Exception as error:  # a model's own code may raise any exception
+        raise NoKVCache(f"it does not take a cache: {first_line(error)}") from error
     layers = getattr(out.get("past_key_values"), "layers", [])
     other = sorted({type(layer).__name__ for layer in layers if type(layer) not in KEYS_AND_VALUES})
     if other or not layers:
-        raise NoKeysAndValues(f"it caches {', '.join(other) or 'nothing'} (expected keys and values)")
-    return [Pair(layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1]) for layer in layers]
+        raise NoKVCache(f"it caches {', '.join(other) or 'nothing'} (expected keys and values)")
+    return [CacheShape(layer.keys.shape[1], layer.keys.shape[-1], layer.values.shape[-1]) for layer in layers]
 
 
 @dataclass(frozen=True)
@@ -130,7 +130,7 @@ class Call:
     query: torch.Size
     key: torch.Size
     value: torch.Size
-    rule: MaskRule | None
+    mask_function: MaskFunction | None
     arguments: dict[str, Any]
 
 
@@ -147,18 +147,18 @@ def _forward(model: PreTrainedModel, **settings: Any) -> Any:
 def _record(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **arguments: Any
 ) -> tuple[Tensor, None]:
-    """Attend as transformers does, and note the call."""
-    rule = getattr(attention_mask, "rule", None)
-    _calls.get().append(Call(module, query.shape, key.shape, value.shape, rule, arguments))
+    """Attend as transformers does, and record the call."""
+    mask_function = getattr(attention_mask, "mask_function", None)
+    _calls.get().append(Call(module, query.shape, key.shape, value.shape, mask_function, arguments))
     out, _ = sdpa_attention_forward(module, query, key, value, attention_mask, **arguments)
     return out, None
 
 
 def _record_mask(*arguments: Any, **settings: Any) -> Tensor | None:
-    """Make a mask as transformers does, and tie to it the rule it was made by."""
+    """Make a mask as transformers does, and attach the function that made it."""
     mask: Tensor | None = sdpa_mask(*arguments, **(settings | {"allow_is_causal_skip": False}))
     if mask is not None:
-        mask.rule = settings.get("mask_function")  # type: ignore[attr-defined]
+        mask.mask_function = settings.get("mask_function")  # type: ignore[attr-defined]
     return mask
 
 
@@ -166,43 +166,45 @@ AttentionInterface.register(PROBE, _record)
 AttentionMaskInterface.register(PROBE, _record_mask)
 
 
-def _checked(calls: list[Call], model: PreTrainedModel, context_length: int) -> list[Attending]:
+def _checked(calls: list[Call], model: PreTrainedModel, context_length: int) -> list[AttentionLayer]:
     layers = model.config.get_text_config().num_hidden_layers
     if len(calls) != layers or len({call.module for call in calls}) != layers:
-        raise NotPaged(f"{len(calls)} of its {layers} layers attend through transformers' interface")
-    windows: dict[MaskRule, int | None] = {}
+        raise NotPackable(f"{len(calls)} of its {layers} layers attend through transformers' interface")
+    windows: dict[MaskFunction, int | None] = {}
     return [_checked_call(call, context_length, windows) for call in calls]
 
 
-def _checked_call(call: Call, context_length: int, windows: dict[MaskRule, int | None]) -> Attending:
+def _checked_call(call: Call, context_length: int, windows: dict[MaskFunction, int | None]) -> AttentionLayer:
     asked = sorted(k for k, v in call.arguments.items() if k not in HARMLESS and v is not None and v is not False)
     if asked:
-        raise NotPaged(f"its attention also takes {', '.join(asked)}")
+        raise NotPackable(f"its attention also takes {', '.join(asked)}")
     (_, heads, _, channels), (_, groups, _, _) = call.query, call.key
-    if call.rule is None:
-        raise NotPaged("it makes its own attention masks")
+    if call.mask_function is None:
+        raise NotPackable("it makes its own attention masks")
     if call.key != call.value or channels != call.key[-1]:
-        raise NotPaged("its keys and values differ in size")
-    if call.rule not in windows:
-        windows[call.rule] = window(call.rule, context_length)
+        raise NotPackable("its keys and values differ in size")
+    if call.mask_function not in windows:
+        windows[call.mask_function] = window(call.mask_function, context_length)
     scale = call.arguments.get("scaling")
-    rule = AttentionPattern(windows[call.rule], heads // groups, channels**-0.5 if scale is None else float(scale))
-    return Attending(call.module, groups, channels, rule)
+    pattern = AttentionPattern(
+        windows[call.mask_function], heads // groups, channels**-0.5 if scale is None else float(scale)
+    )
+    return AttentionLayer(call.module, groups, channels, pattern)
 
 
-def window(rule: MaskRule, context_length: int) -> int | None:
+def window(mask_function: MaskFunction, context_length: int) -> int | None:
     """Return how many tokens a token sees, itself included; None if all before it.
 
-    Raises `NotPaged` for a rule that is neither causal nor a sliding window within ``context_length``.
+    Raises `NotPackable` for a mask that is neither causal nor a sliding window within ``context_length``.
     """
     keys = torch.arange(context_length)
     last = context_length - 1
-    first = int(rule(0, 0, torch.tensor(last), keys).int().argmax())
+    first = int(mask_function(0, 0, torch.tensor(last), keys).int().argmax())
     width = last - first + 1 if first else None
     edge = width or 0
     rows = {0, 1, edge - 1, edge, edge + 1, 2 * edge, last, *range(0, context_length, max(1, context_length // 16))}
     for row in sorted(r for r in rows if 0 <= r <= last):
         expected = (keys <= row) & (keys > row - (width or context_length))
-        if not torch.equal(rule(0, 0, torch.tensor(row), keys).expand(context_length), expected):
-            raise NotPaged("its attention is neither causal nor a sliding window")
+        if not torch.equal(mask_function(0, 0, torch.tensor(row), keys).expand(context_length), expected):
+            raise NotPackable("its attention is neither causal nor a sliding window")
     return width

@@ -1,4 +1,4 @@
-"""What the files of a model say of it, read without torch or transformers."""
+"""The metadata in a model's files, read without torch or transformers."""
 
 from __future__ import annotations
 
@@ -36,16 +36,16 @@ KEY_HEADS = ("num_key_value_heads", "num_kv_heads")
 """The spellings of one fact in the configurations of different models."""
 
 LENGTH_DEPENDENT = ("dynamic", "longrope")
-"""Kinds of rotary embedding that turn all earlier keys differently when a sequence grows long."""
+"""Kinds of rotary embedding that change all earlier keys when a sequence grows long."""
 
 NO_SIZES = ("_id", "theta", "base", "seed")
-"""Parts of the keys of whole numbers that may be large, and cost nothing."""
+"""Parts of the keys of integers that may be large without any cost."""
 
-LEAST_LAYERS, LEAST_SIZE = 128, 2**20
-"""What a configuration may name however little is stored: defaults of other kinds of model stay in it."""
+MIN_LAYER_LIMIT, MIN_SIZE_LIMIT = 128, 2**20
+"""Sizes that a configuration may always state: it keeps defaults of other kinds of model."""
 
 EXPERTS = ("num_experts", "num_local_experts", "n_routed_experts", "moe_num_experts")
-"""The names under which configurations of transformers say how many experts a layer has."""
+"""The spellings of the number of experts of a layer."""
 
 CONFIGURATIONS = ("config.json", "generation_config.json")
 """Files of a folder that transformers reads besides the weights."""
@@ -59,11 +59,10 @@ class Source:
     """A model on disk.
 
     ``kind`` is its ``model_type``, ``dtype`` that of the stored weights. ``context_length`` in tokens is None where the
-    files do not say; ``context_reason`` says why it is less than what they say. ``cached_values`` is how many numbers
-    the keys and values of one token are, over all layers; None where only the model itself can tell. ``experts`` is how
-    many experts a layer has. ``files`` are
-    what transformers may see, ``unread`` the names of other files of weights, and ``tensors`` those of the tensors
-    that an answer may depend on.
+    files do not say; ``context_reason`` says why it is less than what they say. ``cached_values`` counts the numbers
+    in the keys and values of one token, over all layers; None where only the model itself can tell. ``experts`` is the
+    number of experts of a layer. ``files`` are those that transformers may see, ``unread`` the names of other files of
+    weights. ``tensors`` are the names of the tensors that an answer may depend on.
     """
 
     path: Path
@@ -91,7 +90,7 @@ class Source:
         return from_folder(self.path, self.bounds)
 
     def fingerprint(self) -> str:
-        """Return ``sha256:...`` over what decides the weights and the tokenizer."""
+        """Return ``sha256:...`` over the files of the weights and the tokenizer."""
         if self.layout == "gguf":
             return fingerprint(self.path.parent, [self.path])
         weights = {entry.file for entry in read_index(self.path, self.bounds).values()}
@@ -106,7 +105,9 @@ def read(path: Path, bounds: Bounds | None = None) -> Source:
         return _from_gguf(path, bounds or Bounds())
     if path.is_dir() and (path / "config.json").is_file():
         return _from_folder(path, bounds or Bounds())
-    raise CheckpointError(f"{path}: nothing that engine=huggingface reads (expected {EXPECTED}; else engine=megatron)")
+    raise CheckpointError(
+        f"{path}: not a model that engine=huggingface reads (expected {EXPECTED}; or set engine=megatron)"
+    )
 
 
 def _from_folder(path: Path, bounds: Bounds) -> Source:
@@ -152,13 +153,13 @@ def _refuse_unsupported(config: Mapping[str, Json], file: Path) -> None:
 
 
 def _check_claims(sizes: Iterable[tuple[str, int]], tensors: int, numbers: int, file: Path) -> None:
-    """Refuse sizes that the stored tensors contradict, before transformers builds a model of them.
+    """Refuse sizes that the stored tensors contradict, before transformers builds a model from them.
 
-    A layer has a tensor at least, and every other size is an axis of one.
+    A layer has at least one tensor, and every other size is an axis of a tensor.
     """
-    bounds = dict.fromkeys(LAYERS, max(tensors, LEAST_LAYERS)) | dict.fromkeys(CONTEXT + ORIGINAL, LONGEST_CONTEXT)
+    bounds = dict.fromkeys(LAYERS, max(tensors, MIN_LAYER_LIMIT)) | dict.fromkeys(CONTEXT + ORIGINAL, LONGEST_CONTEXT)
     for key, value in sizes:
-        most = bounds.get(key.rsplit(".", 1)[-1], max(numbers, LEAST_SIZE))
+        most = bounds.get(key.rsplit(".", 1)[-1], max(numbers, MIN_SIZE_LIMIT))
         if value > most:
             raise CheckpointError(
                 f"{file}: {key} is {shown(value)} (expected at most {most}: {tensors} tensors of {numbers} numbers "
@@ -167,7 +168,7 @@ def _check_claims(sizes: Iterable[tuple[str, int]], tensors: int, numbers: int, 
 
 
 def _sizes(config: Mapping[str, Json]) -> Iterator[tuple[str, int]]:
-    """Yield the whole numbers of a configuration that may be sizes, by key."""
+    """Yield the integers of a configuration that may be sizes, with their keys."""
     for key, value in config.items():
         if isinstance(value, dict):
             yield from _sizes(value)
@@ -176,7 +177,7 @@ def _sizes(config: Mapping[str, Json]) -> Iterator[tuple[str, int]]:
 
 
 def _context(config: Mapping[str, Json]) -> tuple[int | None, str]:
-    """Return the longest context that can be computed exactly, and why it is less than what the config says."""
+    """Return the longest context that can be computed exactly, and why it is less than the config's own."""
     stated = _first(config, CONTEXT)
     for rope in _ropes(config):
         kind = rope.get("rope_type", rope.get("type"))
@@ -257,7 +258,7 @@ def _cached_values_gguf(fields: Mapping[str, Json], kind: str) -> int | None:
 def _refuse_unsupported_gguf(
     fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], kind: str, path: Path
 ) -> None:
-    """Refuse what transformers would leave out without a word."""
+    """Refuse what transformers would silently ignore."""
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
     if kind in SUPPORTED:

@@ -29,7 +29,7 @@ def build(
 ) -> GPT:
     """Build this rank's part of the model, in training mode.
 
-    With ``initialize`` the parameters are random, from torch's generator; without, they are whatever was in memory and
+    With ``initialize`` the parameters are random, from torch's generator; without, they are uninitialized memory and
     must be loaded.
 
     The process groups must have been joined (`distributed.initialize`) with the same ``parallelism``. The model trains
@@ -51,7 +51,7 @@ def build(
             max_sequence_length=architecture.context_length,
             pre_process=state.is_pipeline_first_stage(),
             post_process=state.is_pipeline_last_stage(),
-            # The base class's table of angles needs CUDA: ours replaces it below.
+            # The base class's table of angles needs CUDA; `Rotary` replaces it below.
             position_embedding_type="none" if architecture.position == "rope" else architecture.position,
             share_embeddings_and_output_weights=architecture.tied,
         )
@@ -108,7 +108,7 @@ def _experts(architecture: Architecture) -> dict[str, Any]:
         "num_moe_experts": architecture.num_experts,
         "moe_router_topk": architecture.experts_per_token,
         "moe_ffn_hidden_size": architecture.expert_ffn_hidden_size or architecture.ffn_hidden_size,
-        # Softmax over the chosen experts only equals normalising their weights.
+        # A softmax over only the chosen experts equals normalizing their weights.
         "moe_router_pre_softmax": not architecture.normalize_expert_weights,
         "moe_router_load_balancing_type": "none",
         "moe_token_dispatcher_type": "allgather",
@@ -133,7 +133,7 @@ def _activation(name: str) -> Callable[[Tensor], Tensor]:
 
 
 def _spec(architecture: Architecture, config: TransformerConfig) -> ModuleSpec:
-    """Return megatron-core's local layer spec with our modules in it."""
+    """Return megatron-core's local layer spec with the launcher's modules."""
     from megatron.core.models.gpt.gpt_layer_specs import get_gpt_layer_local_spec
 
     from launcher.engines.megatron import modules
@@ -169,7 +169,7 @@ def _norm(architecture: Architecture) -> type:
 
 
 def _connect(model: GPT, architecture: Architecture) -> None:
-    """Give the modules what no config of megatron-core holds."""
+    """Set the attributes that megatron-core's config does not have."""
     for layer in model.decoder.layers:
         layer.parallel_residual = architecture.parallel_residual
         layer.self_attention.core_attention.window = architecture.sliding_window

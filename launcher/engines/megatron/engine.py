@@ -1,4 +1,4 @@
-"""The component ``engine=megatron``: from a configuration to a running `BatchingRunner`."""
+"""The component ``engine=megatron``: from a deployment to a running `BatchingRunner`."""
 
 from __future__ import annotations
 
@@ -17,13 +17,14 @@ from launcher.core.units import GIB
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
 from launcher.engines.base import AsyncEngine, Deployment
-from launcher.engines.huggingface import known
+from launcher.engines.huggingface import supported_models
 from launcher.engines.megatron import layout, runtime
 from launcher.engines.megatron.runtime import Runtime
 from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerConfig
 from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.dtypes import BYTES
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.engines.runtime.sizing import BYTES, BatchedEngine, cache_blocks, context_length
+from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus
@@ -34,11 +35,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Decision:
-    """Everything that is settled before anything is loaded."""
+    """Everything that is decided before the model is loaded."""
 
     checkpoint: Checkpoint
     worker_config: WorkerConfig
-    switches: list[OptimizationStatus]
+    optimizations: list[OptimizationStatus]
     limits: SchedulerConfig
 
 
@@ -46,8 +47,8 @@ class Decision:
 class Megatron(BatchedEngine):
     """A megatron-core GPT with continuous batching over a paged key-value cache, in one process or in many.
 
-    ``runtime`` is ``portable``, our own scheduler and cache, or ``mcore_dynamic``, megatron-core's dynamic inference
-    engine, on one GPU.
+    ``runtime`` is ``portable``, the launcher's own scheduler and cache, or ``mcore_dynamic``, megatron-core's dynamic
+    inference engine, on one GPU.
     """
 
     runtime: Runtime = Runtime.portable
@@ -62,7 +63,7 @@ class Megatron(BatchedEngine):
         return self._facts(self.decide(deployment, allocation))
 
     def decide(self, deployment: Deployment, allocation: Allocation) -> Decision:
-        """Read the checkpoint's metadata and settle what to do with it; `UserError` for what cannot work."""
+        """Read the checkpoint's metadata and decide how to serve it; `UserError` for what cannot work."""
         model, parallelism, optimizations = deployment.model, deployment.parallelism, deployment.optimizations
         checkpoint = open_checkpoint(model)
         a = checkpoint.architecture
@@ -72,11 +73,11 @@ class Megatron(BatchedEngine):
         dynamic = self.runtime is Runtime.mcore_dynamic
         if dynamic:
             runtime.check(a, parallelism, dtype, device)
-        obstacles = layout.obstacles(a) | (runtime.OBSTACLES if dynamic else {})
+        obstacles = layout.obstacles(a) | (runtime.UNAVAILABLE if dynamic else {})
         resolved = optimization_status.resolve(optimizations, dtype, device, obstacles)
         names = ("flash_decode", "cuda_graphs", "batch_invariant")
-        flash, graphs, invariant = (optimization_status.active(resolved, name) for name in names)
-        block_size = self.page(flash or dynamic)
+        flash, graphs, invariant = (optimization_status.is_active(resolved, name) for name in names)
+        block_size = self.resolve_block_size(flash or dynamic)
         context = context_length(model, a.context_length, checkpoint.path)
         tokens = self.cache_tokens(layout.cache_bytes_per_token(a, parallelism, dtype), context, block_size)
         num_blocks = cache_blocks(tokens, block_size)
@@ -89,7 +90,7 @@ class Megatron(BatchedEngine):
             num_blocks=num_blocks,
             block_size=block_size,
             threads=self.threads_for(parameters(a), allocation.cpus_of_a_rank(parallelism.world_size)),
-            flash_attention=optimization_status.active(resolved, "flash_attention"),
+            flash_attention=optimization_status.is_active(resolved, "flash_attention"),
             flash_decode=flash,
             graphs=Buckets.of(self.max_sequences, context, block_size, num_blocks, full_width=flash)
             if graphs
@@ -132,7 +133,7 @@ class Megatron(BatchedEngine):
 
     @contextmanager
     def _load_dynamic(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:
-        """Load for megatron-core's own engine, in this process."""
+        """Load the model into megatron-core's own engine, in this process."""
         from launcher.engines.megatron import distributed
         from launcher.engines.runtime.batching import BatchingRunner
 
@@ -181,15 +182,15 @@ class Megatron(BatchedEngine):
                 "weights": round(weights / GIB, 4),
                 "kv_cache": round(cache_tokens * per_token / GIB, 4),
             },
-            "optimizations": optimization_status.as_json(decision.switches),
+            "optimizations": optimization_status.as_json(decision.optimizations),
         }
 
 
 def open_checkpoint(model: Model) -> Checkpoint:
     """Open the checkpoint.
 
-    Raises `NotComputed`, which names engine=huggingface, for one that only that can serve, and `CheckpointError` for
-    one that is damaged, or that neither serves.
+    Raises `NotComputed`, which names engine=huggingface, for a checkpoint that only that engine serves. Raises
+    `CheckpointError` for one that is damaged, or that neither engine serves.
     """
     if not model.path:
         raise UserError("model.path: empty; engine=megatron needs a checkpoint")
@@ -200,7 +201,7 @@ def open_checkpoint(model: Model) -> Checkpoint:
     try:
         return detect(path, model.bounds)
     except NotComputed as refused:
-        obstacle = known.obstacle(path, model.bounds)
+        obstacle = supported_models.unsupported_reason(path, model.bounds)
         if obstacle is None:
             raise NotComputed(f"{refused}; engine=huggingface can serve it") from refused
-        raise CheckpointError(f"{refused}; nor can engine=huggingface serve it: {obstacle}") from refused
+        raise CheckpointError(f"{refused}; engine=huggingface cannot serve it either: {obstacle}") from refused

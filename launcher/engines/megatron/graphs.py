@@ -1,4 +1,4 @@
-"""Decode steps that are recorded once per size, as CUDA graphs, and then repeated without Python or launches."""
+"""Decode steps that are captured once per size as CUDA graphs, and then replayed without Python or launches."""
 
 from __future__ import annotations
 
@@ -14,40 +14,40 @@ from launcher.core.errors import ServerError
 from launcher.core.types import Json
 from launcher.core.units import GIB
 from launcher.engines.runtime.buckets import Bucket, Buckets
-from launcher.engines.runtime.paged import AttentionMetadata, Layout, table
+from launcher.engines.runtime.paged import AttentionMetadata, MetadataBuilder, block_table
 from launcher.engines.runtime.step import Chunk, StepPlan
 
 Compute = Callable[[AttentionMetadata, Tensor | None], Tensor]
 """This rank's layers over a step, from token ids or from the previous stage's hidden states."""
 
-WARM_UPS = 2
-"""Runs before a capture: kernels are loaded and libraries set up then, which a capture does not allow."""
+WARMUP_RUNS = 2
+"""Runs before a capture: they load kernels and set up libraries, which a capture does not allow."""
 
 
 class GraphCapturer(Protocol):
-    """Records what a function does with tensors that stay where they are."""
+    """Captures what a function computes from tensors at fixed addresses."""
 
-    def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
-        """Return the function's result, and what computes it anew, in place, from what its inputs hold then."""
+    def capture(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+        """Return the function's result, and a call that recomputes it in place from the current inputs."""
         ...
 
 
 class EagerReplay:
-    """Calls the function again: what a graph does, where there are none. For tests of everything around it."""
+    """Calls the function again, on devices without graphs; for tests of the code around them."""
 
-    def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    def capture(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         out = function()
-        return out, lambda: void(out.copy_(function()))
 
+        def replay() -> None:
+            out.copy_(function())
 
-def void(_: object) -> None:
-    """Drop a result."""
+        return out, replay
 
 
 class CudaGraphs:
-    """Captures on one stream, from one pool of memory: steps run one at a time, so that their graphs may share it.
+    """Captures on one stream and from one memory pool: steps run one at a time, so that their graphs may share it.
 
-    A graph is replayed on the stream that is current then, in order with the copies before and after.
+    A graph is replayed on the current stream, in order with the copies before and after.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -55,31 +55,31 @@ class CudaGraphs:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._pool = torch.cuda.graph_pool_handle()
 
-    def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    def capture(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         self._stream.wait_stream(torch.cuda.current_stream(self._device))
         with torch.cuda.stream(self._stream):
-            for _ in range(WARM_UPS):
+            for _ in range(WARMUP_RUNS):
                 function()
         torch.cuda.current_stream(self._device).wait_stream(self._stream)
         graph = torch.cuda.CUDAGraph()
-        # Other threads (the watchdog of NCCL) may ask the device things meanwhile that a capture forbids its own.
+        # During a capture other threads (NCCL's watchdog) may query the device, which it forbids to its own thread.
         with torch.cuda.graph(graph, pool=self._pool, stream=self._stream, capture_error_mode="thread_local"):
             out = function()
         return out, graph.replay
 
 
 class Inputs:
-    """What a decode step of one size reads, at fixed addresses; filled with one copy from the host.
+    """The inputs of a decode step of one size, at fixed addresses; filled with one copy from the host.
 
-    Rows without a sequence compute token 0 at position 0, see nothing but that, and write where nobody reads.
+    Rows without a sequence compute token 0 at position 0, see only that, and write into the reserved block 0.
     """
 
-    def __init__(self, bucket: Bucket, layout: Layout) -> None:
-        self._size = layout.block_size
+    def __init__(self, bucket: Bucket, builder: MetadataBuilder) -> None:
+        self._size = builder.block_size
         count = bucket.rows * (3 + bucket.pages)
-        on_gpu = layout.device.type == "cuda"
+        on_gpu = builder.device.type == "cuda"
         self._host = torch.zeros(count, dtype=torch.int64, pin_memory=on_gpu)
-        self._device = torch.zeros(count, dtype=torch.int64, device=layout.device)
+        self._device = torch.zeros(count, dtype=torch.int64, device=builder.device)
         self._copied = torch.cuda.Event() if on_gpu else None  # type: ignore[no-untyped-call]
         host = self._host.numpy()
         self._columns = host[: 3 * bucket.rows].reshape(3, bucket.rows)
@@ -88,13 +88,15 @@ class Inputs:
         self.blocks = self._device[3 * bucket.rows :].view(bucket.rows, bucket.pages)
 
     def fill(self, chunks: Sequence[Chunk]) -> None:
-        """Take over one token per sequence; the rows behind them are padding."""
+        """Copy one token per sequence; the rows after them are padding."""
         if self._copied is not None:
-            self._copied.synchronize()  # the copy before has left the host's buffer
+            self._copied.synchronize()  # wait until the previous copy has left the host's buffer
         count, pages = len(chunks), self._blocks.shape[1]
         tokens, at, writes = np.array([(c.tokens[0], c.start, c.write) for c in chunks], np.int64).T
-        held = table(chunks)[:, :pages]
-        block = held[np.arange(count), at // self._size] * (at >= writes)  # block 0 takes what is stored already
+        held = block_table(chunks)[:, :pages]
+        block = held[np.arange(count), at // self._size] * (
+            at >= writes
+        )  # block 0 takes the writes of tokens that are cached already
         self._columns[:, count:] = 0
         self._columns[:, :count] = tokens, at, block * self._size + at % self._size
         self._blocks[:] = 0
@@ -105,64 +107,69 @@ class Inputs:
 
 
 class Graph:
-    """The decode step of one size: its inputs, and its output, which the next repetition overwrites.
+    """The decode step of one size: its inputs, and its output, which the next replay overwrites.
 
-    ``hidden`` [rows, 1, h] is where the previous stage's output is put before `replay`; None on the first stage.
+    ``hidden`` [rows, 1, h] receives the previous stage's output before `replay`; None on the first stage.
     """
 
-    def __init__(self, bucket: Bucket, layout: Layout, compute: Compute, hidden: Tensor | None) -> None:
+    def __init__(self, bucket: Bucket, builder: MetadataBuilder, compute: Compute, hidden: Tensor | None) -> None:
         self.hidden = hidden
         self.replays = 0
-        self._inputs = Inputs(bucket, layout)
-        self._layout = layout
+        self._inputs = Inputs(bucket, builder)
+        self._builder = builder
         self._compute = compute
 
-    def record(self, recorder: GraphCapturer) -> None:
-        """Record the step, over inputs that are all padding."""
-        self._out, self._again = recorder.record(self._run)
+    def capture(self, capturer: GraphCapturer) -> None:
+        """Capture the step over inputs that are all padding."""
+        self._out, self._replay = capturer.capture(self._run)
 
     def load(self, chunks: Sequence[Chunk]) -> None:
         self._inputs.fill(chunks)
 
     def replay(self) -> Tensor:
-        """Compute what was loaded; returns one row per sequence, then those of the padding."""
+        """Compute the loaded step; returns one row per sequence, then those of the padding."""
         self.replays += 1
-        self._again()
+        self._replay()
         return self._out
 
     def _run(self) -> Tensor:
         i = self._inputs
-        return self._compute(self._layout.decoding(i.tokens, i.positions, i.slots, i.blocks), self.hidden)
+        return self._compute(self._builder.build_decode(i.tokens, i.positions, i.slots, i.blocks), self.hidden)
 
 
 class Graphs:
-    """A rank's recorded decode steps, one per bucket. All ranks record the same ones, at the same time.
+    """A rank's captured decode steps, one per bucket. All ranks capture the same ones, at the same time.
 
     ``hidden`` is the shape of one token's hidden states where they come from another stage.
     """
 
     @torch.inference_mode()
     def __init__(
-        self, buckets: Buckets, layout: Layout, compute: Compute, hidden: Sequence[int] | None, recorder: GraphCapturer
+        self,
+        buckets: Buckets,
+        builder: MetadataBuilder,
+        compute: Compute,
+        hidden: Sequence[int] | None,
+        capturer: GraphCapturer,
     ) -> None:
         start = time.perf_counter()
         self._buckets = buckets
-        self._size = layout.block_size
+        self._size = builder.block_size
         self._graphs: dict[Bucket, Graph] = {}
-        reserved = _reserved(layout.device)
+        reserved = _reserved(builder.device)
         for bucket in buckets:
             shape = None if hidden is None else (bucket.rows, *hidden)
-            received = None if shape is None else torch.zeros(shape, dtype=layout.dtype, device=layout.device)
-            self._graphs[bucket] = graph = Graph(bucket, layout, compute, received)
-            _record(graph, bucket, recorder)
-        self._memory = _reserved(layout.device) - reserved
+            received = None if shape is None else torch.zeros(shape, dtype=builder.dtype, device=builder.device)
+            self._graphs[bucket] = graph = Graph(bucket, builder, compute, received)
+            _capture(graph, bucket, capturer)
+        self._memory = _reserved(builder.device) - reserved
         self._seconds = time.perf_counter() - start
         self._others = 0
 
     def fit(self, plan: StepPlan) -> Graph | None:
-        """Return the recorded step that computes a plan, or None: it has a longer chunk, or is too large."""
+        """Return the captured step that computes a plan; None for a longer chunk or a batch that is too large."""
         found = None
-        # A scheduler puts the longest chunk last.
+        # The scheduler puts the longest chunk last.
         if len(plan.chunks[-1].tokens) == 1 and all(len(c.tokens) == 1 for c in plan.chunks):
             pages = max(c.start for c in plan.chunks) // self._size + 1
             bucket = self._buckets.fit(len(plan.chunks), pages)
@@ -171,7 +178,7 @@ class Graphs:
         return found
 
     def describe(self) -> dict[str, Json]:
-        """Say what was recorded and how often it was used, on this rank."""
+        """Return what this rank captured and how often it was replayed."""
         return {
             "sequences": list(self._buckets.rows),
             "tokens_per_sequence": [pages * self._size for pages in self._buckets.pages],
@@ -183,14 +190,14 @@ class Graphs:
         }
 
 
-def recorder(device: torch.device) -> GraphCapturer:
-    """Return what records on a device."""
+def graph_capturer(device: torch.device) -> GraphCapturer:
+    """Return what captures on a device."""
     return CudaGraphs(device) if device.type == "cuda" else EagerReplay()
 
 
-def _record(graph: Graph, bucket: Bucket, recorder: GraphCapturer) -> None:
+def _capture(graph: Graph, bucket: Bucket, capturer: GraphCapturer) -> None:
     try:
-        graph.record(recorder)
+        graph.capture(capturer)
     except RuntimeError as error:
         raise ServerError(
             f"optimizations.cuda_graphs=true: a decode step of {bucket.rows} sequences and {bucket.pages} pages each "

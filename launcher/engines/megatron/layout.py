@@ -1,4 +1,4 @@
-"""What a model takes in a parallel layout: parameters, bytes of cache, and whether the layout divides it."""
+"""Checks that a parallel layout divides a model, and the bytes of cache that a rank needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.claims import expert_width
 from launcher.core.errors import UserError
 from launcher.engines.runtime import flash, invariant
-from launcher.engines.runtime.sizing import BYTES
+from launcher.engines.runtime.dtypes import BYTES
 from launcher.settings.model import Dtype, Parallelism
 
 
@@ -28,38 +28,38 @@ def check_layout(a: Architecture, p: Parallelism, gpus: int) -> None:
 
 
 def check_nodes(p: Parallelism, nodes: Sequence[str]) -> None:
-    """Raise `UserError` if tensor-parallel neighbours are on several nodes; ``nodes`` are those of all, in order."""
+    """Raise `UserError` if tensor-parallel neighbours are on several nodes; ``nodes`` has one entry per rank."""
     for first in range(0, p.world_size, p.tensor):
         found = sorted(set(nodes[first : first + p.tensor]))
         if len(found) > 1:
             raise UserError(
                 f"parallelism.tensor={p.tensor}: ranks {first} to {first + p.tensor - 1} are on {', '.join(found)}; "
-                f"accepted is a multiple of {p.tensor} processes on each node, numbered node by node"
+                f"start a multiple of {p.tensor} processes on each node, numbered node by node"
             )
 
 
 def _check_supported(a: Architecture, p: Parallelism) -> None:
     if p.context > 1:
         raise UserError(
-            f"parallelism.context={p.context}: accepted is 1; megatron-core splits a context only inside "
+            f"parallelism.context={p.context}: must be 1; megatron-core splits a context only inside "
             "TransformerEngine's attention, over whole sequences without a cache; use parallelism.tensor or pipeline"
         )
     if p.expert > 1 and not a.num_experts:
-        raise UserError(f"parallelism.expert={p.expert}: the model has no experts; accepted is 1")
+        raise UserError(f"parallelism.expert={p.expert}: must be 1; the model has no experts")
 
 
 def _check_experts(a: Architecture, p: Parallelism) -> None:
-    """The tensor-parallel ranks share the experts: ``expert`` groups of them have whole ones, each cut in its group."""
+    """Check how the tensor-parallel ranks share the experts: ``expert`` groups of ranks, each with its own experts."""
     _divides("expert", p.expert, a.num_experts, "experts")
     if p.tensor % p.expert:
         raise UserError(
-            f"parallelism.expert={p.expert}: experts are spread over the ranks of parallelism.tensor={p.tensor}; "
-            f"accepted are divisors: {_divisors(p.tensor)}"
+            f"parallelism.expert={p.expert}: must divide parallelism.tensor={p.tensor}, whose ranks share the experts; "
+            f"expected one of {_divisors(p.tensor)}"
         )
     if a.bias and p.tensor != p.expert:
         raise UserError(
-            f"parallelism.expert={p.expert}: experts with biases cannot be cut; "
-            f"accepted with parallelism.tensor={p.tensor} is {p.tensor}"
+            f"parallelism.expert={p.expert}: must equal parallelism.tensor={p.tensor}, because experts with biases "
+            "cannot be split"
         )
     _divides("tensor", p.tensor // p.expert, expert_width(a), "feed-forward channels of an expert")
 
@@ -67,7 +67,7 @@ def _check_experts(a: Architecture, p: Parallelism) -> None:
 def _divides(key: str, ranks: int, count: int, what: str) -> None:
     if count % ranks:
         raise UserError(
-            f"parallelism.{key}={ranks}: the model has {count} {what}; accepted are divisors: {_divisors(count)}"
+            f"parallelism.{key}={ranks}: must divide the model's {count} {what}; expected one of {_divisors(count)}"
         )
 
 
@@ -76,15 +76,15 @@ def _divisors(count: int) -> str:
 
 
 def obstacles(a: Architecture) -> dict[str, str]:
-    """Say why an optimization cannot be had for a model; only those that cannot are named."""
-    found = {"flash_decode": flash.unfit(a.kv_channels)}
+    """Return the optimizations that a model cannot have, with the reason."""
+    found = {"flash_decode": flash.head_dim_obstacle(a.kv_channels)}
     if a.num_experts:
         found["batch_invariant"] = invariant.EXPERTS
-        found["cuda_graphs"] = "a mixture of experts decides in every step what to compute, which no graph can hold"
+        found["cuda_graphs"] = "a mixture of experts chooses in each step what to compute, which a graph cannot capture"
     return {name: reason for name, reason in found.items() if reason}
 
 
 def cache_bytes_per_token(a: Architecture, p: Parallelism, dtype: Dtype) -> int:
-    """Return what one token's keys and values take on the rank that has the most of them."""
+    """Return the bytes of one token's keys and values on the rank that has the most of them."""
     layers, groups = a.num_layers // p.pipeline, a.num_query_groups // p.tensor
     return 2 * layers * groups * a.kv_channels * BYTES[dtype]

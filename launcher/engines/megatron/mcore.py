@@ -20,10 +20,10 @@ from launcher.core.units import GIB
 from launcher.engines.base import TokenLogprob
 from launcher.engines.megatron.dynamic import RequestTracker
 from launcher.engines.megatron.modules import GPT
-from launcher.engines.megatron.worker_config import WorkerConfig, torch_dtype
+from launcher.engines.megatron.worker_config import WorkerConfig
+from launcher.engines.runtime.dtypes import BYTES, torch_dtype
 from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, of_next
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.engines.runtime.sizing import BYTES
 from launcher.engines.runtime.step import StepPlan
 from launcher.engines.runtime.upcast import upcast
 

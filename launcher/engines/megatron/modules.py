@@ -141,15 +141,15 @@ class PagedSelfAttention(SelfAttention):  # type: ignore[misc]
 
     cache: Tensor
 
-    def compute(self, hidden: Tensor, step: AttentionMetadata) -> tuple[Tensor, Tensor | None]:
-        """Attend as ``step`` says; ``hidden`` is [tokens, 1, h]."""
-        mixed, _ = self.linear_qkv(hidden)
+    def compute(self, hidden: Tensor, metadata: AttentionMetadata) -> tuple[Tensor, Tensor | None]:
+        """Attend as ``metadata`` says; ``hidden`` is [tokens, 1, h]."""
+        qkv, _ = self.linear_qkv(hidden)
         # [tokens, groups, queries of the group + key + value, channels]
-        mixed = mixed.view(len(mixed), self.num_query_groups_per_partition, -1, self.hidden_size_per_attention_head)
+        qkv = qkv.view(len(qkv), self.num_query_groups_per_partition, -1, self.hidden_size_per_attention_head)
         if self.config.qk_layernorm:
-            queries, key, value = mixed[:, :, :-2], mixed[:, :, -2:-1], mixed[:, :, -1:]
-            mixed = torch.cat((self.q_layernorm(queries), self.k_layernorm(key), value), 2)
-        out, bias = self.linear_proj(step.attend(mixed, self.cache)[:, None])
+            queries, key, value = qkv[:, :, :-2], qkv[:, :, -2:-1], qkv[:, :, -1:]
+            qkv = torch.cat((self.q_layernorm(queries), self.k_layernorm(key), value), 2)
+        out, bias = self.linear_proj(metadata.attend(qkv, self.cache)[:, None])
         return out, bias
 
 
@@ -166,9 +166,9 @@ class Layer(TransformerLayer):  # type: ignore[misc]
         attended = self.self_attention(self.input_layernorm(hidden_states), attention_mask, rotary_pos_emb=rotary)
         return self._join(hidden_states, *attended), None
 
-    def compute(self, hidden: Tensor, step: AttentionMetadata) -> Tensor:
+    def compute(self, hidden: Tensor, metadata: AttentionMetadata) -> Tensor:
         """Map [tokens, 1, h] to the same shape."""
-        return self._join(hidden, *self.self_attention.compute(self.input_layernorm(hidden), step))
+        return self._join(hidden, *self.self_attention.compute(self.input_layernorm(hidden), metadata))
 
     def _join(self, hidden: Tensor, attended: Tensor, bias: Tensor | None) -> Tensor:
         """Add what attention found, then what the feed-forward makes of it (or of the input, if they are parallel)."""
@@ -228,7 +228,7 @@ class ZeroCenteredNorm(nn.Module):
 
 
 class GPT(GPTModel):  # type: ignore[misc]
-    """Megatron-core's ``GPTModel``, able to compute a `AttentionMetadata`.
+    """Megatron-core's ``GPTModel``, which also computes a step from its `AttentionMetadata`.
 
     Its logits are those of this rank's part of the vocabulary; see `gather_logits`.
     """
@@ -256,15 +256,15 @@ class GPT(GPTModel):  # type: ignore[misc]
                 ranks = torch.distributed.get_process_group_ranks(self.embd_group)
                 torch.distributed.broadcast(weight.data, ranks[0], group=self.embd_group)
 
-    def compute(self, step: AttentionMetadata, hidden: Tensor | None = None) -> Tensor:
+    def compute(self, metadata: AttentionMetadata, hidden: Tensor | None = None) -> Tensor:
         """Run this rank's stage over a step, from token ids or from the previous stage's ``hidden`` [tokens, 1, h].
 
         Returns [rows, vocabulary part] on the last stage, else the hidden states [tokens, 1, h].
         """
-        x: Tensor = self.embedding(step.tokens, step.positions) if hidden is None else hidden
+        x: Tensor = self.embedding(metadata.tokens, metadata.positions) if hidden is None else hidden
         for layer in self.decoder.layers:
-            x = layer.compute(x, step)
-        return self._logits(x.index_select(0, step.rows)[:, 0]) if self.post_process else x
+            x = layer.compute(x, metadata)
+        return self._logits(x.index_select(0, metadata.rows)[:, 0]) if self.post_process else x
 
     def _logits(self, x: Tensor) -> Tensor:
         """Map [rows, h], the only rows that are needed, to [rows, vocabulary part]."""

@@ -1,4 +1,4 @@
-"""One rank's part of a model as it takes part in steps."""
+"""One rank's part of a model, which takes part in steps."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from launcher.core.types import Json
 from launcher.engines.megatron.graphs import Graph, GraphCapturer, Graphs
 from launcher.engines.megatron.modules import GPT, gather_logits
 from launcher.engines.runtime.buckets import Buckets
-from launcher.engines.runtime.paged import CALL_COST, Layout, PagedKernel, Rope
+from launcher.engines.runtime.paged import CALL_COST, MetadataBuilder, PagedKernel, Rope
 from launcher.engines.runtime.step import StepPlan
 from launcher.engines.runtime.upcast import upcast
 
@@ -44,11 +44,11 @@ class Stage:
         shape = (num_blocks, groups, 2, block_size, channels)
         for layer in model.decoder.layers:
             layer.self_attention.cache = torch.zeros(shape, dtype=dtype, device=self.device)
-        self._layout = Layout(
+        self._metadata_builder = MetadataBuilder(
             block_size=block_size,
             groups=groups,
             queries=architecture.num_attention_heads // architecture.num_query_groups,
-            worth=CALL_COST // (groups * channels),
+            padding_budget=CALL_COST // (groups * channels),
             device=self.device,
             dtype=dtype,
             rope=self._rope(architecture),
@@ -57,16 +57,16 @@ class Stage:
         )
         self._graphs: Graphs | None = None
 
-    def record(self, buckets: Buckets, recorder: GraphCapturer) -> None:
-        """Record decode steps of these sizes, to be repeated from now on; every rank does so at the same time."""
+    def capture_graphs(self, buckets: Buckets, capturer: GraphCapturer) -> None:
+        """Capture decode steps of these sizes and replay them from now on; every rank does so at the same time."""
         hidden = None if self._model.pre_process else self._hidden
-        self._graphs = Graphs(buckets, self._layout, self._model.compute, hidden, recorder)
+        self._graphs = Graphs(buckets, self._metadata_builder, self._model.compute, hidden, capturer)
 
     def describe(self) -> dict[str, Json]:
         return {} if self._graphs is None else {"cuda_graphs": self._graphs.describe()}
 
     def current(self) -> AbstractContextManager[object]:
-        """Make this rank's device the calling thread's own: each thread starts on the first one."""
+        """Make this rank's device current in the calling thread: each thread starts on the first GPU."""
         return torch.cuda.device(self.device) if self.device.type == "cuda" else nullcontext()
 
     @torch.inference_mode()
@@ -74,13 +74,13 @@ class Stage:
         """Take part in a step; return the logits [rows, vocabulary] on the last stage, None elsewhere."""
         graph = None if self._graphs is None else self._graphs.fit(plan)
         if graph is not None:
-            return self._pass_on(self._repeat(graph, plan))
-        step = self._layout.step(plan)
-        out = self._model.compute(step, self._receive(step.tokens.shape[1]))
-        return self._pass_on(out)
+            return self._send_on(self._replay(graph, plan))
+        metadata = self._metadata_builder.build(plan)
+        out = self._model.compute(metadata, self._receive(metadata.tokens.shape[1]))
+        return self._send_on(out)
 
-    def _repeat(self, graph: Graph, plan: StepPlan) -> Tensor:
-        """Compute a recorded step; return the wanted rows on the last stage, elsewhere all, with those of padding."""
+    def _replay(self, graph: Graph, plan: StepPlan) -> Tensor:
+        """Replay a captured step; return the plan's rows on the last stage, else all rows, padding included."""
         graph.load(plan.chunks)
         if graph.hidden is not None:
             dist.recv(graph.hidden, state.get_pipeline_model_parallel_prev_rank())
@@ -88,7 +88,7 @@ class Stage:
         if not self._model.post_process:
             return out
         rows = plan.rows
-        # Mostly each row draws its token.
+        # The usual case: each row draws its token.
         if list(rows) == list(range(len(rows))):
             return out[: len(rows)]
         return out.index_select(0, torch.tensor(rows, device=self.device, dtype=torch.long))
@@ -107,7 +107,7 @@ class Stage:
         self._model.set_input_tensor(self._receive(len(tokens)))
         out = self._model(ids, torch.arange(len(tokens), device=self.device)[None], None)
         self._model.set_input_tensor(None)
-        return self._pass_on(out[0] if self._model.post_process else out)
+        return self._send_on(out[0] if self._model.post_process else out)
 
     def _rope(self, architecture: Architecture) -> Rope | None:
         if architecture.position != "rope":
@@ -121,7 +121,7 @@ class Stage:
         dist.recv(hidden, state.get_pipeline_model_parallel_prev_rank())
         return hidden
 
-    def _pass_on(self, out: Tensor) -> Tensor | None:
+    def _send_on(self, out: Tensor) -> Tensor | None:
         if self._model.post_process:
             return gather_logits(out)
         dist.send(out.contiguous(), state.get_pipeline_model_parallel_next_rank())

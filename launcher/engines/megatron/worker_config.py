@@ -1,4 +1,4 @@
-"""What every rank of one engine must agree on before it builds its part."""
+"""The configuration that all ranks of one engine share."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from launcher.checkpoints.base import Architecture
 from launcher.core.errors import UserError
 from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.dtypes import torch_dtype
 from launcher.settings.model import Bounds, Dtype, Parallelism
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 
 
 class Weights(Protocol):
-    """Where the parameters come from. Travels to the other ranks, so it must pickle, and hold no tensors."""
+    """The source of the parameters. It is sent to the other ranks, so it must pickle, and hold no tensors."""
 
     def load_into(self, model: nn.Module) -> None:
         """Fill this rank's part of the model."""
@@ -47,7 +48,7 @@ class CheckpointWeights:
 class WorkerConfig:
     """The model, its layout, and the size of its cache. ``threads`` are those of one rank.
 
-    ``graphs`` are the sizes of decode steps to record while loading, if any.
+    ``graphs`` are the sizes of decode steps to capture while loading, if any.
     """
 
     architecture: Architecture
@@ -71,7 +72,7 @@ class WorkerConfig:
         from launcher.engines.megatron import distributed
 
         distributed.import_quietly()
-        from launcher.engines.megatron.graphs import recorder
+        from launcher.engines.megatron.graphs import graph_capturer
         from launcher.engines.megatron.stage import Stage
         from launcher.engines.runtime import flash
 
@@ -80,7 +81,7 @@ class WorkerConfig:
         with self.model(rank, here, store) as model:
             stage = Stage(model, self.architecture, self.num_blocks, self.block_size, kernel)
             if self.graphs is not None:
-                stage.record(self.graphs, recorder(here))
+                stage.capture_graphs(self.graphs, graph_capturer(here))
             yield stage
 
     @contextmanager
@@ -112,15 +113,9 @@ class WorkerConfig:
         seen = torch.cuda.device_count()
         if number >= seen:
             raise UserError(
-                f"GPU {number} of this host is needed; torch {torch.__version__} sees {seen} of them "
+                f"GPU {number} of this host is needed; torch {torch.__version__} sees {seen} GPUs "
                 "(CUDA_VISIBLE_DEVICES= runs on the CPU)"
             )
         device = torch.device("cuda", number)
         torch.cuda.set_device(device)
         return device
-
-
-def torch_dtype(dtype: Dtype) -> torch.dtype:
-    import torch
-
-    return {Dtype.fp32: torch.float32, Dtype.bf16: torch.bfloat16, Dtype.fp16: torch.float16}[dtype]

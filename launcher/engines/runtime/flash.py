@@ -1,4 +1,4 @@
-"""The package flash-attn as the kernel of decode steps: it reads keys and values where they lie in the paged cache."""
+"""The package flash-attn as the kernel of decode steps: it reads the paged cache in place."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
     from launcher.engines.runtime.paged import PagedKernel
 
-PAGE = 256
-"""Tokens of a page must be a multiple of this (flash-attn 2 checks it)."""
+PAGE_MULTIPLE = 256
+"""The tokens of a page must be a multiple of this (flash-attn 2 checks it)."""
 
-WIDEST = 256
+MAX_HEAD_DIM = 256
 """The most channels of a head that the kernel takes; they must be a multiple of 8."""
 
-CAPABILITY = (8, 0)
+MIN_COMPUTE_CAPABILITY = (8, 0)
 """The oldest GPUs that flash-attn 2 computes on."""
 
 
@@ -37,10 +37,10 @@ def version() -> tuple[int, ...] | None:
         return None
 
 
-def unfit(channels: int) -> str:
-    """Say why the kernel cannot compute heads of so many channels; empty where it can."""
-    if channels % 8 or channels > WIDEST:
-        return f"needs heads of a multiple of 8 and at most {WIDEST} channels; these have {channels}"
+def head_dim_obstacle(channels: int) -> str:
+    """Return why the kernel cannot compute heads of ``channels``; empty if it can."""
+    if channels % 8 or channels > MAX_HEAD_DIM:
+        return f"needs heads of a multiple of 8 and at most {MAX_HEAD_DIM} channels; these have {channels}"
     return ""
 
 
@@ -49,8 +49,8 @@ def kernel(device: torch.device) -> PagedKernel:
     import torch
 
     found = torch.cuda.get_device_capability(device)
-    if found < CAPABILITY:
-        needed, has = (".".join(map(str, c)) for c in (CAPABILITY, found))
+    if found < MIN_COMPUTE_CAPABILITY:
+        needed, has = (".".join(map(str, c)) for c in (MIN_COMPUTE_CAPABILITY, found))
         raise UserError(f"optimizations.flash_decode=true: needs compute capability {needed}; {device} has {has}")
     try:
         import flash_attn  # noqa: F401

@@ -1,4 +1,4 @@
-"""Attention of one step over the paged cache: where each token's keys and values go, and what each token sees."""
+"""Attention of one step over the paged cache: the slots of its keys and values, and the mask of each token."""
 
 from __future__ import annotations
 
@@ -17,18 +17,21 @@ from launcher.engines.runtime.step import Chunk, StepPlan
 Ints = NDArray[np.int64]
 
 CALL_COST = 100_000
-"""What one more attention call costs, in cached numbers that padding could read instead (measured on a CPU)."""
+"""The cost of one more attention call, in cached numbers that padding may read instead (measured on a CPU)."""
 
 MINUS_INFINITY, ZERO = np.float32(-np.inf), np.float32(0)
 
 PagedKernel = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor, float | None, int | None], Tensor]
-"""Attends where the keys and values lie: one query per sequence, [sequences, heads, channels], over the pages of keys
-and of values [blocks, block size, groups, channels]; then how many tokens each sequence sees [sequences] and its blocks
-[sequences, pages], both int32; the scale (None: by the channels) and the window. Returns the shape of the queries."""
+"""Attends over the paged cache in place, with one query per sequence.
+
+Arguments: queries [sequences, heads, channels]; the pages of keys and of values [blocks, block size, groups, channels];
+the number of tokens that each sequence sees [sequences] and its blocks [sequences, pages], both int32; the scale (None:
+from the channels); the window. Returns the shape of the queries.
+"""
 
 
 def allow_flash(allowed: bool, device: torch.device) -> None:
-    """Let torch take its flash kernel on a GPU, or not; elsewhere there is none to choose."""
+    """Allow or forbid torch's flash kernel on a GPU; other devices have none."""
     if device.type == "cuda":
         torch.backends.cuda.enable_flash_sdp(allowed)
 
@@ -59,10 +62,10 @@ class Rope:
 class ChunkGroup:
     """Chunks that attend in one call: rows ``[begin, end)`` of the step, as ``count`` sequences of ``width`` queries.
 
-    ``take`` gathers the queries into [count * width] (None when they already lie so), ``put`` picks the real rows out
-    of the padded result. ``strips`` [count * groups * 2 * blocks per sequence] gathers keys and values, and ``mask``
-    [count, 1, queries per group * width (or 1), keys] is added to the scores. A chunk that sees only itself has
-    neither. With ``lengths`` [count] the step's kernel reads the cache itself, by ``blocks`` [count, blocks per
+    ``pad_index`` gathers the queries into [count * width] (None if no padding is needed), and ``unpad_index`` picks the
+    real rows out of the padded result. ``gather_index`` [count * groups * 2 * blocks per sequence] gathers keys and
+    values. ``mask`` [count, 1, queries per group * width (or 1), keys] is added to the scores. A chunk that sees only
+    itself has neither. With ``lengths`` [count] the kernel reads the cache itself, by ``blocks`` [count, blocks per
     sequence].
     """
 
@@ -70,20 +73,20 @@ class ChunkGroup:
     end: int
     count: int
     width: int
-    strips: Tensor | None = None
+    gather_index: Tensor | None = None
     mask: Tensor | None = None
-    take: Tensor | None = None
-    put: Tensor | None = None
+    pad_index: Tensor | None = None
+    unpad_index: Tensor | None = None
     blocks: Tensor | None = None
     lengths: Tensor | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionMetadata:
-    """A `StepPlan` as tensors; made once, used by every layer.
+    """A `StepPlan` as tensors; built once, used by every layer.
 
-    ``tokens``, ``positions`` are [1, T]; ``slots`` [T * groups * 2] is where each token's keys and values go in the
-    cache, counted in keys; ``rows`` picks the tokens whose logits are needed. ``cos``, ``sin`` are [T, 1, 1, rotated],
+    ``tokens`` and ``positions`` are [1, T]. ``slots`` [T * groups * 2] are the cache slots of each token's keys and
+    values, counted in keys. ``rows`` picks the tokens whose logits are needed. ``cos``, ``sin`` are [T, 1, 1, rotated],
     or None without rotary embedding.
     """
 
@@ -91,7 +94,7 @@ class AttentionMetadata:
     positions: Tensor
     slots: Tensor
     rows: Tensor
-    groups: Sequence[ChunkGroup]
+    chunk_groups: Sequence[ChunkGroup]
     cos: Tensor | None
     sin: Tensor | None
     interleaved: bool
@@ -100,47 +103,47 @@ class AttentionMetadata:
     window: int | None = None
     kernel: PagedKernel | None = None
 
-    def attend(self, mixed: Tensor, cache: Tensor) -> Tensor:
+    def attend(self, qkv: Tensor, cache: Tensor) -> Tensor:
         """Rotate, store and attend.
 
-        ``mixed`` [T, groups, queries + 2, channels] holds each group's queries, its key and its value, and is
-        overwritten. ``cache`` is [blocks, groups, key and value, block size, channels]: what one head reads of a block
-        lies side by side, which is twice as fast on a CPU. Returns [T, heads * channels].
+        ``qkv`` [T, groups, queries + 2, channels] holds each group's queries, its key and its value, and is
+        overwritten. ``cache`` is [blocks, groups, key and value, block size, channels]. What one head reads of a block
+        is contiguous, which is twice as fast on a CPU. Returns [T, heads * channels].
         """
         if self.cos is not None and self.sin is not None:
-            _rotate(mixed[:, :, :-1, : self.cos.shape[-1]], self.cos, self.sin, self.interleaved)
-        channels = mixed.shape[-1]
-        cache.view(-1, channels).index_copy_(0, self.slots, mixed[:, :, -2:].reshape(-1, channels))
-        parts = [self._group(group, mixed, cache) for group in self.groups]
-        return parts[0] if len(parts) == 1 else torch.cat(parts)
+            _rotate(qkv[:, :, :-1, : self.cos.shape[-1]], self.cos, self.sin, self.interleaved)
+        channels = qkv.shape[-1]
+        cache.view(-1, channels).index_copy_(0, self.slots, qkv[:, :, -2:].reshape(-1, channels))
+        outputs = [self._attend_group(group, qkv, cache) for group in self.chunk_groups]
+        return outputs[0] if len(outputs) == 1 else torch.cat(outputs)
 
-    def _group(self, group: ChunkGroup, mixed: Tensor, cache: Tensor) -> Tensor:
-        rows = mixed[group.begin : group.end]
+    def _attend_group(self, group: ChunkGroup, qkv: Tensor, cache: Tensor) -> Tensor:
+        rows = qkv[group.begin : group.end]
         if group.lengths is not None and group.blocks is not None:
-            return self._in_place(rows, cache, group.lengths, group.blocks)
-        if group.strips is None:
-            return self._whole(rows)
-        queries = rows[:, :, :-2] if group.take is None else rows[:, :, :-2].index_select(0, group.take)
+            return self._attend_kernel(rows, cache, group.lengths, group.blocks)
+        if group.gather_index is None:
+            return self._attend_causal(rows)
+        queries = rows[:, :, :-2] if group.pad_index is None else rows[:, :, :-2].index_select(0, group.pad_index)
         groups, per_group, channels = queries.shape[1:]
-        # Queries that share a key head lie along the query axis, so that no key is repeated.
+        # Queries that share a key head are stacked along the query axis, so that no key is repeated.
         q = queries.reshape(group.count, group.width, groups, per_group, channels)
         q = q.permute(0, 2, 3, 1, 4).reshape(group.count, groups, per_group * group.width, channels)
-        strips = cache.view(-1, self.block_size * channels).index_select(0, group.strips)
-        keys, values = strips.view(group.count, groups, 2, -1, channels).unbind(2)
+        gather_index = cache.view(-1, self.block_size * channels).index_select(0, group.gather_index)
+        keys, values = gather_index.view(group.count, groups, 2, -1, channels).unbind(2)
         out = F.scaled_dot_product_attention(q, keys, values, group.mask, scale=self.scale)
         out = out.view(group.count, groups, per_group, group.width, channels).permute(0, 3, 1, 2, 4)
         out = out.reshape(group.count * group.width, -1)
-        return out if group.put is None else out.index_select(0, group.put)
+        return out if group.unpad_index is None else out.index_select(0, group.unpad_index)
 
-    def _in_place(self, rows: Tensor, cache: Tensor, lengths: Tensor, blocks: Tensor) -> Tensor:
-        """Attend of one token per sequence, without gathering what it sees."""
+    def _attend_kernel(self, rows: Tensor, cache: Tensor, lengths: Tensor, blocks: Tensor) -> Tensor:
+        """Attend with one token per sequence; the kernel reads the cache in place."""
         assert self.kernel is not None
         keys, values = cache.permute(0, 3, 1, 2, 4).unbind(3)
         out = self.kernel(rows[:, :, :-2].flatten(1, 2), keys, values, lengths, blocks, self.scale, self.window)
         return out.flatten(1)
 
-    def _whole(self, rows: Tensor) -> Tensor:
-        """Attend of a sequence's first tokens among themselves: no cache to read, no mask to build."""
+    def _attend_causal(self, rows: Tensor) -> Tensor:
+        """Attend among the first tokens of one sequence: causal, without the cache and without a mask."""
         q = rows[:, :, :-2].flatten(1, 2).transpose(0, 1)[None]
         keys, values = rows[:, :, -2:].permute(2, 1, 0, 3)[:, None]
         out = F.scaled_dot_product_attention(
@@ -155,18 +158,18 @@ def _rotate(x: Tensor, cos: Tensor, sin: Tensor, interleaved: bool) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
-    """What turns plans into steps: the facts of one model and its cache.
+class MetadataBuilder:
+    """Builds the metadata of steps for one model and its cache.
 
     ``groups`` is the number of key heads, ``queries`` that of query heads per key head. ``window`` bounds how far back
-    a token sees. ``worth`` is how much padding, in queries times keys, is cheaper than one more call. ``kernel``
-    computes all chunks of one token, if there is one.
+    a token sees. ``padding_budget`` is how much padding, in queries times keys, is cheaper than one more call.
+    ``kernel``, if any, computes all chunks of one token.
     """
 
     block_size: int
     groups: int
     queries: int
-    worth: int
+    padding_budget: int
     device: torch.device
     dtype: torch.dtype
     rope: Rope | None
@@ -174,16 +177,16 @@ class Layout:
     scale: float | None = None
     kernel: PagedKernel | None = None
 
-    def step(self, plan: StepPlan) -> AttentionMetadata:
-        """Lay out a plan. Its chunks should be sorted by length, so that few groups and little padding result."""
+    def build(self, plan: StepPlan) -> AttentionMetadata:
+        """Build the metadata of a plan; chunks sorted by length need few groups and little padding."""
         spans = Spans.of(plan.chunks)
         owners = np.repeat(np.arange(len(plan.chunks)), spans.widths)
         positions = np.arange(len(owners)) + (spans.starts - spans.offsets)[owners]
-        blocks = table(plan.chunks)
-        # Block 0 takes what is stored already.
+        blocks = block_table(plan.chunks)
+        # Block 0 takes the writes of tokens that are cached already.
         into = blocks[owners, positions // self.block_size] * (positions >= spans.writes[owners])
         tokens = np.fromiter(chain.from_iterable(c.tokens for c in plan.chunks), np.int64, len(owners))
-        return self._step(
+        return self._metadata(
             self._tensor(tokens),
             self._tensor(positions),
             self._tensor(into * self.block_size + positions % self.block_size),
@@ -191,11 +194,11 @@ class Layout:
             self._groups(spans, blocks),
         )
 
-    def decoding(self, tokens: Tensor, positions: Tensor, slots: Tensor, blocks: Tensor) -> AttentionMetadata:
-        """Lay out one token of each of several sequences from what is on the device already, without the host.
+    def build_decode(self, tokens: Tensor, positions: Tensor, slots: Tensor, blocks: Tensor) -> AttentionMetadata:
+        """Build the metadata of one token per sequence from tensors on the device, without the host.
 
-        ``tokens``, ``positions`` and ``slots`` are [sequences], ``blocks`` is [sequences, pages]; all are int64. Only
-        their shapes matter for what is computed, so that it can be recorded once and repeated.
+        ``tokens``, ``positions`` and ``slots`` are [sequences], ``blocks`` is [sequences, pages]; all are int64. The
+        operations depend only on their shapes, so that a graph can capture them.
         """
         count, pages = blocks.shape
         if self.kernel is not None:
@@ -206,18 +209,18 @@ class Layout:
             if self.window is not None:
                 hidden |= at <= positions[:, None] - self.window
             mask = torch.zeros(hidden.shape, dtype=self.dtype, device=self.device).masked_fill_(hidden, -torch.inf)
-            group = ChunkGroup(0, count, count, 1, self._strips(blocks), mask[:, None, None])
-        return self._step(tokens, positions, slots, torch.arange(count, device=self.device), [group])
+            group = ChunkGroup(0, count, count, 1, self._gather_index(blocks), mask[:, None, None])
+        return self._metadata(tokens, positions, slots, torch.arange(count, device=self.device), [group])
 
-    def _step(
+    def _metadata(
         self, tokens: Tensor, at: Tensor, slots: Tensor, rows: Tensor, groups: Sequence[ChunkGroup]
     ) -> AttentionMetadata:
         return AttentionMetadata(
             tokens=tokens[None],
             positions=at[None],
-            slots=self._places(slots),
+            slots=self._kv_slots(slots),
             rows=rows,
-            groups=groups,
+            chunk_groups=groups,
             cos=None if self.rope is None else self.rope.cos.index_select(0, at)[:, None, None],
             sin=None if self.rope is None else self.rope.sin.index_select(0, at)[:, None, None],
             interleaved=self.rope is not None and self.rope.interleaved,
@@ -229,60 +232,63 @@ class Layout:
 
     def _groups(self, spans: Spans, blocks: Ints) -> list[ChunkGroup]:
         single = 0 if self.kernel is None else int((spans.widths.cumsum() == np.arange(1, len(spans.widths) + 1)).sum())
-        groups = [self._in_place(spans.starts[:single], blocks[:single])] if single else []
+        groups = [self._kernel_group(spans.starts[:single], blocks[:single])] if single else []
         if single < len(spans.widths):
             rest, held = spans.part(slice(single, None)), blocks[single:]
-            groups += [self._group(rest.part(members), held[members]) for members in _alike(rest, self.worth)]
+            groups += [
+                self._gather_group(rest.part(members), held[members])
+                for members in _split_by_padding(rest, self.padding_budget)
+            ]
         return groups
 
-    def _in_place(self, positions: Ints, blocks: Ints) -> ChunkGroup:
+    def _kernel_group(self, positions: Ints, blocks: Ints) -> ChunkGroup:
         count, pages = len(positions), int(positions.max()) // self.block_size + 1
         held = np.ascontiguousarray(blocks[:, :pages], np.int32)
         lengths = (positions + 1).astype(np.int32)
         return ChunkGroup(0, count, count, 1, blocks=self._tensor(held), lengths=self._tensor(lengths))
 
-    def _group(self, spans: Spans, blocks: Ints) -> ChunkGroup:
+    def _gather_group(self, spans: Spans, blocks: Ints) -> ChunkGroup:
         count, width, longest = len(spans.starts), int(spans.widths.max()), int(spans.ends.max())
         begin, tokens = int(spans.offsets[0]), int(spans.widths.sum())
         if count == 1 and longest == width and (self.window is None or width <= self.window):
             return ChunkGroup(begin, begin + tokens, count, width)
-        take, put = self._padding(spans.widths, width) if tokens < count * width else (None, None)
-        # What lies beyond the end of a sequence is hidden by the mask.
+        pad_index, unpad_index = self._padding(spans.widths, width) if tokens < count * width else (None, None)
+        # The mask hides everything beyond the end of a sequence.
         pages = -(-longest // self.block_size)
         mask = self._mask(spans, width, pages * self.block_size)
-        strips = self._strips(self._tensor(np.ascontiguousarray(blocks[:, :pages])))
-        return ChunkGroup(begin, begin + tokens, count, width, strips, mask, take, put)
+        gather_index = self._gather_index(self._tensor(np.ascontiguousarray(blocks[:, :pages])))
+        return ChunkGroup(begin, begin + tokens, count, width, gather_index, mask, pad_index, unpad_index)
 
-    def _places(self, slots: Tensor) -> Tensor:
-        """Return where the keys and values of tokens go, [tokens * groups * 2] in keys; ``slots`` counts in tokens."""
+    def _kv_slots(self, slots: Tensor) -> Tensor:
+        """Return the slots of keys and values, [tokens * groups * 2] counted in keys; ``slots`` counts in tokens."""
         first = slots // self.block_size * (2 * self.groups * self.block_size) + slots % self.block_size
-        return (first[:, None] + self._parts * self.block_size).flatten()
+        return (first[:, None] + self._kv_parts * self.block_size).flatten()
 
-    def _strips(self, blocks: Tensor) -> Tensor:
-        """Return which strips sequences read, group by group, keys before values; ``blocks`` is [count, pages].
+    def _gather_index(self, blocks: Tensor) -> Tensor:
+        """Return the index that gathers keys and values, group by group, keys first; ``blocks`` is [count, pages].
 
-        A strip is what one block holds of one group's keys, or of its values.
+        Each entry selects what one block holds of one group's keys, or of its values.
         """
-        return (blocks[:, None] * (2 * self.groups) + self._parts[:, None]).flatten()
+        return (blocks[:, None] * (2 * self.groups) + self._kv_parts[:, None]).flatten()
 
     @property
-    def _parts(self) -> Tensor:
+    def _kv_parts(self) -> Tensor:
         return torch.arange(2 * self.groups, device=self.device)
 
     def _mask(self, spans: Spans, width: int, keys: int) -> Tensor:
-        """Return what to add to the scores: 0 where a token sees, else -inf.
+        """Return the additive mask: 0 for visible keys, else -inf.
 
-        It is [count, 1, queries * width, keys], with one row for all queries where each sequence has one token.
+        It is [count, 1, queries * width, keys], or has one row for all queries if each sequence has one token.
         """
         if width == 1:
-            return self._hidden(spans.starts[:, None], keys)[:, None, None]
-        # Padding queries see what the sequence's first token sees: never an empty row, which would be NaN.
+            return self._visibility(spans.starts[:, None], keys)[:, None, None]
+        # A padding query sees what the sequence's first token sees: a row without visible keys would be NaN.
         offsets = np.arange(width) * (np.arange(width) < spans.widths[:, None])
         last = (spans.starts[:, None] + offsets)[:, :, None]
-        return self._hidden(last, keys).repeat(1, self.queries, 1)[:, None]
+        return self._visibility(last, keys).repeat(1, self.queries, 1)[:, None]
 
-    def _hidden(self, last: Ints, keys: int) -> Tensor:
-        """Return 0 for each of ``keys`` that the token at position ``last`` [..., 1] sees, else -inf."""
+    def _visibility(self, last: Ints, keys: int) -> Tensor:
+        """Return 0 for each of ``keys`` that is visible to the token at position ``last`` [..., 1], else -inf."""
         at = np.arange(keys)
         hidden = at > last
         if self.window is not None:
@@ -292,8 +298,8 @@ class Layout:
     def _padding(self, widths: Ints, width: int) -> tuple[Tensor, Tensor]:
         inside = np.arange(width) < widths[:, None]
         first = (np.cumsum(widths) - widths)[:, None]
-        take = np.where(inside, first + np.arange(width), first)
-        return self._tensor(take.ravel()), self._tensor(np.flatnonzero(inside))
+        pad_index = np.where(inside, first + np.arange(width), first)
+        return self._tensor(pad_index.ravel()), self._tensor(np.flatnonzero(inside))
 
     def _tensor(self, array: Ints | NDArray[np.int32]) -> Tensor:
         return torch.from_numpy(array).to(self.device)
@@ -301,8 +307,7 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Spans:
-    """Of each chunk: the positions where it starts and ends, how many tokens it has, from where they are stored, and
-    its offset in the step."""
+    """Arrays over chunks: start and end position, number of tokens, first position to store, offset in the step."""
 
     starts: Ints
     ends: Ints
@@ -320,21 +325,21 @@ class Spans:
         return Spans(*(array[members] for array in arrays))
 
 
-def table(chunks: Sequence[Chunk]) -> Ints:
-    """Return the blocks of each sequence, [chunks, most], padded with block 0."""
+def block_table(chunks: Sequence[Chunk]) -> Ints:
+    """Return the block table [chunks, pages], padded with block 0."""
     return np.array(list(zip_longest(*(c.blocks for c in chunks), fillvalue=0)), np.int64).T
 
 
-def _alike(spans: Spans, worth: int) -> Iterator[slice]:
-    """Split chunks into runs that are padded to one another, as long as that wastes no more than one call is worth.
+def _split_by_padding(spans: Spans, padding_budget: int) -> Iterator[slice]:
+    """Split chunks into runs that are padded to equal size, while the padding stays within ``padding_budget``.
 
-    The work of a chunk is its keys times its queries, and its keys once more: they are gathered first.
+    The work of a chunk is its keys times its queries, plus its keys once: they are gathered first.
     """
     first = real = width = keys = 0
     for at, (own_width, own_keys) in enumerate(zip(spans.widths.tolist(), spans.ends.tolist(), strict=True)):
         w, k, own = max(width, own_width), max(keys, own_keys), own_keys * (own_width + 1)
         real += own
-        if at > first and (at - first + 1) * k * (w + 1) - real > worth:
+        if at > first and (at - first + 1) * k * (w + 1) - real > padding_budget:
             yield slice(first, at)
             first, real, w, k = at, own, own_width, own_keys
         width, keys = w, k

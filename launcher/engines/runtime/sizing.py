@@ -1,4 +1,4 @@
-"""The settings that every batched engine has, and the sizes of cache and threads that follow from them."""
+"""The settings of every batched engine, and the sizes of cache and threads that follow from them."""
 
 from __future__ import annotations
 
@@ -10,20 +10,18 @@ from launcher.core.errors import UserError
 from launcher.core.ranges import MANY, Count, CountFromZero, Positive, Range
 from launcher.core.units import GIB
 from launcher.engines.base import Engine
-from launcher.engines.runtime.flash import PAGE
+from launcher.engines.runtime.flash import PAGE_MULTIPLE
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.settings.model import Dtype, Model
+from launcher.settings.model import Model
 
 BLOCK_SIZE = 16
-"""Tokens of a page of the cache, where none are given and any will do."""
-
-BYTES = {Dtype.fp32: 4, Dtype.bf16: 2, Dtype.fp16: 2}
+"""Default tokens of a cache block, where the kernel takes any number."""
 
 DEFAULT_CACHE_GIB = 1.0
-"""The cache's size where none is given, unless fewer tokens than that can ever be in use."""
+"""The default limit of the cache; it is smaller if all sequences together need less."""
 
-SMALL = 20_000_000
-"""Models with fewer parameters run faster on one thread: their matrices are too small to be worth sharing."""
+SINGLE_THREAD_PARAMETERS = 20_000_000
+"""Models with fewer parameters run faster on one thread: their matrices are too small to be split."""
 
 
 @dataclass
@@ -31,10 +29,10 @@ class BatchedEngine(Engine):
     """An engine with continuous batching over a paged key-value cache.
 
     ``max_sequences`` generate at the same time and ``max_queue`` more may wait. ``prefill_chunk`` is the number of
-    prompt tokens computed per step. ``block_size`` is the cache's page in tokens (by default 16, and 256 where flash
-    decode is active); ``kv_cache_gib`` its size in GiB per process (by default what all sequences can need, at most
-    1 GiB, and never less than one whole context).
-    ``threads`` per process are chosen by the model's size unless given.
+    prompt tokens computed per step. ``block_size`` is the number of tokens in a cache block (by default 16, with flash
+    decode 256). ``kv_cache_gib`` is the size of the cache in GiB per process. By default it is what all sequences can
+    need, at most 1 GiB, and never less than one whole context. ``threads`` is the number of threads per process, by
+    default chosen by the model's size.
     """
 
     max_sequences: Count = SchedulerConfig.max_sequences
@@ -47,18 +45,18 @@ class BatchedEngine(Engine):
     neutral = frozenset({"max_sequences", "max_queue", "prefill_chunk", "block_size", "threads", "kv_cache_gib"})
 
     def limits(self, context: int, prefix_caching: bool, batch_invariant: bool) -> SchedulerConfig:
-        """Return what bounds a batch of sequences of at most ``context`` tokens."""
+        """Return the bounds of a batch of sequences of at most ``context`` tokens."""
         sizes = (self.max_sequences, self.max_queue, self.prefill_chunk)
         return SchedulerConfig(context, *sizes, prefix_caching, aligned=batch_invariant)
 
-    def page(self, flash_decode: bool) -> int:
-        """Return the tokens of a page of the cache; `UserError` for one that the kernel cannot read."""
-        least = PAGE if flash_decode else 1
+    def resolve_block_size(self, flash_decode: bool) -> int:
+        """Return the tokens of a cache block; `UserError` for a size that the kernel cannot read."""
+        least = PAGE_MULTIPLE if flash_decode else 1
         size = self.block_size or max(least, BLOCK_SIZE)
         if size % least:
             raise UserError(
-                f"engine.block_size={size}: flash decode reads pages of a multiple of {least} tokens; "
-                f"leave it out for {least}, or switch optimizations.flash_decode off"
+                f"engine.block_size={size}: must be a multiple of {least} for flash decode; "
+                f"leave it out for {least}, or set optimizations.flash_decode=false"
             )
         return size
 
@@ -76,20 +74,20 @@ class BatchedEngine(Engine):
         return tokens
 
     def threads_for(self, parameters: int, cpus: int) -> int:
-        """Return how many threads one process computes with, of the ``cpus`` that are its own."""
-        return self.threads or (1 if parameters < SMALL else max(1, cpus))
+        """Return the number of threads of one process that has ``cpus`` CPUs."""
+        return self.threads or (1 if parameters < SINGLE_THREAD_PARAMETERS else max(1, cpus))
 
 
 def cache_blocks(tokens: int, block_size: int) -> int:
-    """Return how many blocks hold so many tokens, and the one that belongs to nobody."""
+    """Return how many blocks hold ``tokens``, plus the reserved block 0."""
     return -(-tokens // block_size) + 1
 
 
 def context_length(model: Model, limit: int | None, where: object, why: str = "") -> int:
-    """Return the context to serve with, where the files at ``where`` allow ``limit`` (None: they do not say)."""
+    """Return the context length to serve; the files at ``where`` allow ``limit`` (None: they do not state one)."""
     length = limit if model.context_length is None else model.context_length
     if length is None:
-        raise UserError(f"model.context_length: must be given; {where} does not say it")
+        raise UserError(f"model.context_length: must be set; {where} does not state it")
     if length < 1 or (limit is not None and length > limit):
         most = f"1 to {limit}" if limit is not None else "1 or more"
         raise UserError(f"model.context_length={length}: the checkpoint allows {most}{f': {why}' if why else ''}")
@@ -97,6 +95,6 @@ def context_length(model: Model, limit: int | None, where: object, why: str = ""
 
 
 def _round_up(value: float) -> float:
-    """Return the next number of three digits, so that what is printed is enough."""
+    """Round up to three digits, so that the printed number is enough."""
     scale = 10.0 ** (2 - math.floor(math.log10(value)))
     return math.ceil(value * scale) / scale

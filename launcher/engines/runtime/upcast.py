@@ -13,10 +13,10 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map
 
 WIDER = {torch.bfloat16: torch.float32, torch.float16: torch.float32, torch.float32: torch.float64}
-"""The type in which a pass is repeated, to see what rounding does in a narrower one."""
+"""The type in which a pass is repeated to measure the rounding error of the narrower one."""
 
 LOOKUPS = {torch.ops.aten.embedding.default, torch.ops.aten.index_select.default}
-"""Operations that only copy: their result is widened, not the whole table."""
+"""Operations that only copy: their result is widened, not their table."""
 
 # torch says once that it leaves its fused kernel. That is intended: the plain one widens the weight.
 warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", UserWarning)
@@ -24,10 +24,10 @@ warnings.filterwarnings("ignore", "Mismatch dtype between input and weight", Use
 
 @contextmanager
 def upcast(narrow: torch.dtype) -> Iterator[None]:
-    """Compute in the type wider than ``narrow`` what a model of that type does in this thread.
+    """Compute in the next wider type what a model of type ``narrow`` computes in this thread.
 
-    Each operation gets its inputs widened as it comes, so that one widened weight is in memory at a time. Inference
-    mode is off inside, because autograd functions of megatron-core cannot run under it and a dispatch mode together.
+    Each operation widens its own inputs, so that only one widened weight is in memory at a time. Inference mode is off
+    inside: megatron-core's autograd functions cannot run under it and a dispatch mode together.
     """
     with torch.inference_mode(False), torch.no_grad(), _Upcast(narrow):
         yield

@@ -1,4 +1,4 @@
-"""The tokenizer that an engine serves with, and which of its tokens the model has."""
+"""The tokenizer that an engine serves with, and the tokens that the model has."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.settings.model import Model
 
 @contextmanager
 def open_tokenizer(model: Model, stored: Callable[[], Tokenizer]) -> Iterator[Tokenizer]:
-    """Load the tokenizer that ``model`` names, else the ``stored`` one; leaving the context ends what renders chats."""
+    """Load the tokenizer that ``model`` names, else the ``stored`` one; leaving the context ends its chat renderer."""
     tokenizer = load_tokenizer(resolve(model.tokenizer), model.bounds) if model.tokenizer else stored()
     tokenizer.template_limits = TemplateLimits(model.chat_template_timeout_s, model.chat_template_max_mb)
     try:
@@ -24,10 +24,10 @@ def open_tokenizer(model: Model, stored: Callable[[], Tokenizer]) -> Iterator[To
 
 
 def served_tokens(tokenizer: Tokenizer, rows: int, model: Model) -> int:
-    """Return how many token ids can be served, of a model whose embedding has ``rows``.
+    """Return the number of token ids that can be served by a model whose embedding has ``rows``.
 
     Tokens that were added to a vocabulary may have no row (gemma-3, many fine-tunes of Llama 2): a prompt with one of
-    them is refused. Raises `CheckpointError` for a tokenizer whose plain text has such tokens: it is another model's.
+    them is refused. Raises `CheckpointError` for a tokenizer of another model, whose plain text has such tokens.
     """
     if tokenizer.base_vocab_size > rows:
         source = _source(model)
@@ -36,7 +36,7 @@ def served_tokens(tokenizer: Tokenizer, rows: int, model: Model) -> int:
 
 
 def tokenizer_facts(tokenizer: Tokenizer, rows: int, model: Model) -> dict[str, Json]:
-    """Return what the report says of tokens and chat; ``notes`` are lines for the user."""
+    """Return the report's facts about tokens and chat; ``notes`` are lines for the user."""
     chat = tokenizer.chat_facts()
     notes = [f"chat: {chat['problem']}"] if "problem" in chat else []
     if tokenizer.vocab_size > rows:

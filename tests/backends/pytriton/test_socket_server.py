@@ -106,7 +106,7 @@ def test_a_feed_carries_the_events_of_others(asker: Asker) -> None:
     assert set(carriers[1:]) - {2} == {1}
 
 
-def test_of_a_whole_answer_the_feed_carries_the_beginning_and_the_rest(asker: Asker) -> None:
+def test_a_final_only_answer_has_two_messages(asker: Asker) -> None:
     asked = Sampling(temperature=0, max_tokens=20, ignore_eos=True)
     asker.ask(1, feed="f")
     asker.batch(2, GenerationRequest("one", (97, 98), asked, final_only=True))

@@ -208,7 +208,7 @@ def test_a_tokenizer_with_too_many_tokens_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("key", ["tensor", "pipeline", "context", "expert"])
 def test_more_than_one_process_is_refused(key: str, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=rf"parallelism\.{key}=2.*accepted is 1.*engine=megatron"):
+    with pytest.raises(UserError, match=rf"parallelism\.{key}=2.*must be 1.*engine=megatron"):
         deployments.plan(HuggingFace(), Model(path=str(tmp_path)), HOST, Parallelism(**{key: 2}))
 
 

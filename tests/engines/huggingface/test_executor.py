@@ -6,15 +6,15 @@ from typing import Any
 
 import pytest
 
-from launcher.engines.huggingface.executor import FLAT, ExecutionStrategy, arrange
-from launcher.engines.huggingface.probe import NoKeysAndValues
+from launcher.engines.huggingface.executor import PACKED, ExecutionStrategy, choose_strategy
+from launcher.engines.huggingface.probe import NoKVCache
 from tests.engines.huggingface.huggingface_models import CONTEXT, random_model
 
 
 def arranged(
     model: object, context_length: int = CONTEXT, block_size: int = 16, num_blocks: int = 20
 ) -> ExecutionStrategy:
-    return arrange(model, context_length, block_size, lambda values: num_blocks)
+    return choose_strategy(model, context_length, block_size, lambda values: num_blocks)
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ def arranged(
 @pytest.mark.parametrize("kind", ["llama", "bloom"])
 def test_the_smallest_cache_is_enough_to_try(kind: str, context_length: int, block_size: int, num_blocks: int) -> None:
     found = arranged(random_model(kind), context_length, block_size, num_blocks)
-    assert (found.describe() == FLAT) == (kind == "llama")
+    assert (found.describe() == PACKED) == (kind == "llama")
 
 
 def test_values_are_counted_over_all_layers() -> None:
@@ -34,7 +34,7 @@ def test_values_are_counted_over_all_layers() -> None:
 def test_tokens_that_mix_outside_of_attention_are_noticed() -> None:
     model = random_model("llama")
     model.get_input_embeddings().register_forward_hook(lambda _module, _in, out: out + out.roll(1, 1))
-    with pytest.raises(NoKeysAndValues, match="with a cache its log-probabilities are off by"):
+    with pytest.raises(NoKVCache, match="with a cache its log-probabilities are off by"):
         arranged(model)
 
 
@@ -49,4 +49,4 @@ def test_positions_that_are_not_listened_to_are_computed_one_sequence_after_the_
         }
 
     model.model.rotary_emb.register_forward_pre_hook(by_place, with_kwargs=True)
-    assert "side by side its log-probabilities are off by" in arranged(model).describe()
+    assert "packed, its log-probabilities are off by" in arranged(model).describe()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from launcher.engines.huggingface.probe import NotPaged, attending, cached, window
+from launcher.engines.huggingface.probe import NotPackable, probe_attention, probe_cache, window
 from tests.engines.huggingface.huggingface_models import CONTEXT, FLAT, SEQUENTIAL, random_model
 
 
@@ -35,33 +35,33 @@ def test_a_window_is_read_off_the_mask() -> None:
 
 @pytest.mark.parametrize("rule", [chunked, bidirectional])
 def test_any_other_mask_is_not_paged(rule: object) -> None:
-    with pytest.raises(NotPaged, match="neither causal nor a sliding window"):
+    with pytest.raises(NotPackable, match="neither causal nor a sliding window"):
         window(rule, 128)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", FLAT)
 def test_every_layer_is_found(kind: str) -> None:
-    layers = attending(random_model(kind), CONTEXT)
+    layers = probe_attention(random_model(kind), CONTEXT)
     assert len(layers) == 3
     assert len({layer.module for layer in layers}) == 3
 
 
 def test_layers_of_one_model_may_attend_differently() -> None:
-    assert [layer.rule.window for layer in attending(random_model("gemma3_text"), CONTEXT)] == [10, None, 10]
-    assert {layer.rule.window for layer in attending(random_model("mistral"), CONTEXT)} == {12}
+    assert [layer.pattern.window for layer in probe_attention(random_model("gemma3_text"), CONTEXT)] == [10, None, 10]
+    assert {layer.pattern.window for layer in probe_attention(random_model("mistral"), CONTEXT)} == {12}
 
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
 def test_models_with_attention_of_their_own_are_not_paged(kind: str) -> None:
-    with pytest.raises(NotPaged):
-        attending(random_model(kind), CONTEXT)
+    with pytest.raises(NotPackable):
+        probe_attention(random_model(kind), CONTEXT)
 
 
 def test_a_probe_leaves_a_model_as_it_was() -> None:
     model = random_model("llama")
     tokens = torch.arange(20)[None]
     before = model(tokens).logits
-    attending(model, CONTEXT)
-    cached(model)
+    probe_attention(model, CONTEXT)
+    probe_cache(model)
     assert model.config._attn_implementation == "sdpa"
     assert torch.equal(model(tokens).logits, before)

@@ -105,7 +105,7 @@ def test_pickled_weights_are_refused(tmp_path: Path) -> None:
 
 
 def test_a_folder_of_another_layout_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match=r"nothing that engine=huggingface reads.*engine=megatron"):
+    with pytest.raises(CheckpointError, match=r"not a model that engine=huggingface reads.*engine=megatron"):
         source.read(tmp_path)
     with pytest.raises(CheckpointError, match="no such file or folder"):
         source.read(tmp_path / "missing")
@@ -155,7 +155,7 @@ def test_keys_that_change_with_the_length_bound_the_context(rope: dict[str, Any]
 
 def test_a_context_that_is_not_known_must_be_given(tmp_path: Path) -> None:
     model = Model(path=str(folder(tmp_path, max_position_embeddings=None)))
-    with pytest.raises(UserError, match=r"model\.context_length: must be given"):
+    with pytest.raises(UserError, match=r"model\.context_length: must be set"):
         deployments.plan(HuggingFace(), model, HOST)
     model.context_length = 40
     assert deployments.plan(HuggingFace(), model, HOST)["context_length"] == 40

@@ -23,7 +23,7 @@ class Tape(TorchDispatchMode):
         self._calls: list[tuple[Any, Any, Any, list[Tensor]]] = []
         self.played = 0
 
-    def record(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
+    def capture(self, function: Callable[[], Tensor]) -> tuple[Tensor, Callable[[], None]]:
         self._calls = []
         with self:
             out = function()

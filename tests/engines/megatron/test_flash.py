@@ -55,9 +55,9 @@ def use(kernel: PlainKernel, graphs: Buckets | None = None) -> Any:
     """Return what gives a stage a kernel, and lets it record steps."""
 
     def prepare(stage: Any) -> None:
-        stage._layout = replace(stage._layout, kernel=kernel)
+        stage._metadata_builder = replace(stage._metadata_builder, kernel=kernel)
         if graphs is not None:
-            stage.record(graphs, Tape())
+            stage.capture_graphs(graphs, Tape())
 
     return prepare
 
@@ -90,5 +90,5 @@ async def test_a_kernel_in_recorded_steps() -> None:
 
 @pytest.mark.parametrize(("channels", "fit"), [(16, True), (64, True), (256, True), (20, False), (264, False)])
 def test_heads_that_the_kernel_cannot_compute(channels: int, fit: bool) -> None:
-    assert (flash.unfit(channels) == "") is fit
+    assert (flash.head_dim_obstacle(channels) == "") is fit
     assert ("flash_decode" in obstacles(replace(TINY, kv_channels=channels))) is not fit

@@ -63,7 +63,7 @@ def exact_multiplication() -> Iterator[None]:
 def on_gpu(graphs: bool = False, flash_decode: bool = False, dtype: Dtype = Dtype.fp32, **changes: Any) -> WorkerConfig:
     config = replace(worker_config(tokens=16_384), device="cuda", dtype=dtype, flash_decode=flash_decode, **changes)
     if flash_decode:
-        config = replace(config, block_size=flash.PAGE, num_blocks=REQUESTS + 1)
+        config = replace(config, block_size=flash.PAGE_MULTIPLE, num_blocks=REQUESTS + 1)
     buckets = Buckets.of(REQUESTS, TINY.context_length, config.block_size, config.num_blocks, full_width=flash_decode)
     return replace(config, graphs=buckets if graphs else None)
 

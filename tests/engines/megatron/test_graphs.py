@@ -109,7 +109,7 @@ async def test_a_recorded_step_reads_nothing_but_its_buffers(name: str, requests
     """The operations of one run are repeated without the code: nothing may depend on what the inputs held then."""
     tape = Tape()
     architecture = ARCHITECTURES[name]
-    with running(worker_config(architecture), prepare=lambda stage: stage.record(SEVERAL, tape)) as made:
+    with running(worker_config(architecture), prepare=lambda stage: stage.capture_graphs(SEVERAL, tape)) as made:
         for r, found in zip(requests, await together(made, requests), strict=True):
             check_logprobs(made, r, found)
         assert tape.played == made.describe()["cuda_graphs"]["replays"] > 10
@@ -119,7 +119,7 @@ def test_a_step_that_waits_for_the_host_cannot_be_recorded() -> None:
     """Experts are chosen on the host; this is why they are an obstacle."""
     with (
         pytest.raises(AssertionError, match="waits for the host"),
-        running(worker_config(EXPERTS), prepare=lambda stage: stage.record(SEVERAL, Tape())),
+        running(worker_config(EXPERTS), prepare=lambda stage: stage.capture_graphs(SEVERAL, Tape())),
     ):
         pass
 

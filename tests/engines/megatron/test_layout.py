@@ -35,13 +35,13 @@ SMOLLM2 = replace(
 @pytest.mark.parametrize(
     ("ranks", "message"),
     [
-        ({"tensor": 2}, "parallelism.tensor=2: the model has 9 attention heads; accepted are divisors: 1, 3, 9"),
-        ({"tensor": 9}, "parallelism.tensor=9: the model has 3 key-value heads; accepted are divisors: 1, 3"),
-        ({"pipeline": 4}, "parallelism.pipeline=4: the model has 30 layers; accepted are divisors: 1, 2, 3, 5, 6"),
-        ({"expert": 2}, "parallelism.expert=2: the model has no experts; accepted is 1"),
+        ({"tensor": 2}, "parallelism.tensor=2: must divide the model's 9 attention heads; expected one of 1, 3, 9"),
+        ({"tensor": 9}, "parallelism.tensor=9: must divide the model's 3 key-value heads; expected one of 1, 3"),
+        ({"pipeline": 4}, "parallelism.pipeline=4: must divide the model's 30 layers; expected one of 1, 2, 3, 5, 6"),
+        ({"expert": 2}, "parallelism.expert=2: must be 1; the model has no experts"),
         (
             {"context": 2},
-            "parallelism.context=2: accepted is 1; megatron-core splits a context only inside TransformerEngine",
+            "parallelism.context=2: must be 1; megatron-core splits a context only inside TransformerEngine",
         ),
     ],
 )
@@ -58,9 +58,12 @@ MIXTURE = replace(TINY, num_query_groups=4, num_experts=6, experts_per_token=2, 
     [
         (
             {"expert": 4, "tensor": 4},
-            "parallelism.expert=4: the model has 6 experts; accepted are divisors: 1, 2, 3",
+            "parallelism.expert=4: must divide the model's 6 experts; expected one of 1, 2, 3",
         ),
-        ({"expert": 2}, "parallelism.expert=2: experts are spread over the ranks of parallelism.tensor=1; accepted"),
+        (
+            {"expert": 2},
+            "parallelism.expert=2: must divide parallelism.tensor=1, whose ranks share the experts; expected",
+        ),
     ],
 )
 def test_experts_that_cannot_be_shared_out(ranks: dict[str, int], message: str) -> None:
@@ -76,7 +79,9 @@ def test_an_expert_is_cut_only_where_experts_are_fewer_than_ranks() -> None:
 
 
 def test_experts_with_biases_are_not_cut() -> None:
-    with pytest.raises(UserError, match=r"parallelism\.expert=1: experts with biases cannot be cut; .* is 2"):
+    with pytest.raises(
+        UserError, match=r"parallelism\.expert=1: must equal parallelism\.tensor=2, because experts with biases"
+    ):
         layout.check_layout(replace(MIXTURE, bias=True), Parallelism(tensor=2), gpus=0)
 
 

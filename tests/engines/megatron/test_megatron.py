@@ -100,7 +100,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line() -> None:
 
     config = Megatron().decide(deployments.deployed(Megatron(), TINY), replace(CPU, gpus=1)).worker_config
     absent = torch.cuda.device_count()
-    with pytest.raises(UserError, match=rf"GPU {absent} of this host is needed; torch .* sees {absent} of"):
+    with pytest.raises(UserError, match=rf"GPU {absent} of this host is needed; torch .* sees {absent} GPUs"):
         config.torch_device(absent)
 
 
@@ -111,4 +111,4 @@ def test_what_a_gpu_would_record_is_planned_without_one() -> None:
     graphs = decision.worker_config.graphs
     assert graphs is not None
     assert list(graphs.rows) == [1, 2, 4, 8]
-    assert decision.worker_config.block_size == (flash.PAGE if flash.installed() else 16)
+    assert decision.worker_config.block_size == (flash.PAGE_MULTIPLE if flash.installed() else 16)

@@ -162,7 +162,7 @@ async def test_a_rank_that_hangs_is_noticed(busy: bool) -> None:
 
 
 class Impatient(NamedWeights):
-    """Weights that leave behind process groups in which nobody waits longer than two seconds."""
+    """Weights that leave process groups with a timeout of two seconds."""
 
     def load_into(self, model: Any) -> None:
         import torch.distributed as dist
@@ -174,7 +174,7 @@ class Impatient(NamedWeights):
             c10d._set_pg_timeout(timedelta(seconds=2), group)
 
 
-async def test_nobody_waits_inside_a_collective_while_idle() -> None:
+async def test_idle_ranks_wait_in_no_collective() -> None:
     """And a collective does end at the timeout of its group: with a rank stopped, the leader's wait ends by itself."""
     config = replace(worker_config(parallelism=Parallelism(tensor=2)), weights=Impatient())
     with running(config, LIMITS, heartbeat_timeout_s=600) as made:

@@ -39,7 +39,7 @@ def test_the_context_is_what_is_asked_for_within_what_the_files_allow() -> None:
     assert context_length(Model(context_length=50), None, "x") == 50
     with pytest.raises(UserError, match=r"model\.context_length=11: the checkpoint allows 1 to 10: because"):
         context_length(Model(context_length=11), 10, "x", "because")
-    with pytest.raises(UserError, match=r"model\.context_length: must be given; x does not say it"):
+    with pytest.raises(UserError, match=r"model\.context_length: must be set; x does not state it"):
         context_length(Model(), None, "x")
 
 
@@ -50,8 +50,8 @@ def test_small_models_compute_on_one_thread() -> None:
 
 
 def test_pages_are_as_large_as_the_kernel_needs_them() -> None:
-    assert [Megatron().page(flash) for flash in (False, True)] == [16, 256]
-    assert [Megatron(block_size=512).page(flash) for flash in (False, True)] == [512, 512]
-    assert Megatron(block_size=8).page(False) == 8
-    with pytest.raises(UserError, match=r"engine\.block_size=16: flash decode reads pages of a multiple of 256"):
-        Megatron(block_size=16).page(True)
+    assert [Megatron().resolve_block_size(flash) for flash in (False, True)] == [16, 256]
+    assert [Megatron(block_size=512).resolve_block_size(flash) for flash in (False, True)] == [512, 512]
+    assert Megatron(block_size=8).resolve_block_size(False) == 8
+    with pytest.raises(UserError, match=r"engine\.block_size=16: must be a multiple of 256 for flash decode"):
+        Megatron(block_size=16).resolve_block_size(True)

@@ -1,4 +1,4 @@
-"""One sequence of a step after the other, for models that attend in ways of their own."""
+"""Forward of one sequence after the other, for models whose attention cannot be packed."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import CacheLayerMixin
 
-from launcher.engines.huggingface.probe import Pair
+from launcher.engines.huggingface.probe import CacheShape
 from launcher.engines.runtime.step import Chunk, StepPlan
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-class Pages(CacheLayerMixin):  # type: ignore[misc]
-    """One layer's paged keys and values, as transformers' cache of the sequence whose ``chunk`` is being computed."""
+class PagedCacheLayer(CacheLayerMixin):  # type: ignore[misc]
+    """One layer's paged keys and values, as transformers' cache of the sequence that is being computed."""
 
     is_sliding = False
 
-    def __init__(self, pair: Pair, slots: int, like: Tensor) -> None:
+    def __init__(self, shape: CacheShape, slots: int, like: Tensor) -> None:
         super().__init__()
-        self._keys = like.new_zeros(slots, pair.groups, pair.keys)
-        self._values = like.new_zeros(slots, pair.groups, pair.values)
-        self.point(like.new_zeros(0).long(), like.new_zeros(0).long())
+        self._keys = like.new_zeros(slots, shape.groups, shape.keys)
+        self._values = like.new_zeros(slots, shape.groups, shape.values)
+        self.set_slots(like.new_zeros(0).long(), like.new_zeros(0).long())
 
-    def point(self, past: Tensor, slots: Tensor) -> None:
-        """Say which slots hold the sequence so far, and which are to take its next tokens."""
+    def set_slots(self, past: Tensor, slots: Tensor) -> None:
+        """Set the slots of the sequence so far, and those of its next tokens."""
         self._past, self._slots = past, slots
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        """Do nothing: the pages are there."""
+        """Do nothing: the pages are allocated."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor]:
         """Store [1, groups, tokens, channels], and return all of the sequence."""
@@ -56,18 +56,18 @@ class Pages(CacheLayerMixin):  # type: ignore[misc]
     get_max_cache_shape = get_max_length
 
 
-class Sequential:
+class SequentialForward:
     """Computes a step chunk by chunk, each with transformers' own attention and masks."""
 
-    def __init__(self, model: PreTrainedModel, pairs: Sequence[Pair], num_blocks: int, block_size: int) -> None:
-        accepted = inspect.signature(model.forward).parameters
+    def __init__(self, model: PreTrainedModel, shapes: Sequence[CacheShape], num_blocks: int, block_size: int) -> None:
+        parameters = inspect.signature(model.forward).parameters
         self._model: Any = model
-        self._keeps = "logits_to_keep" in accepted
-        self._placed = "position_ids" in accepted
+        self._selects_rows = "logits_to_keep" in parameters
+        self._takes_positions = "position_ids" in parameters
         self._block_size = block_size
         like = next(model.parameters())
         self.dtype = like.dtype
-        self._pages = [Pages(pair, num_blocks * block_size, like) for pair in pairs]
+        self._layers = [PagedCacheLayer(shape, num_blocks * block_size, like) for shape in shapes]
 
     @torch.inference_mode()
     def compute(self, plan: StepPlan) -> Tensor:
@@ -92,19 +92,19 @@ class Sequential:
         """Return the logits of one chunk's ``rows``, which may repeat, in ascending order."""
         size, end = self._block_size, chunk.start + len(chunk.tokens)
         past = self._tensor([chunk.blocks[p // size] * size + p % size for p in range(chunk.start)])
-        # Block 0 takes what is stored already.
+        # Block 0 takes the writes of tokens that are cached already.
         blocks = (chunk.blocks[p // size] if p >= chunk.write else 0 for p in range(chunk.start, end))
         slots = self._tensor([b * size + p % size for b, p in zip(blocks, range(chunk.start, end), strict=True)])
-        for pages in self._pages:
-            pages.point(past, slots)
+        for layer in self._layers:
+            layer.set_slots(past, slots)
         keep = self._tensor(sorted(rows))
-        settings = {"logits_to_keep": keep} if self._keeps else {}
-        if self._placed:
+        settings = {"logits_to_keep": keep} if self._selects_rows else {}
+        if self._takes_positions:
             settings["position_ids"] = self._tensor(range(chunk.start, end))[None]
         tokens = self._tensor(chunk.tokens)[None]
-        cache = Cache(layers=self._pages)
+        cache = Cache(layers=self._layers)
         logits: Tensor = self._model(tokens, past_key_values=cache, use_cache=True, **settings).logits[0]
-        return logits if self._keeps else logits.index_select(0, keep)
+        return logits if self._selects_rows else logits.index_select(0, keep)
 
     def _tensor(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(list(numbers), device=self._model.device, dtype=torch.long)

@@ -1,4 +1,4 @@
-"""Whether transformers knows a model, as far as its files and the installed version tell."""
+"""Whether the installed transformers supports a model, judged from its files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from launcher.engines.huggingface import source
 from launcher.settings.model import Bounds
 
 
-def obstacle(path: Path, bounds: Bounds | None = None) -> str | None:
-    """Return why engine=huggingface cannot serve the checkpoint at ``path``; None if nothing is known against it.
+def unsupported_reason(path: Path, bounds: Bounds | None = None) -> str | None:
+    """Return why engine=huggingface cannot serve the checkpoint at ``path``; None if its files show no obstacle.
 
     Imports transformers, which takes seconds.
     """
@@ -31,7 +31,7 @@ def _kinds() -> set[str]:
 
 
 def _gguf_kinds() -> set[str]:
-    """Return the architectures, by transformers' names and by those of files, where they differ by a dash."""
+    """Return the architectures by transformers' names and by those of GGUF files, which may have a dash."""
     from transformers.integrations.ggml import GGUF_CONFIG_MAPPING
 
     names = set(GGUF_CONFIG_MAPPING)
