@@ -1,28 +1,30 @@
-"""The bodies that the API answers with, as ``/openapi.json`` describes them: they are written by hand, for speed."""
+"""The answers of the API, as ``/openapi.json`` describes them. For speed, routes write them without these models."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict
+
+from launcher.engines.base import EngineState
 
 Finish = Literal["stop", "length"]
 
 
 class Reply(BaseModel):
-    """A JSON object with exactly these keys; those with a default may be missing."""
+    """A JSON object with exactly these keys; one with a default may be missing."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 class OpenReply(BaseModel):
-    """A JSON object that may have more keys than these."""
+    """A JSON object that may have further keys."""
 
     model_config = ConfigDict(extra="allow")
 
 
 class Usage(Reply):
-    """Token counts: every prompt once, and all that was generated for every choice."""
+    """Token counts: each prompt once, and all generated tokens of each choice."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -46,7 +48,7 @@ class CompletionChoice(Reply):
 
 
 class Completion(Reply):
-    """The answer to a completion, and each chunk of one that streams: then ``finish_reason`` is null until the end."""
+    """The answer to a completion, and each chunk of a stream, where ``finish_reason`` is null until the end."""
 
     id: str
     object: Literal["text_completion"]
@@ -107,7 +109,7 @@ class ChatChunkChoice(Reply):
 
 
 class ChatCompletionChunk(Reply):
-    """An event of a chat that streams. The last one has no choices, if the usage was asked for."""
+    """An event of a streamed chat. With ``include_usage`` the last one has no choices."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -133,11 +135,46 @@ class ModelList(Reply):
     data: list[ModelCard]
 
 
-class Health(OpenReply):
-    """``engine`` are its counters. With several replicas there is more."""
+class ReplicaHealth(Reply):
+    """One replica; ``state`` is ``live`` or why it is replaced, ``requests`` those that the balancer sent to it."""
+
+    id: str
+    pid: int
+    node: str
+    state: str
+    requests: int
+    running: int
+    queued: int
+    generated_tokens: int
+    tokens_per_s: float
+
+
+class Loss(Reply):
+    """A process that was lost, at ``time`` in seconds since 1970. ``id`` is null for one that is no replica."""
+
+    id: str | None
+    pid: int | None
+    reason: str
+    time: float
+
+
+class ScalingDecision(Reply):
+    """A change to ``replicas`` because of the number of ``requests``, at ``time`` in seconds since 1970."""
+
+    time: float
+    requests: int
+    replicas: int
+
+
+class Health(Reply):
+    """``engine`` has its counters. Only a server with replicas has the other fields, and ``replacing``."""
 
     status: Literal["live", "replacing"]
-    engine: dict[str, Any]
+    engine: EngineState
+    replicas: list[ReplicaHealth] | None = None
+    wanted: int | None = None
+    scaled: list[ScalingDecision] | None = None
+    lost: list[Loss] | None = None
 
 
 class Ready(Reply):
@@ -146,11 +183,11 @@ class Ready(Reply):
 
 
 class Engine(OpenReply):
-    """What the engine says of itself: parameters, dtype, layout, optimizations as resolved."""
+    """The engine's description: parameters, dtype, layout, optimizations as resolved."""
 
 
 class TokenizerInfo(OpenReply):
-    """What the tokenizer says of itself: special tokens, size, chat template."""
+    """The tokenizer's description: special tokens, size, chat template."""
 
     vocab_size: int
 
@@ -182,6 +219,6 @@ class ErrorDetails(Reply):
 
 
 class ErrorReply(Reply):
-    """OpenAI's shape of every error, also as an event of a stream that fails on its way."""
+    """OpenAI's shape of each error, also of the event that ends a failed stream."""
 
     error: ErrorDetails

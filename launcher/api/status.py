@@ -10,8 +10,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from launcher.api.service import Service, service_of
-from launcher.asgi.errors import DEAD, RESTARTING, ApiError
+from launcher.asgi.errors import ApiError
 from launcher.asgi.responses import json_response
+from launcher.core.health import DEAD, RESTARTING, Health
 from launcher.core.types import Json
 
 
@@ -32,7 +33,8 @@ async def health(request: Request) -> Response:
     state = service_of(request).engine.state()
     if state.error is not None:
         raise ApiError(503, state.error, code=RESTARTING if state.restarting else DEAD)
-    return json_response({"status": "live", "engine": asdict(state)})
+    live: Health = {"status": "live", "engine": asdict(state)}
+    return json_response(live)
 
 
 async def ready(request: Request) -> Response:

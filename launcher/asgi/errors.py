@@ -11,8 +11,6 @@ from launcher.core.responses import json_type
 from launcher.core.tokenizer import TextRefused
 from launcher.core.types import Json
 
-DEAD, RESTARTING = "engine_dead", "engine_restarting"
-"""The error codes of ``/health`` for an engine that failed permanently, and for one that restarts."""
 QUOTED = 200
 """The most characters of a request that an error quotes."""
 LONGEST = 2000

@@ -11,40 +11,39 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.asgi.errors import DEAD, RESTARTING
 from launcher.core.console import one_line
 from launcher.core.errors import Failure
+from launcher.core.health import DEAD, RESTARTING, Probe
 from launcher.core.http import HttpError, authorization, fetch, parsed
 from launcher.core.redaction import redact
 from launcher.core.responses import error_message, error_of
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import GATEWAY, Endpoint, Json, Liveness, ServerState
 
-PERIOD_S = 3.0
-TIMEOUT_S = 5.0
-"""How long a probe may take. A server that hangs is noticed by the second one that takes longer."""
-LIMIT_S = 600.0
+PROBE_INTERVAL_S = 3.0
+PROBE_TIMEOUT_S = 5.0
+OUTAGE_LIMIT_S = 600.0
 QUOTED, ENDED_QUOTED = 200, 1000
-"""Characters that are kept of what a server says of itself, and of how its process ended, with the path of its log."""
-STOP_S = 0.5
-"""How long to wait for the last probe's end if the one before it was not answered: Ctrl-C waits for this, too."""
+"""The most characters of a server's own error, and of the reason why its process ended (with the path of a log)."""
+LAST_PROBE_WAIT_S = 0.5
+"""The wait for the last probe if the one before it got no answer; Ctrl-C waits as long."""
 
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds: from one probe to the next, for one probe, and without an answer until a server counts as dead."""
+    """Seconds between probes, for one probe, and without an answer until a server counts as dead."""
 
-    period_s: float = PERIOD_S
-    timeout_s: float = TIMEOUT_S
-    limit_s: float = LIMIT_S
+    period_s: float = PROBE_INTERVAL_S
+    timeout_s: float = PROBE_TIMEOUT_S
+    limit_s: float = OUTAGE_LIMIT_S
 
 
 class Watch:
-    """The state of a watched endpoint: a `Health`.
+    """Probes an endpoint and keeps its state: a `Health`.
 
-    ``dead`` is set when the server's process has ended, when it says itself that it is broken for good, or after
-    ``limit_s`` seconds without an answer. A server that restarts what died is waited for: it knows itself when to give
-    up. ``detail`` is what the last probe that was answered well was told.
+    ``dead`` is set when the server's process has ended, when the server reports a permanent failure, or after
+    ``limit_s`` seconds without an answer. A server that restarts its engine has no limit: it gives up by itself.
+    ``detail`` is the answer to the last successful probe.
     """
 
     def __init__(self, endpoint: Endpoint, path: Path, timing: Timing) -> None:
@@ -67,18 +66,18 @@ class Watch:
             return self._wanted
 
     def run(self) -> None:
-        """Probe until `stop`: each period, and at once when asked to."""
+        """Probe each period until `stop`, and at once after `look`."""
         with self._path.open("a") as file:
             while (number := self._next()) is not None:
                 began, line = time.monotonic(), probe(self._endpoint, self.timing.timeout_s)
                 if self._stopping and not line["live"]:
-                    return  # a server that is stopped, too, is no outage
+                    return  # the run stops its server now: no outage
                 file.write(redact(json.dumps(line)) + "\n")
                 file.flush()
                 self.record(line, number, began)
 
-    def record(self, line: dict[str, Json], number: int, began: float) -> None:
-        """Take in what probe ``number``, which ``began`` then on the clock of `time.monotonic`, has found."""
+    def record(self, line: Probe, number: int, began: float) -> None:
+        """Update the state from probe ``number``, which ``began`` at a time of `time.monotonic`."""
         liveness, before = liveness_of(line, self._endpoint), self._state
         if liveness is Liveness.live:
             self.detail = line["detail"]
@@ -97,7 +96,7 @@ class Watch:
             self._changed.notify_all()
 
     def _next(self) -> int | None:
-        """Wait for the time of the next probe; return its number, None when there is to be none. There is a first."""
+        """Wait until the next probe is due and return its number; None after `stop`. The first probe always happens."""
         with self._changed:
             if self._begun:
                 self._changed.wait_for(lambda: self._stopping or self._wanted > self._begun, self.timing.period_s)
@@ -107,7 +106,7 @@ class Watch:
 
 @contextmanager
 def watch(endpoint: Endpoint, folder: Path, timing: Timing | None = None) -> Iterator[Watch]:
-    """Probe ``endpoint`` from a thread of its own, into ``folder/health.jsonl``."""
+    """Probe ``endpoint`` in a thread, and append to ``folder/health.jsonl``."""
     watched = Watch(endpoint, RunFolder(folder).health, timing or Timing())
     thread = threading.Thread(target=watched.run, name="health", daemon=True)
     thread.start()
@@ -115,15 +114,13 @@ def watch(endpoint: Endpoint, folder: Path, timing: Timing | None = None) -> Ite
         yield watched
     finally:
         watched.stop()
-        thread.join(STOP_S if watched.state().row else watched.timing.timeout_s + STOP_S)
+        thread.join(LAST_PROBE_WAIT_S + (0 if watched.state().row else watched.timing.timeout_s))
 
 
-def probe(endpoint: Endpoint, timeout_s: float = TIMEOUT_S) -> dict[str, Json]:
-    """Ask once: ``{time, live, status, latency_s, detail}``; ``live`` says that a server answered, ``detail`` why not.
+def probe(endpoint: Endpoint, timeout_s: float = PROBE_TIMEOUT_S) -> Probe:
+    """Ask the server once: ``/health`` of a built-in server, ``/v1/models`` of any other.
 
-    Our own servers answer ``/health``; of any other server ``/v1/models`` is asked. A redirect is not followed, and no
-    sign of life. ``silent`` is there for a server that did not answer within ``timeout_s``, ``ended`` for one whose
-    process has.
+    A redirect is not followed, and does not show that the server lives.
     """
     url = f"{endpoint.root}/health" if endpoint.is_builtin else f"{endpoint.url}/models"
     start = time.perf_counter()
@@ -131,24 +128,26 @@ def probe(endpoint: Endpoint, timeout_s: float = TIMEOUT_S) -> dict[str, Json]:
     if (why := endpoint.exit_reason()) is not None:
         status, detail, failure = None, {"error": {"code": DEAD, "message": why}}, None
     live = status is not None and (status < 300 or 400 <= status < 500)
-    line: dict[str, Json] = {
+    line: Probe = {
         "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
         "live": live,
         "status": status,
         "latency_s": round(time.perf_counter() - start, 4),
-        "detail": detail
-        if endpoint.is_builtin or not live
-        else None,  # what others say of themselves is not in our words
+        # Another program's answer does not have the fields of `Health`.
+        "detail": detail if endpoint.is_builtin or not live else None,
     }
-    found = {"ended": why is not None, "silent": failure is Failure.timeout}
-    return line | {name: True for name, true in found.items() if true}
+    if why is not None:
+        line["ended"] = True
+    if failure is Failure.timeout:
+        line["silent"] = True
+    return line
 
 
-def liveness_of(line: dict[str, Json], endpoint: Endpoint) -> Liveness:
-    """Return what a probe's line says of the server.
+def liveness_of(line: Probe, endpoint: Endpoint) -> Liveness:
+    """Return the server's state after a probe.
 
-    Only our own server may say that it is dead for good: in place of another one, a new one may be started. A status
-    that no gateway gives comes from a server that is there.
+    Only a built-in server can report a permanent failure: another program may be started again at the same place. A
+    status that gateways do not send comes from the server itself.
     """
     code = error_of(line["detail"]).get("code")
     if line.get("ended") or (code == DEAD and endpoint.is_builtin):
@@ -171,7 +170,7 @@ def _get(url: str, api_key: str | None, timeout_s: float) -> tuple[int | None, J
 
 
 def _said(detail: Json, most: int) -> str:
-    """Return what a server that does not work says of it, on one line and without control characters."""
+    """Return the error of a server on one line, without control characters."""
     return one_line(error_message(detail) or str(detail), most)
 
 

@@ -1,11 +1,12 @@
-"""What a server's health says of its replicas, as a run shows it while it goes on."""
+"""The replicas of a server, from its health, as a run shows them while it goes on."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from launcher.core.console import one_line
+from launcher.core.health import Health, Loss, ReplicaHealth
 from launcher.core.types import Json
 
 if TYPE_CHECKING:
@@ -13,11 +14,11 @@ if TYPE_CHECKING:
 
 COLUMNS = ("replica", "pid", "node", "state", "requests", "queued", "tokens/s")
 LOSSES = 3
-"""So many of the last losses are shown below the table."""
+"""The most losses below the table, the last ones."""
 
 
 class Replicas:
-    """Reads the last answer to ``/health`` each time that it is asked; a server without replicas shows nothing."""
+    """Reads the last answer of ``/health`` at each call. A server without replicas shows nothing."""
 
     def __init__(self, health: Callable[[], Json]) -> None:
         self._health = health
@@ -25,43 +26,44 @@ class Replicas:
 
     def summary(self) -> str:
         """Return for instance ``2 of 2 replicas, 812 tokens/s``."""
-        detail = _detail(self._health())
-        if "replicas" not in detail:
+        if (health := _of_replicas(self._health())) is None:
             return ""
-        rate = sum(replica["tokens_per_s"] for replica in detail["replicas"])
-        return f"{len(detail['replicas'])} of {detail['wanted']} replicas, {rate:.0f} tokens/s"
+        rate = sum(replica["tokens_per_s"] for replica in health["replicas"])
+        return f"{len(health['replicas'])} of {health['wanted']} replicas, {rate:.0f} tokens/s"
 
     def losses(self) -> list[str]:
-        """Return a line for each loss that was not told before."""
-        new = [loss for loss in _detail(self._health()).get("lost", ()) if loss["time"] > self._told]
+        """Return a line for each loss since the last call."""
+        health = _of_replicas(self._health())
+        new = [loss for loss in health["lost"] if loss["time"] > self._told] if health else []
         self._told = max((loss["time"] for loss in new), default=self._told)
         return [f"serve: {_loss(loss)}" for loss in new]
 
     def table(self) -> Table | None:
-        """Return a row for each replica, and below them what was lost lately and why."""
+        """Return a table with a row for each replica, and the last losses below it."""
         from rich.table import Table
         from rich.text import Text
 
-        detail = _detail(self._health())
-        if "replicas" not in detail:
+        if (health := _of_replicas(self._health())) is None:
             return None
-        lost = Text("\n".join(map(_loss, detail["lost"][-LOSSES:])), style="red")
+        lost = Text("\n".join(map(_loss, health["lost"][-LOSSES:])), style="red")
         table = Table(*COLUMNS, box=None, padding=(0, 2, 0, 0), caption=lost or None, caption_justify="left")
-        for replica in detail["replicas"]:
+        for replica in health["replicas"]:
             table.add_row(*(Text(cell) for cell in _cells(replica)))
         return table
 
 
-def _detail(health: Json) -> Mapping[str, Json]:
-    return health if isinstance(health, Mapping) else {}
+def _of_replicas(answer: Json) -> Health | None:
+    """Return an answer of ``/health`` that has replicas, None for any other."""
+    return cast(Health, answer) if isinstance(answer, Mapping) and "replicas" in answer else None
 
 
-def _cells(replica: Mapping[str, Json]) -> list[str]:
-    names = ("id", "pid", "node", "state", "requests", "queued", "tokens_per_s")
-    return [one_line(str(replica[name])) for name in names]
+def _cells(replica: ReplicaHealth) -> list[str]:
+    r = replica
+    cells = (r["id"], r["pid"], r["node"], r["state"], r["requests"], r["queued"], r["tokens_per_s"])
+    return [one_line(str(cell)) for cell in cells]
 
 
-def _loss(loss: Mapping[str, Json]) -> str:
+def _loss(loss: Loss) -> str:
     if loss["pid"] is None:
         return one_line(str(loss["reason"]))
     return one_line(f"lost {loss['id'] or 'a process'} (pid {loss['pid']}): {loss['reason']}")

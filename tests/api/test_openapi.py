@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from functools import cache
 from types import ModuleType
-from typing import Any
+from typing import Any, NotRequired, get_origin, get_type_hints
 
 import httpx
 import jsonschema
@@ -19,6 +19,7 @@ from launcher.api.app import OPERATIONS
 from launcher.api.extra_fields import SAMPLED
 from launcher.api.openapi import openapi_document
 from launcher.asgi.config import FrontendConfig
+from launcher.core import health
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.engines.echo import Echo, EchoRunner
 from launcher.settings.model import Model
@@ -197,3 +198,12 @@ async def test_a_failure_on_the_way_of_a_stream_is_a_described_error() -> None:
     async with client_of(Scripted([said("a"), EngineUnavailable("died")])) as client:
         text = (await client.post(COMPLETION, json={"model": "scripted", "prompt": "a", "stream": True})).text
     fits(json.loads(text.strip().split("\n\n")[-1].removeprefix("data: ")), replies("post", COMPLETION, 503))
+
+
+@pytest.mark.parametrize("name", ["Health", "ReplicaHealth", "Loss", "ScalingDecision"])
+def test_the_document_describes_health_as_its_readers_know_it(name: str) -> None:
+    typed: Any = getattr(health, name)
+    described = openapi_document(OPERATIONS, keyed=False)["components"]["schemas"][name]
+    assert described["properties"].keys() == typed.__annotations__.keys()
+    hints = get_type_hints(typed, include_extras=True)
+    assert set(described["required"]) == {key for key, hint in hints.items() if get_origin(hint) is not NotRequired}

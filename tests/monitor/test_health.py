@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from launcher.asgi.errors import DEAD, RESTARTING
+from launcher.core.health import DEAD, RESTARTING, Probe
 from launcher.core.types import Endpoint, Liveness, ServerState
 from launcher.monitor import health
 
@@ -65,14 +64,15 @@ def test_the_watch_writes_lines_and_stops(endpoint: Endpoint, tmp_path: Path) ->
     assert "health" not in {t.name for t in threading.enumerate()}
 
 
-def away(code: str | None = None, message: str = "away") -> dict[str, Any]:
+def away(code: str | None = None, message: str = "away") -> Probe:
     """Return what `probe` makes of a refusal, or of no answer."""
-    if code is None:
-        return {"live": False, "status": None, "detail": "connection refused"}
-    return {"live": False, "status": 503, "detail": {"error": {"code": code, "message": message}}}
+    status, detail = (
+        (None, "connection refused") if code is None else (503, {"error": {"code": code, "message": message}})
+    )
+    return {"time": "2026-11-30", "live": False, "status": status, "latency_s": 0.1, "detail": detail}
 
 
-LIVE = {"live": True, "status": 200, "detail": {}}
+LIVE: Probe = {"time": "2026-11-30", "live": True, "status": 200, "latency_s": 0.1, "detail": {}}
 FOREIGN = Endpoint("http://127.0.0.1:1/v1", "m", "external", "none", is_builtin=False)
 
 
@@ -97,7 +97,7 @@ def watching(tmp_path: Path, endpoint: Endpoint = NOWHERE, limit_s: float = 600.
         (FOREIGN, {"live": True, "status": 401, "detail": {"error": "no key"}}, Liveness.live),
     ],
 )
-def test_what_a_probe_says_of_a_server(endpoint: Endpoint, line: dict[str, Any], liveness: Liveness) -> None:
+def test_what_a_probe_says_of_a_server(endpoint: Endpoint, line: Probe, liveness: Liveness) -> None:
     assert health.liveness_of(line, endpoint) is liveness
 
 

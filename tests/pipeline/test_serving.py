@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from launcher.core.errors import ServerError
+from launcher.core.health import Probe
 from launcher.core.types import Endpoint
 from launcher.engines.optimization_status import as_json
 from launcher.monitor.health import Timing, Watch
@@ -68,7 +69,9 @@ def test_an_outage_of_a_server_that_is_kept_up_is_printed(tmp_path: Path, capsys
     lines = ("engine_restarting", "repairing"), (None, None), ("engine_dead", "three times")
     for number, (code, message) in enumerate(lines, 1):
         error = {"error": {"code": code, "message": message}} if code else {}
-        health.record({"live": not code, "status": 503 if code else 200, "detail": error}, number, time.monotonic())
+        status = 503 if code else 200
+        line: Probe = {"time": "", "live": not code, "status": status, "latency_s": 0.0, "detail": error}
+        health.record(line, number, time.monotonic())
         if message == "repairing":
             until("serve: the server restarts (repairing)\n")
         elif code is None:

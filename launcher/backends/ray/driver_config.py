@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 
 from launcher.asgi.config import FrontendConfig
-from launcher.core.types import Json
+from launcher.core.health import Loss
 from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
 
@@ -90,7 +89,7 @@ class DriverConfig:
     home: Path
     working_folder: Path
     listener: int
-    lost: tuple[Mapping[str, Json], ...] = ()
+    lost: tuple[Loss, ...] = ()
     address: str | None = None
     application: str = "launcher"
     host: str = LOOPBACK

@@ -5,12 +5,13 @@ from __future__ import annotations
 import queue
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.driver_config import Timeouts
 from launcher.backends.ray.heartbeat import Address, ReplicaConnection
+from launcher.core.health import Loss, ReplicaHealth
 from launcher.core.types import Json
 
 NOT_NEEDED = "it was not needed any more"
@@ -55,7 +56,7 @@ class ReplicaInfo:
 class ReplicaRegistry:
     """Keeps the balancer in step with the replicas. ``news`` gets ``""`` for each that came, and why each one left."""
 
-    def __init__(self, balancer: Balancer, patience: Timeouts, lost: Sequence[Mapping[str, Json]] = ()) -> None:
+    def __init__(self, balancer: Balancer, patience: Timeouts, lost: Sequence[Loss] = ()) -> None:
         self.news: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.model = ""
         self._balancer = balancer
@@ -93,7 +94,7 @@ class ReplicaRegistry:
             member.given_up = member.problem(self._patience)
         return [member for member in self.members() if member.given_up is not None]
 
-    def describe(self) -> list[dict[str, Json]]:
+    def describe(self) -> list[ReplicaHealth]:
         """Return one line for each replica: who, where, ``live`` or why it is given up, how busy, how fast."""
         sessions = self._balancer.sessions() or {}
         return [
@@ -111,7 +112,7 @@ class ReplicaRegistry:
             for m in self.members()
         ]
 
-    def lost(self) -> list[Mapping[str, Json]]:
+    def lost(self) -> list[Loss]:
         """Return who left, with the reason and when; the last sixteen."""
         with self._lock:
             return self._lost[-16:]
@@ -146,5 +147,5 @@ class ReplicaRegistry:
         return sessions is not None and not sessions.get(member.slot)
 
 
-def _loss(id: str | None, pid: int | None, reason: str) -> dict[str, Json]:
+def _loss(id: str | None, pid: int | None, reason: str) -> Loss:
     return {"id": id, "pid": pid, "reason": reason, "time": time.time()}

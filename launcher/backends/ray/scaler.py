@@ -7,7 +7,7 @@ from collections import deque
 from math import ceil
 
 from launcher.backends.ray.driver_config import Scale
-from launcher.core.types import Json
+from launcher.core.health import ScalingDecision
 
 
 class Scaler:
@@ -19,7 +19,7 @@ class Scaler:
 
     def __init__(self, scale: Scale) -> None:
         self.wanted = scale.least
-        self.decisions: list[dict[str, Json]] = []
+        self.decisions: list[ScalingDecision] = []
         self._scale = scale
         self._seen: deque[tuple[float, int]] = deque()
 

@@ -25,6 +25,7 @@ from launcher.backends.ray.balancer import NOBODY, RETRY_AFTER_S
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER
+from launcher.core.health import Health
 from launcher.core.http import Answer, HttpError, exchange, netloc, parsed, session
 from launcher.engines.base import EngineState
 
@@ -69,16 +70,15 @@ class Status:
         answers = await self._ask("/health", request)
         states = [parsed(answer.body)["engine"] for answer in answers]
         total = EngineState(**{name: sum(state[name] for state in states) for name in COUNTS})
-        return json_response(
-            {
-                "status": "live" if len(states) >= self._scaler.wanted else "replacing",
-                "engine": asdict(total),
-                "replicas": self._fleet.describe(),
-                "wanted": self._scaler.wanted,
-                "scaled": self._scaler.decisions[-16:],
-                "lost": self._fleet.lost(),
-            }
-        )
+        answer: Health = {
+            "status": "live" if len(states) >= self._scaler.wanted else "replacing",
+            "engine": asdict(total),
+            "replicas": self._fleet.describe(),
+            "wanted": self._scaler.wanted,
+            "scaled": self._scaler.decisions[-16:],
+            "lost": self._fleet.lost(),
+        }
+        return json_response(answer)
 
     async def metrics(self, request: Request) -> Response:
         """Add up the replicas' counters for Prometheus, and show each replica's load."""
@@ -104,7 +104,8 @@ class Status:
         for name, text in GAUGES.items():
             family = GaugeMetricFamily(f"launcher_replica_{name}", text, labels=LABELS)
             for line in lines:
-                family.add_metric((line["id"], str(line["pid"]), line["node"]), line[name])
+                value = line[name]  # type: ignore[literal-required]  # a key of `ReplicaHealth`
+                family.add_metric((line["id"], str(line["pid"]), line["node"]), value)
             families.append(family)
         return exposed([*families, self._losses()])
 

@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.asgi.errors import DEAD, ApiError
+from launcher.asgi.errors import ApiError
 from launcher.asgi.responses import error_response
 from launcher.asgi.server import serving
 from launcher.backends.ray import cluster, existing, session_dir
@@ -27,6 +27,7 @@ from launcher.backends.ray.nodes import Nodes
 from launcher.core.cleanup import Leftovers, removed_on_exit
 from launcher.core.errors import ServerError
 from launcher.core.files import append
+from launcher.core.health import DEAD, Loss
 from launcher.core.run_folder import RunFolder
 
 QUICK_LOSSES = 3
@@ -129,7 +130,7 @@ class Supervisor:
 
     def _note(self, reason: str) -> None:
         self._log.warning("Ray was lost: %s", reason)
-        loss = {"id": None, "pid": None, "reason": f"Ray was lost: {reason}", "time": time.time()}
+        loss: Loss = {"id": None, "pid": None, "reason": f"Ray was lost: {reason}", "time": time.time()}
         self._assignment = replace(self._assignment, lost=(*self._assignment.lost, loss))
 
     def _live(self) -> None:
