@@ -8,7 +8,6 @@ from pathlib import Path
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 from launcher.report import results
-from launcher.report.formatting import lower_is_better
 
 Value = float | list[float] | None
 
@@ -50,7 +49,7 @@ def _names(metrics: Mapping[str, Json]) -> list[str]:
 
 def _mean(metrics: Mapping[str, Json]) -> float | None:
     first = {task: next(iter(found)) for task, found in metrics.items() if found}
-    if len({lower_is_better(metric) for metric in first.values()}) > 1:
+    if len({metrics[task][metric]["direction"] for task, metric in first.items()}) > 1:
         raise UserError(
             f"objective: less of one task's metric is better and more of another's; choose from "
             f"{', '.join(_names(metrics))}"

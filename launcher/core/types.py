@@ -144,11 +144,11 @@ NOT_ASKED = "not_asked"
 
 @dataclass(frozen=True)
 class Score:
-    """What a task says of a sample's responses. ``scores`` maps a metric to its value; empty unless scored."""
+    """What a task says of a sample's responses. ``scores`` maps its metrics to values; empty unless scored."""
 
     status: Status
     prediction: Json = None
-    scores: Mapping[str, float] = field(default_factory=dict)
+    scores: Mapping[str, Json] = field(default_factory=dict)
     reason: str | None = None
 
 
@@ -252,7 +252,7 @@ class Record:
     responses: tuple[Json, ...]
     prediction: Json
     target: Json
-    scores: Mapping[str, float]
+    scores: Mapping[str, Json]
     status: Status
     usage: Json
     latency_s: float
@@ -265,12 +265,45 @@ class Record:
         return f"{self.task}/{self.id}/{self.repeat}"
 
 
-@dataclass(frozen=True)
-class Metric:
-    """The mean of a metric over the scored samples, with its standard error and 95 % confidence interval.
+class Direction(Enum):
+    """Which values of a metric are better."""
 
-    ``low`` and ``high`` bound the value that all samples would give: every sample that was not scored counted as wrong,
-    and as right.
+    higher = "higher"
+    lower = "lower"
+
+
+class Aggregation(Enum):
+    """How the values of samples become the number of a task."""
+
+    mean = "mean"
+    """The mean over the samples."""
+    items = "items"
+    """The repeats of an item are combined to one value, of which this is the mean over the items."""
+    corpus = "corpus"
+    """One function of the values of all samples."""
+    group = "group"
+    """The weighted mean of the values of several tasks."""
+
+
+class Interval(Enum):
+    """The kind of a 95 % confidence interval."""
+
+    wilson = "wilson"
+    """Wilson's score interval, for values of 0 and 1."""
+    t = "t"
+    """That of Student's t."""
+    bootstrap = "bootstrap"
+    """The percentile bootstrap over the items."""
+    none = "none"
+    """None is known."""
+
+
+@dataclass(frozen=True)
+class MetricResult:
+    """What the scored samples give in a metric, with its standard error and 95 % confidence interval.
+
+    ``low`` and ``high`` bound the value that all samples would give: every sample that was not scored had the least
+    value of the metric's ``range``, and the greatest. What is not known is NaN.
     """
 
     value: float
@@ -280,6 +313,10 @@ class Metric:
     n: int
     low: float
     high: float
+    direction: Direction = Direction.higher
+    interval: Interval = Interval.none
+    aggregation: Aggregation = Aggregation.mean
+    range: tuple[float | None, float | None] = (0.0, 1.0)
 
 
 @dataclass(frozen=True)
@@ -291,7 +328,7 @@ class TaskResult:
     what was odd about answers.
     """
 
-    metrics: Mapping[str, Metric]
+    metrics: Mapping[str, MetricResult]
     coverage: Mapping[str, int]
     reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)

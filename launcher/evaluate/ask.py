@@ -61,12 +61,26 @@ async def ask(
 async def _scored(exchange: Exchange, task: Task) -> Score:
     responses = await exchange.send()
     try:
-        return await task.score(exchange.sample, responses, exchange.ask)
+        return _checked(await task.score(exchange.sample, responses, exchange.ask), task)
     except NoAnswer:
         raise
     except Exception as error:
         log.exception("%s: scoring failed", exchange.sample.key)
         return Score(Status.failed, reason=one_line(f"scoring failed: {type(error).__name__}: {error}", QUOTED))
+
+
+def _checked(score: Score, task: Task) -> Score:
+    """Return the score, or for values that the task's metrics do not allow the one of a failed sample."""
+    declared = {metric.name: metric for metric in task.metrics}
+    for name, value in score.scores.items():
+        if name not in declared:
+            fault = f"it gave {name!r}; the task declares {', '.join(declared)}"
+        elif (found := declared[name].fault(value)) is None:
+            continue
+        else:
+            fault = found
+        return Score(Status.failed, reason=one_line(f"scoring failed: {fault}", QUOTED))
+    return score
 
 
 def _record(sample: Sample, score: Score, exchange: Exchange) -> Record:

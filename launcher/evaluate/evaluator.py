@@ -68,7 +68,7 @@ async def evaluate(
             handler = _bounded(pipeline(adapters, checking(breaker)), settings.concurrency)
             session = _Session(breaker, handler, tasks, questions, journal, progress)
             await session.run(settings)
-    return outcome.read(folder)
+    return outcome.read(folder, tasks)
 
 
 class _Session:

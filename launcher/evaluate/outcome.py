@@ -10,6 +10,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Pause, TaskResult
 from launcher.evaluate import journal
 from launcher.evaluate.statistics import summarize
+from launcher.tasks.base import Task
 
 
 @dataclass(frozen=True)
@@ -26,14 +27,17 @@ class Outcome:
     pauses: tuple[Pause, ...] = ()
 
 
-def read(folder: Path) -> Outcome:
+def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     """Return the outcome of a run folder, however its evaluation ended; an empty one where none began.
+
+    Of a task that is not one of ``tasks`` the coverage is known, but no metric.
 
     Raises `ResumeError` for damaged files.
     """
     facts = journal.header(folder)
     if not facts:
         return Outcome()
-    tasks = summarize(RunFolder(folder).records(), facts.get("totals", {}))
+    metrics = {name: task.metrics for name, task in tasks.items()}
+    found = summarize(RunFolder(folder).records(), facts.get("totals", {}), metrics)
     pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
-    return Outcome(tasks, facts.get("throughput", {}), facts.get("stopped"), pauses)
+    return Outcome(found, facts.get("throughput", {}), facts.get("stopped"), pauses)

@@ -1,28 +1,30 @@
-"""Means with their uncertainty, coverage, and speed."""
+"""What the records of a run come to: metrics, coverage, reasons, and speed."""
 
 from __future__ import annotations
 
-import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
-from launcher.core.types import NOT_ASKED, Json, Metric, Record, Status, TaskResult
+from launcher.core.types import NOT_ASKED, Json, MetricResult, Record, Status, TaskResult
 from launcher.evaluate.exchange import Timing
+from launcher.stats.metric import Metric
+from launcher.stats.quantiles import quantile
 
-Z = 1.959963984540054
-"""The 97.5 % quantile of the normal distribution: 95 % two-sided."""
 REASONS = 3
 """How many reasons for a lost sample are kept per status; every sample's own is in ``samples.jsonl``."""
 
 
-def summarize(records: Iterable[Record], totals: Mapping[str, int]) -> dict[str, TaskResult]:
-    """Return every task's metrics and coverage.
+def summarize(
+    records: Iterable[Record], totals: Mapping[str, int], metrics: Mapping[str, Sequence[Metric]]
+) -> dict[str, TaskResult]:
+    """Return the metrics and the coverage of every task.
 
     ``totals`` are the tasks' numbers of samples; those without a record were not asked, or not answered before the
-    run ended: ``not_asked``. A metric is the mean over the scored samples only; a task without one has no metrics.
+    run ended: ``not_asked``. ``metrics`` are those that the tasks declare. Only scored samples enter a metric; a task
+    without one has no metrics.
     """
-    values: dict[str, dict[str, list[tuple[str, float]]]] = {name: defaultdict(list) for name in totals}
+    values: dict[str, dict[str, list[tuple[str, Json]]]] = {name: defaultdict(list) for name in totals}
     ended: dict[str, Counter[str]] = {name: Counter() for name in totals}
     why: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     odd: dict[str, list[str]] = defaultdict(list)
@@ -35,12 +37,19 @@ def summarize(records: Iterable[Record], totals: Mapping[str, int]) -> dict[str,
         elif record.reason:
             why[record.task][record.status.value].append(record.reason)
     return {
-        name: _result(values.get(name, {}), ended[name], totals.get(name, 0), why[name], odd[name]) for name in ended
+        name: _result(
+            {metric: values.get(name, {}).get(metric.name, []) for metric in metrics.get(name, ())},
+            ended[name],
+            totals.get(name, 0),
+            why[name],
+            odd[name],
+        )
+        for name in ended
     }
 
 
 def _result(
-    values: Mapping[str, list[tuple[str, float]]],
+    values: Mapping[Metric, list[tuple[str, Json]]],
     ended: Mapping[str, int],
     total: int,
     why: Mapping[str, list[str]],
@@ -49,9 +58,25 @@ def _result(
     asked = sum(ended.values())
     total = max(total, asked)
     coverage = {status.value: ended.get(status.value, 0) for status in Status}
-    metrics = {name: metric(found, total) for name, found in values.items()}
+    metrics, faults = _metrics(values, total)
     counts = {**coverage, NOT_ASKED: total - asked, "total": total}
-    return TaskResult(metrics, counts, {status: _common(said) for status, said in why.items()}, _common(odd))
+    reasons = {status: _common(said) for status, said in why.items()}
+    return TaskResult(metrics, counts, reasons, _common(odd) | faults)
+
+
+def _metrics(
+    values: Mapping[Metric, list[tuple[str, Json]]], total: int
+) -> tuple[dict[str, MetricResult], dict[str, int]]:
+    """Return the results, and for metrics that cannot be computed a note with the number of samples that lack them."""
+    made: dict[str, MetricResult] = {}
+    faults: dict[str, int] = {}
+    for metric, found in values.items():
+        try:
+            if found:
+                made[metric.name] = metric.result(found, total)
+        except (ArithmeticError, ValueError) as error:
+            faults[f"{metric.name} cannot be computed: {type(error).__name__}: {error}"] = len(found)
+    return made, faults
 
 
 def _common(said: Sequence[str]) -> dict[str, int]:
@@ -60,67 +85,6 @@ def _common(said: Sequence[str]) -> dict[str, int]:
     for reason in said:
         alike[re.sub(r"\d+", "#", reason)].append(reason)
     return {group[0]: len(group) for group in sorted(alike.values(), key=len, reverse=True)[:REASONS]}
-
-
-def metric(values: Sequence[tuple[str, float]], total: int) -> Metric:
-    """Return the mean of one or more ``(id, value)`` with values from 0 to 1, out of ``total`` samples.
-
-    The standard error is the sample's standard deviation over the root of n; where ids repeat it is clustered by id
-    (Miller 2024, "Adding error bars to evals"). The interval is Wilson's for values of 0 and 1 (with the effective n
-    that the clustered error implies), else the normal one. A single value says nothing of its spread: the error is then
-    half the width of Wilson's interval over z, and for a value other than 0 and 1 the interval is all of [0, 1].
-    """
-    n = len(values)
-    mean = math.fsum(value for _, value in values) / n
-    stderr = _stderr(values, mean)
-    low, high = _interval(values, mean, stderr)
-    if n == 1:
-        stderr = (high - low) / (2 * Z)
-    scored = math.fsum(value for _, value in values)
-    return Metric(mean, stderr, low, high, n, scored / total, (scored + total - n) / total)
-
-
-def _stderr(values: Sequence[tuple[str, float]], mean: float) -> float:
-    """Return the clustered standard error; with one value per id it is sd / sqrt(n) with n - 1 degrees of freedom."""
-    off: dict[str, float] = defaultdict(float)
-    for key, value in values:
-        off[key] += value - mean
-    clusters = len(off)
-    if clusters < 2:
-        return 0.0
-    return math.sqrt(math.fsum(o * o for o in off.values()) * clusters / (clusters - 1)) / len(values)
-
-
-def _interval(values: Sequence[tuple[str, float]], mean: float, stderr: float) -> tuple[float, float]:
-    clusters = len({key for key, _ in values})
-    if all(value in (0.0, 1.0) for _, value in values):
-        return wilson(mean, _effective(mean, stderr, clusters, len(values)))
-    if clusters == 1:
-        return 0.0, 1.0
-    return mean - Z * stderr, mean + Z * stderr
-
-
-def _effective(mean: float, stderr: float, clusters: int, n: int) -> float:
-    """Return how many independent samples are worth as much as these: between the number of ids and of samples."""
-    if clusters == n or not stderr:
-        return clusters
-    return min(float(n), max(float(clusters), mean * (1 - mean) / stderr**2))
-
-
-def wilson(share: float, n: float) -> tuple[float, float]:
-    """Return Wilson's 95 % score interval for a share of ``n`` (Wilson 1927)."""
-    scale = 1 + Z * Z / n
-    center = (share + Z * Z / (2 * n)) / scale
-    half = Z / scale * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
-    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
-
-
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the value below which ``share`` of an ascending sequence lies, interpolated linearly."""
-    place = share * (len(ordered) - 1)
-    below = math.floor(place)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (place - below)
 
 
 def throughput(answered: Sequence[Timing], wall_s: float, cached: int = 0) -> dict[str, Json]:
@@ -141,7 +105,7 @@ def throughput(answered: Sequence[Timing], wall_s: float, cached: int = 0) -> di
         "prompt_tokens_per_s": _rate(prompt, wall_s),
         "cached": cached,
         "without_usage": sum(answer.completion_tokens is None for answer in answered),
-        "latency_s": {f"p{p}": round(percentile(latencies, p / 100), 6) for p in (50, 90, 99) if latencies},
+        "latency_s": {f"p{p}": round(quantile(latencies, p / 100), 6) for p in (50, 90, 99) if latencies},
         "wall_s": round(wall_s, 6),
     }
 

@@ -38,7 +38,7 @@ def evaluate(run: Run, endpoint: Endpoint, record: RunRecord, lease: Lease, key:
         with record.step("evaluate"):
             run_async(asking)
     finally:
-        found = outcome.read(folder)
+        found = outcome.read(folder, run.tasks)
         record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
     stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
     check_coverage(record.tasks, run.evaluate.min_coverage, stopped)

@@ -23,7 +23,7 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
     """
     run, config, folder = composed.run, composed.config, composed.folder
     record = RunRecord(provenance(config, composed.overrides, allocation))
-    with reporting(record, folder) as exit_status, record.step("total"):
+    with reporting(record, folder, run.tasks) as exit_status, record.step("total"):
         record.run["checkpoint"] = run.engine.fingerprint(run.model)
         record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}
         key = resume_key(run, config, record.run["checkpoint"])

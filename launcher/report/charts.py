@@ -6,8 +6,9 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
-from launcher.core.types import Metric, TaskResult
+from launcher.core.types import Direction, MetricResult, TaskResult
 from launcher.report.formatting import bounded, duration, number, plural
+from launcher.stats.quantiles import quantile
 
 BINS = 40
 
@@ -41,11 +42,15 @@ class ScoreRow:
 
     task: str
     metric: str
-    figures: Metric
+    figures: MetricResult
     axis: Axis
     value: float | None
     ci: tuple[float, float] | None
     bounds: tuple[float, float] | None
+
+    @property
+    def lower_is_better(self) -> bool:
+        return self.figures.direction is Direction.lower
 
     @property
     def unusual(self) -> bool:
@@ -92,7 +97,7 @@ def score_rows(tasks: dict[str, TaskResult]) -> list[ScoreRow]:
     return [_score_row(task, name, metric) for task, result in tasks.items() for name, metric in result.metrics.items()]
 
 
-def _score_row(task: str, name: str, metric: Metric) -> ScoreRow:
+def _score_row(task: str, name: str, metric: MetricResult) -> ScoreRow:
     axis = _axis(metric)
     value = axis.at(metric.value) if math.isfinite(metric.value) else None
     ci = span(axis, metric.ci_low, metric.ci_high) if metric.n else None
@@ -105,7 +110,7 @@ def span(axis: Axis, low: float, high: float) -> tuple[float, float] | None:
     return (axis.at(low), axis.at(high)) if math.isfinite(low) and math.isfinite(high) else None
 
 
-def _axis(metric: Metric) -> Axis:
+def _axis(metric: MetricResult) -> Axis:
     """0 to 1 if value and bounds lie there (a confidence interval that sticks out is clipped), else what holds all."""
     inner = [x for x in (metric.value, metric.low, metric.high) if math.isfinite(x)]
     if all(0 <= x <= 1 for x in inner):
@@ -122,21 +127,13 @@ def _nice(span: float, parts: int = 4) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
 
 
-def percentile(ordered: Sequence[float], share: float) -> float:
-    """Return the value below which ``share`` of ``ordered`` lies, interpolated linearly (Hyndman-Fan type 7)."""
-    place = share * (len(ordered) - 1)
-    low = math.floor(place)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
-
-
 def histogram(latencies: Sequence[float]) -> Histogram | None:
     """Lay out the distribution of ``latencies`` (seconds); None if there are none."""
     if not latencies:
         return None
     ordered = sorted(latencies)
     axis = _latency_axis(ordered)
-    marks = tuple(_mark(axis, f"p{round(share * 100)}", percentile(ordered, share)) for share in (0.5, 0.9, 0.99))
+    marks = tuple(_mark(axis, f"p{round(share * 100)}", quantile(ordered, share)) for share in (0.5, 0.9, 0.99))
     return Histogram(axis, tuple(_bins(ordered, axis)), tuple(_ticks(axis)), marks, len(ordered))
 
 
@@ -147,7 +144,7 @@ def _mark(axis: Axis, name: str, seconds: float) -> Mark:
 def _latency_axis(ordered: Sequence[float]) -> Axis:
     """A logarithmic axis if the slowest took more than ten times the median, which would squeeze the rest."""
     low, high = ordered[0], ordered[-1]
-    if low > 0 and high > 10 * percentile(ordered, 0.5):
+    if low > 0 and high > 10 * quantile(ordered, 0.5):
         return Axis(low / 1.05, high * 1.05, log=True)
     margin = (high - low) * 0.02 or max(high * 0.1, 1e-3)
     return Axis(max(0.0, low - margin), high + margin)
@@ -209,7 +206,7 @@ class Curve:
     best: int
 
 
-def curve_axes(xs: Sequence[float], metrics: Sequence[Metric]) -> tuple[Axis, Axis]:
+def curve_axes(xs: Sequence[float], metrics: Sequence[MetricResult]) -> tuple[Axis, Axis]:
     """Return the axes that hold all points of a curve, and their intervals as far as the metric's range goes."""
     ends = [x for metric in metrics for x in (metric.ci_low, metric.value, metric.ci_high) if math.isfinite(x)]
     step = _nice((max(ends) - min(ends)) or 0.1)

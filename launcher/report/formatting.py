@@ -5,18 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from launcher.core.types import Json, Metric, Pause, Status
+from launcher.core.types import Json, MetricResult, Pause, Status
 
 NOT_SCORED = tuple(status.value for status in Status if status is not Status.scored)
 """The four ways in which a sample does not reach a metric, in the order in which they are shown."""
-
-LOWER_IS_BETTER = frozenset({"perplexity", "bits_per_byte", "loss", "nll", "wer", "cer", "ter", "brier_score"})
-"""Metrics of which less is better, also as the last word of a longer name (``word_perplexity``)."""
-
-
-def lower_is_better(metric: str) -> bool:
-    """Tell whether less of ``metric`` is better: its name is, or ends in ``_`` and, one of `LOWER_IS_BETTER`."""
-    return any(metric == name or metric.endswith(f"_{name}") for name in LOWER_IS_BETTER)
 
 
 def number(value: Json) -> str:
@@ -98,6 +90,6 @@ def paused(pauses: Sequence[Pause]) -> str:
     return f"{plural(len(pauses), 'time')}, {duration(total_s)} in all; {'last: ' * (len(pauses) > 1)}{last}"
 
 
-def bounded(metric: Metric) -> bool:
+def bounded(metric: MetricResult) -> bool:
     """Tell whether the bounds of a metric say more than its value."""
     return math.isfinite(metric.low) and math.isfinite(metric.high) and metric.low < metric.high

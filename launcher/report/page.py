@@ -16,6 +16,7 @@ from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Json, Report, Status
 from launcher.report import charts, formatting, results, samples
+from launcher.stats.quantiles import quantile
 
 HERE = Path(__file__).parent
 
@@ -81,7 +82,7 @@ def _samples(gathered: samples.Samples) -> dict[str, object]:
 
 def _percentiles(values: list[float]) -> list[float]:
     ordered = sorted(values)
-    return [charts.percentile(ordered, share) for share in (0.5, 0.9, 0.99, 1.0)]
+    return [quantile(ordered, share) for share in (0.5, 0.9, 0.99, 1.0)]
 
 
 def _title(report: Report) -> str:
@@ -138,6 +139,7 @@ def _environment() -> Environment:
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "statuses": [status.value for status in Status],
         "figures": formatting,
+        "lower_is_better": results.lower_is_better,
         "charts": charts,
     }
     return environment

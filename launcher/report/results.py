@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from enum import Enum
 from pathlib import Path
@@ -12,9 +12,28 @@ from pathlib import Path
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
 from launcher.core.files import read_json, replace
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import INTERRUPTED, Check, Endpoint, Json, Report, TaskResult
+from launcher.core.types import (
+    INTERRUPTED,
+    Aggregation,
+    Check,
+    Direction,
+    Endpoint,
+    Interval,
+    Json,
+    MetricResult,
+    Report,
+    TaskResult,
+)
+from launcher.report.schema import (
+    VERSION,
+    CertificateEntry,
+    CheckEntry,
+    EndpointEntry,
+    MetricEntry,
+    ResultsFile,
+    TaskEntry,
+)
 
-SCHEMA_VERSION = 1
 SCHEMA = Path(__file__).with_name("results.schema.json")
 """The JSON Schema (draft 2020-12) of ``results.json``."""
 
@@ -27,10 +46,10 @@ CODES = {
 """The exit code of a run by the status of its report; that of others is 1."""
 
 
-def to_json(report: Report) -> dict[str, Json]:
-    """Return ``results.json`` as a dictionary; a number that is not finite becomes None."""
+def to_json(report: Report) -> ResultsFile:
+    """Return the contents of ``results.json``; a number that is not finite becomes None."""
     return {
-        "schema_version": SCHEMA_VERSION,
+        "schema_version": VERSION,
         "status": report.status,
         "reason": report.reason,
         "run": plain(report.run),
@@ -49,7 +68,7 @@ def write(report: Report, folder: Path) -> Path:
     return replace(RunFolder(folder).results, encode(to_json(report), indent=2) + "\n")
 
 
-def read(folder: Path) -> dict[str, Json]:
+def read(folder: Path) -> ResultsFile:
     """Return ``folder/results.json``.
 
     Raises `UserError` that names the file when it is missing, is not JSON, or has another ``schema_version``.
@@ -59,23 +78,40 @@ def read(folder: Path) -> dict[str, Json]:
     if found is None:
         raise UserError(f"{path}: there is no such file")
     version = found.get("schema_version") if isinstance(found, dict) else None
-    if version != SCHEMA_VERSION:
-        raise UserError(f"{path}: schema_version is {version!r}, this program reads {SCHEMA_VERSION}")
-    return dict(found)
+    if version != VERSION:
+        raise UserError(
+            f"{path}: schema_version is {version!r}, expected {VERSION}; "
+            f"resume={folder} writes it again from the samples that are there"
+        )
+    whole: ResultsFile = found
+    return whole
 
 
-def certificate(checks: tuple[Check, ...]) -> dict[str, Json] | None:
+def metric_result(entry: MetricEntry) -> MetricResult:
+    """Return the metric of an entry, with NaN for what is not known."""
+    values: dict[str, Json] = {name: math.nan if value is None else value for name, value in entry.items()}
+    kinds = {"direction": Direction, "interval": Interval, "aggregation": Aggregation, "range": tuple}
+    return MetricResult(**{name: kinds[name](value) if name in kinds else value for name, value in values.items()})
+
+
+def lower_is_better(points: Iterable[Mapping[str, Json]], task: str, metric: str) -> bool:
+    """Tell whether less of a metric is better, as the first of the points that has it says."""
+    entries = (point["tasks"].get(task, {"metrics": {}})["metrics"].get(metric) for point in points)
+    found = next((entry for entry in entries if entry), None)
+    return found is not None and found["direction"] == Direction.lower.value
+
+
+def certificate(checks: tuple[Check, ...]) -> CertificateEntry | None:
     """Count the checks of the certificate and name the failed ones; None when none were made."""
     if not checks:
         return None
-    failed = [check for check in checks if check.ok is False]
+    failed: list[CheckEntry] = [{"id": check.id, "name": check.name} for check in checks if check.ok is False]
     return {
         "ok": not failed,
         "passed": sum(check.ok is True for check in checks),
         "failed": len(failed),
         "not_applicable": sum(check.ok is None for check in checks),
-        "failed_checks": [check.name for check in failed],
-        "failed_check_ids": [check.id for check in failed],
+        "failed_checks": failed,
     }
 
 
@@ -106,17 +142,19 @@ def well_formed(text: str) -> str:
     return text
 
 
-def _endpoint(endpoint: Endpoint | None) -> dict[str, str] | None:
+def _endpoint(endpoint: Endpoint | None) -> EndpointEntry | None:
     """Leave out the API key."""
     if endpoint is None:
         return None
     return {"url": endpoint.url, "model": endpoint.model, "backend": endpoint.backend, "engine": endpoint.engine}
 
 
-def _task(result: TaskResult) -> dict[str, Json]:
-    return {
+def _task(result: TaskResult) -> TaskEntry:
+    entry: TaskEntry = {
         "metrics": {name: plain(asdict(metric)) for name, metric in result.metrics.items()},
         "coverage": dict(result.coverage),
         "reasons": plain(result.reasons),
-        **({"notes": plain(result.notes)} if result.notes else {}),
     }
+    if result.notes:
+        entry["notes"] = plain(result.notes)
+    return entry

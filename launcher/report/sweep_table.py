@@ -15,7 +15,6 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import NOT_ASKED, Json
 from launcher.report import results
 from launcher.report.compare import Answers, Comparison, compare_all
-from launcher.report.formatting import lower_is_better
 
 SCHEMA_VERSION = 1
 
@@ -54,7 +53,9 @@ def collect(folder: Path) -> dict[str, Json]:
         raise UserError(f"{folder}: not a sweep: no folder in it has {RunFolder.overrides}")
     points = [_point(path, folder) for path in folders]
     answers = {
-        point["folder"]: Answers.read(path) for point, path in zip(points, folders, strict=True) if point["tasks"]
+        point["folder"]: Answers.read(path, point["tasks"])
+        for point, path in zip(points, folders, strict=True)
+        if point["tasks"]
     }
     comparisons = [results.plain(asdict(found)) for found in compare_all(answers)]
     return {
@@ -115,7 +116,7 @@ def _deployments(points: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
 
 def _results(path: Path) -> dict[str, Json]:
     try:
-        return results.read(path)
+        return dict(results.read(path))
     except UserError as error:
         reason = str(error) if RunFolder(path).results.exists() else f"the point ended without {RunFolder.results}"
         return {"status": "missing", "reason": reason}
@@ -169,7 +170,7 @@ def _marks(sweep: dict[str, Json], task: str, metric: str) -> tuple[str | None, 
     values = _values_of(sweep["points"], task, metric)
     if len(values) < 2:
         return None, set()
-    sign = -1 if lower_is_better(metric) else 1
+    sign = -1 if results.lower_is_better(sweep["points"], task, metric) else 1
     leader = max(values, key=lambda name: sign * values[name])
     beaten = {
         comparison["a"] if comparison["b"] == leader else comparison["b"]

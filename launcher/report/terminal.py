@@ -13,9 +13,9 @@ from rich.text import Text
 
 from launcher.core.console import printable
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Metric, Report, TaskResult
+from launcher.core.types import Json, MetricResult, Report, TaskResult
 from launcher.report import formatting, page, results, sweep_table
-from launcher.report.compare import ALPHA
+from launcher.stats.paired import ALPHA
 
 TONES = {
     "ok": "bold green",
@@ -191,15 +191,19 @@ def _checks(report: Report) -> str:
     certificate = results.certificate(report.checks)
     if certificate is None:
         return ""
-    counts = {"ok": "passed", "failed": "failed", "not applicable": "not_applicable"}
-    return ", ".join(f"{certificate[key]} {word}" for word, key in counts.items() if certificate[key])
+    counts = {
+        "ok": certificate["passed"],
+        "failed": certificate["failed"],
+        "not applicable": certificate["not_applicable"],
+    }
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
-def _value(metric: Metric, plus_minus: str) -> Text:
+def _value(metric: MetricResult, plus_minus: str) -> Text:
     return Text.assemble((formatting.number(metric.value), "bold"), f" {plus_minus} {formatting.number(metric.stderr)}")
 
 
-def _interval(metric: Metric) -> Text:
+def _interval(metric: MetricResult) -> Text:
     text = Text(formatting.interval(metric.ci_low, metric.ci_high))
     if formatting.bounded(metric):
         text.append(f"\nbounds {formatting.interval(metric.low, metric.high)}", style="yellow")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 
 from rich.console import Console
@@ -13,9 +12,11 @@ from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.errors import UserError
 from launcher.core.files import read_json, replace
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Metric
+from launcher.core.types import Json, MetricResult
 from launcher.report import charts, formatting, page, results, terminal
-from launcher.report.compare import ALPHA, Answers, compare_each
+from launcher.report.compare import Answers, compare_each
+from launcher.report.schema import TaskEntry
+from launcher.stats.paired import ALPHA
 
 SCHEMA_VERSION = 1
 DRAWN = ("ok", "incomplete")
@@ -51,7 +52,7 @@ def collect(folder: Path, training: Path, records: Sequence[WatchRecord]) -> dic
     """Return ``watch.json``: the checkpoints in order, and each against the one before and the best one before."""
     points = [_point(folder, record) for record in records]
     drawn = [point for point in points if point["status"] in DRAWN]
-    answers = {point["folder"]: _answers(folder / point["folder"]) for point in drawn}
+    answers = {point["folder"]: _answers(folder / point["folder"], point["tasks"]) for point in drawn}
     against = {(metric, point["folder"]): rest for metric, point, rest in _against(drawn)}
     pairs = [(a, b, *metric) for (metric, b), rest in against.items() for a in dict.fromkeys(rest.values())]
     comparisons = [
@@ -70,21 +71,22 @@ def _point(folder: Path, record: WatchRecord) -> dict[str, Json]:
     point = asdict(record) | {"name": record.name, "tasks": {}, "timings": {}}
     if record.status in ("evaluating", "missed"):
         return point
-    try:
-        found = results.read(folder / record.folder)
-    except UserError:  # its job was never accepted
+    if not RunFolder(folder / record.folder).results.exists():  # its job was never accepted
         return point
-    return point | {name: found[name] for name in ("tasks", "timings")}
+    found = results.read(folder / record.folder)
+    return point | {"tasks": found["tasks"], "timings": found["timings"]}
 
 
-def _answers(run: Path) -> Answers:
+def _answers(run: Path, tasks: Mapping[str, TaskEntry]) -> Answers:
+    """Return the answers of a run, read once for each state of its file."""
     file = RunFolder(run).samples
-    return _cached(run, file.stat().st_mtime_ns if file.exists() else 0)
+    key = run, file.stat().st_mtime_ns if file.exists() else 0
+    if key not in _READ:
+        _READ[key] = Answers.read(run, tasks)
+    return _READ[key]
 
 
-@cache
-def _cached(run: Path, modified: int) -> Answers:
-    return Answers.read(run)
+_READ: dict[tuple[Path, int], Answers] = {}
 
 
 def _against(points: Sequence[dict[str, Json]]) -> Iterator[tuple[tuple[str, str], dict[str, Json], dict[str, str]]]:
@@ -93,7 +95,7 @@ def _against(points: Sequence[dict[str, Json]]) -> Iterator[tuple[tuple[str, str
         series = [(point, value) for point in points if (value := value_of(point, *metric)) is not None]
         for place in range(1, len(series)):
             point, before = series[place][0], series[place - 1 :: -1]  # of equal ones, the latest is the best
-            best = best_of(metric[1], [value for _, value in before])
+            best = best_of([value for _, value in before], lower=results.lower_is_better(points, *metric))
             yield metric, point, {"previous": before[0][0]["folder"], "best": before[best][0]["folder"]}
 
 
@@ -116,9 +118,9 @@ def value_of(point: dict[str, Json], task: str, metric: str) -> float | None:
     return None if found is None else float(found)
 
 
-def best_of(metric: str, values: Sequence[float]) -> int:
-    """Return the place of the best value, the first of equal ones."""
-    return (min if formatting.lower_is_better(metric) else max)(range(len(values)), key=values.__getitem__)
+def best_of(values: Sequence[float], *, lower: bool) -> int:
+    """Return the place of the best value, the first of equal ones; ``lower`` ones may be better."""
+    return (min if lower else max)(range(len(values)), key=values.__getitem__)
 
 
 def _values(found: dict[str, Json], folder: Path, over: bool) -> dict[str, Json]:
@@ -157,7 +159,8 @@ def _curve(
     changes: Mapping[tuple[str, str, str, str], dict[str, Json]],
 ) -> charts.Curve:
     shown = [point for point in points if value_of(point, task, metric) is not None]
-    values = [Metric(**_finite(point["tasks"][task]["metrics"][metric])) for point in shown]
+    values = [results.metric_result(point["tasks"][task]["metrics"][metric]) for point in shown]
+    lower = results.lower_is_better(shown, task, metric)
     start = min(point["modified"] for point in shown)
     xs = [float(point["step"]) if by_step else (point["modified"] - start) / 3600 for point in shown]
     across, up = charts.curve_axes(xs, values)
@@ -167,17 +170,17 @@ def _curve(
             up.at(value.value),
             charts.span(up, value.ci_low, value.ci_high),
             _told(point, value),
-            tone(changes.get(("previous", task, metric, point["folder"])), metric),
+            tone(changes.get(("previous", task, metric, point["folder"])), lower=lower),
             f"{point['folder']}/{RunFolder.report}",
         )
         for x, value, point in zip(xs, values, shown, strict=True)
     )
     ticks = charts.curve_ticks(across, _step if by_step else _hours)
-    best = best_of(metric, [value.value for value in values])
+    best = best_of([value.value for value in values], lower=lower)
     return charts.Curve(task, metric, dots, ticks, charts.curve_ticks(up, lambda value: f"{value:.4g}"), best)
 
 
-def _told(point: Mapping[str, Json], value: Metric) -> str:
+def _told(point: Mapping[str, Json], value: MetricResult) -> str:
     interval = formatting.interval(value.ci_low, value.ci_high)
     return f"{point['name']}: {formatting.number(value.value)}, 95 % {interval}"
 
@@ -190,13 +193,8 @@ def _hours(value: float) -> str:
     return f"{value:.4g} h"
 
 
-def _finite(metric: Mapping[str, Json]) -> dict[str, Json]:
-    """``results.json`` has null for what is not finite."""
-    return {name: float("nan") if value is None else value for name, value in metric.items()}
-
-
-def tone(change: Mapping[str, Json] | None, metric: str) -> str:
+def tone(change: Mapping[str, Json] | None, *, lower: bool) -> str:
     """Return ``better`` or ``worse`` for a significant change, nothing for one that may be chance."""
     if change is None or change["p_holm"] >= ALPHA or not change["difference"]:
         return ""
-    return "worse" if (change["difference"] < 0) != formatting.lower_is_better(metric) else "better"
+    return "worse" if (change["difference"] < 0) != lower else "better"

@@ -1,4 +1,4 @@
-"""The task interface: `samples` makes the requests, `score` judges the responses."""
+"""The task interface: `samples` makes the requests, `score` judges the responses, `metrics` sum the scores up."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from launcher.core.errors import TaskError
 from launcher.core.types import Ask, Json, Response, Sample, Score
+from launcher.stats.metric import Metric
 
 
 @contextmanager
@@ -23,6 +24,11 @@ def naming(task: str) -> Iterator[None]:
 @dataclass
 class Task(ABC):
     """The configuration of a task; a component of the group ``tasks``."""
+
+    @property
+    @abstractmethod
+    def metrics(self) -> Sequence[Metric]:
+        """The metrics that `score` may give, the main one first."""
 
     @abstractmethod
     def samples(self, name: str, model: str) -> Iterator[Sample]:

@@ -10,6 +10,7 @@ from launcher.core.errors import TaskError
 from launcher.core.ranges import Count, CountFromZero, NonNegative
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
+from launcher.stats.metric import Metric
 from launcher.tasks import bounded
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task
@@ -18,6 +19,8 @@ from launcher.tasks.extraction import check_pattern, extract
 from launcher.tasks.fewshot import examples, pool
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.template import render
+
+METRICS = {match: (Metric(match.value),) for match in Match}
 
 
 class Pick(Enum):
@@ -71,6 +74,10 @@ class Generation(Task):
 
     def __post_init__(self) -> None:
         check_pattern(self.extract)
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        return METRICS[self.match]
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         shots = pool(self.fewshot_path or self.path, self.fewshot)

@@ -10,10 +10,13 @@ from launcher.core.ranges import Count
 from launcher.core.responses import Fault, in_order
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
+from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood
 from launcher.tasks.template import render
+
+METRICS = Metric("acc"), Metric("acc_norm")
 
 
 @component("tasks/multiple_choice")
@@ -39,6 +42,10 @@ class MultipleChoice(Task):
     prefix: str = " "
     answer: str = "answer"
     labels: str = ""
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        return METRICS
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         for key, item in identified(read(self.path, self.limit), self.id):

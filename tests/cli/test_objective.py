@@ -16,12 +16,16 @@ ONE = {"a": {"exact_match": 0.5, "f1": 0.75}}
 TWO = ONE | {"b": {"acc": 0.25}}
 
 
+def metric(name: str, value: float) -> dict[str, Any]:
+    return {"value": value, "direction": "lower" if name in ("loss", "word_perplexity") else "higher"}
+
+
 def point(folder: Path, tasks: dict[str, dict[str, float]], status: str = "ok") -> Path:
     found = {
-        task: {"metrics": {name: {"value": value} for name, value in metrics.items()}}
+        task: {"metrics": {name: metric(name, value) for name, value in metrics.items()}}
         for task, metrics in tasks.items()
     }
-    (folder / "results.json").write_text(json.dumps({"schema_version": 1, "status": status, "tasks": found}))
+    (folder / "results.json").write_text(json.dumps({"schema_version": 2, "status": status, "tasks": found}))
     return folder
 
 

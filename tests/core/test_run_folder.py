@@ -45,7 +45,7 @@ def test_every_reader_leaves_out_a_last_line_without_an_end(tmp_path: Path, rest
     write(tmp_path, [made("t/a/0"), made("t/b/0")], rest)
     assert [one.key for one in RunFolder(tmp_path).records()] == ["t/a/0", "t/b/0"]
     assert (gather(tmp_path).total, sample_count(tmp_path)) == (2, "2")
-    assert Answers.read(tmp_path).ids == {"t": {"a", "b"}}
+    assert Answers.read(tmp_path, {}).ids == {"t": {"a", "b"}}
     with Journal(tmp_path, {}) as journal:
         assert journal.finished == {"t/a/0", "t/b/0"}
 
@@ -58,7 +58,12 @@ def test_every_reader_leaves_out_a_last_line_without_an_end(tmp_path: Path, rest
 def test_every_reader_names_the_file_and_the_line_of_other_damage(tmp_path: Path, line: bytes) -> None:
     (tmp_path / "journal.json").write_text('{"schema_version": 1, "fingerprint": {}}')
     before = write(tmp_path, [made("t/a/0")], line.rstrip(b"\n") + b"\n" + to_line(made("t/c/0")))
-    for read in (lambda f: list(RunFolder(f).records()), gather, Answers.read, lambda f: Journal(f, {})):
+    for read in (
+        lambda f: list(RunFolder(f).records()),
+        gather,
+        lambda f: Answers.read(f, {}),
+        lambda f: Journal(f, {}),
+    ):
         with pytest.raises(ResumeError, match=rf"^{re.escape(str(tmp_path))}/samples\.jsonl:2: .*delete this line"):
             read(tmp_path)
     assert sample_count(tmp_path).startswith(f"{tmp_path}/samples.jsonl:2: ")

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from aiohttp import web
 
 from launcher.core.types import Ask, Endpoint, Json, Record, Request, Response, Sample, Score, Status
+from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 
 Answer = Callable[[Json, web.Request], Awaitable[web.StreamResponse]]
@@ -99,6 +100,7 @@ class Echoes(Task):
     count: int = 5
     made: int = 0
     knows_size: bool = True
+    metrics = (Metric("exact_match"),)
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         for i in range(self.count):

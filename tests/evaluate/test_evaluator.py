@@ -270,7 +270,7 @@ async def test_a_cancelled_run_keeps_what_was_done_and_is_continued(tmp_path):
         with pytest.raises(asyncio.CancelledError):
             await task
         assert watch.ended
-    partial = outcome.read(tmp_path)
+    partial = outcome.read(tmp_path, {"t": Echoes()})
     assert partial.tasks["t"].coverage == {
         "scored": 6, "truncated": 0, "refused": 0, "unparsed": 0, "failed": 0, "not_asked": 4, "total": 10,
     }  # fmt: skip

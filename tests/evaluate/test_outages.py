@@ -448,7 +448,7 @@ async def test_a_run_that_is_interrupted_in_a_pause_ends_at_once_and_is_continue
         asking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await asking
-        left = outcome.read(tmp_path / "run")
+        left = outcome.read(tmp_path / "run", {})
         assert [pause.reason for pause in left.pauses] == ["the server does not answer (no answer within 0.5 s)"]
         assert left.tasks["t"].coverage["failed"] == 0
         assert left.tasks["t"].coverage["not_asked"] == 60 - left.tasks["t"].coverage["scored"]

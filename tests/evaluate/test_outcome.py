@@ -6,10 +6,19 @@ from launcher.core.errors import ResumeError
 from launcher.core.types import Pause, Status
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.outcome import Outcome, read
+from launcher.stats.metric import Metric
+from tests.evaluate.evaluation_server import Echoes
+
+
+class Accuracy(Echoes):
+    metrics = (Metric("acc"),)
+
+
+TASKS = {"t": Accuracy()}
 
 
 def test_a_folder_in_which_nothing_began_is_empty(tmp_path):
-    assert read(tmp_path) == Outcome()
+    assert read(tmp_path, TASKS) == Outcome()
 
 
 def test_the_samples_and_the_facts_make_the_outcome(record, tmp_path):
@@ -25,7 +34,7 @@ def test_the_samples_and_the_facts_make_the_outcome(record, tmp_path):
                 "pauses": [{"start": "then", "seconds": 2.5, "reason": "away"}],
             },
         )
-    found = read(tmp_path)
+    found = read(tmp_path, TASKS)
     assert found.tasks["t"].coverage == {
         "scored": 1, "truncated": 0, "refused": 0, "unparsed": 1, "failed": 0, "not_asked": 2, "total": 4,
     }  # fmt: skip
@@ -37,11 +46,11 @@ def test_after_a_crash_the_samples_alone_make_it(record, tmp_path):
     with Journal(tmp_path, {}) as journal:
         journal.add(record("t/a/0", Status.failed))
         journal.add(record("t/a/0", value=0.0))
-    found = read(tmp_path)
+    found = read(tmp_path, TASKS)
     assert (found.tasks["t"].metrics["acc"].value, found.tasks["t"].coverage["total"]) == (0.0, 1)
 
 
 def test_damage_is_named(tmp_path):
     (tmp_path / "journal.json").write_text("{")
     with pytest.raises(ResumeError, match=r"journal\.json"):
-        read(tmp_path)
+        read(tmp_path, TASKS)

@@ -10,7 +10,18 @@ from typing import Any
 import yaml
 
 from launcher.core.records import to_line
-from launcher.core.types import NOT_ASKED, Check, Endpoint, Metric, Record, Report, Status, TaskResult
+from launcher.core.types import (
+    NOT_ASKED,
+    Check,
+    Direction,
+    Endpoint,
+    Interval,
+    MetricResult,
+    Record,
+    Report,
+    Status,
+    TaskResult,
+)
 from launcher.report import page, results
 
 HOSTILE = "</script><script>document.title='owned'</script><img src=x onerror=\"document.title='owned'\">"
@@ -183,16 +194,17 @@ def _task_result(records: list[Record], unreached: int) -> TaskResult:
     counts = {status.value: sum(row.status is status for row in records) for status in Status}
     total = len(records) + unreached
     names = dict.fromkeys(name for row in records for name in row.scores)
-    metrics = {name: _metric([row.scores[name] for row in records if row.scores], total) for name in names}
+    metrics = {name: _metric(name, [row.scores[name] for row in records if row.scores], total) for name in names}
     return TaskResult(metrics, {**counts, NOT_ASKED: unreached, "total": total})
 
 
-def _metric(values: list[float], total: int) -> Metric:
+def _metric(name: str, values: list[float], total: int) -> MetricResult:
     n, right = len(values), sum(values)
     mean = right / n
     stderr = (sum((value - mean) ** 2 for value in values) / (n - 1) / n) ** 0.5 if n > 1 else float("nan")
     low, high = right / total, (right + total - n) / total
-    return Metric(mean, stderr, mean - 1.96 * stderr, mean + 1.96 * stderr, n, low, high)
+    direction = Direction.lower if name == "perplexity" else Direction.higher
+    return MetricResult(mean, stderr, mean - 1.96 * stderr, mean + 1.96 * stderr, n, low, high, direction, Interval.t)
 
 
 def add_point(

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from launcher.core.types import Metric, TaskResult
+from launcher.core.types import MetricResult, TaskResult
 from launcher.report import charts
 from tests.report.report_records import mixed, task_results
 
@@ -13,7 +13,7 @@ def one(metric):
 
 
 def test_a_proportion_lies_on_an_axis_from_0_to_1_with_its_interval_clipped():
-    row = one(Metric(0.95, 0.05, 0.85, 1.05, 20, 0.9, 1.0))
+    row = one(MetricResult(0.95, 0.05, 0.85, 1.05, 20, 0.9, 1.0))
     assert (row.axis, row.unusual) == (charts.Axis(0.0, 1.0), False)
     assert (row.value, row.ci, row.bounds) == (95.0, (85.0, 100.0), (90.0, 100.0))
 
@@ -21,9 +21,9 @@ def test_a_proportion_lies_on_an_axis_from_0_to_1_with_its_interval_clipped():
 @pytest.mark.parametrize(
     ("metric", "low", "high"),
     [
-        (Metric(14.5, 0.7, 13.1, 15.9, 5, 14.5, 14.5), 0, 20),
-        (Metric(-3.0, 0.5, -4.0, -2.0, 5, -3.0, -3.0), -4, 0),
-        (Metric(1.5, math.nan, math.nan, math.nan, 1, 1.5, 1.5), 0, 1.5),
+        (MetricResult(14.5, 0.7, 13.1, 15.9, 5, 14.5, 14.5), 0, 20),
+        (MetricResult(-3.0, 0.5, -4.0, -2.0, 5, -3.0, -3.0), -4, 0),
+        (MetricResult(1.5, math.nan, math.nan, math.nan, 1, 1.5, 1.5), 0, 1.5),
     ],
 )
 def test_other_numbers_get_an_axis_that_holds_them(metric, low, high):
@@ -34,7 +34,7 @@ def test_other_numbers_get_an_axis_that_holds_them(metric, low, high):
 
 
 def test_nothing_is_drawn_of_a_metric_without_samples():
-    row = one(Metric(math.nan, math.nan, math.nan, math.nan, 0, 0.0, 1.0))
+    row = one(MetricResult(math.nan, math.nan, math.nan, math.nan, 0, 0.0, 1.0))
     assert (row.value, row.ci, row.bounds) == (None, None, (0.0, 100.0))
     assert charts.describe(row) == "t m: -, possible 0.000 to 1.000"
 
@@ -43,12 +43,6 @@ def test_a_row_is_described_in_words():
     (row,) = charts.score_rows(task_results(mixed(100)))
     assert charts.describe(row).startswith("addition exact_match: 0.")
     assert "95 % confidence" in charts.describe(row)
-
-
-def test_percentiles_interpolate():
-    values = [float(number) for number in range(1, 12)]
-    assert [charts.percentile(values, share) for share in (0, 0.5, 0.95, 1)] == [1, 6, 10.5, 11]
-    assert charts.percentile([3.0], 0.9) == 3.0
 
 
 def test_a_histogram_holds_every_latency():

@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from launcher.core.types import Metric
+from launcher.core.types import MetricResult
 from launcher.report import formatting
 
 
@@ -52,15 +52,8 @@ def test_coverage_counts():
     assert formatting.complete({"scored": 3, "total": 3})
 
 
-def test_lower_is_better():
-    assert formatting.lower_is_better("perplexity")
-    assert formatting.lower_is_better("word_perplexity")
-    assert not formatting.lower_is_better("acc")
-    assert not formatting.lower_is_better("lossless_match")
-
-
 def test_bounded():
-    metric = Metric(0.5, 0.1, 0.3, 0.7, 10, 0.4, 0.6)
+    metric = MetricResult(0.5, 0.1, 0.3, 0.7, 10, 0.4, 0.6)
     assert formatting.bounded(metric)
-    assert not formatting.bounded(Metric(0.5, 0.1, 0.3, 0.7, 10, 0.5, 0.5))
-    assert not formatting.bounded(Metric(math.nan, math.nan, math.nan, math.nan, 0, math.nan, math.nan))
+    assert not formatting.bounded(MetricResult(0.5, 0.1, 0.3, 0.7, 10, 0.5, 0.5))
+    assert not formatting.bounded(MetricResult(math.nan, math.nan, math.nan, math.nan, 0, math.nan, math.nan))

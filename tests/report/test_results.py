@@ -7,13 +7,13 @@ import jsonschema
 import pytest
 
 from launcher.core.errors import UserError
-from launcher.core.types import Check, Metric, Pause, Status, TaskResult
+from launcher.core.types import Check, MetricResult, Pause, Status, TaskResult
 from launcher.report import results
 from tests.report.report_records import CHECKS, HOSTILE, choice, failed_report, mixed, record, report, task_results
 
 SCHEMA = json.loads(results.SCHEMA.read_text())
-NOTHING = Metric(math.nan, math.nan, math.nan, math.nan, 0, 0.0, 1.0)
-ALL_FAILED = {**dict.fromkeys((status.value for status in Status), 0), "failed": 2, "total": 2}
+NOTHING = MetricResult(math.nan, math.nan, math.nan, math.nan, 0, 0.0, 1.0)
+ALL_FAILED = {**dict.fromkeys((status.value for status in Status), 0), "failed": 2, "not_asked": 0, "total": 2}
 
 REPORTS = {
     "mixed": report([*mixed(200), choice(0, True), choice(1, False)]),
@@ -66,7 +66,8 @@ def test_the_api_key_is_never_written(tmp_path):
 def test_numbers_that_are_not_finite_become_null():
     found = results.to_json(REPORTS["nothing scored"])["tasks"]["a"]["metrics"]["acc"]
     assert found == {
-        "value": None, "stderr": None, "ci_low": None, "ci_high": None, "n": 0, "low": 0.0, "high": 1.0
+        "value": None, "stderr": None, "ci_low": None, "ci_high": None, "n": 0, "low": 0.0, "high": 1.0,
+        "direction": "higher", "interval": "none", "aggregation": "mean", "range": [0.0, 1.0],
     }  # fmt: skip
 
 
@@ -77,8 +78,7 @@ def test_the_certificate_is_counted():
         "passed": 3,
         "failed": 1,
         "not_applicable": 1,
-        "failed_checks": ["echo"],
-        "failed_check_ids": ["echo_aligned"],
+        "failed_checks": [{"id": "echo_aligned", "name": "echo"}],
     }
     assert results.certificate(()) is None
 
@@ -105,8 +105,8 @@ def test_it_makes_the_folder(tmp_path):
     [
         (None, "there is no such file"),
         ("{", "not valid JSON"),
-        ("[]", "schema_version is None, this program reads 1"),
-        ('{"schema_version": 99}', "schema_version is 99, this program reads 1"),
+        ("[]", "schema_version is None, expected 2"),
+        ('{"schema_version": 99}', "schema_version is 99, expected 2"),
     ],
 )
 def test_read_refuses_what_it_cannot_read(text, message, tmp_path):

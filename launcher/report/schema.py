@@ -1,0 +1,84 @@
+"""The shape of ``results.json``, for those who read it in Python; ``results.schema.json`` says the same in JSON."""
+
+from __future__ import annotations
+
+from typing import NotRequired, TypedDict
+
+from launcher.core.types import Json
+
+VERSION = 2
+
+
+class MetricEntry(TypedDict):
+    """A `launcher.core.types.MetricResult`; a number that is not known is None."""
+
+    value: float | None
+    stderr: float | None
+    ci_low: float | None
+    ci_high: float | None
+    n: int
+    low: float | None
+    high: float | None
+    direction: str
+    interval: str
+    aggregation: str
+    range: list[float | None]
+
+
+class TaskEntry(TypedDict):
+    """A task's metrics by name, its samples by status, and why samples were lost."""
+
+    metrics: dict[str, MetricEntry]
+    coverage: dict[str, int]
+    reasons: dict[str, dict[str, int]]
+    notes: NotRequired[dict[str, int]]
+
+
+class EndpointEntry(TypedDict):
+    """The server that was evaluated."""
+
+    url: str
+    model: str
+    backend: str
+    engine: str
+
+
+class PauseEntry(TypedDict):
+    """A time in which the evaluation waited for its server."""
+
+    start: str
+    seconds: float
+    reason: str
+
+
+class CheckEntry(TypedDict):
+    """A failed check: its ``id`` never changes, its ``name`` is for readers."""
+
+    id: str
+    name: str
+
+
+class CertificateEntry(TypedDict):
+    """The checks of the certificate, counted."""
+
+    ok: bool
+    passed: int
+    failed: int
+    not_applicable: int
+    failed_checks: list[CheckEntry]
+
+
+class ResultsFile(TypedDict):
+    """``results.json``."""
+
+    schema_version: int
+    status: str
+    reason: str | None
+    run: dict[str, Json]
+    endpoint: EndpointEntry | None
+    engine: dict[str, Json]
+    tasks: dict[str, TaskEntry]
+    throughput: dict[str, Json]
+    timings: dict[str, float | None]
+    pauses: list[PauseEntry]
+    certificate: CertificateEntry | None

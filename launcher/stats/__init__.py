@@ -1,0 +1,1 @@
+"""Statistics: how samples become a number, its interval, paired tests and quantiles."""

@@ -1,0 +1,109 @@
+"""Standard errors and 95 % confidence intervals of a number that samples give."""
+
+from __future__ import annotations
+
+import math
+import random
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from launcher.core.types import Interval
+from launcher.stats.distributions import t_quantile
+from launcher.stats.quantiles import quantile
+
+T = TypeVar("T")
+Clusters = Mapping[str, Sequence[T]]
+"""Values by the item that they belong to: repeats of one item are no independent samples."""
+
+TAILS = 0.05
+"""What is outside of a 95 % interval."""
+Z = 1.959963984540054
+"""The 97.5 % quantile of the normal distribution: 95 % two-sided."""
+RESAMPLES = 1000
+WORK = 2_000_000
+"""Values that all bootstrap resamples of one metric may draw; large tasks get fewer resamples, at least `FEWEST`."""
+FEWEST = 100
+
+
+@dataclass(frozen=True)
+class Uncertainty:
+    """A standard error with the interval that belongs to it, all NaN where none is known."""
+
+    interval: Interval = Interval.none
+    stderr: float = math.nan
+    low: float = math.nan
+    high: float = math.nan
+
+
+UNKNOWN = Uncertainty()
+
+
+def of_mean(clusters: Clusters[float], mean: float, range_: tuple[float | None, float | None]) -> Uncertainty:
+    """Return Wilson's interval for values of 0 and 1, else that of Student's t, cut to the range of the metric.
+
+    The standard error is clustered by item (Miller 2024, "Adding error bars to evals"). Wilson's interval uses the
+    effective number of samples that it implies. One item with another value than 0 and 1 tells nothing of the spread.
+    """
+    stderr = clustered_error(clusters, mean)
+    n = sum(map(len, clusters.values()))
+    if all(value in (0.0, 1.0) for values in clusters.values() for value in values):
+        low, high = wilson(mean, _effective(mean, stderr, len(clusters), n))
+        return Uncertainty(Interval.wilson, (high - low) / (2 * Z) if n == 1 else stderr, low, high)
+    if len(clusters) == 1:
+        return UNKNOWN
+    half = t_quantile(TAILS, len(clusters) - 1) * stderr
+    return Uncertainty(Interval.t, stderr, *clipped(mean - half, mean + half, range_))
+
+
+def clustered_error(clusters: Clusters[float], mean: float) -> float:
+    """Return the clustered standard error; with one value per item it is sd / sqrt(n) with n - 1 in the sd."""
+    count = len(clusters)
+    if count < 2:
+        return 0.0
+    off = (math.fsum(value - mean for value in values) for values in clusters.values())
+    n = sum(map(len, clusters.values()))
+    return math.sqrt(math.fsum(o * o for o in off) * count / (count - 1)) / n
+
+
+def wilson(share: float, n: float) -> tuple[float, float]:
+    """Return Wilson's 95 % score interval for a share of ``n`` (Wilson 1927)."""
+    scale = 1 + Z * Z / n
+    center = (share + Z * Z / (2 * n)) / scale
+    half = Z / scale * math.sqrt(share * (1 - share) / n + Z * Z / (4 * n * n))
+    return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
+
+
+def clipped(low: float, high: float, range_: tuple[float | None, float | None]) -> tuple[float, float]:
+    """Return an interval without what lies outside of the range of the metric, which the true value cannot have."""
+    least, most = range_
+    return (low if least is None else max(low, least)), (high if most is None else min(high, most))
+
+
+def bootstrap(clusters: Clusters[T], statistic: Callable[[Sequence[T]], float]) -> Uncertainty:
+    """Return the percentile bootstrap over items (Efron 1979), from a fixed seed.
+
+    Nothing is known where there is one item, or where ``statistic`` cannot be computed for a resample.
+    """
+    items = list(clusters.values())
+    if len(items) < 2:
+        return UNKNOWN
+    draw = random.Random(0)
+    times = max(FEWEST, min(RESAMPLES, WORK // sum(map(len, items))))
+    try:
+        drawn = (draw.choices(items, k=len(items)) for _ in range(times))
+        values = sorted(statistic([value for item in each for value in item]) for each in drawn)
+    except (ArithmeticError, ValueError):
+        return UNKNOWN
+    if not all(map(math.isfinite, values)):
+        return UNKNOWN
+    ends = quantile(values, TAILS / 2), quantile(values, 1 - TAILS / 2)
+    return Uncertainty(Interval.bootstrap, statistics.stdev(values), *ends)
+
+
+def _effective(mean: float, stderr: float, clusters: int, n: int) -> float:
+    """Return how many independent samples are worth as much as these: between the number of items and of samples."""
+    if clusters == n or not stderr:
+        return clusters
+    return min(float(n), max(float(clusters), mean * (1 - mean) / stderr**2))

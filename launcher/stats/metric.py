@@ -1,0 +1,89 @@
+"""What a metric is: its direction and range, and how the values of samples become one number."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from launcher.core.types import Aggregation, Direction, Interval, Json, MetricResult
+from launcher.stats.intervals import UNKNOWN, Uncertainty, bootstrap, of_mean
+
+Values = Sequence[tuple[str, Json]]
+"""One or more pairs of an item's id and the value of one of its samples."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A metric that a task declares.
+
+    ``range`` bounds the value of a sample and of the result, None at an end without a bound. ``combine`` makes a number
+    of several values: of those of an item's repeats (``Aggregation.items``, for instance pass@k) or of all samples
+    (``Aggregation.corpus``, for instance perplexity). It may then raise `ArithmeticError` or `ValueError` for values
+    that have no result. ``interval`` is the kind to give; None takes the right one. ``Interval.none`` says that no
+    interval is known.
+    """
+
+    name: str
+    direction: Direction = Direction.higher
+    range: tuple[float | None, float | None] = (0.0, 1.0)
+    aggregation: Aggregation = Aggregation.mean
+    combine: Callable[[Sequence[Json]], float] | None = None
+    interval: Interval | None = None
+
+    def __post_init__(self) -> None:
+        if (self.combine is None) is not (self.aggregation is Aggregation.mean):
+            raise ValueError(f"metric {self.name}: combine is for aggregation=items and corpus, which need it")
+
+    def fault(self, value: Json) -> str | None:
+        """Return what is wrong with the value of one sample, None if it can be aggregated."""
+        if self.aggregation is not Aggregation.mean:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+            return f"{self.name} is {value!r}, expected a finite number"
+        low, high = self.range
+        if (low is not None and value < low) or (high is not None and value > high):
+            return f"{self.name} is {value!r}, outside of its range {self.described_range}"
+        return None
+
+    @property
+    def described_range(self) -> str:
+        low, high = ("unbounded" if end is None else f"{end:g}" for end in self.range)
+        return f"[{low}, {high}]"
+
+    def result(self, values: Values, total: int) -> MetricResult:
+        """Return the number that ``values`` give, out of ``total`` samples. Raises what ``combine`` does."""
+        by_item: dict[str, list[Json]] = defaultdict(list)
+        for item, value in values:
+            by_item[item].append(value)
+        if self.aggregation is Aggregation.corpus:
+            return self._of_corpus(values, by_item, total)
+        if self.aggregation is Aggregation.items:
+            assert self.combine is not None
+            by_item = {item: [self.combine(found)] for item, found in by_item.items()}
+        mean = math.fsum(v for found in by_item.values() for v in found) / sum(map(len, by_item.values()))
+        found = UNKNOWN if self.interval is Interval.none else of_mean(by_item, mean, self.range)
+        return self._made(mean, found, len(values), self._bounds(mean, len(values), total))
+
+    def _of_corpus(self, values: Values, by_item: Mapping[str, Sequence[Json]], total: int) -> MetricResult:
+        assert self.combine is not None
+        value = self.combine([value for _, value in values])
+        known = self.interval in (None, Interval.bootstrap)
+        found = bootstrap(by_item, self.combine) if known else UNKNOWN
+        return self._made(value, found, len(values), self._bounds(value, len(values), total))
+
+    def _bounds(self, value: float, n: int, total: int) -> tuple[float, float]:
+        """Return the value if every sample that was not scored had the least value, and the greatest."""
+        if n == total:
+            return value, value
+        if self.aggregation is not Aggregation.mean:
+            return math.nan, math.nan
+        low, high = (math.nan if end is None else (value * n + (total - n) * end) / total for end in self.range)
+        return low, high
+
+    def _made(self, value: float, found: Uncertainty, n: int, bounds: tuple[float, float]) -> MetricResult:
+        return MetricResult(
+            value, found.stderr, found.low, found.high, n, *bounds,
+            self.direction, found.interval, self.aggregation, self.range,
+        )  # fmt: skip
