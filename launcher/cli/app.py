@@ -37,8 +37,8 @@ from launcher.core import redaction
 from launcher.core.errors import UserError
 from launcher.core.files import refused
 from launcher.distributed.allocation import Allocation, allocate
+from launcher.distributed.group.agent import run_agent
 from launcher.distributed.group.leader import leading
-from launcher.distributed.group.member import follow
 from launcher.pipeline.servers import ServerPool
 from launcher.settings.overrides import CommandLine
 
@@ -57,7 +57,7 @@ def launch(arguments: list[str]) -> int:
         line = CommandLine.parse(arguments)
         allocation = allocate()
         if not allocation.leads:
-            return follow(allocation)
+            return run_agent(allocation)
         with leading(allocation) as leader:
             return _launched(line, leader)
     except (HydraException, OmegaConfBaseException) as error:

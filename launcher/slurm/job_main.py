@@ -19,8 +19,8 @@ from launcher.core.redaction import hide
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation, allocate
+from launcher.distributed.group.agent import run_agent
 from launcher.distributed.group.leader import leading
-from launcher.distributed.group.member import follow
 from launcher.pipeline.config import ComposedRun
 from launcher.pipeline.servers import ServerPool
 from launcher.settings.cluster import Resources
@@ -73,7 +73,7 @@ def run_job(work: list[ComposedRun], requested: Resources, requeues: int) -> Non
     tolerant()
     allocation, rendezvous_folder = allocate(), RunFolder(work[0].folder).slurm
     if not allocation.leads:
-        sys.exit(follow(allocation, rendezvous_folder))
+        sys.exit(run_agent(allocation, rendezvous_folder))
     signals, job = JobSignals(), os.environ["SLURM_JOB_ID"]
     if _restarts() > requeues:
         sys.exit(f"launcher: the job was begun {_restarts() + 1} times; cluster.requeues={requeues} is the limit")

@@ -46,12 +46,12 @@ try:
 except KeyboardInterrupt:
     print("interrupted", flush=True)
 """
-FOLLOWER = """
+AGENT = """
 import sys
 from launcher.distributed.allocation import allocate
-from launcher.distributed.group.member import follow
+from launcher.distributed.group.agent import run_agent
 
-sys.exit(follow(allocate()))
+sys.exit(run_agent(allocate()))
 """
 ECHO = """
 import os, sys, threading
@@ -75,13 +75,17 @@ class Together:
         self.processes: dict[int, subprocess.Popen[str]] = {}
 
     def start(self, rank: int, sleep_s: float = 0) -> subprocess.Popen[str]:
-        program = LEADER if rank == 0 else FOLLOWER
+        program = LEADER if rank == 0 else AGENT
         where = {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(WORLD), "LOCAL_WORLD_SIZE": str(WORLD)}
-        meeting_point = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1", "PYTHONPATH": f"{Path.cwd()}:{self.folder}"}
+        torchrun = {
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": "1",
+            "PYTHONPATH": f"{Path.cwd()}:{self.folder}",
+        }
         command = [sys.executable, "-c", program, str(sleep_s)]
         pipe = subprocess.PIPE
         process = subprocess.Popen(
-            command, env=os.environ | where | meeting_point, cwd=self.folder, stdout=pipe, stderr=pipe, text=True
+            command, env=os.environ | where | torchrun, cwd=self.folder, stdout=pipe, stderr=pipe, text=True
         )
         self.processes[rank] = process
         return process
@@ -125,7 +129,7 @@ def until(condition: Callable[[], object]) -> None:
         time.sleep(0.02)
 
 
-def test_the_others_run_what_the_leader_asks_until_it_leaves(together: Together) -> None:
+def test_agents_run_what_the_leader_requests_until_it_shuts_down(together: Together) -> None:
     together.all(0)
     assert [together.line() for _ in range(4)] == ["up", "[[1, 1], [2, 2]]", "hello 1", "hello 2"]
     assert together.line() == "[False, True]", "the connection of the one that was stopped has ended"
@@ -149,7 +153,7 @@ def test_only_this_user_can_read_the_secret(together: Together) -> None:
     for process in together.processes.values():
         assert secret not in " ".join(psutil.Process(process.pid).cmdline())
     together.path().chmod(0o644)
-    with pytest.raises(UserError, match="only this user"):
+    with pytest.raises(UserError, match="no other user may read"):
         rendezvous.read(together.path())
 
 
@@ -170,21 +174,21 @@ def test_sigterm_to_all_at_once_is_as_one(together: Together) -> None:
     assert gone(family)
 
 
-def test_when_the_leader_is_killed_the_others_end(together: Together) -> None:
+def test_agents_end_when_the_leader_is_killed(together: Together) -> None:
     family = running(together)
     together.processes[0].kill()
     assert together.codes() == [-signal.SIGKILL, 1, 1]
     assert gone(family)
-    assert "rank 0 is gone" in together.processes[1].stderr.read()
+    assert "rank 0 is lost" in together.processes[1].stderr.read()
 
 
-def test_what_runs_beside_a_member_dies_with_it(together: Together) -> None:
+def test_a_child_dies_with_its_agent(together: Together) -> None:
     family = running(together)
     together.processes[1].kill()
     until(lambda: len(living(family)) == 1)
 
 
-def test_what_a_dead_leader_left_is_not_believed(together: Together) -> None:
+def test_the_file_of_a_dead_leader_is_replaced(together: Together) -> None:
     together.path().parent.mkdir()
     with socket.create_server(("127.0.0.1", 0)) as closed:
         port = closed.getsockname()[1]
@@ -198,7 +202,7 @@ def test_what_a_dead_leader_left_is_not_believed(together: Together) -> None:
     assert together.codes() == [0, 0, 0]
 
 
-def test_sigterm_while_nobody_leads_ends_a_member(together: Together) -> None:
+def test_sigterm_without_a_leader_ends_an_agent(together: Together) -> None:
     process = together.start(1)
     until(lambda: _blocks_sigterm(process.pid))
     process.terminate()
@@ -222,18 +226,18 @@ def group_of(world: int) -> Iterator[tuple[Group, socket.socket]]:
             group.close()
 
 
-def test_who_does_not_know_the_secret_is_sent_away() -> None:
+def test_a_caller_without_the_secret_is_refused() -> None:
     with group_of(2) as (_, server), pytest.raises((AuthenticationError, EOFError, OSError)):
         transport.connect(server.getsockname(), b"guess")
 
 
-def test_a_caller_that_says_nothing_keeps_nobody_waiting() -> None:
+def test_a_silent_caller_does_not_block_the_others() -> None:
     with group_of(2) as (group, server), socket.create_connection(server.getsockname()):
         from launcher.distributed.allocation import Member
-        from launcher.distributed.group.messages import Hello
+        from launcher.distributed.group.messages import Join
 
         control = transport.connect(server.getsockname(), b"secret")
-        control.send(Hello(Member(1, "b", 0, 0)))
+        control.send(Join(Member(1, "b", 0, 0)))
         assert group.wait(30) == [Member(1, "b", 0, 0)]
         control.close()
         until(lambda: _refused(group))
@@ -243,12 +247,12 @@ def _refused(group: Group) -> bool:
     try:
         group.wait(1)
     except ServerError as error:
-        return "rank 1 on b is gone" in str(error)
+        return "rank 1 on b is lost" in str(error)
     return False
 
 
-def test_who_does_not_come_is_named() -> None:
-    with group_of(4) as (group, _), pytest.raises(ServerError, match=r"rank 1, 2, 3 did not come in 0\.1 s"):
+def test_missing_ranks_are_named() -> None:
+    with group_of(4) as (group, _), pytest.raises(ServerError, match=r"rank 1, 2, 3 did not join within 0\.1 s"):
         group.wait(0.1)
 
 
@@ -261,7 +265,7 @@ def test_a_process_that_is_alone_needs_no_group(tmp_path: Path) -> None:
 
 def test_an_address_that_others_do_not_reach_is_refused(tmp_path: Path) -> None:
     allocation = Allocation(("localhost", "b"), 0, 2, cpus=1, gpus=0, name="test", reach="localhost")
-    with pytest.raises(UserError, match="localhost: here this is 127"), leading(allocation, tmp_path):
+    with pytest.raises(UserError, match="localhost: this host resolves to 127"), leading(allocation, tmp_path):
         pass
 
 
@@ -269,7 +273,7 @@ def test_a_connection_breaks_when_the_other_host_is_gone() -> None:
     """Both ends ask the kernel to probe the other host; the test on a cluster cuts a real one off."""
     with transport.listen("127.0.0.1") as server:
         ours = []
-        thread = threading.Thread(target=lambda: ours.append(transport.welcome(server.accept()[0], b"s")))
+        thread = threading.Thread(target=lambda: ours.append(transport.accept(server.accept()[0], b"s")))
         thread.start()
         theirs = transport.connect(server.getsockname(), b"s")
         thread.join()

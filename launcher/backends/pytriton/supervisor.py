@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import secrets
 import threading
 import time
@@ -18,6 +17,7 @@ from launcher.backends.pytriton.request_handler import RequestHandler
 from launcher.backends.pytriton.server import Server, Settings
 from launcher.backends.pytriton.stall_detector import StallDetector
 from launcher.core.errors import ServerError, UserError
+from launcher.core.files import install
 from launcher.core.http import netloc
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
@@ -154,8 +154,7 @@ class Supervisor:
         """Tell this user's other programs, in a file that only they can read, where Triton is."""
         path = self._settings.announcement
         path.unlink(missing_ok=True)
-        with open(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-            json.dump(self.facts() | {"access_token": token}, file, indent=2)
+        install(path, json.dumps(self.facts() | {"access_token": token}, indent=2), private=True)
         try:
             yield
         finally:

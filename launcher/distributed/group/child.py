@@ -10,16 +10,16 @@ from multiprocessing.connection import Connection, Pipe
 
 
 class Child:
-    """A process with a connection to who gives it orders, and a pipe that ends with this process or with `end`."""
+    """A process with a connection to the leader, and a pipe that closes with this process or with `end`."""
 
-    def __init__(self, module: str, environment: Mapping[str, str], orders: Connection) -> None:
+    def __init__(self, module: str, environment: Mapping[str, str], connection: Connection) -> None:
         self._lifeline, end_of_life = Pipe()
-        self.process = _spawn(module, environment, orders, end_of_life)
+        self.process = _spawn(module, environment, connection, end_of_life)
         end_of_life.close()
-        orders.close()
+        connection.close()
 
     def end(self, grace_s: float) -> None:
-        """End the process: politely, then not."""
+        """Close the pipe, which ends the process; kill it after ``grace_s`` seconds."""
         self._lifeline.close()
         try:
             self.process.wait(grace_s)
@@ -29,7 +29,7 @@ class Child:
 
 
 def _spawn(module: str, environment: Mapping[str, str], *connections: Connection) -> subprocess.Popen[bytes]:
-    """Start a module with this interpreter and its import path; its output goes where our errors go."""
+    """Start a module with this interpreter and its import path; its output goes to standard error."""
     fds = [connection.fileno() for connection in connections]
     path = os.pathsep.join(p for p in sys.path if p)
     env = os.environ | {"PYTHONPATH": path} | dict(environment)

@@ -20,19 +20,20 @@ from launcher.core.console import to_stderr
 from launcher.core.errors import ServerError, UserError
 from launcher.distributed.allocation import LOOPBACK, Allocation, Member
 from launcher.distributed.group import rendezvous, transport
-from launcher.distributed.group.messages import Answer, Ending, Hello, Leave, Start, Stop, Stopped
+from launcher.distributed.group.messages import ChildConnection, Join, Shutdown, Start, Stop, Stopped, Terminated
 from launcher.distributed.group.rendezvous import Rendezvous
 
-JOIN_S = 300.0
-"""How long the others may take to come: a node may be slow to boot or to import."""
-PATIENT_S = 5.0
-START_S = 60.0
-LATE_S = 30.0
-"""How long a leader that is done waits for those who have not come yet, to tell them."""
+JOIN_TIMEOUT_S = 300.0
+"""How long the other ranks may take to join: a node may be slow to boot or to import."""
+WAITING_MESSAGE_S = 5.0
+"""After how many seconds the ranks that have not joined are named."""
+START_TIMEOUT_S = 60.0
+LATE_JOIN_TIMEOUT_S = 30.0
+"""How long a leader that is done waits for the ranks that have not joined yet, to shut them down."""
 
 
 class Peer:
-    """Another process of the group, and what was started beside it."""
+    """The leader's connection to another rank; its agent may host one child process."""
 
     def __init__(self, member: Member, control: Connection) -> None:
         self.member = member
@@ -44,9 +45,9 @@ class Peer:
     def __str__(self) -> str:
         return f"rank {self.member.rank} on {self.member.node}"
 
-    def send(self, order: object) -> None:
-        with self._guard, suppress(OSError):  # who listens to it says that it is gone
-            self._control.send(order)
+    def send(self, message: object) -> None:
+        with self._guard, suppress(OSError):  # the thread that reads from it sets `lost`
+            self._control.send(message)
 
     def close(self) -> None:
         self._control.close()
@@ -67,35 +68,37 @@ class Group:
         self._thread = threading.Thread(target=self._accept, name="group", daemon=True)
         self._thread.start()
 
-    def wait(self, timeout_s: float = JOIN_S) -> list[Member]:
-        deadline, told = time.monotonic() + timeout_s, False
+    def wait(self, timeout_s: float = JOIN_TIMEOUT_S) -> list[Member]:
+        deadline, printed = time.monotonic() + timeout_s, False
         with self._changed:
             while missing := self._missing():
                 left = deadline - time.monotonic()
                 if left <= 0:
-                    raise ServerError(f"{self._allocation.name}: rank {_some(missing)} did not come in {timeout_s:g} s")
-                if not self._changed.wait(min(left, PATIENT_S)) and not told:
-                    told = True
+                    raise ServerError(
+                        f"{self._allocation.name}: rank {_some(missing)} did not join within {timeout_s:g} s"
+                    )
+                if not self._changed.wait(min(left, WAITING_MESSAGE_S)) and not printed:
+                    printed = True
                     to_stderr(f"group: waiting for rank {_some(missing)}")
-        gone = [peer for peer in self._peers.values() if peer.lost.is_set()]
-        if gone:
-            raise ServerError(f"{gone[0]} is gone")
+        lost = [peer for peer in self._peers.values() if peer.lost.is_set()]
+        if lost:
+            raise ServerError(f"{lost[0]} is lost")
         return [self._peers[rank].member for rank in sorted(self._peers)]
 
     def _missing(self) -> list[int]:
         return [rank for rank in range(1, self._allocation.world_size) if rank not in self._peers]
 
     def start(self, rank: int, module: str, environment: Mapping[str, str]) -> Connection:
-        peer, ticket, answer = self._peers[rank], secrets.token_hex(8), Future[Connection]()
-        self._tickets[ticket] = answer
+        peer, ticket, connection = self._peers[rank], secrets.token_hex(8), Future[Connection]()
+        self._tickets[ticket] = connection
         peer.send(Start(ticket, module, environment))
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not peer.lost.is_set() and time.monotonic() < deadline:
             with suppress(TooLate):
-                return answer.result(0.1)
-        if self._tickets.pop(ticket, None) is None:  # the answer came just now
-            return answer.result()
-        raise ServerError(f"{peer} {'is gone' if peer.lost.is_set() else 'does not answer'}")
+                return connection.result(0.1)
+        if self._tickets.pop(ticket, None) is None:  # the connection came just now
+            return connection.result()
+        raise ServerError(f"{peer} {'is lost' if peer.lost.is_set() else 'does not answer'}")
 
     def stop(self, rank: int, grace_s: float, *, wait: bool = True) -> None:
         peer = self._peers[rank]
@@ -103,15 +106,15 @@ class Group:
         peer.send(Stop(grace_s))
         if not wait:
             return
-        deadline = time.monotonic() + grace_s + transport.LOST_S
+        deadline = time.monotonic() + grace_s + transport.KEEPALIVE_TIMEOUT_S
         while not peer.lost.is_set() and not peer.stopped.wait(0.1) and time.monotonic() < deadline:
             pass
 
     def close(self) -> None:
-        """Tell the others that it is over."""
+        """Shut the other ranks down."""
         self._closing = True
         for peer in list(self._peers.values()):
-            peer.send(Leave())
+            peer.send(Shutdown())
         with suppress(OSError):
             self._server.shutdown(socket.SHUT_RDWR)  # wakes the thread that accepts
         self._thread.join()
@@ -120,17 +123,17 @@ class Group:
         with suppress(OSError):  # the server was shut down
             while True:
                 caller, _ = self._server.accept()
-                threading.Thread(target=self._welcome, args=(caller,), name="group-member", daemon=True).start()
+                threading.Thread(target=self._handshake, args=(caller,), name="group-member", daemon=True).start()
 
-    def _welcome(self, caller: socket.socket) -> None:
+    def _handshake(self, caller: socket.socket) -> None:
         """Accept a connection; close it without the secret, or without a valid first message."""
         try:
-            connection = transport.welcome(caller, self._secret)
+            connection = transport.accept(caller, self._secret)
             match connection.recv():
-                case Hello(member) if member.rank in self._missing():
+                case Join(member) if member.rank in self._missing():
                     self._listen(Peer(member, connection))
-                case Answer(ticket) if answer := self._tickets.pop(ticket, None):
-                    answer.set_result(connection)
+                case ChildConnection(ticket) if waiting := self._tickets.pop(ticket, None):
+                    waiting.set_result(connection)
                 case _:
                     connection.close()
         except (OSError, EOFError, AuthenticationError):
@@ -145,7 +148,7 @@ class Group:
                 match peer._control.recv():
                     case Stopped():
                         peer.stopped.set()
-                    case Ending() if not self._closing:
+                    case Terminated() if not self._closing:
                         signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGTERM)
         peer.lost.set()
         peer.close()
@@ -157,9 +160,9 @@ def _some(ranks: list[int]) -> str:
 
 @contextmanager
 def leading(allocation: Allocation, folder: Path | None = None) -> Iterator[Allocation]:
-    """Yield the allocation with its ``ranks``, which meet in ``folder``; a process that is alone gets it as it is.
+    """Yield the allocation with its ``ranks``, whose rendezvous is in ``folder``; unchanged for a single process.
 
-    On leaving all of them end. Raises `UserError` if the others could not reach this host.
+    On leaving the context all ranks end. Raises `UserError` if other nodes cannot reach this host.
     """
     if allocation.world_size == 1:
         yield allocation
@@ -171,7 +174,7 @@ def leading(allocation: Allocation, folder: Path | None = None) -> Iterator[Allo
             with rendezvous.published(path, Rendezvous(group.address, server.getsockname()[1], secret)):
                 yield replace(allocation, ranks=group)
                 with suppress(ServerError):
-                    group.wait(LATE_S)
+                    group.wait(LATE_JOIN_TIMEOUT_S)
         finally:
             group.close()
 
@@ -180,7 +183,7 @@ def _own_address(allocation: Allocation) -> str:
     try:
         found = transport.address_towards(allocation.reach)
     except OSError as error:
-        raise UserError(f"{allocation.name}: no way from here to {allocation.reach}: {error}") from None
+        raise UserError(f"{allocation.name}: there is no route to {allocation.reach}: {error}") from None
     if found.startswith("127.") and allocation.reach != LOOPBACK:
-        raise UserError(f"{allocation.reach}: here this is {found}, which other nodes do not reach")
+        raise UserError(f"{allocation.reach}: this host resolves to {found}, which other nodes cannot reach")
     return found

@@ -9,15 +9,15 @@ from launcher.distributed.allocation import Member
 
 
 @dataclass(frozen=True)
-class Hello:
-    """A member is there."""
+class Join:
+    """A rank joins the group."""
 
     member: Member
 
 
 @dataclass(frozen=True)
 class Start:
-    """Run a module, with a connection that begins with the `Answer` of this ticket."""
+    """Run a module, with a connection that begins with the `ChildConnection` of this ticket."""
 
     ticket: str
     module: str
@@ -25,29 +25,29 @@ class Start:
 
 
 @dataclass(frozen=True)
-class Answer:
-    """This is the connection for a ticket."""
+class ChildConnection:
+    """This connection is that of the child with this ticket."""
 
     ticket: str
 
 
 @dataclass(frozen=True)
 class Stop:
-    """End what was started; kill it after ``grace_s`` seconds. The answer is `Stopped`."""
+    """End the child; kill it after ``grace_s`` seconds. The answer is `Stopped`."""
 
     grace_s: float
 
 
 @dataclass(frozen=True)
 class Stopped:
-    """Nothing that was started is left."""
+    """No child is left."""
 
 
 @dataclass(frozen=True)
-class Ending:
-    """A member was told to end, and asks that all do."""
+class Terminated:
+    """A rank got SIGTERM, so that the whole group must end."""
 
 
 @dataclass(frozen=True)
-class Leave:
-    """The leader is done."""
+class Shutdown:
+    """The leader is done; every rank ends."""

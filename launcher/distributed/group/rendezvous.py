@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 from launcher.core.errors import UserError
+from launcher.core.files import install
 from launcher.distributed.allocation import Allocation
 
 VARIABLE = "LAUNCHER_RENDEZVOUS"
@@ -35,18 +36,14 @@ def file(folder: Path, allocation: Allocation) -> Path:
 
 
 @contextmanager
-def published(path: Path, meeting: Rendezvous) -> Iterator[None]:
-    """Keep the file there, in place of what a dead leader may have left."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(f".{os.getpid()}")
-    with open(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:
-        json.dump(asdict(meeting), file)
-    partial.replace(path)
+def published(path: Path, leader: Rendezvous) -> Iterator[None]:
+    """Keep the file there, in place of that of a dead leader."""
+    install(path, json.dumps(asdict(leader)), private=True)
     try:
         yield
     finally:
         path.unlink(missing_ok=True)
-        with suppress(OSError):  # it holds a run
+        with suppress(OSError):  # the folder of a run is not empty
             path.parent.rmdir()
 
 

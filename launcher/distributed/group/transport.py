@@ -8,15 +8,15 @@ import struct
 from collections.abc import Callable, Sequence
 from multiprocessing.connection import Connection, answer_challenge, deliver_challenge
 
-LOST_S = 6
-"""After how many seconds of silence a host counts as gone. The kernel asks it every second."""
-HANDSHAKE_S = 10
+KEEPALIVE_TIMEOUT_S = 6
+"""After how many seconds of silence a host counts as lost. The kernel probes it every second."""
+HANDSHAKE_TIMEOUT_S = 10
 KEEPALIVE = (
     (socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1),
     (socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, 2),
     (socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 1),
-    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, LOST_S - 2),
-    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, LOST_S * 1000),
+    (socket.IPPROTO_TCP, socket.TCP_KEEPCNT, KEEPALIVE_TIMEOUT_S - 2),
+    (socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, KEEPALIVE_TIMEOUT_S * 1000),
     (socket.IPPROTO_TCP, socket.TCP_NODELAY, 1),
 )
 
@@ -29,13 +29,13 @@ def listen(host: str) -> socket.socket:
     return socket.create_server((host, 0), family=family, backlog=1024)
 
 
-def welcome(caller: socket.socket, secret: bytes) -> Connection:
-    """Return a connection to who knows the secret. Raises `OSError`, `EOFError` or `AuthenticationError`."""
+def accept(caller: socket.socket, secret: bytes) -> Connection:
+    """Return a connection to a caller that knows the secret. Raises `OSError`, `EOFError` or `AuthenticationError`."""
     return _secured(caller, secret, (deliver_challenge, answer_challenge))
 
 
 def connect(address: tuple[str, int], secret: bytes, timeout_s: float = 5.0) -> Connection:
-    """Return a connection to a listener that knows the secret; raises as `welcome` does."""
+    """Return a connection to a listener that knows the secret; raises as `accept` does."""
     caller = socket.create_connection(address, timeout_s)
     caller.settimeout(None)
     return _secured(caller, secret, (answer_challenge, deliver_challenge))
@@ -46,17 +46,17 @@ def _secured(caller: socket.socket, secret: bytes, steps: Sequence[Step]) -> Con
         caller.setsockopt(level, option, value)
     connection = Connection(caller.detach())
     try:
-        _patience(connection, HANDSHAKE_S)
+        _limit(connection, HANDSHAKE_TIMEOUT_S)
         for step in steps:
             step(connection, secret)
-        _patience(connection, 0)
+        _limit(connection, 0)
     except BaseException:
         connection.close()
         raise
     return connection
 
 
-def _patience(connection: Connection, seconds: int) -> None:
+def _limit(connection: Connection, seconds: int) -> None:
     """Limit the time that each read and write may take; 0 is no limit."""
     with socket.socket(fileno=os.dup(connection.fileno())) as same:
         for option in (socket.SO_RCVTIMEO, socket.SO_SNDTIMEO):
