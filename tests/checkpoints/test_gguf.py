@@ -87,6 +87,7 @@ def test_logits_equal_those_of_transformers(kind: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(loaded(file)), of_transformers(file), atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 def test_logits_are_the_same_over_ranks(tmp_path: Path) -> None:
     file = written(tmp_path / "model.gguf")
     expected = logits(loaded(file))

@@ -93,14 +93,15 @@ def test_logits_equal_those_of_transformers(name: str, tmp_path: Path) -> None:
     torch.testing.assert_close(logits(loaded(tmp_path)), expected, atol=1e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "parallelism"),
     [
         ("llama_tied", Parallelism(tensor=2, pipeline=2)),
-        ("qwen2", Parallelism(tensor=2)),
+        pytest.param("qwen2", Parallelism(tensor=2), marks=pytest.mark.soak),
         ("gpt_neox", Parallelism(pipeline=2)),
         ("mixtral", Parallelism(tensor=2)),
-        ("qwen3_moe", Parallelism(tensor=2)),
+        pytest.param("qwen3_moe", Parallelism(tensor=2), marks=pytest.mark.soak),
         ("qwen3_moe", Parallelism(tensor=2, expert=2)),
     ],
     ids=["llama-tp2-pp2", "qwen2-tp2", "gpt_neox-pp2", "mixtral-tp2", "qwen3_moe-tp2", "qwen3_moe-ep2"],

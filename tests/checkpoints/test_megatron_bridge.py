@@ -44,9 +44,14 @@ def test_opening_needs_no_torch() -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "parallelism",
-    [Parallelism(tensor=2), Parallelism(pipeline=2), Parallelism(tensor=2, pipeline=2)],
+    [
+        pytest.param(Parallelism(tensor=2), marks=pytest.mark.soak),
+        pytest.param(Parallelism(pipeline=2), marks=pytest.mark.soak),
+        Parallelism(tensor=2, pipeline=2),
+    ],
     ids=["tp2", "pp2", "tp2-pp2"],
 )
 def test_logits_are_the_same_over_ranks(parallelism: Parallelism) -> None:

@@ -88,6 +88,7 @@ def test_logits_are_those_of_the_saved_model(arguments: dict[str, Any], model: d
     assert torch.equal(logits(loaded(tmp_path)), logits(made))
 
 
+@pytest.mark.slow
 def test_logits_are_the_same_over_ranks(tmp_path: Path) -> None:
     expected = logits(written(tmp_path / "run", GPT, **GPT_MODEL))
     found = parallel_logits(tmp_path / "run", Parallelism(tensor=2))

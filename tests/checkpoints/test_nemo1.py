@@ -63,6 +63,7 @@ def test_an_archive_and_its_folder_are_the_same_model(tmp_path: Path) -> None:
         assert torch.equal(logits(loaded(path)), logits(model))
 
 
+@pytest.mark.slow
 def test_logits_are_the_same_over_ranks(tmp_path: Path) -> None:
     expected = logits(written(tmp_path / "unpacked"))
     archive = packed(tmp_path / "unpacked", tmp_path / "model.nemo")

@@ -34,6 +34,7 @@ def test_logits_are_those_of_nemo() -> None:
     torch.testing.assert_close(logits(loaded(GENUINE)), expected(), atol=2e-5, rtol=0)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallelism", [Parallelism(tensor=2), Parallelism(pipeline=3)], ids=["tp2", "pp3"])
 def test_logits_are_the_same_over_ranks(parallelism: Parallelism) -> None:
     found = parallel_logits(GENUINE, parallelism)

@@ -30,6 +30,7 @@ def test_it_is_small() -> None:
     assert sum(file.stat().st_size for file in TINY.rglob("*") if file.is_file()) < 4 * 2**20
 
 
+@pytest.mark.slow
 def test_its_scores_are_those_of_its_provenance() -> None:
     stored = json.loads((TINY / "provenance.json").read_text())["scores"]
     found = train_tiny.evaluate(loaded(TINY), TASKS)

@@ -54,6 +54,7 @@ def test_checkpoints_that_nemo_names_are_swept_over(place: Path, capfd: pytest.C
     assert [f"path: step={step}\n" in shown for step in (100, 200)] == [True, True]
 
 
+@pytest.mark.slow
 def test_a_run_with_option_files_of_its_own_is_continued_from_anywhere(tmp_path: Path) -> None:
     options = tmp_path / "options"
     (options / "evaluate").mkdir(parents=True)
@@ -74,6 +75,7 @@ def test_a_run_with_option_files_of_its_own_is_continued_from_anywhere(tmp_path:
     assert run(elsewhere, f"resume=../{AWKWARD}", "-cd", "../moved").returncode == 0
 
 
+@pytest.mark.slow
 def test_a_sweep_with_option_files_of_its_own_is_continued(tmp_path: Path) -> None:
     (tmp_path / "options/evaluate").mkdir(parents=True)
     (tmp_path / "options/evaluate/few.yaml").write_text("defaults: [default]\nlimit: 3\n")

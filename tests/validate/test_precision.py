@@ -65,6 +65,7 @@ def test_the_shipped_model_gets_its_certificate(tmp_path: Path, dtype: Dtype) ->
     assert 1e-4 < seen <= told["value"], "by what held for all types before, this was no sound engine"
 
 
+@pytest.mark.slow
 def test_a_server_of_ours_that_a_command_starts_is_waited_for_and_held_to_its_type(tmp_path: Path) -> None:
     """It answers the command's launcher once its own certificate is valid."""
     inner = f"{shlex.quote(sys.executable)} -m launcher mode=serve engine.max_sequences=8 optimizations.dtype=bf16"

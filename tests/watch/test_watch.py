@@ -21,7 +21,7 @@ from launcher.engines.megatron.build import build
 from launcher.engines.megatron.distributed import initialize
 from launcher.settings.model import Parallelism
 from tests.checkpoints.training_run import ROOT, hugging_face, iteration, nemo
-from tests.running import SLOW, program, wait_for
+from tests.running import SLOW, launch_here, program, wait_for
 
 QUICK = ("watch.poll_s=0.2", "watch.settle_s=0.4")
 ECHO = ("engine=echo", "tasks=[addition]", "evaluate.limit=6")
@@ -53,6 +53,7 @@ def training(tmp_path: Path) -> Path:
     return tmp_path / "lr=1e-4,bf16 [a]"
 
 
+@pytest.mark.slow
 def test_checkpoints_are_evaluated_as_they_come_and_lost_ones_are_missed(training: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     iteration(training, 100, tracker=100)
@@ -80,6 +81,7 @@ def test_checkpoints_are_evaluated_as_they_come_and_lost_ones_are_missed(trainin
     assert 'http-equiv="refresh"' not in page
 
 
+@pytest.mark.slow
 def test_an_ended_watch_goes_on_where_it_was(training: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     for step in (100, 200, 300):
@@ -104,6 +106,7 @@ def test_an_ended_watch_goes_on_where_it_was(training: Path, tmp_path: Path) -> 
     assert "serve:" not in again.stderr
 
 
+@pytest.mark.slow
 def test_once_evaluates_what_is_complete_and_says_what_is_not(training: Path, tmp_path: Path) -> None:
     out = tmp_path / "out=1,b"
     nemo(training, "gpt--val_loss=1.00-step=7-consumed_samples=9.0-last")
@@ -121,6 +124,7 @@ def test_once_evaluates_what_is_complete_and_says_what_is_not(training: Path, tm
     assert point.returncode == 0, point.stderr
 
 
+@pytest.mark.slow
 def test_the_curve_of_a_training_run_rises(training: Path, tmp_path: Path) -> None:
     """The untrained model against the shipped one, in the format of its own trainer."""
     out, folder = tmp_path / "out", training / "iter_0000001"
@@ -156,7 +160,7 @@ def test_the_curve_of_a_training_run_rises(training: Path, tmp_path: Path) -> No
     ],
 )
 def test_a_mistake_is_one_line(arguments: list[str], words: list[str], tmp_path: Path) -> None:
-    done = call([sys.executable, str(ROOT / "launch.py"), *arguments], tmp_path)
+    done = launch_here(tmp_path, *arguments)
     lines = [line for line in done.stderr.splitlines() if not line.startswith("point 0:")]
     assert done.returncode == 1
     assert len(lines) == 1, done.stderr
@@ -164,6 +168,7 @@ def test_a_mistake_is_one_line(arguments: list[str], words: list[str], tmp_path:
         assert word in lines[0]
 
 
+@pytest.mark.slow
 def test_a_tracker_that_is_behind_is_waited_for(training: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     iteration(training, 100, tracker=100)

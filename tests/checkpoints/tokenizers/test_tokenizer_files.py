@@ -29,7 +29,7 @@ from tests.checkpoints.tokenizer_inputs import (
     gguf_vocabulary,
     tokenizer_folder,
 )
-from tests.fuzzing import examples
+from tests.fuzzing import combinations, examples
 
 CLASSES = (
     "PreTrainedTokenizerFast", "LlamaTokenizer", "LlamaTokenizerFast", "GPT2Tokenizer", "GPT2TokenizerFast",
@@ -57,16 +57,14 @@ def agrees(tokenizer: TemplatedTokenizer, file: Path, text: str) -> None:
         assert b"".join(tokenizer.text_pieces(ids)).decode(errors="replace") == back
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-@pytest.mark.parametrize("cls", CLASSES)
+@pytest.mark.parametrize(("pipeline", "cls"), combinations(PIPELINES, CLASSES))
 def test_every_class_encodes_as_the_file(pipeline: str, cls: str | None, tmp_path: Path) -> None:
     folder = written(tmp_path, pipeline, cls, "llama")
     for text in TEXTS:
         agrees(from_folder(folder), folder / "tokenizer.json", text)
 
 
-@pytest.mark.parametrize("pipeline", PIPELINES)
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("pipeline", "kind"), combinations(PIPELINES, KINDS))
 def test_every_model_type_encodes_as_the_file(pipeline: str, kind: str | None, tmp_path: Path) -> None:
     folder = written(tmp_path, pipeline, "PreTrainedTokenizer", kind)
     for text in TEXTS:

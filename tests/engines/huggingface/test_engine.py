@@ -60,6 +60,7 @@ def plain(model: Any, tokens: list[int]) -> list[float]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("caching", [True, False], ids=["caching", "no_caching"])
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_mixed_batch_of_32_equals_plain_forward_passes(kind: str, caching: bool, tmp_path: Path) -> None:

@@ -227,6 +227,7 @@ def test_the_component_refuses_it_before_anything_is_loaded() -> None:
         deployments.plan(Megatron(runtime=Runtime.mcore_dynamic), model, host)
 
 
+@pytest.mark.slow
 def test_megatron_cores_engine_gives_the_answers_of_the_portable_runtime() -> None:
     """The real engine, where only CUDA and flash-attn are replaced by plain functions; its cache is soon full."""
     command = [sys.executable, str(Path(__file__).with_name("mcore_on_cpu.py")), "llama", "5"]

@@ -80,6 +80,7 @@ def test_impossible_models_are_refused() -> None:
         plan(model=Model(path=TINY.path, context_length=1_000_000))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("layout", [Parallelism(), Parallelism(tensor=2), Parallelism(pipeline=2)])
 async def test_the_shipped_model_answers_the_same_at_every_layout(layout: Parallelism) -> None:
     requests = [request(str(i), f"{i}+3=", max_tokens=6, logprobs=0, prompt_logprobs=0) for i in range(5)]

@@ -73,6 +73,7 @@ async def check_layout(config: WorkerConfig, requests: Sequence[GenerationReques
     assert workers() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", LAYOUTS)
 async def test_same_answers_as_one_process(
     name: str, requests: Sequence[GenerationRequest], expected: Sequence[Answer]
@@ -80,6 +81,7 @@ async def test_same_answers_as_one_process(
     await check_layout(worker_config(parallelism=LAYOUTS[name]), requests, expected)
 
 
+@pytest.mark.slow
 async def test_untied_embeddings_with_biases() -> None:
     architecture = replace(TINY, tied=False, bias=True, qkv_bias=True, qk_norm=True)
     some = mixed_requests(4, seed=6)
@@ -105,6 +107,7 @@ def expected_of_experts(requests: Sequence[GenerationRequest]) -> list[Answer]:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", EXPERT_LAYOUTS)
 async def test_experts_over_ranks(
     name: str, requests: Sequence[GenerationRequest], expected_of_experts: Sequence[Answer]
@@ -112,6 +115,7 @@ async def test_experts_over_ranks(
     await check_layout(worker_config(EXPERTS, EXPERT_LAYOUTS[name]), requests, expected_of_experts)
 
 
+@pytest.mark.slow
 async def test_experts_with_biases_and_raw_weights_over_ranks() -> None:
     architecture = replace(EXPERTS, bias=True, normalize_expert_weights=False, qkv_bias=True)
     some = mixed_requests(6, seed=7)
@@ -132,6 +136,7 @@ async def generating(made: BatchingRunner) -> asyncio.Task[Answer]:
     return task
 
 
+@pytest.mark.slow
 async def test_a_dead_rank_fails_requests_and_is_named() -> None:
     with running(worker_config(parallelism=Parallelism(pipeline=2))) as made:
         task = await generating(made)
@@ -145,6 +150,7 @@ async def test_a_dead_rank_fails_requests_and_is_named() -> None:
     assert workers() == []
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("busy", [True, False], ids=["computing", "idle"])
 async def test_a_rank_that_hangs_is_noticed(busy: bool) -> None:
     with running(worker_config(parallelism=Parallelism(tensor=2)), heartbeat_timeout_s=3) as made:
@@ -174,6 +180,7 @@ class Impatient(NamedWeights):
             c10d._set_pg_timeout(timedelta(seconds=2), group)
 
 
+@pytest.mark.slow
 async def test_idle_ranks_wait_in_no_collective() -> None:
     """And a collective does end at the timeout of its group: with a rank stopped, the leader's wait ends by itself."""
     config = replace(worker_config(parallelism=Parallelism(tensor=2)), weights=Impatient())
@@ -189,6 +196,7 @@ async def test_idle_ranks_wait_in_no_collective() -> None:
     assert workers() == []
 
 
+@pytest.mark.slow
 async def test_a_rank_that_dies_while_all_are_idle_is_noticed() -> None:
     with running(worker_config(parallelism=Parallelism(pipeline=2))) as made:
         (victim,) = workers()
@@ -213,6 +221,7 @@ class Unloadable:
         dist.barrier()
 
 
+@pytest.mark.slow
 def test_a_rank_that_cannot_load_stops_the_start() -> None:
     config = replace(worker_config(parallelism=Parallelism(tensor=2)), weights=Unloadable())
     with pytest.raises((ServerError, RuntimeError), match=r"no weights on this host|onnection"), running(config):
@@ -220,6 +229,7 @@ def test_a_rank_that_cannot_load_stops_the_start() -> None:
     assert workers() == []
 
 
+@pytest.mark.slow
 def test_ranks_die_with_a_leader_that_is_killed(tmp_path: Path) -> None:
     script = tmp_path / "leader.py"
     script.write_text(

@@ -71,6 +71,7 @@ def loaded(engine: Engine, path: str, **optimizations: object) -> object:
     return deployments.load(engine, Model("m", path), allocate(), optimizations=asked)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", [Megatron, HuggingFace])
 def test_tokens_and_log_probabilities_are_the_same_alone_and_in_any_mix(kind: type[Engine], model: str) -> None:
     found: list[dict[str, Answer]] = []
