@@ -17,10 +17,10 @@ import psutil
 import uvloop
 from bare_triton import BODY, Asker
 
-from launcher.backends.pytriton.frames import Frame, Frames, pack
+from launcher.backends.pytriton.frames import Frame, FrameDecoder, pack
 from launcher.backends.pytriton.grpc_client import request
 from launcher.backends.pytriton.ports import Ports, choose
-from launcher.backends.pytriton.server import Server, Settings
+from launcher.backends.pytriton.server import Server, ServerSettings
 from launcher.backends.pytriton.workspace import workspace
 
 HERE = "127.0.0.1"
@@ -33,10 +33,10 @@ class Echo(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
-        self._transport, self._frames = transport, Frames()
+        self._transport, self._frames = transport, FrameDecoder()
 
     def data_received(self, data: bytes) -> None:
-        for frame in self._frames.take(data):
+        for frame in self._frames.decode(data):
             self._transport.write(pack(Frame(frame.id, packed=frame.packed, final=True)))
 
 
@@ -76,7 +76,7 @@ if __name__ == "__main__":
         ports, engine, ready = choose(HERE, Ports()), folder / "engine.sock", threading.Event()
         threading.Thread(target=listen, args=(engine, ready), daemon=True).start()
         ready.wait()
-        settings = Settings(HERE, False, False, folder / "triton.json", folder / "triton.log", engine)
+        settings = ServerSettings(HERE, False, False, folder / "triton.json", folder / "triton.log", engine)
         server = Server(settings, ports, folder / "1")
         server.start()
         assert (problem := server.wait(60)) is None, problem

@@ -21,43 +21,48 @@ class Backend(ABC):
     """The configuration of a backend; a component of the group ``backend``."""
 
     spread: ClassVar[Spread] = Spread.none
-    """What of it may be on several nodes."""
+    """Which part of it may span several nodes."""
     runs_engine: ClassVar[bool] = True
-    """Whether it serves one of our engines; otherwise the server has software of its own."""
+    """Whether it runs one of the launcher's engines; otherwise the server has its own."""
     identity_fields: ClassVar[frozenset[str]] = frozenset()
-    """Its settings that decide who answers: a run is resumed only where they are equal."""
+    """The settings that identify the server: a run resumes only if they are equal."""
 
     @property
     def checkpoints(self) -> bool:
         """Whether it serves the checkpoint that `Model` names."""
         return self.runs_engine
 
+    @property
+    def maximum_replicas(self) -> int:
+        """How many replicas of the model can run at the same time, for which the resources must suffice."""
+        return 1
+
     @abstractmethod
     def serve(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[Endpoint]:
-        """Bring the server up and yield its endpoint once it produced a real token.
+        """Start the server and yield its endpoint once it has produced a real token.
 
-        Whatever happens inside the context (an exception, Ctrl-C, SIGTERM), leaving it leaves no process, no port and
-        no temporary folder. Raises `UserError` for what cannot work and `ServerError` when the server does not start.
+        On exit, also by an exception, Ctrl-C or SIGTERM, no process, port or temporary folder is left. Raises
+        `UserError` for settings that cannot work, and `ServerError` when the server does not start.
         """
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
-        """Describe, without heavy imports, what `serve` would start; raise `UserError` for what cannot work."""
+        """Describe, without heavy imports, what `serve` would start. Raises `UserError` as `serve` does."""
         return {}
 
 
 def check_single_process(backend: Backend, allocation: Allocation) -> None:
-    """Raise `UserError` if several processes were started together for a backend that one process runs."""
+    """Raise `UserError` if several processes were started together for a backend that runs in one process."""
     if allocation.world_size > 1 and backend.spread is Spread.none:
         raise UserError(
-            f"backend={name_of(backend)}: {allocation.world_size} processes were started together, and one runs this "
-            "backend; accepted is one"
+            f"backend={name_of(backend)}: this backend runs in one process, got a world size of "
+            f"{allocation.world_size}; start one process"
         )
 
 
 def check_world_size(parallelism: Parallelism, allocation: Allocation) -> None:
-    """Raise `UserError` if several processes were started together, and not as many as the model has."""
+    """Raise `UserError` if several processes were started together, but not one for each rank of the model."""
     if allocation.world_size not in (1, parallelism.world_size):
         raise UserError(
-            f"parallelism: {allocation.world_size} processes were started together, and the model has "
-            f"{parallelism.world_size}; accepted is one, or as many as tensor * pipeline"
+            f"parallelism: the model has a world size of {parallelism.world_size}, got {allocation.world_size} "
+            "processes; start one process, or tensor * pipeline"
         )

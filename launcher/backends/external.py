@@ -1,4 +1,4 @@
-"""A server that is already there."""
+"""A server that runs already."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from launcher.settings.model import Parallelism
 
 @component("backend/external")
 class External(Backend):
-    """Uses the OpenAI-compatible server at ``url``, which ends in ``/v1``; nothing is started, and nothing stopped.
+    """Uses the OpenAI-compatible server at ``url``, which ends in ``/v1``. The launcher neither starts nor stops it.
 
-    ``api_key_env`` names the environment variable that holds the key. ``model`` is the name to send; without it, the
-    only one that the server lists. ``engine`` is what reports should call the software there. ``timeout_s`` bounds
-    each of the calls that look whether the server is there.
+    ``api_key_env`` names the environment variable that holds the key. ``model`` is the name to send; by default the
+    only one that the server lists. ``engine`` is the server's software in reports. ``timeout_s`` is the timeout of each
+    request that lists the models.
     """
 
     runs_engine: ClassVar[bool] = False
@@ -40,7 +40,7 @@ class External(Backend):
         check_world_size(deployment.parallelism, allocation)
         if deployment.parallelism != Parallelism() or deployment.model.path:
             key = "model.path" if deployment.model.path else "parallelism"
-            raise UserError(f"{key}: backend=external loads nothing; accepted is a server that was started with it")
+            raise UserError(f"{key}: has no effect with backend=external; start the server with this setting instead")
         split_url(self.url)
         api_key(self.api_key_env)
         return {"server": self.url, "model": self.model or "<the only one that it lists>"}

@@ -1,4 +1,4 @@
-"""The engine in this process, behind HTTP in a thread."""
+"""The engine in this process, and its HTTP server in a thread."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from launcher.settings.component import component, name_of
 
 @component("backend/inline")
 class Inline(Backend):
-    """Serves from this process. ``port`` 0 is any free one; ``api_key_env`` names the variable that holds the key.
+    """Serves from this process. ``port=0`` is any free one; ``api_key_env`` names the variable that holds the key.
 
-    The model has the further names ``aliases``, for clients that insist on one. Pages from ``cors_origins`` may call it
-    from a browser (``*``: any page). ``limits`` bound what a client may send.
+    ``aliases`` are further names of the model, for clients that require one. Pages from ``cors_origins`` may send
+    requests from a browser (``*``: any page). ``limits`` bound the requests of clients.
 
-    Within ``start_timeout_s`` after loading, the engine must produce a token. On stopping, requests have
-    ``stop_timeout_s`` to end.
+    Within ``start_timeout_s`` after loading, the engine must produce a token. At the end, open requests have
+    ``stop_timeout_s`` to finish.
     """
 
     spread: ClassVar[Spread] = Spread.model

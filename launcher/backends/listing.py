@@ -1,4 +1,4 @@
-"""Which models an OpenAI-compatible server lists, and the one of them that is asked."""
+"""The models that an OpenAI-compatible server lists, and the choice of one."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from launcher.core.errors import ServerError, UserError
 from launcher.core.http import HttpError, authorization, fetch, parsed
 
 SHOWN, NAME_CHARACTERS = 10, 200
-"""How many of the names that a server lists an error quotes, and how much of each."""
+"""How many listed names an error quotes, and how many characters of each."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """Asks the server at ``url``, which ends in ``/v1``.
+    """Lists the models of the server at ``url``, which ends in ``/v1``.
 
-    ``name`` is what to call it where it does not do as it should. ``key`` comes from the environment variable
-    ``key_env``. ``timeout_s`` bounds each call.
+    ``name`` is the server's name in errors. ``key`` comes from the environment variable ``key_env``. ``timeout_s`` is
+    the timeout of each request.
     """
 
     name: str
@@ -44,9 +44,13 @@ class Listing:
         if model is not None:
             return _listed(model, names)
         if names is None:
-            raise UserError(f"backend.model: {self.url}/models lists no models (HTTP {status}); say which one to use")
+            raise UserError(
+                f"backend.model: {self.url}/models lists no models (HTTP {status}); set it to the name to send"
+            )
         if len(names) != 1:
-            raise UserError(f"backend.model: the server has {len(names)}, choose one of: {_shown(names) or '-'}")
+            raise UserError(
+                f"backend.model: the server lists {len(names)} models; set it to one of: {_shown(names) or '-'}"
+            )
         return names[0]
 
     def ask(self, path: str) -> tuple[int, bytes]:
@@ -88,6 +92,6 @@ def _names(body: bytes) -> list[str] | None:
 
 
 def _shown(names: Sequence[str]) -> str:
-    """Return the first names, in what a message has room for."""
+    """Return the first names, shortened for a message."""
     more = f", ... ({len(names) - SHOWN} more)" if len(names) > SHOWN else ""
     return ", ".join(one_line(name, NAME_CHARACTERS) for name in names[:SHOWN]) + more

@@ -13,8 +13,10 @@ TRIES = 20
 
 
 def free(host: str) -> int:
-    """Return a port that nobody listens at, below those that the system gives to clients: there, it could be gone
-    before the program has it. Raises `OSError` if ``host`` is no address of this machine."""
+    """Return a free port below the system's range for clients, which could take it before the program binds it.
+
+    Raises `OSError` if ``host`` is no address of this machine.
+    """
     highest = int(RANGE.read_text().split()[0]) - 1 if RANGE.exists() else LOWEST
     for _ in range(TRIES if highest > LOWEST else 0):
         try:
@@ -26,6 +28,6 @@ def free(host: str) -> int:
 
 
 def _listen(host: str, port: int) -> int:
-    """Listen for a moment: only that shows that nobody else does."""
+    """Bind a port and close it: only that shows that it is free."""
     with socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET) as server:
         return int(server.getsockname()[1])

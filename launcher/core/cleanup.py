@@ -19,10 +19,10 @@ SHARED_MEMORY = Path("/dev/shm")
 
 
 class Leftovers(NamedTuple):
-    """A private folder, with all that belongs to it.
+    """A private folder with the processes whose program is in it.
 
-    These are the processes whose program is in ``folder``, those of ``session`` (0: none), and the segments of shared
-    memory whose names begin with ``shared_memory`` (empty: none).
+    To these belong the processes of ``session`` (0: none). Names of shared memory segments begin with
+    ``shared_memory`` (empty: none).
     """
 
     folder: str

@@ -84,7 +84,7 @@ def script(run: Run, slurm: Slurm, folder: Path) -> str:
 
 def resources_of(run: Run, slurm: Slurm) -> Resources:
     """Return what a job for the run asks for. Raises `UserError` for what the nodes cannot give."""
-    replicas = getattr(run.backend, "most_replicas", 1)
+    replicas = run.backend.maximum_replicas
     return resources(slurm, run.parallelism, replicas, run.backend.spread, memory.per_process_gib(run, slurm))
 
 

@@ -20,24 +20,27 @@ from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import component
 
-CALL_S = 30.0
+REQUEST_TIMEOUT_S = 30.0
 
 
 @component("backend/command")
 class Command(Backend):
-    """Starts a server with ``command``, waits until it is ready, and ends it with all that it has started.
+    """Starts a server with ``command``, waits until it is ready, and ends it with all processes that it has started.
 
-    The command is split into words as a shell does, but no shell runs it. In it stand ``{port}`` and ``{host}``, where
-    the server is to listen (``port=0``: any free one); ``{model}`` for `model.name`, ``{checkpoint}`` for
-    `model.path`, ``{tokenizer}``, ``{context_length}``; ``{tensor}``, ``{pipeline}``, ``{context}``, ``{expert}`` of
-    `parallelism`; ``{gpus}`` for the number of GPUs there are. What is set in these groups must be in the command.
-    ``environment`` is added to the launcher's own; ``environment_env`` names, for each variable, the one of the
-    launcher's that holds its value, which is written nowhere.
+    The command is split into arguments as a shell does, but no shell runs it. Names in braces are replaced:
 
-    The server is ready when ``ready_path`` answers 200 (401 and 403 count, too) within ``start_timeout_s``, and it
-    lists ``model``, by default the only one that it has. It gets SIGTERM at the end, and SIGKILL after
-    ``stop_timeout_s``. ``api_key_env`` names the environment variable with the key to send, ``engine`` is what reports
-    should call the software.
+    - ``{host}`` and ``{port}``: where the server must listen (``port=0``: any free port)
+    - ``{model}`` (`model.name`), ``{checkpoint}`` (`model.path`), ``{tokenizer}``, ``{context_length}``
+    - ``{tensor}``, ``{pipeline}``, ``{context}``, ``{expert}`` of `parallelism`
+    - ``{gpus}``: the number of GPUs
+
+    A setting of these groups that differs from its default must be in the command. ``environment`` is added to the
+    launcher's own. ``environment_env`` gives variables the values of other variables, which the launcher never writes.
+
+    The server is ready when ``ready_path`` answers 200, 401 or 403 within ``start_timeout_s`` and it lists ``model``.
+    The default is the only model that it lists. At the end it gets SIGTERM, and SIGKILL after ``stop_timeout_s``.
+    ``api_key_env`` names the environment variable that holds the key to send. ``engine`` is the server's software in
+    reports.
     """
 
     runs_engine: ClassVar[bool] = False
@@ -58,12 +61,12 @@ class Command(Backend):
     def __post_init__(self) -> None:
         if not self.ready_path.startswith("/"):
             raise UserError(
-                f"backend.ready_path={self.ready_path}: accepted is a path from the server's root, as /health"
+                f"backend.ready_path={self.ready_path}: must be a path from the server's root, such as /health"
             )
         if not self.port and "port" not in argv_template.names(self.command):
             raise UserError(
-                "backend.command: the server must be told where to listen; put {port} in it, or set backend.port to "
-                "the port that it uses"
+                "backend.command: has no {port}; add it where the server takes its port, or set backend.port to the "
+                "port that the server uses"
             )
 
     @property
@@ -75,10 +78,10 @@ class Command(Backend):
         api_key(self.api_key_env)
         self._environment()
         argv_template.check(self.command, deployment.model, deployment.parallelism)
-        command = self._words(deployment, allocation, self.port or ANY_PORT)
+        command = self._argv(deployment, allocation, self.port or ANY_PORT)
         return {"server": planned_url(self.host, self.port), "command": command}
 
-    def _words(self, deployment: Deployment, allocation: Allocation, port: int | str) -> list[str]:
+    def _argv(self, deployment: Deployment, allocation: Allocation, port: int | str) -> list[str]:
         return argv_template.split(self.command, argv_template.values(deployment, allocation, self.host, port))
 
     def _environment(self) -> dict[str, str]:
@@ -92,10 +95,10 @@ class Command(Backend):
 
         key, log = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
         port = _free(self.host, self.port)
-        command = self._words(deployment, allocation, port)
+        command = self._argv(deployment, allocation, port)
         root = root_url(self.host, port)
         with managed_process(command, self._environment(), log, self.stop_timeout_s) as process:
-            listing = Listing(f"backend.command: {root}/v1", f"{root}/v1", key, self.api_key_env, CALL_S)
+            listing = Listing(f"backend.command: {root}/v1", f"{root}/v1", key, self.api_key_env, REQUEST_TIMEOUT_S)
             process.wait(root + self.ready_path, key, self.start_timeout_s)
             yield Endpoint(
                 listing.url,
@@ -109,7 +112,7 @@ class Command(Backend):
 
 
 def _free(host: str, port: int) -> int:
-    """Return ``port``, or any, which was free a moment ago. Raises `UserError`."""
+    """Return ``port``, or for 0 any free one. Raises `UserError` if it is in use."""
     from launcher.asgi.server import bind
     from launcher.backends.ports import free
 

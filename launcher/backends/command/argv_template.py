@@ -1,4 +1,4 @@
-"""The words of a command, with what the launcher knows in the place of names in braces."""
+"""Argument templates: a command whose names in braces stand for values of the configuration."""
 
 from __future__ import annotations
 
@@ -13,35 +13,35 @@ from launcher.engines.base import Deployment
 from launcher.settings.model import Model, Parallelism
 
 FIELD = re.compile(r"\{([a-z_]+)\}")
-"""A name in braces. JSON among the arguments stays what it is, for its keys are quoted."""
+"""A name in braces. JSON in an argument does not match, because its keys are quoted."""
 
 
 def names(command: str) -> set[str]:
-    """Return the names that occur in it."""
+    """Return the names in braces."""
     return set(FIELD.findall(command))
 
 
 def split(command: str, values: Mapping[str, Json]) -> list[str]:
-    """Return the words of ``command`` as a POSIX shell would split them, each name replaced by its value.
+    """Return the arguments of ``command`` as a POSIX shell would split them, each name replaced by its value.
 
-    Raises `UserError` for an unknown name, for one whose value is not set, and for what is no command.
+    Raises `UserError` for an unknown name, for one without a value, and for a malformed command.
     """
     try:
-        found = shlex.split(command)
+        arguments = shlex.split(command)
     except ValueError as error:
-        raise UserError(f"backend.command={command}: {error}; accepted is a command as in a shell") from None
-    if not found:
-        raise UserError("backend.command: it is empty; accepted is a command that starts a server")
+        raise UserError(f"backend.command={command}: {error}; must be a command as in a shell") from None
+    if not arguments:
+        raise UserError("backend.command: is empty; must be a command that starts a server")
     for name in sorted(names(command)):
         if name not in values:
-            raise UserError(f"backend.command: {{{name}}} is not known; accepted are {', '.join(values)}")
+            raise UserError(f"backend.command: {{{name}}} is unknown; expected one of {', '.join(values)}")
         if values[name] in (None, ""):
-            raise UserError(f"backend.command: {{{name}}} has no value; set {ORIGINS.get(name, name)}")
-    return [FIELD.sub(lambda match: str(values[match[1]]), word) for word in found]
+            raise UserError(f"backend.command: {{{name}}} has no value; set {SETTINGS.get(name, name)}")
+    return [FIELD.sub(lambda match: str(values[match[1]]), word) for word in arguments]
 
 
 def values(deployment: Deployment, allocation: Allocation, host: str, port: int | str) -> dict[str, Json]:
-    """Return all that a command can be told, by name."""
+    """Return the value of each name that a command may contain."""
     model, parallelism = deployment.model, deployment.parallelism
     return {
         "host": host,
@@ -58,7 +58,7 @@ def values(deployment: Deployment, allocation: Allocation, host: str, port: int 
     }
 
 
-ORIGINS = {
+SETTINGS = {
     "checkpoint": "model.path",
     "tokenizer": "model.tokenizer",
     "context_length": "model.context_length",
@@ -67,21 +67,21 @@ ORIGINS = {
     "context": "parallelism.context",
     "expert": "parallelism.expert",
 }
-"""The keys behind the names: who sets one wants the server to know."""
+"""The settings that a command must contain if they differ from their defaults."""
 
 
 def check(command: str, model: Model, parallelism: Parallelism) -> None:
-    """Raise `UserError` for what is set and not in the command: nobody else would tell the server."""
-    for name, key in ORIGINS.items():
+    """Raise `UserError` for a setting that differs from its default and is not in the command."""
+    for name, key in SETTINGS.items():
         group, _, field = key.partition(".")
         holder = model if group == "model" else parallelism
         value = getattr(holder, field)
         if value != getattr(type(holder)(), field) and name not in names(command):
-            raise UserError(f"{key}={value}: {{{name}}} is not in backend.command, so the server would not know of it")
+            raise UserError(f"{key}={value}: {{{name}}} is not in backend.command, so the server would not get it")
 
 
 def _local(path: str) -> str:
-    """Return a path that holds from any working directory; the name of a model on a hub stays as it is."""
+    """Return an absolute path; the name of a model on a hub stays unchanged."""
     if not path:
         return ""
     try:

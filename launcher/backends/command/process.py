@@ -1,4 +1,4 @@
-"""A server in a process of its own, behind a reaper that outlives the launcher for as long as it takes to end it."""
+"""A server in its own process, under a reaper that ends it even if the launcher is killed."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from launcher.core.http import HttpError, authorization, fetch
 REAPER = "launcher.core.reaper"
 POLL_INTERVAL_S = 0.2
 PROGRESS_INTERVAL_S = 30.0
-"""How often to say what the server logs while it starts."""
+"""How often to print the last line of the server's log while it starts."""
 PROBE_TIMEOUT_S = 10.0
 TAIL_BYTES, QUOTED_CHARACTERS = 4096, 200
 REAPER_TIMEOUT_S = 10.0
@@ -29,7 +29,7 @@ READY_STATUSES = (200, 401, 403)
 def managed_process(
     command: list[str], environment: Mapping[str, str], log: Path, stop_timeout_s: float
 ) -> Iterator[ManagedProcess]:
-    """Yield a server that runs ``command`` and writes to ``log``; on leaving, nothing of it is left."""
+    """Yield a server that runs ``command`` and writes to ``log``; on exit all its processes have ended."""
     with append(log) as file:
         reaper = subprocess.Popen(
             isolated(REAPER, str(stop_timeout_s), *command),
@@ -37,7 +37,7 @@ def managed_process(
             stdin=subprocess.PIPE,
             stdout=file,
             stderr=file,
-            start_new_session=True,  # Ctrl-C is for the launcher
+            start_new_session=True,  # Ctrl-C must reach only the launcher
         )
     try:
         yield ManagedProcess(reaper, command[0], log)
@@ -52,7 +52,7 @@ def managed_process(
 
 
 class ManagedProcess:
-    """A server that was started, whether or not it still runs."""
+    """A server that was started."""
 
     def __init__(self, reaper: subprocess.Popen[bytes], program: str, log: Path) -> None:
         self._reaper = reaper
@@ -60,7 +60,7 @@ class ManagedProcess:
         self._log = log
 
     def exit_reason(self) -> str | None:
-        """Return how the server ended, and its last words; None while it runs."""
+        """Return how the server exited, with the last line of its log; None while it runs."""
         code = self._reaper.poll()
         if code is None:
             return None
@@ -68,7 +68,7 @@ class ManagedProcess:
         return f"the server ended: {self._program} {_describe_exit(code)}{f': {last}' if last else ''}; see {self._log}"
 
     def wait(self, url: str, key: str | None, timeout_s: float) -> None:
-        """Wait until ``url`` answers. Raises `ServerError` if the server ends first, or takes too long."""
+        """Wait until ``url`` answers. Raises `ServerError` if the server exits first, or after the timeout."""
         start = reported = time.monotonic()
         while (status := _status(url, key)) not in READY_STATUSES:
             if (why := self.exit_reason()) is not None:
@@ -83,7 +83,7 @@ class ManagedProcess:
             time.sleep(POLL_INTERVAL_S)
 
     def _last_log_line(self) -> str:
-        """Return the last line of the log that says something."""
+        """Return the last line of the log that is not empty."""
         with self._log.open("rb") as file:
             file.seek(max(0, self._log.stat().st_size - TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
@@ -91,7 +91,7 @@ class ManagedProcess:
 
 
 def _describe_exit(code: int) -> str:
-    """Say what an exit code as a shell gives it means; a negative one is that of a reaper that was killed."""
+    """Describe an exit code as a shell reports it; a negative one means that the reaper itself was killed."""
     try:
         return f"was killed by {Signals(-code if code < 0 else code - 128).name}"
     except ValueError:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 from launcher.asgi.config import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, check_world_size
 from launcher.backends.endpoint import ANY_PORT, api_key, base_url, frontend_of, planned_url, wait_ready
-from launcher.backends.pytriton.installation import missing
+from launcher.backends.pytriton.installation import missing_requirement
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.core.errors import UserError
 from launcher.core.http import netloc
@@ -36,10 +36,11 @@ class PyTriton(Backend):
 
     ``host``, ``port``, ``api_key_env``, ``aliases``, ``cors_origins``, ``limits``, ``start_timeout_s`` and
     ``stop_timeout_s`` are those of ``backend=inline``; they hold for the OpenAI API, not for Triton's protocol.
-    Triton listens on ``triton_host`` at ``http_port``, ``grpc_port`` and ``metrics_port`` (0: any free one); they are
-    told in ``triton.json`` in the run folder. With an API key, Triton's inference asks for the access token that is
-    told there too. A Triton that does not answer for ``probe_timeout_s`` is replaced. ``workspace`` is the folder for
-    Triton's files, from which libraries must be allowed to run; by default the system's for temporary files.
+
+    Triton listens on ``triton_host`` at ``http_port``, ``grpc_port`` and ``metrics_port`` (0: any free port). The run
+    folder's ``triton.json`` has the ports and an access token; with an API key, Triton requires that token for
+    inference. A Triton that does not answer for ``probe_timeout_s`` is replaced. ``workspace`` is the folder for
+    Triton's files, which must allow programs to run; the default is the system's folder for temporary files.
     """
 
     spread: ClassVar[Spread] = Spread.model
@@ -66,8 +67,8 @@ class PyTriton(Backend):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         check_world_size(deployment.parallelism, allocation)
         api_key(self.api_key_env)
-        if lacking := missing():
-            raise UserError(f"backend=pytriton: {lacking}")
+        if problem := missing_requirement():
+            raise UserError(f"backend=pytriton: {problem}")
         choose(self.triton_host, self._ports)
         listens = {name: netloc(self.triton_host, port or ANY_PORT) for name, port in asdict(self._ports).items()}
         return {"server": planned_url(self.host, self.port), "triton": listens}
@@ -80,7 +81,7 @@ class PyTriton(Backend):
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
         from launcher.api.app import create_app
         from launcher.asgi.server import bind, server_log, serving
-        from launcher.backends.pytriton.request_handler import served_in_thread
+        from launcher.backends.pytriton.request_handler import handler_in_thread
         from launcher.backends.pytriton.runner import TritonRunner
 
         key, path, d = api_key(self.api_key_env), RunFolder(deployment.folder).server_log, deployment
@@ -88,12 +89,12 @@ class PyTriton(Backend):
             bind(self.host, self.port) as bound,
             server_log(path) as log,
             logging_to(log),
-            served_in_thread(d.admission) as served,
-            self._triton(served, d.folder, key is not None, allocation) as triton,
+            handler_in_thread(d.admission) as handler,
+            self._triton(handler, d.folder, key is not None, allocation) as triton,
             d.engine.load(d, allocation) as engine,
-            served.serving(engine),
+            handler.serving(engine),
         ):
-            runner = TritonRunner(engine, served, triton)
+            runner = TritonRunner(engine, handler, triton)
             triton.wait()
             app = create_app(
                 runner,
@@ -111,30 +112,30 @@ class PyTriton(Backend):
 
     @contextmanager
     def _triton(
-        self, served: RequestHandler, folder: Path, guarded: bool, allocation: Allocation
+        self, handler: RequestHandler, folder: Path, token_required: bool, allocation: Allocation
     ) -> Iterator[Supervisor]:
-        """Start Triton in the background: it comes up while the engine loads."""
-        from launcher.backends.pytriton.server import Settings
+        """Start Triton in the background, while the engine loads."""
+        from launcher.backends.pytriton.server import ServerSettings
         from launcher.backends.pytriton.socket_server import listening
         from launcher.backends.pytriton.supervisor import Supervisor, Timeouts
 
-        with working(self.workspace) as home, listening(served, home / "engine.sock"):
-            settings = Settings(
+        with usable_workspace(self.workspace) as triton_workspace, listening(handler, triton_workspace / "engine.sock"):
+            settings = ServerSettings(
                 host=self.triton_host,
                 gpus=allocation.gpus > 0,
-                guarded=guarded,
-                announcement=RunFolder(folder).triton,
+                token_required=token_required,
+                connection_file=RunFolder(folder).triton,
                 log_file=RunFolder(folder.resolve()).triton_log,
-                engine=home / "engine.sock",
+                engine=triton_workspace / "engine.sock",
             )
-            patience = Timeouts(self.start_timeout_s, self.probe_timeout_s)
-            supervisor = Supervisor(settings, self._ports, home, served, patience)
+            timeouts = Timeouts(self.start_timeout_s, self.probe_timeout_s)
+            supervisor = Supervisor(settings, self._ports, triton_workspace, handler, timeouts)
             with supervisor.running():
                 yield supervisor
 
 
 @contextmanager
-def working(parent: str | None) -> Iterator[Path]:
+def usable_workspace(parent: str | None) -> Iterator[Path]:
     """Yield a workspace in ``parent``. Raises `UserError`."""
     from launcher.backends.pytriton.workspace import workspace
 
@@ -143,14 +144,14 @@ def working(parent: str | None) -> Iterator[Path]:
             folder = stack.enter_context(workspace(parent))
         except OSError as error:
             where, why = parent or f"null, which is {tempfile.gettempdir()}", error.strerror or str(error)
-            accepted = "a folder in which this user may write, and programs may run"
-            raise UserError(f"backend.workspace={where}: {why}; accepted is {accepted}") from None
+            expected = "a folder that this user may write to and that programs may run from"
+            raise UserError(f"backend.workspace={where}: {why}; must be {expected}") from None
         yield folder
 
 
 @contextmanager
 def logging_to(log: logging.Logger) -> Iterator[None]:
-    """Send what is said of Triton to the server's log."""
+    """Send Triton's log records to the server's log."""
     source = logging.getLogger("pytriton")
     propagate, source.propagate = source.propagate, False
     for handler in log.handlers:

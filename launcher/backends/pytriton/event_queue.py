@@ -1,4 +1,4 @@
-"""Events of sequences, for one reader who takes all that are there."""
+"""A queue of sequences' events, whose reader takes all that are ready."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from launcher.engines.runtime.output_buffer import join
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """What happened to the sequence ``id``: tokens, or the error that ended it."""
+    """New tokens of the sequence ``id``, or the error that ended it."""
 
     id: str
     what: TokenOutput | Exception
 
 
 class EventQueue:
-    """Filled and read in one loop. However much comes at once, the reader wakes once."""
+    """Filled and read in one event loop; events that come together wake the reader once."""
 
     def __init__(self) -> None:
         self._ready = asyncio.Event()
@@ -30,7 +30,7 @@ class EventQueue:
         self._ready.set()
 
     async def get(self) -> list[Event]:
-        """Wait for events and return all that are there, those of one sequence joined."""
+        """Wait for events; return all that are ready, with those of one sequence joined."""
         await self._ready.wait()
         self._ready.clear()
         events, self._events = self._events, []
@@ -38,7 +38,7 @@ class EventQueue:
 
 
 def joined(events: list[Event]) -> list[Event]:
-    """Make one event of the tokens of a sequence; the order within a sequence stays."""
+    """Join the tokens of each sequence to one event; the order within a sequence stays."""
     if len(events) == 1:
         return events
     found: list[Event] = []

@@ -1,6 +1,6 @@
-"""What travels between the model inside Triton and the engine's process: frames, each a header and tensors."""
+"""Framing between the model inside Triton and the engine's process: a header and tensors."""
 
-# Triton's model gets a copy of this file: the standard library and numpy are all that it may import.
+# Triton's model gets a copy of this file: import only the standard library and numpy.
 from __future__ import annotations
 
 import itertools
@@ -13,18 +13,18 @@ from typing import Any
 import numpy as np
 
 HEAD = struct.Struct("<Q?III")
-"""A frame begins with its id, whether it is final, and how many bytes its text, its packed and its tensors have."""
+"""The header of a frame: its id, whether it is final, and the sizes in bytes of its text, packed data and tensors."""
 
 
 @dataclass(frozen=True, slots=True)
 class Frame:
-    """A request, or one of the answers to the request of the same ``id``.
+    """A request, or one of the responses to the request with the same ``id``.
 
-    ``final`` is set in the last of the answers; in a frame of the model's it says that nobody waits for more of them.
+    ``final`` marks the last response. In a frame from the model it means that the client has gone.
 
-    ``text`` is a request's parameters, in JSON; in an answer it is the error that ended it, if one did. ``packed`` is
-    what the tensor ``batch`` of a request holds, or the tensor ``feed`` of an answer: what is frequent needs no
-    description. All others are ``tensors``; arrays of bytes objects (Triton's BYTES) have one element.
+    ``text`` holds a request's parameters as JSON, or the error that ended a response. ``packed`` is the content of a
+    request's tensor ``batch``, or of a response's tensor ``feed``: these are frequent, so they have no description. All
+    other tensors are in ``tensors``; arrays of bytes objects (Triton's BYTES) have one element.
     """
 
     id: int
@@ -35,13 +35,13 @@ class Frame:
 
 
 def pack(frame: Frame) -> bytes:
-    text, tensors = frame.text.encode(), _described(frame.tensors) if frame.tensors else b""
+    text, tensors = frame.text.encode(), _describe(frame.tensors) if frame.tensors else b""
     head = HEAD.pack(frame.id, frame.final, len(text), len(frame.packed), len(tensors))
     return b"".join((head, text, frame.packed, tensors))
 
 
-def _described(tensors: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
-    """Return a line of JSON, and the content of the arrays that it describes."""
+def _describe(tensors: Mapping[str, np.ndarray[Any, Any]]) -> bytes:
+    """Return a line of JSON that describes the arrays, and their content."""
     raw = {name: _raw(array) for name, array in tensors.items()}
     described = [(name, array.dtype.str, array.shape, len(raw[name])) for name, array in tensors.items()]
     return b"\n".join((json.dumps(described).encode(), b"".join(raw.values())))
@@ -54,24 +54,24 @@ def _raw(array: np.ndarray[Any, Any]) -> bytes:
     return bytes(value)
 
 
-class Frames:
-    """Puts frames together from what arrives, however that is cut."""
+class FrameDecoder:
+    """Decodes frames from chunks of bytes of any size."""
 
     def __init__(self) -> None:
-        self._held = b""
+        self._buffer = b""
 
-    def take(self, data: bytes) -> Iterator[Frame]:
+    def decode(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that ``data`` completes."""
-        held, start = self._held + data if self._held else data, 0
-        while len(held) - start >= HEAD.size:
-            id, final, *sizes = HEAD.unpack_from(held, start)
-            if len(held) - start < HEAD.size + sum(sizes):
+        buffer, start = self._buffer + data if self._buffer else data, 0
+        while len(buffer) - start >= HEAD.size:
+            id, final, *sizes = HEAD.unpack_from(buffer, start)
+            if len(buffer) - start < HEAD.size + sum(sizes):
                 break
             ends = [*itertools.accumulate(sizes, initial=start + HEAD.size)]
-            text, packed, tensors = (held[begin:end] for begin, end in itertools.pairwise(ends))
+            text, packed, tensors = (buffer[begin:end] for begin, end in itertools.pairwise(ends))
             start = ends[-1]
             yield Frame(id, _tensors(tensors) if tensors else {}, text.decode(), packed, final)
-        self._held = held[start:]
+        self._buffer = buffer[start:]
 
 
 def _tensors(data: bytes) -> dict[str, np.ndarray[Any, Any]]:

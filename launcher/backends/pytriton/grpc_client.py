@@ -1,4 +1,4 @@
-"""One gRPC stream to Triton that carries every request of this process."""
+"""One gRPC stream to Triton that carries all requests of this process."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from launcher.core.errors import EngineUnavailable
 from launcher.engines.base import GenerationRequest, TokenOutput
 
 TOKEN_HEADER = "triton-grpc-protocol-triton-access-token"
-PACE_S = 0.0001
-LONGEST_S = 0.003
-"""How long a request waits, per request under way, for others to travel with: a message costs more than that."""
+BATCH_WAIT_PER_REQUEST_S = 0.0001
+MAX_BATCH_WAIT_S = 0.003
+"""How long a request waits for others to share its message, per open request: a message costs more than that."""
 UNLIMITED = (("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1))
 
 
 class GrpcClient:
-    """Sends generations and receives the events of all of them from one feed. Lives in the loop that made it.
+    """Sends generation requests, and receives the events of all of them from one feed. Belongs to one event loop.
 
-    When the stream breaks, everything under way fails with `EngineUnavailable`, and ``failed`` says why; then a new
-    link is needed.
+    When the stream breaks, all open requests fail with `EngineUnavailable`, and ``failed`` says why. Later requests
+    need a new client. ``responses`` counts Triton's responses.
     """
 
     def __init__(self, address: str, token: str) -> None:
         self.loop = asyncio.get_running_loop()
         self.feed = secrets.token_hex(8)
         self.failed: str | None = None
-        self.traffic = 0
+        self.responses = 0
         self._next = 0
-        self._early: dict[int, list[Event]] = {}
-        self._waiting: dict[str, asyncio.Queue[TokenOutput | Exception]] = {}
+        self._out_of_order: dict[int, list[Event]] = {}
+        self._queues: dict[str, asyncio.Queue[TokenOutput | Exception]] = {}
         self._outgoing: asyncio.Queue[GenerationRequest] = asyncio.Queue()
         self._task = self.loop.create_task(self._run(address, token))
 
     async def generate(self, generation: GenerationRequest) -> AsyncIterator[TokenOutput]:
-        """Stream the events of a sequence. Raises what the engine raised, or `EngineUnavailable`."""
+        """Stream the events of a sequence. Raises the engine's error, or `EngineUnavailable`."""
         if self.failed is not None:
             raise EngineUnavailable(self.failed)
         id = generation.id
-        events = self._waiting[id] = asyncio.Queue()
+        events = self._queues[id] = asyncio.Queue()
         self._outgoing.put_nowait(generation)
         try:
             finished = False
@@ -54,13 +54,13 @@ class GrpcClient:
                 finished = event.finish is not None
                 yield event
         finally:
-            self._waiting.pop(id, None)
+            self._queues.pop(id, None)
 
     def fail(self, reason: str) -> None:
-        """Fail everything that is under way, and take no more; called in the link's loop."""
+        """Fail all open requests, and refuse new ones; called in the client's event loop."""
         if self.failed is None:
             self.failed = reason
-            for events in self._waiting.values():
+            for events in self._queues.values():
                 events.put_nowait(EngineUnavailable(reason))
             self._task.cancel()
 
@@ -71,9 +71,9 @@ class GrpcClient:
         try:
             async with grpc.aio.insecure_channel(address, UNLIMITED) as channel:
                 stub = GRPCInferenceServiceStub(channel)
-                answers = stub.ModelStreamInfer(self._requests(), metadata=((TOKEN_HEADER, token),))
-                async for answer in answers:
-                    self._take(answer)
+                stream = stub.ModelStreamInfer(self._requests(), metadata=((TOKEN_HEADER, token),))
+                async for response in stream:
+                    self._receive(response)
             self.fail("Triton ended the connection")
         except grpc.RpcError as error:
             self.fail(f"the connection to Triton broke: {error.code().name}")
@@ -81,44 +81,44 @@ class GrpcClient:
             self.fail("the connection to Triton ended")
 
     async def _requests(self) -> AsyncIterator[Any]:
-        """Open the feed, then send what is there to be sent; while others are under way, wait for company."""
+        """Open the feed, then send requests; while others are open, wait a moment to batch them."""
         yield request(self.feed, self.feed)
         while True:
             ready = [await self._outgoing.get()]
-            if len(self._waiting) > 1:
-                await asyncio.sleep(min(PACE_S * len(self._waiting), LONGEST_S))
+            if len(self._queues) > 1:
+                await asyncio.sleep(min(BATCH_WAIT_PER_REQUEST_S * len(self._queues), MAX_BATCH_WAIT_S))
             while not self._outgoing.empty():
                 ready.append(self._outgoing.get_nowait())
             yield request(ready[0].id, self.feed, tensors.pack_requests(ready))
 
-    def _take(self, answer: Any) -> None:
-        """Take an answer; what Triton refuses, the feed or a batch, ends the link."""
-        self.traffic += 1
-        if answer.error_message:
-            self.fail(_reason(answer.error_message))
-        for packed in answer.infer_response.raw_output_contents:
+    def _receive(self, response: Any) -> None:
+        """Handle a response; an error of Triton for the feed or a batch ends the stream."""
+        self.responses += 1
+        if response.error_message:
+            self.fail(_reason(response.error_message))
+        for packed in response.infer_response.raw_output_contents:
             number, events = tensors.unpack(packed)
-            self._early[number] = events
-        while self._next in self._early:
-            for event in self._early.pop(self._next):
+            self._out_of_order[number] = events
+        while self._next in self._out_of_order:
+            for event in self._out_of_order.pop(self._next):
                 self._deliver(event)
             self._next += 1
 
     def _deliver(self, event: Event) -> None:
-        events = self._waiting.get(event.id)
+        events = self._queues.get(event.id)
         if events is not None:
             events.put_nowait(event.what)
 
 
 def _reason(message: str) -> str:
-    """Return what the last line of a refusal says, which the engine's process wrote or Triton."""
+    """Return the reason in the last line of an error, which the engine's process or Triton wrote."""
     line = message.strip().rpartition("\n")[2]
     _, ours, reason = line.partition("EngineUnavailable: ")
     return reason if ours else f"Triton cannot answer: {line}"
 
 
 def request(id: str, feed: str, batch: bytes | None = None) -> Any:
-    """Return a ``ModelInferRequest`` of the KServe protocol, which opens a feed or sends a batch to it."""
+    """Return a ``ModelInferRequest`` of the KServe protocol that opens a feed or sends a batch."""
     from tritonclient.grpc.service_pb2 import ModelInferRequest
 
     found = ModelInferRequest(model_name=MODEL, id=id)

@@ -1,4 +1,4 @@
-"""Triton as PyTriton's wheel brings it, laid out in a folder with the one model that it serves."""
+"""The Triton of PyTriton's wheel, installed in a folder with the one model that it serves."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from pathlib import Path
 
 MODEL = "generate"
 LIBRARY = "libtriton_python.so"
-LITTER, OURS = b"/tmp/python_env_", b"./python_env____"
-"""Where the Python backend makes an empty folder, which stays when it is killed; and what the copy says instead, which
-is in the folder that Triton runs in. No option sets it."""
-BESIDE = Path(__file__).parent
+TMP_TEMPLATE, REPLACEMENT = b"/tmp/python_env_", b"./python_env____"
+"""The template of a folder that the Python backend leaves behind when it is killed, and its replacement in the copy of
+the library: a folder below Triton's working directory. Triton has no option for it."""
+SOURCES = Path(__file__).parent
 INPUTS = {
     "tokens": ("INT32", (-1,)),
     "text": ("BYTES", (1,)),
@@ -33,7 +33,7 @@ OUTPUTS = {
     "prompt_top_tokens": ("INT32", (-1, -1)),
     "prompt_top_logprobs": ("FP64", (-1, -1)),
 }
-"""Type and shape of the tensors of the model, as documented in docs/pytriton.md."""
+"""Type and shape of the model's tensors, as documented in docs/pytriton.md."""
 
 
 def program(folder: Path) -> Path:
@@ -50,7 +50,7 @@ def models(folder: Path) -> Path:
 
 
 def install(folder: Path, engine: Path) -> None:
-    """Lay out Triton in ``folder``, which must not exist, with a model that speaks to the socket ``engine``."""
+    """Install Triton in ``folder``, which must not exist, with a model that connects to the socket ``engine``."""
     bundled, python = _bundled(), backends(folder) / "python"
     for each in (program(folder).parent, python, models(folder) / MODEL / "1"):
         each.mkdir(parents=True)
@@ -60,18 +60,18 @@ def install(folder: Path, engine: Path) -> None:
     utilities = "triton_python_backend_utils.py"
     (python / utilities).symlink_to(bundled / "backends" / "python" / utilities)
     library = (bundled / "backends" / "python" / LIBRARY).read_bytes()
-    (python / LIBRARY).write_bytes(library.replace(LITTER, OURS))
+    (python / LIBRARY).write_bytes(library.replace(TMP_TEMPLATE, REPLACEMENT))
     _write_model(models(folder) / MODEL, engine)
 
 
 def _write_model(folder: Path, engine: Path) -> None:
-    shutil.copy(BESIDE / "proxy.py", folder / "1" / "model.py")
-    shutil.copy(BESIDE / "frames.py", folder / "1" / "frames.py")
+    shutil.copy(SOURCES / "proxy.py", folder / "1" / "model.py")
+    shutil.copy(SOURCES / "frames.py", folder / "1" / "frames.py")
     (folder / "config.pbtxt").write_text(_configuration(engine))
 
 
 def _configuration(engine: Path) -> str:
-    """Return Triton's ModelConfig in the text form of protobuf: decoupled, and without batches of Triton's own."""
+    """Return Triton's ModelConfig in the text form of protobuf: decoupled, without Triton's own batching."""
     inputs = [_tensor("input", name, *kind, optional=True) for name, kind in INPUTS.items()]
     outputs = [_tensor("output", name, *kind) for name, kind in OUTPUTS.items()]
     return "\n".join(
@@ -95,8 +95,8 @@ def _tensor(field: str, name: str, kind: str, shape: tuple[int, ...], *, optiona
 def environment(folder: Path) -> dict[str, str]:
     """Return the environment of Triton.
 
-    Its Python stub must find the libpython of this interpreter (with the system's, another version of the same, it
-    dies) and its packages; what it leaves behind when it is killed must lie in ``folder``.
+    Its Python stub must load this interpreter's libpython and packages; it crashes with another libpython of the
+    system. Its temporary files must be in ``folder``, because it leaves them behind when it is killed.
     """
     libraries = (str(sysconfig.get_config_var("LIBDIR")), os.fspath(_bundled().parents[1] / "nvidia_pytriton.libs"))
     return os.environ | {
@@ -106,8 +106,8 @@ def environment(folder: Path) -> dict[str, str]:
     }
 
 
-def missing() -> str | None:
-    """Return what this Python lacks to run Triton, or None."""
+def missing_requirement() -> str | None:
+    """Return the requirement of Triton that this Python does not meet, or None."""
     if find_spec("pytriton") is None:
         return "nvidia-pytriton is not installed; install the extra 'pytriton'"
     stubs = _bundled() / "python_backend_stubs"

@@ -1,4 +1,4 @@
-"""Ports for a program that does not say when they are taken."""
+"""Free ports for Triton, which does not report a port that is in use."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.core.errors import UserError
 
 @dataclass(frozen=True)
 class Ports:
-    """Where Triton listens: KServe over HTTP and over gRPC, and its metrics. 0 is any free port."""
+    """The ports of KServe over HTTP and gRPC, and of Triton's metrics. 0 is any free port."""
 
     http: int = 0
     grpc: int = 0
@@ -22,38 +22,38 @@ class Ports:
 
 
 def choose(host: str, wanted: Ports, last: Ports | None = None) -> Ports:
-    """Return ports that are free now; for 0 those used ``last`` if they still are.
+    """Return ports that are free now. For 0 a port of ``last`` is preferred.
 
-    Raises `UserError` that names a port which is taken: Triton would start, and its clients meet the other program.
+    Raises `UserError` for a port that is in use: Triton would start, and its clients would reach the other program.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         found: dict[str, int] = {}
         for name, port in asdict(wanted).items():
-            before = asdict(last)[name] if last is not None and not port else 0
-            found[name] = _held(held, host, name, port, before)
+            previous = asdict(last)[name] if last is not None and not port else 0
+            found[name] = _reserve(stack, host, name, port, previous)
         return Ports(**found)
 
 
-def _held(held: ExitStack, host: str, name: str, port: int, before: int) -> int:
-    if before:
+def _reserve(stack: ExitStack, host: str, name: str, port: int, previous: int) -> int:
+    if previous:
         try:
-            return _listen(held, host, before)
+            return _listen(stack, host, previous)
         except OSError:
             pass
     try:
-        return _listen(held, host, port or free(host))
+        return _listen(stack, host, port or free(host))
     except OSError as error:
         why = error.strerror if isinstance(error, socket.gaierror) else os.strerror(error.errno or 0)
         if error.errno in (errno.EADDRINUSE, errno.EACCES):
             where, instead = f"backend.{name}_port={port}", f"backend.{name}_port=0 is any free one"
             raise UserError(f"{where}: cannot listen there on {host}: {why}; {instead}") from None
         raise UserError(
-            f"backend.triton_host={host}: cannot listen there ({why}); accepted is an address of this machine"
+            f"backend.triton_host={host}: cannot listen there ({why}); must be an address of this machine"
         ) from None
 
 
-def _listen(held: ExitStack, host: str, port: int) -> int:
-    """Listen for a moment: only that shows that nobody else does."""
+def _listen(stack: ExitStack, host: str, port: int) -> int:
+    """Bind a port until ``stack`` closes: only that shows that it is free."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    server = held.enter_context(socket.create_server((host, port), family=family))
+    server = stack.enter_context(socket.create_server((host, port), family=family))
     return int(server.getsockname()[1])

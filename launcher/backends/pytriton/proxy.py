@@ -1,7 +1,6 @@
-"""The model that Triton loads: it passes requests on to the engine's process, and the answers of that back.
+"""The model that Triton loads: it forwards requests to the engine's process, and responses to the clients.
 
-It runs in Triton's Python stub, from a copy named model.py beside one of frames.py; nothing else of the launcher is
-there.
+It runs in Triton's Python stub, from a copy named model.py beside a copy of frames.py and without other modules.
 """
 
 from __future__ import annotations
@@ -17,15 +16,15 @@ from typing import Any
 import numpy as np
 import triton_python_backend_utils as triton
 
-from .frames import Frame, Frames, pack
+from .frames import Frame, FrameDecoder, pack
 
-CHUNK = 1 << 20
-CANCELLED_S = 0.5
-"""How often to ask Triton whether those who read a feed, or use its own protocol, are still there."""
+CHUNK_BYTES = 1 << 20
+CANCEL_POLL_INTERVAL_S = 0.5
+"""How often to ask Triton which clients have gone."""
 
 
 class TritonPythonModel:
-    """A decoupled model, whose name and methods are the Python backend's."""
+    """A decoupled model; the Python backend prescribes the names of the class and its methods."""
 
     def initialize(self, args: Mapping[str, str]) -> None:
         settings = json.loads(args["model_config"])["parameters"]
@@ -40,7 +39,7 @@ class TritonPythonModel:
         threading.Thread(target=self._watch, name="clients", daemon=True).start()
 
     def execute(self, requests: Sequence[Any]) -> None:
-        """Pass on what Triton has at once, in one write."""
+        """Forward all requests of one call in one write."""
         self._write(b"".join(map(self._packed, requests)))
 
     def finalize(self) -> None:
@@ -57,10 +56,10 @@ class TritonPythonModel:
         return pack(Frame(id, tensors, request.parameters()))
 
     def _answer(self) -> None:
-        """Send answers until the engine's process hangs up."""
-        frames = Frames()
-        while data := self._engine.recv(CHUNK):
-            for frame in frames.take(data):
+        """Send responses until the engine's process closes the connection."""
+        frames = FrameDecoder()
+        while data := self._engine.recv(CHUNK_BYTES):
+            for frame in frames.decode(data):
                 self._send(frame)
 
     def _write(self, data: bytes) -> None:
@@ -68,9 +67,9 @@ class TritonPythonModel:
             self._engine.sendall(data)
 
     def _watch(self) -> None:
-        """Tell the engine's process whose client has gone."""
+        """Report requests whose client has gone to the engine's process."""
         while True:
-            time.sleep(CANCELLED_S)
+            time.sleep(CANCEL_POLL_INTERVAL_S)
             with self._asking:
                 gone = [id for id, sender in list(self._clients.items()) if sender.is_cancelled()]
             if gone:
@@ -81,7 +80,7 @@ class TritonPythonModel:
         if frame.final:
             flags = triton.TRITONSERVER_RESPONSE_COMPLETE_FINAL
             del self._senders[frame.id]
-            with self._asking:  # whoever has said its last must not be asked any more
+            with self._asking:  # a sender that has sent its last response must not be used any more
                 self._clients.pop(frame.id, None)
         sender.send(_response(frame), flags=flags)
 

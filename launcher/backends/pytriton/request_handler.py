@@ -1,4 +1,4 @@
-"""The model as Triton's clients ask it."""
+"""Runs the requests that reach the engine's process through Triton."""
 
 from __future__ import annotations
 
@@ -23,55 +23,55 @@ from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, GenerationRequest, TokenOutput
 
-LOG = logging.getLogger("pytriton.served")
-JOIN_S = 2.0
-REMEMBERED = 1000
-"""How many generations that were withdrawn before they came are remembered."""
+LOG = logging.getLogger("pytriton.request_handler")
+JOIN_TIMEOUT_S = 2.0
+MAX_WITHDRAWN = 1000
+"""How many ids of withdrawn generations are kept, in case their request arrives later."""
 Arrays = tensors.Arrays
 
 
 class RequestError(Exception):
-    """What a client of Triton is told, in one line."""
+    """An error for a client of Triton, in one line."""
 
 
 @contextmanager
-def served_in_thread(admission: Admission | None = None) -> Iterator[RequestHandler]:
-    """Yield a `RequestHandler` whose loop runs in a thread of its own.
+def handler_in_thread(admission: Admission | None = None) -> Iterator[RequestHandler]:
+    """Yield a `RequestHandler` whose event loop runs in a thread of its own.
 
-    On leaving everything is cancelled; a thread that is stuck in the engine is left behind.
+    On exit all requests are cancelled; a thread that hangs in the engine is left behind.
     """
     loop = uvloop.new_event_loop()
     thread = threading.Thread(target=_run, args=(loop,), name="triton-engine", daemon=True)
     thread.start()
-    served = RequestHandler(loop, admission)
+    handler = RequestHandler(loop, admission)
     try:
-        yield served
+        yield handler
     finally:
-        served.reset("the server is stopping")
+        handler.reset("the server is stopping")
         loop.call_soon_threadsafe(loop.stop)
-        thread.join(JOIN_S)
+        thread.join(JOIN_TIMEOUT_S)
 
 
 class RequestHandler:
-    """Runs generations for whoever asks through Triton, all of them in one loop.
+    """Runs the generations of all clients of Triton in one event loop.
 
-    An `answer` streams the events of its own sequence. A batch of sequences leaves their events to a feed, which
-    carries those of many. Any thread may call `know`, `withdraw`, `end_feed` and `reset`; all else belongs to the loop.
-    Until ``admission`` is open only those that `know` was told of are served.
+    `answer` streams the events of one sequence. The events of a batch of sequences go to a feed, which carries those of
+    many batches. Any thread may call `trust`, `withdraw`, `end_feed` and `reset`; all else runs in the loop. Until
+    ``admission`` is open, only requests that `trust` has named are served.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, admission: Admission | None = None) -> None:
         self.loop = loop
         self._admission = admission
-        self._known: set[str] = set()
+        self._trusted: set[str] = set()
         self._runner: AsyncEngine | None = None
-        self._jobs: dict[str, Job] = {}
+        self._running: dict[str, RunningGeneration] = {}
         self._feeds: dict[str, ResponseStream] = {}
         self._withdrawn: dict[str, None] = {}
 
     @contextmanager
     def serving(self, runner: AsyncEngine) -> Iterator[None]:
-        """Answer with ``runner`` from now on, and on leaving refuse again."""
+        """Serve ``runner``; before and after, all requests are refused."""
         self._runner = runner
         try:
             yield
@@ -81,7 +81,7 @@ class RequestHandler:
 
     async def answer(self, data: Mapping[str, Any], parameters: Mapping[str, Json]) -> AsyncGenerator[Arrays, None]:
         """Answer a request of the KServe protocol; the last answer has ``finish``. Raises `RequestError`."""
-        with _refusing():
+        with _as_request_error():
             given = tensors.given(parameters, data)
             async with aclosing(self._choose(data, given)) as arrays:
                 async for each in arrays:
@@ -93,48 +93,48 @@ class RequestHandler:
         if "abort" in given:
             self._abort(str(given["abort"]), "the request was aborted")
             return _done("aborted")
-        self._admit(str(given.get("id") or ""))
+        self._check_admitted(str(given.get("id") or ""))
         return self._generate(data, given)
 
     def open_feed(self, name: str, id: int, send: Callable[[Frame], None]) -> None:
-        """Send the events of the batches that name this feed, as answers to the request ``id`` and to theirs.
+        """Send the events of this feed's batches, as responses to the request ``id`` and to the batches.
 
-        Raises `RequestError` while there is no valid certificate, for a feed that is none of our own API's.
+        Without a valid certificate, raises `RequestError` for a feed that the launcher has not opened itself.
         """
-        self._admit(name)
+        self._check_admitted(name)
         self._end_feed(name)
-        self._feeds[name] = ResponseStream(id, send, lambda: len(self._jobs))
+        self._feeds[name] = ResponseStream(id, send, lambda: len(self._running))
 
     def begin(self, feed: str, id: int, packed: bytes) -> None:
-        """Start the generations of the batch ``id``; what they say, and why one is refused, is left to the feed.
+        """Start the generations of the batch ``id``; their events and errors go to the feed.
 
-        Raises `RequestError` for what is no batch.
+        Raises `RequestError` for a malformed batch.
         """
         if feed not in self._feeds:
-            raise RequestError(f"feed={feed}: no such feed is open")
-        with _refusing():
+            raise RequestError(f"feed={feed}: this feed is not open")
+        with _as_request_error():
             batch = tensors.unpack_requests(packed)
-        told = self._feeds[feed]
-        told.owe(id)
+        sink = self._feeds[feed]
+        sink.add_batch(id)
         for name, prompt, given, final_only in batch:
             try:
                 if name in self._withdrawn:
                     raise EngineUnavailable("the request was withdrawn")
-                self._submit(*self._read(name, prompt, given, final_only), told)
+                self._submit(*self._read(name, prompt, given, final_only), sink)
             except (ValueError, EngineUnavailable) as error:
-                told.put(Event(name, error))
+                sink.put(Event(name, error))
 
     async def _generate(self, data: Mapping[str, Any], given: dict[str, Json]) -> AsyncGenerator[Arrays, None]:
         id = str(given.pop("id", None) or f"triton-{secrets.token_hex(8)}")
         runner, generation = self._read(id, tensors.prompt(data, self._loaded()), given)
-        inbox = EventQueue()
-        job = self._submit(runner, generation, inbox)
+        events = EventQueue()
+        generation_ = self._submit(runner, generation, events)
         decode = _decoder(runner) if "text" in data else None
         try:
-            async for event in _tokens(inbox):
+            async for event in _tokens(events):
                 yield tensors.answer(event) | ({"text": tensors.text(decode(event))} if decode else {})
         finally:
-            job.end()
+            generation_.end()
 
     def _read(
         self, id: str, prompt: tuple[int, ...], given: Mapping[str, Json], final_only: bool = False
@@ -148,43 +148,43 @@ class RequestHandler:
             raise EngineUnavailable("no engine is loaded")
         return self._runner
 
-    def know(self, name: str) -> None:
-        """Serve feeds and requests whose name begins with this secret one at once: they are the launcher's own.
+    def trust(self, name: str) -> None:
+        """Serve feeds and requests whose name begins with this secret name at once: they are the launcher's own.
 
-        Those of our API are among them, which keeps out by itself who is not to be answered yet.
+        The feed of the OpenAI API is one of them; that API itself checks the admission of its clients.
         """
-        self._known.add(name)
+        self._trusted.add(name)
 
-    def _admit(self, name: str) -> None:
+    def _check_admitted(self, name: str) -> None:
         admitted = self._admission is None or self._admission.is_open
-        if not admitted and not name.startswith(tuple(self._known)):
+        if not admitted and not name.startswith(tuple(self._trusted)):
             raise RequestError(f"EngineUnavailable: {REASON}")
 
     def withdraw(self, id: str) -> None:
-        """End the generation ``id`` of a batch and free its slot; if it is still on its way, it never starts."""
-        self._soon(self._withdraw, id)
+        """End the generation ``id`` of a batch and free its slot; if its request arrives later, it never starts."""
+        self._call_in_loop(self._withdraw, id)
 
     def end_feed(self, name: str) -> None:
-        """End a feed that nobody reads any more."""
-        self._soon(self._end_feed, name)
+        """End a feed without a reader."""
+        self._call_in_loop(self._end_feed, name)
 
     def reset(self, reason: str) -> None:
-        """End every generation and every feed, as when Triton is gone."""
-        self._soon(self._reset, reason)
+        """End all generations and feeds, as after the death of Triton."""
+        self._call_in_loop(self._reset, reason)
 
-    def _soon(self, function: Callable[..., None], *arguments: str) -> None:
-        with suppress(RuntimeError):  # the loop has closed: nothing runs in it
+    def _call_in_loop(self, function: Callable[..., None], *arguments: str) -> None:
+        with suppress(RuntimeError):  # the loop has closed, so nothing runs in it
             self.loop.call_soon_threadsafe(function, *arguments)
 
     def _abort(self, id: str, reason: str) -> None:
-        job = self._jobs.get(id)
-        if job is not None:
-            job.end(EngineUnavailable(reason))
+        generation_ = self._running.get(id)
+        if generation_ is not None:
+            generation_.end(EngineUnavailable(reason))
 
     def _withdraw(self, id: str) -> None:
         self._abort(id, "the request was withdrawn")
         self._withdrawn[id] = None
-        if len(self._withdrawn) > REMEMBERED:
+        if len(self._withdrawn) > MAX_WITHDRAWN:
             del self._withdrawn[next(iter(self._withdrawn))]
 
     def _end_feed(self, name: str) -> None:
@@ -193,50 +193,52 @@ class RequestHandler:
             feed.end()
 
     def _reset(self, reason: str) -> None:
-        for id in list(self._jobs):
+        for id in list(self._running):
             self._abort(id, reason)
         for name in list(self._feeds):
             self._end_feed(name)
 
-    def _submit(self, runner: AsyncEngine, generation: GenerationRequest, told: ResponseStream | EventQueue) -> Job:
-        if generation.id in self._jobs:
+    def _submit(
+        self, runner: AsyncEngine, generation: GenerationRequest, sink: ResponseStream | EventQueue
+    ) -> RunningGeneration:
+        if generation.id in self._running:
             raise ValueError(f"id={generation.id}: a generation of this id is running already")
-        task = self.loop.create_task(_pump(runner, generation, told))
-        job = self._jobs[generation.id] = Job(generation.id, told, task)
-        task.add_done_callback(lambda _: self._forget(job))
-        return job
+        task = self.loop.create_task(_pump(runner, generation, sink))
+        generation_ = self._running[generation.id] = RunningGeneration(generation.id, sink, task)
+        task.add_done_callback(lambda _: self._forget(generation_))
+        return generation_
 
-    def _forget(self, job: Job) -> None:
-        if self._jobs.get(job.id) is job:
-            del self._jobs[job.id]
+    def _forget(self, generation_: RunningGeneration) -> None:
+        if self._running.get(generation_.id) is generation_:
+            del self._running[generation_.id]
 
 
 @dataclass(frozen=True)
-class Job:
-    """A generation that runs, and who hears of it."""
+class RunningGeneration:
+    """A generation that runs, and the sink of its events."""
 
     id: str
-    told: ResponseStream | EventQueue
+    sink: ResponseStream | EventQueue
     task: asyncio.Task[None]
 
     def end(self, error: Exception | None = None) -> None:
-        """Cancel it if it still runs; ``error`` is what its reader is told."""
+        """Cancel the generation if it still runs; its reader gets ``error``."""
         if self.task.cancel() and error is not None:
-            self.told.put(Event(self.id, error))
+            self.sink.put(Event(self.id, error))
 
 
-async def _pump(runner: AsyncEngine, generation: GenerationRequest, told: ResponseStream | EventQueue) -> None:
+async def _pump(runner: AsyncEngine, generation: GenerationRequest, sink: ResponseStream | EventQueue) -> None:
     try:
         async with aclosing(cast("AsyncGenerator[TokenOutput, None]", runner.generate(generation))) as events:
             async for event in events:
-                told.put(Event(generation.id, event))
+                sink.put(Event(generation.id, event))
     except Exception as error:
-        told.put(Event(generation.id, error))
+        sink.put(Event(generation.id, error))
 
 
 @contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn what went wrong into what the client is told."""
+def _as_request_error() -> Iterator[None]:
+    """Raise a `RequestError` for any error of a request."""
     try:
         yield
     except ValueError as error:
@@ -252,10 +254,10 @@ async def _done(word: str) -> AsyncGenerator[Arrays, None]:
     yield {"finish": tensors.text(word)}
 
 
-async def _tokens(inbox: EventQueue) -> AsyncIterator[TokenOutput]:
-    """Yield the events of the only sequence of an inbox, up to its last."""
+async def _tokens(events: EventQueue) -> AsyncIterator[TokenOutput]:
+    """Yield the events of the only sequence of a queue, up to the last one."""
     while True:
-        for event in await inbox.get():
+        for event in await events.get():
             if isinstance(event.what, Exception):
                 raise event.what
             yield event.what
@@ -264,7 +266,7 @@ async def _tokens(inbox: EventQueue) -> AsyncIterator[TokenOutput]:
 
 
 def _decoder(runner: AsyncEngine) -> Callable[[TokenOutput], str]:
-    """Return a function that turns the events of one sequence into its text, in whole characters."""
+    """Return a function that decodes the events of one sequence to text, in complete characters."""
     decode = codecs.getincrementaldecoder("utf-8")(errors="replace").decode
 
     def text(event: TokenOutput) -> str:

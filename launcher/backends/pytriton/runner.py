@@ -1,4 +1,4 @@
-"""The engine as the API sees it: generation goes through Triton, the rest straight to the engine in this process."""
+"""The engine behind the API: generation goes through Triton, all else directly to the engine in this process."""
 
 from __future__ import annotations
 
@@ -17,33 +17,33 @@ from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, T
 
 
 class TritonRunner(AsyncEngine):
-    """Speaks to the Triton that a supervisor keeps alive. Whatever ends a stream early also frees the engine's slot."""
+    """Sends requests to the Triton of a supervisor. A stream that ends early frees the engine's slot."""
 
-    def __init__(self, engine: AsyncEngine, served: RequestHandler, supervisor: Supervisor) -> None:
+    def __init__(self, engine: AsyncEngine, handler: RequestHandler, supervisor: Supervisor) -> None:
         self.model = engine.model
         self.tokenizer = engine.tokenizer
         self.context_length = engine.context_length
         self.capacity = engine.capacity
         self._engine = engine
-        self._served = served
+        self._handler = handler
         self._supervisor = supervisor
-        self._link: GrpcClient | None = None
-        supervisor.attach(engine, self._down, self._traffic)
+        self._client: GrpcClient | None = None
+        supervisor.attach(engine, self._on_lost, self._responses)
 
     @property
     def vocab_size(self) -> int:
         return self._engine.vocab_size
 
     async def generate(self, request: GenerationRequest) -> AsyncGenerator[TokenOutput, None]:
-        link, finished = self._connected(), False
+        client, finished = self._current_client(), False
         try:
-            async with aclosing(cast("AsyncGenerator[TokenOutput, None]", link.generate(request))) as events:
+            async with aclosing(cast("AsyncGenerator[TokenOutput, None]", client.generate(request))) as events:
                 async for event in events:
                     finished = event.finish is not None
                     yield event
         finally:
             if not finished:
-                self._served.withdraw(request.id)
+                self._handler.withdraw(request.id)
 
     def reference(self, tokens: Sequence[int]) -> list[float]:
         return self._engine.reference(tokens)
@@ -60,25 +60,25 @@ class TritonRunner(AsyncEngine):
     def describe(self) -> dict[str, Json]:
         return self._engine.describe() | {"triton": self._supervisor.facts()}
 
-    def _traffic(self) -> int:
-        """Return how many answers of Triton have come so far, over the current link."""
-        return self._link.traffic if self._link else 0
+    def _responses(self) -> int:
+        """Return how many responses of Triton the current client has received."""
+        return self._client.responses if self._client else 0
 
-    def _connected(self) -> GrpcClient:
-        """Return the link to the Triton that runs now. Raises `EngineUnavailable` if none does."""
+    def _current_client(self) -> GrpcClient:
+        """Return the client of the running Triton. Raises `EngineUnavailable` if none runs."""
         if self._supervisor.error is not None:
             raise EngineUnavailable(self._supervisor.error)
-        link = self._link
-        if link is None or link.failed is not None or link.loop is not asyncio.get_running_loop():
-            if link is not None:
-                self._served.end_feed(link.feed)
-            link = self._link = GrpcClient(*self._supervisor.grpc())
-            self._served.know(link.feed)
-        return link
+        client = self._client
+        if client is None or client.failed is not None or client.loop is not asyncio.get_running_loop():
+            if client is not None:
+                self._handler.end_feed(client.feed)
+            client = self._client = GrpcClient(*self._supervisor.grpc())
+            self._handler.trust(client.feed)
+        return client
 
-    def _down(self, reason: str) -> None:
-        """Fail what is under way, because Triton is gone; called by the supervisor's thread."""
-        link = self._link
-        if link is not None:
-            with suppress(RuntimeError):  # the loop has closed: nobody is left to tell
-                link.loop.call_soon_threadsafe(link.fail, reason)
+    def _on_lost(self, reason: str) -> None:
+        """Fail the open requests, because Triton is lost; called in the supervisor's thread."""
+        client = self._client
+        if client is not None:
+            with suppress(RuntimeError):  # the loop has closed, so no request is open
+                client.loop.call_soon_threadsafe(client.fail, reason)

@@ -1,4 +1,4 @@
-"""One Triton: a process that is started, asked whether it works, and killed."""
+"""One Triton: a process that is started, probed and killed."""
 
 from __future__ import annotations
 
@@ -25,39 +25,38 @@ from launcher.core.types import Json
 
 HTTP_TOKEN_HEADER = "triton-access-token"
 ADMIN = ("shared-memory", "model-repository", "statistics", "trace", "logging")
-"""What Triton does only for who has the token; with an API key, inference too."""
-LOOK_S = 0.05
+"""The protocols of Triton that require the token; with an API key, inference too."""
+POLL_INTERVAL_S = 0.05
 FAILURE = re.compile(rb'^E\d{4} .*\] "(failed to load .*?)(?:\\n|"?$)', re.MULTILINE)
-QUOTED = 300
-ANSWER_S = 5.0
+QUOTED_CHARACTERS = 300
+RESPONSE_TIMEOUT_S = 5.0
 SHARED_MEMORY_BYTES, GROWTH_BYTES = 4 << 20, 1 << 20
-"""Of the memory that Triton shares with its Python stub: at first, and by how much it grows. Its default is 64 MiB."""
+"""The initial size and the growth of the memory that Triton shares with its Python stub; the default is 64 MiB."""
 
 
 @dataclass(frozen=True)
-class Settings:
-    """What stays the same from one Triton to the next.
+class ServerSettings:
+    """The settings that all Tritons of one server share.
 
-    ``guarded`` asks for the token for inference, too. ``announcement`` is the file that says where Triton answers,
-    ``engine`` the socket at which its model finds the engine.
+    With ``token_required``, inference requires the access token, too. ``connection_file`` is the file with Triton's
+    addresses, ``engine`` the socket at which its model reaches the engine.
     """
 
     host: str
     gpus: bool
-    guarded: bool
-    announcement: Path
+    token_required: bool
+    connection_file: Path
     log_file: Path
     engine: Path
 
 
 class Server:
-    """One Triton with its Python stub, which run from ``folder``. A dead one cannot be started again.
+    """One Triton with its Python stub, which run from ``folder``. It can be started once.
 
-    Each has a name and an access token of its own: what was meant for a dead one must not reach the next one, which may
-    listen on the same ports.
+    Each has its own name and access token: requests for a dead Triton must not reach the next one at the same ports.
     """
 
-    def __init__(self, settings: Settings, ports: Ports, folder: Path) -> None:
+    def __init__(self, settings: ServerSettings, ports: Ports, folder: Path) -> None:
         self.ports = ports
         self.token = secrets.token_urlsafe(32)
         self._id = f"launcher-{secrets.token_hex(8)}"
@@ -71,7 +70,7 @@ class Server:
         self._logged = 0
 
     def start(self) -> None:
-        """Begin to start, unless it was stopped already. Raises `OSError`."""
+        """Start the process, unless `stop` was called before. Raises `OSError`."""
         with self._guard, append(self._settings.log_file) as log:
             if self._stopped:
                 return
@@ -84,7 +83,7 @@ class Server:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=log,
-                start_new_session=True,  # Ctrl-C is for the launcher
+                start_new_session=True,  # Ctrl-C must reach only the launcher
                 umask=0o077,
             )
 
@@ -94,18 +93,18 @@ class Server:
         while not self._ready():
             self._close_memory()
             if self._process is None or self._process.poll() is not None:
-                return f"it died while starting{self._reason()}"
+                return f"it died during its start{self._reason()}"
             if time.monotonic() > deadline:
                 return f"it did not start within {timeout_s:g} s"
-            time.sleep(LOOK_S)
+            time.sleep(POLL_INTERVAL_S)
         self._close_memory()
         self._pids = processes.started_from(self._folder)
-        return self._foreign() or self.lost()
+        return self._wrong_server() or self.lost()
 
     def _close_memory(self) -> None:
-        """Close the memory that Triton shares with its stub to other users: prompts go through it from now on.
+        """Remove other users' access to the memory that Triton shares with its stub: prompts pass through it.
 
-        Triton makes it readable for everybody whatever its umask is, and no option changes that.
+        Triton makes it readable for every user, despite its umask, and has no option for that.
         """
         for segment in SHARED_MEMORY.glob(f"{self._memory}*"):
             with suppress(FileNotFoundError):
@@ -119,7 +118,7 @@ class Server:
         return f"process {dead[0]} died" if dead else None
 
     def ask(self, timeout_s: float, **body: Json) -> str | None:
-        """Make an inference over HTTP; return what is wrong, or None."""
+        """Send an inference request over HTTP; return the error, or None."""
         try:
             status, answer = self._post(f"/v2/models/{MODEL}/generate", body, timeout_s)
         except HttpError as error:
@@ -131,14 +130,14 @@ class Server:
         return None
 
     def metrics(self, timeout_s: float = 2.0) -> bytes:
-        """Return what Triton counts, in Prometheus' text format; nothing if it does not answer."""
+        """Return Triton's metrics in Prometheus' text format; empty if it does not answer."""
         try:
             return _get(self._settings.host, self.ports.metrics, "/metrics", timeout_s)[1]
         except HttpError:
             return b""
 
     def stop(self) -> None:
-        """Kill Triton at once, since nobody has a request under way any more: its own way takes seconds."""
+        """Kill Triton at once, when no request is open any more: its own shutdown takes seconds."""
         with self._guard:
             self._stopped = True
         Leftovers(os.fspath(self._folder), shared_memory=self._memory).remove()
@@ -146,34 +145,34 @@ class Server:
             self._process.wait()
 
     def _reason(self) -> str:
-        """Return what this Triton has logged of a model that it could not load."""
+        """Return the error that this Triton has logged about a model that it could not load."""
         if not self._settings.log_file.exists():
             return ""
         with self._settings.log_file.open("rb") as log:
             log.seek(self._logged)
             found = FAILURE.search(log.read())
-        return f": {found[1].decode(errors='replace')[:QUOTED]}" if found else ""
+        return f": {found[1].decode(errors='replace')[:QUOTED_CHARACTERS]}" if found else ""
 
     def _ready(self) -> bool:
         try:
-            return _get(self._settings.host, self.ports.http, "/v2/health/ready", LOOK_S)[0] == 200
+            return _get(self._settings.host, self.ports.http, "/v2/health/ready", POLL_INTERVAL_S)[0] == 200
         except HttpError:
             return False
 
-    def _foreign(self) -> str | None:
-        """Return what is wrong if another server answers on our port, or nobody any more."""
+    def _wrong_server(self) -> str | None:
+        """Return the error if another server, or none, answers at Triton's port."""
         try:
-            told = parsed(_get(self._settings.host, self.ports.http, "/v2", ANSWER_S)[1])
+            sink = parsed(_get(self._settings.host, self.ports.http, "/v2", RESPONSE_TIMEOUT_S)[1])
         except HttpError as error:
-            return f"it does not answer any more: {error.reason}"
+            return f"it stopped answering: {error.reason}"
         except ValueError:
-            told = None
-        name = told.get("name", "nameless") if isinstance(told, dict) else "no Triton"
+            sink = None
+        name = sink.get("name", "nameless") if isinstance(sink, dict) else "no Triton"
         return None if name == self._id else f"another server ({name}) answers on port {self.ports.http}"
 
     def _options(self) -> Iterator[str]:
         settings, ports = self._settings, self.ports
-        guarded = ",".join((*ADMIN, "inference") if settings.guarded else ADMIN)
+        token_required = ",".join((*ADMIN, "inference") if settings.token_required else ADMIN)
         yield f"--id={self._id}"
         yield f"--model-repository={models(self._folder)}"
         yield f"--backend-directory={backends(self._folder)}"
@@ -182,8 +181,8 @@ class Server:
         for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
             yield f"--{name}-address={settings.host}"
             yield f"--{name}-port={port}"
-        yield f"--http-restricted-api={guarded}:{HTTP_TOKEN_HEADER}={self.token}"
-        yield f"--grpc-restricted-protocol={guarded}:{HTTP_TOKEN_HEADER}={self.token}"
+        yield f"--http-restricted-api={token_required}:{HTTP_TOKEN_HEADER}={self.token}"
+        yield f"--grpc-restricted-protocol={token_required}:{HTTP_TOKEN_HEADER}={self.token}"
         yield f"--log-file={settings.log_file}"
         yield f"--allow-gpu-metrics={str(settings.gpus).lower()}"
         yield f"--backend-config=python,shm-region-prefix-name={self._memory}"

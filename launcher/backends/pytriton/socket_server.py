@@ -11,33 +11,32 @@ from functools import partial
 from pathlib import Path
 from typing import cast
 
-from launcher.backends.pytriton.frames import Frame, Frames, pack
+from launcher.backends.pytriton.frames import Frame, FrameDecoder, pack
 from launcher.backends.pytriton.request_handler import RequestError, RequestHandler
 from launcher.backends.pytriton.tensors import Arrays
 
 
 @contextmanager
-def listening(served: RequestHandler, path: Path) -> Iterator[None]:
-    """Let each Triton that is started meanwhile ask ``served`` over a Unix socket at ``path``."""
+def listening(handler: RequestHandler, path: Path) -> Iterator[None]:
+    """Serve ``handler`` to each Triton that connects to the Unix socket at ``path``."""
     bound = socket.socket(socket.AF_UNIX)
     bound.bind(str(path))
     path.chmod(0o600)
-    serving = served.loop.create_unix_server(partial(SocketServer, served), sock=bound)
-    server = asyncio.run_coroutine_threadsafe(serving, served.loop).result()
+    serving = handler.loop.create_unix_server(partial(SocketServer, handler), sock=bound)
+    server = asyncio.run_coroutine_threadsafe(serving, handler.loop).result()
     try:
         yield
     finally:
         with suppress(RuntimeError):  # the loop has closed
-            served.loop.call_soon_threadsafe(server.close)
+            handler.loop.call_soon_threadsafe(server.close)
 
 
 class SocketServer(asyncio.Protocol):
-    """A connection of Triton's model: what it asks is taken up at once, in its order. What is answered in one turn of
-    the loop is written at once."""
+    """A connection of Triton's model. Handles requests in order; coalesces writes per event-loop iteration."""
 
-    def __init__(self, served: RequestHandler) -> None:
-        self._served = served
-        self._frames = Frames()
+    def __init__(self, handler: RequestHandler) -> None:
+        self._handler = handler
+        self._frames = FrameDecoder()
         self._streams: dict[int, asyncio.Task[None]] = {}
         self._feeds: dict[int, str] = {}
 
@@ -48,41 +47,41 @@ class SocketServer(asyncio.Protocol):
         for stream in self._streams.values():
             stream.cancel()
         for name in self._feeds.values():
-            self._served.end_feed(name)
+            self._handler.end_feed(name)
 
     def data_received(self, data: bytes) -> None:
-        for frame in self._frames.take(data):
+        for frame in self._frames.decode(data):
             try:
-                self._take(frame)
+                self._receive(frame)
             except RequestError as error:
                 self._refuse(frame.id, error)
 
-    def _take(self, frame: Frame) -> None:
+    def _receive(self, frame: Frame) -> None:
         if frame.final:
-            self._leave(frame.id)
+            self._cancel(frame.id)
             return
         given = json.loads(frame.text)
         feed = str(given.get("feed", ""))
         if frame.packed:
-            self._served.begin(feed, frame.id, frame.packed)
+            self._handler.begin(feed, frame.id, frame.packed)
         elif feed:
             self._feeds[frame.id] = feed
-            self._served.open_feed(feed, frame.id, self._send)
+            self._handler.open_feed(feed, frame.id, self._send)
         else:
-            answers = self._served.answer(frame.tensors, given)
+            answers = self._handler.answer(frame.tensors, given)
             stream = asyncio.get_running_loop().create_task(self._stream(frame.id, answers))
             self._streams[frame.id] = stream
             stream.add_done_callback(partial(self._ended, frame.id))
 
-    def _leave(self, id: int) -> None:
-        """End what nobody waits for any more."""
+    def _cancel(self, id: int) -> None:
+        """End a request or a feed whose client has gone."""
         if id in self._streams:
             self._streams[id].cancel()
         if id in self._feeds:
-            self._served.end_feed(self._feeds.pop(id))
+            self._handler.end_feed(self._feeds.pop(id))
 
     async def _stream(self, id: int, answers: AsyncGenerator[Arrays, None]) -> None:
-        """Send answers; the one that has ``finish`` is the last."""
+        """Send the responses; the one with ``finish`` is the last."""
         try:
             async with aclosing(answers):
                 async for arrays in answers:

@@ -1,4 +1,4 @@
-"""Whether an engine works, as far as what it counts can tell."""
+"""Whether an engine makes progress, from its counters."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from launcher.engines.base import EngineState
 
 
 class StallDetector:
-    """Remembers when an engine last took a step, or last had something to do for the first time, or nothing more."""
+    """Records when an engine last took a step, got work, or ran out of work."""
 
     def __init__(self, state: Callable[[], EngineState], clock: Callable[[], float] = time.monotonic) -> None:
         self._state = state
@@ -17,8 +17,8 @@ class StallDetector:
         self._seen: tuple[bool, int, int] | None = None
         self._since = 0.0
 
-    def quiet_s(self) -> float:
-        """Return for how many seconds nothing has changed; 0 for an engine that says itself that it is broken."""
+    def unchanged_s(self) -> float:
+        """Return the seconds since the last change; 0 for an engine that reports an error itself."""
         state, now = self._state(), self._clock()
         seen = (state.running + state.queued > 0, state.steps, state.generated_tokens)
         if seen != self._seen or state.error is not None:
@@ -27,10 +27,10 @@ class StallDetector:
 
     @property
     def busy(self) -> bool:
-        """Whether anything was under way when it was looked at."""
+        """Whether the engine had requests at the last check."""
         return self._seen is not None and self._seen[0]
 
     @property
     def steps(self) -> tuple[int, int]:
-        """How many steps and tokens there were when it was looked at."""
+        """The number of steps and tokens at the last check."""
         return self._seen[1:] if self._seen is not None else (0, 0)

@@ -1,4 +1,4 @@
-"""Keeps a Triton alive: starts it, watches it, and replaces it when it dies."""
+"""Starts Triton, watches it, and replaces it when it dies or hangs."""
 
 from __future__ import annotations
 
@@ -14,32 +14,33 @@ from pathlib import Path
 
 from launcher.backends.pytriton.ports import Ports, choose
 from launcher.backends.pytriton.request_handler import RequestHandler
-from launcher.backends.pytriton.server import Server, Settings
+from launcher.backends.pytriton.server import Server, ServerSettings
 from launcher.backends.pytriton.stall_detector import StallDetector
 from launcher.core.errors import ServerError, UserError
 from launcher.core.files import install
 from launcher.core.http import netloc
+from launcher.core.restart_budget import RestartBudget
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, EngineState
 
 LOG = logging.getLogger("pytriton.supervisor")
-PERIOD_S = 0.25
-"""How often to look whether the processes are there."""
-PROBE_S = 2.0
-"""How often to ask for an answer, when none came by itself."""
-STUCK = 6
-"""How many times longer than an answer a step of the engine may take: it may be one over a long prompt."""
-ATTEMPTS = 2
-"""About one start in seventy-five crashes."""
+POLL_INTERVAL_S = 0.25
+"""How often to check that the processes run."""
+PROBE_INTERVAL_S = 2.0
+"""How often to probe a Triton that has sent no response since the last probe."""
+STALL_FACTOR = 6
+"""How many times ``probe_s`` a step of the engine may take, which may be one over a long prompt."""
+START_ATTEMPTS = 2
+"""About one start in 75 crashes."""
 STABLE_S = 30.0
-QUICK_DEATHS = 3
-"""After this many deaths in a row, each within `STABLE_S` seconds of a start, another start would not help."""
+MAX_QUICK_DEATHS = 3
+"""After so many deaths in a row, each within `STABLE_S` seconds of a start, Triton is not started again."""
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """How many seconds a start may take, and an answer of a Triton that runs."""
+    """Seconds for a start, and for a response of a running Triton."""
 
     start_s: float
     probe_s: float
@@ -48,35 +49,35 @@ class Timeouts:
 class Supervisor:
     """Runs in a thread of its own.
 
-    ``error`` is None while Triton answers, else why not; ``restarting`` says that another one is on its way.
+    ``error`` says why Triton does not answer, and is None while it does. ``restarting`` is set during a restart.
     """
 
     def __init__(
-        self, settings: Settings, wanted: Ports, folder: Path, served: RequestHandler, patience: Timeouts
+        self, settings: ServerSettings, wanted: Ports, folder: Path, handler: RequestHandler, timeouts: Timeouts
     ) -> None:
         self.error: str | None = "Triton is starting"
         self.restarting = True
         self._settings = settings
         self._wanted = wanted
         self._folder = folder
-        self._served = served
-        self._patience = patience
+        self._handler = handler
+        self._timeouts = timeouts
         self._ports = choose(settings.host, wanted)
         self._server: Server | None = None
         self._starts = 0
-        self._down: Callable[[str], None] = lambda reason: None
-        self._traffic: Callable[[], int] = lambda: 0
-        self._pulse = StallDetector(EngineState)
+        self._on_lost: Callable[[str], None] = lambda reason: None
+        self._responses: Callable[[], int] = lambda: 0
+        self._stall_detector = StallDetector(EngineState)
         self._probe: dict[str, Json] = {}
         self._probe_name = f"probe-{secrets.token_hex(16)}"
-        served.know(self._probe_name)
+        handler.trust(self._probe_name)
         self._loaded = threading.Event()
         self._stop = threading.Event()
         self._settled = threading.Event()
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Start Triton in the background; on leaving it is gone."""
+        """Start Triton in the background; on exit its processes have ended."""
         thread = threading.Thread(target=self._run, name="triton-supervisor", daemon=True)
         thread.start()
         try:
@@ -88,44 +89,44 @@ class Supervisor:
                 self._server.stop()
             thread.join()
 
-    def attach(self, engine: AsyncEngine, down: Callable[[str], None], traffic: Callable[[], int]) -> None:
-        """Say that the engine is loaded.
+    def attach(self, engine: AsyncEngine, on_lost: Callable[[str], None], responses: Callable[[], int]) -> None:
+        """Report that the engine is loaded.
 
-        A start is a success when Triton has continued a token. ``down`` is called with the reason when Triton is lost.
-        ``traffic`` counts its answers: while that grows, Triton needs no probe.
+        A start then succeeds when Triton has produced a token. ``on_lost`` is called with the reason when Triton is
+        lost. ``responses`` counts its responses: while that grows, Triton needs no probe.
         """
         first = next(iter(engine.tokenizer.encode("a")), 0)
-        self._pulse = StallDetector(engine.state)
+        self._stall_detector = StallDetector(engine.state)
         self._probe = {"tokens": [first], "max_tokens": 1, "temperature": 0.0}
-        self._down, self._traffic = down, traffic
+        self._on_lost, self._responses = on_lost, responses
         self._loaded.set()
 
     def wait(self) -> None:
-        """Wait until a token came through Triton. Raises `ServerError` if all that was tried has failed."""
+        """Wait for the first token through Triton. Raises `ServerError` if all starts fail."""
         self._settled.wait()
         if self.error is not None:
             raise ServerError(f"{self.error}; see {self._settings.log_file} and {RunFolder.server_log} beside it")
 
     def grpc(self) -> tuple[str, str]:
-        """Return the address of KServe over gRPC, and the access token, of the Triton that runs."""
+        """Return the gRPC address and the access token of the running Triton."""
         assert self._server is not None
         return netloc(self._settings.host, self._ports.grpc), self._server.token
 
     def metrics(self) -> bytes:
-        """Return Triton's metrics in Prometheus' text format; nothing while it is down. Blocks for a moment."""
+        """Return Triton's metrics in Prometheus' text format; empty while it is down. Blocks."""
         return self._server.metrics() if self._server is not None and self.error is None else b""
 
     def facts(self) -> dict[str, Json]:
-        """Return where Triton listens, and how many times it was started."""
+        """Return Triton's addresses and the number of its starts."""
         addresses = {name: netloc(self._settings.host, port) for name, port in asdict(self._ports).items()}
         return addresses | {"starts": self._starts}
 
     def _run(self) -> None:
         problem = ""
         try:
-            problem = self._keep()
-        except Exception as error:  # nobody else would hear of it, and who waits would wait for ever
-            LOG.exception("Triton is not kept any more")
+            problem = self._keep_running()
+        except Exception as error:  # without this, waiting requests would wait indefinitely
+            LOG.exception("the supervisor of Triton failed")
             problem = f"{type(error).__name__}: {error}"
             self._lost(problem)
         finally:
@@ -133,26 +134,26 @@ class Supervisor:
                 self.error, self.restarting = f"Triton does not run: {problem}", False
             self._settled.set()
 
-    def _keep(self) -> str:
-        """Start Triton, and another one whenever it is lost; return why one more would not help."""
-        deaths, problem = 0, ""
-        while deaths < QUICK_DEATHS and not self._stop.is_set():
+    def _keep_running(self) -> str:
+        """Run Triton and restart it; return the last error when the budget of restarts is exhausted."""
+        budget, problem = RestartBudget(MAX_QUICK_DEATHS, STABLE_S), ""
+        while not budget.exhausted and not self._stop.is_set():
             failure = self._started()
             if failure is not None or self._server is None:
                 return failure or problem
             began = time.monotonic()
-            with self._announced(self._server.token):
+            with self._connection_file(self._server.token):
                 self.error, self.restarting = None, False
                 self._settled.set()
                 problem = self._watch(self._server)
             self._lost(problem)
-            deaths = deaths + 1 if time.monotonic() - began < STABLE_S else 1
+            budget.record_failure(time.monotonic() - began)
         return problem
 
     @contextmanager
-    def _announced(self, token: str) -> Iterator[None]:
-        """Tell this user's other programs, in a file that only they can read, where Triton is."""
-        path = self._settings.announcement
+    def _connection_file(self, token: str) -> Iterator[None]:
+        """Write Triton's addresses and its token to a file that only this user can read."""
+        path = self._settings.connection_file
         path.unlink(missing_ok=True)
         install(path, json.dumps(self.facts() | {"access_token": token}, indent=2), private=True)
         try:
@@ -161,13 +162,14 @@ class Supervisor:
             path.unlink(missing_ok=True)
 
     def _started(self) -> str | None:
-        """Start a Triton; if that fails, once more. Return why it does not answer, or None."""
-        problem = None
-        for _ in range(ATTEMPTS):
+        """Start a Triton, with a second attempt if that fails. Return why it does not answer, or None."""
+        budget, problem = RestartBudget(START_ATTEMPTS), None
+        while not budget.exhausted:
             problem = self._start()
             if problem is None:
                 return None
             LOG.warning("Triton did not start: %s", problem)
+            budget.record_failure()
             if self._server is not None:
                 self._server.stop()
             if self._stop.is_set():
@@ -187,49 +189,55 @@ class Supervisor:
             server.start()
         except OSError as error:
             return str(error)
-        problem = server.wait(self._patience.start_s)
+        problem = server.wait(self._timeouts.start_s)
         if problem is None:
             self._loaded.wait()
             first = self._starts == 1
-            problem = self._ask_token(server, self._patience.start_s if first else self._patience.probe_s)
-            problem = problem and f"no token came: {problem}"
+            problem = self._ask_token(server, self._timeouts.start_s if first else self._timeouts.probe_s)
+            problem = problem and f"it produced no token: {problem}"
         return problem
 
     def _ask_token(self, server: Server, timeout_s: float) -> str | None:
-        """Ask for one token under a name that is always served; return what is wrong, or None."""
+        """Request one token under a name that is always admitted; return the error, or None."""
         return server.ask(timeout_s, id=f"{self._probe_name}-{time.monotonic_ns()}", **self._probe)
 
     def _watch(self, server: Server) -> str:
-        """Return why Triton, or what it serves, had to be given up."""
-        asked, traffic = time.monotonic(), self._traffic()
-        while not self._stop.wait(PERIOD_S):
+        """Watch Triton and the engine; return the reason when one of them fails."""
+        asked, responses = time.monotonic(), self._responses()
+        while not self._stop.wait(POLL_INTERVAL_S):
             problem = server.lost()
-            if problem is None and time.monotonic() - asked > PROBE_S:
-                if self._traffic() == traffic:
-                    problem = server.ask(self._patience.probe_s, ping=True)
+            if problem is None and time.monotonic() - asked > PROBE_INTERVAL_S:
+                if self._responses() == responses:
+                    problem = server.ask(self._timeouts.probe_s, ping=True)
                 problem = problem or self._stuck(server)
-                asked, traffic = time.monotonic(), self._traffic()
+                asked, responses = time.monotonic(), self._responses()
             if problem is not None:
                 return problem
         return "the server is stopping"
 
     def _stuck(self, server: Server) -> str | None:
-        """Return why the engine does not work although its process answers, or None.
+        """Return why the engine makes no progress although its process answers, or None.
 
-        One that is idle is asked for a token when it has made none for as long as an answer may take.
+        An idle engine that has produced no token for ``probe_s`` seconds gets a request for one.
         """
-        quiet_s, patience_s, before = self._pulse.quiet_s(), self._patience.probe_s, self._pulse.steps
-        if self._pulse.busy:
-            return f"the engine took no step for {quiet_s:.0f} s" if quiet_s > STUCK * patience_s else None
-        problem = self._ask_token(server, patience_s) if quiet_s > patience_s else None
-        self._pulse.quiet_s()
-        return f"the engine made no token: {problem}" if problem and self._pulse.steps == before else None
+        unchanged_s, patience_s, before = (
+            self._stall_detector.unchanged_s(),
+            self._timeouts.probe_s,
+            self._stall_detector.steps,
+        )
+        if self._stall_detector.busy:
+            return (
+                f"the engine took no step for {unchanged_s:.0f} s" if unchanged_s > STALL_FACTOR * patience_s else None
+            )
+        problem = self._ask_token(server, patience_s) if unchanged_s > patience_s else None
+        self._stall_detector.unchanged_s()
+        return f"the engine made no token: {problem}" if problem and self._stall_detector.steps == before else None
 
     def _lost(self, problem: str) -> None:
         self.error, self.restarting = f"Triton is restarting: {problem}", True
         if not self._stop.is_set():
-            LOG.warning("Triton is given up: %s", problem)
-        self._served.reset(self.error)
-        self._down(self.error)
+            LOG.warning("Triton was lost: %s", problem)
+        self._handler.reset(self.error)
+        self._on_lost(self.error)
         if self._server is not None:
             self._server.stop()

@@ -1,4 +1,4 @@
-"""What travels through Triton: requests and events, as tensors and request parameters (see docs/pytriton.md)."""
+"""Requests and events as tensors and request parameters of Triton (see docs/pytriton.md)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ DEFAULTS = {field.name: getattr(Sampling(), field.name) for field in fields(Samp
 
 
 def parameters(sampling: Sampling) -> dict[str, Json]:
-    """Return the request parameters that say what differs from the defaults."""
+    """Return the request parameters that differ from their defaults."""
     changed = {name: value for name in DEFAULTS if (value := getattr(sampling, name)) != DEFAULTS[name]}
     if "logit_bias" in changed:
         changed["logit_bias"] = json.dumps({str(token): bias for token, bias in sampling.logit_bias.items()})
@@ -34,7 +34,7 @@ def parameters(sampling: Sampling) -> dict[str, Json]:
 
 
 def given(parameters: Mapping[str, Json], data: Mapping[str, np.ndarray[Any, Any]]) -> dict[str, Json]:
-    """Return what was asked: request parameters, and those in the tensor ``sampling``, for clients that have none."""
+    """Return the request parameters, and those of the tensor ``sampling``, for clients without request parameters."""
     if "sampling" not in data:
         return dict(parameters)
     text = data["sampling"].ravel()[0].decode("utf-8")
@@ -86,7 +86,7 @@ def prompt(data: Mapping[str, np.ndarray[Any, Any]], runner: AsyncEngine) -> tup
 
 
 def check(tokens: Sequence[int], limits: Sampling, runner: AsyncEngine) -> None:
-    """Refuse what the model cannot continue, with `ValueError`."""
+    """Raise `ValueError` for a prompt that the model cannot continue."""
     size = runner.vocab_size
     for token in (min(tokens, default=-1), max(tokens, default=-1), *limits.logit_bias):
         if not 0 <= token < size:
@@ -99,7 +99,7 @@ def check(tokens: Sequence[int], limits: Sampling, runner: AsyncEngine) -> None:
 
 
 def answer(event: TokenOutput) -> Arrays:
-    """Return an event as typed tensors; what was not asked for is left out."""
+    """Return an event as typed tensors, without those that the request does not ask for."""
     import numpy as np
 
     found: Arrays = {"tokens": np.array([t.token for t in event.tokens], np.int32)}
@@ -140,7 +140,7 @@ def unpack_requests(batch: bytes) -> list[tuple[str, tuple[int, ...], dict[str, 
 
 
 def pack(number: int, events: Iterable[Event]) -> bytes:
-    """Return the events of many sequences as JSON, for the UINT8 tensor ``feed``, with the number of the answer."""
+    """Return the events of many sequences as JSON, for the UINT8 tensor ``feed``, with the number of the response."""
     rows = [_row(event.id, event.what) for event in events]
     return to_json([number, rows], inf_nan_mode="constants")
 
@@ -158,7 +158,7 @@ def _plain(tokens: Sequence[TokenLogprob]) -> Json:
 
 
 def unpack(packed: bytes) -> tuple[int, list[Event]]:
-    """Read what `pack` wrote."""
+    """Parse the output of `pack`."""
     number, rows = from_json(packed, allow_inf_nan=True)
     return number, [_event(row) for row in rows]
 

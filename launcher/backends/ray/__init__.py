@@ -14,7 +14,7 @@ from launcher.asgi.config import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend
 from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
-from launcher.backends.ray.resources import Node, available_gib, check_memory, count, rooms
+from launcher.backends.ray.resources import Node, available_gib, check_memory, count, replicas_per_node
 from launcher.core.errors import UserError
 from launcher.core.ranges import Port, Positive, Range, Seconds
 from launcher.core.run_folder import RunFolder
@@ -25,28 +25,29 @@ from launcher.settings.cluster import Spread
 from launcher.settings.component import component, name_of
 
 AUTO = "auto"
-MOST = 1000
-Replicas = Annotated[int, Range(1, MOST)]
+MAX_REPLICAS = 1000
+Replicas = Annotated[int, Range(1, MAX_REPLICAS)]
 
 
 @component("backend/ray")
 class Ray(Backend):
-    """Serves from ``replicas`` processes that a Ray keeps running, behind HAProxy.
+    """Serves from ``replicas`` processes that Ray restarts, behind HAProxy.
 
-    Of several nodes, which SLURM or torchrun gave one process each, every one gets its part of the replicas. That Ray
-    is the run's own, unless ``address`` names one that runs already: ``<host>:<port>`` of its GCS, or ``auto``
-    for that of ``$RAY_ADDRESS`` or of this host. This host must be one of its nodes.
+    The replicas are spread evenly over the nodes that SLURM or torchrun gave one process each. The run starts a Ray of
+    its own, unless ``address`` names an existing one. That is ``<host>:<port>`` of its GCS, or ``auto`` for
+    ``$RAY_ADDRESS`` or this host. This host must be one of its nodes.
 
-    ``replicas`` is a number, or ``auto``: between ``min_replicas`` and ``max_replicas`` as many as are needed for each
-    to have at most ``target_requests`` under way; more of them when that has been so for ``scale_up_after_s``, fewer
-    after ``scale_down_after_s``. The resources must suffice for the most.
+    ``replicas`` is a number, or ``auto`` for autoscaling between ``min_replicas`` and ``max_replicas``. Each replica
+    should then have at most ``target_requests`` open requests. The number goes up after ``scale_up_after_s``, and down
+    after ``scale_down_after_s``. The resources must suffice for the maximum.
 
     ``host``, ``port``, ``api_key_env``, ``aliases``, ``cors_origins``, ``limits`` and ``stop_timeout_s`` are those of
-    ``backend=inline``; all replicas must be ready within ``start_timeout_s``. ``routing`` is ``least_outstanding`` or
-    ``prefix``: the same beginning of a request goes to the same replica. On GPUs each rank takes ``gpus_per_rank``;
-    ``cpus_per_rank`` is counted if it is given, otherwise the replicas share the CPUs evenly. A replica without a sign
-    of life for ``probe_timeout_s``, or that makes no step for ``stall_timeout_s`` although it has requests (null:
-    however long), is replaced.
+    ``backend=inline``. All replicas must be ready within ``start_timeout_s``. ``routing`` is ``least_outstanding`` or
+    ``prefix``: requests with the same beginning go to the same replica. On GPUs each rank takes ``gpus_per_rank``.
+    ``cpus_per_rank`` reserves CPUs for each rank; without it the replicas share the CPUs evenly.
+
+    A replica is replaced when it sends no heartbeat for ``probe_timeout_s``. The same holds for one that has requests
+    but makes no step for ``stall_timeout_s`` (null: no limit).
     """
 
     spread: ClassVar[Spread] = Spread.replicas
@@ -76,15 +77,14 @@ class Ray(Backend):
         check_aliases(self.aliases)
         check_origins(self.cors_origins)
         if isinstance(self.replicas, str) and self.replicas != AUTO:
-            raise UserError(f"backend.replicas={self.replicas}: must be a number from 1 to {MOST}, or {AUTO}")
+            raise UserError(f"backend.replicas={self.replicas}: must be a number from 1 to {MAX_REPLICAS}, or {AUTO}")
         if self.min_replicas > self.max_replicas:
             raise UserError(
                 f"backend.min_replicas is {self.min_replicas}; must be at most backend.max_replicas={self.max_replicas}"
             )
 
     @property
-    def most_replicas(self) -> int:
-        """How many replicas there can be at the same time: what the resources must suffice for."""
+    def maximum_replicas(self) -> int:
         return self.replicas if isinstance(self.replicas, int) else self.max_replicas
 
     @property
@@ -105,7 +105,7 @@ class Ray(Backend):
             "ranks_per_replica": deployment.parallelism.world_size,
         }
         if self.address is not None:
-            return plan | {"ray": f"{self.address}, which has what it has when the run starts"}
+            return plan | {"ray": f"{self.address}, whose free resources are counted when the run starts"}
         share = self._share(deployment, allocation)
         return plan | {"cpus_per_replica": share.cpus, "gpus_per_replica": share.gpus}
 
@@ -118,60 +118,58 @@ class Ray(Backend):
         with bind(self.host, self.port) as bound, server_log(path) as log:
             bound.listen(2048)
             url = base_url(self.host, bound.getsockname()[1])
-            assignment = self._assignment(deployment, allocation, key, os.dup(bound.fileno()))
-            keeper = Supervisor(assignment, log)
-            with keeper.running():
-                bound.close()  # the keeper has the only one, so that giving up refuses clients
-                keeper.wait()
+            config = self._config(deployment, allocation, key, os.dup(bound.fileno()))
+            supervisor = Supervisor(config, log)
+            with supervisor.running():
+                bound.close()  # the supervisor has the only copy: when it closes that, clients are refused
+                supervisor.wait()
                 if deployment.admission is not None:
-                    deployment.admission.on_open(keeper.admit)
+                    deployment.admission.on_open(supervisor.admit)
                 engine, token = name_of(deployment.engine), deployment.validator_token
-                endpoint = Endpoint(url, keeper.model, "ray", engine, key, validator_token=token)
+                endpoint = Endpoint(url, supervisor.model, "ray", engine, key, validator_token=token)
                 wait_ready(endpoint, self.start_timeout_s, f"see {path}")
                 yield endpoint
 
-    def _demand(self, deployment: Deployment) -> ResourceRequest:
+    def _resource_request(self, deployment: Deployment) -> ResourceRequest:
         return ResourceRequest(
-            self.most_replicas, deployment.parallelism.world_size, self.cpus_per_rank, self.gpus_per_rank
+            self.maximum_replicas, deployment.parallelism.world_size, self.cpus_per_rank, self.gpus_per_rank
         )
 
     def _share(self, d: Deployment, allocation: Allocation) -> ResourceShare:
         if self.address is not None:
-            return ResourceShare(0, 0)  # the driver counts, when it has seen that Ray
+            return ResourceShare(0, 0)  # the driver counts them when it has connected
         facts: Mapping[str, Json] = d.engine.plan(d, allocation)
-        demand, nodes = self._demand(d), _nodes(allocation)
-        here = replace(demand, replicas=rooms(self.most_replicas, len(nodes))[0])
+        request, nodes = self._resource_request(d), _nodes(allocation)
+        here = replace(request, replicas=replicas_per_node(self.maximum_replicas, len(nodes))[0])
         check_memory(here, facts, available_gib())
-        return count(demand, nodes, facts)
+        return count(request, nodes, facts)
 
-    def _assignment(
-        self, deployment: Deployment, allocation: Allocation, key: str | None, listener: int
-    ) -> DriverConfig:
+    def _config(self, deployment: Deployment, allocation: Allocation, key: str | None, listener: int) -> DriverConfig:
         return DriverConfig(
             deployment=replace(deployment, admission=None),
             allocation=allocation,
             scale=self._scale,
-            demand=self._demand(deployment),
+            request=self._resource_request(deployment),
             share=self._share(deployment, allocation),
             routing=self.routing,
-            patience=Timeouts(self.start_timeout_s, self.stop_timeout_s, self.probe_timeout_s, self.stall_timeout_s),
+            timeouts=Timeouts(self.start_timeout_s, self.stop_timeout_s, self.probe_timeout_s, self.stall_timeout_s),
             frontend=frontend_of(self, key),
-            home=Path(),
+            session_dir=Path(),
             working_folder=Path.cwd(),
             listener=listener,
             address=self.address,
             host=LOOPBACK if allocation.ranks is None else allocation.ranks.address,
-            rooms=rooms(self.most_replicas, len(allocation.nodes)),
+            replicas_per_node=replicas_per_node(self.maximum_replicas, len(allocation.nodes)),
             validator_token=deployment.validator_token,
         )
 
 
 def _nodes(allocation: Allocation) -> list[Node]:
-    """Return what each node has; all are taken to be like this one until they are there. Raises `UserError`."""
+    """Return each node's resources; nodes that have not joined count as equal to this one. Raises `UserError`."""
     if allocation.world_size != len(allocation.nodes):
         raise UserError(
             f"backend=ray: {allocation.world_size} processes were started together on {len(allocation.nodes)} nodes; "
-            "accepted is one on each node"
+            "expected one on each node"
         )
     members = allocation.ranks.wait() if allocation.ranks is not None else []
     others = [member.gpus for member in members] or [allocation.gpus] * (allocation.world_size - 1)

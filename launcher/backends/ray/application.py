@@ -1,4 +1,4 @@
-"""The replicas as an application of Ray Serve, which keeps them."""
+"""The replicas as an application of Ray Serve, which restarts them."""
 
 from __future__ import annotations
 
@@ -13,62 +13,61 @@ if TYPE_CHECKING:
     from ray import serve
 
 REPLICA = "replica"
-"""The deployment, and on a Ray of our own a resource of its nodes: one for each replica that is to be there."""
+"""The name of the deployment. On a local Ray also a resource: each node has one for each replica that it holds."""
 
-
-SAME = "1"
-"""Serve's private mark of a deployment's code, without which it would replace all replicas to change their number."""
+CODE_VERSION = "1"
+"""Serve's private version of the code; without it, Serve replaces all replicas to change their number."""
 DRAIN_S = 600.0
-"""How long a replica that is not needed any more may take for the requests that it has."""
+"""How long a replica that is not needed any more may take to finish its requests."""
 
-_turns = ThreadPoolExecutor(1, "serve")
-"""Serve's client is not for several threads: what one has marked to be pickled by value, another unmarks. And nobody
-else is to wait for a controller that hangs."""
+_serve_thread = ThreadPoolExecutor(1, "serve")
+"""Serve's client is not thread-safe, because it toggles cloudpickle's by-value registration: all calls go through one
+thread. A controller that hangs blocks only that thread."""
 
 
-def deploy(assignment: DriverConfig, replicas: int, address: Address, key: bytes) -> Future[None]:
-    """Ask Serve, in its turn, for so many replicas, and for a new one whenever one is lost.
+def deploy(config: DriverConfig, replicas: int, address: Address, key: bytes) -> Future[None]:
+    """Deploy ``replicas`` replicas, which Serve replaces when they are lost.
 
-    Asked again with another number, it starts or stops as many as that takes, and leaves the others as they are.
+    A later call with another number starts or stops the difference and leaves the other replicas running.
     """
-    return _turns.submit(_deploy, assignment, replicas, address, key)
+    return _serve_thread.submit(_deploy, config, replicas, address, key)
 
 
-def _deploy(assignment: DriverConfig, replicas: int, address: Address, key: bytes) -> None:
+def _deploy(config: DriverConfig, replicas: int, address: Address, key: bytes) -> None:
     from ray import serve
 
-    asked = _application(assignment, replicas, address, key)
-    target = serve.RunTarget(asked, name=assignment.application, route_prefix=None)
+    asked = _application(config, replicas, address, key)
+    target = serve.RunTarget(asked, name=config.application, route_prefix=None)
     serve.run_many([target], wait_for_ingress_deployment_creation=False, wait_for_applications_running=False)
 
 
-def _application(assignment: DriverConfig, replicas: int, address: Address, key: bytes) -> serve.Application:
+def _application(config: DriverConfig, replicas: int, address: Address, key: bytes) -> serve.Application:
     from ray import serve
 
     from launcher.backends.ray.replica import Replica
 
-    share, patience = assignment.share, assignment.patience
-    ours = assignment.address is None
+    share, timeouts = config.share, config.timeouts
+    local = config.address is None
     deployment = serve.deployment(
         Replica,
         name=REPLICA,
         num_replicas=replicas,
-        # A gang of processes runs inside its replica, which holds the resources of all of them on one node.
+        # All ranks run inside their replica's process tree, so the actor reserves their resources on one node.
         ray_actor_options={
-            "num_cpus": 0 if ours else share.cpus,
+            "num_cpus": 0 if local else share.cpus,
             "num_gpus": share.gpus,
-            "resources": {REPLICA: 1} if ours else {},
+            "resources": {REPLICA: 1} if local else {},
         },
         health_check_period_s=2,
-        health_check_timeout_s=patience.probe_s,
+        health_check_timeout_s=timeouts.probe_s,
         graceful_shutdown_timeout_s=DRAIN_S,
     )
-    return deployment.options(version=SAME, _internal=True).bind(address, key)
+    return deployment.options(version=CODE_VERSION, _internal=True).bind(address, key)
 
 
 def delete(name: str, serve_too: bool) -> Future[None]:
-    """Delete the application ``name`` in its turn; with ``serve_too`` also Serve, unless it has another one."""
-    return _turns.submit(_delete, name, serve_too)
+    """Delete the application ``name``; with ``serve_too`` also shut down Serve if no other application is left."""
+    return _serve_thread.submit(_delete, name, serve_too)
 
 
 def _delete(name: str, serve_too: bool) -> None:
@@ -80,7 +79,7 @@ def _delete(name: str, serve_too: bool) -> None:
 
 
 def kill(pid: int, node: str) -> None:
-    """Kill a replica and its ranks; ``node`` is the id of its node, which may be another one."""
+    """Kill a replica and its ranks; ``node`` is the id of its node, which may be another host."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

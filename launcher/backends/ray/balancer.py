@@ -19,28 +19,29 @@ from launcher.backends.ray.driver_config import Routing, Timeouts
 from launcher.backends.ray.heartbeat import Address
 from launcher.backends.ray.shared_secret import HEADER
 from launcher.core.admission import ALWAYS_OPEN, CODE, REASON
-from launcher.core.admission import RETRY_AFTER_S as ADMIT_AFTER_S
+from launcher.core.admission import RETRY_AFTER_S as ADMISSION_RETRY_AFTER_S
 from launcher.core.errors import ServerError
+from launcher.core.http import netloc
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import VALIDATOR_HEADER
 
-BUFFER = 262_144
-"""Bytes: a request up to this size is asked again elsewhere when a replica dies before it has answered anything."""
-SPARE = 16_384
-"""Bytes of the buffer that headers leave to what HAProxy adds to them."""
-MOST_HEADERS = 32_767
-"""Of HAProxy's ``tune.http.maxhdr``."""
-PREFIX = 512
-"""So many bytes at the beginning of a request choose the replica under ``prefix`` routing."""
-START_S = 20.0
-STEP_S = 0.02
-LATE = "the request did not arrive in time"
-LARGE = "the request's headers are too large"
-NOBODY = "no replica can answer now"
+BUFFER_BYTES = 262_144
+"""A request of up to this size is sent to another replica if the first dies before it sends a response."""
+HEADER_RESERVE = 16_384
+"""The part of the buffer that a client's headers leave to those that HAProxy adds."""
+MAX_HEADERS = 32_767
+"""The maximum of HAProxy's ``tune.http.maxhdr``."""
+PREFIX_BYTES = 512
+"""How many bytes at the beginning of a request choose the replica with ``routing=prefix``."""
+START_TIMEOUT_S = 20.0
+START_POLL_INTERVAL_S = 0.02
+TOO_LATE = "the request did not arrive in time"
+TOO_LARGE = "the request's headers are too large"
+NO_REPLICA = "no replica is ready"
 RETRY_AFTER_S = 1
-"""What a client is told to wait when there is no replica; its next request may have to wait for one."""
-LOOK_S = 1.0
-"""How often to ask HAProxy whether it still answers; anything else is not waited for any longer than that."""
+"""``Retry-After`` of a response without a replica; the next request may wait for one."""
+POLL_INTERVAL_S = 1.0
+"""How often to probe HAProxy, and the timeout of any other command to it."""
 
 CONFIG = """
 global
@@ -100,16 +101,16 @@ unless admitted or validator or always_open
 """
 BALANCE = {
     Routing.least_outstanding: "balance leastconn",
-    # The same beginning goes to the same replica, unless that has half as many requests again as the average one.
-    Routing.prefix: f"option http-buffer-request\n  balance hash req.body,bytes(0,{PREFIX})\n"
+    # Requests with the same beginning go to the same replica, unless that has 1.5 times as many as the average.
+    Routing.prefix: f"option http-buffer-request\n  balance hash req.body,bytes(0,{PREFIX_BYTES})\n"
     "  hash-type consistent djb2 avalanche\n  hash-balance-factor 150",
 }
 
 
 class Balancer:
-    """One HAProxy, restarted when it dies or hangs; ``problem`` says why it could not be.
+    """One HAProxy, restarted when it dies or hangs. ``problem`` says why a restart failed.
 
-    Slots count from 1; each takes one replica.
+    Slots count from 1; each holds one replica.
     """
 
     def __init__(
@@ -118,7 +119,7 @@ class Balancer:
         listener: int,
         slots: int,
         routing: Routing,
-        patience: Timeouts,
+        timeouts: Timeouts,
         secret: str,
         limits: Limits | None = None,
     ) -> None:
@@ -127,13 +128,13 @@ class Balancer:
         self.slots = slots
         self.problem: str | None = None
         self._routing = routing
-        self._patience = patience
+        self._timeouts = timeouts
         self._secret = secret
         self._limits = limits or Limits()
         self._control = folder / "haproxy.sock"
-        self._taken: dict[int, Address] = {}
+        self._addresses: dict[int, Address] = {}
         self._draining: set[int] = set()
-        self._untold: dict[int, str] = {}
+        self._pending: dict[int, str] = {}
         self._lock = threading.RLock()
         self._stopping = False
         self._process: subprocess.Popen[bytes] | None = None
@@ -141,83 +142,80 @@ class Balancer:
         self._admitted.touch()
         self._token: str | None = None
 
-    def keep_out(self, token: str) -> None:
-        """Answer only requests with the validator's token, until `admit`; called before `start`."""
+    def require_token(self, token: str) -> None:
+        """Admit only requests with the validator's token, until `admit`; called before `start`."""
         self._token = token
 
     def admit(self) -> None:
-        """Answer everybody from now on."""
+        """Admit every client from now on."""
         with self._lock:
             if self._token is not None and not self._admitted.stat().st_size:
-                self._admitted.write_text(f"{OPEN}\n")  # for HAProxy as it starts again
+                self._admitted.write_text(f"{OPEN}\n")  # for the next HAProxy
                 with suppress(OSError):
-                    self._tell(f"add acl {self._admitted} {OPEN}", self._soon_s)
+                    self._command(f"add acl {self._admitted} {OPEN}", self._command_timeout_s)
 
     def start(self, status: Address) -> None:
-        """Begin to answer. Raises `ServerError`.
+        """Start to serve. Raises `ServerError`.
 
-        ``status`` is asked for health and metrics, and gets what comes while there is no replica.
+        The server at ``status`` gets requests for health and metrics, and all requests while no replica is ready.
         """
         (self._folder / "haproxy.cfg").write_text(self._config(status))
         self._launch()
-        threading.Thread(target=self._keep, name="haproxy", daemon=True).start()
+        threading.Thread(target=self._keep_running, name="haproxy", daemon=True).start()
 
     def stop(self) -> None:
-        """Take nothing new, and give requests their time to end."""
+        """Refuse new connections, and wait until the open requests have ended or the timeout has passed."""
         self._stopping = True
         if self._process is not None:
             self._process.send_signal(SOFT_STOP)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._patience.stop_s + 1)
+                self._process.wait(self._timeouts.stop_s + 1)
             self._process.kill()
 
     def add(self, address: Address) -> int:
         """Send requests to a replica; return its slot."""
         with self._lock:
-            slot = next(n for n in range(1, self.slots + 1) if n not in self._taken)
-            self._taken[slot] = address
-            self._change(slot, _opening(slot, address))
+            slot = next(n for n in range(1, self.slots + 1) if n not in self._addresses)
+            self._addresses[slot] = address
+            self._change(slot, _enable_commands(slot, address))
         return slot
 
     def remove(self, slot: int) -> None:
-        """Send nothing more to a slot; what was asked there and has no answer yet is asked elsewhere."""
+        """Send no more requests to a slot; those without a response go to another one."""
         with self._lock:
-            del self._taken[slot]
+            del self._addresses[slot]
             self._draining.discard(slot)
             self._change(slot, f"set server replicas/r{slot} state maint; shutdown sessions server replicas/r{slot}")
 
     def drain(self, slot: int) -> None:
-        """Send nothing more to a slot; what is under way there goes on."""
+        """Send no more requests to a slot; its open requests continue."""
         with self._lock:
             self._draining.add(slot)
             self._change(slot, f"set server replicas/r{slot} state drain")
 
     def sessions(self) -> dict[int, int] | None:
-        """Return the number of requests that are under way in each slot, as ``show stat`` has them.
-
-        None while HAProxy does not say.
-        """
+        """Return the number of open requests in each slot, from ``show stat``; None while HAProxy does not answer."""
         with suppress(OSError):
-            rows = [line.split(",") for line in self._tell("show stat", self._soon_s).splitlines()]
+            rows = [line.split(",") for line in self._command("show stat", self._command_timeout_s).splitlines()]
             return {int(row[1][1:]): int(row[4]) for row in rows if row[0] == "replicas" and row[1][1:].isdigit()}
         return None
 
     @property
-    def _soon_s(self) -> float:
-        """How long to wait for HAProxy: whoever asks must not seem to hang itself because HAProxy does."""
-        return min(LOOK_S, self._patience.probe_s / 2)
+    def _command_timeout_s(self) -> float:
+        """The timeout of a command, below that of the driver: while HAProxy hangs, the driver must not seem to hang."""
+        return min(POLL_INTERVAL_S, self._timeouts.probe_s / 2)
 
     def _change(self, slot: int, commands: str) -> None:
-        """Tell HAProxy about a slot: now, or when it answers again."""
-        self._untold[slot] = commands
-        self._catch_up()
+        """Configure a slot, now or when HAProxy answers again."""
+        self._pending[slot] = commands
+        self._send_pending()
 
-    def _catch_up(self) -> None:
-        """Tell HAProxy what it has not heard yet."""
+    def _send_pending(self) -> None:
+        """Send the commands that HAProxy has not received yet."""
         with self._lock, suppress(OSError):
-            for slot in list(self._untold):
-                self._tell(self._untold[slot], self._soon_s)
-                del self._untold[slot]
+            for slot in list(self._pending):
+                self._command(self._pending[slot], self._command_timeout_s)
+                del self._pending[slot]
 
     def _launch(self) -> None:
         binary, config = _binary(), self._folder / "haproxy.cfg"
@@ -225,57 +223,59 @@ class Balancer:
         self._process = subprocess.Popen(
             [binary, "-db", "-q", "-f", os.fspath(config)], pass_fds=[self._listener], stdin=subprocess.DEVNULL
         )
-        deadline = time.monotonic() + START_S
+        deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None:
                 raise ServerError(
                     f"HAProxy does not start (exit code {self._process.returncode}); see {RunFolder.ray_log}"
                 )
             if time.monotonic() > deadline:
-                raise ServerError(f"HAProxy does not answer within {START_S:g} s")
-            time.sleep(STEP_S)
+                raise ServerError(f"HAProxy does not answer within {START_TIMEOUT_S:g} s")
+            time.sleep(START_POLL_INTERVAL_S)
 
     def _answers(self) -> bool:
         try:
-            return bool(self._tell("show info", self._patience.probe_s))
+            return bool(self._command("show info", self._timeouts.probe_s))
         except OSError:
             return False
 
-    def _keep(self) -> None:
-        """Start another one whenever one is lost: the socket stays open, so that clients wait instead of failing."""
+    def _keep_running(self) -> None:
+        """Restart HAProxy when it is lost. The socket stays open, so that clients wait during the restart."""
         while self._process is not None:
-            self._until_lost(self._process)
+            self._wait_until_lost(self._process)
             if self._stopping:
                 return
             try:
-                self._again()
+                self._relaunch()
             except (OSError, ServerError) as error:
                 self.problem = str(error)
                 return
 
-    def _until_lost(self, process: subprocess.Popen[bytes]) -> None:
-        """Wait for the end of HAProxy; one that does not answer within the probe's deadline is killed."""
+    def _wait_until_lost(self, process: subprocess.Popen[bytes]) -> None:
+        """Wait until HAProxy exits; kill it if it does not answer a probe within the timeout."""
         while process.poll() is None:
             with suppress(subprocess.TimeoutExpired):
-                process.wait(LOOK_S)
+                process.wait(POLL_INTERVAL_S)
             if process.poll() is not None or self._stopping:
                 continue
             if self._answers():
-                self._catch_up()
+                self._send_pending()
             else:
                 process.kill()
                 process.wait()
 
-    def _again(self) -> None:
+    def _relaunch(self) -> None:
         self._launch()
         with self._lock:
-            self._untold = {n: _opening(n, address) for n, address in self._taken.items() if n not in self._draining}
-            self._catch_up()
+            self._pending = {
+                n: _enable_commands(n, address) for n, address in self._addresses.items() if n not in self._draining
+            }
+            self._send_pending()
 
-    def _tell(self, commands: str, timeout_s: float) -> str:
-        """Send commands over the administrator's socket (HAProxy's management guide, 9.3); return what it says.
+    def _command(self, commands: str, timeout_s: float) -> str:
+        """Send commands over HAProxy's administration socket (its management guide, 9.3); return the response.
 
-        Raises `OSError` if it says nothing for ``timeout_s`` seconds.
+        Raises `OSError` if none comes within ``timeout_s`` seconds.
         """
         with socket.socket(socket.AF_UNIX) as control:
             control.settimeout(timeout_s)
@@ -284,26 +284,28 @@ class Balancer:
             return b"".join(iter(lambda: control.recv(65536), b"")).decode()
 
     def _config(self, status: Address) -> str:
-        patience, limits = self._patience, self._limits
+        timeouts, limits = self._timeouts, self._limits
         return CONFIG.format(
             control=self._control,
-            buffer=max(BUFFER, limits.header_bytes + SPARE),
-            headers=min(limits.headers + 1, MOST_HEADERS),
+            buffer=max(BUFFER_BYTES, limits.header_bytes + HEADER_RESERVE),
+            headers=min(limits.headers + 1, MAX_HEADERS),
             connections=limits.connections,
             header_ms=int(limits.header_timeout_s * 1e3),
             body_ms=int(limits.body_timeout_s * 1e3),
             header_bytes=limits.header_bytes,
             id=REQUEST_ID,
-            stop=int(patience.stop_s * 1e3),
-            probe=int(patience.probe_s * 1e3),
-            unavailable=self._page(ApiError(503, NOBODY, code="no_replica"), "Service Unavailable"),
-            broken=self._page(ApiError(502, "the replica died while it answered", code="replica_died"), "Bad Gateway"),
-            malformed=self._page(ApiError(400, "this is no HTTP request"), "Bad Request"),
-            late=self._page(ApiError(408, LATE, code="request_timeout"), "Request Timeout"),
-            large=self._body(ApiError(431, LARGE, code="headers_too_large")),
+            stop=int(timeouts.stop_s * 1e3),
+            probe=int(timeouts.probe_s * 1e3),
+            unavailable=self._page(ApiError(503, NO_REPLICA, code="no_replica"), "Service Unavailable"),
+            broken=self._page(
+                ApiError(502, "the replica died during the response", code="replica_died"), "Bad Gateway"
+            ),
+            malformed=self._page(ApiError(400, "malformed HTTP request"), "Bad Request"),
+            late=self._page(ApiError(408, TOO_LATE, code="request_timeout"), "Request Timeout"),
+            large=self._body(ApiError(431, TOO_LARGE, code="headers_too_large")),
             listener=self._listener,
             admission=self._admission(),
-            status=f"{status[0]}:{status[1]}",
+            status=netloc(*status),
             balance=BALANCE[self._routing],
             slots=self.slots,
             header=HEADER,
@@ -325,12 +327,12 @@ class Balancer:
             header=VALIDATOR_HEADER,
             token=self._token,
             paths=" ".join(f"{path} {path}/" for path in sorted(ALWAYS_OPEN)),
-            wait=ADMIT_AFTER_S,
+            wait=ADMISSION_RETRY_AFTER_S,
             page=self._body(error),
         )
 
     def _page(self, error: ApiError, reason: str) -> Path:
-        """Write an error's whole answer to a file, as HAProxy wants it."""
+        """Write an error's complete HTTP response to a file for HAProxy."""
         body = json.dumps(error.body())
         wait = f"Retry-After: {RETRY_AFTER_S}\r\n" if error.status == 503 else ""
         head = f"HTTP/1.1 {error.status} {reason}\r\nContent-Type: application/json\r\n{wait}"
@@ -339,8 +341,8 @@ class Balancer:
         return file
 
 
-def _opening(slot: int, address: Address) -> str:
-    """Return the commands with which requests go to a replica."""
+def _enable_commands(slot: int, address: Address) -> str:
+    """Return the commands that enable a replica."""
     server, (host, port) = f"replicas/r{slot}", address
     return (
         f"set server {server} addr {host} port {port}; set server {server} state ready; set server {server} health up"
@@ -348,7 +350,7 @@ def _opening(slot: int, address: Address) -> str:
 
 
 SOFT_STOP = 10
-"""SIGUSR1: HAProxy closes its sockets and ends with the last request."""
+"""SIGUSR1: HAProxy closes its sockets, and exits after the last request."""
 
 
 def _binary() -> str:

@@ -1,4 +1,4 @@
-"""An embedded Ray: started, and watched."""
+"""A Ray of this run: its environment, its start and its vital processes."""
 
 from __future__ import annotations
 
@@ -11,73 +11,73 @@ from launcher.backends.ray.application import REPLICA
 from launcher.backends.ray.driver_config import DriverConfig
 from launcher.core import processes
 
-OBJECT_STORE = 80 * 1024 * 1024
-"""Bytes; Ray's least. Nothing of ours goes through it."""
-VITAL = frozenset({"raylet", "gcs_server"})
-GIVEN = {
+OBJECT_STORE_BYTES = 80 * 1024 * 1024
+"""Ray's minimum; the launcher stores no objects."""
+VITAL_PROCESSES = frozenset({"raylet", "gcs_server"})
+FIXED_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_AUTH_MODE": "token",
     "RAY_raylet_start_wait_time_s": "180",
-    # Another program's memory must not cost a replica; the kernel still has its own limit.
+    # Ray must not kill a replica because another program uses memory; the kernel's own limit still holds.
     "RAY_memory_monitor_refresh_ms": "0",
-    # Ray gives its workers, which the replicas are, the least share of a busy CPU (15); other servers have a usual one.
+    # Ray's workers, which the replicas are, have niceness 15 by default; other servers have 0.
     "RAY_worker_niceness": "0",
-    # Nobody reads what Ray counts of itself: without that, and with a slower look for lost replicas, an idle Ray takes
-    # 52 ms of CPU time in a second instead of 91.
+    # No program reads Ray's metrics of itself. Without them, and with a slower control loop, an idle Ray takes 52 ms of
+    # CPU time per second instead of 91.
     "RAY_enable_metrics_collection": "0",
     "RAY_event_stats": "0",
     "RAY_task_events_report_interval_ms": "0",
     "REPORTER_UPDATE_INTERVAL_MS": "3600000",
     "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
-    # Any free port, instead of one that two Rays on a host would both want.
+    # Any free port: two Rays on a host would both bind the default one.
     "AUTOSCALER_METRIC_PORT": "0",
     "DASHBOARD_METRIC_PORT": "0",
 }
 
 
 def environment(folder: Path, probe_s: float, nodes: int) -> dict[str, str]:
-    """Return the environment for a private Ray: never another one's address, always this one's token.
+    """Return the environment of a private Ray, with its own token and without another Ray's address.
 
-    Its GCS takes a raylet that does not answer for ``probe_s`` seconds for dead; Ray's own deadline is a minute.
+    Its GCS declares a raylet dead that does not answer for ``probe_s`` seconds; Ray's default is a minute.
     """
     inherited = {name: value for name, value in os.environ.items() if name not in ("RAY_ADDRESS", "RAY_AUTH_TOKEN")}
-    own = {
+    private = {
         "RAY_AUTH_TOKEN_PATH": str(folder / "token"),
-        # Ray's switch for systems on which it runs on one host only: it then listens on loopback.
+        # Ray's switch for systems on which it runs on one host only: Ray then listens on loopback.
         "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": str(int(nodes > 1)),
         "RAY_health_check_timeout_ms": str(round(probe_s * 1e3)),
         "RAY_health_check_period_ms": "1000",
         "RAY_health_check_failure_threshold": "1",
     }
-    return inherited | GIVEN | own
+    return inherited | FIXED_ENVIRONMENT | private
 
 
 class LocalRay:
-    """A Ray of this run's own, on this host, which other nodes may join at ``head``."""
+    """A Ray of this run alone, on this host; other nodes join it at ``head``."""
 
-    keeps_serve = True
+    owns_serve = True
 
-    def __init__(self, assignment: DriverConfig) -> None:
-        self._assignment = assignment
-        self._vital: dict[str, int] = {}
+    def __init__(self, config: DriverConfig) -> None:
+        self._config = config
+        self._vital_pids: dict[str, int] = {}
         self.head = ""
 
     def start(self) -> DriverConfig:
-        """Start Ray, on loopback unless there are other nodes, with the resources that the replicas share."""
+        """Start Ray with the resources that the replicas share, on loopback unless other nodes join."""
         import ray
         from ray import serve
 
-        a = self._assignment
+        a = self._config
         ray.init(
             address="local",
             num_cpus=max(1, a.allocation.cpus),
             num_gpus=a.allocation.gpus if a.share.gpus else 0,
-            resources={REPLICA: a.rooms[0]},
+            resources={REPLICA: a.replicas_per_node[0]},
             include_dashboard=False,
-            object_store_memory=OBJECT_STORE,
+            object_store_memory=OBJECT_STORE_BYTES,
             log_to_driver=False,
             logging_level=logging.WARNING,
-            _temp_dir=str(a.home / session_dir.RAY_SUBDIR),
+            _temp_dir=str(a.session_dir / session_dir.RAY_SUBDIR),
             _node_ip_address=a.host,
         )
         self.head = str(ray.get_runtime_context().gcs_address)
@@ -85,21 +85,23 @@ class LocalRay:
         return a
 
     def broken(self) -> str | None:
-        """Return which part of Ray itself is gone, or None.
+        """Return which vital process of Ray has died, or None.
 
-        A raylet ends 15 s after it was started if its agents did not come, as on a machine that is very busy; there is
-        no setting for that, and who waits for it in `start` is not told.
+        On a very busy machine a raylet exits 15 s after its start, because its agents were too slow. Ray has no setting
+        for that, and `start` would wait for it without an error.
         """
         session = os.getsid(0)
-        if len(self._vital) < len(VITAL):
-            self._vital |= {
-                processes.name(pid): pid for pid in processes.in_session(session) if processes.name(pid) in VITAL
+        if len(self._vital_pids) < len(VITAL_PROCESSES):
+            self._vital_pids |= {
+                processes.name(pid): pid
+                for pid in processes.in_session(session)
+                if processes.name(pid) in VITAL_PROCESSES
             }
-        lost = sorted(name for name, pid in self._vital.items() if not _belongs(pid, session))
+        lost = sorted(name for name, pid in self._vital_pids.items() if not _belongs(pid, session))
         return f"Ray's {', '.join(lost)} died" if lost else None
 
-    def leave(self) -> None:
-        """Nothing: every process of this Ray belongs to the driver's session, and ends with it."""
+    def shut_down(self) -> None:
+        """Do nothing: all processes of this Ray are in the driver's session, and end with it."""
 
 
 def _belongs(pid: int, session: int) -> bool:

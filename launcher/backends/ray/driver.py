@@ -1,4 +1,4 @@
-"""The process that owns one Ray: everything else of it lives in this process's session, and ends with it."""
+"""The process that owns one Ray: all processes of that Ray are in its session, and end with it."""
 
 from __future__ import annotations
 
@@ -34,164 +34,169 @@ from launcher.core import processes
 from launcher.core.errors import ServerError, UserError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
+from launcher.distributed.allocation import LOOPBACK
 
-PERIOD_S = 0.5
-"""How often to look whether all that should live does."""
+POLL_INTERVAL_S = 0.5
+"""How often to check that Ray, HAProxy and the replicas work."""
 SPARE_SLOTS = 8
-LATE_S = 80.0
-"""A start of Ray that takes longer is taken for hung, and standard error then has where."""
-Say = Callable[[dict[str, Json]], None]
+TRACEBACK_AFTER_S = 80.0
+"""After so long a start of Ray counts as hung, and its stacks go to standard error."""
+Send = Callable[[dict[str, Json]], None]
 Deploy = Callable[[int], Future[None]]
 
 
 def main() -> None:
-    """Read an `DriverConfig` from standard input, carry it out until standard input ends, and leave nothing behind.
+    """Read a `DriverConfig` from standard input, serve until standard input ends, and leave no process behind.
 
-    `ADMIT` may follow it there.
+    `ADMIT` may follow the configuration.
 
-    Standard output gets JSON lines: ``{"head": address}`` when other nodes may join Ray, ``{"up": ...}`` when it is
-    asked for replicas, ``{"model": ...}`` when all of them answer, ``{"admitted": ...}`` when everybody is answered,
-    ``{"failed": reason}``, or ``{"refused": reason}`` for what another try would not change; and from the first on
-    ``{"alive": ...}`` every `PERIOD_S` seconds.
+    Standard output gets JSON lines:
+
+    - ``{"head": address}``: other nodes may join Ray.
+    - ``{"up": ...}``: Ray has started, and the replicas are starting.
+    - ``{"model": ...}``: all replicas answer.
+    - ``{"admitted": ...}``: every client is admitted.
+    - ``{"failed": reason}``: Ray is lost; ``{"refused": reason}``: it is lost, and a restart would not help.
+    - ``{"alive": ...}``: the heartbeat, every `POLL_INTERVAL_S` seconds.
     """
-    say = _speaker()
-    faulthandler.dump_traceback_later(LATE_S)
+    send = _message_writer()
+    faulthandler.dump_traceback_later(TRACEBACK_AFTER_S)
     driver = Driver(pickle.load(sys.stdin.buffer))
-    threading.Thread(target=driver.leave_with_parent, args=(say,), name="lifeline", daemon=True).start()
+    threading.Thread(target=driver.exit_with_parent, args=(send,), name="lifeline", daemon=True).start()
     try:
-        driver.run(say)
+        driver.run(send)
     except ServerError as error:
-        say({"failed": str(error)})
+        send({"failed": str(error)})
     except UserError as error:
-        say({"refused": str(error)})
+        send({"refused": str(error)})
     except Exception as error:
-        say({"failed": f"{type(error).__name__}: {error}"})
+        send({"failed": f"{type(error).__name__}: {error}"})
         raise
     finally:
-        driver.leave()
+        driver.shut_down()
 
 
-def _speaker() -> Say:
-    """Keep standard output for our own messages; whatever else is printed here goes to standard error."""
-    ours = os.fdopen(os.dup(1), "w")
+def _message_writer() -> Send:
+    """Reserve standard output for the messages; what libraries print there goes to standard error."""
+    writer = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
 
-    def say(message: dict[str, Json]) -> None:
-        ours.write(json.dumps(message) + "\n")
-        ours.flush()
+    def send(message: dict[str, Json]) -> None:
+        writer.write(json.dumps(message) + "\n")
+        writer.flush()
 
-    return say
+    return send
 
 
 class Driver:
-    """Brings up a fleet and keeps it."""
+    """Starts the replicas with HAProxy in front, and keeps them running."""
 
-    def __init__(self, assignment: DriverConfig) -> None:
-        a = self._assignment = assignment
+    def __init__(self, config: DriverConfig) -> None:
+        a = self._config = config
         self._balancer = Balancer(
-            a.home, a.listener, a.scale.most + SPARE_SLOTS, a.routing, a.patience, a.secret, a.frontend.limits
+            a.session_dir, a.listener, a.scale.maximum + SPARE_SLOTS, a.routing, a.timeouts, a.secret, a.frontend.limits
         )
         if a.validator_token is not None and not a.admitted:
-            self._balancer.keep_out(a.validator_token)
-        self._fleet = ReplicaRegistry(self._balancer, a.patience, a.lost)
+            self._balancer.require_token(a.validator_token)
+        self._registry = ReplicaRegistry(self._balancer, a.timeouts, a.lost)
         self._ray = LocalRay(a) if a.address is None else ExistingRay(a)
-        self._pulse = GcsProbe(a.patience.probe_s)
-        self._controller = Controller(a.application, a.patience.probe_s, self._fleet.note)
-        self._asked: Future[None] | None = None
+        self._gcs_probe = GcsProbe(a.timeouts.probe_s)
+        self._controller = Controller(a.application, a.timeouts.probe_s, self._registry.record_loss)
+        self._pending_deployment: Future[None] | None = None
         self._scaler = Scaler(a.scale)
-        self._leaving = threading.Lock()
+        self._exiting = threading.Lock()
 
-    def run(self, say: Say) -> None:
-        """Start everything; then watch. Raises `ServerError` when something cannot be kept up."""
-        a, key = self._assignment, secrets.token_bytes(32)
+    def run(self, send: Send) -> None:
+        """Start everything, then watch it. Raises `ServerError` when a part of it fails for good."""
+        a, key = self._config, secrets.token_bytes(32)
         with ExitStack() as stack:
             log, bound = (
                 stack.enter_context(server_log(RunFolder(a.deployment.folder).server_log)),
-                bind("127.0.0.1", 0),
+                bind(LOOPBACK, 0),
             )
-            status = Status(self._fleet, self._scaler, a.secret).app()
+            status = Status(self._registry, self._scaler, a.secret).app()
             stack.enter_context(serving(with_cors(status, a.frontend.cors_origins), bound, log, 1.0))
             self._balancer.start(bound.getsockname()[:2])
-            threading.Thread(target=self._mind_start, args=(say,), name="start", daemon=True).start()
+            threading.Thread(target=self._watch_start, args=(send,), name="start", daemon=True).start()
             a = self._ray.start()
-            say({"head": self._ray.head})
-            self._pulse.start()
-            calls = HeartbeatServer(a.host, key, a, self._fleet.came)
-            calls.start()
-            deploy = partial(application.deploy, a, address=calls.address, key=key)
+            send({"head": self._ray.head})
+            self._gcs_probe.start()
+            heartbeats = HeartbeatServer(a.host, key, a, self._registry.on_connect)
+            heartbeats.start()
+            deploy = partial(application.deploy, a, address=heartbeats.address, key=key)
             deploy(self._scaler.wanted).result()
-            self._controller.start(self._ray.keeps_serve)
+            self._controller.start(self._ray.owns_serve)
             faulthandler.cancel_dump_traceback_later()
-            say({"up": "ray"})
-            self._all_there(say)
-            say({"model": self._fleet.model})
+            send({"up": "ray"})
+            self._wait_for_replicas(send)
+            send({"model": self._registry.model})
             if a.admitted:
-                say({"admitted": True})
-            self._watch(say, deploy)
+                send({"admitted": True})
+            self._watch(send, deploy)
 
-    def _mind_start(self, say: Say) -> None:
-        """Leave if a part of Ray dies while the main thread waits for it."""
+    def _watch_start(self, send: Send) -> None:
+        """Exit if a part of Ray dies while the main thread waits for it."""
         while not self._ray.head:
             if (problem := self._ray.broken()) is not None:
-                say({"failed": f"{problem} while it started"})
-                self.leave()
-            time.sleep(PERIOD_S)
+                send({"failed": f"{problem} while it started"})
+                self.shut_down()
+            time.sleep(POLL_INTERVAL_S)
 
-    def leave_with_parent(self, say: Say) -> None:
-        """Admit everybody when the parent says so; leave when it closes standard input, on purpose or by dying."""
+    def exit_with_parent(self, send: Send) -> None:
+        """Admit every client when the parent sends `ADMIT`; exit when standard input ends, as with the parent."""
         while sys.stdin.buffer.read(len(ADMIT)):
             self._balancer.admit()
-            say({"admitted": True})
-        self.leave()
+            send({"admitted": True})
+        self.shut_down()
 
-    def leave(self) -> None:
-        """End all that was started, remove the private folder, and end this process."""
-        self._leaving.acquire()  # never given back: who comes second waits for the end
-        for leave in (self._balancer.stop, self._ray.leave):
+    def shut_down(self) -> None:
+        """End all processes of this Ray, remove the session directory, and exit."""
+        self._exiting.acquire()  # never released: a second caller waits for the exit
+        for shut_down in (self._balancer.stop, self._ray.shut_down):
             with suppress(Exception):
-                leave()
+                shut_down()
         processes.kill_session(os.getsid(0))
-        shutil.rmtree(self._assignment.home, ignore_errors=True)
+        shutil.rmtree(self._config.session_dir, ignore_errors=True)
         os._exit(0)
 
-    def _all_there(self, say: Say) -> None:
-        """Wait for every replica. Raises `ServerError` with the reason of the first that fails."""
-        wanted, start_s = self._scaler.wanted, self._assignment.patience.start_s
-        deadline, there = time.monotonic() + start_s, 0
-        while there < wanted:
-            self._look(say)
+    def _wait_for_replicas(self, send: Send) -> None:
+        """Wait until all replicas are ready. Raises `ServerError` with the reason of the first that fails."""
+        wanted, start_s = self._scaler.wanted, self._config.timeouts.start_s
+        deadline, ready = time.monotonic() + start_s, 0
+        while ready < wanted:
+            self._check(send)
             if time.monotonic() > deadline:
-                raise ServerError(f"{there} of {wanted} replicas were ready within {start_s:g} s")
+                raise ServerError(f"{ready} of {wanted} replicas were ready within {start_s:g} s")
             with suppress(queue.Empty):
-                news = self._fleet.news.get(timeout=PERIOD_S)
-                if news:
-                    raise ServerError(news)
-                there += 1
+                failure = self._registry.changes.get(timeout=POLL_INTERVAL_S)
+                if failure:
+                    raise ServerError(failure)
+                ready += 1
 
-    def _watch(self, say: Say, deploy: Deploy) -> None:
-        """Give up replicas that hang, and ask for as many as the load needs. Raises `ServerError`."""
+    def _watch(self, send: Send, deploy: Deploy) -> None:
+        """Replace replicas that hang, and start or stop replicas as the load changes. Raises `ServerError`."""
         while True:
-            self._look(say)
-            for member in self._fleet.hung():
-                application.kill(member.pid, member.node_id)
-            if not self._assignment.scale.fixed:
+            self._check(send)
+            for replica in self._registry.hung():
+                application.kill(replica.pid, replica.node_id)
+            if not self._config.scale.fixed:
                 self._rescale(deploy)
-            time.sleep(PERIOD_S)
+            time.sleep(POLL_INTERVAL_S)
 
     def _rescale(self, deploy: Deploy) -> None:
-        """Ask for as many replicas as the load needs, unless nobody knows the load."""
+        """Deploy as many replicas as the load needs, unless HAProxy does not report the load."""
         sessions = self._balancer.sessions()
         if sessions is not None and self._scaler.see(sum(sessions.values()), time.monotonic()):
-            self._asked = deploy(self._scaler.wanted)
+            self._pending_deployment = deploy(self._scaler.wanted)
 
-    def _look(self, say: Say) -> None:
-        """Say that this process lives. Raises `ServerError` when something cannot be kept up."""
-        say({"alive": True})
-        problem = self._balancer.problem or self._ray.broken() or self._pulse.problem or self._controller.problem
+    def _check(self, send: Send) -> None:
+        """Send a heartbeat. Raises `ServerError` when a part of Ray fails for good."""
+        send({"alive": True})
+        problem = self._balancer.problem or self._ray.broken() or self._gcs_probe.problem or self._controller.problem
         if problem is not None:
             raise ServerError(problem)
-        if self._asked is not None and self._asked.done():
-            self._asked.result()
+        if self._pending_deployment is not None and self._pending_deployment.done():
+            self._pending_deployment.result()
 
 
 if __name__ == "__main__":

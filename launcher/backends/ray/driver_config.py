@@ -1,4 +1,4 @@
-"""What the driver and its replicas are told to do."""
+"""The configuration of the driver and its replicas."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
 
 ADMIT = b"a"
-"""What a driver reads from standard input, after its assignment, when everybody may ask the fleet."""
+"""What a driver reads from standard input, after its configuration, when every client is admitted."""
 
 
 class Routing(Enum):
-    """Which replica answers: the one with the least requests, or one that saw the same beginning of a prompt."""
+    """Which replica answers: the one with the fewest requests, or one that has seen the same beginning of a prompt."""
 
     least_outstanding = "least_outstanding"
     prefix = "prefix"
@@ -25,7 +25,7 @@ class Routing(Enum):
 
 @dataclass(frozen=True)
 class ResourceShare:
-    """What one replica has of its machine."""
+    """The CPUs and GPUs of one replica."""
 
     cpus: float
     gpus: float
@@ -33,7 +33,7 @@ class ResourceShare:
 
 @dataclass(frozen=True)
 class ResourceRequest:
-    """What a fleet asks for at most: ``cpus`` and ``gpus`` are for each rank (None: an even share of the CPUs)."""
+    """What all replicas need at most; ``cpus`` and ``gpus`` are per rank (None: an even share of the CPUs)."""
 
     replicas: int
     world: int
@@ -43,22 +43,22 @@ class ResourceRequest:
 
 @dataclass(frozen=True)
 class Scale:
-    """Bounds for the number of replicas, the requests that each should have under way, and how long a change lasts."""
+    """Bounds of autoscaling: replicas, open requests per replica, and seconds before the number goes up or down."""
 
-    least: int
-    most: int
+    minimum: int
+    maximum: int
     target: float = 1.0
     up_s: float = 0.0
     down_s: float = 0.0
 
     @property
     def fixed(self) -> bool:
-        return self.least == self.most
+        return self.minimum == self.maximum
 
 
 @dataclass(frozen=True)
 class Timeouts:
-    """Seconds that a start, a stop and a sign of life may take, and a request without progress (None: for ever)."""
+    """Seconds for a start, a stop, the silence of a process, and requests without progress (None: no limit)."""
 
     start_s: float
     stop_s: float
@@ -68,32 +68,35 @@ class Timeouts:
 
 @dataclass(frozen=True)
 class DriverConfig:
-    """All that a driver needs to bring up a fleet. ``listener`` is the number of the bound socket it inherits.
+    """All that a driver needs to start and watch the replicas.
 
-    ``lost`` are the Rays that were there before it, as `Fleet.lost` describes replicas.
-    ``rooms`` says how many replicas each node of a Ray of our own holds, this host first, where it listens at ``host``.
-    ``address`` is that of a Ray which runs already, None for one of our own; there ``application`` is the fleet's name.
-    The replicas are to be asked with ``secret``. Until it is ``admitted``, the fleet answers only requests with
-    ``validator_token``, if there is one. On a Ray that runs already the driver finds out ``host``, and the
-    ``share`` of each replica.
+    ``listener`` is the file descriptor of the bound socket that the driver inherits. ``lost`` are the Rays before it,
+    as `ReplicaRegistry.lost` describes replicas.
+
+    With ``address`` the driver uses an existing Ray, where ``application`` names its replicas; the driver itself finds
+    ``host`` and each replica's ``share``. Otherwise it starts a local Ray that listens at ``host``.
+    ``replicas_per_node`` says how many replicas each node of that Ray holds, this host first.
+
+    Replicas answer only requests with ``secret``. Until it is ``admitted``, HAProxy answers only requests with
+    ``validator_token``, if there is one.
     """
 
     deployment: Deployment
     allocation: Allocation
     scale: Scale
-    demand: ResourceRequest
+    request: ResourceRequest
     share: ResourceShare
     routing: Routing
-    patience: Timeouts
+    timeouts: Timeouts
     frontend: FrontendConfig
-    home: Path
+    session_dir: Path
     working_folder: Path
     listener: int
     lost: tuple[Loss, ...] = ()
     address: str | None = None
     application: str = "launcher"
     host: str = LOOPBACK
-    rooms: tuple[int, ...] = ()
+    replicas_per_node: tuple[int, ...] = ()
     validator_token: str | None = field(default=None, repr=False)
     admitted: bool = False
     secret: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)

@@ -1,4 +1,4 @@
-"""A Ray that runs already, of which a run uses a part and leaves the rest alone."""
+"""A Ray that exists already, of which a run uses a part."""
 
 from __future__ import annotations
 
@@ -17,79 +17,79 @@ from launcher.backends.ray.resources import Node, count
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 
-REACH_S = 5.0
-LEAVE_S = 10.0
-"""So long Serve may take to delete the application."""
-CARRIED = {"HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"}
-"""Environment variables that the replicas get from here; the others are those of the running Ray."""
+CONNECT_TIMEOUT_S = 5.0
+DELETE_TIMEOUT_S = 10.0
+"""How long Serve may take to delete the application."""
+FORWARDED_VARIABLES = {"HF_HUB_OFFLINE", "HF_HOME", "OMP_NUM_THREADS", "TOKENIZERS_PARALLELISM"}
+"""Environment variables that the replicas get from here; the others are those of the existing Ray."""
 
 
 def environment() -> dict[str, str]:
-    """Return the environment of a driver: the user's own, which holds the token of the running Ray if that has one."""
+    """Return the environment of a driver: the user's own, which holds the token of the existing Ray, if any."""
     return dict(os.environ) | {"RAY_USAGE_STATS_ENABLED": "0"}
 
 
 class ExistingRay:
-    """This run's part of a running Ray: one application of Serve, whose requests pass by Serve's own proxies."""
+    """This run's part of an existing Ray: one application of Serve, whose requests bypass Serve's own proxies."""
 
-    def __init__(self, assignment: DriverConfig) -> None:
-        assert assignment.address is not None
-        self._assignment = assignment
-        self._address = self.head = assignment.address
-        self.keeps_serve = False
+    def __init__(self, config: DriverConfig) -> None:
+        assert config.address is not None
+        self._config = config
+        self._address = self.head = config.address
+        self.owns_serve = False
         self._connected = False
 
     def start(self) -> DriverConfig:
-        """Connect; count what is free there. Raises `UserError` with the reason why the run cannot use this Ray."""
+        """Connect and count the free resources. Raises `UserError` with the reason why the run cannot use this Ray."""
         import ray
 
-        a, address = self._assignment, self._address
+        a, address = self._config, self._address
         found = resolved(address)
-        with _told(address):
+        with _as_user_error(address):
             ray.init(
                 address=found,
-                runtime_env={"env_vars": _carried()},
+                runtime_env={"env_vars": _forwarded_environment()},
                 log_to_driver=False,
                 logging_level=logging.WARNING,
             )
         nodes = _nodes()
-        # There others have their share, too, so that ours is counted.
-        demand = a.demand if a.demand.cpus is not None else replace(a.demand, cpus=1.0)
-        share = count(demand, nodes, self._facts(nodes), f"the Ray at {found}")
+        # Other applications share this Ray, so the CPUs are reserved.
+        request = a.request if a.request.cpus is not None else replace(a.request, cpus=1.0)
+        share = count(request, nodes, self._facts(nodes), f"the Ray at {found}")
         self._start_serve()
-        return replace(a, demand=demand, share=share, host=ray.util.get_node_ip_address())
+        return replace(a, request=request, share=share, host=ray.util.get_node_ip_address())
 
     def broken(self) -> str | None:
-        """Return None: whoever keeps this Ray sees to its processes."""
+        """Return None: the owner of this Ray watches its processes."""
         return None
 
-    def leave(self) -> None:
-        """Delete our application, and Serve if it was begun for that and nobody else uses it."""
+    def shut_down(self) -> None:
+        """Delete the application, and Serve if this run started it and no other application uses it."""
         if self._connected:
-            application.delete(self._assignment.application, self.keeps_serve).result(LEAVE_S)
+            application.delete(self._config.application, self.owns_serve).result(DELETE_TIMEOUT_S)
 
     def _facts(self, nodes: list[Node]) -> Mapping[str, Json]:
-        """Return what the engine plans on the best of the nodes."""
-        d, best = self._assignment.deployment, max(nodes, key=lambda node: (node.gpus, node.cpus))
-        there = replace(self._assignment.allocation, gpus=int(best.gpus), cpus=max(1, int(best.cpus)))
+        """Return the engine's plan for the node with the most resources."""
+        d, best = self._config.deployment, max(nodes, key=lambda node: (node.gpus, node.cpus))
+        there = replace(self._config.allocation, gpus=int(best.gpus), cpus=max(1, int(best.cpus)))
         return d.engine.plan(d, there)
 
     def _start_serve(self) -> None:
-        """Use the Serve that is there, whatever proxies it has, or begin one without any."""
+        """Use the existing Serve with its proxies, or start one without a proxy."""
         import ray
         from ray import serve
 
         try:
             ray.get_actor(*CONTROLLER)
         except ValueError:
-            self.keeps_serve = True
+            self.owns_serve = True
         serve.start(proxy_location="Disabled")
         self._connected = True
 
 
-def _carried() -> dict[str, str]:
+def _forwarded_environment() -> dict[str, str]:
     return {"PYTHONPATH": os.pathsep.join(p for p in sys.path if p)} | {
-        k: os.environ[k] for k in CARRIED & os.environ.keys()
+        k: os.environ[k] for k in FORWARDED_VARIABLES & os.environ.keys()
     }
 
 
@@ -97,21 +97,21 @@ def resolved(address: str) -> str:
     """Return ``<host>:<port>`` of the GCS, as Ray finds it. Raises `UserError`."""
     from ray._private.services import canonicalize_bootstrap_address
 
-    with _told(address):
+    with _as_user_error(address):
         found = canonicalize_bootstrap_address(address)
     if found is None:
-        raise UserError(f"backend.address={address}: no Ray runs on this host; accepted is <host>:<port> of its GCS")
+        raise UserError(f"backend.address={address}: no Ray runs on this host; it must be the <host>:<port> of a GCS")
     host, _, port = found.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), REACH_S).close()
+        socket.create_connection((host.strip("[]"), int(port)), CONNECT_TIMEOUT_S).close()
     except (OSError, ValueError, OverflowError) as error:
         raise UserError(f"backend.address={address}: nothing answers at {found}: {error}") from None
     return str(found)
 
 
 @contextmanager
-def _told(address: str) -> Iterator[None]:
-    """Make one line of why Ray refuses: another version, a token that is missing or wrong, no raylet on this host."""
+def _as_user_error(address: str) -> Iterator[None]:
+    """Raise one line for an error of Ray: another version, a missing or wrong token, no raylet on this host."""
     from ray.exceptions import RayError
 
     try:
@@ -121,12 +121,12 @@ def _told(address: str) -> Iterator[None]:
 
 
 def _root(error: BaseException) -> BaseException:
-    """Return the first of the errors that led to this one."""
+    """Return the first error of a chain of causes."""
     return error if error.__cause__ is None else _root(error.__cause__)
 
 
 def _nodes() -> list[Node]:
-    """Return what is free on each living node."""
+    """Return the free resources of each living node."""
     from ray._private.state import available_resources_per_node
 
     return [Node(free.get("CPU", 0.0), free.get("GPU", 0.0)) for free in available_resources_per_node().values()]

@@ -1,4 +1,4 @@
-"""Asks Ray's own services for a sign of life, with a deadline."""
+"""Probes Ray's GCS and this host's raylet."""
 
 from __future__ import annotations
 
@@ -6,16 +6,15 @@ import threading
 import time
 from typing import Any
 
-PERIOD_S = 1.0
-"""How often to ask."""
+PROBE_INTERVAL_S = 1.0
 
 
 class GcsProbe:
-    """Asks the GCS whether this host's raylet lives. ``problem`` says that it does not, or that the GCS is silent.
+    """Asks the GCS whether this host's raylet lives. ``problem`` is set when it does not, or when the GCS is silent.
 
-    The GCS asks the raylets itself, as often and with the same deadline (`cluster.environment`). Everything here waits
-    for ``probe_s`` seconds at most, and in a thread of its own, so that whoever reads ``problem`` waits for nothing.
-    Ray's own client stays out of it: a call that meets a dead raylet ends this process in the middle of its tidying up.
+    The GCS probes the raylets itself, with the same interval and timeout (`cluster.environment`). Each call has a
+    timeout of ``probe_s`` seconds and runs in a thread, so that reading ``problem`` never blocks. It does not use Ray's
+    own client, because a call of that to a dead raylet exits this process during clean-up.
     """
 
     def __init__(self, probe_s: float) -> None:
@@ -23,20 +22,20 @@ class GcsProbe:
         self._probe_s = probe_s
 
     def start(self) -> None:
-        """Begin to ask the Ray that this process is connected to."""
+        """Start to probe the Ray that this process is connected to."""
         import ray
         from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
         context = ray.get_runtime_context()
         client, here = GcsClient(address=context.gcs_address), context.get_node_id()
-        threading.Thread(target=self._ask, args=(client, here), name="pulse", daemon=True).start()
+        threading.Thread(target=self._ask, args=(client, here), name="gcs-probe", daemon=True).start()
 
     def _ask(self, client: Any, here: str) -> None:
         while self.problem is None:
-            self.problem = self._diagnosis(client, here)
-            time.sleep(PERIOD_S)
+            self.problem = self._diagnose(client, here)
+            time.sleep(PROBE_INTERVAL_S)
 
-    def _diagnosis(self, client: Any, here: str) -> str | None:
+    def _diagnose(self, client: Any, here: str) -> str | None:
         from ray.core.generated.gcs_pb2 import GcsNodeInfo
         from ray.exceptions import RayError
 

@@ -1,6 +1,6 @@
-"""The roll call: each replica keeps a connection to the driver, over which it gets its assignment and says how it is.
+"""Heartbeat channel between driver and replicas; it also delivers the replica's configuration.
 
-When the connection ends, the one at the other end is gone; nobody has to ask.
+The end of a connection means that the process at the other end has exited.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from multiprocessing.connection import Client, Connection, Listener
 from launcher.backends.ray.driver_config import DriverConfig
 from launcher.core.types import Json
 
-PERIOD_S = 0.5
-"""How often a replica says how it is."""
+HEARTBEAT_INTERVAL_S = 0.5
+"""How often a replica sends its state."""
 Address = tuple[str, int]
 
 
 class HeartbeatServer:
-    """The driver's side. ``came`` is called with each new connection, in a thread of its own."""
+    """The driver's side. ``on_connect`` is called with each new connection, in a thread of its own."""
 
     def __init__(
-        self, host: str, key: bytes, assignment: DriverConfig, came: Callable[[ReplicaConnection], None]
+        self, host: str, key: bytes, config: DriverConfig, on_connect: Callable[[ReplicaConnection], None]
     ) -> None:
         self._listener = Listener((host, 0), authkey=key, backlog=1024)
-        self._assignment = pickle.dumps(assignment)
-        self._came = came
+        self._config = pickle.dumps(config)
+        self._on_connect = on_connect
 
     @property
     def address(self) -> Address:
@@ -37,52 +37,52 @@ class HeartbeatServer:
         return str(host), int(port)
 
     def start(self) -> None:
-        threading.Thread(target=self._accept, name="roll-call", daemon=True).start()
+        threading.Thread(target=self._accept, name="heartbeat-server", daemon=True).start()
 
     def _accept(self) -> None:
         while True:
             with suppress(AuthenticationError, EOFError, ConnectionError):
                 connection = self._listener.accept()
-                connection.send_bytes(self._assignment)
-                threading.Thread(target=self._came, args=(ReplicaConnection(connection),), daemon=True).start()
+                connection.send_bytes(self._config)
+                threading.Thread(target=self._on_connect, args=(ReplicaConnection(connection),), daemon=True).start()
 
 
 class ReplicaConnection:
-    """One replica, as the driver hears it."""
+    """The driver's connection to one replica."""
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 
-    def hear(self) -> dict[str, Json] | None:
-        """Return what the replica says next, or None when it is gone."""
+    def receive(self) -> dict[str, Json] | None:
+        """Return the next message, or None when the replica has exited."""
         try:
-            heard = json.loads(self._connection.recv_bytes())
+            message = json.loads(self._connection.recv_bytes())
         except (EOFError, OSError):
             return None
-        assert isinstance(heard, dict)
-        return heard
+        assert isinstance(message, dict)
+        return message
 
-    def let_go(self) -> None:
-        """End the connection, on which the replica ends itself."""
+    def close(self) -> None:
+        """Close the connection; the replica then exits."""
         self._connection.close()
 
 
 class HeartbeatClient:
-    """The replica's side."""
+    """The replica's side; ``config`` is what the driver sent."""
 
     def __init__(self, address: Address, key: bytes) -> None:
-        self._guard = threading.Lock()
+        self._lock = threading.Lock()
         self._connection = Client(address, authkey=key)
-        self.assignment: DriverConfig = pickle.loads(self._connection.recv_bytes())
+        self.config: DriverConfig = pickle.loads(self._connection.recv_bytes())
 
-    def say(self, message: dict[str, Json]) -> None:
-        """Tell the driver, from any thread. Raises `OSError` when it is gone."""
-        with self._guard:
+    def send(self, message: dict[str, Json]) -> None:
+        """Send a message to the driver, from any thread. Raises `OSError` when the driver has exited."""
+        with self._lock:
             self._connection.send_bytes(json.dumps(message).encode())
 
-    def gone(self, seconds: float) -> bool:
-        """Wait, at most so long, for the driver to go away: it never says anything more."""
+    def disconnected(self, timeout_s: float) -> bool:
+        """Return whether the driver exits within ``timeout_s`` seconds; it sends no messages."""
         try:
-            return self._connection.poll(seconds)
+            return self._connection.poll(timeout_s)
         except OSError:
             return True

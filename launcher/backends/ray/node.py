@@ -1,4 +1,4 @@
-"""One more node of a run's Ray: it runs beside a member of the group, for as long as the leader wants it."""
+"""Entry point of a Ray worker node, started by the group agent."""
 
 from __future__ import annotations
 
@@ -16,47 +16,47 @@ from launcher.core import processes
 
 @dataclass(frozen=True)
 class NodeConfig:
-    """What a node must know: where the head is, the token, what Ray may give away here, and to how many replicas."""
+    """The head's address and token, this node's resources, and the number of replicas that it holds."""
 
     head: str
     token: str = field(repr=False)
     cpus: int
     gpus: int
-    room: int
+    replicas: int
     probe_s: float
 
 
 def main() -> None:
     """Receive a `NodeConfig` and run the node until the leader, or the group agent, says to stop.
 
-    The processes of Ray are a session of their own, of which nothing is left when this process ends, however it does.
+    Ray's processes have a session of their own. It ends with this process, even if that is killed.
     """
-    orders, lifeline = (Connection(int(fd)) for fd in sys.argv[1:3])
-    joining: NodeConfig = orders.recv()
-    with session_dir.create(joining.token) as folder, _spawn(joining, folder) as raylet:
+    messages, lifeline = (Connection(int(fd)) for fd in sys.argv[1:3])
+    config: NodeConfig = messages.recv()
+    with session_dir.create(config.token) as folder, _spawn(config, folder) as raylet:
         try:
-            wait([orders, lifeline, os.pidfd_open(raylet.pid)])
+            wait([messages, lifeline, os.pidfd_open(raylet.pid)])
         finally:
             assert raylet.stdin is not None
             raylet.stdin.close()
             processes.kill_session(raylet.pid)
 
 
-def _spawn(joining: NodeConfig, folder: Path) -> subprocess.Popen[bytes]:
-    """Start Ray in a session of its own; it ends when its standard input does."""
-    given = [
-        f"--address={joining.head}",
-        f"--num-cpus={joining.cpus}",
-        f"--num-gpus={joining.gpus}",
-        f'--resources={{"{REPLICA}": {joining.room}}}',
-        f"--object-store-memory={cluster.OBJECT_STORE}",
+def _spawn(config: NodeConfig, folder: Path) -> subprocess.Popen[bytes]:
+    """Start Ray in a session of its own; the end of its standard input stops it."""
+    options = [
+        f"--address={config.head}",
+        f"--num-cpus={config.cpus}",
+        f"--num-gpus={config.gpus}",
+        f'--resources={{"{REPLICA}": {config.replicas}}}',
+        f"--object-store-memory={cluster.OBJECT_STORE_BYTES}",
         f"--temp-dir={folder / session_dir.RAY_SUBDIR}",
     ]
     return subprocess.Popen(
-        [sys.executable, "-P", "-m", "launcher.backends.ray.raylet", *given],
+        [sys.executable, "-P", "-m", "launcher.backends.ray.raylet", *options],
         stdin=subprocess.PIPE,
         stdout=2,
-        env=cluster.environment(folder, joining.probe_s, nodes=2),
+        env=cluster.environment(folder, config.probe_s, nodes=2),
         start_new_session=True,
     )
 

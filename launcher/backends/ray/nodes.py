@@ -1,4 +1,4 @@
-"""The other nodes of a run's Ray, as the launcher brings them in and keeps them."""
+"""Starts the other nodes of a run's Ray, and restarts those that die."""
 
 from __future__ import annotations
 
@@ -8,65 +8,70 @@ import threading
 from launcher.backends.ray.driver_config import DriverConfig
 from launcher.backends.ray.node import NodeConfig
 from launcher.core.errors import ServerError
+from launcher.core.restart_budget import RestartBudget
 from launcher.distributed.allocation import Member
 
 MODULE = "launcher.backends.ray.node"
-LIVES = 3
-"""So often a node is begun before the run goes on without it."""
-GRACE_S = 15.0
+MAX_STARTS = 3
+"""After so many starts of a node the run continues without it."""
+SHUTDOWN_TIMEOUT_S = 15.0
 
 
 class Nodes:
-    """Starts a node beside each member of the group, and another one in place of each that dies."""
+    """Runs one node beside each member of the group."""
 
-    def __init__(self, assignment: DriverConfig, token: str, log: logging.Logger) -> None:
-        self._assignment = assignment
+    def __init__(self, config: DriverConfig, token: str, log: logging.Logger) -> None:
+        self._config = config
         self._token = token
         self._log = log
-        self._ranks = assignment.allocation.ranks
-        self._leaving = threading.Event()
+        self._ranks = config.allocation.ranks
+        self._stopping = threading.Event()
         self._threads: list[threading.Thread] = []
 
     def join(self, head: str) -> None:
-        """Start them all, in the background: replicas come up where a node is there."""
+        """Start all nodes in the background; replicas start on each node that has joined."""
         members = self._ranks.wait() if self._ranks is not None else []
-        for member, room in zip(members, self._assignment.rooms[1:], strict=True):
-            given = (member, self._joining(head, member, room))
-            self._threads.append(threading.Thread(target=self._keep, args=given, name="ray-node", daemon=True))
+        for member, replicas in zip(members, self._config.replicas_per_node[1:], strict=True):
+            arguments = (member, self._node_config(head, member, replicas))
+            self._threads.append(
+                threading.Thread(target=self._keep_running, args=arguments, name="ray-node", daemon=True)
+            )
             self._threads[-1].start()
 
-    def leave(self) -> None:
-        """End them all; returns when nothing of them is left."""
-        self._leaving.set()
+    def stop(self) -> None:
+        """Stop all nodes; return when all their processes have ended."""
+        self._stopping.set()
         if self._ranks is None or not self._threads:
             return
         for wait in (False, True):
             for member in self._ranks.wait():
-                self._ranks.stop(member.rank, GRACE_S, wait=wait)
+                self._ranks.stop(member.rank, SHUTDOWN_TIMEOUT_S, wait=wait)
         for thread in self._threads:
-            thread.join(GRACE_S)
+            thread.join(SHUTDOWN_TIMEOUT_S)
 
-    def _joining(self, head: str, member: Member, room: int) -> NodeConfig:
-        a = self._assignment
+    def _node_config(self, head: str, member: Member, replicas: int) -> NodeConfig:
+        a = self._config
         gpus = member.gpus if a.share.gpus else 0
-        return NodeConfig(head, self._token, a.allocation.cpus, gpus, room, a.patience.probe_s)
+        return NodeConfig(head, self._token, a.allocation.cpus, gpus, replicas, a.timeouts.probe_s)
 
-    def _keep(self, member: Member, joining: NodeConfig) -> None:
-        for _ in range(LIVES):
-            problem = self._live(member, joining)
-            if self._leaving.is_set():
+    def _keep_running(self, member: Member, config: NodeConfig) -> None:
+        budget = RestartBudget(MAX_STARTS)
+        while not budget.exhausted:
+            problem = self._run_once(member, config)
+            if self._stopping.is_set():
                 return
             self._log.warning("the Ray of node %s was lost: %s", member.node, problem)
+            budget.record_failure()
 
-    def _live(self, member: Member, joining: NodeConfig) -> str:
-        """Be a node for as long as that lasts; return why it is over."""
+    def _run_once(self, member: Member, config: NodeConfig) -> str:
+        """Run a node until it stops; return the reason."""
         assert self._ranks is not None
         try:
             with self._ranks.start(member.rank, MODULE, {}) as orders:
-                orders.send(joining)
+                orders.send(config)
                 orders.recv()
         except ServerError as error:
             return str(error)
         except (EOFError, OSError):
             return "its processes died"
-        return "it spoke out of turn"
+        return "it sent an unexpected message"

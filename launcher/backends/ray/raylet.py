@@ -1,4 +1,4 @@
-"""``ray start --block``, which ends with all its processes when standard input does."""
+"""``ray start --block``; the end of standard input stops it with all its processes."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from launcher.core import processes
 
 
 def main() -> None:
-    """Join a Ray as the command line says; the token is in the environment."""
+    """Join the Ray that the command line names; the token is in the environment."""
     from ray.scripts.scripts import start
 
-    threading.Thread(target=_leave_with_parent, name="lifeline", daemon=True).start()
+    threading.Thread(target=_exit_with_parent, name="lifeline", daemon=True).start()
     start.main(["--block", "--disable-usage-stats", *sys.argv[1:]], standalone_mode=False)
 
 
-def _leave_with_parent() -> None:
+def _exit_with_parent() -> None:
     while os.read(0, 1):
         pass
     processes.kill_session(os.getsid(0))

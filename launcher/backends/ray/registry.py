@@ -1,4 +1,4 @@
-"""Who of the replicas is there, how each is, and which of them have stopped living."""
+"""The replicas that answer, the state of each, and those to replace."""
 
 from __future__ import annotations
 
@@ -10,16 +10,22 @@ from dataclasses import dataclass, field
 
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.driver_config import Timeouts
-from launcher.backends.ray.heartbeat import Address, ReplicaConnection
+from launcher.backends.ray.heartbeat import HEARTBEAT_INTERVAL_S, Address, ReplicaConnection
 from launcher.core.health import Loss, ReplicaHealth
+from launcher.core.heartbeat import SilenceTimer
 from launcher.core.types import Json
 
 NOT_NEEDED = "it was not needed any more"
+MAX_LOSSES = 16
+"""How many of the last losses are reported."""
 
 
 @dataclass
 class ReplicaInfo:
-    """One replica that answers. ``heard`` and ``moved`` are when it last spoke, and last made progress."""
+    """One replica that answers.
+
+    ``silence`` counts the seconds since its last heartbeat, ``stall`` those with requests but without a step.
+    """
 
     id: str
     pid: int
@@ -29,122 +35,134 @@ class ReplicaInfo:
     slot: int
     state: dict[str, Json] = field(default_factory=dict)
     tokens_per_s: float = 0.0
-    heard: float = field(default_factory=time.monotonic)
-    moved: float = field(default_factory=time.monotonic)
-    given_up: str | None = None
+    updated: float = field(default_factory=time.monotonic)
+    silence: SilenceTimer = field(default_factory=lambda: SilenceTimer(HEARTBEAT_INTERVAL_S * 2))
+    stall: SilenceTimer = field(default_factory=lambda: SilenceTimer(HEARTBEAT_INTERVAL_S * 2))
+    removal_reason: str | None = None
     leaving: bool = False
 
-    def says(self, state: dict[str, Json]) -> None:
+    def update(self, state: dict[str, Json]) -> None:
         now, before = time.monotonic(), self.state
         if before:
-            made = state["generated_tokens"] - before["generated_tokens"]
-            self.tokens_per_s = made / max(now - self.heard, 1e-3)
+            tokens = state["generated_tokens"] - before["generated_tokens"]
+            self.tokens_per_s = tokens / max(now - self.updated, 1e-3)
         if not state["running"] or state["steps"] != before.get("steps"):
-            self.moved = now
-        self.state, self.heard = state, now
+            self.stall.reset()
+        self.silence.reset()
+        self.state, self.updated = state, now
 
-    def problem(self, patience: Timeouts) -> str | None:
-        """Return why this replica is to be given up, or None."""
-        now = time.monotonic()
-        if now - self.heard > patience.probe_s:
-            return f"no sign of life for {patience.probe_s:g} s"
-        if patience.stall_s is not None and now - self.moved > patience.stall_s:
-            return f"requests, but no step for {patience.stall_s:g} s"
+    def problem(self, timeouts: Timeouts) -> str | None:
+        """Return why this replica must be replaced, or None; called once per heartbeat interval."""
+        silent_s, stalled_s = self.silence.check(), self.stall.check()
+        if silent_s > timeouts.probe_s:
+            return f"no sign of life for {timeouts.probe_s:g} s"
+        if timeouts.stall_s is not None and stalled_s > timeouts.stall_s:
+            return f"requests, but no step for {timeouts.stall_s:g} s"
         return None
 
 
 class ReplicaRegistry:
-    """Keeps the balancer in step with the replicas. ``news`` gets ``""`` for each that came, and why each one left."""
+    """Tells the balancer about the replicas.
 
-    def __init__(self, balancer: Balancer, patience: Timeouts, lost: Sequence[Loss] = ()) -> None:
-        self.news: queue.SimpleQueue[str] = queue.SimpleQueue()
+    ``changes`` gets ``""`` for each replica that becomes ready, and the reason for each that is lost.
+    """
+
+    def __init__(self, balancer: Balancer, timeouts: Timeouts, lost: Sequence[Loss] = ()) -> None:
+        self.changes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.model = ""
         self._balancer = balancer
-        self._patience = patience
+        self._timeouts = timeouts
         self._lock = threading.Lock()
-        self._members: list[ReplicaInfo] = []
+        self._replicas: list[ReplicaInfo] = []
         self._lost = list(lost)
 
-    def members(self) -> list[ReplicaInfo]:
+    def replicas(self) -> list[ReplicaInfo]:
         with self._lock:
-            return list(self._members)
+            return list(self._replicas)
 
-    def came(self, caller: ReplicaConnection) -> None:
-        """Listen to one replica for as long as it is there."""
-        member, reason = None, "its process died"
-        while (heard := caller.hear()) is not None:
-            if heard["kind"] == "ready":
-                member = self._join(heard)
-            elif heard["kind"] == "state" and member is not None:
-                member.says(heard["state"])
-                if member.leaving and self._idle(member):
+    def on_connect(self, connection: ReplicaConnection) -> None:
+        """Read the messages of one replica until its connection ends."""
+        replica, reason = None, "its process died"
+        while (message := connection.receive()) is not None:
+            if message["kind"] == "ready":
+                replica = self._add(message)
+            elif message["kind"] == "state" and replica is not None:
+                replica.update(message["state"])
+                if replica.leaving and self._idle(replica):
                     reason = NOT_NEEDED
                     break
-            elif heard["kind"] == "leaving" and member is not None:
-                member.leaving = True
-                self._balancer.drain(member.slot)
-            elif heard["kind"] == "failed":
-                reason = heard["reason"]
-        self._left(member, reason)
-        caller.let_go()
+            elif message["kind"] == "leaving" and replica is not None:
+                replica.leaving = True
+                self._balancer.drain(replica.slot)
+            elif message["kind"] == "failed":
+                reason = message["reason"]
+        self._remove(replica, reason)
+        connection.close()
 
     def hung(self) -> list[ReplicaInfo]:
-        """Return the replicas to give up."""
-        for member in self.members():
-            member.given_up = member.problem(self._patience)
-        return [member for member in self.members() if member.given_up is not None]
+        """Return the replicas to replace."""
+        for replica in self.replicas():
+            replica.removal_reason = replica.problem(self._timeouts)
+        return [replica for replica in self.replicas() if replica.removal_reason is not None]
 
     def describe(self) -> list[ReplicaHealth]:
-        """Return one line for each replica: who, where, ``live`` or why it is given up, how busy, how fast."""
+        """Return one line for each replica: its process, its node, its state, its load and its speed."""
         sessions = self._balancer.sessions() or {}
         return [
             {
-                "id": m.id,
-                "pid": m.pid,
-                "node": m.node,
-                "state": m.given_up or m.state.get("error") or "live",
-                "requests": sessions.get(m.slot, 0),
-                "running": m.state.get("running", 0),
-                "queued": m.state.get("queued", 0),
-                "generated_tokens": m.state.get("generated_tokens", 0),
-                "tokens_per_s": round(m.tokens_per_s, 1),
+                "id": r.id,
+                "pid": r.pid,
+                "node": r.node,
+                "state": r.removal_reason or r.state.get("error") or "live",
+                "requests": sessions.get(r.slot, 0),
+                "running": r.state.get("running", 0),
+                "queued": r.state.get("queued", 0),
+                "generated_tokens": r.state.get("generated_tokens", 0),
+                "tokens_per_s": round(r.tokens_per_s, 1),
             }
-            for m in self.members()
+            for r in self.replicas()
         ]
 
     def lost(self) -> list[Loss]:
-        """Return who left, with the reason and when; the last sixteen."""
+        """Return the last losses, each with its reason and its time."""
         with self._lock:
-            return self._lost[-16:]
+            return self._lost[-MAX_LOSSES:]
 
-    def note(self, pid: int, reason: str) -> None:
-        """Take note of the loss of a process that is no replica."""
+    def record_loss(self, pid: int, reason: str) -> None:
+        """Record the loss of a process that is no replica."""
         with self._lock:
             self._lost.append(_loss(None, pid, reason))
 
-    def _join(self, heard: dict[str, Json]) -> ReplicaInfo:
-        address = (heard["host"], heard["port"])
+    def _add(self, message: dict[str, Json]) -> ReplicaInfo:
+        address = (message["host"], message["port"])
         slot = self._balancer.add(address)
-        member = ReplicaInfo(heard["id"], heard["pid"], heard["node"], heard["node_id"], address, slot)
+        replica = ReplicaInfo(
+            message["id"],
+            message["pid"],
+            message["node"],
+            message["node_id"],
+            address,
+            slot,
+        )
         with self._lock:
-            self._members.append(member)
-            self.model = heard["model"]
-        self.news.put("")
-        return member
+            self._replicas.append(replica)
+            self.model = message["model"]
+        self.changes.put("")
+        return replica
 
-    def _left(self, member: ReplicaInfo | None, reason: str) -> None:
+    def _remove(self, replica: ReplicaInfo | None, reason: str) -> None:
         with self._lock:
-            if member is not None:
-                reason = member.given_up or reason
-                self._members.remove(member)
-            self._lost.append(_loss(member.id, member.pid, reason) if member else _loss(None, None, reason))
-        if member is not None:
-            self._balancer.remove(member.slot)
-        self.news.put(reason)
+            if replica is not None:
+                reason = replica.removal_reason or reason
+                self._replicas.remove(replica)
+            self._lost.append(_loss(replica.id, replica.pid, reason) if replica else _loss(None, None, reason))
+        if replica is not None:
+            self._balancer.remove(replica.slot)
+        self.changes.put(reason)
 
-    def _idle(self, member: ReplicaInfo) -> bool:
+    def _idle(self, replica: ReplicaInfo) -> bool:
         sessions = self._balancer.sessions()
-        return sessions is not None and not sessions.get(member.slot)
+        return sessions is not None and not sessions.get(replica.slot)
 
 
 def _loss(id: str | None, pid: int | None, reason: str) -> Loss:

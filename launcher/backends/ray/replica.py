@@ -1,4 +1,4 @@
-"""One replica: an engine, and the shared API over it on a port of its own, in a process that Ray Serve keeps."""
+"""One replica: an engine with the OpenAI API on its own port, in a process that Ray Serve restarts."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from multiprocessing import AuthenticationError
 
 from launcher.asgi.config import Limits
 from launcher.backends.ray.driver_config import DriverConfig
-from launcher.backends.ray.heartbeat import PERIOD_S, Address, HeartbeatClient
+from launcher.backends.ray.heartbeat import HEARTBEAT_INTERVAL_S, Address, HeartbeatClient
 from launcher.backends.ray.shared_secret import SharedSecret
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
@@ -19,84 +19,88 @@ from launcher.core.types import Json
 from launcher.distributed.allocation import LOOPBACK, allocate
 from launcher.engines.base import AsyncEngine
 
-ADDED_BYTES, ADDED_HEADERS = 4096, 8
-PATIENCE_S = 5.0
-"""So long a new replica tries to reach the driver."""
+PROXY_HEADER_BYTES, PROXY_HEADERS = 4096, 8
+CONNECT_TIMEOUT_S = 5.0
+"""How long a new replica tries to reach the driver."""
 
 
 class Replica:
-    """A Serve deployment. It is there when it answers, and its process ends when it cannot any more.
+    """A Serve deployment. Registered once it serves; exits when the engine fails.
 
-    A replica that is broken but alive would answer fastest, with errors, and so attract the requests.
+    A replica that ran on with a failed engine would answer fastest, with errors, and so attract the requests.
     """
 
     def __init__(self, address: Address, key: bytes) -> None:
-        self._open = ExitStack()
-        self._voice: HeartbeatClient | None = None
-        _keep_private()
-        voice = _voice(address, key)
+        self._exit_stack = ExitStack()
+        self._heartbeat: HeartbeatClient | None = None
+        _listen_on_loopback()
+        heartbeat = _heartbeat(address, key)
         try:
-            self._runner = self._serve(voice.assignment, voice)
+            self._runner = self._serve(heartbeat.config, heartbeat)
         except Exception as error:
             reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            voice.say({"kind": "failed", "reason": reason})
-            self._open.close()
+            heartbeat.send({"kind": "failed", "reason": reason})
+            self._exit_stack.close()
             raise
-        self._voice = voice
-        threading.Thread(target=self._report, args=(voice,), name="roll-call", daemon=True).start()
+        self._heartbeat = heartbeat
+        threading.Thread(target=self._report, args=(heartbeat,), name="heartbeat", daemon=True).start()
 
     def __del__(self) -> None:
-        """Serve's way of saying that this replica is not needed any more: the driver lets it go when it is idle."""
-        if self._voice is not None:
-            self._voice.say({"kind": "leaving"})
+        """Report to the driver that Serve stops this replica; the driver closes the connection once it is idle."""
+        if self._heartbeat is not None:
+            self._heartbeat.send({"kind": "leaving"})
             threading.Event().wait()
 
     def check_health(self) -> None:
-        """Tell Serve, which asks, whether to replace this replica."""
+        """Raise `RuntimeError` if Serve must replace this replica."""
         error = self._runner.state().error
         if error is not None:
             raise RuntimeError(error)
 
-    def _serve(self, assignment: DriverConfig, voice: HeartbeatClient) -> AsyncEngine:
+    def _serve(self, config: DriverConfig, heartbeat: HeartbeatClient) -> AsyncEngine:
         from launcher.api.app import create_app
         from launcher.asgi.server import bind, server_log, serving
 
-        os.chdir(assignment.working_folder)
-        d, patience, enter = assignment.deployment, assignment.patience, self._open.enter_context
+        os.chdir(config.working_folder)
+        d, timeouts, enter = config.deployment, config.timeouts, self._exit_stack.enter_context
         alone = {name: value for name, value in os.environ.items() if name == "CUDA_VISIBLE_DEVICES"}
-        allocation = replace(allocate(alone), cpus=max(1, int(assignment.share.cpus)))
+        allocation = replace(allocate(alone), cpus=max(1, int(config.share.cpus)))
         who = identity()
-        # HAProxy is on the driver's node: there, no other host needs to reach the replica.
-        bound = enter(bind(LOOPBACK if who["node"] == assignment.host else who["node"], 0))
+        # HAProxy runs on the driver's node: a replica there listens on loopback.
+        bound = enter(bind(LOOPBACK if who["node"] == config.host else who["node"], 0))
         log = enter(server_log(RunFolder(d.folder).server_log))
         runner = enter(d.engine.load(d, allocation))
-        app = create_app(runner, frontend=assignment.frontend, ready_timeout_s=patience.start_s, log=log)
+        app = create_app(runner, frontend=config.frontend, ready_timeout_s=timeouts.start_s, log=log)
         host, port = bound.getsockname()[:2]
         enter(
             serving(
-                SharedSecret(app, assignment.secret), bound, log, patience.stop_s, roomier(assignment.frontend.limits)
+                SharedSecret(app, config.secret),
+                bound,
+                log,
+                timeouts.stop_s,
+                with_proxy_headers(config.frontend.limits),
             )
         )
-        voice.say({"kind": "ready", **who, "host": host, "port": port, "model": runner.model})
+        heartbeat.send({"kind": "ready", **who, "host": host, "port": port, "model": runner.model})
         return runner
 
-    def _report(self, voice: HeartbeatClient) -> None:
-        """Say how the engine is, until it is broken or the driver is gone; then leave."""
+    def _report(self, heartbeat: HeartbeatClient) -> None:
+        """Send the engine's state until the engine fails or the driver exits; then exit."""
         try:
             while (state := self._runner.state()).error is None:
-                voice.say({"kind": "state", "state": asdict(state)})
-                if voice.gone(PERIOD_S):
+                heartbeat.send({"kind": "state", "state": asdict(state)})
+                if heartbeat.disconnected(HEARTBEAT_INTERVAL_S):
                     break
-            voice.say({"kind": "failed", "reason": state.error or "the driver is gone"})
+            heartbeat.send({"kind": "failed", "reason": state.error or "the driver has exited"})
         finally:
             os._exit(1)
 
 
-def _keep_private() -> None:
-    """Let Serve's server for calls between deployments listen on loopback, instead of on all addresses.
+def _listen_on_loopback() -> None:
+    """Bind Serve's server for calls between deployments to loopback, instead of all addresses.
 
-    It unpickles what it is sent, and is not asked for anything here. No option sets where it listens; it begins to when
-    this class is made.
+    It unpickles what it receives, and this program does not use it. Serve has no option for its address, and starts it
+    when this class is created.
     """
     from ray.serve._private import replica
 
@@ -104,14 +108,16 @@ def _keep_private() -> None:
     replica.add_port_to_grpc_server = lambda server, address: listen(server, address.replace("[::]", LOOPBACK))
 
 
-def roomier(limits: Limits) -> Limits:
-    """Return the limits of a client, with room for what HAProxy adds to its headers."""
-    return replace(limits, header_bytes=limits.header_bytes + ADDED_BYTES, headers=limits.headers + ADDED_HEADERS)
+def with_proxy_headers(limits: Limits) -> Limits:
+    """Return the limits of a client, increased by the headers that HAProxy adds."""
+    return replace(
+        limits, header_bytes=limits.header_bytes + PROXY_HEADER_BYTES, headers=limits.headers + PROXY_HEADERS
+    )
 
 
-def _voice(address: Address, key: bytes) -> HeartbeatClient:
-    """Call the driver. If there is none any more, the application goes: on a Ray of others it would stay for ever."""
-    deadline = time.monotonic() + PATIENCE_S
+def _heartbeat(address: Address, key: bytes) -> HeartbeatClient:
+    """Connect to the driver. Without one, delete the application: it would stay in an existing Ray indefinitely."""
+    deadline = time.monotonic() + CONNECT_TIMEOUT_S
     while True:
         try:
             return HeartbeatClient(address, key)
@@ -119,7 +125,7 @@ def _voice(address: Address, key: bytes) -> HeartbeatClient:
             if time.monotonic() > deadline:
                 _delete_own_application()
                 raise
-        time.sleep(PERIOD_S)
+        time.sleep(HEARTBEAT_INTERVAL_S)
 
 
 def _delete_own_application() -> None:
@@ -130,7 +136,7 @@ def _delete_own_application() -> None:
 
 
 def identity() -> dict[str, Json]:
-    """Return who this replica is: Serve's name for it, its process, its node's address and Ray's id for that."""
+    """Return this replica's id in Serve, its process, and the address and the id of its node."""
     import ray
     from ray import serve
 

@@ -1,4 +1,4 @@
-"""Lets a replica be asked only by who knows the secret of its run."""
+"""Shared-secret middleware: a replica answers only requests of its run's HAProxy and driver."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from launcher.asgi.errors import ApiError
 from launcher.asgi.responses import error_response
 
 HEADER = "x-launcher-run"
-"""HAProxy puts it in place of any that a client sends."""
+"""HAProxy replaces any value that a client sends."""
 
 
 class SharedSecret:

@@ -1,4 +1,4 @@
-"""Health and metrics of all replicas together."""
+"""Health and metrics of all replicas together, and the requests that come while no replica is ready."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from starlette.routing import Route
 
 from launcher.asgi.errors import ApiError
 from launcher.asgi.responses import error_response, json_response
-from launcher.backends.ray.balancer import NOBODY, RETRY_AFTER_S
+from launcher.backends.ray.balancer import NO_REPLICA, RETRY_AFTER_S
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER
@@ -30,74 +30,76 @@ from launcher.core.http import Answer, HttpError, exchange, netloc, parsed, sess
 from launcher.engines.base import EngineState
 
 TIMEOUT_S = 5.0
-HOLD_S = 60.0
-"""So long a request waits for a replica; a client that asks five times then outlasts most replacements."""
-STEP_S = 0.05
+REPLICA_TIMEOUT_S = 60.0
+"""How long a request waits for a replica. A client with five attempts then outlasts most replacements."""
+POLL_INTERVAL_S = 0.05
 COUNTS = tuple(field.name for field in fields(EngineState) if field.name != "error")
 LABELS = ("replica", "pid", "node")
 GAUGES = {
-    "requests": "Requests that the balancer has sent to a replica and that are under way",
+    "requests": "Open requests that the balancer has sent to a replica",
     "running": "Sequences that a replica generates",
     "queued": "Sequences that wait in a replica",
-    "tokens_per_s": "Tokens per second that a replica generated lately",
+    "tokens_per_s": "Tokens per second that a replica generates",
 }
 
 
 class Status:
-    """Asks every replica what it would answer itself, and adds up."""
+    """Sends a request to every replica, and adds up the responses."""
 
-    def __init__(self, fleet: ReplicaRegistry, scaler: Scaler, secret: str) -> None:
-        self._fleet = fleet
+    def __init__(self, registry: ReplicaRegistry, scaler: Scaler, secret: str) -> None:
+        self._registry = registry
         self._scaler = scaler
         self._secret = secret
 
     def app(self) -> Starlette:
-        """Return the app that answers ``/health`` and ``/metrics``, and lets everything else wait."""
+        """Return the app that answers ``/health`` and ``/metrics``, and holds all other requests."""
         routes = [Route(f"/health{end}", self.health) for end in ("", "/")]
         routes += [Route(f"/metrics{end}", self.metrics) for end in ("", "/")]
         return Starlette(routes=[*routes, Route("/{path:path}", self.wait, methods=["GET", "POST"])])
 
     async def wait(self, request: Request) -> Response:
-        """Hold a request that came while there was no replica, until there is one to ask again."""
+        """Hold a request until a replica is ready; HAProxy then sends it again because of the status 503."""
         with suppress(TimeoutError):
-            async with asyncio.timeout(HOLD_S):
-                while not self._fleet.members():
-                    await asyncio.sleep(STEP_S)
-        return error_response(ApiError(503, NOBODY, code="no_replica", headers={"Retry-After": str(RETRY_AFTER_S)}))
+            async with asyncio.timeout(REPLICA_TIMEOUT_S):
+                while not self._registry.replicas():
+                    await asyncio.sleep(POLL_INTERVAL_S)
+        return error_response(ApiError(503, NO_REPLICA, code="no_replica", headers={"Retry-After": str(RETRY_AFTER_S)}))
 
     async def health(self, request: Request) -> Response:
-        """Say that the service lives, with all engines' counters added up, and each replica's state."""
-        answers = await self._ask("/health", request)
+        """Return the state of the service, the sum of all engines' counters, and each replica's state."""
+        answers = await self._ask_replicas("/health", request)
         states = [parsed(answer.body)["engine"] for answer in answers]
         total = EngineState(**{name: sum(state[name] for state in states) for name in COUNTS})
         answer: Health = {
             "status": "live" if len(states) >= self._scaler.wanted else "replacing",
             "engine": asdict(total),
-            "replicas": self._fleet.describe(),
+            "replicas": self._registry.describe(),
             "wanted": self._scaler.wanted,
             "scaled": self._scaler.decisions[-16:],
-            "lost": self._fleet.lost(),
+            "lost": self._registry.lost(),
         }
         return json_response(answer)
 
     async def metrics(self, request: Request) -> Response:
-        """Add up the replicas' counters for Prometheus, and show each replica's load."""
-        answers = await self._ask("/metrics", request)
+        """Return the sum of the replicas' counters for Prometheus, and each replica's load."""
+        answers = await self._ask_replicas("/metrics", request)
         refused = [answer for answer in answers if answer.status != 200]
         if refused:
             return Response(refused[0].body, refused[0].status, media_type="application/json")
         texts = [answer.body.decode() for answer in answers]
         if not texts:
-            return error_response(ApiError(503, NOBODY, code="no_replica"))
+            return error_response(ApiError(503, NO_REPLICA, code="no_replica"))
         return Response(merge(texts) + self._replicas(), media_type=CONTENT_TYPE_LATEST)
 
     def _replicas(self) -> bytes:
-        lines = self._fleet.describe()
+        lines = self._registry.describe()
         families = [
             GaugeMetricFamily("launcher_replicas", "Replicas that answer", value=len(lines)),
-            GaugeMetricFamily("launcher_replicas_wanted", "Replicas that there should be", value=self._scaler.wanted),
+            GaugeMetricFamily("launcher_replicas_wanted", "Replicas that autoscaling wants", value=self._scaler.wanted),
         ]
-        states = GaugeMetricFamily("launcher_replica_state", "live, or what is wrong", labels=(*LABELS, "state"))
+        states = GaugeMetricFamily(
+            "launcher_replica_state", "live, or the reason for the replacement", labels=(*LABELS, "state")
+        )
         for line in lines:
             states.add_metric((line["id"], str(line["pid"]), line["node"], line["state"]), 1)
         families.append(states)
@@ -110,18 +112,18 @@ class Status:
         return exposed([*families, self._losses()])
 
     def _losses(self) -> GaugeMetricFamily:
-        """Return when each of the replicas that left lately did, and why."""
+        """Return the time and the reason of each of the last losses."""
         text = "When a replica was lost, in seconds since 1970"
         family = GaugeMetricFamily("launcher_replica_lost_time", text, labels=("replica", "pid", "reason"))
-        for loss in self._fleet.lost():
+        for loss in self._registry.lost():
             family.add_metric((loss["id"] or "", str(loss["pid"] or ""), loss["reason"]), loss["time"])
         return family
 
-    async def _ask(self, path: str, request: Request) -> list[Answer]:
-        """Return what the replicas that are there answer; one that dies while it is asked is left out."""
+    async def _ask_replicas(self, path: str, request: Request) -> list[Answer]:
+        """Return the responses of the replicas, without those of replicas that die during the request."""
         sent = {name: value for name, value in request.headers.items() if name == "authorization"}
         headers = sent | {HEADER: self._secret}
-        urls = [f"http://{netloc(*m.address[:2])}{path}" for m in self._fleet.members()]
+        urls = [f"http://{netloc(*replica.address[:2])}{path}" for replica in self._registry.replicas()]
 
         async def read(url: str) -> Answer | None:
             try:
@@ -135,9 +137,9 @@ class Status:
 
 
 def merge(texts: Iterable[str]) -> bytes:
-    """Add up, sample by sample, what several servers say in Prometheus' text format.
+    """Add up, sample by sample, the metrics of several servers in Prometheus' text format.
 
-    The times at which their counters began are left out: they have no sum.
+    Creation times of counters are left out: they have no sum.
     """
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = defaultdict(lambda: defaultdict(float))

@@ -77,7 +77,7 @@ def test_the_environment_reaches_it(tmp_path: Path) -> None:
 
 def test_the_model_must_be_clear(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"backend.model: the server has 2, choose one of: a, b"),
+        pytest.raises(UserError, match=r"backend.model: the server lists 2 models; set it to one of: a, b"),
         served(tmp_path, f"{LISTER} a b"),
     ):
         pass
@@ -136,7 +136,7 @@ def test_the_plan_shows_the_command() -> None:
 def test_while_it_starts_its_log_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(process, "TELL_S", 0.3)
+    monkeypatch.setattr(process, "PROGRESS_INTERVAL_S", 0.3)
     with served(tmp_path, f"sh -c 'echo loading; exec {LISTER} a --after 1.5'"):
         pass
     assert "s: loading" in capsys.readouterr().err
@@ -160,10 +160,10 @@ def test_a_taken_port_is_refused_before_anything_starts(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"command": "serve"}, r"put \{port\} in it, or set backend.port"),
+        ({"command": "serve"}, r"has no \{port\}; add it .*, or set backend.port"),
         ({"command": "{port}", "port": 70000}, "backend.port is 70000"),
         ({"command": "{port}", "start_timeout_s": 0}, "backend.start_timeout_s is 0"),
-        ({"command": "{port}", "ready_path": "health"}, "backend.ready_path=health: accepted is a path"),
+        ({"command": "{port}", "ready_path": "health"}, "backend.ready_path=health: must be a path"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings: dict[str, object], said: str) -> None:

@@ -45,7 +45,7 @@ def test_json_among_the_arguments_stays() -> None:
 @pytest.mark.parametrize(
     ("command", "said"),
     [
-        ("serve {prot}", r"\{prot\} is not known; accepted are host, port, model, checkpoint"),
+        ("serve {prot}", r"\{prot\} is unknown; expected one of host, port, model, checkpoint"),
         ("serve {checkpoint}", r"\{checkpoint\} has no value; set model.path"),
         ("serve {tokenizer}", r"\{tokenizer\} has no value; set model.tokenizer"),
         ("serve 'open", "No closing quotation"),

@@ -197,7 +197,7 @@ def test_taken_ports_are_refused_before_anything_starts(tmp_path: Path) -> None:
 
 
 def test_a_start_that_crashes_is_tried_once_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(supervisor, "ATTEMPTS", 3)  # Triton may crash by itself, too
+    monkeypatch.setattr(supervisor, "START_ATTEMPTS", 3)  # Triton may crash by itself, too
 
     def kill_the_first() -> None:
         wait_for(lambda: bool(processes(SERVER)), 60)
@@ -209,14 +209,14 @@ def test_a_start_that_crashes_is_tried_once_more(tmp_path: Path, monkeypatch: py
         killer.join()
         assert int(running.triton["starts"]) >= 2
         assert running.complete("abc").status_code == 200
-    assert "died while starting" in (tmp_path / "server.log").read_text()
+    assert "died during its start" in (tmp_path / "server.log").read_text()
 
 
 def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "proxy.py").write_text("raise RuntimeError('trouble')")
     (tmp_path / "frames.py").touch()
-    monkeypatch.setattr(installation, "BESIDE", tmp_path)
-    said = r"Triton does not run: it died while starting: failed to load 'generate'.*trouble; see .*triton.log"
+    monkeypatch.setattr(installation, "SOURCES", tmp_path)
+    said = r"Triton does not run: it died during its start: failed to load 'generate'.*trouble; see .*triton.log"
     with pytest.raises(ServerError, match=said), start(tmp_path, PyTriton()):
         pass
 

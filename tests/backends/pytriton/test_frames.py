@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.backends.pytriton.frames import Frame, Frames, pack
+from launcher.backends.pytriton.frames import Frame, FrameDecoder, pack
 
 arrays = st.one_of(
     st.lists(st.integers(0, 255)).map(lambda values: np.array(values, np.uint8)),
@@ -23,8 +23,8 @@ frames = st.builds(
 
 @given(st.lists(frames, max_size=4), st.integers(1, 50))
 def test_frames_arrive_as_they_were_sent_however_they_are_cut(sent: list[Frame], size: int) -> None:
-    stream, reader = b"".join(map(pack, sent)), Frames()
-    found = [frame for i in range(0, len(stream), size) for frame in reader.take(stream[i : i + size])]
+    stream, reader = b"".join(map(pack, sent)), FrameDecoder()
+    found = [frame for i in range(0, len(stream), size) for frame in reader.decode(stream[i : i + size])]
     assert [(f.id, f.text, f.final, [*f.tensors]) for f in found] == [
         (f.id, f.text, f.final, [*f.tensors]) for f in sent
     ]

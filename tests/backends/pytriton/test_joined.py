@@ -152,7 +152,7 @@ def test_more_processes_than_the_model_has_are_refused_in_one_line(started: Star
     started.by_hand("engine=echo", "model=none", "tasks=[addition]")
     assert started.codes() == [1, 0]
     (line,) = [line for line in started.said().splitlines() if line.startswith("launcher:")]
-    assert "2 processes were started together, and the model has 1" in line
+    assert "the model has a world size of 1, got 2 processes" in line
 
 
 def test_a_tensor_parallel_group_over_two_nodes_is_refused() -> None:

@@ -38,5 +38,5 @@ def test_the_same_port_twice_is_refused() -> None:
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no.such.host.invalid"])
 def test_an_address_of_no_interface_is_refused_by_its_name(host: str) -> None:
-    with pytest.raises(UserError, match=rf"^backend.triton_host={host}: cannot listen there \(.+\); accepted is"):
+    with pytest.raises(UserError, match=rf"^backend.triton_host={host}: cannot listen there \(.+\); must be"):
         choose(host, Ports())

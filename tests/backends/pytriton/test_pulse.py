@@ -16,6 +16,6 @@ def test_what_counts_is_how_long_nothing_has_changed() -> None:
         (30, EngineState(running=2, steps=1, error="broken"), 0, True),
         (31, EngineState(steps=1), 0, False),
     ]
-    for time, each, quiet_s, busy in asked:
+    for time, each, unchanged_s, busy in asked:
         now[0], state[0] = float(time), each
-        assert (found.quiet_s(), found.busy) == (quiet_s, busy)
+        assert (found.unchanged_s(), found.busy) == (unchanged_s, busy)

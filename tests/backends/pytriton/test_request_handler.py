@@ -114,7 +114,7 @@ async def test_without_a_certificate_only_the_feeds_of_our_own_api_are_served(ru
             await answers(served, prompt("abc"))
         with pytest.raises(RequestError, match="is being validated"):
             served.open_feed("another", 1, lambda frame: None)
-        served.know("ours")
+        served.trust("ours")
         served.open_feed("ours", 2, lambda frame: None)
         admission.open()
         assert await answers(served, prompt("abc"))

@@ -80,9 +80,9 @@ def test_parameters_may_come_as_a_tensor(server: Any) -> None:
 @pytest.mark.parametrize(
     ("body", "said"),
     [
-        ({"text": "a", "max_token": 1}, "max_token: no such parameter"),
+        ({"text": "a", "max_token": 1}, "max_token: unknown parameter"),
         ({"text": "a", "tokens": [1]}, "one of the tensors"),
-        ({"text": "a", "sampling": "[1"}, "accepted is a JSON object"),
+        ({"text": "a", "sampling": "[1"}, "must be a JSON object"),
         ({"tokens": [999]}, "from 0 to 256, got 999"),
         ({"text": "a", "max_tokens": 512}, "context length is 512"),
     ],

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 
 from launcher.backends.pytriton import tensors
-from launcher.backends.pytriton.frames import Frame, Frames, pack
-from launcher.backends.pytriton.request_handler import RequestHandler, served_in_thread
+from launcher.backends.pytriton.frames import Frame, FrameDecoder, pack
+from launcher.backends.pytriton.request_handler import RequestHandler, handler_in_thread
 from launcher.backends.pytriton.socket_server import listening
 from launcher.backends.pytriton.tensors import Arrays
 from launcher.core.processes import wait_for
@@ -57,9 +57,9 @@ class Asker:
         self._socket.close()
 
     def _read(self) -> Iterator[Frame]:
-        frames = Frames()
+        frames = FrameDecoder()
         while data := self._socket.recv(1 << 16):
-            yield from frames.take(data)
+            yield from frames.decode(data)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def runner() -> EchoRunner:
 
 @pytest.fixture
 def served(runner: EchoRunner) -> Iterator[RequestHandler]:
-    with served_in_thread() as served, served.serving(runner):
+    with handler_in_thread() as served, served.serving(runner):
         yield served
 
 
@@ -147,9 +147,9 @@ def test_what_is_withdrawn_frees_its_slot_or_never_starts(
 @pytest.mark.parametrize(
     ("asked", "said"),
     [
-        ({"packed": b"[]", "feed": "g"}, "feed=g: no such feed is open"),
+        ({"packed": b"[]", "feed": "g"}, "feed=g: this feed is not open"),
         ({"packed": b"?", "feed": "f"}, "expected value"),
-        ({"tensors": {"tokens": np.zeros(2, np.int32)}, "max_token": 1}, "max_token: no such parameter"),
+        ({"tensors": {"tokens": np.zeros(2, np.int32)}, "max_token": 1}, "max_token: unknown parameter"),
     ],
 )
 def test_what_cannot_be_answered_is_refused_in_one_line(asker: Asker, asked: dict[str, Any], said: str) -> None:
@@ -180,7 +180,7 @@ def test_a_feed_that_nobody_reads_any_more_ends(asker: Asker) -> None:
     frame = asker.next()
     assert (frame.id, frame.final, frame.text) == (1, True, "")
     asker.batch(2, GenerationRequest("one", (97,), GREEDY))
-    assert asker.next().text == "feed=f: no such feed is open"
+    assert asker.next().text == "feed=f: this feed is not open"
 
 
 def test_what_a_triton_that_is_gone_has_asked_for_ends(asker: Asker, runner: EchoRunner) -> None:

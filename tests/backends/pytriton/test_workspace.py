@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.backends.pytriton import working
+from launcher.backends.pytriton import usable_workspace
 from launcher.backends.pytriton.workspace import shared_memory_prefix, workspace
 from launcher.core.cleanup import SHARED_MEMORY
 from launcher.core.errors import UserError
@@ -57,8 +57,8 @@ def test_a_folder_that_cannot_be_used_is_one_line(parent: Path, name: str, why: 
     (parent / "file").touch()
     folder = f"{parent}/{name}"
     with (
-        pytest.raises(UserError, match=f"^backend.workspace={folder}: .*{why}.*; accepted is a folder"),
-        working(folder),
+        pytest.raises(UserError, match=f"^backend.workspace={folder}: .*{why}.*; must be a folder"),
+        usable_workspace(folder),
     ):
         pass
 
@@ -70,13 +70,13 @@ def test_a_folder_from_which_nothing_may_run_is_refused(parent: Path, monkeypatc
         f_flag = os.ST_NOEXEC
 
     monkeypatch.setattr(os, "statvfs", lambda _: Noexec())
-    with pytest.raises(UserError, match="noexec"), working(os.fspath(parent)):
+    with pytest.raises(UserError, match="noexec"), usable_workspace(os.fspath(parent)):
         pass
 
 
 def test_a_relative_folder_is_one_of_the_working_directory(parent: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(parent)
-    with working("there") as folder:
+    with usable_workspace("there") as folder:
         assert folder.is_absolute()
         assert folder.is_relative_to(parent)
 

@@ -40,7 +40,7 @@ def balanced(
     with session_dir.create("token") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
         balancer = Balancer(folder, listener.fileno(), 2, Routing.least_outstanding, PATIENT, "secret", limits)
         if token is not None:
-            balancer.keep_out(token)
+            balancer.require_token(token)
         try:
             balancer.start(status)
             yield balancer, Endpoint(f"http://127.0.0.1:{listener.getsockname()[1]}/v1", "m", "ray", "echo")

@@ -19,7 +19,7 @@ import psutil
 import pytest
 
 from launcher.backends.ray import Ray, supervisor
-from launcher.backends.ray.driver import PERIOD_S
+from launcher.backends.ray.driver import POLL_INTERVAL_S
 from launcher.backends.ray.driver_config import Routing
 from launcher.core import processes
 from launcher.core.errors import ServerError
@@ -138,7 +138,7 @@ def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path)
             for raylet in raylets(service):
                 with suppress(ProcessLookupError):
                     hangs(raylet)  # without it no start is over
-                    if _age(raylet) > 4 * PERIOD_S:  # it has been there long enough to be missed
+                    if _age(raylet) > 4 * POLL_INTERVAL_S:  # it has been there long enough to be missed
                         dies(raylet)
             return launched.process.poll() is not None
 
@@ -146,7 +146,8 @@ def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path)
     finally:
         launched.process.terminate()
         _, said = launched.process.communicate(timeout=60)
-    reason = f"Ray was lost {supervisor.QUICK_LOSSES} times in a row, at last: Ray's raylet died while it started"
+    times = f"{supervisor.MAX_QUICK_LOSSES} times in a row"
+    reason = f"Ray was lost {times}; last error: Ray's raylet died while it started"
     assert launched.process.returncode == 3
     assert [reason in line for line in said.splitlines() if line.startswith("launcher: ")] == [True], said
     assert reason in json.loads((launched.folder / "results.json").read_text())["reason"]
@@ -232,7 +233,7 @@ def test_a_ray_that_is_lost_is_replaced(
 ) -> None:
     """The raylet, the GCS and the owner of Ray cannot be replaced alone: a whole new Ray takes over the socket."""
     # Here losses come soon after one another, and a busy machine may add a start that fails.
-    monkeypatch.setattr(supervisor, "QUICK_LOSSES", 20)
+    monkeypatch.setattr(supervisor, "MAX_QUICK_LOSSES", 20)
     for name, befalls in product(("raylet", "gcs_server", "driver"), (dies, hangs)):
         driver, folder = echoes.driver(), tmp_path / f"{name} {befalls.__name__}"
         victim = driver if name == "driver" else echoes.named(name)

@@ -16,7 +16,7 @@ from launcher.backends.ray import Ray, session_dir
 from launcher.backends.ray.driver_config import ResourceRequest, ResourceShare, Scale, Timeouts
 from launcher.backends.ray.heartbeat import HeartbeatClient, HeartbeatServer, ReplicaConnection
 from launcher.backends.ray.registry import ReplicaInfo
-from launcher.backends.ray.resources import Node, available_gib, check_memory, count, rooms
+from launcher.backends.ray.resources import Node, available_gib, check_memory, count, replicas_per_node
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER, SharedSecret
 from launcher.backends.ray.status import merge
@@ -52,14 +52,14 @@ def test_a_replica_needs_its_gpus_on_one_node() -> None:
 
 
 def test_replicas_are_even_over_nodes() -> None:
-    assert rooms(5, 2) == (3, 2)
-    assert rooms(1, 1) == (1,)
+    assert replicas_per_node(5, 2) == (3, 2)
+    assert replicas_per_node(1, 1) == (1,)
 
 
 def test_there_is_one_process_on_each_node(tmp_path: Path) -> None:
     deployment = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), tmp_path)
     assert Ray(replicas=4).plan(deployment, Allocation(("a", "b"), 0, 2, cpus=8, gpus=0))["cpus_per_replica"] == 4
-    with pytest.raises(UserError, match="4 processes were started together on 2 nodes; accepted is one on each"):
+    with pytest.raises(UserError, match="4 processes were started together on 2 nodes; expected one on each"):
         Ray(replicas=4).plan(deployment, Allocation(("a", "b"), 0, 4, cpus=8, gpus=0))
 
 
@@ -147,7 +147,7 @@ def test_resources_must_suffice_for_the_most_replicas(tmp_path: Path) -> None:
 
 
 def test_the_number_of_replicas_follows_the_load_but_no_burst() -> None:
-    scaler = Scaler(Scale(least=1, most=3, target=4, up_s=2, down_s=10))
+    scaler = Scaler(Scale(minimum=1, maximum=3, target=4, up_s=2, down_s=10))
     assert not scaler.see(100, now=0)  # only now
     assert not scaler.see(3, now=1)
     assert not scaler.see(100, now=2)
@@ -217,22 +217,22 @@ def test_the_private_folder_has_a_token_for_one_and_is_removed() -> None:
 
 
 def test_a_caller_is_heard_until_it_is_gone() -> None:
-    heard: list[object] = []
+    last_heartbeat: list[object] = []
     over = threading.Event()
 
-    def came(caller: ReplicaConnection) -> None:
-        while (message := caller.hear()) is not None:
-            heard.append(message)
+    def on_connect(caller: ReplicaConnection) -> None:
+        while (message := caller.receive()) is not None:
+            last_heartbeat.append(message)
         over.set()
 
-    calls = HeartbeatServer("127.0.0.1", b"key", "what to do", came)  # type: ignore[arg-type]
+    calls = HeartbeatServer("127.0.0.1", b"key", "what to do", on_connect)  # type: ignore[arg-type]
     calls.start()
-    voice = HeartbeatClient(calls.address, b"key")
-    assert voice.assignment == "what to do"
-    voice.say({"kind": "state"})
-    del voice
+    heartbeat = HeartbeatClient(calls.address, b"key")
+    assert heartbeat.config == "what to do"
+    heartbeat.send({"kind": "state"})
+    del heartbeat
     assert over.wait(20)
-    assert heard == [{"kind": "state"}]
+    assert last_heartbeat == [{"kind": "state"}]
 
 
 def state(steps: int, running: int) -> dict[str, int]:
@@ -241,23 +241,23 @@ def state(steps: int, running: int) -> dict[str, int]:
 
 def test_a_silent_or_stuck_replica_is_given_up() -> None:
     patient = Timeouts(start_s=1, stop_s=1, probe_s=100, stall_s=100)
-    member = ReplicaInfo("a", 1, "here", "n", ("127.0.0.1", 1), 1)
-    member.says(state(1, 1))
-    assert member.problem(patient) is None
-    member.heard -= 200
-    assert "no sign of life for 100 s" in str(member.problem(patient))
-    member.moved -= 200
-    member.says(state(1, 1))
-    assert "no step for 100 s" in str(member.problem(patient))
-    member.says(state(2, 1))
-    assert member.problem(patient) is None
+    replica = ReplicaInfo("a", 1, "here", "n", ("127.0.0.1", 1), 1)
+    replica.update(state(1, 1))
+    assert replica.problem(patient) is None
+    replica.silence.seconds = 200
+    assert "no sign of life for 100 s" in str(replica.problem(patient))
+    replica.stall.seconds = 200
+    replica.update(state(1, 1))
+    assert "no step for 100 s" in str(replica.problem(patient))
+    replica.update(state(2, 1))
+    assert replica.problem(patient) is None
 
 
 def test_an_idle_replica_is_not_stuck() -> None:
-    member = ReplicaInfo("a", 1, "here", "n", ("127.0.0.1", 1), 1)
-    member.moved -= 200
-    member.says(state(1, 0))
-    assert member.problem(Timeouts(1, 1, 100, 100)) is None
+    replica = ReplicaInfo("a", 1, "here", "n", ("127.0.0.1", 1), 1)
+    replica.stall.seconds = 200
+    replica.update(state(1, 0))
+    assert replica.problem(Timeouts(1, 1, 100, 100)) is None
 
 
 def test_the_environment_is_private(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
