@@ -34,7 +34,7 @@ from launcher.distributed.allocation import allocate
 from launcher.engines.base import GenerationRequest, Sampling
 from launcher.engines.megatron import Megatron, distributed
 from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerConfig
-from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import Chunk, StepPlan
 from launcher.settings.model import Bounds, Dtype, Parallelism
@@ -94,7 +94,7 @@ class Sides:
         torch.set_num_threads(self.worker_config.threads)
 
     @contextmanager
-    def engine(self, **limits: Any) -> Iterator[BatchingRunner]:
+    def engine(self, **limits: Any) -> Iterator[BatchedAsyncEngine]:
         with running(
             self.worker_config, SchedulerConfig(CONTEXT, max_sequences=BATCH, max_queue=100_000, **limits)
         ) as runner:
@@ -135,13 +135,13 @@ class Sides:
 
 
 @contextmanager
-def running(worker_config: WorkerConfig, limits: SchedulerConfig) -> Iterator[BatchingRunner]:
+def running(worker_config: WorkerConfig, limits: SchedulerConfig) -> Iterator[BatchedAsyncEngine]:
     """Run a worker configuration of one process as the engine does."""
     from launcher.engines.megatron.executor import MegatronExecutor
 
     with worker_config.stage(0) as stage:
         executor = MegatronExecutor(stage, worker_config, ByteTokenizer.vocab_size, None)
-        runner = BatchingRunner("benchmark", ByteTokenizer(), executor, limits, {}, executor.describe)
+        runner = BatchedAsyncEngine("benchmark", ByteTokenizer(), executor, limits, {}, executor.describe)
         try:
             yield runner
         finally:
@@ -181,7 +181,7 @@ def mixed_work(count: int, rate: float | None, seed: int = 0) -> list[Work]:
     return work
 
 
-async def run_engine(runner: BatchingRunner, work: Sequence[Work], **sampling: Any) -> Outcome:
+async def run_engine(runner: BatchedAsyncEngine, work: Sequence[Work], **sampling: Any) -> Outcome:
     start, cpu = time.perf_counter(), time.process_time()
     first: list[float] = []
     between: list[float] = []

@@ -28,7 +28,7 @@ from launcher.engines.megatron import distributed
 from launcher.engines.megatron.layout import obstacles
 from launcher.engines.megatron.worker_config import CheckpointWeights, Weights, WorkerConfig
 from launcher.engines.runtime import flash
-from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Bounds, Dtype, Parallelism
@@ -128,11 +128,11 @@ def compare(sides: Mapping[str, Callable[[], Outcome]], repeats: int) -> None:
         print(f"  {name:30s} {median(outcomes):9.0f} tokens/s   ratio {median(outcomes) / first:5.2f}   {between}")
 
 
-def runs(engines: Mapping[str, BatchingRunner], work: Sequence[Work]) -> dict[str, Callable[[], Outcome]]:
+def runs(engines: Mapping[str, BatchedAsyncEngine], work: Sequence[Work]) -> dict[str, Callable[[], Outcome]]:
     return {name: lambda e=engine: asyncio.run(run_engine(e, work)) for name, engine in engines.items()}
 
 
-def decoding(engines: Mapping[str, BatchingRunner], repeats: int) -> None:
+def decoding(engines: Mapping[str, BatchedAsyncEngine], repeats: int) -> None:
     for name, work in works().items():
         print(name)
         compare(runs(engines, work), repeats)
@@ -141,7 +141,7 @@ def decoding(engines: Mapping[str, BatchingRunner], repeats: int) -> None:
             print(f"captured by {name}: {engine.describe()['cuda_graphs']}")
 
 
-def prefill(engine: BatchingRunner, repeats: int) -> None:
+def prefill(engine: BatchedAsyncEngine, repeats: int) -> None:
     """Compare torch's flash kernel with its others, on prompts of one chunk each."""
     import torch
 

@@ -13,7 +13,7 @@ from launcher.engines.base import AsyncEngine, Deployment, Engine
 from launcher.engines.huggingface import HuggingFace
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.engine import open_checkpoint
-from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.sizing import BatchedEngine
 from launcher.settings.component import component, name_of
 from launcher.settings.model import Model
@@ -41,7 +41,7 @@ class Auto(BatchedEngine):
     def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[AsyncEngine]:
         choice = self.choose(deployment.model)
         with choice.engine.load(replace(deployment, engine=choice.engine), allocation) as runner:
-            if isinstance(runner, BatchingRunner):
+            if isinstance(runner, BatchedAsyncEngine):
                 runner.note(choice.facts())
             yield runner
 

@@ -77,16 +77,16 @@ class Echo(Engine):
         return {"processes": 1, "parameters": 0}
 
     @contextmanager
-    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[EchoRunner]:
+    def load(self, deployment: Deployment, allocation: Allocation) -> Iterator[EchoAsyncEngine]:
         self.plan(deployment, allocation)
-        runner = EchoRunner(self, deployment.model)
+        runner = EchoAsyncEngine(self, deployment.model)
         try:
             yield runner
         finally:
             runner.close()
 
 
-class EchoRunner(AsyncEngine):
+class EchoAsyncEngine(AsyncEngine):
     """The echo model, loaded."""
 
     def __init__(self, engine: Echo, model: Model) -> None:

@@ -7,17 +7,17 @@ from collections.abc import AsyncIterator
 import httpx
 import pytest
 
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 from tests.api.runners import client_of
 
 
 @pytest.fixture
-def echo_runner() -> EchoRunner:
-    return EchoRunner(Echo(), Model("echo"))
+def echo_runner() -> EchoAsyncEngine:
+    return EchoAsyncEngine(Echo(), Model("echo"))
 
 
 @pytest.fixture
-async def client(echo_runner: EchoRunner) -> AsyncIterator[httpx.AsyncClient]:
+async def client(echo_runner: EchoAsyncEngine) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(echo_runner) as client:
         yield client

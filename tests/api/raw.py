@@ -16,7 +16,7 @@ from launcher.api.app import create_app
 from launcher.asgi.config import FrontendConfig, Limits
 from launcher.asgi.server import bind, server_log, serving
 from launcher.engines.base import AsyncEngine
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 
 PATIENCE_S = 60
@@ -37,7 +37,7 @@ def server(runner: AsyncEngine | None = None, key: str | None = None, **limits: 
         bind("127.0.0.1", 0) as bound,
         server_log(Path(folder) / "log") as log,
         serving(
-            create_app(runner or EchoRunner(Echo(), Model("echo")), frontend=frontend, log=log),
+            create_app(runner or EchoAsyncEngine(Echo(), Model("echo")), frontend=frontend, log=log),
             bound,
             log,
             1.0,

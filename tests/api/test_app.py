@@ -14,7 +14,7 @@ from launcher.asgi.config import FrontendConfig, Limits
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.tokenizer import PLAIN, ByteTokenizer, Message, NoChatTemplate, Rendering
 from launcher.engines.base import GenerationRequest, Sampling, TokenOutput
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 from tests.api.runners import Scripted, client_of, said
 
@@ -66,7 +66,7 @@ async def test_what_the_engine_refuses_has_a_status_even_for_a_stream(
 
 async def test_one_full_choice_refuses_them_all() -> None:
     """Admission of several choices is all or nothing."""
-    runner = EchoRunner(Echo(max_sequences=2, max_queue=1, latency_s=0.01), Model("scripted"))
+    runner = EchoAsyncEngine(Echo(max_sequences=2, max_queue=1, latency_s=0.01), Model("scripted"))
     async with client_of(runner) as client:
         async with aclosing(runner.generate(GenerationRequest("other", (1,), Sampling()))) as other:
             await anext(other)
@@ -78,7 +78,7 @@ async def test_one_full_choice_refuses_them_all() -> None:
 
 @pytest.mark.parametrize(("path", "ask"), [("/v1/completions", ASK), ("/v1/chat/completions", CHAT)])
 async def test_more_choices_than_ever_fit_are_not_told_to_come_back(path: str, ask: dict[str, object]) -> None:
-    async with client_of(EchoRunner(Echo(max_sequences=2, max_queue=1), Model("scripted"))) as client:
+    async with client_of(EchoAsyncEngine(Echo(max_sequences=2, max_queue=1), Model("scripted"))) as client:
         answer = await client.post(path, json=ask | {"n": 4})
     assert answer.status_code == 400
     assert answer.json()["error"]["param"] == "n"

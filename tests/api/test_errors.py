@@ -6,7 +6,7 @@ import httpx
 import pytest
 
 from launcher.core.tokenizer import ByteTokenizer
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 from tests.api.runners import client_of
 
@@ -100,7 +100,7 @@ class Counting(ByteTokenizer):
 
 @pytest.mark.parametrize("longest", [1, 10, None])
 async def test_a_prompt_that_can_never_fit_is_refused_without_being_tokenized(longest: int | None) -> None:
-    runner = EchoRunner(Echo(), Model("echo"))
+    runner = EchoAsyncEngine(Echo(), Model("echo"))
     runner.tokenizer = Counting()
     runner.tokenizer.longest_token = longest  # type: ignore[assignment]
     async with client_of(runner) as client:

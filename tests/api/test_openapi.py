@@ -21,7 +21,7 @@ from launcher.api.openapi import openapi_document
 from launcher.asgi.config import FrontendConfig
 from launcher.core import health
 from launcher.core.errors import EngineUnavailable, QueueFull
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 from tests.api import raw
 from tests.api.runners import Scripted, client_of, said
@@ -61,7 +61,7 @@ async def test_the_document_is_openapi_3_1(key: str | None) -> None:
 
 
 async def test_every_route_is_described_and_every_described_one_is_there() -> None:
-    async with client_of(EchoRunner(Echo(), Model("echo"))) as client:
+    async with client_of(EchoAsyncEngine(Echo(), Model("echo"))) as client:
         routes = {(m.lower(), r.path) for r in client._transport.app.routes for m in r.methods}  # type: ignore[attr-defined]
     known = {(o.method, f"{o.path}{end}") for o in OPERATIONS for end in ("", "/")}
     assert {(m, path) for m, path in routes if m != "head"} == known | {("get", "/openapi.json")}
@@ -85,7 +85,7 @@ ASKS: list[tuple[str, dict[str, object]]] = [
 async def test_requests_and_answers_are_as_described(path: str, body: dict[str, object]) -> None:
     asked = {"model": "echo"} | body
     fits(asked, KEYED["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"])
-    async with client_of(EchoRunner(Echo(), Model("echo"))) as client:
+    async with client_of(EchoAsyncEngine(Echo(), Model("echo"))) as client:
         answer = await client.post(path, json=asked)
         assert answer.status_code in (200, 501), answer.text
         fits(answer.json(), replies("post", path, answer.status_code))
@@ -101,7 +101,7 @@ async def test_requests_and_answers_are_as_described(path: str, body: dict[str, 
 
 @pytest.mark.parametrize("path", [p for p, methods in KEYED["paths"].items() if "get" in methods])
 async def test_what_is_read_is_as_described(path: str) -> None:
-    async with client_of(EchoRunner(Echo(), Model("echo"))) as client:
+    async with client_of(EchoAsyncEngine(Echo(), Model("echo"))) as client:
         answer = await client.get(path.replace("{name}", "echo"))
     assert answer.status_code == 200
     assert (
@@ -170,7 +170,7 @@ def operation(name: str) -> Any:
 
 def test_a_generated_client_works_against_a_server(generated: ModuleType) -> None:
     models = importlib.import_module("launcher_client.models")
-    with raw.server(EchoRunner(Echo(), Model("echo")), key="right") as server:
+    with raw.server(EchoAsyncEngine(Echo(), Model("echo")), key="right") as server:
         url = "http://{}:{}".format(*server.address)
         with generated.AuthenticatedClient(url, token="right", timeout=httpx.Timeout(60)) as client:
             ask = models.CompletionRequest(model="echo", prompt="abc", max_tokens=3, temperature=0.0, logprobs=1)

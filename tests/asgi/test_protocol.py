@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from launcher.asgi.config import FrontendConfig, Limits, check_aliases, check_origins
 from launcher.backends.inline import Inline
 from launcher.core.errors import UserError
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 from tests.api.raw import Address, answer_to, connected, dripped, error, ids, request, said, server, statuses
 from tests.api.runners import Scripted
@@ -32,7 +32,7 @@ def plain() -> Iterator[Address]:
         assert "Traceback" not in s.log.read_text()
 
 
-SLOW = EchoRunner(Echo(latency_s=3 * SOON), Model("echo"))
+SLOW = EchoAsyncEngine(Echo(latency_s=3 * SOON), Model("echo"))
 
 
 def lives(address: Address) -> bool:

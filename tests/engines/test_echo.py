@@ -13,15 +13,15 @@ from hypothesis import strategies as st
 from launcher.core.errors import EngineUnavailable, QueueFull, UserError
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling, TokenLogprob, TokenOutput
-from launcher.engines.echo import EOS, VOCAB, Echo, EchoRunner, History, score
+from launcher.engines.echo import EOS, VOCAB, Echo, EchoAsyncEngine, History, score
 from launcher.settings.model import Model, Parallelism
 from tests.engines import deployments
 
 PROMPT = "abcab"
 
 
-def runner(**settings: float) -> EchoRunner:
-    return EchoRunner(Echo(**settings), Model("echo"))  # type: ignore[arg-type]
+def runner(**settings: float) -> EchoAsyncEngine:
+    return EchoAsyncEngine(Echo(**settings), Model("echo"))  # type: ignore[arg-type]
 
 
 def asked(prompt: str | Sequence[int] = PROMPT, **sampling: object) -> GenerationRequest:
@@ -41,7 +41,7 @@ async def tokens(engine: AsyncEngine, request: GenerationRequest) -> list[int]:
     return [entry.token for entry in await entries(engine, request)]
 
 
-async def text(engine: EchoRunner, request: GenerationRequest) -> str:
+async def text(engine: EchoAsyncEngine, request: GenerationRequest) -> str:
     return engine.tokenizer.decode(await tokens(engine, request))
 
 
@@ -206,19 +206,19 @@ async def test_one_step_serves_a_batch() -> None:
     """With room for all in a step, eight sequences take the steps of one."""
     ticks = 0
 
-    async def tick(engine: EchoRunner) -> AsyncIterator[None]:
+    async def tick(engine: EchoAsyncEngine) -> AsyncIterator[None]:
         nonlocal ticks
         async for _ in engine.generate(asked("abcdefg")):
             ticks += 1
             yield
 
-    async def drain(engine: EchoRunner) -> None:
+    async def drain(engine: EchoAsyncEngine) -> None:
         async for _ in tick(engine):
             pass
 
     order: list[tuple[int, int]] = []
 
-    async def note(engine: EchoRunner, i: int) -> None:
+    async def note(engine: EchoAsyncEngine, i: int) -> None:
         async for event in engine.generate(asked("ab")):
             order.extend((i, t.token) for t in event.tokens)
 
@@ -251,8 +251,8 @@ async def test_a_stopped_engine_is_unavailable() -> None:
 
 
 def test_the_models_context_length_comes_first() -> None:
-    assert EchoRunner(Echo(context_length=99), Model(context_length=10)).context_length == 10
-    assert EchoRunner(Echo(context_length=99), Model()).context_length == 99
+    assert EchoAsyncEngine(Echo(context_length=99), Model(context_length=10)).context_length == 10
+    assert EchoAsyncEngine(Echo(context_length=99), Model()).context_length == 99
 
 
 @pytest.mark.parametrize(

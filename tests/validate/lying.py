@@ -15,7 +15,7 @@ from starlette.responses import Response
 from launcher.api.app import create_app
 from launcher.asgi.server import bind, server_log, serving
 from launcher.core.types import Endpoint
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 
 Lie = Callable[[str, dict[str, Any], dict[str, Any]], None]
@@ -36,7 +36,7 @@ def server(folder: Path, lie: Lie | None = None) -> Iterator[Endpoint]:
             body = json.dumps(answer).encode()
         return Response(body, response.status_code, media_type="application/json")
 
-    app = create_app(EchoRunner(Echo(), Model("echo")))
+    app = create_app(EchoAsyncEngine(Echo(), Model("echo")))
     app.add_middleware(BaseHTTPMiddleware, dispatch=tell)
     with bind("127.0.0.1", 0) as bound, server_log(folder / "log") as log, serving(app, bound, log, 2.0):
         yield Endpoint(f"http://127.0.0.1:{bound.getsockname()[1]}/v1", "echo", "inline", "echo")

@@ -14,7 +14,7 @@ from launcher.asgi.server import bind, server_log, serving
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer, from_folder
 from launcher.checkpoints.tokenizers.templated import TemplatedTokenizer
 from launcher.core.types import Check, Endpoint
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
@@ -26,7 +26,7 @@ OTHERS = [name for name in certificate.NAMES if name != NAME]
 
 
 async def checked(folder: Path, tokenizer: TemplatedTokenizer, vocabulary: Path | None) -> Check:
-    runner = EchoRunner(Echo(), Model("echo"))
+    runner = EchoAsyncEngine(Echo(), Model("echo"))
     runner.tokenizer = tokenizer  # of the echo engine only what tokenizes is asked
     app = create_app(runner)
     with bind("127.0.0.1", 0) as bound, server_log(folder / "log") as log, serving(app, bound, log, 2.0):

@@ -1,4 +1,4 @@
-"""The component ``engine=huggingface``: from a deployment to a running `BatchingRunner`."""
+"""The component ``engine=huggingface``: from a deployment to a running `BatchedAsyncEngine`."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class HuggingFace(BatchedEngine):
 
         from launcher.engines.huggingface import loading
         from launcher.engines.huggingface.executor import HuggingFaceExecutor
-        from launcher.engines.runtime.batching import BatchingRunner
+        from launcher.engines.runtime.batching import BatchedAsyncEngine
         from launcher.engines.runtime.paged import allow_flash
 
         torch.set_num_threads(decision.threads)
@@ -107,7 +107,7 @@ class HuggingFace(BatchedEngine):
             facts["layers"] = text_config.num_hidden_layers
             facts["experts"] = decision.source.experts
             facts |= tokenizer_facts(tokenizer, rows, model)
-            with closing(BatchingRunner(model.name, tokenizer, executor, decision.limits, facts)) as runner:
+            with closing(BatchedAsyncEngine(model.name, tokenizer, executor, decision.limits, facts)) as runner:
                 yield runner
 
     def _choose_strategy(self, loaded: PreTrainedModel, decision: Decision) -> ExecutionStrategy:

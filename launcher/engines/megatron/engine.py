@@ -1,4 +1,4 @@
-"""The component ``engine=megatron``: from a deployment to a running `BatchingRunner`."""
+"""The component ``engine=megatron``: from a deployment to a running `BatchedAsyncEngine`."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus
 
 if TYPE_CHECKING:
-    from launcher.engines.runtime.batching import BatchingRunner
+    from launcher.engines.runtime.batching import BatchedAsyncEngine
 
 
 @dataclass(frozen=True)
@@ -103,14 +103,14 @@ class Megatron(BatchedEngine):
     @contextmanager
     def _load(self, model: Model, decision: Decision, allocation: Allocation) -> Iterator[AsyncEngine]:
         from launcher.engines.megatron import distributed
-        from launcher.engines.runtime.batching import BatchingRunner
+        from launcher.engines.runtime.batching import BatchedAsyncEngine
 
         distributed.import_quietly()
         from launcher.engines.megatron.executor import MegatronExecutor
         from launcher.engines.megatron.parallel import launch_workers
 
         rows = decision.worker_config.architecture.vocab_size
-        runner: BatchingRunner | None = None
+        runner: BatchedAsyncEngine | None = None
 
         def on_death(reason: Future[str]) -> None:
             if runner is not None:
@@ -125,7 +125,7 @@ class Megatron(BatchedEngine):
             invariant = limits.context_length if limits.aligned else None
             executor = MegatronExecutor(stage, worker_config, vocab_size, workers, invariant)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
-            runner = BatchingRunner(model.name, tokenizer, executor, decision.limits, facts, executor.describe)
+            runner = BatchedAsyncEngine(model.name, tokenizer, executor, decision.limits, facts, executor.describe)
             try:
                 yield runner
             finally:
@@ -135,7 +135,7 @@ class Megatron(BatchedEngine):
     def _load_dynamic(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:
         """Load the model into megatron-core's own engine, in this process."""
         from launcher.engines.megatron import distributed
-        from launcher.engines.runtime.batching import BatchingRunner
+        from launcher.engines.runtime.batching import BatchedAsyncEngine
 
         distributed.import_quietly()
         from launcher.engines.megatron.dynamic import RequestTracker
@@ -151,7 +151,7 @@ class Megatron(BatchedEngine):
             tracker = RequestTracker(limits, vocab_size, tokenizer.eos_ids)
             engine = Dynamic(built, worker_config, limits, vocab_size, tracker)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
-            runner = BatchingRunner(model.name, tokenizer, engine, limits, facts, scheduler=tracker)
+            runner = BatchedAsyncEngine(model.name, tokenizer, engine, limits, facts, scheduler=tracker)
             try:
                 yield runner
             finally:

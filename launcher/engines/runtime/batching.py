@@ -43,7 +43,7 @@ class Stream:
         return events
 
 
-class BatchingRunner(AsyncEngine):
+class BatchedAsyncEngine(AsyncEngine):
     """Runs an `Executor` with continuous batching.
 
     `describe` returns ``facts`` and the current result of ``measured``. ``scheduler`` is a `Scheduler` unless the

@@ -10,7 +10,7 @@ import pytest
 from launcher.backends.pytriton.request_handler import RequestError, RequestHandler
 from launcher.backends.pytriton.tensors import Arrays
 from launcher.core.admission import Admission
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 
 
@@ -19,19 +19,19 @@ def prompt(text: str) -> Arrays:
 
 
 @pytest.fixture
-def runner() -> EchoRunner:
-    return EchoRunner(Echo(tokens_per_second=200), Model("echo"))
+def runner() -> EchoAsyncEngine:
+    return EchoAsyncEngine(Echo(tokens_per_second=200), Model("echo"))
 
 
 @pytest.fixture
-async def served(runner: EchoRunner) -> AsyncIterator[RequestHandler]:
+async def served(runner: EchoAsyncEngine) -> AsyncIterator[RequestHandler]:
     served = RequestHandler(asyncio.get_running_loop())
     with served.serving(runner):
         yield served
     await free(runner)
 
 
-async def free(runner: EchoRunner) -> None:
+async def free(runner: EchoAsyncEngine) -> None:
     """Wait until every slot is free."""
     async with asyncio.timeout(5):
         while runner.state().running:
@@ -61,7 +61,7 @@ async def test_text_gives_text_in_whole_characters(served: RequestHandler) -> No
     assert b"".join(arrays["text"][0] for arrays in found).decode() == "né"
 
 
-async def test_abort_frees_the_slot_and_tells_the_reader(served: RequestHandler, runner: EchoRunner) -> None:
+async def test_abort_frees_the_slot_and_tells_the_reader(served: RequestHandler, runner: EchoAsyncEngine) -> None:
     stream = endless(served, id="one")
     await anext(stream)
     assert runner.state().running == 1
@@ -72,14 +72,14 @@ async def test_abort_frees_the_slot_and_tells_the_reader(served: RequestHandler,
     await free(runner)
 
 
-async def test_closing_the_stream_frees_the_slot(served: RequestHandler, runner: EchoRunner) -> None:
+async def test_closing_the_stream_frees_the_slot(served: RequestHandler, runner: EchoAsyncEngine) -> None:
     stream = endless(served)
     await anext(stream)
     await stream.aclose()  # type: ignore[attr-defined]
     await free(runner)
 
 
-async def test_an_id_can_be_used_again_but_not_twice_at_a_time(served: RequestHandler, runner: EchoRunner) -> None:
+async def test_an_id_can_be_used_again_but_not_twice_at_a_time(served: RequestHandler, runner: EchoAsyncEngine) -> None:
     stream = endless(served, id="one")
     await anext(stream)
     with pytest.raises(RequestError, match="id=one: a generation of this id is running already"):
@@ -106,7 +106,7 @@ async def test_without_an_engine_nothing_is_served() -> None:
         await answers(served, prompt("abc"))
 
 
-async def test_without_a_certificate_only_the_feeds_of_our_own_api_are_served(runner: EchoRunner) -> None:
+async def test_without_a_certificate_only_the_feeds_of_our_own_api_are_served(runner: EchoAsyncEngine) -> None:
     admission = Admission()
     served = RequestHandler(asyncio.get_running_loop(), admission)
     with served.serving(runner):

@@ -18,7 +18,7 @@ from launcher.backends.pytriton.socket_server import listening
 from launcher.backends.pytriton.tensors import Arrays
 from launcher.core.processes import wait_for
 from launcher.engines.base import GenerationRequest, Sampling, TokenOutput
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 
 GREEDY = Sampling(temperature=0)
@@ -63,12 +63,12 @@ class Asker:
 
 
 @pytest.fixture
-def runner() -> EchoRunner:
-    return EchoRunner(Echo(tokens_per_second=200), Model("echo"))
+def runner() -> EchoAsyncEngine:
+    return EchoAsyncEngine(Echo(tokens_per_second=200), Model("echo"))
 
 
 @pytest.fixture
-def served(runner: EchoRunner) -> Iterator[RequestHandler]:
+def served(runner: EchoAsyncEngine) -> Iterator[RequestHandler]:
     with handler_in_thread() as served, served.serving(runner):
         yield served
 
@@ -131,7 +131,7 @@ def test_every_batch_is_answered(asker: Asker) -> None:
 
 
 def test_what_is_withdrawn_frees_its_slot_or_never_starts(
-    asker: Asker, served: RequestHandler, runner: EchoRunner
+    asker: Asker, served: RequestHandler, runner: EchoAsyncEngine
 ) -> None:
     asked = Sampling(temperature=0, max_tokens=400, ignore_eos=True)
     served.withdraw("early")
@@ -161,7 +161,7 @@ def test_what_cannot_be_answered_is_refused_in_one_line(asker: Asker, asked: dic
     assert "\n" not in frame.text
 
 
-def test_a_client_that_goes_away_frees_its_slot(asker: Asker, runner: EchoRunner) -> None:
+def test_a_client_that_goes_away_frees_its_slot(asker: Asker, runner: EchoAsyncEngine) -> None:
     for id in (1, 2):
         asker.ask(id, {"tokens": np.array([97], np.int32)}, max_tokens=4000, ignore_eos=True)
         assert not asker.next().final
@@ -183,7 +183,7 @@ def test_a_feed_that_nobody_reads_any_more_ends(asker: Asker) -> None:
     assert asker.next().text == "feed=f: this feed is not open"
 
 
-def test_what_a_triton_that_is_gone_has_asked_for_ends(asker: Asker, runner: EchoRunner) -> None:
+def test_what_a_triton_that_is_gone_has_asked_for_ends(asker: Asker, runner: EchoAsyncEngine) -> None:
     asker.ask(1, {"tokens": np.array([97], np.int32)}, ignore_eos=True, max_tokens=400)
     assert not asker.next().final
     asker.close()

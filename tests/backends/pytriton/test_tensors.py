@@ -10,7 +10,7 @@ from launcher.backends.pytriton import tensors
 from launcher.backends.pytriton.event_queue import Event
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.engines.base import GenerationRequest, Sampling, TokenLogprob, TokenOutput
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model
 
 floats = st.floats(-2, 2)
@@ -95,7 +95,7 @@ def test_parameters_that_cannot_be_are_named(given: dict[str, object], said: str
     ],
 )
 def test_a_prompt_that_the_model_cannot_continue(prompt: tuple[int, ...], sampling: Sampling, said: str) -> None:
-    runner = EchoRunner(Echo(context_length=16), Model("echo"))
+    runner = EchoAsyncEngine(Echo(context_length=16), Model("echo"))
     with pytest.raises(ValueError, match=said):
         tensors.check(prompt, sampling, runner)
 

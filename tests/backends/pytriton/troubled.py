@@ -17,11 +17,11 @@ from launcher.core.admission import REASON, Admission
 from launcher.core.types import Endpoint
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment, GenerationRequest, TokenOutput
-from launcher.engines.echo import Echo, EchoRunner
+from launcher.engines.echo import Echo, EchoAsyncEngine
 from launcher.settings.model import Model, Optimizations, Parallelism
 
 
-class Trouble(EchoRunner):
+class Trouble(EchoAsyncEngine):
     """An echo that raises for prompts that begin with ``raise``, and blocks its loop for those with ``block``.
 
     While it is ``stalled`` it answers nobody, as with a thread of steps that hangs; its loop goes on. ``waiting``

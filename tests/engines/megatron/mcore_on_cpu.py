@@ -124,7 +124,7 @@ def main(name: str, num_blocks: int) -> None:
     from launcher.core.tokenizer import ByteTokenizer
     from launcher.engines.megatron.dynamic import RequestTracker
     from launcher.engines.megatron.mcore import Dynamic
-    from launcher.engines.runtime.batching import BatchingRunner
+    from launcher.engines.runtime.batching import BatchedAsyncEngine
     from launcher.engines.runtime.scheduler import SchedulerConfig
     from tests.engines.answers import together
     from tests.engines.megatron.test_executor import ARCHITECTURES, mixed_requests
@@ -137,7 +137,7 @@ def main(name: str, num_blocks: int) -> None:
     with config.model(0, torch.device("cpu")) as model:
         tracker = RequestTracker(limits, tokenizer.vocab_size, tokenizer.eos_ids)
         engine = Dynamic(model, config, limits, tokenizer.vocab_size, tracker)
-        runner = BatchingRunner("tiny", tokenizer, engine, limits, {}, scheduler=tracker)
+        runner = BatchedAsyncEngine("tiny", tokenizer, engine, limits, {}, scheduler=tracker)
         try:
             asyncio.run(check(runner, expected, requests))
             state = runner.state()

@@ -24,7 +24,7 @@ from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.dynamic import RequestTracker
 from launcher.engines.megatron.runtime import Runtime, check
 from launcher.engines.runtime import flash
-from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.step import StepPlan
@@ -129,9 +129,9 @@ class Foreign:
 
 
 @contextmanager
-def foreign(**settings: int) -> Iterator[BatchingRunner]:
+def foreign(**settings: int) -> Iterator[BatchedAsyncEngine]:
     tracker = RequestTracker(LIMITS, VOCAB, frozenset({7}))
-    runner = BatchingRunner("toy", ByteTokenizer(), Foreign(tracker, **settings), LIMITS, {}, scheduler=tracker)
+    runner = BatchedAsyncEngine("toy", ByteTokenizer(), Foreign(tracker, **settings), LIMITS, {}, scheduler=tracker)
     try:
         yield runner
     finally:
@@ -139,8 +139,8 @@ def foreign(**settings: int) -> Iterator[BatchingRunner]:
 
 
 @contextmanager
-def portable() -> Iterator[BatchingRunner]:
-    runner = BatchingRunner("toy", ByteTokenizer(), Portable(401, 4), LIMITS, {})  # type: ignore[arg-type]
+def portable() -> Iterator[BatchedAsyncEngine]:
+    runner = BatchedAsyncEngine("toy", ByteTokenizer(), Portable(401, 4), LIMITS, {})  # type: ignore[arg-type]
     try:
         yield runner
     finally:

@@ -12,7 +12,7 @@ import pytest
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.base import AsyncEngine, GenerationRequest
-from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from tests.engines.answers import Answer, one_by_one, request, together
 from tests.engines.megatron.tiny_models import TINY, running, worker_config
@@ -65,7 +65,7 @@ ARCHITECTURES = {
 
 
 @pytest.fixture(scope="module")
-def runner() -> Iterator[BatchingRunner]:
+def runner() -> Iterator[BatchedAsyncEngine]:
     with running(worker_config()) as made:
         yield made
 
@@ -111,7 +111,7 @@ def check_same(requests: Sequence[GenerationRequest], some: Sequence[Answer], ot
             assert [t for t, _ in x.top] == [t for t, _ in y.top] or x.top == pytest.approx(y.top, abs=TOLERANCE)
 
 
-async def test_alone_and_in_a_mixed_batch_of_32(runner: BatchingRunner) -> None:
+async def test_alone_and_in_a_mixed_batch_of_32(runner: BatchedAsyncEngine) -> None:
     requests = mixed_requests(32)
     with running(worker_config()) as other:
         alone = await one_by_one(other, requests)
@@ -122,7 +122,7 @@ async def test_alone_and_in_a_mixed_batch_of_32(runner: BatchingRunner) -> None:
         check_logprobs(runner, r, found)
 
 
-async def test_with_and_without_prefix_caching(runner: BatchingRunner) -> None:
+async def test_with_and_without_prefix_caching(runner: BatchedAsyncEngine) -> None:
     stem = list(range(100))
     requests = [replace(r, prompt=(*stem, *r.prompt)) for r in mixed_requests(12, seed=1)]
     with running(worker_config(), SchedulerConfig(TINY.context_length, prefix_caching=False)) as plain:
@@ -162,7 +162,7 @@ async def test_every_architecture(name: str) -> None:
             check_logprobs(made, r, found)
 
 
-async def test_a_whole_context(runner: BatchingRunner) -> None:
+async def test_a_whole_context(runner: BatchedAsyncEngine) -> None:
     r = request("long", [i % 256 for i in range(250)], max_tokens=50, logprobs=0)
     (found,) = await together(runner, [r])
     assert len(found.ids) == 6

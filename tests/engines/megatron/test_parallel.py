@@ -21,7 +21,7 @@ from launcher.core.errors import EngineUnavailable, ServerError
 from launcher.engines.base import GenerationRequest
 from launcher.engines.megatron.distributed import leader_rank
 from launcher.engines.megatron.worker_config import WorkerConfig
-from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Parallelism
 from tests.engines.answers import Answer, answer, one_by_one, request, together
@@ -127,7 +127,7 @@ async def test_experts_with_biases_and_raw_weights_over_ranks() -> None:
         check_logprobs(made, some[0], found[0])
 
 
-async def generating(made: BatchingRunner) -> asyncio.Task[Answer]:
+async def generating(made: BatchedAsyncEngine) -> asyncio.Task[Answer]:
     """Start a long generation and return it once it has begun."""
     task = asyncio.create_task(answer(made, request("a", [1], max_tokens=200)))
     async with asyncio.timeout(60):

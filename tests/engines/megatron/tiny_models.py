@@ -12,7 +12,7 @@ from typing import Any
 from launcher.checkpoints.base import Architecture
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.megatron.worker_config import WorkerConfig
-from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Parallelism
 
@@ -123,8 +123,8 @@ def executing(
 
 
 @contextmanager
-def batching(executor: Any, limits: SchedulerConfig) -> Iterator[BatchingRunner]:
-    runner = BatchingRunner("tiny", ByteTokenizer(), executor, limits, {}, executor.describe)
+def batching(executor: Any, limits: SchedulerConfig) -> Iterator[BatchedAsyncEngine]:
+    runner = BatchedAsyncEngine("tiny", ByteTokenizer(), executor, limits, {}, executor.describe)
     try:
         yield runner
     finally:
@@ -137,9 +137,9 @@ def running(
     limits: SchedulerConfig | None = None,
     prepare: Callable[[Any], None] | None = None,
     heartbeat_timeout_s: float | None = None,
-) -> Iterator[BatchingRunner]:
+) -> Iterator[BatchedAsyncEngine]:
     """Run a model as the engine does; a rank without a heartbeat for ``heartbeat_timeout_s`` counts as hung."""
-    started: list[BatchingRunner] = []
+    started: list[BatchedAsyncEngine] = []
 
     def on_death(reason: Future[str]) -> None:
         for runner in started:

@@ -13,7 +13,7 @@ import pytest
 from launcher.core.errors import EngineUnavailable, QueueFull
 from launcher.core.tokenizer import ByteTokenizer
 from launcher.engines.base import GenerationRequest
-from launcher.engines.runtime.batching import BatchingRunner
+from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from tests.engines.paged_toy import PagedToy, continuation, logprob, request
 
@@ -24,9 +24,9 @@ def toy() -> PagedToy:
 
 
 @pytest.fixture
-def runner(toy: PagedToy) -> Iterator[BatchingRunner]:
+def runner(toy: PagedToy) -> Iterator[BatchedAsyncEngine]:
     before = set(threading.enumerate())
-    made = BatchingRunner("toy", ByteTokenizer(), toy, SchedulerConfig(64, max_sequences=2, max_queue=2), {"a": 1})  # type: ignore[arg-type]
+    made = BatchedAsyncEngine("toy", ByteTokenizer(), toy, SchedulerConfig(64, max_sequences=2, max_queue=2), {"a": 1})  # type: ignore[arg-type]
     yield made
     if toy.gate is not None:
         toy.gate.release(10_000)
@@ -34,7 +34,7 @@ def runner(toy: PagedToy) -> Iterator[BatchingRunner]:
     assert not any(t.name == "engine-steps" for t in set(threading.enumerate()) - before)
 
 
-async def tokens(runner: BatchingRunner, r: GenerationRequest) -> list[int]:
+async def tokens(runner: BatchedAsyncEngine, r: GenerationRequest) -> list[int]:
     return [t.token async for event in runner.generate(r) for t in event.tokens]
 
 
@@ -44,19 +44,19 @@ async def until(condition: Any) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_streams_end_with_finish(runner: BatchingRunner) -> None:
+async def test_streams_end_with_finish(runner: BatchedAsyncEngine) -> None:
     events = [e async for e in runner.generate(request("a", [1, 2], max_tokens=5))]
     assert [t.token for e in events for t in e.tokens] == continuation([1, 2], 5)
     assert [e.finish for e in events][-1] == "length"
     assert runner.state().generated_tokens == 5
 
 
-async def test_sequences_run_together(runner: BatchingRunner) -> None:
+async def test_sequences_run_together(runner: BatchedAsyncEngine) -> None:
     found = await asyncio.gather(*(tokens(runner, request(str(i), [i], max_tokens=9)) for i in range(4)))
     assert found == [continuation([i], 9) for i in range(4)]
 
 
-async def test_a_full_queue_refuses(runner: BatchingRunner, toy: PagedToy) -> None:
+async def test_a_full_queue_refuses(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(0)
     waiting = [asyncio.create_task(tokens(runner, request(str(i), [i], max_tokens=3))) for i in range(4)]
     await until(lambda: runner.state().running + runner.state().queued == 4)
@@ -67,14 +67,14 @@ async def test_a_full_queue_refuses(runner: BatchingRunner, toy: PagedToy) -> No
     assert await tokens(runner, request("again", [1], max_tokens=2)) == continuation([1], 2)
 
 
-async def test_closing_a_stream_frees_its_place(runner: BatchingRunner) -> None:
+async def test_closing_a_stream_frees_its_place(runner: BatchedAsyncEngine) -> None:
     async with aclosing(runner.generate(request("a", [1], max_tokens=60))) as stream:
         await anext(stream)
     await until(lambda: runner.state().running == 0)
     assert runner.state().kv_tokens_used == 0
 
 
-async def test_cancelling_a_task_that_waits_frees_its_place(runner: BatchingRunner, toy: PagedToy) -> None:
+async def test_cancelling_a_task_that_waits_frees_its_place(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(0)
     tasks = [asyncio.create_task(tokens(runner, request(str(i), [i], max_tokens=3))) for i in range(4)]
     await until(lambda: runner.state().running + runner.state().queued == 4)
@@ -86,7 +86,7 @@ async def test_cancelling_a_task_that_waits_frees_its_place(runner: BatchingRunn
     assert runner.state().kv_tokens_used == 0
 
 
-async def test_a_step_that_raises_fails_everything_and_says_why(runner: BatchingRunner, toy: PagedToy) -> None:
+async def test_a_step_that_raises_fails_everything_and_says_why(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(1)
     running = [asyncio.create_task(tokens(runner, request(str(i), [i], max_tokens=30))) for i in range(3)]
     await until(lambda: runner.state().steps == 1)
@@ -100,7 +100,7 @@ async def test_a_step_that_raises_fails_everything_and_says_why(runner: Batching
     assert runner.state().error == "RuntimeError: out of memory"
 
 
-async def test_closing_fails_what_is_open(runner: BatchingRunner, toy: PagedToy) -> None:
+async def test_closing_fails_what_is_open(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(1)
     task = asyncio.create_task(tokens(runner, request("a", [1], max_tokens=30)))
     await until(lambda: runner.state().steps == 1)
@@ -112,14 +112,14 @@ async def test_closing_fails_what_is_open(runner: BatchingRunner, toy: PagedToy)
         await task
 
 
-async def test_reference_runs_between_steps(runner: BatchingRunner) -> None:
+async def test_reference_runs_between_steps(runner: BatchedAsyncEngine) -> None:
     running = asyncio.create_task(tokens(runner, request("a", [1], max_tokens=40)))
     found = await asyncio.to_thread(runner.reference, [1, 2, 3])
     assert found == [logprob([1], 2), logprob([1, 2], 3)]
     assert await running == continuation([1], 40)
 
 
-async def test_a_slow_reader_gets_what_piled_up_at_once(runner: BatchingRunner, toy: PagedToy) -> None:
+async def test_a_slow_reader_gets_what_piled_up_at_once(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(1)
     async with aclosing(runner.generate(request("a", [1], max_tokens=20))) as stream:
         first = await anext(stream)
@@ -132,12 +132,12 @@ async def test_a_slow_reader_gets_what_piled_up_at_once(runner: BatchingRunner, 
 
 
 @pytest.mark.parametrize(("prompt", "message"), [([], "no tokens")])
-async def test_an_empty_prompt_is_refused(runner: BatchingRunner, prompt: list[int], message: str) -> None:
+async def test_an_empty_prompt_is_refused(runner: BatchedAsyncEngine, prompt: list[int], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         await tokens(runner, request("a", prompt))
 
 
-async def test_two_with_one_id_are_refused(runner: BatchingRunner) -> None:
+async def test_two_with_one_id_are_refused(runner: BatchedAsyncEngine) -> None:
     async with aclosing(runner.generate(request("a", [1], max_tokens=60))) as stream:
         await anext(stream)
         with pytest.raises(ValueError, match="id=a: a request with this id is running"):
