@@ -1,10 +1,13 @@
 # Every target does its own set-up in .venv/; `make` alone lists them.
 PYTHON ?= python3
 BIN := .venv/bin
+LOWEST := build/lowest/bin
+# The folders whose tests need none of the extras: no torch, Ray, Triton or SLURM.
+CORE := $(addprefix tests/,adapters api asgi cli core distributed engines/test_echo.py evaluate monitor pipeline report settings stats tasks)
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test soak lint docs bench smollm2 format clean constraints
+.PHONY: help run check test soak lowest coverage lint docs bench smollm2 format clean constraints
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -25,6 +28,18 @@ soak: ## the long tests: kill matrices, and many examples of all that draws some
 	@$(PYTHON) install.py all dev docs
 	@$(MAKE) --no-print-directory real-model
 	@SOAK=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --timeout=3600 --durations=25 -m "soak or fuzz or hypothesis" $(ARGS)
+
+lowest: ## run the core's tests at the lowest versions that pyproject.toml allows, in build/lowest
+	@mkdir -p build && $(PYTHON) -m venv --clear build/lowest
+	@$(LOWEST)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(LOWEST)/uv pip compile --quiet --no-deps --resolution lowest-direct --no-header --no-annotate pyproject.toml -o build/lowest.txt
+	@$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --constraints build/lowest.txt --editable ".[test]"
+	@HF_HUB_OFFLINE=1 $(LOWEST)/python -m pytest -n 2 --durations=25 -m "not services and not soak" $(CORE) $(ARGS)
+
+coverage: ## measure which lines the tests run, without servers of other programs; fails below the floor of pyproject.toml
+	@$(PYTHON) install.py all dev docs
+	@$(MAKE) --no-print-directory real-model
+	@HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --durations=25 --cov --cov-report=term -m "not services and not soak" $(ARGS)
 
 smollm2: ## evaluate SmolLM2-135M-Instruct on real ARC-Easy questions
 	@$(PYTHON) install.py megatron data

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tomllib
@@ -90,3 +91,20 @@ def test_pins_are_those_of_the_requirements_alone(tmp_path: Path) -> None:
     names = {line.split("==")[0] for line in done.stdout.splitlines()}
     assert {"pytest", "hydra-core", "tenacity"} <= names
     assert not {"megatron-core", "ray", PROJECT["name"]} & names
+
+
+RECIPES = [ROOT / "examples" / "container" / name for name in ("Dockerfile", "launcher.def")]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.name)
+def test_a_container_recipe_installs_what_this_repository_has(recipe: Path) -> None:
+    """No image is built here: the files that a recipe copies exist, and it takes the pins and the torch of CI."""
+    text = recipe.read_text()
+    copied = re.findall(r"^COPY (.+) \S+$|^    (\S+) /opt/launcher/\S+$", text, re.MULTILINE)
+    names = {name for pair in copied for names in pair for name in names.split()}
+    assert {"pyproject.toml", "constraints.txt", "README.md", "LICENSE", "launcher", "hydra_plugins", "conf"} == names
+    assert all((ROOT / name).exists() for name in names)
+    torch = re.search(r'TORCH = "(\S+)"', (ROOT / "install.py").read_text())
+    assert torch is not None
+    assert torch[1] in text
+    assert "--constraint constraints.txt" in text
