@@ -21,6 +21,7 @@ def test_an_installed_wheel_composes_and_runs(tmp_path: Path) -> None:
         archive.extractall(site)
     assert (site / "launcher/conf/config.yaml").is_file()
     assert list((site / "launcher/assets/tiny").iterdir())
+    assert (site / "launcher/py.typed").is_file(), "type checkers would ignore the annotations"
     environment = os.environ | {"PYTHONPATH": str(site)}
     run = [sys.executable, "-m", "launcher", "engine=echo", "model=none", "evaluate.limit=3", "hydra.run.dir=run"]
     done = subprocess.run(run, capture_output=True, text=True, cwd=work, timeout=120, env=environment)
