@@ -16,7 +16,7 @@ ALWAYS_OPEN = frozenset({"/health", "/metrics"})
 
 @dataclass(eq=False)
 class Admission:
-    """Closed at first. ``token`` is of this run, and known to nobody but the launcher and its servers."""
+    """Closed at first. Only the launcher and its servers know ``token``, which is new in each run."""
 
     token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     is_open: bool = False

@@ -1,4 +1,4 @@
-"""The terminal: streams that may be closed, full or left, and text that must neither steer it nor show a secret."""
+"""The terminal: streams that may be closed or full, and text without control characters or secrets."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ class Stream:
 def tolerant() -> Stream:
     """Make the standard streams tolerant, and return standard output.
 
-    A file descriptor that the program was started without is opened on the null device: the next file to be opened
-    would get its number, and with it what children print.
+    A standard descriptor that is closed is opened on the null device. Otherwise the next file to be opened would get
+    its number, and with it what children print.
     """
     for number in range(3):
         try:
@@ -92,7 +92,7 @@ def printable(text: str) -> str:
     """Return ``text`` without characters that steer a terminal, which a server's answer may hold.
 
     These are control characters, also those of C1, formats such as bidirectional overrides, halves of surrogate pairs
-    and Unicode's own line ends; line feeds stay, and tabs become spaces.
+    and Unicode's own line ends. Line feeds stay, and tabs become spaces.
     """
     if text.isprintable() and text.isascii():
         return text

@@ -82,7 +82,7 @@ OF_A_SHELL = frozenset({"PWD", "OLDPWD"})
 
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
 CONVENTIONAL = re.compile(r"[A-Z]{1,15}\d{0,2}(?:_(?:[A-Z]{1,15}\d{0,2}|\d{1,3}))*")
-"""A name that nobody takes for a secret."""
+"""A name that is no secret by its form."""
 
 SETTINGS = re.compile(
     r"(?:CUDA|NVIDIA|NCCL|GLOO|UCX|FI|OMP|GOMP|KMP|MKL|OPENBLAS|CUBLAS|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|XLA|VLLM|SGLANG"

@@ -9,7 +9,7 @@ LONGEST = 2000
 
 
 class UserError(Exception):
-    """A mistake in what was asked for: one line that names the key, the value and what is accepted."""
+    """A mistake in what was asked for: one line that names the key, the value and what works instead."""
 
     exit_code = 1
 
@@ -17,7 +17,7 @@ class UserError(Exception):
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, partial or of an unknown layout; names the file.
 
-    The text is one line whatever names it quotes: a character that a terminal would act on is written out.
+    The text is one line for any names that it quotes: a character that a terminal would act on is escaped.
     """
 
     def __init__(self, text: str) -> None:
@@ -30,11 +30,11 @@ class TaskError(UserError):
 
 
 class ResumeError(UserError):
-    """A run folder that cannot be continued, because something that changes answers has changed."""
+    """A run folder whose files are damaged, or that another setting of its answers cannot continue; names both."""
 
 
 class TakenOver(UserError):
-    """A run folder that another session has claimed since: this one must not write to it any more."""
+    """A run folder whose lease another session has taken: this one must not write to it any more."""
 
 
 class StorageError(UserError):

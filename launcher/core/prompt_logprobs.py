@@ -34,11 +34,11 @@ def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
     """Return the characters of each token of the prompt ``text[:end]``; the tokens behind it are generated.
 
     Special tokens that are not in the text have an empty span at their place; those in it may have swallowed the
-    whitespace beside them. Where a text begins with a special token, and there are more of it, the first are not in the
-    text: servers put a BOS before one. A token that begins or ends within a character has the span of
-    what is complete with it. Where a server gives no text for parts of characters, they all have the span of the
-    characters that they make together. A server may leave out the space before a word, or write it as U+2581, and put
-    one before the first word, as SentencePiece does. Raises `Misaligned` if the tokens do not make up the prompt.
+    whitespace beside them. Servers put a BOS before a text that may begin with one itself: of several such tokens the
+    first are not in the text. A token that begins or ends within a character has the span of what is complete with it.
+    Where a server gives no text for parts of characters, they all have the span of the characters that they make
+    together. A server may leave out the space before a word, or write it as U+2581, and put one before the first word,
+    as SentencePiece does. Raises `Misaligned` if the tokens do not make up the prompt.
     """
     reader = _Reader(text, end)
     before = _in_front(tokens, text[:end])

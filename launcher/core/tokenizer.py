@@ -112,8 +112,8 @@ class Tokenizer(ABC):
     def text_pieces(self, tokens: Sequence[int]) -> list[bytes]:
         """Return the bytes of each token of a sequence that starts a text.
 
-        This is `token_bytes` of each, except that SentencePiece tokenizers put a space before a text, which is no part
-        of it: the first piece comes without. For tokens that continue a text use `token_bytes`.
+        This is `token_bytes` of each, with one exception: SentencePiece tokenizers put a space before a text, and the
+        first piece comes without it. For tokens that continue a text use `token_bytes`.
         """
         return [self.token_bytes(token) for token in tokens]
 

@@ -175,8 +175,8 @@ class Liveness(str, Enum):
 class ServerState:
     """What the last of a server's health probes found.
 
-    ``reason`` is empty for one that is live. ``probe`` is the number of that probe, counted from 1; ``row`` of them in
-    a row were not answered well, the first of which began at ``since`` on the clock of `time.monotonic`.
+    ``reason`` is empty for a live server. ``probe`` is the number of that probe, counted from 1. The last ``row``
+    probes failed; the first of them began at ``since`` on the clock of `time.monotonic`.
     """
 
     liveness: Liveness = Liveness.live
@@ -302,8 +302,8 @@ class Interval(Enum):
 class MetricResult:
     """What the scored samples give in a metric, with its standard error and 95 % confidence interval.
 
-    ``low`` and ``high`` bound the value that all samples would give: every sample that was not scored had the least
-    value of the metric's ``range``, and the greatest. What is not known is NaN.
+    ``low`` and ``high`` bound the value that all samples would give. For them, every sample that was not scored counts
+    with the least, and with the greatest, value of the metric's ``range``. What is not known is NaN.
     """
 
     value: float

@@ -44,11 +44,11 @@ class Mode(Enum):
 
 @dataclass
 class Run:
-    """All that one run needs to know.
+    """The settings of one run, one field per config group.
 
-    ``resume`` is the folder of an interrupted run to continue, ``run`` that of a submitted one to ask about or cancel.
-    ``objective`` is what a sweeper is told of a point: ``<task>.<metric>``, or a list of them; null: the mean over the
-    tasks of each task's first metric.
+    ``resume`` is the folder of an interrupted run to continue. ``run`` is the folder of a submitted run, for
+    ``mode=status`` and ``mode=cancel``. ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``,
+    or a list of them. Null: the mean over the tasks of each task's first metric.
     """
 
     mode: Mode = Mode.run
@@ -113,7 +113,7 @@ def check(run: Run) -> None:
     """Refuse, with one line, combinations of groups that cannot work."""
     backend, engine = name_of(run.backend), name_of(run.engine)
     if not run.backend.runs_engine and engine != "none":
-        raise UserError(f"engine={engine}: backend={backend} has an engine of its own; accepted is engine=none")
+        raise UserError(f"engine={engine}: backend={backend} has an engine of its own; set engine=none")
     if run.backend.runs_engine and engine == "none":
         raise UserError(
             f"engine=none: backend={backend} needs an engine to serve; "
@@ -150,7 +150,9 @@ def _check_objective(run: Run) -> None:
     for name in asked:
         task, _, metric = str(name).rpartition(".")
         if task not in run.tasks or not metric:
-            raise UserError(f"objective={name}: accepted is <task>.<metric>, the task one of {', '.join(run.tasks)}")
+            raise UserError(
+                f"objective={name}: expected <task>.<metric> with a task of this run, one of {', '.join(run.tasks)}"
+            )
 
 
 def _check_watch(run: Run) -> None:
@@ -160,8 +162,8 @@ def _check_watch(run: Run) -> None:
         raise UserError("watch.folder: mode=watch needs the folder in which a training run writes its checkpoints")
     if run.mode is Mode.watch and not run.backend.checkpoints:
         raise UserError(
-            f"backend={name_of(run.backend)}: mode=watch serves every checkpoint itself; accepted are inline, "
-            "pytriton, ray, and command with {checkpoint} in backend.command"
+            f"backend={name_of(run.backend)}: mode=watch serves every checkpoint itself; expected one of "
+            "inline, pytriton, ray, or command with {checkpoint} in backend.command"
         )
 
 
@@ -170,4 +172,4 @@ def _check_skipped(names: list[str]) -> None:
 
     for name in names:
         if name not in NAMES:
-            raise UserError(f"validate.skip: there is no check '{name}'; accepted are {', '.join(NAMES)}")
+            raise UserError(f"validate.skip: there is no check '{name}'; expected one of {', '.join(NAMES)}")

@@ -44,7 +44,7 @@ def provenance(config: Mapping[str, Json], overrides: list[str], allocation: All
 
 
 def resume_key(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> dict[str, Json]:
-    """Return all that two runs must share for their samples to be mixed; a run is resumed only where it is equal."""
+    """Return all settings that change answers; a run is resumed only if they are equal."""
     neutral = set(type(run.engine).neutral)
     adapters = {name: config["adapters"][name] for name, adapter in run.adapters.items() if adapter.changes_answers}
     return {

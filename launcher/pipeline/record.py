@@ -1,4 +1,4 @@
-"""What a run has found out so far, so that a report can be written however the run ends."""
+"""The results of a run so far, from which its report is made however the run ends."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from launcher.core.types import Check, Endpoint, Json, Pause, Report, TaskResult
 
 @dataclass
 class RunRecord:
-    """Facts as they come in; `report` freezes them. ``run`` is what was asked for and with which versions."""
+    """The results as they come in; `report` freezes them. ``run`` holds the configuration and the versions."""
 
     run: dict[str, Json]
     endpoint: Endpoint | None = None

@@ -40,7 +40,7 @@ class RunningServer:
     certificates: list[tuple[Json, Path, tuple[Check, ...]]] = field(default_factory=list)
 
     def admit(self) -> None:
-        """Let everybody ask it, once one certificate is valid; it stays so for the runs that share it."""
+        """Open the server to everybody, once one certificate is valid; it stays open for the runs that share it."""
         if self.admission is not None:
             self.admission.open()
         self.endpoint = replace(self.endpoint, validator_token=None)
@@ -82,10 +82,10 @@ class ServerPool:
     def serve(
         self, fingerprint: str, backend: Backend, deployment: Deployment, allocation: Allocation
     ) -> Iterator[RunningServer]:
-        """Yield the server with this ``fingerprint``, brought up unless it is there; leaving the context keeps it.
+        """Yield the server with this ``fingerprint``, started unless it is up; leaving the context keeps it up.
 
         ``server.log`` of ``deployment.folder`` is its log, or a link to it. Raises `UserError` as `Backend.serve` does,
-        and `ServerError` for a deployment that did not start before.
+        and `ServerError` for a deployment that failed to start before.
         """
         if fingerprint in self._refused:
             raise ServerError(self._refused[fingerprint])
@@ -104,14 +104,14 @@ class ServerPool:
         try:
             endpoint = self._stack.enter_context(backend.serve(deployment, allocation))
         except Exception as error:
-            said = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
-            self._refused[fingerprint] = said
+            reason = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
+            self._refused[fingerprint] = reason
             raise
         return RunningServer(fingerprint, endpoint, deployment.folder, deployment.admission)
 
 
 def fingerprint(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> str:
-    """Return ``sha256:...`` over all that decides what is served: runs with equal ones can share a server.
+    """Return ``sha256:...`` of what is served: runs with equal fingerprints can share a server.
 
     ``config`` is the resolved configuration that ``run`` was made of, ``checkpoint`` the fingerprint of its model.
     """

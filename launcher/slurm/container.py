@@ -14,39 +14,41 @@ from launcher.settings.cluster import Runtime, Slurm
 
 
 @dataclass(frozen=True)
-class Start:
-    """What starts Python, as a shell command; the options of srun for it; what the batch script does afterwards."""
+class ContainerCommand:
+    """The shell command that starts Python, its options of srun, and the lines of the batch script after it."""
 
     python: str
     srun_args: list[str]
     teardown: list[str]
 
 
-def start(slurm: Slurm, code: Path, folders: Sequence[Path], model: str, gpus: bool, mark: Path) -> Start:
+def container_command(
+    slurm: Slurm, code: Path, folders: Sequence[Path], model: str, gpus: bool, mark: Path
+) -> ContainerCommand:
     """Return how to start a job in ``slurm.container_image``.
 
     ``code`` is the folder that the package ``launcher`` lies in, ``folders`` are those of the runs, ``model`` is the
-    checkpoint's path as configured. There may be no SLURM in the image: a job leaves ``mark``, a file, to be queued
-    again by its batch script. Raises `UserError` for a path that cannot be mounted.
+    checkpoint's path as configured. There may be no SLURM in the image: the batch script
+    queues a job again that leaves the file ``mark``. Raises `UserError` for a path that cannot be mounted.
     """
     assert slurm.container_image is not None
     mounts = _mounts(slurm, code, folders, model)
-    place = slurm.container_workdir or str(Path.cwd())
+    workdir = slurm.container_workdir or str(Path.cwd())
     if slurm.container_runtime is Runtime.pyxis:
-        return Start(_python(slurm, code), _pyxis(slurm, mounts, place), _again(mark))
+        return ContainerCommand(_python(slurm, code), _pyxis(slurm, mounts, workdir), _requeue_lines(mark))
     command = [slurm.container_runtime.value, "exec", *(["--nv"] if gpus else []), "--bind", ",".join(mounts)]
-    prefix = shlex.join([*command, "--pwd", place, slurm.container_image])
-    return Start(f"{prefix} {_python(slurm, code)}", [], _again(mark))
+    prefix = shlex.join([*command, "--pwd", workdir, slurm.container_image])
+    return ContainerCommand(f"{prefix} {_python(slurm, code)}", [], _requeue_lines(mark))
 
 
-def _pyxis(slurm: Slurm, mounts: Sequence[str], place: str) -> list[str]:
+def _pyxis(slurm: Slurm, mounts: Sequence[str], workdir: str) -> list[str]:
     names = [f"--container-env={','.join(slurm.environment)}"] if slurm.environment else []
     image = f"--container-image={slurm.container_image}"
-    return [image, f"--container-mounts={','.join(mounts)}", f"--container-workdir={place}", *names]
+    return [image, f"--container-mounts={','.join(mounts)}", f"--container-workdir={workdir}", *names]
 
 
 def _python(slurm: Slurm, code: Path) -> str:
-    """Return the image's own Python with our code before what the image sets: it may need its own path."""
+    """Return the image's Python, with the launcher's code before the image's own PYTHONPATH."""
     home = shlex.quote(str(code))
     script = (
         f'export PYTHONPATH={home}${{PYTHONPATH:+:$PYTHONPATH}}; exec {shlex.quote(slurm.container_python)} "$0" "$@"'
@@ -70,7 +72,7 @@ def _mounts(slurm: Slurm, code: Path, folders: Sequence[Path], model: str) -> li
     return [*(f"{path}:{path}" for path in own), *given]
 
 
-def _again(mark: Path) -> list[str]:
+def _requeue_lines(mark: Path) -> list[str]:
     file = shlex.quote(str(mark))
     return [
         "code=$?",

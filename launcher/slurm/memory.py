@@ -22,8 +22,8 @@ def per_process_gib(run: Run, slurm: Slurm) -> float | None:
     """Return the GiB of host memory that each of the model's processes needs while it loads and serves.
 
     Its share of the weights twice, as read and as loaded (on a GPU once, as read), the cache on a CPU, and
-    `LIBRARIES_GIB`. None where the user says it, where nothing is loaded, where the checkpoint cannot be read here, and
-    with Ray, whose own processes were not measured.
+    `LIBRARIES_GIB`. None if the user gives it, if no engine loads anything, or if the checkpoint cannot be read here.
+    None also with Ray, whose own processes were not measured.
     """
     options = {name.replace("-", "_") for name in slurm.additional_parameters}
     if slurm.mem_gb or slurm.mem_gb_per_node or options & set(OPTIONS) or name_of(run.backend) == "ray":

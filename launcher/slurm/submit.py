@@ -1,4 +1,4 @@
-"""Hands a run to SLURM through submitit."""
+"""Submits runs to SLURM through submitit."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.settings.cluster import Resources, Slurm, resources
 from launcher.slurm import container, job_files, memory, queue
-from launcher.slurm.container import Start
+from launcher.slurm.container import ContainerCommand
 from launcher.slurm.job_files import Job, Submission
 
 INSTALL = "cluster=slurm: the Python package submitit is not installed; install the extra 'slurm'"
@@ -26,23 +26,23 @@ INSTALL = "cluster=slurm: the Python package submitit is not installed; install 
 def submit(work: list[ComposedRun], slurm: Slurm, before: Sequence[Job] = ()) -> Job:
     """Queue one job for runs that need the same server; ``slurm/job.json`` of each folder says which.
 
-    Of the jobs submitted ``before`` for the same sweep, at most ``cluster.array_parallelism`` run at once: this one
-    waits for the end of the one that many places ahead. Raises `UserError`.
+    At most ``cluster.array_parallelism`` jobs of a sweep run at once: this one waits for the end of the job that many
+    places ahead in ``before``. Raises `UserError`.
     """
     from launcher.slurm import job_main
 
     needs = resources_of(work[0].run, slurm)
     _check_environment(slurm)
     folders = [point.folder for point in work]
-    executor = _executor(work[0].run, slurm, needs, folders, _ahead(slurm, before))
+    executor = _executor(work[0].run, slurm, needs, folders, _predecessor(slurm, before))
     if not executor.can_submit():
         raise UserError("cluster=slurm: there is no sbatch and srun on this machine; submit from a login node")
     for point in work:
-        _refuse_twice(point.folder)
+        _check_not_running(point.folder)
     try:
         found = executor.submit(job_main.run_job, work, needs, slurm.requeues)
     except RuntimeError as error:  # submitit's answer to sbatch's exit code
-        raise UserError(f"cluster=slurm: sbatch refused the job: {_said(error)}") from None
+        raise UserError(f"cluster=slurm: sbatch refused the job: {_sbatch_error(error)}") from None
     job = Job(str(found.job_id), folders)
     submitted_at = datetime.now(UTC).isoformat()
     submission = Submission(job_id=job.id, log_folder=str(executor.folder), submitted_at=submitted_at)
@@ -58,12 +58,12 @@ def _check_environment(slurm: Slurm) -> None:
         raise UserError(f"cluster.environment: {', '.join(missing)}: not set here, and the job needs it")
 
 
-def _ahead(slurm: Slurm, before: Sequence[Job]) -> Job | None:
+def _predecessor(slurm: Slurm, before: Sequence[Job]) -> Job | None:
     limit = slurm.array_parallelism
     return before[-limit] if limit and len(before) >= limit else None
 
 
-def _refuse_twice(folder: Path) -> None:
+def _check_not_running(folder: Path) -> None:
     """Raise `UserError` if an earlier job for this folder may still write to it."""
     submission = job_files.submitted(folder)
     if submission is None:
@@ -83,30 +83,32 @@ def script(run: Run, slurm: Slurm, folder: Path) -> str:
 
 
 def resources_of(run: Run, slurm: Slurm) -> Resources:
-    """Return what a job for the run asks for. Raises `UserError` for what the nodes cannot give."""
+    """Return the resources of a job for the run. Raises `UserError` for more than a node has."""
     replicas = run.backend.maximum_replicas
     return resources(slurm, run.parallelism, replicas, run.backend.spread, memory.per_process_gib(run, slurm))
 
 
-def _executor(run: Run, slurm: Slurm, needs: Resources, folders: Sequence[Path], ahead: Job | None = None) -> Any:
+def _executor(run: Run, slurm: Slurm, needs: Resources, folders: Sequence[Path], predecessor: Job | None = None) -> Any:
     try:
         from launcher.slurm.submitit_executor import Executor
     except ImportError:
         raise UserError(INSTALL) from None
     first = RunFolder(folders[0].resolve())
-    inside = None
+    in_container = None
     if slurm.container_image:
         names = list(dict.fromkeys([*slurm.environment, *run.variables()]))
-        inside = container.start(
-            replace(slurm, environment=names), _home(), folders, run.model.path, bool(needs.gpus), first.requeue
+        in_container = container.container_command(
+            replace(slurm, environment=names), _code_folder(), folders, run.model.path, bool(needs.gpus), first.requeue
         )
-    executor = Executor(first.slurm, python=inside and inside.python)
-    executor.update_parameters(**_parameters(slurm, needs, ahead, inside))
+    executor = Executor(first.slurm, python=in_container and in_container.python)
+    executor.update_parameters(**_parameters(slurm, needs, predecessor, in_container))
     return executor
 
 
-def _parameters(slurm: Slurm, needs: Resources, ahead: Job | None, inside: Start | None) -> dict[str, Any]:
-    """Return submitit's names for what the job asks for."""
+def _parameters(
+    slurm: Slurm, needs: Resources, predecessor: Job | None, in_container: ContainerCommand | None
+) -> dict[str, Any]:
+    """Return what the job requests, by submitit's names."""
     chosen: dict[str, Any] = {
         "job_name": slurm.name,
         "nodes": needs.nodes,
@@ -121,16 +123,16 @@ def _parameters(slurm: Slurm, needs: Resources, ahead: Job | None, inside: Start
         "qos": slurm.qos,
         "constraint": slurm.constraint,
         "exclusive": slurm.exclusive or None,
-        "setup": [*([] if inside else [_path()]), *slurm.setup],
-        "teardown": inside.teardown if inside else None,
-        "srun_args": [*_srun_args(slurm, needs), *(inside.srun_args if inside else [])],
-        "additional_parameters": _options(slurm, ahead),
+        "setup": [*([] if in_container else [_python_path()]), *slurm.setup],
+        "teardown": in_container.teardown if in_container else None,
+        "srun_args": [*_srun_args(slurm, needs), *(in_container.srun_args if in_container else [])],
+        "additional_parameters": _options(slurm, predecessor),
     }
     return {name: value for name, value in chosen.items() if value is not None}
 
 
-def _path() -> str:
-    return f"export PYTHONPATH={shlex.quote(str(_home()))}${{PYTHONPATH:+:$PYTHONPATH}}"
+def _python_path() -> str:
+    return f"export PYTHONPATH={shlex.quote(str(_code_folder()))}${{PYTHONPATH:+:$PYTHONPATH}}"
 
 
 def _srun_args(slurm: Slurm, needs: Resources) -> list[str]:
@@ -139,20 +141,20 @@ def _srun_args(slurm: Slurm, needs: Resources) -> list[str]:
     return [f"--cpus-per-task={needs.cpus}", *spread, *slurm.srun_args]
 
 
-def _options(slurm: Slurm, ahead: Job | None) -> dict[str, Any]:
+def _options(slurm: Slurm, predecessor: Job | None) -> dict[str, Any]:
     """Return options of sbatch that submitit has no name for, the user's among them."""
     given = dict(slurm.additional_parameters)
-    if ahead is not None:
-        given["dependency"] = ",".join(filter(None, [given.get("dependency"), f"afterany:{ahead.id}"]))
+    if predecessor is not None:
+        given["dependency"] = ",".join(filter(None, [given.get("dependency"), f"afterany:{predecessor.id}"]))
     export = {"export": "ALL"} if slurm.environment else {}
     return {("requeue" if slurm.requeues else "no-requeue"): True} | export | given
 
 
-def _home() -> Path:
-    """The folder that this package lies in: a job imports the same code, also that of a checkout."""
+def _code_folder() -> Path:
+    """Return the folder that holds this package: a job imports the same code, also that of a checkout."""
     return Path(launcher.__file__).resolve().parent.parent
 
 
-def _said(error: Exception) -> str:
+def _sbatch_error(error: Exception) -> str:
     lines = [line for line in str(error).splitlines() if "error" in line.lower()]
     return (lines or str(error).splitlines() or [type(error).__name__])[-1].strip()

@@ -12,11 +12,11 @@ from launcher.slurm.job_files import Job
 
 
 def submit_groups(groups: list[list[ComposedRun]], under_way: list[Job]) -> dict[Path, int]:
-    """Submit a job for each group of points; follow them to their end, or say how to ask for them.
+    """Submit a job for each group of points; follow the jobs to their end, or print how to get their status.
 
-    ``under_way`` are the jobs of the same sweep that earlier batches left in the queue; those that this one leaves
-    there are added. Returns the exit code of each run folder: 0 for those that are not waited for, 1 for those that the
-    cluster refused.
+    ``under_way`` are the jobs of the same sweep that earlier batches left in the queue; the jobs that this batch leaves
+    there are added. Returns the exit code of each run folder: 0 without ``cluster.wait``, 1 for a job that SLURM
+    refused.
     """
     codes: dict[Path, int] = {}
     jobs: list[Job] = []

@@ -1,4 +1,4 @@
-"""Whatever a server sends, a request ends in time, with bounded memory, and brings its key nowhere else."""
+"""A request ends in time, with bounded memory, and sends its key to no other server, for any answer."""
 
 from __future__ import annotations
 

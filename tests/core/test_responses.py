@@ -49,7 +49,7 @@ def test_an_honest_answer_passes(name: str) -> None:
 
 @pytest.mark.parametrize("name", ECHOES)
 def test_the_likelihoods_of_an_honest_echo_are_those_of_the_characters(name: str) -> None:
-    """Whatever the shape: the tokens of the choice are those that begin in it, or reach into it."""
+    """In every shape: the tokens of the choice are those that begin in it, or reach into it."""
     body = ECHOES[name](*PROMPTS)
     assert fault(ASKED, body) is None
     task = MultipleChoice(path="x", prefix="")

@@ -1,4 +1,4 @@
-"""What SLURM says of a job, as recorded, and what is made of it."""
+"""Jobs as they are seen from outside: recorded states of SLURM, status, progress and exit codes."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_the_status_of_a_sweep_has_a_line_for_each_point(
         (tmp_path / "s" / str(number) / ".hydra").mkdir()
         (tmp_path / "s" / str(number) / ".hydra/overrides.yaml").write_text(f"- evaluate.seed={number}\n")
     (tmp_path / "s/multirun.yaml").touch()
-    (tmp_path / "s/sweep.json").write_text("what was there when nobody waited")
+    (tmp_path / "s/sweep.json").write_text("the report of an earlier status")
     assert status(tmp_path / "s") == 3
     assert [p["folder"] for p in json.loads((tmp_path / "s/sweep.json").read_text())["points"]] == ["0", "2", "10"]
     assert (tmp_path / "s/sweep.html").exists()
@@ -103,9 +103,9 @@ def test_the_status_of_a_sweep_has_a_line_for_each_point(
 @pytest.mark.parametrize(
     ("state", "log", "code"),
     [
-        ("OUT_OF_MEMORY|OutOfMemory", "Killed", None),  # the task itself was killed, and left no result
-        ("FAILED|NonZeroExitCode", LOG, None),  # the site watches memory in another way
-        ("OUT_OF_MEMORY|OutOfMemory", "", 1),  # one of its children was killed: the run could still report it
+        ("OUT_OF_MEMORY|OutOfMemory", "Killed", None),  # the task itself was killed; it left no result.
+        ("FAILED|NonZeroExitCode", LOG, None),  # The site watches memory in another way.
+        ("OUT_OF_MEMORY|OutOfMemory", "", 1),  # One of its children was killed, so that the run could report it.
     ],
 )
 def test_a_job_that_ran_out_of_memory_names_the_key(
