@@ -1,6 +1,6 @@
-"""Hold the project's English: no word of a short list, and no sentence of more than 25 words.
+"""Hold the project's English: no word of a short list, no retired name, and no sentence of more than 25 words.
 
-It reads the docstrings, comments and messages of Python files, the prose of Markdown and the comments of YAML:
+It reads the docstrings, comments, messages and names of Python files, the prose of Markdown and the comments of YAML:
 
     python .ci/words.py [PATH ...]      # all tracked files, or those under the paths; exit status 1 with findings
 """
@@ -29,7 +29,23 @@ WORDS = {
     "hears of": "write 'is notified of'",
     "hear of": "write 'be notified of'",
 }
-BANNED = re.compile(r"(?<![\w'-])(" + "|".join(WORDS) + r")(?![\w'-])", re.IGNORECASE)
+RETIRED = {
+    "keeper": "supervisor",
+    "crew": "workers",
+    "roll call": "heartbeat",
+    "sign of life": "heartbeat",
+    "undertaker": "cleanup process",
+    "outbox": "output buffer",
+    "scout": "checkpoint watcher",
+    "sighting": "checkpoint state",
+    "ledger": "run record",
+    "follower": "worker",
+    "meeting": "rendezvous",
+    "absorb": "postprocess",
+}
+"""Names that the code had once, with the field's term: they must not come back, neither in prose nor as a name."""
+FORBIDDEN = WORDS | {name: f"a retired name; write '{term}'" for name, term in RETIRED.items()}
+BANNED = re.compile(r"(?<![\w'-])(" + "|".join(FORBIDDEN) + r")s?(?![\w'-])", re.IGNORECASE)
 # These quote the words on purpose.
 EXEMPT = {".ci/words.py", "CONTRIBUTING.md"}
 SUFFIXES = {".py", ".md", ".yaml", ".yml", ".toml", ".sh"}
@@ -91,6 +107,17 @@ def python_texts(source: str) -> Iterator[Text]:
         if isinstance(node, ast.Constant) and isinstance(node.value, str):
             yield node.lineno, node.value, False
     yield from comments(source)
+    yield from names(source)
+
+
+def names(source: str) -> Iterator[Text]:
+    """The words of each name: those of ``RollCallServer`` and ``roll_call_server`` are 'roll call server'."""
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type == tokenize.NAME:
+            parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+", token.string)
+            found = re.search(rf"\b({'|'.join(RETIRED)})s?\b", " ".join(parts).lower())
+            if found:
+                yield token.start[0], found[0], False
 
 
 def comments(source: str) -> Iterator[Text]:
@@ -139,7 +166,7 @@ def findings(path: Path, name: str) -> Iterator[str]:
         for found in BANNED.findall(text):
             if (line, found) not in seen:
                 seen.add((line, found))
-                yield f"{name}:{line}: {found!r}: {WORDS[found.lower()]}"
+                yield f"{name}:{line}: {found!r}: {FORBIDDEN[found.lower()]}"
         for sentence in sentences(text) if counted else ():
             if (count := words(sentence)) > LONGEST:
                 yield f"{name}:{line}: a sentence of {count} words, the most is {LONGEST}: {sentence.strip()[:90]!r}"

@@ -20,9 +20,9 @@ ROOT = Path(__file__).parent.parent
     ("message", "fault"),
     [
         ("ray: restart a hung controller\n\nIts replicas are not replaced otherwise.\n", ""),
-        ("Fix race in keeper test for a missing executable\n", ""),
+        ("Fix race in supervisor test for a missing executable\n", ""),
         ("Revert \"ray: restart a hung controller\"\n", ""),
-        ("The keeper of a program is looked at while its launcher is there\n", "begins with 'the'"),
+        ("The supervisor of a program is looked at while its launcher is there\n", "begins with 'the'"),
         ("ray: restarted a hung controller\n", "begins with 'restarted'"),
         ("ray: restart a hung controller.\n", "full stop"),
         ("ray: restart a hung controller\nits replicas\n", "not empty"),

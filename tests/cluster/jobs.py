@@ -89,7 +89,7 @@ def left_behind(folder: Path) -> list[str]:
 
 @contextmanager
 def following(slurm: Environment, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-    """Submit a run, a sweep (``-m``) or a watch, and follow it; whatever fails, no follower and no job is left."""
+    """Submit a run, a sweep (``-m``) or a watch, and follow it; after any failure, no monitor and no job is left."""
     with program(command(folder, "cluster=slurm", *arguments), Path("/tmp"), slurm) as process:
         try:
             yield process

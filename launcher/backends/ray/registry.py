@@ -55,7 +55,7 @@ class ReplicaInfo:
         """Return why this replica must be replaced, or None; called once per heartbeat interval."""
         silent_s, stalled_s = self.silence.check(), self.stall.check()
         if silent_s > timeouts.probe_s:
-            return f"no sign of life for {timeouts.probe_s:g} s"
+            return f"no heartbeat for {timeouts.probe_s:g} s"
         if timeouts.stall_s is not None and stalled_s > timeouts.stall_s:
             return f"requests, but no step for {timeouts.stall_s:g} s"
         return None

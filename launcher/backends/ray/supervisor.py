@@ -36,7 +36,7 @@ MAX_QUICK_LOSSES = 3
 """After so many losses in a row Ray is not started again. A loss later than the probe's timeout after all replicas were
 ready starts a new row."""
 DIED = f"the process that owns Ray died; see {RunFolder.ray_log}"
-HANGS = "the process that owns Ray hangs: no sign of life for {:g} s"
+HANGS = "the process that owns Ray hangs: no heartbeat for {:g} s"
 RAY_START_S = 90.0
 """Ray without the replicas starts within ten seconds, or within a minute on a busy machine."""
 POLL_INTERVAL_S = 0.5

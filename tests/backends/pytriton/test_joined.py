@@ -115,7 +115,7 @@ def torchrun(nodes: int, node: int, port: int) -> tuple[str, ...]:
     [(1, ("backend=pytriton", "parallelism.tensor=2")), (2, ("backend=pytriton", "parallelism.pipeline=2"))],
     ids=["one node", "two nodes"],
 )
-def test_torchrun_serves_through_triton_and_sigterm_to_a_follower_ends_all(
+def test_torchrun_serves_through_triton_and_sigterm_to_any_rank_ends_all(
     started: Started, expected: dict[str, Any], nodes: int, choices: tuple[str, ...]
 ) -> None:
     port = free("127.0.0.1") if nodes > 1 else 0
@@ -134,11 +134,11 @@ def test_torchrun_serves_through_triton_and_sigterm_to_a_follower_ends_all(
 
 
 @pytest.mark.slow
-def test_the_death_of_a_follower_ends_all(started: Started) -> None:
+def test_the_death_of_another_rank_ends_all(started: Started) -> None:
     started.by_hand("parallelism.pipeline=2", "mode=serve")
     with started.ready() as http:
         started.programs[1].kill()
-        long = BODY | {"max_tokens": 240, "ignore_eos": True}  # not over before the follower's own child is gone
+        long = BODY | {"max_tokens": 240, "ignore_eos": True}  # not over before the other rank has lost its child
         assert http.post("/v1/completions", json=long).status_code == 503
         assert http.get("/health").status_code == 503
     assert started.codes() == [1, -signal.SIGKILL]

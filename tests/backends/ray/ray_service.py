@@ -23,7 +23,7 @@ from launcher.engines.base import Deployment, Engine
 from launcher.settings.model import Model, Optimizations, Parallelism
 
 PROBE_S = 6.0
-"""A deadline for a sign of life. Shorter is quicker, but a busy machine must not look like a hang."""
+"""A heartbeat timeout. Shorter is quicker, but a busy machine must not look like a hang."""
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:

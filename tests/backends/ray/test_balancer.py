@@ -49,7 +49,7 @@ def balanced(
 
 
 def test_a_proxy_that_stands_still_learns_later_what_came_meanwhile() -> None:
-    """Also: its deadline for a sign of life is nobody's who asks it or tells it something."""
+    """Calls to a hung proxy return without waiting for its probe timeout."""
     with answering(b"nobody") as status, answering(b"a replica") as replica, balanced(status) as (balancer, endpoint):
         assert get(endpoint, "/v1/models") == b"nobody"
         (proxy,) = [child for child in psutil.Process().children() if child.name() == "haproxy"]

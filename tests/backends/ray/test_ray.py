@@ -245,7 +245,7 @@ def test_a_silent_or_stuck_replica_is_given_up() -> None:
     replica.update(state(1, 1))
     assert replica.problem(patient) is None
     replica.silence.seconds = 200
-    assert "no sign of life for 100 s" in str(replica.problem(patient))
+    assert "no heartbeat for 100 s" in str(replica.problem(patient))
     replica.stall.seconds = 200
     replica.update(state(1, 1))
     assert "no step for 100 s" in str(replica.problem(patient))
