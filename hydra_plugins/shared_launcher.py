@@ -2,7 +2,6 @@
 
 # Without `from __future__ import annotations`: Hydra runs this module before it is in sys.modules, where dataclasses
 # look for the names in annotations that are text.
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -243,4 +242,6 @@ def _returned(config: DictConfig, folder: Path) -> JobReturn:
 
 
 def _tell(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    from launcher.core.console import to_stderr
+
+    to_stderr(line)

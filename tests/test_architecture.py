@@ -85,6 +85,15 @@ def test_only_the_run_folder_knows_the_names_of_its_files() -> None:
     assert not found
 
 
+@pytest.mark.parametrize(
+    ("text", "module"),
+    [("fsync(", "core/files.py"), (".partial", "core/files.py"), ("file=sys.stderr", "core/console.py")],
+)
+def test_one_module_replaces_files_and_one_prints_on_standard_error(text: str, module: str) -> None:
+    plugins = (ROOT / "hydra_plugins").rglob("*.py")
+    assert [found for found in (*MODULES, *plugins) if text in found.read_text()] == [ROOT / "launcher" / module]
+
+
 def test_config_yaml_lists_every_group() -> None:
     listed = (conf_folder() / "config.yaml").read_text()
     for group in (p.name for p in conf_folder().iterdir() if p.is_dir()):

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from launcher.core.errors import UserError
+from launcher.core.errors import StorageError, UserError
+from launcher.core.files import replace
 from launcher.core.redaction import redact
 from launcher.core.types import Json, Request, Response
 
@@ -84,15 +85,12 @@ class ResponseStore:
         if self._broken:
             return
         path = self._path(question)
-        partial = path.with_suffix(f".{secrets.token_hex(8)}")
-        try:
-            path.parent.mkdir(exist_ok=True)
-            kept = {"asked": question.asked, "body": response.body, "events": events}
-            partial.write_text(redact(json.dumps(kept | {"checked": CHECKED, "notes": response.notes or ()})))
-            partial.replace(path)
-        except OSError as error:
+        kept = {"asked": question.asked, "body": response.body, "events": events}
+        try:  # an entry that a crash damages is asked again
+            replace(path, json.dumps(kept | {"checked": CHECKED, "notes": response.notes or ()}), durable=False)
+        except StorageError as error:
             self._broken = True
-            log.error("%s: %s; no more answers are kept", path, error)
+            log.error("%s; no more answers are kept", error)
 
     def _path(self, question: CacheKey) -> Path:
         return self._folder / question.digest[:2] / f"{question.digest}.json"

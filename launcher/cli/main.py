@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from launcher.core.console import tolerant
+from launcher.core.console import to_stderr, tolerant
 
 
 def main() -> None:
@@ -16,11 +16,11 @@ def main() -> None:
     try:
         code = dispatch(sys.argv[1:])
     except KeyboardInterrupt:
-        print("launcher: interrupted", file=sys.stderr)
+        to_stderr("launcher: interrupted")
         code = 130
     out.flush()
     if out.failure:
-        print(f"launcher: standard output cannot be written: {out.failure}", file=sys.stderr)
+        to_stderr(f"launcher: standard output cannot be written: {out.failure}")
         code = code or 1
     sys.exit(code)
 

@@ -26,13 +26,14 @@ QUOTED = 200
 """Characters of a path that a line quotes."""
 
 
-def replace(path: Path, content: str | Iterable[bytes]) -> Path:
+def replace(path: Path, content: str | Iterable[bytes], *, durable: bool = True) -> Path:
     """Write a file in one step: a reader, or a crash, sees the old file or the whole new one.
 
     Secrets that the program knows are redacted. The folder is made if it is missing. What was written of a new file
-    that did not fit is removed. Raises `StorageError`.
+    that did not fit is removed. Without ``durable`` a crash of the machine may leave an empty file. Raises
+    `StorageError`.
     """
-    install(path, content)
+    install(path, content, durable=durable)
     return path
 
 
@@ -41,14 +42,14 @@ def replace_json(path: Path, value: Json, indent: int | None = None) -> Path:
     return replace(path, json.dumps(value, indent=indent) + "\n")
 
 
-def install(path: Path, content: str | Iterable[bytes], *, private: bool = False) -> Identity:
+def install(path: Path, content: str | Iterable[bytes], *, private: bool = False, durable: bool = True) -> Identity:
     """Write a file as `replace` does and return its identity; only the owner reads a ``private`` one."""
     parts = map(redact_bytes, [content.encode()] if isinstance(content, str) else content)
     partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
     with storing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
-            found = _write(partial, parts, 0o600 if private else 0o666)
+            found = _write(partial, parts, 0o600 if private else 0o666, durable)
             partial.replace(path)
         except BaseException:
             with suppress(OSError):
@@ -57,11 +58,12 @@ def install(path: Path, content: str | Iterable[bytes], *, private: bool = False
     return found
 
 
-def _write(path: Path, parts: Iterable[bytes], mode: int) -> Identity:
+def _write(path: Path, parts: Iterable[bytes], mode: int, durable: bool) -> Identity:
     with open(path, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
         file.writelines(parts)
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
         return _identity(os.fstat(file.fileno()))
 
 

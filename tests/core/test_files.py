@@ -1,17 +1,43 @@
 from __future__ import annotations
 
 import errno
+import stat
 from pathlib import Path
 
 import pytest
 
-from launcher.core.errors import StorageError
-from launcher.core.files import QUOTED, refused, replace
+from launcher.core.errors import StorageError, UserError
+from launcher.core.files import QUOTED, identity, install, read_json, refused, replace, replace_json
 
 
 def test_the_folder_is_made(tmp_path: Path) -> None:
     assert replace(tmp_path / "a" / "b" / "file", "text").read_text() == "text"
     assert replace(tmp_path / "a" / "b" / "file", [b"1", b"2"]).read_bytes() == b"12"
+
+
+def test_a_private_file_is_its_owners_only_and_is_known_again(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    first = install(path, "one", private=True)
+    assert (stat.S_IMODE(path.stat().st_mode), identity(path)) == (0o600, first)
+    assert install(path, "two") != first
+    assert identity(path) != first
+    assert identity(tmp_path / "none") is identity(path / "below") is None
+
+
+def test_json_is_read_as_it_was_written(tmp_path: Path) -> None:
+    path = replace_json(tmp_path / "file", {"a": [1, "é"]}, indent=2)
+    assert path.read_text().endswith("}\n")
+    assert read_json(path) == {"a": [1, "é"]}
+    assert read_json(tmp_path / "none") is None
+
+
+@pytest.mark.parametrize("content", [b"{", b"\xff", b"[" * 100_000], ids=["cut", "utf8", "deep"])
+def test_what_is_no_json_is_one_line_that_names_the_file(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "file").write_bytes(content)
+    with pytest.raises(UserError, match=f"^{tmp_path}/file: not valid JSON: "):
+        read_json(tmp_path / "file")
+    with pytest.raises(UserError, match=f"^{tmp_path}: cannot be read: Is a directory"):
+        read_json(tmp_path)
 
 
 def broken() -> object:
