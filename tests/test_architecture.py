@@ -87,7 +87,7 @@ def test_only_the_run_folder_knows_the_names_of_its_files() -> None:
 
 @pytest.mark.parametrize(
     ("text", "module"),
-    [("fsync(", "core/files.py"), ('.partial"', "core/files.py"), ("file=sys.stderr", "core/console.py")],
+    [("fsync(", "core/files.py"), ('}.partial"', "core/files.py"), ("file=sys.stderr", "core/console.py")],
 )
 def test_one_module_replaces_files_and_one_prints_on_standard_error(text: str, module: str) -> None:
     plugins = (ROOT / "hydra_plugins").rglob("*.py")
