@@ -1,4 +1,4 @@
-"""A model without floats: what it says depends on every token before, as read back from its paged cache."""
+"""A model without floats: its output depends on every token before, as read back from its paged cache."""
 
 from __future__ import annotations
 

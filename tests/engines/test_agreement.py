@@ -150,7 +150,7 @@ def test_what_contradicts_the_index_is_refused(engine: str, name: str, tmp_path:
 
 @given(data=st.data())
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=examples(50))
-def test_whatever_the_index_says_both_read_the_same_tensors_or_none(data: st.DataObject, tmp_path: Path) -> None:
+def test_both_read_the_same_tensors_of_any_index_or_none(data: st.DataObject, tmp_path: Path) -> None:
     folder = tmp_path / "model"
     if not folder.exists():
         split(save("llama", folder))

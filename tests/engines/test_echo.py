@@ -74,7 +74,7 @@ async def test_exactly_enough_tokens_for_the_end() -> None:
     assert (await events(runner(), asked("ab", max_tokens=2)))[-1].finish == "length"
 
 
-async def test_ignoring_the_end_it_goes_round() -> None:
+async def test_with_ignore_eos_it_repeats_the_prompt() -> None:
     plain = await tokens(runner(), asked("abc", ignore_eos=True, max_tokens=200))
     listed = await tokens(runner(), asked("abc", ignore_eos=True, max_tokens=200, logprobs=0))
     assert plain == listed == (list(b"abc") * 67)[:200]

@@ -1,4 +1,4 @@
-"""What is active is said truly, for every device and type."""
+"""Which optimizations are active, for every device and type."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def test_what_was_not_asked_for_is_not_active() -> None:
     assert [s.name for s in switches if s.active] == ["dtype"]
 
 
-def test_answers_that_do_not_depend_on_the_batch_take_the_place_of_what_speeds_batches_up() -> None:
+def test_batch_invariance_disables_what_speeds_batches_up() -> None:
     asked = Optimizations(cuda_graphs=True, flash_decode=True, batch_invariant=True)
     found = as_json(resolve(asked, Dtype.bf16, "cuda", {}))
     assert found["batch_invariant"]["active"]
@@ -82,7 +82,7 @@ def test_answers_that_do_not_depend_on_the_batch_take_the_place_of_what_speeds_b
         assert "batch_invariant" in found[name]["reason"]
 
 
-def test_an_engine_that_cannot_make_answers_independent_says_so_and_keeps_the_rest() -> None:
+def test_an_engine_without_batch_invariance_reports_it_and_keeps_the_rest() -> None:
     asked = Optimizations(cuda_graphs=True, batch_invariant=True)
     found = as_json(resolve(asked, Dtype.bf16, "cuda", {"batch_invariant": "it has experts"}))
     assert found["batch_invariant"] == {"asked": True, "active": False, "reason": "it has experts"}

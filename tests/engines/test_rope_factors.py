@@ -192,7 +192,7 @@ def test_factors_of_a_model_that_llama_cpp_reads_none_for_are_refused(tmp_path: 
         detect(file)
 
 
-def test_transformers_leaves_factors_out_and_so_is_not_asked(tmp_path: Path) -> None:
+def test_transformers_ignores_factors_and_is_not_chosen(tmp_path: Path) -> None:
     file = test_gguf.written(tmp_path / "model.gguf", extra={"rope_freqs.weight": [1, 1, 2, 8]})
     with pytest.raises(CheckpointError, match=r"does not read rope_freqs\.weight \(expected engine=megatron\)"):
         deployments.plan(HuggingFace(), Model(path=str(file)), HOST)

@@ -222,7 +222,7 @@ def test_chats_reach_templates_of_parts_and_variables_and_stay_open(tmp_path: Pa
         assert refused.json()["error"]["param"] == "continue_final_message"
 
 
-def test_a_template_that_loops_holds_up_nobody_else(tmp_path: Path) -> None:
+def test_a_template_that_loops_delays_no_other_request(tmp_path: Path) -> None:
     folder = model_folder(tmp_path / "m", config={"chat_template": LOOP + CHATML})
     boom = {"model": "m", "messages": [{"role": "user", "content": "boom"}], "max_tokens": 1}
     with served(folder, chat_template_timeout_s=0.5) as server, ThreadPoolExecutor(1) as pool:

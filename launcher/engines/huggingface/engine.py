@@ -9,7 +9,7 @@ from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
 from launcher.core.errors import CheckpointError, UserError
-from launcher.core.types import Json, resolve
+from launcher.core.types import Json
 from launcher.core.units import GIB
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
@@ -19,7 +19,7 @@ from launcher.engines.huggingface.source import Source
 from launcher.engines.runtime import invariant
 from launcher.engines.runtime.dtypes import BYTES, torch_dtype
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, context_length
+from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, checkpoint_path, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus, Parallelism
@@ -162,9 +162,5 @@ def _refuse_parallel(parallelism: Parallelism) -> None:
 
 
 def _open(model: Model) -> Source:
-    if not model.path:
-        raise UserError("model.path: empty; engine=huggingface needs a Hugging Face folder or a .gguf file")
-    try:
-        return source.read(resolve(model.path), model.bounds)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"model.path={model.path}: {error}") from error
+    path = checkpoint_path(model, "engine=huggingface needs a Hugging Face folder or a .gguf file")
+    return source.read(path, model.bounds)

@@ -15,8 +15,8 @@ from launcher.engines.huggingface.loading import first_line
 from launcher.engines.huggingface.packed import PackedForward
 from launcher.engines.huggingface.probe import NoKVCache, NotPackable, probe_attention, probe_cache
 from launcher.engines.huggingface.sequential_forward import SequentialForward
-from launcher.engines.runtime.invariant import Invariant
-from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose, of_next
+from launcher.engines.runtime.invariant import execution
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, of_next
 from launcher.engines.runtime.step import Chunk, StepPlan
 from launcher.engines.runtime.upcast import upcast
 
@@ -76,16 +76,14 @@ class HuggingFaceExecutor:
         self.num_blocks = strategy.num_blocks
         self.block_size = block_size
         self.vocab_size = vocab_size
-        self._forward = forward = strategy.forward
-        self._invariant = Invariant(forward.compute, block_size, invariant, vocab_size) if invariant else None
+        self._forward = strategy.forward
+        self._execute = execution(strategy.forward.compute, block_size, vocab_size, invariant)
 
     @torch.inference_mode()
     def execute(
         self, plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]
     ) -> list[TokenLogprob]:
-        if self._invariant is not None:
-            return self._invariant.execute(plan, scores, draws)
-        return choose(self._forward.compute(plan), scores, draws, self.vocab_size)
+        return self._execute(plan, scores, draws)
 
     @torch.inference_mode()
     def reference(self, tokens: Sequence[int]) -> list[float]:

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 from launcher.checkpoints import detect
 from launcher.checkpoints.base import Checkpoint, NotComputed
 from launcher.checkpoints.claims import parameters
-from launcher.core.errors import CheckpointError, UserError
-from launcher.core.types import Json, resolve
+from launcher.core.errors import CheckpointError
+from launcher.core.types import Json
 from launcher.core.units import GIB
 from launcher.distributed.allocation import Allocation
 from launcher.engines import optimization_status
@@ -24,7 +24,7 @@ from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerCon
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.dtypes import BYTES
 from launcher.engines.runtime.scheduler import SchedulerConfig
-from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, context_length
+from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, checkpoint_path, context_length
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus
@@ -192,12 +192,7 @@ def open_checkpoint(model: Model) -> Checkpoint:
     Raises `NotComputed`, which names engine=huggingface, for a checkpoint that only that engine serves. Raises
     `CheckpointError` for one that is damaged, or that neither engine serves.
     """
-    if not model.path:
-        raise UserError("model.path: empty; engine=megatron needs a checkpoint")
-    try:
-        path = resolve(model.path)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"model.path={model.path}: {error}") from error
+    path = checkpoint_path(model, "engine=megatron needs a checkpoint")
     try:
         return detect(path, model.bounds)
     except NotComputed as refused:

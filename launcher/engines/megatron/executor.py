@@ -14,8 +14,8 @@ from launcher.core.types import Json
 from launcher.engines.base import TokenLogprob
 from launcher.engines.megatron.stage import Stage
 from launcher.engines.megatron.worker_config import WorkerConfig
-from launcher.engines.runtime.invariant import Invariant
-from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, choose, of_next
+from launcher.engines.runtime.invariant import execution
+from launcher.engines.runtime.sampling import SampleRequest, ScoreRequest, of_next
 from launcher.engines.runtime.step import StepPlan
 
 
@@ -51,8 +51,7 @@ class MegatronExecutor:
         self.vocab_size = vocab_size
         self._stage = stage
         self._peers = peers
-        block_size = worker_config.block_size
-        self._invariant = Invariant(self._logits, block_size, invariant, vocab_size) if invariant else None
+        self._execute = execution(self._logits, worker_config.block_size, vocab_size, invariant)
 
     @torch.inference_mode()
     def execute(
@@ -60,9 +59,7 @@ class MegatronExecutor:
     ) -> list[TokenLogprob]:
         # On a GPU an error of the step may appear only when its results are read.
         with self._stage.current(), self._naming_dead_rank():
-            if self._invariant is not None:
-                return self._invariant.execute(plan, scores, draws)
-            return choose(self._logits(plan), scores, draws, self.vocab_size)
+            return self._execute(plan, scores, draws)
 
     def _logits(self, plan: StepPlan) -> Tensor:
         if self._peers is not None:

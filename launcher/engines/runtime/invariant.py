@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 EXPERTS = "a mixture of experts multiplies as many tokens together as its router sends to an expert"
 """Why models with experts cannot be batch-invariant."""
+Execute = Callable[[StepPlan, Sequence[ScoreRequest], Sequence[SampleRequest]], list[TokenLogprob]]
+"""The signature of `Executor.execute`."""
+
 MIN_ALTERNATIVES = 20
 """The minimum number of alternatives to look up (the API's limit).
 
@@ -73,6 +76,17 @@ class Invariant:
             return choose(row, [], [wanted], self.vocab_size)[0]
         (found,) = choose(row, [ScoreRequest(wanted.targets, max(wanted.top, MIN_ALTERNATIVES))], [], self.vocab_size)
         return TokenLogprob(found.token, found.logprob, found.top[: wanted.top])
+
+
+def execution(logits: Callable[[StepPlan], Tensor], block_size: int, vocab_size: int, invariant: int | None) -> Execute:
+    """Return `Executor.execute` over ``logits``; batch-invariant if ``invariant`` is a context length."""
+    if invariant is not None:
+        return Invariant(logits, block_size, invariant, vocab_size).execute
+
+    def execute(plan: StepPlan, scores: Sequence[ScoreRequest], draws: Sequence[SampleRequest]) -> list[TokenLogprob]:
+        return choose(logits(plan), scores, draws, vocab_size)
+
+    return execute
 
 
 def _by_row(

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated
 
-from launcher.core.errors import UserError
+from launcher.core.errors import CheckpointError, UserError
 from launcher.core.ranges import MANY, Count, CountFromZero, Positive, Range
+from launcher.core.types import resolve
 from launcher.core.units import GIB
 from launcher.engines.base import Engine
 from launcher.engines.runtime.flash import PAGE_MULTIPLE
@@ -81,6 +83,16 @@ class BatchedEngine(Engine):
 def cache_blocks(tokens: int, block_size: int) -> int:
     """Return how many blocks hold ``tokens``, plus the reserved block 0."""
     return -(-tokens // block_size) + 1
+
+
+def checkpoint_path(model: Model, needs: str) -> Path:
+    """Return the path of the model's files. Raises `UserError` if empty, `CheckpointError` if it does not resolve."""
+    if not model.path:
+        raise UserError(f"model.path: empty; {needs}")
+    try:
+        return resolve(model.path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"model.path={model.path}: {error}") from error
 
 
 def context_length(model: Model, limit: int | None, where: object, why: str = "") -> int:

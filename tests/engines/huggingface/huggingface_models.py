@@ -48,14 +48,14 @@ SEQUENTIAL: dict[str, dict[str, Any]] = {
     "gpt_oss": {"head_dim": 16, "sliding_window": 10, "num_local_experts": 4},
     "llama4_text": {"head_dim": 16, "attention_chunk_size": 10, "num_local_experts": 2, "intermediate_size_mlp": 96},
 }
-"""Models that attend in ways of their own: biases by distance, capped scores, sinks, chunks."""
+"""Models with special attention: biases by distance, capped scores, sinks, chunks."""
 
 REFUSED: dict[str, dict[str, Any]] = {
     "bert": {},
     "mamba": {},
     "falcon_h1": {},
 }
-"""Models that see what follows, or keep a state that is no keys and values."""
+"""Models that see later tokens, or keep a state other than keys and values."""
 
 
 def random_model(kind: str, **changes: Any) -> Any:

@@ -229,7 +229,7 @@ def test_numbers_that_cannot_work_are_refused_before_loading(
         deployments.plan(HuggingFace(**engine), Model(path=str(folder), **model), HOST)
 
 
-def test_numbers_below_their_least_are_refused() -> None:
+def test_numbers_below_their_minimum_are_refused() -> None:
     with pytest.raises(UserError, match=r"engine\.block_size is 1; must be at least 2"):
         HuggingFace(block_size=1)
 

@@ -1,4 +1,4 @@
-"""How a model is tried before it serves."""
+"""A model is tried before it serves."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_tokens_that_mix_outside_of_attention_are_noticed() -> None:
         arranged(model)
 
 
-def test_positions_that_are_not_listened_to_are_computed_one_sequence_after_the_other() -> None:
+def test_a_model_that_ignores_positions_computes_one_sequence_after_the_other() -> None:
     """Rotary angles by the place in the batch are right only for a sequence that has the batch to itself."""
     model = random_model("llama")
 

@@ -1,4 +1,4 @@
-"""What a probe finds out of how models attend."""
+"""What a probe finds about the attention of models."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def test_a_window_is_read_off_the_mask() -> None:
 
 
 @pytest.mark.parametrize("rule", [chunked, bidirectional])
-def test_any_other_mask_is_not_paged(rule: object) -> None:
+def test_any_other_mask_cannot_be_packed(rule: object) -> None:
     with pytest.raises(NotPackable, match="neither causal nor a sliding window"):
         window(rule, 128)  # type: ignore[arg-type]
 
@@ -52,7 +52,7 @@ def test_layers_of_one_model_may_attend_differently() -> None:
 
 
 @pytest.mark.parametrize("kind", SEQUENTIAL)
-def test_models_with_attention_of_their_own_are_not_paged(kind: str) -> None:
+def test_models_with_attention_of_their_own_cannot_be_packed(kind: str) -> None:
     with pytest.raises(NotPackable):
         probe_attention(random_model(kind), CONTEXT)
 

@@ -20,7 +20,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 
 
 class Event:
-    """What the engine asks of a CUDA event: the time of its steps, which no test reads."""
+    """The part of a CUDA event that the engine uses: the time of its steps, which no test reads."""
 
     def __init__(self, enable_timing: bool) -> None: ...
 

@@ -1,4 +1,4 @@
-"""What a CUDA graph does, on the CPU: the operations of one run are repeated on the same memory, without their code."""
+"""A CUDA graph on the CPU: it replays the operations of one run on the same memory, without their code."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ WAITS_FOR_THE_HOST = {"_local_scalar_dense", "nonzero", "masked_select", "is_non
 
 
 class Tape(TorchDispatchMode):
-    """A `Recorder` that notes every operation, with its very tensors. A repetition writes each result where it was.
+    """A `GraphCapturer` that records every operation with its own tensors. A replay overwrites each result in place.
 
-    Raises `AssertionError` for an operation whose result the host must see, which no graph can hold.
+    Raises `AssertionError` for an operation whose result the host must read, which no graph can capture.
     """
 
     def __init__(self) -> None:

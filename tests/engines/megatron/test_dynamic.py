@@ -1,4 +1,4 @@
-"""An engine that schedules by itself answers like our runtime; a plain one takes megatron-core's place here."""
+"""An engine that schedules by itself answers like the portable runtime; a plain one replaces megatron-core here."""
 
 from __future__ import annotations
 

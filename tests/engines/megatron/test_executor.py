@@ -71,7 +71,7 @@ def runner() -> Iterator[BatchedAsyncEngine]:
 
 
 def mixed_requests(count: int, seed: int = 0) -> list[GenerationRequest]:
-    """Requests of which no two want the same."""
+    """Requests with different parameters."""
     rng = random.Random(seed)
     return [
         request(
@@ -187,7 +187,7 @@ async def test_loglikelihoods_that_wait_together_are_one_step() -> None:
         assert made.state().steps == 1
 
 
-def test_every_thread_of_the_engine_uses_the_threads_of_its_placement() -> None:
+def test_every_thread_of_the_engine_uses_its_configured_threads() -> None:
     import torch
 
     for threads in (2, 1):

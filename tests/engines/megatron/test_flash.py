@@ -76,7 +76,7 @@ async def test_decode_steps_by_a_kernel_over_the_pages(name: str) -> None:
     assert kernel.calls > 0
 
 
-async def test_a_kernel_in_recorded_steps() -> None:
+async def test_a_kernel_in_captured_steps() -> None:
     kernel, requests = PlainKernel(), mixed_requests(12, seed=9)
     buckets = Buckets.of(12, TINY.context_length, 16, 513, full_width=True)
     with running(worker_config()) as plain:

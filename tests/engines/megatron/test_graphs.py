@@ -1,4 +1,4 @@
-"""Recorded decode steps give the answers of plain ones; here they are recorded and repeated on the CPU."""
+"""Captured decode steps give the answers of plain ones; here they are captured and replayed on the CPU."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ async def test_padded_steps_change_no_token_and_no_logprob(
     assert facts["replays"] + facts["other_steps"] == steps
 
 
-async def test_padding_alone_does_not_change_what_others_hold() -> None:
+async def test_padding_changes_no_block_of_a_sequence() -> None:
     """A lone sequence in a bucket of three: the padding's writes must not reach its blocks, nor the shared ones."""
     (first, second) = (replace(r, id=n, prompt=tuple(range(64))) for r, n in zip(mixed_requests(2), "ab", strict=True))
     with running(worker_config()) as plain:
@@ -106,8 +106,8 @@ async def test_stages_of_several_ranks(requests: Sequence[GenerationRequest], ex
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "qwen3", "sliding_window"])
-async def test_a_recorded_step_reads_nothing_but_its_buffers(name: str, requests: Sequence[GenerationRequest]) -> None:
-    """The operations of one run are repeated without the code: nothing may depend on what the inputs held then."""
+async def test_a_captured_step_reads_only_its_buffers(name: str, requests: Sequence[GenerationRequest]) -> None:
+    """The operations of one run are replayed without the code: nothing may depend on the inputs at capture."""
     tape = Tape()
     architecture = ARCHITECTURES[name]
     with running(worker_config(architecture), prepare=lambda stage: stage.capture_graphs(SEVERAL, tape)) as made:
@@ -116,7 +116,7 @@ async def test_a_recorded_step_reads_nothing_but_its_buffers(name: str, requests
         assert tape.played == made.describe()["cuda_graphs"]["replays"] > 10
 
 
-def test_a_step_that_waits_for_the_host_cannot_be_recorded() -> None:
+def test_a_step_that_waits_for_the_host_cannot_be_captured() -> None:
     """Experts are chosen on the host; this is why they are an obstacle."""
     with (
         pytest.raises(AssertionError, match="waits for the host"),

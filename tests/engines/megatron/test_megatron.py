@@ -105,7 +105,7 @@ def test_a_gpu_that_torch_cannot_use_is_refused_in_one_line() -> None:
         config.torch_device(absent)
 
 
-def test_what_a_gpu_would_record_is_planned_without_one() -> None:
+def test_graphs_of_a_gpu_are_planned_without_one() -> None:
     asked = Optimizations(cuda_graphs=True, flash_decode=True, dtype=Dtype.bf16)
     engine = Megatron(max_sequences=8)
     decision = engine.decide(deployments.deployed(engine, TINY, optimizations=asked), replace(CPU, gpus=1))

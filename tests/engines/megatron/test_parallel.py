@@ -42,7 +42,7 @@ def workers() -> list[psutil.Process]:
 
 @pytest.fixture(scope="module")
 def requests() -> list[GenerationRequest]:
-    """32 of which no two want the same; half begin alike, so that blocks are shared."""
+    """32 different requests; half share a prefix, so that blocks are shared."""
     made = mixed_requests(32, seed=5)
     return [replace(r, prompt=(*range(70), *r.prompt)) if i % 2 else r for i, r in enumerate(made)]
 

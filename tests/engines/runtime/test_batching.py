@@ -67,14 +67,14 @@ async def test_a_full_queue_refuses(runner: BatchedAsyncEngine, toy: PagedToy) -
     assert await tokens(runner, request("again", [1], max_tokens=2)) == continuation([1], 2)
 
 
-async def test_closing_a_stream_frees_its_place(runner: BatchedAsyncEngine) -> None:
+async def test_closing_a_stream_frees_its_slot(runner: BatchedAsyncEngine) -> None:
     async with aclosing(runner.generate(request("a", [1], max_tokens=60))) as stream:
         await anext(stream)
     await until(lambda: runner.state().running == 0)
     assert runner.state().kv_tokens_used == 0
 
 
-async def test_cancelling_a_task_that_waits_frees_its_place(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
+async def test_cancelling_a_waiting_task_frees_its_slot(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(0)
     tasks = [asyncio.create_task(tokens(runner, request(str(i), [i], max_tokens=3))) for i in range(4)]
     await until(lambda: runner.state().running + runner.state().queued == 4)
@@ -119,7 +119,7 @@ async def test_reference_runs_between_steps(runner: BatchedAsyncEngine) -> None:
     assert await running == continuation([1], 40)
 
 
-async def test_a_slow_reader_gets_what_piled_up_at_once(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
+async def test_a_slow_reader_gets_all_pending_tokens_at_once(runner: BatchedAsyncEngine, toy: PagedToy) -> None:
     toy.gate = threading.Semaphore(1)
     async with aclosing(runner.generate(request("a", [1], max_tokens=20))) as stream:
         first = await anext(stream)

@@ -1,4 +1,4 @@
-"""The block pool: who holds what, what is remembered, and what is forgotten first."""
+"""The block pool: references, the prefix cache, and the order of eviction."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ def logprobs(top: int) -> list[TokenLogprob]:
     return [TokenLogprob(1, -1.0, ((1, -1.0),) * top)] * 2
 
 
-def test_digest_depends_on_everything_before() -> None:
+def test_a_block_hash_depends_on_all_tokens_before() -> None:
     assert hash_block(b"", [3, 4]) != B
     assert hash_block(A, [3, 4]) == B
 
 
-def test_block_zero_is_never_given() -> None:
+def test_block_zero_is_never_allocated() -> None:
     pool = BlockPool(4)
     assert {pool.allocate() for _ in range(3)} == {1, 2, 3}
     with pytest.raises(LookupError):
         pool.allocate()
 
 
-def test_released_content_is_found_again_until_its_place_is_needed() -> None:
+def test_freed_blocks_match_until_they_are_evicted() -> None:
     pool = BlockPool(3)
     first, second = pool.allocate(), pool.allocate()
     pool.cache_block(first, A, None)
@@ -38,7 +38,7 @@ def test_released_content_is_found_again_until_its_place_is_needed() -> None:
     assert pool.match_prefix([A, B]) == [first]
 
 
-def test_shared_blocks_stay_until_the_last_holder_lets_go() -> None:
+def test_shared_blocks_stay_until_their_last_reference_is_freed() -> None:
     pool = BlockPool(2)
     block = pool.allocate()
     pool.cache_block(block, A, None)

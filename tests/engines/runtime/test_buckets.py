@@ -1,4 +1,4 @@
-"""The sizes of steps that are prepared, and which of them a step is padded to."""
+"""The sizes of captured steps, and the size to which a step is padded."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_no_step_reads_more_than_twice_the_cache() -> None:
     assert buckets.fit(1, 256) == Bucket(1, 256)
 
 
-def test_a_kernel_that_reads_what_is_there_needs_one_width() -> None:
+def test_a_kernel_that_reads_only_real_pages_needs_one_width() -> None:
     buckets = Buckets.of(64, 4096, 256, 33, full_width=True)
     assert [b.pages for b in buckets] == [16] * 7
     assert buckets.fit(64, 16) == Bucket(64, 16)

@@ -88,7 +88,7 @@ def test_tokens_and_log_probabilities_are_the_same_alone_and_in_any_mix(kind: ty
 
 
 @pytest.mark.parametrize("kind", [Megatron])
-def test_without_it_they_are_not(kind: type[Engine], model: str) -> None:
+def test_without_batch_invariance_they_differ(kind: type[Engine], model: str) -> None:
     """So that the test above would notice."""
     with loaded(kind(), model) as runner:  # type: ignore[attr-defined]
         alone = {each.id: asyncio.run(answer(runner, each)) for each in REQUESTS}

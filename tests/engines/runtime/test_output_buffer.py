@@ -1,4 +1,4 @@
-"""When readers are woken: at once for first and last tokens, and not at every step for those between."""
+"""When readers are woken: at once for first and last tokens, and not at every step for other tokens."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_a_final_only_request_gets_nothing_between_first_and_last(
     assert sent == [[("a", FIRST)], [("a", join([SECOND, SECOND, LAST]))]]
 
 
-def test_what_is_forgotten_is_not_sent(box: OutputBuffer, sent: list[Sequence[tuple[str, TokenOutput]]]) -> None:
+def test_discarded_outputs_are_not_sent(box: OutputBuffer, sent: list[Sequence[tuple[str, TokenOutput]]]) -> None:
     box.add("other", SECOND)
     box.discard("other")
     box.flush(everything=True)

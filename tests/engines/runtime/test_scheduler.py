@@ -20,7 +20,7 @@ EOS = frozenset({49})
 
 
 class Bench:
-    """A scheduler with its toy, stepped by hand."""
+    """A scheduler with its toy model, stepped by the test."""
 
     def __init__(self, limits: SchedulerConfig, tokens: int, block_size: int = 4) -> None:
         self.limits = limits
@@ -142,7 +142,7 @@ def test_max_tokens_zero_without_logprobs_needs_no_step() -> None:
     assert bench.answer("b") == ([], (TokenLogprob(1),), "length")
 
 
-def test_youngest_gives_way_when_the_cache_is_full() -> None:
+def test_the_youngest_is_preempted_when_the_cache_is_full() -> None:
     bench = Bench(SchedulerConfig(60, max_sequences=4), 64)
     requests = [request(str(i), range(i, i + 10), max_tokens=40, ignore_eos=True) for i in range(4)]
     bench.run(requests)

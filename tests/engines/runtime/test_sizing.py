@@ -1,4 +1,4 @@
-"""What every batched engine is configured with: a refused number is answered with one that is accepted."""
+"""The settings of batched engines: the message that refuses a number names one that works."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from launcher.engines.runtime.sizing import cache_blocks, context_length
 from launcher.settings.model import Model
 
 
-def test_blocks_hold_the_tokens_and_one_is_nobodys() -> None:
+def test_blocks_hold_the_tokens_and_one_is_reserved() -> None:
     assert [cache_blocks(tokens, 16) for tokens in (1, 16, 17, 33)] == [2, 2, 3, 4]
 
 
 @pytest.mark.parametrize("per_token", [7, 1024, 123_457, 2**20])
 @pytest.mark.parametrize("context", [1, 512, 131_071])
-def test_the_least_cache_that_is_named_is_accepted(per_token: int, context: int) -> None:
+def test_the_cache_size_that_the_message_names_works(per_token: int, context: int) -> None:
     with pytest.raises(UserError, match=r"engine\.kv_cache_gib=1e-10: holds 0 tokens") as refused:
         Megatron(kv_cache_gib=1e-10).cache_tokens(per_token, context, 16)
     least = re.search(r"at least (\S+) is needed", str(refused.value))
@@ -26,7 +26,7 @@ def test_the_least_cache_that_is_named_is_accepted(per_token: int, context: int)
     assert Megatron(kv_cache_gib=float(least[1])).cache_tokens(per_token, context, 16) >= context
 
 
-def test_by_default_the_cache_holds_what_all_sequences_can_need_up_to_a_gigabyte() -> None:
+def test_by_default_the_cache_holds_all_sequences_up_to_one_gib() -> None:
     engine = Megatron(max_sequences=4)
     assert engine.cache_tokens(1, 100, 16) == 4 * cache_blocks(100, 16) * 16
     assert engine.cache_tokens(2**20, 1000, 16) == 1024
