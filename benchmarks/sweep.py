@@ -134,7 +134,7 @@ def measure_slurm(rounds: int) -> None:
     sys.path.insert(0, str(ROOT))
     from _pytest.outcomes import Skipped
 
-    from tests.cluster.conftest import cluster
+    from tests.slurm.cluster.conftest import cluster
 
     try:
         with cluster(1, "b") as environment:

@@ -23,10 +23,10 @@ from tests.fuzzing import examples
 signal.signal(signal.SIGINT, signal.default_int_handler)
 
 TESTS = Path(__file__).parent
-TOGETHER = ("api/contract", "cluster", "backends/ray", "backends/pytriton")
+TOGETHER = ("api/contract", "slurm/cluster", "backends/ray", "backends/pytriton")
 """Folders whose tests share servers. They take longest, so each goes to one worker, before all other tests."""
 
-SERVICES = ("api/contract", "cluster", "backends/ray", "backends/pytriton", "backends/command")
+SERVICES = ("api/contract", "slurm/cluster", "backends/ray", "backends/pytriton", "backends/command")
 
 # A busy machine makes any test slow, so neither a deadline nor the check "too slow" tells about the test.
 hypothesis.settings.register_profile(

@@ -170,8 +170,11 @@ def _age(pid: int) -> float:
 def echoes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """Two replicas of an engine without a model; the same beginning of a prompt goes to the same one."""
     folder, engine = tmp_path_factory.mktemp("echoes"), Echo(latency_s=0.1)
-    with served(folder, engine, Model("echo"), Parallelism(), routing=Routing.prefix) as service:
-        yield service
+    with pytest.MonkeyPatch.context() as patch:
+        # Here losses come soon after one another, and a busy machine may add a start that fails.
+        patch.setattr(supervisor, "MAX_QUICK_LOSSES", 20)
+        with served(folder, engine, Model("echo"), Parallelism(), routing=Routing.prefix) as service:
+            yield service
 
 
 def test_two_replicas_are_told_apart(echoes: Service) -> None:
@@ -228,13 +231,24 @@ def test_a_controller_that_is_lost_is_replaced(
     assert echoes.driver() == owner, "one part was lost, and all of Ray was replaced"
 
 
+QUICK = [("gcs_server", hangs), ("driver", hangs)]
+"""The losses that only a timeout shows, one inside and one outside the driver; all losses lead to the same restart."""
+PARTS = product(("raylet", "gcs_server", "driver"), (dies, hangs))
+
+
+@pytest.mark.parametrize(
+    ("name", "befalls"),
+    [pytest.param(*loss, marks=() if loss in QUICK else pytest.mark.soak) for loss in PARTS],
+)
 def test_a_ray_that_is_lost_is_replaced(
-    echoes: Service, task: Generation, undisturbed: Scores, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    echoes: Service,
+    task: Generation,
+    undisturbed: Scores,
+    tmp_path: Path,
+    name: str,
+    befalls: Callable[[int], None],
 ) -> None:
     """The raylet, the GCS and the owner of Ray cannot be replaced alone: a whole new Ray takes over the socket."""
-    # Here losses come soon after one another, and a busy machine may add a start that fails.
-    monkeypatch.setattr(supervisor, "MAX_QUICK_LOSSES", 20)
-    for name, befalls in product(("raylet", "gcs_server", "driver"), (dies, hangs)):
-        driver, folder = echoes.driver(), tmp_path / f"{name} {befalls.__name__}"
-        victim = driver if name == "driver" else echoes.named(name)
-        lives_through(echoes, [(victim, befalls)], folder, task, undisturbed, driver)
+    driver = echoes.driver()
+    victim = driver if name == "driver" else echoes.named(name)
+    lives_through(echoes, [(victim, befalls)], tmp_path / "run", task, undisturbed, driver)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-SCRIPTS = Path(__file__).parent / "slurm"
+SCRIPTS = Path(__file__).parent / "scripts"
 
 
 @contextmanager
@@ -48,17 +48,10 @@ def cluster(nodes: int, mark: str, conf: str = "") -> Iterator[dict[str, str]]:
 
 @pytest.fixture(scope="package")
 def slurm() -> Iterator[dict[str, str]]:
-    """Yield the environment in which SLURM's commands reach an emulated cluster of one node.
+    """Yield the environment in which SLURM's commands reach an emulated cluster of two nodes.
 
-    Skips, with the reason, where none can be brought up: that takes root, and Debian's packages or apt.
+    A test may take a node away. SLURM ends jobs that need too much memory; without cgroups its accounting does that.
+    Skips, with the reason, where no cluster can start: that takes root, and Debian's packages or apt.
     """
-    with cluster(1, "s") as environment:
-        yield environment
-
-
-@pytest.fixture(scope="package")
-def two_nodes() -> Iterator[dict[str, str]]:
-    """Yield the environment of two nodes that a test may take away, and that end jobs which need too much memory."""
-    watched = "JobAcctGatherFrequency=task=1\\nJobAcctGatherParams=OverMemoryKill"  # there are no cgroups to do it
-    with cluster(2, "t", watched) as environment:
+    with cluster(2, "s", "JobAcctGatherFrequency=task=1\\nJobAcctGatherParams=OverMemoryKill") as environment:
         yield environment

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.jobs import ROOT, Environment, call, left_behind, results, samples, wait_for
+from tests.slurm.cluster.jobs import ROOT, Environment, call, left_behind, results, samples, wait_for
 
 pytest.importorskip("hydra_plugins.hydra_submitit_launcher")
 POINTS = "tasks.addition.path=/nowhere.jsonl,package:launcher/assets/tasks/addition.jsonl"

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.jobs import (
+from tests.running import SLOW
+from tests.slurm.cluster.jobs import (
     ECHO,
     ROOT,
     SHORT,
@@ -26,7 +27,6 @@ from tests.cluster.jobs import (
     submit,
     wait_for,
 )
-from tests.running import SLOW
 
 
 def test_a_submitted_run_scores_as_a_local_one(slurm: Environment, tmp_path: Path) -> None:
@@ -149,8 +149,8 @@ def warn(slurm: Environment, folder: Path) -> None:
 
 
 def preempt(slurm: Environment, folder: Path) -> None:
-    """Make another job need the node; it is over at once."""
-    call(slurm, "sbatch", "--partition=main", "--exclusive", "--output=/dev/null", "--wrap=true")
+    """Submit a short job that needs both nodes."""
+    call(slurm, "sbatch", "--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
 
 
 @pytest.mark.parametrize("disturb", [warn, preempt])

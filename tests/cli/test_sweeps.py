@@ -14,6 +14,7 @@ import pytest
 
 from tests.running import program, wait_for
 
+pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
 ECHO = ("engine=echo", "model=none", "evaluate.limit=6")
 FILES = (

@@ -13,8 +13,8 @@ from typing import Any
 
 from tests.running import killed, program
 
-NODE = Path(__file__).parent / "slurm" / "slurm_node.sh"
-ROOT = Path(__file__).parent.parent.parent
+NODE = Path(__file__).parent / "scripts" / "slurm_node.sh"
+ROOT = Path(__file__).parents[3]
 ECHO = ("engine=echo", "model=none", "tasks=[addition,capitals]", "evaluate.limit=20")
 SHORT = ("engine=echo", "model=none", "tasks=[addition]", "evaluate.limit=16")
 Environment = dict[str, str]

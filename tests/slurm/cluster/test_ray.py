@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.jobs import Environment, following, job_of, left_behind, local, results, state
+from tests.slurm.cluster.jobs import Environment, following, job_of, left_behind, local, results, state
 
 pytest.importorskip("ray")
 GIVEN = ("engine=echo", "model=none", "tasks=[addition,capitals]", "evaluate.limit=20")
@@ -27,9 +27,9 @@ def rays(folder: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_replicas_over_two_nodes_score_as_here(two_nodes: Environment, tmp_path: Path) -> None:
+def test_replicas_over_two_nodes_score_as_here(slurm: Environment, tmp_path: Path) -> None:
     folder, mark = tmp_path / "job", f"LAUNCHER_RUN={tmp_path / 'job'}"
-    with following(two_nodes | dict([mark.split("=")]), folder, *GIVEN, *OVER_NODES) as process:
+    with following(slurm | dict([mark.split("=")]), folder, *GIVEN, *OVER_NODES) as process:
         _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert results(folder)["tasks"] == local(tmp_path / "here", *GIVEN)["tasks"]
@@ -37,6 +37,6 @@ def test_replicas_over_two_nodes_score_as_here(two_nodes: Environment, tmp_path:
     nodes = {replica["node"] for replica in seen[0]["replicas"]}
     assert len(nodes) == 2
     assert not any(node.startswith("127.") for node in nodes)
-    assert state(two_nodes, job_of(folder)) == "COMPLETED"
+    assert state(slurm, job_of(folder)) == "COMPLETED"
     assert not left_behind(folder)
     assert not rays(folder)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.cluster.jobs import (
+from tests.slurm.cluster.jobs import (
     Environment,
     call,
     following,
@@ -31,9 +31,9 @@ LONG = ("tasks=[addition]", "evaluate.concurrency=1", "evaluate.repeats=500")
 
 
 @pytest.mark.slow
-def test_a_model_over_two_nodes_behind_triton_scores_as_here(two_nodes: Environment, tmp_path: Path) -> None:
+def test_a_model_over_two_nodes_behind_triton_scores_as_here(slurm: Environment, tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    with following(two_nodes, folder, *FEW, *SPREAD, "backend=pytriton") as process:
+    with following(slurm, folder, *FEW, *SPREAD, "backend=pytriton") as process:
         _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert results(folder)["tasks"] == local(tmp_path / "here", *FEW)["tasks"]
@@ -43,35 +43,35 @@ def test_a_model_over_two_nodes_behind_triton_scores_as_here(two_nodes: Environm
 
 
 @contextmanager
-def running(two_nodes: Environment, folder: Path) -> Iterator[subprocess.Popen[str]]:
+def running(slurm: Environment, folder: Path) -> Iterator[subprocess.Popen[str]]:
     """Run something long over two nodes; yield when the first samples are there."""
-    with following(two_nodes, folder, *STAGES, *LONG) as process:
+    with following(slurm, folder, *STAGES, *LONG) as process:
         wait_for(lambda: len(samples(folder)) >= 3 or process.poll() is not None, "samples")
         assert process.poll() is None, process.communicate()
         yield process
 
 
 @pytest.mark.slow
-def test_cancelling_ends_both_nodes_in_order(two_nodes: Environment, tmp_path: Path) -> None:
+def test_cancelling_ends_both_nodes_in_order(slurm: Environment, tmp_path: Path) -> None:
     folder = tmp_path / "job"
-    with running(two_nodes, folder) as process:
-        assert call(two_nodes, "scancel", job_of(folder)).returncode == 0
+    with running(slurm, folder) as process:
+        assert call(slurm, "scancel", job_of(folder)).returncode == 0
         process.communicate(timeout=90)
-    assert state(two_nodes, job_of(folder)) == "CANCELLED"
+    assert state(slurm, job_of(folder)) == "CANCELLED"
     assert results(folder)["status"] == "interrupted"
     assert not (folder / "endpoint.json").exists()
     assert not left_behind(folder)
 
 
 @pytest.mark.slow
-def test_a_node_that_goes_silent_ends_the_run(two_nodes: Environment, tmp_path: Path) -> None:
+def test_a_node_that_goes_silent_ends_the_run(slurm: Environment, tmp_path: Path) -> None:
     """Nothing closes a connection here: only that the other host does not answer shows that it is gone."""
-    folder, silent = tmp_path / "job", f"{two_nodes['NODE_PREFIX']}2"
-    with running(two_nodes, folder) as process, without(two_nodes, silent, "cut", "uncut"):
+    folder, silent = tmp_path / "job", f"{slurm['NODE_PREFIX']}2"
+    with running(slurm, folder) as process, without(slurm, silent, "cut", "uncut"):
         try:
             wait_for(lambda: (folder / "results.json").exists(), "the end of the run")
         finally:
-            call(two_nodes, "scancel", job_of(folder))
+            call(slurm, "scancel", job_of(folder))
         process.communicate(timeout=90)
     assert results(folder)["status"] in ("incomplete", "interrupted")  # SLURM may be faster in ending the job
     said = (folder / "samples.jsonl").read_text() + (folder / "health.jsonl").read_text()

@@ -7,8 +7,8 @@ import sys
 from pathlib import Path
 
 from tests.checkpoints.training_run import iteration
-from tests.cluster.jobs import ROOT, Environment, call, following, job_of, left_behind, samples, state, wait_for
 from tests.running import SLOW
+from tests.slurm.cluster.jobs import ROOT, Environment, call, following, job_of, left_behind, samples, state, wait_for
 
 
 def statuses(folder: Path) -> dict[str, str]:
