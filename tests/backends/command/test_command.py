@@ -1,4 +1,4 @@
-"""Servers that a command starts: one of a few lines, and one of our own as any other program's."""
+"""Servers that a command starts: a small one, and the launcher itself."""
 
 from __future__ import annotations
 
@@ -133,7 +133,7 @@ def test_the_plan_shows_the_command() -> None:
     assert plan["command"] == ["serve", "a/b", "--port", "<any free port>", "-tp", "2"]
 
 
-def test_while_it_starts_its_log_is_told(
+def test_the_log_of_a_starting_server_is_printed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(process, "PROGRESS_INTERVAL_S", 0.3)
@@ -142,8 +142,8 @@ def test_while_it_starts_its_log_is_told(
     assert "s: loading" in capsys.readouterr().err
 
 
-def test_a_start_may_say_a_lot(tmp_path: Path) -> None:
-    """More than a pipe holds that nobody reads, in one line."""
+def test_a_starting_server_may_log_a_lot(tmp_path: Path) -> None:
+    """A server may log more than a pipe holds, in one line."""
     with served(tmp_path, f"sh -c 'head -c 1000000 /dev/zero; exec {LISTER} a'") as endpoint:
         assert endpoint.model == "a"
     assert (tmp_path / "server.log").stat().st_size > 1_000_000
@@ -272,7 +272,7 @@ def test_a_server_that_is_not_ours_is_certified_as_any_other(tmp_path: Path) -> 
     assert not [each for each in psutil.process_iter() if str(model) in cmdline(each)]
 
 
-def test_a_server_that_is_killed_on_the_way_is_said(tmp_path: Path) -> None:
+def test_a_server_that_is_killed_during_a_run_ends_it_with_the_reason(tmp_path: Path) -> None:
     run = launched(tmp_path, "tasks=[addition]", "evaluate.concurrency=1", "adapters=[request_log]")
     until(lambda: (tmp_path / "run" / "requests.jsonl").exists())
     (reaper,) = (each for each in there(tmp_path) if process.REAPER in cmdline(each))

@@ -1,4 +1,4 @@
-"""A Triton to look at, and a place for temporary files in which nothing may stay."""
+"""A shared Triton, and a folder for temporary files that must be empty afterwards."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How it dies, and what is left: nothing."""
+"""Faults of Triton and the engine, and the end of the launcher, which leaves nothing behind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One Triton, and what answers in its place."""
+"""One Triton, and other servers at its port."""
 
 from __future__ import annotations
 

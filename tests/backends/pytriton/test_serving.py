@@ -1,4 +1,4 @@
-"""One server: what others see of Triton, and what a full or a failing engine looks like."""
+"""One server: what clients see of Triton, and of a full or a failing engine."""
 
 from __future__ import annotations
 

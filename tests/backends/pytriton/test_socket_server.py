@@ -1,4 +1,4 @@
-"""The engine's process as the model inside Triton meets it: over the socket."""
+"""The socket server, with a client that acts as the model inside Triton."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_a_client_that_goes_away_frees_its_slot(asker: Asker, runner: EchoAsyncE
         asker.ask(id, {"tokens": np.array([97], np.int32)}, max_tokens=4000, ignore_eos=True)
         assert not asker.next().final
     asker.leave(1)
-    asker.leave(3)  # nobody knows it
+    asker.leave(3)  # an unknown id
     while not (frame := asker.next()).final:
         pass
     assert (frame.id, frame.text) == (1, "the client went away")
@@ -174,7 +174,7 @@ def test_a_client_that_goes_away_frees_its_slot(asker: Asker, runner: EchoAsyncE
     assert asker.next().id == 2
 
 
-def test_a_feed_that_nobody_reads_any_more_ends(asker: Asker) -> None:
+def test_a_feed_without_a_reader_ends(asker: Asker) -> None:
     asker.ask(1, feed="f")
     asker.leave(1)
     frame = asker.next()

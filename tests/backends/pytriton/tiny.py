@@ -1,4 +1,4 @@
-"""The shipped model, served, and one question to it."""
+"""A server of the shipped model, and one request to it."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from launcher.settings.model import Model, Optimizations, Parallelism
 BODY = {"model": "tiny", "prompt": "12+34=", "max_tokens": 8, "temperature": 0, "logprobs": 1}
 
 
-PATIENCE_S = 3
+COLLECTIVE_TIMEOUT_S = 3
 
 
 @dataclass(frozen=True)
 class Impatient:
-    """Weights that leave behind process groups in which nobody waits longer than `PATIENCE_S`."""
+    """Weights that set the timeout of all process groups to `COLLECTIVE_TIMEOUT_S`."""
 
     weights: Weights
 
@@ -38,7 +38,7 @@ class Impatient:
         self.weights.load_into(model)
         dist.barrier()
         for group in c10d._world.pg_map:
-            c10d._set_pg_timeout(timedelta(seconds=PATIENCE_S), group)
+            c10d._set_pg_timeout(timedelta(seconds=COLLECTIVE_TIMEOUT_S), group)
 
 
 def impatient() -> Megatron:
@@ -67,7 +67,7 @@ def served(
         backend.serve(deployment, allocate()) as endpoint,
         httpx.Client(base_url=endpoint.root, timeout=120, trust_env=False) as http,
     ):
-        assert http.get("/v1/models").status_code == 503, "nobody but the validator is answered"
+        assert http.get("/v1/models").status_code == 503, "only the validator is admitted"
         admission.open()
         yield http
 

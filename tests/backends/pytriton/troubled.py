@@ -1,4 +1,4 @@
-"""A server whose engine makes trouble on demand."""
+"""A server whose engine fails on demand."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ from launcher.settings.model import Model, Optimizations, Parallelism
 
 
 class Trouble(EchoAsyncEngine):
-    """An echo that raises for prompts that begin with ``raise``, and blocks its loop for those with ``block``.
+    """An echo engine that raises for prompts that begin with ``raise``, and blocks its loop for those with ``block``.
 
-    While it is ``stalled`` it answers nobody, as with a thread of steps that hangs; its loop goes on. ``waiting``
-    counts those who wait for an answer, or for the rest of it.
+    While it is ``stalled`` it produces no token, like an engine whose step thread hangs; its loop continues.
+    ``waiting`` counts the open requests.
     """
 
     def __init__(self, engine: Echo, model: Model) -> None:
@@ -102,7 +102,7 @@ def start(folder: Path, backend: PyTriton, **pace: float) -> Iterator[Running]:
         httpx.Client(base_url=endpoint.root, timeout=60, trust_env=False) as http,
     ):
         running = Running(endpoint, engine, folder, http)
-        assert running.complete("a").status_code == 503, "nobody but the validator is answered"
-        assert REASON in running.kserve("a").text, "nor is a client of Triton"
+        assert running.complete("a").status_code == 503, "only the validator is admitted"
+        assert REASON in running.kserve("a").text, "a client of Triton is not admitted either"
         admission.open()
         yield running

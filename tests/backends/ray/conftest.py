@@ -1,4 +1,4 @@
-"""What the tests of faults ask while something is killed or hangs."""
+"""The task of the tests of faults."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engines that behave badly, where a replica can import them."""
+"""Engines that fail, in a module that a replica can import."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ class Killed(Echo):
 
 @dataclass
 class Fatal(Echo):
-    """Ends the process that only hears of it."""
+    """Exits the process that unpickles it."""
 
     def __setstate__(self, state: dict[str, object]) -> None:
         os._exit(1)

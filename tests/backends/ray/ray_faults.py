@@ -1,4 +1,4 @@
-"""What can happen to processes while an evaluation runs, and that nobody who asks notices."""
+"""Faults of processes during an evaluation, and checks that its results stay the same."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def starves(service: Service) -> Callable[[int], None]:
 
 
 def _ask_much(endpoint: Endpoint) -> None:
-    """Ask for a batch of prompts that no cache holds; what comes of it is nobody's business."""
+    """Ask for a batch of prompts that no cache holds; the responses do not matter."""
     prompts = [os.urandom(120).hex() for _ in range(8)]
     body = {"model": endpoint.model, "prompt": prompts, "max_tokens": 1, "echo": True, "logprobs": 1}
     with suppress(OSError):

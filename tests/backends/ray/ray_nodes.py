@@ -1,4 +1,4 @@
-"""A Ray of two nodes on this host, which is somebody else's and has an application of theirs."""
+"""An existing Ray of two nodes on this host, with an application of another user."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ print(json.dumps(sorted(serve.status().applications)))
 
 
 class Nodes:
-    """The two nodes; ``environment`` is what whoever uses them needs."""
+    """The two nodes; ``environment`` is that of their clients."""
 
     def __init__(self, folder: Path) -> None:
         (folder / "token").write_text(secrets.token_hex(32))

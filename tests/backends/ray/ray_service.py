@@ -1,4 +1,4 @@
-"""A server of ours on Ray under test: who is there, and what is left when it is gone."""
+"""A server on Ray under test: its processes, and what they leave behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,11 @@ from launcher.engines.base import Deployment, Engine
 from launcher.settings.model import Model, Optimizations, Parallelism
 
 PROBE_S = 6.0
+<<<<<<< HEAD
 """A heartbeat timeout. Shorter is quicker, but a busy machine must not look like a hang."""
+=======
+"""The timeout of probes. A shorter one is quicker, but a busy machine must not look like a hang."""
+>>>>>>> 5bd7ebc (tests: rewrite riddles of the backends' tests)
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:
@@ -81,7 +85,7 @@ class Service:
         return found
 
     def whole(self) -> bool:
-        """Whether all replicas answer; False also while nobody does."""
+        """Whether all replicas answer; False also while no replica does."""
         try:
             return self.health()["status"] == "live"
         except OSError:
@@ -145,9 +149,9 @@ def served(folder: Path, engine: Engine, model: Model, parallelism: Parallelism,
     deployment = Deployment(model, engine, parallelism, Optimizations(), folder, admission)
     with Ray(replicas=2, probe_timeout_s=PROBE_S, **ray).serve(deployment, allocate()) as endpoint:
         service = Service(endpoint, folder, 2)
-        assert status(endpoint, "/v1/models") == 503, "nobody but the validator is answered"
+        assert status(endpoint, "/v1/models") == 503, "only the validator is admitted"
         admission.open()
-        assert status(endpoint, "/v1/models") != 503, "everybody is answered"
+        assert status(endpoint, "/v1/models") != 503, "every client is admitted"
         yield service
         left = [(driver, private_folder(driver)) for driver in service.drivers()]
     for driver, private in left:

@@ -1,4 +1,4 @@
-"""HAProxy without a Ray: what it is told while it does not listen, and what it takes from clients."""
+"""HAProxy without a Ray: commands while it hangs, and limits for clients."""
 
 from __future__ import annotations
 
@@ -48,8 +48,13 @@ def balanced(
             balancer.stop()
 
 
+<<<<<<< HEAD
 def test_a_proxy_that_stands_still_learns_later_what_came_meanwhile() -> None:
     """Calls to a hung proxy return without waiting for its probe timeout."""
+=======
+def test_a_proxy_that_hangs_gets_its_commands_later() -> None:
+    """Also: its deadline for a sign of life is nobody's who asks it or tells it something."""
+>>>>>>> 5bd7ebc (tests: rewrite riddles of the backends' tests)
     with answering(b"nobody") as status, answering(b"a replica") as replica, balanced(status) as (balancer, endpoint):
         assert get(endpoint, "/v1/models") == b"nobody"
         (proxy,) = [child for child in psutil.Process().children() if child.name() == "haproxy"]
@@ -136,7 +141,7 @@ def test_until_everybody_is_admitted_only_the_validator_is_answered() -> None:
         wait_for(lambda: asked(endpoint, "/v1/models").content == b"a replica", "everybody is answered again")
 
 
-def test_a_proxy_that_dies_before_anybody_is_admitted_lets_nobody_in_afterwards() -> None:
+def test_a_restarted_proxy_admits_no_client_before_the_certificate() -> None:
     with answering(b"nobody") as status, balanced(status, token=TOKEN) as (_, endpoint):
         (process,) = [child for child in psutil.Process().children() if child.name() == "haproxy"]
         process.kill()

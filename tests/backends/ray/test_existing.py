@@ -1,4 +1,4 @@
-"""Runs on a Ray of two nodes that is somebody else's."""
+"""Runs on an existing Ray of two nodes."""
 
 from __future__ import annotations
 

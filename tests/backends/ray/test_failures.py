@@ -1,4 +1,4 @@
-"""Whatever is killed or hangs while an evaluation runs: no sample is lost, no answer changes, all is replaced."""
+"""A process dies or hangs during an evaluation: it is replaced, no sample is lost, and no answer changes."""
 
 from __future__ import annotations
 

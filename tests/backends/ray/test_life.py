@@ -1,4 +1,4 @@
-"""How a Ray of ours begins, and how it ends."""
+"""The start and the end of a local Ray."""
 
 from __future__ import annotations
 
@@ -114,11 +114,11 @@ ENDS = {signal.SIGKILL: -signal.SIGKILL, signal.SIGTERM: 0, signal.SIGINT: INTER
 
 
 def ends(launched: Launched, number: signal.Signals, session: int) -> None:
-    """End a launcher with a signal; nothing of it may be left, even if the process that owns Ray hangs meanwhile."""
+    """End a launcher with a signal; no process of its Ray may be left, even if the driver hangs."""
     folder = private_folder(session)
     assert len(processes.in_session(session)) > 5
     assert folder.is_dir()
-    assert folder.stat().st_mode & 0o077 == 0, "nobody else sees the token, the secret and the sockets in it"
+    assert folder.stat().st_mode & 0o077 == 0, "no other user sees its token, secret and sockets"
     if number is signal.SIGKILL:
         hangs(session)
     launched.process.send_signal(number)

@@ -1,4 +1,4 @@
-"""What needs no Ray: counting, choices that are refused, metrics that are added up, processes that are ended."""
+"""Parts that need no Ray: counting resources, checking settings, adding up metrics, ending processes."""
 
 from __future__ import annotations
 

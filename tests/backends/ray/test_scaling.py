@@ -1,4 +1,4 @@
-"""``replicas=auto``: more replicas while there is more to do, fewer afterwards, and no request is lost meanwhile."""
+"""``replicas=auto``: more replicas under load, fewer afterwards, and no request is lost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A real SLURM of emulated nodes, brought up for the tests that need it."""
+"""A real SLURM of two emulated nodes, shared by all tests of this folder."""
 
 from __future__ import annotations
 

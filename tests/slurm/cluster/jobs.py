@@ -1,4 +1,4 @@
-"""What the tests of jobs do to a real SLURM, and look at."""
+"""What the tests of jobs do on an emulated SLURM."""
 
 from __future__ import annotations
 
@@ -89,7 +89,11 @@ def left_behind(folder: Path) -> list[str]:
 
 @contextmanager
 def following(slurm: Environment, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
+<<<<<<< HEAD
     """Submit a run, a sweep (``-m``) or a watch, and follow it; after any failure, no monitor and no job is left."""
+=======
+    """Submit a run, a sweep (``-m``) or a watch, and follow it; end the follower and the job in any case."""
+>>>>>>> 5bd7ebc (tests: rewrite riddles of the backends' tests)
     with program(command(folder, "cluster=slurm", *arguments), Path("/tmp"), slurm) as process:
         try:
             yield process
@@ -120,8 +124,8 @@ def without(slurm: Environment, name: str, end: str, again: str) -> Iterator[Non
 def release(slurm: Environment, folder: Path) -> None:
     """Start a requeued job, which SLURM would hold for two minutes.
 
-    Not in the second in which the node heard of the job's end: it would take it for the old one and refuse it, as
-    "Job credential revoked" in SLURM's log.
+    It starts two seconds later: a node refuses a job within the second of its end, with "Job credential revoked" in
+    SLURM's log.
     """
     scontrol = ("scontrol", "update", f"jobid={job_of(folder)}", "starttime=now+2")
     wait_for(lambda: call(slurm, *scontrol).returncode == 0, "the start")

@@ -1,4 +1,4 @@
-"""What happens to a job: its node dies or is cut off, its time is over, its memory is not enough."""
+"""Faults of a job: its node dies or loses its network, its time ends, or its memory is too small."""
 
 from __future__ import annotations
 

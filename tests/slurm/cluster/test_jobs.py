@@ -238,7 +238,7 @@ def test_each_point_of_a_sweep_asks_for_its_own_size_and_awaits_its_turn(slurm: 
 
 
 def test_a_sweep_is_one_job_for_each_server(slurm: Environment, tmp_path: Path) -> None:
-    """Nobody waits for it: asking for its status brings the comparison of its points up to date."""
+    """The launcher does not wait: mode=status updates the comparison of the points."""
     given = (
         "-m",
         "engine=echo",

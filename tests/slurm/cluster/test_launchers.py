@@ -1,4 +1,4 @@
-"""``hydra/launcher=submitit_local`` and ``submitit_slurm``: each point is a run of its own, and its end is seen."""
+"""``hydra/launcher=submitit_local`` and ``submitit_slurm``: each point is a run, and its failure is reported."""
 
 from __future__ import annotations
 

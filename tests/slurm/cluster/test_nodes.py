@@ -1,4 +1,4 @@
-"""One model over two nodes of a real SLURM, in one job: it scores as here, and ends as a whole."""
+"""One model over two nodes in one job: its scores are those of a local run, and its processes end together."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Replicas over two nodes of a real SLURM, in one job: they score as here, and nothing of their Ray is left."""
+"""Replicas over two nodes in one job: their scores are those of a local run, and their Ray leaves no process."""
 
 from __future__ import annotations
 

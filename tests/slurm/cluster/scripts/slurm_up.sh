@@ -96,8 +96,8 @@ chmod 755 "$SLURM_LAB" "$SLURM_LAB"/{log,run,munge,bin,dev}
 echo "$settings" >"$SLURM_LAB/config.sh"; [ "$MODE" != netns ] || echo "$SLURM_LAB" >"$owner"
 
 HOST=$(hostname -s)
-# NoCtldInAddrAny makes slurmctld bind to what its *host name* resolves to (not to the address in parentheses),
-# so in netns mode it runs under a host name of its own that /etc/hosts maps to the bridge's address
+# NoCtldInAddrAny makes slurmctld bind to the address of its *host name*, not to the one in parentheses.
+# So in netns mode it has its own host name, which /etc/hosts maps to the bridge's address.
 if [ "$MODE" = netns ]; then CTLD_ADDR=$SUBNET.254; CTLD_HOST=$LAB_ID-ctl; ctld=(unshare --uts bash -c 'hostname "$0"; exec "$@"' "$CTLD_HOST")
 else CTLD_ADDR=127.0.0.1; CTLD_HOST=$HOST; ctld=(); fi
 ctld_bind=; case "$MODE $(getent ahostsv4 "$HOST" | awk 'NR==1{print $1}')" in netns*|loop\ 127.*) ctld_bind=NoCtldInAddrAny, ;; esac
@@ -168,7 +168,7 @@ if [ "$GPUS" != 0 ]; then
   [ "$GPUS" != 1 ] || sed -i 's/nvidia\[0-0\]/nvidia0/' "$SLURM_LAB/gres.conf"
 else : >"$SLURM_LAB/gres.conf"; fi
 
-# ---------------------------------------------------------------- env.sh, for whoever uses the cluster
+# ---------------------------------------------------------------- env.sh, for users of the cluster
 rm -f "$SLURM_LAB"/bin/*
 if [ "$MODE" = netns ] && [ "$STRICT_BIND" = 1 ]; then
   for c in srun salloc; do
