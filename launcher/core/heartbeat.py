@@ -19,7 +19,7 @@ class SilenceTimer:
 
     def reset(self) -> None:
         """Note a heartbeat."""
-        self.seconds = 0.0
+        self.seconds, self._checked = 0.0, time.monotonic()
 
     def check(self) -> float:
         """Add the time since the last check; return the seconds of silence."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pickle
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, contextmanager, suppress
@@ -77,13 +76,11 @@ class WorkerGroup:
     def _listen(self) -> tuple[Worker, str] | None:
         """Wait for a message, at most one heartbeat interval; return the dead worker and the reason.
 
-        Silence is the sum of these waits, so that time in which the whole job was suspended does not count.
+        Time in which the whole job was suspended is no silence.
         """
-        begun = time.monotonic()
         heard = wait_readable([w.connection for w in self._workers], HEARTBEAT_INTERVAL_S)
-        waited = min(time.monotonic() - begun, 2 * HEARTBEAT_INTERVAL_S)
         found = [
-            (w, w.read_status() if w.connection in heard else w.add_silence(waited, self._heartbeat_timeout_s))
+            (w, w.read_status() if w.connection in heard else w.check_silence(self._heartbeat_timeout_s))
             for w in self._workers
         ]
         if not self.ready.done() and all(w.ready for w in self._workers):

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection, Pipe
 
 from launcher.core.errors import UserError
+from launcher.core.heartbeat import SilenceTimer
 from launcher.distributed.allocation import Allocation, Member, Ranks
 from launcher.distributed.group.child import Child
 from launcher.distributed.group.transport import peer_address
 from launcher.engines.megatron import layout
 from launcher.engines.megatron.distributed import leader_rank
-from launcher.engines.megatron.messages import WorkerSpec, WorkerStatus
+from launcher.engines.megatron.messages import HEARTBEAT_INTERVAL_S, WorkerSpec, WorkerStatus
 from launcher.engines.megatron.worker_config import WorkerConfig
 
 MODULE = "launcher.engines.megatron.worker"
@@ -39,7 +40,9 @@ class Worker(ABC):
     where: str
     host: str | None = None
     ready: bool = False
-    silent_s: float = 0.0
+
+    def __init__(self) -> None:
+        self.silence = SilenceTimer(2 * HEARTBEAT_INTERVAL_S)
 
     def read_status(self) -> str | None:
         """Read one message; return why the worker is dead, None if it lives."""
@@ -50,14 +53,13 @@ class Worker(ABC):
         if not isinstance(message, WorkerStatus):
             return f"rank {self.rank} failed: {message}"
         self.ready |= message is WorkerStatus.ready
-        self.silent_s = 0.0
+        self.silence.reset()
         return None
 
-    def add_silence(self, seconds: float, allowed_s: float) -> str | None:
-        """Add ``seconds`` without a heartbeat; return a reason if they exceed ``allowed_s``, else None."""
-        self.silent_s += seconds
+    def check_silence(self, allowed_s: float) -> str | None:
+        """Return a reason if no heartbeat came for ``allowed_s`` seconds, else None."""
         allowed_s *= 1 if self.ready else LOADING_FACTOR
-        if self.silent_s <= allowed_s:
+        if self.silence.check() <= allowed_s:
             return None
         return f"rank {self.rank} ({self.where}) hangs: no heartbeat for {allowed_s:g} s"
 
@@ -74,6 +76,7 @@ class LocalWorker(Worker):
     """A process on this host."""
 
     def __init__(self, spec: WorkerSpec) -> None:
+        super().__init__()
         self.rank = spec.rank
         self.connection, theirs = Pipe()
         self._child = Child(MODULE, _environment(spec.worker_config), theirs)
@@ -92,6 +95,7 @@ class RemoteWorker(Worker):
     """A process that a member of the group runs on its node."""
 
     def __init__(self, spec: WorkerSpec, member: Member, ranks: Ranks) -> None:
+        super().__init__()
         self.rank = spec.rank
         self.where = f"process {member.rank} of the group, on {member.node}"
         self._member, self._ranks = member, ranks

@@ -21,7 +21,7 @@ from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
 from tests.api.lm_eval_client import ask
-from tests.backends.pytriton.tiny import BODY, PATIENCE_S, answer, impatient, served
+from tests.backends.pytriton.tiny import BODY, COLLECTIVE_TIMEOUT_S, answer, impatient, served
 
 pytest.importorskip("megatron.core")
 ASKED = "12+34="
@@ -61,7 +61,7 @@ def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_die_a
         started = set(psutil.Process().children(recursive=True)) - before
         check_answer(answer(http), expected)
         check_lm_eval(http, str(expected["text"]))
-        time.sleep(3 * PATIENCE_S + 1)
+        time.sleep(3 * COLLECTIVE_TIMEOUT_S + 1)
         check_answer(answer(http), expected)
         (worker,) = [p for p in started if "launcher.engines.megatron.worker" in " ".join(p.cmdline())]
         worker.kill()

@@ -23,11 +23,7 @@ from launcher.engines.base import Deployment, Engine
 from launcher.settings.model import Model, Optimizations, Parallelism
 
 PROBE_S = 6.0
-<<<<<<< HEAD
 """A heartbeat timeout. Shorter is quicker, but a busy machine must not look like a hang."""
-=======
-"""The timeout of probes. A shorter one is quicker, but a busy machine must not look like a hang."""
->>>>>>> 5bd7ebc (tests: rewrite riddles of the backends' tests)
 
 
 def wait_for(condition: Callable[[], bool], what: str, seconds: float = 240) -> None:

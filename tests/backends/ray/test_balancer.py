@@ -48,13 +48,8 @@ def balanced(
             balancer.stop()
 
 
-<<<<<<< HEAD
-def test_a_proxy_that_stands_still_learns_later_what_came_meanwhile() -> None:
-    """Calls to a hung proxy return without waiting for its probe timeout."""
-=======
 def test_a_proxy_that_hangs_gets_its_commands_later() -> None:
-    """Also: its deadline for a sign of life is nobody's who asks it or tells it something."""
->>>>>>> 5bd7ebc (tests: rewrite riddles of the backends' tests)
+    """Calls to a hung proxy return without waiting for its probe timeout."""
     with answering(b"nobody") as status, answering(b"a replica") as replica, balanced(status) as (balancer, endpoint):
         assert get(endpoint, "/v1/models") == b"nobody"
         (proxy,) = [child for child in psutil.Process().children() if child.name() == "haproxy"]

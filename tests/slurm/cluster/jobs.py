@@ -89,11 +89,7 @@ def left_behind(folder: Path) -> list[str]:
 
 @contextmanager
 def following(slurm: Environment, folder: Path, *arguments: str) -> Iterator[subprocess.Popen[str]]:
-<<<<<<< HEAD
     """Submit a run, a sweep (``-m``) or a watch, and follow it; after any failure, no monitor and no job is left."""
-=======
-    """Submit a run, a sweep (``-m``) or a watch, and follow it; end the follower and the job in any case."""
->>>>>>> 5bd7ebc (tests: rewrite riddles of the backends' tests)
     with program(command(folder, "cluster=slurm", *arguments), Path("/tmp"), slurm) as process:
         try:
             yield process
