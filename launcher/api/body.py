@@ -1,4 +1,4 @@
-"""A request's JSON body to its schema, or to one clear message that names the field."""
+"""Parse the JSON body of a request into its schema, or raise one clear error that names the field."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from launcher.core.responses import json_type
 Schema = TypeVar("Schema", bound=BaseModel)
 
 SHORT = 40
-"""A wrong text of so many characters is quoted."""
+"""The longest wrong value that a message quotes."""
 
 
 async def read(request: Request, schema: type[Schema], most: int) -> Schema:
-    """Read the body of a request, of ``most`` bytes. Raises `ApiError` 400, 413 or 415, if it can, before it reads."""
+    """Read the body of a request, at most ``most`` bytes. Raises `ApiError` 400, 413 or 415, if possible unread."""
     _check_headers(request.headers, most)
     data = bytearray()
     async for part in request.stream():
@@ -48,11 +48,10 @@ def _check_headers(headers: Headers, most: int) -> None:
 
 
 def _is_json(media: str, browser: bool) -> bool:
-    """Whether a body is meant as JSON.
+    """Return whether a body counts as JSON.
 
-    curl and urllib call any body a form unless told otherwise, and mean nothing by it. A page of a browser may send a
-    form, or a body without a type, to any server without asking it first (a "simple request" of the Fetch standard), so
-    that it must say JSON.
+    curl and urllib label each body as a form by default, so that a form is read as JSON. A web page must declare JSON:
+    browsers send forms and untyped bodies to any server without a preflight (a "simple request" of the Fetch standard).
     """
     if media == "application/json" or media.endswith("+json"):
         return True
@@ -74,18 +73,18 @@ def parse(data: bytes, schema: type[Schema]) -> Schema:
     try:
         return schema.model_validate(found)
     except ValidationError as error:
-        raise complaint(_first(error), schema) from None
+        raise validation_error(_first(error), schema) from None
 
 
 def _first(error: ValidationError) -> ErrorDetails:
-    """Return the same mistake whatever the order of the body's keys: that of a field comes before unknown keys."""
+    """Return one error, independent of the order of keys: that of a known field before an unknown key."""
     found = error.errors(include_url=False)
     known = [each for each in found if each["type"] != "extra_forbidden"]
     return known[0] if known else min(found, key=lambda each: [str(part) for part in each["loc"]])
 
 
-def complaint(error: ErrorDetails, schema: type[BaseModel]) -> ApiError:
-    """Say in OpenAI's words, where it has some, what is wrong."""
+def validation_error(error: ErrorDetails, schema: type[BaseModel]) -> ApiError:
+    """Return the error in OpenAI's words, where OpenAI has some."""
     param, context, value = _param(error["loc"]), error.get("ctx", {}), error["input"]
     match error["type"]:
         case "missing":
@@ -118,11 +117,11 @@ EXPECTED = {
     "list_type": "an array",
     "string_type": "a string",
 }
-"""What pydantic misses, in OpenAI's words."""
+"""The type that pydantic expects, in OpenAI's words."""
 
 
 def _param(loc: tuple[int | str, ...]) -> str:
-    """Return OpenAI's name of a place in the body, as in ``messages[0].role``."""
+    """Return the path of a field as OpenAI writes it, for instance ``messages[0].role``."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{clipped(part)}" for part in loc)
     return clipped("".join(parts).removeprefix("."))
 
@@ -154,13 +153,13 @@ def _suggestion(loc: tuple[int | str, ...], schema: type[BaseModel]) -> str:
 
 
 def _seen(value: Any) -> str:
-    """Quote a wrong value when it is short: prompts stay out of messages."""
+    """Quote a short wrong value, else name its type: prompts stay out of messages."""
     shown = quoted(value)
     return shown if len(shown) <= SHORT else _a(value)
 
 
 def _a(value: Any) -> str:
-    """Return the type of a wrong value, with the value itself when it is short."""
+    """Return the type of a wrong value, followed by a short value itself."""
     kind, shown = json_type(value), quoted(value)
     name = f"a{'n' if kind[0] in 'aeiou' else ''} {kind}"
     return name if isinstance(value, dict | list) or value is None or len(shown) > SHORT else f"{name} ({shown})"

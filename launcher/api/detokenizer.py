@@ -129,7 +129,7 @@ class Detokenizer:
 
 
 class Utf8Decoder:
-    """Decode the bytes of tokens into characters, incrementally.
+    """Decodes the bytes of tokens into characters, incrementally.
 
     The concatenation of all that `feed` and `finish` return equals the concatenated bytes decoded with
     ``errors="replace"``, however the bytes were cut into tokens. ``chars`` is the number of characters so far.
@@ -152,11 +152,11 @@ class Utf8Decoder:
         return offset, self._count(self._decode.decode(data))
 
     def finish(self) -> str:
-        """Return the replacement character for bytes that never became a whole character."""
+        """Return the replacement character for the bytes of an incomplete character."""
         return self._count(self._decode.decode(b"", True))
 
     def _continue(self, data: bytes) -> tuple[int, str]:
-        """Feed after an unfinished character: the first byte either belongs to it, or shows that it was none."""
+        """Feed after an unfinished character: the first byte either continues it, or shows that it was invalid."""
         head = self._count(self._decode.decode(data[:1]))
         offset = self.chars if self._pending() else self.chars - 1
         return offset, head + self._count(self._decode.decode(data[1:]))
@@ -170,10 +170,10 @@ class Utf8Decoder:
 
 
 class StopFilter:
-    """Let text through up to the first stop string, and hold back what may turn out to be the beginning of one.
+    """Passes text up to the first stop string, and holds back a possible beginning of one.
 
-    The result does not depend on how the text is cut: among several stop strings the one that is complete first
-    wins, and of those that end together the longest. ``hit`` says that a stop string was found.
+    The result does not depend on how the text is cut. The stop string that is complete first wins; of several that end
+    together, the longest. ``hit`` says that a stop string was found.
     """
 
     def __init__(self, stops: Sequence[str]) -> None:
@@ -182,7 +182,7 @@ class StopFilter:
         self._held = ""
 
     def feed(self, text: str) -> str:
-        """Return the text that can be shown now."""
+        """Return the text that no stop string can remove any more."""
         if not self._stops:
             return text
         text = self._held + text
@@ -195,7 +195,7 @@ class StopFilter:
         return text[:keep]
 
     def finish(self) -> str:
-        """Return what was held back: the text is over, so it is no stop string."""
+        """Return the text that was held back; at the end of the text it is no stop string."""
         held, self._held = self._held, ""
         return held
 
@@ -204,12 +204,12 @@ class StopFilter:
         return min(found)[1] if found else None
 
     def _tail(self, text: str) -> int:
-        """Return the length of the longest end of ``text`` that is the beginning of a stop string."""
+        """Return the length of the longest suffix of ``text`` that is a prefix of a stop string."""
         return max(_overlap(text, stop) for stop in self._stops)
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Return the length of the longest end of ``text`` that begins ``stop``; only ends on its last character fit."""
+    """Return the length of the longest suffix of ``text`` that is a proper prefix of ``stop``."""
     size = min(len(stop) - 1, len(text))
     while size:
         size = stop.rfind(text[-1], 0, size) + 1

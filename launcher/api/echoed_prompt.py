@@ -1,8 +1,8 @@
-"""The text of an echoed prompt, cut into that of each of its tokens.
+"""Split the text of an echoed prompt into the text of each token.
 
-A tokenizer cuts a text at added tokens (special ones, mostly) and reads each part between them. So the parts are looked
-for between the texts of the added tokens: SentencePiece may have put a space before a part, and an added token may have
-swallowed the whitespace beside it (``lstrip``, ``rstrip``), as those of Phi-3 do.
+A tokenizer splits a text at added tokens (mostly special ones) and encodes each part between them. This module searches
+the prompt for these parts. SentencePiece may have put a space before a part. An added token may include the whitespace
+beside it (``lstrip``, ``rstrip``), as those of Phi-3 do.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ class Changed(Exception):
 
 
 def echoed(tokens: Sequence[int], prompt: str | None, tokenizer: Tokenizer) -> tuple[bytes, ...]:
-    """Return the UTF-8 bytes of each token of a prompt; ``prompt`` is the text that it was, None for token ids.
+    """Return the UTF-8 bytes of each token of a prompt; ``prompt`` is its text, None for a prompt of token ids.
 
-    Together they are ``prompt``: a token that the tokenizer put around it (BOS) has no bytes. Without a text, and where
-    the tokenizer has changed it (NFC, characters that it does not know), they are what the tokens say, special tokens
-    by their names.
+    Joined they are ``prompt``: a token that the tokenizer added around it (BOS) has no bytes. Without a text they are
+    the tokens' own bytes, or the names of special tokens. The same holds where the tokenizer changed the text (NFC,
+    unknown characters).
     """
     pieces = tokenizer.text_pieces(tokens)
     if prompt is not None:
@@ -44,7 +44,7 @@ def _text(token: int, tokenizer: Tokenizer) -> bytes:
 
 
 def _without(part: list[bytes], first: bool) -> list[bytes]:
-    """Leave out a space that is too many: the first of a text, or else the last before the first word of a part."""
+    """Remove one surplus space: the first of a text, or else the last before the first word of a part."""
     words = (i for i, token in enumerate(part) if token.strip(b" "))
     word = next(words, len(part))
     at = 0 if first else word if word < len(part) and part[word].startswith(b" ") else word - 1
@@ -52,7 +52,7 @@ def _without(part: list[bytes], first: bool) -> list[bytes]:
 
 
 class _Cutter:
-    """Goes through a prompt, part by part."""
+    """Walks through a prompt, part by part."""
 
     def __init__(self, tokens: Sequence[int], prompt: str, tokenizer: Tokenizer) -> None:
         self._prompt, self._at = prompt.encode(errors="replace"), 0
@@ -60,7 +60,7 @@ class _Cutter:
         self._tokens = [(_text(token, tokenizer), tokenizer.is_added(token)) for token in tokens]
 
     def pieces(self, glued: bool) -> Iterator[bytes]:
-        """Yield the bytes of each token; ``glued``: the first has swallowed whitespace before it. Raises `Changed`."""
+        """Yield the bytes of each token; ``glued``: the first includes the whitespace before it. Raises `Changed`."""
         before = self._in_front(self._space(0) if glued else 0)
         yield from [b""] * before
         added: bytes | None = None
@@ -74,7 +74,7 @@ class _Cutter:
             raise Changed
 
     def _in_front(self, start: int) -> int:
-        """Return how many tokens the tokenizer put in front: a BOS that the prompt has itself follows its own."""
+        """Return how many tokens the tokenizer put in front; a BOS in the prompt itself follows the tokenizer's own."""
         first, added = self._tokens[0]
         if not added:
             return 0
@@ -85,7 +85,7 @@ class _Cutter:
         return size - times
 
     def _parts(self, before: int) -> Iterator[tuple[list[bytes], bytes]]:
-        """Yield the tokens up to each added one, and its text; at last those behind, and nothing."""
+        """Yield the tokens up to each added one with its text, then the rest with an empty text."""
         part: list[bytes] = []
         for text, added in self._tokens[before:]:
             if added:
@@ -96,7 +96,7 @@ class _Cutter:
         yield part, b""
 
     def _place(self, part: list[bytes], following: bytes, behind: bool) -> tuple[bytes, int, bytes]:
-        """Find a part; return what is swallowed before it, whether it has a space too many, and what is behind it."""
+        """Find a part; return the whitespace before it, its number of surplus spaces, and the whitespace behind it."""
         text, start = b"".join(part), self._at
         before = (0, self._space(start)) if behind else (0,)
         leads = (0, 1) if text.startswith(b" ") else (0,)
@@ -109,7 +109,7 @@ class _Cutter:
         raise Changed
 
     def _goes_on(self, following: bytes, end: int, trailing: int) -> bool:
-        """Return whether the next added token is there, or the prompt's end."""
+        """Return whether the next added token, or the end of the prompt, follows."""
         found = bool(following) and self._prompt.startswith(following, end + trailing)
         return found or (end == len(self._prompt) and not trailing)
 
@@ -118,7 +118,7 @@ class _Cutter:
         return found.end() - at if found else 0
 
     def _read(self, text: bytes) -> bytes:
-        """Read the added token here; one that the tokenizer put behind the prompt has no text."""
+        """Consume the added token here; one that the tokenizer put behind the prompt has no text."""
         if not self._prompt.startswith(text, self._at):
             return b""
         self._at += len(text)

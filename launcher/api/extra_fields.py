@@ -1,4 +1,4 @@
-"""The fields of OpenAI's and of vLLM's requests that this API does not act on, and the values that ask it for nothing.
+"""Fields of OpenAI's and vLLM's requests that this API does not implement, and their values without effect.
 
 OpenAI's are those of its package for Python (``completion_create_params.py``); vLLM's are those of its
 ``CompletionRequest`` and ``ChatCompletionRequest``, as guidellm, lm-eval and others send them.
@@ -16,23 +16,23 @@ EITHER = (False, True)
 
 @dataclass(frozen=True)
 class Fields:
-    """What becomes of the fields of an object that are not in its schema. ``null`` always means absent.
+    """How an object treats fields outside its schema. ``null`` always means absent.
 
-    ``ignored`` cannot change an answer, whatever they say. ``neutral`` maps each field that could change it to the
-    values that ask for nothing, or for what is so anyway; any other value is refused.
+    A field of ``ignored`` cannot change an answer with any value. ``neutral`` maps each field that could change it to
+    the values without effect; any other value is refused.
     """
 
     ignored: frozenset[str] = frozenset()
     neutral: Mapping[str, tuple[Json, ...]] = field(default_factory=dict)
 
-    def asks_nothing(self, name: str, value: Json) -> bool:
+    def has_no_effect(self, name: str, value: Json) -> bool:
         if value is None or name in self.ignored:
             return True
         return any(same(value, allowed) for allowed in self.neutral.get(name, ()))
 
 
 def same(one: Json, other: Json) -> bool:
-    """Whether two JSON values are equal: ``true`` is not 1, and a ``null`` inside of an object is absent."""
+    """Return whether two JSON values are equal: ``true`` is not 1, and a ``null`` in an object means absent."""
     if isinstance(one, dict) and isinstance(other, dict):
         one, other = ({k: v for k, v in each.items() if v is not None} for each in (one, other))
         return one.keys() == other.keys() and all(same(value, other[key]) for key, value in one.items())
@@ -73,8 +73,8 @@ SAMPLED = Fields(
         "add_special_tokens": (False,), "echo": (False,), "top_logprobs": (0,),
     },
 )  # fmt: skip
-"""Those of a completion and of a chat. ``{}`` is no value that asks for nothing where a server acts on it, as on
-``web_search_options`` or ``guided_json``."""
+"""Those of completions and chats. ``{}`` is not neutral where a server acts on it, as for ``web_search_options`` and
+``guided_json``."""
 
 STREAM_OPTIONS = Fields(neutral={"include_obfuscation": (False,)})
 
@@ -85,7 +85,7 @@ MESSAGE = Fields(
         "tool_call_id": (), "tool_calls": ([],),
     },
 )  # fmt: skip
-"""Those of a message, as the packages of OpenAI write an answer back into the next request."""
+"""Those of a message: OpenAI's packages copy an answer into the next request with them."""
 
 PART = Fields(ignored=frozenset({"cache_control", "prompt_cache_breakpoint"}), neutral={"annotations": ([],)})
 """Those of a part of a message's content."""

@@ -1,9 +1,9 @@
-"""Log-probabilities in the two forms of OpenAI's API.
+"""Log-probabilities in the two formats of OpenAI's API.
 
-Completions name alternatives by their text in an object, where two tokens of one name would overwrite each other: the
-chosen token keeps its name, then the better ones theirs, and a token whose name is taken is called
-``token_id:<id>``. So no alternative is lost and the largest value is that of the best token. A log-probability of minus
-infinity, which JSON cannot say, is `LOWEST`, as in OpenAI's API.
+Completions have alternatives in an object with the tokens' names as keys, where two tokens may have the same name. The
+chosen token keeps its name, then the likelier ones theirs; a further token of that name becomes ``token_id:<id>``. So
+no alternative is lost, and the largest value is that of the best token. Minus infinity is not JSON; it becomes
+`LOWEST`, as in OpenAI's API.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LOWEST = -9999.0
 
 @dataclass(frozen=True, slots=True)
 class TokenWithOffset:
-    """A token with the offset, in characters of the returned text, of the character that its first byte is part of."""
+    """A token, and the offset in the returned text of the character with the token's first byte."""
 
     offset: int
     token: TokenLogprob
@@ -69,7 +69,7 @@ def _top(chosen: TokenLogprob, tokenizer: Tokenizer) -> dict[str, float | None] 
 
 
 def _finite(value: float | None) -> float | None:
-    """Return a value that JSON can say. Raises `ArithmeticError` for NaN: the engine is broken."""
+    """Return a value that JSON can represent. Raises `ArithmeticError` for NaN: the engine is broken."""
     if value is None or value > LOWEST:
         return value
     if value != value:

@@ -28,27 +28,27 @@ NULL = {"type": "null"}
 ERRORS = {
     400: "A field is wrong or not supported, or the prompt is too long (code `context_length_exceeded`).",
     401: "The API key is missing or wrong.",
-    404: "The model is another one (code `model_not_found`); the message says which are served.",
+    404: "The model is not served (code `model_not_found`); the message lists those that are.",
     408: "The request did not arrive in time.",
     413: "The body is too large.",
-    415: "The body is packed, or no JSON.",
-    429: "There is no place in the queue; `Retry-After` says when to come back.",
+    415: "The body is compressed, or not JSON.",
+    429: "The queue is full; `Retry-After` says when to retry.",
     431: "The request's headers are too large.",
-    500: "A fault of the server's own; its log says more.",
+    500: "An internal error; the server's log has the details.",
     501: "The engine has no plain forward pass.",
     503: "The engine is stopping, restarting or broken, or does not take requests yet.",
 }
 ALWAYS = (408, 431, 500, 503)
 WITH_BODY = (400, 404, 413, 415)
 PAUSED = (429, 503)
-"""Answers that say when to come back."""
+"""Statuses with a ``Retry-After``."""
 
 
 @dataclass(frozen=True)
 class Operation:
-    """A route. ``body`` is what it reads, ``reply`` what it answers as ``media``, ``event`` each event of a stream.
+    """A route. It reads ``body`` and answers ``reply`` as ``media``; ``event`` is one event of a stream.
 
-    ``errors`` are those beside the ones that all have; an ``open`` route needs no key.
+    ``errors`` are statuses beside those of all routes; an ``open`` route needs no key.
     """
 
     method: Literal["get", "post"]
@@ -71,7 +71,7 @@ class Operation:
 
 
 def openapi_document(operations: Sequence[Operation], *, keyed: bool) -> Json:
-    """Return the OpenAPI document of a server, which asks for a key if it is ``keyed``."""
+    """Return the OpenAPI document of a server; a ``keyed`` server requires an API key."""
     paths: dict[str, Json] = {}
     for operation in operations:
         path = operation.path.replace(":path}", "}")
@@ -178,7 +178,7 @@ def _bodies(base: type[Body]) -> Iterator[type[Body]]:
 
 
 def _complete(schema: dict[str, Any], others: Fields) -> None:
-    """Add what a body may have beside its fields: null for what is absent, and what asks for nothing."""
+    """Add what a body may have beside its fields: null for an absent one, and values without effect."""
     required = schema.get("required", ())
     properties = schema["properties"]
     for name, described in properties.items():
@@ -186,14 +186,14 @@ def _complete(schema: dict[str, Any], others: Fields) -> None:
             properties[name] = _nullable(described)
     ignored = {name: {"description": "Has no effect."} for name in sorted(others.ignored)}
     neutral = {
-        name: {"description": "Only with a value that asks for nothing.", "anyOf": [*map(_exactly, values), NULL]}
+        name: {"description": "Only with a value that has no effect.", "anyOf": [*map(_exactly, values), NULL]}
         for name, values in sorted(others.neutral.items())
     }
     schema["properties"] = ignored | neutral | properties
 
 
 def _exactly(value: Json) -> dict[str, Json]:
-    """Return the schema of one value, without ``enum`` and ``const`` where generators of clients do not know them."""
+    """Return the schema of one value, without the ``enum`` and ``const`` that client generators do not support."""
     match value:
         case bool():
             return {"type": "boolean", "const": value}

@@ -1,4 +1,4 @@
-"""The bodies that the API accepts, with OpenAI's names, defaults and limits."""
+"""The request bodies of the API, with OpenAI's names, defaults and limits."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def _part(index: int, part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
         raise ValueError(f"part {index} is of type {quoted(kind)}; this model reads text only")
-    asked = {name for name, value in part.items() if not PART.asks_nothing(name, value)}
+    asked = {name for name, value in part.items() if not PART.has_no_effect(name, value)}
     if asked - {"type", "text"} or not isinstance(part.get("text"), str):
         raise ValueError(f"part {index}: expected {{'type': 'text', 'text': <string>}}")
     return str(part["text"])
@@ -87,7 +87,7 @@ def _part(index: int, part: Any) -> str:
 class Body(BaseModel):
     """A JSON object without implicit conversions or unknown keys. ``null`` means that a field is absent.
 
-    ``others`` says which keys that are not fields may be there, and with which values.
+    ``others`` lists further keys that may be present, with their values.
     """
 
     model_config = ConfigDict(strict=True, extra="forbid", allow_inf_nan=False)
@@ -95,18 +95,18 @@ class Body(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _what_is_asked(cls, data: Any) -> Any:
+    def _without_absent_fields(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        return {name: value for name, value in data.items() if not cls._asks_nothing(name, value)}
+        return {name: value for name, value in data.items() if not cls._has_no_effect(name, value)}
 
     @classmethod
-    def _asks_nothing(cls, name: str, value: Any) -> bool:
-        return value is None or (name not in cls.model_fields and cls.others.asks_nothing(name, value))
+    def _has_no_effect(cls, name: str, value: Any) -> bool:
+        return value is None or (name not in cls.model_fields and cls.others.has_no_effect(name, value))
 
 
 class StreamOptions(Body):
-    """``include_usage``: a last chunk with the usage. ``continuous_usage_stats`` (vLLM): each chunk has it so far."""
+    """``include_usage`` adds a last chunk with the usage; ``continuous_usage_stats`` (vLLM) adds it to each chunk."""
 
     others: ClassVar[Fields] = STREAM_OPTIONS
 
@@ -115,7 +115,7 @@ class StreamOptions(Body):
 
 
 def _within(name: str) -> Any:
-    """Return the constraint of a field that the engine's own bounds of ``name`` hold for."""
+    """Return the constraint of a field with the engine's bounds of ``name``."""
     bounds = SAMPLING_BOUNDS[name]
     return Field(ge=bounds.low, le=bounds.high)
 
@@ -134,7 +134,7 @@ Content = Annotated[
 
 
 class Sampled(Body):
-    """What completions and chat have in common."""
+    """The fields that completions and chats share."""
 
     others: ClassVar[Fields] = SAMPLED
 
@@ -165,7 +165,7 @@ class Sampled(Body):
 
 
 class CompletionRequest(Sampled):
-    """``POST /v1/completions``. ``add_special_tokens`` is what the tokenizer adds to a text prompt, such as BOS."""
+    """``POST /v1/completions``. ``add_special_tokens`` adds the special tokens of a text, such as BOS."""
 
     prompt: Prompts
     echo: bool = False
@@ -174,7 +174,7 @@ class CompletionRequest(Sampled):
 
 
 class Message(Body):
-    """One chat message. A template that reads no parts gets them joined as they are; ``type`` is what lm-eval adds."""
+    """One chat message. A template that reads no parts gets their texts joined. lm-eval adds ``type``."""
 
     others: ClassVar[Fields] = MESSAGE
 
@@ -185,13 +185,13 @@ class Message(Body):
     type: Literal["text"] | None = None
 
     def plain(self) -> dict[str, Any]:
-        """Return the message for a chat template; a developer's message is a system message by its newer name."""
+        """Return the message for a chat template; the role ``developer`` is the newer name of ``system``."""
         sent = self.model_dump(exclude_none=True, exclude={"type"})
         return sent | {"role": "system"} if self.role == "developer" else sent
 
 
 class Rendered(Body):
-    """How messages become a prompt, under vLLM's names; ``chat_template_kwargs`` are variables of the template."""
+    """How messages become a prompt, with vLLM's names; ``chat_template_kwargs`` are variables of the template."""
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False

@@ -1,4 +1,4 @@
-"""From a validated body to what the engine is asked for each choice."""
+"""Turn a validated body into the engine's request for each choice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from launcher.engines.sampling_bounds import MAX_SEED
 MAX_CHOICES_IN_ALL = 2048
 
 GREEDY_BELOW = 1e-6
-"""Temperatures under this are greedy: dividing by them would overflow."""
+"""Temperatures below this are greedy; a division by them would overflow."""
 
 Prompt = tuple[int, ...]
 
@@ -30,13 +30,13 @@ def choices(
 ) -> list[Choice]:
     """Return ``n`` choices for each prompt, in the order of their index. ``limits`` are the prompts' token limits.
 
-    ``echoes`` are the texts of the tokens of each prompt where the answers begin with it.
+    ``echoes`` are the bytes of the tokens of each prompt, for answers that begin with it.
     """
     found: list[Choice] = []
     for prompt, limit, echo in zip(prompts, limits, echoes or [()] * len(prompts), strict=True):
         for index in range(len(found), len(found) + body.n):
             sampling = _sampling(body, limit, index, logprobs, bool(echo))
-            # A stop string may end the text at any token, so that each is looked at as soon as it is there.
+            # A stop string may end the text at any token, so that each token is checked as soon as it is generated.
             generation = GenerationRequest(
                 f"{id}-{index}", prompt, sampling, final_only=not body.stream and not body.stop
             )
@@ -45,7 +45,7 @@ def choices(
 
 
 def check_tokens(tokens: Sequence[int], engine: AsyncEngine, param: str) -> None:
-    """Refuse token ids that the model does not have, also those that its tokenizer has."""
+    """Refuse token ids that the model does not have, even if its tokenizer has them."""
     highest = max(tokens, default=0)
     if engine.vocab_size <= highest < engine.tokenizer.vocab_size:
         name = f"token {highest} ({clipped(engine.tokenizer.token_name(highest))!r})"
@@ -64,7 +64,7 @@ def check_bias(body: Sampled, engine: AsyncEngine) -> None:
 
 
 def check_choices(body: Sampled, prompts: int, engine: AsyncEngine) -> None:
-    """Refuse more choices than the engine ever takes: they would be told to come back later for ever."""
+    """Refuse more choices than the engine can ever take: a later retry would not help."""
     if body.best_of not in (None, body.n):
         raise invalid("best_of", f"best_of: expected the value of n ({body.n}), got {body.best_of}")
     limit = MAX_CHOICES_IN_ALL if engine.capacity is None else min(MAX_CHOICES_IN_ALL, engine.capacity)
@@ -75,7 +75,7 @@ def check_choices(body: Sampled, prompts: int, engine: AsyncEngine) -> None:
 
 
 def check_length(text: str, param: str, engine: AsyncEngine) -> None:
-    """Refuse a text that has more tokens than the context, however it is tokenized, without doing so."""
+    """Refuse, without tokenizing it, a text that cannot fit the context."""
     longest, context = engine.tokenizer.longest_token, engine.context_length
     if longest is not None and len(text) > longest * context:
         raise invalid(
@@ -89,8 +89,8 @@ def check_length(text: str, param: str, engine: AsyncEngine) -> None:
 def token_limit(body: Sampled, param: str, prompt: int, context: int, default: int | None, lowest: int = 1) -> int:
     """Return how many tokens to generate after a prompt of ``prompt`` tokens, named ``param`` in messages.
 
-    When the body does not say, it is ``default`` or what is left of the context, whichever is less. Raises `ApiError`
-    400 with both lengths for what does not fit.
+    Without a limit in the body, it is the smaller of ``default`` and the rest of the context. Raises `ApiError` 400
+    with both lengths if the request does not fit.
     """
     name, asked = _asked(body)
     left = context - prompt
@@ -107,7 +107,7 @@ def token_limit(body: Sampled, param: str, prompt: int, context: int, default: i
 
 
 def too_long(param: str, prompt: int, wanted: int, context: int, blame: str) -> ApiError:
-    """Say that a prompt and what is wanted after it do not fit, in the words that clients look for."""
+    """Return the error for a prompt and completion that do not fit, in the words that clients search for."""
     return invalid(
         blame,
         f"This model's maximum context length is {context} tokens. However, you requested {prompt + wanted} tokens "

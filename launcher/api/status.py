@@ -1,4 +1,4 @@
-"""What is served, and whether it works."""
+"""Routes about the server: models, health, readiness, the engine, and metrics."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from launcher.core.types import Json
 
 
 async def models(request: Request) -> Response:
-    """List the one model that is served, once for each of its names."""
+    """List the served model once for each of its names."""
     service = service_of(request)
     return json_response({"object": "list", "data": [_card(service, name) for name in service.names]})
 
@@ -29,7 +29,7 @@ async def model(request: Request) -> Response:
 
 
 async def health(request: Request) -> Response:
-    """Say that the server lives, with the engine's counters; 503 while the engine restarts or is broken for good."""
+    """Report the engine's counters; 503 while the engine restarts, or after a permanent failure."""
     state = service_of(request).engine.state()
     if state.error is not None:
         raise ApiError(503, state.error, code=RESTARTING if state.restarting else DEAD)
@@ -38,7 +38,7 @@ async def health(request: Request) -> Response:
 
 
 async def ready(request: Request) -> Response:
-    """Say that the engine produced a token lately, or now; else 503 with the reason."""
+    """Answer 200 if the engine produced a token recently or does so now; else 503 with the reason."""
     service = service_of(request)
     problem = await service.readiness.problem()
     if problem is not None:

@@ -1,4 +1,4 @@
-"""The tokenizer and the plain forward pass, for clients that work with token ids."""
+"""Routes for clients that work with token ids: the tokenizer and the plain forward pass."""
 
 from __future__ import annotations
 
@@ -48,12 +48,12 @@ async def detokenize(request: Request) -> Response:
 
 
 async def tokenizer_info(request: Request) -> Response:
-    """Return what the tokenizer says about itself: special tokens, size, chat template."""
+    """Return the tokenizer's description: special tokens, size, chat template."""
     return json_response(service_of(request).engine.tokenizer.info())
 
 
 async def reference_logprobs(request: Request) -> Response:
-    """Return ``{token_logprobs}`` by one plain forward pass; the first is null. 501 without a model to ask.
+    """Return ``{token_logprobs}`` by one plain forward pass; the first is null. 501 without a plain forward pass.
 
     With ``exact`` also ``exact_token_logprobs``, by the same pass in the next wider floating point type; null where
     that cannot be computed, for the ``exact_reason``.
@@ -63,7 +63,7 @@ async def reference_logprobs(request: Request) -> Response:
     tokens = body.tokens
     check_tokens(tokens, service.engine, "tokens")
     if not 1 <= len(tokens) <= service.engine.context_length:
-        raise invalid("tokens", f"tokens: accepted are 1 to {service.engine.context_length} tokens, got {len(tokens)}")
+        raise invalid("tokens", f"tokens: expected 1 to {service.engine.context_length} tokens, got {len(tokens)}")
     try:
         logprobs = await asyncio.to_thread(service.engine.reference, tokens)
     except NotImplementedError:
@@ -73,7 +73,7 @@ async def reference_logprobs(request: Request) -> Response:
 
 
 async def _exact(service: Service, tokens: list[int]) -> dict[str, Json]:
-    """Compute in the wider type; an engine that cannot, or has no memory for it, says why and is none the worse."""
+    """Compute in the wider type, or return the reason why the engine cannot, for instance a lack of memory."""
     try:
         logprobs = await asyncio.to_thread(service.engine.exact_reference, tokens)
     except (NotImplementedError, RuntimeError) as error:

@@ -16,10 +16,10 @@ ANY_ORIGIN = "*"
 class Limits:
     """Limits on connections and requests, which hold before the API key is checked.
 
-    A request's line and headers have at most ``header_bytes`` bytes and ``headers`` headers; they must be there within
-    ``header_timeout_s`` of the connection's opening, or of the last answer's end once the client sends again. A body
-    has at most ``body_bytes`` bytes and must be there ``body_timeout_s`` after its headers. At most ``connections`` are
-    open at a time, fewer where the system allows the process fewer open files.
+    A request's line and headers have at most ``header_bytes`` bytes and ``headers`` headers. They must arrive within
+    ``header_timeout_s`` of the start of the connection or, for a later request, of its first byte. A body has at most
+    ``body_bytes`` bytes and must arrive within ``body_timeout_s`` of its headers. At most ``connections`` are open at
+    a time, or fewer where the limit on open files is lower.
     """
 
     header_bytes: Bytes = 65_536
@@ -45,14 +45,14 @@ class FrontendConfig:
 
 
 def check_aliases(aliases: Sequence[str]) -> None:
-    """Raise `UserError` for a name that no request could have."""
+    """Raise `UserError` for an alias that is empty or has unprintable characters."""
     for alias in aliases:
         if not alias.strip() or not alias.isprintable():
             raise UserError(f"backend.aliases={alias!r}: must be a name of printable characters")
 
 
 def check_origins(origins: Sequence[str]) -> None:
-    """Raise `UserError` for what no browser sends as ``Origin``."""
+    """Raise `UserError` for an origin that no browser sends."""
     for origin in origins:
         if origin != ANY_ORIGIN and not _is_origin(origin):
             raise UserError(f"backend.cors_origins={origin}: must be '*', or scheme://host[:port] without a path")

@@ -1,4 +1,4 @@
-"""An app on a port, in a thread of this process with an event loop of its own."""
+"""Serve an ASGI app on a port, in a thread with its own event loop."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from launcher.core.files import append
 from launcher.core.redaction import redact
 
 KEEP_ALIVE_S = 75
-"""Idle connections stay open this long: a client's pool outlives a pause between bursts."""
-GRACE_S = 5.0
-"""Beyond its deadline for requests, a stopping server has this long to end its thread."""
+"""How long idle connections stay open, so that a client's pool survives a pause between bursts."""
+SHUTDOWN_MARGIN_S = 5.0
+"""After the deadline for requests, the time for a stopping server to end its thread."""
 FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
 def bind(host: str, port: int) -> socket.socket:
-    """Reserve a port; 0 is any free one. Nothing is accepted yet. Raises `UserError`."""
+    """Reserve a port, 0 for any free one, without listening on it yet. Raises `UserError`."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise UserError(f"backend.host={host}: {error.strerror}; accepted is an address of this machine") from None
+        raise UserError(f"backend.host={host}: {error.strerror}; must be an address of this machine") from None
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -51,13 +51,13 @@ def _why(host: str, port: int, error: OSError) -> str:
         return (
             f"backend.port={port}: not allowed to this user; choose one from 1024, or backend.port=0 for any free one"
         )
-    return f"backend.host={host}: cannot listen there ({error.strerror}); accepted is an address of this machine"
+    return f"backend.host={host}: cannot listen there ({error.strerror}); must be an address of this machine"
 
 
 @contextmanager
 def server_log(path: Path) -> Iterator[logging.Logger]:
-    """Open a log file for one server: its access log, and what uvicorn says in the server's thread."""
-    append(path).close()  # which makes it private
+    """Open a log file for one server: its access log, and uvicorn's log lines from the server's thread."""
+    append(path).close()  # creates the file with private permissions
     handler = logging.FileHandler(path, encoding="utf-8")
     handler.setFormatter(_Redacting(FORMAT))
     log = logging.Logger("launcher.server", logging.INFO)
@@ -77,7 +77,7 @@ class _Redacting(logging.Formatter):
 def serving(
     app: ASGIApp, bound: socket.socket, log: logging.Logger, stop_timeout_s: float, limits: Limits | None = None
 ) -> Iterator[None]:
-    """Serve ``app`` on a bound socket, within ``limits``; from the first moment on, clients can connect.
+    """Serve ``app`` on a bound socket, within ``limits``; clients can connect at once.
 
     On leaving, requests have ``stop_timeout_s`` seconds to end before they are cancelled; then the thread is gone and
     the port closed. Raises `ServerError` if the thread does not end.
@@ -90,10 +90,10 @@ def serving(
         yield
     finally:
         server.should_exit = True
-        thread.join(stop_timeout_s + GRACE_S)
+        thread.join(stop_timeout_s + SHUTDOWN_MARGIN_S)
         bound.close()
         if thread.is_alive():
-            raise ServerError(f"the server did not stop within {stop_timeout_s + GRACE_S:g} s")
+            raise ServerError(f"the server did not stop within {stop_timeout_s + SHUTDOWN_MARGIN_S:g} s")
 
 
 def _config(app: ASGIApp, stop_timeout_s: float, limits: Limits) -> uvicorn.Config:
@@ -127,7 +127,7 @@ def _loop_factory() -> type[asyncio.AbstractEventLoop] | None:
 
 @contextmanager
 def _uvicorn_to(log: logging.Logger) -> Iterator[None]:
-    """Send what uvicorn logs in this thread to ``log``; several servers of one process keep apart."""
+    """Send uvicorn's log records from this thread to ``log``, so that each server of a process has its own log."""
     mine = threading.get_ident()
     source = logging.getLogger("uvicorn.error")
     handler = log.handlers[0]
@@ -142,7 +142,7 @@ def _uvicorn_to(log: logging.Logger) -> Iterator[None]:
 
 
 class _Forward(logging.Handler):
-    """Passes on the records of one thread."""
+    """Forwards the records of one thread."""
 
     def __init__(self, target: logging.Handler, thread: int) -> None:
         super().__init__()

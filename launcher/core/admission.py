@@ -1,4 +1,4 @@
-"""Whether an endpoint answers everybody, or only who validates it: until its certificate is valid."""
+"""Whether an endpoint answers all clients, or only the validator until its certificate is valid."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 RETRY_AFTER_S = 5
-"""So long everybody else is told to wait."""
+"""The ``Retry-After`` of any other client."""
 REASON = "the endpoint is being validated; it answers once its certificate is valid"
 CODE = "not_certified"
 ALWAYS_OPEN = frozenset({"/health", "/metrics"})
-"""These say that a server lives and how it fares, not that it answers correctly."""
+"""Paths that report the state of a server, which does not depend on correct answers."""
 
 
 @dataclass(eq=False)
 class Admission:
-    """Closed at first. Only the launcher and its servers know ``token``, which is new in each run."""
+    """Closed at first. ``token`` belongs to one run; only the launcher and its servers have it."""
 
     token: str = field(default_factory=lambda: secrets.token_hex(32), repr=False)
     is_open: bool = False
     _callbacks: list[Callable[[], None]] = field(default_factory=list, repr=False)
 
     def on_open(self, callback: Callable[[], None]) -> None:
-        """Call ``callback`` when it opens, from the thread that opens it."""
+        """Call ``callback`` in the thread that opens the admission."""
         self._callbacks.append(callback)
 
     def open(self) -> None:
-        """Let everybody in from now on."""
+        """Admit all clients from now on."""
         if not self.is_open:
             self.is_open = True
             for callback in self._callbacks:

@@ -1,15 +1,15 @@
-"""The few errors that a user can act on, each with the exit code it ends the program with."""
+"""The errors of the program; each one that ends a run has its exit code."""
 
 from __future__ import annotations
 
 from enum import Enum
 
 LONGEST = 2000
-"""Characters of a message about a checkpoint, which quotes from strangers' files."""
+"""The most characters of a message about a checkpoint, which quotes from untrusted files."""
 
 
 class UserError(Exception):
-    """A mistake in what was asked for: one line that names the key, the value and what works instead."""
+    """A wrong setting or input: one line with the key, the value, and what works instead."""
 
     exit_code = 1
 
@@ -17,7 +17,7 @@ class UserError(Exception):
 class CheckpointError(UserError):
     """A checkpoint that is missing, damaged, partial or of an unknown layout; names the file.
 
-    The text is one line for any names that it quotes: a character that a terminal would act on is escaped.
+    The text is one line: control characters in quoted names are escaped.
     """
 
     def __init__(self, text: str) -> None:
@@ -30,19 +30,19 @@ class TaskError(UserError):
 
 
 class ResumeError(UserError):
-    """A run folder whose files are damaged, or that another setting of its answers cannot continue; names both."""
+    """A run folder that cannot be resumed: a file is damaged, or a setting that changes answers differs; names it."""
 
 
 class TakenOver(UserError):
-    """A run folder whose lease another session has taken: this one must not write to it any more."""
+    """Another session has taken the lease of the run folder; this one must stop writing to it."""
 
 
 class StorageError(UserError):
-    """A file that cannot be written: the disk is full, read-only or gone; names the file."""
+    """A file that cannot be written, because the disk is full, read-only or gone; names the file."""
 
 
 class ServerError(UserError):
-    """A server that did not start, or died; says where its log is."""
+    """A server that did not start, or died; names its log."""
 
 
 class ValidationFailed(Exception):
@@ -58,11 +58,11 @@ class CoverageTooLow(Exception):
 
 
 class EngineUnavailable(Exception):
-    """The engine cannot answer now (HTTP 503): it is stopping, or one of its processes died."""
+    """The engine cannot answer now (HTTP 503), because it stops or one of its processes died."""
 
 
 class QueueFull(Exception):
-    """Every slot and every place in the queue is taken (HTTP 429).
+    """All slots and all places in the queue are taken (HTTP 429).
 
     ``retry_after_s`` is the number of seconds after which a place is likely.
     """
@@ -76,11 +76,11 @@ class Failure(Enum):
     """Why a request got no usable answer."""
 
     connection = "connection"
-    """There was none, or it broke."""
+    """The connection failed or broke."""
     timeout = "timeout"
     """The answer took too long."""
     answer = "answer"
-    """What came is no answer, for instance no JSON."""
+    """The answer is unusable, for instance not JSON."""
 
 
 class TransportError(Exception):
@@ -92,10 +92,10 @@ class TransportError(Exception):
 
 
 class ServerAway(Exception):
-    """A request that was not answered because the server itself is gone, or restarts: it is to be asked again later.
+    """A request without an answer because the server is down or restarts; it is repeated once the server is back.
 
-    It is no `TransportError`, since an adapter that asks again can do nothing about it. ``outage`` is False for a
-    request that the server lost without having gone.
+    It is not a `TransportError`, since a retry by an adapter would not help. ``outage`` is False if the server lost the
+    request but stayed up.
     """
 
     def __init__(self, message: str, *, outage: bool = True) -> None:
@@ -104,4 +104,4 @@ class ServerAway(Exception):
 
 
 class AdapterError(Exception):
-    """A request or answer that an adapter cannot handle correctly, so that it refuses instead of letting it pass."""
+    """A request or answer that an adapter refuses, because it cannot handle it correctly."""

@@ -1,4 +1,4 @@
-"""Finds which characters of an echoed prompt each token stands for, and whether all that a server says of it agrees."""
+"""Find the characters of each token of an echoed prompt, and check that tokens, text and offsets agree."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from itertools import accumulate
 from launcher.core.types import Json
 
 BLANK = "\ufffd"
-"""What decoders write for a part of a character. A token of these alone, or an empty one, has no text of its own."""
+"""The decoders' mark for a part of a character. A token of these alone, or an empty one, has no text."""
 BYTES = re.compile(r"bytes:((?:\\x[0-9a-fA-F]{2})+)")
-"""OpenAI's name for a token that is no whole character."""
+"""OpenAI's name for a token that is part of a character."""
 PIECE_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 """SentencePiece's name for a token of one byte."""
 SPECIAL = re.compile(r"<[^<>\s]+>|\[[^\[\]\s]+\]")
-"""The name of a special token, such as ``<s>``, ``<|endoftext|>`` or ``[CLS]``: it may be no part of the text."""
+"""The name of a special token, such as ``<s>``, ``<|endoftext|>`` or ``[CLS]``. The text may lack it."""
 SPACE = re.compile(r"\s{0,200}")
-"""What a special token may swallow; the bound keeps the time in proportion to the text."""
+"""The whitespace that a special token may include; the bound keeps the time linear in the text."""
 SHOWN = 20
 NOT_GIVEN = -1
-"""What SGLang writes for every offset: it counts none."""
+"""SGLang's value for each offset, since it has none."""
 
 Span = tuple[int, int]
-"""The first character of a token, and the one behind its last."""
+"""The first character of a token, and the one after its last."""
 
 
 class Misaligned(ValueError):
-    """Tokens, text and offsets of an answer contradict each other; says where."""
+    """Tokens, text and offsets of an answer contradict each other; the message names the place."""
 
 
 def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
-    """Return the characters of each token of the prompt ``text[:end]``; the tokens behind it are generated.
+    """Return the characters of each token of the prompt ``text[:end]``; the tokens after it are generated.
 
-    Special tokens that are not in the text have an empty span at their place; those in it may have swallowed the
-    whitespace beside them. Servers put a BOS before a text that may begin with one itself: of several such tokens the
-    first are not in the text. A token that begins or ends within a character has the span of what is complete with it.
-    Where a server gives no text for parts of characters, they all have the span of the characters that they make
-    together. A server may leave out the space before a word, or write it as U+2581, and put one before the first word,
-    as SentencePiece does. Raises `Misaligned` if the tokens do not make up the prompt.
+    - A special token that the text lacks has an empty span at its place; one in the text may include the whitespace
+      beside it. If the text begins with a special token and the tokens with several, the text lacks the first ones:
+      servers put a BOS before a BOS.
+    - A token that begins or ends within a character has the span of the characters that it completes. Parts of
+      characters without a text of their own share the span of the characters that they form together.
+    - A server may omit the space before a word, write it as U+2581, or add one before the first word, as SentencePiece
+      does.
+
+    Raises `Misaligned` if the tokens do not form the prompt.
     """
     reader = _Reader(text, end)
     before = _in_front(tokens, text[:end])
@@ -51,14 +54,14 @@ def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
 
 
 def not_echoed(text: Json, prompt: str) -> str | None:
-    """Return how a text does not begin with the prompt that it should echo; None if it does."""
+    """Return how a text differs from the prompt that it should begin with; None if it does not."""
     if isinstance(text, str) and text.startswith(prompt):
         return None
     plain, at = SPECIAL.sub("", prompt), 0
     if not isinstance(text, str):
         return "the answer has no text with the prompt: the server ignores 'echo'"
     if plain and plain != prompt and text.startswith(plain):
-        return "the text begins with the prompt without its special tokens, expected the prompt as it was sent"
+        return "the text begins with the prompt without its special tokens, expected the prompt as sent"
     while at < len(text) and text[at] == prompt[at]:
         at += 1
     if not at:
@@ -74,15 +77,14 @@ def _in_front(tokens: Sequence[str], prompt: str) -> int:
     times = 1
     while times < size and prompt.startswith(tokens[0], times * len(tokens[0])):
         times += 1
-    whole = times * len(tokens[0]) == len(prompt)  # then the others may be generated
+    whole = times * len(tokens[0]) == len(prompt)  # the others may be generated
     return 0 if whole else size - times
 
 
 def check_offsets(offsets: Sequence[Json], tokens: Sequence[str], found: Sequence[Span]) -> None:
-    """Raise `Misaligned` unless ``offsets`` are those of the text, or of the tokens written one after the other.
+    """Raise `Misaligned` unless ``offsets`` are those in the text, or in the joined tokens.
 
-    The latter is how vLLM counts; the two differ by special tokens and by spaces that tokens do not show. Offsets that
-    are all -1 are SGLang's, which counts none.
+    vLLM counts in the joined tokens; the two differ by special tokens and by hidden spaces. SGLang sends -1 for each.
     """
     joined = accumulate((len(token) for token in tokens), initial=0)
     if all(offset == NOT_GIVEN for offset in offsets):
@@ -99,26 +101,26 @@ def _blank(token: str) -> bool:
 
 
 class _Reader:
-    """Goes through the text, token by token."""
+    """Walks through the text, token by token."""
 
     def __init__(self, text: str, end: int) -> None:
         self._text, self._end = text, end
         self._pos = 0
         self._within = 0
-        """Bytes of the character at ``_pos`` that were read."""
+        """The bytes of the character at ``_pos`` that are read."""
         self._found: list[Span] = []
         self._open: list[int] = []
-        """Tokens that have no text for what they stand for: where that ends shows the token behind them."""
+        """Tokens without a text of their own; the next token with a text shows where they end."""
         self._parts = 0
-        """How many parts of characters these stand for at least: each has one to three bytes."""
+        """The least number of parts of characters in them; each part has one to three bytes."""
         self._behind = False
-        """Whether the token before is a special one in the text, or there were only spaces since."""
+        """Whether only spaces were read since a special token in the text."""
 
     def done(self) -> bool:
         return self._pos >= self._end and not self._within and not self._parts
 
     def skip(self, tokens: int) -> None:
-        """Read tokens in front of the text."""
+        """Skip tokens in front of the text."""
         self._found += [(0, 0)] * tokens
 
     def read(self, token: str) -> None:
@@ -127,7 +129,7 @@ class _Reader:
         if self._swallows(token, special) and self._behind:
             start = self._pos
             self._attribute(start)
-            if self.done():  # then the token is generated
+            if self.done():  # the token is generated
                 return
         if not self._open and not self._within and token and self._text.startswith(token, self._pos):
             self._pos += len(token)
@@ -140,7 +142,7 @@ class _Reader:
         self._behind = (special and self._pos > start) or (self._behind and not token.strip(" \u2581"))
 
     def _swallows(self, token: str, special: bool) -> bool:
-        """Go on behind whitespace that only a special token before or behind it can stand for."""
+        """Skip whitespace that only a special token beside it can include; return whether some was skipped."""
         start = self._pos
         if self._open or self._within or not (special or self._behind) or self._text.startswith(token, start):
             return False
@@ -157,7 +159,7 @@ class _Reader:
         return True
 
     def _attribute(self, pos: int) -> None:
-        """Let the special token before have the whitespace up to ``pos``; spaces without text since then are there."""
+        """Extend the special token before to ``pos``; move tokens without text since then to ``pos``."""
         last = len(self._found) - 1
         while last and self._found[last][0] == self._found[last][1]:
             self._found[last] = (pos, pos)
@@ -172,11 +174,11 @@ class _Reader:
             self._attribute(self._pos)
         if self._pos != self._end or self._within:
             at = self._text[self._pos : self._pos + SHOWN]
-            raise Misaligned(f"the tokens do not make up the prompt: they end before or behind its end, at {at!r}")
+            raise Misaligned(f"the tokens do not form the prompt: they end before or after its end, at {at!r}")
         return self._found
 
     def _blank(self, token: str) -> int:
-        """Read a token with parts of characters, or without text; return where it starts."""
+        """Read a token with parts of characters, or without text; return its start."""
         start: int | None = None
         for part in re.split(f"({BLANK}+)", token):
             if part and not _blank(part):
@@ -189,17 +191,17 @@ class _Reader:
         return self._pos if start is None else start
 
     def _advance(self, token: str) -> int:
-        """Read a token, or a piece of one, with text; return where that starts."""
+        """Read a token, or a part of one, with text; return its start."""
         places = [place for place in self._places() if self._fits(token, place)]
         at = self._text[self._pos : self._pos + SHOWN]
         where = f"token {len(self._found)} is {token[:SHOWN]!r} where the text goes on with {at!r}"
         if not places:
             raise Misaligned(f"{where}: tokens and text differ")
         if len(places) > 1 and places[0] != self._pos:
-            raise Misaligned(f"{where}: which characters the tokens before it stand for is not clear")
+            raise Misaligned(f"{where}: the characters of the tokens before it are ambiguous")
         was_open = bool(self._open)
         self._close(places[0])
-        if not (was_open and places[0] == self._end):  # then the token is generated
+        if not (was_open and places[0] == self._end):  # else the token is generated
             self._pos, self._within = self._after(token, places[0]) or (places[0], 0)
         return places[0]
 
@@ -207,7 +209,7 @@ class _Reader:
         return (place == self._end > self._pos) or self._after(token, place) is not None
 
     def _places(self) -> Sequence[int]:
-        """Return where the tokens before may end that have no text for what they stand for."""
+        """Return the possible ends of the tokens without a text."""
         if not self._open:
             return (self._pos,)
         most = 3 * (self._parts + len(self._open))
@@ -221,7 +223,7 @@ class _Reader:
         return found
 
     def _close(self, place: int) -> None:
-        """Let the tokens without text stand for the characters up to ``place`` together."""
+        """Give the tokens without a text the characters up to ``place`` together."""
         for index in self._open:
             if index < len(self._found):
                 self._found[index] = (self._found[index][0], place)
@@ -229,7 +231,7 @@ class _Reader:
         self._pos, self._parts = place, 0
 
     def _after(self, token: str, pos: int) -> tuple[int, int] | None:
-        """Return the place behind ``token`` at ``pos``, in characters and bytes of the next one; None if it differs."""
+        """Return the place after ``token`` at ``pos``, as characters and bytes of the next; None if it differs."""
         text = self._text
         if not self._within and text.startswith(token, pos):
             return pos + len(token), 0
@@ -258,7 +260,7 @@ class _Reader:
 
 
 def _bytes_of(token: str) -> bytes | None:
-    """Return the bytes that a token's name spells; None for a name that is its text."""
+    """Return the bytes that a token's name stands for; None if the name is the text itself."""
     if match := BYTES.fullmatch(token):
         return bytes.fromhex(match[1].replace("\\x", ""))
     match = PIECE_BYTE.fullmatch(token)

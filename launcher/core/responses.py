@@ -1,4 +1,4 @@
-"""Checks what a server answers against what it was asked: only an answer without a fault may be scored or kept."""
+"""Check answers against their requests: only an answer without a fault may be scored or cached."""
 
 from __future__ import annotations
 
@@ -17,23 +17,23 @@ STOPPED = frozenset({"stop", "stop_sequence", "eos_token"})
 """OpenAI's finish reason for an answer that ended by itself or at a stop string, and TGI's two."""
 FINISHED = STOPPED | {"length", "content_filter", "tool_calls", "function_call"}
 """The finish reasons of OpenAI and TGI."""
-NO_FINISH = "the answer says no finish_reason"
+NO_FINISH = "the answer has no finish_reason"
 TINY = 1e-4
-"""Rounding may lift a log-probability so far above 0, or above that of the best token."""
+"""How far rounding may lift a log-probability above 0, or above that of the best token."""
 SEVERAL = 6
-"""So many equal log-probabilities of a prompt are no accident."""
+"""This many equal log-probabilities of a prompt are not real ones."""
 MOST_TOKENS = 100_000_000
 """A count of tokens above this is a mistake."""
 LOWEST = -1e6
 """A log-probability below this is a mistake; servers write -9999 for minus infinity."""
 ZERO_PROBABILITY = -3.4028234663852886e38
-"""What llama.cpp writes for minus infinity: the least float of 32 bits."""
+"""llama.cpp's value for minus infinity: the least float of 32 bits."""
 QUOTED = 200
 SAME_MODEL = re.compile(r"(:latest|[-@]\d{4}-?\d{2}-?\d{2})?")
-"""What may follow the name that was asked for: OpenAI answers with the date of the version, Ollama with ``:latest``."""
+"""A suffix that servers add to the requested name: OpenAI the date of the version, Ollama ``:latest``."""
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = QUOTED
-"""Shows values of any size in a few words."""
+"""Shortens values of any size."""
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
@@ -56,19 +56,19 @@ def error_message(body: Json) -> str | None:
 
 
 class Fault(ValueError):
-    """An answer contradicts itself, or what was asked."""
+    """An answer that contradicts itself or its request."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What is wrong with an answer, or else what is to be said of it; ``notes`` are few and alike for many answers."""
+    """The fault of an answer, or else ``notes`` about it, whose texts are the same for many answers."""
 
     fault: str | None = None
     notes: tuple[str, ...] = ()
 
 
 def checking(handler: Handler) -> Handler:
-    """Return a handler whose answers are checked against the requests that it gets."""
+    """Return a handler that checks each answer against its request."""
 
     async def checked_answer(request: Request) -> Response:
         return checked(request, await handler(request))
@@ -77,7 +77,7 @@ def checking(handler: Handler) -> Handler:
 
 
 def checked(request: Request, response: Response) -> Response:
-    """Return the response with what `check` finds, unless it was checked already, or is a stream or a refusal."""
+    """Return the response with the findings of `check`; a checked one, a stream or an error stays as it is."""
     if response.notes is not None or response.events is not None or not response.ok:
         return response
     found = check(request, response)
@@ -88,7 +88,7 @@ def check(request: Request, response: Response) -> Finding:
     """Check a whole answer with a 2xx status. Never raises; takes time in proportion to the answer's size."""
     try:
         if response.status not in (200, 201):
-            raise Fault(f"HTTP {response.status} is no whole answer")
+            raise Fault(f"HTTP {response.status} is not a complete answer")
         choices = in_order(response.body, expected(request))
         for choice in choices:
             _check_choice(request, choice)
@@ -123,7 +123,7 @@ def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
     if not isinstance(choices, list):
         raise Fault("the answer has no list of 'choices'")
     if len(choices) != number:
-        raise Fault(f"the answer has {len(choices)} choices, {number} were asked for")
+        raise Fault(f"the answer has {len(choices)} choices, expected {number}")
     if not all(isinstance(choice, Mapping) for choice in choices):
         raise Fault("a choice of the answer is not an object")
     indices = [choice.get("index") for choice in choices]
@@ -136,7 +136,7 @@ def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
 def refuses(response: Response) -> bool:
     """Return whether an answer with an error status is the server's own: JSON in OpenAI's shape, or in vLLM's old one.
 
-    Anything else is the page of a proxy, or of another program, and says nothing about the request.
+    Any other body is the page of a proxy or of another program, and does not judge the request.
     """
     body = response.body
     if isinstance(body, Mapping) and body.get("object") == "error":
@@ -146,18 +146,18 @@ def refuses(response: Response) -> bool:
 
 
 def is_page(response: Response) -> bool:
-    """Return whether an error status came with anything but JSON: the page of a proxy before the server."""
+    """Return whether an error has a body other than JSON: the page of a proxy in front of the server."""
     return not response.ok and error_of(response.body).get("type") == NOT_JSON
 
 
 def token_count(usage: Json, key: str) -> int | None:
-    """Return a count of tokens from ``usage``; None for anything but a number that can be one."""
+    """Return a count of tokens from ``usage``; None unless it is a plausible number."""
     value = usage.get(key) if isinstance(usage, Mapping) else None
     return value if _is_int(value) and 0 <= value <= MOST_TOKENS else None
 
 
 def check_stream(events: Sequence[Json]) -> str | None:
-    """Return what is wrong with a whole stream, or None: an error, or the end of a choice that is none of OpenAI's."""
+    """Return the fault of a whole stream, or None: an error event, or an unknown finish reason."""
     for event in events:
         choices = event.get("choices") if isinstance(event, Mapping) else None
         if not isinstance(choices, list) or event.get("error") is not None:
@@ -211,11 +211,13 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
             _check_generated(request, len(logprobs["tokens"]) - len(found), isinstance(prompt, str))
             values += [float(value) for value in logprobs["token_logprobs"][1 : len(found)]]
     if len(values) >= SEVERAL and min(values) == max(values):
-        raise Fault(f"all {len(values)} log-probabilities of the prompt are {values[0]}: they are no measurement")
+        raise Fault(
+            f"all {len(values)} log-probabilities of the prompt are {values[0]}: the server did not compute them"
+        )
 
 
 def _check_lists(logprobs: Mapping[str, Json], choice: Mapping[str, Json], prompt: Json, *, echo: bool) -> list[Span]:
-    """Check the form of completions; return where the tokens of an echoed prompt are."""
+    """Check the format of completions; return the spans of the tokens of an echoed prompt."""
     tokens, values, tops, offsets = (logprobs.get(name) for name in LISTS)
     if not isinstance(values, list) or not isinstance(tokens, list) or len(tokens) != len(values):
         raise Fault("'tokens' and 'token_logprobs' are not two lists of the same length")
@@ -225,7 +227,7 @@ def _check_lists(logprobs: Mapping[str, Json], choice: Mapping[str, Json], promp
     if not all(isinstance(token, str) for token in tokens):
         raise Fault("a token is not a text")
     if echo and (not values or values[0] is not None):
-        raise Fault("the first token of the prompt must have null for its log-probability: nothing is before it")
+        raise Fault("the log-probability of the first prompt token must be null: no token precedes it")
     _check_numbers(values[1:] if echo else values, "token_logprobs")
     found = _aligned(tokens, offsets, choice["text"], prompt) if isinstance(prompt, str) else []
     if tops is not None:
@@ -240,19 +242,19 @@ def _check_lists(logprobs: Mapping[str, Json], choice: Mapping[str, Json], promp
 def _check_generated(request: Request, generated: int, echoed: bool) -> None:
     limit = request.body.get("max_tokens")
     if echoed and _is_int(limit) and generated > limit:
-        raise Fault(f"{generated} tokens are behind the prompt, at most {limit} were asked for")
+        raise Fault(f"{generated} tokens follow the prompt, expected at most {limit}")
 
 
 def _aligned(tokens: Sequence[str], offsets: Json, text: str, prompt: str) -> list[Span]:
     if not all(map(_is_int, offsets)):
-        raise Fault("'text_offset' has something that is no whole number")
+        raise Fault("'text_offset' has a value that is not an integer")
     found = spans(tokens, text, len(prompt))
     check_offsets(offsets, tokens, found)
     return found
 
 
 def _hides_spaces(tokens: Sequence[str], found: Sequence[Span], text: str) -> bool:
-    """Return whether tokens do not show the space that they begin with: then two of them may have one name."""
+    """Return whether tokens hide their leading space, so that two of them may have the same name."""
     pairs = zip(tokens, found, strict=False)
     return any(end - start > len(token) and text[start] == " " for token, (start, end) in pairs)
 
@@ -274,7 +276,7 @@ def _check_tops(tops: Sequence[Json]) -> None:
 
 
 def _odd(token: str, value: Json, top: Mapping[str, float] | None) -> str | None:
-    """Return what is wrong with a token and its alternatives; parts of characters have no name of their own."""
+    """Return the fault of a token and its alternatives; parts of characters have no unique name."""
     if not top or value is None or not token.strip("\ufffd"):
         return None
     if value > max(top.values()) + TINY:
@@ -286,7 +288,7 @@ def _odd(token: str, value: Json, top: Mapping[str, float] | None) -> str | None
 
 
 def _check_content(content: Json) -> None:
-    """Check the form of chats: a list of objects."""
+    """Check the format of chats: a list of objects."""
     if content is None:
         return
     if not isinstance(content, list) or not all(isinstance(entry, Mapping) for entry in content):
@@ -306,7 +308,7 @@ def _notes(request: Request, body: Mapping[str, Json], choices: Sequence[Mapping
     notes = [NO_FINISH] if any(choice.get("finish_reason") is None for choice in choices) else []
     asked, said = request.body.get("model"), body.get("model")
     if said is not None and asked is not None and not _same_model(str(asked), said):
-        notes.append(f"answered by the model {quoted(said)}, asked was {quoted(asked)}")
+        notes.append(f"answered by the model {quoted(said)}, requested was {quoted(asked)}")
     return notes
 
 

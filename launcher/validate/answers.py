@@ -7,36 +7,36 @@ import asyncio
 from launcher.core.responses import STOPPED
 from launcher.core.types import Json
 from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable, usage_of
+from launcher.validate.divergence import ALTERNATIVES, Divergence, divergence, scored_tokens
 from launcher.validate.rounding import tolerance
-from launcher.validate.ties import ALTERNATIVES, Parting, parting, steps
 
 REPEATS = 4
 GREEDY_TOKENS = 12
 
 
-async def completion(subject: CheckContext) -> str:
-    body = await subject.complete()
+async def completion(context: CheckContext) -> str:
+    body = await context.complete()
     choice = body["choices"][0]
     if not isinstance(choice["text"], str):
         raise Failure(f"choices[0].text is {choice['text']!r}, expected a string")
     finish = choice.get("finish_reason")
     if finish not in (*STOPPED, "length", None):
         raise Failure(f"finish_reason is {finish!r}, expected stop or length")
-    return "; ".join([f"answered {choice['text']!r} ({finish})", *sorted(subject.notes)])
+    return "; ".join([f"answered {choice['text']!r} ({finish})", *sorted(context.notes)])
 
 
-async def chat(subject: CheckContext) -> str:
+async def chat(context: CheckContext) -> str:
     messages = [{"role": "user", "content": "7+5="}]
-    body = await subject.post("/v1/chat/completions", {"messages": messages, "max_tokens": 16, "temperature": 0})
+    body = await context.post("/v1/chat/completions", {"messages": messages, "max_tokens": 16, "temperature": 0})
     message = body["choices"][0]["message"]
     if message["role"] != "assistant" or not isinstance(message.get("content"), str | None):
         raise Failure(f"choices[0].message is {message!r}, expected role assistant and text")
     return f"answered {message.get('content')!r}"
 
 
-async def token_accounting(subject: CheckContext) -> str:
+async def token_accounting(context: CheckContext) -> str:
     """``usage`` must count tokens: those that logprobs lists, and those that ``/tokenize`` finds in the prompt."""
-    body = await subject.complete(logprobs=1, max_tokens=6)
+    body = await context.complete(logprobs=1, max_tokens=6)
     usage, choice = usage_of(body), body["choices"][0]
     listed = len(choice["logprobs"]["tokens"]) if choice.get("logprobs") else None
     _expect("usage.total_tokens", usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
@@ -44,45 +44,45 @@ async def token_accounting(subject: CheckContext) -> str:
         _expect("usage.completion_tokens", usage["completion_tokens"], listed)
     if choice.get("finish_reason") == "length":
         _expect("usage.completion_tokens with finish_reason length", usage["completion_tokens"], 6)
-    counted = await _prompt_tokens(subject)
+    counted = await _prompt_tokens(context)
     if counted is not None:
         _expect("usage.prompt_tokens", usage["prompt_tokens"], counted)
     return f"{usage['prompt_tokens']} prompt + {usage['completion_tokens']} generated tokens"
 
 
-async def _prompt_tokens(subject: CheckContext) -> int | None:
+async def _prompt_tokens(context: CheckContext) -> int | None:
     """Count the prompt's tokens with ``/tokenize``, which only our own servers are sure to have."""
-    if not subject.endpoint.is_builtin:
+    if not context.endpoint.is_builtin:
         return None
-    url = f"{subject.endpoint.root}/tokenize"
-    response = await subject.client.post(url, {"prompt": subject.settings.prompt})
+    url = f"{context.endpoint.root}/tokenize"
+    response = await context.client.post(url, {"prompt": context.settings.prompt})
     return len(response.body["tokens"]) if response.ok else None
 
 
-async def greedy_repeats(subject: CheckContext) -> str:
+async def greedy_repeats(context: CheckContext) -> str:
     """The same greedy request, alone and then several at a time, must give the same text.
 
     In a batch of another size a model rounds otherwise. So an answer may go another way where two tokens are closer
     than rounding explains; what follows there is another text, and is not compared.
     """
-    alone = await greedy(subject)
-    together = await asyncio.gather(*(greedy(subject) for _ in range(REPEATS)))
-    partings = [found for body in together if (found := await near_tie(subject, alone, body)) is not None]
-    if not partings:
+    alone = await greedy(context)
+    together = await asyncio.gather(*(greedy(context) for _ in range(REPEATS)))
+    divergences = [found for body in together if (found := await near_tie(context, alone, body)) is not None]
+    if not divergences:
         return f"{REPEATS + 1} times the same text"
-    accepted = await tolerance(subject)
-    return f"{len(partings)} of {REPEATS} answers part at a near-tie: {partings[0]}; the tolerance is {accepted}"
+    accepted = await tolerance(context)
+    return f"{len(divergences)} of {REPEATS} answers part at a near-tie: {divergences[0]}; the tolerance is {accepted}"
 
 
-async def greedy(subject: CheckContext, **more: Json) -> Json:
+async def greedy(context: CheckContext, **more: Json) -> Json:
     """Ask for a greedy answer with the likeliest alternatives, or without where the server does not give any."""
     try:
-        return await subject.complete(max_tokens=GREEDY_TOKENS, logprobs=ALTERNATIVES, **more)
+        return await context.complete(max_tokens=GREEDY_TOKENS, logprobs=ALTERNATIVES, **more)
     except Failure:
-        return await subject.complete(max_tokens=GREEDY_TOKENS, **more)
+        return await context.complete(max_tokens=GREEDY_TOKENS, **more)
 
 
-async def near_tie(subject: CheckContext, one: Json, other: Json) -> Parting | None:
+async def near_tie(context: CheckContext, one: Json, other: Json) -> Divergence | None:
     """Return where two greedy answers part at tokens that rounding cannot tell apart; None where they are equal.
 
     Raises `Failure` where they differ in any other way.
@@ -90,10 +90,10 @@ async def near_tie(subject: CheckContext, one: Json, other: Json) -> Parting | N
     if _text(one) == _text(other):
         return None
     differ = f"temperature 0 gave {_text(one)!r} and {_text(other)!r}"
-    first, second = steps(one), steps(other)
+    first, second = scored_tokens(one), scored_tokens(other)
     if first is None or second is None:
         raise Failure(f"{differ}; without log-probabilities only the same text is accepted")
-    found, accepted = parting(first, second), await tolerance(subject)
+    found, accepted = divergence(first, second), await tolerance(context)
     if found is None:
         raise Failure(f"{differ} from the same tokens")
     if found.gap is None or not found.gap <= accepted.value:
@@ -101,10 +101,10 @@ async def near_tie(subject: CheckContext, one: Json, other: Json) -> Parting | N
     return found
 
 
-async def own_parameters(subject: CheckContext) -> str:
+async def own_parameters(context: CheckContext) -> str:
     """Requests that run together must each keep their own limits."""
     limits = (1, 3, 7, 2, 5)
-    bodies = await asyncio.gather(*(subject.complete(max_tokens=n) for n in limits))
+    bodies = await asyncio.gather(*(context.complete(max_tokens=n) for n in limits))
     for limit, body in zip(limits, bodies, strict=True):
         used, reason = usage_of(body)["completion_tokens"], body["choices"][0].get("finish_reason")
         if used > limit or (reason == "length" and used != limit):
@@ -112,32 +112,32 @@ async def own_parameters(subject: CheckContext) -> str:
     return f"max_tokens {', '.join(map(str, limits))} at the same time, each kept"
 
 
-async def stop_trimmed(subject: CheckContext) -> str:
+async def stop_trimmed(context: CheckContext) -> str:
     """A stop string taken from the model's own text must end it there, and must not be part of the answer."""
     for _ in range(REPEATS):
-        whole = await greedy(subject)
+        whole = await greedy(context)
         text = _text(whole)
         if len(text) < 2:
             raise NotApplicable(f"the model's answer {text!r} is too short to cut")
         stop = text[1:3]
-        body = await greedy(subject, stop=stop)
+        body = await greedy(context, stop=stop)
         expected = text[: text.index(stop)]
         if _text(body) == expected:
             finish = body["choices"][0].get("finish_reason")
             _expect("finish_reason at a stop string", "stop" if finish in STOPPED else finish, "stop")
             return f"cut before {stop!r}"
-        if not await _went_another_way(subject, whole, body):
+        if not await _went_another_way(context, whole, body):
             raise Failure(f"stop={stop!r} gave {_text(body)!r}, expected {expected!r}")
     raise NotApplicable(f"in {REPEATS} tries the model never gave the same answer twice, each time at a near-tie")
 
 
-async def _went_another_way(subject: CheckContext, whole: Json, cut: Json) -> bool:
+async def _went_another_way(context: CheckContext, whole: Json, cut: Json) -> bool:
     """Whether a cut answer is that of another text, which begins at a near-tie before the stop string."""
-    first, second = steps(whole), steps(cut)
+    first, second = scored_tokens(whole), scored_tokens(cut)
     if first is None or second is None:
         return False
-    found = parting(first[: len(second)], second)
-    return found is not None and found.gap is not None and found.gap <= (await tolerance(subject)).value
+    found = divergence(first[: len(second)], second)
+    return found is not None and found.gap is not None and found.gap <= (await tolerance(context)).value
 
 
 def _text(body: Json) -> str:

@@ -28,9 +28,9 @@ async def validate(
     """
     found: list[Check] = []
     async with Client(endpoint, timeout_s=settings.timeout_s) as client:
-        subject = CheckContext(endpoint, client, settings, vocabulary)
+        context = CheckContext(endpoint, client, settings, vocabulary)
         for check in CHECKS:
-            found.append(await check.run(subject, needed))
+            found.append(await check.run(context, needed))
             if check.need is Capability.serving and found[-1].ok is False:
                 break
     return tuple(found)

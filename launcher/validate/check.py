@@ -87,14 +87,14 @@ def usage_of(body: Json) -> dict[str, int]:
 
 
 @dataclass(frozen=True)
-class Measured:
+class Measurement:
     """A detail, and the numbers that it tells of."""
 
     detail: str
     numbers: Mapping[str, Json]
 
 
-Procedure = Callable[[CheckContext], Awaitable[str | Measured]]
+Procedure = Callable[[CheckContext], Awaitable[str | Measurement]]
 
 
 @dataclass(frozen=True)
@@ -106,24 +106,24 @@ class CheckDefinition:
     need: Capability
     procedure: Procedure
 
-    async def run(self, subject: CheckContext, needed: frozenset[Capability]) -> Check:
+    async def run(self, context: CheckContext, needed: frozenset[Capability]) -> Check:
         """Run the check. Where nothing needs the ability, its failure is reported as not applicable."""
-        if self.name in subject.settings.skip:
+        if self.name in context.settings.skip:
             return Check(self.name, None, "left out by validate.skip", id=self.id)
         start = time.perf_counter()
-        ok, found = await self._outcome(subject)
-        detail, numbers = (found.detail, found.numbers) if isinstance(found, Measured) else (found, {})
+        ok, found = await self._outcome(context)
+        detail, numbers = (found.detail, found.numbers) if isinstance(found, Measurement) else (found, {})
         if ok is False and self.need not in needed:
             ok, detail = None, f"not needed by the chosen tasks: {detail}"
         detail = one_line(detail, QUOTED)
         return Check(self.name, ok, detail, round(time.perf_counter() - start, 4), numbers, self.id)
 
-    async def _outcome(self, subject: CheckContext) -> tuple[bool | None, str | Measured]:
+    async def _outcome(self, context: CheckContext) -> tuple[bool | None, str | Measurement]:
         try:
-            async with asyncio.timeout(subject.settings.timeout_s):
-                return True, await self.procedure(subject)
+            async with asyncio.timeout(context.settings.timeout_s):
+                return True, await self.procedure(context)
         except TimeoutError:
-            return False, f"no answer within {subject.settings.timeout_s:g} s"
+            return False, f"no answer within {context.settings.timeout_s:g} s"
         except NotApplicable as reason:
             return None, str(reason)
         except (Failure, TransportError, OSError) as failure:

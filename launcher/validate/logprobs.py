@@ -12,7 +12,7 @@ from launcher.validate.check import (
     CheckContext,
     CheckDefinition,
     Failure,
-    Measured,
+    Measurement,
     NotApplicable,
     usage_of,
 )
@@ -21,16 +21,16 @@ from launcher.validate.rounding import ROOM, reference, texts, tolerance
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
-async def echo_aligned(subject: CheckContext) -> str:
+async def echo_aligned(context: CheckContext) -> str:
     """With echo, every list of logprobs has an entry per prompt token and per generated token; the first is null."""
-    body = await _score(subject, subject.settings.prompt)
+    body = await _score(context, context.settings.prompt)
     choice, usage = body["choices"][0], usage_of(body)
     expected = usage["prompt_tokens"] + usage["completion_tokens"]
     lists = {name: choice["logprobs"][name] for name in LISTS}
     for name, values in lists.items():
         if len(values) != expected:
             raise Failure(f"logprobs.{name} has {len(values)} entries for {expected} tokens")
-    if not choice["text"].startswith(subject.settings.prompt):
+    if not choice["text"].startswith(context.settings.prompt):
         raise Failure(f"echo: the text starts with {choice['text'][:40]!r}, not with the prompt")
     if lists["token_logprobs"][0] is not None or lists["top_logprobs"][0] is not None:
         raise Failure("logprobs of the first prompt token must be null")
@@ -46,46 +46,46 @@ def _check_values(lists: dict[str, Json]) -> None:
             raise Failure(f"logprobs.token_logprobs[{i}] is {value}, above the best alternative {max(top.values())}")
 
 
-async def equal_to_forward(subject: CheckContext) -> Measured:
+async def equal_to_forward(context: CheckContext) -> Measurement:
     """Compare with plain forward passes of the same weights: prompts, and then tokens generated one by one.
 
     The prompts are asked alone and among others. Generated tokens see the prompt through the cache only.
     """
-    if not subject.endpoint.is_builtin:
+    if not context.endpoint.is_builtin:
         raise NotApplicable("a server of another program offers no direct forward pass")
-    sequences, accepted = await texts(subject), await tolerance(subject)
-    found = {"prompt": await _of_prompts(subject, sequences), "generated": await _of_generated(subject, sequences)}
+    sequences, accepted = await texts(context), await tolerance(context)
+    found = {"prompt": await _of_prompts(context, sequences), "generated": await _of_generated(context, sequences)}
     for kind, differences in found.items():
-        if (complaint := accepted.complaint(differences)) is not None:
+        if (complaint := accepted.violation(differences)) is not None:
             raise Failure(f"log-probabilities of {kind} tokens differ {complaint} from a direct forward pass")
     every = [d for differences in found.values() for d in differences]
     worst, median = accepted.worst(every), statistics.median(every)
     detail = (
         f"largest difference {worst:.1e}, median {median:.1e} over {len(every)} tokens; the tolerance is {accepted}"
     )
-    return Measured(detail, {"largest_difference": worst, "median_difference": median, "tokens": len(every)})
+    return Measurement(detail, {"largest_difference": worst, "median_difference": median, "tokens": len(every)})
 
 
-async def _of_prompts(subject: CheckContext, sequences: list[list[int]]) -> list[float]:
+async def _of_prompts(context: CheckContext, sequences: list[list[int]]) -> list[float]:
     """Return the differences of prompt tokens, some of them of the same prompt in parts."""
-    first, expected = sequences[0], [await _expected(subject, tokens) for tokens in sequences]
+    first, expected = sequences[0], [await _expected(context, tokens) for tokens in sequences]
     asked = [(first[:n], expected[0]) for n in (len(first) - 1, 3, len(first))]
     asked += zip(sequences, expected, strict=True)
-    bodies = await asyncio.gather(*(_score(subject, tokens) for tokens, _ in asked))
+    bodies = await asyncio.gather(*(_score(context, tokens) for tokens, _ in asked))
     return [d for body, (_, known) in zip(bodies, asked, strict=True) for d in _differences(_prompt(body), known)]
 
 
-async def _of_generated(subject: CheckContext, sequences: list[list[int]]) -> list[float]:
+async def _of_generated(context: CheckContext, sequences: list[list[int]]) -> list[float]:
     """Return the differences of generated tokens; each sequence is made to repeat its last token."""
     forced = [tokens[-1] for tokens in sequences]
     bodies = await asyncio.gather(
         *(
-            subject.complete(prompt=tokens, logprobs=1, max_tokens=ROOM, logit_bias={str(token): 100}, ignore_eos=True)
+            context.complete(prompt=tokens, logprobs=1, max_tokens=ROOM, logit_bias={str(token): 100}, ignore_eos=True)
             for tokens, token in zip(sequences, forced, strict=True)
         )
     )
     whole = [[*tokens, *[token] * ROOM] for tokens, token in zip(sequences, forced, strict=True)]
-    expected = [(await _expected(subject, tokens))[-ROOM:] for tokens in whole]
+    expected = [(await _expected(context, tokens))[-ROOM:] for tokens in whole]
     generated = [body["choices"][0]["logprobs"]["token_logprobs"] for body in bodies]
     if any(len(seen) != ROOM for seen in generated):
         raise Failure(
@@ -94,12 +94,12 @@ async def _of_generated(subject: CheckContext, sequences: list[list[int]]) -> li
     return [d for seen, known in zip(generated, expected, strict=True) for d in _differences(seen, known)]
 
 
-async def _expected(subject: CheckContext, tokens: list[int]) -> list[float]:
-    return [float(v) for v in (await reference(subject, tokens))["token_logprobs"] if v is not None]
+async def _expected(context: CheckContext, tokens: list[int]) -> list[float]:
+    return [float(v) for v in (await reference(context, tokens))["token_logprobs"] if v is not None]
 
 
-async def _score(subject: CheckContext, prompt: str | list[int]) -> Json:
-    return await subject.complete(prompt=prompt, echo=True, logprobs=1, max_tokens=1)
+async def _score(context: CheckContext, prompt: str | list[int]) -> Json:
+    return await context.complete(prompt=prompt, echo=True, logprobs=1, max_tokens=1)
 
 
 def _prompt(body: Json) -> list[float]:

@@ -9,8 +9,8 @@ from contextlib import suppress
 
 from launcher.core.errors import TransportError
 from launcher.core.types import Json
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Measured, NotApplicable
-from launcher.validate.tolerance import WIDER, Loaded, Tolerance, assumed, given, measured
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Measurement, NotApplicable
+from launcher.validate.tolerance import WIDER, EngineFacts, Tolerance, assumed, given, measured
 
 PROBES = (
     "Water boils at 100 degrees and freezes at 0. Paris is the capital of France; Rome is that of Italy. 12+30=42.",
@@ -21,36 +21,36 @@ ROOM = 8
 """So many tokens can follow each text within the context."""
 
 
-async def rounding(subject: CheckContext) -> Measured:
+async def rounding(context: CheckContext) -> Measurement:
     """A plain forward pass must be as exact as its type allows; how exact it is decides the tolerance."""
-    found = await tolerance(subject)
-    if found.beyond:
+    found = await tolerance(context)
+    if found.exceeds_rounding:
         raise Failure(
             f"a plain forward pass in {found.dtype} is off by {found.typical_rounding:.2g} nats in the median from the "
             f"same pass in {found.exact_dtype}; rounding explains at most {found.most:.2g}"
         )
-    return Measured(f"log-probabilities may differ by {found}", found.to_json())
+    return Measurement(f"log-probabilities may differ by {found}", found.to_json())
 
 
-async def tolerance(subject: CheckContext) -> Tolerance:
+async def tolerance(context: CheckContext) -> Tolerance:
     """Return how far log-probabilities of this endpoint may be apart; it is found out once."""
-    if not subject.tolerances:
-        subject.tolerances.append(await _derived(subject))
-    return subject.tolerances[0]
+    if not context.tolerances:
+        context.tolerances.append(await _derived(context))
+    return context.tolerances[0]
 
 
-async def _derived(subject: CheckContext) -> Tolerance:
-    engine = Loaded.of(await _engine(subject))
-    if subject.settings.tolerance is not None:
-        return given(subject.settings.tolerance, engine.dtype)
-    if not subject.endpoint.is_builtin:
+async def _derived(context: CheckContext) -> Tolerance:
+    engine = EngineFacts.of(await _engine(context))
+    if context.settings.tolerance is not None:
+        return given(context.settings.tolerance, engine.dtype)
+    if not context.endpoint.is_builtin:
         return assumed(engine.dtype, "a server of another program offers no plain forward pass to measure it with")
     if engine.dtype not in WIDER:
         return assumed(engine.dtype, "there is no wider type to measure it with")
-    patience_s = subject.settings.timeout_s / 2
+    patience_s = context.settings.timeout_s / 2
     try:
         async with asyncio.timeout(patience_s):
-            passes = [await _passes(subject, tokens) for tokens in await texts(subject)]
+            passes = [await _passes(context, tokens) for tokens in await texts(context)]
             return measured(engine, [pair for found in passes for pair in found])
     except NotApplicable as reason:
         return assumed(engine.dtype, str(reason))
@@ -58,42 +58,42 @@ async def _derived(subject: CheckContext) -> Tolerance:
         return assumed(engine.dtype, f"measuring it took longer than {patience_s:g} s, half of validate.timeout_s")
 
 
-async def _engine(subject: CheckContext) -> dict[str, Json]:
+async def _engine(context: CheckContext) -> dict[str, Json]:
     """Return what the server says of its engine; nothing for one that has no such route."""
     with suppress(TransportError):
-        response = await subject.client.get(f"{subject.endpoint.root}/engine")
+        response = await context.client.get(f"{context.endpoint.root}/engine")
         if response.ok and isinstance(response.body, dict):
             return response.body
     return {}
 
 
-async def texts(subject: CheckContext) -> list[list[int]]:
+async def texts(context: CheckContext) -> list[list[int]]:
     """Return the tokens of the settings' prompt, then of `PROBES`, each as long as the context allows."""
-    return [await _tokens(subject, text) for text in (subject.settings.prompt, *PROBES)]
+    return [await _tokens(context, text) for text in (context.settings.prompt, *PROBES)]
 
 
-async def _tokens(subject: CheckContext, text: str) -> list[int]:
-    response = await subject.client.post(f"{subject.endpoint.root}/tokenize", {"prompt": text})
+async def _tokens(context: CheckContext, text: str) -> list[int]:
+    response = await context.client.post(f"{context.endpoint.root}/tokenize", {"prompt": text})
     if not response.ok:
         raise Failure(f"/tokenize answered HTTP {response.status}")
     return [int(token) for token in response.body["tokens"][: response.body["max_model_len"] - ROOM]]
 
 
-async def reference(subject: CheckContext, tokens: list[int], exact: bool = False) -> Mapping[str, Json]:
+async def reference(context: CheckContext, tokens: list[int], exact: bool = False) -> Mapping[str, Json]:
     """Return what ``/reference_logprobs`` says; `NotApplicable` for an engine that has no plain forward pass."""
-    url = f"{subject.endpoint.root}/reference_logprobs"
-    answer = await subject.client.post(url, {"tokens": tokens, "exact": exact})
+    url = f"{context.endpoint.root}/reference_logprobs"
+    answer = await context.client.post(url, {"tokens": tokens, "exact": exact})
     if not answer.ok:
         raise NotApplicable(f"this engine offers no direct forward pass (HTTP {answer.status})")
     return dict(answer.body)
 
 
-async def _passes(subject: CheckContext, tokens: list[int]) -> list[tuple[float, float]]:
+async def _passes(context: CheckContext, tokens: list[int]) -> list[tuple[float, float]]:
     """Return the log-probability of each token but the first, by a plain pass and by an exact one.
 
     Raises `NotApplicable` with the reason where the engine cannot compute one of them.
     """
-    body = await reference(subject, tokens, exact=True)
+    body = await reference(context, tokens, exact=True)
     if body["exact_token_logprobs"] is None:
         raise NotApplicable(f"the pass in a wider type cannot be computed: {body['exact_reason']}")
     plain, exact = ([_number(v) for v in body[key][1:]] for key in ("token_logprobs", "exact_token_logprobs"))

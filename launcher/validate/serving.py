@@ -5,24 +5,24 @@ from __future__ import annotations
 from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable
 
 
-async def ready(subject: CheckContext) -> str:
+async def ready(context: CheckContext) -> str:
     """Our own servers say on ``/ready`` that the weights are loaded and that a real token was produced."""
-    if not subject.endpoint.is_builtin:
+    if not context.endpoint.is_builtin:
         raise NotApplicable("a server of another program has no /ready of ours")
-    response = await subject.client.get(f"{subject.endpoint.root}/ready")
+    response = await context.client.get(f"{context.endpoint.root}/ready")
     if not response.ok:
         raise Failure(f"/ready answered HTTP {response.status}: {str(response.body)[:200]}")
     return "weights loaded, a token produced"
 
 
-async def model_listed(subject: CheckContext) -> str:
-    response = await subject.client.get(f"{subject.endpoint.url}/models")
+async def model_listed(context: CheckContext) -> str:
+    response = await context.client.get(f"{context.endpoint.url}/models")
     if not response.ok:
         raise Failure(f"/v1/models answered HTTP {response.status}")
     names = [entry["id"] for entry in response.body["data"]]
-    if subject.endpoint.model not in names:
-        raise Failure(f"/v1/models lists {', '.join(names) or 'nothing'}, not {subject.endpoint.model}")
-    return f"{subject.endpoint.model} is served"
+    if context.endpoint.model not in names:
+        raise Failure(f"/v1/models lists {', '.join(names) or 'nothing'}, not {context.endpoint.model}")
+    return f"{context.endpoint.model} is served"
 
 
 CHECKS = (

@@ -45,37 +45,37 @@ class Reading:
     """Whether the file says what stands around a text."""
 
 
-async def tokens_of_the_file(subject: CheckContext) -> str:
+async def tokens_of_the_file(context: CheckContext) -> str:
     """Compare ``/tokenize`` and ``/detokenize`` with the checkpoint's ``tokenizer.json`` or SentencePiece model."""
-    if not subject.endpoint.is_builtin:
+    if not context.endpoint.is_builtin:
         raise NotApplicable("a server of another program has no /tokenize of ours")
-    if subject.vocabulary is None:
+    if context.vocabulary is None:
         raise NotApplicable("the model has no files, or the engine reads none")
-    reading = _read(subject.vocabulary)
+    reading = _read(context.vocabulary)
     for text in reading.texts:
         for special in (True, False) if reading.both else (False,):
-            await _compare(subject, reading, text, special)
+            await _compare(context, reading, text, special)
     return f"{len(reading.texts)} texts as by {reading.file.name}"
 
 
-async def _compare(subject: CheckContext, reading: Reading, text: str, special: bool) -> None:
+async def _compare(context: CheckContext, reading: Reading, text: str, special: bool) -> None:
     try:
         with encoding():
             ids = reading.encode(text, special)
     except TextRefused as error:
         raise Failure(f"{reading.file}: {error}") from None
-    seen = await _ask(subject, "tokenize", {"prompt": text, "add_special_tokens": special}, "tokens")
+    seen = await _ask(context, "tokenize", {"prompt": text, "add_special_tokens": special}, "tokens")
     if seen != ids:
         at = next((i for i, (one, other) in enumerate(zip(seen, ids, strict=False)) if one != other), len(ids))
         shown = f"{seen[at : at + 3]}, expected {ids[at : at + 3]}"
         raise Failure(f"/tokenize of {text!r} differs from {reading.file} at token {at}: {shown}")
-    back, expected = await _ask(subject, "detokenize", {"tokens": ids}, "prompt"), reading.decode(ids)
+    back, expected = await _ask(context, "detokenize", {"tokens": ids}, "prompt"), reading.decode(ids)
     if back not in (expected, text):
         raise Failure(f"/detokenize gives {str(back)[:100]!r} for the tokens of {text!r}, expected {expected!r}")
 
 
-async def _ask(subject: CheckContext, route: str, body: Json, field: str) -> Any:
-    response = await subject.client.post(f"{subject.endpoint.root}/{route}", body)
+async def _ask(context: CheckContext, route: str, body: Json, field: str) -> Any:
+    response = await context.client.post(f"{context.endpoint.root}/{route}", body)
     if not response.ok:
         raise Failure(f"/{route} answered HTTP {response.status}: {str(response.body)[:200]}")
     return response.body[field]

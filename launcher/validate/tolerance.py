@@ -62,12 +62,12 @@ class Tolerance:
         return f"{self.value:.2g} nats ({self.why})"
 
     @property
-    def beyond(self) -> bool:
+    def exceeds_rounding(self) -> bool:
         """Whether a plain pass is further from an exact one than rounding explains."""
         found, most = self.typical_rounding, self.most
         return found is not None and most is not None and not found <= most
 
-    def complaint(self, differences: Sequence[float]) -> str | None:
+    def violation(self, differences: Sequence[float]) -> str | None:
         """Return why ``differences`` are more than rounding explains, None if they are not."""
         worst, median = self.worst(differences), statistics.median(differences)
         if not worst <= self.value:
@@ -96,7 +96,7 @@ def assumed(dtype: str, why: str) -> Tolerance:
     return Tolerance(value, value, name, "assumed", f"{ASSUMED_EPSILONS:g} epsilons of {told}; {why}")
 
 
-def measured(engine: Loaded, pairs: Iterable[tuple[float, float]]) -> Tolerance:
+def measured(engine: EngineFacts, pairs: Iterable[tuple[float, float]]) -> Tolerance:
     """Derive a tolerance from pairs of log-probabilities of the same token: a plain pass's, and the exact one's.
 
     Neither comes from the batched, cached path that is then held to the tolerance.
@@ -130,7 +130,7 @@ def measured(engine: Loaded, pairs: Iterable[tuple[float, float]]) -> Tolerance:
 
 
 @dataclass(frozen=True)
-class Loaded:
+class EngineFacts:
     """What a server's ``/engine`` tells of its model: the floating point type (empty: not told), layers, experts."""
 
     dtype: str
@@ -138,7 +138,7 @@ class Loaded:
     experts: bool
 
     @classmethod
-    def of(cls, engine: Mapping[str, Json]) -> Loaded:
+    def of(cls, engine: Mapping[str, Json]) -> EngineFacts:
         dtype, layers = engine.get("dtype"), engine.get("layers")
         known = dtype if isinstance(dtype, str) and dtype in EPSILON else ""
         return cls(known, layers if isinstance(layers, int) else 0, bool(engine.get("experts")))

@@ -96,7 +96,7 @@ def lists(body: Json) -> Json:
         (lambda b: first(b).update(index=False), "indices"),
         (lambda b: first(b).update(index="0"), "indices"),
         (lambda b: first(b).pop("index"), "indices"),
-        (lambda b: b["choices"].append(said("5")), "2 choices, 1 were asked"),
+        (lambda b: b["choices"].append(said("5")), "2 choices, expected 1"),
         (lambda b: b["choices"].clear(), "0 choices"),
         (lambda b: b.update(choices=[3]), "not an object"),
         (lambda b: b.update(choices={"0": said("4")}), "no list"),
@@ -161,13 +161,13 @@ def one_token_less(body: Json) -> None:
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        (constant, "they are no measurement"),
+        (constant, "the server did not compute them"),
         (counting_bytes, "text_offset"),
         (counting_utf16, "text_offset"),
         (shifted, "in one list and"),
         (other_tokens, "tokens and text differ"),
         (one_token_less, "tokens and text differ"),
-        (lambda b: b["choices"].pop(), "1 choices, 2 were asked"),
+        (lambda b: b["choices"].pop(), "1 choices, expected 2"),
         (lambda b: first(b).update(index=1), "indices"),
         (lambda b: first(b).update(logprobs=None), "no 'logprobs'"),
         (lambda b: first(b).update(text="!"), "ignores 'echo'"),
@@ -178,13 +178,13 @@ def one_token_less(body: Json) -> None:
         (lambda b: lists(b).update(text_offset=None), "'text_offset' is not a list"),
         (lambda b: lists(b)["text_offset"].pop(), "'text_offset' is not a list"),
         (lambda b: lists(b)["top_logprobs"].pop(0), "'top_logprobs' is not a list"),
-        (lambda b: lists(b)["token_logprobs"].__setitem__(0, -0.1), "must have null"),
+        (lambda b: lists(b)["token_logprobs"].__setitem__(0, -0.1), "must be null"),
         (lambda b: lists(b)["token_logprobs"].__setitem__(7, None), "expected a number"),
         (lambda b: lists(b)["token_logprobs"].__setitem__(7, 0.5), "not above 0"),
         (lambda b: lists(b)["token_logprobs"].__setitem__(7, -1e300), "finite"),
         (lambda b: lists(b)["token_logprobs"].__setitem__(7, -0.001), "above that of the best|in one list"),
-        (lambda b: lists(b)["text_offset"].__setitem__(7, 7.0), "whole number"),
-        (lambda b: lists(b)["text_offset"].__setitem__(1, True), "whole number"),
+        (lambda b: lists(b)["text_offset"].__setitem__(7, 7.0), "not an integer"),
+        (lambda b: lists(b)["text_offset"].__setitem__(1, True), "not an integer"),
         (lambda b: lists(b)["tokens"].__setitem__(7, None), "not a text"),
         (lambda b: lists(b)["top_logprobs"].__setitem__(7, [1]), "expected an object"),
         (lambda b: lists(b)["top_logprobs"].__setitem__(7, {"x": "y"}), "expected a number"),
@@ -218,7 +218,7 @@ def test_an_echo_of_something_else_is_told_from_none(text: Json, reason: str) ->
 
 
 def test_a_status_of_an_unfinished_answer_fails() -> None:
-    assert fault(completion(), BODY, status=206) == "HTTP 206 is no whole answer"
+    assert fault(completion(), BODY, status=206) == "HTTP 206 is not a complete answer"
 
 
 def test_a_completion_is_no_chat_and_a_chat_no_completion() -> None:
@@ -424,7 +424,7 @@ def test_the_check_is_of_the_sent_request() -> None:
     assert fault(completion(prompt=["a", "b"], n=2), body) is None
     assert fault(completion(prompt=[[1, 2], [3]], n=2), body) is None
     assert fault(completion(prompt=[1, 2], n=4), body) is None
-    assert fault(completion(prompt=[1, 2], n=2), body) == "the answer has 4 choices, 2 were asked for"
+    assert fault(completion(prompt=[1, 2], n=2), body) == "the answer has 4 choices, expected 2"
     assert fault(replace(ASKED, body=dict(ASKED.body) | {"logprobs": None, "prompt": PROMPTS[0]}), answered(
         "text_completion", [said(PROMPTS[0] + "!", finish="length")])) is None  # fmt: skip
     assert CONTENT["content"]

@@ -165,7 +165,7 @@ async def test_a_large_answer_of_no_use_is_kept_in_part(tmp_path: Path) -> None:
 async def test_another_model_is_counted(tmp_path: Path) -> None:
     found = await lines(tmp_path, lie(lambda b: b.update(model="other")))
     assert {line["status"] for line in found} == {"scored"}
-    assert {note for line in found for note in line["notes"]} == {"answered by the model 'other', asked was 'm'"}
+    assert {note for line in found for note in line["notes"]} == {"answered by the model 'other', requested was 'm'"}
 
 
 @pytest.mark.parametrize("usage", ["n/a", [], {"completion_tokens": "n/a"}, {"completion_tokens": 1e300, "x": []}, -1])

@@ -76,9 +76,9 @@ def test_the_most_common_reason_of_each_loss_is_said(tmp_path):
 
 
 def test_notes_are_shown_with_their_number(tmp_path):
-    notes = {"answered by the model '[red]\x1b[31m', asked was 'm'": 7}
+    notes = {"answered by the model '[red]\x1b[31m', requested was 'm'": 7}
     rep = report(tasks={"t": TaskResult({}, {"scored": 7, "total": 7}, notes=notes)})
-    assert "\nt note (7 answers): answered by the model '[red][31m', asked was 'm'\n" in printed(rep, tmp_path)
+    assert "\nt note (7 answers): answered by the model '[red][31m', requested was 'm'\n" in printed(rep, tmp_path)
     assert to_json(rep)["tasks"]["t"]["notes"] == notes
     assert "note, 7 times: answered by the model" in page.write(rep, tmp_path).read_text()
 

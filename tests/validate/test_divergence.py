@@ -12,7 +12,7 @@ from launcher.core.types import Check
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
-from launcher.validate.ties import END, Step, parting, steps
+from launcher.validate.divergence import END, ScoredToken, divergence, scored_tokens
 from tests.validate.lying import Lie, server
 
 AT = 5
@@ -104,14 +104,17 @@ async def test_a_tolerance_that_is_given_decides(tmp_path: Path) -> None:
 
 
 def test_an_answer_that_ends_where_another_goes_on_parts_there() -> None:
-    one = [Step("a", -0.1, {"a": -0.1, "b": -2.0}), Step("c", -0.6, {"c": -0.6, "d": -0.7})]
-    found = parting(one[:1], one)
+    one = [ScoredToken("a", -0.1, {"a": -0.1, "b": -2.0}), ScoredToken("c", -0.6, {"c": -0.6, "d": -0.7})]
+    found = divergence(one[:1], one)
     assert found is not None
     assert (found.position, found.tokens) == (1, ("c", END))
     assert found.gap == pytest.approx(0.1)
-    assert parting(one, one) is None
+    assert divergence(one, one) is None
 
 
 def test_a_server_without_alternatives_has_no_steps() -> None:
-    assert steps({"choices": [{"logprobs": None}]}) is None
-    assert steps({"choices": [{"logprobs": {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": None}}]}) is None
+    assert scored_tokens({"choices": [{"logprobs": None}]}) is None
+    assert (
+        scored_tokens({"choices": [{"logprobs": {"tokens": ["a"], "token_logprobs": [-1.0], "top_logprobs": None}}]})
+        is None
+    )

@@ -14,7 +14,7 @@ END = "the end"
 
 
 @dataclass(frozen=True)
-class Step:
+class ScoredToken:
     """One generated token, its log-probability, and those of the likeliest tokens at its position."""
 
     token: str
@@ -23,7 +23,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Parting:
+class Divergence:
     """The first position at which two answers have different tokens, and how far apart those are, in nats.
 
     ``gap`` is the larger of what the two answers say; None where one of them does not list the other's token.
@@ -39,28 +39,28 @@ class Parting:
         return f"token {self.position + 1} is {one!r} or {other!r}, {apart}"
 
 
-def steps(body: Json) -> list[Step] | None:
+def scored_tokens(body: Json) -> list[ScoredToken] | None:
     """Return the tokens of a completion with their alternatives; None for a server that gives none."""
     found = body["choices"][0].get("logprobs")
     if not found or not found.get("top_logprobs"):
         return None
     rows = zip(found["tokens"], found["token_logprobs"], found["top_logprobs"], strict=True)
-    return [Step(str(token), float(logprob), dict(top or {})) for token, logprob, top in rows]
+    return [ScoredToken(str(token), float(logprob), dict(top or {})) for token, logprob, top in rows]
 
 
-def parting(one: list[Step], other: list[Step]) -> Parting | None:
+def divergence(one: list[ScoredToken], other: list[ScoredToken]) -> Divergence | None:
     """Return where two answers part; None where they have the same tokens."""
     for at, (a, b) in enumerate(zip(one, other, strict=False)):
         if a.token != b.token:
-            return Parting(at, (a.token, b.token), _gap(a, b))
+            return Divergence(at, (a.token, b.token), _gap(a, b))
     if len(one) == len(other):
         return None
     at = min(len(one), len(other))
     going_on = (one if len(one) > len(other) else other)[at]
-    return Parting(at, (going_on.token, END), _lead(going_on))
+    return Divergence(at, (going_on.token, END), _lead(going_on))
 
 
-def _gap(a: Step, b: Step) -> float | None:
+def _gap(a: ScoredToken, b: ScoredToken) -> float | None:
     """Return by how much each answer prefers its own token to the other's, or another to its own; the largest."""
     if b.token not in a.top or a.token not in b.top:
         return None
@@ -68,7 +68,7 @@ def _gap(a: Step, b: Step) -> float | None:
     return max(a.logprob - a.top[b.token], b.logprob - b.top[a.token], behind)
 
 
-def _lead(step: Step) -> float | None:
+def _lead(step: ScoredToken) -> float | None:
     """Return by how much a token leads the next: what an answer that ends there must have preferred, if anything."""
     others = [logprob for token, logprob in step.top.items() if token != step.token]
     return step.logprob - max(others) if others else None
