@@ -55,7 +55,7 @@ class RunFolder:
     overrides = File(".hydra/overrides.yaml")
 
     multirun = File("multirun.yaml")
-    """What Hydra was told when a sweep began."""
+    """The configuration that a sweep began with."""
     sweep = File("sweep.json")
     sweep_page = File("sweep.html")
     watch = File("watch.json")

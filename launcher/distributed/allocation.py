@@ -29,19 +29,19 @@ class Member:
 
 
 class Ranks(Protocol):
-    """The other processes of an allocation, as the leader reaches them."""
+    """The other ranks of an allocation, as rank 0 controls them."""
 
     address: str
-    """The leader's own address, which the others reach."""
+    """The address of rank 0, which the other ranks reach."""
 
     def wait(self) -> Sequence[Member]:
-        """Return all members but the leader, by rank, once they are there. Raises `ServerError` naming the missing."""
+        """Return the members of ranks 1 and above, once all have joined. Raises `ServerError` for missing ones."""
 
     def start(self, rank: int, module: str, environment: Mapping[str, str]) -> Connection:
-        """Run a module beside a member; return the connection that it got. Raises `ServerError`."""
+        """Run a module as a child of a rank's agent; return a connection to it. Raises `ServerError`."""
 
     def stop(self, rank: int, grace_s: float, *, wait: bool = True) -> None:
-        """End what was started beside a member; kill it after ``grace_s`` seconds. Returns when it is gone."""
+        """End a rank's child and kill it after ``grace_s`` seconds; with ``wait`` return when it has ended."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +50,8 @@ class Allocation:
 
     ``cpus`` and ``gpus`` are available to this process: the CPUs that it is bound to, limited by its control group and
     by SLURM. If SLURM or torchrun started several processes, ``name`` identifies their group, and ``local_rank`` counts
-    the processes of one node. ``reach`` is a host by which the other ranks reach rank 0. ``ranks`` is set once rank 0
-    listens to them.
+    the processes of one node. ``reach`` is a host of the network over which rank 0 takes its address. ``ranks`` is set
+    once rank 0 listens to them.
     """
 
     nodes: tuple[str, ...]

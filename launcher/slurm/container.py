@@ -28,8 +28,8 @@ def container_command(
     """Return how to start a job in ``slurm.container_image``.
 
     ``code`` is the folder that the package ``launcher`` lies in, ``folders`` are those of the runs, ``model`` is the
-    checkpoint's path as configured. There may be no SLURM in the image: the batch script
-    queues a job again that leaves the file ``mark``. Raises `UserError` for a path that cannot be mounted.
+    checkpoint's path as configured. There may be no SLURM in the image: the batch script queues a job
+    again that leaves the file ``mark``. Raises `UserError` for a path that cannot be mounted.
     """
     assert slurm.container_image is not None
     mounts = _mounts(slurm, code, folders, model)
@@ -61,9 +61,9 @@ def _mounts(slurm: Slurm, code: Path, folders: Sequence[Path], model: str) -> li
 
     Of an installed package only itself is mounted, not its neighbours: the image has its own.
     """
-    ours = code if (code / ".git").exists() else code / "launcher"
+    source = code if (code / ".git").exists() else code / "launcher"
     runs = Path(os.path.commonpath([folder.resolve() for folder in folders]))
-    needed = [Path.cwd(), runs, ours, *([resolve(model).resolve()] if model else [])]
+    needed = [Path.cwd(), runs, source, *([resolve(model).resolve()] if model else [])]
     own = [path for path in dict.fromkeys(needed) if not any(other in path.parents for other in needed)]
     given = [mount if ":" in mount else f"{mount}:{mount}" for mount in slurm.container_mounts]
     for path in own:

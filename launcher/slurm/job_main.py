@@ -27,7 +27,7 @@ from launcher.settings.cluster import Resources
 from launcher.slurm import job_files
 
 WARNING = signal.SIGUSR2
-"""What SLURM is asked to send some time before it ends or preempts the job."""
+"""The signal that SLURM sends some time before it ends or preempts the job."""
 
 
 class JobSignals:
@@ -146,7 +146,7 @@ def _unfinished(work: list[ComposedRun], job: str) -> list[ComposedRun]:
 
 
 def _requeue(job: str, first: ComposedRun) -> None:
-    """Queue this job again. SLURM ends this process then; the command must not be ended before it has asked.
+    """Queue this job again. SLURM then ends this process, whose signals are ignored until the command is done.
 
     In a container, where SLURM's commands may be missing, the batch script does it.
     """

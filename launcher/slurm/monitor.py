@@ -83,7 +83,7 @@ def progress(monitored: Sequence[MonitoredJob]) -> str:
 
 
 class MonitoredJob:
-    """A job as it is seen from outside; ``state`` is the last one that SLURM's controller has told."""
+    """A job as it is seen from outside; ``state`` is the last one that SLURM's controller returned."""
 
     def __init__(self, job: Job, shows_log: bool) -> None:
         self.job, self.over = job, False

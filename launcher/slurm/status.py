@@ -39,8 +39,8 @@ def _run_status(folder: Path) -> int:
     print(f"state    {state}")
     print(f"samples  {sample_count(folder)}")
     print(f"log      {err}")
-    if said := _last_line(err):
-        print(f"said     {one_line(said)}")
+    if line := _last_line(err):
+        print(f"output   {one_line(line)}")
     if code is not None:
         results = RunFolder(folder).results
         print(f"result   {results if results.exists() else 'none'} (exit code {code})")

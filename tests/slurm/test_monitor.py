@@ -78,7 +78,7 @@ def test_the_status_of_a_run_is_its_exit_code_once_it_is_over(
     run = submitted(tmp_path / "run", "7", "evaluate: 3 of 16\nsubmitit INFO: x", code)
     assert status(run) == expected
     said = capsys.readouterr().out
-    assert "said     evaluate: 3 of 16\n" in said
+    assert "output   evaluate: 3 of 16\n" in said
     assert (f"(exit code {expected})" in said) == (line != "RUNNING|None")
 
 

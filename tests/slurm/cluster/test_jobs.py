@@ -120,7 +120,7 @@ def test_a_run_that_is_not_waited_for_is_asked_about_and_cancelled(slurm: Enviro
     status = call(slurm, *launch, "mode=status", f"run={folder}")
     assert status.returncode == 0, status.stderr
     assert "RUNNING" in status.stdout
-    assert "said     evaluate: " in status.stdout
+    assert "output   evaluate: " in status.stdout
     kept = len(samples(folder))
 
     assert call(slurm, *launch, "mode=cancel", f"run={folder}").returncode == 0
