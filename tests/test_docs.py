@@ -87,6 +87,7 @@ def test_what_extending_shows_runs_as_it_is_written(tmp_path: Path) -> None:
     assert (found["endpoint"]["backend"], found["endpoint"]["engine"]) == ("plain", "constant")
     assert found["tasks"]["planets"]["metrics"]["exact_match"]["value"] == 1
     assert found["tasks"]["wordings"]["metrics"]["agreement"]["value"] == 1
+    assert found["groups"]["solar"]["metrics"]["exact_match"]["n"] > 1
 
 
 def _place(code: str, folder: Path) -> str | None:

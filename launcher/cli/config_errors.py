@@ -26,6 +26,8 @@ from launcher.settings.component import check_finite
 CONTAINER = re.compile(r"(?:Cannot convert '|Value '.*' of type ')(?:DictConfig|ListConfig|bytes)'", re.DOTALL)
 QUOTED = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
 """How OmegaConf quotes a value that it refuses."""
+NEW_ENTRY = re.compile(r"dict is not a subclass of (\w+)")
+"""What OmegaConf says of an entry that an override would add to a mapping of components."""
 FULL_KEY = re.compile(r"^\s*full_key: (\S+)$", re.MULTILINE)
 
 
@@ -43,6 +45,8 @@ def describe(error: BaseException) -> str:
         return _unknown_key(cause)
     if isinstance(cause, ValidationError) and "is not Optional" in str(cause):
         return f"{cause.full_key}: null is not allowed; give a value, or leave the key out"
+    if isinstance(cause, ValidationError) and (kind := NEW_ENTRY.search(str(cause))):
+        return f"{cause.full_key}: a new {kind[1]} needs an option file; see docs/extending.md"
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_unconverted(_first_line(cause), str(cause.full_key))}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:

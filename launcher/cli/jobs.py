@@ -83,7 +83,7 @@ def _refuse(composition: Composition, refusal: UserError) -> int:
     if composition.is_plan or not composition.is_swept:
         return fail(str(refusal), refusal.exit_code)
     record = RunRecord(provenance(composition.unresolved, composition.overrides, allocate()))
-    with reporting(record, composition.folder, {}) as exit_status:
+    with reporting(record, composition.folder) as exit_status:
         raise refusal
     return exit_status.code
 

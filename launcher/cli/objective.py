@@ -15,9 +15,10 @@ Value = float | list[float] | None
 def value(folder: Path, objective: Json) -> Value:
     """Return the value of the run in ``folder``: that of ``objective``, ``<task>.<metric>``, or of each of a list.
 
-    Without one (None) it is the mean over the tasks of each task's first metric. None for a run whose status is not
-    ``ok``, and where nothing was scored: it has no value. Raises `UserError` for a metric that the run does not have,
-    and for tasks that have no common mean because less of one metric and more of another is better.
+    Without one (None) it is the mean over the tasks of each task's first metric; a group of tasks counts as one. None
+    for a run whose status is not ``ok``, and where nothing was scored: it has no value. Raises `UserError` for a metric
+    that the run does not have, and for tasks that have no common mean because less of one metric and more of another
+    is better.
     """
     try:
         found = results.read(folder)
@@ -25,9 +26,9 @@ def value(folder: Path, objective: Json) -> Value:
         return None
     if found["status"] != "ok":
         return None
-    metrics = {task: result["metrics"] for task, result in found["tasks"].items()}
+    metrics = {name: entry["metrics"] for name, entry in {**found["groups"], **found["tasks"]}.items()}
     if objective is None:
-        return _mean(metrics)
+        return _mean({name: metrics[name] for name in results.folded(found)})
     if isinstance(objective, str):
         return _value(objective, metrics)
     values = [value for name in objective if (value := _value(name, metrics)) is not None]

@@ -56,6 +56,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         "adapters, outermost first": list(run.adapters),
         "tasks": {name: name_of(task) for name, task in run.tasks.items()},
+        **({"groups": {name: ", ".join(group.members) for name, group in run.groups.items()}} if run.groups else {}),
         "files in the run folder": FILES,
         "submission": _job(run, run.cluster) if isinstance(run.cluster, Slurm) else "none: this process does it all",
     }

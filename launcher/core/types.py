@@ -335,6 +335,20 @@ class TaskResult:
 
 
 @dataclass(frozen=True)
+class GroupResult:
+    """What a group of tasks comes to.
+
+    ``members`` are its tasks and groups, ``weight`` says what they count: ``size`` or ``equal``. ``missing`` are the
+    members without a score, for which the group has no metrics. ``result`` sums up the members.
+    """
+
+    members: tuple[str, ...]
+    weight: str
+    missing: tuple[str, ...]
+    result: TaskResult
+
+
+@dataclass(frozen=True)
 class Report:
     """All that a run found out; ``results.json`` is this, as JSON.
 
@@ -355,6 +369,18 @@ class Report:
     checks: tuple[Check, ...] = ()
     reason: str | None = None
     pauses: Sequence[Pause] = ()
+    groups: Mapping[str, GroupResult] = field(default_factory=dict)
+
+    @property
+    def results(self) -> dict[str, TaskResult]:
+        """The results of all groups and tasks by name."""
+        return {name: group.result for name, group in self.groups.items()} | dict(self.tasks)
+
+    @property
+    def folded(self) -> dict[str, TaskResult]:
+        """The results of the groups that are in no other group, and of the tasks that are in none."""
+        inside = {member for group in self.groups.values() for member in group.members}
+        return {name: result for name, result in self.results.items() if name not in inside}
 
 
 def resolve(path: str) -> Path:

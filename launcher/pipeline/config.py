@@ -23,7 +23,9 @@ from launcher.settings.evaluate import Evaluate
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.settings.watch import Watch
+from launcher.tasks import group
 from launcher.tasks.base import Task
+from launcher.tasks.group import Group
 
 
 class Mode(Enum):
@@ -48,7 +50,7 @@ class Run:
 
     ``resume`` is the folder of an interrupted run to continue. ``run`` is the folder of a submitted run, for
     ``mode=status`` and ``mode=cancel``. ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``,
-    or a list of them. Null: the mean over the tasks of each task's first metric.
+    or a list of them. Null: the mean over the tasks of each task's first metric, where a group counts as one task.
     """
 
     mode: Mode = Mode.run
@@ -63,6 +65,7 @@ class Run:
     optimizations: Optimizations = field(default_factory=Optimizations)
     adapters: dict[str, Adapter] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
+    groups: dict[str, Group] = field(default_factory=dict)
     validate: Validate = field(default_factory=Validate)
     evaluate: Evaluate = field(default_factory=Evaluate)
     watch: Watch = field(default_factory=Watch)
@@ -121,6 +124,7 @@ def check(run: Run) -> None:
         )
     if run.run is not None:
         raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
+    group.check(run.groups, run.tasks)
     _check_objective(run)
     _check_watch(run)
     if run.mode in (Mode.run, Mode.watch) and not run.tasks:
@@ -149,9 +153,10 @@ def _check_objective(run: Run) -> None:
     asked = [] if run.objective is None else run.objective if isinstance(run.objective, list) else [run.objective]
     for name in asked:
         task, _, metric = str(name).rpartition(".")
-        if task not in run.tasks or not metric:
+        known = [*run.tasks, *run.groups]
+        if task not in known or not metric:
             raise UserError(
-                f"objective={name}: expected <task>.<metric> with a task of this run, one of {', '.join(run.tasks)}"
+                f"objective={name}: expected <task>.<metric> with a task of this run, one of {', '.join(known)}"
             )
 
 

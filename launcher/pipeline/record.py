@@ -8,13 +8,20 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from launcher.core.types import Check, Endpoint, Json, Pause, Report, TaskResult
+from launcher.tasks.base import Task
+from launcher.tasks.group import Group, aggregate
 
 
 @dataclass
 class RunRecord:
-    """The results as they come in; `report` freezes them. ``run`` holds the configuration and the versions."""
+    """The results as they come in; `report` freezes them.
+
+    ``run`` holds the configuration and the versions, ``declared`` the tasks of the run, ``groups`` its groups of tasks.
+    """
 
     run: dict[str, Json]
+    declared: Mapping[str, Task] = field(default_factory=dict)
+    groups: Mapping[str, Group] = field(default_factory=dict)
     endpoint: Endpoint | None = None
     engine: Mapping[str, Json] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
@@ -45,4 +52,5 @@ class RunRecord:
             checks=self.checks,
             reason=reason,
             pauses=self.pauses,
+            groups=aggregate(self.groups, self.declared, self.tasks),
         )

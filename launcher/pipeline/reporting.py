@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,7 +22,6 @@ from launcher.core.lease import Lease
 from launcher.core.redaction import redact
 from launcher.core.types import INTERRUPTED
 from launcher.pipeline.record import RunRecord
-from launcher.tasks.base import Task
 
 
 @dataclass
@@ -45,14 +44,14 @@ class ExitStatus:
 
 
 @contextmanager
-def reporting(record: RunRecord, folder: Path, tasks: Mapping[str, Task]) -> Iterator[ExitStatus]:
+def reporting(record: RunRecord, folder: Path) -> Iterator[ExitStatus]:
     """Turn the way the run ends into an exit code and a report; a crash is reported too, and raised again.
 
-    The report starts with the results that earlier sessions of a resumed run left for its ``tasks``.
+    The report starts with the results that earlier sessions of a resumed run left.
     """
     from launcher.evaluate.outcome import read
 
-    exit_status, before = ExitStatus(), read(folder, tasks)
+    exit_status, before = ExitStatus(), read(folder, record.declared)
     record.tasks, record.throughput, record.pauses = before.tasks, before.throughput, before.pauses
     try:
         yield exit_status

@@ -22,8 +22,8 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
     next run. Raises `TakenOver`, and writes no more, once another session has begun in the same folder.
     """
     run, config, folder = composed.run, composed.config, composed.folder
-    record = RunRecord(provenance(config, composed.overrides, allocation))
-    with reporting(record, folder, run.tasks) as exit_status, record.step("total"):
+    record = RunRecord(provenance(config, composed.overrides, allocation), run.tasks, run.groups)
+    with reporting(record, folder) as exit_status, record.step("total"):
         record.run["checkpoint"] = run.engine.fingerprint(run.model)
         record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}
         key = resume_key(run, config, record.run["checkpoint"])

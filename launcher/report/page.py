@@ -14,7 +14,7 @@ from markupsafe import Markup
 
 from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Check, Json, Report, Status
+from launcher.core.types import Check, GroupResult, Json, Report, Status
 from launcher.report import charts, formatting, results, samples
 from launcher.stats.quantiles import quantile
 
@@ -55,7 +55,9 @@ def _run(report: Report) -> dict[str, object]:
         "report": report,
         "title": _title(report),
         "verdict": VERDICTS.get(report.status, report.status),
-        "rows": charts.score_rows(dict(report.tasks)),
+        "rows": charts.score_rows(report.folded),
+        "results": report.results,
+        "groups": [(name, group, _members(report, group)) for name, group in report.groups.items()],
         "checks": [(check, _outcome(check)) for check in report.checks],
         "certificate": results.certificate(report.checks),
         "throughput": list(_tiles(results.plain(report.throughput))),
@@ -65,6 +67,10 @@ def _run(report: Report) -> dict[str, object]:
         "facts": _facts({key: run[key] for key in run if key not in ("config", "versions")}),
         "engine": _facts(results.plain(report.engine)),
     }
+
+
+def _members(report: Report, group: GroupResult) -> list[charts.ScoreRow]:
+    return charts.score_rows({name: report.results[name] for name in group.members if name in report.results})
 
 
 def _samples(gathered: samples.Samples) -> dict[str, object]:
@@ -140,6 +146,7 @@ def _environment() -> Environment:
         "statuses": [status.value for status in Status],
         "figures": formatting,
         "lower_is_better": results.lower_is_better,
+        "metric_entry": results.metric_entry,
         "charts": charts,
     }
     return environment

@@ -18,6 +18,7 @@ from launcher.core.types import (
     Check,
     Direction,
     Endpoint,
+    GroupResult,
     Interval,
     Json,
     MetricResult,
@@ -29,6 +30,7 @@ from launcher.report.schema import (
     CertificateEntry,
     CheckEntry,
     EndpointEntry,
+    GroupEntry,
     MetricEntry,
     ResultsFile,
     TaskEntry,
@@ -55,6 +57,7 @@ def to_json(report: Report) -> ResultsFile:
         "run": plain(report.run),
         "endpoint": _endpoint(report.endpoint),
         "engine": plain(report.engine),
+        "groups": {name: _group(group) for name, group in report.groups.items()},
         "tasks": {name: _task(result) for name, result in report.tasks.items()},
         "throughput": plain(report.throughput),
         "timings": plain(report.timings),
@@ -94,9 +97,25 @@ def metric_result(entry: MetricEntry) -> MetricResult:
     return MetricResult(**{name: kinds[name](value) if name in kinds else value for name, value in values.items()})
 
 
+def folded(found: Mapping[str, Json]) -> dict[str, TaskEntry]:
+    """Return the lines of a table: the groups that are in no other group, and the tasks that are in none.
+
+    ``found`` has the ``tasks`` and ``groups`` of `ResultsFile`.
+    """
+    groups: Mapping[str, GroupEntry] = found.get("groups") or {}
+    inside = {member for group in groups.values() for member in group["members"]}
+    return {name: entry for name, entry in {**groups, **found["tasks"]}.items() if name not in inside}
+
+
+def metric_entry(found: Mapping[str, Json], name: str, metric: str) -> MetricEntry | None:
+    """Return the metric of a task or group; None where it has none."""
+    entry = folded(found).get(name) or found["tasks"].get(name)
+    return entry["metrics"].get(metric) if entry else None
+
+
 def lower_is_better(points: Iterable[Mapping[str, Json]], task: str, metric: str) -> bool:
     """Tell whether less of a metric is better, as the first of the points that has it says."""
-    entries = (point["tasks"].get(task, {"metrics": {}})["metrics"].get(metric) for point in points)
+    entries = (metric_entry(point, task, metric) for point in points)
     found = next((entry for entry in entries if entry), None)
     return found is not None and found["direction"] == Direction.lower.value
 
@@ -147,6 +166,11 @@ def _endpoint(endpoint: Endpoint | None) -> EndpointEntry | None:
     if endpoint is None:
         return None
     return {"url": endpoint.url, "model": endpoint.model, "backend": endpoint.backend, "engine": endpoint.engine}
+
+
+def _group(group: GroupResult) -> GroupEntry:
+    members: list[str] = list(group.members)
+    return {"members": members, "weight": group.weight, "missing": list(group.missing), **_task(group.result)}
 
 
 def _task(result: TaskResult) -> TaskEntry:

@@ -34,6 +34,14 @@ class TaskEntry(TypedDict):
     notes: NotRequired[dict[str, int]]
 
 
+class GroupEntry(TaskEntry):
+    """A group of tasks: the sums of its members, and the members without a score, for which it has no metrics."""
+
+    members: list[str]
+    weight: str
+    missing: list[str]
+
+
 class EndpointEntry(TypedDict):
     """The server that was evaluated."""
 
@@ -77,6 +85,7 @@ class ResultsFile(TypedDict):
     run: dict[str, Json]
     endpoint: EndpointEntry | None
     engine: dict[str, Json]
+    groups: dict[str, GroupEntry]
     tasks: dict[str, TaskEntry]
     throughput: dict[str, Json]
     timings: dict[str, float | None]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -96,6 +95,7 @@ def _point(path: Path, folder: Path) -> dict[str, Json]:
         "folder": path.relative_to(folder).as_posix(),
         "overrides": _overrides(RunFolder(path).overrides),
         **{name: found.get(name) for name in ("status", "reason")},
+        "groups": found.get("groups") or {},
         "tasks": found.get("tasks") or {},
         "timings": found.get("timings") or {},
         "deployment": (found.get("run") or {}).get("deployment"),
@@ -136,7 +136,7 @@ def _split(override: str) -> tuple[str, str]:
 
 
 def _metrics(point: dict[str, Json]) -> Iterator[tuple[str, str]]:
-    for task, result in point["tasks"].items():
+    for task, result in results.folded(point).items():
         for metric in result["metrics"]:
             yield task, metric
 
@@ -149,7 +149,7 @@ def _grouped(metrics: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
 
 
 def _cell(point: dict[str, Json], task: str, metric: str, marks: tuple[str | None, set[str]]) -> Cell | None:
-    result = point["tasks"].get(task)
+    result = results.folded(point).get(task)
     if result is None or metric not in result["metrics"]:
         return None
     figures, coverage = result["metrics"][metric], result["coverage"]
@@ -189,8 +189,5 @@ def _wins(comparison: dict[str, Json], leader: str, sign: int) -> bool:
 
 
 def _values_of(points: Sequence[dict[str, Json]], task: str, metric: str) -> dict[str, float]:
-    found = {
-        point["folder"]: point["tasks"].get(task, {"metrics": {}})["metrics"].get(metric, {}).get("value")
-        for point in points
-    }
-    return {name: value for name, value in found.items() if value is not None and math.isfinite(value)}
+    entries = {point["folder"]: results.metric_entry(point, task, metric) for point in points}
+    return {name: entry["value"] for name, entry in entries.items() if entry and entry["value"] is not None}

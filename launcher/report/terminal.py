@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import groupby
 from pathlib import Path
 
@@ -44,7 +44,9 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
             console.print(Text.assemble(("failed check ", "red"), (check.name, "bold"), f": {printable(check.detail)}"))
     if report.tasks:
         console.print(_scores(report, _plus_minus(console)))
-        for task, result in report.tasks.items():
+        for line in _group_lines(report):
+            console.print(line)
+        for task, result in report.folded.items():
             for status in result.reasons:
                 console.print(_reason(task, status, result))
             for note, times in result.notes.items():
@@ -78,7 +80,7 @@ def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -
 def print_watch(collected: Mapping[str, Json], folder: Path, console: Console) -> None:
     """Print one table per task with the newest checkpoints as rows, what was not evaluated, and where the page lies."""
     every = collected["points"]
-    tasks = dict.fromkeys(task for point in every for task in point["tasks"])
+    tasks = dict.fromkeys(task for point in every for task in results.folded(point))
     console.print()
     for task in tasks:
         console.print(_checkpoints(collected, task, _plus_minus(console)))
@@ -92,10 +94,10 @@ def print_watch(collected: Mapping[str, Json], folder: Path, console: Console) -
 
 
 def _checkpoints(collected: Mapping[str, Json], task: str, plus_minus: str) -> Table:
-    points = [point for point in collected["points"] if point["tasks"].get(task)]
+    points = [point for point in collected["points"] if results.folded(point).get(task)]
     table = _table(printable(task) + (f", the last {ROWS} of {len(points)}" if len(points) > ROWS else ""))
     table.add_column("checkpoint", overflow="fold")
-    names = dict.fromkeys(metric for point in points for metric in point["tasks"][task]["metrics"])
+    names = dict.fromkeys(metric for point in points for metric in results.folded(point)[task]["metrics"])
     for metric in names:
         table.add_column(Text(printable(metric)), justify="right", no_wrap=True)
         table.add_column("change", justify="right", no_wrap=True)
@@ -106,13 +108,14 @@ def _checkpoints(collected: Mapping[str, Json], task: str, plus_minus: str) -> T
         if item["task"] == task and "previous" in item["against"]
     }
     for point in points[-ROWS:]:
-        found = point["tasks"][task]["metrics"]
+        entry = results.folded(point)[task]
+        found = entry["metrics"]
         cells = [
             cell
             for metric in names
             for cell in (_measured(found.get(metric), plus_minus), _change(changes.get((metric, point["folder"]))))
         ]
-        table.add_row(Text(printable(point["name"])), *cells, _coverage(point["tasks"][task]["coverage"]))
+        table.add_row(Text(printable(point["name"])), *cells, _coverage(entry["coverage"]))
     return table
 
 
@@ -149,7 +152,7 @@ def _scores(report: Report, plus_minus: str) -> Table:
     table.add_column("value", justify="right", no_wrap=True)
     table.add_column("95 % CI", justify="right", no_wrap=True)
     table.add_column("scored", justify="right", no_wrap=True)
-    for task, result in report.tasks.items():
+    for task, result in report.folded.items():
         coverage = _coverage(result.coverage)
         for name, metric in result.metrics.items():
             cells = _value(metric, plus_minus), _interval(metric), coverage
@@ -157,6 +160,18 @@ def _scores(report: Report, plus_minus: str) -> Table:
         if not result.metrics:
             table.add_row(Text(printable(task)), "-", "-", "-", coverage)
     return table
+
+
+def _group_lines(report: Report) -> Iterator[Text]:
+    """Say what is folded into a line of the table, and why a group has no metrics."""
+    for name, group in report.groups.items():
+        if name not in report.folded:
+            continue
+        count = f"{printable(name)}: {formatting.plural(len(group.members), 'member')}, listed in the report"
+        yield Text(count, style="dim")
+        if group.missing:
+            missing = printable(", ".join(group.missing))
+            yield Text.assemble((f"{printable(name)}: no metric", "yellow"), f", as nothing was scored of {missing}")
 
 
 def _table(title: str | None = None) -> Table:
@@ -290,7 +305,7 @@ def _cell(cell: sweep_table.Cell | None, plus_minus: str) -> Text:
 
 def _status(point: Mapping[str, Json], task: str) -> Text:
     """The point's coverage of the task, or how the point ended when it has none; a good one did not ask it."""
-    result = point["tasks"].get(task)
+    result = results.folded(point).get(task)
     if result:
         return _coverage(result["coverage"])
     return Text("-") if point["status"] == "ok" else Text(str(point["status"]), style="red")

@@ -68,13 +68,13 @@ def collect(folder: Path, training: Path, records: Sequence[WatchRecord]) -> dic
 
 
 def _point(folder: Path, record: WatchRecord) -> dict[str, Json]:
-    point = asdict(record) | {"name": record.name, "tasks": {}, "timings": {}}
+    point = asdict(record) | {"name": record.name, "groups": {}, "tasks": {}, "timings": {}}
     if record.status in ("evaluating", "missed"):
         return point
     if not RunFolder(folder / record.folder).results.exists():  # its job was never accepted
         return point
     found = results.read(folder / record.folder)
-    return point | {"tasks": found["tasks"], "timings": found["timings"]}
+    return point | {"groups": found["groups"], "tasks": found["tasks"], "timings": found["timings"]}
 
 
 def _answers(run: Path, tasks: Mapping[str, TaskEntry]) -> Answers:
@@ -107,15 +107,15 @@ def metrics(points: Sequence[dict[str, Json]]) -> list[tuple[str, str]]:
     """Return every task and metric, those of a task together."""
     tasks: dict[str, dict[str, None]] = {}
     for point in points:
-        for task, result in point["tasks"].items():
+        for task, result in results.folded(point).items():
             tasks.setdefault(task, {}).update(dict.fromkeys(result["metrics"]))
     return [(task, metric) for task, names in tasks.items() for metric in names]
 
 
 def value_of(point: dict[str, Json], task: str, metric: str) -> float | None:
     """Return the value of a point in a metric; None where it has none."""
-    found = point["tasks"].get(task, {"metrics": {}})["metrics"].get(metric, {}).get("value")
-    return None if found is None else float(found)
+    entry = results.metric_entry(point, task, metric)
+    return entry["value"] if entry else None
 
 
 def best_of(values: Sequence[float], *, lower: bool) -> int:
@@ -159,7 +159,8 @@ def _curve(
     changes: Mapping[tuple[str, str, str, str], dict[str, Json]],
 ) -> charts.Curve:
     shown = [point for point in points if value_of(point, task, metric) is not None]
-    values = [results.metric_result(point["tasks"][task]["metrics"][metric]) for point in shown]
+    entries = [entry for point in shown if (entry := results.metric_entry(point, task, metric)) is not None]
+    values = [results.metric_result(entry) for entry in entries]
     lower = results.lower_is_better(shown, task, metric)
     start = min(point["modified"] for point in shown)
     xs = [float(point["step"]) if by_step else (point["modified"] - start) / 3600 for point in shown]

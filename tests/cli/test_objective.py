@@ -20,12 +20,13 @@ def metric(name: str, value: float) -> dict[str, Any]:
     return {"value": value, "direction": "lower" if name in ("loss", "word_perplexity") else "higher"}
 
 
-def point(folder: Path, tasks: dict[str, dict[str, float]], status: str = "ok") -> Path:
+def point(folder: Path, tasks: dict[str, dict[str, float]], status: str = "ok", groups: Any = None) -> Path:
     found = {
         task: {"metrics": {name: metric(name, value) for name, value in metrics.items()}}
         for task, metrics in tasks.items()
     }
-    (folder / "results.json").write_text(json.dumps({"schema_version": 2, "status": status, "tasks": found}))
+    whole = {"schema_version": 2, "status": status, "groups": groups or {}, "tasks": found}
+    (folder / "results.json").write_text(json.dumps(whole))
     return folder
 
 
@@ -46,6 +47,14 @@ def test_the_value_is_that_of_the_metric_or_the_mean_of_the_first_ones(
     tmp_path: Path, tasks: Any, objective: Any, expected: Any
 ) -> None:
     assert value(point(tmp_path, tasks), objective) == expected
+
+
+def test_a_group_counts_as_one_task(tmp_path: Path) -> None:
+    groups = {"both": {"members": ["a", "b"], "metrics": {"acc": metric("acc", 0.75)}}}
+    tasks = {"a": {"acc": 0.9}, "b": {"acc": 0.6}, "c": {"acc": 0.25}}
+    assert value(point(tmp_path, tasks, groups=groups), None) == 0.5
+    assert value(point(tmp_path, tasks, groups=groups), "both.acc") == 0.75
+    assert value(point(tmp_path, tasks, groups=groups), "a.acc") == 0.9
 
 
 def test_a_point_that_did_not_end_well_has_no_value(tmp_path: Path) -> None:

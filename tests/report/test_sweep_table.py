@@ -1,8 +1,9 @@
 import pytest
 
 from launcher.core.errors import UserError
+from launcher.core.types import GroupResult
 from launcher.report import sweep_table
-from tests.report.report_records import add_point, choice, first_right, record
+from tests.report.report_records import add_point, choice, first_right, record, report, task_results
 
 
 def test_the_points_are_gathered_in_natural_order(folder):
@@ -85,3 +86,15 @@ def test_a_damaged_point_says_what_is_wrong(folder):
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a sweep"):
         sweep_table.collect(tmp_path)
+
+
+def test_a_group_is_shown_instead_of_its_members(tmp_path):
+    for name in ("0", "1"):
+        tasks = task_results([*first_right(3, 5), choice(0, True)])
+        groups = {"both": GroupResult(("addition",), "size", (), tasks["addition"])}
+        add_point(tmp_path, name, [f"a={name}"], first_right(3, 5), report(tasks=tasks, groups=groups))
+    collected = sweep_table.collect(tmp_path)
+    assert [list(point["groups"]) for point in collected["points"]] == [["both"], ["both"]]
+    layout = sweep_table.table(collected)
+    assert layout.metrics == [("both", "exact_match"), ("facts", "acc"), ("facts", "acc_norm")]
+    assert [cells[0].value for _, _, cells in layout.rows] == [0.6, 0.6]
