@@ -160,8 +160,11 @@ class Cors(CORSMiddleware):
         """Answer a preflight with the request's id; a refusal is an error in OpenAI's shape."""
         answer = super().preflight_response(request_headers)
         if answer.status_code >= 400:
-            reason = bytes(answer.body).decode()
-            message = f"{reason} for origin {clipped(request_headers['origin'])}; see backend.cors_origins"
+            origin, method = request_headers["origin"], request_headers["access-control-request-method"]
+            message = (
+                f"{clipped(method)} from the origin {clipped(origin)} is not allowed; "
+                "expected GET, HEAD or POST from an origin of backend.cors_origins"
+            )
             refused = error_response(ApiError(answer.status_code, message, code="cors_refused"))
             kept = [header for header in answer.raw_headers if header[0] not in (b"content-length", b"content-type")]
             refused.raw_headers += kept

@@ -85,7 +85,7 @@ class LimitedProtocol(HttpToolsProtocol):
             except httptools.HttpParserUpgrade as upgrade:
                 data = self._without_offer() + data[upgrade.args[0] :]
             except httptools.HttpParserError:
-                self._refuse(ApiError(400, "this is no HTTP request", code="malformed_request"))
+                self._refuse(ApiError(400, "malformed HTTP request", code="malformed_request"))
                 return
 
     # Callbacks of the parser
@@ -109,8 +109,6 @@ class LimitedProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             return  # `_feed` parses it again, without the offer
         problem = self._problem()
-        if problem is not None:
-            self._note(problem)
         self.app = self._served_app if problem is None else self._response(problem)
         super().on_headers_complete()
         self._part, self._size = BODY, 0
@@ -200,16 +198,14 @@ class LimitedProtocol(HttpToolsProtocol):
         message = f"the request's headers are too large; this server takes at most {most}"
         return ApiError(431, message, code="headers_too_large", headers={"Connection": "close"})
 
-    def _note(self, error: ApiError) -> None:
-        self.logger.warning("%s: %d: %s", self.client[0] if self.client else "a client", error.status, error)
-
     def send_400_response(self, msg: str) -> None:
         self._refuse(ApiError(400, msg, code="malformed_request"))
 
     def _response(self, error: ApiError) -> Response:
-        """Return the error response with the request's id; between two messages, the headers are of the last one."""
-        response = error_response(error)
-        response.headers[REQUEST_ID] = request_id(Headers(raw=[] if self._part == IDLE else self.headers))
+        """Log an error, and return its response with the id of the request; an idle connection has none."""
+        response, id = error_response(error), request_id(Headers(raw=[] if self._part == IDLE else self.headers))
+        response.headers[REQUEST_ID] = id
+        self.logger.warning("%s: %d: %s %s", self.client[0] if self.client else "a client", error.status, error, id)
         return response
 
     def _refuse(self, error: ApiError) -> None:
@@ -220,9 +216,9 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.keep_alive = False
             self.flow.pause_reading()
             return
-        self._note(error)
+        response = self._response(error)
         if self._part != BODY or (self._active is self.cycle and not self.cycle.response_started):
-            self.transport.write(_written(error.status, self._response(error)))
+            self.transport.write(_written(error.status, response))
         self.transport.close()
         if self.cycle is not None:
             self.cycle.disconnected = True

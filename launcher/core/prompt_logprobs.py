@@ -34,8 +34,8 @@ def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
     """Return the characters of each token of the prompt ``text[:end]``; the tokens after it are generated.
 
     - A special token that the text lacks has an empty span at its place; one in the text may include the whitespace
-      beside it. If the text begins with a special token and the tokens with several, the text lacks the first ones:
-      servers put a BOS before a BOS.
+      beside it. Servers put a BOS before a BOS: if the text begins with one and the tokens with several, the text lacks
+      the first ones.
     - A token that begins or ends within a character has the span of the characters that it completes. Parts of
       characters without a text of their own share the span of the characters that they form together.
     - A server may omit the space before a word, write it as U+2581, or add one before the first word, as SentencePiece

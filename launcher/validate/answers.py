@@ -1,4 +1,4 @@
-"""Checks that completions and chat answer, count their tokens, repeat, and keep their own parameters."""
+"""Checks of completions and chats: answers, token counts, repeatability, and parameters per request."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def chat(context: CheckContext) -> str:
 
 
 async def token_accounting(context: CheckContext) -> str:
-    """``usage`` must count tokens: those that logprobs lists, and those that ``/tokenize`` finds in the prompt."""
+    """``usage`` must equal the number of tokens in ``logprobs`` and, for the prompt, in ``/tokenize``."""
     body = await context.complete(logprobs=1, max_tokens=6)
     usage, choice = usage_of(body), body["choices"][0]
     listed = len(choice["logprobs"]["tokens"]) if choice.get("logprobs") else None
@@ -51,7 +51,7 @@ async def token_accounting(context: CheckContext) -> str:
 
 
 async def _prompt_tokens(context: CheckContext) -> int | None:
-    """Count the prompt's tokens with ``/tokenize``, which only our own servers are sure to have."""
+    """Count the prompt's tokens with ``/tokenize``; only built-in servers are sure to have it."""
     if not context.endpoint.is_builtin:
         return None
     url = f"{context.endpoint.root}/tokenize"
@@ -62,8 +62,8 @@ async def _prompt_tokens(context: CheckContext) -> int | None:
 async def greedy_repeats(context: CheckContext) -> str:
     """The same greedy request, alone and then several at a time, must give the same text.
 
-    In a batch of another size a model rounds otherwise. So an answer may go another way where two tokens are closer
-    than rounding explains; what follows there is another text, and is not compared.
+    A model rounds differently in a batch of another size. So an answer may diverge where two tokens are closer than
+    the tolerance; the texts after that are not compared.
     """
     alone = await greedy(context)
     together = await asyncio.gather(*(greedy(context) for _ in range(REPEATS)))
@@ -71,11 +71,13 @@ async def greedy_repeats(context: CheckContext) -> str:
     if not divergences:
         return f"{REPEATS + 1} times the same text"
     accepted = await tolerance(context)
-    return f"{len(divergences)} of {REPEATS} answers part at a near-tie: {divergences[0]}; the tolerance is {accepted}"
+    return (
+        f"{len(divergences)} of {REPEATS} answers diverge at a near-tie: {divergences[0]}; the tolerance is {accepted}"
+    )
 
 
 async def greedy(context: CheckContext, **more: Json) -> Json:
-    """Ask for a greedy answer with the likeliest alternatives, or without where the server does not give any."""
+    """Request a greedy answer with the likeliest alternatives, or without them if the server has none."""
     try:
         return await context.complete(max_tokens=GREEDY_TOKENS, logprobs=ALTERNATIVES, **more)
     except Failure:
@@ -83,7 +85,7 @@ async def greedy(context: CheckContext, **more: Json) -> Json:
 
 
 async def near_tie(context: CheckContext, one: Json, other: Json) -> Divergence | None:
-    """Return where two greedy answers part at tokens that rounding cannot tell apart; None where they are equal.
+    """Return where two greedy answers diverge within the tolerance; None where they are equal.
 
     Raises `Failure` where they differ in any other way.
     """
@@ -92,7 +94,7 @@ async def near_tie(context: CheckContext, one: Json, other: Json) -> Divergence 
     differ = f"temperature 0 gave {_text(one)!r} and {_text(other)!r}"
     first, second = scored_tokens(one), scored_tokens(other)
     if first is None or second is None:
-        raise Failure(f"{differ}; without log-probabilities only the same text is accepted")
+        raise Failure(f"{differ}; without log-probabilities, both texts must be equal")
     found, accepted = divergence(first, second), await tolerance(context)
     if found is None:
         raise Failure(f"{differ} from the same tokens")
@@ -102,7 +104,7 @@ async def near_tie(context: CheckContext, one: Json, other: Json) -> Divergence 
 
 
 async def own_parameters(context: CheckContext) -> str:
-    """Requests that run together must each keep their own limits."""
+    """Concurrent requests must each keep their own limits."""
     limits = (1, 3, 7, 2, 5)
     bodies = await asyncio.gather(*(context.complete(max_tokens=n) for n in limits))
     for limit, body in zip(limits, bodies, strict=True):
@@ -113,7 +115,7 @@ async def own_parameters(context: CheckContext) -> str:
 
 
 async def stop_trimmed(context: CheckContext) -> str:
-    """A stop string taken from the model's own text must end it there, and must not be part of the answer."""
+    """A stop string from the model's own text must end the answer, and must not be part of it."""
     for _ in range(REPEATS):
         whole = await greedy(context)
         text = _text(whole)
@@ -126,13 +128,13 @@ async def stop_trimmed(context: CheckContext) -> str:
             finish = body["choices"][0].get("finish_reason")
             _expect("finish_reason at a stop string", "stop" if finish in STOPPED else finish, "stop")
             return f"cut before {stop!r}"
-        if not await _went_another_way(context, whole, body):
+        if not await _diverged_before_stop(context, whole, body):
             raise Failure(f"stop={stop!r} gave {_text(body)!r}, expected {expected!r}")
     raise NotApplicable(f"in {REPEATS} tries the model never gave the same answer twice, each time at a near-tie")
 
 
-async def _went_another_way(context: CheckContext, whole: Json, cut: Json) -> bool:
-    """Whether a cut answer is that of another text, which begins at a near-tie before the stop string."""
+async def _diverged_before_stop(context: CheckContext, whole: Json, cut: Json) -> bool:
+    """Return whether the stopped answer diverges from the whole one at a near-tie before the stop string."""
     first, second = scored_tokens(whole), scored_tokens(cut)
     if first is None or second is None:
         return False

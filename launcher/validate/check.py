@@ -1,4 +1,4 @@
-"""What one check is: a coroutine that returns a detail, or raises `Failure` or `NotApplicable`."""
+"""A check is a coroutine that returns a detail, or raises `Failure` or `NotApplicable`."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from launcher.settings.validate import Validate
 from launcher.validate.tolerance import Tolerance
 
 QUOTED = 1000
-"""Characters of a detail, which may quote the server."""
+"""The most characters of a detail, which may quote the server."""
 
 
 class Capability(Enum):
-    """What a check needs the server to be able to do. A server may lack what no task needs."""
+    """An ability of the server that a check needs. A server may lack one that no task needs."""
 
     serving = "serving"
     completions = "completions"
@@ -31,30 +31,30 @@ class Capability(Enum):
 
 
 class Failure(Exception):
-    """The endpoint does something wrong; the message says what, with the values seen and expected."""
+    """The endpoint fails a check; the message has the value and the expected one."""
 
 
 class NotApplicable(Exception):
-    """The endpoint cannot be asked this, for the reason in the message."""
+    """The check cannot be made at this endpoint; the message has the reason."""
 
 
 @dataclass(frozen=True)
 class CheckContext:
-    """The endpoint under test and what to test it with."""
+    """The endpoint under test, with its client and settings."""
 
     endpoint: Endpoint
     client: Client
     settings: Validate
     vocabulary: Path | None = None
-    """The checkpoint, or the tokenizer that was chosen for it; None for a model without files."""
+    """The path of the checkpoint or of its chosen tokenizer; None for a model without files."""
     tolerances: list[Tolerance] = field(default_factory=list)
-    """The one that holds for this endpoint, once it is known."""
+    """The tolerance of this endpoint, once it is measured; else empty."""
     notes: set[str] = field(default_factory=set)
 
     async def post(self, path: str, body: Mapping[str, Json]) -> Json:
         """Post under ``/v1`` and return the JSON body; any status but 2xx, and a body with a fault, is a failure.
 
-        What was odd about answers is added to ``notes``.
+        Notes about answers are added to ``notes``.
         """
         request = Request(path, {"model": self.endpoint.model, **body})
         response = checked(request, await self.client(request))
@@ -73,7 +73,7 @@ class CheckContext:
 
 
 def usage_of(body: Json) -> dict[str, int]:
-    """Return the token counts of an answer. Raises `Failure` where one is missing or is no count."""
+    """Return the token counts of an answer. Raises `Failure` for one that is missing or invalid."""
     usage = body.get("usage")
     if not isinstance(usage, Mapping):
         found = f"is of type {json_type(usage)}" if "usage" in body else "is missing"
@@ -88,7 +88,7 @@ def usage_of(body: Json) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A detail, and the numbers that it tells of."""
+    """A detail, and its figures for programs."""
 
     detail: str
     numbers: Mapping[str, Json]
@@ -107,7 +107,7 @@ class CheckDefinition:
     procedure: Procedure
 
     async def run(self, context: CheckContext, needed: frozenset[Capability]) -> Check:
-        """Run the check. Where nothing needs the ability, its failure is reported as not applicable."""
+        """Run the check. The failure of an ability that no task needs is reported as not applicable."""
         if self.name in context.settings.skip:
             return Check(self.name, None, "left out by validate.skip", id=self.id)
         start = time.perf_counter()

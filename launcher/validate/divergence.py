@@ -1,4 +1,4 @@
-"""Where two greedy answers to one request part, and whether the model is as good as undecided there."""
+"""Where two greedy answers to one request diverge, and how close the two tokens are there."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from dataclasses import dataclass
 from launcher.core.types import Json
 
 ALTERNATIVES = 5
-"""So many of the likeliest tokens are asked for at each position: OpenAI's own limit for completions."""
+"""The number of alternatives to request at each position: OpenAI's limit for completions."""
 END = "the end"
-"""What an answer that is over has, where another one goes on."""
+"""The name for the end of an answer where another one continues."""
 
 
 @dataclass(frozen=True)
 class ScoredToken:
-    """One generated token, its log-probability, and those of the likeliest tokens at its position."""
+    """A generated token with its log-probability, and those of the likeliest tokens at its position."""
 
     token: str
     logprob: float
@@ -49,7 +49,7 @@ def scored_tokens(body: Json) -> list[ScoredToken] | None:
 
 
 def divergence(one: list[ScoredToken], other: list[ScoredToken]) -> Divergence | None:
-    """Return where two answers part; None where they have the same tokens."""
+    """Return where two answers diverge; None if they have the same tokens."""
     for at, (a, b) in enumerate(zip(one, other, strict=False)):
         if a.token != b.token:
             return Divergence(at, (a.token, b.token), _gap(a, b))
@@ -61,7 +61,7 @@ def divergence(one: list[ScoredToken], other: list[ScoredToken]) -> Divergence |
 
 
 def _gap(a: ScoredToken, b: ScoredToken) -> float | None:
-    """Return by how much each answer prefers its own token to the other's, or another to its own; the largest."""
+    """Return the largest lead of an answer's own token over the other's, or of another token over its own."""
     if b.token not in a.top or a.token not in b.top:
         return None
     behind = max(max(step.top.values()) - step.logprob for step in (a, b))
@@ -69,6 +69,6 @@ def _gap(a: ScoredToken, b: ScoredToken) -> float | None:
 
 
 def _lead(step: ScoredToken) -> float | None:
-    """Return by how much a token leads the next: what an answer that ends there must have preferred, if anything."""
+    """Return the lead of a token over the next likeliest, which an answer that ends here must have made up for."""
     others = [logprob for token, logprob in step.top.items() if token != step.token]
     return step.logprob - max(others) if others else None

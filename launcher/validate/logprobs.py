@@ -1,4 +1,4 @@
-"""Checks that log-probabilities of the prompt are aligned, and equal to those of a direct forward pass."""
+"""Checks of the prompt's log-probabilities: their alignment, and their equality with a plain forward pass."""
 
 from __future__ import annotations
 
@@ -49,15 +49,15 @@ def _check_values(lists: dict[str, Json]) -> None:
 async def equal_to_forward(context: CheckContext) -> Measurement:
     """Compare with plain forward passes of the same weights: prompts, and then tokens generated one by one.
 
-    The prompts are asked alone and among others. Generated tokens see the prompt through the cache only.
+    Prompts are sent alone and with others. Generated tokens see the prompt only through the cache.
     """
     if not context.endpoint.is_builtin:
-        raise NotApplicable("a server of another program offers no direct forward pass")
+        raise NotApplicable("a server of another program has no plain forward pass")
     sequences, accepted = await texts(context), await tolerance(context)
     found = {"prompt": await _of_prompts(context, sequences), "generated": await _of_generated(context, sequences)}
     for kind, differences in found.items():
         if (complaint := accepted.violation(differences)) is not None:
-            raise Failure(f"log-probabilities of {kind} tokens differ {complaint} from a direct forward pass")
+            raise Failure(f"log-probabilities of {kind} tokens differ {complaint} from a plain forward pass")
     every = [d for differences in found.values() for d in differences]
     worst, median = accepted.worst(every), statistics.median(every)
     detail = (
@@ -67,7 +67,7 @@ async def equal_to_forward(context: CheckContext) -> Measurement:
 
 
 async def _of_prompts(context: CheckContext, sequences: list[list[int]]) -> list[float]:
-    """Return the differences of prompt tokens, some of them of the same prompt in parts."""
+    """Return the differences of prompt tokens, also of prefixes of one prompt."""
     first, expected = sequences[0], [await _expected(context, tokens) for tokens in sequences]
     asked = [(first[:n], expected[0]) for n in (len(first) - 1, 3, len(first))]
     asked += zip(sequences, expected, strict=True)
@@ -76,7 +76,7 @@ async def _of_prompts(context: CheckContext, sequences: list[list[int]]) -> list
 
 
 async def _of_generated(context: CheckContext, sequences: list[list[int]]) -> list[float]:
-    """Return the differences of generated tokens; each sequence is made to repeat its last token."""
+    """Return the differences of generated tokens; a bias makes each sequence repeat its last token."""
     forced = [tokens[-1] for tokens in sequences]
     bodies = await asyncio.gather(
         *(
@@ -103,7 +103,7 @@ async def _score(context: CheckContext, prompt: str | list[int]) -> Json:
 
 
 def _prompt(body: Json) -> list[float]:
-    """Return the log-probabilities of the prompt's tokens but the first."""
+    """Return the log-probabilities of the prompt's tokens except the first."""
     prompt = usage_of(body)["prompt_tokens"]
     seen: list[float] = body["choices"][0]["logprobs"]["token_logprobs"][1:prompt]
     if len(seen) != prompt - 1:
@@ -112,7 +112,7 @@ def _prompt(body: Json) -> list[float]:
 
 
 def _differences(seen: list[float], expected: list[float]) -> list[float]:
-    """Return the absolute differences; infinite for what is no number."""
+    """Return the absolute differences; infinite where one is not finite."""
     found = [abs(a - b) for a, b in zip(seen, expected, strict=False)]
     return [d if math.isfinite(d) else math.inf for d in found]
 

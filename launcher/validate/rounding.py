@@ -1,4 +1,4 @@
-"""The check of what rounding does in the served model, which the tolerance of the other checks follows from."""
+"""The check of the served model's rounding errors, from which the tolerance of other checks follows."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from launcher.validate.tolerance import WIDER, EngineFacts, Tolerance, assumed, 
 
 PROBES = (
     "Water boils at 100 degrees and freezes at 0. Paris is the capital of France; Rome is that of Italy. 12+30=42.",
-    'She said: "We\'ll be there at noon", but nobody came before 14:05 - the bridge over the river was closed again.',
+    'She said: "We\'ll be there at noon", but they came after 14:05 - the bridge over the river was closed again.',
 )
-"""Texts whose log-probabilities are computed twice, beside the settings' prompt: enough tokens for a steady figure."""
+"""Texts, beside ``validate.prompt``, that are computed twice: enough tokens for a stable figure."""
 ROOM = 8
-"""So many tokens can follow each text within the context."""
+"""The number of tokens that fit the context after each text."""
 
 
 async def rounding(context: CheckContext) -> Measurement:
-    """A plain forward pass must be as exact as its type allows; how exact it is decides the tolerance."""
+    """A plain forward pass must be as exact as its type allows; its error sets the tolerance."""
     found = await tolerance(context)
     if found.exceeds_rounding:
         raise Failure(
@@ -33,7 +33,7 @@ async def rounding(context: CheckContext) -> Measurement:
 
 
 async def tolerance(context: CheckContext) -> Tolerance:
-    """Return how far log-probabilities of this endpoint may be apart; it is found out once."""
+    """Return the tolerance for log-probabilities of this endpoint, measured once."""
     if not context.tolerances:
         context.tolerances.append(await _derived(context))
     return context.tolerances[0]
@@ -44,7 +44,7 @@ async def _derived(context: CheckContext) -> Tolerance:
     if context.settings.tolerance is not None:
         return given(context.settings.tolerance, engine.dtype)
     if not context.endpoint.is_builtin:
-        return assumed(engine.dtype, "a server of another program offers no plain forward pass to measure it with")
+        return assumed(engine.dtype, "a server of another program has no plain forward pass to measure it with")
     if engine.dtype not in WIDER:
         return assumed(engine.dtype, "there is no wider type to measure it with")
     patience_s = context.settings.timeout_s / 2
@@ -59,7 +59,7 @@ async def _derived(context: CheckContext) -> Tolerance:
 
 
 async def _engine(context: CheckContext) -> dict[str, Json]:
-    """Return what the server says of its engine; nothing for one that has no such route."""
+    """Return the answer of ``/engine``; empty for a server without that route."""
     with suppress(TransportError):
         response = await context.client.get(f"{context.endpoint.root}/engine")
         if response.ok and isinstance(response.body, dict):
@@ -68,7 +68,7 @@ async def _engine(context: CheckContext) -> dict[str, Json]:
 
 
 async def texts(context: CheckContext) -> list[list[int]]:
-    """Return the tokens of the settings' prompt, then of `PROBES`, each as long as the context allows."""
+    """Return the tokens of ``validate.prompt`` and of `PROBES`, each cut to the context."""
     return [await _tokens(context, text) for text in (context.settings.prompt, *PROBES)]
 
 
@@ -80,16 +80,16 @@ async def _tokens(context: CheckContext, text: str) -> list[int]:
 
 
 async def reference(context: CheckContext, tokens: list[int], exact: bool = False) -> Mapping[str, Json]:
-    """Return what ``/reference_logprobs`` says; `NotApplicable` for an engine that has no plain forward pass."""
+    """Return the answer of ``/reference_logprobs``. Raises `NotApplicable` without a plain forward pass."""
     url = f"{context.endpoint.root}/reference_logprobs"
     answer = await context.client.post(url, {"tokens": tokens, "exact": exact})
     if not answer.ok:
-        raise NotApplicable(f"this engine offers no direct forward pass (HTTP {answer.status})")
+        raise NotApplicable(f"this engine has no plain forward pass (HTTP {answer.status})")
     return dict(answer.body)
 
 
 async def _passes(context: CheckContext, tokens: list[int]) -> list[tuple[float, float]]:
-    """Return the log-probability of each token but the first, by a plain pass and by an exact one.
+    """Return the log-probability of each token except the first, by a plain pass and by an exact one.
 
     Raises `NotApplicable` with the reason where the engine cannot compute one of them.
     """
@@ -101,7 +101,7 @@ async def _passes(context: CheckContext, tokens: list[int]) -> list[tuple[float,
 
 
 def _number(value: Json) -> float:
-    """Return a log-probability; what is no number in JSON (null for NaN) is infinitely far from any."""
+    """Return a log-probability; null, which stands for NaN, becomes minus infinity."""
     return float(value) if isinstance(value, int | float) else -math.inf
 
 

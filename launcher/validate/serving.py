@@ -1,4 +1,4 @@
-"""Checks that the server is there and serves the model."""
+"""Checks that the server answers and serves the model."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from launcher.validate.check import Capability, CheckContext, CheckDefinition, F
 
 
 async def ready(context: CheckContext) -> str:
-    """Our own servers say on ``/ready`` that the weights are loaded and that a real token was produced."""
+    """``/ready`` of a built-in server confirms that the weights are loaded and a token was generated."""
     if not context.endpoint.is_builtin:
-        raise NotApplicable("a server of another program has no /ready of ours")
+        raise NotApplicable("a server of another program need not have /ready")
     response = await context.client.get(f"{context.endpoint.root}/ready")
     if not response.ok:
         raise Failure(f"/ready answered HTTP {response.status}: {str(response.body)[:200]}")

@@ -1,6 +1,6 @@
-"""The check that token ids are those of the checkpoint's own file, read here by the library that wrote it.
+"""The check that token ids agree with the checkpoint's tokenizer file, read by the library that wrote it.
 
-The server's tokenizer passes every comparison with itself; this reading shares no code with it.
+A comparison of the server's tokenizer with itself always passes; this check shares no code with it.
 """
 
 from __future__ import annotations
@@ -27,28 +27,28 @@ TEXTS = (
     "aaaaaaaaaaaaaaaa ........ ________",
 )
 DEPTH = 3
-"""A tokenizer lies at most so many folders below a checkpoint."""
+"""How many folders below a checkpoint a tokenizer may lie."""
 SPECIAL = 6
-"""So many of the file's special tokens are written into a text."""
+"""The number of the file's special tokens that are put into texts."""
 MAX_BYTES = 2**28
 
 
 @dataclass(frozen=True)
 class Reading:
-    """An independent reading of a file: text to ids, with what stands around it or (False) without, and back."""
+    """The file's own tokenizer: text to ids, with surrounding special tokens or (False) without, and back."""
 
     file: Path
     encode: Callable[[str, bool], list[int]]
     decode: Callable[[list[int]], str]
     texts: tuple[str, ...]
     both: bool
-    """Whether the file says what stands around a text."""
+    """Whether the file defines the special tokens around a text."""
 
 
 async def tokens_of_the_file(context: CheckContext) -> str:
     """Compare ``/tokenize`` and ``/detokenize`` with the checkpoint's ``tokenizer.json`` or SentencePiece model."""
     if not context.endpoint.is_builtin:
-        raise NotApplicable("a server of another program has no /tokenize of ours")
+        raise NotApplicable("a server of another program need not have /tokenize")
     if context.vocabulary is None:
         raise NotApplicable("the model has no files, or the engine reads none")
     reading = _read(context.vocabulary)
@@ -91,7 +91,7 @@ def _read(path: Path) -> Reading:
 
 
 def _files(path: Path) -> list[Path]:
-    """Return the tokenizer's file, or all there are in folders below; ``tokenizer.json`` comes before any other."""
+    """Return the tokenizer's file, or all files in the folders below; ``tokenizer.json`` takes precedence."""
     if path.is_file():
         return [path] if path.suffix in (".json", ".model") else []
     for name in ("tokenizer.json", "*.model"):

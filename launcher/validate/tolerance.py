@@ -1,4 +1,4 @@
-"""How far two log-probabilities may be apart because of rounding: a tolerance that belongs to a floating point type."""
+"""The tolerance for log-probabilities: how far rounding may move them in a floating point type."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ SAFETY = 10.0
 """The tolerance in units of the measured rounding error (root mean square). The largest of some hundred differences of
 two passes that round independently is 5 to 6 of these units (measured on the shipped model and on random ones)."""
 TYPICAL_SAFETY = 3.0
-"""The same for the median difference, in units of the median rounding error; two passes have 0.5 to 2 of them."""
+"""The tolerance of the median difference, in median rounding errors; two passes differ by 0.5 to 2 of them."""
 LEAST_NATS, LEAST_EPSILONS = 1e-4, 4.0
-"""No tolerance is below these: a smaller difference changes no score, and a type cannot be told from itself."""
+"""The least tolerance, in nats and in epsilons. A smaller difference changes no score."""
 MOST_EPSILONS, AROUND_LAYERS = 24.0, 4
 """No tolerance is above this many epsilons times the square root of the number of layers and four more (embedding, last
 norm, output layer, logits): rounding errors add up like steps in random directions. An engine whose own plain pass is
 broken can so derive no tolerance that lets it pass."""
 REROUTED = 0.1
-"""The share of tokens that need not keep to the tolerance where a model has experts: a router whose scores are close
-sends a token to another expert, which is no rounding error any more. The median still holds for all."""
+"""The share of tokens that may exceed the tolerance in a model with experts. A router with close scores may choose
+another expert, whose result differs by more than rounding. The bound of the median still holds."""
 ASSUMED_EPSILONS = 32.0
-"""Where nothing can be measured."""
+"""The tolerance in epsilons where nothing can be measured."""
 ASSUMED_DTYPE = "bf16"
-"""The type of a server that does not say which it has: the coarsest of those that serve a model unquantised."""
+"""The type of a server that reports none: the coarsest type of unquantised models."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,8 @@ class Tolerance:
 
     ``value`` bounds the largest difference, or all but a share of `REROUTED` with ``experts``; ``typical`` bounds the
     median. ``source`` is ``given`` (by ``validate.tolerance``), ``measured`` or ``assumed``; ``why`` says it in words.
-    ``rounding`` is the root mean square error of a plain pass in ``dtype`` against the same pass in ``exact_dtype``,
-    over ``tokens`` tokens, and ``typical_rounding`` the median. ``value`` is never below ``least`` or above ``most``.
+    ``rounding`` is the root mean square error of a plain pass in ``dtype`` against one in ``exact_dtype``, over
+    ``tokens`` tokens; ``typical_rounding`` is the median error. ``value`` is never below ``least`` or above ``most``.
     """
 
     value: float
@@ -63,12 +63,12 @@ class Tolerance:
 
     @property
     def exceeds_rounding(self) -> bool:
-        """Whether a plain pass is further from an exact one than rounding explains."""
+        """Whether the error of a plain pass is larger than rounding explains."""
         found, most = self.typical_rounding, self.most
         return found is not None and most is not None and not found <= most
 
     def violation(self, differences: Sequence[float]) -> str | None:
-        """Return why ``differences`` are more than rounding explains, None if they are not."""
+        """Return how ``differences`` exceed the tolerance; None if they do not."""
         worst, median = self.worst(differences), statistics.median(differences)
         if not worst <= self.value:
             return f"by {worst:.2g}; the tolerance is {self}"
@@ -77,7 +77,7 @@ class Tolerance:
         return None
 
     def worst(self, differences: Sequence[float]) -> float:
-        """Return the largest difference that counts."""
+        """Return the largest difference, except those of rerouted tokens."""
         return sorted(differences)[len(differences) - 1 - int(self.experts * REROUTED * len(differences))]
 
     def to_json(self) -> dict[str, Json]:
@@ -97,7 +97,7 @@ def assumed(dtype: str, why: str) -> Tolerance:
 
 
 def measured(engine: EngineFacts, pairs: Iterable[tuple[float, float]]) -> Tolerance:
-    """Derive a tolerance from pairs of log-probabilities of the same token: a plain pass's, and the exact one's.
+    """Derive a tolerance from pairs of log-probabilities of one token, by a plain pass and by an exact one.
 
     Neither comes from the batched, cached path that is then held to the tolerance.
     """
@@ -131,7 +131,7 @@ def measured(engine: EngineFacts, pairs: Iterable[tuple[float, float]]) -> Toler
 
 @dataclass(frozen=True)
 class EngineFacts:
-    """What a server's ``/engine`` tells of its model: the floating point type (empty: not told), layers, experts."""
+    """Facts from a server's ``/engine``: the floating point type (empty if unknown), layers, experts."""
 
     dtype: str
     layers: int

@@ -89,7 +89,7 @@ def dripped(connection: socket.socket, part: bytes, times: int = 3000) -> bytes:
             return first + (said(connection) if first else b"")
         connection.settimeout(PATIENCE_S)
         pause.wait(0.001)
-    raise AssertionError("the server takes this for ever")
+    raise AssertionError("the server accepts this without a limit")
 
 
 def statuses(data: bytes) -> list[int]:

@@ -68,7 +68,7 @@ async def test_no_prompt_is_repeated_in_an_error(client: httpx.AsyncClient) -> N
 @pytest.mark.parametrize("path", ["/tokenize", "/detokenize", "/reference_logprobs"])
 @pytest.mark.parametrize(
     "body",
-    [{}, {"tokens": [-1], "prompt": 5}, {"prompt": "x", "tokens": [1], "model": "nobody"}, {"tokens": ["x"] * 9}],
+    [{}, {"tokens": [-1], "prompt": 5}, {"prompt": "x", "tokens": [1], "model": "unknown"}, {"tokens": ["x"] * 9}],
 )
 async def test_token_routes_refuse_what_is_wrong(client: httpx.AsyncClient, path: str, body: object) -> None:
     blamed(await client.post(path, json=body))

@@ -1,4 +1,4 @@
-"""Until its certificate is valid, an endpoint answers nobody but who validates it."""
+"""Until its certificate is valid, an endpoint answers only the validator."""
 
 from __future__ import annotations
 

@@ -181,6 +181,16 @@ def test_an_answer_before_the_app_has_the_clients_own_id_and_no_earlier_ones(pla
     assert ids(found)[1].startswith("req_")
 
 
+def test_the_log_has_the_id_of_an_answer_before_the_app() -> None:
+    with server(header_bytes=4000) as s:
+        found = answer_to(s.address, b"GARBAGE\r\n\r\n") + answer_to(
+            s.address, HEAD + b"a: " + b"x" * 5000 + b"\r\n\r\n"
+        )
+        assert statuses(found) == [400, 431]
+        lines = s.log.read_text().splitlines()
+        assert all(any(line.endswith(f" {id}") for line in lines) for id in ids(found))
+
+
 @settings(max_examples=examples(40), deadline=None)
 @given(
     junk=st.lists(st.binary(max_size=30) | st.sampled_from([HEAD, CLOSE, b"\r\n", b"\r\n\r\n", b"0\r\n\r\n", b": "]))

@@ -72,7 +72,7 @@ async def greedy_check(folder: Path, lie: Lie, is_builtin: bool = True, **settin
 async def test_answers_that_part_at_a_near_tie_are_accepted_and_it_is_said(tmp_path: Path) -> None:
     found = await greedy_check(tmp_path, Undecided(5e-5))
     assert found.ok, found
-    assert "4 of 4 answers part at a near-tie: token 6 is" in found.detail
+    assert "4 of 4 answers diverge at a near-tie: token 6 is" in found.detail
     assert "'Z'" in found.detail
 
 
@@ -80,7 +80,7 @@ async def test_answers_that_part_at_a_near_tie_are_accepted_and_it_is_said(tmp_p
     ("lie", "said"),
     [
         (Undecided(0.01), "0.01 nats apart"),
-        (Undecided(5e-5, without_logprobs), "only the same text is accepted"),
+        (Undecided(5e-5, without_logprobs), "both texts must be equal"),
         (Undecided(5e-5, without_the_other), "not among the likeliest"),
         (Undecided(5e-5, a_third_is_likelier), "0.6 nats apart"),
     ],

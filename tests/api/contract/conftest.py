@@ -1,8 +1,7 @@
 """The servers under contract.
 
-To put another backend or engine under the same tests, add it to `SERVERS`: a name, and what to choose on the command
-line. Each server is a program of its own, so that no other test's model can get in its way; it starts once per session,
-when first asked for.
+To test another backend or engine, add it to `SERVERS` with a name and its command line. Each server is a separate
+process, isolated from the models of other tests. It starts once per session, at its first use.
 """
 
 from __future__ import annotations

@@ -30,10 +30,10 @@ async def test_a_wrong_value_is_a_400_that_names_the_field(api: Api, stream: boo
 
 async def test_an_unknown_model_is_a_404(api: Api, sdk: openai.AsyncOpenAI) -> None:
     for path, rest in (("/v1/completions", {"prompt": "x"}), ("/v1/chat/completions", {"messages": MESSAGES})):
-        assert blamed(await api.post(path, model="nobody", **rest), 404) == ("model", "model_not_found")
-    assert blamed(await api.http.get("/v1/models/nobody"), 404) == ("model", "model_not_found")
+        assert blamed(await api.post(path, model="unknown", **rest), 404) == ("model", "model_not_found")
+    assert blamed(await api.http.get("/v1/models/unknown"), 404) == ("model", "model_not_found")
     with pytest.raises(openai.NotFoundError):
-        await sdk.completions.create(model="nobody", prompt="x")
+        await sdk.completions.create(model="unknown", prompt="x")
 
 
 async def test_a_prompt_that_is_too_long_is_refused_with_both_lengths(api: Api) -> None:
