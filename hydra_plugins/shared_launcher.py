@@ -107,7 +107,7 @@ class SharedLauncher(Launcher):
         if not RunFolder(folder).multirun.exists():
             OmegaConf.save(self.config, RunFolder(folder).multirun)
         if number == 0 and OmegaConf.select(self.config.hydra.sweeper, "sampler.seed", default=0) is None:
-            _tell("without hydra.sweeper.sampler.seed=<number> this sweep cannot be continued if it is interrupted")
+            _print("without hydra.sweeper.sampler.seed=<number> this sweep cannot be continued if it is interrupted")
 
     def _compose(self, overrides: Sequence[str], number: int) -> "_Point":
         from launcher.cli.compose import Composition
@@ -120,7 +120,7 @@ class SharedLauncher(Launcher):
         with read_write(config.hydra.runtime), open_dict(config.hydra.runtime):
             config.hydra.runtime.output_dir = str(folder)
         HydraConfig.instance().set_config(config)
-        done = self.resume and _is_done_before(config, folder)
+        done = self.resume and _is_done_point(config, folder)
         if self.resume and not done:
             config.resume = str(folder)
         composition = Composition(_task(config), config.hydra, folder)
@@ -130,9 +130,9 @@ class SharedLauncher(Launcher):
     def _run(self, point: "_Point", number: int, submitted: dict[int, Any]) -> JobReturn:
         """Run a point, put it into ``submitted`` if a job will do it, or skip it if it is done."""
         if point.done:
-            _tell(f"{point.title} · done before")
-            return _returned(point.config, point.composition.folder)
-        _tell(point.title)
+            _print(f"{point.title} · done before")
+            return _return_done(point.config, point.composition.folder)
+        _print(point.title)
         if _is_submitted(point.config):
             with relaxed_gc():
                 return self._run_job(point, lambda composition: _collect(composition, submitted, number))
@@ -200,7 +200,7 @@ def _folder(config: DictConfig) -> Path:
     return Path(str(config.hydra.sweep.dir)) / str(config.hydra.sweep.subdir)
 
 
-def _is_done_before(config: DictConfig, folder: Path) -> bool:
+def _is_done_point(config: DictConfig, folder: Path) -> bool:
     """Tell whether a point of a resumed sweep is done. Raises `UserError` where the sweeper asks for another point."""
     _check_same(config, folder)
     return _is_done(folder)
@@ -208,11 +208,11 @@ def _is_done_before(config: DictConfig, folder: Path) -> bool:
 
 def _check_same(config: DictConfig, folder: Path) -> None:
     """Raise `UserError` where the sweeper asks for another point than it did before."""
-    from launcher.cli.arguments import as_written, stored_overrides
+    from launcher.cli.arguments import override_texts, stored_overrides
     from launcher.core.errors import UserError
     from launcher.core.run_folder import RunFolder
 
-    file, asked = RunFolder(folder).overrides, as_written(config.hydra.overrides.task)
+    file, asked = RunFolder(folder).overrides, override_texts(config.hydra.overrides.task)
     before = stored_overrides(file) if file.exists() else asked
     if before != asked:
         was, now = (" ".join(one for one in a if one not in b) for a, b in ((before, asked), (asked, before)))
@@ -232,7 +232,7 @@ def _is_done(folder: Path) -> bool:
         return False
 
 
-def _returned(config: DictConfig, folder: Path) -> JobReturn:
+def _return_done(config: DictConfig, folder: Path) -> JobReturn:
     from launcher.cli.sweep_callback import SweepCallback
 
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
@@ -241,7 +241,7 @@ def _returned(config: DictConfig, folder: Path) -> JobReturn:
     return ret
 
 
-def _tell(line: str) -> None:
+def _print(line: str) -> None:
     from launcher.core.console import to_stderr
 
     to_stderr(line)

@@ -1,4 +1,4 @@
-"""What a command line implies: the overrides of the run that it resumes, no folder for a plan, the model of a watch."""
+"""Expands ``resume=``, ``mode=plan`` and ``mode=watch`` into Hydra's overrides."""
 
 from __future__ import annotations
 
@@ -16,61 +16,61 @@ from launcher.core.errors import ResumeError, UserError
 from launcher.core.run_folder import RunFolder
 from launcher.settings.overrides import CommandLine
 
-RESUMES = "hydra.launcher.resume"
+RESUME_KEY = "hydra.launcher.resume"
 
 QUOTED = 120
 """Characters of an error that a line quotes."""
 
-WATCHED = "${watch.folder}"
-"""The model of a watch, until a checkpoint takes its place."""
+WATCHED_PATH = "${watch.folder}"
+"""The model's path of a watch, until a checkpoint replaces it."""
 
 
 def expand_arguments(line: CommandLine, scratch: Path) -> CommandLine:
-    """Add what ``resume=``, ``mode=plan`` and ``mode=watch`` imply.
+    """Add the overrides that ``resume=``, ``mode=plan`` and ``mode=watch`` imply.
 
-    A plan has no run folder: what Hydra needs one for goes to ``scratch``. Raises `UserError`.
+    A plan has no run folder; Hydra writes into ``scratch`` instead. Raises `UserError`.
     """
     if line.get("mode") == "plan":
-        nowhere = _watching(line).with_("hydra.run.dir", str(scratch)).with_("hydra.sweep.dir", str(scratch))
+        nowhere = _expand_watch(line).with_("hydra.run.dir", str(scratch)).with_("hydra.sweep.dir", str(scratch))
         return nowhere.with_("hydra.output_subdir", None)
     folder = line.get("resume")
     if folder is None:
-        return _watching(line)
+        return _expand_watch(line)
     if folder == "":
-        raise UserError("resume=: accepted is the folder of an interrupted run or sweep")
+        raise UserError("resume=: a value is required; expected the folder of an interrupted run or sweep")
     if RunFolder(Path(folder)).multirun.is_file():
-        return _resumed_sweep(line, Path(folder))
-    return _watching(resumed(line, Path(folder)))
+        return _resume_sweep(line, Path(folder))
+    return _expand_watch(resume_run(line, Path(folder)))
 
 
-def _watching(line: CommandLine) -> CommandLine:
-    """Let a watch's model be the training run's; each checkpoint in it takes its place."""
+def _expand_watch(line: CommandLine) -> CommandLine:
+    """Make the watched folder the model's path, which each checkpoint replaces."""
     if line.get("mode") != "watch":
         return line
-    if (path := line.get("model.path")) not in (None, WATCHED):
+    if (path := line.get("model.path")) not in (None, WATCHED_PATH):
         raise UserError(f"model.path={path}: mode=watch takes the checkpoints from watch.folder")
     others = line.without(lambda key: key == "model.path")
     chosen = others if "model" in line.keys else others.with_("model", "checkpoint")
-    return chosen.with_("model.path", WATCHED)
+    return chosen.with_("model.path", WATCHED_PATH)
 
 
-def resumed(line: CommandLine, folder: Path) -> CommandLine:
-    """Start from the overrides that the run in ``folder`` was made with; what is given now wins."""
+def resume_run(line: CommandLine, folder: Path) -> CommandLine:
+    """Return the overrides of the run in ``folder``, replaced by those of ``line``."""
     stored = RunFolder(folder).overrides
     if not stored.is_file():
         raise UserError(f"resume={folder}: not a run folder, {stored} does not exist")
     file = RunFolder(folder).hydra_config
-    told = _hydra(file) if file.is_file() else None
-    queue = [] if "cluster" in line.keys or told is None else _queue_overrides(told)
+    stored_config = _read_hydra_config(file) if file.is_file() else None
+    queue = [] if "cluster" in line.keys or stored_config is None else _queue_overrides(stored_config)
     before = CommandLine.of([*stored_overrides(stored), *queue])
     kept = before.without(lambda key: key in line.keys)
     whole = kept.added(line.texts).with_("hydra.run.dir", str(folder)).with_("hydra.output_subdir", None)
-    return _with_options(whole.flagged(**line.flags), told, folder)
+    return _with_config_dir(whole.flagged(**line.flags), stored_config, folder)
 
 
-def _with_options(line: CommandLine, told: Any, folder: Path) -> CommandLine:
+def _with_config_dir(line: CommandLine, stored_config: Any, folder: Path) -> CommandLine:
     """Add the ``--config-dir`` that a run or sweep was made with, unless another one is given."""
-    sources = (told.get("runtime") or {}).get("config_sources") or [] if told is not None else []
+    sources = (stored_config.get("runtime") or {}).get("config_sources") or [] if stored_config is not None else []
     before = next((source.path for source in sources if source.provider == "command-line"), None)
     if before is None or "config_dir" in line.flags:
         return line
@@ -79,48 +79,48 @@ def _with_options(line: CommandLine, told: Any, folder: Path) -> CommandLine:
     return line.flagged(config_dir=before)
 
 
-def _queue_overrides(told: Any) -> list[str]:
+def _queue_overrides(stored_config: Any) -> list[str]:
     """Return the keys of our own ``hydra.launcher`` that a run was submitted with."""
-    ours = told.launcher._target_ == SHARED
-    given = CommandLine.of(as_written(told.overrides.hydra) if ours else [])
-    return given.without(lambda key: not key.startswith("hydra.launcher.") or key == RESUMES).texts
+    ours = stored_config.launcher._target_ == SHARED
+    given = CommandLine.of(override_texts(stored_config.overrides.hydra) if ours else [])
+    return given.without(lambda key: not key.startswith("hydra.launcher.") or key == RESUME_KEY).texts
 
 
-def _resumed_sweep(line: CommandLine, folder: Path) -> CommandLine:
-    """Repeat the sweep in ``folder`` with its own overrides: only there is a finished point known to be the same."""
+def _resume_sweep(line: CommandLine, folder: Path) -> CommandLine:
+    """Repeat the sweep in ``folder`` with its own overrides: with others, a finished point might be another one."""
     if given := line.without(lambda key: key == "resume" or key.startswith("hydra.")).texts:
-        raise UserError(f"{given[0]}: a sweep is continued as it was begun; accepted are resume={folder} and hydra.*")
-    stored = _hydra(RunFolder(folder).multirun)
+        raise UserError(f"{given[0]}: a sweep is resumed as it began; expected only resume={folder} and hydra.*")
+    stored = _read_hydra_config(RunFolder(folder).multirun)
     if stored.launcher._target_ != SHARED:
-        raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is continued; its points can be")
-    settings = CommandLine.of(as_written(stored.overrides.hydra))
-    kept = settings.without(lambda key: key in ("hydra.sweep.dir", "hydra.mode", RESUMES))
+        raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is resumed; resume its points instead")
+    settings = CommandLine.of(override_texts(stored.overrides.hydra))
+    kept = settings.without(lambda key: key in ("hydra.sweep.dir", "hydra.mode", RESUME_KEY))
     ours = line.without(lambda key: not key.startswith("hydra."))
-    whole = CommandLine.of(as_written(stored.overrides.task)).added(kept.texts).added(ours.texts)
-    sweep = whole.with_("hydra.sweep.dir", str(folder)).with_(RESUMES, True)
-    return _with_options(sweep.flagged(**line.flags, multirun=True), stored, folder)
+    whole = CommandLine.of(override_texts(stored.overrides.task)).added(kept.texts).added(ours.texts)
+    sweep = whole.with_("hydra.sweep.dir", str(folder)).with_(RESUME_KEY, True)
+    return _with_config_dir(sweep.flagged(**line.flags, multirun=True), stored, folder)
 
 
 def stored_overrides(file: Path) -> list[str]:
-    """Return the overrides that Hydra kept in a file. Raises `ResumeError` for a damaged one."""
-    with _reading(file):
-        return as_written(OmegaConf.load(file))
+    """Return the overrides that Hydra wrote to a file. Raises `ResumeError` for a damaged one."""
+    with _reading_hydra_file(file):
+        return override_texts(OmegaConf.load(file))
 
 
-def _hydra(file: Path) -> Any:
-    """Return Hydra's own settings as it kept them, with all that is read of them. Raises `ResumeError`."""
-    with _reading(file):
+def _read_hydra_config(file: Path) -> Any:
+    """Return Hydra's own settings from a file of its own, checked. Raises `ResumeError`."""
+    with _reading_hydra_file(file):
         found = OmegaConf.load(file).hydra
         for overrides in (found.overrides.hydra, found.overrides.task):
-            as_written(overrides)
+            override_texts(overrides)
         if not isinstance(found.launcher._target_, str):
             raise TypeError("no launcher in it")
         return found
 
 
 @contextmanager
-def _reading(file: Path) -> Iterator[None]:
-    """Raise `ResumeError` with what to do for a file that is not what Hydra wrote."""
+def _reading_hydra_file(file: Path) -> Iterator[None]:
+    """Raise `ResumeError`, with the remedy, for a file that Hydra did not write."""
     try:
         yield
     except (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
@@ -131,8 +131,8 @@ def _reading(file: Path) -> Iterator[None]:
         ) from None
 
 
-def as_written(overrides: Any) -> list[str]:
-    """Return overrides with their interpolations, which only make sense in the configuration."""
+def override_texts(overrides: Any) -> list[str]:
+    """Return overrides with their interpolations unresolved: they resolve only within the configuration."""
     found = OmegaConf.to_container(overrides, resolve=False)
     if not isinstance(found, list):
         raise TypeError("no list of overrides")

@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher.cli import hydra_launchers
-from launcher.cli.arguments import as_written
+from launcher.cli.arguments import override_texts
 from launcher.cli.config_errors import check_ranges, describe, unknown_keys
 from launcher.cli.config_secrets import check_secrets
 from launcher.cli.hydra_launchers import SHARED, launcher_keys
@@ -61,7 +61,7 @@ class Composition:
 
     @property
     def overrides(self) -> list[str]:
-        return as_written(self._hydra.overrides.task)
+        return override_texts(self._hydra.overrides.task)
 
     @property
     def unresolved(self) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _with_queue_keys(config: DictConfig, keys: Mapping[str, Json], overrides: li
     if not hydra_launchers.queue_keys(keys):
         return config
     given = CommandLine.of(overrides).keys
-    values = hydra_launchers.translated(keys, plain(config.cluster, resolve=False), given)
+    values = hydra_launchers.as_cluster_keys(keys, plain(config.cluster, resolve=False), given)
     merged = config.copy()
     with open_dict(merged):  # additional_parameters takes any key
         merged.merge_with({"cluster": values})

@@ -23,8 +23,8 @@ from launcher.core import credentials
 from launcher.core.ranges import ranges
 from launcher.settings.component import check_finite
 
-CONTAINER = re.compile(r"(?:Cannot convert '|Value '.*' of type ')(?:DictConfig|ListConfig|bytes)'", re.DOTALL)
-QUOTED = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
+CONTAINER_VALUE = re.compile(r"(?:Cannot convert '|Value '.*' of type ')(?:DictConfig|ListConfig|bytes)'", re.DOTALL)
+QUOTED_VALUE = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
 """How OmegaConf quotes a value that it refuses."""
 NEW_ENTRY = re.compile(r"dict is not a subclass of (\w+)")
 """What OmegaConf says of an entry that an override would add to a mapping of components."""
@@ -38,7 +38,7 @@ def describe(error: BaseException) -> str:
     if isinstance(error, OverrideParseException):
         what, why = credentials.shown(str(error.override)), credentials.shown(_first_line(error))
         return f"{what}: {why}; expected group=option or key=value, the value in quotes"
-    cause = _root(error)
+    cause = _root_cause(error)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key}: a value is required"
     if isinstance(cause, ConfigAttributeError | ConfigKeyError):
@@ -48,20 +48,20 @@ def describe(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and (kind := NEW_ENTRY.search(str(cause))):
         return f"{cause.full_key}: a new {kind[1]} needs an option file; see docs/extending.md"
     if isinstance(cause, ValidationError) and cause.full_key:
-        return f"{cause.full_key}: {_unconverted(_first_line(cause), str(cause.full_key))}"
+        return f"{cause.full_key}: {_without_value(_first_line(cause), str(cause.full_key))}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
     key = FULL_KEY.search(str(error))
-    return _unconverted(_reworded(_first_line(error)), key[1] if key else "")
+    return _without_value(_with_remedy(_first_line(error)), key[1] if key else "")
 
 
-def _unconverted(line: str, key: str = "") -> str:
+def _without_value(line: str, key: str = "") -> str:
     """Leave out of OmegaConf's line a container's content, the value of a secret's key, and what looks like a key."""
-    if found := CONTAINER.search(line):
+    if found := CONTAINER_VALUE.search(line):
         kind = "mapping" if "Dict" in found[0] else "list" if "List" in found[0] else "value of bytes"
         return f"{line[: found.start()]}a {kind} stands at {key or 'a key'}; expected one value"
     secret = any(credentials.is_secret(name.removesuffix("_env")) for name in key.split("."))
-    quoted = QUOTED.search(line)
+    quoted = QUOTED_VALUE.search(line)
     if quoted and (secret or credentials.looks_random(quoted[1])):
         return line.replace(quoted[1], "...")
     return line
@@ -95,7 +95,7 @@ def check_ranges(cfg: DictConfig) -> None:
                 limit.check(str(cfg._get_full_key(key)), value)
 
 
-def _root(error: BaseException) -> BaseException:
+def _root_cause(error: BaseException) -> BaseException:
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
     return error
@@ -112,19 +112,21 @@ def _unknown_option(error: MissingConfigException) -> str:
     failed = "".join(f"; {each} cannot be loaded: {each.error}" for each in unloaded(group))
     if not options:
         return f"{group}={option}: there is no group '{group}'"
-    return f"{group}={option}: no such option{_guess(option, options)}; expected one of {', '.join(options)}{failed}"
+    return (
+        f"{group}={option}: no such option{_suggestion(option, options)}; expected one of {', '.join(options)}{failed}"
+    )
 
 
 def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:
     if _is_table(cause.parent_node):
         return f"{cause.full_key}: unknown key; to add it, write +{cause.full_key}=<value>"
-    accepted = _accepted(cause)
+    accepted = _known_keys(cause)
     key = str(cause.key)
-    what = f"{cause.full_key}: no such key{_guess(key, accepted)}"
+    what = f"{cause.full_key}: no such key{_suggestion(key, accepted)}"
     return f"{what}; expected one of {', '.join(accepted)}" if accepted else f"{what}; nothing is chosen in its group"
 
 
-def _accepted(cause: OmegaConfBaseException) -> list[str]:
+def _known_keys(cause: OmegaConfBaseException) -> list[str]:
     if is_dataclass(cause.object_type):
         return [f.name for f in fields(cause.object_type)]
     parent = cause.parent_node
@@ -139,12 +141,12 @@ def _is_table(node: object) -> bool:
     return kind is Any or kind in (str, int, float, bool)
 
 
-def _guess(word: str, options: Iterable[str]) -> str:
+def _suggestion(word: str, options: Iterable[str]) -> str:
     close = difflib.get_close_matches(word, list(options), n=1)
     return f" (did you mean {close[0]}?)" if close else ""
 
 
-def _reworded(line: str) -> str:
+def _with_remedy(line: str) -> str:
     """Add what to type where Hydra's first line does not name it."""
     if found := re.fullmatch(r"Ambiguous value for argument '(.*)'", line):
         return f"{found[1]}: several values; sweep over them with -m, or write a list as key=[a,b]"

@@ -1,4 +1,4 @@
-"""What a sweeper is told of a point: the number, or the numbers, that it chooses the next points by."""
+"""The value of a point, or its values, by which a sweeper chooses the next points."""
 
 from __future__ import annotations
 
@@ -15,10 +15,9 @@ Value = float | list[float] | None
 def value(folder: Path, objective: Json) -> Value:
     """Return the value of the run in ``folder``: that of ``objective``, ``<task>.<metric>``, or of each of a list.
 
-    Without one (None) it is the mean over the tasks of each task's first metric; a group of tasks counts as one. None
-    for a run whose status is not ``ok``, and where nothing was scored: it has no value. Raises `UserError` for a metric
-    that the run does not have, and for tasks that have no common mean because less of one metric and more of another
-    is better.
+    Without an objective it is the mean over the tasks of each task's first metric; a group of tasks counts as one. A
+    run without a scored sample, or whose status is not ``ok``, has the value None. Raises `UserError` for a metric that
+    the run does not have, and for a mean of metrics that point in opposite directions.
     """
     try:
         found = results.read(folder)
@@ -40,7 +39,9 @@ def _value(name: str, metrics: Mapping[str, Json]) -> float | None:
     if not metrics.get(task):  # nothing of it was scored
         return None
     if metric not in metrics[task]:
-        raise UserError(f"objective={name}: the points have no such metric; accepted are {', '.join(_names(metrics))}")
+        raise UserError(
+            f"objective={name}: the points have no such metric; expected one of {', '.join(_names(metrics))}"
+        )
     return float(metrics[task][metric]["value"])
 
 
@@ -52,7 +53,7 @@ def _mean(metrics: Mapping[str, Json]) -> float | None:
     first = {task: next(iter(found)) for task, found in metrics.items() if found}
     if len({metrics[task][metric]["direction"] for task, metric in first.items()}) > 1:
         raise UserError(
-            f"objective: less of one task's metric is better and more of another's; choose from "
+            "objective: the tasks' metrics point in opposite directions; set objective=<task>.<metric>, one of "
             f"{', '.join(_names(metrics))}"
         )
     values = [float(metrics[task][metric]["value"]) for task, metric in first.items()]

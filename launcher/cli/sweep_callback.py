@@ -98,7 +98,7 @@ class SweepCallback(Callback):
         try:
             cls.values.append(objective.value(folder, asked))
         except UserError as error:
-            if asked is None and not hydra_launchers.chooses(config.hydra.sweeper):
+            if asked is None and not hydra_launchers.needs_results(config.hydra.sweeper):
                 return None
             sys.exit(fail_sweep(str(error), error.exit_code))
         return cls.values[-1]

@@ -14,28 +14,28 @@ from pathlib import Path
 from urllib.parse import unquote
 
 from launcher.core.errors import UserError
-from launcher.core.redaction import SHORTEST, hide
+from launcher.core.redaction import MIN_LENGTH, hide
 from launcher.core.types import Json
 
-HIDDEN = "the value may be a secret, and is not shown"
+NOT_SHOWN = "the value may be a secret, and is not shown"
 
 WORDS = frozenset(
     {"password", "passwd", "passphrase", "pwd", "secret", "apikey", "credential", "credentials", "authorization"}
 ) | {"bearer", "cookie", "creds"}
 """Words that make a name one of a secret wherever they stand in it."""
 
-LAST = frozenset({"token", "pat", "auth", "pass"})
-"""Words that do so at the end of a name: ``HF_TOKEN``, and not ``stop_token_ids``."""
+LAST_WORDS = frozenset({"token", "pat", "auth", "pass"})
+"""Words that make a name one of a secret at its end: ``HF_TOKEN``, and not ``stop_token_ids``."""
 
-KEYS = frozenset(
+WORDS_BEFORE_KEY = frozenset(
     {
         *("api", "access", "secret", "private", "auth", "license", "signing", "encryption", "account", "my"),
         *("user", "session", "subscription", "service", "client", "refresh", "bearer", "hf", "admin", "shared"),
     }
 )
-"""Words that do so before a last ``key`` or ``tokens``: ``X-Api-Key``."""
+"""Words that make a name one of a secret before a last ``key`` or ``tokens``: ``X-Api-Key``."""
 
-ORDINARY = frozenset(
+TEXT_TOKEN_WORDS = frozenset(
     {
         *("eos", "bos", "pad", "unk", "sep", "cls", "mask", "stop", "start", "end", "begin", "image", "special"),
         *("max", "min", "per", "next", "first", "last", "prefix", "prompt", "think", "tool"),
@@ -43,13 +43,13 @@ ORDINARY = frozenset(
 )
 """Words before a last ``token`` that make it one of a text."""
 
-WITHIN = re.compile(r"password|passwd|passphrase|apikey|secret|credential")
+SECRET_SUBSTRING = re.compile(r"password|passwd|passphrase|apikey|secret|credential")
 """What makes a word one of a secret wherever it stands in it: ``MYAPIKEY``."""
 
-DOUBTFUL = frozenset({"k", "sid", "sessionid", "session", "sig", "signature", "jwt"})
+AMBIGUOUS_NAMES = frozenset({"k", "sid", "sessionid", "session", "sig", "signature", "jwt"})
 """Names of secrets and of other things: the value decides."""
 
-KNOWN = re.compile(
+KNOWN_KEY = re.compile(
     r"\b(?:sk-[\w-]{8,}|sk_(?:live|test)_\w{8,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{16,}|github_pat_\w{16,}"
     r"|glpat-[\w-]{16,}|nvapi-[\w-]{16,}|xox[abeprs]-[\w-]{10,}|(?:AKIA|ASIA)[0-9A-Z]{16}|AIza[\w-]{30,}"
     r"|gsk_[A-Za-z0-9]{16,}|pypi-[\w-]{16,}|eyJ[\w-]{8,}\.[\w-]{8,})|-----BEGIN [A-Z ]*PRIVATE KEY"
@@ -59,14 +59,16 @@ KNOWN = re.compile(
 USERINFO = re.compile(r"[a-z][a-z0-9+.-]{0,30}://([^\s/?#@\"']+)@", re.IGNORECASE)
 QUERY = re.compile(r"[?&;#]([\w.-]+)=([^&;\s\"'#]+)")
 SCHEME = re.compile(r"\b(Bearer|Basic)\s+([\w.~+/=-]{8,})")
-"""The value of a header that lets somebody in."""
-PAIR = re.compile(r"""([A-Za-z][\w-]{0,63})["']?\s{0,9}[:=]\s{0,9}["']?((?:(?:Bearer|Basic|Token)\s+)?[^\s"',}]+)""")
+"""The value of a header that authenticates."""
+NAME_AND_VALUE = re.compile(
+    r"""([A-Za-z][\w-]{0,63})["']?\s{0,9}[:=]\s{0,9}["']?((?:(?:Bearer|Basic|Token)\s+)?[^\s"',}]+)"""
+)
 """``NAME=value``, ``Header: value`` or ``"key": "value"``."""
 OPTION = re.compile(r"--?([A-Za-z][\w-]*)")
 USER = re.compile(r"-u|--user|--proxy-user")
-CLIENTS = frozenset({"curl", "wget", "http", "https", "xh"})
+HTTP_CLIENTS = frozenset({"curl", "wget", "http", "https", "xh"})
 """Programs whose ``-u`` is a name and a password; that of others may be two groups of a system."""
-ELSEWHERE = re.compile(
+NO_SECRET = re.compile(
     r"(?:(?:Bearer|Basic|Token)\s+)?"
     r"(?:[$<{].*|true|false|null|none|no|yes|auto|basic|-?\d{1,5}(?:\.\d*)?|\d+(?:\.\d+){2,}|@?(?:~|\.{1,2})?/.*)",
     re.IGNORECASE,
@@ -74,28 +76,28 @@ ELSEWHERE = re.compile(
 """A value that is no secret itself: a variable, a place in a template, a short number, a version, a path."""
 PATH = re.compile(r"@?(?:(?:~|\.{1,2})/|/[^/]+(?:/|\.(?:pem|key|crt|cer|json|ya?ml|toml|txt|env|cfg|conf|ini)$))")
 """How a path begins that is not one word behind a slash."""
-MIXED = re.compile(r"(?=[\w+=~-]{0,99}\d)(?=[\w+=~-]{0,99}[A-Za-z])[\w+=~]{8,}")
+LETTERS_AND_DIGITS = re.compile(r"(?=[\w+=~-]{0,99}\d)(?=[\w+=~-]{0,99}[A-Za-z])[\w+=~]{8,}")
 """A part of a text that has letters and digits, as keys do."""
-REFERENCE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}\s]+)")
-OF_A_SHELL = frozenset({"PWD", "OLDPWD"})
-"""Variables whose names are like those of secrets, and which are none."""
+ENVIRONMENT_REFERENCE = re.compile(r"\$\{\s*oc\.env\s*:\s*([^,}\s]+)")
+SHELL_VARIABLES = frozenset({"PWD", "OLDPWD"})
+"""Variables whose names look like those of secrets, but are not."""
 
 VARIABLE = re.compile(r"[A-Za-z_]\w*", re.ASCII)
-CONVENTIONAL = re.compile(r"[A-Z]{1,15}\d{0,2}(?:_(?:[A-Z]{1,15}\d{0,2}|\d{1,3}))*")
-"""A name that is no secret by its form."""
+CONVENTIONAL_NAME = re.compile(r"[A-Z]{1,15}\d{0,2}(?:_(?:[A-Z]{1,15}\d{0,2}|\d{1,3}))*")
+"""The form of an ordinary variable's name, which a secret does not have."""
 
-SETTINGS = re.compile(
+RUNTIME_VARIABLES = re.compile(
     r"(?:CUDA|NVIDIA|NCCL|GLOO|UCX|FI|OMP|GOMP|KMP|MKL|OPENBLAS|CUBLAS|TORCH|TORCHINDUCTOR|PYTORCH|TRITON|XLA|VLLM|SGLANG"
     r"|SGL|TRTLLM|NIM|HF|TRANSFORMERS|TOKENIZERS|RAY|PYTHON\w*|LD|LC|FLASHINFER|NVTE|LAUNCHER|LLAMA)_\w+"
     r"|PATH|LANG|TZ|HOME|TMPDIR|PYTHON\w+|\w*LOG_LEVEL",
 )
 """Variables that set up a runtime, and take words and lists of them."""
-TOKEN = re.compile(r"[A-Za-z]{1,24}|[A-Za-z]{0,3}\d{1,6}[A-Za-z]{0,3}|")
-SIMPLE = re.compile(r"[A-Za-z]{1,12}|[+-]?[\d.,:]{1,20}|(?:~|\.{0,2})/[\w./-]*|")
+PLAIN_WORD = re.compile(r"[A-Za-z]{1,24}|[A-Za-z]{0,3}\d{1,6}[A-Za-z]{0,3}|")
+SIMPLE_VALUE = re.compile(r"[A-Za-z]{1,12}|[+-]?[\d.,:]{1,20}|(?:~|\.{0,2})/[\w./-]*|")
 OPEN_HEADERS = frozenset({"accept", "accept-language", "accept-encoding", "user-agent", "content-type", "connection"})
 """Headers that say nothing secret."""
 
-SCRIPTS = frozenset({"command", "setup", "srun_args", "additional_parameters"})
+SCRIPT_KEYS = frozenset({"command", "setup", "srun_args", "additional_parameters"})
 """Keys that hold words of a command or of a shell."""
 
 
@@ -104,7 +106,7 @@ class SecretGiven(UserError):
 
 
 @dataclass(frozen=True)
-class Place:
+class KeyPath:
     """Where a text stands: the names that lead to it, without the numbers of a list (``listed``)."""
 
     names: tuple[str, ...]
@@ -138,7 +140,7 @@ class Place:
     @property
     def script(self) -> bool:
         """Whether the text holds words of a command or of a shell."""
-        return not SCRIPTS.isdisjoint(self.names)
+        return not SCRIPT_KEYS.isdisjoint(self.names)
 
     def beside(self, group: str) -> str:
         """Return the key of the same name in a neighbouring group, for the name of a variable."""
@@ -146,29 +148,29 @@ class Place:
 
 
 def check(key: str, value: Json) -> None:
-    """Refuse secrets in the value of a key, in all that it holds.
+    """Refuse secrets in the value of a key, also within lists and mappings.
 
-    Raises `SecretGiven`, also for bytes; what is refused is redacted from then on.
+    Raises `SecretGiven`, also for bytes; a refused value is redacted from then on.
     """
-    for place, text in _texts(Place(tuple(key.split(".")) if key else ()), value):
-        _check(place, text)
+    for path, text in _texts(KeyPath(tuple(key.split(".")) if key else ()), value):
+        _check(path, text)
 
 
 def check_word(key: str, text: str) -> None:
     """Refuse a word of the command line that cannot be read and may hold a secret. Raises `SecretGiven`."""
     check_name(key)
-    place = Place(tuple(key.split(".")))
+    path = KeyPath(tuple(key.split(".")))
     groups = ("add_headers", "headers", "environment", "env_set")
-    if place.variable or place.header or place.environment or place.name in groups or is_secret(place.name):
-        raise _refused(place, text, _form(place))
-    _check_text(place, text)
-    _check_script(place, text)
+    if path.variable or path.header or path.environment or path.name in groups or is_secret(path.name):
+        raise _refused(path, text, _remedy(path))
+    _check_text(path, text)
+    _check_script(path, text)
 
 
 def check_name(name: str) -> None:
     """Refuse a key of the command line that is a secret itself. Raises `SecretGiven`."""
-    if KNOWN.search(name):
-        raise _refused(Place(("a word of the command line",)), name, f"it looks like a key; {_form(Place(()))}")
+    if KNOWN_KEY.search(name):
+        raise _refused(KeyPath(("a word of the command line",)), name, f"it looks like a key; {_remedy(KeyPath(()))}")
 
 
 _read: list[str] = []
@@ -189,106 +191,106 @@ def interpolated(key: str) -> Iterator[None]:
     yield
     if _read:
         said = f"{key}: the value of ${{oc.env:{_read[0]}}} would be written to the run folder"
-        raise SecretGiven(f"{said}; {_form(Place((key,)))}")
+        raise SecretGiven(f"{said}; {_remedy(KeyPath((key,)))}")
 
 
 def _holds_secret(variable: str, value: str) -> bool:
-    if variable in OF_A_SHELL or len(value) < SHORTEST:
+    if variable in SHELL_VARIABLES or len(value) < MIN_LENGTH:
         return False
-    return KNOWN.search(value) is not None or (is_secret(variable) and not _is_elsewhere(value))
+    return KNOWN_KEY.search(value) is not None or (is_secret(variable) and not _is_no_secret(value))
 
 
 def looks_random(text: str) -> bool:
     """Tell whether a text has a part of letters and digits, or is like a known key."""
-    return bool(MIXED.search(text) or KNOWN.search(text))
+    return bool(LETTERS_AND_DIGITS.search(text) or KNOWN_KEY.search(text))
 
 
 def shown(text: str) -> str:
-    """Return the beginning of a text to quote in a message; dots for one that looks like a key."""
+    """Return the beginning of a text for a message; three dots for a text that looks like a key."""
     mixed = re.search(r"(?=[^\s/]*\d)(?=[^\s/]*[A-Za-z])[\w+=-]{16,}", text)
-    return "..." if mixed or KNOWN.search(text) else text[:200]
+    return "..." if mixed or KNOWN_KEY.search(text) else text[:200]
 
 
-def _texts(place: Place, value: Json) -> Iterator[tuple[Place, str]]:
+def _texts(path: KeyPath, value: Json) -> Iterator[tuple[KeyPath, str]]:
     if isinstance(value, dict):
         for name, item in value.items():
-            if KNOWN.search(str(name)):
-                raise _refused(place, str(name), "one of its names looks like a key")
-            yield from _texts(Place((*place.names, str(name))), item)
+            if KNOWN_KEY.search(str(name)):
+                raise _refused(path, str(name), "one of its names looks like a key")
+            yield from _texts(KeyPath((*path.names, str(name))), item)
     elif isinstance(value, list | tuple):
         for item in value:
-            yield from _texts(replace(place, listed=True), item)
+            yield from _texts(replace(path, listed=True), item)
     elif isinstance(value, str) and value:
-        yield place, value
+        yield path, value
     elif isinstance(value, int) and not isinstance(value, bool):
-        if is_secret(place.name) and place.kind != "rename" and len(str(abs(value))) >= SHORTEST:
-            raise _refused(place, str(value), _form(place))
+        if is_secret(path.name) and path.kind != "rename" and len(str(abs(value))) >= MIN_LENGTH:
+            raise _refused(path, str(value), _remedy(path))
     elif isinstance(value, bytes):
-        raise _refused(place, value.decode("utf-8", "replace"), "expected a text, not bytes (YAML's !!binary)")
+        raise _refused(path, value.decode("utf-8", "replace"), "expected a text, not bytes (YAML's !!binary)")
     elif isinstance(value, Path):
-        yield place, str(value)
+        yield path, str(value)
 
 
-def _check(place: Place, text: str) -> None:
-    if place.variable:
-        _check_variable(place, text)
+def _check(path: KeyPath, text: str) -> None:
+    if path.variable:
+        _check_variable(path, text)
         return
-    _check_reference(place, text)
-    if place.header and not _is_open(place.name, text):
-        raise _refused(place, text, _form(place))
-    if place.environment and not _is_setting(place.name, text):
-        raise _refused(place, text, _form(place))
-    if place.kind != "rename" and _gives_secret(place.name, text):
-        raise _refused(place, text, _form(place))
-    _check_text(place, text)
+    _check_reference(path, text)
+    if path.header and not _is_open_header(path.name, text):
+        raise _refused(path, text, _remedy(path))
+    if path.environment and not _is_setting(path.name, text):
+        raise _refused(path, text, _remedy(path))
+    if path.kind != "rename" and _is_secret_pair(path.name, text):
+        raise _refused(path, text, _remedy(path))
+    _check_text(path, text)
 
 
-def _check_variable(place: Place, text: str) -> None:
+def _check_variable(path: KeyPath, text: str) -> None:
     """Refuse what is no name of a variable, or may be a secret and is no variable that is set."""
-    if text in os.environ or (CONVENTIONAL.fullmatch(text) and len(text) <= 60 and not KNOWN.search(text)):
+    if text in os.environ or (CONVENTIONAL_NAME.fullmatch(text) and len(text) <= 60 and not KNOWN_KEY.search(text)):
         return
     wrong = "no variable of this name is set" if VARIABLE.fullmatch(text) else "it is no name of a variable"
-    raise _refused(place, text, f"{wrong}; put the secret into one (export MY_KEY=...) and give its name: MY_KEY")
+    raise _refused(path, text, f"{wrong}; put the secret into one (export MY_KEY=...) and give its name: MY_KEY")
 
 
-def _check_reference(place: Place, text: str) -> None:
+def _check_reference(path: KeyPath, text: str) -> None:
     """Refuse ``${oc.env:NAME}`` where its value is, or may be, a secret: it is written with the configuration."""
-    for variable in REFERENCE.findall(text):
-        if variable in OF_A_SHELL and not (place.header or is_secret(place.name)):
+    for variable in ENVIRONMENT_REFERENCE.findall(text):
+        if variable in SHELL_VARIABLES and not (path.header or is_secret(path.name)):
             continue
-        if place.header or place.environment or is_secret(place.name) or is_secret(variable):
-            said = f"{place.key}: the value of ${{oc.env:{variable}}} would be written to the run folder"
-            raise SecretGiven(f"{said}; {_form(place)}")
+        if path.header or path.environment or is_secret(path.name) or is_secret(variable):
+            said = f"{path.key}: the value of ${{oc.env:{variable}}} would be written to the run folder"
+            raise SecretGiven(f"{said}; {_remedy(path)}")
 
 
-def _check_text(place: Place, text: str) -> None:
-    if found := KNOWN.search(text):
+def _check_text(path: KeyPath, text: str) -> None:
+    if found := KNOWN_KEY.search(text):
         raise _refused(
-            place, re.split(r"[\s\"',;&}]", text[found.start() :])[0], f"it looks like a key; {_form(place)}"
+            path, re.split(r"[\s\"',;&}]", text[found.start() :])[0], f"it looks like a key; {_remedy(path)}"
         )
     for userinfo in USERINFO.findall(text):
-        if not _is_elsewhere(userinfo):
-            raise _refused(place, userinfo, f"expected a URL without a password; {_form(place)}")
+        if not _is_no_secret(userinfo):
+            raise _refused(path, userinfo, f"expected a URL without a password; {_remedy(path)}")
     for parameter, value in QUERY.findall(text):
-        if _gives_secret(parameter, value):
-            raise _refused(place, value, f"expected a URL without {parameter}=; {_form(place)}")
+        if _is_secret_pair(parameter, value):
+            raise _refused(path, value, f"expected a URL without {parameter}=; {_remedy(path)}")
     for scheme, value in SCHEME.findall(text):
-        if _lets_in(scheme, value):
-            raise _refused(place, value, _form(place))
-    if place.script:
-        _check_script(place, text)
+        if _authenticates(scheme, value):
+            raise _refused(path, value, _remedy(path))
+    if path.script:
+        _check_script(path, text)
 
 
-def _check_script(place: Place, text: str) -> None:
-    for name, value in (*PAIR.findall(text), *_options(text)):
-        if _gives_secret(name, value):
-            raise _refused(place, value, f"the value of {name}; {_form(place)}")
+def _check_script(path: KeyPath, text: str) -> None:
+    for name, value in (*NAME_AND_VALUE.findall(text), *_options(text)):
+        if _is_secret_pair(name, value):
+            raise _refused(path, value, f"the value of {name}; {_remedy(path)}")
 
 
-def _lets_in(scheme: str, value: str) -> bool:
+def _authenticates(scheme: str, value: str) -> bool:
     """Tell whether a word behind ``Bearer`` looks random, or one behind ``Basic`` is a name and a password."""
     if scheme == "Bearer":
-        return MIXED.search(value) is not None and not _is_elsewhere(value)
+        return LETTERS_AND_DIGITS.search(value) is not None and not _is_no_secret(value)
     try:
         return b":" in b64decode(value, validate=True)
     except ValueError:
@@ -304,23 +306,23 @@ def _options(text: str) -> Iterator[tuple[str, str]]:
     for word in words:
         if word != text and re.search(r"\s", word):
             yield from _options(word)
-        yield from PAIR.findall(word)
+        yield from NAME_AND_VALUE.findall(word)
         for before, after in pairwise(word.split("=")):  # --env=HF_TOKEN=...
             yield before[-64:], after
     filled = [word for word in words if word]
     for word, after in pairwise(filled):
-        if (option := OPTION.fullmatch(word)) and (not after.startswith("-") or MIXED.search(after)):
+        if (option := OPTION.fullmatch(word)) and (not after.startswith("-") or LETTERS_AND_DIGITS.search(after)):
             yield option[1], after
     yield from _users(filled)
 
 
 def _users(words: list[str]) -> Iterator[tuple[str, str]]:
     """Yield the passwords of ``-u name:password`` and ``--user=name:password``."""
-    asks = any(word.rpartition("/")[2] in CLIENTS for word in words)
+    asks = any(word.rpartition("/")[2] in HTTP_CLIENTS for word in words)
     for word, after in pairwise([*words, ""]):
         option, _, joined = word.partition("=") if word.startswith("--") else (word[:2], "", word[2:])
         password = (joined or after).partition(":")[2]
-        if USER.fullmatch(option) and password and (asks or MIXED.search(password)):
+        if USER.fullmatch(option) and password and (asks or LETTERS_AND_DIGITS.search(password)):
             yield "password", password
 
 
@@ -331,38 +333,38 @@ def _words(text: str) -> list[str]:
         return [re.sub(r"[\"'\\]", "", word) for word in text.split()]
 
 
-def _gives_secret(name: str, value: str) -> bool:
+def _is_secret_pair(name: str, value: str) -> bool:
     """Tell whether a name and its value give a secret away."""
     if is_secret(name):
-        return not _is_elsewhere(value)
-    return name.lower().replace("_", "").replace("-", "") in DOUBTFUL and bool(MIXED.search(value))
+        return not _is_no_secret(value)
+    return name.lower().replace("_", "").replace("-", "") in AMBIGUOUS_NAMES and bool(LETTERS_AND_DIGITS.search(value))
 
 
-def _is_elsewhere(value: str) -> bool:
+def _is_no_secret(value: str) -> bool:
     """Tell whether a value says only where a secret is, or cannot be one."""
     if value.lstrip("@~.").startswith("/"):
-        return bool(PATH.match(value)) or len(value) < SHORTEST
-    return bool(ELSEWHERE.fullmatch(value))
+        return bool(PATH.match(value)) or len(value) < MIN_LENGTH
+    return bool(NO_SECRET.fullmatch(value))
 
 
-def _refused(place: Place, value: str, form: str) -> SecretGiven:
-    """Return the error, and see to it that the value is written nowhere else."""
+def _refused(path: KeyPath, value: str, form: str) -> SecretGiven:
+    """Return the error, and redact the value everywhere from now on."""
     for part in (value, unquote(value), *re.split(r"[:@\s]+", value), value.lstrip("-/@~.")):
         hide(part)
-    return SecretGiven(f"{place.key}: {HIDDEN}; {form}")
+    return SecretGiven(f"{path.key}: {NOT_SHOWN}; {form}")
 
 
-def _form(place: Place) -> str:
+def _remedy(path: KeyPath) -> str:
     """Say how a secret in this place is given."""
-    if place.header:
-        return f"export it, and name the variable: {place.beside('headers_env')}"
-    if place.kind == "add":
-        return f"export it, and name the variable: {place.beside('add_env')}"
-    if place.kind == "environment":
-        return f"export {place.name}, which the server inherits, or name another: {place.beside('environment_env')}"
-    if place.kind == "env_set":
-        return f"export {place.name}, which the program inherits"
-    if place.script:
+    if path.header:
+        return f"export it, and name the variable: {path.beside('headers_env')}"
+    if path.kind == "add":
+        return f"export it, and name the variable: {path.beside('add_env')}"
+    if path.kind == "environment":
+        return f"export {path.name}, which the server inherits, or name another: {path.beside('environment_env')}"
+    if path.kind == "env_set":
+        return f"export {path.name}, which the program inherits"
+    if path.script:
         return (
             "export it: the server and the job inherit the environment (sh -c '... \"$MY_KEY\"' where it is an option)"
         )
@@ -377,24 +379,26 @@ def is_secret(name: str) -> bool:
     if not words:
         return False
     before, last = words[-2] if len(words) > 1 else "", words[-1]
-    keyed = last in ("key", "keys", "tokens") and (not before or before in KEYS)
-    closed = last in LAST and not (last == "token" and before in ORDINARY)
-    return keyed or closed or _is_joined(last) or any(word in WORDS or WITHIN.search(word) for word in words)
+    keyed = last in ("key", "keys", "tokens") and (not before or before in WORDS_BEFORE_KEY)
+    closed = last in LAST_WORDS and not (last == "token" and before in TEXT_TOKEN_WORDS)
+    return keyed or closed or _is_joined(last) or any(word in WORDS or SECRET_SUBSTRING.search(word) for word in words)
 
 
 def _is_joined(word: str) -> bool:
     """Tell whether a word is one of a secret that is written in one: ``apitoken``."""
     ends = re.fullmatch(r"(.+)(?:key|token)s?", word)
-    return ends is not None and any(ends[1].endswith(key) for key in KEYS if len(key) > 2 or key == ends[1])
+    return ends is not None and any(ends[1].endswith(key) for key in WORDS_BEFORE_KEY if len(key) > 2 or key == ends[1])
 
 
-def _is_open(header: str, text: str) -> bool:
-    return header.lower() in OPEN_HEADERS and not KNOWN.search(text)
+def _is_open_header(header: str, text: str) -> bool:
+    return header.lower() in OPEN_HEADERS and not KNOWN_KEY.search(text)
 
 
 def _is_setting(name: str, text: str) -> bool:
     """Tell whether a variable's value is plainly a setting: a number, a path, a word, or more for a known runtime."""
-    if is_secret(name) or is_secret(text) or KNOWN.search(text):
+    if is_secret(name) or is_secret(text) or KNOWN_KEY.search(text):
         return False
     words = re.split(r"[,:;=_. /+~-]+", text)
-    return bool(SIMPLE.fullmatch(text)) or bool(SETTINGS.fullmatch(name) and all(map(TOKEN.fullmatch, words)))
+    return bool(SIMPLE_VALUE.fullmatch(text)) or bool(
+        RUNTIME_VARIABLES.fullmatch(name) and all(map(PLAIN_WORD.fullmatch, words))
+    )

@@ -10,11 +10,11 @@ from urllib.parse import quote
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 
-SHORTEST = 6
-"""Shorter values are not looked for: they occur in ordinary text."""
+MIN_LENGTH = 6
+"""Shorter values are not redacted: they occur in ordinary text."""
 
-_WRITTEN: dict[str, str] = {}
-"""What stands in the place of each spelling of each value that is known."""
+_REPLACEMENTS: dict[str, str] = {}
+"""The replacement of each spelling of each known value."""
 
 
 def reveal(variable: str, key: str) -> str:
@@ -33,26 +33,26 @@ def hide(value: str, name: str = "") -> None:
     """Redact a value from now on, also its parts behind spaces (``Bearer <key>``); ``name`` says what it was."""
     mark = f"[redacted: {name}]" if name else "[redacted]"
     for part in (value, *value.split()):
-        if len(part) >= SHORTEST:
-            _WRITTEN.update(dict.fromkeys(_spellings(part), mark))
+        if len(part) >= MIN_LENGTH:
+            _REPLACEMENTS.update(dict.fromkeys(_spellings(part), mark))
 
 
 def forget() -> None:
-    """Know no values any more, for another command in this process."""
-    _WRITTEN.clear()
+    """Forget all values, for another command in this process."""
+    _REPLACEMENTS.clear()
 
 
 def redact(text: str) -> str:
     """Return a text without the values that are known, however JSON, HTML or a URL spells them."""
-    for value in sorted(_WRITTEN, key=len, reverse=True):
-        text = text.replace(value, _WRITTEN[value])
+    for value in sorted(_REPLACEMENTS, key=len, reverse=True):
+        text = text.replace(value, _REPLACEMENTS[value])
     return text
 
 
 def redact_bytes(data: bytes) -> bytes:
     """Return UTF-8 data without the values that are known."""
-    for value in sorted(_WRITTEN, key=len, reverse=True):
-        data = data.replace(value.encode("utf-8", "surrogateescape"), _WRITTEN[value].encode())
+    for value in sorted(_REPLACEMENTS, key=len, reverse=True):
+        data = data.replace(value.encode("utf-8", "surrogateescape"), _REPLACEMENTS[value].encode())
     return data
 
 

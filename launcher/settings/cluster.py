@@ -15,7 +15,7 @@ from launcher.settings.model import Parallelism
 
 
 class Spread(Enum):
-    """What of a backend may be on several nodes: nothing, the processes of one model, or whole replicas of it."""
+    """What a backend can spread over several nodes: nothing, the processes of one model, or whole replicas."""
 
     none = "none"
     model = "model"
@@ -44,24 +44,23 @@ class Runtime(Enum):
 class Slurm(Cluster):
     """A job of SLURM, submitted through submitit.
 
-    One model may be spread over several ``nodes``, whole stages of its pipeline on each; so may its
-    replicas. Asked for are as many GPUs as
-    the model has processes, if its nodes have any: ``gpus_per_node`` says how many a node has (0: none).
-    ``cpus_per_process`` CPUs go to each process, or ``cpus_per_task`` to each task, whatever it holds; ``mem_gb`` GiB
-    of memory to the node (null: what the model's processes need where the checkpoint can be read, else the cluster's
-    default). With ``cpus_per_node`` and ``mem_gb_per_node``, what a node has, a job gets as large a share of them as of
-    the GPUs. ``timeout_min`` minutes go to the job, which is called ``name``.
-    ``setup``: shell commands before the job. ``additional_parameters``: any other option of sbatch, by its long name
-    (true: without a value); ``srun_args``: options of srun. ``array_parallelism``: at most so many jobs of a sweep at
-    once (null: all).
-    With ``wait`` the job is followed to its end, looking every ``poll_s`` seconds.
-    ``signal_delay_s`` before its time is over a job stops asking and queues itself again to continue, and so does a
-    preempted one: at most ``requeues`` times.
+    One model, or its replicas, may be spread over several ``nodes``; each node holds whole stages of the model's
+    pipeline. ``gpus_per_node`` is the number of GPUs of a node (0: none); with it the job asks for one GPU per process.
+    Each process gets ``cpus_per_process`` CPUs, unless ``cpus_per_task`` sets those of each task. ``mem_gb`` is the
+    memory per node in GiB (null: what the model's processes need; the cluster's default if the checkpoint cannot be
+    read). ``cpus_per_node`` and ``mem_gb_per_node`` are the CPUs and the memory of a whole node; the job's share of
+    them is its share of the GPUs. ``timeout_min`` is the job's time limit in minutes, ``name`` its name.
 
-    ``environment``: names of variables that the job needs; they must be set where it is submitted, and their values
-    are written nowhere. With ``container_image`` the job runs in that image by ``container_runtime``, with the Python
-    ``container_python`` of the image, in ``container_workdir`` (null: where it is submitted). Mounted are the run
-    folder, the checkpoint, the code, the folder it is submitted from, and ``container_mounts``: ``from``, or
+    ``setup`` are shell commands before the job. ``additional_parameters`` are other options of sbatch by their long
+    names (true: without a value), ``srun_args`` those of srun. ``array_parallelism`` bounds how many jobs of a sweep
+    run at once (null: all). With ``wait`` the launcher follows the job to its end and polls every ``poll_s`` seconds.
+    A job stops asking ``signal_delay_s`` seconds before its time limit, or when it is preempted, and queues itself
+    again, at most ``requeues`` times.
+
+    ``environment`` names variables that the job needs. They must be set where it is submitted; their values are never
+    written. With ``container_image`` the job runs in that image by ``container_runtime``. ``container_python`` is the
+    image's Python, ``container_workdir`` the working directory (null: where it is submitted). The run folder, the
+    checkpoint, the code and the submission's folder are mounted; ``container_mounts`` adds ``from``, or
     ``from:to[:options]``.
     """
 
@@ -112,7 +111,7 @@ def _check_environment(names: list[str]) -> None:
         if not re.fullmatch(r"[A-Za-z_]\w*", name):
             told = name.partition("=")[0]  # what follows may be a secret
             raise UserError(
-                f"cluster.environment: {told}: accepted are names of variables that are set here; "
+                f"cluster.environment: {told}: expected names of variables that are set here; "
                 "a value that is no secret goes to cluster.setup=['export NAME=value']"
             )
 
@@ -126,7 +125,7 @@ def _check_container(slurm: Slurm) -> None:
     if isinstance(slurm.container_mounts, list):
         for mount in slurm.container_mounts:
             if "," in mount or not mount.startswith("/"):
-                raise UserError(f"cluster.container_mounts: {mount}: accepted is /from, or /from:/to[:options]")
+                raise UserError(f"cluster.container_mounts: {mount}: expected /from, or /from:/to[:options]")
     if isinstance(slurm.srun_args, list) and any(word.startswith("--container-") for word in slurm.srun_args):
         raise UserError(
             "cluster.srun_args: --container-* and cluster.container_image exclude each other; leave one of them out"
@@ -198,7 +197,7 @@ def _memory(slurm: Slurm, processes: int, process_gib: float | None) -> float | 
 def _check_spread(slurm: Slurm, parallelism: Parallelism, replicas: int, spread: Spread) -> None:
     asked = f"cluster.nodes={slurm.nodes}"
     if spread is Spread.none:
-        raise UserError(f"{asked}: this backend serves within one node; accepted is 1")
+        raise UserError(f"{asked}: must be 1; this backend serves within one node")
     if spread is Spread.replicas and replicas < slurm.nodes:
         raise UserError(f"{asked}: each node holds whole replicas, and backend.replicas={replicas} leaves nodes empty")
     stage = parallelism.world_size // parallelism.pipeline

@@ -20,10 +20,11 @@ class Evaluate:
     each task only. ``temperature``, ``max_tokens`` and ``seed`` replace what the tasks say (null: as the tasks say) for
     requests that generate; log-likelihood requests stay as they are. Repeat number r is asked with ``seed`` + r.
     ``timeout_s`` bounds one request, ``max_answer_mb`` the size of one answer in MiB. An answer without a
-    ``finish_reason`` may have been cut: it fails, unless ``accept_missing_finish``; either way it is counted. While the
-    server is gone or restarts the evaluation pauses: nothing is sent, nothing fails, and what was under way is asked
-    again; after ``max_pause_s`` seconds it stops with exit code 3, to be continued with ``resume=``. ``min_coverage``
-    is the share of a task's samples that must be scored for the run to be complete.
+    ``finish_reason`` may be incomplete: it fails unless ``accept_missing_finish`` is set, and is counted in both cases.
+
+    While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
+    pause of ``max_pause_s`` seconds it stops with exit code 3; ``resume=`` continues it. ``min_coverage`` is the share
+    of a task's samples that must be scored for the run to be complete.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(

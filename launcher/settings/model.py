@@ -10,14 +10,14 @@ from launcher.core.ranges import Count, Range, Seconds
 from launcher.settings.component import component
 
 MOST = 10**6
-"""The largest bound: beyond it nothing is refused."""
+"""The largest bound: no file is larger."""
 
 Bound = Annotated[int, Range(1, MOST)]
 
 
 @dataclass
 class Bounds:
-    """What a checkpoint may cost before anything of it is believed; a file that costs more is refused.
+    """Bounds on what reading a checkpoint may cost; a file that exceeds one is refused.
 
     ``metadata_mb`` is how much is read into memory of one file that describes the model (JSON, YAML, pickle, header),
     in MB of 10**6 bytes. ``unpacked_ratio`` is how many times its own size an archive may become when it is unpacked.
@@ -74,10 +74,10 @@ class Dtype(Enum):
 
 @component("optimizations/optimizations")
 class Optimizations:
-    """What is asked for; what is active is decided before the model loads and is recorded with the reason.
+    """Requested optimizations; which are active is decided before the model loads, and recorded with the reason.
 
-    ``batch_invariant`` makes answers independent of what else is in the batch, bit for bit, at the price of batching:
-    it computes one sequence after the other.
+    ``batch_invariant`` makes answers bit for bit independent of the other requests in the batch. It computes one
+    sequence after the other, which is slower.
     """
 
     dtype: Dtype = Dtype.auto

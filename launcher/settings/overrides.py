@@ -99,9 +99,9 @@ class CommandLine:
         return replace(self, overrides=(*self.overrides, *_grammar().parse_overrides(list(overrides))))
 
     def with_(self, key: str, value: str | bool | None) -> Self:
-        """Append one setting, whatever characters its value has."""
+        """Append one setting; its value may have any characters."""
         plain = {None: "null", True: "true", False: "false"}
-        return self.added([f"{key}={element(value) if isinstance(value, str) else plain[value]}"])
+        return self.added([f"{key}={quote_if_needed(value) if isinstance(value, str) else plain[value]}"])
 
     def without(self, drops: Callable[[str], bool]) -> Self:
         """Leave out the overrides for whose key ``drops`` is true."""
@@ -121,15 +121,15 @@ def _override(word: str, sweeps: bool) -> Override:
     name, _, value = word.lstrip("+~").partition("=")
     credentials.check_name(name)
     try:
-        found = _grammar().parse_overrides([written(word, sweeps)])[0]
+        found = _grammar().parse_overrides([in_grammar(word, sweeps)])[0]
     except (HydraException, UserError):
         credentials.check_word(name, value)  # before anything repeats it
         raise
-    credentials.check(name, _held(found))
+    credentials.check(name, _values_of(found))
     return found
 
 
-def _held(override: Override) -> Json:
+def _values_of(override: Override) -> Json:
     """Return the value, or those that it is swept over."""
     value = override.value()
     swept = value.list if isinstance(value, ChoiceSweep) else value
@@ -148,12 +148,12 @@ def check_flags(arguments: Sequence[str]) -> None:
         joined = not flag.startswith("--") and flag[:2] in FLAGS
         if flag.startswith("-") and not joined and not any(known.startswith(flag) for known in FLAGS):
             raise UserError(
-                f"{flag}: no such flag; accepted are -m, --help, --version, --cfg job, --info, --config-dir; "
+                f"{flag}: no such flag; expected one of -m, --help, --version, --cfg job, --info, --config-dir; "
                 "a setting has no dashes: key=value"
             )
 
 
-def written(word: str, sweeps: bool) -> str:
+def in_grammar(word: str, sweeps: bool) -> str:
     """Return one word of the command line in Hydra's grammar.
 
     In a sweep a comma separates values unless it is quoted; else it belongs to the path. ``~`` is the home folder.
@@ -163,37 +163,37 @@ def written(word: str, sweeps: bool) -> str:
     name = key.lstrip("+")
     if not equals and not name.startswith("~"):
         raise UserError(f"{shown(word)}: expected group=option or key=value; --help lists the groups")
-    if not takes_text(name) or FUNCTION.fullmatch(value):
+    if not is_text_key(name) or FUNCTION.fullmatch(value):
         return word
     if not sweeps or name in FOLDERS or name.startswith(("hydra.", "~")):
-        _check_one(name, value)
-        return f"{key}={_typed(_home(value, name))}"
-    return f"{key}={','.join(_typed(_home(part, name)) for part in _split(value))}"
+        _check_single_path(name, value)
+        return f"{key}={_quote_typed(_expand_home(value, name))}"
+    return f"{key}={','.join(_quote_typed(_expand_home(part, name)) for part in _split_sweep(value))}"
 
 
-def takes_text(key: str) -> bool:
+def is_text_key(key: str) -> bool:
     """Tell whether the value of ``key`` is one text: a path, a URL or a command."""
     return key in FOLDERS or re.split(r"[._]", key)[-1] in TEXT
 
 
-def element(text: str) -> str:
+def quote_if_needed(text: str) -> str:
     """Write a text so that Hydra reads exactly this."""
-    found = _read(text)
-    return text if isinstance(found, str) and found == text else quoted(text)
+    found = _parse_value(text)
+    return text if isinstance(found, str) and found == text else quote(text)
 
 
-def quoted(text: str) -> str:
+def quote(text: str) -> str:
     """Write a text in Hydra's quotes."""
     return QuotedString(text, Quote.single).with_quotes()
 
 
-def _typed(text: str) -> str:
+def _quote_typed(text: str) -> str:
     """Write what a user typed as one text: what Hydra reads as a text or as null stays, with its quotes or escapes."""
-    found = _read(text.strip())
-    return text if found is None or isinstance(found, str | QuotedString) else quoted(text.strip())
+    found = _parse_value(text.strip())
+    return text if found is None or isinstance(found, str | QuotedString) else quote(text.strip())
 
 
-def _read(text: str) -> Json:
+def _parse_value(text: str) -> Json:
     """Return what Hydra reads: a text, a `QuotedString`, None for null; anything else as ``...``."""
     try:
         found = _grammar().parse_override(f"key={text}")
@@ -202,7 +202,7 @@ def _read(text: str) -> Json:
     return found._value if found.value_type is ValueType.ELEMENT else ...
 
 
-def _split(value: str) -> Iterator[str]:
+def _split_sweep(value: str) -> Iterator[str]:
     """Yield the values of a sweep."""
     at = 0
     while match := ELEMENT.match(value, at):
@@ -212,8 +212,8 @@ def _split(value: str) -> Iterator[str]:
             return
 
 
-def _check_one(key: str, value: str) -> None:
-    """Refuse several paths without a sweep: each of them exists, and the whole does not. Raises `UserError`."""
+def _check_single_path(key: str, value: str) -> None:
+    """Refuse several existing paths without a sweep. Raises `UserError`."""
     parts = [part.strip() for part in value.split(",")]
     if len(parts) > 1 and not _exists(value) and all(map(_exists, parts)):
         raise UserError(f"{key}={value[:200]}: several values; sweep over them with -m, or quote it if it is one path")
@@ -226,7 +226,7 @@ def _exists(path: str) -> bool:
         return False
 
 
-def _home(value: str, key: str) -> str:
+def _expand_home(value: str, key: str) -> str:
     """Replace ``~`` at the beginning: a shell does not behind ``key=``."""
     if not value.strip().startswith("~") or key.endswith("command"):
         return value

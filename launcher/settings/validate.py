@@ -13,9 +13,9 @@ from launcher.settings.component import component
 class Validate:
     """What the certificate checks. ``skip`` names checks to leave out; they are reported as such, never as passed.
 
-    ``tolerance`` is the largest accepted difference between a log-probability from the server and one from a direct
-    forward pass, in nats; greedy answers may differ only where two tokens are closer than that. null derives it from
-    what rounding does in this model in its floating point type (docs/engines.md). ``timeout_s`` bounds each check in
+    ``tolerance`` is the largest allowed difference, in nats, between log-probabilities of the server and of a direct
+    forward pass. Greedy answers may differ only where two tokens are closer than that. null derives it from the
+    rounding error of this model in its floating point type (docs/engines.md). ``timeout_s`` bounds each check in
     seconds. ``prompt`` is the text that most checks send; it should have characters beyond ASCII, since servers that
     count bytes are right without them.
     """
@@ -27,4 +27,4 @@ class Validate:
 
     def __post_init__(self) -> None:
         if not self.prompt.strip():
-            raise UserError("validate.prompt: it is empty; accepted is a text of a few words")
+            raise UserError("validate.prompt: it is empty; expected a text of a few words")

@@ -1,4 +1,4 @@
-"""Plans leave nothing, and folders are continued, whatever their names and however it is asked for."""
+"""Plans leave no folder, and runs are resumed from folders with any name, for every spelling of the arguments."""
 
 from __future__ import annotations
 

@@ -15,12 +15,12 @@ from omegaconf import DictConfig, OmegaConf
 from hydra_plugins._caching_loader import caching_loader
 from hydra_plugins.shared_launcher import SharedConf, _check_same
 from launcher.cli import hydra_launchers
-from launcher.cli.arguments import resumed
+from launcher.cli.arguments import resume_run
 from launcher.core.errors import UserError
 from launcher.settings.cluster import Slurm
 from launcher.settings.overrides import CommandLine
 
-LOCAL, SLURM = ({"_target_": target, "nodes": 1, "tasks_per_node": 1} for target in hydra_launchers.STOCK)
+LOCAL, SLURM = ({"_target_": target, "nodes": 1, "tasks_per_node": 1} for target in hydra_launchers.SUBMITIT_LAUNCHERS)
 
 
 def test_others_than_hydra_submitit_launcher_are_left_alone() -> None:
@@ -35,7 +35,7 @@ def test_others_than_hydra_submitit_launcher_are_left_alone() -> None:
     ("settings", "plans", "words"),
     [
         (LOCAL, True, "mode=plan: hydra/launcher=submitit_local would submit"),
-        (LOCAL | {"tasks_per_node": 2}, False, r"hydra\.launcher\.tasks_per_node=2: .* accepted is 1"),
+        (LOCAL | {"tasks_per_node": 2}, False, r"hydra\.launcher\.tasks_per_node=2: .* must be 1"),
         (SLURM | {"nodes": 2}, False, r"hydra\.launcher\.nodes=2: .* cluster=slurm"),
         (SLURM, False, "no sbatch and srun"),
     ],
@@ -53,7 +53,7 @@ def test_two_ways_to_submit_are_one_too_many() -> None:
         hydra_launchers.check(SLURM, submitted=True)
 
 
-OURS = {"_target_": hydra_launchers.SHARED, "resume": False, "additional_parameters": {}}
+OWN_KEYS = {"_target_": hydra_launchers.SHARED, "resume": False, "additional_parameters": {}}
 CLUSTER = asdict(Slurm())
 
 
@@ -63,13 +63,13 @@ def test_keys_of_the_plugin_are_those_of_the_cluster() -> None:
     assert {f.name for f in fields(config.SlurmQueueConf)} - {"_target_"} <= hydra_launchers.KEYS
     ours = {f.name for f in fields(SharedConf)} - {"_target_", "resume"}
     assert ours == hydra_launchers.KEYS
-    assert hydra_launchers.SAME | set(hydra_launchers.OTHER.values()) <= CLUSTER.keys()
+    assert hydra_launchers.SAME_KEYS | set(hydra_launchers.RENAMED_KEYS.values()) <= CLUSTER.keys()
 
 
 def test_keys_of_the_launcher_are_said_in_the_words_of_the_cluster() -> None:
     keys = {"partition": "gpu", "mem_gb": 8.0, "setup": ["module load x"], "max_num_timeout": 5, "comment": "hi"}
     options = {"reservation": "r", "overcommit": True}
-    found = hydra_launchers.translated(OURS | keys | {"additional_parameters": options}, CLUSTER, given=())
+    found = hydra_launchers.as_cluster_keys(OWN_KEYS | keys | {"additional_parameters": options}, CLUSTER, given=())
     assert found.pop("additional_parameters") == {"comment": "hi", **options}
     assert found == {"partition": "gpu", "mem_gb": 8.0, "setup": ["module load x"], "requeues": 5}
     assert hydra_launchers.queue_keys(SLURM | keys) == {}, "those of another launcher are its own"
@@ -88,7 +88,7 @@ def test_a_key_that_is_given_both_ways_must_be_the_same(
     keys: dict[str, Any], cluster: dict[str, Any], given: tuple[str, ...], words: str
 ) -> None:
     with pytest.raises(UserError, match=words):
-        hydra_launchers.translated(OURS | keys, CLUSTER | cluster, given)
+        hydra_launchers.as_cluster_keys(OWN_KEYS | keys, CLUSTER | cluster, given)
 
 
 @pytest.mark.parametrize(
@@ -98,13 +98,13 @@ def test_a_key_that_is_given_both_ways_must_be_the_same(
         ({"tasks_per_node": 2}, True, "the tasks follow from parallelism"),
         ({"gres": "gpu:a100:2"}, True, "cluster.gpus_per_node"),
         ({"submitit_folder": "x"}, True, r"use hydra\.run\.dir"),
-        ({"partitoin": "x"}, True, "partitoin: no such key; accepted are account"),
+        ({"partitoin": "x"}, True, "partitoin: no such key; expected one of account"),
     ],
 )
 def test_a_key_without_meaning_here_names_what_has_one(keys: dict[str, Any], submitted: bool, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        hydra_launchers.check(OURS | keys, submitted)
-    hydra_launchers.check(OURS | hydra_launchers.HARMLESS | {"gres": "nvme:1"}, submitted=True)
+        hydra_launchers.check(OWN_KEYS | keys, submitted)
+    hydra_launchers.check(OWN_KEYS | hydra_launchers.NO_OP_VALUES | {"gres": "nvme:1"}, submitted=True)
 
 
 def test_a_resumed_run_keeps_the_keys_it_was_submitted_with(tmp_path: Path) -> None:
@@ -115,9 +115,9 @@ def test_a_resumed_run_keeps_the_keys_it_was_submitted_with(tmp_path: Path) -> N
         "overrides": {"hydra": [*KEPT, "hydra.mode=RUN"], "task": []},
     }
     (tmp_path / ".hydra/hydra.yaml").write_text(json.dumps({"hydra": hydra}))
-    arguments = resumed(CommandLine.of(["hydra.launcher.qos=c"]), tmp_path).arguments
+    arguments = resume_run(CommandLine.of(["hydra.launcher.qos=c"]), tmp_path).arguments
     assert arguments[:3] == ["cluster=slurm", KEPT[0], "hydra.launcher.qos=c"]
-    local = resumed(CommandLine.of(["cluster=local"]), tmp_path)
+    local = resume_run(CommandLine.of(["cluster=local"]), tmp_path)
     assert not [key for key in local.keys if key.startswith("hydra.launcher")]
 
 

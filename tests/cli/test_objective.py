@@ -65,8 +65,8 @@ def test_a_point_that_did_not_end_well_has_no_value(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tasks", "objective", "words"),
     [
-        (TWO, "a.acc", r"objective=a\.acc: .* accepted are a\.exact_match, a\.f1, b\.acc"),
-        (ONE | {"b": {"loss": 2.0}}, None, r"choose from a\.exact_match, a\.f1, b\.loss"),
+        (TWO, "a.acc", r"objective=a\.acc: .* expected one of a\.exact_match, a\.f1, b\.acc"),
+        (ONE | {"b": {"loss": 2.0}}, None, r"one of a\.exact_match, a\.f1, b\.loss"),
     ],
 )
 def test_what_has_no_value_names_what_has(tmp_path: Path, tasks: Any, objective: Any, words: str) -> None:
@@ -74,10 +74,10 @@ def test_what_has_no_value_names_what_has(tmp_path: Path, tasks: Any, objective:
         value(point(tmp_path, tasks), objective)
 
 
-def test_jobs_that_nobody_waits_for_have_no_value_for_a_sweeper_that_needs_one() -> None:
+def test_a_sweeper_that_needs_values_must_wait_for_its_jobs() -> None:
     optuna = {"_target_": "hydra_plugins.hydra_optuna_sweeper.optuna_sweeper.OptunaSweeper"}
     basic = {"_target_": "hydra._internal.core_plugins.basic_sweeper.BasicSweeper"}
     check_sweeper(basic, {"wait": False})
     check_sweeper(optuna, {})
-    with pytest.raises(UserError, match=r"cluster\.wait=false: .* accepted is true"):
+    with pytest.raises(UserError, match=r"cluster\.wait=false: .* set cluster.wait=true"):
         check_sweeper(optuna, {"wait": False})

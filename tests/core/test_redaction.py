@@ -16,7 +16,7 @@ from launcher.core import redaction
 from launcher.core.errors import UserError
 from launcher.core.files import append, replace
 
-TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=redaction.SHORTEST)
+TEXTS = st.text(st.characters(exclude_categories=["Cs"]), min_size=redaction.MIN_LENGTH)
 
 
 @pytest.fixture(autouse=True)
