@@ -34,7 +34,7 @@ lowest: ## run the core's tests at the lowest versions that pyproject.toml allow
 	@$(LOWEST)/python -m pip install --quiet --disable-pip-version-check uv
 	@$(LOWEST)/uv pip compile --quiet --no-deps --resolution lowest-direct --no-header --no-annotate pyproject.toml -o build/lowest.txt
 	@$(LOWEST)/uv pip install --quiet --python $(LOWEST)/python --constraints build/lowest.txt --editable ".[test]"
-	@HF_HUB_OFFLINE=1 $(LOWEST)/python -m pytest -n 2 --durations=25 -m "not services and not soak" $(CORE) $(ARGS)
+	@HF_HUB_OFFLINE=1 $(LOWEST)/python -m pytest -n 2 --durations=25 -m "not services and not soak and not slow" $(CORE) $(ARGS)
 
 coverage: ## measure which lines the tests run, without servers of other programs; fails below the floor of pyproject.toml
 	@$(PYTHON) install.py all dev docs
