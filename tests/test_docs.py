@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 import tomllib
+from dataclasses import fields
 from pathlib import Path
 from types import ModuleType
 
@@ -155,3 +156,23 @@ def test_the_files_that_the_architecture_names_exist() -> None:
 def test_every_link_of_a_page_outside_the_site_leads_to_a_file(page: str) -> None:
     links = re.findall(r"\]\((?!https?:|#)([^)#]+)", (ROOT / page).read_text())
     assert not [link for link in links if not (ROOT / link).is_file()]
+
+
+KEY = re.compile(
+    r"\b(adapters\.\w+|backend|cluster|engine|evaluate|model|optimizations|parallelism|validate|watch)\.([a-z_]+)"
+)
+NO_KEYS = {"html", "json", "py", "safetensors", "cuda_graphs", "marks"}
+"""Endings of files, a field of ``results.json``, and a setting of the page's own adapter."""
+
+
+def test_every_setting_that_a_page_names_exists() -> None:
+    known = {(part, f.name) for path, cls in COMPONENTS.items() for f in fields(cls) for part in _spellings(path)}
+    named = {
+        found for page in PAGES for code in re.findall(r"`[^`\n]+`", page.read_text()) for found in KEY.findall(code)
+    }
+    assert len(named) > 80
+    assert not {".".join(key) for key in named - known if key[1] not in NO_KEYS}
+
+
+def _spellings(path: str) -> tuple[str, str]:
+    return path.split("/")[0], path.replace("/", ".")
