@@ -18,6 +18,7 @@ import pytest
 
 from launcher.adapters.base import pipeline
 from launcher.core.types import Request, Response
+from launcher.pipeline.config import Run  # imports, and so registers, every component
 from launcher.settings.component import COMPONENTS
 from launcher.validate.certificate import CHECKS
 from tests.running import launch_here
@@ -166,7 +167,9 @@ NO_KEYS = {"html", "json", "py", "safetensors", "cuda_graphs", "marks"}
 
 
 def test_every_setting_that_a_page_names_exists() -> None:
+    groups = {f.name for f in fields(Run)}
     known = {(part, f.name) for path, cls in COMPONENTS.items() for f in fields(cls) for part in _spellings(path)}
+    assert {part for part, _ in known if "." not in part} <= groups
     named = {
         found for page in PAGES for code in re.findall(r"`[^`\n]+`", page.read_text()) for found in KEY.findall(code)
     }
