@@ -10,19 +10,20 @@ from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.report import page, results, sweep_table, terminal
+from launcher.report.sweep_schema import SweepFile
 
 LISTED = 200
 """At most this many comparisons are listed on the page; ``sweep.json`` has all."""
 
 
-def report(folder: Path, console: Console | None = None) -> dict[str, Json]:
+def report(folder: Path, console: Console | None = None) -> SweepFile:
     """Write both files of a multirun folder, print its table, and return what `collect` found."""
     found = write(folder)
     terminal.print_sweep(found, folder, console or Console())
     return found
 
 
-def collect(folder: Path) -> dict[str, Json]:
+def collect(folder: Path) -> SweepFile:
     """Return ``sweep.json`` of a multirun folder: its points, and the paired comparisons between them.
 
     Raises `UserError` if there is no point at all.
@@ -30,7 +31,7 @@ def collect(folder: Path) -> dict[str, Json]:
     return sweep_table.collect(folder)
 
 
-def write(folder: Path) -> dict[str, Json]:
+def write(folder: Path) -> SweepFile:
     """Write ``sweep.json`` and ``sweep.html`` into a multirun folder and return what `collect` found."""
     found = collect(folder)
     replace(RunFolder(folder).sweep, results.encode(found, indent=2) + "\n")
@@ -38,7 +39,7 @@ def write(folder: Path) -> dict[str, Json]:
     return found
 
 
-def _values(sweep: dict[str, Json], folder: Path) -> dict[str, Json]:
+def _values(sweep: SweepFile, folder: Path) -> dict[str, Json]:
     comparisons = sorted(sweep["comparisons"], key=lambda comparison: (comparison["p_holm"], comparison["p"]))
     pages = {point["folder"] for point in sweep["points"] if RunFolder(folder / point["folder"]).report.exists()}
     return {

@@ -14,6 +14,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import NOT_ASKED, Json
 from launcher.report import results
 from launcher.report.compare import Answers, Comparison, compare_all
+from launcher.report.sweep_schema import ComparisonEntry, DeploymentEntry, SweepFile, SweepPoint
 
 SCHEMA_VERSION = 1
 
@@ -37,11 +38,11 @@ class Table:
 
     overrides: list[str]
     metrics: list[tuple[str, str]]
-    rows: list[tuple[dict[str, Json], dict[str, str], list[Cell | None]]]
+    rows: list[tuple[SweepPoint, dict[str, str], list[Cell | None]]]
     common: list[str]
 
 
-def collect(folder: Path) -> dict[str, Json]:
+def collect(folder: Path) -> SweepFile:
     """Return ``sweep.json`` of a multirun folder: its points, and all paired comparisons between them.
 
     A point is a folder with ``.hydra/overrides.yaml``; one without a readable ``results.json`` has the status
@@ -56,7 +57,7 @@ def collect(folder: Path) -> dict[str, Json]:
         for point, path in zip(points, folders, strict=True)
         if point["tasks"]
     }
-    comparisons = [results.plain(asdict(found)) for found in compare_all(answers)]
+    comparisons: list[ComparisonEntry] = [results.plain(asdict(found)) for found in compare_all(answers)]
     return {
         "schema_version": SCHEMA_VERSION,
         "points": points,
@@ -65,7 +66,7 @@ def collect(folder: Path) -> dict[str, Json]:
     }
 
 
-def table(sweep: dict[str, Json]) -> Table:
+def table(sweep: SweepFile) -> Table:
     """Lay out the points of ``sweep.json`` as rows, with only the overrides that differ as columns."""
     points = sweep["points"]
     chosen = [dict(_split(override) for override in point["overrides"]) for point in points]
@@ -89,12 +90,13 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name) if part]
 
 
-def _point(path: Path, folder: Path) -> dict[str, Json]:
+def _point(path: Path, folder: Path) -> SweepPoint:
     found = _results(path)
     return {
         "folder": path.relative_to(folder).as_posix(),
         "overrides": _overrides(RunFolder(path).overrides),
-        **{name: found.get(name) for name in ("status", "reason")},
+        "status": found["status"],
+        "reason": found["reason"],
         "groups": found.get("groups") or {},
         "tasks": found.get("tasks") or {},
         "timings": found.get("timings") or {},
@@ -102,9 +104,9 @@ def _point(path: Path, folder: Path) -> dict[str, Json]:
     }
 
 
-def _deployments(points: Sequence[dict[str, Json]]) -> list[dict[str, Json]]:
+def _deployments(points: Sequence[SweepPoint]) -> list[DeploymentEntry]:
     """List the servers that were asked for: which points needed each, and how often it was brought up."""
-    found: dict[str, dict[str, Json]] = {}
+    found: dict[str, DeploymentEntry] = {}
     for point in points:
         if point["deployment"]:
             fingerprint = point["deployment"]["fingerprint"]
@@ -135,7 +137,7 @@ def _split(override: str) -> tuple[str, str]:
     return key, value
 
 
-def _metrics(point: dict[str, Json]) -> Iterator[tuple[str, str]]:
+def _metrics(point: SweepPoint) -> Iterator[tuple[str, str]]:
     for task, result in results.folded(point).items():
         for metric in result["metrics"]:
             yield task, metric
@@ -148,7 +150,7 @@ def _grouped(metrics: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
     return sorted(pairs, key=lambda pair: tasks.index(pair[0]))
 
 
-def _cell(point: dict[str, Json], task: str, metric: str, marks: tuple[str | None, set[str]]) -> Cell | None:
+def _cell(point: SweepPoint, task: str, metric: str, marks: tuple[str | None, set[str]]) -> Cell | None:
     result = results.folded(point).get(task)
     if result is None or metric not in result["metrics"]:
         return None
@@ -165,7 +167,7 @@ def _cell(point: dict[str, Json], task: str, metric: str, marks: tuple[str | Non
     )
 
 
-def _marks(sweep: dict[str, Json], task: str, metric: str) -> tuple[str | None, set[str]]:
+def _marks(sweep: SweepFile, task: str, metric: str) -> tuple[str | None, set[str]]:
     """Return the leader if it is significantly better than every other point, and the points it is better than."""
     values = _values_of(sweep["points"], task, metric)
     if len(values) < 2:
@@ -180,7 +182,7 @@ def _marks(sweep: dict[str, Json], task: str, metric: str) -> tuple[str | None, 
     return (leader if beaten == set(values) - {leader} else None), beaten
 
 
-def _wins(comparison: dict[str, Json], leader: str, sign: int) -> bool:
+def _wins(comparison: ComparisonEntry, leader: str, sign: int) -> bool:
     """Tell whether a comparison shows, significantly, that ``leader`` is the better one of its two."""
     if leader not in (comparison["a"], comparison["b"]):
         return False
@@ -188,6 +190,6 @@ def _wins(comparison: dict[str, Json], leader: str, sign: int) -> bool:
     return Comparison(**comparison).significant and gain > 0
 
 
-def _values_of(points: Sequence[dict[str, Json]], task: str, metric: str) -> dict[str, float]:
+def _values_of(points: Sequence[SweepPoint], task: str, metric: str) -> dict[str, float]:
     entries = {point["folder"]: results.metric_entry(point, task, metric) for point in points}
     return {name: entry["value"] for name, entry in entries.items() if entry and entry["value"] is not None}

@@ -15,6 +15,7 @@ from launcher.core.console import printable
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, MetricResult, Report, TaskResult
 from launcher.report import formatting, page, results, sweep_table
+from launcher.report.sweep_schema import SweepFile, SweepPoint, WatchComparison, WatchFile
 from launcher.stats.paired import ALPHA
 
 TONES = {
@@ -55,9 +56,9 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
     _say_path(RunFolder(folder).report, console)
 
 
-def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -> None:
+def print_sweep(collected: SweepFile, folder: Path, console: Console) -> None:
     """Print one table per task with the points as rows, why points failed, and where ``sweep.html`` lies."""
-    layout = sweep_table.table(dict(collected))
+    layout = sweep_table.table(collected)
     console.print()
     for task, columns in groupby(enumerate(layout.metrics), key=lambda item: item[1][0]):
         console.print(_points(layout, task, [place for place, _ in columns], _plus_minus(console)))
@@ -77,7 +78,7 @@ def print_sweep(collected: Mapping[str, Json], folder: Path, console: Console) -
     _say_path(RunFolder(folder).sweep_page, console)
 
 
-def print_watch(collected: Mapping[str, Json], folder: Path, console: Console) -> None:
+def print_watch(collected: WatchFile, folder: Path, console: Console) -> None:
     """Print one table per task with the newest checkpoints as rows, what was not evaluated, and where the page lies."""
     every = collected["points"]
     tasks = dict.fromkeys(task for point in every for task in results.folded(point))
@@ -93,7 +94,7 @@ def print_watch(collected: Mapping[str, Json], folder: Path, console: Console) -
     _say_path(RunFolder(folder).watch_page, console)
 
 
-def _checkpoints(collected: Mapping[str, Json], task: str, plus_minus: str) -> Table:
+def _checkpoints(collected: WatchFile, task: str, plus_minus: str) -> Table:
     points = [point for point in collected["points"] if results.folded(point).get(task)]
     table = _table(printable(task) + (f", the last {ROWS} of {len(points)}" if len(points) > ROWS else ""))
     table.add_column("checkpoint", overflow="fold")
@@ -125,7 +126,7 @@ def _measured(metric: Mapping[str, Json] | None, plus_minus: str) -> Text:
     return Text(f"{formatting.number(metric['value'])} {plus_minus} {formatting.number(metric['stderr'])}")
 
 
-def _change(comparison: Mapping[str, Json] | None) -> Text:
+def _change(comparison: WatchComparison | None) -> Text:
     if comparison is None:
         return Text("-", style="dim")
     mark = "*" if comparison["p_holm"] < ALPHA else " "
@@ -303,7 +304,7 @@ def _cell(cell: sweep_table.Cell | None, plus_minus: str) -> Text:
     return text
 
 
-def _status(point: Mapping[str, Json], task: str) -> Text:
+def _status(point: SweepPoint, task: str) -> Text:
     """The point's coverage of the task, or how the point ended when it has none; a good one did not ask it."""
     result = results.folded(point).get(task)
     if result:
@@ -311,7 +312,7 @@ def _status(point: Mapping[str, Json], task: str) -> Text:
     return Text("-") if point["status"] == "ok" else Text(str(point["status"]), style="red")
 
 
-def _failure(point: Mapping[str, Json]) -> Text:
+def _failure(point: SweepPoint) -> Text:
     overrides: Iterable[str] = point["overrides"]
     status = (str(point["status"]), TONES.get(str(point["status"]), "bold red"))
     chosen = printable(" ".join(overrides))

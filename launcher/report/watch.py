@@ -16,6 +16,7 @@ from launcher.core.types import Json, MetricResult
 from launcher.report import charts, formatting, page, results, terminal
 from launcher.report.compare import Answers, compare_each
 from launcher.report.schema import TaskEntry
+from launcher.report.sweep_schema import WatchComparison, WatchFile, WatchPoint
 from launcher.stats.paired import ALPHA
 
 SCHEMA_VERSION = 1
@@ -48,14 +49,14 @@ def report(
         terminal.print_watch(found, folder, console)
 
 
-def collect(folder: Path, training: Path, records: Sequence[WatchRecord]) -> dict[str, Json]:
+def collect(folder: Path, training: Path, records: Sequence[WatchRecord]) -> WatchFile:
     """Return ``watch.json``: the checkpoints in order, and each against the one before and the best one before."""
     points = [_point(folder, record) for record in records]
     drawn = [point for point in points if point["status"] in DRAWN]
     answers = {point["folder"]: _answers(folder / point["folder"], point["tasks"]) for point in drawn}
     against = {(metric, point["folder"]): rest for metric, point, rest in _against(drawn)}
     pairs = [(a, b, *metric) for (metric, b), rest in against.items() for a in dict.fromkeys(rest.values())]
-    comparisons = [
+    comparisons: list[WatchComparison] = [
         results.plain(asdict(found)) | {"against": _roles(against[(found.task, found.metric), found.b], found.a)}
         for found in compare_each(answers, pairs)
     ]
@@ -67,14 +68,15 @@ def collect(folder: Path, training: Path, records: Sequence[WatchRecord]) -> dic
     }
 
 
-def _point(folder: Path, record: WatchRecord) -> dict[str, Json]:
-    point = asdict(record) | {"name": record.name, "groups": {}, "tasks": {}, "timings": {}}
+def _point(folder: Path, record: WatchRecord) -> WatchPoint:
+    values: Json = asdict(record) | {"name": record.name, "groups": {}, "tasks": {}, "timings": {}}
+    point: WatchPoint = values
     if record.status in ("evaluating", "missed"):
         return point
-    if not RunFolder(folder / record.folder).results.exists():  # its job was never accepted
-        return point
-    found = results.read(folder / record.folder)
-    return point | {"groups": found["groups"], "tasks": found["tasks"], "timings": found["timings"]}
+    if RunFolder(folder / record.folder).results.exists():  # SLURM may have refused its job
+        found = results.read(folder / record.folder)
+        point.update(groups=found["groups"], tasks=found["tasks"], timings=found["timings"])
+    return point
 
 
 def _answers(run: Path, tasks: Mapping[str, TaskEntry]) -> Answers:
@@ -89,7 +91,7 @@ def _answers(run: Path, tasks: Mapping[str, TaskEntry]) -> Answers:
 _READ: dict[tuple[Path, int], Answers] = {}
 
 
-def _against(points: Sequence[dict[str, Json]]) -> Iterator[tuple[tuple[str, str], dict[str, Json], dict[str, str]]]:
+def _against(points: Sequence[WatchPoint]) -> Iterator[tuple[tuple[str, str], WatchPoint, dict[str, str]]]:
     """Yield, for each metric and point but the first, the folders of the one before and of the best one before."""
     for metric in metrics(points):
         series = [(point, value) for point in points if (value := value_of(point, *metric)) is not None]
@@ -103,7 +105,7 @@ def _roles(against: Mapping[str, str], folder: str) -> list[str]:
     return [role for role, name in against.items() if name == folder]
 
 
-def metrics(points: Sequence[dict[str, Json]]) -> list[tuple[str, str]]:
+def metrics(points: Sequence[WatchPoint]) -> list[tuple[str, str]]:
     """Return every task and metric, those of a task together."""
     tasks: dict[str, dict[str, None]] = {}
     for point in points:
@@ -112,7 +114,7 @@ def metrics(points: Sequence[dict[str, Json]]) -> list[tuple[str, str]]:
     return [(task, metric) for task, names in tasks.items() for metric in names]
 
 
-def value_of(point: dict[str, Json], task: str, metric: str) -> float | None:
+def value_of(point: WatchPoint, task: str, metric: str) -> float | None:
     """Return the value of a point in a metric; None where it has none."""
     entry = results.metric_entry(point, task, metric)
     return entry["value"] if entry else None
@@ -123,7 +125,7 @@ def best_of(values: Sequence[float], *, lower: bool) -> int:
     return (min if lower else max)(range(len(values)), key=values.__getitem__)
 
 
-def _values(found: dict[str, Json], folder: Path, over: bool) -> dict[str, Json]:
+def _values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:
     points = found["points"]
     drawn = [point for point in points if point["status"] in DRAWN]
     placed = [point for point in drawn if point["step"] is not None]
@@ -142,7 +144,7 @@ def _values(found: dict[str, Json], folder: Path, over: bool) -> dict[str, Json]
     }
 
 
-def _changes(found: dict[str, Json]) -> dict[tuple[str, str, str, str], dict[str, Json]]:
+def _changes(found: WatchFile) -> dict[tuple[str, str, str, str], WatchComparison]:
     """Return the comparisons by role, task, metric and folder of the later point."""
     return {
         (role, item["task"], item["metric"], item["b"]): item
@@ -152,25 +154,25 @@ def _changes(found: dict[str, Json]) -> dict[tuple[str, str, str, str], dict[str
 
 
 def _curve(
-    points: Sequence[dict[str, Json]],
+    points: Sequence[WatchPoint],
     by_step: bool,
     task: str,
     metric: str,
-    changes: Mapping[tuple[str, str, str, str], dict[str, Json]],
+    changes: Mapping[tuple[str, str, str, str], WatchComparison],
 ) -> charts.Curve:
     shown = [point for point in points if value_of(point, task, metric) is not None]
     entries = [entry for point in shown if (entry := results.metric_entry(point, task, metric)) is not None]
     values = [results.metric_result(entry) for entry in entries]
     lower = results.lower_is_better(shown, task, metric)
     start = min(point["modified"] for point in shown)
-    xs = [float(point["step"]) if by_step else (point["modified"] - start) / 3600 for point in shown]
+    xs = [_step_of(point) if by_step else (point["modified"] - start) / 3600 for point in shown]
     across, up = charts.curve_axes(xs, values)
     dots = tuple(
         charts.Dot(
             across.at(x),
             up.at(value.value),
             charts.span(up, value.ci_low, value.ci_high),
-            _told(point, value),
+            _label(point, value),
             tone(changes.get(("previous", task, metric, point["folder"])), lower=lower),
             f"{point['folder']}/{RunFolder.report}",
         )
@@ -181,7 +183,12 @@ def _curve(
     return charts.Curve(task, metric, dots, ticks, charts.curve_ticks(up, lambda value: f"{value:.4g}"), best)
 
 
-def _told(point: Mapping[str, Json], value: MetricResult) -> str:
+def _step_of(point: WatchPoint) -> float:
+    assert point["step"] is not None, "a curve over steps has no point without one"
+    return float(point["step"])
+
+
+def _label(point: WatchPoint, value: MetricResult) -> str:
     interval = formatting.interval(value.ci_low, value.ci_high)
     return f"{point['name']}: {formatting.number(value.value)}, 95 % {interval}"
 
@@ -194,7 +201,7 @@ def _hours(value: float) -> str:
     return f"{value:.4g} h"
 
 
-def tone(change: Mapping[str, Json] | None, *, lower: bool) -> str:
+def tone(change: WatchComparison | None, *, lower: bool) -> str:
     """Return ``better`` or ``worse`` for a significant change, nothing for one that may be chance."""
     if change is None or change["p_holm"] >= ALPHA or not change["difference"]:
         return ""

@@ -80,7 +80,7 @@ def test_a_damaged_point_says_what_is_wrong(folder):
     (folder / "1" / "results.json").write_text("{")
     point = sweep_table.collect(folder)["points"][1]
     assert point["status"] == "missing"
-    assert "not valid JSON" in point["reason"]
+    assert "not valid JSON" in (point["reason"] or "")
 
 
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
