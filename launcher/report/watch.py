@@ -75,7 +75,7 @@ def _point(folder: Path, record: WatchRecord) -> WatchPoint:
         return point
     if RunFolder(folder / record.folder).results.exists():  # SLURM may have refused its job
         found = results.read(folder / record.folder)
-        point.update(groups=found["groups"], tasks=found["tasks"], timings=found["timings"])
+        point |= {"groups": found["groups"], "tasks": found["tasks"], "timings": found["timings"]}
     return point
 
 
