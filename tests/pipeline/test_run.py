@@ -105,6 +105,30 @@ def test_an_interrupted_run_keeps_what_is_done_and_is_continued(tmp_path: Path, 
     assert not asked_again
 
 
+@pytest.mark.slow
+def test_a_killed_run_is_continued_without_its_torn_line_and_damage_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    with program(command(*SLOW, "evaluate.limit=9", f"hydra.run.dir={folder}"), tmp_path) as process:
+        wait_for(lambda: len(samples_so_far(folder)) >= 4, process, 60)
+        process.kill()
+        process.wait(30)
+    file = folder / "samples.jsonl"
+    kept = file.read_bytes()[: file.read_bytes().rindex(b"\n") + 1]
+    first, *rest = kept.splitlines(keepends=True)
+    file.write_bytes(b"".join([first, b"{}\n", *rest]))
+    refused = launch_here(tmp_path, f"resume={folder}")
+    assert (refused.returncode, refused.stdout) == (1, "")
+    assert refused.stderr.startswith(f"launcher: {file}:2: not a sample's record; delete this line")
+    assert not (folder / "results.json").exists()
+
+    file.write_bytes(kept + rest[0][:-9])
+    done = launch(folder, f"resume={folder}", "engine.latency_s=0")
+    assert done.returncode == 0, done.stderr
+    assert len({s["id"] for s in samples(folder)}) == len(samples(folder)) == 9
+    assert set(kept.splitlines()) <= set(file.read_bytes().splitlines())
+    assert not (folder / "endpoint.json").exists()
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_while_python_still_imports_is_answered(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "hydra.py").write_text("import time; print('importing', flush=True); time.sleep(600)")
