@@ -27,7 +27,7 @@ class Submission(TypedDict):
     submitted_at: str
 
 
-class Outcome(TypedDict):
+class JobOutcome(TypedDict):
     """``slurm/outcome.json``: the exit code of a run, and how often SLURM had queued its job again."""
 
     job_id: str
@@ -69,12 +69,12 @@ def _never_submitted(folder: Path) -> UserError:
 
 
 def write_exit_code(folder: Path, job: str, restarts: int, code: int) -> None:
-    replace_json(RunFolder(folder).outcome, Outcome(job_id=job, restarts=restarts, code=code))
+    replace_json(RunFolder(folder).outcome, JobOutcome(job_id=job, restarts=restarts, code=code))
 
 
 def exit_code(folder: Path, job: str) -> int | None:
     """Return the exit code that a job left for a run folder; None while it has left none."""
-    found: Outcome | None = read_json(RunFolder(folder).outcome)
+    found: JobOutcome | None = read_json(RunFolder(folder).outcome)
     return found["code"] if found is not None and found["job_id"] == job else None
 
 
