@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import re
 import subprocess
@@ -9,6 +10,7 @@ import sys
 import tomllib
 from pathlib import Path
 
+import psutil
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -108,3 +110,23 @@ def test_a_container_recipe_installs_what_this_repository_has(recipe: Path) -> N
     assert torch is not None
     assert torch[1] in text
     assert "--constraint constraints.txt" in text
+
+
+def test_a_process_that_is_left_behind_names_its_test(tmp_path: Path) -> None:
+    """The check is the session's last step, so that pytest reports it at another test."""
+    (tmp_path / "test_two.py").write_text(
+        "import subprocess\n\n"
+        f"def test_starts_one() -> None:\n    subprocess.Popen(['sleep', '60'], cwd={str(tmp_path)!r})\n\n"
+        "def test_innocent() -> None:\n    pass\n"
+    )
+    options = ["-q", "-p", "no:randomly", "-p", "no:cacheprovider", "-p", "tests.conftest", "-c", "pyproject.toml"]
+    command = [sys.executable, "-m", "pytest", *options, str(tmp_path / "test_two.py")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    try:
+        assert done.returncode == 1
+        assert re.search(r"processes left behind:\nE +sleep 60, started by \S*::test_starts_one", done.stdout)
+    finally:
+        for process in psutil.process_iter():
+            with contextlib.suppress(psutil.Error):
+                if process.cmdline() == ["sleep", "60"] and str(tmp_path) in process.cwd():
+                    process.kill()
