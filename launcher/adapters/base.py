@@ -43,7 +43,7 @@ class Adapter(ABC):
         return {}
 
     @asynccontextmanager
-    async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
+    async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         """Hold what lives as long as the run, for instance an open file in the run ``folder``."""
         yield
 
@@ -71,8 +71,10 @@ async def all_running(
     async with AsyncExitStack() as stack:
         for place, adapter in enumerate(adapters, 1):
             changing = [a for a in adapters[place:] if a.changes_answers]
-            behind = Downstream(deployment, [{f"{type(a).__module__}.{type(a).__name__}": asdict(a)} for a in changing])
-            await stack.enter_async_context(adapter.running(folder, behind))
+            downstream = Downstream(
+                deployment, [{f"{type(a).__module__}.{type(a).__name__}": asdict(a)} for a in changing]
+            )
+            await stack.enter_async_context(adapter.running(folder, downstream))
         yield
 
 

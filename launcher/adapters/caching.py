@@ -27,58 +27,56 @@ COUNTED = ("from_folder", "asked")
 class Caching(Adapter):
     """Keeps every whole answer in ``folder``, and gives it to the same request again, in this run or in a later one.
 
-    Requests are the same if their paths, bodies and headers are, and if the same would answer them: the deployment as
-    it is configured, its checkpoint by content, the versions of what runs it, and the adapters behind this one with
-    their settings. Where the checkpoint is not known (a server at a URL, a model of a hub), ``serves`` must name what
-    is served, for instance ``step-1000``, and is to be changed whenever that changes. Repeats of a sample never share
-    an answer; unless the temperature is 0, neither do two samples.
+    Two requests are the same if their paths, bodies and headers are equal, and the same upstream would answer them. The
+    upstream is the deployment with its settings, versions and the content of its checkpoint, and the adapters behind
+    this one. The checkpoint of a server at a URL, or of a model of a hub, is not known. There ``upstream_id`` must name
+    it, for instance ``step-1000``, and must change with the checkpoint. Repeats of a sample never share an answer;
+    unless the temperature is 0, neither do two samples.
 
-    Requests that are the same and come at the same time are sent once, streams excepted. Errors, answers that
-    contradict themselves or what was asked, and streams that ended early, are not kept. A file that is damaged is asked
-    for again. Throughput counts no answer from the folder, and ``caching.json`` in the run folder counts both:
-    ``from_folder`` and ``asked``; a resumed run adds to it.
+    Equal requests at the same time are sent once, except streams. Errors, answers that contradict themselves or their
+    request, and streams that ended early are not stored. A damaged file is replaced by a new answer. Throughput counts
+    no answer from the folder. ``caching.json`` in the run folder counts ``from_folder`` and ``asked``; a resumed run
+    adds to it.
     """
 
     changes_answers: ClassVar[bool] = False
 
     folder: str = "~/.cache/launcher/answers"
-    serves: str | None = None
+    upstream_id: str | None = None
 
     def __post_init__(self) -> None:
         if not self.folder:
             raise UserError("adapters.caching.folder is empty; a folder is needed")
-        self._answers: ResponseStore | None = None
-        self._behind: Json = None
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._store: ResponseStore | None = None
+        self._downstream: Json = None
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self.counts: Counter[str] = Counter()
 
     @asynccontextmanager
-    async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
-        if behind.deployment is None and not self.serves:
+    async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
+        if downstream.deployment is None and not self.upstream_id:
             raise UserError(
-                "adapters.caching.serves is not set, and nothing else says which checkpoint answers here; accepted is "
-                "a name for it, to be changed whenever it changes"
+                "adapters.caching.upstream_id is not set, and the checkpoint behind this endpoint is not known; "
+                "give it a name, for instance upstream_id=step-1000, and change the name with the checkpoint"
             )
-        self._behind = asdict(behind) | {"serves": self.serves}
-        self._answers = ResponseStore(Path(self.folder).expanduser())
+        self._downstream = asdict(downstream) | {"upstream_id": self.upstream_id}
+        self._store = ResponseStore(Path(self.folder).expanduser())
         try:
             with counting(RunFolder(folder).counts("caching"), self.counts, COUNTED):
                 yield
         finally:
-            self._answers = None
+            self._store = None
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        if self._answers is None:
+        if self._store is None:
             raise AdapterError("caching: called outside of a run, there is no folder for answers")
-        question = CacheKey.of(request, self._behind)
-        async with self._turns.setdefault(question.digest, asyncio.Lock()):
-            return await self._answered(self._answers, question, request, call_next)
+        key = CacheKey.of(request, self._downstream)
+        async with self._locks.setdefault(key.digest, asyncio.Lock()):
+            return await self._respond(self._store, key, request, call_next)
 
-    async def _answered(
-        self, answers: ResponseStore, question: CacheKey, request: Request, call_next: Handler
-    ) -> Response:
+    async def _respond(self, store: ResponseStore, key: CacheKey, request: Request, call_next: Handler) -> Response:
         start = time.perf_counter()
-        kept = await asyncio.to_thread(answers.read, question)
+        kept = await asyncio.to_thread(store.read, key)
         if kept is not None:
             self.counts["from_folder"] += 1
             return replace(kept, latency_s=time.perf_counter() - start)
@@ -87,14 +85,14 @@ class Caching(Adapter):
         if response.status != 200:
             return response
         if response.events is not None:
-            return replace(response, events=_copied(response.events, answers, question))
+            return replace(response, events=_copied(response.events, store, key))
         response = checked(request, response)
         if response.fault is None:
-            await asyncio.to_thread(answers.write, question, response, None)
+            await asyncio.to_thread(store.write, key, response, None)
         return response
 
 
-async def _copied(events: AsyncIterator[Json], answers: ResponseStore, question: CacheKey) -> AsyncIterator[Json]:
+async def _copied(events: AsyncIterator[Json], store: ResponseStore, key: CacheKey) -> AsyncIterator[Json]:
     """Pass a stream on, and keep it if it comes to its end."""
     seen: list[Json] = []
     async with closing(events):
@@ -102,4 +100,4 @@ async def _copied(events: AsyncIterator[Json], answers: ResponseStore, question:
             seen.append(event)
             yield event
     if check_stream(seen) is None:
-        await asyncio.to_thread(answers.write, question, Response(200), seen)
+        await asyncio.to_thread(store.write, key, Response(200), seen)

@@ -1,4 +1,4 @@
-"""Separates a model's thought from its answer."""
+"""Separates a model's reasoning from its answer."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.adapters.base import Adapter, Downstream, closing, counting
-from launcher.adapters.reasoning_parser import Piece, Place, ReasoningParser, StrayEnd
+from launcher.adapters.reasoning_parser import ParsedDelta, ReasoningParser, Section, UnmatchedEndTag
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
@@ -20,16 +20,16 @@ COUNTED = ("answers", "with_reasoning", "unfinished", "reasoning_characters", "a
 
 @component("adapters/reasoning")
 class Reasoning(Adapter):
-    """Moves the text between the first ``start_tag`` and the first ``end_tag`` behind it to ``reasoning_content``.
+    """Moves the text between the first ``start_tag`` and the next ``end_tag`` to ``reasoning_content``.
 
-    It works on ``message.content`` and ``choices[].text``, and on the deltas of a stream as they come. What is before
-    the start tag stays in the answer. A thought without its end tag is no answer: the choice is marked with
-    ``reasoning_unfinished: true``, and its sample ends as truncated. With ``starts_inside`` the prompt has already
-    opened the thought (many chat templates end with the start tag), so the answer begins in the middle of it.
+    It works on ``message.content`` and ``choices[].text``, and on the deltas of a stream as they come. Text before the
+    start tag stays in the answer. Reasoning without its end tag is no answer: the choice is marked with
+    ``reasoning_unfinished: true``, and its sample ends as truncated. ``starts_inside`` is for prompts that end with the
+    start tag, as many chat templates do: the answer then begins inside the reasoning.
 
-    An end tag without a start tag is an `AdapterError`, because the thought would be scored as the answer. Requests
-    with ``echo`` that generate at most one token (log-likelihoods) pass unchanged; other ones with ``echo`` are
-    refused. Token log-probabilities keep covering the whole text, thought included.
+    An end tag without a start tag is an `AdapterError`: the reasoning would be scored as the answer. Requests
+    with ``echo`` that generate at most one token (log-likelihoods) pass unchanged; others with ``echo`` are
+    refused. Token log-probabilities still cover the whole text, reasoning included.
 
     ``reasoning.json`` in the run folder counts the answers: ``answers``, ``with_reasoning``, ``unfinished``, and the
     characters ``reasoning_characters`` and ``answer_characters``; a resumed run adds to it.
@@ -60,7 +60,7 @@ class Reasoning(Adapter):
         return replace(response, body={**response.body, "choices": choices})
 
     @asynccontextmanager
-    async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
+    async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         with counting(RunFolder(folder).counts("reasoning"), self.counts, COUNTED):
             yield
 
@@ -81,27 +81,27 @@ class Reasoning(Adapter):
         return {**marked, "reasoning_unfinished": True} if unfinished else marked
 
     def _split(self, holder: Mapping[str, Json], key: str, finish: str | None) -> tuple[dict[str, Json], bool]:
-        """Return ``holder`` with its text split, and whether the thought was unfinished."""
+        """Return ``holder`` with its text split, and whether the reasoning was unfinished."""
         text, given = holder.get(key) or "", holder.get("reasoning_content")
         if given:
             unfinished = finish == "length" and not text
-            self._count(Piece(text, given), unfinished=unfinished)
+            self._count(ParsedDelta(text, given), unfinished=unfinished)
             return dict(holder), unfinished
-        splitter = self._splitter()
-        piece = _feed(splitter, text) + splitter.close()
-        self._count(piece, unfinished=splitter.unfinished)
-        if splitter.place is Place.before:
+        parser = self._new_parser()
+        piece = _feed(parser, text) + parser.close()
+        self._count(piece, unfinished=parser.unfinished)
+        if parser.section is Section.before:
             return dict(holder), False
-        return {**holder, key: piece.answer, "reasoning_content": piece.thought}, splitter.unfinished
+        return {**holder, key: piece.answer, "reasoning_content": piece.reasoning}, parser.unfinished
 
-    def _splitter(self) -> ReasoningParser:
+    def _new_parser(self) -> ReasoningParser:
         return ReasoningParser(self.start_tag, self.end_tag, inside=self.starts_inside)
 
-    def _count(self, piece: Piece, *, unfinished: bool) -> None:
+    def _count(self, piece: ParsedDelta, *, unfinished: bool) -> None:
         self.counts["answers"] += 1
-        self.counts["with_reasoning"] += bool(piece.thought)
+        self.counts["with_reasoning"] += bool(piece.reasoning)
         self.counts["unfinished"] += unfinished
-        self.counts["reasoning_characters"] += len(piece.thought)
+        self.counts["reasoning_characters"] += len(piece.reasoning)
         self.counts["answer_characters"] += len(piece.answer)
 
     async def _streamed(self, events: AsyncIterator[Json]) -> AsyncIterator[Json]:
@@ -111,32 +111,32 @@ class Reasoning(Adapter):
             async for event in events:
                 last = event
                 choices = event.get("choices") or []
-                made = [streams.setdefault(c["index"], _Stream(self._splitter())).split(c) for c in choices]
+                made = [streams.setdefault(c["index"], _Stream(self._new_parser())).split(c) for c in choices]
                 yield {**event, "choices": made} if choices else event
         rests = [stream.rest(index) for index, stream in streams.items() if not stream.closed]
         if rests:
             yield {**last, "choices": rests, "usage": None}
         for stream in streams.values():
-            self._count(stream.total, unfinished=stream.splitter.unfinished)
+            self._count(stream.total, unfinished=stream.parser.unfinished)
 
 
 class _Stream:
     """One choice of a stream."""
 
-    def __init__(self, splitter: ReasoningParser) -> None:
-        self.splitter = splitter
-        self.total = Piece()
+    def __init__(self, parser: ReasoningParser) -> None:
+        self.parser = parser
+        self.total = ParsedDelta()
         self.closed = False
         self._chat = False
 
     def split(self, choice: Mapping[str, Json]) -> Json:
-        """Return the choice of one event with its text split into answer and thought."""
+        """Return the choice of one event with its text split into answer and reasoning."""
         self._chat = "delta" in choice
         holder = choice["delta"] if self._chat else choice
         key = "content" if self._chat else "text"
-        if holder.get("reasoning_content") and self.splitter.place is Place.inside:
-            self.splitter.place = Place.after  # the server separates thoughts itself
-        piece = _feed(self.splitter, holder.get(key) or "")
+        if holder.get("reasoning_content") and self.parser.section is Section.inside:
+            self.parser.section = Section.after  # the server separates thoughts itself
+        piece = _feed(self.parser, holder.get(key) or "")
         if choice.get("finish_reason"):
             piece += self._close()
         return self._made(choice, holder, key, piece)
@@ -147,25 +147,25 @@ class _Stream:
         piece = self._close()
         return self._made(choice, {} if self._chat else choice, "content" if self._chat else "text", piece)
 
-    def _close(self) -> Piece:
+    def _close(self) -> ParsedDelta:
         self.closed = True
-        return self.splitter.close()
+        return self.parser.close()
 
-    def _made(self, choice: Mapping[str, Json], holder: Mapping[str, Json], key: str, piece: Piece) -> Json:
+    def _made(self, choice: Mapping[str, Json], holder: Mapping[str, Json], key: str, piece: ParsedDelta) -> Json:
         self.total += piece
         changed = dict(holder)
         if key in holder or piece.answer:
             changed[key] = piece.answer
-        if piece.thought:
-            changed["reasoning_content"] = piece.thought
+        if piece.reasoning:
+            changed["reasoning_content"] = piece.reasoning
         made = {**choice, "delta": changed} if self._chat else changed
-        return {**made, "reasoning_unfinished": True} if self.closed and self.splitter.unfinished else made
+        return {**made, "reasoning_unfinished": True} if self.closed and self.parser.unfinished else made
 
 
-def _feed(splitter: ReasoningParser, text: str) -> Piece:
+def _feed(parser: ReasoningParser, text: str) -> ParsedDelta:
     try:
-        return splitter.feed(text)
-    except StrayEnd as error:
+        return parser.feed(text)
+    except UnmatchedEndTag as error:
         raise AdapterError(
-            f"reasoning: {error}; if the prompt opens the thought, set adapters.reasoning.starts_inside=true"
+            f"reasoning: {error}; if the prompt opens the reasoning, set adapters.reasoning.starts_inside=true"
         ) from None

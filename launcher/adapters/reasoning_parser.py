@@ -1,4 +1,4 @@
-"""Splits generated text into thought and answer, piece by piece."""
+"""Splits generated text into reasoning and answer, piece by piece."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 
 
-class Place(Enum):
-    """Where in the text the splitter is."""
+class Section(Enum):
+    """The part of the text that the parser is in."""
 
     before = auto()
     inside = auto()
@@ -15,71 +15,71 @@ class Place(Enum):
 
 
 @dataclass(frozen=True)
-class Piece:
-    """What a piece of text adds to the answer and to the thought."""
+class ParsedDelta:
+    """What a piece of text adds to the answer and to the reasoning."""
 
     answer: str = ""
-    thought: str = ""
+    reasoning: str = ""
 
-    def __add__(self, other: Piece) -> Piece:
-        return Piece(self.answer + other.answer, self.thought + other.thought)
+    def __add__(self, other: ParsedDelta) -> ParsedDelta:
+        return ParsedDelta(self.answer + other.answer, self.reasoning + other.reasoning)
 
 
-class StrayEnd(ValueError):
+class UnmatchedEndTag(ValueError):
     """An end tag that no start tag opened."""
 
 
 class ReasoningParser:
-    """A thought is what lies between the first start tag and the first end tag behind it.
+    """Reasoning is the text between the first start tag and the next end tag.
 
-    Text before the start tag belongs to the answer, as does everything behind the end tag, whatever tags are in it.
-    With ``inside`` the text begins in the middle of the thought (the prompt ended with the start tag); a start tag
-    that the model repeats at once is dropped. Text that may be the beginning of a tag is held back until it is clear.
+    Text before the start tag and all text after the end tag belong to the answer, further tags included. With
+    ``inside`` the text begins inside the reasoning, because the prompt ended with the start tag. The model may repeat
+    that tag at once; it is dropped. Text that may begin a tag is held back until it is clear.
     """
 
     def __init__(self, start: str, end: str, *, inside: bool = False) -> None:
         self.start, self.end = start, end
-        self.place = Place.inside if inside else Place.before
+        self.section = Section.inside if inside else Section.before
         self._repeat_possible = inside
         self._held = ""
 
-    def feed(self, text: str) -> Piece:
-        """Return what is certain after ``text``. Raises `StrayEnd` for an end tag without a start tag."""
+    def feed(self, text: str) -> ParsedDelta:
+        """Return what is certain after ``text``. Raises `UnmatchedEndTag` for an end tag without a start tag."""
         self._held += text
-        if self.place is Place.before:
+        if self.section is Section.before:
             return self._before()
-        if self.place is Place.inside:
+        if self.section is Section.inside:
             return self._inside()
         held, self._held = self._held, ""
-        return Piece(answer=held)
+        return ParsedDelta(answer=held)
 
-    def close(self) -> Piece:
+    def close(self) -> ParsedDelta:
         """Return the text that was held back, when no more is to come."""
         held, self._held = self._held, ""
-        return Piece(thought=held) if self.place is Place.inside else Piece(answer=held)
+        return ParsedDelta(reasoning=held) if self.section is Section.inside else ParsedDelta(answer=held)
 
     @property
     def unfinished(self) -> bool:
-        """Whether the text ended before the thought did."""
-        return self.place is Place.inside
+        """Whether the text ended before the reasoning did."""
+        return self.section is Section.inside
 
-    def _before(self) -> Piece:
+    def _before(self) -> ParsedDelta:
         head, tag, rest = self._held.partition(self.start)
         if self.end in head:
-            raise StrayEnd(f"'{self.end}' without '{self.start}' before it")
+            raise UnmatchedEndTag(f"'{self.end}' without '{self.start}' before it")
         if not tag:
-            return Piece(answer=self._release(self.start, self.end))
-        self.place, self._held = Place.inside, rest
-        return Piece(answer=head) + self._inside()
+            return ParsedDelta(answer=self._release(self.start, self.end))
+        self.section, self._held = Section.inside, rest
+        return ParsedDelta(answer=head) + self._inside()
 
-    def _inside(self) -> Piece:
+    def _inside(self) -> ParsedDelta:
         if self._repeat_possible and not self._drop_repeated_start():
-            return Piece()
+            return ParsedDelta()
         head, tag, rest = self._held.partition(self.end)
         if not tag:
-            return Piece(thought=self._release(self.end))
-        self.place, self._held = Place.after, ""
-        return Piece(answer=rest, thought=head)
+            return ParsedDelta(reasoning=self._release(self.end))
+        self.section, self._held = Section.after, ""
+        return ParsedDelta(answer=rest, reasoning=head)
 
     def _drop_repeated_start(self) -> bool:
         """Return whether it is clear if the text begins with the start tag."""

@@ -58,7 +58,7 @@ class RequestLog(Adapter):
         return await _logged(request, call_next, self._writer.write)
 
     @asynccontextmanager
-    async def running(self, folder: Path, behind: Downstream) -> AsyncIterator[None]:
+    async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         self._writer, self._count = _Writer(folder / self.file), 0
         try:
             yield

@@ -31,16 +31,18 @@ class CacheKey:
     """
 
     digest: str
-    asked: Json
+    request: Json
 
     @classmethod
-    def of(cls, request: Request, behind: Json) -> Self:
-        asked = {"path": request.path, "body": request.body, "for": _whom(request)}
-        whole = json.dumps({"asked": asked, "headers": request.headers, "behind": behind}, sort_keys=True, default=str)
-        return cls(hashlib.sha256(redact(whole).encode()).hexdigest(), json.loads(redact(json.dumps(asked))))
+    def of(cls, request: Request, downstream: Json) -> Self:
+        found = {"path": request.path, "body": request.body, "for": _scope(request)}
+        whole = json.dumps(
+            {"request": found, "headers": request.headers, "downstream": downstream}, sort_keys=True, default=str
+        )
+        return cls(hashlib.sha256(redact(whole).encode()).hexdigest(), json.loads(redact(json.dumps(found))))
 
 
-def _whom(request: Request) -> str:
+def _scope(request: Request) -> str:
     """Return which requests may share an answer: those of one repeat; a drawn answer belongs to one request only."""
     sample = request.sample or ""
     if request.body.get("temperature") == 0:
@@ -62,12 +64,12 @@ class ResponseStore:
         except OSError as error:
             raise UserError(f"adapters.caching.folder={folder}: cannot be written: {error.strerror}") from None
 
-    def read(self, question: CacheKey) -> Response | None:
+    def read(self, key: CacheKey) -> Response | None:
         """Return the answer with ``cached`` set, or None if there is none that can be read."""
-        path = self._path(question)
+        path = self._path(key)
         try:
             kept = json.loads(path.read_bytes())
-            if kept["asked"] != question.asked:
+            if kept["request"] != key.request:
                 raise ValueError("it answers another request")
             if kept.get("checked") != CHECKED:
                 return None  # kept before answers were checked as they are now
@@ -80,20 +82,20 @@ class ResponseStore:
             log.warning("%s: %s: %s; asked again", path, type(error).__name__, error)
             return None
 
-    def write(self, question: CacheKey, response: Response, events: Sequence[Json] | None) -> None:
+    def write(self, key: CacheKey, response: Response, events: Sequence[Json] | None) -> None:
         """Keep a checked answer, or a whole stream; the first error is logged, and nothing more is kept then."""
         if self._broken:
             return
-        path = self._path(question)
-        kept = {"asked": question.asked, "body": response.body, "events": events}
+        path = self._path(key)
+        kept = {"request": key.request, "body": response.body, "events": events}
         try:  # an entry that a crash damages is asked again
             replace(path, json.dumps(kept | {"checked": CHECKED, "notes": response.notes or ()}), durable=False)
         except StorageError as error:
             self._broken = True
             log.error("%s; no more answers are kept", error)
 
-    def _path(self, question: CacheKey) -> Path:
-        return self._folder / question.digest[:2] / f"{question.digest}.json"
+    def _path(self, key: CacheKey) -> Path:
+        return self._folder / key.digest[:2] / f"{key.digest}.json"
 
 
 async def _replayed(events: Sequence[Json]) -> AsyncIterator[Json]:

@@ -17,7 +17,7 @@ from launcher.settings.component import component
 
 log = logging.getLogger(__name__)
 
-PASSING = frozenset({408, 409, 425, 429})
+RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 """The 4xx that say "later"; with every 5xx and `TransportError` they are asked again."""
 
 
@@ -49,7 +49,7 @@ class Retry(Adapter):
             outcome = await _attempt(request, call_next)
             delay = self._delay(outcome, attempt, clock() - start)
             if delay is None:
-                return _settle(outcome)
+                return _unwrap(outcome)
             log.debug("%s: attempt %d failed, again in %.2f s", request.sample or request.path, attempt, delay)
             await asyncio.sleep(delay)
             attempt += 1
@@ -57,20 +57,20 @@ class Retry(Adapter):
     def _delay(self, outcome: Response | TransportError, attempt: int, spent_s: float) -> float | None:
         """Return the seconds to wait before the next attempt, or None when this outcome stands."""
         left_s = self.deadline_s - spent_s
-        if attempt == self.attempts or left_s <= 0 or not _may_pass(outcome):
+        if attempt == self.attempts or left_s <= 0 or not _is_retryable(outcome):
             return None
-        asked = retry_after_s(outcome, datetime.now(UTC)) if isinstance(outcome, Response) else None
-        return min(left_s, self.pause_s(attempt, asked or 0.0))
+        requested = retry_after_s(outcome, datetime.now(UTC)) if isinstance(outcome, Response) else None
+        return min(left_s, self.pause_s(attempt, requested or 0.0))
 
-    def pause_s(self, attempt: int, asked_s: float = 0.0) -> float:
+    def pause_s(self, attempt: int, requested_s: float = 0.0) -> float:
         """Return the seconds to wait after attempt number ``attempt``, counted from 1, if the server asked for so many.
 
         What the server asks for comes with up to one first delay more, so that clients do not come back together.
         """
         longest = min(self.max_delay_s, self.first_delay_s * 2.0 ** min(attempt - 1, 60))
-        if asked_s > longest:
-            return asked_s + random.uniform(0.0, self.first_delay_s)
-        return max(asked_s, longest * random.uniform(0.5, 1.0))
+        if requested_s > longest:
+            return requested_s + random.uniform(0.0, self.first_delay_s)
+        return max(requested_s, longest * random.uniform(0.5, 1.0))
 
 
 def retry_after_s(response: Response, now: datetime) -> float | None:
@@ -99,13 +99,13 @@ async def _attempt(request: Request, call_next: Handler) -> Response | Transport
         return error
 
 
-def _may_pass(outcome: Response | TransportError) -> bool:
+def _is_retryable(outcome: Response | TransportError) -> bool:
     if isinstance(outcome, TransportError):
         return True
-    return outcome.events is None and (outcome.status in PASSING or 500 <= outcome.status < 600)
+    return outcome.events is None and (outcome.status in RETRYABLE_STATUSES or 500 <= outcome.status < 600)
 
 
-def _settle(outcome: Response | TransportError) -> Response:
+def _unwrap(outcome: Response | TransportError) -> Response:
     if isinstance(outcome, TransportError):
         raise outcome
     return outcome

@@ -28,10 +28,9 @@ class SystemMessage(Adapter):
     Chat requests get one system message at the start; several that they already have become one. ``prepend`` puts
     ``text`` before theirs, ``append`` after it, ``replace`` instead of it; ``separator`` stands between the two.
 
-    Completions have no roles: ``text`` and ``separator`` come before the prompt, or before each prompt of a list,
-    whatever the strategy. An echoed answer is given back without them, so that offsets and log-probabilities belong to
-    the prompt that the caller sent. Raises `AdapterError` for prompts of token ids, which cannot be prefixed with text,
-    and for other paths.
+    Completions have no roles: with every strategy, ``text`` and ``separator`` come before each prompt. They are removed
+    from an echoed answer, so that offsets and log-probabilities belong to the prompt that the caller sent. Raises
+    `AdapterError` for prompts of token ids, which cannot be prefixed with text, and for other paths.
     """
 
     text: str = "You are a helpful assistant."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from launcher.core.console import one_line
 from launcher.core.responses import token_count
 from launcher.core.types import Handler, Json, Record, Sample, Score, Status
-from launcher.evaluate.exchange import QUOTED, Exchange, NoAnswer, Timing, Trouble, plain
+from launcher.evaluate.exchange import MAX_QUOTED_CHARACTERS, AnswerTiming, Exchange, NoAnswer, Symptom, plain
 from launcher.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -22,16 +22,16 @@ COUNTS = ("prompt_tokens", "completion_tokens", "total_tokens")
 class SampleResult:
     """A finished sample.
 
-    ``trouble`` is what a failed request, sent to ``path``, tells of the server. The sample ``began`` at that time on
+    ``symptom`` is what a failed request, sent to ``path``, tells of the server. The sample ``began`` at that time on
     the clock of `time.monotonic`. ``timings`` are those of the answers that a server gave; ``cached`` counts the
     others.
     """
 
     record: Record
-    trouble: Trouble = Trouble.none
+    symptom: Symptom = Symptom.none
     path: str = ""
     began: float = 0.0
-    timings: tuple[Timing, ...] = ()
+    timings: tuple[AnswerTiming, ...] = ()
     cached: int = 0
 
 
@@ -49,13 +49,13 @@ async def ask(
     """
     began = time.monotonic()
     exchange = Exchange(handler, sample, accept_missing_finish, others or {})
-    trouble, path = Trouble.none, ""
+    symptom, path = Symptom.none, ""
     try:
         score = await _scored(exchange, task)
     except NoAnswer as error:
-        score, trouble, path = error.score, error.trouble, error.path
+        score, symptom, path = error.score, error.symptom, error.path
     record = _record(sample, score, exchange)
-    return SampleResult(record, trouble, path, began, tuple(exchange.timings), exchange.cached)
+    return SampleResult(record, symptom, path, began, tuple(exchange.timings), exchange.cached)
 
 
 async def _scored(exchange: Exchange, task: Task) -> Score:
@@ -66,7 +66,9 @@ async def _scored(exchange: Exchange, task: Task) -> Score:
         raise
     except Exception as error:
         log.exception("%s: scoring failed", exchange.sample.key)
-        return Score(Status.failed, reason=one_line(f"scoring failed: {type(error).__name__}: {error}", QUOTED))
+        return Score(
+            Status.failed, reason=one_line(f"scoring failed: {type(error).__name__}: {error}", MAX_QUOTED_CHARACTERS)
+        )
 
 
 def _checked(score: Score, task: Task) -> Score:
@@ -79,7 +81,7 @@ def _checked(score: Score, task: Task) -> Score:
             continue
         else:
             fault = found
-        return Score(Status.failed, reason=one_line(f"scoring failed: {fault}", QUOTED))
+        return Score(Status.failed, reason=one_line(f"scoring failed: {fault}", MAX_QUOTED_CHARACTERS))
     return score
 
 

@@ -16,18 +16,18 @@ from launcher.core.responses import checking
 from launcher.core.types import Endpoint, Handler, Health, Json, Request, Response, Sample, Status
 from launcher.evaluate import outcome
 from launcher.evaluate.ask import SampleResult, ask
-from launcher.evaluate.breaker import CircuitBreaker, ServerGone, Unwatched
-from launcher.evaluate.exchange import Timing, Trouble
+from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes, ServerGone
+from launcher.evaluate.exchange import AnswerTiming, Symptom
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.progress import Progress
-from launcher.evaluate.queue import OUTAGES, SampleQueue
+from launcher.evaluate.queue import MAX_OUTAGES, SampleQueue
 from launcher.evaluate.sample_source import SampleSource
 from launcher.evaluate.statistics import throughput
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks import bounded
 from launcher.tasks.base import Task
 
-PROBES = 1
+PROBE_CONNECTIONS = 1
 """A connection beside those of the samples: whether a server answers must be found out while all of them hang."""
 
 
@@ -52,21 +52,21 @@ async def evaluate(
     bad item, and `TakenOver` when another session has taken the ``lease``, after keeping what was done.
     """
     with Journal(folder, fingerprint, lease) as journal:
-        questions = SampleSource(tasks, settings, endpoint.model, journal.finished)
+        source = SampleSource(tasks, settings, endpoint.model, journal.finished)
         async with (
             Client(
                 endpoint,
                 timeout_s=settings.timeout_s,
-                concurrency=settings.concurrency + PROBES,
+                concurrency=settings.concurrency + PROBE_CONNECTIONS,
                 max_bytes=int(settings.max_answer_mb * 2**20),
             ) as client,
             all_running(adapters, folder, deployment),
             bounded.running(),
         ):
-            model, watched = endpoint.model, health or Unwatched()
+            model, watched = endpoint.model, health or NoHealthProbes()
             breaker = CircuitBreaker(client, client.patient(), model, watched, settings.max_pause_s, progress)
             handler = _bounded(pipeline(adapters, checking(breaker)), settings.concurrency)
-            session = _Session(breaker, handler, tasks, questions, journal, progress)
+            session = _Session(breaker, handler, tasks, source, journal, progress)
             await session.run(settings)
     return outcome.read(folder, tasks)
 
@@ -79,29 +79,29 @@ class _Session:
         breaker: CircuitBreaker,
         handler: Handler,
         tasks: Mapping[str, Task],
-        questions: SampleSource,
+        source: SampleSource,
         journal: Journal,
         progress: Progress,
     ) -> None:
         self._breaker, self._handler, self._tasks = breaker, handler, tasks
-        self._questions, self._journal, self._progress = questions, journal, progress
-        self._timings: list[Timing] = []
+        self._source, self._journal, self._progress = source, journal, progress
+        self._timings: list[AnswerTiming] = []
         self._cached = 0
         self._accept_missing_finish = False
 
     async def run(self, settings: Evaluate) -> None:
-        totals = await asyncio.to_thread(self._questions.totals, complete=False)
+        totals = await asyncio.to_thread(self._source.totals, complete=False)
         known = [size for size in totals.values() if size is not None]
         self._progress.started(sum(known) if len(known) == len(totals) else None, len(self._journal.finished))
         start, stopped = time.perf_counter(), None
         self._accept_missing_finish = settings.accept_missing_finish
         try:
             stopped = await self._all(settings.concurrency)
-            totals = await asyncio.to_thread(self._questions.totals, complete=True)
+            totals = await asyncio.to_thread(self._source.totals, complete=True)
         finally:
-            facts: dict[str, Json] = {"totals": _counted(totals, self._questions.order), "stopped": stopped}
+            facts: dict[str, Json] = {"totals": _counted(totals, self._source.order), "stopped": stopped}
             self._progress.finished()
-            self._journal.close(list(self._questions.order), facts | self._measured(time.perf_counter() - start))
+            self._journal.close(list(self._source.order), facts | self._measured(time.perf_counter() - start))
 
     def _measured(self, wall_s: float) -> dict[str, Json]:
         """Return the pauses, and the speed without the time that they took."""
@@ -114,7 +114,7 @@ class _Session:
 
     async def _all(self, concurrency: int) -> str | None:
         """Ask until nothing is left; return the reason if it stopped before that."""
-        samples = SampleQueue(self._questions, concurrency)
+        samples = SampleQueue(self._source, concurrency)
         try:
             async with asyncio.TaskGroup() as group:
                 guard = group.create_task(self._breaker.guard())
@@ -136,27 +136,27 @@ class _Session:
             if sample is None:
                 return
             task = self._tasks[sample.task]
-            asked = await ask(self._handler, sample, task, accept_missing_finish=self._accept_missing_finish)
-            if not await self._again(asked, sample, samples):
-                self._end(asked if samples.outages(sample) < OUTAGES else _given_up(asked))
+            result = await ask(self._handler, sample, task, accept_missing_finish=self._accept_missing_finish)
+            if not await self._requeue(result, sample, samples):
+                self._end(result if samples.outages(sample) < MAX_OUTAGES else _given_up(result))
                 samples.done()
 
-    async def _again(self, asked: SampleResult, sample: Sample, samples: SampleQueue) -> bool:
+    async def _requeue(self, result: SampleResult, sample: Sample, samples: SampleQueue) -> bool:
         """Give the sample back to be asked again if the server was to blame, or may have been."""
-        if asked.trouble in (Trouble.away, Trouble.forgotten):
-            return samples.again(sample, outage=asked.trouble is Trouble.away)
-        if asked.trouble is Trouble.none:
+        if result.symptom in (Symptom.away, Symptom.forgotten):
+            return samples.requeue(sample, outage=result.symptom is Symptom.away)
+        if result.symptom is Symptom.none:
             return False
-        away = await self._breaker.outage(asked.path, asked.began)
-        return (away or asked.trouble is Trouble.outage) and samples.again(sample)
+        away = await self._breaker.outage(result.path, result.began)
+        return (away or result.symptom is Symptom.outage) and samples.requeue(sample)
 
-    def _end(self, asked: SampleResult) -> None:
-        self._journal.add(asked.record)
+    def _end(self, result: SampleResult) -> None:
+        self._journal.add(result.record)
         self._breaker.progressed()
-        self._cached += asked.cached
-        if asked.record.status is not Status.failed:
-            self._timings += asked.timings
-        self._progress.advanced(asked.record)
+        self._cached += result.cached
+        if result.record.status is not Status.failed:
+            self._timings += result.timings
+        self._progress.advanced(result.record)
 
 
 def _bounded(handler: Handler, concurrency: int) -> Handler:
@@ -170,8 +170,10 @@ def _bounded(handler: Handler, concurrency: int) -> Handler:
     return handle
 
 
-def _given_up(asked: SampleResult) -> SampleResult:
-    return replace(asked, record=replace(asked.record, reason=f"{asked.record.reason}; it was asked {OUTAGES} times"))
+def _given_up(result: SampleResult) -> SampleResult:
+    return replace(
+        result, record=replace(result.record, reason=f"{result.record.reason}; it was asked {MAX_OUTAGES} times")
+    )
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -18,18 +18,18 @@ from launcher.core.types import GATEWAY, Handler, Json, Request, Response, Sampl
 
 log = logging.getLogger(__name__)
 
-ABOUT_THE_PROMPT = frozenset({400, 403, 413, 422})
+PROMPT_REFUSALS = frozenset({400, 403, 413, 422})
 """HTTP statuses with which a server refuses this very request; any other error is a failure of the service.
 
 One of these in another shape than OpenAI's is a failure too: a proxy's page says nothing about the request.
 """
-KEPT = 100_000
+MAX_KEPT_CHARACTERS = 100_000
 """Characters of the JSON of an answer with a fault that are kept: a server must not fill the disk with them."""
-QUOTED = 500
+MAX_QUOTED_CHARACTERS = 500
 """Characters of an error that a reason quotes."""
 
 
-class Trouble(Enum):
+class Symptom(Enum):
     """What a failed request may say of the server."""
 
     none = "none"
@@ -49,16 +49,16 @@ class Trouble(Enum):
 class NoAnswer(Exception):
     """A request to ``path`` without an answer that can be scored.
 
-    ``score`` says how its sample ends, ``trouble`` what that tells of the server.
+    ``score`` says how its sample ends, ``symptom`` what that tells of the server.
     """
 
-    def __init__(self, score: Score, trouble: Trouble, path: str) -> None:
+    def __init__(self, score: Score, symptom: Symptom, path: str) -> None:
         super().__init__(score.reason)
-        self.score, self.trouble, self.path = score, trouble, path
+        self.score, self.symptom, self.path = score, symptom, path
 
 
 @dataclass(frozen=True, slots=True)
-class Timing:
+class AnswerTiming:
     """An answer of the server: the seconds it took, and the token counts that can be right."""
 
     latency_s: float
@@ -82,7 +82,7 @@ class Exchange:
     latency_s: float = 0.0
     bodies: dict[int, Json] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
-    timings: list[Timing] = field(default_factory=list)
+    timings: list[AnswerTiming] = field(default_factory=list)
     cached: int = 0
     scoring: list[dict[str, Json]] = field(default_factory=list)
 
@@ -113,8 +113,8 @@ class Exchange:
             response = await _received(handler, request)
             entry["response"] = _kept(response)
             await self._check(response, request)
-        except NoAnswer as error:  # another endpoint's trouble says nothing of the run's own
-            raise error if endpoint is None else NoAnswer(error.score, Trouble.none, error.path) from None
+        except NoAnswer as error:  # another endpoint's symptom says nothing of the run's own
+            raise error if endpoint is None else NoAnswer(error.score, Symptom.none, error.path) from None
         return response
 
     async def _together(self) -> Sequence[Response]:
@@ -142,7 +142,7 @@ class Exchange:
         accept = self.accept_missing_finish or bool(request.body.get("echo"))
         score = await _fault(response, accept_missing_finish=accept)
         if score is not None:
-            raise NoAnswer(score, _trouble_of(response), request.path)
+            raise NoAnswer(score, _symptom_of(response), request.path)
 
 
 def plain(request: Request) -> dict[str, Json]:
@@ -156,12 +156,12 @@ async def _received(handler: Handler, request: Request) -> Response:
         return checked(request, await handler(request))
     except Exception as error:
         score = Score(Status.failed, reason=_explained(error, request))
-        raise NoAnswer(score, _trouble(error), request.path) from None
+        raise NoAnswer(score, _symptom(error), request.path) from None
 
 
-def _timing(response: Response, latency_s: float) -> Timing:
+def _timing(response: Response, latency_s: float) -> AnswerTiming:
     usage = response.body.get("usage") if isinstance(response.body, Mapping) else None
-    return Timing(latency_s, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens"))
+    return AnswerTiming(latency_s, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens"))
 
 
 def _kept(response: Response) -> Json:
@@ -169,11 +169,15 @@ def _kept(response: Response) -> Json:
     if response.ok and response.fault is None:
         return response.body
     text = json.dumps(response.body, ensure_ascii=False)
-    return response.body if len(text) <= KEPT else f"{text[:KEPT]}... ({len(text) - KEPT:,} characters are left out)"
+    return (
+        response.body
+        if len(text) <= MAX_KEPT_CHARACTERS
+        else f"{text[:MAX_KEPT_CHARACTERS]}... ({len(text) - MAX_KEPT_CHARACTERS:,} characters are left out)"
+    )
 
 
 def _by_proxy(response: Response) -> bool:
-    return response.status in ABOUT_THE_PROMPT and not refuses(response)
+    return response.status in PROMPT_REFUSALS and not refuses(response)
 
 
 async def _fault(response: Response, *, accept_missing_finish: bool) -> Score | None:
@@ -182,42 +186,42 @@ async def _fault(response: Response, *, accept_missing_finish: bool) -> Score | 
         async with closing(response.events):
             return Score(Status.failed, reason="the answer is a stream; an evaluation needs whole answers")
     if not response.ok:
-        refused = response.status in ABOUT_THE_PROMPT and refuses(response)
+        refused = response.status in PROMPT_REFUSALS and refuses(response)
         status = Status.refused if refused else Status.failed
         return Score(status, reason=f"HTTP {response.status}: {_message(response.body)}")
     if response.fault is not None:
-        return Score(Status.failed, reason=one_line(response.fault, QUOTED))
+        return Score(Status.failed, reason=one_line(response.fault, MAX_QUOTED_CHARACTERS))
     if NO_FINISH in (response.notes or ()) and not accept_missing_finish:
         return Score(Status.failed, reason=f"{NO_FINISH}; evaluate.accept_missing_finish=true scores it nevertheless")
     return None
 
 
-def _trouble(error: Exception) -> Trouble:
+def _symptom(error: Exception) -> Symptom:
     if isinstance(error, ServerAway):
-        return Trouble.away if error.outage else Trouble.forgotten
-    return _TROUBLES[error.failure] if isinstance(error, TransportError) else Trouble.none
+        return Symptom.away if error.outage else Symptom.forgotten
+    return _SYMPTOMS[error.failure] if isinstance(error, TransportError) else Symptom.none
 
 
-_TROUBLES = {
-    Failure.connection: Trouble.outage,
-    Failure.timeout: Trouble.late,
-    Failure.answer: Trouble.broken,
+_SYMPTOMS = {
+    Failure.connection: Symptom.outage,
+    Failure.timeout: Symptom.late,
+    Failure.answer: Symptom.broken,
 }
 
 
-def _trouble_of(response: Response) -> Trouble:
+def _symptom_of(response: Response) -> Symptom:
     if response.status in GATEWAY:
-        return Trouble.outage
-    return Trouble.broken if response.status >= 500 or is_page(response) or _by_proxy(response) else Trouble.none
+        return Symptom.outage
+    return Symptom.broken if response.status >= 500 or is_page(response) or _by_proxy(response) else Symptom.none
 
 
 def _explained(error: Exception, request: Request) -> str:
     if isinstance(error, TransportError | ServerAway | AdapterError):
-        return one_line(str(error), QUOTED)
+        return one_line(str(error), MAX_QUOTED_CHARACTERS)
     log.error("%s: %s: %s", request.sample, type(error).__name__, error, exc_info=error)
-    return one_line(f"{type(error).__name__}: {error}", QUOTED)
+    return one_line(f"{type(error).__name__}: {error}", MAX_QUOTED_CHARACTERS)
 
 
 def _message(body: Json) -> str:
     """Return the message of an error, or else the body."""
-    return one_line(error_message(body) or (body if isinstance(body, str) else quoted(body)), QUOTED)
+    return one_line(error_message(body) or (body if isinstance(body, str) else quoted(body)), MAX_QUOTED_CHARACTERS)

@@ -19,18 +19,17 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record, Status
 
 SCHEMA_VERSION = 1
-SHOWN = 120
+MAX_SHOWN_CHARACTERS = 120
 """Characters of a value in a difference."""
 
 
 class Journal:
     """``samples.jsonl`` and ``journal.json`` of one run folder; a context manager that holds the file open.
 
-    Opening a folder that has a journal continues it: `finished` holds the keys of all samples that ended in another
-    status than failed, `pauses` those of its earlier sessions. A last line that was cut by a crash is dropped. Raises
-    `ResumeError` when ``fingerprint``, which is all that changes answers, is not what the journal was begun with, or
-    when the files are damaged; `TakenOver`, also from `add` and `close`, once another session holds the ``lease`` of
-    the folder.
+    A folder that has a journal is continued. `finished` holds the keys of all samples that ended in another status than
+    failed, `pauses` those of earlier sessions. A last line that a crash cut is dropped. Raises `ResumeError` for
+    damaged files, and when ``fingerprint``, which holds all that changes answers, differs from that of the journal.
+    Raises `TakenOver`, also from `add` and `close`, once another session holds the ``lease`` of the folder.
     """
 
     def __init__(self, folder: Path, fingerprint: Json, lease: Lease | None = None) -> None:
@@ -40,7 +39,7 @@ class Journal:
         self.path = self._folder.samples
         self.finished: set[str] = set()
         self._header = self._folder.journal
-        self._places: dict[str, tuple[int, int]] = {}
+        self._spans: dict[str, tuple[int, int]] = {}
         self._end = 0
         self.pauses: list[Json] = []
         self._begin(json.loads(json.dumps(fingerprint)))
@@ -61,7 +60,7 @@ class Journal:
         line = redact_bytes(to_line(record))
         with storing(self.path):
             self._append(line)
-        self._place(record, len(line))
+        self._record_span(record, len(line))
 
     def _append(self, line: bytes) -> None:
         """Write a line whole or not at all: others may still fit behind it."""
@@ -73,15 +72,15 @@ class Journal:
         """Write one line per sample, the keys of ``order`` first, in one step; then ``facts`` into the header."""
         self._file.close()
         self._check()
-        known = [key for key in order if key in self._places]
-        keys = [*known, *(self._places.keys() - set(known))]
+        known = [key for key in order if key in self._spans]
+        keys = [*known, *(self._spans.keys() - set(known))]
         replace(self.path, self._chosen(keys))
         replace_json(self._header, {**_read_header(self._header), **facts}, indent=2)
 
     def _chosen(self, keys: Iterable[str]) -> Iterator[bytes]:
         with self.path.open("rb") as file:
             for key in keys:
-                start, length = self._places[key]
+                start, length = self._spans[key]
                 file.seek(start)
                 yield file.read(length)
 
@@ -102,15 +101,15 @@ class Journal:
         # A copy: what the session that held the lease before still writes goes to the old file.
         replace(self.path, (line for line, _ in self._folder.record_lines()))
         for line, record in self._folder.record_lines():
-            self._place(record, len(line))
+            self._record_span(record, len(line))
             (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
 
     def _check(self) -> None:
         if self._lease is not None:
             self._lease.check()
 
-    def _place(self, record: Record, length: int) -> None:
-        self._places[record.key] = (self._end, length)
+    def _record_span(self, record: Record, length: int) -> None:
+        self._spans[record.key] = (self._end, length)
         self._end += length
 
 
@@ -138,7 +137,7 @@ def difference(old: Json, new: Json, path: str = "") -> list[str]:
 
 def _shown(value: Json) -> str:
     text = json.dumps(value)
-    return text if len(text) <= SHOWN else f"{text[:SHOWN]}..."
+    return text if len(text) <= MAX_SHOWN_CHARACTERS else f"{text[:MAX_SHOWN_CHARACTERS]}..."
 
 
 def _compare(old: Json, new: Json, folder: Path) -> None:

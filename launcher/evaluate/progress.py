@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
-TELL_S = 10.0
-"""How often a pause that goes on is told, where there is no live bar."""
+PAUSE_NOTICE_INTERVAL_S = 10.0
+"""Without a live bar, a pause is reported this often."""
 
 
 class Progress(Protocol):
-    """Is told of every finished sample. ``total`` counts all samples, ``done`` those of an earlier session.
+    """Shows every finished sample. ``total`` counts all samples, ``done`` those of an earlier session.
 
-    During a pause it is told again and again for how many seconds that has lasted, and why, and then that it is over.
+    During a pause, `paused` is called repeatedly with its length and its reason, and `resumed` once at its end.
     """
 
     def started(self, total: int | None, done: int) -> None: ...
@@ -39,7 +39,7 @@ class Progress(Protocol):
 
 
 class Servers(Protocol):
-    """Says how those are who answer: in a few words, in a table for a terminal, and who of them was lost since."""
+    """Describes the servers: in a few words, as a table for a terminal, and those that were lost."""
 
     def summary(self) -> str: ...
 
@@ -87,7 +87,7 @@ class LineProgress:
 
     def started(self, total: int | None, done: int) -> None:
         self._total, self._done, self._start = total, done, time.monotonic()
-        kept = f", {done} of them are there from before" if done else ""
+        kept = f", {done} already done" if done else ""
         self._say(f"evaluate: {'unknown number of' if total is None else total} samples{kept}")
 
     def advanced(self, record: Record) -> None:
@@ -98,13 +98,13 @@ class LineProgress:
             self._show()
 
     def paused(self, seconds: float, reason: str) -> None:
-        if self._told_s is None or seconds - self._told_s >= TELL_S:
+        if self._told_s is None or seconds - self._told_s >= PAUSE_NOTICE_INTERVAL_S:
             self._told_s = seconds
             self._say(f"evaluate: paused{f' {seconds:.0f} s' if seconds >= 1 else ''}: {reason}")
 
     def resumed(self, seconds: float) -> None:
         self._told_s = None
-        self._say(f"evaluate: goes on after a pause of {seconds:.1f} s")
+        self._say(f"evaluate: resumed after a pause of {seconds:.1f} s")
 
     def finished(self) -> None:
         if self._shown != self._done:

@@ -10,10 +10,10 @@ from typing import Protocol
 
 from launcher.core.types import Sample
 
-OUTAGES = 3
-"""A sample that met so many outages is not asked again: it may be what makes the server go away."""
-FEWER = 8
-"""With each outage that a sample met, so many times fewer are in flight beside it: others meet its next one less."""
+MAX_OUTAGES = 3
+"""A sample that met this many outages is not asked again: it may be what ends the server."""
+OUTAGE_BACKOFF = 8
+"""With each outage of a sample, this many times fewer others are in flight beside it, and meet its next one."""
 
 
 class Source(Protocol):
@@ -23,17 +23,17 @@ class Source(Protocol):
 
 
 class SampleQueue:
-    """Hands out samples to workers; each is given back by `done` or `again`.
+    """Hands out samples to workers; each is given back by `done` or `requeue`.
 
-    Fresh samples come first. Those that met an outage follow, the ones with the fewest outages first, and with so few
-    others in flight that a sample which makes the server go away is soon alone with it.
+    Fresh samples come first. Samples that met an outage follow, those with the fewest outages first. They run with so
+    few others in flight that a sample which ends the server is soon alone with it.
     """
 
     def __init__(self, source: Source, concurrency: int) -> None:
         self._source = source
         self._concurrency = concurrency
         self._fresh = True
-        self._again: list[tuple[int, int, Sample]] = []
+        self._requeued: list[tuple[int, int, Sample]] = []
         self._order = count()
         self._outages: Counter[str] = Counter()
         self._in_flight = 0
@@ -49,24 +49,24 @@ class SampleQueue:
                 if sample is not None:
                     self._in_flight += 1
                     return sample
-                if not self._again and not self._in_flight:
+                if not self._requeued and not self._in_flight:
                     return None
                 await self._changed.wait()
 
     def done(self) -> None:
-        """Say that a sample that was taken has ended."""
+        """Record that a sample that was taken has ended."""
         self._in_flight -= 1
         self._changed.set()
 
-    def again(self, sample: Sample, *, outage: bool = True) -> bool:
+    def requeue(self, sample: Sample, *, outage: bool = True) -> bool:
         """Give a sample back to be asked again; return False, and keep it taken, if it met too many outages.
 
         Without ``outage`` it is asked again for another reason, which does not count.
         """
         self._outages[sample.key] += outage
-        if self._outages[sample.key] >= OUTAGES:
+        if self._outages[sample.key] >= MAX_OUTAGES:
             return False
-        heapq.heappush(self._again, (self._outages[sample.key], next(self._order), sample))
+        heapq.heappush(self._requeued, (self._outages[sample.key], next(self._order), sample))
         self.done()
         return True
 
@@ -81,6 +81,6 @@ class SampleQueue:
             self._fresh = sample is not None
             if sample is not None:
                 return sample
-        if self._again and self._in_flight < max(1, self._concurrency // FEWER ** self._again[0][0]):
-            return heapq.heappop(self._again)[2]
+        if self._requeued and self._in_flight < max(1, self._concurrency // OUTAGE_BACKOFF ** self._requeued[0][0]):
+            return heapq.heappop(self._requeued)[2]
         return None

@@ -7,7 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
 from launcher.core.types import NOT_ASKED, Json, MetricResult, Record, Status, TaskResult
-from launcher.evaluate.exchange import Timing
+from launcher.evaluate.exchange import AnswerTiming
 from launcher.stats.metric import Metric
 from launcher.stats.quantiles import quantile
 
@@ -87,7 +87,7 @@ def _common(said: Sequence[str]) -> dict[str, int]:
     return {group[0]: len(group) for group in sorted(alike.values(), key=len, reverse=True)[:REASONS]}
 
 
-def throughput(answered: Sequence[Timing], wall_s: float, cached: int = 0) -> dict[str, Json]:
+def throughput(answered: Sequence[AnswerTiming], wall_s: float, cached: int = 0) -> dict[str, Json]:
     """Return rates, latencies in seconds and token totals of the requests that a server answered in ``wall_s`` seconds.
 
     ``without_usage`` answers had no token counts that can be right, so that the token figures lack them. ``cached``

@@ -42,7 +42,7 @@ class ScoreRow:
 
     task: str
     metric: str
-    figures: MetricResult
+    result: MetricResult
     axis: Axis
     value: float | None
     ci: tuple[float, float] | None
@@ -50,7 +50,7 @@ class ScoreRow:
 
     @property
     def lower_is_better(self) -> bool:
-        return self.figures.direction is Direction.lower
+        return self.result.direction is Direction.lower
 
     @property
     def unusual(self) -> bool:
@@ -226,10 +226,10 @@ def curve_ticks(axis: Axis, write: Callable[[float], str]) -> tuple[Mark, ...]:
 
 def describe(row: ScoreRow) -> str:
     """Say in words what a score's bar shows, for those who cannot see it."""
-    figures = row.figures
-    said = f"{row.task} {row.metric}: {number(figures.value)}"
+    result = row.result
+    said = f"{row.task} {row.metric}: {number(result.value)}"
     if row.ci:
-        said += f", 95 % confidence {number(figures.ci_low)} to {number(figures.ci_high)}"
+        said += f", 95 % confidence {number(result.ci_low)} to {number(result.ci_high)}"
     if row.bounds:
-        said += f", possible {number(figures.low)} to {number(figures.high)}"
+        said += f", possible {number(result.low)} to {number(result.high)}"
     return said

@@ -17,12 +17,12 @@ from launcher.stats.paired import ALPHA, holm, mean, sign_test, standard_error, 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Run ``b`` against run ``a`` on the ``n`` questions that both scored.
+    """Run ``b`` against run ``a`` on the ``n`` items that both scored.
 
-    ``difference`` is the mean of b - a and ``stderr`` the standard error of that mean (None for n = 1). ``p`` is the
-    two-sided p-value: of McNemar's exact test, which is the sign test, where every value is 0 or 1 (``test`` is
-    ``sign``), else of Student's paired t-test (``t``). ``p_holm`` is ``p`` after Holm's correction. ``left_out``
-    counts the questions of either run that are not in both, or not scored in both, or have another target.
+    ``difference`` is the mean of b - a and ``stderr`` the standard error of that mean (None for n = 1). ``p`` is a
+    two-sided p-value. ``test`` is ``sign`` where every value is 0 or 1: McNemar's exact test. Else it is ``t``:
+    Student's paired t-test. ``p_holm`` is ``p`` after Holm's correction. ``left_out``
+    counts the items of either run that are not in both, or not scored in both, or have another target.
     """
 
     task: str
@@ -44,9 +44,9 @@ class Comparison:
 
 @dataclass
 class Answers:
-    """What a run scored: the ids of every task, and by task and metric the values of each id's repeats.
+    """The scores of a run: the ids of every task, and by task and metric the values of each id's repeats.
 
-    A value's key holds the question's target too, so that equal ids of different items are not taken for a pair.
+    A value's key holds the item's target too, so that equal ids of different items make no pair.
     """
 
     ids: dict[str, set[str]] = field(default_factory=dict)
@@ -96,7 +96,7 @@ def compare_each(runs: Mapping[str, Answers], pairs: Iterable[tuple[str, str, st
 def compare(a: tuple[str, Answers], b: tuple[str, Answers], task: str, metric: str) -> Comparison | None:
     """Compare two named runs in one metric, uncorrected; None if no question was scored in both.
 
-    A question that was asked several times counts once, with the mean of its repeats.
+    An item with several repeats counts once, with their mean.
     """
     left, right = (run.values.get((task, metric), {}) for _, run in (a, b))
     pairs = [(mean(left[question]), mean(right[question])) for question in left if question in right]

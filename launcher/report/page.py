@@ -144,7 +144,7 @@ def _environment() -> Environment:
         "script": Markup(script),
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "statuses": [status.value for status in Status],
-        "figures": formatting,
+        "formatting": formatting,
         "lower_is_better": results.lower_is_better,
         "metric_entry": results.metric_entry,
         "charts": charts,

@@ -154,11 +154,11 @@ def _cell(point: SweepPoint, task: str, metric: str, marks: tuple[str | None, se
     result = results.folded(point).get(task)
     if result is None or metric not in result["metrics"]:
         return None
-    figures, coverage = result["metrics"][metric], result["coverage"]
+    entry, coverage = result["metrics"][metric], result["coverage"]
     best, worse = marks
     return Cell(
-        figures["value"],
-        figures["stderr"],
+        entry["value"],
+        entry["stderr"],
         coverage["scored"],
         coverage["total"],
         coverage.get(NOT_ASKED, 0),

@@ -16,9 +16,9 @@ Part = tuple[float, MetricResult]
 def pooled(parts: Sequence[Part]) -> MetricResult:
     """Return the weighted mean of one or more results in the same metric.
 
-    The members' samples are independent, so that their variances add up, each times the square of its share. The
-    interval is Wilson's, with the number of samples that this variance implies, where it is that of all members; else
-    that of Student's t with the degrees of freedom of Welch and Satterthwaite.
+    The members' samples are independent, so that their variances add up, each times the square of its share. If
+    all members have Wilson's interval, so has the group, with the number of samples that this variance implies. Else it
+    has that of Student's t, with the degrees of freedom of Welch and Satterthwaite.
     """
     whole = math.fsum(weight for weight, _ in parts)
     shares = [(weight / whole, result) for weight, result in parts]

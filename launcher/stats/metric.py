@@ -18,9 +18,9 @@ Values = Sequence[tuple[str, Json]]
 class Metric:
     """A metric that a task declares.
 
-    ``range`` bounds the value of a sample and of the result, None at an end without a bound. ``combine`` makes a number
-    of several values: of those of an item's repeats (``Aggregation.items``, for instance pass@k) or of all samples
-    (``Aggregation.corpus``, for instance perplexity). It may then raise `ArithmeticError` or `ValueError` for values
+    ``range`` bounds the value of a sample and of the result, None at an end without a bound. ``combine`` makes one
+    number of the values of an item's repeats (``Aggregation.items``, for instance pass@k), or of all samples
+    (``Aggregation.corpus``, for instance perplexity). It may raise `ArithmeticError` or `ValueError` for values
     that have no result. ``interval`` is the kind to give; None takes the right one. ``Interval.none`` says that no
     interval is known.
     """

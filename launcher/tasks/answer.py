@@ -11,10 +11,14 @@ from launcher.core.types import Json, Response, Score, Status
 def text_of(response: Response, *, accept_truncated: bool = False) -> str | Score:
     """Return the text of the first choice, or the `Score` of a sample that has no complete answer.
 
-    In this order: an answer without the expected shape is ``failed``; one stopped by a content filter or with a refusal
-    is ``refused``; an unfinished thought is ``truncated``; ``finish_reason`` "length" is ``truncated`` unless
-    ``accept_truncated``, whatever the text holds, because a match in an unfinished answer need not be its answer; null
-    content is ``refused``.
+    These are checked in this order:
+
+    - an answer without the expected shape is ``failed``;
+    - one that a content filter stopped, or with a refusal, is ``refused``;
+    - one whose reasoning is unfinished is ``truncated``;
+    - one with ``finish_reason`` "length" is ``truncated`` unless ``accept_truncated``, because a match in an unfinished
+      answer need not be its answer;
+    - one with null content is ``refused``.
     """
     choice = _first_choice(response.body)
     if choice is None:

@@ -15,7 +15,7 @@ def check_pattern(pattern: str) -> None:
     except re.error as error:
         raise UserError(f"tasks: extract={pattern!r} is not a regular expression: {error}") from None
     if groups > 1:
-        raise UserError(f"tasks: extract={pattern!r} has {groups} groups; at most one is accepted, use (?:...)")
+        raise UserError(f"tasks: extract={pattern!r} has {groups} groups; expected at most one; use (?:...)")
 
 
 def find(pattern: str, text: str, last: bool) -> str | None:
@@ -29,5 +29,5 @@ def find(pattern: str, text: str, last: bool) -> str | None:
 
 
 async def extract(pattern: str, text: str, *, last: bool) -> str | None:
-    """Return what `find` returns, whatever the pattern costs: raises `bounded.TooSlow` for one that backtracks."""
+    """Return what `find` returns; raises `bounded.TooSlow` for a pattern that takes too long."""
     return await bounded.run(find, pattern, text, last, inline=True)

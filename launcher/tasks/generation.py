@@ -38,16 +38,19 @@ class Generation(Task):
     inside a Python package. ``id``: the field of the items' ids (empty: ``id``, or the row's number). ``limit``: the
     first items only.
 
-    ``prompt`` and ``target`` are jinja templates over an item's fields; ``targets`` is instead the dotted path of a
-    field with a list of right answers. With ``chat`` the prompt is the user's message, after ``system`` if that is
-    given. ``fewshot`` examples come first: the first items of ``fewshot_path`` (empty: ``path``) other than the one
-    asked, each with ``fewshot_answer`` (empty: ``target``) after ``fewshot_delimiter``, in chat as messages.
+    ``prompt`` and ``target`` are jinja templates over an item's fields. Instead of ``target``, ``targets`` may be the
+    dotted path of a field with a list of right answers. With ``chat`` the prompt is the user's message, after
+    ``system`` if that is given.
 
-    ``extract``, a regular expression with at most one group, finds the prediction in the answer, ``pick`` says which
-    match. A sample ends as unparsed without a match, if the expression takes too long, for an empty answer, and for
-    one without a number when ``match`` is ``numeric``. ``normalize`` is applied to predictions and targets. An answer
-    that ended at ``max_tokens`` is truncated and not scored, whatever stands in it; ``accept_truncated`` scores it
-    nevertheless, but never an unfinished thought.
+    ``fewshot`` examples come first, in chat as messages: the first items of ``fewshot_path`` (empty: ``path``) except
+    the item itself. Each has ``fewshot_answer`` (empty: ``target``) after ``fewshot_delimiter``.
+
+    ``extract``, a regular expression with at most one group, finds the prediction in the answer; ``pick`` says which
+    match. A sample ends as unparsed for an empty answer, without a match, or if the expression takes too long. With
+    ``match: numeric`` it also does without a number. ``normalize`` is applied to predictions and targets.
+
+    An answer that ended at ``max_tokens`` is truncated and not scored, even with a match. ``accept_truncated`` scores
+    it, but never unfinished reasoning.
     """
 
     path: str = ""

@@ -16,11 +16,12 @@ class NoLogprobs(ValueError):
 def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
     """Return the summed natural-log probability of ``prompt[start:]``, given what is before it.
 
-    ``choice`` answers a request with ``echo``, ``logprobs`` and ``max_tokens=1``, as lm-evaluation-harness asks. The
-    tokens that count are those of the prompt that reach beyond the character ``start``; the generated one, which begins
-    at the prompt's end or later, does not. Where the answer names its tokens, these say where each lies in the text,
-    and offsets that contradict them are refused. Raises `NoLogprobs` when the answer does not echo the prompt with one
-    log-probability per token, since a sum of anything else would be scored at the level of chance.
+    ``choice`` answers a request with ``echo``, ``logprobs`` and ``max_tokens=1``, as lm-evaluation-harness sends. The
+    tokens of the prompt that reach beyond the character ``start`` count; the generated token does not. Where the answer
+    names its tokens, they say where each lies in the text, and offsets that contradict them are refused.
+
+    Raises `NoLogprobs` when the answer does not echo the prompt with one log-probability per token. A sum of anything
+    else would be at the level of chance.
     """
     text, logprobs = choice.get("text"), choice.get("logprobs")
     fault = not_echoed(text, prompt)

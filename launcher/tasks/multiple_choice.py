@@ -25,12 +25,12 @@ class MultipleChoice(Task):
 
     ``path``, ``id`` and ``limit`` as for generation tasks. ``context`` is a jinja template; a prompt is the context,
     ``prefix`` and the choice. ``choices`` is the dotted path of a field with a list of texts, or ``choice_templates``
-    gives one template per choice. ``answer`` is the dotted path of the right one: its index from 0 or its text, or one
-    of the labels when ``labels``, the dotted path of a list as long as the choices, is given.
+    gives one template per choice. ``answer`` is the dotted path of the right one: its index from 0, or its text. With
+    ``labels``, the dotted path of a list as long as the choices, it is one of the labels.
 
-    Metrics as in lm-evaluation-harness: ``acc`` takes the choice with the highest log-likelihood (prefix included),
-    ``acc_norm`` divides each by the number of characters of the choice (without the prefix); the first wins a tie.
-    A server that does not return the log-probabilities of the whole prompt fails the sample.
+    Metrics as in lm-evaluation-harness, where the first choice wins a tie. ``acc`` takes the choice with the highest
+    log-likelihood, prefix included. ``acc_norm`` divides each by the number of characters of the choice, without the
+    prefix. A server that does not return the log-probabilities of the whole prompt fails the sample.
     """
 
     path: str = ""

@@ -40,10 +40,10 @@ def _environment() -> SandboxedEnvironment:
 
 
 def _written(value: object) -> object:
-    """Refuse what would be written as Python code, and compared with an answer as such."""
+    """Refuse a value that jinja would write as Python code."""
     if value is None or isinstance(value, list | dict):
         kind = "null" if value is None else "a list" if isinstance(value, list) else "an object"
-        raise ValueError(f"a value is {kind}; accepted are texts and numbers")
+        raise ValueError(f"a value is {kind}, expected a text or a number")
     return value
 
 

@@ -12,7 +12,7 @@ from launcher.core.types import Json, Request, Response
 
 @dataclass
 class Server:
-    """Answers each request with the next of ``answers`` (the last one for ever); an exception is raised."""
+    """Answers each request with the next of ``answers`` (the last one again and again); an exception is raised."""
 
     answers: list[Response | BaseException]
     asked: list[Request] = field(default_factory=list)

@@ -82,7 +82,7 @@ async def test_another_request_is_another_answer(ask, server, other):
     [
         {"behind": Downstream({"fingerprint": "sha256:2"})},
         {"behind": replace(KNOWN, adapters=[{"reasoning": {"start_tag": "<t>"}}])},
-        {"serves": "step-2"},
+        {"upstream_id": "step-2"},
     ],
     ids=str,
 )
@@ -201,9 +201,9 @@ async def test_adapters_behind_it_count(tmp_path, server):
 
 async def test_an_unknown_checkpoint_needs_a_name(ask, server):
     upstream = server(said("one"), said("two"))
-    with pytest.raises(UserError, match=r"adapters\.caching\.serves is not set"):
+    with pytest.raises(UserError, match=r"adapters\.caching\.upstream_id is not set"):
         await ask(upstream, ASKED, behind=Downstream(None))
-    found = [await ask(upstream, ASKED, behind=Downstream(None), serves=name) for name in ("a", "b", "a")]
+    found = [await ask(upstream, ASKED, behind=Downstream(None), upstream_id=name) for name in ("a", "b", "a")]
     assert [texts(responses) for responses in found] == [["one"], ["two"], ["one"]]
 
 

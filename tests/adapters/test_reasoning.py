@@ -42,8 +42,8 @@ async def test_every_choice_of_a_completion_is_split(server):
 
 
 async def test_only_up_to_the_first_end_tag(server):
-    choice = await choice_of(said("<think>a</think>The tag </think> closes a thought"), server)
-    assert choice["message"]["content"] == "The tag </think> closes a thought"
+    choice = await choice_of(said("<think>a</think>The tag </think> closes a reasoning"), server)
+    assert choice["message"]["content"] == "The tag </think> closes a reasoning"
 
 
 @pytest.mark.parametrize("finish", ["length", "stop"])

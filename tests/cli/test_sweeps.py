@@ -112,7 +112,7 @@ def test_a_metric_that_does_not_exist_ends_a_sweep_in_one_line(tmp_path: Path) -
     given = (*ECHO, "tasks=[addition]", "hydra/sweeper=telling", "objective=addition.acc")
     done = sweep(tmp_path / "s", *given)
     assert done.returncode == 1
-    said = "launcher: objective=addition.acc: the points have no such metric; accepted are addition.exact_match"
+    said = "launcher: objective=addition.acc: the points have no such metric; expected one of addition.exact_match"
     assert done.stderr.splitlines()[-1] == said
     assert statuses(tmp_path / "s") == ["ok"]
 

@@ -24,7 +24,7 @@ async def asked(answer):
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "trouble", "reason"),
+    ("answer", "status", "symptom", "reason"),
     [
         (Response(200, {"choices": [GOOD]}), Status.scored, "none", None),
         (Response(200, {}), Status.failed, "none", "the answer has no list of 'choices'"),
@@ -45,9 +45,9 @@ async def asked(answer):
         (KeyError("x"), Status.failed, "none", "KeyError: 'x'"),
     ],
 )
-async def test_each_end_has_one_status_and_a_reason(answer, status, trouble, reason):
+async def test_each_end_has_one_status_and_a_reason(answer, status, symptom, reason):
     found = await asked(answer)
-    assert (found.record.status, found.trouble.value, found.record.reason) == (status, trouble, reason)
+    assert (found.record.status, found.symptom.value, found.record.reason) == (status, symptom, reason)
     assert found.record.responses == (getattr(answer, "body", None),)
     assert bool(found.record.scores) == (status is Status.scored)
     assert found.record.latency_s >= 0

@@ -24,7 +24,7 @@ from launcher.core.errors import Failure, ServerAway, TransportError
 from launcher.core.types import Endpoint, Json, Liveness, Record, Request, Response, Sample, ServerState
 from launcher.evaluate import breaker, outcome
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.queue import OUTAGES
+from launcher.evaluate.queue import MAX_OUTAGES
 from launcher.monitor.health import Timing, watch
 from launcher.settings.evaluate import Evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
@@ -184,7 +184,7 @@ async def test_a_server_that_hangs_for_good_is_given_up_long_before_its_requests
 
 
 async def test_a_request_that_a_hung_server_forgot_is_asked_again(tmp_path, monkeypatch):
-    monkeypatch.setattr(breaker, "FORGOTTEN_S", 0.2)
+    monkeypatch.setattr(breaker, "LOST_REQUEST_TIMEOUT_S", 0.2)
     hangs, forgotten = asyncio.Event(), []
 
     async def answer(body, request):
@@ -378,13 +378,15 @@ async def test_a_sample_that_makes_the_server_go_away_is_given_up_and_the_others
     async with supervised() as server:
         given = {"task": Thirds(dies=7), "concurrency": concurrency, "adapters": ADAPTERS[adapters]}
         found = await run(server.endpoint, tmp_path / "run", **given)
-        assert OUTAGES < server.starts <= OUTAGES * (breaker.LOSSES if adapters == "retry" else 1) + 1
+        assert (
+            MAX_OUTAGES < server.starts <= MAX_OUTAGES * (breaker.LOSSES_PER_OUTAGE if adapters == "retry" else 1) + 1
+        )
     await undisturbed(tmp_path)
     expected = answers(tmp_path / "undisturbed")
     for line, undisturbed_line in zip(answers(tmp_path / "run"), expected, strict=True):
         if line["id"] == "7":
             assert line["status"] == "failed"
-            assert line["reason"].endswith(f"; it was asked {OUTAGES} times")
+            assert line["reason"].endswith(f"; it was asked {MAX_OUTAGES} times")
         else:
             assert line == undisturbed_line
     assert found.stopped is None
@@ -392,7 +394,7 @@ async def test_a_sample_that_makes_the_server_go_away_is_given_up_and_the_others
 
 
 @pytest.mark.parametrize(
-    ("how", "times"), [(503, OUTAGES), ("abort", OUTAGES), (500, 1), (429, 1), (404, 1), ("no JSON", 1)]
+    ("how", "times"), [(503, MAX_OUTAGES), ("abort", MAX_OUTAGES), (500, 1), (429, 1), (404, 1), ("no JSON", 1)]
 )
 async def test_what_only_one_request_meets_is_its_own_failure(tmp_path, how, times):
     async def answer(body, request):
@@ -422,7 +424,7 @@ async def test_a_request_that_takes_too_long_is_asked_once_while_others_are_answ
 
 async def test_a_server_that_answers_only_for_its_health_is_waited_for(tmp_path, monkeypatch):
     """Its engine hangs; without an answer to any request, a plain one included, no timeout is a request's own."""
-    monkeypatch.setattr(breaker, "PLAIN_S", 0.3)
+    monkeypatch.setattr(breaker, "PLAIN_REQUEST_TIMEOUT_S", 0.3)
     hangs, released = asyncio.Event(), asyncio.Event()
 
     async def answer(body, request):
@@ -471,7 +473,7 @@ async def test_a_server_whose_process_has_ended_is_not_waited_for(tmp_path):
 
 
 async def test_outages_between_which_nothing_is_answered_come_to_an_end(monkeypatch):
-    monkeypatch.setattr(breaker, "FIRST_S", 0.0)
+    monkeypatch.setattr(breaker, "MIN_PROBE_DELAY_S", 0.0)
 
     async def client(request):
         if request.sample is None:
@@ -501,7 +503,7 @@ async def test_outages_between_which_nothing_is_answered_come_to_an_end(monkeypa
         asking.cancel()
     with pytest.raises(breaker.ServerGone, match="10 times"):
         await guard
-    assert outages == breaker.OUTAGES_IN_A_ROW + 1
+    assert outages == breaker.MAX_OUTAGES_IN_A_ROW + 1
 
 
 async def test_one_plain_request_answers_for_all_that_failed_before_it():

@@ -87,7 +87,7 @@ def test_a_pause_is_told_while_it_lasts_and_when_it_is_over(record):
         f"evaluate: paused: {reason}",
         f"evaluate: paused 10 s: {reason}",
         f"evaluate: paused 20 s: {reason}",
-        "evaluate: goes on after a pause of 25.0 s",
+        "evaluate: resumed after a pause of 25.0 s",
         "evaluate: paused: again",
     ]
     assert "paused" in live.getvalue()
@@ -96,7 +96,7 @@ def test_a_pause_is_told_while_it_lasts_and_when_it_is_over(record):
 def test_what_was_kept_is_said():
     out = io.StringIO()
     LineProgress(One(), out).started(9, 4)
-    assert "4 of them" in out.getvalue()
+    assert "4 already done" in out.getvalue()
 
 
 def test_those_who_answer_are_shown(record):

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from launcher.core.types import Request, Sample
-from launcher.evaluate.queue import OUTAGES, SampleQueue
+from launcher.evaluate.queue import MAX_OUTAGES, SampleQueue
 
 
 class Numbers:
@@ -40,7 +40,7 @@ async def test_the_end_waits_for_what_may_come_back():
     sample = await queue.take()
     later = asyncio.gather(queue.take(), queue.take())
     await asyncio.sleep(0)
-    assert queue.again(sample)  # type: ignore[arg-type]
+    assert queue.requeue(sample)  # type: ignore[arg-type]
     await asyncio.sleep(0.01)
     assert not later.done(), "one of both has it, and may give it back once more"
     queue.done()
@@ -50,18 +50,18 @@ async def test_the_end_waits_for_what_may_come_back():
 async def test_fresh_ones_come_before_those_that_met_an_outage():
     queue = SampleQueue(Numbers(4), 64)
     first, second = await taken(queue, 2)
-    assert queue.again(second)
-    assert queue.again(first)
+    assert queue.requeue(second)
+    assert queue.requeue(first)
     assert [sample.id for sample in await taken(queue, 4)] == ["2", "3", "1", "0"]
 
 
 async def test_those_that_met_outages_have_fewer_and_fewer_beside_them():
     queue = SampleQueue(Numbers(32), 16)
     for sample in await taken(queue, 32):
-        assert queue.again(sample)
+        assert queue.requeue(sample)
     pair = await taken(queue, 2)
     await waits(queue.take())
-    assert queue.again(pair[0])
+    assert queue.requeue(pair[0])
     assert (await queue.take()).id == "2", "those with one outage come before those with two"
     for _ in range(29):
         queue.done()
@@ -74,10 +74,10 @@ async def test_those_that_met_outages_have_fewer_and_fewer_beside_them():
 
 async def test_a_sample_meets_a_bounded_number_of_outages():
     queue = SampleQueue(Numbers(1), 64)
-    for _ in range(OUTAGES - 1):
-        assert queue.again(await queue.take())  # type: ignore[arg-type]
+    for _ in range(MAX_OUTAGES - 1):
+        assert queue.requeue(await queue.take())  # type: ignore[arg-type]
     sample = await queue.take()
-    assert queue.again(sample, outage=False), "what is no outage does not count"  # type: ignore[arg-type]
-    assert not queue.again(await queue.take())  # type: ignore[arg-type]
+    assert queue.requeue(sample, outage=False), "what is no outage does not count"  # type: ignore[arg-type]
+    assert not queue.requeue(await queue.take())  # type: ignore[arg-type]
     queue.done()
     assert await queue.take() is None

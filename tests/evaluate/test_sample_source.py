@@ -11,51 +11,51 @@ from launcher.settings.evaluate import Evaluate
 from tests.evaluate.evaluation_server import Echoes
 
 
-async def taken(questions):
+async def taken(source):
     found = []
-    while (sample := await questions.take()) is not None:
+    while (sample := await source.take()) is not None:
         found.append(sample)
     return found
 
 
 async def test_tasks_samples_and_repeats_in_order():
-    questions = SampleSource({"a": Echoes(2), "b": Echoes(1)}, Evaluate(repeats=2, concurrency=3), "m", set())
-    samples = await taken(questions)
+    source = SampleSource({"a": Echoes(2), "b": Echoes(1)}, Evaluate(repeats=2, concurrency=3), "m", set())
+    samples = await taken(source)
     assert [s.key for s in samples] == ["a/0/0", "a/0/1", "a/1/0", "a/1/1", "b/0/0", "b/0/1"]
-    assert [s.key for s in samples] == list(questions.order) == [s.requests[0].sample for s in samples]
+    assert [s.key for s in samples] == list(source.order) == [s.requests[0].sample for s in samples]
     assert samples[0].requests[0].body["model"] == "m"
 
 
 async def test_what_is_done_is_in_the_order_but_not_asked():
-    questions = SampleSource({"a": Echoes(3)}, Evaluate(), "m", {"a/1/0"})
-    assert [s.id for s in await taken(questions)] == ["0", "2"]
-    assert list(questions.order) == ["a/0/0", "a/1/0", "a/2/0"]
+    source = SampleSource({"a": Echoes(3)}, Evaluate(), "m", {"a/1/0"})
+    assert [s.id for s in await taken(source)] == ["0", "2"]
+    assert list(source.order) == ["a/0/0", "a/1/0", "a/2/0"]
 
 
 async def test_only_as_many_are_made_as_are_in_flight():
     task = Echoes(1000)
-    questions = SampleSource({"a": task}, Evaluate(concurrency=4), "m", set())
-    await questions.take()
+    source = SampleSource({"a": task}, Evaluate(concurrency=4), "m", set())
+    await source.take()
     assert task.made <= 5
 
 
 async def test_many_askers_get_each_sample_once():
-    questions = SampleSource({"a": Echoes(50)}, Evaluate(concurrency=3), "m", set())
-    groups = await asyncio.gather(*(taken(questions) for _ in range(7)))
+    source = SampleSource({"a": Echoes(50)}, Evaluate(concurrency=3), "m", set())
+    groups = await asyncio.gather(*(taken(source) for _ in range(7)))
     assert sorted(int(s.id) for group in groups for s in group) == list(range(50))
 
 
 async def test_limit_and_totals():
-    questions = SampleSource({"a": Echoes(5), "b": Echoes(2)}, Evaluate(limit=3, repeats=2), "m", set())
-    assert questions.totals(complete=False) == {"a": 6, "b": 4}
-    assert len(await taken(questions)) == 10
+    source = SampleSource({"a": Echoes(5), "b": Echoes(2)}, Evaluate(limit=3, repeats=2), "m", set())
+    assert source.totals(complete=False) == {"a": 6, "b": 4}
+    assert len(await taken(source)) == 10
 
 
 async def test_an_unknown_size_is_counted_when_asked_to():
-    questions = SampleSource({"a": Echoes(5), "b": Echoes(4, knows_size=False)}, Evaluate(), "m", set())
-    await questions.take()
-    assert questions.totals(complete=False) == {"a": 5, "b": None}
-    assert questions.totals(complete=True) == {"a": 5, "b": 4}
+    source = SampleSource({"a": Echoes(5), "b": Echoes(4, knows_size=False)}, Evaluate(), "m", set())
+    await source.take()
+    assert source.totals(complete=False) == {"a": 5, "b": None}
+    assert source.totals(complete=True) == {"a": 5, "b": 4}
 
 
 async def test_two_samples_with_one_id_are_refused():

@@ -16,7 +16,7 @@ from launcher.adapters.retry import Retry
 from launcher.core.types import Ask, Request, Response, Sample, Score, Status
 from launcher.evaluate.ask import ask
 from launcher.evaluate.evaluator import evaluate
-from launcher.evaluate.exchange import Trouble
+from launcher.evaluate.exchange import Symptom
 from launcher.settings.evaluate import Evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
@@ -248,4 +248,4 @@ async def test_an_unknown_endpoint_is_named():
 async def test_the_trouble_of_another_endpoint_says_nothing_of_the_runs_own():
     found = await asked("judge", {"judge": broken})
     assert (found.record.status, found.record.reason) == (Status.failed, "HTTP 503: gone")
-    assert found.trouble is Trouble.none
+    assert found.symptom is Symptom.none

@@ -3,7 +3,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from launcher.core.types import Aggregation, Status
-from launcher.evaluate.exchange import Timing
+from launcher.evaluate.exchange import AnswerTiming
 from launcher.evaluate.statistics import summarize, throughput
 from launcher.stats.metric import Metric
 
@@ -51,7 +51,7 @@ def test_a_task_without_scores_has_no_metrics(record):
 
 
 def test_throughput_counts_answers_and_their_tokens():
-    answered = [*(Timing(float(i), 3, 2) for i in range(1, 5)), Timing(5.0, None, None)]
+    answered = [*(AnswerTiming(float(i), 3, 2) for i in range(1, 5)), AnswerTiming(5.0, None, None)]
     assert throughput(answered, 10.0) == {
         "requests": 5,
         "requests_per_s": 0.5,

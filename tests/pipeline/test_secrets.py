@@ -221,7 +221,7 @@ def test_secrets_by_name_are_used_and_written_nowhere_and_may_be_changed(place: 
     asked = (
         *(*EXTERNAL, "backend.api_key_env=MY_KEY", "adapters=[payload,caching,request_log]"),
         *("+adapters.payload.headers_env.X-Team=MY_HEADER", "+adapters.payload.add_env.user=MY_BODY"),
-        *("adapters.caching.folder=cache", "adapters.caching.serves=it", "evaluate.min_coverage=0"),
+        *("adapters.caching.folder=cache", "adapters.caching.upstream_id=it", "evaluate.min_coverage=0"),
         *("validate.skip=[greedy repeats]", "evaluate.concurrency=1"),
     )
     with leaking(place.parent) as url:
