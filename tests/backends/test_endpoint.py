@@ -12,10 +12,12 @@ from launcher.backends.endpoint import base_url, planned_url, root_url
 from launcher.backends.inline import Inline
 from launcher.backends.pytriton import PyTriton
 from launcher.backends.ray import Ray
+from launcher.core.http import fetch
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
+from tests.backends.ipv6 import has_ipv6
 
 
 @pytest.mark.parametrize(
@@ -60,3 +62,13 @@ def test_triton_plans_an_ipv6_address_in_brackets(tmp_path: Path) -> None:
     planned = PyTriton(triton_host="::1", grpc_port=8001).plan(deployment, allocate())
     assert planned["triton"]["grpc"] == "[::1]:8001"
     assert planned["triton"]["http"] == "[::1]:<any free port>"
+
+
+@pytest.mark.parametrize("host", ["::1", "::"])
+def test_a_server_answers_on_ipv6(host: str, tmp_path: Path) -> None:
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    deployment = Deployment(Model("m"), Echo(), Parallelism(), Optimizations(), tmp_path)
+    with Inline(host=host).serve(deployment, allocate()) as endpoint:
+        assert endpoint.url.startswith("http://[::1]:")
+        assert fetch("GET", f"{endpoint.url}/models", timeout_s=30).status == 200

@@ -179,7 +179,7 @@ class Server:
         yield "--model-control-mode=explicit"
         yield "--load-model=*"
         for name, port in (("http", ports.http), ("grpc", ports.grpc), ("metrics", ports.metrics)):
-            yield f"--{name}-address={settings.host}"
+            yield f"--{name}-address={_address(name, settings.host)}"
             yield f"--{name}-port={port}"
         yield f"--http-restricted-api={token_required}:{HTTP_TOKEN_HEADER}={self.token}"
         yield f"--grpc-restricted-protocol={token_required}:{HTTP_TOKEN_HEADER}={self.token}"
@@ -199,3 +199,10 @@ class Server:
 def _get(host: str, port: int, path: str, timeout_s: float) -> tuple[int, bytes]:
     answer = fetch("GET", f"http://{netloc(host, port)}{path}", timeout_s=timeout_s)
     return answer.status, answer.body
+
+
+def _address(protocol: str, host: str) -> str:
+    """Return ``host`` as the server of ``protocol`` expects it: gRPC, or libevhtp for HTTP and metrics."""
+    if ":" not in host:
+        return host
+    return f"[{host}]" if protocol == "grpc" else f"ipv6:{host}"

@@ -19,6 +19,8 @@ import tritonclient.grpc.aio as triton
 from launcher.backends.pytriton import PyTriton
 from launcher.core.cleanup import SHARED_MEMORY
 from launcher.core.processes import wait_for
+from tests.backends.ipv6 import has_ipv6
+from tests.backends.pytriton.troubled import start
 
 ROOT = Path(__file__).parents[3]
 
@@ -225,3 +227,14 @@ def test_settings_that_cannot_be_are_named(field: str, value: float) -> None:
 
     with pytest.raises(UserError, match=f"backend.{field} is {value}; must be"):
         PyTriton(**{field: value})  # type: ignore[arg-type]
+
+
+def test_triton_and_the_api_listen_on_ipv6(temporary: Path, tmp_path: Path) -> None:
+    if not has_ipv6():
+        pytest.skip("this machine has no IPv6 loopback")
+    with start(tmp_path / "run", PyTriton(host="::1", triton_host="::1")) as running:
+        assert running.endpoint.url.startswith("http://[::1]:")
+        assert running.complete("abc").json()["choices"][0]["text"] == "abc"
+        assert all(address.startswith("[::1]:") for name, address in running.triton.items() if name in ("http", "grpc"))
+        assert running.kserve("a").status_code == 200
+        assert "nv_inference_count" in running.http.get("/metrics").text
