@@ -1,4 +1,4 @@
-"""What ``/metrics`` shows, in a registry of its own for each app."""
+"""The metrics of one app, in its own Prometheus registry."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120,
 
 
 class Metrics:
-    """Counters of the HTTP surface, the engine's own state, and ``more`` from behind the engine."""
+    """Counters of HTTP requests, the state of the engine, and ``more``, such as the metrics of Triton."""
 
     def __init__(self, engine: AsyncEngine, more: Callable[[], bytes] = bytes) -> None:
         self._more = more
@@ -39,7 +39,7 @@ class Metrics:
         self._first.observe(seconds)
 
     def text(self) -> bytes:
-        """Return all of it in Prometheus' text format. What is behind the engine may block."""
+        """Return all metrics in Prometheus' text format. ``more`` may block."""
         return generate_latest(self._registry) + self._more()
 
 
@@ -58,7 +58,7 @@ COUNTERS = {
 
 
 class EngineCollector(Collector):
-    """Reads `AsyncEngine.state` when asked."""
+    """Reads `AsyncEngine.state` at each scrape."""
 
     def __init__(self, engine: AsyncEngine) -> None:
         self._engine = engine

@@ -78,8 +78,8 @@ def _part(index: int, part: Any) -> str:
     kind = part.get("type") if isinstance(part, dict) else None
     if kind != "text":
         raise ValueError(f"part {index} is of type {quoted(kind)}; this model reads text only")
-    asked = {name for name, value in part.items() if not PART.has_no_effect(name, value)}
-    if asked - {"type", "text"} or not isinstance(part.get("text"), str):
+    extra = {name for name, value in part.items() if not PART.has_no_effect(name, value)}
+    if extra - {"type", "text"} or not isinstance(part.get("text"), str):
         raise ValueError(f"part {index}: expected {{'type': 'text', 'text': <string>}}")
     return str(part["text"])
 

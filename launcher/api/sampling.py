@@ -70,8 +70,8 @@ def check_choices(body: Sampled, prompts: int, engine: AsyncEngine) -> None:
     limit = MAX_CHOICES_IN_ALL if engine.capacity is None else min(MAX_CHOICES_IN_ALL, engine.capacity)
     if prompts * body.n > limit:
         param = "n" if body.n > 1 else "prompt"
-        asked = f"{prompts} prompts with n={body.n} are {prompts * body.n} choices"
-        raise invalid(param, f"{param}: {asked}; expected at most {limit} in one request")
+        total = f"{prompts} prompts with n={body.n} are {prompts * body.n} choices"
+        raise invalid(param, f"{param}: {total}; expected at most {limit} in one request")
 
 
 def check_length(text: str, param: str, engine: AsyncEngine) -> None:
@@ -92,18 +92,18 @@ def token_limit(body: Sampled, param: str, prompt: int, context: int, default: i
     Without a limit in the body, it is the smaller of ``default`` and the rest of the context. Raises `ApiError` 400
     with both lengths if the request does not fit.
     """
-    name, asked = _asked(body)
+    name, limit = _requested_limit(body)
     left = context - prompt
-    if asked is not None and asked < lowest:
+    if limit is not None and limit < lowest:
         raise invalid(
             name,
-            f"Invalid '{name}': integer below minimum value. Expected a value >= {lowest}, but got {asked}.",
+            f"Invalid '{name}': integer below minimum value. Expected a value >= {lowest}, but got {limit}.",
             "integer_below_min_value",
         )
-    wanted = lowest if asked is None else asked
+    wanted = lowest if limit is None else limit
     if wanted > left:
         raise too_long(param, prompt, wanted, context, blame=param if left < lowest else name)
-    return wanted if asked is not None else left if default is None else min(default, left)
+    return wanted if limit is not None else left if default is None else min(default, left)
 
 
 def too_long(param: str, prompt: int, wanted: int, context: int, blame: str) -> ApiError:
@@ -116,7 +116,7 @@ def too_long(param: str, prompt: int, wanted: int, context: int, blame: str) -> 
     )
 
 
-def _asked(body: Sampled) -> tuple[str, int | None]:
+def _requested_limit(body: Sampled) -> tuple[str, int | None]:
     """Return the token limit of a request, and the name of the field that has it."""
     old, new = body.max_tokens, body.max_completion_tokens
     if old is not None and new is not None and old != new:

@@ -306,16 +306,16 @@ def _check_content(content: Json) -> None:
 
 def _notes(request: Request, body: Mapping[str, Json], choices: Sequence[Mapping[str, Json]]) -> list[str]:
     notes = [NO_FINISH] if any(choice.get("finish_reason") is None for choice in choices) else []
-    asked, said = request.body.get("model"), body.get("model")
-    if said is not None and asked is not None and not _same_model(str(asked), said):
-        notes.append(f"answered by the model {quoted(said)}, requested was {quoted(asked)}")
+    requested, model = request.body.get("model"), body.get("model")
+    if model is not None and requested is not None and not _same_model(str(requested), model):
+        notes.append(f"answered by the model {quoted(model)}, requested was {quoted(requested)}")
     return notes
 
 
-def _same_model(asked: str, said: Json) -> bool:
-    if not isinstance(said, str):
+def _same_model(requested: str, model: Json) -> bool:
+    if not isinstance(model, str):
         return False
-    return said.startswith(asked) and SAME_MODEL.fullmatch(said, len(asked)) is not None
+    return model.startswith(requested) and SAME_MODEL.fullmatch(model, len(requested)) is not None
 
 
 def _error(what: str, body: Mapping[str, Json]) -> str:

@@ -206,7 +206,7 @@ class Health(Protocol):
     def state(self) -> ServerState:
         """Return what the last finished probe found."""
 
-    def look(self) -> int:
+    def request_probe(self) -> int:
         """Ask for a probe now rather than at the next period; return the number of the first that begins after this."""
 
 

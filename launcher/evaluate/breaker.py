@@ -56,7 +56,7 @@ class NoHealthProbes:
     def state(self) -> ServerState:
         return ServerState()
 
-    def look(self) -> int:
+    def request_probe(self) -> int:
         return 0
 
 
@@ -210,7 +210,7 @@ class CircuitBreaker:
 
     async def _probed(self) -> ServerState:
         """Return the state that a probe finds which begins now."""
-        wanted = self._health.look()
+        wanted = self._health.request_probe()
         while (state := self._health.state()).probe < wanted:
             await asyncio.sleep(POLL_INTERVAL_S)
         return state

@@ -59,14 +59,14 @@ class Watch:
     def state(self) -> ServerState:
         return self._state
 
-    def look(self) -> int:
+    def request_probe(self) -> int:
         with self._changed:
             self._wanted = self._begun + 1
             self._changed.notify_all()
             return self._wanted
 
     def run(self) -> None:
-        """Probe each period until `stop`, and at once after `look`."""
+        """Probe each period until `stop`, and at once after `request_probe`."""
         with self._path.open("a") as file:
             while (number := self._next()) is not None:
                 began, line = time.monotonic(), probe(self._endpoint, self.timing.timeout_s)
@@ -84,7 +84,7 @@ class Watch:
             self._state = ServerState(probe=number)
             return
         row, since = (before.row + 1, before.since) if before.row else (1, began)
-        reason = _said(line["detail"], ENDED_QUOTED if line.get("ended") else QUOTED)
+        reason = _reason(line["detail"], ENDED_QUOTED if line.get("ended") else QUOTED)
         self._state = ServerState(liveness, reason, number, row, since)
         late = liveness is not Liveness.restarting and time.monotonic() - since > self.timing.limit_s
         if liveness is Liveness.dead or late:
@@ -169,7 +169,7 @@ def _get(url: str, api_key: str | None, timeout_s: float) -> tuple[int | None, J
     return answer.status, _json(answer.body), None
 
 
-def _said(detail: Json, most: int) -> str:
+def _reason(detail: Json, most: int) -> str:
     """Return the error of a server on one line, without control characters."""
     return one_line(error_message(detail) or str(detail), most)
 

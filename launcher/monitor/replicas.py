@@ -22,7 +22,7 @@ class Replicas:
 
     def __init__(self, health: Callable[[], Json]) -> None:
         self._health = health
-        self._told = 0.0
+        self._last_loss = 0.0
 
     def summary(self) -> str:
         """Return for instance ``2 of 2 replicas, 812 tokens/s``."""
@@ -34,8 +34,8 @@ class Replicas:
     def losses(self) -> list[str]:
         """Return a line for each loss since the last call."""
         health = _of_replicas(self._health())
-        new = [loss for loss in health["lost"] if loss["time"] > self._told] if health else []
-        self._told = max((loss["time"] for loss in new), default=self._told)
+        new = [loss for loss in health["lost"] if loss["time"] > self._last_loss] if health else []
+        self._last_loss = max((loss["time"] for loss in new), default=self._last_loss)
         return [f"serve: {_loss(loss)}" for loss in new]
 
     def table(self) -> Table | None:

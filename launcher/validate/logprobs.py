@@ -69,10 +69,10 @@ async def equal_to_forward(context: CheckContext) -> Measurement:
 async def _of_prompts(context: CheckContext, sequences: list[list[int]]) -> list[float]:
     """Return the differences of prompt tokens, also of prefixes of one prompt."""
     first, expected = sequences[0], [await _expected(context, tokens) for tokens in sequences]
-    asked = [(first[:n], expected[0]) for n in (len(first) - 1, 3, len(first))]
-    asked += zip(sequences, expected, strict=True)
-    bodies = await asyncio.gather(*(_score(context, tokens) for tokens, _ in asked))
-    return [d for body, (_, known) in zip(bodies, asked, strict=True) for d in _differences(_prompt(body), known)]
+    requests = [(first[:n], expected[0]) for n in (len(first) - 1, 3, len(first))]
+    requests += zip(sequences, expected, strict=True)
+    bodies = await asyncio.gather(*(_score(context, tokens) for tokens, _ in requests))
+    return [d for body, (_, known) in zip(bodies, requests, strict=True) for d in _differences(_prompt(body), known)]
 
 
 async def _of_generated(context: CheckContext, sequences: list[list[int]]) -> list[float]:

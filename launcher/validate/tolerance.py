@@ -91,9 +91,9 @@ def given(value: float, dtype: str) -> Tolerance:
 def assumed(dtype: str, why: str) -> Tolerance:
     """Return the tolerance of a server whose rounding cannot be measured, for the reason ``why``."""
     name = dtype if dtype in EPSILON else ASSUMED_DTYPE
-    told = f"{name}, as the server reports" if dtype in EPSILON else f"{name}, assumed: the server reports no type"
+    source = f"{name}, as the server reports" if dtype in EPSILON else f"{name}, assumed: the server reports no type"
     value = max(LEAST_NATS, ASSUMED_EPSILONS * EPSILON[name])
-    return Tolerance(value, value, name, "assumed", f"{ASSUMED_EPSILONS:g} epsilons of {told}; {why}")
+    return Tolerance(value, value, name, "assumed", f"{ASSUMED_EPSILONS:g} epsilons of {source}; {why}")
 
 
 def measured(engine: EngineFacts, pairs: Iterable[tuple[float, float]]) -> Tolerance:

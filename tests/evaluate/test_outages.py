@@ -205,7 +205,7 @@ async def test_a_request_that_a_hung_server_forgot_is_asked_again(tmp_path, monk
                 return ServerState(Liveness.silent, "no answer", self.probe, 5, float("inf"))
             return ServerState(probe=self.probe)
 
-        def look(self):
+        def request_probe(self):
             return self.probe
 
     progress = Marks(9, hangs.set)
@@ -489,7 +489,7 @@ async def test_outages_between_which_nothing_is_answered_come_to_an_end(monkeypa
             liveness = Liveness.away if self.probes % 2 else Liveness.live
             return ServerState(liveness, "refused", self.probes, 1, float("inf"))
 
-        def look(self):
+        def request_probe(self):
             self.probes += 1
             return self.probes
 
@@ -520,7 +520,7 @@ async def test_one_plain_request_answers_for_all_that_failed_before_it():
         def state(self):
             return ServerState(Liveness.live, "", 0, 0, float("inf"))
 
-        def look(self):
+        def request_probe(self):
             return 0
 
     circuit = breaker.CircuitBreaker(client, client, "m", Live(), 600.0, Watch())

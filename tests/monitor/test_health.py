@@ -126,10 +126,10 @@ def test_probes_in_a_row_are_counted_from_the_first(tmp_path: Path) -> None:
     assert watched.state() == ServerState(probe=3)
 
 
-def test_a_look_is_a_probe_that_begins_at_once(endpoint: Endpoint, tmp_path: Path) -> None:
+def test_a_requested_probe_begins_at_once(endpoint: Endpoint, tmp_path: Path) -> None:
     with health.watch(endpoint, tmp_path, health.Timing(period_s=10**6)) as watched:
         for _ in range(3):
-            wanted = watched.look()
+            wanted = watched.request_probe()
             eventually(lambda wanted=wanted: watched.state().probe >= wanted)
     numbers = len((tmp_path / "health.jsonl").read_text().splitlines())
     assert 3 <= numbers <= 4
