@@ -19,6 +19,7 @@ from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
 from launcher.core.ranges import ranges
 from launcher.pipeline.config import Mode, Run
 from launcher.settings.component import COMPONENTS
+from launcher.tasks.group import Group
 
 DOCS = Path(__file__).parent
 INNER = {"Limits": Limits}
@@ -76,7 +77,9 @@ def reference() -> Iterator[str]:
     yield f"## The run\n\n{_doc(Run)}\n"
     yield from table(Run)
     yield f"\n`mode`: {_doc(Mode)}\n"
-    yield "## Exit codes\n\n| code | meaning |\n|---|---|\n| 0 | all good |"
+    yield f"### groups.<name>\n\n{_doc(Group)}\n"
+    yield from table(Group)
+    yield "\n## Exit codes\n\n| code | meaning |\n|---|---|\n| 0 | all good |"
     for error in (UserError, ValidationFailed, CoverageTooLow):
         yield f"| {error.exit_code} | {_doc(error)} |"
     yield "| 130 | Interrupted; what was done is kept, and `resume=<run folder>` continues it. |\n"

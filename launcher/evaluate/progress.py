@@ -59,16 +59,18 @@ class Tally:
 
     def __init__(self) -> None:
         self.ended: Counter[str] = Counter()
-        self._sum = 0.0
+        self._sum, self._count = 0.0, 0
 
     def add(self, record: Record) -> None:
         self.ended[record.status.value] += 1
-        self._sum += next(iter(record.scores.values()), 0.0) if record.status is Status.scored else 0.0
+        first = next(iter(record.scores.values()), None)
+        if isinstance(first, int | float):  # a metric of the whole corpus has other values
+            self._sum += first
+            self._count += 1
 
     def describe(self) -> str:
         """Return for instance ``mean 0.512 · 40 scored · 2 truncated``."""
-        scored = self.ended[Status.scored.value]
-        mean = [f"mean {self._sum / scored:.3f}"] if scored else []
+        mean = [f"mean {self._sum / self._count:.3f}"] if self._count else []
         return " · ".join([*mean, *(f"{self.ended[s.value]} {s.value}" for s in Status if self.ended[s.value])])
 
 

@@ -99,3 +99,9 @@ def test_what_an_earlier_session_left_is_read(tmp_path, grown):
     (tmp_path / "watch.json").write_text("[]")
     with pytest.raises(UserError, match="not what a watch has written"):
         watch.read(tmp_path)
+
+
+def test_a_checkpoint_with_results_of_another_schema_is_refused_in_one_line(tmp_path, grown):
+    (tmp_path / "step_200" / "results.json").write_text('{"schema_version": 1}')
+    with pytest.raises(UserError, match=r"step_200/results\.json: schema_version is 1, expected 2; resume="):
+        run(tmp_path, grown)
