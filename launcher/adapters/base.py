@@ -17,7 +17,7 @@ from launcher.core.types import Handler, Json, Request, Response
 
 @dataclass(frozen=True)
 class Downstream:
-    """Who answers what an adapter passes on.
+    """What is downstream of an adapter and answers its requests.
 
     ``deployment`` is what of it can change an answer, the checkpoint by its content; None where that is not known.
     ``adapters`` are those behind the adapter that can change an answer, with their settings.
@@ -44,7 +44,7 @@ class Adapter(ABC):
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
-        """Hold what lives as long as the run, for instance an open file in the run ``folder``."""
+        """Hold resources for the time of the run, for instance an open file in the run ``folder``."""
         yield
 
 
@@ -90,7 +90,7 @@ def counting(path: Path, counts: Mapping[str, int], names: Sequence[str]) -> Ite
 
 
 def _counts(path: Path) -> Mapping[str, int]:
-    """Return what an earlier session counted. Raises `UserError` for a damaged file."""
+    """Return the counts of an earlier session. Raises `UserError` for a damaged file."""
     try:
         found = json.loads(path.read_bytes())
         return {str(name): int(count) for name, count in found.items()}

@@ -1,4 +1,4 @@
-"""Answers a request that was answered before from a folder."""
+"""Answers a request from a folder of earlier answers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ COUNTED = ("from_folder", "asked")
 
 @component("adapters/caching")
 class Caching(Adapter):
-    """Keeps every whole answer in ``folder``, and gives it to the same request again, in this run or in a later one.
+    """Stores every whole answer in ``folder``, and returns it for the same request, in this run or in a later one.
 
     Two requests are the same if their paths, bodies and headers are equal, and the same upstream would answer them. The
     upstream is the deployment with its settings, versions and the content of its checkpoint, and the adapters behind
@@ -93,7 +93,7 @@ class Caching(Adapter):
 
 
 async def _copied(events: AsyncIterator[Json], store: ResponseStore, key: CacheKey) -> AsyncIterator[Json]:
-    """Pass a stream on, and keep it if it comes to its end."""
+    """Pass a stream on, and store it once it is complete."""
     seen: list[Json] = []
     async with closing(events):
         async for event in events:

@@ -16,7 +16,7 @@ class Section(Enum):
 
 @dataclass(frozen=True)
 class ParsedDelta:
-    """What a piece of text adds to the answer and to the reasoning."""
+    """The text that one delta adds to the answer and to the reasoning."""
 
     answer: str = ""
     reasoning: str = ""
@@ -44,7 +44,7 @@ class ReasoningParser:
         self._held = ""
 
     def feed(self, text: str) -> ParsedDelta:
-        """Return what is certain after ``text``. Raises `UnmatchedEndTag` for an end tag without a start tag."""
+        """Return the text that is decided after ``text``. Raises `UnmatchedEndTag` for an end tag without a start tag."""
         self._held += text
         if self.section is Section.before:
             return self._before()
@@ -54,7 +54,7 @@ class ReasoningParser:
         return ParsedDelta(answer=held)
 
     def close(self) -> ParsedDelta:
-        """Return the text that was held back, when no more is to come."""
+        """Return the text that was held back, at the end of the stream."""
         held, self._held = self._held, ""
         return ParsedDelta(reasoning=held) if self.section is Section.inside else ParsedDelta(answer=held)
 
@@ -82,7 +82,7 @@ class ReasoningParser:
         return ParsedDelta(answer=rest, reasoning=head)
 
     def _drop_repeated_start(self) -> bool:
-        """Return whether it is clear if the text begins with the start tag."""
+        """Drop a start tag at the beginning; return False while the text is too short to tell."""
         begun = self._held.lstrip()
         if len(begun) < len(self.start) and self.start.startswith(begun):
             return False

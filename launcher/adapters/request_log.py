@@ -30,7 +30,7 @@ SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNO
 
 @component("adapters/request_log")
 class RequestLog(Adapter):
-    """Writes one JSON line per request to ``file`` in the run folder, as this place in the list of adapters sees it.
+    """Writes one JSON line per request to ``file`` in the run folder, as it is at this position in the adapters.
 
     A line holds ``time, sample, path, headers, request, status, response_headers, response, latency_s`` and ``error``;
     ``response`` is the list of events for a stream. Headers that look like secrets are redacted, and so are known

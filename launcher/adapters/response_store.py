@@ -1,4 +1,4 @@
-"""A folder of answers: one file for each, named by the digest of what was asked of whom."""
+"""A folder of answers: one file each, named by the digest of the request and its upstream."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CHECKED = 1
 
 @dataclass(frozen=True)
 class CacheKey:
-    """What was asked, as it is written beside its answer, and the SHA-256 of that, of the headers, and of who answers.
+    """A request as it is stored beside its answer, and the SHA-256 of request, headers and upstream.
 
     Headers are in the digest only, since they may be secret. Of a secret only its variable's name counts, so that a key
     may be changed.

@@ -1,4 +1,4 @@
-"""Asks again after failures that may pass."""
+"""Sends a request again after failures that may pass."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Retry(Adapter):
             attempt += 1
 
     def _delay(self, outcome: Response | TransportError, attempt: int, spent_s: float) -> float | None:
-        """Return the seconds to wait before the next attempt, or None when this outcome stands."""
+        """Return the seconds to wait before the next attempt, or None when this outcome is final."""
         left_s = self.deadline_s - spent_s
         if attempt == self.attempts or left_s <= 0 or not _is_retryable(outcome):
             return None

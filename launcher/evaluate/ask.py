@@ -72,7 +72,7 @@ async def _scored(exchange: Exchange, task: Task) -> Score:
 
 
 def _checked(score: Score, task: Task) -> Score:
-    """Return the score, or for values that the task's metrics do not allow the one of a failed sample."""
+    """Return the score, or that of a failed sample if the task's metrics do not allow its values."""
     declared = {metric.name: metric for metric in task.metrics}
     for name, value in score.scores.items():
         if name not in declared:

@@ -43,7 +43,7 @@ async def evaluate(
     deployment: Mapping[str, Json] | None = None,
     health: Health | None = None,
 ) -> outcome.Outcome:
-    """Ask every sample that the folder's journal does not hold yet, and return what came of all of them.
+    """Ask every sample that the folder's journal does not hold yet, and return the results of all.
 
     The samples are in ``samples.jsonl`` as they finish. Cancelling keeps what was done: `outcome.read` returns it, and
     calling this again with the same ``fingerprint`` (what changes answers) continues. ``deployment`` is what adapters
@@ -72,7 +72,7 @@ async def evaluate(
 
 
 class _Session:
-    """One go at the samples that are left."""
+    """One session over the samples that are left."""
 
     def __init__(
         self,
@@ -104,7 +104,7 @@ class _Session:
             self._journal.close(list(self._source.order), facts | self._measured(time.perf_counter() - start))
 
     def _measured(self, wall_s: float) -> dict[str, Json]:
-        """Return the pauses, and the speed without the time that they took."""
+        """Return the pauses, and the speed outside of them."""
         pauses = self._breaker.pauses
         facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, pauses)]}
         if self._timings or self._cached:
@@ -142,7 +142,7 @@ class _Session:
                 samples.done()
 
     async def _requeue(self, result: SampleResult, sample: Sample, samples: SampleQueue) -> bool:
-        """Give the sample back to be asked again if the server was to blame, or may have been."""
+        """Requeue the sample if the server caused its failure, or may have."""
         if result.symptom in (Symptom.away, Symptom.forgotten):
             return samples.requeue(sample, outage=result.symptom is Symptom.away)
         if result.symptom is Symptom.none:
@@ -183,6 +183,6 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
 
 
 def _counted(totals: Mapping[str, int | None], order: Mapping[str, None]) -> dict[str, int]:
-    """Return the totals, and for a task whose size is unknown the number of samples that were made."""
+    """Return the totals; for a task of unknown size, the number of samples that were made."""
     made = Counter(key.split("/", 1)[0] for key in list(order))
     return {name: made[name] if size is None else size for name, size in totals.items()}

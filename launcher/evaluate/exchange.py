@@ -1,4 +1,4 @@
-"""The requests of one sample, and what became of each."""
+"""The requests of one sample and their responses."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_QUOTED_CHARACTERS = 500
 
 
 class Symptom(Enum):
-    """What a failed request may say of the server."""
+    """What a failed request may tell of the server."""
 
     none = "none"
     """Nothing."""
@@ -165,7 +165,7 @@ def _timing(response: Response, latency_s: float) -> AnswerTiming:
 
 
 def _kept(response: Response) -> Json:
-    """Return the body for ``samples.jsonl``; of one that is of no use the beginning, if it is large."""
+    """Return the body for ``samples.jsonl``; a large body with a fault is cut."""
     if response.ok and response.fault is None:
         return response.body
     text = json.dumps(response.body, ensure_ascii=False)

@@ -1,4 +1,4 @@
-"""The samples of a run on disk, as they finish, so that an interrupted run can be continued."""
+"""Writes finished samples to disk, so that an interrupted run can be resumed."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Journal:
         self._file.close()
 
     def add(self, record: Record) -> None:
-        """Append a record; it is with the operating system when this returns. Raises `StorageError`."""
+        """Append a record, unbuffered. Raises `StorageError`."""
         self._check()
         line = redact_bytes(to_line(record))
         with storing(self.path):
@@ -63,7 +63,7 @@ class Journal:
         self._record_span(record, len(line))
 
     def _append(self, line: bytes) -> None:
-        """Write a line whole or not at all: others may still fit behind it."""
+        """Write a line whole or not at all: shorter lines may still fit on the disk."""
         if self._file.write(line) != len(line):
             self._file.truncate(self._end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -121,7 +121,7 @@ def check(folder: Path, fingerprint: Json) -> None:
 
 
 def header(folder: Path) -> dict[str, Json]:
-    """Return ``journal.json``, or nothing where no evaluation began. Raises `ResumeError` if it is damaged."""
+    """Return ``journal.json``; empty if no evaluation began. Raises `ResumeError` if it is damaged."""
     path = RunFolder(folder).journal
     return _read_header(path) if path.exists() else {}
 

@@ -1,4 +1,4 @@
-"""What an evaluation came to, read from its run folder."""
+"""The results of an evaluation, read from its run folder."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Outcome:
 
 
 def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
-    """Return the outcome of a run folder, however its evaluation ended; an empty one where none began.
+    """Return the outcome of a run folder, also of an interrupted evaluation; an empty one if none began.
 
     Of a task that is not one of ``tasks`` the coverage is known, but no metric.
 

@@ -126,7 +126,7 @@ class LineProgress:
 
 
 class LiveProgress:
-    """Draws one bar over all tasks, with the time left and how the samples end, and how those are who answer."""
+    """Draws one bar over all tasks, with the time left, the samples by status, and the servers."""
 
     def __init__(self, servers: Servers, stream: IO[str]) -> None:
         self._servers = servers

@@ -1,4 +1,4 @@
-"""The samples in the order in which they are asked, with those that are asked again after an outage."""
+"""Orders the samples, with those that are asked again after an outage."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ class SampleQueue:
         self._changed = asyncio.Event()
 
     async def take(self) -> Sample | None:
-        """Return the next sample to ask, None once every sample was done; wait for one that may come back."""
+        """Return the next sample, None once all are done; wait while a taken sample may be requeued."""
         async with self._taking:
             while True:
                 self._changed.clear()

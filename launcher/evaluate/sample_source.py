@@ -1,4 +1,4 @@
-"""The samples of all tasks in the order in which they are asked, made only when they are needed."""
+"""Makes the samples of all tasks in order, as they are needed."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from launcher.tasks.base import Task, naming
 
 
 class SampleSource:
-    """Hands out the samples that are still to be asked, to any number of askers.
+    """Hands out the samples that are not done yet, to any number of workers.
 
     ``order`` holds the key of every sample made so far, also of those in ``done``, which are not asked again.
     """
@@ -30,7 +30,7 @@ class SampleSource:
         self._making = threading.Lock()
 
     async def take(self) -> Sample | None:
-        """Return the next sample to ask, None after the last; a thread makes as many at a time as are in flight."""
+        """Return the next sample to ask, None after the last; a thread makes ``concurrency`` samples at a time."""
         async with self._taking:
             if not self._ready:
                 self._ready.extend(await asyncio.to_thread(self._some))
@@ -83,7 +83,7 @@ class SampleSource:
 
 
 def overridden(request: Request, settings: Evaluate, repeat: int) -> Request:
-    """Return the request with the settings' sampling; one with ``echo`` asks for likelihoods and stays as it is."""
+    """Return the request with the sampling of the settings; a request with ``echo`` stays unchanged."""
     if request.body.get("echo"):
         return request
     seed = None if settings.seed is None else settings.seed + repeat

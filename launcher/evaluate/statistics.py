@@ -1,4 +1,4 @@
-"""What the records of a run come to: metrics, coverage, reasons, and speed."""
+"""Summarizes the records of a run: metrics, coverage, reasons and speed."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the marks of the report's charts lie; the templates draw them."""
+"""Computes the positions of the marks in the report's charts, which the templates draw."""
 
 from __future__ import annotations
 

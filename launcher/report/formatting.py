@@ -83,7 +83,7 @@ def complete(coverage: Mapping[str, int]) -> bool:
 
 
 def paused(pauses: Sequence[Pause]) -> str:
-    """Write how long an evaluation waited for its server, and why the last time; nothing if it never did."""
+    """Write how long an evaluation waited for its server, and the last reason; empty if it never did."""
     if not pauses:
         return ""
     total_s, last = sum(pause.seconds for pause in pauses), pauses[-1].reason

@@ -1,4 +1,4 @@
-"""``samples.jsonl``, read back for the report's table."""
+"""Reads ``samples.jsonl`` for the report's table."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def gather(folder: Path) -> Samples:
 
 
 def shorten(value: Json) -> Json:
-    """Return ``value`` without the middle of long texts and the end of long lists, and say what was left out."""
+    """Return ``value`` without the middle of long texts and the end of long lists, with a note of what is left out."""
     short = _shorten(value, depth=0)
     if isinstance(short, str) or len(text := encode(short)) <= FIELD:
         return short

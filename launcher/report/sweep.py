@@ -1,4 +1,4 @@
-"""``sweep.json``, ``sweep.html`` and the table on the terminal: what is left of a sweep."""
+"""Writes ``sweep.json`` and ``sweep.html``, and prints the table of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The points of a sweep side by side."""
+"""Collects the points of a sweep, and compares them."""
 
 from __future__ import annotations
 

@@ -164,7 +164,7 @@ def _scores(report: Report, plus_minus: str) -> Table:
 
 
 def _group_lines(report: Report) -> Iterator[Text]:
-    """Say what is folded into a line of the table, and why a group has no metrics."""
+    """Return a line for each group with the number of its members, and why it has no metrics."""
     for name, group in report.groups.items():
         if name not in report.folded:
             continue

@@ -1,4 +1,4 @@
-"""``watch.json``, ``watch.html`` and the table on the terminal: the scores of a training run's checkpoints."""
+"""Writes ``watch.json`` and ``watch.html``, and prints the scores of a training run's checkpoints."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ DRAWN = ("ok", "incomplete")
 
 
 def read(folder: Path) -> list[WatchRecord]:
-    """Return what an earlier session of a watch has left; nothing for a new folder.
+    """Return the records of an earlier session of a watch; empty for a new folder.
 
     Raises `UserError` for a file that is not ours.
     """

@@ -46,7 +46,7 @@ class Task(ABC):
         """
 
     def fingerprint(self) -> Json:
-        """Return what changes answers beyond the configuration itself, for instance a digest of the items' file."""
+        """Return what changes answers besides the configuration, for instance a digest of the items' file."""
         return None
 
     def size(self) -> int | None:

@@ -22,7 +22,7 @@ class Match(Enum):
 
 
 class Normalize(Enum):
-    """What is done to predictions and targets before they are compared.
+    """Steps that normalize predictions and targets before the comparison.
 
     ``strip``: surrounding white space. ``lower``: case. ``punctuation``: the characters of ``string.punctuation`` are
     removed. ``articles``: the words a, an, the are removed. ``whitespace``: runs of white space become one space.

@@ -19,7 +19,7 @@ def check_pattern(pattern: str) -> None:
 
 
 def find(pattern: str, text: str, last: bool) -> str | None:
-    """Return the first or the last match, of a pattern with a group that group; None without a match."""
+    """Return the first or the last match, or its group if the pattern has one; None without a match."""
     found = None
     for match in re.finditer(pattern, text):
         found = match[match.re.groups] or ""

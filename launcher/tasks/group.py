@@ -1,4 +1,4 @@
-"""Groups of tasks, which are summed up as one line."""
+"""Groups of tasks, each summarized as one line."""
 
 from __future__ import annotations
 
