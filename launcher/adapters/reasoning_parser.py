@@ -44,7 +44,7 @@ class ReasoningParser:
         self._held = ""
 
     def feed(self, text: str) -> ParsedDelta:
-        """Return the text that is decided after ``text``. Raises `UnmatchedEndTag` for an end tag without a start tag."""
+        """Return the text that is decided by now. Raises `UnmatchedEndTag` for an end tag without a start tag."""
         self._held += text
         if self.section is Section.before:
             return self._before()
