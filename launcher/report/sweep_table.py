@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -120,8 +121,15 @@ def _results(path: Path) -> dict[str, Json]:
     try:
         return dict(results.read(path))
     except UserError as error:
-        reason = str(error) if RunFolder(path).results.exists() else f"the point ended without {RunFolder.results}"
-        return {"status": "missing", "reason": reason}
+        return {"status": "missing", "reason": _why_missing(RunFolder(path), error)}
+
+
+def _why_missing(folder: RunFolder, error: UserError) -> str:
+    if folder.results.exists():
+        return str(error)
+    if folder.job.exists() and not folder.outcome.exists():
+        return f"no {RunFolder.results} so far; for its job: launcher status {shlex.quote(str(folder.path))}"
+    return f"the point ended without {RunFolder.results}"
 
 
 def _overrides(path: Path) -> list[str]:

@@ -74,7 +74,7 @@ def _check_not_running(folder: Path) -> None:
     except OSError as error:
         raise UserError(f"cluster=slurm: {error}") from None
     if not state.is_over:
-        raise UserError(f"{folder}: job {job} is {state}; end it with mode=cancel run={folder}")
+        raise UserError(f"{folder}: job {job} is {state}; to end it: launcher cancel {shlex.quote(str(folder))}")
 
 
 def script(run: Run, slurm: Slurm, folder: Path) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 
 from launcher.core.console import to_stderr
@@ -37,5 +38,6 @@ def _submit(group: list[ComposedRun], before: list[Job]) -> Job | None:
         to_stderr(f"launcher: {error}")
         return None
     if not group[0].slurm.wait:
-        to_stderr(f"slurm: status: mode=status run={job.folders[0]}; cancel: mode=cancel run={job.folders[0]}")
+        folder = shlex.quote(str(job.folders[0]))
+        to_stderr(f"slurm: status: launcher status {folder}; cancel: launcher cancel {folder}")
     return job

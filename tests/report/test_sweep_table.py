@@ -83,6 +83,17 @@ def test_a_damaged_point_says_what_is_wrong(folder):
     assert "not valid JSON" in (point["reason"] or "")
 
 
+def test_a_point_whose_job_is_not_over_has_no_result_so_far(folder):
+    for name in ("11", "10"):
+        (folder / name / "slurm").mkdir()
+        (folder / name / "slurm" / "job.json").write_text("{}")
+        (folder / name / "results.json").unlink(missing_ok=True)
+    (folder / "10" / "slurm" / "outcome.json").write_text("{}")
+    reasons = {point["folder"]: point["reason"] for point in sweep_table.collect(folder)["points"]}
+    assert reasons["11"] == f"no results.json so far; for its job: launcher status {folder / '11'}"
+    assert reasons["10"] == "the point ended without results.json"
+
+
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
     with pytest.raises(UserError, match="not a sweep"):
         sweep_table.collect(tmp_path)

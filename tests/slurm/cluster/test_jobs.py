@@ -114,7 +114,7 @@ def test_a_run_that_is_not_waited_for_is_asked_about_and_cancelled(slurm: Enviro
     folder = tmp_path / "job"
     done = submit(slurm, folder, *SHORT, *SLOW, "evaluate.repeats=99", "cluster.wait=false")
     assert done.returncode == 0, done.stderr
-    assert f"mode=status run={folder}" in done.stderr
+    assert f"launcher status {folder}" in done.stderr
     wait_for(lambda: len(samples(folder)) >= 3, "samples")
     launch = (sys.executable, str(ROOT / "launch.py"))
     status = call(slurm, *launch, "mode=status", f"run={folder}")
