@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import NotRequired, Self, TypedDict, cast
 
 from launcher.core.errors import ResumeError, UserError
 from launcher.core.files import read_json, replace, replace_json, storing
@@ -21,6 +21,20 @@ from launcher.core.types import Json, Record, Status
 SCHEMA_VERSION = 1
 MAX_SHOWN_CHARACTERS = 120
 """Characters of a value in a difference."""
+
+
+class JournalHeader(TypedDict):
+    """``journal.json``: what the samples were asked with and, once an evaluation has ended, what it measured.
+
+    ``totals`` are the samples of each task. ``stopped`` says why samples were left unasked, None if none were.
+    """
+
+    schema_version: int
+    fingerprint: Json
+    totals: NotRequired[dict[str, int]]
+    stopped: NotRequired[str | None]
+    pauses: NotRequired[list[dict[str, Json]]]
+    throughput: NotRequired[dict[str, Json]]
 
 
 class Journal:
@@ -41,7 +55,7 @@ class Journal:
         self._header = self._folder.journal
         self._spans: dict[str, tuple[int, int]] = {}
         self._end = 0
-        self.pauses: list[Json] = []
+        self.pauses: list[dict[str, Json]] = []
         self._begin(json.loads(json.dumps(fingerprint)))
         with storing(self.path):
             self._file = self.path.open("ab", buffering=0)
@@ -93,7 +107,8 @@ class Journal:
         elif self.path.exists():
             raise ResumeError(f"{self.path} is there without its {RunFolder.journal}; choose another run folder")
         else:
-            replace_json(self._header, {"schema_version": SCHEMA_VERSION, "fingerprint": fingerprint}, indent=2)
+            new = JournalHeader(schema_version=SCHEMA_VERSION, fingerprint=fingerprint)
+            replace_json(self._header, new, indent=2)
 
     def _reread(self) -> None:
         if not self.path.exists():
@@ -116,14 +131,14 @@ class Journal:
 def check(folder: Path, fingerprint: Json) -> None:
     """Raise `ResumeError` if the folder's journal was begun with another ``fingerprint``; nothing is written."""
     begun = header(folder)
-    if begun:
+    if begun is not None:
         _compare(begun["fingerprint"], json.loads(json.dumps(fingerprint)), folder)
 
 
-def header(folder: Path) -> dict[str, Json]:
-    """Return ``journal.json``; empty if no evaluation began. Raises `ResumeError` if it is damaged."""
+def header(folder: Path) -> JournalHeader | None:
+    """Return ``journal.json``; None if no evaluation began. Raises `ResumeError` if it is damaged."""
     path = RunFolder(folder).journal
-    return _read_header(path) if path.exists() else {}
+    return _read_header(path) if path.exists() else None
 
 
 def difference(old: Json, new: Json, path: str = "") -> list[str]:
@@ -149,11 +164,11 @@ def _compare(old: Json, new: Json, folder: Path) -> None:
         )
 
 
-def _read_header(path: Path) -> dict[str, Json]:
+def _read_header(path: Path) -> JournalHeader:
     try:
         found = read_json(path)
     except UserError as error:
         raise ResumeError(f"{error}; restore it, or choose another run folder") from None
     if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION or "fingerprint" not in found:
         raise ResumeError(f"{path}: not a journal of schema_version {SCHEMA_VERSION}")
-    return found
+    return cast(JournalHeader, found)

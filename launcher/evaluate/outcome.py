@@ -35,7 +35,7 @@ def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     Raises `ResumeError` for damaged files.
     """
     facts = journal.header(folder)
-    if not facts:
+    if facts is None:
         return Outcome()
     metrics = {name: task.metrics for name, task in tasks.items()}
     found = summarize(RunFolder(folder).records(), facts.get("totals", {}), metrics)

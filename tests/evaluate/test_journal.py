@@ -125,7 +125,7 @@ def test_a_damaged_header_is_named(tmp_path, text):
 
 
 def test_a_folder_without_a_journal_is_empty(tmp_path):
-    assert (journal.header(tmp_path), keys(tmp_path)) == ({}, [])
+    assert (journal.header(tmp_path), keys(tmp_path)) == (None, [])
 
 
 def test_what_an_earlier_session_still_writes_does_not_reach_the_later_one(record, tmp_path):
