@@ -209,14 +209,14 @@ def test_one_that_hangs_is_waited_for_and_ends_in_order_even_then(tmp_path: Path
     assert "ended in order" in (tmp_path / "server.log").read_text()
 
 
-OURS = (
+LAUNCHER = (
     f"{PYTHON} launch.py mode=serve engine=echo engine.tokens_per_second=100 model=none backend.port={{port}} "
     "hydra.run.dir={folder}"
 )
 
 
 def launched(folder: Path, *arguments: str) -> subprocess.Popen[str]:
-    inner = OURS.replace("{folder}", str(folder / "inner"))
+    inner = LAUNCHER.replace("{folder}", str(folder / "inner"))
     command = [
         *(sys.executable, "launch.py", "backend=command", f"backend.command={json.dumps(inner)}"),
         *("backend.engine=theirs", f"hydra.run.dir={folder / 'run'}", *arguments),
