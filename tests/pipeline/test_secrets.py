@@ -263,6 +263,7 @@ def test_a_server_that_a_command_starts_gets_secrets_by_name(place: Path) -> Non
 
 def test_a_submitted_job_holds_names_only(place: Path) -> None:
     """The commands of SLURM are stand-ins: nothing but what is written for a job is looked at."""
+    pytest.importorskip("submitit")
     programs = place.parent / "bin"
     programs.mkdir()
     for name, line in (("sbatch", "echo Submitted batch job 7"), ("srun", "exit 1"), ("squeue", "exit 1")):
