@@ -9,8 +9,9 @@ import signal
 import struct
 import sys
 import threading
+import time
 from asyncio.subprocess import Process
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
 from contextlib import asynccontextmanager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import cache
@@ -24,7 +25,9 @@ SIZE = struct.Struct("<Q")
 CPU_S = 2.0
 """The CPU time in seconds that one call may take in a worker process."""
 PATIENCE = 10
-"""On a busy machine a call may take so many times longer than its CPU time."""
+"""A call ends that uses no CPU time while so many times its CPU time pass. On a busy machine it may take longer."""
+CPU_CLOCK = 2
+"""The kind of clock that, combined with a process id, counts the CPU time of a whole process (Linux)."""
 INLINE_S = 0.02
 """The CPU time in seconds for which a call may hold up the event loop before a worker process takes it over."""
 WORKERS = 2
@@ -48,10 +51,13 @@ class _Expired(BaseException):
 async def run(function: Callable[..., T], *arguments: object, cpu_s: float = CPU_S, inline: bool = False) -> T:
     """Return ``function(*arguments)`` from a worker process, which is ended after ``cpu_s`` seconds of CPU time.
 
+    Importing the function does not count. A call that waits, for instance one that sleeps, ends after `PATIENCE` times
+    ``cpu_s``. How busy the machine is decides nothing.
+
     ``function`` is one that can be imported; arguments and result can be pickled. With ``inline`` it is tried on the
-    event loop first, for `INLINE_S`: that costs microseconds instead of a message to a process. It must then be
-    free of effects, as it may be interrupted anywhere in Python code or a regular expression. Raises `TooSlow`,
-    `WorkerDied`, and what ``function`` raises.
+    event loop first, for `INLINE_S`: that costs microseconds instead of a message to a process. It must then be free of
+    effects, as it may be interrupted anywhere in Python code or a regular expression. Raises `TooSlow`, `WorkerDied`,
+    and what ``function`` raises.
     """
     if inline and threading.current_thread() is threading.main_thread():
         with suppress(_Expired), _deadline():
@@ -128,14 +134,9 @@ async def _started() -> Process:
 async def _called(worker: Process, function: Callable[..., Any], arguments: tuple[object, ...], cpu_s: float) -> Any:
     assert worker.stdin is not None
     assert worker.stdout is not None
+    data = _packed((function.__module__, function.__qualname__, arguments, cpu_s))
     try:
-        async with asyncio.timeout(PATIENCE * cpu_s):
-            worker.stdin.write(_packed((function.__module__, function.__qualname__, arguments, cpu_s)))
-            await worker.stdin.drain()
-            (size,) = SIZE.unpack(await worker.stdout.readexactly(SIZE.size))
-            error, result = pickle.loads(await worker.stdout.readexactly(size))
-    except TimeoutError:
-        raise TooSlow(f"more than {PATIENCE * cpu_s:g} s") from None
+        error, result = await _unless_idle(worker, _exchanged(worker.stdin, worker.stdout, data), PATIENCE * cpu_s)
     except (ConnectionError, asyncio.IncompleteReadError):
         code = await worker.wait()
         if code == -signal.SIGPROF:
@@ -144,6 +145,35 @@ async def _called(worker: Process, function: Callable[..., Any], arguments: tupl
     if error is not None:
         raise _Raised(error)
     return result
+
+
+async def _exchanged(sink: asyncio.StreamWriter, source: asyncio.StreamReader, data: bytes) -> Any:
+    sink.write(data)
+    await sink.drain()
+    (size,) = SIZE.unpack(await source.readexactly(SIZE.size))
+    return pickle.loads(await source.readexactly(size))
+
+
+async def _unless_idle(worker: Process, exchange: Coroutine[Any, Any, T], idle_s: float) -> T:
+    """Return what the exchange gives. Raises `TooSlow` once the process uses no CPU time for ``idle_s`` seconds."""
+    answer = asyncio.ensure_future(exchange)
+    try:
+        used = _cpu_s(worker.pid)
+        while not (await asyncio.wait([answer], timeout=idle_s))[0]:
+            before, used = used, _cpu_s(worker.pid)
+            if used == before:
+                raise TooSlow(f"more than {idle_s:g} s without using the CPU")
+        return await answer
+    finally:
+        answer.cancel()
+
+
+def _cpu_s(pid: int) -> float:
+    """Return the CPU time in seconds that a child has used; -1 for one that has ended."""
+    try:
+        return time.clock_gettime(((~pid) << 3) | CPU_CLOCK)
+    except OSError:
+        return -1.0
 
 
 def _packed(value: object) -> bytes:

@@ -43,10 +43,10 @@ def received(source: IO[bytes]) -> Any:
 def outcome(module: str, name: str, arguments: tuple[object, ...], cpu_s: float) -> bytes:
     """Return the pickled pair of error and result. SIGPROF ends the process when the CPU time is used up."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_PROF, cpu_s)
     try:
-        made = None, operator.attrgetter(name)(importlib.import_module(module))(*arguments)
-        return pickle.dumps(made)
+        function = operator.attrgetter(name)(importlib.import_module(module))
+        signal.setitimer(signal.ITIMER_PROF, cpu_s)
+        return pickle.dumps((None, function(*arguments)))
     except Exception as error:
         return pickled(error)
     finally:

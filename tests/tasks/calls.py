@@ -46,3 +46,11 @@ def says(text: str) -> int:
 
 def variable(name: str) -> str | None:
     return os.environ.get(name)
+
+
+def trickle(wall_s: float) -> int:
+    """Use a little CPU time every 10 ms, as on a machine that is busy with other work."""
+    end = time.monotonic() + wall_s
+    while time.monotonic() < end:
+        time.sleep(0.01)
+    return os.getpid()

@@ -63,8 +63,19 @@ async def test_an_expression_that_backtracks_is_ended_and_holds_up_nothing(inlin
 
 async def test_a_call_that_sleeps_is_ended_too(monkeypatch):
     monkeypatch.setattr(bounded, "PATIENCE", 1)
-    with pytest.raises(bounded.TooSlow, match=r"more than 0\.3 s"):
+    with pytest.raises(bounded.TooSlow, match=r"more than 0\.3 s without using the CPU"):
         await bounded.run(time.sleep, 60, cpu_s=0.3)
+
+
+async def test_a_call_that_gets_little_of_a_busy_machine_is_not_ended(monkeypatch):
+    monkeypatch.setattr(bounded, "PATIENCE", 1)
+    assert await bounded.run(calls.trickle, 1.5, cpu_s=0.3) != os.getpid()
+
+
+async def test_importing_the_function_does_not_count():
+    from tests.tasks import slow_import
+
+    assert await bounded.run(slow_import.two, cpu_s=0.1) == 2
 
 
 async def test_no_more_calls_run_at_a_time_than_there_are_workers():
