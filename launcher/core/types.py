@@ -100,8 +100,8 @@ class Ask(Protocol):
         """Return an answer that is whole and free of faults: its status is 2xx.
 
         The request goes through the adapters to the run's own endpoint, or to the one named ``endpoint``. The
-        sampling of ``evaluate.*`` does not apply to it. Any other answer raises an error, which ``score`` lets pass:
-        it ends the sample as an answer to the sample's own request would. Raises `LookupError` for an unknown name.
+        sampling of ``evaluate.*`` does not apply to it. Any other answer raises an error, which ends the sample as
+        an answer to the sample's own request would, even if ``score`` catches it. Raises `LookupError` for an unknown name.
         """
 
 

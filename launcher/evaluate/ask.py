@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.core.console import one_line
 from launcher.core.responses import token_count
 from launcher.core.types import Handler, Json, Record, Sample, Score, Status
 from launcher.evaluate.exchange import MAX_QUOTED_CHARACTERS, AnswerTiming, Exchange, NoAnswer, Symptom, plain
+from launcher.evaluate.faults import fault_of
 from launcher.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -59,30 +61,29 @@ async def ask(
 
 
 async def _scored(exchange: Exchange, task: Task) -> Score:
+    """Return the task's score. Raises `NoAnswer` if a request has none, also where the task caught that error."""
     responses = await exchange.send()
+    cancelled_before = _cancellations()  # not 0 where an earlier `asyncio.TaskGroup` failed, up to Python 3.12
     try:
-        return _checked(await task.score(exchange.sample, responses, exchange.ask), task)
-    except NoAnswer:
-        raise
-    except Exception as error:
-        log.exception("%s: scoring failed", exchange.sample.key)
-        return Score(
-            Status.failed, reason=one_line(f"scoring failed: {type(error).__name__}: {error}", MAX_QUOTED_CHARACTERS)
-        )
-
-
-def _checked(score: Score, task: Task) -> Score:
-    """Return the score, or that of a failed sample if the task's metrics do not allow its values."""
-    declared = {metric.name: metric for metric in task.metrics}
-    for name, value in score.scores.items():
-        if name not in declared:
-            fault = f"it gave {name!r}; the task declares {', '.join(declared)}"
-        elif (found := declared[name].fault(value)) is None:
-            continue
-        else:
-            fault = found
+        score: object = await task.score(exchange.sample, responses, exchange.ask)
+        fault = fault_of(score, task)
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and _cancellations() > cancelled_before:
+            raise
+        fault = f"{type(error).__name__}: {error}"
+        if exchange.lost is None:
+            log.exception("%s: scoring failed", exchange.sample.key)
+    if exchange.lost is not None:
+        raise exchange.lost
+    if fault is not None or not isinstance(score, Score):
         return Score(Status.failed, reason=one_line(f"scoring failed: {fault}", MAX_QUOTED_CHARACTERS))
-    return score
+    return score if score.reason is None else replace(score, reason=one_line(score.reason, MAX_QUOTED_CHARACTERS))
+
+
+def _cancellations() -> int:
+    """Return how often this sample was cancelled from outside; a scoring may cancel tasks of its own."""
+    task = asyncio.current_task()
+    return 0 if task is None else task.cancelling()
 
 
 def _record(sample: Sample, score: Score, exchange: Exchange) -> Record:

@@ -72,7 +72,7 @@ class Exchange:
 
     ``others`` are the endpoints beside the run's own that the scoring may name. ``bodies`` are the responses by the
     place of their request, ``timings`` those that a server gave; ``cached`` counts the others. ``scoring`` has an entry
-    for each request of the scoring, which count nowhere else.
+    for each request of the scoring, which count nowhere else; ``lost`` is the error of the first without an answer.
     """
 
     handler: Handler
@@ -85,6 +85,7 @@ class Exchange:
     timings: list[AnswerTiming] = field(default_factory=list)
     cached: int = 0
     scoring: list[dict[str, Json]] = field(default_factory=list)
+    lost: NoAnswer | None = None
 
     async def send(self) -> Sequence[Response]:
         """Send all requests and return their responses in the same order.
@@ -114,7 +115,9 @@ class Exchange:
             entry["response"] = _kept(response)
             await self._check(response, request)
         except NoAnswer as error:  # another endpoint's symptom says nothing of the run's own
-            raise error if endpoint is None else NoAnswer(error.score, Symptom.none, error.path) from None
+            lost = error if endpoint is None else NoAnswer(error.score, Symptom.none, error.path)
+            self.lost = self.lost or lost
+            raise lost from None
         return response
 
     async def _together(self) -> Sequence[Response]:

@@ -11,6 +11,7 @@ from itertools import islice
 
 from launcher.core.errors import TaskError
 from launcher.core.types import Request, Sample
+from launcher.evaluate.faults import check_sample
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.base import Task, naming
 
@@ -62,12 +63,11 @@ class SampleSource:
         for name, task in self._tasks.items():
             with naming(name):
                 for sample in islice(task.samples(name, self._model), self._settings.limit):
+                    check_sample(sample, name)
                     for repeat in range(self._settings.repeats):
                         yield self._noted(self._repeated(sample, repeat))
 
     def _noted(self, sample: Sample) -> Sample:
-        if not sample.requests:
-            raise TaskError(f"sample '{sample.id}' has no request")
         if sample.key in self.order:
             raise TaskError(f"two samples have the id '{sample.id}'")
         self.order[sample.key] = None

@@ -6,6 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 
+from launcher.core.console import one_line
 from launcher.core.types import NOT_ASKED, Json, MetricResult, Record, Status, TaskResult
 from launcher.evaluate.exchange import AnswerTiming
 from launcher.stats.metric import Metric
@@ -74,8 +75,8 @@ def _metrics(
         try:
             if found:
                 made[metric.name] = metric.result(found, total)
-        except (ArithmeticError, ValueError) as error:
-            faults[f"{metric.name} cannot be computed: {type(error).__name__}: {error}"] = len(found)
+        except Exception as error:  # a fault of the task's code, or a damaged file; the other metrics count
+            faults[one_line(f"{metric.name} cannot be computed: {type(error).__name__}: {error}")] = len(found)
     return made, faults
 
 

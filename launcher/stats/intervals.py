@@ -94,7 +94,7 @@ def bootstrap(clusters: Clusters[T], statistic: Callable[[Sequence[T]], float]) 
     try:
         drawn = (draw.choices(items, k=len(items)) for _ in range(times))
         values = sorted(statistic([value for item in each for value in item]) for each in drawn)
-    except (ArithmeticError, ValueError):
+    except Exception:  # the code of a task
         return UNKNOWN
     if not all(map(math.isfinite, values)):
         return UNKNOWN

@@ -6,12 +6,16 @@ import math
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import SupportsFloat
 
 from launcher.core.types import Aggregation, Direction, Interval, Json, MetricResult
 from launcher.stats.intervals import UNKNOWN, Uncertainty, bootstrap, of_mean
 
 Values = Sequence[tuple[str, Json]]
 """One or more pairs of an item's id and the value of one of its samples."""
+
+ROUNDING = 1e-9
+"""A value may miss its range by this, relative to itself: an F1 of 1.0000000000000002 is one of 1."""
 
 
 @dataclass(frozen=True)
@@ -20,9 +24,8 @@ class Metric:
 
     ``range`` bounds the value of a sample and of the result, None at an end without a bound. ``combine`` makes one
     number of the values of an item's repeats (``Aggregation.items``, for instance pass@k), or of all samples
-    (``Aggregation.corpus``, for instance perplexity). It may raise `ArithmeticError` or `ValueError` for values
-    that have no result. ``interval`` is the kind to give; None takes the right one. ``Interval.none`` says that no
-    interval is known.
+    (``Aggregation.corpus``, for instance perplexity). It may raise an error for values that have no result.
+    ``interval=Interval.none`` says that no interval is known; None takes the right one.
     """
 
     name: str
@@ -35,17 +38,35 @@ class Metric:
     def __post_init__(self) -> None:
         if (self.combine is None) is not (self.aggregation is Aggregation.mean):
             raise ValueError(f"metric {self.name}: combine is for aggregation=items and corpus, which need it")
+        if self.interval not in (None, Interval.none):
+            raise ValueError(f"metric {self.name}: interval is {self.interval}, expected None or Interval.none")
+        low, high = self.range
+        if low is not None and high is not None and not low < high:
+            raise ValueError(f"metric {self.name}: range is {self.range}, expected (low, high) with low < high")
+        object.__setattr__(self, "range", (low, high))
 
     def fault(self, value: Json) -> str | None:
         """Return what is wrong with the value of one sample, None if it can be aggregated."""
-        if self.aggregation is not Aggregation.mean:
-            return None
+        return self._number_fault(value) if self.aggregation is Aggregation.mean else None
+
+    def _number_fault(self, value: Json) -> str | None:
         if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
             return f"{self.name} is {value!r}, expected a finite number"
         low, high = self.range
-        if (low is not None and value < low) or (high is not None and value > high):
+        slack = ROUNDING * max(1.0, abs(value))
+        if (low is not None and value < low - slack) or (high is not None and value > high + slack):
             return f"{self.name} is {value!r}, outside of its range {self.described_range}"
         return None
+
+    def _combined(self, values: Sequence[Json]) -> float:
+        """Return what ``combine`` makes of the values. Raises `ValueError` if that is no number in the range."""
+        assert self.combine is not None
+        value: Json = self.combine(values)
+        number = float(value) if isinstance(value, SupportsFloat) else value
+        fault = self._number_fault(number)
+        if fault is not None:
+            raise ValueError(fault)
+        return float(number)
 
     @property
     def described_range(self) -> str:
@@ -60,17 +81,14 @@ class Metric:
         if self.aggregation is Aggregation.corpus:
             return self._of_corpus(values, by_item, total)
         if self.aggregation is Aggregation.items:
-            assert self.combine is not None
-            by_item = {item: [self.combine(found)] for item, found in by_item.items()}
+            by_item = {item: [self._combined(found)] for item, found in by_item.items()}
         mean = math.fsum(v for found in by_item.values() for v in found) / sum(map(len, by_item.values()))
         found = UNKNOWN if self.interval is Interval.none else of_mean(by_item, mean, self.range)
         return self._made(mean, found, len(values), self._bounds(mean, len(values), total))
 
     def _of_corpus(self, values: Values, by_item: Mapping[str, Sequence[Json]], total: int) -> MetricResult:
-        assert self.combine is not None
-        value = self.combine([value for _, value in values])
-        known = self.interval in (None, Interval.bootstrap)
-        found = bootstrap(by_item, self.combine) if known else UNKNOWN
+        value = self._combined([value for _, value in values])
+        found = UNKNOWN if self.interval is Interval.none else bootstrap(by_item, self._combined)
         return self._made(value, found, len(values), self._bounds(value, len(values), total))
 
     def _bounds(self, value: float, n: int, total: int) -> tuple[float, float]:

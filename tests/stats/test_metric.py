@@ -145,3 +145,36 @@ def test_combine_belongs_to_its_aggregations():
     for wrong in ({"combine": sum}, {"aggregation": Aggregation.corpus}):
         with pytest.raises(ValueError, match="metric x: combine is for"):
             Metric("x", **wrong)
+
+
+@pytest.mark.parametrize("kind", [Interval.wilson, Interval.t, Interval.bootstrap])
+def test_no_interval_can_be_asked_for_that_may_be_wrong_for_the_values(kind):
+    with pytest.raises(ValueError, match=r"metric x: interval is .*, expected None or Interval\.none"):
+        Metric("x", interval=kind)
+
+
+def test_a_range_has_a_low_and_a_high_end():
+    with pytest.raises(ValueError, match=r"metric x: range is \(1, 0\), expected \(low, high\) with low < high"):
+        Metric("x", range=(1, 0))
+    assert {Metric("x", range=[0, 5])} == {Metric("x", range=(0, 5))}, "a list is as good as a tuple"
+
+
+def test_rounding_takes_no_value_out_of_its_range():
+    assert SHARE.fault(1.0000000000000002) is None
+    assert SHARE.fault(-1e-17) is None
+    assert SHARE.fault(1.000001) == "acc is 1.000001, outside of its range [0, 1]"
+
+
+def test_what_combine_gives_may_be_any_number_in_the_range():
+    passed = Metric("pass@2", aggregation=Aggregation.items, combine=any)
+    assert passed.result([("a", False), ("a", True), ("b", False)], 3).value == 0.5
+    with pytest.raises(ValueError, match=r"perplexity is 0\.5, outside of its range \[1, unbounded\]"):
+        Metric("perplexity", Direction.lower, (1.0, None), Aggregation.corpus, lambda _: 0.5).result([("a", 1)], 1)
+
+
+def test_a_resample_that_ends_in_any_error_leaves_no_interval():
+    def combine(parts):
+        return dict.fromkeys(parts, 1.0)["a"]
+
+    found = Metric("x", aggregation=Aggregation.corpus, combine=combine).result([("1", "a"), ("2", "b")], 2)
+    assert (found.value, found.interval) == (1.0, Interval.none)
