@@ -101,7 +101,8 @@ class Ask(Protocol):
 
         The request goes through the adapters to the run's own endpoint, or to the one named ``endpoint``. The
         sampling of ``evaluate.*`` does not apply to it. Any other answer raises an error, which ends the sample as
-        an answer to the sample's own request would, even if ``score`` catches it. Raises `LookupError` for an unknown name.
+        an answer to the sample's own request would, even if ``score`` catches it. Raises `LookupError` for
+        an unknown name.
         """
 
 

@@ -13,6 +13,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from aiohttp import web
 
@@ -100,7 +101,7 @@ class Echoes(Task):
     count: int = 5
     made: int = 0
     knows_size: bool = True
-    metrics = (Metric("exact_match"),)
+    metrics: ClassVar[Sequence[Metric]] = (Metric("exact_match"),)
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         for i in range(self.count):

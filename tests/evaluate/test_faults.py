@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import asyncio
 import math
+from collections.abc import Sequence
+from typing import Any, ClassVar
 
 import pytest
 
@@ -15,6 +17,8 @@ from launcher.stats.metric import Metric
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
 REQUESTS = (Request("/v1/completions", {"model": "m", "prompt": "0"}),)
+WRONG: Any = {1}
+LIST: Any = []
 VERDICT = Request("/v1/completions", {"model": "m", "prompt": "refuse"})
 
 
@@ -126,13 +130,13 @@ async def test_a_sample_that_is_cancelled_while_it_is_scored_is_no_failure():
     ("sample", "words"),
     [
         ("x", "samples() gave 'x', expected a Sample"),
-        (Sample("t", 3, REQUESTS, None), "a sample has the id 3, expected a text"),
+        (Sample("t", WRONG, REQUESTS, None), "a sample has the id {1}, expected a text"),
         (Sample("u", "3", REQUESTS, None), "sample '3' has the task 'u', expected 't', the name in the run"),
         (Sample("t", "3", (), None), "sample '3' has no request"),
-        (Sample("t", "3", REQUESTS[0], None), "sample '3': requests is Request("),
+        (Sample("t", "3", WRONG, None), "sample '3': requests is {1}, expected a tuple of Request"),
         (Sample("t", "3", REQUESTS, {1}), "sample '3': target cannot be written as JSON: Object of type set"),
-        (Sample("t", "3", (Request("/", {"a": {1}}),), None), "sample '3': request cannot be written as JSON"),
-        (Sample("t", "3", (Request("/", "a"),), None), "sample '3': the body of a request is no mapping"),
+        (Sample("t", "3", (Request("/", LIST),), None), "sample '3': the body of a request is no mapping"),
+        (Sample("t", "3", (Request("/", WRONG),), None), "sample '3': request cannot be written as JSON"),
     ],
 )
 def test_a_sample_that_cannot_be_sent_or_recorded_is_named(sample, words):
@@ -153,7 +157,10 @@ def test_a_sample_that_cannot_be_sent_or_recorded_is_named(sample, words):
 @pytest.mark.parametrize("aggregation", [Aggregation.items, Aggregation.corpus])
 async def test_a_metric_that_cannot_be_computed_is_a_note_and_the_others_stay(tmp_path, aggregation, combine, words):
     class Two(Echoes):
-        metrics = (Metric("exact_match", aggregation=aggregation, combine=combine), Metric("right"))
+        metrics: ClassVar[Sequence[Metric]] = (
+            Metric("exact_match", aggregation=aggregation, combine=combine),
+            Metric("right"),
+        )
 
         async def score(self, sample, responses, ask):
             return gave(scores={"exact_match": 1.0, "right": 1.0})

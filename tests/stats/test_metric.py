@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import random
 import statistics
+from typing import Any
 
 import pytest
 
@@ -156,7 +157,8 @@ def test_no_interval_can_be_asked_for_that_may_be_wrong_for_the_values(kind):
 def test_a_range_has_a_low_and_a_high_end():
     with pytest.raises(ValueError, match=r"metric x: range is \(1, 0\), expected \(low, high\) with low < high"):
         Metric("x", range=(1, 0))
-    assert {Metric("x", range=[0, 5])} == {Metric("x", range=(0, 5))}, "a list is as good as a tuple"
+    ends: Any = [0, 5]
+    assert {Metric("x", range=ends)} == {Metric("x", range=(0, 5))}, "a list is as good as a tuple"
 
 
 def test_rounding_takes_no_value_out_of_its_range():
