@@ -295,6 +295,8 @@ class Interval(Enum):
     """That of Student's t."""
     bootstrap = "bootstrap"
     """The percentile bootstrap over the items."""
+    mover = "mover"
+    """That of a group of tasks, from the intervals of its members."""
     none = "none"
     """None is known."""
 

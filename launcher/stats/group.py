@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from launcher.core.types import Aggregation, Interval, MetricResult
-from launcher.stats.distributions import t_quantile
-from launcher.stats.intervals import TAILS, UNKNOWN, Uncertainty, clipped, wilson
+from launcher.stats.intervals import UNKNOWN, Uncertainty, Z, wilson, wilson_n
 
 Part = tuple[float, MetricResult]
 """A member's weight and its result."""
@@ -16,9 +15,10 @@ Part = tuple[float, MetricResult]
 def pooled(parts: Sequence[Part]) -> MetricResult:
     """Return the weighted mean of one or more results in the same metric.
 
-    The members' samples are independent, so that their variances add up, each times the square of its share. If
-    all members have Wilson's interval, so has the group, with the number of samples that this variance implies. Else it
-    has that of Student's t, with the degrees of freedom of Welch and Satterthwaite.
+    The members' samples are independent, so that their variances add up, each times the square of its share. If all
+    members have Wilson's interval, so has the group, with the number of samples that is worth as much as theirs. Else
+    the squares of the distances to the ends of the members' intervals add up: MOVER, the method of variance estimates
+    recovery (Zou and Donner 2008).
     """
     whole = math.fsum(weight for weight, _ in parts)
     shares = [(weight / whole, result) for weight, result in parts]
@@ -26,7 +26,7 @@ def pooled(parts: Sequence[Part]) -> MetricResult:
     low = math.fsum(share * result.low for share, result in shares)
     high = math.fsum(share * result.high for share, result in shares)
     n = sum(result.n for _, result in shares)
-    found = _uncertainty(shares, value, n)
+    found = _uncertainty(shares, value)
     first = parts[0][1]
     return MetricResult(
         value, found.stderr, found.low, found.high, n, low, high,
@@ -34,19 +34,29 @@ def pooled(parts: Sequence[Part]) -> MetricResult:
     )  # fmt: skip
 
 
-def _uncertainty(shares: Sequence[Part], value: float, n: int) -> Uncertainty:
-    variances = [(share * result.stderr) ** 2 for share, result in shares]
-    variance = math.fsum(variances)
-    if not math.isfinite(variance):
-        return UNKNOWN
-    stderr = math.sqrt(variance)
+def _uncertainty(shares: Sequence[Part], value: float) -> Uncertainty:
+    """Return no interval where a member has none."""
+    stderr = _root_of_squares(share * result.stderr for share, result in shares)
     if all(result.interval is Interval.wilson for _, result in shares):
-        effective = min(float(n), value * (1 - value) / variance) if variance else n
-        return Uncertainty(Interval.wilson, stderr, *wilson(min(1.0, max(0.0, value)), max(1.0, effective)))
-    if not variance:
+        return Uncertainty(Interval.wilson, stderr, *wilson(min(1.0, max(0.0, value)), _effective(shares)))
+    below = _root_of_squares(share * (result.value - result.ci_low) for share, result in shares)
+    above = _root_of_squares(share * (result.ci_high - result.value) for share, result in shares)
+    if not all(map(math.isfinite, (stderr, below, above))):
         return UNKNOWN
-    freedom = variance**2 / math.fsum(
-        v**2 / max(1, result.n - 1) for v, (_, result) in zip(variances, shares, strict=True)
-    )
-    half = t_quantile(TAILS, max(1.0, round(freedom, 2))) * stderr
-    return Uncertainty(Interval.t, stderr, *clipped(value - half, value + half, shares[0][1].range))
+    return Uncertainty(Interval.mover, stderr, value - below, value + above)
+
+
+def _effective(shares: Sequence[Part]) -> float:
+    """Return how many samples of one task are worth as much as the members', by their variances.
+
+    Each value is first drawn to one half, as for the interval of Agresti and Coull (1998): the variance of a member
+    that is all right is not zero.
+    """
+    each = [(share, result.value, wilson_n(result.value, result.ci_low, result.ci_high)) for share, result in shares]
+    drawn = [(share, (p * n + Z * Z / 2) / (n + Z * Z), n) for share, p, n in each]
+    value = math.fsum(share * p for share, p, _ in drawn)
+    return value * (1 - value) / math.fsum(share**2 * p * (1 - p) / n for share, p, n in drawn)
+
+
+def _root_of_squares(values: Iterable[float]) -> float:
+    return math.sqrt(math.fsum(value * value for value in values))

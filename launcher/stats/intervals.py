@@ -44,14 +44,15 @@ def of_mean(clusters: Clusters[float], mean: float, range_: tuple[float | None, 
     """Return Wilson's interval for values of 0 and 1, else that of Student's t, cut to the range of the metric.
 
     The standard error is clustered by item (Miller 2024, "Adding error bars to evals"). Wilson's interval uses the
-    effective number of samples that it implies. One item with another value than 0 and 1 tells nothing of the spread.
+    effective number of samples that it implies. One item with another value than 0 and 1 tells nothing of the spread,
+    and neither do several with the same.
     """
     stderr = clustered_error(clusters, mean)
     n = sum(map(len, clusters.values()))
     if all(value in (0.0, 1.0) for values in clusters.values() for value in values):
         low, high = wilson(mean, _effective(mean, stderr, len(clusters), n))
         return Uncertainty(Interval.wilson, (high - low) / (2 * Z) if n == 1 else stderr, low, high)
-    if len(clusters) == 1:
+    if len(clusters) == 1 or _is_rounding(stderr, mean):
         return UNKNOWN
     half = t_quantile(TAILS, len(clusters) - 1) * stderr
     return Uncertainty(Interval.t, stderr, *clipped(mean - half, mean + half, range_))
@@ -75,6 +76,12 @@ def wilson(share: float, n: float) -> tuple[float, float]:
     return max(0.0, min(share, center - half)), min(1.0, max(share, center + half))
 
 
+def wilson_n(share: float, low: float, high: float) -> float:
+    """Return the number of samples for which `wilson` gives ``low`` and ``high``: both solve one equation with it."""
+    end = low if share - low > high - share else high
+    return Z * Z * end * (1 - end) / (share - end) ** 2
+
+
 def clipped(low: float, high: float, range_: tuple[float | None, float | None]) -> tuple[float, float]:
     """Return an interval without what lies outside of the range of the metric, which the true value cannot have."""
     least, most = range_
@@ -84,7 +91,8 @@ def clipped(low: float, high: float, range_: tuple[float | None, float | None]) 
 def bootstrap(clusters: Clusters[T], statistic: Callable[[Sequence[T]], float]) -> Uncertainty:
     """Return the percentile bootstrap over items (Efron 1979), from a fixed seed.
 
-    Nothing is known where there is one item, or where ``statistic`` cannot be computed for a resample.
+    Nothing is known where there is one item, where ``statistic`` cannot be computed for a resample, and where all
+    resamples give the same.
     """
     items = list(clusters.values())
     if len(items) < 2:
@@ -98,8 +106,15 @@ def bootstrap(clusters: Clusters[T], statistic: Callable[[Sequence[T]], float]) 
         return UNKNOWN
     if not all(map(math.isfinite, values)):
         return UNKNOWN
-    ends = quantile(values, TAILS / 2), quantile(values, 1 - TAILS / 2)
-    return Uncertainty(Interval.bootstrap, statistics.stdev(values), *ends)
+    stderr = statistics.stdev(values)
+    if _is_rounding(stderr, values[-1]):
+        return UNKNOWN
+    return Uncertainty(Interval.bootstrap, stderr, quantile(values, TAILS / 2), quantile(values, 1 - TAILS / 2))
+
+
+def _is_rounding(stderr: float, value: float) -> bool:
+    """Tell whether a standard error is that of equal values."""
+    return stderr <= 1e-12 * abs(value)
 
 
 def _effective(mean: float, stderr: float, clusters: int, n: int) -> float:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from launcher.core.errors import TaskError
+from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Ask, Json, Response, Sample, Score
 from launcher.stats.metric import Metric
 
@@ -19,6 +19,20 @@ def naming(task: str) -> Iterator[None]:
         yield
     except TaskError as error:
         raise TaskError(f"tasks.{task}: {error}") from None
+
+
+def check_metrics(tasks: Mapping[str, Task]) -> None:
+    """Raise `UserError` for a task whose metrics cannot be used: none, two of one name, or an error in them."""
+    for name, task in tasks.items():
+        try:
+            names = [metric.name for metric in task.metrics]
+        except Exception as error:
+            raise UserError(f"tasks.{name}: its metrics cannot be used: {type(error).__name__}: {error}") from error
+        if not names:
+            raise UserError(f"tasks.{name}: {type(task).__name__} declares no metric; a task needs at least one")
+        twice = next((metric for metric in names if names.count(metric) > 1), None)
+        if twice is not None:
+            raise UserError(f"tasks.{name}: {type(task).__name__} declares the metric '{twice}' more than once")
 
 
 @dataclass

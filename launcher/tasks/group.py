@@ -48,12 +48,28 @@ def check(groups: Mapping[str, Group], tasks: Mapping[str, Task]) -> None:
             raise UserError(f"groups.{name}.members: '{twice[0]}' is in it more than once; name it once")
         if not metrics(name, groups, tasks):
             raise UserError(f"groups.{name}.members: they have no metric in common; put tasks of one kind together")
+        _check_kinds(name, groups, tasks)
 
 
 def metrics(name: str, groups: Mapping[str, Group], tasks: Mapping[str, Task]) -> list[str]:
     """Return the metrics that all tasks of a group have, in the order of the first one."""
     declared = [[metric.name for metric in tasks[leaf].metrics] for leaf in _leaves(name, groups)]
     return [metric for metric in declared[0] if all(metric in others for others in declared)]
+
+
+def _check_kinds(name: str, groups: Mapping[str, Group], tasks: Mapping[str, Task]) -> None:
+    """Raise `UserError` if a metric has another direction or range in another task: its mean means nothing."""
+    kinds: dict[str, tuple[str, str]] = {}
+    common = metrics(name, groups, tasks)
+    for leaf in _leaves(name, groups):
+        for metric in (metric for metric in tasks[leaf].metrics if metric.name in common):
+            kind = f"{metric.direction.value} is better, range {metric.described_range}"
+            first, known = kinds.setdefault(metric.name, (leaf, kind))
+            if kind != known:
+                raise UserError(
+                    f"groups.{name}.members: {metric.name} of '{first}' ({known}) is not that of '{leaf}' ({kind}); "
+                    "put tasks of one kind together"
+                )
 
 
 def aggregate(

@@ -25,7 +25,7 @@ class Perplexity(Echoes):
 
     async def score(self, sample, responses, ask):
         tokens = int(sample.id) + 1
-        return Score(Status.scored, None, {"perplexity": [0.5 * tokens, tokens]})
+        return Score(Status.scored, None, {"perplexity": [0.5 * tokens + tokens % 2, tokens]})
 
 
 async def run(folder, task):
@@ -39,7 +39,7 @@ async def run(folder, task):
 async def test_a_metric_of_the_corpus_is_computed_from_all_samples(tmp_path):
     found, shown = await run(tmp_path, Perplexity(20))
     metric = found.metrics["perplexity"]
-    assert metric.value == pytest.approx(math.exp(0.5))
+    assert metric.value == pytest.approx(math.exp(0.5 + 10 / 210))
     assert (metric.n, metric.interval, metric.direction) == (20, Interval.bootstrap, Direction.lower)
     assert "mean" not in shown
 

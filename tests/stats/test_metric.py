@@ -50,6 +50,14 @@ def test_a_single_sample_says_little():
     assert all(map(math.isnan, (half.stderr, half.ci_low, half.ci_high)))
 
 
+@pytest.mark.parametrize("aggregation", [Aggregation.mean, Aggregation.corpus])
+def test_equal_values_other_than_zero_and_one_say_nothing_of_the_spread(aggregation):
+    combine = statistics.fmean if aggregation is Aggregation.corpus else None
+    found = Metric("f1", aggregation=aggregation, combine=combine).result(values(0.1, 0.1, 0.1), 3)
+    assert (found.value, found.interval) == (pytest.approx(0.1), Interval.none)
+    assert all(map(math.isnan, (found.stderr, found.ci_low, found.ci_high)))
+
+
 def test_the_bounds_count_what_was_not_scored_as_the_ends_of_the_range():
     assert [SHARE.result(values(1, 1, 0), 10).low, SHARE.result(values(1, 1, 0), 10).high] == [0.2, 0.9]
     grade = Metric("grade", range=(1.0, 5.0)).result(values(5, 3), 4)

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from launcher.core.errors import UserError
-from launcher.core.types import TaskResult
+from launcher.core.types import Direction, TaskResult
 from launcher.stats.metric import Metric
+from launcher.tasks.base import check_metrics
 from launcher.tasks.compare import Match
 from launcher.tasks.generation import Generation
 from launcher.tasks.group import Group, Weight, aggregate, check, metrics
@@ -81,3 +84,49 @@ def test_a_group_that_cannot_be_summed_up_is_refused(groups, words):
     with pytest.raises(UserError) as refused:
         check(groups, TASKS)
     assert words in str(refused.value)
+
+
+@pytest.mark.parametrize("other", [Metric("grade", Direction.lower), Metric("grade", range=(0.0, 100.0))])
+def test_a_metric_of_one_name_and_several_kinds_has_no_mean(other):
+    class Graded(Generation):
+        metrics = (Metric("grade"),)
+
+    class Other(Generation):
+        metrics = (other,)
+
+    with pytest.raises(
+        UserError, match=r"groups\.g\.members: grade of 'a' \(higher is better, range \[0, 1\]\) is not"
+    ):
+        check({"g": Group(["a", "h"]), "h": Group(["b"])}, {"a": Graded(), "b": Other()})
+
+
+class Raises(Generation):
+    @property
+    def metrics(self):
+        return (Metric("x", range=(1.0, 0.0)),)
+
+
+class Declares(Generation):
+    names: ClassVar[tuple[str, ...]] = ()
+
+    @property
+    def metrics(self):
+        return tuple(map(Metric, self.names))
+
+
+class Twice(Declares):
+    names = ("x", "y", "x")
+
+
+@pytest.mark.parametrize(
+    ("task", "words"),
+    [
+        (Raises(), "tasks.t: its metrics cannot be used: ValueError: metric x: range is"),
+        (Declares(), "tasks.t: Declares declares no metric; a task needs at least one"),
+        (Twice(), "tasks.t: Twice declares the metric 'x' more than once"),
+    ],
+)
+def test_a_task_whose_metrics_cannot_be_used_is_refused(task, words):
+    with pytest.raises(UserError) as refused:
+        check_metrics({"t": task})
+    assert str(refused.value).startswith(words)
