@@ -46,11 +46,12 @@ smollm2: ## evaluate SmolLM2-135M-Instruct on real ARC-Easy questions
 	@$(MAKE) --no-print-directory real-model
 	@$(BIN)/python launch.py experiment=smollm2_arc $(ARGS)
 
-lint: ## ruff, mypy --strict and the import layers
+lint: ## ruff, mypy --strict, the import layers and the English
 	@$(PYTHON) install.py all dev docs
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python .ci/words.py
 
 docs: ## build the documentation into site/; a warning is an error
 	@$(PYTHON) install.py dev docs
