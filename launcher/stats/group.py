@@ -49,8 +49,8 @@ def _uncertainty(shares: Sequence[Part], value: float) -> Uncertainty:
 def _effective(shares: Sequence[Part]) -> float:
     """Return how many samples of one task are worth as much as the members', by their variances.
 
-    Each value is first drawn to one half, as for the interval of Agresti and Coull (1998): the variance of a member
-    that is all right is not zero.
+    Each value is first drawn to one half, as for the interval of Agresti and Coull (1998). So a member with all answers
+    right has a variance above zero.
     """
     each = [(share, result.value, wilson_n(result.value, result.ci_low, result.ci_high)) for share, result in shares]
     drawn = [(share, (p * n + Z * Z / 2) / (n + Z * Z), n) for share, p, n in each]
