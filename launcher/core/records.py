@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import fields
+from typing import Any
 
 from launcher.core.types import Json, Record, Status
 
@@ -12,6 +13,18 @@ SEVERAL = {"requests": "request", "responses": "response"}
 OPTIONAL = ("notes", "scoring")
 """Fields that a line has only where they are not empty."""
 NAMES = {SEVERAL.get(field.name, field.name) for field in fields(Record)}
+
+KINDS: dict[str, tuple[Any, str]] = {
+    "task": (str, "a text"),
+    "id": (str, "a text"),
+    "repeat": (int, "a whole number"),
+    "scores": (dict, "an object"),
+    "latency_s": (int | float, "a number"),
+    "reason": (str | None, "a text or null"),
+    "notes": (list, "a list"),
+    "scoring": (list, "a list"),
+}
+"""The type of each field that is not any JSON, and how a message names it."""
 
 
 def to_json(record: Record) -> dict[str, Json]:
@@ -38,8 +51,9 @@ def from_line(line: bytes) -> Record:
         raise ValueError("JSON that is too deep") from None
     if not isinstance(values, dict) or {*OPTIONAL, *values} != NAMES:
         raise ValueError("not a sample's record")
-    if not (isinstance(values["task"], str) and isinstance(values["id"], str) and isinstance(values["scores"], dict)):
-        raise ValueError("not a sample's record: task and id must be texts, scores an object")
+    for name, (kind, words) in KINDS.items():
+        if name in values and not isinstance(values[name], kind):
+            raise ValueError(f"not a sample's record: {name} must be {words}")
     several = isinstance(values["request"], list)
     if several and not (isinstance(values["response"], list) and len(values["response"]) == len(values["request"])):
         raise ValueError("not a sample's record: each request needs a response, which may be null")
@@ -47,4 +61,6 @@ def from_line(line: bytes) -> Record:
         value = values.pop(name)
         values[field] = tuple(value) if several else (value,)
     values |= {name: tuple(values.get(name, ())) for name in OPTIONAL}
+    if not all(isinstance(note, str) for note in values["notes"]):
+        raise ValueError("not a sample's record: notes must be texts")
     return Record(**{**values, "status": Status(values["status"])})

@@ -24,7 +24,7 @@ from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.settings.watch import Watch
 from launcher.tasks import group
-from launcher.tasks.base import Task, check_metrics
+from launcher.tasks.base import Task, check_tasks
 from launcher.tasks.group import Group
 
 
@@ -124,7 +124,7 @@ def check(run: Run) -> None:
         )
     if run.run is not None:
         raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
-    check_metrics(run.tasks)
+    check_tasks(run.tasks)
     group.check(run.groups, run.tasks)
     _check_objective(run)
     _check_watch(run)

@@ -13,6 +13,7 @@ from launcher.monitor.health import Watch
 from launcher.monitor.replicas import Replicas
 from launcher.pipeline.config import Mode, Run
 from launcher.pipeline.record import RunRecord
+from launcher.tasks.base import Task
 
 
 def check_resumable(run: Run, folder: Path, key: Json) -> None:
@@ -26,7 +27,8 @@ def check_resumable(run: Run, folder: Path, key: Json) -> None:
 def evaluate(run: Run, endpoint: Endpoint, record: RunRecord, lease: Lease, key: Json, health: Watch) -> None:
     """Ask every sample and summarize the answers, also when interrupted.
 
-    Raises `CoverageTooLow` if too little was scored, or if the server died before the end; `TakenOver`.
+    Raises `CoverageTooLow` if too little was scored, if the server died before the end, or if a task's first metric
+    cannot be computed; `TakenOver`.
     """
     from launcher.evaluate import evaluator, outcome
     from launcher.evaluate.progress import progress
@@ -42,6 +44,7 @@ def evaluate(run: Run, endpoint: Endpoint, record: RunRecord, lease: Lease, key:
         record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
     stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
     check_coverage(record.tasks, run.evaluate.min_coverage, stopped)
+    check_main_metrics(record.tasks, run.tasks)
 
 
 def deployment_facts(record: RunRecord, endpoint: Endpoint) -> Mapping[str, Json] | None:
@@ -65,6 +68,17 @@ def check_coverage(tasks: Mapping[str, TaskResult], min_coverage: float, stopped
     ]
     if short:
         raise CoverageTooLow(f"fewer than min_coverage={min_coverage:g} of the samples were scored: {'; '.join(short)}")
+
+
+def check_main_metrics(results: Mapping[str, TaskResult], tasks: Mapping[str, Task]) -> None:
+    """Raise `CoverageTooLow` for tasks whose first metric cannot be computed, although samples were scored."""
+    lost = [
+        f"{name}.{task.metrics[0].name}"
+        for name, task in tasks.items()
+        if results[name].coverage[Status.scored.value] and task.metrics[0].name not in results[name].metrics
+    ]
+    if lost:
+        raise CoverageTooLow(f"{', '.join(lost)} cannot be computed from the scored samples; the notes say why")
 
 
 def _coverage(coverage: Mapping[str, int]) -> float:

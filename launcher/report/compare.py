@@ -76,7 +76,7 @@ class Answers:
             return
         question = record.id, hash(json.dumps(record.target, sort_keys=True))
         for metric, value in record.scores.items():
-            if (record.task, metric) in self._means and math.isfinite(value):
+            if (record.task, metric) in self._means and isinstance(value, int | float) and math.isfinite(value):
                 self.values.setdefault((record.task, metric), {}).setdefault(question, []).append(float(value))
 
 

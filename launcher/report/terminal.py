@@ -172,7 +172,7 @@ def _group_lines(report: Report) -> Iterator[Text]:
         yield Text(count, style="dim")
         if group.missing:
             missing = printable(", ".join(group.missing))
-            yield Text.assemble((f"{printable(name)}: no metric", "yellow"), f", as nothing was scored of {missing}")
+            yield Text.assemble((f"{printable(name)}: no metric", "yellow"), f", as there is none of {missing}")
 
 
 def _table(title: str | None = None) -> Table:

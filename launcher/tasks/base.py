@@ -21,9 +21,14 @@ def naming(task: str) -> Iterator[None]:
         raise TaskError(f"tasks.{task}: {error}") from None
 
 
-def check_metrics(tasks: Mapping[str, Task]) -> None:
-    """Raise `UserError` for a task whose metrics cannot be used: none, two of one name, or an error in them."""
+def check_tasks(tasks: Mapping[str, Task]) -> None:
+    """Raise `UserError` for a name that a sample's key cannot hold, and for metrics that cannot be used.
+
+    These are none, two of one name, and such as raise an error.
+    """
     for name, task in tasks.items():
+        if "/" in name or not name.strip():
+            raise UserError(f"tasks: {name!r} cannot be the name of a task; expected a text without '/'")
         try:
             names = [metric.name for metric in task.metrics]
         except Exception as error:

@@ -35,6 +35,8 @@ class Group:
 def check(groups: Mapping[str, Group], tasks: Mapping[str, Task]) -> None:
     """Raise `UserError` for a group that cannot be summed up."""
     for name, group in groups.items():
+        if not name.strip():
+            raise UserError(f"groups: {name!r} cannot be the name of a group; expected a text")
         if name in tasks:
             raise UserError(f"groups.{name}: a task has this name; choose another one")
         if not group.members:

@@ -42,6 +42,25 @@ def test_the_line_has_the_fields_of_the_contract() -> None:
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("id", 1, "id must be a text"),
+        ("repeat", "0", "repeat must be a whole number"),
+        ("scores", None, "scores must be an object"),
+        ("latency_s", "1", "latency_s must be a number"),
+        ("reason", ["gone"], "reason must be a text or null"),
+        ("notes", None, "notes must be a list"),
+        ("notes", [1], "notes must be texts"),
+        ("scoring", 5, "scoring must be a list"),
+    ],
+)
+def test_a_field_of_another_type_is_damage(field: str, value: object, words: str) -> None:
+    line = json.loads(to_line(made())) | {field: value}
+    with pytest.raises(ValueError, match=f"not a sample's record: {words}"):
+        from_line(json.dumps(line).encode())
+
+
 @pytest.mark.parametrize("line", [b"", b"{", b"[]", b"{}", b'{"task": "t"}'])
 def test_anything_else_is_refused(line: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):

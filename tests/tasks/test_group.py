@@ -7,7 +7,7 @@ import pytest
 from launcher.core.errors import UserError
 from launcher.core.types import Direction, TaskResult
 from launcher.stats.metric import Metric
-from launcher.tasks.base import check_metrics
+from launcher.tasks.base import check_tasks
 from launcher.tasks.compare import Match
 from launcher.tasks.generation import Generation
 from launcher.tasks.group import Group, Weight, aggregate, check, metrics
@@ -71,6 +71,7 @@ def test_a_group_has_the_metrics_that_all_its_tasks_declare():
     ("groups", "words"),
     [
         ({"a": Group(["b"])}, "groups.a: a task has this name"),
+        ({" ": Group(["a"])}, "groups: ' ' cannot be the name of a group"),
         ({"g": Group([])}, "groups.g.members is empty"),
         ({"g": Group(["a", "x"])}, "groups.g.members: there is no task or group 'x'; expected one of a, b, c, n"),
         ({"g": Group(["a", "a"])}, "groups.g.members: 'a' is in it more than once"),
@@ -128,5 +129,11 @@ class Twice(Declares):
 )
 def test_a_task_whose_metrics_cannot_be_used_is_refused(task, words):
     with pytest.raises(UserError) as refused:
-        check_metrics({"t": task})
+        check_tasks({"t": task})
     assert str(refused.value).startswith(words)
+
+
+@pytest.mark.parametrize("name", ["p/q", "", " "])
+def test_a_name_that_no_key_of_a_sample_can_hold_is_refused(name):
+    with pytest.raises(UserError, match=f"tasks: '{name}' cannot be the name of a task; expected a text without '/'"):
+        check_tasks({name: Generation()})
