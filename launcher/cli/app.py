@@ -20,6 +20,7 @@ from launcher import __version__
 from launcher.cli import commands
 from launcher.cli.arguments import expand_arguments
 from launcher.cli.compose import Composition
+from launcher.cli.composition_crashes import describe_crash
 from launcher.cli.config_errors import describe
 from launcher.cli.jobs import RunContext, job
 from launcher.cli.options import conf_folder, option_packages
@@ -75,6 +76,11 @@ def launch(arguments: list[str]) -> int:
         return 1 if end.code else 0
     except lost_job_errors() as error:
         return report_lost_points(error)
+    except Exception as error:
+        reason = describe_crash(error)
+        if reason is None:
+            raise
+        return fail(reason, UserError.exit_code)
 
 
 def _launched(line: CommandLine, allocation: Allocation) -> int:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from hydra.errors import HydraException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
@@ -31,8 +32,12 @@ def expand_arguments(line: CommandLine, scratch: Path) -> CommandLine:
     A plan has no run folder; Hydra writes into ``scratch`` instead. Raises `UserError`.
     """
     if line.get("mode") == "plan":
-        nowhere = _expand_watch(line).with_("hydra.run.dir", str(scratch)).with_("hydra.sweep.dir", str(scratch))
+        nowhere = _expand_resume(line).with_("hydra.run.dir", str(scratch)).with_("hydra.sweep.dir", str(scratch))
         return nowhere.with_("hydra.output_subdir", None)
+    return _expand_resume(line)
+
+
+def _expand_resume(line: CommandLine) -> CommandLine:
     folder = line.get("resume")
     if folder is None:
         return _expand_watch(line)
@@ -104,7 +109,9 @@ def _resume_sweep(line: CommandLine, folder: Path) -> CommandLine:
 def stored_overrides(file: Path) -> list[str]:
     """Return the overrides that Hydra wrote to a file. Raises `ResumeError` for a damaged one."""
     with _reading_hydra_file(file):
-        return override_texts(OmegaConf.load(file))
+        found = override_texts(OmegaConf.load(file))
+        CommandLine.of(found)
+        return found
 
 
 def _read_hydra_config(file: Path) -> Any:
@@ -123,7 +130,7 @@ def _reading_hydra_file(file: Path) -> Iterator[None]:
     """Raise `ResumeError`, with the remedy, for a file that Hydra did not write."""
     try:
         yield
-    except (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException) as error:
+    except (OSError, ValueError, TypeError, AttributeError, YAMLError, OmegaConfBaseException, HydraException) as error:
         why = " ".join(str(error).split())[:QUOTED]
         raise ResumeError(
             f"{file}: not what Hydra wrote there ({why}); restore it, or repeat the command that began this run with "

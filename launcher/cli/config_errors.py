@@ -6,10 +6,11 @@ import difflib
 import re
 from collections.abc import Iterable
 from dataclasses import fields, is_dataclass
+from enum import Enum
 from typing import Any
 
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, EnumNode, ListConfig, OmegaConf
 from omegaconf.errors import (
     ConfigAttributeError,
     ConfigKeyError,
@@ -20,6 +21,7 @@ from omegaconf.errors import (
 
 from launcher.cli.options import options_of, unloaded
 from launcher.core import credentials
+from launcher.core.errors import UserError
 from launcher.core.ranges import ranges
 from launcher.settings.component import check_finite
 
@@ -28,6 +30,16 @@ QUOTED_VALUE = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
 """How OmegaConf quotes a value that it refuses."""
 NEW_ENTRY = re.compile(r"dict is not a subclass of (\w+)")
 """What OmegaConf says of an entry that an override would add to a mapping of components."""
+REMEDIES = {
+    "converted to Integer": "a whole number",
+    "converted to Float": "a number",
+    "is not a valid bool": "true or false",
+    "to string": "a text, in quotes if it has brackets",
+    "is not a ListConfig": "a list: [a,b]",
+}
+"""What OmegaConf says of a wrong type, and what to give instead."""
+TWO_OPTIONS = re.compile(r"In 'schema/(.+)/\w+': .*: Merge error: (\w+) is not a subclass of (\w+)\.")
+"""What Hydra says of two options of a group that takes one."""
 FULL_KEY = re.compile(r"^\s*full_key: (\S+)$", re.MULTILINE)
 
 
@@ -48,7 +60,7 @@ def describe(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and (kind := NEW_ENTRY.search(str(cause))):
         return f"{cause.full_key}: a new {kind[1]} needs an option file; see docs/extending.md"
     if isinstance(cause, ValidationError) and cause.full_key:
-        return f"{cause.full_key}: {_without_value(_first_line(cause), str(cause.full_key))}"
+        return f"{cause.full_key}: {_without_value(_first_line(cause), str(cause.full_key))}{_expected(cause)}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
     key = FULL_KEY.search(str(error))
@@ -65,6 +77,13 @@ def _without_value(line: str, key: str = "") -> str:
     if quoted and (secret or credentials.looks_random(quoted[1])):
         return line.replace(quoted[1], "...")
     return line
+
+
+def _expected(error: ValidationError) -> str:
+    """Return what to give instead, where OmegaConf names only the type of its own."""
+    if "for <enum" in str(error) and isinstance(error.child_node, EnumNode):
+        return f"; expected one of {', '.join(error.child_node.enum_type.__members__)}"
+    return next((f"; expected {what}" for words, what in REMEDIES.items() if words in str(error)), "")
 
 
 def unknown_keys(cfg: DictConfig) -> list[str]:
@@ -89,10 +108,22 @@ def check_ranges(cfg: DictConfig) -> None:
         value = cfg[key]
         if isinstance(value, DictConfig):
             check_ranges(value)
+        elif isinstance(value, ListConfig):
+            _check_elements(value)
         elif isinstance(value, int | float):
             check_finite(value, str(cfg._get_full_key(key)))
             if limit := limits.get(str(key)):
                 limit.check(str(cfg._get_full_key(key)), value)
+
+
+def _check_elements(values: ListConfig) -> None:
+    """Refuse a mapping or a list within a list of single values, which OmegaConf lets through. Raises `UserError`."""
+    kind = values._metadata.element_type
+    if not (isinstance(kind, type) and issubclass(kind, str | int | float | bool | Enum)):
+        return
+    for number in range(len(values)):
+        if OmegaConf.is_config(values._get_node(number)):
+            raise UserError(f"{values._get_full_key(number)}: a mapping or list; expected one value")
 
 
 def _root_cause(error: BaseException) -> BaseException:
@@ -152,6 +183,10 @@ def _with_remedy(line: str) -> str:
         return f"{found[1]}: several values; sweep over them with -m, or write a list as key=[a,b]"
     if found := re.match(r"Multiple values for (\S+)\. To override a value use 'override [^:]*: (.*)'", line):
         return f"+{found[1]}={found[2]}: one is chosen already; leave out the +"
+    if found := TWO_OPTIONS.match(line):
+        return f"{found[1]}: {found[3]} and {found[2]} cannot be combined; choose one option"
+    if line.startswith("Additional config directory"):
+        return f"--config-dir: {line.replace('Additional config directory ', '')}; expected a folder of option files"
     return line
 
 

@@ -170,5 +170,7 @@ def _read_header(path: Path) -> JournalHeader:
     except UserError as error:
         raise ResumeError(f"{error}; restore it, or choose another run folder") from None
     if not isinstance(found, dict) or found.get("schema_version") != SCHEMA_VERSION or "fingerprint" not in found:
-        raise ResumeError(f"{path}: not a journal of schema_version {SCHEMA_VERSION}")
+        raise ResumeError(
+            f"{path}: not a journal of schema_version {SCHEMA_VERSION}; restore it, or choose another run folder"
+        )
     return cast(JournalHeader, found)

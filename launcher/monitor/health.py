@@ -11,8 +11,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.core.console import one_line
+from launcher.core.console import one_line, to_stderr
 from launcher.core.errors import Failure
+from launcher.core.files import storing
 from launcher.core.health import DEAD, RESTARTING, Probe
 from launcher.core.http import HttpError, authorization, fetch, parsed
 from launcher.core.redaction import redact
@@ -55,6 +56,7 @@ class Watch:
         self._begun = 0
         self._wanted = 0
         self._stopping = False
+        self._writes = True
 
     def state(self) -> ServerState:
         return self._state
@@ -66,15 +68,25 @@ class Watch:
             return self._wanted
 
     def run(self) -> None:
-        """Probe each period until `stop`, and at once after `request_probe`."""
-        with self._path.open("a") as file:
-            while (number := self._next()) is not None:
-                began, line = time.monotonic(), probe(self._endpoint, self.timing.timeout_s)
-                if self._stopping and not line["live"]:
-                    return  # the run stops its server now: no outage
+        """Probe each period until `stop`, and at once after `request_probe`, also while the file cannot be written."""
+        while (number := self._next()) is not None:
+            began, line = time.monotonic(), probe(self._endpoint, self.timing.timeout_s)
+            if self._stopping and not line["live"]:
+                return  # the run stops its server now: no outage
+            self._write(line)
+            self.record(line, number, began)
+
+    def _write(self, line: Probe) -> None:
+        """Append a probe to the file; print one line if that fails after it succeeded."""
+        try:
+            with self._path.open("a") as file:
                 file.write(redact(json.dumps(line)) + "\n")
-                file.flush()
-                self.record(line, number, began)
+        except OSError as error:
+            if self._writes:
+                to_stderr(f"{self._path}: cannot be written: {error.strerror or error}; the server is still probed")
+            self._writes = False
+        else:
+            self._writes = True
 
     def record(self, line: Probe, number: int, began: float) -> None:
         """Update the state from probe ``number``, which ``began`` at a time of `time.monotonic`."""
@@ -106,8 +118,11 @@ class Watch:
 
 @contextmanager
 def watch(endpoint: Endpoint, folder: Path, timing: Timing | None = None) -> Iterator[Watch]:
-    """Probe ``endpoint`` in a thread, and append to ``folder/health.jsonl``."""
-    watched = Watch(endpoint, RunFolder(folder).health, timing or Timing())
+    """Probe ``endpoint`` in a thread, and append to ``folder/health.jsonl``. Raises `StorageError`."""
+    path = RunFolder(folder).health
+    with storing(path), path.open("a"):
+        pass
+    watched = Watch(endpoint, path, timing or Timing())
     thread = threading.Thread(target=watched.run, name="health", daemon=True)
     thread.start()
     try:

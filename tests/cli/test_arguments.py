@@ -46,6 +46,17 @@ def test_a_plan_of_an_option_file_leaves_no_folder(place: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["conf"]
 
 
+def test_a_plan_of_a_resumed_run_shows_its_settings(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert launch([*ECHO, "hydra.run.dir=run", "evaluate.limit=3"]) == 0
+    before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
+    capfd.readouterr()
+    assert launch(["resume=run", "mode=plan"]) == 0
+    assert "\n  limit: 3\n" in capfd.readouterr().out
+    assert {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()} == before
+    assert launch(["resume=nowhere", "mode=plan"]) == 1
+    assert "resume=nowhere: not a run folder" in capfd.readouterr().err
+
+
 def test_checkpoints_that_nemo_names_are_swept_over(place: Path, capfd: pytest.CaptureFixture[str]) -> None:
     for step in (100, 200):
         (place / f"step={step}").symlink_to(resolve("package:launcher/assets/tiny"))

@@ -13,6 +13,7 @@ from hydra.errors import MissingConfigException
 from omegaconf import OmegaConf
 
 from launcher import __version__
+from launcher.cli.composition_crashes import describe_crash
 from launcher.cli.config_errors import describe
 from launcher.cli.options import conf_folder
 from launcher.pipeline.config import Run
@@ -73,7 +74,21 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("hydra.job.env_set.A=1", ["hydra.job.env_set.A", "write +hydra.job.env_set.A=<value>"]),
         ("backend=inlin", ["backend=inlin", "did you mean inline", "external"]),
         ("backend.prt=1", ["backend.prt", "did you mean port"]),
-        ("backend.port=many", ["backend.port", "many", "Integer"]),
+        ("backend.port=many", ["backend.port", "many", "expected a whole number"]),
+        ("evaluate.timeout_s=soon", ["evaluate.timeout_s", "soon", "expected a number"]),
+        ("watch.once=maybe", ["watch.once", "maybe", "expected true or false"]),
+        ("mode=[run]", ["mode", "expected one of run, serve"]),
+        ("model.name=[a]", ["model.name", "expected a text"]),
+        ("validate.skip=echo", ["validate.skip", "expected a list: [a,b]"]),
+        ("tasks.addition.stop=[[a]]", ["tasks.addition.stop[0]", "a mapping or list; expected one value"]),
+        ("backend.aliases=[{a: b}]", ["backend.aliases[0]", "a mapping or list; expected one value"]),
+        ("engine=7", ["engine=7: not the name of an option", "echo, huggingface"]),
+        ("engine=null", ["engine=null: not the name of an option", "echo, huggingface"]),
+        ("engine=[echo,megatron]", ["engine: Echo and Megatron cannot be combined", "choose one"]),
+        ("adapters=null", ["adapters=null: not the name of an option", "retry", "or [] for none"]),
+        ("tasks=[7]", ["tasks=[7]: not the name of an option", "addition"]),
+        ("hydra.verbose=7", ["hydra.verbose", "Hydra cannot set up logging"]),
+        ("--config-dir=nowhere", ["--config-dir", "nowhere' not found", "expected a folder"]),
         ("mode=sevre", ["mode", "sevre", "serve", "validate"]),
         ("adapters=[retri]", ["adapters=retri", "did you mean retry"]),
         ("tasks.adition.limit=3", ["tasks.adition", "did you mean addition"]),
@@ -120,6 +135,33 @@ def test_what_is_wrong_with_an_option_file_is_said_with_it(tmp_path: Path) -> No
     (line,) = done.stderr.strip().splitlines()
     assert "adapters/bad" in line
     assert "int is not a subclass of Adapter" in line
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"limit: [1", "evaluate/bad.yaml: line 1: expected ',' or ']'"),
+        (b"limit: 1\nlimit: 2", "evaluate/bad.yaml: line 2: found duplicate key limit"),
+        (b"limit: \xff", "evaluate/bad.yaml: not UTF-8 text"),
+        (b"# @package a b\nlimit: 1", "evaluate/bad.yaml: Too many components in '@package a b'"),
+        (b"defaults: 7", "evaluate/bad: Invalid defaults list"),
+        (b"defaults: [7]", "evaluate/bad: Unsupported type in defaults"),
+        (b"defaults: [bad]", "evaluate=bad: its defaults include themselves"),
+    ],
+)
+def test_an_option_file_that_cannot_be_read_is_named(content: bytes, reason: str, tmp_path: Path) -> None:
+    (tmp_path / "evaluate").mkdir()
+    (tmp_path / "evaluate" / "bad.yaml").write_bytes(content)
+    done = launch(f"--config-dir={tmp_path}", "evaluate=bad", "mode=plan", cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert reason in line
+
+
+def test_an_error_outside_of_the_composition_keeps_its_traceback() -> None:
+    with pytest.raises(ValueError, match="seven") as caught:
+        int("seven")
+    assert describe_crash(caught.value) is None
 
 
 def test_every_flag_of_hydra_is_known() -> None:

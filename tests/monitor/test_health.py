@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.core.errors import StorageError
 from launcher.core.health import DEAD, RESTARTING, Probe
 from launcher.core.types import Endpoint, Liveness, ServerState
 from launcher.monitor import health
@@ -115,6 +116,28 @@ def test_only_an_outage_longer_than_the_limit_is_death_and_a_server_that_restart
     watched = watching(tmp_path, limit_s=50.0)
     watched.record(away(), 1, long_ago)
     assert watched.dead.is_set()
+
+
+def test_a_file_that_cannot_be_written_is_named_before_the_first_probe(tmp_path: Path) -> None:
+    (tmp_path / "health.jsonl").mkdir()
+    with (
+        pytest.raises(StorageError, match=r"health.jsonl: cannot be written: Is a directory"),
+        health.watch(NOWHERE, tmp_path),
+    ):
+        pass
+
+
+def test_a_file_that_cannot_be_written_any_more_does_not_end_the_probes(
+    endpoint: Endpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "health.jsonl"
+    with health.watch(endpoint, tmp_path, health.Timing(period_s=0.01)) as watched:
+        eventually(lambda: watched.state().probe > 0)
+        file.rename(tmp_path / "earlier.jsonl")
+        file.mkdir()
+        seen = watched.state().probe
+        eventually(lambda: watched.state().probe > seen + 3)
+    assert capfd.readouterr().err.count("cannot be written: Is a directory; the server is still probed") == 1
 
 
 def test_probes_in_a_row_are_counted_from_the_first(tmp_path: Path) -> None:

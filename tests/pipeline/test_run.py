@@ -400,7 +400,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.mark.parametrize(
-    "damage", [b"\xbd\x00\xff", b"", b"{a: [1,2", b"hydra: 3\n", b"hydra: {overrides: {task: 1}}\n"]
+    "damage", [b"\xbd\x00\xff", b"", b"{a: [1,2", b"hydra: 3\n", b"hydra: {overrides: {task: 1}}\n", b"[1, a=b]\n"]
 )
 @pytest.mark.parametrize("name", [".hydra/overrides.yaml", ".hydra/hydra.yaml", "multirun.yaml"])
 def test_damaged_overrides_are_one_line(finished: Path, tmp_path: Path, name: str, damage: bytes) -> None:

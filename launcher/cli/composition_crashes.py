@@ -1,0 +1,79 @@
+"""Exceptions that Hydra lets through for a bad choice or option file, as one line: Hydra has no error of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from traceback import walk_tb
+from types import FrameType
+
+from hydra.core.override_parser.types import Override
+from hydra.plugins.config_source import ConfigSource
+from yaml import MarkedYAMLError
+
+from launcher.cli.options import options_of
+from launcher.core.credentials import shown
+
+COMPOSING = "load_configuration"
+"""The function of Hydra's loader in which everything is composed."""
+LOGGING = "configure_log"
+"""The function of Hydra's that sets up logging."""
+EMPTY = frozenset({"adapters", "experiment"})
+"""Groups of which no option need be chosen."""
+
+
+def describe_crash(error: Exception) -> str | None:
+    """Return one line for an exception from Hydra's composition or logging set-up; None for any other."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__) if _is_of_hydra(frame)]
+    names = {frame.f_code.co_name for frame in frames}
+    if LOGGING in names:
+        return f"hydra.verbose, hydra.job_logging, hydra.hydra_logging: Hydra cannot set up logging: {_reason(error)}"
+    if COMPOSING not in names:
+        return None
+    subject = next(_subjects(reversed(frames)), _Subject("the configuration"))
+    if subject.group is None or isinstance(error, RecursionError):
+        return f"{subject.text}: {_reason(error)}"
+    return f"{subject.text}: not the name of an option{_expected(subject.group)}"
+
+
+@dataclass(frozen=True)
+class _Subject:
+    """What Hydra was reading: a file or an option, or the choice of an option in a ``group``."""
+
+    text: str
+    group: str | None = None
+
+
+def _is_of_hydra(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("hydra.")
+
+
+def _subjects(frames: Iterator[FrameType]) -> Iterator[_Subject]:
+    """Yield what the functions of Hydra were reading, from the innermost outwards."""
+    for frame in frames:
+        found = frame.f_locals
+        source, path = found.get("self"), found.get("config_path")
+        if isinstance(source, ConfigSource) and isinstance(path, str):
+            yield _Subject(f"{source.path}/{source._normalize_file_name(path)}")
+        elif isinstance(override := found.get("override"), Override):
+            yield _Subject(shown(str(override.input_line)), override.key_or_group)
+        elif isinstance(group := getattr(found.get("d"), "group", None), str):
+            yield _Subject(f"{group}={shown(str(found['d'].value))}", group)
+        elif isinstance(path, str):
+            yield _Subject(path)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"line {error.problem_mark.line + 1}: {error.problem or error.context}"
+    if isinstance(error, UnicodeDecodeError):
+        return "not UTF-8 text"
+    if isinstance(error, RecursionError):
+        return "its defaults include themselves"
+    return shown(next(iter(str(error).splitlines()), "") or type(error).__name__)
+
+
+def _expected(group: str) -> str:
+    options = options_of(group)
+    none = ", or [] for none" if group in EMPTY else ""
+    return f"; expected one of {', '.join(options)}{none}" if options else ""
