@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -29,6 +29,8 @@ from launcher.tasks.base import Task
 
 PROBE_CONNECTIONS = 1
 """A connection beside those of the samples: whether a server answers must be found out while all of them hang."""
+COUNTING_S = 2.0
+"""Seconds for which an interrupted session makes the rest of its samples, only to count them."""
 
 
 async def evaluate(
@@ -97,11 +99,17 @@ class _Session:
         self._accept_missing_finish = settings.accept_missing_finish
         try:
             stopped = await self._all(settings.concurrency)
-            totals = await asyncio.to_thread(self._source.totals, complete=True)
+            await asyncio.to_thread(self._source.totals, complete=True)
         finally:
-            facts: dict[str, Json] = {"totals": _counted(totals, self._source.order), "stopped": stopped}
+            facts: dict[str, Json] = {"totals": self._final_totals(), "stopped": stopped}
             self._progress.finished()
             self._journal.close(list(self._source.order), facts | self._measured(time.perf_counter() - start))
+
+    def _final_totals(self) -> dict[str, int | None]:
+        """Return the totals, also of a session that was cancelled or met a bad item; None where they are not known."""
+        with suppress(Exception):  # a task that raises while its samples are made has no total
+            self._source.totals(complete=True, within_s=COUNTING_S)
+        return self._source.totals(complete=False)
 
     def _measured(self, wall_s: float) -> dict[str, Json]:
         """Return the pauses, and the speed outside of them."""
@@ -180,9 +188,3 @@ def _first(group: ExceptionGroup[Exception]) -> Exception:
     """Return the first exception of a group, or of a group in it."""
     first = group.exceptions[0]
     return _first(first) if isinstance(first, ExceptionGroup) else first
-
-
-def _counted(totals: Mapping[str, int | None], order: Mapping[str, None]) -> dict[str, int]:
-    """Return the totals; for a task of unknown size, the number of samples that were made."""
-    made = Counter(key.split("/", 1)[0] for key in list(order))
-    return {name: made[name] if size is None else size for name, size in totals.items()}

@@ -26,12 +26,13 @@ MAX_SHOWN_CHARACTERS = 120
 class JournalHeader(TypedDict):
     """``journal.json``: what the samples were asked with and, once an evaluation has ended, what it measured.
 
-    ``totals`` are the samples of each task. ``stopped`` says why samples were left unasked, None if none were.
+    ``totals`` are the samples of each task, None where the run ended before they were counted. ``stopped`` says why
+    samples were left unasked, None if none were.
     """
 
     schema_version: int
     fingerprint: Json
-    totals: NotRequired[dict[str, int]]
+    totals: NotRequired[dict[str, int | None]]
     stopped: NotRequired[str | None]
     pauses: NotRequired[list[dict[str, Json]]]
     throughput: NotRequired[dict[str, Json]]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import threading
+import time
 from collections import Counter, deque
 from collections.abc import Container, Iterator, Mapping
 from dataclasses import replace
@@ -29,6 +31,7 @@ class SampleSource:
         self._ready: deque[Sample] = deque()
         self._taking = asyncio.Lock()
         self._making = threading.Lock()
+        self._all_made = False
 
     async def take(self) -> Sample | None:
         """Return the next sample to ask, None after the last; a thread makes ``concurrency`` samples at a time."""
@@ -37,18 +40,30 @@ class SampleSource:
                 self._ready.extend(await asyncio.to_thread(self._some))
             return self._ready.popleft() if self._ready else None
 
-    def totals(self, *, complete: bool) -> dict[str, int | None]:
+    def totals(self, *, complete: bool, within_s: float = math.inf) -> dict[str, int | None]:
         """Return the number of samples of each task; None where it is unknown until all were made.
 
-        ``complete`` makes the rest of them, without asking, where there is no other way to know.
+        ``complete`` makes the rest of them, without asking, where there is no other way to know: for at most
+        ``within_s`` seconds.
         """
         sizes = {name: self._size(task) for name, task in self._tasks.items()}
         if None in sizes.values() and complete:
-            with self._making:
-                deque(self._iterator, maxlen=0)
-            made = Counter(key.split("/", 1)[0] for key in self.order)
-            return {name: made[name] if size is None else size for name, size in sizes.items()}
-        return dict(sizes)
+            self._make_all(time.monotonic() + within_s)
+        made = Counter(key.split("/", 1)[0] for key in self.order) if self._all_made else {}
+        return {
+            name: made.get(name, 0 if self._all_made else None) if size is None else size
+            for name, size in sizes.items()
+        }
+
+    def _make_all(self, deadline: float) -> None:
+        wait_s = min(threading.TIMEOUT_MAX, max(0.0, deadline - time.monotonic()))
+        if self._making.acquire(timeout=wait_s):
+            try:
+                for _ in self._iterator:
+                    if time.monotonic() > deadline:
+                        return
+            finally:
+                self._making.release()
 
     def _size(self, task: Task) -> int | None:
         size = task.size()
@@ -66,6 +81,7 @@ class SampleSource:
                     check_sample(sample, name)
                     for repeat in range(self._settings.repeats):
                         yield self._noted(self._repeated(sample, repeat))
+        self._all_made = True
 
     def _noted(self, sample: Sample) -> Sample:
         if sample.key in self.order:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 
 from launcher.core.console import one_line
 from launcher.core.types import NOT_ASKED, Json, MetricResult, Record, Status, TaskResult
@@ -15,15 +17,17 @@ from launcher.stats.quantiles import quantile
 REASONS = 3
 """How many reasons for a lost sample are kept per status; every sample's own is in ``samples.jsonl``."""
 
+UNCOUNTED = "the run ended before all samples were counted; the total has only those with an end"
+
 
 def summarize(
-    records: Iterable[Record], totals: Mapping[str, int], metrics: Mapping[str, Sequence[Metric]]
+    records: Iterable[Record], totals: Mapping[str, int | None], metrics: Mapping[str, Sequence[Metric]]
 ) -> dict[str, TaskResult]:
     """Return the metrics and the coverage of every task.
 
-    ``totals`` are the tasks' numbers of samples; those without a record were not asked, or not answered before the
-    run ended: ``not_asked``. ``metrics`` are those that the tasks declare. Only scored samples enter a metric; a task
-    without one has no metrics.
+    ``totals`` are the tasks' numbers of samples, None or missing where not known: then the metrics have no bounds.
+    Samples without a record were not asked, or not answered before the run ended: ``not_asked``. ``metrics`` are those
+    that the tasks declare. Only scored samples enter a metric; a task without one has no metrics.
     """
     values: dict[str, dict[str, list[tuple[str, Json]]]] = {name: defaultdict(list) for name in totals}
     ended: dict[str, Counter[str]] = {name: Counter() for name in totals}
@@ -41,7 +45,7 @@ def summarize(
         name: _result(
             {metric: values.get(name, {}).get(metric.name, []) for metric in metrics.get(name, ())},
             ended[name],
-            totals.get(name, 0),
+            totals.get(name),
             why[name],
             odd[name],
         )
@@ -52,14 +56,17 @@ def summarize(
 def _result(
     values: Mapping[Metric, list[tuple[str, Json]]],
     ended: Mapping[str, int],
-    total: int,
+    total: int | None,
     why: Mapping[str, list[str]],
     odd: Sequence[str],
 ) -> TaskResult:
     asked = sum(ended.values())
-    total = max(total, asked)
+    known, total = total is not None, max(total or 0, asked)
     coverage = {status.value: ended.get(status.value, 0) for status in Status}
     metrics, faults = _metrics(values, total)
+    if not known:
+        metrics = {name: replace(metric, low=math.nan, high=math.nan) for name, metric in metrics.items()}
+        faults[UNCOUNTED] = asked
     counts = {**coverage, NOT_ASKED: total - asked, "total": total}
     reasons = {status: _common(said) for status, said in why.items()}
     return TaskResult(metrics, counts, reasons, _common(odd) | faults)

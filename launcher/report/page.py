@@ -22,7 +22,7 @@ HERE = Path(__file__).parent
 
 VERDICTS = {
     "ok": "Every step succeeded",
-    "incomplete": "Too many samples were not scored",
+    "incomplete": "The results are incomplete",
     "invalid": "The endpoint failed its validation",
     "interrupted": "The run was interrupted",
     "error": "The run failed",

@@ -52,10 +52,24 @@ async def test_limit_and_totals():
 
 
 async def test_an_unknown_size_is_counted_when_asked_to():
-    source = SampleSource({"a": Echoes(5), "b": Echoes(4, knows_size=False)}, Evaluate(), "m", set())
+    source = SampleSource({"a": Echoes(5), "b": Echoes(4, knows_size=False)}, Evaluate(concurrency=2), "m", set())
     await source.take()
     assert source.totals(complete=False) == {"a": 5, "b": None}
+    assert source.totals(complete=True, within_s=0) == {"a": 5, "b": None}, "there was no time to make them"
     assert source.totals(complete=True) == {"a": 5, "b": 4}
+    assert source.totals(complete=False) == {"a": 5, "b": 4}
+
+
+def test_the_size_of_a_task_that_cannot_make_its_samples_stays_unknown():
+    class Broken(Echoes):
+        def samples(self, name, model):
+            yield from Echoes(2).samples(name, model)
+            raise TaskError("item 3 is damaged")
+
+    source = SampleSource({"a": Echoes(5), "b": Broken(4, knows_size=False)}, Evaluate(), "m", set())
+    with pytest.raises(TaskError, match="item 3 is damaged"):
+        source.totals(complete=True)
+    assert source.totals(complete=True) == {"a": 5, "b": None}
 
 
 async def test_two_samples_with_one_id_are_refused():

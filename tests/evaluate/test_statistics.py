@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import math
 from dataclasses import replace
+
+import pytest
 
 from launcher.core.types import Aggregation, Status
 from launcher.evaluate.exchange import AnswerTiming
-from launcher.evaluate.statistics import summarize, throughput
+from launcher.evaluate.statistics import UNCOUNTED, summarize, throughput
 from launcher.stats.metric import Metric
 
 DECLARED = {"t": (Metric("acc"),)}
@@ -69,3 +72,13 @@ def test_throughput_counts_answers_and_their_tokens():
 def test_throughput_of_nothing():
     assert throughput([], 0.0)["requests_per_s"] == 0.0
     assert throughput([], 1.0)["latency_s"] == {}
+
+
+@pytest.mark.parametrize("totals", [{"t": None}, {}])
+def test_where_the_number_of_samples_is_not_known_there_are_no_bounds(record, totals):
+    """A total of those that were asked would say that none is missing."""
+    found = summarize([record("t/a/0", scores={"acc": 1.0})], totals, {"t": [Metric("acc")]})["t"]
+    assert found.metrics["acc"].value == 1.0
+    assert math.isnan(found.metrics["acc"].low)
+    assert math.isnan(found.metrics["acc"].high)
+    assert found.notes == {UNCOUNTED: 1}
