@@ -149,7 +149,7 @@ class ReplicaHealth(Reply):
     tokens_per_s: float
 
 
-class Loss(Reply):
+class LostProcess(Reply):
     """A process that was lost, at ``time`` in seconds since 1970. ``id`` is null for one that is no replica."""
 
     id: str | None
@@ -174,7 +174,7 @@ class Health(Reply):
     replicas: list[ReplicaHealth] | None = None
     wanted: int | None = None
     scaled: list[ScalingDecision] | None = None
-    lost: list[Loss] | None = None
+    lost: list[LostProcess] | None = None
 
 
 class Ready(Reply):

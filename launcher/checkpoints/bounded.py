@@ -36,7 +36,7 @@ def read_bytes(file: Path, bounds: Bounds) -> bytes:
     most = bounds.metadata_mb * MB
     try:
         if not file.is_file():
-            raise CheckpointError(f"{file}: {'is no file' if file.exists() else 'missing'} (expected a file)")
+            raise CheckpointError(f"{file}: {'not a regular file' if file.exists() else 'missing'} (expected a file)")
         with file.open("rb") as stream:
             content = stream.read(most + 1)
     except (OSError, ValueError) as error:
@@ -47,10 +47,10 @@ def read_bytes(file: Path, bounds: Bounds) -> bytes:
 
 
 def check_length(file: Path, bounds: Bounds | None = None) -> None:
-    """Raise `CheckpointError` for a file that a library reads whole, if it is no file or longer than the bound."""
+    """Raise `CheckpointError` for a file, read whole by a library, that is not a regular one or exceeds the bound."""
     allowed = bounds or Bounds()
     if not file.is_file():
-        raise CheckpointError(f"{file}: {'is no file' if file.exists() else 'missing'} (expected a file)")
+        raise CheckpointError(f"{file}: {'not a regular file' if file.exists() else 'missing'} (expected a file)")
     if file.stat().st_size > allowed.metadata_mb * MB:
         raise CheckpointError(f"{file}: {too_long(file.stat().st_size, allowed)}")
 

@@ -36,6 +36,8 @@ REMEDIES = {
     "is not a valid bool": "true or false",
     "to string": "a text, in quotes if it has brackets",
     "is not a ListConfig": "a list: [a,b]",
+    "to Dict[": "a mapping: {key: value}",
+    "type hint 'Union[int, str]'": "a whole number or a word",
 }
 """What OmegaConf says of a wrong type, and what to give instead."""
 TWO_OPTIONS = re.compile(r"In 'schema/(.+)/\w+': .*: Merge error: (\w+) is not a subclass of (\w+)\.")

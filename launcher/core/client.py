@@ -130,7 +130,7 @@ class Client:
         try:
             return http.parsed(data.encode(errors="replace"), self._max_bytes)
         except ValueError as error:
-            raise HttpError(url, f"an event is no JSON: {data[:QUOTED]!r}") from error
+            raise HttpError(url, f"an event is not JSON: {data[:QUOTED]!r}") from error
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._session is None:

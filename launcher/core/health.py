@@ -28,7 +28,7 @@ class ReplicaHealth(TypedDict):
     tokens_per_s: float
 
 
-class Loss(TypedDict):
+class LostProcess(TypedDict):
     """A process that was lost, at ``time`` in seconds since 1970. ``id`` is null for one that is no replica."""
 
     id: str | None
@@ -57,7 +57,7 @@ class Health(TypedDict):
     replicas: NotRequired[list[ReplicaHealth]]
     wanted: NotRequired[int]
     scaled: NotRequired[list[ScalingDecision]]
-    lost: NotRequired[list[Loss]]
+    lost: NotRequired[list[LostProcess]]
 
 
 class Probe(TypedDict):

@@ -61,7 +61,7 @@ def _check_requests(sample: Sample) -> None:
     for request in sample.requests:
         fault = _not_json("request", request.body)
         if fault is not None or not isinstance(request.body, Mapping):
-            raise TaskError(f"sample '{sample.id}': {fault or 'the body of a request is no mapping'}")
+            raise TaskError(f"sample '{sample.id}': {fault or 'the body of a request is not a mapping'}")
 
 
 def _not_json(what: str, value: Json) -> str | None:

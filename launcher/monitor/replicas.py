@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from launcher.core.console import one_line
-from launcher.core.health import Health, Loss, ReplicaHealth
+from launcher.core.health import Health, LostProcess, ReplicaHealth
 from launcher.core.types import Json
 
 if TYPE_CHECKING:
@@ -63,7 +63,7 @@ def _cells(replica: ReplicaHealth) -> list[str]:
     return [one_line(str(cell)) for cell in cells]
 
 
-def _loss(loss: Loss) -> str:
+def _loss(loss: LostProcess) -> str:
     if loss["pid"] is None:
         return one_line(str(loss["reason"]))
     return one_line(f"lost {loss['id'] or 'a process'} (pid {loss['pid']}): {loss['reason']}")

@@ -30,7 +30,7 @@ FLAGS = (
 TEXT = frozenset(
     {
         *("path", "folder", "dir", "subdir", "workdir", "workspace", "file", "checkpoint", "output", "tokenizer"),
-        *("image", "url", "command"),
+        *("image", "url", "command", "host", "address"),
     }
 )
 """Keys whose last word is one of these hold one text, which Hydra's grammar must not take apart."""
@@ -172,7 +172,7 @@ def in_grammar(word: str, sweeps: bool) -> str:
 
 
 def is_text_key(key: str) -> bool:
-    """Tell whether the value of ``key`` is one text: a path, a URL or a command."""
+    """Tell whether the value of ``key`` is one text: a path, a URL, an address or a command."""
     return key in FOLDERS or re.split(r"[._]", key)[-1] in TEXT
 
 

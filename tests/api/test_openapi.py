@@ -200,7 +200,7 @@ async def test_a_failure_on_the_way_of_a_stream_is_a_described_error() -> None:
     fits(json.loads(text.strip().split("\n\n")[-1].removeprefix("data: ")), replies("post", COMPLETION, 503))
 
 
-@pytest.mark.parametrize("name", ["Health", "ReplicaHealth", "Loss", "ScalingDecision"])
+@pytest.mark.parametrize("name", ["Health", "ReplicaHealth", "LostProcess", "ScalingDecision"])
 def test_the_document_describes_health_as_its_readers_know_it(name: str) -> None:
     typed: Any = getattr(health, name)
     described = openapi_document(OPERATIONS, keyed=False)["components"]["schemas"][name]

@@ -80,6 +80,7 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("mode=[run]", ["mode", "expected one of run, serve"]),
         ("model.name=[a]", ["model.name", "expected a text"]),
         ("validate.skip=echo", ["validate.skip", "expected a list: [a,b]"]),
+        ("groups=7", ["groups", "expected a mapping"]),
         ("tasks.addition.stop=[[a]]", ["tasks.addition.stop[0]", "a mapping or list; expected one value"]),
         ("backend.aliases=[{a: b}]", ["backend.aliases[0]", "a mapping or list; expected one value"]),
         ("engine=7", ["engine=7: not the name of an option", "echo, huggingface"]),

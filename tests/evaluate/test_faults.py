@@ -135,7 +135,7 @@ async def test_a_sample_that_is_cancelled_while_it_is_scored_is_no_failure():
         (Sample("t", "3", (), None), "sample '3' has no request"),
         (Sample("t", "3", WRONG, None), "sample '3': requests is {1}, expected a tuple of Request"),
         (Sample("t", "3", REQUESTS, {1}), "sample '3': target cannot be written as JSON: Object of type set"),
-        (Sample("t", "3", (Request("/", LIST),), None), "sample '3': the body of a request is no mapping"),
+        (Sample("t", "3", (Request("/", LIST),), None), "sample '3': the body of a request is not a mapping"),
         (Sample("t", "3", (Request("/", WRONG),), None), "sample '3': request cannot be written as JSON"),
     ],
 )

@@ -56,6 +56,8 @@ def test_a_path_is_typed_without_quotes(text: str) -> None:
         (["model.path='/x/step=100'"], "model.path", ["/x/step=100"]),
         (["model.path=/x/step\\=100"], "model.path", ["/x/step=100"]),
         (["model.path=1e3"], "model.path", ["1e3"]),
+        (["backend.host=[::1]"], "backend.host", ["[::1]"]),
+        (["backend.address=[::1]:6379"], "backend.address", ["[::1]:6379"]),
         (["model.tokenizer=null"], "model.tokenizer", [None]),
         (["model.path=${watch.folder}"], "model.path", ["${watch.folder}"]),
         (["hydra.run.dir=o/${now:%H,%M}"], "hydra.run.dir", ["o/${now:%H,%M}"]),

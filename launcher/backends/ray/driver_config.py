@@ -8,7 +8,7 @@ from enum import Enum
 from pathlib import Path
 
 from launcher.asgi.config import FrontendConfig
-from launcher.core.health import Loss
+from launcher.core.health import LostProcess
 from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
 
@@ -92,7 +92,7 @@ class DriverConfig:
     session_dir: Path
     working_folder: Path
     listener: int
-    lost: tuple[Loss, ...] = ()
+    lost: tuple[LostProcess, ...] = ()
     address: str | None = None
     application: str = "launcher"
     host: str = LOOPBACK

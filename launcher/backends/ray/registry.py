@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.driver_config import Timeouts
 from launcher.backends.ray.heartbeat import HEARTBEAT_INTERVAL_S, Address, ReplicaConnection
-from launcher.core.health import Loss, ReplicaHealth
+from launcher.core.health import LostProcess, ReplicaHealth
 from launcher.core.heartbeat import SilenceTimer
 from launcher.core.types import Json
 
@@ -67,7 +67,7 @@ class ReplicaRegistry:
     ``changes`` gets ``""`` for each replica that becomes ready, and the reason for each that is lost.
     """
 
-    def __init__(self, balancer: Balancer, timeouts: Timeouts, lost: Sequence[Loss] = ()) -> None:
+    def __init__(self, balancer: Balancer, timeouts: Timeouts, lost: Sequence[LostProcess] = ()) -> None:
         self.changes: queue.SimpleQueue[str] = queue.SimpleQueue()
         self.model = ""
         self._balancer = balancer
@@ -123,7 +123,7 @@ class ReplicaRegistry:
             for r in self.replicas()
         ]
 
-    def lost(self) -> list[Loss]:
+    def lost(self) -> list[LostProcess]:
         """Return the last losses, each with its reason and its time."""
         with self._lock:
             return self._lost[-MAX_LOSSES:]
@@ -165,5 +165,5 @@ class ReplicaRegistry:
         return sessions is not None and not sessions.get(replica.slot)
 
 
-def _loss(id: str | None, pid: int | None, reason: str) -> Loss:
+def _loss(id: str | None, pid: int | None, reason: str) -> LostProcess:
     return {"id": id, "pid": pid, "reason": reason, "time": time.time()}

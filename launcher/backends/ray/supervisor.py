@@ -27,7 +27,7 @@ from launcher.backends.ray.nodes import Nodes
 from launcher.core.cleanup import Leftovers, removed_on_exit
 from launcher.core.errors import ServerError
 from launcher.core.files import append
-from launcher.core.health import DEAD, Loss
+from launcher.core.health import DEAD, LostProcess
 from launcher.core.heartbeat import SilenceTimer
 from launcher.core.restart_budget import RestartBudget
 from launcher.core.run_folder import RunFolder
@@ -133,7 +133,7 @@ class Supervisor:
 
     def _record_loss(self, reason: str) -> None:
         self._log.warning("Ray was lost: %s", reason)
-        loss: Loss = {"id": None, "pid": None, "reason": f"Ray was lost: {reason}", "time": time.time()}
+        loss: LostProcess = {"id": None, "pid": None, "reason": f"Ray was lost: {reason}", "time": time.time()}
         self._config = replace(self._config, lost=(*self._config.lost, loss))
 
     def _run_once(self) -> None:

@@ -162,7 +162,7 @@ def _refuse_unsupported(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTe
     if "token_embd.weight" not in tensors:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
     if len(tensors["token_embd.weight"].shape) != 2:
-        raise CheckpointError(f"{path}: tensor 'token_embd.weight' is no matrix")
+        raise CheckpointError(f"{path}: tensor 'token_embd.weight' is not a matrix (expected two dimensions)")
     if fields.get(f"{kind}.expert_count"):
         raise NotComputed(f"{path}: a mixture of experts (expected a dense model; use its Hugging Face folder)")
     check_keys(fields, kind, path)

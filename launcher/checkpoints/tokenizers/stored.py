@@ -32,7 +32,7 @@ def megatron_tokenizer(arguments: Mapping[str, Json], base: Path, source: Path, 
         return SentencePieceTokenizer(file, add_bos=kind == "Llama2Tokenizer")
     if kind == "GPT2BPETokenizer":
         return gpt2(*(existing(arguments.get(key), base, source, bounds) for key in ("vocab_file", "merge_file")))
-    raise CheckpointError(f"{source}: tokenizer_type is {shown(kind)}, which is no file to read; {ADVICE}")
+    raise CheckpointError(f"{source}: tokenizer_type is {shown(kind)}, which names no file; {ADVICE}")
 
 
 def existing(name: Json, base: Path, source: Path, bounds: Bounds) -> Path:

@@ -143,7 +143,9 @@ def read_arguments(file: Path, bounds: Bounds | None = None) -> dict[str, Json]:
     """
     try:
         if not file.is_file():
-            raise CheckpointError(f"{file}: cannot be read: {'is no file' if file.exists() else 'no such file'}")
+            raise CheckpointError(
+                f"{file}: cannot be read: {'not a regular file' if file.exists() else 'no such file'}"
+            )
         with file.open("rb") as stream:
             content = _pickled(stream, Span(0, file.stat().st_size), bounds or Bounds())
     except OSError as error:
@@ -263,11 +265,11 @@ def _view(description: bytes) -> _View:
     """Return how the tensor of a ``data.pkl`` lies in its storage, every field checked."""
     made = loads(description, {TENSOR, ORDERED, *STORAGES})
     if not isinstance(made, Record) or made.name != TENSOR or not isinstance(made.args, tuple) or len(made.args) < 4:
-        raise Damaged("it is no plain tensor")
+        raise Damaged("it is not a plain tensor")
     storage, start, shape, strides = made.args[:4]
     pid = storage.args if isinstance(storage, Record) and storage.name is None else ()
     if not isinstance(pid, tuple) or len(pid) != 5 or pid[0] != "storage" or not isinstance(pid[2], str):
-        raise Damaged("it is no plain tensor")
+        raise Damaged("it is not a plain tensor")
     kind = pid[1].name if isinstance(pid[1], Global) else ("", "")
     if kind not in STORAGES:
         raise Damaged(f"its numbers are in a {shown('.'.join(kind))} (expected {', '.join(STORAGES.values())})")

@@ -136,7 +136,7 @@ def _mapping(state: Mapping[str, Any], key: str) -> dict[Any, Any]:
 
 def _shape(value: Any, what: str) -> Shape:
     if not isinstance(value, tuple) or len(value) > MOST_DIMENSIONS:
-        raise _Wrong(f"{what} is no shape")
+        raise _Wrong(f"{what} is not a shape")
     if not all(type(size) is int and 0 <= size < 2**48 for size in value):
         raise _Wrong(f"{what} is {shown(value)}")
     return value

@@ -268,7 +268,7 @@ def _refuse_unsupported_gguf(
         raise CheckpointError(f"{path}: transformers does not read {FACTORS} (expected {instead})")
     if (kind, fields.get("general.name")) == ("llama", "mistral"):
         raise CheckpointError(
-            f"{path}: general.name is 'mistral', which makes transformers add a window (expected engine=megatron)"
+            f"{path}: general.name is 'mistral', which makes transformers add a window; set engine=megatron"
         )
     if fields.get(f"{kind}.attention.sliding_window") and kind in SUPPORTED:
         raise CheckpointError(f"{path}: transformers does not read {kind}.attention.sliding_window (expected none)")
