@@ -24,14 +24,17 @@ if TYPE_CHECKING:
 def required_capabilities(run: Run) -> frozenset[Capability]:
     """Return what the server must be able to do for the first sample of each task, before anything is loaded.
 
-    Raises `TaskError` for items that cannot be read.
+    Raises `TaskError` for items that cannot be read, and for samples that cannot be sent.
     """
+    from launcher.evaluate.faults import check_sample
     from launcher.validate import certificate
 
     first: list[Request] = []
     for name, task in run.tasks.items():
         with naming(name):
-            first += [r for sample in islice(task.samples(name, run.model.name), 1) for r in sample.requests]
+            for sample in islice(task.samples(name, run.model.name), 1):
+                check_sample(sample, name)
+                first += sample.requests
     return certificate.needs(first)
 
 
