@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
 from importlib import import_module
@@ -53,7 +54,19 @@ def extensions() -> tuple[Extension, ...]:
     Raises `UserError` for a component of a name that is taken: what an option means must not depend on an order.
     """
     installed = entry_points()
-    return tuple(_load(entry, group) for group in GROUPS for entry in installed.select(group=f"launcher.{group}"))
+    loaded = [_load(entry, group) for group in GROUPS for entry in installed.select(group=f"launcher.{group}")]
+    others = sorted(group for group in installed.groups if group.startswith("launcher."))
+    return (*loaded, *_misnamed(entry for group in others for entry in installed.select(group=group)))
+
+
+def _misnamed(entries: Iterable[EntryPoint]) -> Iterator[Extension]:
+    """Yield an extension with an ``error`` for each entry point whose group is a misspelling of one of `GROUPS`."""
+    known = [f"launcher.{group}" for group in GROUPS]
+    for entry in entries:
+        for group in () if entry.group in known else difflib.get_close_matches(entry.group, known, 1, 0.8):
+            name, version = (entry.dist.name, entry.dist.version) if entry.dist else (entry.name, "")
+            error = f"its entry point is of the group {entry.group}; expected {group}"
+            yield Extension(name, version, group.removeprefix("launcher."), entry.module, error=error)
 
 
 def _load(entry: EntryPoint, group: str) -> Extension:

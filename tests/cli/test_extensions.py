@@ -116,6 +116,17 @@ def test_a_broken_module_ends_only_runs_that_need_it(code: str, tmp_path: Path) 
     assert "broken-thing 2.0 cannot be loaded: module broken_thing.code: " in line
 
 
+@pytest.mark.parametrize("group", ["launcher.task", "launcher.Tasks"])
+def test_a_misspelt_group_of_entry_points_is_named(group: str, tmp_path: Path) -> None:
+    site = installed(tmp_path / "site", group, "", ("tasks/thing",))
+    done = launch("mode=plan", "tasks=[thing]", site=site, cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert (
+        f"broken-thing 2.0 cannot be loaded: its entry point is of the group {group}; expected launcher.tasks" in line
+    )
+
+
 TAKEN = """
 from launcher.adapters.base import Adapter
 from launcher.settings.component import component
