@@ -123,6 +123,18 @@ def test_a_key_that_nothing_reads_is_refused(key: str, value: Any, tmp_path: Pat
         detect(written(tmp_path / "model.gguf", **{key: value}))
 
 
+@pytest.mark.parametrize("channels", [2, 7, 16, 64])
+@pytest.mark.parametrize("kind", ["llama", "qwen2"])
+def test_a_head_of_another_size_than_the_tensors_have_is_refused(kind: str, channels: int, tmp_path: Path) -> None:
+    changes: dict[str, Any] = {
+        "add_key_length": channels,
+        "add_value_length": channels,
+        "add_rope_dimension_count": channels,
+    }
+    with pytest.raises(CheckpointError, match=r"m\.gguf: .*(needs|expected)"):
+        loaded(written(tmp_path / "m.gguf", kind, **changes))
+
+
 def test_the_file_is_known_by_its_first_bytes(tmp_path: Path) -> None:
     file = written(tmp_path / "model")
     assert detect(file).layout == "gguf"

@@ -88,7 +88,7 @@ class GGUFCheckpoint(Checkpoint):
             raise CheckpointError(f"{self.path}: tensor {shown(name)} cannot be read: {error}") from error
         tensor = torch.from_numpy(numbers.reshape(stored.shape[::-1]).copy())
         if self._fields["general.architecture"] == "llama" and (".attn_q." in name or ".attn_k." in name):
-            return _unpermute(tensor, self.architecture.kv_channels)
+            return _unpermute(tensor, self.architecture.kv_channels, f"{self.path}: tensor {shown(name)}")
         return tensor
 
 
@@ -105,9 +105,16 @@ def _header(path: Path, changed_ns: int, size: int, metadata_mb: int) -> GGUFHea
     return read_header(path, Bounds(metadata_mb=metadata_mb))
 
 
-def _unpermute(tensor: Tensor, channels: int) -> Tensor:
-    """Undo llama.cpp's order of a head's channels (pairs next to each other) for rotary halves."""
-    heads = tensor.shape[0] // channels
+def _unpermute(tensor: Tensor, channels: int, source: str) -> Tensor:
+    """Undo llama.cpp's order of a head's channels (pairs next to each other) for rotary halves.
+
+    Raises `CheckpointError`, which names the ``source``, if the tensor's rows are not those of whole heads.
+    """
+    heads, rest = divmod(tensor.shape[0], channels)
+    if rest or channels % 2:
+        raise CheckpointError(
+            f"{source} has {tensor.shape[0]} rows (expected a multiple of a head's {channels} channels, which are even)"
+        )
     return tensor.reshape(heads, channels // 2, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
 
 

@@ -275,7 +275,7 @@ def test_a_server_that_is_not_ours_is_certified_as_any_other(tmp_path: Path) -> 
 def test_a_server_that_is_killed_during_a_run_ends_it_with_the_reason(tmp_path: Path) -> None:
     run = launched(tmp_path, "tasks=[addition]", "evaluate.concurrency=1", "adapters=[request_log]")
     until(lambda: (tmp_path / "run" / "requests.jsonl").exists())
-    (reaper,) = (each for each in there(tmp_path) if process.REAPER in cmdline(each))
+    (reaper,) = (each for each in there(tmp_path) if process.REAPER in " ".join(cmdline(each)[:5]))
     reaper.children()[0].kill()
     out, err = run.communicate(timeout=120)
     assert run.returncode == 3, out + err

@@ -35,7 +35,19 @@ def dies(pid: int) -> None:
 
 
 def hangs(pid: int) -> None:
+    """Stop a process, and wait until none of its threads runs any more."""
     os.kill(pid, signal.SIGSTOP)
+    wait_for(lambda: _stands_still(pid), f"process {pid} is stopped")
+
+
+def _stands_still(pid: int) -> bool:
+    """Whether every thread of a process is stopped, or the process has ended."""
+    try:
+        threads = list(Path(f"/proc/{pid}/task").iterdir())
+        states = {(thread / "stat").read_text().rpartition(")")[2].split()[0] for thread in threads}
+    except (FileNotFoundError, ProcessLookupError):
+        return not Path(f"/proc/{pid}").exists()
+    return states <= {"T", "Z", "X"}
 
 
 def starves(service: Service) -> Callable[[int], None]:

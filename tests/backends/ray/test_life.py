@@ -33,6 +33,8 @@ from tests.backends.ray.ray_engines import Damaged, Fatal, Killed
 from tests.backends.ray.ray_faults import Scores, dies, hangs, lives_through, scores_of
 from tests.backends.ray.ray_service import Service, get, post, private_folder, served, wait_for
 
+MAX_QUICK_LOSSES = supervisor.MAX_QUICK_LOSSES  # before a fixture of this module raises it in this process
+
 pytest.importorskip("ray")
 # A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -146,7 +148,7 @@ def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path)
     finally:
         launched.process.terminate()
         _, said = launched.process.communicate(timeout=60)
-    times = f"{supervisor.MAX_QUICK_LOSSES} times in a row"
+    times = f"{MAX_QUICK_LOSSES} times in a row"
     reason = f"Ray was lost {times}; last error: Ray's raylet died while it started"
     assert launched.process.returncode == 3
     assert [reason in line for line in said.splitlines() if line.startswith("launcher: ")] == [True], said
