@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import field
 
@@ -25,8 +26,9 @@ class MultipleChoice(Task):
 
     ``path``, ``id`` and ``limit`` as for generation tasks. ``context`` is a jinja template; a prompt is the context,
     ``prefix`` and the choice. ``choices`` is the dotted path of a field with a list of texts, or ``choice_templates``
-    gives one template per choice. ``answer`` is the dotted path of the right one: its index from 0, or its text. With
-    ``labels``, the dotted path of a list as long as the choices, it is one of the labels.
+    gives one template per choice. ``answer`` is the dotted path of the right one: its index from 0, or its text. It may
+    also be a template for these, such as ``{{answer|int - 1}}`` where data count from 1. With ``labels``, the dotted
+    path of a list as long as the choices, it is one of the labels.
 
     Metrics as in lm-evaluation-harness, where the first choice wins a tie. ``acc`` takes the choice with the highest
     log-likelihood, prefix included. ``acc_norm`` divides each by the number of characters of the choice, without the
@@ -97,17 +99,32 @@ class MultipleChoice(Task):
         return found
 
     def _index(self, item: Item, choices: Sequence[str]) -> int:
-        value = item.get(self.answer)
+        value = self._answer(item)
         if self.labels:
-            return _position(value, item.get(self.labels), choices, f"{item.where}: field '{self.answer}'")
+            return _position(value, item.get(self.labels), choices, f"{item.where}: answer={self.answer!r}")
         if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
             return value
         if isinstance(value, str) and list(choices).count(value) == 1:
             return choices.index(value)
         raise TaskError(
-            f"{item.where}: field '{self.answer}' is {value!r}; an index from 0 to {len(choices) - 1} or the text of a "
-            "choice is needed"
+            f"{item.where}: answer={self.answer!r} gives {value!r}; expected an index from 0 to {len(choices) - 1} or "
+            f"the text of a choice; a template makes one, such as answer='{{{{{_field(self.answer)}|int}}}}'"
         )
+
+    def _answer(self, item: Item) -> Json:
+        """Return the value of the answer's field, or what its template makes, a whole number as such."""
+        if not _is_template(self.answer):
+            return item.get(self.answer)
+        made = render(self.answer, item).strip()
+        return int(made) if re.fullmatch(r"-?\d{1,9}", made) and not self.labels else made
+
+
+def _is_template(text: str) -> bool:
+    return "{{" in text or "{%" in text
+
+
+def _field(answer: str) -> str:
+    return "answer" if _is_template(answer) else answer
 
 
 def _position(value: Json, labels: Json, choices: Sequence[str], what: str) -> int:

@@ -130,15 +130,15 @@ def test_generated_text_only_is_never_scored_at_the_level_of_chance(jsonl):
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
-        ({"answer": 2}, "'answer' is 2; an index from 0 to 1"),
-        ({"answer": -1}, "'answer' is -1"),
-        ({"answer": True}, "'answer' is True"),
-        ({"answer": "berlin"}, "'answer' is 'berlin'"),
-        ({"answer": None}, "'answer' is None"),
+        ({"answer": 2}, "answer='answer' gives 2; expected an index from 0 to 1"),
+        ({"answer": -1}, "answer='answer' gives -1"),
+        ({"answer": True}, "answer='answer' gives True"),
+        ({"answer": "berlin"}, "answer='answer' gives 'berlin'"),
+        ({"answer": None}, "answer='answer' gives None"),
         ({"choices": ["x"]}, "2 or more"),
         ({"choices": ["x", ""]}, "2 or more"),
         ({"choices": "xy"}, "list"),
-        ({"choices": ["x", "x"], "answer": "x"}, "'answer' is 'x'"),
+        ({"choices": ["x", "x"], "answer": "x"}, "answer='answer' gives 'x'"),
         ({"question": ""}, "context is empty"),
     ],
 )
@@ -146,6 +146,30 @@ def test_a_bad_item_is_named_with_its_place(jsonl, change, reason):
     with pytest.raises(TaskError, match=r"items\.jsonl:1: ") as error:
         sample_of(MultipleChoice(path=jsonl(ROW | change)))
     assert reason in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("answer", "value"),
+    [
+        ("{{answer}}", "1"),
+        ("{{answer|int - 1}}", 2),
+        ("{{answer|int}}", True),
+        ("{{answer}}", "Berlin"),
+        ("{% if answer == 'b' %}1{% else %}0{% endif %}", "b"),
+        ("{{ {'yes': 1, 'no': 0}[answer] }}", "yes"),
+    ],
+)
+def test_an_answer_may_be_a_template(jsonl, answer, value):
+    sample = sample_of(
+        MultipleChoice(path=jsonl(ROW | {"choices": ["Paris", "Berlin"], "answer": value}), answer=answer)
+    )
+    assert sample.target == {"index": 1, "text": "Berlin", "choices": ["Paris", "Berlin"]}
+
+
+@pytest.mark.parametrize("value", ["2", "-1", "1.0", "", "Rome"])
+def test_a_template_must_make_an_index_or_a_choice(jsonl, value):
+    with pytest.raises(TaskError, match=r"items\.jsonl:1: answer='{{answer}}' gives .*expected an index from 0 to 1"):
+        sample_of(MultipleChoice(path=jsonl(ROW | {"answer": value}), answer="{{answer}}"))
 
 
 def test_labels_must_fit(jsonl):
