@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 
 from launcher.core.errors import UserError
-from launcher.tasks import bounded
+from launcher.tasks import bounded, numbers
+
+NUMBER = "{number}"
+"""Stands for a number in a pattern, in all forms that `numbers.PATTERN` knows."""
 
 
 def check_pattern(pattern: str) -> None:
     """Raise `UserError` for a pattern that cannot be used: not a regular expression, or with several groups."""
     try:
-        groups = re.compile(pattern).groups
+        groups = re.compile(_expanded(pattern)).groups
     except re.error as error:
         raise UserError(f"tasks: extract={pattern!r} is not a regular expression: {error}") from None
     if groups > 1:
@@ -21,11 +24,15 @@ def check_pattern(pattern: str) -> None:
 def find(pattern: str, text: str, last: bool) -> str | None:
     """Return the first or the last match, or its group if the pattern has one; None without a match."""
     found = None
-    for match in re.finditer(pattern, text):
+    for match in re.finditer(_expanded(pattern), text):
         found = match[match.re.groups] or ""
         if not last:
             break
     return found
+
+
+def _expanded(pattern: str) -> str:
+    return pattern.replace(NUMBER, f"(?:{numbers.PATTERN})")
 
 
 async def extract(pattern: str, text: str, *, last: bool) -> str | None:

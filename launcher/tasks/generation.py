@@ -11,10 +11,10 @@ from launcher.core.ranges import Count, CountFromZero, NonNegative
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
-from launcher.tasks import bounded
+from launcher.tasks import bounded, numbers
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task
-from launcher.tasks.compare import Match, Normalize, normalized, number, right
+from launcher.tasks.compare import Match, Normalize, matchable, normalized, right
 from launcher.tasks.extraction import check_pattern, extract
 from launcher.tasks.fewshot import examples, pool
 from launcher.tasks.items import Item, count, digest, identified, read
@@ -42,12 +42,13 @@ class Generation(Task):
     dotted path of a field with a list of right answers. With ``chat`` the prompt is the user's message, after
     ``system`` if that is given.
 
-    ``fewshot`` examples come first, in chat as messages: the first items of ``fewshot_path`` (empty: ``path``) except
-    the item itself. Each has ``fewshot_answer`` (empty: ``target``) after ``fewshot_delimiter``.
+    ``fewshot`` examples come first, in chat as messages: the first items of ``fewshot_path`` (empty: ``path``) with
+    other prompts than the item. Each has ``fewshot_answer`` (empty: ``target``) after ``fewshot_delimiter``.
 
     ``extract``, a regular expression with at most one group, finds the prediction in the answer; ``pick`` says which
-    match. A sample ends as unparsed for an empty answer, without a match, or if the expression takes too long. With
-    ``match: numeric`` it also does without a number. ``normalize`` is applied to predictions and targets.
+    match. In it ``{number}`` stands for a number as people write it: ``$9{,}500``, ``10 000``, ``-$5``, ``1.5e3``. A
+    sample ends as unparsed for an empty answer, without a match, or if the expression takes too long. With ``match:
+    numeric`` it also does without a number. ``normalize`` is applied to predictions and targets.
 
     An answer that ended at ``max_tokens`` is truncated and not scored, even with a match. ``accept_truncated`` scores
     it, but never unfinished reasoning.
@@ -83,17 +84,17 @@ class Generation(Task):
         return METRICS[self.match]
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
-        shots = pool(self.fewshot_path or self.path, self.fewshot)
+        shots = pool(self.fewshot_path or self.path, self.fewshot, self._prompt)
         for key, item in identified(read(self.path, self.limit), self.id):
             body = {
                 "model": model,
-                **self._question(item, examples(shots, self.fewshot, item)),
+                **self._question(item, examples(shots, self.fewshot, item, self._prompt)),
                 "max_tokens": self.max_tokens,
                 "temperature": self.temperature,
                 **({"stop": list(self.stop)} if self.stop else {}),
             }
             path = "/v1/chat/completions" if self.chat else "/v1/completions"
-            yield Sample(name, key, (Request(path, body),), self._target(item))
+            yield Sample(name, key, (Request(path, body),), self._checked_target(item))
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         text = text_of(responses[0], accept_truncated=self.accept_truncated)
@@ -109,7 +110,12 @@ class Generation(Task):
 
     def fingerprint(self) -> Json:
         shots = {"fewshot": digest(self.fewshot_path)} if self.fewshot and self.fewshot_path else {}
-        return {"items": digest(self.path), **shots}
+        return {"items": digest(self.path), **shots, **self._reading()}
+
+    def _reading(self) -> dict[str, Json]:
+        """Return the version of the rules by which answers are read, where one has changed."""
+        changed = {Normalize.punctuation, Normalize.number} & set(self.normalize)
+        return {"reading": 2} if changed or self.match is not Match.exact_match or self.fewshot else {}
 
     def size(self) -> int:
         return min(count(self.path), self.limit or count(self.path))
@@ -121,6 +127,9 @@ class Generation(Task):
         shown = [render(self.prompt, shot) + self.fewshot_delimiter + self._shown_answer(shot) for shot in shots]
         return {"prompt": self.fewshot_separator.join([*shown, render(self.prompt, item)])}
 
+    def _prompt(self, item: Item) -> str:
+        return render(self.prompt, item)
+
     def _turns(self, shots: Sequence[Item]) -> Iterator[Json]:
         for shot in shots:
             yield {"role": "user", "content": render(self.prompt, shot)}
@@ -131,6 +140,15 @@ class Generation(Task):
             return render(self.fewshot_answer, shot)
         target = self._target(shot)
         return target[0] if isinstance(target, list) else target
+
+    def _checked_target(self, item: Item) -> str | list[str]:
+        """Return the target; `TaskError` if no answer can agree with it."""
+        target = self._target(item)
+        texts = target if isinstance(target, list) else [target]
+        if not any(text.strip() and matchable(normalized(text, self.normalize), self.match) for text in texts):
+            wanted = f"match={self.match.value} needs a {'number' if self.match is Match.numeric else 'text'}"
+            raise TaskError(f"{item.where}: no answer can equal the target {str(target)[:200]!r}; {wanted}")
+        return target
 
     def _target(self, item: Item) -> str | list[str]:
         if not self.targets:
@@ -151,6 +169,6 @@ class Generation(Task):
             if found is None:
                 return Score(Status.unparsed, reason=f"nothing in the answer matches {self.extract!r}")
             text = found
-        if self.match is Match.numeric and number(normalized(text, self.normalize)) is None:
+        if self.match is Match.numeric and numbers.parse(normalized(text, self.normalize)) is None:
             return Score(Status.unparsed, reason=f"{text[:80]!r} is not a number")
         return text

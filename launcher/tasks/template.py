@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 from typing import TYPE_CHECKING
 
@@ -40,11 +41,13 @@ def _environment() -> SandboxedEnvironment:
 
 
 def _written(value: object) -> object:
-    """Refuse a value that jinja would write as Python code."""
+    """Refuse a value that jinja would write as Python code, and one that is missing; write booleans as JSON does."""
     if value is None or isinstance(value, list | dict):
         kind = "null" if value is None else "a list" if isinstance(value, list) else "an object"
         raise ValueError(f"a value is {kind}, expected a text or a number")
-    return value
+    if isinstance(value, float) and not math.isfinite(value):
+        raise ValueError(f"a value is {value}, as of a missing number; expected a text or a finite number")
+    return str(value).lower() if isinstance(value, bool) else value
 
 
 @cache

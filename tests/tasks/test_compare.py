@@ -1,19 +1,8 @@
 from __future__ import annotations
 
-from decimal import Decimal
-
 import pytest
 
-from launcher.tasks.compare import Match, Normalize, normalized, number, right
-
-
-@pytest.mark.parametrize(
-    ("text", "value"),
-    [("12", 12), (" 1,200.50 ", "1200.5"), ("$3", 3), ("-4.", -4), ("50%", 50), ("1e3", 1000), ("12 apples", None),
-     ("", None), ("nan", None), ("inf", None), ("1.2.3", None)],
-)  # fmt: skip
-def test_number(text, value):
-    assert number(text) == (None if value is None else Decimal(value))
+from launcher.tasks.compare import Match, Normalize, matchable, normalized, right
 
 
 @pytest.mark.parametrize(
@@ -22,6 +11,9 @@ def test_number(text, value):
         (Normalize.strip, " a b\n", "a b"),
         (Normalize.lower, "Paris", "paris"),
         (Normalize.punctuation, "U.S.-based!", "USbased"),
+        (Normalize.punctuation, "1,000.5 and 3. ¿Qué? naïve", "1000.5 and 3 Qué naïve"),
+        (Normalize.hyphens, "Rock-n-roll\u2013and/or_so", "Rock n roll and or so"),
+        (Normalize.unicode, "Hobson\u2019s \u201cPa\u200bris\u201d \uff21\u2212\u00ad1", 'Hobson\'s "Paris" A-1'),
         (Normalize.articles, "The cat and a dog", "  cat and   dog"),
         (Normalize.whitespace, " a \n b ", "a b"),
         (Normalize.number, "$1,200.50", "1200.5"),
@@ -50,6 +42,11 @@ def test_steps_are_applied_in_order():
         (Match.contains, "12", "1", False),
         (Match.contains, "c++ is it", "c++", True),
         (Match.contains, "anything", "", False),
+        (Match.contains, "it is 1.5", "1", False),
+        (Match.contains, "it is 1.5", "5", False),
+        (Match.contains, "it is 1,000", "1", False),
+        (Match.contains, "it is 1.", "1", True),
+        (Match.contains, "1, 2", "1", True),
         (Match.numeric, "1,000.0", "1000", True),
         (Match.numeric, "10", "1", False),
         (Match.numeric, "x", "x", False),
@@ -57,3 +54,19 @@ def test_steps_are_applied_in_order():
 )
 def test_match(match, prediction, target, expected):
     assert right(prediction, ["other", target], match) is expected
+
+
+@pytest.mark.parametrize(
+    ("match", "target", "expected"),
+    [
+        (Match.numeric, "", False),
+        (Match.numeric, "seven", False),
+        (Match.numeric, "1,2", False),
+        (Match.numeric, "1,200", True),
+        (Match.contains, "", False),
+        (Match.contains, "x", True),
+        (Match.exact_match, "", True),
+    ],
+)
+def test_some_targets_match_no_answer(match, target, expected):
+    assert matchable(target, match) is expected

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -148,7 +150,42 @@ def test_the_fingerprint_follows_the_items(jsonl):
     assert Generation(path=jsonl(*ROWS, name="copy.jsonl")).fingerprint() == before
     assert Generation(path=jsonl(*reversed(ROWS))).fingerprint() != before
     shots = jsonl({}, name="shots.jsonl")
-    assert set(Generation(path=jsonl(*ROWS), fewshot=1, fewshot_path=shots).fingerprint()) == {"items", "fewshot"}
+    assert set(Generation(path=jsonl(*ROWS), fewshot=1, fewshot_path=shots).fingerprint()) == {
+        "items",
+        "fewshot",
+        "reading",
+    }
+
+
+def test_a_run_that_read_answers_by_other_rules_is_not_resumed(jsonl):
+    path = jsonl(*ROWS)
+    assert "reading" not in Generation(path=path).fingerprint()
+    for changed in ({"match": Match.numeric}, {"match": Match.contains}, {"normalize": [Normalize.punctuation]}):
+        assert Generation(path=path, **changed).fingerprint()["reading"] == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "changed", "reason"),
+    [
+        ("", {}, "match=exact_match needs a text"),
+        (" ", {"match": Match.contains}, "match=contains needs a text"),
+        ("!", {"match": Match.contains, "normalize": [Normalize.punctuation]}, "match=contains needs a text"),
+        ("seven", {"match": Match.numeric}, "match=numeric needs a number"),
+        ("1,2", {"match": Match.numeric}, "match=numeric needs a number"),
+        (math.nan, {}, "a value is nan"),
+        (math.inf, {"match": Match.numeric}, "a value is inf"),
+    ],
+)
+def test_a_target_that_no_answer_can_equal_is_refused(jsonl, answer, changed, reason):
+    task = Generation(path=jsonl({"prompt": "x", "answer": answer}), **changed)
+    with pytest.raises(TaskError, match=r"items\.jsonl:1: ") as refused:
+        list(task.samples("t", "m"))
+    assert reason in str(refused.value)
+
+
+def test_booleans_are_written_as_in_json(jsonl):
+    (sample,) = Generation(path=jsonl({"prompt": True, "answer": False})).samples("t", "m")
+    assert (sample.requests[0].body["prompt"], sample.target) == ("true", "false")
 
 
 @pytest.mark.parametrize(
