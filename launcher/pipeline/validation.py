@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict, replace
 from itertools import islice
 from pathlib import Path
@@ -20,9 +21,14 @@ from launcher.tasks.base import naming
 if TYPE_CHECKING:
     from launcher.validate.check import Capability
 
+MAX_CHECK_S = 20.0
+"""How long to check a task's samples before the model is loaded; a later fault ends the evaluation."""
+
 
 def required_capabilities(run: Run) -> frozenset[Capability]:
     """Return what the server must be able to do for the first sample of each task, before anything is loaded.
+
+    All samples that the run will send are made and checked first, for at most `MAX_CHECK_S` per task.
 
     Raises `TaskError` for items that cannot be read, and for samples that cannot be sent.
     """
@@ -31,10 +37,14 @@ def required_capabilities(run: Run) -> frozenset[Capability]:
 
     first: list[Request] = []
     for name, task in run.tasks.items():
+        deadline = time.monotonic() + MAX_CHECK_S
         with naming(name):
-            for sample in islice(task.samples(name, run.model.name), 1):
+            for number, sample in enumerate(islice(task.samples(name, run.model.name), run.evaluate.limit)):
                 check_sample(sample, name)
-                first += sample.requests
+                if number == 0:
+                    first += sample.requests
+                if time.monotonic() > deadline:
+                    break
     return certificate.needs(first)
 
 

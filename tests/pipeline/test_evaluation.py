@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,9 +13,14 @@ from launcher.pipeline.evaluation import check_main_metrics
 from launcher.pipeline.validation import required_capabilities
 from launcher.stats.metric import Metric
 from launcher.tasks.generation import Generation
+from tests.running import launch_here
 
 TASKS = {"a": Generation(), "b": Generation()}
 FULL = TaskResult({"exact_match": Metric("exact_match").result([("1", 1.0)], 1)}, {"scored": 1, "total": 1})
+
+
+def some_run(tasks: dict[str, Generation], limit: int | None = None) -> Any:
+    return SimpleNamespace(tasks=tasks, model=SimpleNamespace(name="m"), evaluate=SimpleNamespace(limit=limit))
 
 
 def test_a_run_whose_first_metric_cannot_be_computed_is_not_ok() -> None:
@@ -31,6 +38,21 @@ def test_a_task_that_gives_no_samples_is_named_before_anything_is_loaded() -> No
         def samples(self, name: str, model: str) -> Any:
             yield "a text"
 
-    run: Any = SimpleNamespace(tasks={"t": Texts()}, model=SimpleNamespace(name="m"))
+    run = some_run({"t": Texts()})
     with pytest.raises(TaskError, match=r"^tasks\.t: samples\(\) gave 'a text', expected a Sample"):
         required_capabilities(run)
+
+
+def test_a_bad_item_far_behind_is_named_before_anything_is_served(tmp_path: Path) -> None:
+    rows = [json.dumps({"prompt": f"q{n}", "answer": "a"}) for n in range(300)] + ['{"prompted": "x", "answer": "a"}']
+    (tmp_path / "late.jsonl").write_text("\n".join(rows))
+    given = ("engine=echo", "model=none", "tasks=[addition]", f"tasks.addition.path={tmp_path / 'late.jsonl'}")
+    templates = ("tasks.addition.prompt='{{prompt}}'", "tasks.addition.target='{{answer}}'")
+    done = launch_here(tmp_path, *given, *templates, f"hydra.run.dir={tmp_path / 'run'}")
+    assert done.returncode == 1
+    assert f"tasks.addition: {tmp_path / 'late.jsonl'}:301: 'prompt' is undefined" in done.stderr
+    assert "serve:" not in done.stderr
+    task = Generation(path=str(tmp_path / "late.jsonl"))
+    required_capabilities(some_run({"t": task}, limit=300))
+    with pytest.raises(TaskError, match=r"late\.jsonl:301"):
+        required_capabilities(some_run({"t": task}, limit=301))
