@@ -2,6 +2,7 @@
 
 # Without `from __future__ import annotations`: Hydra runs this module before it is in sys.modules, where dataclasses
 # look for the names in annotations that are text.
+import errno
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -16,6 +17,8 @@ from hydra.types import HydraContext, TaskFunction
 from omegaconf import DictConfig, OmegaConf, open_dict, read_write
 
 from hydra_plugins._caching_loader import caching_loader, relaxed_gc
+
+UNUSABLE_NAME = {errno.ENAMETOOLONG, errno.ENOTDIR, errno.EEXIST, errno.EINVAL, errno.EILSEQ}
 
 
 @dataclass
@@ -133,6 +136,8 @@ class SharedLauncher(Launcher):
             _print(f"{point.title} · done before")
             return _return_done(point.config, point.composition.folder)
         _print(point.title)
+        if (failed := _return_without_folder(point)) is not None:
+            return failed
         if _is_submitted(point.config):
             with relaxed_gc():
                 return self._run_job(point, lambda composition: _collect(composition, submitted, number))
@@ -230,6 +235,25 @@ def _is_done(folder: Path) -> bool:
         return bool(results.read(folder)["status"] == "ok")
     except UserError:
         return False
+
+
+def _return_without_folder(point: "_Point") -> JobReturn | None:
+    """Report a point whose folder has a name that the file system refuses, so that the others go on.
+
+    Raises `OSError` for what the disk itself refuses.
+    """
+    from launcher.cli.sweep_callback import SweepCallback, fail
+
+    folder = point.composition.folder
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        if error.errno not in UNUSABLE_NAME:
+            raise
+        line = f"{point.title[:100]}: its folder {folder.name[:100]!r} cannot be made: {error.strerror}"
+        SweepCallback.codes.append(fail(f"{line}; set hydra.sweep.subdir to another name", 1))
+        return _return_done(point.config, folder)
+    return None
 
 
 def _return_done(config: DictConfig, folder: Path) -> JobReturn:

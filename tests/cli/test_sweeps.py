@@ -227,3 +227,13 @@ def test_a_sweep_is_not_continued_as_another_one(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert "evaluate.limit=3" in done.stderr
     assert len(done.stderr.splitlines()) == 1
+
+
+def test_a_point_whose_folder_cannot_be_made_fails_alone(tmp_path: Path) -> None:
+    names = f"model.name=a,{'x' * 300},b"
+    done = sweep(tmp_path / "s", *ECHO, "tasks=[addition]", names, "hydra.sweep.subdir=${hydra.job.override_dirname}")
+    assert done.returncode == 1
+    (line,) = [line for line in done.stderr.splitlines() if line.startswith("launcher: ")]
+    assert line.startswith("launcher: point 1: ")
+    assert line.endswith("cannot be made: File name too long; set hydra.sweep.subdir to another name")
+    assert statuses(tmp_path / "s") == ["ok", "ok"]
