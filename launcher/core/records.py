@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import fields
 from typing import Any
 
@@ -26,6 +27,10 @@ KINDS: dict[str, tuple[Any, str]] = {
 }
 """The type of each field that is not any JSON, and how a message names it."""
 
+_TEXT = rb'("(?:[^"\\]|\\.)*")'
+_HEAD = re.compile(rb'\{"task": ' + _TEXT + rb', "id": ' + _TEXT + rb', "repeat": (\d+), ')
+"""How a line begins that `to_line` wrote."""
+
 
 def to_json(record: Record) -> dict[str, Json]:
     """Return the object that a line of ``samples.jsonl`` holds."""
@@ -41,6 +46,18 @@ def to_json(record: Record) -> dict[str, Json]:
 def to_line(record: Record) -> bytes:
     """Return the record as one line of UTF-8 JSON; half surrogate pairs are written as JSON escapes."""
     return json.dumps(to_json(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+
+
+def key_of(line: bytes) -> str:
+    """Return the key of a line's record, without reading the rest of a line that `to_line` wrote.
+
+    Raises `ValueError` as `from_line` does.
+    """
+    found = _HEAD.match(line)
+    if found is None:
+        return from_line(line).key
+    task, key, repeat = found.groups()
+    return f"{json.loads(task)}/{json.loads(key)}/{int(repeat)}"
 
 
 def from_line(line: bytes) -> Record:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from launcher.core.errors import ResumeError
 from launcher.core.lines import Tail, whole_lines
-from launcher.core.records import from_line
+from launcher.core.records import from_line, key_of
 from launcher.core.types import Record
+
+T = TypeVar("T")
 
 
 class File:
@@ -77,7 +80,7 @@ class RunFolder:
         """
         if self.samples.exists():
             with _reading(self.samples), self.samples.open("rb") as file:
-                yield from _parsed(self.samples, whole_lines(file))
+                yield from _read(_with_line, self.samples, whole_lines(file))
 
     def records(self) -> Iterator[Record]:
         """Yield one record for each sample: its last, since a failed sample is asked again when a run is resumed.
@@ -87,11 +90,10 @@ class RunFolder:
         if not self.samples.exists():
             return
         with _reading(self.samples), self.samples.open("rb") as file:  # one file, also if its writer replaces it
-            parsed = enumerate(_parsed(self.samples, whole_lines(file)))
-            last = {record.key: number for number, (_, record) in parsed}
+            last = {key: number for number, key in enumerate(_read(key_of, self.samples, whole_lines(file)))}
             file.seek(0)
-            for number, (_, record) in enumerate(_parsed(self.samples, whole_lines(file))):
-                if last.get(record.key) == number:
+            for number, record in enumerate(_read(from_line, self.samples, whole_lines(file))):
+                if last.get(record.key, number) == number:
                     yield record
 
     def counts(self, adapter: str) -> Path:
@@ -111,17 +113,22 @@ class SampleCounter:
         """Return how many there are by now. Raises `ResumeError` for a damaged line."""
         with _reading(self._path):
             new = self._tail.lines()
-        self._keys |= {record.key for _, record in _parsed(self._path, new)}
+        self._keys |= set(_read(key_of, self._path, new))
         return len(self._keys)
 
 
-def _parsed(path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[bytes, Record]]:
+def _with_line(line: bytes) -> tuple[bytes, Record]:
+    return line, from_line(line)
+
+
+def _read(reader: Callable[[bytes], T], path: Path, lines: Iterable[tuple[int, bytes]]) -> Iterator[T]:
+    """Yield what the reader makes of each line. Raises `ResumeError`, which names the line that it refuses."""
     for number, line in lines:
         try:
-            record = from_line(line)
+            found = reader(line)
         except ValueError as error:
             raise ResumeError(f"{path}:{number}: {error}; delete this line to ask its sample again") from None
-        yield line, record
+        yield found
 
 
 @contextmanager

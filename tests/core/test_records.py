@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from launcher.core.records import from_line, to_line
+from launcher.core.records import from_line, key_of, to_line
 from launcher.core.types import Status
 from tests.sample_records import made
 
@@ -15,6 +18,25 @@ def test_a_record_survives_its_line() -> None:
     assert from_line(line) == before
     assert line.count(b"\n") == 1
     assert "é".encode() in line
+
+
+@given(st.text(), st.text(), st.integers(0, 10**6))
+def test_the_key_is_read_from_the_beginning_of_a_line(task: str, name: str, repeat: int) -> None:
+    record = replace(made("t/a/0"), task=task, id=name, repeat=repeat)
+    line = to_line(record)
+    assert key_of(line) == from_line(line).key == record.key
+    assert key_of(line[: line.index(b'"request"')] + b"damaged") == record.key
+
+
+def test_the_key_of_a_line_that_another_program_wrote() -> None:
+    line = to_line(made("t/a/0"))
+    for other in (
+        json.dumps(dict(reversed(json.loads(line).items()))),
+        json.dumps(json.loads(line), separators=(",", ":")),
+    ):
+        assert key_of(other.encode()) == "t/a/0"
+    with pytest.raises(ValueError, match="not a sample's record"):
+        key_of(b'{"task": "t", "id": 1}')
 
 
 def test_several_requests_are_lists() -> None:
