@@ -57,15 +57,18 @@ def right(prediction: str, targets: Sequence[str], match: Match) -> bool:
 
 def matchable(target: str, match: Match) -> bool:
     """Return whether some prediction could agree with a normalized target."""
-    return match is Match.exact_match or (numbers.parse(target) is not None if match is Match.numeric else bool(target))
+    if match is Match.numeric:
+        return numbers.parse(target) is not None
+    return match is Match.exact_match or bool(target)
 
 
+_DASHES = "\u2010\u2011\u2012\u2013\u2014\u2015\u2212"
 _PLAIN = str.maketrans(
     dict.fromkeys("\u2018\u2019\u201a\u201b\u2032\u00b4\u0060\u02bc", "'")
     | dict.fromkeys("\u201c\u201d\u201e\u201f\u2033\u00ab\u00bb", '"')
-    | dict.fromkeys("\u2010\u2011\u2012\u2013\u2014\u2015\u2212", "-")
+    | dict.fromkeys(_DASHES, "-")
 )
-_HYPHENS = str.maketrans(dict.fromkeys("-/_\u2010\u2011\u2012\u2013\u2014\u2015\u2212", " "))
+_HYPHENS = str.maketrans(dict.fromkeys("-/_" + _DASHES, " "))
 
 
 def _plain_unicode(text: str) -> str:

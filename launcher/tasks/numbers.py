@@ -17,7 +17,8 @@ _CURRENCY = r"(?:\\?[$€£¥₹]\s?)"
 _THOUSANDS = "|".join(rf"\d{{1,3}}(?:{separator}\d{{3}})+(?!\d)" for separator in _SEPARATORS)
 _LAKHS = r"\d{1,2}(?:,\d{2})+,\d{3}(?!\d)"
 _DIGITS = rf"(?:{_LAKHS}|{_THOUSANDS}|\d+)(?:\.\d+)?|\.\d+"
-_TEN_TO = rf"\s?(?:\\times|\\cdot|[\u00d7\u00b7*])\s?10\s?\^\s?\{{?{_MINUS}?\d+\}}?"
+_TIMES = r"(?:\\times|\\cdot|[\u00d7\u00b7*])"
+_TEN_TO = rf"\s?{_TIMES}\s?10\s?\^\s?\{{?{_MINUS}?\d+\}}?"
 _EXPONENT = rf"(?:[eE](?:\+|{_MINUS})?\d+(?!\w)|{_TEN_TO})?"
 _SIGN = rf"(?:\+|{_MINUS})"
 _BEFORE = rf"(?:(?<![\w.\])]){_SIGN}{_CURRENCY}?|{_CURRENCY}{_SIGN}?)?"
@@ -78,5 +79,5 @@ def _unwrapped(text: str) -> str:
 def _plain_digits(text: str) -> str:
     """Return what Python reads as a number."""
     text = re.sub(_MINUS, "-", re.sub(rf"(?:\\?%|\s|{_CURRENCY})", "", text))
-    text = re.sub(r"(?:\\times|\\cdot|[\u00d7\u00b7*])10\^\{?(-?\d+)\}?", r"e\1", text)
+    text = re.sub(rf"{_TIMES}10\^\{{?(-?\d+)\}}?", r"e\1", text)
     return re.sub(r"[^\d.eE+-]", "", text)
