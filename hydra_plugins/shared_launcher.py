@@ -134,7 +134,7 @@ class SharedLauncher(Launcher):
         """Run a point, put it into ``submitted`` if a job will do it, or skip it if it is done."""
         if point.done:
             _print(f"{point.title} · done before")
-            return _return_done(point.config, point.composition.folder)
+            return _job_return(point.config, point.composition.folder)
         _print(point.title)
         if (failed := _return_without_folder(point)) is not None:
             return failed
@@ -252,11 +252,11 @@ def _return_without_folder(point: "_Point") -> JobReturn | None:
             raise
         line = f"{point.title[:100]}: its folder {folder.name[:100]!r} cannot be made: {error.strerror}"
         SweepCallback.codes.append(fail(f"{line}; set hydra.sweep.subdir to another name", 1))
-        return _return_done(point.config, folder)
+        return _job_return(point.config, folder)
     return None
 
 
-def _return_done(config: DictConfig, folder: Path) -> JobReturn:
+def _job_return(config: DictConfig, folder: Path) -> JobReturn:
     from launcher.cli.sweep_callback import SweepCallback
 
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)

@@ -10,7 +10,6 @@ from launcher.core.errors import CheckpointError
 LAYER = "decoder.layers."
 EXPERT = "mlp.experts.local_experts."
 QKV = "self_attention.linear_qkv"
-FC1 = "mlp.linear_fc1"
 
 
 def parameters(a: Architecture) -> Iterator[tuple[str, str]]:

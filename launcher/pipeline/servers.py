@@ -40,7 +40,7 @@ class RunningServer:
     certificates: list[tuple[Json, Path, tuple[Check, ...]]] = field(default_factory=list)
 
     def admit(self) -> None:
-        """Open the server to everybody, once one certificate is valid; it stays open for the runs that share it."""
+        """Open the server to all clients, once one certificate is valid; it stays open for the runs that share it."""
         if self.admission is not None:
             self.admission.open()
         self.endpoint = replace(self.endpoint, validator_token=None)

@@ -1,4 +1,4 @@
-"""The step that validates: the checks of the endpoint, its certificate, and opening it to everybody."""
+"""The step that validates: the checks of the endpoint, its certificate, and opening it to all clients."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def required_capabilities(run: Run) -> frozenset[Capability]:
 
 
 def validate(run: Run, server: RunningServer, needed: frozenset[Capability], record: RunRecord, folder: Path) -> None:
-    """Check the endpoint, write the certificate, and let everybody ask a server that has a valid one.
+    """Check the endpoint, write the certificate, and open a server that has a valid one to all clients.
 
     A server that an earlier run shares is checked again only if this run's settings or needs differ from that run's.
     Raises `ValidationFailed` naming every failed check.
