@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import field
-from enum import Enum
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
 
-from launcher.core.errors import TaskError
+from launcher.core.errors import TaskError, UserError
 from launcher.core.ranges import Count, CountFromZero, NonNegative
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
@@ -14,20 +15,20 @@ from launcher.stats.metric import Metric
 from launcher.tasks import bounded, numbers
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task
-from launcher.tasks.compare import Match, Normalize, matchable, normalized, right
-from launcher.tasks.extraction import check_pattern, extract
+from launcher.tasks.compare import (
+    Match,
+    Normalize,
+    agreement,
+    is_regex,
+    matches,
+    normalized,
+    unmatchable,
+    without,
+)
+from launcher.tasks.extraction import NUMBER, Extraction, Pick, extract, extractions
 from launcher.tasks.fewshot import examples, pool
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.template import render
-
-METRICS = {match: (Metric(match.value),) for match in Match}
-
-
-class Pick(Enum):
-    """Which match of ``extract`` is the prediction."""
-
-    first = "first"
-    last = "last"
 
 
 @component("tasks/generation")
@@ -45,10 +46,19 @@ class Generation(Task):
     ``fewshot`` examples come first, in chat as messages: the first items of ``fewshot_path`` (empty: ``path``) with
     other prompts than the item. Each has ``fewshot_answer`` (empty: ``target``) after ``fewshot_delimiter``.
 
-    ``extract``, a regular expression with at most one group, finds the prediction in the answer; ``pick`` says which
-    match. In it ``{number}`` stands for a number as people write it: ``$9{,}500``, ``10 000``, ``-$5``, ``1.5e3``. A
-    sample ends as unparsed for an empty answer, without a match, or if the expression takes too long. With ``match:
-    numeric`` it also does without a number. ``normalize`` is applied to predictions and targets.
+    ``extract``, a regular expression, finds the prediction in the answer: the match, or its first group that is not
+    empty. ``pick`` says which match. In it ``{number}`` stands for a number as people write it: ``$9{,}500``,
+    ``10 000``, ``-$5``, ``1.5e3``, ``3/4``. Several regular expressions by name read the answer in several ways, as
+    filters of lm-evaluation-harness do. Each may be a mapping with ``regex``, ``pick`` and ``fallback``.
+
+    ``match`` is how predictions are compared, or a list of several; the first is the main metric. With named
+    extractions, a metric's name is ``<match>,<extraction>``. Before the comparison, predictions and targets lose what
+    ``regexes_to_ignore`` matches, and then pass through ``normalize``.
+
+    A sample ends as unparsed for an empty answer, without a match of the first extraction, or if an expression takes
+    too long. With ``match: numeric`` it also does without a number. ``fallback`` is a prediction instead, so that the
+    sample counts as wrong: lm-evaluation-harness has "[invalid]". What only a further extraction or metric lacks leaves
+    that metric without a value for the sample.
 
     An answer that ended at ``max_tokens`` is truncated and not scored, even with a match. ``accept_truncated`` scores
     it, but never unfinished reasoning.
@@ -70,18 +80,32 @@ class Generation(Task):
     max_tokens: Count = 256
     temperature: NonNegative = 0.0
     stop: list[str] = field(default_factory=list)
-    extract: str = ""
+    extract: Any = ""
     pick: Pick = Pick.last
+    fallback: str | None = None
+    regexes_to_ignore: list[str] = field(default_factory=list)
     normalize: list[Normalize] = field(default_factory=lambda: [Normalize.strip])
-    match: Match = Match.exact_match
+    match: Any = "exact_match"
     accept_truncated: bool = False
 
     def __post_init__(self) -> None:
-        check_pattern(self.extract)
+        matches(self.match)
+        extractions(self.extract, self.pick, self.fallback)
+        for pattern in self.regexes_to_ignore:
+            if not is_regex(pattern):
+                raise UserError(f"tasks: regexes_to_ignore: {pattern!r} is not a regular expression")
 
-    @property
+    @cached_property
+    def _matches(self) -> tuple[Match, ...]:
+        return matches(self.match)
+
+    @cached_property
+    def _extractions(self) -> tuple[Extraction, ...]:
+        return extractions(self.extract, self.pick, self.fallback)
+
+    @cached_property
     def metrics(self) -> Sequence[Metric]:
-        return METRICS[self.match]
+        return [Metric(_metric(match, how)) for how in self._extractions for match in self._matches]
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         shots = pool(self.fewshot_path or self.path, self.fewshot, self._prompt)
@@ -100,13 +124,48 @@ class Generation(Task):
         text = text_of(responses[0], accept_truncated=self.accept_truncated)
         if isinstance(text, Score):
             return text
-        found = await self._extracted(text)
-        if isinstance(found, Score):
-            return found
-        targets = sample.target if isinstance(sample.target, list) else [sample.target]
-        prediction = normalized(found, self.normalize)
-        correct = right(prediction, [normalized(target, self.normalize) for target in targets], self.match)
-        return Score(Status.scored, prediction, {self.match.value: float(correct)})
+        found = {how.name: await self._read(how, text, sample.target) for how in self._extractions}
+        main = next(iter(found.values()))
+        if isinstance(main, Unread):
+            return Score(Status.unparsed, reason=main.reason)
+        read = {name: reading for name, reading in found.items() if not isinstance(reading, Unread)}
+        scores = {name: value for reading in read.values() for name, value in reading.scores.items()}
+        predictions = {name: reading.prediction for name, reading in read.items()}
+        return Score(Status.scored, main.prediction if len(found) == 1 else predictions, scores)
+
+    async def _read(self, how: Extraction, text: str, target: Json) -> Reading | Unread:
+        """Return the prediction that one extraction finds, with its scores."""
+        try:
+            found = await self._extracted(how, text)
+            if found is None:
+                return Unread(f"nothing in the answer matches {how.regex!r}" if text.strip() else "the answer is empty")
+            return await self._compared(how, found, target if isinstance(target, list) else [target])
+        except bounded.TooSlow as error:
+            return Unread(f"a regular expression of the task took {error} on this answer")
+
+    async def _extracted(self, how: Extraction, text: str) -> str | None:
+        """Return what is extracted, else the fallback."""
+        found = (await extract(how, text) if how.regex else text) if text.strip() else None
+        return how.fallback if found is None else found
+
+    async def _compared(self, how: Extraction, found: str, targets: Sequence[str]) -> Reading | Unread:
+        prediction, scores = await self._normalized(found), {}
+        for match in self._matches:
+            if match is Match.numeric and how.fallback is None and numbers.parse(prediction) is None:
+                continue
+            right = [await self._comparable(target, match) for target in targets]
+            scores[_metric(match, how)] = await agreement(prediction, right, match)
+        if _metric(self._matches[0], how) not in scores:
+            return Unread(f"{found[:80]!r} is not a number")
+        return Reading(prediction, scores)
+
+    async def _normalized(self, text: str) -> str:
+        if self.regexes_to_ignore:
+            text = await bounded.run(without, text, tuple(self.regexes_to_ignore), inline=True)
+        return normalized(text, self.normalize)
+
+    async def _comparable(self, target: str, match: Match) -> str:
+        return target if match is Match.regex else await self._normalized(target)
 
     def fingerprint(self) -> Json:
         shots = {"fewshot": digest(self.fewshot_path)} if self.fewshot and self.fewshot_path else {}
@@ -115,7 +174,9 @@ class Generation(Task):
     def _reading(self) -> dict[str, Json]:
         """Return the version of the rules by which answers are read, where one has changed."""
         changed = {Normalize.punctuation, Normalize.number} & set(self.normalize)
-        return {"reading": 2} if changed or self.match is not Match.exact_match or self.fewshot else {}
+        if Match.numeric in self._matches or Normalize.number in self.normalize or NUMBER in str(self.extract):
+            return {"reading": 3}
+        return {"reading": 2} if changed or self._matches != (Match.exact_match,) or self.fewshot else {}
 
     def size(self) -> int:
         return min(count(self.path), self.limit or count(self.path))
@@ -145,10 +206,16 @@ class Generation(Task):
         """Return the target; `TaskError` if no answer can agree with it."""
         target = self._target(item)
         texts = target if isinstance(target, list) else [target]
-        if not any(text.strip() and matchable(normalized(text, self.normalize), self.match) for text in texts):
-            wanted = f"match={self.match.value} needs a {'number' if self.match is Match.numeric else 'text'}"
-            raise TaskError(f"{item.where}: no answer can equal the target {str(target)[:200]!r}; {wanted}")
+        for match in self._matches:
+            wanted = [unmatchable(self._unbounded(text, match), match) if text.strip() else "a text" for text in texts]
+            if None not in wanted:
+                what = f"no answer can equal the target {str(target)[:200]!r}; match={match.value} needs {wanted[0]}"
+                raise TaskError(f"{item.where}: {what}")
         return target
+
+    def _unbounded(self, target: str, match: Match) -> str:
+        """Return a comparable target; that of an item is the user's own, and needs no limit of time."""
+        return target if match is Match.regex else normalized(without(target, self.regexes_to_ignore), self.normalize)
 
     def _target(self, item: Item) -> str | list[str]:
         if not self.targets:
@@ -158,17 +225,21 @@ class Generation(Task):
             raise TaskError(f"{item.where}: field '{self.targets}' must be a list of texts, this is {found!r}")
         return found
 
-    async def _extracted(self, text: str) -> str | Score:
-        if not text.strip():
-            return Score(Status.unparsed, reason="the answer is empty")
-        if self.extract:
-            try:
-                found = await extract(self.extract, text, last=self.pick is Pick.last)
-            except bounded.TooSlow as error:
-                return Score(Status.unparsed, reason=f"extract={self.extract!r} took {error} on this answer")
-            if found is None:
-                return Score(Status.unparsed, reason=f"nothing in the answer matches {self.extract!r}")
-            text = found
-        if self.match is Match.numeric and numbers.parse(normalized(text, self.normalize)) is None:
-            return Score(Status.unparsed, reason=f"{text[:80]!r} is not a number")
-        return text
+
+@dataclass(frozen=True)
+class Reading:
+    """What one extraction makes of an answer."""
+
+    prediction: str
+    scores: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Unread:
+    """Why an extraction has no prediction."""
+
+    reason: str
+
+
+def _metric(match: Match, how: Extraction) -> str:
+    return f"{match.value},{how.name}" if how.name else match.value

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,8 @@ from hypothesis import strategies as st
 from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Response, Sample, Status
 from launcher.tasks.compare import Match, Normalize
-from launcher.tasks.generation import Generation, Pick
+from launcher.tasks.extraction import Pick
+from launcher.tasks.generation import Generation
 from tests.scoring import score
 
 ROWS = [{"id": "a", "prompt": "1+1=", "answer": 2}, {"id": "b", "prompt": "1+2=", "answer": 3}]
@@ -160,8 +162,11 @@ def test_the_fingerprint_follows_the_items(jsonl):
 def test_a_run_that_read_answers_by_other_rules_is_not_resumed(jsonl):
     path = jsonl(*ROWS)
     assert "reading" not in Generation(path=path).fingerprint()
-    for changed in ({"match": Match.numeric}, {"match": Match.contains}, {"normalize": [Normalize.punctuation]}):
+    for changed in ({"match": Match.contains}, {"normalize": [Normalize.punctuation]}):
         assert Generation(path=path, **changed).fingerprint()["reading"] == 2
+    newer: Any = ({"match": Match.numeric}, {"normalize": [Normalize.number]}, {"extract": "{number}"})
+    for changed in newer:
+        assert Generation(path=path, **changed).fingerprint()["reading"] == 3
 
 
 @pytest.mark.parametrize(
@@ -190,8 +195,74 @@ def test_booleans_are_written_as_in_json(jsonl):
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("limit", 0), ("fewshot", -1), ("max_tokens", 0), ("temperature", -0.1), ("extract", "("), ("extract", "(a)(b)")],
+    [
+        ("limit", 0),
+        ("fewshot", -1),
+        ("max_tokens", 0),
+        ("temperature", -0.1),
+        ("extract", "("),
+        ("extract", {}),
+        ("extract", {"a,b": "x"}),
+        ("extract", {"a": {"regex": "x", "pik": "last"}}),
+    ],
 )
 def test_bad_settings_are_named(key, value):
     with pytest.raises(UserError, match=key):
         Generation(**{key: value})
+
+
+STRICT = {"regex": r"#### (\-?[0-9\.\,]+)", "pick": "first"}
+FLEXIBLE = {"regex": r"(-?[$0-9.,]{2,})|(-?[0-9]+)", "pick": "last"}
+GSM8K = {
+    "extract": {"strict-match": STRICT, "flexible-extract": FLEXIBLE},
+    "fallback": "[invalid]",
+    "regexes_to_ignore": [",", r"\$", "(?s).*#### ", r"\.$"],
+    "normalize": ["lower"],
+}
+SAID = ["#### 1,200", "It is $1,200.", "so 7\n#### 5", "none", "#### 5. Then 6 and 1200", "#### -1200", "####  1200"]
+
+
+@pytest.mark.parametrize("text", SAID)
+def test_the_two_filters_of_gsm8k_score_as_in_lm_eval(completion, text):
+    """Compares with RegexFilter and exact_match of lm_eval."""
+    extraction = pytest.importorskip("lm_eval.filters.extraction")
+    from lm_eval.api.metrics import exact_match_hf_evaluate
+
+    how: dict[str, Any] = {**GSM8K, "normalize": [Normalize.lower]}
+    target = "He has 1000 + 200.\n#### 1200"
+    found = score(Generation(**how), Sample("t", "1", (), target), completion(text))
+    for name, part, group in (("strict-match", STRICT, 0), ("flexible-extract", FLEXIBLE, -1)):
+        [[taken]] = extraction.RegexFilter(part["regex"], group).apply([[text]], [{}])
+        theirs = exact_match_hf_evaluate([taken], [target], how["regexes_to_ignore"], ignore_case=True)
+        assert found.scores[f"exact_match,{name}"] == theirs["exact_match"], name
+
+
+def test_the_first_extraction_decides_whether_a_sample_is_read(completion):
+    how = {"extract": {"strict": r"#### (\d+)", "loose": "{number}"}}
+    assert scored(completion("4"), **how)[0] is Status.unparsed
+    assert scored(completion("#### 4 or 5"), **how)[2] == {"exact_match,strict": 1.0, "exact_match,loose": 0.0}
+    other = {"extract": {"loose": "{number}", "strict": r"#### (\d+)"}}
+    assert scored(completion("4"), **other) == (Status.scored, {"loose": "4"}, {"exact_match,loose": 1.0})
+
+
+def test_several_metrics(completion):
+    task = Generation(match=["exact_match", "f1", "numeric"], normalize=[Normalize.squad])
+    assert [metric.name for metric in task.metrics] == ["exact_match", "f1", "numeric"]
+    found = score(task, Sample("t", "1", (), "4"), completion("the 4 birds"))
+    assert found.scores == {"exact_match": 0.0, "f1": pytest.approx(2 / 3)}, "numeric has no value: it is no number"
+
+
+def test_an_answer_without_a_prediction_is_wrong_with_a_fallback(completion):
+    for text in ("", "no digits"):
+        assert scored(completion(text), extract="{number}", fallback="[invalid]")[2] == {"exact_match": 0.0}
+    assert scored(completion("words"), match="numeric", fallback="[invalid]")[2] == {"numeric": 0.0}
+
+
+def test_regular_expressions_as_targets_are_compared_as_written(completion):
+    how = {"match": "regex", "normalize": [Normalize.lower]}
+    assert scored(completion("In JULY 1969"), r"july\s\d{4}", **how)[2] == {"regex": 1.0}
+
+
+def test_a_target_that_is_no_regular_expression_is_refused(jsonl):
+    with pytest.raises(TaskError, match="match=regex needs a regular expression"):
+        list(Generation(path=jsonl({"prompt": "x", "answer": "("}), match=["exact_match", "regex"]).samples("t", "m"))

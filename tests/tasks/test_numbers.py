@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.tasks.extraction import extract, find
+from launcher.tasks.extraction import Extraction, Pick, extract, find
 from launcher.tasks.numbers import PATTERN, parse, write
 from tests.fuzzing import examples
 
@@ -110,4 +110,45 @@ LONG = ["1" * 20_000, "1," * 10_000, "1 000" * 4_000, "$" * 20_000, "1e" * 10_00
 
 @pytest.mark.parametrize("text", LONG, ids=[text[:5].strip() or "spaces" for text in LONG])
 async def test_a_long_answer_is_read_within_the_bound(text: str) -> None:
-    await extract("{number}", text, last=True)  # it raises TooSlow otherwise
+    await extract(Extraction("", "{number}", Pick.last, None), text)  # it raises TooSlow otherwise
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3/4", "0.75"),
+        ("-3 / 4", "-0.75"),
+        ("1 1/2", "1.5"),
+        ("\\frac{3}{4}", "0.75"),
+        ("$-\\dfrac{1}{2}$", "-0.5"),
+        ("\\boxed{1\\tfrac12}", "1.5"),
+        ("\u00bd", "0.5"),
+        ("2 \u00be", "2.75"),
+        ("1.234,56", "1234.56"),
+        ("\u20ac1.234.567", "1234567"),
+        ("12 345,6", "12345.6"),
+    ],
+)
+def test_fractions_and_decimal_commas(text: str, expected: str) -> None:
+    assert parse(text) == Decimal(expected)
+    assert last_number(f"It is {text}.") == Decimal(expected)
+
+
+@pytest.mark.parametrize("text", ["1/0", "0/0", "1/2/2024", "1,2", "3,14", "1.2.3", "1/2/", "frac12", "/2", "1//2"])
+def test_what_is_no_single_number_stays_so(text: str) -> None:
+    assert parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "last"), [("12/3 = 4", "4"), ("on 12/25/2024", "2024"), ("pages 3-5", "5"), ("a 1/2, b 3", "3")]
+)
+def test_the_last_number_is_not_part_of_another(text: str, last: str) -> None:
+    assert last_number(text) == Decimal(last)
+
+
+def test_equal_fractions_are_equal() -> None:
+    assert parse("2/6") == parse("1/3") != parse("0.333")
+
+
+def last_number(text: str) -> Decimal | None:
+    return parse(list(re.finditer(PATTERN, text))[-1][0])
