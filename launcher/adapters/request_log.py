@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import json
-import logging
-import re
 from collections.abc import AsyncIterator, Callable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -15,17 +11,11 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.adapters.base import Adapter, Downstream, closing
-from launcher.core.errors import AdapterError, UserError
-from launcher.core.files import append
+from launcher.adapters.line_writer import LineWriter, check_file, redacted
+from launcher.core.errors import AdapterError
 from launcher.core.ranges import CountFromZero
-from launcher.core.redaction import redact
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
-
-log = logging.getLogger(__name__)
-
-SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
-"""Names of headers whose values are never written."""
 
 
 @component("adapters/request_log")
@@ -44,9 +34,8 @@ class RequestLog(Adapter):
     max_count: CountFromZero | None = 1000
 
     def __post_init__(self) -> None:
-        if not self.file or Path(self.file).name != self.file:
-            raise UserError(f"adapters.request_log.file is '{self.file}'; a file name without a folder is needed")
-        self._writer: _Writer | None = None
+        check_file(self.file, "adapters.request_log.file")
+        self._writer: LineWriter | None = None
         self._count = 0
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
@@ -59,39 +48,12 @@ class RequestLog(Adapter):
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
-        self._writer, self._count = _Writer(folder / self.file), 0
+        self._writer, self._count = LineWriter(folder / self.file), 0
         try:
             yield
         finally:
             writer, self._writer = self._writer, None
             await asyncio.to_thread(writer.close)
-
-
-class _Writer:
-    """A thread that appends JSON lines to a file; the first error is logged, and later lines are dropped."""
-
-    def __init__(self, path: Path) -> None:
-        self._file = append(path)
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="request-log")
-        self._broken = False
-
-    def write(self, entry: Mapping[str, Json]) -> None:
-        self._pool.submit(self._append, entry).add_done_callback(self._check)
-
-    def close(self) -> None:
-        self._pool.shutdown(wait=True)
-        self._file.close()
-
-    def _append(self, entry: Mapping[str, Json]) -> None:
-        if not self._broken:
-            line = redact(json.dumps(entry, ensure_ascii=False, default=str)) + "\n"
-            self._file.write(line.encode("utf-8", "backslashreplace"))
-
-    def _check(self, done: Future[None]) -> None:
-        error = done.exception()
-        if error is not None and not self._broken:
-            self._broken = True
-            log.error("%s: %s; no further requests are logged", self._file.name, error)
 
 
 async def _logged(request: Request, call_next: Handler, write: Callable[[Mapping[str, Json]], None]) -> Response:
@@ -133,8 +95,3 @@ async def _copied(
         raise
     finally:
         write({**entry, "response": seen, **({"error": error} if error else {})})
-
-
-def redacted(headers: Mapping[str, str]) -> dict[str, str]:
-    """Return the headers with the values of secret ones replaced."""
-    return {name: "<redacted>" if SECRET.search(name) else value for name, value in headers.items()}

@@ -105,3 +105,7 @@ class ServerAway(Exception):
 
 class AdapterError(Exception):
     """A request or answer that an adapter refuses, because it cannot handle it correctly."""
+
+
+class AdapterStop(UserError):
+    """An answer at which an adapter ends the whole evaluation."""

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from launcher.core.console import one_line
+from launcher.core.errors import AdapterStop
 from launcher.core.responses import token_count
 from launcher.core.types import Handler, Json, Record, Sample, Score, Status
 from launcher.evaluate.exchange import MAX_QUOTED_CHARACTERS, AnswerTiming, Exchange, NoAnswer, Symptom, plain
@@ -45,7 +46,9 @@ async def ask(
     accept_missing_finish: bool = False,
     others: Mapping[str, Handler] | None = None,
 ) -> SampleResult:
-    """Send the sample's requests and score the answers, if none has a fault. Raises nothing but cancellation.
+    """Send the sample's requests and score the answers, if none has a fault.
+
+    Raises nothing but cancellation and `AdapterStop`.
 
     ``others`` are the endpoints beside the run's own that the task may name while it scores.
     """
@@ -67,6 +70,8 @@ async def _scored(exchange: Exchange, task: Task) -> Score:
     try:
         score: object = await task.score(exchange.sample, responses, exchange.ask)
         fault = fault_of(score, task)
+    except AdapterStop:
+        raise
     except (Exception, asyncio.CancelledError) as error:
         if isinstance(error, asyncio.CancelledError) and _cancellations() > cancelled_before:
             raise

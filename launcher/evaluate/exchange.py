@@ -12,7 +12,7 @@ from enum import Enum
 
 from launcher.adapters.base import closing
 from launcher.core.console import one_line
-from launcher.core.errors import AdapterError, Failure, ServerAway, TransportError
+from launcher.core.errors import AdapterError, AdapterStop, Failure, ServerAway, TransportError
 from launcher.core.responses import NO_FINISH, checked, error_message, is_page, quoted, refuses, token_count
 from launcher.core.types import GATEWAY, Handler, Json, Request, Response, Sample, Score, Status
 
@@ -154,9 +154,11 @@ def plain(request: Request) -> dict[str, Json]:
 
 
 async def _received(handler: Handler, request: Request) -> Response:
-    """Return the answer, checked. Raises `NoAnswer` where there is none."""
+    """Return the answer, checked. Raises `NoAnswer` where there is none, and `AdapterStop`."""
     try:
         return checked(request, await handler(request))
+    except AdapterStop:
+        raise
     except Exception as error:
         score = Score(Status.failed, reason=_explained(error, request))
         raise NoAnswer(score, _symptom(error), request.path) from None

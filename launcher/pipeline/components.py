@@ -11,7 +11,32 @@ from importlib.metadata import EntryPoint, entry_points
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 
-from launcher.adapters import caching, payload, reasoning, request_log, retry, system_message  # noqa: F401
+from launcher.adapters import (  # noqa: F401
+    caching,
+    circuit_breaker,
+    consolidate_system,
+    drop_params,
+    finish_reason,
+    http_dump,
+    modify_tools,
+    omni,
+    payload,
+    progress,
+    raise_client_errors,
+    rate_limit,
+    reasoning,
+    reasoning_replay,
+    request_log,
+    response_log,
+    response_stats,
+    retry,
+    stream_coalesce,
+    stream_expand,
+    system_message,
+    token_log,
+    turn_limit,
+    validate_response,
+)
 from launcher.backends import command, external, inline, pytriton, ray  # noqa: F401
 from launcher.core.errors import UserError
 from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401

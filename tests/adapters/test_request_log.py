@@ -5,7 +5,8 @@ import json
 import pytest
 
 from launcher.adapters.base import Downstream
-from launcher.adapters.request_log import RequestLog, redacted
+from launcher.adapters.line_writer import redacted
+from launcher.adapters.request_log import RequestLog
 from launcher.core.errors import AdapterError, TransportError, UserError
 from launcher.core.types import Request, Response
 

@@ -13,10 +13,11 @@ from aiohttp import web
 
 from launcher.adapters.base import Adapter
 from launcher.adapters.caching import Caching
+from launcher.adapters.raise_client_errors import RaiseClientErrors
 from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.retry import Retry
 from launcher.adapters.system_message import SystemMessage
-from launcher.core.errors import ResumeError, TaskError
+from launcher.core.errors import AdapterStop, ResumeError, TaskError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Request, Response, Sample, Status
 from launcher.evaluate import outcome
@@ -201,6 +202,22 @@ async def test_a_refusing_adapter_sends_nothing(tmp_path):
         await run(server, tmp_path, tasks={"t": Tokens()}, adapters=[SystemMessage(text="S")])
     assert server.asked == []
     assert "token ids" in lines(tmp_path)[0]["reason"]
+
+
+async def test_an_adapter_may_end_the_evaluation(tmp_path):
+    asked = 0
+
+    async def answer(body, request):
+        nonlocal asked
+        asked += 1
+        if asked <= 2:
+            return said(body["prompt"])
+        return web.json_response({"error": {"message": "no such model"}}, status=404)
+
+    async with serving(answer) as server:
+        with pytest.raises(AdapterStop, match="HTTP 404 .*no such model"):
+            await run(server, tmp_path, adapters=[Retry(), RaiseClientErrors()], concurrency=1)
+    assert list(statuses(tmp_path).values()) == ["scored", "scored"], "what was done is kept"
 
 
 async def test_a_streamed_answer_is_failed(tmp_path):

@@ -1,0 +1,58 @@
+"""Drops parameters that a server does not take."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import field, replace
+from pathlib import Path
+
+from launcher.adapters.base import Adapter, Downstream, counting
+from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Handler, Json, Request, Response
+from launcher.settings.component import component
+
+
+@component("adapters/drop_params")
+class DropParams(Adapter):
+    """Drops the parameters of ``names`` from the body of every request that has them.
+
+    A name may be a dotted path, for instance ``stream_options.include_usage``. An object that is empty after that is
+    dropped too. ``drop_params.json`` in the run folder counts the dropped parameters; a resumed run adds to it.
+    """
+
+    names: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not self.names or not all(all(name.split(".")) for name in self.names):
+            raise UserError(f"adapters.drop_params.names is {self.names}; expected a list such as [logit_bias,user]")
+        self.counts: Counter[str] = Counter()
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        body: Json = request.body
+        for name in self.names:
+            changed = _without(body, name.split("."))
+            self.counts[name] += changed is not body
+            body = changed
+        return await call_next(request if body is request.body else replace(request, body=body))
+
+    @asynccontextmanager
+    async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
+        with counting(RunFolder(folder).counts("drop_params"), self.counts, self.names):
+            yield
+
+
+def _without(body: Json, path: Sequence[str]) -> Json:
+    """Return ``body`` itself if it does not have the path, else a copy without it."""
+    first, *rest = path
+    if not isinstance(body, Mapping) or first not in body:
+        return body
+    others = {name: value for name, value in body.items() if name != first}
+    if not rest:
+        return others
+    inner = _without(body[first], rest)
+    if inner is body[first]:
+        return body
+    return {name: inner if name == first else value for name, value in body.items()} if inner else others

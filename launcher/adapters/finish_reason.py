@@ -1,0 +1,61 @@
+"""Shows that an answer was cut by its token limit where the server calls that a stop."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
+
+from launcher.adapters.base import Adapter, Downstream, counting
+from launcher.core.responses import STOPPED, token_count
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Handler, Json, Request, Response
+from launcher.settings.component import component
+
+LIMITS = ("max_completion_tokens", "max_tokens")
+COUNTED = ("answers", "corrected")
+
+
+@component("adapters/finish_reason")
+class FinishReason(Adapter):
+    """Changes ``finish_reason`` to ``length`` where an answer has as many tokens as it may, and its server says stop.
+
+    Some servers call every end a stop, so that answers which were cut are scored. The number of tokens is that of
+    ``usage``, so only requests for one choice are corrected, and no streams. An answer that ends by itself with its
+    very last token becomes truncated too. ``finish_reason.json`` in the run folder counts ``answers`` and those
+    ``corrected``; a resumed run adds to it.
+    """
+
+    def __post_init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        response = await call_next(request)
+        limit = next((request.body[name] for name in LIMITS if request.body.get(name) is not None), None)
+        if response.events is not None or not response.ok or limit is None or request.body.get("echo"):
+            return response
+        self.counts["answers"] += 1
+        choice = _only_choice(response.body)
+        if choice is None or not _stopped_at(choice, response.body, limit):
+            return response
+        self.counts["corrected"] += 1
+        body = {**response.body, "choices": [{**choice, "finish_reason": "length"}]}
+        return replace(response, body=body)
+
+    @asynccontextmanager
+    async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
+        with counting(RunFolder(folder).counts("finish_reason"), self.counts, COUNTED):
+            yield
+
+
+def _only_choice(body: Json) -> Mapping[str, Json] | None:
+    choices = body.get("choices") if isinstance(body, Mapping) else None
+    only = choices[0] if isinstance(choices, list) and len(choices) == 1 else None
+    return only if isinstance(only, Mapping) else None
+
+
+def _stopped_at(choice: Mapping[str, Json], body: Mapping[str, Json], limit: Json) -> bool:
+    used = token_count(body.get("usage"), "completion_tokens")
+    return choice.get("finish_reason") in STOPPED and used is not None and used == limit

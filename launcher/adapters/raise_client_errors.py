@@ -1,0 +1,44 @@
+"""Ends the evaluation when the server refuses a request."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import ClassVar
+
+from launcher.adapters.base import Adapter
+from launcher.adapters.retry import RETRYABLE_STATUSES
+from launcher.core.errors import AdapterStop, UserError
+from launcher.core.responses import error_message
+from launcher.core.types import Handler, Request, Response
+from launcher.settings.component import component
+
+
+@component("adapters/raise_client_errors")
+class RaiseClientErrors(Adapter):
+    """Ends the evaluation at the first answer with a status from 400 to 499, and says what the server said.
+
+    Without it, such a sample ends as refused or failed, and the others are asked. 408, 409, 425 and 429 are no such
+    errors, and neither are those of ``allow``, for instance ``[400]`` where prompts may be too long. What was done
+    stays, and ``resume=`` continues the run.
+    """
+
+    changes_answers: ClassVar[bool] = False
+
+    allow: list[int] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        wrong = [status for status in self.allow if not 400 <= status < 500]
+        if wrong:
+            raise UserError(f"adapters.raise_client_errors.allow has {wrong[0]}; expected statuses from 400 to 499")
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        response = await call_next(request)
+        passes = response.status in RETRYABLE_STATUSES or response.status in self.allow
+        if 400 <= response.status < 500 and not passes:
+            said = " ".join(str(error_message(response.body) or response.body).split())[:500]
+            where = f" ({request.sample})" if request.sample else ""
+            raise AdapterStop(
+                f"adapters.raise_client_errors: the server answered HTTP {response.status}{where}: {said}; "
+                f"allow it with adapters.raise_client_errors.allow=[{response.status}]"
+            )
+        return response

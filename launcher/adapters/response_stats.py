@@ -1,0 +1,155 @@
+"""Counts answers, their tokens and their times, by path and status."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import ClassVar, Self
+
+from launcher.adapters.base import Adapter, Downstream, closing
+from launcher.adapters.latency_sketch import Sketch
+from launcher.core.errors import UserError
+from launcher.core.files import replace_json
+from launcher.core.responses import token_count
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Handler, Json, Request, Response
+from launcher.settings.component import component
+
+TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
+TIMES = ("latency_s", "first_event_s", "between_events_s")
+PERCENTILES = (50, 90, 99)
+NO_ANSWER = "no answer"
+
+
+@component("adapters/response_stats")
+class ResponseStats(Adapter):
+    """Writes ``response_stats.json`` in the run folder: for each path and HTTP status the answers, tokens and times.
+
+    ``latency_s`` is the time until the whole answer, ``first_event_s`` and ``between_events_s`` are those of streams,
+    which are in practice the times to the first token and between tokens. Each has its mean, its maximum, and its 50th,
+    90th and 99th percentile, which are off by at most 1 %. ``buckets`` hold the counts from which files of several
+    runs can be merged. ``no answer`` counts errors, ``cached`` the answers that a cache gave, which have no times. A
+    resumed run adds to the file.
+    """
+
+    changes_answers: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self._stats: dict[tuple[str, str], _Stats] = {}
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        start = time.perf_counter()
+        try:
+            response = await call_next(request)
+        except Exception:
+            self._of(request, NO_ANSWER).answers += 1
+            raise
+        stats = self._of(request, str(response.status))
+        if response.events is not None:
+            return replace(response, events=_timed(response.events, stats, start))
+        stats.count(response.body, cached=response.cached)
+        if not response.cached:
+            stats.times["latency_s"].add(time.perf_counter() - start)
+        return response
+
+    @asynccontextmanager
+    async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
+        file = RunFolder(folder).counts("response_stats")
+        self._stats = _read(file)
+        try:
+            yield
+        finally:
+            found: dict[str, dict[str, Json]] = {}
+            for (path, status), stats in sorted(self._stats.items()):
+                found.setdefault(path, {})[status] = stats.summary()
+            replace_json(file, found, indent=1)
+
+    def _of(self, request: Request, status: str) -> _Stats:
+        return self._stats.setdefault((request.path, status), _Stats())
+
+
+@dataclass
+class _Times:
+    """Times in seconds."""
+
+    sketch: Sketch = field(default_factory=Sketch)
+    total: float = 0.0
+    longest: float = 0.0
+
+    def add(self, seconds: float) -> None:
+        self.sketch.add(seconds)
+        self.total += seconds
+        self.longest = max(self.longest, seconds)
+
+    def summary(self) -> Json:
+        percentiles = {f"p{share}": _rounded(self.sketch.quantile(share / 100)) for share in PERCENTILES}
+        buckets = {str(bucket): self.sketch.buckets[bucket] for bucket in sorted(self.sketch.buckets)}
+        mean = self.total / self.sketch.count if self.sketch.count else None
+        return {"mean": _rounded(mean), **percentiles, "max": self.longest, "total": self.total, "buckets": buckets}
+
+    @classmethod
+    def of(cls, found: Json) -> Self:
+        buckets = {int(bucket): int(count) for bucket, count in found["buckets"].items()}
+        return cls(Sketch(buckets), float(found["total"]), float(found["max"]))
+
+
+@dataclass
+class _Stats:
+    """What the answers with one path and status have in common."""
+
+    answers: int = 0
+    cached: int = 0
+    tokens: Counter[str] = field(default_factory=Counter)
+    times: dict[str, _Times] = field(default_factory=lambda: {name: _Times() for name in TIMES})
+
+    def count(self, body: Json, *, cached: bool = False) -> None:
+        self.answers += 1
+        self.cached += cached
+        usage = body.get("usage") if isinstance(body, Mapping) else None
+        for name in TOKENS:
+            self.tokens[name] += token_count(usage, name) or 0
+
+    def summary(self) -> Json:
+        times = {name: times.summary() for name, times in self.times.items() if times.sketch.count}
+        return {"answers": self.answers, "cached": self.cached, **{t: self.tokens[t] for t in TOKENS}, **times}
+
+    @classmethod
+    def of(cls, found: Json) -> Self:
+        tokens = Counter({name: int(found[name]) for name in TOKENS})
+        times = {name: _Times.of(found[name]) if name in found else _Times() for name in TIMES}
+        return cls(int(found["answers"]), int(found["cached"]), tokens, times)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else float(f"{seconds:.4g}")
+
+
+def _read(file: Path) -> dict[tuple[str, str], _Stats]:
+    """Return the statistics of an earlier session. Raises `UserError` for a damaged file."""
+    try:
+        found = json.loads(file.read_bytes())
+        return {(path, status): _Stats.of(one) for path, by in found.items() for status, one in by.items()}
+    except FileNotFoundError:
+        return {}
+    except (OSError, ValueError, AttributeError, KeyError, TypeError) as error:
+        raise UserError(f"{file}: not the statistics of answers ({error}); remove it to count from zero") from None
+
+
+async def _timed(events: AsyncIterator[Json], stats: _Stats, start: float) -> AsyncIterator[Json]:
+    before, name, last = start, "first_event_s", None
+    try:
+        async with closing(events):
+            async for event in events:
+                now = time.perf_counter()
+                stats.times[name].add(now - before)
+                before, name = now, "between_events_s"
+                last = event if isinstance(event, Mapping) and event.get("usage") else last
+                yield event
+    finally:
+        stats.times["latency_s"].add(time.perf_counter() - start)
+        stats.count(last)
