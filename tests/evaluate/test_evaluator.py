@@ -215,7 +215,7 @@ async def test_an_adapter_may_end_the_evaluation(tmp_path):
         return web.json_response({"error": {"message": "no such model"}}, status=404)
 
     async with serving(answer) as server:
-        with pytest.raises(AdapterStop, match="HTTP 404 .*no such model"):
+        with pytest.raises(AdapterStop, match=r"HTTP 404 .*no such model"):
             await run(server, tmp_path, adapters=[Retry(), RaiseClientErrors()], concurrency=1)
     assert list(statuses(tmp_path).values()) == ["scored", "scored"], "what was done is kept"
 
