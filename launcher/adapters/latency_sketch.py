@@ -30,10 +30,10 @@ class Sketch:
         return self.buckets.total()
 
     def quantile(self, share: float) -> float | None:
-        """Return the value below which this share of all values lies; None without values."""
-        rank, seen = share * max(self.count - 1, 0), 0
+        """Return the least value that is not below this share of all values (the nearest rank); None without values."""
+        rank, seen = max(1, math.ceil(share * self.count)), 0
         for bucket in sorted(self.buckets):
             seen += self.buckets[bucket]
-            if seen > rank:
+            if seen >= rank:
                 return 2 * GROWTH**bucket / (GROWTH + 1)
         return None

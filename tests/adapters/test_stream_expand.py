@@ -6,13 +6,13 @@ from launcher.adapters.stream_coalesce import coalesced
 from launcher.adapters.stream_expand import StreamExpand
 from launcher.core.errors import AdapterError
 from launcher.core.responses import check_stream
-from launcher.core.types import Request, Response
+from launcher.core.types import Json, Request, Response
 
 USAGE = {"prompt_tokens": 1, "completion_tokens": 2}
 CALL = {"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 TEXT = {"id": "1", "object": "text_completion", "model": "m", "usage": USAGE}
 CHAT = TEXT | {"object": "chat.completion"}
-ANSWERS = {
+ANSWERS: dict[str, dict[str, Json]] = {
     "text": TEXT
     | {"choices": [{"index": i, "text": t, "logprobs": None, "finish_reason": "stop"} for i, t in enumerate("ab")]},
     "chat": CHAT

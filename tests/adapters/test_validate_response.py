@@ -35,6 +35,7 @@ async def test_an_error_and_another_path_pass(server):
 async def test_a_stream_breaks_off_at_its_fault(server, stream):
     events = [{"choices": [{"index": 0, "text": "a"}]}, {"error": {"message": "no"}}]
     found = await ValidateResponse()(REQUEST, server(Response(200, events=stream(events))))
+    assert found.events is not None
     assert await anext(found.events) == events[0]
     with pytest.raises(AdapterError, match="an event is an error"):
         await anext(found.events)
