@@ -23,8 +23,8 @@ class RateLimit(Adapter):
     """Delays requests so that at most ``requests_per_minute`` are sent, and ``tokens_per_minute`` used.
 
     ``burst`` requests may go out at once after a quiet time; over any longer time the rate holds. Tokens are those that
-    the answers report in ``usage``: their number is known only afterwards, so the requests in flight may exceed the
-    limit, and the next ones wait for it. An answer without ``usage`` counts no tokens, and neither does a stream.
+    the answers report in ``usage``. Their number is known only afterwards, so the requests in flight may exceed the
+    limit. The next ones then wait. An answer without ``usage`` counts no tokens, and neither does a stream.
     """
 
     changes_answers: ClassVar[bool] = False

@@ -30,11 +30,11 @@ NO_ANSWER = "no answer"
 class ResponseStats(Adapter):
     """Writes ``response_stats.json`` in the run folder: for each path and HTTP status the answers, tokens and times.
 
-    ``latency_s`` is the time until the whole answer, ``first_event_s`` and ``between_events_s`` are those of streams,
-    which are in practice the times to the first token and between tokens. Each has its mean, its maximum, and its 50th,
-    90th and 99th percentile, which are off by at most 1 %. ``buckets`` hold the counts from which files of several
-    runs can be merged. ``no answer`` counts errors, ``cached`` the answers that a cache gave, which have no times. A
-    resumed run adds to the file.
+    ``latency_s`` is the time until the whole answer. For streams, ``first_event_s`` is the time to the first token, and
+    ``between_events_s`` that between tokens. Each has its mean, its maximum, and its 50th, 90th and 99th percentile,
+    which are off by at most 1 %. ``buckets`` hold the counts from which files of several runs can be merged. ``no
+    answer`` counts errors. ``cached`` counts the answers of a cache, which have no times. A resumed run adds to the
+    file.
     """
 
     changes_answers: ClassVar[bool] = False
