@@ -145,12 +145,16 @@ NOT_ASKED = "not_asked"
 
 @dataclass(frozen=True)
 class Score:
-    """What a task says of a sample's responses. ``scores`` maps its metrics to values; empty unless scored."""
+    """What a task says of a sample's responses. ``scores`` maps its metrics to values; empty unless scored.
+
+    ``notes`` say what was odd about the scoring without being wrong; the report counts them.
+    """
 
     status: Status
     prediction: Json = None
     scores: Mapping[str, Json] = field(default_factory=dict)
     reason: str | None = None
+    notes: tuple[str, ...] = ()
 
 
 GATEWAY = frozenset({502, 503, 504, 520, 521, 522, 523, 524, 529, 530})

@@ -107,7 +107,7 @@ def _record(sample: Sample, score: Score, exchange: Exchange) -> Record:
         usage=_usage(responses),
         latency_s=round(exchange.latency_s, 6),
         reason=score.reason,
-        notes=tuple(exchange.notes),
+        notes=(*exchange.notes, *score.notes),
         scoring=tuple(exchange.scoring),
     )
 

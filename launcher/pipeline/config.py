@@ -124,7 +124,7 @@ def check(run: Run) -> None:
         )
     if run.run is not None:
         raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
-    check_tasks(run.tasks)
+    check_tasks(run.tasks, run.evaluate)
     group.check(run.groups, run.tasks)
     _check_objective(run)
     _check_watch(run)

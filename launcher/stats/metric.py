@@ -24,7 +24,8 @@ class Metric:
 
     ``range`` bounds the value of a sample and of the result, None at an end without a bound. ``combine`` makes one
     number of the values of an item's repeats (``Aggregation.items``, for instance pass@k), or of all samples
-    (``Aggregation.corpus``, for instance perplexity). It may raise an error for values that have no result.
+    (``Aggregation.corpus``, for instance perplexity). It may raise an error for values that have no result. For an
+    item it may return None: the metric leaves the item out, for instance one with too few samples for pass@k.
     ``interval=Interval.none`` says that no interval is known; None takes the right one.
     """
 
@@ -32,7 +33,7 @@ class Metric:
     direction: Direction = Direction.higher
     range: tuple[float | None, float | None] = (0.0, 1.0)
     aggregation: Aggregation = Aggregation.mean
-    combine: Callable[[Sequence[Json]], float] | None = None
+    combine: Callable[[Sequence[Json]], float | None] | None = None
     interval: Interval | None = None
 
     def __post_init__(self) -> None:
@@ -80,11 +81,20 @@ class Metric:
             by_item[item].append(value)
         if self.aggregation is Aggregation.corpus:
             return self._of_corpus(values, by_item, total)
+        n = len(values)
         if self.aggregation is Aggregation.items:
-            by_item = {item: [self._combined(found)] for item, found in by_item.items()}
+            by_item, n = self._of_items(by_item)
         mean = math.fsum(v for found in by_item.values() for v in found) / sum(map(len, by_item.values()))
         found = UNKNOWN if self.interval is Interval.none else of_mean(by_item, mean, self.range)
-        return self._made(mean, found, len(values), self._bounds(mean, len(values), total))
+        return self._made(mean, found, n, self._bounds(mean, n, total))
+
+    def _of_items(self, by_item: Mapping[str, Sequence[Json]]) -> tuple[dict[str, list[Json]], int]:
+        """Return the value of each item that has one, and the number of samples in them."""
+        assert self.combine is not None
+        kept = {item: found for item, found in by_item.items() if self.combine(found) is not None}
+        if not kept:
+            raise ValueError(f"no item has enough samples for {self.name}")
+        return {item: [self._combined(found)] for item, found in kept.items()}, sum(map(len, kept.values()))
 
     def _of_corpus(self, values: Values, by_item: Mapping[str, Sequence[Json]], total: int) -> MetricResult:
         value = self._combined([value for _, value in values])

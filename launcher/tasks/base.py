@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Ask, Json, Response, Sample, Score
+from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
 
 
@@ -21,10 +22,10 @@ def naming(task: str) -> Iterator[None]:
         raise TaskError(f"tasks.{task}: {error}") from None
 
 
-def check_tasks(tasks: Mapping[str, Task]) -> None:
+def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate) -> None:
     """Raise `UserError` for a name that a sample's key cannot hold, and for metrics that cannot be used.
 
-    These are none, two of one name, and such as raise an error.
+    These are none, two of one name, and such as raise an error. Raise it also for what a task's `Task.check` refuses.
     """
     for name, task in tasks.items():
         if "/" in name or not name.strip():
@@ -38,6 +39,10 @@ def check_tasks(tasks: Mapping[str, Task]) -> None:
         twice = next((metric for metric in names if names.count(metric) > 1), None)
         if twice is not None:
             raise UserError(f"tasks.{name}: {type(task).__name__} declares the metric '{twice}' more than once")
+        try:
+            task.check(evaluate)
+        except UserError as error:
+            raise UserError(f"tasks.{name}: {error}") from None
 
 
 @dataclass
@@ -63,6 +68,10 @@ class Task(ABC):
         ``ask`` sends further requests, for instance to a judge. It runs on the event loop: work that is slow or has no
         bound belongs in `launcher.tasks.bounded`. Never raises for what a model may answer.
         """
+
+    def check(self, evaluate: Evaluate) -> None:
+        """Raise `UserError` if the task cannot be evaluated with these settings, for instance with too few repeats."""
+        return
 
     def fingerprint(self) -> Json:
         """Return what changes answers besides the configuration, for instance a digest of the items' file."""

@@ -6,6 +6,7 @@ import pytest
 
 from launcher.core.errors import UserError
 from launcher.core.types import Direction, TaskResult
+from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
 from launcher.tasks.base import check_tasks
 from launcher.tasks.compare import Match
@@ -129,11 +130,11 @@ class Twice(Declares):
 )
 def test_a_task_whose_metrics_cannot_be_used_is_refused(task, words):
     with pytest.raises(UserError) as refused:
-        check_tasks({"t": task})
+        check_tasks({"t": task}, Evaluate())
     assert str(refused.value).startswith(words)
 
 
 @pytest.mark.parametrize("name", ["p/q", "", " "])
 def test_a_name_that_no_key_of_a_sample_can_hold_is_refused(name):
     with pytest.raises(UserError, match=f"tasks: '{name}' cannot be the name of a task; expected a text without '/'"):
-        check_tasks({name: Generation()})
+        check_tasks({name: Generation()}, Evaluate())

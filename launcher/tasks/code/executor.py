@@ -133,7 +133,7 @@ async def _answer(process: Process, data: bytes, wait_s: float) -> tuple[bytes, 
 
 
 def _without_cpu_s(pid: int) -> float:
-    """Return for how long a process or a descendant was ready to run and had no CPU, in seconds (proc(5), schedstat)."""
+    """Return for how long a process or a descendant was ready to run and had no CPU, in seconds (``schedstat``)."""
     waited = [0.0]
     for each in (pid, *processes.descendants(pid)):
         with suppress(OSError, ValueError, IndexError):

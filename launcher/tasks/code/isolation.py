@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -84,7 +83,11 @@ def _fault(each: Isolation, trial: str) -> str:
         job = {"code": REFUSED, "test": trial.format(marker=marker.name), **LIMITS}
         try:
             done = subprocess.run(
-                each.command, input=json.dumps(job).encode(), capture_output=True, timeout=TRIAL_S, env=dict(ENVIRONMENT)
+                each.command,
+                input=json.dumps(job).encode(),
+                capture_output=True,
+                timeout=TRIAL_S,
+                env=dict(ENVIRONMENT),
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
@@ -132,5 +135,5 @@ def shown() -> tuple[str, ...]:
     """Return what a program may read: the system's libraries, and Python with its packages."""
     paths = sysconfig.get_paths()
     python = {sys.prefix, sys.base_prefix, sys.exec_prefix, *(paths[key] for key in ("stdlib", "purelib", "platlib"))}
-    found = [path for path in (*SYSTEM, *sorted(python)) if os.path.exists(path)]
+    found = [path for path in (*SYSTEM, *sorted(python)) if Path(path).exists()]
     return tuple(path for path in found if not any(path.startswith(f"{other}/") for other in found))

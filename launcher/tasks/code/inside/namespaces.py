@@ -7,6 +7,7 @@ import json
 import os
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 from . import supervisor
@@ -58,7 +59,7 @@ def _enter(layout: dict[str, list[str] | int]) -> None:
     _call("mount", None, b"/", None, RECURSIVE | PRIVATE, None)
     before = {path: os.open(path, os.O_PATH) for path in [*shown, *devices]}  # as /tmp may hold some of them
     _call("mount", b"none", root.encode(), b"tmpfs", NO_SUID, b"mode=755,size=4m")
-    os.mkdir(f"{root}/tmp")
+    Path(f"{root}/tmp").mkdir()
     _call("mount", b"none", f"{root}/tmp".encode(), b"tmpfs", NO_SUID, f"mode=777,size={tmp_bytes}".encode())
     for path, opened in before.items():
         _bind(opened, f"{root}{path}", read_only=path in shown)
@@ -71,11 +72,11 @@ def _enter(layout: dict[str, list[str] | int]) -> None:
 
 def _bind(opened: int, target: str, read_only: bool) -> None:
     source = f"/proc/self/fd/{opened}"
-    if os.path.isdir(source):
-        os.makedirs(target, exist_ok=True)
+    if Path(source).is_dir():
+        Path(target).mkdir(parents=True, exist_ok=True)
     else:
-        os.makedirs(os.path.dirname(target), exist_ok=True)
-        os.close(os.open(target, os.O_CREAT | os.O_WRONLY))
+        Path(target).parent.mkdir(parents=True, exist_ok=True)
+        Path(target).touch()
     _call("mount", source.encode(), target.encode(), None, BIND | RECURSIVE, None)
     os.close(opened)
     if read_only:
@@ -90,13 +91,15 @@ def _kept(flags: int) -> int:
     return (flags & (4 | 8)) | sum(value for flag, value in times.items() if flags & flag)
 
 
+def _pivot_root() -> ctypes.c_long:
+    """Return the number of a system call that C libraries have no function for."""
+    return ctypes.c_long(155 if os.uname().machine == "x86_64" else 41)
+
+
 def _call(name: str, *arguments: bytes | int | None) -> None:
     libc = ctypes.CDLL(None, use_errno=True)
     typed = [ctypes.c_ulong(value) if isinstance(value, int) else value for value in arguments]
-    if name == "pivot_root":  # which no C library has
-        typed, function = [ctypes.c_long({"x86_64": 155}.get(os.uname().machine, 41)), *typed], libc.syscall
-    else:
-        function = getattr(libc, name)
+    function = getattr(libc, name) if name != "pivot_root" else partial(libc.syscall, _pivot_root())
     if function(*typed):
         number = ctypes.get_errno()
         raise OSError(number, f"{name}: {os.strerror(number)}")

@@ -30,9 +30,12 @@ class Calls(NamedTuple):
 
 
 ARCHITECTURES = {
-    # fork vfork execve execveat · kill tkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_* · ptrace process_vm_* · socket
-    # shmget msgget semget memfd_* · mount umount2 pivot_root chroot unshare setns open_tree move_mount fsopen
-    # mount_setattr · io_uring_setup bpf perf_event_open userfaultfd add_key request_key keyctl
+    # In this order: fork, vfork, execve, execveat.
+    # Then kill, tkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_send_signal, pidfd_open, pidfd_getfd.
+    # Then ptrace, process_vm_readv, process_vm_writev.
+    # Then socket, shmget, msgget, semget, memfd_create, memfd_secret.
+    # Then mount, umount2, pivot_root, chroot, unshare, setns, open_tree, move_mount, fsopen, mount_setattr.
+    # Then io_uring_setup, bpf, perf_event_open, userfaultfd, add_key, request_key, keyctl.
     "x86_64": Calls(
         0xC000003E, 56, 435, 234,
         (57, 58, 59, 322, 62, 200, 129, 297, 424, 434, 438, 101, 310, 311, 41, 29, 68, 64, 319, 447, 165, 166, 155, 161,

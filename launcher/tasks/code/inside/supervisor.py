@@ -28,7 +28,7 @@ KINDS = {b"P": "passed", b"W": "wrong", b"E": "error", b"M": "limit"}
 
 
 def main() -> None:
-    """Run the job of standard input; the exit code is 0 whatever became of the program."""
+    """Run the job of standard input; the exit code says nothing of the program."""
     job = json.load(sys.stdin.buffer)
     _die_with_parent()
     _hide()
