@@ -11,7 +11,7 @@ from enum import Enum
 
 from launcher.core.errors import UserError
 from launcher.core.types import Json
-from launcher.tasks import bounded, numbers
+from launcher.tasks import bounded, mathematics, numbers
 
 
 class Match(Enum):
@@ -20,7 +20,8 @@ class Match(Enum):
     ``exact_match``: equal to an answer. ``contains``: an answer stands in it as whole words and whole numbers (1 is not
     in 1.5). ``starts_with``: it begins with an answer, as whole words. ``numeric``: the same number as an answer
     (1,000 = 1000.0, 3/4 = 0.75). ``regex``: an answer, as a regular expression, is found in it. ``f1``: the F1 of its
-    words and those of an answer, from 0 to 1, as SQuAD and TriviaQA compute it.
+    words and those of an answer, from 0 to 1, as SQuAD and TriviaQA compute it. ``math_verify``: it means the same
+    mathematics as an answer, by the package math-verify; in a longer text the last ``\\boxed`` or expression counts.
     """
 
     exact_match = "exact_match"
@@ -29,6 +30,7 @@ class Match(Enum):
     numeric = "numeric"
     regex = "regex"
     f1 = "f1"
+    math_verify = "math_verify"
 
 
 class Normalize(Enum):
@@ -84,11 +86,15 @@ def without(text: str, patterns: Sequence[str]) -> str:
     return text
 
 
-async def agreement(prediction: str, targets: Sequence[str], match: Match) -> float:
+async def agreement(prediction: str, targets: Sequence[str], match: Match) -> float | None:
     """Return how well a normalized prediction agrees with the best of the normalized targets, from 0 to 1.
+
+    None says that the prediction holds nothing that could be compared.
 
     Raises `bounded.TooSlow` where that takes too long.
     """
+    if match is Match.math_verify:
+        return await mathematics.agreement(prediction, targets)
     if match in _UNBOUNDED:
         return await bounded.run(best, prediction, targets, match, inline=True)
     return best(prediction, targets, match)

@@ -12,7 +12,7 @@ from launcher.core.ranges import Count, CountFromZero, NonNegative
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
-from launcher.tasks import bounded, numbers
+from launcher.tasks import bounded, mathematics, numbers
 from launcher.tasks.answer import text_of
 from launcher.tasks.base import Task
 from launcher.tasks.compare import (
@@ -56,7 +56,8 @@ class Generation(Task):
     ``regexes_to_ignore`` matches, and then pass through ``normalize``.
 
     A sample ends as unparsed for an empty answer, without a match of the first extraction, or if an expression takes
-    too long. With ``match: numeric`` it also does without a number. ``fallback`` is a prediction instead, so that the
+    too long. With ``match: numeric`` it also does without a number, and with ``match: math_verify`` without
+    mathematics. ``fallback`` is a prediction instead, so that the
     sample counts as wrong: lm-evaluation-harness has "[invalid]". What only a further extraction or metric lacks leaves
     that metric without a value for the sample.
 
@@ -108,6 +109,7 @@ class Generation(Task):
         return [Metric(_metric(match, how)) for how in self._extractions for match in self._matches]
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
+        self._math_version()  # what is missing is said before anything is loaded
         shots = pool(self.fewshot_path or self.path, self.fewshot, self._prompt)
         for key, item in identified(read(self.path, self.limit), self.id):
             body = {
@@ -141,7 +143,7 @@ class Generation(Task):
                 return Unread(f"nothing in the answer matches {how.regex!r}" if text.strip() else "the answer is empty")
             return await self._compared(how, found, target if isinstance(target, list) else [target])
         except bounded.TooSlow as error:
-            return Unread(f"a regular expression of the task took {error} on this answer")
+            return Unread(f"the task took {error} to read or compare this answer")
 
     async def _extracted(self, how: Extraction, text: str) -> str | None:
         """Return what is extracted, else the fallback."""
@@ -149,14 +151,17 @@ class Generation(Task):
         return how.fallback if found is None else found
 
     async def _compared(self, how: Extraction, found: str, targets: Sequence[str]) -> Reading | Unread:
-        prediction, scores = await self._normalized(found), {}
+        prediction, scores = await self._normalized(found), dict[str, float]()
         for match in self._matches:
             if match is Match.numeric and how.fallback is None and numbers.parse(prediction) is None:
                 continue
             right = [await self._comparable(target, match) for target in targets]
-            scores[_metric(match, how)] = await agreement(prediction, right, match)
+            value = await agreement(prediction, right, match)
+            if value is not None or how.fallback is not None:
+                scores[_metric(match, how)] = value or 0.0
         if _metric(self._matches[0], how) not in scores:
-            return Unread(f"{found[:80]!r} is not a number")
+            what = "a number" if self._matches[0] is Match.numeric else "mathematics"
+            return Unread(f"{found[:80]!r} is not {what}")
         return Reading(prediction, scores)
 
     async def _normalized(self, text: str) -> str:
@@ -169,7 +174,12 @@ class Generation(Task):
 
     def fingerprint(self) -> Json:
         shots = {"fewshot": digest(self.fewshot_path)} if self.fewshot and self.fewshot_path else {}
-        return {"items": digest(self.path), **shots, **self._reading()}
+        return {"items": digest(self.path), **shots, **self._reading(), **self._math_version()}
+
+    def _math_version(self) -> dict[str, Json]:
+        """Return the version of the package that decides, where one does. Raises `UserError` if it is missing."""
+        used = Match.math_verify in self._matches
+        return {"math_verify": mathematics.installed_version()} if used else {}
 
     def _reading(self) -> dict[str, Json]:
         """Return the version of the rules by which answers are read, where one has changed."""
