@@ -133,6 +133,13 @@ def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
     return [by_index[index] for index in range(number)]
 
 
+def cut_by_limit(response: Response) -> bool:
+    """Tell whether the token limit ended the first choice of an answer."""
+    choices = response.body.get("choices") if isinstance(response.body, Mapping) else None
+    first = choices[0] if isinstance(choices, list) and choices else None
+    return isinstance(first, Mapping) and first.get("finish_reason") == "length"
+
+
 def refuses(response: Response) -> bool:
     """Return whether an answer with an error status is the server's own: JSON in OpenAI's shape, or in vLLM's old one.
 

@@ -25,7 +25,7 @@ from launcher.evaluate.sample_source import SampleSource
 from launcher.evaluate.statistics import throughput
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks import bounded
-from launcher.tasks.base import Task
+from launcher.tasks.base import Task, naming
 
 PROBE_CONNECTIONS = 1
 """A connection beside those of the samples: whether a server answers must be found out while all of them hang."""
@@ -53,6 +53,9 @@ async def evaluate(
     if it does not come back, the rest is left unasked. Raises `ResumeError`, `TaskError` when it meets a
     bad item, and `TakenOver` when another session has taken the ``lease``, after keeping what was done.
     """
+    for name, task in tasks.items():
+        with naming(name):
+            await asyncio.to_thread(task.prepare, endpoint)
     with Journal(folder, fingerprint, lease) as journal:
         source = SampleSource(tasks, settings, endpoint.model, journal.finished)
         async with (

@@ -92,17 +92,27 @@ class SampleSource:
     def _repeated(self, sample: Sample, repeat: int) -> Sample:
         numbered = replace(sample, repeat=repeat)
         requests = (
-            replace(overridden(request, self._settings, repeat), sample=numbered.key, index=index)
+            replace(
+                overridden(request, self._settings, repeat * len(sample.requests), index),
+                sample=numbered.key,
+                index=index,
+            )
             for index, request in enumerate(sample.requests)
         )
         return replace(numbered, requests=tuple(requests))
 
 
-def overridden(request: Request, settings: Evaluate, repeat: int) -> Request:
-    """Return the request with the sampling of the settings; a request with ``echo`` stays unchanged."""
+def overridden(request: Request, settings: Evaluate, before: int, index: int = 0) -> Request:
+    """Return the request with the sampling of the settings; a request with ``echo`` stays unchanged.
+
+    ``before`` counts the requests of earlier repeats of the item, ``index`` those before this one in the sample. Each
+    draws with another seed; one that the task gives differs within the sample already.
+    """
     if request.body.get("echo"):
         return request
-    seed = None if settings.seed is None else settings.seed + repeat
+    own = request.body.get("seed")
+    given_seed = own + before if isinstance(own, int) else None
+    seed = given_seed if settings.seed is None else settings.seed + before + index
     length = "max_completion_tokens" if "max_completion_tokens" in request.body else "max_tokens"
     given = {"temperature": settings.temperature, length: settings.max_tokens, "seed": seed}
     return replace(request, body={**request.body, **{k: v for k, v in given.items() if v is not None}})

@@ -42,7 +42,8 @@ from launcher.core.errors import UserError
 from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401
 from launcher.settings.component import COMPONENTS, ComponentExists
 from launcher.tasks import generation, multiple_choice  # noqa: F401
-from launcher.tasks.code import task  # noqa: F401
+from launcher.tasks.code import task as code_task  # noqa: F401
+from launcher.tasks.lm_eval import task as lm_eval_task  # noqa: F401
 
 GROUPS = ("adapters", "backend", "engine", "tasks")
 """The config groups that other distributions extend; ``launcher.<group>`` is the group of the entry points."""

@@ -39,7 +39,7 @@ def required_capabilities(run: Run) -> frozenset[Capability]:
     for name, task in run.tasks.items():
         deadline = time.monotonic() + MAX_CHECK_S
         with naming(name):
-            for number, sample in enumerate(islice(task.samples(name, run.model.name), run.evaluate.limit)):
+            for number, sample in enumerate(islice(task.preview(name, run.model.name), run.evaluate.limit)):
                 check_sample(sample, name)
                 if number == 0:
                     first += sample.requests

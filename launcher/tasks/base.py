@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from launcher.core.errors import TaskError, UserError
-from launcher.core.types import Ask, Json, Response, Sample, Score
+from launcher.core.types import Ask, Endpoint, Json, Response, Sample, Score
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
 
@@ -53,6 +53,23 @@ class Task(ABC):
     @abstractmethod
     def metrics(self) -> Sequence[Metric]:
         """The metrics that `score` may give, the main one first."""
+
+    def label(self, name: str) -> str:
+        """Return how reports name the task, which is ``name`` in the run."""
+        return name
+
+    def preview(self, name: str, model: str) -> Iterator[Sample]:
+        """Yield the samples that are checked before anything is loaded; they show what the server must be able to do.
+
+        A task that needs the endpoint to make its samples yields examples of them.
+        """
+        return self.samples(name, model)
+
+    def prepare(self, endpoint: Endpoint) -> None:  # noqa: B027  (most tasks need nothing of it)
+        """Get what `samples` needs of the endpoint, for instance its tokenizer; a thread calls it once, before them.
+
+        Raises `TaskError`.
+        """
 
     @abstractmethod
     def samples(self, name: str, model: str) -> Iterator[Sample]:

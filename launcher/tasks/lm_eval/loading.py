@@ -1,0 +1,155 @@
+"""Loads a task of lm-evaluation-harness, without its index and without disturbing its global state."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import random
+import re
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from launcher.core.errors import TaskError
+from launcher.core.types import Json
+
+RANDOM_SEED, NUMPY_SEED = 0, 1234
+"""The seeds of lm-eval's own command line (evaluator.py, simple_evaluate)."""
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")
+
+
+@dataclass(frozen=True)
+class TaskSource:
+    """Which task of lm-eval to load, and how to configure it.
+
+    ``overrides`` are a group's settings for its members, ``gen_kwargs`` are added to those of the task; both are JSON.
+    """
+
+    name: str
+    yaml_path: str
+    overrides: str = "{}"
+    gen_kwargs: str = "{}"
+    num_fewshot: int | None = None
+    repeats: int | None = None
+
+
+@lru_cache(maxsize=256)
+def load(source: TaskSource) -> Any:
+    """Return the `lm_eval.api.task.Task` of a source, with its data. Raises `TaskError`.
+
+    It is configured as `lm_eval.evaluator.simple_evaluate` does. Equal sources share one, whose documents are asked one
+    after the other.
+    """
+    _quiet()
+    from lm_eval.tasks import TaskManager
+
+    with seeded():
+        try:
+            loaded = TaskManager(include_defaults=False)._factory.build(
+                _entry(source), overrides=json.loads(source.overrides) or None, registry={}
+            )
+        except TaskError:
+            raise
+        except (Exception, SystemExit) as error:
+            raise TaskError(_explained(source, error)) from None
+    return _configured(_checked(loaded, source), source)
+
+
+def _configured(task: Any, source: TaskSource) -> Any:
+    gen_kwargs = json.loads(source.gen_kwargs)
+    if task.OUTPUT_TYPE == "generate_until" and gen_kwargs:
+        task.set_config("generation_kwargs", gen_kwargs, update=True)
+    if source.repeats is not None:
+        task.set_config("repeats", source.repeats)
+    given = task.config.num_fewshot
+    if given is None or (source.num_fewshot is not None and given != 0):
+        task.set_config("num_fewshot", source.num_fewshot or 0)
+    return task
+
+
+def _entry(source: TaskSource) -> Any:
+    from lm_eval.tasks._index import TaskIndex
+
+    entry = TaskIndex.entry_from_path(Path(source.yaml_path))
+    if entry is None or entry.name is None:
+        raise TaskError(f"lm_eval/{source.name}: {source.yaml_path} defines no task")
+    return entry
+
+
+def _checked(task: Any, source: TaskSource) -> Any:
+    """Return a task that can be asked over HTTP. Raises `TaskError`."""
+    if isinstance(task, list) or not hasattr(task, "doc_iterator"):
+        raise TaskError(f"lm_eval/{source.name} is a group or a tag; name its tasks")
+    if getattr(task, "MULTIMODAL", False):
+        raise TaskError(f"lm_eval/{source.name} has images or audio, which are not supported")
+    if not (task.has_test_docs() or task.has_validation_docs()):
+        raise TaskError(f"lm_eval/{source.name} has neither a test nor a validation split")
+    return task
+
+
+def _explained(source: TaskSource, error: BaseException) -> str:
+    """Return one line about why a task cannot be loaded, with what helps."""
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
+    if missing:
+        return f"lm_eval/{source.name} needs the package '{missing}'; pip install {missing}"
+    return (
+        f"lm_eval/{source.name} cannot be loaded ({said}); without access to its data set, "
+        "write a task that includes its YAML and names local data, see docs/benchmarks.md"
+    )
+
+
+@contextmanager
+def seeded() -> Iterator[None]:
+    """Seed the global generators as lm-eval's command line does, and restore them: no order of tasks matters."""
+    import numpy as np
+
+    before, numpy_before = random.getstate(), np.random.get_state()
+    random.seed(RANDOM_SEED)
+    np.random.seed(NUMPY_SEED)
+    try:
+        yield
+    finally:
+        random.setstate(before)
+        np.random.set_state(numpy_before)
+
+
+def _quiet() -> None:
+    """Keep the logs and progress bars of lm-eval and datasets out of the launcher's lines."""
+    logging.getLogger("lm_eval").setLevel(logging.ERROR)
+    import datasets
+
+    datasets.disable_progress_bars()
+    datasets.logging.set_verbosity_error()
+
+
+def configuration(task: Any) -> Mapping[str, Json]:
+    """Return a task's configuration as JSON, functions as their source."""
+    found: Mapping[str, Json] = json.loads(json.dumps(task.dump_config(), default=str, ensure_ascii=False))
+    return found
+
+
+def digest(task: Any) -> dict[str, str]:
+    """Return what a task's answers and scores depend on: the SHA-256 of its configuration and of its documents."""
+    config = ADDRESS.sub("", json.dumps(configuration(task), sort_keys=True))
+    return {"config": _sha256([config]), "documents": _sha256(_documents(task))}
+
+
+def _documents(task: Any) -> Iterator[str]:
+    for doc in task.eval_docs:
+        yield json.dumps(doc, sort_keys=True, default=str)
+    if task.config.num_fewshot:
+        for doc in task.fewshot_docs():
+            yield json.dumps(doc, sort_keys=True, default=str)
+
+
+def _sha256(parts: Any) -> str:
+    made = hashlib.sha256()
+    for part in parts:
+        made.update(part.encode("utf-8", "backslashreplace"))
+        made.update(b"\0")
+    return made.hexdigest()

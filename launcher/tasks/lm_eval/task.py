@@ -1,0 +1,203 @@
+"""A task of lm-evaluation-harness by its name."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from launcher.core.errors import TaskError
+from launcher.core.ranges import Count, CountFromZero
+from launcher.core.responses import Fault, cut_by_limit
+from launcher.core.types import Ask, Endpoint, Json, Request, Response, Sample, Score, Status
+from launcher.settings.component import component
+from launcher.stats.metric import Metric
+from launcher.tasks.base import Task
+from launcher.tasks.lm_eval import codec, index, loading, metrics
+from launcher.tasks.lm_eval.documents import Document, Documents, Style, instances_of, judged
+from launcher.tasks.lm_eval.tokenizer import EndpointTokenizer
+from launcher.tasks.loglikelihood import NoLogprobs
+
+DEFAULT_WINDOW = 2048
+"""The window of a rolling log-likelihood, in tokens, where neither the setting nor the server says another one."""
+
+
+@component("tasks/lm_eval")
+class LmEval(Task):
+    """Asks a task of lm-evaluation-harness: lm-eval builds its prompts, filters and scores the answers.
+
+    ``task`` is its name in lm-eval, or in the YAML files of the folder ``include_path``. ``num_fewshot``, ``limit``,
+    ``gen_kwargs``, ``apply_chat_template``, ``fewshot_as_multiturn`` and ``system_instruction`` mean what they mean on
+    lm-eval's command line; null and empty leave them to the task. As there, a task with zero examples in its YAML keeps
+    zero. ``repeats`` generates every answer several times (null: as the task says), each with another seed; lm-eval
+    sends one seed for all.
+
+    With ``chat`` the messages go to ``/v1/chat/completions``, whose server applies the chat template. That is for tasks
+    that generate text. Otherwise prompts are token ids. ``tokenizer`` is the folder of a tokenizer; empty takes that of
+    the endpoint. ``apply_chat_template`` without ``chat`` needs such a folder. ``add_bos_token`` puts the beginning of
+    sequence before every prompt.
+
+    ``max_length`` is the window of rolling log-likelihoods in tokens (null: the server's context). No prompt is cut:
+    the server refuses one that is too long, and it is counted. ``max_gen_toks`` bounds texts whose task does not. Texts
+    that end at their limit are scored as lm-eval does, and the metric ``truncated`` is their share.
+
+    ``unsafe`` allows tasks that run programs of the model on this machine, without a sandbox.
+    """
+
+    task: str = ""
+    include_path: str = ""
+    overrides: dict[str, Any] = field(default_factory=dict)
+    num_fewshot: CountFromZero | None = None
+    limit: Count | None = None
+    gen_kwargs: dict[str, Any] = field(default_factory=dict)
+    repeats: Count | None = None
+    apply_chat_template: bool = False
+    fewshot_as_multiturn: bool = False
+    system_instruction: str = ""
+    chat: bool = False
+    tokenizer: str = ""
+    add_bos_token: bool = False
+    max_length: Count | None = None
+    max_gen_toks: Count = 256
+    seed: int = 1234
+    fewshot_seed: int = 1234
+    unsafe: bool = False
+
+    def __post_init__(self) -> None:
+        self._documents: dict[str, Document] = {}
+        self._made: Documents | None = None
+        self._endpoint: Endpoint | None = None
+
+    @property
+    def metrics(self) -> Sequence[Metric]:
+        return self._metrics
+
+    @cached_property
+    def _metrics(self) -> Sequence[Metric]:
+        return metrics.declared(self.loaded)
+
+    def label(self, name: str) -> str:
+        return f"lm_eval/{self.task}"
+
+    @cached_property
+    def loaded(self) -> Any:
+        """lm-eval's task. Raises `TaskError`."""
+        if not self.task:
+            raise TaskError("task is empty; expected the name of a task of lm-eval, for instance task=arc_easy")
+        source = loading.TaskSource(
+            name=self.task,
+            yaml_path=index.find(self.task, self.include_path),
+            overrides=json.dumps(self.overrides),
+            gen_kwargs=json.dumps(self.gen_kwargs),
+            num_fewshot=self.num_fewshot,
+            repeats=self.repeats,
+        )
+        task = loading.load(source)
+        self._check(task)
+        return task
+
+    def _check(self, task: Any) -> None:
+        if getattr(task, "UNSAFE_CODE", False) and not self.unsafe:
+            raise TaskError(
+                f"lm_eval/{self.task} runs programs of the model on this machine; allow it with unsafe=true"
+            )
+        if self.chat and task.OUTPUT_TYPE != "generate_until":
+            raise TaskError(
+                f"lm_eval/{self.task} needs log-likelihoods ({task.OUTPUT_TYPE}), which chat completions do not have; "
+                "set chat=false"
+            )
+        if self.apply_chat_template and not self.chat and not self.tokenizer:
+            raise TaskError(
+                "apply_chat_template needs tokenizer=<folder with a chat template>, or chat=true, "
+                "with which the server applies it"
+            )
+        if self.tokenizer and not Path(self.tokenizer).expanduser().is_dir():
+            raise TaskError(f"tokenizer={self.tokenizer} is not a folder")
+
+    def preview(self, name: str, model: str) -> Iterator[Sample]:
+        """Yield the first document as text, without a tokenizer; its template is not applied."""
+        style = replace(self._style, apply_chat_template=False)
+        self.loaded.set_fewshot_seed(self.fewshot_seed)
+        for doc_id, doc in self.loaded.doc_iterator(limit=1):
+            found = instances_of(self.loaded, doc_id, doc, style, None)
+            texts = ["".join(map(str, one.args[:2])) for one in found]
+            yield Sample(name, str(doc_id), (self._previewed(model, found[0].request_type, texts),), None)
+
+    def _previewed(self, model: str, kind: str, texts: Sequence[str]) -> Request:
+        if self.chat:
+            return Request(
+                "/v1/chat/completions", {"model": model, "messages": [{"role": "user", "content": texts[0]}]}
+            )
+        scoring: dict[str, Json] = {} if kind == "generate_until" else {"echo": True, "logprobs": 1, "max_tokens": 1}
+        return Request("/v1/completions", {"model": model, "prompt": list(texts), **scoring})
+
+    def prepare(self, endpoint: Endpoint) -> None:
+        """Get what the prompts need of the endpoint: its tokenizer, and its context length for rolling windows."""
+        self._endpoint = endpoint
+        self._made = Documents(self.loaded, self._codec(endpoint), self._style, self.fewshot_seed)
+
+    def samples(self, name: str, model: str) -> Iterator[Sample]:
+        if self._made is None:
+            yield from self.preview(name, model)
+            return
+        for document, requests in self._made.made(self.limit):
+            self._documents[str(document.doc_id)] = document
+            target = metrics.plain(self.loaded.doc_to_target(document.doc))
+            yield Sample(name, str(document.doc_id), tuple(requests), target)
+
+    async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
+        assert self._made is not None
+        document = self._documents[sample.id]
+        try:
+            answers = self._made.answers(document, responses)
+        except (Fault, NoLogprobs) as error:
+            return Score(Status.failed, reason=str(error))
+        if any(answer is None for found in answers for answer in found):
+            return Score(Status.refused, reason="the answer has no text")
+        results = judged(self.loaded, document, answers)
+        declared = {metric.name for metric in self.metrics}
+        scores = {
+            metrics.name_of(metric, filter_name): metrics.plain(value)
+            for filter_name, found in results.items()
+            for metric, value in found.items()
+            if metrics.name_of(metric, filter_name) in declared
+        }
+        if document.generates:
+            scores[metrics.TRUNCATED] = sum(map(cut_by_limit, responses)) / len(responses)
+        return Score(Status.scored, self._prediction(document, answers), scores)
+
+    def _prediction(self, document: Document, answers: Sequence[Sequence[Any]]) -> Json:
+        """Return what each filter made of the texts, or the log-likelihoods of the choices."""
+        if not document.generates:
+            return [metrics.plain(found[0]) for found in answers]
+        return {name: metrics.plain(found) for name, found in document.instances[0].filtered_resps.items()}
+
+    def fingerprint(self) -> Json:
+        return {"lm_eval": index.version(), **loading.digest(self.loaded)}
+
+    def size(self) -> int:
+        number = len(self.loaded.eval_docs)
+        return number if self.limit is None else min(number, self.limit)
+
+    @property
+    def _style(self) -> Style:
+        return Style(self.apply_chat_template or self.chat, self.fewshot_as_multiturn, self.system_instruction)
+
+    def _codec(self, endpoint: Endpoint) -> codec.CompletionsCodec | codec.ChatCodec:
+        local = str(Path(self.tokenizer).expanduser()) if self.tokenizer else None
+        rolling = self.loaded.OUTPUT_TYPE == "loglikelihood_rolling"
+        settings = codec.ClientSettings(
+            model=endpoint.model,
+            tokenizer=local or EndpointTokenizer(endpoint, add_special_tokens=self.add_bos_token),
+            seed=self.seed,
+            max_gen_toks=self.max_gen_toks,
+            add_bos_token=self.add_bos_token,
+            max_length=self._window(endpoint) if rolling else DEFAULT_WINDOW,
+        )
+        return codec.chat_codec(settings) if self.chat else codec.completions_codec(settings)
+
+    def _window(self, endpoint: Endpoint) -> int:
+        return self.max_length or EndpointTokenizer(endpoint).context_length or DEFAULT_WINDOW

@@ -1,0 +1,86 @@
+"""The tokenizer that an endpoint serves, for what lm-eval must know of the tokens of a prompt."""
+
+from __future__ import annotations
+
+import json
+import threading
+import urllib.error
+import urllib.request
+from collections.abc import Mapping, Sequence
+from functools import cached_property, lru_cache
+
+from launcher.core.errors import TaskError
+from launcher.core.types import Endpoint, Json
+
+TIMEOUT_S = 60.0
+CACHED_TEXTS = 4096
+
+
+class EndpointTokenizer:
+    """Encodes text by ``/tokenize`` of the endpoint's server, as lm-eval's `RemoteTokenizer` does.
+
+    Equal texts in a row, such as the context of several choices, are sent once. Raises `TaskError`.
+    """
+
+    def __init__(self, endpoint: Endpoint, *, add_special_tokens: bool = False) -> None:
+        self._root, self._key = endpoint.root, endpoint.api_key
+        self._headers = endpoint.validator_headers
+        self._add_special_tokens = add_special_tokens
+        self._lock = threading.Lock()
+        self._cached = lru_cache(CACHED_TEXTS)(self._encode)
+
+    @cached_property
+    def info(self) -> Mapping[str, Json]:
+        """What ``/tokenizer_info`` says."""
+        return self._call("/tokenizer_info", None)
+
+    @property
+    def eos_token(self) -> str | None:
+        return self.info.get("eos_token")
+
+    @cached_property
+    def eos_token_id(self) -> int | None:
+        return None if self.eos_token is None else self._ids(self.eos_token, special=False)[0]
+
+    @cached_property
+    def bos_token_id(self) -> int | None:
+        bos = self.info.get("bos_token")
+        return None if bos is None else self._ids(bos, special=False)[0]
+
+    @property
+    def context_length(self) -> int | None:
+        """The context length in tokens that ``/v1/models`` says; None where it says none."""
+        models = self._call("/v1/models", None).get("data")
+        found = [m.get("max_model_len") for m in models if isinstance(m, Mapping)] if isinstance(models, list) else []
+        return next((length for length in found if isinstance(length, int) and length > 1), None)
+
+    def encode(self, text: str) -> list[int]:
+        """Return the token ids of a text, without special tokens unless they were asked for."""
+        return list(self._cached(text))
+
+    def batch_decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
+        return [self._call("/detokenize", {"tokens": list(one)})["prompt"] for one in ids]
+
+    def _encode(self, text: str) -> tuple[int, ...]:
+        return tuple(self._ids(text, special=self._add_special_tokens))
+
+    def _ids(self, text: str, *, special: bool) -> list[int]:
+        found = self._call("/tokenize", {"prompt": text, "add_special_tokens": special}).get("tokens")
+        if not isinstance(found, list) or not all(isinstance(token, int) for token in found):
+            raise TaskError(f"{self._root}/tokenize answered without a list of token ids")
+        return found
+
+    def _call(self, path: str, body: Json) -> Mapping[str, Json]:
+        headers = {"Content-Type": "application/json", **self._headers}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self._root + path, data, headers)
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
+                found = json.load(answer)
+        except (urllib.error.URLError, OSError, ValueError) as error:
+            raise TaskError(f"{self._root}{path} gives no tokenizer: {error}") from None
+        if not isinstance(found, Mapping):
+            raise TaskError(f"{self._root}{path} answered without a JSON object")
+        return found
