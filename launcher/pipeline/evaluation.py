@@ -14,6 +14,7 @@ from launcher.monitor.replicas import Replicas
 from launcher.pipeline.config import Mode, Run
 from launcher.pipeline.record import RunRecord
 from launcher.tasks.base import Task
+from launcher.tasks.lm_eval.task import LmEval
 
 
 def check_resumable(run: Run, folder: Path, key: Json) -> None:
@@ -42,9 +43,19 @@ def evaluate(run: Run, endpoint: Endpoint, record: RunRecord, lease: Lease, key:
     finally:
         found = outcome.read(folder, run.tasks)
         record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
+    _write_lm_eval(run, endpoint, folder)
     stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
     check_coverage(record.tasks, run.evaluate.min_coverage, stopped)
     check_main_metrics(record.tasks, run.tasks)
+
+
+def _write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:
+    """Write the results of tasks of lm-eval in its own format."""
+    tasks = {name: task for name, task in run.tasks.items() if isinstance(task, LmEval)}
+    if tasks:
+        from launcher.tasks.lm_eval import results
+
+        results.write(folder, tasks, endpoint)
 
 
 def deployment_facts(record: RunRecord, endpoint: Endpoint) -> Mapping[str, Json] | None:

@@ -67,7 +67,8 @@ class LmEval(Task):
     unsafe: bool = False
 
     def __post_init__(self) -> None:
-        self._documents: dict[str, Document] = {}
+        self.documents: dict[str, Document] = {}
+        """The documents that were made, by their ids."""
         self._made: Documents | None = None
         self._endpoint: Endpoint | None = None
 
@@ -144,15 +145,14 @@ class LmEval(Task):
             yield from self.preview(name, model)
             return
         for document, requests in self._made.made(self.limit):
-            self._documents[str(document.doc_id)] = document
+            self.documents[str(document.doc_id)] = document
             target = metrics.plain(self.loaded.doc_to_target(document.doc))
             yield Sample(name, str(document.doc_id), tuple(requests), target)
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
-        assert self._made is not None
-        document = self._documents[sample.id]
+        document = self.documents[sample.id]
         try:
-            answers = self._made.answers(document, responses)
+            answers = self.answers(document, responses)
         except (Fault, NoLogprobs) as error:
             return Score(Status.failed, reason=str(error))
         if any(answer is None for found in answers for answer in found):
@@ -168,6 +168,11 @@ class LmEval(Task):
         if document.generates:
             scores[metrics.TRUNCATED] = sum(map(cut_by_limit, responses)) / len(responses)
         return Score(Status.scored, self._prediction(document, answers), scores)
+
+    def answers(self, document: Document, responses: Sequence[Response]) -> list[list[Any]]:
+        """Return the answers to a document as `launcher.tasks.lm_eval.documents.Documents.answers` does."""
+        assert self._made is not None
+        return self._made.answers(document, responses)
 
     def _prediction(self, document: Document, answers: Sequence[Sequence[Any]]) -> Json:
         """Return what each filter made of the texts, or the log-likelihoods of the choices."""

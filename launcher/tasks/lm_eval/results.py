@@ -1,0 +1,99 @@
+"""Writes the results of a run's tasks of lm-eval as lm-eval's own command line does."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Endpoint, Record, Response, Status
+from launcher.tasks.lm_eval.documents import Document, judged
+from launcher.tasks.lm_eval.task import LmEval
+
+BOOTSTRAPS = 1000
+"""How often lm-eval draws for the standard error of a metric that is no mean; its command line draws 100,000 times."""
+
+
+def write(folder: Path, tasks: Mapping[str, LmEval], endpoint: Endpoint) -> None:
+    """Write ``lm_eval/<model>/results_<date>.json`` and ``samples_<task>_<date>.jsonl`` into the run folder.
+
+    They hold the scored documents, and of a document that was asked several times the first answer. ``tasks`` are those
+    of the run that were asked.
+    """
+    from lm_eval.evaluator_utils import _process_results
+    from lm_eval.loggers import EvaluationTracker
+
+    collected = {task.task: _collected(task, _first_answers(folder, name)) for name, task in tasks.items()}
+    kept = {name: found for name, found in collected.items() if found["logged_samples"]}
+    if not kept:
+        return
+    processed = _process_results(kept, {}, BOOTSTRAPS)
+    results: dict[str, Any] = {**processed._to_eval_results(), "config": _config(endpoint)}
+    tracker = EvaluationTracker(output_path=str(folder / "lm_eval"))
+    shared = next(iter(tasks.values()))
+    tracker.general_config_tracker.log_experiment_args(
+        model_source=results["config"]["model"],
+        model_args=results["config"]["model_args"],
+        system_instruction=shared.system_instruction or None,
+        chat_template=None,
+        fewshot_as_multiturn=shared.fewshot_as_multiturn,
+    )
+    tracker.save_results_aggregated(results=results, samples=processed.samples)
+    for name, samples in processed.samples.items():
+        tracker.save_results_samples(task_name=name, samples=samples)
+
+
+def _config(endpoint: Endpoint) -> dict[str, Any]:
+    arguments = {"model": endpoint.model, "base_url": f"{endpoint.url}/completions"}
+    return {"model": "local-completions", "model_args": arguments, "bootstrap_iters": BOOTSTRAPS}
+
+
+def _first_answers(folder: Path, name: str) -> dict[str, Record]:
+    """Return the scored records of a task's first repeat by document."""
+    found = (record for record in RunFolder(folder).records() if record.task == name and record.repeat == 0)
+    return {record.id: record for record in found if record.status is Status.scored}
+
+
+def _collected(task: LmEval, records: Mapping[str, Record]) -> dict[str, Any]:
+    """Return what `lm_eval.evaluator.evaluate` collects of a task."""
+    raw: dict[tuple[str, str], list[Any]] = defaultdict(list)
+    logged: dict[str, list[Any]] = defaultdict(list)
+    for document, record in _answered(task, records):
+        answers = task.answers(document, [Response(200, body) for body in record.responses])
+        for filter_name, found in judged(task.loaded, document, answers).items():
+            for metric, value in found.items():
+                raw[metric, filter_name].append(value)
+            logged[filter_name].append(_example(task.loaded, document, filter_name, found))
+    samples = [example for found in logged.values() for example in found]
+    return {"task": task.loaded, "raw_metrics": raw, "logged_samples": samples}
+
+
+def _answered(task: LmEval, records: Mapping[str, Record]) -> Iterator[tuple[Document, Record]]:
+    for key, document in task.documents.items():
+        if key in records:
+            yield document, records[key]
+
+
+def _example(task: Any, document: Document, filter_name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    instances: Sequence[Any] = document.instances
+    target = task.doc_to_target(document.doc)
+    text = json.dumps(instances[0].doc, indent=2, default=handle_non_serializable, ensure_ascii=False)
+    return {
+        "doc_id": document.doc_id,
+        "doc": document.doc,
+        "target": target,
+        "arguments": [instance.args for instance in instances],
+        "resps": [instance.resps for instance in instances],
+        "filtered_resps": [instance.filtered_resps[filter_name] for instance in instances],
+        "filter": filter_name,
+        "metrics": list(found),
+        "doc_hash": hash_string(text),
+        "prompt_hash": hash_string(instances[0].arguments[0]),
+        "target_hash": hash_string(str(target)),
+        **found,
+    }
