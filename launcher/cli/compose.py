@@ -23,6 +23,7 @@ from launcher.core.types import Json
 from launcher.pipeline.config import ComposedRun, Mode, Run, check, plain
 from launcher.settings.cluster import Slurm
 from launcher.settings.overrides import CommandLine
+from launcher.tasks.locations import search_beside
 
 
 class Composition:
@@ -52,6 +53,7 @@ class Composition:
         keys = launcher_keys(self._hydra)
         check_secrets(self._config)
         hydra_launchers.check(keys, submitted=is_submitted(self._config))
+        search_beside(_option_folders(self._hydra))
         config = _with_queue_keys(self._config, keys, self.overrides)
         run = _typed(config)
         check(run)
@@ -80,6 +82,13 @@ class Composition:
     def shares_servers(self) -> bool:
         """Whether the points of this sweep run in one process, on the servers that it keeps."""
         return self.is_swept and launcher_keys(self._hydra)["_target_"] == SHARED
+
+
+def _option_folders(hydra_config: Any) -> list[Path]:
+    """Return the folders of option files that the user added to those of the program."""
+    sources = hydra_config.runtime.config_sources or []
+    own = {"main", "hydra", "schema"}
+    return [Path(source.path) for source in sources if source.schema == "file" and source.provider not in own]
 
 
 def is_submitted(config: DictConfig) -> bool:

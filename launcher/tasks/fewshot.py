@@ -2,39 +2,71 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
 
 from launcher.core.errors import TaskError
 from launcher.tasks.items import Item, read
 
-Pool = Mapping[str, Item]
-"""Items by their question."""
 
+@dataclass(frozen=True)
+class Examples:
+    """``count`` items of a file for each question: the first ones, those of ``indices``, or drawn with ``seed``.
 
-def pool(path: str, count: int, question: Callable[[Item], str]) -> Pool:
-    """Return the first ``count`` items of ``path`` with different questions, and one to spare.
-
-    Raises `TaskError` if there are fewer.
+    ``question`` gives the text by which items are compared: one with the question that is asked would show the answer.
     """
-    found: dict[str, Item] = {}
-    for item in read(path) if count else ():
-        found.setdefault(question(item), item)
-        if len(found) > count:
-            break
-    if len(found) < count:
-        raise TaskError(f"{path}: fewshot={count} examples are needed, the file has {len(found)} different questions")
-    return found
 
+    path: str
+    config: str
+    split: str
+    count: int
+    indices: Sequence[int]
+    seed: int | None
+    question: Callable[[Item], str]
 
-def examples(pool: Pool, count: int, item: Item, question: Callable[[Item], str]) -> list[Item]:
-    """Return ``count`` items of the pool; one with the question of ``item`` would show the answer, and is left out.
+    def of(self, item: Item) -> list[Item]:
+        """Return the examples of an item. Raises `TaskError` where there are too few besides the item itself."""
+        if not self.count:
+            return []
+        asked = self.question(item)
+        shown = [self.pool[text] for text in self._candidates(asked) if text != asked][: self.count]
+        if len(shown) < self.count:
+            where = "fewshot_indices" if self.indices else self.path
+            raise TaskError(f"{item.where}: fewshot={self.count} examples are needed besides the item itself ({where})")
+        return shown
 
-    Raises `TaskError` when leaving it out leaves too few.
-    """
-    if not count:
-        return []
-    asked = question(item)
-    shown = [example for text, example in pool.items() if text != asked][:count]
-    if len(shown) < count:
-        raise TaskError(f"{item.where}: fewshot={count} examples are needed besides the item itself")
-    return shown
+    @cached_property
+    def pool(self) -> Mapping[str, Item]:
+        """The items that may be shown, by their questions; of equal questions the first. Raises `TaskError`."""
+        found: dict[str, Item] = {}
+        for item in self._listed() if self.indices else read(self.path, config=self.config, split=self.split):
+            found.setdefault(self.question(item), item)
+            if self.seed is None and not self.indices and len(found) > self.count:
+                break
+        if len(found) < self.count:
+            raise TaskError(
+                f"{self.path}: fewshot={self.count} examples are needed, there are {len(found)} different questions"
+            )
+        return found
+
+    def _listed(self) -> list[Item]:
+        """Return the items of ``indices``, in their order."""
+        last = max(self.indices) + 1
+        found = list(islice(read(self.path, config=self.config, split=self.split), last))
+        if len(found) < last:
+            raise TaskError(f"{self.path}: fewshot_indices has {last - 1}; the last row is {len(found) - 1}")
+        return [found[index] for index in self.indices]
+
+    def _candidates(self, asked: str) -> Sequence[str]:
+        """Return the questions in the order in which they are shown; a draw depends on the seed and the question."""
+        if self.seed is None:
+            return list(self.pool)
+        draw = random.Random(f"{self.seed}\n{asked}")
+        return draw.sample(self._questions, min(len(self._questions), self.count + 1))
+
+    @cached_property
+    def _questions(self) -> list[str]:
+        return list(self.pool)

@@ -8,13 +8,12 @@ from functools import cached_property
 from typing import Any
 
 from launcher.core.errors import TaskError, UserError
-from launcher.core.ranges import Count, CountFromZero, NonNegative
+from launcher.core.ranges import Count, NonNegative
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
 from launcher.tasks import bounded, mathematics, numbers
 from launcher.tasks.answer import text_of
-from launcher.tasks.base import Task
 from launcher.tasks.compare import (
     Match,
     Normalize,
@@ -26,25 +25,22 @@ from launcher.tasks.compare import (
     without,
 )
 from launcher.tasks.extraction import NUMBER, Extraction, Pick, extract, extractions
-from launcher.tasks.fewshot import examples, pool
-from launcher.tasks.items import Item, count, digest, identified, read
-from launcher.tasks.template import render
+from launcher.tasks.item_task import ItemTask
+from launcher.tasks.items import Item
+from launcher.tasks.messages import assistant, system, user
+from launcher.tasks.template import render, text, value
 
 
 @component("tasks/generation")
-class Generation(Task):
+class Generation(ItemTask):
     """Asks for text and compares it with a target.
 
-    ``path``: a JSON lines file (also .gz) or a folder of ``datasets.save_to_disk``; ``package:<name>/<file>`` for one
-    inside a Python package. ``id``: the field of the items' ids (empty: ``id``, or the row's number). ``limit``: the
-    first items only.
+    Items and examples come as in all tasks over files (``path`` to ``fewshot_separator``).
 
-    ``prompt`` and ``target`` are jinja templates over an item's fields. Instead of ``target``, ``targets`` may be the
-    dotted path of a field with a list of right answers. With ``chat`` the prompt is the user's message, after
-    ``system`` if that is given.
-
-    ``fewshot`` examples come first, in chat as messages: the first items of ``fewshot_path`` (empty: ``path``) with
-    other prompts than the item. Each has ``fewshot_answer`` (empty: ``target``) after ``fewshot_delimiter``.
+    ``prompt`` is a jinja template over an item's fields. ``target`` is a template or the dotted path of a field: one
+    right answer, or a list of them. ``targets`` is such a list instead. With ``chat`` the prompt is
+    the user's message, after ``system`` if that is given, and examples are messages. An example shows
+    ``fewshot_answer`` (empty: the first target) after its prompt and ``fewshot_delimiter``.
 
     ``extract``, a regular expression, finds the prediction in the answer: the match, or its first group that is not
     empty. ``pick`` says which match. In it ``{number}`` stands for a number as people write it: ``$9{,}500``,
@@ -65,19 +61,13 @@ class Generation(Task):
     it, but never unfinished reasoning.
     """
 
-    path: str = ""
-    id: str = ""
-    limit: Count | None = None
     prompt: str = "{{prompt}}"
     target: str = "{{answer}}"
     targets: str = ""
     chat: bool = False
     system: str = ""
-    fewshot: CountFromZero = 0
-    fewshot_path: str = ""
     fewshot_answer: str = ""
     fewshot_delimiter: str = ""
-    fewshot_separator: str = "\n\n"
     max_tokens: Count = 256
     temperature: NonNegative = 0.0
     stop: list[str] = field(default_factory=list)
@@ -90,6 +80,7 @@ class Generation(Task):
     accept_truncated: bool = False
 
     def __post_init__(self) -> None:
+        self.check("prompt", "target", "system", "fewshot_answer")
         matches(self.match)
         extractions(self.extract, self.pick, self.fallback)
         for pattern in self.regexes_to_ignore:
@@ -110,11 +101,10 @@ class Generation(Task):
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         self._math_version()  # what is missing is said before anything is loaded
-        shots = pool(self.fewshot_path or self.path, self.fewshot, self._prompt)
-        for key, item in identified(read(self.path, self.limit), self.id):
+        for key, item in self.rows():
             body = {
                 "model": model,
-                **self._question(item, examples(shots, self.fewshot, item, self._prompt)),
+                **self._question(item, self.examples.of(item)),
                 "max_tokens": self.max_tokens,
                 "temperature": self.temperature,
                 **({"stop": list(self.stop)} if self.stop else {}),
@@ -123,10 +113,10 @@ class Generation(Task):
             yield Sample(name, key, (Request(path, body),), self._checked_target(item))
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
-        text = text_of(responses[0], accept_truncated=self.accept_truncated)
-        if isinstance(text, Score):
-            return text
-        found = {how.name: await self._read(how, text, sample.target) for how in self._extractions}
+        answer = text_of(responses[0], accept_truncated=self.accept_truncated)
+        if isinstance(answer, Score):
+            return answer
+        found = {how.name: await self._read(how, answer, sample.target) for how in self._extractions}
         main = next(iter(found.values()))
         if isinstance(main, Unread):
             return Score(Status.unparsed, reason=main.reason)
@@ -173,8 +163,7 @@ class Generation(Task):
         return target if match is Match.regex else await self._normalized(target)
 
     def fingerprint(self) -> Json:
-        shots = {"fewshot": digest(self.fewshot_path)} if self.fewshot and self.fewshot_path else {}
-        return {"items": digest(self.path), **shots, **self._reading(), **self._math_version()}
+        return {**self.item_digests(), **self._reading(), **self._math_version()}
 
     def _math_version(self) -> dict[str, Json]:
         """Return the version of the package that decides, where one does. Raises `UserError` if it is missing."""
@@ -188,23 +177,22 @@ class Generation(Task):
             return {"reading": 3}
         return {"reading": 2} if changed or self._matches != (Match.exact_match,) or self.fewshot else {}
 
-    def size(self) -> int:
-        return min(count(self.path), self.limit or count(self.path))
-
     def _question(self, item: Item, shots: Sequence[Item]) -> dict[str, Json]:
         if self.chat:
-            system = [{"role": "system", "content": render(self.system, item)}] if self.system else []
-            return {"messages": [*system, *self._turns(shots), {"role": "user", "content": render(self.prompt, item)}]}
-        shown = [render(self.prompt, shot) + self.fewshot_delimiter + self._shown_answer(shot) for shot in shots]
-        return {"prompt": self.fewshot_separator.join([*shown, render(self.prompt, item)])}
+            return {"messages": [*self._system(item), *self._turns(shots), user(self.prompt_of(item))]}
+        shown = [self.prompt_of(shot) + self.fewshot_delimiter + self._shown_answer(shot) for shot in shots]
+        return {"prompt": self.described(item) + self.fewshot_separator.join([*shown, self.prompt_of(item)])}
 
-    def _prompt(self, item: Item) -> str:
+    def _system(self, item: Item) -> list[Json]:
+        return system(render(self.system, item), self.described(item))
+
+    def prompt_of(self, item: Item) -> str:
         return render(self.prompt, item)
 
     def _turns(self, shots: Sequence[Item]) -> Iterator[Json]:
         for shot in shots:
-            yield {"role": "user", "content": render(self.prompt, shot)}
-            yield {"role": "assistant", "content": self._shown_answer(shot)}
+            yield user(self.prompt_of(shot))
+            yield assistant(self._shown_answer(shot))
 
     def _shown_answer(self, shot: Item) -> str:
         if self.fewshot_answer:
@@ -228,12 +216,13 @@ class Generation(Task):
         return target if match is Match.regex else normalized(without(target, self.regexes_to_ignore), self.normalize)
 
     def _target(self, item: Item) -> str | list[str]:
-        if not self.targets:
-            return render(self.target, item)
-        found = item.get(self.targets)
-        if not isinstance(found, list) or not found or not all(isinstance(text, str) for text in found):
-            raise TaskError(f"{item.where}: field '{self.targets}' must be a list of texts, this is {found!r}")
-        return found
+        found = value(self.targets or self.target, item)
+        key = f"targets={self.targets}" if self.targets else f"target={self.target}"
+        if isinstance(found, list) and found:
+            return [text(one, item.where, key) for one in found]
+        if self.targets or isinstance(found, list):
+            raise TaskError(f"{item.where}: {key}: this is {found!r}, expected a list of one or more texts")
+        return text(found, item.where, key)
 
 
 @dataclass(frozen=True)

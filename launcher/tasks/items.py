@@ -1,18 +1,22 @@
-"""Reads a task's items, one at a time, from JSON lines or from a saved data set."""
+"""Reads a task's items, one at a time, from files of several formats or from a data set of the package datasets."""
 
 from __future__ import annotations
 
-import gzip
 import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
-from typing import IO, cast
 
 from launcher.core.errors import TaskError
-from launcher.core.types import Json, resolve
+from launcher.core.types import Json
+from launcher.tasks import item_files, item_folders
+from launcher.tasks.item_files import Row
+from launcher.tasks.locations import located
+
+HUB = "hub:"
+"""Stands before the name of a data set on a hub, of which the copy in the cache is read."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,8 @@ class Item:
     def get(self, path: str) -> Json:
         """Return a field by its dotted path, such as ``choices.text``. Raises `TaskError` naming the place."""
         value: Json = self.fields
+        if path in self.fields:
+            return self.fields[path]
         for part in path.split("."):
             if not isinstance(value, Mapping) or part not in value:
                 raise TaskError(f"{self.where}: field '{path}' is missing; the item has {self.names()}")
@@ -36,19 +42,23 @@ class Item:
         return ", ".join(self.fields) or "no fields"
 
 
-def read(path: str, limit: int | None = None) -> Iterator[Item]:
-    """Yield the items of ``path`` in file order, at most ``limit``.
+def read(path: str, limit: int | None = None, *, config: str = "", split: str = "") -> Iterator[Item]:
+    """Yield the items of ``path`` in their order, at most ``limit``.
 
-    ``path`` (see `launcher.core.types.resolve`) is a JSON lines file, also gzipped, or a folder that
-    ``datasets.save_to_disk`` wrote. Raises `TaskError` for what is not there, is malformed, or holds no item.
+    ``path`` is found as `launcher.tasks.locations.located` says. Its ending says what it is: a JSON array (.json),
+    .csv, .tsv, .parquet, or else JSON lines. All but Parquet may be gzipped (.gz). A folder is one that
+    ``datasets.save_to_disk`` wrote. ``hub:<name>`` is the cached copy of a data set on a hub, with its ``config``.
+    ``split`` is one of a folder or of a hub's data set.
+
+    Raises `TaskError` for what is not there, is malformed, or holds no item.
     """
-    found = _located(path)
-    items = islice(_saved(found) if found.is_dir() else _lines(found), limit)
-    first = next(items, None)
+    rows = islice(_rows(path, config, split), limit)
+    first = next(rows, None)
     if first is None:
-        raise TaskError(f"{path}: no items" + (" (limit is 0)" if limit == 0 else f" in {found}"))
-    yield first
-    yield from items
+        raise TaskError(f"{path}: no items" + (" (limit is 0)" if limit == 0 else ""))
+    yield Item(*first)
+    for row in rows:
+        yield Item(*row)
 
 
 def identified(items: Iterator[Item], field: str) -> Iterator[tuple[str, Item]]:
@@ -65,77 +75,61 @@ def identified(items: Iterator[Item], field: str) -> Iterator[tuple[str, Item]]:
         yield name, item
 
 
-def digest(path: str) -> str:
-    """Return the SHA-256 of the items' bytes. Raises `TaskError` for a malformed line, before anything is asked."""
-    found = _located(path)
-    made = hashlib.sha256()
-    for file in sorted(found.glob("*.arrow")) if found.is_dir() else [found]:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                made.update(block)
-    for _ in read(path, limit=1) if found.is_dir() else read(path):
-        continue
-    return made.hexdigest()
+def digest(path: str, *, config: str = "", split: str = "") -> str:
+    """Return the SHA-256 of the items' file; of several files, that of their digests. Raises `TaskError`."""
+    made = [_sha256(file, *_version(file)) for file in _files(path, config, split)]
+    return (made[0] if len(made) == 1 else hashlib.sha256(b"".join(made)).digest()).hex()
 
 
-def count(path: str) -> int:
+def count(path: str, *, config: str = "", split: str = "") -> int:
     """Return the number of items. Raises `TaskError` as `read` does."""
-    found = _located(path)
+    found = _source(path, config, split)
+    if not isinstance(found, Path):
+        return len(found)
+    return _counted(found, path, *_version(found))
+
+
+def _rows(path: str, config: str, split: str) -> Iterator[Row]:
+    found = _source(path, config, split)
+    return item_files.rows(found, path) if isinstance(found, Path) else item_folders.rows(found, path)
+
+
+def _files(path: str, config: str, split: str) -> list[Path]:
+    found = _source(path, config, split)
+    return [found] if isinstance(found, Path) else item_folders.files(found)
+
+
+def _source(path: str, config: str, split: str) -> Json:
+    """Return the path of a file, or an opened data set. Raises `TaskError` for settings that do not fit it."""
+    if path.startswith(HUB):
+        return item_folders.cached(path.removeprefix(HUB), config, split)
+    if not path:
+        raise TaskError(f"path is empty; expected a file of items, a folder, package:<name>/<file> or {HUB}<name>")
+    found = located(path)
+    if config:
+        raise TaskError(f"{path}: config={config} is for a data set of a hub; expected path={HUB}<name>")
     if found.is_dir():
-        return len(_load(found))
-    with _open(found) as file:
-        return sum(1 for line in file if line.strip())
-
-
-def _located(path: str) -> Path:
-    try:
-        found = resolve(path)
-    except FileNotFoundError as error:
-        raise TaskError(str(error)) from None
-    if not found.exists():
-        raise TaskError(f"{path}: there is no file or folder {found}")
+        return item_folders.saved(found, split)
+    if split:
+        raise TaskError(f"{path}: split={split} is for a folder or a data set of a hub; this is a file")
     return found
 
 
-def _open(path: Path) -> IO[bytes]:
-    return cast("IO[bytes]", gzip.open(path)) if path.suffix == ".gz" else path.open("rb")
+def _version(file: Path) -> tuple[int, int]:
+    stat = file.stat()
+    return stat.st_mtime_ns, stat.st_size
 
 
-def _lines(path: Path) -> Iterator[Item]:
-    """Yield the items of a JSON lines file; blank lines are skipped but counted."""
+@lru_cache(maxsize=64)
+def _sha256(file: Path, changed_ns: int, size: int) -> bytes:
+    """Return the digest of a file, which is read once for each of its versions."""
     try:
-        with _open(path) as file:
-            for number, line in enumerate(file, start=1):
-                if line.strip():
-                    yield Item(_object(line, f"{path}:{number}"), f"{path}:{number}", number)
-    except (OSError, EOFError) as error:
-        raise TaskError(f"{path}: cannot be read: {error}") from error
+        with file.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").digest()
+    except OSError as error:
+        raise TaskError(f"{file}: cannot be read: {error.strerror or error}") from None
 
 
-def _object(line: bytes, where: str) -> dict[str, Json]:
-    try:
-        value = json.loads(line)
-    except ValueError as error:
-        raise TaskError(f"{where}: not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise TaskError(f"{where}: a JSON object is needed, this is a {type(value).__name__}")
-    return value
-
-
-def _saved(folder: Path) -> Iterator[Item]:
-    for number, row in enumerate(_load(folder), start=1):
-        yield Item(row, f"{folder} row {number}", number)
-
-
-def _load(folder: Path) -> Json:
-    try:
-        import datasets
-    except ImportError:
-        raise TaskError(f"{folder}: reading a saved data set needs the package 'datasets'") from None
-    try:
-        loaded = datasets.load_from_disk(str(folder))
-    except (OSError, ValueError) as error:
-        raise TaskError(f"{folder}: not a data set that datasets.save_to_disk wrote: {error}") from error
-    if isinstance(loaded, datasets.DatasetDict):
-        raise TaskError(f"{folder}: holds several splits; name one of {', '.join(loaded)} in the path")
-    return loaded
+@lru_cache(maxsize=64)
+def _counted(file: Path, path: str, changed_ns: int, size: int) -> int:
+    return item_files.count(file, path)

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import field
+from typing import Any
 
 from launcher.core.errors import TaskError
-from launcher.core.ranges import Count
 from launcher.core.responses import Fault, in_order
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
-from launcher.tasks.base import Task
-from launcher.tasks.items import Item, count, digest, identified, read
+from launcher.tasks.choices import ChoiceReader
+from launcher.tasks.item_task import ItemTask
+from launcher.tasks.items import Item
 from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood
 from launcher.tasks.template import render
 
@@ -21,38 +21,50 @@ METRICS = Metric("acc"), Metric("acc_norm")
 
 
 @component("tasks/multiple_choice")
-class MultipleChoice(Task):
+class MultipleChoice(ItemTask):
     """Asks for the log-likelihood of every choice, in one request with one prompt per choice.
 
-    ``path``, ``id`` and ``limit`` as for generation tasks. ``context`` is a jinja template; a prompt is the context,
-    ``prefix`` and the choice. ``choices`` is the dotted path of a field with a list of texts, or ``choice_templates``
-    gives one template per choice. ``answer`` is the dotted path of the right one: its index from 0, or its text. It may
-    also be a template for these, such as ``{{answer|int - 1}}`` where data count from 1. With ``labels``, the dotted
-    path of a list as long as the choices, it is one of the labels.
+    Items and examples come as in all tasks over files (``path`` to ``fewshot_separator``). ``context`` is a jinja
+    template; a prompt is the context, ``prefix`` and the choice. An example shows its right choice.
+
+    ``choices`` is the dotted path of a field with a list, or a template that makes one, such as ``{{[a, b, c]}}``. A
+    list of templates, as ``choice_templates`` is, has one per choice. ``answer`` is the dotted path or a template of
+    the right one: its index from 0, its text, or its letter from A. A template fits other data: ``{{answer|int - 1}}``
+    where they count from 1. With ``labels``, it is one of the labels: a list as long as the choices, such as ``[false,
+    true]``. That too may be a dotted path or a template.
 
     Metrics as in lm-evaluation-harness, where the first choice wins a tie. ``acc`` takes the choice with the highest
     log-likelihood, prefix included. ``acc_norm`` divides each by the number of characters of the choice, without the
     prefix. A server that does not return the log-probabilities of the whole prompt fails the sample.
     """
 
-    path: str = ""
-    id: str = ""
-    limit: Count | None = None
     context: str = "{{question}}"
-    choices: str = "choices"
+    choices: Any = "choices"
     choice_templates: list[str] = field(default_factory=list)
     prefix: str = " "
     answer: str = "answer"
-    labels: str = ""
+    labels: Any = ""
+
+    def __post_init__(self) -> None:
+        self.check("context")
+        self._reader.check()
+
+    @property
+    def _reader(self) -> ChoiceReader:
+        return ChoiceReader(self.choices, self.choice_templates, self.answer, self.labels)
+
+    def prompt_of(self, item: Item) -> str:
+        return render(self.context, item)
 
     @property
     def metrics(self) -> Sequence[Metric]:
         return METRICS
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
-        for key, item in identified(read(self.path, self.limit), self.id):
-            context, choices = render(self.context, item), self._choices(item)
-            index = self._index(item, choices)
+        for key, item in self.rows():
+            choices, index = self._read(item)
+            shots = [self.prompt_of(shot) + self._shown_answer(shot) for shot in self.examples.of(item)]
+            context = self.described(item) + self.fewshot_separator.join([*shots, self.prompt_of(item)])
             if not context:
                 raise TaskError(f"{item.where}: the context is empty; log-likelihoods need something to follow")
             body = {
@@ -78,10 +90,7 @@ class MultipleChoice(Task):
         return Score(Status.scored, prediction, {"acc": float(best == right), "acc_norm": float(best_norm == right)})
 
     def fingerprint(self) -> Json:
-        return {"items": digest(self.path)}
-
-    def size(self) -> int:
-        return min(count(self.path), self.limit or count(self.path))
+        return self.item_digests()
 
     def _likelihoods(self, sample: Sample, body: Json) -> list[float]:
         prompts, choices = sample.requests[0].body["prompt"], sample.target["choices"]
@@ -89,50 +98,14 @@ class MultipleChoice(Task):
         starts = [len(prompt) - len(self.prefix + choice) for prompt, choice in zip(prompts, choices, strict=True)]
         return [loglikelihood(*parts) for parts in zip(answers, prompts, starts, strict=True)]
 
-    def _choices(self, item: Item) -> list[str]:
-        if self.choice_templates:
-            found: Json = [render(template, item) for template in self.choice_templates]
-        else:
-            found = item.get(self.choices)
-        if not isinstance(found, list) or len(found) < 2 or not all(isinstance(c, str) and c for c in found):
-            raise TaskError(f"{item.where}: the choices must be a list of 2 or more texts, this is {found!r}")
-        return found
+    def _read(self, item: Item) -> tuple[list[str], int]:
+        """Return the choices and the index of the right one."""
+        choices = self._reader.of(item)
+        return choices, self._reader.right(item, choices)
 
-    def _index(self, item: Item, choices: Sequence[str]) -> int:
-        value = self._answer(item)
-        if self.labels:
-            return _position(value, item.get(self.labels), choices, f"{item.where}: answer={self.answer!r}")
-        if isinstance(value, int) and not isinstance(value, bool) and 0 <= value < len(choices):
-            return value
-        if isinstance(value, str) and list(choices).count(value) == 1:
-            return choices.index(value)
-        raise TaskError(
-            f"{item.where}: answer={self.answer!r} gives {value!r}; expected an index from 0 to {len(choices) - 1} or "
-            f"the text of a choice; a template makes one, such as answer='{{{{{_field(self.answer)}|int}}}}'"
-        )
-
-    def _answer(self, item: Item) -> Json:
-        """Return the value of the answer's field, or what its template makes, a whole number as such."""
-        if not _is_template(self.answer):
-            return item.get(self.answer)
-        made = render(self.answer, item).strip()
-        return int(made) if re.fullmatch(r"-?\d{1,9}", made) and not self.labels else made
-
-
-def _is_template(text: str) -> bool:
-    return "{{" in text or "{%" in text
-
-
-def _field(answer: str) -> str:
-    return "answer" if _is_template(answer) else answer
-
-
-def _position(value: Json, labels: Json, choices: Sequence[str], what: str) -> int:
-    if not isinstance(labels, list) or len(labels) != len(choices):
-        raise TaskError(f"{what}: there are {len(choices)} choices, but the labels are {labels!r}")
-    if labels.count(value) != 1:
-        raise TaskError(f"{what} is {value!r}; one of the labels {labels!r} is needed")
-    return labels.index(value)
+    def _shown_answer(self, item: Item) -> str:
+        choices, index = self._read(item)
+        return self.prefix + choices[index]
 
 
 def _best(values: Sequence[float]) -> int:

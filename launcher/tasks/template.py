@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import cache
 from typing import TYPE_CHECKING
 
-from launcher.core.errors import TaskError
+from launcher.core.errors import TaskError, UserError
+from launcher.core.types import Json
 from launcher.tasks.items import Item
 
 if TYPE_CHECKING:
@@ -17,17 +20,82 @@ if TYPE_CHECKING:
 def render(source: str, item: Item) -> str:
     """Return ``source`` with the item's fields filled in, every newline kept as written.
 
+    A field whose name is no word, such as "right answer", is ``item["right answer"]``.
+
     Raises `TaskError` that names the item's place and what is missing or wrong in the template.
     """
+    template = _compiled(source)
+    with _named(source, item):
+        return template.render({"item": item.fields, **item.fields})
+
+
+def value(source: str, item: Item) -> Json:
+    """Return what ``source`` says: the field of a dotted path, or what a template makes.
+
+    A template that is one expression keeps the kind of its value: ``{{answer|int - 1}}`` gives a number, and
+    ``{{[a, b]}}`` a list. Raises `TaskError` as `render` does.
+    """
+    if not is_template(source):
+        return item.get(source)
+    expression = _expression(source)
+    if expression is None:
+        return render(source, item)
+    with _named(source, item):
+        found = expression({"item": item.fields, **item.fields})
+        return str(found) if isinstance(found, _undefined()) else found  # the text of what is undefined is an error
+
+
+def text(found: Json, where: str, what: str) -> str:
+    """Return a value as a template writes it. Raises `TaskError` for null, lists, objects and bytes."""
+    try:
+        return str(_written(found))
+    except ValueError as error:
+        raise TaskError(f"{where}: {what}: {error}") from None
+
+
+def is_template(source: str) -> bool:
+    return "{{" in source or "{%" in source
+
+
+def check_template(source: str, key: str) -> None:
+    """Raise `UserError` for a template that cannot be used."""
+    try:
+        _compiled(source)
+    except TaskError as error:
+        raise UserError(f"tasks: {key}: {error}") from None
+
+
+@contextmanager
+def _named(source: str, item: Item) -> Iterator[None]:
+    """Turn errors of a template into a `TaskError` with the item's place."""
     from jinja2 import TemplateError, UndefinedError
 
-    template = _compiled(source)
     try:
-        return template.render(item.fields)
+        yield
     except UndefinedError as error:
         raise TaskError(f"{item.where}: {error.message} (template {source!r}); the item has {item.names()}") from None
-    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError) as error:
+    except (TemplateError, TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
         raise TaskError(f"{item.where}: template {source!r}: {error}") from error
+
+
+@cache
+def _expression(source: str) -> Callable[..., Json] | None:
+    """Return the expression that is all of a template; None for other templates."""
+    from jinja2 import nodes
+
+    _compiled(source)
+    body = _environment().parse(source).body
+    alone = len(body) == 1 and isinstance(body[0], nodes.Output) and len(body[0].nodes) == 1
+    if not alone or isinstance(body[0].nodes[0], nodes.TemplateData):  # type: ignore[attr-defined]
+        return None
+    inner = source.strip().removeprefix("{{").removesuffix("}}").removeprefix("-").removesuffix("-")
+    return _environment().compile_expression(inner, undefined_to_none=False)
+
+
+def _undefined() -> type:
+    from jinja2 import Undefined
+
+    return Undefined
 
 
 @cache
@@ -42,8 +110,9 @@ def _environment() -> SandboxedEnvironment:
 
 def _written(value: object) -> object:
     """Refuse a value that jinja would write as Python code, and one that is missing; write booleans as JSON does."""
-    if value is None or isinstance(value, list | dict):
-        kind = "null" if value is None else "a list" if isinstance(value, list) else "an object"
+    if value is None or isinstance(value, list | tuple | Mapping | bytes):
+        names = {bytes: "bytes", list: "a list", tuple: "a list"}
+        kind = "null" if value is None else names.get(type(value), "an object")
         raise ValueError(f"a value is {kind}, expected a text or a number")
     if isinstance(value, float) and not math.isfinite(value):
         raise ValueError(f"a value is {value}, as of a missing number; expected a text or a finite number")

@@ -79,10 +79,29 @@ def test_several_right_answers(jsonl, completion):
     assert [score(task, sample, completion(t)).scores["exact_match"] for t in ("Paname", "Rome")] == [1.0, 0.0]
 
 
-@pytest.mark.parametrize("answers", [[], "Paris", [1], None])
+@pytest.mark.parametrize("answers", [[], "Paris", [["a"]], [None], None])
 def test_right_answers_must_be_a_list_of_texts(jsonl, answers):
-    with pytest.raises(TaskError, match=r"items\.jsonl:1: field 'a' must be a list of texts"):
-        samples(Generation(path=jsonl({"prompt": "x", "a": answers}), targets="a"))
+    with pytest.raises(TaskError, match=r"items\.jsonl:1: targets=a: "):
+        list(Generation(path=jsonl({"prompt": "p", "a": answers}), targets="a").samples("t", "m"))
+
+
+@pytest.mark.parametrize(
+    ("target", "answer", "expected"),
+    [
+        ("answer", 2, "2"),
+        ("answer", True, "true"),
+        ("answer", ["a", "b"], ["a", "b"]),
+        ("{{answer}}", ["a", 1], ["a", "1"]),
+        ("answer.aliases", {"aliases": ["a"]}, ["a"]),
+        ("{{answer|upper}}", "x", "X"),
+        ("{{[answer, answer|upper]}}", "x", ["x", "X"]),
+        ("#{{answer}}", 2, "#2"),
+        ("{{item['answer']}}", "x", "x"),
+    ],
+)
+def test_a_target_is_a_field_or_a_template(jsonl, target, answer, expected):
+    (sample,) = Generation(path=jsonl({"prompt": "p", "answer": answer}), target=target).samples("t", "m")
+    assert sample.target == expected
 
 
 def test_a_missing_field_names_file_line_and_fields(jsonl):

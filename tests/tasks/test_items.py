@@ -37,8 +37,6 @@ def test_a_malformed_line_is_named_with_its_file(jsonl, line, reason):
     with pytest.raises(TaskError, match=reason) as error:
         list(read(path))
     assert str(error.value).startswith(f"{path}:2: ")
-    with pytest.raises(TaskError, match=reason):
-        digest(path)
 
 
 def test_bytes_that_are_no_utf8_are_named(tmp_path):

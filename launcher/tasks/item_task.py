@@ -1,0 +1,98 @@
+"""A task that makes a sample of each item of a file: where its items and examples come from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+
+from launcher.core.errors import UserError
+from launcher.core.ranges import Count, CountFromZero
+from launcher.core.types import Json
+from launcher.tasks import items
+from launcher.tasks.base import Task
+from launcher.tasks.fewshot import Examples
+from launcher.tasks.items import Item, identified
+from launcher.tasks.template import check_template, render
+
+
+@dataclass
+class ItemTask(Task):
+    """What generation and multiple-choice tasks have in common.
+
+    ``path``: a file of JSON lines (.jsonl), a JSON array (.json), .csv or .tsv (all also .gz), or .parquet; a folder of
+    ``datasets.save_to_disk``; ``package:<name>/<file>`` for one inside a Python package; ``hub:<name>`` for the cached
+    copy of a hub's data set, with its ``config``. ``split``: one of a folder's or a hub's. ``id``: the field of the
+    items' ids (empty: ``id``, or the row's number). ``limit``: the first items only.
+
+    ``description`` stands before the examples; in chat it is part of the system message. ``fewshot`` examples come
+    first: the first items of ``fewshot_path`` and ``fewshot_split`` (both empty: those of the items) with other prompts
+    than the item. ``fewshot_indices`` takes these rows instead, counted from 0. ``fewshot_seed`` draws them at random
+    for each item. ``fewshot_delimiter`` stands between an example's prompt and answer, ``fewshot_separator`` behind
+    each example.
+    """
+
+    path: str = ""
+    config: str = ""
+    split: str = ""
+    id: str = ""
+    limit: Count | None = None
+    description: str = ""
+    fewshot: CountFromZero = 0
+    fewshot_path: str = ""
+    fewshot_split: str = ""
+    fewshot_indices: list[CountFromZero] = field(default_factory=list)
+    fewshot_seed: int | None = None
+    fewshot_separator: str = "\n\n"
+
+    def check(self, *templates: str) -> None:
+        """Raise `UserError` for settings that do not fit each other, and for bad ``templates``, named as settings."""
+        for key in ("description", *templates):
+            check_template(getattr(self, key), key)
+        if any(index < 0 for index in self.fewshot_indices):
+            raise UserError(f"tasks: fewshot_indices={self.fewshot_indices}: rows are counted from 0")
+        if self.fewshot_indices and self.fewshot_seed is not None:
+            raise UserError("tasks: fewshot_indices and fewshot_seed are both given; expected one of them")
+        if 0 < len(self.fewshot_indices) < self.fewshot:
+            raise UserError(f"tasks: fewshot={self.fewshot}, but fewshot_indices has {len(self.fewshot_indices)} rows")
+
+    def rows(self) -> Iterator[tuple[str, Item]]:
+        """Yield each item with its id."""
+        return identified(items.read(self.path, self.limit, config=self.config, split=self.split), self.id)
+
+    def prompt_of(self, item: Item) -> str:
+        """Return what is asked of an item, by which examples are compared with it."""
+        raise NotImplementedError
+
+    @cached_property
+    def examples(self) -> Examples:
+        """The examples that items are shown, read when they are first needed."""
+        return Examples(
+            path=self.fewshot_path or self.path,
+            config=self.config if self._own_examples else "",
+            split=self.fewshot_split or (self.split if self._own_examples else ""),
+            count=self.fewshot or len(self.fewshot_indices),
+            indices=tuple(self.fewshot_indices),
+            seed=self.fewshot_seed,
+            question=self.prompt_of,
+        )
+
+    @property
+    def _own_examples(self) -> bool:
+        """Whether the examples are from the file or data set of the items."""
+        return self.fewshot_path in ("", self.path)
+
+    def described(self, item: Item) -> str:
+        return render(self.description, item)
+
+    def size(self) -> int:
+        found = items.count(self.path, config=self.config, split=self.split)
+        return found if self.limit is None else min(found, self.limit)
+
+    def item_digests(self) -> dict[str, Json]:
+        """Return digests of the files of items and of examples."""
+        found: dict[str, Json] = {"items": items.digest(self.path, config=self.config, split=self.split)}
+        shots = self.examples
+        if shots.count and (self.fewshot_path or self.fewshot_split):
+            found["fewshot"] = items.digest(shots.path, config=shots.config, split=shots.split)
+        return found
