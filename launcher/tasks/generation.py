@@ -80,7 +80,7 @@ class Generation(ItemTask):
     accept_truncated: bool = False
 
     def __post_init__(self) -> None:
-        self.check("prompt", "target", "system", "fewshot_answer")
+        self.check_settings("prompt", "target", "system", "fewshot_answer")
         matches(self.match)
         extractions(self.extract, self.pick, self.fallback)
         for pattern in self.regexes_to_ignore:

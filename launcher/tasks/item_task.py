@@ -45,7 +45,7 @@ class ItemTask(Task):
     fewshot_seed: int | None = None
     fewshot_separator: str = "\n\n"
 
-    def check(self, *templates: str) -> None:
+    def check_settings(self, *templates: str) -> None:
         """Raise `UserError` for settings that do not fit each other, and for bad ``templates``, named as settings."""
         for key in ("description", *templates):
             check_template(getattr(self, key), key)

@@ -47,7 +47,7 @@ class LetterChoice(ItemTask):
     accept_truncated: bool = False
 
     def __post_init__(self) -> None:
-        self.check("context", "instruction", "system")
+        self.check_settings("context", "instruction", "system")
         self._reader.check()
 
     @property

@@ -46,7 +46,7 @@ class MultipleChoice(ItemTask):
     labels: Any = ""
 
     def __post_init__(self) -> None:
-        self.check("context")
+        self.check_settings("context")
         self._reader.check()
 
     @property

@@ -20,7 +20,7 @@ from launcher.tasks.code import pass_at_k
 from launcher.tasks.code.blocks import Code, program
 from launcher.tasks.code.executor import Kind, Limits, Outcome, SandboxFault, execute
 from launcher.tasks.code.isolation import isolation
-from launcher.tasks.fewshot import examples, pool
+from launcher.tasks.fewshot import Examples
 from launcher.tasks.items import Item, count, digest, identified, read
 from launcher.tasks.template import render
 
@@ -98,11 +98,11 @@ class CodeGeneration(Task):
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         isolation(self.unsafe)  # refused before anything is loaded
-        shots = pool(self.fewshot_path or self.path, self.fewshot, self._prompt)
+        shots = Examples(self.fewshot_path or self.path, "", "", self.fewshot, (), None, self._prompt)
         for key, item in identified(read(self.path, self.limit), self.id):
             body = {
                 "model": model,
-                **self._question(item, examples(shots, self.fewshot, item, self._prompt)),
+                **self._question(item, shots.of(item)),
                 "max_tokens": self.max_tokens,
                 "temperature": self.temperature,
                 **({"stop": list(self.stop)} if self.stop else {}),
