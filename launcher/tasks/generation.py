@@ -127,13 +127,15 @@ class Generation(ItemTask):
 
     async def _read(self, how: Extraction, text: str, target: Json) -> Reading | Unread:
         """Return the prediction that one extraction finds, with its scores."""
+        slow = f"extract={how.regex!r}"
         try:
             found = await self._extracted(how, text)
             if found is None:
                 return Unread(f"nothing in the answer matches {how.regex!r}" if text.strip() else "the answer is empty")
+            slow = "comparing"
             return await self._compared(how, found, target if isinstance(target, list) else [target])
         except bounded.TooSlow as error:
-            return Unread(f"the task took {error} to read or compare this answer")
+            return Unread(f"{slow} took {error} on this answer")
 
     async def _extracted(self, how: Extraction, text: str) -> str | None:
         """Return what is extracted, else the fallback."""
