@@ -70,7 +70,7 @@ class ChoiceReader:
 def _index(found: Json, choices: Sequence[str], *, written: bool) -> int | None:
     """Return what a value says: an index from 0, the text of one choice, or its letter.
 
-    A text of digits is an index if a template has ``written`` it and no choice is that number: a field with "1" may
+    A text of digits is an index if a template has ``written`` it, and no choice is that number. A field with "1" may
     count from 0 or from 1.
     """
     if isinstance(found, bool):

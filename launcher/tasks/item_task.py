@@ -20,10 +20,10 @@ from launcher.tasks.template import check_template, render
 class ItemTask(Task):
     """What generation and multiple-choice tasks have in common.
 
-    ``path``: a file of JSON lines (.jsonl), a JSON array (.json), .csv or .tsv (all also .gz), or .parquet; a folder of
-    ``datasets.save_to_disk``; ``package:<name>/<file>`` for one inside a Python package; ``hub:<name>`` for the cached
-    copy of a hub's data set, with its ``config``. ``split``: one of a folder's or a hub's. ``id``: the field of the
-    items' ids (empty: ``id``, or the row's number). ``limit``: the first items only.
+    ``path`` is a file of JSON lines (.jsonl), a JSON array (.json), .csv or .tsv, each also .gz, or .parquet. It may
+    also be a folder of ``datasets.save_to_disk``, or ``package:<name>/<file>`` for one inside a Python package.
+    ``hub:<name>`` is the cached copy of a hub's data set, with its ``config``. ``split`` is one of a folder's or a
+    hub's. ``id`` is the field of the items' ids (empty: ``id``, or the row's number), ``limit`` takes the first items.
 
     ``description`` stands before the examples; in chat it is part of the system message. ``fewshot`` examples come
     first: the first items of ``fewshot_path`` and ``fewshot_split`` (both empty: those of the items) with other prompts

@@ -39,9 +39,9 @@ _MARKED = re.compile(r"\(([A-Z])\)|\[([A-Z])\]|\*\*\(?([A-Z])[).:]?\*\*")
 def letter_of(answer: str, choices: Sequence[str]) -> int | None:
     """Return the index of the choice that an answer names, A for the first; None if it names none or several.
 
-    In this order: the last ``\\boxed{}``; the last statement such as "The answer is B"; the whole answer, its first or
-    its last line, if that is or begins with a letter ("B", "(b)", "B. Paris"); the text of one choice; the only letter
-    in parentheses or bold. A letter that may be a word, such as the A of "A cat", is none.
+    The first of these decides: the last ``\\boxed{}``; the last statement such as "The answer is B". Then the whole
+    answer, its first or its last line, if that is or begins with a letter ("B", "(b)", "B. Paris"), or is the text of
+    one choice. At the end, the only letter in parentheses or bold. A letter that may be a word, such as the A of "A cat", is none.
     """
     text = unicodedata.normalize("NFKC", answer)
     boxed = _BOXED.findall(text)

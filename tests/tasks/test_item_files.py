@@ -149,7 +149,7 @@ except TaskError as error:
 
 
 def test_a_cached_data_set_of_a_hub(tmp_path):
-    """Nothing is looked up in a network, whatever the environment says."""
+    """Nothing is looked up in a network, in any environment."""
     datasets = pytest.importorskip("datasets")
     from datasets.arrow_writer import ArrowWriter
     from datasets.splits import SplitDict, SplitInfo
