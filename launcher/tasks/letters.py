@@ -41,7 +41,8 @@ def letter_of(answer: str, choices: Sequence[str]) -> int | None:
 
     The first of these decides: the last ``\\boxed{}``; the last statement such as "The answer is B". Then the whole
     answer, its first or its last line, if that is or begins with a letter ("B", "(b)", "B. Paris"), or is the text of
-    one choice. At the end, the only letter in parentheses or bold. A letter that may be a word, such as the A of "A cat", is none.
+    one choice. At the end, the only letter in parentheses or bold. A letter that may be a word, such as the A of "A
+    cat", is none.
     """
     text = unicodedata.normalize("NFKC", answer)
     boxed = _BOXED.findall(text)
