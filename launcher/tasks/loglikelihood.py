@@ -13,6 +13,15 @@ class NoLogprobs(ValueError):
     """An answer without the log-probabilities of its whole prompt; says what is missing."""
 
 
+def beginning(prompt: str, continuation: str) -> int:
+    """Return where the part of ``prompt`` begins that counts: ``continuation`` and the white space before it.
+
+    lm-evaluation-harness, too, moves white space at the end of a context to the continuation.
+    """
+    context = prompt[: len(prompt) - len(continuation)]
+    return len(context.rstrip()) or len(context)
+
+
 def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
     """Return the summed natural-log probability of ``prompt[start:]``, given what is before it.
 
@@ -23,6 +32,25 @@ def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
     Raises `NoLogprobs` when the answer does not echo the prompt with one log-probability per token. A sum of anything
     else would be at the level of chance.
     """
+    values, found = _echoed(choice, prompt)
+    return math.fsum(_counted(values, found, start))
+
+
+def is_greedy(choice: Mapping[str, Json], prompt: str, start: int) -> bool:
+    """Return whether each token of ``prompt[start:]`` is the most likely one, in an answer as of `loglikelihood`.
+
+    Raises `NoLogprobs` also for a token without the log-probability of the most likely one.
+    """
+    values, found = _echoed(choice, prompt)
+    values, best = _counted(values, found, start), choice["logprobs"].get("top_logprobs")
+    if not isinstance(best, list) or len(best) < len(found):
+        raise NoLogprobs("'top_logprobs' does not have an entry per token")
+    tops = _counted([max(top.values()) if isinstance(top, Mapping) and top else None for top in best], found, start)
+    return all(value >= top for value, top in zip(values, tops, strict=True))
+
+
+def _echoed(choice: Mapping[str, Json], prompt: str) -> tuple[list[Json], list[Span]]:
+    """Return the log-probabilities of an answer, and the characters of each token of the prompt."""
     text, logprobs = choice.get("text"), choice.get("logprobs")
     fault = not_echoed(text, prompt)
     if fault or not isinstance(text, str):
@@ -38,7 +66,7 @@ def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
     found = _places(text, offsets, logprobs.get("tokens"), len(prompt))
     if len(found) >= len(values):
         raise NoLogprobs("the log-probabilities do not reach beyond the prompt, where the generated token should be")
-    return math.fsum(_counted(values, found, start))
+    return values, found
 
 
 def _places(text: str, offsets: Sequence[int], tokens: Json, end: int) -> list[Span]:

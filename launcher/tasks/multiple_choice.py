@@ -14,7 +14,7 @@ from launcher.stats.metric import Metric
 from launcher.tasks.choices import ChoiceReader
 from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
-from launcher.tasks.loglikelihood import NoLogprobs, loglikelihood
+from launcher.tasks.loglikelihood import NoLogprobs, beginning, loglikelihood
 from launcher.tasks.template import render
 
 METRICS = Metric("acc"), Metric("acc_norm")
@@ -35,7 +35,11 @@ class MultipleChoice(ItemTask):
 
     Metrics as in lm-evaluation-harness, where the first choice wins a tie. ``acc`` takes the choice with the highest
     log-likelihood, prefix included. ``acc_norm`` divides each by the number of characters of the choice, without the
-    prefix. A server that does not return the log-probabilities of the whole prompt fails the sample.
+    prefix. White space at the end of the context counts as the choice's. A server that does not return the
+    log-probabilities of the whole prompt fails the sample.
+
+    With ``continuation``, a template, the choices belong to the context: the log-likelihood of this one text after each
+    of them is compared, as for WinoGrande. The only metric is ``acc``.
     """
 
     context: str = "{{question}}"
@@ -44,9 +48,10 @@ class MultipleChoice(ItemTask):
     prefix: str = " "
     answer: str = "answer"
     labels: Any = ""
+    continuation: str = ""
 
     def __post_init__(self) -> None:
-        self.check_settings("context")
+        self.check_settings("context", "continuation")
         self._reader.check()
 
     @property
@@ -58,24 +63,27 @@ class MultipleChoice(ItemTask):
 
     @property
     def metrics(self) -> Sequence[Metric]:
-        return METRICS
+        return METRICS[:1] if self.continuation else METRICS
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         for key, item in self.rows():
             choices, index = self._read(item)
+            continuation = render(self.continuation, item)
             shots = [self.prompt_of(shot) + self._shown_answer(shot) for shot in self.examples.of(item)]
             context = self.described(item) + self.fewshot_separator.join([*shots, self.prompt_of(item)])
-            if not context:
+            if not context and not continuation:
                 raise TaskError(f"{item.where}: the context is empty; log-likelihoods need something to follow")
             body = {
                 "model": model,
-                "prompt": [context + self.prefix + choice for choice in choices],
+                "prompt": [context + self.prefix + choice + continuation for choice in choices],
                 "max_tokens": 1,
                 "temperature": 0,
                 "logprobs": 1,
                 "echo": True,
             }
             target = {"index": index, "text": choices[index], "choices": choices}
+            if self.continuation:
+                target["continuation"] = continuation
             yield Sample(name, key, (Request("/v1/completions", body),), target)
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
@@ -84,9 +92,12 @@ class MultipleChoice(ItemTask):
             likelihoods = self._likelihoods(sample, responses[0].body)
         except (Fault, NoLogprobs) as error:
             return Score(Status.failed, reason=str(error))
-        best, best_norm = _best(likelihoods), _best([v / len(c) for v, c in zip(likelihoods, choices, strict=True)])
+        best, right = _best(likelihoods), sample.target["index"]
+        if self.continuation:
+            prediction = {"index": best, "text": choices[best], "loglikelihoods": likelihoods}
+            return Score(Status.scored, prediction, {"acc": float(best == right)})
+        best_norm = _best([v / len(c) for v, c in zip(likelihoods, choices, strict=True)])
         prediction = {"index": best, "text": choices[best], "index_norm": best_norm, "loglikelihoods": likelihoods}
-        right = sample.target["index"]
         return Score(Status.scored, prediction, {"acc": float(best == right), "acc_norm": float(best_norm == right)})
 
     def fingerprint(self) -> Json:
@@ -95,7 +106,8 @@ class MultipleChoice(ItemTask):
     def _likelihoods(self, sample: Sample, body: Json) -> list[float]:
         prompts, choices = sample.requests[0].body["prompt"], sample.target["choices"]
         answers = in_order(body, len(prompts))
-        starts = [len(prompt) - len(self.prefix + choice) for prompt, choice in zip(prompts, choices, strict=True)]
+        ends = [sample.target.get("continuation") or self.prefix + choice for choice in choices]
+        starts = [beginning(prompt, end) for prompt, end in zip(prompts, ends, strict=True)]
         return [loglikelihood(*parts) for parts in zip(answers, prompts, starts, strict=True)]
 
     def _read(self, item: Item) -> tuple[list[str], int]:
@@ -105,7 +117,7 @@ class MultipleChoice(ItemTask):
 
     def _shown_answer(self, item: Item) -> str:
         choices, index = self._read(item)
-        return self.prefix + choices[index]
+        return self.prefix + choices[index] + render(self.continuation, item)
 
 
 def _best(values: Sequence[float]) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -103,9 +104,19 @@ def _environment() -> SandboxedEnvironment:
     from jinja2 import StrictUndefined
     from jinja2.sandbox import SandboxedEnvironment
 
-    return SandboxedEnvironment(
+    environment = SandboxedEnvironment(
         undefined=StrictUndefined, keep_trailing_newline=True, autoescape=False, finalize=_written
     )
+    environment.filters["regex_replace"] = _regex_replace
+    return environment
+
+
+def _regex_replace(text: str, pattern: str, new: str = "") -> str:
+    """Replace each match, as the filter of this name in lm-evaluation-harness does."""
+    try:
+        return re.sub(pattern, new, text)
+    except re.error as error:
+        raise ValueError(f"regex_replace: {pattern!r}: {error}") from None
 
 
 def _written(value: object) -> object:

@@ -342,14 +342,19 @@ def test_no_heavy_import_is_needed_for_the_echo_engine(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_a_real_model_answers_real_questions(tmp_path: Path) -> None:
-    limits = ("tasks.arc_easy.limit=8", "tasks.sciq.limit=2", "tasks.sciq.max_tokens=24", "evaluate.min_coverage=0")
+    limits = (
+        "tasks.arc_easy.limit=8",
+        "tasks.sciq_chat.limit=2",
+        "tasks.sciq_chat.max_tokens=24",
+        "evaluate.min_coverage=0",
+    )
     done = launch(tmp_path / "run", "experiment=smollm2_arc", *limits)
     assert done.returncode == 0, done.stderr
     found = results(tmp_path / "run")
     assert found["certificate"]["failed"] == 0
     assert found["tasks"]["arc_easy"]["coverage"]["scored"] == 8
-    assert found["tasks"]["sciq"]["coverage"]["failed"] == 0
-    chat = next(s for s in samples(tmp_path / "run") if s["task"] == "sciq")
+    assert found["tasks"]["sciq_chat"]["coverage"]["failed"] == 0
+    chat = next(s for s in samples(tmp_path / "run") if s["task"] == "sciq_chat")
     assert chat["request"]["path"] == "/v1/chat/completions"
 
 

