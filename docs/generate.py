@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from dataclasses import MISSING, Field, fields
 from enum import Enum
 from pathlib import Path
+from textwrap import fill
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
@@ -90,7 +91,8 @@ def reference() -> Iterator[str]:
 def section(group: str) -> Iterator[str]:
     """One config group: its option files, then every component that they can be."""
     options = sorted(p.stem for p in (conf_folder() / group).glob("*.yaml"))
-    yield f"## {group}\n\nOptions: {', '.join(f'`{group}={o}`' for o in options)}\n"
+    listed = fill(", ".join(f"{group}={option}" for option in options), 120, break_on_hyphens=False)
+    yield f"## {group}\n\nOptions:\n\n```text\n{listed}\n```\n"
     for path, cls in sorted(COMPONENTS.items()):
         if path.rsplit("/", 1)[0] == group:
             yield f"### {path}\n\n{_doc(cls)}\n"
