@@ -11,8 +11,10 @@ from launcher.core.types import Json, Record, Status
 
 SEVERAL = {"requests": "request", "responses": "response"}
 """Fields with one entry per request. A line has the singular name; a sample with one request has the entry itself."""
-OPTIONAL = ("notes", "scoring")
+OPTIONAL = ("notes", "scoring", "earlier", "spent")
 """Fields that a line has only where they are not empty."""
+LISTS = ("notes", "scoring", "earlier")
+"""Those of them that are lists."""
 NAMES = {SEVERAL.get(field.name, field.name) for field in fields(Record)}
 
 KINDS: dict[str, tuple[Any, str]] = {
@@ -24,6 +26,8 @@ KINDS: dict[str, tuple[Any, str]] = {
     "reason": (str | None, "a text or null"),
     "notes": (list, "a list"),
     "scoring": (list, "a list"),
+    "earlier": (list, "a list"),
+    "spent": (dict, "an object"),
 }
 """The type of each field that is not any JSON, and how a message names it."""
 
@@ -77,7 +81,7 @@ def from_line(line: bytes) -> Record:
     for field, name in SEVERAL.items():
         value = values.pop(name)
         values[field] = tuple(value) if several else (value,)
-    values |= {name: tuple(values.get(name, ())) for name in OPTIONAL}
+    values |= {name: tuple(values.get(name, ())) for name in LISTS}
     if not all(isinstance(note, str) for note in values["notes"]):
         raise ValueError("not a sample's record: notes must be texts")
     return Record(**{**values, "status": Status(values["status"])})

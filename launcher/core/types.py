@@ -248,6 +248,8 @@ class Record:
     the list of several. ``usage`` are the token counts as the server gave them, of several requests their sums.
     ``latency_s`` are the seconds until the last answer, with all retries. ``notes`` is what was odd about an answer
     without being wrong. ``scoring`` are the requests that the scoring sent: ``{endpoint, request, response}``.
+    ``earlier`` are the attempts before this one: ``{status, reason, max_tokens, usage}``. ``spent`` is what the
+    sample's requests cost, with those of earlier attempts, where an evaluation has a budget.
     """
 
     task: str
@@ -264,6 +266,8 @@ class Record:
     reason: str | None = None
     notes: tuple[str, ...] = ()
     scoring: tuple[Json, ...] = ()
+    earlier: tuple[Json, ...] = ()
+    spent: Json = None
 
     @property
     def key(self) -> str:
@@ -332,13 +336,15 @@ class TaskResult:
 
     ``coverage`` also has ``not_asked``, the samples that an interrupted or stopped run has no answer for, and
     ``total``, the sum of all. ``reasons`` counts, for each status but scored, the few most common reasons; ``notes``
-    what was odd about answers.
+    what was odd about answers. ``retried`` counts, for ``truncated`` and ``failed``, the samples that were ``asked``
+    once more, and those ``scored`` then.
     """
 
     metrics: Mapping[str, MetricResult]
     coverage: Mapping[str, int]
     reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
+    retried: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

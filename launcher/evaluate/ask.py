@@ -14,6 +14,7 @@ from launcher.core.responses import token_count
 from launcher.core.types import Handler, Json, Record, Sample, Score, Status
 from launcher.evaluate.exchange import MAX_QUOTED_CHARACTERS, AnswerTiming, Exchange, NoAnswer, Symptom, plain
 from launcher.evaluate.faults import fault_of
+from launcher.evaluate.score_clock import ScoreClock
 from launcher.tasks.base import Task
 
 log = logging.getLogger(__name__)
@@ -44,6 +45,7 @@ async def ask(
     task: Task,
     *,
     accept_missing_finish: bool = False,
+    score_timeout_s: float | None = None,
     others: Mapping[str, Handler] | None = None,
 ) -> SampleResult:
     """Send the sample's requests and score the answers, if none has a fault.
@@ -53,7 +55,7 @@ async def ask(
     ``others`` are the endpoints beside the run's own that the task may name while it scores.
     """
     began = time.monotonic()
-    exchange = Exchange(handler, sample, accept_missing_finish, others or {})
+    exchange = Exchange(handler, sample, accept_missing_finish, others or {}, ScoreClock(score_timeout_s))
     symptom, path = Symptom.none, ""
     try:
         score = await _scored(exchange, task)
@@ -68,15 +70,16 @@ async def _scored(exchange: Exchange, task: Task) -> Score:
     responses = await exchange.send()
     cancelled_before = _cancellations()  # not 0 where an earlier `asyncio.TaskGroup` failed, up to Python 3.12
     try:
-        score: object = await task.score(exchange.sample, responses, exchange.ask)
+        async with exchange.clock.running():
+            score: object = await task.score(exchange.sample, responses, exchange.ask)
         fault = fault_of(score, task)
     except AdapterStop:
         raise
     except (Exception, asyncio.CancelledError) as error:
         if isinstance(error, asyncio.CancelledError) and _cancellations() > cancelled_before:
             raise
-        fault = f"{type(error).__name__}: {error}"
-        if exchange.lost is None:
+        fault = exchange.clock.fault or f"{type(error).__name__}: {error}"
+        if exchange.lost is None and exchange.clock.fault is None:
             log.exception("%s: scoring failed", exchange.sample.key)
     if exchange.lost is not None:
         raise exchange.lost

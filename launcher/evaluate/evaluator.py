@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -11,10 +12,12 @@ from pathlib import Path
 
 from launcher.adapters.base import Adapter, all_running, pipeline
 from launcher.core.client import Client
+from launcher.core.errors import TransportError
 from launcher.core.lease import Lease
 from launcher.core.responses import checking
-from launcher.core.types import Endpoint, Handler, Health, Json, Request, Response, Sample, Status
+from launcher.core.types import Endpoint, Handler, Health, Json, Record, Request, Response, Sample, Status
 from launcher.evaluate import outcome
+from launcher.evaluate.again import SecondAttempts
 from launcher.evaluate.ask import SampleResult, ask
 from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes, ServerGone
 from launcher.evaluate.exchange import AnswerTiming, Symptom
@@ -71,7 +74,10 @@ async def evaluate(
             model, watched = endpoint.model, health or NoHealthProbes()
             breaker = CircuitBreaker(client, client.patient(), model, watched, settings.max_pause_s, progress)
             handler = _bounded(pipeline(adapters, checking(breaker)), settings.concurrency)
-            session = _Session(breaker, handler, tasks, source, journal, progress)
+            again = SecondAttempts(settings.retry_truncated, settings.retry_failed)
+            if settings.retry_truncated is not None:
+                again.context = await context_length(client, endpoint)
+            session = _Session(breaker, handler, tasks, source, journal, progress, again)
             await session.run(settings)
     return outcome.read(folder, tasks)
 
@@ -87,12 +93,14 @@ class _Session:
         source: SampleSource,
         journal: Journal,
         progress: Progress,
+        again: SecondAttempts,
     ) -> None:
+        self._again = again
         self._breaker, self._handler, self._tasks = breaker, handler, tasks
         self._source, self._journal, self._progress = source, journal, progress
         self._timings: list[AnswerTiming] = []
         self._cached = 0
-        self._accept_missing_finish = False
+        self._accept_missing_finish, self._score_timeout_s = False, math.inf
 
     async def run(self, settings: Evaluate) -> None:
         totals = await asyncio.to_thread(self._source.totals, complete=False)
@@ -100,6 +108,7 @@ class _Session:
         self._progress.started(sum(known) if len(known) == len(totals) else None, len(self._journal.finished))
         start, stopped = time.perf_counter(), None
         self._accept_missing_finish = settings.accept_missing_finish
+        self._score_timeout_s = settings.score_timeout_s
         try:
             stopped = await self._all(settings.concurrency)
             await asyncio.to_thread(self._source.totals, complete=True)
@@ -147,10 +156,15 @@ class _Session:
             if sample is None:
                 return
             task = self._tasks[sample.task]
-            result = await ask(self._handler, sample, task, accept_missing_finish=self._accept_missing_finish)
+            result = await ask(
+                self._handler,
+                sample,
+                task,
+                accept_missing_finish=self._accept_missing_finish,
+                score_timeout_s=self._score_timeout_s,
+            )
             if not await self._requeue(result, sample, samples):
-                self._end(result if samples.outages(sample) < MAX_OUTAGES else _given_up(result))
-                samples.done()
+                self._end(result, sample, samples)
 
     async def _requeue(self, result: SampleResult, sample: Sample, samples: SampleQueue) -> bool:
         """Requeue the sample if the server caused its failure, or may have."""
@@ -161,13 +175,45 @@ class _Session:
         away = await self._breaker.outage(result.path, result.began)
         return (away or result.symptom is Symptom.outage) and samples.requeue(sample)
 
-    def _end(self, result: SampleResult) -> None:
-        self._journal.add(result.record)
+    def _end(self, result: SampleResult, sample: Sample, samples: SampleQueue) -> None:
+        """Record how an attempt ended; the sample is done, unless it gets a second attempt."""
+        given_up = samples.outages(sample) >= MAX_OUTAGES
+        record = _given_up(result.record) if given_up else result.record
+        self._measure(result)
+        first = self._again.first(sample)
+        again = None if given_up else self._again.of(sample, record)
+        if again is None or record.status is Status.failed:
+            self._keep(self._again.joined(record), first)
+        if again is not None:
+            samples.again(again, last=record.status is Status.failed)
+            return
+        self._again.forget(sample)
+        if first is not None and first.status is Status.failed:
+            samples.changed(sample, better=record.status is not Status.failed)
+        samples.done()
+
+    def _keep(self, record: Record, first: Record | None) -> None:
+        self._journal.add(record)
+        if first is not None and first.status is Status.failed:
+            self._progress.corrected(record)
+        else:
+            self._progress.advanced(record)
+
+    def _measure(self, result: SampleResult) -> None:
         self._breaker.progressed()
         self._cached += result.cached
         if result.record.status is not Status.failed:
             self._timings += result.timings
-        self._progress.advanced(result.record)
+
+
+async def context_length(client: Client, endpoint: Endpoint) -> int | None:
+    """Return the tokens that the model takes, as ``/v1/models`` says (vLLM's ``max_model_len``); None if it does not."""
+    try:
+        models = (await client.get(f"{endpoint.url}/models")).body["data"]
+        found = next(model["max_model_len"] for model in models if model.get("id") == endpoint.model)
+    except (TransportError, LookupError, TypeError, AttributeError, StopIteration):
+        return None
+    return found if isinstance(found, int) and found > 0 else None
 
 
 def _bounded(handler: Handler, concurrency: int) -> Handler:
@@ -181,10 +227,8 @@ def _bounded(handler: Handler, concurrency: int) -> Handler:
     return handle
 
 
-def _given_up(result: SampleResult) -> SampleResult:
-    return replace(
-        result, record=replace(result.record, reason=f"{result.record.reason}; it was asked {MAX_OUTAGES} times")
-    )
+def _given_up(record: Record) -> Record:
+    return replace(record, reason=f"{record.reason}; it was asked {MAX_OUTAGES} times")
 
 
 def _first(group: ExceptionGroup[Exception]) -> Exception:

@@ -15,6 +15,7 @@ from launcher.core.console import one_line
 from launcher.core.errors import AdapterError, AdapterStop, Failure, ServerAway, TransportError
 from launcher.core.responses import NO_FINISH, checked, error_message, is_page, quoted, refuses, token_count
 from launcher.core.types import GATEWAY, Handler, Json, Request, Response, Sample, Score, Status
+from launcher.evaluate.score_clock import ScoreClock
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +69,7 @@ class AnswerTiming:
 
 @dataclass
 class Exchange:
-    """Sends the requests of a sample, and those of its scoring, and keeps what comes back.
+    """Sends the requests of a sample, and those of its scoring, and keeps what comes back; ``clock`` bounds the scoring.
 
     ``others`` are the endpoints beside the run's own that the scoring may name. ``bodies`` are the responses by the
     place of their request, ``timings`` those that a server gave; ``cached`` counts the others. ``scoring`` has an entry
@@ -79,6 +80,7 @@ class Exchange:
     sample: Sample
     accept_missing_finish: bool = False
     others: Mapping[str, Handler] = field(default_factory=dict)
+    clock: ScoreClock = field(default_factory=ScoreClock)
     latency_s: float = 0.0
     bodies: dict[int, Json] = field(default_factory=dict)
     notes: dict[str, None] = field(default_factory=dict)
@@ -111,7 +113,8 @@ class Exchange:
         entry = {"endpoint": endpoint, "request": plain(request), "response": None}
         self.scoring.append(entry)
         try:
-            response = await _received(handler, request)
+            with self.clock.stopped():
+                response = await _received(handler, request)
             entry["response"] = _kept(response)
             await self._check(response, request)
         except NoAnswer as error:  # another endpoint's symptom says nothing of the run's own

@@ -31,6 +31,9 @@ class Progress(Protocol):
 
     def advanced(self, record: Record) -> None: ...
 
+    def corrected(self, record: Record) -> None:
+        """Show how the second attempt of a sample ended that was shown as failed."""
+
     def paused(self, seconds: float, reason: str) -> None: ...
 
     def resumed(self, seconds: float) -> None: ...
@@ -68,6 +71,11 @@ class Tally:
             self._sum += first
             self._count += 1
 
+    def correct(self, record: Record) -> None:
+        """Count a sample that counted as failed with how it ended later."""
+        self.ended[Status.failed.value] -= 1
+        self.add(record)
+
     def describe(self) -> str:
         """Return for instance ``mean 0.512 · 40 scored · 2 truncated``."""
         mean = [f"mean {self._sum / self._count:.3f}"] if self._count else []
@@ -98,6 +106,9 @@ class LineProgress:
         step = 100 if self._total is None else max(1, self._total // 10)
         if self._done // step > self._shown // step:
             self._show()
+
+    def corrected(self, record: Record) -> None:
+        self._tally.correct(record)
 
     def paused(self, seconds: float, reason: str) -> None:
         if self._told_s is None or seconds - self._told_s >= PAUSE_NOTICE_INTERVAL_S:
@@ -144,6 +155,10 @@ class LiveProgress:
         self._tally.add(record)
         if self._bar is not None and self._row is not None:
             self._bar.update(self._row, advance=1, description=printable(record.task), tally=self._tally.describe())
+
+    def corrected(self, record: Record) -> None:
+        self._tally.correct(record)
+        self._note(self._tally.describe())
 
     def paused(self, seconds: float, reason: str) -> None:
         self._note(f"paused {seconds:.0f} s: {reason}")

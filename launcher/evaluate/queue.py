@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
-from collections import Counter
+from collections import Counter, deque
 from itertools import count
 from typing import Protocol
 
@@ -14,6 +14,9 @@ MAX_OUTAGES = 3
 """A sample that met this many outages is not asked again: it may be what ends the server."""
 OUTAGE_BACKOFF = 8
 """With each outage of a sample, this many times fewer others are in flight beside it, and meet its next one."""
+MAX_FUTILE = 20
+"""After this many second attempts in a row that changed nothing, the failed samples that are left are not asked again.
+Before one has changed something, no more than these are in flight."""
 
 
 class Source(Protocol):
@@ -26,17 +29,23 @@ class SampleQueue:
     """Hands out samples to workers; each is given back by `done` or `requeue`.
 
     Fresh samples come first. Samples that met an outage follow, those with the fewest outages first. They run with so
-    few others in flight that a sample which ends the server is soon alone with it.
+    few others in flight that a sample which ends the server is soon alone with it. Second attempts of failed samples
+    come last.
     """
 
     def __init__(self, source: Source, concurrency: int) -> None:
         self._source = source
-        self._concurrency = concurrency
+        self.concurrency = concurrency
         self._fresh = True
+        self._next_ones: deque[Sample] = deque()
+        self._last_ones: deque[Sample] = deque()
+        self._last_in_flight: set[str] = set()
+        self._futile = 0
         self._requeued: list[tuple[int, int, Sample]] = []
         self._order = count()
         self._outages: Counter[str] = Counter()
         self._in_flight = 0
+        self._stopped = False
         self._taking = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -49,13 +58,28 @@ class SampleQueue:
                 if sample is not None:
                     self._in_flight += 1
                     return sample
-                if not self._requeued and not self._in_flight:
+                if self._stopped or not (self._requeued or self._in_flight):
                     return None
                 await self._changed.wait()
 
     def done(self) -> None:
         """Record that a sample that was taken has ended."""
         self._in_flight -= 1
+        self._changed.set()
+
+    def again(self, sample: Sample, *, last: bool) -> None:
+        """Give a sample back for a second attempt: after all others if ``last``, else before them."""
+        (self._last_ones if last else self._next_ones).append(sample)
+        self.done()
+
+    def changed(self, sample: Sample, *, better: bool) -> None:
+        """Record how the second attempt of a failed sample ended."""
+        self._last_in_flight.discard(sample.key)
+        self._futile = 0 if better else self._futile + 1
+
+    def stop(self) -> None:
+        """Hand out no more samples; what is in flight ends."""
+        self._stopped = True
         self._changed.set()
 
     def requeue(self, sample: Sample, *, outage: bool = True) -> bool:
@@ -76,11 +100,19 @@ class SampleQueue:
 
     async def _next(self) -> Sample | None:
         """Return a fresh sample, or one to be asked again if few enough are in flight."""
+        if self._stopped:
+            return None
+        if self._next_ones:
+            return self._next_ones.popleft()
         if self._fresh:
             sample = await self._source.take()
             self._fresh = sample is not None
             if sample is not None:
                 return sample
-        if self._requeued and self._in_flight < max(1, self._concurrency // OUTAGE_BACKOFF ** self._requeued[0][0]):
+        if self._requeued and self._in_flight < max(1, self.concurrency // OUTAGE_BACKOFF ** self._requeued[0][0]):
             return heapq.heappop(self._requeued)[2]
+        if not self._requeued and self._last_ones and self._futile + len(self._last_in_flight) < MAX_FUTILE:
+            sample = self._last_ones.popleft()
+            self._last_in_flight.add(sample.key)
+            return sample
         return None

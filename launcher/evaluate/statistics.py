@@ -33,7 +33,9 @@ def summarize(
     ended: dict[str, Counter[str]] = {name: Counter() for name in totals}
     why: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
     odd: dict[str, list[str]] = defaultdict(list)
+    again: dict[str, dict[str, Counter[str]]] = defaultdict(dict)
     for record in records:
+        _count_again(record, again[record.task])
         ended.setdefault(record.task, Counter())[record.status.value] += 1
         odd[record.task] += record.notes
         if record.status is Status.scored:
@@ -48,9 +50,20 @@ def summarize(
             totals.get(name),
             why[name],
             odd[name],
+            again[name],
         )
         for name in ended
     }
+
+
+def _count_again(record: Record, again: dict[str, Counter[str]]) -> None:
+    """Count a sample that had a second attempt by what the first was; an answer that stands is named by itself."""
+    for entry in record.earlier:
+        stands = record.status is Status.truncated and entry["status"] != Status.truncated.value
+        kind = Status.truncated.value if stands else str(entry["status"])
+        counts = again.setdefault(kind, Counter())
+        counts["asked"] += 1
+        counts["scored"] += record.status is Status.scored
 
 
 def _result(
@@ -59,6 +72,7 @@ def _result(
     total: int | None,
     why: Mapping[str, list[str]],
     odd: Sequence[str],
+    again: Mapping[str, Counter[str]],
 ) -> TaskResult:
     asked = sum(ended.values())
     known, total = total is not None, max(total or 0, asked)
@@ -69,7 +83,8 @@ def _result(
         faults[UNCOUNTED] = asked
     counts = {**coverage, NOT_ASKED: total - asked, "total": total}
     reasons = {status: _common(said) for status, said in why.items()}
-    return TaskResult(metrics, counts, reasons, _common(odd) | faults)
+    retried = {kind: {"asked": found["asked"], "scored": found["scored"]} for kind, found in again.items()}
+    return TaskResult(metrics, counts, reasons, _common(odd) | faults, retried)
 
 
 def _metrics(

@@ -93,3 +93,12 @@ def paused(pauses: Sequence[Pause]) -> str:
 def bounded(metric: MetricResult) -> bool:
     """Tell whether the bounds of a metric say more than its value."""
     return math.isfinite(metric.low) and math.isfinite(metric.high) and metric.low < metric.high
+
+
+def retried(counts: Mapping[str, Mapping[str, int]]) -> list[str]:
+    """Return a line for each kind of samples that had a second attempt."""
+    extra = {"truncated": ", with more tokens"}
+    return [
+        f"{plural(found['asked'], f'{kind} sample')} asked once more{extra.get(kind, '')}; {found['scored']:,} scored"
+        for kind, found in counts.items()
+    ]

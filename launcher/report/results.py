@@ -181,4 +181,6 @@ def _task(result: TaskResult) -> TaskEntry:
     }
     if result.notes:
         entry["notes"] = plain(result.notes)
+    if result.retried:
+        entry["retried"] = plain(result.retried)
     return entry

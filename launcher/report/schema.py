@@ -32,6 +32,7 @@ class TaskEntry(TypedDict):
     coverage: dict[str, int]
     reasons: dict[str, dict[str, int]]
     notes: NotRequired[dict[str, int]]
+    retried: NotRequired[dict[str, dict[str, int]]]
 
 
 class GroupEntry(TaskEntry):

@@ -52,6 +52,8 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
                 console.print(_reason(task, status, result))
             for note, times in result.notes.items():
                 console.print(_note(task, note, times))
+            for again in formatting.retried(result.retried):
+                console.print(Text.assemble((f"{printable(task)} retried", "yellow"), f": {again}"))
     console.print(_summary(report))
     _say_path(RunFolder(folder).report, console)
 

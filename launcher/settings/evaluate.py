@@ -11,6 +11,9 @@ from launcher.settings.component import component
 Seed = Annotated[int, Range(-(2**63), 2**62)]
 """What a server takes as a seed, with room for the number of a repeat."""
 
+Factor = Annotated[float, Range(above=1, most=1000)]
+"""How many times more."""
+
 
 @component("evaluate/evaluate")
 class Evaluate:
@@ -22,13 +25,21 @@ class Evaluate:
     ``timeout_s`` bounds one request, ``max_answer_mb`` the size of one answer in MiB. An answer without a
     ``finish_reason`` may be incomplete: it fails unless ``accept_missing_finish`` is set, and is counted in both cases.
 
+    ``retry_truncated`` is a factor: a truncated sample is asked once more with so many times its ``max_tokens``, as far
+    as the model's context has room (null: never). With ``retry_failed``, a failed sample is asked once more at the end.
+    It stays failed without that where the 20 before it changed nothing. The scoring of a sample that takes longer than
+    ``score_timeout_s`` ends it as failed; the time in which the scoring waits for requests does not count.
+
     While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
     pause of ``max_pause_s`` seconds it stops with exit code 3; ``resume=`` continues it. ``min_coverage`` is the share
     of a task's samples that must be scored for the run to be complete.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
-        {"concurrency", "timeout_s", "max_answer_mb", "max_pause_s", "accept_missing_finish", "min_coverage"}
+        {
+            *("concurrency", "timeout_s", "max_answer_mb", "max_pause_s", "accept_missing_finish", "min_coverage"),
+            *("retry_failed", "score_timeout_s"),
+        }
     )
     """Fields that a resumed run may change."""
 
@@ -41,6 +52,9 @@ class Evaluate:
     timeout_s: Seconds = 600.0
     max_answer_mb: Positive = 64.0
     accept_missing_finish: bool = False
+    retry_truncated: Factor | None = None
+    retry_failed: bool = True
+    score_timeout_s: Seconds = 600.0
     max_pause_s: SecondsFromZero = 600.0
     min_coverage: Fraction = 0.95
 

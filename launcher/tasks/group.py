@@ -101,12 +101,18 @@ def _summed(results: Iterable[TaskResult], made: Mapping[str, MetricResult]) -> 
     coverage: Counter[str] = Counter()
     notes: Counter[str] = Counter()
     reasons: dict[str, Counter[str]] = {}
+    retried: dict[str, Counter[str]] = {}
     for result in results:
         coverage.update(result.coverage)
         notes.update(result.notes)
+        for kind, counts in result.retried.items():
+            retried.setdefault(kind, Counter()).update(counts)
         for status, said in result.reasons.items():
             reasons.setdefault(status, Counter()).update(said)
-    return TaskResult(made, dict(coverage), {status: dict(said) for status, said in reasons.items()}, dict(notes))
+    said_of = {status: dict(said) for status, said in reasons.items()}
+    return TaskResult(
+        made, dict(coverage), said_of, dict(notes), {kind: dict(counts) for kind, counts in retried.items()}
+    )
 
 
 def _leaves(name: str, groups: Mapping[str, Group], above: tuple[str, ...] = ()) -> Iterator[str]:

@@ -60,6 +60,7 @@ async def serving(
     health: int = 200,
     port: int = 0,
     alive: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None,
+    models: Callable[[web.Request], Awaitable[web.StreamResponse]] | None = None,
 ) -> AsyncIterator[Server]:
     """Serve until the block ends; a request in flight is cut off then."""
     app = web.Application()
@@ -80,10 +81,10 @@ async def serving(
 
     app.router.add_post("/v1/{rest:.*}", handle)
 
-    async def models(_: web.Request) -> web.Response:
+    async def one_model(_: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": "m"}]})
 
-    app.router.add_get("/v1/models", models)
+    app.router.add_get("/v1/models", models or one_model)
     app.router.add_get("/health", alive or healthy)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", port, reuse_address=True).start()
@@ -136,6 +137,9 @@ class Watch:
         self.records.append(record)
         if len(self.records) >= self.after:
             self.reached.set()
+
+    def corrected(self, record: Record) -> None:
+        self.records = [record if one.key == record.key else one for one in self.records]
 
     def paused(self, seconds: float, reason: str) -> None:
         self.paused_s.append((seconds, reason))

@@ -111,4 +111,4 @@ def test_bad_settings_are_named(key, value):
 
 
 def test_what_decides_the_answers():
-    assert Evaluate.answer_fields() == ["repeats", "limit", "temperature", "max_tokens", "seed"]
+    assert Evaluate.answer_fields() == ["repeats", "limit", "temperature", "max_tokens", "seed", "retry_truncated"]

@@ -91,6 +91,9 @@ class Incident:
         if self._left == 0:
             self._happen()
 
+    def corrected(self, record: Record) -> None:
+        pass
+
     def paused(self, seconds: float, reason: str) -> None:
         pass
 
