@@ -207,7 +207,7 @@ class _Session:
 
 
 async def context_length(client: Client, endpoint: Endpoint) -> int | None:
-    """Return the tokens that the model takes, as ``/v1/models`` says (vLLM's ``max_model_len``); None if it does not."""
+    """Return the tokens that the model takes: ``max_model_len`` of ``/v1/models``; None if it has none."""
     try:
         models = (await client.get(f"{endpoint.url}/models")).body["data"]
         found = next(model["max_model_len"] for model in models if model.get("id") == endpoint.model)
