@@ -71,7 +71,8 @@ class AnswerTiming:
 class Exchange:
     """Sends the requests of a sample, and those of its scoring, and keeps what comes back.
 
-    ``others`` are the endpoints beside the run's own that the scoring may name, ``clock`` bounds it. ``bodies`` are the responses by the
+    ``others`` are the endpoints beside the run's own that the scoring may name, ``clock`` bounds it.
+    ``bodies`` are the responses by the
     place of their request, ``timings`` those that a server gave; ``cached`` counts the others. ``scoring`` has an entry
     for each request of the scoring, which count nowhere else; ``lost`` is the error of the first without an answer.
     """
