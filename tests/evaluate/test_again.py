@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -41,7 +42,15 @@ async def needs_tokens(body, request):
 
 
 async def run(server, folder, task, progress=None, **settings):
-    given = (server.endpoint, {"t": task}, [], Evaluate(**settings), folder, {"v": 1}, progress or Watch())
+    given: tuple[Any, ...] = (
+        server.endpoint,
+        {"t": task},
+        [],
+        Evaluate(**settings),
+        folder,
+        {"v": 1},
+        progress or Watch(),
+    )
     return (await evaluate(*given)).tasks["t"]
 
 
