@@ -18,8 +18,8 @@ MAX_DEFERRED = 10_000
 class SecondAttempts:
     """Makes second attempts, and one record of both.
 
-    A truncated sample is asked again with ``factor`` times the tokens (None: never), as far as ``context``, the tokens
-    that the model takes, has room (None: not known). ``failed`` says whether failed samples are asked again.
+    A truncated sample is asked again with ``factor`` times the tokens (None: never). ``context`` is how many tokens the
+    model takes (None: not known). ``failed`` says whether failed samples are asked again.
     """
 
     factor: float | None = None

@@ -25,10 +25,10 @@ class Evaluate:
     ``timeout_s`` bounds one request, ``max_answer_mb`` the size of one answer in MiB. An answer without a
     ``finish_reason`` may be incomplete: it fails unless ``accept_missing_finish`` is set, and is counted in both cases.
 
-    ``retry_truncated`` is a factor: a truncated sample is asked once more with so many times its ``max_tokens``, as far
-    as the model's context has room (null: never). With ``retry_failed``, a failed sample is asked once more at the end.
-    It stays failed without that where the 20 before it changed nothing. The scoring of a sample that takes longer than
-    ``score_timeout_s`` ends it as failed; the time in which the scoring waits for requests does not count.
+    ``retry_truncated`` is a factor (null: never). A truncated sample is asked once more with so many times its
+    ``max_tokens``, within the model's context. With ``retry_failed``, a failed sample is asked once more at the end,
+    unless the 20 before it changed nothing. A sample whose scoring takes longer than ``score_timeout_s`` is failed. The
+    time in which the scoring waits for requests does not count.
 
     While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
     pause of ``max_pause_s`` seconds it stops with exit code 3; ``resume=`` continues it. ``min_coverage`` is the share

@@ -142,7 +142,7 @@ async def test_a_refused_sample_is_not_asked_again(tmp_path):
 
 
 class Waits(Echoes):
-    """A scoring that waits for ever for sample "1", and asks a slow server for the others."""
+    """A scoring that never ends for sample "1", and asks a slow server for the others."""
 
     async def score(self, sample, responses, ask):
         if sample.id == "1":
@@ -151,7 +151,7 @@ class Waits(Echoes):
         return Score(Status.scored, answer.body["choices"][0]["text"], {"exact_match": 1.0})
 
 
-async def test_a_scoring_that_waits_for_ever_ends_as_failed(tmp_path):
+async def test_a_scoring_that_never_ends_is_failed(tmp_path):
     async def answer(body, request):
         await asyncio.sleep(0.3 if body["prompt"] == "judge" else 0)
         return said("yes")
