@@ -5,13 +5,16 @@ It starts as a script, and imports nothing of the program but what a call needs.
 
 from __future__ import annotations
 
+import asyncio
 import importlib
+import importlib.util
 import operator
 import os
 import pickle
 import signal
 import struct
 import sys
+from types import ModuleType
 from typing import IO, Any
 
 SIZE = struct.Struct("<Q")
@@ -44,13 +47,31 @@ def outcome(module: str, name: str, arguments: tuple[object, ...], cpu_s: float)
     """Return the pickled pair of error and result. SIGPROF ends the process when the CPU time is used up."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
     try:
-        function = operator.attrgetter(name)(importlib.import_module(module))
+        function = operator.attrgetter(name)(imported(module))
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
-        return pickle.dumps((None, function(*arguments)))
+        result = function(*arguments)
+        return pickle.dumps((None, asyncio.run(result) if asyncio.iscoroutine(result) else result))
     except Exception as error:
         return pickled(error)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+
+
+def imported(name: str) -> ModuleType:
+    """Return a module by its name, which is its path for a file that is in no package."""
+    if name in sys.modules or not name.endswith(".py"):
+        return importlib.import_module(name) if name not in sys.modules else sys.modules[name]
+    spec = importlib.util.spec_from_file_location(name, name)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
 
 
 def pickled(error: Exception) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -13,6 +13,7 @@ from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Sta
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
 from launcher.tasks import bounded, mathematics, numbers
+from launcher.tasks import scorer as scorers
 from launcher.tasks.answer import text_of
 from launcher.tasks.compare import (
     Match,
@@ -28,6 +29,7 @@ from launcher.tasks.extraction import NUMBER, Extraction, Pick, extract, extract
 from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
 from launcher.tasks.messages import assistant, system, user
+from launcher.tasks.scorer import Scorer, ScorerFailed, plain_item
 from launcher.tasks.template import render, text, value
 
 
@@ -50,6 +52,11 @@ class Generation(ItemTask):
     ``match`` is how predictions are compared, or a list of several; the first is the main metric. With named
     extractions, a metric's name is ``<match>,<extraction>``. Before the comparison, predictions and targets lose what
     ``regexes_to_ignore`` matches, and then pass through ``normalize``.
+
+    ``scorer`` is a function of one's own instead of ``match``: ``package.module.function``, or ``file.py:function``. It
+    is called as ``score(prediction, item)`` in another process, for at most 10 s of CPU time, and may be asynchronous.
+    It returns a number, or a dict of numbers by the names in ``METRICS`` of its module. What it raises fails the
+    sample.
 
     A sample ends as unparsed for an empty answer, without a match of the first extraction, or if an expression takes
     too long. With ``match: numeric`` it also does without a number, and with ``match: math_verify`` without
@@ -77,11 +84,14 @@ class Generation(ItemTask):
     regexes_to_ignore: list[str] = field(default_factory=list)
     normalize: list[Normalize] = field(default_factory=lambda: [Normalize.strip])
     match: Any = "exact_match"
+    scorer: str = ""
     accept_truncated: bool = False
 
     def __post_init__(self) -> None:
         self.check_settings("prompt", "target", "system", "fewshot_answer")
         matches(self.match)
+        if self.scorer:
+            scorers.load(self.scorer)
         extractions(self.extract, self.pick, self.fallback)
         for pattern in self.regexes_to_ignore:
             if not is_regex(pattern):
@@ -96,8 +106,13 @@ class Generation(ItemTask):
         return extractions(self.extract, self.pick, self.fallback)
 
     @cached_property
+    def _scorer(self) -> Scorer | None:
+        return scorers.load(self.scorer) if self.scorer else None
+
+    @cached_property
     def metrics(self) -> Sequence[Metric]:
-        return [Metric(_metric(match, how)) for how in self._extractions for match in self._matches]
+        own = self._scorer.metrics if self._scorer else [Metric(match.value) for match in self._matches]
+        return [replace(metric, name=_named(metric.name, how)) for how in self._extractions for metric in own]
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
         self._math_version()  # what is missing is said before anything is loaded
@@ -116,7 +131,10 @@ class Generation(ItemTask):
         answer = text_of(responses[0], accept_truncated=self.accept_truncated)
         if isinstance(answer, Score):
             return answer
-        found = {how.name: await self._read(how, answer, sample.target) for how in self._extractions}
+        try:
+            found = {how.name: await self._read(how, answer, sample.target) for how in self._extractions}
+        except ScorerFailed as error:
+            return Score(Status.failed, reason=str(error))
         main = next(iter(found.values()))
         if isinstance(main, Unread):
             return Score(Status.unparsed, reason=main.reason)
@@ -132,6 +150,10 @@ class Generation(ItemTask):
             found = await self._extracted(how, text)
             if found is None:
                 return Unread(f"nothing in the answer matches {how.regex!r}" if text.strip() else "the answer is empty")
+            if self._scorer:
+                prediction = await self._normalized(found)
+                values = await self._scorer.score(prediction, target)
+                return Reading(prediction, {_named(name, how): value for name, value in values.items()})
             slow = "comparing"
             return await self._compared(how, found, target if isinstance(target, list) else [target])
         except bounded.TooSlow as error:
@@ -150,8 +172,8 @@ class Generation(ItemTask):
             right = [await self._comparable(target, match) for target in targets]
             value = await agreement(prediction, right, match)
             if value is not None or how.fallback is not None:
-                scores[_metric(match, how)] = value or 0.0
-        if _metric(self._matches[0], how) not in scores:
+                scores[_named(match.value, how)] = value or 0.0
+        if _named(self._matches[0].value, how) not in scores:
             what = "a number" if self._matches[0] is Match.numeric else "mathematics"
             return Unread(f"{found[:80]!r} is not {what}")
         return Reading(prediction, scores)
@@ -165,7 +187,10 @@ class Generation(ItemTask):
         return target if match is Match.regex else await self._normalized(target)
 
     def fingerprint(self) -> Json:
-        return {**self.item_digests(), **self._reading(), **self._math_version()}
+        return {**self.item_digests(), **self._reading(), **self._math_version(), **self._scorer_digest()}
+
+    def _scorer_digest(self) -> dict[str, Json]:
+        return {"scorer": self._scorer.digest()} if self._scorer else {}
 
     def _math_version(self) -> dict[str, Json]:
         """Return the version of the package that decides, where one does. Raises `UserError` if it is missing."""
@@ -202,8 +227,10 @@ class Generation(ItemTask):
         target = self._target(shot)
         return target[0] if isinstance(target, list) else target
 
-    def _checked_target(self, item: Item) -> str | list[str]:
-        """Return the target; `TaskError` if no answer can agree with it."""
+    def _checked_target(self, item: Item) -> Json:
+        """Return the target, which of a scorer is the item; `TaskError` if no answer can agree with it."""
+        if self.scorer:
+            return plain_item(item.fields)
         target = self._target(item)
         texts = target if isinstance(target, list) else [target]
         for match in self._matches:
@@ -242,5 +269,5 @@ class Unread:
     reason: str
 
 
-def _metric(match: Match, how: Extraction) -> str:
-    return f"{match.value},{how.name}" if how.name else match.value
+def _named(metric: str, how: Extraction) -> str:
+    return f"{metric},{how.name}" if how.name else metric
