@@ -23,6 +23,7 @@ from launcher.cli.compose import Composition
 from launcher.cli.composition_crashes import describe_crash
 from launcher.cli.config_errors import describe
 from launcher.cli.jobs import RunContext, job
+from launcher.cli.lm_eval_options import including
 from launcher.cli.options import conf_folder, option_packages
 from launcher.cli.signals import interrupt_on_sigterm
 from launcher.cli.sweep_callback import (
@@ -94,8 +95,8 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
             """Hydra's launchers hand over a `DictConfig`; our own has composed each point before the first one runs."""
             return job(config if isinstance(config, Composition) else Composition.current(config), context)
 
-        arguments = expand_arguments(line, Path(scratch)).arguments
-        with unscored_sweep_explained(), _complete_help(line), _argv(arguments):
+        expanded = expand_arguments(line, Path(scratch))
+        with unscored_sweep_explained(), _complete_help(line), _argv(expanded.arguments), including(expanded):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(SweepCallback.codes, default=0)
 

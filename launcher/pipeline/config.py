@@ -20,6 +20,7 @@ from launcher.pipeline import components  # noqa: F401  (registers the component
 from launcher.settings.cluster import Cluster, Local, Slurm
 from launcher.settings.component import name_of
 from launcher.settings.evaluate import Evaluate
+from launcher.settings.lm_eval import LmEvalSettings
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.settings.watch import Watch
@@ -66,6 +67,7 @@ class Run:
     adapters: dict[str, Adapter] = field(default_factory=dict)
     tasks: dict[str, Task] = field(default_factory=dict)
     groups: dict[str, Group] = field(default_factory=dict)
+    lm_eval: LmEvalSettings = field(default_factory=LmEvalSettings)
     validate: Validate = field(default_factory=Validate)
     evaluate: Evaluate = field(default_factory=Evaluate)
     watch: Watch = field(default_factory=Watch)

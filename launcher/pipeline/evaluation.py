@@ -55,7 +55,7 @@ def _write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:
     if tasks:
         from launcher.tasks.lm_eval import results
 
-        results.write(folder, tasks, endpoint)
+        results.write(folder, tasks, run.groups, endpoint)
 
 
 def deployment_facts(record: RunRecord, endpoint: Endpoint) -> Mapping[str, Json] | None:

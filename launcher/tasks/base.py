@@ -32,6 +32,8 @@ def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate) -> None:
             raise UserError(f"tasks: {name!r} cannot be the name of a task; expected a text without '/'")
         try:
             names = [metric.name for metric in task.metrics]
+        except UserError as error:
+            raise UserError(f"tasks.{name}: {error}") from None
         except Exception as error:
             raise UserError(f"tasks.{name}: its metrics cannot be used: {type(error).__name__}: {error}") from error
         if not names:
@@ -53,10 +55,6 @@ class Task(ABC):
     @abstractmethod
     def metrics(self) -> Sequence[Metric]:
         """The metrics that `score` may give, the main one first."""
-
-    def label(self, name: str) -> str:
-        """Return how reports name the task, which is ``name`` in the run."""
-        return name
 
     def preview(self, name: str, model: str) -> Iterator[Sample]:
         """Yield the samples that are checked before anything is loaded; they show what the server must be able to do.

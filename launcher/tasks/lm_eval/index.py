@@ -161,6 +161,8 @@ def _keys(path: Path, depth: int = 0) -> Mapping[str, Any]:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return {}
+    if text.lstrip().startswith("{"):
+        return _flow(text)
     found: dict[str, Any] = {}
     for match in KEY.finditer(text):
         following = NEXT_KEY.search(text, match.end())
@@ -170,7 +172,7 @@ def _keys(path: Path, depth: int = 0) -> Mapping[str, Any]:
             found[match[1]] = name[1]
             continue
         try:
-            found.update(yaml.load(block, Loader=_loader()))
+            found.update(yaml.load(block, Loader=yaml_loader()))
         except yaml.YAMLError:
             continue
     includes = found.get("include")
@@ -180,8 +182,19 @@ def _keys(path: Path, depth: int = 0) -> Mapping[str, Any]:
     return found
 
 
+def _flow(text: str) -> Mapping[str, Any]:
+    """Return the keys of a file that is one mapping in braces, for instance JSON."""
+    import yaml
+
+    try:
+        found = yaml.load(text, Loader=yaml_loader())
+    except yaml.YAMLError:
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 @lru_cache(maxsize=1)
-def _loader() -> Any:
+def yaml_loader() -> Any:
     """Return a YAML loader that reads lm-eval's ``!function`` as text."""
     import yaml
 

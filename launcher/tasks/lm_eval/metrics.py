@@ -65,12 +65,11 @@ def _restored(value: Json) -> Json:
 
 
 def plain(value: Any) -> Json:
-    """Return a value of `process_results` as JSON: tuples as lists, numbers of numpy as Python's."""
+    """Return a value of `process_results` as JSON: tuples and arrays as lists, truth values and numbers as numbers."""
+    if hasattr(value, "tolist"):  # an array or a number of numpy
+        value = value.tolist()
     if isinstance(value, list | tuple):
         return [plain(inner) for inner in value]
     if isinstance(value, dict):
         return {str(key): plain(inner) for key, inner in value.items()}
-    if isinstance(value, bool) or hasattr(value, "dtype"):
-        value = value.item() if hasattr(value, "item") else value
-        return float(value) if isinstance(value, bool | int | float) else value
-    return value
+    return float(value) if isinstance(value, bool) else value

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Record, Response, Status
+from launcher.tasks.lm_eval import index
 from launcher.tasks.lm_eval.documents import Document, judged
+from launcher.tasks.lm_eval.groups import GROUP_FIELDS, expand, key_of, read_group
 from launcher.tasks.lm_eval.task import LmEval
 
 BOOTSTRAPS = 1000
 """How often lm-eval draws for the standard error of a metric that is no mean; its command line draws 100,000 times."""
 
 
-def write(folder: Path, tasks: Mapping[str, LmEval], endpoint: Endpoint) -> None:
+def write(folder: Path, tasks: Mapping[str, LmEval], groups: Iterable[str], endpoint: Endpoint) -> None:
     """Write ``lm_eval/<model>/results_<date>.json`` and ``samples_<task>_<date>.jsonl`` into the run folder.
 
     They hold the scored documents, and of a document that was asked several times the first answer. ``tasks`` are those
-    of the run that were asked.
+    of lm-eval in the run, ``groups`` the keys of its groups: those of lm-eval are aggregated by lm-eval.
     """
     from lm_eval.evaluator_utils import _process_results
     from lm_eval.loggers import EvaluationTracker
@@ -30,7 +32,7 @@ def write(folder: Path, tasks: Mapping[str, LmEval], endpoint: Endpoint) -> None
     kept = {name: found for name, found in collected.items() if found["logged_samples"]}
     if not kept:
         return
-    processed = _process_results(kept, {}, BOOTSTRAPS)
+    processed = _process_results(kept, _groups(next(iter(tasks.values())).include_path, kept, groups), BOOTSTRAPS)
     results: dict[str, Any] = {**processed._to_eval_results(), "config": _config(endpoint)}
     tracker = EvaluationTracker(output_path=str(folder / "lm_eval"))
     shared = next(iter(tasks.values()))
@@ -44,6 +46,24 @@ def write(folder: Path, tasks: Mapping[str, LmEval], endpoint: Endpoint) -> None
     tracker.save_results_aggregated(results=results, samples=processed.samples)
     for name, samples in processed.samples.items():
         tracker.save_results_samples(task_name=name, samples=samples)
+
+
+def _groups(include_path: str, kept: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:
+    """Return lm-eval's groups among ``keys``, each with all of its tasks that have results.
+
+    lm-eval sums up tasks, also in a group of groups; so an inner group is no member here.
+    """
+    from lm_eval.api.group import Group
+
+    known = index.read(include_path)
+    named = {key_of(name): name for name in known.groups}
+    made = {}
+    for name in [named[key] for key in keys if key in named]:
+        made[name] = Group.from_config({k: v for k, v in read_group(known.groups[name]).items() if k in GROUP_FIELDS})
+        for task, _ in expand(name, known).tasks.values():
+            if task in kept:
+                made[name].add(kept[task]["task"])
+    return made
 
 
 def _config(endpoint: Endpoint) -> dict[str, Any]:

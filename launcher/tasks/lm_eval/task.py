@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from launcher.core.errors import TaskError
-from launcher.core.ranges import Count, CountFromZero
 from launcher.core.responses import Fault, cut_by_limit
 from launcher.core.types import Ask, Endpoint, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
+from launcher.settings.lm_eval import LmEvalSettings
 from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 from launcher.tasks.lm_eval import codec, index, loading, metrics
@@ -26,45 +26,15 @@ DEFAULT_WINDOW = 2048
 
 
 @component("tasks/lm_eval")
-class LmEval(Task):
+class LmEval(LmEvalSettings, Task):
     """Asks a task of lm-evaluation-harness: lm-eval builds its prompts, filters and scores the answers.
 
-    ``task`` is its name in lm-eval, or in the YAML files of the folder ``include_path``. ``num_fewshot``, ``limit``,
-    ``gen_kwargs``, ``apply_chat_template``, ``fewshot_as_multiturn`` and ``system_instruction`` mean what they mean on
-    lm-eval's command line; null and empty leave them to the task. As there, a task with zero examples in its YAML keeps
-    zero. ``repeats`` generates every answer several times (null: as the task says), each with another seed; lm-eval
-    sends one seed for all.
-
-    With ``chat`` the messages go to ``/v1/chat/completions``, whose server applies the chat template. That is for tasks
-    that generate text. Otherwise prompts are token ids. ``tokenizer`` is the folder of a tokenizer; empty takes that of
-    the endpoint. ``apply_chat_template`` without ``chat`` needs such a folder. ``add_bos_token`` puts the beginning of
-    sequence before every prompt.
-
-    ``max_length`` is the window of rolling log-likelihoods in tokens (null: the server's context). No prompt is cut:
-    the server refuses one that is too long, and it is counted. ``max_gen_toks`` bounds texts whose task does not. Texts
-    that end at their limit are scored as lm-eval does, and the metric ``truncated`` is their share.
-
-    ``unsafe`` allows tasks that run programs of the model on this machine, without a sandbox.
+    ``task`` is its name in lm-eval, or in the YAML files of the folder ``include_path``. ``overrides`` are keys of its
+    YAML file with other values, as those of a group. The other keys are those of ``lm_eval.*``, for this task alone.
     """
 
     task: str = ""
-    include_path: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
-    num_fewshot: CountFromZero | None = None
-    limit: Count | None = None
-    gen_kwargs: dict[str, Any] = field(default_factory=dict)
-    repeats: Count | None = None
-    apply_chat_template: bool = False
-    fewshot_as_multiturn: bool = False
-    system_instruction: str = ""
-    chat: bool = False
-    tokenizer: str = ""
-    add_bos_token: bool = False
-    max_length: Count | None = None
-    max_gen_toks: Count = 256
-    seed: int = 1234
-    fewshot_seed: int = 1234
-    unsafe: bool = False
 
     def __post_init__(self) -> None:
         self.documents: dict[str, Document] = {}
@@ -79,9 +49,6 @@ class LmEval(Task):
     @cached_property
     def _metrics(self) -> Sequence[Metric]:
         return metrics.declared(self.loaded)
-
-    def label(self, name: str) -> str:
-        return f"lm_eval/{self.task}"
 
     @cached_property
     def loaded(self) -> Any:

@@ -1,0 +1,83 @@
+"""The options ``tasks=[lm_eval/<name>]``: every task, group and tag of lm-evaluation-harness."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import fields
+from difflib import get_close_matches
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from launcher.core.errors import TaskError
+from launcher.core.types import Json
+from launcher.settings.lm_eval import LmEvalSettings
+from launcher.settings.overrides import CommandLine
+from launcher.tasks.lm_eval import index
+from launcher.tasks.lm_eval.groups import expand
+from launcher.tasks.lm_eval.task import LmEval
+
+GROUP = "tasks/lm_eval"
+PREFIX = f"{GROUP}/"
+_include_path: ContextVar[str] = ContextVar("include_path", default="")
+
+
+@contextmanager
+def including(line: CommandLine) -> Iterator[None]:
+    """Let the options have those of the folder ``lm_eval.include_path`` of the command line."""
+    token = _include_path.set(line.get("lm_eval.include_path") or "")
+    try:
+        yield
+    finally:
+        _include_path.reset(token)
+
+
+def names() -> index.Index:
+    """Return the index of all names. Raises `TaskError` if lm-eval is not installed."""
+    return index.read(_include_path.get())
+
+
+def is_option(path: str) -> bool:
+    """Tell whether a path such as ``tasks/lm_eval/arc_easy`` is an option. Raises `TaskError` without lm-eval."""
+    if not path.startswith(PREFIX):
+        return False
+    known, name = names(), path.removeprefix(PREFIX)
+    return name in known.tasks or name in known.groups or name in known.tags
+
+
+def option(path: str) -> DictConfig:
+    """Return the configuration of an option, whose package is ``_global_``: its tasks, and the groups over them.
+
+    The tasks have the type of `LmEval` without a defaults list, whose packages Hydra would misread where the name of a
+    task contains ``_global_``.
+    """
+    found = expand(path.removeprefix(PREFIX), names())
+    made = OmegaConf.create({"tasks": {}, "groups": {}})
+    for key, (name, overrides) in found.tasks.items():
+        made.tasks[key] = _task(name, overrides)
+    for key, spec in found.groups.items():
+        made.groups[key] = {"members": list(spec.members), "weight": spec.weight}
+    return made
+
+
+def _task(name: str, overrides: dict[str, Json]) -> Any:
+    """Return the typed configuration of a task, whose keys are those of ``lm_eval.*`` until they are overridden."""
+    node = OmegaConf.structured(LmEval)
+    for field in fields(LmEvalSettings):
+        node[field.name] = f"${{lm_eval.{field.name}}}"
+    node.task, node.overrides = name, overrides
+    return node
+
+
+def unknown(name: str) -> str:
+    """Return one line about a name that lm-eval does not have."""
+    try:
+        known = names().names()
+    except TaskError as error:
+        return str(error)
+    like = get_close_matches(name, known, 3)
+    hint = f" (did you mean {' or '.join(like)}?)" if like else ""
+    local = "" if _include_path.get() else "; a task of your own needs lm_eval.include_path=<folder of YAML files>"
+    return f"tasks=lm_eval/{name}: lm-eval {index.version()} has no such task, group or tag{hint}{local}"
