@@ -17,7 +17,7 @@ from launcher.tasks.lm_eval.task import LmEval
 from tests.evaluate.evaluation_server import Watch
 from tests.tasks.lm_eval.conftest import TASKS
 
-CHAT = {"chat": True, "fewshot_as_multiturn": True, "system_instruction": "Answer."}
+CHAT: dict[str, Any] = {"chat": True, "fewshot_as_multiturn": True, "system_instruction": "Answer."}
 
 
 def by_lm_eval(server: Endpoint, folder: Path, name: str, *, chat: bool = False, **settings: Any) -> dict[str, Any]:
