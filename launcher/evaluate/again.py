@@ -58,7 +58,7 @@ class SecondAttempts:
             return record
         if first.status is Status.truncated and record.status in (Status.refused, Status.failed):
             why = f"{first.reason}; with more tokens it was {record.status.value}: {record.reason}"
-            return replace(first, reason=why, earlier=(entry(record),), spent=record.spent)
+            return replace(first, reason=why, earlier=(entry(record),))
         return replace(record, earlier=(entry(first),))
 
     def forget(self, sample: Sample) -> None:

@@ -22,6 +22,7 @@ from launcher.evaluate.ask import SampleResult, ask
 from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes, ServerGone
 from launcher.evaluate.exchange import AnswerTiming, Symptom
 from launcher.evaluate.journal import Journal
+from launcher.evaluate.meter import Meter
 from launcher.evaluate.progress import Progress
 from launcher.evaluate.queue import MAX_OUTAGES, SampleQueue
 from launcher.evaluate.sample_source import SampleSource
@@ -72,12 +73,15 @@ async def evaluate(
             bounded.running(),
         ):
             model, watched = endpoint.model, health or NoHealthProbes()
-            breaker = CircuitBreaker(client, client.patient(), model, watched, settings.max_pause_s, progress)
+            meter = Meter(settings.budget, journal.spent)
+            breaker = CircuitBreaker(
+                meter.around(client), client.patient(), model, watched, settings.max_pause_s, progress
+            )
             handler = _bounded(pipeline(adapters, checking(breaker)), settings.concurrency)
             again = SecondAttempts(settings.retry_truncated, settings.retry_failed)
             if settings.retry_truncated is not None:
                 again.context = await context_length(client, endpoint)
-            session = _Session(breaker, handler, tasks, source, journal, progress, again)
+            session = _Session(breaker, handler, tasks, source, journal, progress, again, meter)
             await session.run(settings)
     return outcome.read(folder, tasks)
 
@@ -94,8 +98,9 @@ class _Session:
         journal: Journal,
         progress: Progress,
         again: SecondAttempts,
+        meter: Meter,
     ) -> None:
-        self._again = again
+        self._again, self._meter = again, meter
         self._breaker, self._handler, self._tasks = breaker, handler, tasks
         self._source, self._journal, self._progress = source, journal, progress
         self._timings: list[AnswerTiming] = []
@@ -113,7 +118,7 @@ class _Session:
             stopped = await self._all(settings.concurrency)
             await asyncio.to_thread(self._source.totals, complete=True)
         finally:
-            facts: dict[str, Json] = {"totals": self._final_totals(), "stopped": stopped}
+            facts: dict[str, Json] = {"totals": self._final_totals(), "stopped": stopped, "spent": self._meter.spent}
             self._progress.finished()
             self._journal.close(list(self._source.order), facts | self._measured(time.perf_counter() - start))
 
@@ -129,7 +134,7 @@ class _Session:
         facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, pauses)]}
         if self._timings or self._cached:
             asking_s = wall_s - sum(pause.seconds for pause in pauses)
-            facts["throughput"] = throughput(self._timings, asking_s, self._cached)
+            facts["throughput"] = throughput(self._timings, asking_s, self._cached) | self._meter.facts()
         return facts
 
     async def _all(self, concurrency: int) -> str | None:
@@ -147,11 +152,12 @@ class _Session:
             if isinstance(first, ServerGone):
                 return str(first)
             raise first from None
-        return None
+        return samples.stopped
 
     async def _work(self, samples: SampleQueue) -> None:
         while True:
             await self._breaker.closed()
+            samples.stop(self._meter.exhausted)
             sample = await samples.take()
             if sample is None:
                 return
@@ -193,6 +199,7 @@ class _Session:
         samples.done()
 
     def _keep(self, record: Record, first: Record | None) -> None:
+        record = replace(record, spent=self._meter.taken(record.key))
         self._journal.add(record)
         if first is not None and first.status is Status.failed:
             self._progress.corrected(record)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -27,7 +28,8 @@ class JournalHeader(TypedDict):
     """``journal.json``: what the samples were asked with and, once an evaluation has ended, what it measured.
 
     ``totals`` are the samples of each task, None where the run ended before they were counted. ``stopped`` says why
-    samples were left unasked, None if none were.
+    samples were left unasked, None if none were. ``spent`` is what the answers cost where there is a budget, ``lines``
+    how many lines of ``samples.jsonl`` are in it.
     """
 
     schema_version: int
@@ -36,15 +38,18 @@ class JournalHeader(TypedDict):
     stopped: NotRequired[str | None]
     pauses: NotRequired[list[dict[str, Json]]]
     throughput: NotRequired[dict[str, Json]]
+    spent: NotRequired[dict[str, int]]
+    lines: NotRequired[int]
 
 
 class Journal:
     """``samples.jsonl`` and ``journal.json`` of one run folder; a context manager that holds the file open.
 
     A folder that has a journal is continued. `finished` holds the keys of all samples that ended in another status than
-    failed, `pauses` those of earlier sessions. A last line that a crash cut is dropped. Raises `ResumeError` for
-    damaged files, and when ``fingerprint``, which holds all that changes answers, differs from that of the journal.
-    Raises `TakenOver`, also from `add` and `close`, once another session holds the ``lease`` of the folder.
+    failed, `pauses` those of earlier sessions, `spent` what their answers cost. A last line that a crash cut is
+    dropped. Raises `ResumeError` for damaged files, and when ``fingerprint``, which holds all that changes answers,
+    differs from that of the journal. Raises `TakenOver`, also from `add` and `close`, once another session holds the
+    ``lease`` of the folder.
     """
 
     def __init__(self, folder: Path, fingerprint: Json, lease: Lease | None = None) -> None:
@@ -57,6 +62,7 @@ class Journal:
         self._spans: dict[str, tuple[int, int]] = {}
         self._end = 0
         self.pauses: list[dict[str, Json]] = []
+        self.spent: Counter[str] = Counter()
         self._begin(json.loads(json.dumps(fingerprint)))
         with storing(self.path):
             self._file = self.path.open("ab", buffering=0)
@@ -90,7 +96,8 @@ class Journal:
         known = [key for key in order if key in self._spans]
         keys = [*known, *(self._spans.keys() - set(known))]
         replace(self.path, self._chosen(keys))
-        replace_json(self._header, {**_read_header(self._header), **facts}, indent=2)
+        counted = {"lines": len(keys)} if "spent" in facts else {}
+        replace_json(self._header, {**_read_header(self._header), **facts, **counted}, indent=2)
 
     def _chosen(self, keys: Iterable[str]) -> Iterator[bytes]:
         with self.path.open("rb") as file:
@@ -104,20 +111,23 @@ class Journal:
             header = _read_header(self._header)
             _compare(header["fingerprint"], fingerprint, self._header.parent)
             self.pauses = header.get("pauses", [])
-            self._reread()
+            self.spent.update(header.get("spent", {}))
+            self._reread(header.get("lines", 0))
         elif self.path.exists():
             raise ResumeError(f"{self.path} is there without its {RunFolder.journal}; choose another run folder")
         else:
             new = JournalHeader(schema_version=SCHEMA_VERSION, fingerprint=fingerprint)
             replace_json(self._header, new, indent=2)
 
-    def _reread(self) -> None:
+    def _reread(self, counted: int) -> None:
+        """Read what is there; ``spent`` has the first ``counted`` lines, a killed session added the others."""
         if not self.path.exists():
             return
         # A copy: what the session that held the lease before still writes goes to the old file.
         replace(self.path, (line for line, _ in self._folder.record_lines()))
-        for line, record in self._folder.record_lines():
+        for number, (line, record) in enumerate(self._folder.record_lines()):
             self._record_span(record, len(line))
+            self.spent.update(record.spent or {} if number >= counted else {})
             (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
 
     def _check(self) -> None:

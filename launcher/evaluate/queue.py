@@ -45,7 +45,8 @@ class SampleQueue:
         self._order = count()
         self._outages: Counter[str] = Counter()
         self._in_flight = 0
-        self._stopped = False
+        self._stopping: str | None = None
+        self._looked = False
         self._taking = asyncio.Lock()
         self._changed = asyncio.Event()
 
@@ -58,7 +59,7 @@ class SampleQueue:
                 if sample is not None:
                     self._in_flight += 1
                     return sample
-                if self._stopped or not (self._requeued or self._in_flight):
+                if self._stopping is not None or not (self._requeued or self._in_flight):
                     return None
                 await self._changed.wait()
 
@@ -77,10 +78,17 @@ class SampleQueue:
         self._last_in_flight.discard(sample.key)
         self._futile = 0 if better else self._futile + 1
 
-    def stop(self) -> None:
-        """Hand out no more samples; what is in flight ends."""
-        self._stopped = True
-        self._changed.set()
+    def stop(self, why: str | None) -> None:
+        """Hand out no more samples for this reason, if there is one; what is in flight ends."""
+        if why is not None and self._stopping is None:
+            self._stopping = why
+            self._changed.set()
+
+    @property
+    def stopped(self) -> str | None:
+        """Why samples were left; None if none were."""
+        left = self._fresh or self._requeued or self._next_ones or self._last_ones
+        return self._stopping if left else None
 
     def requeue(self, sample: Sample, *, outage: bool = True) -> bool:
         """Give a sample back to be asked again; return False, and keep it taken, if it met too many outages.
@@ -98,9 +106,16 @@ class SampleQueue:
         """Return how many outages a sample has met."""
         return self._outages[sample.key]
 
+    async def _look_for_more(self) -> None:
+        """Find out, once, whether a fresh sample is left."""
+        if self._fresh and not self._looked:
+            self._looked = True
+            self._fresh = await self._source.take() is not None
+
     async def _next(self) -> Sample | None:
         """Return a fresh sample, or one to be asked again if few enough are in flight."""
-        if self._stopped:
+        if self._stopping is not None:
+            await self._look_for_more()
             return None
         if self._next_ones:
             return self._next_ones.popleft()

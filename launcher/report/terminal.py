@@ -266,6 +266,9 @@ def _speed(throughput: Mapping[str, Json]) -> str:
     known = [f"{name} {formatting.duration(latency[name])}" for name in ("p50", "p99") if latency.get(name) is not None]
     if throughput.get("cached"):
         parts.append(f"{formatting.plural(throughput['cached'], 'answer')} from the cache")
+    if budget := throughput.get("budget"):
+        cost = f" for {budget['usd']:.4f} USD" if budget["usd"] else ""
+        parts.append(f"{budget['tokens']:,} tokens{cost} in all sessions")
     if throughput.get("without_usage"):
         parts.append(f"{formatting.plural(throughput['without_usage'], 'answer')} without token counts")
     return ", ".join([*parts, *(["latency " + " ".join(known)] if known else [])])

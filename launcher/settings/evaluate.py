@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import field, fields
 from typing import Annotated, ClassVar
 
 from launcher.core.ranges import Count, Fraction, NonNegative, Positive, Range, Seconds, SecondsFromZero
+from launcher.settings.budget import Budget
 from launcher.settings.component import component
 
 Seed = Annotated[int, Range(-(2**63), 2**62)]
@@ -30,6 +31,8 @@ class Evaluate:
     unless the 20 before it changed nothing. A sample whose scoring takes longer than ``score_timeout_s`` is failed. The
     time in which the scoring waits for requests does not count.
 
+    ``budget`` ends an evaluation of a paid endpoint in order.
+
     While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
     pause of ``max_pause_s`` seconds it stops with exit code 3; ``resume=`` continues it. ``min_coverage`` is the share
     of a task's samples that must be scored for the run to be complete.
@@ -38,7 +41,7 @@ class Evaluate:
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
         {
             *("concurrency", "timeout_s", "max_answer_mb", "max_pause_s", "accept_missing_finish", "min_coverage"),
-            *("retry_failed", "score_timeout_s"),
+            *("retry_failed", "score_timeout_s", "budget"),
         }
     )
     """Fields that a resumed run may change."""
@@ -55,10 +58,11 @@ class Evaluate:
     retry_truncated: Factor | None = None
     retry_failed: bool = True
     score_timeout_s: Seconds = 600.0
+    budget: Budget = field(default_factory=Budget)
     max_pause_s: SecondsFromZero = 600.0
     min_coverage: Fraction = 0.95
 
     @classmethod
     def answer_fields(cls) -> list[str]:
         """Return the fields that decide what is asked; a run is resumed only where they are equal."""
-        return [field.name for field in fields(cls) if field.name not in cls.NEUTRAL]
+        return [each.name for each in fields(cls) if each.name not in cls.NEUTRAL]
