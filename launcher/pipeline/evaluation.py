@@ -55,7 +55,10 @@ def _write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:
     if tasks:
         from launcher.tasks.lm_eval import results
 
-        results.write(folder, tasks, run.groups, endpoint)
+        try:
+            results.write(folder, tasks, run.groups, endpoint)
+        except Exception as error:  # the scores themselves are in the journal, and in results.json
+            log.warning("lm_eval/ is not written: %s: %s", type(error).__name__, error)
 
 
 def deployment_facts(record: RunRecord, endpoint: Endpoint) -> Mapping[str, Json] | None:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from launcher.core.types import Aggregation, Direction, Json
 from launcher.stats.metric import Metric
 
-FRACTIONS = frozenset(
-    {"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "acc_all", "exact_match", "em", "f1", "exact", "likelihood"}
-)
-"""Metrics of lm-eval whose values lie between 0 and 1."""
-FROM_ZERO = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "bits_per_byte", "brier_score"})
-TO_HUNDRED = frozenset({"bleu", "chrf", "rouge1", "rouge2", "rougeL"})
+FRACTIONS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "likelihood"})
+"""Metrics that lie between 0 and 1 where lm-eval's own code makes them; a task's own may give per cent."""
+FROM_ZERO = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "brier_score"})
 TRUNCATED = "truncated"
 """The share of the answers that ended at the token limit: lm-eval scores them like any other."""
+
+
+Range = tuple[float | None, float | None]
 
 
 def name_of(metric: str, filter_name: str) -> str:
@@ -27,7 +28,7 @@ def declared(task: Any) -> tuple[Metric, ...]:
     """Return the metrics of a task for each of its filters; with generated text also `TRUNCATED`."""
     aggregations, better = task.aggregation(), task.higher_is_better()
     made = [
-        _metric(name_of(metric, each.name), metric, function, bool(better.get(metric, True)))
+        _metric(name_of(metric, each.name), _range(task, metric), function, bool(better.get(metric, True)))
         for each in task._filters
         for metric, function in aggregations.items()
     ]
@@ -35,26 +36,36 @@ def declared(task: Any) -> tuple[Metric, ...]:
     return (*made, *cut)
 
 
-def _metric(name: str, metric: str, function: Callable[[Sequence[Json]], Any], higher: bool) -> Metric:
+def _metric(name: str, bounds: Range, function: Callable[[Sequence[Json]], Any], higher: bool) -> Metric:
     from lm_eval.api.metrics import mean
 
     direction = Direction.higher if higher else Direction.lower
     if function is mean:
-        return Metric(name, direction, _range(metric))
-    return Metric(name, direction, _range(metric), Aggregation.corpus, combine=_combining(function))
+        return Metric(name, direction, bounds)
+    return Metric(name, direction, bounds, Aggregation.corpus, combine=_combining(function))
 
 
-def _range(metric: str) -> tuple[float | None, float | None]:
+def _range(task: Any, metric: str) -> Range:
+    """Return the bounds that are certain: a task with its own scoring may give any number a known name."""
+    if not _scored_by_lm_eval(task):
+        return None, None
     if metric in FRACTIONS:
         return 0.0, 1.0
-    if metric in TO_HUNDRED:
-        return 0.0, 100.0
     return (0.0, None) if metric in FROM_ZERO else (None, None)
+
+
+def _scored_by_lm_eval(task: Any) -> bool:
+    from lm_eval.api.task import ConfigurableTask
+
+    own = type(task).process_results is not ConfigurableTask.process_results
+    return not own and not callable(task.config.process_results)
 
 
 def _combining(function: Callable[[Sequence[Json]], Any]) -> Callable[[Sequence[Json]], float]:
     def combine(values: Sequence[Json]) -> float:
-        return float(function([_restored(value) for value in values]))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # scikit-learn's about each bootstrap sample with one label
+            return float(function([_restored(value) for value in values]))
 
     return combine
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections import defaultdict
+import warnings
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +31,16 @@ def write(folder: Path, tasks: Mapping[str, LmEval], groups: Iterable[str], endp
     from lm_eval.evaluator_utils import _process_results
     from lm_eval.loggers import EvaluationTracker
 
-    collected = {task.task: _collected(task, _first_answers(folder, name)) for name, task in tasks.items()}
+    names = _names(tasks)
+    collected = {names[name]: _collected(task, _first_answers(folder, name)) for name, task in tasks.items()}
     kept = {name: found for name, found in collected.items() if found["logged_samples"]}
     if not kept:
         return
-    processed = _process_results(kept, _groups(next(iter(tasks.values())).include_path, kept, groups), BOOTSTRAPS)
-    results: dict[str, Any] = {**processed._to_eval_results(), "config": _config(endpoint)}
+    made = _groups(next(iter(tasks.values())).include_path, kept, groups)
+    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it prints a line for each bootstrap
+        processed = _process_results(kept, made, BOOTSTRAPS)
+    results: dict[str, Any] = {**processed._to_eval_results(), "config": _config(endpoint, tasks)}
     tracker = EvaluationTracker(output_path=str(folder / "lm_eval"))
     shared = next(iter(tasks.values()))
     tracker.general_config_tracker.log_experiment_args(
@@ -66,9 +73,17 @@ def _groups(include_path: str, kept: Mapping[str, Any], keys: Iterable[str]) -> 
     return made
 
 
-def _config(endpoint: Endpoint) -> dict[str, Any]:
-    arguments = {"model": endpoint.model, "base_url": f"{endpoint.url}/completions"}
-    return {"model": "local-completions", "model_args": arguments, "bootstrap_iters": BOOTSTRAPS}
+def _names(tasks: Mapping[str, LmEval]) -> dict[str, str]:
+    """Return the tasks' names in lm-eval; that in the run where several have one name there."""
+    used = Counter(task.task for task in tasks.values())
+    return {name: task.task if used[task.task] == 1 else name for name, task in tasks.items()}
+
+
+def _config(endpoint: Endpoint, tasks: Mapping[str, LmEval]) -> dict[str, Any]:
+    chat = all(task.chat for task in tasks.values())
+    arguments = {"model": endpoint.model, "base_url": f"{endpoint.url}/{'chat/' if chat else ''}completions"}
+    model = "local-chat-completions" if chat else "local-completions"
+    return {"model": model, "model_args": arguments, "bootstrap_iters": BOOTSTRAPS}
 
 
 def _first_answers(folder: Path, name: str) -> dict[str, Record]:

@@ -87,7 +87,7 @@ class LmEval(LmEvalSettings, Task):
 
     def preview(self, name: str, model: str) -> Iterator[Sample]:
         """Yield the first document as text, without a tokenizer; its template is not applied."""
-        style = replace(self._style, apply_chat_template=False)
+        style = replace(self._style, apply_chat_template=False, fewshot_as_multiturn=False)
         self.loaded.set_fewshot_seed(self.fewshot_seed)
         for doc_id, doc in self.loaded.doc_iterator(limit=1):
             found = instances_of(self.loaded, doc_id, doc, style, None)
