@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +16,8 @@ from launcher.pipeline.config import Mode, Run
 from launcher.pipeline.record import RunRecord
 from launcher.tasks.base import Task
 from launcher.tasks.lm_eval.task import LmEval
+
+log = logging.getLogger(__name__)
 
 
 def check_resumable(run: Run, folder: Path, key: Json) -> None:
