@@ -20,6 +20,7 @@ from launcher.evaluate import outcome
 from launcher.evaluate.again import SecondAttempts
 from launcher.evaluate.ask import SampleResult, ask
 from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes, ServerGone
+from launcher.evaluate.changed_items import reconcile
 from launcher.evaluate.exchange import AnswerTiming, Symptom
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.meter import Meter
@@ -60,6 +61,7 @@ async def evaluate(
     for name, task in tasks.items():
         with naming(name):
             await asyncio.to_thread(task.prepare, endpoint)
+    await asyncio.to_thread(reconcile, folder, tasks, settings, endpoint.model, fingerprint, lease)
     with Journal(folder, fingerprint, lease) as journal:
         source = SampleSource(tasks, settings, endpoint.model, journal.finished)
         async with (

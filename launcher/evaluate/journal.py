@@ -20,6 +20,8 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record, Status
 
 SCHEMA_VERSION = 1
+ITEM_FILES = "item_files"
+"""In the fingerprint of a task: the digests of its items' files, where a sample's request and target say all of it."""
 MAX_SHOWN_CHARACTERS = 120
 """Characters of a value in a difference."""
 
@@ -40,6 +42,7 @@ class JournalHeader(TypedDict):
     throughput: NotRequired[dict[str, Json]]
     spent: NotRequired[dict[str, int]]
     lines: NotRequired[int]
+    item_changes: NotRequired[dict[str, dict[str, int]]]
 
 
 class Journal:
@@ -167,12 +170,23 @@ def _shown(value: Json) -> str:
 
 
 def _compare(old: Json, new: Json, folder: Path) -> None:
-    lines = difference(old, new)
+    lines = difference(_without_item_files(old), _without_item_files(new))
     if lines:
         what = "\n".join(f"  {line}" for line in lines)
         raise ResumeError(
             f"{folder} has samples that were asked in another way; choose another folder, or undo this:\n{what}"
         )
+
+
+def _without_item_files(fingerprint: Json) -> Json:
+    """Return a fingerprint without the digests of items' files: samples are compared one by one instead."""
+    if not isinstance(fingerprint, dict):
+        return fingerprint
+    return {
+        key: _without_item_files(value)
+        for key, value in fingerprint.items()
+        if key != ITEM_FILES or not isinstance(value, dict)
+    }
 
 
 def _read_header(path: Path) -> JournalHeader:

@@ -18,13 +18,14 @@ class Outcome:
     """The results of all tasks; ``throughput`` is that of the last session, without the samples kept from earlier ones.
 
     ``stopped`` says why samples were left unasked, if the server did not come back. ``pauses`` are those of every
-    session.
+    session. ``item_changes`` counts, for each task whose items have changed, the samples kept, asked again and removed.
     """
 
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
     throughput: Mapping[str, Json] = field(default_factory=dict)
     stopped: str | None = None
     pauses: tuple[Pause, ...] = ()
+    item_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
 
 
 def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
@@ -40,4 +41,4 @@ def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     metrics = {name: task.metrics for name, task in tasks.items()}
     found = summarize(RunFolder(folder).records(), facts.get("totals", {}), metrics)
     pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
-    return Outcome(found, facts.get("throughput", {}), facts.get("stopped"), pauses)
+    return Outcome(found, facts.get("throughput", {}), facts.get("stopped"), pauses, facts.get("item_changes", {}))

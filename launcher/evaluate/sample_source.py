@@ -40,6 +40,10 @@ class SampleSource:
                 self._ready.extend(await asyncio.to_thread(self._some))
             return self._ready.popleft() if self._ready else None
 
+    def every(self) -> Iterator[Sample]:
+        """Yield all samples that are not done, without handing them out."""
+        return self._iterator
+
     def totals(self, *, complete: bool, within_s: float = math.inf) -> dict[str, int | None]:
         """Return the number of samples of each task; None where it is unknown until all were made.
 

@@ -46,6 +46,8 @@ def evaluate(run: Run, endpoint: Endpoint, record: RunRecord, lease: Lease, key:
     finally:
         found = outcome.read(folder, run.tasks)
         record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
+        if found.item_changes:
+            record.run["item_changes"] = found.item_changes
     _write_lm_eval(run, endpoint, folder)
     stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
     check_coverage(record.tasks, run.evaluate.min_coverage, stopped)

@@ -82,6 +82,14 @@ def complete(coverage: Mapping[str, int]) -> bool:
     return coverage.get(Status.scored.value, 0) == total(coverage)
 
 
+def item_changes(changes: Mapping[str, Mapping[str, int]]) -> str:
+    """Return what became of the samples of tasks whose items have changed since the run began."""
+    return "; ".join(
+        f"{name} changed: {counts['kept']} kept, {counts['asked_again']} asked again, {counts['removed']} removed"
+        for name, counts in changes.items()
+    )
+
+
 def paused(pauses: Sequence[Pause]) -> str:
     """Write how long an evaluation waited for its server, and the last reason; empty if it never did."""
     if not pauses:

@@ -197,6 +197,7 @@ def _summary(report: Report) -> Table:
         "checks": _checks(report),
         "speed": _speed(report.throughput),
         "paused": formatting.paused(report.pauses),
+        "items": formatting.item_changes(report.run.get("item_changes", {})),
         "time": _steps(report.timings),
     }
     for label, line in lines.items():

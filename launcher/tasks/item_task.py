@@ -95,4 +95,4 @@ class ItemTask(Task):
         shots = self.examples
         if shots.count and (self.fewshot_path or self.fewshot_split):
             found["fewshot"] = items.digest(shots.path, config=shots.config, split=shots.split)
-        return found
+        return {"item_files": found}

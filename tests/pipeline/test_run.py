@@ -418,3 +418,33 @@ def test_damaged_overrides_are_one_line(finished: Path, tmp_path: Path, name: st
     assert line.startswith(f"{folder / name}: not what Hydra wrote there (")
     assert "\n" not in line
     assert len(line) < 500
+
+
+def test_a_repaired_file_keeps_the_samples_of_unchanged_items(tmp_path: Path) -> None:
+    """One item is changed, one removed and one appended; three of five answers stay."""
+    folder, data = tmp_path / "run", tmp_path / "items.jsonl"
+    items = [{"id": n, "prompt": f"say {n}", "answer": f"say {n}"} for n in range(5)]
+
+    def write() -> None:
+        data.write_text("".join(json.dumps(item) + "\n" for item in items))
+
+    write()
+    own = [f"tasks.addition.path={data}", "tasks.addition.max_tokens=30"]
+    launch(folder, *ECHO, "tasks=[addition]", *own)
+    before = {s["id"]: s for s in samples(folder)}
+    items[1]["answer"] = "something else"
+    del items[3]
+    items.append({"id": 9, "prompt": "say 9", "answer": "say 9"})
+    write()
+    done = launch(folder, f"resume={folder}")
+    assert "its items have changed: 3 finished samples kept, 1 asked again, 1 removed" in done.stderr
+    after = {s["id"]: s for s in samples(folder)}
+    assert list(after) == ["0", "1", "2", "4", "9"]
+    assert all(after[key] == before[key] for key in ("0", "2", "4"))
+    assert after["1"]["scores"] == {"exact_match": 0.0}
+    assert "3 kept, 1 asked again, 1 removed" in " ".join(done.stdout.split())
+    found = results(folder)
+    assert found["run"]["item_changes"] == {"addition": {"kept": 3, "asked_again": 1, "removed": 1}}
+    assert found["tasks"]["addition"]["coverage"]["total"] == 5
+    refused = launch(folder, f"resume={folder}", "evaluate.temperature=0.5")
+    assert refused.returncode == 1

@@ -171,11 +171,8 @@ def test_the_fingerprint_follows_the_items(jsonl):
     assert Generation(path=jsonl(*ROWS, name="copy.jsonl")).fingerprint() == before
     assert Generation(path=jsonl(*reversed(ROWS))).fingerprint() != before
     shots = jsonl({}, name="shots.jsonl")
-    assert set(Generation(path=jsonl(*ROWS), fewshot=1, fewshot_path=shots).fingerprint()) == {
-        "items",
-        "fewshot",
-        "reading",
-    }
+    found = Generation(path=jsonl(*ROWS), fewshot=1, fewshot_path=shots).fingerprint()
+    assert (set(found), set(found["item_files"])) == ({"item_files", "reading"}, {"items", "fewshot"})
 
 
 def test_a_run_that_read_answers_by_other_rules_is_not_resumed(jsonl):

@@ -186,6 +186,6 @@ def test_limit_size_and_fingerprint(jsonl):
     path = jsonl(ROW, ROW | {"id": "q2"})
     assert len(list(MultipleChoice(path=path, limit=1).samples("t", "m"))) == 1
     assert [MultipleChoice(path=path, limit=limit).size() for limit in (1, None)] == [1, 2]
-    assert len(MultipleChoice(path=path).fingerprint()["items"]) == 64
+    assert len(MultipleChoice(path=path).fingerprint()["item_files"]["items"]) == 64
     with pytest.raises(UserError, match="limit is 0"):
         MultipleChoice(path=path, limit=0)
