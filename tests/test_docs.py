@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import re
 import shlex
 import shutil
@@ -179,3 +180,25 @@ def test_every_setting_that_a_page_names_exists() -> None:
 
 def _spellings(path: str) -> tuple[str, str]:
     return path.split("/")[0], path.replace("/", ".")
+
+
+def test_the_walkthrough_of_an_own_task_runs_as_it_is_written(tmp_path: Path) -> None:
+    """Write the page's files into an empty folder, and run the page's commands there."""
+    text = (ROOT / "docs" / "tasks.md").read_text()
+    files = re.findall(r'^```\w+ title="([^"]+)"\n(.*?)^```', text, re.M | re.S)
+    assert len(files) == 5
+    for name, content in files:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    plan, run = re.findall(r"^launcher (.*--config-dir=options tasks=\[rivers.*)$", text, re.M)
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    for rest in (plan, f"{run} engine=echo model=none evaluate.min_coverage=0 hydra.run.dir=run"):
+        done = subprocess.run(
+            [sys.executable, "-m", "launcher", *shlex.split(rest)],
+            capture_output=True, text=True, timeout=120, cwd=tmp_path, env=environment,
+        )  # fmt: skip
+        assert done.returncode in (0, 3), done.stderr
+    found = json.loads((tmp_path / "run" / "results.json").read_text())["tasks"]
+    assert found["rivers"]["coverage"]["unparsed"] == 3, "the echo of a list of choices names none"
+    assert set(found["capitals_of"]["metrics"]) == {"close", "words"}
+    assert found["capitals_of"]["coverage"]["scored"] == 3
