@@ -98,8 +98,8 @@ def _explained(source: TaskSource, error: BaseException) -> str:
     if missing:
         return f"lm_eval/{source.name} needs the package '{missing}'; pip install {missing}"
     return (
-        f"lm_eval/{source.name} cannot be loaded ({said}); without access to its data set, "
-        "write a task that includes its YAML and names local data, see docs/benchmarks.md"
+        f"lm_eval/{source.name} cannot be loaded ({said}); its data set must be reachable, or be in "
+        "HF_DATASETS_CACHE; or include its YAML in one that names local data, see docs/tasks.md"
     )
 
 
