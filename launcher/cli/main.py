@@ -26,7 +26,7 @@ def main() -> None:
 
 
 def dispatch(arguments: list[str]) -> int:
-    """Run a command, or what Hydra composes; return the exit code. Commands import neither Hydra nor torch."""
+    """Run a command, or what Hydra composes; return the exit code. Commands do not import torch."""
     from launcher.cli import commands
 
     if arguments and not commands.is_override(arguments[0]):

@@ -27,6 +27,7 @@ class Command:
 COMMANDS = {
     "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
     "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
+    "tasks": Command("[WORD ...]", "list the tasks, explain one, or search those of lm-evaluation-harness"),
     "help": Command("[COMMAND]", "list the commands, or describe one"),
 }
 """The module of each command's name in this package has ``run(arguments)``, which returns the exit code."""
@@ -64,12 +65,17 @@ def listing() -> str:
 
 def folder_of(name: str, arguments: Sequence[str]) -> Path:
     """Read the arguments of a command that takes one folder. Raises `UserError`; `SystemExit` after ``--help``."""
-    parser = _Parser(prog=f"launcher {name}", description=COMMANDS[name].about.capitalize() + ".")
-    parser.add_argument("folder", metavar="FOLDER", help="the folder of a run or sweep")
-    folder: str = parser.parse_args(list(arguments)).folder
+    asked = parser(name)
+    asked.add_argument("folder", metavar="FOLDER", help="the folder of a run or sweep")
+    folder: str = asked.parse_args(list(arguments)).folder
     if not folder:
-        parser.error("FOLDER is empty")
+        asked.error("FOLDER is empty")
     return Path(folder)
+
+
+def parser(name: str) -> ArgumentParser:
+    """Return a parser for the arguments of a command, whose errors are `UserError`."""
+    return _Parser(prog=f"launcher {name}", description=COMMANDS[name].about.capitalize() + ".")
 
 
 class _Parser(ArgumentParser):
