@@ -19,6 +19,7 @@ KINDS = {
     "multiple_choice": "likelihood",
     "code": "programs",
     "lm_eval": "lm-eval",
+    "letter_choice": "chat",
     "perplexity": "likelihood",
     "continuation": "likelihood",
     "ifeval": "chat",
