@@ -15,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import subprocess
 import sys
@@ -168,7 +169,7 @@ def table(names: list[str], limit: int, ways: Mapping[str, Mapping[str, Found]])
         official = found[-1].metrics
         gap = _gap([one.items for one in found])
         for metric in official:
-            values = [one.metrics[metric] for one in found]
+            values = [one.metrics.get(metric, math.nan) for one in found]
             same = gap is not None and gap <= CLOSE and all(_same(metric, v, official[metric]) for v in values)
             shown = " | ".join(f"{value:.4f}" for value in values)
             difference = "-" if gap is None or not any(found[0].items) else f"{gap:.1e}"

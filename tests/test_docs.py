@@ -51,6 +51,8 @@ def test_a_documented_command_can_be_planned(rest: str, tmp_path: Path) -> None:
     for written, here in STAND_INS.items():
         rest = rest.replace(written, here)
     done = launch_here(tmp_path, *shlex.split(rest), "mode=plan")
+    if re.search(r"is not installed: pip install|reading it needs the package", done.stderr):
+        pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
     assert not list(tmp_path.iterdir())
 

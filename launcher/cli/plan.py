@@ -16,6 +16,7 @@ from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.settings.cluster import NODE_GIB, Slurm
 from launcher.settings.component import name_of
+from launcher.tasks.base import Task, naming
 
 FILES = " ".join(
     (
@@ -55,11 +56,18 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "engine": {"name": name_of(run.engine)} | dict(run.engine.plan(deployment, allocation)),
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         "adapters, outermost first": list(run.adapters),
-        "tasks": {name: name_of(task) for name, task in run.tasks.items()},
+        "tasks": {name: _task(name, task) for name, task in run.tasks.items()},
         **({"groups": {name: ", ".join(group.members) for name, group in run.groups.items()}} if run.groups else {}),
         "files in the run folder": FILES,
         "submission": _job(run, run.cluster) if isinstance(run.cluster, Slurm) else "none: this process does it all",
     }
+
+
+def _task(name: str, task: Task) -> str:
+    """Return the kind of a task. Raises `TaskError` where its data are not there."""
+    with naming(name):
+        task.check_data()
+    return name_of(task)
 
 
 def _job(run: Run, slurm: Slurm) -> Json:

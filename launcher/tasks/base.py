@@ -88,6 +88,10 @@ class Task(ABC):
         """Raise `UserError` if the task cannot be evaluated with these settings, for instance with too few repeats."""
         return
 
+    def check_data(self) -> None:
+        """Raise `TaskError` for data or a package that is not there, without reading anything."""
+        return
+
     def fingerprint(self) -> Json:
         """Return what changes answers besides the configuration, for instance a digest of the items' file."""
         return None

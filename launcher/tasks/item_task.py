@@ -56,6 +56,10 @@ class ItemTask(Task):
         if 0 < len(self.fewshot_indices) < self.fewshot:
             raise UserError(f"tasks: fewshot={self.fewshot}, but fewshot_indices has {len(self.fewshot_indices)} rows")
 
+    def check_data(self) -> None:
+        for path in (self.path, self.fewshot_path or self.path):
+            items.check_source(path)
+
     def rows(self) -> Iterator[tuple[str, Item]]:
         """Yield each item with its id."""
         return identified(items.read(self.path, self.limit, config=self.config, split=self.split), self.id)

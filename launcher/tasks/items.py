@@ -6,6 +6,7 @@ import hashlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
 
@@ -87,6 +88,14 @@ def count(path: str, *, config: str = "", split: str = "") -> int:
     if not isinstance(found, Path):
         return len(found)
     return _counted(found, path, *_version(found))
+
+
+def check_source(path: str) -> None:
+    """Raise `TaskError` where there is nothing at ``path``, or where the package that reads it is not installed."""
+    is_folder = path.startswith(HUB) or (bool(path) and located(path).is_dir())
+    needed = "datasets" if is_folder else "pyarrow" if path.endswith(".parquet") else ""
+    if needed and find_spec(needed) is None:
+        raise TaskError(f"{path}: reading it needs the package '{needed}': pip install {needed}")
 
 
 def _rows(path: str, config: str, split: str) -> Iterator[Row]:

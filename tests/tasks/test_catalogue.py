@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterator
 from importlib.util import find_spec
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from launcher.core.types import Sample
 from launcher.tasks.base import Task
 from launcher.tasks.loglikelihood import beginning
 from tests.cli.test_conf import composed
+from tests.running import launch_here
 from tests.tasks import stock
 
 QUICK = [name for name in sorted(stock.STOCK) if "/" not in name or name in ("mmlu/anatomy", "mmlu/global_facts")]
@@ -151,3 +153,25 @@ def test_each_option_says_what_it_equals() -> None:
     assert OPTIONS
     for name, text in OPTIONS.items():
         assert "# Equals lm-evaluation-harness" in text or "# Ours" in text, name
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("package:no_such_data/items.jsonl", "the Python package 'no_such_data' is not installed"),
+        ("no/such.jsonl", "no/such.jsonl"),
+    ],
+)
+def test_a_plan_says_what_data_are_missing(tmp_path: Path, path: str, said: str) -> None:
+    done = launch_here(tmp_path, "tasks=[capitals,lambada]", f"tasks.lambada.path={path}", "mode=plan")
+    assert done.returncode == 1
+    assert "launcher: tasks.lambada: " in done.stderr
+    assert said in done.stderr
+
+
+@needs_data
+def test_a_plan_names_the_package_that_reads_the_data(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.tasks.items.find_spec", lambda name: None)
+    done = launch_here(tmp_path, "tasks=[arc_easy]", "mode=plan")
+    assert done.returncode == 1
+    assert "pip install datasets" in done.stderr
