@@ -11,6 +11,11 @@ NOT_SCORED = tuple(status.value for status in Status if status is not Status.sco
 """The four ways in which a sample does not reach a metric, in the order in which they are shown."""
 
 
+def task_name(key: str) -> str:
+    """Write a task's key in a run as its option: ``lm_eval_arc_easy`` is ``lm_eval/arc_easy``."""
+    return f"lm_eval/{key.removeprefix('lm_eval_')}" if key.startswith("lm_eval_") else key
+
+
 def number(value: Json) -> str:
     """Write a number with four significant digits, three decimals for what lies in [-1, 1], ``-`` for none."""
     if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value):

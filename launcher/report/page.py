@@ -137,7 +137,8 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": formatting.number, "duration": formatting.duration, "p_value": formatting.p_value}
+    filters = formatting.number, formatting.duration, formatting.p_value, formatting.task_name
+    environment.filters |= {each.__name__: each for each in filters}
     script = (HERE / "templates" / "report.js").read_text(encoding="utf-8")
     environment.globals |= {
         "style": Markup((HERE / "templates" / "style.css").read_text(encoding="utf-8")),

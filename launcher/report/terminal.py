@@ -53,7 +53,9 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
             for note, times in result.notes.items():
                 console.print(_note(task, note, times))
             for again in formatting.retried(result.retried):
-                console.print(Text.assemble((f"{printable(task)} retried", "yellow"), f": {again}"))
+                console.print(
+                    Text.assemble((f"{printable(formatting.task_name(task))} retried", "yellow"), f": {again}")
+                )
     console.print(_summary(report))
     _say_path(RunFolder(folder).report, console)
 
@@ -98,7 +100,9 @@ def print_watch(collected: WatchFile, folder: Path, console: Console) -> None:
 
 def _checkpoints(collected: WatchFile, task: str, plus_minus: str) -> Table:
     points = [point for point in collected["points"] if results.folded(point).get(task)]
-    table = _table(printable(task) + (f", the last {ROWS} of {len(points)}" if len(points) > ROWS else ""))
+    table = _table(
+        printable(formatting.task_name(task)) + (f", the last {ROWS} of {len(points)}" if len(points) > ROWS else "")
+    )
     table.add_column("checkpoint", overflow="fold")
     names = dict.fromkeys(metric for point in points for metric in results.folded(point)[task]["metrics"])
     for metric in names:
@@ -159,9 +163,9 @@ def _scores(report: Report, plus_minus: str) -> Table:
         coverage = _coverage(result.coverage)
         for name, metric in result.metrics.items():
             cells = _value(metric, plus_minus), _interval(metric), coverage
-            table.add_row(Text(printable(task)), Text(printable(name)), *cells)
+            table.add_row(Text(printable(formatting.task_name(task))), Text(printable(name)), *cells)
         if not result.metrics:
-            table.add_row(Text(printable(task)), "-", "-", "-", coverage)
+            table.add_row(Text(printable(formatting.task_name(task))), "-", "-", "-", coverage)
     return table
 
 
@@ -170,11 +174,13 @@ def _group_lines(report: Report) -> Iterator[Text]:
     for name, group in report.groups.items():
         if name not in report.folded:
             continue
-        count = f"{printable(name)}: {formatting.plural(len(group.members), 'member')}, listed in the report"
-        yield Text(count, style="dim")
+        shown, members = printable(formatting.task_name(name)), formatting.plural(len(group.members), "member")
+        yield Text(f"{shown}: {members}, listed in the report", style="dim")
         if group.missing:
-            missing = printable(", ".join(group.missing))
-            yield Text.assemble((f"{printable(name)}: no metric", "yellow"), f", as there is none of {missing}")
+            missing = printable(", ".join(map(formatting.task_name, group.missing)))
+            yield Text.assemble(
+                (f"{printable(formatting.task_name(name))}: no metric", "yellow"), f", as there is none of {missing}"
+            )
 
 
 def _table(title: str | None = None) -> Table:
@@ -246,13 +252,16 @@ def _reason(task: str, status: str, result: TaskResult) -> Text:
     said, times = max(result.reasons[status].items(), key=lambda item: item[1])
     lost = result.coverage.get(status, 0)
     share = "" if times == lost else f" ({times:,} of {lost:,})"
-    return Text.assemble((f"{printable(task)} {status}", TONES[status]), f"{share}: {printable(said)}")
+    return Text.assemble(
+        (f"{printable(formatting.task_name(task))} {status}", TONES[status]), f"{share}: {printable(said)}"
+    )
 
 
 def _note(task: str, note: str, times: int) -> Text:
     """What was odd about answers that were not refused for it."""
     return Text.assemble(
-        (f"{printable(task)} note", "yellow"), f" ({formatting.plural(times, 'answer')}): {printable(note)}"
+        (f"{printable(formatting.task_name(task))} note", "yellow"),
+        f" ({formatting.plural(times, 'answer')}): {printable(note)}",
     )
 
 
@@ -280,7 +289,7 @@ def _steps(timings: Mapping[str, float]) -> str:
 
 
 def _points(layout: sweep_table.Table, task: str, places: list[int], plus_minus: str) -> Table:
-    table = _table(printable(task))
+    table = _table(printable(formatting.task_name(task)))
     table.add_column("point", overflow="fold")
     for key in _short(layout.overrides):
         table.add_column(Text(printable(key)), overflow="fold")

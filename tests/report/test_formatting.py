@@ -57,3 +57,10 @@ def test_bounded():
     assert formatting.bounded(metric)
     assert not formatting.bounded(MetricResult(0.5, 0.1, 0.3, 0.7, 10, 0.5, 0.5))
     assert not formatting.bounded(MetricResult(math.nan, math.nan, math.nan, math.nan, 0, math.nan, math.nan))
+
+
+@pytest.mark.parametrize(
+    ("key", "shown"), [("gsm8k", "gsm8k"), ("lm_eval_arc_easy", "lm_eval/arc_easy"), ("my_lm_eval_x", "my_lm_eval_x")]
+)
+def test_a_task_of_lm_eval_is_written_as_its_option(key: str, shown: str) -> None:
+    assert formatting.task_name(key) == shown

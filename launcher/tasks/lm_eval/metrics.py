@@ -20,8 +20,8 @@ Range = tuple[float | None, float | None]
 
 
 def name_of(metric: str, filter_name: str) -> str:
-    """Return a metric's name here: lm-eval's own, followed by that of the filter unless that is ``none``."""
-    return metric if filter_name == "none" else f"{metric}/{filter_name}"
+    """Return a metric's name as lm-eval writes it, ``metric,filter``; without the filter if that is ``none``."""
+    return metric if filter_name == "none" else f"{metric},{filter_name}"
 
 
 def declared(task: Any) -> tuple[Metric, ...]:

@@ -131,7 +131,7 @@ async def test_chat_with_examples_as_turns(server: Endpoint, lm_eval_tasks: Path
 async def test_repeats_are_different_draws_and_voted_on(server: Endpoint, lm_eval_tasks: Path, tmp_path: Path) -> None:
     """lm-eval sends one seed for all repeats, so that a server which honours it draws one answer three times."""
     ours = await by_us(server, tmp_path, {"t": LmEval(task="local_votes", include_path=str(lm_eval_tasks))})
-    assert {"exact_match/maj", "exact_match/first"} <= ours["t"].metrics.keys()
+    assert {"exact_match,maj", "exact_match,first"} <= ours["t"].metrics.keys()
     rows = [json.loads(line) for line in (tmp_path / "samples.jsonl").read_text().splitlines()]
     seeds = [[request["body"]["seed"] for request in row["request"]] for row in rows]
     assert seeds == [[1234, 1235, 1236]] * 12
