@@ -46,10 +46,11 @@ CLOSE = 1e-4
 
 @dataclass(frozen=True)
 class Found:
-    """The metrics of one task in one way, and the log-likelihoods or answers of each item."""
+    """The metrics of one task in one way, and the log-likelihoods or the generated text of each item."""
 
     metrics: Mapping[str, float]
-    items: list[list[Any]]
+    sums: list[list[float]]
+    texts: list[str]
 
 
 def export(folder: Path) -> None:
@@ -98,12 +99,13 @@ def by_us(url: str, options: Mapping[str, str], limit: int, folder: Path, *more:
     if code:
         raise SystemExit(f"the evaluation ended with code {code}; see {folder}")
     results = json.loads((folder / "results.json").read_text())["tasks"]
-    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()[1:]]
-    return {key: Found(_values(results[key]["metrics"]), _answers(rows, key)) for key in options}
+    rows = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
+    mine = {key: [row for row in rows if row["task"] == key and row["status"] == "scored"] for key in options}
+    return {key: Found(_values(results[key]["metrics"]), *_answers(mine[key])) for key in options}
 
 
 def _values(metrics: Mapping[str, Any]) -> dict[str, float]:
-    return _unfiltered({name: found["value"] for name, found in metrics.items()})
+    return _unfiltered({name.replace("/", ","): found["value"] for name, found in metrics.items()})
 
 
 def _unfiltered(metrics: Mapping[str, float]) -> dict[str, float]:
@@ -112,15 +114,19 @@ def _unfiltered(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name if several else name.partition(",")[0]: value for name, value in metrics.items()}
 
 
-def _answers(rows: list[dict[str, Any]], key: str) -> list[list[float]]:
-    """Return the log-likelihoods of each sample of a task, none for generated text."""
-    found = []
-    for row in rows:
-        if row["task"] == key and row["status"] == "scored":
-            said = row["prediction"] if isinstance(row["prediction"], dict) else {}
-            one = said.get("loglikelihood")
-            found.append(said.get("loglikelihoods") or ([] if one is None else [one]))
-    return found
+def _answers(rows: list[dict[str, Any]]) -> tuple[list[list[float]], list[str]]:
+    """Return the log-likelihoods of the samples of a task, and the texts that were generated."""
+    asked = [row["request"]["body"] for row in rows]
+    if not all(body.get("echo") for body in asked):
+        return [], [row["response"]["choices"][0]["text"] for row in rows]
+    return [_loglikelihoods(row["prediction"]) for row in rows], []
+
+
+def _loglikelihoods(prediction: Any) -> list[float]:
+    """Return those of a prediction: of the catalogue's tasks with names, of ``tasks/lm_eval`` in pairs."""
+    if isinstance(prediction, list):
+        return [pair[0] for pair in prediction]
+    return prediction.get("loglikelihoods") or [prediction["loglikelihood"]]
 
 
 def bridged(folder: Path, stocks: Path, names: list[str]) -> dict[str, str]:
@@ -147,7 +153,8 @@ def by_lm_eval(kind: str, settings: Mapping[str, Any], stocks: Path, names: list
         bootstrap_iters=0,
         task_manager=TaskManager(include_path=str(stocks), include_defaults=False),
     )
-    return {name: Found(_official(made, name), _sums(made["samples"][stock.written(name)])) for name in names}
+    samples = made["samples"]
+    return {name: Found(_official(made, name), *_responses(samples[stock.written(name)])) for name in names}
 
 
 def _official(made: Mapping[str, Any], name: str) -> dict[str, float]:
@@ -155,25 +162,36 @@ def _official(made: Mapping[str, Any], name: str) -> dict[str, float]:
     return _unfiltered({k: v for k, v in found if isinstance(v, int | float) and "," in k and "_stderr" not in k})
 
 
-def _sums(samples: list[dict[str, Any]]) -> list[list[float]]:
-    rows = {row["doc_id"]: row["filtered_resps"] for row in samples}
-    return [[float(one[0]) for one in rows[n] if not isinstance(one, str)] for n in sorted(rows)]
+def _responses(samples: list[dict[str, Any]]) -> tuple[list[list[float]], list[str]]:
+    """Return what `_answers` does, of lm-eval's rows: one for each filter of a document."""
+    rows = [row["resps"] for row in {row["doc_id"]: row for row in samples}.values()]
+    if all(isinstance(one[0], str) for row in rows for one in row):
+        return [], [one[0] for row in rows for one in row]
+    return [[float(one[0][0]) for one in row] for row in rows], []
 
 
 def table(names: list[str], limit: int, ways: Mapping[str, Mapping[str, Found]]) -> Iterator[str]:
     """Yield the lines of the table in Markdown."""
-    yield f"| task | items | metric | {' | '.join(ways)} | largest difference of a log-likelihood | equal |"
+    yield f"| task | items | metric | {' | '.join(ways)} | log-likelihoods or texts | equal |"
     yield f"|---|---|---|{'---|' * len(ways)}---|---|"
     for name in names:
         found = [way[name] for way in ways.values()]
         official = found[-1].metrics
-        gap = _gap([one.items for one in found])
+        gap, texts = _gap([one.sums for one in found]), {tuple(map(str.strip, one.texts)) for one in found}
         for metric in official:
             values = [one.metrics.get(metric, math.nan) for one in found]
-            same = gap is not None and gap <= CLOSE and all(_same(metric, v, official[metric]) for v in values)
+            alike = gap is not None and gap <= CLOSE and len(texts) == 1
+            same = alike and all(_same(metric, v, official[metric]) for v in values)
             shown = " | ".join(f"{value:.4f}" for value in values)
-            difference = "-" if gap is None or not any(found[0].items) else f"{gap:.1e}"
-            yield f"| `{name}` | {limit} | {metric} | {shown} | {difference} | {'yes' if same else 'NO'} |"
+            compared = _described(gap, texts)
+            yield f"| `{name}` | {limit} | {metric} | {shown} | {compared} | {'yes' if same else 'NO'} |"
+
+
+def _described(gap: float | None, texts: set[tuple[str, ...]]) -> str:
+    """Say how far the ways agree on each item."""
+    if texts != {()}:
+        return "the same texts" if len(texts) == 1 else "different texts"
+    return "different numbers of items" if gap is None else f"differ by {gap:.0e} at most"
 
 
 def _same(metric: str, one: float, other: float) -> bool:
@@ -184,9 +202,9 @@ def _same(metric: str, one: float, other: float) -> bool:
 def _gap(all_sums: list[list[list[float]]]) -> float | None:
     """Return the largest difference of the log-likelihoods of two ways, None if they are not of the same number.
 
-    Above 1 it is relative. A way without log-likelihoods in its samples is left out.
+    Above 1 it is relative.
     """
-    flat = [[value for row in sums for value in row] for sums in all_sums if any(sums)]
+    flat = [[value for row in sums for value in row] for sums in all_sums]
     if len({len(values) for values in flat}) > 1:
         return None
     pairs = (values for values in zip(*flat, strict=True))
