@@ -15,6 +15,7 @@ from launcher.core.errors import TaskError
 from launcher.core.types import Request, Sample
 from launcher.evaluate.faults import check_sample
 from launcher.settings.evaluate import Evaluate
+from launcher.tasks import waiting
 from launcher.tasks.base import Task, naming
 
 
@@ -30,6 +31,7 @@ class SampleSource:
         self._iterator = (sample for sample in self._all() if sample.key not in done)
         self._ready: deque[Sample] = deque()
         self._taking = asyncio.Lock()
+        self._ended = threading.Event()
         self._making = threading.Lock()
         self._all_made = False
 
@@ -37,12 +39,21 @@ class SampleSource:
         """Return the next sample to ask, None after the last; a thread makes ``concurrency`` samples at a time."""
         async with self._taking:
             if not self._ready:
-                self._ready.extend(await asyncio.to_thread(self._some))
+                self._ready.extend(await self._made())
             return self._ready.popleft() if self._ready else None
 
     def every(self) -> Iterator[Sample]:
         """Yield all samples that are not done, without handing them out."""
         return self._iterator
+
+    async def _made(self) -> list[Sample]:
+        """Make samples in a thread, which may wait for a server until this is cancelled."""
+        waiting.ended.set(self._ended)
+        try:
+            return await asyncio.to_thread(self._some)
+        except asyncio.CancelledError:
+            self._ended.set()
+            raise
 
     def totals(self, *, complete: bool, within_s: float = math.inf) -> dict[str, int | None]:
         """Return the number of samples of each task; None where it is unknown until all were made.

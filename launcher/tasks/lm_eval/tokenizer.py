@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-import json
-import threading
-import urllib.error
-import urllib.request
+import time
 from collections.abc import Mapping, Sequence
 from functools import cached_property, lru_cache
+from typing import Any
 
 from launcher.core.errors import TaskError
 from launcher.core.types import Endpoint, Json
+from launcher.tasks import waiting
 
 TIMEOUT_S = 60.0
+PATIENCE_S = 600.0
+"""How long to wait for a server that is away; an evaluation that ends before ends this too."""
+INTERVAL_S = 1.0
+RETRYABLE = frozenset({408, 409, 425, 429})
 CACHED_TEXTS = 4096
 
 
@@ -26,7 +29,7 @@ class EndpointTokenizer:
         self._root, self._key = endpoint.root, endpoint.api_key
         self._headers = endpoint.validator_headers
         self._add_special_tokens = add_special_tokens
-        self._lock = threading.Lock()
+        self._has_answered = False
         self._cached = lru_cache(CACHED_TEXTS)(self._encode)
 
     @cached_property
@@ -71,16 +74,52 @@ class EndpointTokenizer:
         return found
 
     def _call(self, path: str, body: Json) -> Mapping[str, Json]:
-        headers = {"Content-Type": "application/json", **self._headers}
-        if self._key:
-            headers["Authorization"] = f"Bearer {self._key}"
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self._root + path, data, headers)
+        """Return the answer of the server; wait while one that has answered before is away, as the evaluation does."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            try:
+                found = self._sent(path, body)
+                self._has_answered = True
+                return found
+            except _Away as error:
+                if not self._has_answered or time.monotonic() > deadline or waiting.wait(INTERVAL_S):
+                    raise TaskError(f"{self._root}{path} gives no tokenizer: {error}") from None
+
+    def _sent(self, path: str, body: Json) -> Mapping[str, Json]:
+        """Send one request on a connection that stays open. Raises `TaskError`, and `_Away` for what may pass."""
+        import requests
+
         try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:
-                found = json.load(answer)
-        except (urllib.error.URLError, OSError, ValueError) as error:
-            raise TaskError(f"{self._root}{path} gives no tokenizer: {error}") from None
+            answer = self._session.request(
+                "GET" if body is None else "POST",
+                self._root + path,
+                json=body,
+                timeout=TIMEOUT_S,
+                allow_redirects=False,
+            )
+        except requests.RequestException as error:
+            raise _Away(type(error).__name__) from None
+        if answer.status_code in RETRYABLE or answer.status_code >= 500:
+            raise _Away(f"HTTP {answer.status_code}")
+        try:
+            found = answer.json() if answer.ok else None
+        except ValueError:
+            found = None
         if not isinstance(found, Mapping):
-            raise TaskError(f"{self._root}{path} answered without a JSON object")
+            said = f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:200]}"
+            raise TaskError(f"{self._root}{path} gives no tokenizer ({said}); set tokenizer=<folder of a tokenizer>")
         return found
+
+    @cached_property
+    def _session(self) -> Any:
+        import requests
+
+        session = requests.Session()
+        session.headers.update(self._headers)
+        if self._key:
+            session.headers["Authorization"] = f"Bearer {self._key}"
+        return session
+
+
+class _Away(Exception):
+    """A failure that may pass."""
