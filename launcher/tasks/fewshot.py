@@ -16,6 +16,7 @@ from launcher.tasks.items import Item, read
 class Examples:
     """``count`` items of a file for each question: the first ones, those of ``indices``, or drawn with ``seed``.
 
+    Of items with the same question only the first is shown, unless ``indices`` name them.
     ``question`` gives the text by which items are compared: one with the question that is asked would show the answer.
     """
 
@@ -32,7 +33,7 @@ class Examples:
         if not self.count:
             return []
         asked = self.question(item)
-        shown = [self.pool[text] for text in self._candidates(asked) if text != asked][: self.count]
+        shown = [item for text, item in self._candidates(asked) if text != asked][: self.count]
         if len(shown) < self.count:
             where = "fewshot_indices" if self.indices else self.path
             raise TaskError(f"{item.where}: fewshot={self.count} examples are needed besides the item itself ({where})")
@@ -42,9 +43,9 @@ class Examples:
     def pool(self) -> Mapping[str, Item]:
         """The items that may be shown, by their questions; of equal questions the first. Raises `TaskError`."""
         found: dict[str, Item] = {}
-        for item in self._listed() if self.indices else read(self.path, config=self.config, split=self.split):
+        for item in read(self.path, config=self.config, split=self.split):
             found.setdefault(self.question(item), item)
-            if self.seed is None and not self.indices and len(found) > self.count:
+            if self.seed is None and len(found) > self.count:
                 break
         if len(found) < self.count:
             raise TaskError(
@@ -52,21 +53,24 @@ class Examples:
             )
         return found
 
-    def _listed(self) -> list[Item]:
-        """Return the items of ``indices``, in their order."""
+    @cached_property
+    def _listed(self) -> list[tuple[str, Item]]:
+        """The items of ``indices`` with their questions, in their order."""
         last = max(self.indices) + 1
         found = list(islice(read(self.path, config=self.config, split=self.split), last))
         if len(found) < last:
             raise TaskError(f"{self.path}: fewshot_indices has {last - 1}; the last row is {len(found) - 1}")
-        return [found[index] for index in self.indices]
+        return [(self.question(found[index]), found[index]) for index in self.indices]
 
-    def _candidates(self, asked: str) -> Sequence[str]:
-        """Return the questions in the order in which they are shown; a draw depends on the seed and the question."""
+    def _candidates(self, asked: str) -> Sequence[tuple[str, Item]]:
+        """Return what may be shown, in this order, with its question; a draw depends on the seed and the question."""
+        if self.indices:
+            return self._listed
         if self.seed is None:
-            return list(self.pool)
+            return self._pairs
         draw = random.Random(f"{self.seed}\n{asked}")
-        return draw.sample(self._questions, min(len(self._questions), self.count + 1))
+        return draw.sample(self._pairs, min(len(self._pairs), self.count + 1))
 
     @cached_property
-    def _questions(self) -> list[str]:
-        return list(self.pool)
+    def _pairs(self) -> list[tuple[str, Item]]:
+        return list(self.pool.items())

@@ -142,6 +142,12 @@ def test_no_example_is_the_question_itself(name, ours) -> None:
         assert not any(example.startswith(question) for example in shown[:-1])
 
 
+@needs_data
+def test_each_benchmark_can_make_its_first_item(ours) -> None:
+    for name, task in ours.items():
+        assert next(task.samples(name, "m")).requests, name
+
+
 def test_mmlu_has_the_groups_of_lm_eval() -> None:
     groups = composed("tasks=[mmlu]").groups
     members = [task for name in groups["mmlu"].members for task in groups[name].members]

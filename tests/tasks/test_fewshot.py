@@ -100,3 +100,9 @@ def test_in_chat_the_description_is_part_of_the_system_message(jsonl):
 def test_settings_that_do_not_fit_are_refused(settings, words):
     with pytest.raises(UserError, match=words):
         MultipleChoice(**settings)
+
+
+def test_listed_rows_are_shown_also_if_two_have_the_same_question(jsonl):
+    path = jsonl(*({"n": n} for n in (1, 101, 2)))
+    *_, last = read(path)
+    assert shown(path, last, 2, indices=(0, 1)) == [1, 101]
