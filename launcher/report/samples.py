@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,7 +10,7 @@ from pathlib import Path
 from launcher.core.records import to_json
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record, Status
-from launcher.report.results import encode
+from launcher.report.results import encode, well_formed
 
 ROWS = 5_000
 """At most this many samples are embedded in a page."""
@@ -23,6 +24,8 @@ ITEMS = 200
 """A longer list is cut at the end."""
 FIELD = 100_000
 """A field whose JSON is still longer after that is shown as the cut text of its JSON."""
+DEPTH = 50
+"""Lists and objects inside more than this many others are left out."""
 
 COLUMNS = (
     "task", "id", "repeat", "status", "scores", "latency_s", "usage", "prediction", "target", "reason", "request",
@@ -41,8 +44,7 @@ class RowBuffer:
     def add(self, line: int, record: Record) -> None:
         self.seen += 1
         if len(self.rows) < ROWS and self.characters < CHARACTERS:
-            values = to_json(record)
-            row = encode({name: shorten(values.get(name)) for name in COLUMNS})
+            row = _row(record)
             self.rows.append((line, row))
             self.characters += len(row)
 
@@ -95,6 +97,38 @@ def gather(folder: Path) -> Samples:
     return samples
 
 
+def _row(record: Record) -> str:
+    values = to_json(record)
+    return "{" + ", ".join(f'"{name}": {_field(values.get(name))}' for name in COLUMNS) + "}"
+
+
+def _field(value: Json) -> str:
+    """Return the JSON of ``shorten(value)``; most values need no shortening, and are encoded as they are."""
+    try:
+        text = well_formed(_ENCODER.encode(value))
+    except (ValueError, TypeError, RecursionError):  # such as NaN, which `encode` replaces
+        return encode(shorten(value))
+    return text if len(text) <= FIELD and _fits(value, len(text) > TEXT) else encode(shorten(value))
+
+
+_ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
+
+
+def _fits(value: Json, texts: bool) -> bool:
+    """Tell whether no list, no object and no nesting in a value is cut; with ``texts``, whether no text is either."""
+    level = [[value]]
+    for _ in range(DEPTH):
+        inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
+        if texts and any(isinstance(item, str) and len(item) > TEXT for item in inner):
+            return False
+        level = [item for item in inner if isinstance(item, list | tuple | dict)]
+        if any(len(item) > ITEMS for item in level):
+            return False
+        if not level:
+            return True
+    return False
+
+
 def shorten(value: Json) -> Json:
     """Return ``value`` without the middle of long texts and the end of long lists, with a note of what is left out."""
     short = _shorten(value, depth=0)
@@ -106,7 +140,7 @@ def shorten(value: Json) -> Json:
 def _shorten(value: Json, depth: int) -> Json:
     if isinstance(value, str):
         return _cut(value)
-    if isinstance(value, list | dict) and depth > 50:
+    if isinstance(value, list | dict) and depth > DEPTH:
         return f"… nested more deeply; {RunFolder.samples} has it all"
     if isinstance(value, list):
         items = [_shorten(item, depth + 1) for item in value[:ITEMS]]

@@ -1,7 +1,10 @@
 import json
 
+import pytest
+
 from launcher.core.types import Status
 from launcher.report import samples
+from launcher.report.results import encode
 from tests.report.report_records import mixed, record, write_samples
 
 
@@ -101,3 +104,31 @@ def test_deep_nesting_ends():
 def test_numbers_that_are_not_finite_stay_json(tmp_path):
     rows, _ = gathered(tmp_path, [record(1, responses=({"logprob": float("-inf")},))]).shown()
     assert json.loads(rows[0])["response"] == {"logprob": None}
+
+
+def nested(depth):
+    value: object = "deep"
+    for _ in range(depth):
+        value = [value]
+    return value
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        *(nested(depth) for depth in range(samples.DEPTH - 2, samples.DEPTH + 4)),
+        *({"a": list(range(count))} for count in (samples.ITEMS, samples.ITEMS + 1)),
+        *(dict.fromkeys(map(str, range(count)), 1.5) for count in (samples.ITEMS, samples.ITEMS + 1)),
+        *(["é" * count] for count in (samples.TEXT, samples.TEXT + 1)),
+        *(["x" * 999] * count for count in (99, 110)),
+        "\x00" * samples.TEXT,
+        {"half": "\ud83d", "number": 10**30, "not finite": [float("nan"), float("-inf")]},
+    ],
+    ids=lambda value: f"{type(value).__name__}",
+)
+def test_a_row_is_the_same_whether_or_not_it_needs_shortening(tmp_path, value):
+    asked = record(1, responses=(value,), prediction=value)
+    rows, _ = gathered(tmp_path, [asked]).shown()
+    short = json.loads(encode(samples.shorten(value)))
+    assert (json.loads(rows[0])["response"], json.loads(rows[0])["prediction"]) == (short, short)
+    assert set(json.loads(rows[0])) == set(samples.COLUMNS)
