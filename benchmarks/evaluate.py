@@ -39,9 +39,7 @@ KINDS = ("generation", "multiple_choice")
 SHOWN = {"generation": "generation", "multiple_choice": "four-choice log-likelihood"}
 MEMORY_SIZES = (500, 2_000, 8_000)
 TOKEN = re.compile(r"\s?\S+|\s+")
-QUESTION = (
-    "Which of these words comes in the sentence at place {n}, counted from its beginning and without " * 2
-)
+QUESTION = "Which of these words comes in the sentence at place {n}, counted from its beginning and without " * 2
 
 
 @dataclass(frozen=True)
@@ -205,13 +203,12 @@ def lm_eval(url: str, folder: Path, kind: str) -> Cost:
         "base_url": f"{url}/completions",
         "tokenizer": str(folder / "tokenizer"),
         "num_concurrent": IN_FLIGHT,
-        "batch_size": 1,
         "max_length": 8192,
     }
     arguments = ",".join(f"{key}={value}" for key, value in settings.items())
     command = [sys.executable, "-m", "lm_eval", "--model", "local-completions", "--model_args", arguments]
-    chosen = ["--tasks", "bench", "--include_path", str(folder / "lm_eval"), "--log_samples"]
-    return spent([*command, *chosen, "--output_path", str(folder / "theirs")], folder)
+    chosen = ["--tasks", "bench", "--include_path", str(folder / "lm_eval"), "--batch_size", "1"]
+    return spent([*command, *chosen, "--log_samples", "--output_path", str(folder / "theirs")], folder)
 
 
 INSPECT = """
