@@ -116,7 +116,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False)
 
 def _fits(value: Json, texts: bool) -> bool:
     """Tell whether no list, no object and no nesting in a value is cut; with ``texts``, whether no text is either."""
-    level = [[value]]
+    level: list[Json] = [[value]]
     for _ in range(DEPTH):
         inner = [item for one in level for item in (one.values() if isinstance(one, dict) else one)]
         if texts and any(isinstance(item, str) and len(item) > TEXT for item in inner):
