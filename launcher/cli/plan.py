@@ -14,6 +14,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Run
+from launcher.pipeline.judge import Judge, check_allocation
 from launcher.settings.cluster import NODE_GIB, Slurm
 from launcher.settings.component import name_of
 from launcher.tasks.base import Task, naming
@@ -55,6 +56,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "world_size": run.parallelism.world_size,
         "engine": {"name": name_of(run.engine)} | dict(run.engine.plan(deployment, allocation)),
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
+        **({"judge": _judge(run.used_judge, allocation)} if run.used_judge is not None else {}),
         "adapters, outermost first": list(run.adapters),
         "tasks": {name: _task(name, task) for name, task in run.tasks.items()},
         **({"groups": {name: ", ".join(group.members) for name, group in run.groups.items()}} if run.groups else {}),
@@ -68,6 +70,11 @@ def _task(name: str, task: Task) -> str:
     with naming(name):
         task.check_data()
     return name_of(task)
+
+
+def _judge(judge: Judge, allocation: Allocation) -> dict[str, Json]:
+    check_allocation(judge, allocation)
+    return judge.plan(allocation) | {"adapters, outermost first": list(judge.adapters)}
 
 
 def _job(run: Run, slurm: Slurm) -> Json:

@@ -52,6 +52,9 @@ class RunFolder:
     triton = File("triton.json")
     """Where Triton's own HTTP and gRPC ports are, while it serves."""
 
+    judge = File("judge")
+    """The folder of the judge's server, with files as those of a run."""
+
     hydra = File(".hydra")
     config = File(".hydra/config.yaml")
     hydra_config = File(".hydra/hydra.yaml")

@@ -12,7 +12,15 @@ from launcher.core.console import one_line
 from launcher.core.errors import AdapterStop
 from launcher.core.responses import token_count
 from launcher.core.types import Handler, Json, Record, Sample, Score, Status
-from launcher.evaluate.exchange import MAX_QUOTED_CHARACTERS, AnswerTiming, Exchange, NoAnswer, Symptom, plain
+from launcher.evaluate.exchange import (
+    MAX_QUOTED_CHARACTERS,
+    Answering,
+    AnswerTiming,
+    Exchange,
+    NoAnswer,
+    Symptom,
+    plain,
+)
 from launcher.evaluate.faults import fault_of
 from launcher.evaluate.score_clock import ScoreClock
 from launcher.tasks.base import Task
@@ -46,7 +54,7 @@ async def ask(
     *,
     accept_missing_finish: bool = False,
     score_timeout_s: float | None = None,
-    others: Mapping[str, Handler] | None = None,
+    others: Mapping[str, Answering] | None = None,
 ) -> SampleResult:
     """Send the sample's requests and score the answers, if none has a fault.
 

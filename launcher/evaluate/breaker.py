@@ -25,7 +25,7 @@ from launcher.core.types import (
     Response,
     ServerState,
 )
-from launcher.evaluate.progress import Progress
+from launcher.evaluate.progress import PauseDisplay
 
 SERVER_FAILURES = frozenset({Failure.connection, Failure.timeout})
 """Failures of a request that may be the server's."""
@@ -98,7 +98,7 @@ class CircuitBreaker:
     """
 
     def __init__(
-        self, client: Handler, patient: Handler, model: str, health: Health, max_pause_s: float, progress: Progress
+        self, client: Handler, patient: Handler, model: str, health: Health, max_pause_s: float, progress: PauseDisplay
     ) -> None:
         self._client, self._patient, self._model, self._health = client, patient, model, health
         self._max_pause_s, self._progress = max_pause_s, progress

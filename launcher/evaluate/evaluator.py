@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -27,6 +27,7 @@ from launcher.evaluate.meter import Meter
 from launcher.evaluate.progress import Progress
 from launcher.evaluate.queue import MAX_OUTAGES, SampleQueue
 from launcher.evaluate.sample_source import SampleSource
+from launcher.evaluate.second_endpoint import Connection, SecondEndpoint, connected
 from launcher.evaluate.statistics import throughput
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks import bounded
@@ -49,14 +50,16 @@ async def evaluate(
     lease: Lease | None = None,
     deployment: Mapping[str, Json] | None = None,
     health: Health | None = None,
+    second: SecondEndpoint | None = None,
 ) -> outcome.Outcome:
     """Ask every sample that the folder's journal does not hold yet, and return the results of all.
 
     The samples are in ``samples.jsonl`` as they finish. Cancelling keeps what was done: `outcome.read` returns it, and
     calling this again with the same ``fingerprint`` (what changes answers) continues. ``deployment`` is what adapters
     may know of the server, ``health`` what is known of how it is. While it is gone or restarts, the evaluation pauses;
-    if it does not come back, the rest is left unasked. Raises `ResumeError`, `TaskError` when it meets a
-    bad item, and `TakenOver` when another session has taken the ``lease``, after keeping what was done.
+    if it does not come back, the rest is left unasked. ``second`` is an endpoint that tasks may ask while they score.
+    Raises `ResumeError`, `TaskError` when it meets a bad item, and `TakenOver` when another session has taken the
+    ``lease``, after keeping what was done.
     """
     for name, task in tasks.items():
         with naming(name):
@@ -64,6 +67,7 @@ async def evaluate(
     await asyncio.to_thread(reconcile, folder, tasks, settings, endpoint.model, fingerprint, lease)
     with Journal(folder, fingerprint, lease) as journal:
         source = SampleSource(tasks, settings, endpoint.model, journal.finished)
+        meter = Meter(settings.budget, journal.spent)
         async with (
             Client(
                 endpoint,
@@ -73,9 +77,9 @@ async def evaluate(
             ) as client,
             all_running(adapters, folder, deployment),
             bounded.running(),
+            connected(second, progress, meter.around) as others,
         ):
             model, watched = endpoint.model, health or NoHealthProbes()
-            meter = Meter(settings.budget, journal.spent)
             breaker = CircuitBreaker(
                 meter.around(client), client.patient(), model, watched, settings.max_pause_s, progress
             )
@@ -83,7 +87,7 @@ async def evaluate(
             again = SecondAttempts(settings.retry_truncated, settings.retry_failed)
             if settings.retry_truncated is not None:
                 again.context = await context_length(client, endpoint)
-            session = _Session(breaker, handler, tasks, source, journal, progress, again, meter)
+            session = _Session(breaker, handler, tasks, source, journal, progress, again, meter, others)
             await session.run(settings)
     return outcome.read(folder, tasks)
 
@@ -101,8 +105,9 @@ class _Session:
         progress: Progress,
         again: SecondAttempts,
         meter: Meter,
+        others: Mapping[str, Connection],
     ) -> None:
-        self._again, self._meter = again, meter
+        self._again, self._meter, self._others = again, meter, others
         self._breaker, self._handler, self._tasks = breaker, handler, tasks
         self._source, self._journal, self._progress = source, journal, progress
         self._timings: list[AnswerTiming] = []
@@ -133,7 +138,8 @@ class _Session:
     def _measured(self, wall_s: float) -> dict[str, Json]:
         """Return the pauses, and the speed outside of them."""
         pauses = self._breaker.pauses
-        facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, pauses)]}
+        every = [*pauses, *(pause for other in self._others.values() for pause in other.pauses)]
+        facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, every)]}
         if self._timings or self._cached:
             asking_s = wall_s - sum(pause.seconds for pause in pauses)
             facts["throughput"] = throughput(self._timings, asking_s, self._cached) | self._meter.facts()
@@ -144,17 +150,21 @@ class _Session:
         samples = SampleQueue(self._source, concurrency)
         try:
             async with asyncio.TaskGroup() as group:
-                guard = group.create_task(self._breaker.guard())
+                guards = [group.create_task(guard()) for guard in self._guards()]
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(concurrency):
                         workers.create_task(self._work(samples))
-                guard.cancel()
+                for guard in guards:
+                    guard.cancel()
         except ExceptionGroup as group:
             first = _first(group)
             if isinstance(first, ServerGone):
                 return str(first)
             raise first from None
         return samples.stopped
+
+    def _guards(self) -> list[Callable[[], Coroutine[None, None, None]]]:
+        return [self._breaker.guard, *(other.guard for other in self._others.values())]
 
     async def _work(self, samples: SampleQueue) -> None:
         while True:
@@ -170,6 +180,7 @@ class _Session:
                 task,
                 accept_missing_finish=self._accept_missing_finish,
                 score_timeout_s=self._score_timeout_s,
+                others=self._others,
             )
             if not await self._requeue(result, sample, samples):
                 self._end(result, sample, samples)

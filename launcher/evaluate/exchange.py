@@ -9,6 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import Protocol
 
 from launcher.adapters.base import closing
 from launcher.core.console import one_line
@@ -67,6 +68,17 @@ class AnswerTiming:
     completion_tokens: int | None
 
 
+class Answering(Protocol):
+    """An endpoint beside the run's own."""
+
+    @property
+    def model(self) -> str:
+        """The name of its model, for requests that name none."""
+
+    @property
+    def handler(self) -> Handler: ...
+
+
 @dataclass
 class Exchange:
     """Sends the requests of a sample, and those of its scoring, and keeps what comes back.
@@ -80,7 +92,7 @@ class Exchange:
     handler: Handler
     sample: Sample
     accept_missing_finish: bool = False
-    others: Mapping[str, Handler] = field(default_factory=dict)
+    others: Mapping[str, Answering] = field(default_factory=dict)
     clock: ScoreClock = field(default_factory=ScoreClock)
     latency_s: float = 0.0
     bodies: dict[int, Json] = field(default_factory=dict)
@@ -108,7 +120,9 @@ class Exchange:
         if endpoint is not None and endpoint not in self.others:
             known = ", ".join(self.others) or "none, as this run has its own endpoint only"
             raise LookupError(f"no endpoint is named {endpoint!r}; expected one of: {known}")
-        handler = self.handler if endpoint is None else self.others[endpoint]
+        other = None if endpoint is None else self.others[endpoint]
+        handler = self.handler if other is None else other.handler
+        request = request if other is None else addressed(request, other.model)
         index = len(self.sample.requests) + len(self.scoring)
         request = replace(request, sample=self.sample.key, index=index)
         entry = {"endpoint": endpoint, "request": plain(request), "response": None}
@@ -119,7 +133,7 @@ class Exchange:
             entry["response"] = _kept(response)
             await self._check(response, request)
         except NoAnswer as error:  # another endpoint's symptom says nothing of the run's own
-            lost = error if endpoint is None else NoAnswer(error.score, Symptom.none, error.path)
+            lost = error if endpoint is None else _lost_by(endpoint, error)
             self.lost = self.lost or lost
             raise lost from None
         return response
@@ -150,6 +164,17 @@ class Exchange:
         score = await _fault(response, accept_missing_finish=accept)
         if score is not None:
             raise NoAnswer(score, _symptom_of(response), request.path)
+
+
+def addressed(request: Request, model: str) -> Request:
+    """Return the request with the name of a model, if it has none."""
+    return request if "model" in request.body else replace(request, body={"model": model, **request.body})
+
+
+def _lost_by(endpoint: str, error: NoAnswer) -> NoAnswer:
+    """Return the error of another endpoint by its name; its symptom says nothing of the run's own."""
+    score = replace(error.score, reason=f"{endpoint}: {error.score.reason}")
+    return NoAnswer(score, Symptom.none, error.path)
 
 
 def plain(request: Request) -> dict[str, Json]:

@@ -21,15 +21,8 @@ PAUSE_NOTICE_INTERVAL_S = 10.0
 """Without a live bar, a pause is reported this often."""
 
 
-class Progress(Protocol):
-    """Shows every finished sample. ``total`` counts all samples, ``done`` those of an earlier session.
-
-    During a pause, `paused` is called repeatedly with its length and its reason, and `resumed` once at its end.
-    """
-
-    def started(self, total: int | None, done: int) -> None: ...
-
-    def advanced(self, record: Record) -> None: ...
+class PauseDisplay(Protocol):
+    """Shows pauses: `paused` is called repeatedly with the length and the reason, `resumed` once at the end."""
 
     def corrected(self, record: Record) -> None:
         """Show how the second attempt of a sample ended that was shown as failed."""
@@ -37,6 +30,14 @@ class Progress(Protocol):
     def paused(self, seconds: float, reason: str) -> None: ...
 
     def resumed(self, seconds: float) -> None: ...
+
+
+class Progress(PauseDisplay, Protocol):
+    """Shows every finished sample. ``total`` counts all samples, ``done`` those of an earlier session."""
+
+    def started(self, total: int | None, done: int) -> None: ...
+
+    def advanced(self, record: Record) -> None: ...
 
     def finished(self) -> None: ...
 

@@ -17,6 +17,7 @@ from launcher.core.errors import UserError
 from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
 from launcher.pipeline import components  # noqa: F401  (registers the components)
+from launcher.pipeline.judge import Judge
 from launcher.settings.cluster import Cluster, Local, Slurm
 from launcher.settings.component import name_of
 from launcher.settings.evaluate import Evaluate
@@ -50,7 +51,7 @@ class Run:
     """The settings of one run, one field per config group.
 
     ``resume`` is the folder of an interrupted run to continue. ``run`` is the folder of a submitted run, for
-    ``mode=status`` and ``mode=cancel``. ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``,
+    ``mode=status`` and ``mode=cancel``. ``judge`` is the endpoint that tasks ask while they score. ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``,
     or a list of them. Null: the mean over the tasks of each task's first metric, where a group counts as one task.
     """
 
@@ -59,6 +60,7 @@ class Run:
     run: str | None = None
     objective: Any = None
     cluster: Cluster = MISSING
+    judge: Judge | None = None
     model: Model = MISSING
     engine: Engine = MISSING
     backend: Backend = MISSING
@@ -72,9 +74,16 @@ class Run:
     evaluate: Evaluate = field(default_factory=Evaluate)
     watch: Watch = field(default_factory=Watch)
 
+    @property
+    def used_judge(self) -> Judge | None:
+        """The judge, if a task asks it."""
+        return self.judge if any(task.asks_judge for task in self.tasks.values()) else None
+
     def adapter_variables(self) -> dict[str, str]:
         """Return the environment variables with secrets that adapters need, each by the key that names it."""
-        return {key: name for adapter in self.adapters.values() for key, name in adapter.variables().items()}
+        found = {key: name for adapter in self.adapters.values() for key, name in adapter.variables().items()}
+        judges = self.judge.adapters.values() if self.judge is not None else ()
+        return found | {f"judge.{key}": name for each in judges for key, name in each.variables().items()}
 
     def reveal(self) -> None:
         """Look whether the secrets that adapters need are there. Raises `UserError`."""
@@ -83,9 +92,10 @@ class Run:
 
     def variables(self) -> list[str]:
         """Return the environment variables that hold secrets of this run."""
-        key = getattr(self.backend, "api_key_env", None)
-        server = getattr(self.backend, "environment_env", {}).values()
-        return list(dict.fromkeys([*([key] if key else []), *server, *self.adapter_variables().values()]))
+        backends = [self.backend, *([self.judge.server] if self.judge is not None else [])]
+        keys = [key for backend in backends if (key := getattr(backend, "api_key_env", None))]
+        server = [name for backend in backends for name in getattr(backend, "environment_env", {}).values()]
+        return list(dict.fromkeys([*keys, *server, *self.adapter_variables().values()]))
 
     def deployment(self, folder: Path) -> Deployment:
         """Return what is to be served, with ``folder`` for its log."""
@@ -127,6 +137,7 @@ def check(run: Run) -> None:
     if run.run is not None:
         raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
     check_tasks(run.tasks, run.evaluate)
+    _check_judge(run)
     group.check(run.groups, run.tasks)
     _check_objective(run)
     _check_watch(run)
@@ -161,6 +172,17 @@ def _check_objective(run: Run) -> None:
             raise UserError(
                 f"objective={name}: expected <task>.<metric> with a task of this run, one of {', '.join(known)}"
             )
+
+
+def _check_judge(run: Run) -> None:
+    asking = [name for name, task in run.tasks.items() if task.asks_judge]
+    if asking and run.judge is None and run.mode in (Mode.run, Mode.watch):
+        raise UserError(
+            f"tasks.{asking[0]}: it asks a judge, and the run has none; add judge=url judge.url=http://host:port/v1, "
+            "judge=deployment or judge=command"
+        )
+    if run.judge is not None:
+        run.judge.check(run.engine, run.backend, run.parallelism)
 
 
 def _check_watch(run: Run) -> None:

@@ -10,6 +10,7 @@ from launcher.core.errors import CoverageTooLow
 from launcher.core.event_loop import run_async
 from launcher.core.lease import Lease
 from launcher.core.types import Endpoint, Json, Status, TaskResult
+from launcher.evaluate.second_endpoint import SecondEndpoint
 from launcher.monitor.health import Watch
 from launcher.monitor.replicas import Replicas
 from launcher.pipeline.config import Mode, Run
@@ -28,7 +29,15 @@ def check_resumable(run: Run, folder: Path, key: Json) -> None:
         journal.check(folder, key)
 
 
-def evaluate(run: Run, endpoint: Endpoint, record: RunRecord, lease: Lease, key: Json, health: Watch) -> None:
+def evaluate(
+    run: Run,
+    endpoint: Endpoint,
+    record: RunRecord,
+    lease: Lease,
+    key: Json,
+    health: Watch,
+    judge: SecondEndpoint | None = None,
+) -> None:
     """Ask every sample and summarize the answers, also when interrupted.
 
     Raises `CoverageTooLow` if too little was scored, if the server died before the end, or if a task's first metric
@@ -39,7 +48,9 @@ def evaluate(run: Run, endpoint: Endpoint, record: RunRecord, lease: Lease, key:
 
     adapters, folder, display = list(run.adapters.values()), lease.folder, progress(Replicas(lambda: health.detail))
     facts = deployment_facts(record, endpoint)
-    asking = evaluator.evaluate(endpoint, run.tasks, adapters, run.evaluate, folder, key, display, lease, facts, health)
+    asking = evaluator.evaluate(
+        endpoint, run.tasks, adapters, run.evaluate, folder, key, display, lease, facts, health, judge
+    )
     try:
         with record.step("evaluate"):
             run_async(asking)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from launcher.core.lease import Lease
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
 from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.evaluation import check_resumable, evaluate
+from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.provenance import provenance, resume_key
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.reporting import reporting
@@ -26,12 +29,14 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
     with reporting(record, folder) as exit_status, record.step("total"):
         record.run["checkpoint"] = run.engine.fingerprint(run.model)
         record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}
-        key = resume_key(run, config, record.run["checkpoint"])
+        key = resume_key(run, config, record.run["checkpoint"]) | identity(run, config)
         check_resumable(run, folder, key)
         lease = exit_status.lease = Lease(folder)
         needed = required_capabilities(run)
         timing = Timing(limit_s=run.evaluate.max_pause_s)
+        wanted = run if run.mode is Mode.run else replace(run, judge=None)
         with (
+            judging(wanted, config, record, allocation, folder, pool) as judge,
             serving(run, record, allocation, folder, pool) as server,
             watch(server.endpoint, folder, timing) as health,
         ):
@@ -40,5 +45,5 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
                 if run.mode is Mode.serve:
                     serve_forever(server.endpoint, health)
                 if run.mode is Mode.run:
-                    evaluate(run, server.endpoint, record, lease, key, health)
+                    evaluate(run, server.endpoint, record, lease, key, health, judge)
     return exit_status.code

@@ -57,11 +57,13 @@ class RunningServer:
 class ServerPool:
     """At most one server is up at a time; the next one, or leaving the context, takes it down.
 
-    A deployment that did not start is not tried again: its fingerprint is remembered with the reason.
+    A deployment that did not start is not tried again: its fingerprint is remembered with the reason. `judges` is the
+    pool of the judges, of which one may be up beside that server.
     """
 
     def __init__(self) -> None:
         self._stack = ExitStack()
+        self._judges: ServerPool | None = None
         self._up: RunningServer | None = None
         self._refused: dict[str, str] = {}
 
@@ -73,8 +75,21 @@ class ServerPool:
     ) -> None:
         self.close()
 
+    @property
+    def judges(self) -> ServerPool:
+        if self._judges is None:
+            self._judges = ServerPool()
+        return self._judges
+
     def close(self) -> None:
-        """Take down the server that is up, if there is one."""
+        """Take down the servers that are up."""
+        try:
+            self._take_down()
+        finally:
+            if self._judges is not None:
+                self._judges.close()
+
+    def _take_down(self) -> None:
         self._up = None
         self._stack.close()
 
@@ -90,7 +105,7 @@ class ServerPool:
         if fingerprint in self._refused:
             raise ServerError(self._refused[fingerprint])
         if self._up is None or self._up.fingerprint != fingerprint or not probe(self._up.endpoint)["live"]:
-            self.close()
+            self._take_down()
             self._up = self._start(fingerprint, backend, deployment, allocation)
         _log_of(self._up.folder, deployment.folder)
         yield self._up

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar
 
 from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Ask, Endpoint, Json, Response, Sample, Score
@@ -50,6 +51,9 @@ def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate) -> None:
 @dataclass
 class Task(ABC):
     """The configuration of a task; a component of the group ``tasks``."""
+
+    asks_judge: ClassVar[bool] = False
+    """Whether `score` asks the endpoint named ``judge``; a run of such a task needs one."""
 
     @property
     @abstractmethod

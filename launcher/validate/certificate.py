@@ -20,16 +20,22 @@ NAMES = tuple(check.name for check in CHECKS)
 
 
 async def validate(
-    endpoint: Endpoint, settings: Validate, needed: frozenset[Capability], vocabulary: Path | None = None
+    endpoint: Endpoint,
+    settings: Validate,
+    needed: frozenset[Capability],
+    vocabulary: Path | None = None,
+    *,
+    only_needed: bool = False,
 ) -> tuple[Check, ...]:
     """Return one `Check` for each of `CHECKS`. If the server cannot be reached, the rest is not asked.
 
-    ``vocabulary`` is the checkpoint or tokenizer whose files the server's tokens are compared with.
+    ``vocabulary`` is the checkpoint or tokenizer whose files the server's tokens are compared with. With
+    ``only_needed`` the checks of other abilities are not made.
     """
     found: list[Check] = []
     async with Client(endpoint, timeout_s=settings.timeout_s) as client:
         context = CheckContext(endpoint, client, settings, vocabulary)
-        for check in CHECKS:
+        for check in (one for one in CHECKS if one.need in needed or not only_needed):
             found.append(await check.run(context, needed))
             if check.need is Capability.serving and found[-1].ok is False:
                 break
