@@ -369,8 +369,7 @@ class Report:
     ``interrupted`` or ``error``. ``run`` holds the resolved configuration, overrides, versions, git commit and the
     checkpoint's fingerprint. ``timings`` are seconds per step. ``throughput`` holds ``requests_per_s``,
     ``generated_tokens_per_s``, ``prompt_tokens_per_s``, ``latency_s`` (``p50, p90, p99``) and token totals. ``pauses``
-    are the times, in all sessions, during which the evaluation waited for the server. ``judge`` describes the endpoint
-    that tasks asked while they scored; empty without one.
+    are the times, in all sessions, during which the evaluation waited for the server.
     """
 
     status: str
@@ -384,7 +383,6 @@ class Report:
     reason: str | None = None
     pauses: Sequence[Pause] = ()
     groups: Mapping[str, GroupResult] = field(default_factory=dict)
-    judge: Mapping[str, Json] = field(default_factory=dict)
 
     @property
     def results(self) -> dict[str, TaskResult]:

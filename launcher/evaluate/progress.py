@@ -24,9 +24,6 @@ PAUSE_NOTICE_INTERVAL_S = 10.0
 class PauseDisplay(Protocol):
     """Shows pauses: `paused` is called repeatedly with the length and the reason, `resumed` once at the end."""
 
-    def corrected(self, record: Record) -> None:
-        """Show how the second attempt of a sample ended that was shown as failed."""
-
     def paused(self, seconds: float, reason: str) -> None: ...
 
     def resumed(self, seconds: float) -> None: ...
@@ -38,6 +35,9 @@ class Progress(PauseDisplay, Protocol):
     def started(self, total: int | None, done: int) -> None: ...
 
     def advanced(self, record: Record) -> None: ...
+
+    def corrected(self, record: Record) -> None:
+        """Show how the second attempt of a sample ended that was shown as failed."""
 
     def finished(self) -> None: ...
 

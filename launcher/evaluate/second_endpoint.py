@@ -89,9 +89,7 @@ async def connected(
         all_running(second.adapters, second.folder, second.deployment),
     ):
         model, told = second.endpoint.model, _NamedProgress(progress, second.name)
-        breaker = CircuitBreaker(
-            metered(client), client.patient(), model, second.health, second.max_pause_s, told
-        )
+        breaker = CircuitBreaker(metered(client), client.patient(), model, second.health, second.max_pause_s, told)
         handler = _limited(pipeline(second.adapters, checking(breaker)), second.concurrency)
         yield {second.name: Connection(second.name, model, _asked_again(handler, breaker), breaker)}
 

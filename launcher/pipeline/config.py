@@ -51,8 +51,9 @@ class Run:
     """The settings of one run, one field per config group.
 
     ``resume`` is the folder of an interrupted run to continue. ``run`` is the folder of a submitted run, for
-    ``mode=status`` and ``mode=cancel``. ``judge`` is the endpoint that tasks ask while they score. ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``,
-    or a list of them. Null: the mean over the tasks of each task's first metric, where a group counts as one task.
+    ``mode=status`` and ``mode=cancel``. ``judge`` is an endpoint that tasks ask while they score. ``objective`` is the
+    value that a sweeper gets of a point: ``<task>.<metric>``, or a list of them. Null: the mean over the tasks of each
+    task's first metric, where a group counts as one task.
     """
 
     mode: Mode = Mode.run

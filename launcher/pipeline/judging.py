@@ -43,7 +43,12 @@ def identity(run: Run, config: Mapping[str, Json]) -> dict[str, Json]:
 
 @contextmanager
 def judging(
-    run: Run, config: Mapping[str, Json], record: RunRecord, allocation: Allocation, folder: Path, pool: ServerPool | None
+    run: Run,
+    config: Mapping[str, Json],
+    record: RunRecord,
+    allocation: Allocation,
+    folder: Path,
+    pool: ServerPool | None,
 ) -> Iterator[SecondEndpoint | None]:
     """Yield the judge, once it has a valid certificate; None if no task asks one.
 
@@ -68,7 +73,7 @@ def judging(
                 judge.timeout_s,
                 judge.max_answer_mb,
                 judge.max_pause_s,
-                {"judge": record.judge} if server.endpoint.is_builtin else None,
+                {NAME: record.run[NAME]} if server.endpoint.is_builtin else None,
                 health,
             )
 
@@ -90,9 +95,11 @@ def _serving(
             deployment.engine.plan(deployment, allocation)
             to_stderr(f"judge: engine {name_of(deployment.engine)} · backend {name_of(judge.server)}")
             servers = pool.judges if pool is not None else stack.enter_context(ServerPool())
-            server = stack.enter_context(servers.serve(_fingerprint(judge, config), judge.server, deployment, allocation))
+            server = stack.enter_context(
+                servers.serve(_fingerprint(judge, config), judge.server, deployment, allocation)
+            )
             checks = _validated(server, record, folder)
-        record.judge = _facts(server, judge, checks)
+        record.run[NAME] = _facts(server, judge, checks)
         to_stderr(f"judge: {one_line(server.endpoint.model)} at {server.endpoint.url}, {len(checks)} checks")
         yield server
 

@@ -24,7 +24,6 @@ class RunRecord:
     groups: Mapping[str, Group] = field(default_factory=dict)
     endpoint: Endpoint | None = None
     engine: Mapping[str, Json] = field(default_factory=dict)
-    judge: Mapping[str, Json] = field(default_factory=dict)
     checks: tuple[Check, ...] = ()
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
     throughput: Mapping[str, Json] = field(default_factory=dict)
@@ -54,5 +53,4 @@ class RunRecord:
             reason=reason,
             pauses=self.pauses,
             groups=aggregate(self.groups, self.declared, self.tasks),
-            judge=self.judge,
         )

@@ -203,6 +203,7 @@ def _summary(report: Report) -> Table:
         "checks": _checks(report),
         "speed": _speed(report.throughput),
         "paused": formatting.paused(report.pauses),
+        "judge": _judge(report.run.get("judge")),
         "items": formatting.item_changes(report.run.get("item_changes", {})),
         "time": _steps(report.timings),
     }
@@ -210,6 +211,10 @@ def _summary(report: Report) -> Table:
         if line:
             grid.add_row(label, Text(printable(line)))
     return grid
+
+
+def _judge(judge: Json) -> str:
+    return f"{judge['model']} at {judge['url']}" if judge else ""
 
 
 def _checks(report: Report) -> str:
