@@ -96,7 +96,7 @@ def unknown_keys(cfg: DictConfig) -> list[str]:
     for key in cfg:
         if known is not None and key not in known:
             found.append(str(cfg._get_full_key(key)))
-        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg._get_node(key), DictConfig):
+        elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
             found += unknown_keys(cfg[key])
     return found
 

@@ -44,4 +44,4 @@ def unloaded(group: str) -> list[Extension]:
 
 def _built_in() -> list[str]:
     folder = conf_folder()
-    return [file.relative_to(folder).with_suffix("").as_posix() for file in folder.glob("*/*.yaml")]
+    return [file.relative_to(folder).with_suffix("").as_posix() for file in folder.glob("*/**/*.yaml")]

@@ -29,6 +29,8 @@ ENGINE_FREE = {
     "backend/command": ["engine=none", "model=none", "backend.command='serve --port {port}'"],
 }
 REQUIRED = {
+    "judge/url": ["judge.url=http://127.0.0.1:1/v1"],
+    "judge/command": ["judge.backend.command='serve --port {port}'"],
     "model/checkpoint": ["model.path=/somewhere"],
     "adapters/drop_params": ["adapters.drop_params.names=[user]"],
     "adapters/rate_limit": ["adapters.rate_limit.requests_per_minute=60"],
@@ -67,6 +69,17 @@ def test_every_component_can_be_chosen() -> None:
 def test_adapters_keep_the_order_they_are_given_in() -> None:
     assert list(composed("adapters=[reasoning,retry]").adapters) == ["reasoning", "retry"]
     assert list(composed("adapters=[retry,reasoning]").adapters) == ["retry", "reasoning"]
+
+
+def test_a_judge_has_each_adapter_of_the_program() -> None:
+    of_runs, of_judges = (
+        {file.name: file.read_text().splitlines()[-1] for file in (conf_folder() / group).glob("*.yaml")}
+        for group in ("adapters", "judge/adapters")
+    )
+    assert of_judges.keys() == of_runs.keys()
+    run = composed("judge=url", "judge.url=http://127.0.0.1:1/v1", "judge/adapters=[caching,retry]", "adapters=[retry]")
+    assert run.judge is not None
+    assert (list(run.judge.adapters), list(run.adapters)) == (["caching", "retry"], ["retry"])
 
 
 def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:

@@ -17,6 +17,7 @@ from launcher.core.types import Ask, Request, Response, Sample, Score, Status
 from launcher.evaluate.ask import ask
 from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.exchange import Symptom
+from launcher.evaluate.second_endpoint import Connection
 from launcher.settings.evaluate import Evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
@@ -230,7 +231,8 @@ async def asked(place, others):
     task = Judged(1)
     task.place = place
     [sample] = task.samples("t", "m")
-    return await ask(other, sample, task, others=others)
+    connections = {name: Connection(name, "m", handler) for name, handler in others.items()}
+    return await ask(other, sample, task, others=connections)
 
 
 async def test_another_endpoint_is_asked_by_its_name():
@@ -247,5 +249,5 @@ async def test_an_unknown_endpoint_is_named():
 
 async def test_the_trouble_of_another_endpoint_says_nothing_of_the_runs_own():
     found = await asked("judge", {"judge": broken})
-    assert (found.record.status, found.record.reason) == (Status.failed, "HTTP 503: gone")
+    assert (found.record.status, found.record.reason) == (Status.failed, "judge: HTTP 503: gone")
     assert found.symptom is Symptom.none

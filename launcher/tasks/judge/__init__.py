@@ -1,0 +1,1 @@
+"""Tasks whose answers a judge scores: a model at a second endpoint."""
