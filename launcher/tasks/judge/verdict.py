@@ -80,5 +80,5 @@ def number_of(verdict: str, low: float, high: float) -> float | None:
 
 
 def label_of(verdict: str, labels: Mapping[str, float]) -> str | None:
-    """Return the label that a verdict is, in whatever case; None if it is none."""
+    """Return the label that a verdict is, in upper or lower case; None if it is none."""
     return next((label for label in labels if label.casefold() == verdict.casefold()), None)
