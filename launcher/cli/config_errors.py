@@ -19,7 +19,6 @@ from omegaconf.errors import (
     ValidationError,
 )
 
-from launcher.cli import lm_eval_options
 from launcher.cli.options import options_of, unloaded
 from launcher.core import credentials
 from launcher.core.errors import UserError
@@ -140,8 +139,6 @@ def _unknown_option(error: MissingConfigException) -> str:
     group, _, option = missing.rpartition("/")
     if not group:
         return _first_line(error)
-    if group == lm_eval_options.GROUP:
-        return lm_eval_options.unknown(option)
     if group == "hydra/launcher" and option.startswith("submitit_"):
         return f"{group}={option}: hydra-submitit-launcher is not installed; install the extra 'slurm'"
     options = sorted({*options_of(group), *(error.options or [])})

@@ -16,7 +16,7 @@ from launcher.core.types import Json
 from launcher.settings.lm_eval import LmEvalSettings
 from launcher.settings.overrides import CommandLine
 from launcher.tasks.lm_eval import index
-from launcher.tasks.lm_eval.groups import expand
+from launcher.tasks.lm_eval.groups import described, expand
 from launcher.tasks.lm_eval.task import LmEval
 
 GROUP = "tasks/lm_eval"
@@ -40,11 +40,16 @@ def names() -> index.Index:
 
 
 def is_option(path: str) -> bool:
-    """Tell whether a path such as ``tasks/lm_eval/arc_easy`` is an option. Raises `TaskError` without lm-eval."""
+    """Tell whether a path such as ``tasks/lm_eval/arc_easy`` is an option.
+
+    Raises `TaskError` without lm-eval, and for a name that it does not have.
+    """
     if not path.startswith(PREFIX):
         return False
     known, name = names(), path.removeprefix(PREFIX)
-    return name in known.tasks or name in known.groups or name in known.tags
+    if name in known.tasks or name in known.groups or name in known.tags:
+        return True
+    raise TaskError(_unknown(name, known))
 
 
 def option(path: str) -> DictConfig:
@@ -53,31 +58,29 @@ def option(path: str) -> DictConfig:
     The tasks have the type of `LmEval` without a defaults list, whose packages Hydra would misread where the name of a
     task contains ``_global_``.
     """
-    found = expand(path.removeprefix(PREFIX), names())
+    asked = path.removeprefix(PREFIX)
+    found = expand(asked, names())
     made = OmegaConf.create({"tasks": {}, "groups": {}})
     for key, (name, overrides) in found.tasks.items():
-        made.tasks[key] = _task(name, overrides)
+        made.tasks[key] = _task(asked, name, overrides)
     for key, spec in found.groups.items():
         made.groups[key] = {"members": list(spec.members), "weight": spec.weight}
     return made
 
 
-def _task(name: str, overrides: dict[str, Json]) -> Any:
+def _task(asked: str, name: str, overrides: dict[str, Json]) -> Any:
     """Return the typed configuration of a task, whose keys are those of ``lm_eval.*`` until they are overridden."""
     node = OmegaConf.structured(LmEval)
     for field in fields(LmEvalSettings):
         node[field.name] = f"${{lm_eval.{field.name}}}"
     node.task, node.overrides = name, overrides
+    node.named_by = {asked: described(name, overrides)}
     return node
 
 
-def unknown(name: str) -> str:
+def _unknown(name: str, known: index.Index) -> str:
     """Return one line about a name that lm-eval does not have."""
-    try:
-        known = names().names()
-    except TaskError as error:
-        return str(error)
-    like = get_close_matches(name, known, 3)
+    like = get_close_matches(name, known.names(), 3)
     hint = f" (did you mean {' or '.join(like)}?)" if like else ""
     local = "" if _include_path.get() else "; a task of your own needs lm_eval.include_path=<folder of YAML files>"
     return f"tasks=lm_eval/{name}: lm-eval {index.version()} has no such task, group or tag{hint}{local}"

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from launcher.core.errors import TaskError
 from launcher.core.responses import in_order
 from launcher.core.types import Request, Response
 from launcher.tasks.lm_eval.codec import ChatCodec, CompletionsCodec, Encoded
@@ -102,6 +103,27 @@ class Documents:
 
 
 def instances_of(task: Any, doc_id: int, doc: Any, style: Style, template: Any) -> list[Any]:
+    """Return the instances of a document. Raises `TaskError` for one whose prompt lm-eval cannot build."""
+    try:
+        found = _instances_of(task, doc_id, doc, style, template)
+    except TaskError:
+        raise
+    except Exception as error:  # templates and functions of a YAML file raise anything
+        raise TaskError(_unbuilt(task, doc_id, error)) from None
+    if not found:
+        raise TaskError(f"document {doc_id} of lm_eval/{task.config.task} has nothing to ask; it may have no choices")
+    return found
+
+
+def _unbuilt(task: Any, doc_id: int, error: Exception) -> str:
+    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    shots = task.config.num_fewshot
+    if shots and shots >= (examples := len(list(task.fewshot_docs()))):
+        return f"num_fewshot={shots} is too many: lm_eval/{task.config.task} has {examples} examples ({said})"
+    return f"the prompt of document {doc_id} of lm_eval/{task.config.task} cannot be built ({said})"
+
+
+def _instances_of(task: Any, doc_id: int, doc: Any, style: Style, template: Any) -> list[Any]:
     """Return the instances of a document, as `lm_eval.api.task.Task.build_all_requests` makes them."""
     context = task.fewshot_context(
         doc,

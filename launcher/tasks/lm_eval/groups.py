@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,11 @@ def key_of(name: str) -> str:
     return f"lm_eval_{NO_KEY.sub('_', name)}"
 
 
+def described(name: str, overrides: Mapping[str, Json]) -> str:
+    """Write what a run asks under a key: a task, and what its groups override."""
+    return f"{name} with {json.dumps(overrides, sort_keys=True)}" if overrides else name
+
+
 def expand(name: str, index: Index) -> Expansion:
     """Return what a name stands for. Raises `TaskError` for a group that cannot be asked, and `KeyError`."""
     found = Expansion()
@@ -57,7 +64,7 @@ def _add(name: str, overrides: dict[str, Json], index: Index, into: Expansion, a
         return [_add_group(name, read_group(index.groups[name]), overrides, index, into, (*above, name))]
     if name in index.tasks:
         key = key_of(name)
-        into.tasks[key] = (name, overrides)
+        _put(into.tasks, key, (name, overrides))
         return [key]
     return [key for task in sorted(index.tags[name]) for key in _add(task, overrides, index, into, above)]
 
@@ -73,14 +80,18 @@ def _add_group(
     inherited = {
         key: value for key, value in config.items() if key not in GROUP_FIELDS | {"include", "tag"}
     } | overrides
-    before = dict(into.tasks)
-    into.tasks.clear()
+    before, into.tasks = into.tasks, {}
     members: list[str] = []
     for child in _children(config):
         members += _add_child(name, child, inherited, index, into, above)
     leaves = list(into.tasks)
-    into.tasks |= before | into.tasks
+    found = into.tasks
+    into.tasks = before
+    for key, task in found.items():
+        _put(into.tasks, key, task)
     weight = _weight(config)
+    if not members:
+        raise TaskError(f"the group lm_eval/{name} has no tasks; its YAML needs task: [<name>, ...]")
     if weight is not None:
         inner = [member for member in members if member in into.groups or member in into.tasks]
         into.groups[key_of(name)] = GroupSpec(
@@ -89,12 +100,19 @@ def _add_group(
     return key_of(name)
 
 
+def _put(tasks: dict[str, tuple[str, dict[str, Json]]], key: str, task: tuple[str, dict[str, Json]]) -> None:
+    """Add a task; refuse another one with the same key, which it would replace. Raises `TaskError`."""
+    before = tasks.setdefault(key, task)
+    if before != task:
+        raise TaskError(f"the key {key} would be both {described(*before)} and {described(*task)}; ask them in two runs")
+
+
 def _add_child(
     group: str, child: Any, overrides: dict[str, Json], index: Index, into: Expansion, above: tuple[str, ...]
 ) -> list[str]:
     """Add a member as `lm_eval.tasks._factory.TaskFactory` builds it."""
     if isinstance(child, str):
-        return _add(_known(group, child, index), overrides, index, into, above)
+        return _add(_named(group, child, index), overrides, index, into, above)
     if not isinstance(child, Mapping) or not isinstance(child.get("group", child.get("task")), str):
         raise TaskError(f"the group lm_eval/{group} has a member {child!r}, expected a name")
     if "group" not in child:
@@ -106,8 +124,20 @@ def _add_child(
     return [_add_group(f"{group}::{child['group']}", child, overrides, index, into, above)]
 
 
+def _named(group: str, name: str, index: Index) -> str:
+    if _is_known(name, index):
+        return name
+    like = " or ".join(get_close_matches(name, index.names(), 3))
+    hint = f" (did you mean {like}?)" if like else ""
+    raise TaskError(f"the group lm_eval/{group} has the member '{name}', which is no task, group or tag{hint}")
+
+
+def _is_known(name: str, index: Index) -> bool:
+    return name in index.tasks or name in index.groups or name in index.tags
+
+
 def _known(group: str, name: str, index: Index) -> str:
-    if name in index.tasks or name in index.groups or name in index.tags:
+    if _is_known(name, index):
         return name
     raise TaskError(
         f"the group lm_eval/{group} defines its member '{name}' within itself, which is not supported; "
@@ -117,6 +147,8 @@ def _known(group: str, name: str, index: Index) -> str:
 
 def _children(config: Mapping[str, Any]) -> Iterator[Any]:
     found = config.get("task")
+    if found is not None and not isinstance(found, str | list):
+        raise TaskError(f"the group lm_eval/{config.get('group')} has task: {found!r}; expected a list of names")
     yield from [found] if isinstance(found, str) else found or ()
 
 
@@ -124,6 +156,11 @@ def _weight(config: Mapping[str, Any]) -> str | None:
     """Return how a group weighs its tasks, None if lm-eval does not aggregate it."""
     found = config.get("aggregate_metric_list")
     metrics = [found] if isinstance(found, Mapping) else found or []
+    if not isinstance(metrics, list) or not all(isinstance(metric, Mapping) for metric in metrics):
+        raise TaskError(
+            f"the group lm_eval/{config.get('group')} has aggregate_metric_list: {found!r}; "
+            "expected a list like [{metric: acc, weight_by_size: true}]"
+        )
     weights = {"size" if metric.get("weight_by_size", True) else "equal" for metric in metrics}
     if len(weights) > 1:
         raise TaskError(
@@ -132,13 +169,25 @@ def _weight(config: Mapping[str, Any]) -> str | None:
     return next(iter(weights), None)
 
 
-def read_group(path: str) -> dict[str, Any]:
-    """Return a group's YAML file with those that it includes."""
-    import yaml
-
-    found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml_loader())
-    includes = found.pop("include", [])
+def read_group(path: str, above: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Return a group's YAML file with those that it includes. Raises `TaskError`."""
+    found = _mapping(path)
+    if path in above:
+        raise TaskError(f"{path} includes itself")
+    includes = found.pop("include", None) or []
     for name in [includes] if isinstance(includes, str) else includes:
-        found = {**read_group(str(Path(path).parent / name)), **found}
+        found = {**read_group(os.path.normpath(Path(path).parent / str(name)), (*above, path)), **found}
     plain: dict[str, Any] = json.loads(json.dumps(found, default=str))
     return plain
+
+
+def _mapping(path: str) -> dict[str, Any]:
+    import yaml
+
+    try:
+        found = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=yaml_loader())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TaskError(f"{path} cannot be read: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict):
+        raise TaskError(f"{path} holds no mapping; expected the keys of a group of lm-eval")
+    return found

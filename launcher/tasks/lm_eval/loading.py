@@ -7,7 +7,7 @@ import json
 import logging
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
@@ -47,7 +47,7 @@ def load(source: TaskSource) -> Any:
     _quiet()
     from lm_eval.tasks import TaskManager
 
-    with seeded():
+    with seeded(), _logged_errors() as logged:
         try:
             loaded = TaskManager(include_defaults=False)._factory.build(
                 _entry(source), overrides=json.loads(source.overrides) or None, registry={}
@@ -55,7 +55,7 @@ def load(source: TaskSource) -> Any:
         except TaskError:
             raise
         except (Exception, SystemExit) as error:
-            raise TaskError(_explained(source, error)) from None
+            raise TaskError(_explained(source, error, logged)) from None
     return _configured(_checked(loaded, source), source)
 
 
@@ -91,16 +91,25 @@ def _checked(task: Any, source: TaskSource) -> Any:
     return task
 
 
-def _explained(source: TaskSource, error: BaseException) -> str:
-    """Return one line about why a task cannot be loaded, with what helps."""
-    said = " ".join(f"{type(error).__name__}: {error}".split())[:300]
+def _explained(source: TaskSource, error: BaseException, logged: Sequence[str]) -> str:
+    """Return one line about why a task cannot be loaded, with what helps; ``logged`` is what lm-eval said before."""
+    said = " ".join("; ".join([*logged, f"{type(error).__name__}: {error}"]).split())[:300]
+    if isinstance(error, StopIteration):
+        said = "one of its splits has no items"
     missing = getattr(error, "name", None) if isinstance(error, ModuleNotFoundError) else None
     if missing:
         return f"lm_eval/{source.name} needs the package '{missing}'; pip install {missing}"
+    if not _is_about_data(error):
+        return f"lm_eval/{source.name} cannot be loaded ({said}); its file is {source.yaml_path}"
     return (
         f"lm_eval/{source.name} cannot be loaded ({said}); its data set must be reachable, or be in "
         "HF_DATASETS_CACHE; or include its YAML in one that names local data, see docs/tasks.md"
     )
+
+
+def _is_about_data(error: BaseException) -> bool:
+    """Tell whether a data set could not be had: from a hub, a cache or a folder."""
+    return isinstance(error, OSError) or type(error).__module__.split(".")[0] in ("datasets", "huggingface_hub")
 
 
 @contextmanager
@@ -116,6 +125,23 @@ def seeded() -> Iterator[None]:
     finally:
         random.setstate(before)
         np.random.set_state(numpy_before)
+
+
+@contextmanager
+def _logged_errors() -> Iterator[list[str]]:
+    """Yield the errors that lm-eval and datasets log, which are then not printed."""
+    found: list[str] = []
+    handler = logging.Handler(logging.ERROR)
+    handler.emit = lambda record: found.append(record.getMessage())  # type: ignore[method-assign]
+    loggers = [logging.getLogger(name) for name in ("lm_eval", "datasets")]
+    before = [(logger, logger.handlers[:], logger.propagate) for logger in loggers]
+    for logger in loggers:
+        logger.handlers[:], logger.propagate = [handler], False
+    try:
+        yield found
+    finally:
+        for logger, handlers, propagate in before:
+            logger.handlers[:], logger.propagate = handlers, propagate
 
 
 def _quiet() -> None:

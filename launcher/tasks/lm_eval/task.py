@@ -31,10 +31,13 @@ class LmEval(LmEvalSettings, Task):
 
     ``task`` is its name in lm-eval, or in the YAML files of the folder ``include_path``. ``overrides`` are keys of its
     YAML file with other values, as those of a group. The other keys are those of ``lm_eval.*``, for this task alone.
+    ``named_by`` is written by the options ``lm_eval/<name>``: what each of them asks under this key. Two that differ
+    are refused, because one would replace the other.
     """
 
     task: str = ""
     overrides: dict[str, Any] = field(default_factory=dict)
+    named_by: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.documents: dict[str, Document] = {}
@@ -55,6 +58,9 @@ class LmEval(LmEvalSettings, Task):
         """lm-eval's task. Raises `TaskError`."""
         if not self.task:
             raise TaskError("task is empty; expected the name of a task of lm-eval, for instance task=arc_easy")
+        if len(set(self.named_by.values())) > 1:
+            ways = "; ".join(f"tasks=[lm_eval/{option}] means {meant}" for option, meant in self.named_by.items())
+            raise TaskError(f"asked in different ways under one key: {ways}; choose one, or rename a task of your own")
         source = loading.TaskSource(
             name=self.task,
             yaml_path=index.find(self.task, self.include_path),
