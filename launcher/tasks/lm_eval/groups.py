@@ -104,7 +104,7 @@ def _put(tasks: dict[str, tuple[str, dict[str, Json]]], key: str, task: tuple[st
     """Add a task; refuse another one with the same key, which it would replace. Raises `TaskError`."""
     before = tasks.setdefault(key, task)
     if before != task:
-        raise TaskError(f"the key {key} would be both {described(*before)} and {described(*task)}; ask them in two runs")
+        raise TaskError(f"the key {key} would be both {described(*before)} and {described(*task)}; ask two runs")
 
 
 def _add_child(

@@ -82,7 +82,7 @@ def find(name: str, include_path: str = "") -> str:
 def _local(include_path: str) -> Index:
     folder = Path(include_path).expanduser()
     if not folder.is_dir():
-        raise TaskError(f"lm_eval.include_path={include_path} is not a folder; it must hold YAML files of lm-eval tasks")
+        raise TaskError(f"lm_eval.include_path={include_path} is not a folder; it must hold YAML files of tasks")
     return scan(folder)
 
 
