@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import socket
+import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TypedDict
@@ -39,15 +40,21 @@ class Lease:
             began_at=datetime.now(UTC).isoformat(),
         )
         self._token = files.install(RunFolder(folder).lease, json.dumps(session) + "\n")
+        self._held_at_s = time.monotonic()
 
     @property
     def holds(self) -> bool:
         """Tell whether no other session has taken the lease since."""
         return files.identity(RunFolder(self.folder).lease) == self._token
 
-    def check(self) -> None:
-        """Raise `TakenOver` unless this session holds the lease."""
-        if not self.holds:
+    def check(self, max_age_s: float = 0.0) -> None:
+        """Raise `TakenOver` unless this session holds the lease, or held it less than ``max_age_s`` seconds ago."""
+        now_s = time.monotonic()
+        if now_s - self._held_at_s < max_age_s:
+            return
+        if self.holds:
+            self._held_at_s = now_s
+        else:
             raise TakenOver(
                 f"{self.folder}: another session took this run over, see {RunFolder.lease}; this session stops"
             )

@@ -22,6 +22,9 @@ from launcher.core.types import Json, Record, Status
 SCHEMA_VERSION = 1
 ITEM_FILES = "item_files"
 """In the fingerprint of a task: the digests of its items' files, where a sample's request and target say all of it."""
+LEASE_AGE_S = 0.2
+"""A record is appended if the session held the lease so recently. A later session reads what was appended before it
+copied the file, and what is appended after that goes to the old file. So a late record does no harm."""
 MAX_SHOWN_CHARACTERS = 120
 """Characters of a value in a difference."""
 
@@ -51,8 +54,8 @@ class Journal:
     A folder that has a journal is continued. `finished` holds the keys of all samples that ended in another status than
     failed, `pauses` those of earlier sessions, `spent` what their answers cost. A last line that a crash cut is
     dropped. Raises `ResumeError` for damaged files, and when ``fingerprint``, which holds all that changes answers,
-    differs from that of the journal. Raises `TakenOver`, also from `add` and `close`, once another session holds the
-    ``lease`` of the folder.
+    differs from that of the journal. Raises `TakenOver`, also from `close`, once another session holds the ``lease`` of
+    the folder; from `add`, at most `LEASE_AGE_S` seconds later.
     """
 
     def __init__(self, folder: Path, fingerprint: Json, lease: Lease | None = None) -> None:
@@ -69,6 +72,11 @@ class Journal:
         self._begin(json.loads(json.dumps(fingerprint)))
         with storing(self.path):
             self._file = self.path.open("ab", buffering=0)
+        try:
+            self._check()  # a session that takes the lease after this finds the file, and copies it
+        except BaseException:
+            self._file.close()
+            raise
 
     def __enter__(self) -> Self:
         return self
@@ -80,7 +88,7 @@ class Journal:
 
     def add(self, record: Record) -> None:
         """Append a record, unbuffered. Raises `StorageError`."""
-        self._check()
+        self._check(LEASE_AGE_S)
         line = redact_bytes(to_line(record))
         with storing(self.path):
             self._append(line)
@@ -133,9 +141,9 @@ class Journal:
             self.spent.update(record.spent or {} if number >= counted else {})
             (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
 
-    def _check(self) -> None:
+    def _check(self, max_age_s: float = 0.0) -> None:
         if self._lease is not None:
-            self._lease.check()
+            self._lease.check(max_age_s)
 
     def _record_span(self, record: Record, length: int) -> None:
         self._spans[record.key] = (self._end, length)

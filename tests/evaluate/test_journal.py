@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,7 @@ from launcher.core.lease import Lease
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Status
 from launcher.evaluate import journal
-from launcher.evaluate.journal import Journal, difference
+from launcher.evaluate.journal import LEASE_AGE_S, Journal, difference
 
 PRINT = {"model": {"name": "m"}, "evaluate": {"temperature": None}}
 
@@ -142,6 +143,7 @@ def test_once_a_later_session_has_begun_the_earlier_one_adds_and_closes_no_more(
     with Journal(tmp_path, PRINT, Lease(tmp_path)) as earlier:
         earlier.add(record("t/1/0"))
         with Journal(tmp_path, PRINT, Lease(tmp_path)):
+            time.sleep(LEASE_AGE_S)
             with pytest.raises(TakenOver):
                 earlier.add(record("t/2/0"))
             with pytest.raises(TakenOver):
