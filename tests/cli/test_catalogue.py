@@ -74,6 +74,7 @@ def test_names_of_lm_eval_are_searched(tmp_path: Path, capsys: pytest.CaptureFix
     [
         (["hellaswg"], "no such task (did you mean hellaswag?)"),
         (["lm_eval", "qqqq"], "no name of lm-eval has that in it"),
+        (["lm_eval/qqqq"], "no name of lm-eval has that in it"),
         (["--config-dir", "/nope"], "--config-dir=/nope is not a folder"),
         (["--nope"], "unrecognized arguments: --nope"),
     ],

@@ -30,6 +30,9 @@ def run(arguments: Sequence[str]) -> int:
     given = asked.parse_args(list(arguments))
     if given.words[:1] == [LM_EVAL]:
         return _print_lm_eval(given.words[1:], given.include_path, as_json=given.json)
+    if given.words and all(word.startswith(f"{LM_EVAL}/") for word in given.words):  # as in tasks=[lm_eval/<name>]
+        names = [word.removeprefix(f"{LM_EVAL}/") for word in given.words]
+        return _print_lm_eval(names, given.include_path, as_json=given.json)
     known = _known(given.config_dir)
     if given.words:
         return _explain(given.words, known, as_json=given.json)
