@@ -15,14 +15,17 @@ MANY = 10**9
 
 @dataclass(frozen=True)
 class Range:
-    """Numbers from ``least``, or above ``above``, up to ``most``."""
+    """Numbers from ``least``, or above ``above``, up to ``most``; ``word`` may stand in place of one."""
 
     least: float | None = None
     most: float | None = None
     above: float | None = None
+    word: str | None = None
 
     def check(self, key: str, value: Any) -> None:
         """Raise `UserError` for a number out of this range; what is no number passes."""
+        if isinstance(value, str) and self.word is not None and value != self.word:
+            raise UserError(f"{key} is {value[:40]!r}; must be a whole number, or {self.word}")
         if isinstance(value, bool) or not isinstance(value, int | float):
             return
         for bound, holds, words in (
@@ -34,6 +37,9 @@ class Range:
                 raise UserError(f"{key} is {_shown(value)}; must be {words} {bound}")
 
     def __str__(self) -> str:
+        return self._numbers() + (f", or {self.word}" if self.word else "")
+
+    def _numbers(self) -> str:
         lower = f"above {self.above}" if self.above is not None else f"at least {self.least}"
         if self.most is None:
             return lower
@@ -42,6 +48,8 @@ class Range:
 
 Count = Annotated[int, Range(1, MANY)]
 """How many of something there are, at least one."""
+CountOrAuto = Annotated[int | str, Range(1, MANY, word="auto")]
+"""How many of something there are, or ``auto``."""
 CountFromZero = Annotated[int, Range(0, MANY)]
 """How many of something there are, possibly none."""
 Seconds = Annotated[float, Range(above=0, most=MANY)]

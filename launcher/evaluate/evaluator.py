@@ -21,6 +21,7 @@ from launcher.evaluate.again import SecondAttempts
 from launcher.evaluate.ask import SampleResult, ask
 from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes, ServerGone
 from launcher.evaluate.changed_items import reconcile
+from launcher.evaluate.concurrency import MOST, START, AdaptiveConcurrency, Gate
 from launcher.evaluate.exchange import AnswerTiming, Symptom
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.meter import Meter
@@ -65,6 +66,8 @@ async def evaluate(
         with naming(name):
             await asyncio.to_thread(task.prepare, endpoint)
     await asyncio.to_thread(reconcile, folder, tasks, settings, endpoint.model, fingerprint, lease)
+    fixed = settings.concurrency if isinstance(settings.concurrency, int) else None
+    start, most = (fixed, fixed) if fixed else (START, MOST)
     with Journal(folder, fingerprint, lease) as journal:
         source = SampleSource(tasks, settings, endpoint.model, journal.finished)
         meter = Meter(settings.budget, journal.spent)
@@ -72,7 +75,7 @@ async def evaluate(
             Client(
                 endpoint,
                 timeout_s=settings.timeout_s,
-                concurrency=settings.concurrency + PROBE_CONNECTIONS,
+                concurrency=most + PROBE_CONNECTIONS,
                 max_bytes=int(settings.max_answer_mb * 2**20),
             ) as client,
             all_running(adapters, folder, deployment),
@@ -80,15 +83,18 @@ async def evaluate(
             connected(second, progress, meter.around) as others,
         ):
             model, watched = endpoint.model, health or NoHealthProbes()
-            breaker = CircuitBreaker(
-                meter.around(client), client.patient(), model, watched, settings.max_pause_s, progress
-            )
-            handler = _bounded(pipeline(adapters, checking(breaker)), settings.concurrency)
+            samples, requests = Gate(start), Gate(start)
+            adaptive = None if fixed else AdaptiveConcurrency(samples, requests)
+            measured = meter.around(adaptive.around(client) if adaptive else client)
+            breaker = CircuitBreaker(measured, client.patient(), model, watched, settings.max_pause_s, progress)
+            handler = _bounded(pipeline(adapters, checking(breaker)), requests)
             again = SecondAttempts(settings.retry_truncated, settings.retry_failed)
             if settings.retry_truncated is not None:
                 again.context = await context_length(client, endpoint)
-            session = _Session(breaker, handler, tasks, source, journal, progress, again, meter, others)
-            await session.run(settings)
+            session = _Session(
+                breaker, handler, tasks, source, journal, progress, again, meter, others, samples, adaptive
+            )
+            await session.run(settings, start, most)
     return outcome.read(folder, tasks)
 
 
@@ -106,7 +112,10 @@ class _Session:
         again: SecondAttempts,
         meter: Meter,
         others: Mapping[str, Connection],
+        gate: Gate,
+        adaptive: AdaptiveConcurrency | None,
     ) -> None:
+        self._gate, self._adaptive = gate, adaptive
         self._again, self._meter, self._others = again, meter, others
         self._breaker, self._handler, self._tasks = breaker, handler, tasks
         self._source, self._journal, self._progress = source, journal, progress
@@ -114,7 +123,7 @@ class _Session:
         self._cached = 0
         self._accept_missing_finish, self._score_timeout_s = False, math.inf
 
-    async def run(self, settings: Evaluate) -> None:
+    async def run(self, settings: Evaluate, first: int, most: int) -> None:
         totals = await asyncio.to_thread(self._source.totals, complete=False)
         known = [size for size in totals.values() if size is not None]
         self._progress.started(sum(known) if len(known) == len(totals) else None, len(self._journal.finished))
@@ -122,7 +131,7 @@ class _Session:
         self._accept_missing_finish = settings.accept_missing_finish
         self._score_timeout_s = settings.score_timeout_s
         try:
-            stopped = await self._all(settings.concurrency)
+            stopped = await self._all(first, most)
             await asyncio.to_thread(self._source.totals, complete=True)
         finally:
             facts: dict[str, Json] = {"totals": self._final_totals(), "stopped": stopped, "spent": self._meter.spent}
@@ -143,24 +152,25 @@ class _Session:
         if self._timings or self._cached:
             asking_s = wall_s - sum(pause.seconds for pause in pauses)
             facts["throughput"] = throughput(self._timings, asking_s, self._cached) | self._meter.facts()
+            facts["throughput"] |= self._adaptive.facts() if self._adaptive else {}
         return facts
 
-    async def _all(self, concurrency: int) -> str | None:
+    async def _all(self, first: int, most: int) -> str | None:
         """Ask until nothing is left; return the reason if it stopped before that."""
-        samples = SampleQueue(self._source, concurrency)
+        samples = SampleQueue(self._source, first)
         try:
             async with asyncio.TaskGroup() as group:
                 guards = [group.create_task(guard()) for guard in self._guards()]
                 async with asyncio.TaskGroup() as workers:
-                    for _ in range(concurrency):
+                    for _ in range(most):
                         workers.create_task(self._work(samples))
                 for guard in guards:
                     guard.cancel()
         except ExceptionGroup as group:
-            first = _first(group)
-            if isinstance(first, ServerGone):
-                return str(first)
-            raise first from None
+            cause = _first(group)
+            if isinstance(cause, ServerGone):
+                return str(cause)
+            raise cause from None
         return samples.stopped
 
     def _guards(self) -> list[Callable[[], Coroutine[None, None, None]]]:
@@ -169,21 +179,24 @@ class _Session:
     async def _work(self, samples: SampleQueue) -> None:
         while True:
             await self._breaker.closed()
-            samples.stop(self._meter.exhausted)
-            sample = await samples.take()
-            if sample is None:
-                return
-            task = self._tasks[sample.task]
-            result = await ask(
-                self._handler,
-                sample,
-                task,
-                accept_missing_finish=self._accept_missing_finish,
-                score_timeout_s=self._score_timeout_s,
-                others=self._others,
-            )
-            if not await self._requeue(result, sample, samples):
-                self._end(result, sample, samples)
+            async with self._gate:
+                samples.stop(self._meter.exhausted)
+                sample = await samples.take()
+                if sample is None:
+                    return
+                await self._attempt(sample, samples)
+
+    async def _attempt(self, sample: Sample, samples: SampleQueue) -> None:
+        result = await ask(
+            self._handler,
+            sample,
+            self._tasks[sample.task],
+            accept_missing_finish=self._accept_missing_finish,
+            score_timeout_s=self._score_timeout_s,
+            others=self._others,
+        )
+        if not await self._requeue(result, sample, samples):
+            self._end(result, sample, samples)
 
     async def _requeue(self, result: SampleResult, sample: Sample, samples: SampleQueue) -> bool:
         """Requeue the sample if the server caused its failure, or may have."""
@@ -236,12 +249,11 @@ async def context_length(client: Client, endpoint: Endpoint) -> int | None:
     return found if isinstance(found, int) and found > 0 else None
 
 
-def _bounded(handler: Handler, concurrency: int) -> Handler:
-    """Return a handler that has at most so many requests in flight: one sample may send several at a time."""
-    slots = asyncio.Semaphore(concurrency)
+def _bounded(handler: Handler, gate: Gate) -> Handler:
+    """Return a handler behind the gate: one sample may send several requests at a time."""
 
     async def handle(request: Request) -> Response:
-        async with slots:
+        async with gate:
             return await handler(request)
 
     return handle

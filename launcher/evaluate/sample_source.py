@@ -18,6 +18,9 @@ from launcher.settings.evaluate import Evaluate
 from launcher.tasks import waiting
 from launcher.tasks.base import Task, naming
 
+AT_ONCE = 64
+"""With ``concurrency=auto``, a thread makes so many samples at a time."""
+
 
 class SampleSource:
     """Hands out the samples that are not done yet, to any number of workers.
@@ -27,6 +30,7 @@ class SampleSource:
 
     def __init__(self, tasks: Mapping[str, Task], settings: Evaluate, model: str, done: Container[str]) -> None:
         self.order: dict[str, None] = {}
+        self._at_once = settings.concurrency if isinstance(settings.concurrency, int) else AT_ONCE
         self._tasks, self._settings, self._model = tasks, settings, model
         self._iterator = (sample for sample in self._all() if sample.key not in done)
         self._ready: deque[Sample] = deque()
@@ -87,7 +91,7 @@ class SampleSource:
 
     def _some(self) -> list[Sample]:
         with self._making:
-            return list(islice(self._iterator, self._settings.concurrency))
+            return list(islice(self._iterator, self._at_once))
 
     def _all(self) -> Iterator[Sample]:
         for name, task in self._tasks.items():

@@ -281,6 +281,8 @@ def _speed(throughput: Mapping[str, Json]) -> str:
     known = [f"{name} {formatting.duration(latency[name])}" for name in ("p50", "p99") if latency.get(name) is not None]
     if throughput.get("cached"):
         parts.append(f"{formatting.plural(throughput['cached'], 'answer')} from the cache")
+    if adaptive := throughput.get("concurrency"):
+        parts.append(f"{adaptive['limit']} in flight at the end ({len(adaptive['history']) - 1} changes)")
     if budget := throughput.get("budget"):
         cost = f" for {budget['usd']:.4f} USD" if budget["usd"] else ""
         parts.append(f"{budget['tokens']:,} tokens{cost} in all sessions")

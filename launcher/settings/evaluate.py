@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field, fields
 from typing import Annotated, ClassVar
 
-from launcher.core.ranges import Count, Fraction, NonNegative, Positive, Range, Seconds, SecondsFromZero
+from launcher.core.ranges import Count, CountOrAuto, Fraction, NonNegative, Positive, Range, Seconds, SecondsFromZero
 from launcher.settings.budget import Budget
 from launcher.settings.component import component
 
@@ -20,7 +20,8 @@ Factor = Annotated[float, Range(above=1, most=1000)]
 class Evaluate:
     """How the samples of all tasks are asked.
 
-    ``concurrency``: requests in flight. ``repeats``: how often every sample is asked. ``limit``: the first samples of
+    ``concurrency``: requests in flight; ``auto`` follows what the server can take.
+    ``repeats``: how often every sample is asked. ``limit``: the first samples of
     each task only. ``temperature``, ``max_tokens`` and ``seed`` replace what the tasks say (null: as the tasks say) for
     requests that generate; log-likelihood requests stay as they are. Repeat number r is asked with ``seed`` + r.
     ``timeout_s`` bounds one request, ``max_answer_mb`` the size of one answer in MiB. An answer without a
@@ -46,7 +47,7 @@ class Evaluate:
     )
     """Fields that a resumed run may change."""
 
-    concurrency: Count = 16
+    concurrency: CountOrAuto = 16
     repeats: Count = 1
     limit: Count | None = None
     temperature: NonNegative | None = None
