@@ -26,7 +26,8 @@ class Budget:
     usd_per_million_prompt_tokens: NonNegative = 0.0
     usd_per_million_completion_tokens: NonNegative = 0.0
 
-    def __post_init__(self) -> None:
+    def check(self) -> None:
+        """Raise `UserError` for money without prices."""
         if self.usd is not None and not (self.usd_per_million_prompt_tokens or self.usd_per_million_completion_tokens):
             raise UserError(
                 f"evaluate.budget.usd={self.usd:g} needs prices: give evaluate.budget.usd_per_million_prompt_tokens "

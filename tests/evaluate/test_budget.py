@@ -79,4 +79,4 @@ async def test_failed_answers_count_too(tmp_path):
 
 def test_money_needs_prices():
     with pytest.raises(UserError, match=r"evaluate\.budget\.usd=5 needs prices"):
-        Budget(usd=5)
+        Evaluate(budget=Budget(usd=5))
