@@ -60,6 +60,10 @@ Positive = Annotated[float, Range(above=0, most=10**15)]
 """A size or a rate."""
 NonNegative = Annotated[float, Range(0, 10**15)]
 """A size or a rate, possibly 0."""
+Seed = Annotated[int, Range(-(2**63), 2**62)]
+"""What a server takes as a seed, with room for the number of a repeat."""
+Bound = Annotated[float, Range(-1e6, 1e6)]
+"""An end of a scale."""
 Fraction = Annotated[float, Range(0, 1)]
 """A share of the whole."""
 Bytes = Annotated[int, Range(1, 10**15)]

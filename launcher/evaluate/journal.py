@@ -25,6 +25,8 @@ ITEM_FILES = "item_files"
 LEASE_AGE_S = 0.2
 """A record is appended if the session held the lease so recently. A later session reads what was appended before it
 copied the file, and what is appended after that goes to the old file. So a late record does no harm."""
+NEUTRAL: tuple[Json, ...] = (None, "", False, [], {})
+"""The values with which a setting that an earlier version did not have changes nothing."""
 MAX_SHOWN_CHARACTERS = 120
 """Characters of a value in a difference."""
 
@@ -166,7 +168,7 @@ def header(folder: Path) -> JournalHeader | None:
 def difference(old: Json, new: Json, path: str = "") -> list[str]:
     """Return a line ``key: old -> new`` for each value in which two JSON values differ."""
     if isinstance(old, dict) and isinstance(new, dict):
-        names = list(dict.fromkeys([*old, *new]))
+        names = [name for name in dict.fromkeys([*old, *new]) if name in old or new[name] not in NEUTRAL]
         parts = [(f"{path}.{name}" if path else name, old.get(name), new.get(name)) for name in names]
         return [line for name, a, b in parts for line in difference(a, b, name)]
     return [] if old == new else [f"{path}: {_shown(old)} -> {_shown(new)}"]
@@ -178,12 +180,21 @@ def _shown(value: Json) -> str:
 
 
 def _compare(old: Json, new: Json, folder: Path) -> None:
-    lines = difference(_without_item_files(old), _without_item_files(new))
+    lines = difference(_without_item_files(_without_old_digests(old, new)), _without_item_files(new))
     if lines:
         what = "\n".join(f"  {line}" for line in lines)
         raise ResumeError(
             f"{folder} has samples that were asked in another way; choose another folder, or undo this:\n{what}"
         )
+
+
+def _without_old_digests(old: Json, new: Json) -> Json:
+    """Return a fingerprint of before `ITEM_FILES` without the digests that it has in their place."""
+    if not isinstance(old, dict) or not isinstance(new, dict):
+        return old
+    if ITEM_FILES in new and ITEM_FILES not in old:
+        return {key: value for key, value in old.items() if key not in ("items", "fewshot")}
+    return {key: _without_old_digests(value, new.get(key)) for key, value in old.items()}
 
 
 def _without_item_files(fingerprint: Json) -> Json:

@@ -5,12 +5,19 @@ from __future__ import annotations
 from dataclasses import field, fields
 from typing import Annotated, ClassVar
 
-from launcher.core.ranges import Count, CountOrAuto, Fraction, NonNegative, Positive, Range, Seconds, SecondsFromZero
+from launcher.core.ranges import (
+    Count,
+    CountOrAuto,
+    Fraction,
+    NonNegative,
+    Positive,
+    Range,
+    Seconds,
+    SecondsFromZero,
+    Seed,
+)
 from launcher.settings.budget import Budget
 from launcher.settings.component import component
-
-Seed = Annotated[int, Range(-(2**63), 2**62)]
-"""What a server takes as a seed, with room for the number of a repeat."""
 
 Factor = Annotated[float, Range(above=1, most=1000)]
 """How many times more."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from launcher.core.ranges import Count, CountFromZero
+from launcher.core.ranges import Count, CountFromZero, Seed
 
 
 @dataclass
@@ -44,6 +44,6 @@ class LmEvalSettings:
     add_bos_token: bool = False
     max_length: Count | None = None
     max_gen_toks: Count = 256
-    seed: int = 1234
-    fewshot_seed: int = 1234
+    seed: Seed = 1234
+    fewshot_seed: Seed = 1234
     unsafe: bool = False

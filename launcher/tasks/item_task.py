@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 
 from launcher.core.errors import UserError
-from launcher.core.ranges import Count, CountFromZero
+from launcher.core.ranges import Count, CountFromZero, Seed
 from launcher.core.types import Json
 from launcher.tasks import items
 from launcher.tasks.base import Task
@@ -42,7 +42,7 @@ class ItemTask(Task):
     fewshot_path: str = ""
     fewshot_split: str = ""
     fewshot_indices: list[CountFromZero] = field(default_factory=list)
-    fewshot_seed: int | None = None
+    fewshot_seed: Seed | None = None
     fewshot_separator: str = "\n\n"
 
     def check_settings(self, *templates: str) -> None:

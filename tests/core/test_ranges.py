@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterator
 from dataclasses import MISSING, fields, is_dataclass
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 import pytest
 
@@ -20,28 +20,36 @@ VALUES = (0, -1, HUGE, float(HUGE), math.nan, math.inf, -math.inf)
 
 
 def numbers(cls: type) -> Iterator[str]:
-    """Yield the fields of a dataclass that take a number."""
+    """Yield the fields of a dataclass that take a number, but no list or mapping of them."""
     for name, hint in get_type_hints(cls).items():
-        if name in {f.name for f in fields(cls)} and {int, float} & {hint, *get_args(hint)}:
+        if (
+            get_origin(hint) not in (list, dict)
+            and name in {f.name for f in fields(cls)}
+            and {int, float} & {hint, *get_args(hint)}
+        ):
             yield name
 
 
 def groups() -> Iterator[tuple[str, str, type]]:
-    """Yield every component, and every group of settings within one: its path, the field, and the class."""
+    """Yield every component, and every group of settings within one that is no component: path, field and class."""
     for path, cls in sorted(COMPONENTS.items()):
         yield path, "", cls
         for name, hint in get_type_hints(cls).items():
-            if is_dataclass(hint):
+            if is_dataclass(hint) and hint not in COMPONENTS.values():
                 yield path, name, hint
 
 
 FIELDS = [(path, inner, cls, name) for path, inner, cls in groups() for name in numbers(cls)]
 
 
+ONE_OF_SEVERAL: dict[str, dict[str, Any]] = {"Pairwise": {"target": "{{answer}}"}, "JudgeScore": {"low": -10.0}}
+"""Values for components whose fields depend on each other."""
+
+
 def required(cls: type) -> dict[str, Any]:
     """Return values for the fields without a default."""
     missing = [f.name for f in fields(cls) if f.default is MISSING and f.default_factory is MISSING]
-    return dict.fromkeys(missing, "{port}")
+    return dict.fromkeys(missing, "{port}") | ONE_OF_SEVERAL.get(cls.__name__, {})
 
 
 def test_the_fields_are_found() -> None:
@@ -64,7 +72,9 @@ def test_a_number_is_in_its_range_or_refused_in_one_line(path: str, inner: str, 
         if fits:
             component(**required(component) | given)
             continue
-        with pytest.raises(UserError, match=rf"^{re.escape(key)} is \S+; must be \S.*$") as refused:
+        with pytest.raises(
+            UserError, match=rf"^({re.escape(group)}\.)?{re.escape(key)} is \S+; must be \S.*$"
+        ) as refused:
             component(**required(component) | given)
         assert "\n" not in str(refused.value)
 

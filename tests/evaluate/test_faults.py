@@ -172,4 +172,6 @@ async def test_a_metric_that_cannot_be_computed_is_a_note_and_the_others_stay(tm
         found = (await evaluate(server.endpoint, {"t": Two(3)}, [], Evaluate(), tmp_path, {"v": 1}, Watch())).tasks["t"]
     assert [(name, metric.value) for name, metric in found.metrics.items()] == [("right", 1.0)]
     [(note, count)] = found.notes.items()
+    if aggregation is Aggregation.items and "is None" in words:  # an item may have no value, but not all of them
+        words = "ValueError: no item has enough samples"
     assert (note.startswith(f"exact_match cannot be computed: {words}"), count) == (True, 3), note

@@ -93,14 +93,14 @@ def test_a_changed_fingerprint_is_refused_with_the_difference(record, tmp_path):
     with Journal(tmp_path, PRINT) as opened:
         opened.add(record("t/a/0"))
     before = (tmp_path / "samples.jsonl").read_bytes()
-    changed = {"model": {"name": "other"}, "evaluate": {"temperature": 0.8}, "adapters": []}
+    changed = {"model": {"name": "other"}, "evaluate": {"temperature": 0.8}, "adapters": ["x"], "new": ""}
     with pytest.raises(ResumeError) as error:
         Journal(tmp_path, changed)
     assert str(error.value).splitlines() == [
         f"{tmp_path} has samples that were asked in another way; choose another folder, or undo this:",
         '  model.name: "m" -> "other"',
         "  evaluate.temperature: null -> 0.8",
-        "  adapters: null -> []",
+        '  adapters: null -> ["x"]',
     ]
     assert (tmp_path / "samples.jsonl").read_bytes() == before
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from typing import ClassVar
 
 from launcher.core.errors import UserError
-from launcher.core.ranges import Count, NonNegative
+from launcher.core.ranges import Count, NonNegative, Seed
 from launcher.core.types import Ask, Json, Request, Response, Sample
 from launcher.tasks.generation import Generation
 from launcher.tasks.item_task import ItemTask
@@ -52,7 +52,7 @@ class JudgedTask(ItemTask):
     judge_system: str = ""
     judge_max_tokens: Count = 2048
     judge_temperature: NonNegative = 0.0
-    judge_seed: int = 0
+    judge_seed: Seed = 0
     judge_stop: list[str] = field(default_factory=list)
     votes: Count = 1
     verdict: str = LINE

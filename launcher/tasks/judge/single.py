@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import field
 
 from launcher.core.errors import UserError
+from launcher.core.ranges import Bound
 from launcher.core.types import Ask, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
@@ -37,8 +38,8 @@ class JudgeScore(JudgedTask):
     sent ``votes`` times with further seeds: the score is the mean of the numbers, or the label that most votes have.
     """
 
-    low: float = 1.0
-    high: float = 10.0
+    low: Bound = 1.0
+    high: Bound = 10.0
     rescale: bool = False
     labels: dict[str, float] = field(default_factory=dict)
 
