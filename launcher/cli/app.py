@@ -20,7 +20,7 @@ from launcher import __version__
 from launcher.cli import commands
 from launcher.cli.arguments import expand_arguments
 from launcher.cli.compose import Composition
-from launcher.cli.composition_crashes import describe_crash
+from launcher.cli.composition_crashes import describe_crash, refused_folder
 from launcher.cli.config_errors import describe
 from launcher.cli.jobs import RunContext, job
 from launcher.cli.lm_eval_options import including
@@ -69,7 +69,7 @@ def launch(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return report_interrupt()
     except OSError as error:
-        reason = refused(error)
+        reason = refused_folder(error, swept="multirun" in line.flags) or refused(error)
         if reason is None:
             raise
         return fail_sweep(reason, UserError.exit_code)

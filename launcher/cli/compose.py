@@ -15,7 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from launcher.cli import hydra_launchers
 from launcher.cli.arguments import override_texts
-from launcher.cli.config_errors import check_ranges, describe, unknown_keys
+from launcher.cli.config_errors import check_emptied, check_ranges, describe, unknown_keys
 from launcher.cli.config_secrets import check_secrets
 from launcher.cli.hydra_launchers import SHARED, launcher_keys
 from launcher.core.errors import UserError
@@ -52,6 +52,7 @@ class Composition:
     def _compose(self) -> ComposedRun:
         keys = launcher_keys(self._hydra)
         check_secrets(self._config)
+        check_emptied(self._config, self.overrides)
         hydra_launchers.check(keys, submitted=is_submitted(self._config))
         search_beside(_option_folders(self._hydra))
         config = _with_queue_keys(self._config, keys, self.overrides)

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from traceback import walk_tb
 from types import FrameType
 
+from hydra._internal.config_repository import IConfigRepository
 from hydra.core.override_parser.types import Override
+from hydra.errors import HydraException
 from hydra.plugins.config_source import ConfigSource
 from yaml import MarkedYAMLError
 
@@ -18,6 +20,11 @@ COMPOSING = "load_configuration"
 """The function of Hydra's loader in which everything is composed."""
 LOGGING = "configure_log"
 """The function of Hydra's that sets up logging."""
+MERGING = "_compose_config_from_defaults_list"
+"""The function of Hydra's in which the options are put together."""
+GLOBAL = "_global_"
+MAKING = frozenset({"os", "pathlib"})
+"""Modules that make the folders that Hydra asks for."""
 EMPTY = frozenset({"adapters", "experiment"})
 """Groups of which no option need be chosen."""
 
@@ -36,6 +43,40 @@ def describe_crash(error: Exception) -> str | None:
     return f"{subject.text}: not the name of an option{_expected(subject.group)}"
 
 
+def describe_package(error: BaseException) -> str | None:
+    """Return one line if an option was put elsewhere than its ``@package`` says: Hydra cuts it at ``_global_``."""
+    for frame, _ in walk_tb(error.__traceback__):
+        if frame.f_code.co_name != MERGING or not _is_of_hydra(frame):
+            continue
+        merged, repository = frame.f_locals["default"], frame.f_locals["repo"]
+        for path in filter(None, (merged.config_path, merged.parent)):
+            package = _package(repository, path)
+            if GLOBAL in package.removeprefix(f"{GLOBAL}.") and package != GLOBAL:
+                return (
+                    f"{path}.yaml: @package {package}: Hydra takes {GLOBAL} in it as a keyword; "
+                    f"write @package {package.replace(GLOBAL, '_globals_')}"
+                )
+    return None
+
+
+def _package(repository: IConfigRepository, path: str) -> str:
+    try:
+        found = repository.load_config(path)
+    except (HydraException, OSError):
+        return ""
+    return str((found.header.get("package") if found is not None else None) or "")
+
+
+def refused_folder(error: OSError, *, swept: bool) -> str | None:
+    """Return one line for a run folder that cannot be made, with the key that names it; None for another error."""
+    frames = [frame for frame, _ in walk_tb(error.__traceback__)]
+    ours = [frame for frame in frames if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in MAKING]
+    if error.filename is None or not ours or not _is_of_hydra(ours[-1]):
+        return None
+    key = "hydra.sweep.dir" if swept else "hydra.run.dir"
+    return f"{key}: {shown(str(error.filename))}: {error.strerror}; expected a folder that can be made and written to"
+
+
 @dataclass(frozen=True)
 class _Subject:
     """What Hydra was reading: a file or an option, or the choice of an option in a ``group``."""
@@ -45,7 +86,7 @@ class _Subject:
 
 
 def _is_of_hydra(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__", "")).startswith("hydra.")
+    return str(frame.f_globals.get("__name__", "")).startswith(("hydra.", "hydra_plugins."))
 
 
 def _subjects(frames: Iterator[FrameType]) -> Iterator[_Subject]:

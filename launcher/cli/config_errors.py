@@ -19,16 +19,18 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from launcher.cli.composition_crashes import describe_package
 from launcher.cli.options import options_of, unloaded
 from launcher.core import credentials
 from launcher.core.errors import UserError
 from launcher.core.ranges import ranges
 from launcher.settings.component import check_finite
+from launcher.settings.overrides import CommandLine, key_of
 
 CONTAINER_VALUE = re.compile(r"(?:Cannot convert '|Value '.*' of type ')(?:DictConfig|ListConfig|bytes)'", re.DOTALL)
 QUOTED_VALUE = re.compile(r"(?:Value|Invalid value|Cannot convert) '(.*?)'")
 """How OmegaConf quotes a value that it refuses."""
-NEW_ENTRY = re.compile(r"dict is not a subclass of (\w+)")
+NEW_ENTRY = re.compile(r"(?:dict|list) is not a subclass of (\w+)")
 """What OmegaConf says of an entry that an override would add to a mapping of components."""
 REMEDIES = {
     "converted to Integer": "a whole number",
@@ -42,6 +44,14 @@ REMEDIES = {
 """What OmegaConf says of a wrong type, and what to give instead."""
 TWO_OPTIONS = re.compile(r"In 'schema/(.+)/\w+': .*: Merge error: (\w+) is not a subclass of (\w+)\.")
 """What Hydra says of two options of a group that takes one."""
+MERGE = re.compile("Cannot merge DictConfig with ListConfig|Merge error: list is not a subclass of")
+"""What OmegaConf says of a list where a mapping is due, and also of a mapping where a list is due."""
+MERGED_FILE = re.compile(r"In '(\S+)': ")
+SINGLE_VALUE = re.compile(r"(?:int|float|str|bool) is not a subclass of \w+\. value: ")
+"""What OmegaConf says of one value where the keys of a component are due."""
+MERGED_OVERRIDE = re.compile(r"Error merging override \+*([^=\s]+)=")
+LISTED = frozenset({"adapters", "tasks"})
+"""Groups of which several options may be chosen."""
 FULL_KEY = re.compile(r"^\s*full_key: (\S+)$", re.MULTILINE)
 
 
@@ -49,6 +59,8 @@ def describe(error: BaseException) -> str:
     """Return one line that says what is wrong."""
     if isinstance(error, MissingConfigException):
         return _unknown_option(error)
+    if keyword := describe_package(error):
+        return keyword
     if isinstance(error, OverrideParseException):
         what, why = credentials.shown(str(error.override)), credentials.shown(_first_line(error))
         return f"{what}: {why}; expected group=option or key=value, the value in quotes"
@@ -60,13 +72,30 @@ def describe(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and "is not Optional" in str(cause):
         return f"{cause.full_key}: null is not allowed; give a value, or leave the key out"
     if isinstance(cause, ValidationError) and (kind := NEW_ENTRY.search(str(cause))):
-        return f"{cause.full_key}: a new {kind[1]} needs an option file; see docs/extending.md"
+        key = given[1] if (given := MERGED_OVERRIDE.match(str(error))) else cause.full_key
+        return f"{key}: a new {kind[1]} needs an option file; see docs/extending.md"
+    if MERGE.search(str(cause)) and (wrong := _wrong_container(str(cause))):
+        return wrong
+    if isinstance(cause, ValidationError) and cause.full_key and SINGLE_VALUE.search(str(cause)):
+        return f"{cause.full_key}: one value stands where a mapping is due; expected {{key: value}}"
     if isinstance(cause, ValidationError) and cause.full_key:
         return f"{cause.full_key}: {_without_value(_first_line(cause), str(cause.full_key))}{_expected(cause)}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
     key = FULL_KEY.search(str(error))
     return _without_value(_with_remedy(_first_line(error)), key[1] if key else "")
+
+
+def _wrong_container(said: str) -> str | None:
+    """Return one line for a list where a mapping is due, or the other way round; of a file OmegaConf says no key."""
+    listed, mapped = "a list stands where a mapping is due", "a mapping stands where a list is due"
+    if file := MERGED_FILE.match(said):
+        return f"{file[1]}: {listed}" if "list is not a" in said else f"{file[1]}: {listed}, or {mapped}"
+    if not (key := FULL_KEY.search(said)):
+        return None
+    if "object_type=list" in said:
+        return f"{key[1]}: {mapped}; expected [a,b]"
+    return f"{key[1]}: {listed}; expected {{key: value}}"
 
 
 def _without_value(line: str, key: str = "") -> str:
@@ -98,6 +127,15 @@ def unknown_keys(cfg: DictConfig) -> list[str]:
         elif not OmegaConf.is_missing(cfg, key) and isinstance(cfg[key], DictConfig):
             found += unknown_keys(cfg[key])
     return found
+
+
+def check_emptied(cfg: DictConfig, overrides: Iterable[str]) -> None:
+    """Refuse ``key={}`` where entries stay: Hydra adds no entry to them, and takes none away. Raises `UserError`."""
+    for override in CommandLine.of(overrides).overrides:
+        key = key_of(override)
+        if override.value() == {} and not override.is_delete() and OmegaConf.select(cfg, key):
+            instead = f"{key}=[] chooses none" if key in LISTED else f"set a key of it: {key}.<key>=<value>"
+            raise UserError(f"{key}={{}}: an empty mapping takes no entry away; {instead}")
 
 
 def check_ranges(cfg: DictConfig) -> None:
@@ -155,8 +193,20 @@ def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:
         return f"{cause.full_key}: unknown key; to add it, write +{cause.full_key}=<value>"
     accepted = _known_keys(cause)
     key = str(cause.key)
+    if unchosen := _unchosen(str(cause.full_key), key):
+        return f"{cause.full_key}: {unchosen}; chosen: {', '.join(accepted) or 'none'}"
     what = f"{cause.full_key}: no such key{_suggestion(key, accepted)}"
     return f"{what}; expected one of {', '.join(accepted)}" if accepted else f"{what}; nothing is chosen in its group"
+
+
+def _unchosen(full_key: str, key: str) -> str | None:
+    """Return what chooses an option, for a key of one that exists and is not chosen."""
+    group = full_key.removesuffix(f".{key}")
+    if group == "tasks" and key.startswith("lm_eval_"):
+        return "no task of lm-eval with this key is chosen; tasks=[lm_eval/<name>] chooses one"
+    if group in LISTED and key in options_of(group):
+        return f"{key} is not chosen; {group}=[{key}] chooses it"
+    return None
 
 
 def _known_keys(cause: OmegaConfBaseException) -> list[str]:

@@ -7,11 +7,14 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any
 
+from hydra.core.override_parser.types import Sweep
 from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
-from launcher.core.errors import TaskError
+from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Json
 from launcher.settings.lm_eval import LmEvalSettings
 from launcher.settings.overrides import CommandLine
@@ -21,17 +24,34 @@ from launcher.tasks.lm_eval.task import LmEval
 
 GROUP = "tasks/lm_eval"
 PREFIX = f"{GROUP}/"
+INCLUDE_PATH = "lm_eval.include_path"
 _include_path: ContextVar[str] = ContextVar("include_path", default="")
 
 
 @contextmanager
 def including(line: CommandLine) -> Iterator[None]:
-    """Let the options have those of the folder ``lm_eval.include_path`` of the command line."""
-    token = _include_path.set(line.get("lm_eval.include_path") or "")
+    """Let the options have those of the folder ``lm_eval.include_path`` of the command line. Raises `UserError`."""
+    token = _include_path.set(_included(line))
     try:
         yield
     finally:
         _include_path.reset(token)
+
+
+def _included(line: CommandLine) -> str:
+    """Return the folder, with the variables in it; the options must be known before anything is composed."""
+    given = line.get(INCLUDE_PATH)
+    if given is None or given == "":
+        return ""
+    if isinstance(given, Sweep):
+        raise UserError(f"{INCLUDE_PATH}: several values; it cannot be swept over, since it says which options exist")
+    try:
+        folder = str(OmegaConf.create({"folder": getattr(given, "text", given)}).folder)
+    except OmegaConfBaseException:
+        raise UserError(f"{INCLUDE_PATH}={given}: expected a folder; of interpolations only ${{oc.env:...}}") from None
+    if not Path(folder).expanduser().is_dir():
+        raise UserError(f"{INCLUDE_PATH}={folder}: not a folder; expected one with YAML files of lm-eval tasks")
+    return folder
 
 
 def names() -> index.Index:
@@ -82,5 +102,9 @@ def _unknown(name: str, known: index.Index) -> str:
     """Return one line about a name that lm-eval does not have."""
     like = get_close_matches(name, known.names(), 3)
     hint = f" (did you mean {' or '.join(like)}?)" if like else ""
-    local = "" if _include_path.get() else "; a task of your own needs lm_eval.include_path=<folder of YAML files>"
+    local = (
+        ""
+        if _include_path.get()
+        else f"; a task of your own needs {INCLUDE_PATH}=<folder of YAML files> on the command line"
+    )
     return f"tasks=lm_eval/{name}: lm-eval {index.version()} has no such task, group or tag{hint}{local}"

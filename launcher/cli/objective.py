@@ -35,14 +35,12 @@ def value(folder: Path, objective: Json) -> Value:
 
 
 def _value(name: str, metrics: Mapping[str, Json]) -> float | None:
-    task, _, metric = name.rpartition(".")
-    if not metrics.get(task):  # nothing of it was scored
+    values = {f"{task}.{metric}": entry["value"] for task, found in metrics.items() for metric, entry in found.items()}
+    if name in values:
+        return float(values[name])
+    if not any(found and name.startswith(f"{task}.") for task, found in metrics.items()):  # nothing of it was scored
         return None
-    if metric not in metrics[task]:
-        raise UserError(
-            f"objective={name}: the points have no such metric; expected one of {', '.join(_names(metrics))}"
-        )
-    return float(metrics[task][metric]["value"])
+    raise UserError(f"objective={name}: the points have no such metric; expected one of {', '.join(values)}")
 
 
 def _names(metrics: Mapping[str, Json]) -> list[str]:

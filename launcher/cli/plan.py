@@ -19,6 +19,7 @@ from launcher.settings.cluster import NODE_GIB, Slurm
 from launcher.settings.component import name_of
 from launcher.tasks.base import Task, naming
 
+NO_TASKS = "none: mode=run needs at least one; mode=serve and mode=validate do not"
 FILES = " ".join(
     (
         f"{RunFolder.hydra}/ {RunFolder.results} {RunFolder.samples} {RunFolder.journal} {RunFolder.certificate}",
@@ -58,7 +59,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         **({"judge": _judge(run.used_judge, allocation)} if run.used_judge is not None else {}),
         "adapters, outermost first": list(run.adapters),
-        "tasks": {name: _task(name, task) for name, task in run.tasks.items()},
+        "tasks": {name: _task(name, task) for name, task in run.tasks.items()} or NO_TASKS,
         **({"groups": {name: ", ".join(group.members) for name, group in run.groups.items()}} if run.groups else {}),
         "files in the run folder": FILES,
         "submission": _job(run, run.cluster) if isinstance(run.cluster, Slurm) else "none: this process does it all",

@@ -167,12 +167,15 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
 def _check_objective(run: Run) -> None:
     asked = [] if run.objective is None else run.objective if isinstance(run.objective, list) else [run.objective]
     for name in asked:
-        task, _, metric = str(name).rpartition(".")
         known = [*run.tasks, *run.groups]
-        if task not in known or not metric:
+        owners = [task for task in known if str(name).startswith(f"{task}.") and str(name) != f"{task}."]
+        if not owners:
             raise UserError(
                 f"objective={name}: expected <task>.<metric> with a task of this run, one of {', '.join(known)}"
             )
+        metrics = [f"{task}.{metric}" for task in owners for metric in group.declared(task, run.groups, run.tasks)]
+        if name not in metrics:
+            raise UserError(f"objective={name}: no such metric; expected one of {', '.join(metrics)}")
 
 
 def _check_judge(run: Run) -> None:

@@ -149,8 +149,14 @@ def check_flags(arguments: Sequence[str]) -> None:
         if flag.startswith("-") and not joined and not any(known.startswith(flag) for known in FLAGS):
             raise UserError(
                 f"{flag}: no such flag; expected one of -m, --help, --version, --cfg job, --info, --config-dir; "
-                "a setting has no dashes: key=value"
+                f"a setting has no dashes: {_as_setting(flag)}"
             )
+
+
+def _as_setting(flag: str) -> str:
+    """Return how a setting is written that was given as a flag; its value may be a secret, and is not repeated."""
+    name = flag.lstrip("-")
+    return f"{name}=<value>" if re.fullmatch(r"[a-z]\w*(?:\.\w+)*", name, re.ASCII) else "key=value"
 
 
 def in_grammar(word: str, sweeps: bool) -> str:

@@ -53,6 +53,11 @@ def check(groups: Mapping[str, Group], tasks: Mapping[str, Task]) -> None:
         _check_kinds(name, groups, tasks)
 
 
+def declared(name: str, groups: Mapping[str, Group], tasks: Mapping[str, Task]) -> list[str]:
+    """Return the metrics of a task, or those that a group sums up."""
+    return metrics(name, groups, tasks) if name in groups else [metric.name for metric in tasks[name].metrics]
+
+
 def metrics(name: str, groups: Mapping[str, Group], tasks: Mapping[str, Task]) -> list[str]:
     """Return the metrics that all tasks of a group have, in the order of the first one."""
     declared = [[metric.name for metric in tasks[leaf].metrics] for leaf in _leaves(name, groups)]

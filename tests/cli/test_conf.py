@@ -126,7 +126,23 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("run=somewhere", ["run=somewhere", "mode=status"]),
         ("validate.tolerance=-1", ["validate.tolerance is -1.0; must be above 0"]),
         ("validate.timeout_s=0", ["validate.timeout_s is 0.0; must be above 0"]),
-        ("--modle", ["--modle: no such flag", "--help", "key=value"]),
+        ("--modle", ["--modle: no such flag", "--help", "modle=<value>"]),
+        ("--tasks=addition", ["--tasks: no such flag", "tasks=<value>"]),
+        ("--1x", ["--1x: no such flag", "key=value"]),
+        ("tasks.arc_easy.limit=5", ["tasks.arc_easy: arc_easy is not chosen", "tasks=[arc_easy]", "addition"]),
+        ("tasks.lm_eval_arc_easy.limit=5", ["tasks.lm_eval_arc_easy: no task of lm-eval", "tasks=[lm_eval/<name>]"]),
+        ("adapters.caching.folder=x", ["adapters.caching: caching is not chosen", "adapters=[caching]"]),
+        ("tasks.addition=[1]", ["tasks.addition: a list stands where a mapping is due", "{key: value}"]),
+        ("backend.aliases={a: 1}", ["backend.aliases: a mapping stands where a list is due", "[a,b]"]),
+        ("backend.limits=7", ["backend.limits: one value stands where a mapping is due"]),
+        ("+tasks.mine=[1]", ["tasks.mine: a new Task needs an option file"]),
+        ("tasks={}", ["tasks={}: an empty mapping takes no entry away", "tasks=[]"]),
+        ("evaluate={}", ["evaluate={}: an empty mapping takes no entry away", "evaluate.<key>=<value>"]),
+        ("objective=capitals.f1", ["objective=capitals.f1: no such metric", "capitals.acc, capitals.acc_norm"]),
+        ("objective=[addition.exact_match,capitals.f1]", ["objective=capitals.f1: no such metric"]),
+        ("hydra.run.dir=/proc/x", ["hydra.run.dir: /proc/x: ", "expected a folder"]),
+        ("lm_eval.include_path=nowhere", ["lm_eval.include_path=nowhere: not a folder"]),
+        ("lm_eval.include_path=${model.name}", ["lm_eval.include_path=${model.name}", "only ${oc.env:...}"]),
         ("--model=tiny", ["--model: no such flag"]),
         ("objective=adition.acc", ["objective=adition.acc", "<task>.<metric>", "addition"]),
         ("validate.prompt=", ["validate.prompt", "empty"]),
@@ -176,6 +192,57 @@ def test_an_option_file_that_cannot_be_read_is_named(content: bytes, reason: str
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 1
     assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("limits: [1]", "a list stands where a mapping is due"),
+        ("limits: {headers: [1]}", "a list stands at"),
+        ("aliases: {a: b}", "a list stands where a mapping is due, or a mapping stands where a list is due"),
+    ],
+)
+def test_a_list_or_a_mapping_out_of_place_is_named_with_its_file(content: str, said: str, tmp_path: Path) -> None:
+    (tmp_path / "backend").mkdir()
+    content = f"defaults: [/schema/backend/inline@_here_, _self_]\n{content}\n"
+    (tmp_path / "backend" / "bad.yaml").write_text(content)
+    done = launch(f"--config-dir={tmp_path}", "backend=bad", "mode=plan", cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert "backend/bad" in line
+    assert said in line
+
+
+@pytest.mark.parametrize("name", ["my_global_facts", "facts"])
+def test_a_package_that_hydra_would_cut_is_refused(name: str, tmp_path: Path) -> None:
+    (tmp_path / "tasks").mkdir()
+    content = "# @package tasks.my_global_facts\ndefaults: [/schema/tasks/generation@_here_]\npath: x.jsonl\n"
+    (tmp_path / "tasks" / f"{name}.yaml").write_text(content)
+    done = launch(f"--config-dir={tmp_path}", f"tasks=[{name}]", "mode=plan", cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert f"tasks/{name}.yaml: @package tasks.my_global_facts: Hydra takes _global_ in it as a keyword" in line
+
+
+@pytest.mark.parametrize("launcher", ["basic", "shared"])
+def test_a_folder_of_a_sweep_that_cannot_be_made_is_named_with_its_key(launcher: str, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    asked = ["-m", "engine=echo", "model=none", "evaluate.seed=1,2", "hydra.sweep.dir=file"]
+    done = launch(*asked, f"hydra/launcher={launcher}", cwd=tmp_path)
+    (line,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert "hydra.sweep.dir: file: File exists; expected a folder" in line
+
+
+def test_what_changes_nothing_may_be_an_empty_mapping(tmp_path: Path) -> None:
+    done = launch("groups={}", "lm_eval.gen_kwargs={}", "objective=capitals.acc", "mode=plan", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_plan_without_tasks_says_which_modes_need_one(tmp_path: Path) -> None:
+    done = launch("mode=plan", "tasks=[]", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "tasks: 'none: mode=run needs at least one" in done.stdout
 
 
 def test_an_error_outside_of_the_composition_keeps_its_traceback() -> None:

@@ -80,9 +80,11 @@ def _source(option: TaskOption) -> str:
 
 def _print_rows(rows: Iterable[TaskOption]) -> None:
     width = min(shutil.get_terminal_size((WIDTH, 24)).columns, 120)
-    for option in rows:
+    shown = list(rows)
+    names = max((len(option.name) for option in shown), default=0)
+    for option in shown:
         about = ITEMS.sub("", option.about).rstrip(".") + (f" [{option.licence}]" if option.licence else "")
-        first = f"  {option.name:<15} {option.items:>6} {option.kind:<10} "
+        first = f"  {option.name:<{names}} {option.items:>6} {option.kind:<10} "
         print(textwrap.fill(about or "-", width, initial_indent=first, subsequent_indent=" " * len(first)))
 
 

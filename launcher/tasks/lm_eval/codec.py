@@ -150,15 +150,22 @@ def completions_codec(settings: ClientSettings) -> CompletionsCodec:
     from lm_eval.models.openai_completions import LocalCompletionsAPI
 
     remote = isinstance(settings.tokenizer, EndpointTokenizer)
-    api = LocalCompletionsAPI(
-        model=settings.model,
-        base_url="http://unused/v1/completions",
-        tokenizer_backend=None if remote else "huggingface",
-        tokenizer=None if remote else settings.tokenizer,
-        seed=settings.seed,
-        max_gen_toks=settings.max_gen_toks,
-        add_bos_token=settings.add_bos_token,
-    )
+    try:
+        api = LocalCompletionsAPI(
+            model=settings.model,
+            base_url="http://unused/v1/completions",
+            tokenizer_backend=None if remote else "huggingface",
+            tokenizer=None if remote else settings.tokenizer,
+            seed=settings.seed,
+            max_gen_toks=settings.max_gen_toks,
+            add_bos_token=settings.add_bos_token,
+        )
+    except (OSError, ValueError, KeyError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise TaskError(
+            f"tokenizer={settings.tokenizer}: no tokenizer can be loaded from it ({said}); "
+            "expected a folder with tokenizer.json, or leave it empty for the endpoint's"
+        ) from None
     if remote:
         api.tokenizer, api.tokenizer_backend, api.tokenized_requests = settings.tokenizer, "remote", True
     return CompletionsCodec(api, settings.max_length)
