@@ -35,7 +35,7 @@ def said(text: str | None, finish: str = "stop") -> web.Response:
 
 
 @contextmanager
-def planted_judge(reply: Reply, port: int = 0) -> Iterator[PlantedJudge]:
+def planted_judge(reply: Reply, port: int = 0, delay_s: float = 0) -> Iterator[PlantedJudge]:
     """Serve until the block ends; ``reply`` gets the last message, and returns a text or a whole response."""
     judge, loop, ready = PlantedJudge(), asyncio.new_event_loop(), threading.Event()
     ended = asyncio.Event()
@@ -45,6 +45,7 @@ def planted_judge(reply: Reply, port: int = 0) -> Iterator[PlantedJudge]:
         if prompt in ("7+5=", "a"):  # the certificate's, and the plain one after a pause
             return said("12")
         judge.asked.append(body)
+        await asyncio.sleep(delay_s)
         made = reply(prompt)
         made = made if isinstance(made, str | web.Response) else await made
         return said(made) if isinstance(made, str) else made

@@ -1,7 +1,8 @@
-"""Expands ``resume=``, ``mode=plan`` and ``mode=watch`` into Hydra's overrides."""
+"""Expands ``resume=``, ``mode=plan``, ``mode=score`` and ``mode=watch`` into Hydra's overrides."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +16,7 @@ from yaml import YAMLError
 from launcher.cli.hydra_launchers import SHARED
 from launcher.core.errors import ResumeError, UserError
 from launcher.core.run_folder import RunFolder
+from launcher.core.types import Json
 from launcher.settings.overrides import CommandLine
 
 RESUME_KEY = "hydra.launcher.resume"
@@ -40,7 +42,7 @@ def expand_arguments(line: CommandLine, scratch: Path) -> CommandLine:
 def _expand_resume(line: CommandLine) -> CommandLine:
     folder = line.get("resume")
     if folder is None:
-        return _expand_watch(line)
+        return _expand_score(line) if line.get("mode") == "score" else _expand_watch(line)
     if folder == "":
         raise UserError("resume=: a value is required; expected the folder of an interrupted run or sweep")
     if RunFolder(Path(folder)).multirun.is_file():
@@ -57,6 +59,53 @@ def _expand_watch(line: CommandLine) -> CommandLine:
     others = line.without(lambda key: key == "model.path")
     chosen = others if "model" in line.keys else others.with_("model", "checkpoint")
     return chosen.with_("model.path", WATCHED_PATH)
+
+
+def _expand_score(line: CommandLine) -> CommandLine:
+    """Return the overrides of the run whose answers are scored, replaced by those of ``line``; the folder is a new one.
+
+    A cluster is not taken over: scoring needs no GPU. Neither are settings of tasks that ``tasks=`` leaves out.
+    """
+    folder = line.get("run")
+    if not folder:
+        raise UserError("run: a value is required; mode=score needs run=<run folder>")
+    stored = RunFolder(Path(folder)).overrides
+    if RunFolder(Path(folder)).multirun.is_file() and not stored.is_file():
+        raise UserError(f"run={folder}: the folder of a sweep; give the folder of one of its points")
+    if not stored.is_file():
+        raise UserError(f"run={folder}: not a run folder, {stored} does not exist")
+    if (new := line.get("hydra.run.dir")) and Path(str(new)).resolve() == Path(folder).resolve():
+        raise UserError(f"hydra.run.dir={new}: it is the folder whose answers are scored; choose another one")
+    file = RunFolder(Path(folder)).hydra_config
+    before = CommandLine.of(stored_overrides(stored))
+    replaced = "judge" in line.keys
+    kept = before.without(
+        lambda key: (
+            key in line.keys
+            or _is_of_the_run(key)
+            or _is_left_out(key, line.get("tasks"))
+            or (replaced and _is_of_the_judge(key))
+        )
+    )
+    absolute = str(Path(folder).absolute())
+    whole = kept.added(line.without(lambda key: key == "run").texts).with_("run", absolute).flagged(**line.flags)
+    return _with_config_dir(whole, _read_hydra_config(file) if file.is_file() else None, Path(folder))
+
+
+def _is_of_the_run(key: str) -> bool:
+    """Tell whether a stored override says where and how far the run went, which its scoring does not take over."""
+    return key in ("mode", "resume", "run", "cluster") or key.startswith(("cluster.", "watch.", "hydra"))
+
+
+def _is_of_the_judge(key: str) -> bool:
+    return key.startswith(("judge.", "judge/")) or "@judge." in key
+
+
+def _is_left_out(key: str, tasks: Json) -> bool:
+    """Tell whether a stored override is of a task that is not among ``tasks``, the options that are chosen now."""
+    if not isinstance(tasks, list) or not key.startswith("tasks."):
+        return False
+    return key.split(".")[1] not in {re.sub(r"\W", "_", str(name)) for name in tasks}
 
 
 def resume_run(line: CommandLine, folder: Path) -> CommandLine:

@@ -33,7 +33,8 @@ from launcher.tasks.group import Group
 class Mode(Enum):
     """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing.
 
-    ``watch`` runs for each checkpoint of a training run, as it comes. ``status`` and ``cancel`` are about the job that
+    ``watch`` runs for each checkpoint of a training run, as it comes. ``score`` scores the stored answers of the run
+    folder that ``run`` names again. ``status`` and ``cancel`` are about the job that
     was submitted for the folder that ``run`` names.
     """
 
@@ -42,6 +43,7 @@ class Mode(Enum):
     validate = "validate"
     plan = "plan"
     watch = "watch"
+    score = "score"
     status = "status"
     cancel = "cancel"
 
@@ -50,10 +52,10 @@ class Mode(Enum):
 class Run:
     """The settings of one run, one field per config group.
 
-    ``resume`` is the folder of an interrupted run to continue. ``run`` is the folder of a submitted run, for
-    ``mode=status`` and ``mode=cancel``. ``judge`` is an endpoint that tasks ask while they score. ``objective`` is the
-    value that a sweeper gets of a point: ``<task>.<metric>``, or a list of them. Null: the mean over the tasks of each
-    task's first metric, where a group counts as one task.
+    ``resume`` is the folder of an interrupted run to continue. ``run`` is the folder of an earlier run, for
+    ``mode=score``, ``mode=status`` and ``mode=cancel``. ``judge`` is an endpoint that tasks ask while they score.
+    ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``, or a list of them. Null: the mean
+    over the tasks of each task's first metric, where a group counts as one task.
     """
 
     mode: Mode = Mode.run
@@ -82,7 +84,8 @@ class Run:
 
     def adapter_variables(self) -> dict[str, str]:
         """Return the environment variables with secrets that adapters need, each by the key that names it."""
-        found = {key: name for adapter in self.adapters.values() for key, name in adapter.variables().items()}
+        asked = () if self.mode is Mode.score else self.adapters.values()
+        found = {key: name for adapter in asked for key, name in adapter.variables().items()}
         judges = self.judge.adapters.values() if self.judge is not None else ()
         return found | {f"judge.{key}": name for each in judges for key, name in each.variables().items()}
 
@@ -135,14 +138,15 @@ def check(run: Run) -> None:
             f"engine=none: backend={backend} needs an engine to serve; "
             "expected one of engine=megatron, engine=huggingface, engine=auto, engine=echo"
         )
-    if run.run is not None:
-        raise UserError(f"run={run.run}: only mode=status and mode=cancel take a folder; resume= continues a run")
+    if run.run is not None and run.mode is not Mode.score:
+        modes = "only mode=score, mode=status and mode=cancel take a folder"
+        raise UserError(f"run={run.run}: {modes}; resume= continues a run")
     check_tasks(run.tasks, run.evaluate)
     _check_judge(run)
     group.check(run.groups, run.tasks)
     _check_objective(run)
     _check_watch(run)
-    if run.mode in (Mode.run, Mode.watch) and not run.tasks:
+    if run.mode in (Mode.run, Mode.watch, Mode.score) and not run.tasks:
         raise UserError(
             f"tasks=[]: mode={run.mode.value} needs at least one task; "
             "use mode=validate or mode=serve to send no samples"

@@ -59,13 +59,13 @@ def evaluate(
         record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
         if found.item_changes:
             record.run["item_changes"] = found.item_changes
-    _write_lm_eval(run, endpoint, folder)
+    write_lm_eval(run, endpoint, folder)
     stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
     check_coverage(record.tasks, run.evaluate.min_coverage, stopped)
     check_main_metrics(record.tasks, run.tasks)
 
 
-def _write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:
+def write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:
     """Write the results of tasks of lm-eval in its own format."""
     tasks = {name: task for name, task in run.tasks.items() if isinstance(task, LmEval)}
     if tasks:

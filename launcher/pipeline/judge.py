@@ -161,8 +161,13 @@ class OwnDeployment(Judge):
 
 def check_allocation(judge: Judge, allocation: Allocation) -> None:
     """Raise `UserError` for a judge that would be served from one of several processes started together."""
-    if judge.serves and allocation.world_size > 1:
+    check_processes(judge, allocation.world_size)
+
+
+def check_processes(judge: Judge, count: int) -> None:
+    """Raise `UserError` for a judge that the launcher would serve in a run of several processes."""
+    if judge.serves and count > 1:
         raise UserError(
-            f"judge: a judge that the launcher serves needs a run of one process, this one has "
-            f"{allocation.world_size}; serve it separately, and use judge=url"
+            f"judge: a judge that the launcher serves needs a run of one process, this one has {count}; "
+            "serve it separately, and use judge=url"
         )

@@ -13,6 +13,7 @@ from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.provenance import provenance, resume_key
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.reporting import reporting
+from launcher.pipeline.scoring import score
 from launcher.pipeline.servers import ServerPool, fingerprint
 from launcher.pipeline.serving import endpoint_file, serve_forever, serving
 from launcher.pipeline.validation import required_capabilities, validate
@@ -24,6 +25,8 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
     ``allocation`` is that of the process that leads. With ``pool``, the server comes from there, and stays up for the
     next run. Raises `TakenOver`, and writes no more, once another session has begun in the same folder.
     """
+    if composed.run.mode is Mode.score:
+        return score(composed, allocation, pool)
     run, config, folder = composed.run, composed.config, composed.folder
     record = RunRecord(provenance(config, composed.overrides, allocation), run.tasks, run.groups)
     with reporting(record, folder) as exit_status, record.step("total"):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from launcher.core.types import Json, MetricResult, Pause, Status
+from launcher.core.types import Json, MetricResult, Pause, Report, Status
 
 NOT_SCORED = tuple(status.value for status in Status if status is not Status.scored)
 """The four ways in which a sample does not reach a metric, in the order in which they are shown."""
@@ -85,6 +85,26 @@ def not_asked(coverage: Mapping[str, int]) -> int:
 def complete(coverage: Mapping[str, int]) -> bool:
     """Tell whether every sample was scored, so that a metric needs no bounds."""
     return coverage.get(Status.scored.value, 0) == total(coverage)
+
+
+def answers_from(source: Mapping[str, Json]) -> str:
+    """Say where answers come from that were scored again; empty for a run that asked them."""
+    if not source:
+        return ""
+    return f"from {source['folder']}, asked at {source['asked_at'] or 'an unknown time'}, and scored again now"
+
+
+def earlier_values(report: Report) -> list[str]:
+    """Return a line for each metric whose value was another one before its answers were scored again."""
+    source: Mapping[str, Json] = report.run.get("answers_from") or {}
+    return [
+        f"{task_name(task)} {metric}: {'not measured' if before is None else number(before)} before, "
+        f"{number(now.value)} now"
+        for task, result in report.tasks.items()
+        for metric, now in result.metrics.items()
+        for before in [(source.get("values") or {}).get(task, {}).get(metric)]
+        if source and before != now.value
+    ]
 
 
 def item_changes(changes: Mapping[str, Mapping[str, int]]) -> str:

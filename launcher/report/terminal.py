@@ -57,6 +57,8 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
                     Text.assemble((f"{printable(formatting.task_name(task))} retried", "yellow"), f": {again}")
                 )
     console.print(_summary(report))
+    for change in formatting.earlier_values(report):
+        console.print(Text(printable(change), style="dim"))
     _say_path(RunFolder(folder).report, console)
 
 
@@ -203,6 +205,7 @@ def _summary(report: Report) -> Table:
         "checks": _checks(report),
         "speed": _speed(report.throughput),
         "paused": formatting.paused(report.pauses),
+        "answers": formatting.answers_from(report.run.get("answers_from") or {}),
         "judge": _judge(report.run.get("judge")),
         "items": formatting.item_changes(report.run.get("item_changes", {})),
         "time": _steps(report.timings),

@@ -7,6 +7,7 @@ from pathlib import Path
 from launcher.core.errors import UserError
 from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
 from launcher.pipeline.config import Run
 from launcher.settings.cluster import Slurm
 from launcher.settings.component import name_of
@@ -28,7 +29,14 @@ def per_process_gib(run: Run, slurm: Slurm) -> float | None:
     options = {name.replace("-", "_") for name in slurm.additional_parameters}
     if slurm.mem_gb or slurm.mem_gb_per_node or options & set(OPTIONS) or name_of(run.backend) == "ray":
         return None
-    facts = _facts(run, slurm)
+    own, judge = _held_gib(_facts(run, slurm), slurm), run.used_judge
+    if judge is None or not judge.serves or own is None:
+        return own
+    deployment = judge.deployment(Path())
+    return own + (_held_gib(_facts_of(deployment, slurm), slurm) or 0.0)
+
+
+def _held_gib(facts: dict[str, Json], slurm: Slurm) -> float | None:
     held: dict[str, Json] = facts.get("memory_gib_per_rank") or {}
     if not isinstance(held.get("weights"), int | float):
         return None
@@ -39,9 +47,13 @@ def per_process_gib(run: Run, slurm: Slurm) -> float | None:
 
 
 def _facts(run: Run, slurm: Slurm) -> dict[str, Json]:
-    world = run.parallelism.world_size
+    return _facts_of(run.deployment(Path()), slurm)
+
+
+def _facts_of(deployment: Deployment, slurm: Slurm) -> dict[str, Json]:
+    world = deployment.parallelism.world_size
     there = Allocation(("job",), 0, 1, cpus=world, gpus=world if slurm.gpus_per_node else 0)
     try:
-        return run.engine.plan(run.deployment(Path()), there)
+        return deployment.engine.plan(deployment, there)
     except UserError:  # the job says it: it may see files that a login node does not
         return {}

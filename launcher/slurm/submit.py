@@ -15,6 +15,7 @@ from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
 from launcher.pipeline.config import ComposedRun, Run
+from launcher.pipeline.judge import check_processes
 from launcher.settings.cluster import Resources, Slurm, resources
 from launcher.slurm import container, job_files, memory, queue
 from launcher.slurm.container import ContainerCommand
@@ -85,7 +86,10 @@ def script(run: Run, slurm: Slurm, folder: Path) -> str:
 def resources_of(run: Run, slurm: Slurm) -> Resources:
     """Return the resources of a job for the run. Raises `UserError` for more than a node has."""
     replicas = run.backend.maximum_replicas
-    return resources(slurm, run.parallelism, replicas, run.backend.spread, memory.per_process_gib(run, slurm))
+    found = resources(slurm, run.parallelism, replicas, run.backend.spread, memory.per_process_gib(run, slurm))
+    if run.used_judge is not None:
+        check_processes(run.used_judge, found.nodes * found.tasks)
+    return found
 
 
 def _executor(run: Run, slurm: Slurm, needs: Resources, folders: Sequence[Path], predecessor: Job | None = None) -> Any:

@@ -179,6 +179,13 @@ def test_a_judge_that_cannot_work_is_one_line(tmp_path: Path, arguments: tuple[s
     assert "Traceback" not in done.stderr
 
 
+def test_a_judge_of_its_own_is_refused_in_a_run_of_several_processes(tmp_path: Path) -> None:
+    chosen = ("cluster=slurm", "judge=deployment", "engine@judge.engine=echo", "engine=megatron", "model=tiny")
+    done = launch(tmp_path / "run", *chosen, "parallelism=tensor2", "cluster.nodes=2", "mode=plan")
+    assert done.returncode == 1
+    assert "this one has 2; serve it separately, and use judge=url" in done.stderr
+
+
 def test_a_judge_is_not_served_for_tasks_that_ask_none(tmp_path: Path) -> None:
     done = launch(tmp_path / "run", "tasks=[addition]", "judge=url", "judge.url=http://127.0.0.1:1/v1")
     assert done.returncode == 0, done.stderr

@@ -27,6 +27,7 @@ class Command:
 COMMANDS = {
     "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
     "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
+    "score": Command("FOLDER [KEY=VALUE ...]", "score the stored answers of a run again, with other settings"),
     "tasks": Command("[WORD ...]", "list the tasks, explain one, or search those of lm-evaluation-harness"),
     "help": Command("[COMMAND]", "list the commands, or describe one"),
 }
