@@ -181,7 +181,7 @@ def test_a_judge_that_cannot_work_is_one_line(tmp_path: Path, arguments: tuple[s
 
 def test_a_judge_of_its_own_is_refused_in_a_run_of_several_processes(tmp_path: Path) -> None:
     chosen = ("cluster=slurm", "judge=deployment", "engine@judge.engine=echo", "engine=megatron", "model=tiny")
-    done = launch(tmp_path / "run", *chosen, "parallelism=tensor2", "cluster.nodes=2", "mode=plan")
+    done = launch(tmp_path / "run", *chosen, "parallelism=pipeline2", "cluster.nodes=2", "mode=plan")
     assert done.returncode == 1
     assert "this one has 2; serve it separately, and use judge=url" in done.stderr
 
