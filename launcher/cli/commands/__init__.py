@@ -87,7 +87,7 @@ class _Parser(ArgumentParser):
 
 
 def _unknown(word: str) -> str:
-    close = difflib.get_close_matches(word, COMMANDS, n=1)
+    close = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.7)
     guess = f" (did you mean {close[0]}?)" if close else ""
     commands = ", ".join(COMMANDS)
     return f"{shown(word)}: no such command{guess}; expected one of {commands}, or settings as key=value"
