@@ -39,7 +39,7 @@ def score(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None
         before: Mapping[str, Json] = earlier.get("run") or {}
         record.run["checkpoint"] = before.get("checkpoint")
         record.run["answers_from"] = _answers_from(str(run.run), earlier, stored)
-        digest = hashlib.sha256(stored.path.read_bytes()).hexdigest()
+        digest = _digest(stored.path)
         key = resume_key(run, config, before.get("checkpoint")) | identity(run, config) | {"answers_from": digest}
         _check_key(folder, key)
         lease = exit_status.lease = Lease(folder)
@@ -96,6 +96,11 @@ def _answers_from(folder: str, earlier: Mapping[str, Json], stored: StoredAnswer
         "samples": len(stored),
         "values": values,
     }
+
+
+def _digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_key(folder: Path, key: Json) -> None:

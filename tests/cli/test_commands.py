@@ -33,7 +33,10 @@ def submitted(folder: Path) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["statsu"], ["statsu: no such command (did you mean status?)", "status, cancel, score, tasks, help", "key=value"]),
+        (
+            ["statsu"],
+            ["statsu: no such command (did you mean status?)", "status, cancel, score, tasks, help", "key=value"],
+        ),
         (["serve"], ["serve: no such command;", "status, cancel, score, tasks, help"]),
         (["status"], ["status: the following arguments are required: FOLDER"]),
         (["status", "a", "b"], ["status: unrecognized arguments: b"]),
