@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import shutil
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from launcher.cli.compose import Composition
-from launcher.cli.sweep_callback import fail
+from launcher.cli.sweep_callback import fail, fail_sweep
 from launcher.core.credentials import SecretGiven
-from launcher.core.errors import UserError
+from launcher.core.errors import ObjectiveError, UserError
 from launcher.core.run_folder import RunFolder
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Mode
@@ -82,6 +83,8 @@ def _refuse(composition: Composition, refusal: UserError) -> int:
         shutil.rmtree(RunFolder(composition.folder).hydra, ignore_errors=True)
     if composition.is_plan or not composition.is_swept:
         return fail(str(refusal), refusal.exit_code)
+    if isinstance(refusal, ObjectiveError):
+        sys.exit(fail_sweep(str(refusal), refusal.exit_code))
     record = RunRecord(provenance(composition.unresolved, composition.overrides, allocate()))
     with reporting(record, composition.folder) as exit_status:
         raise refusal

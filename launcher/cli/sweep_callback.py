@@ -123,7 +123,7 @@ def unscored_sweep_explained() -> Iterator[None]:
     """Raise `UserError` for what a sweeper raises when no point has a value."""
     try:
         yield
-    except ValueError as error:
+    except (TypeError, ValueError) as error:
         if not SweepCallback.values or any(value is not None for value in SweepCallback.values):
             raise
         raise UserError(f"no point of the sweep has a value for its sweeper ({error})") from None

@@ -29,6 +29,10 @@ class TaskError(UserError):
     """A task whose items cannot be read; names the file and the line."""
 
 
+class ObjectiveError(UserError):
+    """An ``objective`` whose task has no such metric; it ends a sweep, of which no point could have a value."""
+
+
 class ResumeError(UserError):
     """A run folder that cannot be resumed: a file is damaged, or a setting that changes answers differs; names it."""
 

@@ -13,7 +13,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 
 from launcher.adapters.base import Adapter
 from launcher.backends.base import Backend
-from launcher.core.errors import UserError
+from launcher.core.errors import ObjectiveError, UserError
 from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
 from launcher.pipeline import components  # noqa: F401  (registers the components)
@@ -179,7 +179,7 @@ def _check_objective(run: Run) -> None:
             )
         metrics = [f"{task}.{metric}" for task in owners for metric in group.declared(task, run.groups, run.tasks)]
         if name not in metrics:
-            raise UserError(f"objective={name}: no such metric; expected one of {', '.join(metrics)}")
+            raise ObjectiveError(f"objective={name}: no such metric; expected one of {', '.join(metrics)}")
 
 
 def _check_judge(run: Run) -> None:

@@ -108,13 +108,22 @@ def test_a_sweeper_chooses_its_points_by_the_results_of_others(tmp_path: Path) -
 
 
 @pytest.mark.usefixtures("plugins")
-def test_a_metric_that_does_not_exist_ends_a_sweep_in_one_line(tmp_path: Path) -> None:
+def test_a_metric_that_does_not_exist_ends_a_sweep_before_its_first_point_is_asked(tmp_path: Path) -> None:
     given = (*ECHO, "tasks=[addition]", "hydra/sweeper=telling", "objective=addition.acc")
     done = sweep(tmp_path / "s", *given)
     assert done.returncode == 1
-    said = "launcher: objective=addition.acc: the points have no such metric; expected one of addition.exact_match"
-    assert done.stderr.splitlines()[-1] == said
-    assert statuses(tmp_path / "s") == ["ok"]
+    said = "launcher: objective=addition.acc: no such metric; expected one of addition.exact_match"
+    assert done.stderr.splitlines()[1:] == [said], "the first line is the point's"
+    assert not list((tmp_path / "s").glob("*/results.json"))
+
+
+@pytest.mark.usefixtures("plugins")
+def test_a_sweep_of_which_every_point_is_refused_ends_in_one_line(tmp_path: Path) -> None:
+    given = (*ECHO, "tasks=[addition]", "hydra/sweeper=telling", "validate.skip=[nope]")
+    done = sweep(tmp_path / "s", *given)
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("launcher: no point of the sweep has a value for its sweeper")
 
 
 def test_the_list_sweeper_pairs_its_values(tmp_path: Path) -> None:
