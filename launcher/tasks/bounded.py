@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+Bounds = tuple[float, int | None]
+"""The seconds of CPU time and the bytes of address space that a call may take."""
 
 WORKER = Path(__file__).with_name("bounded_worker.py")
 SIZE = struct.Struct("<Q")
@@ -48,11 +50,18 @@ class _Expired(BaseException):
     """Ends a call on the event loop; no code under it catches this."""
 
 
-async def run(function: Callable[..., T], *arguments: object, cpu_s: float = CPU_S, inline: bool = False) -> T:
+async def run(
+    function: Callable[..., T],
+    *arguments: object,
+    cpu_s: float = CPU_S,
+    memory_bytes: int | None = None,
+    inline: bool = False,
+) -> T:
     """Return ``function(*arguments)`` from a worker process, which is ended after ``cpu_s`` seconds of CPU time.
 
     Importing the function does not count. A call that waits, for instance one that sleeps, ends after `PATIENCE` times
-    ``cpu_s``. How busy the machine is decides nothing.
+    ``cpu_s``. How busy the machine is decides nothing. Within ``memory_bytes`` of address space (None: no bound) it
+    raises `MemoryError`; the bound ends with the call.
 
     ``function`` is one that can be imported; arguments and result can be pickled. With ``inline`` it is tried on the
     event loop first, for `INLINE_S`: that costs microseconds instead of a message to a process. It must then be free of
@@ -64,9 +73,9 @@ async def run(function: Callable[..., T], *arguments: object, cpu_s: float = CPU
             return function(*arguments)
     workers = _current.get()
     if workers is not None:
-        return await workers.call(function, arguments, cpu_s)
+        return await workers.call(function, arguments, (cpu_s, memory_bytes))
     async with running():
-        return await run(function, *arguments, cpu_s=cpu_s)
+        return await run(function, *arguments, cpu_s=cpu_s, memory_bytes=memory_bytes)
 
 
 @asynccontextmanager
@@ -88,12 +97,12 @@ class Workers:
         self._slots = asyncio.Semaphore(count)
         self._idle: list[Process] = []
 
-    async def call(self, function: Callable[..., T], arguments: tuple[object, ...], cpu_s: float) -> T:
+    async def call(self, function: Callable[..., T], arguments: tuple[object, ...], bounds: Bounds) -> T:
         """See `run`."""
         async with self._slots:
             worker = self._idle.pop() if self._idle else await _started()
             try:
-                result: T = await _called(worker, function, arguments, cpu_s)
+                result: T = await _called(worker, function, arguments, bounds)
             except _Raised as error:
                 self._idle.append(worker)
                 raise error.error from None
@@ -131,10 +140,11 @@ async def _started() -> Process:
     return worker
 
 
-async def _called(worker: Process, function: Callable[..., Any], arguments: tuple[object, ...], cpu_s: float) -> Any:
+async def _called(worker: Process, function: Callable[..., Any], arguments: tuple[object, ...], bounds: Bounds) -> Any:
     assert worker.stdin is not None
     assert worker.stdout is not None
-    data = _packed((function.__module__, function.__qualname__, arguments, cpu_s))
+    cpu_s, _ = bounds
+    data = _packed((function.__module__, function.__qualname__, arguments, *bounds))
     try:
         error, result = await _unless_idle(worker, _exchanged(worker.stdin, worker.stdout, data), PATIENCE * cpu_s)
     except (ConnectionError, asyncio.IncompleteReadError):

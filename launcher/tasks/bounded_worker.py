@@ -11,6 +11,7 @@ import importlib.util
 import operator
 import os
 import pickle
+import resource
 import signal
 import struct
 import sys
@@ -43,11 +44,13 @@ def received(source: IO[bytes]) -> Any:
     return pickle.loads(source.read(SIZE.unpack(head)[0]))
 
 
-def outcome(module: str, name: str, arguments: tuple[object, ...], cpu_s: float) -> bytes:
+def outcome(module: str, name: str, arguments: tuple[object, ...], cpu_s: float, memory_bytes: int | None) -> bytes:
     """Return the pickled pair of error and result. SIGPROF ends the process when the CPU time is used up."""
     signal.signal(signal.SIGPROF, signal.SIG_DFL)
+    limits = resource.getrlimit(resource.RLIMIT_AS)
     try:
         function = operator.attrgetter(name)(imported(module))
+        bound_memory(memory_bytes, limits)
         signal.setitimer(signal.ITIMER_PROF, cpu_s)
         result = function(*arguments)
         return pickle.dumps((None, asyncio.run(result) if asyncio.iscoroutine(result) else result))
@@ -55,6 +58,14 @@ def outcome(module: str, name: str, arguments: tuple[object, ...], cpu_s: float)
         return pickled(error)
     finally:
         signal.setitimer(signal.ITIMER_PROF, 0)
+        resource.setrlimit(resource.RLIMIT_AS, limits)
+
+
+def bound_memory(memory_bytes: int | None, limits: tuple[int, int]) -> None:
+    """Bound the address space of this process for a call, unless another bound is set already."""
+    soft, hard = limits
+    if memory_bytes is not None and soft == resource.RLIM_INFINITY:
+        resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, hard))
 
 
 def imported(name: str) -> ModuleType:

@@ -33,14 +33,13 @@ async def agreement(prediction: str, targets: Sequence[str]) -> float | None:
 
     Raises `bounded.TooSlow` where that takes too long.
     """
-    return await bounded.run(compare, prediction, tuple(targets), cpu_s=CPU_S)
+    return await bounded.run(compare, prediction, tuple(targets), cpu_s=CPU_S, memory_bytes=MEMORY_BYTES)
 
 
 def compare(prediction: str, targets: Sequence[str]) -> float | None:
     """Return what `agreement` does; in a process of its own, because sympy may not come to an end."""
     from math_verify import verify
 
-    _bound_memory()
     found = parsed(prediction)
     if not found:
         return None
@@ -58,11 +57,3 @@ def parsed(text: str) -> list[Any]:
     bare = not DELIMITED.search(text) and "\n" not in text.strip() and not PROSE.search(text)
     found: list[Any] = parse(f"\\boxed{{{text.strip()}}}" if bare else text, parsing_timeout=None)
     return found
-
-
-def _bound_memory() -> None:
-    import resource
-
-    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
-    if soft == resource.RLIM_INFINITY:
-        resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, hard))

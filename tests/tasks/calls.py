@@ -26,6 +26,10 @@ def odd() -> None:
     raise Odd("of its", "own kind")
 
 
+def allocate(size: int) -> int:
+    return len(bytearray(size))
+
+
 def process() -> int:
     return os.getpid()
 

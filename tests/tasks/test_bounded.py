@@ -39,6 +39,15 @@ async def test_an_error_that_cannot_be_pickled_says_its_name():
         await bounded.run(calls.odd)
 
 
+async def test_memory_is_bounded_for_one_call_and_the_process_goes_on():
+    async with bounded.running():
+        first = await bounded.run(calls.process)
+        with pytest.raises(MemoryError):
+            await bounded.run(calls.allocate, 1 << 30, memory_bytes=1 << 29)
+        assert await bounded.run(calls.allocate, 1 << 30) == 1 << 30
+        assert await bounded.run(calls.process) == first
+
+
 @pytest.mark.parametrize("inline", [True, False])
 async def test_an_expression_that_backtracks_is_ended_and_holds_up_nothing(inline):
     """The loop stands still for the inline attempt at most; ``re`` alone would take 2^64 steps."""

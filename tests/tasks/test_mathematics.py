@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import resource
 from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
@@ -45,7 +46,9 @@ SOLUTION = r"Therefore, the polar coordinates are $\boxed{\left( 3, \frac{\pi}{2
     ],
 )
 def test_what_means_the_same_is_equal(answer: str, target: str, right: bool) -> None:
+    before = resource.getrlimit(resource.RLIMIT_AS)
     assert mathematics.compare(answer, (r"\text{another}", target)) == float(right)
+    assert resource.getrlimit(resource.RLIMIT_AS) == before, "the process that compares is bounded by its caller"
 
 
 @pytest.fixture
