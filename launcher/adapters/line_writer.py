@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import AsyncIterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from launcher.core.errors import UserError
@@ -29,6 +31,16 @@ def check_file(file: str, key: str) -> None:
 def redacted(headers: Mapping[str, str]) -> dict[str, str]:
     """Return the headers with the values of secret ones replaced."""
     return {name: "<redacted>" if SECRET.search(name) else value for name, value in headers.items()}
+
+
+@asynccontextmanager
+async def writing(path: Path) -> AsyncIterator[LineWriter]:
+    """Open a file for lines, and close it when all of them are written."""
+    writer = LineWriter(path)
+    try:
+        yield writer
+    finally:
+        await asyncio.to_thread(writer.close)
 
 
 class LineWriter:

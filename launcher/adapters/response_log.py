@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -11,7 +10,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.adapters.base import Adapter, Downstream, closing
-from launcher.adapters.line_writer import LineWriter, check_file
+from launcher.adapters.line_writer import LineWriter, check_file, writing
 from launcher.core.errors import AdapterError
 from launcher.core.ranges import CountFromZero
 from launcher.core.types import Handler, Json, Request, Response
@@ -62,12 +61,12 @@ class ResponseLog(Adapter):
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
-        self._writer, self._count = LineWriter(folder / self.file), 0
-        try:
-            yield
-        finally:
-            writer, self._writer = self._writer, None
-            await asyncio.to_thread(writer.close)
+        async with writing(folder / self.file) as writer:
+            self._writer, self._count = writer, 0
+            try:
+                yield
+            finally:
+                self._writer = None
 
 
 async def _copied(events: AsyncIterator[Json], line: dict[str, Json], writer: LineWriter) -> AsyncIterator[Json]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -10,7 +9,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from launcher.adapters.base import Adapter, Downstream, closing
-from launcher.adapters.line_writer import LineWriter, check_file
+from launcher.adapters.line_writer import LineWriter, check_file, writing
 from launcher.core.errors import AdapterError
 from launcher.core.responses import token_count
 from launcher.core.types import Handler, Json, Request, Response
@@ -53,12 +52,11 @@ class TokenLog(Adapter):
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
-        self._writer = LineWriter(folder / self.file)
-        try:
-            yield
-        finally:
-            writer, self._writer = self._writer, None
-            await asyncio.to_thread(writer.close)
+        async with writing(folder / self.file) as self._writer:
+            try:
+                yield
+            finally:
+                self._writer = None
 
 
 def _counts(body: Json) -> dict[str, int | None]:
