@@ -10,7 +10,6 @@ from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Ask, Direction, Json, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
-from launcher.tasks.answer import text_of
 from launcher.tasks.judge import prompts
 from launcher.tasks.judge.judged_task import JudgedTask
 from launcher.tasks.judge.other_answers import OtherAnswers, digest
@@ -83,11 +82,9 @@ class Pairwise(JudgedTask):
         ]
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
-        answer = text_of(responses[0], accept_truncated=self.accept_truncated)
+        answer = self.answer(responses)
         if isinstance(answer, Score):
             return answer
-        if not answer.strip():
-            return Score(Status.unparsed, reason="the answer is empty")
         if sample.target["reference"] is None:
             return Score(Status.failed, reason=f"against={self.against}: it has no complete answer to this sample")
         replies = await self.asked(sample, self.judge_prompts(sample, answer), ask)

@@ -11,11 +11,13 @@ from typing import ClassVar
 
 from launcher.core.errors import UserError
 from launcher.core.ranges import Count, NonNegative, Seed
-from launcher.core.types import Ask, Json, Request, Response, Sample
+from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
+from launcher.tasks.answer import text_of
 from launcher.tasks.generation import Generation
 from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
 from launcher.tasks.judge.verdict import LINE, check_line
+from launcher.tasks.messages import system, user
 from launcher.tasks.scorer import plain_item
 from launcher.tasks.template import render, text, value
 
@@ -106,6 +108,12 @@ class JudgedTask(ItemTask):
         }
         return render(self.used_rubric, replace(item, fields={**item.fields, **own, **answers, **more}))
 
+    def answer(self, responses: Sequence[Response]) -> str | Score:
+        """Return the answer that is judged, or how a sample without one ends."""
+        found = text_of(responses[0], accept_truncated=self.accept_truncated)
+        empty = isinstance(found, str) and not found.strip()
+        return Score(Status.unparsed, reason="the answer is empty") if empty else found
+
     async def asked(self, sample: Sample, prompts: Sequence[str], ask: Ask) -> Sequence[Response]:
         """Ask the judge each of ``prompts``, ``votes`` times, and return the replies of the first prompt first."""
         requests = [self._request(sample, prompt, vote) for prompt in prompts for vote in range(self.votes)]
@@ -113,9 +121,8 @@ class JudgedTask(ItemTask):
 
     def _request(self, sample: Sample, prompt: str, vote: int) -> Request:
         item = Item(sample.target["item"], f"sample {sample.id}", 0)
-        system = [{"role": "system", "content": render(self.judge_system, item)}] if self.judge_system else []
         body: Mapping[str, Json] = {
-            "messages": [*system, {"role": "user", "content": prompt}],
+            "messages": [*system(render(self.judge_system, item)), user(prompt)],
             "max_tokens": self.judge_max_tokens,
             "temperature": self.judge_temperature,
             "seed": self.judge_seed + vote,

@@ -11,7 +11,6 @@ from launcher.core.ranges import Bound
 from launcher.core.types import Ask, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
-from launcher.tasks.answer import text_of
 from launcher.tasks.judge import prompts
 from launcher.tasks.judge.judged_task import JudgedTask
 from launcher.tasks.judge.verdict import label_of, number_of, verdict_of
@@ -67,11 +66,9 @@ class JudgeScore(JudgedTask):
         return [self.rendered(sample, {"answer": answer}, scale)]
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
-        answer = text_of(responses[0], accept_truncated=self.accept_truncated)
+        answer = self.answer(responses)
         if isinstance(answer, Score):
             return answer
-        if not answer.strip():
-            return Score(Status.unparsed, reason="the answer is empty")
         replies = await self.asked(sample, self.judge_prompts(sample, answer), ask)
         verdicts = [await verdict_of(reply, self.verdict) for reply in replies]
         lost = next((verdict for verdict in verdicts if isinstance(verdict, Score)), None)
