@@ -12,13 +12,13 @@ from pathlib import Path
 from typing import ClassVar, Self
 
 from launcher.adapters.base import Adapter, Downstream, closing
-from launcher.adapters.latency_sketch import Sketch
 from launcher.core.errors import UserError
 from launcher.core.files import replace_json
 from launcher.core.responses import token_count
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
+from launcher.stats.sketch import Sketch
 
 TOKENS = ("prompt_tokens", "completion_tokens", "total_tokens")
 TIMES = ("latency_s", "first_event_s", "between_events_s")

@@ -7,10 +7,10 @@ import random
 import pytest
 
 from launcher.adapters.base import Downstream
-from launcher.adapters.latency_sketch import Sketch
 from launcher.adapters.response_stats import ResponseStats
 from launcher.core.errors import TransportError, UserError
 from launcher.core.types import Request, Response
+from launcher.stats.sketch import Sketch
 
 REQUEST = Request("/v1/completions", {})
 ANSWER = Response(200, {"usage": {"prompt_tokens": 2, "completion_tokens": 3, "total_tokens": 5}})
