@@ -6,8 +6,9 @@ import io
 import json
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stdout
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +33,7 @@ def write(folder: Path, tasks: Mapping[str, LmEval], groups: Iterable[str], endp
     from lm_eval.loggers import EvaluationTracker
 
     names = _names(tasks)
-    collected = {names[name]: _collected(task, _first_answers(folder, name)) for name, task in tasks.items()}
-    kept = {name: found for name, found in collected.items() if found["logged_samples"]}
+    kept = {names[name]: _collected(tasks[name], records) for name, records in _first_answers(folder, tasks)}
     if not kept:
         return
     made = _groups(next(iter(tasks.values())).include_path, kept, groups)
@@ -86,10 +86,15 @@ def _config(endpoint: Endpoint, tasks: Mapping[str, LmEval]) -> dict[str, Any]:
     return {"model": model, "model_args": arguments, "bootstrap_iters": BOOTSTRAPS}
 
 
-def _first_answers(folder: Path, name: str) -> dict[str, Record]:
-    """Return the scored records of a task's first repeat by document."""
-    found = (record for record in RunFolder(folder).records() if record.task == name and record.repeat == 0)
-    return {record.id: record for record in found if record.status is Status.scored}
+def _first_answers(folder: Path, tasks: Container[str]) -> Iterator[tuple[str, dict[str, Record]]]:
+    """Yield the tasks that have scored documents, each with the records of its first repeat by document.
+
+    The file has the samples of a task together, so that those of one task are held at a time.
+    """
+    for name, records in groupby(RunFolder(folder).records(), key=lambda record: record.task):
+        found = {r.id: r for r in records if r.repeat == 0 and r.status is Status.scored} if name in tasks else {}
+        if found:
+            yield name, found
 
 
 def _collected(task: LmEval, records: Mapping[str, Record]) -> dict[str, Any]:
