@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
-Bounds = tuple[float, int | None]
+CallBounds = tuple[float, int | None]
 """The seconds of CPU time and the bytes of address space that a call may take."""
 
 WORKER = Path(__file__).with_name("bounded_worker.py")
@@ -97,7 +97,7 @@ class Workers:
         self._slots = asyncio.Semaphore(count)
         self._idle: list[Process] = []
 
-    async def call(self, function: Callable[..., T], arguments: tuple[object, ...], bounds: Bounds) -> T:
+    async def call(self, function: Callable[..., T], arguments: tuple[object, ...], bounds: CallBounds) -> T:
         """See `run`."""
         async with self._slots:
             worker = self._idle.pop() if self._idle else await _started()
@@ -140,7 +140,9 @@ async def _started() -> Process:
     return worker
 
 
-async def _called(worker: Process, function: Callable[..., Any], arguments: tuple[object, ...], bounds: Bounds) -> Any:
+async def _called(
+    worker: Process, function: Callable[..., Any], arguments: tuple[object, ...], bounds: CallBounds
+) -> Any:
     assert worker.stdin is not None
     assert worker.stdout is not None
     cpu_s, _ = bounds
