@@ -9,12 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 from launcher.adapters.base import Adapter, Downstream, counting
-from launcher.core.responses import STOPPED, token_count
+from launcher.core.responses import STOPPED, limit_of, token_count
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
 
-LIMITS = ("max_completion_tokens", "max_tokens")
 COUNTED = ("answers", "corrected")
 
 
@@ -33,7 +32,7 @@ class FinishReason(Adapter):
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         response = await call_next(request)
-        limit = next((request.body[name] for name in LIMITS if request.body.get(name) is not None), None)
+        limit = limit_of(request.body)
         if response.events is not None or not response.ok or limit is None or request.body.get("echo"):
             return response
         self.counts["answers"] += 1

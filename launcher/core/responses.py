@@ -34,6 +34,8 @@ SAME_MODEL = re.compile(r"(:latest|[-@]\d{4}-?\d{2}-?\d{2})?")
 SHORT = reprlib.Repr()
 SHORT.maxstring = SHORT.maxother = SHORT.maxlong = QUOTED
 """Shortens values of any size."""
+LIMITS = ("max_completion_tokens", "max_tokens")
+"""The fields of a request that bound its answer, the one that counts first."""
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
@@ -131,6 +133,19 @@ def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
     if by_index.keys() != set(range(number)):
         raise Fault(f"the choices have the indices {quoted(indices)}, expected 0 to {number - 1}, each once")
     return [by_index[index] for index in range(number)]
+
+
+def limit_of(body: Mapping[str, Json]) -> int | None:
+    """Return the number of tokens to which a request bounds its answer."""
+    return next((body[name] for name in LIMITS if isinstance(body.get(name), int)), None)
+
+
+def context_length(models: Json, model: str) -> int | None:
+    """Return the tokens that a model takes, ``max_model_len`` in the body of ``/v1/models``; None if not said."""
+    listed = models.get("data") if isinstance(models, Mapping) else None
+    entries = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    found = next((each.get("max_model_len") for each in entries if each.get("id") == model), None)
+    return found if _is_int(found) and found > 0 else None
 
 
 def cut_by_limit(response: Response) -> bool:

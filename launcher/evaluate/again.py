@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
-from launcher.core.responses import token_count
+from launcher.core.responses import LIMITS, limit_of, token_count
 from launcher.core.types import Json, Record, Request, Sample, Status
 
-LIMITS = ("max_completion_tokens", "max_tokens")
-"""The fields of a request that bound its answer, the one that counts first."""
 MAX_DEFERRED = 10_000
 """So many failed samples are remembered for a second attempt at the end; any others wait for ``resume=``."""
 
@@ -71,11 +69,6 @@ def entry(record: Record) -> dict[str, Json]:
     limits = [limit_of(request["body"]) for request in record.requests]
     limit = limits[0] if len(limits) == 1 else limits
     return {"status": record.status.value, "reason": record.reason, "max_tokens": limit, "usage": record.usage}
-
-
-def limit_of(body: Mapping[str, Json]) -> int | None:
-    """Return the number of tokens to which a request bounds its answer."""
-    return next((body[name] for name in LIMITS if isinstance(body.get(name), int)), None)
 
 
 def enlarged(sample: Sample, responses: Sequence[Json], factor: float, context: int | None) -> Sample | None:

@@ -14,7 +14,7 @@ from launcher.adapters.base import Adapter, all_running, pipeline
 from launcher.core.client import Client
 from launcher.core.errors import TransportError
 from launcher.core.lease import Lease
-from launcher.core.responses import checking
+from launcher.core.responses import checking, context_length
 from launcher.core.types import Endpoint, Handler, Health, Json, Record, Request, Response, Sample, Status
 from launcher.evaluate import outcome
 from launcher.evaluate.again import SecondAttempts
@@ -62,9 +62,7 @@ async def evaluate(
     Raises `ResumeError`, `TaskError` when it meets a bad item, and `TakenOver` when another session has taken the
     ``lease``, after keeping what was done.
     """
-    for name, task in tasks.items():
-        with naming(name):
-            await asyncio.to_thread(task.prepare, endpoint)
+    await _prepare(tasks, endpoint)
     await asyncio.to_thread(reconcile, folder, tasks, settings, endpoint.model, fingerprint, lease)
     fixed = settings.concurrency if isinstance(settings.concurrency, int) else None
     start, most = (fixed, fixed) if fixed else (START, MOST)
@@ -72,12 +70,7 @@ async def evaluate(
         source = SampleSource(tasks, settings, endpoint.model, journal.finished)
         meter = Meter(settings.budget, journal.spent)
         async with (
-            Client(
-                endpoint,
-                timeout_s=settings.timeout_s,
-                concurrency=most + PROBE_CONNECTIONS,
-                max_bytes=int(settings.max_answer_mb * 2**20),
-            ) as client,
+            _client(endpoint, settings, most) as client,
             all_running(adapters, folder, deployment),
             bounded.running(),
             connected(second, progress, meter.around) as others,
@@ -88,9 +81,7 @@ async def evaluate(
             measured = meter.around(adaptive.around(client) if adaptive else client)
             breaker = CircuitBreaker(measured, client.patient(), model, watched, settings.max_pause_s, progress)
             handler = _bounded(pipeline(adapters, checking(breaker)), requests)
-            again = SecondAttempts(settings.retry_truncated, settings.retry_failed)
-            if settings.retry_truncated is not None:
-                again.context = await context_length(client, endpoint)
+            again = await _second_attempts(settings, client, endpoint)
             session = _Session(
                 breaker, handler, tasks, source, journal, progress, again, meter, others, samples, adaptive
             )
@@ -239,14 +230,25 @@ class _Session:
             self._timings += result.timings
 
 
-async def context_length(client: Client, endpoint: Endpoint) -> int | None:
-    """Return the tokens that the model takes: ``max_model_len`` of ``/v1/models``; None if it has none."""
-    try:
-        models = (await client.get(f"{endpoint.url}/models")).body["data"]
-        found = next(model["max_model_len"] for model in models if model.get("id") == endpoint.model)
-    except (TransportError, LookupError, TypeError, AttributeError, StopIteration):
-        return None
-    return found if isinstance(found, int) and found > 0 else None
+async def _prepare(tasks: Mapping[str, Task], endpoint: Endpoint) -> None:
+    for name, task in tasks.items():
+        with naming(name):
+            await asyncio.to_thread(task.prepare, endpoint)
+
+
+def _client(endpoint: Endpoint, settings: Evaluate, concurrency: int) -> Client:
+    max_bytes = int(settings.max_answer_mb * 2**20)
+    connections = concurrency + PROBE_CONNECTIONS
+    return Client(endpoint, timeout_s=settings.timeout_s, concurrency=connections, max_bytes=max_bytes)
+
+
+async def _second_attempts(settings: Evaluate, client: Client, endpoint: Endpoint) -> SecondAttempts:
+    """Return who decides on second attempts; only one with more tokens needs to know how many the model takes."""
+    again = SecondAttempts(settings.retry_truncated, settings.retry_failed)
+    if settings.retry_truncated is not None:
+        with suppress(TransportError):
+            again.context = context_length((await client.get(f"{endpoint.url}/models")).body, endpoint.model)
+    return again
 
 
 def _bounded(handler: Handler, gate: Gate) -> Handler:

@@ -12,9 +12,9 @@ from typing import TypeVar
 from launcher.core.errors import AdapterError, ResumeError
 from launcher.core.lines import whole_lines
 from launcher.core.records import from_line, key_of
+from launcher.core.responses import LIMITS
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Record, Request, Response, Sample
-from launcher.evaluate.again import LIMITS
 from launcher.evaluate.exchange import plain
 
 PROMPTS = ("messages", "prompt")

@@ -10,6 +10,7 @@ from functools import cached_property
 
 from launcher.core.errors import UserError
 from launcher.core.ranges import Count, CountFromZero, NonNegative, Positive
+from launcher.core.responses import cut_by_limit
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.settings.evaluate import Evaluate
@@ -138,9 +139,8 @@ class CodeGeneration(Task):
         raise AssertionError("unreachable")
 
     def _notes(self, response: Response) -> tuple[str, ...]:
-        cut = response.body["choices"][0].get("finish_reason") == "length"
         unsafe = isolation(self.unsafe).name == "none"
-        return (*((CUT,) if cut else ()), *((UNSAFE,) if unsafe else ()))
+        return (*((CUT,) if cut_by_limit(response) else ()), *((UNSAFE,) if unsafe else ()))
 
     def fingerprint(self) -> Json:
         shots = {"fewshot": digest(self.fewshot_path)} if self.fewshot and self.fewshot_path else {}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from functools import cached_property, lru_cache
 from typing import Any
 
 from launcher.core.errors import TaskError
+from launcher.core.responses import context_length
 from launcher.core.types import Endpoint, Json
 from launcher.tasks import waiting
 
@@ -26,7 +27,7 @@ class EndpointTokenizer:
     """
 
     def __init__(self, endpoint: Endpoint, *, add_special_tokens: bool = False) -> None:
-        self._root, self._key = endpoint.root, endpoint.api_key
+        self._root, self._key, self._model = endpoint.root, endpoint.api_key, endpoint.model
         self._headers = endpoint.validator_headers
         self._add_special_tokens = add_special_tokens
         self._has_answered = False
@@ -53,16 +54,11 @@ class EndpointTokenizer:
     @property
     def context_length(self) -> int | None:
         """The context length in tokens that ``/v1/models`` says; None where it says none."""
-        models = self._call("/v1/models", None).get("data")
-        found = [m.get("max_model_len") for m in models if isinstance(m, Mapping)] if isinstance(models, list) else []
-        return next((length for length in found if isinstance(length, int) and length > 1), None)
+        return context_length(self._call("/v1/models", None), self._model)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without special tokens unless they were asked for."""
         return list(self._cached(text))
-
-    def batch_decode(self, ids: Sequence[Sequence[int]]) -> list[str]:
-        return [self._call("/detokenize", {"tokens": list(one)})["prompt"] for one in ids]
 
     def _encode(self, text: str) -> tuple[int, ...]:
         return tuple(self._ids(text, special=self._add_special_tokens))
