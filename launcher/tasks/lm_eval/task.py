@@ -43,7 +43,6 @@ class LmEval(LmEvalSettings, Task):
         self.documents: dict[str, Document] = {}
         """The documents that were made, by their ids."""
         self._made: Documents | None = None
-        self._endpoint: Endpoint | None = None
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -110,7 +109,6 @@ class LmEval(LmEvalSettings, Task):
 
     def prepare(self, endpoint: Endpoint) -> None:
         """Get what the prompts need of the endpoint: its tokenizer, and its context length for rolling windows."""
-        self._endpoint = endpoint
         self._made = Documents(self.loaded, self._codec(endpoint), self._style, self.fewshot_seed)
 
     def samples(self, name: str, model: str) -> Iterator[Sample]:
