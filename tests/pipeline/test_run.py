@@ -374,7 +374,7 @@ def test_an_impossible_folder_is_one_line(tmp_path: Path, folder: str) -> None:
     (tmp_path / "file").touch()
     done = launch_here(tmp_path, *ECHO, "tasks=[addition]", f"hydra.run.dir={folder}")
     assert done.returncode == 1
-    assert done.stderr.startswith(f"launcher: {folder[:200]}")
+    assert done.stderr.startswith(f"launcher: hydra.run.dir: {folder[:200]}")
     assert len(done.stderr.splitlines()) == 1
 
 
