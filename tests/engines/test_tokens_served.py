@@ -136,7 +136,9 @@ def test_a_choice_behind_a_rendered_chat_is_as_likely_as_by_a_forward_pass(engin
         streamed = server.post(request.path, **dict(request.body) | {"stream": True}).text
         twice = server.post(request.path, **dict(request.body) | {"n": 2}).json()["choices"]
     assert (whole.fault, whole.notes) == (None, ())
-    right = [forward(folder, TURN.replace("{{question}}", "What?"), end) for end in ends]
+    turn = TURN.replace("{{question}}", "What?")
+    context, space = turn.rstrip(), turn[len(turn.rstrip()) :]  # which counts as the choice's, as in lm-eval
+    right = [forward(folder, context, space + end) for end in ends]
     assert score(task, sample, whole).prediction["loglikelihoods"] == pytest.approx(right, abs=1e-3)
     texts = [choice["text"] for choice in whole.body["choices"]]
     assert [choice["text"] for choice in twice[::2]] == texts
