@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import warnings
 from collections import Counter, defaultdict
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
-from contextlib import redirect_stdout
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,9 @@ from launcher.tasks.lm_eval.task import LmEval
 
 BOOTSTRAPS = 1000
 """How often lm-eval draws for the standard error of a metric that is no mean; its command line draws 100,000 times."""
+
+NO_FORK = "DISABLE_MULTIPROC"
+"""The environment variable with which lm-eval draws in one process (lm_eval.api.metrics.bootstrap_stderr)."""
 
 
 def write(folder: Path, tasks: Mapping[str, LmEval], groups: Iterable[str], endpoint: Endpoint) -> None:
@@ -37,8 +41,7 @@ def write(folder: Path, tasks: Mapping[str, LmEval], groups: Iterable[str], endp
     if not kept:
         return
     made = _groups(next(iter(tasks.values())).include_path, kept, groups)
-    with redirect_stdout(io.StringIO()), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # it prints a line for each bootstrap
+    with _alone():
         processed = _process_results(kept, made, BOOTSTRAPS)
     results: dict[str, Any] = {**processed._to_eval_results(), "config": _config(endpoint, tasks)}
     tracker = EvaluationTracker(output_path=str(folder / "lm_eval"))
@@ -53,6 +56,26 @@ def write(folder: Path, tasks: Mapping[str, LmEval], groups: Iterable[str], endp
     tracker.save_results_aggregated(results=results, samples=processed.samples)
     for name, samples in processed.samples.items():
         tracker.save_results_samples(task_name=name, samples=samples)
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Keep lm-eval from printing a line for each bootstrap, and from forking for it.
+
+    A fork of a process with an engine's threads may never end. The numbers are the same: each chunk has its own seed.
+    """
+    before = os.environ.get(NO_FORK)
+    os.environ[NO_FORK] = "1"
+    sink = io.StringIO()
+    try:
+        with redirect_stdout(sink), redirect_stderr(sink), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if before is None:
+            del os.environ[NO_FORK]
+        else:
+            os.environ[NO_FORK] = before
 
 
 def _groups(include_path: str, kept: Mapping[str, Any], keys: Iterable[str]) -> dict[str, Any]:

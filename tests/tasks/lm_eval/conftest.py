@@ -86,6 +86,12 @@ TASKS: dict[str, dict] = {
 }
 
 
+@pytest.fixture(autouse=True)
+def no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep lm-eval's own evaluation, to compare with, from forking this process, which has threads."""
+    monkeypatch.setenv("DISABLE_MULTIPROC", "1")
+
+
 @pytest.fixture(scope="session")
 def lm_eval_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder of YAML files: `TASKS`, and a group over two of them."""

@@ -118,6 +118,27 @@ async def test_a_prompt_that_is_too_long_is_refused_and_counted(
 
 
 @pytest.mark.slow
+async def test_the_results_are_written_without_a_fork(
+    server: Endpoint,
+    lm_eval_tasks: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    """lm-eval would fork for the standard error of BLEU: with the threads of an engine, that may never end."""
+    monkeypatch.delenv("DISABLE_MULTIPROC")
+    monkeypatch.setattr("os.fork", lambda: pytest.fail("the process forks"))
+    task = LmEval(task="local_texts", include_path=str(lm_eval_tasks), limit=3)
+    await evaluate(server, {"t": task}, [], Evaluate(), tmp_path, None, Watch())
+    capfd.readouterr()
+    results.write(tmp_path, {"t": task}, [], server)
+    assert capfd.readouterr() == ("", "")
+    assert "DISABLE_MULTIPROC" not in os.environ
+    [file] = tmp_path.glob("lm_eval/*/results_*.json")
+    assert json.loads(file.read_text())["results"]["local_texts"]["bleu_stderr,strict"] >= 0
+
+
+@pytest.mark.slow
 async def test_own_scoring_may_give_per_cent_and_pairs(server: Endpoint, lm_eval_tasks: Path, tmp_path: Path) -> None:
     (lm_eval_tasks / "own.py").write_text(OWN)
     (lm_eval_tasks / "own.yaml").write_text(OWN_YAML)
