@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
 from launcher.core.errors import TaskError, UserError
-from launcher.core.ranges import Count, NonNegative
-from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
+from launcher.core.types import Ask, Json, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
 from launcher.tasks import bounded, mathematics, numbers
@@ -26,15 +25,14 @@ from launcher.tasks.compare import (
     without,
 )
 from launcher.tasks.extraction import NUMBER, Extraction, Pick, extract, extractions
-from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
-from launcher.tasks.messages import assistant, system, user
 from launcher.tasks.scorer import Scorer, ScorerFailed, plain_item
-from launcher.tasks.template import render, text, value
+from launcher.tasks.template import text, value
+from launcher.tasks.text_task import TextTask
 
 
 @component("tasks/generation")
-class Generation(ItemTask):
+class Generation(TextTask):
     """Asks for text and compares it with a target.
 
     Items and examples come as in all tasks over files (``path`` to ``fewshot_separator``).
@@ -68,16 +66,8 @@ class Generation(ItemTask):
     it, but never unfinished reasoning.
     """
 
-    prompt: str = "{{prompt}}"
     target: str = "{{answer}}"
     targets: str = ""
-    chat: bool = False
-    system: str = ""
-    fewshot_answer: str = ""
-    fewshot_delimiter: str = ""
-    max_tokens: Count = 256
-    temperature: NonNegative = 0.0
-    stop: list[str] = field(default_factory=list)
     extract: Any = ""
     pick: Pick = Pick.last
     fallback: str | None = None
@@ -85,10 +75,9 @@ class Generation(ItemTask):
     normalize: list[Normalize] = field(default_factory=lambda: [Normalize.strip])
     match: Any = "exact_match"
     scorer: str = ""
-    accept_truncated: bool = False
 
     def __post_init__(self) -> None:
-        self.check_settings("prompt", "target", "system", "fewshot_answer")
+        self.check_settings("target")
         matches(self.match)
         if self.scorer:
             scorers.load(self.scorer)
@@ -114,18 +103,8 @@ class Generation(ItemTask):
         own = self._scorer.metrics if self._scorer else [Metric(match.value) for match in self._matches]
         return [replace(metric, name=_named(metric.name, how)) for how in self._extractions for metric in own]
 
-    def samples(self, name: str, model: str) -> Iterator[Sample]:
-        self._math_version()  # what is missing is said before anything is loaded
-        for key, item in self.rows():
-            body = {
-                "model": model,
-                **self._question(item, self.examples.of(item)),
-                "max_tokens": self.max_tokens,
-                "temperature": self.temperature,
-                **({"stop": list(self.stop)} if self.stop else {}),
-            }
-            path = "/v1/chat/completions" if self.chat else "/v1/completions"
-            yield Sample(name, key, (Request(path, body),), self._checked_target(item))
+    def check_packages(self) -> None:
+        self._math_version()
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         answer = text_of(responses[0], accept_truncated=self.accept_truncated)
@@ -204,30 +183,13 @@ class Generation(ItemTask):
             return {"reading": 3}
         return {"reading": 2} if changed or self._matches != (Match.exact_match,) or self.fewshot else {}
 
-    def _question(self, item: Item, shots: Sequence[Item]) -> dict[str, Json]:
-        if self.chat:
-            return {"messages": [*self._system(item), *self._turns(shots), user(self.prompt_of(item))]}
-        shown = [self.prompt_of(shot) + self.fewshot_delimiter + self._shown_answer(shot) for shot in shots]
-        return {"prompt": self.described(item) + self.fewshot_separator.join([*shown, self.prompt_of(item)])}
-
-    def _system(self, item: Item) -> list[Json]:
-        return system(render(self.system, item), self.described(item))
-
-    def prompt_of(self, item: Item) -> str:
-        return render(self.prompt, item)
-
-    def _turns(self, shots: Sequence[Item]) -> Iterator[Json]:
-        for shot in shots:
-            yield user(self.prompt_of(shot))
-            yield assistant(self._shown_answer(shot))
-
-    def _shown_answer(self, shot: Item) -> str:
+    def shown_answer(self, shot: Item) -> str:
         if self.fewshot_answer:
-            return render(self.fewshot_answer, shot)
+            return super().shown_answer(shot)
         target = self._target(shot)
         return target[0] if isinstance(target, list) else target
 
-    def _checked_target(self, item: Item) -> Json:
+    def target_of(self, item: Item) -> Json:
         """Return the target, which of a scorer is the item; `TaskError` if no answer can agree with it."""
         if self.scorer:
             return plain_item(item.fields)

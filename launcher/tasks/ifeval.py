@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from functools import cache
 from importlib.metadata import version
 from typing import Any
 
 from launcher.core.errors import TaskError, UserError
-from launcher.core.ranges import Count, NonNegative
-from launcher.core.types import Aggregation, Ask, Json, Request, Response, Sample, Score, Status
+from launcher.core.ranges import Count
+from launcher.core.types import Aggregation, Ask, Json, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
 from launcher.tasks import bounded
 from launcher.tasks.answer import text_of
-from launcher.tasks.base import Task
-from launcher.tasks.items import Item, count, digest, identified, read
+from launcher.tasks.items import Item
+from launcher.tasks.text_task import TextTask
 
 CPU_S = 10.0
 INSTALL = "pip install 'nemo-megatron-launcher[ifeval]'"
@@ -34,12 +34,12 @@ def of_instructions(values: Sequence[Json]) -> float:
 
 
 @component("tasks/ifeval")
-class IFEval(Task):
+class IFEval(TextTask):
     """Asks for texts that follow instructions, and checks each with the code of lm-evaluation-harness.
 
-    ``path`` is a file of IFEval's prompts: an item has ``key``, ``prompt``, ``instruction_id_list`` and ``kwargs``. No
-    package has it. ``id`` is the field of an item's id, and ``limit`` takes the first items only. With ``chat`` the
-    prompt is the user's message.
+    ``path`` is a file or data set of IFEval's prompts: an item has ``key``, ``prompt``, ``instruction_id_list`` and
+    ``kwargs``. No package has it. Items, prompts and examples are as in ``tasks/generation``. With ``chat`` the prompt
+    is the user's message. An example needs ``fewshot_answer``, a template of its answer.
 
     The metrics are the share of prompts of which all instructions are followed, and the share of instructions. The
     loose ones also try the answer without its first or last line, and without asterisks.
@@ -47,13 +47,12 @@ class IFEval(Task):
     An answer that ended at ``max_tokens`` is truncated unless ``accept_truncated``.
     """
 
-    path: str = ""
     id: str = "key"
-    limit: Count | None = None
     chat: bool = True
     max_tokens: Count = 1280
-    temperature: NonNegative = 0.0
-    accept_truncated: bool = False
+
+    def __post_init__(self) -> None:
+        self.check_settings()
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -72,18 +71,11 @@ class IFEval(Task):
                 "input_data.jsonl of google/IFEval, with key, prompt, instruction_id_list and kwargs"
             )
 
-    def samples(self, name: str, model: str) -> Iterator[Sample]:
-        for key, item in identified(read(self.path, self.limit), self.id):
-            target = _checked(item)
-            question = {"messages": [{"role": "user", "content": target["prompt"]}]}
-            body = {
-                "model": model,
-                **(question if self.chat else {"prompt": target["prompt"]}),
-                "max_tokens": self.max_tokens,
-                "temperature": self.temperature,
-            }
-            path = "/v1/chat/completions" if self.chat else "/v1/completions"
-            yield Sample(name, key, (Request(path, body),), target)
+    def check_packages(self) -> None:
+        _checkers()
+
+    def target_of(self, item: Item) -> Json:
+        return _checked(item)
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         text = text_of(responses[0], accept_truncated=self.accept_truncated)
@@ -97,10 +89,7 @@ class IFEval(Task):
 
     def fingerprint(self) -> Json:
         _checkers()
-        return {"items": digest(self.path), "versions": [version("lm-eval"), version("langdetect")]}
-
-    def size(self) -> int:
-        return min(count(self.path), self.limit or count(self.path))
+        return {**self.item_digests(), "versions": [version("lm-eval"), version("langdetect")]}
 
 
 def followed(target: Json, text: str) -> dict[str, Json]:

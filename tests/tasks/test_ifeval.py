@@ -90,3 +90,19 @@ def test_missing_data_is_said_before_anything_is_loaded(task: Any, monkeypatch: 
         list(task(SENTENCES).samples("t", "m"))
     with pytest.raises(UserError, match=r"tasks.ifeval: path is empty: no package has the prompts"):
         check_tasks({"ifeval": IFEval()}, Evaluate())
+
+
+def test_examples_need_their_answers(task: Any, jsonl: Callable[..., str]) -> None:
+    shot = {"key": 1, "prompt": "Say A!", "instruction_id_list": ["punctuation:no_comma"], "kwargs": [{}], "said": "A"}
+    path = jsonl(shot, shot | {"key": 2, "prompt": "Say B!"})
+    with pytest.raises(UserError, match="fewshot=1: set fewshot_answer"):
+        list(IFEval(path=path, fewshot=1).samples("t", "m"))
+    first = next(IFEval(path=path, fewshot=1, fewshot_answer="{{said}}").samples("t", "m"))
+    assert [m["content"] for m in first.requests[0].body["messages"]] == ["Say B!", "A", "Say A!"]
+
+
+def test_a_repaired_file_leaves_the_rest_of_the_fingerprint(task: Any) -> None:
+    before = task(NO_COMMA).fingerprint()
+    after = task(WORDS).fingerprint()
+    assert before.pop("item_files") != after.pop("item_files")
+    assert before == after

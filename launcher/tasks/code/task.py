@@ -2,28 +2,29 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import warnings
+from collections.abc import Sequence
 from dataclasses import field
 from functools import cached_property
 
-from launcher.core.errors import UserError
-from launcher.core.ranges import Count, CountFromZero, NonNegative, Positive
+from launcher.core.errors import TaskError, UserError
+from launcher.core.ranges import Count, Positive
 from launcher.core.responses import cut_by_limit
-from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
+from launcher.core.types import Ask, Json, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
 from launcher.tasks.answer import text_of
-from launcher.tasks.base import Task
 from launcher.tasks.code import pass_at_k
 from launcher.tasks.code.blocks import Code, program
 from launcher.tasks.code.executor import Kind, Limits, Outcome, SandboxFault, execute
 from launcher.tasks.code.isolation import isolation
-from launcher.tasks.fewshot import Examples
-from launcher.tasks.items import Item, count, digest, identified, read
+from launcher.tasks.items import Item
 from launcher.tasks.template import render
+from launcher.tasks.text_task import TextTask
 
 TRIES = 2
 """How often a program is run whose sandbox fails."""
@@ -33,12 +34,10 @@ FUTURE = re.compile(r"^from __future__ import [^\n]*\n?", re.MULTILINE)
 
 
 @component("tasks/code")
-class CodeGeneration(Task):
+class CodeGeneration(TextTask):
     """Asks for a program and runs it with its tests, in a sandbox.
 
-    ``path``, ``id`` and ``limit`` are as in ``tasks/generation``, and so are ``prompt``, ``chat``, ``system``,
-    ``fewshot``, ``fewshot_path``, ``fewshot_separator``, ``max_tokens``, ``temperature`` and ``stop``.
-    ``fewshot_answer`` is the answer of an example.
+    Items, prompts and examples are as in ``tasks/generation``. ``fewshot_answer`` is the answer of an example.
 
     ``code`` says what of the answer is the program. ``before`` is put in front of it, and ``test`` runs after it:
     templates over the item's fields. A program passes if both run to their end without an exception.
@@ -54,29 +53,18 @@ class CodeGeneration(Task):
     otherwise the sample is truncated.
     """
 
-    path: str = ""
-    id: str = ""
-    limit: Count | None = None
-    prompt: str = "{{prompt}}"
     before: str = ""
     test: str = "{{test}}"
     code: Code = Code.all
-    chat: bool = False
-    system: str = ""
-    fewshot: CountFromZero = 0
-    fewshot_path: str = ""
     fewshot_answer: str = "{{code}}"
-    fewshot_separator: str = "\n\n"
     max_tokens: Count = 1024
-    temperature: NonNegative = 0.0
-    stop: list[str] = field(default_factory=list)
     k: list[Count] = field(default_factory=lambda: [1])
     timeout_s: Count = 3
     memory_gib: Positive = 2.0
     unsafe: bool = False
-    accept_truncated: bool = False
 
     def __post_init__(self) -> None:
+        self.check_settings("before", "test")
         if not self.k or len(set(self.k)) < len(self.k):
             raise UserError(f"tasks: k={list(self.k)}; expected one or more different numbers of samples")
 
@@ -97,19 +85,13 @@ class CodeGeneration(Task):
                 "set the task's temperature, for instance 0.2, or evaluate.temperature"
             )
 
-    def samples(self, name: str, model: str) -> Iterator[Sample]:
-        isolation(self.unsafe)  # refused before anything is loaded
-        shots = Examples(self.fewshot_path or self.path, "", "", self.fewshot, (), None, self._prompt)
-        for key, item in identified(read(self.path, self.limit), self.id):
-            body = {
-                "model": model,
-                **self._question(item, shots.of(item)),
-                "max_tokens": self.max_tokens,
-                "temperature": self.temperature,
-                **({"stop": list(self.stop)} if self.stop else {}),
-            }
-            path = "/v1/chat/completions" if self.chat else "/v1/completions"
-            yield Sample(name, key, (Request(path, body),), self._target(item))
+    def check_packages(self) -> None:
+        isolation(self.unsafe)
+
+    def target_of(self, item: Item) -> dict[str, str]:
+        test = render(self.test, item)
+        _check_test(test, item)
+        return {"before": render(self.before, item), "test": test}
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         text = text_of(responses[0], accept_truncated=self.accept_truncated)
@@ -143,29 +125,7 @@ class CodeGeneration(Task):
         return (*((CUT,) if cut_by_limit(response) else ()), *((UNSAFE,) if unsafe else ()))
 
     def fingerprint(self) -> Json:
-        shots = {"fewshot": digest(self.fewshot_path)} if self.fewshot and self.fewshot_path else {}
-        return {"items": digest(self.path), **shots, "python": ".".join(map(str, sys.version_info[:2]))}
-
-    def size(self) -> int:
-        return min(count(self.path), self.limit or count(self.path))
-
-    def _target(self, item: Item) -> dict[str, str]:
-        return {"before": render(self.before, item), "test": render(self.test, item)}
-
-    def _prompt(self, item: Item) -> str:
-        return render(self.prompt, item)
-
-    def _question(self, item: Item, shots: Sequence[Item]) -> dict[str, Json]:
-        if self.chat:
-            system = [{"role": "system", "content": render(self.system, item)}] if self.system else []
-            return {"messages": [*system, *self._turns(shots), {"role": "user", "content": self._prompt(item)}]}
-        shown = [self._prompt(shot) + render(self.fewshot_answer, shot) for shot in shots]
-        return {"prompt": self.fewshot_separator.join([*shown, self._prompt(item)])}
-
-    def _turns(self, shots: Sequence[Item]) -> Iterator[Json]:
-        for shot in shots:
-            yield {"role": "user", "content": self._prompt(shot)}
-            yield {"role": "assistant", "content": render(self.fewshot_answer, shot)}
+        return {**self.item_digests(), "python": ".".join(map(str, sys.version_info[:2]))}
 
 
 def assembled(before: str, found: str) -> str:
@@ -173,3 +133,15 @@ def assembled(before: str, found: str) -> str:
     if not before:
         return found
     return "".join(FUTURE.findall(found)) + before + FUTURE.sub("", found)
+
+
+def _check_test(test: str, item: Item) -> None:
+    """Raise `TaskError` for tests that every program passes, or none."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of escapes that a later Python refuses
+            statements = ast.parse(test).body
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise TaskError(f"{item.where}: the test is no Python, so that no program can pass it: {error}") from None
+    if not statements:
+        raise TaskError(f"{item.where}: the test is empty, so that every program would pass it")

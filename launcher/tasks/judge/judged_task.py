@@ -5,21 +5,19 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
 from typing import ClassVar
 
 from launcher.core.errors import UserError
 from launcher.core.ranges import Count, NonNegative, Seed
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.tasks.answer import text_of
-from launcher.tasks.generation import Generation
-from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
 from launcher.tasks.judge.verdict import LINE, check_line
 from launcher.tasks.messages import system, user
 from launcher.tasks.scorer import plain_item
 from launcher.tasks.template import render, text, value
+from launcher.tasks.text_task import TextTask
 
 ENDPOINT = "judge"
 MARK_DIGITS = 10
@@ -27,7 +25,7 @@ NOTHING: Mapping[str, Json] = {}
 
 
 @dataclass
-class JudgedTask(ItemTask):
+class JudgedTask(TextTask):
     """The settings of the questions, and of the judge's requests.
 
     ``prompt``, ``target``, ``chat``, ``system`` and the few-shot settings are as in generation tasks. ``target`` is the
@@ -40,16 +38,9 @@ class JudgedTask(ItemTask):
 
     asks_judge: ClassVar[bool] = True
 
-    prompt: str = "{{prompt}}"
     target: str = ""
     chat: bool = True
-    system: str = ""
-    fewshot_answer: str = ""
-    fewshot_delimiter: str = ""
     max_tokens: Count = 1024
-    temperature: NonNegative = 0.0
-    stop: list[str] = field(default_factory=list)
-    accept_truncated: bool = False
     rubric: str = ""
     judge_system: str = ""
     judge_max_tokens: Count = 2048
@@ -60,25 +51,27 @@ class JudgedTask(ItemTask):
     verdict: str = LINE
 
     def __post_init__(self) -> None:
-        self.check_settings("prompt", "target", "system", "fewshot_answer", "rubric", "judge_system")
+        self.check_settings("target", "rubric", "judge_system")
         check_line(self.verdict)
         if self.votes > 1 and not self.judge_temperature:
             raise UserError(
                 f"tasks: votes={self.votes}: equal requests get equal replies; set judge_temperature above 0"
             )
 
-    @cached_property
-    def _questions(self) -> Questions:
-        names = {each.name for each in fields(Questions)} & {each.name for each in fields(self)}
-        return Questions(**{name: getattr(self, name) for name in names})
-
-    def prompt_of(self, item: Item) -> str:
-        return render(self.prompt, item)
-
     def samples(self, name: str, model: str) -> Iterator[Sample]:
-        for sample in self._questions.samples(name, model):
+        for sample in super().samples(name, model):
             self.judge_prompts(sample, "an answer")  # what the rubric lacks is said before anything is loaded
             yield sample
+
+    def target_of(self, item: Item) -> Json:
+        """Return the item, with the reference answer for the judge."""
+        return {"item": plain_item(item.fields), "reference": self._reference(item) if self.target else None}
+
+    def _reference(self, item: Item) -> str:
+        return text(value(self.target, item), item.where, f"target={self.target}")
+
+    def shown_answer(self, shot: Item) -> str:
+        return self._reference(shot) if self.target and not self.fewshot_answer else super().shown_answer(shot)
 
     def judge_prompts(self, sample: Sample, answer: str) -> Sequence[str]:
         """Return what the judge is asked about an answer. Raises `TaskError` for a field that is missing."""
@@ -129,12 +122,3 @@ class JudgedTask(ItemTask):
             **({"stop": list(self.judge_stop)} if self.judge_stop else {}),
         }
         return Request("/v1/chat/completions", body)
-
-
-class Questions(Generation):
-    """Asks as a generation task; the target is the item, with the reference answer for the judge."""
-
-    def _checked_target(self, item: Item) -> Json:
-        found = value(self.target, item) if self.target else None
-        reference = None if found is None else text(found, item.where, f"target={self.target}")
-        return {"item": plain_item(item.fields), "reference": reference}

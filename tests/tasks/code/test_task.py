@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from launcher.core.errors import UserError
+from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Json, Response, Status
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.base import check_tasks
@@ -129,3 +130,34 @@ def test_one_failure_of_a_sandbox_gets_another_try(
     (sample, _) = task().samples("code", "m")
     assert score(task(), sample, completion("    return 2 * x\n")).scores == {"pass@1": 1.0}
     assert len(tries) == 2
+
+
+@pytest.mark.parametrize(
+    ("test", "message"),
+    [
+        ("", "items.jsonl:1: the test is empty, so that every program would pass"),
+        ("# assert double(2) == 4", "the test is empty"),
+        ("assert double(2 == 4", "the test is no Python, so that no program can pass it: .*never closed"),
+        ("assert double(2) == 4\0", "the test is no Python"),
+    ],
+)
+def test_a_test_that_decides_nothing_is_refused_with_its_line(
+    jsonl: Callable[..., str], test: str, message: str
+) -> None:
+    with pytest.raises(TaskError, match=message):
+        list(CodeGeneration(path=jsonl({**ITEM, "test": test})).samples("code", "m"))
+
+
+def test_templates_of_code_tasks_are_checked() -> None:
+    for key in "before", "test", "prompt", "system", "description":
+        with pytest.raises(UserError, match=f"tasks: {key}: template '{{{{': line 1"):
+            CodeGeneration(**{key: "{{"})
+
+
+def test_a_repaired_file_leaves_the_rest_of_the_fingerprint(task: Any) -> None:
+    one, other = task(), task(max_tokens=5)
+    other.path = str(Path(one.path).with_name("mended.jsonl"))
+    Path(other.path).write_text(Path(one.path).read_text().replace("== 4", "== 2 + 2"))
+    before, after = one.fingerprint(), other.fingerprint()
+    assert before.pop("item_files") != after.pop("item_files")
+    assert before == after
