@@ -149,9 +149,13 @@ def test_a_test_that_decides_nothing_is_refused_with_its_line(
 
 
 def test_templates_of_code_tasks_are_checked() -> None:
+    def made(key: str) -> CodeGeneration:
+        settings: dict[str, Any] = {key: "{{"}
+        return CodeGeneration(**settings)
+
     for key in "before", "test", "prompt", "system", "description":
         with pytest.raises(UserError, match=f"tasks: {key}: template '{{{{': line 1"):
-            CodeGeneration(**{key: "{{"})
+            made(key)
 
 
 def test_a_repaired_file_leaves_the_rest_of_the_fingerprint(task: Any) -> None:
