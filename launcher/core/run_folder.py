@@ -39,6 +39,8 @@ class RunFolder:
     samples = File("samples.jsonl")
     journal = File("journal.json")
     certificate = File("certificate.json")
+    certificate_junit = File("certificate.xml")
+    """The certificate in JUnit's format, which CI systems show."""
     endpoint = File("endpoint.json")
     health = File("health.jsonl")
     report = File("report.html")

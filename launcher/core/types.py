@@ -224,11 +224,39 @@ class Pause:
     reason: str
 
 
+class Severity(str, Enum):
+    """What the failure of a check means where a task needs what it tests."""
+
+    fatal = "fatal"
+    """A score would be wrong: the run stops."""
+    warning = "warning"
+    """A score may be wrong: the run goes on, and the report says so."""
+    info = "info"
+    """A fact about the server, which is neither right nor wrong."""
+
+
+class Outcome(str, Enum):
+    """How a check ended."""
+
+    passed = "passed"
+    failed = "failed"
+    """The run stops."""
+    warning = "warning"
+    """It failed, and no task needs what it tests, or it is not fatal."""
+    not_applicable = "not applicable"
+    left_out = "left out"
+    """``validate.skip`` names it."""
+
+
 @dataclass(frozen=True)
 class Check:
-    """One line of the certificate. ``ok`` is None for a check that does not apply, with the reason in ``detail``.
+    """One line of the certificate. ``ok`` is None for a check that neither passed nor stops the run.
 
-    ``numbers`` are the figures of the detail, for programs. ``id`` never changes; ``name`` is for readers.
+    ``numbers`` are the figures of the detail, for programs. ``id`` never changes; ``name`` is for readers. ``warned``
+    and ``left_out`` tell apart why ``ok`` is None: with neither of them, the check does not apply.
+
+    ``requests`` counts what was sent. ``sent`` and ``received`` are the last of them, or the one that failed, and its
+    answer. ``expected`` is what passes, ``effect`` what a failure does to a score, ``remedy`` what to set.
     """
 
     name: str
@@ -237,6 +265,24 @@ class Check:
     seconds: float = 0.0
     numbers: Mapping[str, Json] = field(default_factory=dict)
     id: str = ""
+    family: str = ""
+    severity: Severity = Severity.fatal
+    warned: bool = False
+    left_out: bool = False
+    requests: int = 0
+    sent: str = ""
+    received: str = ""
+    expected: str = ""
+    effect: str = ""
+    remedy: str = ""
+
+    @property
+    def outcome(self) -> Outcome:
+        if self.ok is not None:
+            return Outcome.passed if self.ok else Outcome.failed
+        if self.left_out:
+            return Outcome.left_out
+        return Outcome.warning if self.warned else Outcome.not_applicable
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ from launcher.core.console import one_line, to_stderr
 from launcher.core.errors import ValidationFailed
 from launcher.core.event_loop import run_async
 from launcher.core.files import storing
-from launcher.core.redaction import redact
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Json
 from launcher.distributed.allocation import Allocation
@@ -118,12 +117,11 @@ def _validated(server: RunningServer, record: RunRecord, folder: Path) -> tuple[
     scope = (asdict(settings), needed)
     checks = server.copy_certificate(scope, folder)
     if checks is None:
-        found = run_async(certificate.validate(server.endpoint, settings, needed, only_needed=True))
-        checks = tuple(replace(check, detail=redact(check.detail)) for check in found)
-        certificate.write(checks, server.endpoint, folder)
+        checks = run_async(certificate.validate(server.endpoint, settings, needed, only_needed=True))
+        certificate.write(checks, server.endpoint, folder, needed)
         server.certificates.append((scope, folder, checks))
-    if failed := certificate.failed(checks):
-        raise ValidationFailed("the judge failed validation: " + "; ".join(f"{c.name}: {c.detail}" for c in failed))
+    if certificate.failed(checks):
+        raise ValidationFailed(f"the judge failed validation: {certificate.reason(checks)}")
     server.admit()
     return checks
 

@@ -50,6 +50,7 @@ class RunningServer:
         for earlier_scope, earlier, checks in self.certificates:
             if earlier_scope == scope and earlier != folder:
                 shutil.copyfile(RunFolder(earlier).certificate, RunFolder(folder).certificate)
+                shutil.copyfile(RunFolder(earlier).certificate_junit, RunFolder(folder).certificate_junit)
                 return checks
         return None
 

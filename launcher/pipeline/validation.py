@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from launcher.core.console import to_stderr
 from launcher.core.errors import ValidationFailed
 from launcher.core.event_loop import run_async
-from launcher.core.redaction import redact
 from launcher.core.types import Check, Request, resolve
 from launcher.pipeline.config import Run
 from launcher.pipeline.record import RunRecord
@@ -58,10 +57,9 @@ def validate(run: Run, server: RunningServer, needed: frozenset[Capability], rec
 
     with record.step("validate"):
         record.checks = _checked(run, server, needed, folder, _vocabulary(run, record))
-    failed = certificate.failed(record.checks)
-    to_stderr(f"validate: {len(record.checks)} checks, {len(failed)} failed")
-    if failed:
-        raise ValidationFailed("the endpoint failed validation: " + "; ".join(f"{c.name}: {c.detail}" for c in failed))
+    to_stderr(f"validate: {certificate.summary(record.checks)}")
+    if certificate.failed(record.checks):
+        raise ValidationFailed(f"the endpoint failed validation: {certificate.reason(record.checks)}")
     server.admit()
 
 
@@ -80,8 +78,7 @@ def _checked(
     scope = (asdict(run.validate), needed)
     checks = server.copy_certificate(scope, folder)
     if checks is None:
-        found = run_async(certificate.validate(server.endpoint, run.validate, needed, vocabulary))
-        checks = tuple(replace(check, detail=redact(check.detail)) for check in found)
-        certificate.write(checks, server.endpoint, folder)
+        checks = run_async(certificate.validate(server.endpoint, run.validate, needed, vocabulary))
+        certificate.write(checks, server.endpoint, folder, needed)
         server.certificates.append((scope, folder, checks))
     return checks

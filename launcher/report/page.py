@@ -14,8 +14,8 @@ from markupsafe import Markup
 
 from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Check, GroupResult, Json, Report, Status
-from launcher.report import charts, formatting, results, samples
+from launcher.core.types import GroupResult, Json, Report, Status
+from launcher.report import charts, checks, formatting, results, samples
 from launcher.stats.quantiles import quantile
 
 HERE = Path(__file__).parent
@@ -58,7 +58,8 @@ def _run(report: Report) -> dict[str, object]:
         "rows": charts.score_rows(report.folded),
         "results": report.results,
         "groups": [(name, group, _members(report, group)) for name, group in report.groups.items()],
-        "checks": [(check, _outcome(check)) for check in report.checks],
+        "families": checks.families(report.checks),
+        "left_out": checks.left_out(report.checks),
         "certificate": results.certificate(report.checks),
         "throughput": list(_tiles(results.plain(report.throughput))),
         "slowest": max(report.timings.values(), default=0) or 1,
@@ -98,10 +99,6 @@ def _title(report: Report) -> str:
     config = report.run.get("config")
     model = config.get("model") if isinstance(config, Mapping) else None
     return str(model.get("name", "Run")) if isinstance(model, Mapping) else "Run"
-
-
-def _outcome(check: Check) -> str:
-    return "not applicable" if check.ok is None else "ok" if check.ok else "failed"
 
 
 def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
@@ -146,6 +143,7 @@ def _environment() -> Environment:
         "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "statuses": [status.value for status in Status],
         "formatting": formatting,
+        "check_texts": checks,
         "lower_is_better": results.lower_is_better,
         "metric_entry": results.metric_entry,
         "charts": charts,

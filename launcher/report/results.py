@@ -22,6 +22,7 @@ from launcher.core.types import (
     Interval,
     Json,
     MetricResult,
+    Outcome,
     Report,
     TaskResult,
 )
@@ -121,17 +122,25 @@ def lower_is_better(points: Iterable[Mapping[str, Json]], task: str, metric: str
 
 
 def certificate(checks: tuple[Check, ...]) -> CertificateEntry | None:
-    """Count the checks of the certificate and name the failed ones; None when none were made."""
+    """Count the checks of the certificate and name those that did not pass; None when none were made."""
     if not checks:
         return None
-    failed: list[CheckEntry] = [{"id": check.id, "name": check.name} for check in checks if check.ok is False]
+    by_outcome = {outcome: _entries(checks, outcome) for outcome in Outcome}
     return {
-        "ok": not failed,
-        "passed": sum(check.ok is True for check in checks),
-        "failed": len(failed),
-        "not_applicable": sum(check.ok is None for check in checks),
-        "failed_checks": failed,
+        "ok": not by_outcome[Outcome.failed],
+        "passed": len(by_outcome[Outcome.passed]),
+        "failed": len(by_outcome[Outcome.failed]),
+        "warnings": len(by_outcome[Outcome.warning]),
+        "not_applicable": len(by_outcome[Outcome.not_applicable]),
+        "left_out": len(by_outcome[Outcome.left_out]),
+        "failed_checks": by_outcome[Outcome.failed],
+        "warned_checks": by_outcome[Outcome.warning],
+        "left_out_checks": by_outcome[Outcome.left_out],
     }
+
+
+def _entries(checks: tuple[Check, ...], outcome: Outcome) -> list[CheckEntry]:
+    return [{"id": check.id, "name": check.name} for check in checks if check.outcome is outcome]
 
 
 def plain(value: Json) -> Json:

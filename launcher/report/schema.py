@@ -61,20 +61,24 @@ class PauseEntry(TypedDict):
 
 
 class CheckEntry(TypedDict):
-    """A failed check: its ``id`` never changes, its ``name`` is for readers."""
+    """A check: its ``id`` never changes, its ``name`` is for readers."""
 
     id: str
     name: str
 
 
 class CertificateEntry(TypedDict):
-    """The checks of the certificate, counted."""
+    """The checks of the certificate, counted. Those that `validate.skip` names are ``left_out``."""
 
     ok: bool
     passed: int
     failed: int
+    warnings: int
     not_applicable: int
+    left_out: int
     failed_checks: list[CheckEntry]
+    warned_checks: list[CheckEntry]
+    left_out_checks: list[CheckEntry]
 
 
 class ResultsFile(TypedDict):

@@ -14,7 +14,7 @@ from rich.text import Text
 from launcher.core.console import printable
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, MetricResult, Report, TaskResult
-from launcher.report import formatting, page, results, sweep_table
+from launcher.report import checks, formatting, page, results, sweep_table
 from launcher.report.sweep_schema import SweepFile, SweepPoint, WatchComparison, WatchFile
 from launcher.stats.paired import ALPHA
 
@@ -40,9 +40,10 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
     """Print the verdict, the score table, the speed, the time per step, and where ``report.html`` lies."""
     console.print()
     console.print(_verdict(report))
-    for check in report.checks:
-        if check.ok is False:
-            console.print(Text.assemble(("failed check ", "red"), (check.name, "bold"), f": {printable(check.detail)}"))
+    if _only_validated(report):
+        console.print(checks.table(report.checks))
+    for line in checks.lines(report.checks):
+        console.print(line)
     if report.tasks:
         console.print(_scores(report, _plus_minus(console)))
         for line in _group_lines(report):
@@ -222,14 +223,12 @@ def _judge(judge: Json) -> str:
 
 def _checks(report: Report) -> str:
     certificate = results.certificate(report.checks)
-    if certificate is None:
-        return ""
-    counts = {
-        "ok": certificate["passed"],
-        "failed": certificate["failed"],
-        "not applicable": certificate["not_applicable"],
-    }
-    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
+    return "" if certificate is None else checks.counted(certificate)
+
+
+def _only_validated(report: Report) -> bool:
+    config = report.run.get("config")
+    return isinstance(config, Mapping) and config.get("mode") == "validate" and bool(report.checks)
 
 
 def _value(metric: MetricResult, plus_minus: str) -> Text:

@@ -11,7 +11,7 @@ from launcher.settings.component import component
 
 @component("validate/validate")
 class Validate:
-    """What the certificate checks. ``skip`` names checks to leave out; they are reported as such, never as passed.
+    """What the certificate checks. ``skip`` has names or ids of checks to leave out; they are reported as such.
 
     ``tolerance`` is the largest allowed difference, in nats, between log-probabilities of the server and of a direct
     forward pass. Greedy answers may differ only where two tokens are closer than that. null derives it from the

@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-import asyncio
-
 from launcher.core.responses import STOPPED
 from launcher.core.types import Json
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable, usage_of
+from launcher.validate.check import (
+    Capability,
+    CheckContext,
+    CheckDefinition,
+    Failure,
+    Family,
+    NotApplicable,
+    expect,
+    text_of,
+    usage_of,
+)
 from launcher.validate.divergence import ALTERNATIVES, Divergence, divergence, scored_tokens
+from launcher.validate.exchange import together
 from launcher.validate.rounding import tolerance
 
 REPEATS = 4
@@ -39,14 +48,14 @@ async def token_accounting(context: CheckContext) -> str:
     body = await context.complete(logprobs=1, max_tokens=6)
     usage, choice = usage_of(body), body["choices"][0]
     listed = len(choice["logprobs"]["tokens"]) if choice.get("logprobs") else None
-    _expect("usage.total_tokens", usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
+    expect("usage.total_tokens", usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
     if listed is not None:
-        _expect("usage.completion_tokens", usage["completion_tokens"], listed)
+        expect("usage.completion_tokens", usage["completion_tokens"], listed)
     if choice.get("finish_reason") == "length":
-        _expect("usage.completion_tokens with finish_reason length", usage["completion_tokens"], 6)
+        expect("usage.completion_tokens with finish_reason length", usage["completion_tokens"], 6)
     counted = await _prompt_tokens(context)
     if counted is not None:
-        _expect("usage.prompt_tokens", usage["prompt_tokens"], counted)
+        expect("usage.prompt_tokens", usage["prompt_tokens"], counted)
     return f"{usage['prompt_tokens']} prompt + {usage['completion_tokens']} generated tokens"
 
 
@@ -54,8 +63,7 @@ async def _prompt_tokens(context: CheckContext) -> int | None:
     """Count the prompt's tokens with ``/tokenize``; only built-in servers are sure to have it."""
     if not context.endpoint.is_builtin:
         return None
-    url = f"{context.endpoint.root}/tokenize"
-    response = await context.client.post(url, {"prompt": context.settings.prompt})
+    response = await context.ask.post("/tokenize", {"prompt": context.settings.prompt})
     return len(response.body["tokens"]) if response.ok else None
 
 
@@ -66,8 +74,8 @@ async def greedy_repeats(context: CheckContext) -> str:
     the tolerance; the texts after that are not compared.
     """
     alone = await greedy(context)
-    together = await asyncio.gather(*(greedy(context) for _ in range(REPEATS)))
-    divergences = [found for body in together if (found := await near_tie(context, alone, body)) is not None]
+    several = await together([greedy(context) for _ in range(REPEATS)])
+    divergences = [found for body in several if (found := await near_tie(context, alone, body)) is not None]
     if not divergences:
         return f"{REPEATS + 1} times the same text"
     accepted = await tolerance(context)
@@ -89,9 +97,9 @@ async def near_tie(context: CheckContext, one: Json, other: Json) -> Divergence 
 
     Raises `Failure` where they differ in any other way.
     """
-    if _text(one) == _text(other):
+    if text_of(one) == text_of(other):
         return None
-    differ = f"temperature 0 gave {_text(one)!r} and {_text(other)!r}"
+    differ = f"temperature 0 gave {text_of(one)!r} and {text_of(other)!r}"
     first, second = scored_tokens(one), scored_tokens(other)
     if first is None or second is None:
         raise Failure(f"{differ}; without log-probabilities, both texts must be equal")
@@ -106,7 +114,7 @@ async def near_tie(context: CheckContext, one: Json, other: Json) -> Divergence 
 async def own_parameters(context: CheckContext) -> str:
     """Concurrent requests must each keep their own limits."""
     limits = (1, 3, 7, 2, 5)
-    bodies = await asyncio.gather(*(context.complete(max_tokens=n) for n in limits))
+    bodies = await together([context.complete(max_tokens=n) for n in limits])
     for limit, body in zip(limits, bodies, strict=True):
         used, reason = usage_of(body)["completion_tokens"], body["choices"][0].get("finish_reason")
         if used > limit or (reason == "length" and used != limit):
@@ -118,18 +126,18 @@ async def stop_trimmed(context: CheckContext) -> str:
     """A stop string from the model's own text must end the answer, and must not be part of it."""
     for _ in range(REPEATS):
         whole = await greedy(context)
-        text = _text(whole)
+        text = text_of(whole)
         if len(text) < 2:
             raise NotApplicable(f"the model's answer {text!r} is too short to cut")
         stop = text[1:3]
         body = await greedy(context, stop=stop)
         expected = text[: text.index(stop)]
-        if _text(body) == expected:
+        if text_of(body) == expected:
             finish = body["choices"][0].get("finish_reason")
-            _expect("finish_reason at a stop string", "stop" if finish in STOPPED else finish, "stop")
+            expect("finish_reason at a stop string", "stop" if finish in STOPPED else finish, "stop")
             return f"cut before {stop!r}"
         if not await _diverged_before_stop(context, whole, body):
-            raise Failure(f"stop={stop!r} gave {_text(body)!r}, expected {expected!r}")
+            raise Failure(f"stop={stop!r} gave {text_of(body)!r}, expected {expected!r}")
     raise NotApplicable(f"in {REPEATS} tries the model never gave the same answer twice, each time at a near-tie")
 
 
@@ -142,20 +150,69 @@ async def _diverged_before_stop(context: CheckContext, whole: Json, cut: Json) -
     return found is not None and found.gap is not None and found.gap <= (await tolerance(context)).value
 
 
-def _text(body: Json) -> str:
-    return str(body["choices"][0]["text"])
-
-
-def _expect(what: str, seen: Json, expected: Json) -> None:
-    if seen != expected:
-        raise Failure(f"{what} is {seen}, expected {expected}")
-
-
 CHECKS = (
-    CheckDefinition("completion", "completion", Capability.completions, completion),
-    CheckDefinition("chat", "chat", Capability.chat, chat),
-    CheckDefinition("token_accounting", "token accounting", Capability.completions, token_accounting),
-    CheckDefinition("greedy_repeats", "greedy repeats", Capability.completions, greedy_repeats),
-    CheckDefinition("own_parameters", "own parameters", Capability.completions, own_parameters),
-    CheckDefinition("stop_trimmed", "stop trimmed", Capability.completions, stop_trimmed),
+    CheckDefinition(
+        "completion",
+        "completion",
+        Capability.completions,
+        completion,
+        Family.schema,
+        expected="a completion answers with a text and a known finish_reason",
+        effect="every sample of completions fails",
+        remedy="tasks over chat, or a server with /v1/completions",
+    ),
+    CheckDefinition(
+        "chat",
+        "chat",
+        Capability.chat,
+        chat,
+        Family.schema,
+        expected="a chat answers with a message of the assistant",
+        effect="every sample of chats fails",
+        remedy="tasks over completions, or a model with a chat template",
+    ),
+    CheckDefinition(
+        "token_accounting",
+        "token accounting",
+        Capability.completions,
+        token_accounting,
+        Family.tokens,
+        expected="`usage` counts tokens: those of `logprobs`, and those of `/tokenize`",
+        effect="token figures, budgets and the search for truncated answers are wrong",
+        remedy="a server that counts tokens; budgets by requests",
+        after="completion",
+    ),
+    CheckDefinition(
+        "greedy_repeats",
+        "greedy repeats",
+        Capability.completions,
+        greedy_repeats,
+        Family.repeatability,
+        expected="the same greedy request gives the same text, alone and several at a time, except at near-ties",
+        effect="scores change from run to run, and with the load",
+        remedy="optimizations.batch_invariant, optimizations.dtype, or the server's own settings of sampling",
+        after="completion",
+    ),
+    CheckDefinition(
+        "own_parameters",
+        "own parameters",
+        Capability.completions,
+        own_parameters,
+        Family.isolation,
+        expected="requests that run together each keep their own limits",
+        effect="answers are cut or sampled by the settings of another sample",
+        remedy="evaluate.concurrency=1, or another server",
+        after="completion",
+    ),
+    CheckDefinition(
+        "stop_trimmed",
+        "stop trimmed",
+        Capability.stop,
+        stop_trimmed,
+        Family.limits,
+        expected="a stop string ends the text, and is not part of it",
+        effect="answers run on into further questions, and exact matches fail",
+        remedy="another server; task settings whose extraction reads the first line only",
+        after="completion",
+    ),
 )

@@ -1,22 +1,26 @@
-"""Run the checks in order, and keep what they found in ``certificate.json``."""
+"""Run the checks in order, and keep what they found in ``certificate.json`` and, for CI systems, in JUnit's format."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TypedDict
 
+from launcher.core import files
 from launcher.core.client import Client
-from launcher.core.files import replace_json
+from launcher.core.redaction import redact
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Check, Endpoint, Json, Request
+from launcher.core.types import Check, Endpoint, Outcome, Request
 from launcher.settings.validate import Validate
-from launcher.validate import answers, logprobs, rounding, serving, tokens
+from launcher.validate import answers, junit, logprobs, rounding, serving, tokens
 from launcher.validate.check import Capability, CheckContext
+from launcher.validate.exchange import Asking
+from launcher.validate.schema import VERSION, Certificate, CheckRecord
 
 CHECKS = (*serving.CHECKS, *rounding.CHECKS, *answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS)
 NAMES = tuple(check.name for check in CHECKS)
+IDS = frozenset(check.id for check in CHECKS)
 
 
 async def validate(
@@ -32,59 +36,69 @@ async def validate(
     ``vocabulary`` is the checkpoint or tokenizer whose files the server's tokens are compared with. With
     ``only_needed`` the checks of other abilities are not made.
     """
-    found: list[Check] = []
+    found: dict[str, Check] = {}
     async with Client(endpoint, timeout_s=settings.timeout_s) as client:
-        context = CheckContext(endpoint, client, settings, vocabulary)
+        context = CheckContext(endpoint, Asking(endpoint, client), settings, vocabulary)
         for check in (one for one in CHECKS if one.need in needed or not only_needed):
-            found.append(await check.run(context, needed))
-            if check.need is Capability.serving and found[-1].ok is False:
+            found[check.id] = await check.run(context, needed, found)
+            if check.need is Capability.serving and found[check.id].ok is False:
                 break
-    return tuple(found)
+    return tuple(map(_redacted, found.values()))
+
+
+def _redacted(check: Check) -> Check:
+    return replace(check, detail=redact(check.detail), sent=redact(check.sent), received=redact(check.received))
 
 
 def needs(requests: Iterable[Request]) -> frozenset[Capability]:
     """Return what the server must be able to do for these requests; without any, everything."""
     found = {Capability.serving}
     for request in requests:
-        found.add(Capability.chat if request.path.startswith("/v1/chat") else Capability.completions)
-        if request.body.get("echo"):
-            found.add(Capability.prompt_logprobs)
+        found |= _chat(request) if request.path.startswith("/v1/chat") else _completions(request)
+        if request.body.get("temperature"):
+            found.add(Capability.sampling)
+        if (request.body.get("n") or 1) > 1:
+            found.add(Capability.choices)
+        if request.body.get("stream"):
+            found.add(Capability.stream)
     return frozenset(found) if len(found) > 1 else frozenset(Capability)
 
 
-class CertifiedEndpoint(TypedDict):
-    url: str
-    model: str
-    backend: str
-    engine: str
+def _completions(request: Request) -> set[Capability]:
+    prompt, found = request.body.get("prompt"), {Capability.completions}
+    first = prompt[0] if isinstance(prompt, list) and prompt else None
+    if request.body.get("stop"):
+        found.add(Capability.stop)
+    if request.body.get("echo"):
+        found.add(Capability.prompt_logprobs)
+    elif request.body.get("logprobs") is not None:
+        found.add(Capability.logprobs)
+    if isinstance(first, str | list) and len(prompt or ()) > 1:
+        found.add(Capability.prompts)
+    if isinstance(first, int | list):
+        found.add(Capability.token_prompts)
+    return found
 
 
-class CheckRecord(TypedDict):
-    """A `Check` as JSON."""
-
-    id: str
-    name: str
-    ok: bool | None
-    detail: str
-    seconds: float
-    numbers: Mapping[str, Json]
-
-
-class Certificate(TypedDict):
-    """The content of ``certificate.json``. ``tolerance`` has the fields of `Tolerance`, null where none was needed."""
-
-    schema_version: int
-    valid: bool
-    checked_at: str
-    endpoint: CertifiedEndpoint
-    tolerance: Mapping[str, Json] | None
-    checks: list[CheckRecord]
+def _chat(request: Request) -> set[Capability]:
+    messages, found = request.body.get("messages") or [], {Capability.chat}
+    if request.body.get("stop"):
+        found.add(Capability.chat_stop)
+    if request.body.get("logprobs"):
+        found.add(Capability.chat_logprobs)
+    if any(message.get("role") == "system" for message in messages):
+        found.add(Capability.system)
+    if any(isinstance(message.get("content"), list) for message in messages):
+        found.add(Capability.parts)
+    return found
 
 
-def certificate_of(checks: tuple[Check, ...], endpoint: Endpoint) -> Certificate:
+def certificate_of(
+    checks: tuple[Check, ...], endpoint: Endpoint, needed: frozenset[Capability] = frozenset(Capability)
+) -> Certificate:
     """Return the certificate of an endpoint: the verdict, the tolerance that was used, and each check."""
     return {
-        "schema_version": 1,
+        "schema_version": VERSION,
         "valid": not failed(checks),
         "checked_at": datetime.now(UTC).isoformat(timespec="seconds"),
         "endpoint": {
@@ -93,6 +107,10 @@ def certificate_of(checks: tuple[Check, ...], endpoint: Endpoint) -> Certificate
             "backend": endpoint.backend,
             "engine": endpoint.engine,
         },
+        "needed": [ability.value for ability in Capability if ability in needed],
+        "counts": {each.value: sum(check.outcome is each for check in checks) for each in Outcome},
+        "requests": sum(check.requests for check in checks),
+        "seconds": round(sum(check.seconds for check in checks), 3),
         "tolerance": next((check.numbers for check in checks if check.id == rounding.ID), {}) or None,
         "checks": [_record(check) for check in checks],
     }
@@ -102,18 +120,46 @@ def _record(check: Check) -> CheckRecord:
     return {
         "id": check.id,
         "name": check.name,
+        "family": check.family,
+        "severity": check.severity.value,
+        "outcome": check.outcome.value,
         "ok": check.ok,
         "detail": check.detail,
         "seconds": check.seconds,
+        "requests": check.requests,
+        "sent": check.sent,
+        "received": check.received,
+        "expected": check.expected,
+        "effect": check.effect,
+        "remedy": check.remedy,
         "numbers": check.numbers,
     }
 
 
-def write(checks: tuple[Check, ...], endpoint: Endpoint, folder: Path) -> None:
-    """Write ``certificate.json``."""
-    certificate = certificate_of(checks, endpoint)
-    replace_json(RunFolder(folder).certificate, certificate, indent=2)
+def write(
+    checks: tuple[Check, ...], endpoint: Endpoint, folder: Path, needed: frozenset[Capability] = frozenset(Capability)
+) -> None:
+    """Write ``certificate.json``, and ``certificate.xml`` in JUnit's format."""
+    place = RunFolder(folder)
+    files.replace_json(place.certificate, certificate_of(checks, endpoint, needed), indent=2)
+    files.replace(place.certificate_junit, junit.document(checks, endpoint))
 
 
 def failed(checks: tuple[Check, ...]) -> list[Check]:
     return [check for check in checks if check.ok is False]
+
+
+def reason(checks: tuple[Check, ...]) -> str:
+    """Say of each failed check what was found, what it does to a score and what to set."""
+    return "; ".join(f"{check.name}: {check.detail}{_advice(check)}" for check in failed(checks))
+
+
+def _advice(check: Check) -> str:
+    return f" ({check.effect}; to set: {check.remedy})" if check.effect else ""
+
+
+def summary(checks: tuple[Check, ...]) -> str:
+    """Count the checks and their requests on one line."""
+    counts = {outcome: sum(check.outcome is outcome for check in checks) for outcome in Outcome}
+    parts = [f"{count} {outcome.value}" for outcome, count in counts.items() if count or outcome is Outcome.failed]
+    return f"{len(checks)} checks ({sum(check.requests for check in checks)} requests): {', '.join(parts)}"

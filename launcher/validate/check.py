@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from pathlib import Path
+from typing import NamedTuple
 
-from launcher.core.client import Client
 from launcher.core.console import one_line
 from launcher.core.errors import TransportError
 from launcher.core.responses import checked, json_type, quoted, token_count
-from launcher.core.types import Check, Endpoint, Json, Request
+from launcher.core.types import Check, Endpoint, Json, Outcome, Request, Response, Severity
 from launcher.settings.validate import Validate
+from launcher.validate.exchange import Asking, Exchange
 from launcher.validate.tolerance import Tolerance
 
 QUOTED = 1000
@@ -28,10 +29,51 @@ class Capability(Enum):
     completions = "completions"
     chat = "chat"
     prompt_logprobs = "prompt_logprobs"
+    """Log-probabilities of a prompt, by ``echo``."""
+    logprobs = "logprobs"
+    """Log-probabilities of generated tokens of completions."""
+    chat_logprobs = "chat_logprobs"
+    stop = "stop"
+    """Stop strings of completions."""
+    chat_stop = "chat_stop"
+    sampling = "sampling"
+    """A temperature above 0."""
+    choices = "choices"
+    """Several answers to one request: ``n``."""
+    prompts = "prompts"
+    """Several prompts in one request."""
+    token_prompts = "token_prompts"
+    """Prompts of token ids."""
+    system = "system"
+    """System messages."""
+    parts = "parts"
+    """Messages made of parts."""
+    stream = "stream"
+
+
+class Family(Enum):
+    """What a group of checks is about, in the words of the certificate."""
+
+    serving = "serving"
+    identity = "identity"
+    schema = "schema"
+    tokens = "token accounting"
+    limits = "limits and stop strings"
+    logprobs = "log-probabilities"
+    repeatability = "repeatability"
+    isolation = "isolation"
+    stream = "streams"
+    chat = "chat"
+    input = "inputs and context"
+    errors = "errors and keys"
 
 
 class Failure(Exception):
     """The endpoint fails a check; the message has the value and the expected one."""
+
+    def __init__(self, message: str, exchange: Exchange | None = None) -> None:
+        super().__init__(message)
+        self.exchange = exchange
 
 
 class NotApplicable(Exception):
@@ -43,32 +85,46 @@ class CheckContext:
     """The endpoint under test, with its client and settings."""
 
     endpoint: Endpoint
-    client: Client
+    ask: Asking
     settings: Validate
     vocabulary: Path | None = None
     """The path of the checkpoint or of its chosen tokenizer; None for a model without files."""
     tolerances: list[Tolerance] = field(default_factory=list)
     """The tolerance of this endpoint, once it is measured; else empty."""
     notes: set[str] = field(default_factory=set)
+    known: dict[str, Json] = field(default_factory=dict)
+    """What one check found that others use, by name."""
 
     async def post(self, path: str, body: Mapping[str, Json]) -> Json:
         """Post under ``/v1`` and return the JSON body; any status but 2xx, and a body with a fault, is a failure.
 
         Notes about answers are added to ``notes``.
         """
-        request = Request(path, {"model": self.endpoint.model, **body})
-        response = checked(request, await self.client(request))
+        exchange, response = await self.ask(Request(path, {"model": self.endpoint.model, **body}))
+        response = checked(Request(path, {"model": self.endpoint.model, **body}), response)
         if not response.ok:
-            raise Failure(f"{path} answered HTTP {response.status}: {quoted(response.body)}")
+            raise Failure(f"{path} answered HTTP {response.status}: {quoted(response.body)}", exchange)
         if response.fault is not None:
-            raise Failure(f"{path}: {response.fault}")
+            raise Failure(f"{path}: {response.fault}", exchange)
         self.notes.update(response.notes or ())
         return response.body
+
+    async def attempt(self, path: str, body: Mapping[str, Json]) -> Response:
+        """Post under ``/v1`` and return the answer as it is, also an error."""
+        _, response = await self.ask(Request(path, {"model": self.endpoint.model, **body}))
+        return response
 
     async def complete(self, **body: Json) -> Json:
         """Ask for a greedy completion of the settings' prompt unless ``body`` says otherwise."""
         return await self.post(
             "/v1/completions", {"prompt": self.settings.prompt, "max_tokens": 8, "temperature": 0, **body}
+        )
+
+    async def talk(self, content: Json = "7+5=", **body: Json) -> Json:
+        """Ask a greedy chat with one user message unless ``body`` says otherwise."""
+        messages = [{"role": "user", "content": content}]
+        return await self.post(
+            "/v1/chat/completions", {"messages": messages, "max_tokens": 8, "temperature": 0, **body}
         )
 
 
@@ -86,6 +142,19 @@ def usage_of(body: Json) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count is not None}
 
 
+def text_of(body: Json, index: int = 0) -> str:
+    """Return the text of a choice of a completion or of a chat."""
+    choice = body["choices"][index]
+    found = choice["message"]["content"] if "message" in choice else choice["text"]
+    return str(found or "")
+
+
+def expect(what: str, seen: Json, expected: Json) -> None:
+    """Raise `Failure` unless a value is the expected one."""
+    if seen != expected:
+        raise Failure(f"{what} is {quoted(seen)}, expected {quoted(expected)}")
+
+
 @dataclass(frozen=True)
 class Measurement:
     """A detail, and its figures for programs."""
@@ -97,39 +166,97 @@ class Measurement:
 Procedure = Callable[[CheckContext], Awaitable[str | Measurement]]
 
 
+class _Found(NamedTuple):
+    ok: bool | None
+    found: str | Measurement
+    exchange: Exchange | None = None
+
+
 @dataclass(frozen=True)
 class CheckDefinition:
-    """A check: an id that never changes, the name that ``validate.skip`` takes, and what the server needs for it."""
+    """A check: an id that never changes, the name that ``validate.skip`` takes, and what the server needs for it.
+
+    ``expected`` is what passes. ``effect`` is what a failure does to a score, and ``remedy`` what to set. ``after`` is
+    the id of the check whose failure makes this one pointless.
+    """
 
     id: str
     name: str
     need: Capability
     procedure: Procedure
+    family: Family
+    expected: str
+    effect: str
+    remedy: str
+    severity: Severity = Severity.fatal
+    after: str | None = None
 
-    async def run(self, context: CheckContext, needed: frozenset[Capability]) -> Check:
-        """Run the check. The failure of an ability that no task needs is reported as not applicable."""
-        if self.name in context.settings.skip:
-            return Check(self.name, None, "left out by validate.skip", id=self.id)
-        start = time.perf_counter()
-        ok, found = await self._outcome(context)
+    async def run(self, context: CheckContext, needed: frozenset[Capability], before: Mapping[str, Check]) -> Check:
+        """Run the check. The failure of an ability that no task needs, or of what is not fatal, is a warning.
+
+        ``before`` are the checks that were made, by their ids.
+        """
+        if self.name in context.settings.skip or self.id in context.settings.skip:
+            return replace(self._blank("left out by validate.skip"), left_out=True)
+        base = before.get(self.after or "")
+        if base is not None and base.outcome in (Outcome.failed, Outcome.warning):
+            return self._blank(f"it needs what the check '{base.name}' found missing")
+        asking, start = context.ask.fresh(), time.perf_counter()
+        ok, found, exchange = await self._outcome(replace(context, ask=asking))
+        return self._made(ok, found, needed, asking, exchange, round(time.perf_counter() - start, 4))
+
+    def _made(
+        self,
+        ok: bool | None,
+        found: str | Measurement,
+        needed: frozenset[Capability],
+        asking: Asking,
+        exchange: Exchange | None,
+        seconds: float,
+    ) -> Check:
         detail, numbers = (found.detail, found.numbers) if isinstance(found, Measurement) else (found, {})
-        if ok is False and self.need not in needed:
-            ok, detail = None, f"not needed by the chosen tasks: {detail}"
-        detail = one_line(detail, QUOTED)
-        return Check(self.name, ok, detail, round(time.perf_counter() - start, 4), numbers, self.id)
+        warned = ok is False and (self.need not in needed or self.severity is not Severity.fatal)
+        if warned:
+            ok, detail = None, detail if self.need in needed else f"not needed by the chosen tasks: {detail}"
+        shown = exchange or (asking.exchanges[-1] if asking.exchanges else None)
+        return replace(
+            self._blank(one_line(detail, QUOTED)),
+            ok=ok,
+            seconds=seconds,
+            numbers=numbers,
+            warned=warned and self.severity is not Severity.info,
+            requests=len(asking.exchanges),
+            sent=shown.sent if shown else "",
+            received=shown.received if shown else "",
+        )
 
-    async def _outcome(self, context: CheckContext) -> tuple[bool | None, str | Measurement]:
+    def _blank(self, detail: str) -> Check:
+        return Check(
+            self.name,
+            None,
+            detail,
+            id=self.id,
+            family=self.family.value,
+            severity=self.severity,
+            expected=self.expected,
+            effect=self.effect,
+            remedy=self.remedy,
+        )
+
+    async def _outcome(self, context: CheckContext) -> _Found:
         try:
             async with asyncio.timeout(context.settings.timeout_s):
-                return True, await self.procedure(context)
+                return _Found(True, await self.procedure(context))
         except TimeoutError:
-            return False, f"no answer within {context.settings.timeout_s:g} s"
+            return _Found(False, f"no answer within {context.settings.timeout_s:g} s")
         except NotApplicable as reason:
-            return None, str(reason)
-        except (Failure, TransportError, OSError) as failure:
-            return False, str(failure) or type(failure).__name__
+            return _Found(None, str(reason))
+        except Failure as failure:
+            return _Found(False, str(failure), failure.exchange)
+        except (TransportError, OSError) as failure:
+            return _Found(False, str(failure) or type(failure).__name__)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as malformed:
-            return False, f"an answer does not have the expected form: {_explained(malformed)}"
+            return _Found(False, f"an answer does not have the expected form: {_explained(malformed)}")
 
 
 def _explained(error: Exception) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import math
 import statistics
 
@@ -12,10 +11,12 @@ from launcher.validate.check import (
     CheckContext,
     CheckDefinition,
     Failure,
+    Family,
     Measurement,
     NotApplicable,
     usage_of,
 )
+from launcher.validate.exchange import together
 from launcher.validate.rounding import ROOM, reference, texts, tolerance
 
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
@@ -71,18 +72,18 @@ async def _of_prompts(context: CheckContext, sequences: list[list[int]]) -> list
     first, expected = sequences[0], [await _expected(context, tokens) for tokens in sequences]
     requests = [(first[:n], expected[0]) for n in (len(first) - 1, 3, len(first))]
     requests += zip(sequences, expected, strict=True)
-    bodies = await asyncio.gather(*(_score(context, tokens) for tokens, _ in requests))
+    bodies = await together([_score(context, tokens) for tokens, _ in requests])
     return [d for body, (_, known) in zip(bodies, requests, strict=True) for d in _differences(_prompt(body), known)]
 
 
 async def _of_generated(context: CheckContext, sequences: list[list[int]]) -> list[float]:
     """Return the differences of generated tokens; a bias makes each sequence repeat its last token."""
     forced = [tokens[-1] for tokens in sequences]
-    bodies = await asyncio.gather(
-        *(
+    bodies = await together(
+        [
             context.complete(prompt=tokens, logprobs=1, max_tokens=ROOM, logit_bias={str(token): 100}, ignore_eos=True)
             for tokens, token in zip(sequences, forced, strict=True)
-        )
+        ]
     )
     whole = [[*tokens, *[token] * ROOM] for tokens, token in zip(sequences, forced, strict=True)]
     expected = [(await _expected(context, tokens))[-ROOM:] for tokens in whole]
@@ -118,6 +119,27 @@ def _differences(seen: list[float], expected: list[float]) -> list[float]:
 
 
 CHECKS = (
-    CheckDefinition("echo_aligned", "echo aligned", Capability.prompt_logprobs, echo_aligned),
-    CheckDefinition("forward_pass", "equal to forward pass", Capability.prompt_logprobs, equal_to_forward),
+    CheckDefinition(
+        "echo_aligned",
+        "echo aligned",
+        Capability.prompt_logprobs,
+        echo_aligned,
+        Family.logprobs,
+        expected="with `echo`, every list of `logprobs` has one entry per token, offsets count characters, "
+        "and the first entry is null",
+        effect="log-likelihoods belong to other tokens: multiple choice and perplexity are at chance",
+        remedy="a server with echo and logprobs for completions, or tasks that generate",
+        after="completion",
+    ),
+    CheckDefinition(
+        "forward_pass",
+        "equal to forward pass",
+        Capability.prompt_logprobs,
+        equal_to_forward,
+        Family.logprobs,
+        expected="log-probabilities of prompts, and of generated tokens, equal those of a plain forward pass",
+        effect="log-likelihoods are those of another computation than the model's",
+        remedy="optimizations.* (cache, kernels), optimizations.dtype; validate.tolerance for a known difference",
+        after="completion",
+    ),
 )

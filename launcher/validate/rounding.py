@@ -9,7 +9,15 @@ from contextlib import suppress
 
 from launcher.core.errors import TransportError
 from launcher.core.types import Json
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Measurement, NotApplicable
+from launcher.validate.check import (
+    Capability,
+    CheckContext,
+    CheckDefinition,
+    Failure,
+    Family,
+    Measurement,
+    NotApplicable,
+)
 from launcher.validate.tolerance import WIDER, EngineFacts, Tolerance, assumed, given, measured
 
 PROBES = (
@@ -61,7 +69,7 @@ async def _derived(context: CheckContext) -> Tolerance:
 async def _engine(context: CheckContext) -> dict[str, Json]:
     """Return the answer of ``/engine``; empty for a server without that route."""
     with suppress(TransportError):
-        response = await context.client.get(f"{context.endpoint.root}/engine")
+        response = await context.ask.get("/engine")
         if response.ok and isinstance(response.body, dict):
             return response.body
     return {}
@@ -73,7 +81,7 @@ async def texts(context: CheckContext) -> list[list[int]]:
 
 
 async def _tokens(context: CheckContext, text: str) -> list[int]:
-    response = await context.client.post(f"{context.endpoint.root}/tokenize", {"prompt": text})
+    response = await context.ask.post("/tokenize", {"prompt": text})
     if not response.ok:
         raise Failure(f"/tokenize answered HTTP {response.status}")
     return [int(token) for token in response.body["tokens"][: response.body["max_model_len"] - ROOM]]
@@ -81,8 +89,7 @@ async def _tokens(context: CheckContext, text: str) -> list[int]:
 
 async def reference(context: CheckContext, tokens: list[int], exact: bool = False) -> Mapping[str, Json]:
     """Return the answer of ``/reference_logprobs``. Raises `NotApplicable` without a plain forward pass."""
-    url = f"{context.endpoint.root}/reference_logprobs"
-    answer = await context.client.post(url, {"tokens": tokens, "exact": exact})
+    answer = await context.ask.post("/reference_logprobs", {"tokens": tokens, "exact": exact})
     if not answer.ok:
         raise NotApplicable(f"this engine has no plain forward pass (HTTP {answer.status})")
     return dict(answer.body)
@@ -106,4 +113,15 @@ def _number(value: Json) -> float:
 
 
 ID = "rounding"
-CHECKS = (CheckDefinition(ID, "rounding", Capability.completions, rounding),)
+CHECKS = (
+    CheckDefinition(
+        ID,
+        "rounding",
+        Capability.completions,
+        rounding,
+        Family.logprobs,
+        expected="a plain forward pass is as exact as its type allows; this sets the [tolerance](engines.md#precision)",
+        effect="log-likelihoods are off by more than rounding, and close choices change places",
+        remedy="optimizations.dtype, or another engine",
+    ),
+)

@@ -15,7 +15,7 @@ from typing import Any
 from launcher.checkpoints.tokenizers.guard import encoding, opening
 from launcher.core.tokenizer import TextRefused
 from launcher.core.types import Json
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, NotApplicable
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Family, NotApplicable
 
 TEXTS = (
     "The quick brown fox jumps over the lazy dog.",
@@ -75,7 +75,7 @@ async def _compare(context: CheckContext, reading: Reading, text: str, special: 
 
 
 async def _ask(context: CheckContext, route: str, body: Json, field: str) -> Any:
-    response = await context.client.post(f"{context.endpoint.root}/{route}", body)
+    response = await context.ask.post(f"/{route}", body)
     if not response.ok:
         raise Failure(f"/{route} answered HTTP {response.status}: {str(response.body)[:200]}")
     return response.body[field]
@@ -144,4 +144,15 @@ def _sentencepiece(file: Path) -> Reading:
     )
 
 
-CHECKS = (CheckDefinition("tokenizer_file", "tokens of the file", Capability.serving, tokens_of_the_file),)
+CHECKS = (
+    CheckDefinition(
+        "tokenizer_file",
+        "tokens of the file",
+        Capability.serving,
+        tokens_of_the_file,
+        Family.tokens,
+        expected="`/tokenize` and `/detokenize` agree with the checkpoint's tokenizer file, read by separate code",
+        effect="the model reads other tokens than it was trained on: every score is too low",
+        remedy="model.tokenizer",
+    ),
+)

@@ -128,12 +128,14 @@ def test_a_certificate_is_copied_only_for_the_same_question(tmp_path: Path) -> N
     first.mkdir()
     second.mkdir()
     (first / "certificate.json").write_text("the certificate")
+    (first / "certificate.xml").write_text("the same for CI")
     checks = (Check("answers", True, "fine"),)
     server.certificates.append(("chat", first, checks))
     assert server.copy_certificate("log-probabilities", second) is None
     assert not (second / "certificate.json").exists()
     assert server.copy_certificate("chat", second) == checks
     assert (second / "certificate.json").read_text() == "the certificate"
+    assert (second / "certificate.xml").read_text() == "the same for CI"
 
 
 def test_a_shared_server_stays_open_after_its_first_certificate(tmp_path: Path) -> None:

@@ -72,13 +72,22 @@ def test_numbers_that_are_not_finite_become_null():
 
 
 def test_the_certificate_is_counted():
-    checks = (*CHECKS, Check("echo", False, "no", id="echo_aligned"))
+    checks = (
+        *CHECKS,
+        Check("echo", False, "no", id="echo_aligned"),
+        Check("n", None, "no", id="choices", warned=True),
+        Check("stop", None, "left out by validate.skip", id="stop", left_out=True),
+    )
     assert results.certificate(checks) == {
         "ok": False,
         "passed": 3,
         "failed": 1,
+        "warnings": 1,
         "not_applicable": 1,
+        "left_out": 1,
         "failed_checks": [{"id": "echo_aligned", "name": "echo"}],
+        "warned_checks": [{"id": "choices", "name": "n"}],
+        "left_out_checks": [{"id": "stop", "name": "stop"}],
     }
     assert results.certificate(()) is None
 

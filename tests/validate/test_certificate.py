@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from xml.etree import ElementTree
 
+import jsonschema
 import pytest
 
-from launcher.core.types import Check, Endpoint
+from launcher.core.client import Client
+from launcher.core.types import Check, Endpoint, Outcome, Severity
 from launcher.core.types import Request as Call
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
-from launcher.validate.check import Capability
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Family
+from launcher.validate.exchange import Asking
+from launcher.validate.schema import Certificate, CheckRecord
 from tests.validate.lying import Lie, server
 
 ALL = frozenset(Capability)
+SCHEMA = Path(certificate.__file__).with_name("certificate.schema.json")
 
 
 async def verdict(folder: Path, lie: Lie, needed: frozenset[Capability] = ALL) -> dict[str, Check]:
@@ -255,19 +262,77 @@ def test_needs_follow_from_what_the_tasks_ask() -> None:
     assert certificate.needs([]) == ALL
 
 
+CHECKS = (
+    Check("rounding", True, "fine", 0.1, {"value": 0.1}, "rounding", "log-probabilities", requests=2),
+    Check("b c", False, "bad \x1b[31m\x00", id="bc", family="chat", sent="POST /a", effect="wrong", remedy="x=1"),
+    Check("chat", None, "no chat", id="chat", family="chat", warned=True),
+    Check("stop", None, "left out by validate.skip", id="stop", family="limits", left_out=True),
+)
+SERVED = Endpoint("http://127.0.0.1:1/v1", "m", "inline", "echo", api_key="secret")
+
+
 def test_the_certificate_is_written(tmp_path: Path) -> None:
-    endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "inline", "echo", api_key="secret")
-    checks = (
-        Check("rounding", True, "fine", numbers={"value": 0.1}, id="rounding"),
-        Check("b c", False, "bad", id="bc"),
-    )
-    certificate.write(checks, endpoint, tmp_path)
+    certificate.write(CHECKS, SERVED, tmp_path, frozenset({Capability.serving, Capability.chat}))
     text = (tmp_path / "certificate.json").read_text()
     written = json.loads(text)
     assert written["valid"] is False
     assert written["tolerance"] == {"value": 0.1}
-    assert [(check["id"], check["name"], check["ok"]) for check in written["checks"]] == [
-        ("rounding", "rounding", True),
-        ("bc", "b c", False),
+    assert written["needed"] == ["serving", "chat"]
+    assert (written["counts"]["passed"], written["counts"]["warning"], written["counts"]["left out"]) == (1, 1, 1)
+    assert [(check["id"], check["name"], check["ok"], check["outcome"]) for check in written["checks"]] == [
+        ("rounding", "rounding", True, "passed"),
+        ("bc", "b c", False, "failed"),
+        ("chat", "chat", None, "warning"),
+        ("stop", "stop", None, "left out"),
     ]
     assert "secret" not in text
+
+
+async def test_the_file_of_a_real_server_has_the_shape_of_its_schema(tmp_path: Path) -> None:
+    with server(tmp_path) as endpoint:
+        checks = await certificate.validate(endpoint, Validate(skip=["chat"], timeout_s=20), ALL)
+    certificate.write(checks, endpoint, tmp_path)
+    written = json.loads((tmp_path / "certificate.json").read_text())
+    jsonschema.Draft202012Validator(json.loads(SCHEMA.read_text())).validate(written)
+    assert set(written["checks"][0]) == set(CheckRecord.__annotations__)
+    assert set(written) == set(Certificate.__annotations__)
+    asked = next(check for check in written["checks"] if check["id"] == "completion")
+    assert asked["sent"].startswith("POST /v1/completions {")
+    assert asked["received"].startswith("HTTP 200 {")
+    assert asked["expected"]
+
+
+def test_a_ci_system_reads_the_certificate(tmp_path: Path) -> None:
+    """Characters that XML cannot hold do not break the file."""
+    certificate.write(CHECKS, SERVED, tmp_path)
+    suites = ElementTree.parse(tmp_path / "certificate.xml").getroot()
+    cases = {case.get("name"): case for case in suites.iter("testcase")}
+    assert set(cases) == {check.name for check in CHECKS}
+    failure = cases["b c"].find("failure")
+    assert failure is not None
+    assert "effect: wrong" in str(failure.text)
+    assert cases["stop"].find("skipped") is not None
+    assert cases["chat"].find("failure") is None
+    assert "warning: no chat" in str(cases["chat"].findtext("system-out"))
+    assert sum(int(suite.get("failures", "")) for suite in suites) == 1
+
+
+@pytest.mark.parametrize("severity", list(Severity))
+async def test_a_failure_stops_the_run_only_if_it_is_fatal_and_needed(tmp_path: Path, severity: Severity) -> None:
+    async def fails(context: CheckContext) -> str:
+        await context.talk()
+        raise Failure("wrong")
+
+    check = CheckDefinition("a", "a", Capability.chat, fails, Family.chat, "right", "no score", "nothing", severity)
+    with server(tmp_path) as endpoint:
+        async with Client(endpoint, timeout_s=20) as client:
+            context = CheckContext(endpoint, Asking(endpoint, client), Validate())
+            found = await check.run(context, ALL, {})
+            other = await check.run(context, frozenset({Capability.serving}), {})
+            after = await replace(check, id="b", after="a").run(context, ALL, {"a": found})
+    fatal = severity is Severity.fatal
+    expected = Outcome.failed if fatal else Outcome.warning if severity is Severity.warning else Outcome.not_applicable
+    assert found.outcome is expected
+    assert (found.requests, found.sent[:25]) == (1, "POST /v1/chat/completions")
+    assert other.outcome is (Outcome.not_applicable if severity is Severity.info else Outcome.warning)
+    assert after.outcome is (expected if severity is Severity.info else Outcome.not_applicable)
