@@ -41,7 +41,15 @@ from launcher.backends import command, external, inline, pytriton, ray  # noqa: 
 from launcher.core.errors import UserError
 from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401
 from launcher.settings.component import COMPONENTS, ComponentExists
-from launcher.tasks import continuation, generation, ifeval, letter_choice, multiple_choice, pairwise  # noqa: F401
+from launcher.tasks import (  # noqa: F401
+    continuation,
+    generation,
+    ifeval,
+    letter_choice,
+    multiple_choice,
+    pairwise,
+    perplexity,
+)
 from launcher.tasks.code import task as code_task  # noqa: F401
 from launcher.tasks.judge import single as judge_task  # noqa: F401
 from launcher.tasks.lm_eval import task as lm_eval_task  # noqa: F401

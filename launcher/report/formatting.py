@@ -11,6 +11,10 @@ NOT_SCORED = tuple(status.value for status in Status if status is not Status.sco
 """The four ways in which a sample does not reach a metric, in the order in which they are shown."""
 
 
+FROM_POWERS = 1e7
+"""Numbers from here on are written with a power of ten: a word perplexity may have twenty digits."""
+
+
 def task_name(key: str) -> str:
     """Write a task's key in a run as its option: ``lm_eval_arc_easy`` is ``lm_eval/arc_easy``."""
     return f"lm_eval/{key.removeprefix('lm_eval_')}" if key.startswith("lm_eval_") else key
@@ -24,6 +28,8 @@ def number(value: Json) -> str:
         return f"{value:,}"
     if abs(value) <= 1:
         return f"{value:.3f}"
+    if abs(value) >= FROM_POWERS:
+        return f"{value:.3e}"
     return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
 
 

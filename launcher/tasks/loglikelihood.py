@@ -91,3 +91,28 @@ def _counted(values: Sequence[Json], found: Sequence[Span], start: int) -> list[
     if any(type(value) not in (int, float) or not math.isfinite(value) for value in counted):
         raise NoLogprobs("a token of the continuation has no finite log-probability")
     return [float(value) for value in counted]
+
+
+def of_tokens(choice: Mapping[str, Json], prompt_tokens: int, context_tokens: int) -> list[float]:
+    """Return the log-probabilities of a prompt of token ids, without those of its first ``context_tokens``.
+
+    ``choice`` answers a request with ``echo``, ``logprobs`` and ``max_tokens=1``. They are read by position, so that it
+    must have one for each token of the prompt and one for a generated token. Raises `NoLogprobs` for any other number.
+    """
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, Mapping):
+        raise NoLogprobs("the answer has no 'logprobs'")
+    check_number(logprobs, "token_logprobs", prompt_tokens)
+    found = logprobs["token_logprobs"][context_tokens:-1]
+    if not all(type(value) in (int, float) and math.isfinite(value) for value in found):
+        raise NoLogprobs("a scored token has no finite log-probability")
+    return [float(value) for value in found]
+
+
+def check_number(logprobs: Mapping[str, Json], name: str, prompt_tokens: int) -> None:
+    """Raise `NoLogprobs` unless a list has an entry for each token of a prompt and one for a generated token."""
+    found = logprobs.get(name)
+    wanted = prompt_tokens + 1
+    if not isinstance(found, list) or len(found) != wanted:
+        number = len(found) if isinstance(found, list) else "no"
+        raise NoLogprobs(f"'{name}' has {number} entries for {prompt_tokens} prompt tokens, expected {wanted}")

@@ -9,7 +9,7 @@ from launcher.report import formatting
 @pytest.mark.parametrize(
     ("value", "text"),
     [(0.12345, "0.123"), (-0.5, "-0.500"), (1.0, "1.000"), (14.5, "14.5"), (12345.6, "12,346"), (4812, "4,812"),
-     (math.nan, "-"), (math.inf, "-"), (None, "-"), (True, "-"), ("x", "-")],
+     (8670244979.0, "8.670e+09"), (math.nan, "-"), (math.inf, "-"), (None, "-"), (True, "-"), ("x", "-")],
 )  # fmt: skip
 def test_number(value, text):
     assert formatting.number(value) == text

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from launcher.core.errors import TaskError
 from launcher.core.types import Json
-from launcher.tasks.lm_eval.tokenizer import EndpointTokenizer
-from launcher.tasks.loglikelihood import NoLogprobs
+from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
+from launcher.tasks.loglikelihood import NoLogprobs, check_number, of_tokens
 
 UNLIMITED = 2**40
 """The ``max_length`` of lm-eval's client, at which it never cuts a prompt: too long is for the server to refuse."""
@@ -115,21 +114,10 @@ def check_logprobs(choice: Mapping[str, Json], prompt: Encoded) -> None:
 
     lm-eval reads them by position: with fewer, its sum would be that of other tokens.
     """
-    logprobs = choice.get("logprobs")
-    if not isinstance(logprobs, Mapping):
-        raise NoLogprobs("the answer has no 'logprobs'")
-    values, tops = logprobs.get("token_logprobs"), logprobs.get("top_logprobs")
-    wanted = len(prompt.tokens) + 1
-    for name, found in (("token_logprobs", values), ("top_logprobs", tops)):
-        if not isinstance(found, list) or len(found) != wanted:
-            number = len(found) if isinstance(found, list) else "no"
-            raise NoLogprobs(f"'{name}' has {number} entries for {wanted - 1} prompt tokens, expected {wanted}")
-    assert isinstance(values, list)
-    assert isinstance(tops, list)
-    scored = slice(prompt.context_tokens, -1)
-    if not all(type(value) in (int, float) and math.isfinite(value) for value in values[scored]):
-        raise NoLogprobs("a scored token has no finite log-probability")
-    if not all(isinstance(top, Mapping) and top for top in tops[scored]):
+    of_tokens(choice, len(prompt.tokens), prompt.context_tokens)
+    logprobs = choice["logprobs"]
+    check_number(logprobs, "top_logprobs", len(prompt.tokens))
+    if not all(isinstance(top, Mapping) and top for top in logprobs["top_logprobs"][prompt.context_tokens : -1]):
         raise NoLogprobs("a scored token has no 'top_logprobs'")
 
 

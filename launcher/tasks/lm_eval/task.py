@@ -16,9 +16,9 @@ from launcher.settings.component import component
 from launcher.settings.lm_eval import LmEvalSettings
 from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
+from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
 from launcher.tasks.lm_eval import codec, index, loading, metrics
 from launcher.tasks.lm_eval.documents import Document, Documents, Style, instances_of, judged
-from launcher.tasks.lm_eval.tokenizer import EndpointTokenizer
 from launcher.tasks.loglikelihood import NoLogprobs
 
 DEFAULT_WINDOW = 2048

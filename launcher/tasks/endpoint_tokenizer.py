@@ -1,4 +1,4 @@
-"""The tokenizer that an endpoint serves, for what lm-eval must know of the tokens of a prompt."""
+"""The tokenizer that an endpoint serves, for prompts that are made of token ids."""
 
 from __future__ import annotations
 

@@ -9,9 +9,9 @@ import pytest
 
 from launcher.core.errors import TaskError
 from launcher.core.types import Endpoint
+from launcher.tasks import endpoint_tokenizer as tokenizer
 from launcher.tasks import waiting
-from launcher.tasks.lm_eval import tokenizer
-from launcher.tasks.lm_eval.tokenizer import EndpointTokenizer
+from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
 
 
 class Server(ThreadingHTTPServer):
