@@ -101,9 +101,9 @@ class Perplexity(Task):
     """Asks how well the model predicts texts, as a rolling log-likelihood of lm-evaluation-harness.
 
     ``path`` is a text file, a folder of texts, or a file of items. ``files`` is the pattern of the names in a folder.
-    ``text`` is the field of an item that holds the text, or a template. Items are files of JSON lines, .json, .csv, .tsv, .parquet, a
-    folder of ``datasets.save_to_disk``, or ``hub:<name>``, with ``config``, ``split`` and ``id``. ``limit`` takes the
-    first texts. Each text stands alone, unless ``join`` is what to put between them.
+    ``text`` is the field of an item that holds the text, or a template. Items are files of JSON lines, .json, .csv,
+    .tsv, .parquet, a folder of ``datasets.save_to_disk``, or ``hub:<name>``, with ``config``, ``split`` and ``id``.
+    ``limit`` takes the first texts. Each text stands alone, unless ``join`` is what to put between them.
 
     A text that is longer than the context is scored in windows, each of its tokens in exactly one. ``max_length`` is
     the length of a window in tokens, with one that the server generates (null: the server's context). The first window
