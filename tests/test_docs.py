@@ -17,7 +17,7 @@ from types import ModuleType
 
 import pytest
 
-from launcher.adapters.base import pipeline
+from launcher.adapters.chain import pipeline
 from launcher.core.types import Request, Response
 from launcher.pipeline.config import Run  # imports, and so registers, every component
 from launcher.settings.component import COMPONENTS

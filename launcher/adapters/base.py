@@ -1,18 +1,37 @@
-"""The adapter interface: an onion around a `Handler`, first in the list outermost."""
+"""The adapter interface: what an adapter is, what it reads, and when it runs."""
 
 from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from enum import Flag, auto
+from functools import reduce
+from operator import or_
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from launcher.core.errors import UserError
 from launcher.core.files import replace_json
 from launcher.core.types import Handler, Json, Request, Response
+
+
+class Part(Flag):
+    """The parts of an exchange that are JSON. A proxy parses those that an adapter reads, and passes others as bytes.
+
+    Paths, headers, statuses, times, and the bodies of errors belong to no part: every adapter may read them.
+    """
+
+    none = 0
+    request = auto()
+    """The body of a request."""
+    answer = auto()
+    """The body of a whole answer with a 2xx status."""
+    events = auto()
+    """The events of a stream."""
+    all = request | answer | events
 
 
 @dataclass(frozen=True)
@@ -33,6 +52,20 @@ class Adapter(ABC):
 
     changes_answers: ClassVar[bool] = True
     """Whether its settings can change an answer; a run may be resumed with other settings only where they cannot."""
+    observer: ClassVar[bool] = False
+    """Whether it only looks: the chain then passes on what it was given, and its failure fails no request."""
+
+    reads = Part.all
+    """The parts that it looks at. `Unread` stands for the others, where a proxy did not parse them."""
+    rewrites = Part.all
+    """The parts of which it may pass on others than it was given."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Let a class with a call of its own, and without a declaration, read and rewrite everything."""
+        super().__init_subclass__(**options)
+        if "__call__" in vars(cls):
+            cls.reads = vars(cls).get("reads", Part.all)
+            cls.rewrites = Part.none if cls.observer else vars(cls).get("rewrites", Part.all)
 
     @abstractmethod
     async def __call__(self, request: Request, call_next: Handler) -> Response:
@@ -48,34 +81,14 @@ class Adapter(ABC):
         yield
 
 
-def pipeline(adapters: Iterable[Adapter], innermost: Handler) -> Handler:
-    """Wrap ``innermost`` in the adapters; the first is the outermost."""
-    handler = innermost
-    for adapter in reversed(list(adapters)):
-        handler = _bind(adapter, handler)
-    return handler
+def reads_of(adapters: Iterable[Adapter]) -> Part:
+    """Return the parts that at least one of the adapters reads."""
+    return reduce(or_, (adapter.reads for adapter in adapters), Part.none)
 
 
-def _bind(adapter: Adapter, call_next: Handler) -> Handler:
-    async def handle(request: Request) -> Response:
-        return await adapter(request, call_next)
-
-    return handle
-
-
-@asynccontextmanager
-async def all_running(
-    adapters: Sequence[Adapter], folder: Path, deployment: Mapping[str, Json] | None
-) -> AsyncIterator[None]:
-    """Enter `Adapter.running` of each, in order, and leave them in reverse."""
-    async with AsyncExitStack() as stack:
-        for place, adapter in enumerate(adapters, 1):
-            changing = [a for a in adapters[place:] if a.changes_answers]
-            downstream = Downstream(
-                deployment, [{f"{type(a).__module__}.{type(a).__name__}": asdict(a)} for a in changing]
-            )
-            await stack.enter_async_context(adapter.running(folder, downstream))
-        yield
+def rewrites_of(adapters: Iterable[Adapter]) -> Part:
+    """Return the parts that at least one of the adapters may rewrite."""
+    return reduce(or_, (adapter.rewrites for adapter in adapters), Part.none)
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 from weakref import WeakValueDictionary
 
-from launcher.adapters.base import Adapter, Downstream, closing, counting
+from launcher.adapters.base import Adapter, Downstream, Part, closing, counting
 from launcher.adapters.response_store import CacheKey, ResponseStore
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.responses import check_stream, checked
@@ -40,6 +40,8 @@ class Caching(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    reads = Part.all
+    rewrites = Part.none
 
     folder: str = "~/.cache/launcher/answers"
     upstream_id: str | None = None

@@ -6,7 +6,7 @@ import asyncio
 import math
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.core.errors import TransportError
 from launcher.core.ranges import Count, Seconds
 from launcher.core.types import GATEWAY, Handler, Request, Response
@@ -23,6 +23,8 @@ class CircuitBreaker(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    reads = Part.none
+    rewrites = Part.none
 
     failures: Count = 5
     reset_s: Seconds = 10.0

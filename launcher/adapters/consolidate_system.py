@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.adapters.messages import is_chat, messages_of, text_of
 from launcher.core.errors import AdapterError
 from launcher.core.types import Handler, Json, Request, Response
@@ -23,6 +23,9 @@ class ConsolidateSystem(Adapter):
     messages stays as it is. Raises `AdapterError` for a system message that is not text. So does ``into_user`` without
     a user message of text.
     """
+
+    reads = Part.request
+    rewrites = Part.request
 
     separator: str = "\n\n"
     into_user: bool = False

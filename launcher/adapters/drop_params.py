@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import field, replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Downstream, counting
+from launcher.adapters.base import Adapter, Downstream, Part, counting
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
@@ -22,6 +22,9 @@ class DropParams(Adapter):
     A name may be a dotted path, for instance ``stream_options.include_usage``. An object that is empty after that is
     dropped too. ``drop_params.json`` in the run folder counts the dropped parameters; a resumed run adds to it.
     """
+
+    reads = Part.request
+    rewrites = Part.request
 
     names: list[str] = field(default_factory=list)
 

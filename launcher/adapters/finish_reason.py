@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Downstream, counting
+from launcher.adapters.base import Adapter, Downstream, Part, counting
 from launcher.core.responses import STOPPED, limit_of, token_count
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
@@ -26,6 +26,9 @@ class FinishReason(Adapter):
     very last token becomes truncated too. ``finish_reason.json`` in the run folder counts ``answers`` and those
     ``corrected``; a resumed run adds to it.
     """
+
+    reads = Part.request | Part.answer
+    rewrites = Part.answer
 
     def __post_init__(self) -> None:
         self.counts: Counter[str] = Counter()

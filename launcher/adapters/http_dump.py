@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,16 +12,14 @@ from http.client import responses
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter, Downstream, closing
+from launcher.adapters.base import Adapter, Downstream, Part, closing
 from launcher.adapters.line_writer import check_file, redacted
-from launcher.core.errors import AdapterError, StorageError
+from launcher.core.errors import AdapterError
 from launcher.core.files import install
 from launcher.core.ranges import Count
 from launcher.core.redaction import redact
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
-
-log = logging.getLogger(__name__)
 
 
 @component("adapters/http_dump")
@@ -35,6 +32,8 @@ class HttpDump(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    observer: ClassVar[bool] = True
+    reads = Part.all
 
     folder: str = "http"
     max_count: Count = 20
@@ -102,9 +101,6 @@ def _pretty(body: Json) -> str:
 
 
 async def _write(path: Path, text: str) -> None:
-    """Write a file that only its owner reads; what the disk refuses is logged, and fails no request."""
+    """Write a file that only its owner reads. Raises `StorageError`, which the chain counts."""
     content = redact(text).encode("utf-8", "backslashreplace")
-    try:
-        await asyncio.to_thread(install, path, [content], private=True, durable=False)
-    except StorageError as error:
-        log.error("%s", error)
+    await asyncio.to_thread(install, path, [content], private=True, durable=False)

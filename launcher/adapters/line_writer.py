@@ -4,19 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 from collections.abc import AsyncIterator, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from launcher.core.errors import UserError
+from launcher.core.errors import StorageError, UserError
 from launcher.core.files import append
 from launcher.core.redaction import redact
 from launcher.core.types import Json
-
-log = logging.getLogger(__name__)
 
 SECRET = re.compile(r"auth|key|token|secret|cookie|password|credential", re.IGNORECASE)
 """Names of headers whose values are never written."""
@@ -44,27 +41,34 @@ async def writing(path: Path) -> AsyncIterator[LineWriter]:
 
 
 class LineWriter:
-    """A thread that appends JSON lines to a file; the first error is logged, and later lines are dropped."""
+    """A thread that appends JSON lines to a file; after the first error no more are written.
+
+    `write` raises it for each later line, and `close` for the line itself, so that every lost line is counted.
+    """
 
     def __init__(self, path: Path) -> None:
         self._file = append(path)
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="adapter-log")
-        self._broken = False
+        self._error: StorageError | None = None
 
     def write(self, entry: Mapping[str, Json]) -> None:
-        self._pool.submit(self._append, entry).add_done_callback(self._check)
+        """Have a line written soon. Raises `StorageError` if an earlier one could not be."""
+        if self._error is not None:
+            raise self._error
+        self._pool.submit(self._append, entry)
 
     def close(self) -> None:
+        """Write the last lines. Raises `StorageError` if one could not be written."""
         self._pool.shutdown(wait=True)
         self._file.close()
+        if self._error is not None:
+            raise self._error
 
     def _append(self, entry: Mapping[str, Json]) -> None:
-        if not self._broken:
+        if self._error is not None:
+            return
+        try:
             line = redact(json.dumps(entry, ensure_ascii=False, default=str)) + "\n"
             self._file.write(line.encode("utf-8", "backslashreplace"))
-
-    def _check(self, done: Future[None]) -> None:
-        error = done.exception()
-        if error is not None and not self._broken:
-            self._broken = True
-            log.error("%s: %s; no further lines are written", self._file.name, error)
+        except Exception as error:
+            self._error = StorageError(f"{self._file.name}: {error}; no further lines are written")

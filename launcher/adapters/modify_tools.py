@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import field, replace
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
@@ -20,6 +20,9 @@ class ModifyTools(Adapter):
     their names. ``strict`` sets that field of every function (null: as it is). A request whose last tool is removed is
     sent without ``tools`` and ``tool_choice``. Raises `AdapterError` if ``tool_choice`` asks for a removed tool.
     """
+
+    reads = Part.request
+    rewrites = Part.request
 
     keep: list[str] = field(default_factory=list)
     remove: list[str] = field(default_factory=list)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from enum import Enum
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.adapters.messages import is_chat, messages_of
 from launcher.core.errors import AdapterError
 from launcher.core.types import Handler, Json, Request, Response
@@ -31,6 +31,9 @@ class Omni(Adapter):
     alone. ``content=parts`` makes a list of parts of every text. Short forms that datasets have, such as ``{"type":
     "image", "image": URL}``, become those of OpenAI's API. Raises `AdapterError` for a part of an unknown type.
     """
+
+    reads = Part.request
+    rewrites = Part.request
 
     content: Content = Content.text
     separator: str = ""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.core.errors import AdapterError
 from launcher.core.redaction import reveal
 from launcher.core.types import Handler, Request, Response
@@ -31,6 +31,10 @@ class Payload(Adapter):
     add_env: dict[str, str] = field(default_factory=dict)
     headers_env: dict[str, str] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        in_body = self.add or self.remove or self.rename or self.add_env
+        self.reads = self.rewrites = Part.request if in_body else Part.none
+
     def variables(self) -> dict[str, str]:
         return {
             **{f"adapters.payload.add_env.{name}": variable for name, variable in self.add_env.items()},
@@ -38,8 +42,11 @@ class Payload(Adapter):
         }
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        body = {**self._renamed(request.body), **self.add, **_revealed(self.add_env, "add_env")}
+        body = self._body(request.body) if self.reads else request.body
         return await call_next(replace(request, body=body, headers=self._headers(request.headers)))
+
+    def _body(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        return {**self._renamed(body), **self.add, **_revealed(self.add_env, "add_env")}
 
     def _renamed(self, body: Mapping[str, Any]) -> dict[str, Any]:
         made: dict[str, Any] = {}

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import ClassVar
 from urllib.parse import urlsplit
 
-from launcher.adapters.base import Adapter, Downstream
+from launcher.adapters.base import Adapter, Downstream, Part
 from launcher.adapters.line_writer import check_file
 from launcher.core.errors import StorageError, UserError
 from launcher.core.files import replace_json
@@ -38,6 +38,8 @@ class Progress(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    observer: ClassVar[bool] = True
+    reads = Part.none
 
     file: str = "progress.json"
     interval_s: Seconds = 10.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import field
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.adapters.retry import RETRYABLE_STATUSES
 from launcher.core.errors import AdapterStop, UserError
 from launcher.core.responses import error_message
@@ -23,6 +23,8 @@ class RaiseClientErrors(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    reads = Part.none
+    rewrites = Part.none
 
     allow: list[int] = field(default_factory=list)
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.core.errors import UserError
 from launcher.core.ranges import Count, Positive
 from launcher.core.responses import token_count
@@ -28,6 +28,7 @@ class RateLimit(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    rewrites = Part.none
 
     requests_per_minute: Positive | None = None
     tokens_per_minute: Positive | None = None
@@ -36,6 +37,7 @@ class RateLimit(Adapter):
     def __post_init__(self) -> None:
         if self.requests_per_minute is None and self.tokens_per_minute is None:
             raise UserError("adapters.rate_limit: set requests_per_minute, tokens_per_minute, or both")
+        self.reads = Part.none if self.tokens_per_minute is None else Part.answer
         self._requests = self._tokens = None
         if self.requests_per_minute is not None:
             self._requests = TokenBucket(self.requests_per_minute / MINUTE_S, self.burst)
@@ -48,7 +50,7 @@ class RateLimit(Adapter):
                 await bucket.take(cost)
         response = await call_next(request)
         if self._tokens is not None and response.events is None and not response.cached:
-            usage = response.body.get("usage") if isinstance(response.body, dict) else None
+            usage = response.body.get("usage") if isinstance(response.body, Mapping) else None
             self._tokens.spend(token_count(usage, "total_tokens") or 0)
         return response
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Downstream, closing, counting
+from launcher.adapters.base import Adapter, Downstream, Part, closing, counting
 from launcher.adapters.reasoning_parser import ParsedDelta, ReasoningParser, Section, UnmatchedEndTag
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.run_folder import RunFolder
@@ -35,6 +35,9 @@ class Reasoning(Adapter):
     characters ``reasoning_characters`` and ``answer_characters``; a resumed run adds to it.
     """
 
+    reads = Part.all
+    rewrites = Part.answer | Part.events
+
     start_tag: str = "<think>"
     end_tag: str = "</think>"
     starts_inside: bool = False
@@ -54,7 +57,7 @@ class Reasoning(Adapter):
             return replace(response, events=self._streamed(response.events))
         if not response.ok or response.fault is not None:
             return response
-        if not isinstance(response.body, dict) or not isinstance(response.body.get("choices"), list):
+        if not isinstance(response.body, Mapping) or not isinstance(response.body.get("choices"), list):
             raise AdapterError(f"reasoning: the answer to {request.path} has no list of 'choices'")
         choices = [self._choice(choice) for choice in response.body["choices"]]
         return replace(response, body={**response.body, "choices": choices})

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.adapters.messages import is_chat, messages_of
 from launcher.core.ranges import Count
 from launcher.core.types import Handler, Json, Request, Response
@@ -28,6 +28,9 @@ class ReasoningReplay(Adapter):
     bounds what is remembered; the oldest goes first. Messages that have reasoning keep theirs, and streams are not
     remembered. Behind ``reasoning``, servers that return tags work too.
     """
+
+    reads = Part.request | Part.answer
+    rewrites = Part.request
 
     max_messages: Count = 10_000
 

@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter, Downstream, closing
+from launcher.adapters.base import Adapter, Downstream, Part, closing
 from launcher.adapters.line_writer import LineWriter, check_file, redacted, writing
 from launcher.core.errors import AdapterError
 from launcher.core.ranges import CountFromZero
@@ -28,6 +28,8 @@ class RequestLog(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    observer: ClassVar[bool] = True
+    reads = Part.all
 
     file: str = "requests.jsonl"
     max_count: CountFromZero | None = 1000

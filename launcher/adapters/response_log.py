@@ -9,7 +9,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter, Downstream, closing
+from launcher.adapters.base import Adapter, Downstream, Part, closing
 from launcher.adapters.line_writer import LineWriter, check_file, writing
 from launcher.core.errors import AdapterError
 from launcher.core.ranges import CountFromZero
@@ -28,6 +28,7 @@ class ResponseLog(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    observer: ClassVar[bool] = True
 
     file: str = "responses.jsonl"
     max_count: CountFromZero | None = 1000
@@ -35,6 +36,7 @@ class ResponseLog(Adapter):
 
     def __post_init__(self) -> None:
         check_file(self.file, "adapters.response_log.file")
+        self.reads = Part.none if self.errors_only else Part.answer | Part.events
         self._writer: LineWriter | None = None
         self._count = 0
 

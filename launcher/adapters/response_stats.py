@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import ClassVar, Self
 
-from launcher.adapters.base import Adapter, Downstream, closing
+from launcher.adapters.base import Adapter, Downstream, Part, closing
 from launcher.core.errors import UserError
 from launcher.core.files import replace_json
 from launcher.core.responses import token_count
@@ -38,6 +38,8 @@ class ResponseStats(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    observer: ClassVar[bool] = True
+    reads = Part.answer | Part.events
 
     def __post_init__(self) -> None:
         self._stats: dict[tuple[str, str], _Stats] = {}

@@ -9,7 +9,7 @@ import random
 from datetime import UTC, datetime
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.core.errors import TransportError
 from launcher.core.ranges import Count, Seconds, SecondsFromZero
 from launcher.core.types import Handler, Request, Response
@@ -36,6 +36,8 @@ class Retry(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    reads = Part.none
+    rewrites = Part.none
 
     attempts: Count | None = None
     first_delay_s: Seconds = 0.5

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import replace
 
-from launcher.adapters.base import Adapter, closing
+from launcher.adapters.base import Adapter, Part, closing
 from launcher.core.errors import AdapterError
 from launcher.core.responses import check_stream, error_message
 from launcher.core.types import Handler, Json, Request, Response
@@ -23,6 +23,9 @@ class StreamCoalesce(Adapter):
     log-probabilities are joined by choice; ``usage`` is asked for, and is that of the last event. Requests that ask for
     a stream, or for ``echo``, pass unchanged. Raises `AdapterError` for a stream that has an error or no choices.
     """
+
+    reads = Part.request | Part.events
+    rewrites = Part.request | Part.events
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         body = request.body

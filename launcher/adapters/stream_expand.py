@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import replace
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.core.errors import AdapterError
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
@@ -19,6 +19,9 @@ class StreamExpand(Adapter):
     with its text and one with its finish reason; ``usage`` follows if the client asked for it. The first event comes
     when the whole answer is there.
     """
+
+    reads = Part.request | Part.answer
+    rewrites = Part.request | Part.answer
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if not request.path.endswith("/completions") or not request.body.get("stream"):

@@ -7,7 +7,7 @@ from dataclasses import replace
 from enum import Enum
 from typing import Any
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
@@ -32,6 +32,9 @@ class SystemMessage(Adapter):
     from an echoed answer, so that offsets and log-probabilities belong to the prompt that the caller sent. Raises
     `AdapterError` for prompts of token ids, which cannot be prefixed with text, and for other paths.
     """
+
+    reads = Part.request | Part.answer
+    rewrites = Part.request | Part.answer
 
     text: str = "You are a helpful assistant."
     strategy: Strategy = Strategy.prepend

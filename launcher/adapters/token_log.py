@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter, Downstream, closing
+from launcher.adapters.base import Adapter, Downstream, Part, closing
 from launcher.adapters.line_writer import LineWriter, check_file, writing
 from launcher.core.errors import AdapterError
 from launcher.core.responses import token_count
@@ -28,6 +28,8 @@ class TokenLog(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    observer: ClassVar[bool] = True
+    reads = Part.answer | Part.events
 
     file: str = "tokens.jsonl"
 

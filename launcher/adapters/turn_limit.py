@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from launcher.adapters.base import Adapter
+from launcher.adapters.base import Adapter, Part
 from launcher.adapters.messages import is_chat, messages_of
 from launcher.core.ranges import Count
 from launcher.core.types import Handler, Request, Response
@@ -15,6 +15,9 @@ class TurnLimit(Adapter):
 
     An agent that runs in circles then gets HTTP 400 with the code ``turn_limit``, and its sample ends as refused.
     """
+
+    reads = Part.request
+    rewrites = Part.none
 
     max_turns: Count = 50
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from dataclasses import field, replace
 from typing import Any, ClassVar
 
-from launcher.adapters.base import Adapter, closing
+from launcher.adapters.base import Adapter, Part, closing
 from launcher.core.errors import AdapterError
 from launcher.core.responses import check_stream, checked
 from launcher.core.types import Handler, Json, Request, Response
@@ -23,6 +23,8 @@ class ValidateResponse(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    reads = Part.all
+    rewrites = Part.none
 
     require: list[str] = field(default_factory=list)
 

@@ -45,6 +45,8 @@ class RunFolder:
     health = File("health.jsonl")
     report = File("report.html")
     lease = File("session.json")
+    adapter_failures = File("adapter_failures.json")
+    """How often an adapter that only looks, or what one does after the run, has failed."""
 
     server_log = File("server.log")
     earlier_server_log = File("server.earlier.log")

@@ -10,7 +10,8 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, all_running, pipeline
+from launcher.adapters.base import Adapter
+from launcher.adapters.chain import all_running, pipeline
 from launcher.core.client import Client
 from launcher.core.errors import TransportError
 from launcher.core.lease import Lease
@@ -71,7 +72,7 @@ async def evaluate(
         meter = Meter(settings.budget, journal.spent)
         async with (
             _client(endpoint, settings, most) as client,
-            all_running(adapters, folder, deployment),
+            all_running(adapters, folder, deployment) as failures,
             bounded.running(),
             connected(second, progress, meter.around) as others,
         ):
@@ -80,7 +81,7 @@ async def evaluate(
             adaptive = None if fixed else AdaptiveConcurrency(samples, requests)
             measured = meter.around(adaptive.around(client) if adaptive else client)
             breaker = CircuitBreaker(measured, client.patient(), model, watched, settings.max_pause_s, progress)
-            handler = _bounded(pipeline(adapters, checking(breaker)), requests)
+            handler = _bounded(pipeline(adapters, checking(breaker), failures), requests)
             again = await _second_attempts(settings, client, endpoint)
             session = _Session(
                 breaker, handler, tasks, source, journal, progress, again, meter, others, samples, adaptive

@@ -9,7 +9,8 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, all_running, pipeline
+from launcher.adapters.base import Adapter
+from launcher.adapters.chain import all_running, pipeline
 from launcher.core.client import Client
 from launcher.core.errors import ServerAway, TransportError
 from launcher.core.responses import checking
@@ -86,11 +87,11 @@ async def connected(
             concurrency=second.concurrency + PROBE_CONNECTIONS,
             max_bytes=int(second.max_answer_mb * 2**20),
         ) as client,
-        all_running(second.adapters, second.folder, second.deployment),
+        all_running(second.adapters, second.folder, second.deployment) as failures,
     ):
         model, told = second.endpoint.model, _NamedProgress(progress, second.name)
         breaker = CircuitBreaker(metered(client), client.patient(), model, second.health, second.max_pause_s, told)
-        handler = _limited(pipeline(second.adapters, checking(breaker)), second.concurrency)
+        handler = _limited(pipeline(second.adapters, checking(breaker), failures), second.concurrency)
         yield {second.name: Connection(second.name, model, _asked_again(handler, breaker), breaker)}
 
 

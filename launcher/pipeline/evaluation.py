@@ -6,9 +6,11 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
+from launcher.adapters import failures
 from launcher.core.errors import CoverageTooLow
 from launcher.core.event_loop import run_async
 from launcher.core.lease import Lease
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json, Status, TaskResult
 from launcher.evaluate.second_endpoint import SecondEndpoint
 from launcher.monitor.health import Watch
@@ -59,10 +61,18 @@ def evaluate(
         record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
         if found.item_changes:
             record.run["item_changes"] = found.item_changes
+        record_failures(record, folder)
     write_lm_eval(run, endpoint, folder)
     stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
     check_coverage(record.tasks, run.evaluate.min_coverage, stopped)
     check_main_metrics(record.tasks, run.tasks)
+
+
+def record_failures(record: RunRecord, folder: Path) -> None:
+    """Let the report count the failures of adapters that ended nothing, also those of the judge's."""
+    found = {f"judge.{name}": entry for name, entry in failures.read(RunFolder(folder).judge).items()}
+    if found := failures.read(folder) | found:
+        record.run["adapter_failures"] = found
 
 
 def write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:

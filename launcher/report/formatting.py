@@ -121,6 +121,13 @@ def item_changes(changes: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
+def adapter_failures(failures: Mapping[str, Mapping[str, Json]]) -> str:
+    """Return how often adapters failed without failing a request, and the first error of each."""
+    return "; ".join(
+        f"{name} failed {plural(entry['count'], 'time')}, first: {entry['first']}" for name, entry in failures.items()
+    )
+
+
 def paused(pauses: Sequence[Pause]) -> str:
     """Write how long an evaluation waited for its server, and the last reason; empty if it never did."""
     if not pauses:

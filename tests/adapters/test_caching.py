@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from launcher.adapters.base import Downstream, all_running, pipeline
+from launcher.adapters.base import Downstream
 from launcher.adapters.caching import Caching
+from launcher.adapters.chain import all_running, pipeline
 from launcher.adapters.reasoning import Reasoning
 from launcher.core.errors import AdapterError, TransportError, UserError
 from launcher.core.types import Request, Response

@@ -3,7 +3,8 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, all_running, closing, pipeline
+from launcher.adapters.base import Adapter, closing
+from launcher.adapters.chain import all_running, pipeline
 from launcher.core.types import Request, Response
 
 

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from launcher.adapters.base import Downstream, pipeline
+from launcher.adapters.base import Downstream
+from launcher.adapters.chain import pipeline
 from launcher.adapters.reasoning import Reasoning
 from launcher.core.errors import AdapterError, TransportError, UserError
 from launcher.core.types import Request, Response

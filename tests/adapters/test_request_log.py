@@ -5,6 +5,7 @@ import json
 import pytest
 
 from launcher.adapters.base import Downstream
+from launcher.adapters.chain import all_running, pipeline
 from launcher.adapters.line_writer import redacted
 from launcher.adapters.request_log import RequestLog
 from launcher.core.errors import AdapterError, TransportError, UserError
@@ -97,11 +98,12 @@ async def test_outside_of_a_run_it_refuses(server):
 
 async def test_a_full_disk_is_said_once_and_stops_no_request(server, tmp_path, caplog):
     (tmp_path / "requests.jsonl").symlink_to("/dev/full")
-    log = RequestLog()
-    async with log.running(tmp_path, Downstream(None)):
+    async with all_running([log := RequestLog()], tmp_path, None) as failures:
+        handler = pipeline([log], server(ANSWER), failures)
         for _ in range(3):
-            assert (await log(Request("/v1/completions", {}), server(ANSWER))).ok
+            assert (await handler(Request("/v1/completions", {}))).ok
     assert caplog.text.count("No space left") == 1
+    assert failures.counts["request_log"] in (1, 2, 3)  # lines that were under way when the first failed are not known
 
 
 @pytest.mark.parametrize(("key", "value"), [("file", "a/b"), ("file", ""), ("max_count", -1)])

@@ -1,0 +1,71 @@
+"""The chain of adapters: an onion around a `Handler`, first in the list outermost."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from launcher.adapters.base import Adapter, Downstream
+from launcher.adapters.failures import Failures, recording
+from launcher.adapters.observing import observing
+from launcher.core.types import Handler, Json, Request, Response
+
+
+def pipeline(adapters: Iterable[Adapter], innermost: Handler, failures: Failures | None = None) -> Handler:
+    """Wrap ``innermost`` in the adapters; the first is the outermost. ``failures`` counts those of observers."""
+    handler, counted = innermost, Failures() if failures is None else failures
+    for adapter in reversed(list(adapters)):
+        handler = observing(adapter, handler, counted) if adapter.observer else _bind(adapter, handler)
+    return handler
+
+
+def _bind(adapter: Adapter, call_next: Handler) -> Handler:
+    async def handle(request: Request) -> Response:
+        return await adapter(request, call_next)
+
+    return handle
+
+
+@asynccontextmanager
+async def all_running(
+    adapters: Sequence[Adapter], folder: Path, deployment: Mapping[str, Json] | None
+) -> AsyncIterator[Failures]:
+    """Enter `Adapter.running` of each, in order, and leave them in reverse; yield what counts their failures.
+
+    The counts are in ``adapter_failures.json`` of the run folder then, if there are any.
+    """
+    with recording(folder) as failures:
+        async with AsyncExitStack() as stack:
+            for place, adapter in enumerate(adapters, 1):
+                downstream = Downstream(deployment, _identity(adapters[place:]))
+                await stack.enter_async_context(_running(adapter, folder, downstream, failures))
+            yield failures
+
+
+def _identity(adapters: Sequence[Adapter]) -> list[Json]:
+    """Return the adapters that can change an answer, with their settings."""
+    return [{f"{type(a).__module__}.{type(a).__name__}": asdict(a)} for a in adapters if a.changes_answers]
+
+
+@asynccontextmanager
+async def _running(adapter: Adapter, folder: Path, downstream: Downstream, failures: Failures) -> AsyncIterator[None]:
+    """Hold an adapter's resources; what goes wrong when an observer lets go of them is counted."""
+    held = adapter.running(folder, downstream)
+    if not adapter.observer:
+        async with held:
+            yield
+        return
+
+    async def leave(*raised: Any) -> None:
+        try:
+            await held.__aexit__(*raised)
+        except Exception as error:
+            failures.add(adapter, error)
+
+    async with AsyncExitStack() as stack:
+        await held.__aenter__()
+        stack.push_async_exit(leave)
+        yield
