@@ -110,8 +110,10 @@ class SweepCallback(Callback):
         """
         if config.mode == Mode.plan:
             return
+        folder = Path(config.hydra.sweep.dir)
         try:
-            found = report(Path(config.hydra.sweep.dir))
+            found = report(folder)
+            show_verdicts(folder)
         except UserError as error:  # no point was begun
             found = [fail(str(error), error.exit_code)]
         if not self.codes:
@@ -170,6 +172,15 @@ def report(folder: Path) -> list[int]:
     from launcher.report import results, sweep  # only the end of a sweep needs it
 
     return [results.CODES.get(point["status"], 1) for point in sweep.report(folder)["points"]]
+
+
+def show_verdicts(folder: Path) -> None:
+    """Print what each point of a sweep is against the first."""
+    from rich.console import Console
+
+    from launcher.verdict import sweep
+
+    sweep.show(folder, Console())
 
 
 def fail(line: str, code: int) -> int:

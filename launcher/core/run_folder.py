@@ -71,6 +71,9 @@ class RunFolder:
     watch = File("watch.json")
     watch_page = File("watch.html")
 
+    comparison = File("comparison.json")
+    comparison_page = File("comparison.html")
+
     slurm = File("slurm")
     job = File("slurm/job.json")
     outcome = File("slurm/outcome.json")

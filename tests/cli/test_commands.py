@@ -35,9 +35,13 @@ def submitted(folder: Path) -> Path:
     [
         (
             ["statsu"],
-            ["statsu: no such command (did you mean status?)", "status, cancel, score, tasks, help", "key=value"],
+            [
+                "statsu: no such command (did you mean status?)",
+                "status, cancel, score, compare, gate, tasks, help",
+                "key=value",
+            ],
         ),
-        (["serve"], ["serve: no such command;", "status, cancel, score, tasks, help"]),
+        (["serve"], ["serve: no such command;", "status, cancel, score, compare, gate, tasks, help"]),
         (["status"], ["status: the following arguments are required: FOLDER"]),
         (["status", "a", "b"], ["status: unrecognized arguments: b"]),
         (["cancel", ""], ["cancel: FOLDER is empty"]),

@@ -28,6 +28,8 @@ COMMANDS = {
     "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
     "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
     "score": Command("FOLDER [KEY=VALUE ...]", "score the stored answers of a run again, with other settings"),
+    "compare": Command("RUN RUN ...", "say which of several runs is better, and how sure that is"),
+    "gate": Command("RUN --policy FILE", "decide whether a run may pass: exit code 0, 4 or 5"),
     "tasks": Command("[WORD ...]", "list the tasks, explain one, or search those of lm-evaluation-harness"),
     "help": Command("[COMMAND]", "list the commands, or describe one"),
 }

@@ -1,0 +1,1 @@
+"""Verdicts on finished runs: which is better, and may a checkpoint pass."""

@@ -1,0 +1,104 @@
+"""Makes ``comparison.json`` of runs, and refuses runs that did not measure the same."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+
+from launcher.core.errors import UserError
+from launcher.report import formatting
+from launcher.verdict import runs as compared
+from launcher.verdict.comparison import Row, rows
+from launcher.verdict.flips import flips
+from launcher.verdict.runs import Run
+from launcher.verdict.schema import VERSION, ComparisonFile, FlipsEntry, RowEntry, RunEntry
+from launcher.verdict.words import sentence
+
+
+def collect(runs: Sequence[Run], *, force: bool = False, inside: bool = False, most_flips: int = 200) -> ComparisonFile:
+    """Compare every run with the first.
+
+    Raises `UserError` with the differences for runs that did not measure the same; with ``force`` they become warnings.
+    """
+    warnings = [line for run in runs[1:] for line in _incomparable(runs[0], run, force)]
+    found = rows(runs, inside)
+    if not found:
+        raise UserError("compare: the runs have no scored question in common")
+    return {
+        "schema_version": VERSION,
+        "runs": [_run(run) for run in runs],
+        "warnings": [*warnings, *(line for run in runs for line in _doubts(run))],
+        "subject": {run.label: compared.subject(runs[0], run) for run in runs[1:]},
+        "rows": [_row(row) for row in found],
+        "flips": [_flips(runs[0], run, most_flips) for run in runs[1:]],
+    }
+
+
+def _incomparable(a: Run, b: Run, force: bool) -> list[str]:
+    shared = compared.common_tasks(a, b)
+    if not shared:
+        raise UserError(f"compare: {a.folder} and {b.folder} have no task in common: {_names(a)}; {_names(b)}")
+    lines = compared.measured_otherwise(a, b)
+    if lines and not force:
+        what = "\n".join(f"  {line}" for line in lines)
+        raise UserError(
+            f"compare: {a.folder} and {b.folder} did not measure the same; "
+            f"--force compares them all the same. The differences:\n{what}"
+        )
+    other = [task for task in {**a.tasks, **b.tasks} if task not in shared]
+    left_out = (
+        [f"only one of {a.label} and {b.label} has {', '.join(map(formatting.task_name, other))}"] if other else []
+    )
+    return [*(f"{a.label} and {b.label} did not measure the same: {line}" for line in lines), *left_out]
+
+
+def _names(run: Run) -> str:
+    return ", ".join(map(formatting.task_name, run.tasks))
+
+
+def _doubts(run: Run) -> Iterator[str]:
+    """Say what speaks against trusting the scores of a run."""
+    if run.results["status"] != "ok":
+        reason = run.results["reason"]
+        yield f"{run.label} ended {run.results['status']}{f': {reason}' if reason else ''}"
+    certificate = run.results["certificate"]
+    if certificate and not certificate["ok"]:
+        failed = ", ".join(check["name"] for check in certificate["failed_checks"])
+        yield f"{run.label}'s endpoint failed {formatting.plural(certificate['failed'], 'check')}: {failed}"
+
+
+def _run(run: Run) -> RunEntry:
+    return {
+        "label": run.label,
+        "folder": str(run.folder),
+        "model": run.model,
+        "status": run.results["status"],
+        "throughput": run.results["throughput"],
+    }
+
+
+def _row(row: Row) -> RowEntry:
+    found = row.found
+    return {
+        "task": found.task,
+        "metric": found.metric,
+        "a": found.a,
+        "b": found.b,
+        "value_a": row.value_a,
+        "value_b": row.value_b,
+        "difference": found.difference,
+        "half_width": row.half_width,
+        "n": found.n,
+        "left_out": found.left_out,
+        "test": found.test,
+        "p": found.p,
+        "p_holm": found.p_holm,
+        "needed": row.needed,
+        "verdict": row.verdict,
+        "sentence": sentence(row),
+    }
+
+
+def _flips(a: Run, b: Run, most: int) -> FlipsEntry:
+    shown, total = flips(a, b, most)
+    return {"a": a.label, "b": b.label, "total": total, "shown": [{**asdict(flip)} for flip in shown]}  # type: ignore[typeddict-item]

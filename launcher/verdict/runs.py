@@ -1,0 +1,111 @@
+"""The finished runs that a verdict is about, and whether they measured the same."""
+
+from __future__ import annotations
+
+import string
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Json
+from launcher.evaluate import journal
+from launcher.report import results
+from launcher.report.compare import Answers
+from launcher.report.schema import ResultsFile
+
+SUBJECT = frozenset({"checkpoint", "model", "engine", "backend", "dtype"})
+"""The parts of a fingerprint that say what was measured; all others say how."""
+MOST = len(string.ascii_uppercase)
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run folder with its results, what its samples were asked with, and their scores. ``label`` is one letter."""
+
+    label: str
+    folder: Path
+    results: ResultsFile
+    fingerprint: dict[str, Json]
+    answers: Answers
+
+    @property
+    def model(self) -> str:
+        """The name of the model that was evaluated."""
+        endpoint = self.results["endpoint"]
+        return endpoint["model"] if endpoint else "unknown model"
+
+    @property
+    def tasks(self) -> dict[str, Json]:
+        """The settings of each task, by its key."""
+        return dict(self.fingerprint.get("tasks") or {})
+
+
+def read_all(folders: Sequence[Path]) -> list[Run]:
+    """Read two or more runs; a folder of a sweep stands for its points. Raises `UserError`, which names the folder."""
+    paths = [path for folder in folders for path in _points(folder)]
+    if len(paths) < 2:
+        raise UserError(f"compare: {len(paths)} run given, expected two or more run folders, or a sweep's folder")
+    if len(paths) > MOST:
+        raise UserError(f"compare: {len(paths)} runs given, expected at most {MOST}")
+    repeated = [path for path in paths if [other.resolve() for other in paths].count(path.resolve()) > 1]
+    if repeated:
+        raise UserError(f"compare: {repeated[0]} is given twice")
+    return [read(path, label) for path, label in zip(paths, string.ascii_uppercase, strict=False)]
+
+
+def read(folder: Path, label: str) -> Run:
+    """Read one run. Raises `UserError` if it has no results or no samples."""
+    found = results.read(folder)
+    header = journal.header(folder)
+    if header is None or not RunFolder(folder).samples.exists():
+        raise UserError(f"{folder}: the run ended before it asked a question (status {found['status']})")
+    return Run(label, folder, found, dict(header["fingerprint"]), Answers.read(folder, found["tasks"]))
+
+
+def _points(folder: Path) -> list[Path]:
+    """Return the folder itself if it is a run's, else the points of a sweep, in natural order."""
+    run = RunFolder(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder")
+    if run.results.exists() or run.journal.exists():
+        return [folder]
+    from launcher.report import sweep
+
+    if any(folder.rglob(str(RunFolder.overrides))):
+        return [folder / point["folder"] for point in sweep.collect(folder)["points"] if point["tasks"]]
+    raise UserError(f"{folder}: no {RunFolder.results} in it; expected the folder of a finished run, or of a sweep")
+
+
+def common_tasks(a: Run, b: Run) -> list[str]:
+    """Return the tasks that both runs have, in the order of the first."""
+    return [task for task in a.tasks if task in b.tasks]
+
+
+def measured_otherwise(a: Run, b: Run) -> list[str]:
+    """Return a line ``key: value of a -> value of b`` for each thing by which their scores cannot be compared.
+
+    These are the items, prompts and metrics of the tasks that both have, sampling, adapters, the judge, and the
+    versions of what computes a score.
+    """
+    shared = common_tasks(a, b)
+    lines = journal.difference(_method(a, shared), _method(b, shared))
+    return [*lines, *journal.difference(_versions(a, shared), _versions(b, shared), "versions")]
+
+
+def subject(a: Run, b: Run) -> list[str]:
+    """Return the lines in which the measured models differ."""
+    left, right = ({key: run.fingerprint.get(key) for key in sorted(SUBJECT)} for run in (a, b))
+    return journal.difference(left, right)
+
+
+def _method(run: Run, tasks: Sequence[str]) -> dict[str, Json]:
+    how = {key: value for key, value in run.fingerprint.items() if key not in SUBJECT}
+    return {**how, "tasks": {task: run.tasks[task] for task in tasks}}
+
+
+def _versions(run: Run, tasks: Sequence[str]) -> dict[str, Json]:
+    versions = run.results["run"].get("versions") or {}
+    names = ["launcher", *(["lm-eval"] if any(task.startswith("lm_eval_") for task in tasks) else [])]
+    return {name: versions.get(name) for name in names}

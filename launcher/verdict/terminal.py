@@ -1,0 +1,90 @@
+"""Prints a comparison."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from launcher.core.console import one_line, printable
+from launcher.core.types import Json
+from launcher.report import formatting
+from launcher.verdict.schema import ComparisonFile, FlipEntry, FlipsEntry, RowEntry, RunEntry
+
+TONES = {"better": "bold green", "worse": "bold red", "may be chance": "yellow", "equal": "dim"}
+SPEEDS = {
+    "requests_per_s": "requests/s",
+    "generated_tokens_per_s": "generated tokens/s",
+    "prompt_tokens_per_s": "prompt tokens/s",
+}
+FLIPPED = 5
+"""At most so many changed questions of each pair of runs are printed; the page shows more."""
+CHARACTERS = 300
+"""The most characters of a question or answer that are printed."""
+
+
+def show(found: ComparisonFile, console: Console) -> None:
+    """Print the runs, the verdict of each metric, the speed, and some of the questions that changed."""
+    console.print()
+    for run in found["runs"]:
+        console.print(Text.assemble((run["label"], "bold"), f"  {printable(run['folder'])}  {printable(run['model'])}"))
+    for label, lines in found["subject"].items():
+        for line in lines or ["the same model and settings: a difference is chance, or the server's"]:
+            console.print(Text(f"   {label}  {printable(line)}", style="dim"))
+    for warning in found["warnings"]:
+        console.print(Text.assemble(("warning ", "yellow"), printable(warning)))
+    console.print()
+    for row in found["rows"]:
+        console.print(_verdict(row))
+    console.print(_speed(found["runs"]))
+    for flips in found["flips"]:
+        _show_flips(flips, console)
+
+
+def _verdict(row: RowEntry) -> Text:
+    name = f"{printable(formatting.task_name(row['task']))} {printable(row['metric'])}"
+    values = f"{formatting.number(row['value_a'])} -> {formatting.number(row['value_b'])}"
+    left_out = f", {formatting.plural(row['left_out'], 'question')} left out" if row["left_out"] else ""
+    return Text.assemble((name, "bold"), f"  {values}  ", (row["sentence"], TONES[row["verdict"]]), left_out)
+
+
+def _speed(runs: list[RunEntry]) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, show_edge=False)
+    table.add_column("run")
+    named = {key: name for key, name in SPEEDS.items() if any(run["throughput"].get(key) for run in runs)}
+    for name in (*named.values(), "latency p50", "wall time"):
+        table.add_column(name, justify="right")
+    for run in runs:
+        speed = run["throughput"]
+        figures = (formatting.number(speed.get(key)) for key in named)
+        times = (_time((speed.get("latency_s") or {}).get("p50")), _time(speed.get("wall_s")))
+        table.add_row(run["label"], *figures, *times)
+    return table
+
+
+def _time(seconds: Json) -> str:
+    return formatting.duration(seconds) if isinstance(seconds, int | float) else "-"
+
+
+def _show_flips(flips: FlipsEntry, console: Console) -> None:
+    total, shown = flips["total"], flips["shown"][:FLIPPED]
+    if not total:
+        console.print(Text(f"{flips['a']} and {flips['b']} score every common question the same"))
+        return
+    some = f"; {len(shown)} of them:" if len(shown) < total else ":"
+    console.print(Text(f"{formatting.plural(total, 'question')} changed from {flips['a']} to {flips['b']}{some}"))
+    for flip in shown:
+        console.print(_flip(flip, flips["a"], flips["b"]))
+
+
+def _flip(flip: FlipEntry, a: str, b: str) -> Text:
+    lines = {"asked": flip["question"], "right": flip["target"], a: flip["answer_a"], b: flip["answer_b"]}
+    tone = "green" if flip["gain"] > 0 else "red"
+    head = (f"  {printable(formatting.task_name(flip['task']))}/{printable(flip['id'])}", tone)
+    return Text.assemble(head, *(f"\n    {name:<6} {one_line(_end(text), CHARACTERS)}" for name, text in lines.items()))
+
+
+def _end(text: str) -> str:
+    """Return the end of a long text: few-shot examples come before the question."""
+    return text if len(text) <= CHARACTERS else "… " + text[-CHARACTERS + 2 :]

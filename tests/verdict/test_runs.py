@@ -1,0 +1,95 @@
+"""Which folders can be compared, and what keeps two runs from it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from launcher.core.errors import UserError
+from launcher.verdict import runs
+from tests.report.report_records import add_point
+from tests.verdict.run_folders import answered, run_folder
+
+SETTINGS = {"settings": {"limit": None, "prompt": "{{question}}"}, "items": "d1"}
+
+
+def pair(tmp_path: Path, a: dict, b: dict) -> list[runs.Run]:
+    folders = [run_folder(tmp_path / name, answered({1, 2}, 4), **how) for name, how in (("a", a), ("b", b))]
+    return runs.read_all(folders)
+
+
+def test_another_model_is_the_subject_and_no_obstacle(tmp_path: Path) -> None:
+    a, b = pair(tmp_path, {"model": "old"}, {"model": "new"})
+    assert runs.measured_otherwise(a, b) == []
+    assert runs.subject(a, b) == ['checkpoint: "sha256:old" -> "sha256:new"', 'model.name: "old" -> "new"']
+    assert [run.label for run in (a, b)] == ["A", "B"]
+
+
+@pytest.mark.parametrize(
+    ("change", "line"),
+    [
+        ({"evaluate": {"temperature": 0.7}}, "evaluate.temperature: null -> 0.7"),
+        ({"evaluate": {"seed": 1}}, "evaluate.seed: null -> 1"),
+        ({"tasks": {"addition": {**SETTINGS, "items": "d2"}}}, 'tasks.addition.items: "d1" -> "d2"'),
+        (
+            {"tasks": {"addition": {**SETTINGS, "settings": {"limit": 5, "prompt": "{{question}}"}}}},
+            "tasks.addition.settings.limit: null -> 5",
+        ),
+        ({"versions": {"launcher": "0.2.0"}}, 'versions.launcher: "0.1.0" -> "0.2.0"'),
+    ],
+)
+def test_what_makes_scores_incomparable_is_named(tmp_path: Path, change: dict, line: str) -> None:
+    a, b = pair(tmp_path, {"tasks": {"addition": SETTINGS}}, {"tasks": {"addition": SETTINGS}, **change})
+    assert runs.measured_otherwise(a, b) == [line]
+
+
+def test_a_version_that_computes_no_score_makes_no_difference(tmp_path: Path) -> None:
+    a, b = pair(tmp_path, {}, {"versions": {"torch": "3", "lm-eval": "0.5"}})
+    assert runs.measured_otherwise(a, b) == []
+
+
+def test_lm_evals_version_counts_for_its_own_tasks(tmp_path: Path) -> None:
+    records = answered({1}, 3, task="lm_eval_arc")
+    folders = [run_folder(tmp_path / v, records, versions={"lm-eval": v}) for v in ("0.4.12", "0.4.13")]
+    assert runs.measured_otherwise(*runs.read_all(folders)) == ['versions.lm-eval: "0.4.12" -> "0.4.13"']
+
+
+def test_settings_of_a_task_that_one_run_lacks_are_no_difference(tmp_path: Path) -> None:
+    a, b = pair(tmp_path, {"tasks": {"addition": SETTINGS, "other": {}}}, {"tasks": {"addition": SETTINGS}})
+    assert runs.common_tasks(a, b) == ["addition"]
+    assert runs.measured_otherwise(a, b) == []
+
+
+def test_a_sweeps_folder_stands_for_its_points(tmp_path: Path) -> None:
+    for name in ("2", "10"):
+        add_point(tmp_path / "sweep", name, [f"seed={name}"], answered({1}, 2))
+        run_folder(tmp_path / "sweep" / name, answered({1}, 2))
+    found = runs.read_all([tmp_path / "sweep"])
+    assert [run.folder.name for run in found] == ["2", "10"]
+
+
+@pytest.mark.parametrize(
+    ("names", "words"),
+    [
+        (["a"], ["1 run given", "two or more"]),
+        (["a", "a"], ["a is given twice"]),
+        (["a", "gone"], ["gone: no such folder"]),
+        (["a", "empty"], ["empty: no results.json in it", "of a sweep"]),
+        (["a", "started"], ["started", "results.json"]),
+        (["a", "broken"], ["broken/results.json"]),
+        (["a", "unasked"], ["unasked: the run ended before it asked a question", "status error"]),
+    ],
+)
+def test_a_folder_that_cannot_be_compared_is_one_line(tmp_path: Path, names: list[str], words: list[str]) -> None:
+    run_folder(tmp_path / "a", answered({1}, 2))
+    (tmp_path / "empty").mkdir()
+    started = run_folder(tmp_path / "started", answered({1}, 2))
+    (started / "results.json").unlink()
+    broken = run_folder(tmp_path / "broken", answered({1}, 2))
+    (broken / "results.json").write_text("{")
+    unasked = run_folder(tmp_path / "unasked", [], status="error", reason="no server")
+    (unasked / "journal.json").unlink()
+    with pytest.raises(UserError) as caught:
+        runs.read_all([tmp_path / name for name in names])
+    assert [word for word in words if word not in str(caught.value)] == []
