@@ -83,6 +83,7 @@ def reference() -> Iterator[str]:
     yield "\n## Exit codes\n\n| code | meaning |\n|---|---|\n| 0 | all good |"
     for error in (UserError, ValidationFailed, CoverageTooLow):
         yield f"| {error.exit_code} | {_doc(error)} |"
+    yield "| 4, 5 | `launcher gate` says NO-GO, INCONCLUSIVE (see [Verdicts](verdicts.md)). |"
     yield "| 130 | Interrupted; what was done is kept, and `resume=<run folder>` continues it. |\n"
     for group in sorted({path.rsplit("/", 1)[0] for path in COMPONENTS}):
         yield from section(group)
