@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields
+from dataclasses import fields, replace
 from typing import Any
 
+from launcher.core import shared_texts
 from launcher.core.types import Json, Record, Status
 
 SEVERAL = {"requests": "request", "responses": "response"}
@@ -15,6 +16,8 @@ OPTIONAL = ("notes", "scoring", "earlier", "spent")
 """Fields that a line has only where they are not empty."""
 LISTS = ("notes", "scoring", "earlier")
 """Those of them that are lists."""
+SHARED = "shared"
+"""What the prompts and the texts of a line have in common, which stands here alone."""
 NAMES = {SEVERAL.get(field.name, field.name) for field in fields(Record)}
 
 KINDS: dict[str, tuple[Any, str]] = {
@@ -37,7 +40,7 @@ _HEAD = re.compile(rb'\{"task": ' + _TEXT + rb', "id": ' + _TEXT + rb', "repeat"
 
 
 def to_json(record: Record) -> dict[str, Json]:
-    """Return the object that a line of ``samples.jsonl`` holds."""
+    """Return the object that a line of ``samples.jsonl`` stands for."""
     values = {SEVERAL.get(field.name, field.name): getattr(record, field.name) for field in fields(Record)}
     if len(record.requests) == 1:
         values |= {name: values[name][0] for name in SEVERAL.values()}
@@ -48,8 +51,20 @@ def to_json(record: Record) -> dict[str, Json]:
 
 
 def to_line(record: Record) -> bytes:
-    """Return the record as one line of UTF-8 JSON; half surrogate pairs are written as JSON escapes."""
-    return json.dumps(to_json(record), ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    """Return the record as one line of UTF-8 JSON, in which `SHARED` has what several texts begin with."""
+    (requests, responses), shared = shared_texts.shortened(record.requests, record.responses)
+    short = replace(record, requests=requests, responses=responses) if shared else record
+    return _encoded(to_json(short) | ({SHARED: shared} if shared else {}))
+
+
+def to_whole_line(record: Record) -> bytes:
+    """Return the record as one line in which every text is whole."""
+    return _encoded(to_json(record))
+
+
+def _encoded(values: Json) -> bytes:
+    """Return UTF-8 JSON; half surrogate pairs are written as JSON escapes."""
+    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def key_of(line: bytes) -> str:
@@ -70,7 +85,10 @@ def from_line(line: bytes) -> Record:
         values = json.loads(line)
     except RecursionError:
         raise ValueError("JSON that is too deep") from None
-    if not isinstance(values, dict) or {*OPTIONAL, *values} != NAMES:
+    if not isinstance(values, dict):
+        raise ValueError("not a sample's record")
+    shared = values.pop(SHARED, {})
+    if {*OPTIONAL, *values} != NAMES or not isinstance(shared, dict):
         raise ValueError("not a sample's record")
     for name, (kind, words) in KINDS.items():
         if name in values and not isinstance(values[name], kind):
@@ -81,6 +99,8 @@ def from_line(line: bytes) -> Record:
     for field, name in SEVERAL.items():
         value = values.pop(name)
         values[field] = tuple(value) if several else (value,)
+    if shared:
+        values["requests"], values["responses"] = shared_texts.whole(values["requests"], values["responses"], shared)
     values |= {name: tuple(values.get(name, ())) for name in LISTS}
     if not all(isinstance(note, str) for note in values["notes"]):
         raise ValueError("not a sample's record: notes must be texts")

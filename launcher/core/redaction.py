@@ -42,6 +42,11 @@ def forget() -> None:
     _REPLACEMENTS.clear()
 
 
+def has_secrets() -> bool:
+    """Tell whether any value is redacted."""
+    return bool(_REPLACEMENTS)
+
+
 def redact(text: str) -> str:
     """Return a text without the values that are known, however JSON, HTML or a URL spells them."""
     for value in sorted(_REPLACEMENTS, key=len, reverse=True):

@@ -36,6 +36,8 @@ SHORT.maxstring = SHORT.maxother = SHORT.maxlong = QUOTED
 """Shortens values of any size."""
 LIMITS = ("max_completion_tokens", "max_tokens")
 """The fields of a request that bound its answer, the one that counts first."""
+MERGED = "merged_tokens"
+"""In the ``logprobs`` of a stored echo: how many tokens its first entry stands for."""
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
@@ -231,7 +233,8 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
         else:
             found = _check_lists(logprobs, choice, prompt, echo=echo)
             _check_generated(request, len(logprobs["tokens"]) - len(found), isinstance(prompt, str))
-            values += [float(value) for value in logprobs["token_logprobs"][1 : len(found)]]
+            if MERGED not in logprobs:
+                values += [float(value) for value in logprobs["token_logprobs"][1 : len(found)]]
     if len(values) >= SEVERAL and min(values) == max(values):
         raise Fault(
             f"all {len(values)} log-probabilities of the prompt are {values[0]}: the server did not compute them"

@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 
 from launcher.core.console import one_line
 from launcher.core.errors import AdapterStop
-from launcher.core.responses import token_count
-from launcher.core.types import Handler, Json, Record, Sample, Score, Status
+from launcher.core.responses import check, token_count
+from launcher.core.types import Handler, Json, Record, Response, Sample, Score, Status
 from launcher.evaluate.exchange import (
     MAX_QUOTED_CHARACTERS,
     Answering,
@@ -54,13 +54,15 @@ async def ask(
     *,
     accept_missing_finish: bool = False,
     score_timeout_s: float | None = None,
+    store_prompt_logprobs: bool = False,
     others: Mapping[str, Answering] | None = None,
 ) -> SampleResult:
     """Send the sample's requests and score the answers, if none has a fault.
 
     Raises nothing but cancellation and `AdapterStop`.
 
-    ``others`` are the endpoints beside the run's own that the task may name while it scores.
+    ``others`` are the endpoints beside the run's own that the task may name while it scores. The record of a scored
+    sample has what the task keeps of the answers; with ``store_prompt_logprobs``, all of them.
     """
     began = time.monotonic()
     exchange = Exchange(handler, sample, accept_missing_finish, others or {}, ScoreClock(score_timeout_s))
@@ -70,6 +72,8 @@ async def ask(
     except NoAnswer as error:
         score, symptom, path = error.score, error.symptom, error.path
     record = _record(sample, score, exchange)
+    if not store_prompt_logprobs and score.status is Status.scored:
+        record = replace(record, responses=kept(task, sample, record.responses))
     return SampleResult(record, symptom, path, began, tuple(exchange.timings), exchange.cached)
 
 
@@ -121,6 +125,21 @@ def _record(sample: Sample, score: Score, exchange: Exchange) -> Record:
         notes=(*exchange.notes, *score.notes),
         scoring=tuple(exchange.scoring),
     )
+
+
+def kept(task: Task, sample: Sample, bodies: tuple[Json, ...]) -> tuple[Json, ...]:
+    """Return what is stored of the answers: what the task keeps, where that is an answer without a fault too."""
+    try:
+        found = tuple(task.kept(sample, bodies))
+        faults = [check(*each).fault for each in zip(sample.requests, map(_ok, found), strict=True)]
+    except Exception:  # the code of a task
+        log.exception("%s: what is kept of its answers cannot be made; all is kept", sample.key)
+        return bodies
+    return found if not any(faults) else bodies
+
+
+def _ok(body: Json) -> Response:
+    return Response(200, body)
 
 
 def _usage(responses: Sequence[Json]) -> Json:

@@ -114,6 +114,7 @@ class _Session:
         self._timings: list[AnswerTiming] = []
         self._cached = 0
         self._accept_missing_finish, self._score_timeout_s = False, math.inf
+        self._store_prompt_logprobs = False
 
     async def run(self, settings: Evaluate, first: int, most: int) -> None:
         totals = await asyncio.to_thread(self._source.totals, complete=False)
@@ -122,6 +123,7 @@ class _Session:
         start, stopped = time.perf_counter(), None
         self._accept_missing_finish = settings.accept_missing_finish
         self._score_timeout_s = settings.score_timeout_s
+        self._store_prompt_logprobs = settings.store_prompt_logprobs
         try:
             stopped = await self._all(first, most)
             await asyncio.to_thread(self._source.totals, complete=True)
@@ -185,6 +187,7 @@ class _Session:
             self._tasks[sample.task],
             accept_missing_finish=self._accept_missing_finish,
             score_timeout_s=self._score_timeout_s,
+            store_prompt_logprobs=self._store_prompt_logprobs,
             others=self._others,
         )
         if not await self._requeue(result, sample, samples):

@@ -14,8 +14,8 @@ from typing import NotRequired, Self, TypedDict, cast
 from launcher.core.errors import ResumeError, UserError
 from launcher.core.files import read_json, replace, replace_json, storing
 from launcher.core.lease import Lease
-from launcher.core.records import to_line
-from launcher.core.redaction import redact_bytes
+from launcher.core.records import to_line, to_whole_line
+from launcher.core.redaction import has_secrets, redact_bytes
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record, Status
 
@@ -91,7 +91,7 @@ class Journal:
     def add(self, record: Record) -> None:
         """Append a record, unbuffered. Raises `StorageError`."""
         self._check(LEASE_AGE_S)
-        line = redact_bytes(to_line(record))
+        line = _redacted(record)
         with storing(self.path):
             self._append(line)
         self._record_span(record, len(line))
@@ -150,6 +150,15 @@ class Journal:
     def _record_span(self, record: Record, length: int) -> None:
         self._spans[record.key] = (self._end, length)
         self._end += length
+
+
+def _redacted(record: Record) -> bytes:
+    """Return the line of a record; one with a secret has whole texts, as a shared beginning could end within it."""
+    if not has_secrets():
+        return to_line(record)
+    whole = to_whole_line(record)
+    redacted = redact_bytes(whole)
+    return to_line(record) if redacted == whole else redacted
 
 
 def check(folder: Path, fingerprint: Json) -> None:

@@ -157,6 +157,7 @@ class _Session:
             self._tasks[sample.task],
             accept_missing_finish=self._settings.accept_missing_finish,
             score_timeout_s=self._settings.score_timeout_s,
+            store_prompt_logprobs=self._settings.store_prompt_logprobs,
             others=self._others or _stored_judge(stored),
         )
         return replace(

@@ -39,6 +39,9 @@ class Evaluate:
     unless the 20 before it changed nothing. A sample whose scoring takes longer than ``score_timeout_s`` is failed. The
     time in which the scoring waits for requests does not count.
 
+    Of the echo of a log-likelihood, ``samples.jsonl`` keeps what its score reads: the context is one entry without a
+    log-probability. ``store_prompt_logprobs`` keeps those of all tokens, about 50 times as much for few-shot prompts.
+
     ``budget`` ends an evaluation of a paid endpoint in order.
 
     While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
@@ -49,7 +52,7 @@ class Evaluate:
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
         {
             *("concurrency", "timeout_s", "max_answer_mb", "max_pause_s", "accept_missing_finish", "min_coverage"),
-            *("retry_failed", "score_timeout_s", "budget"),
+            *("retry_failed", "score_timeout_s", "store_prompt_logprobs", "budget"),
         }
     )
     """Fields that a resumed run may change."""
@@ -66,6 +69,7 @@ class Evaluate:
     retry_truncated: Factor | None = None
     retry_failed: bool = True
     score_timeout_s: Seconds = 600.0
+    store_prompt_logprobs: bool = False
     budget: Budget = field(default_factory=Budget)
     max_pause_s: SecondsFromZero = 600.0
     min_coverage: Fraction = 0.95

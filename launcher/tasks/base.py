@@ -88,6 +88,14 @@ class Task(ABC):
         bound belongs in `launcher.tasks.bounded`. Never raises for what a model may answer.
         """
 
+    def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
+        """Return what ``samples.jsonl`` keeps of the answers to a scored sample: by default all.
+
+        Scoring what is kept must give the same score: ``mode=score`` does that. With ``evaluate.store_prompt_logprobs``
+        this is not called.
+        """
+        return bodies
+
     def check(self, evaluate: Evaluate) -> None:
         """Raise `UserError` if the task cannot be evaluated with these settings, for instance with too few repeats."""
         return

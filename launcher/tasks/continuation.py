@@ -13,6 +13,7 @@ from launcher.stats.metric import Metric
 from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
 from launcher.tasks.loglikelihood import NoLogprobs, beginning, is_greedy, loglikelihood
+from launcher.tasks.merged_echo import merged
 from launcher.tasks.template import render
 
 
@@ -79,6 +80,11 @@ class Continuation(ItemTask):
             return Score(Status.failed, reason=str(error))
         prediction = {"loglikelihood": found, "is_greedy": greedy}
         return Score(Status.scored, prediction, {"acc": float(greedy), "perplexity": found})
+
+    def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
+        prompt = sample.requests[0].body["prompt"]
+        (answer,) = in_order(bodies[0], 1)
+        return [bodies[0] | {"choices": [merged(answer, prompt, beginning(prompt, sample.target), tops=True)]}]
 
     def fingerprint(self) -> Json:
         return self.item_digests()

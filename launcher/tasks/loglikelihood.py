@@ -6,7 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from launcher.core.prompt_logprobs import NOT_GIVEN, Misaligned, Span, check_offsets, not_echoed, spans
+from launcher.core.responses import MERGED
 from launcher.core.types import Json
+
+NOT_STORED = (
+    "the log-probabilities of this part of the prompt are not stored; "
+    "they are in a run with evaluate.store_prompt_logprobs=true"
+)
 
 
 class NoLogprobs(ValueError):
@@ -32,8 +38,7 @@ def loglikelihood(choice: Mapping[str, Json], prompt: str, start: int) -> float:
     Raises `NoLogprobs` when the answer does not echo the prompt with one log-probability per token. A sum of anything
     else would be at the level of chance.
     """
-    values, found = _echoed(choice, prompt)
-    return math.fsum(_counted(values, found, start))
+    return math.fsum(counted_values(choice, prompt, start))
 
 
 def is_greedy(choice: Mapping[str, Json], prompt: str, start: int) -> bool:
@@ -41,15 +46,17 @@ def is_greedy(choice: Mapping[str, Json], prompt: str, start: int) -> bool:
 
     Raises `NoLogprobs` also for a token without the log-probability of the most likely one.
     """
-    values, found = _echoed(choice, prompt)
-    values, best = _counted(values, found, start), choice["logprobs"].get("top_logprobs")
+    values, found = echoed(choice, prompt)
+    logprobs = choice["logprobs"]
+    best = logprobs.get("top_logprobs")
     if not isinstance(best, list) or len(best) < len(found):
-        raise NoLogprobs("'top_logprobs' does not have an entry per token")
-    tops = _counted([max(top.values()) if isinstance(top, Mapping) and top else None for top in best], found, start)
-    return all(value >= top for value, top in zip(values, tops, strict=True))
+        raise NoLogprobs(NOT_STORED if MERGED in logprobs else "'top_logprobs' does not have an entry per token")
+    tops = [max(top.values()) if isinstance(top, Mapping) and top else None for top in best]
+    pairs = zip(*(_counted_of(each, found, start, logprobs) for each in (values, tops)), strict=True)
+    return all(value >= top for value, top in pairs)
 
 
-def _echoed(choice: Mapping[str, Json], prompt: str) -> tuple[list[Json], list[Span]]:
+def echoed(choice: Mapping[str, Json], prompt: str) -> tuple[list[Json], list[Span]]:
     """Return the log-probabilities of an answer, and the characters of each token of the prompt."""
     text, logprobs = choice.get("text"), choice.get("logprobs")
     fault = not_echoed(text, prompt)
@@ -84,10 +91,22 @@ def _places(text: str, offsets: Sequence[int], tokens: Json, end: int) -> list[S
     return found
 
 
-def _counted(values: Sequence[Json], found: Sequence[Span], start: int) -> list[float]:
+def first_counted(found: Sequence[Span], start: int) -> int:
+    """Return the number of the first token that reaches beyond ``start``."""
+    return next((i for i, (begin, end) in enumerate(found) if begin >= start or end > start), 0)
+
+
+def counted_values(choice: Mapping[str, Json], prompt: str, start: int) -> list[float]:
+    values, found = echoed(choice, prompt)
+    return _counted_of(values, found, start, choice["logprobs"])
+
+
+def _counted_of(values: Sequence[Json], found: Sequence[Span], start: int, logprobs: Mapping[str, Json]) -> list[float]:
     counted = [value for value, (begin, end) in zip(values, found, strict=False) if begin >= start or end > start]
     if not counted:
         raise NoLogprobs("no token belongs to the continuation")
+    if MERGED in logprobs and counted[0] is None:
+        raise NoLogprobs(NOT_STORED)
     if any(type(value) not in (int, float) or not math.isfinite(value) for value in counted):
         raise NoLogprobs("a token of the continuation has no finite log-probability")
     return [float(value) for value in counted]
@@ -99,7 +118,7 @@ def of_tokens(choice: Mapping[str, Json], prompt_tokens: int, context_tokens: in
     ``choice`` answers a request with ``echo``, ``logprobs`` and ``max_tokens=1``. They are read by position, so that it
     must have one for each token of the prompt and one for a generated token. Raises `NoLogprobs` for any other number.
     """
-    logprobs = choice.get("logprobs")
+    logprobs = unmerged(choice, context_tokens).get("logprobs")
     if not isinstance(logprobs, Mapping):
         raise NoLogprobs("the answer has no 'logprobs'")
     check_number(logprobs, "token_logprobs", prompt_tokens)
@@ -107,6 +126,23 @@ def of_tokens(choice: Mapping[str, Json], prompt_tokens: int, context_tokens: in
     if not all(type(value) in (int, float) and math.isfinite(value) for value in found):
         raise NoLogprobs("a scored token has no finite log-probability")
     return [float(value) for value in found]
+
+
+def unmerged(choice: Mapping[str, Json], context_tokens: int) -> Mapping[str, Json]:
+    """Return a merged choice with an entry for each token again, none of the context with a log-probability.
+
+    Raises `NoLogprobs` where fewer than the merged tokens are context.
+    """
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, Mapping) or MERGED not in logprobs:
+        return choice
+    size = logprobs[MERGED]
+    if type(size) is not int or size > context_tokens:
+        raise NoLogprobs(NOT_STORED)
+    lists = {name: logprobs.get(name) for name in ("token_logprobs", "top_logprobs")}
+    whole = {name: [None] * size + each[1:] if isinstance(each, list) else None for name, each in lists.items()}
+    rest = {name: value for name, value in logprobs.items() if name != MERGED}
+    return {**choice, "logprobs": rest | whole}
 
 
 def check_number(logprobs: Mapping[str, Json], name: str, prompt_tokens: int) -> None:

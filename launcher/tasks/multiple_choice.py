@@ -15,6 +15,7 @@ from launcher.tasks.choices import ChoiceReader
 from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
 from launcher.tasks.loglikelihood import NoLogprobs, beginning, loglikelihood
+from launcher.tasks.merged_echo import merged
 from launcher.tasks.template import render
 
 METRICS = Metric("acc"), Metric("acc_norm")
@@ -100,15 +101,25 @@ class MultipleChoice(ItemTask):
         prediction = {"index": best, "text": choices[best], "index_norm": best_norm, "loglikelihoods": likelihoods}
         return Score(Status.scored, prediction, {"acc": float(best == right), "acc_norm": float(best_norm == right)})
 
+    def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
+        prompts, starts = sample.requests[0].body["prompt"], self._starts(sample)
+        places = [(choice, choice["index"]) for choice in bodies[0]["choices"]]
+        short = [merged(choice, prompts[place], starts[place], tops=False) for choice, place in places]
+        return [bodies[0] | {"choices": short}]
+
     def fingerprint(self) -> Json:
         return self.item_digests()
 
     def _likelihoods(self, sample: Sample, body: Json) -> list[float]:
-        prompts, choices = sample.requests[0].body["prompt"], sample.target["choices"]
+        prompts = sample.requests[0].body["prompt"]
         answers = in_order(body, len(prompts))
+        return [loglikelihood(*parts) for parts in zip(answers, prompts, self._starts(sample), strict=True)]
+
+    def _starts(self, sample: Sample) -> list[int]:
+        """Return where in each prompt the part begins that counts."""
+        prompts, choices = sample.requests[0].body["prompt"], sample.target["choices"]
         ends = [sample.target.get("continuation") or self.prefix + choice for choice in choices]
-        starts = [beginning(prompt, end) for prompt, end in zip(prompts, ends, strict=True)]
-        return [loglikelihood(*parts) for parts in zip(answers, prompts, starts, strict=True)]
+        return [beginning(prompt, end) for prompt, end in zip(prompts, ends, strict=True)]
 
     def _read(self, item: Item) -> tuple[list[str], int]:
         """Return the choices and the index of the right one."""

@@ -20,6 +20,7 @@ from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
 from launcher.tasks.loglikelihood import NoLogprobs, of_tokens
+from launcher.tasks.merged_echo import merged_tokens
 from launcher.tasks.template import check_template
 from launcher.tasks.texts import PATTERN, Text, TextSource
 from launcher.tasks.windows import Window, shares, windows
@@ -216,6 +217,10 @@ class Perplexity(Task):
             return Score(Status.failed, reason=str(error))
         scores = {name: [target["text"], target["max_length"], found, target[unit]] for name, unit in UNITS.items()}
         return Score(Status.scored, {"loglikelihood": found, "tokens": target["tokens"]}, scores)
+
+    def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
+        (answer,) = in_order(bodies[0], 1)
+        return [bodies[0] | {"choices": [merged_tokens(answer, sample.target["context"], tops=False)]}]
 
     def fingerprint(self) -> Json:
         return {"item_files": {"texts": self._source.digest()}}

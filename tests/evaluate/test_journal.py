@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from launcher.core import redaction
 from launcher.core.errors import ResumeError, TakenOver
 from launcher.core.lease import Lease
 from launcher.core.run_folder import RunFolder
@@ -202,3 +203,20 @@ def test_a_folder_in_the_place_of_a_file_is_named(record, tmp_path: Path, name: 
     (tmp_path / name).mkdir()
     with pytest.raises(ResumeError, match=f"{name}: cannot be read: Is a directory"):
         Journal(tmp_path, PRINT)
+
+
+def test_a_secret_at_the_end_of_a_shared_beginning_is_redacted(record, tmp_path):
+    start = "Question " * 40 + "sk-abc"
+    prompts = [start + end for end in ("DEFGHI", "DEFXYZ")]
+    redaction.hide(start[-6:] + "DEFGHI", "KEY")
+    try:
+        with Journal(tmp_path, PRINT) as opened:
+            opened.add(record("t/a/0", requests=({"path": "/v1/completions", "body": {"prompt": prompts}},)))
+    finally:
+        redaction.forget()
+    text = (tmp_path / "samples.jsonl").read_text()
+    assert "redacted: KEY" in text
+    assert text.count("sk-abc") == 1
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/b/0", requests=({"path": "/v1/completions", "body": {"prompt": prompts}},)))
+    assert (tmp_path / "samples.jsonl").read_text().count("sk-abc") == 2

@@ -115,6 +115,20 @@ def test_the_metrics_divide_the_log_likelihood_of_all_texts(jsonl):
     assert found["bits_per_byte"] == pytest.approx(2 * 13 / 14 / math.log(2))
 
 
+def test_of_a_window_only_the_scored_tokens_are_kept_and_scored_the_same(jsonl):
+    task = Perplexity(path=jsonl({"text": "abcdefghij"}), stride=2)
+    found = samples(task)
+    assert found[-1].target["context"] > 1
+    for sample in found:
+        body = answer(len(sample.requests[0].body["prompt"])).body
+        [choice] = body["choices"]
+        choice["logprobs"]["tokens"] = list("?" * len(choice["logprobs"]["text_offset"]))
+        (kept,) = task.kept(sample, [body])
+        size = len(kept["choices"][0]["logprobs"]["token_logprobs"])
+        assert size == sample.target["tokens"] + 2
+        assert score(task, sample, Response(200, kept)) == score(task, sample, Response(200, body))
+
+
 def test_windows_of_two_lengths_give_no_number(jsonl):
     task = Perplexity(path=jsonl({"text": "abcdefghij"}))
     mixed = samples(task)[:1]

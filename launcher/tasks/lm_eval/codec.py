@@ -10,7 +10,7 @@ from typing import Any
 from launcher.core.errors import TaskError
 from launcher.core.types import Json
 from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
-from launcher.tasks.loglikelihood import NoLogprobs, check_number, of_tokens
+from launcher.tasks.loglikelihood import NoLogprobs, check_number, of_tokens, unmerged
 
 UNLIMITED = 2**40
 """The ``max_length`` of lm-eval's client, at which it never cuts a prompt: too long is for the server to refuse."""
@@ -77,6 +77,7 @@ class CompletionsCodec:
 
         Raises `NoLogprobs` for an answer without one log-probability per token.
         """
+        choice = unmerged(choice, prompt.context_tokens)
         check_logprobs(choice, prompt)
         outputs = {"choices": [{**choice, "index": 0}]}
         total, greedy = self._api.parse_logprobs(outputs, ctxlens=[prompt.context_tokens])[0]

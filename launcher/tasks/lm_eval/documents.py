@@ -8,8 +8,9 @@ from typing import Any
 
 from launcher.core.errors import TaskError
 from launcher.core.responses import in_order
-from launcher.core.types import Request, Response
+from launcher.core.types import Json, Request, Response
 from launcher.tasks.lm_eval.codec import ChatCodec, CompletionsCodec, Encoded
+from launcher.tasks.merged_echo import merged_tokens
 
 PROMPTS_PER_REQUEST = 16
 """The most prompts of one request: the windows of a long document are spread over several."""
@@ -100,6 +101,18 @@ class Documents:
         rolling = document.instances[0].request_type == "loglikelihood_rolling"
         answers = [sum(total for total, _ in windows) if rolling else windows[0] for windows in found]
         return [[answer] * document.repeats for answer in answers]
+
+
+def kept(document: Document, bodies: Sequence[Json]) -> Sequence[Json]:
+    """Return what is stored of the answers to a document: of an echo, what is scored."""
+    if document.generates:
+        return bodies
+    return [body | {"choices": _kept(placed, body)} for placed, body in zip(document.requests, bodies, strict=True)]
+
+
+def _kept(placed: Sequence[Placed], body: Json) -> list[Json]:
+    places = [(choice, placed[choice["index"]].prompt.context_tokens) for choice in body["choices"]]
+    return [merged_tokens(choice, context_tokens, tops=True) for choice, context_tokens in places]
 
 
 def instances_of(task: Any, doc_id: int, doc: Any, style: Style, template: Any) -> list[Any]:

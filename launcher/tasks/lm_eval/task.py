@@ -18,7 +18,7 @@ from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
 from launcher.tasks.lm_eval import codec, index, loading, metrics
-from launcher.tasks.lm_eval.documents import Document, Documents, Style, instances_of, judged
+from launcher.tasks.lm_eval.documents import Document, Documents, Style, instances_of, judged, kept
 from launcher.tasks.loglikelihood import NoLogprobs
 
 DEFAULT_WINDOW = 2048
@@ -139,6 +139,9 @@ class LmEval(LmEvalSettings, Task):
         if document.generates:
             scores[metrics.TRUNCATED] = sum(map(cut_by_limit, responses)) / len(responses)
         return Score(Status.scored, self._prediction(document, answers), scores)
+
+    def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
+        return kept(self.documents[sample.id], bodies)
 
     def answers(self, document: Document, responses: Sequence[Response]) -> list[list[Any]]:
         """Return the answers to a document as `launcher.tasks.lm_eval.documents.Documents.answers` does."""

@@ -11,12 +11,18 @@ import pytest
 from launcher.core.types import Endpoint
 from tests.running import launch_here
 
-TASKS = "tasks=[lm_eval/local_choices,lm_eval/local_texts,lm_eval/local_ends]"
+TASKS = "tasks=[lm_eval/local_choices,lm_eval/local_texts,lm_eval/local_ends,lm_eval/local_rolling]"
 
 
 def results(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = json.loads((folder / "results.json").read_text())
     return found
+
+
+def lm_eval_samples(folder: Path) -> dict[str, bytes]:
+    """Return lm-eval's own files of samples, by their names without the date."""
+    files = sorted((folder / "lm_eval").rglob("samples_*.jsonl"))
+    return {path.name.rsplit("_", 1)[0]: path.read_bytes() for path in files}
 
 
 @pytest.mark.slow
@@ -30,6 +36,9 @@ def test_the_scores_are_the_same_and_without_the_tokenizer_one_line_says_so(
     done = launch_here(tmp_path, "score", str(run), f"hydra.run.dir={again}")
     assert done.returncode == 0, done.stderr
     assert results(again)["tasks"] == results(run)["tasks"]
+    assert (again / "samples.jsonl").read_bytes() == (run / "samples.jsonl").read_bytes()
+    assert b'"merged_tokens"' in (run / "samples.jsonl").read_bytes()
+    assert lm_eval_samples(again) == lm_eval_samples(run)
     assert list((again / "lm_eval").rglob("results_*.json"))
     stored = results(run)
     stored["endpoint"]["url"] = "http://127.0.0.1:1/v1"

@@ -1,0 +1,197 @@
+"""Writes once what the prompts and the echoes of a sample have in common, so that its line is short."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from launcher.core.responses import MERGED
+from launcher.core.types import Json
+
+FEWEST = 200
+"""Prompts or texts are shortened only where a line gets at least so many characters or tokens shorter."""
+PROMPT, TEXT, ECHO, CONTEXT = "prompt", "text", "echo", "context"
+"""The fields of ``shared``, see `shortened`."""
+
+Exchanges = tuple[tuple[Json, ...], tuple[Json, ...]]
+"""The requests of a sample, and their responses."""
+
+
+def shortened(requests: tuple[Json, ...], responses: tuple[Json, ...]) -> tuple[Exchanges, dict[str, Json]]:
+    """Return requests and responses without what they have in common, and what `whole` needs to put it back.
+
+    ``prompt`` is the beginning of each prompt, as text or token ids. ``text`` is the beginning of the text of each
+    echo. With ``echo``, each text lacks the prompt that it begins with. With ``context``, the first token of each
+    merged echo is null: it is the text up to the second one.
+    """
+    shared: dict[str, Json] = {}
+    if len(requests) != len(responses) or not all(map(_has_body, requests)):
+        return (requests, responses), shared
+    made = _without_context(requests, responses, shared)
+    made = _without_echo(requests, made, shared) or _without_text(requests, made, shared)
+    return (_without_prompt(requests, shared), made), shared
+
+
+def whole(requests: tuple[Json, ...], responses: tuple[Json, ...], shared: Mapping[str, Json]) -> Exchanges:
+    """Return what `shortened` was given. Raises `ValueError` where ``shared`` does not fit."""
+    try:
+        if PROMPT in shared:
+            requests = _with_prompts(requests, lambda prompt: shared[PROMPT] + prompt)
+        if shared.get(ECHO):
+            responses = _with_texts(requests, responses, lambda text, prompt: prompt + text)
+        elif TEXT in shared:
+            responses = _with_texts(requests, responses, lambda text, _: shared[TEXT] + text)
+        if shared.get(CONTEXT):
+            responses = _changed(requests, responses, lambda choice, _: _with_first(choice, _first_text(choice)))
+    except (TypeError, LookupError, AttributeError):
+        raise ValueError("not a sample's record: shared does not fit the request and the response") from None
+    return requests, responses
+
+
+def _without_context(
+    requests: tuple[Json, ...], responses: tuple[Json, ...], shared: dict[str, Json]
+) -> tuple[Json, ...]:
+    echoes = [choice for choice, _ in _echoes(requests, responses)]
+    merged = [choice for choice in echoes if _is_merged(choice)]
+    if not merged or not all(choice["logprobs"]["tokens"][0] == _first_text(choice) for choice in merged):
+        return responses
+    shared[CONTEXT] = True
+    return _changed(requests, responses, lambda choice, _: _with_first(choice, None))
+
+
+def _without_echo(
+    requests: tuple[Json, ...], responses: tuple[Json, ...], shared: dict[str, Json]
+) -> tuple[Json, ...] | None:
+    pairs = [(choice.get("text"), prompt) for choice, prompt in _echoes(requests, responses)]
+    if not all(isinstance(text, str) and isinstance(prompt, str) and text.startswith(prompt) for text, prompt in pairs):
+        return None
+    if sum(len(prompt) for _, prompt in pairs) < FEWEST:
+        return None
+    shared[ECHO] = True
+    return _with_texts(requests, responses, lambda text, prompt: text[len(prompt) :])
+
+
+def _without_text(requests: tuple[Json, ...], responses: tuple[Json, ...], shared: dict[str, Json]) -> tuple[Json, ...]:
+    size = _worth([choice.get("text") for choice, _ in _echoes(requests, responses)], shared, TEXT)
+    return _with_texts(requests, responses, lambda text, _: text[size:]) if size else responses
+
+
+def _without_prompt(requests: tuple[Json, ...], shared: dict[str, Json]) -> tuple[Json, ...]:
+    size = _worth([prompt for request in requests for prompt in _prompts(request)], shared, PROMPT)
+    return _with_prompts(requests, lambda prompt: prompt[size:]) if size else requests
+
+
+def _worth(items: Sequence[Json], shared: dict[str, Json], name: str) -> int:
+    """Return the length of the common beginning of several items, and note it; 0 where that saves too little."""
+    if len(items) < 2 or not (_are_texts(items) or all(map(_is_tokens, items))):
+        return 0
+    size = _common(min(items), max(items))
+    if size * (len(items) - 1) < FEWEST:
+        return 0
+    shared[name] = items[0][:size]
+    return size
+
+
+def _common(least: Any, most: Any) -> int:
+    """Return how long the common beginning of two sequences is."""
+    low, high = 0, min(len(least), len(most))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if least[low:middle] == most[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
+
+
+def _are_texts(items: Sequence[Json]) -> bool:
+    return all(isinstance(item, str) for item in items)
+
+
+def _is_tokens(item: Json) -> bool:
+    return isinstance(item, list) and set(map(type, item)) <= {int}
+
+
+def _has_body(request: Json) -> bool:
+    return isinstance(request, Mapping) and isinstance(request.get("body"), Mapping)
+
+
+def _prompts(request: Json) -> Sequence[Json]:
+    """Return the prompts of a request, as text or as token ids."""
+    prompt = request["body"].get("prompt")
+    return prompt if isinstance(prompt, list) and prompt and not _is_tokens(prompt) else [prompt]
+
+
+def _with_prompts(requests: tuple[Json, ...], change: Callable[[Any], Any]) -> tuple[Json, ...]:
+    return tuple({**each, "body": {**each["body"], "prompt": _changed_prompt(each, change)}} for each in requests)
+
+
+def _changed_prompt(request: Json, change: Callable[[Any], Any]) -> Json:
+    prompts = _prompts(request)
+    made = [change(prompt) for prompt in prompts]
+    return made if prompts is request["body"]["prompt"] else made[0]
+
+
+def _with_texts(
+    requests: tuple[Json, ...], responses: tuple[Json, ...], change: Callable[[str, Any], str]
+) -> tuple[Json, ...]:
+    return _changed(requests, responses, lambda choice, prompt: {**choice, "text": change(choice["text"], prompt)})
+
+
+def _echoes(requests: tuple[Json, ...], responses: tuple[Json, ...]) -> Iterator[tuple[Mapping[str, Json], Json]]:
+    """Yield the choices of all answers with an echo, each with its prompt."""
+    for request, response in zip(requests, responses, strict=True):
+        choices = _choices(request, response)
+        for choice in choices:
+            yield choice, _prompt_of(choice, _prompts(request), len(choices))
+
+
+def _changed(
+    requests: tuple[Json, ...],
+    responses: tuple[Json, ...],
+    change: Callable[[Mapping[str, Json], Json], Mapping[str, Json]],
+) -> tuple[Json, ...]:
+    """Return the responses with another choice in place of each that has an echo."""
+    made = []
+    for request, response in zip(requests, responses, strict=True):
+        choices, prompts = _choices(request, response), _prompts(request)
+        new = [change(choice, _prompt_of(choice, prompts, len(choices))) for choice in choices]
+        made.append({**response, "choices": new} if new else response)
+    return tuple(made)
+
+
+def _choices(request: Json, response: Json) -> Sequence[Mapping[str, Json]]:
+    """Return the choices of an answer that echoes its prompts; none if one of them is not as it should be."""
+    found = response.get("choices") if isinstance(response, Mapping) and request["body"].get("echo") else None
+    if not isinstance(found, list) or not all(isinstance(choice, Mapping) for choice in found):
+        return ()
+    return found if all(_is_index(choice.get("index"), len(found)) for choice in found) else ()
+
+
+def _is_index(value: Json, size: int) -> bool:
+    return type(value) is int and 0 <= value < size
+
+
+def _prompt_of(choice: Mapping[str, Json], prompts: Sequence[Json], choices: int) -> Json:
+    return prompts[choice["index"] * len(prompts) // choices]
+
+
+def _is_merged(choice: Mapping[str, Json]) -> bool:
+    logprobs = choice.get("logprobs")
+    if not isinstance(logprobs, Mapping) or MERGED not in logprobs:
+        return False
+    tokens, offsets = logprobs.get("tokens"), logprobs.get("text_offset")
+    if not (isinstance(tokens, list) and tokens and isinstance(offsets, list) and len(offsets) > 1):
+        return False
+    return isinstance(choice.get("text"), str) and type(offsets[1]) is int
+
+
+def _first_text(choice: Mapping[str, Json]) -> Json:
+    return choice["text"][: choice["logprobs"]["text_offset"][1]] if _is_merged(choice) else None
+
+
+def _with_first(choice: Mapping[str, Json], token: Json) -> Mapping[str, Json]:
+    if not _is_merged(choice):
+        return choice
+    logprobs = choice["logprobs"]
+    return {**choice, "logprobs": {**logprobs, "tokens": [token, *logprobs["tokens"][1:]]}}
