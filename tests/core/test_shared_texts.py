@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from launcher.core import shared_texts
 from launcher.core.records import from_line, to_line, to_whole_line
+from launcher.core.types import Json
 from tests.sample_records import made
 
 START = "Question: où est 東京? " * 12
@@ -18,7 +19,7 @@ TEXTS = st.builds(lambda start, rest: start + rest, st.sampled_from(["", START, 
 IDS = st.builds(
     lambda start, rest: start + rest, st.sampled_from([[], TOKENS]), st.lists(st.integers(0, 9), max_size=4)
 )
-ODD = st.sampled_from([None, 7, [], [None], {}, [True], "x"])
+ODD: st.SearchStrategy[Json] = st.sampled_from([None, 7, [], [None], {}, [True], "x"])
 PROMPTS = st.one_of(
     TEXTS,
     IDS,

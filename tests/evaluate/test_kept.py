@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from hypothesis import given
@@ -25,9 +26,12 @@ CONTEXT = "Ein Beispiel <b> [x] für <s> où est le café?\n\n" * 12 + "Question
 CHOICES = ["à Zürich 東京", "no", "<s>"]
 
 
+Kind = TypeVar("Kind", MultipleChoice, Continuation)
+
+
 def sample_of(
-    task: type[Task], folder: Path, context: str = CONTEXT, choices: list[str] | None = None
-) -> tuple[Task, Sample]:
+    task: type[Kind], folder: Path, context: str = CONTEXT, choices: list[str] | None = None
+) -> tuple[Kind, Sample]:
     """Return a task with one item, and its sample."""
     choices = choices or CHOICES
     item = {
@@ -113,7 +117,7 @@ async def test_what_is_not_stored_is_no_score(tmp_path):
     (tmp_path / "items.jsonl").write_text(json.dumps({"id": "a", "question": short, "choices": CHOICES, "answer": 0}))
     found = await again(other, next(other.samples("t", "m")), stored)
     assert found.status is Status.failed
-    assert "evaluate.store_prompt_logprobs=true" in found.reason
+    assert "evaluate.store_prompt_logprobs=true" in str(found.reason)
 
 
 async def test_only_the_answers_of_scored_samples_are_shortened(tmp_path):
