@@ -72,6 +72,14 @@ class Inline(Backend):
             ),
         ):
             url = base_url(self.host, bound.getsockname()[1])
-            endpoint = Endpoint(url, runner.model, "inline", name_of(d.engine), key, validator_token=d.validator_token)
+            endpoint = Endpoint(
+                url,
+                runner.model,
+                "inline",
+                name_of(d.engine),
+                key,
+                validator_token=d.validator_token,
+                tokenizer=runner.tokenizer,
+            )
             wait_ready(endpoint, self.start_timeout_s, f"see {path}")
             yield endpoint

@@ -54,6 +54,16 @@ def _included(line: CommandLine) -> str:
     return folder
 
 
+def check_include_path(config: DictConfig, line: CommandLine) -> None:
+    """Raise `UserError` for a folder that only an option file names: its tasks were no options when it was read."""
+    found = str(OmegaConf.select(config, INCLUDE_PATH) or "")
+    if found != _included(line):
+        raise UserError(
+            f"{INCLUDE_PATH}={found}: it is set in an option file, which is too late, since it says which options "
+            f"exist; give it on the command line"
+        )
+
+
 def names() -> index.Index:
     """Return the index of all names. Raises `TaskError` if lm-eval is not installed."""
     return index.read(_include_path.get())

@@ -19,6 +19,14 @@ Json = Any
 """A value that ``json`` can write."""
 
 
+class Encoder(Protocol):
+    """A `launcher.core.tokenizer.Tokenizer`, for what encodes prompts."""
+
+    def encode(self, text: str, *, special: bool = True) -> list[int]: ...
+
+    def info(self) -> dict[str, Json]: ...
+
+
 @dataclass(frozen=True)
 class Endpoint:
     """An OpenAI-compatible server that answers.
@@ -27,7 +35,8 @@ class Endpoint:
     environment at run time and never written anywhere. ``is_builtin`` says that the server is the launcher's own,
     which has ``/health``, ``/ready``, ``/engine`` and ``/tokenize`` beside OpenAI's API. ``exit_reason`` returns why
     its process has exited, where that is known. Until a built-in server has a valid certificate, it answers only
-    requests with ``validator_token``; like the key, the token is never written anywhere.
+    requests with ``validator_token``; like the key, the token is never written anywhere. ``tokenizer`` is that of the
+    server's engine, where this process has it.
     """
 
     url: str
@@ -38,6 +47,7 @@ class Endpoint:
     is_builtin: bool = True
     exit_reason: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
     validator_token: str | None = field(default=None, repr=False, compare=False)
+    tokenizer: Encoder | None = field(default=None, repr=False, compare=False)
 
     @property
     def validator_headers(self) -> dict[str, str]:

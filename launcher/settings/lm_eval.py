@@ -24,8 +24,9 @@ class LmEvalSettings:
     sequence before every prompt.
 
     ``max_length`` is the window of rolling log-likelihoods in tokens (null: the server's context). No prompt is cut:
-    the server refuses one that is too long, and it is counted. ``max_gen_toks`` bounds texts whose task does not. Texts
-    that end at their limit are scored as lm-eval does, and the metric ``truncated`` is their share.
+    the server refuses one that is too long, and it is counted. ``max_gen_toks`` replaces the bound of generated texts
+    (null: that of the task, else 256 as in lm-eval). Texts that end at their limit are scored as lm-eval does, and the
+    metric ``truncated`` is their share.
 
     ``seed`` is sent with every request, ``fewshot_seed`` draws the examples. ``unsafe`` allows tasks that run programs
     of the model on this machine, without a sandbox.
@@ -43,7 +44,7 @@ class LmEvalSettings:
     tokenizer: str = ""
     add_bos_token: bool = False
     max_length: Count | None = None
-    max_gen_toks: Count = 256
+    max_gen_toks: Count | None = None
     seed: Seed = 1234
     fewshot_seed: Seed = 1234
     unsafe: bool = False

@@ -9,7 +9,8 @@ from typing import Any
 
 from launcher.core.errors import TaskError
 from launcher.core.responses import context_length
-from launcher.core.types import Endpoint, Json
+from launcher.core.tokenizer import TextRefused
+from launcher.core.types import Encoder, Endpoint, Json
 from launcher.tasks import waiting
 
 TIMEOUT_S = 60.0
@@ -23,12 +24,14 @@ CACHED_TEXTS = 4096
 class EndpointTokenizer:
     """Encodes text by ``/tokenize`` of the endpoint's server, as lm-eval's `RemoteTokenizer` does.
 
-    Equal texts in a row, such as the context of several choices, are sent once. Raises `TaskError`.
+    Equal texts in a row, such as the context of several choices, are sent once. Nothing is sent where this process
+    serves the model, and so has its tokenizer. Raises `TaskError`.
     """
 
     def __init__(self, endpoint: Endpoint, *, add_special_tokens: bool = False) -> None:
         self._root, self._key, self._model = endpoint.root, endpoint.api_key, endpoint.model
         self._headers = endpoint.validator_headers
+        self._local = endpoint.tokenizer
         self._add_special_tokens = add_special_tokens
         self._has_answered = False
         self._cached = lru_cache(CACHED_TEXTS)(self._encode)
@@ -36,7 +39,7 @@ class EndpointTokenizer:
     @cached_property
     def info(self) -> Mapping[str, Json]:
         """What ``/tokenizer_info`` says."""
-        return self._call("/tokenizer_info", None)
+        return self._call("/tokenizer_info", None) if self._local is None else self._local.info()
 
     @property
     def eos_token(self) -> str | None:
@@ -64,10 +67,18 @@ class EndpointTokenizer:
         return tuple(self._ids(text, special=self._add_special_tokens))
 
     def _ids(self, text: str, *, special: bool) -> list[int]:
+        if self._local is not None:
+            return self._locally(self._local, text, special=special)
         found = self._call("/tokenize", {"prompt": text, "add_special_tokens": special}).get("tokens")
         if not isinstance(found, list) or not all(isinstance(token, int) for token in found):
             raise TaskError(f"{self._root}/tokenize answered without a list of token ids")
         return found
+
+    def _locally(self, tokenizer: Encoder, text: str, *, special: bool) -> list[int]:
+        try:
+            return tokenizer.encode(text, special=special)
+        except TextRefused as error:
+            raise TaskError(f"the model's tokenizer does not read a prompt: {error}") from None
 
     def _call(self, path: str, body: Json) -> Mapping[str, Json]:
         """Return the answer of the server; wait while one that has answered before is away, as the evaluation does."""

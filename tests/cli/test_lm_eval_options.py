@@ -77,3 +77,17 @@ def test_a_mistake_is_one_line(arguments: list[str], said: str, tmp_path: Path) 
     (line,) = done.stderr.strip().splitlines()
     assert done.returncode == 1
     assert said in line
+
+
+def test_a_folder_in_an_option_file_is_refused_also_where_its_tasks_are_known(place: Path) -> None:
+    """Its options would be those of lm-eval, and its files those of the folder."""
+    experiments = place / "options" / "experiment"
+    experiments.mkdir(parents=True)
+    (experiments / "local.yaml").write_text("# @package _global_\nlm_eval: {include_path: included}\n")
+    line = ["--config-dir=options", "experiment=local", "mode=plan"]
+    done = launch_here(place, *ECHO, "tasks=[capitals]", *line)
+    (said,) = done.stderr.strip().splitlines()
+    assert done.returncode == 1
+    assert said.startswith("launcher: lm_eval.include_path=included: it is set in an option file")
+    done = launch_here(place, *ECHO, "tasks=[lm_eval/my_sum]", *line, "lm_eval.include_path=included")
+    assert done.returncode == 0, done.stderr

@@ -106,7 +106,15 @@ class PyTriton(Backend):
             )
             with serving(app, bound, log, self.stop_timeout_s, self.limits):
                 url, token = base_url(self.host, bound.getsockname()[1]), d.validator_token
-                endpoint = Endpoint(url, runner.model, "pytriton", name_of(d.engine), key, validator_token=token)
+                endpoint = Endpoint(
+                    url,
+                    runner.model,
+                    "pytriton",
+                    name_of(d.engine),
+                    key,
+                    validator_token=token,
+                    tokenizer=runner.tokenizer,
+                )
                 wait_ready(endpoint, self.start_timeout_s, f"see {path}")
                 yield endpoint
 

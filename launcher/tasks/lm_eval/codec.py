@@ -95,6 +95,12 @@ class ChatCodec:
     def prompts(self, instance: Any) -> list[Encoded]:
         raise TaskError("chat completions have no log-likelihoods of prompts; leave out chat=true")
 
+    def scoring_body(self, prompts: Sequence[Encoded]) -> dict[str, Json]:
+        raise NotImplementedError("no prompt was made")
+
+    def loglikelihood(self, choice: Mapping[str, Json], prompt: Encoded) -> tuple[float, bool]:
+        raise NotImplementedError("no prompt was made")
+
     def generation_body(self, instance: Any, repeat: int) -> dict[str, Json]:
         """Return the body of a chat request; the context is the JSON of the messages."""
         messages = self._api.create_message([instance.args[0]])

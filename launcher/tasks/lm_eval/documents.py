@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from launcher.core.errors import TaskError
@@ -23,22 +23,21 @@ class Style:
     apply_chat_template: bool = False
     fewshot_as_multiturn: bool = False
     system_instruction: str = ""
+    generation: Callable[[Mapping[str, Json]], dict[str, Json]] = dict
+    """Returns how a text is generated, from what the task says of it."""
 
 
 @dataclass(frozen=True)
 class Placed:
-    """One prompt of a request, and the number of the instance that it belongs to."""
+    """One prompt of a request, and the number of the instance that it belongs to; a text to generate has no prompt."""
 
     instance: int
-    prompt: Encoded
+    prompt: Encoded | None = None
 
 
 @dataclass(frozen=True)
 class Document:
-    """A document with the instances that lm-eval made for it.
-
-    ``requests`` hold for each request the prompts in it; one for text generation is empty.
-    """
+    """A document with the instances that lm-eval made for it, and what each of its ``requests`` holds."""
 
     doc_id: int
     doc: Any
@@ -46,13 +45,17 @@ class Document:
     requests: Sequence[Sequence[Placed]]
 
     @property
-    def repeats(self) -> int:
-        """How often each text is generated."""
-        return self.instances[0].repeats or 1
+    def generating(self) -> Sequence[Any]:
+        """The instances whose answer is a text."""
+        return [each for each in self.instances if generates(each)]
 
-    @property
-    def generates(self) -> bool:
-        return bool(self.instances[0].request_type == "generate_until")
+    def texts(self, responses: Sequence[Response]) -> list[Response]:
+        """Return the responses to requests for a text."""
+        return [found for placed, found in zip(self.requests, responses, strict=True) if placed[0].prompt is None]
+
+
+def generates(instance: Any) -> bool:
+    return bool(instance.request_type == "generate_until")
 
 
 class Documents:
@@ -76,43 +79,55 @@ class Documents:
         return self._codec._api.apply_chat_template if self._style.apply_chat_template else None
 
     def _requests(self, doc_id: int, doc: Any, instances: Sequence[Any]) -> tuple[Document, list[Request]]:
-        document = Document(doc_id, doc, instances, ())
-        if document.generates:
-            bodies = [self._codec.generation_body(instances[0], repeat) for repeat in range(document.repeats)]
-            return replace(document, requests=[[]] * len(bodies)), [Request(self._codec.path, body) for body in bodies]
-        assert isinstance(self._codec, CompletionsCodec) or self._codec.prompts(instances[0])
-        placed = [Placed(n, prompt) for n, instance in enumerate(instances) for prompt in self._codec.prompts(instance)]
-        chunks = [placed[n : n + PROMPTS_PER_REQUEST] for n in range(0, len(placed), PROMPTS_PER_REQUEST)]
-        bodies = [self._codec.scoring_body([one.prompt for one in chunk]) for chunk in chunks]  # type: ignore[union-attr]
-        return replace(document, requests=chunks), [Request(self._codec.path, body) for body in bodies]
+        """Return a document with its requests: one for each text and repeat, and prompts that are scored together."""
+        texts = [(n, repeat) for n, each in enumerate(instances) if generates(each) for repeat in _repeats(each)]
+        scored = [(n, each) for n, each in enumerate(instances) if not generates(each)]
+        prompts = [(n, prompt) for n, each in scored for prompt in self._codec.prompts(each)]
+        chunks = [prompts[n : n + PROMPTS_PER_REQUEST] for n in range(0, len(prompts), PROMPTS_PER_REQUEST)]
+        bodies = [self._codec.generation_body(instances[n], repeat) for n, repeat in texts]
+        bodies += [self._codec.scoring_body([prompt for _, prompt in chunk]) for chunk in chunks]
+        placed = [[Placed(n)] for n, _ in texts] + [[Placed(n, prompt) for n, prompt in chunk] for chunk in chunks]
+        return Document(doc_id, doc, instances, placed), [Request(self._codec.path, body) for body in bodies]
 
     def answers(self, document: Document, responses: Sequence[Response]) -> list[list[Any]]:
         """Return the answers of each instance, one for each repeat; None for a text that the server did not give.
 
         Raises `Fault` and `NoLogprobs`.
         """
-        if document.generates:
-            return [[self._codec.text(response.body) for response in responses]]
-        assert isinstance(self._codec, CompletionsCodec)
-        found: list[list[tuple[float, bool]]] = [[] for _ in document.instances]
+        found: list[list[Any]] = [[] for _ in document.instances]
         for placed, response in zip(document.requests, responses, strict=True):
+            if placed[0].prompt is None:
+                found[placed[0].instance].append(self._codec.text(response.body))
+                continue
             for one, choice in zip(placed, in_order(response.body, len(placed)), strict=True):
+                assert one.prompt is not None
                 found[one.instance].append(self._codec.loglikelihood(choice, one.prompt))
-        rolling = document.instances[0].request_type == "loglikelihood_rolling"
-        answers = [sum(total for total, _ in windows) if rolling else windows[0] for windows in found]
-        return [[answer] * document.repeats for answer in answers]
+        return [_of_repeats(*pair) for pair in zip(document.instances, found, strict=True)]
+
+
+def _repeats(instance: Any) -> range:
+    return range(instance.repeats or 1)
+
+
+def _of_repeats(instance: Any, found: list[Any]) -> list[Any]:
+    """Return the answers of an instance; a log-likelihood, which is the sum of its windows, is the same each time."""
+    if generates(instance):
+        return found
+    rolling = instance.request_type == "loglikelihood_rolling"
+    return [sum(total for total, _ in found) if rolling else found[0] for _ in _repeats(instance)]
 
 
 def kept(document: Document, bodies: Sequence[Json]) -> Sequence[Json]:
     """Return what is stored of the answers to a document: of an echo, what is scored."""
-    if document.generates:
-        return bodies
-    return [body | {"choices": _kept(placed, body)} for placed, body in zip(document.requests, bodies, strict=True)]
+    return [_kept(placed, body) for placed, body in zip(document.requests, bodies, strict=True)]
 
 
-def _kept(placed: Sequence[Placed], body: Json) -> list[Json]:
-    places = [(choice, placed[choice["index"]].prompt.context_tokens) for choice in body["choices"]]
-    return [merged_tokens(choice, context_tokens, tops=True) for choice, context_tokens in places]
+def _kept(placed: Sequence[Placed], body: Json) -> Json:
+    prompts = [one.prompt for one in placed if one.prompt is not None]
+    if not prompts:
+        return body
+    places = [(choice, prompts[choice["index"]].context_tokens) for choice in body["choices"]]
+    return body | {"choices": [merged_tokens(choice, tokens, tops=True) for choice, tokens in places]}
 
 
 def instances_of(task: Any, doc_id: int, doc: Any, style: Style, template: Any) -> list[Any]:
@@ -137,7 +152,7 @@ def _unbuilt(task: Any, doc_id: int, error: Exception) -> str:
 
 
 def _instances_of(task: Any, doc_id: int, doc: Any, style: Style, template: Any) -> list[Any]:
-    """Return the instances of a document, as `lm_eval.api.task.Task.build_all_requests` makes them."""
+    """Return the instances of a document, as lm-eval makes them (`Task.build_all_requests`) and scores them."""
     context = task.fewshot_context(
         doc,
         num_fewshot=task.config.num_fewshot or 0,
@@ -154,7 +169,11 @@ def _instances_of(task: Any, doc_id: int, doc: Any, style: Style, template: Any)
         apply_chat_template=style.apply_chat_template,
         chat_template=template,
     )
-    return list(found) if isinstance(found, list) else [found]
+    instances = sorted(found if isinstance(found, list) else [found], key=lambda each: each.idx)
+    for each in instances:
+        if generates(each):  # a class in Python may ignore its configuration
+            each.arguments = (each.args[0], style.generation(each.args[1]), *each.args[2:])
+    return instances
 
 
 def judged(task: Any, document: Document, answers: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:

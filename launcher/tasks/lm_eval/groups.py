@@ -114,10 +114,13 @@ def _add_child(
     if isinstance(child, str):
         return _add(_named(group, child, index), overrides, index, into, above)
     if not isinstance(child, Mapping) or not isinstance(child.get("group", child.get("task")), str):
-        raise TaskError(f"the group lm_eval/{group} has a member {child!r}, expected a name")
+        shown = str(child) if len(str(child)) < 100 else f"{str(child)[:100]} ..."
+        raise TaskError(
+            f"the group lm_eval/{group} has a member {shown}, expected a name; lm-eval cannot load it either"
+        )
     if "group" not in child:
         own = {key: value for key, value in child.items() if key != "task"}
-        return _add(_known(group, child["task"], index), {**overrides, **own}, index, into, above)
+        return _add(_known(group, child, index), {**overrides, **own}, index, into, above)
     own = {key: value for key, value in child.items() if key != "group"}
     if child["group"] in index.groups:
         return _add(child["group"], {**overrides, **own}, index, into, above)
@@ -136,11 +139,13 @@ def _is_known(name: str, index: Index) -> bool:
     return name in index.tasks or name in index.groups or name in index.tags
 
 
-def _known(group: str, name: str, index: Index) -> str:
+def _known(group: str, child: Mapping[str, Any], index: Index) -> str:
+    name: str = child["task"]
     if _is_known(name, index):
         return name
+    why = "with an include, which lm-eval cannot load either" if "include" in child else "which is not supported"
     raise TaskError(
-        f"the group lm_eval/{group} defines its member '{name}' within itself, which is not supported; "
+        f"the group lm_eval/{group} defines its member '{name}' within itself, {why}; "
         "give it a YAML file of its own in lm_eval.include_path"
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import logging
 import random
@@ -19,6 +20,8 @@ from launcher.core.types import Json
 
 RANDOM_SEED, NUMPY_SEED = 0, 1234
 """The seeds of lm-eval's own command line (evaluator.py, simple_evaluate)."""
+LIMITS = ("max_gen_toks", "max_tokens", "max_new_tokens", "max_completion_tokens")
+"""What a YAML file may call the bound of a generated text."""
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")
 
 
@@ -27,12 +30,14 @@ class TaskSource:
     """Which task of lm-eval to load, and how to configure it.
 
     ``overrides`` are a group's settings for its members, ``gen_kwargs`` are added to those of the task; both are JSON.
+    ``max_gen_toks`` replaces the bound of the task's texts.
     """
 
     name: str
     yaml_path: str
     overrides: str = "{}"
     gen_kwargs: str = "{}"
+    max_gen_toks: int | None = None
     num_fewshot: int | None = None
     repeats: int | None = None
 
@@ -60,15 +65,30 @@ def load(source: TaskSource) -> Any:
 
 
 def _configured(task: Any, source: TaskSource) -> Any:
-    gen_kwargs = json.loads(source.gen_kwargs)
-    if task.OUTPUT_TYPE == "generate_until" and gen_kwargs:
-        task.set_config("generation_kwargs", gen_kwargs, update=True)
+    if task.OUTPUT_TYPE == "generate_until":
+        task.set_config("generation_kwargs", generation_kwargs(task.config.generation_kwargs or {}, source))
     if source.repeats is not None:
         task.set_config("repeats", source.repeats)
     given = task.config.num_fewshot
     if given is None or (source.num_fewshot is not None and given != 0):
         task.set_config("num_fewshot", source.num_fewshot or 0)
     return task
+
+
+def generation_kwargs(of_task: Mapping[str, Json], source: TaskSource) -> dict[str, Json]:
+    """Return how texts are generated: what the task says, with the user's settings instead.
+
+    A bound of the user replaces that of the task under any name. Raises `TaskError` for two that differ.
+    """
+    given: dict[str, Json] = json.loads(source.gen_kwargs)
+    bounds = {f"gen_kwargs.{name}": given[name] for name in LIMITS if name in given}
+    if source.max_gen_toks is not None:
+        bounds["max_gen_toks"] = source.max_gen_toks
+    if len(set(bounds.values())) > 1:
+        raise TaskError(f"{' and '.join(f'{key}={value}' for key, value in bounds.items())} differ; give one of them")
+    kept = {name: value for name, value in of_task.items() if not bounds or name not in LIMITS}
+    found = kept | {name: value for name, value in given.items() if name not in LIMITS}
+    return found | ({"max_gen_toks": next(iter(bounds.values()))} if bounds else {})
 
 
 def _entry(source: TaskSource) -> Any:
@@ -160,9 +180,29 @@ def configuration(task: Any) -> Mapping[str, Json]:
 
 
 def digest(task: Any) -> dict[str, str]:
-    """Return what a task's answers and scores depend on: the SHA-256 of its configuration and of its documents."""
+    """Return what a task's answers and scores depend on: digests of its configuration, its documents and its code."""
     config = ADDRESS.sub("", json.dumps(configuration(task), sort_keys=True))
-    return {"config": _sha256([config]), "documents": _sha256(_documents(task))}
+    code = {"code": _sha256(file.read_text("utf-8", "replace") for file in sources)} if (sources := _code(task)) else {}
+    return {"config": _sha256([config]), "documents": _sha256(_documents(task)), **code}
+
+
+def _code(task: Any) -> list[Path]:
+    """Return the files of Python that a task names, without those of lm-eval: its version says what they are."""
+    import lm_eval
+
+    own = Path(lm_eval.__file__).parent
+    named = [type(task), *_callables(vars(task.config))]
+    files = {Path(module.__file__) for each in named if (module := inspect.getmodule(each)) and module.__file__}
+    return sorted(file for file in files if not file.is_relative_to(own) and file.suffix == ".py")
+
+
+def _callables(value: Any) -> Iterator[Any]:
+    """Yield the functions within the values of a configuration."""
+    if callable(value):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _callables(inner)
 
 
 def _documents(task: Any) -> Iterator[str]:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any
 
 from launcher.core.types import Aggregation, Direction, Json
 from launcher.stats.metric import Metric
+from launcher.tasks.lm_eval.documents import Document, judged
+from launcher.tasks.lm_eval.loading import seeded
 
 FRACTIONS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "likelihood"})
 """Metrics that lie between 0 and 1 where lm-eval's own code makes them; a task's own may give per cent."""
@@ -24,23 +28,58 @@ def name_of(metric: str, filter_name: str) -> str:
     return metric if filter_name == "none" else f"{metric},{filter_name}"
 
 
-def declared(task: Any) -> tuple[Metric, ...]:
-    """Return the metrics of a task for each of its filters; with generated text also `TRUNCATED`."""
+def declared(task: Any, document: Document) -> tuple[Metric, ...]:
+    """Return the metrics of a task for each of its filters; with generated text also `TRUNCATED`.
+
+    Those that the scoring of a ``document`` gives come first, also such as the task does not declare: lm-eval takes
+    their mean.
+    """
     aggregations, better = task.aggregation(), task.higher_is_better()
+    names = dict.fromkeys([*given(task, document), *aggregations])
     made = [
-        _metric(name_of(metric, each.name), _range(task, metric), function, bool(better.get(metric, True)))
+        _metric(name_of(name, each.name), _range(task, name), aggregations.get(name, _mean()), better.get(name, True))
         for each in task._filters
-        for metric, function in aggregations.items()
+        for name in names
     ]
-    cut = [Metric(TRUNCATED, Direction.lower)] if task.OUTPUT_TYPE == "generate_until" else []
+    cut = [Metric(TRUNCATED, Direction.lower)] if document.generating else []
     return (*made, *cut)
 
 
-def _metric(name: str, bounds: Range, function: Callable[[Sequence[Json]], Any], higher: bool) -> Metric:
+def given(task: Any, document: Document) -> list[str]:
+    """Return the metrics that a task's scoring gives, as a trial shows in which the model says nothing.
+
+    A scoring that fails without a real answer shows none.
+    """
+    trial = replace(document, instances=copy.deepcopy(document.instances), doc=copy.deepcopy(document.doc))
+    answers = [[_nothing(each.request_type)] * (each.repeats or 1) for each in trial.instances]
+    try:
+        with seeded():
+            results = judged(task, trial, answers)
+    except Exception:  # the code of a task may expect anything of an answer
+        return []
+    found = {str(name): value for values in results.values() for name, value in values.items()}
+    return [name for name, value in found.items() if name in task.aggregation() or is_number(value)]
+
+
+def is_number(value: Any) -> bool:
+    """Tell whether a value can enter a mean."""
+    return isinstance(plain(value), int | float)
+
+
+def _nothing(request_type: str) -> Any:
+    return {"generate_until": "", "loglikelihood_rolling": -1.0}.get(request_type, (-1.0, False))
+
+
+def _mean() -> Callable[[Sequence[Json]], Any]:
     from lm_eval.api.metrics import mean
 
+    found: Callable[[Sequence[Json]], Any] = mean
+    return found
+
+
+def _metric(name: str, bounds: Range, function: Callable[[Sequence[Json]], Any], higher: Any) -> Metric:
     direction = Direction.higher if higher else Direction.lower
-    if function is mean:
+    if function is _mean():
         return Metric(name, direction, bounds)
     return Metric(name, direction, bounds, Aggregation.corpus, combine=_combining(function))
 

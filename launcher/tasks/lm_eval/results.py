@@ -18,6 +18,7 @@ from launcher.core.types import Endpoint, Record, Response, Status
 from launcher.tasks.lm_eval import index
 from launcher.tasks.lm_eval.documents import Document, judged
 from launcher.tasks.lm_eval.groups import GROUP_FIELDS, expand, key_of, read_group
+from launcher.tasks.lm_eval.metrics import is_number
 from launcher.tasks.lm_eval.task import LmEval
 
 BOOTSTRAPS = 1000
@@ -97,9 +98,14 @@ def _groups(include_path: str, kept: Mapping[str, Any], keys: Iterable[str]) -> 
 
 
 def _names(tasks: Mapping[str, LmEval]) -> dict[str, str]:
-    """Return the tasks' names in lm-eval; that in the run where several have one name there."""
+    """Return the tasks' names in lm-eval; of several with one name there, the others have those of the run.
+
+    The key of its option, under which groups have it, keeps the name.
+    """
     used = Counter(task.task for task in tasks.values())
-    return {name: task.task if used[task.task] == 1 else name for name, task in tasks.items()}
+    return {
+        name: task.task if used[task.task] == 1 or name == key_of(task.task) else name for name, task in tasks.items()
+    }
 
 
 def _config(endpoint: Endpoint, tasks: Mapping[str, LmEval]) -> dict[str, Any]:
@@ -124,11 +130,13 @@ def _collected(task: LmEval, records: Mapping[str, Record]) -> dict[str, Any]:
     """Return what `lm_eval.evaluator.evaluate` collects of a task."""
     raw: dict[tuple[str, str], list[Any]] = defaultdict(list)
     logged: dict[str, list[Any]] = defaultdict(list)
+    known = task.loaded.aggregation()
     for document, record in _answered(task, records):
         answers = task.answers(document, [Response(200, body) for body in record.responses])
         for filter_name, found in judged(task.loaded, document, answers).items():
             for metric, value in found.items():
-                raw[metric, filter_name].append(value)
+                if metric in known or is_number(value):  # lm-eval takes the mean of what no metric declares
+                    raw[metric, filter_name].append(value)
             logged[filter_name].append(_example(task.loaded, document, filter_name, found))
     samples = [example for found in logged.values() for example in found]
     return {"task": task.loaded, "raw_metrics": raw, "logged_samples": samples}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
 from pathlib import Path
@@ -17,10 +17,12 @@ from launcher.settings.lm_eval import LmEvalSettings
 from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
-from launcher.tasks.lm_eval import codec, index, loading, metrics
-from launcher.tasks.lm_eval.documents import Document, Documents, Style, instances_of, judged, kept
+from launcher.tasks.lm_eval import codec, gold, index, loading, metrics
+from launcher.tasks.lm_eval.documents import Document, Documents, Style, generates, instances_of, judged, kept
 from launcher.tasks.loglikelihood import NoLogprobs
 
+DEFAULT_MAX_GEN_TOKS = 256
+"""The bound of a text in tokens, where neither the task nor the user gives one, as in lm-eval's client."""
 DEFAULT_WINDOW = 2048
 """The window of a rolling log-likelihood, in tokens, where neither the setting nor the server says another one."""
 
@@ -50,7 +52,7 @@ class LmEval(LmEvalSettings, Task):
 
     @cached_property
     def _metrics(self) -> Sequence[Metric]:
-        return metrics.declared(self.loaded)
+        return metrics.declared(self.loaded, self._first)
 
     @cached_property
     def loaded(self) -> Any:
@@ -60,28 +62,29 @@ class LmEval(LmEvalSettings, Task):
         if len(set(self.named_by.values())) > 1:
             ways = "; ".join(f"tasks=[lm_eval/{option}] means {meant}" for option, meant in self.named_by.items())
             raise TaskError(f"asked in different ways under one key: {ways}; choose one, or rename a task of your own")
-        source = loading.TaskSource(
+        task = loading.load(self._source)
+        self._check(task)
+        return task
+
+    @cached_property
+    def _source(self) -> loading.TaskSource:
+        return loading.TaskSource(
             name=self.task,
             yaml_path=index.find(self.task, self.include_path),
             overrides=json.dumps(self.overrides),
             gen_kwargs=json.dumps(self.gen_kwargs),
+            max_gen_toks=self.max_gen_toks,
             num_fewshot=self.num_fewshot,
             repeats=self.repeats,
         )
-        task = loading.load(source)
-        self._check(task)
-        return task
 
     def _check(self, task: Any) -> None:
         if getattr(task, "UNSAFE_CODE", False) and not self.unsafe:
             raise TaskError(
                 f"lm_eval/{self.task} runs programs of the model on this machine; allow it with unsafe=true"
             )
-        if self.chat and task.OUTPUT_TYPE != "generate_until":
-            raise TaskError(
-                f"lm_eval/{self.task} needs log-likelihoods ({task.OUTPUT_TYPE}), which chat completions do not have; "
-                "set chat=false"
-            )
+        if self.chat and task.OUTPUT_TYPE not in ("generate_until", None):
+            raise TaskError(_needs_logprobs(self.task, task.OUTPUT_TYPE))
         if self.apply_chat_template and not self.chat and not self.tokenizer:
             raise TaskError(
                 "apply_chat_template needs tokenizer=<folder with a chat template>, or chat=true, "
@@ -90,14 +93,23 @@ class LmEval(LmEvalSettings, Task):
         if self.tokenizer and not Path(self.tokenizer).expanduser().is_dir():
             raise TaskError(f"tokenizer={self.tokenizer} is not a folder")
 
-    def preview(self, name: str, model: str) -> Iterator[Sample]:
-        """Yield the first document as text, without a tokenizer; its template is not applied."""
+    @cached_property
+    def _first(self) -> Document:
+        """The first document as plain text, without a tokenizer, a chat template or requests."""
         style = replace(self._style, apply_chat_template=False, fewshot_as_multiturn=False)
         self.loaded.set_fewshot_seed(self.fewshot_seed)
-        for doc_id, doc in self.loaded.doc_iterator(limit=1):
-            found = instances_of(self.loaded, doc_id, doc, style, None)
-            texts = ["".join(map(str, one.args[:2])) for one in found]
-            yield Sample(name, str(doc_id), (self._previewed(model, found[0].request_type, texts),), None)
+        doc_id, doc = next(self.loaded.doc_iterator(limit=1))
+        return Document(doc_id, doc, instances_of(self.loaded, doc_id, doc, style, None), ())
+
+    def preview(self, name: str, model: str) -> Iterator[Sample]:
+        """Yield the first document, with one request for each kind that it needs."""
+        instances = self._first.instances
+        kinds = dict.fromkeys(each.request_type for each in instances)
+        if self.chat and (scored := next((kind for kind in kinds if kind != "generate_until"), None)):
+            raise TaskError(_needs_logprobs(self.task, scored))
+        texts = {kind: [_text(each) for each in instances if each.request_type == kind] for kind in kinds}
+        requests = [self._previewed(model, kind, found) for kind, found in texts.items()]
+        yield Sample(name, str(self._first.doc_id), tuple(requests), None)
 
     def _previewed(self, model: str, kind: str, texts: Sequence[str]) -> Request:
         if self.chat:
@@ -129,16 +141,24 @@ class LmEval(LmEvalSettings, Task):
         if any(answer is None for found in answers for answer in found):
             return Score(Status.refused, reason="the answer has no text")
         results = judged(self.loaded, document, answers)
+        scores, unknown = self._scores(results)
+        if texts := document.texts(responses):
+            scores[metrics.TRUNCATED] = sum(map(cut_by_limit, texts)) / len(texts)
+        unreachable = (gold.NOTE,) if gold.is_unreachable(self.loaded, document.doc) else ()
+        return Score(Status.scored, self._prediction(document, answers), scores, notes=(*unreachable, *unknown))
+
+    def _scores(self, results: Mapping[str, Mapping[str, Any]]) -> tuple[dict[str, Json], Sequence[str]]:
+        """Return the scores of the declared metrics, and a note about further ones."""
         declared = {metric.name for metric in self.metrics}
-        scores = {
+        found = {
             metrics.name_of(metric, filter_name): metrics.plain(value)
-            for filter_name, found in results.items()
-            for metric, value in found.items()
-            if metrics.name_of(metric, filter_name) in declared
+            for filter_name, values in results.items()
+            for metric, value in values.items()
         }
-        if document.generates:
-            scores[metrics.TRUNCATED] = sum(map(cut_by_limit, responses)) / len(responses)
-        return Score(Status.scored, self._prediction(document, answers), scores)
+        scores = {name: value for name, value in found.items() if name in declared}
+        others = [name for name, value in found.items() if name not in declared and metrics.is_number(value)]
+        note = f"the task's scoring gives {', '.join(others)}, which no metric of the task declares"
+        return scores, (note,) if others else ()
 
     def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
         return kept(self.documents[sample.id], bodies)
@@ -150,9 +170,9 @@ class LmEval(LmEvalSettings, Task):
 
     def _prediction(self, document: Document, answers: Sequence[Sequence[Any]]) -> Json:
         """Return what each filter made of the texts, or the log-likelihoods of the choices."""
-        if not document.generates:
+        if not document.generating:
             return [metrics.plain(found[0]) for found in answers]
-        return {name: metrics.plain(found) for name, found in document.instances[0].filtered_resps.items()}
+        return {name: metrics.plain(found) for name, found in document.generating[0].filtered_resps.items()}
 
     def fingerprint(self) -> Json:
         return {"lm_eval": index.version(), **loading.digest(self.loaded)}
@@ -163,16 +183,21 @@ class LmEval(LmEvalSettings, Task):
 
     @property
     def _style(self) -> Style:
-        return Style(self.apply_chat_template or self.chat, self.fewshot_as_multiturn, self.system_instruction)
+        return Style(
+            apply_chat_template=self.apply_chat_template or self.chat,
+            fewshot_as_multiturn=self.fewshot_as_multiturn,
+            system_instruction=self.system_instruction,
+            generation=lambda of_task: loading.generation_kwargs(of_task, self._source),
+        )
 
     def _codec(self, endpoint: Endpoint) -> codec.CompletionsCodec | codec.ChatCodec:
         local = str(Path(self.tokenizer).expanduser()) if self.tokenizer else None
-        rolling = self.loaded.OUTPUT_TYPE == "loglikelihood_rolling"
+        rolling = any(each.request_type == "loglikelihood_rolling" for each in self._first.instances)
         settings = codec.ClientSettings(
             model=endpoint.model,
             tokenizer=local or EndpointTokenizer(endpoint, add_special_tokens=self.add_bos_token),
             seed=self.seed,
-            max_gen_toks=self.max_gen_toks,
+            max_gen_toks=self.max_gen_toks or DEFAULT_MAX_GEN_TOKS,
             add_bos_token=self.add_bos_token,
             max_length=self._window(endpoint) if rolling else DEFAULT_WINDOW,
         )
@@ -180,3 +205,12 @@ class LmEval(LmEvalSettings, Task):
 
     def _window(self, endpoint: Endpoint) -> int:
         return self.max_length or EndpointTokenizer(endpoint).context_length or DEFAULT_WINDOW
+
+
+def _needs_logprobs(task: str, kind: str) -> str:
+    return f"lm_eval/{task} needs log-likelihoods ({kind}), which chat completions do not have; set chat=false"
+
+
+def _text(instance: Any) -> str:
+    """Return the prompt of an instance as text, with what is scored; an instance without context is scored whole."""
+    return str(instance.args[0]) if generates(instance) else "".join(map(str, instance.args[:2]))

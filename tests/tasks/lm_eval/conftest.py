@@ -84,6 +84,110 @@ TASKS: dict[str, dict] = {
         "metric_list": [{"metric": m} for m in ("word_perplexity", "byte_perplexity", "bits_per_byte")],
     },
 }
+CODE = '''
+from lm_eval.api.instance import Instance
+from lm_eval.api.metrics import mean
+from lm_eval.api.task import ConfigurableTask, Task
+
+
+class Mixed(ConfigurableTask):
+    """As squadv2: a text and a log-likelihood for each document, with a bound of its own."""
+
+    def __init__(self, config):
+        super().__init__(config={key: value for key, value in config.items() if key != "class"})
+
+    def construct_requests(self, doc, ctx, chat_template=None, apply_chat_template=False, **kwargs):
+        text = (ctx, {"until": ["\\n"], "max_gen_toks": 5})
+        return [
+            Instance("generate_until", doc, text, 0, **kwargs),
+            Instance("loglikelihood", doc, (ctx, doc["answer"]), 0, **kwargs),
+        ]
+
+    def process_results(self, doc, results):
+        (text, (likelihood, _)) = results
+        return {"length": len(text), "likelihood": likelihood, "exact_match": float(doc["answer"] in text)}
+
+    def aggregation(self):
+        return {"exact_match": mean, "length": mean, "likelihood": mean}
+
+    def higher_is_better(self):
+        return {"exact_match": True, "length": False, "likelihood": True}
+
+
+class Plain(Task):
+    """A task that has no YAML keys at all: the data are part of the class."""
+
+    OUTPUT_TYPE = "generate_until"
+    VERSION = 0
+
+    def __init__(self):
+        super().__init__()
+
+    def download(self, *args, **kwargs):
+        self.rows = [{"question": f"{n}+{n}", "answer": str(2 * n)} for n in range(2, 14)]
+
+    def has_training_docs(self):
+        return False
+
+    def has_validation_docs(self):
+        return False
+
+    def has_test_docs(self):
+        return True
+
+    def test_docs(self):
+        return self.rows
+
+    def doc_to_text(self, doc):
+        return f"{doc['question']}="
+
+    def doc_to_target(self, doc):
+        return doc["answer"]
+
+    def construct_requests(self, doc, ctx, chat_template=None, apply_chat_template=False, **kwargs):
+        return Instance("generate_until", doc, (ctx, {"until": ["\\n"], "max_gen_toks": 4}), 0, **kwargs)
+
+    def process_results(self, doc, results):
+        return {"starts": float(results[0][:1].isdigit())}
+
+    def aggregation(self):
+        return {"starts": mean}
+
+    def higher_is_better(self):
+        return {"starts": True}
+
+
+def pass_at_k(references, predictions, k):
+    """As humaneval's: the metrics that it gives are others than the one that the YAML names."""
+    [tries] = predictions
+    passed = [text.strip() > "3" for text in tries]
+    return {f"pass@{n}": float(any(passed[:n])) for n in k}
+
+
+def more(doc, results):
+    return {"exact_match": float(results[0] == doc["answer"]), "length": len(results[0])}
+'''
+BY_CODE = {
+    "mixed": "task: local_mixed\nclass: !function own_code.Mixed\n",
+    "plain": "task: local_plain\nclass: !function own_code.Plain\n",
+    "passes": """
+task: local_passes
+repeats: 3
+metric_list:
+  - {metric: !function own_code.pass_at_k, aggregation: mean, higher_is_better: true, k: [1, 3]}
+filter_list:
+  - {name: three, filter: [{function: take_first_k, k: 3}]}
+""",
+    "majority": """
+task: local_majority
+repeats: 3
+filter_list:
+  - {name: maj@2, filter: [{function: take_first_k, k: 2}, {function: majority_vote}, {function: take_first}]}
+  - {name: maj@3, filter: [{function: take_first_k, k: 3}, {function: majority_vote}, {function: take_first}]}
+""",
+    "more": "task: local_more\nprocess_results: !function own_code.more\n",
+}
+"""YAML files with code of their own, over the rest of ``texts.yaml``."""
 
 
 @pytest.fixture(autouse=True)
@@ -115,6 +219,12 @@ def lm_eval_tasks(tmp_path_factory: pytest.TempPathFactory) -> Path:
             **task,
         }
         (folder / f"{name}.yaml").write_text(json.dumps(whole))
+    (folder / "own_code.py").write_text(CODE)
+    texts = json.loads((folder / "texts.yaml").read_text())
+    shared = {**texts, "num_fewshot": 0, "filter_list": None, "metric_list": GENERATION["metric_list"]}
+    (folder / "greedy_yaml").write_text(json.dumps({key: value for key, value in shared.items() if key != "task"}))
+    for name, text in BY_CODE.items():
+        (folder / f"{name}.yaml").write_text(text if name == "plain" else f"include: greedy_yaml\n{text}")
     group = {"group": "local_group", "task": ["local_choices", {"task": "local_inputs", "num_fewshot": 0}]}
     metrics = {"aggregate_metric_list": [{"metric": "acc", "weight_by_size": True}]}
     (folder / "group.yaml").write_text(json.dumps(group | metrics))

@@ -15,7 +15,7 @@ from launcher.settings.evaluate import Evaluate
 from launcher.tasks.lm_eval import metrics, results
 from launcher.tasks.lm_eval.task import LmEval
 from tests.evaluate.evaluation_server import Watch
-from tests.tasks.lm_eval.conftest import TASKS
+from tests.tasks.lm_eval.conftest import BY_CODE, TASKS
 
 CHAT: dict[str, Any] = {"chat": True, "fewshot_as_multiturn": True, "system_instruction": "Answer."}
 
@@ -67,7 +67,7 @@ def assert_equal(ours: TaskResult, official: dict[str, Any], theirs: dict[str, A
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", [name for name in TASKS if name != "votes"])
+@pytest.mark.parametrize("kind", [*(name for name in TASKS if name != "votes"), *BY_CODE])
 async def test_aggregates_and_rows_are_those_of_lm_eval(
     server: Endpoint, lm_eval_tasks: Path, tmp_path: Path, kind: str
 ) -> None:

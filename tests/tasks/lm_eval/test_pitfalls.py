@@ -18,6 +18,7 @@ from launcher.core.errors import TaskError
 from launcher.core.types import Ask, Endpoint, Response, Sample, Score, Status
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
+from launcher.tasks.lm_eval import gold as gold_module
 from launcher.tasks.lm_eval import results
 from launcher.tasks.lm_eval.task import LmEval
 from tests.evaluate.evaluation_server import Watch
@@ -42,6 +43,11 @@ process_results: !function own.scores
 metric_list:
   - {metric: f1, aggregation: mean, higher_is_better: true}
   - {metric: longest, aggregation: !function own.longest, higher_is_better: false}
+"""
+LATER = "{{9 if question == '4+7' else label}}"
+ODD = """
+def scores(doc, results):
+    return {"length": len(results[0]), "said": results[0], **({"late": 1} if results[0] else {})}
 """
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
 TEMPLATE += "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -148,6 +154,103 @@ async def test_own_scoring_may_give_per_cent_and_pairs(server: Endpoint, lm_eval
     assert found.tasks["t"].metrics["f1"].value == 100.0
     lengths = [len(json.loads(line)["response"]["choices"][0]["text"]) for line in (tmp_path / "samples.jsonl").open()]
     assert found.tasks["t"].metrics["longest"].value == max(lengths)
+
+
+@pytest.mark.slow
+async def test_every_number_that_a_scoring_gives_is_kept_and_said(
+    server: Endpoint, lm_eval_tasks: Path, tmp_path: Path
+) -> None:
+    """lm-eval takes the mean of what no metric declares, and ends with an error for a text."""
+    (lm_eval_tasks / "odd.py").write_text(ODD)
+    (lm_eval_tasks / "odd.yaml").write_text(
+        "include: texts.yaml\ntask: local_odd\nnum_fewshot: 0\nfilter_list: null\nprocess_results: !function odd.scores"
+    )
+    task = LmEval(task="local_odd", include_path=str(lm_eval_tasks))
+    assert [metric.name for metric in task.metrics] == ["length", "exact_match", "bleu", "truncated"]
+    found = await evaluate(server, {"t": task}, [], Evaluate(), tmp_path, None, Watch())
+    assert {"length", "truncated"} == found.tasks["t"].metrics.keys()
+    notes = found.tasks["t"].notes
+    assert notes["the task's scoring gives late, which no metric of the task declares"] == 12
+    results.write(tmp_path, {"t": task}, [], server)
+    [file] = tmp_path.glob("lm_eval/*/results_*.json")
+    official = json.loads(file.read_text())["results"]["local_odd"]
+    assert (official["late,none"], official["length,none"]) == (1.0, found.tasks["t"].metrics["length"].value)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("gold", "counted"), [(-1, 12), (1, 0), ("none", 12), (LATER, 1)])
+async def test_a_right_answer_that_is_no_choice_is_said(
+    server: Endpoint, lm_eval_tasks: Path, tmp_path: Path, gold: Any, counted: int
+) -> None:
+    """The score stays that of lm-eval, which is 0 for any answer."""
+    text = json.dumps({"include": "choices.yaml", "task": "local_gold", "doc_to_target": gold, "num_fewshot": 0})
+    (tmp_path / "gold.yaml").write_text(text)
+    for file in lm_eval_tasks.glob("choices.yaml"):
+        (tmp_path / file.name).write_text(file.read_text())
+    task = LmEval(task="local_gold", include_path=str(tmp_path))
+    found = await evaluate(server, {"t": task}, [], Evaluate(), tmp_path / "run", None, Watch())
+    assert found.tasks["t"].coverage["scored"] == 12
+    assert found.tasks["t"].notes.get(gold_module.NOTE, 0) == counted
+    assert (found.tasks["t"].metrics["acc"].value == 0) or not counted
+
+
+@pytest.mark.slow
+async def test_a_task_under_two_keys_stays_in_the_result_of_its_group(
+    server: Endpoint, lm_eval_tasks: Path, tmp_path: Path
+) -> None:
+    tasks = {
+        "again": LmEval(task="local_choices", include_path=str(lm_eval_tasks), num_fewshot=0),
+        "lm_eval_local_choices": LmEval(task="local_choices", include_path=str(lm_eval_tasks)),
+        "lm_eval_local_inputs": LmEval(task="local_inputs", include_path=str(lm_eval_tasks)),
+    }
+    found = await evaluate(server, tasks, [], Evaluate(), tmp_path, None, Watch())
+    results.write(tmp_path, tasks, ["lm_eval_local_group"], server)
+    [file] = tmp_path.glob("lm_eval/*/results_*.json")
+    official = json.loads(file.read_text())
+    assert official["results"].keys() == {"again", "local_choices", "local_inputs", "local_group"}
+    assert official["group_subtasks"] == {"local_group": ["local_choices", "local_inputs"]}
+    values = [found.tasks[key].metrics["acc"].value for key in ("lm_eval_local_choices", "lm_eval_local_inputs")]
+    assert official["groups"]["local_group"]["acc,none"] == pytest.approx(sum(values) / 2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["local_texts", "local_unbounded", "local_mixed", "local_plain"])
+def test_a_bound_of_the_user_wins(server: Endpoint, lm_eval_tasks: Path, name: str) -> None:
+    """lm-eval puts 256 into a YAML file without settings, and a class in Python may not look at its configuration."""
+    unbounded = {"include": "texts.yaml", "task": "local_unbounded", "generation_kwargs": None}
+    (lm_eval_tasks / "unbounded.yaml").write_text(json.dumps(unbounded))
+    official = {"local_texts": 6, "local_unbounded": 256, "local_mixed": 5, "local_plain": 4}[name]
+
+    def bounds(**settings: Any) -> set[int]:
+        task = LmEval(task=name, include_path=str(lm_eval_tasks), limit=2, **settings)
+        bodies = [request.body for sample in prepared(task, server) for request in sample.requests]
+        return {body["max_tokens"] for body in bodies if not body.get("echo")}
+
+    assert bounds() == {official}
+    assert bounds(max_gen_toks=9) == {9}
+    assert bounds(gen_kwargs={"max_gen_toks": 11}) == {11}
+    assert bounds(gen_kwargs={"max_new_tokens": 12}) == {12}
+    with pytest.raises(TaskError, match=r"gen_kwargs.max_gen_toks=11 and max_gen_toks=9 differ; give one of them"):
+        bounds(max_gen_toks=9, gen_kwargs={"max_gen_toks": 11})
+
+
+def test_code_is_in_the_fingerprint(lm_eval_tasks: Path, tmp_path: Path) -> None:
+    from launcher.tasks.lm_eval import loading
+
+    for name in ("greedy_yaml", "mixed.yaml", "more.yaml", "own_code.py"):
+        (tmp_path / name).write_text((lm_eval_tasks / name).read_text())
+
+    def fingerprints() -> list[Any]:
+        loading.load.cache_clear()
+        names = ("local_mixed", "local_more")
+        return [LmEval(task=name, include_path=str(tmp_path)).fingerprint() for name in names]
+
+    first = fingerprints()
+    assert fingerprints() == first
+    (tmp_path / "own_code.py").write_text((tmp_path / "own_code.py").read_text() + "\n# changed\n")
+    assert all(one["code"] != other["code"] for one, other in zip(fingerprints(), first, strict=True))
+    bounded = LmEval(task="local_more", include_path=str(tmp_path), max_gen_toks=3)
+    assert bounded.fingerprint()["config"] != first[1]["config"]
 
 
 @pytest.mark.slow
