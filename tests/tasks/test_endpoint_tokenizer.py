@@ -8,6 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from launcher.core.errors import TaskError
+from launcher.core.tokenizer import ByteTokenizer
 from launcher.core.types import Endpoint
 from launcher.tasks import endpoint_tokenizer as tokenizer
 from launcher.tasks import waiting
@@ -93,3 +94,10 @@ def test_the_end_of_the_evaluation_ends_the_waiting(server: Server) -> None:
             found.encode("b")
     finally:
         waiting.ended.reset(token)
+
+
+def test_a_model_of_this_process_is_not_asked() -> None:
+    """Nothing listens at the address."""
+    found = EndpointTokenizer(Endpoint("http://127.0.0.1:9/v1", "m", "inline", "echo", tokenizer=ByteTokenizer()))
+    assert found.encode("né") == list("né".encode())
+    assert (found.eos_token, found.bos_token_id) == ("<|endoftext|>", None)
