@@ -7,8 +7,8 @@ from typing import Protocol
 
 from launcher.asgi.config import FrontendConfig, Limits
 from launcher.core.console import one_line
-from launcher.core.errors import ServerError
-from launcher.core.http import HttpError, fetch, netloc, parsed
+from launcher.core.errors import HttpError, ServerError
+from launcher.core.http import fetch, netloc, parsed
 from launcher.core.redaction import reveal
 from launcher.core.responses import error_message
 from launcher.core.types import Endpoint

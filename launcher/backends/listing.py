@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
 from launcher.core.console import one_line
-from launcher.core.errors import ServerError, UserError
-from launcher.core.http import HttpError, authorization, fetch, parsed
+from launcher.core.errors import HttpError, ServerError, UserError
+from launcher.core.http import authorization, fetch, parsed
 
 SHOWN, NAME_CHARACTERS = 10, 200
 """How many listed names an error quotes, and how many characters of each."""

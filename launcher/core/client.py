@@ -7,20 +7,19 @@ import copy
 import json
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextlib import AsyncExitStack
+from contextlib import closing
 from types import TracebackType
 from typing import Self
 
-import aiohttp
-
 from launcher.core import http
-from launcher.core.http import Answer, HttpError
+from launcher.core.connections import Connections, Incoming
+from launcher.core.errors import HttpError
+from launcher.core.http import UNBOUNDED_S, Answer
 from launcher.core.responses import NOT_JSON
 from launcher.core.types import Endpoint, Handler, Json, Request, Response
 
 MAX_ANSWER_BYTES = 64 << 20
 """The largest answer that is read: the log-probabilities of 4 prompts of 128k tokens take about 50 MB."""
-UNBOUNDED_S = 86_400.0
 QUOTED = 300
 """Characters of an unexpected answer that an error message quotes."""
 
@@ -39,19 +38,17 @@ class Client:
     ) -> None:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
-        self._concurrency = concurrency
         self._max_bytes = max_bytes
-        self._session: aiohttp.ClientSession | None = None
-        self._open = AsyncExitStack()
+        self._connections = Connections(concurrency)
 
     async def __aenter__(self) -> Self:
-        self._session = await self._open.enter_async_context(http.session(self._concurrency))
+        await self._connections.__aenter__()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._open.aclose()
+        await self._connections.__aexit__(kind, error, trace)
 
     async def __call__(self, request: Request) -> Response:
         """Post the request under the endpoint's root. Raises `TransportError`."""
@@ -82,7 +79,7 @@ class Client:
 
     async def _exchange(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str] | None) -> Answer:
         return await http.exchange(
-            self._opened(),
+            self._connections,
             method,
             url,
             timeout_s=self._timeout_s,
@@ -93,36 +90,36 @@ class Client:
 
     async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str]) -> Response:
         start, data = time.perf_counter(), json.dumps(body).encode()
-        with http.failures(url, self._timeout_s):
-            async with asyncio.timeout(self._timeout_s):
-                unbounded = aiohttp.ClientTimeout(total=None)
-                answer = await http.send(self._opened(), "POST", url, unbounded, data, self._headers(url, headers))
-                if not answer.content_type.startswith("text/event-stream"):
-                    whole = Answer(answer.status, dict(answer.headers), await http.whole(answer, url, self._max_bytes))
-                    return Response(whole.status, self._parsed(url, whole), whole.headers)
-        latency_s = time.perf_counter() - start
-        return Response(answer.status, None, dict(answer.headers), self._events(url, answer), latency_s)
-
-    async def _events(self, url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[Json]:
         try:
-            with http.failures(url, self._timeout_s):
-                events = sse(self._bounded(url, answer))
-                while True:
+            async with asyncio.timeout(self._timeout_s):
+                answer = await http.send(self._connections, "POST", url, data, self._headers(url, headers))
+                found = http.text_headers(answer)
+                if not (answer.header(b"content-type") or b"").lower().startswith(b"text/event-stream"):
+                    whole = Answer(answer.status, found, await http.whole(answer, self._max_bytes))
+                    return Response(whole.status, self._parsed(url, whole), whole.headers)
+        except TimeoutError as error:
+            raise http.late(url, self._timeout_s) from error
+        latency_s = time.perf_counter() - start
+        return Response(answer.status, None, found, self._events(url, answer), latency_s)
+
+    async def _events(self, url: str, answer: Incoming) -> AsyncIterator[Json]:
+        events = sse(self._bounded(url, answer))
+        with closing(answer):
+            while True:
+                try:
                     async with asyncio.timeout(self._timeout_s):
                         data = await anext(events, None)
-                    if data is None:
-                        raise HttpError(url, "the stream ended without [DONE]")
-                    if data == "[DONE]":
-                        return
-                    yield self._event(url, data)
-        finally:
-            answer.close()
+                except TimeoutError as error:
+                    raise http.late(url, self._timeout_s) from error
+                if data is None:
+                    raise HttpError(url, "the stream ended without [DONE]")
+                if data == "[DONE]":
+                    return
+                yield self._event(url, data)
 
-    async def _bounded(self, url: str, answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-        size = 0
-        async for chunk in answer.content.iter_any():
-            size += len(chunk)
-            if size > self._max_bytes:
+    async def _bounded(self, url: str, answer: Incoming) -> AsyncIterator[bytes]:
+        async for chunk in answer.chunks():
+            if answer.received > self._max_bytes:
                 raise HttpError(url, f"the stream has more than {self._max_bytes:,} bytes")
             yield chunk
 
@@ -131,11 +128,6 @@ class Client:
             return http.parsed(data.encode(errors="replace"), self._max_bytes)
         except ValueError as error:
             raise HttpError(url, f"an event is not JSON: {data[:QUOTED]!r}") from error
-
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
-            raise RuntimeError("the client is used outside of its 'async with' block")
-        return self._session
 
     def _headers(self, url: str, given: Mapping[str, str] | None) -> dict[str, str]:
         own, same = dict(given or {}), http.same_origin(url, self._endpoint.url)

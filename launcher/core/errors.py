@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from enum import Enum
+from urllib.parse import urlsplit
 
 LONGEST = 2000
 """The most characters of a message about a checkpoint, which quotes from untrusted files."""
@@ -95,6 +96,14 @@ class TransportError(Exception):
         self.failure = failure
 
 
+class HttpError(TransportError):
+    """A request without a usable answer; ``reason`` has no URL."""
+
+    def __init__(self, url: str, reason: str, failure: Failure = Failure.answer) -> None:
+        super().__init__(f"{without_password(url)}: {reason}", failure)
+        self.reason = reason
+
+
 class ServerAway(Exception):
     """A request without an answer because the server is down or restarts; it is repeated once the server is back.
 
@@ -113,3 +122,12 @@ class AdapterError(Exception):
 
 class AdapterStop(UserError):
     """An answer at which an adapter ends the whole evaluation."""
+
+
+def without_password(url: str) -> str:
+    """Return a URL without a user name and password."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return url.rpartition("@")[2]
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url

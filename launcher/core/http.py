@@ -8,35 +8,31 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
-from collections.abc import AsyncIterator, Iterator, Mapping
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Required, TypedDict, Unpack
+from typing import Required, TypedDict, Unpack
 from urllib.parse import SplitResult, urlsplit
 
-from launcher.core.errors import Failure, TransportError
+import launcher
+from launcher.core.connections import Connections, Incoming
+from launcher.core.errors import Failure, HttpError
 from launcher.core.types import Json
-
-if TYPE_CHECKING:
-    import aiohttp
 
 SMALL_BYTES = 8 << 20
 """The largest answer but that of a model: a list of models, metrics, or a state of health."""
-KEEP_ALIVE_S = 4.0
-"""Idle connections are closed before common servers do it (uvicorn: 5 s), so that no request meets a closing one."""
+UNBOUNDED_S = 86_400.0
+TYPED = "content-type"
+USUAL = {
+    "accept": (b"Accept", b"*/*"),
+    "accept-encoding": (b"Accept-Encoding", b"identity"),
+    "user-agent": (b"User-Agent", f"nemo-megatron-launcher/{launcher.__version__}".encode()),
+    TYPED: (b"Content-Type", b"application/json"),
+}
+"""The headers that a request has unless it sets them."""
 DEPTH = 64
 """The deepest JSON that is read; answers of models have less than ten levels."""
 BYTES_PER_VALUE = 16
 """JSON may have one value for so many bytes of its bound; a value takes about 64 bytes in memory."""
-
-
-class HttpError(TransportError):
-    """A request without a usable answer; ``reason`` has no URL."""
-
-    def __init__(self, url: str, reason: str, failure: Failure = Failure.answer) -> None:
-        super().__init__(f"{without_password(url)}: {reason}", failure)
-        self.reason = reason
 
 
 @dataclass(frozen=True)
@@ -46,22 +42,6 @@ class Answer:
     status: int
     headers: Mapping[str, str]
     body: bytes
-
-
-@asynccontextmanager
-async def session(connections: int = 16) -> AsyncIterator[aiohttp.ClientSession]:
-    """Yield a session of at most so many connections, without the environment's proxies and without cookies."""
-    import aiohttp
-
-    async with aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=connections, keepalive_timeout=KEEP_ALIVE_S),
-        timeout=aiohttp.ClientTimeout(total=None),
-        headers={"Accept-Encoding": "identity"},
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        trust_env=False,
-    ) as http:
-        yield http
 
 
 class RequestOptions(TypedDict, total=False):
@@ -74,72 +54,64 @@ class RequestOptions(TypedDict, total=False):
     headers: Mapping[str, str] | None
 
 
-async def exchange(http: aiohttp.ClientSession, method: str, url: str, **options: Unpack[RequestOptions]) -> Answer:
+async def exchange(connections: Connections, method: str, url: str, **options: Unpack[RequestOptions]) -> Answer:
     """Send a request and return the whole answer. Raises `HttpError`."""
-    import aiohttp
-
-    timeout_s, data, headers = options["timeout_s"], options.get("data"), options.get("headers")
-    with failures(url, timeout_s):
-        answer = await send(http, method, url, aiohttp.ClientTimeout(total=timeout_s), data, headers)
-        try:
-            body = await whole(answer, url, options.get("max_bytes", SMALL_BYTES))
-            return Answer(answer.status, dict(answer.headers), body)
-        finally:
-            answer.release()
+    try:
+        async with asyncio.timeout(options["timeout_s"]):
+            answer = await send(connections, method, url, options.get("data"), options.get("headers"))
+            body = await whole(answer, options.get("max_bytes", SMALL_BYTES))
+    except TimeoutError as error:
+        raise late(url, options["timeout_s"]) from error
+    return Answer(answer.status, text_headers(answer), body)
 
 
 async def send(
-    http: aiohttp.ClientSession,
+    connections: Connections,
     method: str,
     url: str,
-    timeout: aiohttp.ClientTimeout,
     data: bytes | None = None,
     headers: Mapping[str, str] | None = None,
-) -> aiohttp.ClientResponse:
-    """Send a request and return the answer as soon as its headers arrive. A redirect is not followed."""
-    typed = {} if data is None else {"Content-Type": "application/json"}
-    return await http.request(
-        method, url, data=data, headers=typed | dict(headers or {}), timeout=timeout, allow_redirects=False
+) -> Incoming:
+    """Send a request and return the answer as soon as its headers arrive. Its time is bounded by the caller alone."""
+    return await connections.send(
+        method,
+        url,
+        _request_headers(url, data, headers or {}),
+        data or b"",
+        connect_timeout_s=UNBOUNDED_S,
+        silence_timeout_s=UNBOUNDED_S,
     )
 
 
-async def whole(answer: aiohttp.ClientResponse, url: str, max_bytes: int) -> bytes:
-    """Read the body, of which never more than ``max_bytes`` are held. Raises `HttpError`."""
-    encoding = answer.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding not in ("identity", ""):
+async def whole(answer: Incoming, max_bytes: int) -> bytes:
+    """Read the body, of which little more than ``max_bytes`` is ever held. Raises `HttpError`."""
+    encoding = (answer.header(b"content-encoding") or b"identity").strip().lower()
+    if encoding not in (b"identity", b""):
         answer.close()
-        raise HttpError(url, f"the answer is compressed ({encoding[:40]!r}); the request asked for no compression")
-    parts, size = [], 0
-    async for part in answer.content.iter_any():
-        size += len(part)
-        if size > max_bytes:
-            answer.close()
-            raise HttpError(url, f"the answer has more than {max_bytes:,} bytes")
-        parts.append(part)
-    return b"".join(parts)
+        quoted = repr(encoding.decode("latin-1")[:40])
+        raise HttpError(answer.url, f"the answer is compressed ({quoted}); the request asked for no compression")
+    return await answer.read(max_bytes)
 
 
-@contextmanager
-def failures(url: str, timeout_s: float) -> Iterator[None]:
-    """Raise `HttpError` for each error of a connection."""
-    import aiohttp
+def late(url: str, timeout_s: float) -> HttpError:
+    """Return the error of an exchange that met its deadline."""
+    return HttpError(url, f"no answer within {timeout_s:g} s", Failure.timeout)
 
-    try:
-        yield
-    except TimeoutError as error:
-        raise HttpError(url, f"no answer within {timeout_s:g} s", Failure.timeout) from error
-    except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as error:
-        raise HttpError(url, _explained(error), Failure.connection) from error
-    except (aiohttp.ClientError, ValueError) as error:  # ValueError: an invalid URL or header
-        raise HttpError(url, _explained(error)) from error
+
+def text_headers(answer: Incoming) -> dict[str, str]:
+    """Return the headers of an answer as text, with the first value of each name."""
+    found: dict[str, str] = {}
+    for name, value in answer.headers:
+        found.setdefault(name.decode("ascii"), value.decode(errors="surrogateescape"))
+    return found
 
 
 def fetch(method: str, url: str, **options: Unpack[RequestOptions]) -> Answer:
     """Do as `exchange` over a new connection, where no event loop runs. Raises `HttpError`."""
 
     async def once() -> Answer:
-        async with session(1) as http:
-            return await exchange(http, method, url, **options)
+        async with Connections(1) as connections:
+            return await exchange(connections, method, url, **options)
 
     return asyncio.run(once())
 
@@ -157,12 +129,6 @@ def same_origin(url: str, other: str) -> bool:
 def netloc(host: str, port: int | str) -> str:
     """Return host and port as they stand in a URL; an IPv6 address needs brackets."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-
-
-def without_password(url: str) -> str:
-    """Return a URL without a user name and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if "@" in parts.netloc else url
 
 
 def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
@@ -208,12 +174,11 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
 
 
-def _explained(error: Exception) -> str:
-    """Return the error of a connection in a few words: the system's own message where there is one."""
-    import aiohttp
-
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return f"the host has no address: {error.os_error.strerror or error.os_error}"
-    if isinstance(error, aiohttp.ClientOSError) and error.errno and not isinstance(error, aiohttp.ClientSSLError):
-        return os.strerror(error.errno) if error.errno > 0 else str(error)
-    return f"{type(error).__name__}: {error}"[:300]
+def _request_headers(url: str, data: bytes | None, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    """Return the headers as bytes, with those that every request of the launcher has. Raises `HttpError`."""
+    given = {name.lower() for name in headers}
+    found = [pair for lower, pair in USUAL.items() if lower not in given and (data is not None or lower != TYPED)]
+    try:
+        return found + [(name.encode("ascii"), value.encode()) for name, value in headers.items()]
+    except UnicodeEncodeError as error:
+        raise HttpError(url, "a header has a character that cannot be sent") from error

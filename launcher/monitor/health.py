@@ -12,10 +12,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.core.console import one_line, to_stderr
-from launcher.core.errors import Failure
+from launcher.core.errors import Failure, HttpError
 from launcher.core.files import storing
 from launcher.core.health import DEAD, RESTARTING, Probe
-from launcher.core.http import HttpError, authorization, fetch, parsed
+from launcher.core.http import authorization, fetch, parsed
 from launcher.core.redaction import redact
 from launcher.core.responses import error_message, error_of
 from launcher.core.run_folder import RunFolder

@@ -11,9 +11,9 @@ from signal import Signals
 
 from launcher.core.cleanup import isolated
 from launcher.core.console import to_stderr
-from launcher.core.errors import ServerError
+from launcher.core.errors import HttpError, ServerError
 from launcher.core.files import append
-from launcher.core.http import HttpError, authorization, fetch
+from launcher.core.http import authorization, fetch
 
 REAPER = "launcher.core.reaper"
 POLL_INTERVAL_S = 0.2

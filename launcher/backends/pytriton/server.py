@@ -19,8 +19,9 @@ from launcher.backends.pytriton.ports import Ports
 from launcher.backends.pytriton.workspace import shared_memory_prefix
 from launcher.core import processes
 from launcher.core.cleanup import SHARED_MEMORY, Leftovers
+from launcher.core.errors import HttpError
 from launcher.core.files import append
-from launcher.core.http import HttpError, fetch, netloc, parsed
+from launcher.core.http import fetch, netloc, parsed
 from launcher.core.types import Json
 
 HTTP_TOKEN_HEADER = "triton-access-token"

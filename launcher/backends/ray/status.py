@@ -25,8 +25,10 @@ from launcher.backends.ray.balancer import NO_REPLICA, RETRY_AFTER_S
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER
+from launcher.core.connections import Connections
+from launcher.core.errors import HttpError
 from launcher.core.health import Health
-from launcher.core.http import Answer, HttpError, exchange, netloc, parsed, session
+from launcher.core.http import Answer, exchange, netloc, parsed
 from launcher.engines.base import EngineState
 
 TIMEOUT_S = 5.0
@@ -127,11 +129,11 @@ class Status:
 
         async def read(url: str) -> Answer | None:
             try:
-                return await exchange(http, "GET", url, timeout_s=TIMEOUT_S, headers=headers)
+                return await exchange(connections, "GET", url, timeout_s=TIMEOUT_S, headers=headers)
             except HttpError:
                 return None
 
-        async with session(max(1, len(urls))) as http:
+        async with Connections() as connections:
             found = await asyncio.gather(*map(read, urls))
         return [answer for answer in found if answer is not None and answer.status < 500]
 

@@ -1,0 +1,248 @@
+"""The pool of HTTP/1.1 connections that every request of the launcher goes through.
+
+It knows no redirects, cookies, proxies of the environment or content encodings. `docs/decisions/0035` says why it
+is our own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+from collections import deque
+from types import TracebackType
+from typing import Self
+
+import aiohappyeyeballs
+
+from launcher.core.errors import Failure, HttpError
+from launcher.core.http_connection import Connection, Incoming, Limits, explained
+from launcher.core.http_request import Headers, Origin, head, is_address, target
+
+__all__ = ["Connections", "Incoming", "Limits"]
+
+KEEP_ALIVE_S = 4.0
+"""Idle connections are closed before common servers do it (uvicorn: 5 s), so that no request meets a closing one."""
+EYEBALLS_S = 0.25
+"""A host's next address is tried after so long (RFC 8305)."""
+IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
+
+
+class _Pool:
+    """The connections of one origin: those that are idle, how many there are, and who waits for one."""
+
+    def __init__(self) -> None:
+        self.idle: list[Connection] = []
+        self.places = 0
+        self.waiting: deque[asyncio.Future[Connection | None]] = deque()
+
+    def wake(self, connection: Connection | None) -> bool:
+        """Give a connection, or its place, to the one who waits longest; return False if there is none."""
+        while self.waiting:
+            waiter = self.waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(connection)
+                return True
+        return False
+
+
+class Connections:
+    """Sends requests over at most ``per_origin`` connections to each origin; an async context manager.
+
+    A kept connection may close before a byte of the answer comes. Then the request is sent once more over a fresh one
+    if that cannot repeat an effect. Its method is idempotent (RFC 9110, 9.2.2), or a part of it never left this
+    process. Any other request fails: the server may have read it, and a completion costs money.
+    """
+
+    def __init__(
+        self,
+        per_origin: int = 100,
+        *,
+        keep_alive_s: float = KEEP_ALIVE_S,
+        limits: Limits | None = None,
+        context: ssl.SSLContext | None = None,
+    ) -> None:
+        self._per_origin = per_origin
+        self._keep_alive_s = keep_alive_s
+        self._limits = limits or Limits()
+        self._context = context
+        self._pools: dict[Origin, _Pool] = {}
+        self._all: set[Connection] = set()
+        self._sweeper: asyncio.TimerHandle | None = None
+        self._opened = False
+        self._gone = asyncio.Event()
+
+    @property
+    def open_connections(self) -> int:
+        """The number of sockets that are open."""
+        return len(self._all)
+
+    async def __aenter__(self) -> Self:
+        self._opened = True
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._opened = False
+        if self._sweeper is not None:
+            self._sweeper.cancel()
+        while self._all:
+            self._gone.clear()
+            for connection in list(self._all):
+                connection.abort()
+            await self._gone.wait()
+
+    async def send(
+        self,
+        method: str,
+        url: str,
+        headers: Headers,
+        body: bytes = b"",
+        *,
+        connect_timeout_s: float,
+        silence_timeout_s: float,
+    ) -> Incoming:
+        """Send a request; return the answer as soon as its status and headers have arrived. Raises `HttpError`.
+
+        ``silence_timeout_s`` bounds the wait for the headers, and that for each further part of the body.
+        """
+        if not self._opened:
+            raise RuntimeError("the connections are used outside of their 'async with' block")
+        try:
+            to = target(url)
+            first = head(method, to, headers, len(body))
+        except ValueError as error:
+            raise HttpError(url, str(error)) from error
+        for again in (False, True):
+            connection = await self._connection(to.origin, url, connect_timeout_s, fresh=again)
+            answer = Incoming(connection, method, url, silence_timeout_s)
+            stale = connection.used and not again
+            connection.ask(answer, first, body)
+            try:
+                await answer.head()
+                return answer
+            except HttpError as error:
+                lost = error.failure is Failure.connection and not answer.touched
+                if not (stale and lost and (method in IDEMPOTENT or connection.unsent)):
+                    raise
+        raise AssertionError
+
+    async def _connection(self, origin: Origin, url: str, timeout_s: float, *, fresh: bool) -> Connection:
+        pool = self._pools.setdefault(origin, _Pool())
+        while pool.idle:
+            connection = pool.idle.pop()
+            if not fresh and self._is_good(connection):
+                return connection
+            connection.abort()
+        if pool.places < self._per_origin and not pool.waiting:
+            pool.places += 1
+        elif (handed := await self._wait(pool)) is not None:
+            return handed
+        try:
+            connection = await self._connected(origin, url, timeout_s)
+        except BaseException:
+            self._free(pool)
+            raise
+        self._all.add(connection)
+        return connection
+
+    def _is_good(self, connection: Connection) -> bool:
+        kept_s = asyncio.get_running_loop().time() - connection.idle_since
+        return kept_s < min(self._keep_alive_s, connection.keep_alive_s) and connection.is_fresh()
+
+    async def _wait(self, pool: _Pool) -> Connection | None:
+        """Wait for a connection of the pool, or for the place of one that is gone."""
+        waiter: asyncio.Future[Connection | None] = asyncio.get_running_loop().create_future()
+        pool.waiting.append(waiter)
+        try:
+            return await waiter
+        except asyncio.CancelledError:
+            if waiter.done() and not waiter.cancelled():
+                given = waiter.result()
+                self._free(pool) if given is None else self._idle(pool, given)
+            raise
+
+    async def _connected(self, origin: Origin, url: str, timeout_s: float) -> Connection:
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._connect(origin, timeout_s)
+        except socket.gaierror as error:
+            raise HttpError(url, f"the host has no address: {error.strerror or error}", Failure.connection) from error
+        except TimeoutError as error:
+            if error.errno:
+                raise HttpError(url, explained(error), Failure.connection) from error
+            raise HttpError(url, f"no connection within {timeout_s:g} s", Failure.timeout) from error
+        except (OSError, ssl.CertificateError) as error:
+            raise HttpError(url, explained(error), Failure.connection) from error
+        except ValueError as error:  # for instance a host name with a label of 64 characters
+            raise HttpError(url, str(error)) from error
+
+    async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
+        pool = self._pools[origin]
+        connection = Connection(self._limits, lambda c: self._idle(pool, c), lambda c: self._lost(pool, c))
+        context = self._tls() if origin.scheme == "https" else None
+        sock = await aiohappyeyeballs.start_connection(
+            await _addresses(origin), happy_eyeballs_delay=EYEBALLS_S, interleave=1
+        )
+        try:
+            await asyncio.get_running_loop().create_connection(
+                lambda: connection,
+                sock=sock,
+                ssl=context,
+                server_hostname=origin.host.partition("%")[0] if context else None,
+                ssl_handshake_timeout=timeout_s if context else None,
+            )
+        except BaseException:
+            connection.abort()
+            sock.close()
+            raise
+        if connection.closed:
+            raise ConnectionResetError("the server closed the connection at once")
+        return connection
+
+    def _tls(self) -> ssl.SSLContext:
+        if self._context is None:
+            self._context = ssl.create_default_context()
+            self._context.set_alpn_protocols(["http/1.1"])
+        return self._context
+
+    def _idle(self, pool: _Pool, connection: Connection) -> None:
+        if connection.closed or pool.wake(connection):
+            return
+        loop = asyncio.get_running_loop()
+        connection.idle_since = loop.time()
+        pool.idle.append(connection)
+        if self._sweeper is None:
+            self._sweeper = loop.call_later(self._keep_alive_s, self._sweep)
+
+    def _lost(self, pool: _Pool, connection: Connection) -> None:
+        if connection not in self._all:
+            return
+        self._all.discard(connection)
+        if connection in pool.idle:
+            pool.idle.remove(connection)
+        self._free(pool)
+        if not self._all:
+            self._gone.set()
+
+    def _free(self, pool: _Pool) -> None:
+        """Give the place of a connection that is gone to the one who waits longest."""
+        if not pool.wake(None):
+            pool.places -= 1
+
+    def _sweep(self) -> None:
+        """Close the connections that were idle for too long."""
+        self._sweeper = None
+        for pool in self._pools.values():
+            for connection in [c for c in pool.idle if not self._is_good(c)]:
+                connection.abort()
+        if any(pool.idle for pool in self._pools.values()):
+            self._sweeper = asyncio.get_running_loop().call_later(self._keep_alive_s / 4, self._sweep)
+
+
+async def _addresses(origin: Origin) -> list[aiohappyeyeballs.AddrInfoType]:
+    host, port, kind = origin.host, origin.port, socket.SOCK_STREAM
+    if is_address(host):
+        return list(socket.getaddrinfo(host, port, type=kind, flags=socket.AI_NUMERICHOST))
+    return list(await asyncio.get_running_loop().getaddrinfo(host, port, type=kind))

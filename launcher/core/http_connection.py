@@ -1,0 +1,387 @@
+"""One HTTP/1.1 connection to a server: it sends a request and reads the answer, one after the other."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import select
+import ssl
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass
+from typing import cast
+
+import httptools
+
+from launcher.core.errors import Failure, HttpError
+
+HIGH_BYTES = 256 << 10
+"""Of a body that its reader has not taken yet, so many bytes are held; then the socket is no longer read."""
+LOW_BYTES = 64 << 10
+JOINED_BYTES = 64 << 10
+"""A body up to this size leaves in one piece with its headers."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What a server may send beside the body of an answer."""
+
+    headers: int = 256
+    header_bytes: int = 64 << 10
+    """The most bytes of headers, and the most bytes in a row that are no part of a body."""
+
+
+class Incoming:
+    """An answer of any status: its status, its headers as received, and its body as it arrives.
+
+    The body is free of its transfer encoding; a content encoding stays as it is. The answer has to be read to its end
+    or closed.
+    """
+
+    def __init__(self, connection: Connection, method: str, url: str, silence_timeout_s: float) -> None:
+        self.status = 0
+        self.headers: list[tuple[bytes, bytes]] = []
+        self.url = url
+        self.method = method
+        self.touched = False
+        """Whether a byte of the answer has arrived."""
+        self.received = 0
+        """Bytes of the body so far."""
+        self._connection: Connection | None = connection
+        self._silence_timeout_s = silence_timeout_s
+        self._parts: deque[bytes] = deque()
+        self._held = 0
+        self._complete = False
+        self._error: HttpError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+
+    @property
+    def complete(self) -> bool:
+        """Whether the whole answer has arrived."""
+        return self._complete
+
+    def header(self, name: bytes) -> bytes | None:
+        """Return the first value of a header; ``name`` is in lower case."""
+        return next((value for key, value in self.headers if key.lower() == name), None)
+
+    async def read(self, max_bytes: int) -> bytes:
+        """Return the whole body. Raises `HttpError`, also if it has more than ``max_bytes``."""
+        parts = []
+        async for part in self.chunks():
+            parts.append(part)
+            if self.received > max_bytes:
+                raise HttpError(self.url, f"the answer has more than {max_bytes:,} bytes")
+        return parts[0] if len(parts) == 1 else b"".join(parts)
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body as it arrives. Raises `HttpError`. A reader that leaves early drops the connection."""
+        try:
+            while True:
+                while self._parts:
+                    yield self._take()
+                if self._error is not None:
+                    raise self._error
+                if self._complete:
+                    return
+                await self._wait()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Drop the connection, unless the whole answer has arrived; the server sees that its client left."""
+        if not self._complete:
+            self.fail("the answer was closed before its end", Failure.connection)
+        self._parts.clear()
+
+    async def head(self) -> None:
+        """Wait for the status and the headers. Raises `HttpError`."""
+        try:
+            while not self.status:
+                if self._error is not None:
+                    raise self._error
+                await self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    async def _wait(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._waiter = loop.create_future()
+        timer = loop.call_later(self._silence_timeout_s, self._silent)
+        try:
+            await self._waiter
+        finally:
+            timer.cancel()
+            self._waiter = None
+
+    def _silent(self) -> None:
+        said = "no answer" if not self.status else "no more of the answer"
+        self.fail(f"{said} within {self._silence_timeout_s:g} s", Failure.timeout)
+
+    def _take(self) -> bytes:
+        part = self._parts.popleft()
+        self._held -= len(part)
+        if self._held <= LOW_BYTES and self._connection is not None:
+            self._connection.resume()
+        return part
+
+    # Called by the connection
+
+    def arrived(self, part: bytes) -> int:
+        """Keep a part of the body; return how much is held."""
+        self._parts.append(part)
+        self.received += len(part)
+        self._held += len(part)
+        self.wake()
+        return self._held
+
+    def end(self) -> None:
+        """Mark the answer as whole."""
+        self._complete = True
+        self._connection = None
+        self.wake()
+
+    def fail(self, reason: str, failure: Failure) -> None:
+        """End the answer with an error, and its connection."""
+        if self._complete or self._error is not None:
+            return
+        self._error = HttpError(self.url, reason, failure)
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+        self.wake()
+
+    def wake(self) -> None:
+        """Let the reader look again."""
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Connection(asyncio.Protocol):
+    """One connection; ``on_idle`` is called when it can take another request, ``on_lost`` once when it is gone."""
+
+    def __init__(
+        self, limits: Limits, on_idle: Callable[[Connection], None], on_lost: Callable[[Connection], None]
+    ) -> None:
+        self.used = False
+        """Whether the connection has answered before."""
+        self.unsent = False
+        """Whether a part of the request has not left this process."""
+        self.idle_since = 0.0
+        self.keep_alive_s = float("inf")
+        """How long the server keeps the connection, as far as it said so."""
+        self._limits = limits
+        self._on_idle = on_idle
+        self._on_lost = on_lost
+        self._transport: asyncio.Transport | None = None
+        self._poll: select.poll | None = None
+        self._parser: httptools.HttpResponseParser | None = None
+        self._answer: Incoming | None = None
+        self._interim = self._until_close = self._ended = self._reusable = self._paused = False
+        self._head_bytes = self._overhead = 0
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection can take no request."""
+        return self._transport is None or self._transport.is_closing()
+
+    def is_fresh(self) -> bool:
+        """Return whether the server left an idle connection alone: neither closed it, nor said something unasked."""
+        return not self.closed and (self._poll is None or not self._poll.poll(0))
+
+    def ask(self, answer: Incoming, head: bytes, body: bytes) -> None:
+        """Send a request; its answer arrives in ``answer``."""
+        if self._transport is None:
+            self.unsent = True
+            answer.fail("the connection is closed", Failure.connection)
+            return
+        if self._parser is None:
+            self._parser = _parser(self)
+        self._answer, self._head_bytes, self._overhead = answer, 0, 0
+        self._interim = self._until_close = self._ended = self._reusable = False
+        if len(body) <= JOINED_BYTES:
+            self._transport.write(head + body)
+        else:
+            self._transport.write(head)
+            self._transport.write(body)
+
+    def abort(self) -> None:
+        """Close the connection at once."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def resume(self) -> None:
+        """Read from the socket again."""
+        if self._paused and self._transport is not None:
+            self._paused = False
+            self._transport.resume_reading()
+
+    # Called by the transport
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._transport.set_write_buffer_limits(
+            1, 0
+        )  # `pause_writing` and `resume_writing` then say whether all has left
+        if hasattr(select, "poll"):
+            self._poll = select.poll()
+            self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
+
+    def pause_writing(self) -> None:
+        self.unsent = True
+
+    def resume_writing(self) -> None:
+        self.unsent = False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        answer, self._answer = self._answer, None
+        self.unsent = self.unsent or isinstance(exc, BrokenPipeError)  # the rest was not even taken by the system
+        self._transport = self._parser = self._poll = None
+        if answer is not None:
+            if self._until_close and exc is None:
+                answer.end()
+            else:
+                answer.fail(_lost(answer, exc), Failure.connection)
+        self._on_lost(self)
+
+    def data_received(self, data: bytes) -> None:
+        answer = self._answer
+        if answer is None or self._parser is None:
+            self.abort()  # no request is open: what follows would be taken for the answer to the next request
+            return
+        answer.touched, before = True, answer.received
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._malformed(answer, f"the answer is malformed HTTP: {error.__context__ or error}")
+        if self._ended:
+            self._end(answer)
+        else:
+            self._bound(answer, 0 if answer.received > before else len(data))
+
+    def _malformed(self, answer: Incoming, reason: str) -> None:
+        self._reusable = False
+        if not self._ended:
+            answer.fail(reason, Failure.connection if answer.status else Failure.answer)
+
+    def _bound(self, answer: Incoming, overhead: int) -> None:
+        self._overhead = self._overhead + overhead if overhead else 0
+        if self._overhead > self._limits.header_bytes:
+            answer.fail(f"the answer has more than {self._limits.header_bytes:,} bytes of headers", Failure.answer)
+
+    def _end(self, answer: Incoming) -> None:
+        self._answer, self.used = None, True
+        reusable = self._reusable and not self.unsent and not self.closed
+        if reusable:
+            self.resume()
+        elif self._transport is not None:
+            self._transport.abort()
+        answer.end()
+        if reusable:
+            self._on_idle(self)
+
+    # Called by the parser
+
+    def on_message_begin(self) -> None:
+        if self._ended:
+            self._reusable = False  # a second answer to one request
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        answer = self._answer
+        self._head_bytes += len(name) + len(value) + 4
+        if self._head_bytes > self._limits.header_bytes:
+            raise ValueError(f"more than {self._limits.header_bytes:,} bytes of headers")
+        if answer is None or answer.status or self._ended:
+            return  # a trailer
+        if len(answer.headers) >= self._limits.headers:
+            raise ValueError(f"more than {self._limits.headers} headers")
+        if b"\0" in value:
+            raise ValueError("a header with a null character")
+        answer.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        answer, parser = self._answer, self._parser
+        if answer is None or parser is None or self._ended:
+            return
+        status = parser.get_status_code()
+        if status == 101:
+            raise ValueError("the server changes to another protocol")
+        self._interim = 100 <= status < 200
+        if self._interim:
+            answer.headers = []
+            return
+        framed = self._framed(answer)
+        answer.status = status
+        if answer.method == "HEAD":
+            self.on_message_complete()
+            self._parser = None  # it waits for a body that never comes
+        else:
+            self._until_close = not framed
+        answer.wake()
+
+    def _framed(self, answer: Incoming) -> bool:
+        framed = False
+        for name, value in answer.headers:
+            lower = name.lower()
+            if lower == b"content-length":
+                framed = True
+            elif lower == b"transfer-encoding":
+                if value.lower().replace(b"identity", b"").strip(b" ,\t") not in (b"chunked", b""):
+                    raise ValueError(f"the transfer encoding {value[:40]!r}")
+                framed = b"chunked" in value.lower()
+            elif lower == b"keep-alive":
+                self.keep_alive_s = _keep_alive_s(value)
+        return framed
+
+    def on_body(self, body: bytes) -> None:
+        answer = self._answer
+        if answer is None or self._ended:
+            self._reusable = False
+        elif answer.arrived(body) > HIGH_BYTES and not self._paused and not self.closed:
+            self._paused = True
+            assert self._transport is not None
+            self._transport.pause_reading()
+
+    def on_message_complete(self) -> None:
+        if self._interim:
+            self._interim = False
+        elif self._parser is not None:
+            self._reusable = self._parser.should_keep_alive() and not self._ended
+            self._ended = True
+
+
+def _parser(connection: Connection) -> httptools.HttpResponseParser:
+    """Return a parser that reads what other clients read: LF alone, folded headers, spaces after a chunk's size."""
+    parser = httptools.HttpResponseParser(connection)
+    parser.set_dangerous_leniencies(
+        lenient_headers=True, lenient_optional_cr_before_lf=True, lenient_spaces_after_chunk_size=True
+    )
+    return parser
+
+
+def _keep_alive_s(value: bytes) -> float:
+    """Return how long a connection is used that the server says to keep for a number of seconds."""
+    for part in value.split(b","):
+        name, _, number = part.strip().partition(b"=")
+        if name.lower() == b"timeout" and number.isdigit() and len(number) < 9:
+            return max(float(number) - 1, float(number) / 2)
+    return float("inf")
+
+
+def _lost(answer: Incoming, error: Exception | None) -> str:
+    if error is not None:
+        return explained(error)
+    return "the server closed the connection " + (
+        "in the middle of the answer" if answer.touched else "without an answer"
+    )
+
+
+def explained(error: Exception) -> str:
+    """Return the error of a connection in a few words: the system's own message where there is one."""
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"the certificate of the server is not accepted: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return f"TLS failed: {error.reason or error}"
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno) if error.errno > 0 else str(error)
+    return f"{type(error).__name__}: {error}"[:300]
