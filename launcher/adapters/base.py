@@ -75,6 +75,9 @@ class Adapter(ABC):
         """Return the environment variables whose secrets it needs, each by the key that names it."""
         return {}
 
+    def forget(self, request: Request) -> None:  # noqa: B027
+        """Drop what is kept of the answer to ``request``: an adapter in front of this one has failed it."""
+
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         """Hold resources for the time of the run, for instance an open file in the run ``folder``."""

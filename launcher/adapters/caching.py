@@ -1,11 +1,11 @@
-"""Answers a request from a folder of earlier answers."""
+"""Answers a request from a file of earlier answers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from collections import Counter
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -13,11 +13,14 @@ from typing import ClassVar
 from weakref import WeakValueDictionary
 
 from launcher.adapters.base import Adapter, Downstream, Part, closing, counting
-from launcher.adapters.response_store import CacheKey, ResponseStore
+from launcher.adapters.response_store import ResponseStore, digest_of
+from launcher.core.console import to_stderr
 from launcher.core.errors import AdapterError, UserError
+from launcher.core.ranges import Positive
 from launcher.core.responses import check_stream, checked
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.units import GIB
 from launcher.settings.component import component
 
 COUNTED = ("from_folder", "asked")
@@ -27,16 +30,20 @@ COUNTED = ("from_folder", "asked")
 class Caching(Adapter):
     """Stores every whole answer in ``folder``, and returns it for the same request, in this run or in a later one.
 
+    ``max_gib`` bounds the folder, in GiB: the answers that were not used for the longest time go first. Runs may share
+    the folder, also at the same time, and on several hosts if their shared disk supports locks. Delete the folder to
+    clear the cache. To use it for one run only, name a folder in that run.
+
     Two requests are the same if their paths, bodies and headers are equal, and the same upstream would answer them. The
     upstream is the deployment with its settings, versions and the content of its checkpoint, and the adapters behind
     this one. The checkpoint of a server at a URL, or of a model of a hub, is not known. There ``upstream_id`` must name
     it, for instance ``step-1000``, and must change with the checkpoint. Repeats of a sample never share an answer;
     unless the temperature is 0, neither do two samples.
 
-    Equal requests at the same time are sent once, except streams. Errors, answers that contradict themselves or their
-    request, and streams that ended early are not stored. A damaged file is replaced by a new answer. Throughput counts
-    no answer from the folder. ``caching.json`` in the run folder counts ``from_folder`` and ``asked``; a resumed run
-    adds to it.
+    Equal requests at the same time are sent once, except streams. These are never stored: errors, answers that
+    contradict themselves or their request, streams without an end, and answers that another adapter failed. A damaged
+    file is put aside, and a new one begins. Throughput counts no answer from the folder. ``caching.json`` in the run
+    folder counts ``from_folder`` and ``asked``; a resumed run adds to it.
     """
 
     changes_answers: ClassVar[bool] = False
@@ -45,13 +52,14 @@ class Caching(Adapter):
 
     folder: str = "~/.cache/launcher/answers"
     upstream_id: str | None = None
+    max_gib: Positive = 10.0
 
     def __post_init__(self) -> None:
         if not self.folder:
             raise UserError("adapters.caching.folder is empty; a folder is needed")
         self._store: ResponseStore | None = None
         self._downstream: Json = None
-        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self.counts: Counter[str] = Counter()
 
     @asynccontextmanager
@@ -62,23 +70,33 @@ class Caching(Adapter):
                 "give it a name, for instance upstream_id=step-1000, and change the name with the checkpoint"
             )
         self._downstream = asdict(downstream) | {"upstream_id": self.upstream_id}
-        self._store = ResponseStore(Path(self.folder).expanduser())
+        self._store = ResponseStore(Path(self.folder).expanduser(), int(self.max_gib * GIB))
+        to_stderr(self._place(self._store))
         try:
             with counting(RunFolder(folder).counts("caching"), self.counts, COUNTED):
                 yield
         finally:
+            await asyncio.to_thread(self._store.close)
             self._store = None
+
+    def _place(self, store: ResponseStore) -> str:
+        used = store.used_bytes() / GIB
+        return f"caching: {used:.3f} of {self.max_gib:g} GiB in {store.path}; delete {store.path.parent} to clear it"
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if self._store is None:
             raise AdapterError("caching: called outside of a run, there is no folder for answers")
-        key = CacheKey.of(request, self._downstream)
-        async with self._locks.setdefault(key.digest, asyncio.Lock()):
-            return await self._respond(self._store, key, request, call_next)
+        digest = digest_of(request, self._downstream)
+        async with self._locks.setdefault(digest, asyncio.Lock()):
+            return await self._respond(self._store, digest, request, call_next)
 
-    async def _respond(self, store: ResponseStore, key: CacheKey, request: Request, call_next: Handler) -> Response:
+    def forget(self, request: Request) -> None:
+        if self._store is not None:
+            self._store.forget(digest_of(request, self._downstream))
+
+    async def _respond(self, store: ResponseStore, digest: bytes, request: Request, call_next: Handler) -> Response:
         start = time.perf_counter()
-        kept = await asyncio.to_thread(store.read, key)
+        kept = await store.read(digest)
         if kept is not None:
             self.counts["from_folder"] += 1
             return replace(kept, latency_s=time.perf_counter() - start)
@@ -87,19 +105,26 @@ class Caching(Adapter):
         if response.status != 200:
             return response
         if response.events is not None:
-            return replace(response, events=_copied(response.events, store, key))
+            return replace(response, events=_copied(response.events, store, digest))
         response = checked(request, response)
         if response.fault is None:
-            await asyncio.to_thread(store.write, key, response, None)
+            store.write(digest, response, None)
         return response
 
 
-async def _copied(events: AsyncIterator[Json], store: ResponseStore, key: CacheKey) -> AsyncIterator[Json]:
+async def _copied(events: AsyncIterator[Json], store: ResponseStore, digest: bytes) -> AsyncIterator[Json]:
     """Pass a stream on, and store it once it is complete."""
     seen: list[Json] = []
     async with closing(events):
         async for event in events:
             seen.append(event)
             yield event
-    if check_stream(seen) is None:
-        await asyncio.to_thread(store.write, key, Response(200), seen)
+    if check_stream(seen) is None and _is_complete(seen):
+        store.write(digest, Response(200), seen)
+
+
+def _is_complete(events: Sequence[Mapping[str, Json]]) -> bool:
+    """Tell whether a stream has choices, and each of them has ended."""
+    choices = [choice for event in events for choice in event["choices"]]
+    ended = {choice["index"] for choice in choices if choice.get("finish_reason") is not None}
+    return bool(choices) and ended == {choice["index"] for choice in choices}

@@ -10,6 +10,7 @@ from typing import Any
 
 from launcher.adapters.base import Adapter, Downstream
 from launcher.adapters.failures import Failures, recording
+from launcher.adapters.forgetting import forgetting, keeps, noting
 from launcher.adapters.observing import observing
 from launcher.core.types import Handler, Json, Request, Response
 
@@ -17,16 +18,20 @@ from launcher.core.types import Handler, Json, Request, Response
 def pipeline(adapters: Iterable[Adapter], innermost: Handler, failures: Failures | None = None) -> Handler:
     """Wrap ``innermost`` in the adapters; the first is the outermost. ``failures`` counts those of observers."""
     handler, counted = innermost, Failures() if failures is None else failures
-    for adapter in reversed(list(adapters)):
-        handler = observing(adapter, handler, counted) if adapter.observer else _bind(adapter, handler)
-    return handler
+    chain = list(adapters)
+    for adapter in reversed(chain):
+        handler = _bind(adapter, handler, counted)
+    return forgetting(handler) if any(map(keeps, chain)) else handler
 
 
-def _bind(adapter: Adapter, call_next: Handler) -> Handler:
+def _bind(adapter: Adapter, call_next: Handler, failures: Failures) -> Handler:
+    if adapter.observer:
+        return observing(adapter, call_next, failures)
+
     async def handle(request: Request) -> Response:
         return await adapter(request, call_next)
 
-    return handle
+    return noting(adapter, handle) if keeps(adapter) else handle
 
 
 @asynccontextmanager

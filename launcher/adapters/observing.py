@@ -22,9 +22,10 @@ def observing(adapter: Adapter, call_next: Handler, failures: Failures) -> Handl
             if error is not call.error:
                 failures.add(adapter, error)
         response = await call.result()
-        if response.events is None or seen is None or seen.events is None:
+        watched = None if seen is None else seen.events
+        if response.events is None or watched is None or watched is call.source:
             return response
-        return replace(response, events=_Events(seen.events, call.source, adapter, failures))
+        return replace(response, events=_Events(watched, call.source, adapter, failures))
 
     return handle
 

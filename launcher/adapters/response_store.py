@@ -1,45 +1,44 @@
-"""A folder of answers: one file each, named by the digest of the request and its upstream."""
+"""Answers by the digest of their request and of what answers it, which several processes may share."""
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import json
 import logging
-import secrets
+import sqlite3
+import time
+import zlib
 from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
 from pathlib import Path
-from typing import Self
+from threading import Lock
 
-from launcher.core.errors import StorageError, UserError
-from launcher.core.files import replace
+from launcher.adapters import answer_file
+from launcher.adapters.answer_writer import AnswerWriter, Change
+from launcher.core.errors import UserError
 from launcher.core.redaction import redact
 from launcher.core.types import Json, Request, Response
 
 log = logging.getLogger(__name__)
 
-CHECKED = 1
+CHECKED = 2
 """The generation of the checks that an answer has passed; one of an earlier generation is asked for again."""
+SLOW_S = 0.02
+"""After a read that took longer than this, reads are made in a thread: the disk is a remote one, or busy."""
+TOUCHED_S = 3600
+"""An answer that is used is marked as used once in so many seconds."""
+SELECT = "SELECT used, sum, answer FROM answers WHERE digest = ?"
 
 
-@dataclass(frozen=True)
-class CacheKey:
-    """A request as it is stored beside its answer, and the SHA-256 of request, headers and upstream.
+def digest_of(request: Request, downstream: Json) -> bytes:
+    """Return the SHA-256 of a request and of what answers it.
 
-    Headers are in the digest only, since they may be secret. Of a secret only its variable's name counts, so that a key
-    may be changed.
+    Of a secret only its variable's name counts, so that a key may be changed.
     """
-
-    digest: str
-    request: Json
-
-    @classmethod
-    def of(cls, request: Request, downstream: Json) -> Self:
-        found = {"path": request.path, "body": request.body, "for": _scope(request)}
-        whole = json.dumps(
-            {"request": found, "headers": request.headers, "downstream": downstream}, sort_keys=True, default=str
-        )
-        return cls(hashlib.sha256(redact(whole).encode()).hexdigest(), json.loads(redact(json.dumps(found))))
+    found = {"path": request.path, "body": request.body, "headers": request.headers, "for": _scope(request)}
+    whole = json.dumps([CHECKED, found, downstream], sort_keys=True, default=str)
+    return hashlib.sha256(redact(whole).encode()).digest()
 
 
 def _scope(request: Request) -> str:
@@ -51,51 +50,122 @@ def _scope(request: Request) -> str:
 
 
 class ResponseStore:
-    """Reads and writes answers. Several processes, on several hosts, may share the folder. Raises `UserError`."""
+    """Reads and writes answers in a file of a folder. Raises `UserError` for a folder that cannot be used.
 
-    def __init__(self, folder: Path) -> None:
+    What is to be written is held in memory until it is in the file. A damaged file is put aside, and a new one begins.
+    """
+
+    def __init__(self, folder: Path, max_bytes: int) -> None:
         self._folder = folder
-        self._broken = False
+        self._pending: dict[bytes, Change] = {}
+        self._lock = Lock()
+        self._open: list[sqlite3.Connection] = []
+        self._slow = self._broken = False
         try:
-            folder.mkdir(parents=True, exist_ok=True)
-            probe = folder / f".{secrets.token_hex(8)}"
-            probe.touch()
-            probe.unlink()
-        except OSError as error:
-            raise UserError(f"adapters.caching.folder={folder}: cannot be written: {error.strerror}") from None
+            self._writer = AnswerWriter(folder, max_bytes, self._written)
+            self._connect()
+        except (OSError, sqlite3.Error) as error:
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise UserError(f"adapters.caching.folder={folder}: cannot be used: {reason}") from None
 
-    def read(self, key: CacheKey) -> Response | None:
+    def close(self) -> None:
+        """Write what is left, and close the file."""
+        self._writer.close()
+        for file in self._open:
+            file.close()
+
+    @property
+    def path(self) -> Path:
+        """The file that is used now."""
+        return self._writer.path
+
+    def used_bytes(self) -> int:
+        """Return how much the answers take."""
+        return answer_file.used_bytes(self._patient)
+
+    async def read(self, digest: bytes) -> Response | None:
         """Return the answer with ``cached`` set, or None if there is none that can be read."""
-        path = self._path(key)
+        if change := self._pending.get(digest):
+            return None if change.text is None else _parsed(change.text)
         try:
-            kept = json.loads(path.read_bytes())
-            if kept["request"] != key.request:
-                raise ValueError("it answers another request")
-            if kept.get("checked") != CHECKED:
-                return None  # kept before answers were checked as they are now
-            events = kept["events"]
-            replayed = None if events is None else _replayed(events)
-            return Response(200, kept["body"], events=replayed, cached=True, notes=tuple(kept["notes"]))
-        except FileNotFoundError:
+            if self._path != self._writer.path:
+                self._connect()
+            row = await self._row(digest)
+        except sqlite3.Error as error:
+            self._failed(error)
             return None
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            log.warning("%s: %s: %s; asked again", path, type(error).__name__, error)
-            return None
+        return None if row is None else self._checked(digest, *row)
 
-    def write(self, key: CacheKey, response: Response, events: Sequence[Json] | None) -> None:
-        """Keep a checked answer, or a whole stream; the first error is logged, and nothing more is kept then."""
-        if self._broken:
-            return
-        path = self._path(key)
-        kept = {"request": key.request, "body": response.body, "events": events}
-        try:  # an entry that a crash damages is asked again
-            replace(path, json.dumps(kept | {"checked": CHECKED, "notes": response.notes or ()}), durable=False)
-        except StorageError as error:
+    def write(self, digest: bytes, response: Response, events: Sequence[Json] | None) -> None:
+        """Keep a checked answer, or a whole stream; it is in the file soon."""
+        kept = {"body": response.body, "events": events, "notes": response.notes or ()}
+        self._put(Change(digest, redact(json.dumps(kept)).encode()))
+
+    def forget(self, digest: bytes) -> None:
+        """Remove an answer that has turned out to be faulty."""
+        self._put(Change(digest))
+
+    def _put(self, change: Change) -> None:
+        if not self._writer.broken:
+            with self._lock:
+                self._pending[change.digest] = change
+            self._writer.put(change)
+
+    def _written(self, changes: Sequence[Change]) -> None:
+        """Let go of what is in the file, unless it has changed again; the writer's thread calls this."""
+        with self._lock:
+            for change in changes:
+                if self._pending.get(change.digest) is change:
+                    del self._pending[change.digest]
+
+    async def _row(self, digest: bytes) -> tuple[int, int, bytes] | None:
+        """Select an answer here, where that takes no time, or else in a thread."""
+        if not self._slow:
+            start = time.perf_counter()
+            try:
+                row: tuple[int, int, bytes] | None = self._quick.execute(SELECT, (digest,)).fetchone()
+                self._slow = time.perf_counter() - start > SLOW_S
+                return row
+            except sqlite3.OperationalError as error:
+                if answer_file.code_of(error) != sqlite3.SQLITE_BUSY:
+                    raise
+        return await asyncio.to_thread(_selected, self._patient, digest)
+
+    def _checked(self, digest: bytes, used: int, total: int, text: bytes) -> Response | None:
+        if zlib.crc32(text) != total:
+            log.warning("%s: the answer %s is damaged; asked again", self._path, digest.hex())
+            self.forget(digest)
+            return None
+        if time.time() - used > TOUCHED_S:
+            self._writer.put(Change(digest, used=True))
+        return _parsed(text)
+
+    def _connect(self) -> None:
+        self._path = self._writer.path
+        self._quick = answer_file.connect(self._path, 0.0)
+        self._patient = answer_file.connect(self._path)
+        self._open += self._quick, self._patient
+
+    def _failed(self, error: sqlite3.Error) -> None:
+        """Put a damaged file aside, so that the writer begins a new one; log any other error once."""
+        if answer_file.is_damage(error):
+            with suppress(OSError):
+                answer_file.mark(self._path, error)
+                return
+        if not self._broken:
             self._broken = True
-            log.error("%s; no more answers are kept", error)
+            log.error("%s: %s; answers that cannot be read are asked again", self._path, error)
 
-    def _path(self, key: CacheKey) -> Path:
-        return self._folder / key.digest[:2] / f"{key.digest}.json"
+
+def _selected(file: sqlite3.Connection, digest: bytes) -> tuple[int, int, bytes] | None:
+    row: tuple[int, int, bytes] | None = file.execute(SELECT, (digest,)).fetchone()
+    return row
+
+
+def _parsed(text: bytes) -> Response:
+    kept = json.loads(text)
+    replayed = None if kept["events"] is None else _replayed(kept["events"])
+    return Response(200, kept["body"], events=replayed, cached=True, notes=tuple(kept["notes"]))
 
 
 async def _replayed(events: Sequence[Json]) -> AsyncIterator[Json]:

@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import shutil
+import sqlite3
+from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -137,15 +141,19 @@ async def read(response):
     return [event async for event in response.events]
 
 
-async def test_a_stream_is_kept_when_it_came_to_its_end(ask, server, stream):
-    events = [{"choices": [{"index": 0, "text": text}]} for text in "ab"]
+ENDING = (("a", None), ("b", "stop"))
+
+
+async def test_a_stream_is_kept_when_it_came_to_its_end(ask, server, stream, tmp_path):
+    events = [{"choices": [{"index": 0, "text": text, "finish_reason": end}]} for text, end in ENDING]
     upstream = server(*[Response(200, events=stream(events)) for _ in range(2)])
     streamed = replace(ASKED, body=BODY | {"stream": True})
-    (left,) = await ask(upstream, streamed)
-    await anext(left.events)
-    await left.events.aclose()
-    (whole,) = await ask(upstream, streamed)
-    assert await read(whole) == events
+    caching = Caching(str(tmp_path / "answers"))
+    async with caching.running(tmp_path, KNOWN):
+        left: Any = (await caching(streamed, upstream)).events
+        await anext(left)
+        await left.aclose()
+        assert await read(await caching(streamed, upstream)) == events
     (again,) = await ask(upstream, streamed)
     assert again.cached
     assert await read(again) == events
@@ -165,19 +173,144 @@ async def test_a_stream_that_fails_is_not_kept(ask, server, stream, last):
     assert len(upstream.asked) == 2
 
 
-@pytest.mark.parametrize("damage", ["", "{", "[]", "{}", '{"asked": 1, "body": {}, "events": null}'])
-async def test_a_damaged_file_is_asked_again_and_mended(ask, server, tmp_path, damage):
+def rows(folder):
+    with closing(sqlite3.connect(folder / "answers" / "answers.1.sqlite")) as file:
+        return file.execute("SELECT digest, used, sum, answer FROM answers").fetchall()
+
+
+def change(folder, statement, *values):
+    with closing(sqlite3.connect(folder / "answers" / "answers.1.sqlite")) as file, file:
+        assert file.execute(statement, values).rowcount == 1
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"null"])
+async def test_a_damaged_answer_is_asked_again_and_mended(ask, server, tmp_path, damage, caplog):
     upstream = server(said("one"), said("two"))
     await ask(upstream, ASKED)
-    (file,) = (tmp_path / "answers").glob("*/*.json")
-    file.write_text(damage)
+    change(tmp_path, "UPDATE answers SET answer = ?", damage)
     assert texts(await ask(upstream, ASKED, ASKED)) == ["two", "two"]
+    assert texts(await ask(upstream, ASKED)) == ["two"]
+    assert caplog.text.count("is damaged; asked again") == 1
+
+
+@pytest.mark.parametrize("damage", ["no database", "header only", "cut", "a page in the middle"])
+async def test_a_damaged_file_is_put_aside_with_one_line(ask, server, tmp_path, damage, caplog):
+    upstream, file = server(said("one" * 5000), said("two")), tmp_path / "answers/answers.1.sqlite"
+    await ask(upstream, *[replace(ASKED, body=BODY | {"seed": seed}) for seed in range(20)], ASKED)
+    content, asked = file.read_bytes(), len(upstream.asked)
+    damaged = {
+        "no database": b"this is no database, but a text" * 1000,
+        "header only": content[:100] + bytes(len(content) - 100),
+        "cut": content[: len(content) // 3],
+        "a page in the middle": content[:4096] + b"\xff" * (len(content) - 4096),
+    }[damage]
+    file.write_bytes(damaged)
+    assert texts(await ask(upstream, ASKED, ASKED)) == ["two", "two"]
+    assert texts(await ask(upstream, ASKED)) == ["two"]
+    assert len(upstream.asked) == asked + 1
+    assert file.read_bytes() == damaged
+    assert sorted(path.name for path in file.parent.iterdir()) == [
+        "answers.1.damaged",
+        "answers.1.sqlite",
+        "answers.2.sqlite",
+    ]
+    assert caplog.text.count("it is put aside") == 1
+
+
+async def test_a_folder_that_is_removed_while_it_is_used_begins_anew(server, tmp_path, ask):
+    upstream = server(said("one"), said("two"), said("three"))
+    caching = Caching(str(tmp_path / "answers"))
+    async with caching.running(tmp_path, KNOWN):
+        await caching(ASKED, upstream)
+        await written(tmp_path)
+        shutil.rmtree(tmp_path / "answers")
+        await caching(replace(ASKED, body=BODY | {"seed": 1}), upstream)
+    assert texts(await ask(upstream, replace(ASKED, body=BODY | {"seed": 1}), ASKED)) == ["two", "three"]
+
+
+async def written(folder):
+    while not rows(folder):
+        await asyncio.sleep(0.01)
 
 
 async def test_secrets_are_not_written(ask, server, tmp_path):
     await ask(server(said("one")), replace(ASKED, headers={"Authorization": "Bearer s3cret"}))
-    (file,) = (tmp_path / "answers").glob("*/*")
-    assert "s3cret" not in file.read_text()
+    for file in (tmp_path / "answers").iterdir():
+        assert b"s3cret" not in file.read_bytes()
+
+
+async def test_what_was_not_used_for_the_longest_time_goes_first(ask, server, tmp_path):
+    several = [replace(ASKED, body=BODY | {"seed": seed}) for seed in range(2000)]
+    upstream = server(said("x" * 5000))
+    await ask(upstream, *several[:1000])
+    with closing(sqlite3.connect(tmp_path / "answers/answers.1.sqlite")) as file, file:
+        file.execute("UPDATE answers SET used = used - 1e6")
+    await ask(upstream, *several[:100])  # marks them as used
+    asked, limit = len(upstream.asked), 4 << 20
+    assert asked == 1000
+    await ask(upstream, *several[1000:1300], max_gib=limit / 2**30)
+    assert (tmp_path / "answers/answers.1.sqlite").stat().st_size <= limit
+    kept = rows(tmp_path)
+    assert len(kept) > 300
+    await ask(upstream, *several[:100], *several[1000:1300])
+    assert len(upstream.asked) == asked + 300
+    await ask(upstream, *several[100:1000])
+    assert len(upstream.asked) > asked + 600
+
+
+async def test_an_answer_above_the_limit_is_not_kept(ask, server):
+    upstream = server(said("x" * 100_000))
+    for _ in range(2):
+        await ask(upstream, ASKED, max_gib=1e-5)
+    assert len(upstream.asked) == 2
+
+
+@pytest.mark.parametrize("behind", [False, True])
+async def test_an_answer_that_another_adapter_fails_is_not_kept(server, tmp_path, behind):
+    """The model's answer has an end tag alone, which `reasoning` refuses, whether it is in front or behind."""
+    upstream = server(said("odd</think>"), said("even"))
+    caching, reasoning = Caching(str(tmp_path / "answers")), Reasoning()
+    adapters = [caching, reasoning] if behind else [reasoning, caching]
+    async with all_running(adapters, tmp_path, {"fingerprint": "1"}):
+        with pytest.raises(AdapterError, match="without '<think>'"):
+            await pipeline(adapters, upstream)(ASKED)
+    async with all_running(adapters, tmp_path, {"fingerprint": "1"}):
+        assert texts([await pipeline(adapters, upstream)(ASKED)]) == ["even"]
+    assert len(rows(tmp_path)) == 1
+
+
+async def test_a_stream_that_another_adapter_fails_is_not_kept(server, stream, tmp_path):
+    events = [{"choices": [{"index": 0, "text": "odd</think>", "finish_reason": "stop"}]}]
+    upstream = server(*[Response(200, events=stream(events)) for _ in range(2)])
+    for _ in range(2):
+        adapters = [Reasoning(), Caching(str(tmp_path / "answers"))]
+        async with all_running(adapters, tmp_path, {"fingerprint": "1"}):
+            response = await pipeline(adapters, upstream)(ASKED)
+            with pytest.raises(AdapterError, match="without '<think>'"):
+                await read(response)
+    assert len(upstream.asked) == 2
+
+
+CUT = [
+    [],
+    [{"choices": []}],
+    [{"choices": [{"index": 0, "text": "a", "finish_reason": None}]}],
+    [{"choices": [{"index": 0, "text": "a", "finish_reason": "stop"}, {"index": 1, "text": "b"}]}],
+]
+
+
+@pytest.mark.parametrize("events", CUT)
+async def test_a_stream_whose_choices_have_no_end_is_not_kept(ask, server, stream, events):
+    upstream = server(*[Response(200, events=stream(events)) for _ in range(2)])
+    for _ in range(2):
+        assert await read((await ask(upstream, ASKED))[0]) == events
+    assert len(upstream.asked) == 2
+
+
+async def test_it_says_where_it_is_and_how_to_clear_it(ask, server, tmp_path, capsys):
+    await ask(server(said("one")), ASKED, max_gib=3)
+    folder = tmp_path / "answers"
+    assert f"of 3 GiB in {folder}/answers.1.sqlite; delete {folder} to clear it" in capsys.readouterr().err
 
 
 async def test_what_a_model_says_is_kept_not_what_adapters_make_of_it(tmp_path, server):
@@ -210,7 +343,7 @@ async def test_an_unknown_checkpoint_needs_a_name(ask, server):
 
 async def test_a_folder_that_cannot_be_is_refused(server, tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UserError, match=r"adapters\.caching\.folder=.*file/answers: cannot be written: "):
+    with pytest.raises(UserError, match=r"adapters\.caching\.folder=.*file/answers: cannot be used: "):
         async with Caching(str(tmp_path / "file/answers")).running(tmp_path, KNOWN):
             pass
     with pytest.raises(UserError, match="folder is empty"):
