@@ -3,8 +3,8 @@
     python benchmarks/adapters.py [--rounds 5] [--requests 1000] [--only retry caching]
 
 The innermost handler answers at once: a chat of 1 kB as a whole answer, and a stream of 64 events. The chains take
-turns within each round. A cost is that of the process with all its threads, less that of the empty chain in the same
-round; it is the median over the rounds. ``caching`` is measured twice: for new requests, and for those that it has.
+turns within each round. A cost is that of the process, with all its threads, above the empty chain in the same round.
+Each figure is the median over the rounds. ``caching`` is measured twice: for new requests, and for those that it has.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ KEPT = 0.9
 EVICTED = 100
 """How many answers are removed at a time."""
 ATTEMPTS = 3
-"""How often changes are written, where the file was damaged or removed meanwhile."""
+"""How often changes are written, where the file turns out to be damaged or removed."""
 
 
 @dataclass(frozen=True)
