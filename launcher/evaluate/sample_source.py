@@ -8,6 +8,7 @@ import threading
 import time
 from collections import Counter, deque
 from collections.abc import Container, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
@@ -62,8 +63,8 @@ class SampleSource:
     def totals(self, *, complete: bool, within_s: float = math.inf) -> dict[str, int | None]:
         """Return the number of samples of each task; None where it is unknown until all were made.
 
-        ``complete`` makes the rest of them, without asking, where there is no other way to know: for at most
-        ``within_s`` seconds.
+        ``complete`` makes the rest of them, without asking, where there is no other way to know. That takes at most
+        ``within_s`` seconds, and waits for no server that is away.
         """
         sizes = {name: self._size(task) for name, task in self._tasks.items()}
         if None in sizes.values() and complete:
@@ -76,11 +77,13 @@ class SampleSource:
 
     def _make_all(self, deadline: float) -> None:
         wait_s = min(threading.TIMEOUT_MAX, max(0.0, deadline - time.monotonic()))
+        self._ended.set()
         if self._making.acquire(timeout=wait_s):
             try:
-                for _ in self._iterator:
-                    if time.monotonic() > deadline:
-                        return
+                with waiting.until(self._ended), suppress(waiting.NotBack):
+                    for _ in self._iterator:
+                        if time.monotonic() > deadline:
+                            return
             finally:
                 self._making.release()
 

@@ -20,7 +20,7 @@ def naming(task: str) -> Iterator[None]:
     try:
         yield
     except TaskError as error:
-        raise TaskError(f"tasks.{task}: {error}") from None
+        raise type(error)(f"tasks.{task}: {error}") from None
 
 
 def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate) -> None:

@@ -22,26 +22,34 @@ SIZE = struct.Struct("<Q")
 
 
 def main() -> None:
-    """Answer calls from standard input on standard output; what a function prints goes to standard error."""
+    """Answer calls from standard input on standard output; what a function prints goes to standard error.
+
+    This ends, and says nothing, when the launcher does, also in the middle of a call.
+    """
     source, sink = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    sys.path[:] = received(source)
-    while True:
-        try:
-            call = received(source)
-        except EOFError:
-            return
-        data = outcome(*call)
-        sink.write(SIZE.pack(len(data)) + data)
-        sink.flush()
+    try:
+        sys.path[:] = received(source)
+        while True:
+            data = outcome(*received(source))
+            sink.write(SIZE.pack(len(data)) + data)
+            sink.flush()
+    except EOFError:
+        return
+    except BrokenPipeError:
+        os._exit(1)  # without another attempt to write what is left
 
 
 def received(source: IO[bytes]) -> Any:
-    """Return the next message. Raises `EOFError` after the last."""
-    head = source.read(SIZE.size)
-    if len(head) < SIZE.size:
+    """Return the next message. Raises `EOFError` after the last, and for one that was cut."""
+    return pickle.loads(_read(source, SIZE.unpack(_read(source, SIZE.size))[0]))
+
+
+def _read(source: IO[bytes], size: int) -> bytes:
+    found = source.read(size)
+    if len(found) < size:
         raise EOFError
-    return pickle.loads(source.read(SIZE.unpack(head)[0]))
+    return found
 
 
 def outcome(module: str, name: str, arguments: tuple[object, ...], cpu_s: float, memory_bytes: int | None) -> bytes:

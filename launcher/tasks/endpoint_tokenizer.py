@@ -90,7 +90,8 @@ class EndpointTokenizer:
                 return found
             except _Away as error:
                 if not self._has_answered or time.monotonic() > deadline or waiting.wait(INTERVAL_S):
-                    raise TaskError(f"{self._root}{path} gives no tokenizer: {error}") from None
+                    fault = waiting.NotBack if self._has_answered else TaskError
+                    raise fault(f"{self._root}{path} gives no tokenizer: {error}") from None
 
     def _sent(self, path: str, body: Json) -> Mapping[str, Json]:
         """Send one request on a connection that stays open. Raises `TaskError`, and `_Away` for what may pass."""

@@ -8,6 +8,7 @@ from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Request
 from launcher.evaluate.sample_source import SampleSource, overridden
 from launcher.settings.evaluate import Evaluate
+from launcher.tasks import waiting
 from tests.evaluate.evaluation_server import Echoes
 
 
@@ -112,3 +113,17 @@ def test_bad_settings_are_named(key, value):
 
 def test_what_decides_the_answers():
     assert Evaluate.answer_fields() == ["repeats", "limit", "temperature", "max_tokens", "seed", "retry_truncated"]
+
+
+async def test_counting_does_not_wait_for_a_server_that_is_gone():
+    class AsksTheServer(Echoes):
+        def samples(self, name, model):
+            yield from super().samples(name, model)
+            if waiting.wait(24 * 3600):
+                raise waiting.NotBack("gone")
+
+    source = SampleSource(
+        {"a": AsksTheServer(3, knows_size=False), "b": Echoes(2)}, Evaluate(concurrency=1), "m", set()
+    )
+    await source.take()
+    assert source.totals(complete=True) == {"a": None, "b": 2}

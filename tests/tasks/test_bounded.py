@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import re
+import subprocess
+import sys
 import threading
 import time
 
@@ -144,3 +147,27 @@ def test_a_sample_whose_expression_takes_too_long_is_unparsed(jsonl, completion)
     found = score(task, sample, completion(text))
     assert found.status is Status.unparsed
     assert found.reason == f"extract={pattern!r} took more than 2 s of CPU time on this answer"
+
+
+@pytest.mark.parametrize("sent", ["nothing", "half", "paths", "half a call"])
+def test_a_worker_whose_launcher_is_killed_ends_and_says_nothing(sent):
+    def message(value):
+        data = pickle.dumps(value)
+        return bounded.SIZE.pack(len(data)) + data
+
+    paths, call = message(sys.path), message(("builtins", "abs", (1,), 1.0, None))
+    data = {"nothing": b"", "half": paths[:20], "paths": paths, "half a call": paths + call[:-1]}[sent]
+    done = subprocess.run([sys.executable, str(bounded.WORKER)], input=data, capture_output=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, b"", b"")
+
+
+def test_a_worker_whose_launcher_is_killed_during_a_call_says_nothing():
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, str(bounded.WORKER)], stdin=pipe, stdout=pipe, stderr=pipe) as worker:
+        worker.stdout.close()
+        for value in (sys.path, ("builtins", "abs", (1,), 1.0, None)):
+            data = pickle.dumps(value)
+            worker.stdin.write(bounded.SIZE.pack(len(data)) + data)
+        worker.stdin.flush()
+        assert worker.stderr.read() == b""
+        worker.wait(30)

@@ -88,12 +88,8 @@ def test_the_end_of_the_evaluation_ends_the_waiting(server: Server) -> None:
     found.encode("a")
     ended.set()
     server.statuses = [503] * 1000
-    token = waiting.ended.set(ended)
-    try:
-        with pytest.raises(TaskError, match="HTTP 503"):
-            found.encode("b")
-    finally:
-        waiting.ended.reset(token)
+    with waiting.until(ended), pytest.raises(TaskError, match="HTTP 503"):
+        found.encode("b")
 
 
 def test_a_model_of_this_process_is_not_asked() -> None:
