@@ -7,6 +7,7 @@ from typing import Protocol
 
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.bounded import check_length
+from launcher.checkpoints.missing import missing
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
 from launcher.settings.model import Bounds
@@ -21,7 +22,7 @@ def detect(path: Path, bounds: Bounds | None = None) -> Checkpoint:
     known layout, or it may claim more than its files hold.
     """
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder (expected {EXPECTED})")
+        raise CheckpointError(missing(path, EXPECTED))
     for layout in _layouts():
         if layout.matches(path):
             return layout(path, bounds or Bounds())

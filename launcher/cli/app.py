@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import io
 import logging
 import os
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 
 import hydra
@@ -17,7 +16,7 @@ from omegaconf import DictConfig
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher import __version__
-from launcher.cli import commands
+from launcher.cli import commands, help_page
 from launcher.cli.arguments import expand_arguments
 from launcher.cli.compose import Composition
 from launcher.cli.composition_crashes import describe_crash, refused_folder
@@ -88,6 +87,9 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
     if line.get("mode") in ("status", "cancel"):
         return _job_command(line)
     option_packages()  # refuses names that are taken, before Hydra meets them
+    if "help" in line.flags:
+        print(help_page.page())
+        return 0
     with _scratch(line) as scratch, ServerPool() as deployments:
         context = RunContext(allocation, deployments)
 
@@ -96,7 +98,7 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
             return job(config if isinstance(config, Composition) else Composition.current(config), context)
 
         expanded = expand_arguments(line, Path(scratch))
-        with unscored_sweep_explained(), _complete_help(line), _argv(expanded.arguments), including(expanded):
+        with unscored_sweep_explained(), _argv(expanded.arguments), including(expanded):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(SweepCallback.codes, default=0)
 
@@ -112,21 +114,6 @@ def _argv(arguments: list[str]) -> Iterator[None]:
         sys.argv = before
 
 
-@contextmanager
-def _complete_help(line: CommandLine) -> Iterator[None]:
-    """Leave the groups of schemas, which are no choice, out of Hydra's help, and add the commands."""
-    if "help" not in line.flags:
-        yield
-        return
-    shown = io.StringIO()
-    try:
-        with redirect_stdout(shown):
-            yield
-    finally:  # Hydra exits when it has shown it
-        print("".join(one for one in shown.getvalue().splitlines(True) if not one.startswith("schema")).rstrip())
-        print(f"\n== Commands ==\n{commands.listing()}")
-
-
 def _scratch(line: CommandLine) -> AbstractContextManager[str]:
     """Return a plan's folder, which is removed. Other runs get none: a killed process would leave it behind."""
     return tempfile.TemporaryDirectory() if line.get("mode") == "plan" else nullcontext("")
@@ -139,4 +126,6 @@ def _job_command(line: CommandLine) -> int:
         raise UserError(f"{other[0]}: mode={mode} takes no setting but run=<run folder>")
     if not folder:
         raise UserError(f"run: a value is required; mode={mode} needs run=<run folder>")
-    return commands.run(mode, ["--", folder])
+    done = commands.run(mode, ["--", folder])
+    assert isinstance(done, int), "these commands are no settings"
+    return done

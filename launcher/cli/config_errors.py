@@ -20,6 +20,7 @@ from omegaconf.errors import (
 )
 
 from launcher.cli.composition_crashes import describe_package
+from launcher.cli.hints import for_key, for_model, for_option, for_override, model_path
 from launcher.cli.options import options_of, unloaded
 from launcher.core import credentials
 from launcher.core.errors import UserError
@@ -63,6 +64,8 @@ def describe(error: BaseException) -> str:
         return keyword
     if isinstance(error, OverrideParseException):
         what, why = credentials.shown(str(error.override)), credentials.shown(_first_line(error))
+        if hint := for_override(str(error.override)):
+            return f"{what}: no such option; write {hint}"
         return f"{what}: {why}; expected group=option or key=value, the value in quotes"
     cause = _root_cause(error)
     if isinstance(cause, MissingMandatoryValue):
@@ -79,7 +82,12 @@ def describe(error: BaseException) -> str:
     if isinstance(cause, ValidationError) and cause.full_key and SINGLE_VALUE.search(str(cause)):
         return f"{cause.full_key}: one value stands where a mapping is due; expected {{key: value}}"
     if isinstance(cause, ValidationError) and cause.full_key:
-        return f"{cause.full_key}: {_without_value(_first_line(cause), str(cause.full_key))}{_expected(cause)}"
+        said = _first_line(cause)
+        hint = (
+            for_option("mode", quoted[1]) if cause.full_key == "mode" and (quoted := QUOTED_VALUE.search(said)) else ""
+        )
+        expected = f"; write {hint}" if hint else _expected(cause)
+        return f"{cause.full_key}: {_without_value(said, str(cause.full_key))}{expected}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
         return f"{cause.full_key}: {_first_line(cause)}"
     key = FULL_KEY.search(str(error))
@@ -181,6 +189,10 @@ def _unknown_option(error: MissingConfigException) -> str:
         return f"{group}={option}: hydra-submitit-launcher is not installed; install the extra 'slurm'"
     options = sorted({*options_of(group), *(error.options or [])})
     failed = "".join(f"; {each} cannot be loaded: {each.error}" for each in unloaded(group))
+    if group == "model" or group.startswith("model/"):
+        return f"model={model_path(group, option)}: {for_model(group, option, options_of('model'))}"
+    if hint := for_option(group, option):
+        return f"{group}={option}: no such option; write {hint}{failed}"
     if not options:
         return f"{group}={option}: there is no group '{group}'"
     return (
@@ -195,6 +207,8 @@ def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:
     key = str(cause.key)
     if unchosen := _unchosen(str(cause.full_key), key):
         return f"{cause.full_key}: {unchosen}; chosen: {', '.join(accepted) or 'none'}"
+    if hint := for_key(str(cause.full_key), accepted):
+        return f"{cause.full_key}: no such key; {hint}"
     what = f"{cause.full_key}: no such key{_suggestion(key, accepted)}"
     return f"{what}; expected one of {', '.join(accepted)}" if accepted else f"{what}; nothing is chosen in its group"
 

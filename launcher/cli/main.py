@@ -29,12 +29,11 @@ def dispatch(arguments: list[str]) -> int:
     """Run a command, or what Hydra composes; return the exit code. Commands do not import torch."""
     from launcher.cli import commands
 
-    if arguments[:1] == ["score"] and arguments[1:2] and not commands.is_override(arguments[1]):
-        from launcher.cli.commands.score import as_overrides
-
-        arguments = as_overrides(arguments[1:])
     if arguments and not commands.is_override(arguments[0]):
-        return commands.run(arguments[0], arguments[1:])
+        done = commands.run(arguments[0], arguments[1:])
+        if isinstance(done, int):
+            return done
+        arguments = done
     from launcher.cli.app import launch
 
     return launch(arguments)

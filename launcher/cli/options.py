@@ -37,6 +37,11 @@ def options_of(group: str) -> list[str]:
     return sorted({option.rpartition("/")[2] for option in found if option.rpartition("/")[0] == group})
 
 
+def groups() -> list[str]:
+    """Return the config groups."""
+    return sorted({option.rpartition("/")[0] for option in _built_in()})
+
+
 def unloaded(group: str) -> list[Extension]:
     """Return the extensions of a config group that cannot be loaded."""
     return [extension for extension in extensions() if extension.error and extension.group == group]

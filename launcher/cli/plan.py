@@ -9,6 +9,8 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from launcher.backends.base import check_single_process
+from launcher.checkpoints import EXPECTED
+from launcher.checkpoints.missing import missing
 from launcher.core.errors import CheckpointError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
@@ -104,5 +106,5 @@ def _checkpoint(run: Run) -> Json:
     if found.exists():
         return str(found)
     if run.backend.runs_engine:
-        raise CheckpointError(f"model.path={path}: {found} does not exist")
+        raise CheckpointError(f"model.path={path}: {missing(found, EXPECTED)}")
     return f"{path}, no file here: the server must know it"

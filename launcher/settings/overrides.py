@@ -168,7 +168,8 @@ def in_grammar(word: str, sweeps: bool) -> str:
     key, equals, value = word.partition("=")
     name = key.lstrip("+")
     if not equals and not name.startswith("~"):
-        raise UserError(f"{shown(word)}: expected group=option or key=value; --help lists the groups")
+        joined = "; commas join the values of a sweep: key=1,2" if sweeps else ""
+        raise UserError(f"{shown(word)}: expected group=option or key=value; --help lists the groups{joined}")
     if not is_text_key(name) or FUNCTION.fullmatch(value):
         return word
     if not sweeps or name in FOLDERS or name.startswith(("hydra.", "~")):

@@ -37,11 +37,17 @@ def submitted(folder: Path) -> Path:
             ["statsu"],
             [
                 "statsu: no such command (did you mean status?)",
-                "status, cancel, score, compare, gate, tasks, help",
+                "eval, serve, check, status, cancel, score, compare, gate, tasks, help",
                 "key=value",
             ],
         ),
-        (["serve"], ["serve: no such command;", "status, cancel, score, compare, gate, tasks, help"]),
+        (
+            ["servee"],
+            [
+                "servee: no such command (did you mean serve?);",
+                "eval, serve, check, status, cancel, score, compare, gate, tasks, help",
+            ],
+        ),
         (["status"], ["status: the following arguments are required: FOLDER"]),
         (["status", "a", "b"], ["status: unrecognized arguments: b"]),
         (["cancel", ""], ["cancel: FOLDER is empty"]),

@@ -25,6 +25,9 @@ class Command:
 
 
 COMMANDS = {
+    "eval": Command("TARGET [KEY=VALUE ...]", "evaluate a server's URL, or a checkpoint's path"),
+    "serve": Command("TARGET [KEY=VALUE ...]", "serve a checkpoint and validate it, until Ctrl-C"),
+    "check": Command("TARGET [KEY=VALUE ...]", "make the certificate of a server or a checkpoint"),
     "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
     "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
     "score": Command("FOLDER [KEY=VALUE ...]", "score the stored answers of a run again, with other settings"),
@@ -33,7 +36,8 @@ COMMANDS = {
     "tasks": Command("[WORD ...]", "list the tasks, explain one, or search those of lm-evaluation-harness"),
     "help": Command("[COMMAND]", "list the commands, or describe one"),
 }
-"""The module of each command's name in this package has ``run(arguments)``, which returns the exit code."""
+"""The module of each command's name in this package has ``run(arguments)``, which returns the exit code, or
+``as_overrides(arguments)``, which returns the settings that the command stands for."""
 
 
 def is_override(word: str) -> bool:
@@ -41,12 +45,18 @@ def is_override(word: str) -> bool:
     return "=" in word or word.startswith(("-", "~", "+"))
 
 
-def run(name: str, arguments: Sequence[str]) -> int:
-    """Run a command; return its exit code. An error of the user is one line on standard error."""
+def run(name: str, arguments: Sequence[str]) -> int | list[str]:
+    """Run a command; return its exit code, or the settings that it stands for.
+
+    An error of the user is one line on standard error.
+    """
     try:
         if name not in COMMANDS:
             raise UserError(_unknown(name))
-        return int(import_module(f"{__name__}.{name}").run(arguments))
+        module = import_module(f"{__name__}.{name}")
+        if hasattr(module, "as_overrides"):
+            return list(module.as_overrides(arguments))
+        return int(module.run(arguments))
     except SystemExit:  # the parser has shown the help
         return 0
     except UserError as error:
@@ -78,7 +88,8 @@ def folder_of(name: str, arguments: Sequence[str]) -> Path:
 
 def parser(name: str) -> ArgumentParser:
     """Return a parser for the arguments of a command, whose errors are `UserError`."""
-    return _Parser(prog=f"launcher {name}", description=COMMANDS[name].about.capitalize() + ".")
+    about = COMMANDS[name].about
+    return _Parser(prog=f"launcher {name}", description=f"{about[0].upper()}{about[1:]}.")
 
 
 class _Parser(ArgumentParser):

@@ -10,7 +10,8 @@ from launcher.cli import commands
 def run(arguments: Sequence[str]) -> int:
     """Print the list, or the help of one command; return the exit code."""
     if arguments and arguments[0] != "help":
-        return commands.run(arguments[0], ["--help"])
+        done = commands.run(arguments[0], ["--help"])
+        return done if isinstance(done, int) else 0
     print(
         "launcher group=option ... key=value ...\n  Serve, validate, evaluate and report; "
         f"launcher --help lists the groups.\n\nCommands:\n{commands.listing()}"

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-from argparse import REMAINDER
 from collections.abc import Sequence
 
 from launcher.cli.commands import parser
-
-
-def run(arguments: Sequence[str]) -> int:
-    """Show the usage; with a folder, the program is that of `as_overrides`. Raises `UserError`, and `SystemExit`."""
-    asked = parser("score")
-    asked.add_argument("folder", metavar="FOLDER", help="the folder of a run")
-    asked.add_argument("overrides", metavar="KEY=VALUE", nargs=REMAINDER, help="settings to change")
-    asked.parse_args(list(arguments))
-    return 0
+from launcher.core.errors import UserError
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
-    """Return the settings that the command stands for."""
-    return ["mode=score", f"run={arguments[0]}", *arguments[1:]]
+    """Return the settings that the command stands for. Raises `UserError`, and `SystemExit` after ``--help``."""
+    asked = parser("score")
+    asked.add_argument("folder", metavar="FOLDER", help="the folder of a run")
+    asked.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings to change")
+    given = asked.parse_args(list(arguments))
+    if not given.folder:
+        raise UserError("score: FOLDER is empty")
+    return ["mode=score", f"run={given.folder}", *given.overrides]

@@ -19,6 +19,7 @@ from launcher.checkpoints.huggingface.class_defaults import CLASSES
 from launcher.checkpoints.huggingface.code_keys import refuse_code
 from launcher.checkpoints.huggingface.config import refuse_unsupported
 from launcher.checkpoints.huggingface.safetensors_index import INDEX, Entry, read_index, unread
+from launcher.checkpoints.missing import missing
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
@@ -100,7 +101,7 @@ class Source:
 def read(path: Path, bounds: Bounds | None = None) -> Source:
     """Read the metadata at ``path`` within ``bounds``. Raises `CheckpointError` with the file and what was expected."""
     if not path.exists():
-        raise CheckpointError(f"{path}: no such file or folder (expected {EXPECTED})")
+        raise CheckpointError(missing(path, EXPECTED))
     if path.is_file() and path.suffix == ".gguf":
         return _from_gguf(path, bounds or Bounds())
     if path.is_dir() and (path / "config.json").is_file():

@@ -1,0 +1,42 @@
+"""``launcher --help``, made from the option files: Hydra would compose the configuration once for each group."""
+
+from __future__ import annotations
+
+import shutil
+import textwrap
+from collections.abc import Iterator
+
+from launcher.cli import commands
+from launcher.cli.options import groups, options_of
+
+WIDEST = 120
+USAGE = """\
+Serve a NeMo or Megatron checkpoint, validate the endpoint, evaluate it, report.
+
+  launcher [group=option ...] [key=value ...]       one run
+  launcher -m 'adapters=[],[reasoning]' ...          a sweep over every combination
+  (in a checkout: python launch.py ...)"""
+ALSO = """\
+  mode=run|serve|validate|plan    plan prints what would happen and starts nothing
+  mode=watch watch.folder=...     evaluate each checkpoint of a training run as it comes
+  mode=score run=<run folder>     score stored answers again, with other settings
+  resume=<run folder>             continue an interrupted run
+  --cfg job                       print the composed configuration
+  exit codes: 0 good, 1 user error, 2 endpoint invalid, 3 coverage too low, 130 interrupted"""
+
+
+def page() -> str:
+    """Return the help: usage, the groups with their options, modes, and commands."""
+    listed = "\n".join(_groups(min(shutil.get_terminal_size((80, 24)).columns, WIDEST)))
+    return (
+        f"{USAGE}\n\n== Groups (group=option; adapters and tasks take a list) ==\n\n{listed}\n\n"
+        f"== Also ==\n{ALSO}\n\n== Commands ==\n{commands.listing()}"
+    )
+
+
+def _groups(width: int) -> Iterator[str]:
+    for group in groups():
+        if "/" not in group:  # the others are chosen by options of these
+            more = ", lm_eval/<name of lm-evaluation-harness>" if group == "tasks" else ""
+            line = f"{group}: {', '.join(options_of(group))}{more}"
+            yield textwrap.fill(line, width, subsequent_indent="    ", break_on_hyphens=False)

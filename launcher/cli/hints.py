@@ -1,0 +1,108 @@
+"""What works instead of an option or a key that does not exist: where a key belongs, what a name means elsewhere."""
+
+from __future__ import annotations
+
+import difflib
+import shlex
+from collections.abc import Iterator, Sequence
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import get_args, get_type_hints
+
+from launcher.pipeline.config import Run
+from launcher.settings.component import COMPONENTS
+
+ELSEWHERE = {
+    "engine": {
+        "hf": "engine=huggingface",
+        "transformers": "engine=huggingface",
+        "nemo": "engine=megatron",
+        "mcore": "engine=megatron",
+        "megatron_core": "engine=megatron",
+        "vllm": "backend=command 'backend.command=\"vllm serve {checkpoint} --port {port}\"'",
+        "sglang": "backend=command, see docs/servers.md",
+        "nim": "backend=command, see docs/servers.md",
+    },
+    "backend": {
+        "triton": "backend=pytriton",
+        "embedded": "backend=inline",
+        "local": "backend=inline",
+        "url": "backend=external backend.url=<url>",
+        "openai": "backend=external backend.url=<url>",
+        "vllm": "backend=command 'backend.command=\"vllm serve {checkpoint} --port {port}\"'",
+        "sglang": "backend=command, see docs/servers.md",
+        "nim": "backend=command, see docs/servers.md",
+    },
+    "adapters": {"cache": "adapters=[caching]", "logging": "adapters=[request_log,response_log]"},
+    "mode": {"compare": "launcher compare RUN RUN", "gate": "launcher gate RUN --policy FILE", "eval": "mode=run"},
+    "parallelism": {"tp2": "parallelism=tensor2", "pp2": "parallelism=pipeline2"},
+}
+"""Names that other programs have for an option of a group, and what chooses it here."""
+LISTED = ("adapters.", "tasks.")
+"""Groups whose keys stand below the name of an option."""
+MOST = 3
+"""The most keys that a hint names."""
+
+
+def for_option(group: str, option: str) -> str:
+    """Return what chooses what ``<group>=<option>`` seems to mean; empty where nothing is known."""
+    return ELSEWHERE.get(group, {}).get(option.lower(), "")
+
+
+def for_override(override: str) -> str:
+    """Return what chooses a model that is given by its path, which Hydra's grammar cannot read."""
+    key, _, value = override.partition("=")
+    return _checkpoint(value) if key == "model" and "/" in value else ""
+
+
+def for_model(group: str, option: str, options: Sequence[str]) -> str:
+    """Say that ``model=`` has no such option, and what chooses the model: its path, or one of the options."""
+    path = model_path(group, option)
+    if "/" in path or Path(path).exists():
+        return f"no such option; write {_checkpoint(path)}"
+    close = difflib.get_close_matches(path, options, n=1)
+    guess = f" (did you mean {close[0]}?)" if close else ""
+    listed = ", ".join(options)
+    return f"no such option{guess}; expected one of {listed}, or for a checkpoint {_checkpoint('<folder>')}"
+
+
+def model_path(group: str, option: str) -> str:
+    """Return the value of ``model=``, of which Hydra takes all but the last part for a group."""
+    return option if group == "model" else f"{group.removeprefix('model/')}/{option}"
+
+
+def _checkpoint(path: str) -> str:
+    return f"model=checkpoint {shlex.quote(f'model.path={path}') if ' ' in path else f'model.path={path}'}"
+
+
+def for_key(full_key: str, chosen: Sequence[str]) -> str:
+    """Return where a key that does not exist belongs: to another option of its group, or below another key.
+
+    ``chosen`` are the keys that stand beside it: in a list of components, the names of the chosen ones.
+    """
+    head, _, name = full_key.rpartition(".")
+    owners = [path for path, kind in COMPONENTS.items() if path.startswith(f"{head}/") and name in _names(kind)]
+    if f"{head}." in LISTED and owners:
+        return f"it is a key of one of them: {' or '.join(f'{head}.{each}.{name}' for each in list(chosen)[:MOST])}"
+    if head and owners:
+        return f"{name} is a key of {' and '.join(path.replace('/', '=') for path in owners[:MOST])}"
+    found = [key for key in _keys(Run, "") if key.rpartition(".")[2] == name and not key.startswith(LISTED)]
+    found.sort(key=lambda key: not key.startswith("evaluate."))
+    return f"did you mean {' or '.join(found[:MOST])}?" if found and not head else ""
+
+
+def _names(kind: type) -> set[str]:
+    return {field.name for field in fields(kind)} if is_dataclass(kind) else set()
+
+
+def _keys(kind: type, prefix: str) -> Iterator[str]:
+    """Yield the full keys of a settings class and of those below it; for a group, those of all of its options."""
+    hints = get_type_hints(kind)
+    for name in (field.name for field in fields(kind)):
+        yield f"{prefix}{name}"
+        options = [] if prefix else [option for path, option in COMPONENTS.items() if path.startswith(f"{name}/")]
+        inner = next((part for part in (hints[name], *get_args(hints[name])) if is_dataclass(part)), None)
+        if options:
+            yield from dict.fromkeys(f"{name}.{key}" for option in options for key in sorted(_names(option)))
+        elif isinstance(inner, type):
+            yield from _keys(inner, f"{prefix}{name}.")

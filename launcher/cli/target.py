@@ -1,0 +1,47 @@
+"""What a command is about, as settings: the URL of a server, a checkpoint's path, or the name of a model's option."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
+from launcher.cli.commands import parser
+from launcher.cli.options import options_of
+from launcher.core.errors import UserError
+from launcher.settings.overrides import quote_if_needed
+
+URL = re.compile(r"https?://", re.IGNORECASE)
+
+
+def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | None = None) -> list[str]:
+    """Return the settings that ``launcher COMMAND TARGET [--tasks A,B] [KEY=VALUE ...]`` stands for.
+
+    ``tasks`` are those without ``--tasks``, None for the default ones. Raises `UserError`, and `SystemExit` after
+    ``--help``.
+    """
+    asked = parser(command)
+    asked.add_argument("target", metavar="TARGET", help="a server's URL, a checkpoint's path, or a model's option")
+    asked.add_argument("--tasks", metavar="A,B", help="the tasks, separated by commas")
+    asked.add_argument("--config-dir", metavar="FOLDER", help="a folder of option files of your own")
+    asked.add_argument("-m", "--multirun", action="store_true", help="a sweep over the settings with several values")
+    asked.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings to change")
+    given = asked.parse_intermixed_args(list(arguments))
+    chosen = given.tasks if given.tasks is not None else tasks
+    listed = [f"tasks=[{chosen}]"] if chosen is not None else []
+    flags = ["--config-dir", given.config_dir] if given.config_dir else []
+    flags += ["--multirun"] if given.multirun else []
+    return [*flags, f"mode={mode}", *_of(command, given.target), *listed, *given.overrides]
+
+
+def _of(command: str, target: str) -> list[str]:
+    if not target:
+        raise UserError(
+            f"{command}: TARGET is empty; expected a server's URL, a checkpoint's path, or a model's option"
+        )
+    if URL.match(target):
+        url = target if urlsplit(target).path.strip("/") else f"{target.rstrip('/')}/v1"
+        return ["backend=external", f"backend.url={quote_if_needed(url)}"]
+    if target in options_of("model"):
+        return [f"model={target}"]
+    return ["model=checkpoint", f"model.path={quote_if_needed(target)}"]

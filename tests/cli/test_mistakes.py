@@ -1,0 +1,118 @@
+"""Command lines that people get wrong: one line, which ends with what works."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher.cli.main import dispatch
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with folders that are no whole checkpoints, and an empty cache of Hugging Face's."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
+    for name in ("t/empty", "t/step=100", "t/gemma", "t/noweights"):
+        (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "t/gemma/config.json").write_text(
+        json.dumps({"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]})
+    )
+    sizes = {
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 1,
+        "intermediate_size": 8,
+        "vocab_size": 9,
+    }
+    (tmp_path / "t/noweights/config.json").write_text(json.dumps({"model_type": "llama", **sizes}))
+    return tmp_path
+
+
+VLLM = "backend=command 'backend.command=\"vllm serve {checkpoint} --port {port}\"'"
+CHECKPOINT = "model=checkpoint model.path="
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["model=my_model"], ["model=my_model: no such option", f"tiny, or for a checkpoint {CHECKPOINT}<folder>"]),
+        (["model=tinny"], ["(did you mean tiny?)"]),
+        (["model=/ckpt/my_model"], [f"model=/ckpt/my_model: no such option; write {CHECKPOINT}/ckpt/my_model"]),
+        (["model=t/empty"], [f"model=t/empty: no such option; write {CHECKPOINT}t/empty"]),
+        (["model=t"], [f"write {CHECKPOINT}t"]),
+        (["model=/ckpt/step=100"], [f"model=/ckpt/step=100: no such option; write {CHECKPOINT}/ckpt/step=100"]),
+        (["model=checkpoint"], ["model.path: engine=megatron needs a checkpoint; give model.path=<folder>"]),
+        (["model=checkpoint", "model.path=t/empty"], ["t/empty: not a checkpoint of a known layout"]),
+        (["model=checkpoint", "model.path=t/step=100"], ["t/step=100: not a checkpoint of a known layout"]),
+        (
+            ["model=checkpoint", "model.path=t/gemma"],
+            ["model_type is 'gemma2'", "supported: llama", "engine=huggingface"],
+        ),
+        (["model=checkpoint", "model.path=t/noweights"], ["t/noweights/model.safetensors: missing"]),
+        (
+            ["model=checkpoint", "model.path=meta-llama/Llama-3.1-8B"],
+            ["hf download meta-llama/Llama-3.1-8B --local-dir Llama-3.1-8B, then model.path=Llama-3.1-8B"],
+        ),
+        (["backend.url=http://127.0.0.1:8000/v1"], ["backend.url: no such key; url is a key of backend=external"]),
+        (["backend.replicas=2"], ["replicas is a key of backend=ray"]),
+        (["cluster.partition=gpu"], ["partition is a key of cluster=slurm"]),
+        (["limit=10"], ["limit: no such key; did you mean evaluate.limit"]),
+        (["temperature=0"], ["did you mean evaluate.temperature?"]),
+        (["tensor=2"], ["did you mean parallelism.tensor?"]),
+        (["tasks.fewshot=5"], ["tasks.addition.fewshot or tasks.capitals.fewshot"]),
+        (["task=[addition]"], ["task: no such key (did you mean tasks?)"]),
+        (["tasks.arc_easy.limit=5"], ["arc_easy is not chosen; tasks=[arc_easy] chooses it"]),
+        (["engine=hf"], ["engine=hf: no such option; write engine=huggingface"]),
+        (["engine=megatorn"], ["(did you mean megatron?)"]),
+        (["engine=vllm"], [f"write {VLLM}"]),
+        (["backend=vllm"], [f"write {VLLM}"]),
+        (["backend=triton"], ["write backend=pytriton"]),
+        (["backend=external"], ["backend.url: a value is required"]),
+        (["parallelism=tensor4"], ["(did you mean tensor2?)"]),
+        (["adapters=[retry,cache]"], ["write adapters=[caching]"]),
+        (["adapters.caching.folder=x"], ["caching is not chosen; adapters=[caching] chooses it"]),
+        (["evaluate.limit=ten"], ["evaluate.limit: Value 'ten'", "expected a whole number"]),
+        (["evaluate.limit=-1"], ["evaluate.limit is -1; must be at least 1"]),
+        (["evaluate.temprature=0.5"], ["(did you mean temperature?)"]),
+        (["evaluate.temperature=0,0.7"], ["several values; sweep over them with -m"]),
+        (["-m", "evaluate.temperature=0", "0.7"], ["0.7: expected", "commas join the values of a sweep: key=1,2"]),
+        (["--model", "tiny"], ["--model: no such flag", "a setting has no dashes: model=<value>"]),
+        (["backend=command"], ["backend.command: a value is required"]),
+        (["backend=command", 'backend.command="vllm serve x"'], ["has no {port}"]),
+        (["objective=addition.acc"], ["no such metric; expected one of addition.exact_match"]),
+        (["validate.skip=[foo]"], ["there is no check 'foo'; expected one of ready"]),
+    ],
+)
+def test_a_mistake_is_one_line_with_what_works(
+    words: list[str], told: list[str], folder: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    assert dispatch([*words, "mode=plan"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert [part for part in told if part not in line] == []
+    assert list(folder.iterdir()) == [folder / "t"]
+
+
+@pytest.mark.parametrize(
+    ("mode", "told"),
+    [("srve", "expected one of"), ("compare", "write launcher compare RUN RUN"), ("eval", "write mode=run")],
+)
+def test_a_mode_that_is_none(mode: str, told: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    assert dispatch([f"mode={mode}"]) == 1
+    (line,) = capfd.readouterr().err.splitlines()
+    assert told in line
+
+
+@pytest.mark.parametrize("words", [["tasks=arc_easy"], ["adapters=retry"], ["tasks=[addition,addition]"]])
+def test_what_is_not_wrong_works(words: list[str], folder: Path) -> None:
+    assert dispatch([*words, "mode=plan"]) == 0
+
+
+def test_a_model_in_the_cache_of_a_hub_is_found(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    snapshot = folder / "hub/models--org--name/snapshots/abc"
+    snapshot.mkdir(parents=True)
+    (snapshot / "config.json").write_text("{}")
+    assert dispatch(["model=checkpoint", "model.path=org/name", "mode=plan"]) == 1
+    assert f"a copy of this model is in the Hugging Face cache: model.path={snapshot}" in capfd.readouterr().err

@@ -1,0 +1,70 @@
+"""``launcher eval|serve|check TARGET``: the settings that they stand for."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from launcher.cli import commands
+from launcher.cli.main import dispatch
+
+
+@pytest.mark.parametrize(
+    ("words", "settings"),
+    [
+        (["eval", "tiny"], ["mode=run", "model=tiny"]),
+        (["eval", "/ckpt/step=100"], ["mode=run", "model=checkpoint", "model.path='/ckpt/step=100'"]),
+        (
+            ["eval", "http://127.0.0.1:8000", "--tasks", "addition,capitals"],
+            ["mode=run", "backend=external", "backend.url=http://127.0.0.1:8000/v1", "tasks=[addition,capitals]"],
+        ),
+        (
+            ["check", "HTTPS://host/prefix/v1", "validate.timeout_s=5"],
+            [
+                "mode=validate",
+                "backend=external",
+                "backend.url=HTTPS://host/prefix/v1",
+                "tasks=[]",
+                "validate.timeout_s=5",
+            ],
+        ),
+        (["serve", "tiny", "backend.port=8000"], ["mode=serve", "model=tiny", "tasks=[]", "backend.port=8000"]),
+        (
+            ["eval", "evaluate.seed=1,2", "tiny", "-m", "--config-dir", "my conf"],
+            ["--config-dir", "my conf", "--multirun", "mode=run", "model=checkpoint"],
+        ),
+    ],
+)
+def test_a_target_becomes_settings(words: list[str], settings: list[str]) -> None:
+    found = commands.run(words[0], words[1:])
+    assert isinstance(found, list)
+    assert found[: len(settings)] == settings
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["eval"], "eval: the following arguments are required: TARGET"),
+        (["serve", ""], "serve: TARGET is empty; expected a server's URL, a checkpoint's path, or a model's option"),
+        (["check", "nowhere"], "nowhere: no such file or folder"),
+        (["eval", "tiny", "--tusks", "a"], "eval: unrecognized arguments: --tusks"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    words: list[str], line: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert dispatch(words) == 1
+    errors = capfd.readouterr().err.splitlines()
+    assert errors[-1].startswith(f"launcher: {line}")
+
+
+def test_a_command_runs_what_it_stands_for(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    words = ["eval", "none", "--tasks", "addition", "engine=echo", "evaluate.limit=2", f"hydra.run.dir={folder}"]
+    assert dispatch(words) == 0
+    found = json.loads((folder / "results.json").read_text())
+    assert list(found["run"]["config"]["tasks"]) == ["addition"]
+    assert found["endpoint"]["engine"] == "echo"
