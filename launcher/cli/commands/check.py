@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launcher.cli.target import settings
+from launcher.cli.commands.target import settings
 
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
