@@ -7,7 +7,7 @@ import re
 from dataclasses import fields, replace
 from typing import Any
 
-from launcher.core import shared_texts
+from launcher.core import exact_json, shared_texts
 from launcher.core.types import Json, Record, Status
 
 SEVERAL = {"requests": "request", "responses": "response"}
@@ -82,7 +82,7 @@ def key_of(line: bytes) -> str:
 def from_line(line: bytes) -> Record:
     """Return the record of a line. Raises `ValueError` for anything else."""
     try:
-        values = json.loads(line)
+        values = exact_json.loads(line)
     except RecursionError:
         raise ValueError("JSON that is too deep") from None
     if not isinstance(values, dict):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from array import array
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from launcher.core.errors import ResumeError
+from launcher.core.key_table import KeyTable
 from launcher.core.lines import Tail, whole_lines
 from launcher.core.records import from_line, key_of
 from launcher.core.types import Record
@@ -97,14 +99,34 @@ class RunFolder:
 
         Raises `ResumeError` as `record_lines` does.
         """
+        return (record for _, record in self.placed_records())
+
+    def placed_records(self) -> Iterator[tuple[int, Record]]:
+        """Yield `records`, each with the number of bytes before its line, for `lines_at`."""
         if not self.samples.exists():
             return
         with _reading(self.samples), self.samples.open("rb") as file:  # one file, also if its writer replaces it
-            last = {key: number for number, key in enumerate(_read(key_of, self.samples, whole_lines(file)))}
+            earlier = _superseded(_read(key_of, self.samples, whole_lines(file)))
             file.seek(0)
-            for number, record in enumerate(_read(from_line, self.samples, whole_lines(file))):
-                if last.get(record.key, number) == number:
-                    yield record
+            start = 0
+            for number, (line, record) in enumerate(_read(_with_line, self.samples, whole_lines(file))):
+                if number not in earlier:
+                    yield start, record
+                start += len(line)
+
+    def samples_version(self) -> tuple[int, ...] | None:
+        """Return what changes with ``samples.jsonl``; None if there is no such file."""
+        if not self.samples.exists():
+            return None
+        found = self.samples.stat()
+        return found.st_ino, found.st_size, found.st_mtime_ns
+
+    def lines_at(self, starts: Iterable[int]) -> Iterator[bytes]:
+        """Yield the lines of ``samples.jsonl`` that begin after so many bytes."""
+        with _reading(self.samples), self.samples.open("rb") as file:
+            for start in starts:
+                file.seek(start)
+                yield file.readline()
 
     def counts(self, adapter: str) -> Path:
         """Return the file with the counts of an adapter."""
@@ -117,14 +139,28 @@ class SampleCounter:
     def __init__(self, folder: Path) -> None:
         self._path = RunFolder(folder).samples
         self._tail = Tail(self._path)
-        self._keys: set[str] = set()
+        self._keys = KeyTable()
 
     def count(self) -> int:
         """Return how many there are by now. Raises `ResumeError` for a damaged line."""
         with _reading(self._path):
             new = self._tail.lines()
-        self._keys |= set(_read(key_of, self._path, new))
+        for key in _read(key_of, self._path, new):
+            self._keys.add(key)
         return len(self._keys)
+
+
+def _superseded(keys: Iterable[str]) -> set[int]:
+    """Return the numbers, from 0, of the lines whose sample has a later one."""
+    table, last, found = KeyTable(), array("I"), set[int]()
+    for number, key in enumerate(keys):
+        place = table.add(key)
+        if place < len(last):
+            found.add(last[place])
+            last[place] = number
+        else:
+            last.append(number)
+    return found
 
 
 def _with_line(line: bytes) -> tuple[bytes, Record]:

@@ -137,11 +137,16 @@ class Journal:
         if not self.path.exists():
             return
         # A copy: what the session that held the lease before still writes goes to the old file.
-        replace(self.path, (line for line, _ in self._folder.record_lines()))
-        for number, (line, record) in enumerate(self._folder.record_lines()):
+        replace(self.path, self._noted(counted))
+
+    def _noted(self, counted: int) -> Iterator[bytes]:
+        """Yield the lines, and note what each of them says."""
+        for number, (given, record) in enumerate(self._folder.record_lines()):
+            line = redact_bytes(given)
             self._record_span(record, len(line))
             self.spent.update(record.spent or {} if number >= counted else {})
             (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
+            yield line
 
     def _check(self, max_age_s: float = 0.0) -> None:
         if self._lease is not None:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Pause, TaskResult
+from launcher.core.types import Json, Pause, Record, TaskResult
 from launcher.evaluate import journal
 from launcher.evaluate.statistics import summarize
+from launcher.stats.overview import Overview
 from launcher.tasks.base import Task
 
 
@@ -19,6 +20,7 @@ class Outcome:
 
     ``stopped`` says why samples were left unasked, if the server did not come back. ``pauses`` are those of every
     session. ``item_changes`` counts, for each task whose items have changed, the samples kept, asked again and removed.
+    ``overview`` is what the report shows of the samples.
     """
 
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
@@ -26,6 +28,7 @@ class Outcome:
     stopped: str | None = None
     pauses: tuple[Pause, ...] = ()
     item_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    overview: Overview | None = field(default=None, compare=False)
 
 
 def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
@@ -39,6 +42,16 @@ def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     if facts is None:
         return Outcome()
     metrics = {name: task.metrics for name, task in tasks.items()}
-    found = summarize(RunFolder(folder).records(), facts.get("totals", {}), metrics)
+    overview = Overview(RunFolder(folder).samples_version())
+    found = summarize(_seen(RunFolder(folder).placed_records(), overview), facts.get("totals", {}), metrics)
     pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
-    return Outcome(found, facts.get("throughput", {}), facts.get("stopped"), pauses, facts.get("item_changes", {}))
+    return Outcome(
+        found, facts.get("throughput", {}), facts.get("stopped"), pauses, facts.get("item_changes", {}), overview
+    )
+
+
+def _seen(placed: Iterable[tuple[int, Record]], overview: Overview) -> Iterator[Record]:
+    """Yield the records, each of which is read once for the statistics and the report."""
+    for start, record in placed:
+        overview.add(start, record)
+        yield record

@@ -58,7 +58,7 @@ def evaluate(
             run_async(asking)
     finally:
         found = outcome.read(folder, run.tasks)
-        record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
+        record.take(found)
         if found.item_changes:
             record.run["item_changes"] = found.item_changes
         record_failures(record, folder)

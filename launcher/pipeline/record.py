@@ -6,10 +6,15 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 from launcher.core.types import Check, Endpoint, Json, Pause, Report, TaskResult
+from launcher.stats.overview import Overview
 from launcher.tasks.base import Task
 from launcher.tasks.group import Group, aggregate
+
+if TYPE_CHECKING:
+    from launcher.evaluate.outcome import Outcome
 
 
 @dataclass
@@ -17,6 +22,7 @@ class RunRecord:
     """The results as they come in; `report` freezes them.
 
     ``run`` holds the configuration and the versions, ``declared`` the tasks of the run, ``groups`` its groups of tasks.
+    ``overview`` is what the report shows of the samples, where they were read.
     """
 
     run: dict[str, Json]
@@ -29,6 +35,12 @@ class RunRecord:
     throughput: Mapping[str, Json] = field(default_factory=dict)
     pauses: tuple[Pause, ...] = ()
     timings: dict[str, float] = field(default_factory=dict)
+    overview: Overview | None = None
+
+    def take(self, found: Outcome) -> None:
+        """Take over the results of an evaluation."""
+        self.tasks, self.throughput, self.pauses = found.tasks, found.throughput, found.pauses
+        self.overview = found.overview
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -51,8 +51,8 @@ def reporting(record: RunRecord, folder: Path) -> Iterator[ExitStatus]:
     """
     from launcher.evaluate.outcome import read
 
-    exit_status, before = ExitStatus(), read(folder, record.declared)
-    record.tasks, record.throughput, record.pauses = before.tasks, before.throughput, before.pauses
+    exit_status = ExitStatus()
+    record.take(read(folder, record.declared))
     try:
         yield exit_status
         if exit_status.lease is not None:
@@ -96,6 +96,6 @@ def publish(record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:
 
     report = record.report(exit_status.status, exit_status.reason)
     results.write(report, folder)
-    page.write(report, folder)
+    page.write(report, folder, record.overview)
     if exit_status.status != "error":
         terminal.print_report(replace(report, reason=None), folder, Console())

@@ -180,7 +180,7 @@ def _rescore(
             run_async(scoring)
     finally:
         found = outcome.read(lease.folder, run.tasks)
-        record.tasks, record.throughput, record.pauses = found.tasks, found.throughput, found.pauses
+        record.take(found)
     write_lm_eval(run, record.endpoint, lease.folder)
     check_coverage(
         record.tasks,

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from launcher.core.types import Direction, MetricResult, TaskResult
 from launcher.report.formatting import bounded, duration, number, plural
-from launcher.stats.quantiles import quantile
+from launcher.stats.distribution import Distribution
 
 BINS = 40
 
@@ -127,33 +127,33 @@ def _nice(span: float, parts: int = 4) -> float:
     return next(factor * power for factor in (1, 2, 5, 10) if factor * power >= rough * 0.999)
 
 
-def histogram(latencies: Sequence[float]) -> Histogram | None:
+def histogram(latencies: Distribution) -> Histogram | None:
     """Lay out the distribution of ``latencies`` (seconds); None if there are none."""
-    if not latencies:
+    if not latencies.count:
         return None
-    ordered = sorted(latencies)
-    axis = _latency_axis(ordered)
-    marks = tuple(_mark(axis, f"p{round(share * 100)}", quantile(ordered, share)) for share in (0.5, 0.9, 0.99))
-    return Histogram(axis, tuple(_bins(ordered, axis)), tuple(_ticks(axis)), marks, len(ordered))
+    shares = 0.5, 0.9, 0.99
+    found = latencies.quantiles(shares)
+    axis = _latency_axis(latencies.least, found[0], latencies.most)
+    marks = tuple(_mark(axis, f"p{round(share * 100)}", value) for share, value in zip(shares, found, strict=True))
+    return Histogram(axis, tuple(_bins(latencies, axis)), tuple(_ticks(axis)), marks, latencies.count)
 
 
 def _mark(axis: Axis, name: str, seconds: float) -> Mark:
     return Mark(axis.at(seconds), f"{name} {duration(seconds)}")
 
 
-def _latency_axis(ordered: Sequence[float]) -> Axis:
+def _latency_axis(low: float, median: float, high: float) -> Axis:
     """A logarithmic axis if the slowest took more than ten times the median, which would squeeze the rest."""
-    low, high = ordered[0], ordered[-1]
-    if low > 0 and high > 10 * quantile(ordered, 0.5):
+    if low > 0 and high > 10 * median:
         return Axis(low / 1.05, high * 1.05, log=True)
     margin = (high - low) * 0.02 or max(high * 0.1, 1e-3)
     return Axis(max(0.0, low - margin), high + margin)
 
 
-def _bins(ordered: Sequence[float], axis: Axis) -> Iterator[Bin]:
+def _bins(latencies: Distribution, axis: Axis) -> Iterator[Bin]:
     counts = [0] * BINS
-    for seconds in ordered:
-        counts[min(BINS - 1, int(axis.at(seconds) / 100 * BINS))] += 1
+    for seconds, times in latencies.weights():
+        counts[min(BINS - 1, int(axis.at(seconds) / 100 * BINS))] += times
     width = 100 / BINS
     for place, count in enumerate(counts):
         if count:

@@ -16,7 +16,8 @@ from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import GroupResult, Json, Report, Status
 from launcher.report import charts, checks, formatting, results, samples
-from launcher.stats.quantiles import quantile
+from launcher.stats.distribution import Distribution
+from launcher.stats.overview import Group, Overview
 
 HERE = Path(__file__).parent
 
@@ -30,10 +31,15 @@ VERDICTS = {
 """What each status of a report says to a reader."""
 
 
-def write(report: Report, folder: Path) -> Path:
-    """Write ``report.html`` into ``folder``, with the samples of the ``samples.jsonl`` there; return its path."""
-    gathered = samples.gather(folder)
-    return replace(RunFolder(folder).report, render("report.html.j2", {**_run(report), **_samples(gathered)}))
+def write(report: Report, folder: Path, overview: Overview | None = None) -> Path:
+    """Write ``report.html`` into ``folder``, with the samples of the ``samples.jsonl`` there; return its path.
+
+    ``overview`` is that of this file, where it was read before and has not changed since.
+    """
+    if overview is None or overview.version != RunFolder(folder).samples_version():
+        overview = samples.gather(folder)
+    values = {**_run(report), **_samples(overview, samples.rows(folder, overview))}
+    return replace(RunFolder(folder).report, render("report.html.j2", values))
 
 
 def render(template: str, values: Mapping[str, object]) -> str:
@@ -74,22 +80,19 @@ def _members(report: Report, group: GroupResult) -> list[charts.ScoreRow]:
     return charts.score_rows({name: report.results[name] for name in group.members if name in report.results})
 
 
-def _samples(gathered: samples.Samples) -> dict[str, object]:
-    rows, lost = gathered.shown()
-    every = [seconds for task in gathered.latencies.values() for seconds in task]
+def _samples(overview: Overview, rows: samples.Rows) -> dict[str, object]:
     return {
-        "samples": gathered,
-        "shown": len(rows),
-        "shown_lost": lost,
-        "data": embed(rows),
-        "histogram": charts.histogram(every),
-        "latencies": {task: _percentiles(values) for task, values in gathered.latencies.items()},
+        "total": overview.total,
+        "shown": len(rows.texts),
+        "shown_groups": [(group.value, rows.counts[group], overview.counts[group]) for group in Group],
+        "data": embed(rows.texts),
+        "histogram": charts.histogram(overview.latency),
+        "latencies": {task: _percentiles(found) for task, found in overview.latencies.items()},
     }
 
 
-def _percentiles(values: list[float]) -> list[float]:
-    ordered = sorted(values)
-    return [quantile(ordered, share) for share in (0.5, 0.9, 0.99, 1.0)]
+def _percentiles(latencies: Distribution) -> list[float]:
+    return [*latencies.quantiles((0.5, 0.9, 0.99)), latencies.most]
 
 
 def _title(report: Report) -> str:

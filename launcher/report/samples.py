@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import json
-import math
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-from launcher.core.records import to_json
-from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Record, Status
-from launcher.report.results import encode, well_formed
+import orjson
 
-ROWS = 5_000
-"""At most this many samples are embedded in a page."""
-CHARACTERS = 24_000_000
-"""At most about this much JSON is embedded in a page."""
-RESERVED = 500
-"""Rows kept for scored samples when those that were not scored could fill the whole table."""
+from launcher.core.records import from_line, to_json
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Json, Record
+from launcher.report.results import encode, well_formed
+from launcher.stats.overview import Group, Overview
+
+CHARACTERS = 6_000_000
+"""At most this much JSON is embedded in a page."""
 TEXT = 20_000
 """A longer text is cut in the middle."""
 ITEMS = 200
@@ -33,68 +32,50 @@ COLUMNS = (
 )  # fmt: skip
 
 
-@dataclass
-class RowBuffer:
-    """The first rows of one kind, as JSON texts with their line numbers, until it is full."""
+@dataclass(frozen=True)
+class Rows:
+    """The samples that a page shows, as JSON texts in the order of the file, and how many of each group these are.
 
-    rows: list[tuple[int, str]] = field(default_factory=list)
-    characters: int = 0
-    seen: int = 0
-
-    def add(self, line: int, record: Record) -> None:
-        self.seen += 1
-        if len(self.rows) < ROWS and self.characters < CHARACTERS:
-            row = _row(record)
-            self.rows.append((line, row))
-            self.characters += len(row)
-
-    def first(self, rows: int, characters: int) -> list[tuple[int, str]]:
-        """Return the first rows that fit into ``rows`` and ``characters``."""
-        fitting: list[tuple[int, str]] = []
-        for line, text in self.rows[: max(0, rows)]:
-            characters -= len(text)
-            if characters < 0:
-                break
-            fitting.append((line, text))
-        return fitting
-
-
-@dataclass
-class Samples:
-    """What the page needs of ``samples.jsonl``: a subset of its rows, and the latencies of all.
-
-    ``latencies`` are seconds by task, of every sample that was answered.
+    A text is the line of the sample, or what is left of a long one.
     """
 
-    scored: RowBuffer = field(default_factory=RowBuffer)
-    lost: RowBuffer = field(default_factory=RowBuffer)
-    latencies: dict[str, list[float]] = field(default_factory=dict)
-
-    @property
-    def total(self) -> int:
-        return self.scored.seen + self.lost.seen
-
-    def shown(self) -> tuple[list[str], int]:
-        """Return the rows to embed, in the file's order, and how many of them were not scored.
-
-        Samples that were not scored come first; at least `RESERVED` rows and a fifth of the space stay for scored
-        ones, if there are any. The rest is filled with the first scored samples of the file.
-        """
-        spared = min(RESERVED, self.scored.seen)
-        lost = self.lost.first(ROWS - spared, CHARACTERS * 4 // 5 if spared else CHARACTERS)
-        left = CHARACTERS - sum(len(row) for _, row in lost)
-        rows = sorted(lost + self.scored.first(ROWS - len(lost), left))
-        return [row for _, row in rows], len(lost)
+    texts: list[str]
+    counts: dict[Group, int]
 
 
-def gather(folder: Path) -> Samples:
+def gather(folder: Path) -> Overview:
     """Read the samples of a run folder once. Raises `ResumeError` for a damaged line."""
-    samples = Samples()
-    for line, record in enumerate(RunFolder(folder).records()):
-        rows = samples.scored if record.status is Status.scored else samples.lost
-        rows.add(line, record)
-        _time(record, samples.latencies)
-    return samples
+    overview = Overview(RunFolder(folder).samples_version())
+    for start, record in RunFolder(folder).placed_records():
+        overview.add(start, record)
+    return overview
+
+
+def rows(folder: Path, overview: Overview) -> Rows:
+    """Return the samples to show, as far as they fit: each group may fill what those before it leave.
+
+    Raises `ResumeError`, also for a file that was replaced since it was read.
+    """
+    found, counts, left = list[tuple[int, str]](), dict.fromkeys(Group, 0), CHARACTERS
+    chosen = {group: starts for group, starts in overview.chosen().items() if starts}
+    for place, (group, starts) in enumerate(chosen.items(), 1):
+        spared = (len(chosen) - place) * CHARACTERS // 5
+        for start, text in zip(starts, map(_text, RunFolder(folder).lines_at(starts)), strict=True):
+            if len(text) > left - spared:
+                break
+            found.append((start, text))
+            counts[group] += 1
+            left -= len(text)
+    return Rows([text for _, text in sorted(found)], counts)
+
+
+def _text(line: bytes) -> str:
+    """Return a line as it is if it is short and strict JSON, else its record with shorter fields."""
+    if len(line) <= TEXT:
+        with suppress(ValueError):
+            orjson.loads(line)
+            return line.decode().rstrip("\n")
+    return _row(from_line(line))
 
 
 def _row(record: Record) -> str:
@@ -161,9 +142,3 @@ def _cut(text: str) -> str:
     head, tail = text[: TEXT * 3 // 4], text[-TEXT // 4 :]
     left_out = len(text) - len(head) - len(tail)
     return f"{head}\n\n[… {left_out:,} characters left out here; {RunFolder.samples} has them all …]\n\n{tail}"
-
-
-def _time(record: Record, latencies: dict[str, list[float]]) -> None:
-    """Keep the latency of a sample that got an answer."""
-    if record.status is not Status.failed and math.isfinite(record.latency_s) and record.latency_s >= 0:
-        latencies.setdefault(record.task, []).append(record.latency_s)

@@ -4,9 +4,11 @@ import json
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 
 import pytest
 
+from launcher.core.records import to_line
 from launcher.report import page
 from tests.report.report_records import HOSTILE, choice, hostile, mixed, report, write_samples
 
@@ -118,3 +120,36 @@ def test_a_sample_opens_and_closes(tmp_path):
         "true",
     ]
     assert "<title>tiny-gpt: ok</title>" in document
+
+
+def test_texts_that_a_line_has_once_are_whole_in_the_table(tmp_path):
+    start = "Which of these is it? " * 20
+    prompts = [start + end for end in ("one", "two")]
+    logprobs = {"tokens": [start, "x", "!"], "text_offset": [0, len(start), len(start) + 1], "merged_tokens": 7}
+    choices = [{"index": i, "text": f"{prompt}!", "logprobs": logprobs} for i, prompt in enumerate(prompts)]
+    echoed = choice(0, True)
+    body = echoed.requests[0]["body"] | {"prompt": prompts}
+    ids = body | {"prompt": [[*range(300), i] for i in (1, 2)]}
+    requests = {"texts": body, "ids": ids}
+    records = [
+        replace(echoed, id=name, requests=({"path": "/v1", "body": each},), responses=({"choices": choices},))
+        for name, each in requests.items()
+    ]
+    assert all(b'"shared"' in to_line(one) for one in records)
+    document = shown(
+        tmp_path,
+        records,
+        """
+        const buttons = [...document.querySelectorAll(".toggle")];
+        for (const button of buttons) {
+          button.click();
+          seen.push([...document.querySelectorAll("pre")].map((pre) => pre.textContent));
+          button.click();
+        }
+        """,
+    )
+    texts, tokens = seen(document)[1:]
+    assert set(prompts) <= set(texts)
+    assert "(the prompts, echoed" in "".join(texts)
+    assert json.dumps(start)[1:-1] in "".join(tokens)
+    assert "298,299,2]" in "".join(tokens)

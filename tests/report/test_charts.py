@@ -4,6 +4,7 @@ import pytest
 
 from launcher.core.types import MetricResult, TaskResult
 from launcher.report import charts
+from launcher.stats.distribution import MOST_EXACT, Distribution
 from tests.report.report_records import mixed, task_results
 
 
@@ -45,9 +46,24 @@ def test_a_row_is_described_in_words():
     assert "95 % confidence" in charts.describe(row)
 
 
+def distribution(values):
+    made = Distribution()
+    for value in values:
+        made.add(value)
+    return made
+
+
+def test_of_many_latencies_a_histogram_is_within_one_percent():
+    latencies = [1 + number / MOST_EXACT for number in range(2 * MOST_EXACT)]
+    found = charts.histogram(distribution(latencies))
+    assert found.count == 2 * MOST_EXACT
+    assert sum(int(bin.label.rsplit(": ", 1)[1].split(" ")[0].replace(",", "")) for bin in found.bins) == found.count
+    assert [mark.label for mark in found.percentiles] in (["p50 2.0 s", "p90 2.8 s", "p99 3.0 s"],)
+
+
 def test_a_histogram_holds_every_latency():
     latencies = [0.1 + number / 1000 for number in range(500)]
-    found = charts.histogram(latencies)
+    found = charts.histogram(distribution(latencies))
     assert not found.axis.log
     assert sum(int(bin.label.rsplit(": ", 1)[1].split(" ")[0]) for bin in found.bins) == found.count == 500
     assert max(bin.height for bin in found.bins) == 1
@@ -56,7 +72,7 @@ def test_a_histogram_holds_every_latency():
 
 
 def test_a_long_tail_gets_a_logarithmic_axis_of_few_ticks():
-    found = charts.histogram([0.01, 0.02, 0.02, 0.03, 40.0])
+    found = charts.histogram(distribution([0.01, 0.02, 0.02, 0.03, 40.0]))
     assert found.axis.log
     assert 2 <= len(found.ticks) <= 6
     assert [tick.x for tick in found.ticks] == sorted(tick.x for tick in found.ticks)
@@ -64,13 +80,13 @@ def test_a_long_tail_gets_a_logarithmic_axis_of_few_ticks():
 
 @pytest.mark.parametrize("latencies", [[0.0], [0.0, 0.0], [0.25] * 3, [1e-7, 100.0], [0.0, 100.0]])
 def test_odd_distributions_are_drawn(latencies):
-    found = charts.histogram(latencies)
+    found = charts.histogram(distribution(latencies))
     assert found.bins
     assert len(found.ticks) <= 12
 
 
 def test_without_latencies_there_is_no_histogram():
-    assert charts.histogram([]) is None
+    assert charts.histogram(distribution([])) is None
 
 
 @pytest.mark.parametrize(("x", "anchor"), [(0, "start"), (50, "middle"), (99, "end")])

@@ -6,6 +6,7 @@ import pytest
 
 from launcher.core.types import Check, Endpoint, Pause, Status, TaskResult
 from launcher.report import page, samples
+from launcher.stats.overview import RESERVED, ROWS
 from tests.report.report_records import (
     CHECKS,
     HOSTILE,
@@ -174,11 +175,26 @@ def test_a_page_of_many_samples_holds_some_and_says_which(tmp_path):
     records = mixed(10_000)
     lost = sum(row.status is not Status.scored for row in records)
     found = made(tmp_path, report(records), records)
-    assert len(json.loads(found.data)) == samples.ROWS
+    wrong = sum(row.status is Status.scored and row.scores["exact_match"] == 0 for row in records)
+    assert len(json.loads(found.data)) == ROWS
     assert (
-        f"This page holds 5,000 of the 10,000 samples: {lost} of the {lost} that were not scored, and the first "
-        f"{samples.ROWS - lost:,} of the {10_000 - lost:,} that were."
+        f"This page holds 2,000 of the 10,000 samples: {lost} of the {lost} not scored, "
+        f"{ROWS - lost - RESERVED:,} of the {wrong:,} wrong, "
+        f"{RESERVED} of the {10_000 - lost - wrong:,} right or partly right, "
+        "the first of each in the order of the file. All of them are in samples.jsonl beside it."
     ) in found.words
+
+
+def test_a_page_of_samples_that_were_read_before_is_the_same_and_of_a_changed_file_is_new(tmp_path):
+    records = mixed(20)
+    first = made(tmp_path, report(records), records).data
+    overview = samples.gather(tmp_path)
+    page.write(report(records), tmp_path, overview)
+    assert first in (tmp_path / "report.html").read_text()
+    write_samples(tmp_path, mixed(12, seed=1))
+    page.write(report(records), tmp_path, overview)
+    assert "This page holds" not in (tmp_path / "report.html").read_text()
+    assert (tmp_path / "report.html").read_text().count('"task":') == 12
 
 
 def test_answers_without_token_counts_are_mentioned(tmp_path):

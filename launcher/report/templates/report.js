@@ -3,7 +3,33 @@
 (() => {
   const PAGE = 50;
   const SHOWN = 160;
-  const rows = JSON.parse(document.getElementById("data").textContent);
+  // What a line has in common stands once in it, in `shared`: docs/tasks.md says how.
+  const isTokens = (prompt) => Array.isArray(prompt) && prompt.every((item) => typeof item === "number");
+  const promptsOf = (prompt) => Array.isArray(prompt) && prompt.length && !isTokens(prompt) ? prompt : [prompt];
+  const whole = (row) => {
+    const shared = row.shared;
+    if (!shared) return row;
+    const several = Array.isArray(row.request);
+    const requests = several ? row.request : [row.request];
+    const responses = several ? row.response : [row.response];
+    if (shared.prompt !== undefined) requests.forEach(({ body }) => {
+      const longer = (prompt) => typeof prompt === "string" ? shared.prompt + prompt : shared.prompt.concat(prompt);
+      const made = promptsOf(body.prompt).map(longer);
+      body.prompt = promptsOf(body.prompt) === body.prompt ? made : made[0];
+    });
+    requests.forEach(({ body }, number) => {
+      const choices = body.echo && responses[number] && Array.isArray(responses[number].choices) ? responses[number].choices : [];
+      choices.forEach((choice) => {
+        const prompts = promptsOf(body.prompt);
+        const start = shared.echo ? prompts[Math.floor(choice.index * prompts.length / choices.length)] : shared.text || "";
+        choice.text = start + choice.text;
+        const logprobs = choice.logprobs;
+        if (shared.context && logprobs && logprobs.merged_tokens !== undefined) logprobs.tokens[0] = choice.text.slice(0, logprobs.text_offset[1]);
+      });
+    });
+    return row;
+  };
+  const rows = JSON.parse(document.getElementById("data").textContent).map(whole);
   const at = (id) => document.getElementById(id);
   const controls = {
     task: at("filter-task"), status: at("filter-status"), answer: at("filter-answer"), order: at("order"), search: at("search"),
