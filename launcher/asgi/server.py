@@ -16,61 +16,55 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from launcher.asgi.config import Limits
+from launcher.asgi.logs import file_handler
 from launcher.asgi.protocol import LimitedProtocol, most_connections
 from launcher.core.errors import ServerError, UserError
-from launcher.core.files import append
-from launcher.core.redaction import redact
 
 KEEP_ALIVE_S = 75
 """How long idle connections stay open, so that a client's pool survives a pause between bursts."""
 SHUTDOWN_MARGIN_S = 5.0
 """After the deadline for requests, the time for a stopping server to end its thread."""
-FORMAT = "%(asctime)s %(levelname)s %(message)s"
 
 
-def bind(host: str, port: int) -> socket.socket:
-    """Reserve a port, 0 for any free one, without listening on it yet. Raises `UserError`."""
+def bind(host: str, port: int, group: str = "backend") -> socket.socket:
+    """Reserve a port, 0 for any free one, without listening on it yet; ``group`` has the settings.
+
+    Raises `UserError`.
+    """
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     except socket.gaierror as error:
-        raise UserError(f"backend.host={host}: {error.strerror}; must be an address of this machine") from None
+        raise UserError(f"{group}.host={host}: {error.strerror}; must be an address of this machine") from None
     bound = socket.socket(family, kind, protocol)
     try:
         bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         bound.bind(address)
     except OSError as error:
         bound.close()
-        raise UserError(_why(host, port, error)) from None
+        raise UserError(_why(group, host, port, error)) from None
     return bound
 
 
-def _why(host: str, port: int, error: OSError) -> str:
+def _why(group: str, host: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
-        return f"backend.port={port}: taken by another program; choose another, or backend.port=0 for any free one"
+        return f"{group}.port={port}: taken by another program; choose another, or {group}.port=0 for any free one"
     if error.errno == errno.EACCES:
         return (
-            f"backend.port={port}: not allowed to this user; choose one from 1024, or backend.port=0 for any free one"
+            f"{group}.port={port}: not allowed to this user; choose one from 1024, or {group}.port=0 for any free one"
         )
-    return f"backend.host={host}: cannot listen there ({error.strerror}); must be an address of this machine"
+    return f"{group}.host={host}: cannot listen there ({error.strerror}); must be an address of this machine"
 
 
 @contextmanager
 def server_log(path: Path) -> Iterator[logging.Logger]:
     """Open a log file for one server: its access log, and uvicorn's log lines from the server's thread."""
-    append(path).close()  # creates the file with private permissions
-    handler = logging.FileHandler(path, encoding="utf-8")
-    handler.setFormatter(_Redacting(FORMAT))
+    handler = file_handler(path)
     log = logging.Logger("launcher.server", logging.INFO)
     log.addHandler(handler)
     try:
         yield log
     finally:
         handler.close()
-
-
-class _Redacting(logging.Formatter):
-    def format(self, record: logging.LogRecord) -> str:
-        return redact(super().format(record))
 
 
 @contextmanager

@@ -18,6 +18,7 @@ Serve a NeMo or Megatron checkpoint, validate the endpoint, evaluate it, report.
   (in a checkout: python launch.py ...)"""
 ALSO = """\
   mode=run|serve|validate|plan    plan prints what would happen and starts nothing
+  mode=proxy                      pass requests of any harness on, through the adapters
   mode=watch watch.folder=...     evaluate each checkpoint of a training run as it comes
   mode=score run=<run folder>     score stored answers again, with other settings
   resume=<run folder>             continue an interrupted run

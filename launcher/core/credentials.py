@@ -70,10 +70,10 @@ HTTP_CLIENTS = frozenset({"curl", "wget", "http", "https", "xh"})
 """Programs whose ``-u`` is a name and a password; that of others may be two groups of a system."""
 NO_SECRET = re.compile(
     r"(?:(?:Bearer|Basic|Token)\s+)?"
-    r"(?:[$<{].*|true|false|null|none|no|yes|auto|basic|-?\d{1,5}(?:\.\d*)?|\d+(?:\.\d+){2,}|@?(?:~|\.{1,2})?/.*)",
+    r"(?:[$<{].*|true|false|null|none|no|yes|auto|basic|forward|replace|remove|-?\d{1,5}(?:\.\d*)?|\d+(?:\.\d+){2,}|@?(?:~|\.{1,2})?/.*)",
     re.IGNORECASE,
 )
-"""A value that is no secret itself: a variable, a place in a template, a short number, a version, a path."""
+"""A value that is no secret itself: a variable, a place in a template, a word, a short number, a version, a path."""
 PATH = re.compile(r"@?(?:(?:~|\.{1,2})/|/[^/]+(?:/|\.(?:pem|key|crt|cer|json|ya?ml|toml|txt|env|cfg|conf|ini)$))")
 """How a path begins that is not one word behind a slash."""
 LETTERS_AND_DIGITS = re.compile(r"(?=[\w+=~-]{0,99}\d)(?=[\w+=~-]{0,99}[A-Za-z])[\w+=~]{8,}")

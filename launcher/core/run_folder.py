@@ -58,6 +58,14 @@ class RunFolder:
     triton = File("triton.json")
     """Where Triton's own HTTP and gRPC ports are, while it serves."""
 
+    proxy = File("proxy.json")
+    """Where the proxy is, while it runs."""
+    proxy_key = File("proxy.key")
+    """The key that the proxy's clients send, while it runs; its owner's only."""
+    proxy_log = File("proxy.log")
+    proxy_adapters = File("proxy")
+    """The folder of what the proxy's adapters write."""
+
     judge = File("judge")
     """The folder of the judge's server, with files as those of a run."""
 

@@ -18,6 +18,7 @@ from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
 from launcher.pipeline import components  # noqa: F401  (registers the components)
 from launcher.pipeline.judge import Judge
+from launcher.proxy.settings import Proxy
 from launcher.settings.cluster import Cluster, Local, Slurm
 from launcher.settings.component import name_of
 from launcher.settings.evaluate import Evaluate
@@ -33,6 +34,7 @@ from launcher.tasks.group import Group
 class Mode(Enum):
     """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing.
 
+    ``proxy`` serves and validates, and then passes requests on through the adapters, until Ctrl-C or SIGTERM.
     ``watch`` runs for each checkpoint of a training run, as it comes. ``score`` scores the stored answers of the run
     folder that ``run`` names again. ``status`` and ``cancel`` are about the job that
     was submitted for the folder that ``run`` names.
@@ -42,6 +44,7 @@ class Mode(Enum):
     serve = "serve"
     validate = "validate"
     plan = "plan"
+    proxy = "proxy"
     watch = "watch"
     score = "score"
     status = "status"
@@ -76,6 +79,7 @@ class Run:
     validate: Validate = field(default_factory=Validate)
     evaluate: Evaluate = field(default_factory=Evaluate)
     watch: Watch = field(default_factory=Watch)
+    proxy: Proxy = field(default_factory=Proxy)
 
     @property
     def used_judge(self) -> Judge | None:
@@ -99,6 +103,7 @@ class Run:
         backends = [self.backend, *([self.judge.server] if self.judge is not None else [])]
         keys = [key for backend in backends if (key := getattr(backend, "api_key_env", None))]
         server = [name for backend in backends for name in getattr(backend, "environment_env", {}).values()]
+        keys += [self.proxy.api_key_env] if self.proxy.api_key_env else []
         return list(dict.fromkeys([*keys, *server, *self.adapter_variables().values()]))
 
     def deployment(self, folder: Path) -> Deployment:

@@ -11,6 +11,7 @@ from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.evaluation import check_resumable, evaluate
 from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.provenance import provenance, resume_key
+from launcher.pipeline.proxying import proxy_forever, proxying
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.reporting import reporting
 from launcher.pipeline.scoring import score
@@ -44,7 +45,9 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
             watch(server.endpoint, folder, timing) as health,
         ):
             validate(run, server, needed, record, folder)
-            with endpoint_file(server.endpoint, folder):
+            with endpoint_file(server.endpoint, folder), proxying(run, server.endpoint, record, folder) as proxy:
+                if run.mode is Mode.proxy and proxy is not None:
+                    proxy_forever(proxy, server.endpoint, health)
                 if run.mode is Mode.serve:
                     serve_forever(server.endpoint, health)
                 if run.mode is Mode.run:

@@ -110,17 +110,23 @@ def serve_forever(endpoint: Endpoint, health: Watch) -> None:
     """Serve until Ctrl-C or SIGTERM. Raises `ServerError` if the server dies first."""
     try:
         print(f"serving {one_line(endpoint.model)} at {endpoint.url} (Ctrl-C ends it)", flush=True)
-        _print_outages(health)
+        printer = OutagePrinter(health)
+        while not health.dead.wait(OUTAGE_POLL_S):
+            printer.look()
     except KeyboardInterrupt:
         return
     raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.state().reason}")
 
 
-def _print_outages(health: Watch) -> None:
-    """Print when the server goes away and when it is back, until it is dead."""
-    away = False
-    while not health.dead.wait(OUTAGE_POLL_S):
-        state = health.state()
-        if away is (state.liveness is Liveness.live):
-            away = not away
+class OutagePrinter:
+    """Prints when the server goes away, and when it is back."""
+
+    def __init__(self, health: Watch) -> None:
+        self._health = health
+        self._away = False
+
+    def look(self) -> None:
+        state = self._health.state()
+        if self._away is (state.liveness is Liveness.live):
+            self._away = not self._away
             to_stderr(f"serve: {state.explanation}")

@@ -1,0 +1,104 @@
+"""The proxy in front of a run's endpoint: its files in the run folder, and how it is kept up for ``mode=proxy``."""
+
+from __future__ import annotations
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TypedDict
+
+from launcher.core import files, redaction
+from launcher.core.console import one_line, to_stderr
+from launcher.core.errors import ServerError
+from launcher.core.redaction import reveal
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Endpoint
+from launcher.monitor.health import Watch
+from launcher.pipeline.config import Mode, Run
+from launcher.pipeline.evaluation import deployment_facts
+from launcher.pipeline.record import RunRecord
+from launcher.pipeline.serving import OUTAGE_POLL_S, OutagePrinter
+from launcher.proxy.settings import Authorization, Proxy
+from launcher.proxy.supervisor import Mounted, Supervisor, running
+
+
+class ProxyFile(TypedDict):
+    """``proxy.json``: where the proxy is, and the run that it belongs to."""
+
+    url: str
+    run_url: str
+    run: str
+    model: str
+    pid: int
+    ready_at: str
+
+
+def wants_proxy(run: Run) -> bool:
+    """Tell whether a run has a proxy in front of its endpoint."""
+    return run.mode is Mode.proxy or (run.mode in (Mode.run, Mode.serve) and run.proxy.port is not None)
+
+
+@contextmanager
+def proxying(run: Run, endpoint: Endpoint, record: RunRecord, folder: Path) -> Iterator[Supervisor | None]:
+    """Run the proxy that a run asks for, in front of its endpoint; None if it asks for none. Raises `UserError`."""
+    if not wants_proxy(run):
+        yield None
+        return
+    place = RunFolder(folder)
+    adapters = list(run.adapters.values())
+    mounted = Mounted(endpoint, adapters, deployment_facts(record, endpoint), place.proxy_adapters, place.proxy_log)
+    key = _key(run.proxy)
+    with running(run.proxy, mounted, key) as supervisor, _files(supervisor, endpoint, run.proxy, place):
+        chain = ", ".join(run.adapters) or "none"
+        to_stderr(f"proxy: {supervisor.url} · run {supervisor.run} · adapters {chain}")
+        if key is not None:
+            to_stderr(f"proxy: clients send the key of {run.proxy.api_key_env or place.proxy_key}")
+        yield supervisor
+
+
+def _key(settings: Proxy) -> str | None:
+    """Return the key that clients send: a given one, or a new one."""
+    if settings.api_key_env is not None:
+        return reveal(settings.api_key_env, "proxy.api_key_env")
+    if not settings.require_key or settings.authorization is Authorization.forward:
+        return None
+    return secrets.token_urlsafe(32)
+
+
+@contextmanager
+def _files(supervisor: Supervisor, endpoint: Endpoint, settings: Proxy, place: RunFolder) -> Iterator[None]:
+    """Keep ``proxy.json``, and ``proxy.key`` for a key that was made here, while the proxy runs."""
+    ready_at = datetime.now(UTC).isoformat()
+    facts = ProxyFile(
+        url=supervisor.url, run_url=supervisor.run_url, run=supervisor.run, model=endpoint.model, pid=os.getpid(),
+        ready_at=ready_at,
+    )  # fmt: skip
+    written = {place.proxy: files.install(place.proxy, json.dumps(facts) + "\n")}
+    if supervisor.key is not None:
+        if settings.api_key_env is None:
+            written[place.proxy_key] = files.install(place.proxy_key, supervisor.key + "\n", private=True)
+        redaction.hide(supervisor.key, "proxy key")
+    try:
+        yield
+    finally:
+        for path, identity in written.items():
+            if files.identity(path) == identity:  # not that of a session that took the run over
+                path.unlink(missing_ok=True)
+
+
+def proxy_forever(proxy: Supervisor, endpoint: Endpoint, health: Watch) -> None:
+    """Pass requests on until Ctrl-C or SIGTERM. Raises `ServerError` if the endpoint or the proxy dies first."""
+    try:
+        print(f"proxying {one_line(endpoint.model)} at {proxy.url} (Ctrl-C ends it)", flush=True)
+        printer = OutagePrinter(health)
+        while not health.dead.wait(OUTAGE_POLL_S) and not proxy.dead.is_set():
+            printer.look()
+    except KeyboardInterrupt:
+        return
+    if proxy.dead.is_set():
+        raise ServerError(proxy.reason)
+    raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.state().reason}")

@@ -1,0 +1,212 @@
+"""One request that goes through the adapters: what none of them reads passes as bytes."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
+from dataclasses import dataclass
+
+import orjson
+
+from launcher.adapters.base import Part, closing
+from launcher.asgi.errors import ApiError
+from launcher.core import http
+from launcher.core.connections import Incoming
+from launcher.core.errors import AdapterError, HttpError
+from launcher.core.types import Json, Request, Response
+from launcher.core.unread import Unread
+from launcher.proxy.connection import ClientRequest
+from launcher.proxy.events import EventSplitter
+from launcher.proxy.head import REQUEST_ID, Headers, passed_on, without
+from launcher.proxy.reply import Reply, dumped
+from launcher.proxy.upstream import MAX_ERROR_BYTES, Upstream, error_body
+
+UNSEEN = frozenset(
+    {
+        *(b"accept", b"accept-language", b"user-agent", b"cookie", b"date", b"forwarded", b"from", b"origin"),
+        *(b"referer", b"via", REQUEST_ID, b"traceparent", b"tracestate", b"baggage"),
+    }
+)
+"""Headers that say nothing of what is asked: no adapter sees them, so that equal requests stay equal."""
+UNSEEN_PREFIXES = (b"x-stainless-", b"x-forwarded-", b"sec-")
+REPLACED = frozenset({b"accept-encoding", b"content-type", b"content-encoding"})
+"""Headers of a request that are written again behind the adapters."""
+WRITTEN = [(b"Content-Type", b"application/json"), (b"Accept-Encoding", b"identity")]
+ABOUT_BODY = frozenset(
+    {b"content-type", b"content-encoding", b"etag", b"content-md5", b"digest", b"accept-ranges", b"last-modified"}
+)
+"""Headers of an answer that need not hold for the body that adapters give."""
+QUOTED = 300
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What the adapters of a proxy read, and what they may rewrite."""
+
+    reads: Part
+    rewrites: Part
+
+
+class Exchange:
+    """A request on its way through the adapters, and its answer on the way back."""
+
+    def __init__(self, upstream: Upstream, parts: Parts, request: ClientRequest, sample: str) -> None:
+        self._upstream = upstream
+        self._parts = parts
+        self._given = request
+        self._unseen: list[tuple[bytes, bytes]] = list(WRITTEN)
+        self._parsed: tuple[Json, bytes] | None = None
+        """The last body that came from the endpoint, as JSON and as bytes."""
+        seen = self._split_headers()
+        body = _json_object(request.body) if Part.request in parts.reads else Unread(request.body)
+        self.request = Request(request.head.target.decode("ascii"), body, seen, sample)
+        """What the first adapter gets. Making it raises `ApiError` if adapters cannot read it."""
+
+    def _split_headers(self) -> dict[str, str]:
+        """Return the headers that adapters see, and keep the others for the endpoint."""
+        head, seen = self._given.head, dict[str, str]()
+        for header in head.headers:
+            name = header[0].lower()
+            if name == b"content-encoding" and header[1].strip().lower() != b"identity":
+                raise ApiError(415, "adapters read this request; send it without content-encoding", code="encoded")
+            if name in UNSEEN or name.startswith(UNSEEN_PREFIXES):
+                self._unseen.append(header)
+            elif name not in REPLACED:
+                seen[header[0].decode("latin-1")] = header[1].decode("latin-1")
+        authorization = self._upstream.authorization(head)
+        if authorization is not None and self._upstream.forwards_authorization:
+            seen["Authorization"] = authorization.decode("latin-1")  # an answer for one client is none for another
+        elif authorization is not None:
+            self._unseen.append((b"Authorization", authorization))
+        return seen
+
+    # Behind the adapters
+
+    async def ask(self, request: Request) -> Response:
+        """Ask the endpoint. Raises `HttpError`."""
+        start = time.perf_counter()
+        seen = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers.items()]
+        named = frozenset(name.lower() for name, _ in seen)
+        headers = [*without(self._unseen, named), *seen] if named else self._unseen
+        incoming = await self._upstream.send("POST", request.path, headers, self._body(request))
+        try:
+            return await self._response(incoming, start)
+        except BaseException:
+            incoming.close()
+            raise
+
+    def _body(self, request: Request) -> bytes:
+        if isinstance(request.body, Unread):
+            return request.body.raw
+        return (
+            self._given.body
+            if request.body is self.request.body and not self._rewrites_request
+            else dumped(request.body)
+        )
+
+    @property
+    def _rewrites_request(self) -> bool:
+        return Part.request in self._parts.rewrites
+
+    async def _response(self, incoming: Incoming, start: float) -> Response:
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in passed_on(incoming.headers)}
+        encoding = (incoming.header(b"content-encoding") or b"identity").strip().lower()
+        if encoding not in (b"identity", b""):
+            quoted = repr(encoding.decode("latin-1")[:40])
+            raise HttpError(incoming.url, f"the answer is compressed ({quoted}); the request asked for no compression")
+        if (incoming.header(b"content-type") or b"").startswith(b"text/event-stream") and incoming.status < 400:
+            latency_s = time.perf_counter() - start
+            return Response(incoming.status, None, headers, self._events(incoming), latency_s)
+        is_error = incoming.status >= 300
+        data = await incoming.read(MAX_ERROR_BYTES if is_error else self._upstream.max_answer_bytes)
+        body = error_body(incoming.status, data) if is_error else self._answer(incoming, data)
+        return Response(incoming.status, body, headers, latency_s=time.perf_counter() - start)
+
+    def _answer(self, incoming: Incoming, data: bytes) -> Json:
+        if Part.answer not in self._parts.reads:
+            return Unread(data)
+        try:
+            body = http.parsed(data, self._upstream.max_answer_bytes)
+        except ValueError as error:
+            text = data[:QUOTED].decode(errors="replace")
+            raise HttpError(incoming.url, f"answered HTTP {incoming.status} with no JSON ({error}): {text!r}") from None
+        self._parsed = body, data
+        return body
+
+    async def _events(self, incoming: Incoming) -> AsyncIterator[Json]:
+        try:
+            if Part.events in self._parts.reads:
+                async with aclosing(self._parsed_events(incoming)) as events:
+                    async for event in events:
+                        yield event
+            else:
+                async for chunk in incoming.chunks():
+                    yield Unread(chunk)
+        finally:
+            incoming.close()
+
+    async def _parsed_events(self, incoming: Incoming) -> AsyncGenerator[Json, None]:
+        splitter, most, done = EventSplitter(), self._upstream.max_answer_bytes, False
+        async for chunk in incoming.chunks():
+            for data in splitter.feed(chunk):
+                if data == b"[DONE]":
+                    done = True
+                elif not done:
+                    yield _event(incoming.url, data)
+            if splitter.held > most or incoming.received > most:
+                raise HttpError(incoming.url, f"the stream has more than {most:,} bytes")
+        if not done:
+            raise HttpError(incoming.url, "the stream ended without [DONE]")
+
+    # Before the adapters
+
+    async def reply(self, response: Response, reply: Reply) -> None:
+        """Write what the adapters gave."""
+        if response.events is not None:
+            await self._reply_events(response, reply)
+            return
+        if response.fault is not None:
+            raise AdapterError(response.fault)
+        body = response.body
+        if isinstance(body, Unread):
+            reply.whole(response.status, self._headers(response, b"application/json"), body.raw)
+            return
+        unchanged = self._parsed is not None and self._parsed[0] is body and Part.answer not in self._parts.rewrites
+        data = self._parsed[1] if unchanged and self._parsed is not None else dumped(body)
+        reply.whole(response.status, self._headers(response, b"application/json"), data)
+
+    async def _reply_events(self, response: Response, reply: Reply) -> None:
+        assert response.events is not None
+        reply.begin(response.status, self._headers(response, b"text/event-stream"), None)
+        raw = False
+        async with closing(response.events) as events:
+            async for event in events:
+                raw = isinstance(event, Unread)
+                reply.write(event.raw if isinstance(event, Unread) else b"data: " + dumped(event) + b"\n\n")
+                await reply.drained()
+        if not raw:
+            reply.write(b"data: [DONE]\n\n")
+        reply.end()
+
+    def _headers(self, response: Response, content_type: bytes) -> Headers:
+        """Return the headers of an answer, without those about the body that it had."""
+        given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+        return [*without(passed_on(given), ABOUT_BODY), (b"Content-Type", content_type)]
+
+
+def _json_object(data: bytes) -> dict[str, Json]:
+    try:
+        body = http.parsed(data, len(data))
+    except ValueError as error:
+        raise ApiError(400, f"the body is not JSON that adapters can read: {error}", code="invalid_json") from None
+    if not isinstance(body, dict):
+        raise ApiError(400, "the body is not a JSON object", code="invalid_json")
+    return body
+
+
+def _event(url: str, data: bytes) -> Json:
+    try:
+        return orjson.loads(data)
+    except orjson.JSONDecodeError:
+        raise HttpError(url, f"an event is not JSON: {data[:QUOTED].decode(errors='replace')!r}") from None

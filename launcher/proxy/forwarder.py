@@ -1,0 +1,230 @@
+"""Answers each request of a client: through the adapters, as bytes from the endpoint, or by the proxy itself."""
+
+from __future__ import annotations
+
+import asyncio
+import hmac
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from launcher.adapters.base import Adapter, reads_of, rewrites_of
+from launcher.adapters.chain import pipeline
+from launcher.adapters.failures import Failures
+from launcher.asgi.errors import ApiError
+from launcher.core.connections import Incoming
+from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
+from launcher.proxy.connection import ClientRequest
+from launcher.proxy.exchange import Exchange, Parts
+from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
+from launcher.proxy.metrics import IN_FLIGHT, LEFT, RECEIVED, Counters
+from launcher.proxy.reply import Reply, dumped
+from launcher.proxy.upstream import MAX_ERROR_BYTES, Upstream, error_body
+
+log = logging.getLogger("launcher.proxy")
+
+OWN = "/_proxy/"
+"""The paths of the proxy itself; any other path is the endpoint's."""
+RUN_PATH = f"{OWN}run/"
+"""``/_proxy/run/<id>/...`` is ``/...`` of the proxy of that run, and of no other."""
+HEALTH, METRICS = f"{OWN}health", f"{OWN}metrics"
+ADAPTED = ("/v1/completions", "/v1/chat/completions")
+SMALL_BYTES = 64 << 10
+"""An answer up to this size is passed on in one piece."""
+FAILURES = {Failure.connection: 502, Failure.timeout: 504, Failure.answer: 502}
+CLIENT_CLOSED_REQUEST = 499
+"""The status that is counted for a client that left before its answer (nginx's code)."""
+
+
+@dataclass(eq=False)
+class Forwarder:
+    """The proxy's answers. ``key`` is what clients must send; None admits all."""
+
+    upstream: Upstream
+    adapters: Sequence[Adapter]
+    failures: Failures
+    counters: Counters
+    run: str
+    key: str | None = field(repr=False)
+    is_draining: Callable[[], bool]
+
+    def __post_init__(self) -> None:
+        self._expected = None if self.key is None else f"Bearer {self.key}".encode()
+        self._parts = Parts(reads_of(self.adapters), rewrites_of(self.adapters))
+        self._stopped: str | None = None
+        self._number = 0
+
+    # What a head alone decides
+
+    def refusal(self, head: Head) -> ApiError | None:
+        """Return why a request must not pass."""
+        named = head.run.decode("latin-1") if head.run is not None else _run_of(head.path)
+        if named is not None and named != self.run:
+            message = f"this is the proxy of the run {self.run}, not of {named[:64]!r}"
+            return ApiError(421, message, code="other_run")
+        if self._expected is None or head.path == HEALTH or self._has_key(head.authorization):
+            return None
+        return ApiError(
+            401,
+            "the proxy's key is missing or wrong; send it as 'Authorization: Bearer <key>'",
+            code="invalid_api_key",
+            headers={"WWW-Authenticate": "Bearer"},
+        )
+
+    def _has_key(self, sent: bytes | None) -> bool:
+        return sent is not None and self._expected is not None and hmac.compare_digest(sent, self._expected)
+
+    def refused(self, error: ApiError, reply: Reply) -> None:
+        """Answer a request that must not pass."""
+        id = _new_id()
+        log.warning("%d: %s %s", error.status, error, id.decode())
+        reply.error(error, id)
+        self.counters.finished(error.status, 0.0, reply.sent)
+
+    # A whole request
+
+    async def answer(self, request: ClientRequest, reply: Reply) -> None:
+        """Answer a request; where that is not possible any more, the reply stays incomplete."""
+        start, own = time.perf_counter(), self.counters.own
+        own[IN_FLIGHT] += 1
+        own[RECEIVED] += len(request.body)
+        try:
+            await self._answer(request, reply)
+        except asyncio.CancelledError:
+            own[LEFT] += 1
+            raise
+        except Exception as error:
+            self._fail(request.head, reply, error)
+        finally:
+            own[IN_FLIGHT] -= 1
+            self.counters.finished(reply.status or CLIENT_CLOSED_REQUEST, time.perf_counter() - start, reply.sent)
+
+    async def _answer(self, request: ClientRequest, reply: Reply) -> None:
+        head = request.head
+        if head.path.startswith(OWN):
+            if _run_of(head.path) is None:
+                return self._own(head, reply)
+            request = _without_run(request)
+            head = request.head
+        is_completion = head.method == "POST" and head.path.rstrip("/").endswith(ADAPTED)
+        if is_completion and self.adapters:
+            return await self._adapted(request, reply)
+        return await self._passed(request, reply, is_completion=is_completion)
+
+    def _own(self, head: Head, reply: Reply) -> None:
+        if head.method not in ("GET", "HEAD"):
+            raise ApiError(405, f"{head.method} {head.path}: expected GET", code="method_not_allowed")
+        if head.path == HEALTH:
+            draining = self.is_draining()
+            state = {"status": "draining" if draining else "ok", "run": self.run, "pid": os.getpid()}
+            reply.whole(503 if draining else 200, [(b"Content-Type", b"application/json")], dumped(state))
+        elif head.path == METRICS:
+            kind = b"text/plain; version=0.0.4; charset=utf-8"
+            reply.whole(200, [(b"Content-Type", kind)], self.counters.text(self.run))
+        else:
+            raise ApiError(404, f"{head.path}: the proxy has {HEALTH} and {METRICS}", code="not_found")
+
+    async def _adapted(self, request: ClientRequest, reply: Reply) -> None:
+        """Let the adapters see a request and its answer."""
+        if self._stopped is not None:
+            raise ApiError(503, f"an adapter has ended the evaluation: {self._stopped}", code="adapter_stop")
+        self._number += 1
+        exchange = Exchange(self.upstream, self._parts, request, f"proxy/{self.run}.{os.getpid()}.{self._number}/0")
+        response = await pipeline(self.adapters, exchange.ask, self.failures)(exchange.request)
+        await exchange.reply(response, reply)
+
+    # As bytes
+
+    async def _passed(self, request: ClientRequest, reply: Reply, *, is_completion: bool) -> None:
+        head = request.head
+        target, headers = head.target.decode("ascii"), self.upstream.headers(head)
+        incoming = await self.upstream.send(head.method, target, headers, request.body)
+        try:
+            if is_completion and incoming.status >= 400:
+                await self._shaped(incoming, reply)
+            else:
+                await self._copied(incoming, reply)
+        finally:
+            incoming.close()
+
+    async def _copied(self, incoming: Incoming, reply: Reply) -> None:
+        """Pass the bytes of an answer on as they come."""
+        headers, length = passed_on(incoming.headers), incoming.header(b"content-length")
+        if incoming.method == "HEAD":
+            reply.begin(incoming.status, headers, length)
+            reply.end()
+        elif incoming.complete or (length is not None and int(length) <= SMALL_BYTES):
+            reply.whole(incoming.status, headers, await incoming.read(max(SMALL_BYTES, incoming.received)))
+        else:
+            reply.begin(incoming.status, headers, length)
+            async for part in incoming.chunks():
+                reply.write(part)
+                await reply.drained()
+            reply.end()
+
+    async def _shaped(self, incoming: Incoming, reply: Reply) -> None:
+        """Pass an error of the endpoint on in OpenAI's shape; a compressed one stays as it is."""
+        data, headers = await incoming.read(MAX_ERROR_BYTES), passed_on(incoming.headers)
+        if incoming.header(b"content-encoding") not in (None, b"identity"):
+            reply.whole(incoming.status, headers, data)
+            return
+        typed = [*without(headers, frozenset({b"content-type"})), (b"Content-Type", b"application/json")]
+        reply.whole(incoming.status, typed, dumped(error_body(incoming.status, data)))
+
+    # Failures
+
+    def _fail(self, head: Head, reply: Reply, error: Exception) -> None:
+        """Answer with an error; a stream that has begun gets it as its last event, and stays incomplete."""
+        known, id = self._explained(error), _id_of(head)
+        is_bug = known.status == 500
+        level, trace = (logging.ERROR, error) if is_bug else (logging.WARNING, None)
+        log.log(
+            level, "%s %s: %d: %s %s", head.method, head.path[:200], known.status, known, id.decode(), exc_info=trace
+        )
+        if not reply.started:
+            reply.error(known, id)
+        elif not reply.complete:
+            reply.fail(known)
+
+    def _explained(self, error: Exception) -> ApiError:
+        if isinstance(error, ApiError):
+            return error
+        if isinstance(error, TransportError):
+            self.counters.failed(error.failure.value)
+            return ApiError(FAILURES[error.failure], f"the endpoint: {error}", code=f"upstream_{error.failure.value}")
+        self.counters.failed("adapter")
+        if isinstance(error, AdapterStop):
+            self._stopped = str(error)
+            return ApiError(503, f"an adapter has ended the evaluation: {error}", code="adapter_stop")
+        if isinstance(error, AdapterError):
+            return ApiError(502, f"an adapter refuses the request or its answer: {error}", code="adapter_refused")
+        return ApiError(
+            500, f"internal error ({type(error).__name__}); the proxy's log says more", code="internal_error"
+        )
+
+
+def _run_of(path: str) -> str | None:
+    """Return the id of the run that a path names."""
+    return path.removeprefix(RUN_PATH).partition("/")[0] if path.startswith(RUN_PATH) else None
+
+
+def _without_run(request: ClientRequest) -> ClientRequest:
+    """Return a request whose path names no run."""
+    head = request.head
+    named = len(RUN_PATH) + len(_run_of(head.path) or "")
+    path, target = head.path[named:], head.target[named:]
+    if not path.startswith("/"):
+        path, target = f"/{path}", b"/" + target
+    return request._replace(head=head._replace(path=path, target=target))
+
+
+def _id_of(head: Head) -> bytes:
+    """Return the id that the client gave its request, or a new one."""
+    sent = next((value for name, value in head.headers if name.lower() == REQUEST_ID), b"")
+    return sent if 0 < len(sent) <= 128 and sent.isascii() and sent.decode().isprintable() else _new_id()
+
+
+def _new_id() -> bytes:
+    return b"req_" + os.urandom(16).hex().encode()

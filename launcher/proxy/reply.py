@@ -1,0 +1,130 @@
+"""The answer to one request, as the bytes of HTTP/1.1."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Protocol
+
+import orjson
+
+from launcher.asgi.errors import ApiError
+from launcher.core.types import Json
+
+CHUNKED = b"Transfer-Encoding: chunked\r\n"
+CLOSE = b"Connection: close\r\n"
+WITHOUT_BODY = frozenset({204, 304})
+
+
+def _line(status: int) -> bytes:
+    phrase = HTTPStatus(status).phrase if status in _KNOWN else ""
+    return f"HTTP/1.1 {status} {phrase}\r\n".encode()
+
+
+_KNOWN = {each.value for each in HTTPStatus}
+LINES: Mapping[int, bytes] = {status: _line(status) for status in range(100, 1000)}
+
+
+class Client(Protocol):
+    """Where the bytes go."""
+
+    own_headers: bytes
+    waits_for_client: asyncio.Future[None] | None
+
+    @property
+    def draining(self) -> bool: ...
+
+    def write(self, data: bytes) -> None: ...
+
+
+class Reply:
+    """Writes one answer to a client; the first of `whole` and `begin` decides its status."""
+
+    def __init__(self, connection: Client, *, head_only: bool, keep_alive: bool, chunks: bool) -> None:
+        self.status = 0
+        self.sent = 0
+        self.keep_alive = keep_alive
+        self.complete = False
+        """Whether the answer has been written to its end."""
+        self.ends_with_connection = False
+        """Whether only the end of the connection tells the client that the body is whole."""
+        self._connection = connection
+        self._head_only = head_only
+        self._may_chunk = chunks
+        self._chunked = False
+        self._is_stream = False
+
+    @property
+    def started(self) -> bool:
+        return self.status != 0
+
+    def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+        """Write a whole answer."""
+        framing = b"" if status in WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
+        head = self._head(status, headers, framing)
+        self.sent, self.complete = len(body), True
+        self._connection.write(head if self._head_only or status in WITHOUT_BODY else head + body)
+
+    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: bytes | None) -> None:
+        """Write the head of an answer whose body follows; without a ``length``, in chunks."""
+        if length is not None:
+            framing = b"Content-Length: %b\r\n" % length
+        elif status in WITHOUT_BODY or self._head_only:
+            framing = b""
+        elif self._may_chunk:
+            framing, self._chunked = CHUNKED, True
+        else:
+            framing, self.keep_alive, self.ends_with_connection = b"", False, True
+        headers = list(headers)
+        self._is_stream = any(name.lower() == b"content-type" and b"event-stream" in value for name, value in headers)
+        self._connection.write(self._head(status, headers, framing))
+
+    def write(self, data: bytes) -> None:
+        """Write a part of the body."""
+        self.sent += len(data)
+        if data and not self._head_only:
+            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+
+    async def drained(self) -> None:
+        """Wait until the client has taken most of what was written."""
+        if self._connection.waits_for_client is not None:
+            await self._connection.waits_for_client
+
+    def end(self) -> None:
+        """Write the end of the body."""
+        self.complete = True
+        if self._chunked:
+            self._connection.write(b"0\r\n\r\n")
+
+    def fail(self, error: ApiError) -> None:
+        """Write an error into a body that has begun, and leave it incomplete.
+
+        In a stream it is the last event; a body of another kind must not grow beyond its length.
+        """
+        if self._chunked and self._is_stream:
+            self.write(b"\n\ndata: " + dumped(error.body()) + b"\n\n")
+
+    def error(self, error: ApiError, request_id: bytes) -> None:
+        """Write an error in OpenAI's shape."""
+        headers = [(b"Content-Type", b"application/json"), (b"x-request-id", request_id)]
+        headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
+        self.whole(error.status, headers, dumped(error.body()))
+
+    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], framing: bytes) -> bytes:
+        assert not self.status, "an answer has one status"
+        self.status = status
+        if self._connection.draining:
+            self.keep_alive = False
+        lines = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
+        end = b"\r\n" if self.keep_alive else CLOSE + b"\r\n"
+        return LINES[status] + lines + self._connection.own_headers + framing + end
+
+
+def dumped(value: Json) -> bytes:
+    """Return JSON as bytes; halves of surrogate pairs, which JSON may have, stay escaped."""
+    try:
+        return orjson.dumps(value)
+    except (TypeError, ValueError):
+        return json.dumps(value).encode()
