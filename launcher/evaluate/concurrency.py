@@ -248,3 +248,33 @@ def _work(response: Response) -> float:
     usage = response.body.get("usage") if isinstance(response.body, dict) else None
     prompt, completion = (token_count(usage, name) for name in ("prompt_tokens", "completion_tokens"))
     return ((prompt or 0) * PROMPT_WEIGHT + (completion or 0)) or 1.0
+
+
+class Concurrency:
+    """How many samples, and how many requests, are in flight: a ``setting``, or with ``auto`` what the server can take.
+
+    ``start`` is with how many it begins, ``most`` how many there may be.
+    """
+
+    def __init__(self, setting: int | str) -> None:
+        fixed = setting if isinstance(setting, int) else None
+        self.start, self.most = (fixed, fixed) if fixed else (START, MOST)
+        self.samples, self._requests = Gate(self.start), Gate(self.start)
+        self._adaptive = None if fixed else AdaptiveConcurrency(self.samples, self._requests)
+
+    def measured(self, handler: Handler) -> Handler:
+        """Return a handler from whose answers the number is learnt."""
+        return self._adaptive.around(handler) if self._adaptive else handler
+
+    def bounded(self, handler: Handler) -> Handler:
+        """Return a handler with so many requests in flight at most: one sample may send several at a time."""
+
+        async def handle(request: Request) -> Response:
+            async with self._requests:
+                return await handler(request)
+
+        return handle
+
+    def facts(self) -> dict[str, Json]:
+        """Return what was learnt, for ``results.json``."""
+        return self._adaptive.facts() if self._adaptive else {}

@@ -1,0 +1,61 @@
+"""Keeps what becomes of the samples of a session: in the journal, in figures, and in front of the user."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, replace
+
+from launcher.core.types import Json, Pause, Record, Status
+from launcher.evaluate.ask import SampleResult
+from launcher.evaluate.exchange import AnswerTiming
+from launcher.evaluate.journal import Journal
+from launcher.evaluate.meter import Meter
+from launcher.evaluate.progress import Progress
+from launcher.evaluate.statistics import throughput
+
+
+class Ledger:
+    """The journal of a session, what its answers cost and how long they took, and its progress."""
+
+    def __init__(self, journal: Journal, meter: Meter, progress: Progress) -> None:
+        self._journal, self._meter, self._progress = journal, meter, progress
+        self._timings: list[AnswerTiming] = []
+        self._cached = 0
+
+    @property
+    def exhausted(self) -> str | None:
+        """Why no new sample may be asked; None if it may."""
+        return self._meter.exhausted
+
+    def begin(self, totals: Mapping[str, int | None]) -> None:
+        """Show how many samples there are, and how many are done."""
+        known = [size for size in totals.values() if size is not None]
+        self._progress.started(sum(known) if len(known) == len(totals) else None, len(self._journal.finished))
+
+    def measure(self, result: SampleResult) -> None:
+        """Count the answers of an attempt."""
+        self._cached += result.cached
+        if result.record.status is not Status.failed:
+            self._timings += result.timings
+
+    def keep(self, record: Record, first: Record | None) -> None:
+        """Write and show a record; ``first`` is that of the first attempt, if there was one."""
+        record = replace(record, spent=self._meter.taken(record.key))
+        self._journal.add(record)
+        if first is not None and first.status is Status.failed:
+            self._progress.corrected(record)
+        else:
+            self._progress.advanced(record)
+
+    def close(self, order: Iterable[str], facts: Mapping[str, Json]) -> None:
+        """Write the samples in their order, and what is known of the session."""
+        self._progress.finished()
+        self._journal.close(order, {**facts, "spent": self._meter.spent})
+
+    def measured(self, asking_s: float, pauses: Sequence[Pause], concurrency: Mapping[str, Json]) -> dict[str, Json]:
+        """Return the pauses of all sessions, and the speed of this one in the ``asking_s`` seconds outside of them."""
+        facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, pauses)]}
+        if self._timings or self._cached:
+            speed = throughput(self._timings, asking_s, self._cached)
+            facts["throughput"] = {**speed, **self._meter.facts(), **concurrency}
+        return facts
