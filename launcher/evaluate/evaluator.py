@@ -21,9 +21,9 @@ from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes
 from launcher.evaluate.changed_items import reconcile
 from launcher.evaluate.concurrency import Concurrency
 from launcher.evaluate.journal import Journal
-from launcher.evaluate.keeping import Keeper
 from launcher.evaluate.meter import Meter
 from launcher.evaluate.progress import Progress
+from launcher.evaluate.recording import Recorder
 from launcher.evaluate.sample_source import SampleSource
 from launcher.evaluate.second_endpoint import SecondEndpoint, connected
 from launcher.evaluate.session import Session
@@ -76,7 +76,7 @@ async def evaluate(
             handler = concurrency.bounded(pipeline(adapters, checking(breaker), failures))
             again = await _second_attempts(settings, client, endpoint)
             asker = Asker(handler, breaker, others, tasks, settings)
-            await Session(asker, source, again, Keeper(journal, meter, progress), concurrency).run()
+            await Session(asker, source, again, Recorder(journal, meter, progress), concurrency).run()
     return outcome.read(folder, tasks)
 
 

@@ -14,8 +14,8 @@ from launcher.evaluate.asker import Asker
 from launcher.evaluate.breaker import ServerGone
 from launcher.evaluate.concurrency import Concurrency
 from launcher.evaluate.exchange import Symptom
-from launcher.evaluate.keeping import Keeper
 from launcher.evaluate.queue import MAX_OUTAGES, SampleQueue
+from launcher.evaluate.recording import Recorder
 from launcher.evaluate.sample_source import SampleSource
 
 COUNTING_S = 2.0
@@ -23,24 +23,24 @@ COUNTING_S = 2.0
 
 
 class Session:
-    """Asks the samples of ``source`` by ``asker``, some of them ``again``; ``keeper`` keeps what they come to."""
+    """Asks the samples of ``source`` by ``asker``, some of them ``again``; ``recorder`` keeps what they come to."""
 
     def __init__(
-        self, asker: Asker, source: SampleSource, again: SecondAttempts, keeper: Keeper, concurrency: Concurrency
+        self, asker: Asker, source: SampleSource, again: SecondAttempts, recorder: Recorder, concurrency: Concurrency
     ) -> None:
         self._asker, self._source, self._again = asker, source, again
-        self._keeper, self._concurrency = keeper, concurrency
+        self._recorder, self._concurrency = recorder, concurrency
 
     async def run(self) -> None:
         """Ask all samples. Raises what a task raises while its samples are made, after keeping what was done."""
-        self._keeper.begin(await asyncio.to_thread(self._source.totals, complete=False))
+        self._recorder.begin(await asyncio.to_thread(self._source.totals, complete=False))
         start, stopped = time.perf_counter(), None
         try:
             stopped = await self._all()
             await asyncio.to_thread(self._source.totals, complete=True)
         finally:
             facts: dict[str, Json] = {"totals": self._final_totals(), "stopped": stopped}
-            self._keeper.close(list(self._source.order), facts | self._measured(time.perf_counter() - start))
+            self._recorder.close(list(self._source.order), facts | self._measured(time.perf_counter() - start))
 
     def _final_totals(self) -> dict[str, int | None]:
         """Return the totals, also of a session that was cancelled or met a bad item; None where they are not known."""
@@ -50,7 +50,7 @@ class Session:
 
     def _measured(self, wall_s: float) -> dict[str, Json]:
         paused_s = sum(pause.seconds for pause in self._asker.breaker.pauses)
-        return self._keeper.measured(wall_s - paused_s, self._asker.pauses, self._concurrency.facts())
+        return self._recorder.measured(wall_s - paused_s, self._asker.pauses, self._concurrency.facts())
 
     async def _all(self) -> str | None:
         """Ask until nothing is left; return the reason if it stopped before that."""
@@ -74,7 +74,7 @@ class Session:
         while True:
             await self._asker.breaker.closed()
             async with self._concurrency.samples:
-                samples.stop(self._keeper.exhausted)
+                samples.stop(self._recorder.exhausted)
                 sample = await samples.take()
                 if sample is None:
                     return
@@ -96,11 +96,11 @@ class Session:
         given_up = samples.outages(sample) >= MAX_OUTAGES
         record = _given_up(result.record) if given_up else result.record
         self._asker.breaker.progressed()
-        self._keeper.measure(result)
+        self._recorder.measure(result)
         first = self._again.first(sample)
         again = None if given_up else self._again.of(sample, record)
         if again is None or record.status is Status.failed:
-            self._keeper.keep(self._again.joined(record), first)
+            self._recorder.keep(self._again.joined(record), first)
         if again is not None:
             samples.again(again, last=record.status is Status.failed)
             return

@@ -14,7 +14,7 @@ from launcher.evaluate.progress import Progress
 from launcher.evaluate.statistics import throughput
 
 
-class Keeper:
+class Recorder:
     """The journal of a session, what its answers cost and how long they took, and its progress."""
 
     def __init__(self, journal: Journal, meter: Meter, progress: Progress) -> None:
