@@ -8,10 +8,14 @@ from __future__ import annotations
 import asyncio
 import json
 import math
+import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Required, TypedDict, Unpack
 from urllib.parse import SplitResult, urlsplit
+
+import orjson
 
 import launcher
 from launcher.core.connections import Connections, Incoming
@@ -20,6 +24,12 @@ from launcher.core.types import Json
 
 SMALL_BYTES = 8 << 20
 """The largest answer but that of a model: a list of models, metrics, or a state of health."""
+DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
+"""Translates each digit to a zero, and all else to a space."""
+LONG_NUMBER = b"0" * 19
+LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19}")
+"""What may be an integer beyond 64 bits, of which `orjson` makes a float."""
+PLAIN = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 UNBOUNDED_S = 86_400.0
 TYPED = "content-type"
 USUAL = {
@@ -140,13 +150,29 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     opened = data.count(b"[") + data.count(b"{")
     if (opened + data.count(b",")) * BYTES_PER_VALUE > max(max_bytes, 1 << 20):
         raise ValueError("JSON with too many values")
-    try:
-        value = json.loads(data, parse_float=_finite, parse_constant=_refused)
-    except RecursionError:
-        raise ValueError("JSON that is too deep") from None
+    value = _value(data)
     if opened > DEPTH and _deeper(value):
         raise ValueError(f"JSON of more than {DEPTH} levels")
     return value
+
+
+def encoded(value: Json) -> bytes:
+    """Return the JSON text of a body. What `orjson` would write otherwise than Python does is left to Python."""
+    try:
+        text = orjson.dumps(value, option=PLAIN)
+    except TypeError:
+        return json.dumps(value).encode()
+    return json.dumps(value).encode() if b"null" in text else text  # which it also writes for NaN
+
+
+def _value(data: bytes) -> Json:
+    if LONG_NUMBER not in data.translate(DIGITS) or not LONG_INTEGER.search(data):
+        with suppress(orjson.JSONDecodeError):  # Python's reader says why, or takes it all the same
+            return orjson.loads(data)
+    try:
+        return json.loads(data, parse_float=_finite, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("JSON that is too deep") from None
 
 
 def _finite(text: str) -> float:
@@ -161,10 +187,14 @@ def _refused(text: str) -> float:
 
 
 def _deeper(value: Json) -> bool:
-    level = [value]
+    level = [value] if type(value) in (dict, list) else []
     for _ in range(DEPTH):
-        children = (child for parent in level for child in (parent.values() if isinstance(parent, dict) else parent))
-        level = [child for child in children if isinstance(child, dict | list)]
+        level = [
+            child
+            for parent in level
+            for child in (parent.values() if type(parent) is dict else parent)
+            if type(child) is dict or type(child) is list
+        ]
         if not level:
             return False
     return True

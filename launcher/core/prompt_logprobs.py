@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -43,14 +44,26 @@ def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
 
     Raises `Misaligned` if the tokens do not form the prompt.
     """
-    reader = _Reader(text, end)
     before = _in_front(tokens, text[:end])
+    if not before and (plain := _joined(tokens, text, end)) is not None:
+        return plain
+    reader = _Reader(text, end)
     reader.skip(before)
     for token in tokens[before:]:
         if reader.done():
             break
         reader.read(token)
     return reader.finish()
+
+
+def _joined(tokens: Sequence[str], text: str, end: int) -> list[Span] | None:
+    """Return the characters of tokens that are the prompt when joined; None for any others."""
+    ends = list(accumulate(map(len, tokens)))
+    size = bisect_left(ends, end) + 1
+    used = tokens[:size]
+    if size > len(ends) or ends[size - 1] != end or not all(used) or "".join(used) != text[:end]:
+        return None
+    return list(zip([0, *ends], ends[:size], strict=False))
 
 
 def not_echoed(text: Json, prompt: str) -> str | None:
@@ -86,10 +99,9 @@ def check_offsets(offsets: Sequence[Json], tokens: Sequence[str], found: Sequenc
 
     vLLM counts in the joined tokens; the two differ by special tokens and by hidden spaces. SGLang sends -1 for each.
     """
-    joined = accumulate((len(token) for token in tokens), initial=0)
-    if all(offset == NOT_GIVEN for offset in offsets):
-        return
-    if all(offset == place for offset, place, _ in zip(offsets, joined, found, strict=False)):
+    size = min(len(offsets), len(tokens) + 1, len(found))
+    joined = list(accumulate(map(len, tokens[:size]), initial=0))
+    if offsets[:size] == joined[:size] or all(offset == NOT_GIVEN for offset in offsets):
         return
     for i, (offset, (start, end)) in enumerate(zip(offsets, found, strict=False)):
         if not (offset == start or (start <= offset <= end and _blank(tokens[i]))):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 import socket
 import threading
 from collections.abc import Callable, Iterator
@@ -238,3 +239,67 @@ def test_anything_else_is_a_value_error(data: bytes) -> None:
 def test_what_json_cannot_say_is_refused(data: bytes) -> None:
     with pytest.raises(ValueError):  # noqa: PT011
         http.parsed(data)
+
+
+def read_by_python(data: bytes) -> object:
+    return json.loads(data, parse_float=http._finite, parse_constant=http._refused)
+
+
+def result(read: Callable[[bytes], object], data: bytes) -> object:
+    """Return what is read, told apart from what only compares equal: 1 from 1.0, and the order of keys."""
+    try:
+        return repr(read(data))
+    except ValueError:
+        return ValueError
+
+
+ODD = [
+    b"-0", b"-0.0", b"1e400", b"1e-400", b"18446744073709551615", b"18446744073709551616", b"-9223372036854775809",
+    b"0.1234567890123456789012", b"[1.5, 99999999999999999999]", b"12345678901234567890.5", b"1e0000000000000000000005",
+    b'{"a": 1, "b": 2, "a": 3}', b"\xef\xbb\xbf1", b'"\\ud800"', b'"\xed\xa0\x80"', '"a"'.encode("utf-16"),
+    b"01", b"1.", b".5", b"+1", b"NaN", b"[Infinity]", b'"a\tb"', b"1_0", b'"\x7f"', b"[1,]", b"{,}", b"1 2", b"'a'",
+    b"[" * 64 + b"]" * 64, b"\xff",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("data", ODD)
+def test_json_is_read_as_python_reads_it(data: bytes) -> None:
+    assert result(http.parsed, data) == result(read_by_python, data)
+
+
+NUMBER_TEXTS = st.from_regex(r"-?[0-9]{1,22}(\.[0-9]{1,22})?([eE][+-]?[0-9]{1,4})?", fullmatch=True).map(str.encode)
+TEXTS = st.text('\\u0d8x"/a{[]},:\x00\t\u00e9', max_size=12).map(lambda text: b'"' + text.encode() + b'"')
+
+
+@given(st.recursive(NUMBER_TEXTS | TEXTS | st.sampled_from(ODD[:26]), lambda inner: st.lists(inner, max_size=3).map(
+    lambda parts: b"[" + b", ".join(parts) + b"]")))  # fmt: skip
+def test_any_json_is_read_as_python_reads_it(data: bytes) -> None:
+    assert result(http.parsed, data) == result(read_by_python, data)
+
+
+@given(JSON | st.recursive(st.floats() | st.integers() | st.text(st.characters()), lambda inner: st.lists(inner)))
+def test_a_body_is_written_as_python_writes_it(value) -> None:
+    try:
+        expected = repr(json.loads(json.dumps(value)))
+    except ValueError:
+        return
+    assert repr(json.loads(http.encoded(value))) == expected
+
+
+def test_a_body_that_only_python_writes_is_written() -> None:
+    for value in ({1: "a"}, "\ud800", 1 << 70, (1, 2), math.nan, {"a": [math.inf, None]}):
+        assert http.encoded(value).split() == json.dumps(value).encode().split() or value == (1, 2)
+
+
+@pytest.mark.parametrize("levels", [64, 65])
+@pytest.mark.parametrize("shape", [(b"[", b"]"), (b'{"a":', b"}"), (b'[0,{"b":"]]","a":', b"}]")])
+def test_depth_is_counted_in_levels_not_brackets(levels: int, shape: tuple[bytes, bytes]) -> None:
+    each = 2 if shape[0].startswith(b"[0") else 1
+    data = (
+        shape[0] * (levels // each)
+        + b"[" * (levels % each)
+        + b"1"
+        + b"]" * (levels % each)
+        + shape[1] * (levels // each)
+    )
+    assert (result(http.parsed, data) is ValueError) is (levels > http.DEPTH)

@@ -12,8 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.core import prompt_logprobs, responses
 from launcher.core.prompt_logprobs import Misaligned, check_offsets, not_echoed, spans
-from launcher.core.responses import NO_FINISH, check, check_stream, error_message, refuses, token_count
+from launcher.core.responses import NO_FINISH, Fault, check, check_stream, error_message, refuses, token_count
 from launcher.core.types import Json, Request, Response, Sample, Status
 from launcher.tasks.multiple_choice import MultipleChoice
 from tests.fuzzing import examples
@@ -428,3 +429,68 @@ def test_the_check_is_of_the_sent_request() -> None:
     assert fault(replace(ASKED, body=dict(ASKED.body) | {"logprobs": None, "prompt": PROMPTS[0]}), answered(
         "text_completion", [said(PROMPTS[0] + "!", finish="length")])) is None  # fmt: skip
     assert CONTENT["content"]
+
+
+PIECES = st.sampled_from(
+    ["a", " b", "bc", "\u2581d", "\ufffd", "", "<s>", "<0xC3>", "é", " ", "\n", "bytes:\\xc3", "🙂"]
+)
+
+
+def read_one_by_one(tokens: list[str], text: str, end: int) -> list[tuple[int, int]] | str:
+    reader = prompt_logprobs._Reader(text, end)
+    before = prompt_logprobs._in_front(tokens, text[:end])
+    reader.skip(before)
+    try:
+        for token in tokens[before:]:
+            if reader.done():
+                break
+            reader.read(token)
+        return reader.finish()
+    except Misaligned as error:
+        return str(error)
+
+
+@given(st.lists(PIECES, max_size=8), st.integers(0, 12), st.text("ab <s>\ufffdé", max_size=3), st.booleans())
+@settings(max_examples=examples(300), deadline=None)
+def test_tokens_that_join_to_the_prompt_are_read_as_one_by_one(tokens, end, more, joins) -> None:
+    text = "".join(tokens) + more if joins else more + "".join(tokens)
+    end = min(end, len(text))
+    try:
+        found: object = spans(tokens, text, end)
+    except Misaligned as error:
+        found = str(error)
+    assert found == read_one_by_one(tokens, text, end)
+
+
+NUMBERS = st.sampled_from(
+    [-1.5, -2, 0, 1e-5, 0.5, -1e7, math.nan, math.inf, -math.inf, None, True, "x", -3.4028234663852886e38]
+)
+
+
+@given(st.lists(NUMBERS, max_size=5))
+@settings(max_examples=examples(300), deadline=None)
+def test_a_list_of_log_probabilities_is_refused_for_one_that_is_none(values) -> None:
+    def message(check) -> str | None:
+        try:
+            check()
+        except Fault as error:
+            return str(error)
+        return None
+
+    each = [message(lambda v=v: responses._check_numbers([v], "n")) for v in values]
+    assert message(lambda: responses._check_numbers(values, "n")) == next((m for m in each if m), None)
+
+
+VALUES = st.sampled_from([-1.0, -2.0, -0.5])
+NAMES = st.sampled_from("abc\ufffd")
+ROWS = st.lists(st.tuples(NAMES, VALUES, st.none() | st.dictionaries(NAMES, VALUES, max_size=2)), max_size=4)
+
+
+@given(ROWS, st.integers(0, 4), st.booleans())
+@settings(max_examples=examples(300), deadline=None)
+def test_alternatives_are_compared_row_by_row(rows, size, first_is_none) -> None:
+    tokens, values, tops = ([row[i] for row in rows] for i in range(3))
+    if first_is_none and values:
+        values[0] = None
+    expected = [fault for row in zip(tokens[:size], values, tops, strict=False) if (fault := responses._odd(*row))]
+    assert responses._odd_rows(tokens[:size], values, tops) == expected
