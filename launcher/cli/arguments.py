@@ -42,12 +42,17 @@ def expand_arguments(line: CommandLine, scratch: Path) -> CommandLine:
 def _expand_resume(line: CommandLine) -> CommandLine:
     folder = line.get("resume")
     if folder is None:
-        return _expand_score(line) if line.get("mode") == "score" else _expand_watch(line)
+        return _expand_score(line) if _is_about_answers(line) else _expand_watch(line)
     if folder == "":
         raise UserError("resume=: a value is required; expected the folder of an interrupted run or sweep")
     if RunFolder(Path(folder)).multirun.is_file():
         return _resume_sweep(line, Path(folder))
     return _expand_watch(resume_run(line, Path(folder)))
+
+
+def _is_about_answers(line: CommandLine) -> bool:
+    """Tell whether a run's answers are scored again, or whether that is planned."""
+    return line.get("mode") == "score" or (line.get("mode") == "plan" and line.get("run") is not None)
 
 
 def _expand_watch(line: CommandLine) -> CommandLine:

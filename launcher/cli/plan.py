@@ -11,12 +11,15 @@ from rich.syntax import Syntax
 from launcher.backends.base import check_single_process
 from launcher.checkpoints import EXPECTED
 from launcher.checkpoints.missing import missing
-from launcher.core.errors import CheckpointError
+from launcher.core.errors import CheckpointError, DataMissing
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.pipeline.judge import Judge, check_allocation
+from launcher.pipeline.scoring import plan as scoring_plan
+from launcher.pipeline.validation import previewed
+from launcher.report.formatting import task_name
 from launcher.settings.cluster import NODE_GIB, Slurm
 from launcher.settings.component import name_of
 from launcher.tasks.base import Task, naming
@@ -33,7 +36,8 @@ FILES = " ".join(
 def show(composed: ComposedRun) -> None:
     """Print the resolved configuration and the plan. Raises `UserError` for a run that cannot work."""
     run, config = composed.run, yaml.safe_dump(dict(composed.config), sort_keys=False, allow_unicode=True)
-    plan = yaml.safe_dump(_plan(run, allocate()), sort_keys=False, allow_unicode=True, width=120)
+    planned = _plan(run, allocate()) if run.run is None else _scoring(run, composed.folder, allocate())
+    plan = yaml.safe_dump(planned, sort_keys=False, allow_unicode=True, width=120)
     console = Console(highlight=False, soft_wrap=True)
     console.print("# resolved configuration", style="bold")
     console.print(Syntax(config, "yaml", background_color="default") if console.is_terminal else config, markup=False)
@@ -61,18 +65,55 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         **({"judge": _judge(run.used_judge, allocation)} if run.used_judge is not None else {}),
         "adapters, outermost first": list(run.adapters),
-        "tasks": {name: _task(name, task) for name, task in run.tasks.items()} or NO_TASKS,
+        "tasks": {name: _task(run, name) for name in run.tasks} or NO_TASKS,
         **({"groups": {name: ", ".join(group.members) for name, group in run.groups.items()}} if run.groups else {}),
         "files in the run folder": FILES,
         "submission": _job(run, run.cluster) if isinstance(run.cluster, Slurm) else "none: this process does it all",
     }
 
 
-def _task(name: str, task: Task) -> str:
-    """Return the kind of a task. Raises `TaskError` where its data are not there."""
+def _task(run: Run, name: str) -> str:
+    """Return what a task asks. Raises `TaskError` for data that are not there, and for items that cannot be asked."""
+    task = run.tasks[name]
+    label, kind = task_name(name), name_of(task)
+    called = f"{label} ({kind})" if label != name else kind
+    try:
+        with naming(name):
+            task.check_data()
+            shots = task.shots()
+        counts = _counts(run, name)
+    except DataMissing:
+        return f"{called}: its data are not on this machine; a run fetches them"
+    return ", ".join([called, *([] if shots is None else [f"{shots}-shot"]), counts])
+
+
+def _counts(run: Run, name: str) -> str:
+    """Return the numbers of samples and requests, with their repeats."""
+    task, found = run.tasks[name], previewed(run, name)
+    judged = " and those to the judge" if task.asks_judge else ""
+    if type(task).preview is Task.preview and found.is_complete:
+        return f"{_counted(found.samples, found.requests, run.evaluate.repeats)}{judged}"
     with naming(name):
-        task.check_data()
-    return name_of(task)
+        size = task.size()
+    if size is None:
+        return "as many samples as its tokens need"
+    samples = min(size, run.evaluate.limit or size)
+    about = samples * found.requests // found.samples
+    return f"{_counted(samples, about, run.evaluate.repeats, 'about ')}{judged}"
+
+
+def _counted(samples: int, requests: int, repeats: int, about: str = "") -> str:
+    return f"{samples * repeats:,} samples, {about}{requests * repeats:,} requests"
+
+
+def _scoring(run: Run, folder: Path, allocation: Allocation) -> dict[str, Json]:
+    """Return what ``mode=score`` would do. Raises `UserError`."""
+    return {
+        "mode": "score: no server is started",
+        "tasks": {name: name_of(task) for name, task in run.tasks.items()},
+        **scoring_plan(run, folder),
+        **({"judge": _judge(run.used_judge, allocation)} if run.used_judge is not None else {}),
+    }
 
 
 def _judge(judge: Judge, allocation: Allocation) -> dict[str, Json]:

@@ -30,6 +30,10 @@ class TaskError(UserError):
     """A task whose items cannot be read; names the file and the line."""
 
 
+class DataMissing(TaskError):
+    """Data that are not on this machine, and that a run may be able to fetch."""
+
+
 class ObjectiveError(UserError):
     """An ``objective`` whose task has no such metric; it ends a sweep, of which no point could have a value."""
 

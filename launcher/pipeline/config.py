@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +32,13 @@ from launcher.tasks import group
 from launcher.tasks.base import Task, check_tasks
 from launcher.tasks.group import Group
 
+OFFLINE = "HF_HUB_OFFLINE"
+"""The environment variable with which no data set is fetched, read when its package is imported."""
+
 
 class Mode(Enum):
-    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing.
+    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing,
+    and with ``run`` shows what ``score`` would do.
 
     ``proxy`` serves and validates, and then passes requests on through the adapters, until Ctrl-C or SIGTERM.
     ``watch`` runs for each checkpoint of a training run, as it comes. ``score`` scores the stored answers of the run
@@ -56,9 +62,9 @@ class Run:
     """The settings of one run, one field per config group.
 
     ``resume`` is the folder of an interrupted run to continue. ``run`` is the folder of an earlier run, for
-    ``mode=score``, ``mode=status`` and ``mode=cancel``. ``judge`` is an endpoint that tasks ask while they score.
-    ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``, or a list of them. Null: the mean
-    over the tasks of each task's first metric, where a group counts as one task.
+    ``mode=score``, for its ``mode=plan``, ``mode=status`` and ``mode=cancel``. ``judge`` is an endpoint that tasks ask
+    while they score. ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``, or a list of them.
+    Null: the mean over the tasks of each task's first metric, where a group counts as one task.
     """
 
     mode: Mode = Mode.run
@@ -133,6 +139,15 @@ class ComposedRun:
 ConfigStore.instance().store(group="schema", name="run", node=Run)
 
 
+@cache
+def fetches_nothing() -> bool:
+    """Keep this process, which only plans, from fetching data of a hub; tell whether a run would fetch them."""
+    if os.environ.get(OFFLINE):
+        return False
+    os.environ[OFFLINE] = "1"
+    return True
+
+
 def check(run: Run) -> None:
     """Refuse, with one line, combinations of groups that cannot work."""
     backend, engine = name_of(run.backend), name_of(run.engine)
@@ -143,10 +158,10 @@ def check(run: Run) -> None:
             f"engine=none: backend={backend} needs an engine to serve; "
             "expected one of engine=megatron, engine=huggingface, engine=auto, engine=echo"
         )
-    if run.run is not None and run.mode is not Mode.score:
-        modes = "only mode=score, mode=status and mode=cancel take a folder"
+    if run.run is not None and run.mode not in (Mode.score, Mode.plan):
+        modes = "only mode=score, mode=plan, mode=status and mode=cancel take a folder"
         raise UserError(f"run={run.run}: {modes}; resume= continues a run")
-    check_tasks(run.tasks, run.evaluate)
+    check_tasks(run.tasks, run.evaluate, may_lack_data=run.mode is Mode.plan and fetches_nothing())
     _check_judge(run)
     group.check(run.groups, run.tasks)
     _check_objective(run)

@@ -15,7 +15,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.evaluate.second_endpoint import SecondEndpoint
-from launcher.evaluate.stored_answers import StoredAnswers
+from launcher.evaluate.stored_answers import Comparison, StoredAnswers
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.pipeline.evaluation import check_coverage, check_main_metrics, write_lm_eval
 from launcher.pipeline.judging import identity, judging
@@ -129,23 +129,40 @@ def _take_answers_of_another_task(run: Run, name: str, stored: StoredAnswers, mo
     stored.aliases[name] = found[0]
 
 
-def _check_answers(run: Run, record: RunRecord, stored: StoredAnswers) -> int:
-    """Return how many answers are scored again, and say how many are not.
+def plan(run: Run, folder: Path) -> dict[str, Json]:
+    """Return what `score` would do, which asks nothing and writes nothing. Raises `UserError` as it does."""
+    earlier, stored = _earlier(run, folder)
+    endpoint = _endpoint(run, earlier, stored)
+    _prepare(run, endpoint)
+    found = _compared(run, endpoint, stored)
+    return {
+        "answers of": str(run.run),
+        "scored again": found.same,
+        "not scored again": dict(found.reasons.most_common(SHOWN)) or 0,
+        "left out": found.gone,
+    }
 
-    Raises `UserError` for changed prompts and for a task without answers.
-    """
+
+def _compared(run: Run, endpoint: Endpoint, stored: StoredAnswers) -> Comparison:
+    """Compare the answers with the samples of now. Raises `UserError` for changed prompts, and without answers."""
     from launcher.evaluate import rescore
 
-    assert record.endpoint is not None
     for name in [name for name in run.tasks if name not in stored.tasks]:
-        _take_answers_of_another_task(run, name, stored, record.endpoint.model)
-    found = rescore.compare(stored, run.tasks, run.evaluate, record.endpoint.model)
+        _take_answers_of_another_task(run, name, stored, endpoint.model)
+    found = rescore.compare(stored, run.tasks, run.evaluate, endpoint.model)
     if found.prompts:
         task, sample = found.prompts[0].split("/", 1)
         raise UserError(
             f"tasks.{task}: {len(found.prompts)} prompts are not those that {run.run} asked (the first is of sample "
             f"{sample}); undo what changes them, or run the tasks again"
         )
+    return found
+
+
+def _check_answers(run: Run, record: RunRecord, stored: StoredAnswers) -> int:
+    """Return how many answers are scored again, and say how many are not. Raises `UserError` as `_compared` does."""
+    assert record.endpoint is not None
+    found = _compared(run, record.endpoint, stored)
     asked_at = record.run["answers_from"]["asked_at"]
     to_stderr(f"score: {found.same} answers of {run.run}, asked at {asked_at or 'an unknown time'}")
     for reason, count in found.reasons.most_common(SHOWN):

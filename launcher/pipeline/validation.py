@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,20 +32,34 @@ def required_capabilities(run: Run) -> frozenset[Capability]:
 
     Raises `TaskError` for items that cannot be read, and for samples that cannot be sent.
     """
-    from launcher.evaluate.faults import check_sample
     from launcher.validate import certificate
 
-    first: list[Request] = []
-    for name, task in run.tasks.items():
-        deadline = time.monotonic() + MAX_CHECK_S
-        with naming(name):
-            for number, sample in enumerate(islice(task.preview(name, run.model.name), run.evaluate.limit)):
-                check_sample(sample, name)
-                if number == 0:
-                    first += sample.requests
-                if time.monotonic() > deadline:
-                    break
-    return certificate.needs(first)
+    return certificate.needs([request for name in run.tasks for request in previewed(run, name).first])
+
+
+@dataclass(frozen=True)
+class Previewed:
+    """The requests of a task's first sample, and how many samples and requests were seen before any is sent."""
+
+    first: Sequence[Request]
+    samples: int
+    requests: int
+    is_complete: bool
+
+
+def previewed(run: Run, name: str) -> Previewed:
+    """Make and check the samples of a task, without their repeats, for at most `MAX_CHECK_S`. Raises `TaskError`."""
+    from launcher.evaluate.faults import check_sample
+
+    first: Sequence[Request] = ()
+    deadline, requests, number = time.monotonic() + MAX_CHECK_S, 0, 0
+    with naming(name):
+        for sample in islice(run.tasks[name].preview(name, run.model.name), run.evaluate.limit):
+            check_sample(sample, name)
+            first, number, requests = first or sample.requests, number + 1, requests + len(sample.requests)
+            if time.monotonic() > deadline:
+                return Previewed(first, number, requests, is_complete=False)
+    return Previewed(first, number, requests, is_complete=True)
 
 
 def validate(run: Run, server: RunningServer, needed: frozenset[Capability], record: RunRecord, folder: Path) -> None:

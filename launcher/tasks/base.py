@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import ClassVar
 
-from launcher.core.errors import TaskError, UserError
+from launcher.core.errors import DataMissing, TaskError, UserError
 from launcher.core.types import Ask, Endpoint, Json, Response, Sample, Score
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
@@ -23,16 +23,21 @@ def naming(task: str) -> Iterator[None]:
         raise type(error)(f"tasks.{task}: {error}") from None
 
 
-def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate) -> None:
+def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate, *, may_lack_data: bool = False) -> None:
     """Raise `UserError` for a name that a sample's key cannot hold, and for metrics that cannot be used.
 
     These are none, two of one name, and such as raise an error. Raise it also for what a task's `Task.check` refuses.
+    With ``may_lack_data``, a task is not checked whose data are not on this machine.
     """
     for name, task in tasks.items():
         if "/" in name or not name.strip():
             raise UserError(f"tasks: {name!r} cannot be the name of a task; expected a text without '/'")
         try:
             names = [metric.name for metric in task.metrics]
+        except DataMissing as error:
+            if may_lack_data:
+                continue
+            raise UserError(f"tasks.{name}: {error}") from None
         except UserError as error:
             raise UserError(f"tasks.{name}: {error}") from None
         except Exception as error:
@@ -103,6 +108,10 @@ class Task(ABC):
     def check_data(self) -> None:
         """Raise `TaskError` for data or a package that is not there, without reading anything."""
         return
+
+    def shots(self) -> int | None:
+        """Return how many examples stand before each question, for a plan; None where that has no meaning."""
+        return None
 
     def fingerprint(self) -> Json:
         """Return what changes answers besides the configuration, for instance a digest of the items' file."""

@@ -86,6 +86,9 @@ class ItemTask(Task):
         """Whether the examples are from the file or data set of the items."""
         return self.fewshot_path in ("", self.path)
 
+    def shots(self) -> int:
+        return self.examples.count
+
     def described(self, item: Item) -> str:
         return render(self.description, item)
 

@@ -51,7 +51,7 @@ def test_names_are_swept_over_and_the_folder_may_be_a_variable(place: Path, monk
     done = launch_here(place, *ECHO, *swept, "mode=plan")
     assert done.returncode == 0, done.stderr
     for name in ("my_sum", "my_global_sum"):
-        assert f"  lm_eval_{name}: lm_eval\n" in done.stdout
+        assert f"  lm_eval_{name}: lm_eval/{name} (lm_eval), 0-shot, 3 samples, about 3 requests\n" in done.stdout
 
 
 @pytest.mark.slow

@@ -16,4 +16,7 @@ def as_overrides(arguments: Sequence[str]) -> list[str]:
     given = asked.parse_args(list(arguments))
     if not given.folder:
         raise UserError("score: FOLDER is empty")
-    return ["mode=score", f"run={given.folder}", *given.overrides]
+    modes = [override for override in given.overrides if override.startswith("mode=")]
+    if modes and modes != ["mode=plan"]:
+        raise UserError(f"score: {modes[0]}: expected no mode, or mode=plan to see what would be scored")
+    return [*([] if modes else ["mode=score"]), f"run={given.folder}", *given.overrides]

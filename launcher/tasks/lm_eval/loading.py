@@ -15,7 +15,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from launcher.core.errors import TaskError
+from launcher.core.errors import DataMissing, TaskError
 from launcher.core.types import Json
 
 RANDOM_SEED, NUMPY_SEED = 0, 1234
@@ -60,7 +60,8 @@ def load(source: TaskSource) -> Any:
         except TaskError:
             raise
         except (Exception, SystemExit) as error:
-            raise TaskError(_explained(source, error, logged)) from None
+            kind = DataMissing if _is_about_data(error) else TaskError
+            raise kind(_explained(source, error, logged)) from None
     return _configured(_checked(loaded, source), source)
 
 

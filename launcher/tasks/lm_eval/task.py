@@ -177,6 +177,9 @@ class LmEval(LmEvalSettings, Task):
     def fingerprint(self) -> Json:
         return {"lm_eval": index.version(), **loading.digest(self.loaded)}
 
+    def shots(self) -> int:
+        return self.loaded.config.num_fewshot or 0
+
     def size(self) -> int:
         number = len(self.loaded.eval_docs)
         return number if self.limit is None else min(number, self.limit)
