@@ -37,8 +37,8 @@ OFFLINE = "HF_HUB_OFFLINE"
 
 
 class Mode(Enum):
-    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing,
-    and with ``run`` shows what ``score`` would do.
+    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing.
+    With ``run`` it shows what ``score`` would do.
 
     ``proxy`` serves and validates, and then passes requests on through the adapters, until Ctrl-C or SIGTERM.
     ``watch`` runs for each checkpoint of a training run, as it comes. ``score`` scores the stored answers of the run
