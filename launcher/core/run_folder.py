@@ -47,6 +47,8 @@ class RunFolder:
     health = File("health.jsonl")
     report = File("report.html")
     lease = File("session.json")
+    failed = File("failed")
+    """A file for each of the first samples that failed, with the requests and answers as they went over the wire."""
     adapter_failures = File("adapter_failures.json")
     """How often an adapter that only looks, or what one does after the run, has failed."""
 

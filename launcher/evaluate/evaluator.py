@@ -20,6 +20,7 @@ from launcher.evaluate.asker import Asker
 from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes
 from launcher.evaluate.changed_items import reconcile
 from launcher.evaluate.concurrency import Concurrency
+from launcher.evaluate.failed_exchanges import FailedExchanges
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.meter import Meter
 from launcher.evaluate.progress import Progress
@@ -73,10 +74,11 @@ async def evaluate(
             breaker = CircuitBreaker(
                 measured, client.patient(), endpoint.model, watched, settings.max_pause_s, progress
             )
-            handler = concurrency.bounded(pipeline(adapters, checking(breaker), failures))
+            failed = FailedExchanges(folder, settings.keep_failures)
+            handler = concurrency.bounded(pipeline(adapters, failed.around(checking(breaker)), failures))
             again = await _second_attempts(settings, client, endpoint)
             asker = Asker(handler, breaker, others, tasks, settings)
-            await Session(asker, source, again, Recorder(journal, meter, progress), concurrency).run()
+            await Session(asker, source, again, Recorder(journal, meter, progress, failed), concurrency).run()
     return outcome.read(folder, tasks)
 
 

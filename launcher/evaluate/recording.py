@@ -8,6 +8,7 @@ from dataclasses import asdict, replace
 from launcher.core.types import Json, Pause, Record, Status
 from launcher.evaluate.ask import SampleResult
 from launcher.evaluate.exchange import AnswerTiming
+from launcher.evaluate.failed_exchanges import FailedExchanges
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.meter import Meter
 from launcher.evaluate.progress import Progress
@@ -17,8 +18,8 @@ from launcher.evaluate.statistics import throughput
 class Recorder:
     """The journal of a session, what its answers cost and how long they took, and its progress."""
 
-    def __init__(self, journal: Journal, meter: Meter, progress: Progress) -> None:
-        self._journal, self._meter, self._progress = journal, meter, progress
+    def __init__(self, journal: Journal, meter: Meter, progress: Progress, failed: FailedExchanges) -> None:
+        self._journal, self._meter, self._progress, self._failed = journal, meter, progress, failed
         self._timings: list[AnswerTiming] = []
         self._cached = 0
 
@@ -42,6 +43,7 @@ class Recorder:
         """Write and show a record; ``first`` is that of the first attempt, if there was one."""
         record = replace(record, spent=self._meter.taken(record.key))
         self._journal.add(record)
+        self._failed.ended(record)
         if first is not None and first.status is Status.failed:
             self._progress.corrected(record)
         else:

@@ -69,10 +69,14 @@ def evaluate(
 
 
 def record_failures(record: RunRecord, folder: Path) -> None:
-    """Let the report count the failures of adapters that ended nothing, also those of the judge's."""
+    """Let the report say where failed samples are, and count the failures of adapters, also those of the judge's."""
+    from launcher.evaluate import failed_exchanges
+
     found = {f"judge.{name}": entry for name, entry in failures.read(RunFolder(folder).judge).items()}
     if found := failures.read(folder) | found:
         record.run["adapter_failures"] = found
+    if count := failed_exchanges.count(folder):
+        record.run["failed_exchanges"] = {"folder": str(RunFolder.failed), "samples": count}
 
 
 def write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:

@@ -121,6 +121,11 @@ def item_changes(changes: Mapping[str, Mapping[str, int]]) -> str:
     )
 
 
+def failed_exchanges(found: Mapping[str, Json]) -> str:
+    """Return where the requests and answers of failed samples are; empty without any."""
+    return f"{plural(found['samples'], 'sample')} with requests and answers in {found['folder']}/" if found else ""
+
+
 def adapter_failures(failures: Mapping[str, Mapping[str, Json]]) -> str:
     """Return how often adapters failed without failing a request, and the first error of each."""
     return "; ".join(

@@ -209,6 +209,7 @@ def _summary(report: Report) -> Table:
         "answers": formatting.answers_from(report.run.get("answers_from") or {}),
         "judge": _judge(report.run.get("judge")),
         "items": formatting.item_changes(report.run.get("item_changes", {})),
+        "failed": formatting.failed_exchanges(report.run.get("failed_exchanges") or {}),
         "adapter": formatting.adapter_failures(report.run.get("adapter_failures", {})),
         "time": _steps(report.timings),
     }

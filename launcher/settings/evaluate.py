@@ -7,6 +7,7 @@ from typing import Annotated, ClassVar
 
 from launcher.core.ranges import (
     Count,
+    CountFromZero,
     CountOrAuto,
     Fraction,
     NonNegative,
@@ -42,6 +43,9 @@ class Evaluate:
     Of the echo of a log-likelihood, ``samples.jsonl`` keeps what its score reads: the context is one entry without a
     log-probability. ``store_prompt_logprobs`` keeps those of all tokens, about 50 times as much for few-shot prompts.
 
+    The first ``keep_failures`` samples that fail or are refused leave their requests and answers in ``failed/`` of the
+    run folder. They are as they went over the wire, with secrets redacted.
+
     ``budget`` ends an evaluation of a paid endpoint in order.
 
     While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
@@ -52,7 +56,7 @@ class Evaluate:
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
         {
             *("concurrency", "timeout_s", "max_answer_mb", "max_pause_s", "accept_missing_finish", "min_coverage"),
-            *("retry_failed", "score_timeout_s", "store_prompt_logprobs", "budget"),
+            *("retry_failed", "score_timeout_s", "keep_failures", "store_prompt_logprobs", "budget"),
         }
     )
     """Fields that a resumed run may change."""
@@ -69,6 +73,7 @@ class Evaluate:
     retry_truncated: Factor | None = None
     retry_failed: bool = True
     score_timeout_s: Seconds = 600.0
+    keep_failures: CountFromZero = 20
     store_prompt_logprobs: bool = False
     budget: Budget = field(default_factory=Budget)
     max_pause_s: SecondsFromZero = 600.0
