@@ -14,6 +14,8 @@ ITEMS = re.compile(r" ?\((\d[\d,]*) ([^()]+)\)")
 PACKAGE = re.compile(r"^package:(\w+)/")
 LICENCE = re.compile(r"\(([^()]+)\)[^()]*$")
 """The licence in the line about the data."""
+HARNESS = "harness"
+"""The folder of the options that run another harness."""
 KINDS = {
     "generation": "text",
     "multiple_choice": "likelihood",
@@ -23,6 +25,9 @@ KINDS = {
     "perplexity": "likelihood",
     "continuation": "likelihood",
     "ifeval": "chat",
+    "harness_inspect": "harness",
+    "harness_lm_eval_cli": "harness",
+    "harness_command": "harness",
 }
 """How the tasks of a component are asked, in one word."""
 
@@ -57,14 +62,17 @@ class TaskOption:
 
 
 def options(folder: Path) -> Iterator[TaskOption]:
-    """Yield the options in a folder of option files, by name. Files that are no YAML are left out."""
-    for file in sorted(folder.glob("*.yaml")):
-        found = _read(file)
+    """Yield the options in a folder of option files, by name, and after them those of other harnesses.
+
+    Files that are no YAML are left out.
+    """
+    for file in [*sorted(folder.glob("*.yaml")), *sorted((folder / HARNESS).glob("*.yaml"))]:
+        found = _read(file, f"{HARNESS}/{file.stem}" if file.parent != folder else file.stem)
         if found is not None:
             yield found
 
 
-def _read(file: Path) -> TaskOption | None:
+def _read(file: Path, name: str) -> TaskOption | None:
     import yaml
 
     text = file.read_text(encoding="utf-8")
@@ -77,7 +85,6 @@ def _read(file: Path) -> TaskOption | None:
     notes = [line for line in comments if not line.startswith("Data:")]
     about = notes[0] if notes else ""
     items = ITEMS.search(about)
-    name = file.stem
     return TaskOption(
         name=name,
         about=about,

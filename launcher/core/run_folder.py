@@ -71,6 +71,9 @@ class RunFolder:
     judge = File("judge")
     """The folder of the judge's server, with files as those of a run."""
 
+    harness = File("harness")
+    """The folders of the harnesses, each with its log, its files and its outcome."""
+
     hydra = File(".hydra")
     config = File(".hydra/config.yaml")
     hydra_config = File(".hydra/hydra.yaml")

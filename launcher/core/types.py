@@ -370,14 +370,15 @@ class MetricResult:
     """What the scored samples give in a metric, with its standard error and 95 % confidence interval.
 
     ``low`` and ``high`` bound the value that all samples would give. For them, every sample that was not scored counts
-    with the least, and with the greatest, value of the metric's ``range``. What is not known is NaN.
+    with the least, and with the greatest, value of the metric's ``range``. What is not known is NaN. ``n`` is None
+    where a harness does not say it.
     """
 
     value: float
     stderr: float
     ci_low: float
     ci_high: float
-    n: int
+    n: int | None
     low: float
     high: float
     direction: Direction = Direction.higher
@@ -393,7 +394,9 @@ class TaskResult:
     ``coverage`` also has ``not_asked``, the samples that an interrupted or stopped run has no answer for, and
     ``total``, the sum of all. ``reasons`` counts, for each status but scored, the few most common reasons; ``notes``
     what was odd about answers. ``retried`` counts, for ``truncated`` and ``failed``, the samples that were ``asked``
-    once more, and those ``scored`` then.
+    once more, and those ``scored`` then. ``harness`` has the facts of a task that a harness asked: ``command``,
+    ``exit_code``, ``seconds``, ``requests``, ``samples`` and the ``source`` of the metrics. Without the ``samples``,
+    coverage counts the command as one.
     """
 
     metrics: Mapping[str, MetricResult]
@@ -401,6 +404,7 @@ class TaskResult:
     reasons: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     notes: Mapping[str, int] = field(default_factory=dict)
     retried: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    harness: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

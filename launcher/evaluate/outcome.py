@@ -20,7 +20,7 @@ class Outcome:
 
     ``stopped`` says why samples were left unasked, if the server did not come back. ``pauses`` are those of every
     session. ``item_changes`` counts, for each task whose items have changed, the samples kept, asked again and removed.
-    ``overview`` is what the report shows of the samples.
+    ``overview`` is what the report shows of the samples. ``began`` says whether an evaluation began at all.
     """
 
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
@@ -29,6 +29,7 @@ class Outcome:
     pauses: tuple[Pause, ...] = ()
     item_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     overview: Overview | None = field(default=None, compare=False)
+    began: bool = False
 
 
 def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
@@ -45,9 +46,8 @@ def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     overview = Overview(RunFolder(folder).samples_version())
     found = summarize(_seen(RunFolder(folder).placed_records(), overview), facts.get("totals", {}), metrics)
     pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
-    return Outcome(
-        found, facts.get("throughput", {}), facts.get("stopped"), pauses, facts.get("item_changes", {}), overview
-    )
+    speed, changes = facts.get("throughput", {}), facts.get("item_changes", {})
+    return Outcome(found, speed, facts.get("stopped"), pauses, changes, overview, began=True)
 
 
 def _seen(placed: Iterable[tuple[int, Record]], overview: Overview) -> Iterator[Record]:

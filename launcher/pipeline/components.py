@@ -44,6 +44,9 @@ from launcher.settings.component import COMPONENTS, ComponentExists
 from launcher.tasks import (  # noqa: F401
     continuation,
     generation,
+    harness_command,
+    harness_inspect,
+    harness_lm_eval_cli,
     ifeval,
     letter_choice,
     multiple_choice,

@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from launcher.adapters.base import Adapter
+from launcher.adapters.retry import Retry
 from launcher.backends.base import Backend
 from launcher.core.errors import ObjectiveError, UserError
 from launcher.core.redaction import reveal
@@ -31,6 +32,7 @@ from launcher.settings.watch import Watch
 from launcher.tasks import group
 from launcher.tasks.base import Task, check_tasks
 from launcher.tasks.group import Group
+from launcher.tasks.harness.base import Harness
 
 OFFLINE = "HF_HUB_OFFLINE"
 """The environment variable with which no data set is fetched, read when its package is imported."""
@@ -110,7 +112,8 @@ class Run:
         keys = [key for backend in backends if (key := getattr(backend, "api_key_env", None))]
         server = [name for backend in backends for name in getattr(backend, "environment_env", {}).values()]
         keys += [self.proxy.api_key_env] if self.proxy.api_key_env else []
-        return list(dict.fromkeys([*keys, *server, *self.adapter_variables().values()]))
+        tasks = [name for task in self.tasks.values() for name in task.variables().values()]
+        return list(dict.fromkeys([*keys, *server, *self.adapter_variables().values(), *tasks]))
 
     def deployment(self, folder: Path) -> Deployment:
         """Return what is to be served, with ``folder`` for its log."""
@@ -163,6 +166,7 @@ def check(run: Run) -> None:
         raise UserError(f"run={run.run}: {modes}; resume= continues a run")
     check_tasks(run.tasks, run.evaluate, may_lack_data=run.mode is Mode.plan and fetches_nothing())
     _check_judge(run)
+    _check_harnesses(run)
     group.check(run.groups, run.tasks)
     _check_objective(run)
     _check_watch(run)
@@ -198,6 +202,8 @@ def _check_objective(run: Run) -> None:
                 f"objective={name}: expected <task>.<metric> with a task of this run, one of {', '.join(known)}"
             )
         metrics = [f"{task}.{metric}" for task in owners for metric in group.declared(task, run.groups, run.tasks)]
+        if not metrics and owners[0] in run.tasks:
+            raise UserError(f"objective={name}: name the metric before the run, by tasks.{owners[0]}.metric=")
         if name not in metrics:
             raise ObjectiveError(f"objective={name}: no such metric; expected one of {', '.join(metrics)}")
 
@@ -211,6 +217,13 @@ def _check_judge(run: Run) -> None:
         )
     if run.judge is not None:
         run.judge.check(run.engine, run.backend, run.parallelism)
+
+
+def _check_harnesses(run: Run) -> None:
+    others = [name for name, adapter in run.adapters.items() if not isinstance(adapter, Retry)]
+    first = next((name for name, task in run.tasks.items() if isinstance(task, Harness)), None)
+    if first is not None and others:
+        raise UserError(f"adapters=[{','.join(others)}]: tasks.{first} asks the endpoint itself; leave them out")
 
 
 def _check_watch(run: Run) -> None:

@@ -15,7 +15,10 @@ from launcher.core.types import Endpoint, Json, Status, TaskResult
 from launcher.evaluate.second_endpoint import SecondEndpoint
 from launcher.monitor.health import Watch
 from launcher.monitor.replicas import Replicas
+from launcher.pipeline import outcomes
 from launcher.pipeline.config import Mode, Run
+from launcher.pipeline.harnesses import run_harnesses
+from launcher.pipeline.outcomes import harnesses
 from launcher.pipeline.record import RunRecord
 from launcher.tasks.base import Task
 from launcher.tasks.lm_eval.task import LmEval
@@ -45,25 +48,21 @@ def evaluate(
     Raises `CoverageTooLow` if too little was scored, if the server died before the end, or if a task's first metric
     cannot be computed; `TakenOver`.
     """
-    from launcher.evaluate import evaluator, outcome
-    from launcher.evaluate.progress import progress
-
-    adapters, folder, display = list(run.adapters.values()), lease.folder, progress(Replicas(lambda: health.detail))
-    facts = deployment_facts(record, endpoint)
-    asking = evaluator.evaluate(
-        endpoint, run.tasks, adapters, run.evaluate, folder, key, display, lease, facts, health, judge
-    )
+    stopped = None
     try:
         with record.step("evaluate"):
-            run_async(asking)
+            stopped = _ask(run, endpoint, record, lease, key, health, judge)
+        if harnesses(run.tasks) and stopped is None:
+            with record.step("harness"):
+                run_harnesses(run, endpoint, lease, health)
     finally:
-        found = outcome.read(folder, run.tasks)
+        found = outcomes.read(lease.folder, run.tasks)
         record.take(found)
         if found.item_changes:
             record.run["item_changes"] = found.item_changes
-        record_failures(record, folder)
-    write_lm_eval(run, endpoint, folder)
-    stopped = found.stopped and f"{found.stopped}; continue with resume={folder}"
+        record_failures(record, lease.folder)
+    write_lm_eval(run, endpoint, lease.folder)
+    stopped = stopped and f"{stopped}; continue with resume={lease.folder}"
     check_coverage(record.tasks, run.evaluate.min_coverage, stopped)
     check_main_metrics(record.tasks, run.tasks)
 
@@ -77,6 +76,32 @@ def record_failures(record: RunRecord, folder: Path) -> None:
         record.run["adapter_failures"] = found
     if count := failed_exchanges.count(folder):
         record.run["failed_exchanges"] = {"folder": str(RunFolder.failed), "samples": count}
+
+
+def _ask(
+    run: Run,
+    endpoint: Endpoint,
+    record: RunRecord,
+    lease: Lease,
+    key: Json,
+    health: Watch,
+    judge: SecondEndpoint | None,
+) -> str | None:
+    """Ask every sample of the launcher's own tasks; return why samples were left unasked, None if none were."""
+    from launcher.evaluate import evaluator
+    from launcher.evaluate.journal import Journal
+    from launcher.evaluate.progress import progress
+
+    tasks, adapters, folder = outcomes.asked(run.tasks), list(run.adapters.values()), lease.folder
+    if not tasks:
+        with Journal(folder, key, lease) as journal:
+            journal.close([], {"totals": {}, "stopped": None})
+        return None
+    display, facts = progress(Replicas(lambda: health.detail)), deployment_facts(record, endpoint)
+    asking = evaluator.evaluate(
+        endpoint, tasks, adapters, run.evaluate, folder, key, display, lease, facts, health, judge
+    )
+    return run_async(asking).stopped
 
 
 def write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:
@@ -119,7 +144,9 @@ def check_main_metrics(results: Mapping[str, TaskResult], tasks: Mapping[str, Ta
     lost = [
         f"{name}.{task.metrics[0].name}"
         for name, task in tasks.items()
-        if results[name].coverage[Status.scored.value] and task.metrics[0].name not in results[name].metrics
+        if results[name].coverage[Status.scored.value]
+        and task.metrics
+        and task.metrics[0].name not in results[name].metrics
     ]
     if lost:
         raise CoverageTooLow(f"{', '.join(lost)} cannot be computed from the scored samples; the notes say why")

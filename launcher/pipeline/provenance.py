@@ -56,10 +56,15 @@ def resume_key(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> 
         **({"batch_invariant": True} if config["optimizations"]["batch_invariant"] else {}),
         "adapters": [{name: settings} for name, settings in adapters.items()],
         "tasks": {
-            name: {"settings": config["tasks"][name], "items": _items(name, task)} for name, task in run.tasks.items()
+            name: {"settings": _settings(config["tasks"][name], task), "items": _items(name, task)}
+            for name, task in run.tasks.items()
         },
         "evaluate": {k: config["evaluate"][k] for k in type(run.evaluate).answer_fields()},
     }
+
+
+def _settings(settings: Mapping[str, Json], task: Task) -> dict[str, Json]:
+    return {name: value for name, value in settings.items() if name not in type(task).neutral}
 
 
 def _items(name: str, task: Task) -> Json:

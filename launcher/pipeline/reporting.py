@@ -49,7 +49,7 @@ def reporting(record: RunRecord, folder: Path) -> Iterator[ExitStatus]:
 
     The report starts with the results that earlier sessions of a resumed run left.
     """
-    from launcher.evaluate.outcome import read
+    from launcher.pipeline.outcomes import read
 
     exit_status = ExitStatus()
     record.take(read(folder, record.declared))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 from launcher.core.console import to_stderr
@@ -16,6 +17,7 @@ from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.evaluate.second_endpoint import SecondEndpoint
 from launcher.evaluate.stored_answers import Comparison, StoredAnswers
+from launcher.pipeline import outcomes
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.pipeline.evaluation import check_coverage, check_main_metrics, write_lm_eval
 from launcher.pipeline.judging import identity, judging
@@ -31,7 +33,7 @@ SHOWN = 3
 
 def score(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None = None) -> int:
     """Score the answers in the folder that ``run`` names, in the run folder of ``composed``; return the exit code."""
-    run, config, folder = composed.run, composed.config, composed.folder
+    run, config, folder = _without_harnesses(composed.run), composed.config, composed.folder
     record = RunRecord(provenance(config, composed.overrides, allocation), run.tasks, run.groups)
     with reporting(record, folder) as exit_status, record.step("total"):
         earlier, stored = _earlier(run, folder)
@@ -48,6 +50,17 @@ def score(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None
         with judging(run, config, record, allocation, folder, pool) as judge:
             _rescore(run, record, stored, count, lease, key, judge)
     return exit_status.code
+
+
+def _without_harnesses(run: Run) -> Run:
+    """Return the run with the tasks whose answers are stored. Raises `UserError` if there are none."""
+    asked = outcomes.asked(run.tasks)
+    for name in run.tasks.keys() - asked.keys():
+        to_stderr(f"score: {name} is left out: a harness asked it, so that its answers are not stored")
+    if not asked:
+        raise UserError(f"run={run.run}: harnesses asked all of its tasks; there are no answers to score again")
+    members = {name: group for name, group in run.groups.items() if set(group.members) <= {*asked, *run.groups}}
+    return replace(run, tasks=asked, groups=members)
 
 
 def _earlier(run: Run, folder: Path) -> tuple[dict[str, Json], StoredAnswers]:

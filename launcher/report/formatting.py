@@ -17,7 +17,8 @@ FROM_POWERS = 1e7
 
 def task_name(key: str) -> str:
     """Write a task's key in a run as its option: ``lm_eval_arc_easy`` is ``lm_eval/arc_easy``."""
-    return f"lm_eval/{key.removeprefix('lm_eval_')}" if key.startswith("lm_eval_") else key
+    prefix = next((prefix for prefix in ("lm_eval", "harness") if key.startswith(f"{prefix}_")), None)
+    return f"{prefix}/{key.removeprefix(f'{prefix}_')}" if prefix else key
 
 
 def number(value: Json) -> str:
@@ -144,6 +145,11 @@ def paused(pauses: Sequence[Pause]) -> str:
 def bounded(metric: MetricResult) -> bool:
     """Tell whether the bounds of a metric say more than its value."""
     return math.isfinite(metric.low) and math.isfinite(metric.high) and metric.low < metric.high
+
+
+def is_uncounted(harness: Mapping[str, Json]) -> bool:
+    """Tell whether a harness has a result and does not say of how many samples."""
+    return harness.get("samples", 0) is None and "source" in harness
 
 
 def retried(counts: Mapping[str, Mapping[str, int]]) -> list[str]:

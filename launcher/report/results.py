@@ -192,4 +192,6 @@ def _task(result: TaskResult) -> TaskEntry:
         entry["notes"] = plain(result.notes)
     if result.retried:
         entry["retried"] = plain(result.retried)
+    if result.harness:
+        entry["harness"] = plain(result.harness)
     return entry

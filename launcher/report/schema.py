@@ -16,13 +16,24 @@ class MetricEntry(TypedDict):
     stderr: float | None
     ci_low: float | None
     ci_high: float | None
-    n: int
+    n: int | None
     low: float | None
     high: float | None
     direction: str
     interval: str
     aggregation: str
     range: list[float | None]
+
+
+class HarnessEntry(TypedDict):
+    """A task that a harness asked: the numbers of requests and of samples are None where they are not known."""
+
+    command: list[str]
+    exit_code: int
+    seconds: float
+    requests: int | None
+    samples: int | None
+    source: NotRequired[str]
 
 
 class TaskEntry(TypedDict):
@@ -33,6 +44,7 @@ class TaskEntry(TypedDict):
     reasons: dict[str, dict[str, int]]
     notes: NotRequired[dict[str, int]]
     retried: NotRequired[dict[str, dict[str, int]]]
+    harness: NotRequired[HarnessEntry]
 
 
 class GroupEntry(TaskEntry):

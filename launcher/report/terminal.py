@@ -163,7 +163,7 @@ def _scores(report: Report, plus_minus: str) -> Table:
     table.add_column("95 % CI", justify="right", no_wrap=True)
     table.add_column("scored", justify="right", no_wrap=True)
     for task, result in report.folded.items():
-        coverage = _coverage(result.coverage)
+        coverage = Text("unknown") if formatting.is_uncounted(result.harness) else _coverage(result.coverage)
         for name, metric in result.metrics.items():
             cells = _value(metric, plus_minus), _interval(metric), coverage
             table.add_row(Text(printable(formatting.task_name(task))), Text(printable(name)), *cells)

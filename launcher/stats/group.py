@@ -25,7 +25,8 @@ def pooled(parts: Sequence[Part]) -> MetricResult:
     value = math.fsum(share * result.value for share, result in shares)
     low = math.fsum(share * result.low for share, result in shares)
     high = math.fsum(share * result.high for share, result in shares)
-    n = sum(result.n for _, result in shares)
+    counts = [result.n for _, result in shares]
+    n = None if None in counts else sum(filter(None, counts))
     found = _uncertainty(shares, value)
     first = parts[0][1]
     return MetricResult(

@@ -42,7 +42,7 @@ def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate, *, may_lack_data:
             raise UserError(f"tasks.{name}: {error}") from None
         except Exception as error:
             raise UserError(f"tasks.{name}: its metrics cannot be used: {type(error).__name__}: {error}") from error
-        if not names:
+        if not names and not task.metrics_in_results:
             raise UserError(f"tasks.{name}: {type(task).__name__} declares no metric; a task needs at least one")
         twice = next((metric for metric in names if names.count(metric) > 1), None)
         if twice is not None:
@@ -59,6 +59,10 @@ class Task(ABC):
 
     asks_judge: ClassVar[bool] = False
     """Whether `score` asks the endpoint named ``judge``; a run of such a task needs one."""
+    metrics_in_results: ClassVar[bool] = False
+    """Whether only the results say which metrics there are, besides those that `metrics` declares."""
+    neutral: ClassVar[frozenset[str]] = frozenset()
+    """Settings that a resumed run may change."""
 
     @property
     @abstractmethod
@@ -116,6 +120,10 @@ class Task(ABC):
     def fingerprint(self) -> Json:
         """Return what changes answers besides the configuration, for instance a digest of the items' file."""
         return None
+
+    def variables(self) -> Mapping[str, str]:
+        """Return the environment variables with secrets that it needs, each by the key that names it."""
+        return {}
 
     def size(self) -> int | None:
         """Return the number of samples if it is cheap to know, for progress; raises `TaskError` as `samples` does."""

@@ -2,42 +2,24 @@
 
 from __future__ import annotations
 
-import re
-import shlex
 from collections.abc import Mapping
 
+from launcher.core import argv
 from launcher.core.errors import UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.model import Model, Parallelism
 
-FIELD = re.compile(r"\{([a-z_]+)\}")
-"""A name in braces. JSON in an argument does not match, because its keys are quoted."""
-
 
 def names(command: str) -> set[str]:
     """Return the names in braces."""
-    return set(FIELD.findall(command))
+    return argv.names(command)
 
 
 def split(command: str, values: Mapping[str, Json]) -> list[str]:
-    """Return the arguments of ``command`` as a POSIX shell would split them, each name replaced by its value.
-
-    Raises `UserError` for an unknown name, for one without a value, and for a malformed command.
-    """
-    try:
-        arguments = shlex.split(command)
-    except ValueError as error:
-        raise UserError(f"backend.command={command}: {error}; must be a command as in a shell") from None
-    if not arguments:
-        raise UserError("backend.command: is empty; must be a command that starts a server")
-    for name in sorted(names(command)):
-        if name not in values:
-            raise UserError(f"backend.command: {{{name}}} is unknown; expected one of {', '.join(values)}")
-        if values[name] in (None, ""):
-            raise UserError(f"backend.command: {{{name}}} has no value; set {SETTINGS.get(name, name)}")
-    return [FIELD.sub(lambda match: str(values[match[1]]), word) for word in arguments]
+    """Return the arguments of ``command`` as `launcher.core.argv.split` does."""
+    return argv.split(command, values, "backend.command", SETTINGS)
 
 
 def values(deployment: Deployment, allocation: Allocation, host: str, port: int | str) -> dict[str, Json]:

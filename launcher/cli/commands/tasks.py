@@ -146,7 +146,9 @@ def _print_one(option: TaskOption) -> None:
     print(f"\nOption file {option.file}:\n")
     lines = option.file.read_text(encoding="utf-8").splitlines()
     print("\n".join(f"  {line}" for line in lines if not line.startswith("#")))
-    print(f"\nlauncher tasks=[{option.name}] asks it; tasks.{option.name}.<key>=<value> changes a key")
+    print(
+        f"\nlauncher tasks=[{option.name}] asks it; tasks.{option.name.replace('/', '_')}.<key>=<value> changes a key"
+    )
     print(f"(launcher tasks=[{option.name}] --cfg job --package tasks prints all keys).")
 
 

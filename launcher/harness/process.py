@@ -1,0 +1,119 @@
+"""Runs one command to its end, under a reaper that ends it with all that it has started."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from signal import Signals
+
+from launcher.core.cleanup import isolated
+from launcher.core.files import append, storing
+from launcher.core.redaction import redact
+from launcher.harness.log import LogWriter, cause
+
+REAPER = "launcher.core.reaper"
+REAPER_TIMEOUT_S = 10.0
+POLL_INTERVAL_S = 0.1
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a command ended: its exit code as a shell reports it, or why it was ended; ``said`` is the line of the cause.
+
+    A negative code means that the reaper itself was killed.
+    """
+
+    code: int
+    seconds: float
+    stopped: str = ""
+    said: str = ""
+
+    @property
+    def fault(self) -> str | None:
+        """Say why the command failed, None for one that did not."""
+        if not self.stopped and self.code == 0:
+            return None
+        how = self.stopped or _described(self.code)
+        return f"{how}: {self.said}" if self.said else how
+
+
+def run(
+    words: Sequence[str],
+    environment: Mapping[str, str],
+    log: Path,
+    stop_timeout_s: float,
+    stop: Callable[[float], str | None],
+) -> Ended:
+    """Run a command and return how it ended; ``stop`` gets the seconds so far, and returns why it must end, or None.
+
+    What ``stop`` raises ends the command too. Raises `StorageError` for a log that cannot be written.
+    """
+    begin, start = _begin(log, words), time.monotonic()
+    with _running(words, environment, log, stop_timeout_s) as reaper:
+        why = None
+        while (code := reaper.poll()) is None and why is None:
+            time.sleep(POLL_INTERVAL_S)
+            why = stop(time.monotonic() - start)
+    code = reaper.returncode
+    said = cause(log, begin) if code or why else ""
+    return Ended(code, round(time.monotonic() - start, 3), why or "", said)
+
+
+@contextmanager
+def _running(
+    words: Sequence[str], environment: Mapping[str, str], log: Path, stop_timeout_s: float
+) -> Iterator[subprocess.Popen[bytes]]:
+    read, write = os.pipe()
+    writer = LogWriter(read, log)
+    try:
+        reaper = subprocess.Popen(
+            isolated(REAPER, str(stop_timeout_s), *words),
+            env=dict(environment),
+            stdin=subprocess.PIPE,
+            stdout=write,
+            stderr=write,
+            start_new_session=True,  # Ctrl-C must reach only the launcher
+        )
+    finally:
+        os.close(write)
+    writer.start()
+    try:
+        yield reaper
+    finally:
+        _end(reaper, stop_timeout_s)
+        writer.join(REAPER_TIMEOUT_S)
+    if writer.fault is not None:
+        raise writer.fault
+
+
+def _end(reaper: subprocess.Popen[bytes], stop_timeout_s: float) -> None:
+    assert reaper.stdin is not None
+    reaper.stdin.close()
+    try:
+        reaper.wait(stop_timeout_s + REAPER_TIMEOUT_S)
+    finally:
+        reaper.kill()
+        reaper.wait()
+
+
+def _begin(log: Path, words: Sequence[str]) -> int:
+    """Write the command into the log; return where what it prints begins."""
+    line = f"# {datetime.now(UTC).isoformat(timespec='seconds')} {redact(shlex.join(words))}\n"
+    with append(log) as file, storing(log):
+        file.write(line.encode("utf-8", "backslashreplace"))
+        return file.tell()
+
+
+def _described(code: int) -> str:
+    number = -code if code < 0 else code - 128
+    try:
+        return f"it was killed by {Signals(number).name}" if number > 0 else f"it exited with {code}"
+    except ValueError:
+        return f"it exited with {code}"

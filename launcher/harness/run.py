@@ -1,0 +1,107 @@
+"""Runs the command of one harness, and reads its result."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Callable, Container, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from launcher.core.console import one_line, to_stderr
+from launcher.core.files import storing
+from launcher.core.redaction import redact
+from launcher.harness import process, stored
+from launcher.harness.access import Access
+from launcher.harness.log import cause
+from launcher.harness.stored import HarnessFolder, Outcome
+from launcher.report.formatting import duration, task_name
+from launcher.tasks.harness.base import Harness, Place, find_program, search_path
+from launcher.tasks.harness.measured import Measured, ResultError, snapshot
+
+PROGRESS_INTERVAL_S = 30.0
+LOOPBACK = "127.0.0.1,localhost,::1"
+NOT_ASKED = (
+    "the harness sent no request to the endpoint: its result is not one of this model, unless it is from a cache"
+)
+
+
+@dataclass(frozen=True)
+class Session:
+    """One session of a run: its folder, why a harness must end now, and the variables that hold the run's secrets.
+
+    ``gone`` may raise, which ends the harness too.
+    """
+
+    folder: Path
+    gone: Callable[[], str | None]
+    secrets: Container[str]
+
+
+def run(name: str, task: Harness, place: Place, access: Access, session: Session) -> Outcome:
+    """Run the command of a harness, read its result, and keep the outcome. Raises what `Session.gone` raises."""
+    files = stored.folder(session.folder, name)
+    place = replace(place, output=files.output.resolve())
+    with storing(files.output):
+        place.output.mkdir(parents=True, exist_ok=True)
+    words = task.words(place)
+    to_stderr(f"harness: {task_name(name)}: {redact(shlex.join(words))}")
+    before = snapshot(task.pattern(place))
+    words[0] = find_program(words[0]) or words[0]
+    environment = _environment(task.environment_of(place, access.key), session.secrets)
+    ended = process.run(words, environment, files.log, task.stop_timeout_s, _stop(name, task, files, session))
+    measured, fault = _result(task, place, before, ended, files)
+    outcome = _outcome(words, ended, access.answered(), measured, fault)
+    stored.write(session.folder, name, outcome)
+    _say(name, outcome)
+    return outcome
+
+
+def _environment(own: Mapping[str, str], secrets: Container[str]) -> dict[str, str]:
+    """Return the launcher's environment without the run's secrets, and with what the harness gets."""
+    inherited = {name: value for name, value in os.environ.items() if name not in secrets}
+    proxies = {name: ",".join(filter(None, (inherited.get(name), LOOPBACK))) for name in ("NO_PROXY", "no_proxy")}
+    return {**inherited, **proxies, "PATH": search_path(), "PYTHONUNBUFFERED": "1", **own}
+
+
+def _stop(name: str, task: Harness, files: HarnessFolder, session: Session) -> Callable[[float], str | None]:
+    reported = 0.0
+
+    def stop(seconds: float) -> str | None:
+        nonlocal reported
+        if seconds - reported > PROGRESS_INTERVAL_S:
+            reported = seconds
+            to_stderr(f"harness: {task_name(name)}: {duration(seconds)}: {one_line(cause(files.log))}")
+        if seconds > task.timeout_s:
+            return f"it ran for longer than timeout_s={task.timeout_s:g}"
+        return session.gone()
+
+    return stop
+
+
+def _result(
+    task: Harness, place: Place, before: Mapping[Path, tuple[int, int, int]], ended: process.Ended, files: HarnessFolder
+) -> tuple[Measured | None, str | None]:
+    """Return what the harness measured, or why there is nothing."""
+    if ended.fault is not None:
+        return None, f"{ended.fault}; see {files.log}"
+    try:
+        return task.read(place, before), None
+    except ResultError as error:
+        return None, f"{error}; see {files.log}"
+
+
+def _outcome(
+    words: list[str], ended: process.Ended, requests: int | None, measured: Measured | None, fault: str | None
+) -> Outcome:
+    notes = (NOT_ASKED,) if requests == 0 and measured is not None else ()
+    said = None if fault is None else redact(fault)
+    return Outcome(tuple(words), ended.code, ended.seconds, requests, measured, said, notes)
+
+
+def _say(name: str, outcome: Outcome) -> None:
+    requests = "an unknown number of requests" if outcome.requests is None else f"{outcome.requests:,} requests"
+    said = outcome.fault or f"{requests} in {duration(outcome.seconds)}"
+    to_stderr(f"harness: {task_name(name)}: {said}")
+    for note in outcome.notes:
+        to_stderr(f"harness: {task_name(name)}: WARNING: {note}")

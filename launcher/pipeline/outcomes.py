@@ -1,0 +1,32 @@
+"""The results in a run folder: of the samples that the launcher asked, and of harnesses."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from launcher.evaluate import outcome
+from launcher.evaluate.outcome import Outcome
+from launcher.harness import stored
+from launcher.tasks.base import Task
+from launcher.tasks.harness.base import Harness
+
+
+def asked(tasks: Mapping[str, Task]) -> dict[str, Task]:
+    """Return the tasks whose samples the launcher asks itself."""
+    return {name: task for name, task in tasks.items() if not isinstance(task, Harness)}
+
+
+def harnesses(tasks: Mapping[str, Task]) -> dict[str, Harness]:
+    """Return the tasks that a harness asks."""
+    return {name: task for name, task in tasks.items() if isinstance(task, Harness)}
+
+
+def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
+    """Return the results of all tasks, in their order. Raises `ResumeError` for damaged files."""
+    found = outcome.read(folder, asked(tasks))
+    began = stored.results(folder, tasks) if found.began else {}
+    every = {**found.tasks, **began}
+    order = [*(name for name in tasks if name in every), *(name for name in every if name not in tasks)]
+    return replace(found, tasks={name: every[name] for name in order})

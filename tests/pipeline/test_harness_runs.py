@@ -1,0 +1,231 @@
+"""Harnesses of other programs in a run of the launcher: real ones, pointed at the run's endpoint."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import signal
+import sys
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import psutil
+import pytest
+
+from launcher.report.results import SCHEMA
+from tests.running import launch_here, living, program, wait_for
+
+ROOT = Path(__file__).parents[2]
+ECHO = ("engine=echo", "model=none", "validate.skip=[greedy repeats]")
+KEY = "the-key-of-the-endpoint-0123456789"
+
+OPENAI_SCRIPT = """
+import json, os, sys
+from openai import OpenAI
+
+client, model, right = OpenAI(), os.environ["OPENAI_MODEL"], 0
+for number in range(4):
+    messages = [{"role": "user", "content": f"{number} + 0 ="}]
+    answer = client.chat.completions.create(model=model, messages=messages, max_tokens=8, temperature=0)
+    right += str(number) in answer.choices[0].message.content
+print("the key is", client.api_key)
+json.dump({"scores": {"acc": right / 4}, "n": 4}, open(os.path.join(sys.argv[1], "scores.json"), "w"))
+"""
+
+INSPECT_TASK = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate, solver
+
+
+@solver
+def broken_for(number):
+    async def solve(state, generate):
+        if state.sample_id == number:
+            raise RuntimeError("no tool for this sample")
+        return state
+
+    return solve
+
+
+@task
+def sums():
+    items = [Sample(id=n, input=f"{n} + 0 =", target=str(n)) for n in range(1, 6)]
+    return Task(dataset=items, solver=[broken_for(2), generate()], scorer=includes())
+"""
+
+LM_EVAL_TASK = """
+task: colours
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {items}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: q
+doc_to_choice: choices
+doc_to_target: a
+metric_list:
+  - metric: acc
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, str(ROOT / "launch.py"), *ECHO, *arguments]
+
+
+def launch(folder: Path, *arguments: str, code: int = 0, **environment: str) -> tuple[dict[str, Any], str]:
+    """Run the launcher; return its results, which follow their schema, and what it printed."""
+    with program(command(*arguments, f"hydra.run.dir={folder}"), folder.parent, {**os.environ, **environment}) as done:
+        out, err = done.communicate(timeout=240)
+    assert done.returncode == code, err
+    found = json.loads((folder / "results.json").read_text())
+    jsonschema.validate(found, json.loads(SCHEMA.read_text()))
+    return found, out + err
+
+
+def sleeping(pid: int) -> list[psutil.Process]:
+    """Return the processes ``sleep`` that a process has started, and what it has started."""
+    found = []
+    for each in psutil.Process(pid).children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            found += [each] if each.name() == "sleep" else []
+    return found
+
+
+def needs(module: str) -> pytest.MarkDecorator:
+    return pytest.mark.skipif(importlib.util.find_spec(module) is None, reason=f"{module} is not installed")
+
+
+@pytest.mark.services
+def test_a_script_with_the_openai_client_beside_a_task_of_the_launcher(tmp_path: Path) -> None:
+    (tmp_path / "scores.py").write_text(OPENAI_SCRIPT)
+    harness = (
+        "tasks=[addition,harness/command]",
+        "backend.api_key_env=MY_KEY",
+        "tasks.harness_command.command='{python} scores.py {output}'",
+        "tasks.harness_command.result.path='{output}/scores.json'",
+        "+tasks.harness_command.result.metrics.accuracy=$.scores.acc",
+        "tasks.harness_command.result.samples=$.n",
+    )
+    found, said = launch(tmp_path / "run", *harness, MY_KEY=KEY)
+    assert list(found["tasks"]) == ["addition", "harness_command"]
+    task = found["tasks"]["harness_command"]
+    assert task["metrics"]["accuracy"]["value"] == 1.0
+    assert task["metrics"]["accuracy"]["n"] == 4
+    assert (task["coverage"]["scored"], task["coverage"]["total"]) == (4, 4)
+    assert task["harness"]["requests"] == 4
+    assert "harness/command" in said
+    assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY in file.read_text(errors="replace")]
+    assert KEY not in said
+    log = tmp_path / "run" / "harness" / "harness_command" / "log.txt"
+    assert "the key is [redacted: MY_KEY]" in log.read_text()
+    assert "harness/command" in (tmp_path / "run" / "report.html").read_text()
+
+    began = log.stat()
+    again, said = launch(tmp_path / "run", *harness, f"resume={tmp_path / 'run'}", MY_KEY=KEY)
+    assert "harness/command: finished in an earlier session" in said
+    assert again["tasks"] == found["tasks"]
+    assert log.stat().st_mtime_ns == began.st_mtime_ns
+
+
+@pytest.mark.services
+@needs("inspect_ai")
+def test_inspect(tmp_path: Path) -> None:
+    """A sample that fails is counted; a resumed run asks nothing again."""
+    (tmp_path / "sums.py").write_text(INSPECT_TASK)
+    harness = (
+        "tasks=[harness/inspect]",
+        "tasks.harness_inspect.task=sums.py@sums",
+        "evaluate.max_tokens=8",
+        "evaluate.temperature=0",
+    )
+    found, said = launch(tmp_path / "run", *harness, "evaluate.min_coverage=0.7", "evaluate.limit=4")
+    task = found["tasks"]["harness_inspect"]
+    assert task["metrics"]["accuracy"]["value"] == 1.0
+    assert task["metrics"]["accuracy"]["n"] == 3
+    assert task["coverage"] | {"scored": 3, "failed": 1, "total": 4} == task["coverage"]
+    assert task["harness"]["requests"] == 3
+    assert "ended with an error" in said
+
+
+@pytest.mark.services
+@needs("lm_eval")
+@needs("datasets")
+def test_lm_evals_own_command_line(tmp_path: Path) -> None:
+    """It gives what the launcher's own bridge to the same task gives."""
+    items = tmp_path / "items.jsonl"
+    rows = [
+        ("The sky is", [" blue", " of cheese"], 0),
+        ("Grass is", [" red", " green"], 1),
+        ("Two is", [" 2", " 3"], 0),
+    ]
+    items.write_text("".join(json.dumps({"q": q, "choices": c, "a": a}) + "\n" for q, c, a in rows))
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "colours.yaml").write_text(LM_EVAL_TASK.format(items=items))
+    found, _ = launch(
+        tmp_path / "run",
+        "tasks=[lm_eval/colours,harness/lm_eval_cli]",
+        f"lm_eval.include_path={tmp_path / 'tasks'}",
+        "tasks.harness_lm_eval_cli.task=colours",
+        f"tasks.harness_lm_eval_cli.include_path={tmp_path / 'tasks'}",
+        HF_HUB_OFFLINE="1",
+        HF_DATASETS_CACHE=str(tmp_path / "cache"),
+    )
+    ours, theirs = found["tasks"]["lm_eval_colours"], found["tasks"]["harness_lm_eval_cli"]
+    for figure in ("value", "n"):
+        assert theirs["metrics"]["acc"][figure] == ours["metrics"]["acc"][figure]
+    assert theirs["metrics"]["acc"]["stderr"] == pytest.approx(ours["metrics"]["acc"]["stderr"])
+    assert theirs["harness"]["requests"] == 6
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
+def test_an_interrupted_harness_leaves_no_process_and_is_run_again(sign: signal.Signals, tmp_path: Path) -> None:
+    again = "[ -e {output}/begun ] && echo '[0.5]' > {output}/out.json && exit"
+    script = f"{again}; touch {{output}}/begun; setsid sleep 300 & sleep 300"
+    harness = (
+        "tasks=[harness/command]",
+        f'tasks.harness_command.command="{script}"',
+        "tasks.harness_command.shell=true",
+        "tasks.harness_command.result.path='{output}/out.json'",
+        "+tasks.harness_command.result.metrics.a='$[0]'",
+    )
+    folder = tmp_path / "run"
+    begun = folder / "harness" / "harness_command" / "output" / "begun"
+    with program(command(*harness, f"hydra.run.dir={folder}"), tmp_path) as process:
+        wait_for(begun.exists, process, 60)
+        wait_for(lambda: len(sleeping(process.pid)) == 2, process, 60)
+        family = psutil.Process(process.pid).children(recursive=True)
+        process.send_signal(sign)
+        process.communicate(timeout=60)
+    psutil.wait_procs(family, timeout=30)
+    assert not living(family)
+    if sign is signal.SIGINT:
+        found = json.loads((folder / "results.json").read_text())
+        assert (process.returncode, found["status"]) == (130, "interrupted")
+        assert found["tasks"]["harness_command"]["coverage"]["not_asked"] == 1
+    found, _ = launch(folder, *harness, f"resume={folder}")
+    assert found["tasks"]["harness_command"]["metrics"]["a"]["value"] == 0.5
+
+
+@pytest.mark.services
+def test_a_harness_that_fails_ends_the_run_as_incomplete(tmp_path: Path) -> None:
+    harness = (
+        "tasks=[harness/command]",
+        "tasks.harness_command.command='{python} -c \"import json; json.loads(chr(120))\"'",
+        "tasks.harness_command.result.path='{output}/out.json'",
+        "+tasks.harness_command.result.metrics.a=$.a",
+    )
+    found, said = launch(tmp_path / "run", *harness, code=3)
+    assert found["status"] == "incomplete"
+    assert (
+        found["tasks"]["harness_command"]["coverage"] | {"failed": 1, "total": 1, "scored": 0}
+        == found["tasks"]["harness_command"]["coverage"]
+    )
+    assert "json.decoder.JSONDecodeError: Expecting value" in said
+    scored = launch_here(tmp_path, "mode=score", f"run={tmp_path / 'run'}", f"hydra.run.dir={tmp_path / 'again'}")
+    assert scored.returncode == 1
+    assert "harnesses asked all of its tasks" in scored.stderr
