@@ -23,6 +23,7 @@ from launcher.report.formatting import task_name
 from launcher.settings.cluster import NODE_GIB, Slurm
 from launcher.settings.component import name_of
 from launcher.tasks.base import Task, naming
+from launcher.tasks.harness.base import Harness
 
 NO_TASKS = "none: mode=run needs at least one; mode=serve and mode=validate do not"
 FILES = " ".join(
@@ -89,7 +90,10 @@ def _task(run: Run, name: str) -> str:
 
 def _counts(run: Run, name: str) -> str:
     """Return the numbers of samples and requests, with their repeats."""
-    task, found = run.tasks[name], previewed(run, name)
+    task = run.tasks[name]
+    if isinstance(task, Harness):
+        return task.planned(run.model.name, run.evaluate)
+    found = previewed(run, name)
     judged = " and those to the judge" if task.asks_judge else ""
     if type(task).preview is Task.preview and found.is_complete:
         return f"{_counted(found.samples, found.requests, run.evaluate.repeats)}{judged}"

@@ -27,7 +27,7 @@ UNKNOWN_N = "the harness does not say how many samples it scored; it counts as o
 class Outcome:
     """How the command of a harness ended. ``fault`` says why it has no result, None where it has one.
 
-    ``requests`` is how many the endpoint answered meanwhile, None where that is not known.
+    ``requests`` is how many the endpoint answered until it ended, None where that is not known.
     """
 
     command: tuple[str, ...]

@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from launcher.core.errors import TaskError, UserError
 from launcher.core.ranges import Seconds
-from launcher.core.redaction import reveal
+from launcher.core.redaction import redact, reveal
 from launcher.core.types import Ask, Direction, Json, Request, Response, Sample, Score
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
@@ -79,9 +79,9 @@ class Place:
 class Harness(Task):
     """The keys of every harness.
 
-    Its command has ``timeout_s`` seconds. At the end of these, at an interrupt and when the launcher dies, it gets
-    SIGTERM, and SIGKILL after ``stop_timeout_s``, with all processes that it has started. ``environment`` is added to
-    the launcher's own; ``environment_env`` gives variables the values of other variables, which the launcher never
+    Its command has ``timeout_s`` seconds. Then, at an interrupt and when the launcher dies, it gets SIGTERM. What is
+    left of it after ``stop_timeout_s`` gets SIGKILL, with all processes that it has started. ``environment`` is added
+    to the launcher's own; ``environment_env`` gives variables the values of other variables, which the launcher never
     writes. ``lower_is_better`` names metrics.
     """
 
@@ -143,6 +143,11 @@ class Harness(Task):
         if evaluate.budget.is_bound:
             raise UserError("evaluate.budget: it does not bound what a harness asks; leave it out")
         self.words(Place("http://127.0.0.1:1/v1", "model", Path("output"), evaluate))
+
+    def planned(self, model: str, evaluate: Evaluate) -> str:
+        """Return the command as it will be, but for the endpoint and the run folder."""
+        place = Place("http://<endpoint>/v1", model, Path("<run folder>/output"), evaluate)
+        return redact(" ".join(self.words(place)))
 
     def takes_settings(self) -> frozenset[str]:
         """Return the settings of the evaluation that its command takes."""

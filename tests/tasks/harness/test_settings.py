@@ -30,7 +30,7 @@ def planned(folder: Path, harness: str, *settings: str, others: tuple[str, ...] 
 def test_a_harness_can_be_planned(harness: str, settings: tuple[str, ...], tmp_path: Path) -> None:
     code, said = planned(tmp_path, harness, *settings)
     assert code == 0, said
-    assert f"harness_{harness}: harness_{harness}" in said
+    assert f"harness/{harness} (harness_{harness}), " in said  # and the command
 
 
 @pytest.mark.parametrize(
