@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 from launcher.core.errors import UserError
 from launcher.core.files import replace_json
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Handler, Json, Report, Request, Response
 
 
 class Part(Flag):
@@ -44,6 +44,14 @@ class Downstream:
 
     deployment: Mapping[str, Json] | None
     adapters: Sequence[Json] = ()
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run that has ended, also with an error: ``folder`` has its files, ``report`` what ``results.json`` says."""
+
+    folder: Path
+    report: Report
 
 
 @dataclass
@@ -82,6 +90,13 @@ class Adapter(ABC):
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         """Hold resources for the time of the run, for instance an open file in the run ``folder``."""
         yield
+
+    async def after(self, finished: Finished) -> None:  # noqa: B027
+        """Do something once the run has ended and its report is written: send it, or make another one.
+
+        It is called exactly once in each session of a run, also where that fails or is interrupted. What it raises is
+        counted, and changes no result.
+        """
 
 
 def reads_of(adapters: Iterable[Adapter]) -> Part:

@@ -30,10 +30,11 @@ class Failures:
     counts: dict[str, int] = field(default_factory=dict)
     first: dict[str, str] = field(default_factory=dict)
 
-    def add(self, adapter: object, error: BaseException) -> None:
-        name, reason = _name(adapter), one_line(redact(f"{type(error).__name__}: {error}"), QUOTED)
+    def add(self, adapter: object, error: BaseException, where: str = "") -> None:
+        name, text = _name(adapter), redact(f"{type(error).__name__}: {error}")
+        reason = one_line(f"{where}: {text}" if where else text, QUOTED)
         if name not in self.counts:
-            log.error("adapters.%s: %s; no request fails of it, later failures are only counted", name, reason)
+            log.error("adapters.%s: %s; this changes no result, later failures are only counted", name, reason)
         self.first.setdefault(name, reason)
         self.counts[name] = self.counts.get(name, 0) + 1
 

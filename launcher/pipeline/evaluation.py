@@ -6,11 +6,9 @@ import logging
 from collections.abc import Mapping
 from pathlib import Path
 
-from launcher.adapters import failures
 from launcher.core.errors import CoverageTooLow
 from launcher.core.event_loop import run_async
 from launcher.core.lease import Lease
-from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json, Status, TaskResult
 from launcher.evaluate.second_endpoint import SecondEndpoint
 from launcher.monitor.health import Watch
@@ -60,22 +58,11 @@ def evaluate(
         record.take(found)
         if found.item_changes:
             record.run["item_changes"] = found.item_changes
-        record_failures(record, lease.folder)
+        record.take_failures(lease.folder)
     write_lm_eval(run, endpoint, lease.folder)
     stopped = stopped and f"{stopped}; continue with resume={lease.folder}"
     check_coverage(record.tasks, run.evaluate.min_coverage, stopped)
     check_main_metrics(record.tasks, run.tasks)
-
-
-def record_failures(record: RunRecord, folder: Path) -> None:
-    """Let the report say where failed samples are, and count the failures of adapters, also those of the judge's."""
-    from launcher.evaluate import failed_exchanges
-
-    found = {f"judge.{name}": entry for name, entry in failures.read(RunFolder(folder).judge).items()}
-    if found := failures.read(folder) | found:
-        record.run["adapter_failures"] = found
-    if count := failed_exchanges.count(folder):
-        record.run["failed_exchanges"] = {"folder": str(RunFolder.failed), "samples": count}
 
 
 def _ask(

@@ -6,8 +6,11 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from launcher.adapters import failures
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Endpoint, Json, Pause, Report, TaskResult
 from launcher.stats.overview import Overview
 from launcher.tasks.base import Task
@@ -41,6 +44,17 @@ class RunRecord:
         """Take over the results of an evaluation."""
         self.tasks, self.throughput, self.pauses = found.tasks, found.throughput, found.pauses
         self.overview = found.overview
+
+    def take_failures(self, folder: Path) -> None:
+        """Say where failed samples are, and count what adapters did wrong without failing anything, the judge's too."""
+        from launcher.evaluate import failed_exchanges
+
+        judges = failures.read(RunFolder(folder).judge)
+        found = failures.read(folder) | {f"judge.{name}": entry for name, entry in judges.items()}
+        if found:
+            self.run["adapter_failures"] = found
+        if count := failed_exchanges.count(folder):
+            self.run["failed_exchanges"] = {"folder": str(RunFolder.failed), "samples": count}
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from rich.console import Console
 
+from launcher.adapters.after import Hooked
 from launcher.core.console import to_stderr
 from launcher.core.errors import (
     CoverageTooLow,
@@ -20,7 +21,8 @@ from launcher.core.errors import (
 )
 from launcher.core.lease import Lease
 from launcher.core.redaction import redact
-from launcher.core.types import INTERRUPTED
+from launcher.core.types import INTERRUPTED, Report
+from launcher.pipeline.hooks import call
 from launcher.pipeline.record import RunRecord
 
 
@@ -44,10 +46,11 @@ class ExitStatus:
 
 
 @contextmanager
-def reporting(record: RunRecord, folder: Path) -> Iterator[ExitStatus]:
+def reporting(record: RunRecord, folder: Path, hooks: Sequence[Hooked] = ()) -> Iterator[ExitStatus]:
     """Turn the way the run ends into an exit code and a report; a crash is reported too, and raised again.
 
-    The report starts with the results that earlier sessions of a resumed run left.
+    The report starts with the results that earlier sessions of a resumed run left. Once it is written, the ``hooks``
+    are called.
     """
     from launcher.pipeline.outcomes import read
 
@@ -78,7 +81,23 @@ def reporting(record: RunRecord, folder: Path) -> Iterator[ExitStatus]:
         raise
     finally:
         if exit_status.publish and (exit_status.lease is None or exit_status.lease.holds):
-            _publish_or_end(record, exit_status, folder)
+            try:
+                _publish_or_end(record, exit_status, folder)
+            finally:
+                _call_hooks(hooks, record, exit_status, folder)
+
+
+def _call_hooks(hooks: Sequence[Hooked], record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:
+    """Call the hooks, and write the report again if one failed; an interruption is not the run's, which has ended."""
+    try:
+        if call(hooks, record.report(exit_status.status, exit_status.reason), folder):
+            record.take_failures(folder)
+            write(record, exit_status, folder)
+    except UserError as error:
+        to_stderr(f"launcher: {error}")
+    except KeyboardInterrupt:
+        exit_status.code = exit_status.code or INTERRUPTED
+        to_stderr("launcher: interrupted after the report; not all adapters have done what they do after a run")
 
 
 def _publish_or_end(record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:
@@ -91,11 +110,19 @@ def _publish_or_end(record: RunRecord, exit_status: ExitStatus, folder: Path) ->
 
 
 def publish(record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:
-    """Write ``results.json`` and ``report.html``; print the summary, unless one line on standard error said it all."""
-    from launcher.report import page, results, terminal
+    """Write the report, and print the summary, unless one line on standard error said it all."""
+    from launcher.report import terminal
+
+    report = write(record, exit_status, folder)
+    if exit_status.status != "error":
+        terminal.print_report(replace(report, reason=None), folder, Console())
+
+
+def write(record: RunRecord, exit_status: ExitStatus, folder: Path) -> Report:
+    """Write ``results.json`` and ``report.html``, and return what they say."""
+    from launcher.report import page, results
 
     report = record.report(exit_status.status, exit_status.reason)
     results.write(report, folder)
     page.write(report, folder, record.overview)
-    if exit_status.status != "error":
-        terminal.print_report(replace(report, reason=None), folder, Console())
+    return report

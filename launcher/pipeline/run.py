@@ -9,6 +9,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
 from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.evaluation import check_resumable, evaluate
+from launcher.pipeline.hooks import hooks_of
 from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.provenance import provenance, resume_key
 from launcher.pipeline.proxying import proxy_forever, proxying
@@ -30,7 +31,7 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
         return score(composed, allocation, pool)
     run, config, folder = composed.run, composed.config, composed.folder
     record = RunRecord(provenance(config, composed.overrides, allocation), run.tasks, run.groups)
-    with reporting(record, folder) as exit_status, record.step("total"):
+    with reporting(record, folder, hooks_of(run, folder)) as exit_status, record.step("total"):
         record.run["checkpoint"] = run.engine.fingerprint(run.model)
         record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}
         key = resume_key(run, config, record.run["checkpoint"]) | identity(run, config)

@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 BLOCK = re.compile(r"^```\w+\n(?:# @package [^\n]*\n)?# (?P<file>\S+)\n.*?^```", re.M | re.S)
 PACKAGE = "acme_launcher"
-ACME = ("engine=constant", "model=none", "backend=plain", "adapters=[retry,shout]", "tasks=[planets,wordings]")
+ACME = ("engine=constant", "model=none", "backend=plain", "adapters=[retry,shout,summary]", "tasks=[planets,wordings]")
 
 
 def write_package(folder: Path) -> Path:
@@ -66,6 +66,7 @@ def test_a_task_an_adapter_an_engine_and_a_backend_run(site: Path, tmp_path: Pat
     assert (found["endpoint"]["backend"], found["endpoint"]["engine"]) == ("plain", "constant")
     assert found["tasks"]["planets"]["metrics"]["exact_match"]["value"] == 1, "the adapter adds the exclamation mark"
     assert found["run"]["versions"]["acme-launcher"] == "1.0"
+    assert (tmp_path / "run/sessions.txt").read_text() == "ok\n"
     shown = launch("--help", site=site, cwd=tmp_path).stdout
     for line in ("engine: auto, constant, echo", "backend: command, external, inline, plain", "planets"):
         assert line in shown
