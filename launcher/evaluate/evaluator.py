@@ -62,7 +62,7 @@ async def evaluate(
     await asyncio.to_thread(reconcile, folder, tasks, settings, endpoint.model, fingerprint, lease)
     concurrency = Concurrency(settings.concurrency)
     with Journal(folder, fingerprint, lease) as journal:
-        source = SampleSource(tasks, settings, endpoint.model, journal.finished)
+        source = SampleSource(tasks, settings, endpoint.model, journal.finished, journal.keys)
         meter = Meter(settings.budget, journal.spent)
         async with (
             _client(endpoint, settings, concurrency.most) as client,

@@ -5,14 +5,17 @@ from __future__ import annotations
 import errno
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain, repeat
 from pathlib import Path
 from types import TracebackType
 from typing import NotRequired, Self, TypedDict, cast
 
 from launcher.core.errors import ResumeError, UserError
 from launcher.core.files import read_json, replace, replace_json, storing
+from launcher.core.key_table import KeySet, KeyTable
 from launcher.core.lease import Lease
 from launcher.core.records import to_line, to_whole_line
 from launcher.core.redaction import has_secrets, redact_bytes
@@ -53,11 +56,11 @@ class JournalHeader(TypedDict):
 class Journal:
     """``samples.jsonl`` and ``journal.json`` of one run folder; a context manager that holds the file open.
 
-    A folder that has a journal is continued. `finished` holds the keys of all samples that ended in another status than
-    failed, `pauses` those of earlier sessions, `spent` what their answers cost. A last line that a crash cut is
-    dropped. Raises `ResumeError` for damaged files, and when ``fingerprint``, which holds all that changes answers,
-    differs from that of the journal. Raises `TakenOver`, also from `close`, once another session holds the ``lease`` of
-    the folder; from `add`, at most `LEASE_AGE_S` seconds later.
+    A folder that has a journal is continued. `keys` numbers all samples. `finished` are those that ended in another
+    status than failed, `pauses` those of earlier sessions, `spent` what their answers cost. A last line that a crash
+    cut is dropped. Raises `ResumeError` for damaged files, and when ``fingerprint``, which holds all that changes
+    answers, differs from that of the journal. Raises `TakenOver`, also from `close`, once another session holds the
+    ``lease`` of the folder; from `add`, at most `LEASE_AGE_S` seconds later.
     """
 
     def __init__(self, folder: Path, fingerprint: Json, lease: Lease | None = None) -> None:
@@ -65,9 +68,10 @@ class Journal:
         self._check()
         self._folder = RunFolder(folder)
         self.path = self._folder.samples
-        self.finished: set[str] = set()
+        self.keys = KeyTable()
+        self.finished = KeySet(self.keys)
         self._header = self._folder.journal
-        self._spans: dict[str, tuple[int, int]] = {}
+        self._starts = array("q")
         self._end = 0
         self.pauses: list[dict[str, Json]] = []
         self.spent: Counter[str] = Counter()
@@ -94,7 +98,7 @@ class Journal:
         line = _redacted(record)
         with storing(self.path):
             self._append(line)
-        self._record_span(record, len(line))
+        self._note(record, len(line))
 
     def _append(self, line: bytes) -> None:
         """Write a line whole or not at all: shorter lines may still fit on the disk."""
@@ -102,22 +106,27 @@ class Journal:
             self._file.truncate(self._end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def close(self, order: Iterable[str], facts: Mapping[str, Json]) -> None:
-        """Write one line per sample, the keys of ``order`` first, in one step; then ``facts`` into the header."""
+    def close(self, order: Iterable[int], facts: Mapping[str, Json]) -> None:
+        """Write one line per sample, those with the numbers of ``order`` first; then ``facts`` into the header.
+
+        The file is replaced in one step.
+        """
         self._file.close()
         self._check()
-        known = [key for key in order if key in self._spans]
-        keys = [*known, *(self._spans.keys() - set(known))]
-        replace(self.path, self._chosen(keys))
-        counted = {"lines": len(keys)} if "spent" in facts else {}
+        lines = sum(start >= 0 for start in self._starts)
+        replace(self.path, self._chosen(chain(order, range(len(self._starts)))))
+        counted = {"lines": lines} if "spent" in facts else {}
         replace_json(self._header, {**_read_header(self._header), **facts, **counted}, indent=2)
 
-    def _chosen(self, keys: Iterable[str]) -> Iterator[bytes]:
+    def _chosen(self, numbers: Iterable[int]) -> Iterator[bytes]:
+        """Yield the last line of each sample that has one."""
+        written = KeySet(self.keys)
         with self.path.open("rb") as file:
-            for key in keys:
-                start, length = self._spans[key]
-                file.seek(start)
-                yield file.read(length)
+            for number in numbers:
+                if number < len(self._starts) and self._starts[number] >= 0 and not written.has(number):
+                    written.put(number)
+                    file.seek(self._starts[number])
+                    yield file.readline()
 
     def _begin(self, fingerprint: Json) -> None:
         if self._header.exists():
@@ -143,18 +152,23 @@ class Journal:
         """Yield the lines, and note what each of them says."""
         for number, (given, record) in enumerate(self._folder.record_lines()):
             line = redact_bytes(given)
-            self._record_span(record, len(line))
+            place = self._note(record, len(line))
             self.spent.update(record.spent or {} if number >= counted else {})
-            (self.finished.discard if record.status is Status.failed else self.finished.add)(record.key)
+            self.finished.put(place, inside=record.status is not Status.failed)
             yield line
 
     def _check(self, max_age_s: float = 0.0) -> None:
         if self._lease is not None:
             self._lease.check(max_age_s)
 
-    def _record_span(self, record: Record, length: int) -> None:
-        self._spans[record.key] = (self._end, length)
+    def _note(self, record: Record, length: int) -> int:
+        """Note where the line of a record begins; return the number of its sample."""
+        number = self.keys.add(record.key)
+        if number >= len(self._starts):
+            self._starts.extend(repeat(-1, number + 1 - len(self._starts)))
+        self._starts[number] = self._end
         self._end += length
+        return number
 
 
 def _redacted(record: Record) -> bytes:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Pause, Record, TaskResult
+from launcher.core.types import Json, Pause, TaskResult
 from launcher.evaluate import journal
-from launcher.evaluate.statistics import summarize
+from launcher.evaluate.statistics import OutOfOrder, Summary
 from launcher.stats.overview import Overview
 from launcher.tasks.base import Task
 
@@ -42,16 +42,20 @@ def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     facts = journal.header(folder)
     if facts is None:
         return Outcome()
-    metrics = {name: task.metrics for name, task in tasks.items()}
-    overview = Overview(RunFolder(folder).samples_version())
-    found = summarize(_seen(RunFolder(folder).placed_records(), overview), facts.get("totals", {}), metrics)
+    totals, metrics = facts.get("totals", {}), {name: task.metrics for name, task in tasks.items()}
+    try:
+        found, overview = _gathered(RunFolder(folder), Summary(totals, metrics, in_order=True))
+    except OutOfOrder:  # an interrupted evaluation with repeats
+        found, overview = _gathered(RunFolder(folder), Summary(totals, metrics, in_order=False))
     pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
     speed, changes = facts.get("throughput", {}), facts.get("item_changes", {})
     return Outcome(found, speed, facts.get("stopped"), pauses, changes, overview, began=True)
 
 
-def _seen(placed: Iterable[tuple[int, Record]], overview: Overview) -> Iterator[Record]:
-    """Yield the records, each of which is read once for the statistics and the report."""
-    for start, record in placed:
+def _gathered(folder: RunFolder, summary: Summary) -> tuple[dict[str, TaskResult], Overview]:
+    """Return the results, and what the report shows of the samples: each is read once for both."""
+    overview = Overview(folder.samples_version())
+    for start, record in folder.placed_records():
+        summary.add(record)
         overview.add(start, record)
-        yield record
+    return summary.results(), overview

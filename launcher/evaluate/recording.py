@@ -7,12 +7,11 @@ from dataclasses import asdict, replace
 
 from launcher.core.types import Json, Pause, Record, Status
 from launcher.evaluate.ask import SampleResult
-from launcher.evaluate.exchange import AnswerTiming
 from launcher.evaluate.failed_exchanges import FailedExchanges
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.meter import Meter
 from launcher.evaluate.progress import Progress
-from launcher.evaluate.statistics import throughput
+from launcher.evaluate.statistics import Throughput
 
 
 class Recorder:
@@ -20,8 +19,7 @@ class Recorder:
 
     def __init__(self, journal: Journal, meter: Meter, progress: Progress, failed: FailedExchanges) -> None:
         self._journal, self._meter, self._progress, self._failed = journal, meter, progress, failed
-        self._timings: list[AnswerTiming] = []
-        self._cached = 0
+        self._throughput = Throughput()
 
     @property
     def exhausted(self) -> str | None:
@@ -35,9 +33,10 @@ class Recorder:
 
     def measure(self, result: SampleResult) -> None:
         """Count the answers of an attempt."""
-        self._cached += result.cached
+        self._throughput.cached += result.cached
         if result.record.status is not Status.failed:
-            self._timings += result.timings
+            for timing in result.timings:
+                self._throughput.add(timing)
 
     def keep(self, record: Record, first: Record | None) -> None:
         """Write and show a record; ``first`` is that of the first attempt, if there was one."""
@@ -49,7 +48,7 @@ class Recorder:
         else:
             self._progress.advanced(record)
 
-    def close(self, order: Iterable[str], facts: Mapping[str, Json]) -> None:
+    def close(self, order: Iterable[int], facts: Mapping[str, Json]) -> None:
         """Write the samples in their order, and what is known of the session."""
         self._progress.finished()
         self._journal.close(order, {**facts, "spent": self._meter.spent})
@@ -57,7 +56,7 @@ class Recorder:
     def measured(self, asking_s: float, pauses: Sequence[Pause], concurrency: Mapping[str, Json]) -> dict[str, Json]:
         """Return the pauses of all sessions, and the speed of this one in the ``asking_s`` seconds outside of them."""
         facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, pauses)]}
-        if self._timings or self._cached:
-            speed = throughput(self._timings, asking_s, self._cached)
+        if not self._throughput.is_empty:
+            speed = self._throughput.facts(asking_s)
             facts["throughput"] = {**speed, **self._meter.facts(), **concurrency}
         return facts

@@ -49,7 +49,7 @@ def compare(stored: StoredAnswers, tasks: Mapping[str, Task], settings: Evaluate
             found.reasons[", ".join(changes)] += 1
         else:
             found.same += 1
-    found.gone = sum(len(stored.ids(name)) for name in tasks) - (found.same + len(found.prompts) + _answered(found))
+    found.gone = sum(map(stored.count, tasks)) - (found.same + len(found.prompts) + _answered(found))
     return found
 
 
@@ -82,7 +82,8 @@ async def rescore(
     status that it had. Raises `ResumeError`, `TaskError` and `TakenOver` as an evaluation does.
     """
     with Journal(folder, fingerprint, lease) as journal:
-        source = SampleSource(tasks, replace(settings, concurrency=CONCURRENCY), model, journal.finished)
+        each = replace(settings, concurrency=CONCURRENCY)
+        source = SampleSource(tasks, each, model, journal.finished, journal.keys)
         async with bounded.running(), connected(judge, progress, lambda handler: handler) as others:
             session = _Session(stored, tasks, settings, source, journal, progress, others)
             await session.run(count)
@@ -118,7 +119,7 @@ class _Session:
                 "pauses": [*self._journal.pauses, *pauses],
             }
             self._progress.finished()
-            self._journal.close(list(self._source.order), facts)
+            self._journal.close(self._source.order, facts)
 
     async def _all(self) -> str | None:
         """Score all samples; return the reason if that stopped early."""

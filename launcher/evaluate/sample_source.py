@@ -6,6 +6,7 @@ import asyncio
 import math
 import threading
 import time
+from array import array
 from collections import Counter, deque
 from collections.abc import Container, Iterator, Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ from dataclasses import replace
 from itertools import islice
 
 from launcher.core.errors import TaskError
+from launcher.core.key_table import KeySet, KeyTable
 from launcher.core.types import Request, Sample
 from launcher.evaluate.faults import check_sample
 from launcher.settings.evaluate import Evaluate
@@ -26,11 +28,22 @@ AT_ONCE = 64
 class SampleSource:
     """Hands out the samples that are not done yet, to any number of workers.
 
-    ``order`` holds the key of every sample made so far, also of those in ``done``, which are not asked again.
+    ``order`` has the number in ``keys`` of every sample made so far, also of those in ``done``, which are not asked
+    again.
     """
 
-    def __init__(self, tasks: Mapping[str, Task], settings: Evaluate, model: str, done: Container[str]) -> None:
-        self.order: dict[str, None] = {}
+    def __init__(
+        self,
+        tasks: Mapping[str, Task],
+        settings: Evaluate,
+        model: str,
+        done: Container[str],
+        keys: KeyTable | None = None,
+    ) -> None:
+        self.keys = KeyTable() if keys is None else keys
+        self.order = array("I")
+        self._noted_keys = KeySet(self.keys)
+        self._counts: Counter[str] = Counter()
         self._at_once = settings.concurrency if isinstance(settings.concurrency, int) else AT_ONCE
         self._tasks, self._settings, self._model = tasks, settings, model
         self._iterator = (sample for sample in self._all() if sample.key not in done)
@@ -69,7 +82,7 @@ class SampleSource:
         sizes = {name: self._size(task) for name, task in self._tasks.items()}
         if None in sizes.values() and complete:
             self._make_all(time.monotonic() + within_s)
-        made = Counter(key.split("/", 1)[0] for key in self.order) if self._all_made else {}
+        made = self._counts if self._all_made else {}
         return {
             name: made.get(name, 0 if self._all_made else None) if size is None else size
             for name, size in sizes.items()
@@ -106,9 +119,12 @@ class SampleSource:
         self._all_made = True
 
     def _noted(self, sample: Sample) -> Sample:
-        if sample.key in self.order:
+        number = self.keys.add(sample.key)
+        if self._noted_keys.has(number):
             raise TaskError(f"two samples have the id '{sample.id}'")
-        self.order[sample.key] = None
+        self._noted_keys.put(number)
+        self.order.append(number)
+        self._counts[sample.task] += 1
         return sample
 
     def _repeated(self, sample: Sample, repeat: int) -> Sample:

@@ -40,7 +40,7 @@ class Session:
             await asyncio.to_thread(self._source.totals, complete=True)
         finally:
             facts: dict[str, Json] = {"totals": self._final_totals(), "stopped": stopped}
-            self._recorder.close(list(self._source.order), facts | self._measured(time.perf_counter() - start))
+            self._recorder.close(self._source.order, facts | self._measured(time.perf_counter() - start))
 
     def _final_totals(self) -> dict[str, int | None]:
         """Return the totals, also of a session that was cancelled or met a bad item; None where they are not known."""

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import math
 import re
+from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from launcher.core.console import one_line
-from launcher.core.types import NOT_ASKED, Json, MetricResult, Record, Status, TaskResult
+from launcher.core.types import NOT_ASKED, Aggregation, Json, MetricResult, Record, Status, TaskResult
 from launcher.evaluate.exchange import AnswerTiming
+from launcher.stats.clusters import Clusters
+from launcher.stats.distribution import Distribution
 from launcher.stats.metric import Metric
-from launcher.stats.quantiles import quantile
 
 REASONS = 3
 """How many reasons for a lost sample are kept per status; every sample's own is in ``samples.jsonl``."""
+
+PERCENTILES = (50, 90, 99)
 
 UNCOUNTED = "the run ended before all samples were counted; the total has only those with an end"
 
@@ -29,31 +33,134 @@ def summarize(
     Samples without a record were not asked, or not answered before the run ended: ``not_asked``. ``metrics`` are those
     that the tasks declare. Only scored samples enter a metric; a task without one has no metrics.
     """
-    values: dict[str, dict[str, list[tuple[str, Json]]]] = {name: defaultdict(list) for name in totals}
-    ended: dict[str, Counter[str]] = {name: Counter() for name in totals}
-    why: dict[str, dict[str, list[str]]] = defaultdict(lambda: defaultdict(list))
-    odd: dict[str, list[str]] = defaultdict(list)
-    again: dict[str, dict[str, Counter[str]]] = defaultdict(dict)
+    summary = Summary(totals, metrics, in_order=False)
     for record in records:
-        _count_again(record, again[record.task])
-        ended.setdefault(record.task, Counter())[record.status.value] += 1
-        odd[record.task] += record.notes
+        summary.add(record)
+    return summary.results()
+
+
+class OutOfOrder(Exception):
+    """The repeats of an item may stand apart."""
+
+
+class Summary:
+    """Gathers what `summarize` returns, record by record.
+
+    With ``in_order`` the repeats of an item stand one after the other from the first, as in the file of an evaluation
+    that has ended. Then a value that is a float takes 8 bytes. Else each is kept with the id of its item.
+    """
+
+    def __init__(
+        self, totals: Mapping[str, int | None], metrics: Mapping[str, Sequence[Metric]], *, in_order: bool
+    ) -> None:
+        self._totals, self._metrics, self._in_order = totals, metrics, in_order
+        self._tasks = {name: self._tally(name) for name in totals}
+
+    def _tally(self, name: str) -> _Tally:
+        return _Tally(self._metrics.get(name, ()), in_order=self._in_order)
+
+    def add(self, record: Record) -> None:
+        """Count a record. Raises `OutOfOrder` if that is not so."""
+        if record.task not in self._tasks:
+            self._tasks[record.task] = self._tally(record.task)
+        self._tasks[record.task].add(record)
+
+    def results(self) -> dict[str, TaskResult]:
+        return {name: _result(tally, self._totals.get(name)) for name, tally in self._tasks.items()}
+
+
+class _Tally:
+    """What the records of one task say."""
+
+    def __init__(self, metrics: Sequence[Metric], *, in_order: bool) -> None:
+        self.values: dict[Metric, _Column] = {metric: (_InOrder if in_order else _Apart)(metric) for metric in metrics}
+        self.ended: Counter[str] = Counter()
+        self.why: dict[str, _Reasons] = defaultdict(_Reasons)
+        self.odd = _Reasons()
+        self.again: dict[str, Counter[str]] = {}
+
+    def add(self, record: Record) -> None:
+        _count_again(record, self.again)
+        self.ended[record.status.value] += 1
+        for note in record.notes:
+            self.odd.add(note)
         if record.status is Status.scored:
-            for metric, value in record.scores.items():
-                values.setdefault(record.task, defaultdict(list))[metric].append((record.id, value))
+            for metric, column in self.values.items():
+                if metric.name in record.scores:
+                    column.add(record, record.scores[metric.name])
         elif record.reason:
-            why[record.task][record.status.value].append(record.reason)
-    return {
-        name: _result(
-            {metric: values.get(name, {}).get(metric.name, []) for metric in metrics.get(name, ())},
-            ended[name],
-            totals.get(name),
-            why[name],
-            odd[name],
-            again[name],
-        )
-        for name in ended
-    }
+            self.why[record.status.value].add(record.reason)
+
+
+class _Column(ABC):
+    """The values of one metric."""
+
+    def __init__(self, metric: Metric) -> None:
+        self.metric = metric
+
+    @abstractmethod
+    def add(self, record: Record, value: Json) -> None: ...
+
+    @abstractmethod
+    def __len__(self) -> int: ...
+
+    @abstractmethod
+    def result(self, total: int) -> MetricResult: ...
+
+
+class _Apart(_Column):
+    def __init__(self, metric: Metric) -> None:
+        super().__init__(metric)
+        self._values: list[tuple[str, Json]] = []
+
+    def add(self, record: Record, value: Json) -> None:
+        self._values.append((record.id, value))
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def result(self, total: int) -> MetricResult:
+        return self.metric.result(self._values, total)
+
+
+class _InOrder(_Column):
+    def __init__(self, metric: Metric) -> None:
+        super().__init__(metric)
+        self._clusters = Clusters()
+        self._item: str | None = None
+
+    def add(self, record: Record, value: Json) -> None:
+        is_new = record.id != self._item
+        if is_new and record.repeat:
+            raise OutOfOrder
+        if self.metric.aggregation is Aggregation.mean and type(value) is int:
+            value = float(value)
+        self._clusters.add(value, new_item=is_new)
+        self._item = record.id
+
+    def __len__(self) -> int:
+        return self._clusters.count
+
+    def result(self, total: int) -> MetricResult:
+        return self.metric.of(self._clusters, total)
+
+
+class _Reasons:
+    """Counts reasons; those that differ in numbers only are one, named by the first of them."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._first: dict[str, str] = {}
+
+    def add(self, reason: str) -> None:
+        kind = re.sub(r"\d+", "#", reason)
+        self._counts[kind] += 1
+        self._first.setdefault(kind, reason)
+
+    def common(self) -> dict[str, int]:
+        """Return the most common ones, the first of equally many first."""
+        ordered = sorted(self._counts.items(), key=lambda found: found[1], reverse=True)
+        return {self._first[kind]: count for kind, count in ordered[:REASONS]}
 
 
 def _count_again(record: Record, again: dict[str, Counter[str]]) -> None:
@@ -66,71 +173,70 @@ def _count_again(record: Record, again: dict[str, Counter[str]]) -> None:
         counts["scored"] += record.status is Status.scored
 
 
-def _result(
-    values: Mapping[Metric, list[tuple[str, Json]]],
-    ended: Mapping[str, int],
-    total: int | None,
-    why: Mapping[str, list[str]],
-    odd: Sequence[str],
-    again: Mapping[str, Counter[str]],
-) -> TaskResult:
-    asked = sum(ended.values())
+def _result(tally: _Tally, total: int | None) -> TaskResult:
+    asked = sum(tally.ended.values())
     known, total = total is not None, max(total or 0, asked)
-    coverage = {status.value: ended.get(status.value, 0) for status in Status}
-    metrics, faults = _metrics(values, total)
+    coverage = {status.value: tally.ended.get(status.value, 0) for status in Status}
+    metrics, faults = _metrics(tally, total)
     if not known:
         metrics = {name: replace(metric, low=math.nan, high=math.nan) for name, metric in metrics.items()}
         faults[UNCOUNTED] = asked
     counts = {**coverage, NOT_ASKED: total - asked, "total": total}
-    reasons = {status: _common(said) for status, said in why.items()}
-    retried = {kind: {"asked": found["asked"], "scored": found["scored"]} for kind, found in again.items()}
-    return TaskResult(metrics, counts, reasons, _common(odd) | faults, retried)
+    reasons = {status: said.common() for status, said in tally.why.items()}
+    retried = {kind: {"asked": found["asked"], "scored": found["scored"]} for kind, found in tally.again.items()}
+    return TaskResult(metrics, counts, reasons, tally.odd.common() | faults, retried)
 
 
-def _metrics(
-    values: Mapping[Metric, list[tuple[str, Json]]], total: int
-) -> tuple[dict[str, MetricResult], dict[str, int]]:
+def _metrics(tally: _Tally, total: int) -> tuple[dict[str, MetricResult], dict[str, int]]:
     """Return the results, and for metrics that cannot be computed a note with the number of samples that lack them."""
     made: dict[str, MetricResult] = {}
     faults: dict[str, int] = {}
-    for metric, found in values.items():
+    for metric, column in tally.values.items():
         try:
-            if found:
-                made[metric.name] = metric.result(found, total)
+            if len(column):
+                made[metric.name] = column.result(total)
         except Exception as error:  # a fault of the task's code, or a damaged file; the other metrics count
-            faults[one_line(f"{metric.name} cannot be computed: {type(error).__name__}: {error}")] = len(found)
+            faults[one_line(f"{metric.name} cannot be computed: {type(error).__name__}: {error}")] = len(column)
     return made, faults
 
 
-def _common(said: Sequence[str]) -> dict[str, int]:
-    """Count the most common reasons; those that differ in numbers only are one, named by the first of them."""
-    alike: dict[str, list[str]] = defaultdict(list)
-    for reason in said:
-        alike[re.sub(r"\d+", "#", reason)].append(reason)
-    return {group[0]: len(group) for group in sorted(alike.values(), key=len, reverse=True)[:REASONS]}
+class Throughput:
+    """Sums up the requests that a server answered. ``cached`` counts those beside them, without the server."""
 
+    def __init__(self) -> None:
+        self.cached = 0
+        self._latencies = Distribution()
+        self._prompt = self._generated = self._without_usage = 0
 
-def throughput(answered: Sequence[AnswerTiming], wall_s: float, cached: int = 0) -> dict[str, Json]:
-    """Return rates, latencies in seconds and token totals of the requests that a server answered in ``wall_s`` seconds.
+    def add(self, answer: AnswerTiming) -> None:
+        self._latencies.add(answer.latency_s)
+        self._prompt += answer.prompt_tokens or 0
+        self._generated += answer.completion_tokens or 0
+        self._without_usage += answer.completion_tokens is None
 
-    ``without_usage`` answers had no token counts that can be right, so that the token figures lack them. ``cached``
-    requests beside these were answered without the server.
-    """
-    latencies = sorted(answer.latency_s for answer in answered)
-    prompt = sum(answer.prompt_tokens or 0 for answer in answered)
-    generated = sum(answer.completion_tokens or 0 for answer in answered)
-    return {
-        "requests": len(answered),
-        "requests_per_s": _rate(len(answered), wall_s),
-        "generated_tokens": generated,
-        "generated_tokens_per_s": _rate(generated, wall_s),
-        "prompt_tokens": prompt,
-        "prompt_tokens_per_s": _rate(prompt, wall_s),
-        "cached": cached,
-        "without_usage": sum(answer.completion_tokens is None for answer in answered),
-        "latency_s": {f"p{p}": round(quantile(latencies, p / 100), 6) for p in (50, 90, 99) if latencies},
-        "wall_s": round(wall_s, 6),
-    }
+    @property
+    def is_empty(self) -> bool:
+        return not (self._latencies.count or self.cached)
+
+    def facts(self, wall_s: float) -> dict[str, Json]:
+        """Return rates, latencies in seconds and token totals of the answers in ``wall_s`` seconds.
+
+        ``without_usage`` answers had no token counts that can be right, so that the token figures lack them.
+        """
+        count = self._latencies.count
+        found = zip(PERCENTILES, self._latencies.quantiles([p / 100 for p in PERCENTILES]), strict=False)
+        return {
+            "requests": count,
+            "requests_per_s": _rate(count, wall_s),
+            "generated_tokens": self._generated,
+            "generated_tokens_per_s": _rate(self._generated, wall_s),
+            "prompt_tokens": self._prompt,
+            "prompt_tokens_per_s": _rate(self._prompt, wall_s),
+            "cached": self.cached,
+            "without_usage": self._without_usage,
+            "latency_s": {f"p{p}": round(value, 6) for p, value in found},
+            "wall_s": round(wall_s, 6),
+        }
 
 
 def _rate(count: int, wall_s: float) -> float:

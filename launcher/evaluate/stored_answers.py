@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
 from launcher.core.errors import AdapterError, ResumeError
+from launcher.core.key_table import KeyTable
 from launcher.core.lines import whole_lines
 from launcher.core.records import from_line, key_of
 from launcher.core.responses import LIMITS
@@ -33,42 +35,50 @@ class StoredAnswers:
 
     def __init__(self, folder: Path) -> None:
         self.path = RunFolder(folder).samples
-        self._spans: dict[str, tuple[int, int, int]] = {}
-        self._ids: dict[str, list[str]] = {}
+        self._keys = KeyTable()
+        self._starts, self._lines = array("Q"), array("I")
+        self._counts: Counter[str] = Counter()
         self.aliases: dict[str, str] = {}
         with self.path.open("rb") as file:
             start = 0
             for number, line in whole_lines(file):
-                self._spans[self._read(key_of, line, number)] = start, len(line), number
+                self._note(self._read(key_of, line, number), start, number)
                 start += len(line)
-        for key in self._spans:
-            self._ids.setdefault(key.split("/", 1)[0], []).append(key)
+
+    def _note(self, key: str, start: int, line: int) -> None:
+        number = self._keys.add(key)
+        if number == len(self._starts):
+            self._starts.append(start)
+            self._lines.append(line)
+            self._counts[key.split("/", 1)[0]] += 1
+        self._starts[number], self._lines[number] = start, line
 
     def __len__(self) -> int:
-        return len(self._spans)
+        return len(self._keys)
 
     @property
     def tasks(self) -> list[str]:
         """The tasks that have answers."""
-        return list(self._ids)
+        return list(self._counts)
 
-    def ids(self, task: str) -> list[str]:
-        """Return the keys of a task's answers."""
-        return self._ids.get(self.aliases.get(task, task), [])
+    def count(self, task: str) -> int:
+        """Return how many answers a task has."""
+        return self._counts[self.aliases.get(task, task)]
 
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._spans)
+    def first(self) -> Record | None:
+        """Return the record of the first sample; None without any."""
+        return self._record(0) if len(self) else None
 
     def get(self, key: str) -> Record | None:
         """Return the last record of a sample."""
         task, rest = key.split("/", 1)
-        span = self._spans.get(f"{self.aliases.get(task, task)}/{rest}")
-        if span is None:
-            return None
-        start, length, number = span
+        number = self._keys.find(f"{self.aliases.get(task, task)}/{rest}")
+        return None if number is None else self._record(number)
+
+    def _record(self, number: int) -> Record:
         with self.path.open("rb") as file:
-            file.seek(start)
-            return self._read(from_line, file.read(length), number)
+            file.seek(self._starts[number])
+            return self._read(from_line, file.readline(), self._lines[number])
 
     def _read(self, reader: Callable[[bytes], T], line: bytes, number: int) -> T:
         try:

@@ -82,7 +82,7 @@ def _earlier(run: Run, folder: Path) -> tuple[dict[str, Json], StoredAnswers]:
 def _endpoint(run: Run, earlier: Mapping[str, Json], stored: StoredAnswers) -> Endpoint:
     """Return the endpoint that gave the answers, as far as it is known."""
     found: Mapping[str, Json] = earlier.get("endpoint") or {}
-    first = stored.get(next(iter(stored))) if len(stored) else None
+    first = stored.first()
     if first is None:
         raise UserError(f"run={run.run}: it has no answers")
     model = first.requests[0]["body"].get("model") or found.get("model") or run.model.name

@@ -5,17 +5,13 @@ from __future__ import annotations
 import math
 import random
 import statistics
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeVar
 
-from launcher.core.types import Interval
+from launcher.core.types import Interval, Json
+from launcher.stats.clusters import Clusters
 from launcher.stats.distributions import t_quantile
 from launcher.stats.quantiles import quantile
-
-T = TypeVar("T")
-Clusters = Mapping[str, Sequence[T]]
-"""Values by the item that they belong to: repeats of one item are no independent samples."""
 
 TAILS = 0.05
 """What is outside of a 95 % interval."""
@@ -40,7 +36,7 @@ class Uncertainty:
 UNKNOWN = Uncertainty()
 
 
-def of_mean(clusters: Clusters[float], mean: float, range_: tuple[float | None, float | None]) -> Uncertainty:
+def of_mean(clusters: Clusters, mean: float, range_: tuple[float | None, float | None]) -> Uncertainty:
     """Return Wilson's interval for values of 0 and 1, else that of Student's t, cut to the range of the metric.
 
     The standard error is clustered by item (Miller 2024, "Adding error bars to evals"). Wilson's interval uses the
@@ -48,8 +44,8 @@ def of_mean(clusters: Clusters[float], mean: float, range_: tuple[float | None, 
     and neither do several with the same.
     """
     stderr = clustered_error(clusters, mean)
-    n = sum(map(len, clusters.values()))
-    if all(value in (0.0, 1.0) for values in clusters.values() for value in values):
+    n = clusters.count
+    if all(value in (0.0, 1.0) for value in clusters.flat):
         low, high = wilson(mean, _effective(mean, stderr, len(clusters), n))
         return Uncertainty(Interval.wilson, (high - low) / (2 * Z) if n == 1 else stderr, low, high)
     if len(clusters) == 1 or _is_rounding(stderr, mean):
@@ -58,14 +54,13 @@ def of_mean(clusters: Clusters[float], mean: float, range_: tuple[float | None, 
     return Uncertainty(Interval.t, stderr, *clipped(mean - half, mean + half, range_))
 
 
-def clustered_error(clusters: Clusters[float], mean: float) -> float:
+def clustered_error(clusters: Clusters, mean: float) -> float:
     """Return the clustered standard error; with one value per item it is sd / sqrt(n) with n - 1 in the sd."""
     count = len(clusters)
     if count < 2:
         return 0.0
-    off = (math.fsum(value - mean for value in values) for values in clusters.values())
-    n = sum(map(len, clusters.values()))
-    return math.sqrt(math.fsum(o * o for o in off) * count / (count - 1)) / n
+    squares = math.fsum(off * off for off in clusters.sums_from(mean))
+    return math.sqrt(squares * count / (count - 1)) / clusters.count
 
 
 def wilson(share: float, n: float) -> tuple[float, float]:
@@ -88,20 +83,20 @@ def clipped(low: float, high: float, range_: tuple[float | None, float | None]) 
     return (low if least is None else max(low, least)), (high if most is None else min(high, most))
 
 
-def bootstrap(clusters: Clusters[T], statistic: Callable[[Sequence[T]], float]) -> Uncertainty:
+def bootstrap(clusters: Clusters, statistic: Callable[[Sequence[Json]], float]) -> Uncertainty:
     """Return the percentile bootstrap over items (Efron 1979), from a fixed seed.
 
     Nothing is known where there is one item, where ``statistic`` cannot be computed for a resample, and where all
     resamples give the same.
     """
-    items = list(clusters.values())
+    items, picked = range(len(clusters)), clusters.picker()
     if len(items) < 2:
         return UNKNOWN
     draw = random.Random(0)
-    times = max(FEWEST, min(RESAMPLES, WORK // sum(map(len, items))))
+    times = max(FEWEST, min(RESAMPLES, WORK // clusters.count))
     try:
         drawn = (draw.choices(items, k=len(items)) for _ in range(times))
-        values = sorted(statistic([value for item in each for value in item]) for each in drawn)
+        values = sorted(statistic(picked(each)) for each in drawn)
     except Exception:  # the code of a task
         return UNKNOWN
     if not all(map(math.isfinite, values)):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import SupportsFloat
 
 from launcher.core.types import Aggregation, Direction, Interval, Json, MetricResult
+from launcher.stats.clusters import Clusters
 from launcher.stats.intervals import UNKNOWN, Uncertainty, bootstrap, of_mean
 
 Values = Sequence[tuple[str, Json]]
@@ -62,7 +62,9 @@ class Metric:
     def _combined(self, values: Sequence[Json]) -> float:
         """Return what ``combine`` makes of the values. Raises `ValueError` if that is no number in the range."""
         assert self.combine is not None
-        value: Json = self.combine(values)
+        return self._number(self.combine(values))
+
+    def _number(self, value: Json) -> float:
         number = float(value) if isinstance(value, SupportsFloat) else value
         fault = self._number_fault(number)
         if fault is not None:
@@ -76,30 +78,39 @@ class Metric:
 
     def result(self, values: Values, total: int) -> MetricResult:
         """Return the number that ``values`` give, out of ``total`` samples. Raises what ``combine`` does."""
-        by_item: dict[str, list[Json]] = defaultdict(list)
-        for item, value in values:
-            by_item[item].append(value)
+        clusters = Clusters.of(values)
         if self.aggregation is Aggregation.corpus:
-            return self._of_corpus(values, by_item, total)
-        n = len(values)
+            return self._of_corpus(clusters, [value for _, value in values], total)
+        return self.of(clusters, total)
+
+    def of(self, clusters: Clusters, total: int) -> MetricResult:
+        """Return the number that the values of items give, out of ``total`` samples. Raises what ``combine`` does."""
+        if self.aggregation is Aggregation.corpus:
+            return self._of_corpus(clusters, list(clusters.flat), total)
+        n = clusters.count
         if self.aggregation is Aggregation.items:
-            by_item, n = self._of_items(by_item)
-        mean = math.fsum(v for found in by_item.values() for v in found) / sum(map(len, by_item.values()))
-        found = UNKNOWN if self.interval is Interval.none else of_mean(by_item, mean, self.range)
+            clusters, n = self._of_items(clusters)
+        mean = math.fsum(clusters.flat) / clusters.count
+        found = UNKNOWN if self.interval is Interval.none else of_mean(clusters, mean, self.range)
         return self._made(mean, found, n, self._bounds(mean, n, total))
 
-    def _of_items(self, by_item: Mapping[str, Sequence[Json]]) -> tuple[dict[str, list[Json]], int]:
+    def _of_items(self, clusters: Clusters) -> tuple[Clusters, int]:
         """Return the value of each item that has one, and the number of samples in them."""
         assert self.combine is not None
-        kept = {item: found for item, found in by_item.items() if self.combine(found) is not None}
-        if not kept:
+        made, n = Clusters(), 0
+        for found in clusters.values():
+            value: Json = self.combine(list(found))
+            if value is not None:
+                made.add(self._number(value), new_item=True)
+                n += len(found)
+        if not made.count:
             raise ValueError(f"no item has enough samples for {self.name}")
-        return {item: [self._combined(found)] for item, found in kept.items()}, sum(map(len, kept.values()))
+        return made, n
 
-    def _of_corpus(self, values: Values, by_item: Mapping[str, Sequence[Json]], total: int) -> MetricResult:
-        value = self._combined([value for _, value in values])
-        found = UNKNOWN if self.interval is Interval.none else bootstrap(by_item, self._combined)
-        return self._made(value, found, len(values), self._bounds(value, len(values), total))
+    def _of_corpus(self, clusters: Clusters, values: Sequence[Json], total: int) -> MetricResult:
+        value = self._combined(values)
+        found = UNKNOWN if self.interval is Interval.none else bootstrap(clusters, self._combined)
+        return self._made(value, found, clusters.count, self._bounds(value, clusters.count, total))
 
     def _bounds(self, value: float, n: int, total: int) -> tuple[float, float]:
         """Return the value if every sample that was not scored had the least value, and the greatest."""

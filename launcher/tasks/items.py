@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+from array import array
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,6 +13,7 @@ from itertools import islice
 from pathlib import Path
 
 from launcher.core.errors import TaskError
+from launcher.core.key_table import KeyTable
 from launcher.core.types import Json
 from launcher.tasks import item_files, item_folders
 from launcher.tasks.item_files import Row
@@ -18,6 +21,9 @@ from launcher.tasks.locations import located
 
 HUB = "hub:"
 """Stands before the name of a data set on a hub, of which the copy in the cache is read."""
+
+PLACE = re.compile(r"\d+$")
+"""The line or the number at the end of where an item stands."""
 
 
 @dataclass(frozen=True)
@@ -67,12 +73,15 @@ def identified(items: Iterator[Item], field: str) -> Iterator[tuple[str, Item]]:
 
     Raises `TaskError` for an id that two items share, with both places.
     """
-    seen: dict[str, str] = {}
+    seen, places = KeyTable(), array("Q")
     for item in items:
         name = str(item.get(field) if field else item.fields.get("id", item.number))
-        if name in seen:
-            raise TaskError(f"{item.where}: id '{name}' is already that of {seen[name]}")
-        seen[name] = item.where
+        number = seen.add(name)
+        if number < len(places):
+            earlier = PLACE.sub(str(places[number]), item.where)
+            raise TaskError(f"{item.where}: id '{name}' is already that of {earlier}")
+        place = PLACE.search(item.where)
+        places.append(int(place[0]) if place else 0)
         yield name, item
 
 

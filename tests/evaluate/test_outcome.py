@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import random
+
 import pytest
 
 from launcher.core.errors import ResumeError
 from launcher.core.types import Pause, Status
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.outcome import Outcome, read
+from launcher.evaluate.statistics import summarize
 from launcher.stats.metric import Metric
 from tests.evaluate.evaluation_server import Echoes
 
@@ -26,7 +29,7 @@ def test_the_samples_and_the_facts_make_the_outcome(record, tmp_path):
         journal.add(record("t/a/0"))
         journal.add(record("t/b/0", Status.unparsed))
         journal.close(
-            ["t/a/0", "t/b/0"],
+            map(journal.keys.add, ["t/a/0", "t/b/0"]),
             {
                 "totals": {"t": 4},
                 "throughput": {"requests": 2},
@@ -54,3 +57,22 @@ def test_damage_is_named(tmp_path):
     (tmp_path / "journal.json").write_text("{")
     with pytest.raises(ResumeError, match=r"journal\.json"):
         read(tmp_path, TASKS)
+
+
+@pytest.mark.parametrize("closed", [True, False])
+def test_repeats_count_as_one_item_wherever_they_stand(record, tmp_path, closed):
+    rng = random.Random(2)
+    records = [record(f"t/{i}/{r}", value=rng.random()) for i in range(9) for r in range(3)]
+    records[4] = record("t/1/1", Status.failed)
+    expected = summarize(records, {"t": 27}, {"t": Accuracy.metrics})
+    with Journal(tmp_path, {}) as journal:
+        for each in rng.sample(records, k=len(records)):
+            journal.add(each)
+        if closed:
+            journal.close(map(journal.keys.add, [each.key for each in records]), {"totals": {"t": 27}})
+    found = read(tmp_path, TASKS)
+    assert found.tasks["t"].metrics["acc"].stderr == pytest.approx(expected["t"].metrics["acc"].stderr, rel=1e-12)
+    if closed:
+        assert found.tasks == expected
+    assert found.overview is not None
+    assert found.overview.total == 27

@@ -7,7 +7,7 @@ import pytest
 
 from launcher.core.types import Aggregation, Status
 from launcher.evaluate.exchange import AnswerTiming
-from launcher.evaluate.statistics import UNCOUNTED, summarize, throughput
+from launcher.evaluate.statistics import UNCOUNTED, Throughput, summarize
 from launcher.stats.metric import Metric
 
 DECLARED = {"t": (Metric("acc"),)}
@@ -51,6 +51,13 @@ def test_a_task_without_scores_has_no_metrics(record):
     assert (found["a"].metrics, found["b"].metrics) == ({}, {})
     assert found["b"].coverage == {"scored": 0, "truncated": 0, "refused": 0, "unparsed": 0, "failed": 0,
                                    "not_asked": 3, "total": 3}  # fmt: skip
+
+
+def throughput(answered, wall_s):
+    made = Throughput()
+    for answer in answered:
+        made.add(answer)
+    return made.facts(wall_s)
 
 
 def test_throughput_counts_answers_and_their_tokens():
