@@ -17,8 +17,6 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from launcher.adapters.base import Adapter
 from launcher.backends.endpoint import base_url
 from launcher.core.console import to_stderr
@@ -30,6 +28,7 @@ from launcher.proxy.front import LAST_S
 from launcher.proxy.metrics import Counters, create
 from launcher.proxy.settings import Proxy
 from launcher.proxy.worker import Assignment, describe
+from launcher.settings.component import plain_settings
 
 START_S = 120.0
 """How long a worker may take until it takes connections."""
@@ -126,7 +125,7 @@ class Supervisor:
         folder = m.folder if s.workers == 1 else m.folder / f"worker-{number}"
         folder.mkdir(parents=True, exist_ok=True)
         endpoint = {name: getattr(m.endpoint, name) for name in ("url", "model", "backend", "engine", "api_key")}
-        plain = OmegaConf.to_container(OmegaConf.structured(s), enum_to_str=True)
+        plain = plain_settings(s)
         adapters = [describe(adapter) for adapter in m.adapters]
         assignment = Assignment(
             number, self.run, self._listener.fileno(), self._descriptor, str(folder), str(m.log), plain, adapters,

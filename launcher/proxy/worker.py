@@ -17,8 +17,6 @@ from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
 
-from omegaconf import OmegaConf
-
 from launcher.adapters.base import Adapter
 from launcher.adapters.chain import all_running
 from launcher.asgi.logs import file_handler
@@ -34,6 +32,7 @@ from launcher.proxy.head import RUN
 from launcher.proxy.metrics import Counters
 from launcher.proxy.settings import Proxy
 from launcher.proxy.upstream import Upstream
+from launcher.settings.component import plain_settings, restored
 
 log = logging.getLogger("launcher.proxy")
 
@@ -58,14 +57,13 @@ class Assignment:
 def describe(adapter: Adapter) -> Json:
     """Return an adapter as plain data."""
     kind = type(adapter)
-    settings = OmegaConf.to_container(OmegaConf.structured(adapter), enum_to_str=True)
-    return {"module": kind.__module__, "name": kind.__qualname__, "settings": settings}
+    return {"module": kind.__module__, "name": kind.__qualname__, "settings": plain_settings(adapter)}
 
 
 def restore(description: Json) -> Adapter:
     """Return the adapter that `describe` described."""
     kind = getattr(import_module(description["module"]), description["name"])
-    adapter = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), description["settings"]))
+    adapter = restored(kind, description["settings"])
     assert isinstance(adapter, Adapter)
     return adapter
 
@@ -92,8 +90,7 @@ def _say(message: Json) -> None:
 
 
 async def _work(a: Assignment) -> None:
-    settings = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Proxy), a.proxy))
-    assert isinstance(settings, Proxy)
+    settings = restored(Proxy, a.proxy)
     stop, counters = asyncio.Event(), Counters(a.counters, settings.workers, a.number)
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGHUP):

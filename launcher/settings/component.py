@@ -8,6 +8,7 @@ from dataclasses import dataclass, is_dataclass
 from typing import Any, TypeVar, dataclass_transform
 
 from hydra.core.config_store import ConfigStore
+from omegaconf import OmegaConf
 
 from launcher.core.errors import UserError
 from launcher.core.ranges import ranges
@@ -77,6 +78,18 @@ def check_finite(value: Any, key: str) -> None:
         check_finite(inner, f"{key}.{name}")
     for inner in value if isinstance(value, list) else ():
         check_finite(inner, key)
+
+
+def plain_settings(settings: Any) -> Any:
+    """Return a dataclass of settings as plain data, for `restored` in another process."""
+    return OmegaConf.to_container(OmegaConf.structured(settings), enum_to_str=True)
+
+
+def restored(cls: type[T], plain: Any) -> T:
+    """Return settings from plain data, typed and checked as those of a configuration."""
+    found = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(cls), plain))
+    assert isinstance(found, cls)
+    return found
 
 
 def name_of(thing: object) -> str:
