@@ -128,6 +128,16 @@ class Connections:
                     raise
         raise AssertionError
 
+    def take(self, origin: Origin) -> Connection | None:
+        """Return an idle connection to an origin, on which a request must be sent at once; None if there is none."""
+        pool = self._pools.get(origin)
+        while pool is not None and pool.idle:
+            connection = pool.idle.pop()
+            if self._is_good(connection):
+                return connection
+            connection.abort()
+        return None
+
     async def _connection(self, origin: Origin, url: str, timeout_s: float, *, fresh: bool) -> Connection:
         pool = self._pools.setdefault(origin, _Pool())
         while pool.idle:

@@ -132,7 +132,6 @@ class Incoming:
         self._parts.append(part)
         self.received += len(part)
         self._held += len(part)
-        self.wake()
         return self._held
 
     def end(self) -> None:
@@ -152,7 +151,7 @@ class Incoming:
         self.wake()
 
     def wake(self) -> None:
-        """Let the reader look again."""
+        """Let the reader look again: bytes have arrived, or the answer has ended."""
         if self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
@@ -257,6 +256,7 @@ class Connection(asyncio.Protocol):
         if self._ended:
             self._end(answer)
         else:
+            answer.wake()
             self._bound(answer, 0 if answer.received > before else len(data))
 
     def _malformed(self, answer: Incoming, reason: str) -> None:
@@ -317,7 +317,6 @@ class Connection(asyncio.Protocol):
             self._parser = None  # it waits for a body that never comes
         else:
             self._until_close = not framed
-        answer.wake()
 
     def _framed(self, answer: Incoming) -> bool:
         framed = False

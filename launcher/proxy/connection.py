@@ -12,6 +12,7 @@ import httptools
 from launcher.asgi.config import Limits
 from launcher.asgi.errors import ApiError
 from launcher.proxy.head import Head, read_head
+from launcher.proxy.relay import Relay
 from launcher.proxy.reply import Reply
 
 KEEP_ALIVE_S = 75.0
@@ -40,6 +41,14 @@ class Refusal(NamedTuple):
     head_only: bool
 
 
+class Started(NamedTuple):
+    """A relay that has a connection, and what to send there."""
+
+    relay: Relay
+    head: bytes
+    body: bytes
+
+
 class Service:
     """What connections share: their limits, who they are, and who answers."""
 
@@ -51,6 +60,11 @@ class Service:
         self.draining = False
         self.refusal: Callable[[Head], ApiError | None] = lambda head: None
         """Says from its head why a request must not pass."""
+        self.relay: Callable[[ClientRequest, Reply, Callable[[bool], None]], Started | None] = lambda *_: None
+        """Begins to pass a request on at once, where that is possible; its last argument is called at the end.
+
+        The argument of that call says whether the request has to be answered again.
+        """
         self.answer: Callable[[ClientRequest, Reply], Awaitable[None]]
         self.refused: Callable[[ApiError, Reply], None]
 
@@ -84,6 +98,7 @@ class ClientConnection(asyncio.Protocol):
         """Until when it must have taken what was written."""
         self._queue: deque[ClientRequest | Refusal] = deque()
         self._task: asyncio.Task[None] | None = None
+        self._relay: Relay | None = None
         self._paused = False
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -113,6 +128,8 @@ class ClientConnection(asyncio.Protocol):
         self.resume_writing()
         if self._task is not None:
             self._task.cancel()
+        if self._relay is not None:
+            self._relay.cancel()
 
     def pause_writing(self) -> None:
         if self.waits_for_client is None:
@@ -124,6 +141,8 @@ class ClientConnection(asyncio.Protocol):
         if waiter is not None:
             waiter.set_result(None)
             self._unread_until = None
+            if self._relay is not None:
+                self._relay.resume()
 
     def data_received(self, data: bytes) -> None:
         if self._state == REFUSED:
@@ -188,7 +207,7 @@ class ClientConnection(asyncio.Protocol):
             return
         self._state, self._size = BODY, 0
         self._deadline = self._loop.time() + self._service.limits.body_timeout_s
-        if head.waits_for_continue and self._task is None:
+        if head.waits_for_continue and not self._busy:
             self._transport.write(CONTINUE)
 
     def _checked_head(self) -> Head:
@@ -230,8 +249,12 @@ class ClientConnection(asyncio.Protocol):
     def write(self, data: bytes) -> None:
         self._transport.write(data)
 
+    @property
+    def _busy(self) -> bool:
+        return self._task is not None or self._relay is not None
+
     def _enqueue(self, item: ClientRequest | Refusal) -> None:
-        if self._task is None:
+        if not self._busy:
             self._start(item)
             return
         self._queue.append(item)
@@ -240,7 +263,30 @@ class ClientConnection(asyncio.Protocol):
             self._transport.pause_reading()
 
     def _start(self, item: ClientRequest | Refusal) -> None:
-        self._task = self._loop.create_task(self._answered(item))
+        if isinstance(item, Refusal) or not self._relayed(item):
+            self._task = self._loop.create_task(self._answered(item))
+
+    def _relayed(self, request: ClientRequest) -> bool:
+        """Pass a request on without a task, if that is possible."""
+        reply = self._reply(request)
+
+        def ended(again: bool) -> None:
+            self._relay = None
+            if again and not self._transport.is_closing():
+                self._task = self._loop.create_task(self._answered(request))
+            else:
+                self._finished(reply)
+
+        started = self._service.relay(request, reply, ended)
+        if started is None:
+            return False
+        self._relay = started.relay
+        started.relay.send(started.head, started.body)
+        return True
+
+    def _reply(self, request: ClientRequest) -> Reply:
+        is_head = request.head.method == "HEAD"
+        return Reply(self, head_only=is_head, keep_alive=request.keep_alive, chunks=request.chunks)
 
     async def _answered(self, item: ClientRequest | Refusal) -> None:
         if isinstance(item, Refusal):
@@ -248,7 +294,7 @@ class ClientConnection(asyncio.Protocol):
             self._service.refused(item.error, reply)
             self._linger()
             return
-        reply = Reply(self, head_only=item.head.method == "HEAD", keep_alive=item.keep_alive, chunks=item.chunks)
+        reply = self._reply(item)
         try:
             await self._service.answer(item, reply)
         finally:
@@ -318,7 +364,7 @@ class ClientConnection(asyncio.Protocol):
 
     def drain(self) -> None:
         """End the connection if nothing is under way."""
-        if self._task is None and self._state == IDLE:
+        if not self._busy and self._state == IDLE:
             self._transport.close()
 
     def abort(self) -> None:
@@ -329,7 +375,9 @@ class ClientConnection(asyncio.Protocol):
         """End the connection if the client takes too long."""
         if self._unread_until is not None and now >= self._unread_until:
             self._transport.abort()
-        if self._deadline is None or now < self._deadline or self._task is not None:
+        if self._relay is not None and self.waits_for_client is None:
+            self._relay.check_time(now)
+        if self._deadline is None or now < self._deadline or self._busy:
             return  # in time, or the client waits for the endpoint
         self._deadline = None
         if self._state in (IDLE, REFUSED):

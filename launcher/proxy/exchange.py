@@ -19,8 +19,9 @@ from launcher.core.unread import Unread
 from launcher.proxy.connection import ClientRequest
 from launcher.proxy.events import EventSplitter
 from launcher.proxy.head import REQUEST_ID, Headers, passed_on, without
+from launcher.proxy.relay import MAX_ERROR_BYTES
 from launcher.proxy.reply import Reply, dumped
-from launcher.proxy.upstream import MAX_ERROR_BYTES, Upstream, error_body
+from launcher.proxy.upstream import Upstream, error_body
 
 UNSEEN = frozenset(
     {
@@ -70,9 +71,11 @@ class Exchange:
             name = header[0].lower()
             if name == b"content-encoding" and header[1].strip().lower() != b"identity":
                 raise ApiError(415, "adapters read this request; send it without content-encoding", code="encoded")
+            if name in REPLACED:
+                continue
             if name in UNSEEN or name.startswith(UNSEEN_PREFIXES):
                 self._unseen.append(header)
-            elif name not in REPLACED:
+            else:
                 seen[header[0].decode("latin-1")] = header[1].decode("latin-1")
         authorization = self._upstream.authorization(head)
         if authorization is not None and self._upstream.forwards_authorization:

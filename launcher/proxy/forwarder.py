@@ -16,12 +16,13 @@ from launcher.adapters.failures import Failures
 from launcher.asgi.errors import ApiError
 from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
-from launcher.proxy.connection import ClientRequest
+from launcher.proxy.connection import ClientRequest, Started
 from launcher.proxy.exchange import Exchange, Parts
 from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
 from launcher.proxy.metrics import IN_FLIGHT, LEFT, RECEIVED, Counters
+from launcher.proxy.relay import MAX_ERROR_BYTES, SMALL_BYTES, Relay
 from launcher.proxy.reply import Reply, dumped
-from launcher.proxy.upstream import MAX_ERROR_BYTES, Upstream, error_body
+from launcher.proxy.upstream import Upstream, error_body
 
 log = logging.getLogger("launcher.proxy")
 
@@ -31,8 +32,6 @@ RUN_PATH = f"{OWN}run/"
 """``/_proxy/run/<id>/...`` is ``/...`` of the proxy of that run, and of no other."""
 HEALTH, METRICS = f"{OWN}health", f"{OWN}metrics"
 ADAPTED = ("/v1/completions", "/v1/chat/completions")
-SMALL_BYTES = 64 << 10
-"""An answer up to this size is passed on in one piece."""
 FAILURES = {Failure.connection: 502, Failure.timeout: 504, Failure.answer: 502}
 CLIENT_CLOSED_REQUEST = 499
 """The status that is counted for a client that left before its answer (nginx's code)."""
@@ -55,6 +54,7 @@ class Forwarder:
         self._parts = Parts(reads_of(self.adapters), rewrites_of(self.adapters))
         self._stopped: str | None = None
         self._number = 0
+        self._samples = f"proxy/{self.run}.{os.getpid()}"
 
     # What a head alone decides
 
@@ -83,7 +83,46 @@ class Forwarder:
         reply.error(error, id)
         self.counters.finished(error.status, 0.0, reply.sent)
 
-    # A whole request
+    # A whole request, without a task
+
+    def relay(self, request: ClientRequest, reply: Reply, on_end: Callable[[bool], None]) -> Started | None:
+        """Return how a request passes as bytes over an idle connection; None if it has to be answered otherwise."""
+        head = request.head
+        is_completion = _is_completion(head)
+        if head.path.startswith(OWN) or (is_completion and self.adapters):
+            return None
+        taken = self.upstream.take(head, len(request.body))
+        if taken is None:
+            return None
+        connection, url, first = taken
+        start, own = time.perf_counter(), self.counters.own
+        own[IN_FLIGHT] += 1
+        own[RECEIVED] += len(request.body)
+
+        def ended(relay: Relay) -> None:
+            own[IN_FLIGHT] -= 1
+            if relay.may_repeat:
+                own[RECEIVED] -= len(request.body)
+                on_end(True)
+                return
+            if relay.failure is not None:
+                self._fail(head, reply, relay.failure)
+            elif relay.error_body is not None:
+                self._shape(relay, relay.error_body, reply)
+            self.counters.finished(reply.status, time.perf_counter() - start, reply.sent)
+            on_end(False)
+
+        def cancelled(relay: Relay) -> None:
+            own[IN_FLIGHT] -= 1
+            own[LEFT] += 1
+            self.counters.finished(reply.status or CLIENT_CLOSED_REQUEST, time.perf_counter() - start, reply.sent)
+
+        silence_s = self.upstream.settings.silence_timeout_s
+        return Started(
+            Relay(connection, head.method, url, silence_s, reply, is_completion, ended, cancelled), first, request.body
+        )
+
+    # A whole request, in a task
 
     async def answer(self, request: ClientRequest, reply: Reply) -> None:
         """Answer a request; where that is not possible any more, the reply stays incomplete."""
@@ -108,7 +147,7 @@ class Forwarder:
                 return self._own(head, reply)
             request = _without_run(request)
             head = request.head
-        is_completion = head.method == "POST" and head.path.rstrip("/").endswith(ADAPTED)
+        is_completion = _is_completion(head)
         if is_completion and self.adapters:
             return await self._adapted(request, reply)
         return await self._passed(request, reply, is_completion=is_completion)
@@ -131,7 +170,7 @@ class Forwarder:
         if self._stopped is not None:
             raise ApiError(503, f"an adapter has ended the evaluation: {self._stopped}", code="adapter_stop")
         self._number += 1
-        exchange = Exchange(self.upstream, self._parts, request, f"proxy/{self.run}.{os.getpid()}.{self._number}/0")
+        exchange = Exchange(self.upstream, self._parts, request, f"{self._samples}.{self._number}/0")
         response = await pipeline(self.adapters, exchange.ask, self.failures)(exchange.request)
         await exchange.reply(response, reply)
 
@@ -143,7 +182,7 @@ class Forwarder:
         incoming = await self.upstream.send(head.method, target, headers, request.body)
         try:
             if is_completion and incoming.status >= 400:
-                await self._shaped(incoming, reply)
+                self._shape(incoming, await incoming.read(MAX_ERROR_BYTES), reply)
             else:
                 await self._copied(incoming, reply)
         finally:
@@ -164,9 +203,9 @@ class Forwarder:
                 await reply.drained()
             reply.end()
 
-    async def _shaped(self, incoming: Incoming, reply: Reply) -> None:
+    def _shape(self, incoming: Incoming, data: bytes, reply: Reply) -> None:
         """Pass an error of the endpoint on in OpenAI's shape; a compressed one stays as it is."""
-        data, headers = await incoming.read(MAX_ERROR_BYTES), passed_on(incoming.headers)
+        headers = passed_on(incoming.headers)
         if incoming.header(b"content-encoding") not in (None, b"identity"):
             reply.whole(incoming.status, headers, data)
             return
@@ -203,6 +242,10 @@ class Forwarder:
         return ApiError(
             500, f"internal error ({type(error).__name__}); the proxy's log says more", code="internal_error"
         )
+
+
+def _is_completion(head: Head) -> bool:
+    return head.method == "POST" and head.path.rstrip("/").endswith(ADAPTED)
 
 
 def _run_of(path: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 from launcher.asgi.errors import ApiError, clipped
@@ -23,6 +24,9 @@ HOP_BY_HOP = frozenset(
 RESPONSE_ONLY = HOP_BY_HOP | {b"content-length", RUN}
 READ = frozenset({b"host", b"content-length", b"transfer-encoding", b"expect", b"connection", b"authorization", RUN})
 """Headers of a request that the proxy reads itself."""
+
+
+USUAL_TOKENS = frozenset({b"keep-alive", b"close"})
 
 
 class Head(NamedTuple):
@@ -51,7 +55,8 @@ def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> H
         elif name not in HOP_BY_HOP:
             passed.append(header)
     _check_framing(found, version)
-    if (tokens := _tokens(found.get(b"connection"))) - {b"keep-alive", b"close"}:
+    connection = found.get(b"connection")
+    if connection is not None and (tokens := _tokens(connection)) - USUAL_TOKENS:
         passed = [header for header in passed if header[0].lower() not in tokens]
     return Head(
         method.decode(),
@@ -89,6 +94,7 @@ def _expects(value: bytes | None) -> bool:
     return True
 
 
+@lru_cache(1024)
 def _path(target: bytes) -> str:
     """Return the path of a target, without its query. Raises `ApiError` for what is no path."""
     text = target.decode("latin-1")
@@ -101,17 +107,20 @@ def _path(target: bytes) -> str:
     return path
 
 
-def _tokens(value: bytes | None) -> set[bytes]:
-    return {token.strip().lower() for token in value.split(b",")} if value else set()
+def _tokens(value: bytes) -> set[bytes]:
+    return {token.strip().lower() for token in value.split(b",")}
 
 
 def passed_on(headers: Headers) -> list[tuple[bytes, bytes]]:
     """Return the headers of an answer that go to the client."""
-    named: set[bytes] = set()
-    for name, value in headers:
-        if name.lower() == b"connection":
-            named |= _tokens(value)
-    return [header for header in headers if (name := header[0].lower()) not in RESPONSE_ONLY and name not in named]
+    passed, named = [], set[bytes]()
+    for header in headers:
+        name = header[0].lower()
+        if name not in RESPONSE_ONLY:
+            passed.append(header)
+        elif name == b"connection" and header[1].lower() not in USUAL_TOKENS:
+            named |= _tokens(header[1])
+    return without(passed, frozenset(named)) if named else passed
 
 
 def without(headers: Iterable[tuple[bytes, bytes]], names: frozenset[bytes]) -> list[tuple[bytes, bytes]]:

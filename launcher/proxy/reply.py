@@ -42,7 +42,7 @@ class Client(Protocol):
 class Reply:
     """Writes one answer to a client; the first of `whole` and `begin` decides its status."""
 
-    def __init__(self, connection: Client, *, head_only: bool, keep_alive: bool, chunks: bool) -> None:
+    def __init__(self, client: Client, *, head_only: bool, keep_alive: bool, chunks: bool) -> None:
         self.status = 0
         self.sent = 0
         self.keep_alive = keep_alive
@@ -50,7 +50,7 @@ class Reply:
         """Whether the answer has been written to its end."""
         self.ends_with_connection = False
         """Whether only the end of the connection tells the client that the body is whole."""
-        self._connection = connection
+        self._client = client
         self._head_only = head_only
         self._may_chunk = chunks
         self._chunked = False
@@ -65,10 +65,12 @@ class Reply:
         framing = b"" if status in WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
         head = self._head(status, headers, framing)
         self.sent, self.complete = len(body), True
-        self._connection.write(head if self._head_only or status in WITHOUT_BODY else head + body)
+        self._client.write(head if self._head_only or status in WITHOUT_BODY else head + body)
 
-    def begin(self, status: int, headers: Iterable[tuple[bytes, bytes]], length: bytes | None) -> None:
-        """Write the head of an answer whose body follows; without a ``length``, in chunks."""
+    def begin(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], length: bytes | None, first: bytes = b""
+    ) -> None:
+        """Write the head of an answer whose body follows, and its first part; without a ``length``, in chunks."""
         if length is not None:
             framing = b"Content-Length: %b\r\n" % length
         elif status in WITHOUT_BODY or self._head_only:
@@ -78,25 +80,35 @@ class Reply:
         else:
             framing, self.keep_alive, self.ends_with_connection = b"", False, True
         headers = list(headers)
-        self._is_stream = any(name.lower() == b"content-type" and b"event-stream" in value for name, value in headers)
-        self._connection.write(self._head(status, headers, framing))
+        self._is_stream = any(b"event-stream" in value for _, value in headers)
+        self._client.write(self._head(status, headers, framing) + self._framed(first))
 
     def write(self, data: bytes) -> None:
         """Write a part of the body."""
+        if data:
+            self._client.write(self._framed(data))
+
+    def end(self, last: bytes = b"") -> None:
+        """Write the last part of the body, and its end."""
+        self.complete = True
+        if data := self._framed(last) + (b"0\r\n\r\n" if self._chunked else b""):
+            self._client.write(data)
+
+    def _framed(self, data: bytes) -> bytes:
         self.sent += len(data)
-        if data and not self._head_only:
-            self._connection.write(b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data)
+        if not data or self._head_only:
+            return b""
+        return b"%x\r\n%b\r\n" % (len(data), data) if self._chunked else data
+
+    @property
+    def is_held(self) -> bool:
+        """Whether the client does not take what was written."""
+        return self._client.waits_for_client is not None
 
     async def drained(self) -> None:
         """Wait until the client has taken most of what was written."""
-        if self._connection.waits_for_client is not None:
-            await self._connection.waits_for_client
-
-    def end(self) -> None:
-        """Write the end of the body."""
-        self.complete = True
-        if self._chunked:
-            self._connection.write(b"0\r\n\r\n")
+        if self._client.waits_for_client is not None:
+            await self._client.waits_for_client
 
     def fail(self, error: ApiError) -> None:
         """Write an error into a body that has begun, and leave it incomplete.
@@ -115,11 +127,11 @@ class Reply:
     def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], framing: bytes) -> bytes:
         assert not self.status, "an answer has one status"
         self.status = status
-        if self._connection.draining:
+        if self._client.draining:
             self.keep_alive = False
         lines = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
         end = b"\r\n" if self.keep_alive else CLOSE + b"\r\n"
-        return LINES[status] + lines + self._connection.own_headers + framing + end
+        return LINES[status] + lines + self._client.own_headers + framing + end
 
 
 def dumped(value: Json) -> bytes:

@@ -7,13 +7,13 @@ from dataclasses import dataclass
 
 from launcher.asgi.errors import ApiError
 from launcher.core.connections import Connections, Incoming
+from launcher.core.http_connection import Connection
+from launcher.core.http_request import head as request_head
+from launcher.core.http_request import target
 from launcher.core.responses import NOT_JSON, error_message
 from launcher.core.types import Endpoint, Json
 from launcher.proxy.head import Head, Headers
 from launcher.proxy.settings import Authorization, Proxy
-
-MAX_ERROR_BYTES = 1 << 20
-"""The largest error of the endpoint that is brought into OpenAI's shape."""
 
 
 @dataclass(eq=False)
@@ -44,6 +44,17 @@ class Upstream:
         """Return the headers of a request that passes as it is."""
         authorization = self.authorization(head)
         return head.headers if authorization is None else [*head.headers, (b"Authorization", authorization)]
+
+    def take(self, head: Head, length: int) -> tuple[Connection, str, bytes] | None:
+        """Return an idle connection, the URL, and the head of a request that passes as it is; None without one."""
+        url = self._root + head.target.decode("ascii")
+        try:
+            to = target(url)
+            first = request_head(head.method, to, self.headers(head), length)
+        except ValueError:
+            return None  # `send` says why
+        connection = self.connections.take(to.origin)
+        return None if connection is None else (connection, url, first)
 
     async def send(self, method: str, target: str, headers: Headers, body: bytes) -> Incoming:
         """Send a request to a path of the endpoint. Raises `HttpError`."""

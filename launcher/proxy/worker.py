@@ -126,7 +126,8 @@ async def answering(
         service = Service(settings.limits, most_connections(settings), RUN + b": " + run.encode() + b"\r\n")
         upstream = Upstream(endpoint, settings, connections)
         forwarder = Forwarder(upstream, adapters, failures, counters, run, key, lambda: service.draining)
-        service.refusal, service.refused, service.answer = forwarder.refusal, forwarder.refused, forwarder.answer
+        service.refusal, service.refused = forwarder.refusal, forwarder.refused
+        service.relay, service.answer = forwarder.relay, forwarder.answer
         yield service
 
 

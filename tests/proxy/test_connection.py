@@ -18,7 +18,7 @@ from launcher.adapters.retry import Retry
 from launcher.asgi.config import Limits
 from tests.api.raw import answer_to, connected, dripped, error, said, statuses
 from tests.fuzzing import examples
-from tests.proxy.mounted import ANSWER, Mounted, Scripted, Seen, mounted, scripted, stream, whole
+from tests.proxy.mounted import ANSWER, Mounted, Scripted, Seen, Warm, mounted, scripted, stream, through, whole
 
 SOON = 0.3
 HEAD = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\n"
@@ -253,7 +253,7 @@ def until_refused(address: tuple[str, int]) -> None:
         raise AssertionError("connections are still taken")
 
 
-@pytest.mark.parametrize("chain", [(), (Retry(attempts=1),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
 def test_a_stop_lets_requests_end_and_takes_no_more(chain: Any) -> None:
     """What a client was told it gets; idle connections end at once."""
     gate, begun = threading.Event(), threading.Event()
@@ -287,7 +287,7 @@ class connected_to_stopping:
         self._server, self._chain = server, chain
 
     def __enter__(self) -> tuple[Mounted, threading.Thread]:
-        proxy = self._open.enter_context(mounted(self._server.url, *self._chain, stop_timeout_s=30.0))
+        proxy = self._open.enter_context(through(self._server, self._chain, stop_timeout_s=30.0))
         return proxy, threading.Thread(target=self._open.close)
 
     def __exit__(self, *raised: object) -> None:

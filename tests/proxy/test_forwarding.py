@@ -22,7 +22,21 @@ from launcher.adapters.system_message import SystemMessage
 from launcher.core.errors import AdapterError
 from launcher.core.types import Handler, Request, Response
 from launcher.proxy.settings import Authorization
-from tests.proxy.mounted import ANSWER, DONE, RUN, Mounted, Seen, Step, event, mounted, scripted, stream, whole
+from tests.proxy.mounted import (
+    ANSWER,
+    DONE,
+    RUN,
+    Mounted,
+    Seen,
+    Step,
+    Warm,
+    event,
+    mounted,
+    scripted,
+    stream,
+    through,
+    whole,
+)  # fmt: skip
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "2+2="}]}
 PATIENCE_S = 60
@@ -91,11 +105,11 @@ class Broken(Adapter):
 
 
 @pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD", "PROPFIND"])
-@pytest.mark.parametrize("adapters", [(), (SystemMessage(text="x"),)])
+@pytest.mark.parametrize("adapters", [(), Warm(), (SystemMessage(text="x"),)])
 def test_any_method_and_path_is_forwarded(method: str, adapters: tuple[Adapter, ...]) -> None:
     with (
         scripted(lambda seen: whole({"ok": 1}, "207 Multi-Status", "X-Own: a")) as server,
-        mounted(server.url, *adapters) as proxy,
+        through(server, adapters) as proxy,
     ):
         found = ask(proxy, method, "/v2/other%20thing?a=1&b=%2F", b"\0\xffbytes", X_Team="blue")
         (seen,) = server.requests
@@ -130,7 +144,7 @@ def test_what_no_adapter_reads_passes_as_bytes() -> None:
     """Retry reads nothing; a payload that only adds headers neither."""
     strange = b'{ "a":1.0e3,"a":2, "choices" : [] }'
     chain = Retry(), Payload(add_headers={"X-Team": "blue"})
-    with scripted(lambda seen: whole(strange)) as server, mounted(server.url, *chain) as proxy:
+    with scripted(lambda seen: whole(strange)) as server, through(server, chain) as proxy:
         found = ask(proxy, body=strange)
         assert server.requests[0].body == strange
         assert server.requests[0].header("x-team") == "blue"
@@ -140,14 +154,14 @@ def test_what_no_adapter_reads_passes_as_bytes() -> None:
 CHAIN = (SystemMessage(text="Be brief."), Payload(add={"top_p": 1}), Reasoning())
 
 
-@pytest.mark.parametrize("chain", [(), (Retry(),), CHAIN])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(),), CHAIN])
 def test_each_event_passes_at_once(chain: tuple[Adapter, ...]) -> None:
     """The endpoint sends the next event only when the client has the one before."""
     gates = [threading.Event() for _ in range(3)]
     parts: list[Step] = [event("a"), gates[0], event("b"), gates[1], event("c", "stop"), gates[2], DONE]
     with (
         scripted(lambda seen: stream(*parts)) as server,
-        mounted(server.url, *chain) as proxy,
+        through(server, chain) as proxy,
         streaming(proxy) as found,
     ):
         texts = []
@@ -187,13 +201,13 @@ def test_headers_of_one_connection_do_not_pass() -> None:
     [(Authorization.replace, "k", "Bearer upstream"), (Authorization.forward, None, "Bearer own"),
      (Authorization.remove, "k", None)],
 )  # fmt: skip
-@pytest.mark.parametrize("chain", [(), (Retry(),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(),)])
 def test_the_endpoint_gets_the_key_of_the_policy(
     policy: Authorization, key: str | None, sent: str | None, chain: tuple[Adapter, ...]
 ) -> None:
     with (
         scripted(lambda seen: whole(ANSWER)) as server,
-        mounted(server.url, *chain, key=key, api_key="upstream", authorization=policy) as proxy,
+        through(server, chain, key=key, api_key="upstream", authorization=policy) as proxy,
     ):
         assert ask(proxy, Authorization=f"Bearer {key or 'own'}").status == 200
     assert server.requests[0].header("authorization") == sent
@@ -227,7 +241,7 @@ def test_two_runs_never_answer_each_other() -> None:
 OWN_SHAPE = {"error": {"message": "too long", "type": "invalid_request_error", "param": "prompt", "code": "length"}}
 
 
-@pytest.mark.parametrize("chain", [(), (Retry(attempts=1),), (SystemMessage(text="x"),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), (SystemMessage(text="x"),)])
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [("400 Bad Request", OWN_SHAPE, "too long"), ("404 Not Found", {"detail": "no route"}, "no route"),
@@ -238,7 +252,7 @@ OWN_SHAPE = {"error": {"message": "too long", "type": "invalid_request_error", "
 def test_an_error_keeps_its_status_in_openai_shape(
     status: str, body: Any, message: str, chain: tuple[Adapter, ...]
 ) -> None:
-    with scripted(lambda seen: whole(body, status, "Retry-After: 7")) as server, mounted(server.url, *chain) as proxy:
+    with scripted(lambda seen: whole(body, status, "Retry-After: 7")) as server, through(server, chain) as proxy:
         found = ask(proxy)
     assert found.status == int(status.split()[0])
     assert message in found.json["error"]["message"]
@@ -257,7 +271,7 @@ def test_errors_of_other_paths_pass_as_they_are() -> None:
     assert (found.status, found.body) == (503, b"draining")
 
 
-@pytest.mark.parametrize("chain", [(), (Retry(attempts=1),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
 def test_no_endpoint_is_a_502_that_says_why(chain: tuple[Adapter, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -267,7 +281,7 @@ def test_no_endpoint_is_a_502_that_says_why(chain: tuple[Adapter, ...]) -> None:
     assert "refused" in found.json["error"]["message"]
 
 
-@pytest.mark.parametrize("chain", [(), (Retry(attempts=1),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
 @pytest.mark.parametrize(
     ("steps", "status"),
     [([None], 502), ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", None], 502), ([b"garbage\r\n\r\n"], 502),
@@ -276,19 +290,19 @@ def test_no_endpoint_is_a_502_that_says_why(chain: tuple[Adapter, ...]) -> None:
 def test_an_endpoint_that_breaks_or_hangs_before_its_answer_is_whole_is_an_error(
     steps: list[Any], status: int, chain: tuple[Adapter, ...]
 ) -> None:
-    with scripted(lambda seen: steps) as server, mounted(server.url, *chain, silence_timeout_s=0.3) as proxy:
+    with scripted(lambda seen: steps) as server, through(server, chain, silence_timeout_s=0.3) as proxy:
         found = ask(proxy)
     assert found.status == status
     assert found.json["error"]["message"].startswith("the endpoint: ")
 
 
-@pytest.mark.parametrize("chain", [(), (Retry(attempts=1),), CHAIN])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), CHAIN])
 @pytest.mark.parametrize("last", [None, threading.Event()])
 def test_a_stream_that_breaks_or_hangs_does_not_look_whole(chain: tuple[Adapter, ...], last: Any) -> None:
     steps = stream(event("a"), event("b"), last, end=False)
     with (
         scripted(lambda seen: steps) as server,
-        mounted(server.url, *chain, silence_timeout_s=0.3) as proxy,
+        through(server, chain, silence_timeout_s=0.3) as proxy,
         streaming(proxy) as found,
         pytest.raises(http.client.IncompleteRead) as broken,
     ):
@@ -319,13 +333,13 @@ def test_a_body_that_adapters_cannot_read_goes_nowhere(body: bytes) -> None:
     assert encoded.status == 415
 
 
-@pytest.mark.parametrize("chain", [(), (Retry(attempts=1),), CHAIN])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), CHAIN])
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_client_that_leaves_cancels_the_request(chain: tuple[Adapter, ...], streams: bool) -> None:
     hang = threading.Event()
     with (
         scripted(lambda seen: stream(event("a"), hang) if streams else [hang]) as server,
-        mounted(server.url, *chain) as proxy,
+        through(server, chain) as proxy,
     ):
         with socket.create_connection(proxy.address, PATIENCE_S) as client:
             data = json.dumps(CHAT | {"stream": streams}).encode()
@@ -417,3 +431,15 @@ def test_a_large_answer_passes_to_a_slow_client_within_bounded_memory() -> None:
         while data := client.recv(1 << 20):
             size += len(data)
     assert size > 1000 * len(part)
+
+
+@pytest.mark.parametrize(("method", "status", "sent"), [("GET", 200, 2), ("PUT", 200, 2), ("POST", 502, 1)])
+def test_a_kept_connection_that_closes_is_replaced_only_if_nothing_can_happen_twice(
+    method: str, status: int, sent: int
+) -> None:
+    """The endpoint reads the request that comes over the kept connection, and closes."""
+    answers = iter([[None], whole(ANSWER)])
+    with scripted(lambda seen: next(answers)) as server, through(server, Warm()) as proxy:
+        assert ask(proxy, method).status == status
+        assert len(server.requests) == sent
+        assert "launcher_proxy_in_flight 1" in ask(proxy, "GET", "/_proxy/metrics").body.decode()
