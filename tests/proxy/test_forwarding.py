@@ -7,7 +7,7 @@ import json
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -438,7 +438,7 @@ def test_a_kept_connection_that_closes_is_replaced_only_if_nothing_can_happen_tw
     method: str, status: int, sent: int
 ) -> None:
     """The endpoint reads the request that comes over the kept connection, and closes."""
-    answers = iter([[None], whole(ANSWER)])
+    answers: Iterator[Sequence[Step]] = iter([[None], whole(ANSWER)])
     with scripted(lambda seen: next(answers)) as server, through(server, Warm()) as proxy:
         assert ask(proxy, method).status == status
         assert len(server.requests) == sent
