@@ -1,0 +1,385 @@
+"""Compare the cost of our proxy with that of others, side by side in one run.
+
+    python benchmarks/proxy.py [--rounds 3] [--seconds 4] [--connections 1 64 512] [--only ours nemo]
+        [--nemo PYTHON] [--litellm PYTHON]
+    python benchmarks/proxy.py --soak 600
+
+The upstream gives a constant answer: nginx where it is installed, else a process of this file. ``wrk`` asks. What
+counts is the user and system time of the proxy's processes. The proxies take turns, in alternating order. Each figure
+is the median over the rounds, and so is each ratio, of figures within one round. A proxy that is not installed is
+left out with the reason.
+
+``--nemo`` names the Python of an environment with nemo-evaluator 0.3.0, which needs Python 3.12; ``--litellm`` that of
+one with litellm[proxy]. ``--soak`` prints the memory of our proxy while it is asked for so many seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import shutil
+import socket
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from launcher.adapters.base import Adapter  # noqa: E402
+from launcher.adapters.payload import Payload  # noqa: E402
+from launcher.adapters.reasoning import Reasoning  # noqa: E402
+from launcher.adapters.system_message import SystemMessage  # noqa: E402
+from launcher.core.types import Endpoint  # noqa: E402
+from launcher.proxy.settings import Proxy  # noqa: E402
+from launcher.proxy.supervisor import Mounted, running  # noqa: E402
+
+PATH = "/v1/chat/completions"
+KEY = "benchmark-key"
+EVENTS = 64
+START_S = 120.0
+TEXT = "<think>" + "because " * 40 + "</think>" + "word " * 80
+ANSWER = {
+    "id": "chatcmpl-1", "object": "chat.completion", "created": 1, "model": "m",
+    "choices": [{"index": 0, "message": {"role": "assistant", "content": TEXT}, "finish_reason": "stop"}],
+    "usage": {"prompt_tokens": 12, "completion_tokens": 120, "total_tokens": 132},
+}  # fmt: skip
+CHAINS = ("empty", "chain")
+KINDS = ("json", "sse")
+NGINX = """
+worker_processes 1; daemon off; pid {folder}/{name}.pid; error_log {folder}/{name}.err;
+events {{ worker_connections 4096; }}
+http {{ access_log off; keepalive_requests 1000000000; keepalive_timeout 600; client_body_temp_path {folder}/body;
+proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi;
+scgi_temp_path {folder}/scgi; {body} }}
+"""
+CONSTANT = """
+server {{ listen 127.0.0.1:{port}; location / {{ default_type {type}; root {folder}; error_page 405 =200 /{kind};
+try_files /{kind} =404; }} }}
+"""
+FORWARD = """
+upstream up {{ server 127.0.0.1:{port}; keepalive 512; }}
+server {{ listen 127.0.0.1:{own}; location / {{ proxy_pass http://up; proxy_http_version 1.1; proxy_buffering off;
+proxy_set_header Connection ""; }} }}
+"""
+NEMO = """
+import sys, time
+from nemo_evaluator.adapters.proxy import start_adapter_proxy
+names = [("system_message", {"system_message": "Be brief."}), ("payload_modifier", {"params_to_add": {"top_p": 1}}),
+         ("reasoning", {})] if sys.argv[3] == "chain" else []
+specs = [{"name": name, "config": config} for name, config in names]
+url = f"http://127.0.0.1:{sys.argv[2]}/v1/chat/completions"
+start_adapter_proxy(upstream_url=url, model_id="m", port=int(sys.argv[1]), interceptor_specs=specs)
+time.sleep(1e6)
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one load did: requests per second of CPU and of time, the 99th percentile in ms, and failures."""
+
+    per_cpu_s: float
+    per_s: float
+    p99_ms: float
+    failures: str
+
+
+def events() -> bytes:
+    made = b""
+    for number in range(EVENTS):
+        choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": "stop" if number == EVENTS - 1 else None}
+        found = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
+        made += b"data: " + json.dumps(found).encode() + b"\n\n"
+    return made + b"data: [DONE]\n\n"
+
+
+TYPES = {"json": "application/json", "sse": "text/event-stream"}
+BODIES = {"json": json.dumps(ANSWER).encode(), "sse": events()}
+
+
+class Constant(asyncio.Protocol):
+    """Answers each request at once; a request ends with its body."""
+
+    answer = b""
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport, self._data = transport, b""
+
+    def data_received(self, data: bytes) -> None:
+        self._data += data
+        while (head := self._data.find(b"\r\n\r\n")) >= 0:
+            length = re.search(rb"(?i)content-length: (\d+)", self._data[:head])
+            end = head + 4 + (int(length[1]) if length else 0)
+            if len(self._data) < end:
+                return
+            self._data = self._data[end:]
+            self._transport.write(self.answer)
+
+
+def serve_constant(port: int, kind: str) -> None:
+    """Be the upstream where there is no nginx."""
+    import uvloop
+
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: {TYPES[kind]}\r\nContent-Length: {len(BODIES[kind])}\r\n\r\n"
+    Constant.answer = head.encode() + BODIES[kind]
+
+    async def serve() -> None:
+        server = await asyncio.get_running_loop().create_server(Constant, "127.0.0.1", port, backlog=4096)
+        await server.serve_forever()
+
+    uvloop.run(serve())
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as found:
+        return int(found.getsockname()[1])
+
+
+@contextmanager
+def process(command: Sequence[str], port: int, **environment: str) -> Iterator[int]:
+    """Run a server until it listens; yield its process id, and end it and its children."""
+    started = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env={**os.environ, **environment}
+    )
+    try:
+        deadline = time.monotonic() + START_S
+        while not _listens(port):
+            if started.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"{command[0]} did not start")
+            time.sleep(0.1)
+        yield started.pid
+    finally:
+        family = [*psutil.Process(started.pid).children(recursive=True), started] if started.poll() is None else []
+        for each in family:
+            each.kill()
+        started.wait()
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@contextmanager
+def upstreams(folder: Path) -> Iterator[dict[str, int]]:
+    """Yield the port of a constant answer for each kind."""
+    ports = {kind: free_port() for kind in KINDS}
+    with ExitStack() as stack:
+        for kind, port in ports.items():
+            (folder / kind).write_bytes(BODIES[kind])
+            if (nginx := shutil.which("nginx")) is not None:
+                body = CONSTANT.format(port=port, type=TYPES[kind], folder=folder, kind=kind)
+                command = [nginx, "-c", _nginx_file(folder, f"up-{kind}", body)]
+            else:
+                command = [sys.executable, __file__, "--serve", str(port), kind]
+            stack.enter_context(process(command, port))
+        folder.chmod(0o755)
+        yield ports
+
+
+def _nginx_file(folder: Path, name: str, body: str) -> str:
+    path = folder / f"{name}.conf"
+    path.write_text(NGINX.format(folder=folder, name=name, body=body))
+    return str(path)
+
+
+@contextmanager
+def ours(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple[int, int]]:
+    adapters: list[Adapter] = [SystemMessage(text="Be brief."), Payload(add={"top_p": 1}), Reasoning()]
+    endpoint = Endpoint(f"http://127.0.0.1:{upstream}/v1", "m", "external", "x", is_builtin=False)
+    place = Path(tempfile.mkdtemp(dir=folder))
+    mounted = Mounted(endpoint, adapters if chain == "chain" else [], None, place / "adapters", place / "log")
+    with running(Proxy(), mounted, KEY) as supervisor:
+        yield int(supervisor.url.rpartition(":")[2].removesuffix("/v1")), os.getpid()
+
+
+@contextmanager
+def nemo(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple[int, int]]:
+    script, port = folder / "nemo.py", free_port()
+    script.write_text(NEMO)
+    with process([python, str(script), str(port), str(upstream), chain], port) as pid:
+        yield port, pid
+
+
+@contextmanager
+def litellm(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple[int, int]]:
+    config, port = folder / "litellm.yaml", free_port()
+    parameters = {"model": "openai/m", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "x"}
+    config.write_text(json.dumps({"model_list": [{"model_name": "m", "litellm_params": parameters}]}))
+    command = [
+        str(Path(python).with_name("litellm")),
+        "--config",
+        str(config),
+        "--port",
+        str(port),
+        "--host",
+        "127.0.0.1",
+    ]
+    with process(command, port, LITELLM_LOCAL_MODEL_COST_MAP="True") as pid:
+        yield port, pid
+
+
+@contextmanager
+def nginx(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple[int, int]]:
+    port = free_port()
+    file = _nginx_file(folder, f"forward-{port}", FORWARD.format(port=upstream, own=port))
+    with process([python, "-c", file], port) as pid:
+        yield port, pid
+
+
+def cpu_s(pid: int, *, children_only: bool) -> float:
+    family = psutil.Process(pid).children(recursive=True)
+    if not children_only:
+        family.append(psutil.Process(pid))
+    return sum(sum(each.cpu_times()[:2]) for each in family)
+
+
+def load(port: int, connections: int, seconds: float, kind: str, folder: Path) -> tuple[int, str]:
+    """Ask for some seconds; return the number of answers, and what wrk printed."""
+    script = folder / f"{kind}.lua"
+    body = {"model": "m", "messages": [{"role": "user", "content": "hello " * 60}], "max_tokens": 128}
+    body |= {"stream": True} if kind == "sse" else {}
+    script.write_text(
+        f"wrk.method='POST'\nwrk.body=[[{json.dumps(body)}]]\nwrk.headers['Content-Type']='application/json'\n"
+        f"wrk.headers['Authorization']='Bearer {KEY}'\n"
+    )
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "--timeout", "30s", "-s", str(script)]
+    done = subprocess.run([*command, f"http://127.0.0.1:{port}{PATH}"], capture_output=True, text=True, check=True)
+    count = re.search(r"(\d+) requests in", done.stdout)
+    assert count is not None, done.stdout
+    return int(count[1]), done.stdout
+
+
+def measured(
+    proxy: Any, upstream: int, chain: str, kind: str, connections: int, seconds: float, folder: Path, python: str
+) -> Cost:
+    own = proxy is ours
+    with proxy(upstream, chain, folder, python) as (port, pid):
+        load(port, connections, 1, kind, folder)
+        # Of ours the supervisor is this process, whose children are the workers; the upstreams are children, too.
+        before, start = _cost(pid, own), time.monotonic()
+        count, said = load(port, connections, seconds, kind, folder)
+        spent, elapsed = _cost(pid, own) - before, time.monotonic() - start
+    p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
+    assert p99 is not None, said
+    scale = {"us": 1e-3, "ms": 1.0, "s": 1e3}[p99[2]]
+    return Cost(
+        count / spent, count / elapsed, float(p99[1]) * scale, "; ".join(re.findall(r"Non-2xx.*|Socket err.*", said))
+    )
+
+
+def _cost(pid: int, own: bool) -> float:
+    if not own:
+        return cpu_s(pid, children_only=False)
+    workers = [p for p in psutil.Process(pid).children() if "launcher.proxy.worker" in " ".join(p.cmdline())]
+    return sum(sum(each.cpu_times()[:2]) for each in workers)
+
+
+def available(asked: argparse.Namespace) -> dict[str, tuple[Any, str]]:
+    """Return the proxies that can be measured, with their programs; print why others cannot."""
+    found: dict[str, tuple[Any, str]] = {"ours": (ours, sys.executable)}
+    if asked.nemo and subprocess.run([asked.nemo, "-c", "import nemo_evaluator.adapters.proxy"]).returncode == 0:
+        found["nemo"] = nemo, asked.nemo
+    else:
+        print("NeMo Evaluator is left out: --nemo names no Python 3.12 with nemo-evaluator==0.3.0")
+    if asked.litellm and Path(asked.litellm).with_name("litellm").exists():
+        found["litellm"] = litellm, asked.litellm
+    else:
+        print("LiteLLM is left out: --litellm names no Python with litellm[proxy]")
+    if (program := shutil.which("nginx")) is not None:
+        found["nginx"] = nginx, program
+    else:
+        print("nginx is left out: it is not installed")
+    return {name: each for name, each in found.items() if not asked.only or name in asked.only}
+
+
+def compare(asked: argparse.Namespace, folder: Path) -> None:
+    proxies = available(asked)
+    with upstreams(folder) as ports:
+        for kind in asked.kinds:
+            for connections in asked.connections:
+                table(asked, folder, proxies, ports[kind], kind, connections)
+
+
+def table(
+    asked: argparse.Namespace,
+    folder: Path,
+    proxies: dict[str, tuple[Any, str]],
+    upstream: int,
+    kind: str,
+    connections: int,
+) -> None:
+    """Measure all proxies under one load, and print one row for each."""
+    rows = [(name, chain) for name in proxies for chain in CHAINS if chain == "empty" or name in ("ours", "nemo")]
+    costs: dict[tuple[str, str], list[Cost]] = {row: [] for row in rows}
+    for number in range(asked.rounds):
+        for name, chain in rows if number % 2 == 0 else reversed(rows):
+            proxy, program = proxies[name]
+            seconds = asked.seconds
+            costs[name, chain].append(measured(proxy, upstream, chain, kind, connections, seconds, folder, program))
+    print(f"\n{kind}, {connections} connections: medians of {asked.rounds} rounds")
+    print("| proxy | adapters | per CPU-second | per second | p99 | of NeMo's, per CPU-second | of NeMo's p99 |")
+    print("|---|---|---|---|---|---|---|")
+    for (name, chain), found in costs.items():
+        others = costs.get(("nemo", chain), [])
+        figures = [statistics.median(getattr(c, field) for c in found) for field in ("per_cpu_s", "per_s", "p99_ms")]
+        ratios = [
+            statistics.median(getattr(a, field) / getattr(b, field) for a, b in zip(found, others, strict=True))
+            for field in ("per_cpu_s", "p99_ms")
+        ] if others else []  # fmt: skip
+        shown = [f"{ratio:.2f}" for ratio in ratios] or ["", ""]
+        print(
+            f"| {name} | {chain} | {figures[0]:,.0f} | {figures[1]:,.0f} | {figures[2]:.1f} ms | {' | '.join(shown)} |"
+        )
+        for failure in {c.failures for c in found if c.failures}:
+            print(f"  {name}, {chain}: {failure}")
+
+
+def soak(asked: argparse.Namespace, folder: Path) -> None:
+    """Print the memory of our proxy under load, every tenth of the time."""
+    with upstreams(folder) as ports, ExitStack() as stack:
+        for kind in KINDS:
+            port, pid = stack.enter_context(ours(ports[kind], "chain", folder, ""))
+            workers = [p for p in psutil.Process(pid).children() if "launcher.proxy.worker" in " ".join(p.cmdline())]
+            memory = []
+            for _ in range(10):
+                load(port, 64, asked.soak / 20, kind, folder)
+                memory.append(sum(each.memory_info().rss for each in workers) / 2**20)
+            print(f"{kind}: MiB after each tenth: {' '.join(f'{each:.1f}' for each in memory)}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 512])
+    parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--only", nargs="+", default=[])
+    parser.add_argument("--nemo", default="")
+    parser.add_argument("--litellm", default="")
+    parser.add_argument("--soak", type=float, default=0)
+    parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
+    asked = parser.parse_args()
+    if asked.serve:
+        serve_constant(int(asked.serve[0]), asked.serve[1])
+        return
+    if shutil.which("wrk") is None:
+        sys.exit("wrk is not installed: apt-get install wrk")
+    with tempfile.TemporaryDirectory() as folder:
+        (soak if asked.soak else compare)(asked, Path(folder))
+
+
+if __name__ == "__main__":
+    main()
