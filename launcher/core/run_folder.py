@@ -43,6 +43,7 @@ class RunFolder:
     certificate = File("certificate.json")
     certificate_junit = File("certificate.xml")
     """The certificate in JUnit's format, which CI systems show."""
+    load = File("load.json")
     endpoint = File("endpoint.json")
     health = File("health.jsonl")
     report = File("report.html")

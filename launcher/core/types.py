@@ -429,7 +429,8 @@ class Report:
     ``interrupted`` or ``error``. ``run`` holds the resolved configuration, overrides, versions, git commit and the
     checkpoint's fingerprint. ``timings`` are seconds per step. ``throughput`` holds ``requests_per_s``,
     ``generated_tokens_per_s``, ``prompt_tokens_per_s``, ``latency_s`` (``p50, p90, p99``) and token totals. ``pauses``
-    are the times, in all sessions, during which the evaluation waited for the server.
+    are the times, in all sessions, during which the evaluation waited for the server. ``load`` is what the load test
+    found (`launcher.report.schema.LoadEntry`), empty where there was none.
     """
 
     status: str
@@ -442,6 +443,7 @@ class Report:
     checks: tuple[Check, ...] = ()
     reason: str | None = None
     pauses: Sequence[Pause] = ()
+    load: Mapping[str, Json] = field(default_factory=dict)
     groups: Mapping[str, GroupResult] = field(default_factory=dict)
 
     @property

@@ -26,6 +26,7 @@ from launcher.settings.cluster import Cluster, Local, Slurm
 from launcher.settings.component import name_of
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.lm_eval import LmEvalSettings
+from launcher.settings.load import Load
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.validate import Validate
 from launcher.settings.watch import Watch
@@ -85,6 +86,7 @@ class Run:
     groups: dict[str, Group] = field(default_factory=dict)
     lm_eval: LmEvalSettings = field(default_factory=LmEvalSettings)
     validate: Validate = field(default_factory=Validate)
+    load: Load = field(default_factory=Load)
     evaluate: Evaluate = field(default_factory=Evaluate)
     watch: Watch = field(default_factory=Watch)
     proxy: Proxy = field(default_factory=Proxy)

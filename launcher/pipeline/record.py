@@ -37,6 +37,7 @@ class RunRecord:
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
     throughput: Mapping[str, Json] = field(default_factory=dict)
     pauses: tuple[Pause, ...] = ()
+    load: Mapping[str, Json] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     overview: Overview | None = None
 
@@ -78,5 +79,6 @@ class RunRecord:
             checks=self.checks,
             reason=reason,
             pauses=self.pauses,
+            load=self.load,
             groups=aggregate(self.groups, self.declared, self.tasks),
         )

@@ -11,6 +11,7 @@ from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.evaluation import check_resumable, evaluate
 from launcher.pipeline.hooks import hooks_of
 from launcher.pipeline.judging import identity, judging
+from launcher.pipeline.loading import measure_load
 from launcher.pipeline.provenance import provenance, resume_key
 from launcher.pipeline.proxying import proxy_forever, proxying
 from launcher.pipeline.record import RunRecord
@@ -46,6 +47,7 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
             watch(server.endpoint, folder, timing) as health,
         ):
             validate(run, server, needed, record, folder)
+            measure_load(run.load, server.endpoint, record, folder)
             with endpoint_file(server.endpoint, folder), proxying(run, server.endpoint, record, folder) as proxy:
                 if run.mode is Mode.proxy and proxy is not None:
                     proxy_forever(proxy, server.endpoint, health)

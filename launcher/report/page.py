@@ -15,7 +15,8 @@ from markupsafe import Markup
 from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import GroupResult, Json, Report, Status
-from launcher.report import charts, checks, formatting, results, samples
+from launcher.report import charts, checks, formatting, load, results, samples
+from launcher.report.schema import LoadEntry
 from launcher.stats.distribution import Distribution
 from launcher.stats.overview import Group, Overview
 
@@ -67,6 +68,7 @@ def _run(report: Report) -> dict[str, object]:
         "families": checks.families(report.checks),
         "left_out": checks.left_out(report.checks),
         "certificate": results.certificate(report.checks),
+        "load": _load(results.plain(report.load)),
         "throughput": list(_tiles(results.plain(report.throughput))),
         "slowest": max(report.timings.values(), default=0) or 1,
         "versions": run.get("versions") if isinstance(run.get("versions"), dict) else {},
@@ -74,6 +76,17 @@ def _run(report: Report) -> dict[str, object]:
         "facts": _facts({key: run[key] for key in run if key not in ("config", "versions")}),
         "engine": _facts(results.plain(report.engine)),
     }
+
+
+def _load(found: LoadEntry) -> dict[str, object]:
+    """Return what the page shows of a load test; empty where there was none."""
+    if not found:
+        return {}
+    most = max((level["generated_tokens_per_s"] for level in found["levels"]), default=0.0) or 1.0
+    shares = [100 * level["generated_tokens_per_s"] / most for level in found["levels"]]
+    rows = list(zip(load.rows(found), shares, strict=True))
+    verdict, reasons = list(load.verdict(found)), load.reasons(found)
+    return {"sizes": load.sizes(found), "columns": load.COLUMNS, "rows": rows, "verdict": verdict, "reasons": reasons}
 
 
 def _members(report: Report, group: GroupResult) -> list[charts.ScoreRow]:

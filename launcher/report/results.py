@@ -51,7 +51,7 @@ CODES = {
 
 def to_json(report: Report) -> ResultsFile:
     """Return the contents of ``results.json``; a number that is not finite becomes None."""
-    return {
+    found: ResultsFile = {
         "schema_version": VERSION,
         "status": report.status,
         "reason": report.reason,
@@ -65,6 +65,9 @@ def to_json(report: Report) -> ResultsFile:
         "pauses": [plain(asdict(pause)) for pause in report.pauses],
         "certificate": certificate(report.checks),
     }
+    if report.load:
+        found["load"] = plain(report.load)
+    return found
 
 
 def write(report: Report, folder: Path) -> Path:

@@ -93,6 +93,52 @@ class CertificateEntry(TypedDict):
     left_out_checks: list[CheckEntry]
 
 
+class SpreadEntry(TypedDict):
+    """Percentiles in seconds; None where nothing was measured."""
+
+    p50: float | None
+    p90: float | None
+    p99: float | None
+
+
+class LevelEntry(TypedDict):
+    """A `launcher.load.measurement.Level`: what a number of requests in flight gave."""
+
+    in_flight: int
+    requests: int
+    failed: int
+    generated_tokens_per_s: float
+    prompt_tokens_per_s: float
+    requests_per_s: float
+    tokens_per_answer: float
+    ttft_s: SpreadEntry
+    tpot_s: SpreadEntry
+    latency_s: SpreadEntry
+    errors: list[str]
+
+
+class PrefixCacheEntry(TypedDict):
+    """The median times to the first token, in seconds, of new prompts and of those sent again."""
+
+    new_s: float
+    again_s: float
+    found: bool
+
+
+class LoadEntry(TypedDict):
+    """The load test, as in ``load.json``. ``knee`` is the fewest in flight with nearly the most tokens per second."""
+
+    path: str
+    prompt_tokens: int
+    max_tokens: int
+    levels: list[LevelEntry]
+    prefix_cache: PrefixCacheEntry | None
+    seconds: float
+    tokens: int
+    ended: str
+    knee: int | None
+
+
 class ResultsFile(TypedDict):
     """``results.json``."""
 
@@ -108,3 +154,4 @@ class ResultsFile(TypedDict):
     timings: dict[str, float | None]
     pauses: list[PauseEntry]
     certificate: CertificateEntry | None
+    load: NotRequired[LoadEntry]

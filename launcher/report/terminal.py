@@ -14,7 +14,8 @@ from rich.text import Text
 from launcher.core.console import printable
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, MetricResult, Report, TaskResult
-from launcher.report import checks, formatting, page, results, sweep_table
+from launcher.report import checks, formatting, load, page, results, sweep_table
+from launcher.report.schema import LoadEntry
 from launcher.report.sweep_schema import SweepFile, SweepPoint, WatchComparison, WatchFile
 from launcher.stats.paired import ALPHA
 
@@ -57,10 +58,23 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
                 console.print(
                     Text.assemble((f"{printable(formatting.task_name(task))} retried", "yellow"), f": {again}")
                 )
+    if report.load:
+        _print_load(report, console)
     console.print(_summary(report))
     for change in formatting.earlier_values(report):
         console.print(Text(printable(change), style="dim"))
     _say_path(RunFolder(folder).report, console)
+
+
+def _print_load(report: Report, console: Console) -> None:
+    found: LoadEntry = results.plain(report.load)
+    console.print()
+    console.print(load.table(found))
+    for line in load.verdict(found):
+        console.print(Text(f"  {line}"))
+    for error in load.reasons(found):
+        console.print(Text.assemble(("  failed", "red"), f": {printable(error)}"))
+    console.print()
 
 
 def print_sweep(collected: SweepFile, folder: Path, console: Console) -> None:

@@ -34,7 +34,7 @@ CHECKS = (
         Family.serving,
         expected="the weights are loaded and a real token was produced (a server of the launcher)",
         effect="every sample fails",
-        remedy="read server.log; give backend.start_timeout_s more time",
+        remedy="read the server's log; give backend.start_timeout_s more time",
     ),
     CheckDefinition(
         "model_listed",

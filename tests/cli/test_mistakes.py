@@ -7,13 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli.main import dispatch
+from tests.running import launch_here
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with folders that are no whole checkpoints, and an empty cache of Hugging Face's."""
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     for name in ("t/empty", "t/step=100", "t/gemma", "t/noweights"):
         (tmp_path / name).mkdir(parents=True)
@@ -86,11 +85,10 @@ CHECKPOINT = "model=checkpoint model.path="
         (["validate.skip=[foo]"], ["there is no check 'foo'; expected one of ready"]),
     ],
 )
-def test_a_mistake_is_one_line_with_what_works(
-    words: list[str], told: list[str], folder: Path, capfd: pytest.CaptureFixture[str]
-) -> None:
-    assert dispatch([*words, "mode=plan"]) == 1
-    (line,) = capfd.readouterr().err.splitlines()
+def test_a_mistake_is_one_line_with_what_works(words: list[str], told: list[str], folder: Path) -> None:
+    done = launch_here(folder, *words, "mode=plan")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
     assert [part for part in told if part not in line] == []
     assert list(folder.iterdir()) == [folder / "t"]
 
@@ -99,20 +97,21 @@ def test_a_mistake_is_one_line_with_what_works(
     ("mode", "told"),
     [("srve", "expected one of"), ("compare", "write launcher compare RUN RUN"), ("eval", "write mode=run")],
 )
-def test_a_mode_that_is_none(mode: str, told: str, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    assert dispatch([f"mode={mode}"]) == 1
-    (line,) = capfd.readouterr().err.splitlines()
+def test_a_mode_that_is_none(mode: str, told: str, folder: Path) -> None:
+    done = launch_here(folder, f"mode={mode}")
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
     assert told in line
 
 
 @pytest.mark.parametrize("words", [["tasks=arc_easy"], ["adapters=retry"], ["tasks=[addition,addition]"]])
 def test_what_is_not_wrong_works(words: list[str], folder: Path) -> None:
-    assert dispatch([*words, "mode=plan"]) == 0
+    assert launch_here(folder, *words, "mode=plan").returncode == 0
 
 
-def test_a_model_in_the_cache_of_a_hub_is_found(folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_model_in_the_cache_of_a_hub_is_found(folder: Path) -> None:
     snapshot = folder / "hub/models--org--name/snapshots/abc"
     snapshot.mkdir(parents=True)
     (snapshot / "config.json").write_text("{}")
-    assert dispatch(["model=checkpoint", "model.path=org/name", "mode=plan"]) == 1
-    assert f"a copy of this model is in the Hugging Face cache: model.path={snapshot}" in capfd.readouterr().err
+    done = launch_here(folder, "model=checkpoint", "model.path=org/name", "mode=plan")
+    assert f"a copy of this model is in the Hugging Face cache: model.path={snapshot}" in done.stderr

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.cli import commands
-from launcher.cli.main import dispatch
+from tests.running import launch_here
 
 
 @pytest.mark.parametrize(
@@ -52,19 +52,29 @@ def test_a_target_becomes_settings(words: list[str], settings: list[str]) -> Non
         (["eval", "tiny", "--tusks", "a"], "eval: unrecognized arguments: --tusks"),
     ],
 )
-def test_a_mistake_is_one_line(
-    words: list[str], line: str, capfd: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert dispatch(words) == 1
-    errors = capfd.readouterr().err.splitlines()
-    assert errors[-1].startswith(f"launcher: {line}")
+def test_a_mistake_is_one_line(words: list[str], line: str, tmp_path: Path) -> None:
+    done = launch_here(tmp_path, *words)
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith(f"launcher: {line}")
 
 
 def test_a_command_runs_what_it_stands_for(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     words = ["eval", "none", "--tasks", "addition", "engine=echo", "evaluate.limit=2", f"hydra.run.dir={folder}"]
-    assert dispatch(words) == 0
+    assert launch_here(tmp_path, *words).returncode == 0
     found = json.loads((folder / "results.json").read_text())
     assert list(found["run"]["config"]["tasks"]) == ["addition"]
     assert found["endpoint"]["engine"] == "echo"
+
+
+def test_check_measures_the_speed_too(tmp_path: Path) -> None:
+    small = ["load.in_flight=[1,2]", "load.seconds=0.3", "load.prompt_tokens=8", "load.max_tokens=4"]
+    done = launch_here(tmp_path, "check", "none", "engine=echo", *small, "hydra.run.dir=run")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "run/results.json").read_text())["load"]
+    assert found == json.loads((tmp_path / "run/load.json").read_text())
+    assert [level["in_flight"] for level in found["levels"]][:1] == [1]
+    assert found["levels"][0]["requests"] > 0
+    assert found["levels"][0]["failed"] == 0
+    assert "load test of /v1/completions" in done.stdout
+    assert "Load test</h2>" in (tmp_path / "run/report.html").read_text()

@@ -9,4 +9,4 @@ from launcher.cli.commands.target import settings
 
 def as_overrides(arguments: Sequence[str]) -> list[str]:
     """Return the settings that the command stands for. Raises `UserError`, and `SystemExit` after ``--help``."""
-    return settings("check", "validate", arguments, tasks="")
+    return [*settings("check", "validate", arguments, tasks=""), "load.test=true"]

@@ -1,0 +1,44 @@
+"""The step that measures the speed of the endpoint, where ``load.test`` asks for it."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+from launcher.core.console import to_stderr
+from launcher.core.event_loop import run_async
+from launcher.core.files import replace_json
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Endpoint
+from launcher.load.load_test import LoadTest, load_test
+from launcher.load.measurement import Level
+from launcher.pipeline.record import RunRecord
+from launcher.settings.load import Load
+
+
+def measure_load(settings: Load, endpoint: Endpoint, record: RunRecord, folder: Path) -> None:
+    """Run the load test, print a line for each level, and write ``load.json``."""
+    if not settings.test:
+        return
+    with record.step("load"):
+        found = run_async(load_test(endpoint, settings, _tell))
+    record.load = _as_json(found)
+    replace_json(RunFolder(folder).load, record.load, indent=2)
+    to_stderr(f"load: {found.ended}")
+
+
+def _as_json(found: LoadTest) -> dict[str, object]:
+    cache, knee = found.prefix_cache, found.knee
+    return {
+        **asdict(found),
+        "prefix_cache": {**asdict(cache), "found": cache.found} if cache else None,
+        "knee": knee.in_flight if knee else None,
+    }
+
+
+def _tell(level: Level) -> None:
+    failed = f" · {level.failed} failed" if level.failed else ""
+    to_stderr(
+        f"load: {level.in_flight} in flight · {level.generated_tokens_per_s:,.0f} generated tokens/s · "
+        f"{level.requests_per_s:.1f} requests/s{failed}"
+    )
