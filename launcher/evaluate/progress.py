@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import IO, TYPE_CHECKING, Protocol
 
 from launcher.core.console import printable
@@ -33,6 +33,9 @@ class Progress(PauseDisplay, Protocol):
     """Shows every finished sample. ``total`` counts all samples, ``done`` those of an earlier session."""
 
     def started(self, total: int | None, done: int) -> None: ...
+
+    def metered(self, describe: Callable[[], str]) -> None:
+        """Show from now on what is spent, as ``describe`` says it; an empty text shows nothing."""
 
     def advanced(self, record: Record) -> None: ...
 
@@ -95,11 +98,15 @@ class LineProgress:
         self._start = 0.0
         self._told_s: float | None = None
         self._tally = Tally()
+        self._spent: Callable[[], str] = str
 
     def started(self, total: int | None, done: int) -> None:
         self._total, self._done, self._start = total, done, time.monotonic()
         kept = f", {done} already done" if done else ""
         self._say(f"evaluate: {'unknown number of' if total is None else total} samples{kept}")
+
+    def metered(self, describe: Callable[[], str]) -> None:
+        self._spent = describe
 
     def advanced(self, record: Record) -> None:
         self._done += 1
@@ -127,8 +134,9 @@ class LineProgress:
     def _show(self) -> None:
         self._shown = self._done
         of = "" if self._total is None else f" of {self._total}"
-        spent = f"evaluate: {self._done}{of} in {time.monotonic() - self._start:.1f} s"
-        self._say(" · ".join(filter(None, (spent, self._tally.describe(), self._servers.summary()))))
+        so_far = f"evaluate: {self._done}{of} in {time.monotonic() - self._start:.1f} s"
+        said = (so_far, self._tally.describe(), self._spent(), self._servers.summary())
+        self._say(" · ".join(filter(None, said)))
         for loss in self._servers.losses():
             self._say(loss)
 
@@ -146,26 +154,33 @@ class LiveProgress:
         self._bar: Bar | None = None
         self._row: TaskID | None = None
         self._tally = Tally()
+        self._spent: Callable[[], str] = str
 
     def started(self, total: int | None, done: int) -> None:
         self._bar = _bar(self._servers, self._stream)
         self._row = self._bar.add_task("evaluate", total=total, completed=done, tally="")
         self._bar.start()
 
+    def metered(self, describe: Callable[[], str]) -> None:
+        self._spent = describe
+
+    def _described(self) -> str:
+        return " · ".join(filter(None, (self._tally.describe(), self._spent())))
+
     def advanced(self, record: Record) -> None:
         self._tally.add(record)
         if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, advance=1, description=printable(record.task), tally=self._tally.describe())
+            self._bar.update(self._row, advance=1, description=printable(record.task), tally=self._described())
 
     def corrected(self, record: Record) -> None:
         self._tally.correct(record)
-        self._note(self._tally.describe())
+        self._note(self._described())
 
     def paused(self, seconds: float, reason: str) -> None:
         self._note(f"paused {seconds:.0f} s: {reason}")
 
     def resumed(self, seconds: float) -> None:
-        self._note(self._tally.describe())
+        self._note(self._described())
 
     def _note(self, text: str) -> None:
         if self._bar is not None and self._row is not None:

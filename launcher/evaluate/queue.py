@@ -79,7 +79,7 @@ class SampleQueue:
         self._futile = 0 if better else self._futile + 1
 
     def stop(self, why: str | None) -> None:
-        """Hand out no more samples for this reason, if there is one; what is in flight ends."""
+        """Hand out no more samples for this reason, if there is one; what was begun ends, also by a second attempt."""
         if why is not None and self._stopping is None:
             self._stopping = why
             self._changed.set()
@@ -114,11 +114,11 @@ class SampleQueue:
 
     async def _next(self) -> Sample | None:
         """Return a fresh sample, or one to be asked again if few enough are in flight."""
+        if self._next_ones:  # begun already, so that nothing that was paid for is lost
+            return self._next_ones.popleft()
         if self._stopping is not None:
             await self._look_for_more()
             return None
-        if self._next_ones:
-            return self._next_ones.popleft()
         if self._fresh:
             sample = await self._source.take()
             self._fresh = sample is not None

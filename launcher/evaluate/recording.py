@@ -28,6 +28,7 @@ class Recorder:
 
     def begin(self, totals: Mapping[str, int | None]) -> None:
         """Show how many samples there are, and how many are done."""
+        self._progress.metered(self._meter.describe)
         known = [size for size in totals.values() if size is not None]
         self._progress.started(sum(known) if len(known) == len(totals) else None, len(self._journal.finished))
 
@@ -53,10 +54,12 @@ class Recorder:
         self._progress.finished()
         self._journal.close(order, {**facts, "spent": self._meter.spent})
 
-    def measured(self, asking_s: float, pauses: Sequence[Pause], concurrency: Mapping[str, Json]) -> dict[str, Json]:
-        """Return the pauses of all sessions, and the speed of this one in the ``asking_s`` seconds outside of them."""
+    def measured(self, pauses: Sequence[Pause], figures: Mapping[str, Json] | None = None) -> dict[str, Json]:
+        """Return the pauses of all sessions, and ``figures`` of this one with what all of them spent."""
         facts: dict[str, Json] = {"pauses": [*self._journal.pauses, *map(asdict, pauses)]}
-        if not self._throughput.is_empty:
-            speed = self._throughput.facts(asking_s)
-            facts["throughput"] = {**speed, **self._meter.facts(), **concurrency}
-        return facts
+        found = {**(figures or {}), **self._meter.facts()}
+        return {**facts, "throughput": found} if found and figures != {} else facts
+
+    def speed(self, asking_s: float) -> dict[str, Json]:
+        """Return the speed of this session, which asked for so many seconds; empty where nothing was asked."""
+        return {} if self._throughput.is_empty else self._throughput.facts(asking_s)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 from launcher.core.lease import Lease
@@ -14,7 +14,9 @@ from launcher.evaluate import outcome
 from launcher.evaluate.ask import ask
 from launcher.evaluate.breaker import ServerGone
 from launcher.evaluate.journal import Journal
+from launcher.evaluate.meter import Meter
 from launcher.evaluate.progress import Progress
+from launcher.evaluate.recording import Recorder
 from launcher.evaluate.sample_source import SampleSource
 from launcher.evaluate.second_endpoint import Connection, SecondEndpoint, connected
 from launcher.evaluate.stored_answers import (
@@ -34,7 +36,7 @@ from launcher.tasks.base import Task
 JUDGE = "judge"
 NO_ANSWER = "there is no answer"
 CONCURRENCY = 32
-"""Samples that are scored at the same time; a judge bounds its own requests."""
+"""Samples that are scored at the same time, where no judge is asked, which takes fewer."""
 
 
 def compare(stored: StoredAnswers, tasks: Mapping[str, Task], settings: Evaluate, model: str) -> Comparison:
@@ -82,11 +84,13 @@ async def rescore(
     status that it had. Raises `ResumeError`, `TaskError` and `TakenOver` as an evaluation does.
     """
     with Journal(folder, fingerprint, lease) as journal:
-        each = replace(settings, concurrency=CONCURRENCY)
+        concurrency = judge.concurrency if judge is not None else CONCURRENCY
+        each = replace(settings, concurrency=concurrency)
         source = SampleSource(tasks, each, model, journal.finished, journal.keys)
-        async with bounded.running(), connected(judge, progress, lambda handler: handler) as others:
-            session = _Session(stored, tasks, settings, source, journal, progress, others)
-            await session.run(count)
+        meter = Meter(settings.budget, journal.spent)
+        async with bounded.running(), connected(judge, progress, meter.around) as others:
+            recorder = Recorder(journal, meter, progress)
+            await _Session(stored, tasks, settings, source, recorder, others).run(count, concurrency)
     return outcome.read(folder, tasks)
 
 
@@ -97,37 +101,32 @@ class _Session:
         tasks: Mapping[str, Task],
         settings: Evaluate,
         source: SampleSource,
-        journal: Journal,
-        progress: Progress,
+        recorder: Recorder,
         others: Mapping[str, Connection],
     ) -> None:
         self._stored, self._tasks, self._settings, self._source = stored, tasks, settings, source
-        self._journal, self._progress, self._others = journal, progress, others
+        self._recorder, self._others = recorder, others
+        self._stopped = False
 
-    async def run(self, count: int) -> None:
-        self._progress.started(count, len(self._journal.finished))
+    async def run(self, count: int, concurrency: int) -> None:
+        self._recorder.begin({"all": count})
         stopped: str | None = None
         try:
-            stopped = await self._all()
+            stopped = await self._all(concurrency)
         finally:
             with suppress(Exception):  # a task that raises while its samples are made has no total
                 self._source.totals(complete=True)
-            pauses = [asdict(pause) for other in self._others.values() for pause in other.pauses]
-            facts: dict[str, Json] = {
-                "totals": self._source.totals(complete=False),
-                "stopped": stopped,
-                "pauses": [*self._journal.pauses, *pauses],
-            }
-            self._progress.finished()
-            self._journal.close(self._source.order, facts)
+            pauses = [pause for other in self._others.values() for pause in other.pauses]
+            facts: dict[str, Json] = {"totals": self._source.totals(complete=False), "stopped": stopped}
+            self._recorder.close(self._source.order, facts | self._recorder.measured(pauses))
 
-    async def _all(self) -> str | None:
+    async def _all(self, concurrency: int) -> str | None:
         """Score all samples; return the reason if that stopped early."""
         try:
             async with asyncio.TaskGroup() as group:
                 guards = [group.create_task(guard()) for guard in self._guards()]
                 async with asyncio.TaskGroup() as workers:
-                    for _ in range(CONCURRENCY):
+                    for _ in range(concurrency):
                         workers.create_task(self._work())
                 for guard in guards:
                     guard.cancel()
@@ -138,18 +137,20 @@ class _Session:
             if isinstance(first, ServerGone):
                 return str(first)
             raise first from None
-        return None
+        return self._recorder.exhausted if self._stopped else None
 
     def _guards(self) -> list[Callable[[], Coroutine[None, None, None]]]:
         return [other.guard for other in self._others.values()]
 
     async def _work(self) -> None:
         while (sample := await self._source.take()) is not None:
+            if self._recorder.exhausted:
+                self._stopped = True
+                return
             stored = self._stored.get(sample.key)
             if stored is not None and not difference(sample, stored):
                 record = await self._scored(sample, stored) if is_answered(stored) else _kept(sample, stored)
-                self._journal.add(record)
-                self._progress.advanced(record)
+                self._recorder.keep(record, None)
 
     async def _scored(self, sample: Sample, stored: Record) -> Record:
         result = await ask(
@@ -161,9 +162,7 @@ class _Session:
             store_prompt_logprobs=self._settings.store_prompt_logprobs,
             others=self._others or _stored_judge(stored),
         )
-        return replace(
-            result.record, latency_s=stored.latency_s, usage=stored.usage, earlier=stored.earlier, spent=stored.spent
-        )
+        return replace(result.record, latency_s=stored.latency_s, usage=stored.usage, earlier=stored.earlier)
 
 
 def _stored_judge(stored: Record) -> Mapping[str, Connection]:

@@ -71,11 +71,11 @@ class Connection:
 
 @asynccontextmanager
 async def connected(
-    second: SecondEndpoint | None, progress: PauseDisplay, metered: Callable[[Handler], Handler]
+    second: SecondEndpoint | None, progress: PauseDisplay, metered: Callable[[Handler, str], Handler]
 ) -> AsyncIterator[Mapping[str, Connection]]:
     """Yield the connection to an endpoint by its name; without one, an empty mapping.
 
-    ``metered`` returns a handler that counts what answers cost.
+    ``metered`` returns a handler that counts what answers of the endpoint of a name cost.
     """
     if second is None:
         yield {}
@@ -90,7 +90,9 @@ async def connected(
         all_running(second.adapters, second.folder, second.deployment) as failures,
     ):
         model, told = second.endpoint.model, _NamedProgress(progress, second.name)
-        breaker = CircuitBreaker(metered(client), client.patient(), model, second.health, second.max_pause_s, told)
+        breaker = CircuitBreaker(
+            metered(client, second.name), client.patient(), model, second.health, second.max_pause_s, told
+        )
         handler = _limited(pipeline(second.adapters, checking(breaker), failures), second.concurrency)
         yield {second.name: Connection(second.name, model, _asked_again(handler, breaker), breaker)}
 

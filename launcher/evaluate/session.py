@@ -50,7 +50,8 @@ class Session:
 
     def _measured(self, wall_s: float) -> dict[str, Json]:
         paused_s = sum(pause.seconds for pause in self._asker.breaker.pauses)
-        return self._recorder.measured(wall_s - paused_s, self._asker.pauses, self._concurrency.facts())
+        speed = self._recorder.speed(wall_s - paused_s)
+        return self._recorder.measured(self._asker.pauses, speed and {**speed, **self._concurrency.facts()})
 
     async def _all(self) -> str | None:
         """Ask until nothing is left; return the reason if it stopped before that."""

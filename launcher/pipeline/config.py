@@ -16,6 +16,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from launcher.adapters.base import Adapter
 from launcher.adapters.retry import Retry
 from launcher.backends.base import Backend
+from launcher.backends.external import External
 from launcher.core.errors import ObjectiveError, UserError
 from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
@@ -169,6 +170,7 @@ def check(run: Run) -> None:
     check_tasks(run.tasks, run.evaluate, may_lack_data=run.mode is Mode.plan and fetches_nothing())
     _check_judge(run)
     _check_harnesses(run)
+    _check_budget(run)
     group.check(run.groups, run.tasks)
     _check_objective(run)
     _check_watch(run)
@@ -192,6 +194,14 @@ def plain(cfg: DictConfig, resolve: bool = True) -> dict[str, Any]:
     plain = OmegaConf.to_container(cfg, resolve=resolve, enum_to_str=True)
     assert isinstance(plain, dict)
     return {str(k): v for k, v in plain.items()}
+
+
+def _check_budget(run: Run) -> None:
+    judge = run.used_judge
+    run.evaluate.budget.check(
+        own_is_paid=isinstance(run.backend, External) and run.mode is not Mode.score,
+        judge_is_paid=judge is not None and isinstance(judge.server, External),
+    )
 
 
 def _check_objective(run: Run) -> None:

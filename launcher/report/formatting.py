@@ -134,6 +134,17 @@ def adapter_failures(failures: Mapping[str, Mapping[str, Json]]) -> str:
     )
 
 
+def cost(budget: Mapping[str, Json]) -> str:
+    """Say what all sessions cost, with the share of each endpoint where there are several."""
+    money = f" for {budget['usd']:.4f} USD" if budget["usd"] else ""
+    parts = found if len(found := budget.get("endpoints", {})) > 1 else {}
+    shares = [
+        f"{name} {found['prompt_tokens'] + found['completion_tokens']:,} tokens, {found['usd']:.4f} USD"
+        for name, found in parts.items()
+    ]
+    return f"{budget['tokens']:,} tokens{money} in all sessions" + (f" ({'; '.join(shares)})" if shares else "")
+
+
 def paused(pauses: Sequence[Pause]) -> str:
     """Write how long an evaluation waited for its server, and the last reason; empty if it never did."""
     if not pauses:

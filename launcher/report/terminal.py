@@ -302,8 +302,7 @@ def _speed(throughput: Mapping[str, Json]) -> str:
     if adaptive := throughput.get("concurrency"):
         parts.append(f"{adaptive['limit']} in flight at the end ({len(adaptive['history']) - 1} changes)")
     if budget := throughput.get("budget"):
-        cost = f" for {budget['usd']:.4f} USD" if budget["usd"] else ""
-        parts.append(f"{budget['tokens']:,} tokens{cost} in all sessions")
+        parts.append(formatting.cost(budget))
     if throughput.get("without_usage"):
         parts.append(f"{formatting.plural(throughput['without_usage'], 'answer')} without token counts")
     return ", ".join([*parts, *(["latency " + " ".join(known)] if known else [])])

@@ -79,9 +79,6 @@ class Evaluate:
     max_pause_s: SecondsFromZero = 600.0
     min_coverage: Fraction = 0.95
 
-    def __post_init__(self) -> None:
-        self.budget.check()
-
     @classmethod
     def answer_fields(cls) -> list[str]:
         """Return the fields that decide what is asked; a run is resumed only where they are equal."""

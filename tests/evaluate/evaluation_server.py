@@ -129,9 +129,13 @@ class Watch:
     paused_s: list[tuple[float, str]] = field(default_factory=list)
     resumed_s: list[float] = field(default_factory=list)
     holding: asyncio.Event = field(default_factory=asyncio.Event)
+    spent: Callable[[], str] = str
 
     def started(self, total: int | None, done: int) -> None:
         self.begun = (total, done)
+
+    def metered(self, describe: Callable[[], str]) -> None:
+        self.spent = describe
 
     def advanced(self, record: Record) -> None:
         self.records.append(record)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 from aiohttp import web
 
-from launcher.core.errors import UserError
+from launcher.core.types import Score, Status
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.budget import Budget
 from launcher.settings.evaluate import Evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
-PRICES = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 10.0}
+PRICES: dict[str, Any] = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 10.0}
 
 
 async def run(server, folder, count=40, budget: Budget | None = None, **settings):
@@ -77,6 +78,37 @@ async def test_failed_answers_count_too(tmp_path):
     assert found.throughput["budget"]["tokens"] == 5 * len(server.asked)
 
 
-def test_money_needs_prices():
-    with pytest.raises(UserError, match=r"evaluate\.budget\.usd=5 needs prices"):
-        Evaluate(budget=Budget(usd=5))
+async def test_prices_without_a_bound_are_only_shown(tmp_path):
+    async with serving() as server:
+        found = await run(server, tmp_path, count=5, budget=Budget(**PRICES))
+    assert found.stopped is None
+    assert found.throughput["budget"]["usd"] == pytest.approx(5 * 23e-6)
+
+
+async def test_a_second_attempt_that_is_due_is_still_made(tmp_path):
+    """Else the first answer would be paid for and lost."""
+
+    class Cut(Echoes):
+        async def score(self, sample, responses, ask):
+            done = sample.requests[0].body["max_tokens"] > 1
+            return Score(Status.scored, None, {"exact_match": 1.0}) if done else Score(Status.truncated, reason="cut")
+
+        def samples(self, name, model):
+            for sample in super().samples(name, model):
+                request = sample.requests[0]
+                yield replace(sample, requests=(replace(request, body={**request.body, "max_tokens": 1}),))
+
+    async with serving() as server:
+        asking = Evaluate(budget=Budget(tokens=4), concurrency=1, retry_truncated=2)
+        found = await evaluate(server.endpoint, {"t": Cut(5)}, [], asking, tmp_path, {"v": 1}, Watch())
+        assert [body["max_tokens"] for body in server.asked] == [1, 2]
+    assert found.tasks["t"].coverage["scored"] == 1
+    assert found.stopped is not None
+
+
+async def test_what_is_spent_is_shown_while_it_is(tmp_path):
+    async with serving() as server:
+        watch = Watch()
+        asking = Evaluate(budget=Budget(tokens=1000, usd=5, **PRICES))
+        await evaluate(server.endpoint, {"t": Echoes(5)}, [], asking, tmp_path, {"v": 1}, watch)
+    assert watch.spent() == "25 of 1,000 tokens · 0.0001 of 5 USD"

@@ -86,6 +86,9 @@ class Incident:
         assert total is not None
         self._left = total // 3
 
+    def metered(self, describe: Callable[[], str]) -> None:
+        pass
+
     def advanced(self, record: Record) -> None:
         self._left -= 1
         if self._left == 0:
