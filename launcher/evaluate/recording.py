@@ -17,7 +17,9 @@ from launcher.evaluate.statistics import Throughput
 class Recorder:
     """The journal of a session, what its answers cost and how long they took, and its progress."""
 
-    def __init__(self, journal: Journal, meter: Meter, progress: Progress, failed: FailedExchanges) -> None:
+    def __init__(
+        self, journal: Journal, meter: Meter, progress: Progress, failed: FailedExchanges | None = None
+    ) -> None:
         self._journal, self._meter, self._progress, self._failed = journal, meter, progress, failed
         self._throughput = Throughput()
 
@@ -43,7 +45,8 @@ class Recorder:
         """Write and show a record; ``first`` is that of the first attempt, if there was one."""
         record = replace(record, spent=self._meter.taken(record.key))
         self._journal.add(record)
-        self._failed.ended(record)
+        if self._failed is not None:
+            self._failed.ended(record)
         if first is not None and first.status is Status.failed:
             self._progress.corrected(record)
         else:
