@@ -11,7 +11,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Self
 
-from launcher.core import http
+from launcher.core import exact_json, http
 from launcher.core.connections import Connections, Incoming
 from launcher.core.errors import HttpError
 from launcher.core.http import UNBOUNDED_S, Answer
@@ -66,7 +66,7 @@ class Client:
     async def post(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None) -> Response:
         """Post JSON to any URL of the server and read the whole answer. Raises `TransportError`."""
         start = time.perf_counter()
-        answer = await self._exchange("POST", url, http.encoded(body), headers)
+        answer = await self._exchange("POST", url, exact_json.dumps(body), headers)
         found = self._parsed(url, answer)
         return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
 
@@ -89,7 +89,7 @@ class Client:
         )
 
     async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str]) -> Response:
-        start, data = time.perf_counter(), http.encoded(body)
+        start, data = time.perf_counter(), exact_json.dumps(body)
         try:
             async with asyncio.timeout(self._timeout_s):
                 answer = await http.send(self._connections, "POST", url, data, self._headers(url, headers))

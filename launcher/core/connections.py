@@ -7,6 +7,7 @@ is our own.
 from __future__ import annotations
 
 import asyncio
+import math
 import socket
 import ssl
 from collections import deque
@@ -16,13 +17,15 @@ from typing import Self
 import aiohappyeyeballs
 
 from launcher.core.errors import Failure, HttpError
-from launcher.core.http_connection import Connection, Incoming, Limits, explained
+from launcher.core.http_connection import Connection, Deadline, Incoming, Limits, explained
 from launcher.core.http_request import Headers, Origin, head, is_address, target
 
 __all__ = ["Connections", "Incoming", "Limits"]
 
 KEEP_ALIVE_S = 4.0
 """Idle connections are closed before common servers do it (uvicorn: 5 s), so that no request meets a closing one."""
+HANDSHAKE_S = 86_400.0
+"""The timeout of a request ends a handshake of TLS before this."""
 EYEBALLS_S = 0.25
 """A host's next address is tried after so long (RFC 8305)."""
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
@@ -100,12 +103,14 @@ class Connections:
         headers: Headers,
         body: bytes = b"",
         *,
-        connect_timeout_s: float,
-        silence_timeout_s: float,
+        connect_timeout_s: float = math.inf,
+        silence_timeout_s: float = math.inf,
+        total_timeout_s: float | None = None,
     ) -> Incoming:
         """Send a request; return the answer as soon as its status and headers have arrived. Raises `HttpError`.
 
         ``silence_timeout_s`` bounds the wait for the headers, and that for each further part of the body.
+        ``total_timeout_s`` bounds the whole exchange, with the wait for a connection, until the body is read.
         """
         if not self._opened:
             raise RuntimeError("the connections are used outside of their 'async with' block")
@@ -114,9 +119,10 @@ class Connections:
             first = head(method, to, headers, len(body))
         except ValueError as error:
             raise HttpError(url, str(error)) from error
+        deadline = None if total_timeout_s is None else Deadline(total_timeout_s)
         for again in (False, True):
-            connection = await self._connection(to.origin, url, connect_timeout_s, fresh=again)
-            answer = Incoming(connection, method, url, silence_timeout_s)
+            connection = await self._connection(to.origin, url, connect_timeout_s, deadline, fresh=again)
+            answer = Incoming(connection, method, url, silence_timeout_s, deadline)
             stale = connection.used and not again
             connection.ask(answer, first, body)
             try:
@@ -138,13 +144,24 @@ class Connections:
             connection.abort()
         return None
 
-    async def _connection(self, origin: Origin, url: str, timeout_s: float, *, fresh: bool) -> Connection:
+    async def _connection(
+        self, origin: Origin, url: str, timeout_s: float, deadline: Deadline | None, *, fresh: bool
+    ) -> Connection:
+        if not fresh and (kept := self.take(origin)) is not None:
+            return kept
         pool = self._pools.setdefault(origin, _Pool())
         while pool.idle:
-            connection = pool.idle.pop()
-            if not fresh and self._is_good(connection):
-                return connection
-            connection.abort()
+            pool.idle.pop().abort()
+        if deadline is None:
+            return await self._another(pool, origin, url, timeout_s)
+        try:
+            async with asyncio.timeout_at(deadline.at):
+                return await self._another(pool, origin, url, timeout_s)
+        except TimeoutError as error:
+            raise HttpError(url, f"no answer within {deadline.timeout_s:g} s", Failure.timeout) from error
+
+    async def _another(self, pool: _Pool, origin: Origin, url: str, timeout_s: float) -> Connection:
+        """Return a new connection, or one that another request leaves."""
         if pool.places < self._per_origin and not pool.waiting:
             pool.places += 1
         elif (handed := await self._wait(pool)) is not None:
@@ -175,8 +192,8 @@ class Connections:
 
     async def _connected(self, origin: Origin, url: str, timeout_s: float) -> Connection:
         try:
-            async with asyncio.timeout(timeout_s):
-                return await self._connect(origin, timeout_s)
+            async with asyncio.timeout(None if timeout_s == math.inf else timeout_s):
+                return await self._connect(origin)
         except socket.gaierror as error:
             raise HttpError(url, f"the host has no address: {error.strerror or error}", Failure.connection) from error
         except TimeoutError as error:
@@ -188,7 +205,7 @@ class Connections:
         except ValueError as error:  # for instance a host name with a label of 64 characters
             raise HttpError(url, str(error)) from error
 
-    async def _connect(self, origin: Origin, timeout_s: float) -> Connection:
+    async def _connect(self, origin: Origin) -> Connection:
         pool = self._pools[origin]
         connection = Connection(self._limits, lambda c: self._idle(pool, c), lambda c: self._lost(pool, c))
         context = self._tls() if origin.scheme == "https" else None
@@ -201,7 +218,7 @@ class Connections:
                 sock=sock,
                 ssl=context,
                 server_hostname=origin.host.partition("%")[0] if context else None,
-                ssl_handshake_timeout=timeout_s if context else None,
+                ssl_handshake_timeout=HANDSHAKE_S if context else None,
             )
         except BaseException:
             connection.abort()

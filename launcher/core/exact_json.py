@@ -1,9 +1,11 @@
-"""Parses JSON as ``json`` does to the last digit, with orjson wherever that gives the same."""
+"""Reads and writes JSON as ``json`` does to the last digit, with orjson wherever that gives the same."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
+from typing import TypedDict, Unpack
 
 import orjson
 
@@ -11,17 +13,35 @@ from launcher.core.types import Json
 
 _SHAPE = bytes(48 if chr(byte).isdigit() and byte < 128 else 32 for byte in range(256))
 _LONG = b"0" * 19
+_PLAIN = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 _LONG_INTEGER = re.compile(rb"(?<![\d.])\d{19}")
 
 
-def loads(data: bytes) -> Json:
+class PythonOptions(TypedDict, total=False):
+    """The options of ``json.loads`` that decide about numbers which orjson does not read."""
+
+    parse_float: Callable[[str], float]
+    parse_constant: Callable[[str], float]
+
+
+def loads(data: bytes, **python: Unpack[PythonOptions]) -> Json:
     """Return the value of a JSON text in UTF-8, as ``json.loads`` does. Raises `ValueError`, and `RecursionError`.
 
-    orjson makes a float of an integer beyond 64 bits. It refuses NaN, infinities, and halves of surrogate pairs.
+    orjson makes a float of an integer beyond 64 bits. It refuses NaN, infinities, and halves of surrogate pairs. So
+    the options of ``json.loads`` decide what becomes of those.
     """
     if _LONG in data.translate(_SHAPE) and _LONG_INTEGER.search(data):
-        return json.loads(data)
+        return json.loads(data, **python)
     try:
         return orjson.loads(data)
     except orjson.JSONDecodeError:
-        return json.loads(data)
+        return json.loads(data, **python)
+
+
+def dumps(value: Json) -> bytes:
+    """Return a JSON text in UTF-8 that is read as that of ``json.dumps`` is; orjson writes null for NaN."""
+    try:
+        text = orjson.dumps(value, option=_PLAIN)
+    except TypeError:
+        return json.dumps(value).encode()
+    return json.dumps(value).encode() if b"null" in text else text

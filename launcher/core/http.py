@@ -6,30 +6,21 @@ Every request that the launcher sends goes through `exchange`, or `fetch` where 
 from __future__ import annotations
 
 import asyncio
-import json
 import math
-import re
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Required, TypedDict, Unpack
 from urllib.parse import SplitResult, urlsplit
 
-import orjson
-
 import launcher
+from launcher.core import exact_json
 from launcher.core.connections import Connections, Incoming
 from launcher.core.errors import Failure, HttpError
 from launcher.core.types import Json
 
 SMALL_BYTES = 8 << 20
 """The largest answer but that of a model: a list of models, metrics, or a state of health."""
-DIGITS = bytes(0x30 if 0x30 <= byte <= 0x39 else 0x20 for byte in range(256))
-"""Translates each digit to a zero, and all else to a space."""
-LONG_NUMBER = b"0" * 19
-LONG_INTEGER = re.compile(rb"(?<![0-9.])[0-9]{19}")
-"""What may be an integer beyond 64 bits, of which `orjson` makes a float."""
-PLAIN = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME | orjson.OPT_PASSTHROUGH_SUBCLASS
 UNBOUNDED_S = 86_400.0
 TYPED = "content-type"
 USUAL = {
@@ -66,12 +57,9 @@ class RequestOptions(TypedDict, total=False):
 
 async def exchange(connections: Connections, method: str, url: str, **options: Unpack[RequestOptions]) -> Answer:
     """Send a request and return the whole answer. Raises `HttpError`."""
-    try:
-        async with asyncio.timeout(options["timeout_s"]):
-            answer = await send(connections, method, url, options.get("data"), options.get("headers"))
-            body = await whole(answer, options.get("max_bytes", SMALL_BYTES))
-    except TimeoutError as error:
-        raise late(url, options["timeout_s"]) from error
+    data, headers = options.get("data"), options.get("headers")
+    answer = await send(connections, method, url, data, headers, total_timeout_s=options["timeout_s"])
+    body = await whole(answer, options.get("max_bytes", SMALL_BYTES))
     return Answer(answer.status, text_headers(answer), body)
 
 
@@ -81,16 +69,12 @@ async def send(
     url: str,
     data: bytes | None = None,
     headers: Mapping[str, str] | None = None,
+    *,
+    total_timeout_s: float | None = None,
 ) -> Incoming:
-    """Send a request and return the answer as soon as its headers arrive. Its time is bounded by the caller alone."""
-    return await connections.send(
-        method,
-        url,
-        _request_headers(url, data, headers or {}),
-        data or b"",
-        connect_timeout_s=UNBOUNDED_S,
-        silence_timeout_s=UNBOUNDED_S,
-    )
+    """Send a request and return the answer as soon as its headers arrive."""
+    all_headers = _request_headers(url, data, headers or {})
+    return await connections.send(method, url, all_headers, data or b"", total_timeout_s=total_timeout_s)
 
 
 async def whole(answer: Incoming, max_bytes: int) -> bytes:
@@ -131,6 +115,7 @@ def authorization(key: str | None) -> dict[str, str]:
     return {"Authorization": f"Bearer {key}"} if key else {}
 
 
+@lru_cache(256)
 def same_origin(url: str, other: str) -> bool:
     """Return whether two URLs have the same scheme, host and port: only there may the key of one be sent."""
     return _origin(urlsplit(url)) == _origin(urlsplit(other))
@@ -150,29 +135,13 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     opened = data.count(b"[") + data.count(b"{")
     if (opened + data.count(b",")) * BYTES_PER_VALUE > max(max_bytes, 1 << 20):
         raise ValueError("JSON with too many values")
-    value = _value(data)
+    try:
+        value = exact_json.loads(data, parse_float=_finite, parse_constant=_refused)
+    except RecursionError:
+        raise ValueError("JSON that is too deep") from None
     if opened > DEPTH and _deeper(value):
         raise ValueError(f"JSON of more than {DEPTH} levels")
     return value
-
-
-def encoded(value: Json) -> bytes:
-    """Return the JSON text of a body. What `orjson` would write otherwise than Python does is left to Python."""
-    try:
-        text = orjson.dumps(value, option=PLAIN)
-    except TypeError:
-        return json.dumps(value).encode()
-    return json.dumps(value).encode() if b"null" in text else text  # which it also writes for NaN
-
-
-def _value(data: bytes) -> Json:
-    if LONG_NUMBER not in data.translate(DIGITS) or not LONG_INTEGER.search(data):
-        with suppress(orjson.JSONDecodeError):  # Python's reader says why, or takes it all the same
-            return orjson.loads(data)
-    try:
-        return json.loads(data, parse_float=_finite, parse_constant=_refused)
-    except RecursionError:
-        raise ValueError("JSON that is too deep") from None
 
 
 def _finite(text: str) -> float:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import select
 import ssl
@@ -31,6 +32,18 @@ class Limits:
     """The most bytes of headers, and the most bytes in a row that are no part of a body."""
 
 
+class Deadline:
+    """The end of the time of a whole exchange, which begins now."""
+
+    def __init__(self, timeout_s: float) -> None:
+        self.timeout_s = timeout_s
+        self.at = asyncio.get_running_loop().time() + timeout_s
+
+    def call(self, late: Callable[[], None]) -> asyncio.TimerHandle:
+        """Call a function at the deadline."""
+        return asyncio.get_running_loop().call_at(self.at, late)
+
+
 class Incoming:
     """An answer of any status: its status, its headers as received, and its body as it arrives.
 
@@ -38,7 +51,9 @@ class Incoming:
     or closed.
     """
 
-    def __init__(self, connection: Connection, method: str, url: str, silence_timeout_s: float) -> None:
+    def __init__(
+        self, connection: Connection, method: str, url: str, silence_timeout_s: float, deadline: Deadline | None = None
+    ) -> None:
         self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.url = url
@@ -49,6 +64,8 @@ class Incoming:
         """Bytes of the body so far."""
         self._connection: Connection | None = connection
         self._silence_timeout_s = silence_timeout_s
+        self._timer = None if deadline is None else deadline.call(self._late)
+        self._total_timeout_s = math.inf if deadline is None else deadline.timeout_s
         self._parts: deque[bytes] = deque()
         self._held = 0
         self._complete = False
@@ -66,12 +83,20 @@ class Incoming:
 
     async def read(self, max_bytes: int) -> bytes:
         """Return the whole body. Raises `HttpError`, also if it has more than ``max_bytes``."""
-        parts = []
-        async for part in self.chunks():
-            parts.append(part)
-            if self.received > max_bytes:
-                raise HttpError(self.url, f"the answer has more than {max_bytes:,} bytes")
-        return parts[0] if len(parts) == 1 else b"".join(parts)
+        parts: list[bytes] = []
+        try:
+            while True:
+                while self._parts:
+                    parts.append(self._take())
+                if self.received > max_bytes:
+                    raise HttpError(self.url, f"the answer has more than {max_bytes:,} bytes")
+                if self._error is not None:
+                    raise self._error
+                if self._complete:
+                    return b"".join(parts)
+                await self._wait()
+        finally:
+            self.close()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives. Raises `HttpError`. A reader that leaves early drops the connection."""
@@ -107,16 +132,26 @@ class Incoming:
     async def _wait(self) -> None:
         loop = asyncio.get_running_loop()
         self._waiter = loop.create_future()
-        timer = loop.call_later(self._silence_timeout_s, self._silent)
+        bound = self._silence_timeout_s
+        timer = None if bound == math.inf else loop.call_later(bound, self._silent)
         try:
             await self._waiter
         finally:
-            timer.cancel()
+            if timer is not None:
+                timer.cancel()
             self._waiter = None
 
     def _silent(self) -> None:
         said = "no answer" if not self.status else "no more of the answer"
         self.fail(f"{said} within {self._silence_timeout_s:g} s", Failure.timeout)
+
+    def _late(self) -> None:
+        self.fail(f"no answer within {self._total_timeout_s:g} s", Failure.timeout)
+
+    def _untimed(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _take(self) -> bytes:
         part = self._parts.popleft()
@@ -138,6 +173,7 @@ class Incoming:
         """Mark the answer as whole."""
         self._complete = True
         self._connection = None
+        self._untimed()
         self.wake()
 
     def fail(self, reason: str, failure: Failure) -> None:
@@ -145,6 +181,7 @@ class Incoming:
         if self._complete or self._error is not None:
             return
         self._error = HttpError(self.url, reason, failure)
+        self._untimed()
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.abort()

@@ -64,3 +64,19 @@ def test_any_text_is_read_or_refused_as_json_does(text):
 @pytest.mark.parametrize("value", [2**64, -(2**63) - 1, 10**30, 2**53 + 1, 0.1, 5e-324, -0.0, math.inf, "\ud800"])
 def test_what_orjson_would_change_is_exact(value):
     assert same(from_line(to_line(made("t/a/0", prediction=value))).prediction, value)
+
+
+@given(VALUES)
+def test_any_value_is_written_as_json_writes_it(value):
+    text = exact_json.dumps(value)
+    assert json.dumps(json.loads(text)) == json.dumps(json.loads(json.dumps(value)))
+
+
+@pytest.mark.parametrize("value", [{1: "a"}, "\ud800", 1 << 70, (1, 2), math.nan, {"a": [math.inf, None]}])
+def test_what_orjson_writes_otherwise_or_not_at_all_is_written(value):
+    assert json.dumps(json.loads(exact_json.dumps(value))) == json.dumps(json.loads(json.dumps(value)))
+
+
+def test_what_is_no_json_is_refused():
+    with pytest.raises(TypeError):
+        exact_json.dumps({"a": {1, 2}})
