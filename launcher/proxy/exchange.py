@@ -7,8 +7,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
 from dataclasses import dataclass
 
-import orjson
-
 from launcher.adapters.base import Part, closing
 from launcher.asgi.errors import ApiError
 from launcher.core import http
@@ -210,6 +208,6 @@ def _json_object(data: bytes) -> dict[str, Json]:
 
 def _event(url: str, data: bytes) -> Json:
     try:
-        return orjson.loads(data)
-    except orjson.JSONDecodeError:
+        return http.parsed(data, len(data))
+    except ValueError:
         raise HttpError(url, f"an event is not JSON: {data[:QUOTED].decode(errors='replace')!r}") from None
