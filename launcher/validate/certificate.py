@@ -13,12 +13,35 @@ from launcher.core.redaction import redact
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Endpoint, Outcome, Request
 from launcher.settings.validate import Validate
-from launcher.validate import answers, junit, logprobs, rounding, serving, tokens
+from launcher.validate import (
+    answers,
+    chats,
+    identity,
+    inputs,
+    isolation,
+    junit,
+    limits,
+    logprobs,
+    refusals,
+    rounding,
+    sampling,
+    scores,
+    serving,
+    shapes,
+    streams,
+    tokens,
+    warm_up,
+)
 from launcher.validate.check import Capability, CheckContext
 from launcher.validate.exchange import Asking
 from launcher.validate.schema import VERSION, Certificate, CheckRecord
 
-CHECKS = (*serving.CHECKS, *rounding.CHECKS, *answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS)
+CHECKS = (
+    *(*serving.CHECKS, *identity.CHECKS, *warm_up.CHECKS, *rounding.CHECKS),
+    *(*answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS),
+    *(*identity.LATER, *shapes.CHECKS, *limits.CHECKS, *scores.CHECKS, *sampling.CHECKS),
+    *(*isolation.CHECKS, *streams.CHECKS, *chats.CHECKS, *inputs.CHECKS, *refusals.CHECKS),
+)
 NAMES = tuple(check.name for check in CHECKS)
 IDS = frozenset(check.id for check in CHECKS)
 

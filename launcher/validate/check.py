@@ -20,6 +20,8 @@ from launcher.validate.tolerance import Tolerance
 
 QUOTED = 1000
 """The most characters of a detail, which may quote the server."""
+UNNEEDED_S = 15.0
+"""The longest that a check of an ability takes which no task needs."""
 
 
 class Capability(Enum):
@@ -76,6 +78,10 @@ class Failure(Exception):
         self.exchange = exchange
 
 
+class Doubt(Failure):
+    """A failure that some sound servers share: it only warns."""
+
+
 class NotApplicable(Exception):
     """The check cannot be made at this endpoint; the message has the reason."""
 
@@ -92,8 +98,10 @@ class CheckContext:
     tolerances: list[Tolerance] = field(default_factory=list)
     """The tolerance of this endpoint, once it is measured; else empty."""
     notes: set[str] = field(default_factory=set)
-    known: dict[str, Json] = field(default_factory=dict)
-    """What one check found that others use, by name."""
+    needed: frozenset[Capability] = frozenset(Capability)
+    """What the tasks need."""
+    start_timeout_s: float = 600.0
+    """How long the first request of each kind may take: a server may compile for it."""
 
     async def post(self, path: str, body: Mapping[str, Json]) -> Json:
         """Post under ``/v1`` and return the JSON body; any status but 2xx, and a body with a fault, is a failure.
@@ -170,6 +178,7 @@ class _Found(NamedTuple):
     ok: bool | None
     found: str | Measurement
     exchange: Exchange | None = None
+    doubtful: bool = False
 
 
 @dataclass(frozen=True)
@@ -190,6 +199,10 @@ class CheckDefinition:
     remedy: str
     severity: Severity = Severity.fatal
     after: str | None = None
+    route: Capability | None = None
+    """The route that it asks, if a task must need that too for a failure to count."""
+    patient: bool = False
+    """Whether the check has the time of a start rather than ``validate.timeout_s``."""
 
     async def run(self, context: CheckContext, needed: frozenset[Capability], before: Mapping[str, Check]) -> Check:
         """Run the check. The failure of an ability that no task needs, or of what is not fatal, is a warning.
@@ -201,24 +214,29 @@ class CheckDefinition:
         base = before.get(self.after or "")
         if base is not None and base.outcome in (Outcome.failed, Outcome.warning):
             return self._blank(f"it needs what the check '{base.name}' found missing")
-        asking, start = context.ask.fresh(), time.perf_counter()
-        ok, found, exchange = await self._outcome(replace(context, ask=asking))
-        return self._made(ok, found, needed, asking, exchange, round(time.perf_counter() - start, 4))
+        asking, start = context.ask.fresh(patient=self.patient), time.perf_counter()
+        found = await self._outcome(replace(context, ask=asking, needed=needed), self._patience_s(context, needed))
+        return self._made(found, needed, asking, round(time.perf_counter() - start, 4))
 
-    def _made(
-        self,
-        ok: bool | None,
-        found: str | Measurement,
-        needed: frozenset[Capability],
-        asking: Asking,
-        exchange: Exchange | None,
-        seconds: float,
-    ) -> Check:
+    def is_needed(self, needed: frozenset[Capability]) -> bool:
+        """Tell whether the tasks need what the check tests."""
+        return self.need in needed and (self.route is None or self.route in needed)
+
+    def _patience_s(self, context: CheckContext, needed: frozenset[Capability]) -> float:
+        if self.patient:
+            return context.start_timeout_s
+        limit = context.settings.timeout_s
+        return limit if self.is_needed(needed) else min(limit, UNNEEDED_S)
+
+    def _made(self, outcome: _Found, needed: frozenset[Capability], asking: Asking, seconds: float) -> Check:
+        ok, found = outcome.ok, outcome.found
         detail, numbers = (found.detail, found.numbers) if isinstance(found, Measurement) else (found, {})
-        warned = ok is False and (self.need not in needed or self.severity is not Severity.fatal)
+        is_needed = self.is_needed(needed)
+        stops = is_needed and self.severity is Severity.fatal and not outcome.doubtful
+        warned = ok is False and not stops
         if warned:
-            ok, detail = None, detail if self.need in needed else f"not needed by the chosen tasks: {detail}"
-        shown = exchange or (asking.exchanges[-1] if asking.exchanges else None)
+            ok, detail = None, detail if is_needed else f"not needed by the chosen tasks: {detail}"
+        shown = outcome.exchange or (asking.exchanges[-1] if asking.exchanges else None)
         return replace(
             self._blank(one_line(detail, QUOTED)),
             ok=ok,
@@ -243,16 +261,16 @@ class CheckDefinition:
             remedy=self.remedy,
         )
 
-    async def _outcome(self, context: CheckContext) -> _Found:
+    async def _outcome(self, context: CheckContext, patience_s: float) -> _Found:
         try:
-            async with asyncio.timeout(context.settings.timeout_s):
+            async with asyncio.timeout(patience_s):
                 return _Found(True, await self.procedure(context))
         except TimeoutError:
-            return _Found(False, f"no answer within {context.settings.timeout_s:g} s")
+            return _Found(False, f"no answer within {patience_s:g} s")
         except NotApplicable as reason:
             return _Found(None, str(reason))
         except Failure as failure:
-            return _Found(False, str(failure), failure.exchange)
+            return _Found(False, str(failure), failure.exchange, isinstance(failure, Doubt))
         except (TransportError, OSError) as failure:
             return _Found(False, str(failure) or type(failure).__name__)
         except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as malformed:

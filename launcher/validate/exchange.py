@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 from launcher.core.client import Client
 from launcher.core.console import one_line
 from launcher.core.redaction import redact_json
-from launcher.core.types import Endpoint, Json, Request, Response
+from launcher.core.types import Endpoint, Handler, Json, Request, Response
 
 T = TypeVar("T")
 
@@ -44,20 +44,24 @@ class Exchange:
 class Asking:
     """Sends requests to an endpoint, and keeps each exchange."""
 
-    def __init__(self, endpoint: Endpoint, client: Client) -> None:
+    def __init__(self, endpoint: Endpoint, client: Client, handler: Handler | None = None) -> None:
         self._endpoint = endpoint
         self._client = client
+        self._handler = handler or client
         self.exchanges: list[Exchange] = []
 
-    def fresh(self) -> Asking:
-        """Return one over the same connections that has sent nothing."""
-        return Asking(self._endpoint, self._client)
+    def fresh(self, *, patient: bool = False) -> Asking:
+        """Return one over the same connections that has sent nothing; a patient one waits without a timeout."""
+        return Asking(self._endpoint, self._client, self._client.patient() if patient else None)
 
     async def __call__(self, request: Request) -> tuple[Exchange, Response]:
         """Post to a route of the API. Raises `TransportError`."""
         exchange = self._begin("POST", request.path, request.body)
-        exchange.response = await self._client(request)
-        return exchange, exchange.response
+        exchange.response = response = await self._handler(request)
+        if response.events is not None:
+            async for event in response.events:
+                exchange.events.append(event)
+        return exchange, response
 
     async def post(self, route: str, body: Mapping[str, Json]) -> Response:
         """Post to a route below the server's root, such as ``/tokenize``. Raises `TransportError`."""

@@ -1,4 +1,4 @@
-"""Checks that the server answers and serves the model."""
+"""The check that a server of the launcher is ready."""
 
 from __future__ import annotations
 
@@ -15,16 +15,6 @@ async def ready(context: CheckContext) -> str:
     return "weights loaded, a token produced"
 
 
-async def model_listed(context: CheckContext) -> str:
-    response = await context.ask.get("/v1/models")
-    if not response.ok:
-        raise Failure(f"/v1/models answered HTTP {response.status}")
-    names = [entry["id"] for entry in response.body["data"]]
-    if context.endpoint.model not in names:
-        raise Failure(f"/v1/models lists {', '.join(names) or 'nothing'}, not {context.endpoint.model}")
-    return f"{context.endpoint.model} is served"
-
-
 CHECKS = (
     CheckDefinition(
         "ready",
@@ -35,15 +25,5 @@ CHECKS = (
         expected="the weights are loaded and a real token was produced (a server of the launcher)",
         effect="every sample fails",
         remedy="read the server's log; give backend.start_timeout_s more time",
-    ),
-    CheckDefinition(
-        "model_listed",
-        "model listed",
-        Capability.serving,
-        model_listed,
-        Family.identity,
-        expected="`/v1/models` lists the model",
-        effect="the scores are those of another model",
-        remedy="backend.model, or the server's own name of the model",
     ),
 )

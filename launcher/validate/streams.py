@@ -1,0 +1,73 @@
+"""Checks that a streamed answer is the whole one, piece by piece."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from launcher.core.responses import check_stream
+from launcher.core.types import Json, Request
+from launcher.validate.check import Capability, CheckContext, Doubt, Failure, Family, text_of, usage_of
+from launcher.validate.routes import COMPLETIONS, Route, on_both, persistent
+
+LENGTH = 12
+
+
+async def stream(context: CheckContext, route: Route) -> str:
+    """The pieces of a stream must form the whole answer, with its finish_reason and usage."""
+    text, whole = await route.opening(context, 4, max_tokens=LENGTH)
+    await persistent(lambda: _equal(context, route, text, whole, {}))
+    answer = text_of(whole)
+    if route.stop in context.needed and len(answer) > 6:
+        stop = answer[3:6]
+        cut = await route.ask(context, text, max_tokens=LENGTH, stop=[stop])
+        await persistent(lambda: _equal(context, route, text, cut, {"stop": [stop]}))
+    return f"{answer!r} piece by piece"
+
+
+async def _equal(context: CheckContext, route: Route, text: str, whole: Json, more: dict[str, Json]) -> str:
+    events = await _events(context, route, text, more)
+    if (fault := check_stream(events)) is not None:
+        raise Failure(f"the stream: {fault}")
+    joined = "".join(_pieces(events, route))
+    if joined != text_of(whole):
+        raise Failure(f"the stream gives {joined!r}, the whole answer is {text_of(whole)!r}")
+    finishes = [c.get("finish_reason") for event in events for c in event["choices"] if c.get("finish_reason")]
+    expected = whole["choices"][0].get("finish_reason")
+    if finishes != ([expected] if expected else []):
+        raise Failure(f"the stream has the finish reasons {finishes}, the whole answer {expected!r}")
+    usages = [event["usage"] for event in events if event.get("usage")]
+    if not usages:
+        raise Doubt("stream_options.include_usage gave no usage")
+    if usage_of({"usage": usages[-1]}) != usage_of(whole):
+        raise Failure(f"the stream's usage is {usages[-1]}, that of the whole answer {whole['usage']}")
+    return joined
+
+
+async def _events(context: CheckContext, route: Route, text: str, more: dict[str, Json]) -> Sequence[Json]:
+    options = {"stream": True, "stream_options": {"include_usage": True}}
+    body = {"model": context.endpoint.model, **route.body(text, max_tokens=LENGTH, **more), **options}
+    exchange, response = await context.ask(Request(route.path, body))
+    if not response.ok or response.events is None:
+        raise Failure(f"stream=true answered HTTP {response.status} without events", exchange)
+    return exchange.events
+
+
+def _pieces(events: Sequence[Json], route: Route) -> Iterator[str]:
+    for event in events:
+        for choice in event["choices"]:
+            found = choice.get("text") if route is COMPLETIONS else (choice.get("delta") or {}).get("content")
+            yield found or ""
+
+
+CHECKS = (
+    *on_both(
+        "stream",
+        "stream",
+        stream,
+        Family.stream,
+        "the pieces of a stream form the whole answer, with its finish_reason and usage, also at a stop string",
+        "adapters that stream give other answers than those that do not",
+        "no stream: leave out the adapter stream_coalesce",
+        need=lambda route: Capability.stream,
+    ),
+)
