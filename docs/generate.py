@@ -1,8 +1,9 @@
-"""Write ``reference.md``, ``modules.md`` and the index of the decisions; ``--check`` only compares them."""
+"""Write ``reference.md``, ``modules.md``, ``checks.md`` and the index of the decisions; ``--check`` only compares."""
 
 from __future__ import annotations
 
 import ast
+import importlib.util
 import inspect
 import re
 import sys
@@ -21,6 +22,8 @@ from launcher.core.ranges import ranges
 from launcher.pipeline.config import Mode, Run
 from launcher.settings.component import COMPONENTS
 from launcher.tasks.group import Group
+from launcher.validate.certificate import CHECKS
+from launcher.validate.check import Family
 
 DOCS = Path(__file__).parent
 INNER = {"Limits": Limits}
@@ -29,6 +32,14 @@ HEAD = """# Configuration reference
 
 Generated from the schemas by `docs/generate.py`; do not edit. Any key is overridden on the command line as
 `group.key=value`, for instance `evaluate.concurrency=32`; a key of an adapter or a task is `adapters.<name>.<key>`.
+"""
+
+CHECKS_HEAD = """# Checks and planted faults
+
+Generated from `launcher/validate/` and `tests/validate/faults.py` by `docs/generate.py`; do not edit.
+[The certificate](certificate.md) explains what the columns mean.
+
+The tests plant each fault into a right server, which passes all checks. Every check named beside a fault must find it.
 """
 
 DECISIONS = """# Decisions
@@ -42,7 +53,12 @@ index.
 
 
 def main() -> None:
-    pages = {"reference.md": reference(), "modules.md": modules(), "decisions/index.md": decisions()}
+    pages = {
+        "reference.md": reference(),
+        "modules.md": modules(),
+        "checks.md": checks(),
+        "decisions/index.md": decisions(),
+    }
     for name, lines in pages.items():
         target, text = DOCS / name, "\n".join(lines) + "\n"
         if "--check" not in sys.argv:
@@ -58,6 +74,38 @@ def modules() -> Iterator[str]:
     for file in sorted((root / "launcher").rglob("*.py")):
         first = (ast.get_docstring(ast.parse(file.read_text())) or "").split("\n\n")[0]
         yield f"| `{file.relative_to(root)}` | {_cell(first)} |"
+
+
+def checks() -> Iterator[str]:
+    """The checks of the certificate by family, and the planted faults that they find."""
+    yield CHECKS_HEAD
+    faults = _faults()
+    for family in Family:
+        members = [check for check in CHECKS if check.family is family]
+        yield f"## {family.value.capitalize()}\n\n| check | id | severity | needs | passes if |\n|---|---|---|---|---|"
+        for check in members:
+            needs = check.need.value.replace("_", " ")
+            yield f"| `{check.name}` | `{check.id}` | {check.severity.value} | {needs} | {_cell(check.expected)} |"
+        yield "\n| check | a failure means | to set |\n|---|---|---|"
+        yield from (f"| `{check.name}` | {_cell(check.effect)} | {_cell(check.remedy)} |" for check in members)
+        yield "\n| planted fault | found by |\n|---|---|"
+        ids = {check.id for check in members}
+        for fault in faults:
+            if fault.checks[0] in ids:
+                mark = " (seen in another server)" if fault.peers else ""
+                yield f"| {fault.what}{mark} | {', '.join(f'`{id}`' for id in fault.checks)} |"
+        yield ""
+
+
+def _faults() -> list[Any]:
+    """Return the faults of the tests, whose module imports nothing of the launcher."""
+    spec = importlib.util.spec_from_file_location("faults", DOCS.parent / "tests" / "validate" / "faults.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules["faults"] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found: list[Any] = module.FAULTS
+    return found
 
 
 def decisions() -> Iterator[str]:

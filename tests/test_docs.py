@@ -23,6 +23,7 @@ from launcher.pipeline.config import Run  # imports, and so registers, every com
 from launcher.settings.component import COMPONENTS
 from launcher.validate.certificate import CHECKS
 from tests.running import launch_here
+from tests.validate.faults import FAULTS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -145,9 +146,10 @@ async def test_the_documented_adapter_works(tmp_path: Path) -> None:
     assert response.body == {"choices": [{"text": "HELLO!!"}]}
 
 
-def test_the_page_of_the_certificate_lists_every_check_in_order() -> None:
-    text = (ROOT / "docs" / "certificate.md").read_text()
-    assert re.findall(r"^\| `([a-z ]+)` \|", text, re.M) == [check.name for check in CHECKS]
+def test_the_page_of_the_checks_lists_every_check_and_planted_fault() -> None:
+    text = (ROOT / "docs" / "checks.md").read_text()
+    assert set(re.findall(r"^\| `[^`]+` \| `(\w+)` \|", text, re.M)) == {check.id for check in CHECKS}
+    assert all(f"| {fault.what}" in text for fault in FAULTS)
 
 
 def test_the_files_that_the_architecture_names_exist() -> None:

@@ -111,13 +111,13 @@ def _fingerprint(judge: Judge, config: Mapping[str, Json]) -> str:
 def _validated(server: RunningServer, record: RunRecord, folder: Path) -> tuple[Check, ...]:
     from launcher.settings.validate import Validate
     from launcher.validate import certificate
-    from launcher.validate.check import Capability
+    from launcher.validate.check import Capability, Extent
 
     settings, needed = Validate(), frozenset({Capability.serving, Capability.chat})
     scope = (asdict(settings), needed)
     checks = server.copy_certificate(scope, folder)
     if checks is None:
-        checks = run_async(certificate.validate(server.endpoint, settings, needed, only_needed=True))
+        checks = run_async(certificate.validate(server.endpoint, settings, needed, extent=Extent.base))
         certificate.write(checks, server.endpoint, folder, needed)
         server.certificates.append((scope, folder, checks))
     if certificate.failed(checks):

@@ -13,7 +13,7 @@ from launcher.core.console import to_stderr
 from launcher.core.errors import ValidationFailed
 from launcher.core.event_loop import run_async
 from launcher.core.types import Check, Request, resolve
-from launcher.pipeline.config import Run
+from launcher.pipeline.config import Mode, Run
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.servers import RunningServer
 from launcher.tasks.base import naming
@@ -89,11 +89,21 @@ def _checked(
     run: Run, server: RunningServer, needed: frozenset[Capability], folder: Path, vocabulary: Path | None
 ) -> tuple[Check, ...]:
     from launcher.validate import certificate
+    from launcher.validate.check import Extent
 
     scope = (asdict(run.validate), needed)
     checks = server.copy_certificate(scope, folder)
     if checks is None:
-        checks = run_async(certificate.validate(server.endpoint, run.validate, needed, vocabulary))
+        checks = run_async(
+            certificate.validate(
+                server.endpoint,
+                run.validate,
+                needed,
+                vocabulary,
+                extent=Extent.every if run.mode is Mode.validate else Extent.needed,
+                start_timeout_s=getattr(run.backend, "start_timeout_s", certificate.START_S),
+            )
+        )
         certificate.write(checks, server.endpoint, folder, needed)
         server.certificates.append((scope, folder, checks))
     return checks

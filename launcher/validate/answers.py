@@ -88,7 +88,9 @@ async def greedy(context: CheckContext, **more: Json) -> Json:
     """Request a greedy answer with the likeliest alternatives, or without them if the server has none."""
     try:
         return await context.complete(max_tokens=GREEDY_TOKENS, logprobs=ALTERNATIVES, **more)
-    except Failure:
+    except Failure as failure:
+        if failure.failed:
+            raise
         return await context.complete(max_tokens=GREEDY_TOKENS, **more)
 
 
@@ -160,6 +162,7 @@ CHECKS = (
         expected="a completion answers with a text and a known finish_reason",
         effect="every sample of completions fails",
         remedy="tasks over chat, or a server with /v1/completions",
+        base=True,
     ),
     CheckDefinition(
         "chat",
@@ -170,6 +173,7 @@ CHECKS = (
         expected="a chat answers with a message of the assistant",
         effect="every sample of chats fails",
         remedy="tasks over completions, or a model with a chat template",
+        base=True,
     ),
     CheckDefinition(
         "token_accounting",

@@ -32,8 +32,9 @@ from launcher.validate import (
     tokens,
     warm_up,
 )
-from launcher.validate.check import Capability, CheckContext
+from launcher.validate.check import Capability, CheckContext, Extent
 from launcher.validate.exchange import Asking
+from launcher.validate.running import Checking
 from launcher.validate.schema import VERSION, Certificate, CheckRecord
 
 CHECKS = (
@@ -43,6 +44,8 @@ CHECKS = (
     *(*isolation.CHECKS, *streams.CHECKS, *chats.CHECKS, *inputs.CHECKS, *refusals.CHECKS),
 )
 NAMES = tuple(check.name for check in CHECKS)
+START_S = 600.0
+"""How long the first requests may take at a server that the launcher did not start."""
 IDS = frozenset(check.id for check in CHECKS)
 
 
@@ -52,21 +55,20 @@ async def validate(
     needed: frozenset[Capability],
     vocabulary: Path | None = None,
     *,
-    only_needed: bool = False,
+    extent: Extent = Extent.needed,
+    start_timeout_s: float = START_S,
 ) -> tuple[Check, ...]:
     """Return one `Check` for each of `CHECKS`. If the server cannot be reached, the rest is not asked.
 
-    ``vocabulary`` is the checkpoint or tokenizer whose files the server's tokens are compared with. With
-    ``only_needed`` the checks of other abilities are not made.
+    ``vocabulary`` is the checkpoint or tokenizer whose files the server's tokens are compared with. With the extent
+    ``base`` only the base checks of needed abilities are returned. The first requests have ``start_timeout_s``.
     """
-    found: dict[str, Check] = {}
     async with Client(endpoint, timeout_s=settings.timeout_s) as client:
-        context = CheckContext(endpoint, Asking(endpoint, client), settings, vocabulary)
-        for check in (one for one in CHECKS if one.need in needed or not only_needed):
-            found[check.id] = await check.run(context, needed, found)
-            if check.need is Capability.serving and found[check.id].ok is False:
-                break
-    return tuple(map(_redacted, found.values()))
+        asking, limit_s = Asking(endpoint, client), settings.warm_up_timeout_s or start_timeout_s
+        context = CheckContext(endpoint, asking, settings, vocabulary, needed=needed, start_timeout_s=limit_s)
+        chosen = [one for one in CHECKS if extent is not Extent.base or (one.base and one.is_needed(needed))]
+        found = await Checking(context, extent).run(chosen)
+    return tuple(map(_redacted, found))
 
 
 def _redacted(check: Check) -> Check:

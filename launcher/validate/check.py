@@ -53,6 +53,16 @@ class Capability(Enum):
     stream = "stream"
 
 
+class Extent(Enum):
+    """Which checks are made."""
+
+    base = "base"
+    """Those of whether the server has what is needed at all."""
+    needed = "needed"
+    """Those of what the tasks need, and whether the server has the other abilities."""
+    every = "every"
+
+
 class Family(Enum):
     """What a group of checks is about, in the words of the certificate."""
 
@@ -76,6 +86,20 @@ class Failure(Exception):
     def __init__(self, message: str, exchange: Exchange | None = None) -> None:
         super().__init__(message)
         self.exchange = exchange
+
+    @property
+    def refused(self) -> bool:
+        """Whether the server refused the request with a 4xx status."""
+        return 400 <= self._status < 500
+
+    @property
+    def failed(self) -> bool:
+        """Whether the server failed at the request, with a 5xx status."""
+        return self._status >= 500
+
+    @property
+    def _status(self) -> int:
+        return self.exchange.response.status if self.exchange and self.exchange.response else 0
 
 
 class Doubt(Failure):
@@ -199,23 +223,35 @@ class CheckDefinition:
     remedy: str
     severity: Severity = Severity.fatal
     after: str | None = None
+    base: bool = False
+    """Whether the check is made even if no task needs it: it finds out whether the server has the ability at all."""
     route: Capability | None = None
     """The route that it asks, if a task must need that too for a failure to count."""
     patient: bool = False
     """Whether the check has the time of a start rather than ``validate.timeout_s``."""
 
-    async def run(self, context: CheckContext, needed: frozenset[Capability], before: Mapping[str, Check]) -> Check:
+    async def run(
+        self,
+        context: CheckContext,
+        needed: frozenset[Capability],
+        before: Mapping[str, Check],
+        extent: Extent = Extent.needed,
+    ) -> Check:
         """Run the check. The failure of an ability that no task needs, or of what is not fatal, is a warning.
 
         ``before`` are the checks that were made, by their ids.
         """
         if self.name in context.settings.skip or self.id in context.settings.skip:
             return replace(self._blank("left out by validate.skip"), left_out=True)
+        if extent is not Extent.every and not self.base and not self.is_needed(needed):
+            return self._blank("no chosen task needs it; mode=validate checks it too")
         base = before.get(self.after or "")
         if base is not None and base.outcome in (Outcome.failed, Outcome.warning):
             return self._blank(f"it needs what the check '{base.name}' found missing")
         asking, start = context.ask.fresh(patient=self.patient), time.perf_counter()
-        found = await self._outcome(replace(context, ask=asking, needed=needed), self._patience_s(context, needed))
+        found = await self._outcome(
+            replace(context, ask=asking, needed=needed, notes=set()), self._patience_s(context, needed)
+        )
         return self._made(found, needed, asking, round(time.perf_counter() - start, 4))
 
     def is_needed(self, needed: frozenset[Capability]) -> bool:

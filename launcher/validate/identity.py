@@ -44,7 +44,6 @@ async def facts(context: CheckContext) -> Measurement:
 
 async def answered_by(context: CheckContext, route: Route) -> str:
     """The model in an answer must be the one that was asked."""
-    context.notes.clear()
     body = await route.ask(context, context.settings.prompt, max_tokens=1)
     odd = next((note for note in context.notes if note.startswith("answered by the model")), None)
     if odd is not None:
@@ -89,6 +88,7 @@ CHECKS = (
         expected="`/v1/models` lists the model",
         effect="the scores are those of another model",
         remedy="backend.model, or the server's own name of the model",
+        base=True,
     ),
     CheckDefinition(
         "server_facts",
@@ -100,6 +100,7 @@ CHECKS = (
         effect="none",
         remedy="nothing",
         severity=Severity.info,
+        base=True,
     ),
 )
 LATER = (

@@ -196,7 +196,7 @@ CHECKS = (
         "stale answers",
         stale_answers,
         Family.isolation,
-        "each answer follows its own prompt, limit and log-probabilities, whatever was asked before",
+        "each answer follows its own prompt, limit and log-probabilities, not those of earlier requests",
         "samples are scored by the answers of other samples",
         "the cache in front of the server",
     ),

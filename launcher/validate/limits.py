@@ -56,11 +56,17 @@ async def _said(context: CheckContext, route: Route, text: str, whole: Json) -> 
 
 async def stop_list(context: CheckContext, route: Route) -> str:
     """Of several stop strings the one that comes first must end the answer, also across tokens."""
-    text, whole = await route.opening(context, 8, max_tokens=WHOLE)
+    try:
+        text, whole = await route.opening(context, WHOLE + 5, max_tokens=WHOLE)
+    except NotApplicable:
+        text, whole = await route.opening(context, 8, max_tokens=WHOLE)
     answer = text_of(whole)
     early, late = answer[1:5], answer[5:8]
     stops = [NEVER, early, late] if answer.index(late) >= answer.index(early) + len(early) else [NEVER, early]
     found = await persistent(lambda: _stopped(context, route, text, stops, answer))
+    last = answer[WHOLE : WHOLE + 3]
+    if last and answer.index(last) == WHOLE:  # as many characters as the limit has tokens
+        await persistent(lambda: _stopped(context, route, text, [NEVER, last], answer))
     return f"cut before {found!r}"
 
 

@@ -130,6 +130,7 @@ CHECKS = (
         effect="log-likelihoods belong to other tokens: multiple choice and perplexity are at chance",
         remedy="a server with echo and logprobs for completions, or tasks that generate",
         after="completion",
+        base=True,
     ),
     CheckDefinition(
         "forward_pass",

@@ -103,7 +103,7 @@ async def echo_causal(context: CheckContext) -> str:
     if len(pairs) < SEVERAL:
         raise NotApplicable("the two prompts have few tokens in common")
     await _close(context, pairs, "before the end of a prompt and before further text")
-    return f"{len(pairs)} tokens score the same whatever follows"
+    return f"{len(pairs)} tokens score the same with any text after them"
 
 
 async def echo_unsampled(context: CheckContext) -> str:

@@ -25,5 +25,6 @@ CHECKS = (
         expected="the weights are loaded and a real token was produced (a server of the launcher)",
         effect="every sample fails",
         remedy="read the server's log; give backend.start_timeout_s more time",
+        base=True,
     ),
 )

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.running import program, wait_for
+from tests.running import UNVALIDATED, program, wait_for
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent.parent
@@ -204,7 +204,7 @@ def test_an_interrupted_sweep_reports_what_is_done_and_runs_only_what_is_missing
 ) -> None:
     folder = tmp_path / "s"
     slow = ("engine=echo", "model=none", "engine.latency_s=0.2", "evaluate.concurrency=2", "evaluate.limit=20")
-    given = (*slow, "tasks=[addition]", "evaluate.seed=1,2,3", "validate.skip=[greedy repeats]")
+    given = (*slow, "tasks=[addition]", "evaluate.seed=1,2,3", UNVALIDATED)
     with program(command(folder, "-m", *given), tmp_path) as process:
         wait_for(lambda: lines(folder / "1/samples.jsonl") >= 3, process, 60)
         assert (folder / "1/endpoint.json").exists()

@@ -16,10 +16,11 @@ import pytest
 from launcher.core.errors import TakenOver
 from launcher.core.lease import Lease
 from launcher.core.run_folder import RunFolder
+from tests.running import UNVALIDATED
 
 ROOT = Path(__file__).parents[2]
 RUN = ("engine=echo", "model=none", "tasks=[addition]", "evaluate.limit=10")
-SLOW = ("engine.latency_s=0.5", "evaluate.concurrency=1", "validate.skip=[greedy repeats]")
+SLOW = ("engine.latency_s=0.5", "evaluate.concurrency=1", UNVALIDATED)
 
 
 def test_a_lease_holds_until_another_is_taken(tmp_path: Path) -> None:

@@ -20,11 +20,11 @@ from launcher.cli.arguments import expand_arguments
 from launcher.core.errors import ResumeError
 from launcher.report.results import SCHEMA
 from launcher.settings.overrides import CommandLine
-from tests.running import launch_here, program, wait_for
+from tests.running import UNVALIDATED, launch_here, program, wait_for
 
 ROOT = Path(__file__).parents[2]
 ECHO = ("engine=echo", "model=none")
-SLOW = (*ECHO, "engine.latency_s=0.3", "evaluate.concurrency=2", "tasks=[addition]", "validate.skip=[greedy repeats]")
+SLOW = (*ECHO, "engine.latency_s=0.3", "evaluate.concurrency=2", "tasks=[addition]", UNVALIDATED)
 
 
 def command(*arguments: str) -> list[str]:

@@ -30,11 +30,12 @@ def server(folder: Path, lie: Lie | None = None) -> Iterator[Endpoint]:
         asked = json.loads(await request.body() or b"{}")
         response = await call_next(request)
         body = b"".join([chunk async for chunk in _chunks(response)])
+        kind = response.headers.get("content-type", "application/json")
         answer = json.loads(body) if response.status_code == 200 and body.startswith(b"{") else None
         if answer is not None and lie is not None:
             lie(request.url.path, asked, answer)
             body = json.dumps(answer).encode()
-        return Response(body, response.status_code, media_type="application/json")
+        return Response(body, response.status_code, media_type=kind)
 
     app = create_app(EchoAsyncEngine(Echo(), Model("echo")))
     app.add_middleware(BaseHTTPMiddleware, dispatch=tell)
