@@ -13,29 +13,19 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
-sys.path[:] = [path for path in sys.path if path != str(Path(__file__).parent)]
-sys.path.insert(0, str(ROOT))
+import equality  # which lets this program import the launcher and its tests
 
-from benchmarks import equality  # noqa: E402
-from launcher.checkpoints.tokenizers.huggingface import from_file  # noqa: E402
-from launcher.core.types import Json, resolve  # noqa: E402
-from launcher.engines.base import (  # noqa: E402
-    AsyncEngine,
-    EngineState,
-    GenerationRequest,
-    TokenLogprob,
-    TokenOutput,
-)
-from tests.cli.test_conf import composed  # noqa: E402
-from tests.tasks import stock  # noqa: E402
+from launcher.checkpoints.tokenizers.huggingface import from_file
+from launcher.core.types import Json, resolve
+from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, TokenLogprob, TokenOutput
+from tests.cli.test_conf import composed
+from tests.tasks import stock
 
 BEGIN, END = "<!-- benchmarks/scripted.py -->", "<!-- end scripted -->"
 CONTEXT = 1 << 20
