@@ -2,8 +2,8 @@
 
     python benchmarks/scripted.py [--limit 40] [--output docs/benchmarks.md]
 
-An endpoint answers each prompt that our catalogue asks from a list: two of three items right, in ways that differ as
-people's do, and the third wrong. It knows no other prompt. So each score is known before, and equal only for a client
+An endpoint answers each prompt that our catalogue asks from a list. Two of three items are right, written in several
+ways, and the third is wrong. It knows no other prompt. So each score is known before, and equal only for a client
 that asks the same prompts, reads the same answers and compares them alike. The option of the catalogue,
 lm-evaluation-harness's task through our evaluator, and its own client ask it.
 """
@@ -87,7 +87,7 @@ SCRIPTS = {
             lambda doc: f" {doc['answer']['value'].upper()}\n",
             lambda doc: f" {doc['answer']['aliases'][-1]}!\n",
         ],
-        wrong=" nobody knows it\n",
+        wrong=" I cannot say\n",
         counts={"exact_match": [1, 1, 1]},
     ),
     "nq_open": Script(
@@ -96,7 +96,7 @@ SCRIPTS = {
             lambda doc: f" the {doc['answer'][-1]}\n",
             lambda doc: f" {doc['answer'][0].lower()}.\n",
         ],
-        wrong=" nobody knows it\n",
+        wrong=" I cannot say\n",
         counts={"exact_match": [1, 1, 1]},
     ),
     "math_500": Script(

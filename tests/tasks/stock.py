@@ -24,8 +24,8 @@ class Stock:
     """A YAML file of lm-evaluation-harness, and what makes it use the items of our task.
 
     ``path`` is the data of our option, ``row`` makes lm-eval's document of one of its items, and ``settings`` replace
-    keys of the YAML file. ``dev`` is the data of the examples. ``code`` replaces functions of the YAML file's module,
-    which is then used without its top-level ``try`` blocks: they ask a hub, or refuse a version of a package.
+    keys of the YAML file. ``dev`` is the data of the examples. ``code`` replaces functions of the YAML file's module.
+    That is then used without its top-level ``try`` blocks, which ask a hub or refuse a version of a package.
     """
 
     yaml: str
