@@ -1,53 +1,58 @@
-"""How the command of a harness reaches the model, and how many of its requests were answered."""
+"""How the command of a harness reaches the model: a proxy of its own, with the adapters of the run."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import secrets
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from launcher.core.errors import TransportError
-from launcher.core.http import authorization, fetch
-from launcher.core.types import Endpoint
-
-TIMEOUT_S = 10.0
-COUNTED = ("/v1/completions", "/v1/chat/completions")
+from launcher.adapters.base import Adapter
+from launcher.core.redaction import hide
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Endpoint, Json
+from launcher.harness.stored import HarnessFolder
+from launcher.proxy.settings import Authorization, Proxy
 
 
 @dataclass(frozen=True)
 class Access:
-    """The URL to ask, which ends in ``/v1``, and the key; ``answered`` counts requests so far, None if unknown."""
+    """The URL to ask, which ends in ``/v1``, and the key.
+
+    ``answered`` counts the completions so far, ``gone`` says why no more can be answered.
+    """
 
     base_url: str
     key: str | None
-    answered: Callable[[], int | None]
+    answered: Callable[[], int]
+    gone: Callable[[], str | None]
 
 
 @contextmanager
-def direct(endpoint: Endpoint) -> Iterator[Access]:
-    """Yield the access to the endpoint itself. Only a server of ours says how many requests it answered."""
-    before = _answered(endpoint)
+def proxied(
+    endpoint: Endpoint,
+    adapters: Sequence[Adapter],
+    settings: Proxy,
+    deployment: Mapping[str, Json] | None,
+    files: HarnessFolder,
+) -> Iterator[Access]:
+    """Run the proxy of one harness, on loopback; its base URL has the id of this run.
 
-    def answered() -> int | None:
-        now = _answered(endpoint)
-        return None if now is None or before is None else now - before
+    The endpoint's own key stays in the proxy. Where there is one, or an adapter has a secret, the harness gets a new
+    key of the proxy. Else there is none, since lm-eval's client asks for the tokenizer without it. Raises `UserError`
+    as the adapters do, and `ServerError`.
+    """
+    from launcher.proxy.supervisor import Mounted, running
 
-    yield Access(endpoint.url, endpoint.api_key, answered)
-
-
-def _answered(endpoint: Endpoint) -> int | None:
-    if not endpoint.is_builtin:
-        return None
-    from prometheus_client.parser import text_string_to_metric_families
-
-    url, headers = f"{endpoint.root}/metrics", authorization(endpoint.api_key)
-    try:
-        answer = fetch("GET", url, timeout_s=TIMEOUT_S, headers=headers)
-    except TransportError:
-        return None
-    if answer.status != 200:
-        return None
-    families = text_string_to_metric_families(answer.body.decode())
-    samples = [one for family in families for one in family.samples]
-    counted = (one for one in samples if one.name == "launcher_requests_total" and one.labels.get("path") in COUNTED)
-    return int(sum(one.value for one in counted))
+    place, key = RunFolder(files.path), None
+    if endpoint.api_key is not None or any(adapter.variables() for adapter in adapters):
+        key = secrets.token_urlsafe(32)
+        hide(key, "proxy key")
+    own = replace(
+        settings, host="127.0.0.1", port=0, api_key_env=None, require_key=True, authorization=Authorization.replace
+    )
+    mounted = Mounted(endpoint, adapters, deployment, place.proxy_adapters, place.proxy_log)
+    with running(own, mounted, key) as proxy:
+        yield Access(
+            proxy.run_url, key, lambda: proxy.completions, lambda: proxy.reason if proxy.dead.is_set() else None
+        )

@@ -22,7 +22,7 @@ from launcher.tasks.harness.measured import Measured, ResultError, snapshot
 PROGRESS_INTERVAL_S = 30.0
 LOOPBACK = "127.0.0.1,localhost,::1"
 NOT_ASKED = (
-    "the harness sent no request to the endpoint: its result is not one of this model, unless it is from a cache"
+    "the endpoint answered no completion of the harness: its result is not one of this model, unless it is from a cache"
 )
 
 
@@ -49,7 +49,7 @@ def run(name: str, task: Harness, place: Place, access: Access, session: Session
     before = snapshot(task.pattern(place))
     words[0] = find_program(words[0]) or words[0]
     environment = _environment(task.environment_of(place, access.key), session.secrets)
-    ended = process.run(words, environment, files.log, task.stop_timeout_s, _stop(name, task, files, session))
+    ended = process.run(words, environment, files.log, task.stop_timeout_s, _stop(name, task, files, access, session))
     measured, fault = _result(task, place, before, ended, files)
     outcome = _outcome(words, ended, access.answered(), measured, fault)
     stored.write(session.folder, name, outcome)
@@ -64,7 +64,9 @@ def _environment(own: Mapping[str, str], secrets: Container[str]) -> dict[str, s
     return {**inherited, **proxies, "PATH": search_path(), "PYTHONUNBUFFERED": "1", **own}
 
 
-def _stop(name: str, task: Harness, files: HarnessFolder, session: Session) -> Callable[[float], str | None]:
+def _stop(
+    name: str, task: Harness, files: HarnessFolder, access: Access, session: Session
+) -> Callable[[float], str | None]:
     reported = 0.0
 
     def stop(seconds: float) -> str | None:
@@ -74,7 +76,7 @@ def _stop(name: str, task: Harness, files: HarnessFolder, session: Session) -> C
             to_stderr(f"harness: {task_name(name)}: {duration(seconds)}: {one_line(cause(files.log))}")
         if seconds > task.timeout_s:
             return f"it ran for longer than timeout_s={task.timeout_s:g}"
-        return session.gone()
+        return access.gone() or session.gone()
 
     return stop
 

@@ -14,7 +14,6 @@ from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from launcher.adapters.base import Adapter
-from launcher.adapters.retry import Retry
 from launcher.backends.base import Backend
 from launcher.backends.external import External
 from launcher.core.errors import ObjectiveError, UserError
@@ -34,7 +33,6 @@ from launcher.settings.watch import Watch
 from launcher.tasks import group
 from launcher.tasks.base import Task, check_tasks
 from launcher.tasks.group import Group
-from launcher.tasks.harness.base import Harness
 
 OFFLINE = "HF_HUB_OFFLINE"
 """The environment variable with which no data set is fetched, read when its package is imported."""
@@ -169,7 +167,6 @@ def check(run: Run) -> None:
         raise UserError(f"run={run.run}: {modes}; resume= continues a run")
     check_tasks(run.tasks, run.evaluate, may_lack_data=run.mode is Mode.plan and fetches_nothing())
     _check_judge(run)
-    _check_harnesses(run)
     _check_budget(run)
     group.check(run.groups, run.tasks)
     _check_objective(run)
@@ -229,13 +226,6 @@ def _check_judge(run: Run) -> None:
         )
     if run.judge is not None:
         run.judge.check(run.engine, run.backend, run.parallelism)
-
-
-def _check_harnesses(run: Run) -> None:
-    others = [name for name, adapter in run.adapters.items() if not isinstance(adapter, Retry)]
-    first = next((name for name, task in run.tasks.items() if isinstance(task, Harness)), None)
-    if first is not None and others:
-        raise UserError(f"adapters=[{','.join(others)}]: tasks.{first} asks the endpoint itself; leave them out")
 
 
 def _check_watch(run: Run) -> None:

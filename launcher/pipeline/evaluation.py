@@ -52,7 +52,7 @@ def evaluate(
             stopped = _ask(run, endpoint, record, lease, key, health, judge)
         if harnesses(run.tasks) and stopped is None:
             with record.step("harness"):
-                run_harnesses(run, endpoint, lease, health)
+                run_harnesses(run, endpoint, lease, health, deployment_facts(record, endpoint))
     finally:
         found = outcomes.read(lease.folder, run.tasks)
         record.take(found)

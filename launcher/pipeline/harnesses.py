@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 from launcher.core.console import to_stderr
 from launcher.core.event_loop import run_async
 from launcher.core.lease import Lease
 from launcher.core.responses import context_length
-from launcher.core.types import Endpoint
+from launcher.core.types import Endpoint, Json
 from launcher.harness import run as runner
 from launcher.harness import stored
-from launcher.harness.access import direct
+from launcher.harness.access import proxied
 from launcher.harness.run import Session
 from launcher.monitor.health import Watch
 from launcher.pipeline.config import Run
@@ -19,22 +20,31 @@ from launcher.pipeline.outcomes import harnesses
 from launcher.report.formatting import task_name
 from launcher.tasks.harness.base import Place
 
+LEASE_AGE_S = 1.0
+"""A harness goes on for so long after another session has taken the run over."""
 
-def run_harnesses(run: Run, endpoint: Endpoint, lease: Lease, health: Watch) -> None:
-    """Run each harness that has no result yet, one after the other. Raises `TakenOver`."""
+
+def run_harnesses(
+    run: Run, endpoint: Endpoint, lease: Lease, health: Watch, deployment: Mapping[str, Json] | None
+) -> None:
+    """Run each harness that has no result yet, one after the other.
+
+    ``deployment`` is what adapters may know of the server. Raises `TakenOver`, and what the adapters refuse.
+    """
     waiting = {name: task for name, task in harnesses(run.tasks).items() if not _finished(lease.folder, name)}
     if not waiting:
         return
 
     def gone() -> str | None:
-        lease.check(1.0)
+        lease.check(LEASE_AGE_S)
         return health.state().explanation if health.dead.is_set() else None
 
     session = Session(lease.folder, gone, frozenset(run.variables()))
-    length = _context_length(endpoint)
+    length, adapters = _context_length(endpoint), list(run.adapters.values())
     for name, task in waiting.items():
-        with direct(endpoint) as access:
-            place = Place(access.base_url, endpoint.model, Path(), run.evaluate, endpoint.is_builtin, length)
+        with proxied(endpoint, adapters, run.proxy, deployment, stored.folder(lease.folder, name)) as access:
+            has_tokenizer = endpoint.is_builtin and access.key is None
+            place = Place(access.base_url, endpoint.model, Path(), run.evaluate, has_tokenizer, length)
             runner.run(name, task, place, access, session)
 
 

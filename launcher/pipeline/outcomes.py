@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from launcher.evaluate import outcome
-from launcher.evaluate.outcome import Outcome
+from launcher.core.run_folder import RunFolder
 from launcher.harness import stored
 from launcher.tasks.base import Task
 from launcher.tasks.harness.base import Harness
+
+if TYPE_CHECKING:
+    from launcher.evaluate.outcome import Outcome
 
 
 def asked(tasks: Mapping[str, Task]) -> dict[str, Task]:
@@ -23,8 +26,15 @@ def harnesses(tasks: Mapping[str, Task]) -> dict[str, Harness]:
     return {name: task for name, task in tasks.items() if isinstance(task, Harness)}
 
 
+def proxies(folder: Path, tasks: Mapping[str, Task]) -> dict[str, Path]:
+    """Return where the adapters of each harness write, by its name."""
+    return {name: RunFolder(stored.folder(folder, name).path).proxy_adapters for name in harnesses(tasks)}
+
+
 def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     """Return the results of all tasks, in their order. Raises `ResumeError` for damaged files."""
+    from launcher.evaluate import outcome
+
     found = outcome.read(folder, asked(tasks))
     began = stored.results(folder, tasks) if found.began else {}
     every = {**found.tasks, **began}

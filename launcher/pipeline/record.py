@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from launcher.adapters import failures
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Endpoint, Json, Pause, Report, TaskResult
+from launcher.pipeline.outcomes import proxies
 from launcher.stats.overview import Overview
 from launcher.tasks.base import Task
 from launcher.tasks.group import Group, aggregate
@@ -50,8 +51,9 @@ class RunRecord:
         """Say where failed samples are, and count what adapters did wrong without failing anything, the judge's too."""
         from launcher.evaluate import failed_exchanges
 
-        judges = failures.read(RunFolder(folder).judge)
-        found = failures.read(folder) | {f"judge.{name}": entry for name, entry in judges.items()}
+        places = {"judge": RunFolder(folder).judge, **proxies(folder, self.declared)}
+        found = {f"{of}.{name}": entry for of, place in places.items() for name, entry in failures.read(place).items()}
+        found = failures.read(folder) | found
         if found:
             self.run["adapter_failures"] = found
         if count := failed_exchanges.count(folder):

@@ -19,7 +19,7 @@ from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportEr
 from launcher.proxy.connection import ClientRequest, Started
 from launcher.proxy.exchange import Exchange, Parts
 from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
-from launcher.proxy.metrics import IN_FLIGHT, LEFT, RECEIVED, Counters
+from launcher.proxy.metrics import COMPLETIONS, IN_FLIGHT, LEFT, RECEIVED, Counters
 from launcher.proxy.relay import MAX_ERROR_BYTES, SMALL_BYTES, Relay
 from launcher.proxy.reply import Reply, dumped
 from launcher.proxy.upstream import Upstream, error_body
@@ -109,6 +109,7 @@ class Forwarder:
                 self._fail(head, reply, relay.failure)
             elif relay.error_body is not None:
                 self._shape(relay, relay.error_body, reply)
+            own[COMPLETIONS] += is_completion and 200 <= reply.status < 300
             self.counters.finished(reply.status, time.perf_counter() - start, reply.sent)
             on_end(False)
 
@@ -144,13 +145,17 @@ class Forwarder:
         head = request.head
         if head.path.startswith(OWN):
             if _run_of(head.path) is None:
-                return self._own(head, reply)
+                self._own(head, reply)
+                return
             request = _without_run(request)
             head = request.head
         is_completion = _is_completion(head)
         if is_completion and self.adapters:
-            return await self._adapted(request, reply)
-        return await self._passed(request, reply, is_completion=is_completion)
+            await self._adapted(request, reply)
+        else:
+            await self._passed(request, reply, is_completion=is_completion)
+        if is_completion and 200 <= reply.status < 300:
+            self.counters.own[COMPLETIONS] += 1
 
     def _own(self, head: Head, reply: Reply) -> None:
         if head.method not in ("GET", "HEAD"):

@@ -12,8 +12,17 @@ SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.
 STATUSES = range(100, 600)
 ERRORS = ("connection", "timeout", "answer", "adapter")
 """Why a request got no usable answer: the endpoint, or an adapter that refused."""
-NAMES = ("heartbeat", "in_flight", "connections", "received_bytes", "sent_bytes", "clients_left", "microseconds")
-HEARTBEAT, IN_FLIGHT, CONNECTIONS, RECEIVED, SENT, LEFT, MICROSECONDS = range(len(NAMES))
+NAMES = (
+    "heartbeat",
+    "in_flight",
+    "connections",
+    "received_bytes",
+    "sent_bytes",
+    "clients_left",
+    "microseconds",
+    "completions",
+)
+HEARTBEAT, IN_FLIGHT, CONNECTIONS, RECEIVED, SENT, LEFT, MICROSECONDS, COMPLETIONS = range(len(NAMES))
 _ERROR = len(NAMES)
 _BUCKET = _ERROR + len(ERRORS)
 _STATUS = _BUCKET + len(SECONDS) + 1
@@ -82,6 +91,7 @@ class Counters:
             ("received_bytes", RECEIVED, "Bytes of bodies from clients"),
             ("sent_bytes", SENT, "Bytes of bodies to clients"),
             ("clients_left", LEFT, "Clients that left before their answer"),
+            ("completions", COMPLETIONS, "Completions that were answered with a good status"),
         ):
             yield from _family(f"launcher_proxy_{name}_total", "counter", about, [("", self.total(place))])
         failures = [(f'{{reason="{name}"}}', self.total(_ERROR + i)) for i, name in enumerate(ERRORS)]

@@ -25,7 +25,7 @@ from launcher.core.files import append
 from launcher.core.restart_budget import RestartBudget
 from launcher.core.types import Endpoint, Json
 from launcher.proxy.front import LAST_S
-from launcher.proxy.metrics import Counters, create
+from launcher.proxy.metrics import COMPLETIONS, Counters, create
 from launcher.proxy.settings import Proxy
 from launcher.proxy.worker import Assignment, describe
 from launcher.settings.component import plain_settings
@@ -94,6 +94,11 @@ class Supervisor:
     def run_url(self) -> str:
         """The base URL that only this run's proxy answers."""
         return f"{self.url.removesuffix('/v1')}/_proxy/run/{self.run}/v1"
+
+    @property
+    def completions(self) -> int:
+        """How many completions were answered with a good status."""
+        return self._counters.total(COMPLETIONS)
 
     def start(self) -> None:
         """Start the workers, and wait until they take connections."""

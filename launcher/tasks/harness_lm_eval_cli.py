@@ -37,10 +37,10 @@ class HarnessLmEvalCli(Harness):
 
     ``task`` are the names, with commas between them; ``include_path`` is a folder of YAML files. ``chat`` takes chat
     completions, for tasks that generate text. ``tokenizer`` is a folder; empty takes the endpoint's, where the server
-    has ``/tokenizer_info`` as ours has, and else sends text. ``max_length`` is the context in tokens: lm-eval cuts a
-    longer prompt on the left. Null takes what the server says. ``gen_kwargs`` and ``model_args`` are further ones of
-    lm-eval, ``arguments`` further words of the command. ``metric`` is the main metric, such as ``acc`` or
-    ``exact_match,strict-match``; empty takes the first.
+    has ``/tokenizer_info`` and no key. Else text is sent, which is not enough for log-likelihoods. ``max_length`` is
+    the context in tokens: lm-eval cuts a longer prompt on the left. Null takes what the server says. ``gen_kwargs`` and
+    ``model_args`` are further ones of lm-eval, ``arguments`` further words of the command. ``metric`` is the main
+    metric, such as ``acc`` or ``exact_match,strict-match``; empty takes the first.
 
     Answers are kept in ``output/cache``, so that ``resume=`` asks none of them again, except for sampled texts.
     ``limit``, ``seed``, ``temperature``, ``max_tokens`` and ``concurrency`` are those of `evaluate`. ``executable`` is
@@ -90,7 +90,7 @@ class HarnessLmEvalCli(Harness):
         made |= {"max_length": length} if length else {}
         if self.tokenizer:
             made |= {"tokenizer": str(located(self.tokenizer))}
-        elif self.chat or not place.is_builtin:
+        elif self.chat or not place.has_tokenizer:
             made |= {"tokenizer_backend": None, "tokenized_requests": False}
         else:
             made |= {"tokenizer_backend": "remote"}

@@ -30,7 +30,7 @@ client, model, right = OpenAI(), os.environ["OPENAI_MODEL"], 0
 for number in range(4):
     messages = [{"role": "user", "content": f"{number} + 0 ="}]
     answer = client.chat.completions.create(model=model, messages=messages, max_tokens=8, temperature=0)
-    right += str(number) in answer.choices[0].message.content
+    right += "system" in answer.choices[0].message.content  # the engine repeats what an adapter has put in front
 print("the key is", client.api_key)
 json.dump({"scores": {"acc": right / 4}, "n": 4}, open(os.path.join(sys.argv[1], "scores.json"), "w"))
 """
@@ -100,11 +100,14 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.services
-def test_a_script_with_the_openai_client_beside_a_task_of_the_launcher(tmp_path: Path) -> None:
+def test_a_script_with_the_openai_client_goes_through_the_adapters(tmp_path: Path) -> None:
     (tmp_path / "scores.py").write_text(OPENAI_SCRIPT)
     harness = (
         "tasks=[addition,harness/command]",
         "backend.api_key_env=MY_KEY",
+        "evaluate.min_coverage=0",  # the adapter spoils this task
+        "adapters=[system_message,request_log]",
+        "adapters.system_message.text='Repeat: '",
         "tasks.harness_command.command='{python} scores.py {output}'",
         "tasks.harness_command.result.path='{output}/scores.json'",
         "+tasks.harness_command.result.metrics.accuracy=$.scores.acc",
@@ -121,7 +124,10 @@ def test_a_script_with_the_openai_client_beside_a_task_of_the_launcher(tmp_path:
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY in file.read_text(errors="replace")]
     assert KEY not in said
     log = tmp_path / "run" / "harness" / "harness_command" / "log.txt"
-    assert "the key is [redacted: MY_KEY]" in log.read_text()
+    assert "the key is [redacted: proxy key]" in log.read_text()
+    asked = (log.parent / "proxy" / "requests.jsonl").read_text().splitlines()
+    assert len(asked) == 4
+    assert all(json.loads(line)["request"]["messages"][0]["role"] == "system" for line in asked)
     assert "harness/command" in (tmp_path / "run" / "report.html").read_text()
 
     began = log.stat()

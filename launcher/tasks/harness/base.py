@@ -44,14 +44,15 @@ MAX_DIGESTED_BYTES = 64 * 2**20
 class Place:
     """Where a command runs: the endpoint that it asks, the folder ``output`` for its files, the evaluation's settings.
 
-    ``base_url`` ends in ``/v1``. ``context_length`` is that of the model, None where the server does not say it.
+    ``base_url`` ends in ``/v1``. ``has_tokenizer`` says that the server has ``/tokenizer_info``, and asks no key for
+    it. ``context_length`` is that of the model, None where the server does not say it.
     """
 
     base_url: str
     model: str
     output: Path
     settings: Evaluate
-    is_builtin: bool = True
+    has_tokenizer: bool = True
     context_length: int | None = None
 
     @property
