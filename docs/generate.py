@@ -1,4 +1,4 @@
-"""Write ``reference.md``, ``modules.md``, ``checks.md`` and the index of the decisions; ``--check`` only compares."""
+"""Write the pages that are made from code and from decisions; ``--check`` only compares them."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from textwrap import fill
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from launcher.adapters.base import Adapter, Part
 from launcher.asgi.config import Limits
 from launcher.cli.options import conf_folder
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
@@ -59,9 +60,11 @@ def main() -> None:
         "checks.md": checks(),
         "decisions/index.md": decisions(),
     }
+    pages |= {f"adapters/{name}.md": adapter(name, cls) for name, cls in adapters()}
     for name, lines in pages.items():
         target, text = DOCS / name, "\n".join(lines) + "\n"
         if "--check" not in sys.argv:
+            target.parent.mkdir(exist_ok=True)
             target.write_text(text)
         elif not target.exists() or target.read_text() != text:
             sys.exit(f"docs/{name} is out of date: run .venv/bin/python docs/generate.py")
@@ -117,6 +120,60 @@ def decisions() -> Iterator[str]:
         yield f"| {file.name[:4]} | [{head['title']}]({file.name}) | {head['date']} | {head['status']} |"
 
 
+def adapters() -> Iterator[tuple[str, type[Adapter]]]:
+    """Yield the adapters of this program by their names."""
+    for path, cls in sorted(COMPONENTS.items()):
+        if cls.__module__.startswith("launcher.adapters.") and issubclass(cls, Adapter):
+            yield path.removeprefix("adapters/"), cls
+
+
+def adapter(name: str, cls: type[Adapter]) -> Iterator[str]:
+    """The page of an adapter: what it does, when to use it, an example, its options, and what it touches."""
+    summary, *paragraphs = _doc(cls).split("\n\n")
+    use, example = use_and_example(cls)
+    use = " ".join(use.split())
+    yield f"# {name}\n\nGenerated from its docstring and fields by `docs/generate.py`; do not edit.\n\n{summary}\n"
+    yield f"{use}\n\n```bash\n{example}\n```\n"
+    yield from (f"{paragraph}\n" for paragraph in paragraphs[:-2])
+    rows = list(_rows(cls, f"adapters.{name}.", units=True))
+    if rows:
+        yield "## Options\n\n| option | type | unit | range | default |\n|---|---|---|---|---|"
+        yield from (*rows, "")
+    yield f"## What it touches\n\n{_touched(cls)}\n"
+    yield "[All adapters](../adapters.md) · [How adapters are written](../extending.md#an-adapter)"
+
+
+def use_and_example(cls: type[Adapter]) -> tuple[str, str]:
+    """Return the last two paragraphs of an adapter's docstring, which say when to use it, and show a command."""
+    *_, use, example = (inspect.getdoc(cls) or "").split("\n\n")
+    shown = re.fullmatch(r"Example: ``(python launch\.py .*)``", " ".join(example.split()))
+    if shown is None or not use.startswith("Use it "):
+        sys.exit(f"{cls.__name__}: its docstring must end with 'Use it ...' and 'Example: ``python launch.py ...``'")
+    return use.replace("``", "`"), shown[1]
+
+
+def _touched(cls: type[Adapter]) -> str:
+    if "self.reads" in inspect.getsource(cls):
+        touched = "What it reads depends on its options."
+    else:
+        changed = f", and changes {_parts(cls.rewrites)}" if cls.rewrites else ", and changes nothing of it"
+        touched = f"It reads {_parts(cls.reads)}{changed if cls.reads else ''}."
+    if cls.observer:
+        return f"{touched} It is an observer: what goes wrong in it is counted, and fails no request."
+    can = "can change answers, so a run is resumed with the same ones only"
+    return f"{touched} Its options {can if cls.changes_answers else 'cannot change an answer'}."
+
+
+def _parts(parts: Part) -> str:
+    named = {Part.request: "requests", Part.answer: "whole answers", Part.events: "the events of streams"}
+    names = [name for part, name in named.items() if part in parts]
+    return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]])) or "no body"
+
+
+UNITS = {"_s": "seconds", "_gib": "GiB", "_mb": "MiB", "_per_minute": "per minute", "_chars": "characters"}
+"""The unit of an option by the end of its name."""
+
+
 def _cell(text: str) -> str:
     return " ".join(text.split()).replace("``", "`").replace("|", "\\|")
 
@@ -158,14 +215,18 @@ def table(cls: type) -> Iterator[str]:
         yield from rows
 
 
-def _rows(cls: type, prefix: str = "") -> Iterator[str]:
+def _rows(cls: type, prefix: str = "", *, units: bool = False) -> Iterator[str]:
     hints, limits = get_type_hints(cls), ranges(cls)
     for f in fields(cls):
         if f.type in INNER:
             yield from _rows(INNER[f.type], f"{prefix}{f.name}.")
         else:
-            limit = limits.get(f.name, "")
-            yield f"| `{prefix}{f.name}` | {_type(hints[f.name])} | {limit} | {_default(f)} |"
+            limit, unit = limits.get(f.name, ""), f" | {_unit(f.name)}" if units else ""
+            yield f"| `{prefix}{f.name}` | {_type(hints[f.name])}{unit} | {limit} | {_default(f)} |"
+
+
+def _unit(name: str) -> str:
+    return next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
 
 
 def _type(hint: Any) -> str:

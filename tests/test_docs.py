@@ -22,6 +22,7 @@ from launcher.core.types import Request, Response
 from launcher.pipeline.config import Run  # imports, and so registers, every component
 from launcher.settings.component import COMPONENTS
 from launcher.validate.certificate import CHECKS
+from tests.cli.test_conf import composed
 from tests.running import launch_here
 from tests.validate.faults import FAULTS
 
@@ -127,6 +128,23 @@ def test_the_tests_named_in_a_table_exist(page: str, least: int) -> None:
 def _is_test(file: str, function: str) -> bool:
     path = ROOT / file
     return path.is_file() and re.search(rf"^(async )?def {function}\(", path.read_text(), re.M) is not None
+
+
+def test_each_adapter_has_a_page_with_its_options_and_an_example_that_composes() -> None:
+    ours = {path: cls for path, cls in COMPONENTS.items() if cls.__module__.startswith("launcher.adapters.")}
+    index, given = (ROOT / "docs" / "adapters.md").read_text(), []
+    for path, cls in ours.items():
+        name, page = path.removeprefix("adapters/"), (ROOT / "docs" / f"{path}.md").read_text()
+        assert f"[`{name}`]({path}.md)" in index
+        for field in fields(cls):
+            assert f"| `adapters.{name}.{field.name}` |" in page
+        (block,) = BLOCK.finditer(page)
+        program, script, choice, *overrides = shlex.split(block["code"])
+        assert (program, script) == ("python", "launch.py")
+        assert name in choice.removeprefix("adapters=[").removesuffix("]").split(",")
+        given += overrides
+    names = [path.removeprefix("adapters/") for path in ours]
+    assert list(composed(f"adapters=[{','.join(names)}]", *given).adapters) == names
 
 
 async def test_the_documented_adapter_works(tmp_path: Path) -> None:

@@ -44,6 +44,10 @@ class Caching(Adapter):
     contradict themselves or their request, streams without an end, and answers that another adapter failed. A damaged
     file is put aside, and a new one begins. Throughput counts no answer from the folder. ``caching.json`` in the run
     folder counts ``from_folder`` and ``asked``; a resumed run adds to it.
+
+    Use it for sweeps and repeated runs, which ask much that was asked before, and for tasks that are still changed.
+
+    Example: ``python launch.py 'adapters=[retry,caching]' adapters.caching.folder=answers adapters.caching.max_gib=2``
     """
 
     changes_answers: ClassVar[bool] = False

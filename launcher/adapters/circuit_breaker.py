@@ -20,6 +20,11 @@ class CircuitBreaker(Adapter):
     A failure is a transport error, or a status that says that nothing is behind a gateway (502 to 504 and similar).
     After ``reset_s`` seconds one request goes through: its answer closes the circuit, and its failure opens it again.
     An evaluation has pauses of its own, so this is for other clients of the proxy.
+
+    Use it in front of clients that would send thousands of requests to a server that is down, each with its own
+    timeout.
+
+    Example: ``python launch.py 'adapters=[circuit_breaker]' adapters.circuit_breaker.failures=3``
     """
 
     changes_answers: ClassVar[bool] = False

@@ -22,6 +22,10 @@ class ConsolidateSystem(Adapter):
     templates without a system role: the text then comes before that of the first user message. A chat without such
     messages stays as it is. Raises `AdapterError` for a system message that is not text. So does ``into_user`` without
     a user message of text.
+
+    Use it if the server refuses or ignores the second system message of a chat.
+
+    Example: ``python launch.py 'adapters=[retry,consolidate_system]' adapters.consolidate_system.into_user=true``
     """
 
     reads = Part.request

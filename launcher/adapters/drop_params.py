@@ -21,6 +21,11 @@ class DropParams(Adapter):
 
     A name may be a dotted path, for instance ``stream_options.include_usage``. An object that is empty after that is
     dropped too. ``drop_params.json`` in the run folder counts the dropped parameters; a resumed run adds to it.
+
+    Use it if the server refuses a request for a parameter that a task or a harness sends.
+
+    Example: ``python launch.py 'adapters=[retry,drop_params]'
+    'adapters.drop_params.names=[logit_bias,stream_options.include_usage]'``
     """
 
     reads = Part.request

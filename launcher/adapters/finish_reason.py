@@ -25,6 +25,10 @@ class FinishReason(Adapter):
     ``usage``, so only requests for one choice are corrected, and no streams. An answer that ends by itself with its
     very last token becomes truncated too. ``finish_reason.json`` in the run folder counts ``answers`` and those
     ``corrected``; a resumed run adds to it.
+
+    Use it if a server reports no ``length``: answers that were cut are scored as wrong there.
+
+    Example: ``python launch.py 'adapters=[retry,finish_reason]'``
     """
 
     reads = Part.request | Part.answer

@@ -29,6 +29,11 @@ class HttpDump(Adapter):
     Each file, such as ``0001.txt``, shows method and path, headers, the JSON body with line breaks, and the same of the
     answer. Of a stream it shows the events. Headers that look like secrets, and known secrets anywhere, are redacted.
     A resumed run goes on with the numbers. It shows them as they are at this position in the adapters.
+
+    Use it to see what goes over the wire while a server or an adapter is set up. The exchanges of samples that fail are
+    kept anyway, see ``evaluate.keep_failures``.
+
+    Example: ``python launch.py 'adapters=[retry,http_dump]' adapters.http_dump.max_count=5``
     """
 
     changes_answers: ClassVar[bool] = False

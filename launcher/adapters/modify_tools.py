@@ -19,6 +19,11 @@ class ModifyTools(Adapter):
     of the schemas that a server does not take, for instance ``additionalProperties``; the arguments of a tool keep
     their names. ``strict`` sets that field of every function (null: as it is). A request whose last tool is removed is
     sent without ``tools`` and ``tool_choice``. Raises `AdapterError` if ``tool_choice`` asks for a removed tool.
+
+    Use it if a server refuses a key of the tools' schemas, or to evaluate with fewer tools than a harness offers.
+
+    Example: ``python launch.py 'adapters=[retry,modify_tools]'
+    'adapters.modify_tools.remove_keys=[additionalProperties]'``
     """
 
     reads = Part.request

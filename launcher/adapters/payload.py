@@ -21,6 +21,11 @@ class Payload(Adapter):
     compared without case. ``add_env`` and ``headers_env`` add secrets: each names the environment variable that holds
     the text, which is read when it is needed and written nowhere. Raises `AdapterError` when a rename would overwrite
     another parameter.
+
+    Use it for parameters and headers that a server needs and a task does not send, such as ``chat_template_kwargs``.
+
+    Example: ``python launch.py 'adapters=[retry,payload]'
+    '+adapters.payload.add.chat_template_kwargs={enable_thinking: false}'``
     """
 
     add: dict[str, Any] = field(default_factory=dict)

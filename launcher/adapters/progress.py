@@ -35,6 +35,10 @@ class Progress(Adapter):
 
     ``token_env`` names the variable with a bearer token for the webhook. A background task reports, and no request
     waits for it. What cannot be reported is logged once, and fails nothing.
+
+    Use it if another program shows how far an evaluation is.
+
+    Example: ``python launch.py 'adapters=[progress,retry]' adapters.progress.interval_s=30``
     """
 
     changes_answers: ClassVar[bool] = False

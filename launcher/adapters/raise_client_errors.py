@@ -20,6 +20,10 @@ class RaiseClientErrors(Adapter):
     Without it, such a sample ends as refused or failed, and the others are asked. 408, 409, 425 and 429 are no such
     errors, and neither are those of ``allow``, for instance ``[400]`` where prompts may be too long. What was done
     stays, and ``resume=`` continues the run.
+
+    Use it while an evaluation is set up: a wrong model name then ends the run at once, and not after all samples.
+
+    Example: ``python launch.py 'adapters=[raise_client_errors,retry]' 'adapters.raise_client_errors.allow=[400]'``
     """
 
     changes_answers: ClassVar[bool] = False

@@ -25,6 +25,10 @@ class RateLimit(Adapter):
     ``burst`` requests may go out at once after a quiet time; over any longer time the rate holds. Tokens are those that
     the answers report in ``usage``. Their number is known only afterwards, so the requests in flight may exceed the
     limit. The next ones then wait. An answer without ``usage`` counts no tokens, and neither does a stream.
+
+    Use it for endpoints with a quota, behind ``retry``, so that repeated requests count too.
+
+    Example: ``python launch.py 'adapters=[retry,rate_limit]' adapters.rate_limit.requests_per_minute=60``
     """
 
     changes_answers: ClassVar[bool] = False

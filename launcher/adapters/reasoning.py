@@ -33,6 +33,10 @@ class Reasoning(Adapter):
 
     ``reasoning.json`` in the run folder counts the answers: ``answers``, ``with_reasoning``, ``unfinished``, and the
     characters ``reasoning_characters`` and ``answer_characters``; a resumed run adds to it.
+
+    Use it for models that think aloud, if the server does not separate the reasoning itself.
+
+    Example: ``python launch.py 'adapters=[retry,reasoning]' adapters.reasoning.starts_inside=true``
     """
 
     reads = Part.all

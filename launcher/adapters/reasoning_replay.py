@@ -26,7 +26,11 @@ class ReasoningReplay(Adapter):
     Clients send back an assistant's text and tool calls but leave out ``reasoning_content``, which models that reason
     between tool calls need. A message is known by the conversation up to it and its own content. ``max_messages``
     bounds what is remembered; the oldest goes first. Messages that have reasoning keep theirs, and streams are not
-    remembered. Behind ``reasoning``, servers that return tags work too.
+    remembered. In front of ``reasoning``, servers that return tags work too.
+
+    Use it for agents and conversations of several turns with models that reason between tool calls.
+
+    Example: ``python launch.py 'adapters=[retry,reasoning_replay,reasoning]'``
     """
 
     reads = Part.request | Part.answer

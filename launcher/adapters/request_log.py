@@ -25,6 +25,10 @@ class RequestLog(Adapter):
     ``response`` is the list of events for a stream. Headers that look like secrets are redacted, and so are known
     secrets anywhere; a new file is its owner's only. ``max_count`` bounds the lines of one run (null: all). A thread of
     its own writes them; a resumed run adds to the file.
+
+    Use it to read later what was asked, and what came back, at one place among the adapters.
+
+    Example: ``python launch.py 'adapters=[request_log,retry]' adapters.request_log.max_count=100``
     """
 
     changes_answers: ClassVar[bool] = False

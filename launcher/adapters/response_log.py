@@ -25,6 +25,10 @@ class ResponseLog(Adapter):
     ``request_log`` writes too. ``response`` is the list of events for a stream. ``errors_only`` leaves out answers with
     a 2xx status. ``max_count`` bounds the lines of one run (null: all). Known secrets are redacted; a resumed run adds
     to the file.
+
+    Use it to keep answers without their prompts, or only errors.
+
+    Example: ``python launch.py 'adapters=[response_log,retry]' adapters.response_log.errors_only=true``
     """
 
     changes_answers: ClassVar[bool] = False

@@ -35,6 +35,10 @@ class ResponseStats(Adapter):
     which are off by at most 1 %. ``buckets`` hold the counts from which files of several runs can be merged. ``no
     answer`` counts errors. ``cached`` counts the answers of a cache, which have no times. A resumed run adds to the
     file.
+
+    Use it to compare the times of servers, and to merge those of several runs or workers.
+
+    Example: ``python launch.py 'adapters=[response_stats,retry]'``
     """
 
     changes_answers: ClassVar[bool] = False

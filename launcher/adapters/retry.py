@@ -33,6 +33,11 @@ class Retry(Adapter):
 
     This is for the trouble of one request. While the server itself is gone or restarts, the evaluation pauses, see
     ``evaluate.max_pause_s``.
+
+    Use it for every endpoint: it is there by default. Place it behind adapters that observe, and in front of those that
+    change requests.
+
+    Example: ``python launch.py 'adapters=[retry]' adapters.retry.deadline_s=600``
     """
 
     changes_answers: ClassVar[bool] = False

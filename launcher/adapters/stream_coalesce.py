@@ -22,6 +22,10 @@ class StreamCoalesce(Adapter):
     Gateways end a connection on which nothing comes for minutes; a stream keeps it busy. Texts, tool calls and
     log-probabilities are joined by choice; ``usage`` is asked for, and is that of the last event. Requests that ask for
     a stream, or for ``echo``, pass unchanged. Raises `AdapterError` for a stream that has an error or no choices.
+
+    Use it if a gateway ends requests that take minutes.
+
+    Example: ``python launch.py 'adapters=[retry,stream_coalesce]'``
     """
 
     reads = Part.request | Part.events

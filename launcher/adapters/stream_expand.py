@@ -18,6 +18,10 @@ class StreamExpand(Adapter):
     It is for servers without streaming, and for adapters behind it that need whole answers. A choice becomes one event
     with its text and one with its finish reason; ``usage`` follows if the client asked for it. The first event comes
     when the whole answer is there.
+
+    Use it if a client asks for streams and the server cannot stream.
+
+    Example: ``python launch.py 'adapters=[retry,stream_expand]'``
     """
 
     reads = Part.request | Part.answer

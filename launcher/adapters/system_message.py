@@ -31,6 +31,10 @@ class SystemMessage(Adapter):
     Completions have no roles: with every strategy, ``text`` and ``separator`` come before each prompt. They are removed
     from an echoed answer, so that offsets and log-probabilities belong to the prompt that the caller sent. Raises
     `AdapterError` for prompts of token ids, which cannot be prefixed with text, and for other paths.
+
+    Use it to evaluate a model with the system message that it is deployed with.
+
+    Example: ``python launch.py 'adapters=[retry,system_message]' adapters.system_message.text='Answer in one word.'``
     """
 
     reads = Part.request | Part.answer

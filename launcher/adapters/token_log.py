@@ -25,6 +25,10 @@ class TokenLog(Adapter):
     The counts are ``prompt_tokens``, ``completion_tokens`` and ``total_tokens``, and ``cached_tokens`` and
     ``reasoning_tokens`` where a server reports them. What it does not report is null. Of a stream the last event with
     ``usage`` counts, which a request gets with ``stream_options.include_usage``.
+
+    Use it to account for tokens by sample.
+
+    Example: ``python launch.py 'adapters=[token_log,retry]'``
     """
 
     changes_answers: ClassVar[bool] = False

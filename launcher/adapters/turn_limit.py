@@ -14,6 +14,10 @@ class TurnLimit(Adapter):
     """Refuses a chat request whose conversation already has ``max_turns`` answers of the assistant.
 
     An agent that runs in circles then gets HTTP 400 with the code ``turn_limit``, and its sample ends as refused.
+
+    Use it for agents that may not end.
+
+    Example: ``python launch.py 'adapters=[turn_limit,retry]' adapters.turn_limit.max_turns=20``
     """
 
     reads = Part.request

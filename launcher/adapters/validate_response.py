@@ -20,6 +20,11 @@ class ValidateResponse(Adapter):
     An evaluation makes these checks itself; this adapter makes them at its own place among the adapters, and for other
     clients. ``require`` are dotted paths that every answer must have, such as ``usage.completion_tokens``. A stream is
     checked as it passes, and breaks off with the error.
+
+    Use it for other clients than our evaluation, and for fields that every answer must have.
+
+    Example: ``python launch.py 'adapters=[validate_response,retry]'
+    'adapters.validate_response.require=[usage.completion_tokens]'``
     """
 
     changes_answers: ClassVar[bool] = False

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import pytest
 
+from launcher.adapters.chain import pipeline
+from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.reasoning_replay import ReasoningReplay
 from launcher.core.types import Request, Response
 
@@ -25,6 +27,15 @@ async def second_turn(adapter, server, chat, first, quoted, before=USER):
 async def test_reasoning_comes_back_with_its_message(server, chat, name):
     found = await second_turn(ReasoningReplay(), server, chat, answer(**{name: "why"}), {"content": "hi"})
     assert found == {"role": "assistant", "content": "hi", name: "why"}
+
+
+async def test_tags_that_an_adapter_behind_it_separates_come_back(server, chat):
+    adapters = [ReasoningReplay(), Reasoning()]
+    upstream = server(answer("<think>why</think>hi"))
+    handler = pipeline(adapters, upstream)
+    await handler(chat(USER))
+    await handler(chat(USER, {"role": "assistant", "content": "hi"}, USER))
+    assert upstream.asked[1].body["messages"][1]["reasoning_content"] == "why"
 
 
 async def test_a_message_of_tool_calls_is_known_by_them(server, chat):
