@@ -31,11 +31,15 @@ PATIENCE = 10
 CPU_CLOCK = 2
 """The kind of clock that, combined with a process id, counts the CPU time of a whole process (Linux)."""
 INLINE_S = 0.02
-"""The CPU time in seconds for which a call may hold up the event loop before a worker process takes it over."""
+"""The CPU time in seconds for which a call holds up the event loop before a worker process takes it over."""
 WORKERS = 2
 """Calls that run at the same time in processes of their own."""
-KEPT = ("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TZ", "LANG", "LC_ALL", "HOME")
-"""The environment of a worker: what Python needs, and none of the launcher's secrets."""
+KEPT = (
+    *("PATH", "PYTHONPATH", "PYTHONHOME", "LD_LIBRARY_PATH", "TZ", "LANG", "LC_ALL", "HOME"),
+    *("XDG_CACHE_HOME", "HF_HOME", "HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_DATASETS_CACHE", "HF_DATASETS_OFFLINE"),
+    "NLTK_DATA",
+)
+"""The environment of a worker: what Python needs and where data are, and none of the launcher's secrets."""
 
 
 class TooSlow(Exception):
@@ -68,14 +72,29 @@ async def run(
     effects, as it may be interrupted anywhere in Python code or a regular expression. Raises `TooSlow`, `WorkerDied`,
     and what ``function`` raises.
     """
-    if inline and threading.current_thread() is threading.main_thread():
-        with suppress(_Expired), _deadline():
-            return function(*arguments)
+    if inline:
+        with suppress(TooSlow):
+            return attempt(function, *arguments)
     workers = _current.get()
     if workers is not None:
         return await workers.call(function, arguments, (cpu_s, memory_bytes))
     async with running():
         return await run(function, *arguments, cpu_s=cpu_s, memory_bytes=memory_bytes)
+
+
+def attempt(function: Callable[..., T], *arguments: object, cpu_s: float = INLINE_S) -> T:
+    """Return ``function(*arguments)``, called here and interrupted after ``cpu_s`` seconds of CPU time.
+
+    What it returns after that does not count: its own code may have caught the interruption. Raises `TooSlow`, also in
+    any other thread than the main one, where nothing can be interrupted.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        raise TooSlow("not in the main thread")
+    try:
+        with _deadline(cpu_s):
+            return function(*arguments)
+    except _Expired:
+        raise TooSlow(f"more than {cpu_s:g} s of CPU time") from None
 
 
 @asynccontextmanager
@@ -201,16 +220,24 @@ async def _end(worker: Process) -> None:
 
 
 @contextmanager
-def _deadline() -> Iterator[None]:
-    """Raise `_Expired` in the main thread after `INLINE_S` of CPU time; ``re`` looks for signals while it matches."""
-    timer = _timer()
+def _deadline(cpu_s: float) -> Iterator[None]:
+    """Raise `_Expired` in the main thread after so much CPU time; ``re`` looks for signals while it matches.
+
+    It is raised at the end of the block too, where code in it caught the first one (``except:``).
+    """
+    timer, expired = _timer(), False
     timer["armed"] = True
-    signal.setitimer(signal.ITIMER_VIRTUAL, INLINE_S)
+    signal.setitimer(signal.ITIMER_VIRTUAL, cpu_s)
     try:
         yield
+    except Exception:
+        if timer["armed"]:
+            raise
     finally:
-        timer["armed"] = False
+        expired, timer["armed"] = not timer["armed"], False
         signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+    if expired:
+        raise _Expired
 
 
 @cache

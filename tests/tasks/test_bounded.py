@@ -140,6 +140,21 @@ def test_the_timer_does_not_go_off_outside_of_a_call():
         re.search(r"a+b", "a" * 1000)
 
 
+def swallows():
+    """Catch the interruption, as the code of others does, and go on as if nothing was."""
+    try:
+        while True:
+            pass
+    except:  # noqa: E722
+        return "wrong"
+
+
+def test_a_call_that_catches_its_interruption_does_not_count():
+    with pytest.raises(bounded.TooSlow):
+        bounded.attempt(swallows)
+    assert bounded.attempt(calls.add, 1, 2) == 3
+
+
 def test_a_sample_whose_expression_takes_too_long_is_unparsed(jsonl, completion):
     pattern, text = BACKTRACKS
     task = Generation(path=jsonl({"id": "1", "prompt": "x", "answer": "y"}), extract=pattern)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -10,12 +11,15 @@ from typing import Any
 
 from launcher.core.types import Aggregation, Direction, Json
 from launcher.stats.metric import Metric
+from launcher.tasks import bounded
 from launcher.tasks.lm_eval.documents import Document, judged
 from launcher.tasks.lm_eval.loading import seeded
 
 FRACTIONS = frozenset({"acc", "acc_norm", "acc_bytes", "acc_mutual_info", "exact_match", "f1", "likelihood"})
 """Metrics that lie between 0 and 1 where lm-eval's own code makes them; a task's own may give per cent."""
 FROM_ZERO = frozenset({"perplexity", "word_perplexity", "byte_perplexity", "brier_score"})
+TRIAL_S = 10.0
+"""The CPU time in seconds of the trial that shows which metrics a task gives."""
 TRUNCATED = "truncated"
 """The share of the answers that ended at the token limit: lm-eval scores them like any other."""
 
@@ -54,11 +58,18 @@ def given(task: Any, document: Document) -> list[str]:
     answers = [[_nothing(each.request_type)] * (each.repeats or 1) for each in trial.instances]
     try:
         with seeded():
-            results = judged(task, trial, answers)
+            results = _tried(task, trial, answers)
     except Exception:  # the code of a task may expect anything of an answer
         return []
     found = {str(name): value for values in results.values() for name, value in values.items()}
     return [name for name, value in found.items() if name in task.aggregation() or is_number(value)]
+
+
+def _tried(task: Any, trial: Document, answers: Sequence[Sequence[Any]]) -> dict[str, dict[str, Any]]:
+    """Return what the scoring gives. Raises `TooSlow` where it does not end."""
+    if threading.current_thread() is not threading.main_thread():
+        return judged(task, trial, answers)
+    return bounded.attempt(judged, task, trial, answers, cpu_s=TRIAL_S)
 
 
 def is_number(value: Any) -> bool:

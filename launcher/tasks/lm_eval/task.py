@@ -18,7 +18,8 @@ from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
 from launcher.tasks.lm_eval import codec, gold, index, loading, metrics
-from launcher.tasks.lm_eval.documents import Document, Documents, Style, generates, instances_of, judged, kept
+from launcher.tasks.lm_eval.documents import Document, Documents, Style, generates, instances_of, kept
+from launcher.tasks.lm_eval.scoring import Scoring
 from launcher.tasks.loglikelihood import NoLogprobs
 
 DEFAULT_MAX_GEN_TOKS = 256
@@ -45,6 +46,7 @@ class LmEval(LmEvalSettings, Task):
         self.documents: dict[str, Document] = {}
         """The documents that were made, by their ids."""
         self._made: Documents | None = None
+        self._scoring = Scoring(lambda: self._source)
 
     @property
     def metrics(self) -> Sequence[Metric]:
@@ -140,7 +142,7 @@ class LmEval(LmEvalSettings, Task):
             return Score(Status.failed, reason=str(error))
         if any(answer is None for found in answers for answer in found):
             return Score(Status.refused, reason="the answer has no text")
-        results = judged(self.loaded, document, answers)
+        results = await self._scoring(document, answers)
         scores, unknown = self._scores(results)
         if texts := document.texts(responses):
             scores[metrics.TRUNCATED] = sum(map(cut_by_limit, texts)) / len(texts)

@@ -19,7 +19,7 @@ from launcher.core.types import Ask, Endpoint, Response, Sample, Score, Status
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.lm_eval import gold as gold_module
-from launcher.tasks.lm_eval import results
+from launcher.tasks.lm_eval import metrics, results
 from launcher.tasks.lm_eval.task import LmEval
 from tests.evaluate.evaluation_server import Watch
 from tests.running import program, wait_for
@@ -48,6 +48,26 @@ LATER = "{{9 if question == '4+7' else label}}"
 ODD = """
 def scores(doc, results):
     return {"length": len(results[0]), "said": results[0], **({"late": 1} if results[0] else {})}
+"""
+SLOW = """
+def scores(doc, results):
+    if doc["question"] == "2+5":
+        while True:
+            try:
+                while True:
+                    pass
+            except:  # as the code of many tasks does
+                return {"f1": 0.0}
+    return {"f1": 100.0}
+"""
+SLOW_YAML = """
+include: texts.yaml
+task: local_slow
+num_fewshot: 0
+filter_list: null
+process_results: !function slow.scores
+metric_list:
+  - {metric: f1, aggregation: mean, higher_is_better: true}
 """
 TEMPLATE = "{% for m in messages %}<{{ m.role }}>{{ m.content }}\n{% endfor %}"
 TEMPLATE += "{% if add_generation_prompt %}<assistant>{% endif %}"
@@ -384,3 +404,20 @@ def test_a_killed_run_goes_on_where_it_was(lm_eval_tasks: Path, tmp_path: Path) 
     assert len(lines(folder)) == len(scores[0]) == 12
     assert scores[0] == scores[1]
     assert prompts[0] == prompts[1]
+
+
+@pytest.mark.slow
+async def test_a_scoring_that_never_ends_fails_its_sample_and_holds_up_nothing(
+    server: Endpoint, lm_eval_tasks: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It catches its interruption, as well as that of the trial which shows the metrics of a task."""
+    monkeypatch.setattr(metrics, "TRIAL_S", 0.1)
+    (lm_eval_tasks / "slow.py").write_text(SLOW)
+    (lm_eval_tasks / "slow.yaml").write_text(SLOW_YAML)
+    task = LmEval(task="local_slow", include_path=str(lm_eval_tasks))
+    asking = Evaluate(score_timeout_s=2, retry_failed=False)
+    found = await evaluate(server, {"t": task}, [], asking, tmp_path, None, Watch())
+    assert (found.tasks["t"].coverage["scored"], found.tasks["t"].coverage["failed"]) == (11, 1)
+    assert found.tasks["t"].metrics["f1"].value == 100.0
+    [reason] = found.tasks["t"].reasons["failed"]
+    assert reason == "scoring failed: it took more than evaluate.score_timeout_s=2"
