@@ -35,25 +35,36 @@ EOS = "<|endoftext|>"
 
 @dataclass(frozen=True)
 class Script:
-    """How the items of a task are answered: right in several ways, in turn, and wrong in one.
+    """How the items of a task are answered: right in several ways, in turn, and every third item wrong.
 
-    ``right`` makes answers of lm-eval's document, ``counts`` says which metrics count each of them.
+    ``right`` makes answers of lm-eval's document, ``counts`` says which metrics count each of them. An item that is not
+    ``usable`` has no right answer that the stop sequences or the token limit of the task let through.
     """
 
     right: Sequence[Callable[[Mapping[str, Json]], str]]
     wrong: str
     counts: Mapping[str, Sequence[int]]
+    usable: Callable[[Mapping[str, Json]], bool] = lambda doc: True
 
     def answer(self, number: int, doc: Mapping[str, Json]) -> str:
-        return self.wrong if number % 3 == 2 else self.right[number // 3 % len(self.right)](doc)
+        way = self._way(number, doc)
+        return self.wrong if way is None else self.right[way](doc)
 
-    def expected(self, items: int) -> dict[str, float]:
-        """Return the value of each metric over the first items."""
-        ways = [None if n % 3 == 2 else n // 3 % len(self.right) for n in range(items)]
+    def _way(self, number: int, doc: Mapping[str, Json]) -> int | None:
+        return None if number % 3 == 2 or not self.usable(doc) else number // 3 % len(self.right)
+
+    def expected(self, docs: Sequence[Mapping[str, Json]]) -> dict[str, float]:
+        """Return the value of each metric over the items."""
+        ways = [self._way(n, doc) for n, doc in enumerate(docs)]
         return {
-            name: sum(way is not None and bool(counted[way]) for way in ways) / items
+            name: sum(way is not None and bool(counted[way]) for way in ways) / len(docs)
             for name, counted in self.counts.items()
         }
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    """Return the names that the stop sequences of short answers do not cut."""
+    return [name for name in names if not set(name) & set(".,\n")]
 
 
 def _number(doc: Mapping[str, Json]) -> str:
@@ -83,21 +94,23 @@ SCRIPTS = {
     "gsm8k_cot": COT,
     "triviaqa": Script(
         right=[
-            lambda doc: f" {doc['answer']['value']}\n",
-            lambda doc: f" {doc['answer']['value'].upper()}\n",
-            lambda doc: f" {doc['answer']['aliases'][-1]}!\n",
+            lambda doc: f" {_names(doc['answer']['aliases'])[0]}\n",
+            lambda doc: f" {_names(doc['answer']['aliases'])[0].upper()}\n",
+            lambda doc: f" {_names(doc['answer']['aliases'])[-1]}!\n",
         ],
         wrong=" I cannot say\n",
         counts={"exact_match": [1, 1, 1]},
+        usable=lambda doc: bool(_names(doc["answer"]["aliases"])),
     ),
     "nq_open": Script(
         right=[
-            lambda doc: f" {doc['answer'][0]}\n",
-            lambda doc: f" the {doc['answer'][-1]}\n",
-            lambda doc: f" {doc['answer'][0].lower()}.\n",
+            lambda doc: f" {_names(doc['answer'])[0]}\n",
+            lambda doc: f" the {_names(doc['answer'])[-1]}\n",
+            lambda doc: f" {_names(doc['answer'])[0].lower()}.\n",
         ],
         wrong=" I cannot say\n",
         counts={"exact_match": [1, 1, 1]},
+        usable=lambda doc: bool(_names(doc["answer"])),
     ),
     "math_500": Script(
         right=[
@@ -120,6 +133,7 @@ SCRIPTS = {
         right=[lambda doc: f"{doc['code']}\n[DONE]", lambda doc: f"import math\n{doc['code']}\n[DONE]\nDone."],
         wrong="pass\n[DONE]",
         counts={"pass@1": [1, 1]},
+        usable=lambda doc: len(doc["code"]) < 500,  # of 256 tokens
     ),
     "ifeval": Script(
         right=[lambda doc: doc["follows"], lambda doc: doc["follows_loosely"]],
@@ -193,12 +207,17 @@ def write_instructions(file: Path, items: int) -> None:
             out.write(json.dumps(row | {"follows": follows, "follows_loosely": loosely}) + "\n")
 
 
+def documents(name: str, items: int) -> list[Mapping[str, Json]]:
+    """Return lm-evaluation-harness's first documents of a task."""
+    return [row for row, _ in zip(stock.rows(name), range(items), strict=False)]
+
+
 def script(name: str, settings: Sequence[str], items: int) -> dict[str, str]:
     """Return the answer to each prompt of an option of the catalogue, and check that no two prompts are equal."""
     task, limited = composed(f"tasks=[{name}]", *settings).tasks[name], range(items)
     prompts = [sample.requests[0].body["prompt"] for sample, _ in zip(task.samples(name, "m"), limited, strict=False)]
-    docs = [row for row, _ in zip(stock.rows(name), limited, strict=False)]
-    found = {prompt: SCRIPTS[name].answer(n, doc) for n, (prompt, doc) in enumerate(zip(prompts, docs, strict=True))}
+    pairs = enumerate(zip(prompts, documents(name, items), strict=True))
+    found = {prompt: SCRIPTS[name].answer(n, doc) for n, (prompt, doc) in pairs}
     assert len(found) == items, f"{name}: {len(found)} different prompts of {items}"
     return found
 
@@ -215,7 +234,7 @@ def compare(folder: Path, items: Mapping[str, int]) -> Iterator[str]:
         prompt: said for name, n in items.items() for prompt, said in script(name, settings.get(name, []), n).items()
     }
     ways: dict[str, Mapping[str, Mapping[str, float]]] = {
-        "expected": {name: SCRIPTS[name].expected(number) for name, number in items.items()}
+        "expected": {name: SCRIPTS[name].expected(documents(name, number)) for name, number in items.items()}
     }
     numbers = list(items.values())
     with served(known, folder / "server") as url:

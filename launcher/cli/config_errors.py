@@ -186,7 +186,8 @@ def _unknown_option(error: MissingConfigException) -> str:
     if not group:
         return _first_line(error)
     if group == "hydra/launcher" and option.startswith("submitit_"):
-        return f"{group}={option}: hydra-submitit-launcher is not installed; install the extra 'slurm'"
+        install = "pip install 'nemo-megatron-launcher[slurm]'"
+        return f"{group}={option}: hydra-submitit-launcher is not installed: {install}"
     options = sorted({*options_of(group), *(error.options or [])})
     failed = "".join(f"; {each} cannot be loaded: {each.error}" for each in unloaded(group))
     if group == "model" or group.startswith("model/"):

@@ -45,6 +45,9 @@ class Auto(BatchedEngine):
                 runner.note(choice.facts())
             yield runner
 
+    def check_packages(self, model: Model) -> None:
+        self.choose(model).engine.check_packages(model)
+
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         choice = self.choose(deployment.model)
         return choice.facts() | choice.engine.plan(replace(deployment, engine=choice.engine), allocation)

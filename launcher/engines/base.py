@@ -10,9 +10,11 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from launcher.core.admission import Admission
+from launcher.core.packages import require
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
+from launcher.settings.component import name_of
 from launcher.settings.model import Model, Optimizations, Parallelism
 
 
@@ -156,6 +158,8 @@ class Engine(ABC):
     """Fields that cannot change an answer (queue sizes, threads); a resumed run may have other values."""
     reads_files: ClassVar[bool] = True
     """Whether the engine's tokens are those of the model's files."""
+    packages: ClassVar[Sequence[str]] = ()
+    """The packages that `load` imports, which the extra ``megatron`` installs."""
 
     @abstractmethod
     def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:
@@ -167,6 +171,10 @@ class Engine(ABC):
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         """Describe, without heavy imports, what `load` would do; raise `UserError` if it would fail."""
         return {}
+
+    def check_packages(self, model: Model) -> None:
+        """Raise `UserError` with the command that installs it where a package is missing that `load` imports."""
+        require(f"engine={name_of(self)}", "megatron", self.packages)
 
     def fingerprint(self, model: Model) -> str | None:
         """Return ``sha256:...`` over the model's files; None for a model without any. Raises `CheckpointError`."""

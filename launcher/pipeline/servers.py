@@ -103,6 +103,8 @@ class ServerPool:
         ``server.log`` of ``deployment.folder`` is its log, or a link to it. Raises `UserError` as `Backend.serve` does,
         and `ServerError` for a deployment that failed to start before.
         """
+        if backend.runs_engine:
+            deployment.engine.check_packages(deployment.model)
         if fingerprint in self._refused:
             raise ServerError(self._refused[fingerprint])
         if self._up is None or self._up.fingerprint != fingerprint or not probe(self._up.endpoint)["live"]:

@@ -21,7 +21,7 @@ from launcher.slurm import container, job_files, memory, queue
 from launcher.slurm.container import ContainerCommand
 from launcher.slurm.job_files import Job, Submission
 
-INSTALL = "cluster=slurm: the Python package submitit is not installed; install the extra 'slurm'"
+INSTALL = "cluster=slurm: the Python package submitit is not installed: pip install 'nemo-megatron-launcher[slurm]'"
 
 
 def submit(work: list[ComposedRun], slurm: Slurm, before: Sequence[Job] = ()) -> Job:

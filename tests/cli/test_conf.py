@@ -161,7 +161,8 @@ def test_a_mistake_is_one_line_that_names_what_is_accepted(argument: str, accept
 def test_a_launcher_that_is_not_installed_names_the_extra() -> None:
     error = MissingConfigException("", missing_cfg_file="hydra/launcher/submitit_local", options=["basic"])
     said = describe(error)
-    assert said == "hydra/launcher=submitit_local: hydra-submitit-launcher is not installed; install the extra 'slurm'"
+    wanted = "hydra-submitit-launcher is not installed: pip install 'nemo-megatron-launcher[slurm]'"
+    assert said == f"hydra/launcher=submitit_local: {wanted}"
 
 
 def test_what_is_wrong_with_an_option_file_is_said_with_it(tmp_path: Path) -> None:

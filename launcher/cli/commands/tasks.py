@@ -35,7 +35,7 @@ def run(arguments: Sequence[str]) -> int:
         return _print_lm_eval(names, given.include_path, as_json=given.json)
     known = _known(given.config_dir)
     if given.words:
-        return _explain(given.words, known, as_json=given.json)
+        return _explain(given.words, known, given.config_dir, as_json=given.json)
     if given.json:
         print(json.dumps([_record(option) for option in known], indent=2))
     else:
@@ -118,7 +118,7 @@ def _print_lm_eval(words: Sequence[str], include_path: str, *, as_json: bool) ->
     return 0
 
 
-def _explain(words: Sequence[str], known: Sequence[TaskOption], *, as_json: bool) -> int:
+def _explain(words: Sequence[str], known: Sequence[TaskOption], config_dir: str, *, as_json: bool) -> int:
     """Print all about the named options, or those with all words in name or description. Raises `UserError`."""
     named = [option for option in known if option.name in words]
     if len({option.name for option in named}) < len(words):
@@ -133,12 +133,12 @@ def _explain(words: Sequence[str], known: Sequence[TaskOption], *, as_json: bool
     elif len(named) > 1:
         _print_rows(named)
     else:
-        _print_one(named[0])
+        _print_one(named[0], config_dir)
     return 0
 
 
-def _print_one(option: TaskOption) -> None:
-    print(f"{option.name}: {option.about}")
+def _print_one(option: TaskOption, config_dir: str) -> None:
+    print(f"{option.name}: {option.about or 'a comment in its option file would say what it measures'}")
     if option.notes:
         print("\n" + textwrap.fill(" ".join(option.notes), WIDTH))
     if option.data:
@@ -146,10 +146,9 @@ def _print_one(option: TaskOption) -> None:
     print(f"\nOption file {option.file}:\n")
     lines = option.file.read_text(encoding="utf-8").splitlines()
     print("\n".join(f"  {line}" for line in lines if not line.startswith("#")))
-    print(
-        f"\nlauncher tasks=[{option.name}] asks it; tasks.{option.name.replace('/', '_')}.<key>=<value> changes a key"
-    )
-    print(f"(launcher tasks=[{option.name}] --cfg job --package tasks prints all keys).")
+    asked = f"launcher {f'--config-dir={config_dir} ' if config_dir else ''}tasks=[{option.name}]"
+    print(f"\n{asked} asks it; tasks.{option.name.replace('/', '_')}.<key>=<value> changes a key")
+    print(f"({asked} --cfg job --package tasks prints all keys).")
 
 
 def _hint(like: Sequence[str]) -> str:

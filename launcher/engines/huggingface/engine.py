@@ -54,6 +54,8 @@ class Decision:
 class HuggingFace(BatchedEngine):
     """A causal language model of transformers with continuous batching over a paged key-value cache."""
 
+    packages = ("torch", "transformers")
+
     def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:
         return self._load(deployment.model, self.decide(deployment, allocation))
 

@@ -53,6 +53,8 @@ class Megatron(BatchedEngine):
 
     runtime: Runtime = Runtime.portable
 
+    packages = ("torch", "megatron", "transformers")
+
     def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:
         model, decision = deployment.model, self.decide(deployment, allocation)
         if self.runtime is Runtime.mcore_dynamic:
