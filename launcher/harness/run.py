@@ -51,7 +51,9 @@ def run(name: str, task: Harness, place: Place, access: Access, session: Session
     environment = _environment(task.environment_of(place, access.key), session.secrets)
     ended = process.run(words, environment, files.log, task.stop_timeout_s, _stop(name, task, files, access, session))
     measured, fault = _result(task, place, before, ended, files)
-    outcome = _outcome(words, ended, access.answered(), measured, fault)
+    earlier = stored.read(session.folder, name)
+    requests = access.answered() + (earlier.requests if earlier else 0)
+    outcome = _outcome(words, ended, requests, measured, fault)
     stored.write(session.folder, name, outcome)
     _say(name, outcome)
     return outcome
@@ -94,7 +96,7 @@ def _result(
 
 
 def _outcome(
-    words: list[str], ended: process.Ended, requests: int | None, measured: Measured | None, fault: str | None
+    words: list[str], ended: process.Ended, requests: int, measured: Measured | None, fault: str | None
 ) -> Outcome:
     notes = (NOT_ASKED,) if requests == 0 and measured is not None else ()
     said = None if fault is None else redact(fault)
@@ -102,8 +104,7 @@ def _outcome(
 
 
 def _say(name: str, outcome: Outcome) -> None:
-    requests = "an unknown number of requests" if outcome.requests is None else f"{outcome.requests:,} requests"
-    said = outcome.fault or f"{requests} in {duration(outcome.seconds)}"
+    said = outcome.fault or f"{outcome.requests:,} completions, {duration(outcome.seconds)}"
     to_stderr(f"harness: {task_name(name)}: {said}")
     for note in outcome.notes:
         to_stderr(f"harness: {task_name(name)}: WARNING: {note}")

@@ -27,13 +27,13 @@ UNKNOWN_N = "the harness does not say how many samples it scored; it counts as o
 class Outcome:
     """How the command of a harness ended. ``fault`` says why it has no result, None where it has one.
 
-    ``requests`` is how many the endpoint answered until it ended, None where that is not known.
+    ``requests`` is how many completions the endpoint answered, in all sessions that did not end before their outcome.
     """
 
     command: tuple[str, ...]
     exit_code: int
     seconds: float
-    requests: int | None
+    requests: int
     measured: Measured | None = None
     fault: str | None = None
     notes: tuple[str, ...] = field(default=())

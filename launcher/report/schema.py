@@ -26,12 +26,12 @@ class MetricEntry(TypedDict):
 
 
 class HarnessEntry(TypedDict):
-    """A task that a harness asked: the numbers of requests and of samples are None where they are not known."""
+    """A task that a harness asked; the number of samples is None where it is not known."""
 
     command: list[str]
     exit_code: int
     seconds: float
-    requests: int | None
+    requests: int
     samples: int | None
     source: NotRequired[str]
 

@@ -53,7 +53,7 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
             for status in result.reasons:
                 console.print(_reason(task, status, result))
             for note, times in result.notes.items():
-                console.print(_note(task, note, times))
+                console.print(_note(task, note, times, of_answers=not result.harness))
             for again in formatting.retried(result.retried):
                 console.print(
                     Text.assemble((f"{printable(formatting.task_name(task))} retried", "yellow"), f": {again}")
@@ -280,12 +280,10 @@ def _reason(task: str, status: str, result: TaskResult) -> Text:
     )
 
 
-def _note(task: str, note: str, times: int) -> Text:
-    """What was odd about answers that were not refused for it."""
-    return Text.assemble(
-        (f"{printable(formatting.task_name(task))} note", "yellow"),
-        f" ({formatting.plural(times, 'answer')}): {printable(note)}",
-    )
+def _note(task: str, note: str, times: int, *, of_answers: bool) -> Text:
+    """What was odd about answers that were not refused for it, or about a harness."""
+    count = f" ({formatting.plural(times, 'answer')})" if of_answers else ""
+    return Text.assemble((f"{printable(formatting.task_name(task))} note", "yellow"), f"{count}: {printable(note)}")
 
 
 def _speed(throughput: Mapping[str, Json]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import glob
 import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
 from pathlib import Path
@@ -87,9 +88,14 @@ class HarnessInspect(Harness):
         return self.task.partition("@")[0].endswith((".py", ".ipynb"))
 
     def _task(self) -> str:
-        """Return the task; a file with the path that it has beside the option file, where it is there."""
+        """Return the task; a file with the path that it has beside the option file, where it is there.
+
+        Without the name of a task in it, inspect takes the file for a pattern, and a pattern must be relative.
+        """
         file, at, name = self.task.partition("@")
-        return f"{located(file)}{at}{name}" if self._is_file and _is_there(file) else self.task
+        if not self._is_file or not _is_there(file):
+            return self.task
+        return f"{located(file)}{at}{name}" if name else os.path.relpath(located(file))
 
     def files(self) -> Sequence[str]:
         return [str(located(self.task.partition("@")[0]))] if self._is_file else []
@@ -111,7 +117,7 @@ class HarnessInspect(Harness):
         heads = read(path)
         if not isinstance(heads, dict) or not heads:
             raise ResultError(f"the result file {path}: it has no log of inspect")
-        return _joined([self._measured(head, name) for name, head in heads.items()], self.metric, path)
+        return _joined([self._measured(head, name) for name, head in _newest(heads).items()], self.metric, path)
 
     def _measured(self, head: Json, name: str) -> tuple[str, Measured]:
         try:
@@ -148,6 +154,16 @@ class HarnessInspect(Harness):
                 value = number(metric["value"], f"{name} of {score['name']}")
                 stderr = float(error) if name in MEANS and isinstance(error, int | float) else math.nan
                 yield name, Measurement(value, stderr, n, self.direction(name))
+
+
+def _newest(heads: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the last log of each task: one that was killed stays beside the one that goes on with it."""
+    last: dict[Json, tuple[str, str]] = {}
+    for name, head in heads.items():
+        run = head.get("eval") if isinstance(head, dict) else None
+        task, created = (run.get("task_id", name), str(run.get("created", ""))) if isinstance(run, dict) else (name, "")
+        last[task] = max(last.get(task, ("", "")), (created, name))
+    return {name: heads[name] for _, name in last.values()}
 
 
 def _joined(found: Sequence[tuple[str, Measured]], main: str, path: Path) -> Measured:

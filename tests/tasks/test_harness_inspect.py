@@ -52,6 +52,16 @@ def test_several_scorers_and_tasks_of_inspect(tmp_path: Path) -> None:
     assert found.samples == SampleCounts(8, failed=2)
 
 
+def test_a_log_that_was_killed_is_replaced_by_the_one_that_goes_on_with_it(tmp_path: Path) -> None:
+    killed, after = log(status="started"), log(scored("a", 0.5))
+    killed["eval"] |= {"task_id": "x", "created": "2026-11-30T10:00:00+00:00"}
+    after["eval"] |= {"task_id": "x", "created": "2026-11-30T10:05:00+00:00"}
+    for logs in ({"a.eval": killed, "b.eval": after}, {"b.eval": after, "a.eval": killed}):
+        assert inspect(tmp_path, logs).metrics["accuracy"].value == 0.5
+    with pytest.raises(ResultError, match="the status started"):
+        inspect(tmp_path, {"b.eval": after, "c.eval": {**killed, "eval": {**killed["eval"], "created": "2027"}}})
+
+
 @pytest.mark.parametrize(
     ("logs", "settings", "said"),
     [
