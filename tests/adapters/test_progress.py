@@ -59,6 +59,32 @@ async def test_the_webhook_gets_the_same(server, tmp_path, webhook, monkeypatch)
     assert posted[-1][1] == json.loads((tmp_path / "progress.json").read_text())
 
 
+async def test_no_request_waits_for_the_webhook(server, tmp_path):
+    """The webhook answers only after the request has its answer."""
+    reported, answered = asyncio.Event(), asyncio.Event()
+
+    async def waits(request):
+        reported.set()
+        await answered.wait()
+        return web.Response()
+
+    app = web.Application()
+    app.router.add_post("/hook", waits)
+    runner = web.AppRunner(app, shutdown_timeout=0.01)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    progress = Progress(webhook=f"http://127.0.0.1:{runner.addresses[0][1]}/hook")
+    try:
+        async with asyncio.timeout(30), progress.running(tmp_path, Downstream(None)):
+            await reported.wait()
+            assert (await progress(REQUEST, server())).ok
+            assert not answered.is_set()
+            answered.set()
+    finally:
+        answered.set()
+        await runner.cleanup()
+
+
 @pytest.mark.parametrize("path", ["/missing", None], ids=["404", "no server"])
 async def test_a_webhook_that_fails_is_logged_once_and_fails_nothing(server, tmp_path, webhook, caplog, path):
     url = webhook[0] + path if path else "http://127.0.0.1:9/"

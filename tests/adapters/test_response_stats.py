@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import math
 import random
+from types import SimpleNamespace
 
 import pytest
 
@@ -37,6 +38,17 @@ async def test_answers_are_counted_by_status_over_sessions(server, tmp_path):
     times = found["200"]["latency_s"]
     assert sum(times["buckets"].values()) == 2
     assert 0 < times["p50"] <= times["p99"] <= times["max"] * 1.01
+
+
+async def test_a_mean_is_that_of_all_answers_of_all_sessions(server, tmp_path, monkeypatch):
+    """NeMo Evaluator reports 887.5 for such times, and doubles the totals of a run that is repeated."""
+    for latencies_s in ([1000, 1000, 1000], [100], []):
+        moments = iter([moment for latency_s in latencies_s for moment in (0.0, latency_s)])
+        clock = SimpleNamespace(perf_counter=lambda moments=moments: next(moments))
+        monkeypatch.setattr("launcher.adapters.response_stats.time", clock)
+        found = await session(tmp_path, *[server(ANSWER) for _ in latencies_s])
+    assert found["200"]["latency_s"]["mean"] == 775
+    assert (found["200"]["answers"], found["200"]["total_tokens"]) == (4, 20)
 
 
 async def test_a_cached_answer_has_no_time(server, tmp_path):
