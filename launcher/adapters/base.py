@@ -63,6 +63,9 @@ class Adapter(ABC):
     observer: ClassVar[bool] = False
     """Whether it only looks: the chain then passes on what it was given, and its failure fails no request."""
 
+    keeps_answers: ClassVar[bool] = False
+    """Whether it keeps answers for later requests; it then learns from `forgetting.on_failure` which to forget."""
+
     reads = Part.all
     """The parts that it looks at. `Unread` stands for the others, where a proxy did not parse them."""
     rewrites = Part.all
@@ -82,9 +85,6 @@ class Adapter(ABC):
     def variables(self) -> dict[str, str]:
         """Return the environment variables whose secrets it needs, each by the key that names it."""
         return {}
-
-    def forget(self, request: Request) -> None:  # noqa: B027
-        """Drop what is kept of the answer to ``request``: an adapter in front of this one has failed it."""
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:

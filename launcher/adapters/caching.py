@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
@@ -13,6 +15,7 @@ from typing import ClassVar
 from weakref import WeakValueDictionary
 
 from launcher.adapters.base import Adapter, Downstream, Part, closing, counting
+from launcher.adapters.forgetting import on_failure
 from launcher.adapters.response_store import ResponseStore, digest_of
 from launcher.core.console import to_stderr
 from launcher.core.errors import AdapterError, UserError
@@ -23,6 +26,8 @@ from launcher.core.types import Handler, Json, Request, Response
 from launcher.core.units import GIB
 from launcher.settings.component import component
 
+WORKER = re.compile(r"worker-\d+")
+"""The folder of one of several processes of a proxy, which do not know of each other's requests."""
 COUNTED = ("from_folder", "asked")
 
 
@@ -38,7 +43,8 @@ class Caching(Adapter):
     upstream is the deployment with its settings, versions and the content of its checkpoint, and the adapters behind
     this one. The checkpoint of a server at a URL, or of a model of a hub, is not known. There ``upstream_id`` must name
     it, for instance ``step-1000``, and must change with the checkpoint. Repeats of a sample never share an answer;
-    unless the temperature is 0, neither do two samples.
+    unless the temperature is 0, neither do two samples. Through a proxy, equal requests are told apart by their order
+    where the temperature is not 0. The second gets another answer than the first, and a later run gets both again.
 
     Equal requests at the same time are sent once, except streams. These are never stored: errors, answers that
     contradict themselves or their request, streams without an end, and answers that another adapter failed. A damaged
@@ -53,6 +59,7 @@ class Caching(Adapter):
     changes_answers: ClassVar[bool] = False
     reads = Part.all
     rewrites = Part.none
+    keeps_answers: ClassVar[bool] = True
 
     folder: str = "~/.cache/launcher/answers"
     upstream_id: str | None = None
@@ -64,6 +71,8 @@ class Caching(Adapter):
         self._store: ResponseStore | None = None
         self._downstream: Json = None
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
+        self._drawn: Counter[bytes] = Counter()
+        self._worker = ""
         self.counts: Counter[str] = Counter()
 
     @asynccontextmanager
@@ -75,6 +84,8 @@ class Caching(Adapter):
             )
         self._downstream = asdict(downstream) | {"upstream_id": self.upstream_id}
         self._store = ResponseStore(Path(self.folder).expanduser(), int(self.max_gib * GIB))
+        self._worker = folder.name if WORKER.fullmatch(folder.name) else ""
+        self._drawn.clear()
         to_stderr(self._place(self._store))
         try:
             with counting(RunFolder(folder).counts("caching"), self.counts, COUNTED):
@@ -88,15 +99,22 @@ class Caching(Adapter):
         return f"caching: {used:.3f} of {self.max_gib:g} GiB in {store.path}; delete {store.path.parent} to clear it"
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        if self._store is None:
+        store = self._store
+        if store is None:
             raise AdapterError("caching: called outside of a run, there is no folder for answers")
-        digest = digest_of(request, self._downstream)
+        digest = self._digest(request)
+        on_failure(lambda: store.forget(digest))
         async with self._locks.setdefault(digest, asyncio.Lock()):
-            return await self._respond(self._store, digest, request, call_next)
+            return await self._respond(store, digest, request, call_next)
 
-    def forget(self, request: Request) -> None:
-        if self._store is not None:
-            self._store.forget(digest_of(request, self._downstream))
+    def _digest(self, request: Request) -> bytes:
+        """Return the key of a request; equal ones without a sample differ by their order where answers are drawn."""
+        digest = digest_of(request, self._downstream)
+        if request.sample is not None or request.body.get("temperature") == 0:
+            return digest
+        self._drawn[digest] += 1
+        place = f"{self._worker}#{self._drawn[digest]}"
+        return hashlib.sha256(digest + place.encode()).digest()
 
     async def _respond(self, store: ResponseStore, digest: bytes, request: Request, call_next: Handler) -> Response:
         start = time.perf_counter()

@@ -10,7 +10,7 @@ from typing import Any
 
 from launcher.adapters.base import Adapter, Downstream
 from launcher.adapters.failures import Failures, recording
-from launcher.adapters.forgetting import forgetting, keeps, noting
+from launcher.adapters.forgetting import forgetting
 from launcher.adapters.observing import observing
 from launcher.core.types import Handler, Json, Request, Response
 
@@ -21,7 +21,7 @@ def pipeline(adapters: Iterable[Adapter], innermost: Handler, failures: Failures
     chain = list(adapters)
     for adapter in reversed(chain):
         handler = _bind(adapter, handler, counted)
-    return forgetting(handler) if any(map(keeps, chain)) else handler
+    return forgetting(handler) if any(adapter.keeps_answers for adapter in chain) else handler
 
 
 def _bind(adapter: Adapter, call_next: Handler, failures: Failures) -> Handler:
@@ -31,7 +31,7 @@ def _bind(adapter: Adapter, call_next: Handler, failures: Failures) -> Handler:
     async def handle(request: Request) -> Response:
         return await adapter(request, call_next)
 
-    return noting(adapter, handle) if keeps(adapter) else handle
+    return handle
 
 
 @asynccontextmanager

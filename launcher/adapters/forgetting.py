@@ -1,66 +1,57 @@
-"""Tells adapters that keep answers of those that an adapter in front of them has failed."""
+"""Lets an adapter that keeps answers learn that an adapter in front of it has failed one."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
 from dataclasses import replace
 
-from launcher.adapters.base import Adapter, closing
+from launcher.adapters.base import closing
 from launcher.core.types import Handler, Json, Request, Response
 
-Kept = list[tuple[Adapter, Request]]
+Callbacks = list[Callable[[], None]]
 
-_kept: ContextVar[Kept] = ContextVar("kept")
-"""The answers that may be kept of the request that is handled now."""
-
-
-def keeps(adapter: Adapter) -> bool:
-    """Tell whether an adapter keeps answers, which is to say that it can forget them."""
-    return type(adapter).forget is not Adapter.forget
+_callbacks: ContextVar[Callbacks | None] = ContextVar("callbacks", default=None)
+"""What is called if the request that is handled now fails."""
 
 
-def noting(adapter: Adapter, handler: Handler) -> Handler:
-    """Return a handler of an adapter that keeps answers, which notes the requests that reach it."""
-
-    async def handle(request: Request) -> Response:
-        response = await handler(request)
-        _kept.get().append((adapter, request))
-        return response
-
-    return handle
+def on_failure(callback: Callable[[], None]) -> None:
+    """Have ``callback`` called if the request that is handled now fails, or the stream that answers it."""
+    callbacks = _callbacks.get()
+    if callbacks is not None:
+        callbacks.append(callback)
 
 
 def forgetting(handler: Handler) -> Handler:
-    """Return a handler that lets adapters forget the answers to a request that fails."""
+    """Return a handler that calls what `on_failure` was given during a request that fails."""
 
     async def handle(request: Request) -> Response:
-        kept: Kept = []
-        token = _kept.set(kept)
+        callbacks: Callbacks = []
+        token = _callbacks.set(callbacks)
         try:
             response = await handler(request)
         except Exception:
-            _forget(kept)
+            _call(callbacks)
             raise
         finally:
-            _kept.reset(token)
-        if response.events is None:
+            _callbacks.reset(token)
+        if response.events is None or not callbacks:
             return response
-        return replace(response, events=_streamed(response.events, kept))
+        return replace(response, events=_streamed(response.events, callbacks))
 
     return handle
 
 
-async def _streamed(events: AsyncIterator[Json], kept: Kept) -> AsyncIterator[Json]:
+async def _streamed(events: AsyncIterator[Json], callbacks: Callbacks) -> AsyncIterator[Json]:
     try:
         async with closing(events):
             async for event in events:
                 yield event
     except Exception:
-        _forget(kept)
+        _call(callbacks)
         raise
 
 
-def _forget(kept: Kept) -> None:
-    for adapter, request in kept:
-        adapter.forget(request)
+def _call(callbacks: Callbacks) -> None:
+    for callback in callbacks:
+        callback()

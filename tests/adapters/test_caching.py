@@ -104,6 +104,29 @@ async def test_answers_that_are_drawn_stay_independent(ask, server):
     assert texts(await ask(server(said("never")), *drawn)) == texts(first)
 
 
+async def test_drawn_answers_to_equal_requests_of_other_clients_stay_independent(ask, server):
+    """A harness behind a proxy asks n times for n answers; a second run of it gets the same n."""
+    drawn = replace(ASKED, body=BODY | {"temperature": 0.7}, sample=None)
+    unsaid = replace(ASKED, body={k: v for k, v in BODY.items() if k != "temperature"}, sample=None)
+    upstream = server(*[said(str(i)) for i in range(7)])
+    first = texts(await ask(upstream, drawn, drawn, drawn, unsaid, unsaid))
+    assert first == [str(i) for i in range(5)]
+    assert texts(await ask(upstream, drawn, drawn, drawn, drawn, unsaid, unsaid)) == [*first[:3], "5", *first[3:]]
+    greedy = replace(ASKED, sample=None)
+    assert texts(await ask(upstream, greedy, greedy)) == ["6", "6"]
+
+
+async def test_workers_of_a_proxy_share_no_drawn_answer(server, tmp_path):
+    upstream, found = server(*[said(str(i)) for i in range(4)]), []
+    drawn = replace(ASKED, body=BODY | {"temperature": 0.7}, sample=None)
+    for worker in ("worker-1", "worker-2", "worker-1"):
+        (tmp_path / worker).mkdir(exist_ok=True)
+        caching = Caching(str(tmp_path / "answers"))
+        async with caching.running(tmp_path / worker, KNOWN):
+            found += texts([await caching(drawn, upstream)])
+    assert found == ["0", "1", "0"]
+
+
 async def test_samples_share_what_is_not_drawn(ask, server):
     same = [replace(ASKED, sample=sample) for sample in ("t/1/0", "u/7/0", "t/1/1", "u/7/1")]
     assert texts(await ask(server(said("one"), said("two")), *same)) == ["one", "one", "two", "two"]
