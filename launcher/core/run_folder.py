@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from launcher.core.errors import ResumeError
 from launcher.core.key_table import KeyTable
@@ -26,6 +26,15 @@ class File:
 
     def __get__(self, folder: RunFolder | None, owner: type[RunFolder]) -> Path:
         return self.relative if folder is None else folder.path / self.relative
+
+
+class PlacedRecord(NamedTuple):
+    """The record of a line, whose ``length`` bytes stand behind ``start`` others; the last one of a sample counts."""
+
+    start: int
+    length: int
+    record: Record
+    is_last: bool
 
 
 @dataclass(frozen=True)
@@ -113,10 +122,10 @@ class RunFolder:
 
         Raises `ResumeError` as `record_lines` does.
         """
-        return (record for _, record in self.placed_records())
+        return (line.record for line in self.placed_records() if line.is_last)
 
-    def placed_records(self) -> Iterator[tuple[int, Record]]:
-        """Yield `records`, each with the number of bytes before its line, for `lines_at`."""
+    def placed_records(self) -> Iterator[PlacedRecord]:
+        """Yield the record of every line of ``samples.jsonl``. Raises `ResumeError` as `record_lines` does."""
         if not self.samples.exists():
             return
         with _reading(self.samples), self.samples.open("rb") as file:  # one file, also if its writer replaces it
@@ -124,8 +133,7 @@ class RunFolder:
             file.seek(0)
             start = 0
             for number, (line, record) in enumerate(_read(_with_line, self.samples, whole_lines(file))):
-                if number not in earlier:
-                    yield start, record
+                yield PlacedRecord(start, len(line), record, number not in earlier)
                 start += len(line)
 
     def samples_version(self) -> tuple[int, ...] | None:

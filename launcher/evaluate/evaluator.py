@@ -28,6 +28,7 @@ from launcher.evaluate.recording import Recorder
 from launcher.evaluate.sample_source import SampleSource
 from launcher.evaluate.second_endpoint import SecondEndpoint, connected
 from launcher.evaluate.session import Session
+from launcher.evaluate.stored_lines import StoredLines
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks import bounded
 from launcher.tasks.base import Task, naming
@@ -49,19 +50,39 @@ async def evaluate(
     health: Health | None = None,
     second: SecondEndpoint | None = None,
 ) -> outcome.Outcome:
-    """Ask every sample that the folder's journal does not hold yet, and return the results of all.
+    """Ask the samples as `ask_all` does, and return the results of all."""
+    given = endpoint, tasks, adapters, settings, folder, fingerprint, progress
+    await ask_all(*given, lease, deployment, health, second)
+    return outcome.read(folder, tasks)
+
+
+async def ask_all(
+    endpoint: Endpoint,
+    tasks: Mapping[str, Task],
+    adapters: Sequence[Adapter],
+    settings: Evaluate,
+    folder: Path,
+    fingerprint: Json,
+    progress: Progress,
+    lease: Lease | None = None,
+    deployment: Mapping[str, Json] | None = None,
+    health: Health | None = None,
+    second: SecondEndpoint | None = None,
+    lines: StoredLines | None = None,
+) -> str | None:
+    """Ask every sample that the folder's journal does not hold yet; return why some were left, None if none were.
 
     The samples are in ``samples.jsonl`` as they finish. Cancelling keeps what was done: `outcome.read` returns it, and
     calling this again with the same ``fingerprint`` (what changes answers) continues. ``deployment`` is what adapters
     may know of the server, ``health`` what is known of how it is. While it is gone or restarts, the evaluation pauses;
     if it does not come back, the rest is left unasked. ``second`` is an endpoint that tasks may ask while they score.
-    Raises `ResumeError`, `TaskError` when it meets a bad item, and `TakenOver` when another session has taken the
-    ``lease``, after keeping what was done.
+    ``lines`` is what was read of the samples before. Raises `ResumeError`, `TaskError` when it meets a bad item, and
+    `TakenOver` when another session has taken the ``lease``, after keeping what was done.
     """
     await _prepare(tasks, endpoint)
     await asyncio.to_thread(reconcile, folder, tasks, settings, endpoint.model, fingerprint, lease)
     concurrency = Concurrency(settings.concurrency)
-    with Journal(folder, fingerprint, lease) as journal:
+    with Journal(folder, fingerprint, lease, lines) as journal:
         source = SampleSource(tasks, settings, endpoint.model, journal.finished, journal.keys)
         meter = Meter(settings.budget, journal.spent)
         async with (
@@ -78,8 +99,8 @@ async def evaluate(
             handler = concurrency.bounded(pipeline(adapters, failed.around(checking(breaker)), failures))
             again = await _second_attempts(settings, client, endpoint)
             asker = Asker(handler, breaker, others, tasks, settings)
-            await Session(asker, source, again, Recorder(journal, meter, progress, failed), concurrency).run()
-    return outcome.read(folder, tasks)
+            recorder = Recorder(journal, meter, progress, failed)
+            return await Session(asker, source, again, recorder, concurrency).run()
 
 
 async def _prepare(tasks: Mapping[str, Task], endpoint: Endpoint) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import errno
 import json
 import os
-from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from itertools import chain, repeat
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import NotRequired, Self, TypedDict, cast
@@ -17,10 +17,12 @@ from launcher.core.errors import ResumeError, UserError
 from launcher.core.files import read_json, replace, replace_json, storing
 from launcher.core.key_table import KeySet, KeyTable
 from launcher.core.lease import Lease
+from launcher.core.lines import whole_lines
 from launcher.core.records import to_line, to_whole_line
 from launcher.core.redaction import has_secrets, redact_bytes
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Record, Status
+from launcher.core.types import Json, Record
+from launcher.evaluate.stored_lines import StoredLines
 
 SCHEMA_VERSION = 1
 ITEM_FILES = "item_files"
@@ -60,22 +62,22 @@ class Journal:
     status than failed, `pauses` those of earlier sessions, `spent` what their answers cost. A last line that a crash
     cut is dropped. Raises `ResumeError` for damaged files, and when ``fingerprint``, which holds all that changes
     answers, differs from that of the journal. Raises `TakenOver`, also from `close`, once another session holds the
-    ``lease`` of the folder; from `add`, at most `LEASE_AGE_S` seconds later.
+    ``lease`` of the folder; from `add`, at most `LEASE_AGE_S` seconds later. ``lines`` is what was read of the samples
+    before; it is used if they are the same still.
     """
 
-    def __init__(self, folder: Path, fingerprint: Json, lease: Lease | None = None) -> None:
+    def __init__(
+        self, folder: Path, fingerprint: Json, lease: Lease | None = None, lines: StoredLines | None = None
+    ) -> None:
         self._lease = lease
         self._check()
         self._folder = RunFolder(folder)
         self.path = self._folder.samples
-        self.keys = KeyTable()
-        self.finished = KeySet(self.keys)
         self._header = self._folder.journal
-        self._starts = array("q")
-        self._end = 0
+        self._lines = StoredLines()
         self.pauses: list[dict[str, Json]] = []
         self.spent: Counter[str] = Counter()
-        self._begin(json.loads(json.dumps(fingerprint)))
+        self._begin(json.loads(json.dumps(fingerprint)), lines)
         with storing(self.path):
             self._file = self.path.open("ab", buffering=0)
         try:
@@ -98,12 +100,22 @@ class Journal:
         line = _redacted(record)
         with storing(self.path):
             self._append(line)
-        self._note(record, len(line))
+        self._lines.note(record.key, len(line))
+
+    @property
+    def keys(self) -> KeyTable:
+        """The numbers of all samples."""
+        return self._lines.keys
+
+    @property
+    def finished(self) -> KeySet:
+        """The samples that earlier sessions finished."""
+        return self._lines.finished
 
     def _append(self, line: bytes) -> None:
         """Write a line whole or not at all: shorter lines may still fit on the disk."""
         if self._file.write(line) != len(line):
-            self._file.truncate(self._end)
+            self._file.truncate(self._lines.end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     def close(self, order: Iterable[int], facts: Mapping[str, Json]) -> None:
@@ -113,8 +125,8 @@ class Journal:
         """
         self._file.close()
         self._check()
-        lines = sum(start >= 0 for start in self._starts)
-        replace(self.path, self._chosen(chain(order, range(len(self._starts)))))
+        lines = sum(1 for _ in self._lines.numbers())
+        replace(self.path, self._chosen(chain(order, self._lines.numbers())))
         counted = {"lines": lines} if "spent" in facts else {}
         replace_json(self._header, {**_read_header(self._header), **facts, **counted}, indent=2)
 
@@ -123,52 +135,66 @@ class Journal:
         written = KeySet(self.keys)
         with self.path.open("rb") as file:
             for number in numbers:
-                if number < len(self._starts) and self._starts[number] >= 0 and not written.has(number):
+                start = self._lines.start(number)
+                if start is not None and not written.has(number):
                     written.put(number)
-                    file.seek(self._starts[number])
+                    file.seek(start)
                     yield file.readline()
 
-    def _begin(self, fingerprint: Json) -> None:
+    def _begin(self, fingerprint: Json, lines: StoredLines | None) -> None:
         if self._header.exists():
             header = _read_header(self._header)
             _compare(header["fingerprint"], fingerprint, self._header.parent)
             self.pauses = header.get("pauses", [])
             self.spent.update(header.get("spent", {}))
-            self._reread(header.get("lines", 0))
+            self._reread(header.get("lines", 0), lines)
+            self.spent.update(self._lines.spent)
         elif self.path.exists():
             raise ResumeError(f"{self.path} is there without its {RunFolder.journal}; choose another run folder")
         else:
             new = JournalHeader(schema_version=SCHEMA_VERSION, fingerprint=fingerprint)
             replace_json(self._header, new, indent=2)
 
-    def _reread(self, counted: int) -> None:
-        """Read what is there; ``spent`` has the first ``counted`` lines, a killed session added the others."""
+    def _reread(self, counted: int, known: StoredLines | None) -> None:
+        """Read what is there; the answers of the first ``counted`` lines are counted, a killed session added others.
+
+        A copy replaces the file: what the session that held the lease before still writes goes to the old one.
+        """
         if not self.path.exists():
             return
-        # A copy: what the session that held the lease before still writes goes to the old file.
-        replace(self.path, self._noted(counted))
+        if known is not None and known.version == self._folder.samples_version():
+            with suppress(_Other):
+                replace(self.path, self._unchanged(known.end))
+                self._lines = known
+                return
+        self._lines = StoredLines(counted)
+        replace(self.path, self._noted())
 
-    def _noted(self, counted: int) -> Iterator[bytes]:
+    def _unchanged(self, size: int) -> Iterator[bytes]:
+        """Yield the lines. Raises `_Other` unless they are as they were read: ``size`` bytes, without a secret."""
+        with self.path.open("rb") as file:
+            for _, line in whole_lines(file):
+                if redact_bytes(line) != line:
+                    raise _Other
+                size -= len(line)
+                yield line
+        if size:
+            raise _Other
+
+    def _noted(self) -> Iterator[bytes]:
         """Yield the lines, and note what each of them says."""
-        for number, (given, record) in enumerate(self._folder.record_lines()):
+        for given, record in self._folder.record_lines():
             line = redact_bytes(given)
-            place = self._note(record, len(line))
-            self.spent.update(record.spent or {} if number >= counted else {})
-            self.finished.put(place, inside=record.status is not Status.failed)
+            self._lines.read(record, len(line))
             yield line
 
     def _check(self, max_age_s: float = 0.0) -> None:
         if self._lease is not None:
             self._lease.check(max_age_s)
 
-    def _note(self, record: Record, length: int) -> int:
-        """Note where the line of a record begins; return the number of its sample."""
-        number = self.keys.add(record.key)
-        if number >= len(self._starts):
-            self._starts.extend(repeat(-1, number + 1 - len(self._starts)))
-        self._starts[number] = self._end
-        self._end += length
-        return number
+
+class _Other(Exception):
+    """The lines are not those that were read."""
 
 
 def _redacted(record: Record) -> bytes:

@@ -10,6 +10,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Pause, TaskResult
 from launcher.evaluate import journal
 from launcher.evaluate.statistics import OutOfOrder, Summary
+from launcher.evaluate.stored_lines import StoredLines
 from launcher.stats.overview import Overview
 from launcher.tasks.base import Task
 
@@ -21,6 +22,7 @@ class Outcome:
     ``stopped`` says why samples were left unasked, if the server did not come back. ``pauses`` are those of every
     session. ``item_changes`` counts, for each task whose items have changed, the samples kept, asked again and removed.
     ``overview`` is what the report shows of the samples. ``began`` says whether an evaluation began at all.
+    ``lines`` is what a session that continues needs of the samples.
     """
 
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
@@ -30,6 +32,7 @@ class Outcome:
     item_changes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     overview: Overview | None = field(default=None, compare=False)
     began: bool = False
+    lines: StoredLines | None = field(default=None, compare=False)
 
 
 def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
@@ -39,23 +42,44 @@ def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
 
     Raises `ResumeError` for damaged files.
     """
+    return _read(folder, tasks, to_continue=False)
+
+
+def read_to_continue(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
+    """Return what `read` does, with the lines of the samples."""
+    return _read(folder, tasks, to_continue=True)
+
+
+def _read(folder: Path, tasks: Mapping[str, Task], *, to_continue: bool) -> Outcome:
     facts = journal.header(folder)
     if facts is None:
         return Outcome()
     totals, metrics = facts.get("totals", {}), {name: task.metrics for name, task in tasks.items()}
+    version = RunFolder(folder).samples_version()
     try:
-        found, overview = _gathered(RunFolder(folder), Summary(totals, metrics, in_order=True))
+        made = _Pass(Summary(totals, metrics, in_order=True), facts.get("lines", 0), version)
+        made.over(folder, to_continue=to_continue)
     except OutOfOrder:  # an interrupted evaluation with repeats
-        found, overview = _gathered(RunFolder(folder), Summary(totals, metrics, in_order=False))
+        made = _Pass(Summary(totals, metrics, in_order=False), facts.get("lines", 0), version)
+        made.over(folder, to_continue=to_continue)
     pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
     speed, changes = facts.get("throughput", {}), facts.get("item_changes", {})
-    return Outcome(found, speed, facts.get("stopped"), pauses, changes, overview, began=True)
+    lines = made.lines if to_continue else None
+    return Outcome(
+        made.summary.results(), speed, facts.get("stopped"), pauses, changes, made.overview, began=True, lines=lines
+    )
 
 
-def _gathered(folder: RunFolder, summary: Summary) -> tuple[dict[str, TaskResult], Overview]:
-    """Return the results, and what the report shows of the samples: each is read once for both."""
-    overview = Overview(folder.samples_version())
-    for start, record in folder.placed_records():
-        summary.add(record)
-        overview.add(start, record)
-    return summary.results(), overview
+class _Pass:
+    """One pass over the samples, each of which is read once for all that is needed of it."""
+
+    def __init__(self, summary: Summary, counted: int, version: tuple[int, ...] | None) -> None:
+        self.summary, self.overview, self.lines = summary, Overview(version), StoredLines(counted, version)
+
+    def over(self, folder: Path, *, to_continue: bool) -> None:
+        for line in RunFolder(folder).placed_records():
+            if to_continue:
+                self.lines.read(line.record, line.length)
+            if line.is_last:
+                self.summary.add(line.record)
+                self.overview.add(line.start, line.record)

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from launcher.core.lease import Lease
 from launcher.core.types import Handler, Json, Record, Sample, Status
-from launcher.evaluate import outcome
 from launcher.evaluate.ask import ask
 from launcher.evaluate.breaker import ServerGone
 from launcher.evaluate.journal import Journal
@@ -77,8 +76,8 @@ async def rescore(
     progress: Progress,
     lease: Lease,
     judge: SecondEndpoint | None,
-) -> outcome.Outcome:
-    """Score each stored answer whose request is that of a sample of now, ``count`` in all; return the results.
+) -> None:
+    """Score each stored answer whose request is that of a sample of now, ``count`` in all.
 
     What was scored stays when it is interrupted, and is not scored again. A sample without a usable answer keeps the
     status that it had. Raises `ResumeError`, `TaskError` and `TakenOver` as an evaluation does.
@@ -91,7 +90,6 @@ async def rescore(
         async with bounded.running(), connected(judge, progress, meter.around) as others:
             recorder = Recorder(journal, meter, progress)
             await _Session(stored, tasks, settings, source, recorder, others).run(count, concurrency)
-    return outcome.read(folder, tasks)
 
 
 class _Session:

@@ -31,13 +31,17 @@ class Session:
         self._asker, self._source, self._again = asker, source, again
         self._recorder, self._concurrency = recorder, concurrency
 
-    async def run(self) -> None:
-        """Ask all samples. Raises what a task raises while its samples are made, after keeping what was done."""
+    async def run(self) -> str | None:
+        """Ask all samples; return why some were left, None if none were.
+
+        Raises what a task raises while its samples are made, after keeping what was done.
+        """
         self._recorder.begin(await asyncio.to_thread(self._source.totals, complete=False))
         start, stopped = time.perf_counter(), None
         try:
             stopped = await self._all()
             await asyncio.to_thread(self._source.totals, complete=True)
+            return stopped
         finally:
             facts: dict[str, Json] = {"totals": self._final_totals(), "stopped": stopped}
             self._recorder.close(self._source.order, facts | self._measured(time.perf_counter() - start))

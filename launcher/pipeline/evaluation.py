@@ -85,10 +85,8 @@ def _ask(
             journal.close([], {"totals": {}, "stopped": None})
         return None
     display, facts = progress(Replicas(lambda: health.detail)), deployment_facts(record, endpoint)
-    asking = evaluator.evaluate(
-        endpoint, tasks, adapters, run.evaluate, folder, key, display, lease, facts, health, judge
-    )
-    return run_async(asking).stopped
+    given = endpoint, tasks, adapters, run.evaluate, folder, key, display
+    return run_async(evaluator.ask_all(*given, lease, facts, health, judge, record.hand_over_lines()))
 
 
 def write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:

@@ -35,7 +35,17 @@ def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     """Return the results of all tasks, in their order. Raises `ResumeError` for damaged files."""
     from launcher.evaluate import outcome
 
-    found = outcome.read(folder, asked(tasks))
+    return _with_harnesses(outcome.read(folder, asked(tasks)), folder, tasks)
+
+
+def read_to_continue(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
+    """Return what `read` does, with the lines of the samples."""
+    from launcher.evaluate import outcome
+
+    return _with_harnesses(outcome.read_to_continue(folder, asked(tasks)), folder, tasks)
+
+
+def _with_harnesses(found: Outcome, folder: Path, tasks: Mapping[str, Task]) -> Outcome:
     began = stored.results(folder, tasks) if found.began else {}
     every = {**found.tasks, **began}
     order = [*(name for name in tasks if name in every), *(name for name in every if name not in tasks)]

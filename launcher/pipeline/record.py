@@ -19,6 +19,7 @@ from launcher.tasks.group import Group, aggregate
 
 if TYPE_CHECKING:
     from launcher.evaluate.outcome import Outcome
+    from launcher.evaluate.stored_lines import StoredLines
 
 
 @dataclass
@@ -26,7 +27,8 @@ class RunRecord:
     """The results as they come in; `report` freezes them.
 
     ``run`` holds the configuration and the versions, ``declared`` the tasks of the run, ``groups`` its groups of tasks.
-    ``overview`` is what the report shows of the samples, where they were read.
+    ``overview`` is what the report shows of the samples, where they were read, and ``lines`` what a session that
+    continues needs of them.
     """
 
     run: dict[str, Json]
@@ -41,11 +43,17 @@ class RunRecord:
     load: Mapping[str, Json] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     overview: Overview | None = None
+    lines: StoredLines | None = None
 
     def take(self, found: Outcome) -> None:
         """Take over the results of an evaluation."""
         self.tasks, self.throughput, self.pauses = found.tasks, found.throughput, found.pauses
-        self.overview = found.overview
+        self.overview, self.lines = found.overview, found.lines
+
+    def hand_over_lines(self) -> StoredLines | None:
+        """Return what was read of the samples, which is kept no longer."""
+        found, self.lines = self.lines, None
+        return found
 
     def take_failures(self, folder: Path) -> None:
         """Say where failed samples are, and count what adapters did wrong without failing anything, the judge's too."""

@@ -52,10 +52,10 @@ def reporting(record: RunRecord, folder: Path, hooks: Sequence[Hooked] = ()) -> 
     The report starts with the results that earlier sessions of a resumed run left. Once it is written, the ``hooks``
     are called.
     """
-    from launcher.pipeline.outcomes import read
+    from launcher.pipeline.outcomes import read_to_continue
 
     exit_status = ExitStatus()
-    record.take(read(folder, record.declared))
+    record.take(read_to_continue(folder, record.declared))
     try:
         yield exit_status
         if exit_status.lease is not None:

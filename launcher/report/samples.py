@@ -46,8 +46,9 @@ class Rows:
 def gather(folder: Path) -> Overview:
     """Read the samples of a run folder once. Raises `ResumeError` for a damaged line."""
     overview = Overview(RunFolder(folder).samples_version())
-    for start, record in RunFolder(folder).placed_records():
-        overview.add(start, record)
+    for line in RunFolder(folder).placed_records():
+        if line.is_last:
+            overview.add(line.start, line.record)
     return overview
 
 

@@ -11,10 +11,13 @@ import pytest
 from launcher.core import redaction
 from launcher.core.errors import ResumeError, TakenOver
 from launcher.core.lease import Lease
+from launcher.core.records import to_line
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Status
 from launcher.evaluate import journal
 from launcher.evaluate.journal import LEASE_AGE_S, Journal, difference
+from launcher.evaluate.outcome import read_to_continue
+from tests.sample_records import made
 
 PRINT = {"model": {"name": "m"}, "evaluate": {"temperature": None}}
 
@@ -225,3 +228,48 @@ def test_a_secret_at_the_end_of_a_shared_beginning_is_redacted(record, tmp_path)
     with Journal(tmp_path, PRINT) as opened:
         opened.add(record("t/b/0", requests=({"path": "/v1/completions", "body": {"prompt": prompts}},)))
     assert (tmp_path / "samples.jsonl").read_text().count("sk-abc") == 2
+
+
+def continued(tmp_path, lines):
+    """Continue a journal with what was read of it; return whether that was used."""
+    with Journal(tmp_path, PRINT, lines=lines) as opened:
+        opened.add(made("t/new/0"))
+        opened.close(range(len(opened.keys)), {})
+        return opened.keys is lines.keys
+
+
+def test_what_was_read_of_the_samples_is_not_read_again(record, tmp_path):
+    with Journal(tmp_path, PRINT) as opened:
+        for key in ("t/a/0", "t/b/0", "t/a/0", "t/c/0"):
+            opened.add(record(key, Status.failed if key == "t/c/0" else Status.scored, spent={"prompt_tokens": 2}))
+    with (tmp_path / "samples.jsonl").open("ab") as file:
+        file.write(b"cut by a cra")
+    lines = read_to_continue(tmp_path, {}).lines
+    assert lines is not None
+    assert lines.spent == {"prompt_tokens": 8}
+    with Journal(tmp_path, PRINT) as opened:
+        assert (opened.spent, finished(opened, {"t/a/0", "t/b/0"})) == (lines.spent, True)
+    lines = read_to_continue(tmp_path, {}).lines
+    assert continued(tmp_path, lines)
+    assert keys(tmp_path) == ["t/a/0", "t/b/0", "t/c/0", "t/new/0"]
+
+
+@pytest.mark.parametrize("change", ["appended", "secret", "replaced"])
+def test_what_was_read_of_samples_that_have_changed_is_read_again(record, tmp_path, change):
+    with Journal(tmp_path, PRINT) as opened:
+        opened.add(record("t/a/0", prediction="sk-secret"))
+        opened.add(record("t/b/0"))
+    lines = read_to_continue(tmp_path, {}).lines
+    samples = tmp_path / "samples.jsonl"
+    if change == "secret":
+        redaction.hide("sk-secret", "KEY")
+    elif change == "appended":
+        samples.write_bytes(samples.read_bytes() + to_line(record("t/d/0")))
+    else:
+        samples.write_bytes(b"".join(reversed(samples.read_bytes().splitlines(keepends=True))))
+    try:
+        assert not continued(tmp_path, lines)
+    finally:
+        redaction.forget()
+    assert set(keys(tmp_path)) == {"t/a/0", "t/b/0", "t/new/0"} | ({"t/d/0"} if change == "appended" else set())
+    assert ("sk-secret" in samples.read_text()) is (change != "secret")
