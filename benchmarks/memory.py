@@ -2,9 +2,9 @@
 
     python benchmarks/memory.py [--sizes 1000 100000] [--kind generation] [--repeats 1]
 
-The server is the mock of ``benchmarks/evaluate.py``, which answers at once. Printed are the peak of the resident memory
-of the launcher's process, from its start to the report, the size of its files, and the seconds on the clock. A million
-samples take about ten minutes. ``--repeats`` asks each item so often, for the same number of samples.
+The server is the mock of ``benchmarks/evaluate.py``, which answers at once. A line has the peak of the resident memory
+of the launcher's process, from its start to the report. It also has the size of its files, and the seconds on the clock.
+``--repeats`` asks each item so often, for the same number of samples.
 """
 
 from __future__ import annotations
