@@ -3,7 +3,7 @@
     python benchmarks/memory.py [--sizes 1000 100000] [--kind generation] [--repeats 1]
 
 The server is the mock of ``benchmarks/evaluate.py``, which answers at once. A line has the peak of the resident memory
-of the launcher's process, from its start to the report. It also has the size of its files, and the seconds on the clock.
+of the launcher's process, from its start to the report. It also has the size of the files, and the seconds that passed.
 ``--repeats`` asks each item so often, for the same number of samples.
 """
 

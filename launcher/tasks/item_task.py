@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
+from itertools import chain
 
 from launcher.core.errors import UserError
 from launcher.core.ranges import Count, CountFromZero, Seed
@@ -61,8 +62,17 @@ class ItemTask(Task):
             items.check_source(path)
 
     def rows(self) -> Iterator[tuple[str, Item]]:
-        """Yield each item with its id."""
-        return identified(items.read(self.path, self.limit, config=self.config, split=self.split), self.id)
+        """Yield each item with its id. Ids that were all different are not compared again, which takes memory."""
+        found = items.read(self.path, self.limit, config=self.config, split=self.split)
+        first = next(found)
+        version = items.version(self.path, config=self.config, split=self.split)
+        yield from identified(chain([first], found), self.id, are_unique=version in self._unique_versions)
+        self._unique_versions[:] = [version]
+
+    @cached_property
+    def _unique_versions(self) -> list[Json]:
+        """The version of the items whose ids were all different, if there is one."""
+        return []
 
     def prompt_of(self, item: Item) -> str:
         """Return what is asked of an item, by which examples are compared with it."""

@@ -68,14 +68,17 @@ def read(path: str, limit: int | None = None, *, config: str = "", split: str = 
         yield Item(*row)
 
 
-def identified(items: Iterator[Item], field: str) -> Iterator[tuple[str, Item]]:
+def identified(items: Iterator[Item], field: str, *, are_unique: bool = False) -> Iterator[tuple[str, Item]]:
     """Yield each item with its id: ``field``, or for an empty ``field`` the item's ``id`` or else its number.
 
-    Raises `TaskError` for an id that two items share, with both places.
+    Raises `TaskError` for an id that two items share, with both places, unless it is known that none do.
     """
     seen, places = KeyTable(), array("Q")
     for item in items:
         name = str(item.get(field) if field else item.fields.get("id", item.number))
+        if are_unique:
+            yield name, item
+            continue
         number = seen.add(name)
         if number < len(places):
             earlier = PLACE.sub(str(places[number]), item.where)
@@ -97,6 +100,11 @@ def count(path: str, *, config: str = "", split: str = "") -> int:
     if not isinstance(found, Path):
         return len(found)
     return _counted(found, path, *_version(found))
+
+
+def version(path: str, *, config: str = "", split: str = "") -> Json:
+    """Return what changes with the items' files: their names, times and sizes. Raises `TaskError`."""
+    return [[str(file), *_version(file)] for file in _files(path, config, split)]
 
 
 def check_source(path: str) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.core.errors import TaskError
+from launcher.tasks.generation import Generation
 from launcher.tasks.items import count, digest, identified, read
 
 
@@ -81,6 +82,15 @@ def test_ids_are_a_field_or_the_number(jsonl):
         ids(jsonl({"id": 1}), "key")
     with pytest.raises(TaskError, match=r"items\.jsonl:3: id 'x' is already that of .*items\.jsonl:1"):
         ids(jsonl({"id": "x"}, {"id": "y"}, {"id": "x"}))
+
+
+def test_ids_are_compared_again_only_if_the_file_has_changed(jsonl):
+    task = Generation(path=jsonl({"id": "x"}, {"id": "y"}), prompt="{{id}}", target="id")
+    assert [name for name, _ in task.rows()] == [name for name, _ in task.rows()] == ["x", "y"]
+    jsonl({"id": "x"}, {"id": "y"}, {"id": "x"})
+    for _ in range(2):
+        with pytest.raises(TaskError, match=r"items\.jsonl:3: id 'x' is already that of .*items\.jsonl:1"):
+            list(task.rows())
 
 
 def test_gzipped_lines(tmp_path: Path):
