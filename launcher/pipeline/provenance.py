@@ -6,7 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -15,21 +15,36 @@ from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
 from launcher.pipeline.components import extensions
 from launcher.pipeline.config import Run
+from launcher.settings.cluster import Local
+from launcher.settings.component import name_of
 from launcher.tasks.base import Task, naming
 
-PACKAGES = (
-    *("torch", "megatron-core", "nemo_toolkit", "transformers", "hydra-core", "omegaconf", "nvidia-pytriton", "ray"),
-    *("submitit", "lm-eval", "fastapi", "uvicorn", "aiohttp", "numpy"),
-)
+ALWAYS = ("hydra-core", "omegaconf", "aiohttp")
+SERVING = ("fastapi", "uvicorn")
+ENGINES: Mapping[str, tuple[str, ...]] = {
+    "megatron": ("torch", "megatron-core", "nemo_toolkit", "transformers", "numpy"),
+    "huggingface": ("torch", "transformers", "numpy"),
+    "echo": (),
+    "none": (),
+}
+BACKENDS: Mapping[str, tuple[str, ...]] = {"pytriton": ("nvidia-pytriton",), "ray": ("ray",)}
+LM_EVAL = ("lm_eval", "harness_lm_eval_cli", "ifeval")
+"""The kinds of tasks that use its code."""
+PACKAGES = (*ALWAYS, *SERVING, *ENGINES["megatron"], "nvidia-pytriton", "ray", "submitit", "lm-eval")
 
 
-def provenance(config: Mapping[str, Json], overrides: list[str], allocation: Allocation) -> dict[str, Json]:
-    """Return the ``run`` part of ``results.json``; the checkpoint's fingerprint is added when it is known."""
+def provenance(
+    config: Mapping[str, Json], overrides: list[str], allocation: Allocation, packages: Iterable[str] = PACKAGES
+) -> dict[str, Json]:
+    """Return the ``run`` part of ``results.json``; the checkpoint's fingerprint is added when it is known.
+
+    ``packages`` are the distributions whose versions are recorded, as far as they are installed.
+    """
     return {
         "config": dict(config),
         "overrides": overrides,
         "versions": {"launcher": __version__, "python": platform.python_version()}
-        | _versions()
+        | _versions(packages)
         | {extension.distribution: extension.version for extension in extensions()},
         "git_commit": _git_commit(),
         "checkpoint": None,
@@ -72,9 +87,28 @@ def _items(name: str, task: Task) -> Json:
         return task.fingerprint()
 
 
-def _versions() -> dict[str, str]:
+def packages_of(run: Run) -> list[str]:
+    """Return the distributions that have a part in a run's answers and scores.
+
+    An engine of another distribution, or ``auto``, may use any. A server of another program uses none of them.
+    """
+    served = [(run.backend, run.engine)]
+    if (judge := run.used_judge) is not None:
+        served.append((judge.server, judge.deployment(Path()).engine))
+    found = [*ALWAYS]
+    for backend, engine in served:
+        if backend.runs_engine:
+            found += [*SERVING, *ENGINES.get(name_of(engine), ENGINES["megatron"]), *BACKENDS.get(name_of(backend), ())]
+    if any(name_of(task) in LM_EVAL for task in run.tasks.values()):
+        found.append("lm-eval")
+    if not isinstance(run.cluster, Local):
+        found.append("submitit")
+    return found
+
+
+def _versions(packages: Iterable[str]) -> dict[str, str]:
     found = {}
-    for package in PACKAGES:
+    for package in dict.fromkeys(packages):
         try:
             found[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:

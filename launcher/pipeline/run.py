@@ -12,7 +12,7 @@ from launcher.pipeline.evaluation import check_resumable, evaluate
 from launcher.pipeline.hooks import hooks_of
 from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.loading import measure_load
-from launcher.pipeline.provenance import provenance, resume_key
+from launcher.pipeline.provenance import packages_of, provenance, resume_key
 from launcher.pipeline.proxying import proxy_forever, proxying
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.reporting import reporting
@@ -31,7 +31,9 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
     if composed.run.mode is Mode.score:
         return score(composed, allocation, pool)
     run, config, folder = composed.run, composed.config, composed.folder
-    record = RunRecord(provenance(config, composed.overrides, allocation), run.tasks, run.groups)
+    record = RunRecord(
+        provenance(config, composed.overrides, allocation, packages_of(composed.run)), run.tasks, run.groups
+    )
     with reporting(record, folder, hooks_of(run, folder)) as exit_status, record.step("total"):
         record.run["checkpoint"] = run.engine.fingerprint(run.model)
         record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}

@@ -21,7 +21,7 @@ from launcher.pipeline import outcomes
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.pipeline.evaluation import check_coverage, check_main_metrics, write_lm_eval
 from launcher.pipeline.judging import identity, judging
-from launcher.pipeline.provenance import provenance, resume_key
+from launcher.pipeline.provenance import packages_of, provenance, resume_key
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.reporting import reporting
 from launcher.pipeline.servers import ServerPool
@@ -34,7 +34,9 @@ SHOWN = 3
 def score(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None = None) -> int:
     """Score the answers in the folder that ``run`` names, in the run folder of ``composed``; return the exit code."""
     run, config, folder = _without_harnesses(composed.run), composed.config, composed.folder
-    record = RunRecord(provenance(config, composed.overrides, allocation), run.tasks, run.groups)
+    record = RunRecord(
+        provenance(config, composed.overrides, allocation, packages_of(composed.run)), run.tasks, run.groups
+    )
     with reporting(record, folder) as exit_status, record.step("total"):
         earlier, stored = _earlier(run, folder)
         record.endpoint = _endpoint(run, earlier, stored)

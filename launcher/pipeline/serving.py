@@ -18,7 +18,7 @@ from launcher.core.console import one_line, to_stderr
 from launcher.core.errors import ServerError, TransportError
 from launcher.core.event_loop import run_async
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Endpoint, Json, Liveness
+from launcher.core.types import Endpoint, Json, Liveness, Response
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Watch
 from launcher.pipeline.config import Run
@@ -26,6 +26,7 @@ from launcher.pipeline.record import RunRecord
 from launcher.pipeline.servers import RunningServer, ServerPool
 from launcher.settings.component import name_of
 
+FACTS_S = 30.0
 OUTAGE_POLL_S = 0.5
 """How often ``mode=serve`` looks whether the server is still live."""
 
@@ -72,14 +73,24 @@ def _print_engine(engine: Mapping[str, Json]) -> None:
 
 
 def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
-    """Ask one of our own servers what its engine is: parameters, dtype, layout, optimizations as resolved."""
+    """Ask a server what its engine is: one of ours for parameters, dtype, layout and optimizations as resolved.
+
+    A server of another program says its software, version, dtype and context, as far as it has routes for them.
+    """
     from launcher.core.client import Client
+    from launcher.validate.facts import server_facts
 
     async def ask() -> Json:
-        async with Client(endpoint, timeout_s=30) as client:
-            return (await client.get(f"{endpoint.root}/engine")).body
+        async with Client(endpoint, timeout_s=FACTS_S) as client:
 
-    return dict(run_async(ask())) if endpoint.is_builtin else {}
+            async def get(route: str) -> Response:
+                return await client.get(f"{endpoint.root}{route}")
+
+            if endpoint.is_builtin:
+                return (await get("/engine")).body
+            return await server_facts(get, endpoint.model)
+
+    return dict(run_async(ask()))
 
 
 def inactive_optimizations(engine: Mapping[str, Json]) -> list[str]:

@@ -32,9 +32,11 @@ def required_capabilities(run: Run) -> frozenset[Capability]:
 
     Raises `TaskError` for items that cannot be read, and for samples that cannot be sent.
     """
+    from launcher.evaluate.sample_source import overridden
     from launcher.validate import certificate
 
-    return certificate.needs([request for name in run.tasks for request in previewed(run, name).first])
+    first = [request for name in run.tasks for request in previewed(run, name).first]
+    return certificate.needs([overridden(request, run.evaluate, 0) for request in first], run.adapters)
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -75,8 +75,11 @@ def _redacted(check: Check) -> Check:
     return replace(check, detail=redact(check.detail), sent=redact(check.sent), received=redact(check.received))
 
 
-def needs(requests: Iterable[Request]) -> frozenset[Capability]:
-    """Return what the server must be able to do for these requests; without any, everything."""
+def needs(requests: Iterable[Request], adapters: Collection[str] = ()) -> frozenset[Capability]:
+    """Return what the server must be able to do for these requests; without any, everything.
+
+    ``adapters`` are the names of those that change what is sent.
+    """
     found = {Capability.serving}
     for request in requests:
         found |= _chat(request) if request.path.startswith("/v1/chat") else _completions(request)
@@ -86,7 +89,13 @@ def needs(requests: Iterable[Request]) -> frozenset[Capability]:
             found.add(Capability.choices)
         if request.body.get("stream"):
             found.add(Capability.stream)
-    return frozenset(found) if len(found) > 1 else frozenset(Capability)
+    if len(found) == 1:
+        return frozenset(Capability)
+    if "stream_coalesce" in adapters:
+        found.add(Capability.stream)
+    if "system_message" in adapters and Capability.chat in found:
+        found.add(Capability.system)
+    return frozenset(found - {Capability.system} if "consolidate_system" in adapters else found)
 
 
 def _completions(request: Request) -> set[Capability]:

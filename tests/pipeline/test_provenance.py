@@ -10,7 +10,7 @@ from omegaconf import OmegaConf
 from launcher.cli.options import conf_folder
 from launcher.distributed.allocation import allocate
 from launcher.pipeline.config import Run
-from launcher.pipeline.provenance import provenance, resume_key
+from launcher.pipeline.provenance import packages_of, provenance, resume_key
 
 
 def composed(*overrides: str) -> tuple[Run, dict[str, Any]]:
@@ -49,3 +49,14 @@ def test_what_can_change_an_answer_counts() -> None:
         "optimizations.batch_invariant=true",
     ):
         assert answers() != answers(override), override
+
+
+def test_only_the_versions_of_packages_that_had_a_part_are_recorded() -> None:
+    external = ("backend=external", "backend.url=http://127.0.0.1:1/v1", "engine=none", "tasks=[addition]")
+    nothing = set(packages_of(composed(*external)[0]))
+    assert not nothing & {"torch", "transformers", "megatron-core", "fastapi", "ray", "lm-eval", "submitit"}
+    assert "aiohttp" in nothing
+    assert {"torch", "megatron-core"} <= set(packages_of(composed("engine=megatron", "model=tiny")[0]))
+    assert "megatron-core" not in packages_of(composed("engine=huggingface", "model=tiny")[0])
+    assert {"ray", "fastapi"} <= set(packages_of(composed("backend=ray")[0]))
+    assert "torch" in packages_of(composed("engine=auto", "model=tiny")[0]), "it may take any engine"

@@ -260,6 +260,15 @@ def test_needs_follow_from_what_the_tasks_ask() -> None:
     chat = Call("/v1/chat/completions", {})
     scoring = Call("/v1/completions", {"echo": True})
     assert certificate.needs([chat]) == {Capability.serving, Capability.chat}
+    assert certificate.needs([chat], ["system_message"]) == {Capability.serving, Capability.chat, Capability.system}
+    assert Capability.stream in certificate.needs([chat], ["stream_coalesce"])
+    system = Call("/v1/chat/completions", {"messages": [{"role": "system", "content": [{}]}], "stop": ["a"], "n": 2})
+    more = {Capability.system, Capability.parts, Capability.chat_stop, Capability.choices}
+    assert certificate.needs([system]) == {Capability.serving, Capability.chat, *more}
+    assert Capability.system not in certificate.needs([system], ["consolidate_system"])
+    several = Call("/v1/completions", {"prompt": [[1, 2], [3]], "logprobs": 0, "temperature": 1, "stop": "a"})
+    more = {Capability.prompts, Capability.token_prompts, Capability.logprobs, Capability.sampling, Capability.stop}
+    assert certificate.needs([several]) == {Capability.serving, Capability.completions, *more}
     assert certificate.needs([scoring]) == {Capability.serving, Capability.completions, Capability.prompt_logprobs}
     assert certificate.needs([]) == ALL
 
