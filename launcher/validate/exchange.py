@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from launcher.core.client import Client
 from launcher.core.console import one_line
+from launcher.core.errors import Failure, TransportError
 from launcher.core.redaction import redact_json
 from launcher.core.types import Endpoint, Handler, Json, Request, Response
 
@@ -57,7 +58,7 @@ class Asking:
     async def __call__(self, request: Request) -> tuple[Exchange, Response]:
         """Post to a route of the API. Raises `TransportError`."""
         exchange = self._begin("POST", request.path, request.body)
-        exchange.response = response = await self._handler(request)
+        exchange.response = response = await _patient(lambda: self._handler(request))
         if response.events is not None:
             async for event in response.events:
                 exchange.events.append(event)
@@ -66,18 +67,28 @@ class Asking:
     async def post(self, route: str, body: Mapping[str, Json]) -> Response:
         """Post to a route below the server's root, such as ``/tokenize``. Raises `TransportError`."""
         exchange = self._begin("POST", route, body)
-        exchange.response = await self._client.post(f"{self._endpoint.root}{route}", body)
+        exchange.response = await _patient(lambda: self._client.post(f"{self._endpoint.root}{route}", body))
         return exchange.response
 
     async def get(self, route: str) -> Response:
         """Get a route below the server's root. Raises `TransportError`."""
         exchange = self._begin("GET", route)
-        exchange.response = await self._client.get(f"{self._endpoint.root}{route}")
+        exchange.response = await _patient(lambda: self._client.get(f"{self._endpoint.root}{route}"))
         return exchange.response
 
     def _begin(self, method: str, path: str, body: Json = None) -> Exchange:
         self.exchanges.append(Exchange(method, path, body))
         return self.exchanges[-1]
+
+
+async def _patient(send: Callable[[], Awaitable[Response]]) -> Response:
+    """Send, and once more if the connection was lost: some servers close one after an error that they answered."""
+    try:
+        return await send()
+    except TransportError as error:
+        if error.failure is not Failure.connection:
+            raise
+    return await send()
 
 
 async def together(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
