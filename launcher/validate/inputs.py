@@ -61,7 +61,7 @@ async def long_prompt(context: CheckContext, route: Route) -> str:
     first, whole = [usage_of(await route.ask(context, WORDS * n, max_tokens=1)) for n in (2, times)]
     expected = first["prompt_tokens"] + (times - 2) * each
     seen = whole["prompt_tokens"]
-    if abs(seen - expected) > 0.1 * expected + 3:
+    if abs(seen - expected) > 0.02 * expected + 3:
         raise Failure(f"a prompt of about {expected:.0f} tokens has {seen}: the server cuts or changes it")
     return f"{seen} prompt tokens"
 

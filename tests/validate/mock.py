@@ -7,7 +7,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,11 @@ import numpy as np
 from launcher.api.app import create_app
 from launcher.asgi.server import bind, server_log, serving
 from launcher.core.tokenizer import Tokenizer
-from launcher.core.types import Endpoint
+from launcher.core.types import Check, Endpoint
 from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, Sampling, TokenLogprob, TokenOutput
+from launcher.settings.validate import Validate
+from launcher.validate import certificate
+from launcher.validate.check import Capability
 from tests.validate.faults import Fault
 
 CONTEXT = 400
@@ -201,3 +204,21 @@ def serve(folder: Path, tokenizer: Tokenizer) -> Iterator[tuple[Wrapped, Endpoin
     with bind("127.0.0.1", 0) as bound, server_log(folder / "log") as log, serving(wrapped, bound, log, 2.0):
         url = f"http://127.0.0.1:{bound.getsockname()[1]}/v1"
         yield wrapped, Endpoint(url, "mock", "external", "mock", is_builtin=False)
+
+
+class Mock:
+    """The mock's server, and its certificate with a fault or without one."""
+
+    def __init__(self, wrapped: Wrapped, endpoint: Endpoint, folder: Path) -> None:
+        self.wrapped, self.endpoint, self.folder = wrapped, endpoint, folder
+
+    async def certify(self, fault: Fault | None, only: frozenset[str] | None = None) -> dict[str, Check]:
+        """Return the checks by id; with ``only``, no other is made."""
+        self.wrapped.plant(fault)
+        builtin = fault is not None and fault.builtin
+        key = "the-key" if fault is not None and "key_needed" in fault.checks else None
+        endpoint = replace(self.endpoint, is_builtin=builtin, api_key=key)
+        skipped = [check.id for check in certificate.CHECKS if only is not None and check.id not in only]
+        settings = Validate(skip=skipped, timeout_s=20)
+        checks = await certificate.validate(endpoint, settings, frozenset(Capability), self.folder if builtin else None)
+        return {check.id: check for check in checks}
