@@ -158,6 +158,14 @@ def bounded(metric: MetricResult) -> bool:
     return math.isfinite(metric.low) and math.isfinite(metric.high) and metric.low < metric.high
 
 
+def harness(facts: Mapping[str, Json]) -> str:
+    """Say what a harness did; empty for a task of the launcher's own."""
+    if not facts:
+        return ""
+    done = f"{plural(facts['requests'], 'completion')} in {duration(facts['seconds'])}, exit code {facts['exit_code']}"
+    return f"{done}: {' '.join(facts['command'])}"
+
+
 def is_uncounted(harness: Mapping[str, Json]) -> bool:
     """Tell whether a harness has a result and does not say of how many samples."""
     return harness.get("samples", 0) is None and "source" in harness

@@ -30,6 +30,8 @@ from launcher.tasks.locations import located
 
 HEADERS = "logs.json"
 """The file in which ``inspect eval-set`` keeps the head of every log."""
+MAX_RETRIES = 10
+"""How often inspect repeats a request that fails; without a bound it never gives up."""
 MEANS = ("accuracy", "mean")
 """The metrics whose standard error is inspect's ``stderr``."""
 
@@ -66,6 +68,7 @@ class HarnessInspect(Harness):
         return [
             *(self.executable, "eval-set", self._task(), "--model", f"openai-api/launcher/{place.model}"),
             *("--log-dir", str(place.output), "--display", "plain", "--no-fail-on-error", "--retry-attempts", "0"),
+            *("--max-retries", str(MAX_RETRIES)),
             *("--max-connections", str(place.concurrency), "--ctl-server", "false"),
             *(*given, *arguments, *self.arguments),
         ]

@@ -6,10 +6,12 @@ import glob
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field
+from difflib import get_close_matches
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from launcher.core.errors import UserError
+from launcher.core.errors import TaskError, UserError
 from launcher.core.ranges import Count, CountFromZero
 from launcher.core.types import Direction, Json, Request
 from launcher.settings.component import component
@@ -26,8 +28,13 @@ from launcher.tasks.harness.measured import (
     read,
     written,
 )
+from launcher.tasks.lm_eval import index
 from launcher.tasks.locations import located
 
+DEFAULT = "lm_eval"
+"""The program of lm-eval in the launcher's own environment."""
+PATTERN = frozenset("*?[]/.\\")
+"""Characters of a pattern or of a path."""
 NOT_METRICS = frozenset({"alias", "name", "sample_len", "sample_count"})
 
 
@@ -59,14 +66,13 @@ class HarnessLmEvalCli(Harness):
     model_args: dict[str, Any] = field(default_factory=dict)
     arguments: list[str] = field(default_factory=list)
     metric: str = ""
-    executable: str = "lm_eval"
+    executable: str = DEFAULT
 
     def words(self, place: Place) -> list[str]:
         settings = place.settings
         options = {
             "--limit": settings.limit,
             "--num_fewshot": self.num_fewshot,
-            "--seed": settings.seed,
             "--gen_kwargs": _pairs(self._gen_kwargs(settings), "gen_kwargs"),
             "--include_path": str(located(self.include_path)) if self.include_path else None,
         }
@@ -86,6 +92,7 @@ class HarnessLmEvalCli(Harness):
             "num_concurrent": place.concurrency,
             "timeout": math.ceil(place.settings.timeout_s),
         }
+        made |= {} if place.settings.seed is None else {"seed": place.settings.seed}
         length = self.max_length or place.context_length
         made |= {"max_length": length} if length else {}
         if self.tokenizer:
@@ -107,6 +114,20 @@ class HarnessLmEvalCli(Harness):
         if not self.task:
             raise UserError("task is empty; expected names of lm-eval's tasks, for instance task=arc_easy")
         super().check(evaluate)
+
+    def check_data(self) -> None:
+        super().check_data()
+        if self.executable == DEFAULT and find_spec("lm_eval") is not None:
+            self._check_names()
+
+    def _check_names(self) -> None:
+        """Raise `TaskError` for a name that lm-eval does not have; patterns and files are left to its command line."""
+        known = index.read(str(located(self.include_path)) if self.include_path else "").names()
+        for name in filter(None, map(str.strip, self.task.split(","))):
+            if name not in known and not set(name) & PATTERN:
+                like = " or ".join(get_close_matches(name, known, 3))
+                hint = f"did you mean {like}?" if like else "launcher tasks lm_eval lists them"
+                raise TaskError(f"task={name}: lm-eval {index.version()} has no such task, group or tag; {hint}")
 
     def files(self) -> Sequence[str]:
         return [str(located(each)) for each in (self.include_path, self.tokenizer) if each]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
+import re
 import signal
 import sys
 from contextlib import suppress
@@ -22,18 +23,8 @@ ROOT = Path(__file__).parents[2]
 ECHO = ("engine=echo", "model=none", "validate.skip=[greedy repeats]")
 KEY = "the-key-of-the-endpoint-0123456789"
 
-OPENAI_SCRIPT = """
-import json, os, sys
-from openai import OpenAI
-
-client, model, right = OpenAI(), os.environ["OPENAI_MODEL"], 0
-for number in range(4):
-    messages = [{"role": "user", "content": f"{number} + 0 ="}]
-    answer = client.chat.completions.create(model=model, messages=messages, max_tokens=8, temperature=0)
-    right += "system" in answer.choices[0].message.content  # the engine repeats what an adapter has put in front
-print("the key is", client.api_key)
-json.dump({"scores": {"acc": right / 4}, "n": 4}, open(os.path.join(sys.argv[1], "scores.json"), "w"))
-"""
+BLOCK = re.compile(r'^```\w+ title="(?P<name>[^"]+)"\n(?P<code>.*?)^```', re.M | re.S)
+"""A file on the page about harnesses."""
 
 INSPECT_TASK = """
 from inspect_ai import Task, task
@@ -100,39 +91,38 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 
 @pytest.mark.services
-def test_a_script_with_the_openai_client_goes_through_the_adapters(tmp_path: Path) -> None:
-    (tmp_path / "scores.py").write_text(OPENAI_SCRIPT)
+def test_the_documented_script_with_the_openai_client_goes_through_the_adapters(tmp_path: Path) -> None:
+    for block in BLOCK.finditer((ROOT / "docs" / "harnesses.md").read_text()):
+        (tmp_path / block["name"]).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / block["name"]).write_text(block["code"])
+    with (tmp_path / "my_eval.py").open("a") as script:
+        script.write('print("the key is", client.api_key)\n')
     harness = (
-        "tasks=[addition,harness/command]",
+        f"--config-dir={tmp_path / 'options'}",
+        "tasks=[addition,my_eval]",
+        "evaluate.min_coverage=0",  # the adapter spoils the other task
         "backend.api_key_env=MY_KEY",
-        "evaluate.min_coverage=0",  # the adapter spoils this task
         "adapters=[system_message,request_log]",
-        "adapters.system_message.text='Repeat: '",
-        "tasks.harness_command.command='{python} scores.py {output}'",
-        "tasks.harness_command.result.path='{output}/scores.json'",
-        "+tasks.harness_command.result.metrics.accuracy=$.scores.acc",
-        "tasks.harness_command.result.samples=$.n",
+        "adapters.system_message.text='Paris, Oslo.'",  # which the engine repeats
     )
     found, said = launch(tmp_path / "run", *harness, MY_KEY=KEY)
-    assert list(found["tasks"]) == ["addition", "harness_command"]
-    task = found["tasks"]["harness_command"]
-    assert task["metrics"]["accuracy"]["value"] == 1.0
-    assert task["metrics"]["accuracy"]["n"] == 4
-    assert (task["coverage"]["scored"], task["coverage"]["total"]) == (4, 4)
-    assert task["harness"]["requests"] == 4
-    assert "harness/command" in said
+    assert list(found["tasks"]) == ["addition", "my_eval"]
+    task = found["tasks"]["my_eval"]
+    assert task["metrics"]["accuracy"] | {"value": 1.0, "n": 2, "direction": "higher"} == task["metrics"]["accuracy"]
+    assert task["metrics"]["words"]["direction"] == "lower"
+    assert task["coverage"] | {"scored": 2, "total": 2} == task["coverage"]
+    assert task["harness"]["requests"] == 2
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY in file.read_text(errors="replace")]
     assert KEY not in said
-    log = tmp_path / "run" / "harness" / "harness_command" / "log.txt"
+    log = tmp_path / "run" / "harness" / "my_eval" / "log.txt"
     assert "the key is [redacted: proxy key]" in log.read_text()
     asked = (log.parent / "proxy" / "requests.jsonl").read_text().splitlines()
-    assert len(asked) == 4
-    assert all(json.loads(line)["request"]["messages"][0]["role"] == "system" for line in asked)
-    assert "harness/command" in (tmp_path / "run" / "report.html").read_text()
+    assert [json.loads(line)["request"]["messages"][0]["role"] for line in asked] == ["system", "system"]
+    assert "2 completions in" in (tmp_path / "run" / "report.html").read_text()
 
     began = log.stat()
     again, said = launch(tmp_path / "run", *harness, f"resume={tmp_path / 'run'}", MY_KEY=KEY)
-    assert "harness/command: finished in an earlier session" in said
+    assert "my_eval: finished in an earlier session" in said
     assert again["tasks"] == found["tasks"]
     assert log.stat().st_mtime_ns == began.st_mtime_ns
 
@@ -188,31 +178,29 @@ def test_lm_evals_own_command_line(tmp_path: Path) -> None:
 
 
 @pytest.mark.services
-@pytest.mark.parametrize("sign", [signal.SIGINT, signal.SIGKILL])
-def test_an_interrupted_harness_leaves_no_process_and_is_run_again(sign: signal.Signals, tmp_path: Path) -> None:
-    again = "[ -e {output}/begun ] && echo '[0.5]' > {output}/out.json && exit"
-    script = f"{again}; touch {{output}}/begun; setsid sleep 300 & sleep 300"
+def test_an_interrupted_harness_leaves_no_process_and_is_run_again(tmp_path: Path) -> None:
+    """Once by Ctrl-C, once by SIGKILL; the third attempt of the command succeeds."""
+    count = "echo x >> {output}/begun; [ $(wc -l < {output}/begun) = 3 ] && echo '[0.5]' > {output}/out.json && exit"
     harness = (
         "tasks=[harness/command]",
-        f'tasks.harness_command.command="{script}"',
+        f'tasks.harness_command.command="{count}; setsid sleep 300 & sleep 300"',
         "tasks.harness_command.shell=true",
         "tasks.harness_command.result.path='{output}/out.json'",
         "+tasks.harness_command.result.metrics.a='$[0]'",
     )
     folder = tmp_path / "run"
-    begun = folder / "harness" / "harness_command" / "output" / "begun"
-    with program(command(*harness, f"hydra.run.dir={folder}"), tmp_path) as process:
-        wait_for(begun.exists, process, 60)
-        wait_for(lambda: len(sleeping(process.pid)) == 2, process, 60)
-        family = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(sign)
-        process.communicate(timeout=60)
-    psutil.wait_procs(family, timeout=30)
-    assert not living(family)
-    if sign is signal.SIGINT:
-        found = json.loads((folder / "results.json").read_text())
-        assert (process.returncode, found["status"]) == (130, "interrupted")
-        assert found["tasks"]["harness_command"]["coverage"]["not_asked"] == 1
+    for sign, place in ((signal.SIGINT, f"hydra.run.dir={folder}"), (signal.SIGKILL, f"resume={folder}")):
+        with program(command(*harness, place), tmp_path) as process:
+            wait_for(lambda process=process: len(sleeping(process.pid)) == 2, process, 120)
+            family = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(sign)
+            process.communicate(timeout=60)
+        psutil.wait_procs(family, timeout=60)
+        assert not living(family)
+        if sign is signal.SIGINT:
+            found = json.loads((folder / "results.json").read_text())
+            assert (process.returncode, found["status"]) == (130, "interrupted")
+            assert found["tasks"]["harness_command"]["coverage"]["not_asked"] == 1
     found, _ = launch(folder, *harness, f"resume={folder}")
     assert found["tasks"]["harness_command"]["metrics"]["a"]["value"] == 0.5
 

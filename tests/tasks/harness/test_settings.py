@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,10 @@ def test_a_harness_can_be_planned(harness: str, settings: tuple[str, ...], tmp_p
         ("inspect", INSPECT, ("objective=harness_inspect.accuracy",), "name the metric before the run"),
         ("lm_eval_cli", ("executable=sh",), (), "task is empty"),
         ("lm_eval_cli", LM_EVAL, ("evaluate.repeats=2",), "evaluate.repeats=2: this harness has no option"),
+        pytest.param(
+            *("lm_eval_cli", ("task=arc_esy",), (), "has no such task, group or tag; did you mean arc_easy"),
+            marks=pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed"),
+        ),
         ("lm_eval_cli", (*LM_EVAL, "include_path=nothing"), (), "nothing: there is no file or folder"),
         ("lm_eval_cli", (*LM_EVAL, "+gen_kwargs.until='a,b'"), (), "takes no comma in a value"),
     ],
