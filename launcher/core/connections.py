@@ -28,6 +28,8 @@ HANDSHAKE_S = 86_400.0
 """The timeout of a request ends a handshake of TLS before this."""
 EYEBALLS_S = 0.25
 """A host's next address is tried after so long (RFC 8305)."""
+RECENT_S = 0.005
+"""A connection that answered so shortly before is used without a look at its socket, which costs a system call."""
 IDEMPOTENT = frozenset({"GET", "HEAD", "PUT", "DELETE", "OPTIONS", "TRACE"})
 
 
@@ -176,7 +178,9 @@ class Connections:
 
     def _is_good(self, connection: Connection) -> bool:
         kept_s = asyncio.get_running_loop().time() - connection.idle_since
-        return kept_s < min(self._keep_alive_s, connection.keep_alive_s) and connection.is_fresh()
+        if kept_s >= min(self._keep_alive_s, connection.keep_alive_s):
+            return False
+        return not connection.closed if kept_s < RECENT_S else connection.is_fresh()
 
     async def _wait(self, pool: _Pool) -> Connection | None:
         """Wait for a connection of the pool, or for the place of one that is gone."""

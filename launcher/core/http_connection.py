@@ -202,7 +202,7 @@ class Connection(asyncio.Protocol):
         self.used = False
         """Whether the connection has answered before."""
         self.unsent = False
-        """Whether a part of the request has not left this process."""
+        """Whether a large part of the request has not left this process."""
         self.idle_since = 0.0
         self.keep_alive_s = float("inf")
         """How long the server keeps the connection, as far as it said so."""
@@ -256,9 +256,6 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
-        self._transport.set_write_buffer_limits(
-            1, 0
-        )  # `pause_writing` and `resume_writing` then say whether all has left
         if hasattr(select, "poll"):
             self._poll = select.poll()
             self._poll.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
@@ -308,7 +305,9 @@ class Connection(asyncio.Protocol):
 
     def _end(self, answer: Incoming) -> None:
         self._answer, self.used = None, True
-        reusable = self._reusable and not self.unsent and not self.closed
+        reusable = self._reusable and self._transport is not None and not self._transport.is_closing()
+        if self._transport is not None and self._transport.get_write_buffer_size():
+            reusable = False  # the server answered before the request was sent
         if reusable:
             self.resume()
         elif self._transport is not None:

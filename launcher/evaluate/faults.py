@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 
 from launcher.core.errors import TaskError
@@ -66,6 +67,8 @@ def _check_requests(sample: Sample) -> None:
 
 def _not_json(what: str, value: Json) -> str | None:
     """Return what keeps a value from being written as JSON."""
+    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+        return None
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:

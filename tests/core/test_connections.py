@@ -283,6 +283,7 @@ async def test_a_connection_that_the_server_closed_is_not_used_for_a_post() -> N
         answer = await ask(connections, server)
         assert await answer.read(2) == b"ab"
         await closed.wait()
+        await asyncio.sleep(0.01)
         assert await body_of(connections, server, "POST", b"{}") == b"ab"
     assert len(server.peers) == 2
 
@@ -301,6 +302,7 @@ async def test_bytes_that_nobody_asked_for_answer_no_later_request() -> None:
     async with raw(reply) as server, Connections() as connections:
         assert await body_of(connections, server) == b"ab"
         await poisoned.wait()
+        await asyncio.sleep(0.01)
         assert await body_of(connections, server, "POST", b"{}") == b"ab"
     assert len(server.peers) == 2
 
