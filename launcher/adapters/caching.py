@@ -22,7 +22,7 @@ from launcher.core.errors import AdapterError, UserError
 from launcher.core.ranges import Positive
 from launcher.core.responses import check_stream, checked
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import PROXIED, Handler, Json, Request, Response
 from launcher.core.units import GIB
 from launcher.settings.component import component
 
@@ -109,8 +109,10 @@ class Caching(Adapter):
 
     def _digest(self, request: Request) -> bytes:
         """Return the key of a request; equal ones without a sample differ by their order where answers are drawn."""
-        digest = digest_of(request, self._downstream)
-        if request.sample is not None or request.body.get("temperature") == 0:
+        if request.sample is not None and not request.sample.startswith(PROXIED):
+            return digest_of(request, self._downstream)
+        digest = digest_of(replace(request, sample=None), self._downstream)
+        if request.body.get("temperature") == 0:
             return digest
         self._drawn[digest] += 1
         place = f"{self._worker}#{self._drawn[digest]}"

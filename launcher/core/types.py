@@ -60,6 +60,10 @@ class Endpoint:
         return self.url.removesuffix("/v1")
 
 
+PROXIED = "proxy/"
+"""How ``Request.sample`` begins where a proxy names a request of a client, whose samples it does not know."""
+
+
 @dataclass(frozen=True)
 class Request:
     """One call of the OpenAI API: ``path`` starts with ``/v1/``, ``body`` is the JSON object to post."""

@@ -16,6 +16,7 @@ from launcher.adapters.failures import Failures
 from launcher.asgi.errors import ApiError
 from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
+from launcher.core.types import PROXIED
 from launcher.proxy.connection import ClientRequest, Started
 from launcher.proxy.exchange import Exchange, Parts
 from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
@@ -54,7 +55,7 @@ class Forwarder:
         self._parts = Parts(reads_of(self.adapters), rewrites_of(self.adapters))
         self._stopped: str | None = None
         self._number = 0
-        self._samples = f"proxy/{self.run}.{os.getpid()}"
+        self._samples = f"{PROXIED}{self.run}.{os.getpid()}"
 
     # What a head alone decides
 

@@ -104,16 +104,30 @@ async def test_answers_that_are_drawn_stay_independent(ask, server):
     assert texts(await ask(server(said("never")), *drawn)) == texts(first)
 
 
-async def test_drawn_answers_to_equal_requests_of_other_clients_stay_independent(ask, server):
+@pytest.mark.parametrize("named", [False, True])
+async def test_drawn_answers_to_equal_requests_of_other_clients_stay_independent(ask, server, named):
     """A harness behind a proxy asks n times for n answers; a second run of it gets the same n."""
-    drawn = replace(ASKED, body=BODY | {"temperature": 0.7}, sample=None)
-    unsaid = replace(ASKED, body={k: v for k, v in BODY.items() if k != "temperature"}, sample=None)
+    drawn = Proxied(BODY | {"temperature": 0.7}, named=named)
+    unsaid = Proxied({k: v for k, v in BODY.items() if k != "temperature"}, named=named)
     upstream = server(*[said(str(i)) for i in range(7)])
-    first = texts(await ask(upstream, drawn, drawn, drawn, unsaid, unsaid))
+    first = texts(await ask(upstream, *drawn.times(3), *unsaid.times(2)))
     assert first == [str(i) for i in range(5)]
-    assert texts(await ask(upstream, drawn, drawn, drawn, drawn, unsaid, unsaid)) == [*first[:3], "5", *first[3:]]
-    greedy = replace(ASKED, sample=None)
-    assert texts(await ask(upstream, greedy, greedy)) == ["6", "6"]
+    assert texts(await ask(upstream, *drawn.times(4), *unsaid.times(2))) == [*first[:3], "5", *first[3:]]
+    assert texts(await ask(upstream, *Proxied(BODY, named=named).times(2))) == ["6", "6"]
+
+
+class Proxied:
+    """Equal requests of a client of the proxy, which names each or none."""
+
+    count = 0
+
+    def __init__(self, body, *, named):
+        self.body, self.named = body, named
+
+    def times(self, count):
+        for _ in range(count):
+            Proxied.count += 1
+            yield replace(ASKED, body=self.body, sample=f"proxy/run.{Proxied.count}/0" if self.named else None)
 
 
 async def test_workers_of_a_proxy_share_no_drawn_answer(server, tmp_path):
