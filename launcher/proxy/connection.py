@@ -21,6 +21,8 @@ LINGER_S = 2.0
 """After a refusal, what the client still sends is read for so long: a reset would take the answer from it."""
 PIPELINED = 16
 """How many requests may wait behind one another before the connection is no longer read."""
+REMEMBERED, REMEMBERED_BYTES = 2048, 4096
+"""How many heads are kept, and the largest one."""
 IDLE, HEAD, BODY, REFUSED = range(4)
 CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
@@ -32,6 +34,13 @@ class ClientRequest(NamedTuple):
     body: bytes
     keep_alive: bool
     chunks: bool
+
+
+class KnownHead(NamedTuple):
+    """A head that has passed, and whether its connection stays."""
+
+    head: Head
+    keep_alive: bool
 
 
 class Refusal(NamedTuple):
@@ -58,6 +67,8 @@ class Service:
         self.own_headers = own_headers
         self.connections: set[ClientConnection] = set()
         self.draining = False
+        self.heads: dict[bytes, KnownHead] = {}
+        """The heads of requests that passed: most clients send the same few again and again."""
         self.refusal: Callable[[Head], ApiError | None] = lambda head: None
         """Says from its head why a request must not pass."""
         self.relay: Callable[[ClientRequest, Reply, Callable[[bool], None]], Started | None] = lambda *_: None
@@ -147,12 +158,38 @@ class ClientConnection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self._state == REFUSED:
             return
-        before = self._messages
+        at_start, before = self._state == IDLE, self._messages
+        if at_start and self._recognized(data):
+            return
         self._feed(data)
+        if at_start and self._state == IDLE and self._messages == before + 1:
+            self._remember(data)
         if self._state == HEAD and before == self._messages:
             self._size += len(data)  # only the parser knows the size of an unfinished header
             if self._size > self._service.limits.header_bytes:
                 self._refuse(self._large_head())
+
+    def _recognized(self, data: bytes) -> bool:
+        """Take a whole request whose head, byte for byte, has passed before: it needs no parser."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._service.heads.get(data[:end])
+        if known is None or len(data) != end + known.head.length:
+            return False
+        self._deadline = None
+        self._enqueue(ClientRequest(known.head, data[end:], known.keep_alive, True))
+        return True
+
+    def _remember(self, data: bytes) -> None:
+        """Keep the head of a whole request in one piece, without chunks, that has passed."""
+        head, end = self._head, data.find(b"\r\n\r\n") + 4
+        is_plain = head is not None and len(data) == end + head.length and self._parser.get_http_version() == "1.1"
+        if head is None or not is_plain or end > REMEMBERED_BYTES or head.waits_for_continue:
+            return
+        if data.count(b"\n", 0, end) == data.count(b"\r\n", 0, end) == len(self._headers) + 2:
+            heads = self._service.heads
+            if len(heads) >= REMEMBERED:
+                heads.clear()
+            heads[data[:end]] = KnownHead(head, self._parser.should_keep_alive())
 
     def _feed(self, data: bytes) -> None:
         while data:

@@ -16,7 +16,7 @@ from launcher.core.types import Json, Request, Response
 from launcher.core.unread import Unread
 from launcher.proxy.connection import ClientRequest
 from launcher.proxy.events import EventSplitter
-from launcher.proxy.head import REQUEST_ID, Headers, passed_on, without
+from launcher.proxy.head import REQUEST_ID, Head, Headers, passed_on, without
 from launcher.proxy.relay import MAX_ERROR_BYTES
 from launcher.proxy.reply import Reply, dumped
 from launcher.proxy.upstream import Upstream, error_body
@@ -54,33 +54,17 @@ class Exchange:
         self._upstream = upstream
         self._parts = parts
         self._given = request
-        self._unseen: list[tuple[bytes, bytes]] = list(WRITTEN)
+        split: SplitHeaders | None = request.head.made.get("split")
+        if split is None:
+            split = request.head.made["split"] = split_headers(upstream, request.head)
+        seen, self._unseen = split
+        self._made: tuple[dict[str, str], Headers] | None = None
+        """The headers of the last answer of the endpoint, as adapters see them and as they pass on."""
         self._parsed: tuple[Json, bytes] | None = None
         """The last body that came from the endpoint, as JSON and as bytes."""
-        seen = self._split_headers()
         body = _json_object(request.body) if Part.request in parts.reads else Unread(request.body)
         self.request = Request(request.head.target.decode("ascii"), body, seen, sample)
         """What the first adapter gets. Making it raises `ApiError` if adapters cannot read it."""
-
-    def _split_headers(self) -> dict[str, str]:
-        """Return the headers that adapters see, and keep the others for the endpoint."""
-        head, seen = self._given.head, dict[str, str]()
-        for header in head.headers:
-            name = header[0].lower()
-            if name == b"content-encoding" and header[1].strip().lower() != b"identity":
-                raise ApiError(415, "adapters read this request; send it without content-encoding", code="encoded")
-            if name in REPLACED:
-                continue
-            if name in UNSEEN or name.startswith(UNSEEN_PREFIXES):
-                self._unseen.append(header)
-            else:
-                seen[header[0].decode("latin-1")] = header[1].decode("latin-1")
-        authorization = self._upstream.authorization(head)
-        if authorization is not None and self._upstream.forwards_authorization:
-            seen["Authorization"] = authorization.decode("latin-1")  # an answer for one client is none for another
-        elif authorization is not None:
-            self._unseen.append((b"Authorization", authorization))
-        return seen
 
     # Behind the adapters
 
@@ -111,12 +95,17 @@ class Exchange:
         return Part.request in self._parts.rewrites
 
     async def _response(self, incoming: Incoming, start: float) -> Response:
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in passed_on(incoming.headers)}
-        encoding = (incoming.header(b"content-encoding") or b"identity").strip().lower()
-        if encoding not in (b"identity", b""):
-            quoted = repr(encoding.decode("latin-1")[:40])
-            raise HttpError(incoming.url, f"the answer is compressed ({quoted}); the request asked for no compression")
-        if (incoming.header(b"content-type") or b"").startswith(b"text/event-stream") and incoming.status < 400:
+        passed, is_stream = passed_on(incoming.headers), False
+        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in passed}
+        self._made = headers, without(passed, ABOUT_BODY)
+        for header in passed:
+            name = header[0].lower()
+            if name == b"content-type":
+                is_stream = header[1].startswith(b"text/event-stream")
+            elif name == b"content-encoding" and header[1].strip().lower() not in (b"identity", b""):
+                quoted = repr(header[1].decode("latin-1")[:40])
+                raise HttpError(incoming.url, f"the answer is compressed ({quoted}), though that was not asked for")
+        if is_stream and incoming.status < 400:
             latency_s = time.perf_counter() - start
             return Response(incoming.status, None, headers, self._events(incoming), latency_s)
         is_error = incoming.status >= 300
@@ -192,8 +181,32 @@ class Exchange:
 
     def _headers(self, response: Response, content_type: bytes) -> Headers:
         """Return the headers of an answer, without those about the body that it had."""
+        if self._made is not None and self._made[0] is response.headers:
+            return [*self._made[1], (b"Content-Type", content_type)]
         given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
         return [*without(passed_on(given), ABOUT_BODY), (b"Content-Type", content_type)]
+
+
+SplitHeaders = tuple[dict[str, str], list[tuple[bytes, bytes]]]
+
+
+def split_headers(upstream: Upstream, head: Head) -> SplitHeaders:
+    """Return the headers that adapters see, and those that only the endpoint sees. Raises `ApiError`."""
+    seen, unseen = dict[str, str](), list(WRITTEN)
+    for header in head.headers:
+        name = header[0].lower()
+        if name == b"content-encoding" and header[1].strip().lower() != b"identity":
+            raise ApiError(415, "adapters read this request; send it without content-encoding", code="encoded")
+        if name in UNSEEN or name.startswith(UNSEEN_PREFIXES):
+            unseen.append(header)
+        elif name not in REPLACED:
+            seen[header[0].decode("latin-1")] = header[1].decode("latin-1")
+    authorization = upstream.authorization(head)
+    if authorization is not None and upstream.forwards_authorization:
+        seen["Authorization"] = authorization.decode("latin-1")  # an answer for one client is none for another
+    elif authorization is not None:
+        unseen.append((b"Authorization", authorization))
+    return seen, unseen
 
 
 def _json_object(data: bytes) -> dict[str, Json]:

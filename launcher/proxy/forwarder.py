@@ -9,6 +9,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from launcher.adapters.base import Adapter, reads_of, rewrites_of
 from launcher.adapters.chain import pipeline
@@ -23,7 +24,7 @@ from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
 from launcher.proxy.metrics import COMPLETIONS, IN_FLIGHT, LEFT, RECEIVED, Counters
 from launcher.proxy.relay import MAX_ERROR_BYTES, SMALL_BYTES, Relay
 from launcher.proxy.reply import Reply, dumped
-from launcher.proxy.upstream import Upstream, error_body
+from launcher.proxy.upstream import Prepared, Upstream, error_body
 
 log = logging.getLogger("launcher.proxy")
 
@@ -36,6 +37,13 @@ ADAPTED = ("/v1/completions", "/v1/chat/completions")
 FAILURES = {Failure.connection: 502, Failure.timeout: 504, Failure.answer: 502}
 CLIENT_CLOSED_REQUEST = 499
 """The status that is counted for a client that left before its answer (nginx's code)."""
+
+
+class Plan(NamedTuple):
+    """What a head alone says of its request: whether it is a completion, and how it passes as bytes if it does."""
+
+    is_completion: bool
+    passes: Prepared | None
 
 
 @dataclass(eq=False)
@@ -89,13 +97,14 @@ class Forwarder:
     def relay(self, request: ClientRequest, reply: Reply, on_end: Callable[[bool], None]) -> Started | None:
         """Return how a request passes as bytes over an idle connection; None if it has to be answered otherwise."""
         head = request.head
-        is_completion = _is_completion(head)
-        if head.path.startswith(OWN) or (is_completion and self.adapters):
+        plan: Plan | None = head.made.get("plan")
+        if plan is None:
+            plan = head.made["plan"] = self._plan(head, len(request.body))
+        if plan.passes is None:
             return None
-        taken = self.upstream.take(head, len(request.body))
-        if taken is None:
+        connection = self.upstream.connections.take(plan.passes.origin)
+        if connection is None:
             return None
-        connection, url, first = taken
         start, own = time.perf_counter(), self.counters.own
         own[IN_FLIGHT] += 1
         own[RECEIVED] += len(request.body)
@@ -119,10 +128,15 @@ class Forwarder:
             own[LEFT] += 1
             self.counters.finished(reply.status or CLIENT_CLOSED_REQUEST, time.perf_counter() - start, reply.sent)
 
-        silence_s = self.upstream.settings.silence_timeout_s
-        return Started(
-            Relay(connection, head.method, url, silence_s, reply, is_completion, ended, cancelled), first, request.body
-        )
+        silence_s, passes = self.upstream.settings.silence_timeout_s, plan.passes
+        made = Relay(connection, head.method, passes.url, silence_s, reply, plan.is_completion, ended, cancelled)
+        return Started(made, passes.head, request.body)
+
+    def _plan(self, head: Head, length: int) -> Plan:
+        is_completion = _is_completion(head)
+        if head.path.startswith(OWN) or (is_completion and self.adapters):
+            return Plan(is_completion, None)
+        return Plan(is_completion, self.upstream.prepared(head, length))
 
     # A whole request, in a task
 
@@ -266,7 +280,7 @@ def _without_run(request: ClientRequest) -> ClientRequest:
     path, target = head.path[named:], head.target[named:]
     if not path.startswith("/"):
         path, target = f"/{path}", b"/" + target
-    return request._replace(head=head._replace(path=path, target=target))
+    return request._replace(head=head._replace(path=path, target=target, made={}))
 
 
 def _id_of(head: Head) -> bytes:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from launcher.asgi.errors import ApiError, clipped
 
@@ -40,6 +40,8 @@ class Head(NamedTuple):
     run: bytes | None
     length: int
     waits_for_continue: bool
+    made: dict[str, Any]
+    """What was made of this head alone, for the next request with an equal one."""
 
 
 def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> Head:
@@ -67,6 +69,7 @@ def read_head(method: bytes, target: bytes, version: str, headers: Headers) -> H
         found.get(RUN),
         int(found.get(b"content-length", b"0")),
         _expects(found.get(b"expect")) and version == "1.1",
+        {},
     )
 
 

@@ -4,16 +4,24 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from launcher.asgi.errors import ApiError
 from launcher.core.connections import Connections, Incoming
-from launcher.core.http_connection import Connection
+from launcher.core.http_request import Origin, target
 from launcher.core.http_request import head as request_head
-from launcher.core.http_request import target
 from launcher.core.responses import NOT_JSON, error_message
 from launcher.core.types import Endpoint, Json
 from launcher.proxy.head import Head, Headers
 from launcher.proxy.settings import Authorization, Proxy
+
+
+class Prepared(NamedTuple):
+    """A request without its body: the URL, whom it goes to, and the bytes of its head."""
+
+    url: str
+    origin: Origin
+    head: bytes
 
 
 @dataclass(eq=False)
@@ -45,16 +53,14 @@ class Upstream:
         authorization = self.authorization(head)
         return head.headers if authorization is None else [*head.headers, (b"Authorization", authorization)]
 
-    def take(self, head: Head, length: int) -> tuple[Connection, str, bytes] | None:
-        """Return an idle connection, the URL, and the head of a request that passes as it is; None without one."""
+    def prepared(self, head: Head, length: int) -> Prepared | None:
+        """Return what a request that passes as it is looks like; None if it cannot be sent, which `send` explains."""
         url = self._root + head.target.decode("ascii")
         try:
             to = target(url)
-            first = request_head(head.method, to, self.headers(head), length)
+            return Prepared(url, to.origin, request_head(head.method, to, self.headers(head), length))
         except ValueError:
-            return None  # `send` says why
-        connection = self.connections.take(to.origin)
-        return None if connection is None else (connection, url, first)
+            return None
 
     async def send(self, method: str, target: str, headers: Headers, body: bytes) -> Incoming:
         """Send a request to a path of the endpoint. Raises `HttpError`."""
