@@ -4,7 +4,8 @@
         [--nemo PYTHON] [--litellm PYTHON]
     python benchmarks/proxy.py --soak 600
 
-The upstream gives a constant answer: nginx where it is installed, else a process of this file. ``wrk`` asks. What
+The upstream gives a constant answer: JSON from nginx where it is installed, else from a process of this file, and 64
+server-sent events, one after another, from such a process. ``wrk`` asks. What
 counts is the user and system time of the proxy's processes. The proxies take turns, in alternating order. Each figure
 is the median over the rounds, and so is each ratio, of figures within one round. A proxy that is not installed is
 left out with the reason.
@@ -66,8 +67,8 @@ proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_p
 scgi_temp_path {folder}/scgi; {body} }}
 """
 CONSTANT = """
-server {{ listen 127.0.0.1:{port}; location / {{ default_type {type}; root {folder}; error_page 405 =200 /{kind};
-try_files /{kind} =404; }} }}
+server {{ listen 127.0.0.1:{port}; location / {{ default_type application/json; root {folder};
+error_page 405 =200 /answer; try_files /answer =404; }} }}
 """
 FORWARD = """
 upstream up {{ server 127.0.0.1:{port}; keepalive 512; }}
@@ -96,44 +97,51 @@ class Cost:
     failures: str
 
 
-def events() -> bytes:
-    made = b""
+def events() -> list[bytes]:
+    made = []
     for number in range(EVENTS):
         choice = {"index": 0, "delta": {"content": "word "}, "finish_reason": "stop" if number == EVENTS - 1 else None}
         found = {"id": "c", "object": "chat.completion.chunk", "created": 1, "model": "m", "choices": [choice]}
-        made += b"data: " + json.dumps(found).encode() + b"\n\n"
-    return made + b"data: [DONE]\n\n"
+        made.append(b"data: " + json.dumps(found).encode() + b"\n\n")
+    return [*made, b"data: [DONE]\n\n"]
 
 
-TYPES = {"json": "application/json", "sse": "text/event-stream"}
-BODIES = {"json": json.dumps(ANSWER).encode(), "sse": events()}
+WHOLE = json.dumps(ANSWER).encode()
+JSON_HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(WHOLE)}\r\n\r\n".encode()
+SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+ANSWERS = {
+    "json": [JSON_HEAD + WHOLE],
+    "sse": [SSE_HEAD, *[b"%x\r\n%b\r\n" % (len(event), event) for event in events()], b"0\r\n\r\n"],
+}
 
 
 class Constant(asyncio.Protocol):
-    """Answers each request at once; a request ends with its body."""
+    """Answers each request at once, in parts that leave one after another; a request ends with its body."""
 
-    answer = b""
+    parts: Sequence[bytes] = ()
 
     def connection_made(self, transport: Any) -> None:
-        self._transport, self._data = transport, b""
+        self._transport, self._data, self._loop = transport, b"", asyncio.get_running_loop()
 
     def data_received(self, data: bytes) -> None:
         self._data += data
-        while (head := self._data.find(b"\r\n\r\n")) >= 0:
-            length = re.search(rb"(?i)content-length: (\d+)", self._data[:head])
-            end = head + 4 + (int(length[1]) if length else 0)
-            if len(self._data) < end:
-                return
-            self._data = self._data[end:]
-            self._transport.write(self.answer)
+        head = self._data.find(b"\r\n\r\n")
+        length = re.search(rb"(?i)content-length: (\d+)", self._data[: max(head, 0)])
+        if head >= 0 and len(self._data) >= head + 4 + (int(length[1]) if length else 0):
+            self._data = b""  # wrk sends one request at a time
+            self._send(0)
+
+    def _send(self, place: int) -> None:
+        self._transport.write(self.parts[place])
+        if place + 1 < len(self.parts):
+            self._loop.call_soon(self._send, place + 1)
 
 
 def serve_constant(port: int, kind: str) -> None:
-    """Be the upstream where there is no nginx."""
+    """Be an upstream."""
     import uvloop
 
-    head = f"HTTP/1.1 200 OK\r\nContent-Type: {TYPES[kind]}\r\nContent-Length: {len(BODIES[kind])}\r\n\r\n"
-    Constant.answer = head.encode() + BODIES[kind]
+    Constant.parts = ANSWERS[kind]
 
     async def serve() -> None:
         server = await asyncio.get_running_loop().create_server(Constant, "127.0.0.1", port, backlog=4096)
@@ -178,9 +186,9 @@ def upstreams(folder: Path) -> Iterator[dict[str, int]]:
     ports = {kind: free_port() for kind in KINDS}
     with ExitStack() as stack:
         for kind, port in ports.items():
-            (folder / kind).write_bytes(BODIES[kind])
-            if (nginx := shutil.which("nginx")) is not None:
-                body = CONSTANT.format(port=port, type=TYPES[kind], folder=folder, kind=kind)
+            (folder / "answer").write_bytes(WHOLE)
+            if kind == "json" and (nginx := shutil.which("nginx")) is not None:
+                body = CONSTANT.format(port=port, folder=folder)
                 command = [nginx, "-c", _nginx_file(folder, f"up-{kind}", body)]
             else:
                 command = [sys.executable, __file__, "--serve", str(port), kind]
