@@ -118,7 +118,10 @@ class Reasoning(Adapter):
             async for event in events:
                 last = event
                 choices = event.get("choices") or []
-                made = [streams.setdefault(c["index"], _Stream(self._new_parser())).split(c) for c in choices]
+                for choice in choices:
+                    if choice["index"] not in streams:
+                        streams[choice["index"]] = _Stream(self._new_parser())
+                made = [streams[choice["index"]].split(choice) for choice in choices]
                 yield {**event, "choices": made} if choices else event
         rests = [stream.rest(index) for index, stream in streams.items() if not stream.closed]
         if rests:
@@ -159,7 +162,8 @@ class _Stream:
         return self.parser.close()
 
     def _made(self, choice: Mapping[str, Json], holder: Mapping[str, Json], key: str, piece: ParsedDelta) -> Json:
-        self.total += piece
+        if piece.answer or piece.reasoning:
+            self.total += piece
         changed = dict(holder)
         if key in holder or piece.answer:
             changed[key] = piece.answer

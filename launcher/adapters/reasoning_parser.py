@@ -45,6 +45,8 @@ class ReasoningParser:
 
     def feed(self, text: str) -> ParsedDelta:
         """Return the text that is decided by now. Raises `UnmatchedEndTag` for an end tag without a start tag."""
+        if not self._held and not self._repeat_possible and self.start[0] not in text and self.end[0] not in text:
+            return ParsedDelta(reasoning=text) if self.section is Section.inside else ParsedDelta(answer=text)
         self._held += text
         if self.section is Section.before:
             return self._before()
@@ -102,4 +104,6 @@ class ReasoningParser:
 def _overlap(text: str, tag: str) -> int:
     """Return the length of the longest end of ``text`` that ``tag`` begins with (less than the whole tag)."""
     longest = min(len(text), len(tag) - 1)
+    if tag[0] not in text[-longest:]:
+        return 0
     return next((n for n in range(longest, 0, -1) if text.endswith(tag[:n])), 0)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncGenerator, AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 
 from launcher.adapters.base import Part, closing
@@ -125,29 +124,24 @@ class Exchange:
         return body
 
     async def _events(self, incoming: Incoming) -> AsyncIterator[Json]:
+        """Yield the events of a stream, or its bytes where no adapter reads events."""
+        reads, most, done = Part.events in self._parts.reads, self._upstream.max_answer_bytes, False
+        splitter = EventSplitter()
         try:
-            if Part.events in self._parts.reads:
-                async with aclosing(self._parsed_events(incoming)) as events:
-                    async for event in events:
-                        yield event
-            else:
-                async for chunk in incoming.chunks():
+            async for chunk in incoming.chunks():
+                if not reads:
                     yield Unread(chunk)
+                    continue
+                for data in splitter.feed(chunk):
+                    done = done or data == b"[DONE]"
+                    if not done:
+                        yield _event(incoming.url, data)
+                if splitter.held > most or incoming.received > most:
+                    raise HttpError(incoming.url, f"the stream has more than {most:,} bytes")
+            if reads and not done:
+                raise HttpError(incoming.url, "the stream ended without [DONE]")
         finally:
             incoming.close()
-
-    async def _parsed_events(self, incoming: Incoming) -> AsyncGenerator[Json, None]:
-        splitter, most, done = EventSplitter(), self._upstream.max_answer_bytes, False
-        async for chunk in incoming.chunks():
-            for data in splitter.feed(chunk):
-                if data == b"[DONE]":
-                    done = True
-                elif not done:
-                    yield _event(incoming.url, data)
-            if splitter.held > most or incoming.received > most:
-                raise HttpError(incoming.url, f"the stream has more than {most:,} bytes")
-        if not done:
-            raise HttpError(incoming.url, "the stream ended without [DONE]")
 
     # Before the adapters
 
@@ -169,12 +163,13 @@ class Exchange:
     async def _reply_events(self, response: Response, reply: Reply) -> None:
         assert response.events is not None
         reply.begin(response.status, self._headers(response, b"text/event-stream"), None)
-        raw = False
+        raw, write = False, reply.write
         async with closing(response.events) as events:
             async for event in events:
-                raw = isinstance(event, Unread)
-                reply.write(event.raw if isinstance(event, Unread) else b"data: " + dumped(event) + b"\n\n")
-                await reply.drained()
+                raw = type(event) is Unread
+                write(event.raw if raw else b"data: " + dumped(event) + b"\n\n")
+                if reply.is_held:
+                    await reply.drained()
         if not raw:
             reply.write(b"data: [DONE]\n\n")
         reply.end()
