@@ -45,7 +45,7 @@ from launcher.adapters.reasoning import Reasoning  # noqa: E402
 from launcher.adapters.system_message import SystemMessage  # noqa: E402
 from launcher.core.types import Endpoint  # noqa: E402
 from launcher.proxy.settings import Proxy  # noqa: E402
-from launcher.proxy.supervisor import Mounted, running  # noqa: E402
+from launcher.proxy.supervisor import Mounted, listening, running  # noqa: E402
 
 PATH = "/v1/chat/completions"
 KEY = "benchmark-key"
@@ -209,7 +209,7 @@ def ours(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple
     endpoint = Endpoint(f"http://127.0.0.1:{upstream}/v1", "m", "external", "x", is_builtin=False)
     place = Path(tempfile.mkdtemp(dir=folder))
     mounted = Mounted(endpoint, adapters if chain == "chain" else [], None, place / "adapters", place / "log")
-    with running(Proxy(), mounted, KEY) as supervisor:
+    with listening(Proxy()) as listener, running(Proxy(), listener, mounted, KEY) as supervisor:
         yield int(supervisor.url.rpartition(":")[2].removesuffix("/v1")), os.getpid()
 
 

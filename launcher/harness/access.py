@@ -42,7 +42,7 @@ def proxied(
     key of the proxy. Else there is none, since lm-eval's client asks for the tokenizer without it. Raises `UserError`
     as the adapters do, and `ServerError`.
     """
-    from launcher.proxy.supervisor import Mounted, running
+    from launcher.proxy.supervisor import Mounted, listening, running
 
     place, key = RunFolder(files.path), None
     if endpoint.api_key is not None or any(adapter.variables() for adapter in adapters):
@@ -52,7 +52,7 @@ def proxied(
         settings, host="127.0.0.1", port=0, api_key_env=None, require_key=True, authorization=Authorization.replace
     )
     mounted = Mounted(endpoint, adapters, deployment, place.proxy_adapters, place.proxy_log)
-    with running(own, mounted, key) as proxy:
+    with listening(own) as listener, running(own, listener, mounted, key) as proxy:
         yield Access(
             proxy.run_url, key, lambda: proxy.completions, lambda: proxy.reason if proxy.dead.is_set() else None
         )

@@ -95,6 +95,11 @@ class Run:
         """The judge, if a task asks it."""
         return self.judge if any(task.asks_judge for task in self.tasks.values()) else None
 
+    @property
+    def has_proxy(self) -> bool:
+        """Whether there is a proxy in front of the endpoint."""
+        return self.mode is Mode.proxy or (self.mode in (Mode.run, Mode.serve) and self.proxy.port is not None)
+
     def adapter_variables(self) -> dict[str, str]:
         """Return the environment variables with secrets that adapters need, each by the key that names it."""
         asked = () if self.mode is Mode.score else self.adapters.values()
@@ -103,7 +108,9 @@ class Run:
         return found | {f"judge.{key}": name for each in judges for key, name in each.variables().items()}
 
     def reveal(self) -> None:
-        """Look whether the secrets that adapters need are there. Raises `UserError`."""
+        """Look whether the secrets that adapters and the proxy need are there. Raises `UserError`."""
+        if self.has_proxy and self.proxy.api_key_env is not None:
+            reveal(self.proxy.api_key_env, "proxy.api_key_env")
         for key, variable in self.adapter_variables().items():
             reveal(variable, key)
 

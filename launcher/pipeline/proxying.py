@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import secrets
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -18,12 +19,12 @@ from launcher.core.redaction import reveal
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint
 from launcher.monitor.health import Watch
-from launcher.pipeline.config import Mode, Run
+from launcher.pipeline.config import Run
 from launcher.pipeline.evaluation import deployment_facts
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.serving import OUTAGE_POLL_S, OutagePrinter
 from launcher.proxy.settings import Authorization, Proxy
-from launcher.proxy.supervisor import Mounted, Supervisor, running
+from launcher.proxy.supervisor import Mounted, Supervisor, listening, running
 
 
 class ProxyFile(TypedDict):
@@ -37,22 +38,29 @@ class ProxyFile(TypedDict):
     ready_at: str
 
 
-def wants_proxy(run: Run) -> bool:
-    """Tell whether a run has a proxy in front of its endpoint."""
-    return run.mode is Mode.proxy or (run.mode in (Mode.run, Mode.serve) and run.proxy.port is not None)
+@contextmanager
+def reserved(run: Run) -> Iterator[socket.socket | None]:
+    """Reserve the address of the proxy before anything is loaded; None for a run without. Raises `UserError`."""
+    if not run.has_proxy:
+        yield None
+        return
+    with listening(run.proxy) as listener:
+        yield listener
 
 
 @contextmanager
-def proxying(run: Run, endpoint: Endpoint, record: RunRecord, folder: Path) -> Iterator[Supervisor | None]:
-    """Run the proxy that a run asks for, in front of its endpoint; None if it asks for none. Raises `UserError`."""
-    if not wants_proxy(run):
+def proxying(
+    run: Run, listener: socket.socket | None, endpoint: Endpoint, record: RunRecord, folder: Path
+) -> Iterator[Supervisor | None]:
+    """Run the proxy on its socket, in front of the endpoint; None for a run without. Raises `UserError`."""
+    if listener is None:
         yield None
         return
     place = RunFolder(folder)
     adapters = list(run.adapters.values())
     mounted = Mounted(endpoint, adapters, deployment_facts(record, endpoint), place.proxy_adapters, place.proxy_log)
     key = _key(run.proxy)
-    with running(run.proxy, mounted, key) as supervisor, _files(supervisor, endpoint, run.proxy, place):
+    with running(run.proxy, listener, mounted, key) as supervisor, _files(supervisor, endpoint, run.proxy, place):
         chain = ", ".join(run.adapters) or "none"
         to_stderr(f"proxy: {supervisor.url} · run {supervisor.run} · adapters {chain}")
         if key is not None:
@@ -77,11 +85,12 @@ def _files(supervisor: Supervisor, endpoint: Endpoint, settings: Proxy, place: R
         url=supervisor.url, run_url=supervisor.run_url, run=supervisor.run, model=endpoint.model, pid=os.getpid(),
         ready_at=ready_at,
     )  # fmt: skip
-    written = {place.proxy: files.install(place.proxy, json.dumps(facts) + "\n")}
+    written = {}
     if supervisor.key is not None:
         if settings.api_key_env is None:
             written[place.proxy_key] = files.install(place.proxy_key, supervisor.key + "\n", private=True)
         redaction.hide(supervisor.key, "proxy key")
+    written[place.proxy] = files.install(place.proxy, json.dumps(facts) + "\n")
     try:
         yield
     finally:

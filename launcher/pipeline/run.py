@@ -13,7 +13,7 @@ from launcher.pipeline.hooks import hooks_of
 from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.loading import measure_load
 from launcher.pipeline.provenance import packages_of, provenance, resume_key
-from launcher.pipeline.proxying import proxy_forever, proxying
+from launcher.pipeline.proxying import proxy_forever, proxying, reserved
 from launcher.pipeline.record import RunRecord
 from launcher.pipeline.reporting import reporting
 from launcher.pipeline.scoring import score
@@ -44,13 +44,17 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
         timing = Timing(limit_s=run.evaluate.max_pause_s)
         wanted = run if run.mode is Mode.run else replace(run, judge=None)
         with (
+            reserved(run) as listener,
             judging(wanted, config, record, allocation, folder, pool) as judge,
             serving(run, record, allocation, folder, pool) as server,
             watch(server.endpoint, folder, timing) as health,
         ):
             validate(run, server, needed, record, folder)
             measure_load(run.load, server.endpoint, record, folder)
-            with endpoint_file(server.endpoint, folder), proxying(run, server.endpoint, record, folder) as proxy:
+            with (
+                endpoint_file(server.endpoint, folder),
+                proxying(run, listener, server.endpoint, record, folder) as proxy,
+            ):
                 if run.mode is Mode.proxy and proxy is not None:
                     proxy_forever(proxy, server.endpoint, health)
                 if run.mode is Mode.serve:

@@ -119,7 +119,7 @@ class Forwarder:
                 self._fail(head, reply, relay.failure)
             elif relay.error_body is not None:
                 self._shape(relay, relay.error_body, reply)
-            own[COMPLETIONS] += is_completion and 200 <= reply.status < 300
+            own[COMPLETIONS] += plan.is_completion and 200 <= reply.status < 300
             self.counters.finished(reply.status, time.perf_counter() - start, reply.sent)
             on_end(False)
 

@@ -54,21 +54,27 @@ class Mounted:
 
 
 @contextmanager
-def running(settings: Proxy, mounted: Mounted, key: str | None) -> Iterator[Supervisor]:
-    """Run the proxy; clients can connect. On leaving, requests have ``stop_timeout_s`` to end.
-
-    Raises `UserError` for an address that cannot be had, and `ServerError` if a worker does not start.
-    """
+def listening(settings: Proxy) -> Iterator[socket.socket]:
+    """Reserve the address of the proxy. Raises `UserError` for one that cannot be had."""
     from launcher.asgi.server import bind
 
     with bind(settings.host, settings.port or 0, "proxy") as listener:
-        listener.listen(BACKLOG)
-        supervisor = Supervisor(settings, mounted, key, listener)
-        try:
-            supervisor.start()
-            yield supervisor
-        finally:
-            supervisor.stop()
+        yield listener
+
+
+@contextmanager
+def running(settings: Proxy, listener: socket.socket, mounted: Mounted, key: str | None) -> Iterator[Supervisor]:
+    """Run the proxy; clients can connect. On leaving, requests have ``stop_timeout_s`` to end.
+
+    Raises `UserError` as adapters do, and `ServerError` if a worker does not start.
+    """
+    listener.listen(BACKLOG)
+    supervisor = Supervisor(settings, mounted, key, listener)
+    try:
+        supervisor.start()
+        yield supervisor
+    finally:
+        supervisor.stop()
 
 
 class Supervisor:
