@@ -4,11 +4,10 @@
         [--nemo PYTHON] [--litellm PYTHON]
     python benchmarks/proxy.py --soak 600
 
-The upstream gives a constant answer: JSON from nginx where it is installed, else from a process of this file, and 64
-server-sent events, one after another, from such a process. ``wrk`` asks. What
-counts is the user and system time of the proxy's processes. The proxies take turns, in alternating order. Each figure
-is the median over the rounds, and so is each ratio, of figures within one round. A proxy that is not installed is
-left out with the reason.
+The upstream gives a constant answer. JSON comes from nginx where it is installed. 64 server-sent events come one after
+another from a process of this file, and so does JSON without nginx. ``wrk`` asks. What counts is the user and system
+time of the proxy's processes. The proxies take turns, in alternating order. Each figure is the median over the rounds,
+and so is each ratio, of figures within one round. A proxy that is not installed is left out with the reason.
 
 ``--nemo`` names the Python of an environment with nemo-evaluator 0.3.0, which needs Python 3.12; ``--litellm`` that of
 one with litellm[proxy]. ``--soak`` prints the memory of our proxy while it is asked for so many seconds.
