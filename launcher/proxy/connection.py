@@ -117,6 +117,8 @@ class ClientConnection(asyncio.Protocol):
         self._head: Head | None = None
         self._size = 0
         self._messages = 0
+        self._keep_alive = False
+        """Whether the connection stays after the last request that came."""
 
     @property
     def draining(self) -> bool:
@@ -189,7 +191,7 @@ class ClientConnection(asyncio.Protocol):
             heads = self._service.heads
             if len(heads) >= REMEMBERED:
                 heads.clear()
-            heads[data[:end]] = KnownHead(head, self._parser.should_keep_alive())
+            heads[data[:end]] = KnownHead(head, self._keep_alive)
 
     def _feed(self, data: bytes) -> None:
         while data:
@@ -277,9 +279,9 @@ class ClientConnection(asyncio.Protocol):
         self._state, self._deadline = IDLE, None
         body = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
         modern = self._parser.get_http_version() == "1.1"
-        keep = modern and self._parser.should_keep_alive()
+        self._keep_alive = modern and self._parser.should_keep_alive()
         self._parts = []
-        self._enqueue(ClientRequest(head, body, keep, modern))
+        self._enqueue(ClientRequest(head, body, self._keep_alive, modern))
 
     # Answers
 

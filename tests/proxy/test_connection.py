@@ -129,6 +129,23 @@ def test_requests_are_the_same_however_their_bytes_arrive(proxy: Mounted, data: 
     assert [each["body"].encode("latin-1") for each in got] == bodies
 
 
+@pytest.mark.parametrize("ending", [b"", b"Connection: close\r\n"])
+@pytest.mark.parametrize("body", [b"", b"12345"])
+def test_a_head_that_comes_again_means_the_same(proxy: Mounted, ending: bytes, body: bytes) -> None:
+    """The proxy recognizes it, in this connection and in others; only its end tells of the connection's."""
+    sent = HEAD + ending + b"Content-Length: %d\r\n\r\n" % len(body)
+    for _ in range(3):
+        with connected(proxy.address) as client:
+            client.sendall(sent + body)
+            if not ending:
+                found = received(client)
+                assert b"Connection: close" not in found
+                client.sendall(posted(body[::-1], b"Connection: close"))
+            assert (
+                json.loads(said(client).partition(b"\r\n\r\n")[2])["body"] == (body if ending else body[::-1]).decode()
+            )
+
+
 def test_a_body_waits_for_100_continue_only_if_it_may_come(proxy: Mounted, strict: Mounted) -> None:
     with connected(proxy.address) as client:
         client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 5\r\n" + END)
