@@ -17,8 +17,16 @@ MIN_ANSWERS = 64
 """A window has at least so many answers, and at least twice the requests in flight."""
 GAIN, LOSS = 1.08, 0.95
 """More in flight is kept if it gives so much throughput, fewer if they keep this share of it."""
-DRIFT = 0.25
-"""A change of the throughput at the same limit by this share makes it look again at once."""
+LOWEST = 0.88
+"""Fewer are kept with this share of the throughput where it varies as much by itself."""
+DRIFT, DRIFTS = 0.25, 2
+"""A change of the throughput at the same limit by this share, in so many windows in a row, makes it begin again."""
+FIRST_WINDOW_S, WINDOW_S = 0.5, 2.0
+"""A window is at least so long: while it looks for the first time, and later. Shorter ones measure the machine."""
+SURE = 3.0
+"""A difference counts if it is so many times what the throughput varies from window to window."""
+LEARNING = 0.3
+"""The weight of a new window in what is known of the throughput at a limit."""
 REST, MAX_REST = 4, 32
 """Windows between two probes; they double while nothing changes."""
 BACK_OFF = 0.8
@@ -81,21 +89,33 @@ class Gate:
 class Knee:
     """Looks for the fewest requests in flight with nearly the highest throughput, from windows of answers.
 
-    It tries more in flight as long as the throughput grows, then fewer as long as it stays. Later it looks again from
-    time to time, and at once where the throughput changes. ``limit`` is what to keep in flight now.
+    At first it tries more in flight as long as the throughput grows, then fewer as long as it stays. Later it looks
+    again from time to time. It compares a window with another limit with those before and after it, and with how much
+    the throughput varies at the same limit. Where the throughput itself has changed, it begins again. ``limit`` is what
+    to keep in flight now.
     """
 
     def __init__(self, start: int = START, most: int = MOST) -> None:
         self.limit = self._base = start
         self._most = self._ceiling = most
-        self._base_rate = self._peak = 0.0
+        self._base_rate = self._peak = self._variation = 0.0
         self._direction = 1
         self._coarse = True
-        self._left, self._rest = 0, REST
+        self._left, self._rest, self._drifts = 0, REST, 0
+        self._tried: tuple[int, float] | None = None
+
+    @property
+    def window_s(self) -> float:
+        """The least length of a window in seconds."""
+        return FIRST_WINDOW_S if self._coarse else WINDOW_S
 
     def measured(self, rate: float) -> None:
         """Take the throughput of a window at ``limit`` and choose the next limit."""
-        if self.limit > self._base:
+        if self.limit != self._base and not self._coarse:
+            self._tried, self.limit = (self.limit, rate), self._base
+        elif self._tried is not None:
+            self._compared(*self._tried, rate)
+        elif self.limit > self._base:
             self._went_up(rate)
         elif self.limit < self._base:
             self._went_down(rate)
@@ -107,7 +127,7 @@ class Knee:
         if self.limit <= self._base:
             self._base = max(1, int(self.limit * BACK_OFF))
         self.limit = self._ceiling = self._base
-        self._direction = -1
+        self._direction, self._tried = -1, None
 
     def _went_up(self, rate: float) -> None:
         if rate > self._base_rate * GAIN:
@@ -120,14 +140,38 @@ class Knee:
         if rate >= self._peak * LOSS:
             self._base, self._base_rate = self.limit, rate
             self._probe()
+        else:  # perhaps by chance: the next one is compared with those before and after it
+            self.limit, self._coarse = self._base, False
+
+    def _compared(self, limit: int, tried: float, after: float) -> None:
+        """Take another limit whose throughput differs from that of the windows around it by more than chance."""
+        before, self._tried = self._base_rate, None
+        self._learn(after)
+        gain = max(GAIN, 1 + SURE * self._variation)
+        loss = min(LOSS, max(LOWEST, 1 - self._variation))
+        wanted = max(before, after) * gain if limit > self._base else (before + after) / 2 * loss
+        if tried >= wanted:
+            self._base, self._base_rate = limit, tried
+            self._probe()
+        elif self._direction > 0:
+            self._direction = -1
+            self._probe()
         else:
             self._settle()
 
+    def _learn(self, rate: float) -> None:
+        """Learn the throughput at the base, and by which share it varies."""
+        if self._base_rate:
+            self._variation += LEARNING * (abs(rate / self._base_rate - 1) - self._variation)
+        self._base_rate = rate if self._coarse else self._base_rate + LEARNING * (rate - self._base_rate)
+
     def _held(self, rate: float) -> None:
-        drifted = self._base_rate and abs(rate / self._base_rate - 1) > DRIFT
-        if self._left and drifted:
-            self._left, self._rest, self._coarse, self._ceiling = 0, REST, True, self._most
-        self._base_rate = self._peak = rate
+        change = abs(rate / self._base_rate - 1) if self._base_rate else 0.0
+        self._drifts = self._drifts + 1 if self._left and change > max(DRIFT, SURE * self._variation) else 0
+        if self._drifts >= DRIFTS:
+            self._left, self._rest, self._drifts, self._coarse, self._ceiling = 0, REST, 0, True, self._most
+        self._learn(rate)
+        self._peak = self._base_rate
         if self._left:
             self._left -= 1
         else:
@@ -216,7 +260,8 @@ class AdaptiveConcurrency:
         self._answers += 1
         self._work += _work(response)
         self._latency += self._clock() - start
-        if self._answers >= max(MIN_ANSWERS, 2 * self.knee.limit):
+        is_long = self._clock() - self._since >= self.knee.window_s
+        if is_long and self._answers >= max(MIN_ANSWERS, 2 * self.knee.limit):
             self._end()
 
     def _end(self) -> None:

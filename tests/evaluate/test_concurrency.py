@@ -116,3 +116,49 @@ async def test_a_gate_that_shrinks_lets_none_in_until_enough_have_left():
     assert not waiting.done()
     await gate.__aexit__(None, None, None)
     await asyncio.wait_for(waiting, 5)
+
+
+@dataclass
+class Fast:
+    """A server that takes 1 ms of one CPU for an answer, on a machine where others work: its speed varies by itself."""
+
+    variation: float
+    draw: random.Random = field(default_factory=lambda: random.Random(3))
+    cpu: Gate = field(default_factory=lambda: Gate(1))
+    factor: float = 1.0
+    until: float = 0.0
+
+    async def __call__(self, request: Request) -> Response:
+        await asyncio.sleep(0.004 * self.draw.lognormvariate(0, 0.3))
+        async with self.cpu:
+            await asyncio.sleep(0.001 * self.slowness())
+        return Response(200, {"usage": {"prompt_tokens": 10, "completion_tokens": 4}})
+
+    def slowness(self) -> float:
+        while asyncio.get_running_loop().time() >= self.until:
+            self.until += self.draw.expovariate(1 / 0.3)
+            self.factor = self.draw.lognormvariate(0, self.variation)
+        return self.factor
+
+
+@pytest.mark.parametrize("variation", [0.05, 0.4])
+def test_it_settles_at_a_fast_server_whose_speed_varies(variation):
+    """Windows of some milliseconds measured the machine: the limit changed every half second, from 1 to 300."""
+
+    async def ask() -> AdaptiveConcurrency:
+        gate = Gate(16)
+        control, left = AdaptiveConcurrency(gate), iter(range(30_000))
+        handler = control.around(Fast(variation))
+
+        async def work() -> None:
+            while next(left, None) is not None:
+                async with gate:
+                    await handler(Request("/v1/completions", {}))
+
+        await asyncio.gather(*(work() for _ in range(MOST)))
+        return control
+
+    history = virtual_time.run(ask()).history
+    assert len(history) <= 24
+    late = [limit for at, limit in history if at > history[-1][0] / 2]
+    assert max(late) <= 6 * min(late)
