@@ -193,6 +193,22 @@ async def test_what_breaks_is_failed_with_a_reason(tmp_path):
     assert found.tasks["t"].metrics["exact_match"].value == 1.0
 
 
+async def test_an_observer_that_fails_costs_no_sample_and_is_counted(tmp_path):
+    class Breaks(Adapter):
+        observer = True
+
+        async def __call__(self, request, call_next):
+            await call_next(request)
+            raise KeyError("in the observer")
+
+    async with serving() as server:
+        found = await run(server, tmp_path, tasks={"t": Echoes(6)}, adapters=[Breaks()])
+    assert found.tasks["t"].coverage["scored"] == 6
+    assert len(server.prompts) == 6
+    counted = json.loads((tmp_path / "adapter_failures.json").read_text())
+    assert counted == {"Breaks": {"count": 6, "first": "KeyError: 'in the observer'"}}
+
+
 async def test_a_refusing_adapter_sends_nothing(tmp_path):
     class Tokens(Echoes):
         def samples(self, name, model):
