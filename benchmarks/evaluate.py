@@ -23,6 +23,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -136,7 +137,8 @@ def write(folder: Path, kind: str, size: int) -> Path:
     (folder / "tasks" / "bench.yaml").write_text(head + yaml.safe_dump(ours))
     (folder / "lm_eval").mkdir()
     (folder / "lm_eval" / "bench.yaml").write_text(yaml.safe_dump(theirs))
-    _write_tokenizer(folder / "tokenizer")
+    if find_spec("lm_eval") is not None:
+        _write_tokenizer(folder / "tokenizer")
     return folder
 
 
@@ -244,7 +246,8 @@ def compare(url: str, folder: Path, clients: dict[str, Client], kind: str, sizes
             ]
             each = (costs[1] - costs[0]) / (sizes[1] - sizes[0])
             found[name].append((each * 1000, costs[0] - each * sizes[0]))
-    print(f"{SHOWN[kind]}, {sizes[0]:,} and {sizes[1]:,} samples, {rounds} rounds:")
+    load = os.getloadavg()[0]
+    print(f"{SHOWN[kind]}, {sizes[0]:,} and {sizes[1]:,} samples, {rounds} rounds, load of the machine {load:.0f}:")
     for name, values in found.items():
         each, fixed = (statistics.median(column) for column in zip(*values, strict=True))
         ratio = statistics.median(one[0] / own[0] for one, own in zip(values, found["ours"], strict=True))
@@ -279,10 +282,14 @@ def main() -> None:
             return
         for kind in [given.only] if given.only else KINDS:
             clients: dict[str, Client] = {"ours": lambda u, f, k: ours(u, f, k, given.ours)}
-            if not given.without_lm_eval:
+            if find_spec("lm_eval") is None:
+                print(f"lm-eval: not measured, the package is missing: {sys.executable} -m pip install 'lm-eval[api]'")
+            elif not given.without_lm_eval:
                 clients["lm-eval"] = lm_eval
             if given.inspect and kind == "generation":
                 clients["inspect_ai"] = lambda u, f, k: inspect(u, f, given.inspect)
+            elif kind == "generation":
+                print("inspect_ai: not measured; name the Python of an environment with it: --inspect PYTHON")
             compare(url, Path(temporary), clients, kind, given.sizes, given.rounds)
 
 
