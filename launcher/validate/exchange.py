@@ -16,7 +16,7 @@ from launcher.core.types import Endpoint, Handler, Json, Request, Response
 
 T = TypeVar("T")
 
-SHOWN = 1000
+SHOWN = 400
 """The most characters of a request, and of an answer, in the certificate."""
 
 

@@ -18,7 +18,10 @@ class CertifiedEndpoint(TypedDict):
 
 
 class CheckRecord(TypedDict):
-    """A `Check` as JSON; ``ok`` is null where the check neither passed nor failed, and ``outcome`` says why."""
+    """A `Check` as JSON; ``ok`` is null where the check neither passed nor failed, and ``outcome`` says why.
+
+    ``effect`` and ``remedy`` are empty unless it failed or warns.
+    """
 
     id: str
     name: str

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import socket
@@ -382,7 +383,8 @@ def test_an_impossible_folder_is_one_line(tmp_path: Path, folder: str) -> None:
 def test_a_disk_that_fills_up_ends_a_run_in_one_line_and_it_is_continued(tmp_path: Path) -> None:
     """The limit of a file's size stands for a full disk: it stops the samples in the middle."""
     folder = tmp_path / "run"
-    line = f"trap '' XFSZ; ulimit -f 40; exec {' '.join(command(*ECHO, 'tasks=[addition]', f'hydra.run.dir={folder}'))}"
+    run = command(*ECHO, "tasks=[addition]", UNVALIDATED, f"hydra.run.dir={folder}")
+    line = f"trap '' XFSZ; ulimit -f 40; exec {shlex.join(run)}"
     done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, timeout=240, cwd=tmp_path)
     assert done.returncode == 1
     assert "Traceback" not in done.stderr
