@@ -212,13 +212,15 @@ class Mock:
     def __init__(self, wrapped: Wrapped, endpoint: Endpoint, folder: Path) -> None:
         self.wrapped, self.endpoint, self.folder = wrapped, endpoint, folder
 
-    async def certify(self, fault: Fault | None, only: frozenset[str] | None = None) -> dict[str, Check]:
+    async def certify(
+        self, fault: Fault | None, only: frozenset[str] | None = None, **settings: Any
+    ) -> dict[str, Check]:
         """Return the checks by id; with ``only``, no other is made."""
         self.wrapped.plant(fault)
         builtin = fault is not None and fault.builtin
         key = "the-key" if fault is not None and "key_needed" in fault.checks else None
         endpoint = replace(self.endpoint, is_builtin=builtin, api_key=key)
         skipped = [check.id for check in certificate.CHECKS if only is not None and check.id not in only]
-        settings = Validate(skip=skipped, timeout_s=20)
-        checks = await certificate.validate(endpoint, settings, frozenset(Capability), self.folder if builtin else None)
+        chosen = Validate(skip=skipped, **{"timeout_s": 20, **settings})
+        checks = await certificate.validate(endpoint, chosen, frozenset(Capability), self.folder if builtin else None)
         return {check.id: check for check in checks}
