@@ -113,7 +113,7 @@ def _is_tokens(item: Json) -> bool:
 
 
 def _has_body(request: Json) -> bool:
-    return isinstance(request, Mapping) and isinstance(request.get("body"), Mapping)
+    return isinstance(request, dict) and isinstance(request.get("body"), dict)
 
 
 def _prompts(request: Json) -> Sequence[Json]:
@@ -162,8 +162,8 @@ def _changed(
 
 def _choices(request: Json, response: Json) -> Sequence[Mapping[str, Json]]:
     """Return the choices of an answer that echoes its prompts; none if one of them is not as it should be."""
-    found = response.get("choices") if isinstance(response, Mapping) and request["body"].get("echo") else None
-    if not isinstance(found, list) or not all(isinstance(choice, Mapping) for choice in found):
+    found = response.get("choices") if isinstance(response, dict) and request["body"].get("echo") else None
+    if not isinstance(found, list) or not all(isinstance(choice, dict) for choice in found):
         return ()
     return found if all(_is_index(choice.get("index"), len(found)) for choice in found) else ()
 
@@ -178,7 +178,7 @@ def _prompt_of(choice: Mapping[str, Json], prompts: Sequence[Json], choices: int
 
 def _is_merged(choice: Mapping[str, Json]) -> bool:
     logprobs = choice.get("logprobs")
-    if not isinstance(logprobs, Mapping) or MERGED not in logprobs:
+    if not isinstance(logprobs, dict) or MERGED not in logprobs:
         return False
     tokens, offsets = logprobs.get("tokens"), logprobs.get("text_offset")
     if not (isinstance(tokens, list) and tokens and isinstance(offsets, list) and len(offsets) > 1):

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
+from typing import TypeVar
 
 from launcher.core.prompt_logprobs import Span
 from launcher.core.responses import MERGED
 from launcher.core.types import Json
 from launcher.tasks.loglikelihood import NoLogprobs, counted_values, echoed, first_counted, is_greedy
 
+T = TypeVar("T")
+Choice = Mapping[str, Json]
 LEFT_OUT = ("prompt_logprobs", "prompt_token_ids")
 """What vLLM adds to a choice beside the echo, token by token."""
 
@@ -20,14 +23,16 @@ def merged(choice: Mapping[str, Json], prompt: str, start: int, *, tops: bool) -
     That entry has no log-probability. The others have those that they had, and with ``tops`` their alternatives, which
     `is_greedy` reads. The choice stays as it is where the shorter one would not be read in the same way.
     """
-    _, found = echoed(choice, prompt)
+    values, found = echoed(choice, prompt)
     first = first_counted(found, start)
     if first < 2 or MERGED in choice["logprobs"]:
         return choice
     logprobs = _merged_logprobs(choice["logprobs"], first, choice["text"][: found[first][0]], tops=tops)
     logprobs["text_offset"] = [0, *_offsets(logprobs["tokens"][1:], found[first:], choice["logprobs"]["text_offset"])]
     made = _short(choice) | {"logprobs": logprobs}
-    return made if _is_same(choice, made, prompt, start, tops=tops) else choice
+    if tops and is_greedy(choice, prompt, start) is not _read(is_greedy, made, prompt, start):
+        return choice
+    return made if values[first : len(found)] == _read(counted_values, made, prompt, start) else choice
 
 
 def merged_tokens(choice: Mapping[str, Json], context_tokens: int, *, tops: bool) -> Mapping[str, Json]:
@@ -68,10 +73,9 @@ def _offsets(tokens: Sequence[str], found: Sequence[Span], given: Sequence[int])
     return [*begins, *ends][: len(tokens)]
 
 
-def _is_same(choice: Mapping[str, Json], made: Mapping[str, Json], prompt: str, start: int, *, tops: bool) -> bool:
-    """Tell whether a shorter echo is read as the one that it was made of."""
+def _read(reader: Callable[[Choice, str, int], T], choice: Choice, prompt: str, start: int) -> T | None:
+    """Return what is read of a shorter echo, None if it cannot be read."""
     try:
-        same = counted_values(choice, prompt, start) == counted_values(made, prompt, start)
-        return same and (not tops or is_greedy(choice, prompt, start) is is_greedy(made, prompt, start))
+        return reader(choice, prompt, start)
     except NoLogprobs:
-        return False
+        return None
