@@ -66,6 +66,12 @@ def cause(path: Path, begin: int = 0) -> str:
     return one_line(lines[-1], QUOTED_CHARACTERS) if lines else ""
 
 
+def last_line(path: Path) -> str:
+    """Return the last line of a log that is not empty."""
+    lines = _last_lines(path, 0)
+    return one_line(lines[-1], QUOTED_CHARACTERS) if lines else ""
+
+
 def _continued(lines: Sequence[str], number: int) -> str:
     """Return the next line where a terminal's width cut this one."""
     follows = lines[number + 1 : number + 2]

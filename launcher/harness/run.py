@@ -8,12 +8,12 @@ from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from launcher.core.console import one_line, to_stderr
+from launcher.core.console import to_stderr
 from launcher.core.files import storing
 from launcher.core.redaction import redact
 from launcher.harness import process, stored
 from launcher.harness.access import Access
-from launcher.harness.log import cause
+from launcher.harness.log import last_line
 from launcher.harness.stored import HarnessFolder, Outcome
 from launcher.report.formatting import duration, task_name
 from launcher.tasks.harness.base import Harness, Place, find_program, search_path
@@ -75,7 +75,7 @@ def _stop(
         nonlocal reported
         if seconds - reported > PROGRESS_INTERVAL_S:
             reported = seconds
-            to_stderr(f"harness: {task_name(name)}: {duration(seconds)}: {one_line(cause(files.log))}")
+            to_stderr(f"harness: {task_name(name)}: {duration(seconds)}: {last_line(files.log)}")
         if seconds > task.timeout_s:
             return f"it ran for longer than timeout_s={task.timeout_s:g}"
         return access.gone() or session.gone()

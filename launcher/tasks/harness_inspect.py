@@ -128,6 +128,8 @@ class HarnessInspect(Harness):
             if status != "success":
                 said = one_line(str((head.get("error") or {}).get("message", "")))
                 raise ResultError(f"inspect ended {task} with the status {status}{said and f': {said}'}")
+            if not head.get("results"):
+                raise ResultError(f"inspect scored no sample of {task}: all ended with an error, or it has none")
             return task, self._of(head["results"], task)
         except (KeyError, TypeError, AttributeError) as error:
             raise ResultError(f"the log {name} is not one of inspect that is known: {error!r}") from None

@@ -81,7 +81,7 @@ class HarnessLmEvalCli(Harness):
         return [
             *(self.executable, "run", "--model", model),
             *("--model_args", _pairs(self._model_args(place), "model_args"), "--tasks", self.task),
-            *("--output_path", str(place.output), "--use_cache", str(place.output / "cache")),
+            *("--output_path", str(place.output), "--use_cache", str(place.output / "cache"), "--log_samples"),
             *(*(["--apply_chat_template"] if self.chat else []), *given, *self.arguments),
         ]
 

@@ -8,8 +8,10 @@ import os
 import re
 import signal
 import sys
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import jsonschema
@@ -67,7 +69,9 @@ def command(*arguments: str) -> list[str]:
     return [sys.executable, str(ROOT / "launch.py"), *ECHO, *arguments]
 
 
-def launch(folder: Path, *arguments: str, code: int = 0, **environment: str) -> tuple[dict[str, Any], str]:
+def launch(
+    folder: Path, *arguments: str, code: int = 0, environment: Mapping[str, str] = MappingProxyType({})
+) -> tuple[dict[str, Any], str]:
     """Run the launcher; return its results, which follow their schema, and what it printed."""
     with program(command(*arguments, f"hydra.run.dir={folder}"), folder.parent, {**os.environ, **environment}) as done:
         out, err = done.communicate(timeout=240)
@@ -105,7 +109,7 @@ def test_the_documented_script_with_the_openai_client_goes_through_the_adapters(
         "adapters=[system_message,request_log]",
         "adapters.system_message.text='Paris, Oslo.'",  # which the engine repeats
     )
-    found, said = launch(tmp_path / "run", *harness, MY_KEY=KEY)
+    found, said = launch(tmp_path / "run", *harness, environment={"MY_KEY": KEY})
     assert list(found["tasks"]) == ["addition", "my_eval"]
     task = found["tasks"]["my_eval"]
     assert task["metrics"]["accuracy"] | {"value": 1.0, "n": 2, "direction": "higher"} == task["metrics"]["accuracy"]
@@ -121,7 +125,7 @@ def test_the_documented_script_with_the_openai_client_goes_through_the_adapters(
     assert "2 completions in" in (tmp_path / "run" / "report.html").read_text()
 
     began = log.stat()
-    again, said = launch(tmp_path / "run", *harness, f"resume={tmp_path / 'run'}", MY_KEY=KEY)
+    again, said = launch(tmp_path / "run", *harness, f"resume={tmp_path / 'run'}", environment={"MY_KEY": KEY})
     assert "my_eval: finished in an earlier session" in said
     assert again["tasks"] == found["tasks"]
     assert log.stat().st_mtime_ns == began.st_mtime_ns
@@ -167,14 +171,70 @@ def test_lm_evals_own_command_line(tmp_path: Path) -> None:
         f"lm_eval.include_path={tmp_path / 'tasks'}",
         "tasks.harness_lm_eval_cli.task=colours",
         f"tasks.harness_lm_eval_cli.include_path={tmp_path / 'tasks'}",
-        HF_HUB_OFFLINE="1",
-        HF_DATASETS_CACHE=str(tmp_path / "cache"),
+        environment={"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")},
     )
     ours, theirs = found["tasks"]["lm_eval_colours"], found["tasks"]["harness_lm_eval_cli"]
     for figure in ("value", "n"):
         assert theirs["metrics"]["acc"][figure] == ours["metrics"]["acc"][figure]
     assert theirs["metrics"]["acc"]["stderr"] == pytest.approx(ours["metrics"]["acc"]["stderr"])
     assert theirs["harness"]["requests"] == 6
+
+
+MANY_FOR_LM_EVAL = """
+task: many
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {items}}}}}
+test_split: test
+output_type: generate_until
+doc_to_text: q
+doc_to_target: q
+generation_kwargs: {{until: ["."], max_gen_toks: 8, do_sample: false, temperature: 0}}
+metric_list:
+  - metric: exact_match
+"""
+
+MANY_FOR_INSPECT = """
+from inspect_ai import Task, task
+from inspect_ai.dataset import Sample
+from inspect_ai.scorer import includes
+from inspect_ai.solver import generate
+
+
+@task
+def many():
+    items = [Sample(id=n, input=f"Number {n}.", target="x") for n in range(1, 41)]
+    return Task(dataset=items, solver=generate(), scorer=includes())
+"""
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("chat", [False, True])
+@pytest.mark.parametrize("harness", ["inspect", "lm_eval_cli"])
+def test_a_harness_that_was_killed_asks_only_what_it_has_not_asked(harness: str, chat: bool, tmp_path: Path) -> None:
+    pytest.importorskip("inspect_ai" if harness == "inspect" else "lm_eval")
+    if harness == "inspect" and not chat:
+        pytest.skip("inspect asks over chat only")
+    items = tmp_path / "items.jsonl"
+    items.write_text("".join(json.dumps({"q": f"Number {n}."}) + "\n" for n in range(40)))
+    (tmp_path / "many.yaml").write_text(MANY_FOR_LM_EVAL.format(items=items))
+    (tmp_path / "many.py").write_text(MANY_FOR_INSPECT)
+    key = f"tasks.harness_{harness}"
+    own = [f"{key}.task=many.py"] if harness == "inspect" else [f"{key}.task=many", f"{key}.include_path={tmp_path}"]
+    own += [f"{key}.chat=true"] if chat and harness != "inspect" else []
+    settings = (
+        *(f"tasks=[harness/{harness}]", *own, "evaluate.concurrency=1", "engine.latency_s=0.5"),
+        *("evaluate.max_tokens=8", "adapters=[request_log]"),
+    )
+    folder, offline = tmp_path / "run", {"HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    asked = folder / "harness" / f"harness_{harness}" / "proxy" / "requests.jsonl"
+    with program(command(*settings, f"hydra.run.dir={folder}"), tmp_path, {**os.environ, **offline}) as process:
+        wait_for(lambda: asked.exists() and asked.read_bytes().count(b"\n") >= 24, process, 240)
+        process.kill()
+        process.communicate(timeout=60)
+    found, _ = launch(folder, *settings, f"resume={folder}", environment=offline)
+    task = found["tasks"][f"harness_{harness}"]
+    assert task["coverage"] | {"scored": 40, "total": 40} == task["coverage"]
+    assert 0 < task["harness"]["requests"] <= 30
 
 
 @pytest.mark.services

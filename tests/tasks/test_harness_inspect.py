@@ -69,6 +69,7 @@ def test_a_log_that_was_killed_is_replaced_by_the_one_that_goes_on_with_it(tmp_p
         ({"a.eval": {}}, {}, "is not one of inspect that is known"),
         ({"a.eval": log(status="error")}, {}, "inspect ended sums with the status error: NotFoundError: no such model"),
         ({"a.eval": log(status="started")}, {}, "inspect ended sums with the status started"),
+        ({"a.eval": {**log(), "results": None}}, {}, "inspect scored no sample of sums"),
         ({"a.eval": log(scored("a", math.nan))}, {}, "accuracy of a is nan, expected a finite number"),
         ({"a.eval": log()}, {}, "no scorer of the task gave a metric"),
         ({"a.eval": log(scored("a", 1))}, {"metric": "f1"}, "metric=f1: inspect has no such metric"),
