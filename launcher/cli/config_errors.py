@@ -19,6 +19,7 @@ from omegaconf.errors import (
     ValidationError,
 )
 
+from launcher.cli import option_file_errors
 from launcher.cli.composition_crashes import describe_package
 from launcher.cli.hints import for_key, for_model, for_option, for_override, model_path
 from launcher.cli.options import options_of, unloaded
@@ -67,6 +68,8 @@ def describe(error: BaseException) -> str:
         if hint := for_override(str(error.override)):
             return f"{what}: no such option; write {hint}"
         return f"{what}: {why}; expected group=option or key=value, the value in quotes"
+    if isinstance(error, HydraException) and (fault := option_file_errors.explain(str(error))):
+        return fault
     cause = _root_cause(error)
     if isinstance(cause, MissingMandatoryValue):
         return f"{cause.full_key}: a value is required"
@@ -194,11 +197,13 @@ def _unknown_option(error: MissingConfigException) -> str:
         return f"model={model_path(group, option)}: {for_model(group, option, options_of('model'))}"
     if hint := for_option(group, option):
         return f"{group}={option}: no such option; write {hint}{failed}"
+    if group.startswith("schema/") and option_file_errors.kinds(group.removeprefix("schema/")):
+        return option_file_errors.unknown_schema(group, option)
     if not options:
         return f"{group}={option}: there is no group '{group}'"
-    return (
-        f"{group}={option}: no such option{_suggestion(option, options)}; expected one of {', '.join(options)}{failed}"
-    )
+    own = f"; --config-dir=<folder with {group}/{option}.yaml> adds one of your own" if group in LISTED else ""
+    known = f"expected one of {', '.join(options)}"
+    return f"{group}={option}: no such option{_suggestion(option, options)}; {known}{own}{failed}"
 
 
 def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:

@@ -15,5 +15,5 @@ def require(what: str, extra: str, packages: Sequence[str]) -> None:
         noun = "the packages" if len(lacking) > 1 else "the package"
         raise UserError(
             f"{what} needs {noun} {', '.join(lacking)}: pip install 'nemo-megatron-launcher[{extra}]'; "
-            "backend=external evaluates a server without"
+            "backend=external evaluates a server that runs elsewhere"
         )

@@ -103,6 +103,8 @@ def plain_item(value: Any) -> Json:
 
 
 def _module(reference: str) -> tuple[ModuleType, str]:
+    if reference.endswith(".py"):
+        raise UserError(f"tasks: scorer={reference} names no function; expected {reference}:<function>")
     where, colon, name = reference.rpartition(":" if ".py:" in reference else ".")
     if not colon or not name.isidentifier() or not where:
         raise UserError(f"tasks: scorer={reference!r}; expected package.module.function, or path/to/file.py:function")

@@ -102,3 +102,8 @@ def test_the_source_is_in_the_fingerprint(file, jsonl, tmp_path):
     before = task.fingerprint()
     (tmp_path / "helper.py").write_text("def half(): return 0.7\n")
     assert task.fingerprint() != before
+
+
+def test_a_file_without_a_function_is_one_line() -> None:
+    with pytest.raises(UserError, match="scorer=mine.py names no function; expected mine.py:<function>"):
+        scorers.load("mine.py")
