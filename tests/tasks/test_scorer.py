@@ -105,5 +105,5 @@ def test_the_source_is_in_the_fingerprint(file, jsonl, tmp_path):
 
 
 def test_a_file_without_a_function_is_one_line() -> None:
-    with pytest.raises(UserError, match="scorer=mine.py names no function; expected mine.py:<function>"):
+    with pytest.raises(UserError, match=r"scorer=mine\.py names no function; expected mine\.py:<function>"):
         scorers.load("mine.py")
