@@ -106,7 +106,7 @@ def _subjects(frames: Iterator[FrameType]) -> Iterator[_Subject]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
-        hint = "; a template stands in quotes: \"{{...}}\"" if error.problem == "found unhashable key" else ""
+        hint = '; a template stands in quotes: "{{...}}"' if error.problem == "found unhashable key" else ""
         return f"line {error.problem_mark.line + 1}: {error.problem or error.context}{hint}"
     if isinstance(error, UnicodeDecodeError):
         return "not UTF-8 text"
