@@ -191,6 +191,12 @@ filter_list:
 
 
 @pytest.fixture(autouse=True)
+def few_bootstraps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """lm-eval draws with a seed, so that its standard errors equal ours with any number of draws."""
+    monkeypatch.setattr("launcher.tasks.lm_eval.results.BOOTSTRAPS", 20)
+
+
+@pytest.fixture(autouse=True)
 def no_fork(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep lm-eval's own evaluation, to compare with, from forking this process, which has threads."""
     monkeypatch.setenv("DISABLE_MULTIPROC", "1")

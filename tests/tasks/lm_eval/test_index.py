@@ -50,15 +50,24 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "launcher" / f"lm_eval-{index.version()}.json"
 
 
-@pytest.mark.parametrize("damage", [None, "", "{", '{"schema_version": 0}', "[]"])
-def test_the_index_is_kept_and_a_damaged_one_is_made_again(cache: Path, damage: str | None) -> None:
+def test_the_index_is_kept_and_a_damaged_one_is_made_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The files of lm-eval are read once: that takes a second each time."""
     first = index.read()
-    kept = cache.read_bytes()
-    if damage is not None:
-        cache.write_text(damage)
-    index._stock.cache_clear()
-    assert index.read() == first
-    assert json.loads(cache.read_bytes()) == json.loads(kept)
+    kept, scanned = cache.read_bytes(), list[Path]()
+
+    def scan(folder: Path) -> index.Index:
+        scanned.append(folder)
+        return first
+
+    monkeypatch.setattr(index, "scan", scan)
+    for damage in (None, "", "{", '{"schema_version": 0}', "[]"):
+        if damage is not None:
+            cache.write_text(damage)
+        index._stock.cache_clear()
+        scanned.clear()
+        assert index.read() == first
+        assert len(scanned) == (damage is not None)
+        assert json.loads(cache.read_bytes()) == json.loads(kept)
 
 
 def test_a_task_of_a_folder_comes_before_lm_evals_own(tmp_path: Path) -> None:
