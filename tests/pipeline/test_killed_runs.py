@@ -42,3 +42,19 @@ def test_a_run_that_is_killed_twice(tmp_path: Path) -> None:
 @pytest.mark.parametrize("backend", ["inline", "command"])
 def test_a_run_that_is_killed_at_ten_moments(tmp_path: Path, backend: str) -> None:
     disturbed(written(tmp_path), Kind(backend, "tiny", lm_eval=True), 10)
+
+
+@pytest.mark.soak
+def test_a_server_that_hangs_ends_the_session_and_a_later_one_goes_on(tmp_path: Path) -> None:
+    """It takes connections and answers nothing, as one that is stopped or swaps."""
+    place, kind = written(tmp_path), Kind("command", "echo", lm_eval=False)
+    whole, folder = place / "whole", place / "run"
+    assert finished(place, *kind.arguments(), f"hydra.run.dir={whole}") == 0
+    impatient = ("evaluate.max_pause_s=2", "evaluate.timeout_s=2")
+    [moment] = moments(SEED, 1, lines(whole) - 10, ["server"])
+    asked = [*kind.arguments(), *impatient, f"hydra.run.dir={folder}"]
+    assert struck(place, moment, folder, signal.SIGSTOP, *asked) == INCOMPLETE
+    assert lines(folder) < lines(whole)
+    assert finished(place, f"resume={folder}", "evaluate.max_pause_s=600", "evaluate.timeout_s=600") == 0
+    assert rows(folder) == rows(whole)
+    assert results(folder) == results(whole)

@@ -17,6 +17,11 @@ NODE = Path(__file__).parent / "scripts" / "slurm_node.sh"
 ROOT = Path(__file__).parents[3]
 ECHO = ("engine=echo", "model=none", "tasks=[addition,capitals]", "evaluate.limit=20")
 SHORT = ("engine=echo", "model=none", "tasks=[addition]", "evaluate.limit=16")
+JUDGED = (
+    *("engine=echo", "model=none", "tasks=[echo_judged]", "evaluate.limit=16"),
+    *("judge=deployment", "engine@judge.engine=echo"),
+)
+"""As `SHORT`, with a judge that the job serves too."""
 Environment = dict[str, str]
 
 

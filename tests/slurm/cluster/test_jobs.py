@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -12,6 +12,7 @@ import pytest
 from tests.running import SLOW
 from tests.slurm.cluster.jobs import (
     ECHO,
+    JUDGED,
     ROOT,
     SHORT,
     Environment,
@@ -153,12 +154,12 @@ def preempt(slurm: Environment, folder: Path) -> None:
     call(slurm, "sbatch", "--partition=main", "--nodes=2", "--exclusive", "--output=/dev/null", "--wrap=true")
 
 
-@pytest.mark.parametrize("disturb", [warn, preempt])
+@pytest.mark.parametrize(("disturb", "run"), [(warn, JUDGED), (preempt, SHORT)], ids=["warn, judge", "preempt"])
 def test_a_disturbed_run_loses_no_sample_and_asks_none_twice(
-    slurm: Environment, tmp_path: Path, disturb: Callable[[Environment, Path], None]
+    slurm: Environment, tmp_path: Path, disturb: Callable[[Environment, Path], None], run: Sequence[str]
 ) -> None:
     folder = tmp_path / "job"
-    with following(slurm, folder, *SHORT, *SLOW, "cluster.partition=low") as process:
+    with following(slurm, folder, *run, *SLOW, "cluster.partition=low") as process:
         wait_for(lambda: len(samples(folder)) >= 3, "samples")
         disturb(slurm, folder)
         wait_for(lambda: state(slurm, job_of(folder)) == "PENDING", "the requeue")
@@ -167,7 +168,7 @@ def test_a_disturbed_run_loses_no_sample_and_asks_none_twice(
     assert process.returncode == 0, said
     assert "queued again, 1 of 3" in said
     assert json.loads((folder / "slurm/outcome.json").read_text())["restarts"] == 1
-    undisturbed = local(tmp_path / "here", *SHORT)
+    undisturbed = local(tmp_path / "here", *run)
     assert results(folder)["tasks"] == undisturbed["tasks"]
     keys = [(s["task"], s["id"]) for s in samples(folder)]
     assert len(keys) == len(set(keys)) == 16
