@@ -19,6 +19,7 @@ from launcher.adapters.forgetting import on_failure
 from launcher.adapters.response_store import ResponseStore, digest_of
 from launcher.core.console import to_stderr
 from launcher.core.errors import AdapterError, UserError
+from launcher.core.files import append
 from launcher.core.ranges import Positive
 from launcher.core.responses import check_stream, checked
 from launcher.core.run_folder import RunFolder
@@ -72,7 +73,8 @@ class Caching(Adapter):
         self._downstream: Json = None
         self._locks: WeakValueDictionary[bytes, asyncio.Lock] = WeakValueDictionary()
         self._drawn: Counter[bytes] = Counter()
-        self._worker = ""
+        self._place = ""
+        self._folder = Path()
         self.counts: Counter[str] = Counter()
 
     @asynccontextmanager
@@ -84,9 +86,9 @@ class Caching(Adapter):
             )
         self._downstream = asdict(downstream) | {"upstream_id": self.upstream_id}
         self._store = ResponseStore(Path(self.folder).expanduser(), int(self.max_gib * GIB))
-        self._worker = folder.name if WORKER.fullmatch(folder.name) else ""
+        self._folder, self._place = folder, ""
         self._drawn.clear()
-        to_stderr(self._place(self._store))
+        to_stderr(self._told(self._store))
         try:
             with counting(RunFolder(folder).counts("caching"), self.counts, COUNTED):
                 yield
@@ -94,7 +96,7 @@ class Caching(Adapter):
             await asyncio.to_thread(self._store.close)
             self._store = None
 
-    def _place(self, store: ResponseStore) -> str:
+    def _told(self, store: ResponseStore) -> str:
         used = store.used_bytes() / GIB
         return f"caching: {used:.3f} of {self.max_gib:g} GiB in {store.path}; delete {store.path.parent} to clear it"
 
@@ -114,9 +116,9 @@ class Caching(Adapter):
         digest = digest_of(replace(request, sample=None), self._downstream)
         if request.body.get("temperature") == 0:
             return digest
+        self._place = self._place or _new_place(self._folder)
         self._drawn[digest] += 1
-        place = f"{self._worker}#{self._drawn[digest]}"
-        return hashlib.sha256(digest + place.encode()).digest()
+        return hashlib.sha256(digest + f"{self._place}#{self._drawn[digest]}".encode()).digest()
 
     async def _respond(self, store: ResponseStore, digest: bytes, request: Request, call_next: Handler) -> Response:
         start = time.perf_counter()
@@ -134,6 +136,14 @@ class Caching(Adapter):
         if response.fault is None:
             store.write(digest, response, None)
         return response
+
+
+def _new_place(folder: Path) -> str:
+    """Return what tells the requests of a process from those of other workers, and of earlier ones that have died."""
+    worker = folder.name if WORKER.fullmatch(folder.name) else ""
+    with append(RunFolder(folder).counts("caching").with_suffix(".sessions")) as file:
+        file.write(b".")
+        return f"{worker}/{file.tell()}"
 
 
 async def _copied(events: AsyncIterator[Json], store: ResponseStore, digest: bytes) -> AsyncIterator[Json]:

@@ -141,6 +141,21 @@ async def test_workers_of_a_proxy_share_no_drawn_answer(server, tmp_path):
     assert found == ["0", "1", "0"]
 
 
+async def test_a_process_that_follows_a_dead_one_repeats_none_of_its_drawn_answers(server, tmp_path):
+    upstream, found = server(*[said(str(i)) for i in range(4)]), []
+    for run in ("one", "one", "two"):
+        (tmp_path / run).mkdir(exist_ok=True)
+        caching = Caching(str(tmp_path / "answers"))
+        async with caching.running(tmp_path / run, KNOWN):
+            found += texts(
+                [
+                    await caching(request, upstream)
+                    for request in Proxied(BODY | {"temperature": 1}, named=True).times(2)
+                ]
+            )
+    assert found == ["0", "1", "2", "3", "0", "1"]
+
+
 async def test_samples_share_what_is_not_drawn(ask, server):
     same = [replace(ASKED, sample=sample) for sample in ("t/1/0", "u/7/0", "t/1/1", "u/7/1")]
     assert texts(await ask(server(said("one"), said("two")), *same)) == ["one", "one", "two", "two"]
