@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.syntax import Syntax
 
 from launcher.backends.base import check_single_process
+from launcher.backends.endpoint import planned_url
 from launcher.checkpoints import EXPECTED
 from launcher.checkpoints.missing import missing
 from launcher.core.errors import CheckpointError, DataMissing
@@ -66,6 +67,7 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         **({"judge": _judge(run.used_judge, allocation)} if run.used_judge is not None else {}),
         "adapters, outermost first": list(run.adapters),
+        **({"proxy": planned_url(run.proxy.host, run.proxy.port)} if run.proxy.port is not None else {}),
         "tasks": {name: _task(run, name) for name in run.tasks} or NO_TASKS,
         **({"groups": {name: ", ".join(group.members) for name, group in run.groups.items()}} if run.groups else {}),
         "files in the run folder": FILES,
