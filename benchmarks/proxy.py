@@ -234,7 +234,9 @@ def litellm(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tu
         "--host",
         "127.0.0.1",
     ]
-    with process(command, port, LITELLM_LOCAL_MODEL_COST_MAP="True") as pid:
+    with process(
+        command, port, LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true"
+    ) as pid:
         yield port, pid
 
 
@@ -290,8 +292,11 @@ def measured(
 def _cost(pid: int, own: bool) -> float:
     if not own:
         return cpu_s(pid, children_only=False)
-    workers = [p for p in psutil.Process(pid).children() if "launcher.proxy.worker" in " ".join(p.cmdline())]
-    return sum(sum(each.cpu_times()[:2]) for each in workers)
+    return sum(sum(each.cpu_times()[:2]) for each in _workers(pid))
+
+
+def _workers(pid: int) -> list[psutil.Process]:
+    return [p for p in psutil.Process(pid).children() if "launcher.proxy.worker" in " ".join(p.cmdline())]
 
 
 def available(asked: argparse.Namespace) -> dict[str, tuple[Any, str]]:
@@ -356,14 +361,13 @@ def table(
 
 def soak(asked: argparse.Namespace, folder: Path) -> None:
     """Print the memory of our proxy under load, every tenth of the time."""
-    with upstreams(folder) as ports, ExitStack() as stack:
+    with upstreams(folder) as ports:
         for kind in KINDS:
-            port, pid = stack.enter_context(ours(ports[kind], "chain", folder, ""))
-            workers = [p for p in psutil.Process(pid).children() if "launcher.proxy.worker" in " ".join(p.cmdline())]
-            memory = []
-            for _ in range(10):
-                load(port, 64, asked.soak / 20, kind, folder)
-                memory.append(sum(each.memory_info().rss for each in workers) / 2**20)
+            with ours(ports[kind], "chain", folder, "") as (port, pid):
+                memory = []
+                for _ in range(10):
+                    load(port, 64, asked.soak / 20, kind, folder)
+                    memory.append(sum(each.memory_info().rss for each in _workers(pid)) / 2**20)
             print(f"{kind}: MiB after each tenth: {' '.join(f'{each:.1f}' for each in memory)}", flush=True)
 
 
