@@ -19,7 +19,7 @@ PLACES: Mapping[str, tuple[tuple[str, tuple[str, ...]], ...]] = {
         ("/info", ("version",)),
         ("/props", ("build_info",)),
     ),
-    "dtype": (("/get_server_info", ("dtype",)), ("/info", ("model_dtype",))),
+    "dtype": (("/get_server_info", ("dtype",)), ("/info", ("model_dtype",)), ("/engine", ("dtype",))),
     "context_length": (
         ("/get_server_info", ("context_length",)),
         ("/info", ("max_total_tokens",)),
@@ -38,6 +38,7 @@ SOFTWARE = {
     "/info": "text-generation-inference",
     "/props": "llama.cpp",
     "/version": "vllm",
+    "/engine": "launcher",
 }
 """Whose route each is."""
 

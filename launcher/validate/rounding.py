@@ -120,7 +120,7 @@ CHECKS = (
         Capability.completions,
         rounding,
         Family.logprobs,
-        expected="a plain forward pass is as exact as its type allows; this sets the [tolerance](engines.md#precision)",
+        expected="a plain forward pass is as exact as its type allows; this sets the tolerance of other checks",
         effect="log-likelihoods are off by more than rounding, and close choices change places",
         remedy="optimizations.dtype, or another engine",
     ),

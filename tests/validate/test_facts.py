@@ -26,9 +26,16 @@ LLAMA = {
 TGI = {"/info": {"version": "3.3", "model_dtype": "float16", "model_id": "org/m", "max_total_tokens": 4096}}
 
 
+OURS = {
+    "/engine": {"dtype": "bf16", "parameters": 7},
+    "/v1/models": {"data": [{"id": "m", "owned_by": "launcher", "max_model_len": 256}]},
+}
+
+
 @pytest.mark.parametrize(
     ("routes", "expected"),
     [
+        (OURS, {"engine": "launcher", "dtype": "bf16", "context_length": 256}),
         (VLLM, {"engine": "vllm", "version": "0.32.0", "context_length": 2048, "weights": "org/m"}),
         (SGLANG, {"engine": "sglang", "version": "0.5.6", "dtype": "bfloat16", "context_length": 4096}),
         (
