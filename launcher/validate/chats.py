@@ -13,8 +13,8 @@ from launcher.validate.check import (
     Failure,
     Family,
     NotApplicable,
+    counts_of,
     text_of,
-    usage_of,
 )
 from launcher.validate.routes import CHAT, COMPLETIONS
 
@@ -40,9 +40,9 @@ async def template_applied(context: CheckContext) -> str:
     bare = await COMPLETIONS.attempt(context, USER, max_tokens=1)
     if not bare.ok:
         raise NotApplicable("the server has neither /tokenize nor completions to compare with")
-    if chat <= usage_of(bare.body)["prompt_tokens"]:
+    if chat <= counts_of(bare.body)["prompt_tokens"]:
         raise Doubt(f"a chat has {chat} prompt tokens, no more than the bare text: is there a template?")
-    return f"the template adds {chat - usage_of(bare.body)['prompt_tokens']} tokens"
+    return f"the template adds {chat - counts_of(bare.body)['prompt_tokens']} tokens"
 
 
 async def system_message(context: CheckContext) -> str:
@@ -69,7 +69,7 @@ async def content_parts(context: CheckContext) -> str:
     """Content as a list of parts must mean the same as a text."""
     text, parts = USER, [{"type": "text", "text": USER}]
     one, other = [await CHAT.ask(context, "", messages=[_user(content)]) for content in (text, parts)]
-    counts = [usage_of(body)["prompt_tokens"] for body in (one, other)]
+    counts = [counts_of(body)["prompt_tokens"] for body in (one, other)]
     if counts[0] != counts[1]:
         raise Failure(f"a text has {counts[0]} prompt tokens, as a part {counts[1]}")
     if text_of(one) != text_of(other) and text_of(one) != text_of(await CHAT.ask(context, "", messages=[_user(parts)])):
@@ -102,7 +102,7 @@ def _user(content: Json) -> dict[str, Json]:
 
 async def _prompt_tokens(context: CheckContext, messages: Sequence[Json]) -> int:
     body = await CHAT.ask(context, "", messages=list(messages), max_tokens=1)
-    return usage_of(body)["prompt_tokens"]
+    return counts_of(body)["prompt_tokens"]
 
 
 async def _tokenize(context: CheckContext, body: dict[str, Json]) -> list[int] | None:

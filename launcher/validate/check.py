@@ -174,6 +174,13 @@ def usage_of(body: Json) -> dict[str, int]:
     return {name: count for name, count in counts.items() if count is not None}
 
 
+def counts_of(body: Json) -> dict[str, int]:
+    """Return the token counts of an answer for a check of something else. Raises `NotApplicable` without any."""
+    if body.get("usage") is None:
+        raise NotApplicable("the server counts no tokens (usage)")
+    return usage_of(body)
+
+
 def text_of(body: Json, index: int = 0) -> str:
     """Return the text of a choice of a completion or of a chat."""
     choice = body["choices"][index]

@@ -12,8 +12,8 @@ from launcher.validate.check import (
     Failure,
     Family,
     NotApplicable,
+    counts_of,
     text_of,
-    usage_of,
 )
 from launcher.validate.routes import CHAT, COMPLETIONS, Route, on_both
 
@@ -30,7 +30,7 @@ MOST = 32_768
 async def unicode(context: CheckContext, route: Route) -> str:
     """Characters beyond ASCII must reach the model."""
     plain, whole = [await route.ask(context, text, max_tokens=2) for text in (PLAIN, SCRIPTS)]
-    counts = [usage_of(body)["prompt_tokens"] for body in (plain, whole)]
+    counts = [counts_of(body)["prompt_tokens"] for body in (plain, whole)]
     if counts[1] <= counts[0]:
         raise Failure(f"{SCRIPTS!r} has {counts[1]} prompt tokens, no more than its ASCII alone ({counts[0]})")
     return f"{counts[1]} prompt tokens"
@@ -41,14 +41,14 @@ async def unicode_echo(context: CheckContext) -> str:
     body = await context.complete(prompt=SCRIPTS, echo=True, logprobs=1, max_tokens=1)
     if not text_of(body).startswith(SCRIPTS):
         raise Failure(f"the echo of {SCRIPTS!r} begins with {text_of(body)[: len(SCRIPTS)]!r}")
-    return f"{usage_of(body)['prompt_tokens']} tokens of several scripts"
+    return f"{counts_of(body)['prompt_tokens']} tokens of several scripts"
 
 
 async def whitespace(context: CheckContext) -> str:
     """White space around a prompt is part of it."""
     text = context.settings.prompt.strip()
     bare, padded = [await COMPLETIONS.ask(context, each, max_tokens=1) for each in (text, f"\n\n\t{text}\n\n\t\n")]
-    counts = [usage_of(body)["prompt_tokens"] for body in (bare, padded)]
+    counts = [counts_of(body)["prompt_tokens"] for body in (bare, padded)]
     if counts[1] <= counts[0]:
         raise Doubt(f"white space around a prompt adds {counts[1] - counts[0]} tokens: it does not reach the model")
     return f"it adds {counts[1] - counts[0]} tokens"
@@ -58,7 +58,7 @@ async def long_prompt(context: CheckContext, route: Route) -> str:
     """A long prompt within the context must reach the model in full."""
     each = await _each(context, route)
     times = max(4, int(min(LONG, (await _limit(context) or 2 * LONG) * 0.6) / each))
-    first, whole = [usage_of(await route.ask(context, WORDS * n, max_tokens=1)) for n in (2, times)]
+    first, whole = [counts_of(await route.ask(context, WORDS * n, max_tokens=1)) for n in (2, times)]
     expected = first["prompt_tokens"] + (times - 2) * each
     seen = whole["prompt_tokens"]
     if abs(seen - expected) > 0.02 * expected + 3:
@@ -76,7 +76,7 @@ async def context_limit(context: CheckContext, route: Route) -> str:
     text = WORDS * (int(limit / await _each(context, route)) + 3)
     response = await route.attempt(context, text, max_tokens=1)
     if response.ok:
-        used = usage_of(response.body)["prompt_tokens"]
+        used = counts_of(response.body)["prompt_tokens"]
         raise Failure(
             f"a prompt beyond the context of {limit} tokens is answered, with {used} prompt tokens: it is cut"
         )
@@ -97,7 +97,7 @@ async def empty(context: CheckContext, route: Route) -> str:
 
 async def _each(context: CheckContext, route: Route) -> float:
     """Return the tokens of one repetition of `WORDS`."""
-    two, four = [usage_of(await route.ask(context, WORDS * n, max_tokens=1))["prompt_tokens"] for n in (2, 4)]
+    two, four = [counts_of(await route.ask(context, WORDS * n, max_tokens=1))["prompt_tokens"] for n in (2, 4)]
     if four <= two:
         raise Failure(f"usage.prompt_tokens is {two} for a text, {four} for twice the text")
     return (four - two) / 2

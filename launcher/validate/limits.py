@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from launcher.core.responses import STOPPED
 from launcher.core.types import Json
-from launcher.validate.check import CheckContext, Doubt, Failure, Family, NotApplicable, expect, text_of, usage_of
+from launcher.validate.check import CheckContext, Doubt, Failure, Family, NotApplicable, counts_of, expect, text_of
 from launcher.validate.routes import Route, on_both, persistent
 
 WHOLE = 12
@@ -23,12 +23,12 @@ async def max_tokens(context: CheckContext, route: Route) -> str:
 
 async def _cut(context: CheckContext, route: Route, text: str, whole: Json, limit: int) -> str:
     body = await route.ask(context, text, max_tokens=limit)
-    used, cut = usage_of(body)["completion_tokens"], text_of(body).rstrip("\ufffd")
+    used, cut = counts_of(body)["completion_tokens"], text_of(body).rstrip("\ufffd")
     if used > limit:
         raise Failure(f"max_tokens={limit} gave usage.completion_tokens {used}")
     if not text_of(whole).startswith(cut):
         raise Failure(f"max_tokens={limit} gave {cut!r}, which does not begin the greedy answer {text_of(whole)!r}")
-    if len(cut) >= len(text_of(whole)) and usage_of(whole)["completion_tokens"] > limit + 1:
+    if len(cut) >= len(text_of(whole)) and counts_of(whole)["completion_tokens"] > limit + 1:
         raise Failure(f"max_tokens={limit} gave the whole answer {cut!r}")
     return cut
 
@@ -37,7 +37,7 @@ async def finish_reason(context: CheckContext, route: Route) -> str:
     """``length`` must mean that the limit cut the answer, and ``stop`` that it ended before."""
     text, whole = await route.opening(context, 4, max_tokens=WHOLE)
     await persistent(lambda: _said(context, route, text, whole))
-    used, finish = usage_of(whole)["completion_tokens"], whole["choices"][0].get("finish_reason")
+    used, finish = counts_of(whole)["completion_tokens"], whole["choices"][0].get("finish_reason")
     if finish in STOPPED and used > WHOLE:
         raise Failure(f"{used} tokens for max_tokens={WHOLE} ended with finish_reason {finish!r}")
     if used < WHOLE and finish == "length":
@@ -48,7 +48,7 @@ async def finish_reason(context: CheckContext, route: Route) -> str:
 async def _said(context: CheckContext, route: Route, text: str, whole: Json) -> str:
     body = await route.ask(context, text, max_tokens=1)
     finish = body["choices"][0].get("finish_reason")
-    if usage_of(whole)["completion_tokens"] > 2 and finish != "length":
+    if counts_of(whole)["completion_tokens"] > 2 and finish != "length":
         problem = f"an answer that max_tokens=1 cut ended with finish_reason {finish!r}, expected 'length'"
         raise (Doubt if finish is None else Failure)(problem)
     return str(finish)

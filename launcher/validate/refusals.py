@@ -22,7 +22,7 @@ from launcher.validate.routes import COMPLETIONS, Route, on_both
 
 MISTAKES: tuple[dict[str, Json], ...] = (
     {"temperature": "hot"},
-    {"max_tokens": -3},
+    {"max_tokens": "many"},
     {"top_p": 7},
     {"n": 0},
 )

@@ -7,12 +7,13 @@ from launcher.validate.check import (
     Capability,
     CheckContext,
     CheckDefinition,
+    Doubt,
     Failure,
     Family,
     NotApplicable,
+    counts_of,
     expect,
     text_of,
-    usage_of,
 )
 from launcher.validate.divergence import ALTERNATIVES, scored_tokens
 from launcher.validate.exchange import together
@@ -109,6 +110,9 @@ async def seed(context: CheckContext, route: Route) -> str:
 
 async def temperature(context: CheckContext, route: Route) -> str:
     """At a high temperature repeated requests must give different answers."""
+    first = await route.attempt(context, REPETITIVE, temperature=HOT, max_tokens=SHORT)
+    if 400 <= first.status < 500:
+        raise Doubt(f"temperature {HOT:g} is refused with HTTP {first.status}, so that it cannot be tested")
     alone = [await route.ask(context, REPETITIVE, temperature=HOT, max_tokens=SHORT) for _ in range(DRAWS // 2)]
     asked = [route.ask(context, REPETITIVE, temperature=HOT, max_tokens=SHORT) for _ in range(DRAWS // 2)]
     for bodies in (alone, await together(asked)):
@@ -126,8 +130,8 @@ async def choices(context: CheckContext, route: Route) -> str:
         raise Failure(f"n=3 at temperature {HOT:g} gave three times {text_of(bodies[0])!r}")
     greedy = await route.ask(context, REPETITIVE, n=2, max_tokens=4)
     alone = await route.ask(context, REPETITIVE, max_tokens=4)
-    if usage_of(greedy)["completion_tokens"] < 2 * usage_of(alone)["completion_tokens"] - 1:
-        expect("usage.completion_tokens for n=2", usage_of(greedy)["completion_tokens"], "the tokens of both")
+    if counts_of(greedy)["completion_tokens"] < 2 * counts_of(alone)["completion_tokens"] - 1:
+        expect("usage.completion_tokens for n=2", counts_of(greedy)["completion_tokens"], "the tokens of both")
     return f"{len(texts[0])} different answers to one request with n=3"
 
 

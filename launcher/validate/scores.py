@@ -15,8 +15,8 @@ from launcher.validate.check import (
     Failure,
     Family,
     NotApplicable,
+    counts_of,
     text_of,
-    usage_of,
 )
 from launcher.validate.divergence import ALTERNATIVES
 from launcher.validate.rounding import tolerance
@@ -37,7 +37,7 @@ async def generated(context: CheckContext) -> str:
     if not lists:
         raise Failure(f"logprobs={ALTERNATIVES} gave no logprobs")
     tokens, values, tops = lists["tokens"], lists["token_logprobs"], lists.get("top_logprobs")
-    _as_many("logprobs.tokens", len(tokens), usage_of(body)["completion_tokens"])
+    _as_many("logprobs.tokens", len(tokens), counts_of(body)["completion_tokens"])
     _not_constant(values)
     _text_of_tokens(tokens, text_of(body))
     if not tops:
@@ -53,7 +53,7 @@ async def of_chat(context: CheckContext) -> str:
     content = (body["choices"][0].get("logprobs") or {}).get("content")
     if not content:
         raise Failure("logprobs=true gave no logprobs.content")
-    _as_many("logprobs.content", len(content), usage_of(body)["completion_tokens"])
+    _as_many("logprobs.content", len(content), counts_of(body)["completion_tokens"])
     _not_constant([entry["logprob"] for entry in content])
     _text_of_tokens([entry["token"] for entry in content], text_of(body))
     tops = [{f"{i}": top["logprob"] for i, top in enumerate(entry["top_logprobs"])} for entry in content]
@@ -145,7 +145,7 @@ async def _echo(context: CheckContext, prompt: str, **more: Json) -> Json:
 
 
 def _prompt_size(body: Json) -> int:
-    return usage_of(body)["prompt_tokens"]
+    return counts_of(body)["prompt_tokens"]
 
 
 async def _close(context: CheckContext, pairs: Sequence[tuple[str, float, float]], how: str) -> None:

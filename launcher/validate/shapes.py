@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from launcher.core.types import Json, Severity
-from launcher.validate.check import Capability, CheckContext, CheckDefinition, Failure, Family, expect, usage_of
+from launcher.validate.check import Capability, CheckContext, CheckDefinition, Doubt, Failure, Family, expect, usage_of
 from launcher.validate.routes import CHAT, Route, on_both
 
 OBJECTS = {"/v1/completions": "text_completion", "/v1/chat/completions": "chat.completion"}
@@ -41,6 +41,8 @@ def _named(kind: type) -> str:
 async def chat_tokens(context: CheckContext) -> str:
     """The usage of a chat must add up, and agree with its limit."""
     body = await CHAT.ask(context, context.settings.prompt, max_tokens=COUNTED)
+    if body.get("usage") is None:
+        raise Doubt("the answer of a chat has no usage")
     usage, finish = usage_of(body), body["choices"][0].get("finish_reason")
     expect("usage.total_tokens", usage["total_tokens"], usage["prompt_tokens"] + usage["completion_tokens"])
     if finish == "length":
