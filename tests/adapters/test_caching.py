@@ -28,11 +28,12 @@ def said(text):
 
 @pytest.fixture
 def ask(tmp_path):
-    """Ask in a run of its own; each has the same folder for answers."""
+    """Ask in a session of its own, with the same folder for answers; ``run`` is the folder of the run."""
 
-    async def asked(upstream, *requests, behind=KNOWN, **settings):
+    async def asked(upstream, *requests, behind=KNOWN, run="", **settings):
         caching = Caching(str(tmp_path / "answers"), **settings)
-        async with caching.running(tmp_path, behind):
+        (tmp_path / run).mkdir(exist_ok=True)
+        async with caching.running(tmp_path / run, behind):
             return [await caching(request, upstream) for request in requests]
 
     return asked
@@ -112,7 +113,8 @@ async def test_drawn_answers_to_equal_requests_of_other_clients_stay_independent
     upstream = server(*[said(str(i)) for i in range(7)])
     first = texts(await ask(upstream, *drawn.times(3), *unsaid.times(2)))
     assert first == [str(i) for i in range(5)]
-    assert texts(await ask(upstream, *drawn.times(4), *unsaid.times(2))) == [*first[:3], "5", *first[3:]]
+    again = await ask(upstream, *drawn.times(4), *unsaid.times(2), run="again")
+    assert texts(again) == [*first[:3], "5", *first[3:]]
     assert texts(await ask(upstream, *Proxied(BODY, named=named).times(2))) == ["6", "6"]
 
 
@@ -133,26 +135,22 @@ class Proxied:
 async def test_workers_of_a_proxy_share_no_drawn_answer(server, tmp_path):
     upstream, found = server(*[said(str(i)) for i in range(4)]), []
     drawn = replace(ASKED, body=BODY | {"temperature": 0.7}, sample=None)
-    for worker in ("worker-1", "worker-2", "worker-1"):
-        (tmp_path / worker).mkdir(exist_ok=True)
+    for folder in ("one/worker-1", "one/worker-2", "two/worker-1"):
+        (tmp_path / folder).mkdir(parents=True)
         caching = Caching(str(tmp_path / "answers"))
-        async with caching.running(tmp_path / worker, KNOWN):
+        async with caching.running(tmp_path / folder, KNOWN):
             found += texts([await caching(drawn, upstream)])
     assert found == ["0", "1", "0"]
 
 
 async def test_a_process_that_follows_a_dead_one_repeats_none_of_its_drawn_answers(server, tmp_path):
     upstream, found = server(*[said(str(i)) for i in range(4)]), []
+    drawn = Proxied(BODY | {"temperature": 1}, named=True)
     for run in ("one", "one", "two"):
         (tmp_path / run).mkdir(exist_ok=True)
         caching = Caching(str(tmp_path / "answers"))
         async with caching.running(tmp_path / run, KNOWN):
-            found += texts(
-                [
-                    await caching(request, upstream)
-                    for request in Proxied(BODY | {"temperature": 1}, named=True).times(2)
-                ]
-            )
+            found += texts([await caching(request, upstream) for request in drawn.times(2)])
     assert found == ["0", "1", "2", "3", "0", "1"]
 
 
