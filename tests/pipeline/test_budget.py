@@ -66,6 +66,13 @@ def test_scoring_again_with_a_judge_has_a_budget_too(tmp_path: Path) -> None:
         assert len(judge.asked) == 16
 
 
+def test_a_large_number_of_tokens_is_no_secret(tmp_path: Path) -> None:
+    plan = ("mode=plan", *ECHO, "judge=url", "judge.url=http://127.0.0.1:1/v1", "evaluate.budget.tokens=2000000")
+    done = launch_here(tmp_path, *plan)
+    assert done.returncode == 0, done.stderr
+    assert "tokens: 2000000" in done.stdout
+
+
 @pytest.mark.parametrize(
     ("arguments", "wanted"),
     [
