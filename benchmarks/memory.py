@@ -10,12 +10,13 @@ of the launcher's process, from its start to the report. It also has the size of
 from __future__ import annotations
 
 import argparse
+import subprocess
 import sys
 import tempfile
 import time
 from pathlib import Path
 
-from evaluate import IN_FLIGHT, KINDS, mock, skipped, spent, write
+from evaluate import IN_FLIGHT, KINDS, ROOT, mock, skipped, write
 
 PEAK = 50
 """MiB by which the largest evaluation may need more than the smallest."""
@@ -41,15 +42,31 @@ def measured(url: str, folder: Path, kind: str, size: int, repeats: int) -> floa
     paths = [f"--config-dir={folder}", f"hydra.run.dir={run}", f"evaluate.repeats={repeats}"]
     options = ["backend=external", f"backend.url={url}", f"validate.skip={skipped()}", "tasks=[bench]"]
     start = time.perf_counter()
-    cost = spent([sys.executable, "launch.py", *paths, *options, f"evaluate.concurrency={IN_FLIGHT}"], folder)
+    peak = peak_mib([sys.executable, "launch.py", *paths, *options, f"evaluate.concurrency={IN_FLIGHT}"])
     took_s = time.perf_counter() - start
     sizes = [(run / name).stat().st_size for name in ("samples.jsonl", "report.html")]
     print(
-        f"{size:>9,} samples: peak {cost.peak_mib:.0f} MiB, samples.jsonl {sizes[0] / size:,.0f} bytes each, "
+        f"{size:>9,} samples: peak {peak:.0f} MiB, samples.jsonl {sizes[0] / size:,.0f} bytes each, "
         f"report.html {sizes[1] / 1e6:.1f} MB, {took_s:.0f} s",
         flush=True,
     )
-    return cost.peak_mib
+    return peak
+
+
+def peak_mib(command: list[str]) -> float:
+    """Run a program to its end and return the peak of its resident memory, as Linux counts it.
+
+    The usage that a parent is told includes that of the parent itself before the program began.
+    """
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    status, found = Path(f"/proc/{process.pid}/status"), 0.0
+    while process.poll() is None:
+        lines = [line for line in status.read_text().splitlines() if line.startswith("VmHWM")]
+        found = int(lines[0].split()[1]) / 1024 if lines else found
+        time.sleep(0.02)
+    if process.returncode:
+        raise SystemExit(f"{command}: exit {process.returncode}")
+    return found
 
 
 if __name__ == "__main__":
