@@ -19,10 +19,10 @@ import psutil
 import pytest
 
 from launcher.report.results import SCHEMA
-from tests.running import launch_here, living, program, wait_for
+from tests.running import UNVALIDATED, launch_here, living, program, wait_for
 
 ROOT = Path(__file__).parents[2]
-ECHO = ("engine=echo", "model=none", "validate.skip=[greedy repeats]")
+ECHO = ("engine=echo", "model=none", UNVALIDATED)
 KEY = "the-key-of-the-endpoint-0123456789"
 
 BLOCK = re.compile(r'^```\w+ title="(?P<name>[^"]+)"\n(?P<code>.*?)^```', re.M | re.S)
