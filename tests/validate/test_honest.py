@@ -110,5 +110,23 @@ async def test_an_honest_server_of_another_program_passes(mock: Mock, server: An
     assert set(others) - streams == UNASKED, {id: _said(check) for id, check in others.items() if id not in UNASKED}
 
 
+async def without_usage(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
+    """Token counts are missing, and high temperatures are refused."""
+    if (asked.get("temperature") or 0) > 1:
+        return _refusal("temperature: must be at most 1")
+    status, found = await send(asked)
+    found.pop("usage", None)
+    return status, found
+
+
+async def test_a_server_that_counts_no_tokens_only_warns_at_chats(mock: Mock) -> None:
+    checks = await mock.certify(Fault("without_usage", "", (), "call", without_usage))
+    failed = {id for id, check in checks.items() if check.outcome is Outcome.failed}
+    assert not {id for id in failed if id.startswith("chat")} - {"chat_choices"}
+    assert {"token_accounting"} <= failed
+    assert checks["chat_tokens"].outcome is Outcome.warning
+    assert checks["chat_temperature"].outcome is Outcome.warning
+
+
 def _said(check: Check) -> str:
     return f"{check.outcome.value}: {check.detail}"
