@@ -259,6 +259,20 @@ async def test_a_request_is_sent_again_only_if_that_repeats_no_effect(method: st
     assert len(server.peers) == (1 if method == "POST" else 2)
 
 
+async def test_a_post_that_never_left_in_full_is_sent_again() -> None:
+    async def reply(peer: Peer) -> None:
+        await peer.request()
+        await peer.say(TWO)
+        if peer.number == 0:
+            await peer.reader.readuntil(b"\r\n\r\n")
+            peer.writer.transport.abort()
+
+    async with raw(reply) as server, Connections() as connections:
+        assert await body_of(connections, server) == b"ab"
+        assert await body_of(connections, server, "POST", b"x" * (64 << 20)) == b"ab"
+    assert len(server.peers) == 2
+
+
 async def test_a_fresh_connection_that_closes_is_asked_once() -> None:
     async with raw(once(b"")) as server, Connections() as connections:
         with pytest.raises(HttpError, match="without an answer"):
