@@ -30,7 +30,7 @@ ENGINES: Mapping[str, tuple[str, ...]] = {
 BACKENDS: Mapping[str, tuple[str, ...]] = {"pytriton": ("nvidia-pytriton",), "ray": ("ray",)}
 LM_EVAL = ("lm_eval", "harness_lm_eval_cli", "ifeval")
 """The kinds of tasks that use its code."""
-PACKAGES = (*ALWAYS, *SERVING, *ENGINES["megatron"], "nvidia-pytriton", "ray", "submitit", "lm-eval")
+PACKAGES = (*ALWAYS, *SERVING, *ENGINES["megatron"], "nvidia-pytriton", "ray", "submitit", "lm-eval", "inspect-ai")
 
 
 def provenance(
@@ -101,6 +101,8 @@ def packages_of(run: Run) -> list[str]:
             found += [*SERVING, *ENGINES.get(name_of(engine), ENGINES["megatron"]), *BACKENDS.get(name_of(backend), ())]
     if any(name_of(task) in LM_EVAL for task in run.tasks.values()):
         found.append("lm-eval")
+    if any(name_of(task) == "harness_inspect" for task in run.tasks.values()):
+        found.append("inspect-ai")
     if not isinstance(run.cluster, Local):
         found.append("submitit")
     return found
