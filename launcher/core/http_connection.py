@@ -342,6 +342,8 @@ class Connection(asyncio.Protocol):
         status = parser.get_status_code()
         if status == 101:
             raise ValueError("the server changes to another protocol")
+        if status < 100:
+            raise ValueError(f"the status {status:03}")
         self._interim = 100 <= status < 200
         if self._interim:
             answer.headers = []

@@ -10,11 +10,12 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
+from urllib.parse import unquote
 
 from launcher.adapters.base import Adapter, reads_of, rewrites_of
 from launcher.adapters.chain import pipeline
 from launcher.adapters.failures import Failures
-from launcher.asgi.errors import ApiError
+from launcher.asgi.errors import ApiError, clipped
 from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
 from launcher.core.types import PROXIED
@@ -134,7 +135,7 @@ class Forwarder:
 
     def _plan(self, head: Head, length: int) -> Plan:
         is_completion = _is_completion(head)
-        if head.path.startswith(OWN) or (is_completion and self.adapters):
+        if head.path.startswith(OWN) or (self.adapters and (is_completion or _is_disguised(head))):
             return Plan(is_completion, None)
         return Plan(is_completion, self.upstream.prepared(head, length))
 
@@ -165,8 +166,13 @@ class Forwarder:
             request = _without_run(request)
             head = request.head
         is_completion = _is_completion(head)
-        if is_completion and self.adapters:
+        if self.adapters and is_completion:
             await self._adapted(request, reply)
+        elif self.adapters and _is_disguised(head):
+            message = (
+                f"the path {clipped(repr(head.path), 80)}: the adapters know it only as one of {', '.join(ADAPTED)}"
+            )
+            raise ApiError(400, message, code="malformed_request")
         else:
             await self._passed(request, reply, is_completion=is_completion)
         if is_completion and 200 <= reply.status < 300:
@@ -266,6 +272,14 @@ class Forwarder:
 
 def _is_completion(head: Head) -> bool:
     return head.method == "POST" and head.path.rstrip("/").endswith(ADAPTED)
+
+
+def _is_disguised(head: Head) -> bool:
+    """Tell whether a path that adapters do not know may be that of a completion for the endpoint."""
+    if head.method != "POST" or not ("%" in head.path or "//" in head.path or ";" in head.path):
+        return False
+    segments = [part.partition(";")[0] for part in unquote(head.path).split("/")]
+    return ("/" + "/".join(filter(None, segments))).endswith(ADAPTED)
 
 
 def _run_of(path: str) -> str | None:

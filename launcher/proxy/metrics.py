@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0, 300.0)
 """The upper bounds of the histogram's buckets."""
-STATUSES = range(100, 600)
+STATUSES = range(100, 1000)
 ERRORS = ("connection", "timeout", "answer", "adapter")
 """Why a request got no usable answer: the endpoint, or an adapter that refused."""
 NAMES = (

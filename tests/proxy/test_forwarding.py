@@ -132,6 +132,22 @@ def test_completions_go_through_adapters_under_any_prefix(prefix: str, path: str
     assert found.json == ANSWER | {"shouted": True}
 
 
+@pytest.mark.parametrize(
+    "path",
+    ["/v1/chat/completion%73", "/%761/completions", "/v1/chat%2Fcompletions", "/v1//chat/completions",
+     "/v1/chat/completions;a=1", "/a/v1/completions%2f"],
+)  # fmt: skip
+def test_no_spelling_of_a_completions_path_goes_past_adapters(path: str) -> None:
+    with scripted(lambda seen: whole(ANSWER)) as server, mounted(server.url, Shout()) as proxy:
+        for _ in range(2):
+            found = ask(proxy, path=path)
+            assert (found.status, found.json["error"]["code"]) == (400, "malformed_request")
+        assert ask(proxy, path="/v1/completions").json["shouted"]
+        assert [seen.line for seen in server.requests] == ["POST /v1/completions HTTP/1.1"]
+    with scripted(lambda seen: whole(ANSWER)) as server, mounted(server.url) as proxy:
+        assert ask(proxy, path=path).json == ANSWER
+
+
 def test_without_adapters_bytes_pass_as_they_are() -> None:
     strange = b'{ "a":1.0e3,"a":NaN, "choices" : [] }'
     with scripted(lambda seen: whole(strange)) as server, mounted(server.url) as proxy:
@@ -285,6 +301,8 @@ def test_no_endpoint_is_a_502_that_says_why(chain: tuple[Adapter, ...]) -> None:
 @pytest.mark.parametrize(
     ("steps", "status"),
     [([None], 502), ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", None], 502), ([b"garbage\r\n\r\n"], 502),
+     ([b"HTTP/1.1 000 Odd\r\nContent-Length: 2\r\n\r\n{}"], 502),
+     ([b"HTTP/1.1 099 Odd\r\nContent-Length: 2\r\n\r\n{}"], 502),
      ([threading.Event()], 504), ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", threading.Event()], 504)],
 )  # fmt: skip
 def test_an_endpoint_that_breaks_or_hangs_before_its_answer_is_whole_is_an_error(
@@ -369,6 +387,18 @@ def test_metrics_tell_what_happened_and_leave_the_endpoints_own_alone() -> None:
     from prometheus_client.parser import text_string_to_metric_families
 
     assert {family.name for family in text_string_to_metric_families(text)} >= {"launcher_proxy_request_seconds"}
+
+
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
+def test_an_answer_of_any_status_is_counted(chain: tuple[Adapter, ...]) -> None:
+    with scripted(lambda seen: whole({}, "999 Odd")) as server, through(server, chain) as proxy:
+        with closing(http.client.HTTPConnection(*proxy.address, timeout=PATIENCE_S)) as connection:
+            for _ in range(2):  # over one connection, which stays usable
+                connection.request("POST", "/v1/chat/completions", json.dumps(CHAT))
+                found = connection.getresponse()
+                assert (found.status, bool(found.read())) == (999, True)
+        lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
+    assert 'launcher_proxy_requests_total{status="999"} 2' in lines
 
 
 def test_equal_requests_of_different_clients_are_equal_for_adapters() -> None:
