@@ -163,8 +163,8 @@ def check_ranges(cfg: DictConfig) -> None:
             _check_elements(value)
         elif isinstance(value, int | float):
             check_finite(value, str(cfg._get_full_key(key)))
-            if limit := limits.get(str(key)):
-                limit.check(str(cfg._get_full_key(key)), value)
+        if (limit := limits.get(str(key))) and isinstance(value, int | float | ListConfig):
+            limit.check(str(cfg._get_full_key(key)), value)
 
 
 def _check_elements(values: ListConfig) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Annotated, Any, get_args, get_type_hints
@@ -23,7 +23,9 @@ class Range:
     word: str | None = None
 
     def check(self, key: str, value: Any) -> None:
-        """Raise `UserError` for a number out of this range; what is no number passes."""
+        """Raise `UserError` for a number out of this range, also one in a list; what is no number passes."""
+        for number, one in enumerate(value if isinstance(value, Sequence) and not isinstance(value, str) else ()):
+            self.check(f"{key}[{number}]", one)
         if isinstance(value, str) and self.word is not None and value != self.word:
             raise UserError(f"{key} is {value[:40]!r}; must be a whole number, or {self.word}")
         if isinstance(value, bool) or not isinstance(value, int | float):

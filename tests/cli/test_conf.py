@@ -115,6 +115,8 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("tasks=[]", ["tasks=[]", "at least one task"]),
         ("evaluate.concurrency=0", ["evaluate.concurrency is 0; must be at least 1"]),
         ("tasks.addition.limit=0", ["tasks.addition.limit is 0; must be at least 1"]),
+        ("load.in_flight=[0,4]", ["load.in_flight[0] is 0; must be at least 1"]),
+        ("tasks.addition.fewshot_indices=[2,-1]", ["tasks.addition.fewshot_indices[1] is -1; must be at least 0"]),
         ("backend.limits.headers=0", ["backend.limits.headers is 0; must be at least 1"]),
         ("resume=nowhere", ["resume=nowhere", "not a run folder"]),
         ("engine=none", ["engine=none", "engine=megatron"]),

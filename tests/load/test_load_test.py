@@ -181,7 +181,7 @@ def test_percentiles_of_nothing_are_unknown() -> None:
     assert Spread.of([]) == Spread(None, None, None)
 
 
-@pytest.mark.parametrize("levels", [[], [4, 1], [1, 1]])
+@pytest.mark.parametrize("levels", [[], [4, 1], [1, 1], [0], [-1, 1]])
 def test_levels_rise(levels: list[int]) -> None:
     with pytest.raises(UserError, match=r"load\.in_flight"):
         Load(in_flight=levels)
