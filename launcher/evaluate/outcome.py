@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from launcher.core.errors import ResumeError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Pause, TaskResult
 from launcher.evaluate import journal
@@ -77,7 +78,10 @@ class _Pass:
         self.summary, self.overview, self.lines = summary, Overview(version), StoredLines(counted, version)
 
     def over(self, folder: Path, *, to_continue: bool) -> None:
-        for line in RunFolder(folder).placed_records():
+        for number, line in enumerate(RunFolder(folder).placed_records(), start=1):
+            if line.is_last and (fault := self.summary.fault(line.record)):
+                place = f"{RunFolder(folder).samples}:{number}"
+                raise ResumeError(f"{place}: {fault}; delete this line to ask its sample again")
             if to_continue:
                 self.lines.read(line.record, line.length)
             if line.is_last:

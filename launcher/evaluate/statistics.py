@@ -65,6 +65,14 @@ class Summary:
             self._tasks[record.task] = self._tally(record.task)
         self._tasks[record.task].add(record)
 
+    def fault(self, record: Record) -> str | None:
+        """Return what is wrong with the scores of a record that another hand changed; None if they can be counted."""
+        if record.status is not Status.scored:
+            return None
+        declared, scores = self._metrics.get(record.task, ()), record.scores
+        faults = (metric.fault(scores[metric.name]) for metric in declared if metric.name in scores)
+        return next((fault for fault in faults if fault is not None), None)
+
     def results(self) -> dict[str, TaskResult]:
         return {name: _result(tally, self._totals.get(name)) for name, tally in self._tasks.items()}
 

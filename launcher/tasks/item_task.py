@@ -50,8 +50,6 @@ class ItemTask(Task):
         """Raise `UserError` for settings that do not fit each other, and for bad ``templates``, named as settings."""
         for key in ("description", *templates):
             check_template(getattr(self, key), key)
-        if any(index < 0 for index in self.fewshot_indices):
-            raise UserError(f"tasks: fewshot_indices={self.fewshot_indices}: rows are counted from 0")
         if self.fewshot_indices and self.fewshot_seed is not None:
             raise UserError("tasks: fewshot_indices and fewshot_seed are both given; expected one of them")
         if 0 < len(self.fewshot_indices) < self.fewshot:

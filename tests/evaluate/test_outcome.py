@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import math
 import random
+from dataclasses import replace
 
 import pytest
 
@@ -76,3 +78,19 @@ def test_repeats_count_as_one_item_wherever_they_stand(record, tmp_path, closed)
         assert found.tasks == expected
     assert found.overview is not None
     assert found.overview.total == 27
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (7.0, r"acc is 7\.0, outside of its range \[0, 1\]"),
+        (math.nan, "acc is nan, expected a finite number"),
+        ("1", "acc is '1', expected a finite number"),
+    ],
+)
+def test_a_damaged_score_is_no_score(record, tmp_path, value, words):
+    with Journal(tmp_path, {}) as journal:
+        journal.add(record("t/a/0"))
+        journal.add(replace(record("t/b/0"), scores={"acc": value}))
+    with pytest.raises(ResumeError, match=rf"samples\.jsonl:2: {words}; delete this line"):
+        read(tmp_path, TASKS)

@@ -92,7 +92,7 @@ def test_in_chat_the_description_is_part_of_the_system_message(jsonl):
     [
         ({"fewshot_indices": [1], "fewshot_seed": 1}, "fewshot_seed are both given"),
         ({"fewshot_indices": [1], "fewshot": 2}, "fewshot_indices has 1 rows"),
-        ({"fewshot_indices": [-1]}, "rows are counted from 0"),
+        ({"fewshot_indices": [-1]}, r"fewshot_indices\[0\] is -1; must be at least 0"),
         ({"description": "{{"}, "description: template"),
         ({"context": "{{a"}, "context: template"),
     ],
