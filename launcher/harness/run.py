@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -53,7 +53,7 @@ def run(name: str, task: Harness, place: Place, access: Access, session: Session
     measured, fault = _result(task, place, before, ended, files)
     earlier = stored.read(session.folder, name)
     requests = access.answered() + (earlier.requests if earlier else 0)
-    outcome = _outcome(words, ended, requests, measured, fault)
+    outcome = _outcome(task, words, ended, requests, measured, fault)
     stored.write(session.folder, name, outcome)
     _say(name, outcome)
     return outcome
@@ -96,11 +96,19 @@ def _result(
 
 
 def _outcome(
-    words: list[str], ended: process.Ended, requests: int, measured: Measured | None, fault: str | None
+    task: Harness, words: list[str], ended: process.Ended, requests: int, measured: Measured | None, fault: str | None
 ) -> Outcome:
-    notes = (NOT_ASKED,) if requests == 0 and measured is not None else ()
+    notes = tuple(_notes(task, requests, measured)) if measured is not None else ()
     said = None if fault is None else redact(fault)
     return Outcome(tuple(words), ended.code, ended.seconds, requests, measured, said, notes)
+
+
+def _notes(task: Harness, requests: int, measured: Measured) -> Iterator[str]:
+    if requests == 0:
+        yield NOT_ASKED
+    for name in task.lower_is_better:
+        if not any(found == name or found.endswith(f"/{name}") for found in measured.metrics):
+            yield f"lower_is_better: {name}: the result has no such metric"
 
 
 def _say(name: str, outcome: Outcome) -> None:

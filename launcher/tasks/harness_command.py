@@ -111,6 +111,9 @@ class HarnessCommand(Harness):
         for name in self.result.stderr:
             if name not in self.result.metrics:
                 raise UserError(f"result.stderr.{name}: there is no such metric in result.metrics")
+        for name in self.lower_is_better:
+            if name not in self.result.metrics:
+                raise UserError(f"lower_is_better: {name}: there is no such metric in result.metrics")
 
     def _check_places(self) -> None:
         result = self.result

@@ -160,6 +160,11 @@ def test_a_harness_that_asked_nothing_is_said(tmp_path: Path, capsys: pytest.Cap
     assert outcome.notes[0] in result.notes
 
 
+def test_a_name_in_lower_is_better_that_no_metric_has_is_said(tmp_path: Path) -> None:
+    outcome = run(tmp_path, shell(WRITE, lower_is_better=["a", "b"]))
+    assert outcome.notes == ("lower_is_better: b: the result has no such metric",)
+
+
 def test_a_number_of_samples_that_is_unknown_stays_unknown(tmp_path: Path) -> None:
     run(tmp_path, shell(WRITE))
     result = stored.results(tmp_path, {"mine": shell(WRITE)})["mine"]

@@ -51,6 +51,7 @@ def test_a_harness_can_be_planned(harness: str, settings: tuple[str, ...], tmp_p
         ("command", (*COMMAND, "result.path='{here}/a'"), (), "result.path: {here} is unknown"),
         ("command", (*COMMAND, "+result.metrics.b='$.b['"), (), "result.metrics.b: '$.b[' is no path"),
         ("command", (*COMMAND, "+result.stderr.b=$.b"), (), "result.stderr.b: there is no such metric"),
+        ("command", (*COMMAND, "lower_is_better=[b]"), (), "lower_is_better: b: there is no such metric"),
         ("command", (*COMMAND, "inputs=[nothing.py]"), (), "there is no file or folder nothing.py"),
         (
             "command",
