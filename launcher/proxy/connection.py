@@ -110,6 +110,7 @@ class ClientConnection(asyncio.Protocol):
         self._queue: deque[ClientRequest | Refusal] = deque()
         self._task: asyncio.Task[None] | None = None
         self._relay: Relay | None = None
+        self._replying: Reply | None = None
         self._paused = False
         self._url = b""
         self._headers: list[tuple[bytes, bytes]] = []
@@ -325,7 +326,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _reply(self, request: ClientRequest) -> Reply:
         is_head = request.head.method == "HEAD"
-        return Reply(self, head_only=is_head, keep_alive=request.keep_alive, chunks=request.chunks)
+        self._replying = Reply(self, head_only=is_head, keep_alive=request.keep_alive, chunks=request.chunks)
+        return self._replying
 
     async def _answered(self, item: ClientRequest | Refusal) -> None:
         if isinstance(item, Refusal):
@@ -406,9 +408,14 @@ class ClientConnection(asyncio.Protocol):
         if not self._busy and self._state == IDLE:
             self._transport.close()
 
-    def abort(self) -> None:
-        """End the connection at once."""
-        self._transport.abort()
+    def cut(self, error: ApiError) -> None:
+        """End the connection at once; a stream that has begun gets the error as its last event."""
+        reply = self._replying
+        if reply is None or not self._busy or not reply.started or reply.complete or reply.is_held:
+            self._transport.abort()
+        else:
+            reply.fail(error)
+            self._end_in_the_middle(reply)
 
     def check_time(self, now: float) -> None:
         """End the connection if the client takes too long."""

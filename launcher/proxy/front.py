@@ -9,6 +9,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
+from launcher.asgi.errors import ApiError
 from launcher.proxy.connection import ClientConnection, Service
 from launcher.proxy.metrics import CONNECTIONS, HEARTBEAT, Counters
 from launcher.proxy.settings import Proxy
@@ -102,8 +103,13 @@ class Front:
         """Let requests end, for ``stop_timeout_s`` at most."""
         self._service.drain()
         await self._until_empty(self._settings.stop_timeout_s)
-        for connection in list(self._service.connections):
-            connection.abort()
+        if left := list(self._service.connections):
+            message = (
+                f"the proxy ends, and this took longer than proxy.stop_timeout_s={self._settings.stop_timeout_s:g}"
+            )
+            log.warning("%d connections are cut: %s", len(left), message)
+            for connection in left:
+                connection.cut(ApiError(503, message, code="proxy_ended"))
         await self._until_empty(LAST_S)
 
     async def _until_empty(self, seconds: float) -> None:

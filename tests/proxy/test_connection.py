@@ -18,7 +18,7 @@ from launcher.adapters.retry import Retry
 from launcher.asgi.config import Limits
 from tests.api.raw import answer_to, connected, dripped, error, said, statuses
 from tests.fuzzing import examples
-from tests.proxy.mounted import ANSWER, Mounted, Scripted, Seen, Warm, mounted, scripted, stream, through, whole
+from tests.proxy.mounted import ANSWER, Mounted, Scripted, Seen, Warm, event, mounted, scripted, stream, through, whole
 
 SOON = 0.3
 HEAD = b"POST /v1/echo HTTP/1.1\r\nHost: x\r\n"
@@ -309,6 +309,24 @@ class connected_to_stopping:
 
     def __exit__(self, *raised: object) -> None:
         self._open.close()
+
+
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
+def test_a_stream_that_a_stop_cuts_ends_with_an_error(chain: Any, caplog: pytest.LogCaptureFixture) -> None:
+    hang = threading.Event()
+    with scripted(lambda seen: stream(event("a"), hang)) as server:
+        with through(server, chain, stop_timeout_s=SOON) as proxy:
+            client = socket.create_connection(proxy.address)
+            client.sendall(posted(b'{"stream":true}').replace(b"/v1/echo", b"/v1/chat/completions"))
+            found = b""
+            while b"content" not in found:
+                found += received(client)
+        found += said(client)
+        assert server.requests[-1].left.wait(60)
+        client.close()
+        hang.set()
+    assert found.endswith(b'"code":"proxy_ended"}}\n\n\r\n')  # no chunk of length 0: it is not whole
+    assert "1 connections are cut" in caplog.text
 
 
 def test_a_stop_ends_requests_that_take_too_long() -> None:
