@@ -17,6 +17,8 @@ from launcher.report.schema import ResultsFile
 
 SUBJECT = frozenset({"checkpoint", "model", "engine", "backend", "dtype"})
 """The parts of a fingerprint that say what was measured; all others say how."""
+ANSWERS = frozenset({"answers_from"})
+"""The part of a fingerprint that says whose answers were scored again: they are what is compared, as those of a run."""
 MOST = len(string.ascii_uppercase)
 
 
@@ -59,6 +61,8 @@ def read(folder: Path, label: str) -> Run:
     """Read one run. Raises `UserError` if it has no results or no samples."""
     found = results.read(folder)
     header = journal.header(folder)
+    if found["tasks"] and not RunFolder(folder).samples.exists():
+        raise UserError(f"{folder}: there is no {RunFolder.samples} in it, whose scores would be compared")
     if header is None or not RunFolder(folder).samples.exists():
         raise UserError(f"{folder}: the run ended before it asked a question (status {found['status']})")
     return Run(label, folder, found, dict(header["fingerprint"]), Answers.read(folder, found["tasks"]))
@@ -101,7 +105,7 @@ def subject(a: Run, b: Run) -> list[str]:
 
 
 def _method(run: Run, tasks: Sequence[str]) -> dict[str, Json]:
-    how = {key: value for key, value in run.fingerprint.items() if key not in SUBJECT}
+    how = {key: value for key, value in run.fingerprint.items() if key not in SUBJECT | ANSWERS}
     return {**how, "tasks": {task: run.tasks[task] for task in tasks}}
 
 

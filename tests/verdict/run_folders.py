@@ -21,6 +21,7 @@ def run_folder(
     tasks: dict[str, Json] | None = None,
     evaluate: dict[str, Json] | None = None,
     versions: dict[str, str] | None = None,
+    answers_from: str | None = None,
     **changes: Any,
 ) -> Path:
     """Write the results, the samples and the journal of a finished run."""
@@ -38,6 +39,8 @@ def run_folder(
         "tasks": settings,
         "evaluate": {"temperature": None, "seed": None, **(evaluate or {})},
     }
+    if answers_from is not None:
+        fingerprint["answers_from"] = answers_from
     (folder / "journal.json").write_text(json.dumps({"schema_version": 1, "fingerprint": fingerprint}))
     return folder
 

@@ -44,6 +44,16 @@ def test_what_makes_scores_incomparable_is_named(tmp_path: Path, change: dict, l
     assert runs.measured_otherwise(a, b) == [line]
 
 
+def test_answers_that_were_scored_again_can_be_compared(tmp_path: Path) -> None:
+    folders = [
+        run_folder(tmp_path / name, answered({1, 2}, 4), tasks={"addition": SETTINGS}, answers_from=source)
+        for name, source in (("asked", None), ("old", "d1"), ("new", "d2"))
+    ]
+    asked, old, new = runs.read_all(folders)
+    assert (old.fingerprint["answers_from"], new.fingerprint["answers_from"]) == ("d1", "d2")
+    assert [runs.measured_otherwise(*two) for two in ((asked, old), (old, new))] == [[], []]
+
+
 def test_a_version_that_computes_no_score_makes_no_difference(tmp_path: Path) -> None:
     a, b = pair(tmp_path, {}, {"versions": {"torch": "3", "lm-eval": "0.5"}})
     assert runs.measured_otherwise(a, b) == []
@@ -78,6 +88,7 @@ def test_a_sweeps_folder_stands_for_its_points(tmp_path: Path) -> None:
         (["a", "empty"], ["empty: no results.json in it", "of a sweep"]),
         (["a", "started"], ["started", "results.json"]),
         (["a", "broken"], ["broken/results.json"]),
+        (["a", "lost"], ["lost: there is no samples.jsonl in it"]),
         (["a", "unasked"], ["unasked: the run ended before it asked a question", "status error"]),
     ],
 )
@@ -86,6 +97,8 @@ def test_a_folder_that_cannot_be_compared_is_one_line(tmp_path: Path, names: lis
     (tmp_path / "empty").mkdir()
     started = run_folder(tmp_path / "started", answered({1}, 2))
     (started / "results.json").unlink()
+    lost = run_folder(tmp_path / "lost", answered({1}, 2))
+    (lost / "samples.jsonl").unlink()
     broken = run_folder(tmp_path / "broken", answered({1}, 2))
     (broken / "results.json").write_text("{")
     unasked = run_folder(tmp_path / "unasked", [], status="error", reason="no server")
