@@ -358,6 +358,8 @@ def _refused(path: KeyPath, value: str, form: str) -> SecretGiven:
 
 def _remedy(path: KeyPath) -> str:
     """Say how a secret in this place is given."""
+    if path.key == "proxy.authorization":
+        return "expected one of replace, forward, remove"
     if path.header:
         return f"export it, and name the variable: {path.beside('headers_env')}"
     if path.kind == "add":

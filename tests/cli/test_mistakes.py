@@ -82,6 +82,10 @@ CHECKPOINT = "model=checkpoint model.path="
         (["backend=command"], ["backend.command: a value is required"]),
         (["backend=command", 'backend.command="vllm serve x"'], ["has no {port}"]),
         (["objective=addition.acc"], ["no such metric; expected one of addition.exact_match"]),
+        (
+            ["proxy.authorization=forwards"],
+            ["proxy.authorization: the value", "expected one of replace, forward, remove"],
+        ),
         (["validate.skip=[foo]"], ["there is no check 'foo'; expected one of ready"]),
     ],
 )
