@@ -19,6 +19,8 @@ PATIENCE_S = 600.0
 INTERVAL_S = 1.0
 RETRYABLE = frozenset({408, 409, 425, 429})
 CACHED_TEXTS = 4096
+MODELS = "/v1/models"
+REMEDY = "set tokenizer=<folder of a tokenizer>"
 
 
 class EndpointTokenizer:
@@ -57,7 +59,7 @@ class EndpointTokenizer:
     @property
     def context_length(self) -> int | None:
         """The context length in tokens that ``/v1/models`` says; None where it says none."""
-        return context_length(self._call("/v1/models", None), self._model)
+        return context_length(self._call(MODELS, None), self._model)
 
     def encode(self, text: str) -> list[int]:
         """Return the token ids of a text, without special tokens unless they were asked for."""
@@ -91,7 +93,9 @@ class EndpointTokenizer:
             except _Away as error:
                 if not self._has_answered or time.monotonic() > deadline or waiting.wait(INTERVAL_S):
                     fault = waiting.NotBack if self._has_answered else TaskError
-                    raise fault(f"{self._root}{path} gives no tokenizer: {error}") from None
+                    what = "says no context length" if path == MODELS else "gives no tokenizer"
+                    remedy = "" if self._has_answered or path == MODELS else f"; {REMEDY}"
+                    raise fault(f"{self._root}{path} {what}: {error}{remedy}") from None
 
     def _sent(self, path: str, body: Json) -> Mapping[str, Json]:
         """Send one request on a connection that stays open. Raises `TaskError`, and `_Away` for what may pass."""
@@ -115,7 +119,7 @@ class EndpointTokenizer:
             found = None
         if not isinstance(found, Mapping):
             said = f"HTTP {answer.status_code}: {' '.join(answer.text.split())[:200]}"
-            raise TaskError(f"{self._root}{path} gives no tokenizer ({said}); set tokenizer=<folder of a tokenizer>")
+            raise TaskError(f"{self._root}{path} gives no tokenizer ({said}); {REMEDY}")
         return found
 
     @cached_property

@@ -165,7 +165,13 @@ class Perplexity(Task):
         self._reader = Reader(tokenizer, self._prefix(tokenizer), context, self._stride(context))
 
     def _context(self, served: EndpointTokenizer) -> int:
-        known = served.context_length
+        try:
+            known = served.context_length
+        except TaskError as error:
+            if not self.tokenizer or self.max_length is None:
+                remedy = "set tokenizer=<folder of a tokenizer> and max_length=<tokens>"
+                raise TaskError(f"{error}; without the server, {remedy}") from None
+            known = None  # stored answers are scored again
         if known is None and self.max_length is None:
             raise TaskError("the server does not say how long its context is; set max_length=<tokens>")
         if known is not None and (self.max_length or known) > known:

@@ -79,7 +79,7 @@ def test_a_server_without_a_tokenizer_is_one_line(server: Server, status: int) -
 
 def test_a_server_that_never_answered_is_not_waited_for(server: Server) -> None:
     server.statuses = [503]
-    with pytest.raises(TaskError, match="HTTP 503"):
+    with pytest.raises(TaskError, match="HTTP 503; set tokenizer=<folder"):
         of(server).encode("a")
 
 

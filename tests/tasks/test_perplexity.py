@@ -4,10 +4,12 @@ import json
 import math
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
 
 import pytest
 
+import launcher
 from launcher.core.errors import TaskError, UserError
 from launcher.core.types import Endpoint, Response, Status
 from launcher.tasks.perplexity import Perplexity
@@ -160,6 +162,21 @@ def test_settings_that_do_not_fit_the_server_are_one_line(jsonl, settings, answe
     with pytest.raises(TaskError) as caught:
         samples(Perplexity(path=jsonl({"text": "abc"}), **settings), **answers)
     assert said in str(caught.value)
+
+
+AWAY = Endpoint("http://127.0.0.1:9/v1", "m", "external", "none")
+"""Nothing listens at the address."""
+
+
+def test_stored_answers_are_scored_without_the_server_that_gave_them(jsonl):
+    path = jsonl({"text": "abcdef"})
+    tokenizer = str(Path(launcher.__file__).parent / "assets/tiny/iter_0000800/tokenizer")
+    task = Perplexity(path=path, tokenizer=tokenizer, max_length=64)
+    task.prepare(AWAY)
+    assert len(list(task.samples("t", "m"))) == 1
+    for lacking in ({"tokenizer": tokenizer}, {"max_length": 64}):
+        with pytest.raises(TaskError, match=r"without the server, set tokenizer=<.*> and max_length=<tokens>"):
+            Perplexity(path=path, **lacking).prepare(AWAY)
 
 
 def test_a_window_that_scores_nothing_is_refused():
