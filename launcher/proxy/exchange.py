@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from launcher.adapters.base import Part, closing
@@ -36,6 +38,8 @@ ABOUT_BODY = frozenset(
 )
 """Headers of an answer that need not hold for the body that adapters give."""
 QUOTED = 300
+LINGER_S = 0.05
+"""How long a stream may stay open behind its last event."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +140,9 @@ class Exchange:
                     done = done or data == b"[DONE]"
                     if not done:
                         yield _event(incoming.url, data)
+                if done:
+                    await _await_end(incoming)
+                    break
                 if splitter.held > most or incoming.received > most:
                     raise HttpError(incoming.url, f"the stream has more than {most:,} bytes")
             if reads and not done:
@@ -219,3 +226,11 @@ def _event(url: str, data: bytes) -> Json:
         return http.parsed(data, len(data))
     except ValueError:
         raise HttpError(url, f"an event is not JSON: {data[:QUOTED].decode(errors='replace')!r}") from None
+
+
+async def _await_end(incoming: Incoming) -> None:
+    """Wait a moment for the end behind ``[DONE]``, which lets the connection be kept; some servers leave it open."""
+    with suppress(TimeoutError, HttpError):
+        async with asyncio.timeout(LINGER_S):
+            async for _ in incoming.chunks():
+                pass

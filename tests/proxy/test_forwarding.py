@@ -329,6 +329,17 @@ def test_a_stream_that_breaks_or_hangs_does_not_look_whole(chain: tuple[Adapter,
     assert DONE not in broken.value.partial
 
 
+@pytest.mark.parametrize("last", [None, threading.Event()])
+def test_a_stream_ends_with_its_last_event_also_where_the_endpoint_leaves_it_open(last: Any) -> None:
+    steps = stream(event("a"), event("b", "stop"), DONE, last, end=False)
+    with (
+        scripted(lambda seen: steps) as server,
+        through(server, CHAIN, silence_timeout_s=5) as proxy,
+        streaming(proxy) as found,
+    ):
+        assert found.read().endswith(DONE)
+
+
 @pytest.mark.parametrize(
     ("adapter", "status", "code"),
     [(Broken(), 502, "adapter_refused"), (Broken(late=True), 502, "adapter_refused"),
