@@ -29,7 +29,7 @@ def located(path: str) -> Path:
     places = [found] if found.is_absolute() else [Path.cwd() / found, *(folder / found for folder in _beside)]
     there = list({place.resolve(): place for place in places if place.exists()}.values())
     if not there:
-        raise TaskError(f"{path}: there is no file or folder {' or '.join(map(str, places))}")
+        raise TaskError(f"{path}: there is no file or folder {' or '.join(dict.fromkeys(map(str, places)))}")
     if len(there) > 1:
         raise TaskError(f"{path}: there are {_listed(there)}; expected an absolute path, or one of them only")
     return there[0]

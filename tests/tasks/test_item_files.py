@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from launcher.core.errors import TaskError
+from launcher.tasks import locations
 from launcher.tasks.items import count, digest, read
 from launcher.tasks.locations import search_beside
 
@@ -206,3 +207,11 @@ def test_a_relative_path_is_found_beside_the_option_file(tmp_path, monkeypatch):
         assert all(str(place / "c.csv") in missing for place in (work, options, options / "tasks"))
     finally:
         search_beside([])
+
+
+def test_a_place_that_stands_for_two_is_named_once(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(locations, "_beside", [tmp_path / "tasks", tmp_path])
+    with pytest.raises(TaskError) as caught:
+        locations.located("none.csv")
+    assert str(caught.value).count(str(tmp_path / "none.csv")) == 1
