@@ -24,6 +24,8 @@ FAILING = 0.1
 CACHED = 0.7
 """A prompt that was sent before takes at most this share of the time of a new one where its prefix is cached."""
 PROBES = 5
+LEAST_S = 0.1
+"""A level and an answer get at least so much time."""
 SHORT = 8
 """Words of the first prompt, which fits into every context."""
 LONGER = 4.0
@@ -112,14 +114,14 @@ class _Run:
         halved until one is not refused: a context may be too short.
         """
         prompt = self._prompts.words(SHORT)
-        first = self._count(await self._asking.ask(prompt))
+        first = await self._ask(prompt)
         if first.error is not None:
             refused, self._asking = first.error, self._asking.over(CHAT)
-            first = self._count(await self._asking.ask(prompt))
+            first = await self._ask(prompt)
             if first.error is not None:
                 return f"no answer could be measured: {refused}"
         self._prompts.calibrate(prompt, first.prompt_tokens)
-        while (whole := self._count(await self._asking.ask(self._prompts.make()))).error is not None:
+        while (whole := await self._ask(self._prompts.make())).error is not None:
             if not whole.error.startswith("HTTP 4") or not self._prompts.halve():
                 return f"no answer could be measured: {whole.error}"
         self._prompt_tokens = whole.prompt_tokens
@@ -128,7 +130,7 @@ class _Run:
     async def _level(self, in_flight: int) -> Level:
         start = time.perf_counter()
         left = self._settings.budget_s - (start - self._began)
-        end = start + max(0.1, min(self._settings.seconds, left))
+        end = start + max(LEAST_S, min(self._settings.seconds, left))
         workers = [self._ask_until(end) for _ in range(in_flight)]
         measured = [one for each in await asyncio.gather(*workers) for one in each]
         return level(in_flight, measured, start, end)
@@ -136,12 +138,20 @@ class _Run:
     async def _ask_until(self, end: float) -> list[Measurement]:
         measured: list[Measurement] = []
         while time.perf_counter() < end and self._tokens < self._settings.budget_tokens:
-            measured.append(self._count(await self._asking.ask(self._prompts.make())))
+            measured.append(await self._ask(self._prompts.make()))
             if measured[-1].error is not None:
                 await asyncio.sleep(0.1)
         return measured
 
-    def _count(self, one: Measurement) -> Measurement:
+    async def _ask(self, prompt: str, max_tokens: int | None = None) -> Measurement:
+        """Ask within what is left of the budget of time, and count the tokens."""
+        sent = time.perf_counter()
+        left_s = self._settings.budget_s - (sent - self._began)
+        try:
+            async with asyncio.timeout(max(LEAST_S, left_s)):
+                one = await self._asking.ask(prompt, max_tokens)
+        except TimeoutError:
+            return Measurement(sent, error=f"no answer before load.budget_s={self._settings.budget_s:g} was used up")
         self._tokens += one.tokens + one.prompt_tokens
         return one
 
@@ -168,7 +178,7 @@ class _Run:
         for _ in range(PROBES):
             prompt = self._prompts.make(LONGER)
             for times in (new, again):
-                one = self._count(await self._asking.ask(prompt, max_tokens=1))
+                one = await self._ask(prompt, max_tokens=1)
                 if one.ttft_s is None:
                     return None
                 times.append(one.ttft_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -252,4 +253,6 @@ def _check_skipped(names: list[str]) -> None:
 
     for name in names:
         if name not in NAMES and name not in IDS:
-            raise UserError(f"validate.skip: there is no check '{name}'; expected one of {', '.join(NAMES)}")
+            close = difflib.get_close_matches(name, [*NAMES, *IDS], n=1)
+            guess = f" (did you mean {close[0]}?)" if close else ""
+            raise UserError(f"validate.skip: there is no check '{name}'{guess}; expected one of {', '.join(NAMES)}")

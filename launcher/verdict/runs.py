@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import string
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from launcher.evaluate import journal
 from launcher.report import results
 from launcher.report.compare import Answers
 from launcher.report.schema import ResultsFile
+from launcher.stats.metric import ROUNDING
+from launcher.stats.paired import mean
 
 SUBJECT = frozenset({"checkpoint", "model", "engine", "backend", "dtype"})
 """The parts of a fingerprint that say what was measured; all others say how."""
@@ -65,7 +68,21 @@ def read(folder: Path, label: str) -> Run:
         raise UserError(f"{folder}: there is no {RunFolder.samples} in it, whose scores would be compared")
     if header is None or not RunFolder(folder).samples.exists():
         raise UserError(f"{folder}: the run ended before it asked a question (status {found['status']})")
-    return Run(label, folder, found, dict(header["fingerprint"]), Answers.read(folder, found["tasks"]))
+    answers = Answers.read(folder, found["tasks"])
+    _check_agreement(folder, found, answers)
+    return Run(label, folder, found, dict(header["fingerprint"]), answers)
+
+
+def _check_agreement(folder: Path, found: ResultsFile, answers: Answers) -> None:
+    """Raise `UserError` if the mean of the stored scores is not that of the results: one of the files was changed."""
+    for (task, metric), values in answers.values.items():
+        every = [value for each in values.values() for value in each]
+        told, stored = found["tasks"][task]["metrics"][metric]["value"], mean(every)
+        if told is None or not math.isclose(stored, told, rel_tol=ROUNDING, abs_tol=ROUNDING):
+            raise UserError(
+                f"{folder}: {RunFolder.samples} and {RunFolder.results} do not agree: {task} {metric} is {stored:g} in "
+                f"the samples, {told} in the results; resume={folder} makes the results anew"
+            )
 
 
 def _points(folder: Path) -> list[Path]:

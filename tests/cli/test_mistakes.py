@@ -87,6 +87,7 @@ CHECKPOINT = "model=checkpoint model.path="
             ["proxy.authorization: the value", "expected one of replace, forward, remove"],
         ),
         (["validate.skip=[foo]"], ["there is no check 'foo'; expected one of ready"]),
+        (["validate.skip=[greedy_repeat]"], ["there is no check 'greedy_repeat' (did you mean greedy_repeats?)"]),
     ],
 )
 def test_a_mistake_is_one_line_with_what_works(words: list[str], told: list[str], folder: Path) -> None:

@@ -140,6 +140,17 @@ async def test_a_budget_ends_the_test(settings: dict, ended: str) -> None:
     assert found.ended == ended
 
 
+async def test_the_budget_bounds_a_server_that_never_answers() -> None:
+    async def handle(request: Request) -> Response:
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    settings = Load(in_flight=[1], budget_s=0.2)
+    found = await load_test._Run(Asking(handle, "m", 4), settings, lambda _: None).measure()
+    assert found.levels == ()
+    assert found.ended == "no answer could be measured: no answer before load.budget_s=0.2 was used up"
+
+
 async def test_a_prefix_cache_is_found() -> None:
     seen: set[str] = set()
 

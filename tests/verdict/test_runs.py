@@ -106,3 +106,12 @@ def test_a_folder_that_cannot_be_compared_is_one_line(tmp_path: Path, names: lis
     with pytest.raises(UserError) as caught:
         runs.read_all([tmp_path / name for name in names])
     assert [word for word in words if word not in str(caught.value)] == []
+
+
+def test_samples_that_were_changed_behind_the_results_are_refused(tmp_path: Path) -> None:
+    a = run_folder(tmp_path / "a", answered({1}, 4))
+    run_folder(tmp_path / "b", answered({1}, 4))
+    text = (a / "samples.jsonl").read_text()
+    (a / "samples.jsonl").write_text(text.replace('"exact_match": 0.0', '"exact_match": 7.0', 1))
+    with pytest.raises(UserError, match=r"addition exact_match is 2 in the samples, 0\.25 in the results"):
+        runs.read_all([tmp_path / "a", tmp_path / "b"])
