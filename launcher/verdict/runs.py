@@ -81,7 +81,7 @@ def _check_agreement(folder: Path, found: ResultsFile, answers: Answers) -> None
         if told is None or not math.isclose(stored, told, rel_tol=ROUNDING, abs_tol=ROUNDING):
             raise UserError(
                 f"{folder}: {RunFolder.samples} and {RunFolder.results} do not agree: {task} {metric} is {stored:g} in "
-                f"the samples, {told} in the results; resume={folder} makes the results anew"
+                f"the samples, {told} in the results; resume={folder} writes the results again"
             )
 
 
