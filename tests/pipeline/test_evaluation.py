@@ -11,6 +11,7 @@ from launcher.core.errors import CoverageTooLow, TaskError
 from launcher.core.types import TaskResult
 from launcher.pipeline.evaluation import check_main_metrics
 from launcher.pipeline.validation import required_capabilities
+from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
 from launcher.tasks.generation import Generation
 from tests.running import launch_here
@@ -20,7 +21,7 @@ FULL = TaskResult({"exact_match": Metric("exact_match").result([("1", 1.0)], 1)}
 
 
 def some_run(tasks: dict[str, Generation], limit: int | None = None) -> Any:
-    return SimpleNamespace(tasks=tasks, model=SimpleNamespace(name="m"), evaluate=SimpleNamespace(limit=limit))
+    return SimpleNamespace(tasks=tasks, adapters={}, model=SimpleNamespace(name="m"), evaluate=Evaluate(limit=limit))
 
 
 def test_a_run_whose_first_metric_cannot_be_computed_is_not_ok() -> None:

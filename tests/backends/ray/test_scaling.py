@@ -22,6 +22,7 @@ from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
 from launcher.settings.model import Model, Optimizations, Parallelism
+from tests.running import UNVALIDATED
 
 pytest.importorskip("ray")
 # A start of Ray takes ten seconds, or minutes on a machine that is busy with other tests.
@@ -71,7 +72,13 @@ def test_replicas_come_and_go_while_an_evaluation_runs(tmp_path: Path) -> None:
     with backend.serve(deployment, allocate()) as endpoint:
         health = f"{endpoint.root}/health"
         assert len(ask(health)["replicas"]) == 1
-        given = ("backend=external", f"backend.url={endpoint.url}", "tasks=[addition]", "evaluate.repeats=900")
+        given = (
+            "backend=external",
+            f"backend.url={endpoint.url}",
+            "tasks=[addition]",
+            "evaluate.repeats=900",
+            UNVALIDATED,
+        )
         command = [sys.executable, str(ROOT / "launch.py"), *given, f"hydra.run.dir={folder}", "evaluate.concurrency=2"]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, cwd=tmp_path) as process:
             wait_for(lambda: process.poll() is not None or asked(folder))
