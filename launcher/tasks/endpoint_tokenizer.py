@@ -20,6 +20,7 @@ INTERVAL_S = 1.0
 RETRYABLE = frozenset({408, 409, 425, 429})
 CACHED_TEXTS = 4096
 MODELS = "/v1/models"
+LENGTH_REMEDY = "set lm_eval.max_length, or max_length of a perplexity task"
 REMEDY = "set tokenizer=<folder of a tokenizer>"
 
 
@@ -94,7 +95,7 @@ class EndpointTokenizer:
                 if not self._has_answered or time.monotonic() > deadline or waiting.wait(INTERVAL_S):
                     fault = waiting.NotBack if self._has_answered else TaskError
                     what = "says no context length" if path == MODELS else "gives no tokenizer"
-                    remedy = "" if self._has_answered or path == MODELS else f"; {REMEDY}"
+                    remedy = "" if self._has_answered else f"; {LENGTH_REMEDY if path == MODELS else REMEDY}"
                     raise fault(f"{self._root}{path} {what}: {error}{remedy}") from None
 
     def _sent(self, path: str, body: Json) -> Mapping[str, Json]:

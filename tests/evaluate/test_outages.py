@@ -149,7 +149,8 @@ async def test_a_server_that_is_killed_and_started_again(tmp_path, adapters, con
         given = {"adapters": ADAPTERS[adapters], "concurrency": concurrency, "watched": watched}
         found = await run(server.endpoint, tmp_path / "run", progress=progress, **given)
         assert server.starts == 2
-    least = 0 if adapters == "retry" and not watched else 1  # without health, a request's own attempts outlast it
+    # Without health, a request's own attempts outlast it; with all samples in flight, all answers may be there already.
+    least = 0 if not watched and (adapters == "retry" or concurrency > 60) else 1
     await assert_nothing_was_lost(found, tmp_path / "run", least)
     if least:
         assert "the server " in progress.paused_s[0][1]

@@ -45,4 +45,9 @@ def test_the_scores_are_the_same_and_without_the_tokenizer_one_line_says_so(
     (run / "results.json").write_text(json.dumps(stored))
     done = launch_here(tmp_path, "score", str(run), f"hydra.run.dir={gone}")
     assert done.returncode == 1
+    line = done.stderr.strip().splitlines()[-1]
+    assert "says no context length" in line
+    assert "set lm_eval.max_length" in line
+    done = launch_here(tmp_path, "score", str(run), f"hydra.run.dir={gone}", "lm_eval.max_length=256")
+    assert done.returncode == 1
     assert "gives no tokenizer" in done.stderr.strip().splitlines()[-1]
