@@ -11,15 +11,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from signal import Signals
 
-from launcher.core.cleanup import isolated
+from launcher.core import reaped
 from launcher.core.files import append, storing
+from launcher.core.reaped import REAPER_TIMEOUT_S, described_exit
 from launcher.core.redaction import redact
 from launcher.harness.log import LogWriter, cause
 
-REAPER = "launcher.core.reaper"
-REAPER_TIMEOUT_S = 10.0
 POLL_INTERVAL_S = 0.1
 
 
@@ -40,7 +38,7 @@ class Ended:
         """Say why the command failed, None for one that did not."""
         if not self.stopped and self.code == 0:
             return None
-        how = self.stopped or _described(self.code)
+        how = self.stopped or f"it {described_exit(self.code)}"
         return f"{how}: {self.said}" if self.said else how
 
 
@@ -73,34 +71,17 @@ def _running(
     read, write = os.pipe()
     writer = LogWriter(read, log)
     try:
-        reaper = subprocess.Popen(
-            isolated(REAPER, str(stop_timeout_s), *words),
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=write,
-            stderr=write,
-            start_new_session=True,  # Ctrl-C must reach only the launcher
-        )
+        reaper = reaped.start(words, environment, write, stop_timeout_s)
     finally:
         os.close(write)
     writer.start()
     try:
         yield reaper
     finally:
-        _end(reaper, stop_timeout_s)
+        reaped.end(reaper, stop_timeout_s)
         writer.join(REAPER_TIMEOUT_S)
     if writer.fault is not None:
         raise writer.fault
-
-
-def _end(reaper: subprocess.Popen[bytes], stop_timeout_s: float) -> None:
-    assert reaper.stdin is not None
-    reaper.stdin.close()
-    try:
-        reaper.wait(stop_timeout_s + REAPER_TIMEOUT_S)
-    finally:
-        reaper.kill()
-        reaper.wait()
 
 
 def _begin(log: Path, words: Sequence[str]) -> int:
@@ -109,11 +90,3 @@ def _begin(log: Path, words: Sequence[str]) -> int:
     with append(log) as file, storing(log):
         file.write(line.encode("utf-8", "backslashreplace"))
         return file.tell()
-
-
-def _described(code: int) -> str:
-    number = -code if code < 0 else code - 128
-    try:
-        return f"it was killed by {Signals(number).name}" if number > 0 else f"it exited with {code}"
-    except ValueError:
-        return f"it exited with {code}"

@@ -7,21 +7,19 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from signal import Signals
 
-from launcher.core.cleanup import isolated
+from launcher.core import reaped
 from launcher.core.console import to_stderr
 from launcher.core.errors import HttpError, ServerError
 from launcher.core.files import append
 from launcher.core.http import authorization, fetch
+from launcher.core.reaped import described_exit
 
-REAPER = "launcher.core.reaper"
 POLL_INTERVAL_S = 0.2
 PROGRESS_INTERVAL_S = 30.0
 """How often to print the last line of the server's log while it starts."""
 PROBE_TIMEOUT_S = 10.0
 TAIL_BYTES, QUOTED_CHARACTERS = 4096, 200
-REAPER_TIMEOUT_S = 10.0
 READY_STATUSES = (200, 401, 403)
 
 
@@ -31,24 +29,11 @@ def managed_process(
 ) -> Iterator[ManagedProcess]:
     """Yield a server that runs ``command`` and writes to ``log``; on exit all its processes have ended."""
     with append(log) as file:
-        reaper = subprocess.Popen(
-            isolated(REAPER, str(stop_timeout_s), *command),
-            env=dict(environment),
-            stdin=subprocess.PIPE,
-            stdout=file,
-            stderr=file,
-            start_new_session=True,  # Ctrl-C must reach only the launcher
-        )
+        reaper = reaped.start(command, environment, file, stop_timeout_s)
     try:
         yield ManagedProcess(reaper, command[0], log)
     finally:
-        assert reaper.stdin is not None
-        reaper.stdin.close()
-        try:
-            reaper.wait(stop_timeout_s + REAPER_TIMEOUT_S)
-        finally:
-            reaper.kill()
-            reaper.wait()
+        reaped.end(reaper, stop_timeout_s)
 
 
 class ManagedProcess:
@@ -65,7 +50,7 @@ class ManagedProcess:
         if code is None:
             return None
         last = self._last_log_line()
-        return f"the server ended: {self._program} {_describe_exit(code)}{f': {last}' if last else ''}; see {self._log}"
+        return f"the server ended: {self._program} {described_exit(code)}{f': {last}' if last else ''}; see {self._log}"
 
     def wait(self, url: str, key: str | None, timeout_s: float) -> None:
         """Wait until ``url`` answers. Raises `ServerError` if the server exits first, or after the timeout."""
@@ -88,14 +73,6 @@ class ManagedProcess:
             file.seek(max(0, self._log.stat().st_size - TAIL_BYTES))
             lines = file.read().decode(errors="replace").splitlines()
         return next((line.strip()[-QUOTED_CHARACTERS:] for line in reversed(lines) if line.strip()), "")
-
-
-def _describe_exit(code: int) -> str:
-    """Describe an exit code as a shell reports it; a negative one means that the reaper itself was killed."""
-    try:
-        return f"was killed by {Signals(-code if code < 0 else code - 128).name}"
-    except ValueError:
-        return f"exited with {code}"
 
 
 def _status(url: str, key: str | None) -> int | None:

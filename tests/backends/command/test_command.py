@@ -23,6 +23,7 @@ import pytest
 
 from launcher.backends.command import Command, process
 from launcher.core.errors import ServerError, UserError
+from launcher.core.reaped import REAPER
 from launcher.core.types import Endpoint, Record
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
@@ -275,7 +276,7 @@ def test_a_server_that_is_not_ours_is_certified_as_any_other(tmp_path: Path) -> 
 def test_a_server_that_is_killed_during_a_run_ends_it_with_the_reason(tmp_path: Path) -> None:
     run = launched(tmp_path, "tasks=[addition]", "evaluate.concurrency=1", "adapters=[request_log]")
     until(lambda: (tmp_path / "run" / "requests.jsonl").exists())
-    (reaper,) = (each for each in there(tmp_path) if process.REAPER in " ".join(cmdline(each)[:5]))
+    (reaper,) = (each for each in there(tmp_path) if REAPER in " ".join(cmdline(each)[:5]))
     reaper.children()[0].kill()
     out, err = run.communicate(timeout=120)
     assert run.returncode == 3, out + err
