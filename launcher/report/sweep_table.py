@@ -46,17 +46,11 @@ class Table:
 def collect(folder: Path) -> SweepFile:
     """Return ``sweep.json`` of a multirun folder: its points, and all paired comparisons between them.
 
-    A point is a folder with ``.hydra/overrides.yaml``; one without a readable ``results.json`` has the status
-    ``missing`` and a reason. Raises `UserError` if there is no point at all.
+    Raises `UserError` if there is no point at all.
     """
-    folders = _points(folder)
-    if not folders:
-        raise UserError(f"{folder}: not a sweep: no folder in it has {RunFolder.overrides}")
-    points = [_point(path, folder) for path in folders]
+    points = points_of(folder)
     answers = {
-        point["folder"]: Answers.read(path, point["tasks"])
-        for point, path in zip(points, folders, strict=True)
-        if point["tasks"]
+        point["folder"]: Answers.read(folder / point["folder"], point["tasks"]) for point in points if point["tasks"]
     }
     comparisons: list[ComparisonEntry] = [results.plain(asdict(found)) for found in compare_all(answers)]
     return {
@@ -65,6 +59,18 @@ def collect(folder: Path) -> SweepFile:
         "deployments": _deployments(points),
         "comparisons": comparisons,
     }
+
+
+def points_of(folder: Path) -> list[SweepPoint]:
+    """Return the points of a multirun folder, in natural order.
+
+    A point is a folder with ``.hydra/overrides.yaml``; one without a readable ``results.json`` has the status
+    ``missing`` and a reason. Raises `UserError` if there is no point at all.
+    """
+    folders = _points(folder)
+    if not folders:
+        raise UserError(f"{folder}: not a sweep: no folder in it has {RunFolder.overrides}")
+    return [_point(path, folder) for path in folders]
 
 
 def table(sweep: SweepFile) -> Table:

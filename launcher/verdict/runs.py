@@ -12,7 +12,7 @@ from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.evaluate import journal
-from launcher.report import results
+from launcher.report import results, sweep_table
 from launcher.report.compare import Answers
 from launcher.report.schema import ResultsFile
 from launcher.stats.metric import ROUNDING
@@ -92,10 +92,8 @@ def _points(folder: Path) -> list[Path]:
         raise UserError(f"{folder}: no such folder")
     if run.results.exists() or run.journal.exists():
         return [folder]
-    from launcher.report import sweep
-
     if any(folder.rglob(str(RunFolder.overrides))):
-        return [folder / point["folder"] for point in sweep.collect(folder)["points"] if point["tasks"]]
+        return [folder / point["folder"] for point in sweep_table.points_of(folder) if point["tasks"]]
     raise UserError(f"{folder}: no {RunFolder.results} in it; expected the folder of a finished run, or of a sweep")
 
 

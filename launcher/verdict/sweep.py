@@ -10,7 +10,7 @@ from rich.text import Text
 
 from launcher.core.console import printable
 from launcher.core.errors import UserError
-from launcher.report import formatting, sweep
+from launcher.report import formatting, sweep_table
 from launcher.verdict import runs
 from launcher.verdict.comparison import Row, rows
 from launcher.verdict.terminal import TONES
@@ -43,7 +43,7 @@ def _name(row: Row) -> str:
 
 
 def _rows(folder: Path) -> list[Row]:
-    scored = [point["folder"] for point in sweep.collect(folder)["points"] if point["tasks"]]
+    scored = [point["folder"] for point in sweep_table.points_of(folder) if point["tasks"]]
     found = []
     for name in scored:
         try:
