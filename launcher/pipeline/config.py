@@ -29,6 +29,7 @@ from launcher.settings.evaluate import Evaluate
 from launcher.settings.lm_eval import LmEvalSettings
 from launcher.settings.load import Load
 from launcher.settings.model import Model, Optimizations, Parallelism
+from launcher.settings.monitor import Monitor
 from launcher.settings.validate import Validate
 from launcher.settings.watch import Watch
 from launcher.tasks import group
@@ -89,6 +90,7 @@ class Run:
     load: Load = field(default_factory=Load)
     evaluate: Evaluate = field(default_factory=Evaluate)
     watch: Watch = field(default_factory=Watch)
+    monitor: Monitor = field(default_factory=Monitor)
     proxy: Proxy = field(default_factory=Proxy)
 
     @property
