@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
 
 import yaml
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment
 from markupsafe import Markup
 
 from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import GroupResult, Json, Report, Status
-from launcher.report import charts, checks, formatting, load, results, samples
+from launcher.report import charts, checks, design, formatting, load, results, samples
 from launcher.report.schema import LoadEntry
 from launcher.stats.distribution import Distribution
 from launcher.stats.overview import Group, Overview
-
-HERE = Path(__file__).parent
 
 VERDICTS = {
     "ok": "Every step succeeded",
@@ -143,22 +139,9 @@ def _yaml(value: Json) -> str:
 
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=PackageLoader("launcher.report", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    filters = formatting.number, formatting.duration, formatting.p_value, formatting.task_name
-    environment.filters |= {each.__name__: each for each in filters}
-    script = (HERE / "templates" / "report.js").read_text(encoding="utf-8")
+    environment = design.environment()
     environment.globals |= {
-        "style": Markup((HERE / "templates" / "style.css").read_text(encoding="utf-8")),
-        "script": Markup(script),
-        "script_hash": base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
         "statuses": [status.value for status in Status],
-        "formatting": formatting,
         "check_texts": checks,
         "lower_is_better": results.lower_is_better,
         "metric_entry": results.metric_entry,
