@@ -21,7 +21,7 @@ SHARED_SCRIPTS = ("page.js",)
 def environment(package: str = HERE) -> Environment:
     """Return the templates of ``package``, then those of this one, of which ``base.html.j2`` is the document.
 
-    A template that extends it may set ``scripts``, the names of files beside the templates, and ``connect`` to true
+    A template that extends it may set ``scripts``: the names of files beside the templates. It sets ``connect`` to true
     where its scripts ask the page's own server. No page loads anything else.
     """
     loaders = [PackageLoader(name, "templates") for name in dict.fromkeys((package, HERE))]
