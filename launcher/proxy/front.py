@@ -43,6 +43,7 @@ class Front:
         loop = asyncio.get_running_loop()
         loop.add_reader(self._listener.fileno(), self._accept)
         try:
+            self._look()  # a process that hangs from now on is found
             ready()
             await self._until_stopped()
         finally:

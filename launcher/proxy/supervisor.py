@@ -162,9 +162,8 @@ class Supervisor:
         if (code := worker.exit_code()) is not None:
             return f"has ended with code {code}"
         beat = self._counters.beat(number)
-        if beat and time.monotonic() - beat > HANG_S:
-            return f"has not answered for {HANG_S} s"
-        return None
+        since, most = (beat, HANG_S) if beat else (worker.started, START_S)
+        return f"has not answered for {most:g} s" if time.monotonic() - since > most else None
 
     def _replaced(self, number: int) -> bool:
         self._counters.restarted(number)

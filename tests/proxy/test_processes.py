@@ -236,11 +236,11 @@ def test_a_worker_that_dies_is_replaced_and_no_client_takes_a_part_for_the_whole
 
 
 def test_a_worker_that_hangs_is_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.proxy.supervisor.HANG_S", 6)
+    monkeypatch.setattr("launcher.proxy.supervisor.HANG_S", 8)
     with scripted(lambda seen: whole(ANSWER)) as server, proxied(server.url, tmp_path) as proxy:
         (worker,) = workers()
-        worker.suspend()
-        assert httpx.post(f"{proxy.url}/chat/completions", json=CHAT, timeout=PATIENCE_S).json() == ANSWER
+        worker.suspend()  # also right after it has said that it is ready
+        assert httpx.post(f"{proxy.url}/chat/completions", json=CHAT, timeout=2 * PATIENCE_S).json() == ANSWER
         assert not living([worker])
 
 
