@@ -10,8 +10,8 @@ from launcher.core.event_loop import run_async
 from launcher.core.files import replace_json
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint
-from launcher.load.load_test import LoadTest, load_test
-from launcher.load.measurement import Level
+from launcher.load_test.load_test import LoadTest, load_test
+from launcher.load_test.measurement import Level
 from launcher.pipeline.record import RunRecord
 from launcher.settings.load import Load
 

@@ -102,7 +102,7 @@ class SpreadEntry(TypedDict):
 
 
 class LevelEntry(TypedDict):
-    """A `launcher.load.measurement.Level`: what a number of requests in flight gave."""
+    """A `launcher.load_test.measurement.Level`: what a number of requests in flight gave."""
 
     in_flight: int
     requests: int

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 from launcher.core.errors import TransportError
 from launcher.core.types import Handler, Json, Request, Response
-from launcher.load.measurement import Measurement
+from launcher.load_test.measurement import Measurement
 
 COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 CUT = "an answer without a token and without an end"

@@ -9,9 +9,9 @@ import pytest
 
 from launcher.core.errors import TransportError, UserError
 from launcher.core.types import Handler, Json, Request, Response
-from launcher.load import load_test
-from launcher.load.asking import CHAT, COMPLETIONS, Asking
-from launcher.load.measurement import Level, Measurement, Spread, level
+from launcher.load_test import load_test
+from launcher.load_test.asking import CHAT, COMPLETIONS, Asking
+from launcher.load_test.measurement import Level, Measurement, Spread, level
 from launcher.settings.load import Load
 
 QUICK: dict[str, Json] = {"in_flight": [1, 2, 4], "seconds": 0.1, "prompt_tokens": 16, "max_tokens": 4}

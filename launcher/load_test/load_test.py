@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from launcher.core.client import Client
 from launcher.core.types import Endpoint
-from launcher.load.asking import CHAT, Asking
-from launcher.load.measurement import Level, Measurement, level
-from launcher.load.prompts import Prompts
+from launcher.load_test.asking import CHAT, Asking
+from launcher.load_test.measurement import Level, Measurement, level
+from launcher.load_test.prompts import Prompts
 from launcher.settings.load import Load
 
 GAIN = 1.1
