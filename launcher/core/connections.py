@@ -17,7 +17,7 @@ from typing import Self
 import aiohappyeyeballs
 
 from launcher.core.errors import Failure, HttpError
-from launcher.core.http_connection import Connection, Deadline, Incoming, Limits, explained
+from launcher.core.http_connection import Connection, Deadline, Incoming, KnownHeads, Limits, explained
 from launcher.core.http_request import Headers, Origin, head, is_address, target
 
 __all__ = ["Connections", "Incoming", "Limits"]
@@ -70,6 +70,7 @@ class Connections:
         self._per_origin = per_origin
         self._keep_alive_s = keep_alive_s
         self._limits = limits or Limits()
+        self._known = KnownHeads()
         self._context = context
         self._pools: dict[Origin, _Pool] = {}
         self._all: set[Connection] = set()
@@ -211,7 +212,7 @@ class Connections:
 
     async def _connect(self, origin: Origin) -> Connection:
         pool = self._pools[origin]
-        connection = Connection(self._limits, lambda c: self._idle(pool, c), lambda c: self._lost(pool, c))
+        connection = Connection(self._limits, lambda c: self._idle(pool, c), lambda c: self._lost(pool, c), self._known)
         context = self._tls() if origin.scheme == "https" else None
         sock = await aiohappyeyeballs.start_connection(
             await _addresses(origin), happy_eyeballs_delay=EYEBALLS_S, interleave=1

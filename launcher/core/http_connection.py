@@ -9,8 +9,8 @@ import select
 import ssl
 from collections import deque
 from collections.abc import AsyncIterator, Callable
-from dataclasses import dataclass
-from typing import cast
+from dataclasses import dataclass, field
+from typing import Any, cast
 
 import httptools
 
@@ -21,6 +21,11 @@ HIGH_BYTES = 256 << 10
 LOW_BYTES = 64 << 10
 JOINED_BYTES = 64 << 10
 """A body up to this size leaves in one piece with its headers."""
+KNOWN, KNOWN_BYTES = 256, 4096
+"""How many heads of answers are kept, and the largest one."""
+UNKNOWN = 4096
+"""So many answers are not kept once `KNOWN` of them were all different."""
+FRAMING = (b"content-length", b"transfer-encoding")
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,47 @@ class Limits:
     headers: int = 256
     header_bytes: int = 64 << 10
     """The most bytes of headers, and the most bytes in a row that are no part of a body."""
+
+
+@dataclass(frozen=True)
+class AnswerHead:
+    """The head of a whole answer that was read before: it means the same, byte for byte, when it comes again."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    length: int
+    keep_alive_s: float
+    made: dict[str, Any] = field(default_factory=dict)
+    """What a reader made of this head alone, for the next answer with an equal one."""
+
+
+class KnownHeads:
+    """The heads of answers to one client; most servers send the same few again, at least within a second.
+
+    Nothing is kept for a while where every head is another one, for instance by an id of the request.
+    """
+
+    def __init__(self) -> None:
+        self._heads: dict[bytes, AnswerHead] = {}
+        self._hits = 0
+        self._left_out = 0
+
+    def get(self, head: bytes) -> AnswerHead | None:
+        """Return what the bytes of a head say, if they came before."""
+        found = self._heads.get(head)
+        self._hits += found is not None
+        return found
+
+    def keep(self, head: bytes, read: AnswerHead) -> None:
+        """Keep a head, unless that was of no use of late."""
+        if self._left_out:
+            self._left_out -= 1
+            return
+        if len(self._heads) >= KNOWN:
+            self._left_out = 0 if self._hits else UNKNOWN
+            self._heads.clear()
+            self._hits = 0
+        self._heads[head] = read
 
 
 class Deadline:
@@ -62,6 +108,8 @@ class Incoming:
         """Whether a byte of the answer has arrived."""
         self.received = 0
         """Bytes of the body so far."""
+        self.made: dict[str, Any] = {}
+        """What was made of the head; answers with equal heads may share it."""
         self._connection: Connection | None = connection
         self._silence_timeout_s = silence_timeout_s
         self._timer = None if deadline is None else deadline.call(self._late)
@@ -197,7 +245,11 @@ class Connection(asyncio.Protocol):
     """One connection; ``on_idle`` is called when it can take another request, ``on_lost`` once when it is gone."""
 
     def __init__(
-        self, limits: Limits, on_idle: Callable[[Connection], None], on_lost: Callable[[Connection], None]
+        self,
+        limits: Limits,
+        on_idle: Callable[[Connection], None],
+        on_lost: Callable[[Connection], None],
+        known: KnownHeads | None = None,
     ) -> None:
         self.used = False
         """Whether the connection has answered before."""
@@ -207,6 +259,7 @@ class Connection(asyncio.Protocol):
         self.keep_alive_s = float("inf")
         """How long the server keeps the connection, as far as it said so."""
         self._limits = limits
+        self._known = KnownHeads() if known is None else known
         self._on_idle = on_idle
         self._on_lost = on_lost
         self._transport: asyncio.Transport | None = None
@@ -282,16 +335,47 @@ class Connection(asyncio.Protocol):
         if answer is None or self._parser is None:
             self.abort()  # no request is open: what follows would be taken for the answer to the next request
             return
-        answer.touched, before = True, answer.received
+        at_start, before = not answer.touched, answer.received
+        if at_start and self._recognized(answer, data):
+            return
+        answer.touched = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._malformed(answer, f"the answer is malformed HTTP: {error.__context__ or error}")
         if self._ended:
+            if at_start and self._reusable:
+                self._remember(answer, data)
             self._end(answer)
         else:
             answer.wake()
             self._bound(answer, 0 if answer.received > before else len(data))
+
+    def _recognized(self, answer: Incoming, data: bytes) -> bool:
+        """Take a whole answer whose head, byte for byte, came before: it needs no parser."""
+        end = data.find(b"\r\n\r\n") + 4
+        known = self._known.get(data[:end])
+        if known is None or len(data) != end + known.length or answer.method == "HEAD":
+            return False
+        answer.touched, answer.status, answer.headers, answer.made = True, known.status, known.headers, known.made
+        self.keep_alive_s = known.keep_alive_s
+        if known.length:
+            answer.arrived(data[end:])
+        self._reusable = self._ended = True
+        self._end(answer)
+        return True
+
+    def _remember(self, answer: Incoming, data: bytes) -> None:
+        """Keep the head of a whole answer in one piece that says its length, and after which the connection stays."""
+        end = data.find(b"\r\n\r\n") + 4
+        length, lines = len(data) - end, len(answer.headers) + 2
+        if end > KNOWN_BYTES or answer.method == "HEAD" or answer.status in (204, 304) or answer.received != length:
+            return
+        said = [value for name, value in answer.headers if name.lower() in FRAMING]
+        is_plain = data.count(b"\n", 0, end) == data.count(b"\r\n", 0, end) == lines
+        if is_plain and data.startswith(b"HTTP/1.1 ") and said == [b"%d" % length]:
+            read = AnswerHead(answer.status, answer.headers, length, self.keep_alive_s, answer.made)
+            self._known.keep(data[:end], read)
 
     def _malformed(self, answer: Incoming, reason: str) -> None:
         self._reusable = False

@@ -9,7 +9,7 @@ from launcher.core.connections import IDEMPOTENT, Incoming
 from launcher.core.errors import Failure, HttpError
 from launcher.core.http_connection import HIGH_BYTES, Connection
 from launcher.proxy.head import passed_on
-from launcher.proxy.reply import Reply
+from launcher.proxy.reply import Reply, lines_of
 
 SMALL_BYTES = 64 << 10
 """An answer up to this size leaves in one piece."""
@@ -98,7 +98,7 @@ class Relay(Incoming):
             self.reply.begin(self.status, passed_on(self.headers), self.header(b"content-length"))
             self.reply.end()
         else:
-            self.reply.whole(self.status, passed_on(self.headers), data)
+            self.reply.whole_lines(self.status, self._lines(), data)
         self._on_end(self)
 
     def fail(self, reason: str, failure: Failure) -> None:
@@ -120,6 +120,13 @@ class Relay(Incoming):
                 self.fail(f"the error has more than {MAX_ERROR_BYTES:,} bytes", Failure.answer)
         elif (length := self.header(b"content-length")) is None or int(length) > SMALL_BYTES:
             self.reply.begin(self.status, passed_on(self.headers), length, self._taken())
+
+    def _lines(self) -> bytes:
+        """Return the headers that go to the client."""
+        lines: bytes | None = self.made.get("lines")
+        if lines is None:
+            lines = self.made["lines"] = lines_of(passed_on(self.headers))
+        return lines
 
     def _taken(self) -> bytes:
         parts, self._pending = self._pending, []

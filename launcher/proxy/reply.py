@@ -62,8 +62,12 @@ class Reply:
 
     def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
         """Write a whole answer."""
+        self.whole_lines(status, lines_of(headers), body)
+
+    def whole_lines(self, status: int, lines: bytes, body: bytes) -> None:
+        """Write a whole answer, whose headers are bytes already."""
         framing = b"" if status in WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
-        head = self._head(status, headers, framing)
+        head = self._head(status, lines, framing)
         self.sent, self.complete = len(body), True
         self._client.write(head if self._head_only or status in WITHOUT_BODY else head + body)
 
@@ -81,7 +85,7 @@ class Reply:
             framing, self.keep_alive, self.ends_with_connection = b"", False, True
         headers = list(headers)
         self._is_stream = any(b"event-stream" in value for _, value in headers)
-        self._client.write(self._head(status, headers, framing) + self._framed(first))
+        self._client.write(self._head(status, lines_of(headers), framing) + self._framed(first))
 
     def write(self, data: bytes) -> None:
         """Write a part of the body."""
@@ -124,14 +128,18 @@ class Reply:
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
         self.whole(error.status, headers, dumped(error.body()))
 
-    def _head(self, status: int, headers: Iterable[tuple[bytes, bytes]], framing: bytes) -> bytes:
+    def _head(self, status: int, lines: bytes, framing: bytes) -> bytes:
         assert not self.status, "an answer has one status"
         self.status = status
         if self._client.draining:
             self.keep_alive = False
-        lines = b"".join([name + b": " + value + b"\r\n" for name, value in headers])
         end = b"\r\n" if self.keep_alive else CLOSE + b"\r\n"
         return LINES[status] + lines + self._client.own_headers + framing + end
+
+
+def lines_of(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """Return headers as the lines of a head."""
+    return b"".join([name + b": " + value + b"\r\n" for name, value in headers])
 
 
 def dumped(value: Json) -> bytes:
