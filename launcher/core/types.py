@@ -434,7 +434,8 @@ class Report:
     checkpoint's fingerprint. ``timings`` are seconds per step. ``throughput`` holds ``requests_per_s``,
     ``generated_tokens_per_s``, ``prompt_tokens_per_s``, ``latency_s`` (``p50, p90, p99``) and token totals. ``pauses``
     are the times, in all sessions, during which the evaluation waited for the server. ``load`` is what the load test
-    found (`launcher.report.schema.LoadEntry`), empty where there was none.
+    found (`launcher.report.schema.LoadEntry`), empty where there was none; ``load_left_out`` says why there was none,
+    though one was asked for.
     """
 
     status: str
@@ -448,6 +449,7 @@ class Report:
     reason: str | None = None
     pauses: Sequence[Pause] = ()
     load: Mapping[str, Json] = field(default_factory=dict)
+    load_left_out: str = ""
     groups: Mapping[str, GroupResult] = field(default_factory=dict)
 
     @property

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from launcher.core.errors import TransportError
+from launcher.core.responses import token_count
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.load_test.measurement import Measurement
 
@@ -13,56 +16,68 @@ COMPLETIONS, CHAT = "/v1/completions", "/v1/chat/completions"
 CUT = "an answer without a token and without an end"
 
 
+@dataclass(frozen=True)
 class Asking:
-    """Asks one endpoint; ``path`` is ``/v1/completions``, or that of chat where the server has no completions."""
+    """Asks one endpoint; ``path`` is ``/v1/completions``, or that of chat where the server has no completions.
 
-    def __init__(self, client: Handler, model: str, max_tokens: int, path: str = COMPLETIONS) -> None:
-        self._client, self._model, self._max_tokens, self.path = client, model, max_tokens, path
+    With ``ignore_eos``, the server is asked to generate ``max_tokens`` tokens, also after the end of an answer.
+    ``clock`` returns the time in seconds.
+    """
 
-    def over(self, path: str) -> Asking:
-        """Return the same over another path."""
-        return Asking(self._client, self._model, self._max_tokens, path)
+    client: Handler
+    model: str
+    max_tokens: int
+    path: str = COMPLETIONS
+    ignore_eos: bool = False
+    clock: Callable[[], float] = time.perf_counter
 
-    async def ask(self, prompt: str, max_tokens: int | None = None) -> Measurement:
-        """Send a prompt, and return the times of its answer; a failure is an error of the measurement."""
-        sent = time.perf_counter()
+    async def ask(self, prompt: str, max_tokens: int | None = None, *, limit_s: float | None = None) -> Measurement:
+        """Send a prompt, and return the times of its answer; a failure is an error of the measurement.
+
+        After ``limit_s`` the answer is cut.
+        """
+        sent, events = self.clock(), list[float]()
         try:
-            response = await self._client(Request(self.path, self._body(prompt, max_tokens)))
-            if response.events is None:
-                return Measurement(sent, error=_refusal(response))
-            return await _read(response, sent)
+            async with asyncio.timeout(limit_s):
+                response = await self.client(Request(self.path, self._body(prompt, max_tokens)))
+                if response.events is None:
+                    return Measurement(sent, error=_refusal(response))
+                return await self._read(response, sent, events)
+        except TimeoutError:
+            return Measurement(sent, self.clock(), events, len(events), cut=True)
         except TransportError as error:
             return Measurement(sent, error=str(error))
+
+    async def _read(self, response: Response, sent: float, events: list[float]) -> Measurement:
+        finished = False
+        usage: Mapping[str, Json] = {}
+        assert response.events is not None
+        async for event in response.events:
+            if error := event.get("error"):
+                return Measurement(sent, error=str(error)[:200])
+            usage = event.get("usage") or usage
+            for choice in event.get("choices") or ():
+                finished = finished or bool(choice.get("finish_reason"))
+                if _text(choice):
+                    events.append(self.clock())
+        if not events and not finished:
+            return Measurement(sent, error=CUT)
+        tokens = token_count(usage, "completion_tokens") or len(events)
+        prompt_tokens = token_count(usage, "prompt_tokens") or 0
+        cached = token_count(usage.get("prompt_tokens_details"), "cached_tokens")
+        return Measurement(sent, self.clock(), events, tokens, prompt_tokens, cached)
 
     def _body(self, prompt: str, max_tokens: int | None) -> dict[str, Json]:
         asked = {"prompt": prompt} if self.path == COMPLETIONS else {"messages": [{"role": "user", "content": prompt}]}
         return {
-            "model": self._model,
+            "model": self.model,
             **asked,
-            "max_tokens": max_tokens or self._max_tokens,
+            "max_tokens": max_tokens or self.max_tokens,
             "temperature": 0.0,
             "stream": True,
             "stream_options": {"include_usage": True},
+            **({"ignore_eos": True} if self.ignore_eos else {}),
         }
-
-
-async def _read(response: Response, sent: float) -> Measurement:
-    events: list[float] = []
-    finished = False
-    usage: Mapping[str, Json] = {}
-    assert response.events is not None
-    async for event in response.events:
-        if error := event.get("error"):
-            return Measurement(sent, error=str(error)[:200])
-        usage = event.get("usage") or usage
-        for choice in event.get("choices") or ():
-            finished = finished or bool(choice.get("finish_reason"))
-            if _text(choice):
-                events.append(time.perf_counter())
-    if not events and not finished:
-        return Measurement(sent, error=CUT)
-    tokens = int(usage.get("completion_tokens") or len(events))
-    return Measurement(sent, time.perf_counter(), events, tokens, int(usage.get("prompt_tokens") or 0))
 
 
 def _text(choice: Mapping[str, Json]) -> Json:

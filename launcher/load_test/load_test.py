@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import statistics
-import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 from launcher.core.client import Client
 from launcher.core.types import Endpoint
-from launcher.load_test.asking import CHAT, Asking
-from launcher.load_test.measurement import Level, Measurement, level
-from launcher.load_test.prompts import Prompts
+from launcher.load_test.asking import Asking
+from launcher.load_test.measurement import Level, Window, level
+from launcher.load_test.session import Session
 from launcher.settings.load import Load
 
 GAIN = 1.1
@@ -24,33 +23,37 @@ FAILING = 0.1
 CACHED = 0.7
 """A prompt that was sent before takes at most this share of the time of a new one where its prefix is cached."""
 PROBES = 5
-LEAST_S = 0.1
-"""A level and an answer get at least so much time."""
-SHORT = 8
-"""Words of the first prompt, which fits into every context."""
 LONGER = 4.0
 """The prompts that look for a prefix cache are so many times as long as the others."""
+TURNS = 4
+"""Endpoints that are measured side by side take so many turns at each level."""
+ALL = "all levels measured"
 
 
 @dataclass(frozen=True)
 class PrefixCache:
-    """The medians of the time to the first token, in seconds, of new prompts and of those sent again."""
+    """The medians of the time to the first token, in seconds, of new prompts and of those sent again.
+
+    ``cached_tokens`` are the most that the server says it had cached of a prompt sent again; None where it says
+    nothing. What it says decides.
+    """
 
     new_s: float
     again_s: float
+    cached_tokens: int | None = None
 
     @property
     def found(self) -> bool:
-        return self.again_s < CACHED * self.new_s
+        return self.again_s < CACHED * self.new_s if self.cached_tokens is None else self.cached_tokens > 0
 
 
 @dataclass(frozen=True)
 class LoadTest:
     """What a load test found.
 
-    ``path`` is what was asked, with prompts of about ``prompt_tokens`` tokens (0 where the server counts none) and
-    answers of at most ``max_tokens``. ``ended`` says why there are no more levels. ``tokens`` are all that were sent
-    and generated, in ``seconds``.
+    ``path`` is what was asked, with prompts of about ``prompt_tokens`` tokens (0 where the server counts none). Answers
+    have ``max_tokens``, or fewer unless the server was asked to ``ignore_eos``. ``ended`` says why there are no more
+    levels. ``tokens`` are all that were sent and generated, in ``seconds``.
     """
 
     path: str
@@ -61,6 +64,7 @@ class LoadTest:
     seconds: float
     tokens: int
     ended: str
+    ignore_eos: bool = False
 
     @property
     def knee(self) -> Level | None:
@@ -69,117 +73,116 @@ class LoadTest:
         return next((one for one in self.levels if most and one.generated_tokens_per_s >= NEAR * most), None)
 
 
-async def load_test(endpoint: Endpoint, settings: Load, tell: Callable[[Level], None] = lambda _: None) -> LoadTest:
-    """Measure an endpoint; ``tell`` is called after each level."""
-    async with Client(endpoint, timeout_s=settings.timeout_s, concurrency=max(settings.in_flight)) as client:
-        return await _Run(Asking(client, endpoint.model, settings.max_tokens), settings, tell).measure()
+Tell = Callable[[str, Level], None]
+"""Is called after each level, with the URL of the endpoint."""
 
 
-class _Run:
-    """One load test as it goes on."""
+async def load_test(endpoint: Endpoint, settings: Load, tell: Tell = lambda *_: None) -> LoadTest:
+    """Measure an endpoint."""
+    return (await side_by_side([endpoint], settings, tell))[0]
 
-    def __init__(self, asking: Asking, settings: Load, tell: Callable[[Level], None]) -> None:
-        self._asking, self._settings, self._tell = asking, settings, tell
-        self._prompts = Prompts(settings.prompt_tokens)
-        self._began, self._tokens, self._prompt_tokens = time.perf_counter(), 0, 0
 
-    async def measure(self) -> LoadTest:
-        fault = await self._warm_up()
-        levels: list[Level] = []
-        ended = fault or ""
-        for in_flight in () if fault else self._settings.in_flight:
-            if ended := self._spent():
-                break
-            levels.append(await self._level(in_flight))
-            self._tell(levels[-1])
-            if ended := self._at_knee(levels):
-                break
-        cache = None if fault or self._spent() else await self._prefix_cache()
-        seconds = time.perf_counter() - self._began
-        return LoadTest(
-            self._asking.path,
-            self._prompt_tokens,
-            self._settings.max_tokens,
-            tuple(levels),
-            cache,
-            seconds,
-            self._tokens,
-            ended or "all levels measured",
-        )
+async def side_by_side(
+    endpoints: Sequence[Endpoint], settings: Load, tell: Tell = lambda *_: None
+) -> tuple[LoadTest, ...]:
+    """Measure one or several endpoints, which take turns at each level: what else their machine does meets all."""
+    async with AsyncExitStack() as stack:
+        measured = []
+        for endpoint in endpoints:
+            client = Client(endpoint, timeout_s=settings.timeout_s, concurrency=max(settings.in_flight))
+            asking = Asking(await stack.enter_async_context(client), endpoint.model, settings.max_tokens)
+            measured.append(Measuring(asking, settings, endpoint.url, tell))
+        return await measure(measured, settings)
 
-    async def _warm_up(self) -> str | None:
-        """Learn what the server takes; return why nothing can be measured, None where it can.
 
-        A short prompt goes to chat where completions are refused, and tells the tokens of a word. Then prompts are
-        halved until one is not refused: a context may be too short.
-        """
-        prompt = self._prompts.words(SHORT)
-        first = await self._ask(prompt)
-        if first.error is not None:
-            refused, self._asking = first.error, self._asking.over(CHAT)
-            first = await self._ask(prompt)
-            if first.error is not None:
-                return f"no answer could be measured: {refused}"
-        self._prompts.calibrate(prompt, first.prompt_tokens)
-        while (whole := await self._ask(self._prompts.make())).error is not None:
-            if not whole.error.startswith("HTTP 4") or not self._prompts.halve():
-                return f"no answer could be measured: {whole.error}"
-        self._prompt_tokens = whole.prompt_tokens
-        return None
+async def measure(measured: Sequence[Measuring], settings: Load) -> tuple[LoadTest, ...]:
+    """Measure endpoints until each has ended or reached its knee."""
+    for one in measured:
+        await one.begin()
+    for in_flight in settings.in_flight:
+        going = [one for one in measured if one.goes_on()]
+        if not going or all(one.knee for one in going):
+            break
+        turns = TURNS if len(measured) > 1 else 1
+        for turn in range(turns):
+            for one in going if turn % 2 == 0 else going[::-1]:
+                await one.turn(in_flight, settings.seconds / turns)
+        for one in going:
+            one.close(in_flight)
+    return tuple([await one.result() for one in measured])
 
-    async def _level(self, in_flight: int) -> Level:
-        start = time.perf_counter()
-        left = self._settings.budget_s - (start - self._began)
-        end = start + max(LEAST_S, min(self._settings.seconds, left))
-        workers = [self._ask_until(end) for _ in range(in_flight)]
-        measured = [one for each in await asyncio.gather(*workers) for one in each]
-        return level(in_flight, measured, start, end)
 
-    async def _ask_until(self, end: float) -> list[Measurement]:
-        measured: list[Measurement] = []
-        while time.perf_counter() < end and self._tokens < self._settings.budget_tokens:
-            measured.append(await self._ask(self._prompts.make()))
-            if measured[-1].error is not None:
-                await asyncio.sleep(0.1)
-        return measured
+class Measuring:
+    """The load test of one endpoint as it goes on; ``knee`` says where more in flight brought no more tokens."""
 
-    async def _ask(self, prompt: str, max_tokens: int | None = None) -> Measurement:
-        """Ask within what is left of the budget of time, and count the tokens."""
-        sent = time.perf_counter()
-        left_s = self._settings.budget_s - (sent - self._began)
-        try:
-            async with asyncio.timeout(max(LEAST_S, left_s)):
-                one = await self._asking.ask(prompt, max_tokens)
-        except TimeoutError:
-            return Measurement(sent, error=f"no answer before load.budget_s={self._settings.budget_s:g} was used up")
-        self._tokens += one.tokens + one.prompt_tokens
-        return one
+    def __init__(self, asking: Asking, settings: Load, url: str = "", tell: Tell = lambda *_: None) -> None:
+        self._session = Session(asking, settings)
+        self._url, self._tell = url, tell
+        self._levels: list[Level] = []
+        self._windows: list[Window] = []
+        self._ended, self.knee = "", ""
 
-    def _spent(self) -> str:
-        if time.perf_counter() - self._began >= self._settings.budget_s:
-            return f"load.budget_s={self._settings.budget_s:g} was used up"
-        if self._tokens >= self._settings.budget_tokens:
-            return f"load.budget_tokens={self._settings.budget_tokens:,} were used up"
-        return ""
+    async def begin(self) -> None:
+        """Learn what the server takes."""
+        self._ended = await self._session.warm_up() or ""
 
-    def _at_knee(self, levels: list[Level]) -> str:
-        last = levels[-1]
+    def goes_on(self) -> bool:
+        """Tell whether another level can be measured."""
+        self._ended = self._ended or self._session.spent()
+        return not self._ended
+
+    async def turn(self, in_flight: int, seconds: float) -> None:
+        """Keep so many requests in flight."""
+        if not self._session.spent():
+            self._windows.append(await self._session.window(in_flight, seconds))
+
+    def close(self, in_flight: int) -> None:
+        """Sum up the turns of a level."""
+        windows, self._windows = self._windows, []
+        if windows:
+            self._levels.append(level(in_flight, windows))
+            self._tell(self._url, self._levels[-1])
+            self.knee = self.knee or self._flat()
+            self._ended = self._failing() or ("" if self.knee else self._session.spent())
+
+    def _failing(self) -> str:
+        last = self._levels[-1]
         if last.failed > FAILING * (last.requests + last.failed):
             return f"{last.failed} of {last.requests + last.failed} requests failed at {last.in_flight} in flight"
-        before = max((one.generated_tokens_per_s for one in levels[:-1]), default=0.0)
-        if before and last.generated_tokens_per_s < GAIN * before:
-            return f"{last.in_flight} in flight bring no more tokens"
         return ""
+
+    def _flat(self) -> str:
+        last = self._levels[-1]
+        before = max((one.generated_tokens_per_s for one in self._levels[:-1]), default=0.0)
+        flat = before and last.generated_tokens_per_s < GAIN * before
+        return f"{last.in_flight} in flight bring no more tokens" if flat else ""
+
+    async def result(self) -> LoadTest:
+        """Look for a prefix cache, and return what was found."""
+        session, broken = self._session, not self._session.answered
+        cache = None if broken or session.spent() else await self._prefix_cache()
+        return LoadTest(
+            session.asking.path,
+            session.prompt_tokens,
+            session.asking.max_tokens,
+            tuple(self._levels),
+            cache,
+            session.seconds,
+            session.tokens,
+            self._ended or self.knee or ALL,
+            session.asking.ignore_eos,
+        )
 
     async def _prefix_cache(self) -> PrefixCache | None:
         """Send long prompts twice, one at a time; None where one of them failed."""
         new: list[float] = []
         again: list[float] = []
+        said: list[int] = []
         for _ in range(PROBES):
-            prompt = self._prompts.make(LONGER)
-            for times in (new, again):
-                one = await self._ask(prompt, max_tokens=1)
-                if one.ttft_s is None:
-                    return None
-                times.append(one.ttft_s)
-        return PrefixCache(statistics.median(new), statistics.median(again))
+            first, second = await self._session.twice(LONGER)
+            if first.ttft_s is None or second.ttft_s is None:
+                return None
+            new.append(first.ttft_s)
+            again.append(second.ttft_s)
+            said += [] if second.cached_tokens is None else [second.cached_tokens]
+        return PrefixCache(statistics.median(new), statistics.median(again), max(said, default=None))

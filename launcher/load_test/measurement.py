@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from launcher.stats.quantiles import quantile
@@ -14,8 +14,9 @@ class Measurement:
     """One request: ``sent``, ``ended`` and ``events`` are times in seconds; each event is a piece of the answer.
 
     An answer may be empty, where the first token ends it. ``tokens`` and ``prompt_tokens`` are those of the server's
-    usage; without it, an event counts as one token. ``error`` says why there is no whole answer; None where there is
-    one.
+    usage; without it, an event counts as one token. ``cached_tokens`` are those of the prompt that it had in a cache,
+    as it says; None where it does not. ``error`` says why there is no whole answer; None where there is one. An answer
+    that the end of the test has ``cut`` has no error either: it counts with the tokens that came.
     """
 
     sent: float
@@ -23,7 +24,14 @@ class Measurement:
     events: Sequence[float] = ()
     tokens: int = 0
     prompt_tokens: int = 0
+    cached_tokens: int | None = None
     error: str | None = None
+    cut: bool = False
+
+    @property
+    def whole(self) -> bool:
+        """Whether the answer came to its end."""
+        return self.error is None and not self.cut
 
     @property
     def ttft_s(self) -> float | None:
@@ -38,12 +46,31 @@ class Measurement:
     @property
     def latency_s(self) -> float | None:
         """The seconds to the end of the answer."""
-        return self.ended - self.sent if self.error is None else None
+        return self.ended - self.sent if self.whole else None
 
     def tokens_between(self, start: float, end: float) -> float:
         """Return the tokens that came within a time; an event holds an equal share of them."""
         inside = sum(start <= moment < end for moment in self.events)
         return self.tokens * inside / len(self.events) if self.events else 0.0
+
+
+@dataclass(frozen=True)
+class Window:
+    """The requests that were sent from ``start`` to ``end``, times in seconds."""
+
+    measured: Sequence[Measurement]
+    start: float
+    end: float
+
+    @property
+    def counted(self) -> tuple[float, float]:
+        """The time whose tokens count: all but the first part, in which all requests start at once."""
+        return self.start + WARM_UP * (self.end - self.start), self.end
+
+    @property
+    def good(self) -> list[Measurement]:
+        """The answers that came to their end."""
+        return [one for one in self.measured if one.whole]
 
 
 @dataclass(frozen=True)
@@ -61,11 +88,20 @@ class Spread:
 
 
 @dataclass(frozen=True)
+class Part:
+    """A part of a level's time, from which the uncertainty of its figures follows: the rate, and medians in seconds."""
+
+    generated_tokens_per_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+
+
+@dataclass(frozen=True)
 class Level:
     """A number of requests in flight, and what it gave.
 
     ``requests`` were answered and ``failed`` were not. Rates are per second, of the time after the first fifth.
-    ``errors`` are up to three different reasons of failures.
+    ``errors`` are up to three different reasons of failures. ``parts`` are its figures in parts of that time.
     """
 
     in_flight: int
@@ -79,32 +115,61 @@ class Level:
     tpot_s: Spread = field(default_factory=Spread)
     latency_s: Spread = field(default_factory=Spread)
     errors: tuple[str, ...] = ()
+    parts: tuple[Part, ...] = ()
 
 
 WARM_UP = 0.2
-"""The share of a level's time whose tokens are not counted: the first requests all start at once."""
+"""The share of a window's time whose tokens are not counted: the first requests all start at once."""
+PARTS = 4
+"""A level has so many parts."""
 
 
-def level(in_flight: int, measured: Sequence[Measurement], start: float, end: float) -> Level:
-    """Sum up the requests that were sent from ``start`` to ``end``."""
-    good = [one for one in measured if one.error is None]
-    since = start + WARM_UP * (end - start)
-    span = end - since
-    ended = [one for one in good if since <= one.ended < end]
+def level(in_flight: int, windows: Sequence[Window]) -> Level:
+    """Sum up the requests of one or several windows of time."""
+    good = [one for window in windows for one in window.good]
+    span = sum(end - start for start, end in (window.counted for window in windows))
+    ended = [one for window in windows for one in window.good if _ends_in(one, *window.counted)]
+    failed = [one.error for window in windows for one in window.measured if one.error is not None]
     return Level(
         in_flight=in_flight,
         requests=len(good),
-        failed=len(measured) - len(good),
-        generated_tokens_per_s=sum(one.tokens_between(since, end) for one in good) / span,
-        prompt_tokens_per_s=sum(one.prompt_tokens for one in good if since <= one.ended < end) / span,
+        failed=len(failed),
+        generated_tokens_per_s=sum(map(_generated, windows)) / span,
+        prompt_tokens_per_s=sum(one.prompt_tokens for one in ended) / span,
         requests_per_s=len(ended) / span,
         tokens_per_answer=statistics.fmean(one.tokens for one in good) if good else 0.0,
-        ttft_s=Spread.of(list(_known(one.ttft_s for one in good))),
-        tpot_s=Spread.of(list(_known(one.tpot_s for one in good))),
-        latency_s=Spread.of(list(_known(one.latency_s for one in good))),
-        errors=tuple(dict.fromkeys(one.error for one in measured if one.error))[:3],
+        ttft_s=Spread.of(_known(one.ttft_s for one in good)),
+        tpot_s=Spread.of(_known(one.tpot_s for one in good)),
+        latency_s=Spread.of(_known(one.latency_s for one in good)),
+        errors=tuple(dict.fromkeys(failed))[:3],
+        parts=tuple(_parts(windows)),
     )
 
 
-def _known(values: Iterator[float | None]) -> Iterator[float]:
-    return (value for value in values if value is not None)
+def _ends_in(one: Measurement, start: float, end: float) -> bool:
+    return start <= one.ended < end
+
+
+def _generated(window: Window) -> float:
+    return sum(one.tokens_between(*window.counted) for one in window.measured)
+
+
+def _parts(windows: Sequence[Window]) -> Iterator[Part]:
+    """Cut the time of the windows into about `PARTS` parts."""
+    each = max(1, PARTS // len(windows))
+    for window in windows:
+        start, end = window.counted
+        step = (end - start) / each
+        for number in range(each):
+            yield _part(window.measured, start + number * step, start + (number + 1) * step)
+
+
+def _part(measured: Sequence[Measurement], start: float, end: float) -> Part:
+    ended = [one for one in measured if one.whole and _ends_in(one, start, end)]
+    rate = sum(one.tokens_between(start, end) for one in measured) / (end - start)
+    medians = (Spread.of(_known(values)).p50 for values in ((o.ttft_s for o in ended), (o.tpot_s for o in ended)))
+    return Part(rate, *medians)
+
+
+def _known(values: Iterable[float | None]) -> list[float]:
+    return [value for value in values if value is not None]

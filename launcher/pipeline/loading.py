@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 
 from launcher.core.console import to_stderr
+from launcher.core.errors import ValidationFailed
 from launcher.core.event_loop import run_async
 from launcher.core.files import replace_json
 from launcher.core.run_folder import RunFolder
@@ -14,6 +17,20 @@ from launcher.load_test.load_test import LoadTest, load_test
 from launcher.load_test.measurement import Level
 from launcher.pipeline.record import RunRecord
 from launcher.settings.load import Load
+
+LEFT_OUT = "left out, because the endpoint failed its certificate; validate.skip=[<check>] leaves a check out"
+
+
+@contextmanager
+def needs_certificate(settings: Load, record: RunRecord) -> Iterator[None]:
+    """Note that the load test is left out, should the validation inside fail."""
+    try:
+        yield
+    except ValidationFailed:
+        if settings.test:
+            record.load_left_out = LEFT_OUT
+            to_stderr(f"load: {LEFT_OUT}")
+        raise
 
 
 def measure_load(settings: Load, endpoint: Endpoint, record: RunRecord, folder: Path) -> None:
@@ -36,7 +53,7 @@ def _as_json(found: LoadTest) -> dict[str, object]:
     }
 
 
-def _tell(level: Level) -> None:
+def _tell(url: str, level: Level) -> None:
     failed = f" · {level.failed} failed" if level.failed else ""
     to_stderr(
         f"load: {level.in_flight} in flight · {level.generated_tokens_per_s:,.0f} generated tokens/s · "

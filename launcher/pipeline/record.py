@@ -41,6 +41,7 @@ class RunRecord:
     throughput: Mapping[str, Json] = field(default_factory=dict)
     pauses: tuple[Pause, ...] = ()
     load: Mapping[str, Json] = field(default_factory=dict)
+    load_left_out: str = ""
     timings: dict[str, float] = field(default_factory=dict)
     overview: Overview | None = None
     lines: StoredLines | None = None
@@ -90,5 +91,6 @@ class RunRecord:
             reason=reason,
             pauses=self.pauses,
             load=self.load,
+            load_left_out=self.load_left_out,
             groups=aggregate(self.groups, self.declared, self.tasks),
         )

@@ -11,7 +11,7 @@ from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.evaluation import check_resumable, evaluate
 from launcher.pipeline.hooks import hooks_of
 from launcher.pipeline.judging import identity, judging
-from launcher.pipeline.loading import measure_load
+from launcher.pipeline.loading import measure_load, needs_certificate
 from launcher.pipeline.provenance import packages_of, provenance, resume_key
 from launcher.pipeline.proxying import proxy_forever, proxying, reserved
 from launcher.pipeline.record import RunRecord
@@ -49,7 +49,8 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
             serving(run, record, allocation, folder, pool) as server,
             watch(server.endpoint, folder, timing) as health,
         ):
-            validate(run, server, needed, record, folder)
+            with needs_certificate(run.load, record):
+                validate(run, server, needed, record, folder)
             measure_load(run.load, server.endpoint, record, folder)
             with (
                 endpoint_file(server.endpoint, folder),

@@ -29,7 +29,9 @@ def verdict(found: LoadEntry) -> Iterator[str]:
     cache = found["prefix_cache"]
     if cache:
         times = f"{formatting.duration(cache['new_s'])} for a new prompt, {formatting.duration(cache['again_s'])} again"
-        yield f"prefix cache {'found' if cache['found'] else 'not found'}: {times}"
+        said = cache.get("cached_tokens")
+        counted = "" if said is None else f"; the server says that it had {said:,} tokens cached"
+        yield f"prefix cache {'found' if cache['found'] else 'not found'}: {times}{counted}"
     budget = f"{formatting.duration(found['seconds'])} and {found['tokens']:,} tokens"
     yield f"ended after {budget}: {found['ended']}"
 
@@ -76,7 +78,8 @@ def _title(found: LoadEntry) -> str:
 
 def sizes(found: LoadEntry) -> str:
     """Say how long prompts and answers are."""
-    return f"prompts of {found['prompt_tokens']:,} tokens, answers of at most {found['max_tokens']:,}"
+    at_most = "" if found.get("ignore_eos") else "at most "
+    return f"prompts of {found['prompt_tokens']:,} tokens, answers of {at_most}{found['max_tokens']:,}"
 
 
 def _time(seconds: float | None) -> str:

@@ -101,6 +101,14 @@ class SpreadEntry(TypedDict):
     p99: float | None
 
 
+class PartEntry(TypedDict):
+    """A `launcher.load_test.measurement.Part`: the figures of a part of a level's time, in seconds; None for no answer."""
+
+    generated_tokens_per_s: float
+    ttft_s: float | None
+    tpot_s: float | None
+
+
 class LevelEntry(TypedDict):
     """A `launcher.load_test.measurement.Level`: what a number of requests in flight gave."""
 
@@ -115,13 +123,18 @@ class LevelEntry(TypedDict):
     tpot_s: SpreadEntry
     latency_s: SpreadEntry
     errors: list[str]
+    parts: NotRequired[list[PartEntry]]
 
 
 class PrefixCacheEntry(TypedDict):
-    """The median times to the first token, in seconds, of new prompts and of those sent again."""
+    """The median times to the first token, in seconds, of new prompts and of those sent again.
+
+    ``cached_tokens`` are those that the server says it had cached; None where it says nothing.
+    """
 
     new_s: float
     again_s: float
+    cached_tokens: NotRequired[int | None]
     found: bool
 
 
@@ -137,6 +150,7 @@ class LoadEntry(TypedDict):
     tokens: int
     ended: str
     knee: int | None
+    ignore_eos: NotRequired[bool]
 
 
 class ResultsFile(TypedDict):
@@ -155,3 +169,4 @@ class ResultsFile(TypedDict):
     pauses: list[PauseEntry]
     certificate: CertificateEntry | None
     load: NotRequired[LoadEntry]
+    load_left_out: NotRequired[str]

@@ -60,6 +60,8 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
                 )
     if report.load:
         _print_load(report, console)
+    elif report.load_left_out:
+        console.print(Text.assemble(("load test ", "yellow"), printable(report.load_left_out)))
     console.print(_summary(report))
     for change in formatting.earlier_values(report):
         console.print(Text(printable(change), style="dim"))

@@ -15,9 +15,10 @@ class Load:
 
     ``test`` turns it on; ``launcher check`` does. ``in_flight`` are the levels: how many requests are in flight at a
     time. Each takes ``seconds``, and the test ends after the knee, where more in flight bring no more tokens. Prompts
-    have about ``prompt_tokens`` tokens of random words, fewer where the context is too short, and answers at most
-    ``max_tokens``. ``budget_s`` and ``budget_tokens`` (prompt and generated) bound the whole test. ``timeout_s`` bounds
-    the wait for each event of an answer.
+    have about ``prompt_tokens`` tokens of random words, fewer where the context is too short. Answers have
+    ``max_tokens``: with ``ignore_eos``, the server is asked to go on after an answer's end, unless it refuses that key.
+    ``budget_s`` and ``budget_tokens`` (prompt and generated) bound the whole test. ``timeout_s`` bounds the wait for
+    each event of an answer.
     """
 
     test: bool = False
@@ -25,6 +26,7 @@ class Load:
     seconds: Seconds = 5.0
     prompt_tokens: Count = 128
     max_tokens: Count = 64
+    ignore_eos: bool = True
     budget_s: Seconds = 60.0
     budget_tokens: Count = 1_000_000
     timeout_s: Seconds = 60.0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import jsonschema
 import pytest
 
 from launcher.cli import commands
+from launcher.report import results
 from tests.running import launch_here
 
 
@@ -76,5 +78,21 @@ def test_check_measures_the_speed_too(tmp_path: Path) -> None:
     assert [level["in_flight"] for level in found["levels"]][:1] == [1]
     assert found["levels"][0]["requests"] > 0
     assert found["levels"][0]["failed"] == 0
+    assert found["levels"][0]["tokens_per_answer"] == found["max_tokens"] == 4, "ignore_eos holds"
+    jsonschema.validate(json.loads((tmp_path / "run/results.json").read_text()), json.loads(results.SCHEMA.read_text()))
     assert "load test of /v1/completions" in done.stdout
     assert "Load test</h2>" in (tmp_path / "run/report.html").read_text()
+
+
+def test_a_failed_certificate_leaves_the_load_test_out_and_says_so(tmp_path: Path) -> None:
+    settings = ["engine=echo", "validate.timeout_s=0.000000001", "hydra.run.dir=run"]
+    done = launch_here(tmp_path, "check", "none", *settings)
+    assert done.returncode == 2
+    line = "left out, because the endpoint failed its certificate"
+    assert f"load: {line}" in done.stderr
+    assert f"load test {line}" in " ".join(done.stdout.split())
+    assert not (tmp_path / "run/load.json").exists()
+    found = json.loads((tmp_path / "run/results.json").read_text())
+    assert found["load_left_out"].startswith(line)
+    jsonschema.validate(found, json.loads(results.SCHEMA.read_text()))
+    assert f"{line.capitalize()}; validate.skip" in (tmp_path / "run/report.html").read_text()

@@ -9,9 +9,9 @@ import pytest
 
 from launcher.core.errors import TransportError, UserError
 from launcher.core.types import Handler, Json, Request, Response
-from launcher.load_test import load_test
 from launcher.load_test.asking import CHAT, COMPLETIONS, Asking
-from launcher.load_test.measurement import Level, Measurement, Spread, level
+from launcher.load_test.load_test import LoadTest, Measuring, measure
+from launcher.load_test.measurement import Level, Measurement, Spread, Window, level
 from launcher.settings.load import Load
 
 QUICK: dict[str, Json] = {"in_flight": [1, 2, 4], "seconds": 0.1, "prompt_tokens": 16, "max_tokens": 4}
@@ -42,10 +42,10 @@ def server(answer: Callable[[Request], Response]) -> Handler:
     return handle
 
 
-async def measured(answer: Callable[[Request], Response], **settings) -> load_test.LoadTest:
+async def measured(answer: Callable[[Request], Response], **settings) -> LoadTest:
     chosen = Load(**{**QUICK, **settings})
     asking = Asking(server(answer), "m", chosen.max_tokens)
-    return await load_test._Run(asking, chosen, lambda _: None).measure()
+    return (await measure([Measuring(asking, chosen)], chosen))[0]
 
 
 async def test_every_level_is_measured_until_the_knee() -> None:
@@ -125,7 +125,7 @@ async def test_an_answer_that_breaks_is_a_failure(said: list[Json], error: str) 
 async def test_an_empty_answer_is_an_answer() -> None:
     one = await Asking(server(lambda _: stream(events(0))), "m", 4).ask("prompt")
     assert (one.error, one.tokens, one.ttft_s) == (None, 0, None)
-    assert level(1, [one], one.sent - 1, one.ended + 1).requests == 1
+    assert level(1, [Window([one], one.sent - 1, one.ended + 1)]).requests == 1
 
 
 @pytest.mark.parametrize(
@@ -146,7 +146,7 @@ async def test_the_budget_bounds_a_server_that_never_answers() -> None:
         raise AssertionError
 
     settings = Load(in_flight=[1], budget_s=0.2)
-    found = await load_test._Run(Asking(handle, "m", 4), settings, lambda _: None).measure()
+    [found] = await measure([Measuring(Asking(handle, "m", 4), settings)], settings)
     assert found.levels == ()
     assert found.ended == "no answer could be measured: no answer before load.budget_s=0.2 was used up"
 
@@ -161,7 +161,7 @@ async def test_a_prefix_cache_is_found() -> None:
         return stream(events(1))
 
     settings = Load(**{**QUICK, "in_flight": [1]})
-    found = await load_test._Run(Asking(handle, "m", 4), settings, lambda _: None).measure()
+    [found] = await measure([Measuring(Asking(handle, "m", 4), settings)], settings)
     assert found.prefix_cache is not None
     assert found.prefix_cache.found
 
@@ -170,7 +170,8 @@ def test_a_level_sums_up_what_came_after_the_warm_up() -> None:
     """Ten seconds: the first two do not count. Each answer has five tokens, one each 0.1 s, after 0.5 s."""
     starts = [0.0, 1.0, 3.0, 5.0, 9.8]
     answers = [Measurement(s, s + 0.9, [s + 0.5 + i / 10 for i in range(5)], 5, 100) for s in starts]
-    found = level(2, [*answers, Measurement(4.0, error="x"), Measurement(4.5, error="x")], 0.0, 10.0)
+    failed = [Measurement(4.0, error="x"), Measurement(4.5, error="x")]
+    found = level(2, [Window([*answers, *failed], 0.0, 10.0)])
     assert (found.requests, found.failed, found.errors) == (5, 2, ("x",))
     assert found.requests_per_s == pytest.approx(2 / 8), "those that ended at 3.9 and 5.9"
     assert found.generated_tokens_per_s == pytest.approx(10 / 8)
@@ -178,12 +179,14 @@ def test_a_level_sums_up_what_came_after_the_warm_up() -> None:
     assert found.ttft_s.p50 == pytest.approx(0.5)
     assert found.tpot_s.p99 == pytest.approx(0.1)
     assert found.latency_s.p50 == pytest.approx(0.9)
+    assert [part.generated_tokens_per_s for part in found.parts] == pytest.approx([2.5, 2.5, 0.0, 0.0])
+    assert [part.ttft_s for part in found.parts] == [pytest.approx(0.5), pytest.approx(0.5), None, None]
 
 
 def test_the_knee_has_nearly_the_most_tokens_with_the_fewest_in_flight() -> None:
     rates = {1: 100.0, 4: 390.0, 16: 1000.0, 64: 1050.0}
     levels = tuple(Level(count, generated_tokens_per_s=rate) for count, rate in rates.items())
-    found = load_test.LoadTest(COMPLETIONS, 1, 1, levels, None, 1.0, 1, "")
+    found = LoadTest(COMPLETIONS, 1, 1, levels, None, 1.0, 1, "")
     assert found.knee is not None
     assert found.knee.in_flight == 16
 

@@ -1,0 +1,130 @@
+"""Asks one endpoint within the budget of a load test, and counts what that takes."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+
+from launcher.load_test.asking import CHAT, COMPLETIONS, Asking
+from launcher.load_test.measurement import Measurement, Window
+from launcher.load_test.prompts import Prompts
+from launcher.settings.load import Load
+
+LEAST_S = 0.1
+"""A window and an answer get at least so much time."""
+SHORT = 8
+"""Words of the first prompt, which fits into every context."""
+REFUSED = "HTTP 4"
+"""How the error of a request begins that the server refuses."""
+
+
+class Session:
+    """What is asked of one endpoint. Its budget of time runs while this endpoint is asked, not while others are.
+
+    ``prompt_tokens`` are those of a prompt as the server counts them, 0 where it does not; ``answered`` says that
+    `warm_up` got an answer.
+    """
+
+    def __init__(self, asking: Asking, settings: Load) -> None:
+        self.asking, self._settings = asking, settings
+        self._prompts = Prompts(settings.prompt_tokens)
+        self._used_s: float = 0.0
+        self._since: float | None = None
+        self.tokens, self.prompt_tokens, self.answered = 0, 0, False
+
+    @property
+    def seconds(self) -> float:
+        """How long this endpoint was asked."""
+        return self._used_s + (self._now() - self._since if self._since is not None else 0.0)
+
+    def spent(self) -> str:
+        """Say which budget is used up; empty where none is."""
+        if self.seconds >= self._settings.budget_s:
+            return f"load.budget_s={self._settings.budget_s:g} was used up"
+        if self.tokens >= self._settings.budget_tokens:
+            return f"load.budget_tokens={self._settings.budget_tokens:,} were used up"
+        return ""
+
+    def _now(self) -> float:
+        return self.asking.clock()
+
+    async def warm_up(self) -> str | None:
+        """Learn what the server takes; return why nothing can be measured, None where it can.
+
+        A short prompt tells the tokens of a word. Then prompts are halved until one is not refused: a context may be
+        too short.
+        """
+        with self._timed():
+            prompt = self._prompts.words(SHORT)
+            first = await self._first(prompt)
+            if first.error is not None:
+                return f"no answer could be measured: {first.error}"
+            self._prompts.calibrate(prompt, first.prompt_tokens)
+            while (whole := self._late(await self._ask(self._prompts.make()))).error is not None:
+                if not whole.error.startswith(REFUSED) or not self._prompts.halve():
+                    return f"no answer could be measured: {whole.error}"
+            self.prompt_tokens, self.answered = whole.prompt_tokens, True
+            return None
+
+    async def _first(self, prompt: str) -> Measurement:
+        """Ask for completions, then chat, each first with ``ignore_eos``; return the first answer or refusal."""
+        refusal: Measurement | None = None
+        forced = [True, False] if self._settings.ignore_eos else [False]
+        for path in (COMPLETIONS, CHAT):
+            for ignore_eos in forced:
+                self.asking = replace(self.asking, path=path, ignore_eos=ignore_eos)
+                answer = self._late(await self._ask(prompt))
+                if answer.error is None:
+                    return answer
+                refusal = refusal or answer
+                if not answer.error.startswith(REFUSED):
+                    break
+        assert refusal is not None
+        return refusal
+
+    async def window(self, in_flight: int, seconds: float) -> Window:
+        """Keep so many requests in flight for some time, within the budget."""
+        with self._timed():
+            start = self._now()
+            end = start + max(LEAST_S, min(seconds, self._settings.budget_s - self.seconds))
+            workers = [self._ask_until(end) for _ in range(in_flight)]
+            measured = [one for each in await asyncio.gather(*workers) for one in each]
+            if not any(one.whole for one in measured):
+                measured = [self._late(one) for one in measured]
+            return Window(measured, start, end)
+
+    async def twice(self, times: float) -> tuple[Measurement, Measurement]:
+        """Send a prompt that is ``times`` as long as others, and then send it again, for one token each."""
+        with self._timed():
+            prompt = self._prompts.make(times)
+            return await self._ask(prompt, max_tokens=1), await self._ask(prompt, max_tokens=1)
+
+    async def _ask_until(self, end: float) -> list[Measurement]:
+        measured: list[Measurement] = []
+        while self._now() < end and self.tokens < self._settings.budget_tokens:
+            measured.append(await self._ask(self._prompts.make()))
+            if measured[-1].error is not None:
+                await asyncio.sleep(0.1)
+        return measured
+
+    async def _ask(self, prompt: str, max_tokens: int | None = None) -> Measurement:
+        """Ask within what is left of the budget of time, and count the tokens."""
+        left_s = max(LEAST_S, self._settings.budget_s - self.seconds)
+        one = await self.asking.ask(prompt, max_tokens, limit_s=left_s)
+        self.tokens += one.tokens + one.prompt_tokens
+        return one
+
+    def _late(self, one: Measurement) -> Measurement:
+        """Return an answer that was cut as one that failed."""
+        why = f"no answer before load.budget_s={self._settings.budget_s:g} was used up"
+        return replace(one, error=why, cut=False) if one.cut else one
+
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        self._since = self._now()
+        try:
+            yield
+        finally:
+            self._used_s, self._since = self.seconds, None
