@@ -102,7 +102,7 @@ class SpreadEntry(TypedDict):
 
 
 class PartEntry(TypedDict):
-    """A `launcher.load_test.measurement.Part`: the figures of a part of a level's time, in seconds; None for no answer."""
+    """A `launcher.load_test.measurement.Part`: a part of the time of a level; seconds, None for no answer."""
 
     generated_tokens_per_s: float
     ttft_s: float | None
