@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -51,21 +52,26 @@ def _stands_still(pid: int) -> bool:
 
 
 def starves(service: Service) -> Callable[[int], None]:
-    """Return what leaves a process without more memory, and asks the service for much, so that it needs some."""
+    """Return what leaves a process without more memory, and asks the service for much until it has ended.
+
+    One batch may go to another replica, or fit into memory that the process has kept.
+    """
 
     def gets_no_memory(pid: int) -> None:
         psutil.Process(pid).rlimit(resource.RLIMIT_DATA, (0, 0))
-        threading.Thread(target=_ask_much, args=(service.endpoint,), daemon=True).start()
+        threading.Thread(target=_ask_much_until, args=(lambda: not alive(pid), service.endpoint), daemon=True).start()
 
     return gets_no_memory
 
 
-def _ask_much(endpoint: Endpoint) -> None:
-    """Ask for a batch of prompts that no cache holds; the responses do not matter."""
-    prompts = [os.urandom(120).hex() for _ in range(8)]
-    body = {"model": endpoint.model, "prompt": prompts, "max_tokens": 1, "echo": True, "logprobs": 1}
-    with suppress(OSError):
-        post(endpoint, "/v1/completions", body)
+def _ask_much_until(ended: Callable[[], bool], endpoint: Endpoint) -> None:
+    """Ask for batches of prompts that no cache holds; the responses do not matter."""
+    while not ended():
+        prompts = [os.urandom(120).hex() for _ in range(8)]
+        body = {"model": endpoint.model, "prompt": prompts, "max_tokens": 1, "echo": True, "logprobs": 1}
+        with suppress(OSError, HTTPException):
+            post(endpoint, "/v1/completions", body)
+        time.sleep(0.1)  # a refused connection ends at once
 
 
 def sums(path: Path) -> Generation:
