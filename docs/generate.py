@@ -7,19 +7,15 @@ import importlib.util
 import inspect
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import MISSING, Field, fields
-from enum import Enum
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from textwrap import fill
-from types import UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from typing import Any
 
 from launcher.adapters.base import Adapter, Part
-from launcher.asgi.config import Limits
 from launcher.cli.options import conf_folder
+from launcher.cli.setting_help import OWN_DEFAULTS, Setting, inner_groups, settings_of
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
-from launcher.core.ranges import ranges
 from launcher.pipeline.config import Mode, Run
 from launcher.settings.component import COMPONENTS
 from launcher.tasks.group import Group
@@ -27,8 +23,6 @@ from launcher.validate.certificate import CHECKS
 from launcher.validate.check import Family
 
 DOCS = Path(__file__).parent
-INNER = {"Limits": Limits}
-"""Settings that are a group of settings, by the name of their type."""
 HEAD = """# Configuration reference
 
 Generated from the schemas by `docs/generate.py`; do not edit. Any key is overridden on the command line as
@@ -135,7 +129,7 @@ def adapter(name: str, cls: type[Adapter]) -> Iterator[str]:
     yield f"# {name}\n\nGenerated from its docstring and fields by `docs/generate.py`; do not edit.\n\n{summary}\n"
     yield f"{use}\n\n```bash\n{example}\n```\n"
     yield from (f"{paragraph}\n" for paragraph in paragraphs[:-2])
-    rows = list(_rows(cls, f"adapters.{name}.", units=True))
+    rows = list(_rows(settings_of(cls, f"adapters.{name}."), units=True))
     if rows:
         yield "## Options\n\n| option | type | unit | range | default |\n|---|---|---|---|---|"
         yield from (*rows, "")
@@ -181,7 +175,7 @@ def _cell(text: str) -> str:
 def reference() -> Iterator[str]:
     yield HEAD
     yield f"## The run\n\n{_doc(Run)}\n"
-    yield from table(Run)
+    yield from table(Run, deep=False)
     yield f"\n`mode`: {_doc(Mode)}\n"
     yield f"### groups.<name>\n\n{_doc(Group)}\n"
     yield from table(Group)
@@ -204,53 +198,25 @@ def section(group: str) -> Iterator[str]:
             yield f"### {path}\n\n{_doc(cls)}\n"
             yield from table(cls)
             yield ""
-            inner = [INNER[f.type] for f in fields(cls) if f.type in INNER]
-            yield from (f"{_doc(each)}\n" for each in inner)
+            yield from (f"{_doc(each)}\n" for each in inner_groups(cls) if each not in COMPONENTS.values())
 
 
-def table(cls: type) -> Iterator[str]:
-    rows = list(_rows(cls))
+def table(cls: type, *, deep: bool = True) -> Iterator[str]:
+    rows = list(_rows(settings_of(cls, deep=deep)))
     if rows:
         yield "| key | type | range | default |\n|---|---|---|---|"
         yield from rows
 
 
-def _rows(cls: type, prefix: str = "", *, units: bool = False) -> Iterator[str]:
-    hints, limits = get_type_hints(cls), ranges(cls)
-    for f in fields(cls):
-        if f.type in INNER:
-            yield from _rows(INNER[f.type], f"{prefix}{f.name}.")
-        else:
-            limit, unit = limits.get(f.name, ""), f" | {_unit(f.name)}" if units else ""
-            yield f"| `{prefix}{f.name}` | {_type(hints[f.name])}{unit} | {limit} | {_default(f)} |"
+def _rows(settings: Iterable[Setting], *, units: bool = False) -> Iterator[str]:
+    for each in settings:
+        unit = f" | {_unit(each.key)}" if units else ""
+        default = each.default if each.default in ("required", OWN_DEFAULTS) else f"`{each.default}`"
+        yield f"| `{each.key}` | {_cell(each.type)}{unit} | {each.range} | {default} |"
 
 
 def _unit(name: str) -> str:
     return next((unit for end, unit in UNITS.items() if name.endswith(end)), "")
-
-
-def _type(hint: Any) -> str:
-    if isinstance(hint, type) and issubclass(hint, Enum):
-        return "one of " + ", ".join(f"`{member.value}`" for member in hint)
-    return f"`{_name(hint)}`"
-
-
-def _name(hint: Any) -> str:
-    if get_origin(hint) in (Union, UnionType):
-        return " or ".join(map(_name, get_args(hint)))
-    if inner := get_args(hint):
-        return f"{get_origin(hint).__name__}[{', '.join(map(_name, inner))}]"
-    return "None" if hint is type(None) else getattr(hint, "__name__", str(hint))
-
-
-def _default(field: Field[object]) -> str:
-    if field.default_factory is not MISSING:
-        value: object = field.default_factory()
-        return f"`{value!r}`" if isinstance(value, list | dict) else "its own defaults"
-    if field.default is MISSING or field.default == "???":
-        return "required"
-    value = field.default
-    return f"`{value.value!r}`" if isinstance(value, Enum) else f"`{value!r}`"
 
 
 def _doc(cls: type) -> str:

@@ -27,9 +27,10 @@ class Content(Enum):
 class Omni(Adapter):
     """Gives every message of a chat the same form of content, as servers of text, images, audio or video need it.
 
-    ``content=text`` joins text parts to one text, with ``separator`` between them, and leaves messages with other parts
-    alone. ``content=parts`` makes a list of parts of every text. Short forms that datasets have, such as ``{"type":
-    "image", "image": URL}``, become those of OpenAI's API. Raises `AdapterError` for a part of an unknown type.
+    ``content`` is the form. ``content=text`` joins text parts to one text, with ``separator`` between them, and leaves
+    messages with other parts alone. ``content=parts`` makes a list of parts of every text. Short forms that datasets
+    have, such as ``{"type": "image", "image": URL}``, become those of OpenAI's API. Raises `AdapterError` for a part of
+    an unknown type.
 
     Use it if a server takes one of the two forms of content only, or if items hold short forms of images.
 

@@ -17,10 +17,10 @@ from launcher.settings.component import component
 class Payload(Adapter):
     """Changes the JSON body and the headers, in this order: remove, rename, add.
 
-    ``add`` overwrites what the request has; ``remove`` and ``rename`` leave alone what it has not. Header names are
-    compared without case. ``add_env`` and ``headers_env`` add secrets: each names the environment variable that holds
-    the text, which is read when it is needed and written nowhere. Raises `AdapterError` when a rename would overwrite
-    another parameter.
+    ``add`` overwrites what the request has; ``remove`` and ``rename`` leave alone what it has not. ``add_headers`` and
+    ``remove_headers`` do the same to headers, whose names are compared without case. ``add_env`` and ``headers_env``
+    add secrets: each names the environment variable that holds the text, which is read when it is needed and written
+    nowhere. Raises `AdapterError` when a rename would overwrite another parameter.
 
     Use it for parameters and headers that a server needs and a task does not send, such as ``chat_template_kwargs``.
 

@@ -25,8 +25,9 @@ class Strategy(Enum):
 class SystemMessage(Adapter):
     """Adds ``text`` as the system message.
 
-    Chat requests get one system message at the start; several that they already have become one. ``prepend`` puts
-    ``text`` before theirs, ``append`` after it, ``replace`` instead of it; ``separator`` stands between the two.
+    Chat requests get one system message at the start; several that they already have become one. By ``strategy``,
+    ``prepend`` puts ``text`` before theirs, ``append`` after it, ``replace`` instead of it. ``separator`` stands
+    between the two.
 
     Completions have no roles: with every strategy, ``text`` and ``separator`` come before each prompt. They are removed
     from an echoed answer, so that offsets and log-probabilities belong to the prompt that the caller sent. Raises

@@ -21,7 +21,9 @@ from launcher.settings.component import component, name_of
 
 @component("backend/inline")
 class Inline(Backend):
-    """Serves from this process. ``port=0`` is any free one; ``api_key_env`` names the variable that holds the key.
+    """Serves from this process, at the address ``host`` and the ``port`` (0: any free one).
+
+    ``api_key_env`` names the environment variable that holds the key.
 
     ``aliases`` are further names of the model, for clients that require one. Pages from ``cors_origins`` may send
     requests from a browser (``*``: any page). ``limits`` bound the requests of clients.

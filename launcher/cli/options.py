@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib.resources import files
+from importlib.resources.abc import Traversable
 from pathlib import Path
 
 from launcher.core.errors import UserError
@@ -35,6 +37,15 @@ def options_of(group: str) -> list[str]:
     """Return the options of a config group."""
     found = [*_built_in(), *(option for each in extensions() for option in each.option_files())]
     return sorted({option.rpartition("/")[2] for option in found if option.rpartition("/")[0] == group})
+
+
+def option_file(group: str, option: str) -> Traversable:
+    """Return the file of an option that `options_of` lists."""
+    built_in = conf_folder() / group / f"{option}.yaml"
+    if built_in.is_file():
+        return built_in
+    packages = (each.options for each in extensions() if f"{group}/{option}" in each.option_files())
+    return files(next(packages)) / group / f"{option}.yaml"
 
 
 def groups() -> list[str]:

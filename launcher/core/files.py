@@ -79,6 +79,11 @@ def _identity(found: os.stat_result) -> Identity:
     return found.st_ino, found.st_mtime_ns
 
 
+def cache_folder() -> Path:
+    """Return the folder of what may be deleted at any time, and costs time to make again."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "launcher"
+
+
 def read_json(path: Path) -> Json:
     """Return the JSON value in a file; None if there is no such file. Raises `UserError` that names the file."""
     try:

@@ -43,7 +43,7 @@ class Range:
 
     def _numbers(self) -> str:
         lower = f"above {self.above}" if self.above is not None else f"at least {self.least}"
-        if self.most is None:
+        if self.most is None or self.most >= MANY:  # a bound that no setting comes near
             return lower
         return f"{self.least} to {self.most}" if self.above is None else f"{lower}, at most {self.most}"
 

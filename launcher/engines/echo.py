@@ -50,7 +50,8 @@ class Echo(Engine):
 
     ``latency_s`` passes before the first token. ``tokens_per_second`` is the rate of each sequence (0: no limit).
     Instead, ``step_s`` may be the time of one forward pass, which gives one token to each of up to ``batch`` sequences.
-    ``max_sequences`` run at the same time, and ``max_queue`` more may wait.
+    ``context_length`` is the most tokens of a prompt and its answer. ``max_sequences`` run at the same time, and
+    ``max_queue`` more may wait.
     """
 
     context_length: Count = 4096

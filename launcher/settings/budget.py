@@ -15,7 +15,10 @@ PRICES = ("usd_per_million_prompt_tokens", "usd_per_million_completion_tokens")
 
 @dataclass
 class Prices:
-    """What an endpoint takes for its tokens; null is not known."""
+    """What an endpoint takes for its tokens; null is not known.
+
+    ``usd_per_million_prompt_tokens`` and ``usd_per_million_completion_tokens`` are prices in US dollars.
+    """
 
     usd_per_million_prompt_tokens: NonNegative | None = None
     usd_per_million_completion_tokens: NonNegative | None = None

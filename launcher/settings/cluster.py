@@ -51,11 +51,12 @@ class Slurm(Cluster):
     read). ``cpus_per_node`` and ``mem_gb_per_node`` are the CPUs and the memory of a whole node; the job's share of
     them is its share of the GPUs. ``timeout_min`` is the job's time limit in minutes, ``name`` its name.
 
-    ``setup`` are shell commands before the job. ``additional_parameters`` are other options of sbatch by their long
-    names (true: without a value), ``srun_args`` those of srun. ``array_parallelism`` bounds how many jobs of a sweep
-    run at once (null: all). With ``wait`` the launcher follows the job to its end and polls every ``poll_s`` seconds.
-    A job stops asking ``signal_delay_s`` seconds before its time limit, or when it is preempted, and queues itself
-    again, at most ``requeues`` times.
+    ``partition``, ``account``, ``qos`` and ``constraint`` are the options of sbatch with these names. With
+    ``exclusive`` the job shares its nodes with no other. ``setup`` are shell commands before the job.
+    ``additional_parameters`` are other options of sbatch by their long names (true: without a value), ``srun_args``
+    those of srun. ``array_parallelism`` bounds how many jobs of a sweep run at once (null: all). With ``wait`` the
+    launcher follows the job to its end and polls every ``poll_s`` seconds. A job stops asking ``signal_delay_s``
+    seconds before its time limit, or when it is preempted, and queues itself again, at most ``requeues`` times.
 
     ``environment`` names variables that the job needs. They must be set where it is submitted; their values are never
     written. With ``container_image`` the job runs in that image by ``container_runtime``. ``container_python`` is the

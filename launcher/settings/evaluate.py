@@ -28,12 +28,12 @@ Factor = Annotated[float, Range(above=1, most=1000)]
 class Evaluate:
     """How the samples of all tasks are asked.
 
-    ``concurrency``: requests in flight; ``auto`` follows what the server can take.
-    ``repeats``: how often every sample is asked. ``limit``: the first samples of
-    each task only. ``temperature``, ``max_tokens`` and ``seed`` replace what the tasks say (null: as the tasks say) for
-    requests that generate; log-likelihood requests stay as they are. Repeat number r is asked with ``seed`` + r.
-    ``timeout_s`` bounds one request, ``max_answer_mb`` the size of one answer in MiB. An answer without a
-    ``finish_reason`` may be incomplete: it fails unless ``accept_missing_finish`` is set, and is counted in both cases.
+    ``concurrency`` is how many requests are in flight, or ``auto``, which follows what the server can take.
+    ``repeats`` is how often every sample is asked. ``limit`` takes the first samples of each task only.
+    ``temperature``, ``max_tokens`` and ``seed`` replace what the tasks say (null: as the tasks say) for requests that
+    generate; log-likelihood requests stay as they are. Repeat number r is asked with ``seed`` + r. ``timeout_s`` bounds
+    one request, ``max_answer_mb`` the size of one answer in MiB. An answer without a ``finish_reason`` may be
+    incomplete: it fails unless ``accept_missing_finish`` is set, and is counted in both cases.
 
     ``retry_truncated`` is a factor (null: never). A truncated sample is asked once more with so many times its
     ``max_tokens``, within the model's context. With ``retry_failed``, a failed sample is asked once more at the end,

@@ -31,10 +31,11 @@ class Bounds:
 class Model:
     """A checkpoint and the name under which it is served.
 
-    ``path`` is a file or folder, or ``package:<python package>/<file>``; empty for engines that need no weights.
-    ``tokenizer`` is a folder or file when the checkpoint does not bring its own. ``context_length`` in tokens, when it
-    should be less than what the checkpoint says. A chat template may compute for ``chat_template_timeout_s`` seconds
-    for one conversation, and write ``chat_template_max_mb`` MB beyond its messages.
+    ``name`` is the model's name in requests. ``path`` is a file or folder, or ``package:<python package>/<file>``;
+    empty for engines that need no weights. ``tokenizer`` is a folder or file when the checkpoint does not bring its
+    own. ``context_length`` in tokens, when it should be less than what the checkpoint says. A chat template may compute
+    for ``chat_template_timeout_s`` seconds for one conversation, and write ``chat_template_max_mb`` MB beyond its
+    messages.
     """
 
     name: str = "model"
@@ -50,7 +51,9 @@ class Model:
 class Parallelism:
     """How one instance of the model is spread over processes: ``tensor * pipeline * context`` of them.
 
-    ``expert`` splits the experts of a mixture over the tensor-parallel processes, so it must divide ``tensor``.
+    ``tensor`` processes split each layer, ``pipeline`` is the number of stages of layers, and ``context`` splits each
+    sequence. ``expert`` splits the experts of a mixture over the tensor-parallel processes, so it must divide
+    ``tensor``.
     """
 
     tensor: Count = 1
@@ -75,6 +78,11 @@ class Dtype(Enum):
 @component("optimizations/optimizations")
 class Optimizations:
     """Requested optimizations; which are active is decided before the model loads, and recorded with the reason.
+
+    ``dtype`` is the type of the weights. ``auto`` takes the checkpoint's on a GPU, and fp32 on a CPU. ``cuda_graphs``
+    replays decode steps that a GPU has recorded. ``flash_decode`` decodes by a kernel over the paged cache,
+    ``flash_attention`` reads prompts by fused attention. ``prefix_caching`` computes a shared beginning of prompts
+    once.
 
     ``batch_invariant`` makes answers bit for bit independent of the other requests in the batch. It computes one
     sequence after the other, which is slower.

@@ -42,7 +42,8 @@ NOT_METRICS = frozenset({"alias", "name", "sample_len", "sample_count"})
 class HarnessLmEvalCli(Harness):
     """Asks tasks of lm-evaluation-harness by its own command line and client; ``tasks=[lm_eval/<name>]`` needs neither.
 
-    ``task`` are the names, with commas between them; ``include_path`` is a folder of YAML files. ``chat`` takes chat
+    ``task`` are the names, with commas between them; ``num_fewshot`` is the number of examples (null: the task's own).
+    ``include_path`` is a folder of YAML files. ``chat`` takes chat
     completions, for tasks that generate text. ``tokenizer`` is a folder; empty takes the endpoint's, where the server
     has ``/tokenizer_info`` and no key. Else text is sent, which is not enough for log-likelihoods. ``max_length`` is
     the context in tokens: lm-eval cuts a longer prompt on the left. Null takes what the server says. ``gen_kwargs`` and

@@ -30,6 +30,9 @@ class LetterChoice(ItemTask):
     ``labels`` as for multiple-choice tasks, with at most 26 choices. The prompt is ``context``, a line per choice, and
     ``instruction``, with line breaks between them. An example shows its letter as the answer.
 
+    The answer has at most ``max_tokens`` tokens, sampled at ``temperature``. ``system`` is the system message of
+    ``chat``. An answer cut at ``max_tokens`` is read if ``accept_truncated`` is set.
+
     The metric is ``acc``. An answer that names no choice, or several, is unparsed. These are read: "B", "(b)", "B.
     Paris", "**B**", "The answer is B", ``\\\\boxed{B}``, and the text of a choice. The A of "A cat" is no letter.
     """

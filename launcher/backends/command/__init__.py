@@ -29,7 +29,7 @@ class Command(Backend):
 
     The command is split into arguments as a shell does, but no shell runs it. Names in braces are replaced:
 
-    - ``{host}`` and ``{port}``: where the server must listen (``port=0``: any free port)
+    - ``{host}`` and ``{port}``: the address ``host`` and the ``port`` where the server must listen (0: any free one)
     - ``{model}`` (`model.name`), ``{checkpoint}`` (`model.path`), ``{tokenizer}``, ``{context_length}``
     - ``{tensor}``, ``{pipeline}``, ``{context}``, ``{expert}`` of `parallelism`
     - ``{gpus}``: the number of GPUs

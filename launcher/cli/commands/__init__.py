@@ -34,7 +34,12 @@ COMMANDS = {
     "compare": Command("RUN RUN ...", "say which of several runs is better, and how sure that is"),
     "gate": Command("RUN --policy FILE", "decide whether a run may pass: exit code 0, 4 or 5"),
     "tasks": Command("[WORD ...]", "list the tasks, explain one, or search those of lm-evaluation-harness"),
-    "help": Command("[COMMAND]", "list the commands, or describe one"),
+    "models": Command("[NAME]", "list the models, or describe one with its settings"),
+    "engines": Command("[NAME]", "list the engines, or describe one with its settings"),
+    "backends": Command("[NAME]", "list the backends, or describe one with its settings"),
+    "adapters": Command("[NAME]", "list the adapters, or describe one with its settings"),
+    "clean": Command("[FOLDER ...]", "list the outputs and caches with their sizes; --yes deletes them"),
+    "help": Command("[COMMAND|GROUP [OPTION]|KEY]", "describe a command, a group of settings, or one key"),
 }
 """The module of each command's name in this package has ``run(arguments)``, which returns the exit code, or
 ``as_overrides(arguments)``, which returns the settings that the command stands for."""
@@ -84,6 +89,22 @@ def folder_of(name: str, arguments: Sequence[str]) -> Path:
     if not folder:
         asked.error("FOLDER is empty")
     return Path(folder)
+
+
+def show_options(name: str, group: str, arguments: Sequence[str]) -> int:
+    """Run a command that lists the options of a group, or describes one. Raises `UserError`."""
+    asked = parser(name)
+    asked.add_argument("name", metavar="NAME", nargs="?", default="", help=f"one of them, as in {group}=NAME")
+    option = asked.parse_args(list(arguments)).name
+
+    from launcher.cli import setting_pages
+
+    if option:
+        print(setting_pages.page(group, option))
+    else:
+        print("\n".join(setting_pages.listing(group)))
+        print(f"\nlauncher {name} NAME describes one.")
+    return 0
 
 
 def parser(name: str) -> ArgumentParser:

@@ -1,19 +1,36 @@
-"""``launcher help``: list the commands."""
+"""``launcher help``: list the commands, or describe a command, a group of settings, an option or a key."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from launcher.cli import commands
+from launcher.core.errors import UserError
 
 
 def run(arguments: Sequence[str]) -> int:
-    """Print the list, or the help of one command; return the exit code."""
-    if arguments and arguments[0] != "help":
-        done = commands.run(arguments[0], ["--help"])
+    """Print what is asked for; return the exit code. Raises `UserError`."""
+    asked = commands.parser("help")
+    asked.add_argument("words", metavar="WORD", nargs="*", help="a command, a group and its option, or a key")
+    words: list[str] = asked.parse_args(list(arguments)).words
+    if words in ([], ["help"]):
+        print(
+            "launcher group=option ... key=value ...\n  Serve, validate, evaluate and report; "
+            f"launcher --help lists the groups.\n\nCommands:\n{commands.listing()}"
+        )
+        return 0
+    if len(words) == 1 and words[0] in commands.COMMANDS:
+        done = commands.run(words[0], ["--help"])
         return done if isinstance(done, int) else 0
-    print(
-        "launcher group=option ... key=value ...\n  Serve, validate, evaluate and report; "
-        f"launcher --help lists the groups.\n\nCommands:\n{commands.listing()}"
-    )
+    print(_described([part for word in words for part in word.replace("=", "/").split("/")]))
     return 0
+
+
+def _described(words: Sequence[str]) -> str:
+    from launcher.cli import setting_pages
+
+    if setting_pages.is_group(words[0]) and len(words) <= 2:
+        return setting_pages.page(*words)
+    if len(words) == 1:
+        return setting_pages.key_page(words[0])
+    raise UserError(f"help {' '.join(words)}: expected a command, a group with at most one option, or one key")

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.core.errors import StorageError, TaskError
-from launcher.core.files import replace
+from launcher.core.files import cache_folder, replace
 
 INSTALL = "pip install 'nemo-megatron-launcher[lm-eval]'"
 SCHEMA_VERSION = 1
@@ -92,7 +92,7 @@ def _stock(of_version: str) -> Index:
     assert spec is not None
     assert spec.submodule_search_locations is not None
     folder = Path(next(iter(spec.submodule_search_locations))) / "tasks"
-    file = _cache_folder() / f"lm_eval-{of_version}.json"
+    file = cache_folder() / f"lm_eval-{of_version}.json"
     found = _cached(file, folder)
     if found is None:
         found = scan(folder)
@@ -100,10 +100,6 @@ def _stock(of_version: str) -> Index:
         with suppress(StorageError):  # a folder that cannot be written costs time, and nothing else
             replace(file, json.dumps(kept), durable=False)
     return found
-
-
-def _cache_folder() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "launcher"
 
 
 def _cached(file: Path, folder: Path) -> Index | None:
