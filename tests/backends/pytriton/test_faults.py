@@ -126,7 +126,7 @@ def test_an_evaluation_waits_while_a_triton_that_hangs_is_repaired(tmp_path: Pat
             (record.key, record.prediction, record.scores, record.status) for record in RunFolder(folder).records()
         ]
 
-    with start(tmp_path, PyTriton(probe_timeout_s=1), latency_s=0.02) as running:
+    with start(tmp_path, PyTriton(probe_timeout_s=4), latency_s=0.02) as running:
         undisturbed = answers(running.endpoint, tmp_path / "undisturbed", Watch())
         progress = Stops()
         found = answers(running.endpoint, tmp_path / "stopped", progress)

@@ -127,6 +127,7 @@ def test_a_run_uses_a_part_of_it_and_leaves_the_rest(attached: Nodes, tmp_path: 
     assert not drivers()
 
 
+@pytest.mark.soak
 def test_a_driver_and_a_node_may_die(attached: Nodes, tmp_path: Path) -> None:
     backend = Ray(address=attached.address, replicas=2, probe_timeout_s=60)
     with backend.serve(deployment(tmp_path), allocate()) as endpoint:

@@ -129,6 +129,7 @@ def ends(launched: Launched, number: signal.Signals, session: int) -> None:
     wait_for(lambda: not processes.in_session(session) and not folder.exists(), "all of this Ray is gone")
 
 
+@pytest.mark.soak
 def test_a_run_says_why_it_ends_when_ray_is_lost_again_and_again(tmp_path: Path) -> None:
     """Also: a raylet that dies while Ray starts is noticed, although Ray's own client goes on waiting for it."""
     launched = Launched(tmp_path / "run", *EVALUATES, "adapters=[]")

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from tests.running import SLOW
 from tests.slurm.cluster.jobs import (
     SHORT,
@@ -56,6 +58,7 @@ def test_a_run_whose_node_dies_is_finished_on_another_one(slurm: Environment, tm
     check_finished(folder, said, kept, local(tmp_path / "here", *SHORT))
 
 
+@pytest.mark.soak
 def test_a_node_that_is_cut_off_and_works_on_does_not_spoil_the_run(slurm: Environment, tmp_path: Path) -> None:
     """It works on for 20 s, and must not be done before the other node has begun."""
     folder = tmp_path / "job"
@@ -71,6 +74,7 @@ def test_a_node_that_is_cut_off_and_works_on_does_not_spoil_the_run(slurm: Envir
     check_finished(folder, said, [], local(tmp_path / "here", *SHORT))
 
 
+@pytest.mark.soak
 def test_a_run_whose_time_is_over_is_queued_again_and_finished(slurm: Environment, tmp_path: Path) -> None:
     """SLURM looks at limits every 30 s: it warns 5 to 35 s after the start, and the samples alone take 40 s."""
     folder = tmp_path / "job"

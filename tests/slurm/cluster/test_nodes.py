@@ -63,7 +63,7 @@ def test_cancelling_ends_both_nodes_in_order(slurm: Environment, tmp_path: Path)
     assert not left_behind(folder)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_node_that_goes_silent_ends_the_run(slurm: Environment, tmp_path: Path) -> None:
     """Nothing closes a connection here: only that the other host does not answer shows that it is gone."""
     folder, silent = tmp_path / "job", f"{slurm['NODE_PREFIX']}2"
