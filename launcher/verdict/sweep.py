@@ -25,7 +25,8 @@ def show(folder: Path, console: Console) -> None:
 
     What differs between points is what the sweep varies, so that no pair is refused.
     """
-    found = _rows(folder)
+    scored = _runs(folder)
+    found = rows(scored) if len(scored) > 1 else []
     if not found:
         return
     ordered = sorted(found, key=lambda row: row.found.p_holm)
@@ -34,7 +35,8 @@ def show(folder: Path, console: Console) -> None:
             Text.assemble((f"{_name(row)}  ", "bold"), (printable(sentence(row)), TONES[row.verdict])),
         )
     more = f"{formatting.plural(len(found) - PRINTED, 'more verdict')}, and " if len(found) > PRINTED else ""
-    told = Text(f"{more}the questions that changed: launcher compare {shlex.quote(str(folder))} --force", style="dim")
+    force = " --force" if any(runs.measured_otherwise(scored[0], other) for other in scored[1:]) else ""
+    told = Text(f"{more}the questions that changed: launcher compare {shlex.quote(str(folder))}{force}", style="dim")
     console.print(told, soft_wrap=True)
 
 
@@ -42,7 +44,7 @@ def _name(row: Row) -> str:
     return f"{printable(formatting.task_name(row.found.task))} {printable(row.found.metric)}"
 
 
-def _rows(folder: Path) -> list[Row]:
+def _runs(folder: Path) -> list[runs.Run]:
     scored = [point["folder"] for point in sweep_table.points_of(folder) if point["tasks"]]
     found = []
     for name in scored:
@@ -50,4 +52,4 @@ def _rows(folder: Path) -> list[Row]:
             found.append(runs.read(folder / name, f"point {name}"))
         except UserError:  # a point without answers, which the table of the sweep explains
             continue
-    return rows(found) if len(found) > 1 else []
+    return found

@@ -34,6 +34,13 @@ def test_each_point_is_held_against_the_first(tmp_path: Path) -> None:
     assert f"launcher compare {tmp_path} --force" in text.replace("\n", "")
 
 
+def test_only_a_sweep_of_what_is_not_comparable_needs_force(tmp_path: Path) -> None:
+    point(tmp_path, "0", 40)
+    point(tmp_path, "1", 60)
+    assert f"launcher compare {tmp_path}" in (text := printed(tmp_path).replace("\n", ""))
+    assert "--force" not in text
+
+
 def test_one_point_with_answers_has_no_verdict(tmp_path: Path) -> None:
     point(tmp_path, "0", 40)
     add_point(tmp_path, "1", ["evaluate.seed=1"], rep=failed_report())
