@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -14,7 +15,7 @@ from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 @dataclass(frozen=True)
@@ -86,6 +87,18 @@ class Checkpoint(ABC):
 
         Every parameter of the model is written, or `CheckpointError` says which is missing and in which file.
         """
+
+    @abstractmethod
+    def parameter(self, module: str, kind: str) -> Tensor:
+        """Read one whole parameter as Megatron-core keeps it, by its name in the whole model.
+
+        ``module`` and ``kind`` are those of `launcher.checkpoints.parts.parameters`; no other parameter is in memory.
+        Raises `CheckpointError` if it is missing or damaged. `reading` must be open.
+        """
+
+    def reading(self) -> AbstractContextManager[None]:
+        """Make the weights ready for `parameter`, and remove what that took."""
+        return nullcontext()
 
     def unread_files(self) -> list[str]:
         """Return the names of files of weights that lie beside the checkpoint's own and are not read."""

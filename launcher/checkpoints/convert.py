@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from launcher.checkpoints.base import Architecture
-from launcher.checkpoints.parts import EXPERT, LAYER, QKV, parameters, refuse_unplaced
+from launcher.checkpoints.parts import EXPERT, LAYER, QKV, parameters, refuse_unplaced, shape
 from launcher.core.errors import CheckpointError
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ def check(stored: Collection[str], architecture: Architecture, names: Names, sou
     """
     taken: set[str] = set()
     for module, kind in parameters(architecture):
-        for name in _stored_names(module, kind, architecture, names):
+        for name in stored_names(module, kind, names):
             if name not in stored:
                 raise _missing(name, source)
             taken.add(name)
@@ -53,13 +53,60 @@ def load_into(model: nn.Module, architecture: Architecture, names: Names, read: 
     """
     for name, parameter in model.named_parameters():
         module, kind = _global_name(model, name, architecture).rsplit(".", 1)
-        stored = _stored_names(module, kind, architecture, names)
-        wholes = [_read(read, entry, source) for entry in stored]
-        what = f"{source}: {' + '.join(stored)}"
-        if module.endswith(QKV) and len(wholes) > 1:
-            wholes = [_interleave(wholes, architecture, what)]
+        wholes, what = _wholes(module, kind, architecture, names, read, source)
         value = _own_part(wholes, parameter, _share(model, name), what)
         parameter.data.copy_(value)
+
+
+def parameter(module: str, kind: str, architecture: Architecture, names: Names, read: Read, source: str) -> Tensor:
+    """Return one whole parameter as Megatron keeps it. Raises `CheckpointError` as `load_into` does."""
+    import torch
+
+    wholes, what = _wholes(module, kind, architecture, names, read, source)
+    value = torch.cat(wholes) if len(wholes) > 1 else wholes[0]
+    if tuple(value.shape) != (wanted := shape(architecture, module, kind)):
+        raise CheckpointError(f"{what} has shape {list(value.shape)} (the model needs {list(wanted)})")
+    return value
+
+
+def _wholes(
+    module: str, kind: str, architecture: Architecture, names: Names, read: Read, source: str
+) -> tuple[list[Tensor], str]:
+    """Return the stored tensors that a parameter is made of, query, key and value as one, and their description."""
+    stored = stored_names(module, kind, names)
+    wholes = [_read(read, entry, source) for entry in stored]
+    what = f"{source}: {' + '.join(stored)}"
+    if module.endswith(QKV) and len(wholes) > 1:
+        wholes = [_interleave(wholes, architecture, what)]
+    return wholes, what
+
+
+def split(value: Tensor, module: str, kind: str, architecture: Architecture, names: Names) -> list[tuple[str, Tensor]]:
+    """Return the tensors, by their stored names, that a whole parameter of Megatron's is stored as."""
+    stored = stored_names(module, kind, names)
+    if len(stored) == 1:
+        return [(stored[0], value)]
+    parts = _separate(value, architecture) if module.endswith(QKV) else list(value.chunk(len(stored)))
+    return list(zip(stored, parts, strict=True))
+
+
+def split_shapes(module: str, kind: str, architecture: Architecture, names: Names) -> list[tuple[str, tuple[int, ...]]]:
+    """Return names and shapes of what `split` returns."""
+    rows, *rest = shape(architecture, module, kind)
+    stored = stored_names(module, kind, names)
+    sizes = [rows // len(stored)] * len(stored)
+    if module.endswith(QKV) and len(stored) > 1:
+        keys = architecture.num_query_groups * architecture.kv_channels
+        sizes = [architecture.num_attention_heads * architecture.kv_channels, keys, keys]
+    return [(name, (size, *rest)) for name, size in zip(stored, sizes, strict=True)]
+
+
+def _separate(value: Tensor, architecture: Architecture) -> list[Tensor]:
+    """Take query, key and value apart, which `_interleave` puts together."""
+    rest = value.shape[1:]
+    groups = value.reshape(architecture.num_query_groups, -1, architecture.kv_channels, *rest)
+    parts = (groups[:, :-2], groups[:, -2], groups[:, -1])
+    return [part.reshape(-1, *rest) for part in parts]
 
 
 def _global_name(model: Any, name: str, architecture: Architecture) -> str:
@@ -80,7 +127,8 @@ def _first_expert(architecture: Architecture) -> int:
     return int(parallel_state.get_expert_model_parallel_rank() * (architecture.num_experts // ranks))
 
 
-def _stored_names(module: str, kind: str, architecture: Architecture, names: Names) -> list[str]:
+def stored_names(module: str, kind: str, names: Names) -> list[str]:
+    """Return the names of the tensors that a parameter is stored as, in the order in which Megatron joins them."""
     kind = names.suffixes.get(kind, kind)
     if not module.startswith(LAYER):
         return [f"{_lookup(names.roots, module)}.{kind}"]

@@ -21,7 +21,7 @@ from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 CONFIG = "run_config.yaml"
 TOKENIZER_FILES = (
@@ -68,6 +68,9 @@ class MegatronBridgeCheckpoint(Checkpoint):
 
     def load_into(self, model: nn.Module) -> None:
         tensor_store.load_into(self._store, model)
+
+    def parameter(self, module: str, kind: str) -> Tensor:
+        return tensor_store.parameter(self._store, self.architecture, module, kind)
 
     def fingerprint(self) -> str:
         return fingerprint(self.path, [*self._store.files(), self._file, *self._tokenizer_files()])

@@ -25,7 +25,7 @@ from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 CONFIG, WEIGHTS = "model_config.yaml", "model_weights"
 NO_WEIGHTS = f"no {WEIGHTS}/metadata.json (expected torch_dist weights; convert them)"
@@ -102,16 +102,25 @@ class Nemo1Checkpoint(Checkpoint):
         raise CheckpointError(f"{self._file}: tokenizer.library is {shown(library)}, which is not read here; {ADVICE}")
 
     def load_into(self, model: nn.Module) -> None:
-        if self._archive is None:
+        with self.reading():
             tensor_store.load_into(self._store, model)
+
+    @contextmanager
+    def reading(self) -> Iterator[None]:
+        """Unpack an archive's weights beside its other files, and remove them."""
+        if self._archive is None:
+            yield
             return
         try:
             with self._complaints():
                 self._archive.unpack(self._root, weights=True)
-                tensor_store.load_into(self._store, model)
+                yield
         finally:
             for file in self._store.folder.glob("*.distcp"):
                 file.unlink()
+
+    def parameter(self, module: str, kind: str) -> Tensor:
+        return tensor_store.parameter(self._store, self.architecture, module, kind)
 
     def fingerprint(self) -> str:
         if self._temporary:

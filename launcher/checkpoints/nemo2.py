@@ -19,7 +19,7 @@ from launcher.core.tokenizer import Tokenizer
 from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class Nemo2Checkpoint(Checkpoint):
@@ -60,6 +60,9 @@ class Nemo2Checkpoint(Checkpoint):
 
     def load_into(self, model: nn.Module) -> None:
         tensor_store.load_into(self._store, model)
+
+    def parameter(self, module: str, kind: str) -> Tensor:
+        return tensor_store.parameter(self._store, self.architecture, module, kind)
 
     def fingerprint(self) -> str:
         return fingerprint(self.path, [*self._store.files(), *self._context.rglob("*")])

@@ -41,6 +41,31 @@ def of_a_layer(a: Architecture) -> Iterator[tuple[str, str]]:
         yield from _linear(f"{before}linear_fc2", a.bias)
 
 
+def shape(a: Architecture, module: str, kind: str) -> tuple[int, ...]:
+    """Return the shape of a whole parameter, named as `parameters` names it."""
+    rows, columns = _matrix(a, module.rsplit(".", 1)[-1])
+    return (rows,) if kind == "bias" or not columns else (rows, columns)
+
+
+def _matrix(a: Architecture, name: str) -> tuple[int, int]:
+    """Return the rows and columns of a module's weight; 0 columns for a vector."""
+    width = (a.expert_ffn_hidden_size or a.ffn_hidden_size) if a.num_experts else a.ffn_hidden_size
+    queries = a.num_attention_heads * a.kv_channels
+    known = {
+        "word_embeddings": (a.vocab_size, a.hidden_size),
+        "position_embeddings": (a.context_length, a.hidden_size),
+        "output_layer": (a.vocab_size, a.hidden_size),
+        "linear_qkv": (queries + 2 * a.num_query_groups * a.kv_channels, a.hidden_size),
+        "linear_proj": (a.hidden_size, queries),
+        "q_layernorm": (a.kv_channels, 0),
+        "k_layernorm": (a.kv_channels, 0),
+        "router": (a.num_experts, a.hidden_size),
+        "linear_fc1": (width * (2 if a.gated else 1), a.hidden_size),
+        "linear_fc2": (a.hidden_size, width),
+    }
+    return known.get(name, (a.hidden_size, 0))
+
+
 def _norm(a: Architecture, module: str) -> Iterator[tuple[str, str]]:
     yield from _linear(module, a.normalization == "LayerNorm")
 

@@ -31,11 +31,13 @@ WATCHED_PATH = "${watch.folder}"
 def expand_arguments(line: CommandLine, scratch: Path) -> CommandLine:
     """Add the overrides that ``resume=``, ``mode=plan`` and ``mode=watch`` imply.
 
-    A plan has no run folder; Hydra writes into ``scratch`` instead. Raises `UserError`.
+    A plan has no run folder; Hydra writes into ``scratch`` instead. Neither has a conversion. Raises `UserError`.
     """
     if line.get("mode") == "plan":
         nowhere = _expand_resume(line).with_("hydra.run.dir", str(scratch)).with_("hydra.sweep.dir", str(scratch))
         return nowhere.with_("hydra.output_subdir", None)
+    if line.get("mode") == "convert":  # the folder to write is no run folder
+        return line.with_("hydra.run.dir", ".").with_("hydra.output_subdir", None)
     return _expand_resume(line)
 
 

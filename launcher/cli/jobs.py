@@ -44,6 +44,10 @@ def job(composition: Composition, context: RunContext) -> int:
             from launcher.watch import loop
 
             return loop.watch(composed, context.allocation)
+        if composed.run.mode is Mode.convert:
+            from launcher.pipeline.converting import convert
+
+            return convert(composed.run.model, composed.run.convert)
         if isinstance(composed.run.cluster, Slurm):
             from launcher.slurm.sweep_jobs import submit_groups
 

@@ -17,6 +17,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Run
+from launcher.pipeline.converting import plan as converting
 from launcher.pipeline.judge import Judge, check_allocation
 from launcher.pipeline.scoring import plan as scoring_plan
 from launcher.pipeline.validation import previewed
@@ -38,7 +39,7 @@ FILES = " ".join(
 def show(composed: ComposedRun) -> None:
     """Print the resolved configuration and the plan. Raises `UserError` for a run that cannot work."""
     run, config = composed.run, yaml.safe_dump(dict(composed.config), sort_keys=False, allow_unicode=True)
-    planned = _plan(run, allocate()) if run.run is None else _scoring(run, composed.folder, allocate())
+    planned = _planned(composed)
     plan = yaml.safe_dump(planned, sort_keys=False, allow_unicode=True, width=120)
     console = Console(highlight=False, soft_wrap=True)
     console.print("# resolved configuration", style="bold")
@@ -47,6 +48,14 @@ def show(composed: ComposedRun) -> None:
     console.print(plan, markup=False)
     if isinstance(run.cluster, Slurm):
         _script(run, run.cluster, console)
+
+
+def _planned(composed: ComposedRun) -> dict[str, Json]:
+    if composed.run.convert.path:
+        return converting(composed.run.model, composed.run.convert)
+    if composed.run.run is not None:
+        return _scoring(composed.run, composed.folder, allocate())
+    return _plan(composed.run, allocate())
 
 
 def _script(run: Run, slurm: Slurm, console: Console) -> None:

@@ -102,6 +102,13 @@ class Tokenizer(ABC):
         """Return the prompt's token ids; the template itself writes the special tokens."""
         return self.encode(self.render_chat(messages, rendering), special=False)
 
+    def files(self) -> dict[str, bytes]:
+        """Return the files of a Hugging Face folder from which an equal tokenizer is loaded, by their names.
+
+        Raises `NotImplementedError` for a tokenizer that has none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} has no files")
+
     def chat_facts(self) -> dict[str, Json]:
         """Return what is known of chat for the report; ``problem`` is a line that a user should see."""
         return {}

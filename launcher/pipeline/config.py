@@ -25,6 +25,7 @@ from launcher.pipeline.judge import Judge
 from launcher.proxy.settings import Proxy
 from launcher.settings.cluster import Cluster, Local, Slurm
 from launcher.settings.component import name_of
+from launcher.settings.convert import Convert
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.lm_eval import LmEvalSettings
 from launcher.settings.load import Load
@@ -45,6 +46,7 @@ class Mode(Enum):
     With ``run`` it shows what ``score`` would do.
 
     ``proxy`` serves and validates, and then passes requests on through the adapters, until Ctrl-C or SIGTERM.
+    ``convert`` writes the checkpoint in another layout into ``convert.path``.
     ``watch`` runs for each checkpoint of a training run, as it comes. ``score`` scores the stored answers of the run
     folder that ``run`` names again. ``status`` and ``cancel`` are about the job that
     was submitted for the folder that ``run`` names.
@@ -59,6 +61,7 @@ class Mode(Enum):
     score = "score"
     status = "status"
     cancel = "cancel"
+    convert = "convert"
 
 
 @dataclass
@@ -92,6 +95,7 @@ class Run:
     watch: Watch = field(default_factory=Watch)
     monitor: Monitor = field(default_factory=Monitor)
     proxy: Proxy = field(default_factory=Proxy)
+    convert: Convert = field(default_factory=Convert)
 
     @property
     def used_judge(self) -> Judge | None:
@@ -181,6 +185,7 @@ def check(run: Run) -> None:
     group.check(run.groups, run.tasks)
     _check_objective(run)
     _check_watch(run)
+    _check_convert(run)
     if run.mode in (Mode.run, Mode.watch, Mode.score) and not run.tasks:
         raise UserError(
             f"tasks=[]: mode={run.mode.value} needs at least one task; "
@@ -248,6 +253,13 @@ def _check_watch(run: Run) -> None:
             f"backend={name_of(run.backend)}: mode=watch serves every checkpoint itself; expected one of "
             "inline, pytriton, ray, or command with {checkpoint} in backend.command"
         )
+
+
+def _check_convert(run: Run) -> None:
+    if run.convert.path and run.mode not in (Mode.convert, Mode.plan):
+        raise UserError(f"convert.path={run.convert.path}: only mode=convert writes a checkpoint")
+    if run.mode is Mode.convert and not isinstance(run.cluster, Local):
+        raise UserError("cluster: mode=convert works in this process; expected cluster=local")
 
 
 def _check_skipped(names: list[str]) -> None:

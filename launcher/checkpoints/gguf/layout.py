@@ -73,6 +73,9 @@ class GGUFCheckpoint(Checkpoint):
     def load_into(self, model: nn.Module) -> None:
         convert.load_into(model, self.architecture, NAMES, self._read, str(self.path))
 
+    def parameter(self, module: str, kind: str) -> Tensor:
+        return convert.parameter(module, kind, self.architecture, NAMES, self._read, str(self.path))
+
     def fingerprint(self) -> str:
         return fingerprint(self.path.parent, [self.path])
 
@@ -88,7 +91,7 @@ class GGUFCheckpoint(Checkpoint):
             raise CheckpointError(f"{self.path}: tensor {shown(name)} cannot be read: {error}") from error
         tensor = torch.from_numpy(numbers.reshape(stored.shape[::-1]).copy())
         if self._fields["general.architecture"] == "llama" and (".attn_q." in name or ".attn_k." in name):
-            return _unpermute(tensor, self.architecture.kv_channels, f"{self.path}: tensor {shown(name)}")
+            return unpermute(tensor, self.architecture.kv_channels, f"{self.path}: tensor {shown(name)}")
         return tensor
 
 
@@ -105,7 +108,7 @@ def _header(path: Path, changed_ns: int, size: int, metadata_mb: int) -> GGUFHea
     return read_header(path, Bounds(metadata_mb=metadata_mb))
 
 
-def _unpermute(tensor: Tensor, channels: int, source: str) -> Tensor:
+def unpermute(tensor: Tensor, channels: int, source: str) -> Tensor:
     """Undo llama.cpp's order of a head's channels (pairs next to each other) for rotary halves.
 
     Raises `CheckpointError`, which names the ``source``, if the tensor's rows are not those of whole heads.

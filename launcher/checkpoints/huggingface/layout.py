@@ -110,6 +110,9 @@ class HuggingFaceCheckpoint(Checkpoint):
     def load_into(self, model: nn.Module) -> None:
         convert.load_into(model, self.architecture, self._names, self._read, str(self.path))
 
+    def parameter(self, module: str, kind: str) -> Tensor:
+        return convert.parameter(module, kind, self.architecture, self._names, self._read, str(self.path))
+
     def unread_files(self) -> list[str]:
         return unread(self.path, self.bounds)
 

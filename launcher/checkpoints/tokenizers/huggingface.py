@@ -87,6 +87,12 @@ class HuggingFaceTokenizer(TemplatedTokenizer):
             pieces[first or 0] = pieces[first or 0].removeprefix(b" ")
         return pieces
 
+    def files(self) -> dict[str, bytes]:
+        """Return the pipeline as it is: the named class does not build another one."""
+        pipeline = self._backend.to_str(pretty=True).encode()
+        config = self._config_file(tokenizer_class="PreTrainedTokenizerFast")
+        return {"tokenizer.json": pipeline, "tokenizer_config.json": config}
+
     def info(self) -> dict[str, Json]:
         return super().info() | {"tokenizer": type(self._backend.model).__name__}
 

@@ -119,6 +119,32 @@ class SentencePieceTokenizer(TemplatedTokenizer):
             pieces[first] = pieces[first].removeprefix(b" ")
         return pieces
 
+    def files(self) -> dict[str, bytes]:
+        """Return the model file, with the tokens and flags that a Hugging Face folder adds to it."""
+        added = {
+            str(token): {"content": content, "special": content in self._added.special, "normalized": False}
+            for content, token in self._added.tokens.items()
+        }
+        config = self._config_file(
+            tokenizer_class="LlamaTokenizer",
+            add_bos_token=bool(self._before),
+            add_eos_token=bool(self._after),
+            legacy=self._added.prefix_each,
+            added_tokens_decoder=added,
+            **self._own_roles(),
+        )
+        return {"tokenizer.model": self._file.read_bytes(), "tokenizer_config.json": config}
+
+    def _own_roles(self) -> dict[str, Json]:
+        """Return the names of the model file's own special tokens, for roles that nothing else names."""
+        model = self._model
+        own = {"bos_token": model.bos_id(), "eos_token": model.eos_id(), "unk_token": model.unk_id()}
+        return {
+            role: str(model.id_to_piece(token))
+            for role, token in own.items()
+            if token >= 0 and role not in self._names.roles
+        }
+
     def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
         if self._names.template is None:
             advice = "set model.tokenizer to a Hugging Face folder"

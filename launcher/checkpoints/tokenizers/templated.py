@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -32,6 +33,13 @@ class TemplatedTokenizer(Tokenizer):
 
     def chat_facts(self) -> dict[str, Json]:
         return {} if self._names.template is None else self._opened(self._names.template).facts()
+
+    def _config_file(self, **settings: Json) -> bytes:
+        """Return a ``tokenizer_config.json`` with the roles of special tokens, the template and ``settings``."""
+        template = self._names.template
+        found = dict(self._names.roles) | settings | {"clean_up_tokenization_spaces": False}
+        found |= {} if template is None else {"chat_template": template.text}
+        return (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
 
     def close(self) -> None:
         if self._template is not None:

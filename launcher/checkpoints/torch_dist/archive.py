@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
@@ -195,14 +195,15 @@ LONGEST_DESCRIPTION = 10_000
 """Bytes of the pickle that describes one tensor: a few hundred, and more for nothing honest."""
 
 
-def read_tensor(file: Path, archive: Span, dtype: str, shape: tuple[int, ...]) -> Tensor:
+def read_tensor(file: Path, archive: Span, dtype: str, shape: tuple[int, ...], index: tuple[int, ...] = ()) -> Tensor:
     """Return the tensor that is saved in a range of a file: of this type and shape, as its index promises.
 
+    ``index`` is of its first axes: only the numbers behind it are read.
     Raises `CheckpointError` naming the file for anything else.
     """
     try:
         with file.open("rb") as stream:
-            return _tensor(stream, archive, dtype, shape)
+            return _tensor(stream, archive, dtype, shape, index)
     except OSError as error:
         raise CheckpointError(f"{file}: cannot be read: {error.strerror or error}") from error
     except (Damaged, Inert, struct.error, StopIteration) as error:
@@ -231,8 +232,13 @@ class _View:
     def numel(self) -> int:
         return math.prod(self.shape)
 
+    def at(self, index: tuple[int, ...]) -> _View:
+        """Return the part at an index of the first axes."""
+        start = self.start + sum(place * stride for place, stride in zip(index, self.strides, strict=False))
+        return replace(self, start=start, shape=self.shape[len(index) :], strides=self.strides[len(index) :])
 
-def _tensor(stream: BinaryIO, archive: Span, dtype: str, shape: tuple[int, ...]) -> Tensor:
+
+def _tensor(stream: BinaryIO, archive: Span, dtype: str, shape: tuple[int, ...], index: tuple[int, ...]) -> Tensor:
     found = records(stream, archive, Bounds())
     names = [name for name in found if name.endswith("/data.pkl")]
     if len(names) != 1:
@@ -244,7 +250,8 @@ def _tensor(stream: BinaryIO, archive: Span, dtype: str, shape: tuple[int, ...])
     if f"{folder}byteorder" in found and _small(stream, archive, found, f"{folder}byteorder") != b"little":
         raise Damaged("its byte order is not little")
     numbers = content_of(stream, _find(found, f"{folder}data/{view.key}"), archive)
-    return _numbers(stream, numbers, view)
+    _check_extent(numbers, view)
+    return _numbers(stream, numbers, view.at(index))
 
 
 def _find(found: Mapping[str, Span], name: str) -> Span:
@@ -283,13 +290,20 @@ def _wholes(values: Any) -> bool:
     return isinstance(values, tuple) and all(type(value) is int and value >= 0 for value in values)
 
 
+def _check_extent(stored: Span, view: _View) -> None:
+    """Compare a view and its storage with the bytes that are there."""
+    import torch
+
+    size = getattr(torch, view.dtype).itemsize
+    if view.elements * size != stored.length or max(view.end, view.numel) > view.elements:
+        raise Damaged(f"{stored.length} bytes for a tensor of {view.dtype} with shape {list(view.shape)}")
+
+
 def _numbers(stream: BinaryIO, stored: Span, view: _View) -> Tensor:
-    """Read what a view spans of its storage, after comparing both with the bytes that are there."""
+    """Read what a view spans of its storage."""
     import torch
 
     dtype = getattr(torch, view.dtype)
-    if view.elements * dtype.itemsize != stored.length or max(view.end, view.numel) > view.elements:
-        raise Damaged(f"{stored.length} bytes for a tensor of {view.dtype} with shape {list(view.shape)}")
     if not view.numel:
         return torch.empty(view.shape, dtype=dtype)
     content = bytearray((view.end - view.start) * dtype.itemsize)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from launcher.checkpoints import claims
 from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.parts import EXPERT, LAYER, of_a_layer, parameters, refuse_unplaced
-from launcher.checkpoints.torch_dist.tensor_store import TensorStore, spellings
+from launcher.checkpoints.torch_dist.tensor_store import STACKED, TensorStore, spellings
 from launcher.core.errors import CheckpointError
 
 HARMLESS = re.compile(
@@ -51,4 +51,4 @@ def _names(store: TensorStore, a: Architecture) -> Iterator[str]:
 
 def _stacked(module: str) -> str:
     """Return the name that all experts of a layer share."""
-    return re.sub(re.escape(EXPERT) + r"\d+\.", "mlp.experts.experts.", module)
+    return re.sub(re.escape(EXPERT) + r"\d+\.", STACKED, module)

@@ -10,6 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from launcher.checkpoints import parts
+from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.bounded import read_json, shown
 from launcher.checkpoints.torch_dist.archive import read_tensor
 from launcher.checkpoints.torch_dist.index import Chunk, Stored, read_index
@@ -22,6 +24,9 @@ if TYPE_CHECKING:
 EMBEDDING = "embedding.word_embeddings.weight"
 OUTPUT = "output_layer.weight"
 DTYPES: Mapping[str, Literal["fp32", "bf16", "fp16"]] = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+STACKED = "mlp.experts.experts."
+"""The name that all experts of a layer share."""
 
 FUSED = {
     "input_layernorm.": "self_attention.linear_qkv.layer_norm_",
@@ -194,8 +199,8 @@ def _load(store: TensorStore, wanted: Mapping[str, Any]) -> dict[str, Any]:
     from megatron.core.dist_checkpointing.mapping import apply_factory_merges
     from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 
-    parts, kept, factories = load_preprocess(dict(wanted))
-    loaded = dict_list_map_inplace(lambda part: _filled(store, part), parts)
+    pieces, kept, factories = load_preprocess(dict(wanted))
+    loaded = dict_list_map_inplace(lambda part: _filled(store, part), pieces)
     return dict(apply_factory_merges(merge(loaded, kept), factories))
 
 
@@ -213,6 +218,54 @@ def _filled(store: TensorStore, part: Any) -> Any:
     for chunk in stored.chunks:
         _copy_overlap(store.folder, stored, chunk, whole, tuple(part.global_offset))
     return target
+
+
+def parameter(store: TensorStore, a: Architecture, module: str, kind: str) -> Tensor:
+    """Return one whole parameter of the model; of a stack of layers or experts, only its own part is read.
+
+    Raises `CheckpointError` for one that is missing or has another shape.
+    """
+    import torch
+
+    name, index = _place(store, module, kind)
+    key = next((other for other in spellings(name) if other in store.tensors), None)
+    if key is None:
+        raise CheckpointError(f"{store.folder}: tensor '{name}' is missing (the model needs it)")
+    stored, wanted = store.tensors[key], parts.shape(a, module, kind)
+    if stored.shape[len(index) :] != wanted or len(stored.shape) < len(index):
+        raise CheckpointError(
+            f"{store.folder}: tensor '{key}' has shape {list(stored.shape)} (the model needs {list(wanted)} of it)"
+        )
+    whole = torch.empty(wanted, dtype=getattr(torch, stored.dtype))
+    for chunk in stored.chunks:
+        _copy_chunk(store.folder, stored, chunk, whole, index)
+    return whole
+
+
+def _place(store: TensorStore, module: str, kind: str) -> tuple[str, tuple[int, ...]]:
+    """Return the stored name of a parameter and its index: that of its layer and expert in the stacks of them."""
+    index: list[int] = []
+    if not store.layered and module.startswith(parts.LAYER):
+        layer, module = module.removeprefix(parts.LAYER).split(".", 1)
+        index.append(int(layer))
+        module = parts.LAYER + module
+    before, expert, after = module.partition(parts.EXPERT)
+    if expert:
+        number, module = after.split(".", 1)
+        index.append(int(number))
+        module = f"{before}{STACKED}{module}"
+    return f"{store.prefix}{module}.{kind}", tuple(index)
+
+
+def _copy_chunk(folder: Path, stored: Stored, chunk: Chunk, whole: Tensor, index: tuple[int, ...]) -> None:
+    """Copy what a stored part has of the tensor at ``index`` of the stack."""
+    depth = len(index)
+    inside = tuple(place - start for place, start in zip(index, chunk.offsets, strict=False))
+    if not all(0 <= place < size for place, size in zip(inside, chunk.sizes, strict=False)):
+        return
+    found = read_tensor(folder / chunk.file, chunk.span, stored.dtype, chunk.sizes, inside)
+    region = zip(chunk.offsets[depth:], chunk.sizes[depth:], strict=True)
+    whole[tuple(slice(start, start + size) for start, size in region)] = found
 
 
 def _copy_overlap(folder: Path, stored: Stored, chunk: Chunk, target: Tensor, offset: tuple[int, ...]) -> None:

@@ -28,6 +28,7 @@ COMMANDS = {
     "eval": Command("TARGET [KEY=VALUE ...]", "evaluate a server's URL, or a checkpoint's path"),
     "serve": Command("TARGET [KEY=VALUE ...]", "serve a checkpoint and validate it, until Ctrl-C"),
     "check": Command("TARGET [KEY=VALUE ...]", "make the certificate of a server or a checkpoint"),
+    "convert": Command("PATH FOLDER [KEY=VALUE ...]", "write a checkpoint in another layout"),
     "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
     "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
     "score": Command("FOLDER [KEY=VALUE ...]", "score the stored answers of a run again, with other settings"),

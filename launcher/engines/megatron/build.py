@@ -157,6 +157,8 @@ def _spec(architecture: Architecture, config: TransformerConfig) -> ModuleSpec:
     feed_forward.submodules.linear_fc1 = modules.Column
     feed_forward.submodules.linear_fc2 = modules.Row
     spec.submodules.input_layernorm = spec.submodules.pre_mlp_layernorm = _norm(architecture)
+    if architecture.qk_norm:
+        attention.submodules.q_layernorm = attention.submodules.k_layernorm = _norm(architecture)
     return spec
 
 
@@ -169,7 +171,11 @@ def _norm(architecture: Architecture) -> type:
 
 
 def _connect(model: GPT, architecture: Architecture) -> None:
-    """Set the attributes that megatron-core's config does not have."""
+    """Set the attributes that megatron-core's config does not have, and the last norm, which no layer's spec names."""
+    decoder = model.decoder
+    if decoder.final_layernorm is not None:
+        config = decoder.config
+        decoder.final_layernorm = _norm(architecture)(config, config.hidden_size, config.layernorm_epsilon)
     for layer in model.decoder.layers:
         layer.parallel_residual = architecture.parallel_residual
         layer.self_attention.core_attention.window = architecture.sliding_window

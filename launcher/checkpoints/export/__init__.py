@@ -1,0 +1,1 @@
+"""Conversion of a checkpoint of any layout into another one, tensor by tensor."""

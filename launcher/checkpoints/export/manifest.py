@@ -1,0 +1,105 @@
+"""``conversion.json``: what a folder was converted from, and the checksums of its files."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from launcher.checkpoints.export.safetensors_file import PARTIAL, sha256
+from launcher.core.errors import UserError
+from launcher.core.files import read_json, replace_json
+from launcher.core.types import Json
+
+NAME = "conversion.json"
+
+
+@dataclass(frozen=True)
+class Identity:
+    """What decides the bytes of a conversion: another one may not continue in the same folder."""
+
+    source: str
+    tokenizer: str | None
+    format: str
+    dtype: str
+    shard_gb: float
+    version: int = 1
+
+
+class Manifest:
+    """The record of one conversion in its folder. Made by `opened`, which holds the folder for one process."""
+
+    def __init__(self, folder: Path, identity: Identity, facts: Mapping[str, Json], files: dict[str, str]) -> None:
+        self.folder = folder
+        self._identity = identity
+        self._facts = facts
+        self._files = files
+        self.complete = False
+
+    def holds(self, name: str) -> bool:
+        """Whether a file is recorded and still has the bytes that were written."""
+        file = self.folder / name
+        return name in self._files and file.is_file() and sha256(file) == self._files[name]
+
+    def add(self, name: str, digest: str) -> None:
+        self._files[name] = digest
+        self.save()
+
+    def finish(self) -> None:
+        self.complete = True
+        self.save()
+
+    def save(self) -> None:
+        made = {"identity": asdict(self._identity), **self._facts, "complete": self.complete, "sha256": self._files}
+        replace_json(self.folder / NAME, made, indent=2)
+
+
+@contextmanager
+def opened(folder: Path, identity: Identity, facts: Mapping[str, Json]) -> Iterator[Manifest]:
+    """Claim a folder for a conversion and yield its record; what an earlier one left half written is removed.
+
+    Raises `UserError` for a folder with other files, that of another conversion, and one that another process holds.
+    """
+    files = check(folder, identity)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _locked(folder):
+        for partial in folder.glob(f"*{PARTIAL}"):
+            partial.unlink()
+        manifest = Manifest(folder, identity, facts, files)
+        manifest.save()
+        yield manifest
+
+
+def check(folder: Path, identity: Identity) -> dict[str, str]:
+    """Return the checksums that a folder has recorded. Raises `UserError` if it is not this conversion's."""
+    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+        return {}
+    if not folder.is_dir():
+        raise UserError(f"convert.path={folder}: not a folder")
+    found = read_json(folder / NAME)
+    if not isinstance(found, dict) or not isinstance(found.get("identity"), dict):
+        raise UserError(f"convert.path={folder}: not empty, and not of a conversion; choose a new folder")
+    for key, value in asdict(identity).items():
+        if (before := found["identity"].get(key)) != value:
+            raise UserError(
+                f"convert.path={folder}: holds the conversion with {key}={before}, not {value}; choose a new folder"
+            )
+    files = found.get("sha256")
+    return dict(files) if isinstance(files, dict) else {}
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Hold the folder against another process; the system lets go of it when this one ends, however that is."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"convert.path={folder}: another process is converting into it") from None
+        yield
+    finally:
+        os.close(opened)

@@ -1,0 +1,23 @@
+"""``launcher convert PATH FOLDER``: write a checkpoint in another layout."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from launcher.cli.commands import parser
+from launcher.cli.options import options_of
+from launcher.settings.overrides import quote_if_needed
+
+
+def as_overrides(arguments: Sequence[str]) -> list[str]:
+    """Return the settings that the command stands for. Raises `UserError`, and `SystemExit` after ``--help``."""
+    asked = parser("convert")
+    asked.add_argument("path", metavar="PATH", help="a checkpoint of any layout, or a model's option")
+    asked.add_argument("folder", metavar="FOLDER", help="the folder to write")
+    asked.add_argument("--plan", action="store_true", help="show what would be written, and write nothing")
+    asked.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings to change, such as convert.dtype")
+    given = asked.parse_intermixed_args(list(arguments))
+    known = given.path in options_of("model")
+    model = [f"model={given.path}"] if known else ["model=checkpoint", f"model.path={quote_if_needed(given.path)}"]
+    mode = "plan" if given.plan else "convert"
+    return [f"mode={mode}", *model, f"convert.path={quote_if_needed(given.folder)}", *given.overrides]
