@@ -14,10 +14,11 @@ from launcher.checkpoints.export import plan as planning
 from launcher.checkpoints.export.huggingface import Target, target, with_tokens
 from launcher.checkpoints.export.manifest import Identity, Manifest, check, opened
 from launcher.checkpoints.export.plan import Shard, Unit
-from launcher.checkpoints.export.safetensors_file import content, header, write
+from launcher.checkpoints.export.safetensors_file import content, header
 from launcher.checkpoints.export.transforms import Transform
 from launcher.checkpoints.huggingface.safetensors_index import INDEX
 from launcher.core.errors import CheckpointError
+from launcher.core.files import write_large
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
 
@@ -85,7 +86,7 @@ def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Pro
                     progress(f"{shard.name}: {len(shard.units)} parameters")
         for name, text in small.items():
             if not manifest.holds(name):
-                manifest.add(name, write(conversion.folder / name, [text]))
+                manifest.add(name, write_large(conversion.folder / name, [text]))
         manifest.finish()
     return manifest
 
@@ -93,7 +94,7 @@ def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Pro
 def _write_shard(conversion: Conversion, shard: Shard) -> str:
     tensors = [tensor for unit in shard.units for tensor in unit.tensors]
     first = header(tensors, conversion.dtype)
-    return write(conversion.folder / shard.name, content(first, _tensors(conversion, shard)))
+    return write_large(conversion.folder / shard.name, content(first, _tensors(conversion, shard)))
 
 
 def _tensors(conversion: Conversion, shard: Shard) -> Iterator[Tensor]:

@@ -9,9 +9,9 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from launcher.checkpoints.export.safetensors_file import PARTIAL, sha256
+from launcher.checkpoints.export.safetensors_file import sha256
 from launcher.core.errors import UserError
-from launcher.core.files import read_json, replace_json
+from launcher.core.files import PARTIAL, read_json, replace_json
 from launcher.core.types import Json
 
 NAME = "conversion.json"

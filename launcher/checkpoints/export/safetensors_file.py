@@ -1,26 +1,21 @@
-"""Write a safetensors file tensor by tensor, with its SHA-256."""
+"""The bytes of a safetensors file, tensor by tensor, and its SHA-256."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import math
-import os
 import struct
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 from launcher.checkpoints.export.plan import BYTES, Shape
-from launcher.core.files import storing
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 FORMAT = {"fp32": "F32", "bf16": "BF16", "fp16": "F16"}
-PARTIAL = ".partial"
-"""The ending of a file until it is whole and on the disk."""
-
 BLOCK = 16 * 2**20
 
 
@@ -47,25 +42,6 @@ def content(first: bytes, tensors: Iterable[Tensor]) -> Iterator[memoryview]:
             yield memoryview(numbers)
 
 
-def write(path: Path, pieces: Iterable[memoryview | bytes]) -> str:
-    """Write a file under another name, rename it once it is on the disk, and return its SHA-256 in hexadecimal.
-
-    Raises `StorageError`.
-    """
-    digest = hashlib.sha256()
-    partial = path.with_name(path.name + PARTIAL)
-    with storing(path):
-        with partial.open("wb") as file:
-            for piece in pieces:
-                digest.update(piece)
-                file.write(piece)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-        _sync_folder(path.parent)
-    return digest.hexdigest()
-
-
 def sha256(path: Path) -> str:
     """Return the SHA-256 of a file in hexadecimal."""
     with path.open("rb") as file:
@@ -77,11 +53,3 @@ def _digest(file: BinaryIO) -> str:
     while block := file.read(BLOCK):
         digest.update(block)
     return digest.hexdigest()
-
-
-def _sync_folder(folder: Path) -> None:
-    opened = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(opened)
-    finally:
-        os.close(opened)
