@@ -66,15 +66,19 @@ class Adapter(ABC):
     keeps_answers: ClassVar[bool] = False
     """Whether it keeps answers for later requests; it then learns from `forgetting.on_failure` which to forget."""
 
+    needs_task: ClassVar[bool] = True
+    """Whether it needs a task of asyncio, as `asyncio.timeout` and `asyncio.TaskGroup` do. A proxy saves tasks."""
+
     reads = Part.all
     """The parts that it looks at. `Unread` stands for the others, where a proxy did not parse them."""
     rewrites = Part.all
     """The parts of which it may pass on others than it was given."""
 
     def __init_subclass__(cls, **options: Any) -> None:
-        """Let a class with a call of its own, and without a declaration, read and rewrite everything."""
+        """Let a class with a call of its own, and without a declaration, read and rewrite everything, in a task."""
         super().__init_subclass__(**options)
         if "__call__" in vars(cls):
+            cls.needs_task = vars(cls).get("needs_task", True)
             cls.reads = vars(cls).get("reads", Part.all)
             cls.rewrites = Part.none if cls.observer else vars(cls).get("rewrites", Part.all)
 

@@ -58,6 +58,7 @@ class Caching(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    needs_task = False
     reads = Part.all
     rewrites = Part.none
     keeps_answers: ClassVar[bool] = True

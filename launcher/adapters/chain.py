@@ -12,7 +12,7 @@ from launcher.adapters.base import Adapter, Downstream
 from launcher.adapters.failures import Failures, recording
 from launcher.adapters.forgetting import forgetting
 from launcher.adapters.observing import observing
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Handler, Json
 
 
 def pipeline(adapters: Iterable[Adapter], innermost: Handler, failures: Failures | None = None) -> Handler:
@@ -28,10 +28,7 @@ def _bind(adapter: Adapter, call_next: Handler, failures: Failures) -> Handler:
     if adapter.observer:
         return observing(adapter, call_next, failures)
 
-    async def handle(request: Request) -> Response:
-        return await adapter(request, call_next)
-
-    return handle
+    return lambda request: adapter(request, call_next)
 
 
 @asynccontextmanager

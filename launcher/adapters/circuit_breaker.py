@@ -28,6 +28,7 @@ class CircuitBreaker(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    needs_task = False
     reads = Part.none
     rewrites = Part.none
 

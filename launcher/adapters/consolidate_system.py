@@ -28,6 +28,7 @@ class ConsolidateSystem(Adapter):
     Example: ``python launch.py 'adapters=[retry,consolidate_system]' adapters.consolidate_system.into_user=true``
     """
 
+    needs_task = False
     reads = Part.request
     rewrites = Part.request
 

@@ -28,6 +28,7 @@ class DropParams(Adapter):
     'adapters.drop_params.names=[logit_bias,stream_options.include_usage]'``
     """
 
+    needs_task = False
     reads = Part.request
     rewrites = Part.request
 

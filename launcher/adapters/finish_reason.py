@@ -31,6 +31,7 @@ class FinishReason(Adapter):
     Example: ``python launch.py 'adapters=[retry,finish_reason]'``
     """
 
+    needs_task = False
     reads = Part.request | Part.answer
     rewrites = Part.answer
 

@@ -38,6 +38,7 @@ class HttpDump(Adapter):
 
     changes_answers: ClassVar[bool] = False
     observer: ClassVar[bool] = True
+    needs_task = False
     reads = Part.all
 
     folder: str = "http"

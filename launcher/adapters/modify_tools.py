@@ -26,6 +26,7 @@ class ModifyTools(Adapter):
     'adapters.modify_tools.remove_keys=[additionalProperties]'``
     """
 
+    needs_task = False
     reads = Part.request
     rewrites = Part.request
 

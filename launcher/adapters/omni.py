@@ -37,6 +37,7 @@ class Omni(Adapter):
     Example: ``python launch.py 'adapters=[retry,omni]' adapters.omni.content=parts``
     """
 
+    needs_task = False
     reads = Part.request
     rewrites = Part.request
 

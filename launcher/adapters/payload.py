@@ -28,6 +28,8 @@ class Payload(Adapter):
     '+adapters.payload.add.chat_template_kwargs={enable_thinking: false}'``
     """
 
+    needs_task = False
+
     add: dict[str, Any] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
     rename: dict[str, str] = field(default_factory=dict)

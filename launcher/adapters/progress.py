@@ -43,6 +43,7 @@ class Progress(Adapter):
 
     changes_answers: ClassVar[bool] = False
     observer: ClassVar[bool] = True
+    needs_task = False
     reads = Part.none
 
     file: str = "progress.json"

@@ -27,6 +27,7 @@ class RaiseClientErrors(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    needs_task = False
     reads = Part.none
     rewrites = Part.none
 

@@ -32,6 +32,7 @@ class RateLimit(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    needs_task = False
     rewrites = Part.none
 
     requests_per_minute: Positive | None = None

@@ -39,6 +39,7 @@ class Reasoning(Adapter):
     Example: ``python launch.py 'adapters=[retry,reasoning]' adapters.reasoning.starts_inside=true``
     """
 
+    needs_task = False
     reads = Part.all
     rewrites = Part.answer | Part.events
 

@@ -33,6 +33,7 @@ class ReasoningReplay(Adapter):
     Example: ``python launch.py 'adapters=[retry,reasoning_replay,reasoning]'``
     """
 
+    needs_task = False
     reads = Part.request | Part.answer
     rewrites = Part.request
 

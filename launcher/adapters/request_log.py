@@ -33,6 +33,7 @@ class RequestLog(Adapter):
 
     changes_answers: ClassVar[bool] = False
     observer: ClassVar[bool] = True
+    needs_task = False
     reads = Part.all
 
     file: str = "requests.jsonl"

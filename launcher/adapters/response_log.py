@@ -32,6 +32,7 @@ class ResponseLog(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    needs_task = False
     observer: ClassVar[bool] = True
 
     file: str = "responses.jsonl"

@@ -43,6 +43,7 @@ class ResponseStats(Adapter):
 
     changes_answers: ClassVar[bool] = False
     observer: ClassVar[bool] = True
+    needs_task = False
     reads = Part.answer | Part.events
 
     def __post_init__(self) -> None:

@@ -41,6 +41,7 @@ class Retry(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    needs_task = False
     reads = Part.none
     rewrites = Part.none
 

@@ -28,6 +28,7 @@ class StreamCoalesce(Adapter):
     Example: ``python launch.py 'adapters=[retry,stream_coalesce]'``
     """
 
+    needs_task = False
     reads = Part.request | Part.events
     rewrites = Part.request | Part.events
 

@@ -24,6 +24,7 @@ class StreamExpand(Adapter):
     Example: ``python launch.py 'adapters=[retry,stream_expand]'``
     """
 
+    needs_task = False
     reads = Part.request | Part.answer
     rewrites = Part.request | Part.answer
 

@@ -38,6 +38,7 @@ class SystemMessage(Adapter):
     Example: ``python launch.py 'adapters=[retry,system_message]' adapters.system_message.text='Answer in one word.'``
     """
 
+    needs_task = False
     reads = Part.request | Part.answer
     rewrites = Part.request | Part.answer
 

@@ -33,6 +33,7 @@ class TokenLog(Adapter):
 
     changes_answers: ClassVar[bool] = False
     observer: ClassVar[bool] = True
+    needs_task = False
     reads = Part.answer | Part.events
 
     file: str = "tokens.jsonl"

@@ -20,6 +20,7 @@ class TurnLimit(Adapter):
     Example: ``python launch.py 'adapters=[turn_limit,retry]' adapters.turn_limit.max_turns=20``
     """
 
+    needs_task = False
     reads = Part.request
     rewrites = Part.none
 

@@ -28,6 +28,7 @@ class ValidateResponse(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
+    needs_task = False
     reads = Part.all
     rewrites = Part.none
 

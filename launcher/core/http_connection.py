@@ -14,6 +14,7 @@ from typing import Any, cast
 
 import httptools
 
+from launcher.core.driven import Turn, waiter
 from launcher.core.errors import Failure, HttpError
 
 HIGH_BYTES = 256 << 10
@@ -118,7 +119,7 @@ class Incoming:
         self._held = 0
         self._complete = False
         self._error: HttpError | None = None
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Turn | asyncio.Future[None] | None = None
 
     @property
     def complete(self) -> bool:
@@ -145,6 +146,24 @@ class Incoming:
                 await self._wait()
         finally:
             self.close()
+
+    async def more(self) -> bytes:
+        """Return all of the body that has arrived since the last call, at least a byte; none at its end.
+
+        Raises `HttpError`. A reader that leaves early has to close the answer.
+        """
+        while not self._parts:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return b""
+            await self._wait()
+        if len(self._parts) == 1:
+            return self._take()
+        whole = b"".join(self._parts)
+        self._parts.clear()
+        self._parts.append(whole)
+        return self._take()
 
     async def chunks(self) -> AsyncIterator[bytes]:
         """Yield the body as it arrives. Raises `HttpError`. A reader that leaves early drops the connection."""
@@ -178,10 +197,9 @@ class Incoming:
             raise
 
     async def _wait(self) -> None:
-        loop = asyncio.get_running_loop()
-        self._waiter = loop.create_future()
+        self._waiter = waiter()
         bound = self._silence_timeout_s
-        timer = None if bound == math.inf else loop.call_later(bound, self._silent)
+        timer = None if bound == math.inf else asyncio.get_running_loop().call_later(bound, self._silent)
         try:
             await self._waiter
         finally:

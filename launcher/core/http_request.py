@@ -51,6 +51,12 @@ def target(url: str) -> Target:
 
 def head(method: str, to: Target, headers: Headers, length: int) -> bytes:
     """Return the request line and the headers. Raises `ValueError` if one of them cannot be sent as it is."""
+    first = opening(method, to, headers)
+    return first + (b"Content-Length: %d\r\n\r\n" % length if length or method in WITH_BODY else b"\r\n")
+
+
+def opening(method: str, to: Target, headers: Headers) -> bytes:
+    """Return a head without the length of the body, and without its end. Raises `ValueError` as `head` does."""
     lines, given = [b""], set[bytes]()
     for name, value in headers:
         lower = _lower(name)
@@ -64,12 +70,10 @@ def head(method: str, to: Target, headers: Headers, length: int) -> bytes:
         if b"authorization" in given:
             raise ValueError("the URL has a password, and the request has a key: only one of them can be sent")
         lines.append(b"Authorization: " + to.authorization)
-    if length or method in WITH_BODY:
-        lines.append(b"Content-Length: %d" % length)
     text = b"\r\n".join(lines)
     if text.count(b"\n") >= len(lines) or text.count(b"\r") >= len(lines) or b"\0" in text:
         raise ValueError("a header has a line break or a null character")
-    return text + b"\r\n\r\n"
+    return text + b"\r\n"
 
 
 @lru_cache(1024)

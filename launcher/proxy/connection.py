@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from collections import deque
-from collections.abc import Awaitable, Callable
-from typing import NamedTuple, cast
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, cast
 
 import httptools
 
 from launcher.asgi.config import Limits
 from launcher.asgi.errors import ApiError
+from launcher.core.driven import Driven
 from launcher.proxy.head import Head, read_head
 from launcher.proxy.relay import Relay
-from launcher.proxy.reply import Reply
+from launcher.proxy.reply import Reply, Watched
 
 KEEP_ALIVE_S = 75.0
 """How long an idle connection stays open, so that a client's pool survives a pause between bursts."""
@@ -76,7 +78,9 @@ class Service:
 
         The argument of that call says whether the request has to be answered again.
         """
-        self.answer: Callable[[ClientRequest, Reply], Awaitable[None]]
+        self.drives: Callable[[ClientRequest], bool] = lambda request: False
+        """Says whether a request that has to be answered otherwise needs no task for that."""
+        self.answer: Callable[[ClientRequest, Reply], Coroutine[Any, Any, None]]
         self.refused: Callable[[ApiError, Reply], None]
 
     def drain(self) -> None:
@@ -108,8 +112,9 @@ class ClientConnection(asyncio.Protocol):
         self._unread_until: float | None = None
         """Until when it must have taken what was written."""
         self._queue: deque[ClientRequest | Refusal] = deque()
-        self._task: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | Driven | None = None
         self._relay: Relay | None = None
+        self._watched: list[Watched] = []
         self._replying: Reply | None = None
         self._paused = False
         self._url = b""
@@ -302,9 +307,26 @@ class ClientConnection(asyncio.Protocol):
             self._paused = True
             self._transport.pause_reading()
 
+    def watch(self, answer: Watched) -> None:
+        self._watched.append(answer)
+
     def _start(self, item: ClientRequest | Refusal) -> None:
-        if isinstance(item, Refusal) or not self._relayed(item):
-            self._task = self._loop.create_task(self._answered(item))
+        if isinstance(item, ClientRequest):
+            if self._relayed(item):
+                return
+            if self._service.drives(item):
+                self._drive(item)
+                return
+        self._task = self._loop.create_task(self._answered(item))
+
+    def _drive(self, request: ClientRequest) -> None:
+        """Answer a request in the calls that bring what it waits for."""
+        reply = self._reply(request)
+        reply.collects = True
+        self._task = driven = Driven(
+            self._service.answer(request, reply), reply.flush, functools.partial(self._finished, reply)
+        )
+        driven.start()
 
     def _relayed(self, request: ClientRequest) -> bool:
         """Pass a request on without a task, if that is possible."""
@@ -343,6 +365,8 @@ class ClientConnection(asyncio.Protocol):
 
     def _finished(self, reply: Reply) -> None:
         self._task = None
+        if self._watched:
+            self._watched = []
         if not reply.complete:
             self._end_in_the_middle(reply)
         elif not reply.keep_alive:
@@ -421,8 +445,9 @@ class ClientConnection(asyncio.Protocol):
         """End the connection if the client takes too long."""
         if self._unread_until is not None and now >= self._unread_until:
             self._transport.abort()
-        if self._relay is not None and self.waits_for_client is None:
-            self._relay.check_time(now)
+        if self.waits_for_client is None:
+            for answer in [*self._watched, *([] if self._relay is None else [self._relay])]:
+                answer.check_time(now)
         if self._deadline is None or now < self._deadline or self._busy:
             return  # in time, or the client waits for the endpoint
         self._deadline = None

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import NamedTuple
 
 from launcher.adapters.base import Part, closing
 from launcher.asgi.errors import ApiError
@@ -15,12 +17,13 @@ from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, HttpError
 from launcher.core.types import Json, Request, Response
 from launcher.core.unread import Unread
+from launcher.proxy.asked import Asked
 from launcher.proxy.connection import ClientRequest
 from launcher.proxy.events import EventSplitter
 from launcher.proxy.head import REQUEST_ID, Head, Headers, passed_on, without
 from launcher.proxy.relay import MAX_ERROR_BYTES
-from launcher.proxy.reply import Reply, dumped
-from launcher.proxy.upstream import Upstream, error_body
+from launcher.proxy.reply import Reply, dumped, lines_of
+from launcher.proxy.upstream import Prepared, Upstream, error_body
 
 UNSEEN = frozenset(
     {
@@ -53,16 +56,17 @@ class Parts:
 class Exchange:
     """A request on its way through the adapters, and its answer on the way back."""
 
-    def __init__(self, upstream: Upstream, parts: Parts, request: ClientRequest, sample: str) -> None:
+    def __init__(self, upstream: Upstream, parts: Parts, request: ClientRequest, sample: str, reply: Reply) -> None:
         self._upstream = upstream
         self._parts = parts
+        self._reply = reply
         self._given = request
         split: SplitHeaders | None = request.head.made.get("split")
         if split is None:
             split = request.head.made["split"] = split_headers(upstream, request.head)
         seen, self._unseen = split
-        self._made: tuple[dict[str, str], Headers] | None = None
-        """The headers of the last answer of the endpoint, as adapters see them and as they pass on."""
+        self._seen: Seen | None = None
+        """The headers of the last answer of the endpoint."""
         self._parsed: tuple[Json, bytes] | None = None
         """The last body that came from the endpoint, as JSON and as bytes."""
         body = _json_object(request.body) if Part.request in parts.reads else Unread(request.body)
@@ -73,16 +77,49 @@ class Exchange:
 
     async def ask(self, request: Request) -> Response:
         """Ask the endpoint. Raises `HttpError`."""
-        start = time.perf_counter()
-        seen = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers.items()]
-        named = frozenset(name.lower() for name, _ in seen)
-        headers = [*without(self._unseen, named), *seen] if named else self._unseen
-        incoming = await self._upstream.send("POST", request.path, headers, self._body(request))
+        start, body = time.perf_counter(), self._body(request)
+        incoming = await self._at_once(request, body) or await self._sent(request, body)
         try:
             return await self._response(incoming, start)
         except BaseException:
             incoming.close()
             raise
+
+    async def _at_once(self, request: Request, body: bytes) -> Incoming | None:
+        """Ask over an idle connection; return None where there is none, or where it turns out to be closed."""
+        prepared = self._prepared(request)
+        connection = None if prepared is None else self._upstream.connections.take(prepared.origin)
+        if prepared is None or connection is None:
+            return None
+        asked = Asked(connection, "POST", prepared.url, self._upstream.settings.silence_timeout_s)
+        self._reply.watch(asked)
+        asked.send(prepared.head + b"Content-Length: %d\r\n\r\n" % len(body), body)
+        try:
+            await asked.head()
+        except HttpError as error:
+            if not asked.may_repeat(error):
+                raise
+            return None
+        return asked
+
+    async def _sent(self, request: Request, body: bytes) -> Incoming:
+        """Ask over a connection that is not there yet, or not free: waiting for it takes a task."""
+        sending = self._upstream.send("POST", request.path, self._headers_of(request), body)
+        return await asyncio.get_running_loop().create_task(sending)
+
+    def _prepared(self, request: Request) -> Prepared | None:
+        if request.headers is not self.request.headers or request.path != self.request.path:
+            return self._upstream.opened(request.path, self._headers_of(request))
+        made = self._given.head.made
+        if "opened" not in made:
+            made["opened"] = self._upstream.opened(request.path, self._headers_of(request))
+        prepared: Prepared | None = made["opened"]
+        return prepared
+
+    def _headers_of(self, request: Request) -> Headers:
+        seen = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers.items()]
+        named = frozenset(name.lower() for name, _ in seen)
+        return [*without(self._unseen, named), *seen] if named else self._unseen
 
     def _body(self, request: Request) -> bytes:
         if isinstance(request.body, Unread):
@@ -98,23 +135,18 @@ class Exchange:
         return Part.request in self._parts.rewrites
 
     async def _response(self, incoming: Incoming, start: float) -> Response:
-        passed, is_stream = passed_on(incoming.headers), False
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in passed}
-        self._made = headers, without(passed, ABOUT_BODY)
-        for header in passed:
-            name = header[0].lower()
-            if name == b"content-type":
-                is_stream = header[1].startswith(b"text/event-stream")
-            elif name == b"content-encoding" and header[1].strip().lower() not in (b"identity", b""):
-                quoted = repr(header[1].decode("latin-1")[:40])
-                raise HttpError(incoming.url, f"the answer is compressed ({quoted}), though that was not asked for")
-        if is_stream and incoming.status < 400:
+        seen: Seen | None = incoming.made.get("seen")
+        if seen is None:
+            seen = incoming.made["seen"] = see(incoming)
+        self._seen = seen
+        if seen.is_stream and incoming.status < 400:
             latency_s = time.perf_counter() - start
-            return Response(incoming.status, None, headers, self._events(incoming), latency_s)
+            events = self._events(incoming) if Part.events in self._parts.reads else self._bytes(incoming)
+            return Response(incoming.status, None, seen.headers, events, latency_s)
         is_error = incoming.status >= 300
         data = await incoming.read(MAX_ERROR_BYTES if is_error else self._upstream.max_answer_bytes)
         body = error_body(incoming.status, data) if is_error else self._answer(incoming, data)
-        return Response(incoming.status, body, headers, latency_s=time.perf_counter() - start)
+        return Response(incoming.status, body, seen.headers, latency_s=time.perf_counter() - start)
 
     def _answer(self, incoming: Incoming, data: bytes) -> Json:
         if Part.answer not in self._parts.reads:
@@ -127,26 +159,27 @@ class Exchange:
         self._parsed = body, data
         return body
 
-    async def _events(self, incoming: Incoming) -> AsyncIterator[Json]:
-        """Yield the events of a stream, or its bytes where no adapter reads events."""
-        reads, most, done = Part.events in self._parts.reads, self._upstream.max_answer_bytes, False
-        splitter = EventSplitter()
+    async def _bytes(self, incoming: Incoming) -> AsyncIterator[Json]:
+        """Yield the bytes of a stream whose events no adapter reads."""
         try:
-            async for chunk in incoming.chunks():
-                if not reads:
-                    yield Unread(chunk)
-                    continue
+            while chunk := await incoming.more():
+                yield Unread(chunk)
+        finally:
+            incoming.close()
+
+    async def _events(self, incoming: Incoming) -> AsyncIterator[Json]:
+        """Yield the events of a stream."""
+        most, splitter = self._upstream.max_answer_bytes, EventSplitter()
+        try:
+            while chunk := await incoming.more():
                 for data in splitter.feed(chunk):
-                    done = done or data == b"[DONE]"
-                    if not done:
-                        yield _event(incoming.url, data)
-                if done:
-                    await _await_end(incoming)
-                    break
+                    if data == b"[DONE]":
+                        await _await_end(incoming)
+                        return
+                    yield _event(incoming.url, data)
                 if splitter.held > most or incoming.received > most:
                     raise HttpError(incoming.url, f"the stream has more than {most:,} bytes")
-            if reads and not done:
-                raise HttpError(incoming.url, "the stream ended without [DONE]")
+            raise HttpError(incoming.url, "the stream ended without [DONE]")
         finally:
             incoming.close()
 
@@ -177,16 +210,39 @@ class Exchange:
                 write(event.raw if raw else b"data: " + dumped(event) + b"\n\n")
                 if reply.is_held:
                     await reply.drained()
-        if not raw:
-            reply.write(b"data: [DONE]\n\n")
-        reply.end()
+        reply.end(b"" if raw else b"data: [DONE]\n\n")
 
-    def _headers(self, response: Response, content_type: bytes) -> Headers:
-        """Return the headers of an answer, without those about the body that it had."""
-        if self._made is not None and self._made[0] is response.headers:
-            return [*self._made[1], (b"Content-Type", content_type)]
-        given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
-        return [*without(passed_on(given), ABOUT_BODY), (b"Content-Type", content_type)]
+    def _headers(self, response: Response, content_type: bytes) -> bytes:
+        """Return the headers of an answer as lines, without those about the body that it had."""
+        seen = self._seen
+        if seen is not None and seen.headers is response.headers:
+            lines = seen.lines
+        else:
+            given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+            lines = lines_of(without(passed_on(given), ABOUT_BODY))
+        return lines + b"Content-Type: " + content_type + b"\r\n"
+
+
+class Seen(NamedTuple):
+    """The headers of an answer: as adapters see them, and those that pass on, as lines."""
+
+    headers: Mapping[str, str]
+    lines: bytes
+    is_stream: bool
+
+
+def see(incoming: Incoming) -> Seen:
+    """Return what the headers of an answer say. Raises `HttpError` for a body that adapters cannot read."""
+    passed, is_stream = passed_on(incoming.headers), False
+    for header in passed:
+        name = header[0].lower()
+        if name == b"content-type":
+            is_stream = header[1].startswith(b"text/event-stream")
+        elif name == b"content-encoding" and header[1].strip().lower() not in (b"identity", b""):
+            quoted = repr(header[1].decode("latin-1")[:40])
+            raise HttpError(incoming.url, f"the answer is compressed ({quoted}), though that was not asked for")
+    headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in passed}
+    return Seen(MappingProxyType(headers), lines_of(without(passed, ABOUT_BODY)), is_stream)
 
 
 SplitHeaders = tuple[dict[str, str], list[tuple[bytes, bytes]]]
@@ -230,7 +286,12 @@ def _event(url: str, data: bytes) -> Json:
 
 async def _await_end(incoming: Incoming) -> None:
     """Wait a moment for the end behind ``[DONE]``, which lets the connection be kept; some servers leave it open."""
-    with suppress(TimeoutError, HttpError):
-        async with asyncio.timeout(LINGER_S):
-            async for _ in incoming.chunks():
-                pass
+    if incoming.complete:
+        return
+    late = asyncio.get_running_loop().call_later(LINGER_S, incoming.close)
+    try:
+        with suppress(HttpError):
+            while await incoming.more():
+                continue
+    finally:
+        late.cancel()

@@ -7,7 +7,8 @@ import hmac
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote
@@ -18,13 +19,13 @@ from launcher.adapters.failures import Failures
 from launcher.asgi.errors import ApiError, clipped
 from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
-from launcher.core.types import PROXIED
+from launcher.core.types import PROXIED, Request, Response
 from launcher.proxy.connection import ClientRequest, Started
 from launcher.proxy.exchange import Exchange, Parts
 from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
 from launcher.proxy.metrics import COMPLETIONS, IN_FLIGHT, LEFT, RECEIVED, Counters
 from launcher.proxy.relay import MAX_ERROR_BYTES, SMALL_BYTES, Relay
-from launcher.proxy.reply import Reply, dumped
+from launcher.proxy.reply import Reply, dumped, lines_of
 from launcher.proxy.upstream import Prepared, Upstream, error_body
 
 log = logging.getLogger("launcher.proxy")
@@ -41,10 +42,23 @@ CLIENT_CLOSED_REQUEST = 499
 
 
 class Plan(NamedTuple):
-    """What a head alone says of its request: whether it is a completion, and how it passes as bytes if it does."""
+    """What a head alone says of its request: whether it is a completion, and how it passes as bytes if it does.
 
+    ``head`` names no run any more. ``is_adapted`` says that adapters see the request.
+    """
+
+    head: Head
     is_completion: bool
-    passes: Prepared | None
+    is_adapted: bool = False
+    passes: Prepared | None = None
+
+
+_exchange: ContextVar[Exchange] = ContextVar("exchange")
+"""The one whose request the adapters have now."""
+
+
+def _ask(request: Request) -> Awaitable[Response]:
+    return _exchange.get().ask(request)
 
 
 @dataclass(eq=False)
@@ -62,6 +76,8 @@ class Forwarder:
     def __post_init__(self) -> None:
         self._expected = None if self.key is None else f"Bearer {self.key}".encode()
         self._parts = Parts(reads_of(self.adapters), rewrites_of(self.adapters))
+        self._chain = pipeline(self.adapters, _ask, self.failures)
+        self._needs_task = any(adapter.needs_task for adapter in self.adapters)
         self._stopped: str | None = None
         self._number = 0
         self._samples = f"{PROXIED}{self.run}.{os.getpid()}"
@@ -97,10 +113,8 @@ class Forwarder:
 
     def relay(self, request: ClientRequest, reply: Reply, on_end: Callable[[bool], None]) -> Started | None:
         """Return how a request passes as bytes over an idle connection; None if it has to be answered otherwise."""
-        head = request.head
-        plan: Plan | None = head.made.get("plan")
-        if plan is None:
-            plan = head.made["plan"] = self._plan(head, len(request.body))
+        plan = self._plan_of(request)
+        head = plan.head
         if plan.passes is None:
             return None
         connection = self.upstream.connections.take(plan.passes.origin)
@@ -133,11 +147,23 @@ class Forwarder:
         made = Relay(connection, head.method, passes.url, silence_s, reply, plan.is_completion, ended, cancelled)
         return Started(made, passes.head, request.body)
 
+    def drives(self, request: ClientRequest) -> bool:
+        """Tell whether a request goes through adapters of which none needs a task."""
+        return self._plan_of(request).is_adapted and not self._needs_task
+
+    def _plan_of(self, request: ClientRequest) -> Plan:
+        plan: Plan | None = request.head.made.get("plan")
+        if plan is None:
+            plan = request.head.made["plan"] = self._plan(_without_run(request.head), len(request.body))
+        return plan
+
     def _plan(self, head: Head, length: int) -> Plan:
         is_completion = _is_completion(head)
-        if head.path.startswith(OWN) or (self.adapters and (is_completion or _is_disguised(head))):
-            return Plan(is_completion, None)
-        return Plan(is_completion, self.upstream.prepared(head, length))
+        if self.adapters and is_completion:
+            return Plan(head, is_completion, is_adapted=True)
+        if head.path.startswith(OWN) or (self.adapters and _is_disguised(head)):
+            return Plan(head, is_completion)
+        return Plan(head, is_completion, passes=self.upstream.prepared(head, length))
 
     # A whole request, in a task
 
@@ -158,24 +184,20 @@ class Forwarder:
             self.counters.finished(reply.status or CLIENT_CLOSED_REQUEST, time.perf_counter() - start, reply.sent)
 
     async def _answer(self, request: ClientRequest, reply: Reply) -> None:
-        head = request.head
-        if head.path.startswith(OWN):
-            if _run_of(head.path) is None:
-                self._own(head, reply)
-                return
-            request = _without_run(request)
-            head = request.head
-        is_completion = _is_completion(head)
-        if self.adapters and is_completion:
-            await self._adapted(request, reply)
+        plan = self._plan_of(request)
+        head = plan.head
+        if plan.is_adapted:
+            await self._adapted(request._replace(head=head), reply)
+        elif head.path.startswith(OWN):
+            self._own(head, reply)
         elif self.adapters and _is_disguised(head):
             message = (
                 f"the path {clipped(repr(head.path), 80)}: the adapters know it only as one of {', '.join(ADAPTED)}"
             )
             raise ApiError(400, message, code="malformed_request")
         else:
-            await self._passed(request, reply, is_completion=is_completion)
-        if is_completion and 200 <= reply.status < 300:
+            await self._passed(request._replace(head=head), reply, is_completion=plan.is_completion)
+        if plan.is_completion and 200 <= reply.status < 300:
             self.counters.own[COMPLETIONS] += 1
 
     def _own(self, head: Head, reply: Reply) -> None:
@@ -184,10 +206,10 @@ class Forwarder:
         if head.path == HEALTH:
             draining = self.is_draining()
             state = {"status": "draining" if draining else "ok", "run": self.run, "pid": os.getpid()}
-            reply.whole(503 if draining else 200, [(b"Content-Type", b"application/json")], dumped(state))
+            reply.whole(503 if draining else 200, b"Content-Type: application/json\r\n", dumped(state))
         elif head.path == METRICS:
-            kind = b"text/plain; version=0.0.4; charset=utf-8"
-            reply.whole(200, [(b"Content-Type", kind)], self.counters.text(self.run))
+            kind = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
+            reply.whole(200, kind, self.counters.text(self.run))
         else:
             raise ApiError(404, f"{head.path}: the proxy has {HEALTH} and {METRICS}", code="not_found")
 
@@ -196,8 +218,9 @@ class Forwarder:
         if self._stopped is not None:
             raise ApiError(503, f"an adapter has ended the evaluation: {self._stopped}", code="adapter_stop")
         self._number += 1
-        exchange = Exchange(self.upstream, self._parts, request, f"{self._samples}.{self._number}/0")
-        response = await pipeline(self.adapters, exchange.ask, self.failures)(exchange.request)
+        exchange = Exchange(self.upstream, self._parts, request, f"{self._samples}.{self._number}/0", reply)
+        _exchange.set(exchange)
+        response = await self._chain(exchange.request)
         await exchange.reply(response, reply)
 
     # As bytes
@@ -216,7 +239,7 @@ class Forwarder:
 
     async def _copied(self, incoming: Incoming, reply: Reply) -> None:
         """Pass the bytes of an answer on as they come."""
-        headers, length = passed_on(incoming.headers), incoming.header(b"content-length")
+        headers, length = lines_of(passed_on(incoming.headers)), incoming.header(b"content-length")
         if incoming.method == "HEAD":
             reply.begin(incoming.status, headers, length)
             reply.end()
@@ -233,10 +256,10 @@ class Forwarder:
         """Pass an error of the endpoint on in OpenAI's shape; a compressed one stays as it is."""
         headers = passed_on(incoming.headers)
         if incoming.header(b"content-encoding") not in (None, b"identity"):
-            reply.whole(incoming.status, headers, data)
+            reply.whole(incoming.status, lines_of(headers), data)
             return
         typed = [*without(headers, frozenset({b"content-type"})), (b"Content-Type", b"application/json")]
-        reply.whole(incoming.status, typed, dumped(error_body(incoming.status, data)))
+        reply.whole(incoming.status, lines_of(typed), dumped(error_body(incoming.status, data)))
 
     # Failures
 
@@ -287,14 +310,16 @@ def _run_of(path: str) -> str | None:
     return path.removeprefix(RUN_PATH).partition("/")[0] if path.startswith(RUN_PATH) else None
 
 
-def _without_run(request: ClientRequest) -> ClientRequest:
-    """Return a request whose path names no run."""
-    head = request.head
-    named = len(RUN_PATH) + len(_run_of(head.path) or "")
+def _without_run(head: Head) -> Head:
+    """Return a head whose path names no run."""
+    run = _run_of(head.path)
+    if run is None:
+        return head
+    named = len(RUN_PATH) + len(run)
     path, target = head.path[named:], head.target[named:]
     if not path.startswith("/"):
         path, target = f"/{path}", b"/" + target
-    return request._replace(head=head._replace(path=path, target=target, made={}))
+    return head._replace(path=path, target=target, made={})
 
 
 def _id_of(head: Head) -> bytes:

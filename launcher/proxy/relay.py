@@ -17,6 +17,12 @@ MAX_ERROR_BYTES = 1 << 20
 """The largest error of the endpoint that is brought into OpenAI's shape."""
 
 
+def may_repeat(answer: Incoming, connection: Connection, was_kept: bool, error: HttpError) -> bool:
+    """Tell whether a request may be sent once more: its kept connection was closed, as `Connections` says."""
+    lost = error.failure is Failure.connection and not answer.touched
+    return lost and was_kept and (answer.method in IDEMPOTENT or connection.unsent)
+
+
 class Relay(Incoming):
     """An answer on its way to a client; what arrives together leaves together.
 
@@ -50,9 +56,8 @@ class Relay(Incoming):
 
     @property
     def may_repeat(self) -> bool:
-        """Whether the request may be sent once more: its kept connection was closed, as `Connections` says."""
-        lost = self.failure is not None and self.failure.failure is Failure.connection and not self.touched
-        return lost and self._was_kept and (self.method in IDEMPOTENT or self._source.unsent)
+        """Whether the request may be sent once more."""
+        return self.failure is not None and may_repeat(self, self._source, self._was_kept, self.failure)
 
     # Called by the client's connection
 
@@ -95,10 +100,10 @@ class Relay(Incoming):
         elif self._collects_errors and self.status >= 400:
             self.error_body = data
         elif self.method == "HEAD":
-            self.reply.begin(self.status, passed_on(self.headers), self.header(b"content-length"))
+            self.reply.begin(self.status, self._lines(), self.header(b"content-length"))
             self.reply.end()
         else:
-            self.reply.whole_lines(self.status, self._lines(), data)
+            self.reply.whole(self.status, self._lines(), data)
         self._on_end(self)
 
     def fail(self, reason: str, failure: Failure) -> None:
@@ -119,7 +124,7 @@ class Relay(Incoming):
             if self.received > MAX_ERROR_BYTES:
                 self.fail(f"the error has more than {MAX_ERROR_BYTES:,} bytes", Failure.answer)
         elif (length := self.header(b"content-length")) is None or int(length) > SMALL_BYTES:
-            self.reply.begin(self.status, passed_on(self.headers), length, self._taken())
+            self.reply.begin(self.status, self._lines(), length, self._taken())
 
     def _lines(self) -> bytes:
         """Return the headers that go to the client."""

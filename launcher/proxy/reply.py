@@ -27,6 +27,12 @@ _KNOWN = {each.value for each in HTTPStatus}
 LINES: Mapping[int, bytes] = {status: _line(status) for status in range(100, 1000)}
 
 
+class Watched(Protocol):
+    """An answer of the endpoint that ends if it is silent for too long."""
+
+    def check_time(self, now: float) -> None: ...
+
+
 class Client(Protocol):
     """Where the bytes go."""
 
@@ -38,9 +44,14 @@ class Client(Protocol):
 
     def write(self, data: bytes) -> None: ...
 
+    def watch(self, answer: Watched) -> None: ...
+
 
 class Reply:
-    """Writes one answer to a client; the first of `whole` and `begin` decides its status."""
+    """Writes one answer to a client; the first of `whole` and `begin` decides its status.
+
+    Headers are the lines of a head. With ``collects``, what `begin` and `write` are given leaves with `flush` or `end`.
+    """
 
     def __init__(self, client: Client, *, head_only: bool, keep_alive: bool, chunks: bool) -> None:
         self.status = 0
@@ -50,30 +61,27 @@ class Reply:
         """Whether the answer has been written to its end."""
         self.ends_with_connection = False
         """Whether only the end of the connection tells the client that the body is whole."""
+        self.collects = False
         self._client = client
         self._head_only = head_only
         self._may_chunk = chunks
         self._chunked = False
         self._is_stream = False
+        self._head_bytes = b""
+        self._parts: list[bytes] = []
 
     @property
     def started(self) -> bool:
         return self.status != 0
 
-    def whole(self, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes) -> None:
+    def whole(self, status: int, lines: bytes, body: bytes) -> None:
         """Write a whole answer."""
-        self.whole_lines(status, lines_of(headers), body)
-
-    def whole_lines(self, status: int, lines: bytes, body: bytes) -> None:
-        """Write a whole answer, whose headers are bytes already."""
         framing = b"" if status in WITHOUT_BODY else b"Content-Length: %d\r\n" % len(body)
         head = self._head(status, lines, framing)
         self.sent, self.complete = len(body), True
         self._client.write(head if self._head_only or status in WITHOUT_BODY else head + body)
 
-    def begin(
-        self, status: int, headers: Iterable[tuple[bytes, bytes]], length: bytes | None, first: bytes = b""
-    ) -> None:
+    def begin(self, status: int, lines: bytes, length: bytes | None, first: bytes = b"") -> None:
         """Write the head of an answer whose body follows, and its first part; without a ``length``, in chunks."""
         if length is not None:
             framing = b"Content-Length: %b\r\n" % length
@@ -83,20 +91,36 @@ class Reply:
             framing, self._chunked = CHUNKED, True
         else:
             framing, self.keep_alive, self.ends_with_connection = b"", False, True
-        headers = list(headers)
-        self._is_stream = any(b"event-stream" in value for _, value in headers)
-        self._client.write(self._head(status, lines_of(headers), framing) + self._framed(first))
+        self._is_stream = b"event-stream" in lines
+        self._head_bytes = self._head(status, lines, framing)
+        self._parts.append(first)
+        if not self.collects:
+            self.flush()
 
     def write(self, data: bytes) -> None:
         """Write a part of the body."""
-        if data:
-            self._client.write(self._framed(data))
+        self._parts.append(data)
+        if not self.collects:
+            self.flush()
+
+    def flush(self) -> None:
+        """Let everything leave that was collected."""
+        if self._parts and (data := self._taken()):
+            self._client.write(data)
 
     def end(self, last: bytes = b"") -> None:
         """Write the last part of the body, and its end."""
         self.complete = True
-        if data := self._framed(last) + (b"0\r\n\r\n" if self._chunked else b""):
+        self._parts.append(last)
+        if data := self._taken() + (b"0\r\n\r\n" if self._chunked else b""):
             self._client.write(data)
+
+    def _taken(self) -> bytes:
+        """Return what was collected, as it goes over the wire."""
+        data = self._parts[0] if len(self._parts) == 1 else b"".join(self._parts)
+        head, self._head_bytes = self._head_bytes, b""
+        self._parts.clear()
+        return head + self._framed(data)
 
     def _framed(self, data: bytes) -> bytes:
         self.sent += len(data)
@@ -114,6 +138,10 @@ class Reply:
         if self._client.waits_for_client is not None:
             await self._client.waits_for_client
 
+    def watch(self, answer: Watched) -> None:
+        """Have an answer of the endpoint looked at now and then, as long as the client takes what it gets."""
+        self._client.watch(answer)
+
     def fail(self, error: ApiError) -> None:
         """Write an error into a body that has begun, and leave it incomplete.
 
@@ -121,12 +149,13 @@ class Reply:
         """
         if self._chunked and self._is_stream:
             self.write(b"\n\ndata: " + dumped(error.body()) + b"\n\n")
+        self.flush()
 
     def error(self, error: ApiError, request_id: bytes) -> None:
         """Write an error in OpenAI's shape."""
         headers = [(b"Content-Type", b"application/json"), (b"x-request-id", request_id)]
         headers += [(name.encode(), value.encode("latin-1", "replace")) for name, value in error.headers.items()]
-        self.whole(error.status, headers, dumped(error.body()))
+        self.whole(error.status, lines_of(headers), dumped(error.body()))
 
     def _head(self, status: int, lines: bytes, framing: bytes) -> bytes:
         assert not self.status, "an answer has one status"

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from launcher.asgi.errors import ApiError
 from launcher.core.connections import Connections, Incoming
-from launcher.core.http_request import Origin, target
+from launcher.core.http_request import Origin, opening, target
 from launcher.core.http_request import head as request_head
 from launcher.core.responses import NOT_JSON, error_message
 from launcher.core.types import Endpoint, Json
@@ -17,7 +17,7 @@ from launcher.proxy.settings import Authorization, Proxy
 
 
 class Prepared(NamedTuple):
-    """A request without its body: the URL, whom it goes to, and the bytes of its head."""
+    """A request without its body: the URL, whom it goes to, and the bytes of its head, or of the head's opening."""
 
     url: str
     origin: Origin
@@ -59,6 +59,15 @@ class Upstream:
         try:
             to = target(url)
             return Prepared(url, to.origin, request_head(head.method, to, self.headers(head), length))
+        except ValueError:
+            return None
+
+    def opened(self, path: str, headers: Headers) -> Prepared | None:
+        """Return what a POST looks like up to the length of its body; None as `prepared` does."""
+        url = self._root + path
+        try:
+            to = target(url)
+            return Prepared(url, to.origin, opening("POST", to, headers))
         except ValueError:
             return None
 

@@ -127,7 +127,7 @@ async def answering(
         upstream = Upstream(endpoint, settings, connections)
         forwarder = Forwarder(upstream, adapters, failures, counters, run, key, lambda: service.draining)
         service.refusal, service.refused = forwarder.refusal, forwarder.refused
-        service.relay, service.answer = forwarder.relay, forwarder.answer
+        service.relay, service.drives, service.answer = forwarder.relay, forwarder.drives, forwarder.answer
         yield service
 
 
