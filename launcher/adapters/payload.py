@@ -39,8 +39,9 @@ class Payload(Adapter):
     headers_env: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        in_body = self.add or self.remove or self.rename or self.add_env
-        self.reads = self.rewrites = Part.request if in_body else Part.none
+        self._in_body = bool(self.add or self.remove or self.rename or self.add_env)
+        self._in_headers = bool(self.add_headers or self.remove_headers or self.headers_env)
+        self.reads = self.rewrites = Part.request if self._in_body else Part.none
 
     def variables(self) -> dict[str, str]:
         return {
@@ -49,13 +50,17 @@ class Payload(Adapter):
         }
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        body = self._body(request.body) if self.reads else request.body
-        return await call_next(replace(request, body=body, headers=self._headers(request.headers)))
+        if self._in_headers:
+            request = replace(request, headers=self._headers(request.headers))
+        return await call_next(request.with_body(self._body(request.body)) if self._in_body else request)
 
     def _body(self, body: Mapping[str, Any]) -> dict[str, Any]:
-        return {**self._renamed(body), **self.add, **_revealed(self.add_env, "add_env")}
+        made = {**self._renamed(body), **self.add}
+        return made | _revealed(self.add_env, "add_env") if self.add_env else made
 
-    def _renamed(self, body: Mapping[str, Any]) -> dict[str, Any]:
+    def _renamed(self, body: Mapping[str, Any]) -> Mapping[str, Any]:
+        if not self.remove and not self.rename:
+            return body
         made: dict[str, Any] = {}
         for key, value in body.items():
             if key in self.remove:

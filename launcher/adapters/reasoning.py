@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from operator import is_
 from pathlib import Path
 
 from launcher.adapters.base import Adapter, Downstream, Part, closing, counting
@@ -62,10 +63,11 @@ class Reasoning(Adapter):
             return replace(response, events=self._streamed(response.events))
         if not response.ok or response.fault is not None:
             return response
-        if not isinstance(response.body, Mapping) or not isinstance(response.body.get("choices"), list):
+        found = response.body
+        if not isinstance(found, Mapping) or not isinstance(found.get("choices"), list):
             raise AdapterError(f"reasoning: the answer to {request.path} has no list of 'choices'")
         choices = [self._choice(choice) for choice in response.body["choices"]]
-        return replace(response, body={**response.body, "choices": choices})
+        return response.with_body({**response.body, "choices": choices})
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
@@ -80,11 +82,12 @@ class Reasoning(Adapter):
 
     def _choice(self, choice: Json) -> Json:
         in_chat = isinstance(choice, dict) and "message" in choice
-        holder = choice["message"] if in_chat else choice
-        text = ("content", "reasoning_content") if in_chat else ("text", "reasoning_content")
-        if not isinstance(holder, dict) or not all(isinstance(holder.get(key), str | None) for key in text):
+        holder, key = (choice["message"], "content") if in_chat else (choice, "text")
+        if not isinstance(holder, dict) or not (
+            _is_text(holder.get(key)) and _is_text(holder.get("reasoning_content"))
+        ):
             raise AdapterError("reasoning: a choice of the answer has no text that could be split")
-        made, unfinished = self._split(holder, "content" if in_chat else "text", choice.get("finish_reason"))
+        made, unfinished = self._split(holder, key, choice.get("finish_reason"))
         marked = {**choice, "message": made} if in_chat else made
         return {**marked, "reasoning_unfinished": True} if unfinished else marked
 
@@ -93,11 +96,11 @@ class Reasoning(Adapter):
         text, given = holder.get(key) or "", holder.get("reasoning_content")
         if given:
             unfinished = finish == "length" and not text
-            self._count(ParsedDelta(text, given), unfinished=unfinished)
+            self._count(len(text), len(given), unfinished=unfinished)
             return dict(holder), unfinished
         parser = self._new_parser()
-        piece = _feed(parser, text) + parser.close()
-        self._count(piece, unfinished=parser.unfinished)
+        piece = _feed(parser.whole, text)
+        self._count(len(piece.answer), len(piece.reasoning), unfinished=parser.unfinished)
         if parser.section is Section.before:
             return dict(holder), False
         return {**holder, key: piece.answer, "reasoning_content": piece.reasoning}, parser.unfinished
@@ -105,12 +108,13 @@ class Reasoning(Adapter):
     def _new_parser(self) -> ReasoningParser:
         return ReasoningParser(self.start_tag, self.end_tag, inside=self.starts_inside)
 
-    def _count(self, piece: ParsedDelta, *, unfinished: bool) -> None:
+    def _count(self, answer: int, reasoning: int, *, unfinished: bool) -> None:
+        """Count an answer with so many characters."""
         self.counts["answers"] += 1
-        self.counts["with_reasoning"] += bool(piece.reasoning)
+        self.counts["with_reasoning"] += bool(reasoning)
         self.counts["unfinished"] += unfinished
-        self.counts["reasoning_characters"] += len(piece.reasoning)
-        self.counts["answer_characters"] += len(piece.answer)
+        self.counts["reasoning_characters"] += reasoning
+        self.counts["answer_characters"] += answer
 
     async def _streamed(self, events: AsyncIterator[Json]) -> AsyncIterator[Json]:
         streams: dict[int, _Stream] = {}
@@ -123,12 +127,16 @@ class Reasoning(Adapter):
                     if choice["index"] not in streams:
                         streams[choice["index"]] = _Stream(self._new_parser())
                 made = [streams[choice["index"]].split(choice) for choice in choices]
-                yield {**event, "choices": made} if choices else event
+                yield event if all(map(is_, made, choices)) else {**event, "choices": made}
         rests = [stream.rest(index) for index, stream in streams.items() if not stream.closed]
         if rests:
             yield {**last, "choices": rests, "usage": None}
         for stream in streams.values():
-            self._count(stream.total, unfinished=stream.parser.unfinished)
+            self._count(stream.answer, stream.reasoning, unfinished=stream.parser.unfinished)
+
+
+def _is_text(value: Json) -> bool:
+    return value is None or isinstance(value, str)
 
 
 class _Stream:
@@ -136,18 +144,28 @@ class _Stream:
 
     def __init__(self, parser: ReasoningParser) -> None:
         self.parser = parser
-        self.total = ParsedDelta()
+        self.answer = self.reasoning = 0
+        """Characters so far."""
         self.closed = False
         self._chat = False
 
     def split(self, choice: Mapping[str, Json]) -> Json:
-        """Return the choice of one event with its text split into answer and reasoning."""
+        """Return the choice of one event with its text split; the same object if all of it belongs to the answer."""
         self._chat = "delta" in choice
         holder = choice["delta"] if self._chat else choice
         key = "content" if self._chat else "text"
+        text = holder.get(key)
+        if (
+            text
+            and not choice.get("finish_reason")
+            and "reasoning_content" not in holder
+            and self.parser.is_answer(text)
+        ):
+            self.answer += len(text)
+            return choice
         if holder.get("reasoning_content") and self.parser.section is Section.inside:
             self.parser.section = Section.after  # the server separates thoughts itself
-        piece = _feed(self.parser, holder.get(key) or "")
+        piece = _feed(self.parser.feed, text or "")
         if choice.get("finish_reason"):
             piece += self._close()
         return self._made(choice, holder, key, piece)
@@ -163,8 +181,8 @@ class _Stream:
         return self.parser.close()
 
     def _made(self, choice: Mapping[str, Json], holder: Mapping[str, Json], key: str, piece: ParsedDelta) -> Json:
-        if piece.answer or piece.reasoning:
-            self.total += piece
+        self.answer += len(piece.answer)
+        self.reasoning += len(piece.reasoning)
         changed = dict(holder)
         if key in holder or piece.answer:
             changed[key] = piece.answer
@@ -174,9 +192,9 @@ class _Stream:
         return {**made, "reasoning_unfinished": True} if self.closed and self.parser.unfinished else made
 
 
-def _feed(parser: ReasoningParser, text: str) -> ParsedDelta:
+def _feed(parse: Callable[[str], ParsedDelta], text: str) -> ParsedDelta:
     try:
-        return parser.feed(text)
+        return parse(text)
     except UnmatchedEndTag as error:
         raise AdapterError(
             f"reasoning: {error}; if the prompt opens the reasoning, set adapters.reasoning.starts_inside=true"

@@ -14,7 +14,7 @@ class Section(Enum):
     after = auto()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class ParsedDelta:
     """The text that one delta adds to the answer and to the reasoning."""
 
@@ -42,6 +42,25 @@ class ReasoningParser:
         self.section = Section.inside if inside else Section.before
         self._repeat_possible = inside
         self._held = ""
+
+    def is_answer(self, text: str) -> bool:
+        """Tell whether all of a text belongs to the answer as it is; `feed` does not need it then."""
+        if self._held or self.section is Section.inside:
+            return False
+        return self.section is Section.after or (self.start[0] not in text and self.end[0] not in text)
+
+    def whole(self, text: str) -> ParsedDelta:
+        """Return all of a text, as `feed` and `close` would. Raises `UnmatchedEndTag` as `feed` does."""
+        if self.section is not Section.before:
+            return self.feed(text) + self.close()
+        before, tag, rest = text.partition(self.start)
+        if self.end in before:
+            raise UnmatchedEndTag(f"'{self.end}' without '{self.start}' before it")
+        if not tag:
+            return ParsedDelta(text)
+        reasoning, tag, after = rest.partition(self.end)
+        self.section = Section.after if tag else Section.inside
+        return ParsedDelta(before + after, reasoning)
 
     def feed(self, text: str) -> ParsedDelta:
         """Return the text that is decided by now. Raises `UnmatchedEndTag` for an end tag without a start tag."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from enum import Enum
 from typing import Any
 
@@ -52,7 +51,7 @@ class SystemMessage(Adapter):
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if request.path.endswith("/chat/completions"):
-            return await call_next(replace(request, body={**request.body, "messages": self._messages(request.body)}))
+            return await call_next(request.with_body({**request.body, "messages": self._messages(request.body)}))
         if request.path.endswith("/completions"):
             return await self._complete(request, call_next)
         raise AdapterError(f"system_message: cannot add a system message to {request.path}")
@@ -62,6 +61,8 @@ class SystemMessage(Adapter):
         if not isinstance(messages, list):
             raise AdapterError(f"system_message: 'messages' is {type(messages).__name__}, a list is needed")
         own = [m["content"] for m in messages if m.get("role") == "system"]
+        if not own:
+            return [{"role": "system", "content": self.text}, *messages]
         if not all(isinstance(content, str) for content in own):
             raise AdapterError("system_message: the request's own system message is not plain text")
         rest = [m for m in messages if m.get("role") != "system"]
@@ -82,11 +83,11 @@ class SystemMessage(Adapter):
         if echo and request.body.get("stream"):
             raise AdapterError("system_message: 'echo' with 'stream' is not supported")
         prompt = _prefixed(request.body.get("prompt"), prefix)
-        response = await call_next(replace(request, body={**request.body, "prompt": prompt}))
+        response = await call_next(request.with_body({**request.body, "prompt": prompt}))
         if not (echo and response.ok) or response.fault is not None:
             return response
         choices = [_without(choice, prefix) for choice in response.body["choices"]]
-        return replace(response, body={**response.body, "choices": choices})
+        return response.with_body({**response.body, "choices": choices})
 
 
 def _prefixed(prompt: Json, prefix: str) -> Json:

@@ -34,6 +34,8 @@ DEPTH = 64
 """The deepest JSON that is read; answers of models have less than ten levels."""
 BYTES_PER_VALUE = 16
 """JSON may have one value for so many bytes of its bound; a value takes about 64 bytes in memory."""
+FEW_BYTES = (1 << 20) // BYTES_PER_VALUE
+"""JSON of this size never has too many values."""
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     numbers that are too large. JSON deeper than `DEPTH`, or with too many values, is refused, too.
     """
     opened = data.count(b"[") + data.count(b"{")
-    if (opened + data.count(b",")) * BYTES_PER_VALUE > max(max_bytes, 1 << 20):
+    if len(data) > FEW_BYTES and (opened + data.count(b",")) * BYTES_PER_VALUE > max(max_bytes, 1 << 20):
         raise ValueError("JSON with too many values")
     try:
         value = exact_json.loads(data, parse_float=_finite, parse_constant=_refused)

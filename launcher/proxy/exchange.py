@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from types import MappingProxyType
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
-from launcher.adapters.base import Part, closing
+from launcher.adapters.base import Adapter, Part, closing, reads_of, rewrites_of
 from launcher.asgi.errors import ApiError
 from launcher.core import http
 from launcher.core.connections import Incoming
@@ -45,12 +44,20 @@ LINGER_S = 0.05
 """How long a stream may stay open behind its last event."""
 
 
-@dataclass(frozen=True)
-class Parts:
+class Parts(NamedTuple):
     """What the adapters of a proxy read, and what they may rewrite."""
 
-    reads: Part
-    rewrites: Part
+    reads_request: bool
+    reads_answer: bool
+    reads_events: bool
+    rewrites_request: bool
+    rewrites_answer: bool
+
+    @classmethod
+    def of(cls, adapters: Sequence[Adapter]) -> Self:
+        reads, rewrites = reads_of(adapters), rewrites_of(adapters)
+        read = (Part.request in reads, Part.answer in reads, Part.events in reads)
+        return cls(*read, Part.request in rewrites, Part.answer in rewrites)
 
 
 class Exchange:
@@ -69,7 +76,7 @@ class Exchange:
         """The headers of the last answer of the endpoint."""
         self._parsed: tuple[Json, bytes] | None = None
         """The last body that came from the endpoint, as JSON and as bytes."""
-        body = _json_object(request.body) if Part.request in parts.reads else Unread(request.body)
+        body = _json_object(request.body) if parts.reads_request else Unread(request.body)
         self.request = Request(request.head.target.decode("ascii"), body, seen, sample)
         """What the first adapter gets. Making it raises `ApiError` if adapters cannot read it."""
 
@@ -126,13 +133,9 @@ class Exchange:
             return request.body.raw
         return (
             self._given.body
-            if request.body is self.request.body and not self._rewrites_request
+            if request.body is self.request.body and not self._parts.rewrites_request
             else dumped(request.body)
         )
-
-    @property
-    def _rewrites_request(self) -> bool:
-        return Part.request in self._parts.rewrites
 
     async def _response(self, incoming: Incoming, start: float) -> Response:
         seen: Seen | None = incoming.made.get("seen")
@@ -141,7 +144,7 @@ class Exchange:
         self._seen = seen
         if seen.is_stream and incoming.status < 400:
             latency_s = time.perf_counter() - start
-            events = self._events(incoming) if Part.events in self._parts.reads else self._bytes(incoming)
+            events = self._events(incoming) if self._parts.reads_events else self._bytes(incoming)
             return Response(incoming.status, None, seen.headers, events, latency_s)
         is_error = incoming.status >= 300
         data = await incoming.read(MAX_ERROR_BYTES if is_error else self._upstream.max_answer_bytes)
@@ -149,7 +152,7 @@ class Exchange:
         return Response(incoming.status, body, seen.headers, latency_s=time.perf_counter() - start)
 
     def _answer(self, incoming: Incoming, data: bytes) -> Json:
-        if Part.answer not in self._parts.reads:
+        if not self._parts.reads_answer:
             return Unread(data)
         try:
             body = http.parsed(data, self._upstream.max_answer_bytes)
@@ -196,14 +199,14 @@ class Exchange:
         if isinstance(body, Unread):
             reply.whole(response.status, self._headers(response, b"application/json"), body.raw)
             return
-        unchanged = self._parsed is not None and self._parsed[0] is body and Part.answer not in self._parts.rewrites
+        unchanged = self._parsed is not None and self._parsed[0] is body and not self._parts.rewrites_answer
         data = self._parsed[1] if unchanged and self._parsed is not None else dumped(body)
         reply.whole(response.status, self._headers(response, b"application/json"), data)
 
     async def _reply_events(self, response: Response, reply: Reply) -> None:
         assert response.events is not None
         reply.begin(response.status, self._headers(response, b"text/event-stream"), None)
-        raw, write = False, reply.write
+        raw, write = False, reply.writer()
         async with closing(response.events) as events:
             async for event in events:
                 raw = type(event) is Unread

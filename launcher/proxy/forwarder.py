@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from urllib.parse import unquote
 
-from launcher.adapters.base import Adapter, reads_of, rewrites_of
+from launcher.adapters.base import Adapter
 from launcher.adapters.chain import pipeline
 from launcher.adapters.failures import Failures
 from launcher.asgi.errors import ApiError, clipped
@@ -75,7 +75,7 @@ class Forwarder:
 
     def __post_init__(self) -> None:
         self._expected = None if self.key is None else f"Bearer {self.key}".encode()
-        self._parts = Parts(reads_of(self.adapters), rewrites_of(self.adapters))
+        self._parts = Parts.of(self.adapters)
         self._chain = pipeline(self.adapters, _ask, self.failures)
         self._needs_task = any(adapter.needs_task for adapter in self.adapters)
         self._stopped: str | None = None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import socket
 import threading
 import time
@@ -15,6 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.adapters.retry import Retry
+from launcher.adapters.system_message import SystemMessage
 from launcher.asgi.config import Limits
 from tests.api.raw import answer_to, connected, dripped, error, said, statuses
 from tests.fuzzing import examples
@@ -155,6 +157,20 @@ def test_a_body_waits_for_100_continue_only_if_it_may_come(proxy: Mounted, stric
     with connected(strict.address) as client:
         client.sendall(HEAD + b"Expect: 100-continue\r\nContent-Length: 5000\r\n\r\n")
         assert statuses(said(client)) == [413]
+
+
+@pytest.mark.parametrize("body", [b'{"model":"m"}', b"no JSON"], ids=["asked", "refused"])
+def test_many_requests_at_once_are_answered_in_their_order(server: Scripted, body: bytes) -> None:
+    """Also those that adapters answer without a wait, however many there are."""
+    line = b"POST /v1/completions?%d HTTP/1.1\r\nHost: x\r\n"
+    asked = [line % number + b"Content-Length: %d\r\n\r\n" % len(body) + body for number in range(300)]
+    asked.append(line % 300 + END)
+    with mounted(server.url, Retry(), SystemMessage() if body == b"no JSON" else Retry()) as through_adapters:
+        answers = answer_to(through_adapters.address, b"".join(asked))
+    if body == b"no JSON":
+        assert statuses(answers) == [400] * 301
+    else:
+        assert re.findall(rb"completions\?(\d+) ", answers) == [b"%d" % number for number in range(301)]
 
 
 def test_a_body_that_waits_behind_another_request_gets_its_100(proxy: Mounted) -> None:
