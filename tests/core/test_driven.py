@@ -15,7 +15,7 @@ VARIABLE: ContextVar[str] = ContextVar("variable", default="outside")
 
 
 class Run:
-    """A coroutine that is driven, and what was called meanwhile."""
+    """A coroutine that is driven, and how often it has waited."""
 
     def __init__(self, coroutine: Coroutine[Any, Any, None]) -> None:
         self.pauses = 0
@@ -85,7 +85,7 @@ async def test_it_may_wait_for_whatever_a_task_may_wait_for(work: Callable[[], C
 
 
 async def test_its_end_at_once_is_told_later() -> None:
-    """Whoever starts many that end at once needs no stack for it."""
+    """A caller that starts many which end at once needs no deep stack."""
     run = Run(ends_at_once())
     assert not run.ended.is_set()
     await asyncio.sleep(0)
