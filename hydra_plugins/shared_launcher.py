@@ -3,7 +3,8 @@
 # Without `from __future__ import annotations`: Hydra runs this module before it is in sys.modules, where dataclasses
 # look for the names in annotations that are text.
 import errno
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -94,8 +95,10 @@ class SharedLauncher(Launcher):
         keys = [point.key for point in points]
         returns: dict[int, JobReturn] = {}
         submitted: dict[int, Any] = {}
-        for n in sorted(range(len(keys)), key=lambda n: (keys[n] != self.running_key, keys.index(keys[n]), n)):
-            returns[n] = self._run(points[n], n, submitted)
+        order = sorted(range(len(keys)), key=lambda n: (keys[n] != self.running_key, keys.index(keys[n]), n))
+        for turn, n in enumerate(order, start=1):
+            with _turn(Path(str(self.config.hydra.sweep.dir)), turn, len(order)):
+                returns[n] = self._run(points[n], n, submitted)
             self.running_key = keys[n]
         if submitted:
             self._submit(submitted, points, returns)
@@ -174,6 +177,15 @@ class _Point:
     key: str
     title: str
     done: bool
+
+
+@contextmanager
+def _turn(folder: Path, turn: int, total: int) -> Iterator[None]:
+    """Show, and keep in the folder of the sweep, which of its points a run is."""
+    from launcher.core import stage
+
+    with stage.titled(f"point {turn} of {total}" if total > 1 else ""), stage.swept(folder, turn, total):
+        yield
 
 
 def _is_submitted(config: DictConfig) -> bool:

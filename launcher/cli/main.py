@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 
-from launcher.core.console import to_stderr, tolerant
+from launcher.core.console import redraws, status, to_stderr, tolerant
 
 
 def main() -> None:
@@ -34,6 +34,11 @@ def dispatch(arguments: list[str]) -> int:
         if isinstance(done, int):
             return done
         arguments = done
-    from launcher.cli.app import launch
+    if redraws(sys.stderr):
+        status("starting")
+    try:
+        from launcher.cli.app import launch
 
-    return launch(arguments)
+        return launch(arguments)
+    finally:
+        status("")

@@ -6,12 +6,18 @@ import errno
 import logging
 import os
 import sys
+import threading
 import unicodedata
-from typing import Any, TextIO, cast
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import IO, Any, TextIO, cast
 
 from launcher.core.redaction import redact
 
 READER_LEFT = (errno.EPIPE, errno.ECONNRESET)
+ERASE = "\r\x1b[2K"
+"""Moves to the start of the line and erases it."""
+SPINNER = "-\\|/"
 
 
 class Stream:
@@ -26,7 +32,8 @@ class Stream:
         self.failure = ""
 
     def write(self, text: str) -> int:
-        self._attempt(self._stream.write, redact(text))
+        with _line.around(self._stream):
+            self._attempt(self._stream.write, redact(text))
         return len(text)
 
     def flush(self) -> None:
@@ -55,6 +62,63 @@ class Stream:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._stream, name)
+
+
+class _StatusLine:
+    """One line below all others on a terminal, which is drawn again and again; what is printed goes above it."""
+
+    def __init__(self) -> None:
+        self._text, self._turn, self._drawn = "", 0, False
+        self._lock = threading.RLock()
+
+    def show(self, text: str) -> None:
+        """Draw a line on standard error, cut to the width of the terminal; an empty text removes it."""
+        stream = getattr(sys.stderr, "_stream", sys.stderr)
+        with self._lock:
+            self._erase(stream)
+            self._text, self._turn = redact(printable(text)), self._turn + 1
+            self._draw(stream)
+
+    @contextmanager
+    def around(self, stream: TextIO) -> Iterator[None]:
+        """Make room for what the body writes to a terminal."""
+        if not self._drawn or not stream.isatty():
+            yield
+            return
+        with self._lock:
+            self._erase(getattr(sys.stderr, "_stream", sys.stderr))
+            yield
+
+    def _draw(self, stream: TextIO) -> None:
+        if self._text:
+            width = os.get_terminal_size(stream.fileno()).columns or 80
+            line = f"{SPINNER[self._turn % len(SPINNER)]} {self._text}"
+            stream.write(line if len(line) < width else f"{line[: width - 4]}...")
+            stream.flush()
+            self._drawn = True
+
+    def _erase(self, stream: TextIO) -> None:
+        if self._drawn:
+            stream.write(ERASE)
+            stream.flush()
+            self._drawn = False
+
+
+_line = _StatusLine()
+
+
+def status(text: str) -> None:
+    """Show what goes on in the last line of the terminal until the next call; an empty text removes it.
+
+    Call it only where standard error `redraws`.
+    """
+    with suppress(OSError, ValueError):
+        _line.show(text)
+
+
+def redraws(stream: IO[str]) -> bool:
+    """Tell whether a stream is a terminal on which lines can be drawn again."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
 
 
 def tolerant() -> Stream:

@@ -55,6 +55,8 @@ class RunFolder:
     load = File("load.json")
     endpoint = File("endpoint.json")
     health = File("health.jsonl")
+    stage = File("stage.json")
+    """What the run is doing now, while it goes on."""
     report = File("report.html")
     lease = File("session.json")
     failed = File("failed")

@@ -1,24 +1,27 @@
-"""Shows how far an evaluation is."""
+"""Shows how far an evaluation is: in all, and for each task."""
 
 from __future__ import annotations
 
 import sys
 import time
-from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Protocol
 
-from launcher.core.console import printable
-from launcher.core.types import Record, Status
+from launcher.core import stage
+from launcher.core.console import printable, redraws
+from launcher.core.types import Json, Record
+from launcher.evaluate.tally import Tallies, short
 
 if TYPE_CHECKING:
-    from rich.progress import Progress as Bar
-    from rich.progress import TaskID
+    from rich.console import RenderableType
+    from rich.live import Live
     from rich.table import Table
 
 
 PAUSE_NOTICE_INTERVAL_S = 10.0
-"""Without a live bar, a pause is reported this often."""
+"""Without a live table, a pause is reported this often."""
+QUIET_S = 30.0
+"""Without a live table, at least one line comes in this time."""
 
 
 class PauseDisplay(Protocol):
@@ -30,9 +33,16 @@ class PauseDisplay(Protocol):
 
 
 class Progress(PauseDisplay, Protocol):
-    """Shows every finished sample. ``total`` counts all samples, ``done`` those of an earlier session."""
+    """Shows every finished sample.
 
-    def started(self, total: int | None, done: int) -> None: ...
+    ``totals`` has the samples of each task, None where that is not known yet. ``done`` counts those of earlier
+    sessions.
+    """
+
+    def started(self, totals: Mapping[str, int | None], done: int) -> None: ...
+
+    def measured(self, speed: Callable[[], Mapping[str, Json]]) -> None:
+        """Take from now on what the speed is, for ``stage.json``."""
 
     def metered(self, describe: Callable[[], str]) -> None:
         """Show from now on what is spent, as ``describe`` says it; an empty text shows nothing."""
@@ -56,159 +66,111 @@ class Servers(Protocol):
 
 
 def progress(servers: Servers, stream: IO[str] | None = None) -> Progress:
-    """Return a live bar where ``stream`` (standard error) is a terminal, else a line about every tenth of the way."""
+    """Return a live table where ``stream`` (standard error) is a terminal that redraws, else lines now and then."""
     stream = stream or sys.stderr
-    return LiveProgress(servers, stream) if stream.isatty() else LineProgress(servers, stream)
+    shown = LiveProgress(servers, stream) if redraws(stream) else LineProgress(servers, stream)
+    if (board := stage.current()) is not None:
+        board.facts, board.tick = shown.facts, shown.tick
+    return shown
 
 
-class Tally:
-    """Counts samples by status and sums their first metric."""
-
-    def __init__(self) -> None:
-        self.ended: Counter[str] = Counter()
-        self._sum, self._count = 0.0, 0
-
-    def add(self, record: Record) -> None:
-        self.ended[record.status.value] += 1
-        first = next(iter(record.scores.values()), None)
-        if isinstance(first, int | float):  # a metric of the whole corpus has other values
-            self._sum += first
-            self._count += 1
-
-    def correct(self, record: Record) -> None:
-        """Count a sample that counted as failed with how it ended later."""
-        self.ended[Status.failed.value] -= 1
-        self.add(record)
-
-    def describe(self) -> str:
-        """Return for instance ``mean 0.512 · 40 scored · 2 truncated``."""
-        mean = [f"mean {self._sum / self._count:.3f}"] if self._count else []
-        return " · ".join([*mean, *(f"{self.ended[s.value]} {s.value}" for s in Status if self.ended[s.value])])
-
-
-class LineProgress:
-    """Writes a line at the start, about every tenth of the way, and at the end."""
+class LineProgress(Tallies):
+    """Writes a line at the start, about every tenth of the way, every `QUIET_S` seconds, and at the end."""
 
     def __init__(self, servers: Servers, stream: IO[str]) -> None:
+        super().__init__()
         self._servers = servers
         self._stream = stream
-        self._total: int | None = None
-        self._done = 0
         self._shown = 0
-        self._start = 0.0
+        self._shown_at_s = time.monotonic()
         self._told_s: float | None = None
-        self._tally = Tally()
-        self._spent: Callable[[], str] = str
 
-    def started(self, total: int | None, done: int) -> None:
-        self._total, self._done, self._start = total, done, time.monotonic()
+    def started(self, totals: Mapping[str, int | None], done: int) -> None:
+        super().started(totals, done)
         kept = f", {done} already done" if done else ""
-        self._say(f"evaluate: {'unknown number of' if total is None else total} samples{kept}")
-
-    def metered(self, describe: Callable[[], str]) -> None:
-        self._spent = describe
+        self._say(f"evaluate: {'unknown number of' if self.total is None else self.total} samples{kept}")
 
     def advanced(self, record: Record) -> None:
-        self._done += 1
-        self._tally.add(record)
-        step = 100 if self._total is None else max(1, self._total // 10)
-        if self._done // step > self._shown // step:
+        super().advanced(record)
+        step, done = 100 if self.total is None else max(1, self.total // 10), self.earlier + self.done
+        if done // step > self._shown // step:
             self._show()
 
-    def corrected(self, record: Record) -> None:
-        self._tally.correct(record)
-
     def paused(self, seconds: float, reason: str) -> None:
+        self._pause = reason
         if self._told_s is None or seconds - self._told_s >= PAUSE_NOTICE_INTERVAL_S:
             self._told_s = seconds
             self._say(f"evaluate: paused{f' {seconds:.0f} s' if seconds >= 1 else ''}: {reason}")
 
     def resumed(self, seconds: float) -> None:
-        self._told_s = None
+        self._told_s, self._pause = None, ""
         self._say(f"evaluate: resumed after a pause of {seconds:.1f} s")
 
+    def tick(self) -> None:
+        """Show that the evaluation goes on, also while no sample ends."""
+        if time.monotonic() - self._shown_at_s > QUIET_S:
+            self._show()
+
     def finished(self) -> None:
-        if self._shown != self._done:
+        if self._shown != self.earlier + self.done:
             self._show()
 
     def _show(self) -> None:
-        self._shown = self._done
-        of = "" if self._total is None else f" of {self._total}"
-        so_far = f"evaluate: {self._done}{of} in {time.monotonic() - self._start:.1f} s"
-        said = (so_far, self._tally.describe(), self._spent(), self._servers.summary())
-        self._say(" · ".join(filter(None, said)))
+        self._shown = self.earlier + self.done
+        of = "" if self.total is None else f" of {self.total}"
+        left = self.left_s()
+        so_far = f"evaluate: {self._shown}{of} in {self.elapsed_s:.1f} s" + (f", {short(left)} left" if left else "")
+        now = self.tasks.get(self.latest)
+        task = f"{self.latest}: {now.describe()}" if now and len(self.tasks) > 1 else now.describe() if now else ""
+        every = f"in all {self.ended()}" if len(self.tasks) > 1 else ""
+        self._say(" · ".join(filter(None, (so_far, task, every, self._spent(), self._servers.summary()))))
         for loss in self._servers.losses():
             self._say(loss)
 
     def _say(self, line: str) -> None:
+        self._shown_at_s = time.monotonic()
         self._stream.write(printable(line) + "\n")
         self._stream.flush()
 
 
-class LiveProgress:
-    """Draws one bar over all tasks, with the time left, the samples by status, and the servers."""
+class LiveProgress(Tallies):
+    """Draws a table with a row for each task that goes on, and one for all of them."""
 
     def __init__(self, servers: Servers, stream: IO[str]) -> None:
+        super().__init__()
         self._servers = servers
         self._stream = stream
-        self._bar: Bar | None = None
-        self._row: TaskID | None = None
-        self._tally = Tally()
-        self._spent: Callable[[], str] = str
+        self._live: Live | None = None
 
-    def started(self, total: int | None, done: int) -> None:
-        self._bar = _bar(self._servers, self._stream)
-        self._row = self._bar.add_task("evaluate", total=total, completed=done, tally="")
-        self._bar.start()
+    def started(self, totals: Mapping[str, int | None], done: int) -> None:
+        from rich.console import Console
+        from rich.live import Live
 
-    def metered(self, describe: Callable[[], str]) -> None:
-        self._spent = describe
-
-    def _described(self) -> str:
-        return " · ".join(filter(None, (self._tally.describe(), self._spent())))
-
-    def advanced(self, record: Record) -> None:
-        self._tally.add(record)
-        if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, advance=1, description=printable(record.task), tally=self._described())
-
-    def corrected(self, record: Record) -> None:
-        self._tally.correct(record)
-        self._note(self._described())
+        super().started(totals, done)
+        console = Console(file=self._stream)
+        self._live = Live(get_renderable=self._table, console=console, refresh_per_second=5, redirect_stdout=_shared())
+        self._live.start()
 
     def paused(self, seconds: float, reason: str) -> None:
-        self._note(f"paused {seconds:.0f} s: {reason}")
+        self._pause = f"paused {seconds:.0f} s: {reason}"
 
     def resumed(self, seconds: float) -> None:
-        self._note(self._described())
+        self._pause = ""
 
-    def _note(self, text: str) -> None:
-        if self._bar is not None and self._row is not None:
-            self._bar.update(self._row, tally=text)
+    def tick(self) -> None:
+        """Nothing is to do: the table redraws itself."""
 
     def finished(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
+
+    def _table(self) -> RenderableType:
+        from launcher.evaluate.progress_table import table
+
+        below = " · ".join(filter(None, (self.ended(), self._spent())))
+        return table(self, stage.title() + (self._pause or below), self._servers.table())
 
 
-def _bar(servers: Servers, stream: IO[str]) -> Bar:
-    from rich.console import Console, RenderableType
-    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-    from rich.progress import Progress as Bar
-
-    class Live(Bar):
-        def get_renderables(self) -> Iterable[RenderableType]:
-            yield from super().get_renderables()
-            if (table := servers.table()) is not None:
-                yield table
-
-    return Live(
-        TextColumn("{task.description}", style="bold", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[tally]}", markup=False),
-        console=Console(file=stream),
-        refresh_per_second=5,
-    )
+def _shared() -> bool:
+    """Tell whether standard output is a terminal, on which the table would be in its way."""
+    return sys.stdout.isatty()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
@@ -31,8 +32,9 @@ class Recorder:
     def begin(self, totals: Mapping[str, int | None]) -> None:
         """Show how many samples there are, and how many are done."""
         self._progress.metered(self._meter.describe)
-        known = [size for size in totals.values() if size is not None]
-        self._progress.started(sum(known) if len(known) == len(totals) else None, len(self._journal.finished))
+        began = time.perf_counter()
+        self._progress.measured(lambda: self.speed(time.perf_counter() - began))
+        self._progress.started(totals, len(self._journal.finished))
 
     def measure(self, result: SampleResult) -> None:
         """Count the answers of an attempt."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.adapters import failures
+from launcher.core import stage
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Check, Endpoint, Json, Pause, Report, TaskResult
 from launcher.pipeline.outcomes import proxies
@@ -70,12 +71,16 @@ class RunRecord:
 
     @contextmanager
     def step(self, name: str) -> Iterator[None]:
-        """Time a step in seconds, also when it fails."""
-        start = time.perf_counter()
+        """Time a step in seconds, also when it fails, and show that it goes on."""
+        start, board = time.perf_counter(), stage.current() if name != "total" else None
+        if board is not None:
+            board.begin(name)
         try:
             yield
         finally:
             self.timings[name] = round(time.perf_counter() - start, 3)
+            if board is not None:
+                board.end()
 
     def report(self, status: str, reason: str | None = None) -> Report:
         """Return everything known; ``status`` is one of `Report`'s."""

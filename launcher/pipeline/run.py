@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from launcher.core import stage
 from launcher.core.lease import Lease
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
@@ -34,12 +35,17 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
     record = RunRecord(
         provenance(config, composed.overrides, allocation, packages_of(composed.run)), run.tasks, run.groups
     )
-    with reporting(record, folder, hooks_of(run, folder)) as exit_status, record.step("total"):
+    with (
+        stage.board() as board,
+        reporting(record, folder, hooks_of(run, folder)) as exit_status,
+        record.step("total"),
+    ):
         record.run["checkpoint"] = run.engine.fingerprint(run.model)
         record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}
         key = resume_key(run, config, record.run["checkpoint"]) | identity(run, config)
         check_resumable(run, folder, key)
         lease = exit_status.lease = Lease(folder)
+        board.folder = folder
         needed = required_capabilities(run)
         timing = Timing(limit_s=run.evaluate.max_pause_s)
         wanted = run if run.mode is Mode.run else replace(run, judge=None)

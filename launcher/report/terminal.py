@@ -30,6 +30,8 @@ TONES = {
     "interrupted": "bold yellow",
 }
 
+NARROW = 80
+"""On a terminal of fewer columns, the numbers of a metric stand in two lines instead of one."""
 LABEL = 8
 """Width of the labels below the table."""
 ROWS = 12
@@ -46,7 +48,8 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
     for line in checks.lines(report.checks):
         console.print(line)
     if report.tasks:
-        console.print(_scores(report, _plus_minus(console)))
+        scores = _scores if console.width >= NARROW else _narrow_scores
+        console.print(scores(report, _plus_minus(console)))
         for line in _group_lines(report):
             console.print(line)
         for task, result in report.folded.items():
@@ -185,6 +188,22 @@ def _scores(report: Report, plus_minus: str) -> Table:
             table.add_row(Text(printable(formatting.task_name(task))), Text(printable(name)), *cells)
         if not result.metrics:
             table.add_row(Text(printable(formatting.task_name(task))), "-", "-", "-", coverage)
+    return table
+
+
+def _narrow_scores(report: Report, plus_minus: str) -> Table:
+    """The scores for a terminal on which one line has no room for all numbers of a metric."""
+    table = _table()
+    table.add_column("task\nmetric", overflow="ellipsis", no_wrap=True)
+    table.add_column("value\n95 % CI", justify="right", no_wrap=True)
+    table.add_column("scored", justify="right", no_wrap=True)
+    for task, result in report.folded.items():
+        coverage = Text("unknown") if formatting.is_uncounted(result.harness) else _coverage(result.coverage)
+        for name, metric in result.metrics.items():
+            names = Text(f"{printable(formatting.task_name(task))}\n{printable(name)}")
+            table.add_row(names, Text("\n").join([_value(metric, plus_minus), _interval(metric)]), coverage)
+        if not result.metrics:
+            table.add_row(Text(printable(formatting.task_name(task))), "-", coverage)
     return table
 
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 
+from launcher.core import stage
 from launcher.core.console import one_line
 from launcher.core.types import Check, Outcome
 from launcher.validate.check import Capability, CheckContext, CheckDefinition, Extent, Family
@@ -26,12 +27,14 @@ class Checking:
     context: CheckContext
     extent: Extent
     found: dict[str, Check] = field(default_factory=dict)
+    total: int = 0
 
     async def run(self, checks: Sequence[CheckDefinition]) -> list[Check]:
         """Return the checks in their order. If the server cannot be reached, the rest is not asked.
 
         A check that fails beside others is made again alone, and that counts: models round differently under load.
         """
+        self.total = len(checks)
         for check in filter(_is_first, checks):
             await self._make(check)
             if check.need is Capability.serving and self.found[check.id].ok is False:
@@ -44,7 +47,9 @@ class Checking:
         return self._ordered(checks)
 
     async def _make(self, check: CheckDefinition) -> None:
+        stage.report(len(self.found), self.total, "checks", check.id)
         self.found[check.id] = await check.run(self.context, self.context.needed, self.found, self.extent)
+        stage.report(len(self.found), self.total, "checks", check.id)
 
     async def _several(self, checks: Sequence[CheckDefinition]) -> None:
         slots = asyncio.Semaphore(AT_ONCE)

@@ -10,7 +10,7 @@ import asyncio
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -131,8 +131,11 @@ class Watch:
     holding: asyncio.Event = field(default_factory=asyncio.Event)
     spent: Callable[[], str] = str
 
-    def started(self, total: int | None, done: int) -> None:
-        self.begun = (total, done)
+    def started(self, totals: Mapping[str, int | None], done: int) -> None:
+        self.begun = (None if None in totals.values() else sum(size or 0 for size in totals.values()), done)
+
+    def measured(self, speed: Callable[[], Mapping[str, Json]]) -> None:
+        pass
 
     def metered(self, describe: Callable[[], str]) -> None:
         self.spent = describe

@@ -19,6 +19,7 @@ from launcher.checkpoints.gguf.keys import check as check_keys
 from launcher.checkpoints.tokenizers.gguf import tokenizer_of
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.core.errors import CheckpointError
+from launcher.core.stage import Loading
 from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
@@ -71,7 +72,9 @@ class GGUFCheckpoint(Checkpoint):
         return tokenizer_of(self._fields, self.path)
 
     def load_into(self, model: nn.Module) -> None:
-        convert.load_into(model, self.architecture, NAMES, self._read, str(self.path))
+        places = {name: (self.path, tensor.n_bytes) for name, tensor in self._tensors.items()}
+        read = Loading(places.values()).counting(self._read, places)
+        convert.load_into(model, self.architecture, NAMES, read, str(self.path))
 
     def parameter(self, module: str, kind: str) -> Tensor:
         return convert.parameter(module, kind, self.architecture, NAMES, self._read, str(self.path))

@@ -16,6 +16,7 @@ from launcher.checkpoints.huggingface.config import Config, Stored
 from launcher.checkpoints.huggingface.safetensors_index import read_index, read_tensor, unread
 from launcher.checkpoints.tokenizers.huggingface import from_folder
 from launcher.core.errors import CheckpointError
+from launcher.core.stage import Loading
 from launcher.core.tokenizer import Tokenizer
 from launcher.settings.model import Bounds
 
@@ -108,7 +109,9 @@ class HuggingFaceCheckpoint(Checkpoint):
         return from_folder(self.path, self.bounds)
 
     def load_into(self, model: nn.Module) -> None:
-        convert.load_into(model, self.architecture, self._names, self._read, str(self.path))
+        places = {name: (entry.file, entry.n_bytes) for name, entry in self._stored.items()}
+        read = Loading(places.values()).counting(self._read, places)
+        convert.load_into(model, self.architecture, self._names, read, str(self.path))
 
     def parameter(self, module: str, kind: str) -> Tensor:
         return convert.parameter(module, kind, self.architecture, self._names, self._read, str(self.path))

@@ -40,6 +40,10 @@ class Entry:
     dtype: str
     start: int = 0
 
+    @property
+    def n_bytes(self) -> int:
+        return math.prod(self.shape) * BITS[self.dtype] // 8
+
 
 def read_index(folder: Path, bounds: Bounds | None = None) -> dict[str, Entry]:
     """Return every tensor of a Hugging Face folder by name.

@@ -16,6 +16,7 @@ from launcher.checkpoints.bounded import read_json, shown
 from launcher.checkpoints.torch_dist.archive import read_tensor
 from launcher.checkpoints.torch_dist.index import Chunk, Stored, read_index
 from launcher.core.errors import CheckpointError
+from launcher.core.stage import Loading
 from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
@@ -200,11 +201,18 @@ def _load(store: TensorStore, wanted: Mapping[str, Any]) -> dict[str, Any]:
     from megatron.core.dist_checkpointing.state_dict_utils import load_preprocess
 
     pieces, kept, factories = load_preprocess(dict(wanted))
-    loaded = dict_list_map_inplace(lambda part: _filled(store, part), pieces)
+    loading = Loading(_places(store, wanted))
+    loaded = dict_list_map_inplace(lambda part: _filled(store, part, loading), pieces)
     return dict(apply_factory_merges(merge(loaded, kept), factories))
 
 
-def _filled(store: TensorStore, part: Any) -> Any:
+def _places(store: TensorStore, wanted: Mapping[str, Any]) -> Iterator[tuple[Path, int]]:
+    """Yield the file and the size of every stored part of what is wanted, once for each that is read."""
+    for part in sharded_tensors(wanted):
+        yield from ((store.folder / chunk.file, chunk.span.length) for chunk in store.tensors[part.key].chunks)
+
+
+def _filled(store: TensorStore, part: Any, loading: Loading) -> Any:
     """Return the data of one ``ShardedTensor`` after reading it from the parts that are stored."""
     from megatron.core.dist_checkpointing.mapping import ShardedTensor
 
@@ -217,6 +225,7 @@ def _filled(store: TensorStore, part: Any) -> Any:
         target.zero_()  # the rows that pad
     for chunk in stored.chunks:
         _copy_overlap(store.folder, stored, chunk, whole, tuple(part.global_offset))
+        loading.read(store.folder / chunk.file, chunk.span.length)
     return target
 
 

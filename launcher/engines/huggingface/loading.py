@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -16,6 +16,7 @@ from transformers.utils import logging
 from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.huggingface.code_keys import without_code
 from launcher.checkpoints.parts import refuse_unplaced
+from launcher.core import stage
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
 from launcher.engines.huggingface.source import CONFIGURATIONS, Source
@@ -32,7 +33,7 @@ def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrained
     """
     logging.disable_progress_bar()
     logging.set_verbosity_error()
-    with _seen(source) as folder:
+    with _seen(source) as folder, _reporting():
         try:
             model, info = _from_pretrained(source, folder, dtype)
         except Exception as error:  # a model's own code may raise any exception
@@ -44,6 +45,28 @@ def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrained
     else:
         refuse_unplaced(set(info["unexpected_keys"]) & set(source.tensors), (), source.path)
     return model.to(device).eval().requires_grad_(False)
+
+
+@contextmanager
+def _reporting() -> Iterator[None]:
+    """Report the tensors that transformers loads; it counts them for a progress bar, which is not drawn."""
+
+    def counted(made: Callable[..., Any], given: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        items = _counted(given[0]) if given and isinstance(given[0], Collection) else None
+        return made(*given, **options) if items is None else made(items, *given[1:], **options)
+
+    before = logging.set_tqdm_hook(counted)
+    try:
+        yield
+    finally:
+        logging.set_tqdm_hook(before)
+
+
+def _counted(items: Collection[Any]) -> Iterator[Any]:
+    for number, item in enumerate(items):
+        stage.report(number, len(items), "tensors")
+        yield item
+    stage.report(len(items), len(items), "tensors")
 
 
 @contextmanager

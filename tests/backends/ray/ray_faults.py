@@ -9,7 +9,7 @@ import resource
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from http.client import HTTPException
 from pathlib import Path
@@ -18,7 +18,7 @@ from typing import Any
 import psutil
 
 from launcher.adapters.retry import Retry
-from launcher.core.types import Endpoint, Record
+from launcher.core.types import Endpoint, Json, Record
 from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
@@ -88,9 +88,12 @@ class Incident:
         self._happen = happen
         self._left = 0
 
-    def started(self, total: int | None, done: int) -> None:
-        assert total is not None
-        self._left = total // 3
+    def started(self, totals: Mapping[str, int | None], done: int) -> None:
+        self._left = sum(size or 0 for size in totals.values()) // 3
+        assert self._left
+
+    def measured(self, speed: Callable[[], Mapping[str, Json]]) -> None:
+        pass
 
     def metered(self, describe: Callable[[], str]) -> None:
         pass
