@@ -46,7 +46,8 @@ class Reading:
     ``in_flight`` counts the requests that the server computes, ``queued`` those that wait in it. ``tokens_per_s`` and
     ``error_rate`` (failed requests among those that ended) are of the time since the last reading. ``health`` is the
     answer of a built-in server's ``/health``, or the error. ``events`` are what happened since the last reading: pauses
-    of the evaluation, processes that ended, stopped or came back, a canary without an answer.
+    of the evaluation, processes that ended, stopped or came back, a canary without an answer. ``events_total`` counts
+    them since the session began.
     """
 
     time: float
@@ -62,6 +63,7 @@ class Reading:
     processes: tuple[ProcessReading, ...] = ()
     gpus: tuple[GpuReading, ...] = ()
     events: tuple[str, ...] = ()
+    events_total: int = 0
     health: Json = None
 
     def line(self) -> str:

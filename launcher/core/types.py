@@ -9,6 +9,8 @@ from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
+from launcher.core.traffic import Traffic
+
 INTERRUPTED = 130
 """The exit code of a run that Ctrl-C or SIGTERM ended."""
 
@@ -237,7 +239,12 @@ _MEANS = {
 
 
 class Health(Protocol):
-    """Knows how a server is, without waiting for it."""
+    """Knows how a server is, without waiting for it; it is told what the evaluation sends and gets (``traffic``)."""
+
+    traffic: Traffic
+
+    def note(self, event: str) -> None:
+        """Keep an event for the record of the server's health."""
 
     def state(self) -> ServerState:
         """Return what the last finished probe found."""

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from launcher.core.console import one_line
 from launcher.core.errors import Failure, ServerAway, TransportError
 from launcher.core.responses import error_message, is_page
+from launcher.core.traffic import Traffic
 from launcher.core.types import (
     GATEWAY,
     Handler,
@@ -52,6 +53,12 @@ class ServerGone(Exception):
 
 class NoHealthProbes:
     """The health of a server without probes: only the outcome of requests tells its state."""
+
+    def __init__(self) -> None:
+        self.traffic = Traffic()
+
+    def note(self, event: str) -> None:
+        return
 
     def state(self) -> ServerState:
         return ServerState()
@@ -124,17 +131,26 @@ class CircuitBreaker:
         try:
             response = await self._send(request)
         except TransportError as error:
+            self._health.traffic.failed += 1
             if error.failure in SERVER_FAILURES:
                 await self._confirm(str(error), start)
             if error.failure is Failure.connection:
                 await self._count_loss(request, str(error), start)
             raise
+        self._count(response)
         if response.status in GATEWAY:
             await self._confirm(described(response), start)
         else:
             self._answered_at = time.monotonic()
             self._slowest_s = max(self._slowest_s, self._answered_at - start)
         return response
+
+    def _count(self, response: Response) -> None:
+        traffic = self._health.traffic
+        if response.status >= 500:
+            traffic.failed += 1
+        else:
+            traffic.answered += 1
 
     async def closed(self) -> None:
         """Wait until requests are sent."""
@@ -193,11 +209,14 @@ class CircuitBreaker:
 
     @contextmanager
     def _tracked(self, flight: _InFlight) -> Iterator[None]:
+        traffic = self._health.traffic
         self._in_flight.add(flight)
+        traffic.in_flight, traffic.path = len(self._in_flight), self._path
         try:
             yield
         finally:
             self._in_flight.discard(flight)
+            traffic.in_flight = len(self._in_flight)
 
     async def _confirm(self, what: str, start: float) -> None:
         """Raise `ServerAway` if there was an outage since ``start``, or if a probe of the server's health finds one."""
@@ -231,12 +250,14 @@ class CircuitBreaker:
         """Wait until the server is back. Raises `ServerGone`."""
         start, began = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
         self._outages_in_a_row += 1
+        self._health.note(f"the evaluation pauses: {self._reason}")
         try:
             await self._wait_for_recovery(start)
         finally:
             seconds = round(time.monotonic() - start, 3)
             if seconds:
                 self.pauses.append(Pause(began, seconds, self._reason))
+        self._health.note(f"the evaluation goes on after a pause of {seconds:.1f} s")
         self._progress.resumed(seconds)
         self._resume(start)
 

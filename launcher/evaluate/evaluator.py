@@ -99,7 +99,7 @@ async def ask_all(
             handler = concurrency.bounded(pipeline(adapters, failed.around(checking(breaker)), failures))
             again = await _second_attempts(settings, client, endpoint)
             asker = Asker(handler, breaker, others, tasks, settings)
-            recorder = Recorder(journal, meter, progress, failed)
+            recorder = Recorder(journal, meter, progress, failed, watched.traffic)
             return await Session(asker, source, again, recorder, concurrency).run()
 
 

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
 
+from launcher.core.traffic import Traffic
 from launcher.core.types import Json, Pause, Record, Status
 from launcher.evaluate.ask import SampleResult
 from launcher.evaluate.failed_exchanges import FailedExchanges
@@ -19,9 +20,15 @@ class Recorder:
     """The journal of a session, what its answers cost and how long they took, and its progress."""
 
     def __init__(
-        self, journal: Journal, meter: Meter, progress: Progress, failed: FailedExchanges | None = None
+        self,
+        journal: Journal,
+        meter: Meter,
+        progress: Progress,
+        failed: FailedExchanges | None = None,
+        traffic: Traffic | None = None,
     ) -> None:
         self._journal, self._meter, self._progress, self._failed = journal, meter, progress, failed
+        self._traffic = traffic or Traffic()
         self._throughput = Throughput()
 
     @property
@@ -39,6 +46,7 @@ class Recorder:
     def measure(self, result: SampleResult) -> None:
         """Count the answers of an attempt."""
         self._throughput.cached += result.cached
+        self._traffic.generated_tokens += sum(timing.completion_tokens or 0 for timing in result.timings)
         if result.record.status is not Status.failed:
             for timing in result.timings:
                 self._throughput.add(timing)

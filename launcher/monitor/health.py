@@ -1,8 +1,7 @@
-"""Watch an endpoint while it serves: one line of ``health.jsonl`` per probe."""
+"""Watch an endpoint while it serves: probes of its health, which readings are made of."""
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Iterator
@@ -11,15 +10,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from launcher.core.console import one_line, to_stderr
+from launcher.core.console import one_line
 from launcher.core.errors import Failure, HttpError
 from launcher.core.files import storing
 from launcher.core.health import DEAD, RESTARTING, Probe
 from launcher.core.http import authorization, fetch, parsed
-from launcher.core.redaction import redact
 from launcher.core.responses import error_message, error_of
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import GATEWAY, Endpoint, Json, Liveness, ServerState
+from launcher.monitor.health_file import HealthFile
+from launcher.settings.monitor import Monitor
 
 PROBE_INTERVAL_S = 3.0
 PROBE_TIMEOUT_S = 5.0
@@ -47,16 +47,17 @@ class Watch:
     ``detail`` is the answer to the last successful probe.
     """
 
-    def __init__(self, endpoint: Endpoint, path: Path, timing: Timing) -> None:
+    def __init__(self, endpoint: Endpoint, path: Path, timing: Timing, monitor: Monitor | None = None) -> None:
         self.dead = threading.Event()
         self.detail: Json = None
-        self.timing, self._endpoint, self._path = timing, endpoint, path
+        self.file = HealthFile(path, endpoint, monitor or Monitor())
+        self.traffic, self.note, self.start_canary = self.file.traffic, self.file.note, self.file.start_canary
+        self.timing, self._endpoint = timing, endpoint
         self._state = ServerState()
         self._changed = threading.Condition()
         self._begun = 0
         self._wanted = 0
         self._stopping = False
-        self._writes = True
 
     def state(self) -> ServerState:
         return self._state
@@ -69,24 +70,18 @@ class Watch:
 
     def run(self) -> None:
         """Probe each period until `stop`, and at once after `request_probe`, also while the file cannot be written."""
+        try:
+            self._probe()
+        finally:
+            self.file.close()
+
+    def _probe(self) -> None:
         while (number := self._next()) is not None:
             began, line = time.monotonic(), probe(self._endpoint, self.timing.timeout_s)
             if self._stopping and not line["live"]:
                 return  # the run stops its server now: no outage
-            self._write(line)
             self.record(line, number, began)
-
-    def _write(self, line: Probe) -> None:
-        """Append a probe to the file; print one line if that fails after it succeeded."""
-        try:
-            with self._path.open("a") as file:
-                file.write(redact(json.dumps(line)) + "\n")
-        except OSError as error:
-            if self._writes:
-                to_stderr(f"{self._path}: cannot be written: {error.strerror or error}; the server is still probed")
-            self._writes = False
-        else:
-            self._writes = True
+            self.file.take(line, self._state)
 
     def record(self, line: Probe, number: int, began: float) -> None:
         """Update the state from probe ``number``, which ``began`` at a time of `time.monotonic`."""
@@ -111,18 +106,21 @@ class Watch:
         """Wait until the next probe is due and return its number; None after `stop`. The first probe always happens."""
         with self._changed:
             if self._begun:
-                self._changed.wait_for(lambda: self._stopping or self._wanted > self._begun, self.timing.period_s)
+                period_s = min(self.timing.period_s, self.file.period_s)
+                self._changed.wait_for(lambda: self._stopping or self._wanted > self._begun, period_s)
             self._begun += 1
             return None if self._stopping and self._begun > 1 else self._begun
 
 
 @contextmanager
-def watch(endpoint: Endpoint, folder: Path, timing: Timing | None = None) -> Iterator[Watch]:
-    """Probe ``endpoint`` in a thread, and append to ``folder/health.jsonl``. Raises `StorageError`."""
+def watch(
+    endpoint: Endpoint, folder: Path, timing: Timing | None = None, monitor: Monitor | None = None
+) -> Iterator[Watch]:
+    """Probe ``endpoint`` in a thread, and append readings to ``folder/health.jsonl``. Raises `StorageError`."""
     path = RunFolder(folder).health
     with storing(path), path.open("a"):
         pass
-    watched = Watch(endpoint, path, timing or Timing())
+    watched = Watch(endpoint, path, timing or Timing(), monitor)
     thread = threading.Thread(target=watched.run, name="health", daemon=True)
     thread.start()
     try:

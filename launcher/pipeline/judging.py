@@ -62,7 +62,8 @@ def judging(
         place.mkdir(parents=True, exist_ok=True)
     with _serving(judge, config["judge"], record, allocation, place, pool) as server:
         timing = Timing(limit_s=judge.max_pause_s)
-        with watch(server.endpoint, place, timing) as health:
+        with watch(server.endpoint, place, timing, run.monitor) as health:
+            health.start_canary(server.endpoint)
             yield SecondEndpoint(
                 NAME,
                 server.endpoint,

@@ -53,11 +53,12 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
             reserved(run) as listener,
             judging(wanted, config, record, allocation, folder, pool) as judge,
             serving(run, record, allocation, folder, pool) as server,
-            watch(server.endpoint, folder, timing) as health,
+            watch(server.endpoint, folder, timing, run.monitor) as health,
         ):
             with needs_certificate(run.load, record):
                 validate(run, server, needed, record, folder)
             measure_load(run.load, server.endpoint, record, folder)
+            health.start_canary(server.endpoint)
             with (
                 endpoint_file(server.endpoint, folder),
                 proxying(run, listener, server.endpoint, record, folder) as proxy,

@@ -194,10 +194,11 @@ async def test_a_request_that_a_hung_server_forgot_is_asked_again(tmp_path, monk
             await asyncio.Event().wait()
         return said(body["prompt"])
 
-    class Silent:
+    class Silent(breaker.NoHealthProbes):
         """The health of a server that hangs until the evaluation has seen it."""
 
         def __init__(self):
+            super().__init__()
             self.probe = 0
 
         def state(self):
@@ -481,7 +482,7 @@ async def test_outages_between_which_nothing_is_answered_come_to_an_end(monkeypa
             return Response(200, {})
         raise TransportError("reset", Failure.connection)
 
-    class Flapping:
+    class Flapping(breaker.NoHealthProbes):
         """Away at each look, and back at the next."""
 
         probes = 0
@@ -517,7 +518,7 @@ async def test_one_plain_request_answers_for_all_that_failed_before_it():
         await asyncio.sleep(0.01)
         return Response(200, {})
 
-    class Live:
+    class Live(breaker.NoHealthProbes):
         def state(self):
             return ServerState(Liveness.live, "", 0, 0, float("inf"))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import socket
 import threading
 import time
@@ -15,8 +14,10 @@ import pytest
 
 from launcher.core.errors import StorageError
 from launcher.core.health import DEAD, RESTARTING, Probe
+from launcher.core.reading import Reading, readings
 from launcher.core.types import Endpoint, Liveness, ServerState
 from launcher.monitor import health
+from launcher.settings.monitor import Monitor
 
 
 class Healthy(BaseHTTPRequestHandler):
@@ -40,6 +41,10 @@ def endpoint() -> Iterator[Endpoint]:
     thread.join()
 
 
+def written(folder: Path) -> list[Reading]:
+    return list(readings((folder / "health.jsonl").read_bytes().splitlines()))
+
+
 NOWHERE = Endpoint("http://127.0.0.1:1/v1", "m", "inline", "echo")
 
 
@@ -58,9 +63,7 @@ def test_a_missing_server_is_not_live_and_the_reason_is_kept() -> None:
 def test_the_watch_writes_lines_and_stops(endpoint: Endpoint, tmp_path: Path) -> None:
     with health.watch(endpoint, tmp_path) as watched:
         pass
-    lines = [json.loads(line) for line in (tmp_path / "health.jsonl").read_text().splitlines()]
-    assert lines
-    assert all(line["live"] for line in lines)
+    assert [reading.state for reading in written(tmp_path)] == ["live"]
     assert not watched.dead.is_set()
     assert "health" not in {t.name for t in threading.enumerate()}
 
@@ -131,7 +134,7 @@ def test_a_file_that_cannot_be_written_any_more_does_not_end_the_probes(
     endpoint: Endpoint, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "health.jsonl"
-    with health.watch(endpoint, tmp_path, health.Timing(period_s=0.01)) as watched:
+    with health.watch(endpoint, tmp_path, monitor=Monitor(period_s=0.01)) as watched:
         eventually(lambda: watched.state().probe > 0)
         file.rename(tmp_path / "earlier.jsonl")
         file.mkdir()
@@ -150,12 +153,12 @@ def test_probes_in_a_row_are_counted_from_the_first(tmp_path: Path) -> None:
 
 
 def test_a_requested_probe_begins_at_once(endpoint: Endpoint, tmp_path: Path) -> None:
-    with health.watch(endpoint, tmp_path, health.Timing(period_s=10**6)) as watched:
+    with health.watch(endpoint, tmp_path, health.Timing(period_s=10**6), Monitor(period_s=86400.0)) as watched:
         for _ in range(3):
             wanted = watched.request_probe()
             eventually(lambda wanted=wanted: watched.state().probe >= wanted)
-    numbers = len((tmp_path / "health.jsonl").read_text().splitlines())
-    assert 3 <= numbers <= 4
+        assert 3 <= watched.state().probe <= 4
+    assert len(written(tmp_path)) == 1, "a period has one reading, however often the breaker asks"
 
 
 def test_a_server_that_takes_connections_and_says_nothing_is_silent(tmp_path: Path) -> None:
@@ -167,7 +170,8 @@ def test_a_server_that_takes_connections_and_says_nothing_is_silent(tmp_path: Pa
             eventually(lambda: watched.state().row >= 2)
             assert watched.state().liveness is Liveness.silent
             assert watched.state().reason == "no answer within 0.1 s"
-    assert json.loads((tmp_path / "health.jsonl").read_text().splitlines()[0])["silent"] is True
+    assert written(tmp_path)[0].state == "silent"
+    assert written(tmp_path)[0].events == ("the server does not answer (no answer within 0.1 s)",)
 
 
 def test_a_probe_drips_no_longer_than_its_time(tmp_path: Path) -> None:

@@ -25,6 +25,9 @@ Heartbeats come from a thread, so a worker that computes still sends them, and s
 or frozen process sends none.
 """
 
+RANK = "LAUNCHER_RANK"
+"""The environment variable by which the monitor knows a worker's rank."""
+
 LOADING_FACTOR = 60
 """Factor on the heartbeat timeout while a worker loads: loading a library from a slow disk stops all threads."""
 
@@ -79,7 +82,7 @@ class LocalWorker(Worker):
         super().__init__()
         self.rank = spec.rank
         self.connection, theirs = Pipe()
-        self._child = Child(MODULE, _environment(spec.worker_config), theirs)
+        self._child = Child(MODULE, _environment(spec), theirs)
         self.where = f"process {self._child.process.pid}"
         self.connection.send(spec)
 
@@ -99,7 +102,7 @@ class RemoteWorker(Worker):
         self.rank = spec.rank
         self.where = f"process {member.rank} of the group, on {member.node}"
         self._member, self._ranks = member, ranks
-        self.connection = ranks.start(member.rank, MODULE, _environment(spec.worker_config))
+        self.connection = ranks.start(member.rank, MODULE, _environment(spec))
         self.connection.send(spec)
         there = peer_address(self.connection)
         self.host = there if there != ranks.address else None
@@ -112,8 +115,8 @@ class RemoteWorker(Worker):
         self.connection.close()
 
 
-def _environment(worker_config: WorkerConfig) -> dict[str, str]:
-    return {"OMP_NUM_THREADS": str(worker_config.threads)}
+def _environment(spec: WorkerSpec) -> dict[str, str]:
+    return {"OMP_NUM_THREADS": str(spec.worker_config.threads), RANK: str(spec.rank)}
 
 
 @dataclass(frozen=True)

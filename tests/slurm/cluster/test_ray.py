@@ -33,7 +33,7 @@ def test_replicas_over_two_nodes_score_as_here(slurm: Environment, tmp_path: Pat
         _, said = process.communicate(timeout=240)
     assert process.returncode == 0, said
     assert results(folder)["tasks"] == local(tmp_path / "here", *GIVEN)["tasks"]
-    seen = [json.loads(line)["detail"] for line in (folder / "health.jsonl").read_text().splitlines()]
+    seen = [json.loads(line)["health"] for line in (folder / "health.jsonl").read_text().splitlines()]
     nodes = {replica["node"] for replica in seen[0]["replicas"]}
     assert len(nodes) == 2
     assert not any(node.startswith("127.") for node in nodes)
