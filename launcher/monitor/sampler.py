@@ -1,6 +1,6 @@
 """The monitor's own process: it reads what the machine says of a run's processes and GPUs, and prints a line a period.
 
-A driver or a file system may hang a reader for ever. Here that costs the readings, and nothing of the run.
+A driver or a file system may hang a reader without a timeout. Here that costs the readings, and nothing of the run.
 """
 
 # A Python without site-packages runs this file: standard library only, but for NVIDIA's own module.
