@@ -30,10 +30,14 @@ def dispatch(arguments: list[str]) -> int:
     from launcher.cli import commands
 
     if arguments and not commands.is_override(arguments[0]):
-        done = commands.run(arguments[0], arguments[1:])
+        done = commands.run(arguments[0], arguments[1:], _launch)
         if isinstance(done, int):
             return done
         arguments = done
+    return _launch(arguments)
+
+
+def _launch(arguments: list[str]) -> int:
     if redraws(sys.stderr):
         status("starting")
     try:

@@ -100,6 +100,9 @@ class RunFolder:
 
     comparison = File("comparison.json")
     comparison_page = File("comparison.html")
+    servers = File("servers.json")
+    servers_page = File("servers.html")
+    """Servers side by side."""
 
     slurm = File("slurm")
     job = File("slurm/job.json")

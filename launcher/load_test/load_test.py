@@ -27,6 +27,8 @@ LONGER = 4.0
 """The prompts that look for a prefix cache are so many times as long as the others."""
 TURNS = 4
 """Endpoints that are measured side by side take so many turns at each level."""
+ANSWERS = 4
+"""A turn is long enough for so many answers, one after the other, unless a level is shorter."""
 ALL = "all levels measured"
 
 
@@ -73,25 +75,26 @@ class LoadTest:
         return next((one for one in self.levels if most and one.generated_tokens_per_s >= NEAR * most), None)
 
 
-Tell = Callable[[str, Level], None]
-"""Is called after each level, with the URL of the endpoint."""
+Tell = Callable[[Level], None]
+"""Is called after each level."""
 
 
-async def load_test(endpoint: Endpoint, settings: Load, tell: Tell = lambda *_: None) -> LoadTest:
+async def load_test(endpoint: Endpoint, settings: Load, tell: Tell = lambda _: None) -> LoadTest:
     """Measure an endpoint."""
-    return (await side_by_side([endpoint], settings, tell))[0]
+    return (await side_by_side([endpoint], settings, [tell]))[0]
 
 
-async def side_by_side(
-    endpoints: Sequence[Endpoint], settings: Load, tell: Tell = lambda *_: None
-) -> tuple[LoadTest, ...]:
-    """Measure one or several endpoints, which take turns at each level: what else their machine does meets all."""
+async def side_by_side(endpoints: Sequence[Endpoint], settings: Load, tell: Sequence[Tell]) -> tuple[LoadTest, ...]:
+    """Measure one or several endpoints, which take turns at each level: what else their machine does meets all.
+
+    ``tell`` has one for each endpoint.
+    """
     async with AsyncExitStack() as stack:
         measured = []
-        for endpoint in endpoints:
+        for endpoint, told in zip(endpoints, tell, strict=True):
             client = Client(endpoint, timeout_s=settings.timeout_s, concurrency=max(settings.in_flight))
             asking = Asking(await stack.enter_async_context(client), endpoint.model, settings.max_tokens)
-            measured.append(Measuring(asking, settings, endpoint.url, tell))
+            measured.append(Measuring(asking, settings, told))
         return await measure(measured, settings)
 
 
@@ -103,10 +106,9 @@ async def measure(measured: Sequence[Measuring], settings: Load) -> tuple[LoadTe
         going = [one for one in measured if one.goes_on()]
         if not going or all(one.knee for one in going):
             break
-        turns = TURNS if len(measured) > 1 else 1
-        for turn in range(turns):
+        for turn in range(TURNS if len(measured) > 1 else 1):
             for one in going if turn % 2 == 0 else going[::-1]:
-                await one.turn(in_flight, settings.seconds / turns)
+                await one.turn(in_flight, beside=len(measured) > 1)
         for one in going:
             one.close(in_flight)
     return tuple([await one.result() for one in measured])
@@ -115,9 +117,9 @@ async def measure(measured: Sequence[Measuring], settings: Load) -> tuple[LoadTe
 class Measuring:
     """The load test of one endpoint as it goes on; ``knee`` says where more in flight brought no more tokens."""
 
-    def __init__(self, asking: Asking, settings: Load, url: str = "", tell: Tell = lambda *_: None) -> None:
-        self._session = Session(asking, settings)
-        self._url, self._tell = url, tell
+    def __init__(self, asking: Asking, settings: Load, tell: Tell = lambda _: None) -> None:
+        self._session, self._settings = Session(asking, settings), settings
+        self._tell = tell
         self._levels: list[Level] = []
         self._windows: list[Window] = []
         self._ended, self.knee = "", ""
@@ -131,17 +133,19 @@ class Measuring:
         self._ended = self._ended or self._session.spent()
         return not self._ended
 
-    async def turn(self, in_flight: int, seconds: float) -> None:
-        """Keep so many requests in flight."""
-        if not self._session.spent():
-            self._windows.append(await self._session.window(in_flight, seconds))
+    async def turn(self, in_flight: int, *, beside: bool) -> None:
+        """Keep so many requests in flight: for the time of a level, or a part of it that holds a few answers."""
+        whole_s, session = self._settings.seconds, self._session
+        part_s = min(whole_s, max(whole_s / TURNS, ANSWERS * session.latency_s))
+        if not session.spent():
+            self._windows.append(await session.window(in_flight, part_s if beside else whole_s))
 
     def close(self, in_flight: int) -> None:
         """Sum up the turns of a level."""
         windows, self._windows = self._windows, []
         if windows:
             self._levels.append(level(in_flight, windows))
-            self._tell(self._url, self._levels[-1])
+            self._tell(self._levels[-1])
             self.knee = self.knee or self._flat()
             self._ended = self._failing() or ("" if self.knee else self._session.spent())
 

@@ -51,14 +51,14 @@ class Measurement:
     def tokens_between(self, start: float, end: float) -> float:
         """Return the tokens that came within a time; an event holds an equal share of them."""
         inside = sum(start <= moment < end for moment in self.events)
-        return self.tokens * inside / len(self.events) if self.events else 0.0
+        return self.tokens * inside / len(self.events) if self.events and self.error is None else 0.0
 
 
 @dataclass(frozen=True)
 class Window:
-    """The requests that were sent from ``start`` to ``end``, times in seconds."""
+    """The requests that were sent from ``start`` to ``end``, times in seconds: those of each place in flight."""
 
-    measured: Sequence[Measurement]
+    places: Sequence[Sequence[Measurement]]
     start: float
     end: float
 
@@ -68,9 +68,37 @@ class Window:
         return self.start + WARM_UP * (self.end - self.start), self.end
 
     @property
+    def measured(self) -> list[Measurement]:
+        return [one for place in self.places for one in place]
+
+    @property
     def good(self) -> list[Measurement]:
         """The answers that came to their end."""
         return [one for one in self.measured if one.whole]
+
+    @property
+    def answers_per_s(self) -> float | None:
+        """Whole answers per second, where all have the same length and each place has at least two; else None.
+
+        Of each place, the answers count from the end of its first to the end of its last. So it does not matter where
+        in an answer the window begins or ends.
+        """
+        if len({one.tokens for one in self.good}) != 1 or len(self.good) < len(self.measured):
+            return None
+        ends = [[one.ended for one in place if one.ended < self.end] for place in self.places]
+        if any(len(each) < 2 for each in ends):
+            return None
+        return sum((len(each) - 1) / (each[-1] - each[0]) for each in ends)
+
+    @property
+    def tokens_per_s(self) -> float:
+        if (answers := self.answers_per_s) is not None:
+            return answers * self.good[0].tokens
+        return _rate(self.measured, *self.counted)
+
+
+def _rate(measured: Sequence[Measurement], start: float, end: float) -> float:
+    return sum(one.tokens_between(start, end) for one in measured) / (end - start)
 
 
 @dataclass(frozen=True)
@@ -121,22 +149,20 @@ class Level:
 WARM_UP = 0.2
 """The share of a window's time whose tokens are not counted: the first requests all start at once."""
 PARTS = 4
-"""A level has so many parts."""
+"""A level that was measured in one go has so many parts."""
 
 
 def level(in_flight: int, windows: Sequence[Window]) -> Level:
     """Sum up the requests of one or several windows of time."""
     good = [one for window in windows for one in window.good]
-    span = sum(end - start for start, end in (window.counted for window in windows))
-    ended = [one for window in windows for one in window.good if _ends_in(one, *window.counted)]
     failed = [one.error for window in windows for one in window.measured if one.error is not None]
     return Level(
         in_flight=in_flight,
         requests=len(good),
         failed=len(failed),
-        generated_tokens_per_s=sum(map(_generated, windows)) / span,
-        prompt_tokens_per_s=sum(one.prompt_tokens for one in ended) / span,
-        requests_per_s=len(ended) / span,
+        generated_tokens_per_s=statistics.fmean(window.tokens_per_s for window in windows),
+        prompt_tokens_per_s=statistics.fmean(map(_prompt_tokens_per_s, windows)),
+        requests_per_s=statistics.fmean(map(_requests_per_s, windows)),
         tokens_per_answer=statistics.fmean(one.tokens for one in good) if good else 0.0,
         ttft_s=Spread.of(_known(one.ttft_s for one in good)),
         tpot_s=Spread.of(_known(one.tpot_s for one in good)),
@@ -146,29 +172,32 @@ def level(in_flight: int, windows: Sequence[Window]) -> Level:
     )
 
 
-def _ends_in(one: Measurement, start: float, end: float) -> bool:
-    return start <= one.ended < end
+def _requests_per_s(window: Window) -> float:
+    start, end = window.counted
+    return window.answers_per_s or sum(start <= one.ended < end for one in window.good) / (end - start)
 
 
-def _generated(window: Window) -> float:
-    return sum(one.tokens_between(*window.counted) for one in window.measured)
+def _prompt_tokens_per_s(window: Window) -> float:
+    answered = window.good
+    return _requests_per_s(window) * statistics.fmean(one.prompt_tokens for one in answered) if answered else 0.0
 
 
 def _parts(windows: Sequence[Window]) -> Iterator[Part]:
-    """Cut the time of the windows into about `PARTS` parts."""
-    each = max(1, PARTS // len(windows))
-    for window in windows:
-        start, end = window.counted
-        step = (end - start) / each
-        for number in range(each):
-            yield _part(window.measured, start + number * step, start + (number + 1) * step)
+    """Return a part for each window, or cut the time of a single one into `PARTS`."""
+    if len(windows) > 1:
+        yield from (_part(window.good, window.tokens_per_s) for window in windows)
+        return
+    start, end = windows[0].counted
+    step, measured = (end - start) / PARTS, windows[0].measured
+    for number in range(PARTS):
+        since, until = start + number * step, start + (number + 1) * step
+        ended = [one for one in measured if one.whole and since <= one.ended < until]
+        yield _part(ended, _rate(measured, since, until))
 
 
-def _part(measured: Sequence[Measurement], start: float, end: float) -> Part:
-    ended = [one for one in measured if one.whole and _ends_in(one, start, end)]
-    rate = sum(one.tokens_between(start, end) for one in measured) / (end - start)
-    medians = (Spread.of(_known(values)).p50 for values in ((o.ttft_s for o in ended), (o.tpot_s for o in ended)))
-    return Part(rate, *medians)
+def _part(answers: Sequence[Measurement], tokens_per_s: float) -> Part:
+    first, each = (_known(one.ttft_s for one in answers), _known(one.tpot_s for one in answers))
+    return Part(tokens_per_s, Spread.of(first).p50, Spread.of(each).p50)
 
 
 def _known(values: Iterable[float | None]) -> list[float]:

@@ -23,8 +23,8 @@ REFUSED = "HTTP 4"
 class Session:
     """What is asked of one endpoint. Its budget of time runs while this endpoint is asked, not while others are.
 
-    ``prompt_tokens`` are those of a prompt as the server counts them, 0 where it does not; ``answered`` says that
-    `warm_up` got an answer.
+    ``prompt_tokens`` are those of a prompt as the server counts them, 0 where it does not. ``answered`` says that
+    `warm_up` got an answer, which took ``latency_s``.
     """
 
     def __init__(self, asking: Asking, settings: Load) -> None:
@@ -33,6 +33,7 @@ class Session:
         self._used_s: float = 0.0
         self._since: float | None = None
         self.tokens, self.prompt_tokens, self.answered = 0, 0, False
+        self.latency_s = 0.0
 
     @property
     def seconds(self) -> float:
@@ -66,6 +67,7 @@ class Session:
                 if not whole.error.startswith(REFUSED) or not self._prompts.halve():
                     return f"no answer could be measured: {whole.error}"
             self.prompt_tokens, self.answered = whole.prompt_tokens, True
+            self.latency_s = whole.latency_s or 0.0
             return None
 
     async def _first(self, prompt: str) -> Measurement:
@@ -90,10 +92,10 @@ class Session:
             start = self._now()
             end = start + max(LEAST_S, min(seconds, self._settings.budget_s - self.seconds))
             workers = [self._ask_until(end) for _ in range(in_flight)]
-            measured = [one for each in await asyncio.gather(*workers) for one in each]
-            if not any(one.whole for one in measured):
-                measured = [self._late(one) for one in measured]
-            return Window(measured, start, end)
+            places = await asyncio.gather(*workers)
+            if not any(one.whole for place in places for one in place):
+                places = [[self._late(one) for one in place] for place in places]
+            return Window(places, start, end)
 
     async def twice(self, times: float) -> tuple[Measurement, Measurement]:
         """Send a prompt that is ``times`` as long as others, and then send it again, for one token each."""

@@ -13,7 +13,7 @@ from markupsafe import Markup
 from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import GroupResult, Json, Report, Status
-from launcher.report import charts, checks, design, formatting, load, results, samples
+from launcher.report import charts, checks, design, formatting, load, load_curves, results, samples
 from launcher.report.schema import LoadEntry
 from launcher.stats.distribution import Distribution
 from launcher.stats.overview import Group, Overview
@@ -82,7 +82,14 @@ def _load(found: LoadEntry) -> dict[str, object]:
     shares = [100 * level["generated_tokens_per_s"] / most for level in found["levels"]]
     rows = list(zip(load.rows(found), shares, strict=True))
     verdict, reasons = list(load.verdict(found)), load.reasons(found)
-    return {"sizes": load.sizes(found), "columns": load.COLUMNS, "rows": rows, "verdict": verdict, "reasons": reasons}
+    return {
+        "sizes": load.sizes(found),
+        "curves": load_curves.curves({"": found}),
+        "columns": load.COLUMNS,
+        "rows": rows,
+        "verdict": verdict,
+        "reasons": reasons,
+    }
 
 
 def _members(report: Report, group: GroupResult) -> list[charts.ScoreRow]:

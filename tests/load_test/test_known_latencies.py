@@ -56,8 +56,8 @@ def test_the_figures_of_one_request_alone_are_those_of_the_server() -> None:
     assert (alone.ttft_s.p50, alone.ttft_s.p99) == pytest.approx((FIRST_S, FIRST_S))
     assert (alone.tpot_s.p50, alone.tpot_s.p99) == pytest.approx((EACH_S, EACH_S))
     assert alone.latency_s.p99 == pytest.approx(took)
-    assert alone.generated_tokens_per_s == pytest.approx(TOKENS / took, rel=0.01)
-    assert alone.requests_per_s == pytest.approx(1 / took, rel=0.02)
+    assert alone.generated_tokens_per_s == pytest.approx(TOKENS / took)
+    assert alone.requests_per_s == pytest.approx(1 / took)
     assert alone.tokens_per_answer == TOKENS
     for part in alone.parts:
         assert part.generated_tokens_per_s == pytest.approx(TOKENS / took, rel=0.05)
@@ -112,3 +112,19 @@ def test_the_budget_of_time_is_that_of_each_server() -> None:
         assert found.levels[-1].failed == 0, "an answer that the end of the budget cuts is no failure"
         assert found.ended == "load.budget_s=6 was used up"
         assert found.seconds == pytest.approx(6, abs=0.5)
+
+
+def test_a_short_turn_says_the_same_as_a_long_one() -> None:
+    """A turn holds a few answers, and begins and ends within one: its rate is that of whole answers."""
+    settings = Load(in_flight=[1, 4], seconds=4, budget_s=1000, max_tokens=TOKENS)
+
+    async def run() -> tuple[LoadTest, ...]:
+        clock = asyncio.get_running_loop().time
+        handlers = [scripted(99, each_s=each_s) for each_s in (0.01, 0.017)]
+        asking = [Asking(each, "m", TOKENS, clock=clock) for each in handlers]
+        return await measure([Measuring(one, settings) for one in asking], settings)
+
+    for found, each_s in zip(virtual_time.run(run()), (0.01, 0.017), strict=True):
+        took = FIRST_S + (TOKENS - 1) * each_s
+        rates = [part.generated_tokens_per_s for level in found.levels for part in level.parts]
+        assert rates == pytest.approx([*[TOKENS / took] * 4, *[4 * TOKENS / took] * 4])

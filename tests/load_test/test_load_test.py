@@ -125,7 +125,7 @@ async def test_an_answer_that_breaks_is_a_failure(said: list[Json], error: str) 
 async def test_an_empty_answer_is_an_answer() -> None:
     one = await Asking(server(lambda _: stream(events(0))), "m", 4).ask("prompt")
     assert (one.error, one.tokens, one.ttft_s) == (None, 0, None)
-    assert level(1, [Window([one], one.sent - 1, one.ended + 1)]).requests == 1
+    assert level(1, [Window([[one]], one.sent - 1, one.ended + 1)]).requests == 1
 
 
 @pytest.mark.parametrize(
@@ -171,7 +171,7 @@ def test_a_level_sums_up_what_came_after_the_warm_up() -> None:
     starts = [0.0, 1.0, 3.0, 5.0, 9.8]
     answers = [Measurement(s, s + 0.9, [s + 0.5 + i / 10 for i in range(5)], 5, 100) for s in starts]
     failed = [Measurement(4.0, error="x"), Measurement(4.5, error="x")]
-    found = level(2, [Window([*answers, *failed], 0.0, 10.0)])
+    found = level(2, [Window([answers, failed], 0.0, 10.0)])
     assert (found.requests, found.failed, found.errors) == (5, 2, ("x",))
     assert found.requests_per_s == pytest.approx(2 / 8), "those that ended at 3.9 and 5.9"
     assert found.generated_tokens_per_s == pytest.approx(10 / 8)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -27,7 +27,7 @@ class Command:
 COMMANDS = {
     "eval": Command("TARGET [KEY=VALUE ...]", "evaluate a server's URL, or a checkpoint's path"),
     "serve": Command("TARGET [KEY=VALUE ...]", "serve a checkpoint and validate it, until Ctrl-C"),
-    "check": Command("TARGET [KEY=VALUE ...]", "make the certificate of a server or a checkpoint"),
+    "check": Command("TARGET [...] [KEY=VALUE ...]", "is a server right, and how fast? several are compared"),
     "convert": Command("PATH FOLDER [KEY=VALUE ...]", "write a checkpoint in another layout"),
     "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
     "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
@@ -43,7 +43,8 @@ COMMANDS = {
     "help": Command("[COMMAND|GROUP [OPTION]|KEY]", "describe a command, a group of settings, or one key"),
 }
 """The module of each command's name in this package has ``run(arguments)``, which returns the exit code, or
-``as_overrides(arguments)``, which returns the settings that the command stands for."""
+``as_overrides(arguments)``, which returns the settings that the command stands for, or ``launched(arguments, launch)``,
+which returns either and may launch runs itself."""
 
 
 def is_override(word: str) -> bool:
@@ -51,7 +52,11 @@ def is_override(word: str) -> bool:
     return "=" in word or word.startswith(("-", "~", "+"))
 
 
-def run(name: str, arguments: Sequence[str]) -> int | list[str]:
+Launch = Callable[[list[str]], int]
+"""Composes and runs what settings ask for, and returns the exit code."""
+
+
+def run(name: str, arguments: Sequence[str], launch: Launch | None = None) -> int | list[str]:
     """Run a command; return its exit code, or the settings that it stands for.
 
     An error of the user is one line on standard error.
@@ -62,6 +67,9 @@ def run(name: str, arguments: Sequence[str]) -> int | list[str]:
         module = import_module(f"{__name__}.{name}")
         if hasattr(module, "as_overrides"):
             return list(module.as_overrides(arguments))
+        if hasattr(module, "launched"):
+            done: int | list[str] = module.launched(arguments, launch)
+            return done
         return int(module.run(arguments))
     except SystemExit:  # the parser has shown the help
         return 0

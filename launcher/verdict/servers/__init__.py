@@ -1,0 +1,1 @@
+"""Servers side by side: their certificates and load tests, which is faster, and which checks differ."""
