@@ -18,6 +18,7 @@ from types import ModuleType
 import pytest
 
 from launcher.adapters.chain import pipeline
+from launcher.cli.commands import COMMANDS
 from launcher.core.types import Request, Response
 from launcher.pipeline.config import Run  # imports, and so registers, every component
 from launcher.settings.component import COMPONENTS
@@ -103,6 +104,19 @@ def _place(code: str, folder: Path) -> str | None:
     assert named is not None, code
     (folder / named[1]).write_text(code)
     return named[1].removesuffix(".py").replace("/", ".") if named[1].endswith(".py") else None
+
+
+def test_troubleshooting_quotes_messages_that_the_program_has() -> None:
+    rows = re.findall(r"^\| (?P<first>[^|]+) \|", (ROOT / "docs" / "troubleshooting.md").read_text(), re.M)
+    quoted = [message for row in rows for message in re.findall(r"`([a-z][^`.]+ [^`]+)`", row)]
+    source = "\n".join(file.read_text() for file in (ROOT / "launcher").rglob("*.py"))
+    assert len(quoted) > 12
+    assert [message for message in quoted if message not in source] == []
+
+
+def test_every_command_is_on_the_page_of_the_command_line() -> None:
+    text = (ROOT / "docs" / "command_line.md").read_text()
+    assert [name for name in COMMANDS if f"launcher {name}" not in text] == []
 
 
 def test_the_documented_layers_are_those_that_are_held() -> None:
