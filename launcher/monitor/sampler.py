@@ -155,7 +155,7 @@ class Gpus:
             return
         sys.path.append(package)
         try:
-            import pynvml  # type: ignore[import-untyped,unused-ignore]
+            import pynvml
 
             pynvml.nvmlInit()
             self._nvml = pynvml
