@@ -10,6 +10,7 @@ from typing import ClassVar
 from launcher.asgi.config import Limits, check_aliases, check_origins
 from launcher.backends.base import Backend, check_world_size
 from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
+from launcher.core import health_metrics
 from launcher.core.ranges import Port, Seconds
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json
@@ -65,7 +66,12 @@ class Inline(Backend):
             d.engine.load(d, allocation) as runner,
             serving(
                 create_app(
-                    runner, frontend=frontend, admission=d.admission, ready_timeout_s=self.start_timeout_s, log=log
+                    runner,
+                    frontend=frontend,
+                    admission=d.admission,
+                    ready_timeout_s=self.start_timeout_s,
+                    log=log,
+                    more_metrics=lambda: health_metrics.text(d.folder),
                 ),
                 bound,
                 log,

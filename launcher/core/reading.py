@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, fields
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from launcher.core.types import Json
+
+MOST_EVENTS = 100
+"""Of more than twice as many events, a summary has the first and the last ones."""
 
 Part = TypeVar("Part", "ProcessReading", "GpuReading")
 
@@ -90,6 +96,24 @@ def readings(lines: Iterable[bytes]) -> Iterator[Reading]:
             yield Reading.of(json.loads(line))
         except ValueError:
             continue
+
+
+def summary(path: Path) -> dict[str, Json]:
+    """Return how many readings a file has and their events, those of all sessions; empty without a file.
+
+    Of many events the first and last ones are kept; ``left_out`` counts the others.
+    """
+    if not path.is_file():
+        return {}
+    read, total, first, last = 0, 0, list[dict[str, Json]](), deque[dict[str, Json]](maxlen=MOST_EVENTS)
+    with path.open("rb") as file:
+        for reading in readings(file):
+            read += 1
+            for event in reading.events:
+                at = datetime.fromtimestamp(reading.time, UTC).isoformat(timespec="milliseconds")
+                (first if len(first) < MOST_EVENTS else last).append({"time": at, "event": event})
+                total += 1
+    return {"readings": read, "events": [*first, *last], "left_out": total - len(first) - len(last)}
 
 
 def _parts(kind: type[Part], values: Iterable[Mapping[str, Json]] | None) -> Iterator[Part]:

@@ -459,7 +459,7 @@ class Report:
     ``generated_tokens_per_s``, ``prompt_tokens_per_s``, ``latency_s`` (``p50, p90, p99``) and token totals. ``pauses``
     are the times, in all sessions, during which the evaluation waited for the server. ``load`` is what the load test
     found (`launcher.report.schema.LoadEntry`), empty where there was none; ``load_left_out`` says why there was none,
-    though one was asked for.
+    though one was asked for. ``health`` is the summary of ``health.jsonl``.
     """
 
     status: str
@@ -474,6 +474,7 @@ class Report:
     pauses: Sequence[Pause] = ()
     load: Mapping[str, Json] = field(default_factory=dict)
     load_left_out: str = ""
+    health: Mapping[str, Json] = field(default_factory=dict)
     groups: Mapping[str, GroupResult] = field(default_factory=dict)
 
     @property

@@ -43,6 +43,7 @@ class RunRecord:
     pauses: tuple[Pause, ...] = ()
     load: Mapping[str, Json] = field(default_factory=dict)
     load_left_out: str = ""
+    health: Mapping[str, Json] = field(default_factory=dict)
     timings: dict[str, float] = field(default_factory=dict)
     overview: Overview | None = None
     lines: StoredLines | None = None
@@ -97,5 +98,6 @@ class RunRecord:
             pauses=self.pauses,
             load=self.load,
             load_left_out=self.load_left_out,
+            health=self.health,
             groups=aggregate(self.groups, self.declared, self.tasks),
         )

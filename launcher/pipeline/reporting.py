@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from launcher.adapters.after import Hooked
+from launcher.core import reading
 from launcher.core.console import to_stderr
 from launcher.core.errors import (
     CoverageTooLow,
@@ -21,6 +22,7 @@ from launcher.core.errors import (
 )
 from launcher.core.lease import Lease
 from launcher.core.redaction import redact
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED, Report
 from launcher.pipeline.hooks import call
 from launcher.pipeline.record import RunRecord
@@ -122,6 +124,7 @@ def write(record: RunRecord, exit_status: ExitStatus, folder: Path) -> Report:
     """Write ``results.json`` and ``report.html``, and return what they say."""
     from launcher.report import page, results
 
+    record.health = reading.summary(RunFolder(folder).health)
     report = record.report(exit_status.status, exit_status.reason)
     results.write(report, folder)
     page.write(report, folder, record.overview)

@@ -72,6 +72,8 @@ class Forwarder:
     run: str
     key: str | None = field(repr=False)
     is_draining: Callable[[], bool]
+    health: Callable[[], bytes] = bytes
+    """Returns the metrics of the run's health."""
 
     def __post_init__(self) -> None:
         self._expected = None if self.key is None else f"Bearer {self.key}".encode()
@@ -209,7 +211,7 @@ class Forwarder:
             reply.whole(503 if draining else 200, b"Content-Type: application/json\r\n", dumped(state))
         elif head.path == METRICS:
             kind = b"Content-Type: text/plain; version=0.0.4; charset=utf-8\r\n"
-            reply.whole(200, kind, self.counters.text(self.run))
+            reply.whole(200, kind, self.counters.text(self.run) + self.health())
         else:
             raise ApiError(404, f"{head.path}: the proxy has {HEALTH} and {METRICS}", code="not_found")
 

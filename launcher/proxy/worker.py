@@ -14,13 +14,14 @@ import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 from launcher.adapters.base import Adapter
 from launcher.adapters.chain import all_running
 from launcher.asgi.logs import file_handler
-from launcher.core import redaction
+from launcher.core import health_metrics, redaction
 from launcher.core.connections import Connections
 from launcher.core.errors import UserError
 from launcher.core.event_loop import run_async
@@ -126,6 +127,7 @@ async def answering(
         service = Service(settings.limits, most_connections(settings), RUN + b": " + run.encode() + b"\r\n")
         upstream = Upstream(endpoint, settings, connections)
         forwarder = Forwarder(upstream, adapters, failures, counters, run, key, lambda: service.draining)
+        forwarder.health = partial(health_metrics.text, folder.parent)
         service.refusal, service.refused = forwarder.refusal, forwarder.refused
         service.relay, service.drives, service.answer = forwarder.relay, forwarder.drives, forwarder.answer
         yield service

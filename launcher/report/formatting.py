@@ -145,6 +145,14 @@ def cost(budget: Mapping[str, Json]) -> str:
     return f"{budget['tokens']:,} tokens{money} in all sessions" + (f" ({'; '.join(shares)})" if shares else "")
 
 
+def events(health: Mapping[str, Json]) -> str:
+    """Return how many events the monitor saw, and the last one; empty without any."""
+    seen = health.get("events")
+    if not seen:
+        return ""
+    return f"{plural(len(seen) + health['left_out'], 'event')}; last: {seen[-1]['event']}"
+
+
 def paused(pauses: Sequence[Pause]) -> str:
     """Write how long an evaluation waited for its server, and the last reason; empty if it never did."""
     if not pauses:

@@ -67,6 +67,8 @@ def to_json(report: Report) -> ResultsFile:
     }
     if report.load:
         found["load"] = plain(report.load)
+    if report.health:
+        found["health"] = plain(report.health)
     if report.load_left_out:
         found["load_left_out"] = report.load_left_out
     return found

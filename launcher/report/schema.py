@@ -153,6 +153,21 @@ class LoadEntry(TypedDict):
     ignore_eos: NotRequired[bool]
 
 
+class EventEntry(TypedDict):
+    """What happened to a server or a process at ``time``, UTC in ISO 8601."""
+
+    time: str
+    event: str
+
+
+class HealthEntry(TypedDict):
+    """The readings of ``health.jsonl``, counted, and their events, of which many are ``left_out``."""
+
+    readings: int
+    events: list[EventEntry]
+    left_out: int
+
+
 class ResultsFile(TypedDict):
     """``results.json``."""
 
@@ -170,3 +185,4 @@ class ResultsFile(TypedDict):
     certificate: CertificateEntry | None
     load: NotRequired[LoadEntry]
     load_left_out: NotRequired[str]
+    health: NotRequired[HealthEntry]

@@ -241,6 +241,7 @@ def _summary(report: Report) -> Table:
         "checks": _checks(report),
         "speed": _speed(report.throughput),
         "paused": formatting.paused(report.pauses),
+        "health": formatting.events(report.health),
         "answers": formatting.answers_from(report.run.get("answers_from") or {}),
         "judge": _judge(report.run.get("judge")),
         "items": formatting.item_changes(report.run.get("item_changes", {})),

@@ -15,6 +15,7 @@ from launcher.backends.base import Backend, check_world_size
 from launcher.backends.endpoint import ANY_PORT, api_key, base_url, frontend_of, planned_url, wait_ready
 from launcher.backends.pytriton.installation import missing_requirement
 from launcher.backends.pytriton.ports import Ports, choose
+from launcher.core import health_metrics
 from launcher.core.errors import UserError
 from launcher.core.http import netloc
 from launcher.core.ranges import Port, Seconds
@@ -102,7 +103,7 @@ class PyTriton(Backend):
                 admission=d.admission,
                 ready_timeout_s=self.start_timeout_s,
                 log=log,
-                more_metrics=triton.metrics,
+                more_metrics=lambda: triton.metrics() + health_metrics.text(d.folder),
             )
             with serving(app, bound, log, self.stop_timeout_s, self.limits):
                 url, token = base_url(self.host, bound.getsockname()[1]), d.validator_token

@@ -114,7 +114,7 @@ class Driver:
                 stack.enter_context(server_log(RunFolder(a.deployment.folder).server_log)),
                 bind(LOOPBACK, 0),
             )
-            status = Status(self._registry, self._scaler, a.secret).app()
+            status = Status(self._registry, self._scaler, a.secret, a.deployment.folder).app()
             stack.enter_context(serving(with_cors(status, a.frontend.cors_origins), bound, log, 1.0))
             self._balancer.start(bound.getsockname()[:2])
             threading.Thread(target=self._watch_start, args=(send,), name="start", daemon=True).start()

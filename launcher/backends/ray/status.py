@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, fields
+from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.core import GaugeMetricFamily
@@ -25,6 +26,7 @@ from launcher.backends.ray.balancer import NO_REPLICA, RETRY_AFTER_S
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER
+from launcher.core import health_metrics
 from launcher.core.connections import Connections
 from launcher.core.errors import HttpError
 from launcher.core.health import Health
@@ -48,10 +50,11 @@ GAUGES = {
 class Status:
     """Sends a request to every replica, and adds up the responses."""
 
-    def __init__(self, registry: ReplicaRegistry, scaler: Scaler, secret: str) -> None:
+    def __init__(self, registry: ReplicaRegistry, scaler: Scaler, secret: str, folder: Path) -> None:
         self._registry = registry
         self._scaler = scaler
         self._secret = secret
+        self._folder = folder
 
     def app(self) -> Starlette:
         """Return the app that answers ``/health`` and ``/metrics``, and holds all other requests."""
@@ -91,7 +94,8 @@ class Status:
         texts = [answer.body.decode() for answer in answers]
         if not texts:
             return error_response(ApiError(503, NO_REPLICA, code="no_replica"))
-        return Response(merge(texts) + self._replicas(), media_type=CONTENT_TYPE_LATEST)
+        health = health_metrics.text(self._folder)
+        return Response(merge(texts) + self._replicas() + health, media_type=CONTENT_TYPE_LATEST)
 
     def _replicas(self) -> bytes:
         lines = self._registry.describe()
