@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,8 @@ class SweepCallback(Callback):
     values: list[objective.Value] = []
     sweep: Path | None = None
     shared: bool = True
+    begun: Callable[[Path], None] | None = None
+    """Gets the folder of a run or a sweep, once it is known."""
 
     @classmethod
     def reset(cls) -> None:
@@ -70,6 +72,16 @@ class SweepCallback(Callback):
         type(self).shared = keys["_target_"] == SHARED
         if config.mode != Mode.plan:
             type(self).sweep = Path(config.hydra.sweep.dir)
+            self._tell(Path(config.hydra.sweep.dir))
+
+    def on_job_start(self, config: DictConfig, **kwargs: Any) -> None:
+        """Tell the folder of a run."""
+        if config.hydra.mode == RunMode.RUN and config.mode != Mode.plan:
+            self._tell(Path(config.hydra.runtime.output_dir))
+
+    def _tell(self, folder: Path) -> None:
+        if (begun := type(self).begun) is not None:
+            begun(folder)
 
     def on_job_end(self, config: DictConfig, job_return: JobReturn, **kwargs: Any) -> None:
         """Remember the exit code of a point. A crashed point of a sweep prints its traceback, and the others go on.

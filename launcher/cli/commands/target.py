@@ -31,10 +31,11 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
     listed = [f"tasks=[{chosen}]"] if chosen is not None else []
     flags = ["--config-dir", given.config_dir] if given.config_dir else []
     flags += ["--multirun"] if given.multirun else []
-    return [*flags, f"mode={mode}", *_of(command, given.target), *listed, *given.overrides]
+    return [*flags, f"mode={mode}", *of_target(command, given.target), *listed, *given.overrides]
 
 
-def _of(command: str, target: str) -> list[str]:
+def of_target(command: str, target: str) -> list[str]:
+    """Return the settings that choose a model. Raises `UserError`, which names the command, for an empty text."""
     if not target:
         raise UserError(
             f"{command}: TARGET is empty; expected a server's URL, a checkpoint's path, or a model's option"

@@ -1,0 +1,1 @@
+"""The results of a run in the formats of other programs."""

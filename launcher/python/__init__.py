@@ -1,0 +1,1 @@
+"""The launcher in Python: start runs and servers, and read and compare what they left."""

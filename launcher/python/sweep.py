@@ -1,0 +1,93 @@
+"""The runs of a sweep, or of a watched training run, as a Python object."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from launcher.core.files import read_json
+from launcher.core.run_folder import RunFolder
+from launcher.export import rows
+from launcher.python import tables
+from launcher.python.comparison import Comparison
+from launcher.python.errors import one_error
+from launcher.python.run import Run
+from launcher.report import formatting, results, sweep_table
+
+
+@dataclass(frozen=True, repr=False)
+class Sweep:
+    """Several runs of one folder: the points of a sweep, or the checkpoints of a watch."""
+
+    folder: Path
+
+    @cached_property
+    def data(self) -> Any:
+        """All of ``sweep.json`` or ``watch.json``. A sweep that has not ended is read from its points."""
+        file = RunFolder(self.folder)
+        with one_error():
+            path = file.watch if file.watch.exists() else file.sweep
+            return read_json(path) if path.exists() else sweep_table.collect(self.folder)
+
+    @property
+    def runs(self) -> dict[str, Run]:
+        """The runs by the name of their folder, also those that did not end ok."""
+        return {point["folder"]: Run(self.folder / point["folder"]) for point in self.data["points"]}
+
+    @property
+    def scores(self) -> Any:
+        """A row for each point and metric, with the settings that differ.
+
+        A point without scores has a row too. A pandas DataFrame where pandas is installed, else a list of dicts.
+        """
+        found = [
+            {"point": name, "settings": settings, "ended": point["status"], **row}
+            for point in self.data["points"]
+            for name, settings in [(point["folder"], " ".join(point.get("overrides", ())))]
+            for row in [*rows.score_rows(point)] or [{}]
+        ]
+        return tables.table(found, ("point", "settings", "ended", *rows.SCORE_COLUMNS))
+
+    @property
+    def page(self) -> Path:
+        """The path of ``sweep.html`` or ``watch.html``."""
+        file = RunFolder(self.folder)
+        return file.watch_page if file.watch.exists() else file.sweep_page
+
+    def compare(self, *, force: bool = True) -> Comparison:
+        """Say what each run is against the first one; their settings differ, so that ``force`` is set."""
+        return Comparison.of([run.folder for run in self.runs.values() if _has_samples(run)], force=force)
+
+    def __iter__(self) -> Iterator[Run]:
+        return iter(self.runs.values())
+
+    def __len__(self) -> int:
+        return len(self.data["points"])
+
+    def __repr__(self) -> str:
+        return tables.as_text(f"Sweep in {self.folder}", self._table())
+
+    def _repr_html_(self) -> str:
+        head = ("point", "settings", "ended", "scores")
+        return tables.as_html(f"Sweep in {self.folder}", head, self._table(), [f"page: {self.page}"])
+
+    def _table(self) -> list[tuple[str, str, str, str]]:
+        return [
+            (point["folder"], " ".join(point.get("overrides", ())), point["status"], _scores(point))
+            for point in self.data["points"]
+        ]
+
+
+def _scores(point: Any) -> str:
+    return ", ".join(
+        f"{formatting.task_name(task)} {metric} {formatting.number(entry['value'])}"
+        for task, found in results.folded(point).items()
+        for metric, entry in found["metrics"].items()
+    )
+
+
+def _has_samples(run: Run) -> bool:
+    return RunFolder(run.folder).samples.exists() and RunFolder(run.folder).journal.exists()
