@@ -143,7 +143,7 @@ def test_the_run_ends_in_order_with_its_caller(number: signal.Signals, tmp_path:
         _, left = psutil.wait_procs(children, timeout=120)
     assert not living(left)
     found = launcher.load(run.path)
-    assert found.status == "interrupted"  # type: ignore[union-attr]
+    assert found.status == "interrupted"
     if number is signal.SIGINT:
         assert "KeyboardInterrupt" in told
         assert "continue with resume=" in told
@@ -163,7 +163,7 @@ def test_a_server(tmp_path: Path) -> None:
         assert RunFolder(endpoint.folder).endpoint.exists()
     assert not endpoint.is_running
     assert not RunFolder(endpoint.folder).endpoint.exists()
-    assert launcher.load(endpoint.folder).status == "ok"  # type: ignore[union-attr]
+    assert launcher.load(endpoint.folder).status == "ok"
 
 
 @pytest.mark.soak
