@@ -28,9 +28,8 @@ LOOK_S = 0.05
 class Child:
     """A process that runs a command line.
 
-    It is no child by ``fork``: the script that called us is not run again, no event loop and no thread of ours reaches
-    it, and what it allocates on a GPU is free when it ends. It has a process group of its own, so that Ctrl-C reaches
-    it once, from us.
+    The script that called us is not run again, and no event loop or thread of ours reaches it. What it allocates on a
+    GPU is free when it ends. It has a process group of its own, so that Ctrl-C reaches it once, from us.
     """
 
     def __init__(self, arguments: Sequence[str], *, quiet: bool = False) -> None:

@@ -23,7 +23,7 @@ def run(*overrides: str, check: bool = True, quiet: bool = False, **settings: An
     ``evaluate={"limit": 10}``, ``evaluate__limit=10`` or ``tasks=["arc_easy"]``. ``model`` may be a checkpoint's path,
     a server's URL or the name of an option. The run is a process of its own, which an interrupt ends in order.
 
-    Raises `LauncherError` for what the command line refuses, and for a run that does not end ok; with ``check=False``,
+    Raises `LauncherError` for what the command line refuses, and for a run that does not end ok. With ``check=False``,
     such a run is returned if it left a report. ``quiet`` shows no progress.
     """
     with one_error():
