@@ -176,6 +176,10 @@ NOT_ASKED = "not_asked"
 """In coverage: the samples that a run has no answer for. It is no `Status`, since such a sample has no record."""
 
 
+NOT_NEEDED = "not_needed"
+"""In coverage: the samples that were not asked since the verdict did not need them; ``total`` leaves them out."""
+
+
 @dataclass(frozen=True)
 class Score:
     """What a task says of a sample's responses. ``scores`` maps its metrics to values; empty unless scored.
@@ -389,6 +393,8 @@ class Interval(Enum):
     """The percentile bootstrap over the items."""
     mover = "mover"
     """That of a group of tasks, from the intervals of its members."""
+    sequence = "sequence"
+    """A confidence sequence, of an evaluation that stopped early: for the value of all samples, valid at any time."""
     none = "none"
     """None is known."""
 
@@ -420,11 +426,12 @@ class TaskResult:
     """A task's metrics by name, and how many samples ended in each `Status`.
 
     ``coverage`` also has ``not_asked``, the samples that an interrupted or stopped run has no answer for, and
-    ``total``, the sum of all. ``reasons`` counts, for each status but scored, the few most common reasons; ``notes``
-    what was odd about answers. ``retried`` counts, for ``truncated`` and ``failed``, the samples that were ``asked``
-    once more, and those ``scored`` then. ``harness`` has the facts of a task that a harness asked: ``command``,
+    ``total``, the sum of all. ``not_needed`` has those that an early verdict spared. ``reasons`` counts, for each
+    status but scored, the few most common reasons; ``notes`` what was odd about answers. ``retried`` counts, for
+    ``truncated`` and ``failed``, the samples that were ``asked`` once more, and those ``scored`` then. ``harness`` has
+    the facts of a task that a harness asked: ``command``,
     ``exit_code``, ``seconds``, ``requests``, ``samples`` and the ``source`` of the metrics. Without the ``samples``,
-    coverage counts the command as one.
+    coverage counts the command as one. ``early_stop`` says how a task was drawn that stopped early.
     """
 
     metrics: Mapping[str, MetricResult]
@@ -433,6 +440,7 @@ class TaskResult:
     notes: Mapping[str, int] = field(default_factory=dict)
     retried: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     harness: Mapping[str, Json] = field(default_factory=dict)
+    early_stop: Mapping[str, Json] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

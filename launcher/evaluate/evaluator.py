@@ -20,6 +20,8 @@ from launcher.evaluate.asker import Asker
 from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes
 from launcher.evaluate.changed_items import reconcile
 from launcher.evaluate.concurrency import Concurrency
+from launcher.evaluate.drawn_source import DrawnSource
+from launcher.evaluate.early_stop import Stop
 from launcher.evaluate.failed_exchanges import FailedExchanges
 from launcher.evaluate.journal import Journal
 from launcher.evaluate.meter import Meter
@@ -49,10 +51,11 @@ async def evaluate(
     deployment: Mapping[str, Json] | None = None,
     health: Health | None = None,
     second: SecondEndpoint | None = None,
+    stop: Stop | None = None,
 ) -> outcome.Outcome:
     """Ask the samples as `ask_all` does, and return the results of all."""
     given = endpoint, tasks, adapters, settings, folder, fingerprint, progress
-    await ask_all(*given, lease, deployment, health, second)
+    await ask_all(*given, lease, deployment, health, second, stop=stop)
     return outcome.read(folder, tasks)
 
 
@@ -69,6 +72,7 @@ async def ask_all(
     health: Health | None = None,
     second: SecondEndpoint | None = None,
     lines: StoredLines | None = None,
+    stop: Stop | None = None,
 ) -> str | None:
     """Ask every sample that the folder's journal does not hold yet; return why some were left, None if none were.
 
@@ -76,14 +80,16 @@ async def ask_all(
     calling this again with the same ``fingerprint`` (what changes answers) continues. ``deployment`` is what adapters
     may know of the server, ``health`` what is known of how it is. While it is gone or restarts, the evaluation pauses;
     if it does not come back, the rest is left unasked. ``second`` is an endpoint that tasks may ask while they score.
-    ``lines`` is what was read of the samples before. Raises `ResumeError`, `TaskError` when it meets a bad item, and
+    ``lines`` is what was read of the samples before. With ``stop``, samples are asked in a random order, until it needs
+    no more. Raises `ResumeError`, `TaskError` when it meets a bad item, and
     `TakenOver` when another session has taken the ``lease``, after keeping what was done.
     """
     await _prepare(tasks, endpoint)
     await asyncio.to_thread(reconcile, folder, tasks, settings, endpoint.model, fingerprint, lease)
     concurrency = Concurrency(settings.concurrency)
     with Journal(folder, fingerprint, lease, lines) as journal:
-        source = SampleSource(tasks, settings, endpoint.model, journal.finished, journal.keys)
+        given = tasks, settings, endpoint.model, journal.finished, journal.keys
+        source = SampleSource(*given) if stop is None else DrawnSource(*given, stop, folder)
         meter = Meter(settings.budget, journal.spent)
         async with (
             _client(endpoint, settings, concurrency.most) as client,

@@ -30,6 +30,8 @@ ITEM_FILES = "item_files"
 LEASE_AGE_S = 0.2
 """A record is appended if the session held the lease so recently. A later session reads what was appended before it
 copied the file, and what is appended after that goes to the old file. So a late record does no harm."""
+EARLY_STOP = "early_stop"
+"""In the header: what a session drew at random, which another one replaces."""
 NEUTRAL: tuple[Json, ...] = (None, "", False, [], {})
 """The values with which a setting that an earlier version did not have changes nothing."""
 MAX_SHOWN_CHARACTERS = 120
@@ -41,7 +43,7 @@ class JournalHeader(TypedDict):
 
     ``totals`` are the samples of each task, None where the run ended before they were counted. ``stopped`` says why
     samples were left unasked, None if none were. ``spent`` is what the answers cost where there is a budget, ``lines``
-    how many lines of ``samples.jsonl`` are in it.
+    how many lines of ``samples.jsonl`` are in it. ``early_stop`` says what the last session drew at random.
     """
 
     schema_version: int
@@ -53,6 +55,7 @@ class JournalHeader(TypedDict):
     spent: NotRequired[dict[str, int]]
     lines: NotRequired[int]
     item_changes: NotRequired[dict[str, dict[str, int]]]
+    early_stop: NotRequired[Json]
 
 
 class Journal:
@@ -128,7 +131,8 @@ class Journal:
         lines = sum(1 for _ in self._lines.numbers())
         replace(self.path, self._chosen(chain(order, self._lines.numbers())))
         counted = {"lines": lines} if "spent" in facts else {}
-        replace_json(self._header, {**_read_header(self._header), **facts, **counted}, indent=2)
+        before = {key: value for key, value in _read_header(self._header).items() if key != EARLY_STOP}
+        replace_json(self._header, {**before, **facts, **counted}, indent=2)
 
     def _chosen(self, numbers: Iterable[int]) -> Iterator[bytes]:
         """Yield the last line of each sample that has one."""

@@ -9,7 +9,7 @@ from pathlib import Path
 from launcher.core.errors import ResumeError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Pause, TaskResult
-from launcher.evaluate import journal
+from launcher.evaluate import early_results, journal
 from launcher.evaluate.statistics import OutOfOrder, Summary
 from launcher.evaluate.stored_lines import StoredLines
 from launcher.stats.overview import Overview
@@ -23,7 +23,8 @@ class Outcome:
     ``stopped`` says why samples were left unasked, if the server did not come back. ``pauses`` are those of every
     session. ``item_changes`` counts, for each task whose items have changed, the samples kept, asked again and removed.
     ``overview`` is what the report shows of the samples. ``began`` says whether an evaluation began at all.
-    ``lines`` is what a session that continues needs of the samples.
+    ``lines`` is what a session that continues needs of the samples. ``early_groups`` has the intervals of groups whose
+    samples were drawn at random.
     """
 
     tasks: Mapping[str, TaskResult] = field(default_factory=dict)
@@ -34,6 +35,7 @@ class Outcome:
     overview: Overview | None = field(default=None, compare=False)
     began: bool = False
     lines: StoredLines | None = field(default=None, compare=False)
+    early_groups: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
 
 def read(folder: Path, tasks: Mapping[str, Task]) -> Outcome:
@@ -66,8 +68,18 @@ def _read(folder: Path, tasks: Mapping[str, Task], *, to_continue: bool) -> Outc
     pauses = tuple(Pause(**pause) for pause in facts.get("pauses", ()))
     speed, changes = facts.get("throughput", {}), facts.get("item_changes", {})
     lines = made.lines if to_continue else None
+    early = facts.get(journal.EARLY_STOP)
+    found = made.summary.results(early_results.totals(totals, made.summary.asked, early))
     return Outcome(
-        made.summary.results(), speed, facts.get("stopped"), pauses, changes, made.overview, began=True, lines=lines
+        early_results.applied(found, totals, early),
+        speed,
+        facts.get("stopped"),
+        pauses,
+        changes,
+        made.overview,
+        began=True,
+        lines=lines,
+        early_groups=early_results.of_groups(early),
     )
 
 

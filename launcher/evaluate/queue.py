@@ -24,6 +24,10 @@ class Source(Protocol):
 
     async def take(self) -> Sample | None: ...
 
+    @property
+    def held(self) -> bool:
+        """Whether the next sample has to wait, until `SampleQueue.wake` is called."""
+
 
 class SampleQueue:
     """Hands out samples to workers; each is given back by `done` or `requeue`.
@@ -59,9 +63,17 @@ class SampleQueue:
                 if sample is not None:
                     self._in_flight += 1
                     return sample
-                if self._stopping is not None or not (self._requeued or self._in_flight):
+                if self._stopping is not None or not (self._requeued or self._in_flight or self._held):
                     return None
                 await self._changed.wait()
+
+    def wake(self) -> None:
+        """Look again whether the next sample may be handed out."""
+        self._changed.set()
+
+    @property
+    def _held(self) -> bool:
+        return self._fresh and self._source.held
 
     def done(self) -> None:
         """Record that a sample that was taken has ended."""
@@ -119,14 +131,19 @@ class SampleQueue:
         if self._stopping is not None:
             await self._look_for_more()
             return None
-        if self._fresh:
+        if self._fresh and not self._source.held:
             sample = await self._source.take()
             self._fresh = sample is not None
             if sample is not None:
                 return sample
         if self._requeued and self._in_flight < max(1, self.concurrency // OUTAGE_BACKOFF ** self._requeued[0][0]):
             return heapq.heappop(self._requeued)[2]
-        if not self._requeued and self._last_ones and self._futile + len(self._last_in_flight) < MAX_FUTILE:
+        if (
+            not self._fresh
+            and not self._requeued
+            and self._last_ones
+            and self._futile + len(self._last_in_flight) < MAX_FUTILE
+        ):
             sample = self._last_ones.popleft()
             self._last_in_flight.add(sample.key)
             return sample

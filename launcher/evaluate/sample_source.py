@@ -8,14 +8,14 @@ import threading
 import time
 from array import array
 from collections import Counter, deque
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import replace
 from itertools import islice
 
 from launcher.core.errors import TaskError
 from launcher.core.key_table import KeySet, KeyTable
-from launcher.core.types import Request, Sample
+from launcher.core.types import Json, Record, Request, Sample
 from launcher.evaluate.faults import check_sample
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks import waiting
@@ -59,6 +59,21 @@ class SampleSource:
             if not self._ready:
                 self._ready.extend(await self._made())
             return self._ready.popleft() if self._ready else None
+
+    @property
+    def held(self) -> bool:
+        """Whether the next sample has to wait; the callback of `on_change` tells that this may have ended."""
+        return False
+
+    def on_change(self, wake: Callable[[], None]) -> None:
+        """Call ``wake`` whenever `held` may have changed."""
+
+    def note(self, record: Record) -> None:
+        """Take how a sample has ended."""
+
+    def facts(self) -> dict[str, Json]:
+        """Return what the journal keeps of the order, beside the samples."""
+        return {}
 
     def every(self) -> Iterator[Sample]:
         """Yield all samples that are not done, without handing them out."""

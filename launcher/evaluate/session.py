@@ -43,7 +43,7 @@ class Session:
             await asyncio.to_thread(self._source.totals, complete=True)
             return stopped
         finally:
-            facts: dict[str, Json] = {"totals": self._final_totals(), "stopped": stopped}
+            facts = {"totals": self._final_totals(), "stopped": stopped, **self._source.facts()}
             self._recorder.close(self._source.order, facts | self._measured(time.perf_counter() - start))
 
     def _final_totals(self) -> dict[str, int | None]:
@@ -60,6 +60,7 @@ class Session:
     async def _all(self) -> str | None:
         """Ask until nothing is left; return the reason if it stopped before that."""
         samples = SampleQueue(self._source, self._concurrency.start)
+        self._source.on_change(samples.wake)
         try:
             async with asyncio.TaskGroup() as group:
                 guards = [group.create_task(guard()) for guard in self._asker.guards]
@@ -106,6 +107,7 @@ class Session:
         again = None if given_up else self._again.of(sample, record)
         if again is None or record.status is Status.failed:
             self._recorder.keep(self._again.joined(record), first)
+            self._source.note(record)
         if again is not None:
             samples.again(again, last=record.status is Status.failed)
             return

@@ -73,8 +73,15 @@ class Summary:
         faults = (metric.fault(scores[metric.name]) for metric in declared if metric.name in scores)
         return next((fault for fault in faults if fault is not None), None)
 
-    def results(self) -> dict[str, TaskResult]:
-        return {name: _result(tally, self._totals.get(name)) for name, tally in self._tasks.items()}
+    @property
+    def asked(self) -> dict[str, int]:
+        """The number of records of each task."""
+        return {name: sum(tally.ended.values()) for name, tally in self._tasks.items()}
+
+    def results(self, totals: Mapping[str, int | None] | None = None) -> dict[str, TaskResult]:
+        """Return the results; ``totals`` replaces those given before."""
+        sizes = self._totals if totals is None else totals
+        return {name: _result(tally, sizes.get(name)) for name, tally in self._tasks.items()}
 
 
 class _Tally:

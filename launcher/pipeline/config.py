@@ -20,6 +20,7 @@ from launcher.backends.external import External
 from launcher.core.errors import ObjectiveError, UserError
 from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
+from launcher.evaluate.populations import populations
 from launcher.pipeline import components  # noqa: F401  (registers the components)
 from launcher.pipeline.judge import Judge
 from launcher.proxy.settings import Proxy
@@ -31,11 +32,13 @@ from launcher.settings.lm_eval import LmEvalSettings
 from launcher.settings.load import Load
 from launcher.settings.model import Model, Optimizations, Parallelism
 from launcher.settings.monitor import Monitor
+from launcher.settings.until import widths
 from launcher.settings.validate import Validate
 from launcher.settings.watch import Watch
 from launcher.tasks import group
 from launcher.tasks.base import Task, check_tasks
 from launcher.tasks.group import Group
+from launcher.tasks.harness.base import Harness
 
 OFFLINE = "HF_HUB_OFFLINE"
 """The environment variable with which no data set is fetched, read when its package is imported."""
@@ -183,6 +186,7 @@ def check(run: Run) -> None:
     _check_judge(run)
     _check_budget(run)
     group.check(run.groups, run.tasks)
+    _check_until(run)
     _check_objective(run)
     _check_watch(run)
     _check_convert(run)
@@ -214,6 +218,15 @@ def _check_budget(run: Run) -> None:
         own_is_paid=isinstance(run.backend, External) and run.mode is not Mode.score,
         judge_is_paid=judge is not None and isinstance(judge.server, External),
     )
+
+
+def _check_until(run: Run) -> None:
+    """Refuse ``evaluate.until`` for what cannot stop early."""
+    if run.evaluate.until is None:
+        return
+    asked = {name: task for name, task in run.tasks.items() if not isinstance(task, Harness)}
+    found = populations(asked, run.groups)
+    widths(run.evaluate.until, [each.name for each in found])
 
 
 def _check_objective(run: Run) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.core.errors import CoverageTooLow
 from launcher.core.event_loop import run_async
@@ -18,8 +19,12 @@ from launcher.pipeline.config import Mode, Run
 from launcher.pipeline.harnesses import run_harnesses
 from launcher.pipeline.outcomes import harnesses
 from launcher.pipeline.record import RunRecord
+from launcher.settings.until import widths
 from launcher.tasks.base import Task
 from launcher.tasks.lm_eval.task import LmEval
+
+if TYPE_CHECKING:
+    from launcher.evaluate.early_stop import Stop
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +91,19 @@ def _ask(
         return None
     display, facts = progress(Replicas(lambda: health.detail)), deployment_facts(record, endpoint)
     given = endpoint, tasks, adapters, run.evaluate, folder, key, display
-    return run_async(evaluator.ask_all(*given, lease, facts, health, judge, record.hand_over_lines()))
+    stop = _stop(run, tasks)
+    return run_async(evaluator.ask_all(*given, lease, facts, health, judge, record.hand_over_lines(), stop))
+
+
+def _stop(run: Run, tasks: Mapping[str, Task]) -> Stop | None:
+    """Return what ends the asking early, None where all samples are to be asked."""
+    from launcher.evaluate.early_stop import Draws, Widths
+
+    if run.evaluate.until is None:
+        return None
+    draws = Draws(tasks, run.groups, run.evaluate.repeats, run.evaluate.order_seed)
+    names = [population.name for population in draws.populations]
+    return Widths(draws, widths(run.evaluate.until, names), run.evaluate.until)
 
 
 def write_lm_eval(run: Run, endpoint: Endpoint, folder: Path) -> None:

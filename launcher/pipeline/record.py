@@ -5,14 +5,14 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.adapters import failures
 from launcher.core import stage
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Check, Endpoint, Json, Pause, Report, TaskResult
+from launcher.core.types import Check, Endpoint, GroupResult, Json, Pause, Report, TaskResult
 from launcher.pipeline.outcomes import proxies
 from launcher.stats.overview import Overview
 from launcher.tasks.base import Task
@@ -47,11 +47,12 @@ class RunRecord:
     timings: dict[str, float] = field(default_factory=dict)
     overview: Overview | None = None
     lines: StoredLines | None = None
+    early_groups: Mapping[str, Mapping[str, Json]] = field(default_factory=dict)
 
     def take(self, found: Outcome) -> None:
         """Take over the results of an evaluation."""
         self.tasks, self.throughput, self.pauses = found.tasks, found.throughput, found.pauses
-        self.overview, self.lines = found.overview, found.lines
+        self.overview, self.lines, self.early_groups = found.overview, found.lines, found.early_groups
 
     def hand_over_lines(self) -> StoredLines | None:
         """Return what was read of the samples, which is kept no longer."""
@@ -99,5 +100,18 @@ class RunRecord:
             load=self.load,
             load_left_out=self.load_left_out,
             health=self.health,
-            groups=aggregate(self.groups, self.declared, self.tasks),
+            groups={name: self._group(name, each) for name, each in self._aggregated().items()},
         )
+
+    def _aggregated(self) -> dict[str, GroupResult]:
+        return aggregate(self.groups, self.declared, self.tasks)
+
+    def _group(self, name: str, found: GroupResult) -> GroupResult:
+        """Return the result of a group; one whose questions were drawn as one has an interval of its own."""
+        from launcher.evaluate.early_results import sequential
+
+        early = self.early_groups.get(name)
+        if early is None:
+            return found
+        metrics = {key: sequential(each, early["intervals"].get(key)) for key, each in found.result.metrics.items()}
+        return replace(found, result=replace(found.result, metrics=metrics, early_stop=early["told"]))

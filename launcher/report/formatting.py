@@ -84,6 +84,26 @@ def total(coverage: Mapping[str, int]) -> int:
     return coverage.get("total", sum(coverage.get(status.value, 0) for status in Status))
 
 
+def early_stops(report: Report) -> list[str]:
+    """Say for each population that was drawn at random how many questions its verdict needed."""
+    every = {
+        result.early_stop["population"]: result.early_stop for result in report.results.values() if result.early_stop
+    }
+    return [early_stop(told) for told in every.values()]
+
+
+def early_stop(told: Mapping[str, Json]) -> str:
+    """Say how many questions were asked of a task or group that may stop early, and what that means."""
+    name, asked, total = task_name(told["population"]), told["asked"], told["total"]
+    if not told["decided"]:
+        return f"{name}: {asked:,} of {total:,} questions asked so far, in random order"
+    spared = plural(total - asked, "question")
+    return (
+        f"{name}: {asked:,} of {total:,} questions asked, the rest is not needed: {spared} saved. "
+        f"The {told['level']:.0%} interval is for all {total:,}, and valid however often one looks"
+    )
+
+
 def not_asked(coverage: Mapping[str, int]) -> int:
     """Return how many samples have no status at all: an interrupted or stopped run has no answer for them."""
     return max(0, total(coverage) - sum(coverage.get(status.value, 0) for status in Status))

@@ -201,4 +201,6 @@ def _task(result: TaskResult) -> TaskEntry:
         entry["retried"] = plain(result.retried)
     if result.harness:
         entry["harness"] = plain(result.harness)
+    if result.early_stop:
+        entry["early_stop"] = plain(result.early_stop)
     return entry

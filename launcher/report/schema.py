@@ -36,6 +36,21 @@ class HarnessEntry(TypedDict):
     source: NotRequired[str]
 
 
+class EarlyStopEntry(TypedDict):
+    """A task whose questions were drawn at random from those of its ``population``: itself, or a group.
+
+    ``asked`` of the ``total`` questions have an answer. If ``decided``, the verdict ``until`` needs no more of them.
+    """
+
+    population: str
+    until: Json
+    level: float
+    metric: str
+    asked: int
+    total: int
+    decided: bool
+
+
 class TaskEntry(TypedDict):
     """A task's metrics by name, its samples by status, and why samples were lost."""
 
@@ -45,6 +60,7 @@ class TaskEntry(TypedDict):
     notes: NotRequired[dict[str, int]]
     retried: NotRequired[dict[str, dict[str, int]]]
     harness: NotRequired[HarnessEntry]
+    early_stop: NotRequired[EarlyStopEntry]
 
 
 class GroupEntry(TaskEntry):

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from launcher.core.console import printable
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, MetricResult, Report, TaskResult
+from launcher.core.types import NOT_NEEDED, Json, MetricResult, Report, TaskResult
 from launcher.report import checks, formatting, load, page, results, sweep_table
 from launcher.report.schema import LoadEntry
 from launcher.report.sweep_schema import SweepFile, SweepPoint, WatchComparison, WatchFile
@@ -52,6 +52,8 @@ def print_report(report: Report, folder: Path, console: Console) -> None:
         console.print(scores(report, _plus_minus(console)))
         for line in _group_lines(report):
             console.print(line)
+        for told in formatting.early_stops(report):
+            console.print(Text(printable(told)))
         for task, result in report.folded.items():
             for status in result.reasons:
                 console.print(_reason(task, status, result))
@@ -289,6 +291,8 @@ def _coverage(coverage: Mapping[str, int]) -> Text:
         text.append(f"\n{lost:,} {status}", style=TONES[status])
     if not_asked := formatting.not_asked(coverage):
         text.append(f"\n{not_asked:,} not asked", style="yellow")
+    if spared := coverage.get(NOT_NEEDED):
+        text.append(f"\n{spared:,} not needed", style="dim")
     return text
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, fields
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from launcher.core.ranges import (
     Count,
@@ -48,6 +48,10 @@ class Evaluate:
 
     ``budget`` ends an evaluation of a paid endpoint in order.
 
+    ``until`` stops a task or group as soon as its interval is narrow enough (null: all samples are asked):
+    ``width:0.02``, or a mapping of tasks and groups to widths. Its questions are then asked in a random order that
+    ``order_seed`` decides.
+
     While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
     pause of ``max_pause_s`` seconds it stops with exit code 3; ``resume=`` continues it. ``min_coverage`` is the share
     of a task's samples that must be scored for the run to be complete.
@@ -56,7 +60,7 @@ class Evaluate:
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
         {
             *("concurrency", "timeout_s", "max_answer_mb", "max_pause_s", "accept_missing_finish", "min_coverage"),
-            *("retry_failed", "score_timeout_s", "keep_failures", "store_prompt_logprobs", "budget"),
+            *("retry_failed", "score_timeout_s", "keep_failures", "store_prompt_logprobs", "budget", "until"),
         }
     )
     """Fields that a resumed run may change."""
@@ -76,6 +80,8 @@ class Evaluate:
     keep_failures: CountFromZero = 20
     store_prompt_logprobs: bool = False
     budget: Budget = field(default_factory=Budget)
+    until: Any = None
+    order_seed: Seed = 0
     max_pause_s: SecondsFromZero = 600.0
     min_coverage: Fraction = 0.95
 

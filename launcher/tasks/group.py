@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from launcher.core.errors import UserError
-from launcher.core.types import GroupResult, MetricResult, TaskResult
+from launcher.core.types import NOT_NEEDED, GroupResult, MetricResult, TaskResult
 from launcher.stats.group import pooled
 from launcher.tasks.base import Task
 
@@ -97,9 +97,13 @@ def _result(group: Group, members: Mapping[str, TaskResult], names: Iterable[str
     missing = [member for member in group.members if member not in members or not members[member].metrics]
     for name in () if missing else names:
         if all(name in result.metrics for result in members.values()):
-            weights = {m: r.coverage["total"] if group.weight is Weight.size else 1 for m, r in members.items()}
+            weights = {m: _size(r) if group.weight is Weight.size else 1 for m, r in members.items()}
             made[name] = pooled([(weights[member], result.metrics[name]) for member, result in members.items()])
     return GroupResult(tuple(group.members), group.weight.value, tuple(missing), _summed(members.values(), made))
+
+
+def _size(result: TaskResult) -> int:
+    return result.coverage["total"] + result.coverage.get(NOT_NEEDED, 0)
 
 
 def _summed(results: Iterable[TaskResult], made: Mapping[str, MetricResult]) -> TaskResult:

@@ -14,8 +14,28 @@ class Numbers:
     def __init__(self, count: int) -> None:
         self._left = [Sample("t", str(i), (Request("/v1/completions", {}),), "") for i in range(count)]
 
+    held = False
+
     async def take(self) -> Sample | None:
         return self._left.pop(0) if self._left else None
+
+
+async def test_a_source_that_holds_its_samples_back_is_waited_for():
+    source = Numbers(2)
+    queue = SampleQueue(source, 4)
+    first = await queue.take()
+    source.held = True
+    assert first is not None
+    assert queue.requeue(first)
+    assert await queue.take() is first, "what is asked again does not wait"
+    queue.done()
+    waiting = asyncio.ensure_future(queue.take())
+    await waits(asyncio.shield(waiting))
+    source.held = False
+    queue.wake()
+    second = await asyncio.wait_for(waiting, 60)
+    assert second is not None
+    assert second.id == "1"
 
 
 async def taken(queue, count):

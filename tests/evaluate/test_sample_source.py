@@ -113,7 +113,15 @@ def test_bad_settings_are_named(key, value):
 
 
 def test_what_decides_the_answers():
-    assert Evaluate.answer_fields() == ["repeats", "limit", "temperature", "max_tokens", "seed", "retry_truncated"]
+    assert Evaluate.answer_fields() == [
+        "repeats",
+        "limit",
+        "temperature",
+        "max_tokens",
+        "seed",
+        "retry_truncated",
+        "order_seed",
+    ]
 
 
 async def test_counting_does_not_wait_for_a_server_that_is_gone():
