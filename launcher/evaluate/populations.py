@@ -120,7 +120,7 @@ class Answers:
     def bounds(self, question: str, name: str) -> tuple[float, float]:
         """Return the least and the greatest value of a question in a metric: equal ones where it is known.
 
-        A sample that was not scored, for whatever reason, has any value of the metric's range.
+        A sample that was not scored, for any reason, has any value of the metric's range.
         """
         metric = self._metrics[question.split("/", 1)[0], name]
         low, high = (float(end) for end in metric.range if end is not None)

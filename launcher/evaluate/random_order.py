@@ -12,9 +12,9 @@ BLOCKS = 256
 def blocks(strata: Mapping[str, Sequence[str]], seed: int) -> list[list[str]]:
     """Return the members of all strata, each of which is named once, in blocks of random members.
 
-    Each stratum gives each block its share, rounded down, and one more to randomly chosen blocks. So the expected
-    number that the next block has of a stratum is what is left of it divided by the blocks that are left, whatever the
-    blocks before have. The order depends on the seed and the names alone.
+    Each stratum gives each block its share, rounded down, and one more to randomly chosen blocks. So the next block is
+    expected to have of each stratum what is left of it, divided by the blocks that are left. The order depends on the
+    seed and the names alone.
     """
     count = min(BLOCKS, sum(map(len, strata.values())))
     found: list[list[str]] = [[] for _ in range(count)]

@@ -48,8 +48,8 @@ class Evaluate:
 
     ``budget`` ends an evaluation of a paid endpoint in order.
 
-    ``until`` stops a task or group as soon as its interval is narrow enough (null: all samples are asked):
-    ``width:0.02``, or a mapping of tasks and groups to widths. Its questions are then asked in a random order that
+    ``until`` stops a task or group as soon as its interval is narrow enough (null: all samples are asked). It is
+    ``width:0.02``, or a mapping of tasks and groups to widths. Questions are then asked in a random order, which
     ``order_seed`` decides.
 
     While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
