@@ -15,6 +15,7 @@ from starlette.responses import Response
 from launcher.api.detokenizer import Choice, TextDelta, text_deltas
 from launcher.api.service import Service
 from launcher.asgi.responses import EventStream, encoded, json_response, until_disconnect
+from launcher.core.token_times import as_headers
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
 
@@ -92,16 +93,24 @@ async def answer(request: Request, service: Service, job: GenerationJob) -> Resp
     if job.stream:
         first = await until_disconnect(request.receive, anext(generated))
         return EventStream(encoded(_chunks(job, first, generated), service.log))
-    return json_response(await until_disconnect(request.receive, _response(job, generated)))
+    body, times = await until_disconnect(request.receive, _response(job, generated))
+    return json_response(body, headers=times)
 
 
-async def _response(job: GenerationJob, generated: AsyncGenerator[Indexed, None]) -> Json:
+async def _response(job: GenerationJob, generated: AsyncGenerator[Indexed, None]) -> tuple[Json, dict[str, str]]:
+    """Return the answer, and the headers with the times of its tokens."""
     answers = [TextDelta() for _ in job.choices]
+    start, first, pieces = time.perf_counter(), 0.0, 0
     async with aclosing(generated):
         async for index, delta in generated:
             answers[index].add(delta)
+            pieces += 1
+            first = first or time.perf_counter()
+    end = time.perf_counter()
     job.usage.completion = sum(delta.generated for delta in answers)
-    return job.formatter.response(answers, job.usage)
+    each_known = pieces > 1 and len(answers) == 1
+    times = as_headers(first - start, end - start, job.usage.completion if each_known else None) if pieces else {}
+    return job.formatter.response(answers, job.usage), times
 
 
 async def _chunks(

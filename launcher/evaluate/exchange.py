@@ -12,6 +12,7 @@ from enum import Enum
 from typing import Protocol
 
 from launcher.adapters.base import closing
+from launcher.core import token_times
 from launcher.core.console import one_line
 from launcher.core.errors import AdapterError, AdapterStop, Failure, ServerAway, TransportError
 from launcher.core.responses import NO_FINISH, checked, error_message, is_page, quoted, refuses, token_count
@@ -61,11 +62,18 @@ class NoAnswer(Exception):
 
 @dataclass(frozen=True, slots=True)
 class AnswerTiming:
-    """An answer of the server: the seconds it took, and the token counts that can be right."""
+    """An answer of the server: the seconds it took, and the token counts that can be right.
+
+    ``scored_prompts`` are those whose log-probabilities it has; 0 for an answer that was generated. Of that, ``ttft_s``
+    and ``tpot_s`` are the times to the first token and per token after it, where the server says them.
+    """
 
     latency_s: float
     prompt_tokens: int | None
     completion_tokens: int | None
+    scored_prompts: int = 0
+    ttft_s: float | None = None
+    tpot_s: float | None = None
 
 
 class Answering(Protocol):
@@ -154,7 +162,7 @@ class Exchange:
         if response.cached:
             self.cached += 1
         else:
-            self.timings.append(_timing(response, time.perf_counter() - start))
+            self.timings.append(_timing(request, response, time.perf_counter() - start))
         await self._check(response, request)
         return response
 
@@ -193,9 +201,18 @@ async def _received(handler: Handler, request: Request) -> Response:
         raise NoAnswer(score, _symptom(error), request.path) from None
 
 
-def _timing(response: Response, latency_s: float) -> AnswerTiming:
+def _timing(request: Request, response: Response, latency_s: float) -> AnswerTiming:
     usage = response.body.get("usage") if isinstance(response.body, Mapping) else None
-    return AnswerTiming(latency_s, token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens"))
+    prompt, completion = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
+    if request.body.get("echo"):
+        return AnswerTiming(latency_s, prompt, completion, _prompts(request.body.get("prompt")))
+    first, each = (token_times.seconds(response.headers, name) for name in (token_times.FIRST, token_times.EACH))
+    return AnswerTiming(latency_s, prompt, completion, 0, first, each)
+
+
+def _prompts(prompt: Json) -> int:
+    """Return how many prompts a request has: a text, token ids, or a list of them."""
+    return len(prompt) if isinstance(prompt, list) and prompt and isinstance(prompt[0], str | list) else 1
 
 
 def _kept(response: Response) -> Json:

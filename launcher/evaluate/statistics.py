@@ -221,13 +221,20 @@ class Throughput:
     def __init__(self) -> None:
         self.cached = 0
         self._latencies = Distribution()
-        self._prompt = self._generated = self._without_usage = 0
+        self._prompt = self._generated = self._without_usage = self._scored = self._generations = 0
+        self._first, self._each = Distribution(), Distribution()
 
     def add(self, answer: AnswerTiming) -> None:
         self._latencies.add(answer.latency_s)
         self._prompt += answer.prompt_tokens or 0
         self._generated += answer.completion_tokens or 0
         self._without_usage += answer.completion_tokens is None
+        self._scored += answer.scored_prompts
+        self._generations += not answer.scored_prompts
+        if answer.ttft_s is not None:
+            self._first.add(answer.ttft_s)
+        if answer.tpot_s is not None:
+            self._each.add(answer.tpot_s)
 
     @property
     def is_empty(self) -> bool:
@@ -236,10 +243,11 @@ class Throughput:
     def facts(self, wall_s: float) -> dict[str, Json]:
         """Return rates, latencies in seconds and token totals of the answers in ``wall_s`` seconds.
 
-        ``without_usage`` answers had no token counts that can be right, so that the token figures lack them.
+        ``without_usage`` answers had no token counts that can be right, so that the token figures lack them. Of all,
+        ``generations`` were generated; the others are of ``scored_prompts``. ``ttft_s`` and ``tpot_s`` are None where a
+        server says nothing of its generations.
         """
         count = self._latencies.count
-        found = zip(PERCENTILES, self._latencies.quantiles([p / 100 for p in PERCENTILES]), strict=False)
         return {
             "requests": count,
             "requests_per_s": _rate(count, wall_s),
@@ -249,9 +257,22 @@ class Throughput:
             "prompt_tokens_per_s": _rate(self._prompt, wall_s),
             "cached": self.cached,
             "without_usage": self._without_usage,
-            "latency_s": {f"p{p}": round(value, 6) for p, value in found},
+            "latency_s": _percentiles(self._latencies),
+            "generations": self._generations,
+            "scored_prompts": self._scored,
+            "scored_prompts_per_s": _rate(self._scored, wall_s),
+            "ttft_s": self._times(self._first),
+            "tpot_s": self._times(self._each),
             "wall_s": round(wall_s, 6),
         }
+
+    def _times(self, found: Distribution) -> dict[str, Json] | None:
+        return {**_percentiles(found), "answers": found.count} if found.count else None
+
+
+def _percentiles(found: Distribution) -> dict[str, Json]:
+    values = zip(PERCENTILES, found.quantiles([p / 100 for p in PERCENTILES]), strict=False)
+    return {f"p{p}": round(value, 6) for p, value in values}
 
 
 def _rate(count: int, wall_s: float) -> float:

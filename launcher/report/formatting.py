@@ -173,6 +173,37 @@ def events(health: Mapping[str, Json]) -> str:
     return f"{plural(len(seen) + health['left_out'], 'event')}; last: {seen[-1]['event']}"
 
 
+RATES = {
+    "scored_prompts_per_s": "prompts scored/s",
+    "generated_tokens_per_s": "generated tokens/s",
+    "prompt_tokens_per_s": "prompt tokens/s",
+    "requests_per_s": "requests/s",
+}
+TOKEN_TIMES = {"ttft_s": "time to first token", "tpot_s": "time per token"}
+NO_TOKEN_TIMES = "time to first token not measured: the server does not say it"
+
+
+def rates(throughput: Mapping[str, Json]) -> dict[str, str]:
+    """Return the rates that say something of an evaluation, with their words.
+
+    Where prompts were scored and nothing was generated, the one token of each such answer is no rate.
+    """
+    left_out = set() if throughput.get("generations", 1) else {"generated_tokens_per_s"}
+    return {key: words for key, words in RATES.items() if throughput.get(key) and key not in left_out}
+
+
+def token_times(throughput: Mapping[str, Json]) -> list[str]:
+    """Say when generated answers had their tokens, or that this was not measured; empty where nothing was generated."""
+    if not throughput.get("generations"):
+        return []
+    said = [f"{words} {_p50_p99(throughput[key])}" for key, words in TOKEN_TIMES.items() if throughput.get(key)]
+    return said or [NO_TOKEN_TIMES]
+
+
+def _p50_p99(found: Mapping[str, Json]) -> str:
+    return " ".join(f"{name} {duration(found[name])}" for name in ("p50", "p99") if found.get(name) is not None)
+
+
 def paused(pauses: Sequence[Pause]) -> str:
     """Write how long an evaluation waited for its server, and the last reason; empty if it never did."""
     if not pauses:

@@ -18,6 +18,10 @@ from launcher.report.schema import LoadEntry
 from launcher.stats.distribution import Distribution
 from launcher.stats.overview import Group, Overview
 
+GENERATED = {"generated_tokens", "generated_tokens_per_s"}
+"""The figures that say nothing where nothing was generated."""
+OPTIONAL = {"cached", "scored_prompts", "scored_prompts_per_s"}
+"""The figures that are only shown where there are any."""
 VERDICTS = {
     "ok": "Every step succeeded",
     "incomplete": "The results are incomplete",
@@ -122,9 +126,13 @@ def _title(report: Report) -> str:
 
 def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
     """Yield what each number of the throughput is called, and its text."""
+    left_out = {"without_usage", "generations"} | (set() if throughput.get("generations", 1) else GENERATED)
     for name, value in throughput.items():
-        if isinstance(value, int | float) and name != "without_usage" and (value or name != "cached"):
+        if isinstance(value, int | float) and name not in left_out and (value or name not in OPTIONAL):
             yield _in_words(name), formatting.number(value)
+    for name, words in formatting.TOKEN_TIMES.items():
+        for percentile in ("p50", "p99") if throughput.get(name) else ():
+            yield f"{words}, {percentile}", formatting.duration(throughput[name][percentile])
 
 
 def _in_words(name: str) -> str:

@@ -313,12 +313,7 @@ def _note(task: str, note: str, times: int, *, of_answers: bool) -> Text:
 
 
 def _speed(throughput: Mapping[str, Json]) -> str:
-    rates = {
-        "generated_tokens_per_s": "generated tokens/s",
-        "prompt_tokens_per_s": "prompt tokens/s",
-        "requests_per_s": "requests/s",
-    }
-    parts = [f"{formatting.number(throughput[key])} {rate}" for key, rate in rates.items() if throughput.get(key)]
+    parts = [f"{formatting.number(throughput[key])} {words}" for key, words in formatting.rates(throughput).items()]
     latency = throughput.get("latency_s") or {}
     known = [f"{name} {formatting.duration(latency[name])}" for name in ("p50", "p99") if latency.get(name) is not None]
     if throughput.get("cached"):
@@ -329,7 +324,8 @@ def _speed(throughput: Mapping[str, Json]) -> str:
         parts.append(formatting.cost(budget))
     if throughput.get("without_usage"):
         parts.append(f"{formatting.plural(throughput['without_usage'], 'answer')} without token counts")
-    return ", ".join([*parts, *(["latency " + " ".join(known)] if known else [])])
+    parts += ["latency " + " ".join(known)] if known else []
+    return ", ".join([*parts, *formatting.token_times(throughput)])
 
 
 def _steps(timings: Mapping[str, float]) -> str:

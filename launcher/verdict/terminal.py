@@ -15,6 +15,7 @@ from launcher.verdict.schema import ComparisonFile, FlipEntry, FlipsEntry, RowEn
 TONES = {"better": "bold green", "worse": "bold red", "may be chance": "yellow", "equal": "dim"}
 SPEEDS = {
     "requests_per_s": "requests/s",
+    "scored_prompts_per_s": "prompts scored/s",
     "generated_tokens_per_s": "generated tokens/s",
     "prompt_tokens_per_s": "prompt tokens/s",
 }

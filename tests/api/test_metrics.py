@@ -3,9 +3,11 @@ from __future__ import annotations
 import re
 
 import httpx
+import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.api.runners import Scripted, client_of, said
+from launcher.core.token_times import EACH, FIRST, seconds
+from tests.api.runners import Script, Scripted, client_of, said
 
 
 async def values(client: httpx.AsyncClient) -> dict[str, float]:
@@ -37,3 +39,24 @@ async def test_every_app_has_counters_of_its_own() -> None:
         await one.get("/health")
         assert re.search(r'path="/health"', (await one.get("/metrics")).text)
         assert not re.search(r'path="/health"', (await two.get("/metrics")).text)
+
+
+SEVERAL, ONE = [said("a"), said("b"), said("c", "length")], [said("abc", "length")]
+
+
+@pytest.mark.parametrize(
+    ("script", "more", "headers"),
+    [
+        (SEVERAL, {}, {FIRST, EACH}),
+        (ONE, {}, {FIRST}),
+        (SEVERAL, {"n": 2}, {FIRST}),
+        (SEVERAL, {"stream": True}, set()),
+    ],
+)
+async def test_a_whole_answer_says_when_it_had_its_tokens(
+    script: Script, more: dict[str, object], headers: set[str]
+) -> None:
+    async with client_of(Scripted(script)) as client:
+        answer = await client.post("/v1/completions", json={"model": "scripted", "prompt": "x", **more})
+    assert {name for name in (FIRST, EACH) if name in answer.headers} == headers
+    assert all(seconds(answer.headers, name) is not None for name in headers)

@@ -72,8 +72,22 @@ def test_throughput_counts_answers_and_their_tokens():
         "cached": 0,
         "without_usage": 1,
         "latency_s": {"p50": 3.0, "p90": 4.6, "p99": 4.96},
+        "generations": 5,
+        "scored_prompts": 0,
+        "scored_prompts_per_s": 0.0,
+        "ttft_s": None,
+        "tpot_s": None,
         "wall_s": 10.0,
     }
+
+
+def test_prompts_that_were_scored_and_times_of_tokens_are_apart():
+    generated = [AnswerTiming(1.0, 3, 2, ttft_s=0.1 * i, tpot_s=0.01) for i in range(1, 4)]
+    found = throughput([*generated, AnswerTiming(1.0, 40, 4, scored_prompts=4), AnswerTiming(1.0, 3, 1)], 2.0)
+    assert (found["requests"], found["generations"], found["scored_prompts"]) == (5, 4, 4)
+    assert found["scored_prompts_per_s"] == 2.0
+    assert found["ttft_s"] == {"p50": 0.2, "p90": 0.28, "p99": 0.298, "answers": 3}
+    assert found["tpot_s"] == {"p50": 0.01, "p90": 0.01, "p99": 0.01, "answers": 3}
 
 
 def test_throughput_of_nothing():

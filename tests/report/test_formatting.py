@@ -64,3 +64,19 @@ def test_bounded():
 )
 def test_a_task_of_lm_eval_is_written_as_its_option(key: str, shown: str) -> None:
     assert formatting.task_name(key) == shown
+
+
+def test_where_nothing_was_generated_the_rates_are_those_of_prompts():
+    scored = {"generations": 0, "scored_prompts_per_s": 8.0, "generated_tokens_per_s": 8.0, "prompt_tokens_per_s": 90.0}
+    assert list(formatting.rates(scored).values()) == ["prompts scored/s", "prompt tokens/s"]
+    assert formatting.token_times(scored) == []
+
+
+def test_times_of_tokens_are_said_or_said_not_to_be_measured():
+    assert formatting.token_times({"generations": 3, "ttft_s": None, "tpot_s": None}) == [formatting.NO_TOKEN_TIMES]
+    found = {"generations": 3, "ttft_s": {"p50": 0.05, "p99": 0.07}, "tpot_s": {"p50": 0.01, "p99": 0.02}}
+    assert formatting.token_times(found) == [
+        "time to first token p50 50 ms p99 70 ms",
+        "time per token p50 10 ms p99 20 ms",
+    ]
+    assert formatting.token_times({}) == [], "a report of an older run"
