@@ -1,16 +1,21 @@
 """Compare the cost of our proxy with that of others, side by side in one run.
 
     python benchmarks/proxy.py [--rounds 3] [--seconds 4] [--connections 1 64 512] [--only ours nemo]
-        [--nemo PYTHON] [--litellm PYTHON]
+        [--kinds json sse16 sse] [--nemo PYTHON] [--litellm PYTHON]
+    python benchmarks/proxy.py --delay
     python benchmarks/proxy.py --soak 600
 
-The upstream gives a constant answer. JSON comes from nginx where it is installed. 64 server-sent events come one after
-another from a process of this file, and so does JSON without nginx. ``wrk`` asks. What counts is the user and system
-time of the proxy's processes. The proxies take turns, in alternating order. Each figure is the median over the rounds,
-and so is each ratio, of figures within one round. A proxy that is not installed is left out with the reason.
+The upstream gives a constant answer. JSON comes from nginx where it is installed. Streams of 64 server-sent events come
+from a process of this file, and so does JSON without nginx. Their events come 16 at a time (``sse16``), or each by
+itself (``sse``), as fast as the upstream can. ``wrk`` asks. What counts is the user and system time of the proxy's
+processes. The proxies take turns, in alternating order. Each figure is the median over the rounds, and so is each
+ratio, of figures within one round. A proxy that is not installed is left out with the reason.
 
 ``--nemo`` names the Python of an environment with nemo-evaluator 0.3.0, which needs Python 3.12; ``--litellm`` that of
-one with litellm[proxy]. ``--soak`` prints the memory of our proxy while it is asked for so many seconds.
+one with litellm[proxy]. NeMo Evaluator collects a stream: it sends no byte of it before its end.
+
+``--delay`` prints how much later an event of a slow stream reaches a client than it left the upstream. ``--soak``
+prints the memory of our proxy while it is asked for so many seconds, and fails if it grows.
 """
 
 from __future__ import annotations
@@ -57,7 +62,13 @@ ANSWER = {
     "usage": {"prompt_tokens": 12, "completion_tokens": 120, "total_tokens": 132},
 }  # fmt: skip
 CHAINS = ("empty", "chain")
-KINDS = ("json", "sse")
+KINDS = ("json", "sse16", "sse")
+TOGETHER = 16
+"""Events that leave the upstream at once, in streams of the kind ``sse16``."""
+SLOW_S = 0.002
+"""Between two events of a slow stream."""
+GROWTH = 1.05
+"""The memory at the end of a soak may be so many times that after its first fifth."""
 NGINX = """
 worker_processes 1; daemon off; pid {folder}/{name}.pid; error_log {folder}/{name}.err;
 events {{ worker_connections 4096; }}
@@ -108,16 +119,24 @@ def events() -> list[bytes]:
 WHOLE = json.dumps(ANSWER).encode()
 JSON_HEAD = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(WHOLE)}\r\n\r\n".encode()
 SSE_HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked\r\n\r\n"
+CHUNKS = [b"%x\r\n%b\r\n" % (len(event), event) for event in events()]
+LAST = b"0\r\n\r\n"
+BATCHES = [b"".join(CHUNKS[i : i + TOGETHER]) for i in range(0, EVENTS, TOGETHER)]
 ANSWERS = {
     "json": [JSON_HEAD + WHOLE],
-    "sse": [SSE_HEAD, *[b"%x\r\n%b\r\n" % (len(event), event) for event in events()], b"0\r\n\r\n"],
+    "sse16": [SSE_HEAD + BATCHES[0], *BATCHES[1:-1], BATCHES[-1] + CHUNKS[-1] + LAST],
+    "sse": [SSE_HEAD, *CHUNKS, LAST],
+    "slow": [SSE_HEAD, *CHUNKS, LAST],
 }
+TIME = re.compile(rb'"created": ?(\d+)')
 
 
 class Constant(asyncio.Protocol):
     """Answers each request at once, in parts that leave one after another; a request ends with its body."""
 
     parts: Sequence[bytes] = ()
+    slow = False
+    """Whether the events come one by one, after a while, and tell the time at which they left."""
 
     def connection_made(self, transport: Any) -> None:
         self._transport, self._data, self._loop = transport, b"", asyncio.get_running_loop()
@@ -131,16 +150,25 @@ class Constant(asyncio.Protocol):
             self._send(0)
 
     def _send(self, place: int) -> None:
-        self._transport.write(self.parts[place])
+        part = self.parts[place]
+        if self.slow:
+            part = _now_in(part)
+        self._transport.write(part)
         if place + 1 < len(self.parts):
-            self._loop.call_soon(self._send, place + 1)
+            self._loop.call_later(SLOW_S if self.slow else 0, self._send, place + 1)
+
+
+def _now_in(chunk: bytes) -> bytes:
+    """Return the chunk of an event with the time in nanoseconds in place of its date."""
+    event = TIME.sub(b'"created": %d' % time.monotonic_ns(), chunk.partition(b"\r\n")[2].removesuffix(b"\r\n"))
+    return chunk if TIME.search(chunk) is None else b"%x\r\n%b\r\n" % (len(event), event)
 
 
 def serve_constant(port: int, kind: str) -> None:
     """Be an upstream."""
     import uvloop
 
-    Constant.parts = ANSWERS[kind]
+    Constant.parts, Constant.slow = ANSWERS[kind], kind == "slow"
 
     async def serve() -> None:
         server = await asyncio.get_running_loop().create_server(Constant, "127.0.0.1", port, backlog=4096)
@@ -180,9 +208,9 @@ def _listens(port: int) -> bool:
 
 
 @contextmanager
-def upstreams(folder: Path) -> Iterator[dict[str, int]]:
+def upstreams(folder: Path, kinds: Sequence[str]) -> Iterator[dict[str, int]]:
     """Yield the port of a constant answer for each kind."""
-    ports = {kind: free_port() for kind in KINDS}
+    ports = {kind: free_port() for kind in kinds}
     with ExitStack() as stack:
         for kind, port in ports.items():
             (folder / "answer").write_bytes(WHOLE)
@@ -259,7 +287,7 @@ def load(port: int, connections: int, seconds: float, kind: str, folder: Path) -
     """Ask for some seconds; return the number of answers, and what wrk printed."""
     script = folder / f"{kind}.lua"
     body = {"model": "m", "messages": [{"role": "user", "content": "hello " * 60}], "max_tokens": 128}
-    body |= {"stream": True} if kind == "sse" else {}
+    body |= {} if kind == "json" else {"stream": True}
     script.write_text(
         f"wrk.method='POST'\nwrk.body=[[{json.dumps(body)}]]\nwrk.headers['Content-Type']='application/json'\n"
         f"wrk.headers['Authorization']='Bearer {KEY}'\n"
@@ -319,7 +347,7 @@ def available(asked: argparse.Namespace) -> dict[str, tuple[Any, str]]:
 
 def compare(asked: argparse.Namespace, folder: Path) -> None:
     proxies = available(asked)
-    with upstreams(folder) as ports:
+    with upstreams(folder, asked.kinds) as ports:
         for kind in asked.kinds:
             for connections in asked.connections:
                 table(asked, folder, proxies, ports[kind], kind, connections)
@@ -360,15 +388,56 @@ def table(
 
 
 def soak(asked: argparse.Namespace, folder: Path) -> None:
-    """Print the memory of our proxy under load, every tenth of the time."""
-    with upstreams(folder) as ports:
-        for kind in KINDS:
+    """Print the memory of our proxy under load, every tenth of the time; fail if it grows."""
+    grown = []
+    with upstreams(folder, asked.kinds) as ports:
+        for kind in asked.kinds:
             with ours(ports[kind], "chain", folder, "") as (port, pid):
                 memory = []
                 for _ in range(10):
-                    load(port, 64, asked.soak / 20, kind, folder)
+                    load(port, 64, asked.soak / 10 / len(asked.kinds), kind, folder)
                     memory.append(sum(each.memory_info().rss for each in _workers(pid)) / 2**20)
             print(f"{kind}: MiB after each tenth: {' '.join(f'{each:.1f}' for each in memory)}", flush=True)
+            if memory[-1] > GROWTH * memory[1]:
+                grown.append(kind)
+    if grown:
+        sys.exit(f"the memory grows: {', '.join(grown)}")
+
+
+def delay(asked: argparse.Namespace, folder: Path) -> None:
+    """Print how long events are under way, without a proxy and through each, over one connection."""
+    print("| proxy | adapters | first event, median | all events, median | all events, 99 % |")
+    print("|---|---|---|---|---|")
+    with upstreams(folder, ["slow"]) as ports:
+        _print_delays("none", "", ports["slow"])
+        for name, (proxy, program) in available(asked).items():
+            for chain in CHAINS if name in ("ours", "nemo") else CHAINS[:1]:
+                with proxy(ports["slow"], chain, folder, program) as (port, _):
+                    _print_delays(name, chain, port)
+
+
+def _print_delays(name: str, chain: str, port: int) -> None:
+    streams = [_delays_ms(port) for _ in range(20)][5:]
+    every = sorted(each for found in streams for each in found)
+    first, middle = statistics.median(found[0] for found in streams), statistics.median(every)
+    print(
+        f"| {name} | {chain} | {first:.2f} ms | {middle:.2f} ms | {every[len(every) * 99 // 100]:.2f} ms |", flush=True
+    )
+
+
+def _delays_ms(port: int) -> list[float]:
+    """Ask for a slow stream; return how long each of its events was under way."""
+    body, found, rest = b'{"model": "m", "messages": [], "stream": true}', list[float](), b""
+    head = f"POST {PATH} HTTP/1.1\r\nHost: x\r\nConnection: close\r\nAuthorization: Bearer {KEY}\r\n"
+    head += "Content-Type: application/json\r\n"
+    with socket.create_connection(("127.0.0.1", port)) as client:
+        client.sendall(head.encode() + b"Content-Length: %d\r\n\r\n" % len(body) + body)
+        while len(found) < EVENTS and (part := client.recv(65536)):
+            now, rest = time.monotonic_ns(), rest + part
+            sent = [int(each) for each in TIME.findall(rest)]
+            found += [(now - each) / 1e6 for each in sent[len(found) :]]
+    assert len(found) == EVENTS, rest[:500]
+    return found
 
 
 def main() -> None:
@@ -381,6 +450,7 @@ def main() -> None:
     parser.add_argument("--nemo", default="")
     parser.add_argument("--litellm", default="")
     parser.add_argument("--soak", type=float, default=0)
+    parser.add_argument("--delay", action="store_true")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
     if asked.serve:
@@ -389,7 +459,7 @@ def main() -> None:
     if shutil.which("wrk") is None:
         sys.exit("wrk is not installed: apt-get install wrk")
     with tempfile.TemporaryDirectory() as folder:
-        (soak if asked.soak else compare)(asked, Path(folder))
+        (soak if asked.soak else delay if asked.delay else compare)(asked, Path(folder))
 
 
 if __name__ == "__main__":

@@ -9,9 +9,10 @@ from dataclasses import replace
 from operator import is_
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Downstream, Part, closing, counting
+from launcher.adapters.base import Adapter, Downstream, Part, counting
 from launcher.adapters.reasoning_parser import ParsedDelta, ReasoningParser, Section, UnmatchedEndTag
 from launcher.core.errors import AdapterError, UserError
+from launcher.core.event_stream import mapped
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
@@ -60,7 +61,8 @@ class Reasoning(Adapter):
             return await self._pass(request, call_next)
         response = await call_next(request)
         if response.events is not None:
-            return replace(response, events=self._streamed(response.events))
+            streams = _Streams(self)
+            return replace(response, events=mapped(response.events, streams.change, streams.end))
         if not response.ok or response.fault is not None:
             return response
         found = response.body
@@ -96,19 +98,19 @@ class Reasoning(Adapter):
         text, given = holder.get(key) or "", holder.get("reasoning_content")
         if given:
             unfinished = finish == "length" and not text
-            self._count(len(text), len(given), unfinished=unfinished)
+            self.count(len(text), len(given), unfinished=unfinished)
             return dict(holder), unfinished
-        parser = self._new_parser()
+        parser = self.new_parser()
         piece = _feed(parser.whole, text)
-        self._count(len(piece.answer), len(piece.reasoning), unfinished=parser.unfinished)
+        self.count(len(piece.answer), len(piece.reasoning), unfinished=parser.unfinished)
         if parser.section is Section.before:
             return dict(holder), False
         return {**holder, key: piece.answer, "reasoning_content": piece.reasoning}, parser.unfinished
 
-    def _new_parser(self) -> ReasoningParser:
+    def new_parser(self) -> ReasoningParser:
         return ReasoningParser(self.start_tag, self.end_tag, inside=self.starts_inside)
 
-    def _count(self, answer: int, reasoning: int, *, unfinished: bool) -> None:
+    def count(self, answer: int, reasoning: int, *, unfinished: bool) -> None:
         """Count an answer with so many characters."""
         self.counts["answers"] += 1
         self.counts["with_reasoning"] += bool(reasoning)
@@ -116,23 +118,34 @@ class Reasoning(Adapter):
         self.counts["reasoning_characters"] += reasoning
         self.counts["answer_characters"] += answer
 
-    async def _streamed(self, events: AsyncIterator[Json]) -> AsyncIterator[Json]:
-        streams: dict[int, _Stream] = {}
-        last: Json = {}
-        async with closing(events):
-            async for event in events:
-                last = event
-                choices = event.get("choices") or []
-                for choice in choices:
-                    if choice["index"] not in streams:
-                        streams[choice["index"]] = _Stream(self._new_parser())
-                made = [streams[choice["index"]].split(choice) for choice in choices]
-                yield event if all(map(is_, made, choices)) else {**event, "choices": made}
-        rests = [stream.rest(index) for index, stream in streams.items() if not stream.closed]
-        if rests:
-            yield {**last, "choices": rests, "usage": None}
-        for stream in streams.values():
-            self._count(stream.answer, stream.reasoning, unfinished=stream.parser.unfinished)
+
+class _Streams:
+    """All choices of a stream."""
+
+    def __init__(self, adapter: Reasoning) -> None:
+        self._adapter = adapter
+        self._by_index: dict[int, _Stream] = {}
+        self._last: Json = {}
+
+    def change(self, event: Json) -> Json:
+        """Return an event with its texts split; the same object where all of it belongs to the answer."""
+        self._last = event
+        choices = event.get("choices") or []
+        made = [self._of(choice["index"]).split(choice) for choice in choices]
+        return event if all(map(is_, made, choices)) else {**event, "choices": made}
+
+    def _of(self, index: int) -> _Stream:
+        stream = self._by_index.get(index)
+        if stream is None:
+            stream = self._by_index[index] = _Stream(self._adapter.new_parser())
+        return stream
+
+    def end(self) -> list[Json]:
+        """Return an event with what was held back, if there is something; count the answers."""
+        rests = [stream.rest(index) for index, stream in self._by_index.items() if not stream.closed]
+        for stream in self._by_index.values():
+            self._adapter.count(stream.answer, stream.reasoning, unfinished=stream.parser.unfinished)
+        return [{**self._last, "choices": rests, "usage": None}] if rests else []
 
 
 def _is_text(value: Json) -> bool:

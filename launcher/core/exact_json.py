@@ -24,6 +24,11 @@ class PythonOptions(TypedDict, total=False):
     parse_constant: Callable[[str], float]
 
 
+def may_have_long_integers(data: bytes) -> bool:
+    """Tell whether there may be an integer beyond 64 bits, of which orjson makes a float; at little cost."""
+    return _LONG in data.translate(_SHAPE)
+
+
 def loads(data: bytes, **python: Unpack[PythonOptions]) -> Json:
     """Return the value of a JSON text in UTF-8, as ``json.loads`` does. Raises `ValueError`, and `RecursionError`.
 

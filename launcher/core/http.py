@@ -7,11 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import repeat
 from typing import Required, TypedDict, Unpack
 from urllib.parse import SplitResult, urlsplit
+
+import orjson
 
 import launcher
 from launcher.core import exact_json
@@ -144,6 +147,19 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     if opened > DEPTH and _deeper(value):
         raise ValueError(f"JSON of more than {DEPTH} levels")
     return value
+
+
+def parsed_all(texts: Sequence[bytes]) -> list[Json]:
+    """Return the values of small JSON texts, such as events, as `parsed` does, at less cost.
+
+    Raises `ValueError` if one of them has to be read by itself.
+    """
+    joined = b"".join(texts)
+    if len(joined) > FEW_BYTES or exact_json.may_have_long_integers(joined):
+        raise ValueError("large JSON")
+    if max(map(bytes.count, texts, repeat(b"["))) + max(map(bytes.count, texts, repeat(b"{"))) > DEPTH:
+        raise ValueError("JSON that may be deep")
+    return list(map(orjson.loads, texts))
 
 
 def _finite(text: str) -> float:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from typing import cast
 
 
 class EventSplitter:
-    """Collects bytes; `feed` yields the data of each event as soon as its last byte is there.
+    """Collects bytes; `feed` returns the data of each event whose last byte is there.
 
     Lines end in LF, CRLF or CR; comments and fields other than ``data`` are skipped (WHATWG HTML, 9.2.6).
     """
@@ -19,16 +19,13 @@ class EventSplitter:
         """How many bytes of an unfinished event are kept."""
         return len(self._rest)
 
-    def feed(self, chunk: bytes) -> Iterator[bytes]:
+    def feed(self, chunk: bytes) -> list[bytes]:
         buffer = self._rest + chunk if self._rest else chunk
         if b"\r" in buffer:
             buffer = _without_returns(buffer)
         *blocks, self._rest = buffer.split(b"\n\n")
-        for block in blocks:
-            if block.startswith(b"data: ") and b"\n" not in block:
-                yield block[6:]
-            elif (data := _data(block)) is not None:
-                yield data
+        found = [block[6:] if block.startswith(b"data: ") and b"\n" not in block else _data(block) for block in blocks]
+        return [data for data in found if data is not None] if None in found else cast(list[bytes], found)
 
 
 def _without_returns(buffer: bytes) -> bytes:

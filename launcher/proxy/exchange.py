@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import NamedTuple, Self
 
-from launcher.adapters.base import Adapter, Part, closing, reads_of, rewrites_of
+import orjson
+
+from launcher.adapters.base import Adapter, Part, reads_of, rewrites_of
 from launcher.asgi.errors import ApiError
 from launcher.core import http
 from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, HttpError
+from launcher.core.event_stream import Batches, EventStream, batches_of
 from launcher.core.types import Json, Request, Response
 from launcher.core.unread import Unread
 from launcher.proxy.asked import Asked
@@ -144,7 +147,8 @@ class Exchange:
         self._seen = seen
         if seen.is_stream and incoming.status < 400:
             latency_s = time.perf_counter() - start
-            events = self._events(incoming) if self._parts.reads_events else self._bytes(incoming)
+            reads = self._parts.reads_events
+            events = EventStream(self._events(incoming)) if reads else self._bytes(incoming)
             return Response(incoming.status, None, seen.headers, events, latency_s)
         is_error = incoming.status >= 300
         data = await incoming.read(MAX_ERROR_BYTES if is_error else self._upstream.max_answer_bytes)
@@ -170,19 +174,22 @@ class Exchange:
         finally:
             incoming.close()
 
-    async def _events(self, incoming: Incoming) -> AsyncIterator[Json]:
-        """Yield the events of a stream."""
-        most, splitter = self._upstream.max_answer_bytes, EventSplitter()
+    async def _events(self, incoming: Incoming) -> Batches:
+        """Yield the events of a stream, those that come together at once."""
+        most, splitter, done = self._upstream.max_answer_bytes, EventSplitter(), False
         try:
-            while chunk := await incoming.more():
-                for data in splitter.feed(chunk):
-                    if data == b"[DONE]":
-                        await _await_end(incoming)
-                        return
-                    yield _event(incoming.url, data)
+            while not done and (chunk := await incoming.more()):
+                texts = splitter.feed(chunk)
+                done = b"[DONE]" in texts
+                if done:
+                    del texts[texts.index(b"[DONE]") :]
+                for batch in _read(incoming.url, texts):
+                    yield batch
                 if splitter.held > most or incoming.received > most:
                     raise HttpError(incoming.url, f"the stream has more than {most:,} bytes")
-            raise HttpError(incoming.url, "the stream ended without [DONE]")
+            if not done:
+                raise HttpError(incoming.url, "the stream ended without [DONE]")
+            await _await_end(incoming)
         finally:
             incoming.close()
 
@@ -206,13 +213,16 @@ class Exchange:
     async def _reply_events(self, response: Response, reply: Reply) -> None:
         assert response.events is not None
         reply.begin(response.status, self._headers(response, b"text/event-stream"), None)
-        raw, write = False, reply.writer()
-        async with closing(response.events) as events:
-            async for event in events:
-                raw = type(event) is Unread
-                write(event.raw if raw else b"data: " + dumped(event) + b"\n\n")
+        raw = False
+        batches = batches_of(response.events)
+        try:
+            async for batch in batches:
+                raw = bool(batch) and type(batch[0]) is Unread
+                reply.write(b"".join([event.raw for event in batch]) if raw else _texts(batch))
                 if reply.is_held:
                     await reply.drained()
+        finally:
+            await batches.aclose()
         reply.end(b"" if raw else b"data: [DONE]\n\n")
 
     def _headers(self, response: Response, content_type: bytes) -> bytes:
@@ -278,6 +288,30 @@ def _json_object(data: bytes) -> dict[str, Json]:
     if not isinstance(body, dict):
         raise ApiError(400, "the body is not a JSON object", code="invalid_json")
     return body
+
+
+def _texts(events: Sequence[Json]) -> bytes:
+    """Return events as they stand in a stream."""
+    if not events:
+        return b""
+    try:
+        texts = list(map(orjson.dumps, events))
+    except (TypeError, ValueError):
+        texts = list(map(dumped, events))
+    return b"data: " + b"\n\ndata: ".join(texts) + b"\n\n"
+
+
+def _read(url: str, texts: Sequence[bytes]) -> Iterator[list[Json]]:
+    """Yield the events with these texts. Raises `HttpError` for one that is no JSON, after those before it."""
+    if not texts:
+        return
+    try:
+        events = http.parsed_all(texts)
+    except ValueError:
+        for text in texts:
+            yield [_event(url, text)]
+    else:
+        yield events
 
 
 def _event(url: str, data: bytes) -> Json:

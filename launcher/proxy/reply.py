@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Protocol
 
@@ -102,10 +102,6 @@ class Reply:
         self._parts.append(data)
         if not self.collects:
             self.flush()
-
-    def writer(self) -> Callable[[bytes], None]:
-        """Return what does the same as `write` at the least cost."""
-        return self._parts.append if self.collects else self.write
 
     def flush(self) -> None:
         """Let everything leave that was collected."""
