@@ -286,6 +286,9 @@ class Connection(asyncio.Protocol):
         self._answer: Incoming | None = None
         self._interim = self._until_close = self._ended = self._reusable = self._paused = False
         self._head_bytes = self._overhead = 0
+        self._body: list[bytes] = []
+        """Parts of the body that the parser has found since the last call of `_pass_body`."""
+        self.on_body = self._body.append
 
     @property
     def closed(self) -> bool:
@@ -360,7 +363,11 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            if self._body:
+                self._pass_body(answer)
             self._malformed(answer, f"the answer is malformed HTTP: {error.__context__ or error}")
+        if self._body:
+            self._pass_body(answer)
         if self._ended:
             if at_start and self._reusable:
                 self._remember(answer, data)
@@ -472,11 +479,13 @@ class Connection(asyncio.Protocol):
                 self.keep_alive_s = _keep_alive_s(value)
         return framed
 
-    def on_body(self, body: bytes) -> None:
-        answer = self._answer
-        if answer is None or self._ended:
+    def _pass_body(self, answer: Incoming) -> None:
+        """Give the answer what the parser has found of its body; behind its end there must be nothing."""
+        part = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        self._body.clear()
+        if self._ended:
             self._reusable = False
-        elif answer.arrived(body) > HIGH_BYTES and not self._paused and not self.closed:
+        elif answer.arrived(part) > HIGH_BYTES and not self._paused and not self.closed:
             self._paused = True
             assert self._transport is not None
             self._transport.pause_reading()
@@ -485,6 +494,8 @@ class Connection(asyncio.Protocol):
         if self._interim:
             self._interim = False
         elif self._parser is not None:
+            if self._body and self._answer is not None:
+                self._pass_body(self._answer)
             self._reusable = self._parser.should_keep_alive() and not self._ended
             self._ended = True
 
