@@ -36,6 +36,11 @@ async def taken(stream: AsyncIterator[Any]) -> list[list[Any]]:
     return [batch async for batch in batches_of(stream)]
 
 
+async def collected(stream: AsyncIterator[Any], found: list[Any]) -> None:
+    async for event in stream:
+        found.append(event)
+
+
 async def test_what_comes_together_stays_together() -> None:
     source = Source([1, 2], [], [3])
     assert await taken(mapped(source.stream, lambda event: event * 10, lambda: [99])) == [[10, 20], [], [30], [99]]
@@ -59,16 +64,14 @@ async def test_a_stream_can_be_taken_from_its_second_event() -> None:
 async def test_an_error_comes_behind_the_events_before_it() -> None:
     source, found = Source([6, 3, 0, 1]), list[Any]()
     with pytest.raises(ZeroDivisionError):
-        async for event in mapped(source.stream, lambda event: 6 / event):
-            found.append(event)
+        await collected(mapped(source.stream, lambda event: 6 / event), found)
     assert (found, source.is_closed) == ([1, 2], True)
 
 
 async def test_an_error_of_the_source_comes_behind_its_events() -> None:
     found = list[Any]()
     with pytest.raises(ValueError, match="broken"):
-        async for event in mapped(Source([1], error=ValueError("broken")).stream, str):
-            found.append(event)
+        await collected(mapped(Source([1], error=ValueError("broken")).stream, str), found)
     assert found == ["1"]
 
 
