@@ -15,11 +15,14 @@ from launcher.core import exact_json, http
 from launcher.core.connections import Connections, Incoming
 from launcher.core.errors import HttpError
 from launcher.core.http import UNBOUNDED_S, Answer
+from launcher.core.http_request import Start
 from launcher.core.responses import NOT_JSON
 from launcher.core.types import Endpoint, Handler, Json, Request, Response
 
 MAX_ANSWER_BYTES = 64 << 20
 """The largest answer that is read: the log-probabilities of 4 prompts of 128k tokens take about 50 MB."""
+MAX_STARTS = 64
+"""So many beginnings of requests are kept; a server has a few paths."""
 QUOTED = 300
 """Characters of an unexpected answer that an error message quotes."""
 
@@ -40,6 +43,7 @@ class Client:
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._connections = Connections(concurrency)
+        self._starts: dict[tuple[str, str], Start] = {}
 
     async def __aenter__(self) -> Self:
         await self._connections.__aenter__()
@@ -78,21 +82,26 @@ class Client:
         return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
 
     async def _exchange(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str] | None) -> Answer:
-        return await http.exchange(
-            self._connections,
-            method,
-            url,
-            timeout_s=self._timeout_s,
-            max_bytes=self._max_bytes,
-            data=data,
-            headers=self._headers(url, headers),
-        )
+        to = self._start(method, url, headers)
+        answer = await self._connections.send_to(to, data or b"", total_timeout_s=self._timeout_s)
+        body = await http.whole(answer, self._max_bytes)
+        return Answer(answer.status, http.text_headers(answer), body)
+
+    def _start(self, method: str, url: str, headers: Mapping[str, str] | None) -> Start:
+        """Return how a request begins, which is made once for all that have no headers of their own."""
+        known = None if headers else self._starts.get((method, url))
+        if known is not None:
+            return known
+        made = http.start(method, url, self._headers(url, headers), typed=method == "POST")
+        if not headers and len(self._starts) < MAX_STARTS:
+            self._starts[method, url] = made
+        return made
 
     async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str]) -> Response:
         start, data = time.perf_counter(), exact_json.dumps(body)
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await http.send(self._connections, "POST", url, data, self._headers(url, headers))
+                answer = await self._connections.send_to(self._start("POST", url, headers), data)
                 found = http.text_headers(answer)
                 if not (answer.header(b"content-type") or b"").lower().startswith(b"text/event-stream"):
                     whole = Answer(answer.status, found, await http.whole(answer, self._max_bytes))

@@ -18,7 +18,8 @@ import aiohappyeyeballs
 
 from launcher.core.errors import Failure, HttpError
 from launcher.core.http_connection import Connection, Deadline, Incoming, KnownHeads, Limits, explained
-from launcher.core.http_request import Headers, Origin, head, is_address, target
+from launcher.core.http_request import Headers, Origin, Start, is_address, start
+from launcher.core.timers import Timers
 
 __all__ = ["Connections", "Incoming", "Limits"]
 
@@ -75,6 +76,7 @@ class Connections:
         self._pools: dict[Origin, _Pool] = {}
         self._all: set[Connection] = set()
         self._sweeper: asyncio.TimerHandle | None = None
+        self._timers = Timers()
         self._opened = False
         self._gone = asyncio.Event()
 
@@ -98,6 +100,7 @@ class Connections:
             for connection in list(self._all):
                 connection.abort()
             await self._gone.wait()
+        self._timers.close()
 
     async def send(
         self,
@@ -108,32 +111,45 @@ class Connections:
         *,
         connect_timeout_s: float = math.inf,
         silence_timeout_s: float = math.inf,
-        total_timeout_s: float | None = None,
     ) -> Incoming:
         """Send a request; return the answer as soon as its status and headers have arrived. Raises `HttpError`.
 
         ``silence_timeout_s`` bounds the wait for the headers, and that for each further part of the body.
+        """
+        to = prepared(method, url, headers)
+        return await self.send_to(
+            to, body, connect_timeout_s=connect_timeout_s, silence_timeout_s=silence_timeout_s
+        )
+
+    async def send_to(
+        self,
+        to: Start,
+        body: bytes = b"",
+        *,
+        connect_timeout_s: float = math.inf,
+        silence_timeout_s: float = math.inf,
+        total_timeout_s: float | None = None,
+    ) -> Incoming:
+        """Do as `send` with a request that is prepared.
+
         ``total_timeout_s`` bounds the whole exchange, with the wait for a connection, until the body is read.
         """
         if not self._opened:
             raise RuntimeError("the connections are used outside of their 'async with' block")
-        try:
-            to = target(url)
-            first = head(method, to, headers, len(body))
-        except ValueError as error:
-            raise HttpError(url, str(error)) from error
         deadline = None if total_timeout_s is None else Deadline(total_timeout_s)
         for again in (False, True):
-            connection = await self._connection(to.origin, url, connect_timeout_s, deadline, fresh=again)
-            answer = Incoming(connection, method, url, silence_timeout_s, deadline)
+            connection = None if again else self.take(to.origin)
+            if connection is None:
+                connection = await self._connection(to, connect_timeout_s, deadline)
+            answer = Incoming(connection, to.method, to.url, silence_timeout_s, deadline)
             stale = connection.used and not again
-            connection.ask(answer, first, body)
+            connection.ask(answer, to.head(len(body)), body)
             try:
                 await answer.head()
                 return answer
             except HttpError as error:
                 lost = error.failure is Failure.connection and not answer.touched
-                if not (stale and lost and (method in IDEMPOTENT or connection.unsent)):
+                if not (stale and lost and (to.method in IDEMPOTENT or connection.unsent)):
                     raise
         raise AssertionError
 
@@ -147,21 +163,18 @@ class Connections:
             connection.abort()
         return None
 
-    async def _connection(
-        self, origin: Origin, url: str, timeout_s: float, deadline: Deadline | None, *, fresh: bool
-    ) -> Connection:
-        if not fresh and (kept := self.take(origin)) is not None:
-            return kept
-        pool = self._pools.setdefault(origin, _Pool())
+    async def _connection(self, to: Start, timeout_s: float, deadline: Deadline | None) -> Connection:
+        """Return a fresh connection, or one that another request leaves; those that are idle now are closed."""
+        pool = self._pools.setdefault(to.origin, _Pool())
         while pool.idle:
             pool.idle.pop().abort()
         if deadline is None:
-            return await self._another(pool, origin, url, timeout_s)
+            return await self._another(pool, to.origin, to.url, timeout_s)
         try:
             async with asyncio.timeout_at(deadline.at):
-                return await self._another(pool, origin, url, timeout_s)
+                return await self._another(pool, to.origin, to.url, timeout_s)
         except TimeoutError as error:
-            raise HttpError(url, f"no answer within {deadline.timeout_s:g} s", Failure.timeout) from error
+            raise HttpError(to.url, f"no answer within {deadline.timeout_s:g} s", Failure.timeout) from error
 
     async def _another(self, pool: _Pool, origin: Origin, url: str, timeout_s: float) -> Connection:
         """Return a new connection, or one that another request leaves."""
@@ -212,7 +225,9 @@ class Connections:
 
     async def _connect(self, origin: Origin) -> Connection:
         pool = self._pools[origin]
-        connection = Connection(self._limits, lambda c: self._idle(pool, c), lambda c: self._lost(pool, c), self._known)
+        connection = Connection(
+            self._limits, lambda c: self._idle(pool, c), lambda c: self._lost(pool, c), self._known, self._timers
+        )
         context = self._tls() if origin.scheme == "https" else None
         sock = await aiohappyeyeballs.start_connection(
             await _addresses(origin), happy_eyeballs_delay=EYEBALLS_S, interleave=1
@@ -271,6 +286,14 @@ class Connections:
                 connection.abort()
         if any(pool.idle for pool in self._pools.values()):
             self._sweeper = asyncio.get_running_loop().call_later(self._keep_alive_s / 4, self._sweep)
+
+
+def prepared(method: str, url: str, headers: Headers) -> Start:
+    """Return how requests to a URL begin. Raises `HttpError` if they cannot be sent."""
+    try:
+        return start(method, url, headers)
+    except ValueError as error:
+        raise HttpError(url, str(error)) from error
 
 
 async def _addresses(origin: Origin) -> list[aiohappyeyeballs.AddrInfoType]:

@@ -18,8 +18,9 @@ import orjson
 
 import launcher
 from launcher.core import exact_json
-from launcher.core.connections import Connections, Incoming
+from launcher.core.connections import Connections, Incoming, prepared
 from launcher.core.errors import Failure, HttpError
+from launcher.core.http_request import Start
 from launcher.core.types import Json
 
 SMALL_BYTES = 8 << 20
@@ -62,24 +63,26 @@ class RequestOptions(TypedDict, total=False):
 
 async def exchange(connections: Connections, method: str, url: str, **options: Unpack[RequestOptions]) -> Answer:
     """Send a request and return the whole answer. Raises `HttpError`."""
-    data, headers = options.get("data"), options.get("headers")
-    answer = await send(connections, method, url, data, headers, total_timeout_s=options["timeout_s"])
+    data = options.get("data")
+    to = start(method, url, options.get("headers"), typed=data is not None)
+    answer = await connections.send_to(to, data or b"", total_timeout_s=options["timeout_s"])
     body = await whole(answer, options.get("max_bytes", SMALL_BYTES))
     return Answer(answer.status, text_headers(answer), body)
 
 
-async def send(
-    connections: Connections,
-    method: str,
-    url: str,
-    data: bytes | None = None,
-    headers: Mapping[str, str] | None = None,
-    *,
-    total_timeout_s: float | None = None,
-) -> Incoming:
-    """Send a request and return the answer as soon as its headers arrive."""
-    all_headers = _request_headers(url, data, headers or {})
-    return await connections.send(method, url, all_headers, data or b"", total_timeout_s=total_timeout_s)
+def start(method: str, url: str, headers: Mapping[str, str] | None, *, typed: bool) -> Start:
+    """Return how requests to a URL begin, with the headers that every request of the launcher has.
+
+    Those with a body are ``typed``. Raises `HttpError`.
+    """
+    given = headers or {}
+    names = {name.lower() for name in given}
+    found = [pair for lower, pair in USUAL.items() if lower not in names and (typed or lower != TYPED)]
+    try:
+        own = [(name.encode("ascii"), value.encode()) for name, value in given.items()]
+    except UnicodeEncodeError as error:
+        raise HttpError(url, "a header has a character that cannot be sent") from error
+    return prepared(method, url, found + own)
 
 
 async def whole(answer: Incoming, max_bytes: int) -> bytes:
@@ -189,13 +192,3 @@ def _deeper(value: Json) -> bool:
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
     return parts.scheme, parts.hostname, parts.port or {"http": 80, "https": 443}.get(parts.scheme)
-
-
-def _request_headers(url: str, data: bytes | None, headers: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-    """Return the headers as bytes, with those that every request of the launcher has. Raises `HttpError`."""
-    given = {name.lower() for name in headers}
-    found = [pair for lower, pair in USUAL.items() if lower not in given and (data is not None or lower != TYPED)]
-    try:
-        return found + [(name.encode("ascii"), value.encode()) for name, value in headers.items()]
-    except UnicodeEncodeError as error:
-        raise HttpError(url, "a header has a character that cannot be sent") from error

@@ -16,6 +16,7 @@ import httptools
 
 from launcher.core.driven import Turn, waiter
 from launcher.core.errors import Failure, HttpError
+from launcher.core.timers import Timers
 
 HIGH_BYTES = 256 << 10
 """Of a body that its reader has not taken yet, so many bytes are held; then the socket is no longer read."""
@@ -82,13 +83,11 @@ class KnownHeads:
 class Deadline:
     """The end of the time of a whole exchange, which begins now."""
 
+    __slots__ = ("at", "timeout_s")
+
     def __init__(self, timeout_s: float) -> None:
         self.timeout_s = timeout_s
         self.at = asyncio.get_running_loop().time() + timeout_s
-
-    def call(self, late: Callable[[], None]) -> asyncio.TimerHandle:
-        """Call a function at the deadline."""
-        return asyncio.get_running_loop().call_at(self.at, late)
 
 
 class Incoming:
@@ -113,7 +112,8 @@ class Incoming:
         """What was made of the head; answers with equal heads may share it."""
         self._connection: Connection | None = connection
         self._silence_timeout_s = silence_timeout_s
-        self._timer = None if deadline is None else deadline.call(self._late)
+        self._timers = connection.timers
+        self._timer = None if deadline is None else self._timers.call_at(deadline.at, self._late)
         self._total_timeout_s = math.inf if deadline is None else deadline.timeout_s
         self._parts: deque[bytes] = deque()
         self._held = 0
@@ -199,7 +199,8 @@ class Incoming:
     async def _wait(self) -> None:
         self._waiter = waiter()
         bound = self._silence_timeout_s
-        timer = None if bound == math.inf else asyncio.get_running_loop().call_later(bound, self._silent)
+        now = asyncio.get_running_loop().time
+        timer = None if bound == math.inf else self._timers.call_at(now() + bound, self._silent)
         try:
             await self._waiter
         finally:
@@ -268,7 +269,9 @@ class Connection(asyncio.Protocol):
         on_idle: Callable[[Connection], None],
         on_lost: Callable[[Connection], None],
         known: KnownHeads | None = None,
+        timers: Timers | None = None,
     ) -> None:
+        self.timers = timers or Timers()
         self.used = False
         """Whether the connection has answered before."""
         self.unsent = False

@@ -49,10 +49,31 @@ def target(url: str) -> Target:
     return Target(origin, _host_header(origin), path.encode(), _basic(parts))
 
 
+@dataclass(frozen=True)
+class Start:
+    """How requests begin that differ in their bodies only: all of their headers but the length."""
+
+    method: str
+    url: str
+    origin: Origin
+    text: bytes
+
+    def head(self, length: int) -> bytes:
+        """Return the request line and the headers of a request with so long a body."""
+        if length or self.method in WITH_BODY:
+            return b"%bContent-Length: %d\r\n\r\n" % (self.text, length)
+        return self.text + b"\r\n"
+
+
+def start(method: str, url: str, headers: Headers) -> Start:
+    """Return how requests to a URL begin. Raises `ValueError` if a header cannot be sent as it is."""
+    to = target(url)
+    return Start(method, url, to.origin, opening(method, to, headers))
+
+
 def head(method: str, to: Target, headers: Headers, length: int) -> bytes:
     """Return the request line and the headers. Raises `ValueError` if one of them cannot be sent as it is."""
-    first = opening(method, to, headers)
-    return first + (b"Content-Length: %d\r\n\r\n" % length if length or method in WITH_BODY else b"\r\n")
+    return Start(method, "", to.origin, opening(method, to, headers)).head(length)
 
 
 def opening(method: str, to: Target, headers: Headers) -> bytes:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import re
 import reprlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from operator import ge
 from typing import TypeGuard
 
 from launcher.core.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
 from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.values import changed
 
 NOT_JSON = "http_error"
 """The ``type`` that the client gives to an error whose body is not JSON: a proxy's page, not the model server's."""
@@ -88,7 +89,7 @@ def checked(request: Request, response: Response) -> Response:
     if response.notes is not None or response.events is not None or not response.ok:
         return response
     found = check(request, response)
-    return replace(response, fault=found.fault, notes=found.notes)
+    return changed(response, fault=found.fault, notes=found.notes)
 
 
 def check(request: Request, response: Response) -> Finding:

@@ -72,9 +72,9 @@ async def ask(
         score = await _scored(exchange, task)
     except NoAnswer as error:
         score, symptom, path = error.score, error.symptom, error.path
-    record = _record(sample, score, exchange)
-    if not store_prompt_logprobs and score.status is Status.scored:
-        record = replace(record, responses=kept(task, sample, record.responses))
+    bodies = tuple([exchange.bodies.get(index) for index in range(len(sample.requests))])
+    is_kept_whole = store_prompt_logprobs or score.status is not Status.scored
+    record = _record(sample, score, exchange, bodies if is_kept_whole else kept(task, sample, bodies), _usage(bodies))
     return SampleResult(record, symptom, path, began, tuple(exchange.timings), exchange.cached)
 
 
@@ -83,8 +83,7 @@ async def _scored(exchange: Exchange, task: Task) -> Score:
     responses = await exchange.send()
     cancelled_before = _cancellations()  # not 0 where an earlier `asyncio.TaskGroup` failed, up to Python 3.12
     try:
-        async with exchange.clock.running():
-            score: object = await task.score(exchange.sample, responses, exchange.ask)
+        score: object = await exchange.clock.run(task.score(exchange.sample, responses, exchange.ask))
         fault = fault_of(score, task)
     except AdapterStop:
         raise
@@ -107,20 +106,19 @@ def _cancellations() -> int:
     return 0 if task is None else task.cancelling()
 
 
-def _record(sample: Sample, score: Score, exchange: Exchange) -> Record:
+def _record(sample: Sample, score: Score, exchange: Exchange, responses: tuple[Json, ...], usage: Json) -> Record:
     """Return the record of a sample that ended with ``score``; responses are the bodies as the adapters gave them."""
-    responses = tuple(exchange.bodies.get(index) for index in range(len(sample.requests)))
     return Record(
         task=sample.task,
         id=sample.id,
         repeat=sample.repeat,
-        requests=tuple(plain(request) for request in sample.requests),
+        requests=tuple(map(plain, sample.requests)),
         responses=responses,
         prediction=score.prediction,
         target=sample.target,
         scores=score.scores,
         status=score.status,
-        usage=_usage(responses),
+        usage=usage,
         latency_s=round(exchange.latency_s, 6),
         reason=score.reason,
         notes=(*exchange.notes, *score.notes),

@@ -6,8 +6,7 @@ import asyncio
 import math
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
@@ -126,7 +125,8 @@ class CircuitBreaker:
 
     async def __call__(self, request: Request) -> Response:
         """Send the request once the breaker is closed. Raises `ServerAway` and `TransportError`."""
-        await self._closed.wait()
+        if not self._closed.is_set():
+            await self._closed.wait()
         self._path, start = request.path, time.monotonic()
         try:
             response = await self._send(request)
@@ -154,7 +154,8 @@ class CircuitBreaker:
 
     async def closed(self) -> None:
         """Wait until requests are sent."""
-        await self._closed.wait()
+        if not self._closed.is_set():
+            await self._closed.wait()
 
     async def outage(self, path: str, start: float) -> bool:
         """Tell whether there was an outage since ``start``, on the clock of `time.monotonic`.
@@ -190,8 +191,14 @@ class CircuitBreaker:
     async def _send(self, request: Request) -> Response:
         try:
             async with asyncio.timeout(None) as deadline:
-                with self._tracked(_InFlight(request.sample, time.monotonic(), deadline)):
+                flight, traffic = _InFlight(request.sample, time.monotonic(), deadline), self._health.traffic
+                self._in_flight.add(flight)
+                traffic.in_flight, traffic.path = len(self._in_flight), self._path
+                try:
                     return await self._client(request)
+                finally:
+                    self._in_flight.discard(flight)
+                    traffic.in_flight = len(self._in_flight)
         except TimeoutError:
             raise ServerAway("no answer since the server is back", outage=False) from None
 
@@ -206,17 +213,6 @@ class CircuitBreaker:
         if self._losses[request.sample, request.index] % LOSSES_PER_OUTAGE == 0:
             await self.outage(request.path, start)
             raise ServerAway(what)
-
-    @contextmanager
-    def _tracked(self, flight: _InFlight) -> Iterator[None]:
-        traffic = self._health.traffic
-        self._in_flight.add(flight)
-        traffic.in_flight, traffic.path = len(self._in_flight), self._path
-        try:
-            yield
-        finally:
-            self._in_flight.discard(flight)
-            traffic.in_flight = len(self._in_flight)
 
     async def _confirm(self, what: str, start: float) -> None:
         """Raise `ServerAway` if there was an outage since ``start``, or if a probe of the server's health finds one."""

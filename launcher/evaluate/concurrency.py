@@ -55,26 +55,37 @@ class Gate:
         self._limit = limit
         self._let_in()
 
-    async def __aenter__(self) -> Self:
+    def enter_at_once(self) -> bool:
+        """Enter where nobody has to wait; return whether that was so. Who has entered must `leave`."""
         if self._inside < self._limit and not self._waiting:
             self._inside += 1
-            return self
+            return True
+        return False
+
+    async def enter(self) -> None:
+        """Enter in turn."""
+        if self.enter_at_once():
+            return
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         try:
             await turn
         except asyncio.CancelledError:
             if turn.done() and not turn.cancelled():
-                self._leave()
+                self.leave()
             raise
+
+    async def __aenter__(self) -> Self:
+        await self.enter()
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._leave()
+        self.leave()
 
-    def _leave(self) -> None:
+    def leave(self) -> None:
+        """Make place for the next one."""
         self._inside -= 1
         self._let_in()
 
@@ -315,8 +326,12 @@ class Concurrency:
         """Return a handler with so many requests in flight at most: one sample may send several at a time."""
 
         async def handle(request: Request) -> Response:
-            async with self._requests:
+            if not self._requests.enter_at_once():
+                await self._requests.enter()
+            try:
                 return await handler(request)
+            finally:
+                self._requests.leave()
 
         return handle
 

@@ -53,7 +53,8 @@ class Recorder:
 
     def keep(self, record: Record, first: Record | None) -> None:
         """Write and show a record; ``first`` is that of the first attempt, if there was one."""
-        record = replace(record, spent=self._meter.taken(record.key))
+        spent = self._meter.taken(record.key)
+        record = record if spent is None else replace(record, spent=spent)
         self._journal.add(record)
         if self._failed is not None:
             self._failed.ended(record)

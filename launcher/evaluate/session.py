@@ -77,14 +77,19 @@ class Session:
         return samples.stopped
 
     async def _work(self, samples: SampleQueue) -> None:
+        gate = self._concurrency.samples
         while True:
             await self._asker.breaker.closed()
-            async with self._concurrency.samples:
+            if not gate.enter_at_once():
+                await gate.enter()
+            try:
                 samples.stop(self._recorder.exhausted)
                 sample = await samples.take()
                 if sample is None:
                     return
                 await self._attempt(sample, samples)
+            finally:
+                gate.leave()
 
     async def _attempt(self, sample: Sample, samples: SampleQueue) -> None:
         result = await self._asker.ask(sample)

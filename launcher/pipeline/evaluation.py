@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from launcher.core.errors import CoverageTooLow
 from launcher.core.event_loop import run_async
+from launcher.core.garbage import collected_rarely
 from launcher.core.lease import Lease
 from launcher.core.types import Endpoint, Json, Status, TaskResult
 from launcher.evaluate.second_endpoint import SecondEndpoint
@@ -53,13 +54,14 @@ def evaluate(
     """
     stopped = None
     try:
-        with record.step("evaluate"):
+        with record.step("evaluate"), collected_rarely():
             stopped = _ask(run, endpoint, record, lease, key, health, judge)
         if harnesses(run.tasks) and stopped is None:
             with record.step("harness"):
                 run_harnesses(run, endpoint, lease, health, deployment_facts(record, endpoint))
     finally:
-        found = outcomes.read(lease.folder, run.tasks)
+        with collected_rarely():
+            found = outcomes.read(lease.folder, run.tasks)
         record.take(found)
         if found.item_changes:
             record.run["item_changes"] = found.item_changes
