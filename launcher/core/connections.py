@@ -117,9 +117,7 @@ class Connections:
         ``silence_timeout_s`` bounds the wait for the headers, and that for each further part of the body.
         """
         to = prepared(method, url, headers)
-        return await self.send_to(
-            to, body, connect_timeout_s=connect_timeout_s, silence_timeout_s=silence_timeout_s
-        )
+        return await self.send_to(to, body, connect_timeout_s=connect_timeout_s, silence_timeout_s=silence_timeout_s)
 
     async def send_to(
         self,
