@@ -56,7 +56,7 @@ class Gate:
         self._let_in()
 
     def enter_at_once(self) -> bool:
-        """Enter if there is a place and no one waits; return whether that was so. Each that has entered must `leave`."""
+        """Enter if there is a place and no one waits; return whether that was so. What has entered must `leave`."""
         if self._inside < self._limit and not self._waiting:
             self._inside += 1
             return True
