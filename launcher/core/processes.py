@@ -117,6 +117,20 @@ def kill_started_from(folder: Path, timeout_s: float = 10.0) -> None:
     _kill_all(lambda: started_from(folder), timeout_s)
 
 
+def kill_with_variable(name: str, value: str, timeout_s: float = 10.0) -> None:
+    """Kill all processes that were started with an environment variable, and wait until they are gone."""
+    entry = f"{name}={value}".encode()
+    _kill_all(lambda: [p.pid for p in every_process() if p.running and entry in _environment(p.pid)], timeout_s)
+
+
+def _environment(pid: int) -> list[bytes]:
+    """Return the environment that a process was started with; none of another user's, or of one that has ended."""
+    try:
+        return (PROC / str(pid) / "environ").read_bytes().split(b"\0")
+    except OSError:
+        return []
+
+
 def _kill_all(remaining: Callable[[], list[int]], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
     while (pids := remaining()) and time.monotonic() < deadline:

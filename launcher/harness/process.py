@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,7 +13,7 @@ from pathlib import Path
 
 from launcher.core import reaped
 from launcher.core.files import append, storing
-from launcher.core.reaped import REAPER_TIMEOUT_S, described_exit
+from launcher.core.reaped import REAPER_TIMEOUT_S, Reaper, described_exit
 from launcher.core.redaction import redact
 from launcher.harness.log import LogWriter, cause
 
@@ -67,7 +66,7 @@ def run(
 @contextmanager
 def _running(
     words: Sequence[str], environment: Mapping[str, str], log: Path, stop_timeout_s: float
-) -> Iterator[subprocess.Popen[bytes]]:
+) -> Iterator[Reaper]:
     read, write = os.pipe()
     writer = LogWriter(read, log)
     try:

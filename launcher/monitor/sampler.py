@@ -86,7 +86,8 @@ class Processes:
         if module:
             return SHORT.get(module, module.removeprefix("launcher."))
         own = processes.name(pid)
-        return f"server ({own})" if parent in self._known and self._known[parent].name == "reaper" else own
+        above = self._known[parent].name if parent in self._known else ""
+        return f"server ({own})" if above.startswith(("reaper", "server (")) else own
 
 
 def _described(name: str, pid: int, state: str, memory_mib: int = 0, cpu_percent: int = 0) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher.core import reaped
 from launcher.core.cleanup import isolated
 from tests.running import living
 
@@ -110,3 +111,19 @@ def test_when_the_reaper_is_killed_the_server_goes_with_it(tmp_path: Path) -> No
         there = family(tmp_path, started)
         started.kill()
     until(lambda: not living(there))
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=["killed", "stopped"])
+def test_what_a_reaper_that_is_killed_or_stopped_leaves_behind_is_ended(tmp_path: Path, number: int) -> None:
+    """A shell starts the real server; it lives in a session of its own, and ends with neither of its parents."""
+    script = f"cd {tmp_path}; {DETACHED}"
+    with (tmp_path / "log").open("wb") as log:
+        started = reaped.start([SHELL, "-c", script], os.environ, log, 0.5)
+    try:
+        there = family(tmp_path, started)
+        started.send_signal(number)
+    finally:
+        reaped.end(started, 0.5)
+    psutil.wait_procs(there, timeout=60)
+    assert len(there) > 1
+    assert not living(there)

@@ -194,6 +194,63 @@ def test_a_probe_drips_no_longer_than_its_time(tmp_path: Path) -> None:
     assert (line["live"], line["silent"]) == (False, True)
 
 
+def test_a_canary_finds_an_engine_that_hangs_behind_a_live_server(tmp_path: Path) -> None:
+    answers = threading.Event()
+
+    class Hangs(Healthy):
+        def do_POST(self) -> None:
+            if not answers.is_set():
+                answers.wait(60)
+            with suppress(OSError):
+                self.send_response(200)
+                self.end_headers()
+                self.wfile.write(b"{}")
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Hangs) as server:
+        threading.Thread(target=server.serve_forever).start()
+        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", "command", "none", is_builtin=False)
+        try:
+            with health.watch(endpoint, tmp_path, monitor=Monitor(period_s=0.02, canary_timeout_s=0.3)) as watched:
+                watched.start_canary(endpoint)
+                eventually(lambda: any("the canary got no answer within 0.3 s" in line for line in said(tmp_path)))
+                answers.set()
+                eventually(lambda: "the canary is answered again" in said(tmp_path))
+        finally:
+            answers.set()
+            server.shutdown()
+    found = written(tmp_path)
+    assert {reading.state for reading in found} == {"live"}, "its health probes were answered all the time"
+    assert [reading.ready for reading in found if reading.events][:2] == [False, True]
+    assert any(reading.canary_s for reading in found)
+
+
+@pytest.mark.parametrize(
+    ("backend", "asked", "sent"), [("external", None, 0), ("external", True, 1), ("ray", False, 0)]
+)
+def test_a_server_that_may_cost_money_gets_canaries_only_if_asked(
+    tmp_path: Path, backend: str, asked: bool | None, sent: int
+) -> None:
+    posted = []
+
+    class Counts(Healthy):
+        def do_POST(self) -> None:
+            posted.append(self.path)
+            self.do_GET()
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Counts) as server:
+        threading.Thread(target=server.serve_forever).start()
+        endpoint = Endpoint(f"http://127.0.0.1:{server.server_port}/v1", "m", backend, "none", is_builtin=False)
+        with health.watch(endpoint, tmp_path, monitor=Monitor(period_s=0.02, canary=asked)) as watched:
+            watched.start_canary(endpoint)
+            eventually(lambda: len(written(tmp_path)) > 5 and len(posted) >= sent)
+        server.shutdown()
+    assert bool(posted) is bool(sent)
+
+
+def said(folder: Path) -> list[str]:
+    return [event for reading in written(folder) for event in reading.events]
+
+
 def eventually(condition: Callable[[], object]) -> None:
     deadline = time.monotonic() + 60
     while not condition():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from launcher.core.console import to_stderr
 from launcher.core.errors import HttpError, ServerError
 from launcher.core.files import append
 from launcher.core.http import authorization, fetch
-from launcher.core.reaped import described_exit
+from launcher.core.reaped import Reaper, described_exit
 
 POLL_INTERVAL_S = 0.2
 PROGRESS_INTERVAL_S = 30.0
@@ -39,7 +38,7 @@ def managed_process(
 class ManagedProcess:
     """A server that was started."""
 
-    def __init__(self, reaper: subprocess.Popen[bytes], program: str, log: Path) -> None:
+    def __init__(self, reaper: Reaper, program: str, log: Path) -> None:
         self._reaper = reaper
         self._program = program
         self._log = log
@@ -50,7 +49,8 @@ class ManagedProcess:
         if code is None:
             return None
         last = self._last_log_line()
-        return f"the server ended: {self._program} {described_exit(code)}{f': {last}' if last else ''}; see {self._log}"
+        who = self._program if code >= 0 else "the process that watches it"
+        return f"the server ended: {who} {described_exit(code)}{f': {last}' if last else ''}; see {self._log}"
 
     def wait(self, url: str, key: str | None, timeout_s: float) -> None:
         """Wait until ``url`` answers. Raises `ServerError` if the server exits first, or after the timeout."""
