@@ -100,23 +100,34 @@ class Reasoning(Adapter):
             unfinished = finish == "length" and not text
             self.count(len(text), len(given), unfinished=unfinished)
             return dict(holder), unfinished
+        answer, reasoning, section = self._divided(text)
+        unfinished = section is Section.inside
+        self.count(len(answer), len(reasoning), unfinished=unfinished)
+        if section is Section.before:
+            return dict(holder), False
+        return {**holder, key: answer, "reasoning_content": reasoning}, unfinished
+
+    def _divided(self, text: str) -> tuple[str, str, Section]:
+        """Return the answer and the reasoning in a whole text, and the section in which that ends."""
+        if not self.starts_inside and self.start_tag not in text and self.end_tag not in text:
+            return text, "", Section.before
         parser = self.new_parser()
         piece = _feed(parser.whole, text)
-        self.count(len(piece.answer), len(piece.reasoning), unfinished=parser.unfinished)
-        if parser.section is Section.before:
-            return dict(holder), False
-        return {**holder, key: piece.answer, "reasoning_content": piece.reasoning}, parser.unfinished
+        return piece.answer, piece.reasoning, parser.section
 
     def new_parser(self) -> ReasoningParser:
         return ReasoningParser(self.start_tag, self.end_tag, inside=self.starts_inside)
 
     def count(self, answer: int, reasoning: int, *, unfinished: bool) -> None:
         """Count an answer with so many characters."""
-        self.counts["answers"] += 1
-        self.counts["with_reasoning"] += bool(reasoning)
-        self.counts["unfinished"] += unfinished
-        self.counts["reasoning_characters"] += reasoning
-        self.counts["answer_characters"] += answer
+        counts = self.counts
+        counts["answers"] += 1
+        counts["answer_characters"] += answer
+        if reasoning:
+            counts["with_reasoning"] += 1
+            counts["reasoning_characters"] += reasoning
+        if unfinished:
+            counts["unfinished"] += 1
 
 
 class _Streams:

@@ -11,6 +11,7 @@ import math
 import socket
 import ssl
 from collections import deque
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -78,6 +79,7 @@ class Connections:
         self._sweeper: asyncio.TimerHandle | None = None
         self._timers = Timers()
         self._opened = False
+        self._time: Callable[[], float]
         self._gone = asyncio.Event()
 
     @property
@@ -87,6 +89,7 @@ class Connections:
 
     async def __aenter__(self) -> Self:
         self._opened = True
+        self._time = asyncio.get_running_loop().time
         return self
 
     async def __aexit__(
@@ -189,8 +192,8 @@ class Connections:
         return connection
 
     def _is_good(self, connection: Connection) -> bool:
-        kept_s = asyncio.get_running_loop().time() - connection.idle_since
-        if kept_s >= min(self._keep_alive_s, connection.keep_alive_s):
+        kept_s = self._time() - connection.idle_since
+        if kept_s >= connection.keep_alive_s or kept_s >= self._keep_alive_s:
             return False
         return not connection.closed if kept_s < RECENT_S else connection.is_fresh()
 
@@ -255,11 +258,10 @@ class Connections:
     def _idle(self, pool: _Pool, connection: Connection) -> None:
         if connection.closed or pool.wake(connection):
             return
-        loop = asyncio.get_running_loop()
-        connection.idle_since = loop.time()
+        connection.idle_since = self._time()
         pool.idle.append(connection)
         if self._sweeper is None:
-            self._sweeper = loop.call_later(self._keep_alive_s, self._sweep)
+            self._sweeper = asyncio.get_running_loop().call_later(self._keep_alive_s, self._sweep)
 
     def _lost(self, pool: _Pool, connection: Connection) -> None:
         if connection not in self._all:

@@ -7,6 +7,7 @@ import ipaddress
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from typing import NamedTuple
 from urllib.parse import SplitResult, quote, unquote, urlsplit
 
 Headers = Sequence[tuple[bytes, bytes]]
@@ -19,8 +20,7 @@ FRAMING = frozenset({b"content-length", b"transfer-encoding", b"expect"})
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
 
 
-@dataclass(frozen=True)
-class Origin:
+class Origin(NamedTuple):
     """Where connections go; connections of one origin serve any request to it."""
 
     scheme: str

@@ -312,10 +312,10 @@ class ClientConnection(asyncio.Protocol):
 
     def _start(self, item: ClientRequest | Refusal) -> None:
         if isinstance(item, ClientRequest):
-            if self._relayed(item):
-                return
             if self._service.drives(item):
                 self._drive(item)
+                return
+            if self._relayed(item):
                 return
         self._task = self._loop.create_task(self._answered(item))
 

@@ -175,7 +175,12 @@ class Forwarder:
         own[IN_FLIGHT] += 1
         own[RECEIVED] += len(request.body)
         try:
-            await self._answer(request, reply)
+            plan = self._plan_of(request)
+            if plan.is_adapted:
+                await self._adapted(request._replace(head=plan.head), reply)
+            else:
+                await self._answer(request._replace(head=plan.head), plan, reply)
+            own[COMPLETIONS] += plan.is_completion and 200 <= reply.status < 300
         except asyncio.CancelledError:
             own[LEFT] += 1
             raise
@@ -185,12 +190,10 @@ class Forwarder:
             own[IN_FLIGHT] -= 1
             self.counters.finished(reply.status or CLIENT_CLOSED_REQUEST, time.perf_counter() - start, reply.sent)
 
-    async def _answer(self, request: ClientRequest, reply: Reply) -> None:
-        plan = self._plan_of(request)
+    async def _answer(self, request: ClientRequest, plan: Plan, reply: Reply) -> None:
+        """Answer a request that no adapter sees."""
         head = plan.head
-        if plan.is_adapted:
-            await self._adapted(request._replace(head=head), reply)
-        elif head.path.startswith(OWN):
+        if head.path.startswith(OWN):
             self._own(head, reply)
         elif self.adapters and _is_disguised(head):
             message = (
@@ -198,9 +201,7 @@ class Forwarder:
             )
             raise ApiError(400, message, code="malformed_request")
         else:
-            await self._passed(request._replace(head=head), reply, is_completion=plan.is_completion)
-        if plan.is_completion and 200 <= reply.status < 300:
-            self.counters.own[COMPLETIONS] += 1
+            await self._passed(request, reply, is_completion=plan.is_completion)
 
     def _own(self, head: Head, reply: Reply) -> None:
         if head.method not in ("GET", "HEAD"):
