@@ -98,6 +98,9 @@ class RunFolder:
     watch = File("watch.json")
     watch_page = File("watch.html")
 
+    export = File("export")
+    """The folder of what `launcher.export` writes, by format."""
+
     comparison = File("comparison.json")
     comparison_page = File("comparison.html")
     servers = File("servers.json")

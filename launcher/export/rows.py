@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from launcher.core.run_folder import RunFolder
@@ -36,7 +37,7 @@ def sample_row(record: Record) -> dict[str, Json]:
     usage = record.usage if isinstance(record.usage, Mapping) else {}
     values = (
         *(record.task, record.id, record.repeat, record.status.value, record.reason, question(record)),
-        *(_named(record.prediction), _named(record.target), record.latency_s),
+        *(named(record.prediction), named(record.target), record.latency_s),
         *(usage.get("prompt_tokens"), usage.get("completion_tokens"), "\n".join(record.notes) or None),
     )
     return dict(zip(COLUMNS, values, strict=True)) | {f"{SCORE}{name}": score for name, score in record.scores.items()}
@@ -68,6 +69,17 @@ def text(value: Json) -> str:
     return results.well_formed(value) if isinstance(value, str) else results.encode(value)
 
 
-def _named(value: Json) -> Json:
+def file_names(tasks: Iterable[str]) -> dict[str, str]:
+    """Return a name for the file of each task, with a number where two would have the same."""
+    found: dict[str, str] = {}
+    for task in tasks:
+        name = plain = re.sub(r"[^0-9A-Za-z_.-]", "_", task)[:150]
+        while name.lower() in map(str.lower, found.values()):
+            name = f"{plain}-{len(found)}"
+        found[task] = name
+    return found
+
+
+def named(value: Json) -> Json:
     """Return the text of a choice, which has one beside its number."""
     return value["text"] if isinstance(value, Mapping) and isinstance(value.get("text"), str) else value

@@ -21,6 +21,7 @@ from launcher.core.errors import ObjectiveError, UserError
 from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
 from launcher.evaluate.populations import populations
+from launcher.export import formats
 from launcher.pipeline import components  # noqa: F401  (registers the components)
 from launcher.pipeline.judge import Judge
 from launcher.proxy.settings import Proxy
@@ -74,13 +75,15 @@ class Run:
     ``resume`` is the folder of an interrupted run to continue. ``run`` is the folder of an earlier run, for
     ``mode=score``, for its ``mode=plan``, ``mode=status`` and ``mode=cancel``. ``judge`` is an endpoint that tasks ask
     while they score. ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``, or a list of them.
-    Null: the mean over the tasks of each task's first metric, where a group counts as one task.
+    Null: the mean over the tasks of each task's first metric, where a group counts as one task. ``export`` names the
+    formats in which results are written as well: csv, inspect, junit, lm-eval, markdown, mlflow, parquet, wandb.
     """
 
     mode: Mode = Mode.run
     resume: str | None = None
     run: str | None = None
     objective: Any = None
+    export: list[str] = field(default_factory=list)
     cluster: Cluster = MISSING
     judge: Judge | None = None
     model: Model = MISSING
@@ -182,6 +185,7 @@ def check(run: Run) -> None:
     if run.run is not None and run.mode not in (Mode.score, Mode.plan):
         modes = "only mode=score, mode=plan, mode=status and mode=cancel take a folder"
         raise UserError(f"run={run.run}: {modes}; resume= continues a run")
+    formats.check(run.export, "export")
     check_tasks(run.tasks, run.evaluate, may_lack_data=run.mode is Mode.plan and fetches_nothing())
     _check_judge(run)
     _check_budget(run)

@@ -24,6 +24,7 @@ from launcher.core.lease import Lease
 from launcher.core.redaction import redact
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED, Report
+from launcher.pipeline.exporting import export
 from launcher.pipeline.hooks import call
 from launcher.pipeline.record import RunRecord
 
@@ -48,11 +49,13 @@ class ExitStatus:
 
 
 @contextmanager
-def reporting(record: RunRecord, folder: Path, hooks: Sequence[Hooked] = ()) -> Iterator[ExitStatus]:
+def reporting(
+    record: RunRecord, folder: Path, hooks: Sequence[Hooked] = (), exports: Sequence[str] = ()
+) -> Iterator[ExitStatus]:
     """Turn the way the run ends into an exit code and a report; a crash is reported too, and raised again.
 
     The report starts with the results that earlier sessions of a resumed run left. Once it is written, the ``hooks``
-    are called.
+    are called, and it is written in the formats of ``exports``.
     """
     from launcher.pipeline.outcomes import read_to_continue
 
@@ -87,6 +90,7 @@ def reporting(record: RunRecord, folder: Path, hooks: Sequence[Hooked] = ()) -> 
                 _publish_or_end(record, exit_status, folder)
             finally:
                 _call_hooks(hooks, record, exit_status, folder)
+                _export(exports, exit_status, folder)
 
 
 def _call_hooks(hooks: Sequence[Hooked], record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:
@@ -100,6 +104,15 @@ def _call_hooks(hooks: Sequence[Hooked], record: RunRecord, exit_status: ExitSta
     except KeyboardInterrupt:
         exit_status.code = exit_status.code or INTERRUPTED
         to_stderr("launcher: interrupted after the report; not all adapters have done what they do after a run")
+
+
+def _export(names: Sequence[str], exit_status: ExitStatus, folder: Path) -> None:
+    """Write the exports; an interruption is not the run's, which has ended."""
+    try:
+        export(names, folder)
+    except KeyboardInterrupt:
+        exit_status.code = exit_status.code or INTERRUPTED
+        to_stderr("launcher: interrupted after the report; not all exports are written")
 
 
 def _publish_or_end(record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:

@@ -10,6 +10,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
 from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.evaluation import check_resumable, evaluate
+from launcher.pipeline.exporting import exports_of
 from launcher.pipeline.hooks import hooks_of
 from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.loading import measure_load, needs_certificate
@@ -37,7 +38,7 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
     )
     with (
         stage.board() as board,
-        reporting(record, folder, hooks_of(run, folder)) as exit_status,
+        reporting(record, folder, hooks_of(run, folder), exports_of(run)) as exit_status,
         record.step("total"),
     ):
         record.run["checkpoint"] = run.engine.fingerprint(run.model)

@@ -20,6 +20,7 @@ from launcher.evaluate.stored_answers import Comparison, StoredAnswers
 from launcher.pipeline import outcomes
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.pipeline.evaluation import check_coverage, check_main_metrics, write_lm_eval
+from launcher.pipeline.exporting import exports_of
 from launcher.pipeline.judging import identity, judging
 from launcher.pipeline.provenance import packages_of, provenance, resume_key
 from launcher.pipeline.record import RunRecord
@@ -37,7 +38,7 @@ def score(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None
     record = RunRecord(
         provenance(config, composed.overrides, allocation, packages_of(composed.run)), run.tasks, run.groups
     )
-    with reporting(record, folder) as exit_status, record.step("total"):
+    with reporting(record, folder, exports=exports_of(composed.run)) as exit_status, record.step("total"):
         earlier, stored = _earlier(run, folder)
         record.endpoint = _endpoint(run, earlier, stored)
         before: Mapping[str, Json] = earlier.get("run") or {}

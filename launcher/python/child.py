@@ -20,9 +20,11 @@ def main(told: int, arguments: list[str]) -> None:
     threading.Thread(target=_interrupt_without, args=(parent,), daemon=True).start()
 
     from launcher.cli.main import main as program
-    from launcher.cli.sweep_callback import SweepCallback
 
-    SweepCallback.begun = lambda folder: _tell(told, folder)
+    if arguments[:1] != ["export"]:
+        from launcher.cli.sweep_callback import SweepCallback
+
+        SweepCallback.begun = lambda folder: _tell(told, folder)
     sys.argv = ["launcher", *arguments]
     program()
 

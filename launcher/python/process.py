@@ -14,6 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
+from launcher.core.run_folder import RunFolder
+from launcher.python.errors import LauncherError
+
 ROOT = str(Path(__file__).resolve().parents[2])
 START = (
     "import sys; root, told = sys.argv[1:3]; root in sys.path or sys.path.insert(0, root); "
@@ -137,6 +140,15 @@ class Child:
 
     def _told(self, line: str) -> None:
         self.folder = Path(json.loads(line))
+
+
+def export(folder: Path, formats: Sequence[str], out: str | Path | None) -> Path:
+    """Run ``launcher export``: the packages of other programs stay out of this process. Raises `LauncherError`."""
+    place = Path(out) if out is not None else RunFolder(folder).export
+    child = Child(["export", str(folder), "--to", ",".join(formats), "--out", str(place)], quiet=True)
+    if code := child.wait():
+        raise LauncherError(child.reason, code)
+    return place
 
 
 def _reader(stream: IO[str], take: Callable[[str], object]) -> threading.Thread:

@@ -14,6 +14,7 @@ from launcher.export import rows
 from launcher.python import tables
 from launcher.python.comparison import Comparison
 from launcher.python.errors import one_error
+from launcher.python.process import export
 from launcher.report import formatting, results
 from launcher.report.schema import ResultsFile
 
@@ -102,6 +103,13 @@ class Run:
         """
         folders = [each.folder if isinstance(each, Run) else Path(each) for each in others]
         return Comparison.of([self.folder, *folders], force=force)
+
+    def export(self, *formats: str, out: str | Path | None = None) -> Path:
+        """Write the results for other programs, for instance ``run.export("csv", "lm-eval")``; return the folder.
+
+        Raises `LauncherError`.
+        """
+        return export(self.folder, formats, out)
 
     def __repr__(self) -> str:
         return tables.as_text(self._title(), self._table())

@@ -14,6 +14,7 @@ from launcher.export import rows
 from launcher.python import tables
 from launcher.python.comparison import Comparison
 from launcher.python.errors import one_error
+from launcher.python.process import export
 from launcher.python.run import Run
 from launcher.report import formatting, results, sweep_table
 
@@ -60,6 +61,10 @@ class Sweep:
     def compare(self, *, force: bool = True) -> Comparison:
         """Say what each run is against the first one; their settings differ, so that ``force`` is set."""
         return Comparison.of([run.folder for run in self.runs.values() if _has_samples(run)], force=force)
+
+    def export(self, *formats: str, out: str | Path | None = None) -> Path:
+        """Write the results of every point for other programs; return the folder. Raises `LauncherError`."""
+        return export(self.folder, formats, out)
 
     def __iter__(self) -> Iterator[Run]:
         return iter(self.runs.values())

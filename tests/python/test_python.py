@@ -66,6 +66,12 @@ def test_a_run(finished: launcher.Run) -> None:
         assert "4/4" in text
 
 
+def test_an_export(finished: launcher.Run, tmp_path: Path) -> None:
+    assert (finished.export("csv", out=tmp_path / "out") / "csv/scores.csv").is_file()
+    with pytest.raises(launcher.LauncherError, match=r"did you mean csv\?"):
+        finished.export("cvs")
+
+
 def test_tables_without_pandas(finished: launcher.Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pandas", None)
     assert [row["status"] for row in finished.samples] == ["scored"] * 4
