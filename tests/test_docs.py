@@ -33,6 +33,7 @@ COMMAND = re.compile(r"^(?:\|[^|\n]*\| `)?(?:\.venv/bin/)?python launch\.py(?P<r
 """A line of a code block, or the last cell of a table's row."""
 BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<code>.*?)^```", re.M | re.S)
 STAND_INS = {
+    "/ckpt/my_nemo": str(ROOT / "launcher/assets/tiny"),
     "/ckpt/my_model": str(ROOT / "launcher/assets/tiny"),
     "backend.api_key_env=MY_KEY": "backend.api_key_env=HOME",
     "X-Team=MY_HEADER": "X-Team=HOME",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import yaml
@@ -13,7 +14,6 @@ from launcher.backends.endpoint import planned_url
 from launcher.checkpoints import EXPECTED
 from launcher.checkpoints.missing import missing
 from launcher.core.errors import CheckpointError, DataMissing
-from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Run
@@ -23,29 +23,22 @@ from launcher.pipeline.scoring import plan as scoring_plan
 from launcher.pipeline.validation import previewed
 from launcher.report.formatting import task_name
 from launcher.settings.cluster import NODE_GIB, Slurm
-from launcher.settings.component import name_of
+from launcher.settings.component import name_of, plain_settings
+from launcher.settings.evaluate import Evaluate
+from launcher.settings.validate import Validate
 from launcher.tasks.base import Task, naming
 from launcher.tasks.harness.base import Harness
 
 NO_TASKS = "none: mode=run needs at least one; mode=serve and mode=validate do not"
-FILES = " ".join(
-    (
-        f"{RunFolder.hydra}/ {RunFolder.results} {RunFolder.samples} {RunFolder.journal} {RunFolder.certificate}",
-        f"{RunFolder.endpoint} (while it serves) {RunFolder.health} {RunFolder.server_log} {RunFolder.report}",
-    )
-)
 
 
 def show(composed: ComposedRun) -> None:
-    """Print the resolved configuration and the plan. Raises `UserError` for a run that cannot work."""
-    run, config = composed.run, yaml.safe_dump(dict(composed.config), sort_keys=False, allow_unicode=True)
-    planned = _planned(composed)
-    plan = yaml.safe_dump(planned, sort_keys=False, allow_unicode=True, width=120)
+    """Print the plan, as YAML. Raises `UserError` for a run that cannot work."""
+    run = composed.run
+    plan = yaml.safe_dump(_planned(composed), sort_keys=False, allow_unicode=True, width=120)
     console = Console(highlight=False, soft_wrap=True)
-    console.print("# resolved configuration", style="bold")
-    console.print(Syntax(config, "yaml", background_color="default") if console.is_terminal else config, markup=False)
-    console.print("# plan", style="bold")
-    console.print(plan, markup=False)
+    console.print("# plan: nothing is started; --cfg job in place of mode=plan prints every setting", style="bold")
+    console.print(Syntax(plan, "yaml", background_color="default") if console.is_terminal else plan, markup=False)
     if isinstance(run.cluster, Slurm):
         _script(run, run.cluster, console)
 
@@ -55,7 +48,19 @@ def _planned(composed: ComposedRun) -> dict[str, Json]:
         return converting(composed.run.model, composed.run.convert)
     if composed.run.run is not None:
         return _scoring(composed.run, composed.folder, allocate())
-    return _plan(composed.run, allocate())
+    changed = _changed(composed.config)
+    return _plan(composed.run, allocate()) | ({"changed settings": changed} if changed else {})
+
+
+def _changed(config: Mapping[str, Json]) -> dict[str, Json]:
+    """Return the settings of how the endpoint is asked that differ from their defaults."""
+    defaults = {name: plain_settings(kind()) for name, kind in (("validate", Validate), ("evaluate", Evaluate))}
+    found = {name: _difference(config[name], default) for name, default in defaults.items()}
+    return {name: settings for name, settings in found.items() if settings}
+
+
+def _difference(settings: Mapping[str, Json], defaults: Mapping[str, Json]) -> dict[str, Json]:
+    return {key: value for key, value in settings.items() if value != defaults.get(key)}
 
 
 def _script(run: Run, slurm: Slurm, console: Console) -> None:
@@ -69,19 +74,37 @@ def _plan(run: Run, allocation: Allocation) -> dict[str, Json]:
     deployment = run.deployment(Path())
     check_single_process(run.backend, allocation)
     return {
-        "machine": {"nodes": list(allocation.nodes), "cpus": allocation.cpus, "gpus": allocation.gpus},
+        "machine": f"{', '.join(allocation.nodes)}: {allocation.cpus} CPUs, {allocation.gpus} GPUs",
         "model": {"name": run.model.name, "checkpoint": _checkpoint(run)},
         "world_size": run.parallelism.world_size,
-        "engine": {"name": name_of(run.engine)} | dict(run.engine.plan(deployment, allocation)),
+        "engine": {"name": name_of(run.engine)} | _engine(run.engine.plan(deployment, allocation)),
         "backend": {"name": name_of(run.backend)} | dict(run.backend.plan(deployment, allocation)),
         **({"judge": _judge(run.used_judge, allocation)} if run.used_judge is not None else {}),
         "adapters, outermost first": list(run.adapters),
         **({"proxy": planned_url(run.proxy.host, run.proxy.port)} if run.proxy.port is not None else {}),
         "tasks": {name: _task(run, name) for name in run.tasks} or NO_TASKS,
         **({"groups": {name: ", ".join(group.members) for name, group in run.groups.items()}} if run.groups else {}),
-        "files in the run folder": FILES,
         "submission": _job(run, run.cluster) if isinstance(run.cluster, Slurm) else "none: this process does it all",
     }
+
+
+def _engine(plan: Mapping[str, Json]) -> dict[str, Json]:
+    """Return an engine's plan, without what is 1 or said elsewhere.
+
+    Each optimization that is active or asked for is a line.
+    """
+    shown = {key: value for key, value in plan.items() if key != "world_size"}
+    split = {name: size for name, size in shown.pop("layout", {}).items() if size > 1}
+    shown |= {"layout": split} if split else {}
+    states: dict[str, dict[str, Json]] = shown.pop("optimizations", {})
+    lines = {name: _state(state) for name, state in states.items() if state["active"] or state["asked"]}
+    return shown | ({"optimizations": lines} if lines else {})
+
+
+def _state(state: Mapping[str, Json]) -> str:
+    """Return whether an optimization is active, and the reason."""
+    reason = f": {state['reason']}" if state["reason"] else ""
+    return f"{'active' if state['active'] else 'NOT ACTIVE'}{reason}"
 
 
 def _task(run: Run, name: str) -> str:

@@ -51,7 +51,7 @@ def test_a_plan_of_a_resumed_run_shows_its_settings(place: Path, capfd: pytest.C
     before = {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()}
     capfd.readouterr()
     assert launch(["resume=run", "mode=plan"]) == 0
-    assert "\n  limit: 3\n" in capfd.readouterr().out
+    assert "\n    limit: 3\n" in capfd.readouterr().out
     assert {path: path.read_bytes() for path in (place / "run").rglob("*") if path.is_file()} == before
     assert launch(["resume=nowhere", "mode=plan"]) == 1
     assert "resume=nowhere: not a run folder" in capfd.readouterr().err
@@ -62,7 +62,7 @@ def test_checkpoints_that_nemo_names_are_swept_over(place: Path, capfd: pytest.C
         (place / f"step={step}").symlink_to(resolve("package:launcher/assets/tiny"))
     assert launch(["-m", "model=checkpoint", "model.path=step=100,step=200", "mode=plan"]) == 0
     shown = capfd.readouterr().out
-    assert [f"path: step={step}\n" in shown for step in (100, 200)] == [True, True]
+    assert [f"checkpoint: step={step}\n" in shown for step in (100, 200)] == [True, True]
 
 
 @pytest.mark.slow

@@ -304,5 +304,5 @@ def _environment() -> dict[str, str]:
 def test_plan_says_what_would_happen(tmp_path: Path) -> None:
     done = launch("mode=plan", "tasks=[capitals]", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    for word in ("world_size: 1", "capitals", "inline", "results.json"):
+    for word in ("world_size: 1", "capitals", "inline", "80 samples"):
         assert word in done.stdout

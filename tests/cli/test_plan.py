@@ -18,7 +18,7 @@ ECHO = ("engine=echo", "model=none", "mode=plan")
 def planned(folder: Path, *arguments: str) -> dict[str, Json]:
     done = launch_here(folder, *ECHO, *arguments)
     assert done.returncode == 0, done.stderr
-    plan: dict[str, Json] = yaml.safe_load(done.stdout.split("# plan\n")[1])
+    plan: dict[str, Json] = yaml.safe_load(done.stdout)
     return plan
 
 
@@ -74,7 +74,7 @@ def test_what_a_scoring_would_do_is_shown_and_nothing_is_written(tmp_path: Path,
     before = sorted(tmp_path.rglob("*"))
     done = launch_here(tmp_path, "score", str(earlier), "mode=plan", "tasks.addition.match=contains")
     assert done.returncode == 0, done.stderr
-    found = yaml.safe_load(done.stdout.split("# plan\n")[1])
+    found = yaml.safe_load(done.stdout)
     assert found == {
         "mode": "score: no server is started",
         "tasks": {"addition": "generation"},

@@ -343,7 +343,7 @@ def test_a_model_without_a_tokenizer_says_what_to_do(tmp_path: Path) -> None:
 def test_the_command_and_its_plan(tmp_path: Path) -> None:
     planned = launch_here(tmp_path, "convert", "tiny", "hf", "--plan", "convert.dtype=fp32")
     assert planned.returncode == 0, planned.stderr
-    plan = yaml.safe_load(planned.stdout.split("# plan\n")[1])
+    plan = yaml.safe_load(planned.stdout)
     assert (plan["model_type"], plan["dtype"], plan["files"]) == ("llama", "fp32", ["model.safetensors"])
     assert not (tmp_path / "hf").exists()
     assert launch_here(tmp_path, "convert", "tiny", "hf").returncode == 0
