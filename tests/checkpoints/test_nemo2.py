@@ -35,7 +35,11 @@ def test_logits_are_those_of_nemo() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("parallelism", [Parallelism(tensor=2), Parallelism(pipeline=3)], ids=["tp2", "pp3"])
+@pytest.mark.parametrize(
+    "parallelism",
+    [Parallelism(tensor=2), pytest.param(Parallelism(pipeline=3), marks=pytest.mark.soak)],
+    ids=["tp2", "pp3"],
+)
 def test_logits_are_the_same_over_ranks(parallelism: Parallelism) -> None:
     found = parallel_logits(GENUINE, parallelism)
     torch.testing.assert_close(found, expected(), atol=2e-5, rtol=0)

@@ -80,7 +80,7 @@ def test_the_tokenizer_is_single_bytes_and_an_end() -> None:
     assert [tokenizer.token_bytes(i) for i in range(256)] == [bytes([i]) for i in range(256)]
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_the_script_runs() -> None:
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     done = subprocess.run(

@@ -52,7 +52,7 @@ def lines(folder: Path) -> int:
     return file.read_bytes().count(b"\n") if file.exists() else 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_run_that_is_begun_a_second_time_stops_in_the_first_place(tmp_path: Path) -> None:
     folder = tmp_path / "run"
     launch = [sys.executable, str(ROOT / "launch.py")]

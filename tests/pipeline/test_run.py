@@ -346,7 +346,7 @@ def test_a_real_model_answers_real_questions(tmp_path: Path) -> None:
     limits = (
         "tasks.arc_easy.limit=8",
         "tasks.sciq_chat.limit=2",
-        "tasks.sciq_chat.max_tokens=24",
+        "tasks.sciq_chat.max_tokens=12",
         "evaluate.min_coverage=0",
     )
     done = launch(tmp_path / "run", "experiment=smollm2_arc", *limits)

@@ -261,7 +261,7 @@ def test_planning_imports_nothing_heavy(tmp_path: Path) -> None:
     assert done.stdout.strip() == "[]", done.stderr
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_a_gguf_file_gives_what_the_megatron_engine_gives() -> None:
     from launcher.engines.megatron import Megatron
 

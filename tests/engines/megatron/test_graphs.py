@@ -97,7 +97,7 @@ async def test_every_architecture_without_experts(name: str, requests: Sequence[
         assert made.describe()["cuda_graphs"]["replays"] > 0
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_stages_of_several_ranks(requests: Sequence[GenerationRequest], expected: Sequence[Answer]) -> None:
     layout = Parallelism(tensor=2, pipeline=2)
     with running(recorded(worker_config(parallelism=layout))) as made:

@@ -108,7 +108,9 @@ def expected_of_experts(requests: Sequence[GenerationRequest]) -> list[Answer]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", EXPERT_LAYOUTS)
+@pytest.mark.parametrize(
+    "name", ["slices", "whole experts", pytest.param("whole experts in stages", marks=pytest.mark.soak)]
+)
 async def test_experts_over_ranks(
     name: str, requests: Sequence[GenerationRequest], expected_of_experts: Sequence[Answer]
 ) -> None:
@@ -180,7 +182,7 @@ class Impatient(NamedWeights):
             c10d._set_pg_timeout(timedelta(seconds=2), group)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 async def test_idle_ranks_wait_in_no_collective() -> None:
     """And a collective does end at the timeout of its group: with a rank stopped, the leader's wait ends by itself."""
     config = replace(worker_config(parallelism=Parallelism(tensor=2)), weights=Impatient())

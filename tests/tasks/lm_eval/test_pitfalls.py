@@ -378,7 +378,7 @@ def test_an_endpoint_without_tokenizer_is_one_line(lm_eval_tasks: Path) -> None:
         prepared(LmEval(task="local_ends", include_path=str(lm_eval_tasks)), nowhere)
 
 
-@pytest.mark.slow
+@pytest.mark.soak
 def test_a_killed_run_goes_on_where_it_was(lm_eval_tasks: Path, tmp_path: Path) -> None:
     folder, whole = tmp_path / "run", tmp_path / "whole"
     line = [sys.executable, str(ROOT / "launch.py")]
