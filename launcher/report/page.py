@@ -13,7 +13,7 @@ from markupsafe import Markup
 from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import GroupResult, Json, Report, Status
-from launcher.report import charts, checks, design, formatting, load, load_curves, results, samples
+from launcher.report import charts, checks, design, formatting, load, load_curves, results, samples, subject
 from launcher.report.schema import LoadEntry
 from launcher.stats.distribution import Distribution
 from launcher.stats.overview import Group, Overview
@@ -39,7 +39,7 @@ def write(report: Report, folder: Path, overview: Overview | None = None) -> Pat
     """
     if overview is None or overview.version != RunFolder(folder).samples_version():
         overview = samples.gather(folder)
-    values = {**_run(report), **_samples(overview, samples.rows(folder, overview))}
+    values = {**_run(report, folder), **_samples(overview, samples.rows(folder, overview))}
     return replace(RunFolder(folder).report, render("report.html.j2", values))
 
 
@@ -56,10 +56,12 @@ def embed(rows: list[str]) -> Markup:
     return Markup(text)
 
 
-def _run(report: Report) -> dict[str, object]:
+def _run(report: Report, folder: Path) -> dict[str, object]:
     run = results.plain(report.run)
     return {
         "report": report,
+        "subject": subject.facts(report),
+        "command": subject.command(report, folder),
         "title": _title(report),
         "verdict": VERDICTS.get(report.status, report.status),
         "rows": charts.score_rows(report.folded),

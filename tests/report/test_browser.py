@@ -9,8 +9,9 @@ from dataclasses import replace
 import pytest
 
 from launcher.core.records import to_line
+from launcher.core.types import Status
 from launcher.report import page
-from tests.report.report_records import HOSTILE, choice, hostile, mixed, report, write_samples
+from tests.report.report_records import HOSTILE, RUN, choice, hostile, mixed, record, report, write_samples
 
 BROWSER = next(
     (found for name in ("chromium", "chromium-browser", "google-chrome") if (found := shutil.which(name))), None
@@ -38,7 +39,8 @@ document.documentElement.setAttribute("data-seen", JSON.stringify(seen));
 def shown(folder, records, steps=""):
     """Open the page, run ``steps`` in it (which may add to ``seen``), and return what it shows."""
     write_samples(folder, records)
-    path = page.write(report(records), folder)
+    run = {**RUN, "overrides": ["tasks=[addition]", "evaluate.limit=a b"]}
+    path = page.write(report(records, run=run), folder)
     text = path.read_text(encoding="utf-8")
     if steps:
         text = re.sub(r'<meta http-equiv="Content-Security-Policy"[^>]*>', "", text)
@@ -97,6 +99,7 @@ def test_a_sample_opens_and_closes(tmp_path):
         tmp_path,
         [choice(0, True), *hostile()],
         """
+        set("order", "", "change");
         const buttons = [...document.querySelectorAll(".toggle")];
         seen.push(document.querySelector(".c-question .text").textContent);
         seen.push(document.querySelector(".c-prediction .text").textContent);
@@ -112,7 +115,6 @@ def test_a_sample_opens_and_closes(tmp_path):
         "Paris",
         3,
         "(the prompts, echoed; the log-probabilities are in the raw response)",
-        "    -1.750  Paris  (predicted, right)\n    -2.750  Rome\n    -3.750  Oslo",
         "Paris",
         "Paris",
         0,
@@ -120,6 +122,29 @@ def test_a_sample_opens_and_closes(tmp_path):
         "true",
     ]
     assert "<title>tiny-gpt: ok</title>" in document
+
+
+def test_wrong_answers_come_first_and_choices_are_a_table(tmp_path):
+    document = shown(
+        tmp_path,
+        [choice(0, True), record(1, Status.failed), choice(2, False)],
+        """
+        const first = document.querySelector(".toggle");
+        first.click();
+        for (const row of document.querySelectorAll(".choices tbody tr"))
+          seen.push([...row.cells].map((cell) => cell.textContent).join("|"));
+        seen.push(...[...document.querySelectorAll(".sample .chip")].map((chip) => chip.textContent));
+        const copied = document.querySelector("[data-copy]");
+        seen.push(copied.hidden, document.getElementById(copied.dataset.copy).textContent);
+        """,
+    )
+    assert seen(document)[1:] == [
+        "Paris|-3.750|9.0 %|right",
+        "Rome|-2.750|24.5 %|",
+        "Oslo|-1.750|66.5 %|predicted",
+        *("wrong", "failed", "right"),
+        *(False, "launcher 'tasks=[addition]' 'evaluate.limit=a b'"),
+    ]
 
 
 def test_texts_that_a_line_has_once_are_whole_in_the_table(tmp_path):

@@ -120,6 +120,9 @@
     const first = Object.values(row.scores || {})[0];
     return row.status !== "scored" || typeof first !== "number" ? "" : first >= 1 ? "right" : first <= 0 ? "wrong" : "partial";
   };
+  // Wrong answers come first, then those that are partly right, then samples without a score.
+  const RANKS = { wrong: 0, partial: 1, right: 3 };
+  const rank = (row) => RANKS[grade(row)] ?? 2;
   const haystack = (row) => {
     if (row.haystack === undefined) {
       const parts = [row.id, row.reason, row.prediction, row.target, ...asked(row).map((pair) => pair[1]), ...answered(row).map((pair) => pair[1])];
@@ -135,6 +138,7 @@
       (!controls.status.value || row.status === controls.status.value) &&
       (!controls.answer.value || grade(row) === controls.answer.value) &&
       (!text || haystack(row).includes(text)));
+    if (controls.order.value === "wrong") matching.sort((a, b) => rank(a) - rank(b));
     if (controls.order.value === "latency") matching.sort((a, b) => (b.latency_s || 0) - (a.latency_s || 0));
     page = 0;
     draw();
@@ -204,23 +208,42 @@
     pre.tabIndex = 0;
     parent.append(pre);
   };
-  // The choices of a multiple-choice item with their log-likelihoods, as text; empty for other samples.
-  const choices = (row) => {
+  // The choices of a multiple-choice item with their log-likelihoods; nothing for other samples.
+  const choices = (parent, row) => {
     const texts = row.target && row.target.choices;
     const values = row.prediction && row.prediction.loglikelihoods;
-    if (!Array.isArray(texts) || !Array.isArray(values)) return "";
-    return texts.map((text, number) => {
-      const marks = [number === row.prediction.index && "predicted", number === row.target.index && "right"].filter(Boolean).join(", ");
-      const value = typeof values[number] === "number" ? values[number].toFixed(3) : "?";
-      return value.padStart(10) + "  " + say(text) + (marks ? "  (" + marks + ")" : "");
-    }).join("\n");
+    if (!Array.isArray(texts) || !Array.isArray(values)) return;
+    const numbers = values.filter((value) => typeof value === "number");
+    const most = Math.max(...numbers);
+    const table = make("table", "choices");
+    const head = make("tr");
+    for (const name of ["Choice", "Log-likelihood", "Share", ""]) head.append(make("th", name === "Choice" || !name ? "" : "figure", name));
+    table.append(make("thead"));
+    table.firstChild.append(head);
+    const total = numbers.reduce((sum, value) => sum + Math.exp(value - most), 0);
+    const body = make("tbody");
+    texts.forEach((text, number) => {
+      const value = values[number];
+      const known = typeof value === "number";
+      const share = known ? Math.exp(value - most) / total : 0;
+      const marks = [number === row.target.index && "right", number === row.prediction.index && "predicted", number === row.prediction.index_norm && row.prediction.index_norm !== row.prediction.index && "predicted by length"].filter(Boolean);
+      const line = make("tr", number === row.target.index ? "is-right" : number === row.prediction.index ? "is-wrong" : "");
+      const name = make("td", "", say(text));
+      name.dir = "auto";
+      const marked = make("td");
+      if (marks.length) marked.append(make("span", "chip", marks.join(", ")));
+      line.append(name, make("td", "figure", known ? value.toFixed(3) : "?"), make("td", "figure", known ? (100 * share).toFixed(1) + " %" : "?"), marked);
+      body.append(line);
+    });
+    table.append(body);
+    parent.append(make("h4", "", "choices"), table);
   };
   const describe = (row) => {
     const box = make("div", "expanded");
     block(box, "Reason", say(row.reason), "reason");
     for (const [label, text] of asked(row)) block(box, label, text, "asked");
     for (const [label, text] of read(row)) block(box, label, text || "(empty)", "answered");
-    block(box, "log-likelihoods", choices(row));
+    choices(box, row);
     const pair = make("div", "pair");
     for (const name of ["prediction", "target"]) {
       const half = make("div");
@@ -254,5 +277,5 @@
   at("previous").addEventListener("click", () => turn(-1));
   at("next").addEventListener("click", () => turn(1));
   at("browser").hidden = false;
-  draw();
+  filter();
 })();
