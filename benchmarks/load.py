@@ -81,14 +81,15 @@ async def generate(url: str, bodies: list[bytes], concurrency: int) -> float:
 
 
 @contextmanager
-def server(folder: Path, engine: str) -> Iterator[str]:
-    """Yield the URL of our server, in a process of its own."""
+def server(folder: Path, engine: str, *more: str) -> Iterator[str]:
+    """Yield the URL of our server, in a process of its own; ``more`` are further settings."""
     options = [
         "mode=serve",
         f"engine={engine}",
         f"hydra.run.dir={folder}",
         f"validate.skip={skipped()}",
         "backend.port=0",
+        *more,
     ]
     with (folder.parent / "server.log").open("w+") as log:
         process = subprocess.Popen([sys.executable, "launch.py", *options], cwd=ROOT, stdout=log, stderr=log)
