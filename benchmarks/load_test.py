@@ -5,7 +5,8 @@
 One endpoint is a server with fixed latencies: a token after 50 ms, then one each 10 ms, 16 requests at a time. The
 other is our own server, whose echo engine keeps the same pace. Both tools stream completions with prompts of about as
 many tokens and answers of as many, which `ignore_eos` makes equal. They take turns. The figures are medians over the
-rounds, and the ratio is ours to guidellm's. guidellm counts answers that ended within the time, so short runs round its rate.
+rounds, and the ratio is ours to guidellm's. guidellm counts answers that ended within the time, so short runs round
+its rate.
 
 With ``--model`` the shipped model is measured too. On CPU its steps take a millisecond, and both tools share the
 cores with it. So this shows what a client costs, and decides nothing.
