@@ -157,12 +157,16 @@ def parsed_all(texts: Sequence[bytes]) -> list[Json]:
 
     Raises `ValueError` if one of them has to be read by itself.
     """
-    joined = b"".join(texts)
+    joined = texts[0] if len(texts) == 1 else b"".join(texts)
     if len(joined) > FEW_BYTES or exact_json.may_have_long_integers(joined):
         raise ValueError("large JSON")
-    if max(map(bytes.count, texts, repeat(b"["))) + max(map(bytes.count, texts, repeat(b"{"))) > DEPTH:
+    if joined.count(b"[") + joined.count(b"{") > DEPTH and _may_be_deep(texts):
         raise ValueError("JSON that may be deep")
     return list(map(orjson.loads, texts))
+
+
+def _may_be_deep(texts: Sequence[bytes]) -> bool:
+    return max(map(bytes.count, texts, repeat(b"["))) + max(map(bytes.count, texts, repeat(b"{"))) > DEPTH
 
 
 def _finite(text: str) -> float:

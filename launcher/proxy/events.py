@@ -20,7 +20,16 @@ class EventSplitter:
         return len(self._rest)
 
     def feed(self, chunk: bytes) -> list[bytes]:
-        buffer = self._rest + chunk if self._rest else chunk
+        if (
+            not self._rest
+            and chunk.startswith(b"data: ")
+            and chunk.find(b"\n") == len(chunk) - 2
+            and chunk[-1:] == b"\n"
+        ):
+            return [chunk[6:-2]] if b"\r" not in chunk else self._cut(chunk)
+        return self._cut(self._rest + chunk if self._rest else chunk)
+
+    def _cut(self, buffer: bytes) -> list[bytes]:
         if b"\r" in buffer:
             buffer = _without_returns(buffer)
         *blocks, self._rest = buffer.split(b"\n\n")
