@@ -142,6 +142,10 @@ class _Streams:
         """Return an event with its texts split; the same object where all of it belongs to the answer."""
         self._last = event
         choices = event.get("choices") or []
+        if len(choices) == 1:
+            only = choices[0]
+            changed = self._of(only["index"]).split(only)
+            return event if changed is only else {**event, "choices": [changed]}
         made = [self._of(choice["index"]).split(choice) for choice in choices]
         return event if all(map(is_, made, choices)) else {**event, "choices": made}
 

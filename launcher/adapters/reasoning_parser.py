@@ -14,6 +14,9 @@ class Section(Enum):
     after = auto()
 
 
+INSIDE, AFTER = Section.inside, Section.after
+
+
 @dataclass(frozen=True, slots=True)
 class ParsedDelta:
     """The text that one delta adds to the answer and to the reasoning."""
@@ -39,15 +42,16 @@ class ReasoningParser:
 
     def __init__(self, start: str, end: str, *, inside: bool = False) -> None:
         self.start, self.end = start, end
+        self._start, self._end = start[0], end[0]
         self.section = Section.inside if inside else Section.before
         self._repeat_possible = inside
         self._held = ""
 
     def is_answer(self, text: str) -> bool:
         """Tell whether all of a text belongs to the answer as it is; `feed` does not need it then."""
-        if self._held or self.section is Section.inside:
+        if self._held or self.section is INSIDE:
             return False
-        return self.section is Section.after or (self.start[0] not in text and self.end[0] not in text)
+        return self.section is AFTER or (self._start not in text and self._end not in text)
 
     def whole(self, text: str) -> ParsedDelta:
         """Return all of a text, as `feed` and `close` would. Raises `UnmatchedEndTag` as `feed` does."""
