@@ -149,6 +149,8 @@ class ClientConnection(asyncio.Protocol):
             self._task.cancel()
         if self._relay is not None:
             self._relay.cancel()
+        self._replying = None
+        del self._parser  # it refers to this object, which would live on as cyclic garbage
 
     def pause_writing(self) -> None:
         if self.waits_for_client is None:
