@@ -11,6 +11,13 @@ from launcher.core.types import Json, Request, Sample, Score, Status
 from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 
+TEXT = frozenset({str})
+TEXTS = frozenset({str, bool, type(None)})
+LARGE = 10**18
+"""Whole numbers below this are written as they are."""
+MAX_LEVELS, MAX_VALUES = 6, 64
+"""Values of so few levels, each with so few values, are looked at without writing them."""
+
 
 def fault_of(score: object, task: Task) -> str | None:
     """Return what is wrong with what ``Task.score`` returned, None if it can be recorded and aggregated."""
@@ -67,10 +74,27 @@ def _check_requests(sample: Sample) -> None:
 
 def _not_json(what: str, value: Json) -> str | None:
     """Return what keeps a value from being written as JSON."""
-    if value is None or type(value) in (bool, int, str) or (type(value) is float and math.isfinite(value)):
+    if _is_plain(value, MAX_LEVELS):
         return None
     try:
         json.dumps(value, allow_nan=False)
     except (TypeError, ValueError, RecursionError) as error:
         return f"{what} cannot be written as JSON: {error}"
     return None
+
+
+def _is_plain(value: Json, levels: int) -> bool:
+    """Return whether a value surely is JSON; False where only ``json`` itself can tell."""
+    kind = type(value)
+    if kind in TEXTS:
+        return True
+    if kind is int:
+        return bool(-LARGE < value < LARGE)
+    if kind is float:
+        return math.isfinite(value)
+    if not levels or kind not in (dict, list, tuple) or len(value) > MAX_VALUES:
+        return False
+    parts = value.values() if kind is dict else value
+    return (kind is not dict or TEXT.issuperset(map(type, value))) and (
+        TEXTS.issuperset(map(type, parts)) or all([_is_plain(part, levels - 1) for part in parts])
+    )

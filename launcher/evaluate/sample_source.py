@@ -16,6 +16,7 @@ from itertools import islice
 from launcher.core.errors import TaskError
 from launcher.core.key_table import KeySet, KeyTable
 from launcher.core.types import Json, Record, Request, Sample
+from launcher.core.values import changed
 from launcher.evaluate.faults import check_sample
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks import waiting
@@ -143,16 +144,12 @@ class SampleSource:
         return sample
 
     def _repeated(self, sample: Sample, repeat: int) -> Sample:
-        numbered = replace(sample, repeat=repeat)
-        requests = (
-            replace(
-                overridden(request, self._settings, repeat * len(sample.requests), index),
-                sample=numbered.key,
-                index=index,
-            )
+        key, before = f"{sample.task}/{sample.id}/{repeat}", repeat * len(sample.requests)
+        requests = [
+            changed(overridden(request, self._settings, before, index), sample=key, index=index)
             for index, request in enumerate(sample.requests)
-        )
-        return replace(numbered, requests=tuple(requests))
+        ]
+        return changed(sample, repeat=repeat, requests=tuple(requests))
 
 
 def overridden(request: Request, settings: Evaluate, before: int, index: int = 0) -> Request:
@@ -168,4 +165,5 @@ def overridden(request: Request, settings: Evaluate, before: int, index: int = 0
     seed = given_seed if settings.seed is None else settings.seed + before + index
     length = "max_completion_tokens" if "max_completion_tokens" in request.body else "max_tokens"
     given = {"temperature": settings.temperature, length: settings.max_tokens, "seed": seed}
-    return replace(request, body={**request.body, **{k: v for k, v in given.items() if v is not None}})
+    new = {name: value for name, value in given.items() if value is not None}
+    return replace(request, body={**request.body, **new}) if new else request

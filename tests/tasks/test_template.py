@@ -4,7 +4,7 @@ import pytest
 
 from launcher.core.errors import TaskError
 from launcher.tasks.items import Item
-from launcher.tasks.template import render
+from launcher.tasks.template import render, value
 
 ITEM = Item({"q": "2+2?", "choices": {"text": ["a", "b"]}, "n": 3}, "items.jsonl:7", 7)
 
@@ -60,3 +60,36 @@ def test_a_filter_replaces_what_a_regular_expression_matches():
     assert render(r"{{text|regex_replace('\\[.*?\\] ?', '')}}", item) == "How to "
     with pytest.raises(TaskError, match="regex_replace: '\\('"):
         render("{{text|regex_replace('(')}}", item)
+
+
+@pytest.mark.parametrize(
+    "source",
+    ["{{q}}", " {{ q -}}  {{n}}\r\n", "a\r\nb{# c #}{{n}}", "{% raw %}{{q}}{% endraw %}{{ q }}", "{{range}}", "{{self}}"],
+)
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"q": "<b> & \u00e4", "n": 3},
+        {"q": 7, "n": 10**30},
+        {"q": True, "n": -0.5},
+        {"q": "x", "n": 1, "range": "y", "self": "z", "item": "w"},
+        {"q": None, "n": float("nan")},
+        {"q": ["x"]},
+    ],
+)
+def test_a_template_of_fields_alone_is_filled_as_jinja_fills_it(source, fields):
+    item = Item(fields, "items.jsonl:7", 7)
+
+    def rendered(template: str) -> str:
+        try:
+            return render(template, item)
+        except TaskError as error:
+            return str(error).replace("{% if true %}", "").replace("{% endif %}", "")
+
+    assert rendered(source) == rendered("{% if true %}" + source + "{% endif %}")
+
+
+def test_a_value_that_is_a_field_keeps_its_kind():
+    assert value("{{n}}", ITEM) == 3
+    assert value("{{choices}}", ITEM) == {"text": ["a", "b"]}
+    assert value("{{item}}", ITEM) == ITEM.fields
