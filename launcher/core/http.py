@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from itertools import repeat
 from typing import Required, TypedDict, Unpack
 from urllib.parse import SplitResult, urlsplit
@@ -181,17 +182,25 @@ def _refused(text: str) -> float:
 
 
 def _deeper(value: Json) -> bool:
-    level = [value] if type(value) in (dict, list) else []
+    objects, lists = [value] if type(value) is dict else [], [value] if type(value) is list else []
     for _ in range(DEPTH):
-        level = [
-            child
-            for parent in level
-            for child in (parent.values() if type(parent) is dict else parent)
-            if type(child) is dict or type(child) is list
-        ]
-        if not level:
+        objects, lists = _inner(objects, lists)
+        if not objects and not lists:
             return False
     return True
+
+
+def _inner(objects: list[dict[str, Json]], lists: list[list[Json]]) -> tuple[list[dict[str, Json]], list[list[Json]]]:
+    """Return the objects and the lists in those of a level; most hold none, which is found without a loop in Python."""
+    found_objects: list[dict[str, Json]] = []
+    found_lists: list[list[Json]] = []
+    for part in (list(chain.from_iterable(map(dict.values, objects))), *lists):
+        kinds = set(map(type, part))
+        if dict in kinds:
+            found_objects += part if len(kinds) == 1 else [value for value in part if type(value) is dict]
+        if list in kinds:
+            found_lists += part if len(kinds) == 1 else [value for value in part if type(value) is list]
+    return found_objects, found_lists
 
 
 def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:

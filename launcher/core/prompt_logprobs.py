@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
+from functools import lru_cache
 from itertools import accumulate
 
 from launcher.core.types import Json
@@ -25,13 +26,40 @@ NOT_GIVEN = -1
 
 Span = tuple[int, int]
 """The first character of a token, and the one after its last."""
+REMEMBERED, REMEMBERED_CHARACTERS = 32, 20_000
+"""An answer is read several times in a row. What was found in the last ones is kept, unless their texts are longer."""
+
+
+class Spans(list[Span]):
+    """The characters of tokens; ``ends`` are their ends where each token begins at the end of the one before it."""
+
+    ends: Sequence[int] | None = None
 
 
 class Misaligned(ValueError):
     """Tokens, text and offsets of an answer contradict each other; the message names the place."""
 
 
-def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
+def aligned(tokens: Sequence[str], offsets: Sequence[Json], text: str, end: int) -> Spans:
+    """Return the `spans` of tokens whose offsets agree with them. Raises `Misaligned`."""
+    if len(text) > REMEMBERED_CHARACTERS:
+        return _aligned(tokens, offsets, text, end)
+    try:
+        return _remembered(tuple(tokens), tuple(offsets), text, end)
+    except TypeError:  # what no dictionary can hold is no token and no offset
+        return _aligned(tokens, offsets, text, end)
+
+
+def _aligned(tokens: Sequence[str], offsets: Sequence[Json], text: str, end: int) -> Spans:
+    found = spans(tokens, text, end)
+    check_offsets(offsets, tokens, found)
+    return found
+
+
+_remembered = lru_cache(REMEMBERED)(_aligned)
+
+
+def spans(tokens: Sequence[str], text: str, end: int) -> Spans:
     """Return the characters of each token of the prompt ``text[:end]``; the tokens after it are generated.
 
     - A special token that the text lacks has an empty span at its place; one in the text may include the whitespace
@@ -53,17 +81,19 @@ def spans(tokens: Sequence[str], text: str, end: int) -> list[Span]:
         if reader.done():
             break
         reader.read(token)
-    return reader.finish()
+    return Spans(reader.finish())
 
 
-def _joined(tokens: Sequence[str], text: str, end: int) -> list[Span] | None:
+def _joined(tokens: Sequence[str], text: str, end: int) -> Spans | None:
     """Return the characters of tokens that are the prompt when joined; None for any others."""
     ends = list(accumulate(map(len, tokens)))
     size = bisect_left(ends, end) + 1
     used = tokens[:size]
     if size > len(ends) or ends[size - 1] != end or not all(used) or "".join(used) != text[:end]:
         return None
-    return list(zip([0, *ends], ends[:size], strict=False))
+    found = Spans(zip([0, *ends], ends[:size], strict=False))
+    found.ends = ends[:size]
+    return found
 
 
 def not_echoed(text: Json, prompt: str) -> str | None:
@@ -101,7 +131,7 @@ def check_offsets(offsets: Sequence[Json], tokens: Sequence[str], found: Sequenc
     """
     size = min(len(offsets), len(tokens) + 1, len(found))
     joined = list(accumulate(map(len, tokens[:size]), initial=0))
-    if offsets[:size] == joined[:size] or all(offset == NOT_GIVEN for offset in offsets):
+    if list(offsets[:size]) == joined[:size] or all(offset == NOT_GIVEN for offset in offsets):
         return
     for i, (offset, (start, end)) in enumerate(zip(offsets, found, strict=False)):
         if not (offset == start or (start <= offset <= end and _blank(tokens[i]))):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import fields, replace
+from dataclasses import fields
 from typing import Any
 
 from launcher.core import exact_json, shared_texts
 from launcher.core.types import Json, Record, Status
+from launcher.core.values import changed
 
 SEVERAL = {"requests": "request", "responses": "response"}
 """Fields with one entry per request. A line has the singular name; a sample with one request has the entry itself."""
@@ -34,6 +35,7 @@ KINDS: dict[str, tuple[Any, str]] = {
 }
 """The type of each field that is not any JSON, and how a message names it."""
 
+_ENCODER = json.JSONEncoder(ensure_ascii=False, check_circular=False)
 _TEXT = rb'("(?:[^"\\]|\\.)*")'
 _HEAD = re.compile(rb'\{"task": ' + _TEXT + rb', "id": ' + _TEXT + rb', "repeat": (\d+), ')
 """How a line begins that `to_line` wrote."""
@@ -53,7 +55,7 @@ def to_json(record: Record) -> dict[str, Json]:
 def to_line(record: Record) -> bytes:
     """Return the record as one line of UTF-8 JSON, in which `SHARED` has what several texts begin with."""
     (requests, responses), shared = shared_texts.shortened(record.requests, record.responses)
-    short = replace(record, requests=requests, responses=responses) if shared else record
+    short = changed(record, requests=requests, responses=responses) if shared else record
     return _encoded(to_json(short) | ({SHARED: shared} if shared else {}))
 
 
@@ -64,7 +66,7 @@ def to_whole_line(record: Record) -> bytes:
 
 def _encoded(values: Json) -> bytes:
     """Return UTF-8 JSON; half surrogate pairs are written as JSON escapes."""
-    return json.dumps(values, ensure_ascii=False).encode("utf-8", "backslashreplace") + b"\n"
+    return _ENCODER.encode(values).encode("utf-8", "backslashreplace") + b"\n"
 
 
 def key_of(line: bytes) -> str:

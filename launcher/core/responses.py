@@ -6,10 +6,11 @@ import re
 import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from operator import ge
 from typing import TypeGuard
 
-from launcher.core.prompt_logprobs import Misaligned, Span, check_offsets, not_echoed, spans
+from launcher.core.prompt_logprobs import Misaligned, Span, aligned, not_echoed
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.core.values import changed
 
@@ -40,7 +41,7 @@ LIMITS = ("max_completion_tokens", "max_tokens")
 """The fields of a request that bound its answer, the one that counts first."""
 MERGED = "merged_tokens"
 """In the ``logprobs`` of a stored echo: how many tokens its first entry stands for."""
-NUMBERS = frozenset({int, float})
+NUMBERS, INTEGERS, TEXTS = frozenset({int, float}), frozenset({int}), frozenset({str})
 OBJECTS = frozenset({dict, type(None)})
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
@@ -135,6 +136,8 @@ def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
     if not all(isinstance(choice, Mapping) for choice in choices):
         raise Fault("a choice of the answer is not an object")
     indices = [choice.get("index") for choice in choices]
+    if indices == list(range(number)) and INTEGERS.issuperset(map(type, indices)):
+        return choices
     by_index = dict(zip(indices, choices, strict=True)) if all(map(_is_int, indices)) else {}
     if by_index.keys() != set(range(number)):
         raise Fault(f"the choices have the indices {quoted(indices)}, expected 0 to {number - 1}, each once")
@@ -221,7 +224,7 @@ def _check_choice(request: Request, choice: Mapping[str, Json]) -> None:
 def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> None:
     prompts, echo = prompts_of(request), bool(request.body.get("echo"))
     wanted = request.body.get("logprobs")
-    values: list[float] = []
+    values: list[Json] = []
     for i, choice in enumerate(choices):
         logprobs = choice.get("logprobs")
         prompt = prompts[i * len(prompts) // len(choices)] if echo and prompts else None
@@ -238,10 +241,10 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
             found = _check_lists(logprobs, choice, prompt, echo=echo)
             _check_generated(request, len(logprobs["tokens"]) - len(found), isinstance(prompt, str))
             if MERGED not in logprobs:
-                values += [float(value) for value in logprobs["token_logprobs"][1 : len(found)]]
+                values += logprobs["token_logprobs"][1 : len(found)]
     if len(values) >= SEVERAL and min(values) == max(values):
         raise Fault(
-            f"all {len(values)} log-probabilities of the prompt are {values[0]}: the server did not compute them"
+            f"all {len(values)} log-probabilities of the prompt are {float(values[0])}: the server did not compute them"
         )
 
 
@@ -253,7 +256,7 @@ def _check_lists(logprobs: Mapping[str, Json], choice: Mapping[str, Json], promp
     for name, given, needed in (("top_logprobs", tops, False), ("text_offset", offsets, echo)):
         if (given is not None or needed) and (not isinstance(given, list) or len(given) != len(values)):
             raise Fault(f"'{name}' is not a list of the length of 'token_logprobs'")
-    if not all(isinstance(token, str) for token in tokens):
+    if not TEXTS.issuperset(map(type, tokens)):
         raise Fault("a token is not a text")
     if echo and (not values or values[0] is not None):
         raise Fault("the log-probability of the first prompt token must be null: no token precedes it")
@@ -285,11 +288,9 @@ def _check_generated(request: Request, generated: int, echoed: bool) -> None:
 
 
 def _aligned(tokens: Sequence[str], offsets: Json, text: str, prompt: str) -> list[Span]:
-    if not all(map(_is_int, offsets)):
+    if not INTEGERS.issuperset(map(type, offsets)):
         raise Fault("'text_offset' has a value that is not an integer")
-    found = spans(tokens, text, len(prompt))
-    check_offsets(offsets, tokens, found)
-    return found
+    return aligned(tokens, offsets, text, len(prompt))
 
 
 def _hides_spaces(tokens: Sequence[str], found: Sequence[Span], text: str) -> bool:
@@ -312,7 +313,7 @@ def _check_numbers(values: Sequence[Json], name: str) -> None:
 
 def _check_tops(tops: Sequence[Json]) -> None:
     if OBJECTS.issuperset(map(type, tops)):
-        _check_numbers([value for top in tops if top for value in top.values()], "top_logprobs")
+        _check_numbers(list(chain.from_iterable(map(dict.values, filter(None, tops)))), "top_logprobs")
         return
     for top in tops:
         if not isinstance(top, Mapping | None):

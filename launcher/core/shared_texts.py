@@ -27,9 +27,13 @@ def shortened(requests: tuple[Json, ...], responses: tuple[Json, ...]) -> tuple[
     shared: dict[str, Json] = {}
     if len(requests) != len(responses) or not all(map(_has_body, requests)):
         return (requests, responses), shared
-    made = _without_context(requests, responses, shared)
-    made = _without_echo(requests, made, shared) or _without_text(requests, made, shared)
-    return (_without_prompt(requests, shared), made), shared
+    echoes = list(_echoes(requests, responses))
+    if echoes:
+        _note_context([choice for choice, _ in echoes if _is_merged(choice)], shared)
+        size = 0 if _note_echo(echoes, shared) else _worth([choice.get("text") for choice, _ in echoes], shared, TEXT)
+        if shared:
+            responses = _changed(requests, responses, lambda choice, prompt: _short(choice, prompt, size, shared))
+    return (_without_prompt(requests, shared), responses), shared
 
 
 def whole(requests: tuple[Json, ...], responses: tuple[Json, ...], shared: Mapping[str, Json]) -> Exchanges:
@@ -37,43 +41,49 @@ def whole(requests: tuple[Json, ...], responses: tuple[Json, ...], shared: Mappi
     try:
         if PROMPT in shared:
             requests = _with_prompts(requests, lambda prompt: shared[PROMPT] + prompt)
-        if shared.get(ECHO):
-            responses = _with_texts(requests, responses, lambda text, prompt: prompt + text)
-        elif TEXT in shared:
-            responses = _with_texts(requests, responses, lambda text, _: shared[TEXT] + text)
-        if shared.get(CONTEXT):
-            responses = _changed(requests, responses, lambda choice, _: _with_first(choice, _first_text(choice)))
+        if not {ECHO, TEXT, CONTEXT}.isdisjoint(shared):
+            responses = _changed(requests, responses, lambda choice, prompt: _long(choice, prompt, shared))
     except (TypeError, LookupError, AttributeError):
         raise ValueError("not a sample's record: shared does not fit the request and the response") from None
     return requests, responses
 
 
-def _without_context(
-    requests: tuple[Json, ...], responses: tuple[Json, ...], shared: dict[str, Json]
-) -> tuple[Json, ...]:
-    echoes = [choice for choice, _ in _echoes(requests, responses)]
-    merged = [choice for choice in echoes if _is_merged(choice)]
-    if not merged or not all(choice["logprobs"]["tokens"][0] == _first_text(choice) for choice in merged):
-        return responses
-    shared[CONTEXT] = True
-    return _changed(requests, responses, lambda choice, _: _with_first(choice, None))
+def _note_context(merged: Sequence[Mapping[str, Json]], shared: dict[str, Json]) -> None:
+    if merged and all(choice["logprobs"]["tokens"][0] == _first_text(choice) for choice in merged):
+        shared[CONTEXT] = True
 
 
-def _without_echo(
-    requests: tuple[Json, ...], responses: tuple[Json, ...], shared: dict[str, Json]
-) -> tuple[Json, ...] | None:
-    pairs = [(choice.get("text"), prompt) for choice, prompt in _echoes(requests, responses)]
+def _note_echo(echoes: Sequence[tuple[Mapping[str, Json], Json]], shared: dict[str, Json]) -> bool:
+    """Note that each text begins with its prompt; return whether it does, and that saves enough."""
+    pairs = [(choice.get("text"), prompt) for choice, prompt in echoes]
     if not all(isinstance(text, str) and isinstance(prompt, str) and text.startswith(prompt) for text, prompt in pairs):
-        return None
+        return False
     if sum(len(prompt) for _, prompt in pairs) < FEWEST:
-        return None
+        return False
     shared[ECHO] = True
-    return _with_texts(requests, responses, lambda text, prompt: text[len(prompt) :])
+    return True
 
 
-def _without_text(requests: tuple[Json, ...], responses: tuple[Json, ...], shared: dict[str, Json]) -> tuple[Json, ...]:
-    size = _worth([choice.get("text") for choice, _ in _echoes(requests, responses)], shared, TEXT)
-    return _with_texts(requests, responses, lambda text, _: text[size:]) if size else responses
+def _short(choice: Mapping[str, Json], prompt: Json, size: int, shared: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return a choice without what ``shared`` has: its prompt, or the first ``size`` characters of its text."""
+    made = {**choice}
+    if CONTEXT in shared and _is_merged(choice):
+        made["logprobs"] = _with_first(choice["logprobs"], None)
+    if size or ECHO in shared:
+        made["text"] = choice["text"][len(prompt) if ECHO in shared else size :]
+    return made
+
+
+def _long(choice: Mapping[str, Json], prompt: Json, shared: Mapping[str, Json]) -> Mapping[str, Json]:
+    """Return a choice with what `_short` took."""
+    made = {**choice}
+    if shared.get(ECHO):
+        made["text"] = prompt + choice["text"]
+    elif TEXT in shared:
+        made["text"] = shared[TEXT] + choice["text"]
+    if shared.get(CONTEXT) and _is_merged(made):
+        made["logprobs"] = _with_first(made["logprobs"], _first_text(made))
+    return made
 
 
 def _without_prompt(requests: tuple[Json, ...], shared: dict[str, Json]) -> tuple[Json, ...]:
@@ -132,12 +142,6 @@ def _changed_prompt(request: Json, change: Callable[[Any], Any]) -> Json:
     return made if prompts is request["body"]["prompt"] else made[0]
 
 
-def _with_texts(
-    requests: tuple[Json, ...], responses: tuple[Json, ...], change: Callable[[str, Any], str]
-) -> tuple[Json, ...]:
-    return _changed(requests, responses, lambda choice, prompt: {**choice, "text": change(choice["text"], prompt)})
-
-
 def _echoes(requests: tuple[Json, ...], responses: tuple[Json, ...]) -> Iterator[tuple[Mapping[str, Json], Json]]:
     """Yield the choices of all answers with an echo, each with its prompt."""
     for request, response in zip(requests, responses, strict=True):
@@ -186,12 +190,9 @@ def _is_merged(choice: Mapping[str, Json]) -> bool:
     return isinstance(choice.get("text"), str) and type(offsets[1]) is int
 
 
-def _first_text(choice: Mapping[str, Json]) -> Json:
-    return choice["text"][: choice["logprobs"]["text_offset"][1]] if _is_merged(choice) else None
+def _first_text(merged: Mapping[str, Json]) -> Json:
+    return merged["text"][: merged["logprobs"]["text_offset"][1]]
 
 
-def _with_first(choice: Mapping[str, Json], token: Json) -> Mapping[str, Json]:
-    if not _is_merged(choice):
-        return choice
-    logprobs = choice["logprobs"]
-    return {**choice, "logprobs": {**logprobs, "tokens": [token, *logprobs["tokens"][1:]]}}
+def _with_first(logprobs: Mapping[str, Json], token: Json) -> Mapping[str, Json]:
+    return {**logprobs, "tokens": [token, *logprobs["tokens"][1:]]}

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
-from launcher.core.prompt_logprobs import NOT_GIVEN, Misaligned, Span, check_offsets, not_echoed, spans
+from launcher.core.prompt_logprobs import NOT_GIVEN, Misaligned, Span, Spans, aligned, not_echoed
 from launcher.core.responses import MERGED
 from launcher.core.types import Json
 
@@ -84,15 +85,16 @@ def _places(text: str, offsets: Sequence[int], tokens: Json, end: int) -> list[S
         inside = [offset for offset in offsets if offset < end]
         return list(zip(inside, [*offsets[1:], end], strict=False))
     try:
-        found = spans(tokens, text, end)
-        check_offsets(offsets, tokens, found)
+        return aligned(tokens, offsets, text, end)
     except Misaligned as error:
         raise NoLogprobs(str(error)) from None
-    return found
 
 
 def first_counted(found: Sequence[Span], start: int) -> int:
     """Return the number of the first token that reaches beyond ``start``."""
+    if isinstance(found, Spans) and found.ends is not None:
+        first = bisect_right(found.ends, start)
+        return first if first < len(found) else 0
     return next((i for i, (begin, end) in enumerate(found) if begin >= start or end > start), 0)
 
 
@@ -102,7 +104,11 @@ def counted_values(choice: Mapping[str, Json], prompt: str, start: int) -> list[
 
 
 def _counted_of(values: Sequence[Json], found: Sequence[Span], start: int, logprobs: Mapping[str, Json]) -> list[float]:
-    counted = [value for value, (begin, end) in zip(values, found, strict=False) if begin >= start or end > start]
+    if isinstance(found, Spans) and found.ends is not None:
+        counted = list(values[bisect_right(found.ends, start) : len(found)])
+    else:
+        pairs = zip(values, found, strict=False)
+        counted = [value for value, (begin, end) in pairs if begin >= start or end > start]
     if not counted:
         raise NoLogprobs("no token belongs to the continuation")
     if MERGED in logprobs and counted[0] is None:
