@@ -88,7 +88,10 @@ def start(method: str, url: str, headers: Mapping[str, str] | None, *, typed: bo
 
 async def whole(answer: Incoming, max_bytes: int) -> bytes:
     """Read the body, of which little more than ``max_bytes`` is ever held. Raises `HttpError`."""
-    encoding = (answer.header(b"content-encoding") or b"identity").strip().lower()
+    encoding = answer.made.get("encoding")
+    if encoding is None:
+        encoding = (answer.header(b"content-encoding") or b"identity").strip().lower()
+        answer.made["encoding"] = encoding
     if encoding not in (b"identity", b""):
         answer.close()
         quoted = repr(encoding.decode("latin-1")[:40])
@@ -103,10 +106,12 @@ def late(url: str, timeout_s: float) -> HttpError:
 
 def text_headers(answer: Incoming) -> dict[str, str]:
     """Return the headers of an answer as text, with the first value of each name."""
-    found: dict[str, str] = {}
-    for name, value in answer.headers:
-        found.setdefault(name.decode("ascii"), value.decode(errors="surrogateescape"))
-    return found
+    known: dict[str, str] | None = answer.made.get("text_headers")
+    if known is None:
+        known = answer.made["text_headers"] = {}
+        for name, value in answer.headers:
+            known.setdefault(name.decode("ascii"), value.decode(errors="surrogateescape"))
+    return known.copy()
 
 
 def fetch(method: str, url: str, **options: Unpack[RequestOptions]) -> Answer:

@@ -78,7 +78,11 @@ def key_of(line: bytes) -> str:
     if found is None:
         return from_line(line).key
     task, key, repeat = found.groups()
-    return f"{json.loads(task)}/{json.loads(key)}/{int(repeat)}"
+    return f"{_text(task)}/{_text(key)}/{int(repeat)}"
+
+
+def _text(quoted: bytes) -> str:
+    return str(json.loads(quoted)) if b"\\" in quoted else quoted[1:-1].decode()
 
 
 def from_line(line: bytes) -> Record:

@@ -118,7 +118,7 @@ def _json_lines(file: Path, path: str) -> Iterator[Row]:
 def _parsed(text: str, where: str, line: int) -> Json:
     """Return the value of a JSON text; ``line`` is 1 for a text of several lines, whose place an error then names."""
     try:
-        return json.loads(text, object_pairs_hook=_unique)
+        return _DECODER.decode(text)
     except json.JSONDecodeError as error:
         raise TaskError(f"{where}{f':{error.lineno}' if line else ''}: not JSON: {error}") from None
     except (ValueError, RecursionError) as error:
@@ -131,6 +131,9 @@ def _unique(pairs: Sequence[tuple[str, Json]]) -> dict[str, Json]:
         names = [name for name, _ in pairs]
         raise ValueError(f"the key {next(name for name in names if names.count(name) > 1)!r} occurs twice")
     return found
+
+
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique)
 
 
 def _object(value: Json, where: str) -> dict[str, Json]:

@@ -64,7 +64,14 @@ def test_a_filter_replaces_what_a_regular_expression_matches():
 
 @pytest.mark.parametrize(
     "source",
-    ["{{q}}", " {{ q -}}  {{n}}\r\n", "a\r\nb{# c #}{{n}}", "{% raw %}{{q}}{% endraw %}{{ q }}", "{{range}}", "{{self}}"],
+    [
+        "{{q}}",
+        " {{ q -}}  {{n}}\r\n",
+        "a\r\nb{# c #}{{n}}",
+        "{% raw %}{{q}}{% endraw %}{{ q }}",
+        "{{range}}",
+        "{{self}}",
+    ],
 )
 @pytest.mark.parametrize(
     "fields",
