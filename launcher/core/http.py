@@ -10,8 +10,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
-from itertools import repeat
+from itertools import chain, repeat
 from typing import Required, TypedDict, Unpack
 from urllib.parse import SplitResult, urlsplit
 

@@ -96,5 +96,5 @@ def _is_plain(value: Json, levels: int) -> bool:
         return False
     parts = value.values() if kind is dict else value
     return (kind is not dict or TEXT.issuperset(map(type, value))) and (
-        TEXTS.issuperset(map(type, parts)) or all([_is_plain(part, levels - 1) for part in parts])
+        TEXTS.issuperset(map(type, parts)) or all(_is_plain(part, levels - 1) for part in parts)
     )
