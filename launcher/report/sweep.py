@@ -9,7 +9,7 @@ from rich.console import Console
 from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
-from launcher.report import page, results, sweep_table, terminal
+from launcher.report import page, results, sweep_page, sweep_table, terminal
 from launcher.report.sweep_schema import SweepFile
 
 LISTED = 200
@@ -42,9 +42,18 @@ def write(folder: Path) -> SweepFile:
 def _values(sweep: SweepFile, folder: Path) -> dict[str, Json]:
     comparisons = sorted(sweep["comparisons"], key=lambda comparison: (comparison["p_holm"], comparison["p"]))
     pages = {point["folder"] for point in sweep["points"] if RunFolder(folder / point["folder"]).report.exists()}
+    table = sweep_table.table(sweep)
     return {
         "name": folder.resolve().name,
-        "table": sweep_table.table(sweep),
+        "title": sweep_page.title(table),
+        "models": sweep_page.models(sweep),
+        "swept": sweep_page.swept(table),
+        "verdicts": sweep_page.verdicts(sweep, table),
+        "charts_drawn": sweep_page.drawn(table),
+        "open": sweep_page.OPEN,
+        "speed": sweep_page.speed(sweep["points"]),
+        "labels": {point["folder"]: sweep_page.label(point, chosen) for point, chosen, _ in table.rows},
+        "table": table,
         "points": sweep["points"],
         "pages": pages,
         "comparisons": comparisons[:LISTED],

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from launcher.core.types import Json
 from launcher.report.schema import GroupEntry, TaskEntry
@@ -36,10 +36,15 @@ class PointEntry(TypedDict):
 
 
 class SweepPoint(PointEntry):
-    """One point of a sweep; ``deployment`` is that of its ``results.json``, None if it never got so far."""
+    """One point of a sweep; ``deployment`` is that of its ``results.json``, None if it never got so far.
+
+    ``model`` is the name of the model that was served.
+    """
 
     overrides: list[str]
     deployment: dict[str, Json] | None
+    model: NotRequired[str | None]
+    throughput: NotRequired[dict[str, Json]]
 
 
 class DeploymentEntry(TypedDict):

@@ -108,6 +108,8 @@ def _point(path: Path, folder: Path) -> SweepPoint:
         "tasks": found.get("tasks") or {},
         "timings": found.get("timings") or {},
         "deployment": (found.get("run") or {}).get("deployment"),
+        "model": (found.get("endpoint") or {}).get("model"),
+        "throughput": found.get("throughput") or {},
     }
 
 
