@@ -17,10 +17,10 @@ from launcher.pipeline.config import Mode, Run
 
 
 def hooks_of(run: Run, folder: Path) -> tuple[Hooked, ...]:
-    """Return what is to be called after an evaluation: its own adapters, then those of its judge."""
-    if run.mode is not Mode.run:
+    """Return what is to be called after an evaluation or a proxy: its own adapters, then those of its judge."""
+    if run.mode is not Mode.run and not run.has_proxy:
         return ()
-    judge = run.used_judge
+    judge = run.used_judge if run.mode is Mode.run else None
     judges = judge.adapters.values() if judge is not None else ()
     found = after.hooked(run.adapters.values(), folder), after.hooked(judges, RunFolder(folder).judge)
     return tuple(hooks for hooks in found if hooks.adapters)

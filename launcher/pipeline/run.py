@@ -65,9 +65,9 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
                 proxying(run, listener, server.endpoint, record, folder) as proxy,
             ):
                 if run.mode is Mode.proxy and proxy is not None:
-                    proxy_forever(proxy, server.endpoint, health)
+                    proxy_forever(proxy, server.endpoint, health, lease)
                 if run.mode is Mode.serve:
-                    serve_forever(server.endpoint, health)
+                    serve_forever(server.endpoint, health, lease)
                 if run.mode is Mode.run:
                     evaluate(run, server.endpoint, record, lease, key, health, judge)
     return exit_status.code

@@ -17,6 +17,7 @@ from launcher.core.admission import Admission
 from launcher.core.console import one_line, to_stderr
 from launcher.core.errors import ServerError, TransportError
 from launcher.core.event_loop import run_async
+from launcher.core.lease import Lease
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Json, Liveness, Response
 from launcher.distributed.allocation import Allocation
@@ -29,6 +30,8 @@ from launcher.settings.component import name_of
 FACTS_S = 30.0
 OUTAGE_POLL_S = 0.5
 """How often ``mode=serve`` looks whether the server is still live."""
+LEASE_AGE_S = 5.0
+"""How often ``mode=serve`` and ``mode=proxy`` look whether the run folder is still theirs."""
 
 
 class EndpointFile(TypedDict):
@@ -117,13 +120,17 @@ def endpoint_file(endpoint: Endpoint, folder: Path) -> Iterator[None]:
             path.unlink(missing_ok=True)
 
 
-def serve_forever(endpoint: Endpoint, health: Watch) -> None:
-    """Serve until Ctrl-C or SIGTERM. Raises `ServerError` if the server dies first."""
+def serve_forever(endpoint: Endpoint, health: Watch, lease: Lease) -> None:
+    """Serve until Ctrl-C or SIGTERM.
+
+    Raises `ServerError` if the server dies first, and `TakenOver` once another session has the folder.
+    """
     try:
         print(f"serving {one_line(endpoint.model)} at {endpoint.url} (Ctrl-C ends it)", flush=True)
         printer = OutagePrinter(health)
         while not health.dead.wait(OUTAGE_POLL_S):
             printer.look()
+            lease.check(LEASE_AGE_S)
     except KeyboardInterrupt:
         return
     raise ServerError(f"the server at {endpoint.url} does not answer any more: {health.state().reason}")

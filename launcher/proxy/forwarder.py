@@ -23,7 +23,7 @@ from launcher.core.types import PROXIED, Request, Response
 from launcher.proxy.connection import ClientRequest, Started
 from launcher.proxy.exchange import Exchange, Parts
 from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
-from launcher.proxy.metrics import COMPLETIONS, IN_FLIGHT, LEFT, RECEIVED, Counters
+from launcher.proxy.metrics import COMPLETIONS, IN_FLIGHT, LEFT, RECEIVED, STOPPED, Counters
 from launcher.proxy.relay import MAX_ERROR_BYTES, SMALL_BYTES, Relay
 from launcher.proxy.reply import Reply, dumped, lines_of
 from launcher.proxy.upstream import Prepared, Upstream, error_body
@@ -219,7 +219,9 @@ class Forwarder:
     async def _adapted(self, request: ClientRequest, reply: Reply) -> None:
         """Let the adapters see a request and its answer."""
         if self._stopped is not None:
-            raise ApiError(503, f"an adapter has ended the evaluation: {self._stopped}", code="adapter_stop")
+            raise _has_stopped(self._stopped)
+        if (worker := self.counters.stopped_by()) is not None:
+            raise _has_stopped(f"the proxy's log says why, at worker {worker}")
         self._number += 1
         exchange = Exchange(self.upstream, self._parts, request, f"{self._samples}.{self._number}/0", reply)
         _exchange.set(exchange)
@@ -288,12 +290,18 @@ class Forwarder:
         self.counters.failed("adapter")
         if isinstance(error, AdapterStop):
             self._stopped = str(error)
-            return ApiError(503, f"an adapter has ended the evaluation: {error}", code="adapter_stop")
+            self.counters.own[STOPPED] = 1
+            log.error("worker %d: an adapter has ended the evaluation: %s", self.counters.worker, error)
+            return _has_stopped(str(error))
         if isinstance(error, AdapterError):
             return ApiError(502, f"an adapter refuses the request or its answer: {error}", code="adapter_refused")
         return ApiError(
             500, f"internal error ({type(error).__name__}); the proxy's log says more", code="internal_error"
         )
+
+
+def _has_stopped(reason: str) -> ApiError:
+    return ApiError(503, f"an adapter has ended the evaluation: {reason}", code="adapter_stop")
 
 
 def _is_completion(head: Head) -> bool:

@@ -21,8 +21,9 @@ NAMES = (
     "clients_left",
     "microseconds",
     "completions",
+    "stopped",
 )
-HEARTBEAT, IN_FLIGHT, CONNECTIONS, RECEIVED, SENT, LEFT, MICROSECONDS, COMPLETIONS = range(len(NAMES))
+HEARTBEAT, IN_FLIGHT, CONNECTIONS, RECEIVED, SENT, LEFT, MICROSECONDS, COMPLETIONS, STOPPED = range(len(NAMES))
 _ERROR = len(NAMES)
 _BUCKET = _ERROR + len(ERRORS)
 _STATUS = _BUCKET + len(SECONDS) + 1
@@ -44,6 +45,7 @@ class Counters:
         self._map = mmap.mmap(descriptor, workers * SIZE * 8)
         self._all = memoryview(self._map).cast("q")
         self._slots = [self._all[i * SIZE : (i + 1) * SIZE] for i in range(workers)]
+        self.worker = worker
         self.own = self._slots[worker]
 
     def close(self) -> None:
@@ -75,6 +77,10 @@ class Counters:
     def total(self, place: int) -> int:
         return sum(slot[place] for slot in self._slots)
 
+    def stopped_by(self) -> int | None:
+        """Return the number of a worker in which an adapter has ended the evaluation; None if there is none."""
+        return next((number for number, slot in enumerate(self._slots) if slot[STOPPED]), None)
+
     def text(self, run: str) -> bytes:
         """Return all counters in Prometheus' text format."""
         return "".join(f"{line}\n" for line in self._lines(run)).encode()
@@ -85,6 +91,8 @@ class Counters:
         found = [(f'{{status="{s}"}}', self.total(_STATUS - 100 + s)) for s in STATUSES]
         yield from _family("launcher_proxy_requests_total", "counter", "Answers sent", [row for row in found if row[1]])
         yield from _family("launcher_proxy_in_flight", "gauge", "Requests that wait", [("", self.total(IN_FLIGHT))])
+        stopped = [("", int(self.stopped_by() is not None))]
+        yield from _family("launcher_proxy_stopped", "gauge", "Whether an adapter has ended the evaluation", stopped)
         connections = [("", self.total(CONNECTIONS))]
         yield from _family("launcher_proxy_connections", "gauge", "Connections of clients", connections)
         for name, place, about in (

@@ -120,7 +120,7 @@ def test_ctrl_c_ends_the_hooks_and_keeps_the_result(tmp_path, capsys):
 
 
 @pytest.mark.slow
-def test_a_hook_of_a_wheel_is_called_once_by_an_interrupted_and_by_a_resumed_session(tmp_path):
+def test_a_hook_of_a_wheel_is_called_once_by_each_session_also_of_a_proxy(tmp_path):
     site = install(write_package(tmp_path / "project"), tmp_path / "site")
     environment = os.environ | {"PYTHONPATH": f"{site}:{ROOT}"}
     asked = (*SLOW, "engine=echo", "model=none", "tasks=[addition]", "adapters=[retry,summary]", "evaluate.limit=9")
@@ -137,3 +137,10 @@ def test_a_hook_of_a_wheel_is_called_once_by_an_interrupted_and_by_a_resumed_ses
     assert run.returncode == 0
     assert (folder / "sessions.txt").read_text() == "interrupted\nok\n"
     assert not Path(folder / "adapter_failures.json").exists()
+    proxy = tmp_path / "proxy"
+    arguments = [*asked[:-1], "mode=proxy", "tasks=[]", f"hydra.run.dir={proxy}"]
+    with program([sys.executable, "-m", "launcher", *arguments], tmp_path, environment) as run:
+        wait_for((proxy / "proxy.json").exists, run, 60)
+        run.send_signal(signal.SIGTERM)
+        run.communicate(timeout=60)
+    assert (proxy / "sessions.txt").read_text() == "ok\n"

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from launcher.core.errors import ServerError
+from launcher.core.errors import ServerError, TakenOver
 from launcher.core.health import Probe
+from launcher.core.lease import Lease
 from launcher.core.types import Endpoint
 from launcher.engines.optimization_status import as_json
 from launcher.monitor.health import Timing, Watch
@@ -60,7 +61,7 @@ def test_an_outage_of_a_server_that_is_kept_up_is_printed(tmp_path: Path, capsys
 
     def keep() -> None:
         try:
-            serve_forever(endpoint, health)
+            serve_forever(endpoint, health, Lease(tmp_path))
         except ServerError as error:
             ended.append(error)
 
@@ -78,3 +79,13 @@ def test_an_outage_of_a_server_that_is_kept_up_is_printed(tmp_path: Path, capsys
             until("serve: the server is live\n")
     thread.join(60)
     assert "three times" in str(ended[0])
+
+
+def test_a_server_whose_folder_another_session_took_over_stops(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("launcher.pipeline.serving.LEASE_AGE_S", 0)
+    monkeypatch.setattr("launcher.pipeline.serving.OUTAGE_POLL_S", 0.01)
+    endpoint = Endpoint("http://127.0.0.1:1/v1", "m", "b", "e")
+    earlier = Lease(tmp_path)
+    Lease(tmp_path)
+    with pytest.raises(TakenOver, match="another session took this run over"):
+        serve_forever(endpoint, Watch(endpoint, tmp_path / "health.jsonl", Timing()), earlier)

@@ -21,6 +21,7 @@ import psutil
 import pytest
 
 from launcher.adapters.caching import Caching
+from launcher.adapters.raise_client_errors import RaiseClientErrors
 from launcher.adapters.request_log import RequestLog
 from launcher.adapters.system_message import SystemMessage
 from launcher.core.errors import UserError
@@ -258,10 +259,10 @@ def test_a_worker_that_dies_again_and_again_is_given_up(tmp_path: Path) -> None:
 
 
 def test_several_workers_share_the_port_the_counts_and_the_work(tmp_path: Path) -> None:
-    gate = threading.Event()
+    gate, refusal = threading.Event(), whole({"error": {"message": "no such model"}}, "404 Not Found")
     with (
-        scripted(lambda seen: [gate, *whole(ANSWER)]) as server,
-        proxied(server.url, tmp_path, RequestLog(), workers=2) as proxy,
+        scripted(lambda seen: refusal if b"other" in seen.body else [gate, *whole(ANSWER)]) as server,
+        proxied(server.url, tmp_path, RequestLog(), RaiseClientErrors(), workers=2) as proxy,
         ThreadPoolExecutor(16) as pool,
     ):
         both = workers()
@@ -275,8 +276,13 @@ def test_several_workers_share_the_port_the_counts_and_the_work(tmp_path: Path) 
         metrics = httpx.get(proxy.url.replace("/v1", "/_proxy/metrics")).text
         assert "launcher_proxy_workers 2" in metrics
         assert 'launcher_proxy_requests_total{status="200"} 16' in metrics
+        assert "launcher_proxy_stopped 0" in metrics
+        after = [httpx.post(f"{proxy.url}/chat/completions", json=CHAT | {"model": "other"}) for _ in range(9)]
+        assert {(each.status_code, each.json()["error"]["code"]) for each in after} == {(503, "adapter_stop")}
+        assert len(server.requests) == 17, "the adapter of one worker ends the evaluation for all"
+        assert "launcher_proxy_stopped 1" in httpx.get(proxy.url.replace("/v1", "/_proxy/metrics")).text
     logs = [path.read_text().splitlines() for path in sorted(tmp_path.glob("proxy/worker-*/requests.jsonl"))]
-    assert sum(map(len, logs)) == 16
+    assert sum(map(len, logs)) == 17
 
 
 def test_sigterm_lets_a_request_end(tmp_path: Path) -> None:
