@@ -101,6 +101,8 @@ class RunFolder:
     export = File("export")
     """The folder of what `launcher.export` writes, by format."""
 
+    race = File("race.json")
+    """The models of a race."""
     comparison = File("comparison.json")
     comparison_page = File("comparison.html")
     servers = File("servers.json")

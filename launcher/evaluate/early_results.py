@@ -20,7 +20,7 @@ def applied(results: Mapping[str, TaskResult], given: Mapping[str, int | None], 
     made = dict(results)
     for name, population in _populations(facts).items():
         for task in population["sizes"]:
-            if task in made and population["blocks"] is not None:
+            if task in made and population["asked"] < population["total"]:
                 made[task] = _early(made[task], task, given.get(task), population, _told(name, population, facts))
     return made
 
@@ -30,7 +30,7 @@ def of_groups(facts: Json) -> dict[str, dict[str, Json]]:
     return {
         name: {"intervals": each["intervals"].get(name, {}), "told": _told(name, each, facts)}
         for name, each in _populations(facts).items()
-        if each["blocks"] is not None and list(each["sizes"]) != [name]
+        if each["asked"] < each["total"] and list(each["sizes"]) != [name]
     }
 
 

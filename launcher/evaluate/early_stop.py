@@ -46,9 +46,16 @@ class Draws:
         ]
         return min(low for low, _ in ranges), max(high for _, high in ranges)
 
+    def size(self, population: Population) -> int:
+        """Return the number of questions of a population."""
+        return sum(self.sizes[task] for task in population.tasks)
+
+    def metrics(self, population: Population) -> list[str]:
+        """Return the metrics with bounds that all tasks of a population have."""
+        return _metrics(self, population.tasks)
+
     def sequence(self, population: Population, metric: str, alpha: float = ALPHA) -> ConfidenceSequence:
-        size = sum(map(len, self.drawn[population.name]))
-        return ConfidenceSequence(size, *self.ends(population, metric), alpha)
+        return ConfidenceSequence(self.size(population), *self.ends(population, metric), alpha)
 
 
 class Stop(Protocol):
@@ -162,7 +169,7 @@ def _population(draws: Draws, population: Population, decided: bool) -> dict[str
         "decided": decided,
         "factors": draws.factors(population),
         "sizes": {task: draws.sizes[task] for task in population.tasks},
-        "blocks": done if len(asked) < total else None,
+        "blocks": done,
         "intervals": _intervals(draws, population, done) if len(asked) < total else {},
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from launcher.tasks.lm_eval.task import LmEval
 
 if TYPE_CHECKING:
     from launcher.evaluate.early_stop import Stop
+    from launcher.evaluate.progress import Progress
 
 log = logging.getLogger(__name__)
 
@@ -38,63 +40,74 @@ def check_resumable(run: Run, folder: Path, key: Json) -> None:
         journal.check(folder, key)
 
 
-def evaluate(
-    run: Run,
-    endpoint: Endpoint,
-    record: RunRecord,
-    lease: Lease,
-    key: Json,
-    health: Watch,
-    judge: SecondEndpoint | None = None,
-) -> None:
+@dataclass(frozen=True)
+class Asked:
+    """What an evaluation has to do with: the run, its endpoint, and where its results go."""
+
+    run: Run
+    endpoint: Endpoint
+    record: RunRecord
+    lease: Lease
+    key: Json
+    health: Watch
+    judge: SecondEndpoint | None = None
+
+
+def evaluate(asked: Asked) -> None:
     """Ask every sample and summarize the answers, also when interrupted.
 
     Raises `CoverageTooLow` if too little was scored, if the server died before the end, or if a task's first metric
     cannot be computed; `TakenOver`.
     """
-    stopped = None
+    from launcher.evaluate.progress import progress
+
+    run, record, stopped = asked.run, asked.record, None
     try:
         with record.step("evaluate"), collected_rarely():
-            stopped = _ask(run, endpoint, record, lease, key, health, judge)
+            display = progress(Replicas(lambda: asked.health.detail))
+            stopped = run_async(ask(asked, _stop(run, outcomes.asked(run.tasks)), display))
         if harnesses(run.tasks) and stopped is None:
+            facts = deployment_facts(record, asked.endpoint)
             with record.step("harness"):
-                run_harnesses(run, endpoint, lease, health, deployment_facts(record, endpoint))
+                run_harnesses(run, asked.endpoint, asked.lease, asked.health, facts)
     finally:
-        with collected_rarely():
-            found = outcomes.read(lease.folder, run.tasks)
-        record.take(found)
-        if found.item_changes:
-            record.run["item_changes"] = found.item_changes
-        record.take_failures(lease.folder)
-    write_lm_eval(run, endpoint, lease.folder)
-    stopped = stopped and f"{stopped}; continue with resume={lease.folder}"
-    check_coverage(record.tasks, run.evaluate.min_coverage, stopped)
-    check_main_metrics(record.tasks, run.tasks)
+        collect(asked)
+    conclude(asked, stopped)
 
 
-def _ask(
-    run: Run,
-    endpoint: Endpoint,
-    record: RunRecord,
-    lease: Lease,
-    key: Json,
-    health: Watch,
-    judge: SecondEndpoint | None,
-) -> str | None:
+def collect(asked: Asked) -> None:
+    """Take over what the run folder has, however the asking ended."""
+    record, folder = asked.record, asked.lease.folder
+    with collected_rarely():
+        found = outcomes.read(folder, asked.run.tasks)
+    record.take(found)
+    if found.item_changes:
+        record.run["item_changes"] = found.item_changes
+    record.take_failures(folder)
+
+
+def conclude(asked: Asked, stopped: str | None) -> None:
+    """Write what tasks of lm-eval want, and raise `CoverageTooLow` as `evaluate` does."""
+    write_lm_eval(asked.run, asked.endpoint, asked.lease.folder)
+    stopped = stopped and f"{stopped}; continue with resume={asked.lease.folder}"
+    check_coverage(asked.record.tasks, asked.run.evaluate.min_coverage, stopped)
+    check_main_metrics(asked.record.tasks, asked.run.tasks)
+
+
+async def ask(asked: Asked, stop: Stop | None, display: Progress) -> str | None:
     """Ask every sample of the launcher's own tasks; return why samples were left unasked, None if none were."""
     from launcher.evaluate import evaluator
     from launcher.evaluate.journal import Journal
-    from launcher.evaluate.progress import progress
 
+    run, record, lease, key = asked.run, asked.record, asked.lease, asked.key
     tasks, adapters, folder = outcomes.asked(run.tasks), list(run.adapters.values()), lease.folder
     if not tasks:
         with Journal(folder, key, lease) as journal:
             journal.close([], {"totals": {}, "stopped": None})
         return None
-    display, facts = progress(Replicas(lambda: health.detail)), deployment_facts(record, endpoint)
-    given = endpoint, tasks, adapters, run.evaluate, folder, key, display
-    stop = _stop(run, tasks)
-    return run_async(evaluator.ask_all(*given, lease, facts, health, judge, record.hand_over_lines(), stop))
+    facts, lines = deployment_facts(record, asked.endpoint), record.hand_over_lines()
+    given = asked.endpoint, tasks, adapters, run.evaluate, folder, key, display
+    return await evaluator.ask_all(*given, lease, facts, asked.health, asked.judge, lines, stop)
 
 
 def _stop(run: Run, tasks: Mapping[str, Task]) -> Stop | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from launcher.core import stage
@@ -9,7 +10,7 @@ from launcher.core.lease import Lease
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
 from launcher.pipeline.config import ComposedRun, Mode
-from launcher.pipeline.evaluation import check_resumable, evaluate
+from launcher.pipeline.evaluation import Asked, check_resumable, evaluate
 from launcher.pipeline.exporting import exports_of
 from launcher.pipeline.hooks import hooks_of
 from launcher.pipeline.judging import identity, judging
@@ -24,11 +25,17 @@ from launcher.pipeline.serving import endpoint_file, serve_forever, serving
 from launcher.pipeline.validation import required_capabilities, validate
 
 
-def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None = None) -> int:
+def run(
+    composed: ComposedRun,
+    allocation: Allocation,
+    pool: ServerPool | None = None,
+    evaluating: Callable[[Asked], None] = evaluate,
+) -> int:
     """Execute a composed run in its folder and return the exit code; a report is written however it ends.
 
     ``allocation`` is that of the process that leads. With ``pool``, the server comes from there, and stays up for the
-    next run. Raises `TakenOver`, and writes no more, once another session has begun in the same folder.
+    next run. ``evaluating`` does the step that evaluates. Raises `TakenOver`, and writes no more, once another session
+    has begun in the same folder.
     """
     if composed.run.mode is Mode.score:
         return score(composed, allocation, pool)
@@ -69,5 +76,5 @@ def run(composed: ComposedRun, allocation: Allocation, pool: ServerPool | None =
                 if run.mode is Mode.serve:
                     serve_forever(server.endpoint, health, lease)
                 if run.mode is Mode.run:
-                    evaluate(run, server.endpoint, record, lease, key, health, judge)
+                    evaluating(Asked(run, server.endpoint, record, lease, key, health, judge))
     return exit_status.code

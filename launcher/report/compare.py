@@ -52,6 +52,7 @@ class Answers:
     ids: dict[str, set[str]] = field(default_factory=dict)
     values: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = field(default_factory=dict)
     _means: set[tuple[str, str]] = field(default_factory=set)
+    _by_id: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict, repr=False)
 
     @classmethod
     def read(cls, folder: Path, tasks: Mapping[str, TaskEntry]) -> Answers:
@@ -69,6 +70,13 @@ class Answers:
         for record in RunFolder(folder).records():
             answers._add(record)
         return answers
+
+    def by_id(self, task: str, metric: str) -> dict[str, list[float]]:
+        """Return the values of a metric by the id of the question alone, computed once."""
+        key = task, metric
+        if key not in self._by_id:
+            self._by_id[key] = {question[0]: values for question, values in self.values.get(key, {}).items()}
+        return self._by_id[key]
 
     def _add(self, record: Record) -> None:
         self.ids.setdefault(record.task, set()).add(record.id)

@@ -88,6 +88,7 @@ def _row(row: Row) -> RowEntry:
         "value_b": row.value_b,
         "difference": found.difference,
         "half_width": row.half_width,
+        "interval": None if row.interval is None else list(row.interval),
         "n": found.n,
         "left_out": found.left_out,
         "test": found.test,

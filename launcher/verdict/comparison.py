@@ -13,7 +13,9 @@ from launcher.report.schema import GroupEntry
 from launcher.stats.distributions import t_quantile, t_two_sided
 from launcher.stats.intervals import TAILS, Z
 from launcher.stats.paired import holm
+from launcher.verdict import sequential
 from launcher.verdict.runs import Run
+from launcher.verdict.sequential import TEST, SequentialComparison
 
 POWER_Z = 0.8416212335729143
 """The 80 % quantile of the normal distribution."""
@@ -35,6 +37,22 @@ class Row:
     def gain(self) -> float:
         """By how much b is better than a; negative where it is worse."""
         return -self.found.difference if self.lower else self.found.difference
+
+    @property
+    def interval(self) -> tuple[float, float] | None:
+        """The 95 % interval of the difference, by Student's t, or valid at any time; None where it is not known."""
+        if isinstance(self.found, SequentialComparison):
+            return self.found.low, self.found.high
+        half = self.half_width
+        return None if half is None else (self.found.difference - half, self.found.difference + half)
+
+    @property
+    def gains(self) -> tuple[float, float] | None:
+        """The interval of `gain`."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return (-high, -low) if self.lower else (low, high)
 
     @property
     def half_width(self) -> float | None:
@@ -61,7 +79,8 @@ class Row:
         """``better``, ``worse``, ``equal`` where nothing differs, else ``may be chance``: what b is against a."""
         if self.found.significant:
             return "better" if self.gain > 0 else "worse"
-        return "equal" if self.found.difference == 0 and not self.found.stderr else "may be chance"
+        same = self.interval == (0, 0) if self.found.test == TEST else not self.found.stderr
+        return "equal" if self.found.difference == 0 and same else "may be chance"
 
 
 def rows(runs: Sequence[Run], inside: bool = False) -> list[Row]:
@@ -87,6 +106,9 @@ def _pair(a: Run, b: Run, inside: bool) -> Iterator[Row]:
 
 def _difference(a: Run, b: Run, name: str, metric: str) -> Comparison | None:
     """Compare two runs in a task or in a group; None where they have no question in common."""
+    order = sequential.drawn(a, b, name)
+    if order is not None:
+        return sequential.compare(a, b, order, metric)
     group = a.results["groups"].get(name)
     if group is None:
         return compare((a.label, a.answers), (b.label, b.answers), name, metric)

@@ -135,11 +135,11 @@ def _span(entry: MetricEntry) -> tuple[float | None, float | None]:
 def _against_baseline(row: comparison.Row | None, margin: float, decide_by: DecideBy) -> tuple[Outcome, str]:
     if row is None:
         return Outcome.inconclusive, "the baseline has no question in common with it"
-    half = 0.0 if decide_by is DecideBy.value else row.half_width
+    gains = (row.gain, row.gain) if decide_by is DecideBy.value else row.gains
     detail = sentence(row)
-    if half is None or math.isnan(half):
+    if gains is None or any(map(math.isnan, gains)):
         return Outcome.inconclusive, f"{detail}; the interval is not known"
-    return _decided(row.gain - half, row.gain + half, -margin), detail
+    return _decided(*gains, -margin), detail
 
 
 def _decided(low: float, high: float, limit: float) -> Outcome:

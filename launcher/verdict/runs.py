@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.core.errors import UserError
@@ -34,12 +34,19 @@ class Run:
     results: ResultsFile
     fingerprint: dict[str, Json]
     answers: Answers
+    populations: Mapping[str, Json] = field(default_factory=dict)
+    """What was drawn at random, where a run may have stopped early: see `launcher.evaluate.early_stop.facts`."""
 
     @property
     def model(self) -> str:
         """The name of the model that was evaluated."""
         endpoint = self.results["endpoint"]
         return endpoint["model"] if endpoint else "unknown model"
+
+    @property
+    def repeats(self) -> int:
+        """How often each question was asked."""
+        return int((self.fingerprint.get("evaluate") or {}).get("repeats") or 1)
 
     @property
     def tasks(self) -> dict[str, Json]:
@@ -70,7 +77,14 @@ def read(folder: Path, label: str) -> Run:
         raise UserError(f"{folder}: the run ended before it asked a question (status {found['status']})")
     answers = Answers.read(folder, found["tasks"])
     _check_agreement(folder, found, answers)
-    return Run(label, folder, found, dict(header["fingerprint"]), answers)
+    return Run(label, folder, found, dict(header["fingerprint"]), answers, _populations(header.get("early_stop")))
+
+
+def _populations(early: Json) -> dict[str, Json]:
+    """Return the populations that were drawn at random; empty for a run that asked all without a race."""
+    found: Mapping[str, Json] = (early or {}).get("populations") or {}
+    raced = bool(found) and early["until"] == "race"
+    return {name: each for name, each in found.items() if raced or each["asked"] < each["total"]}
 
 
 def _check_agreement(folder: Path, found: ResultsFile, answers: Answers) -> None:

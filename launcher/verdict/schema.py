@@ -22,7 +22,8 @@ class RunEntry(TypedDict):
 class RowEntry(TypedDict):
     """A `launcher.verdict.comparison.Row`: run ``b`` against run ``a`` in one metric of a task or group.
 
-    ``half_width`` is half of the 95 % interval of ``difference``. ``verdict`` is ``better``, ``worse``,
+    ``half_width`` is half of the 95 % ``interval`` of ``difference``. Of runs that stopped early, ``interval`` bounds
+    what all questions would show, and has no half. ``verdict`` is ``better``, ``worse``,
     ``may be chance`` or ``equal``; ``sentence`` says it in words.
     """
 
@@ -34,6 +35,7 @@ class RowEntry(TypedDict):
     value_b: float | None
     difference: float
     half_width: float | None
+    interval: list[float] | None
     n: int
     left_out: int
     test: str

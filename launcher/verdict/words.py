@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import math
+
 from launcher.report import formatting
 from launcher.verdict.comparison import Row
+from launcher.verdict.sequential import SequentialComparison
 
 
 def sentence(row: Row) -> str:
     """Say which run is better, by how much, and how sure that is."""
+    if isinstance(row.found, SequentialComparison) and row.verdict != "equal":
+        return _of_early_stop(row, row.found)
     found, p = row.found, f"p = {formatting.p_value(row.found.p_holm)}".replace("= <", "<")
     questions = formatting.plural(found.n, "question")
     if row.verdict == "equal":
@@ -20,6 +25,26 @@ def sentence(row: Row) -> str:
         return f"{size} ({p}, {questions})"
     told = "" if row.needed is None else f"; about {_about(max(row.needed, found.n + 1))} questions would tell"
     return f"{size}: may be chance ({p}, {questions}){told}"
+
+
+def _of_early_stop(row: Row, found: SequentialComparison) -> str:
+    """Say what holds at any time; the bounds are of what all questions would show."""
+    p = f"p = {formatting.p_value(found.p_holm)}".replace("= <", "<")
+    better, sign = (found.b, 1) if row.gain >= 0 else (found.a, -1)
+    size = f"{better} is better by {formatting.number(abs(found.difference))}" if row.gain else "no difference"
+    chance = "" if found.significant else ": may be chance"
+    return f"{size}, {_bounds(row, found, sign)}{chance} ({p} at any time, after {_asked(found)})"
+
+
+def _bounds(row: Row, found: SequentialComparison, sign: int) -> str:
+    every = formatting.plural(found.total, "question")
+    low, high = sorted(sign * end for end in row.gains or (math.nan, math.nan))
+    return f"on all {every} by {formatting.number(low)} to {formatting.number(high)}"
+
+
+def _asked(found: SequentialComparison) -> str:
+    asked = found.n + found.left_out
+    return "all of them" if asked == found.total else formatting.plural(asked, "question")
 
 
 def _plus_minus(row: Row) -> str:

@@ -34,6 +34,7 @@ COMMANDS = {
     "score": Command("FOLDER [KEY=VALUE ...]", "score the stored answers of a run again, with other settings"),
     "compare": Command("RUN RUN ...", "say which of several runs is better, and how sure that is"),
     "export": Command("RUN --to FORMAT", "write results for lm-eval, Inspect, MLflow, W&B, or as tables"),
+    "race": Command("A B [KEY=VALUE ...]", "evaluate two models until it is clear which is better"),
     "gate": Command("RUN --policy FILE", "decide whether a run may pass: exit code 0, 4 or 5"),
     "tasks": Command("[WORD ...]", "list the tasks, explain one, or search those of lm-evaluation-harness"),
     "models": Command("[NAME]", "list the models, or describe one with its settings"),
