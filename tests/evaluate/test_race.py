@@ -37,7 +37,7 @@ async def race(first, second, folder, *, count=COUNT, widths=None, watches=(None
     """Race two servers; return how the asking of each has ended, and the race."""
     settings = Evaluate(concurrency=concurrency)
     each = tasks or ({"t": Echoes(count)}, {"t": Echoes(count)})
-    found = Race(*(Draws(given, {}, 1, 0) for given in each), widths, concurrency)
+    found = Race(Draws(each[0], {}, 1, 0), Draws(each[1], {}, 1, 0), widths, concurrency)
     asking = [
         ask_all(server.endpoint, given, [], settings, folder / label, {"v": 1}, watch or Watch(), stop=side)
         for server, given, label, watch, side in zip((first, second), each, "ab", watches, found.sides, strict=True)
