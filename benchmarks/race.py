@@ -1,7 +1,7 @@
 """How many questions a race needs, over discordances: ``python benchmarks/race.py [QUESTIONS] [RACES]``.
 
-The models differ by five points. The table has the questions that were asked when the race was decided, on average and
-in nine of ten races, and the share of equal models that were called different.
+The models differ by five points. The table has the questions that were asked until the race was decided: the mean, and
+the most in nine of ten races. Its last column is the share of races of equal models that were decided.
 """
 
 from __future__ import annotations
