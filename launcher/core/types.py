@@ -295,7 +295,8 @@ class Check:
     """One line of the certificate. ``ok`` is None for a check that neither passed nor stops the run.
 
     ``numbers`` are the figures of the detail, for programs. ``id`` never changes; ``name`` is for readers. ``warned``
-    and ``left_out`` tell apart why ``ok`` is None: with neither of them, the check does not apply.
+    and ``left_out`` tell apart why ``ok`` is None: with neither of them, the check does not apply. ``unneeded`` says
+    that it does not because no task of the run needs what it tests.
 
     ``requests`` counts what was sent. ``sent`` and ``received`` are the last of them, or the one that failed, and its
     answer. ``expected`` is what passes, ``effect`` what a failure does to a score, ``remedy`` what to set.
@@ -311,6 +312,7 @@ class Check:
     severity: Severity = Severity.fatal
     warned: bool = False
     left_out: bool = False
+    unneeded: bool = False
     requests: int = 0
     sent: str = ""
     received: str = ""

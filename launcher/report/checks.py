@@ -51,14 +51,16 @@ def consequence(check: Check) -> str:
 
 def counted(certificate: Mapping[str, Json]) -> str:
     """Return the counts of ``certificate`` of ``results.json`` on one line, without those that are 0."""
-    words = {
-        "passed": "ok",
-        "failed": "failed",
-        "warnings": "warned",
-        "not_applicable": "not applicable",
-        "left_out": "left out by you",
+    not_needed = certificate.get("not_needed", 0)
+    counts = {
+        "ok": certificate.get("passed"),
+        "failed": certificate.get("failed"),
+        "warned": certificate.get("warnings"),
+        "not applicable": certificate.get("not_applicable", 0) - not_needed,
+        "not needed by these tasks": not_needed,
+        "left out by you": certificate.get("left_out"),
     }
-    return ", ".join(f"{certificate[key]} {word}" for key, word in words.items() if certificate.get(key))
+    return ", ".join(f"{count} {word}" for word, count in counts.items() if count)
 
 
 def table(checks: Iterable[Check]) -> Table:

@@ -140,6 +140,7 @@ def certificate(checks: tuple[Check, ...]) -> CertificateEntry | None:
         "warnings": len(by_outcome[Outcome.warning]),
         "not_applicable": len(by_outcome[Outcome.not_applicable]),
         "left_out": len(by_outcome[Outcome.left_out]),
+        "not_needed": sum(check.unneeded for check in checks),
         "failed_checks": by_outcome[Outcome.failed],
         "warned_checks": by_outcome[Outcome.warning],
         "left_out_checks": by_outcome[Outcome.left_out],

@@ -96,7 +96,10 @@ class CheckEntry(TypedDict):
 
 
 class CertificateEntry(TypedDict):
-    """The checks of the certificate, counted. Those that `validate.skip` names are ``left_out``."""
+    """The checks of the certificate, counted. Those that `validate.skip` names are ``left_out``.
+
+    ``not_needed`` are those of ``not_applicable`` that are so because no task of the run needs what they test.
+    """
 
     ok: bool
     passed: int
@@ -104,6 +107,7 @@ class CertificateEntry(TypedDict):
     warnings: int
     not_applicable: int
     left_out: int
+    not_needed: NotRequired[int]
     failed_checks: list[CheckEntry]
     warned_checks: list[CheckEntry]
     left_out_checks: list[CheckEntry]

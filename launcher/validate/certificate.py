@@ -15,6 +15,7 @@ from launcher.core.types import Check, Endpoint, Outcome, Request
 from launcher.settings.validate import Validate
 from launcher.validate import (
     answers,
+    calibration,
     chats,
     identity,
     inputs,
@@ -40,7 +41,7 @@ from launcher.validate.schema import VERSION, Certificate, CheckRecord
 CHECKS = (
     *(*serving.CHECKS, *identity.CHECKS, *warm_up.CHECKS, *rounding.CHECKS),
     *(*answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS),
-    *(*identity.LATER, *shapes.CHECKS, *limits.CHECKS, *scores.CHECKS, *sampling.CHECKS),
+    *(*identity.LATER, *shapes.CHECKS, *limits.CHECKS, *scores.CHECKS, *calibration.CHECKS, *sampling.CHECKS),
     *(*isolation.CHECKS, *streams.CHECKS, *chats.CHECKS, *inputs.CHECKS, *refusals.CHECKS),
 )
 NAMES = tuple(check.name for check in CHECKS)
@@ -196,6 +197,9 @@ def _advice(check: Check) -> str:
 
 def summary(checks: tuple[Check, ...]) -> str:
     """Count the checks and their requests on one line."""
-    counts = {outcome: sum(check.outcome is outcome for check in checks) for outcome in Outcome}
-    parts = [f"{count} {outcome.value}" for outcome, count in counts.items() if count or outcome is Outcome.failed]
+    counts = {outcome.value: sum(check.outcome is outcome for check in checks) for outcome in Outcome}
+    unneeded = sum(check.unneeded for check in checks)
+    counts[Outcome.not_applicable.value] -= unneeded
+    counts["not needed by these tasks"] = unneeded
+    parts = [f"{count} {what}" for what, count in counts.items() if count or what == Outcome.failed.value]
     return f"{len(checks)} checks ({sum(check.requests for check in checks)} requests): {', '.join(parts)}"

@@ -251,7 +251,7 @@ class CheckDefinition:
         if self.name in context.settings.skip or self.id in context.settings.skip:
             return replace(self._blank("left out by validate.skip"), left_out=True)
         if extent is not Extent.every and not self.base and not self.is_needed(needed):
-            return self._blank("no chosen task needs it; mode=validate checks it too")
+            return replace(self._blank("no task of this run needs it; mode=validate checks it too"), unneeded=True)
         base = before.get(self.after or "")
         if base is not None and base.outcome in (Outcome.failed, Outcome.warning):
             return self._blank(f"it needs what the check '{base.name}' found missing")

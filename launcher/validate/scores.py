@@ -137,7 +137,9 @@ async def bos_once(context: CheckContext) -> str:
     tokens = (await _echo(context, context.settings.prompt))["choices"][0]["logprobs"]["tokens"]
     if len(tokens) > 1 and tokens[0] == tokens[1] and SPECIAL.fullmatch(tokens[0]):
         raise Failure(f"the prompt begins with {tokens[0]!r} twice")
-    return f"the first token is {tokens[0]!r}"
+    if SPECIAL.fullmatch(tokens[0]):
+        return f"the first token is {tokens[0]!r}"
+    return f"the first token is {tokens[0]!r}; whether the model wants a begin before it says its tokenizer_config.json"
 
 
 async def _echo(context: CheckContext, prompt: str, **more: Json) -> Json:

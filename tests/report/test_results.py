@@ -8,6 +8,7 @@ import pytest
 
 from launcher.core.errors import UserError
 from launcher.core.types import Check, MetricResult, Pause, Status, TaskResult
+from launcher.report import checks as texts
 from launcher.report import results
 from tests.report.report_records import CHECKS, HOSTILE, choice, failed_report, mixed, record, report, task_results
 
@@ -77,18 +78,23 @@ def test_the_certificate_is_counted():
         Check("echo", False, "no", id="echo_aligned"),
         Check("n", None, "no", id="choices", warned=True),
         Check("stop", None, "left out by validate.skip", id="stop", left_out=True),
+        Check("chat", None, "no task of this run needs it", id="chat", unneeded=True),
     )
-    assert results.certificate(checks) == {
+    found = results.certificate(checks)
+    assert found == {
         "ok": False,
         "passed": 3,
         "failed": 1,
         "warnings": 1,
-        "not_applicable": 1,
+        "not_applicable": 2,
+        "not_needed": 1,
         "left_out": 1,
         "failed_checks": [{"id": "echo_aligned", "name": "echo"}],
         "warned_checks": [{"id": "choices", "name": "n"}],
         "left_out_checks": [{"id": "stop", "name": "stop"}],
     }
+    counted = "3 ok, 1 failed, 1 warned, 1 not applicable, 1 not needed by these tasks, 1 left out by you"
+    assert texts.counted(found) == counted
     assert results.certificate(()) is None
 
 

@@ -436,6 +436,24 @@ def common_logarithms(path: str, asked: Body, found: Body) -> None:
             ]
 
 
+@answer("calibrated")
+def binary_logarithms(path: str, asked: Body, found: Body) -> None:
+    """Log-probabilities are to the base 2."""
+    for choice in found.get("choices", ()) if path == COMPLETIONS else ():
+        if lists := choice.get("logprobs"):
+            lists["token_logprobs"] = [value and value / 0.693147 for value in lists["token_logprobs"]]
+            lists["top_logprobs"] = [
+                top and {name: value / 0.693147 for name, value in top.items()} for top in lists["top_logprobs"]
+            ]
+
+
+@request("calibrated")
+def temperature_is_halved(path: str, asked: Body) -> None:
+    """Sampling has half of the temperature that was asked for."""
+    if isinstance(asked.get("temperature"), int | float) and 0 < asked["temperature"] <= 2:
+        asked["temperature"] /= 2
+
+
 @answer("echo_unsampled")
 def scores_after_temperature(path: str, asked: Body, found: Body) -> None:
     """Log-probabilities of a prompt are divided by the temperature of the request."""

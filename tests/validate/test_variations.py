@@ -130,3 +130,28 @@ def test_prompts_that_are_cut(mock: Mock, size: int) -> None:
             asked["prompt"] = asked["prompt"][-size:]
 
     assert caught(mock, "request", act, "long_prompt")
+
+
+@FEW
+@given(scale=st.floats(1.44, 2.3))
+def test_log_probabilities_in_another_unit(mock: Mock, scale: float) -> None:
+    """To the base 2 they are 1.443 times as large."""
+
+    def act(path: str, asked: Body, answer: Body) -> None:
+        for choice in answer.get("choices", ()) if path == COMPLETIONS else ():
+            if lists := choice.get("logprobs"):
+                lists["token_logprobs"] = [value and value * scale for value in lists["token_logprobs"]]
+                tops = lists["top_logprobs"]
+                lists["top_logprobs"] = [top and {name: value * scale for name, value in top.items()} for top in tops]
+
+    assert caught(mock, "answer", act, "completion", "calibrated")
+
+
+@FEW
+@given(times=st.floats(0.2, 0.6))
+def test_temperatures_that_are_lower(mock: Mock, times: float) -> None:
+    def act(path: str, asked: Body) -> None:
+        if asked.get("temperature"):
+            asked["temperature"] *= times
+
+    assert caught(mock, "request", act, "completion", "calibrated")
