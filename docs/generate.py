@@ -13,6 +13,8 @@ from textwrap import fill
 from typing import Any
 
 from launcher.adapters.base import Adapter, Part
+from launcher.backends.preset import TELEMETRY, Preset
+from launcher.backends.server_program import SETTINGS
 from launcher.cli.options import conf_folder
 from launcher.cli.setting_help import OWN_DEFAULTS, Setting, inner_groups, settings_of
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
@@ -37,6 +39,14 @@ Generated from `launcher/validate/` and `tests/validate/faults.py` by `docs/gene
 The tests plant each fault into a right server, which passes all checks. Every check named beside a fault must find it.
 """
 
+FLAGS_HEAD = """# Flags of ready-made servers
+
+Generated from `launcher/backends/` by `docs/generate.py`; do not edit. [Other servers](servers.md#ready-made) explains
+what they do.
+
+A setting without a flag in a column is refused there if it differs from its default.
+"""
+
 DECISIONS = """# Decisions
 
 A decision with an alternative gets a record: context, decision, and what was rejected. Records are numbered in the
@@ -53,6 +63,7 @@ def main() -> None:
         "modules.md": modules(),
         "checks.md": checks(),
         "decisions/index.md": decisions(),
+        "server_flags.md": server_flags(),
     }
     pages |= {f"adapters/{name}.md": adapter(name, cls) for name, cls in adapters()}
     for name, lines in pages.items():
@@ -62,6 +73,22 @@ def main() -> None:
             target.write_text(text)
         elif not target.exists() or target.read_text() != text:
             sys.exit(f"docs/{name} is out of date: run .venv/bin/python docs/generate.py")
+
+
+def server_flags() -> Iterator[str]:
+    yield FLAGS_HEAD
+    servers = {path.removeprefix("backend/"): cls.server for path, cls in COMPONENTS.items() if issubclass(cls, Preset)}
+    yield f"| setting | {' | '.join(f'`backend={name}`' for name in sorted(servers))} |"
+    yield f"|---|{'---|' * len(servers)}"
+    for setting, key in SETTINGS.items():
+        cells = [f"`{flag}`" if (flag := servers[name].flags.get(setting)) else "" for name in sorted(servers)]
+        yield f"| `{key}` | {' | '.join(cells)} |"
+    yield "\n| server | flags of version | from | also gets | environment | installed by |\n|---|---|---|---|---|---|"
+    for name, server in sorted(servers.items()):
+        always = f"`{' '.join(server.always)}`" if server.always else ""
+        environment = " ".join(f"`{key}={value}`" for key, value in (TELEMETRY | dict(server.environment)).items())
+        row = [f"`backend={name}`", server.version, server.source, always, environment, server.install]
+        yield f"| {' | '.join(row)} |"
 
 
 def modules() -> Iterator[str]:

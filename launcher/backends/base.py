@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import ClassVar
 
 from launcher.core.errors import UserError
@@ -13,7 +13,7 @@ from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.cluster import Spread
 from launcher.settings.component import name_of
-from launcher.settings.model import Parallelism
+from launcher.settings.model import Optimizations, Parallelism
 
 
 @dataclass
@@ -66,3 +66,14 @@ def check_world_size(parallelism: Parallelism, allocation: Allocation) -> None:
             f"parallelism: the model has a world size of {parallelism.world_size}, got {allocation.world_size} "
             "processes; start one process, or tensor * pipeline"
         )
+
+
+def check_optimizations(optimizations: Optimizations, taken: frozenset[str] = frozenset()) -> None:
+    """Raise `UserError` for an optimization that a server of another program does not get, beside those ``taken``."""
+    usual = asdict(Optimizations())
+    for name, value in asdict(optimizations).items():
+        if value != usual[name] and name not in taken:
+            shown = getattr(value, "value", value)
+            raise UserError(
+                f"optimizations.{name}={shown}: has no effect with engine=none; start the server with this setting"
+            )

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import ClassVar
 
-from launcher.backends.base import Backend, check_world_size
+from launcher.backends.base import Backend, check_optimizations, check_world_size
 from launcher.backends.endpoint import api_key
 from launcher.backends.listing import Listing, split_url
 from launcher.core.errors import UserError
@@ -38,6 +38,7 @@ class External(Backend):
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         check_world_size(deployment.parallelism, allocation)
+        check_optimizations(deployment.optimizations)
         if deployment.parallelism != Parallelism() or deployment.model.path:
             key = "model.path" if deployment.model.path else "parallelism"
             raise UserError(f"{key}: has no effect with backend=external; start the server with this setting instead")

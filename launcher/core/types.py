@@ -39,7 +39,7 @@ class Endpoint:
     which has ``/health``, ``/ready``, ``/engine`` and ``/tokenize`` beside OpenAI's API. ``exit_reason`` returns why
     its process has exited, where that is known. Until a built-in server has a valid certificate, it answers only
     requests with ``validator_token``; like the key, the token is never written anywhere. ``tokenizer`` is that of the
-    server's engine, where this process has it.
+    server's engine, where this process has it. ``facts`` are known of the server without asking it.
     """
 
     url: str
@@ -51,6 +51,7 @@ class Endpoint:
     exit_reason: Callable[[], str | None] = field(default=lambda: None, repr=False, compare=False)
     validator_token: str | None = field(default=None, repr=False, compare=False)
     tokenizer: Encoder | None = field(default=None, repr=False, compare=False)
+    facts: Mapping[str, Json] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def validator_headers(self) -> dict[str, str]:

@@ -3,28 +3,20 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager
-from dataclasses import asdict
 
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import AsyncEngine, Deployment, Engine
 from launcher.settings.component import component
-from launcher.settings.model import Model, Optimizations
+from launcher.settings.model import Model
 
 
 @component("engine/none")
 class Nothing(Engine):
-    """The engine of ``backend=external`` and ``backend=command``: the launcher loads nothing."""
+    """The engine of servers of other programs: the launcher loads nothing."""
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
-        usual = asdict(Optimizations())
-        for name, value in asdict(deployment.optimizations).items():
-            if value != usual[name]:
-                shown = getattr(value, "value", value)
-                raise UserError(
-                    f"optimizations.{name}={shown}: has no effect with engine=none; start the server with this setting"
-                )
         return {"processes": 0}
 
     def load(self, deployment: Deployment, allocation: Allocation) -> AbstractContextManager[AsyncEngine]:

@@ -37,7 +37,19 @@ from launcher.adapters import (  # noqa: F401
     turn_limit,
     validate_response,
 )
-from launcher.backends import command, external, inline, pytriton, ray  # noqa: F401
+from launcher.backends import (  # noqa: F401
+    command,
+    external,
+    inline,
+    llama_cpp,
+    nim,
+    pytriton,
+    ray,
+    sglang,
+    transformers_serve,
+    trtllm,
+    vllm,
+)
 from launcher.core.errors import UserError
 from launcher.engines import auto, echo, huggingface, megatron, none  # noqa: F401
 from launcher.settings.component import COMPONENTS, ComponentExists

@@ -91,7 +91,7 @@ def engine_facts(endpoint: Endpoint) -> Mapping[str, Json]:
 
             if endpoint.is_builtin:
                 return (await get("/engine")).body
-            return await server_facts(get, endpoint.model)
+            return await server_facts(get, endpoint.model, endpoint.facts)
 
     return dict(run_async(ask()))
 

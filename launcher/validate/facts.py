@@ -43,10 +43,10 @@ SOFTWARE = {
 """Whose route each is."""
 
 
-async def server_facts(get: Get, model: str) -> dict[str, Json]:
+async def server_facts(get: Get, model: str, known: Mapping[str, Json]) -> dict[str, Json]:
     """Return what the server says: `engine`, `version`, `dtype`, `context_length` and more; nothing that it does not.
 
-    Never raises: a server need not have these routes.
+    What is ``known`` of it fills the gaps, and names the software. Never raises: a server need not have these routes.
     """
     found = _listed(await _json(get, "/v1/models"), model)
     bodies = {route: await _json(get, route) for route in SOFTWARE}
@@ -56,7 +56,8 @@ async def server_facts(get: Get, model: str) -> dict[str, Json]:
             if fact not in found and value is not None:
                 found[fact] = value
     named = next((SOFTWARE[route] for route, body in bodies.items() if _is_own(route, body)), None)
-    return ({"engine": named} if named and "engine" not in found else {}) | found
+    said = ({"engine": named} if named and "engine" not in found else {}) | found
+    return dict(known) | said | ({"engine": known["engine"]} if "engine" in known else {})
 
 
 def _is_own(route: str, body: Mapping[str, Json]) -> bool:

@@ -37,7 +37,7 @@ async def facts(context: CheckContext) -> Measurement:
     """Record what the server says of itself."""
     if context.endpoint.is_builtin:
         raise NotApplicable("a server of the launcher describes itself at /engine, in the results")
-    found = await server_facts(context.ask.get, context.endpoint.model)
+    found = await server_facts(context.ask.get, context.endpoint.model, context.endpoint.facts)
     said = ", ".join(f"{name} {value}" for name, value in found.items())
     return Measurement(said or "the server says nothing of itself", found)
 

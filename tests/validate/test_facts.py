@@ -67,11 +67,11 @@ async def test_facts_come_from_where_each_server_says_them(routes: dict[str, Any
     async def get(route: str) -> Response:
         return Response(200, routes[route]) if route in routes else Response(404, {"error": "no"})
 
-    assert await server_facts(get, "m") == expected
+    assert await server_facts(get, "m", {}) == expected
 
 
 async def test_a_server_that_breaks_the_connection_says_nothing() -> None:
     async def get(route: str) -> Response:
         raise TransportError("gone")
 
-    assert await server_facts(get, "m") == {}
+    assert await server_facts(get, "m", {}) == {}

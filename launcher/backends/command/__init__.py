@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import field
 from typing import ClassVar
 
-from launcher.backends.base import Backend, check_world_size
+from launcher.backends.base import Backend, check_optimizations, check_world_size
 from launcher.backends.command import argv_template
 from launcher.backends.endpoint import ANY_PORT, api_key, planned_url, root_url
 from launcher.core.errors import UserError
@@ -75,6 +75,7 @@ class Command(Backend):
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         check_world_size(deployment.parallelism, allocation)
+        check_optimizations(deployment.optimizations)
         api_key(self.api_key_env)
         self._environment()
         argv_template.check(self.command, deployment.model, deployment.parallelism)
@@ -90,11 +91,11 @@ class Command(Backend):
 
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
-        from launcher.backends.command.process import managed_process
+        from launcher.backends.command.process import free_port, managed_process
         from launcher.backends.listing import Listing
 
         key, log = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
-        port = _free(self.host, self.port)
+        port = free_port(self.host, self.port)
         command = self._argv(deployment, allocation, port)
         root = root_url(self.host, port)
         with managed_process(command, self._environment(), log, self.stop_timeout_s) as process:
@@ -109,12 +110,3 @@ class Command(Backend):
                 is_builtin=False,
                 exit_reason=process.exit_reason,
             )
-
-
-def _free(host: str, port: int) -> int:
-    """Return ``port``, or for 0 any free one. Raises `UserError` if it is in use."""
-    from launcher.asgi.server import bind
-    from launcher.backends.ports import free
-
-    with bind(host, port):
-        return port or free(host)

@@ -71,11 +71,14 @@ def prepare(checkpoint: Checkpoint, folder: Path, dtype: str, shard_gb: float, t
     return Conversion(checkpoint, folder, chosen, found, tuple(shards), identity)
 
 
-def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Progress) -> Manifest:
-    """Write the folder, or what is missing of it; whole files stay. Raises `UserError`."""
+def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Progress, wait: bool = False) -> Manifest:
+    """Write the folder, or what is missing of it; whole files stay.
+
+    Another process that writes it is waited for with ``wait``, else refused. Raises `UserError`.
+    """
     facts: dict[str, Json] = {"layout": conversion.checkpoint.layout, "source_name": conversion.checkpoint.path.name}
     small = dict(_small_files(conversion, tokenizer))
-    with opened(conversion.folder, conversion.identity, facts) as manifest:
+    with opened(conversion.folder, conversion.identity, facts, wait) as manifest:
         missing = [shard for shard in conversion.shards if not manifest.holds(shard.name)]
         if kept := len(conversion.shards) - len(missing):
             progress(f"{kept} of {len(conversion.shards)} files of weights are there, with the right checksums")

@@ -54,18 +54,20 @@ class Manifest:
 
     def save(self) -> None:
         made = {"identity": asdict(self._identity), **self._facts, "complete": self.complete, "sha256": self._files}
-        replace_json(self.folder / NAME, made, indent=2)
+        replace_json(self.folder / NAME, made | {"bytes": {n: _size(self.folder / n) for n in self._files}}, indent=2)
 
 
 @contextmanager
-def opened(folder: Path, identity: Identity, facts: Mapping[str, Json]) -> Iterator[Manifest]:
+def opened(folder: Path, identity: Identity, facts: Mapping[str, Json], wait: bool = False) -> Iterator[Manifest]:
     """Claim a folder for a conversion and yield its record; what an earlier one left half written is removed.
 
-    Raises `UserError` for a folder with other files, that of another conversion, and one that another process holds.
+    With ``wait``, another process that holds the folder is waited for. Raises `UserError` for a folder with other
+    files, that of another conversion, and one that another process holds.
     """
-    files = check(folder, identity)
+    check(folder, identity)
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with _locked(folder, wait):
+        files = check(folder, identity)
         for partial in folder.glob(f"*{PARTIAL}"):
             partial.unlink()
         manifest = Manifest(folder, identity, facts, files)
@@ -73,9 +75,22 @@ def opened(folder: Path, identity: Identity, facts: Mapping[str, Json]) -> Itera
         yield manifest
 
 
+def is_complete(folder: Path, identity: Identity) -> bool:
+    """Tell whether a folder holds this whole conversion, by the sizes of its files. Raises `UserError` as `check`."""
+    check(folder, identity)
+    found = read_json(folder / NAME)
+    if not isinstance(found, dict) or found.get("complete") is not True:
+        return False
+    return all(_size(folder / name) == size for name, size in found["bytes"].items())
+
+
+def _size(file: Path) -> int | None:
+    return file.stat().st_size if file.is_file() else None
+
+
 def check(folder: Path, identity: Identity) -> dict[str, str]:
     """Return the checksums that a folder has recorded. Raises `UserError` if it is not this conversion's."""
-    if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
+    if not folder.exists() or (folder.is_dir() and all(_is_begun(file) for file in folder.iterdir())):
         return {}
     if not folder.is_dir():
         raise UserError(f"convert.path={folder}: not a folder")
@@ -91,13 +106,18 @@ def check(folder: Path, identity: Identity) -> dict[str, str]:
     return dict(files) if isinstance(files, dict) else {}
 
 
+def _is_begun(file: Path) -> bool:
+    """Tell whether a file is the record that another process writes at this moment."""
+    return file.name.startswith(f".{NAME}.") and file.name.endswith(PARTIAL)
+
+
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path, wait: bool) -> Iterator[None]:
     """Hold the folder against another process; the system lets go of it when this one ends, however that is."""
     opened = os.open(folder, os.O_RDONLY)
     try:
         try:
-            fcntl.flock(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(opened, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         except BlockingIOError:
             raise UserError(f"convert.path={folder}: another process is converting into it") from None
         yield

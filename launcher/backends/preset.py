@@ -1,0 +1,210 @@
+"""The base of ready-made servers: another program, started with the flags that the settings stand for."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from abc import ABC
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar
+
+from launcher.backends.base import Backend, check_optimizations, check_world_size
+from launcher.backends.command.process import free_port, managed_process
+from launcher.backends.endpoint import ANY_PORT, api_key, planned_url, root_url
+from launcher.backends.listing import Listing
+from launcher.backends.served_checkpoint import ServedCheckpoint, served_checkpoint
+from launcher.backends.server_program import SETTINGS, ServerProgram
+from launcher.backends.server_version import found_program, installed_version, located
+from launcher.core.console import to_stderr
+from launcher.core.errors import UserError
+from launcher.core.files import cache_folder
+from launcher.core.ranges import Count, Fraction, Port, Seconds
+from launcher.core.redaction import reveal
+from launcher.core.run_folder import RunFolder
+from launcher.core.types import Endpoint, Json
+from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
+from launcher.settings.component import name_of
+from launcher.settings.model import Dtype
+
+REQUEST_TIMEOUT_S = 30.0
+TORCH = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16", Dtype.fp16: "float16", Dtype.auto: "auto"}
+TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+
+@dataclass
+class Preset(Backend, ABC):
+    """The settings that all ready-made servers share.
+
+    ``program`` starts the server, such as ``/opt/vllm/bin/vllm serve``; null: as it is installed. ``arguments`` are
+    further ones, split as a shell does. ``replicas`` are instances of the model behind the server's own port.
+    ``memory_fraction`` is the share of GPU memory. ``max_logprobs``: how many log-probabilities a request may ask for.
+    ``cache`` is where converted checkpoints are kept. The other settings are those of ``backend=command``.
+    """
+
+    runs_engine: ClassVar[bool] = False
+    identity_fields: ClassVar[frozenset[str]] = frozenset(
+        {"program", "arguments", "replicas", "memory_fraction", "max_logprobs", "model", "environment"}
+    )
+    server: ClassVar[ServerProgram]
+
+    program: str | None = None
+    arguments: str = ""
+    replicas: Count = 1
+    memory_fraction: Fraction | None = None
+    max_logprobs: Count | None = None
+    cache: str | None = None
+    host: str = "127.0.0.1"
+    port: Port = 0
+    api_key_env: str | None = None
+    model: str | None = None
+    environment: dict[str, str] = field(default_factory=dict)
+    environment_env: dict[str, str] = field(default_factory=dict)
+    start_timeout_s: Seconds = 1800.0
+    stop_timeout_s: Seconds = 30.0
+
+    @property
+    def checkpoints(self) -> bool:
+        return True
+
+    @property
+    def maximum_replicas(self) -> int:
+        return self.replicas
+
+    def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
+        self._check(deployment, allocation)
+        api_key(self.api_key_env)
+        self._environment()
+        source = self._source(deployment, allocation)
+        command = self.command(deployment, source, self.port or ANY_PORT)
+        return {
+            "server": planned_url(self.host, self.port),
+            "command": command,
+            "environment": dict(self._neutral()) | self.environment,
+            **source.facts(),
+            "dtype": source.dtype.value,
+            **({} if self._installed() else {"missing": self._missing()}),
+        }
+
+    def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str) -> list[str]:
+        """Return the words of the command. Raises `UserError` for a setting that the server would not get."""
+        values = self._values(deployment, source, port)
+        self._refuse_lost(values)
+        return [*self._program(), *self.server.words(values), *self._split("arguments", self.arguments)]
+
+    def _refuse_lost(self, values: Mapping[str, Json]) -> None:
+        for name in self.server.lost(values):
+            raise UserError(
+                f"{SETTINGS[name]}={values[name]}: {self._key} has no flag for it; "
+                "leave it out, or take another backend"
+            )
+
+    @contextmanager
+    def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
+        self._check(deployment, allocation)
+        if not self._installed():
+            raise UserError(self._missing())
+        source = self._source(deployment, allocation)
+        source.convert(lambda line: to_stderr(f"serve: convert: {line}"))
+        key, log = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
+        port = free_port(self.host, self.port)
+        command, root = self.command(deployment, source, port), root_url(self.host, port)
+        with managed_process(command, self._environment(), log, self.stop_timeout_s, self._key) as process:
+            process.wait(root + self.server.ready_path, key, self.start_timeout_s)
+            yield Endpoint(
+                f"{root}/v1",
+                self._served_name(root, key, source, deployment),
+                name_of(self),
+                self.server.name,
+                key,
+                is_builtin=False,
+                exit_reason=process.exit_reason,
+                facts=self._facts(deployment, source),
+            )
+
+    @property
+    def _key(self) -> str:
+        return f"backend={name_of(self)}"
+
+    def _served_name(self, root: str, key: str | None, source: ServedCheckpoint, deployment: Deployment) -> str:
+        """Return the name that requests send: the only one that the server lists, or ``backend.model``."""
+        listing = Listing(f"{self._key}: {root}/v1", f"{root}/v1", key, self.api_key_env, REQUEST_TIMEOUT_S)
+        return listing.choose(self.model)
+
+    def _check(self, deployment: Deployment, allocation: Allocation) -> None:
+        check_world_size(deployment.parallelism, allocation)
+        check_optimizations(deployment.optimizations, frozenset({"dtype", "prefix_caching"}))
+
+    def _source(self, deployment: Deployment, allocation: Allocation) -> ServedCheckpoint:
+        cache = Path(self.cache) if self.cache else cache_folder() / "converted"
+        device = "cuda" if allocation.gpus else "cpu"
+        return served_checkpoint(deployment, self.server, cache, device, self._key)
+
+    def _values(self, deployment: Deployment, source: ServedCheckpoint, port: int | str) -> dict[str, Json]:
+        """Return the value of each setting; None is one that is not set, and costs no flag."""
+        model, parallelism = deployment.model, deployment.parallelism
+        sizes = {name: getattr(parallelism, name) for name in ("tensor", "pipeline", "context", "expert")}
+        return {
+            "checkpoint": source.path,
+            "tokenizer": None if source.conversion else model.tokenizer,
+            "model": model.name if "model" in self.server.flags else None,
+            "context_length": model.context_length,
+            **{name: size if size > 1 else None for name, size in sizes.items()},
+            "replicas": self.replicas if self.replicas > 1 else None,
+            "dtype": self._dtype(deployment, source),
+            "prefix_caching": self._prefix_caching(deployment),
+            "memory_fraction": self.memory_fraction,
+            "max_logprobs": self.max_logprobs,
+            "host": self.host,
+            "port": port,
+        }
+
+    def _dtype(self, deployment: Deployment, source: ServedCheckpoint) -> str | None:
+        """Return the type by its name in torch; a server without a flag computes in that of the weights."""
+        if "dtype" in self.server.flags:
+            return TORCH[source.dtype]
+        asked = deployment.optimizations.dtype
+        return None if asked is Dtype.auto or source.conversion else TORCH[asked]
+
+    def _prefix_caching(self, deployment: Deployment) -> bool | None:
+        asked = deployment.optimizations.prefix_caching
+        return asked if "prefix_caching" in self.server.flags or not asked else None
+
+    def _facts(self, deployment: Deployment, source: ServedCheckpoint) -> dict[str, Json]:
+        """Return what is known of the server without asking it."""
+        found = {
+            "engine": self.server.name,
+            "version": installed_version(self._program(), self.server.distribution),
+            "dtype": source.dtype.value if source.dtype is not Dtype.auto else None,
+            "context_length": deployment.model.context_length,
+            "converted_from": source.converted_from,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def _program(self) -> list[str]:
+        return located(self._split("program", self.program or self.server.program))
+
+    def _split(self, setting: str, text: str) -> list[str]:
+        try:
+            return shlex.split(text)
+        except ValueError as error:
+            raise UserError(f"backend.{setting}={text}: {error}; must be words as in a shell") from None
+
+    def _installed(self) -> bool:
+        return found_program(self._program()) is not None
+
+    def _missing(self) -> str:
+        return (
+            f"{self._key}: the program '{' '.join(self._program()[:3])}' is not here; {self.server.install}, or set "
+            "backend.program to where it is"
+        )
+
+    def _neutral(self) -> Mapping[str, str]:
+        return TELEMETRY | dict(self.server.environment)
+
+    def _environment(self) -> dict[str, str]:
+        secret = {name: reveal(of, f"backend.environment_env.{name}") for name, of in self.environment_env.items()}
+        return os.environ | dict(self._neutral()) | self.environment | secret

@@ -1,0 +1,70 @@
+"""vLLM, started with the flags that the settings stand for."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+from launcher.backends.preset import Preset
+from launcher.backends.server_program import Option, ServerProgram, Switch
+from launcher.core.errors import UserError
+from launcher.core.ranges import Count
+from launcher.distributed.allocation import Allocation
+from launcher.engines.base import Deployment
+from launcher.settings.component import component
+
+FLAGS: Mapping[str, Option | Switch] = {
+    "checkpoint": Option(),
+    "model": Option("--served-model-name"),
+    "tokenizer": Option("--tokenizer"),
+    "dtype": Option("--dtype"),
+    "context_length": Option("--max-model-len"),
+    "tensor": Option("--tensor-parallel-size"),
+    "pipeline": Option("--pipeline-parallel-size"),
+    "replicas": Option("--data-parallel-size"),
+    "expert": Switch("--enable-expert-parallel"),
+    "memory_fraction": Option("--gpu-memory-utilization"),
+    "max_logprobs": Option("--max-logprobs"),
+    "prefix_caching": Switch("--enable-prefix-caching", "--no-enable-prefix-caching"),
+    "host": Option("--host"),
+    "port": Option("--port"),
+}
+NEUTRAL = ("--generation-config", "vllm")
+"""Sampling defaults of OpenAI's API; the end tokens of ``generation_config.json`` still count."""
+
+
+def check_experts(expert: int, deployment: Deployment, replicas: int, key: str) -> None:
+    """Raise `UserError` for a number of parts of the experts that vLLM does not make: it is all ranks, or one."""
+    ranks = deployment.parallelism.tensor * replicas
+    if expert not in (1, ranks):
+        raise UserError(
+            f"parallelism.expert={expert}: {key} spreads experts over all ranks; expected 1 or {ranks}, which is "
+            "tensor * replicas"
+        )
+
+
+@component("backend/vllm")
+class VLLM(Preset):
+    """Starts vLLM. A Megatron or NeMo checkpoint is converted first, into a cache.
+
+    The settings are those of all ready-made servers; see `launcher.backends.preset.Preset`.
+    """
+
+    server: ClassVar[ServerProgram] = ServerProgram(
+        name="vllm",
+        program="vllm serve",
+        flags=FLAGS,
+        version="0.32.0",
+        source="vllm/engine/arg_utils.py and vllm/entrypoints/launchers/cli_args.py of the package",
+        install="pip install vllm, in an environment of its own",
+        distribution="vllm",
+        ready_path="/health",
+        always=NEUTRAL,
+        environment={"VLLM_NO_USAGE_STATS": "1"},
+    )
+
+    max_logprobs: Count | None = 20
+
+    def _check(self, deployment: Deployment, allocation: Allocation) -> None:
+        super()._check(deployment, allocation)
+        check_experts(deployment.parallelism.expert, deployment, self.replicas, self._key)

@@ -1,0 +1,80 @@
+"""The conversion of the checkpoint that the settings name, with the tokenizer that goes with it."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+from launcher.checkpoints import detect, load_tokenizer
+from launcher.checkpoints.base import Checkpoint
+from launcher.checkpoints.digest import fingerprint
+from launcher.checkpoints.export import folder
+from launcher.checkpoints.export.folder import Conversion, Progress
+from launcher.checkpoints.export.manifest import Manifest
+from launcher.core.errors import CheckpointError
+from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import resolve
+from launcher.settings.model import Model
+
+SHARD_GB = 5.0
+"""The largest file of weights in a cache."""
+
+NO_TOKENIZER = "none"
+"""Stands for a conversion of the weights alone."""
+
+
+def opened(model: Model) -> Checkpoint:
+    """Open the checkpoint of a model. Raises `CheckpointError`."""
+    return detect(_resolved("model.path", model.path), model.bounds)
+
+
+def prepare(model: Model, target: Path, dtype: str, shard_gb: float, with_tokenizer: bool) -> Conversion:
+    """Decide the conversion of a model, and write nothing. Raises `UserError` as `folder.prepare` does."""
+    tokenizer = _identity(model) if with_tokenizer else NO_TOKENIZER
+    return folder.prepare(opened(model), target, dtype, shard_gb, tokenizer)
+
+
+def cached(model: Model, cache: Path, dtype: str) -> Conversion:
+    """Decide a conversion in a folder of ``cache`` that is named after what it is made of. Raises `UserError`."""
+    made_of = f"{opened(model).fingerprint()} {_identity(model)}"
+    name = f"{hashlib.sha256(made_of.encode()).hexdigest()[:24]}-{dtype}"
+    return prepare(model, cache / name, dtype, SHARD_GB, with_tokenizer=True)
+
+
+def carry_out(model: Model, conversion: Conversion, progress: Progress, wait: bool = False) -> Manifest:
+    """Write the folder. Another process that writes it is waited for with ``wait``, else refused."""
+    tokenizer = None if conversion.identity.tokenizer == NO_TOKENIZER else _tokenizer(model, conversion)
+    return folder.carry_out(conversion, tokenizer, progress, wait)
+
+
+def _identity(model: Model) -> str | None:
+    """Return what tells a tokenizer from the checkpoint's own; None for that one."""
+    if model.tokenizer is None:
+        return None
+    path = _resolved("model.tokenizer", model.tokenizer)
+    return fingerprint(path, path.rglob("*")) if path.is_dir() else fingerprint(path.parent, [path])
+
+
+def _tokenizer(model: Model, conversion: Conversion) -> Tokenizer:
+    """Load the tokenizer that goes with the weights. Raises `CheckpointError` for one of another model."""
+    try:
+        if model.tokenizer:
+            found = load_tokenizer(_resolved("model.tokenizer", model.tokenizer), model.bounds)
+        else:
+            found = conversion.checkpoint.tokenizer()
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}, or convert.tokenizer=false to write none") from None
+    rows = conversion.checkpoint.architecture.vocab_size
+    if found.base_vocab_size > rows:
+        raise CheckpointError(
+            f"{model.tokenizer or model.path}: its tokenizer has {found.vocab_size} tokens; the model's embedding has "
+            f"{rows} rows"
+        )
+    return found
+
+
+def _resolved(key: str, path: str) -> Path:
+    try:
+        return resolve(path)
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{key}={path}: {error}") from error
