@@ -80,7 +80,7 @@ def test_a_plan_says_what_is_missing_and_shows_the_command(tmp_path: Path) -> No
         tmp_path, "mode=plan", "backend=vllm", f"backend.cache={tmp_path}", "backend.program=no-vllm serve"
     )
     assert done.returncode == 0, done.stderr
-    backend = yaml.safe_load(done.stdout.split("# plan\n")[1])["backend"]
+    backend = yaml.safe_load(done.stdout)["backend"]
     assert backend["command"][:2] == ["no-vllm", "serve"]
     assert backend["missing"] == (
         "backend=vllm: the program 'no-vllm serve' is not here; pip install vllm, in an environment of its own, or set "

@@ -41,7 +41,8 @@ class ServerLog:
     def cause(self, recent: bool = False) -> str | None:
         """Return the first exception that ends a traceback, of any process; None without one.
 
-        ``recent`` looks at the end only: a server that served before may have logged exceptions of requests. Exceptions that point to another one are left out: the process that waits for the others says so last.
+        ``recent`` looks at the end only: a server that served before may have logged exceptions of requests.
+        Exceptions that point to another one are left out: the process that waits for the others says so last.
         """
         with self.path.open("rb") as file:
             file.seek(max(self.start, self.path.stat().st_size - RECENT_BYTES) if recent else self.start)
