@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from functools import cache
 from pathlib import Path
@@ -12,7 +13,7 @@ from markupsafe import Markup
 
 from launcher.core.files import replace
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import GroupResult, Json, Report, Status
+from launcher.core.types import Direction, GroupResult, Json, Report, Status, TaskResult
 from launcher.report import charts, checks, design, formatting, load, load_curves, results, samples, subject
 from launcher.report.schema import LoadEntry
 from launcher.stats.distribution import Distribution
@@ -99,7 +100,17 @@ def _load(found: LoadEntry) -> dict[str, object]:
 
 
 def _members(report: Report, group: GroupResult) -> list[charts.ScoreRow]:
-    return charts.score_rows({name: report.results[name] for name in group.members if name in report.results})
+    """Return the members of a group, the weakest first."""
+    found = {name: report.results[name] for name in group.members if name in report.results}
+    return charts.score_rows(dict(sorted(found.items(), key=lambda each: _strength(each[1]))))
+
+
+def _strength(result: TaskResult) -> float:
+    """Return how good the first metric is; a member without a score comes first."""
+    first = next(iter(result.metrics.values()), None)
+    if first is None or math.isnan(first.value):
+        return -math.inf
+    return -first.value if first.direction is Direction.lower else first.value
 
 
 def _samples(overview: Overview, rows: samples.Rows) -> dict[str, object]:

@@ -65,7 +65,10 @@ class SweepFile(TypedDict):
 
 
 class WatchPoint(PointEntry):
-    """One checkpoint: a `launcher.checkpoints.watch_record.WatchRecord`, its name, and the results of its run."""
+    """One checkpoint: a `launcher.checkpoints.watch_record.WatchRecord`, its name, and the results of its run.
+
+    ``model`` is the name of the model that was served.
+    """
 
     checkpoint: str
     step: int | None
@@ -73,6 +76,7 @@ class WatchPoint(PointEntry):
     stamp: str
     tries: int
     name: str
+    model: NotRequired[str | None]
 
 
 class WatchComparison(ComparisonEntry):

@@ -76,6 +76,7 @@ def _point(folder: Path, record: WatchRecord) -> WatchPoint:
     if RunFolder(folder / record.folder).results.exists():  # SLURM may have refused its job
         found = results.read(folder / record.folder)
         point |= {"groups": found["groups"], "tasks": found["tasks"], "timings": found["timings"]}
+        point["model"] = found["endpoint"]["model"] if found["endpoint"] else None
     return point
 
 
@@ -132,6 +133,7 @@ def _values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:
     changes = _changes(found)
     return {
         "training": found["training"],
+        "models": ", ".join(dict.fromkeys(name for point in points if (name := point.get("model")))),
         "over": over,
         "points": points,
         "metrics": metrics(drawn),

@@ -2,11 +2,12 @@ import base64
 import hashlib
 import json
 import re
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
 
-from launcher.core.types import Check, Endpoint, Pause, Status, TaskResult
+from launcher.core.types import Check, Endpoint, GroupResult, Pause, Status, TaskResult
 from launcher.report import page, samples
 from launcher.stats.overview import RESERVED, ROWS
 from tests.report.report_records import (
@@ -210,3 +211,18 @@ def test_answers_without_token_counts_are_mentioned(tmp_path):
 
 def test_embedded_json_cannot_leave_its_script():
     assert page.embed(['"</script>&\u2028"', "1"]) == '["\\u003c/script\\u003e\\u0026\\u2028",\n1]'
+
+
+def test_the_members_of_a_group_are_shown_with_the_weakest_first(tmp_path):
+    values = {"b": 0.9, "a": 0.2, "c": 0.5}
+    one = next(iter(task_results(mixed(50)).values()))
+    metric = next(iter(one.metrics.values()))
+    tasks = {name: replace(one, metrics={"acc": replace(metric, value=value)}) for name, value in values.items()}
+    tasks["none"] = replace(one, metrics={})
+    group = GroupResult(tuple(tasks), "size", (), one)
+    found = made(tmp_path, report(tasks=tasks, groups={"stem": group}))
+    assert "stem: 4 members, the weakest first" in found.words
+    members = found.words.partition("the weakest first")[2]
+    assert [members.index(f" {name} acc") for name in ("a", "c", "b")] == sorted(
+        members.index(f" {name} acc") for name in values
+    )

@@ -44,6 +44,8 @@ def test_each_checkpoint_is_compared_with_the_one_before_and_the_best_before(tmp
     assert re.findall(r'class="value (\w*)"', page) == ["", "better", "", "worse"]
     assert len(re.findall('class="path"', page)) == 3
     assert 'href="step_500/report.html"' in page
+    assert "<h1><bdi>tiny-gpt</bdi></h1>" in page
+    assert 'data-tip="step 200: 0.600, 95 %' in page
     assert "it was removed" in page
 
 

@@ -238,6 +238,8 @@
     table.append(body);
     parent.append(make("h4", "", "choices"), table);
   };
+  const tokens = (usage) => typeof usage !== "object" ? say(usage)
+    : Object.entries(usage).filter(([, count]) => typeof count === "number").map(([name, count]) => count + " " + name.replace(/_/g, " ")).join(", ");
   const describe = (row) => {
     const box = make("div", "expanded");
     block(box, "Reason", say(row.reason), "reason");
@@ -252,7 +254,7 @@
     }
     box.append(pair);
     const scores = Object.entries(row.scores || {}).map(([name, value]) => name + " " + say(value)).join(", ");
-    box.append(make("p", "soft", [scores && "Scores: " + scores, row.usage && "Usage: " + say(row.usage), seconds(row.latency_s) && "Latency: " + seconds(row.latency_s)].filter(Boolean).join(" · ")));
+    box.append(make("p", "soft", [scores && "Scores: " + scores, row.usage && "Usage: " + tokens(row.usage), seconds(row.latency_s) && "Latency: " + seconds(row.latency_s)].filter(Boolean).join(" · ")));
     for (const name of ["request", "response"]) {
       if (row[name] === null || row[name] === undefined) continue;
       const raw = make("details");
