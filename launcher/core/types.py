@@ -185,7 +185,8 @@ NOT_NEEDED = "not_needed"
 class Score:
     """What a task says of a sample's responses. ``scores`` maps its metrics to values; empty unless scored.
 
-    ``notes`` say what was odd about the scoring without being wrong; the report counts them.
+    ``notes`` say what was odd about the scoring without being wrong; the report counts them. ``is_final`` says of a
+    failure that another answer would not help, so that the sample is not asked again.
     """
 
     status: Status
@@ -193,6 +194,7 @@ class Score:
     scores: Mapping[str, Json] = field(default_factory=dict)
     reason: str | None = None
     notes: tuple[str, ...] = ()
+    is_final: bool = False
 
 
 GATEWAY = frozenset({502, 503, 504, 520, 521, 522, 523, 524, 529, 530})

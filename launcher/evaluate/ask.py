@@ -38,6 +38,7 @@ class SampleResult:
     ``symptom`` is what a failed request, sent to ``path``, tells of the server. The sample ``began`` at that time on
     the clock of `time.monotonic`. ``timings`` are those of the answers that a server gave; ``cached`` counts the
     others.
+    ``is_final`` says that asking again does not help: the answers are there, and their scoring failed.
     """
 
     record: Record
@@ -46,6 +47,7 @@ class SampleResult:
     began: float = 0.0
     timings: tuple[AnswerTiming, ...] = ()
     cached: int = 0
+    is_final: bool = False
 
 
 async def ask(
@@ -75,7 +77,7 @@ async def ask(
     bodies = tuple([exchange.bodies.get(index) for index in range(len(sample.requests))])
     is_kept_whole = store_prompt_logprobs or score.status is not Status.scored
     record = _record(sample, score, exchange, bodies if is_kept_whole else kept(task, sample, bodies), _usage(bodies))
-    return SampleResult(record, symptom, path, began, tuple(exchange.timings), exchange.cached)
+    return SampleResult(record, symptom, path, began, tuple(exchange.timings), exchange.cached, score.is_final)
 
 
 async def _scored(exchange: Exchange, task: Task) -> Score:
@@ -96,7 +98,8 @@ async def _scored(exchange: Exchange, task: Task) -> Score:
     if exchange.lost is not None:
         raise exchange.lost
     if fault is not None or not isinstance(score, Score):
-        return Score(Status.failed, reason=one_line(f"scoring failed: {fault}", MAX_QUOTED_CHARACTERS))
+        reason = one_line(f"scoring failed: {fault}", MAX_QUOTED_CHARACTERS)
+        return Score(Status.failed, reason=reason, is_final=exchange.clock.fault is None)
     return score if score.reason is None else replace(score, reason=one_line(score.reason, MAX_QUOTED_CHARACTERS))
 
 

@@ -14,7 +14,6 @@ from launcher.core.errors import TransportError
 from launcher.core.lease import Lease
 from launcher.core.responses import checking, context_length
 from launcher.core.types import Endpoint, Health, Json
-from launcher.evaluate import outcome
 from launcher.evaluate.again import SecondAttempts
 from launcher.evaluate.asker import Asker
 from launcher.evaluate.breaker import CircuitBreaker, NoHealthProbes
@@ -37,26 +36,6 @@ from launcher.tasks.base import Task, naming
 
 PROBE_CONNECTIONS = 1
 """A connection beside those of the samples: whether a server answers must be found out while all of them hang."""
-
-
-async def evaluate(
-    endpoint: Endpoint,
-    tasks: Mapping[str, Task],
-    adapters: Sequence[Adapter],
-    settings: Evaluate,
-    folder: Path,
-    fingerprint: Json,
-    progress: Progress,
-    lease: Lease | None = None,
-    deployment: Mapping[str, Json] | None = None,
-    health: Health | None = None,
-    second: SecondEndpoint | None = None,
-    stop: Stop | None = None,
-) -> outcome.Outcome:
-    """Ask the samples as `ask_all` does, and return the results of all."""
-    given = endpoint, tasks, adapters, settings, folder, fingerprint, progress
-    await ask_all(*given, lease, deployment, health, second, stop=stop)
-    return outcome.read(folder, tasks)
 
 
 async def ask_all(

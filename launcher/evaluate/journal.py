@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -13,12 +14,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import NotRequired, Self, TypedDict, cast
 
+from launcher.core.console import to_stderr
 from launcher.core.errors import ResumeError, UserError
 from launcher.core.files import read_json, replace, replace_json, storing
 from launcher.core.key_table import KeySet, KeyTable
 from launcher.core.lease import Lease
 from launcher.core.lines import whole_lines
-from launcher.core.records import to_line, to_whole_line
+from launcher.core.records import key_of, to_line, to_whole_line
 from launcher.core.redaction import has_secrets, redact_bytes
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record
@@ -34,6 +36,8 @@ EARLY_STOP = "early_stop"
 """In the header: what a session drew at random, which another one replaces."""
 NEUTRAL: tuple[Json, ...] = (None, "", False, [], {})
 """The values with which a setting that an earlier version did not have changes nothing."""
+MAX_NAMED = 3
+"""So many samples without a task are named."""
 MAX_SHOWN_CHARACTERS = 120
 """Characters of a value in a difference."""
 
@@ -121,18 +125,37 @@ class Journal:
             self._file.truncate(self._lines.end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-    def close(self, order: Iterable[int], facts: Mapping[str, Json]) -> None:
+    def close(self, order: Iterable[int], facts: Mapping[str, Json], *, is_whole: bool = False) -> None:
         """Write one line per sample, those with the numbers of ``order`` first; then ``facts`` into the header.
 
-        The file is replaced in one step.
+        The file is replaced in one step. If ``order`` ``is_whole``, it has all samples: any other line has an id that
+        was changed by hand. It is left out, which is said.
         """
         self._file.close()
         self._check()
-        lines = sum(1 for _ in self._lines.numbers())
-        replace(self.path, self._chosen(chain(order, self._lines.numbers())))
+        order = array("I", order)
+        strange = self._strange(order) if is_whole else []
+        lines = sum(1 for _ in self._lines.numbers()) - len(strange)
+        replace(self.path, self._chosen(order if is_whole else chain(order, self._lines.numbers())))
+        if strange:
+            names = ", ".join(strange[:MAX_NAMED]) + (", ..." if len(strange) > MAX_NAMED else "")
+            number = (
+                "1 line left out, whose sample"
+                if len(strange) == 1
+                else f"{len(strange)} lines left out, whose samples"
+            )
+            to_stderr(f"{self.path}: {number} no task has: {names}")
         counted = {"lines": lines} if "spent" in facts else {}
         before = {key: value for key, value in _read_header(self._header).items() if key != EARLY_STOP}
         replace_json(self._header, {**before, **facts, **counted}, indent=2)
+
+    def _strange(self, order: Iterable[int]) -> list[str]:
+        """Return the keys of the lines whose samples are not in ``order``."""
+        known = KeySet(self.keys)
+        for number in order:
+            known.put(number)
+        starts = (self._lines.start(number) for number in self._lines.numbers() if not known.has(number))
+        return [key_of(line) for line in self._folder.lines_at(start for start in starts if start is not None)]
 
     def _chosen(self, numbers: Iterable[int]) -> Iterator[bytes]:
         """Yield the last line of each sample that has one."""

@@ -63,10 +63,10 @@ class Recorder:
         else:
             self._progress.advanced(record)
 
-    def close(self, order: Iterable[int], facts: Mapping[str, Json]) -> None:
-        """Write the samples in their order, and what is known of the session."""
+    def close(self, order: Iterable[int], facts: Mapping[str, Json], *, is_whole: bool = False) -> None:
+        """Write the samples in their ``order``, which has all if it ``is_whole``, and what is known of the session."""
         self._progress.finished()
-        self._journal.close(order, {**facts, "spent": self._meter.spent})
+        self._journal.close(order, {**facts, "spent": self._meter.spent}, is_whole=is_whole)
 
     def measured(self, pauses: Sequence[Pause], figures: Mapping[str, Json] | None = None) -> dict[str, Json]:
         """Return the pauses of all sessions, and ``figures`` of this one with what all of them spent."""

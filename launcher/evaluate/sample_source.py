@@ -62,6 +62,11 @@ class SampleSource:
             return self._ready.popleft() if self._ready else None
 
     @property
+    def all_made(self) -> bool:
+        """Whether ``order`` has all samples."""
+        return self._all_made
+
+    @property
     def held(self) -> bool:
         """Whether the next sample has to wait; the callback of `on_change` tells that this may have ended."""
         return False

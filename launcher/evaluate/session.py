@@ -44,7 +44,8 @@ class Session:
             return stopped
         finally:
             facts = {"totals": self._final_totals(), "stopped": stopped, **self._source.facts()}
-            self._recorder.close(self._source.order, facts | self._measured(time.perf_counter() - start))
+            measured = self._measured(time.perf_counter() - start)
+            self._recorder.close(self._source.order, facts | measured, is_whole=self._source.all_made)
 
     def _final_totals(self) -> dict[str, int | None]:
         """Return the totals, also of a session that was cancelled or met a bad item; None where they are not known."""
@@ -109,7 +110,7 @@ class Session:
         self._asker.breaker.progressed()
         self._recorder.measure(result)
         first = self._again.first(sample)
-        again = None if given_up else self._again.of(sample, record)
+        again = None if given_up or result.is_final else self._again.of(sample, record)
         if again is None or record.status is Status.failed:
             self._recorder.keep(self._again.joined(record), first)
             self._source.note(record)

@@ -37,8 +37,8 @@ class Evaluate:
 
     ``retry_truncated`` is a factor (null: never). A truncated sample is asked once more with so many times its
     ``max_tokens``, within the model's context. With ``retry_failed``, a failed sample is asked once more at the end,
-    unless the 20 before it changed nothing. A sample whose scoring takes longer than ``score_timeout_s`` is failed. The
-    time in which the scoring waits for requests does not count.
+    unless the 20 before it changed nothing, or its scorer raised an error. A sample whose scoring takes longer than
+    ``score_timeout_s`` is failed. The time in which the scoring waits for requests does not count.
 
     Of the echo of a log-likelihood, ``samples.jsonl`` keeps what its score reads: the context is one entry without a
     log-probability. ``store_prompt_logprobs`` keeps those of all tokens, about 50 times as much for few-shot prompts.

@@ -113,7 +113,7 @@ class Generation(TextTask):
         try:
             found = {how.name: await self._read(how, answer, sample.target) for how in self._extractions}
         except ScorerFailed as error:
-            return Score(Status.failed, reason=str(error))
+            return Score(Status.failed, reason=str(error), is_final=True)
         main = next(iter(found.values()))
         if isinstance(main, Unread):
             return Score(Status.unparsed, reason=main.reason)

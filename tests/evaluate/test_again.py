@@ -11,11 +11,11 @@ import pytest
 from aiohttp import web
 
 from launcher.core.types import Request, Response, Sample, Score, Status
-from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.queue import MAX_FUTILE
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.answer import text_of
-from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
+from tests.evaluate.asking import evaluate
+from tests.evaluate.evaluation_server import Echoes, Watch, echo, said, serving
 
 
 @dataclass
@@ -160,3 +160,23 @@ async def test_a_scoring_that_never_ends_is_failed(tmp_path):
         found = await run(server, tmp_path, Waits(3), score_timeout_s=0.15, retry_failed=False)
     assert (found.coverage["scored"], found.coverage["failed"]) == (2, 1), "the time of a request does not count"
     assert lines(tmp_path)["1"]["reason"] == "scoring failed: it took more than evaluate.score_timeout_s=0.15"
+
+
+@dataclass
+class Raises(Echoes):
+    """Its scoring of one sample raises an error, and that of another says that asking again does not help."""
+
+    async def score(self, sample, responses, ask):
+        if sample.id == "1":
+            raise KeyError("label")
+        if sample.id == "2":
+            return Score(Status.failed, reason="no label", is_final=True)
+        return await super().score(sample, responses, ask)
+
+
+async def test_a_sample_whose_scorer_failed_is_not_asked_again(tmp_path):
+    async with serving(echo) as server:
+        found = await run(server, tmp_path, Raises(5))
+    assert (found.coverage["scored"], found.coverage["failed"], found.retried) == (3, 2, {})
+    assert sorted(body["prompt"] for body in server.asked) == ["0", "1", "2", "3", "4"]
+    assert lines(tmp_path)["1"]["reason"] == "scoring failed: KeyError: 'label'"

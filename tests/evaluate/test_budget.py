@@ -10,9 +10,9 @@ import pytest
 from aiohttp import web
 
 from launcher.core.types import Score, Status
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.budget import Budget
 from launcher.settings.evaluate import Evaluate
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
 PRICES: dict[str, Any] = {"usd_per_million_prompt_tokens": 1.0, "usd_per_million_completion_tokens": 10.0}

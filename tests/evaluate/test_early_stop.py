@@ -16,11 +16,11 @@ from launcher.core.errors import UserError
 from launcher.core.types import Interval, Score, Status
 from launcher.evaluate import random_order
 from launcher.evaluate.early_stop import Draws, Widths
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.until import widths
 from launcher.stats.metric import Metric
 from launcher.tasks.group import Group, Weight
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
 SIXTH = 6

@@ -21,9 +21,9 @@ from launcher.core.errors import AdapterStop, ResumeError, TaskError
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Request, Response, Sample, Status
 from launcher.evaluate import outcome
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, echo, said, serving
 
 ROOT = Path(__file__).parent.parent.parent
@@ -332,6 +332,18 @@ async def test_failed_samples_are_asked_again_when_continued(tmp_path):
     assert len(lines(tmp_path)) == 5
 
 
+async def test_a_line_whose_id_was_changed_by_hand_is_no_further_sample(tmp_path, capsys):
+    async with serving() as server:
+        found = await run(server, tmp_path)
+        changed = [{**line, "id": "by hand"} if line["id"] == "3" else line for line in lines(tmp_path)]
+        (tmp_path / "samples.jsonl").write_text("".join(json.dumps(line) + "\n" for line in changed))
+        again = await run(server, tmp_path)
+    assert again.tasks == found.tasks
+    assert [line["id"] for line in lines(tmp_path)] == ["0", "1", "2", "3", "4"]
+    assert server.prompts.count("3") == 2
+    assert "samples.jsonl: 1 line left out, whose sample no task has: t/by hand/0" in capsys.readouterr().err
+
+
 async def test_a_finished_run_continued_asks_nothing_and_keeps_its_throughput(tmp_path):
     async with serving() as server:
         first = await run(server, tmp_path)
@@ -395,7 +407,7 @@ import asyncio, sys
 from pathlib import Path
 from tests.evaluate.evaluation_server import Echoes, Watch
 from launcher.core.types import Endpoint
-from launcher.evaluate.evaluator import evaluate
+from tests.evaluate.asking import evaluate
 from launcher.settings.evaluate import Evaluate
 endpoint = Endpoint(sys.argv[1], "m", "external", "none")
 asyncio.run(evaluate(endpoint, {"t": Echoes(500)}, [], Evaluate(concurrency=4), Path(sys.argv[2]), {"v": 1}, Watch()))

@@ -10,10 +10,10 @@ import pytest
 from launcher.core.errors import TaskError
 from launcher.core.types import Aggregation, Request, Response, Sample, Score, Status
 from launcher.evaluate.ask import ask
-from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.faults import check_sample
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
 REQUESTS = (Request("/v1/completions", {"model": "m", "prompt": "0"}),)

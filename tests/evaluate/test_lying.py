@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from launcher.adapters.caching import Caching
 from launcher.adapters.reasoning import Reasoning
 from launcher.core.types import Json
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
 from launcher.tasks.multiple_choice import MultipleChoice
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Watch, serving
 from tests.fuzzing import examples
 from tests.recorded import CHOICES, CONTEXT, answered, ours, said, told

@@ -8,10 +8,10 @@ import math
 import pytest
 
 from launcher.core.types import Aggregation, Direction, Interval, Score, Status
-from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.progress import LineProgress
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Echoes, serving
 from tests.evaluate.test_progress import One
 

@@ -23,10 +23,10 @@ from launcher.adapters.retry import Retry
 from launcher.core.errors import Failure, ServerAway, TransportError
 from launcher.core.types import Endpoint, Json, Liveness, Record, Request, Response, Sample, ServerState
 from launcher.evaluate import breaker, outcome
-from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.queue import MAX_OUTAGES
 from launcher.monitor.health import Timing, watch
 from launcher.settings.evaluate import Evaluate
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
 SERVER = Path(__file__).with_name("evaluation_server.py")

@@ -15,10 +15,10 @@ from launcher.adapters.caching import Caching
 from launcher.adapters.retry import Retry
 from launcher.core.types import Ask, Request, Response, Sample, Score, Status
 from launcher.evaluate.ask import ask
-from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.exchange import Symptom
 from launcher.evaluate.second_endpoint import Connection
 from launcher.settings.evaluate import Evaluate
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Echoes, Watch, said, serving
 
 

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from launcher.core.types import Endpoint
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.multiple_choice import MultipleChoice
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Watch
 
 WORDS = ("rain", "the café", "iron", "a slow river", "glass", "photosynthesis", "oak", "ten")

@@ -28,10 +28,10 @@ from launcher.core.types import Endpoint, Record
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.none import Nothing
-from launcher.evaluate.evaluator import evaluate
 from launcher.monitor.health import Timing, watch
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.model import Model, Optimizations, Parallelism
+from tests.evaluate.asking import evaluate
 
 ROOT = Path(__file__).parents[3]
 SERVER = ROOT / "tests" / "evaluate" / "evaluation_server.py"

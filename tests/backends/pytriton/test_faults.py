@@ -26,11 +26,11 @@ from launcher.core.errors import ServerError, UserError
 from launcher.core.processes import wait_for
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, Record
-from launcher.evaluate.evaluator import evaluate
 from launcher.evaluate.outcome import Outcome
 from launcher.monitor.health import Timing, watch
 from launcher.settings.evaluate import Evaluate
 from tests.backends.pytriton.troubled import Running, start
+from tests.evaluate.asking import evaluate
 
 ROOT = Path(__file__).parents[3]
 STUB, SERVER = "triton_python_backend_stub", "tritonserver"

@@ -19,10 +19,10 @@ import psutil
 
 from launcher.adapters.retry import Retry
 from launcher.core.types import Endpoint, Json, Record
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.generation import Generation
 from tests.backends.ray.ray_service import Service, alive, post, wait_for
+from tests.evaluate.asking import evaluate
 
 SAMPLES = 60
 Scores = dict[str, tuple[Any, Any]]

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from launcher.core.types import Endpoint, TaskResult
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.lm_eval import metrics, results
 from launcher.tasks.lm_eval.task import LmEval
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Watch
 from tests.tasks.lm_eval.conftest import BY_CODE, TASKS
 

@@ -13,12 +13,12 @@ from lm_eval.models.openai_completions import LocalCompletionsAPI
 
 from launcher.core.types import Endpoint, Record
 from launcher.engines.megatron.engine import Megatron
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.model import Model
 from launcher.tasks.perplexity import Perplexity, count_words
 from tests.engines import deployments
 from tests.engines.huggingface.huggingface_models import HOST
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Watch
 from tests.tasks.lm_eval.conftest import ROOT
 

@@ -16,11 +16,11 @@ import pytest
 
 from launcher.core.errors import TaskError
 from launcher.core.types import Ask, Endpoint, Response, Sample, Score, Status
-from launcher.evaluate.evaluator import evaluate
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.lm_eval import gold as gold_module
 from launcher.tasks.lm_eval import metrics, results
 from launcher.tasks.lm_eval.task import LmEval
+from tests.evaluate.asking import evaluate
 from tests.evaluate.evaluation_server import Watch
 from tests.running import program, wait_for
 from tests.tasks.lm_eval.conftest import ROOT
