@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import os
 import signal
@@ -17,16 +18,23 @@ import yaml
 from sentencepiece import SentencePieceTrainer
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from launcher.checkpoints import detect, load_tokenizer
+from launcher.checkpoints import detect, load_tokenizer, parts
 from launcher.checkpoints.base import Architecture, Checkpoint
 from launcher.checkpoints.export import folder as export
 from launcher.checkpoints.huggingface.safetensors_index import read_index
+from launcher.checkpoints.torch_dist import tensor_store
+from launcher.checkpoints.torch_dist.archive import Span
+from launcher.checkpoints.torch_dist.index import Chunk, Stored
+from launcher.checkpoints.torch_dist.tensor_store import TensorStore
 from launcher.checkpoints.torch_dist.writer import save
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.tokenizer import Tokenizer
 from tests.checkpoints.checkpoint_models import TOKENS, architecture, built, loaded, logits
 from tests.checkpoints.test_gguf import written as written_gguf
 from tests.checkpoints.test_huggingface import CONFIGS, saved
+from tests.checkpoints.test_megatron_lm import LLAMA
+from tests.checkpoints.test_megatron_lm import written as written_lm
+from tests.checkpoints.test_nemo1 import CONFIG, packed
 from tests.running import launch_here
 
 TINY = Path(__file__).parents[3] / "launcher" / "assets" / "tiny"
@@ -48,7 +56,7 @@ BRIDGE_NAMES = {
 """Megatron-Bridge's names of an architecture's fields, where they differ."""
 
 
-def bridge(folder: Path, apart: bool = False, **changes: Any) -> Path:
+def bridge(folder: Path, apart: bool = False, prefix: str = "", **changes: Any) -> Path:
     """Write a Megatron-Bridge checkpoint of a random model; ``apart`` stores every layer under a name of its own."""
     arch = architecture(**changes)
     fields = {name: getattr(arch, name) for name in arch.__dataclass_fields__}
@@ -63,7 +71,7 @@ def bridge(folder: Path, apart: bool = False, **changes: Any) -> Path:
         def sharded_state_dict(self, prefix: str) -> Any:
             return made.sharded_state_dict(prefix=prefix, metadata={"non_homogeneous_layers": True} if apart else None)
 
-    save(Named(), folder, torch.float32)  # type: ignore[arg-type]
+    save(Named(), folder, torch.float32, prefix)  # type: ignore[arg-type]
     (folder / "run_config.yaml").write_text(yaml.safe_dump({"model": model}))
     return folder
 
@@ -115,7 +123,10 @@ def test_a_megatron_checkpoint_is_the_same_model_afterwards(name: str, tmp_path:
     torch.testing.assert_close(of_transformers(tmp_path / "hf"), expected, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("name", list(CONFIGS))
+QUICK = {"llama3", "llama_biased", "mistral", "qwen3_moe_raw", "gpt_neox_serial"}
+
+
+@pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in QUICK else pytest.mark.soak) for n in CONFIGS])
 def test_a_folder_of_transformers_is_the_same_model_afterwards(name: str, tmp_path: Path) -> None:
     expected = saved(name, tmp_path / "source")
     converted(tmp_path / "source", tmp_path / "hf")
@@ -165,6 +176,47 @@ def test_what_no_class_expresses_is_refused_before_anything_is_written(
         converted(source, tmp_path / "hf")
     assert "\n" not in str(refused.value)
     assert not (tmp_path / "hf").exists()
+
+
+def test_every_layout_of_megatron_is_the_same_model_afterwards(tmp_path: Path) -> None:
+    written_lm(tmp_path / "megatron_lm", LLAMA)
+    nemo = {"normalization": "rmsnorm", "rotary_percentage": 1.0, "share_embeddings_and_output_weights": True}
+    save(built(architecture()), tmp_path / "unpacked" / "model_weights", torch.float32, "model.")
+    (tmp_path / "unpacked" / "model_config.yaml").write_text(yaml.safe_dump(CONFIG | nemo))
+    packed(tmp_path / "unpacked", tmp_path / "nemo1.nemo")
+    bridge(tmp_path / "nemo2" / "weights", prefix="module.")
+    (tmp_path / "nemo2" / "context").mkdir()
+    config = yaml.safe_load((tmp_path / "nemo2" / "weights" / "run_config.yaml").read_text())["model"]
+    (tmp_path / "nemo2" / "context" / "model.yaml").write_text(yaml.safe_dump({"config": config}))
+    for name in ("megatron_lm", "nemo1.nemo", "nemo2"):
+        source, target = tmp_path / name, tmp_path / f"{name}-hf"
+        assert detect(source).layout == name.removesuffix(".nemo")
+        converted(source, target)
+        assert torch.equal(logits(loaded(target)), logits(loaded(source)))
+
+
+def test_parameters_are_those_that_an_engine_loads() -> None:
+    """NeMo wrote this one: each layer is a part of its own."""
+    checkpoint, model = detect(NEMO2), loaded(NEMO2)
+    for module, kind in parts.parameters(checkpoint.architecture):
+        assert torch.equal(checkpoint.parameter(module, kind).float(), model.get_parameter(f"{module}.{kind}"))
+
+
+def test_a_parameter_is_put_together_of_the_parts_of_ranks(tmp_path: Path) -> None:
+    arch = architecture(num_layers=3)
+    whole = torch.randn(3, *parts.shape(arch, "decoder.layers.0.mlp.linear_fc2", "weight"))
+    chunks = []
+    for layer, columns in itertools.product(range(3), (slice(0, 20), slice(20, 48))):
+        piece = whole[layer : layer + 1, :, columns].clone()
+        file = tmp_path / f"{layer}-{columns.start}.distcp"
+        torch.save(piece, file)
+        chunks.append(Chunk((layer, 0, columns.start), tuple(piece.shape), file.name, Span(0, file.stat().st_size)))
+    names = {"decoder.layers.mlp.linear_fc2.weight": Stored(tuple(whole.shape), "float32", tuple(chunks))}
+    embedding = Stored((64, 32), "float32")
+    store = TensorStore(tmp_path, {"embedding.word_embeddings.weight": embedding, **names})
+    for layer in range(3):
+        found = tensor_store.parameter(store, arch, f"decoder.layers.{layer}.mlp.linear_fc2", "weight")
+        assert torch.equal(found, whole[layer])
 
 
 def test_norms_are_not_rounded(tmp_path: Path) -> None:
