@@ -21,6 +21,7 @@ from launcher.pipeline.config import Mode, Run
 from launcher.pipeline.harnesses import run_harnesses
 from launcher.pipeline.outcomes import harnesses
 from launcher.pipeline.record import RunRecord
+from launcher.pipeline.server_times import server_times
 from launcher.settings.until import widths
 from launcher.tasks.base import Task
 from launcher.tasks.lm_eval.task import LmEval
@@ -59,6 +60,13 @@ def evaluate(asked: Asked) -> None:
     Raises `CoverageTooLow` if too little was scored, if the server died before the end, or if a task's first metric
     cannot be computed; `TakenOver`.
     """
+    with server_times(asked.endpoint, asked.record):
+        stopped = _asked(asked)
+    conclude(asked, stopped)
+
+
+def _asked(asked: Asked) -> str | None:
+    """Ask every sample, and take over what was found; return why samples were left unasked, None if none were."""
     from launcher.evaluate.progress import progress
 
     run, record, stopped = asked.run, asked.record, None
@@ -72,7 +80,7 @@ def evaluate(asked: Asked) -> None:
                 run_harnesses(run, asked.endpoint, asked.lease, asked.health, facts)
     finally:
         collect(asked)
-    conclude(asked, stopped)
+    return stopped
 
 
 def collect(asked: Asked) -> None:

@@ -197,7 +197,8 @@ def token_times(throughput: Mapping[str, Json]) -> list[str]:
     if not throughput.get("generations"):
         return []
     said = [f"{words} {_p50_p99(throughput[key])}" for key, words in TOKEN_TIMES.items() if throughput.get(key)]
-    return said or [NO_TOKEN_TIMES]
+    source = next((found["source"] for key in TOKEN_TIMES if (found := throughput.get(key)) and "source" in found), "")
+    return [*said, *([f"these times are from {source}"] if source else [])] or [NO_TOKEN_TIMES]
 
 
 def _p50_p99(found: Mapping[str, Json]) -> str:
