@@ -47,10 +47,9 @@ def _source(made: Environment, name: str) -> str:
 
 
 def _policy(scripts: Sequence[str], connect: bool) -> str:
-    """Return the content security policy: these scripts, inline style, and with ``connect`` the page's own server."""
+    """Return the content security policy: these scripts, inline style, and with ``connect`` the page's server."""
     hashes = (base64.b64encode(hashlib.sha256(text.encode()).digest()).decode() for text in scripts)
     allowed = " ".join(f"'sha256-{found}'" for found in hashes) or "'none'"
-    own = "connect-src 'self'; " if connect else ""
-    return (
-        f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; {own}base-uri 'none'; form-action 'none'"
-    )
+    own, forms = ("connect-src 'self'; ", "'self'") if connect else ("", "'none'")
+    rest = f"{own}base-uri 'none'; form-action {forms}"
+    return f"default-src 'none'; style-src 'unsafe-inline'; script-src {allowed}; {rest}"

@@ -49,6 +49,12 @@ def render(template: str, values: Mapping[str, object]) -> str:
     return results.well_formed(_environment().get_template(template).render(values))
 
 
+def render_main(template: str, values: Mapping[str, object]) -> str:
+    """Render what a template of this package puts into the document, for a page that holds it among other parts."""
+    made = _environment().get_template(template)
+    return results.well_formed("".join(made.blocks["main"](made.new_context(dict(values)))))
+
+
 def embed(rows: list[str]) -> Markup:
     """Return JSON texts as one array that is safe inside a ``<script>``: no ``<``, ``>`` or ``&`` is left in it."""
     text = "[" + ",\n".join(rows) + "]"

@@ -35,11 +35,11 @@ def write(folder: Path) -> SweepFile:
     """Write ``sweep.json`` and ``sweep.html`` into a multirun folder and return what `collect` found."""
     found = collect(folder)
     replace(RunFolder(folder).sweep, results.encode(found, indent=2) + "\n")
-    replace(RunFolder(folder).sweep_page, page.render("sweep.html.j2", _values(found, folder)))
+    replace(RunFolder(folder).sweep_page, page.render("sweep.html.j2", values(found, folder)))
     return found
 
 
-def _values(sweep: SweepFile, folder: Path) -> dict[str, Json]:
+def values(sweep: SweepFile, folder: Path) -> dict[str, Json]:
     comparisons = sorted(sweep["comparisons"], key=lambda comparison: (comparison["p_holm"], comparison["p"]))
     pages = {point["folder"] for point in sweep["points"] if RunFolder(folder / point["folder"]).report.exists()}
     table = sweep_table.table(sweep)

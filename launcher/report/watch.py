@@ -44,7 +44,7 @@ def report(
     """Write both files and print the table. ``records`` are in order; ``over`` says that no more will come."""
     found = collect(folder, training, records)
     replace(RunFolder(folder).watch, results.encode(found, indent=2) + "\n")
-    replace(RunFolder(folder).watch_page, page.render("watch.html.j2", _values(found, folder, over)))
+    replace(RunFolder(folder).watch_page, page.render("watch.html.j2", values(found, folder, over)))
     if console is not None:
         terminal.print_watch(found, folder, console)
 
@@ -126,7 +126,7 @@ def best_of(values: Sequence[float], *, lower: bool) -> int:
     return (min if lower else max)(range(len(values)), key=values.__getitem__)
 
 
-def _values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:
+def values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:
     points = found["points"]
     drawn = [point for point in points if point["status"] in DRAWN]
     placed = [point for point in drawn if point["step"] is not None]

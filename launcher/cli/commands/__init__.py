@@ -29,6 +29,7 @@ COMMANDS = {
     "serve": Command("TARGET [KEY=VALUE ...]", "serve a checkpoint and validate it, until Ctrl-C"),
     "check": Command("TARGET [...] [KEY=VALUE ...]", "is a server right, and how fast? several are compared"),
     "convert": Command("PATH FOLDER [KEY=VALUE ...]", "write a checkpoint in another layout"),
+    "view": Command("[FOLDER ...]", "show runs in a browser, while they go on and afterwards"),
     "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
     "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
     "score": Command("FOLDER [KEY=VALUE ...]", "score the stored answers of a run again, with other settings"),
