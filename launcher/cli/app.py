@@ -22,6 +22,7 @@ from launcher.cli.compose import Composition
 from launcher.cli.composition_crashes import describe_crash, refused_folder
 from launcher.cli.config_errors import describe
 from launcher.cli.jobs import RunContext, job
+from launcher.cli.live_page import LivePage
 from launcher.cli.lm_eval_options import including
 from launcher.cli.options import conf_folder, option_packages
 from launcher.cli.signals import interrupt_on_sigterm
@@ -90,8 +91,8 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
     if "help" in line.flags:
         print(help_page.page())
         return 0
-    with _scratch(line) as scratch, ServerPool() as deployments:
-        context = RunContext(allocation, deployments)
+    with _scratch(line) as scratch, LivePage() as page, ServerPool() as deployments:
+        context = RunContext(allocation, deployments, page)
 
         def task(config: DictConfig | Composition) -> int:
             """Hydra's launchers hand over a `DictConfig`; our own has composed each point before the first one runs."""

@@ -82,6 +82,11 @@ class Composition:
         return bool(self._config.mode == Mode.plan)
 
     @property
+    def outer_folder(self) -> Path:
+        """The folder of the sweep that this is a point of, else the run folder."""
+        return Path(self._hydra.sweep.dir) if self.is_swept else self.folder
+
+    @property
     def shares_servers(self) -> bool:
         """Whether the points of this sweep run in one process, on the servers that it keeps."""
         return self.is_swept and launcher_keys(self._hydra)["_target_"] == SHARED

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from launcher.cli.compose import Composition
+from launcher.cli.live_page import LivePage
 from launcher.cli.sweep_callback import fail, fail_sweep
 from launcher.core.credentials import SecretGiven
 from launcher.core.errors import ObjectiveError, UserError
@@ -20,13 +21,14 @@ from launcher.settings.cluster import Slurm
 
 @dataclass(frozen=True)
 class RunContext:
-    """What points run with: this process's allocation, and the servers that it keeps.
+    """What points run with: this process's allocation, the servers that it keeps, and its page.
 
     Some of Hydra's launchers run each point in a process of its own; there the value becomes that process's context.
     """
 
     allocation: Allocation
     deployments: ServerPool | None = None
+    page: LivePage | None = None
 
     def __reduce__(self) -> tuple[Callable[[], RunContext], tuple[()]]:
         return _context_here, ()
@@ -40,6 +42,9 @@ def job(composition: Composition, context: RunContext) -> int:
     """Carry out, watch or submit one configuration, or show its plan; return the exit code."""
 
     def work(composed: ComposedRun) -> int:
+        submitted = isinstance(composed.run.cluster, Slurm)
+        if context.page is not None and (not submitted or composed.run.mode is Mode.watch):
+            context.page.open(composed.run, composition.outer_folder)
         if composed.run.mode is Mode.watch:
             from launcher.watch import loop
 
@@ -48,7 +53,7 @@ def job(composition: Composition, context: RunContext) -> int:
             from launcher.pipeline.converting import convert
 
             return convert(composed.run.model, composed.run.convert)
-        if isinstance(composed.run.cluster, Slurm):
+        if submitted:
             from launcher.slurm.sweep_jobs import submit_groups
 
             return submit_groups([[composed]], under_way=[])[composed.folder]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import sys
 import threading
 import time
@@ -104,10 +105,10 @@ class Board:
         self._closed = threading.Event()
         self._thread = threading.Thread(target=self._run, name="progress", daemon=True)
 
-    def begin(self, step: str) -> None:
-        """Show a step from now on."""
+    def begin(self, step: str, *, lines: bool = True) -> None:
+        """Show a step from now on; without ``lines`` only where lines can be drawn again."""
         self.end()
-        self.stage, self._told = Stage(step), 0.0
+        self.stage, self._told = Stage(step), 0.0 if lines else math.inf
 
     def end(self) -> None:
         """Note how long the step took; nothing is shown until the next one begins."""

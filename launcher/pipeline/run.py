@@ -71,6 +71,8 @@ def run(
                 endpoint_file(server.endpoint, folder),
                 proxying(run, listener, server.endpoint, record, folder) as proxy,
             ):
+                if run.mode in (Mode.proxy, Mode.serve):
+                    board.begin("serving", lines=False)
                 if run.mode is Mode.proxy and proxy is not None:
                     proxy_forever(proxy, server.endpoint, health, lease)
                 if run.mode is Mode.serve:

@@ -23,7 +23,7 @@ LOCAL = frozenset({"127.0.0.1", "localhost", "[::1]"})
 """The names by which a browser may ask: another one means that a page of another site asks, by DNS rebinding."""
 EVERY_S, INDEX_EVERY_S = 1.0, 3.0
 """How often the files are looked at for an open page."""
-SIGN_OF_LIFE_S = 15.0
+HEARTBEAT_S = 15.0
 REUSED_S = 0.5
 """So old parts serve several open pages of the same folder."""
 HEADERS = {
@@ -150,7 +150,7 @@ class View:
             last, parts = self._closed, await make()
             new = {name: html for name, html in parts.items() if sent.get(name) != html and name != without}
             sent = parts
-            if new or time.monotonic() - told > SIGN_OF_LIFE_S:
+            if new or time.monotonic() - told > HEARTBEAT_S:
                 told = time.monotonic()
                 yield b"data: " + orjson.dumps(new) + b"\n\n"
             if last:

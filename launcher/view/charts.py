@@ -22,7 +22,6 @@ class Line:
     end: str
     last: str
     most: str
-    unit: str
 
 
 def line(values: Sequence[tuple[float, float | None]], unit: str) -> Line | None:
@@ -34,8 +33,12 @@ def line(values: Sequence[tuple[float, float | None]], unit: str) -> Line | None
     first, last, most = shown[0][0], shown[-1][0], max(value for _, value in shown) or 1.0
     span = (last - first) or 1.0
     places = (f"{WIDTH * (at - first) / span:.1f},{HEIGHT - (HEIGHT - 4) * value / most:.1f}" for at, value in shown)
-    now = formatting.number(float(known[-1][1]))
-    return Line(" ".join(places), _clock(first), _clock(last), now, formatting.number(float(most)), unit)
+    now, top = (_text(float(value), unit) for value in (known[-1][1], most))
+    return Line(" ".join(places), _clock(first), _clock(last), now, top)
+
+
+def _text(value: float, unit: str) -> str:
+    return formatting.duration(value) if unit == "s" else f"{formatting.number(value)} {unit}"
 
 
 def _means(known: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
@@ -45,4 +48,4 @@ def _means(known: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
 
 
 def _clock(seconds: float) -> str:
-    return time.strftime("%H:%M", time.localtime(seconds))
+    return time.strftime("%H:%M:%S", time.localtime(seconds))

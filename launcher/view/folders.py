@@ -56,9 +56,7 @@ def standing(stage: Mapping[str, Json], results: Mapping[str, Json], files: RunF
         quiet_s = time.time() - float(stage.get("time") or 0)
         if quiet_s <= LOST_S:
             return Standing("running", str(stage.get("pause") or ""))
-        why = (
-            f"no sign of life for {quiet_s:.0f} s: it was killed, or its machine is away; resume={files.path} continues"
-        )
+        why = f"no heartbeat for {quiet_s:.0f} s: it was killed, or its machine is away; resume={files.path} continues"
         return Standing("lost", why)
     if results:
         return Standing(str(results.get("status")), str(results.get("reason") or ""))

@@ -15,7 +15,7 @@ from launcher.view.run_state import RunState, as_values
 RUN_PARTS = ("head", "scores", "speed", "servers", "pauses", "certificate", "logs", "about")
 VERDICTS = {
     "running": "It goes on",
-    "lost": "It shows no sign of life",
+    "lost": "It has no heartbeat",
     "submitted": "It waits in the queue",
     "waiting": "It has written nothing yet",
     **page.VERDICTS,

@@ -30,7 +30,7 @@
   const update = (event) => {
     for (const [id, html] of Object.entries(JSON.parse(event.data))) {
       const part = document.getElementById(id);
-      if (!part) continue;
+      if (!part) { location.reload(); return; } // it has become another kind of page
       const before = kept(part);
       part.innerHTML = html;
       restore(part, before);
