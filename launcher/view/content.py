@@ -66,8 +66,7 @@ class Content:
         found = self.roots.files.mapping(RunFolder(path).watch)
         running = [row for name in points(path) if (row := _point_row(self.roots, path, name))["status"] == "running"]
         main = page.render_main("watch.html.j2", watches.values(found, path, over=not running))  # type: ignore[arg-type]
-        values = {"rows": running, "pages": _pages(path, RunFolder.watch_page)}
-        return {"now": pages.fragment("watch_now.html.j2", values), "curves": main}
+        return {"now": pages.fragment("watch_now.html.j2", {"rows": running}), "curves": main}
 
     def index(self, asked: index.Asked) -> dict[str, str]:
         """Return the parts of the index."""

@@ -6,9 +6,10 @@ import json
 import time
 from pathlib import Path
 
+from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, MetricResult, Report, TaskResult
-from launcher.report import page, results
+from launcher.report import page, results, watch
 
 HOSTILE = '<img src=x onerror="window.hit=1">\'"</script><script>window.hit=1</script>{{ 7*7 }}'
 """What a name, a log or an answer may hold; a page shows it as text."""
@@ -76,4 +77,19 @@ def swept(folder: Path, total: int = 3) -> Path:
     (last / ".hydra").mkdir()
     RunFolder(last).overrides.write_text(f"- evaluate.limit={total}\n- model=none\n")
     RunFolder(folder).multirun.write_text("hydra: {}\n")
+    return folder
+
+
+def watched(folder: Path, names: tuple[str, ...] = ("step_100", "step_200"), text: str = "tiny") -> Path:
+    """Write a watch with checkpoints that are over, and one that is evaluated now."""
+    records = []
+    for number, name in enumerate(names):
+        finished(folder / name, model=text, value=0.2 + number / 10)
+        RunFolder(folder / name).samples.write_text("")
+        records.append(WatchRecord(name, f"/ckpt/{text}", 100 * number + 100, 1e9 + number, "s", status="ok"))
+    running(folder / "step_900")
+    (folder / "step_900" / ".hydra").mkdir()
+    RunFolder(folder / "step_900").config.write_text("{}")
+    records.append(WatchRecord("step_900", f"/ckpt/{text}", 900, 1e9 + 9, "s"))
+    watch.report(folder, Path(f"/training/{text.replace('/', '')}"), records, over=False)
     return folder

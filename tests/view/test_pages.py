@@ -177,6 +177,17 @@ def test_a_sweep_shows_its_grid_while_it_goes_on(client, tmp_path):
         assert "30 scored of 120" in page(client, f"{address}0/sweep/2/")
 
 
+def test_a_watch_shows_its_curves_and_the_checkpoint_of_now(client, tmp_path):
+    folders.watched(tmp_path)
+    with served([tmp_path], 0) as address:
+        text = page(client, f"{address}0/")
+        assert "2 of 3 checkpoints" in text
+        assert 'class="curve"' in text
+        assert '<a href="step_900/"><bdi>step_900</bdi></a>' in text
+        assert "30 scored of 120" in page(client, f"{address}0/step_900/")
+        assert client.get(f"{address}0/step_100/report.html").status_code == 200
+
+
 def test_runs_are_compared_by_the_verdict(client, tmp_path):
     for name in "ab":
         folders.finished(tmp_path / name)

@@ -49,7 +49,8 @@
     clearTimeout(hiding);
     if (document.hidden) hiding = setTimeout(close, HIDDEN_MS); else open();
   });
+  addEventListener("pagehide", close); // a browser opens few connections to one server, and may keep this page
+  addEventListener("pageshow", open);
   document.querySelectorAll("form[data-now] select").forEach((node) => node.addEventListener("change", () => node.form.requestSubmit()));
   document.querySelectorAll("pre.log").forEach((node) => { node.scrollTop = node.scrollHeight; });
-  open();
 })();
