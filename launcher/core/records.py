@@ -13,7 +13,7 @@ from launcher.core.values import changed
 
 SEVERAL = {"requests": "request", "responses": "response"}
 """Fields with one entry per request. A line has the singular name; a sample with one request has the entry itself."""
-OPTIONAL = ("notes", "scoring", "earlier", "spent")
+OPTIONAL = ("notes", "scoring", "earlier", "spent", "cluster")
 """Fields that a line has only where they are not empty."""
 LISTS = ("notes", "scoring", "earlier")
 """Those of them that are lists."""
@@ -32,6 +32,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "scoring": (list, "a list"),
     "earlier": (list, "a list"),
     "spent": (dict, "an object"),
+    "cluster": (str, "a text"),
 }
 """The type of each field that is not any JSON, and how a message names it."""
 

@@ -144,7 +144,8 @@ class Ask(Protocol):
 class Sample:
     """One item of a task: the requests to send, at least one, and the answer that is right.
 
-    ``id`` is unique within the task; ``repeat`` counts from 0 when a task is asked several times.
+    ``id`` is unique within the task; ``repeat`` counts from 0 when a task is asked several times. Samples of one
+    ``cluster`` share a passage, for instance, so that their scores are not independent.
     """
 
     task: str
@@ -152,6 +153,7 @@ class Sample:
     requests: tuple[Request, ...]
     target: Json
     repeat: int = 0
+    cluster: str | None = None
 
     @property
     def key(self) -> str:
@@ -342,7 +344,8 @@ class Record:
     ``latency_s`` are the seconds until the last answer, with all retries. ``notes`` is what was odd about an answer
     without being wrong. ``scoring`` are the requests that the scoring sent: ``{endpoint, request, response}``.
     ``earlier`` are the attempts before this one: ``{status, reason, max_tokens, usage}``. ``spent`` is what the
-    sample's requests cost, with those of earlier attempts, where an evaluation has a budget.
+    sample's requests cost, with those of earlier attempts, where an evaluation has a budget. ``cluster`` is that of the
+    sample.
     """
 
     task: str
@@ -361,6 +364,7 @@ class Record:
     scoring: tuple[Json, ...] = ()
     earlier: tuple[Json, ...] = ()
     spent: Json = None
+    cluster: str | None = None
 
     @property
     def key(self) -> str:

@@ -126,6 +126,7 @@ def _record(sample: Sample, score: Score, exchange: Exchange, responses: tuple[J
         reason=score.reason,
         notes=(*exchange.notes, *score.notes),
         scoring=tuple(exchange.scoring),
+        cluster=sample.cluster,
     )
 
 

@@ -12,7 +12,13 @@ from pathlib import Path
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Aggregation, Record, Status
 from launcher.report.schema import TaskEntry
+from launcher.stats.clusters import Clusters
+from launcher.stats.intervals import clustered_error
 from launcher.stats.paired import ALPHA, holm, mean, sign_test, standard_error, t_test
+
+CLUSTERED = "clustered t"
+FEWEST_CLUSTERS = 10
+"""With fewer passages, the error that is clustered by them is not reliable, so that nothing is claimed."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +28,9 @@ class Comparison:
     ``difference`` is the mean of b - a and ``stderr`` the standard error of that mean (None for n = 1). ``p`` is a
     two-sided p-value. ``test`` is ``sign`` where every value is 0 or 1: McNemar's exact test. Else it is ``t``:
     Student's paired t-test. ``p_holm`` is ``p`` after Holm's correction. ``left_out``
-    counts the items of either run that are not in both, or not scored in both, or have another target.
+    counts the items of either run that are not in both, or not scored in both, or have another target. Where items
+    share passages, ``clusters`` is the number of these, and ``test`` is ``clustered t``: Student's t with an error that
+    is clustered by them. Fewer than `FEWEST_CLUSTERS` tell nothing: ``p`` is 1.
     """
 
     task: str
@@ -36,6 +44,7 @@ class Comparison:
     test: str
     p: float
     p_holm: float
+    clusters: int | None = field(default=None, kw_only=True)
 
     @property
     def significant(self) -> bool:
@@ -51,6 +60,8 @@ class Answers:
 
     ids: dict[str, set[str]] = field(default_factory=dict)
     values: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = field(default_factory=dict)
+    clusters: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By task, the cluster of each id that has one."""
     _means: set[tuple[str, str]] = field(default_factory=set)
     _by_id: dict[tuple[str, str], dict[str, list[float]]] = field(default_factory=dict, repr=False)
 
@@ -80,6 +91,8 @@ class Answers:
 
     def _add(self, record: Record) -> None:
         self.ids.setdefault(record.task, set()).add(record.id)
+        if record.cluster is not None:
+            self.clusters.setdefault(record.task, {})[record.id] = record.cluster
         if record.status is not Status.scored:
             return
         question = record.id, hash(json.dumps(record.target, sort_keys=True))
@@ -107,16 +120,34 @@ def compare(a: tuple[str, Answers], b: tuple[str, Answers], task: str, metric: s
     An item with several repeats counts once, with their mean.
     """
     left, right = (run.values.get((task, metric), {}) for _, run in (a, b))
-    pairs = [(mean(left[question]), mean(right[question])) for question in left if question in right]
+    common = [question for question in left if question in right]
+    pairs = [(mean(left[question]), mean(right[question])) for question in common]
     if not pairs:
         return None
+    shared = {**a[1].clusters.get(task, {}), **b[1].clusters.get(task, {})}
     every = a[1].ids.get(task, set()) | b[1].ids.get(task, set())
     differences = [y - x for x, y in pairs]
     difference, stderr = mean(differences), standard_error(differences)
-    test, p = _test(pairs, difference, stderr)
-    return Comparison(
-        task, metric, a[0], b[0], len(pairs), len(every) - len(pairs), difference, stderr, test, p, p_holm=p
+    given = task, metric, a[0], b[0], len(pairs), len(every) - len(pairs), difference
+    clusters = Clusters.of(
+        (shared.get(question[0], question[0]), value) for question, value in zip(common, differences, strict=True)
     )
+    if shared and len(clusters) < len(pairs):
+        stderr, p = _of_clusters(clusters, difference)
+        return Comparison(*given, stderr, CLUSTERED, p, p, clusters=len(clusters))
+    test, p = _test(pairs, difference, stderr)
+    return Comparison(*given, stderr, test, p, p_holm=p)
+
+
+def _of_clusters(clusters: Clusters, difference: float) -> tuple[float | None, float]:
+    """Return the standard error of the mean of differences that are clustered, and the p-value of Student's t."""
+    if len(clusters) < FEWEST_CLUSTERS:
+        return (clustered_error(clusters, difference) if len(clusters) > 1 else None), 1.0
+    stderr = clustered_error(clusters, difference)
+    if stderr <= 1e-12 * max(1.0, abs(difference)):
+        signs = [math.fsum(values) for values in clusters.values()]
+        return stderr, sign_test(sum(each > 0 for each in signs), sum(each < 0 for each in signs))
+    return stderr, t_test(difference / stderr, len(clusters) - 1)
 
 
 def _test(pairs: Sequence[tuple[float, float]], difference: float, stderr: float | None) -> tuple[str, float]:

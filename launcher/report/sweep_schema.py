@@ -22,6 +22,7 @@ class ComparisonEntry(TypedDict):
     test: str
     p: float
     p_holm: float
+    clusters: NotRequired[int | None]
 
 
 class PointEntry(TypedDict):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from hashlib import blake2b
 from typing import ClassVar
 
 from launcher.core.errors import DataMissing, TaskError, UserError
@@ -21,6 +23,11 @@ def naming(task: str) -> Iterator[None]:
         yield
     except TaskError as error:
         raise type(error)(f"tasks.{task}: {error}") from None
+
+
+def cluster_name(shared: Json) -> str:
+    """Return a short name of what the samples of a cluster share."""
+    return blake2b(json.dumps(shared, sort_keys=True, default=str).encode(), digest_size=8).hexdigest()
 
 
 def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate, *, may_lack_data: bool = False) -> None:

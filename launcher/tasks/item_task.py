@@ -11,10 +11,10 @@ from launcher.core.errors import UserError
 from launcher.core.ranges import Count, CountFromZero, Seed
 from launcher.core.types import Json
 from launcher.tasks import items
-from launcher.tasks.base import Task
+from launcher.tasks.base import Task, cluster_name
 from launcher.tasks.fewshot import Examples
 from launcher.tasks.items import Item, identified
-from launcher.tasks.template import check_template, render
+from launcher.tasks.template import check_template, render, value
 
 
 @dataclass
@@ -25,6 +25,9 @@ class ItemTask(Task):
     also be a folder of ``datasets.save_to_disk``, or ``package:<name>/<file>`` for one inside a Python package.
     ``hub:<name>`` is the cached copy of a hub's data set, with its ``config``. ``split`` is one of a folder's or a
     hub's. ``id`` is the field of the items' ids (empty: ``id``, or the row's number), ``limit`` takes the first items.
+
+    ``cluster`` is a field or template that is the same for items which share something, such as ``passage``: a
+    comparison of runs then takes those items as one.
 
     ``description`` stands before the examples; in chat it is part of the system message. ``fewshot`` examples come
     first: the first items of ``fewshot_path`` and ``fewshot_split`` (both empty: those of the items) with other prompts
@@ -37,6 +40,7 @@ class ItemTask(Task):
     config: str = ""
     split: str = ""
     id: str = ""
+    cluster: str = ""
     limit: Count | None = None
     description: str = ""
     fewshot: CountFromZero = 0
@@ -48,7 +52,7 @@ class ItemTask(Task):
 
     def check_settings(self, *templates: str) -> None:
         """Raise `UserError` for settings that do not fit each other, and for bad ``templates``, named as settings."""
-        for key in ("description", *templates):
+        for key in ("description", "cluster", *templates):
             check_template(getattr(self, key), key)
         if self.fewshot_indices and self.fewshot_seed is not None:
             raise UserError("tasks: fewshot_indices and fewshot_seed are both given; expected one of them")
@@ -71,6 +75,10 @@ class ItemTask(Task):
     def _unique_versions(self) -> list[Json]:
         """The version of the items whose ids were all different, if there is one."""
         return []
+
+    def cluster_of(self, item: Item) -> str | None:
+        """Return which items an item belongs together with, as a short digest; None where each stands alone."""
+        return cluster_name(value(self.cluster, item)) if self.cluster else None
 
     def prompt_of(self, item: Item) -> str:
         """Return what is asked of an item, by which examples are compared with it."""

@@ -58,9 +58,10 @@ class Row:
     def half_width(self) -> float | None:
         """Half of the difference's 95 % interval of Student's t; None where the spread is not known."""
         stderr = self.found.stderr
-        if stderr is None or self.found.n < 2:
+        independent = self.found.clusters or self.found.n
+        if stderr is None or independent < 2:
             return None
-        return t_quantile(TAILS, self.found.n - 1) * stderr
+        return t_quantile(TAILS, independent - 1) * stderr
 
     @property
     def needed(self) -> int | None:

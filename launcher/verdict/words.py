@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from launcher.report import formatting
+from launcher.report.compare import FEWEST_CLUSTERS
 from launcher.verdict.comparison import Row
 from launcher.verdict.sequential import SequentialComparison
 
@@ -15,6 +16,8 @@ def sentence(row: Row) -> str:
         return _of_early_stop(row, row.found)
     found, p = row.found, f"p = {formatting.p_value(row.found.p_holm)}".replace("= <", "<")
     questions = formatting.plural(found.n, "question")
+    if found.clusters is not None:
+        questions += f" in {formatting.plural(found.clusters, 'passage')}"
     if row.verdict == "equal":
         return f"{found.a} and {found.b} score the same in each of {questions}"
     if found.difference == 0:
@@ -23,6 +26,8 @@ def sentence(row: Row) -> str:
     size = f"{better} is better by {formatting.number(abs(found.difference))}{_plus_minus(row)}"
     if found.significant:
         return f"{size} ({p}, {questions})"
+    if found.clusters is not None and found.clusters < FEWEST_CLUSTERS:
+        return f"{size}: {formatting.plural(found.clusters, 'passage')} are too few to tell ({questions})"
     told = "" if row.needed is None else f"; about {_about(max(row.needed, found.n + 1))} questions would tell"
     return f"{size}: may be chance ({p}, {questions}){told}"
 

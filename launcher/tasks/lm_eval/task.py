@@ -15,13 +15,15 @@ from launcher.core.types import Ask, Endpoint, Json, Request, Response, Sample, 
 from launcher.settings.component import component
 from launcher.settings.lm_eval import LmEvalSettings
 from launcher.stats.metric import Metric
-from launcher.tasks.base import Task
+from launcher.tasks.base import Task, cluster_name
 from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
 from launcher.tasks.lm_eval import codec, gold, index, loading, metrics
 from launcher.tasks.lm_eval.documents import Document, Documents, Style, generates, instances_of, kept
 from launcher.tasks.lm_eval.scoring import Scoring
 from launcher.tasks.loglikelihood import NoLogprobs
 
+PASSAGES = ("passage", "article", "context", "story", "paragraph")
+"""The fields of a document that several of them may share; what each has for itself changes nothing."""
 DEFAULT_MAX_GEN_TOKS = 256
 """The bound of a text in tokens, where neither the task nor the user gives one, as in lm-eval's client."""
 DEFAULT_WINDOW = 2048
@@ -132,7 +134,7 @@ class LmEval(LmEvalSettings, Task):
         for document, requests in self._made.made(self.limit):
             self.documents[str(document.doc_id)] = document
             target = metrics.plain(self.loaded.doc_to_target(document.doc))
-            yield Sample(name, str(document.doc_id), tuple(requests), target)
+            yield Sample(name, str(document.doc_id), tuple(requests), target, cluster=_cluster(document.doc))
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         document = self.documents[sample.id]
@@ -219,3 +221,9 @@ def _needs_logprobs(task: str, kind: str) -> str:
 def _text(instance: Any) -> str:
     """Return the prompt of an instance as text, with what is scored; an instance without context is scored whole."""
     return str(instance.args[0]) if generates(instance) else "".join(map(str, instance.args[:2]))
+
+
+def _cluster(document: Json) -> str | None:
+    """Return the cluster of a document that has a passage, which others may share."""
+    found = [document[field] for field in PASSAGES if document.get(field)] if isinstance(document, Mapping) else []
+    return cluster_name(found[0]) if found else None
