@@ -26,8 +26,8 @@ class ItemTask(Task):
     ``hub:<name>`` is the cached copy of a hub's data set, with its ``config``. ``split`` is one of a folder's or a
     hub's. ``id`` is the field of the items' ids (empty: ``id``, or the row's number), ``limit`` takes the first items.
 
-    ``cluster`` is a field or template that is the same for items which share something, such as ``passage``: a
-    comparison of runs then takes those items as one.
+    ``cluster`` is a field or template by which items belong together, such as the ``passage`` that several share. A
+    comparison of runs clusters its errors by it.
 
     ``description`` stands before the examples; in chat it is part of the system message. ``fewshot`` examples come
     first: the first items of ``fewshot_path`` and ``fewshot_split`` (both empty: those of the items) with other prompts
