@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from launcher.core.errors import UserError
 from launcher.core.types import Json
-from launcher.engines.runtime import flash
+from launcher.engines.runtime import decode_kernels
 from launcher.engines.runtime.dtypes import HALF
 from launcher.settings.model import Dtype, Optimizations, OptimizationStatus
 
@@ -31,7 +31,7 @@ def resolve(o: Optimizations, dtype: Dtype, device: str, obstacles: Mapping[str,
     _refuse_contradictions(o)
     no_gpu = "needs an NVIDIA GPU; this runs on CPU" if device == "cpu" else ""
     no_half = "" if dtype in HALF else f"needs bf16 or fp16; this runs in {dtype.value}"
-    no_package = "" if flash.installed() else "needs the package flash-attn, which is not installed"
+    no_package = "" if decode_kernels.installed() else decode_kernels.NO_KERNEL
     invariant = _status("batch_invariant", o.batch_invariant, obstacles.get("batch_invariant", ""), INVARIANT_EXTENT)
     invariant_reason = REPLACED_BY_INVARIANT if invariant.active else ""
     decode = obstacles.get("flash_decode") or invariant_reason or no_gpu or no_half or no_package
@@ -39,7 +39,7 @@ def resolve(o: Optimizations, dtype: Dtype, device: str, obstacles: Mapping[str,
     return [
         OptimizationStatus("dtype", o.dtype is not Dtype.auto, True, f"{dtype.value}, {_how(o.dtype, device)}"),
         _status("cuda_graphs", o.cuda_graphs, graphs, "for decode steps"),
-        _status("flash_decode", o.flash_decode, decode, "flash-attn's kernel over the paged cache"),
+        _status("flash_decode", o.flash_decode, decode, decode_kernels.described()),
         _status("flash_attention", o.flash_attention, no_gpu or no_half, "for prompts that are computed in one chunk"),
         _status("prefix_caching", o.prefix_caching, obstacles.get("prefix_caching", "")),
         invariant,

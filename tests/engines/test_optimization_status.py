@@ -6,7 +6,7 @@ import pytest
 
 from launcher.core.errors import UserError
 from launcher.engines.optimization_status import as_json, is_active, resolve, resolve_dtype
-from launcher.engines.runtime import flash
+from launcher.engines.runtime import decode_kernels, flash
 from launcher.settings.model import Dtype, Optimizations
 
 ALL = Optimizations(cuda_graphs=True, flash_decode=True, flash_attention=True)
@@ -44,9 +44,20 @@ def test_on_a_gpu_the_type_of_the_weights_decides(name: str, dtype: Dtype, expec
     assert reason(name, dtype, "cuda") == why
 
 
-@pytest.mark.skipif(flash.installed(), reason="flash-attn is installed")
-def test_flash_decode_needs_its_package() -> None:
-    assert reason("flash_decode", Dtype.bf16, "cuda") == "needs the package flash-attn, which is not installed"
+@pytest.mark.parametrize(
+    ("package", "expected"),
+    [
+        ("flash_attn", "flash-attn's kernel over the paged cache"),
+        ("triton", "a Triton kernel over the paged cache"),
+        ("", "needs the package flash-attn, or triton, which torch for CUDA brings; neither is installed"),
+    ],
+)
+def test_flash_decode_takes_the_kernel_that_is_installed(
+    package: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for module in (flash, decode_kernels):
+        monkeypatch.setattr(module, "find_spec", lambda name: name if name == package else None)
+    assert reason("flash_decode", Dtype.bf16, "cuda") == expected
 
 
 def test_a_reason_of_the_model_comes_first() -> None:

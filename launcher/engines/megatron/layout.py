@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from launcher.checkpoints.base import Architecture
 from launcher.checkpoints.claims import expert_width
 from launcher.core.errors import UserError
-from launcher.engines.runtime import flash, invariant
+from launcher.engines.runtime import decode_kernels, invariant
 from launcher.engines.runtime.dtypes import BYTES
 from launcher.settings.model import Dtype, Parallelism
 
@@ -77,7 +77,7 @@ def _divisors(count: int) -> str:
 
 def obstacles(a: Architecture) -> dict[str, str]:
     """Return the optimizations that a model cannot have, with the reason."""
-    found = {"flash_decode": flash.head_dim_obstacle(a.kv_channels)}
+    found = {"flash_decode": decode_kernels.head_dim_obstacle(a.kv_channels)}
     if a.num_experts:
         found["batch_invariant"] = invariant.EXPERTS
         found["cuda_graphs"] = "a mixture of experts chooses in each step what to compute, which a graph cannot capture"

@@ -74,10 +74,10 @@ class WorkerConfig:
         distributed.import_quietly()
         from launcher.engines.megatron.graphs import graph_capturer
         from launcher.engines.megatron.stage import Stage
-        from launcher.engines.runtime import flash
+        from launcher.engines.runtime import decode_kernels
 
         here = self.torch_device(rank if device is None else device)
-        kernel = flash.kernel(here) if self.flash_decode else None
+        kernel = decode_kernels.kernel(here) if self.flash_decode else None
         with self.model(rank, here, store) as model:
             stage = Stage(model, self.architecture, self.num_blocks, self.block_size, kernel)
             if self.graphs is not None:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 from launcher.core.errors import UserError
 
 if TYPE_CHECKING:
-    import torch
     from torch import Tensor
 
     from launcher.engines.runtime.paged import PagedKernel
@@ -20,9 +19,6 @@ PAGE_MULTIPLE = 256
 
 MAX_HEAD_DIM = 256
 """The most channels of a head that the kernel takes; they must be a multiple of 8."""
-
-MIN_COMPUTE_CAPABILITY = (8, 0)
-"""The oldest GPUs that flash-attn 2 computes on."""
 
 
 def installed() -> bool:
@@ -44,14 +40,8 @@ def head_dim_obstacle(channels: int) -> str:
     return ""
 
 
-def kernel(device: torch.device) -> PagedKernel:
-    """Return flash-attn's kernel; `UserError` where the GPU is too old, or the package does not load on it."""
-    import torch
-
-    found = torch.cuda.get_device_capability(device)
-    if found < MIN_COMPUTE_CAPABILITY:
-        needed, has = (".".join(map(str, c)) for c in (MIN_COMPUTE_CAPABILITY, found))
-        raise UserError(f"optimizations.flash_decode=true: needs compute capability {needed}; {device} has {has}")
+def kernel() -> PagedKernel:
+    """Return flash-attn's kernel; `UserError` where the package does not load."""
     try:
         import flash_attn  # noqa: F401
     except (ImportError, OSError) as error:  # built for another torch: a symbol is missing

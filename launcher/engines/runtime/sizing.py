@@ -12,7 +12,7 @@ from launcher.core.ranges import MANY, Count, CountFromZero, Positive, Range
 from launcher.core.types import resolve
 from launcher.core.units import GIB
 from launcher.engines.base import Engine
-from launcher.engines.runtime.flash import PAGE_MULTIPLE
+from launcher.engines.runtime import decode_kernels
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Model
 
@@ -53,7 +53,7 @@ class BatchedEngine(Engine):
 
     def resolve_block_size(self, flash_decode: bool) -> int:
         """Return the tokens of a cache block; `UserError` for a size that the kernel cannot read."""
-        least = PAGE_MULTIPLE if flash_decode else 1
+        least = decode_kernels.page_multiple() if flash_decode else 1
         size = self.block_size or max(least, BLOCK_SIZE)
         if size % least:
             raise UserError(

@@ -12,6 +12,7 @@ from torch import Tensor
 from launcher.engines.megatron.layout import obstacles
 from launcher.engines.runtime import flash
 from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.paged import PagedKernel
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from tests.engines.answers import together
 from tests.engines.megatron.tape import Tape
@@ -51,7 +52,7 @@ class PlainKernel:
         return torch.einsum("nhk,nkhc->nhc", weights, v)
 
 
-def use(kernel: PlainKernel, graphs: Buckets | None = None) -> Any:
+def use(kernel: PagedKernel, graphs: Buckets | None = None) -> Any:
     """Return what gives a stage a kernel, and lets it record steps."""
 
     def prepare(stage: Any) -> None:
@@ -89,6 +90,10 @@ async def test_a_kernel_in_captured_steps() -> None:
 
 
 @pytest.mark.parametrize(("channels", "fit"), [(16, True), (64, True), (256, True), (20, False), (264, False)])
-def test_heads_that_the_kernel_cannot_compute(channels: int, fit: bool) -> None:
+def test_heads_that_the_kernel_cannot_compute(channels: int, fit: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Triton's takes any number of channels, up to the same."""
+    monkeypatch.setattr(flash, "installed", lambda: False)
+    assert ("flash_decode" in obstacles(replace(TINY, kv_channels=channels))) is (channels > 256)
+    monkeypatch.setattr(flash, "installed", lambda: True)
     assert (flash.head_dim_obstacle(channels) == "") is fit
     assert ("flash_decode" in obstacles(replace(TINY, kv_channels=channels))) is not fit

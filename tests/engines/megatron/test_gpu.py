@@ -15,7 +15,7 @@ from launcher.engines.base import GenerationRequest
 from launcher.engines.megatron import Megatron
 from launcher.engines.megatron.runtime import Runtime
 from launcher.engines.megatron.worker_config import WorkerConfig
-from launcher.engines.runtime import flash
+from launcher.engines.runtime import decode_kernels, flash
 from launcher.engines.runtime.buckets import Buckets
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
@@ -40,6 +40,7 @@ COUNT = gpus()
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(COUNT == 0, reason="needs an NVIDIA GPU; this host has none")]
 
+needs_kernel = pytest.mark.skipif(not decode_kernels.installed(), reason=decode_kernels.NO_KERNEL)
 needs_flash_attn = pytest.mark.skipif(not flash.installed(), reason="needs the package flash-attn")
 
 HALF_TOLERANCE = 0.15
@@ -117,7 +118,7 @@ def close(requests: Sequence[GenerationRequest], runner: Any, answers: Sequence[
     assert statistics.mean(distances) < HALF_TOLERANCE
 
 
-@needs_flash_attn
+@needs_kernel
 @pytest.mark.parametrize("graphs", [False, True])
 @pytest.mark.parametrize("name", ["llama", "one_key_head", "sliding_window"])
 async def test_flash_decode_is_close(name: str, graphs: bool, requests: Sequence[GenerationRequest]) -> None:
@@ -155,10 +156,24 @@ async def test_megatron_cores_engine_is_close(requests: Sequence[GenerationReque
         close(short, runner, await together(runner, short))
 
 
+async def test_the_triton_kernel_is_close_to_attention() -> None:
+    """Also where flash-attn is installed and would be taken; with lengths that a captured step did not have."""
+    import torch
+
+    pytest.importorskip("triton")
+    from launcher.engines.runtime import paged_decode
+
+    device = torch.device("cuda", 0)
+    made = paged_decode.kernel(torch.cuda.get_device_properties(device).multi_processor_count)
+    assert decode_kernels.trial(made, device) < decode_kernels.TOLERANCE
+
+
 async def test_the_component_reports_what_was_captured(requests: Sequence[GenerationRequest]) -> None:
     host = Allocation(nodes=("localhost",), rank=0, world_size=1, cpus=2, gpus=1)
     model = Model(name="tiny", path="package:launcher/assets/tiny")
-    asked = Optimizations(cuda_graphs=True, flash_decode=flash.installed(), flash_attention=True, dtype=Dtype.bf16)
+    asked = Optimizations(
+        cuda_graphs=True, flash_decode=bool(decode_kernels.installed()), flash_attention=True, dtype=Dtype.bf16
+    )
     with deployments.load(Megatron(max_sequences=8), model, host, optimizations=asked) as runner:
         await together(runner, [replace(r, prompt=r.prompt[:20]) for r in requests])
         facts: Any = runner.describe()

@@ -8,6 +8,7 @@ import pytest
 
 from launcher.core.errors import UserError
 from launcher.engines.megatron import Megatron
+from launcher.engines.runtime import flash
 from launcher.engines.runtime.sizing import cache_blocks, context_length
 from launcher.settings.model import Model
 
@@ -49,9 +50,12 @@ def test_small_models_compute_on_one_thread() -> None:
     assert Megatron(threads=3).threads_for(1_000_000, 8) == 3
 
 
-def test_pages_are_as_large_as_the_kernel_needs_them() -> None:
-    assert [Megatron().resolve_block_size(flash) for flash in (False, True)] == [16, 256]
-    assert [Megatron(block_size=512).resolve_block_size(flash) for flash in (False, True)] == [512, 512]
+def test_pages_are_as_large_as_the_kernel_needs_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(flash, "installed", lambda: False)
+    assert [Megatron().resolve_block_size(decode) for decode in (False, True)] == [16, 16]
+    monkeypatch.setattr(flash, "installed", lambda: True)
+    assert [Megatron().resolve_block_size(decode) for decode in (False, True)] == [16, 256]
+    assert [Megatron(block_size=512).resolve_block_size(decode) for decode in (False, True)] == [512, 512]
     assert Megatron(block_size=8).resolve_block_size(False) == 8
     with pytest.raises(UserError, match=r"engine\.block_size=16: must be a multiple of 256 for flash decode"):
         Megatron(block_size=16).resolve_block_size(True)
