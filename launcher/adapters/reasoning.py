@@ -66,7 +66,7 @@ class Reasoning(Adapter):
         if not response.ok or response.fault is not None:
             return response
         found = response.body
-        if not isinstance(found, Mapping) or not isinstance(found.get("choices"), list):
+        if (type(found) is not dict and not isinstance(found, Mapping)) or not isinstance(found.get("choices"), list):
             raise AdapterError(f"reasoning: the answer to {request.path} has no list of 'choices'")
         choices = [self._choice(choice) for choice in response.body["choices"]]
         return response.with_body({**response.body, "choices": choices})

@@ -176,10 +176,12 @@ class Forwarder:
         own[RECEIVED] += len(request.body)
         try:
             plan = self._plan_of(request)
+            if plan.head is not request.head:
+                request = request._replace(head=plan.head)
             if plan.is_adapted:
-                await self._adapted(request._replace(head=plan.head), reply)
+                await self._adapted(request, reply)
             else:
-                await self._answer(request._replace(head=plan.head), plan, reply)
+                await self._answer(request, plan, reply)
             own[COMPLETIONS] += plan.is_completion and 200 <= reply.status < 300
         except asyncio.CancelledError:
             own[LEFT] += 1

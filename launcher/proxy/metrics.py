@@ -79,7 +79,10 @@ class Counters:
 
     def stopped_by(self) -> int | None:
         """Return the number of a worker in which an adapter has ended the evaluation; None if there is none."""
-        return next((number for number, slot in enumerate(self._slots) if slot[STOPPED]), None)
+        for number, slot in enumerate(self._slots):
+            if slot[STOPPED]:
+                return number
+        return None
 
     def text(self, run: str) -> bytes:
         """Return all counters in Prometheus' text format."""
