@@ -23,9 +23,11 @@ def test_an_installed_wheel_composes_and_runs(tmp_path: Path) -> None:
     assert list((site / "launcher/assets/tiny").iterdir())
     assert (site / "launcher/py.typed").is_file(), "type checkers would ignore the annotations"
     environment = os.environ | {"PYTHONPATH": str(site)}
-    run = [sys.executable, "-m", "launcher", "engine=echo", "model=none", "evaluate.limit=3", "hydra.run.dir=run"]
+    settings = 'engine="echo", model="none", evaluate={"limit": 3}, hydra__run__dir="run"'
+    run = [sys.executable, "-c", f"import launcher; print(launcher.run({settings}).status)"]
     done = subprocess.run(run, capture_output=True, text=True, cwd=work, timeout=120, env=environment)
     assert done.returncode == 0, done.stderr
+    assert done.stdout == "ok\n"
     assert (work / "run/report.html").is_file()
 
     for package in ("torch", "megatron", "transformers", "ray", "pytriton", "numpy"):  # those a login node lacks

@@ -80,15 +80,23 @@ class Sweep:
         return tables.as_html(f"Sweep in {self.folder}", head, self._table(), [f"page: {self.page}"])
 
     def _table(self) -> list[tuple[str, str, str, str]]:
+        points = self.data["points"]
+        common = set.intersection(*(set(point.get("overrides", ())) for point in points)) if points else set()
         return [
-            (point["folder"], " ".join(point.get("overrides", ())), point["status"], _scores(point))
-            for point in self.data["points"]
+            (
+                point["folder"],
+                " ".join(word for word in point.get("overrides", ()) if len(points) == 1 or word not in common),
+                point["status"],
+                _scores(point),
+            )
+            for point in points
         ]
 
 
 def _scores(point: Any) -> str:
     return ", ".join(
         f"{formatting.task_name(task)} {metric} {formatting.number(entry['value'])}"
+        f" ({found['coverage'].get('scored', 0)}/{found['coverage'].get('total')})"
         for task, found in results.folded(point).items()
         for metric, entry in found["metrics"].items()
     )
