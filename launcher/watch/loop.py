@@ -6,6 +6,7 @@ from pathlib import Path
 
 from launcher.checkpoints.states import CheckpointState
 from launcher.checkpoints.watcher import CheckpointWatcher, Snapshot, watching
+from launcher.core import stage
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.core.types import INTERRUPTED, resolve
@@ -31,7 +32,8 @@ def watch(base: ComposedRun, allocation: Allocation) -> int:
     state = WatchState(base.folder, training)
     executor = SlurmExecutor(cluster, settings.jobs) if isinstance(cluster, Slurm) else LocalExecutor(allocation)
     state.restore(executor)
-    with watching(settings, training) as watcher:
+    with stage.board() as board, watching(settings, training) as watcher:
+        board.begin("waiting for a checkpoint", lines=False)
         try:
             _watch(base, settings, watcher, state, executor)
         except KeyboardInterrupt:
@@ -71,6 +73,7 @@ def _watch(
             to_stderr(f"watch: {error or 'the folder can be read again'}")
         state.miss(snapshot.gone, settings)
         waiting = state.waiting(snapshot, settings)
+        stage.report(note=f"{len(state.records) - len(state.running)} evaluated, {len(waiting)} to evaluate")
         watcher.done |= {each.path: each for each in snapshot.complete if state.is_done(each)}
         if waiting and executor.has_capacity():
             _start(run_of(base, waiting[0]), waiting[0], state, executor)

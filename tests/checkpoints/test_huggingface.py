@@ -26,6 +26,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import AutoModelForCausalLM
 
 from launcher.checkpoints import detect
+from launcher.core import stage
 from launcher.core.errors import CheckpointError
 from launcher.settings.model import Parallelism
 from tests.checkpoints.checkpoint_models import TOKENS, loaded, logits, parallel_logits
@@ -116,6 +117,16 @@ def test_several_files_are_one_checkpoint(tmp_path: Path) -> None:
     expected = saved("llama", tmp_path, max_shard_size="20KB")
     assert len(list(tmp_path.glob("*.safetensors"))) > 1
     torch.testing.assert_close(logits(loaded(tmp_path)), expected, atol=1e-5, rtol=0)
+
+
+def test_loading_tells_of_every_byte_and_file(tmp_path: Path) -> None:
+    saved("llama", tmp_path, max_shard_size="20KB")
+    with stage.board() as board:
+        loaded(tmp_path)
+    told, files = board.stage, list(tmp_path.glob("*.safetensors"))
+    assert len(files) > 1
+    assert told.done == told.total
+    assert (told.unit, told.note) == ("bytes", f"file {len(files)} of {len(files)}")
 
 
 def test_opening_says_the_type_of_the_weights(tmp_path: Path) -> None:
