@@ -85,7 +85,7 @@ class Preset(Backend, ABC):
             "command": command,
             "environment": dict(self._neutral()) | self.environment,
             **source.facts(),
-            "dtype": source.dtype.value,
+            "dtype": "the server's choice" if source.dtype is Dtype.auto else source.dtype.value,
             **({} if self._installed() else {"missing": self._missing()}),
         }
 

@@ -62,8 +62,7 @@ def served_checkpoint(
     if not found.exists():
         return _on_a_hub(model, server, asked, device, key)
     if _is_read(found, server):
-        stored = _stored_dtype(model)
-        return ServedCheckpoint(str(found), asked if stored is None else resolve_dtype(asked, stored, device), model)
+        return ServedCheckpoint(str(found), _dtype(model, server, asked, device), model)
     checkpoint = exporting.opened(model)
     dtype = resolve_dtype(asked, Dtype(checkpoint.architecture.dtype), device)
     return _converted(checkpoint, model, server, cache, dtype, key)
@@ -79,6 +78,16 @@ def _on_a_hub(model: Model, server: ServerProgram, asked: Dtype, device: str, ke
 
 def _is_read(path: Path, server: ServerProgram) -> bool:
     return path.suffix == ".gguf" if server.reads == "gguf" else (path / "config.json").is_file()
+
+
+def _dtype(model: Model, server: ServerProgram, asked: Dtype, device: str) -> Dtype:
+    """Return the type that a server computes in; ``auto`` where only the server knows, as of a quantised file."""
+    if server.reads == "gguf":
+        return Dtype.auto
+    stored = _stored_dtype(model)
+    if "dtype" not in server.flags:
+        return stored or Dtype.auto
+    return asked if stored is None else resolve_dtype(asked, stored, device)
 
 
 def _stored_dtype(model: Model) -> Dtype | None:

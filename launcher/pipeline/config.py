@@ -268,7 +268,7 @@ def _check_watch(run: Run) -> None:
     if run.mode is Mode.watch and not run.backend.checkpoints:
         raise UserError(
             f"backend={name_of(run.backend)}: mode=watch serves every checkpoint itself; expected one of "
-            "inline, pytriton, ray, or command with {checkpoint} in backend.command"
+            "inline, pytriton, ray, a ready-made server such as vllm, or command with {checkpoint} in backend.command"
         )
 
 

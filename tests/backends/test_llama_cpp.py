@@ -16,7 +16,9 @@ def test_llama_cpp_needs_a_gguf_file(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a megatron_bridge checkpoint; backend=llama_cpp reads \.gguf files"):
         planned(LlamaCpp(), deployment(tmp_path))
     file = written(tmp_path / "model.gguf")
-    command = planned(LlamaCpp(), deployment(tmp_path, str(file), context_length=64))["command"]
+    plan = planned(LlamaCpp(), deployment(tmp_path, str(file), context_length=64))
+    command = plan["command"]
+    assert plan["dtype"] == "the server's choice"
     assert flags(command, "--model", "--n_ctx", "--model_alias") == {
         "--model": str(file), "--n_ctx": "64", "--model_alias": "tiny",
     }  # fmt: skip

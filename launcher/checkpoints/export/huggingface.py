@@ -9,6 +9,7 @@ from pathlib import Path
 from launcher.checkpoints.base import Architecture, NotComputed
 from launcher.checkpoints.claims import expert_width
 from launcher.checkpoints.convert import Names
+from launcher.checkpoints.export.rope_factors import as_scaling
 from launcher.checkpoints.export.transforms import normalized
 from launcher.checkpoints.huggingface.config import ACTIVATIONS, Config, Stored
 from launcher.checkpoints.huggingface.layout import NAMES
@@ -46,7 +47,7 @@ def target(a: Architecture, dtype: str, source: str) -> Target:
 
     Raises `NotComputed` naming the ``source`` and what no class expresses.
     """
-    wanted, missed = normalized(a), {}
+    wanted, missed = normalized(as_scaling(a)), {}
     for kind in CLASSES:
         config = _config(wanted, kind, dtype)
         missed[kind] = _missed(wanted, config)

@@ -21,6 +21,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from launcher.checkpoints import detect, load_tokenizer, parts
 from launcher.checkpoints.base import Architecture, Checkpoint
 from launcher.checkpoints.export import folder as export
+from launcher.checkpoints.export import rope_factors
 from launcher.checkpoints.huggingface.safetensors_index import read_index
 from launcher.checkpoints.torch_dist import tensor_store
 from launcher.checkpoints.torch_dist.archive import Span
@@ -140,6 +141,27 @@ def test_a_gguf_file_is_the_same_model_afterwards(kind: str, tmp_path: Path) -> 
     expected = logits(loaded(source))
     assert torch.equal(logits(loaded(tmp_path / "hf")), expected)
     torch.testing.assert_close(of_transformers(tmp_path / "hf"), expected, atol=1e-5, rtol=0)
+
+
+FACTORS = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def test_the_rotary_factors_of_llama_3_become_its_scaling(tmp_path: Path) -> None:
+    arch = architecture(rotary_base=500000.0, rope_scaling=FACTORS | {"rope_type": "llama3"})
+    factors = list(rope_factors._factors(arch, 8.0))
+    assert {factors[0], factors[-1]} == {1.0, 8.0}
+    extra = {"rope_freqs.weight": factors}
+    source = written_gguf(tmp_path / "model.gguf", extra=extra, add_rope_freq_base=500000.0)
+    converted(source, tmp_path / "hf")
+    scaling = json.loads((tmp_path / "hf" / "config.json").read_text())["rope_scaling"]
+    assert scaling == FACTORS | {"rope_type": "llama3"}
+    torch.testing.assert_close(of_transformers(tmp_path / "hf"), logits(loaded(source)), atol=1e-5, rtol=0)
+
+
+def test_other_rotary_factors_are_refused(tmp_path: Path) -> None:
+    source = written_gguf(tmp_path / "model.gguf", extra={"rope_freqs.weight": [1.0, 2.0, 2.5, 3.0]})
+    with pytest.raises(CheckpointError, match=r"cannot have rope_factors=\(1.0, 2.0, 2.5, 3.0\)"):
+        converted(source, tmp_path / "hf")
 
 
 @pytest.mark.parametrize(
