@@ -7,6 +7,7 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from functools import lru_cache
 from itertools import accumulate
+from typing import Any
 
 from launcher.core.types import Json
 
@@ -94,6 +95,18 @@ def _joined(tokens: Sequence[str], text: str, end: int) -> Spans | None:
     found = Spans(zip([0, *ends], ends[:size], strict=False))
     found.ends = ends[:size]
     return found
+
+
+def common_length(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """Return how long the common beginning of two sequences is, without a loop over their items in Python."""
+    low, high = 0, min(len(one), len(other))
+    while low < high:
+        middle = (low + high + 1) // 2
+        if one[low:middle] == other[low:middle]:
+            low = middle
+        else:
+            high = middle - 1
+    return low
 
 
 def not_echoed(text: Json, prompt: str) -> str | None:

@@ -10,7 +10,7 @@ from itertools import chain
 from operator import ge
 from typing import TypeGuard
 
-from launcher.core.prompt_logprobs import Misaligned, Span, aligned, not_echoed
+from launcher.core.prompt_logprobs import Misaligned, Span, aligned, common_length, not_echoed
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.core.values import changed
 
@@ -43,6 +43,8 @@ MERGED = "merged_tokens"
 """In the ``logprobs`` of a stored echo: how many tokens its first entry stands for."""
 NUMBERS, INTEGERS, TEXTS = frozenset({int, float}), frozenset({int}), frozenset({str})
 OBJECTS = frozenset({dict, type(None)})
+FEW_TOKENS = 16
+"""Lists of fewer tokens are checked whole."""
 LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 
@@ -225,6 +227,7 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
     prompts, echo = prompts_of(request), bool(request.body.get("echo"))
     wanted = request.body.get("logprobs")
     values: list[Json] = []
+    checked: _Lists | None = None
     for i, choice in enumerate(choices):
         logprobs = choice.get("logprobs")
         prompt = prompts[i * len(prompts) // len(choices)] if echo and prompts else None
@@ -238,7 +241,8 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
         elif "content" in logprobs:
             _check_content(logprobs["content"])
         else:
-            found = _check_lists(logprobs, choice, prompt, echo=echo)
+            found, lists = _check_lists(logprobs, choice, prompt, checked, echo=echo)
+            checked = checked or lists
             _check_generated(request, len(logprobs["tokens"]) - len(found), isinstance(prompt, str))
             if MERGED not in logprobs:
                 values += logprobs["token_logprobs"][1 : len(found)]
@@ -248,8 +252,33 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
         )
 
 
-def _check_lists(logprobs: Mapping[str, Json], choice: Mapping[str, Json], prompt: Json, *, echo: bool) -> list[Span]:
-    """Check the format of completions; return the spans of the tokens of an echoed prompt."""
+@dataclass(frozen=True)
+class _Lists:
+    """The lists of a choice that were checked; in those of another one, what they have in common needs no check."""
+
+    tokens: list[str]
+    values: list[Json]
+    tops: list[dict[str, Json] | None]
+
+    def shared(self, tokens: list[Json], values: list[Json], tops: Json) -> int:
+        """Return how many entries from the first are as in these lists; 0 unless all lists have them."""
+        size = common_length(self.tokens, tokens)
+        same = isinstance(tops, list) and self.values[:size] == values[:size] and self.tops[:size] == tops[:size]
+        return size if same else 0
+
+
+def _sharable(tokens: list[str], values: list[Json], tops: list[dict[str, Json] | None]) -> _Lists | None:
+    """Return the lists for a comparison with others; none with a 0, as Python takes ``false`` for equal to it."""
+    if len(tokens) < FEW_TOKENS or 0 in values:
+        return None
+    has_zero = 0 in chain.from_iterable(map(dict.values, filter(None, tops)))
+    return None if has_zero else _Lists(tokens, values, tops)
+
+
+def _check_lists(
+    logprobs: Mapping[str, Json], choice: Mapping[str, Json], prompt: Json, before: _Lists | None, *, echo: bool
+) -> tuple[list[Span], _Lists | None]:
+    """Check the format of completions; return the spans of an echoed prompt, and lists that are free of faults."""
     tokens, values, tops, offsets = (logprobs.get(name) for name in LISTS)
     if not isinstance(values, list) or not isinstance(tokens, list) or len(tokens) != len(values):
         raise Fault("'tokens' and 'token_logprobs' are not two lists of the same length")
@@ -260,22 +289,31 @@ def _check_lists(logprobs: Mapping[str, Json], choice: Mapping[str, Json], promp
         raise Fault("a token is not a text")
     if echo and (not values or values[0] is not None):
         raise Fault("the log-probability of the first prompt token must be null: no token precedes it")
-    _check_numbers(values[1:] if echo else values, "token_logprobs")
+    known = before.shared(tokens, values, tops) if before else 0
+    _check_numbers(values[max(known, int(echo)) :], "token_logprobs")
     found = _aligned(tokens, offsets, choice["text"], prompt) if isinstance(prompt, str) else []
-    if tops is not None:
-        _check_tops(tops)
-        faults = _odd_rows(tokens[: len(found)], values, tops)
-        if faults and len(faults) > (len(found) // 10 if _hides_spaces(tokens, found, choice["text"]) else 0):
-            raise Fault(faults[0])
-    return found
+    if tops is None:
+        return found, None
+    _check_tops(tops[known:])
+    faults = _odd_rows(tokens[: len(found)], values, tops, known)
+    if faults and len(faults) > (len(found) // 10 if _hides_spaces(tokens, found, choice["text"]) else 0):
+        raise Fault(faults[0])
+    if faults or before or not echo:
+        return found, None
+    size = len(found) if isinstance(prompt, str) else len(tokens)
+    return found, _sharable(tokens[:size], values[:size], tops[:size])
 
 
-def _odd_rows(tokens: Sequence[str], values: Sequence[Json], tops: Sequence[Json]) -> list[str]:
-    """Return the faults of tokens and their alternatives; without a loop in Python where there is none."""
-    rest, given = tops[1 : len(tokens)], values[1 : len(tokens)]
-    first_is_bare = not tops or not tops[0] or values[0] is None
+def _odd_rows(tokens: Sequence[str], values: Sequence[Json], tops: Sequence[Json], known: int = 0) -> list[str]:
+    """Return the faults of tokens and their alternatives; without a loop in Python where there is none.
+
+    The first ``known`` of them have none.
+    """
+    first = known or 1
+    rest, given = tops[first : len(tokens)], values[first : len(tokens)]
+    first_is_bare = known or not tops or not tops[0] or values[0] is None
     if first_is_bare and all(rest) and OBJECTS.issuperset(map(type, rest)):
-        own, best = map(dict.get, rest, tokens[1:]), map(max, map(dict.values, rest))
+        own, best = map(dict.get, rest, tokens[first:]), map(max, map(dict.values, rest))
         if list(own) == given and all(map(ge, best, given)):
             return []
     return [fault for row in zip(tokens, values, tops, strict=False) if (fault := _odd(*row))]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+from launcher.core.prompt_logprobs import common_length
 from launcher.core.responses import MERGED
 from launcher.core.types import Json
 
@@ -95,23 +96,11 @@ def _worth(items: Sequence[Json], shared: dict[str, Json], name: str) -> int:
     """Return the length of the common beginning of several items, and note it; 0 where that saves too little."""
     if len(items) < 2 or not (_are_texts(items) or all(map(_is_tokens, items))):
         return 0
-    size = _common(min(items), max(items))
+    size = common_length(min(items), max(items))
     if size * (len(items) - 1) < FEWEST:
         return 0
     shared[name] = items[0][:size]
     return size
-
-
-def _common(least: Any, most: Any) -> int:
-    """Return how long the common beginning of two sequences is."""
-    low, high = 0, min(len(least), len(most))
-    while low < high:
-        middle = (low + high + 1) // 2
-        if least[low:middle] == most[low:middle]:
-            low = middle
-        else:
-            high = middle - 1
-    return low
 
 
 def _are_texts(items: Sequence[Json]) -> bool:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate
 from typing import TypeVar
 
-from launcher.core.prompt_logprobs import Span
+from launcher.core.prompt_logprobs import Span, Spans
 from launcher.core.responses import MERGED
 from launcher.core.types import Json
 from launcher.tasks.loglikelihood import NoLogprobs, counted_values, echoed, first_counted, is_greedy
@@ -30,6 +30,8 @@ def merged(choice: Mapping[str, Json], prompt: str, start: int, *, tops: bool) -
     logprobs = _merged_logprobs(choice["logprobs"], first, choice["text"][: found[first][0]], tops=tops)
     logprobs["text_offset"] = [0, *_offsets(logprobs["tokens"][1:], found[first:], choice["logprobs"]["text_offset"])]
     made = _short(choice) | {"logprobs": logprobs}
+    if not tops and isinstance(found, Spans) and found.ends is not None:
+        return made  # its tokens form the text as those of the choice do, so that they are read in the same way
     if tops and is_greedy(choice, prompt, start) is not _read(is_greedy, made, prompt, start):
         return choice
     return made if values[first : len(found)] == _read(counted_values, made, prompt, start) else choice

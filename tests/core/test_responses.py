@@ -494,3 +494,48 @@ def test_alternatives_are_compared_row_by_row(rows, size, first_is_none) -> None
         values[0] = None
     expected = [fault for row in zip(tokens[:size], values, tops, strict=False) if (fault := responses._odd(*row))]
     assert responses._odd_rows(tokens[:size], values, tops) == expected
+
+
+def four_choices(zero: bool) -> tuple[Request, dict[str, Json]]:
+    """Return a request with four prompts that begin alike, and an honest answer; with ``zero``, one value is 0."""
+    context, ends = [f" w{i}" for i in range(20)], ["a b", "a c", "d", "e f g"]
+    choices = []
+    for index, end in enumerate(ends):
+        tokens = [*context, *(f" {word}" for word in end.split()), " x"]
+        values = [None, *(-0.5 - i / 8 for i in range(1, len(tokens)))]
+        values[3] = 0.0 if zero else values[3]
+        tops = [None, *({token: value, "?": -9.0} for token, value in zip(tokens[1:], values[1:], strict=True))]
+        offsets = [sum(map(len, tokens[:i])) for i in range(len(tokens))]
+        logprobs = {"tokens": tokens, "token_logprobs": values, "top_logprobs": tops, "text_offset": offsets}
+        choices.append({"index": index, "text": "".join(tokens), "logprobs": logprobs, "finish_reason": "length"})
+    prompts = ["".join([*context, *(f" {word}" for word in end.split())]) for end in ends]
+    body = {"model": "m", "prompt": prompts, "max_tokens": 1, "logprobs": 1, "echo": True}
+    return Request("/v1/completions", body), {"model": "m", "choices": choices}
+
+
+@pytest.mark.parametrize("zero", [False, True])
+@pytest.mark.parametrize("place", [3, 7, 19, 20])
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda lists, place: lists["token_logprobs"].__setitem__(place, -0.01),
+        lambda lists, place: lists["token_logprobs"].__setitem__(place, False),
+        lambda lists, place: lists["token_logprobs"].__setitem__(place, 2.0),
+        lambda lists, place: lists["tokens"].__setitem__(place, " W"),
+        lambda lists, place: lists["top_logprobs"].__setitem__(place, {"?": -99.0}),
+        lambda lists, place: lists["top_logprobs"][place].__setitem__(lists["tokens"][place], False),
+        lambda lists, place: lists["top_logprobs"][place].__setitem__("?", "text"),
+        lambda lists, place: lists["text_offset"].__setitem__(place, True),
+    ],
+)
+def test_a_fault_is_found_also_where_choices_begin_alike(change, place, zero, monkeypatch) -> None:
+    request, honest = four_choices(zero)
+    assert check(request, Response(200, honest)).fault is None
+    for index in range(4):
+        _, body = four_choices(zero)
+        change(body["choices"][index]["logprobs"], place)
+        found = check(request, Response(200, body))
+        with monkeypatch.context() as whole:
+            whole.setattr(responses, "FEW_TOKENS", 10**9)
+            assert found == check(request, Response(200, body))
+        assert found.fault
