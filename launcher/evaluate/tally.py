@@ -63,6 +63,7 @@ class Tallies:
 
     def __init__(self) -> None:
         self.totals: Mapping[str, int | None] = {}
+        self.total: int | None = 0
         self.tasks: dict[str, Tally] = {}
         self.earlier = self.done = 0
         self.latest = ""
@@ -73,6 +74,8 @@ class Tallies:
 
     def started(self, totals: Mapping[str, int | None], done: int) -> None:
         self.totals, self.earlier, self._start = totals, done, time.monotonic()
+        known = [size for size in totals.values() if size is not None]
+        self.total = sum(known) if len(known) == len(totals) else None
 
     def measured(self, speed: Callable[[], Mapping[str, Json]]) -> None:
         self._speed = speed
@@ -92,11 +95,6 @@ class Tallies:
         if record.task not in self.tasks:
             self.tasks[record.task] = Tally()
         return self.tasks[record.task]
-
-    @property
-    def total(self) -> int | None:
-        known = [size for size in self.totals.values() if size is not None]
-        return sum(known) if len(known) == len(self.totals) else None
 
     @property
     def elapsed_s(self) -> float:
