@@ -164,7 +164,7 @@ class Measuring:
     async def result(self) -> LoadTest:
         """Look for a prefix cache, and return what was found."""
         session, broken = self._session, not self._session.answered
-        cache = None if broken or session.spent() else await self._prefix_cache()
+        cache = None if broken or session.spent() else await self._prefix_cache(LONGER) or await self._prefix_cache(1.0)
         return LoadTest(
             session.asking.path,
             session.prompt_tokens,
@@ -177,13 +177,13 @@ class Measuring:
             session.asking.ignore_eos,
         )
 
-    async def _prefix_cache(self) -> PrefixCache | None:
-        """Send long prompts twice, one at a time; None where one of them failed."""
+    async def _prefix_cache(self, times: float) -> PrefixCache | None:
+        """Send prompts twice, one at a time, ``times`` as long as others; None where one of them failed."""
         new: list[float] = []
         again: list[float] = []
         said: list[int] = []
         for _ in range(PROBES):
-            first, second = await self._session.twice(LONGER)
+            first, second = await self._session.twice(times)
             if first.ttft_s is None or second.ttft_s is None:
                 return None
             new.append(first.ttft_s)

@@ -63,6 +63,11 @@ def duration(seconds: float) -> str:
     return f"{hours} h {left:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def short_time(seconds: float) -> str:
+    """Write a time as `duration` does, below 10 ms with one decimal: ``1.3 ms``."""
+    return f"{1000 * seconds:.1f} ms" if 0 < seconds < 0.01 else duration(seconds)
+
+
 def plural(count: int, noun: str) -> str:
     """Write a count with its noun: ``1 sample``, ``1,200 samples``."""
     return f"{count:,} {noun}" if count == 1 else f"{count:,} {noun}s"
@@ -202,7 +207,7 @@ def token_times(throughput: Mapping[str, Json]) -> list[str]:
 
 
 def _p50_p99(found: Mapping[str, Json]) -> str:
-    return " ".join(f"{name} {duration(found[name])}" for name in ("p50", "p99") if found.get(name) is not None)
+    return " ".join(f"{name} {short_time(found[name])}" for name in ("p50", "p99") if found.get(name) is not None)
 
 
 def paused(pauses: Sequence[Pause]) -> str:

@@ -21,7 +21,9 @@ def verdict(found: LoadEntry) -> Iterator[str]:
     if knee is not None:
         best = levels[knee]
         rate = f"{formatting.number(best['generated_tokens_per_s'])} generated tokens/s"
-        yield f"{rate} at {knee} in flight, where more bring at most a tenth more; {_first(best['ttft_s'])}"
+        last = knee == found["levels"][-1]["in_flight"]
+        which = "the most that was measured" if last else "where more bring at most a tenth more"
+        yield f"{rate} at {knee} in flight, {which}; {_first(best['ttft_s'])}"
     alone = levels.get(1)
     if alone and alone["requests"] and knee != 1:
         rate = f"{formatting.number(alone['generated_tokens_per_s'])} generated tokens/s"
@@ -32,6 +34,8 @@ def verdict(found: LoadEntry) -> Iterator[str]:
         said = cache.get("cached_tokens")
         counted = "" if said is None else f"; the server says that it had {said:,} tokens cached"
         yield f"prefix cache {'found' if cache['found'] else 'not found'}: {times}{counted}"
+    elif found["levels"]:
+        yield "prefix cache not looked for: no prompt could be sent twice within the budget"
     budget = f"{formatting.duration(found['seconds'])} and {found['tokens']:,} tokens"
     yield f"ended after {budget}: {found['ended']}"
 
@@ -83,4 +87,4 @@ def sizes(found: LoadEntry) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    return "-" if seconds is None else formatting.duration(seconds)
+    return "-" if seconds is None else formatting.short_time(seconds)

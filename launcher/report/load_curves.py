@@ -76,14 +76,17 @@ def _point(across: Axis, up: Axis, x: int, y: float, write: Callable[[float], st
 
 def _decades(values: Sequence[float]) -> Axis:
     """Return a logarithmic axis from a round number to a round number."""
-    low, high = _round_down(min(values)), _round_down(max(values))
-    steps = [high * factor for factor in (1, 2, 2.5, 5, 10)]
-    return Axis(low, next(step for step in steps if step >= max(values) and step > low), log=True)
+    low, high = _round(min(values), up=False), _round(max(values), up=True)
+    return Axis(low, high if high > low else 2 * low, log=True)
 
 
-def _round_down(value: float) -> float:
-    power = 10.0 ** math.floor(math.log10(value))
-    return max(factor * power for factor in (1, 2, 5) if factor * power <= value * 1.000001)
+def _round(value: float, *, up: bool) -> float:
+    """Return the next 1, 2 or 5 times a power of ten, above or below."""
+    power = math.floor(math.log10(value))
+    steps = [factor * 10.0**exponent for exponent in (power, power + 1) for factor in (1, 2, 5)]
+    if up:
+        return min(step for step in steps if step >= value * 0.999999)
+    return max(step for step in steps if step <= value * 1.000001)
 
 
 def _grid(up: Axis, write: Callable[[float], str]) -> Iterator[Mark]:

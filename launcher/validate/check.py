@@ -20,6 +20,8 @@ from launcher.validate.tolerance import Tolerance
 
 QUOTED = 1000
 """The most characters of a detail, which may quote the server."""
+AFTER = "it needs what the check"
+"""How the detail of a check begins that was not made because an earlier one failed."""
 UNNEEDED_S = 15.0
 """The longest that a check of an ability takes which no task needs."""
 
@@ -254,7 +256,7 @@ class CheckDefinition:
             return replace(self._blank("no task of this run needs it; mode=validate checks it too"), unneeded=True)
         base = before.get(self.after or "")
         if base is not None and base.outcome in (Outcome.failed, Outcome.warning):
-            return self._blank(f"it needs what the check '{base.name}' found missing")
+            return self._blank(f"{AFTER} '{base.name}' found missing")
         asking, start = context.ask.fresh(patient=self.patient), time.perf_counter()
         found = await self._outcome(
             replace(context, ask=asking, needed=needed, notes=set()), self._patience_s(context, needed)

@@ -13,6 +13,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Outcome
 from launcher.report import formatting, results
 from launcher.report.schema import LoadEntry, ResultsFile
+from launcher.validate.check import AFTER
 from launcher.verdict.servers import speed
 from launcher.verdict.servers.schema import VERSION, DifferenceEntry, FailedCheck, RatioEntry, ServerEntry, ServersFile
 
@@ -74,13 +75,17 @@ def _failed(certificate: Json) -> Iterator[FailedCheck]:
 
 
 def _differences(folders: Sequence[Path], servers: Sequence[ServerEntry]) -> Iterator[DifferenceEntry]:
-    """Yield the checks that did not end the same at all servers that have a certificate."""
+    """Yield the checks that did not end the same at all servers that have a certificate.
+
+    Those that were not made because an earlier one failed only follow from it.
+    """
     made = {one["label"]: _certificate(folder) for one, folder in zip(servers, folders, strict=True)}
     checks = {label: {check["id"]: check for check in found["checks"]} for label, found in made.items() if found}
     for name in dict.fromkeys(name for each in checks.values() for name in each):
         here = {label: each[name] for label, each in checks.items() if name in each}
         outcomes = {label: check["outcome"] for label, check in here.items()}
-        if len(set(outcomes.values())) > 1 or len(here) < len(checks):
+        follows = any(check["detail"].startswith(AFTER) for check in here.values())
+        if not follows and (len(set(outcomes.values())) > 1 or len(here) < len(checks)):
             yield DifferenceEntry(
                 id=name,
                 name=next(iter(here.values()))["name"],

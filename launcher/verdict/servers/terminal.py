@@ -64,7 +64,7 @@ def _figures(level: LevelEntry) -> Iterator[str]:
     yield formatting.number(level["generated_tokens_per_s"])
     for spread in (level["ttft_s"], level["tpot_s"]):
         for seconds in (spread["p50"], spread["p99"]):
-            yield "-" if seconds is None else formatting.duration(seconds)
+            yield "-" if seconds is None else formatting.short_time(seconds)
     yield f"{level['failed']:,}"
 
 
