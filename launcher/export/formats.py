@@ -8,10 +8,13 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.core.console import one_line
 from launcher.core.errors import UserError
-from launcher.export.source import Source
+
+if TYPE_CHECKING:
+    from launcher.export.source import Source
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ BATCH = 100
 
 def write(source: Source, folder: Path) -> list[Path]:
     """Write a run. A metric without a number is not logged, since MLflow has no such; a tag names it."""
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")  # read when it is imported
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.tracking import MlflowClient
 

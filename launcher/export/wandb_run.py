@@ -10,14 +10,26 @@ from launcher.export import rows
 from launcher.export.source import SCORE_COLUMNS, Source
 from launcher.report import results
 
+PATIENCE_S = 300
+"""How long W&B may take to start its service: a machine that serves a model is busy."""
+
 
 def write(source: Source, folder: Path) -> list[Path]:
     """Write a run with the configuration, the scores as its summary, and tables of scores and samples."""
+    os.environ.setdefault("WANDB_ERROR_REPORTING", "false")  # read when it is imported
     import wandb
 
     folder.mkdir(parents=True, exist_ok=True)
     samples = [rows.sample_row(record) for record in source.records()]
-    settings = wandb.Settings(silent=True, console="off", disable_git=True, save_code=False, x_disable_stats=True)
+    settings = wandb.Settings(
+        silent=True,
+        console="off",
+        disable_git=True,
+        save_code=False,
+        init_timeout=PATIENCE_S,
+        x_disable_stats=True,
+        x_service_wait=PATIENCE_S,
+    )
     run = wandb.init(
         project=os.environ.get("WANDB_PROJECT") or "launcher",
         name=source.name,

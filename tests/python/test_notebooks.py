@@ -24,7 +24,10 @@ def test_a_notebook_runs(path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path / "ipython"))
     monkeypatch.setenv("JUPYTER_RUNTIME_DIR", str(tmp_path / "runtime"))
-    NotebookClient(notebook, timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}).execute()
+    client = NotebookClient(
+        notebook, timeout=240, startup_timeout=240, kernel_name="python3", resources={"metadata": {"path": tmp_path}}
+    )
+    client.execute()
     shown = "".join(str(output) for cell in cells for output in cell.outputs)
     assert "text/html" in shown, "objects show themselves as HTML"
     assert "of no model" not in shown
