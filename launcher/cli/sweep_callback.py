@@ -124,8 +124,7 @@ class SweepCallback(Callback):
             return
         folder = Path(config.hydra.sweep.dir)
         try:
-            found = report(folder)
-            show_verdicts(folder)
+            found = report_with_verdicts(folder)
         except UserError as error:  # no point was begun
             found = [fail(str(error), error.exit_code)]
         if not self.codes:
@@ -186,13 +185,17 @@ def report(folder: Path) -> list[int]:
     return [results.CODES.get(point["status"], 1) for point in sweep.report(folder)["points"]]
 
 
-def show_verdicts(folder: Path) -> None:
-    """Print what each point of a sweep is against the first."""
+def report_with_verdicts(folder: Path) -> list[int]:
+    """Report a sweep, print what each point is against the first, and return the exit codes of its points."""
     from rich.console import Console
 
+    from launcher.report.compare import reading_once
     from launcher.verdict import sweep
 
-    sweep.show(folder, Console())
+    with reading_once():
+        codes = report(folder)
+        sweep.show(folder, Console())
+    return codes
 
 
 def fail(line: str, code: int) -> int:

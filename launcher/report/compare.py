@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field, replace
 from itertools import combinations
 from pathlib import Path
@@ -69,15 +71,21 @@ class Answers:
     def read(cls, folder: Path, tasks: Mapping[str, TaskEntry]) -> Answers:
         """Read the samples of a run folder, with the values of those metrics of ``tasks`` that are means.
 
-        A paired difference of samples says nothing of another aggregation. Raises `ResumeError` for a damaged line.
+        A paired difference of samples says nothing of another aggregation. Within `reading_once`, a file is read once
+        for the same metrics. Raises `ResumeError` for a damaged line.
         """
-        answers = cls()
-        answers._means = {
-            (task, name)
-            for task, entry in tasks.items()
-            for name, metric in entry["metrics"].items()
-            if metric["aggregation"] == Aggregation.mean.value
-        }
+        means = frozenset(_means(tasks))
+        known = _kept.get()
+        if known is None:
+            return cls._read(folder, means)
+        key = folder.resolve(), RunFolder(folder).samples_version(), means
+        if key not in known:
+            known[key] = cls._read(folder, means)
+        return known[key]
+
+    @classmethod
+    def _read(cls, folder: Path, means: frozenset[tuple[str, str]]) -> Answers:
+        answers = cls(_means=set(means))
         for record in RunFolder(folder).records():
             answers._add(record)
         return answers
@@ -99,6 +107,26 @@ class Answers:
         for metric, value in record.scores.items():
             if (record.task, metric) in self._means and isinstance(value, int | float) and math.isfinite(value):
                 self.values.setdefault((record.task, metric), {}).setdefault(question, []).append(float(value))
+
+
+_kept: ContextVar[dict[tuple[object, ...], Answers] | None] = ContextVar("kept", default=None)
+
+
+@contextmanager
+def reading_once() -> Iterator[None]:
+    """Keep what `Answers.read` reads until the end of the block."""
+    token = _kept.set({})
+    try:
+        yield
+    finally:
+        _kept.reset(token)
+
+
+def _means(tasks: Mapping[str, TaskEntry]) -> Iterator[tuple[str, str]]:
+    for task, entry in tasks.items():
+        for name, metric in entry["metrics"].items():
+            if metric["aggregation"] == Aggregation.mean.value:
+                yield task, name
 
 
 def compare_all(runs: Mapping[str, Answers]) -> list[Comparison]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -15,6 +15,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import NOT_ASKED, Json
 from launcher.report import results
 from launcher.report.compare import Answers, Comparison, compare_all
+from launcher.report.schema import TaskEntry
 from launcher.report.sweep_schema import ComparisonEntry, DeploymentEntry, SweepFile, SweepPoint
 
 SCHEMA_VERSION = 1
@@ -43,6 +44,11 @@ class Table:
     common: list[str]
 
 
+def whole_tasks(tasks: Mapping[str, TaskEntry]) -> dict[str, TaskEntry]:
+    """Return the tasks that did not stop early: for the others, only a test that allows for looks is right."""
+    return {name: entry for name, entry in tasks.items() if not entry.get("early_stop")}
+
+
 def collect(folder: Path) -> SweepFile:
     """Return ``sweep.json`` of a multirun folder: its points, and all paired comparisons between them.
 
@@ -50,7 +56,9 @@ def collect(folder: Path) -> SweepFile:
     """
     points = points_of(folder)
     answers = {
-        point["folder"]: Answers.read(folder / point["folder"], point["tasks"]) for point in points if point["tasks"]
+        point["folder"]: Answers.read(folder / point["folder"], whole_tasks(point["tasks"]))
+        for point in points
+        if point["tasks"]
     }
     comparisons: list[ComparisonEntry] = [results.plain(asdict(found)) for found in compare_all(answers)]
     return {

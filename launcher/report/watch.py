@@ -17,6 +17,7 @@ from launcher.report import charts, formatting, page, results, terminal
 from launcher.report.compare import Answers, compare_each
 from launcher.report.schema import TaskEntry
 from launcher.report.sweep_schema import WatchComparison, WatchFile, WatchPoint
+from launcher.report.sweep_table import whole_tasks
 from launcher.stats.paired import ALPHA
 
 SCHEMA_VERSION = 1
@@ -85,7 +86,7 @@ def _answers(run: Path, tasks: Mapping[str, TaskEntry]) -> Answers:
     file = RunFolder(run).samples
     key = run, file.stat().st_mtime_ns if file.exists() else 0
     if key not in _READ:
-        _READ[key] = Answers.read(run, tasks)
+        _READ[key] = Answers.read(run, whole_tasks(tasks))
     return _READ[key]
 
 

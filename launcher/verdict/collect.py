@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict
 
 from launcher.core.errors import UserError
 from launcher.report import formatting
@@ -102,4 +101,4 @@ def _row(row: Row) -> RowEntry:
 
 def _flips(a: Run, b: Run, most: int) -> FlipsEntry:
     shown, total = flips(a, b, most)
-    return {"a": a.label, "b": b.label, "total": total, "shown": [{**asdict(flip)} for flip in shown]}  # type: ignore[typeddict-item]
+    return {"a": a.label, "b": b.label, "total": total, "shown": shown}

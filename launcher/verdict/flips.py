@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from itertools import takewhile
 
 from launcher.core.run_folder import RunFolder
@@ -11,29 +10,13 @@ from launcher.core.types import Json, Record, Status
 from launcher.report.results import encode
 from launcher.stats.paired import mean
 from launcher.verdict.runs import Run
+from launcher.verdict.schema import FlipEntry
 
 TEXT = 4_000
 """A longer text is cut in the middle."""
 
 
-@dataclass(frozen=True)
-class Flip:
-    """A question whose score differs: what was asked, what is right, and what each run answered.
-
-    ``gain`` is by how much b's score is better, in the first metric of the task that differs.
-    """
-
-    task: str
-    id: str
-    metric: str
-    gain: float
-    question: str
-    target: str
-    answer_a: str
-    answer_b: str
-
-
-def flips(a: Run, b: Run, most: int) -> tuple[list[Flip], int]:
+def flips(a: Run, b: Run, most: int) -> tuple[list[FlipEntry], int]:
     """Return at most ``most`` questions, the largest changes first, half of them for each run, and how many there are.
 
     Only the first repeat of a question is shown. Raises `ResumeError` for a damaged line.
@@ -69,8 +52,18 @@ def _records(run: Run, keys: set[str]) -> dict[str, Record]:
     return found
 
 
-def _flip(gain: tuple[str, float], a: Record, b: Record) -> Flip:
-    return Flip(a.task, a.id, *gain, question(a), _text(a.target), _answer(a), _answer(b))
+def _flip(gain: tuple[str, float], a: Record, b: Record) -> FlipEntry:
+    metric, better = gain
+    return {
+        "task": a.task,
+        "id": a.id,
+        "metric": metric,
+        "gain": better,
+        "question": question(a),
+        "target": _text(a.target),
+        "answer_a": _answer(a),
+        "answer_b": _answer(b),
+    }
 
 
 def question(record: Record) -> str:

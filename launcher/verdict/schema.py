@@ -47,7 +47,10 @@ class RowEntry(TypedDict):
 
 
 class FlipEntry(TypedDict):
-    """A `launcher.verdict.flips.Flip`."""
+    """A question whose score differs: what was asked, what is right, and what each run answered.
+
+    ``gain`` is by how much b's score is better, in the first metric of the task that differs.
+    """
 
     task: str
     id: str

@@ -6,6 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
+from launcher.report import results
+from launcher.report.compare import Answers, reading_once
 from launcher.verdict import sweep
 from tests.report.report_records import add_point, failed_report
 from tests.verdict.run_folders import answered, run_folder
@@ -45,3 +47,14 @@ def test_one_point_with_answers_has_no_verdict(tmp_path: Path) -> None:
     point(tmp_path, "0", 40)
     add_point(tmp_path, "1", ["evaluate.seed=1"], rep=failed_report())
     assert printed(tmp_path) == ""
+
+
+def test_a_file_is_read_once_for_the_same_metrics(tmp_path):
+    folder = run_folder(tmp_path / "a", answered({1, 2}, 5))
+    tasks = results.read(folder)["tasks"]
+    with reading_once():
+        first = Answers.read(folder, tasks)
+        assert Answers.read(folder, tasks) is first
+        folder.joinpath("samples.jsonl").open("a").close()
+        assert Answers.read(folder, {}) is not first
+    assert Answers.read(folder, tasks) is not first
