@@ -27,7 +27,12 @@ def finished(
         endpoint=Endpoint("http://127.0.0.1:9/v1", model, "inline", "echo"),
         engine={},
         tasks={f"task of {model}"[:60]: TaskResult({"exact_match": metric}, coverage, {})},
-        throughput={"requests": 100, "generated_tokens_per_s": 12.5, "latency_s": {"p50": 0.1}},
+        throughput={
+            "requests": 100,
+            "generated_tokens_per_s": 12.5,
+            "latency_s": {"p50": 0.1},
+            "ttft_s": {"p50": 0.02, "answers": 9},
+        },
         timings={"serve": 1.0, "total": 2.5},
         checks=(),
         reason=reason,

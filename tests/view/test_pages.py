@@ -81,6 +81,8 @@ def test_a_finished_run_says_how_it_ended(client, tmp_path):
     assert "<strong>invalid</strong>" in text
     assert "the endpoint failed" in text
     assert "98 scored, 2 truncated of 100" in text
+    assert "<dt>time to first token p50</dt><dd>20 ms</dd>" in text
+    assert "token answers" not in text
     assert "stop_string" in text
     assert "not valid" in text
     assert "the last line[31m" in text
