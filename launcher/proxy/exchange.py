@@ -115,7 +115,12 @@ class Exchange:
     async def _sent(self, request: Request, body: bytes) -> Incoming:
         """Ask over a connection that is not there yet, or not free: waiting for it takes a task."""
         sending = self._upstream.send("POST", request.path, self._headers_of(request), body)
-        return await asyncio.get_running_loop().create_task(sending)
+        task = asyncio.get_running_loop().create_task(sending)
+        try:
+            return await task
+        except asyncio.CancelledError:
+            task.add_done_callback(_drop)  # the answer may have come just now
+            raise
 
     def _prepared(self, request: Request) -> Prepared | None:
         if request.headers is not self.request.headers or request.path != self.request.path:
@@ -319,6 +324,12 @@ def _event(url: str, data: bytes) -> Json:
         return http.parsed(data, len(data))
     except ValueError:
         raise HttpError(url, f"an event is not JSON: {data[:QUOTED].decode(errors='replace')!r}") from None
+
+
+def _drop(sent: asyncio.Task[Incoming]) -> None:
+    """Close an answer whose client has left."""
+    if not sent.cancelled() and sent.exception() is None:
+        sent.result().close()
 
 
 async def _await_end(incoming: Incoming) -> None:
