@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from array import array
+from functools import lru_cache
 from hashlib import blake2b
 from threading import Lock
 
 SLOTS = 1024
 """Slots of an empty table; their number is doubled as soon as two thirds are taken."""
 LOW_BYTES, HIGH_BYTES = 8, 4
+RECENT = 1024
+"""The digests of so many texts are kept: a sample's key is looked up as it is made, asked and written."""
 
 
 class KeyTable:
@@ -93,6 +96,7 @@ class KeySet:
         self._flags[number] = inside
 
 
+@lru_cache(RECENT)
 def _digest(key: str) -> tuple[int, int]:
     made = blake2b(key.encode("utf-8", "surrogatepass"), digest_size=LOW_BYTES + HIGH_BYTES).digest()
     return int.from_bytes(made[:LOW_BYTES], "little"), int.from_bytes(made[LOW_BYTES:], "little")

@@ -19,15 +19,17 @@ LISTS = ("notes", "scoring", "earlier")
 """Those of them that are lists."""
 SHARED = "shared"
 """What the prompts and the texts of a line have in common, which stands here alone."""
-NAMES = {SEVERAL.get(field.name, field.name) for field in fields(Record)}
+PLACES = {SEVERAL.get(field.name, field.name): field.name for field in fields(Record)}
+"""The names in a line, and the fields that they stand for."""
+NAMES = set(PLACES)
 
 KINDS: dict[str, tuple[Any, str]] = {
     "task": (str, "a text"),
     "id": (str, "a text"),
     "repeat": (int, "a whole number"),
     "scores": (dict, "an object"),
-    "latency_s": (int | float, "a number"),
-    "reason": (str | None, "a text or null"),
+    "latency_s": ((int, float), "a number"),
+    "reason": ((str, type(None)), "a text or null"),
     "notes": (list, "a list"),
     "scoring": (list, "a list"),
     "earlier": (list, "a list"),
@@ -44,7 +46,7 @@ _HEAD = re.compile(rb'\{"task": ' + _TEXT + rb', "id": ' + _TEXT + rb', "repeat"
 
 def to_json(record: Record) -> dict[str, Json]:
     """Return the object that a line of ``samples.jsonl`` stands for."""
-    values = {SEVERAL.get(field.name, field.name): getattr(record, field.name) for field in fields(Record)}
+    values: dict[str, Json] = {name: getattr(record, field) for name, field in PLACES.items()}
     if len(record.requests) == 1:
         values |= {name: values[name][0] for name in SEVERAL.values()}
     for name in OPTIONAL:
