@@ -18,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from launcher.asgi.errors import ApiError, clipped, internal
 from launcher.asgi.responses import Disconnected, error_response
 from launcher.core.admission import ALWAYS_OPEN, CODE, REASON, RETRY_AFTER_S, Admission
+from launcher.core.logs import bind_request
 from launcher.core.types import VALIDATOR_HEADER
 
 CLIENT_CLOSED_REQUEST = 499
@@ -47,12 +48,13 @@ class AccessLog:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         start, response = time.perf_counter(), _ResponseObserver(send, request_id(Headers(scope=scope)))
+        bind_request(response.id)
         try:
             await self._app(scope, receive, response)
         except (Disconnected, ClientDisconnect):
             response.status = CLIENT_CLOSED_REQUEST
         except Exception as error:
-            self._log.exception("%s %s failed %s", scope["method"], _path(scope), response.id)
+            self._log.exception("%s %s failed", scope["method"], _path(scope))
             if response.status is None:
                 await error_response(internal(error))(scope, receive, response)
         finally:
@@ -62,7 +64,8 @@ class AccessLog:
     def _note(self, scope: Scope, response: _ResponseObserver, seconds: float) -> None:
         route, status = getattr(scope.get("route"), "path", "unknown"), response.status or CLIENT_CLOSED_REQUEST
         self._on_response(route.rstrip("/"), status, seconds)
-        self._log.info("%s %s %d %.1f ms %s", scope["method"], _path(scope), status, seconds * 1e3, response.id)
+        called, extra = (scope["method"], _path(scope), status, seconds * 1e3), {"request_id": response.id}
+        self._log.info("%s %s %d %.1f ms", *called, extra=extra)
 
 
 def request_id(headers: Headers) -> str:

@@ -205,7 +205,8 @@ class LimitedProtocol(HttpToolsProtocol):
         """Log an error, and return its response with the id of the request; an idle connection has none."""
         response, id = error_response(error), request_id(Headers(raw=[] if self._part == IDLE else self.headers))
         response.headers[REQUEST_ID] = id
-        self.logger.warning("%s: %d: %s %s", self.client[0] if self.client else "a client", error.status, error, id)
+        client = self.client[0] if self.client else "a client"
+        self.logger.warning("%s: %d: %s", client, error.status, error, extra={"request_id": id})
         return response
 
     def _refuse(self, error: ApiError) -> None:

@@ -16,9 +16,9 @@ import uvicorn
 from starlette.types import ASGIApp
 
 from launcher.asgi.config import Limits
-from launcher.asgi.logs import file_handler
 from launcher.asgi.protocol import LimitedProtocol, most_connections
 from launcher.core.errors import ServerError, UserError
+from launcher.core.logs import file_handler
 
 KEEP_ALIVE_S = 75
 """How long idle connections stay open, so that a client's pool survives a pause between bursts."""
@@ -56,9 +56,9 @@ def _why(group: str, host: str, port: int, error: OSError) -> str:
 
 
 @contextmanager
-def server_log(path: Path) -> Iterator[logging.Logger]:
+def server_log(path: Path, process: str = "server") -> Iterator[logging.Logger]:
     """Open a log file for one server: its access log, and uvicorn's log lines from the server's thread."""
-    handler = file_handler(path)
+    handler = file_handler(path, process)
     log = logging.Logger("launcher.server", logging.INFO)
     log.addHandler(handler)
     try:

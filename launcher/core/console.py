@@ -8,12 +8,14 @@ import os
 import sys
 import threading
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import IO, Any, TextIO, cast
 
 from launcher.core.redaction import redact
 
+LISTENERS: list[Callable[[str], object]] = []
+"""These get each line that `to_stderr` writes."""
 READER_LEFT = (errno.EPIPE, errno.ECONNRESET)
 ERASE = "\r\x1b[2K"
 """Moves to the start of the line and erases it."""
@@ -150,6 +152,8 @@ class Printable(logging.Formatter):
 def to_stderr(line: str) -> None:
     """Write a line on standard error; what it quotes of a server or a file does not reach the terminal as control."""
     print(printable(line), file=sys.stderr, flush=True)
+    for listener in LISTENERS:
+        listener(line)
 
 
 def printable(text: str) -> str:

@@ -67,7 +67,10 @@ class RunFolder:
     server_log = File("server.log")
     earlier_server_log = File("server.earlier.log")
     """The log of an earlier session, whose place a link to a shared server's log has taken."""
+    launcher_log = File("launcher.log")
+    """What the launcher itself said and logged; every other process has a log of its own."""
     ray_log = File("ray.log")
+    ray_driver_log = File("server.driver.log")
     triton_log = File("triton.log")
     triton = File("triton.json")
     """Where Triton's own HTTP and gRPC ports are, while it serves."""
@@ -159,6 +162,10 @@ class RunFolder:
             for start in starts:
                 file.seek(start)
                 yield file.readline()
+
+    def of_replica(self, id: str) -> Path:
+        """Return the log of a replica's server."""
+        return self.path / f"server.{id}.log"
 
     def counts(self, adapter: str) -> Path:
         """Return the file with the counts of an adapter."""

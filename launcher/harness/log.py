@@ -1,57 +1,21 @@
-"""The log of a command: what it prints, without secrets, and the line of it that says why it failed."""
+"""The line of a program's log that says why it failed."""
 
 from __future__ import annotations
 
 import os
 import re
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.core.console import one_line
-from launcher.core.errors import StorageError
-from launcher.core.files import append, storing
-from launcher.core.redaction import redact_bytes
+from launcher.core.logs import event_of
 
-READ_BYTES = 2**16
-HELD_BYTES = 2**16
-"""A line without an end is written in parts of this size."""
 TAIL_BYTES = 2**16
 QUOTED_CHARACTERS = 300
 CAUSE = re.compile(r"(?<![\w'\"])(?:[a-z_]\w*\.)*[A-Z]\w*(?:Error|Exception|Exit|Fault)\b(?::|$)|\bERROR\b|\berror:")
 """What stands in a line that names an error."""
 FRAME = re.compile(r"^[\s│╭╰╮╯─|]+|[\s│╭╰╮╯─|]+$")
 """White space and the frames that rich draws around tracebacks."""
-
-
-class LogWriter(threading.Thread):
-    """Copies a pipe to the log until its end, without the secrets that are known; `fault` says why it could not."""
-
-    def __init__(self, pipe: int, path: Path) -> None:
-        super().__init__(name=f"log {path}", daemon=True)
-        self._pipe, self._path = pipe, path
-        self.fault: StorageError | None = None
-        self._file = append(path)
-
-    def run(self) -> None:
-        held = b""
-        with self._file:
-            while data := os.read(self._pipe, READ_BYTES):
-                *lines, held = re.split(rb"(?<=[\r\n])", held + data)
-                if len(held) > HELD_BYTES:
-                    lines, held = [*lines, held], b""
-                self._write(b"".join(lines))
-            self._write(held)
-        os.close(self._pipe)
-
-    def _write(self, data: bytes) -> None:
-        if not data or self.fault is not None:  # the command must not wait for a full disk
-            return
-        try:
-            with storing(self._path):
-                self._file.write(redact_bytes(data))
-        except StorageError as error:
-            self.fault = error
 
 
 def cause(path: Path, begin: int = 0) -> str:
@@ -82,5 +46,5 @@ def _last_lines(path: Path, begin: int) -> list[str]:
     with path.open("rb") as file:
         size = file.seek(0, os.SEEK_END)
         file.seek(max(begin, size - TAIL_BYTES))
-        text = file.read().decode(errors="replace")
-    return [line for raw in re.split(r"[\r\n]+", text) if (line := FRAME.sub("", raw))]
+        events = map(event_of, file.read().splitlines())
+    return [line for event in events for raw in re.split(r"[\r\n]+", event) if (line := FRAME.sub("", raw))]

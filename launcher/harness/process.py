@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 
 from launcher.core import reaped
 from launcher.core.files import append, storing
+from launcher.core.logs import OutputLog, line
 from launcher.core.reaped import REAPER_TIMEOUT_S, Reaper, described_exit
 from launcher.core.redaction import redact
-from launcher.harness.log import LogWriter, cause
+from launcher.harness.log import cause
 
 POLL_INTERVAL_S = 0.1
 
@@ -68,7 +69,7 @@ def _running(
     words: Sequence[str], environment: Mapping[str, str], log: Path, stop_timeout_s: float
 ) -> Iterator[Reaper]:
     read, write = os.pipe()
-    writer = LogWriter(read, log)
+    writer = OutputLog(read, log, _name(log), environment)
     try:
         reaper = reaped.start(words, environment, write, stop_timeout_s)
     finally:
@@ -85,7 +86,11 @@ def _running(
 
 def _begin(log: Path, words: Sequence[str]) -> int:
     """Write the command into the log; return where what it prints begins."""
-    line = f"# {datetime.now(UTC).isoformat(timespec='seconds')} {redact(shlex.join(words))}\n"
+    values = line(f"$ {shlex.join(words)}", _name(log), "info", time.time(), {})
     with append(log) as file, storing(log):
-        file.write(line.encode("utf-8", "backslashreplace"))
+        file.write(f"{redact(json.dumps(values, ensure_ascii=False))}\n".encode("utf-8", "backslashreplace"))
         return file.tell()
+
+
+def _name(log: Path) -> str:
+    return f"harness-{log.parent.name}"

@@ -51,7 +51,7 @@ class HarnessFolder:
 
     @property
     def log(self) -> Path:
-        return self.path / "log.txt"
+        return self.path / "harness.log"
 
     @property
     def output(self) -> Path:

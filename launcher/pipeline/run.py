@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 
 from launcher.core import stage
 from launcher.core.lease import Lease
+from launcher.core.logs import launcher_log
+from launcher.core.run_folder import RunFolder
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
 from launcher.pipeline.config import ComposedRun, Mode
@@ -44,6 +47,7 @@ def run(
         provenance(config, composed.overrides, allocation, packages_of(composed.run)), run.tasks, run.groups
     )
     with (
+        ExitStack() as logged,
         stage.board() as board,
         reporting(record, folder, hooks_of(run, folder), exports_of(run)) as exit_status,
         record.step("total"),
@@ -53,6 +57,7 @@ def run(
         key = resume_key(run, config, record.run["checkpoint"]) | identity(run, config)
         check_resumable(run, folder, key)
         lease = exit_status.lease = Lease(folder)
+        logged.enter_context(launcher_log(RunFolder(folder).launcher_log))
         board.folder = folder
         needed = required_capabilities(run)
         timing = Timing(limit_s=run.evaluate.max_pause_s)

@@ -107,7 +107,7 @@ class Forwarder:
     def refused(self, error: ApiError, reply: Reply) -> None:
         """Answer a request that must not pass."""
         id = _new_id()
-        log.warning("%d: %s %s", error.status, error, id.decode())
+        log.warning("%d: %s", error.status, error, extra={"request_id": id.decode()})
         reply.error(error, id)
         self.counters.finished(error.status, 0.0, reply.sent)
 
@@ -275,9 +275,8 @@ class Forwarder:
         known, id = self._explained(error), _id_of(head)
         is_bug = known.status == 500
         level, trace = (logging.ERROR, error) if is_bug else (logging.WARNING, None)
-        log.log(
-            level, "%s %s: %d: %s %s", head.method, head.path[:200], known.status, known, id.decode(), exc_info=trace
-        )
+        called, extra = (head.method, head.path[:200], known.status, known), {"request_id": id.decode()}
+        log.log(level, "%s %s: %d: %s", *called, exc_info=trace, extra=extra)
         if not reply.started:
             reply.error(known, id)
         elif not reply.complete:

@@ -21,11 +21,11 @@ from pathlib import Path
 
 from launcher.adapters.base import Adapter
 from launcher.adapters.chain import all_running
-from launcher.asgi.logs import file_handler
 from launcher.core import health_metrics, redaction
 from launcher.core.connections import Connections
 from launcher.core.errors import UserError
 from launcher.core.event_loop import run_async
+from launcher.core.logs import file_handler
 from launcher.core.types import Endpoint, Json
 from launcher.proxy.connection import Service
 from launcher.proxy.forwarder import Forwarder
@@ -73,6 +73,11 @@ def restore(description: Json) -> Adapter:
     return adapter
 
 
+def of_worker(log: Path, number: int) -> Path:
+    """Return the log of a worker: processes must not write to the same file, which one of them may rotate."""
+    return log if number == 0 else log.with_suffix(f".{number}{log.suffix}")
+
+
 def main() -> None:
     """Serve until SIGTERM, or until the supervisor is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -80,7 +85,8 @@ def main() -> None:
     for secret in (assignment.key, assignment.endpoint.get("api_key")):
         if secret:
             redaction.hide(secret)
-    logging.getLogger().addHandler(file_handler(Path(assignment.log)))
+    process = f"proxy-{assignment.number}"
+    logging.getLogger().addHandler(file_handler(of_worker(Path(assignment.log), assignment.number), process))
     log.setLevel(logging.INFO)
     try:
         run_async(_work(assignment))

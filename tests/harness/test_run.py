@@ -212,5 +212,5 @@ def test_a_full_disk_ends_the_harness_in_order(tmp_path: Path) -> None:
     log = stored.folder(tmp_path, "mine").log
     log.parent.mkdir(parents=True)
     log.symlink_to("/dev/full")
-    with pytest.raises(StorageError, match=r"log\.txt"):
+    with pytest.raises(StorageError, match=r"harness\.log"):
         run(tmp_path, shell(WRITE))

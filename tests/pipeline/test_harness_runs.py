@@ -118,7 +118,7 @@ def test_the_documented_script_with_the_openai_client_goes_through_the_adapters(
     assert task["harness"]["requests"] == 2
     assert not [file for file in tmp_path.rglob("*") if file.is_file() and KEY in file.read_text(errors="replace")]
     assert KEY not in said
-    log = tmp_path / "run" / "harness" / "my_eval" / "log.txt"
+    log = tmp_path / "run" / "harness" / "my_eval" / "harness.log"
     assert "the key is [redacted: proxy key]" in log.read_text()
     asked = (log.parent / "proxy" / "requests.jsonl").read_text().splitlines()
     assert [json.loads(line)["request"]["messages"][0]["role"] for line in asked] == ["system", "system"]

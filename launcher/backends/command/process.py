@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,14 +12,16 @@ from launcher.backends.command.server_log import ServerLog
 from launcher.core import reaped
 from launcher.core.console import to_stderr
 from launcher.core.errors import HttpError, ServerError
-from launcher.core.files import append
 from launcher.core.http import authorization, fetch
+from launcher.core.logs import OutputLog
 from launcher.core.reaped import Reaper, described_exit
 
 POLL_INTERVAL_S = 0.2
 PROGRESS_INTERVAL_S = 30.0
 """How often to print the last line of the server's log while it starts."""
 PROBE_TIMEOUT_S = 10.0
+LAST_WORDS_S = 2.0
+"""How long the last lines of a server that has ended may take to its log."""
 READY_STATUSES = (200, 401, 403)
 
 
@@ -34,20 +37,27 @@ def managed_process(
 
     ``key`` is the setting that errors name.
     """
-    with append(log) as file:
-        start = file.tell()
-        reaper = reaped.start(command, environment, file, stop_timeout_s)
+    read, write = os.pipe()
+    writer = OutputLog(read, log, "server", environment)
+    start = log.stat().st_size
     try:
-        yield ManagedProcess(reaper, command[0], ServerLog(log, start), key)
+        reaper = reaped.start(command, environment, write, stop_timeout_s)
+    finally:
+        os.close(write)
+    writer.start()
+    try:
+        yield ManagedProcess(reaper, writer, command[0], ServerLog(log, start), key)
     finally:
         reaped.end(reaper, stop_timeout_s)
+        writer.join(reaped.REAPER_TIMEOUT_S)
 
 
 class ManagedProcess:
     """A server that was started."""
 
-    def __init__(self, reaper: Reaper, program: str, log: ServerLog, key: str) -> None:
+    def __init__(self, reaper: Reaper, writer: OutputLog, program: str, log: ServerLog, key: str) -> None:
         self._reaper = reaper
+        self._writer = writer
         self._program = program
         self._log = log
         self._key = key
@@ -58,6 +68,7 @@ class ManagedProcess:
         code = self._reaper.poll()
         if code is None:
             return None
+        self._writer.join(LAST_WORDS_S)
         cause = self._log.cause(recent=self._is_ready) or self._log.last_line()
         who = self._program if code >= 0 else "the process that watches it"
         return f"the server ended: {who} {described_exit(code)}{f': {cause}' if cause else ''}; see {self._log.path}"

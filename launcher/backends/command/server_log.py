@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.core.console import one_line
+from launcher.core.logs import event_of
 
 TAIL_BYTES, QUOTED_CHARACTERS = 4096, 200
 RECENT_BYTES = 16 * 2**10
@@ -35,7 +36,7 @@ class ServerLog:
         """Return the last line that is not empty."""
         with self.path.open("rb") as file:
             file.seek(max(self.start, self.path.stat().st_size - TAIL_BYTES))
-            lines = file.read().decode(errors="replace").splitlines()
+            lines = _text(file.read()).splitlines()
         return next((line.strip()[-QUOTED_CHARACTERS:] for line in reversed(lines) if line.strip()), "")
 
     def cause(self, recent: bool = False) -> str | None:
@@ -46,9 +47,14 @@ class ServerLog:
         """
         with self.path.open("rb") as file:
             file.seek(max(self.start, self.path.stat().st_size - RECENT_BYTES) if recent else self.start)
-            text = file.read(MOST_BYTES).decode(errors="replace")
+            text = _text(file.read(MOST_BYTES))
         found = [line for line in exceptions(text) if not ELSEWHERE.search(line)]
         return one_line(found[0])[:QUOTED_CHARACTERS] if found else None
+
+
+def _text(raw: bytes) -> str:
+    """Return what the server printed, of the lines of its log."""
+    return "\n".join(map(event_of, raw.splitlines()))
 
 
 def exceptions(text: str) -> list[str]:

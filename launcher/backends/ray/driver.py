@@ -111,7 +111,7 @@ class Driver:
         a, key = self._config, secrets.token_bytes(32)
         with ExitStack() as stack:
             log, bound = (
-                stack.enter_context(server_log(RunFolder(a.deployment.folder).server_log)),
+                stack.enter_context(server_log(RunFolder(a.deployment.folder).ray_driver_log, "ray-driver")),
                 bind(LOOPBACK, 0),
             )
             status = Status(self._registry, self._scaler, a.secret, a.deployment.folder).app()

@@ -32,6 +32,7 @@ COMMANDS = {
     "view": Command("[FOLDER ...]", "show runs in a browser, while they go on and afterwards"),
     "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
     "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
+    "logs": Command("FOLDER [-f]", "print all logs of a run by time, and follow them"),
     "score": Command("FOLDER [KEY=VALUE ...]", "score the stored answers of a run again, with other settings"),
     "compare": Command("RUN RUN ...", "say which of several runs is better, and how sure that is"),
     "export": Command("RUN --to FORMAT", "write results for lm-eval, Inspect, MLflow, W&B, or as tables"),
