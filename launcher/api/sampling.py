@@ -8,6 +8,7 @@ from hashlib import blake2b
 from launcher.api.detokenizer import Choice
 from launcher.api.request_schema import Sampled
 from launcher.asgi.errors import ApiError, clipped, invalid
+from launcher.core import logs
 from launcher.engines.base import AsyncEngine, GenerationRequest, Sampling
 from launcher.engines.sampling_bounds import MAX_SEED
 
@@ -32,6 +33,7 @@ def choices(
 
     ``echoes`` are the bytes of the tokens of each prompt, for answers that begin with it.
     """
+    logs.bind(engine_id=id)  # the engine knows this request by ids that begin so
     found: list[Choice] = []
     for prompt, limit, echo in zip(prompts, limits, echoes or [()] * len(prompts), strict=True):
         for index in range(len(found), len(found) + body.n):

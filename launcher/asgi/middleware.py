@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from launcher.asgi.errors import ApiError, clipped, internal
 from launcher.asgi.responses import Disconnected, error_response
+from launcher.core import logs
 from launcher.core.admission import ALWAYS_OPEN, CODE, REASON, RETRY_AFTER_S, Admission
-from launcher.core.logs import bind_request
 from launcher.core.types import VALIDATOR_HEADER
 
 CLIENT_CLOSED_REQUEST = 499
@@ -48,7 +48,7 @@ class AccessLog:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
         start, response = time.perf_counter(), _ResponseObserver(send, request_id(Headers(scope=scope)))
-        bind_request(response.id)
+        logs.bind(request_id=response.id)
         try:
             await self._app(scope, receive, response)
         except (Disconnected, ClientDisconnect):

@@ -11,7 +11,7 @@ from contextlib import closing
 from types import TracebackType
 from typing import Self
 
-from launcher.core import exact_json, http
+from launcher.core import exact_json, http, request_id
 from launcher.core.connections import Connections, Incoming
 from launcher.core.errors import HttpError
 from launcher.core.http import UNBOUNDED_S, Answer
@@ -58,8 +58,8 @@ class Client:
         """Post the request under the endpoint's root. Raises `TransportError`."""
         url = self._endpoint.root + request.path
         if request.body.get("stream"):
-            return await self._stream(url, request.body, request.headers)
-        return await self.post(url, request.body, request.headers)
+            return await self._stream(url, request.body, request.headers, request_id.of(request))
+        return await self.post(url, request.body, request.headers, request_id.of(request))
 
     def patient(self) -> Handler:
         """Return a handler over the same connections without a timeout; its caller cancels it."""
@@ -67,10 +67,15 @@ class Client:
         other._timeout_s = UNBOUNDED_S
         return other
 
-    async def post(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None) -> Response:
-        """Post JSON to any URL of the server and read the whole answer. Raises `TransportError`."""
+    async def post(
+        self, url: str, body: Mapping[str, Json], headers: Mapping[str, str] | None = None, id: str | None = None
+    ) -> Response:
+        """Post JSON to any URL of the server and read the whole answer; ``id`` is sent as the request's.
+
+        Raises `TransportError`.
+        """
         start = time.perf_counter()
-        answer = await self._exchange("POST", url, exact_json.dumps(body), headers)
+        answer = await self._exchange("POST", url, exact_json.dumps(body), headers, id)
         found = self._parsed(url, answer)
         return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
 
@@ -81,13 +86,22 @@ class Client:
         found = self._json_or_text(answer.body)
         return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
 
-    async def _exchange(self, method: str, url: str, data: bytes | None, headers: Mapping[str, str] | None) -> Answer:
-        to = self._start(method, url, headers)
+    async def _exchange(
+        self, method: str, url: str, data: bytes | None, headers: Mapping[str, str] | None, id: str | None = None
+    ) -> Answer:
+        to = self._start(method, url, headers, id)
         answer = await self._connections.send_to(to, data or b"", total_timeout_s=self._timeout_s)
         body = await http.whole(answer, self._max_bytes)
         return Answer(answer.status, http.text_headers(answer), body)
 
-    def _start(self, method: str, url: str, headers: Mapping[str, str] | None) -> Start:
+    def _start(self, method: str, url: str, headers: Mapping[str, str] | None, id: str | None = None) -> Start:
+        """Return how a request begins, with its id unless it has one of its own."""
+        known = self._unnamed(method, url, headers)
+        if id is None or (headers and request_id.answered(headers)):
+            return known
+        return Start(known.method, known.url, known.origin, b"%bx-request-id: %b\r\n" % (known.text, id.encode()))
+
+    def _unnamed(self, method: str, url: str, headers: Mapping[str, str] | None) -> Start:
         """Return how a request begins, which is made once for all that have no headers of their own."""
         known = None if headers else self._starts.get((method, url))
         if known is not None:
@@ -97,11 +111,11 @@ class Client:
             self._starts[method, url] = made
         return made
 
-    async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str]) -> Response:
+    async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str], id: str | None) -> Response:
         start, data = time.perf_counter(), exact_json.dumps(body)
         try:
             async with asyncio.timeout(self._timeout_s):
-                answer = await self._connections.send_to(self._start("POST", url, headers), data)
+                answer = await self._connections.send_to(self._start("POST", url, headers, id), data)
                 found = http.text_headers(answer)
                 if not (answer.header(b"content-type") or b"").lower().startswith(b"text/event-stream"):
                     whole = Answer(answer.status, found, await http.whole(answer, self._max_bytes))

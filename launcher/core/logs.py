@@ -71,14 +71,14 @@ class _Line:
         record: logging.LogRecord = event.pop("_record")
         event.pop("_from_structlog", None)
         text = event.pop("event")
-        if record.exc_info:
-            text = f"{text}\n{logging.Formatter().formatException(record.exc_info)}"
+        if error := event.pop("exc_info", None):
+            text = f"{text}\n{logging.Formatter().formatException(error)}"
         return line(text, self._process, record.levelname.lower(), record.created, event)
 
 
 def line(text: str, process: str, level: str, created: float, more: Mapping[str, Json]) -> dict[str, Json]:
     """Return the object of a line."""
-    time = datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    time = datetime.fromtimestamp(created, UTC).isoformat(timespec="microseconds").replace("+00:00", "Z")
     return {"time": time, "level": level, "process": process, "event": text, **more}
 
 
@@ -86,11 +86,11 @@ def _dumped(value: Json, **_: object) -> str:
     return redact(json.dumps(value, ensure_ascii=False, default=str))
 
 
-def bind_request(id: str) -> None:
-    """Put the id of a request on all lines that this task and its children log."""
-    import structlog
+def bind(**fields: str) -> None:
+    """Put fields, such as the ``request_id``, on all lines that this task and its children log from now on."""
+    from structlog.contextvars import bind_contextvars
 
-    structlog.contextvars.bind_contextvars(request_id=id)
+    bind_contextvars(**fields)
 
 
 @contextmanager

@@ -345,7 +345,7 @@ class Record:
     without being wrong. ``scoring`` are the requests that the scoring sent: ``{endpoint, request, response}``.
     ``earlier`` are the attempts before this one: ``{status, reason, max_tokens, usage}``. ``spent`` is what the
     sample's requests cost, with those of earlier attempts, where an evaluation has a budget. ``cluster`` is that of the
-    sample.
+    sample. ``request_ids`` are those of a failed or refused sample's requests, by which logs name them.
     """
 
     task: str
@@ -365,6 +365,7 @@ class Record:
     earlier: tuple[Json, ...] = ()
     spent: Json = None
     cluster: str | None = None
+    request_ids: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:

@@ -12,7 +12,7 @@ from enum import Enum
 from typing import Protocol
 
 from launcher.adapters.base import closing
-from launcher.core import token_times
+from launcher.core import request_id, token_times
 from launcher.core.console import one_line
 from launcher.core.errors import AdapterError, AdapterStop, Failure, ServerAway, TransportError
 from launcher.core.responses import NO_FINISH, checked, error_message, is_page, quoted, refuses, token_count
@@ -108,6 +108,7 @@ class Exchange:
     timings: list[AnswerTiming] = field(default_factory=list)
     cached: int = 0
     scoring: list[dict[str, Json]] = field(default_factory=list)
+    ids: dict[int, str] = field(default_factory=dict)
     lost: NoAnswer | None = None
 
     async def send(self) -> Sequence[Response]:
@@ -157,6 +158,8 @@ class Exchange:
     async def _own(self, index: int, request: Request) -> Response:
         start = time.perf_counter()
         response = await _received(self.handler, request)
+        if not response.ok and (id := request_id.answered(response.headers)) is not None:
+            self.ids[index] = id
         self.bodies[index] = _kept(response)
         self.notes |= dict.fromkeys(response.notes or ())
         if response.cached:
@@ -165,6 +168,11 @@ class Exchange:
             self.timings.append(_timing(request, response, time.perf_counter() - start))
         await self._check(response, request)
         return response
+
+    def request_ids(self) -> tuple[str, ...]:
+        """Return the ids of the sample's own requests: those of the answers, where the server gave one to an error."""
+        sent = (request_id.of(request) for request in self.sample.requests)
+        return tuple(self.ids.get(index) or id or "" for index, id in enumerate(sent))
 
     async def _check(self, response: Response, request: Request) -> None:
         """Raise `NoAnswer` for a response that cannot be scored."""

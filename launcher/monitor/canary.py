@@ -11,6 +11,7 @@ from launcher.core import exact_json
 from launcher.core.console import one_line
 from launcher.core.errors import HttpError
 from launcher.core.http import authorization, fetch
+from launcher.core.request_id import HEADER
 from launcher.core.responses import error_message
 from launcher.core.types import Endpoint, Json
 from launcher.evaluate.breaker import plain_body
@@ -77,6 +78,7 @@ class Canary:
 
     def _fetch(self, method: str, path: str, body: bytes | None) -> tuple[int, bytes]:
         headers = authorization(self._endpoint.api_key) | self._endpoint.validator_headers
+        headers[HEADER] = f"canary/{self.sent}"
         url = self._endpoint.root + path
         answer = fetch(method, url, timeout_s=self._timeout_s, data=body, headers=headers)
         return answer.status, answer.body
