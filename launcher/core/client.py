@@ -111,7 +111,9 @@ class Client:
             self._starts[method, url] = made
         return made
 
-    async def _stream(self, url: str, body: Mapping[str, Json], headers: Mapping[str, str], id: str | None) -> Response:
+    async def _stream(
+        self, url: str, body: Mapping[str, Json], headers: Mapping[str, str], id: str | None = None
+    ) -> Response:
         start, data = time.perf_counter(), exact_json.dumps(body)
         try:
             async with asyncio.timeout(self._timeout_s):
