@@ -107,7 +107,7 @@ def _parsed(text: str) -> dict[str, Json] | None:
     return values if {"time", "level", "process", "event"} <= values.keys() else None
 
 
-class Follower:
+class LogsTail:
     """Reads what is appended to the logs of a folder, from where they end now, also over their rotation."""
 
     def __init__(self, folder: Path) -> None:

@@ -33,7 +33,7 @@ MIN_SECRET = 8
 
 
 class _Rotating(RotatingFileHandler):
-    """A file that is its owner's only, and that is rotated once it is too large, whatever the next line has."""
+    """A file that is its owner's only, and that is rotated once it is too large, before the next line."""
 
     def _open(self) -> TextIOWrapper:
         return open(self.baseFilename, "a", encoding="utf-8", opener=_private)

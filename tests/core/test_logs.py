@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from launcher.core import logs, redaction, request_id
-from launcher.core.log_reader import Follower, files, merged
+from launcher.core.log_reader import LogsTail, files, merged
 from launcher.core.types import Request
 from tests.running import launch_here
 
@@ -103,19 +103,19 @@ def test_logs_of_all_processes_are_one_by_time(tmp_path: Path) -> None:
 
 
 def test_following_loses_nothing_where_a_log_is_rotated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    log, follower = logger(tmp_path / "server.log"), Follower(tmp_path)
+    log, tail = logger(tmp_path / "server.log"), LogsTail(tmp_path)
     log.info("before")
-    follower.begin()
+    tail.begin()
     log.info("1")
-    seen = [line.event for line in follower.new()]
+    seen = [line.event for line in tail.new()]
     monkeypatch.setattr(log.handlers[0], "maxBytes", 1)
     log.info("2")  # the handler rotates before it
     log2 = logger(tmp_path / "later.log", "later")
     log2.info("3")
-    seen += [line.event for line in follower.new()]
+    seen += [line.event for line in tail.new()]
     with (tmp_path / "server.log").open("a") as file:
         file.write("torn")
-    assert (seen, follower.new()) == (["1", "2", "3"], [])
+    assert (seen, tail.new()) == (["1", "2", "3"], [])
 
 
 def test_the_command_prints_and_filters(tmp_path: Path) -> None:

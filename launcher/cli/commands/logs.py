@@ -11,7 +11,7 @@ from pathlib import Path
 from launcher.cli.commands import parser
 from launcher.core.console import printable
 from launcher.core.errors import UserError
-from launcher.core.log_reader import LEVELS, Follower, Line, merged
+from launcher.core.log_reader import LEVELS, Line, LogsTail, merged
 from launcher.core.run_folder import RunFolder
 
 POLL_S = 0.5
@@ -31,21 +31,21 @@ def run(arguments: Sequence[str]) -> int:
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected that of a run")
     wanted = _filter(given.process, given.level, given.request_id)
-    follower = Follower(folder)
-    paths = follower.begin()
+    tail = LogsTail(folder)
+    paths = tail.begin()
     if not paths and not given.follow:
         raise UserError(f"{folder}: there are no logs; expected the folder of a run")
     _print(filter(wanted, merged(paths, folder)), show)
     if given.follow:
-        _follow(follower, folder, wanted, show)
+        _follow(tail, folder, wanted, show)
     return 0
 
 
-def _follow(follower: Follower, folder: Path, wanted: Callable[[Line], bool], show: Callable[[Line], str]) -> None:
+def _follow(tail: LogsTail, folder: Path, wanted: Callable[[Line], bool], show: Callable[[Line], str]) -> None:
     try:
         while True:
             ended = _has_ended(folder)
-            _print(filter(wanted, follower.new()), show)
+            _print(filter(wanted, tail.new()), show)
             if ended:
                 return
             time.sleep(POLL_S)
