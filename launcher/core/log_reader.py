@@ -14,10 +14,11 @@ from pathlib import Path
 from typing import BinaryIO
 
 from launcher.core.logs import KEPT, rotated
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 
 SUFFIXES = (".log", ".out", ".err")
-SKIPPED = frozenset({".hydra", "output", "failed", "lm_eval"})
+SKIPPED = frozenset({RunFolder.hydra.name, RunFolder.failed.name, "output", "lm_eval"})
 """Folders without logs of ours."""
 DEPTH = 3
 LEVELS = ("debug", "info", "warning", "error", "critical")
