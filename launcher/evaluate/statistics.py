@@ -3,21 +3,18 @@
 from __future__ import annotations
 
 import math
-import re
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from launcher.core.console import one_line
+from launcher.core.reasons import Reasons
 from launcher.core.types import NOT_ASKED, Aggregation, Json, MetricResult, Record, Status, TaskResult
 from launcher.evaluate.exchange import AnswerTiming
 from launcher.stats.clusters import Clusters
 from launcher.stats.distribution import Distribution
 from launcher.stats.metric import Metric
-
-REASONS = 3
-"""How many reasons for a lost sample are kept per status; every sample's own is in ``samples.jsonl``."""
 
 PERCENTILES = (50, 90, 99)
 
@@ -90,8 +87,8 @@ class _Tally:
     def __init__(self, metrics: Sequence[Metric], *, in_order: bool) -> None:
         self.values: dict[Metric, _Column] = {metric: (_InOrder if in_order else _Apart)(metric) for metric in metrics}
         self.ended: Counter[str] = Counter()
-        self.why: dict[str, _Reasons] = defaultdict(_Reasons)
-        self.odd = _Reasons()
+        self.why: dict[str, Reasons] = defaultdict(Reasons)
+        self.odd = Reasons()
         self.again: dict[str, Counter[str]] = {}
 
     def add(self, record: Record) -> None:
@@ -158,24 +155,6 @@ class _InOrder(_Column):
 
     def result(self, total: int) -> MetricResult:
         return self.metric.of(self._clusters, total)
-
-
-class _Reasons:
-    """Counts reasons; those that differ in numbers only are one, named by the first of them."""
-
-    def __init__(self) -> None:
-        self._counts: Counter[str] = Counter()
-        self._first: dict[str, str] = {}
-
-    def add(self, reason: str) -> None:
-        kind = re.sub(r"\d+", "#", reason)
-        self._counts[kind] += 1
-        self._first.setdefault(kind, reason)
-
-    def common(self) -> dict[str, int]:
-        """Return the most common ones, the first of equally many first."""
-        ordered = sorted(self._counts.items(), key=lambda found: found[1], reverse=True)
-        return {self._first[kind]: count for kind, count in ordered[:REASONS]}
 
 
 def _count_again(record: Record, again: dict[str, Counter[str]]) -> None:

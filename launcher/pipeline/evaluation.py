@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from launcher.evaluate.early_stop import Stop
     from launcher.evaluate.progress import Progress
 
+NAMED = 5
+"""How many tasks of too few scored samples are named; the report has all of them."""
+
 log = logging.getLogger(__name__)
 
 
@@ -161,7 +164,9 @@ def check_coverage(tasks: Mapping[str, TaskResult], min_coverage: float, stopped
         if _coverage(result.coverage) < min_coverage
     ]
     if short:
-        raise CoverageTooLow(f"fewer than min_coverage={min_coverage:g} of the samples were scored: {'; '.join(short)}")
+        rest = f"; and {len(short) - NAMED:,} more tasks" if len(short) > NAMED + 1 else ""
+        named = "; ".join(short[:NAMED] if rest else short)
+        raise CoverageTooLow(f"fewer than min_coverage={min_coverage:g} of the samples were scored: {named}{rest}")
 
 
 def check_main_metrics(results: Mapping[str, TaskResult], tasks: Mapping[str, Task]) -> None:

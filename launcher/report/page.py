@@ -72,6 +72,9 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
         "title": _title(report),
         "verdict": VERDICTS.get(report.status, report.status),
         "rows": charts.score_rows(report.folded),
+        "unscored": [
+            name for name, result in report.folded.items() if not result.metrics and name not in report.groups
+        ],
         "results": report.results,
         "groups": [(name, group, _members(report, group)) for name, group in report.groups.items()],
         "families": checks.families(report.checks),

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from launcher.core.errors import UserError
+from launcher.core.reasons import Reasons
 from launcher.core.types import NOT_NEEDED, GroupResult, MetricResult, TaskResult
 from launcher.stats.group import pooled
 from launcher.tasks.base import Task
@@ -108,20 +109,25 @@ def _size(result: TaskResult) -> int:
 
 def _summed(results: Iterable[TaskResult], made: Mapping[str, MetricResult]) -> TaskResult:
     coverage: Counter[str] = Counter()
-    notes: Counter[str] = Counter()
-    reasons: dict[str, Counter[str]] = {}
+    notes = Reasons()
+    reasons: dict[str, Reasons] = {}
     retried: dict[str, Counter[str]] = {}
     for result in results:
         coverage.update(result.coverage)
-        notes.update(result.notes)
+        _count(result.notes, notes)
         for kind, counts in result.retried.items():
             retried.setdefault(kind, Counter()).update(counts)
         for status, said in result.reasons.items():
-            reasons.setdefault(status, Counter()).update(said)
-    said_of = {status: dict(said) for status, said in reasons.items()}
+            _count(said, reasons.setdefault(status, Reasons()))
+    said_of = {status: said.common() for status, said in reasons.items()}
     return TaskResult(
-        made, dict(coverage), said_of, dict(notes), {kind: dict(counts) for kind, counts in retried.items()}
+        made, dict(coverage), said_of, notes.common(None), {kind: dict(counts) for kind, counts in retried.items()}
     )
+
+
+def _count(said: Mapping[str, int], reasons: Reasons) -> None:
+    for reason, times in said.items():
+        reasons.add(reason, times)
 
 
 def _leaves(name: str, groups: Mapping[str, Group], above: tuple[str, ...] = ()) -> Iterator[str]:

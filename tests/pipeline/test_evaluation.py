@@ -9,7 +9,7 @@ import pytest
 
 from launcher.core.errors import CoverageTooLow, TaskError
 from launcher.core.types import TaskResult
-from launcher.pipeline.evaluation import check_main_metrics
+from launcher.pipeline.evaluation import check_coverage, check_main_metrics
 from launcher.pipeline.validation import required_capabilities
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
@@ -57,3 +57,12 @@ def test_a_bad_item_far_behind_is_named_before_anything_is_served(tmp_path: Path
     required_capabilities(some_run({"t": task}, limit=300))
     with pytest.raises(TaskError, match=r"late\.jsonl:301"):
         required_capabilities(some_run({"t": task}, limit=301))
+
+
+@pytest.mark.parametrize(("lost", "rest"), [(1, ""), (6, ""), (57, "; and 52 more tasks")])
+def test_of_many_tasks_with_too_few_scores_some_are_named(lost, rest):
+    short = TaskResult({}, {"scored": 0, "refused": 3, "total": 3})
+    with pytest.raises(CoverageTooLow) as error:
+        check_coverage({f"task_{n}": short for n in range(lost)}, 0.95, None)
+    assert str(error.value).count("0 of 3 scored (3 refused)") == (5 if rest else lost)
+    assert str(error.value).endswith(rest or "(3 refused)")

@@ -226,3 +226,21 @@ def test_the_members_of_a_group_are_shown_with_the_weakest_first(tmp_path):
     assert [members.index(f" {name} acc") for name in ("a", "c", "b")] == sorted(
         members.index(f" {name} acc") for name in values
     )
+
+
+def test_a_group_without_a_score_shows_the_scores_of_its_members(tmp_path):
+    one = next(iter(task_results(mixed(50)).values()))
+    lost = TaskResult({}, {"scored": 0, "failed": 3, "total": 3})
+    group = GroupResult(("a", "b"), "size", ("b",), replace(one, metrics={}))
+    found = made(tmp_path, report(tasks={"a": one, "b": lost, "alone": lost}, groups={"stem": group}))
+    assert "No sample was scored" not in found.words
+    assert "There is no score of alone." in found.words
+    assert "It has no score, as there is none of b" in found.words
+    assert f"a {next(iter(one.metrics))}" in found.words.partition("the weakest first")[2]
+
+
+def test_a_group_in_which_nothing_was_scored_has_no_empty_table(tmp_path):
+    lost = TaskResult({}, {"scored": 0, "failed": 3, "total": 3})
+    found = made(tmp_path, report(tasks={"a": lost}, groups={"stem": GroupResult(("a",), "size", ("a",), lost)}))
+    assert "No sample was scored" in found.words
+    assert "standard error" not in found.words

@@ -138,3 +138,13 @@ def test_a_task_whose_metrics_cannot_be_used_is_refused(task, words):
 def test_a_name_that_no_key_of_a_sample_can_hold_is_refused(name):
     with pytest.raises(UserError, match=f"tasks: '{name}' cannot be the name of a task; expected a text without '/'"):
         check_tasks({name: Generation()}, Evaluate())
+
+
+def test_reasons_of_members_that_differ_in_numbers_only_are_one():
+    long = [f"HTTP 400: {n} tokens are too many" for n in range(100, 150)]
+    members = {
+        f"t{n}": TaskResult({}, {"total": 2, "refused": 2}, {"refused": {said: 2}}) for n, said in enumerate(long)
+    }
+    tasks = dict.fromkeys(members, Generation())
+    found = aggregate({"g": Group(list(members))}, tasks, members)["g"].result
+    assert found.reasons == {"refused": {long[0]: 100}}
