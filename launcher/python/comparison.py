@@ -26,7 +26,7 @@ class Comparison:
     def of(cls, folders: Sequence[Path], *, force: bool = False) -> Comparison:
         """Compare runs; the folder of a sweep stands for its points. Raises `LauncherError`."""
         with one_error():
-            return cls(collect.collect(runs.read_all(folders), force=force))
+            return cls(collect.collect(runs.read_all(folders), force=force, left_out=runs.left_out(folders)))
 
     @property
     def rows(self) -> Any:

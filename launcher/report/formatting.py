@@ -197,6 +197,16 @@ def rates(throughput: Mapping[str, Json]) -> dict[str, str]:
     return {key: words for key, words in RATES.items() if throughput.get(key) and key not in left_out}
 
 
+def rate_table(speeds: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[str]]]:
+    """Return the words of the rates that any of several evaluations has, and the figures of each evaluation."""
+    known = [rates(speed) for speed in speeds]
+    keys = [key for key in RATES if any(key in one for one in known)]
+    figures = [
+        [number(speed[key]) if key in one else "-" for key in keys] for speed, one in zip(speeds, known, strict=True)
+    ]
+    return [RATES[key] for key in keys], figures
+
+
 def token_times(throughput: Mapping[str, Json]) -> list[str]:
     """Say when generated answers had their tokens, or that this was not measured; empty where nothing was generated."""
     if not throughput.get("generations"):

@@ -169,7 +169,7 @@ def _speeds(point: SweepPoint) -> Iterator[tuple[str, str]]:
             value = value.get("p50")
             if isinstance(value, int | float):
                 yield name, formatting.duration(value)
-        elif isinstance(value, int | float) and value:
+        elif isinstance(value, int | float) and key in formatting.rates(figures):
             yield name, formatting.number(value)
     total = point["timings"].get("total")
     if isinstance(total, int | float):

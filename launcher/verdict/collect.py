@@ -14,8 +14,15 @@ from launcher.verdict.schema import VERSION, ComparisonFile, FlipsEntry, RowEntr
 from launcher.verdict.words import sentence
 
 
-def collect(runs: Sequence[Run], *, force: bool = False, inside: bool = False, most_flips: int = 200) -> ComparisonFile:
-    """Compare every run with the first.
+def collect(
+    runs: Sequence[Run],
+    *,
+    force: bool = False,
+    inside: bool = False,
+    left_out: Sequence[str] = (),
+    most_flips: int = 200,
+) -> ComparisonFile:
+    """Compare every run with the first; ``left_out`` are warnings about runs that are not compared.
 
     Raises `UserError` with the differences for runs that did not measure the same; with ``force`` they become warnings.
     """
@@ -26,7 +33,7 @@ def collect(runs: Sequence[Run], *, force: bool = False, inside: bool = False, m
     return {
         "schema_version": VERSION,
         "runs": [_run(run) for run in runs],
-        "warnings": [*warnings, *(line for run in runs for line in _doubts(run))],
+        "warnings": [*left_out, *warnings, *(line for run in runs for line in _doubts(run))],
         "subject": {run.label: compared.subject(runs[0], run) for run in runs[1:]},
         "rows": [_row(row) for row in found],
         "flips": [_flips(runs[0], run, most_flips) for run in runs[1:]],
@@ -71,6 +78,7 @@ def _run(run: Run) -> RunEntry:
         "label": run.label,
         "folder": str(run.folder),
         "model": run.model,
+        "source": run.source,
         "status": run.results["status"],
         "throughput": run.results["throughput"],
     }

@@ -14,6 +14,7 @@ from launcher.core.types import Json
 from launcher.evaluate import journal
 from launcher.report import results, sweep_table
 from launcher.report.compare import Answers
+from launcher.report.formatting import plural
 from launcher.report.schema import ResultsFile
 from launcher.stats.metric import ROUNDING
 from launcher.stats.paired import mean
@@ -44,6 +45,14 @@ class Run:
         return endpoint["model"] if endpoint else "unknown model"
 
     @property
+    def source(self) -> str:
+        """The checkpoint's path, or the server's URL; empty where neither is known."""
+        config = self.results["run"].get("config") or {}
+        path = (config.get("model") or {}).get("path")
+        endpoint = self.results["endpoint"] if (config.get("backend") or {}).get("url") else None
+        return str(path or (endpoint["url"] if endpoint else ""))
+
+    @property
     def repeats(self) -> int:
         """How often each question was asked."""
         return int((self.fingerprint.get("evaluate") or {}).get("repeats") or 1)
@@ -58,7 +67,8 @@ def read_all(folders: Sequence[Path]) -> list[Run]:
     """Read two or more runs; a folder of a sweep stands for its points. Raises `UserError`, which names the folder."""
     paths = [path for folder in folders for path in _points(folder)]
     if len(paths) < 2:
-        raise UserError(f"compare: {len(paths)} run given, expected two or more run folders, or a sweep's folder")
+        given = plural(len(paths), "run")
+        raise UserError(f"compare: {given} given, expected two or more run folders, or a sweep's folder")
     if len(paths) > MOST:
         raise UserError(f"compare: {len(paths)} runs given, expected at most {MOST}")
     repeated = [path for path in paths if [other.resolve() for other in paths].count(path.resolve()) > 1]
@@ -67,8 +77,21 @@ def read_all(folders: Sequence[Path]) -> list[Run]:
     return [read(path, label) for path, label in zip(paths, string.ascii_uppercase, strict=False)]
 
 
+def left_out(folders: Sequence[Path]) -> list[str]:
+    """Return a line for each point of a sweep that `read_all` leaves out, as it has no scores."""
+    sweeps = [folder for folder in folders if not _is_run(folder)]
+    points = [(folder, point) for folder in sweeps for point in sweep_table.points_of(folder)]
+    return [
+        f"{folder / point['folder']} is left out: it has no scores (status {point['status']})"
+        for folder, point in points
+        if not point["tasks"]
+    ]
+
+
 def read(folder: Path, label: str) -> Run:
     """Read one run. Raises `UserError` if it has no results or no samples."""
+    if not _is_run(folder):
+        raise _no_run(folder, "the folder of a finished run")
     found = results.read(folder)
     header = journal.header(folder)
     if found["tasks"] and not RunFolder(folder).samples.exists():
@@ -101,14 +124,25 @@ def _check_agreement(folder: Path, found: ResultsFile, answers: Answers) -> None
 
 def _points(folder: Path) -> list[Path]:
     """Return the folder itself if it is a run's, else the points of a sweep, in natural order."""
-    run = RunFolder(folder)
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
-    if run.results.exists() or run.journal.exists():
+    if folder.is_dir() and _is_run(folder):
         return [folder]
     if any(folder.rglob(str(RunFolder.overrides))):
         return [folder / point["folder"] for point in sweep_table.points_of(folder) if point["tasks"]]
-    raise UserError(f"{folder}: no {RunFolder.results} in it; expected the folder of a finished run, or of a sweep")
+    raise _no_run(folder, "the folder of a finished run, or of a sweep")
+
+
+def _is_run(folder: Path) -> bool:
+    run = RunFolder(folder)
+    return run.results.exists() or run.journal.exists()
+
+
+def _no_run(folder: Path, expected: str) -> UserError:
+    """Return what to say of a folder that is none of a run, with a run in it as an example."""
+    if not folder.is_dir():
+        return UserError(f"{folder}: no such folder")
+    inside = min(folder.glob(f"*/{RunFolder.results}"), default=None)
+    example = f", such as {inside.parent}" if inside else ""
+    return UserError(f"{folder}: no {RunFolder.results} in it; expected {expected}{example}")
 
 
 def common_tasks(a: Run, b: Run) -> list[str]:

@@ -10,11 +10,15 @@ VERSION = 1
 
 
 class RunEntry(TypedDict):
-    """A compared run; ``label`` is the letter by which the rows name it."""
+    """A compared run; ``label`` is the letter by which the rows name it.
+
+    ``source`` is the path of its checkpoint or the URL of its server, empty where neither is known.
+    """
 
     label: str
     folder: str
     model: str
+    source: str
     status: str
     throughput: dict[str, Json]
 

@@ -13,12 +13,6 @@ from launcher.report import formatting
 from launcher.verdict.schema import ComparisonFile, FlipEntry, FlipsEntry, RowEntry, RunEntry
 
 TONES = {"better": "bold green", "worse": "bold red", "may be chance": "yellow", "equal": "dim"}
-SPEEDS = {
-    "requests_per_s": "requests/s",
-    "scored_prompts_per_s": "prompts scored/s",
-    "generated_tokens_per_s": "generated tokens/s",
-    "prompt_tokens_per_s": "prompt tokens/s",
-}
 FLIPPED = 5
 """At most so many changed questions of each pair of runs are printed; the page shows more."""
 CHARACTERS = 300
@@ -29,7 +23,8 @@ def show(found: ComparisonFile, console: Console) -> None:
     """Print the runs, the verdict of each metric, the speed, and some of the questions that changed."""
     console.print()
     for run in found["runs"]:
-        console.print(Text.assemble((run["label"], "bold"), f"  {printable(run['folder'])}  {printable(run['model'])}"))
+        parts = (run["folder"], run["model"], run["source"])
+        console.print(Text.assemble((run["label"], "bold"), *(f"  {printable(part)}" for part in parts if part)))
     for label, lines in found["subject"].items():
         for line in lines or ["the same model and settings: a difference is chance, or the server's"]:
             console.print(Text(f"   {label}  {printable(line)}", style="dim"))
@@ -53,12 +48,11 @@ def _verdict(row: RowEntry) -> Text:
 def _speed(runs: list[RunEntry]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("run")
-    named = {key: name for key, name in SPEEDS.items() if any(run["throughput"].get(key) for run in runs)}
-    for name in (*named.values(), "latency p50", "wall time"):
+    heads, rows = formatting.rate_table([run["throughput"] for run in runs])
+    for name in (*heads, "latency p50", "wall time"):
         table.add_column(name, justify="right")
-    for run in runs:
+    for run, figures in zip(runs, rows, strict=True):
         speed = run["throughput"]
-        figures = (formatting.number(speed.get(key)) for key in named)
         times = (_time((speed.get("latency_s") or {}).get("p50")), _time(speed.get("wall_s")))
         table.add_row(run["label"], *figures, *times)
     return table

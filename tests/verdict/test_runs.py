@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.core.errors import UserError
+from launcher.report.compare import Answers
 from launcher.verdict import runs
 from tests.report.report_records import add_point
 from tests.verdict.run_folders import answered, run_folder
@@ -115,3 +117,33 @@ def test_samples_that_were_changed_behind_the_results_are_refused(tmp_path: Path
     (a / "samples.jsonl").write_text(text.replace('"exact_match": 0.0', '"exact_match": 7.0', 1))
     with pytest.raises(UserError, match=r"addition exact_match is 2 in the samples, 0\.25 in the results"):
         runs.read_all([tmp_path / "a", tmp_path / "b"])
+
+
+def test_a_point_without_scores_is_named_as_left_out(tmp_path: Path) -> None:
+    for name in ("0", "1", "2"):
+        add_point(tmp_path / "sweep", name, [f"seed={name}"], None if name == "1" else answered({1}, 2))
+    for name in ("0", "2"):
+        run_folder(tmp_path / "sweep" / name, answered({1}, 2))
+    assert [run.folder.name for run in runs.read_all([tmp_path / "sweep"])] == ["0", "2"]
+    [line] = runs.left_out([tmp_path / "sweep", tmp_path / "sweep" / "0"])
+    assert line.startswith(f"{tmp_path / 'sweep' / '1'} is left out: it has no scores (status ")
+
+
+def test_a_folder_of_runs_is_no_run_and_one_in_it_is_named(tmp_path: Path) -> None:
+    run_folder(tmp_path / "race" / "a", answered({1}, 2))
+    with pytest.raises(UserError, match=r"race: no results\.json in it; .* finished run, such as .*race/a$"):
+        runs.read(tmp_path / "race", "run")
+    with pytest.raises(UserError, match=r"gone: no such folder$"):
+        runs.read(tmp_path / "gone", "run")
+
+
+def test_a_run_names_its_checkpoint_or_its_server(tmp_path: Path) -> None:
+    endpoint = {"url": "http://127.0.0.1:1/v1", "model": "m"}
+    for config, source in (
+        ({"model": {"path": "base"}, "backend": {}}, "base"),
+        ({"model": {"path": None}, "backend": {"url": endpoint["url"]}}, endpoint["url"]),
+        ({"model": None, "backend": {}}, ""),
+        (None, ""),
+    ):
+        found: Any = {"run": {"config": config}, "endpoint": endpoint}
+        assert runs.Run("A", tmp_path, found, {}, Answers({}, {})).source == source

@@ -17,7 +17,8 @@ def run(arguments: Sequence[str]) -> int:
     from launcher.verdict import collect, page, runs, terminal
 
     asked = _parsed(arguments)
-    found = collect.collect(runs.read_all(asked.runs), force=asked.force, inside=asked.all)
+    compared = runs.read_all(asked.runs)
+    found = collect.collect(compared, force=asked.force, inside=asked.all, left_out=runs.left_out(asked.runs))
     console = Console()
     terminal.show(found, console)
     if asked.out:
