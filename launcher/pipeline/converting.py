@@ -33,4 +33,4 @@ def prepared(model: Model, settings: Convert) -> Conversion:
     if not model.path:
         raise UserError("model.path: mode=convert needs a checkpoint; give model.path=<folder>")
     dtype = settings.dtype.value
-    return exporting.prepare(model, Path(settings.path), dtype, settings.shard_gb, settings.tokenizer)
+    return exporting.prepare(model, Path(settings.path).expanduser(), dtype, settings.shard_gb, settings.tokenizer)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.checkpoints.export.safetensors_file import sha256
 from launcher.core.errors import UserError
-from launcher.core.files import PARTIAL, read_json, replace_json
+from launcher.core.files import PARTIAL, read_json, replace_json, storing
 from launcher.core.types import Json
 
 NAME = "conversion.json"
@@ -65,7 +65,8 @@ def opened(folder: Path, identity: Identity, facts: Mapping[str, Json], wait: bo
     files, that of another conversion, and one that another process holds.
     """
     check(folder, identity)
-    folder.mkdir(parents=True, exist_ok=True)
+    with storing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, wait):
         files = check(folder, identity)
         for partial in folder.glob(f"*{PARTIAL}"):
@@ -81,7 +82,8 @@ def is_complete(folder: Path, identity: Identity) -> bool:
     found = read_json(folder / NAME)
     if not isinstance(found, dict) or found.get("complete") is not True:
         return False
-    return all(_size(folder / name) == size for name, size in found["bytes"].items())
+    sizes = found.get("bytes")
+    return isinstance(sizes, dict) and all(_size(folder / name) == size for name, size in sizes.items())
 
 
 def _size(file: Path) -> int | None:

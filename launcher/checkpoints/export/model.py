@@ -11,7 +11,7 @@ from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.export import folder
 from launcher.checkpoints.export.folder import Conversion, Progress
 from launcher.checkpoints.export.manifest import Manifest
-from launcher.core.errors import CheckpointError
+from launcher.core.errors import CheckpointError, UserError
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import resolve
 from launcher.settings.model import Model
@@ -30,6 +30,9 @@ def opened(model: Model) -> Checkpoint:
 
 def prepare(model: Model, target: Path, dtype: str, shard_gb: float, with_tokenizer: bool) -> Conversion:
     """Decide the conversion of a model, and write nothing. Raises `UserError` as `folder.prepare` does."""
+    _refuse_inside(target, "model.path", model.path)
+    if with_tokenizer and model.tokenizer:
+        _refuse_inside(target, "model.tokenizer", model.tokenizer)
     tokenizer = _identity(model) if with_tokenizer else NO_TOKENIZER
     return folder.prepare(opened(model), target, dtype, shard_gb, tokenizer)
 
@@ -45,6 +48,12 @@ def carry_out(model: Model, conversion: Conversion, progress: Progress, wait: bo
     """Write the folder. Another process that writes it is waited for with ``wait``, else refused."""
     tokenizer = None if conversion.identity.tokenizer == NO_TOKENIZER else _tokenizer(model, conversion)
     return folder.carry_out(conversion, tokenizer, progress, wait)
+
+
+def _refuse_inside(target: Path, key: str, source: str) -> None:
+    """Raise `UserError` for a target in a source: files there make the source another one to what reads it later."""
+    if _resolved(key, source).resolve() in target.resolve().parents:
+        raise UserError(f"convert.path={target}: inside {key}={source}, which would change; choose a folder outside it")
 
 
 def _identity(model: Model) -> str | None:

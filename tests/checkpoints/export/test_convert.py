@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -322,6 +323,22 @@ def test_nothing_is_written_over(tmp_path: Path) -> None:
     assert (refused.returncode, refused.stderr.strip().count("\n")) == (1, 0)
     assert "convert.path=hf: not empty, and not of a conversion; choose a new folder" in refused.stderr
     assert contents(tmp_path / "hf") == {"notes.txt": b"mine"}
+
+
+@pytest.mark.parametrize("folder", ["source/hf", "source/new/hf"])
+def test_a_folder_inside_the_source_is_refused(folder: str, tmp_path: Path) -> None:
+    shutil.copytree(TINY, tmp_path / "source")
+    before = sorted((tmp_path / "source").rglob("*"))
+    refused = launch_here(tmp_path, "convert", "source", folder)
+    assert (refused.returncode, refused.stderr.strip().count("\n")) == (1, 0)
+    assert f"convert.path={folder}: inside model.path=source, which would change" in refused.stderr
+    assert sorted((tmp_path / "source").rglob("*")) == before
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+    refused = launch_here(tmp_path, "convert", "tiny", "/proc/converted")
+    assert (refused.returncode, refused.stderr.strip().count("\n")) == (1, 0)
+    assert "/proc/converted: cannot be written" in refused.stderr
 
 
 def test_another_conversion_does_not_continue(tmp_path: Path) -> None:
