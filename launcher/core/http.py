@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -38,6 +39,8 @@ DEPTH = 64
 """The deepest JSON that is read; answers of models have less than ten levels."""
 BYTES_PER_VALUE = 16
 """JSON may have one value for so many bytes of its bound; a value takes about 64 bytes in memory."""
+NAMED_OBJECT = re.compile(rb":\s*\{")
+"""What each object begins with that is the value of a name."""
 FEW_BYTES = (1 << 20) // BYTES_PER_VALUE
 """JSON of this size never has too many values."""
 
@@ -152,7 +155,7 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
         value = exact_json.loads(data, parse_float=_finite, parse_constant=_refused)
     except RecursionError:
         raise ValueError("JSON that is too deep") from None
-    if opened > DEPTH and _deeper(value):
+    if opened > DEPTH and _most_levels(data) > DEPTH and _deeper(value):
         raise ValueError(f"JSON of more than {DEPTH} levels")
     return value
 
@@ -183,6 +186,14 @@ def _finite(text: str) -> float:
 
 def _refused(text: str) -> float:
     raise ValueError(f"JSON with {text}, which is no number")
+
+
+def _most_levels(data: bytes) -> int:
+    """Return a number of levels that a JSON text does not exceed, at little cost.
+
+    Within another value, an object is an entry of a list, of which each list has one on a path, or a named value.
+    """
+    return 1 + 2 * data.count(b"[") + len(NAMED_OBJECT.findall(data))
 
 
 def _deeper(value: Json) -> bool:

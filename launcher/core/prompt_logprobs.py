@@ -5,9 +5,8 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Sequence
-from functools import lru_cache
 from itertools import accumulate
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher.core.types import Json
 
@@ -41,23 +40,42 @@ class Misaligned(ValueError):
     """Tokens, text and offsets of an answer contradict each other; the message names the place."""
 
 
+class _Aligned(NamedTuple):
+    """What was found in an answer, with copies of its lists: they may change."""
+
+    tokens: Sequence[str]
+    copied: list[str]
+    offsets: list[Json]
+    text: str
+    end: int
+    found: Spans
+
+    def is_of(self, tokens: Sequence[str], offsets: Sequence[Json], text: str, end: int) -> bool:
+        same = self.tokens is tokens and self.end == end and self.text == text
+        return same and self.copied == tokens and self.offsets == offsets
+
+
+_remembered: dict[int, _Aligned] = {}
+"""By the identity of the list of tokens, which stays in use as long as it is here."""
+
+
 def aligned(tokens: Sequence[str], offsets: Sequence[Json], text: str, end: int) -> Spans:
     """Return the `spans` of tokens whose offsets agree with them. Raises `Misaligned`."""
-    if len(text) > REMEMBERED_CHARACTERS:
-        return _aligned(tokens, offsets, text, end)
-    try:
-        return _remembered(tuple(tokens), tuple(offsets), text, end)
-    except TypeError:  # what no dictionary can hold is no token and no offset
-        return _aligned(tokens, offsets, text, end)
+    known = _remembered.get(id(tokens))
+    if known is not None and known.is_of(tokens, offsets, text, end):
+        return known.found
+    found = _aligned(tokens, offsets, text, end)
+    if len(text) <= REMEMBERED_CHARACTERS:
+        if len(_remembered) >= REMEMBERED:
+            _remembered.clear()
+        _remembered[id(tokens)] = _Aligned(tokens, list(tokens), list(offsets), text, end, found)
+    return found
 
 
 def _aligned(tokens: Sequence[str], offsets: Sequence[Json], text: str, end: int) -> Spans:
     found = spans(tokens, text, end)
     check_offsets(offsets, tokens, found)
     return found
-
-
-_remembered = lru_cache(REMEMBERED)(_aligned)
 
 
 def spans(tokens: Sequence[str], text: str, end: int) -> Spans:
@@ -143,7 +161,8 @@ def check_offsets(offsets: Sequence[Json], tokens: Sequence[str], found: Sequenc
     vLLM counts in the joined tokens; the two differ by special tokens and by hidden spaces. SGLang sends -1 for each.
     """
     size = min(len(offsets), len(tokens) + 1, len(found))
-    joined = list(accumulate(map(len, tokens[:size]), initial=0))
+    ends = found.ends if isinstance(found, Spans) else None
+    joined = list(accumulate(map(len, tokens[:size]), initial=0)) if ends is None else [0, *ends]
     if list(offsets[:size]) == joined[:size] or all(offset == NOT_GIVEN for offset in offsets):
         return
     for i, (offset, (start, end)) in enumerate(zip(offsets, found, strict=False)):

@@ -277,7 +277,9 @@ def test_any_json_is_read_as_python_reads_it(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("levels", [64, 65])
-@pytest.mark.parametrize("shape", [(b"[", b"]"), (b'{"a":', b"}"), (b'[0,{"b":"]]","a":', b"}]")])
+@pytest.mark.parametrize(
+    "shape", [(b"[", b"]"), (b'{"a":', b"}"), (b'{"a" :\r\n\t ', b"}"), (b'[0,{"b":"]]","a":', b"}]")]
+)
 def test_depth_is_counted_in_levels_not_brackets(levels: int, shape: tuple[bytes, bytes]) -> None:
     each = 2 if shape[0].startswith(b"[0") else 1
     data = (
