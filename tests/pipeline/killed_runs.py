@@ -21,6 +21,7 @@ from tests.running import program
 ROOT = Path(__file__).parents[2]
 LAUNCH = [sys.executable, str(ROOT / "launch.py")]
 SERVER = "mode=serve"
+INCOMPLETE = 3
 SESSION_S = 240.0
 """The longest that one session may take on a busy machine."""
 SCORER = """

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.pipeline.killed_runs import Kind, finished, lines, moments, results, rows, struck, written
+from tests.pipeline.killed_runs import INCOMPLETE, Kind, finished, lines, moments, results, rows, struck, written
 
 SEED = int(os.environ.get("KILL_SEED", "1"))
-INCOMPLETE = 3
 
 
 def disturbed(place: Path, kind: Kind, count: int) -> None:

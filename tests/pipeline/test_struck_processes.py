@@ -1,0 +1,169 @@
+"""A process that a run needs is killed or hangs in the middle of an evaluation: the answers and scores are the same.
+
+What happened is named, and nothing is left running.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+import signal
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from subprocess import Popen
+from typing import Any
+
+import psutil
+
+from tests.pipeline.killed_runs import LAUNCH, lines, results, rows
+from tests.running import UNVALIDATED, living, program
+
+PATIENCE_S = 400.0
+"""The longest that a step may take on a busy machine."""
+MARK = "STRUCK_RUN"
+"""The variable in the environment of all that a run starts."""
+SCORER = """
+import pathlib, time
+
+def score(prediction, item):
+    while item["id"] >= "addition-110" and not pathlib.Path({gate!r}).exists():
+        time.sleep(0.05)
+    return float(prediction == item["answer"])
+"""
+"""A scorer that lets no evaluation end before a test has seen what it waits for."""
+ECHO = ("engine=echo", "model=none", "engine.latency_s=0.05")
+COMMON = (
+    "tasks=[addition]",
+    "tasks.addition.scorer=gate.py:score",
+    "evaluate.concurrency=4",
+    "monitor.period_s=0.5",
+    "evaluate.timeout_s=60",
+    UNVALIDATED,
+)
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A run of the launcher, to strike at; ``mark`` is in the environment of all that it starts."""
+
+    place: Path
+    folder: Path
+    process: Popen[str]
+    mark: str
+
+    def until(self, condition: Callable[[], Any]) -> Any:
+        """Wait until something holds and return it; fail with the output of a run that ends before."""
+        deadline = time.monotonic() + PATIENCE_S
+        while not (found := condition()):
+            assert self.process.poll() is None, self.process.communicate()
+            assert time.monotonic() < deadline, self.events()
+            time.sleep(0.01)
+        return found
+
+    def started(self) -> list[psutil.Process]:
+        """Return all processes that this run has started, and itself, as far as they live."""
+        return living(each for each in psutil.process_iter() if _variable(each, MARK) == self.mark)
+
+    def running(self, *words: str) -> list[psutil.Process]:
+        """Return those whose command has the words."""
+        return [each for each in self.started() if set(words) <= set(_command(each))]
+
+    def readings(self) -> list[dict[str, Any]]:
+        """Return the whole lines of the file of health."""
+        file = self.folder / "health.jsonl"
+        text = file.read_text() if file.exists() else ""
+        return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+    def events(self) -> list[str]:
+        return [event for reading in self.readings() for event in reading["events"]]
+
+    def named(self, pid: int) -> list[str]:
+        """Return the events that name a process."""
+        return [event for event in self.events() if f"(pid {pid})" in event]
+
+    def open(self) -> None:
+        (self.place / "open").touch()
+
+    def ended(self) -> int:
+        out, err = self.process.communicate(timeout=PATIENCE_S)
+        assert "Traceback" not in out + err, err
+        print(err[-3000:])
+        return int(self.process.returncode)
+
+
+@contextmanager
+def running(place: Path, name: str, *arguments: str) -> Iterator[Struck]:
+    """Start a run; afterwards nothing that it started may be there."""
+    mark, folder = uuid.uuid4().hex, place / name
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", MARK: mark}
+    with program([*LAUNCH, *arguments, f"hydra.run.dir={folder}"], place, environment) as process:
+        run = Struck(place, folder, process, mark)
+        yield run
+    deadline = time.monotonic() + PATIENCE_S
+    while left := run.started():
+        assert time.monotonic() < deadline, [_command(each) for each in left]
+        time.sleep(0.05)
+
+
+def written(place: Path) -> Path:
+    (place / "gate.py").write_text(SCORER.format(gate=str(place / "open")))
+    return place
+
+
+def _command(process: psutil.Process) -> list[str]:
+    with suppress(psutil.Error):
+        return process.cmdline()
+    return []
+
+
+def _variable(process: psutil.Process, name: str) -> str | None:
+    with suppress(psutil.Error, OSError):
+        return process.environ().get(name)
+    return None
+
+
+def assert_same(run: Struck, whole: Path) -> None:
+    """Compare the samples and scores of a run that was struck with those of one that was not."""
+    assert lines(run.folder) == lines(whole) == 120
+    assert rows(run.folder) == rows(whole)
+    assert results(run.folder) == results(whole)
+
+
+def assert_told(folder: Path, events: list[str]) -> None:
+    """Events of the file of health are in the results and in the report."""
+    assert events
+    told = [each["event"] for each in json.loads((folder / "results.json").read_text())["health"]["events"]]
+    assert [event for event in events if event not in told] == []
+    report = (folder / "report.html").read_text()
+    assert [event for event in events if f">{html.escape(event)}<" not in report] == []
+
+
+def monitor(run: Struck) -> psutil.Process | None:
+    """Return the monitor's process, None while there is none."""
+    found = [each for each in run.started() if "launcher.monitor.sampler" in " ".join(_command(each))]
+    return found[0] if found else None
+
+
+def test_a_monitor_that_is_killed_and_hangs_costs_no_sample_and_is_named(tmp_path: Path) -> None:
+    arguments = (*COMMON, *ECHO)
+    place = written(tmp_path)
+    with running(place, "whole", *arguments) as whole, running(place, "run", *arguments) as run:
+        run.until(lambda: lines(run.folder) > 10)
+        struck = []
+        for number, what in ((signal.SIGKILL, "was killed by SIGKILL"), (signal.SIGSTOP, "hangs: no reading for")):
+            victim = run.until(lambda: monitor(run))
+            victim.send_signal(number)
+            struck.append(victim)
+            [event] = run.until(lambda pid=victim.pid: run.named(pid))
+            assert event.startswith(f"the monitor (pid {victim.pid}) {what}")
+            assert event.endswith("; it is started again")
+        run.open()
+        assert run.ended() == whole.ended() == 0
+    assert living(struck) == []
+    assert_same(run, whole.folder)
+    assert_told(run.folder, [event for each in struck for event in run.named(each.pid)])
