@@ -23,7 +23,8 @@ ALSO = """\
   mode=score run=<run folder>     score stored answers again, with other settings
   resume=<run folder>             continue an interrupted run
   --cfg job                       print the composed configuration
-  exit codes: 0 good, 1 user error, 2 endpoint invalid, 3 coverage too low, 130 interrupted"""
+  exit codes: 0 good, 1 user error, 2 endpoint invalid, 3 coverage too low,
+              4 and 5 launcher gate says NO-GO or INCONCLUSIVE, 130 interrupted"""
 
 
 def page() -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -16,7 +16,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import NOT_NEEDED, Json, MetricResult, Report, TaskResult
 from launcher.report import checks, formatting, load, page, results, sweep_table
 from launcher.report.schema import LoadEntry
-from launcher.report.sweep_schema import SweepFile, SweepPoint, WatchComparison, WatchFile
+from launcher.report.sweep_schema import SweepFile, SweepPoint, WatchComparison, WatchFile, WatchPoint
 from launcher.stats.paired import ALPHA
 
 TONES = {
@@ -32,6 +32,8 @@ TONES = {
 
 NARROW = 80
 """On a terminal of fewer columns, the numbers of a metric stand in two lines instead of one."""
+MOST_WIDE = 10_000
+"""The columns that a table may take when its natural width is measured."""
 LABEL = 8
 """Width of the labels below the table."""
 ROWS = 12
@@ -89,7 +91,9 @@ def print_sweep(collected: SweepFile, folder: Path, console: Console) -> None:
     layout = sweep_table.table(collected)
     console.print()
     for task, columns in groupby(enumerate(layout.metrics), key=lambda item: item[1][0]):
-        console.print(_points(layout, task, [place for place, _ in columns], _plus_minus(console)))
+        places = [place for place, _ in columns]
+        wide = _points(layout, task, places, _plus_minus(console))
+        console.print(wide if _fits(wide, console) else _narrow_points(layout, task, places, _plus_minus(console)))
     if not layout.metrics:
         console.print(Text("No point scored a sample."))
     for point in collected["points"]:
@@ -112,7 +116,8 @@ def print_watch(collected: WatchFile, folder: Path, console: Console) -> None:
     tasks = dict.fromkeys(task for point in every for task in results.folded(point))
     console.print()
     for task in tasks:
-        console.print(_checkpoints(collected, task, _plus_minus(console)))
+        wide = _checkpoints(collected, task, _plus_minus(console))
+        console.print(wide if _fits(wide, console) else _narrow_checkpoints(collected, task, _plus_minus(console)))
     for point in every:
         if point["status"] not in ("ok", "evaluating"):
             status = (str(point["status"]), TONES.get(str(point["status"]), "bold red"))
@@ -123,21 +128,14 @@ def print_watch(collected: WatchFile, folder: Path, console: Console) -> None:
 
 
 def _checkpoints(collected: WatchFile, task: str, plus_minus: str) -> Table:
-    points = [point for point in collected["points"] if results.folded(point).get(task)]
-    table = _table(
-        printable(formatting.task_name(task)) + (f", the last {ROWS} of {len(points)}" if len(points) > ROWS else "")
-    )
+    points, names = _having(collected, task)
+    table = _table(_last_of(points, task))
     table.add_column("checkpoint", overflow="fold")
-    names = dict.fromkeys(metric for point in points for metric in results.folded(point)[task]["metrics"])
     for metric in names:
         table.add_column(Text(printable(metric)), justify="right", no_wrap=True)
         table.add_column("change", justify="right", no_wrap=True)
     table.add_column("scored", justify="right", no_wrap=True)
-    changes = {
-        (item["metric"], item["b"]): item
-        for item in collected["comparisons"]
-        if item["task"] == task and "previous" in item["against"]
-    }
+    changes = _changes(collected, task)
     for point in points[-ROWS:]:
         entry = results.folded(point)[task]
         found = entry["metrics"]
@@ -148,6 +146,52 @@ def _checkpoints(collected: WatchFile, task: str, plus_minus: str) -> Table:
         ]
         table.add_row(Text(printable(point["name"])), *cells, _coverage(entry["coverage"]))
     return table
+
+
+def _narrow_checkpoints(collected: WatchFile, task: str, plus_minus: str) -> Table:
+    """The checkpoints for a terminal on which one line has no room for all metrics."""
+    points, names = _having(collected, task)
+    table, changes = _narrow_table(_last_of(points, task), "checkpoint", "change"), _changes(collected, task)
+    for point in points[-ROWS:]:
+        entry = results.folded(point)[task]
+        for metric in names:
+            change = _change(changes.get((metric, point["folder"])))
+            values = Text("\n").join([_measured(entry["metrics"].get(metric), plus_minus), change])
+            name = Text(f"{printable(point['name'])}\n{printable(metric)}")
+            table.add_row(name, values, _coverage(entry["coverage"]))
+    return table
+
+
+def _having(collected: WatchFile, task: str) -> tuple[list[WatchPoint], list[str]]:
+    """Return the points that have a task, and its metrics."""
+    points = [point for point in collected["points"] if results.folded(point).get(task)]
+    return points, list(dict.fromkeys(name for point in points for name in results.folded(point)[task]["metrics"]))
+
+
+def _last_of(points: Sequence[WatchPoint], task: str) -> str:
+    return printable(formatting.task_name(task)) + (f", the last {ROWS} of {len(points)}" if len(points) > ROWS else "")
+
+
+def _changes(collected: WatchFile, task: str) -> dict[tuple[str, str], WatchComparison]:
+    """Return by metric and folder what changed against the checkpoint before."""
+    return {
+        (item["metric"], item["b"]): item
+        for item in collected["comparisons"]
+        if item["task"] == task and "previous" in item["against"]
+    }
+
+
+def _narrow_table(title: str, point: str, beneath: str) -> Table:
+    table = _table(title)
+    table.add_column(f"{point}\nmetric", overflow="fold")
+    table.add_column(f"value\n{beneath}", justify="right", no_wrap=True)
+    table.add_column("scored", justify="right", no_wrap=True)
+    return table
+
+
+def _fits(table: Table, console: Console) -> bool:
+    """Tell whether a table has room for every cell on a line of its own."""
+    return console.measure(table, options=console.options.update(width=MOST_WIDE)).maximum <= console.width
 
 
 def _measured(metric: Mapping[str, Json] | None, plus_minus: str) -> Text:
@@ -346,6 +390,17 @@ def _points(layout: sweep_table.Table, task: str, places: list[int], plus_minus:
         table.add_row(
             Text(point["folder"]), *values, *(_cell(cell, plus_minus) for cell in shown), _status(point, task)
         )
+    return table
+
+
+def _narrow_points(layout: sweep_table.Table, task: str, places: list[int], plus_minus: str) -> Table:
+    """The points for a terminal on which one line has no room for all settings and metrics."""
+    table, keys = _narrow_table(printable(formatting.task_name(task)), "point", ""), _short(layout.overrides)
+    for point, overrides, cells in layout.rows:
+        chosen = "".join(f" {key}={value or '-'}" for key, value in zip(keys, overrides.values(), strict=True))
+        for place in places:
+            name = Text(printable(f"{point['folder']}{chosen}") + f"\n{printable(layout.metrics[place][1])}")
+            table.add_row(name, _cell(cells[place], plus_minus), _status(point, task))
     return table
 
 

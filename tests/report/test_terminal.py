@@ -7,7 +7,7 @@ from launcher.core.console import printable
 from launcher.core.types import Check, Pause, Status, TaskResult
 from launcher.report import page
 from launcher.report.results import to_json
-from launcher.report.terminal import print_report, print_sweep
+from launcher.report.terminal import print_report, print_sweep, print_watch
 from tests.report.report_records import CHECKS, choice, failed_report, mixed, record, report, task_results
 
 
@@ -129,3 +129,23 @@ def test_a_sweep_without_scores_is_printed(tmp_path):
     assert "point 0 (a=1): error: no [red]GPU" in text
     assert "point 1 (a=2): missing: -" in text
     assert str(tmp_path / "sweep.html") in text
+
+
+def measured(name):
+    metric = {"value": 0.5, "stderr": 0.05, "direction": "higher"}
+    coverage = {"scored": 20, "total": 20}
+    return {"arc_easy": {"metrics": {"acc": metric, "acc_norm": metric}, "coverage": coverage}}
+
+
+@pytest.mark.parametrize("width", [44, 60, 80, 120])
+def test_points_and_checkpoints_keep_their_names_and_numbers_whole_on_any_terminal(width, tmp_path):
+    points = [point(name, [f"model.path={name}"], measured(name)) for name in ("step_1000", "step_2000")]
+    file = io.StringIO()
+    console = Console(file=file, width=width)
+    print_sweep(sweep_of(points), tmp_path, console)
+    print_watch(sweep_of([{**each, "name": each["folder"]} for each in points]), tmp_path, console)
+    tables = file.getvalue()
+    for name in ("step_1000", "step_2000"):
+        assert tables.count(f"path={name}") + tables.count(f" {name} ") >= 2
+    assert tables.count("0.500 ± 0.050") == 8
+    assert tables.count("20/20") in (4, 6, 8)

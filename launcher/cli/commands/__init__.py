@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from argparse import ArgumentParser
+from argparse import Action, ArgumentParser
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from launcher.core.console import to_stderr
 from launcher.core.credentials import shown
@@ -128,6 +128,12 @@ def parser(name: str) -> ArgumentParser:
 
 class _Parser(ArgumentParser):
     """A parser whose errors are one line."""
+
+    def add_argument(self, *names: Any, **how: Any) -> Action:
+        """Add an argument; one that may be left out is not among those that an error calls required."""
+        if how.get("nargs") == "*":
+            how.setdefault("default", [])
+        return super().add_argument(*names, **how)
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.removeprefix('launcher ')}: {message}; {' '.join(self.format_usage().split())}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -25,6 +26,8 @@ def run(arguments: Sequence[str]) -> int:
     asked.add_argument("--caches", action="store_true", help="also list the launcher's caches")
     asked.add_argument("--yes", action="store_true", help="delete what is listed and not in use")
     given = asked.parse_args(list(arguments))
+    if not 0 <= given.older_than < math.inf:
+        raise UserError(f"clean: --older-than={given.older_than:g}: expected a number of days, 0 or more")
     found = [each for each in _found(given.folders) if each.age_s >= given.older_than * DAY_S]
     caches = list(_caches()) if given.caches else []
     _print(found, caches)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from pathlib import Path
 from urllib.parse import urlsplit
 
 from launcher.cli.commands import parser
@@ -12,6 +13,8 @@ from launcher.core.errors import UserError
 from launcher.settings.overrides import quote_if_needed
 
 URL = re.compile(r"https?://", re.IGNORECASE)
+ADDRESS = re.compile(r"[A-Za-z0-9][\w.-]*:\d{1,5}(/.*)?|localhost(/.*)?|(\d{1,3}\.){3}\d{1,3}(/.*)?")
+"""A server's address without its scheme."""
 
 
 def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | None = None) -> list[str]:
@@ -43,6 +46,8 @@ def of_target(command: str, target: str) -> list[str]:
     if URL.match(target):
         url = target if urlsplit(target).path.strip("/") else f"{target.rstrip('/')}/v1"
         return ["backend=external", f"backend.url={quote_if_needed(url)}"]
+    if ADDRESS.fullmatch(target) and not Path(target).exists():
+        raise UserError(f"{command}: {target}: no such file or folder; a server's URL begins with http://{target}")
     if target in options_of("model"):
         return [f"model={target}"]
     return ["model=checkpoint", f"model.path={quote_if_needed(target)}"]
