@@ -79,12 +79,18 @@ class Adapter(ABC):
         super().__init_subclass__(**options)
         if "__call__" in vars(cls):
             cls.needs_task = vars(cls).get("needs_task", True)
+            if "reads_at" not in vars(cls):
+                cls.reads_at = Adapter.reads_at  # type: ignore[method-assign]
             cls.reads = vars(cls).get("reads", Part.all)
             cls.rewrites = Part.none if cls.observer else vars(cls).get("rewrites", Part.all)
 
     @abstractmethod
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         """Answer ``request``, usually by calling ``call_next`` with it or with a changed copy."""
+
+    def reads_at(self, path: str) -> Part:
+        """Return the parts that it looks at in requests to a path: no more than `reads`."""
+        return self.reads
 
     def variables(self) -> dict[str, str]:
         """Return the environment variables whose secrets it needs, each by the key that names it."""
@@ -103,9 +109,9 @@ class Adapter(ABC):
         """
 
 
-def reads_of(adapters: Iterable[Adapter]) -> Part:
-    """Return the parts that at least one of the adapters reads."""
-    return reduce(or_, (adapter.reads for adapter in adapters), Part.none)
+def reads_of(adapters: Iterable[Adapter], path: str | None = None) -> Part:
+    """Return the parts that at least one of the adapters reads, in requests to a path or in any."""
+    return reduce(or_, (each.reads if path is None else each.reads_at(path) for each in adapters), Part.none)
 
 
 def rewrites_of(adapters: Iterable[Adapter]) -> Part:

@@ -111,6 +111,11 @@ class Reasoning(Adapter):
         """Return the answer and the reasoning in a whole text, and the section in which that ends."""
         if not self.starts_inside and self.start_tag not in text and self.end_tag not in text:
             return text, "", Section.before
+        if not self.starts_inside:
+            before, tag, rest = text.partition(self.start_tag)
+            reasoning, end, after = rest.partition(self.end_tag)
+            if tag and end and self.end_tag not in before:
+                return before + after, reasoning, Section.after
         parser = self.new_parser()
         piece = _feed(parser.whole, text)
         return piece.answer, piece.reasoning, parser.section

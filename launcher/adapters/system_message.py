@@ -49,6 +49,9 @@ class SystemMessage(Adapter):
         if not self.text:
             raise UserError("adapters.system_message.text is empty: give the system message, or leave the adapter out")
 
+    def reads_at(self, path: str) -> Part:
+        return Part.request if path.endswith("/chat/completions") else self.reads  # only prompts are echoed
+
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if request.path.endswith("/chat/completions"):
             return await call_next(request.with_body({**request.body, "messages": self._messages(request.body)}))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Coroutine, Generator
 from contextvars import copy_context
-from typing import Any
+from typing import Any, cast
 
 _current: Driven | None = None
 """The one that runs now."""
@@ -30,8 +30,8 @@ class Turn:
             driven.run_on()
 
     def __await__(self) -> Generator[Any, None, None]:
-        if not self._done:
-            yield self
+        waits = iter(() if self._done else (self,))
+        return cast("Generator[Any, None, None]", waits)  # any iterator does, and one of a tuple costs least
 
 
 def waiter() -> Turn | asyncio.Future[None]:

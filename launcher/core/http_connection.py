@@ -158,6 +158,10 @@ class Incoming:
             if self._complete:
                 return b""
             await self._wait()
+        return self._taken()
+
+    def _taken(self) -> bytes:
+        """Return all of the body that is held."""
         if len(self._parts) == 1:
             return self._take()
         whole = b"".join(self._parts)

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequenc
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 from launcher.core.traffic import Traffic
 
@@ -84,6 +84,13 @@ class Request:
         """Return the request with another body, at a fifth of the cost of `dataclasses.replace`."""
         return _with(self, "body", body)
 
+    @classmethod
+    def of(cls, path: str, body: Mapping[str, Json], headers: Mapping[str, str], sample: str) -> Self:
+        """Return a request as the constructor does, at a third of its cost."""
+        made = object.__new__(cls)
+        made.__dict__.update(path=path, body=body, headers=headers, sample=sample, index=0)
+        return made
+
 
 @dataclass(frozen=True)
 class Response:
@@ -114,12 +121,23 @@ class Response:
         """Return the response with another body, at a fifth of the cost of `dataclasses.replace`."""
         return _with(self, "body", body)
 
+    @classmethod
+    def of(cls, status: int, body: Json, headers: Mapping[str, str], latency_s: float) -> Self:
+        """Return a whole response as the constructor does, at a third of its cost."""
+        made = object.__new__(cls)
+        made.__dict__.update(
+            status=status, body=body, headers=headers, events=None, latency_s=latency_s, cached=False, fault=None,
+            notes=None,
+        )  # fmt: skip
+        return made
+
 
 def _with(value: T, name: str, new: object) -> T:
     """Return a copy of a dataclass with another value of one field."""
     made = object.__new__(type(value))
-    made.__dict__.update(value.__dict__)
-    made.__dict__[name] = new
+    fields = made.__dict__
+    fields.update(value.__dict__)
+    fields[name] = new
     return made
 
 

@@ -33,6 +33,32 @@ class Asked(Incoming):
         if self._waiter is not None and now - self._waits_since > self._silence_timeout_s:
             self._silent()
 
+    async def head(self) -> None:
+        try:
+            while not self.status:
+                if self._error is not None:
+                    raise self._error
+                self._waits_since, self._waiter = self._time(), waiter()
+                await self._waiter
+        except BaseException:
+            self.close()
+            raise
+        finally:
+            self._waiter = None
+
+    async def more(self) -> bytes:
+        while not self._parts:
+            if self._error is not None:
+                raise self._error
+            if self._complete:
+                return b""
+            self._waits_since, self._waiter = self._time(), waiter()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        return self._taken()
+
     async def _wait(self) -> None:
         self._waits_since, self._waiter = self._time(), waiter()
         try:

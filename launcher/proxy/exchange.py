@@ -48,7 +48,7 @@ LINGER_S = 0.05
 
 
 class Parts(NamedTuple):
-    """What the adapters of a proxy read, and what they may rewrite."""
+    """What the adapters of a proxy read in requests to a path, or in any, and what they may rewrite."""
 
     reads_request: bool
     reads_answer: bool
@@ -57,8 +57,8 @@ class Parts(NamedTuple):
     rewrites_answer: bool
 
     @classmethod
-    def of(cls, adapters: Sequence[Adapter]) -> Self:
-        reads, rewrites = reads_of(adapters), rewrites_of(adapters)
+    def of(cls, adapters: Sequence[Adapter], path: str | None = None) -> Self:
+        reads, rewrites = reads_of(adapters, path), rewrites_of(adapters)
         read = (Part.request in reads, Part.answer in reads, Part.events in reads)
         return cls(*read, Part.request in rewrites, Part.answer in rewrites)
 
@@ -66,9 +66,12 @@ class Parts(NamedTuple):
 class Exchange:
     """A request on its way through the adapters, and its answer on the way back."""
 
-    def __init__(self, upstream: Upstream, parts: Parts, request: ClientRequest, sample: str, reply: Reply) -> None:
+    def __init__(
+        self, upstream: Upstream, parts: Parts, any: Parts, request: ClientRequest, sample: str, reply: Reply
+    ) -> None:
         self._upstream = upstream
-        self._parts = parts
+        self._parts, self._any = parts, any
+        """What the adapters read in requests to this path, and in any."""
         self._reply = reply
         self._given = request
         split: SplitHeaders | None = request.head.made.get("split")
@@ -80,7 +83,7 @@ class Exchange:
         self._parsed: tuple[Json, bytes] | None = None
         """The last body that came from the endpoint, as JSON and as bytes."""
         body = _json_object(request.body) if parts.reads_request else Unread(request.body)
-        self.request = Request(request.head.target.decode("ascii"), body, seen, sample)
+        self.request = Request.of(request.head.target.decode("ascii"), body, seen, sample)
         """What the first adapter gets. Making it raises `ApiError` if adapters cannot read it."""
 
     # Behind the adapters
@@ -90,6 +93,8 @@ class Exchange:
         start, body = time.perf_counter(), self._body(request)
         incoming = await self._at_once(request, body) or await self._sent(request, body)
         try:
+            if request.path != self.request.path:
+                self._parts = self._any  # an adapter sends the request elsewhere
             return await self._response(incoming, start)
         except BaseException:
             incoming.close()
@@ -137,13 +142,10 @@ class Exchange:
         return [*without(self._unseen, named), *seen] if named else self._unseen
 
     def _body(self, request: Request) -> bytes:
-        if isinstance(request.body, Unread):
-            return request.body.raw
-        return (
-            self._given.body
-            if request.body is self.request.body and not self._parts.rewrites_request
-            else dumped(request.body)
-        )
+        body = request.body
+        if type(body) is Unread:
+            return body.raw
+        return self._given.body if body is self.request.body and not self._parts.rewrites_request else dumped(body)
 
     async def _response(self, incoming: Incoming, start: float) -> Response:
         seen: Seen | None = incoming.made.get("seen")
@@ -158,7 +160,7 @@ class Exchange:
         is_error = incoming.status >= 300
         data = await incoming.read(MAX_ERROR_BYTES if is_error else self._upstream.max_answer_bytes)
         body = error_body(incoming.status, data) if is_error else self._answer(incoming, data)
-        return Response(incoming.status, body, seen.headers, latency_s=time.perf_counter() - start)
+        return Response.of(incoming.status, body, seen.headers, time.perf_counter() - start)
 
     def _answer(self, incoming: Incoming, data: bytes) -> Json:
         if not self._parts.reads_answer:
@@ -200,22 +202,20 @@ class Exchange:
 
     # Before the adapters
 
-    async def reply(self, response: Response, reply: Reply) -> None:
-        """Write what the adapters gave."""
-        if response.events is not None:
-            await self._reply_events(response, reply)
-            return
+    def reply(self, response: Response, reply: Reply) -> None:
+        """Write the whole answer that the adapters gave."""
         if response.fault is not None:
             raise AdapterError(response.fault)
         body = response.body
-        if isinstance(body, Unread):
+        if type(body) is Unread:
             reply.whole(response.status, self._headers(response, b"application/json"), body.raw)
             return
         unchanged = self._parsed is not None and self._parsed[0] is body and not self._parts.rewrites_answer
         data = self._parsed[1] if unchanged and self._parsed is not None else dumped(body)
         reply.whole(response.status, self._headers(response, b"application/json"), data)
 
-    async def _reply_events(self, response: Response, reply: Reply) -> None:
+    async def reply_events(self, response: Response, reply: Reply) -> None:
+        """Write the events that the adapters gave, as they come."""
         assert response.events is not None
         reply.begin(response.status, self._headers(response, b"text/event-stream"), None)
         raw = False

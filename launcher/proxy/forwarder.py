@@ -44,12 +44,12 @@ CLIENT_CLOSED_REQUEST = 499
 class Plan(NamedTuple):
     """What a head alone says of its request: whether it is a completion, and how it passes as bytes if it does.
 
-    ``head`` names no run any more. ``is_adapted`` says that adapters see the request.
+    ``head`` names no run any more. ``parts`` is what adapters read of the request; None where they do not see it.
     """
 
     head: Head
     is_completion: bool
-    is_adapted: bool = False
+    parts: Parts | None = None
     passes: Prepared | None = None
 
 
@@ -151,7 +151,7 @@ class Forwarder:
 
     def drives(self, request: ClientRequest) -> bool:
         """Tell whether a request goes through adapters of which none needs a task."""
-        return self._plan_of(request).is_adapted and not self._needs_task
+        return self._plan_of(request).parts is not None and not self._needs_task
 
     def _plan_of(self, request: ClientRequest) -> Plan:
         plan: Plan | None = request.head.made.get("plan")
@@ -162,7 +162,7 @@ class Forwarder:
     def _plan(self, head: Head, length: int) -> Plan:
         is_completion = _is_completion(head)
         if self.adapters and is_completion:
-            return Plan(head, is_completion, is_adapted=True)
+            return Plan(head, is_completion, Parts.of(self.adapters, head.target.decode("ascii")))
         if head.path.startswith(OWN) or (self.adapters and _is_disguised(head)):
             return Plan(head, is_completion)
         return Plan(head, is_completion, passes=self.upstream.prepared(head, length))
@@ -178,8 +178,13 @@ class Forwarder:
             plan = self._plan_of(request)
             if plan.head is not request.head:
                 request = request._replace(head=plan.head)
-            if plan.is_adapted:
-                await self._adapted(request, reply)
+            if plan.parts is not None:
+                exchange = self._exchange(request, plan.parts, reply)
+                response = await self._chain(exchange.request)
+                if response.events is None:
+                    exchange.reply(response, reply)
+                else:
+                    await exchange.reply_events(response, reply)
             else:
                 await self._answer(request, plan, reply)
             own[COMPLETIONS] += plan.is_completion and 200 <= reply.status < 300
@@ -218,17 +223,17 @@ class Forwarder:
         else:
             raise ApiError(404, f"{head.path}: the proxy has {HEALTH} and {METRICS}", code="not_found")
 
-    async def _adapted(self, request: ClientRequest, reply: Reply) -> None:
-        """Let the adapters see a request and its answer."""
+    def _exchange(self, request: ClientRequest, parts: Parts, reply: Reply) -> Exchange:
+        """Begin to let the adapters see a request and its answer."""
         if self._stopped is not None:
             raise _has_stopped(self._stopped)
         if (worker := self.counters.stopped_by()) is not None:
             raise _has_stopped(f"the proxy's log says why, at worker {worker}")
         self._number += 1
-        exchange = Exchange(self.upstream, self._parts, request, f"{self._samples}.{self._number}/0", reply)
+        sample = f"{self._samples}.{self._number}/0"
+        exchange = Exchange(self.upstream, parts, self._parts, request, sample, reply)
         _exchange.set(exchange)
-        response = await self._chain(exchange.request)
-        await exchange.reply(response, reply)
+        return exchange
 
     # As bytes
 

@@ -13,6 +13,7 @@ import pytest
 from launcher.adapters.base import Adapter, Part, reads_of, rewrites_of
 from launcher.adapters.chain import all_running, pipeline
 from launcher.adapters.failures import Failures
+from launcher.adapters.system_message import SystemMessage
 from launcher.core.errors import AdapterError
 from launcher.core.types import Json, Request, Response
 from launcher.core.unread import Unread
@@ -233,6 +234,25 @@ def test_a_chain_reads_what_its_adapters_read() -> None:
     assert reads_of([Narrow(), Narrow()]) is Part.request
     assert reads_of([Narrow(), Undeclared()]) is Part.all
     assert rewrites_of([Narrow()]) is Part.none
+
+
+class Looks(SystemMessage):
+    async def __call__(self, request, call_next):
+        return await call_next(request)
+
+
+@pytest.mark.parametrize(
+    ("adapter", "path", "reads"),
+    [
+        (SystemMessage, "/v1/chat/completions", Part.request),
+        (SystemMessage, "/v1/completions", Part.request | Part.answer),
+        (SystemMessage, "/v1/chat/completions?a=b", Part.request | Part.answer),
+        (Narrow, "/v1/chat/completions", Part.request),
+        (Looks, "/v1/chat/completions", Part.all),
+    ],
+)
+def test_what_is_read_may_depend_on_the_path(adapter, path, reads) -> None:
+    assert reads_of([adapter()], path) is reads
 
 
 @pytest.mark.parametrize("look", [len, str, list, bool, lambda body: body["a"], lambda body: "a" in body, dict])

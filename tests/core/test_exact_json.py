@@ -72,6 +72,14 @@ def test_any_value_is_written_as_json_writes_it(value):
     assert json.dumps(json.loads(text)) == json.dumps(json.loads(json.dumps(value)))
 
 
+@pytest.mark.parametrize("before", range(12))
+@pytest.mark.parametrize("number", [10**18, -(10**18), 2**64, 10**30 + 1])
+def test_a_long_integer_is_seen_wherever_it_begins(before, number):
+    data = b" " * before + b'{"a": [%d, 12]}' % number
+    assert exact_json.may_have_long_integers(data)
+    assert exact_json.loads(data) == {"a": [number, 12]}
+
+
 @pytest.mark.parametrize("value", [{1: "a"}, "\ud800", 1 << 70, (1, 2), math.nan, {"a": [math.inf, None]}])
 def test_what_orjson_writes_otherwise_or_not_at_all_is_written(value):
     assert json.dumps(json.loads(exact_json.dumps(value))) == json.dumps(json.loads(json.dumps(value)))
