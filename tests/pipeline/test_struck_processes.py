@@ -8,6 +8,7 @@ from __future__ import annotations
 import html
 import json
 import os
+import random
 import signal
 import time
 import uuid
@@ -19,10 +20,12 @@ from subprocess import Popen
 from typing import Any
 
 import psutil
+import pytest
 
-from tests.pipeline.killed_runs import LAUNCH, lines, results, rows
+from tests.pipeline.killed_runs import INCOMPLETE, LAUNCH, SERVER, finished, lines, results, rows, server_of
 from tests.running import UNVALIDATED, living, program
 
+SEED = int(os.environ.get("KILL_SEED", "1"))
 PATIENCE_S = 400.0
 """The longest that a step may take on a busy machine."""
 MARK = "STRUCK_RUN"
@@ -167,3 +170,100 @@ def test_a_monitor_that_is_killed_and_hangs_costs_no_sample_and_is_named(tmp_pat
     assert living(struck) == []
     assert_same(run, whole.folder)
     assert_told(run.folder, [event for each in struck for event in run.named(each.pid)])
+
+
+def last(run: Struck) -> dict[str, Any]:
+    return (run.readings() or [{}])[-1]
+
+
+def ranks(run: Struck) -> list[psutil.Process]:
+    return run.running("-m", "launcher.engines.megatron.worker")
+
+
+def replicas(run: Struck) -> list[psutil.Process]:
+    known = [replica["pid"] for replica in (last(run).get("health") or {}).get("replicas", [])]
+    return [each for each in run.started() if each.pid in known]
+
+
+def servers(run: Struck) -> list[psutil.Process]:
+    found = server_of(psutil.Process(run.process.pid))
+    return [found] if found is not None else []
+
+
+def monitors(run: Struck) -> list[psutil.Process]:
+    found = monitor(run)
+    return [found] if found is not None else []
+
+
+def proxies(run: Struck) -> list[psutil.Process]:
+    return run.running("-m", "launcher.proxy.worker")
+
+
+Victims = Callable[[Struck], list[psutil.Process]]
+SERVED = " ".join([*LAUNCH, SERVER, *ECHO, "backend.port={port}", "hydra.run.dir=served-{port}"])
+CELLS: dict[str, tuple[Victims, tuple[str, ...]]] = {
+    "rank": (ranks, ("engine=megatron", "parallelism=tensor2")),
+    "replica": (replicas, ("backend=ray", "backend.replicas=2", *ECHO)),
+    "server": (servers, ("backend=command", f"backend.command='{SERVED}'")),
+    "monitor": (monitors, ECHO),
+}
+
+
+def strike(run: Struck, victims: Victims, number: signal.Signals, during: Struck | None = None) -> psutil.Process:
+    """Send a signal to one of the victims at a moment of an evaluation; return it."""
+    draw, asking = random.Random(SEED), during or run
+    moment, later_s = draw.randrange(5, 60), draw.random() / 20
+    asking.until(lambda: lines(asking.folder) >= moment)
+    victim: psutil.Process = draw.choice(run.until(lambda: victims(run)))
+    time.sleep(later_s)
+    print(f"KILL_SEED={SEED}: {number.name} to {_command(victim)[:6]} at sample {moment}")
+    victim.send_signal(number)
+    return victim
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+@pytest.mark.parametrize("party", CELLS)
+def test_what_a_run_needs_is_killed_or_hangs(tmp_path: Path, party: str, number: signal.Signals) -> None:
+    victims, own = CELLS[party]
+    place, arguments = written(tmp_path), (*COMMON, *own)
+    lost = party == "rank" or (party, number) == ("server", signal.SIGKILL)  # nothing starts these again in a session
+    with running(place, "run", *arguments) as run:
+        victim = strike(run, victims, number)
+        if party == "server" and not lost:
+            run.until(lambda: any("the evaluation pauses" in event for event in run.events()))
+            victim.resume()
+        elif not lost:
+            run.until(lambda: run.named(victim.pid))
+        run.open()
+        assert run.ended() == (INCOMPLETE if lost else 0)
+    told = [event for event in run.events() if str(victim.pid) in event or "killed by SIGKILL" in event]
+    if lost:
+        assert finished(place, f"resume={run.folder}") == 0
+    assert living([victim]) == []
+    assert finished(place, *arguments, f"hydra.run.dir={place / 'whole'}") == 0
+    assert_same(run, place / "whole")
+    assert_told(run.folder, told)
+
+
+@pytest.mark.soak
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
+def test_a_worker_of_the_proxy_is_killed_or_hangs(tmp_path: Path, number: signal.Signals) -> None:
+    """The evaluation asks through the proxy of another run, whose events tell what happened."""
+    place = written(tmp_path)
+    serving = ("mode=proxy", "proxy.require_key=false", "monitor.period_s=0.5", *ECHO, "tasks=[]")
+    with running(place, "served", *serving) as served:
+        facts = served.folder / "proxy.json"
+        served.until(facts.exists)
+        arguments = (*COMMON, "backend=external", f"backend.url={json.loads(facts.read_text())['url']}")
+        with running(place, "run", *arguments) as run:
+            victim = strike(served, proxies, number, run)
+            told = served.until(lambda: served.named(victim.pid))
+            run.open()
+            assert run.ended() == 0
+        assert finished(place, *arguments, f"hydra.run.dir={place / 'whole'}") == 0
+        served.until(lambda: living([victim]) == [])
+        served.process.send_signal(signal.SIGTERM)
+        served.process.communicate(timeout=PATIENCE_S)
+    assert_same(run, place / "whole")
+    assert_told(served.folder, told)

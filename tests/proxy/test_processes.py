@@ -150,6 +150,19 @@ def test_openai_gets_the_errors_of_the_proxy(run: Launched) -> None:
         assert list(own.models.list())
 
 
+def test_the_id_of_a_request_is_in_the_logs_behind_the_proxy_and_in_its_answer(run: Launched) -> None:
+    headers = {"Authorization": f"Bearer {run.key}", "x-request-id": "addition/7/0/0"}
+    sent = httpx.post(f"{run.facts['url']}/chat/completions", json=SERVED | {"max_tokens": 1}, headers=headers)
+    assert (sent.status_code, sent.headers.get_list("x-request-id")) == (200, ["addition/7/0/0"])
+    log = run.folder / "server.log"
+    until(lambda: [each for each in map(json.loads, _whole_lines(log)) if each.get("request_id") == "addition/7/0/0"])
+
+
+def _whole_lines(file: Path) -> list[str]:
+    text = file.read_text()
+    return text[: text.rfind("\n") + 1].splitlines()
+
+
 def test_a_run_folder_has_no_key_once_the_proxy_is_gone_and_never_the_key_in_another_file(tmp_path: Path) -> None:
     with launched(tmp_path, "mode=serve", "proxy.port=0", "adapters=[request_log]") as run:
         assert (run.folder / "proxy.key").stat().st_mode & 0o777 == 0o600
