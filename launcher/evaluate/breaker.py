@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from launcher.core.console import one_line
 from launcher.core.errors import Failure, ServerAway, TransportError
@@ -117,6 +117,7 @@ class CircuitBreaker:
         self._in_flight: set[_InFlight] = set()
         self._recalled: set[str] = set()
         self._opened_at, self._answered_at, self._plain_answered_at = -math.inf, time.monotonic(), -math.inf
+        self._away_since = self._answered_at
         self._path: str | None = None
         self._asking_plainly = asyncio.Lock()
         self._losses: Counter[tuple[str, int]] = Counter()
@@ -171,7 +172,7 @@ class CircuitBreaker:
                 self._plain_answered_at = asked if found.why is None else self._plain_answered_at
                 silent_since = min(asked, time.monotonic() - self._slowest_s)
                 if found.why is not None and not (found.late and self._answered_at > silent_since):
-                    self._open(found.why, silent=found.late)
+                    self._open(found.why, asked, silent=found.late)
             return self._opened_at >= start
 
     def progressed(self) -> None:
@@ -183,7 +184,7 @@ class CircuitBreaker:
         while True:
             state = self._health.state()
             if self._closed.is_set() and self._is_away(state, self._silent_probes):
-                self._open(state.explanation, silent=state.liveness is Liveness.silent)
+                self._open(state.explanation, state.since, silent=state.liveness is Liveness.silent)
             if not self._closed.is_set():
                 await self._pause()
             await asyncio.sleep(POLL_INTERVAL_S)
@@ -219,7 +220,7 @@ class CircuitBreaker:
         if self._opened_at < start:
             state = await self._probed()
             if self._opened_at < start and self._is_away(state, 1):
-                self._open(state.explanation)
+                self._open(state.explanation, state.since)
         if self._opened_at >= start:
             raise ServerAway(f"{what}; {self._reason}")
 
@@ -238,19 +239,25 @@ class CircuitBreaker:
             return False
         return state.liveness is Liveness.away or state.row >= silent
 
-    def _open(self, why: str, *, silent: bool = False) -> None:
+    def _open(self, why: str, since: float, *, silent: bool = False) -> None:
+        """Open the breaker; the server has answered neither a request nor a probe ``since`` then."""
         self._reason, self._silent, self._opened_at = why, silent, time.monotonic()
+        self._away_since = min(self._opened_at, max(since, self._answered_at))
         self._closed.clear()
 
     async def _pause(self) -> None:
-        """Wait until the server is back. Raises `ServerGone`."""
-        start, began = time.monotonic(), datetime.now(UTC).isoformat(timespec="milliseconds")
+        """Wait until the server is back. Raises `ServerGone`.
+
+        What is recorded began when the server fell silent; `Evaluate.max_pause_s` counts from when that was found.
+        """
+        start, away_since = time.monotonic(), self._away_since
+        began = (datetime.now(UTC) - timedelta(seconds=start - away_since)).isoformat(timespec="milliseconds")
         self._outages_in_a_row += 1
         self._health.note(f"the evaluation pauses: {self._reason}")
         try:
             await self._wait_for_recovery(start)
         finally:
-            seconds = round(time.monotonic() - start, 3)
+            seconds = round(time.monotonic() - away_since, 3)
             if seconds:
                 self.pauses.append(Pause(began, seconds, self._reason))
         self._health.note(f"the evaluation goes on after a pause of {seconds:.1f} s")

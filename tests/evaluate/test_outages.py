@@ -168,6 +168,8 @@ async def test_a_server_that_hangs_is_noticed_and_goes_on_when_it_does(tmp_path,
         server.send(signal.SIGCONT)
         found = await asking
         assert server.starts == 1
+    unanswered_s = breaker.MIN_SILENT_PROBES * QUICK.timeout_s
+    assert found.pauses[0].seconds >= unanswered_s, "a pause begins when the server falls silent"
     await assert_nothing_was_lost(found, tmp_path / "run")
 
 
