@@ -89,6 +89,8 @@ class SharedLauncher(Launcher):
         The points that need the server which the batch before left up come first.
         """
         setup_globals()
+        if str(getattr(self.config.mode, "value", self.config.mode)) == "watch":
+            return self._watch(job_overrides)
         self._begin(initial_job_idx)
         with relaxed_gc():
             points = [self._compose(overrides, initial_job_idx + n) for n, overrides in enumerate(job_overrides)]
@@ -103,6 +105,22 @@ class SharedLauncher(Launcher):
         if submitted:
             self._submit(submitted, points, returns)
         return [returns[n] for n in range(len(points))]
+
+    def _watch(self, job_overrides: Sequence[Sequence[str]]) -> Sequence[JobReturn]:
+        """Evaluate each checkpoint of a training run with every point; return nothing before that ends."""
+        from launcher.cli import watch_sweep
+        from launcher.cli.sweep_callback import SweepCallback
+
+        folder = Path(str(self.config.hydra.sweep.dir)).absolute()
+        with relaxed_gc():
+            points = [self._compose(overrides, n) for n, overrides in enumerate(job_overrides)]
+            texts = [OmegaConf.to_yaml(OmegaConf.masked_copy(point.config, "hydra")) for point in points]
+            compositions = [point.composition for point in points]
+            several = watch_sweep.collect(list(zip(compositions, texts, strict=True)), folder)
+        self._begin(0)
+        with env_override(points[0].config.hydra.job.env_set):
+            SweepCallback.codes.append(self.task_function(several))
+        return [_watch_return(point.config) for point in points]
 
     def _begin(self, number: int) -> None:
         """Write the sweep's own configuration, which not every sweeper does; warn if it cannot be continued."""
@@ -274,6 +292,12 @@ def _job_return(config: DictConfig, folder: Path) -> JobReturn:
     overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
     ret = JobReturn(overrides=overrides, cfg=_task(config), status=JobStatus.COMPLETED)
     ret.return_value = SweepCallback.objective_value(config, folder)
+    return ret
+
+
+def _watch_return(config: DictConfig) -> JobReturn:
+    ret = JobReturn(overrides=OmegaConf.to_container(config.hydra.overrides.task), status=JobStatus.COMPLETED)
+    ret.return_value = None
     return ret
 
 

@@ -11,6 +11,7 @@ from launcher.checkpoints.states import CheckpointState
 class WatchRecord:
     """A line of ``watch.json``: the checkpoint, its step (None if unknown), and the ``folder`` of its run.
 
+    A watch over several settings has a line for each of them, with the folder ``<checkpoint>/<setting>``.
     ``modified`` is in seconds since 1970. ``status`` is that of the run's report, ``evaluating``, or ``missed`` for a
     checkpoint that was removed too early. ``tries`` counts how often it was begun.
     """
@@ -25,9 +26,9 @@ class WatchRecord:
     reason: str | None = None
 
     @classmethod
-    def of(cls, checkpoint: CheckpointState, tries: int = 1) -> WatchRecord:
-        """Return the line of a checkpoint whose evaluation begins."""
-        return cls(checkpoint.key, str(checkpoint.path), checkpoint.step, checkpoint.modified, checkpoint.stamp, tries)
+    def of(cls, checkpoint: CheckpointState, folder: str, tries: int = 1) -> WatchRecord:
+        """Return the line of a checkpoint whose evaluation begins, in a ``folder`` of the watch's."""
+        return cls(folder, str(checkpoint.path), checkpoint.step, checkpoint.modified, checkpoint.stamp, tries)
 
     @property
     def sort_key(self) -> tuple[float, float]:
@@ -37,4 +38,4 @@ class WatchRecord:
     @property
     def name(self) -> str:
         """The name of the checkpoint in tables and charts."""
-        return self.folder if self.step is None else f"step {self.step:,}"
+        return self.folder.partition("/")[0] if self.step is None else f"step {self.step:,}"

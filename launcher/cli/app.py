@@ -9,6 +9,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra.errors import HydraException
@@ -21,7 +22,7 @@ from launcher.cli.arguments import expand_arguments
 from launcher.cli.compose import Composition
 from launcher.cli.composition_crashes import describe_crash, refused_folder
 from launcher.cli.config_errors import describe
-from launcher.cli.jobs import RunContext, job
+from launcher.cli.jobs import RunContext, job, watch_several
 from launcher.cli.live_page import LivePage
 from launcher.cli.lm_eval_options import including
 from launcher.cli.options import conf_folder, option_packages
@@ -43,6 +44,9 @@ from launcher.distributed.group.agent import run_agent
 from launcher.distributed.group.leader import leading
 from launcher.pipeline.servers import ServerPool
 from launcher.settings.overrides import CommandLine
+
+if TYPE_CHECKING:
+    from launcher.cli.watch_sweep import WatchSweep
 
 
 def launch(arguments: list[str]) -> int:
@@ -94,8 +98,10 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
     with _scratch(line) as scratch, LivePage() as page, ServerPool() as deployments:
         context = RunContext(allocation, deployments, page)
 
-        def task(config: DictConfig | Composition) -> int:
+        def task(config: DictConfig | Composition | WatchSweep) -> int:
             """Hydra's launchers hand over a `DictConfig`; our own has composed each point before the first one runs."""
+            if not isinstance(config, DictConfig | Composition):
+                return watch_several(config, context)
             return job(config if isinstance(config, Composition) else Composition.current(config), context)
 
         expanded = expand_arguments(line, Path(scratch))

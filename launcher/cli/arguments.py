@@ -149,15 +149,18 @@ def _queue_overrides(stored_config: Any) -> list[str]:
 
 def _resume_sweep(line: CommandLine, folder: Path) -> CommandLine:
     """Repeat the sweep in ``folder`` with its own overrides: with others, a finished point might be another one."""
-    if given := line.without(lambda key: key == "resume" or key.startswith("hydra.")).texts:
-        raise UserError(f"{given[0]}: a sweep is resumed as it began; expected only resume={folder} and hydra.*")
     stored = _read_hydra_config(RunFolder(folder).multirun)
+    before = CommandLine.of(override_texts(stored.overrides.task))
+    free = ("hydra.", "watch.") if before.get("mode") == "watch" else ("hydra.",)
+    if given := line.without(lambda key: key == "resume" or key.startswith(free)).texts:
+        also = "".join(f" and {prefix}*" for prefix in free)
+        raise UserError(f"{given[0]}: a sweep is resumed as it began; expected only resume={folder}{also}")
     if stored.launcher._target_ != SHARED:
         raise UserError(f"resume={folder}: only a sweep of hydra/launcher=shared is resumed; resume its points instead")
     settings = CommandLine.of(override_texts(stored.overrides.hydra))
     kept = settings.without(lambda key: key in ("hydra.sweep.dir", "hydra.mode", RESUME_KEY))
-    ours = line.without(lambda key: not key.startswith("hydra."))
-    whole = CommandLine.of(override_texts(stored.overrides.task)).added(kept.texts).added(ours.texts)
+    ours = line.without(lambda key: not key.startswith(free))
+    whole = before.without(lambda key: key in ours.keys).added(kept.texts).added(ours.texts)
     sweep = whole.with_("hydra.sweep.dir", str(folder)).with_(RESUME_KEY, True)
     return _with_config_dir(sweep.flagged(**line.flags, multirun=True), stored, folder)
 

@@ -60,8 +60,6 @@ class Composition:
         config = _with_queue_keys(self._config, keys, self.overrides)
         run = _typed(config)
         check(run)
-        if run.mode is Mode.watch and self.is_swept:
-            raise UserError("mode=watch: a watch is one run and cannot be swept; leave out -m")
         return ComposedRun(run, plain(config), self.overrides, self.folder)
 
     @property

@@ -6,6 +6,7 @@ import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from launcher.cli.compose import Composition
 from launcher.cli.live_page import LivePage
@@ -17,6 +18,9 @@ from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Mode
 from launcher.pipeline.servers import ServerPool, fingerprint
 from launcher.settings.cluster import Slurm
+
+if TYPE_CHECKING:
+    from launcher.cli.watch_sweep import WatchSweep
 
 
 @dataclass(frozen=True)
@@ -46,9 +50,12 @@ def job(composition: Composition, context: RunContext) -> int:
         if context.page is not None and (not submitted or composed.run.mode is Mode.watch):
             context.page.open(composed.run, composition.outer_folder)
         if composed.run.mode is Mode.watch:
+            if composition.is_swept:
+                raise UserError("mode=watch: a sweep over modes cannot watch; give one mode=watch for all its points")
             from launcher.watch import loop
+            from launcher.watch.checkpoint_run import Setting
 
-            return loop.watch(composed, context.allocation)
+            return loop.watch([Setting.only(composed)], composed.folder, context.allocation)
         if composed.run.mode is Mode.convert:
             from launcher.pipeline.converting import convert
 
@@ -63,6 +70,18 @@ def job(composition: Composition, context: RunContext) -> int:
         return run.run(composed, context.allocation, shared)
 
     return perform(composition, work)
+
+
+def watch_several(sweep: WatchSweep, context: RunContext) -> int:
+    """Evaluate every checkpoint with each of several settings; return the exit code."""
+    from launcher.watch import loop
+
+    if context.page is not None:
+        context.page.open(sweep.settings[0].base.run, sweep.folder)
+    try:
+        return loop.watch(sweep.settings, sweep.folder, context.allocation)
+    except UserError as error:
+        return fail(str(error), error.exit_code)
 
 
 def perform(composition: Composition, work: Callable[[ComposedRun], int]) -> int:

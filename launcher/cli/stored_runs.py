@@ -63,10 +63,10 @@ def _what(folder: Path) -> str:
     run = RunFolder(folder)
     if folder.is_symlink():
         return ""
-    if run.multirun.is_file() or run.sweep.is_file():
-        return "sweep"
     if run.watch.is_file():
         return "watch"
+    if run.multirun.is_file() or run.sweep.is_file():
+        return "sweep"
     return "run" if run.hydra.is_dir() or run.lease.is_file() else ""
 
 

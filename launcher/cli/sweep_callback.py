@@ -59,18 +59,24 @@ class SweepCallback(Callback):
 
         Raises `SystemExit` for a launcher that cannot do what is asked: Hydra turns other exceptions into warnings.
         """
+        from launcher.cli import watch_sweep
+
         keys = launcher_keys(config.hydra)
         try:
             check_secrets(config)
             hydra_launchers.check(keys, submitted=OmegaConf.get_type(config, "cluster") is Slurm)
             hydra_launchers.check_sweep(keys, config.mode == Mode.plan)
             hydra_launchers.check_sweeper(config.hydra.sweeper, plain(config.cluster, resolve=False))
+            if config.mode == Mode.watch:
+                watch_sweep.check(keys, config.hydra.sweeper)
             if config.mode == Mode.plan and config.hydra.output_subdir is not None:
                 raise UserError("mode=plan: an option file sets it; for a sweep, give it on the command line")
         except UserError as error:
             sys.exit(fail(str(error), error.exit_code))
         type(self).shared = keys["_target_"] == SHARED
-        if config.mode != Mode.plan:
+        if config.mode == Mode.watch:
+            self._tell(Path(config.hydra.sweep.dir))
+        elif config.mode != Mode.plan:
             type(self).sweep = Path(config.hydra.sweep.dir)
             self._tell(Path(config.hydra.sweep.dir))
 
@@ -120,7 +126,7 @@ class SweepCallback(Callback):
 
         For points that ran in other processes the exit codes come from their reports.
         """
-        if config.mode == Mode.plan:
+        if config.mode in (Mode.plan, Mode.watch):
             return
         folder = Path(config.hydra.sweep.dir)
         try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from launcher.core.types import Direction, MetricResult, TaskResult
 from launcher.report.formatting import bounded, duration, number, plural
 from launcher.stats.distribution import Distribution
 
 BINS = 40
+TONES = 8
+"""How many colours of lines style.css has; later lines repeat them."""
 
 
 @dataclass(frozen=True)
@@ -194,16 +196,36 @@ class Dot:
     href: str | None = None
 
 
+def with_labels_of(dot: Dot, dots: Sequence[Dot]) -> Dot:
+    """Return a dot whose label also tells of the ``dots`` that it is drawn over."""
+    covered = [other.label for other in dots if (other.x, other.y) == (dot.x, dot.y) and other != dot]
+    told = f"{dot.label}, significantly {dot.tone} than the checkpoint before" if dot.tone else dot.label
+    return replace(dot, label="; ".join([told, *covered]))
+
+
+@dataclass(frozen=True)
+class Line:
+    """The dots of one setting; ``tone`` is its colour's class, empty for the only line. ``best`` is marked."""
+
+    tone: str
+    dots: tuple[Dot, ...]
+    best: Dot | None = None
+
+
 @dataclass(frozen=True)
 class Curve:
-    """One metric over the steps of a training run, ready to draw; ``best`` is the place of the best value."""
+    """One metric over the steps of a training run, ready to draw: a line for each setting."""
 
     task: str
     metric: str
-    dots: tuple[Dot, ...]
+    lines: tuple[Line, ...]
     ticks: tuple[Mark, ...]
     grid: tuple[Mark, ...]
-    best: int
+
+    @property
+    def dots(self) -> tuple[Dot, ...]:
+        """The dots of all lines."""
+        return tuple(dot for line in self.lines for dot in line.dots)
 
 
 def curve_axes(xs: Sequence[float], metrics: Sequence[MetricResult]) -> tuple[Axis, Axis]:

@@ -68,7 +68,8 @@ class SweepFile(TypedDict):
 class WatchPoint(PointEntry):
     """One checkpoint: a `launcher.checkpoints.watch_record.WatchRecord`, its name, and the results of its run.
 
-    ``model`` is the name of the model that was served.
+    ``model`` is the name of the model that was served. ``setting`` is the name of a `SettingEntry`, in a watch over
+    several.
     """
 
     checkpoint: str
@@ -78,6 +79,14 @@ class WatchPoint(PointEntry):
     tries: int
     name: str
     model: NotRequired[str | None]
+    setting: NotRequired[str]
+
+
+class SettingEntry(TypedDict):
+    """One setting of a watch over several: the folder of its run below a checkpoint's, and what it differs in."""
+
+    name: str
+    overrides: list[str]
 
 
 class WatchComparison(ComparisonEntry):
@@ -91,5 +100,6 @@ class WatchFile(TypedDict):
 
     schema_version: int
     training: str
+    settings: NotRequired[list[SettingEntry]]
     points: list[WatchPoint]
     comparisons: list[WatchComparison]

@@ -16,7 +16,7 @@ from launcher.core.types import Json, MetricResult
 from launcher.report import charts, formatting, page, results, terminal
 from launcher.report.compare import Answers, compare_each
 from launcher.report.schema import TaskEntry
-from launcher.report.sweep_schema import WatchComparison, WatchFile, WatchPoint
+from launcher.report.sweep_schema import SettingEntry, WatchComparison, WatchFile, WatchPoint
 from launcher.report.sweep_table import whole_tasks
 from launcher.stats.paired import ALPHA
 
@@ -25,52 +25,89 @@ DRAWN = ("ok", "incomplete")
 """The statuses of points that are part of a curve."""
 
 
-def read(folder: Path) -> list[WatchRecord]:
-    """Return the records of an earlier session of a watch; empty for a new folder.
+def read(folder: Path, settings: Sequence[SettingEntry] = ()) -> list[WatchRecord]:
+    """Return the records of an earlier session of a watch over the same ``settings``; empty for a new folder.
 
-    Raises `UserError` for a file that is not ours.
+    Raises `UserError` for a file that is not ours, or of a watch over other settings.
     """
     path = RunFolder(folder).watch
     found = read_json(path)
     try:
         points = [] if found is None else found["points"]
+        if points:
+            _check_same(path, found.get("settings", []), list(settings))
         return [WatchRecord(**{name: point[name] for name in WatchRecord.__dataclass_fields__}) for point in points]
     except (KeyError, TypeError) as error:
         raise UserError(f"{path}: not what a watch has written: {error}") from None
 
 
+def _check_same(path: Path, before: Sequence[SettingEntry], asked: Sequence[SettingEntry]) -> None:
+    if before != asked:
+        was, now = (", ".join(map(label_of, some)) or "one setting" for some in (before, asked))
+        raise UserError(f"{path}: this watch evaluates {was}, and {now} is asked for; choose another folder")
+
+
+def label_of(setting: SettingEntry) -> str:
+    """Return what a setting is called in tables and charts."""
+    return " ".join(setting["overrides"]) or setting["name"]
+
+
 def report(
-    folder: Path, training: Path, records: Sequence[WatchRecord], over: bool, console: Console | None = None
+    folder: Path,
+    training: Path,
+    records: Sequence[WatchRecord],
+    over: bool,
+    console: Console | None = None,
+    settings: Sequence[SettingEntry] = (),
 ) -> None:
-    """Write both files and print the table. ``records`` are in order; ``over`` says that no more will come."""
-    found = collect(folder, training, records)
+    """Write both files and print the table. ``records`` are in order; ``over`` says that no more will come.
+
+    ``settings`` are those of a watch over several.
+    """
+    found = collect(folder, training, records, settings)
     replace(RunFolder(folder).watch, results.encode(found, indent=2) + "\n")
     replace(RunFolder(folder).watch_page, page.render("watch.html.j2", values(found, folder, over)))
     if console is not None:
         terminal.print_watch(found, folder, console)
 
 
-def collect(folder: Path, training: Path, records: Sequence[WatchRecord]) -> WatchFile:
-    """Return ``watch.json``: the checkpoints in order, and each against the one before and the best one before."""
-    points = [_point(folder, record) for record in records]
+def collect(
+    folder: Path, training: Path, records: Sequence[WatchRecord], settings: Sequence[SettingEntry] = ()
+) -> WatchFile:
+    """Return ``watch.json``: the checkpoints in order, and each against the one before and the best one before.
+
+    With several ``settings``, a checkpoint is compared with earlier ones of the same setting.
+    """
+    labels = {setting["name"]: label_of(setting) for setting in settings}
+    points = [_point(folder, record, labels) for record in records]
     drawn = [point for point in points if point["status"] in DRAWN]
     answers = {point["folder"]: _answers(folder / point["folder"], point["tasks"]) for point in drawn}
-    against = {(metric, point["folder"]): rest for metric, point, rest in _against(drawn)}
+    compared = [found for series in series_of(drawn) for found in _against(series)]
+    against = {(metric, point["folder"]): rest for metric, point, rest in compared}
     pairs = [(a, b, *metric) for (metric, b), rest in against.items() for a in dict.fromkeys(rest.values())]
     comparisons: list[WatchComparison] = [
         results.plain(asdict(found)) | {"against": _roles(against[(found.task, found.metric), found.b], found.a)}
         for found in compare_each(answers, pairs)
     ]
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "training": str(training),
-        "points": points,
-        "comparisons": comparisons,
-    }
+    head: Json = {"schema_version": SCHEMA_VERSION, "training": str(training)}
+    several: Json = {"settings": list(settings)} if settings else {}
+    whole: WatchFile = head | several | {"points": points, "comparisons": comparisons}
+    return whole
 
 
-def _point(folder: Path, record: WatchRecord) -> WatchPoint:
+def series_of(points: Sequence[WatchPoint]) -> list[list[WatchPoint]]:
+    """Return the points of each setting, in order; one list for a watch that is not over several."""
+    series: dict[str, list[WatchPoint]] = {}
+    for point in points:
+        series.setdefault(point.get("setting", ""), []).append(point)
+    return list(series.values())
+
+
+def _point(folder: Path, record: WatchRecord, labels: Mapping[str, str]) -> WatchPoint:
     values: Json = asdict(record) | {"name": record.name, "groups": {}, "tasks": {}, "timings": {}}
+    if labels:
+        setting = record.folder.partition("/")[2]
+        values |= {"name": f"{record.name}, {labels[setting]}", "setting": setting}
     point: WatchPoint = values
     if record.status in ("evaluating", "missed"):
         return point
@@ -141,7 +178,8 @@ def values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:
         "changes": changes,
         "value_of": value_of,
         "pages": {point["folder"] for point in points if RunFolder(folder / point["folder"]).report.exists()},
-        "curves": [_curve(placed or drawn, bool(placed), *metric, changes) for metric in metrics(placed or drawn)],
+        "settings": {setting["name"]: label_of(setting) for setting in found.get("settings", [])},
+        "curves": [_curve(placed or drawn, bool(placed), *metric, found) for metric in metrics(placed or drawn)],
         "by_time": bool(drawn) and not placed,
         "left_out": [point["name"] for point in drawn if placed and point not in placed],
     }
@@ -161,8 +199,9 @@ def _curve(
     by_step: bool,
     task: str,
     metric: str,
-    changes: Mapping[tuple[str, str, str, str], WatchComparison],
+    found: WatchFile,
 ) -> charts.Curve:
+    changes = _changes(found)
     shown = [point for point in points if value_of(point, task, metric) is not None]
     entries = [entry for point in shown if (entry := results.metric_entry(point, task, metric)) is not None]
     values = [results.metric_result(entry) for entry in entries]
@@ -170,7 +209,7 @@ def _curve(
     start = min(point["modified"] for point in shown)
     xs = [_step_of(point) if by_step else (point["modified"] - start) / 3600 for point in shown]
     across, up = charts.curve_axes(xs, values)
-    dots = tuple(
+    dots = [
         charts.Dot(
             across.at(x),
             up.at(value.value),
@@ -180,10 +219,26 @@ def _curve(
             f"{point['folder']}/{RunFolder.report}",
         )
         for x, value, point in zip(xs, values, shown, strict=True)
-    )
+    ]
     ticks = charts.curve_ticks(across, _step if by_step else _hours)
+    grid = charts.curve_ticks(up, lambda value: f"{value:.4g}")
     best = best_of([value.value for value in values], lower=lower)
-    return charts.Curve(task, metric, dots, ticks, charts.curve_ticks(up, lambda value: f"{value:.4g}"), best)
+    return charts.Curve(task, metric, tuple(_lines(shown, dots, dots[best], found)), ticks, grid)
+
+
+def _lines(
+    points: Sequence[WatchPoint], dots: Sequence[charts.Dot], best: charts.Dot, found: WatchFile
+) -> Iterator[charts.Line]:
+    """Yield the line of each setting that has one of these points; a watch that is not over several has one line."""
+    names = [setting["name"] for setting in found.get("settings", [])]
+    if not names:
+        yield charts.Line("", tuple(dots), best if len(dots) > 1 else None)
+        return
+    for place, name in enumerate(names):
+        own = [dot for point, dot in zip(points, dots, strict=True) if point.get("setting") == name]
+        if own:
+            told = tuple(charts.with_labels_of(dot, dots) for dot in own)
+            yield charts.Line(f"series-{place % charts.TONES + 1}", told)
 
 
 def _step_of(point: WatchPoint) -> float:

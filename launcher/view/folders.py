@@ -84,8 +84,21 @@ def all_folders(root: Path) -> Iterator[tuple[str, Kind]]:
 
 def points(folder: Path) -> list[str]:
     """Return the names of the runs inside a sweep or a watch, in natural order."""
-    names = [name for name in _inside(folder) if kind_of(folder / name) is Kind.run]
+    names = list(_runs_in(folder, kind_of(folder)))
     return sorted(names, key=lambda name: (not name.isdigit(), int(name) if name.isdigit() else 0, name))
+
+
+def _runs_in(folder: Path, kind: Kind | None) -> Iterator[str]:
+    """Yield the runs of a sweep or a watch; those of a watch over several settings lie one folder deeper."""
+    for name in _inside(folder):
+        if (found := kind_of(folder / name)) is Kind.run:
+            yield name
+        elif found is None and kind is Kind.watch:
+            yield from (f"{name}/{inner}" for inner in _inside(folder / name) if _is_run(folder / name / inner))
+
+
+def _is_run(folder: Path) -> bool:
+    return kind_of(folder) is Kind.run
 
 
 def _inside(folder: Path) -> Iterator[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import traceback
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
@@ -15,6 +15,7 @@ from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation
 from launcher.pipeline import run as pipeline
 from launcher.pipeline.config import ComposedRun
+from launcher.pipeline.servers import ServerPool
 from launcher.settings.cluster import Slurm
 from launcher.slurm import job_files, monitor, queue, submit
 from launcher.slurm.cancel import cancel
@@ -39,6 +40,9 @@ class Executor(Protocol):
     def adopt(self, folder: Path) -> bool:
         """Take over a run that an earlier session has started; return False if it is over."""
 
+    def sharing(self, runs: int) -> AbstractContextManager[None]:
+        """Return the context in which so many runs of one checkpoint are started."""
+
     def start(self, run: ComposedRun) -> None:
         """Start a run, or complete it. Raises `UserError` for a run that cannot start."""
 
@@ -57,6 +61,20 @@ class LocalExecutor:
     poll_s: float = math.inf
     waits: bool = True
     _ended: list[Path] = field(default_factory=list)
+    _pool: ServerPool | None = None
+
+    @contextmanager
+    def sharing(self, runs: int) -> Iterator[None]:
+        """Several runs of one checkpoint share its server, which is taken down after the last one."""
+        if runs < 2:
+            yield
+            return
+        with ServerPool() as pool:
+            self._pool = pool
+            try:
+                yield
+            finally:
+                self._pool = None
 
     def has_capacity(self) -> bool:
         return True
@@ -68,7 +86,7 @@ class LocalExecutor:
         """Complete a run; a crash prints its traceback, and the others go on. Raises `KeyboardInterrupt`."""
         self._ended.append(run.folder)
         try:
-            code = pipeline.run(run, self.allocation)
+            code = pipeline.run(run, self.allocation, self._pool)
         except UserError:
             raise
         except Exception:
@@ -103,6 +121,9 @@ class SlurmExecutor:
 
     def has_capacity(self) -> bool:
         return len(self._monitored) < self.max_jobs
+
+    def sharing(self, runs: int) -> AbstractContextManager[None]:
+        return nullcontext()
 
     def start(self, run: ComposedRun) -> None:
         self._follow(submit.submit([run], self.slurm))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from launcher.checkpoints.states import CheckpointState
@@ -11,36 +12,36 @@ from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.core.types import INTERRUPTED, resolve
 from launcher.distributed.allocation import Allocation
-from launcher.pipeline.config import ComposedRun
 from launcher.report import results
 from launcher.settings.cluster import Slurm
 from launcher.settings.watch import Watch
-from launcher.watch.checkpoint_run import run_of, write_configuration
+from launcher.watch.checkpoint_run import Setting, run_of, write_configuration
 from launcher.watch.executors import Executor, LocalExecutor, SlurmExecutor
 from launcher.watch.state import WatchState, is_wanted
 
 CODES = results.CODES | {"missed": 0, "evaluating": 0}
 
 
-def watch(base: ComposedRun, allocation: Allocation) -> int:
+def watch(evaluated: Sequence[Setting], folder: Path, allocation: Allocation) -> int:
     """Watch until ``watch.until`` or ``watch.once`` is satisfied; return the worst exit code of the checkpoints.
 
-    ``base`` is the watch's own configuration and folder. Raises `UserError` for a folder that cannot be watched.
+    Every checkpoint is ``evaluated`` with each of these settings, in ``folder``. Raises `UserError` for a folder that
+    cannot be watched.
     """
-    settings, cluster = base.run.watch, base.run.cluster
+    settings, cluster = evaluated[0].base.run.watch, evaluated[0].base.run.cluster
     training = _folder(settings)
-    state = WatchState(base.folder, training)
+    state = WatchState(folder, training, evaluated)
     executor = SlurmExecutor(cluster, settings.jobs) if isinstance(cluster, Slurm) else LocalExecutor(allocation)
     state.restore(executor)
     with stage.board() as board, watching(settings, training) as watcher:
         board.begin("waiting for a checkpoint", lines=False)
         try:
-            _watch(base, settings, watcher, state, executor)
+            _watch(settings, watcher, state, executor)
         except KeyboardInterrupt:
             executor.stop()
             state.end(executor.ended())
             state.write(over=True)
-            to_stderr(f"launcher: interrupted; continue with resume={base.folder}")
+            to_stderr(f"launcher: interrupted; continue with resume={folder}")
             return INTERRUPTED
     _print_unfinished(watcher.snapshot)
     state.write(over=True)
@@ -57,11 +58,9 @@ def _folder(settings: Watch) -> Path:
     return found
 
 
-def _watch(
-    base: ComposedRun, settings: Watch, watcher: CheckpointWatcher, state: WatchState, executor: Executor
-) -> None:
+def _watch(settings: Watch, watcher: CheckpointWatcher, state: WatchState, executor: Executor) -> None:
     complete = len(watcher.snapshot.complete)
-    to_stderr(f"watch: {watcher.folder}: {complete} complete checkpoints, {len(state.records)} known before")
+    to_stderr(f"watch: {watcher.folder}: {complete} complete checkpoints, {state.checkpoints} known before")
     error = ""
     while True:
         watcher.updated.clear()
@@ -76,22 +75,34 @@ def _watch(
         stage.report(note=f"{len(state.records) - len(state.running)} evaluated, {len(waiting)} to evaluate")
         watcher.done |= {each.path: each for each in snapshot.complete if state.is_done(each)}
         if waiting and executor.has_capacity():
-            _start(run_of(base, waiting[0]), waiting[0], state, executor)
+            _evaluate(waiting[0], state, executor)
         elif not waiting and not (state.running and executor.waits) and _is_over(snapshot, settings):
             return
         else:
             watcher.updated.wait(min(settings.poll_s, executor.poll_s))
 
 
-def _start(run: ComposedRun, checkpoint: CheckpointState, state: WatchState, executor: Executor) -> None:
-    to_stderr(f"watch: {checkpoint.key}: {checkpoint.path}")
-    state.start(checkpoint)
-    write_configuration(run, state.folder)
+def _evaluate(checkpoint: CheckpointState, state: WatchState, executor: Executor) -> None:
+    """Start the runs of a checkpoint that are not done, one for each setting."""
+    due = state.due(checkpoint)
+    with executor.sharing(len(due)):
+        for setting in due:
+            _start(setting, checkpoint, state, executor)
+            state.lease.check()
+            state.end(executor.ended())
+
+
+def _start(setting: Setting, checkpoint: CheckpointState, state: WatchState, executor: Executor) -> None:
+    name, label = setting.folder_of(checkpoint), " ".join(setting.overrides)
+    to_stderr(f"watch: {name}: {f'{label}: ' if label else ''}{checkpoint.path}")
+    state.start(checkpoint, name)
+    run = run_of(setting, checkpoint, state.folder)
+    write_configuration(run, setting.hydra_config)
     try:
         executor.start(run)
     except UserError as error:
         to_stderr(f"launcher: {error}")
-        state.fail(checkpoint.key, str(error))
+        state.fail(name, str(error))
 
 
 def _is_over(snapshot: Snapshot, settings: Watch) -> bool:

@@ -1,4 +1,4 @@
-"""The state of a watch: one record for each checkpoint, kept in ``watch.json`` for a later session."""
+"""The state of a watch: one record for each run of a checkpoint, kept in ``watch.json`` for a later session."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ from launcher.core.errors import UserError
 from launcher.core.lease import Lease
 from launcher.report import results
 from launcher.report import watch as report
+from launcher.report.sweep_schema import SettingEntry
 from launcher.settings.watch import Order, Watch
+from launcher.watch.checkpoint_run import Setting
 from launcher.watch.executors import Executor
 
 MAX_TRIES = 2
@@ -24,11 +26,17 @@ MAX_TRIES = 2
 
 
 class WatchState:
-    """The records of all checkpoints; ``running`` holds the keys of those whose run is not over."""
+    """The records of all runs by their folders; ``running`` holds those that are not over.
 
-    def __init__(self, folder: Path, training: Path) -> None:
+    A checkpoint has one run for each of the settings. Raises `UserError` for the folder of a watch over others.
+    """
+
+    def __init__(self, folder: Path, training: Path, settings: Sequence[Setting]) -> None:
+        self.settings = settings
+        self.series = [SettingEntry(name=one.name, overrides=list(one.overrides)) for one in settings if one.name]
+        report.read(folder, self.series)  # before another session loses the folder
         self.folder, self.training, self.lease = folder, training, Lease(folder)
-        self.records = {record.folder: record for record in report.read(folder)}
+        self.records = {record.folder: record for record in report.read(folder, self.series)}
         self.running: set[str] = set()
         self._retry: set[str] = set()
 
@@ -44,32 +52,44 @@ class WatchState:
 
     def waiting(self, snapshot: Snapshot, settings: Watch) -> list[CheckpointState]:
         """Return the checkpoints to evaluate, the next one first."""
-        found = [each for each in snapshot.complete if is_wanted(each, settings) and self._needs_run(each)]
+        found = [each for each in snapshot.complete if is_wanted(each, settings) and self.due(each)]
         return sorted(found, key=lambda each: each.sort_key, reverse=settings.order is Order.newest)
 
-    def _needs_run(self, checkpoint: CheckpointState) -> bool:
-        known = self.records.get(checkpoint.key)
-        if known is None or checkpoint.key in self._retry:
+    @property
+    def checkpoints(self) -> int:
+        """How many checkpoints have a record."""
+        return len({record.checkpoint for record in self.records.values()})
+
+    def due(self, checkpoint: CheckpointState) -> list[Setting]:
+        """Return the settings that a checkpoint is still to be evaluated with."""
+        return [setting for setting in self.settings if self._is_due(setting.folder_of(checkpoint), checkpoint)]
+
+    def _is_due(self, key: str, checkpoint: CheckpointState) -> bool:
+        known = self.records.get(key)
+        if known is None or key in self._retry:
             return True
         failed = known.status in ("error", "missing", "missed")
         return failed and known.tries < MAX_TRIES and known.stamp != checkpoint.stamp
 
     def is_done(self, checkpoint: CheckpointState) -> bool:
         """Tell whether no change of a checkpoint's files matters any more."""
-        known = self.records.get(checkpoint.key)
-        return known is not None and known.status in ("ok", "invalid", "incomplete")
+        known = [self.records.get(key) for key in self._keys(checkpoint)]
+        return all(one is not None and one.status in ("ok", "invalid", "incomplete") for one in known)
 
-    def start(self, checkpoint: CheckpointState) -> None:
-        """Record that the evaluation of a checkpoint begins."""
-        known = None if checkpoint.key in self._retry else self.records.get(checkpoint.key)
-        self._retry.discard(checkpoint.key)
-        self.records[checkpoint.key] = WatchRecord.of(checkpoint, known.tries + 1 if known else 1)
-        self.running.add(checkpoint.key)
+    def _keys(self, checkpoint: CheckpointState) -> list[str]:
+        return [setting.folder_of(checkpoint) for setting in self.settings]
+
+    def start(self, checkpoint: CheckpointState, key: str) -> None:
+        """Record that a run of a checkpoint begins; ``key`` is its folder."""
+        known = None if key in self._retry else self.records.get(key)
+        self._retry.discard(key)
+        self.records[key] = WatchRecord.of(checkpoint, key, known.tries + 1 if known else 1)
+        self.running.add(key)
         self.write()
 
     def end(self, folders: Iterable[Path]) -> None:
         """Record how runs have ended, and print the table."""
-        ended = [folder.name for folder in folders]
+        ended = [folder.relative_to(self.folder).as_posix() for folder in folders]
         for key in ended:
             self._end(key, *_outcome(self.folder / key))
         if ended:
@@ -90,16 +110,18 @@ class WatchState:
     def miss(self, gone: Sequence[CheckpointState], settings: Watch) -> None:
         """Record the checkpoints that were removed before they were evaluated."""
         for each in gone:
-            if each.key not in self.records and is_wanted(each, settings):
+            new = [key for key in self._keys(each) if key not in self.records]
+            if new and is_wanted(each, settings):
                 reason = "it was removed before it was evaluated"
-                self.records[each.key] = replace(WatchRecord.of(each, 0), status="missed", reason=reason)
+                for key in new:
+                    self.records[key] = replace(WatchRecord.of(each, key, 0), status="missed", reason=reason)
                 to_stderr(f"watch: {each.key}: missed: {reason}: {each.path}")
                 self.write()
 
     def write(self, over: bool = False, prints: bool = False) -> None:
         """Write the files; ``prints`` also prints the table; ``over`` says that no more checkpoints will come."""
         ordered = sorted(self.records.values(), key=lambda record: record.sort_key)
-        report.report(self.folder, self.training, ordered, over, Console() if prints else None)
+        report.report(self.folder, self.training, ordered, over, Console() if prints else None, self.series)
 
 
 def is_wanted(checkpoint: CheckpointState, settings: Watch) -> bool:

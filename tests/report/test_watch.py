@@ -107,3 +107,29 @@ def test_a_checkpoint_with_results_of_another_schema_is_refused_in_one_line(tmp_
     (tmp_path / "step_200" / "results.json").write_text('{"schema_version": 1}')
     with pytest.raises(UserError, match=r"step_200/results\.json: schema_version is 1, expected 2; resume="):
         run(tmp_path, grown)
+
+
+def test_the_curves_of_several_settings_lie_over_each_other(tmp_path):
+    settings = [{"name": str(n), "overrides": [f"evaluate.temperature={n}"]} for n in (0, 1)]
+    entries = []
+    for step, rights in ((100, (20, 60)), (200, (60, 30))):
+        for setting, right in enumerate(rights):
+            add_point(tmp_path, f"step_{step}/{setting}", [], first_right(right))
+            entries.append(entry(f"step_{step}/{setting}", step))
+    watch.report(tmp_path, TRAINING, entries, True, None, settings)
+    found, page = json.loads((tmp_path / "watch.json").read_text()), (tmp_path / "watch.html").read_text()
+    assert found["settings"] == settings
+    assert [(item["a"], item["b"]) for item in found["comparisons"]] == [
+        ("step_100/0", "step_200/0"),
+        ("step_100/1", "step_200/1"),
+    ]
+    assert page.count('<figure class="curve"') == 1
+    assert re.findall(r'class="path (series-\d)"', page) == ["series-1", "series-2"]
+    assert re.findall("[▲▼]</text>", page) == ["▲</text>", "▼</text>"]
+    tips = re.findall('data-tip="([^"]*)"', page)
+    assert [tip.split(":")[0] for tip in tips] == [
+        f"step {step}, evaluate.temperature={n}" for n in (0, 1) for step in (100, 200)
+    ]
+    assert "significantly worse than the checkpoint before" in tips[3]
+    with pytest.raises(UserError, match=r"this watch evaluates .*=0, evaluate.*=1, and one"):
+        watch.read(tmp_path)
