@@ -296,7 +296,8 @@ def _job_return(config: DictConfig, folder: Path) -> JobReturn:
 
 
 def _watch_return(config: DictConfig) -> JobReturn:
-    ret = JobReturn(overrides=OmegaConf.to_container(config.hydra.overrides.task), status=JobStatus.COMPLETED)
+    overrides: Any = OmegaConf.to_container(config.hydra.overrides.task)
+    ret = JobReturn(overrides=overrides, status=JobStatus.COMPLETED)
     ret.return_value = None
     return ret
 

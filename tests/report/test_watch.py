@@ -9,6 +9,7 @@ from rich.console import Console
 from launcher.checkpoints.watch_record import WatchRecord
 from launcher.core.errors import UserError
 from launcher.report import watch
+from launcher.report.sweep_schema import SettingEntry
 from tests.report.report_records import HOSTILE, add_point, choice, first_right
 
 TRAINING = Path("/scratch/gpt/checkpoints")
@@ -110,7 +111,7 @@ def test_a_checkpoint_with_results_of_another_schema_is_refused_in_one_line(tmp_
 
 
 def test_the_curves_of_several_settings_lie_over_each_other(tmp_path):
-    settings = [{"name": str(n), "overrides": [f"evaluate.temperature={n}"]} for n in (0, 1)]
+    settings = [SettingEntry(name=str(n), overrides=[f"evaluate.temperature={n}"]) for n in (0, 1)]
     entries = []
     for step, rights in ((100, (20, 60)), (200, (60, 30))):
         for setting, right in enumerate(rights):

@@ -71,7 +71,7 @@ def test_all_settings_are_evaluated_on_one_server_per_checkpoint(tmp_path: Path)
     [
         (["model.name=a,b"], ["model.name=b", "one server per checkpoint", "evaluate.*, tasks, adapters"]),
         (["parallelism.tensor=1,2", "engine=megatron"], ["parallelism.tensor=2", "one server per checkpoint"]),
-        (["watch.once=true,false"], ["watch.once=false", "one server per checkpoint"]),
+        (["watch.once=true,false"], ["watch.once=False", "one server per checkpoint"]),
         (["evaluate.seed=0,1", "cluster=slurm"], ["cluster=slurm", "cluster=local"]),
         (["evaluate.seed=0,1", "hydra.sweep.subdir=x"], ["hydra.sweep.subdir", "two settings"]),
         (["evaluate.seed=0,1", "hydra/launcher=basic"], ["hydra/launcher"]),
