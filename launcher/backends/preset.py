@@ -42,7 +42,12 @@ class Preset(Backend, ABC):
     ``program`` starts the server, such as ``/opt/vllm/bin/vllm serve``; null: as it is installed. ``arguments`` are
     further ones, split as a shell does. ``replicas`` are instances of the model behind the server's own port.
     ``memory_fraction`` is the share of GPU memory. ``max_logprobs``: how many log-probabilities a request may ask for.
-    ``cache`` is where converted checkpoints are kept. The other settings are those of ``backend=command``.
+    ``cache`` is where converted checkpoints are kept.
+
+    The server listens at ``host`` and ``port`` (0: any free one). It must be ready within ``start_timeout_s``, and gets
+    ``stop_timeout_s`` to end. ``model`` is the name that it lists, where that is not `model.name`. ``api_key_env``
+    names the environment variable of the key to send. ``environment`` is added to the launcher's own, and
+    ``environment_env`` gives variables the values of other variables, which the launcher never writes.
     """
 
     runs_engine: ClassVar[bool] = False

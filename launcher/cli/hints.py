@@ -9,6 +9,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import get_args, get_type_hints
 
+from launcher.backends.preset import Preset
 from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS
 
@@ -19,9 +20,7 @@ ELSEWHERE = {
         "nemo": "engine=megatron",
         "mcore": "engine=megatron",
         "megatron_core": "engine=megatron",
-        "vllm": "backend=command 'backend.command=\"vllm serve {checkpoint} --port {port}\"'",
-        "sglang": "backend=command, see docs/servers.md",
-        "nim": "backend=command, see docs/servers.md",
+        **{name: f"backend={name}" for name in ("vllm", "sglang", "nim", "trtllm", "llama_cpp")},
     },
     "backend": {
         "triton": "backend=pytriton",
@@ -29,9 +28,8 @@ ELSEWHERE = {
         "local": "backend=inline",
         "url": "backend=external backend.url=<url>",
         "openai": "backend=external backend.url=<url>",
-        "vllm": "backend=command 'backend.command=\"vllm serve {checkpoint} --port {port}\"'",
-        "sglang": "backend=command, see docs/servers.md",
-        "nim": "backend=command, see docs/servers.md",
+        "llama.cpp": "backend=llama_cpp",
+        "tensorrt_llm": "backend=trtllm",
     },
     "adapters": {"cache": "adapters=[caching]", "logging": "adapters=[request_log,response_log]"},
     "mode": {"compare": "launcher compare RUN RUN", "gate": "launcher gate RUN --policy FILE", "eval": "mode=run"},
@@ -85,7 +83,9 @@ def for_key(full_key: str, chosen: Sequence[str]) -> str:
     if f"{head}." in LISTED and owners:
         return f"it is a key of one of them: {' or '.join(f'{head}.{each}.{name}' for each in list(chosen)[:MOST])}"
     if head and owners:
-        return f"{name} is a key of {' and '.join(path.replace('/', '=') for path in owners[:MOST])}"
+        owners.sort(key=lambda path: issubclass(COMPONENTS[path], Preset))
+        others = " and others" if len(owners) > MOST else ""
+        return f"{name} is a key of {' and '.join(path.replace('/', '=') for path in owners[:MOST])}{others}"
     found = [key for key in _keys(Run, "") if key.rpartition(".")[2] == name and not key.startswith(LISTED)]
     found.sort(key=lambda key: not key.startswith("evaluate."))
     return f"did you mean {' or '.join(found[:MOST])}?" if found and not head else ""

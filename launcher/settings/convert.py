@@ -19,9 +19,10 @@ class Format(Enum):
 class Convert:
     """What ``mode=convert`` makes of the checkpoint at ``model.path``.
 
-    ``path`` is the folder to write: a new or empty one, or one in which the same conversion was interrupted. ``dtype``
-    is the type of the weights; ``auto`` keeps the checkpoint's own. A file of weights has at most ``shard_gb`` GB of
-    10**9 bytes. Without ``tokenizer``, only weights and configuration are written.
+    ``path`` is the folder to write: a new or empty one, or one in which the same conversion was interrupted. ``format``
+    is the layout to write, and ``dtype`` the type of the weights; ``auto`` keeps the checkpoint's own. A file of
+    weights has at most ``shard_gb`` GB of 10**9 bytes. Without ``tokenizer``, only weights and configuration are
+    written.
     """
 
     path: str = ""

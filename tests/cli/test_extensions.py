@@ -68,7 +68,11 @@ def test_a_task_an_adapter_an_engine_and_a_backend_run(site: Path, tmp_path: Pat
     assert found["run"]["versions"]["acme-launcher"] == "1.0"
     assert (tmp_path / "run/sessions.txt").read_text() == "ok\n"
     shown = launch("--help", site=site, cwd=tmp_path).stdout
-    for line in ("engine: auto, constant, echo", "backend: command, external, inline, plain", "planets"):
+    for line in (
+        "engine: auto, constant, echo",
+        "backend: command, external, inline, llama_cpp, nim, plain",
+        "planets",
+    ):
         assert line in shown
 
 

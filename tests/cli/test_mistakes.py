@@ -30,7 +30,6 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-VLLM = "backend=command 'backend.command=\"vllm serve {checkpoint} --port {port}\"'"
 CHECKPOINT = "model=checkpoint model.path="
 
 
@@ -66,8 +65,8 @@ CHECKPOINT = "model=checkpoint model.path="
         (["tasks.arc_easy.limit=5"], ["arc_easy is not chosen; tasks=[arc_easy] chooses it"]),
         (["engine=hf"], ["engine=hf: no such option; write engine=huggingface"]),
         (["engine=megatorn"], ["(did you mean megatron?)"]),
-        (["engine=vllm"], [f"write {VLLM}"]),
-        (["backend=vllm"], [f"write {VLLM}"]),
+        (["engine=vllm"], ["engine=vllm: no such option; write backend=vllm"]),
+        (["backend=llama.cpp"], ["write backend=llama_cpp"]),
         (["backend=triton"], ["write backend=pytriton"]),
         (["backend=external"], ["backend.url: a value is required"]),
         (["parallelism=tensor4"], ["(did you mean tensor2?)"]),
