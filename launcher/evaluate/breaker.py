@@ -91,7 +91,7 @@ class CircuitBreaker:
 
     It is closed while requests are sent. It opens when the server is away, which two signs tell:
 
-    - a health probe says so, and no request was answered since then;
+    - health probes say so, and no request was answered since they began;
     - a request failed in the way of a server that goes away, and the next probe confirms it.
 
     `ServerAway` then ends that request. New requests wait here, and requests in flight may still be answered. It closes
@@ -118,6 +118,7 @@ class CircuitBreaker:
         self._recalled: set[str] = set()
         self._opened_at, self._answered_at, self._plain_answered_at = -math.inf, time.monotonic(), -math.inf
         self._away_since = self._answered_at
+        self._failed_probes_then = 0
         self._path: str | None = None
         self._asking_plainly = asyncio.Lock()
         self._losses: Counter[tuple[str, int]] = Counter()
@@ -142,9 +143,12 @@ class CircuitBreaker:
         if response.status in GATEWAY:
             await self._confirm(described(response), start)
         else:
-            self._answered_at = time.monotonic()
+            self._note_answer()
             self._slowest_s = max(self._slowest_s, self._answered_at - start)
         return response
+
+    def _note_answer(self) -> None:
+        self._answered_at, self._failed_probes_then = time.monotonic(), self._health.state().row
 
     def _count(self, response: Response) -> None:
         traffic = self._health.traffic
@@ -232,12 +236,18 @@ class CircuitBreaker:
         return state
 
     def _is_away(self, state: ServerState, silent: int) -> bool:
-        """Tell whether an outage has begun; a request that was answered since then rules it out."""
+        """Tell whether an outage has begun: enough probes failed since a request was last answered.
+
+        The first probe that fails after an answer may have begun before it, and does not count.
+        """
         if state.liveness in (Liveness.restarting, Liveness.dead):
             return True
-        if state.liveness is Liveness.live or self._answered_at > state.since:
+        if state.liveness is Liveness.live:
             return False
-        return state.liveness is Liveness.away or state.row >= silent
+        failed = state.row
+        if self._answered_at > state.since:
+            failed -= self._failed_probes_then + 1
+        return failed >= (1 if state.liveness is Liveness.away else silent)
 
     def _open(self, why: str, since: float, *, silent: bool = False) -> None:
         """Open the breaker; the server has answered neither a request nor a probe ``since`` then."""
@@ -273,7 +283,7 @@ class CircuitBreaker:
             self._silent_probes = min(MAX_SILENT_PROBES, 2 * self._silent_probes)
         else:
             self._recall(start)
-        self._answered_at = time.monotonic()
+        self._note_answer()
         self._closed.set()
 
     async def _wait_for_recovery(self, start: float) -> None:

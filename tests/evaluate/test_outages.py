@@ -510,6 +510,36 @@ async def test_outages_between_which_nothing_is_answered_come_to_an_end(monkeypa
     assert outages == breaker.MAX_OUTAGES_IN_A_ROW + 1
 
 
+@pytest.mark.parametrize(("liveness", "needed"), [(Liveness.silent, 3), (Liveness.away, 2)])
+async def test_an_answer_that_comes_after_the_first_silent_probe_hides_no_outage(liveness, needed):
+    """It was on its way while the server stopped; what counts are the probes that begin after it."""
+    silent, opened = 1, asyncio.Event()
+
+    async def client(request):
+        return Response(200, {})
+
+    class Opens(Watch):
+        def paused(self, seconds, reason):
+            opened.set()
+
+    class Growing(breaker.NoHealthProbes):
+        def state(self):
+            return ServerState(liveness, "no answer", silent, silent, began)
+
+    began = time.monotonic()
+    circuit = breaker.CircuitBreaker(client, client, "m", Growing(), 600.0, Opens())
+    assert (await circuit(Request("/v1/completions", {}, sample="t/0/0"))).status == 200
+    guard = asyncio.create_task(circuit.guard())
+    try:
+        for silent in range(1, 1 + needed):
+            await asyncio.sleep(4 * breaker.POLL_INTERVAL_S)
+            assert not opened.is_set(), f"{silent} probes, of which one began before the answer"
+        silent = 1 + needed
+        await asyncio.wait_for(opened.wait(), 60)
+    finally:
+        guard.cancel()
+
+
 async def test_one_plain_request_answers_for_all_that_failed_before_it():
     """A timeout that is too short fails many requests at once: each would wait for the plain requests of the others."""
     asked = 0
