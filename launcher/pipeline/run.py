@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from socket import socket
 
 from launcher.core import stage
 from launcher.core.lease import Lease
 from launcher.core.logs import launcher_log
 from launcher.core.run_folder import RunFolder
+from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
 from launcher.monitor.health import Timing, watch
 from launcher.pipeline.config import ComposedRun, Mode
@@ -26,6 +28,7 @@ from launcher.pipeline.scoring import score
 from launcher.pipeline.servers import ServerPool, fingerprint
 from launcher.pipeline.serving import endpoint_file, serve_forever, serving
 from launcher.pipeline.validation import required_capabilities, validate
+from launcher.proxy.supervisor import Supervisor
 
 
 def run(
@@ -43,11 +46,10 @@ def run(
     if composed.run.mode is Mode.score:
         return score(composed, allocation, pool)
     run, config, folder = composed.run, composed.config, composed.folder
-    record = RunRecord(
-        provenance(config, composed.overrides, allocation, packages_of(composed.run)), run.tasks, run.groups
-    )
+    origin = provenance(config, composed.overrides, allocation, packages_of(run))
+    record = RunRecord(origin, run.tasks, run.groups)
     with (
-        ExitStack() as logged,
+        ExitStack() as resources,
         stage.board() as board,
         reporting(record, folder, hooks_of(run, folder), exports_of(run)) as exit_status,
         record.step("total"),
@@ -56,32 +58,58 @@ def run(
         record.run["deployment"] = {"fingerprint": fingerprint(run, config, record.run["checkpoint"])}
         key = resume_key(run, config, record.run["checkpoint"]) | identity(run, config)
         check_resumable(run, folder, key)
+        listener = resources.enter_context(reserved(run))  # a port that is taken costs an earlier session nothing
         lease = exit_status.lease = Lease(folder)
-        logged.enter_context(launcher_log(RunFolder(folder).launcher_log))
+        resources.enter_context(launcher_log(RunFolder(folder).launcher_log))
         board.folder = folder
-        needed = required_capabilities(run)
-        timing = Timing(limit_s=run.evaluate.max_pause_s)
-        wanted = run if run.mode is Mode.run else replace(run, judge=None)
-        with (
-            reserved(run) as listener,
-            judging(wanted, config, record, allocation, folder, pool) as judge,
-            serving(run, record, allocation, folder, pool) as server,
-            watch(server.endpoint, folder, timing, run.monitor) as health,
-        ):
-            with needs_certificate(run.load, record):
-                validate(run, server, needed, record, folder)
-            measure_load(run.load, server.endpoint, record, folder)
-            health.start_canary(server.endpoint)
-            with (
-                endpoint_file(server.endpoint, folder),
-                proxying(run, listener, server.endpoint, record, folder) as proxy,
-            ):
-                if run.mode in (Mode.proxy, Mode.serve):
-                    board.begin("serving", lines=False)
-                if run.mode is Mode.proxy and proxy is not None:
-                    proxy_forever(proxy, server.endpoint, health, lease)
-                if run.mode is Mode.serve:
-                    serve_forever(server.endpoint, health, lease)
-                if run.mode is Mode.run:
-                    evaluating(Asked(run, server.endpoint, record, lease, key, health, judge))
+        _serve(_Begun(composed, allocation, pool, record, listener, lease, key), evaluating)
     return exit_status.code
+
+
+@dataclass(frozen=True)
+class _Begun:
+    """A run that holds its folder: what it was composed of, where it runs, and where its results go."""
+
+    composed: ComposedRun
+    allocation: Allocation
+    pool: ServerPool | None
+    record: RunRecord
+    listener: socket | None
+    lease: Lease
+    key: Json
+
+
+def _serve(begun: _Begun, evaluating: Callable[[Asked], None]) -> None:
+    """Serve the model, validate the endpoint, measure it where that is asked for, and use it."""
+    run, folder, record = begun.composed.run, begun.composed.folder, begun.record
+    needed = required_capabilities(run)
+    timing = Timing(limit_s=run.evaluate.max_pause_s)
+    wanted = run if run.mode is Mode.run else replace(run, judge=None)
+    with (
+        judging(wanted, begun.composed.config, record, begun.allocation, folder, begun.pool) as judge,
+        serving(run, record, begun.allocation, folder, begun.pool) as server,
+        watch(server.endpoint, folder, timing, run.monitor) as health,
+    ):
+        with needs_certificate(run.load, record):
+            validate(run, server, needed, record, folder)
+        measure_load(run.load, server.endpoint, record, folder)
+        health.start_canary(server.endpoint)
+        asked = Asked(run, server.endpoint, record, begun.lease, begun.key, health, judge)
+        with (
+            endpoint_file(server.endpoint, folder),
+            proxying(run, begun.listener, server.endpoint, record, folder) as proxy,
+        ):
+            _use(asked, proxy, evaluating)
+
+
+def _use(asked: Asked, proxy: Supervisor | None, evaluating: Callable[[Asked], None]) -> None:
+    """Serve until the end, or evaluate, as the mode says; ``mode=validate`` is done."""
+    mode, board = asked.run.mode, stage.current()
+    if mode in (Mode.proxy, Mode.serve) and board is not None:
+        board.begin("serving", lines=False)
+    if mode is Mode.proxy and proxy is not None:
+        proxy_forever(proxy, asked.endpoint, asked.health, asked.lease)
+    if mode is Mode.serve:
+        serve_forever(asked.endpoint, asked.health, asked.lease)
+    if mode is Mode.run:
+        evaluating(asked)

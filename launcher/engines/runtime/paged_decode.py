@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 import triton
@@ -122,55 +123,56 @@ def kernel(processors: int) -> Callable[..., Tensor]:
     The number of splits follows from the shapes alone, so that a captured step replays with other lengths.
     Source: Dao et al., "Flash-Decoding for long-context inference" (2023).
     """
+    return partial(_attend, processors)
 
-    def attend(
-        queries: Tensor,
-        keys: Tensor,
-        values: Tensor,
-        lengths: Tensor,
-        blocks: Tensor,
-        scale: float | None,
-        window: int | None,
-    ) -> Tensor:
-        sequences, heads, channels = queries.shape
-        page, groups = keys.shape[1], keys.shape[2]
-        most = blocks.shape[1] * page if window is None else min(blocks.shape[1] * page, window)
-        splits = number_of_splits(sequences * groups, most, processors)
-        span = triton.cdiv(triton.cdiv(most, splits), TILE) * TILE
-        per_group = heads // groups
-        padded = max(LEAST_ROWS, triton.next_power_of_2(channels))
-        partials = queries.new_empty((sequences, groups, splits, per_group, channels), dtype=torch.float32)
-        logsums = queries.new_empty((sequences, groups, splits, per_group), dtype=torch.float32)
-        out = torch.empty_like(queries, memory_format=torch.contiguous_format)
-        _attend_split[(sequences, groups, splits)](
-            *(queries, keys, values, lengths, blocks, partials, logsums),
-            (channels**-0.5 if scale is None else scale) * LOG2_E,
-            2**30 if window is None else window,
-            span,
-            *queries.stride()[:2],
-            *(keys.stride(0), keys.stride(1), keys.stride(2)),
-            *(values.stride(0), values.stride(1), values.stride(2)),
-            blocks.stride(0),
-            page=page,
-            tile=TILE,
-            channels=channels,
-            padded=padded,
-            per_group=per_group,
-            rows=max(LEAST_ROWS, triton.next_power_of_2(per_group)),
-            product=_product(queries.dtype),
-            precision="ieee",
-        )
-        _merge[(sequences, heads)](
-            *(partials, logsums, out, splits),
-            *out.stride()[:2],
-            channels=channels,
-            padded=padded,
-            per_group=per_group,
-            padded_splits=triton.next_power_of_2(splits),
-        )
-        return out
 
-    return attend
+def _attend(
+    processors: int,
+    queries: Tensor,
+    keys: Tensor,
+    values: Tensor,
+    lengths: Tensor,
+    blocks: Tensor,
+    scale: float | None,
+    window: int | None,
+) -> Tensor:
+    sequences, heads, channels = queries.shape
+    page, groups = keys.shape[1], keys.shape[2]
+    most = blocks.shape[1] * page if window is None else min(blocks.shape[1] * page, window)
+    splits = number_of_splits(sequences * groups, most, processors)
+    span = triton.cdiv(triton.cdiv(most, splits), TILE) * TILE
+    per_group = heads // groups
+    padded = max(LEAST_ROWS, triton.next_power_of_2(channels))
+    partials = queries.new_empty((sequences, groups, splits, per_group, channels), dtype=torch.float32)
+    logsums = queries.new_empty((sequences, groups, splits, per_group), dtype=torch.float32)
+    out = torch.empty_like(queries, memory_format=torch.contiguous_format)
+    _attend_split[(sequences, groups, splits)](
+        *(queries, keys, values, lengths, blocks, partials, logsums),
+        (channels**-0.5 if scale is None else scale) * LOG2_E,
+        2**30 if window is None else window,
+        span,
+        *queries.stride()[:2],
+        *(keys.stride(0), keys.stride(1), keys.stride(2)),
+        *(values.stride(0), values.stride(1), values.stride(2)),
+        blocks.stride(0),
+        page=page,
+        tile=TILE,
+        channels=channels,
+        padded=padded,
+        per_group=per_group,
+        rows=max(LEAST_ROWS, triton.next_power_of_2(per_group)),
+        product=_product(queries.dtype),
+        precision="ieee",
+    )
+    _merge[(sequences, heads)](
+        *(partials, logsums, out, splits),
+        *out.stride()[:2],
+        channels=channels,
+        padded=padded,
+        per_group=per_group,
+        padded_splits=triton.next_power_of_2(splits),
+    )
+    return out
 
 
 def _product(dtype: torch.dtype) -> tl.dtype:
