@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.running import program, wait_for
+from tests.running import launch_here, program, wait_for
 from tests.tutorial import ROOT, follow
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
@@ -68,3 +68,17 @@ def test_a_server_is_checked_measured_and_evaluated(tmp_path: Path) -> None:
     assert json.loads((tmp_path / "checked/load.json").read_text())["levels"]
     assert json.loads((tmp_path / "long/load.json").read_text())["levels"]
     assert set(json.loads((tmp_path / "scored/results.json").read_text())["tasks"]) == {"addition", "capitals"}
+
+
+def test_a_base_model_without_a_chat_template_is_certified_for_completions(tmp_path: Path) -> None:
+    """A run whose tasks chat still fails: there the check is needed."""
+    byte_model(tmp_path / "base", 0)
+    checked = launch_here(tmp_path, "check", "base", "load.test=false", "hydra.run.dir=checked")
+    assert checked.returncode == 0, checked.stderr
+    made = json.loads((tmp_path / "checked/certificate.json").read_text())["checks"]
+    outcomes = {check["id"]: check["outcome"] for check in made}
+    assert outcomes["chat"] == "not applicable"
+    assert set(outcomes.values()) <= {"passed", "not applicable", "warning"}
+    asked = launch_here(tmp_path, "eval", "base", "tasks=[addition]", "tasks.addition.chat=true", "evaluate.limit=2")
+    assert asked.returncode == 2
+    assert "no_chat_template" in asked.stderr

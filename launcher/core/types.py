@@ -351,6 +351,11 @@ class Check:
             return Outcome.left_out
         return Outcome.warning if self.warned else Outcome.not_applicable
 
+    @property
+    def is_impossible(self) -> bool:
+        """Whether the server does not have what the check tests, though it would have been made."""
+        return self.outcome is Outcome.not_applicable and not self.unneeded
+
 
 @dataclass(frozen=True)
 class Record:

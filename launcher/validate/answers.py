@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from launcher.core.responses import STOPPED
 from launcher.core.types import Json
 from launcher.validate.check import (
@@ -19,6 +21,8 @@ from launcher.validate.divergence import ALTERNATIVES, Divergence, divergence, s
 from launcher.validate.exchange import together
 from launcher.validate.rounding import tolerance
 
+NO_CHAT_TEMPLATE = "no_chat_template"
+"""The code of our API's refusal of a chat."""
 REPEATS = 4
 GREEDY_TOKENS = 12
 
@@ -35,12 +39,23 @@ async def completion(context: CheckContext) -> str:
 
 
 async def chat(context: CheckContext) -> str:
+    """A chat is answered; a base model that is only served, or checked, may refuse it for want of a template."""
     messages = [{"role": "user", "content": "7+5="}]
-    body = await context.post("/v1/chat/completions", {"messages": messages, "max_tokens": 16, "temperature": 0})
+    asked: dict[str, Json] = {"messages": messages, "max_tokens": 16, "temperature": 0}
+    if context.endpoint.is_builtin and context.needed == frozenset(Capability):
+        response = await context.attempt("/v1/chat/completions", asked)
+        if response.status == 400 and _code(response.body) == NO_CHAT_TEMPLATE:
+            raise NotApplicable("the model has no chat template, so that every chat is refused with HTTP 400")
+    body = await context.post("/v1/chat/completions", asked)
     message = body["choices"][0]["message"]
     if message["role"] != "assistant" or not isinstance(message.get("content"), str | None):
         raise Failure(f"choices[0].message is {message!r}, expected role assistant and text")
     return f"answered {message.get('content')!r}"
+
+
+def _code(body: Json) -> Json:
+    error = body.get("error") if isinstance(body, Mapping) else None
+    return error.get("code") if isinstance(error, Mapping) else None
 
 
 async def token_accounting(context: CheckContext) -> str:

@@ -255,7 +255,7 @@ class CheckDefinition:
         if extent is not Extent.every and not self.base and not self.is_needed(needed):
             return replace(self._blank("no task of this run needs it; mode=validate checks it too"), unneeded=True)
         base = before.get(self.after or "")
-        if base is not None and base.outcome in (Outcome.failed, Outcome.warning):
+        if base is not None and (base.outcome in (Outcome.failed, Outcome.warning) or base.is_impossible):
             return self._blank(f"{AFTER} '{base.name}' found missing")
         asking, start = context.ask.fresh(patient=self.patient), time.perf_counter()
         found = await self._outcome(
