@@ -10,7 +10,7 @@ from launcher.backends.served_checkpoint import ServedCheckpoint
 from launcher.backends.server_program import Option, ServerProgram
 from launcher.backends.vllm import FLAGS, NEUTRAL, check_experts
 from launcher.core.errors import UserError
-from launcher.core.ranges import Count
+from launcher.core.ranges import Count, Seconds
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import component
@@ -46,7 +46,7 @@ class NIM(Preset):
     image: str | None = None
     key_env: str = "NGC_API_KEY"
     max_logprobs: Count | None = 20
-    stop_timeout_s: float = 60.0
+    stop_timeout_s: Seconds = 60.0
 
     def _check(self, deployment: Deployment, allocation: Allocation) -> None:
         super()._check(deployment, allocation)

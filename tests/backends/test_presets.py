@@ -136,7 +136,8 @@ def test_a_server_gets_a_converted_checkpoint_and_says_what_it_is(tmp_path: Path
         assert (endpoint.model, endpoint.backend, endpoint.engine) == ("tiny", "vllm", "vllm")
         facts = {"engine": "vllm", "dtype": "fp32", "context_length": 64, "converted_from": "megatron_bridge"}
         assert endpoint.facts == facts
-    words, quiet = json.loads((tmp_path / "server.log").read_text().splitlines()[0])
+    printed = json.loads((tmp_path / "server.log").read_text().splitlines()[0])["event"]
+    words, quiet = json.loads(printed)
     assert quiet == "1"
     assert exporting.opened(Model(path=words[0])).layout == "huggingface"
     assert preset.plan(served, CPU)["conversion"]["state"] == "there already"

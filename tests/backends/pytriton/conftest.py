@@ -17,6 +17,9 @@ from launcher.settings.model import Parallelism
 from tests.backends.pytriton.tiny import answer, served
 from tests.backends.pytriton.troubled import Running, start
 
+OF_WANDB = ("wandb-artifacts", "wandb-media")
+"""Folders that wandb makes when another package imports it, and removes when the process ends."""
+
 
 @pytest.fixture(scope="package", autouse=True)
 def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
@@ -26,8 +29,9 @@ def temporary(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         patch.setenv("TMPDIR", folder)
         patch.setattr(tempfile, "tempdir", folder)
         yield Path(folder)
-        left = sorted(path.relative_to(folder).as_posix() for path in Path(folder).glob("*/*"))
-        left += sorted(path.name for path in Path(folder).iterdir() if not path.name.startswith("launcher-pytriton-"))
+        left = sorted(path.relative_to(folder).as_posix() for path in Path(folder).glob("launcher-*/*"))
+        names = [path.name for path in Path(folder).iterdir() if not path.name.endswith(OF_WANDB)]
+        left += sorted(name for name in names if not name.startswith("launcher-pytriton-"))
         assert set(left) <= {f"launcher-pytriton-{os.getuid()}/lock"}
 
 
