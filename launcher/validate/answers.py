@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from launcher.core.responses import STOPPED
+from launcher.core.responses import STOPPED, error_of
 from launcher.core.types import Json
 from launcher.validate.check import (
     Capability,
@@ -44,18 +42,13 @@ async def chat(context: CheckContext) -> str:
     asked: dict[str, Json] = {"messages": messages, "max_tokens": 16, "temperature": 0}
     if context.endpoint.is_builtin and context.needed == frozenset(Capability):
         response = await context.attempt("/v1/chat/completions", asked)
-        if response.status == 400 and _code(response.body) == NO_CHAT_TEMPLATE:
+        if response.status == 400 and error_of(response.body).get("code") == NO_CHAT_TEMPLATE:
             raise NotApplicable("the model has no chat template, so that every chat is refused with HTTP 400")
     body = await context.post("/v1/chat/completions", asked)
     message = body["choices"][0]["message"]
     if message["role"] != "assistant" or not isinstance(message.get("content"), str | None):
         raise Failure(f"choices[0].message is {message!r}, expected role assistant and text")
     return f"answered {message.get('content')!r}"
-
-
-def _code(body: Json) -> Json:
-    error = body.get("error") if isinstance(body, Mapping) else None
-    return error.get("code") if isinstance(error, Mapping) else None
 
 
 async def token_accounting(context: CheckContext) -> str:

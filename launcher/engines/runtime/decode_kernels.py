@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MIN_COMPUTE_CAPABILITY = (8, 0)
 """The oldest GPUs that either kernel computes on: bf16 needs them."""
-MAX_HEAD_DIM = 256
+MAX_HEAD_DIM = flash.MAX_HEAD_DIM
 """The most channels of a head that either kernel takes."""
 NO_KERNEL = "needs the package flash-attn, or triton, which torch for CUDA brings; neither is installed"
 TOLERANCE = 0.02
