@@ -6,7 +6,7 @@ import os
 import socket
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
@@ -16,6 +16,7 @@ import psutil
 
 from launcher.core.errors import UserError
 from launcher.core.files import read_json
+from launcher.core.kinds import Kind, kind_of
 from launcher.core.run_folder import RunFolder
 
 RECENT_S = 600.0
@@ -44,9 +45,9 @@ class StoredRun:
 
 def stored_runs(root: Path) -> Iterator[StoredRun]:
     """Yield what is stored below a folder, or in it, by path. Links are not followed."""
-    what = _what(root)
-    if what:
-        yield _read(root, what)
+    kind = kind_of(root, strict=True)
+    if kind is not None:
+        yield _read(root, kind)
     elif root.is_dir() and not root.is_symlink():
         with suppress(OSError):
             for folder in sorted(root.iterdir()):
@@ -56,47 +57,45 @@ def stored_runs(root: Path) -> Iterator[StoredRun]:
 
 def size_of(folder: Path) -> int:
     """Return the bytes of all files below a folder."""
-    return sum(size for size, _ in _files(folder))
+    return sum(size for _, files in _walked(folder) for size, _ in files)
 
 
-def _what(folder: Path) -> str:
-    run = RunFolder(folder)
-    if folder.is_symlink():
-        return ""
-    if run.watch.is_file():
-        return "watch"
-    if run.multirun.is_file() or run.sweep.is_file():
-        return "sweep"
-    return "run" if run.hydra.is_dir() or run.lease.is_file() else ""
+def _read(folder: Path, kind: Kind) -> StoredRun:
+    """Look at each file of a folder once."""
+    size, changed = 0, 0.0
+    holders: list[RunFolder] = []
+    for parent, files in _walked(folder):
+        size += sum(bytes_ for bytes_, _ in files)
+        changed = max([changed, *(time_ for _, time_ in files)])
+        inside = RunFolder(parent)
+        if inside.lease.exists() or inside.job.exists():
+            holders.append(inside)
+    changed = changed or folder.stat().st_mtime
+    return StoredRun(folder, kind.value, size, changed, _in_use(holders, time.time() - changed))
 
 
-def _read(folder: Path, what: str) -> StoredRun:
-    files = list(_files(folder))
-    changed = max((changed for _, changed in files), default=folder.stat().st_mtime)
-    return StoredRun(folder, what, sum(size for size, _ in files), changed, _in_use(folder, changed))
-
-
-def _files(folder: Path) -> Iterator[tuple[int, float]]:
-    """Yield the size in bytes and the time of change of every file, without links.
+def _walked(folder: Path) -> Iterator[tuple[Path, list[tuple[int, float]]]]:
+    """Yield each folder in it with the size in bytes and the time of change of its files, without links.
 
     What goes away in between is left out.
     """
     for parent, _, names in os.walk(folder):
-        for file in (Path(parent) / name for name in names):
+        found = []
+        for name in names:
             with suppress(OSError):
-                found = file.lstat()
-                if stat.S_ISREG(found.st_mode):
-                    yield found.st_size, found.st_mtime
+                file = Path(parent, name).lstat()
+                if stat.S_ISREG(file.st_mode):
+                    found.append((file.st_size, file.st_mtime))
+        yield Path(parent), found
 
 
-def _in_use(folder: Path, changed_at_s: float) -> str:
-    age_s = time.time() - changed_at_s
-    for lease in folder.rglob(RunFolder.lease.name):
-        if user := _holder(lease, age_s):
+def _in_use(holders: Sequence[RunFolder], age_s: float) -> str:
+    """Say what uses one of the run folders with a session or a job, or has written just now; empty if nothing."""
+    for run in holders:
+        if run.lease.exists() and (user := _holder(run.lease, age_s)):
             return user
-    for job in folder.rglob(str(RunFolder.job)):
-        run = RunFolder(job.parent.parent)
-        if not (run.outcome.is_file() or run.cancelled.is_file()):
+    for run in holders:
+        if run.job.exists() and not (run.outcome.is_file() or run.cancelled.is_file()):
             return f"its job has not ended (launcher status {run.path})"
     return f"written to {age_s:.0f} s ago" if age_s < RECENT_S else ""
 

@@ -8,12 +8,13 @@ from pathlib import Path
 from urllib.parse import quote
 
 from launcher.core.errors import UserError
+from launcher.core.kinds import Kind
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.report import page, sweep_table
 from launcher.report import watch as watches
 from launcher.view import index, pages
-from launcher.view.folders import Kind, Place, Roots, points, standing
+from launcher.view.folders import Place, Roots, points, standing
 from launcher.view.run_state import RunReader
 
 SHOWN_POINTS = 500

@@ -6,9 +6,9 @@ import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from enum import Enum
 from pathlib import Path
 
+from launcher.core.kinds import Kind, kind_of
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.view.cached import JsonFiles
@@ -18,24 +18,6 @@ LOST_S = 60.0
 DEPTH = 6
 MOST = 20_000
 """So deep, and so many folders, are looked at."""
-
-
-class Kind(Enum):
-    """What a folder is."""
-
-    run = "run"
-    sweep = "sweep"
-    watch = "watch"
-
-
-def kind_of(folder: Path) -> Kind | None:
-    """Return what a folder is; None if it is none of ours."""
-    files = RunFolder(folder)
-    if files.watch.exists():
-        return Kind.watch
-    if files.multirun.exists() or files.sweep.exists():
-        return Kind.sweep
-    return Kind.run if any(file.exists() for file in (files.lease, files.results, files.config)) else None
 
 
 @dataclass(frozen=True)

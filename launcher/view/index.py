@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
+from launcher.core.kinds import Kind
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.report import results
-from launcher.view.folders import Kind, Place, Roots, points, standing
+from launcher.view.folders import Place, Roots, points, standing
 from launcher.view.run_state import title
 
 PAGE = 100
