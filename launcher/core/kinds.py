@@ -19,8 +19,8 @@ class Kind(Enum):
 def kind_of(folder: Path, *, strict: bool = False) -> Kind | None:
     """Return what a folder is; None if it is none of ours.
 
-    With ``strict``, as before a folder is deleted, it must be no link, and a report alone makes no run: it may have
-    been copied beside other files.
+    ``strict`` is for what deletes: a link is none of ours. Nor is a folder with a report alone, which may have been
+    copied beside other files.
     """
     files = RunFolder(folder)
     if strict and folder.is_symlink():
