@@ -15,9 +15,9 @@ from typing import Any
 from launcher.adapters.base import Adapter, Part
 from launcher.backends.preset import TELEMETRY, Preset
 from launcher.backends.server_program import SETTINGS
-from launcher.cli.options import conf_folder
 from launcher.cli.setting_help import OWN_DEFAULTS, Setting, inner_groups, settings_of
 from launcher.core.errors import CoverageTooLow, UserError, ValidationFailed
+from launcher.core.files import conf_folder
 from launcher.pipeline.config import Mode, Run
 from launcher.settings.component import COMPONENTS
 from launcher.tasks.group import Group

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from launcher.cli.options import conf_folder
+from launcher.core.files import conf_folder
 from launcher.core.run_folder import File, RunFolder
 from launcher.settings.component import COMPONENTS
 

@@ -25,7 +25,7 @@ from launcher.cli.config_errors import describe
 from launcher.cli.jobs import RunContext, job, watch_several
 from launcher.cli.live_page import LivePage
 from launcher.cli.lm_eval_options import including
-from launcher.cli.options import conf_folder, option_packages
+from launcher.cli.options import option_packages
 from launcher.cli.signals import interrupt_on_sigterm
 from launcher.cli.sweep_callback import (
     SweepCallback,
@@ -38,7 +38,7 @@ from launcher.cli.sweep_callback import (
 )
 from launcher.core import redaction
 from launcher.core.errors import UserError
-from launcher.core.files import refused
+from launcher.core.files import conf_folder, refused
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.distributed.group.agent import run_agent
 from launcher.distributed.group.leader import leading

@@ -4,16 +4,10 @@ from __future__ import annotations
 
 from importlib.resources import files
 from importlib.resources.abc import Traversable
-from pathlib import Path
 
 from launcher.core.errors import UserError
+from launcher.core.files import conf_folder
 from launcher.pipeline.components import Extension, extensions
-
-
-def conf_folder() -> Path:
-    """Return the folder of option files: inside the installed package, or at the root of a checkout."""
-    package = Path(__file__).resolve().parent.parent
-    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
 
 
 def option_packages() -> list[str]:

@@ -17,12 +17,12 @@ from rich.console import Console
 from launcher.cli.compose import Composition
 from launcher.cli.config_errors import describe
 from launcher.cli.lm_eval_options import including
-from launcher.cli.options import conf_folder, option_packages
+from launcher.cli.options import option_packages
 from launcher.cli.signals import interrupt_on_sigterm
 from launcher.core import files
 from launcher.core.console import to_stderr
 from launcher.core.errors import CoverageTooLow, UserError
-from launcher.core.files import replace_json
+from launcher.core.files import conf_folder, replace_json
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import allocate

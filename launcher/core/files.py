@@ -106,6 +106,12 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "launcher"
 
 
+def conf_folder() -> Path:
+    """Return the folder of option files: inside the installed package, or at the root of a checkout."""
+    package = Path(__file__).resolve().parent.parent
+    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
 def read_json(path: Path) -> Json:
     """Return the JSON value in a file; None if there is no such file. Raises `UserError` that names the file."""
     try:

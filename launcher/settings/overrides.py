@@ -234,13 +234,19 @@ def _exists(path: str) -> bool:
 
 
 def _expand_home(value: str, key: str) -> str:
-    """Replace ``~`` at the beginning: a shell does not behind ``key=``."""
-    if not value.strip().startswith("~") or key.endswith("command"):
-        return value
+    """Replace ``~`` at the beginning, also within quotes: a shell does not behind ``key=``."""
+    path = value.strip()
+    if path.startswith(("'~", '"~')) and isinstance(found := _parse_value(path), QuotedString):
+        home = _home(found.text, key)
+        return value if home == found.text else quote(home)
+    return _home(path, key) if path.startswith("~") else value
+
+
+def _home(path: str, key: str) -> str:
     try:
-        return str(Path(value.strip()).expanduser())
+        return path if key.endswith("command") else str(Path(path).expanduser())
     except RuntimeError:  # there is no such user
-        return value
+        return path
 
 
 @cache

@@ -10,7 +10,8 @@ import pytest
 
 from launcher.cli import commands
 from launcher.cli.catalogue import options
-from launcher.cli.options import conf_folder, options_of
+from launcher.cli.options import options_of
+from launcher.core.files import conf_folder
 from launcher.tasks.lm_eval import index
 
 OPTIONS = {option.name: option for option in options(conf_folder() / "tasks")}

@@ -15,7 +15,7 @@ from omegaconf import OmegaConf
 from launcher import __version__
 from launcher.cli.composition_crashes import describe_crash
 from launcher.cli.config_errors import describe
-from launcher.cli.options import conf_folder
+from launcher.core.files import conf_folder
 from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS
 from launcher.settings.overrides import FLAGS, CommandLine, check_flags

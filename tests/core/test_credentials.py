@@ -11,10 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
 
-from launcher.cli.options import conf_folder
 from launcher.core import redaction
 from launcher.core.credentials import SecretGiven, check, is_secret, shown
 from launcher.core.errors import UserError
+from launcher.core.files import conf_folder
 from launcher.settings.overrides import CommandLine
 from tests.fuzzing import examples
 

@@ -7,7 +7,7 @@ from typing import Any
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
 
-from launcher.cli.options import conf_folder
+from launcher.core.files import conf_folder
 from launcher.distributed.allocation import allocate
 from launcher.pipeline.config import Run
 from launcher.pipeline.provenance import packages_of, provenance, resume_key

@@ -15,7 +15,8 @@ from launcher.core.errors import UserError
 from launcher.settings.overrides import CommandLine
 
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]))
-AWKWARD = st.text(st.sampled_from("ab1e=,~ []{}()'\"$.:/x-_@#%&*!?;<>|+^"), min_size=1)
+CHARACTERS = st.sampled_from("ab1e=,~ []{}()'\"$.:/x-_@#%&*!?;<>|+^")
+AWKWARD = st.text(CHARACTERS, min_size=1).filter(lambda text: text[0] != "~")
 
 
 def values(line: CommandLine, key: str) -> list[Any]:
@@ -77,7 +78,8 @@ def test_what_is_typed_is_what_is_meant(words: list[str], key: str, expected: li
 
 def test_home_is_where_a_shell_finds_it() -> None:
     for key in ("model.path", "hydra.run.dir", "watch.folder", "resume"):
-        assert CommandLine.parse([f"{key}=~/x"]).get(key) == str(Path.home() / "x")
+        for typed in ("~/x", '"~/x"', "'~/x'"):
+            assert values(CommandLine.parse([f"{key}={typed}"]), key) == [str(Path.home() / "x")]
 
 
 def test_several_paths_without_a_sweep_are_said(tmp_path: Path) -> None:

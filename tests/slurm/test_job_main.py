@@ -63,7 +63,7 @@ os.kill(os.getpid(), signal.SIGUSR2)
 
 from hydra import compose, initialize_config_dir
 from omegaconf import OmegaConf
-from launcher.cli.options import conf_folder
+from launcher.core.files import conf_folder
 from launcher.settings.cluster import Resources
 from launcher.slurm.job_main import run_job
 from launcher.pipeline.config import ComposedRun

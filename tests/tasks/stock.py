@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from launcher.cli.options import conf_folder
+from launcher.core.files import conf_folder
 from launcher.core.types import Json, resolve
 from launcher.tasks.items import read
 

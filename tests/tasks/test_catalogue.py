@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from launcher.cli.options import conf_folder
+from launcher.core.files import conf_folder
 from launcher.core.types import Sample
 from launcher.tasks.base import Task
 from launcher.tasks.loglikelihood import beginning

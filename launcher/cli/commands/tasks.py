@@ -45,7 +45,8 @@ def run(arguments: Sequence[str]) -> int:
 
 def _known(config_dir: str) -> list[TaskOption]:
     """Return all options: those of the launcher, of other distributions, and of ``--config-dir``."""
-    from launcher.cli.options import conf_folder, option_packages
+    from launcher.cli.options import option_packages
+    from launcher.core.files import conf_folder
 
     found = list(options(conf_folder() / "tasks"))
     for package in option_packages():

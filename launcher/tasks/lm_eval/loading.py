@@ -17,6 +17,7 @@ from typing import Any
 
 from launcher.core.errors import DataMissing, TaskError
 from launcher.core.types import Json
+from launcher.tasks.lm_eval.offline import equal_task
 
 RANDOM_SEED, NUMPY_SEED = 0, 1234
 """The seeds of lm-eval's own command line (evaluator.py, simple_evaluate)."""
@@ -122,9 +123,11 @@ def _explained(source: TaskSource, error: BaseException, logged: Sequence[str]) 
         return f"lm_eval/{source.name} needs the package '{missing}'; pip install {missing}"
     if not _is_about_data(error):
         return f"lm_eval/{source.name} cannot be loaded ({said}); its file is {source.yaml_path}"
+    ours = equal_task(source.name)
+    instead = f"; {ours} asks the same of items that a Python package has, see launcher tasks" if ours else ""
     return (
-        f"lm_eval/{source.name} cannot be loaded ({said}); its data set must be reachable, or be in "
-        "HF_DATASETS_CACHE; or include its YAML in one that names local data, see docs/tasks.md"
+        f"lm_eval/{source.name} cannot be loaded ({said}); what it loads must be reachable, or be in "
+        f"HF_DATASETS_CACHE{instead}; or include its YAML in one that names local data, see docs/tasks.md"
     )
 
 

@@ -7,6 +7,7 @@ import pytest
 
 from launcher.core.errors import TaskError
 from launcher.tasks.lm_eval import index
+from launcher.tasks.lm_eval.offline import equal_task
 
 
 def write(folder: Path, name: str, text: str) -> Path:
@@ -92,3 +93,17 @@ def test_other_names_are_refused_with_what_helps(name: str, said: str) -> None:
 def test_a_missing_folder_is_named() -> None:
     with pytest.raises(TaskError, match="include_path=/nope is not a folder"):
         index.find("arc_easy", "/nope")
+
+
+@pytest.mark.parametrize(
+    ("name", "ours"),
+    [
+        ("arc_easy", "tasks=[arc_easy]"),
+        ("lambada_openai", "tasks=[lambada]"),
+        ("mmlu_anatomy", "tasks=[mmlu/anatomy]"),
+        ("mmlu", "tasks=[mmlu]"),
+        ("ifeval", ""),
+    ],
+)
+def test_a_task_whose_data_cannot_be_had_has_one_of_ours(name: str, ours: str) -> None:
+    assert equal_task(name) == ours
