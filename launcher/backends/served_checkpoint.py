@@ -9,7 +9,7 @@ from pathlib import Path
 from launcher.backends.server_program import ServerProgram
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.export import model as exporting
-from launcher.checkpoints.export.folder import Conversion
+from launcher.checkpoints.export.folder import Conversion, Wanted
 from launcher.checkpoints.export.manifest import is_complete
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
@@ -107,5 +107,5 @@ def _converted(
         )
     kept = "auto" if "dtype" in server.flags else dtype.value
     chosen = "fp32" if checkpoint.architecture.zero_centered_gamma else kept
-    conversion = exporting.cached(model, cache, chosen)
+    conversion = exporting.cached(model, cache, Wanted(dtype=chosen))
     return ServedCheckpoint(str(conversion.folder), dtype, model, conversion)

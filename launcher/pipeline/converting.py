@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from launcher.checkpoints.export import model as exporting
-from launcher.checkpoints.export.folder import Conversion
+from launcher.checkpoints.export.folder import Conversion, Wanted
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.core.types import Json
@@ -32,5 +32,5 @@ def prepared(model: Model, settings: Convert) -> Conversion:
         raise UserError("convert.path: mode=convert needs the folder to write")
     if not model.path:
         raise UserError("model.path: mode=convert needs a checkpoint; give model.path=<folder>")
-    dtype = settings.dtype.value
-    return exporting.prepare(model, Path(settings.path).expanduser(), dtype, settings.shard_gb, settings.tokenizer)
+    wanted = Wanted(settings.format, settings.dtype.value, settings.shard_gb, settings.quantize)
+    return exporting.prepare(model, Path(settings.path).expanduser(), wanted, settings.tokenizer)

@@ -9,10 +9,23 @@ from launcher.settings.component import component
 from launcher.settings.model import Dtype
 
 
-class Format(Enum):
-    """The layout to convert into; ``hf`` is a Hugging Face folder of safetensors."""
+class Layout(Enum):
+    """The layout to convert into.
+
+    ``hf`` is a Hugging Face folder of safetensors, ``torch_dist`` a distributed checkpoint of megatron-core with
+    Megatron-Bridge's configuration, ``nemo2`` a NeMo 2.0 folder.
+    """
 
     hf = "hf"
+    torch_dist = "torch_dist"
+    nemo2 = "nemo2"
+
+
+class Quantize(Enum):
+    """How matrices are quantised; ``q8_0`` is that of llama.cpp: 8 bits, and a scale for 32 numbers."""
+
+    none = "none"
+    q8_0 = "q8_0"
 
 
 @component("convert/convert")
@@ -26,7 +39,8 @@ class Convert:
     """
 
     path: str = ""
-    format: Format = Format.hf
+    format: Layout = Layout.hf
     dtype: Dtype = Dtype.auto
     shard_gb: Positive = 5.0
+    quantize: Quantize = Quantize.none
     tokenizer: bool = True

@@ -1,32 +1,39 @@
-"""Convert a checkpoint into a Hugging Face folder: planned, streamed, resumable and checksummed."""
+"""Convert a checkpoint into a folder of another layout: planned, streamed, resumable and checksummed."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from launcher.checkpoints import convert
-from launcher.checkpoints.base import Checkpoint, NotComputed
-from launcher.checkpoints.export import plan as planning
-from launcher.checkpoints.export.huggingface import Target, target, with_tokens
+from launcher.checkpoints.base import Architecture, Checkpoint
+from launcher.checkpoints.export.format import Format
 from launcher.checkpoints.export.manifest import Identity, Manifest, check, opened
 from launcher.checkpoints.export.plan import Shard, Unit
-from launcher.checkpoints.export.safetensors_file import content, header
-from launcher.checkpoints.export.transforms import Transform
-from launcher.checkpoints.huggingface.safetensors_index import INDEX
-from launcher.core.errors import CheckpointError
-from launcher.core.files import write_large
+from launcher.core.errors import CheckpointError, UserError
+from launcher.core.files import storing, write_large
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
+from launcher.settings.convert import Layout, Quantize
 
 if TYPE_CHECKING:
     from torch import Tensor
 
 Progress = Callable[[str], None]
-GB = 10**9
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of a conversion. ``dtype`` is ``fp32``, ``bf16``, ``fp16`` or ``auto``, the checkpoint's own.
+
+    ``shard_gb`` bounds a file of weights.
+    """
+
+    layout: Layout = Layout.hf
+    dtype: str = "auto"
+    shard_gb: float = 5.0
+    quantize: Quantize = Quantize.none
 
 
 @dataclass(frozen=True)
@@ -36,39 +43,53 @@ class Conversion:
     checkpoint: Checkpoint
     folder: Path
     dtype: str
-    target: Target
-    shards: tuple[Shard, ...]
+    format: Format
     identity: Identity
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return self.format.shards
 
     def facts(self) -> dict[str, Json]:
         """Return what a plan shows."""
-        size = sum(unit.numbers for shard in self.shards for unit in shard.units) * planning.BYTES[self.dtype]
         return {
             "source": f"{self.checkpoint.path} ({self.checkpoint.layout})",
-            "model_type": self.target.config["model_type"],
+            "format": self.identity.format,
+            "model_type": self.format.model,
             "dtype": self.dtype,
             "files": [shard.name for shard in self.shards],
-            "bytes of weights": size,
+            "bytes of weights": self.format.bytes_of_weights,
         }
 
 
-def prepare(checkpoint: Checkpoint, folder: Path, dtype: str, shard_gb: float, tokenizer: str | None) -> Conversion:
-    """Decide a conversion from metadata alone. ``dtype`` may be ``auto``, the checkpoint's own.
+def prepare(checkpoint: Checkpoint, folder: Path, wanted: Wanted, tokenizer: str | None) -> Conversion:
+    """Decide a conversion from metadata alone.
 
     ``tokenizer`` is the fingerprint of one that is not the checkpoint's. Raises `UserError` for a model that the target
     cannot express, and for a folder that is not this conversion's.
     """
-    a, chosen = checkpoint.architecture, checkpoint.architecture.dtype if dtype == "auto" else dtype
-    if a.zero_centered_gamma and chosen != "fp32":
-        raise NotComputed(
-            f"{checkpoint.path}: its norms are stored as the distance from 1, and {chosen} would round 1 + weight; "
-            "expected convert.dtype=fp32"
-        )
-    found = target(a, chosen, str(checkpoint.path))
-    identity = Identity(checkpoint.fingerprint(), tokenizer, "hf", chosen, shard_gb)
+    dtype = checkpoint.architecture.dtype if wanted.dtype == "auto" else wanted.dtype
+    found = _format(checkpoint.architecture, wanted, dtype, str(checkpoint.path))
+    identity = Identity(
+        checkpoint.fingerprint(), tokenizer, wanted.layout.value, dtype, wanted.shard_gb, wanted.quantize.value
+    )
     check(folder, identity)
-    shards = planning.shards(planning.units(a, found.names), chosen, int(shard_gb * GB))
-    return Conversion(checkpoint, folder, chosen, found, tuple(shards), identity)
+    return Conversion(checkpoint, folder, dtype, found, identity)
+
+
+def _format(a: Architecture, wanted: Wanted, dtype: str, source: str) -> Format:
+    from launcher.checkpoints.export.hf_folder import HuggingFaceFolder
+    from launcher.checkpoints.export.nemo2 import Nemo2Folder
+    from launcher.checkpoints.export.torch_dist import TorchDistFolder
+
+    if wanted.quantize is not Quantize.none:
+        raise UserError(f"convert.quantize={wanted.quantize.value}: {wanted.layout.value} has no such type")
+    made: dict[Layout, Callable[[Architecture, str, float, str], Format]] = {
+        Layout.hf: HuggingFaceFolder,
+        Layout.torch_dist: TorchDistFolder,
+        Layout.nemo2: Nemo2Folder,
+    }
+    return made[wanted.layout](a, dtype, wanted.shard_gb, source)
 
 
 def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Progress, wait: bool = False) -> Manifest:
@@ -77,7 +98,7 @@ def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Pro
     Another process that writes it is waited for with ``wait``, else refused. Raises `UserError`.
     """
     facts: dict[str, Json] = {"layout": conversion.checkpoint.layout, "source_name": conversion.checkpoint.path.name}
-    small = dict(_small_files(conversion, tokenizer))
+    small = dict(conversion.format.small_files(tokenizer))
     with opened(conversion.folder, conversion.identity, facts, wait) as manifest:
         missing = [shard for shard in conversion.shards if not manifest.holds(shard.name)]
         if kept := len(conversion.shards) - len(missing):
@@ -85,70 +106,40 @@ def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Pro
         if missing:
             with conversion.checkpoint.reading():
                 for shard in missing:
-                    manifest.add(shard.name, _write_shard(conversion, shard))
+                    content = conversion.format.content(shard, _parameters(conversion, shard), tokenizer)
+                    _write(conversion, manifest, shard.name, content)
                     progress(f"{shard.name}: {len(shard.units)} parameters")
         for name, text in small.items():
             if not manifest.holds(name):
-                manifest.add(name, write_large(conversion.folder / name, [text]))
+                _write(conversion, manifest, name, iter([text]))
         manifest.finish()
     return manifest
 
 
-def _write_shard(conversion: Conversion, shard: Shard) -> str:
-    tensors = [tensor for unit in shard.units for tensor in unit.tensors]
-    first = header(tensors, conversion.dtype)
-    return write_large(conversion.folder / shard.name, content(first, _tensors(conversion, shard)))
+def _write(conversion: Conversion, manifest: Manifest, name: str, content: Iterator[bytes | memoryview]) -> None:
+    file = conversion.folder / name
+    with storing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+    manifest.add(name, write_large(file, content))
 
 
-def _tensors(conversion: Conversion, shard: Shard) -> Iterator[Tensor]:
-    """Yield the tensors of a file; one whole parameter is in memory at a time."""
-    transform = Transform(conversion.checkpoint.architecture)
+def _parameters(conversion: Conversion, shard: Shard) -> Iterator[tuple[Unit, Tensor]]:
+    """Yield the parameters of a file; one is in memory at a time."""
     for unit in shard.units:
-        value = transform(conversion.checkpoint.parameter(unit.module, unit.kind), unit.module, unit.kind)
-        yield from _cut(conversion, unit, _cast(value, conversion, unit))
-
-
-def _cut(conversion: Conversion, unit: Unit, value: Tensor) -> Iterator[Tensor]:
-    names, architecture = conversion.target.names, conversion.checkpoint.architecture
-    parts = convert.split(value, unit.module, unit.kind, architecture, names)
-    for (name, tensor), (promised, shape) in zip(parts, unit.tensors, strict=True):
-        if (name, tuple(tensor.shape)) != (promised, shape):
-            raise CheckpointError(
-                f"{conversion.checkpoint.path}: {name} has shape {list(tensor.shape)} (the model needs {list(shape)})"
-            )
-        yield tensor
+        value = conversion.checkpoint.parameter(unit.module, unit.kind)
+        yield unit, _cast(conversion.format.transformed(value, unit.module, unit.kind), conversion, unit)
 
 
 def _cast(value: Tensor, conversion: Conversion, unit: Unit) -> Tensor:
     """Return the weights in the target's type. Raises `CheckpointError` for a number that is too large for it."""
     import torch
 
-    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[conversion.dtype]
+    dtype = conversion.format.dtype_of(unit)
+    wanted = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}[dtype]
     made = value.to(wanted)
-    if made.dtype != value.dtype and conversion.dtype == "fp16" and bool((made.isinf() & ~value.isinf()).any()):
+    if made.dtype != value.dtype and dtype == "fp16" and bool((made.isinf() & ~value.isinf()).any()):
         raise CheckpointError(
             f"{conversion.checkpoint.path}: {unit.module}.{unit.kind} holds {float(value.abs().max()):.4g}, more than "
             "fp16 can hold; expected convert.dtype=bf16 or fp32"
         )
     return made
-
-
-def _small_files(conversion: Conversion, tokenizer: Tokenizer | None) -> Iterator[tuple[str, bytes]]:
-    """Yield every file beside the weights; ``config.json``, by which readers know the folder, is the last."""
-    if tokenizer is not None:
-        yield from tokenizer.files().items()
-    if len(conversion.shards) > 1:
-        yield INDEX, _json(_index(conversion))
-    config = with_tokens(conversion.target.config, tokenizer)
-    tokens = {key: config[key] for key in ("bos_token_id", "eos_token_id") if config[key] is not None}
-    yield "generation_config.json", _json(tokens)
-    yield "config.json", _json(config)
-
-
-def _index(conversion: Conversion) -> dict[str, Json]:
-    places = {name: shard.name for shard in conversion.shards for unit in shard.units for name, _ in unit.tensors}
-    return {"metadata": {"total_size": conversion.facts()["bytes of weights"]}, "weight_map": places}
-
-
-def _json(value: Json) -> bytes:
-    return (json.dumps(value, indent=2, ensure_ascii=False) + "\n").encode()

@@ -26,6 +26,7 @@ class Identity:
     format: str
     dtype: str
     shard_gb: float
+    quantize: str = "none"
     version: int = 1
 
 
@@ -69,7 +70,7 @@ def opened(folder: Path, identity: Identity, facts: Mapping[str, Json], wait: bo
         folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder, wait):
         files = check(folder, identity)
-        for partial in folder.glob(f"*{PARTIAL}"):
+        for partial in folder.rglob(f"*{PARTIAL}"):
             partial.unlink()
         manifest = Manifest(folder, identity, facts, files)
         manifest.save()

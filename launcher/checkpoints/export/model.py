@@ -9,15 +9,12 @@ from launcher.checkpoints import detect, load_tokenizer
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.export import folder
-from launcher.checkpoints.export.folder import Conversion, Progress
+from launcher.checkpoints.export.folder import Conversion, Progress, Wanted
 from launcher.checkpoints.export.manifest import Manifest
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import resolve
 from launcher.settings.model import Model
-
-SHARD_GB = 5.0
-"""The largest file of weights in a cache."""
 
 NO_TOKENIZER = "none"
 """Stands for a conversion of the weights alone."""
@@ -28,20 +25,20 @@ def opened(model: Model) -> Checkpoint:
     return detect(_resolved("model.path", model.path), model.bounds)
 
 
-def prepare(model: Model, target: Path, dtype: str, shard_gb: float, with_tokenizer: bool) -> Conversion:
+def prepare(model: Model, target: Path, wanted: Wanted, with_tokenizer: bool) -> Conversion:
     """Decide the conversion of a model, and write nothing. Raises `UserError` as `folder.prepare` does."""
     _refuse_inside(target, "model.path", model.path)
     if with_tokenizer and model.tokenizer:
         _refuse_inside(target, "model.tokenizer", model.tokenizer)
     tokenizer = _identity(model) if with_tokenizer else NO_TOKENIZER
-    return folder.prepare(opened(model), target, dtype, shard_gb, tokenizer)
+    return folder.prepare(opened(model), target, wanted, tokenizer)
 
 
-def cached(model: Model, cache: Path, dtype: str) -> Conversion:
+def cached(model: Model, cache: Path, wanted: Wanted) -> Conversion:
     """Decide a conversion in a folder of ``cache`` that is named after what it is made of. Raises `UserError`."""
     made_of = f"{opened(model).fingerprint()} {_identity(model)}"
-    name = f"{hashlib.sha256(made_of.encode()).hexdigest()[:24]}-{dtype}"
-    return prepare(model, cache / name, dtype, SHARD_GB, with_tokenizer=True)
+    name = f"{hashlib.sha256(made_of.encode()).hexdigest()[:24]}-{wanted.layout.value}-{wanted.dtype}"
+    return prepare(model, cache / name, wanted, with_tokenizer=True)
 
 
 def carry_out(model: Model, conversion: Conversion, progress: Progress, wait: bool = False) -> Manifest:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 from launcher.checkpoints import convert, parts
@@ -40,7 +40,15 @@ def units(a: Architecture, names: convert.Names) -> Iterator[Unit]:
         yield Unit(module, kind, tuple(convert.split_shapes(module, kind, a, names)))
 
 
-def shards(found: Iterable[Unit], dtype: str, shard_bytes: int) -> list[Shard]:
+Naming = Callable[[int, int], str]
+"""Returns the name of a file of weights by its number, which starts at 1, and how many there are."""
+
+
+def safetensors_name(number: int, count: int) -> str:
+    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+
+
+def shards(found: Iterable[Unit], dtype: str, shard_bytes: int, naming: Naming = safetensors_name) -> list[Shard]:
     """Put tensors into files of at most ``shard_bytes``; a parameter that is larger has a file of its own."""
     groups: list[list[Unit]] = [[]]
     size = 0
@@ -51,8 +59,4 @@ def shards(found: Iterable[Unit], dtype: str, shard_bytes: int) -> list[Shard]:
             size = 0
         groups[-1].append(unit)
         size += length
-    return [Shard(_name(number, len(groups)), tuple(group)) for number, group in enumerate(groups, 1)]
-
-
-def _name(number: int, count: int) -> str:
-    return "model.safetensors" if count == 1 else f"model-{number:05d}-of-{count:05d}.safetensors"
+    return [Shard(naming(number, len(groups)), tuple(group)) for number, group in enumerate(groups, 1)]

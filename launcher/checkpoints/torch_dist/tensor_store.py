@@ -236,7 +236,8 @@ def parameter(store: TensorStore, a: Architecture, module: str, kind: str) -> Te
     """
     import torch
 
-    name, index = _place(store, module, kind)
+    name, index = place(module, kind, store.layered)
+    name = store.prefix + name
     key = next((other for other in spellings(name) if other in store.tensors), None)
     if key is None:
         raise CheckpointError(f"{store.folder}: tensor '{name}' is missing (the model needs it)")
@@ -251,10 +252,13 @@ def parameter(store: TensorStore, a: Architecture, module: str, kind: str) -> Te
     return whole
 
 
-def _place(store: TensorStore, module: str, kind: str) -> tuple[str, tuple[int, ...]]:
-    """Return the stored name of a parameter and its index: that of its layer and expert in the stacks of them."""
+def place(module: str, kind: str, layered: bool = False) -> tuple[str, tuple[int, ...]]:
+    """Return the stored name of a parameter and its index: that of its layer and expert in the stacks of them.
+
+    Where the checkpoint is ``layered``, every layer has tensors of its own.
+    """
     index: list[int] = []
-    if not store.layered and module.startswith(parts.LAYER):
+    if not layered and module.startswith(parts.LAYER):
         layer, module = module.removeprefix(parts.LAYER).split(".", 1)
         index.append(int(layer))
         module = parts.LAYER + module
@@ -263,7 +267,7 @@ def _place(store: TensorStore, module: str, kind: str) -> tuple[str, tuple[int, 
         number, module = after.split(".", 1)
         index.append(int(number))
         module = f"{before}{STACKED}{module}"
-    return f"{store.prefix}{module}.{kind}", tuple(index)
+    return f"{module}.{kind}", tuple(index)
 
 
 def _copy_chunk(folder: Path, stored: Stored, chunk: Chunk, whole: Tensor, index: tuple[int, ...]) -> None:

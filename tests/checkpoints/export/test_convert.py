@@ -23,6 +23,7 @@ from launcher.checkpoints import detect, load_tokenizer, parts
 from launcher.checkpoints.base import Architecture, Checkpoint
 from launcher.checkpoints.export import folder as export
 from launcher.checkpoints.export import rope_factors
+from launcher.checkpoints.export.folder import Wanted
 from launcher.checkpoints.huggingface.safetensors_index import read_index
 from launcher.checkpoints.torch_dist import tensor_store
 from launcher.checkpoints.torch_dist.archive import Span
@@ -31,6 +32,7 @@ from launcher.checkpoints.torch_dist.tensor_store import TensorStore
 from launcher.checkpoints.torch_dist.writer import save
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.tokenizer import Tokenizer
+from launcher.settings.convert import Layout
 from tests.checkpoints.checkpoint_models import TOKENS, architecture, built, loaded, logits
 from tests.checkpoints.test_gguf import written as written_gguf
 from tests.checkpoints.test_huggingface import CONFIGS, saved
@@ -78,9 +80,12 @@ def bridge(folder: Path, apart: bool = False, prefix: str = "", **changes: Any) 
     return folder
 
 
-def converted(source: Path, target: Path, dtype: str = "auto", shard_gb: float = 5.0) -> Checkpoint:
+def converted(
+    source: Path, target: Path, dtype: str = "auto", shard_gb: float = 5.0, layout: Layout = Layout.hf
+) -> Checkpoint:
     """Convert without a tokenizer, and open what came of it."""
-    export.carry_out(export.prepare(detect(source), target, dtype, shard_gb, "none"), None, lambda line: None)
+    wanted = Wanted(layout, dtype, shard_gb)
+    export.carry_out(export.prepare(detect(source), target, wanted, "none"), None, lambda line: None)
     return detect(target)
 
 
@@ -282,7 +287,8 @@ import os, sys
 from pathlib import Path
 from launcher.checkpoints import detect
 from launcher.checkpoints.export import folder
-conversion = folder.prepare(detect(Path(sys.argv[1])), Path(sys.argv[2]), "fp32", 2e-4, None)
+from launcher.checkpoints.export.folder import Wanted
+conversion = folder.prepare(detect(Path(sys.argv[1])), Path(sys.argv[2]), Wanted(dtype="fp32", shard_gb=2e-4), None)
 end = lambda line: os.kill(os.getpid(), 9) if "model-00002" in line else None
 folder.carry_out(conversion, None, end)
 """
@@ -351,7 +357,7 @@ def test_another_conversion_does_not_continue(tmp_path: Path) -> None:
 
 
 def test_two_processes_do_not_write_one_folder(tmp_path: Path) -> None:
-    conversion = export.prepare(detect(TINY), tmp_path / "hf", "auto", 2e-4, "none")
+    conversion = export.prepare(detect(TINY), tmp_path / "hf", Wanted(shard_gb=2e-4), "none")
 
     def again() -> None:
         export.carry_out(conversion, None, print)
