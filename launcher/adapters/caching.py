@@ -43,9 +43,10 @@ class Caching(Adapter):
     Two requests are the same if their paths, bodies and headers are equal, and the same upstream would answer them. The
     upstream is the deployment with its settings, versions and the content of its checkpoint, and the adapters behind
     this one. The checkpoint of a server at a URL, or of a model of a hub, is not known. There ``upstream_id`` must name
-    it, for instance ``step-1000``, and must change with the checkpoint. Repeats of a sample never share an answer;
-    unless the temperature is 0, neither do two samples. Through a proxy, equal requests are told apart by their order
-    where the temperature is not 0. The second gets another answer than the first, and a later run gets both again.
+    the checkpoint, for instance ``step-1000``, and must change with the checkpoint. Repeats of a sample never share an
+    answer; unless the temperature is 0, neither do two samples. Through a proxy, equal requests are told apart by their
+    order where the temperature is not 0. The second gets another answer than the first, and a later run gets both
+    again.
 
     Equal requests at the same time are sent once, except streams. These are never stored: errors, answers that
     contradict themselves or their request, streams without an end, and answers that another adapter failed. A damaged

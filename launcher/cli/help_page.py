@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import shutil
 import textwrap
 from collections.abc import Iterator
 
 from launcher.cli import commands
 from launcher.cli.options import groups, options_of
 
-WIDEST = 120
 USAGE = """\
-Serve a NeMo or Megatron checkpoint, validate the endpoint, evaluate it, report.
+Serve a NeMo, Megatron or Hugging Face checkpoint, validate the endpoint, evaluate it, report.
 
-  launcher [group=option ...] [key=value ...]       one run
-  launcher -m 'adapters=[],[reasoning]' ...          a sweep over every combination
+  launcher COMMAND ...                              one of the commands below
+  launcher [group=option ...] [key=value ...]       one run, in Hydra's grammar
+  launcher -m 'adapters=[],[reasoning]' ...         a sweep over every combination
   (in a checkout: python launch.py ...)"""
 ALSO = """\
+  group=option chooses, group.key=value sets; adapters=[a,b] and tasks=[a,b] are lists
   mode=run|serve|validate|plan    plan prints what would happen and starts nothing
   mode=proxy                      pass requests of any harness on, through the adapters
   mode=watch watch.folder=...     evaluate each checkpoint of a training run as it comes
@@ -29,10 +29,11 @@ ALSO = """\
 
 def page() -> str:
     """Return the help: usage, the groups with their options, modes, and commands."""
-    listed = "\n".join(_groups(min(shutil.get_terminal_size((80, 24)).columns, WIDEST)))
+    listed = "\n".join(_groups(commands.terminal_width()))
     return (
-        f"{USAGE}\n\n== Groups (group=option; adapters and tasks take a list) ==\n\n{listed}\n\n"
-        f"== Also ==\n{ALSO}\n\n== Commands ==\n{commands.listing()}"
+        f"{USAGE}\n\n== Commands (launcher COMMAND --help describes one) ==\n\n{commands.listing()}\n\n"
+        f"== Groups of settings (launcher help GROUP describes one) ==\n\n{listed}\n\n"
+        f"== Also ==\n\n{ALSO}"
     )
 
 

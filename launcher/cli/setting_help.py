@@ -10,9 +10,12 @@ from enum import Enum
 from types import UnionType
 from typing import Any, TypeGuard, Union, get_args, get_origin, get_type_hints
 
-from launcher.core.ranges import ranges
+from launcher.core.ranges import ranges, takes
 
 SENTENCE = re.compile(r"(?<=[.;]) (?=[A-Z`])")
+
+GOES_ON = re.compile(r"(It|They|Null:|Empty:|Without,|Such a) ")
+"""How a sentence begins that goes on about the key of the one before it."""
 
 OWN_DEFAULTS = "its own defaults"
 
@@ -30,7 +33,7 @@ class Setting:
 
 def settings_of(cls: type, prefix: str = "", *, deep: bool = True) -> Iterator[Setting]:
     """Yield the settings of a schema, and those of the groups within it; a group is one entry without ``deep``."""
-    hints, limits = get_type_hints(cls), ranges(cls)
+    hints, limits, words = get_type_hints(cls), ranges(cls), takes(cls)
     for field in fields(cls):
         hint = hints[field.name]
         if deep and _is_group(hint):
@@ -38,10 +41,10 @@ def settings_of(cls: type, prefix: str = "", *, deep: bool = True) -> Iterator[S
         else:
             yield Setting(
                 key=f"{prefix}{field.name}",
-                type=type_of(hint),
+                type=words.get(field.name) or type_of(hint),
                 range=str(limits.get(field.name, "")),
                 default=default_of(field),
-                meaning=meaning_of(cls, field.name),
+                meaning=_joined(meaning_of(cls, field.name), _values(hint)),
             )
 
 
@@ -58,14 +61,33 @@ def _is_group(hint: Any) -> TypeGuard[type]:
 
 
 def meaning_of(cls: type, name: str) -> str:
-    """Return the sentences that name a key, of a schema's docstring or of the nearest base that has some."""
+    """Return the sentences about a key, of a schema's docstring or of the nearest base that has some."""
     return next(filter(None, (_sentences(base, name) for base in cls.__mro__)), "")
 
 
 def _sentences(cls: type, name: str) -> str:
-    text = " ".join(inspect.cleandoc(cls.__doc__ or "").split())
-    said = [sentence for sentence in SENTENCE.split(text) if f"``{name}``" in sentence]
+    """Return the sentences that name a key, each with those after it that go on about it."""
+    said: list[str] = []
+    for paragraph in inspect.cleandoc(cls.__doc__ or "").split("\n\n"):
+        before = False
+        for sentence in SENTENCE.split(" ".join(paragraph.split())):
+            before = f"``{name}``" in sentence or (before and GOES_ON.match(sentence) is not None)
+            said += [sentence] if before else []
     return " ".join(said).replace("``", "`").removesuffix(";")
+
+
+def _values(hint: Any) -> str:
+    """Return what the values of an enumeration mean, where its docstring names most of them."""
+    kind = next((each for each in (hint, *get_args(hint)) if isinstance(each, type) and issubclass(each, Enum)), None)
+    if kind is None:
+        return ""
+    said, values = inspect.getdoc(kind) or "", [f"``{member.value}``" for member in kind]
+    named = sum(value in said for value in values)
+    return " ".join(said.split()).replace("``", "`") if 2 * named > len(values) else ""
+
+
+def _joined(first: str, second: str) -> str:
+    return f"{first.rstrip('.')}. {second}" if first and second else first or second
 
 
 def about(cls: type) -> str:
@@ -81,6 +103,8 @@ def type_of(hint: Any) -> str:
         return " or ".join(map(type_of, get_args(hint)))
     if inner := get_args(hint):
         return f"{get_origin(hint).__name__}[{', '.join(map(type_of, inner))}]"
+    if hint is Any:
+        return "any value"
     return "null" if hint is type(None) else getattr(hint, "__name__", str(hint))
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import difflib
 import re
-import shutil
 import textwrap
 from collections.abc import Iterator, Mapping
 
+from launcher.cli.commands import terminal_width
 from launcher.cli.options import groups, option_file, options_of
 from launcher.cli.setting_help import Setting, about, settings_of
 from launcher.core.errors import UserError
@@ -15,7 +15,6 @@ from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS
 
 SCHEMA = re.compile(r"/schema/(?P<path>[\w/]+)@")
-WIDEST = 100
 RUN = "run"
 """The name under which the keys without a group are listed."""
 LISTS = ("adapters", "tasks")
@@ -59,8 +58,11 @@ def listing(group: str) -> Iterator[str]:
 
 
 def key_page(key: str) -> str:
-    """Return what one key takes and means. Raises `UserError` for an unknown one."""
+    """Return what one key takes and means, or those below it. Raises `UserError` for an unknown one."""
     known = _all_keys()
+    below = [each for each in known if each.startswith(f"{key}.")]
+    if key not in known and below:
+        return "\n".join(line for each in below for line in _row(known[each], each))
     if key not in known:
         close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
         guess = f" (did you mean {', '.join(close)}?)" if close else ""
@@ -88,10 +90,11 @@ def _option_page(group: str, option: str) -> Iterator[str]:
     prefix = f"{group}.{option}." if group in LISTS else f"{group}."
     chosen = f"'{group}=[{option}]'" if group in LISTS else f"{group}={option}"
     cls = COMPONENTS.get(_schema(group, option))
-    yield f"{group}/{option}: {_about(group, option)}"
-    yield f"\n  launcher {chosen} chooses it; its file is {option_file(group, option)}\n"
+    if len(known) > 1:
+        yield f"{group}/{option}: {_about(group, option)}"
+        yield f"\n  launcher {chosen} chooses it; its file is {option_file(group, option)}\n"
     if cls is not None:
-        yield from (f"{textwrap.fill(each, _width())}\n" for each in _paragraphs(cls))
+        yield from (f"{textwrap.fill(each, terminal_width())}\n" for each in _paragraphs(cls))
         yield from _keys(cls, prefix)
 
 
@@ -116,12 +119,8 @@ def _row(setting: Setting, key: str) -> Iterator[str]:
 
 def _wrapped(first: str, text: str, indent: int) -> list[str]:
     return textwrap.wrap(
-        text or "-", _width(), initial_indent=first, subsequent_indent=" " * indent, break_on_hyphens=False
+        text or "-", terminal_width(), initial_indent=first, subsequent_indent=" " * indent, break_on_hyphens=False
     )
-
-
-def _width() -> int:
-    return min(shutil.get_terminal_size((80, 24)).columns, WIDEST)
 
 
 def _about(group: str, option: str) -> str:

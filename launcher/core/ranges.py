@@ -1,4 +1,4 @@
-"""The types of numeric settings: each says which values make sense, as ``Annotated[int, Range(...)]``."""
+"""The types of settings: each says which values make sense, as ``Annotated[int, Range(...)]``."""
 
 from __future__ import annotations
 
@@ -44,8 +44,15 @@ class Range:
     def _numbers(self) -> str:
         lower = f"above {self.above}" if self.above is not None else f"at least {self.least}"
         if self.most is None or self.most >= MANY:  # a bound that no setting comes near
-            return lower
+            return "" if self.least is not None and self.least <= -MANY else lower
         return f"{self.least} to {self.most}" if self.above is None else f"{lower}, at most {self.most}"
+
+
+@dataclass(frozen=True)
+class Takes:
+    """What a setting takes that has no single type, in words."""
+
+    words: str
 
 
 Count = Annotated[int, Range(1, MANY)]
@@ -74,6 +81,12 @@ Port = Annotated[int, Range(0, 65535)]
 """A TCP port; 0 is any free one."""
 
 
+def takes(cls: type) -> Mapping[str, str]:
+    """Return what those fields of a dataclass take that have words for it."""
+    hints = get_type_hints(cls, include_extras=True)
+    return {name: each.words for name, hint in hints.items() for each in _marks(hint) if isinstance(each, Takes)}
+
+
 def ranges(cls: type) -> Mapping[str, Range]:
     """Return the range of each field of a dataclass that has one."""
     return _cached_ranges(cls)
@@ -81,14 +94,16 @@ def ranges(cls: type) -> Mapping[str, Range]:
 
 @cache
 def _cached_ranges(cls: Hashable) -> Mapping[str, Range]:
-    found = {name: next(_ranges(hint), None) for name, hint in get_type_hints(cls, include_extras=True).items()}
-    return {name: limit for name, limit in found.items() if limit is not None}
+    hints = get_type_hints(cls, include_extras=True)
+    found = {name: [mark for mark in _marks(hint) if isinstance(mark, Range)] for name, hint in hints.items()}
+    return {name: limits[0] for name, limits in found.items() if limits}
 
 
-def _ranges(hint: Any) -> Iterator[Range]:
-    yield from (each for each in getattr(hint, "__metadata__", ()) if isinstance(each, Range))
+def _marks(hint: Any) -> Iterator[object]:
+    """Yield what a type is annotated with, at any depth."""
+    yield from getattr(hint, "__metadata__", ())
     for inner in get_args(hint):
-        yield from _ranges(inner)
+        yield from _marks(inner)
 
 
 def _shown(value: float) -> str:

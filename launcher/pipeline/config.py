@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, DictConfig, OmegaConf
@@ -18,6 +18,7 @@ from launcher.adapters.base import Adapter
 from launcher.backends.base import Backend
 from launcher.backends.external import External
 from launcher.core.errors import ObjectiveError, UserError
+from launcher.core.ranges import Takes
 from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
 from launcher.evaluate.populations import populations
@@ -46,8 +47,8 @@ OFFLINE = "HF_HUB_OFFLINE"
 
 
 class Mode(Enum):
-    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing.
-    With ``run`` it shows what ``score`` would do.
+    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing,
+    and with ``run=`` shows what ``score`` would do.
 
     ``proxy`` serves and validates, and then passes requests on through the adapters, until Ctrl-C or SIGTERM.
     ``convert`` writes the checkpoint in another layout into ``convert.path``.
@@ -77,12 +78,13 @@ class Run:
     while they score. ``objective`` is the value that a sweeper gets of a point: ``<task>.<metric>``, or a list of them.
     Null: the mean over the tasks of each task's first metric, where a group counts as one task. ``export`` names the
     formats in which results are written as well: csv, inspect, junit, lm-eval, markdown, mlflow, parquet, wandb.
+    ``groups`` sums up tasks by the names of groups: ``+groups.<name>.members=[a,b]``.
     """
 
     mode: Mode = Mode.run
     resume: str | None = None
     run: str | None = None
-    objective: Any = None
+    objective: Annotated[Any, Takes("text, or a list of texts, or null")] = None
     export: list[str] = field(default_factory=list)
     cluster: Cluster = MISSING
     judge: Judge | None = None

@@ -30,18 +30,18 @@ class Authorization(Enum):
 class Proxy:
     """The adapters as an HTTP proxy: ``mode=proxy``, or ``port`` in front of ``mode=serve`` and ``mode=run``.
 
-    It listens on ``host`` and ``port``: 0 is any free one, null means no proxy, but for ``mode=proxy`` any free one.
-    Clients send a key as ``Authorization: Bearer <key>``. ``api_key_env`` names the environment variable that holds it.
-    Without, a new key is made for each run and written to ``proxy.key`` in the run folder, unless ``require_key`` is
-    false.
+    The proxy listens on ``host`` and ``port``: 0 is any free one, null means no proxy, but for ``mode=proxy`` any free
+    one. Clients send a key as ``Authorization: Bearer <key>``. ``api_key_env`` names the environment variable that
+    holds it. Without that, ``require_key`` makes a new key for each run, in ``proxy.key`` of the run folder; ``false``
+    asks clients for none.
 
     ``authorization`` says what the endpoint gets: ``replace`` sends the endpoint's own key, ``forward`` sends what the
     client sent, ``remove`` sends none. With ``forward`` the endpoint checks the key, and the proxy none.
 
-    ``workers`` processes share the port; each has adapters of its own. Each keeps at most ``upstream_connections`` to
-    the endpoint, and bounds its clients by ``limits``. A connection to the endpoint must be there within
-    ``connect_timeout_s``. The endpoint may be silent for ``silence_timeout_s``. An answer that adapters read has at
-    most ``max_answer_mb`` MiB. At the end, requests have ``stop_timeout_s`` to finish.
+    ``workers`` processes share the port; each has adapters of its own. Each process keeps at most
+    ``upstream_connections`` to the endpoint, and bounds its clients by ``limits``. A connection to the endpoint must be
+    there within ``connect_timeout_s``. The endpoint may be silent for ``silence_timeout_s``. An answer that adapters
+    read has at most ``max_answer_mb`` MiB. At the end, requests have ``stop_timeout_s`` to finish.
     """
 
     host: str = "127.0.0.1"

@@ -16,6 +16,7 @@ from launcher.core.ranges import (
     Seconds,
     SecondsFromZero,
     Seed,
+    Takes,
 )
 from launcher.settings.budget import Budget
 from launcher.settings.component import component
@@ -35,26 +36,27 @@ class Evaluate:
     one request, ``max_answer_mb`` the size of one answer in MiB. An answer without a ``finish_reason`` may be
     incomplete: it fails unless ``accept_missing_finish`` is set, and is counted in both cases.
 
-    ``retry_truncated`` is a factor (null: never). A truncated sample is asked once more with so many times its
-    ``max_tokens``, within the model's context. With ``retry_failed``, a failed sample is asked once more at the end,
-    unless the 20 before it changed nothing, or its scorer raised an error. A sample whose scoring takes longer than
-    ``score_timeout_s`` is failed. The time in which the scoring waits for requests does not count.
+    ``retry_truncated`` is a factor, such as 2: a truncated sample is asked once more with so many times its token
+    limit, within the model's context (null: never). With ``retry_failed``, a failed sample is asked once more at the
+    end, unless the 20 before it changed nothing, or its scorer raised an error. A sample whose scoring takes longer
+    than ``score_timeout_s`` is failed. The time in which the scoring waits for requests does not count.
 
     Of the echo of a log-likelihood, ``samples.jsonl`` keeps what its score reads: the context is one entry without a
-    log-probability. ``store_prompt_logprobs`` keeps those of all tokens, about 50 times as much for few-shot prompts.
+    log-probability. ``store_prompt_logprobs`` keeps the log-probabilities of all tokens of the prompt, about 50 times
+    as much for few-shot prompts.
 
     The first ``keep_failures`` samples that fail or are refused leave their requests and answers in ``failed/`` of the
     run folder. They are as they went over the wire, with secrets redacted.
 
     ``budget`` ends an evaluation of a paid endpoint in order.
 
-    ``until`` stops a task or group as soon as its interval is narrow enough (null: all samples are asked). It is
-    ``width:0.02``, or a mapping of tasks and groups to widths. Questions are then asked in a random order, which
+    ``until`` stops a task or group as soon as its interval is narrow enough (null: all samples are asked). It is such
+    as ``width:0.02``, or a mapping of tasks and groups to widths. Questions are then asked in a random order, which
     ``order_seed`` decides.
 
     While the server is gone or restarts, the evaluation pauses, and then asks the interrupted requests again. After a
-    pause of ``max_pause_s`` seconds it stops with exit code 3; ``resume=`` continues it. ``min_coverage`` is the share
-    of a task's samples that must be scored for the run to be complete.
+    pause of ``max_pause_s`` seconds the evaluation stops with exit code 3, and ``resume=`` continues it.
+    ``min_coverage`` is the share of a task's samples that must be scored for the run to be complete.
     """
 
     NEUTRAL: ClassVar[frozenset[str]] = frozenset(
@@ -80,7 +82,7 @@ class Evaluate:
     keep_failures: CountFromZero = 20
     store_prompt_logprobs: bool = False
     budget: Budget = field(default_factory=Budget)
-    until: Any = None
+    until: Annotated[Any, Takes("width:NUMBER, or a mapping of tasks and groups to such widths, or null")] = None
     order_seed: Seed = 0
     max_pause_s: SecondsFromZero = 600.0
     min_coverage: Fraction = 0.95

@@ -19,10 +19,11 @@ class Order(Enum):
 class Watch:
     """What ``mode=watch`` looks at: ``folder`` is where a training run writes its checkpoints.
 
-    It is looked at every ``poll_s`` seconds. A checkpoint without its writer's mark that it is complete must stay
-    unchanged for ``settle_s`` seconds (one that does not open, six times as long). ``order``: which of those that wait
-    is next, the ``oldest`` or the ``newest``. The watch ends when training has come to the step ``until`` (null: never)
-    or, with ``once``, when all that is there is evaluated. At most ``jobs`` jobs of SLURM are there at the same time.
+    The folder is looked at every ``poll_s`` seconds. A checkpoint without its writer's mark that it is complete must
+    stay unchanged for ``settle_s`` seconds (one that does not open, six times as long). ``order``: which of those that
+    wait is next, the ``oldest`` or the ``newest``. The watch ends when training has come to the step ``until`` (null:
+    never) or, with ``once``, when all that is there is evaluated. At most ``jobs`` jobs of SLURM are there at the same
+    time.
     """
 
     folder: str = ""

@@ -1,4 +1,4 @@
-"""``launcher cancel FOLDER``: end the job of a run, or all jobs of a sweep."""
+"""``launcher cancel RUN``: end the job of a run, or all jobs of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``launcher status FOLDER``: the state of a run's job, or of all jobs of a sweep."""
+"""``launcher status RUN``: the state of a run's job, or of all jobs of a sweep."""
 
 from __future__ import annotations
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 from launcher.core.errors import TaskError, UserError
+from launcher.core.ranges import Takes
 from launcher.core.types import Ask, Json, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
@@ -30,6 +31,8 @@ from launcher.tasks.scorer import Scorer, ScorerFailed, plain_item
 from launcher.tasks.template import text, value
 from launcher.tasks.text_task import TextTask
 
+MATCHES = Takes(f"one of {', '.join(match.value for match in Match)}, or a list of them")
+
 
 @component("tasks/generation")
 class Generation(TextTask):
@@ -38,8 +41,8 @@ class Generation(TextTask):
     Items and examples come as in all tasks over files (``path`` to ``fewshot_separator``).
 
     ``prompt`` is a jinja template over an item's fields. ``target`` is a template or the dotted path of a field: one
-    right answer, or a list of them. ``targets`` is such a list instead. With ``chat`` the prompt is
-    the user's message, after ``system`` if that is given, and examples are messages. An example shows
+    right answer, or a list of them. ``targets`` is the path of a list of right answers instead. With ``chat`` the
+    prompt is the user's message, after ``system`` if that is given, and examples are messages. An example shows
     ``fewshot_answer`` (empty: the first target) after its prompt and ``fewshot_delimiter``.
 
     ``extract``, a regular expression, finds the prediction in the answer: the match, or its first group that is not
@@ -68,12 +71,12 @@ class Generation(TextTask):
 
     target: str = "{{answer}}"
     targets: str = ""
-    extract: Any = ""
+    extract: Annotated[Any, Takes("text, or a mapping of names to texts or mappings")] = ""
     pick: Pick = Pick.last
     fallback: str | None = None
     regexes_to_ignore: list[str] = field(default_factory=list)
     normalize: list[Normalize] = field(default_factory=lambda: [Normalize.strip])
-    match: Any = "exact_match"
+    match: Annotated[Any, MATCHES] = "exact_match"
     scorer: str = ""
 
     def __post_init__(self) -> None:

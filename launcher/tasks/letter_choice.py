@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from launcher.core.errors import TaskError
-from launcher.core.ranges import Count, NonNegative
+from launcher.core.ranges import Count, NonNegative, Takes
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
@@ -38,9 +38,9 @@ class LetterChoice(ItemTask):
     """
 
     context: str = "{{question}}"
-    choices: Any = "choices"
+    choices: Annotated[Any, Takes("text, or a list of texts")] = "choices"
     answer: str = "answer"
-    labels: Any = ""
+    labels: Annotated[Any, Takes("text, or a list")] = ""
     instruction: str = "Answer with the letter of the right choice."
     chat: bool = True
     system: str = ""

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import field
-from typing import Any
+from typing import Annotated, Any
 
 from launcher.core.errors import TaskError
+from launcher.core.ranges import Takes
 from launcher.core.responses import Fault, in_order
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
@@ -44,11 +45,11 @@ class MultipleChoice(ItemTask):
     """
 
     context: str = "{{question}}"
-    choices: Any = "choices"
+    choices: Annotated[Any, Takes("text, or a list of texts")] = "choices"
     choice_templates: list[str] = field(default_factory=list)
     prefix: str = " "
     answer: str = "answer"
-    labels: Any = ""
+    labels: Annotated[Any, Takes("text, or a list")] = ""
     continuation: str = ""
 
     def __post_init__(self) -> None:

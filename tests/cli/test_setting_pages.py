@@ -40,6 +40,20 @@ def test_a_list_has_a_line_for_each_option_and_a_page_for_each(
         assert page == printed(capsys, "help", group, option) == printed(capsys, "help", f"{group}={option}")
 
 
+@pytest.mark.parametrize(
+    "path", sorted(path for path, cls in COMPONENTS.items() if cls.__module__.startswith("launcher."))
+)
+def test_every_key_says_what_it_takes(path: str) -> None:
+    assert not [setting.key for setting in settings_of(COMPONENTS[path]) if setting.type in ("Any", "any value")]
+
+
+@pytest.mark.parametrize("group", ["adapters", "tasks", "convert"])
+def test_a_word_that_is_a_command_and_a_group_shows_both(group: str, capsys: pytest.CaptureFixture[str]) -> None:
+    page = printed(capsys, "help", group)
+    assert page.startswith(f"usage: launcher {group}")
+    assert page.partition("As settings:")[2].strip()
+
+
 @pytest.mark.parametrize("group", ["evaluate", "validate", "cluster", "judge", "optimizations", "parallelism", "proxy"])
 def test_a_group_has_a_page(group: str, capsys: pytest.CaptureFixture[str]) -> None:
     page = printed(capsys, "help", group)
@@ -54,7 +68,10 @@ def test_a_group_has_a_page(group: str, capsys: pytest.CaptureFixture[str]) -> N
         ("adapters.caching.max_gib", ["float, above 0", "default 10.0"]),
         ("evaluate.budget.usd", ["float or null", "default null"]),
         ("tasks.generation.max_tokens", ["int"]),
-        ("mode", ["one of run, serve", "default run"]),
+        ("mode", ["one of run, serve", "default run", "`plan` starts nothing"]),
+        ("evaluate.until", ["width:NUMBER, or a mapping", "It is such as `width:0.02`"]),
+        ("tasks.generation.match", ["one of exact_match, contains", "or a list of them"]),
+        ("evaluate.budget", ["evaluate.budget.usd float", "evaluate.budget.tokens int"]),
     ],
 )
 def test_a_key_has_its_type_range_default_and_meaning(

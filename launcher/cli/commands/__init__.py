@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
-from argparse import Action, ArgumentParser
+import shutil
+import textwrap
+from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -15,36 +17,81 @@ from launcher.core.credentials import shown
 from launcher.core.errors import UserError
 from launcher.core.files import refused
 
+WIDEST = 110
+MOST_NARROW = 60
+
 
 @dataclass(frozen=True)
 class Command:
-    """A command's arguments, as its usage shows them, and what it does."""
+    """What a command does, and lines that use it."""
 
-    arguments: str
     about: str
+    example: str
 
 
 COMMANDS = {
-    "eval": Command("TARGET [KEY=VALUE ...]", "evaluate a server's URL, or a checkpoint's path"),
-    "serve": Command("TARGET [KEY=VALUE ...]", "serve a checkpoint and validate it, until Ctrl-C"),
-    "check": Command("TARGET [...] [KEY=VALUE ...]", "is a server right, and how fast? several are compared"),
-    "convert": Command("PATH FOLDER [KEY=VALUE ...]", "write a checkpoint in another layout"),
-    "view": Command("[FOLDER ...]", "show runs in a browser, while they go on and afterwards"),
-    "status": Command("FOLDER", "show where the job of a run folder stands, or the jobs of a sweep"),
-    "cancel": Command("FOLDER", "cancel the job of a run folder, or all jobs of a sweep"),
-    "logs": Command("FOLDER [-f]", "print all logs of a run by time, and follow them"),
-    "score": Command("FOLDER [KEY=VALUE ...]", "score the stored answers of a run again, with other settings"),
-    "compare": Command("RUN RUN ...", "say which of several runs is better, and how sure that is"),
-    "export": Command("RUN --to FORMAT", "write results for lm-eval, Inspect, MLflow, W&B, or as tables"),
-    "race": Command("A B [KEY=VALUE ...]", "evaluate two models until it is clear which is better"),
-    "gate": Command("RUN --policy FILE", "decide whether a run may pass: exit code 0, 4 or 5"),
-    "tasks": Command("[WORD ...]", "list the tasks, explain one, or search those of lm-evaluation-harness"),
-    "models": Command("[NAME]", "list the models, or describe one with its settings"),
-    "engines": Command("[NAME]", "list the engines, or describe one with its settings"),
-    "backends": Command("[NAME]", "list the backends, or describe one with its settings"),
-    "adapters": Command("[NAME]", "list the adapters, or describe one with its settings"),
-    "clean": Command("[FOLDER ...]", "list the outputs and caches with their sizes; --yes deletes them"),
-    "help": Command("[COMMAND|GROUP [OPTION]|KEY]", "describe a command, a group of settings, or one key"),
+    "eval": Command(
+        "evaluate a server (its URL) or a checkpoint (its path)",
+        "launcher eval /ckpt/my_model --tasks arc_easy,hellaswag evaluate.limit=100",
+    ),
+    "serve": Command(
+        "serve a checkpoint and validate it, until Ctrl-C",
+        "launcher serve /ckpt/my_model backend.port=8000",
+    ),
+    "check": Command(
+        "is a server right, and how fast? several are compared",
+        "launcher check http://127.0.0.1:8000/v1",
+    ),
+    "convert": Command(
+        "write a checkpoint in another layout",
+        "launcher convert /ckpt/my_nemo my_model_hf convert.dtype=bf16",
+    ),
+    "view": Command("show runs in a browser, while they go on and afterwards", "launcher view outputs"),
+    "status": Command(
+        "show the job of a run, or the jobs of a sweep",
+        "launcher status outputs/2026-11-23/12-00-00-000000",
+    ),
+    "cancel": Command(
+        "cancel the job of a run, or all jobs of a sweep",
+        "launcher cancel outputs/2026-11-23/12-00-00-000000",
+    ),
+    "logs": Command("print all logs of a run by time, and follow them", "launcher logs RUN -f --level warning"),
+    "score": Command(
+        "score a run's stored answers again, with other settings",
+        "launcher score RUN tasks.addition.extract='[0-9]+'",
+    ),
+    "compare": Command(
+        "say which of several runs is better, and how sure that is",
+        "launcher compare RUN_A RUN_B --out comparison",
+    ),
+    "export": Command(
+        "write results for lm-eval, Inspect, MLflow, W&B, or as tables",
+        "launcher export RUN --to csv,mlflow",
+    ),
+    "race": Command(
+        "evaluate two models until it is clear which is better",
+        "launcher race /ckpt/base /ckpt/tuned --tasks arc_easy",
+    ),
+    "gate": Command(
+        "decide whether a run may pass: exit code 0, 4 or 5",
+        "launcher gate RUN --policy gate.yaml --junit gate.xml",
+    ),
+    "tasks": Command(
+        "list the tasks, explain one, or search those of lm-eval",
+        "launcher tasks gsm8k; launcher tasks lm_eval mmlu",
+    ),
+    "models": Command("list the models, or describe one with its settings", "launcher models checkpoint"),
+    "engines": Command("list the engines, or describe one with its settings", "launcher engines megatron"),
+    "backends": Command("list the backends, or describe one with its settings", "launcher backends vllm"),
+    "adapters": Command("list the adapters, or describe one with its settings", "launcher adapters caching"),
+    "clean": Command(
+        "list the outputs and caches with their sizes; --yes deletes them",
+        "launcher clean --older-than 30 --yes",
+    ),
+    "help": Command(
+        "describe a command, a group of settings, or one key",
+        "launcher help evaluate; launcher help backend ray; launcher help evaluate.until",
+    ),
 }
 """The module of each command's name in this package has ``run(arguments)``, which returns the exit code, or
 ``as_overrides(arguments)``, which returns the settings that the command stands for, or ``launched(arguments, launch)``,
@@ -89,25 +136,45 @@ def run(name: str, arguments: Sequence[str], launch: Launch | None = None) -> in
 
 
 def listing() -> str:
-    """Return one line for each command."""
-    rows = {f"launcher {name} {command.arguments}": command.about for name, command in COMMANDS.items()}
-    return "\n".join(f"  {usage:<30}  {about}" for usage, about in rows.items())
+    """Return what each command does, as wide as the terminal."""
+    width = len("  launcher ") + max(map(len, COMMANDS)) + 2
+    return "\n".join(
+        textwrap.fill(
+            command.about,
+            terminal_width(),
+            initial_indent=f"  launcher {name}".ljust(width),
+            subsequent_indent=" " * width,
+            break_on_hyphens=False,
+        )
+        for name, command in COMMANDS.items()
+    )
+
+
+def terminal_width() -> int:
+    """Return how wide a page of help may be."""
+    return max(MOST_NARROW, min(shutil.get_terminal_size((80, 24)).columns, WIDEST))
 
 
 def folder_of(name: str, arguments: Sequence[str]) -> Path:
     """Read the arguments of a command that takes one folder. Raises `UserError`; `SystemExit` after ``--help``."""
     asked = parser(name)
-    asked.add_argument("folder", metavar="FOLDER", help="the folder of a run or sweep")
+    asked.add_argument("folder", metavar="RUN", help="the folder of a run or sweep")
     folder: str = asked.parse_args(list(arguments)).folder
     if not folder:
-        asked.error("FOLDER is empty")
+        asked.error("RUN is empty")
     return Path(folder)
 
 
 def show_options(name: str, group: str, arguments: Sequence[str]) -> int:
     """Run a command that lists the options of a group, or describes one. Raises `UserError`."""
     asked = parser(name)
-    asked.add_argument("name", metavar="NAME", nargs="?", default="", help=f"one of them, as in {group}=NAME")
+    asked.add_argument(
+        "name",
+        metavar="NAME",
+        nargs="?",
+        default="",
+        help=f"one of them, as in {group}={'[NAME]' if group == 'adapters' else 'NAME'}",
+    )
     option = asked.parse_args(list(arguments)).name
 
     from launcher.cli import setting_pages
@@ -122,8 +189,15 @@ def show_options(name: str, group: str, arguments: Sequence[str]) -> int:
 
 def parser(name: str) -> ArgumentParser:
     """Return a parser for the arguments of a command, whose errors are `UserError`."""
-    about = COMMANDS[name].about
-    return _Parser(prog=f"launcher {name}", description=f"{about[0].upper()}{about[1:]}.")
+    command = COMMANDS[name]
+    about, example = command.about, command.example.replace("; ", "\n  ")
+    return _Parser(
+        prog=f"launcher {name}",
+        description=f"{about[0].upper()}{about[1:].rstrip('?')}{'?' if about.endswith('?') else '.'}",
+        epilog=f"for example:\n  {example}",
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
 
 
 class _Parser(ArgumentParser):

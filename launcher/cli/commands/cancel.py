@@ -1,4 +1,4 @@
-"""``launcher cancel FOLDER``: cancel the job of a run folder, or all jobs of a sweep."""
+"""``launcher cancel RUN``: cancel the job of a run folder, or all jobs of a sweep."""
 
 from __future__ import annotations
 

@@ -20,10 +20,18 @@ def run(arguments: Sequence[str]) -> int:
         )
         return 0
     if len(words) == 1 and words[0] in commands.COMMANDS:
-        done = commands.run(words[0], ["--help"])
-        return done if isinstance(done, int) else 0
+        commands.run(words[0], ["--help"])
+        if not _is_group(words[0]):
+            return 0
+        print("\nAs settings:\n")
     print(_described([part for word in words for part in word.replace("=", "/").split("/")]))
     return 0
+
+
+def _is_group(word: str) -> bool:
+    from launcher.cli.options import groups
+
+    return word in groups()
 
 
 def _described(words: Sequence[str]) -> str:

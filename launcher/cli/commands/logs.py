@@ -1,4 +1,4 @@
-"""``launcher logs FOLDER``: print all logs of a run, merged by time, and follow them."""
+"""``launcher logs RUN``: print all logs of a run, merged by time, and follow them."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ POLL_S = 0.5
 def run(arguments: Sequence[str]) -> int:
     """Print the lines; with ``-f`` until the run has ended, or Ctrl-C. Raises `UserError`."""
     asked = parser("logs")
-    asked.add_argument("folder", metavar="FOLDER", help="the folder of a run")
+    asked.add_argument("folder", metavar="RUN", help="the folder of a run")
     asked.add_argument("-f", "--follow", action="store_true", help="go on with what is appended, until the run ends")
     asked.add_argument("--process", metavar="NAME", default="*", help="only these processes, such as 'server*'")
     asked.add_argument("--level", choices=LEVELS, default="debug", help="no lines below this level")

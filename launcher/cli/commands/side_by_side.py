@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import string
+from argparse import ArgumentParser
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from datetime import datetime
@@ -32,7 +33,7 @@ def split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
     for word in arguments:
         is_target = not valued and (URL.match(word) is not None or not (word.startswith(("-", "~")) or "=" in word))
         (targets if is_target else rest).append(word)
-        valued = word in ("--tasks", "--config-dir")
+        valued = word in ("--tasks", "--config-dir", "--out")
     return targets, rest
 
 
@@ -41,8 +42,7 @@ def check(targets: Sequence[str], rest: Sequence[str], launch: Launch) -> int:
     from launcher.verdict.servers import collect, page, terminal
 
     _check_targets(targets)
-    given = [word.removeprefix(FOLDER) for word in rest if word.startswith(FOLDER)]
-    root = Path(given[-1].strip("'\"")) if given else _new_folder()
+    root, rest = _root(rest)
     rest = [word for word in rest if not word.startswith((FOLDER, SETTING))]
     folders = [Path(target) if _is_run(target) else root / label for target, label in _labelled(targets)]
     asked = {folder: target for target, folder in zip(targets, folders, strict=True) if not _is_run(target)}
@@ -79,8 +79,16 @@ def _check_targets(targets: Sequence[str]) -> None:
         raise UserError(f"check: {len(targets)} targets given, expected at most {len(string.ascii_uppercase)}")
 
 
-def _new_folder() -> Path:
-    return Path("outputs") / datetime.now().strftime("%Y-%m-%d/%H-%M-%S-%f")
+def _root(rest: Sequence[str]) -> tuple[Path, list[str]]:
+    """Return the folder of all, and the other arguments. Raises `UserError` for a plan."""
+    asked = ArgumentParser(add_help=False, allow_abbrev=False)
+    asked.add_argument("--out")
+    out, others = asked.parse_known_args(list(rest))
+    if {"--plan", "mode=plan"} & set(others):
+        raise UserError("check: --plan: expected one target")
+    given = [word.removeprefix(FOLDER) for word in others if word.startswith(FOLDER)]
+    folder = out.out or (given[-1].strip("'\"") if given else datetime.now().strftime("outputs/%Y-%m-%d/%H-%M-%S-%f"))
+    return Path(folder), others
 
 
 def _validated(target: str, folder: Path, rest: Sequence[str], launch: Launch) -> int:

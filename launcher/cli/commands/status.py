@@ -1,4 +1,4 @@
-"""``launcher status FOLDER``: show where the job of a run folder stands, or the jobs of a sweep."""
+"""``launcher status RUN``: show where the job of a run folder stands, or the jobs of a sweep."""
 
 from __future__ import annotations
 

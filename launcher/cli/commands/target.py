@@ -18,7 +18,7 @@ ADDRESS = re.compile(r"[A-Za-z0-9][\w.-]*:\d{1,5}(/.*)?|localhost(/.*)?|(\d{1,3}
 
 
 def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | None = None) -> list[str]:
-    """Return the settings that ``launcher COMMAND TARGET [--tasks A,B] [KEY=VALUE ...]`` stands for.
+    """Return the settings that ``launcher COMMAND TARGET [OPTIONS] [KEY=VALUE ...]`` stands for.
 
     ``tasks`` are those without ``--tasks``, None for the default ones. Raises `UserError`, and `SystemExit` after
     ``--help``.
@@ -27,6 +27,8 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
     asked.add_argument("target", metavar="TARGET", help="a server's URL, a checkpoint's path, or a model's option")
     asked.add_argument("--tasks", metavar="A,B", help="the tasks, separated by commas")
     asked.add_argument("--config-dir", metavar="FOLDER", help="a folder of option files of your own")
+    asked.add_argument("--out", metavar="FOLDER", help="the run folder; default: a new one in outputs")
+    asked.add_argument("--plan", action="store_true", help="show what would be done, and start nothing")
     asked.add_argument("-m", "--multirun", action="store_true", help="a sweep over the settings with several values")
     asked.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings to change")
     given = asked.parse_intermixed_args(list(arguments))
@@ -34,7 +36,15 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
     listed = [f"tasks=[{chosen}]"] if chosen is not None else []
     flags = ["--config-dir", given.config_dir] if given.config_dir else []
     flags += ["--multirun"] if given.multirun else []
-    return [*flags, f"mode={mode}", *of_target(command, given.target), *listed, *given.overrides]
+    words = [f"mode={'plan' if given.plan else mode}", *of_target(command, given.target), *listed, *given.overrides]
+    return [*flags, *words, *out(given.out, swept=given.multirun)]
+
+
+def out(folder: str | None, *, swept: bool = False) -> list[str]:
+    """Return the setting that ``--out FOLDER`` stands for."""
+    if folder is None:
+        return []
+    return [f"hydra.{'sweep' if swept else 'run'}.dir={quote_if_needed(folder)}"]
 
 
 def of_target(command: str, target: str) -> list[str]:
