@@ -25,11 +25,11 @@ RETRYABLE_STATUSES = frozenset({408, 409, 425, 429})
 class Retry(Adapter):
     """Asks again after a transport error, a 408, 409, 425, 429 or a 5xx, for ``deadline_s`` seconds in all.
 
-    The pause between attempts is ``first_delay_s``, doubling each time up to ``max_delay_s``, less up to half of it at
-    random so that clients do not come back together. A longer ``Retry-After`` (seconds or a date) is waited for; one of
-    0 or in the past does not shorten the pause. The last attempt starts ``deadline_s`` seconds after the first one at
-    the latest; then its answer or error stands. ``attempts`` bounds their number as well (null: only the time counts).
-    A stream that has begun is never asked again.
+    The pause between attempts is ``first_delay_s``, and doubles each time up to ``max_delay_s``. It is up to half
+    shorter at random, so that clients do not come back together. A longer ``Retry-After`` (seconds or a date) is waited
+    for; one of 0 or in the past does not shorten the pause. The last attempt starts ``deadline_s`` seconds after the
+    first one at the latest; then its answer or error stands. ``attempts`` bounds their number as well (null: only the
+    time counts). A stream that has begun is never asked again.
 
     This is for the trouble of one request. While the server itself is gone or restarts, the evaluation pauses, see
     ``evaluate.max_pause_s``.

@@ -47,8 +47,7 @@ OFFLINE = "HF_HUB_OFFLINE"
 
 
 class Mode(Enum):
-    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, ``plan`` starts nothing,
-    and with ``run=`` shows what ``score`` would do.
+    """How far to go: ``run`` does all steps, ``serve`` and ``validate`` send no samples, and ``plan`` starts nothing.
 
     ``proxy`` serves and validates, and then passes requests on through the adapters, until Ctrl-C or SIGTERM.
     ``convert`` writes the checkpoint in another layout into ``convert.path``.

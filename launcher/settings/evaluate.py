@@ -36,10 +36,10 @@ class Evaluate:
     one request, ``max_answer_mb`` the size of one answer in MiB. An answer without a ``finish_reason`` may be
     incomplete: it fails unless ``accept_missing_finish`` is set, and is counted in both cases.
 
-    ``retry_truncated`` is a factor, such as 2: a truncated sample is asked once more with so many times its token
-    limit, within the model's context (null: never). With ``retry_failed``, a failed sample is asked once more at the
-    end, unless the 20 before it changed nothing, or its scorer raised an error. A sample whose scoring takes longer
-    than ``score_timeout_s`` is failed. The time in which the scoring waits for requests does not count.
+    With ``retry_truncated``, a factor such as 2, a truncated sample is asked once more with so many times its token
+    limit, within the model's context. With ``retry_failed``, a failed sample is asked once more at the end, unless the
+    20 before it changed nothing, or its scorer raised an error. A sample whose scoring takes longer than
+    ``score_timeout_s`` is failed. The time in which the scoring waits for requests does not count.
 
     Of the echo of a log-likelihood, ``samples.jsonl`` keeps what its score reads: the context is one entry without a
     log-probability. ``store_prompt_logprobs`` keeps the log-probabilities of all tokens of the prompt, about 50 times

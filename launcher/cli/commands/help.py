@@ -13,10 +13,10 @@ def run(arguments: Sequence[str]) -> int:
     asked = commands.parser("help")
     asked.add_argument("words", metavar="WORD", nargs="*", help="a command, a group and its option, or a key")
     words: list[str] = asked.parse_args(list(arguments)).words
-    if words in ([], ["help"]):
+    if not words:
         print(
-            "launcher group=option ... key=value ...\n  Serve, validate, evaluate and report; "
-            f"launcher --help lists the groups.\n\nCommands:\n{commands.listing()}"
+            f"{commands.listing()}\n\nlauncher COMMAND --help describes one; "
+            "launcher --help lists the groups of settings as well."
         )
         return 0
     if len(words) == 1 and words[0] in commands.COMMANDS:
