@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 from launcher.cli import commands
 from launcher.cli.options import groups, options_of
+from launcher.core.console import terminal_width
 
 USAGE = """\
 Serve a NeMo, Megatron or Hugging Face checkpoint, validate the endpoint, evaluate it, report.
@@ -29,7 +30,7 @@ ALSO = """\
 
 def page() -> str:
     """Return the help: usage, the groups with their options, modes, and commands."""
-    listed = "\n".join(_groups(commands.terminal_width()))
+    listed = "\n".join(_groups(terminal_width()))
     return (
         f"{USAGE}\n\n== Commands (launcher COMMAND --help describes one) ==\n\n{commands.listing()}\n\n"
         f"== Groups of settings (launcher help GROUP describes one) ==\n\n{listed}\n\n"

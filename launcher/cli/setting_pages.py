@@ -7,9 +7,9 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 
-from launcher.cli.commands import terminal_width
 from launcher.cli.options import groups, option_file, options_of
 from launcher.cli.setting_help import Setting, about, settings_of
+from launcher.core.console import terminal_width
 from launcher.core.errors import UserError
 from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS

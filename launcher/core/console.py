@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import os
+import shutil
 import sys
 import threading
 import unicodedata
@@ -20,6 +21,8 @@ READER_LEFT = (errno.EPIPE, errno.ECONNRESET)
 ERASE = "\r\x1b[2K"
 """Moves to the start of the line and erases it."""
 SPINNER = "-\\|/"
+NARROWEST, WIDEST = 60, 110
+"""Columns of a page of help: a terminal may say that it is narrower or wider."""
 
 
 class Stream:
@@ -174,3 +177,8 @@ def one_line(text: str, most: int = 200) -> str:
 
 def _harmless(character: str) -> bool:
     return character in "\n\t" or unicodedata.category(character) not in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def terminal_width() -> int:
+    """Return how wide a page of help may be."""
+    return max(NARROWEST, min(shutil.get_terminal_size((80, 24)).columns, WIDEST))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import shutil
 import textwrap
 from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -12,13 +11,10 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
 
-from launcher.core.console import to_stderr
+from launcher.core.console import terminal_width, to_stderr
 from launcher.core.credentials import shown
 from launcher.core.errors import UserError
 from launcher.core.files import refused
-
-WIDEST = 110
-MOST_NARROW = 60
 
 
 @dataclass(frozen=True)
@@ -148,11 +144,6 @@ def listing() -> str:
         )
         for name, command in COMMANDS.items()
     )
-
-
-def terminal_width() -> int:
-    """Return how wide a page of help may be."""
-    return max(MOST_NARROW, min(shutil.get_terminal_size((80, 24)).columns, WIDEST))
 
 
 def folder_of(name: str, arguments: Sequence[str]) -> Path:
