@@ -54,6 +54,10 @@ class ServerError(UserError):
     """A server that did not start, or died; names its log."""
 
 
+class RankLost(ServerError):
+    """A process of the group is lost with all that it hosts: nothing can be started there again."""
+
+
 class ValidationFailed(Exception):
     """The endpoint failed a check of its certificate."""
 

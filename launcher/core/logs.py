@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from launcher.core import console
 from launcher.core.errors import StorageError
@@ -30,6 +30,16 @@ SECRET_NAME = re.compile(r"KEY|TOKEN|SECRET|PASSW|CREDENTIAL|PRIVATE|AUTH(?!OR)"
 NOT_SECRET = re.compile(r"^(SSH_AUTH_SOCK|XAUTHORITY|TOKENIZERS_PARALLELISM|.*(_FILE|_PATH|_DIR))$")
 """Variables whose names look like those of secrets, and whose values are none."""
 MIN_SECRET = 8
+LEVEL = re.compile(
+    r"^(?P<glog>[IWEF])\d{4} |^\[[\d :.,-]+ (?P<ray>[IWEF]) |(?<![\w./])"
+    r"(?P<word>DEBUG|INFO|NOTICE|WARN(?:ING)?|ERROR|ALERT|CRITICAL|FATAL)(?!\w)"
+)
+"""The level of a line of glog, of Ray's C++, or of a logger that spells it, as most others do."""
+LEVEL_WITHIN = 64
+LEVELS = {
+    "I": "info", "W": "warning", "E": "error", "F": "critical", "NOTICE": "info", "WARN": "warning", "ALERT": "error",
+    "FATAL": "critical",
+}  # fmt: skip
 
 
 class _Rotating(RotatingFileHandler):
@@ -113,6 +123,29 @@ def launcher_log(path: Path) -> Iterator[None]:
         handler.close()
 
 
+class LogFile(NamedTuple):
+    """Where the output of a process goes, and what its lines call the process."""
+
+    path: Path
+    process: str
+
+
+@contextmanager
+def captured(log: LogFile, environment: Mapping[str, str]) -> Iterator[tuple[int, OutputLog]]:
+    """Yield a descriptor to start a program with, whose output then goes to a log. Raises `StorageError`.
+
+    The log's thread ends when all processes have ended that inherited the descriptor.
+    """
+    append(log.path).close()
+    read, write = os.pipe()
+    writer = OutputLog(read, log.path, log.process, environment)
+    try:
+        yield write, writer
+    finally:
+        os.close(write)
+        writer.start()
+
+
 class OutputLog(threading.Thread):
     """Copies what a program prints into a log, a line for each of its lines; `fault` says why it could not.
 
@@ -142,7 +175,7 @@ class OutputLog(threading.Thread):
         if not texts or self.fault is not None:  # the program must not wait for a full disk
             return
         now = datetime.now(UTC).timestamp()
-        data = "".join(f"{self._redacted(_dumped(line(t, self._process, 'info', now, {})))}\n" for t in texts)
+        data = "".join(f"{self._redacted(_dumped(line(t, self._process, level_of(t), now, {})))}\n" for t in texts)
         try:
             with storing(self._path):
                 self._file.write(data.encode("utf-8", "backslashreplace"))
@@ -163,6 +196,13 @@ class OutputLog(threading.Thread):
             if older.exists():
                 older.replace(rotated(self._path, number))
         self._file = append(self._path)
+
+
+def level_of(text: str) -> str:
+    """Return the level that a line of another program says it has; ``info`` if it says none."""
+    found = LEVEL.search(text, 0, LEVEL_WITHIN)
+    word = found[found.lastgroup or 0] if found else "INFO"
+    return LEVELS.get(word, word.lower())
 
 
 def rotated(path: Path, number: int) -> Path:

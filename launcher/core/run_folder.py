@@ -167,6 +167,14 @@ class RunFolder:
         """Return the log of a replica's server."""
         return self.path / f"server.{id}.log"
 
+    def of_ray_node(self, rank: int) -> Path:
+        """Return the log of the Ray of another node, which a rank of the group runs."""
+        return self.path / f"ray.node-{rank}.log"
+
+    def of_rank(self, rank: int, replica: str | None) -> Path:
+        """Return the log of a rank, of a replica's server if there are replicas."""
+        return self.path / (f"server.rank-{rank}.log" if replica is None else f"server.{replica}.rank-{rank}.log")
+
     def counts(self, adapter: str) -> Path:
         """Return the file with the counts of an adapter."""
         return self.path / f"{adapter}.json"

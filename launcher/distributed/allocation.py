@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from launcher.core.errors import UserError
+from launcher.core.logs import LogFile
 
 LOOPBACK = "127.0.0.1"
 
@@ -37,8 +38,11 @@ class Ranks(Protocol):
     def wait(self) -> Sequence[Member]:
         """Return the members of ranks 1 and above, once all have joined. Raises `ServerError` for missing ones."""
 
-    def start(self, rank: int, module: str, environment: Mapping[str, str]) -> Connection:
-        """Run a module as a child of a rank's agent; return a connection to it. Raises `ServerError`."""
+    def start(self, rank: int, module: str, environment: Mapping[str, str], log: LogFile | None = None) -> Connection:
+        """Run a module as a child of a rank's agent, whose output goes to a log; return a connection to it.
+
+        Raises `ServerError`.
+        """
 
     def stop(self, rank: int, grace_s: float, *, wait: bool = True) -> None:
         """End a rank's child and kill it after ``grace_s`` seconds; with ``wait`` return when it has ended."""

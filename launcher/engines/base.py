@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import ClassVar, Literal
 
 from launcher.core.admission import Admission
+from launcher.core.logs import LogFile
 from launcher.core.packages import require
+from launcher.core.run_folder import RunFolder
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json, resolve
 from launcher.distributed.allocation import Allocation
@@ -189,6 +191,7 @@ class Deployment:
 
     The server writes its log in ``folder``, which does not count for equality. Until ``admission`` opens, a built-in
     server answers only requests with its token; without an ``admission`` it answers all requests.
+    An engine that loses a rank starts all ranks again, but for that of a ``replica``, which is replaced as a whole.
     """
 
     model: Model
@@ -197,7 +200,13 @@ class Deployment:
     optimizations: Optimizations
     folder: Path
     admission: Admission | None = field(default=None, compare=False)
+    replica: str | None = field(default=None, compare=False)
 
     @property
     def validator_token(self) -> str | None:
         return None if self.admission is None else self.admission.token
+
+    def log_of_rank(self, rank: int) -> LogFile:
+        """Return where the output of a rank goes that is a process of its own."""
+        process = f"rank-{rank}" if self.replica is None else f"rank-{rank}-{self.replica}"
+        return LogFile(RunFolder(self.folder.resolve()).of_rank(rank, self.replica), process)

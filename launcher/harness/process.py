@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,7 +12,7 @@ from pathlib import Path
 
 from launcher.core import reaped
 from launcher.core.files import append, storing
-from launcher.core.logs import OutputLog, line
+from launcher.core.logs import LogFile, captured, line
 from launcher.core.reaped import REAPER_TIMEOUT_S, Reaper, described_exit
 from launcher.core.redaction import redact
 from launcher.harness.log import cause
@@ -68,13 +67,8 @@ def run(
 def _running(
     words: Sequence[str], environment: Mapping[str, str], log: Path, stop_timeout_s: float
 ) -> Iterator[Reaper]:
-    read, write = os.pipe()
-    writer = OutputLog(read, log, _name(log), environment)
-    try:
-        reaper = reaped.start(words, environment, write, stop_timeout_s)
-    finally:
-        os.close(write)
-    writer.start()
+    with captured(LogFile(log, _name(log)), environment) as (output, writer):
+        reaper = reaped.start(words, environment, output, stop_timeout_s)
     try:
         yield reaper
     finally:

@@ -165,7 +165,7 @@ class ProcessChanges:
 
     def since(self, processes: Iterable[ProcessReading]) -> Iterator[str]:
         """Yield a line for each change since the last call, of the processes that a server needs."""
-        for process in processes:
+        for process in sorted(processes, key=lambda each: each.alive):  # one that ended, before its successor
             if process.name.startswith(WATCHED):
                 yield from self._change(process)
 

@@ -212,7 +212,7 @@ def workers() -> list[psutil.Process]:
     return [p for p in psutil.Process().children() if "launcher.engines.megatron.worker" in p.cmdline()]
 
 
-def test_a_rank_that_dies_ends_what_runs_with_503_and_health_names_it(tmp_path: Path) -> None:
+def test_a_rank_that_dies_ends_what_runs_with_503_and_all_ranks_start_again(tmp_path: Path) -> None:
     model = Model("tiny", "package:launcher/assets/tiny")
     served = Deployment(model, Megatron(), Parallelism(tensor=2), Optimizations(), tmp_path)
     long = {"prompt": "1", "max_tokens": 250, "ignore_eos": True}
@@ -229,9 +229,16 @@ def test_a_rank_that_dies_ends_what_runs_with_503_and_health_names_it(tmp_path: 
         answers += [open_url(post(endpoint, **long)), get(f"{endpoint.root}/health"), get(f"{endpoint.root}/ready")]
         reason = f"rank 1 (process {victim.pid}) "  # died; on a very slow machine its silence was noticed before
         assert [(status, reason in body) for status, body in answers] == [(503, True)] * 5
+        assert json.loads(answers[3][1])["error"]["code"] == "engine_restarting"
         error = json.loads(said.split("data: ")[-1])["error"]
         assert error["message"].startswith(reason)
         assert error["code"] == "engine_unavailable"
+        wait_until(lambda: get(f"{endpoint.root}/health")[0] == 200, 240)
+        (successor,) = workers()
+        assert successor.pid != victim.pid
+        assert open_url(post(endpoint, **long))[0] == 200
+        health = json.loads(get(f"{endpoint.root}/health")[1])["engine"]
+        assert health["generated_tokens"] > 250  # those before count
     assert workers() == []
 
 

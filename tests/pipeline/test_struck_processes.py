@@ -14,7 +14,7 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from subprocess import Popen
 from typing import Any
@@ -58,6 +58,7 @@ class Struck:
     folder: Path
     process: Popen[str]
     mark: str
+    printed: list[str] = field(default_factory=list)
 
     def until(self, condition: Callable[[], Any]) -> Any:
         """Wait until something holds and return it; fail with the output of a run that ends before."""
@@ -94,7 +95,8 @@ class Struck:
 
     def ended(self) -> int:
         out, err = self.process.communicate(timeout=PATIENCE_S)
-        assert "Traceback" not in out + err.partition("engine stopped")[0], err  # whose error is logged whole
+        assert "Traceback" not in out + err, err
+        self.printed.append(err)
         print(err[-3000:])
         return int(self.process.returncode)
 
@@ -202,7 +204,7 @@ def proxies(run: Struck) -> list[psutil.Process]:
 Victims = Callable[[Struck], list[psutil.Process]]
 SERVED = " ".join([*LAUNCH, SERVER, *ECHO, "backend.port={port}", "hydra.run.dir=served-{port}"])
 CELLS: dict[str, tuple[Victims, tuple[str, ...]]] = {
-    "rank": (ranks, ("engine=megatron", "parallelism=tensor2")),
+    "rank": (ranks, ("engine=megatron", "parallelism=tensor2", "optimizations.batch_invariant=true")),
     "replica": (replicas, ("backend=ray", "backend.replicas=2", *ECHO)),
     "server": (servers, ("backend=command", f"backend.command='{SERVED}'")),
     "monitor": (monitors, ECHO),
@@ -221,13 +223,25 @@ def strike(run: Struck, victims: Victims, number: signal.Signals, during: Struck
     return victim
 
 
+def assert_started_again(run: Struck, victim: psutil.Process, number: signal.Signals) -> None:
+    """One line says why the ranks start again, and one that they work; the pause is in the results."""
+    why = "died" if number is signal.SIGKILL else "hangs: no heartbeat for 10 s"
+    reason = f"rank 1 (process {victim.pid}) {why}"
+    [printed] = run.printed
+    [again] = [line for line in printed.splitlines() if "start again" in line]
+    assert again == f"serve: {reason}; all ranks start again (restart 1 of 2 in a row)"
+    assert printed.count("serve: all ranks work again after") == 1
+    pauses = json.loads((run.folder / "results.json").read_text())["pauses"]
+    assert [pause["reason"] for pause in pauses] == [f"the server restarts ({reason})"]
+
+
 @pytest.mark.soak
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGSTOP], ids=lambda number: number.name)
 @pytest.mark.parametrize("party", CELLS)
 def test_what_a_run_needs_is_killed_or_hangs(tmp_path: Path, party: str, number: signal.Signals) -> None:
     victims, own = CELLS[party]
     place, arguments = written(tmp_path), (*COMMON, *own)
-    lost = party == "rank" or (party, number) == ("server", signal.SIGKILL)  # nothing starts these again in a session
+    lost = (party, number) == ("server", signal.SIGKILL)  # nothing starts it again in a session
     with running(place, "run", *arguments) as run:
         victim = strike(run, victims, number)
         if party == "server" and not lost:
@@ -235,8 +249,12 @@ def test_what_a_run_needs_is_killed_or_hangs(tmp_path: Path, party: str, number:
             victim.resume()
         elif not lost:
             run.until(lambda: run.named(victim.pid))
+            if party == "rank":
+                run.until(lambda: any("the evaluation goes on" in event for event in run.events()))
         run.open()
         assert run.ended() == (INCOMPLETE if lost else 0)
+        if party == "rank":
+            assert_started_again(run, victim, number)
     told = [event for event in run.events() if str(victim.pid) in event or "killed by SIGKILL" in event]
     if lost:
         assert finished(place, f"resume={run.folder}") == 0

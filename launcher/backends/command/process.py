@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,7 +12,7 @@ from launcher.core import reaped
 from launcher.core.console import to_stderr
 from launcher.core.errors import HttpError, ServerError
 from launcher.core.http import authorization, fetch
-from launcher.core.logs import OutputLog
+from launcher.core.logs import LogFile, OutputLog, captured
 from launcher.core.reaped import Reaper, described_exit
 
 POLL_INTERVAL_S = 0.2
@@ -37,14 +36,9 @@ def managed_process(
 
     ``key`` is the setting that errors name.
     """
-    read, write = os.pipe()
-    writer = OutputLog(read, log, "server", environment)
-    start = log.stat().st_size
-    try:
-        reaper = reaped.start(command, environment, write, stop_timeout_s)
-    finally:
-        os.close(write)
-    writer.start()
+    with captured(LogFile(log, "server"), environment) as (output, writer):
+        start = log.stat().st_size
+        reaper = reaped.start(command, environment, output, stop_timeout_s)
     try:
         yield ManagedProcess(reaper, writer, command[0], ServerLog(log, start), key)
     finally:

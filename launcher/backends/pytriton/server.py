@@ -20,17 +20,19 @@ from launcher.backends.pytriton.workspace import shared_memory_prefix
 from launcher.core import processes
 from launcher.core.cleanup import SHARED_MEMORY, Leftovers
 from launcher.core.errors import HttpError
-from launcher.core.files import append
 from launcher.core.http import fetch, netloc, parsed
+from launcher.core.logs import LogFile, OutputLog, captured, event_of
 from launcher.core.types import Json
 
 HTTP_TOKEN_HEADER = "triton-access-token"
 ADMIN = ("shared-memory", "model-repository", "statistics", "trace", "logging")
 """The protocols of Triton that require the token; with an API key, inference too."""
 POLL_INTERVAL_S = 0.05
-FAILURE = re.compile(rb'^E\d{4} .*\] "(failed to load .*?)(?:\\n|"?$)', re.MULTILINE)
+FAILURE = re.compile(r'^E\d{4} .*\] "(failed to load .*?)(?:\\n|"?$)', re.MULTILINE)
 QUOTED_CHARACTERS = 300
 RESPONSE_TIMEOUT_S = 5.0
+LAST_WORDS_S = 2.0
+"""How long the last lines of a Triton that has ended may take to its log."""
 SHARED_MEMORY_BYTES, GROWTH_BYTES = 4 << 20, 1 << 20
 """The initial size and the growth of the memory that Triton shares with its Python stub; the default is 64 MiB."""
 
@@ -68,22 +70,24 @@ class Server:
         self._stopped = False
         self._process: subprocess.Popen[bytes] | None = None
         self._pids: list[int] = []
+        self._writer: OutputLog | None = None
         self._logged = 0
 
     def start(self) -> None:
         """Start the process, unless `stop` was called before. Raises `OSError`."""
-        with self._guard, append(self._settings.log_file) as log:
+        log, env = LogFile(self._settings.log_file, "triton"), environment(self._folder)
+        with self._guard, captured(log, env | {"TRITON_ACCESS_TOKEN": self.token}) as (output, self._writer):
             if self._stopped:
                 return
-            self._logged = log.tell()
+            self._logged = log.path.stat().st_size
             install(self._folder, self._settings.engine)
             self._process = subprocess.Popen(
                 [program(self._folder), *self._options()],
                 cwd=self._folder,
-                env=environment(self._folder),
+                env=env,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                stderr=log,
+                stderr=output,
                 start_new_session=True,  # Ctrl-C must reach only the launcher
                 umask=0o077,
             )
@@ -147,12 +151,15 @@ class Server:
 
     def _reason(self) -> str:
         """Return the error that this Triton has logged about a model that it could not load."""
+        if self._writer is not None:
+            self._writer.join(LAST_WORDS_S)
         if not self._settings.log_file.exists():
             return ""
         with self._settings.log_file.open("rb") as log:
             log.seek(self._logged)
-            found = FAILURE.search(log.read())
-        return f": {found[1].decode(errors='replace')[:QUOTED_CHARACTERS]}" if found else ""
+            said = "\n".join(map(event_of, log))
+        found = FAILURE.search(said)
+        return f": {found[1][:QUOTED_CHARACTERS]}" if found else ""
 
     def _ready(self) -> bool:
         try:
@@ -184,7 +191,6 @@ class Server:
             yield f"--{name}-port={port}"
         yield f"--http-restricted-api={token_required}:{HTTP_TOKEN_HEADER}={self.token}"
         yield f"--grpc-restricted-protocol={token_required}:{HTTP_TOKEN_HEADER}={self.token}"
-        yield f"--log-file={settings.log_file}"
         yield f"--allow-gpu-metrics={str(settings.gpus).lower()}"
         yield f"--backend-config=python,shm-region-prefix-name={self._memory}"
         yield f"--backend-config=python,shm-default-byte-size={SHARED_MEMORY_BYTES}"

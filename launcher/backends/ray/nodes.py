@@ -8,7 +8,9 @@ import threading
 from launcher.backends.ray.driver_config import DriverConfig
 from launcher.backends.ray.node import NodeConfig
 from launcher.core.errors import ServerError
+from launcher.core.logs import LogFile
 from launcher.core.restart_budget import RestartBudget
+from launcher.core.run_folder import RunFolder
 from launcher.distributed.allocation import Member
 
 MODULE = "launcher.backends.ray.node"
@@ -54,6 +56,10 @@ class Nodes:
         gpus = member.gpus if a.share.gpus else 0
         return NodeConfig(head, self._token, a.allocation.cpus, gpus, replicas, a.timeouts.probe_s)
 
+    def _log_of(self, member: Member) -> LogFile:
+        folder = RunFolder(self._config.deployment.folder.resolve())
+        return LogFile(folder.of_ray_node(member.rank), f"ray-node-{member.rank}")
+
     def _keep_running(self, member: Member, config: NodeConfig) -> None:
         budget = RestartBudget(MAX_STARTS)
         while not budget.exhausted:
@@ -67,7 +73,7 @@ class Nodes:
         """Run a node until it stops; return the reason."""
         assert self._ranks is not None
         try:
-            with self._ranks.start(member.rank, MODULE, {}) as orders:
+            with self._ranks.start(member.rank, MODULE, {}, self._log_of(member)) as orders:
                 orders.send(config)
                 orders.recv()
         except ServerError as error:

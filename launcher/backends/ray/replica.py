@@ -69,7 +69,7 @@ class Replica:
         # HAProxy runs on the driver's node: a replica there listens on loopback.
         bound = enter(bind(LOOPBACK if who["node"] == config.host else who["node"], 0))
         log = enter(server_log(RunFolder(d.folder).of_replica(who["id"]), f"replica-{who['id']}"))
-        runner = enter(d.engine.load(d, allocation))
+        runner = enter(d.engine.load(replace(d, replica=who["id"]), allocation))
         app = create_app(runner, frontend=config.frontend, ready_timeout_s=timeouts.start_s, log=log)
         host, port = bound.getsockname()[:2]
         enter(

@@ -26,9 +26,9 @@ from launcher.backends.ray.driver_config import ADMIT, DriverConfig
 from launcher.backends.ray.nodes import Nodes
 from launcher.core.cleanup import Leftovers, removed_on_exit
 from launcher.core.errors import ServerError
-from launcher.core.files import append
 from launcher.core.health import DEAD, LostProcess
 from launcher.core.heartbeat import SilenceTimer
+from launcher.core.logs import LogFile, captured
 from launcher.core.restart_budget import RestartBudget
 from launcher.core.run_folder import RunFolder
 
@@ -218,14 +218,16 @@ class Supervisor:
 def _spawn(config: DriverConfig, folder: Path) -> subprocess.Popen[bytes]:
     """Start a driver with this interpreter and its import path, in a session of its own without a terminal."""
     path = os.pathsep.join(p for p in sys.path if p)
-    with append(RunFolder(config.deployment.folder).ray_log) as log:
+    environment = _environment(config, folder) | {"PYTHONPATH": path}
+    secrets_too = environment | {"RAY_AUTH_TOKEN": (folder / "token").read_text()}
+    with captured(LogFile(RunFolder(config.deployment.folder).ray_log, "ray"), secrets_too) as (output, _):
         return subprocess.Popen(
             [sys.executable, "-P", "-m", "launcher.backends.ray.driver"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=log,
+            stderr=output,
             pass_fds=[config.listener],
-            env=_environment(config, folder) | {"PYTHONPATH": path},
+            env=environment,
             start_new_session=True,
         )
 

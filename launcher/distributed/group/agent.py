@@ -90,7 +90,7 @@ class Agent:
 def _start(request: Start, leader: Rendezvous) -> Child:
     connection = transport.connect((leader.host, leader.port), leader.secret.encode())
     connection.send(ChildConnection(request.ticket))
-    return Child(request.module, request.environment, connection)
+    return Child(request.module, request.environment, connection, request.log)
 
 
 def _join(path: Path) -> tuple[Rendezvous, Connection]:

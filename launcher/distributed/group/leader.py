@@ -17,7 +17,8 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 
 from launcher.core.console import to_stderr
-from launcher.core.errors import ServerError, UserError
+from launcher.core.errors import RankLost, ServerError, UserError
+from launcher.core.logs import LogFile
 from launcher.distributed.allocation import LOOPBACK, Allocation, Member
 from launcher.distributed.group import rendezvous, transport
 from launcher.distributed.group.messages import ChildConnection, Join, Shutdown, Start, Stop, Stopped, Terminated
@@ -82,23 +83,23 @@ class Group:
                     to_stderr(f"group: waiting for rank {_some(missing)}")
         lost = [peer for peer in self._peers.values() if peer.lost.is_set()]
         if lost:
-            raise ServerError(f"{lost[0]} is lost")
+            raise RankLost(f"{lost[0]} is lost")
         return [self._peers[rank].member for rank in sorted(self._peers)]
 
     def _missing(self) -> list[int]:
         return [rank for rank in range(1, self._allocation.world_size) if rank not in self._peers]
 
-    def start(self, rank: int, module: str, environment: Mapping[str, str]) -> Connection:
+    def start(self, rank: int, module: str, environment: Mapping[str, str], log: LogFile | None = None) -> Connection:
         peer, ticket, connection = self._peers[rank], secrets.token_hex(8), Future[Connection]()
         self._tickets[ticket] = connection
-        peer.send(Start(ticket, module, environment))
+        peer.send(Start(ticket, module, environment, log))
         deadline = time.monotonic() + START_TIMEOUT_S
         while not peer.lost.is_set() and time.monotonic() < deadline:
             with suppress(TooLate):
                 return connection.result(0.1)
         if self._tickets.pop(ticket, None) is None:  # the connection came just now
             return connection.result()
-        raise ServerError(f"{peer} {'is lost' if peer.lost.is_set() else 'does not answer'}")
+        raise RankLost(f"{peer} {'is lost' if peer.lost.is_set() else 'does not answer'}")
 
     def stop(self, rank: int, grace_s: float, *, wait: bool = True) -> None:
         peer = self._peers[rank]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from launcher.core.logs import LogFile
 from launcher.distributed.allocation import Member
 
 
@@ -17,11 +18,12 @@ class Join:
 
 @dataclass(frozen=True)
 class Start:
-    """Run a module, with a connection that begins with the `ChildConnection` of this ticket."""
+    """Run a module with a connection, whose first message is the `ChildConnection` of this ticket, and with a log."""
 
     ticket: str
     module: str
     environment: Mapping[str, str]
+    log: LogFile | None = None
 
 
 @dataclass(frozen=True)

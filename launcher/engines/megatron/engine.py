@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from concurrent.futures import Future
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from functools import partial
 
 from launcher.checkpoints import detect
 from launcher.checkpoints.base import Checkpoint, NotComputed
@@ -28,9 +27,6 @@ from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, checkpo
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus
-
-if TYPE_CHECKING:
-    from launcher.engines.runtime.batching import BatchedAsyncEngine
 
 
 @dataclass(frozen=True)
@@ -59,7 +55,7 @@ class Megatron(BatchedEngine):
         model, decision = deployment.model, self.decide(deployment, allocation)
         if self.runtime is Runtime.mcore_dynamic:
             return self._load_dynamic(model, decision)
-        return self._load(model, decision, allocation)
+        return self._load(deployment, decision, allocation)
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         return self._facts(self.decide(deployment, allocation))
@@ -103,35 +99,30 @@ class Megatron(BatchedEngine):
         )
 
     @contextmanager
-    def _load(self, model: Model, decision: Decision, allocation: Allocation) -> Iterator[AsyncEngine]:
+    def _load(self, deployment: Deployment, decision: Decision, allocation: Allocation) -> Iterator[AsyncEngine]:
         from launcher.engines.megatron import distributed
         from launcher.engines.runtime.batching import BatchedAsyncEngine
 
         distributed.import_quietly()
-        from launcher.engines.megatron.executor import MegatronExecutor
-        from launcher.engines.megatron.parallel import launch_workers
+        from launcher.engines.megatron.executor import launching
+        from launcher.engines.megatron.supervisor import Supervisor
 
-        rows = decision.worker_config.architecture.vocab_size
-        runner: BatchedAsyncEngine | None = None
-
-        def on_death(reason: Future[str]) -> None:
-            if runner is not None:
-                runner.fail(reason.result())
-
-        worker_config = decision.worker_config
-        with (
-            open_tokenizer(model, decision.checkpoint.tokenizer) as tokenizer,
-            launch_workers(worker_config, on_death, allocation) as (stage, workers),
-        ):
-            vocab_size, limits = served_tokens(tokenizer, rows, model), decision.limits
-            invariant = limits.context_length if limits.aligned else None
-            executor = MegatronExecutor(stage, worker_config, vocab_size, workers, invariant)
+        model, worker_config = deployment.model, decision.worker_config
+        rows, limits = worker_config.architecture.vocab_size, decision.limits
+        invariant = limits.context_length if limits.aligned else None
+        with ExitStack() as stack:
+            tokenizer = stack.enter_context(open_tokenizer(model, decision.checkpoint.tokenizer))
+            vocab_size = served_tokens(tokenizer, rows, model)
+            ranks = Supervisor(
+                partial(launching, worker_config, vocab_size, invariant, allocation, deployment.log_of_rank)
+            )
+            stack.callback(ranks.close)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
-            runner = BatchedAsyncEngine(model.name, tokenizer, executor, decision.limits, facts, executor.describe)
-            try:
-                yield runner
-            finally:
-                runner.close()
+            runner = BatchedAsyncEngine(model.name, tokenizer, ranks.start(), limits, facts, ranks.measured)
+            stack.callback(runner.close)
+            if deployment.replica is None and worker_config.parallelism.world_size > 1:
+                stack.enter_context(ranks.keeping(runner))
+            yield runner
 
     @contextmanager
     def _load_dynamic(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:

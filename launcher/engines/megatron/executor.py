@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Protocol
 
@@ -10,8 +11,11 @@ import torch
 from torch import Tensor
 
 from launcher.core.errors import EngineUnavailable
+from launcher.core.logs import LogFile
 from launcher.core.types import Json
+from launcher.distributed.allocation import Allocation
 from launcher.engines.base import TokenLogprob
+from launcher.engines.megatron.parallel import launch_workers
 from launcher.engines.megatron.stage import Stage
 from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.invariant import execution
@@ -97,3 +101,18 @@ class MegatronExecutor:
             if death_reason is None:
                 raise
             raise EngineUnavailable(death_reason) from error
+
+
+@contextmanager
+def launching(
+    worker_config: WorkerConfig,
+    vocab_size: int,
+    invariant: int | None,
+    allocation: Allocation,
+    log_of: Callable[[int], LogFile],
+    on_death: Callable[[Future[str]], None],
+    stopping: Future[None],
+) -> Iterator[MegatronExecutor]:
+    """Start all ranks of a model, and yield the leader's executor; see `launch_workers`."""
+    with launch_workers(worker_config, on_death, allocation, stopping=stopping, log_of=log_of) as (stage, workers):
+        yield MegatronExecutor(stage, worker_config, vocab_size, workers, invariant)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
+from launcher.core.logs import LogFile
 from launcher.engines.megatron.worker_config import WorkerConfig
 from launcher.engines.runtime.step import StepPlan
 
@@ -22,13 +23,14 @@ class WorkerStatus(Enum):
 
 @dataclass(frozen=True)
 class WorkerSpec:
-    """The rank of a worker, the number of its GPU on its host, and the address of the rendezvous store."""
+    """The rank of a worker, the number of its GPU on its host, the address of the rendezvous store, and the log."""
 
     worker_config: WorkerConfig
     rank: int
     device: int
     host: str
     port: int
+    log: LogFile | None = None
 
 
 @dataclass(frozen=True, slots=True)

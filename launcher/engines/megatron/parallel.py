@@ -11,6 +11,7 @@ from multiprocessing.connection import wait as wait_readable
 from typing import TYPE_CHECKING, Any
 
 from launcher.core.errors import EngineUnavailable, ServerError
+from launcher.core.logs import LogFile
 from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.megatron import distributed, workers
 from launcher.engines.megatron.messages import HEARTBEAT_INTERVAL_S, Compute, PlainForward, WorkerSpec
@@ -105,27 +106,28 @@ def launch_workers(
     on_death: Callable[[Future[str]], None],
     allocation: Allocation | None = None,
     heartbeat_timeout_s: float = HEARTBEAT_TIMEOUT_S,
+    stopping: Future[None] | None = None,
+    log_of: Callable[[int], LogFile] | None = None,
 ) -> Iterator[tuple[Stage, WorkerGroup | None]]:
     """Start all ranks, and yield the leader's stage and its workers (None for a single rank).
 
     With the ``ranks`` of an allocation, its members run the workers. ``on_death`` is called in another thread with the
     reason when a worker dies. Raises `ServerError` if one dies before all are ready, and `UserError` for an allocation
-    that does not fit. Leaving the context ends all workers.
+    that does not fit. The start ends early, with `ServerError`, once ``stopping`` is done. Leaving the context ends all
+    workers. ``log_of`` says where the output of a rank goes; without it, it goes to standard error.
     """
+    ended = stopping or Future()
     with ExitStack() as stack:
         mine, others = workers.rank_assignments(worker_config, allocation)
         if not others:
             yield stack.enter_context(worker_config.stage(mine.rank, device=mine.device)), None
             return
-        store, group = _start(worker_config, others, allocation, heartbeat_timeout_s)
+        store, group = _start(worker_config, others, allocation, heartbeat_timeout_s, log_of)
         stack.callback(group.close)
         stage = _build_unless_dead(
-            group, lambda: stack.enter_context(worker_config.stage(mine.rank, store, mine.device))
+            group, lambda: stack.enter_context(worker_config.stage(mine.rank, store, mine.device)), ended
         )
-        either: tuple[Future[Any], ...] = (group.ready, group.dead)
-        wait(either, return_when=FIRST_COMPLETED)
-        if group.dead.done():
-            raise ServerError(group.dead.result())
+        _wait_unless_dead(group.ready, group, ended)
         group.dead.add_done_callback(on_death)
         group.dead.add_done_callback(lambda _: distributed.abort())
         yield stage, group
@@ -136,16 +138,20 @@ def _start(
     others: Sequence[RankAssignment],
     allocation: Allocation | None,
     heartbeat_timeout_s: float,
+    log_of: Callable[[int], LogFile] | None,
 ) -> tuple[Store, WorkerGroup]:
     ranks = allocation.ranks if allocation is not None else None
     host = ranks.address if ranks is not None else LOOPBACK
     distributed.use_interface_towards(host)
     store, port = distributed.host_store(host)
-    specs = [WorkerSpec(worker_config, assignment.rank, assignment.device, host, port) for assignment in others]
+    specs = [
+        WorkerSpec(worker_config, each.rank, each.device, host, port, log_of(each.rank) if log_of else None)
+        for each in others
+    ]
     return store, WorkerGroup(workers.start(specs, others, ranks), heartbeat_timeout_s)
 
 
-def _build_unless_dead(group: WorkerGroup, build: Callable[[], Stage]) -> Stage:
+def _build_unless_dead(group: WorkerGroup, build: Callable[[], Stage], stopping: Future[None]) -> Stage:
     """Build in a separate thread: a rank that waits for a dead one to join cannot be interrupted, only abandoned."""
     built: Future[Stage] = Future()
 
@@ -156,11 +162,21 @@ def _build_unless_dead(group: WorkerGroup, build: Callable[[], Stage]) -> Stage:
             built.set_exception(error)
 
     threading.Thread(target=run, name="engine-load", daemon=True).start()
-    either: tuple[Future[Any], ...] = (built, group.dead)
-    wait(either, return_when=FIRST_COMPLETED)
-    if group.dead.done():
+    try:
+        _wait_unless_dead(built, group, stopping)
+    except ServerError:
         # The leader mostly fails for the same reason, with a clearer error.
         wait((built,), timeout=SHUTDOWN_TIMEOUT_S)
         if not built.done() or built.exception() is None:
-            raise ServerError(group.dead.result())
+            raise
     return built.result()
+
+
+def _wait_unless_dead(future: Future[Any], group: WorkerGroup, stopping: Future[None]) -> None:
+    """Wait for a future. Raises `ServerError` once a worker is dead, or the engine is ``stopping``."""
+    either: tuple[Future[Any], ...] = (future, group.dead, stopping)
+    wait(either, return_when=FIRST_COMPLETED)
+    if group.dead.done():
+        raise ServerError(group.dead.result())
+    if stopping.done() and not future.done():
+        raise ServerError("the engine is stopping")

@@ -82,7 +82,7 @@ class LocalWorker(Worker):
         super().__init__()
         self.rank = spec.rank
         self.connection, theirs = Pipe()
-        self._child = Child(MODULE, _environment(spec), theirs)
+        self._child = Child(MODULE, _environment(spec), theirs, spec.log)
         self.where = f"process {self._child.process.pid}"
         self.connection.send(spec)
 
@@ -102,7 +102,7 @@ class RemoteWorker(Worker):
         self.rank = spec.rank
         self.where = f"process {member.rank} of the group, on {member.node}"
         self._member, self._ranks = member, ranks
-        self.connection = ranks.start(member.rank, MODULE, _environment(spec))
+        self.connection = ranks.start(member.rank, MODULE, _environment(spec), spec.log)
         self.connection.send(spec)
         there = peer_address(self.connection)
         self.host = there if there != ranks.address else None

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections import defaultdict
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import suppress
+from dataclasses import replace
 
+from launcher.core.errors import EngineUnavailable
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, TokenOutput
@@ -48,7 +51,11 @@ class BatchedAsyncEngine(AsyncEngine):
 
     `describe` returns ``facts`` and the current result of ``measured``. ``scheduler`` is a `Scheduler` unless the
     executor is an engine that schedules by itself. The owner must call `close`.
+
+    A broken engine is ``repairable`` if its owner replaces the executor: `release` the old one, then `resume`.
     """
+
+    repairable = False
 
     def __init__(
         self,
@@ -64,18 +71,17 @@ class BatchedAsyncEngine(AsyncEngine):
         self.tokenizer = tokenizer
         self.context_length = limits.context_length
         self.capacity = limits.max_sequences + limits.max_queue
-        self._executor = executor
+        self._limits, self._vocab_size = limits, executor.vocab_size
         self._facts = dict(facts)
         self._measured = measured
         self._streams: dict[str, Stream] = {}
-        if scheduler is None:
-            pool = BlockPool(executor.num_blocks)
-            scheduler = Scheduler(limits, pool, executor.block_size, executor.vocab_size, tokenizer.eos_ids)
-        self._driver = Driver(scheduler, executor, limits, self._deliver)
+        self._before, self._swapping = EngineState(), threading.Lock()
+        self._executor: Executor | None = executor
+        self._driver: Driver | None = Driver(scheduler or self._scheduler(executor), executor, limits, self._deliver)
 
     @property
     def vocab_size(self) -> int:
-        return self._executor.vocab_size
+        return self._vocab_size
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenOutput]:
         if not request.prompt:
@@ -84,25 +90,39 @@ class BatchedAsyncEngine(AsyncEngine):
             raise ValueError(f"id={request.id}: a request with this id is running")
         stream = self._streams[request.id] = Stream(asyncio.get_running_loop())
         try:
-            self._driver.submit(request)
+            self._running().submit(request)
             finished = False
             while not finished:
                 event = _merge(await stream.get())
                 finished = event.finish is not None
                 yield event
         finally:
-            self._driver.cancel(request.id)
+            if self._driver is not None:
+                self._driver.cancel(request.id)
             del self._streams[request.id]
 
     def reference(self, tokens: Sequence[int]) -> list[float]:
         """Run in the driver's thread, between two steps: the model is not reentrant."""
-        return self._call(lambda: self._executor.reference(tokens))
+        return self._call(lambda executor: executor.reference(tokens))
 
     def exact_reference(self, tokens: Sequence[int]) -> list[float]:
-        return self._call(lambda: self._executor.exact_reference(tokens))
+        return self._call(lambda executor: executor.exact_reference(tokens))
 
     def state(self) -> EngineState:
-        return self._driver.state()
+        """Return the counters of all executors together."""
+        with self._swapping:
+            driver, before = self._driver, self._before
+        if driver is None:
+            return replace(before, restarting=self.repairable)
+        now = driver.state()
+        return replace(
+            now,
+            prompt_tokens=before.prompt_tokens + now.prompt_tokens,
+            prompt_tokens_cached=before.prompt_tokens_cached + now.prompt_tokens_cached,
+            generated_tokens=before.generated_tokens + now.generated_tokens,
+            steps=before.steps + now.steps,
+            restarting=self.repairable and now.error is not None,
+        )
 
     def describe(self) -> dict[str, Json]:
         return {**self._facts, **self._measured()}
@@ -113,13 +133,47 @@ class BatchedAsyncEngine(AsyncEngine):
 
     def fail(self, error: str) -> None:
         """Fail every open request and refuse new ones with ``error``, which happened to the executor."""
-        self._driver.fail(error)
+        if self._driver is not None:
+            self._driver.fail(error)
+
+    def release(self) -> None:
+        """Give up the executor of a broken engine, whose memory the next one needs."""
+        assert self._driver is not None
+        state = self.state()
+        self._driver.close()
+        with self._swapping:
+            self._before = replace(state, running=0, queued=0, kv_tokens_used=0)
+            self._driver = self._executor = None
+
+    def resume(self, executor: Executor) -> None:
+        """Generate again, with another executor of the same model."""
+        self._executor = executor
+        self._driver = Driver(self._scheduler(executor), executor, self._limits, self._deliver)
+
+    def give_up(self, error: str) -> None:
+        """Report from now on that the engine is broken for good."""
+        self._before, self.repairable = replace(self._before, error=error), False
 
     def close(self) -> None:
-        self._driver.close()
+        self.repairable = False
+        if self._driver is not None:
+            self._driver.close()
 
-    def _call(self, function: Callable[[], list[float]]) -> list[float]:
-        result = self._driver.call(function).result()
+    def _scheduler(self, executor: Executor) -> Scheduler:
+        pool, eos_ids = BlockPool(executor.num_blocks), self.tokenizer.eos_ids
+        return Scheduler(self._limits, pool, executor.block_size, executor.vocab_size, eos_ids)
+
+    def _running(self) -> Driver:
+        driver = self._driver
+        if driver is None:
+            raise EngineUnavailable(self._before.error)
+        return driver
+
+    def _call(self, function: Callable[[Executor], list[float]]) -> list[float]:
+        driver, executor = self._driver, self._executor
+        if driver is None or executor is None:
+            raise EngineUnavailable(self._before.error)
+        result = driver.call(lambda: function(executor)).result()
         assert isinstance(result, list)
         return result
 

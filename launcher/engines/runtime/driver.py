@@ -135,9 +135,11 @@ class Driver:
         try:
             while self._accept_work():
                 self._step()
+        except EngineUnavailable as error:  # a rank was lost, which the message names
+            self.fail(str(error))
         except Exception as error:
             log.exception("the engine stopped")
-            self.fail(str(error) if isinstance(error, EngineUnavailable) else f"{type(error).__name__}: {error}")
+            self.fail(f"{type(error).__name__}: {error}")
 
     def _accept_work(self) -> bool:
         """Wait until there is something to compute, and pass new requests to the scheduler; False when closed."""

@@ -7,7 +7,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -112,8 +112,8 @@ class Service:
 
     def drivers(self) -> list[int]:
         """Return the processes that own this Ray: one, or none between two. Its number is that of the session."""
-        found = [p.pid for p in psutil.process_iter() if "launcher.backends.ray.driver" in _words(p)]
-        return [pid for pid in found if Path(f"/proc/{pid}/fd/2").resolve() == (self.folder / "ray.log").resolve()]
+        found = [p for p in psutil.process_iter() if "launcher.backends.ray.driver" in _words(p)]
+        return [p.pid for p in found if _writes(p, self.folder / "server.driver.log")]
 
     def driver(self) -> int:
         """Return the process that owns this Ray, once all replicas are there."""
@@ -129,6 +129,13 @@ class Service:
 
 def _follows(process: psutil.Process) -> bool:
     return "launcher.engines.megatron.worker" in _words(process)
+
+
+def _writes(process: psutil.Process, file: Path) -> bool:
+    """Whether a process has a file open."""
+    with suppress(psutil.Error):
+        return str(file.resolve()) in [each.path for each in process.open_files()]
+    return False
 
 
 def _words(process: psutil.Process) -> list[str]:
