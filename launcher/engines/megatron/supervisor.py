@@ -107,7 +107,7 @@ class Supervisor:
         return False
 
     def _restart(self, engine: BatchedAsyncEngine) -> None:
-        """Replace the ranks. Raises whatever prevents their start."""
+        """Replace the ranks. Raises the error that prevents their start."""
         self.close()
         gc.collect()  # the next model needs the memory of this one
         engine.resume(self.start())
