@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Annotated, ClassVar
 
 from launcher.asgi.config import Limits, check_aliases, check_origins
+from launcher.backends.balancer import Routing
 from launcher.backends.base import Backend
 from launcher.backends.endpoint import api_key, base_url, frontend_of, planned_url, wait_ready
-from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Routing, Scale, Timeouts
+from launcher.backends.ray.driver_config import DriverConfig, ResourceRequest, ResourceShare, Scale, Timeouts
 from launcher.backends.ray.resources import Node, available_gib, check_memory, count, replicas_per_node
 from launcher.core.errors import UserError
 from launcher.core.ranges import Port, Positive, Range, Seconds

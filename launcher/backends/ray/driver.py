@@ -19,8 +19,8 @@ from functools import partial
 
 from launcher.asgi.middleware import with_cors
 from launcher.asgi.server import bind, server_log, serving
+from launcher.backends.balancer import Balancer
 from launcher.backends.ray import application
-from launcher.backends.ray.balancer import Balancer
 from launcher.backends.ray.cluster import LocalRay
 from launcher.backends.ray.controller import Controller
 from launcher.backends.ray.driver_config import ADMIT, DriverConfig
@@ -29,6 +29,7 @@ from launcher.backends.ray.gcs_probe import GcsProbe
 from launcher.backends.ray.heartbeat import HeartbeatServer
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
+from launcher.backends.ray.shared_secret import HEADER
 from launcher.backends.ray.status import Status
 from launcher.core import processes
 from launcher.core.errors import ServerError, UserError
@@ -94,7 +95,15 @@ class Driver:
     def __init__(self, config: DriverConfig) -> None:
         a = self._config = config
         self._balancer = Balancer(
-            a.session_dir, a.listener, a.scale.maximum + SPARE_SLOTS, a.routing, a.timeouts, a.secret, a.frontend.limits
+            a.session_dir,
+            a.listener,
+            a.scale.maximum + SPARE_SLOTS,
+            a.routing,
+            a.timeouts.stop_s,
+            a.timeouts.probe_s,
+            RunFolder.ray_log,
+            (HEADER, a.secret),
+            a.frontend.limits,
         )
         if a.validator_token is not None and not a.admitted:
             self._balancer.require_token(a.validator_token)

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import secrets
 from dataclasses import dataclass, field
-from enum import Enum
 from pathlib import Path
 
 from launcher.asgi.config import FrontendConfig
+from launcher.backends.balancer import Routing
 from launcher.core.health import LostProcess
 from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
 
 ADMIT = b"a"
 """What a driver reads from standard input, after its configuration, when every client is admitted."""
-
-
-class Routing(Enum):
-    """Which replica answers: the one with the fewest requests, or one that has seen the same beginning of a prompt."""
-
-    least_outstanding = "least_outstanding"
-    prefix = "prefix"
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from launcher.backends.ray.balancer import Balancer
+from launcher.backends.balancer import Balancer
 from launcher.backends.ray.driver_config import Timeouts
 from launcher.backends.ray.heartbeat import HEARTBEAT_INTERVAL_S, Address, ReplicaConnection
 from launcher.core.health import LostProcess, ReplicaHealth

@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import defaultdict
-from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.exposition import generate_latest
-from prometheus_client.metrics_core import Metric
-from prometheus_client.parser import text_string_to_metric_families
-from prometheus_client.registry import Collector
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,7 +16,8 @@ from starlette.routing import Route
 
 from launcher.asgi.errors import ApiError
 from launcher.asgi.responses import error_response, json_response
-from launcher.backends.ray.balancer import NO_REPLICA, RETRY_AFTER_S
+from launcher.backends.balancer import NO_REPLICA, RETRY_AFTER_S
+from launcher.backends.merged_metrics import exposed, merge
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER
@@ -140,31 +135,3 @@ class Status:
         async with Connections() as connections:
             found = await asyncio.gather(*map(read, urls))
         return [answer for answer in found if answer is not None and answer.status < 500]
-
-
-def merge(texts: Iterable[str]) -> bytes:
-    """Add up, sample by sample, the metrics of several servers in Prometheus' text format.
-
-    Creation times of counters are left out: they have no sum.
-    """
-    families: dict[str, Metric] = {}
-    values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = defaultdict(lambda: defaultdict(float))
-    for family in (f for text in texts for f in text_string_to_metric_families(text) if f.name[-8:] != "_created"):
-        families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
-        for sample in family.samples:
-            values[family.name][sample.name, tuple(sorted(sample.labels.items()))] += sample.value
-    for name, family in families.items():
-        for (sample_name, labels), value in values[name].items():
-            family.add_sample(sample_name, dict(labels), value)
-    return exposed(families.values())
-
-
-def exposed(families: Iterable[Metric]) -> bytes:
-    """Return metric families in Prometheus' text format."""
-    collected = list(families)
-
-    class Ready(Collector):
-        def collect(self) -> Iterable[Metric]:
-            return collected
-
-    return generate_latest(Ready())

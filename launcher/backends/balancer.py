@@ -9,22 +9,20 @@ import subprocess
 import threading
 import time
 from contextlib import suppress
+from enum import Enum
 from importlib import import_module
 from pathlib import Path
 
 from launcher.asgi.config import Limits
 from launcher.asgi.errors import ApiError
 from launcher.asgi.middleware import REQUEST_ID
-from launcher.backends.ray.driver_config import Routing, Timeouts
-from launcher.backends.ray.heartbeat import Address
-from launcher.backends.ray.shared_secret import HEADER
 from launcher.core.admission import ALWAYS_OPEN, CODE, REASON
 from launcher.core.admission import RETRY_AFTER_S as ADMISSION_RETRY_AFTER_S
 from launcher.core.errors import ServerError
 from launcher.core.http import netloc
-from launcher.core.run_folder import RunFolder
 from launcher.core.types import VALIDATOR_HEADER
 
+Address = tuple[str, int]
 BUFFER_BYTES = 262_144
 """A request of up to this size is sent to another replica if the first dies before it sends a response."""
 HEADER_RESERVE = 16_384
@@ -84,12 +82,14 @@ backend status
   server driver {status}
 backend replicas
   {balance}
-  option httpchk
+{probes}  server-template r 1-{slots} 127.0.0.1:1{check} disabled
+"""
+PROBES = """  option httpchk
   http-check send meth GET uri /health ver HTTP/1.1 hdr host launcher hdr {header} {secret}
   http-request set-header {header} {secret}
   default-server inter 1s fastinter 250ms downinter 250ms fall 2 rise 1 on-marked-down shutdown-sessions
-  server-template r 1-{slots} 127.0.0.1:1 check disabled
 """
+"""HAProxy itself probes the launcher's own replicas."""
 OPEN = "open"
 ADMISSION = """
   acl admitted str({open}) -m str -f {admitted}
@@ -99,6 +99,15 @@ ADMISSION = """
 unless admitted or validator or always_open
   http-request del-header {header}
 """
+
+
+class Routing(Enum):
+    """Which replica answers: the one with the fewest requests, or one that has seen the same beginning of a prompt."""
+
+    least_outstanding = "least_outstanding"
+    prefix = "prefix"
+
+
 BALANCE = {
     Routing.least_outstanding: "balance leastconn",
     # Requests with the same beginning go to the same replica, unless that has 1.5 times as many as the average.
@@ -110,7 +119,9 @@ BALANCE = {
 class Balancer:
     """One HAProxy, restarted when it dies or hangs. ``problem`` says why a restart failed.
 
-    Slots count from 1; each holds one replica.
+    Slots count from 1; each holds one replica. HAProxy probes replicas that ask for a ``secret``, a header and
+    its value; whoever adds others probes them. Requests get ``stop_s`` to end, and HAProxy ``probe_s`` to answer.
+    ``log`` is the file that errors name.
     """
 
     def __init__(
@@ -119,8 +130,10 @@ class Balancer:
         listener: int,
         slots: int,
         routing: Routing,
-        timeouts: Timeouts,
-        secret: str,
+        stop_s: float,
+        probe_s: float,
+        log: Path,
+        secret: tuple[str, str] | None = None,
         limits: Limits | None = None,
     ) -> None:
         self._folder = folder
@@ -128,7 +141,8 @@ class Balancer:
         self.slots = slots
         self.problem: str | None = None
         self._routing = routing
-        self._timeouts = timeouts
+        self._stop_s, self._probe_s = stop_s, probe_s
+        self._log = log
         self._secret = secret
         self._limits = limits or Limits()
         self._control = folder / "haproxy.sock"
@@ -169,7 +183,7 @@ class Balancer:
         if self._process is not None:
             self._process.send_signal(SOFT_STOP)
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(self._timeouts.stop_s + 1)
+                self._process.wait(self._stop_s + 1)
             self._process.kill()
 
     def add(self, address: Address) -> int:
@@ -194,16 +208,22 @@ class Balancer:
             self._change(slot, f"set server replicas/r{slot} state drain")
 
     def sessions(self) -> dict[int, int] | None:
-        """Return the number of open requests in each slot, from ``show stat``; None while HAProxy does not answer."""
+        """Return the number of open requests in each slot; None while HAProxy does not answer."""
+        found = self.traffic()
+        return None if found is None else {slot: requests for slot, (requests, _) in found.items()}
+
+    def traffic(self) -> dict[int, tuple[int, int]] | None:
+        """Return the open requests of each slot and the bytes that it sent, from ``show stat``; None as `sessions`."""
         with suppress(OSError):
             rows = [line.split(",") for line in self._command("show stat", self._command_timeout_s).splitlines()]
-            return {int(row[1][1:]): int(row[4]) for row in rows if row[0] == "replicas" and row[1][1:].isdigit()}
+            mine = [row for row in rows if row[0] == "replicas" and row[1][1:].isdigit()]
+            return {int(row[1][1:]): (int(row[4]), int(row[9])) for row in mine}
         return None
 
     @property
     def _command_timeout_s(self) -> float:
         """The timeout of a command, below that of the driver: while HAProxy hangs, the driver must not seem to hang."""
-        return min(POLL_INTERVAL_S, self._timeouts.probe_s / 2)
+        return min(POLL_INTERVAL_S, self._probe_s / 2)
 
     def _change(self, slot: int, commands: str) -> None:
         """Configure a slot, now or when HAProxy answers again."""
@@ -226,16 +246,14 @@ class Balancer:
         deadline = time.monotonic() + START_TIMEOUT_S
         while not self._answers():
             if self._process.poll() is not None:
-                raise ServerError(
-                    f"HAProxy does not start (exit code {self._process.returncode}); see {RunFolder.ray_log}"
-                )
+                raise ServerError(f"HAProxy does not start (exit code {self._process.returncode}); see {self._log}")
             if time.monotonic() > deadline:
                 raise ServerError(f"HAProxy does not answer within {START_TIMEOUT_S:g} s")
             time.sleep(START_POLL_INTERVAL_S)
 
     def _answers(self) -> bool:
         try:
-            return bool(self._command("show info", self._timeouts.probe_s))
+            return bool(self._command("show info", self._probe_s))
         except OSError:
             return False
 
@@ -284,7 +302,7 @@ class Balancer:
             return b"".join(iter(lambda: control.recv(65536), b"")).decode()
 
     def _config(self, status: Address) -> str:
-        timeouts, limits = self._timeouts, self._limits
+        limits = self._limits
         return CONFIG.format(
             control=self._control,
             buffer=max(BUFFER_BYTES, limits.header_bytes + HEADER_RESERVE),
@@ -294,8 +312,8 @@ class Balancer:
             body_ms=int(limits.body_timeout_s * 1e3),
             header_bytes=limits.header_bytes,
             id=REQUEST_ID,
-            stop=int(timeouts.stop_s * 1e3),
-            probe=int(timeouts.probe_s * 1e3),
+            stop=int(self._stop_s * 1e3),
+            probe=int(self._probe_s * 1e3),
             unavailable=self._page(ApiError(503, NO_REPLICA, code="no_replica"), "Service Unavailable"),
             broken=self._page(
                 ApiError(502, "the replica died during the response", code="replica_died"), "Bad Gateway"
@@ -308,8 +326,8 @@ class Balancer:
             status=netloc(*status),
             balance=BALANCE[self._routing],
             slots=self.slots,
-            header=HEADER,
-            secret=self._secret,
+            probes="" if self._secret is None else PROBES.format(header=self._secret[0], secret=self._secret[1]),
+            check="" if self._secret is None else " check",
         )
 
     def _body(self, error: ApiError) -> Path:
