@@ -120,7 +120,7 @@ class Balancer:
     """One HAProxy, restarted when it dies or hangs. ``problem`` says why a restart failed.
 
     Slots count from 1; each holds one replica. HAProxy probes replicas that ask for a ``secret``, a header and
-    its value; whoever adds others probes them. Requests get ``stop_s`` to end, and HAProxy ``probe_s`` to answer.
+    its value; others are probed by the caller. Requests get ``stop_s`` to end, and HAProxy ``probe_s`` to answer.
     ``log`` is the file that errors name.
     """
 

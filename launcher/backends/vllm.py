@@ -9,7 +9,7 @@ from launcher.backends.preset import Preset
 from launcher.backends.server_program import Option, ServerProgram, Switch
 from launcher.core.errors import UserError
 from launcher.core.ranges import Count
-from launcher.distributed.allocation import Allocation
+from launcher.distributed.allocation import LOOPBACK, Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import component
 
@@ -60,7 +60,7 @@ class VLLM(Preset):
         distribution="vllm",
         ready_path="/health",
         always=NEUTRAL,
-        environment={"VLLM_NO_USAGE_STATS": "1"},
+        environment={"VLLM_NO_USAGE_STATS": "1", "VLLM_HOST_IP": LOOPBACK},
     )
 
     max_logprobs: Count | None = 20

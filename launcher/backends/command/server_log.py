@@ -5,22 +5,29 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from launcher.core.console import one_line
 from launcher.core.logs import event_of
 
 TAIL_BYTES, QUOTED_CHARACTERS = 4096, 200
+CAUSE_CHARACTERS, CAUSE_LINES = 400, 6
+"""How much of an exception is quoted; its message may have several lines, of which the first may say nothing."""
 RECENT_BYTES = 16 * 2**10
 MOST_BYTES = 8 * 2**20
 """How much of a log is searched for a cause."""
 
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
-PROCESS = re.compile(r"^\([^()]{1,80}\)\s?")
-"""The process that wrote a line, as vLLM marks it: ``(EngineCore_DP0 pid=812)``."""
+PROCESS = re.compile(r"^(?:\((?:[^()]{1,80} pid=\d+|replica \d+)\)\s?)+")
+"""The process that wrote a line, as vLLM marks it: ``(EngineCore_DP0 pid=812)``; a replica's mark is before it."""
 LEVEL = re.compile(r"^(?:\[[^\]]{0,80}\]\s?|(?:DEBUG|INFO|WARNING|ERROR|CRITICAL)\s|\d[\d:.,/-]*\s){1,6}")
 """Level, time, place and rank that a logger puts before each line, also of a traceback."""
 TRACEBACK = "Traceback (most recent call last)"
 EXCEPTION = re.compile(r"^(?:[A-Za-z_]\w*\.)*[A-Za-z_]\w*(?:: .*)?$")
+OVER = re.compile(r"^(?:\s*For further information|During handling of|The above exception|\S+\.py:\d+:|\s*$)")
+"""What ends the message of an exception: a link, another exception, a warning, or nothing."""
+INPUT = re.compile(r" \[type=\w+, input_value=.*")
+"""What pydantic puts behind a message: the arguments, in Python's words."""
 ELSEWHERE = re.compile(r"see (the )?(root cause|stack trace|error|logs?) above|root cause above", re.IGNORECASE)
 """An exception that only says that another process has the cause."""
 
@@ -37,7 +44,8 @@ class ServerLog:
         with self.path.open("rb") as file:
             file.seek(max(self.start, self.path.stat().st_size - TAIL_BYTES))
             lines = _text(file.read()).splitlines()
-        return next((line.strip()[-QUOTED_CHARACTERS:] for line in reversed(lines) if line.strip()), "")
+        found = (text for line in reversed(lines) if (text := _parts(line).text.strip()))
+        return next(found, "")[:QUOTED_CHARACTERS]
 
     def cause(self, recent: bool = False) -> str | None:
         """Return the first exception that ends a traceback, of any process; None without one.
@@ -49,7 +57,7 @@ class ServerLog:
             file.seek(max(self.start, self.path.stat().st_size - RECENT_BYTES) if recent else self.start)
             text = _text(file.read(MOST_BYTES))
         found = [line for line in exceptions(text) if not ELSEWHERE.search(line)]
-        return one_line(found[0])[:QUOTED_CHARACTERS] if found else None
+        return one_line(found[0], CAUSE_CHARACTERS) if found else None
 
 
 def _text(raw: bytes) -> str:
@@ -58,22 +66,43 @@ def _text(raw: bytes) -> str:
 
 
 def exceptions(text: str) -> list[str]:
-    """Return the lines that end tracebacks, in their order; several processes may write between each other."""
-    found, inside = [], set()
-    for line in text.splitlines():
-        process, content = _parts(line)
-        if TRACEBACK in content:
-            inside.add(process)
-        elif process in inside and content and not content[0].isspace():
-            inside.discard(process)
-            if EXCEPTION.match(content):
-                found.append(content)
-    return found
+    """Return the exceptions that end tracebacks, in their order; several processes may write between each other."""
+    found: list[list[str]] = []
+    inside, open_ = set[str](), dict[str, tuple[_Parts, list[str]]]()
+    for part in map(_parts, text.splitlines()):
+        if TRACEBACK in part.text:
+            inside.add(part.process)
+            open_.pop(part.process, None)
+        elif part.process in inside:
+            if part.text and not part.text[0].isspace():
+                inside.discard(part.process)
+                if EXCEPTION.match(part.text):
+                    found.append([part.text])
+                    open_[part.process] = part, found[-1]
+        elif (begun := open_.get(part.process)) is not None and not _continues(*begun, part):
+            del open_[part.process]
+    return [" ".join(line.strip() for line in lines) for lines in found]
 
 
-def _parts(line: str) -> tuple[str, str]:
-    """Return which process wrote a line, and its text without what a logger puts in front."""
+def _continues(first: _Parts, lines: list[str], part: _Parts) -> bool:
+    """Add a line to the exception that ``first`` begins, unless its message ends before."""
+    if part.place != first.place or len(lines) == CAUSE_LINES or OVER.match(part.text):
+        return False
+    lines.append(INPUT.sub("", part.text))
+    return True
+
+
+class _Parts(NamedTuple):
+    """Which process wrote a line, what a logger put in front, and its text."""
+
+    process: str
+    place: str
+    text: str
+
+
+def _parts(line: str) -> _Parts:
     plain = COLOURS.sub("", line).rstrip()
     process = PROCESS.match(plain)
     rest = plain[process.end() :] if process else plain
-    return (process[0].strip() if process else ""), LEVEL.sub("", rest)
+    level = LEVEL.match(rest)
+    return _Parts(process[0].strip() if process else "", level[0] if level else "", rest[level.end() if level else 0 :])
