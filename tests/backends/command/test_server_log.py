@@ -10,7 +10,7 @@ from launcher.backends.command.server_log import ServerLog
 
 LINK = "    For further information visit https://errors.pydantic.dev/2.14/v/value_error\n"
 INPUT = "[type=value_error, input_value=ArgsKwargs((), {'model_co... 'shutdown_timeout': 0}), input_type=ArgsKwargs]"
-CONTEXT = f"""(APIServer pid=7) WARNING 11-30 16:39:26 [utils.py:255] errors like `OSError: [Errno 24] Too many open files`
+CONTEXT = f"""(APIServer pid=7) WARNING 11-30 16:39:26 [utils.py:255] like `OSError: [Errno 24] Too many open files`
 Traceback (most recent call last):
   File "/bin/vllm", line 6, in <module>
     sys.exit(main())
@@ -21,10 +21,10 @@ pydantic_core._pydantic_core.ValidationError: 1 validation error for ModelConfig
 TOKENIZER = """Traceback (most recent call last):
   File "/lib/transformers/tokenization_utils_tokenizers.py", line 412, in __init__
     raise ValueError(
-ValueError: Couldn't instantiate the backend tokenizer from one of: 
-(1) a `tokenizers` library serialization file, 
-(2) a slow tokenizer instance to convert or 
-(3) an equivalent slow tokenizer class to instantiate and convert. 
+ValueError: Couldn't instantiate the backend tokenizer from one of:
+(1) a `tokenizers` library serialization file,
+(2) a slow tokenizer instance to convert or
+(3) an equivalent slow tokenizer class to instantiate and convert.
 /lib/resource_tracker.py:254: UserWarning: leaked semaphore objects
 """
 PROCESSES = """(EngineCore pid=2) ERROR 11-30 12:00:01 [core.py:936] Traceback (most recent call last):
