@@ -23,6 +23,7 @@ from launcher.cli import option_file_errors
 from launcher.cli.composition_crashes import describe_package
 from launcher.cli.hints import for_key, for_model, for_option, for_override, model_path
 from launcher.cli.options import options_of, unloaded
+from launcher.cli.setting_pages import keys_below
 from launcher.core import credentials
 from launcher.core.errors import UserError
 from launcher.core.ranges import ranges
@@ -83,7 +84,7 @@ def describe(error: BaseException) -> str:
     if MERGE.search(str(cause)) and (wrong := _wrong_container(str(cause))):
         return wrong
     if isinstance(cause, ValidationError) and cause.full_key and SINGLE_VALUE.search(str(cause)):
-        return f"{cause.full_key}: one value stands where a mapping is due; expected {{key: value}}"
+        return f"{cause.full_key}: one value stands where a mapping is due; expected {_mapping(str(cause.full_key))}"
     if isinstance(cause, ValidationError) and cause.full_key:
         said = _first_line(cause)
         hint = (
@@ -95,6 +96,12 @@ def describe(error: BaseException) -> str:
         return f"{cause.full_key}: {_first_line(cause)}"
     key = FULL_KEY.search(str(error))
     return _without_value(_with_remedy(_first_line(error)), key[1] if key else "")
+
+
+def _mapping(key: str) -> str:
+    """Return how the mapping at a key is written, with the names that it takes where they are known."""
+    names = dict.fromkeys(each.removeprefix(f"{key}.").partition(".")[0] for each in keys_below(key))
+    return f"{key}.NAME=value, NAME one of {', '.join(names)}" if names else "{key: value}"
 
 
 def _wrong_container(said: str) -> str | None:

@@ -58,16 +58,20 @@ def listing(group: str) -> Iterator[str]:
 
 
 def key_page(key: str) -> str:
-    """Return what one key takes and means, or those below it. Raises `UserError` for an unknown one."""
+    """Return what one key takes and means, or all keys below it. Raises `UserError` for an unknown one."""
     known = _all_keys()
-    below = [each for each in known if each.startswith(f"{key}.")]
-    if key not in known and below:
-        return "\n".join(line for each in below for line in _row(known[each], each))
+    if key not in known and (inner := keys_below(key)):
+        return "\n".join(line for each in inner for line in _row(known[each], each))
     if key not in known:
         close = difflib.get_close_matches(key, known, n=3, cutoff=0.6)
         guess = f" (did you mean {', '.join(close)}?)" if close else ""
         raise UserError(f"help {key}: no such command, group or key{guess}; launcher --help lists commands and groups")
     return "\n".join(_row(known[key], key))
+
+
+def keys_below(key: str) -> list[str]:
+    """Return the keys of the settings that a mapping such as ``evaluate.budget`` has."""
+    return [each for each in _all_keys() if each.startswith(f"{key}.")]
 
 
 def _all_keys() -> Mapping[str, Setting]:

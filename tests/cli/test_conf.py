@@ -137,6 +137,7 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("tasks.addition=[1]", ["tasks.addition: a list stands where a mapping is due", "{key: value}"]),
         ("backend.aliases={a: 1}", ["backend.aliases: a mapping stands where a list is due", "[a,b]"]),
         ("backend.limits=7", ["backend.limits: one value stands where a mapping is due"]),
+        ("evaluate.budget=500", ["evaluate.budget: one value", "evaluate.budget.NAME=value", "tokens, usd"]),
         ("+tasks.mine=[1]", ["tasks.mine: a new Task needs an option file"]),
         ("tasks={}", ["tasks={}: an empty mapping takes no entry away", "tasks=[]"]),
         ("evaluate={}", ["evaluate={}: an empty mapping takes no entry away", "evaluate.<key>=<value>"]),
