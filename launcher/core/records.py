@@ -13,7 +13,7 @@ from launcher.core.values import changed
 
 SEVERAL = {"requests": "request", "responses": "response"}
 """Fields with one entry per request. A line has the singular name; a sample with one request has the entry itself."""
-OPTIONAL = ("notes", "scoring", "earlier", "spent", "cluster", "request_ids")
+OPTIONAL = ("notes", "scoring", "earlier", "spent", "cluster", "category", "request_ids")
 """Fields that a line has only where they are not empty."""
 LISTS = ("notes", "scoring", "earlier", "request_ids")
 """Those of them that are lists."""
@@ -35,6 +35,7 @@ KINDS: dict[str, tuple[Any, str]] = {
     "earlier": (list, "a list"),
     "spent": (dict, "an object"),
     "cluster": (str, "a text"),
+    "category": (str, "a text"),
     "request_ids": (list, "a list"),
 }
 """The type of each field that is not any JSON, and how a message names it."""

@@ -163,7 +163,8 @@ class Sample:
     """One item of a task: the requests to send, at least one, and the answer that is right.
 
     ``id`` is unique within the task; ``repeat`` counts from 0 when a task is asked several times. Samples of one
-    ``cluster`` share a passage, for instance, so that their scores are not independent.
+    ``cluster`` share a passage, for instance, so that their scores are not independent. The report also shows the
+    scores of each ``category``.
     """
 
     task: str
@@ -172,6 +173,7 @@ class Sample:
     target: Json
     repeat: int = 0
     cluster: str | None = None
+    category: str | None = None
 
     @property
     def key(self) -> str:
@@ -367,8 +369,9 @@ class Record:
     ``latency_s`` are the seconds until the last answer, with all retries. ``notes`` is what was odd about an answer
     without being wrong. ``scoring`` are the requests that the scoring sent: ``{endpoint, request, response}``.
     ``earlier`` are the attempts before this one: ``{status, reason, max_tokens, usage}``. ``spent`` is what the
-    sample's requests cost, with those of earlier attempts, where an evaluation has a budget. ``cluster`` is that of the
-    sample. ``request_ids`` are those of a failed or refused sample's requests, by which logs name them.
+    sample's requests cost, with those of earlier attempts, where an evaluation has a budget. ``cluster`` and
+    ``category`` are those of the sample. ``request_ids`` are those of a failed or refused sample's requests, by which
+    logs name them.
     """
 
     task: str
@@ -388,6 +391,7 @@ class Record:
     earlier: tuple[Json, ...] = ()
     spent: Json = None
     cluster: str | None = None
+    category: str | None = None
     request_ids: tuple[str, ...] = ()
 
     @property
@@ -464,7 +468,8 @@ class TaskResult:
     ``truncated`` and ``failed``, the samples that were ``asked`` once more, and those ``scored`` then. ``harness`` has
     the facts of a task that a harness asked: ``command``,
     ``exit_code``, ``seconds``, ``requests``, ``samples`` and the ``source`` of the metrics. Without the ``samples``,
-    coverage counts the command as one. ``early_stop`` says how a task was drawn that stopped early.
+    coverage counts the command as one. ``early_stop`` says how a task was drawn that stopped early. ``categories`` has
+    what the samples of each category that were asked come to.
     """
 
     metrics: Mapping[str, MetricResult]
@@ -474,6 +479,7 @@ class TaskResult:
     retried: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
     harness: Mapping[str, Json] = field(default_factory=dict)
     early_stop: Mapping[str, Json] = field(default_factory=dict)
+    categories: Mapping[str, TaskResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

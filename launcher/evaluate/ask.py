@@ -127,6 +127,7 @@ def _record(sample: Sample, score: Score, exchange: Exchange, responses: tuple[J
         notes=(*exchange.notes, *score.notes),
         scoring=tuple(exchange.scoring),
         cluster=sample.cluster,
+        category=sample.category,
         request_ids=exchange.request_ids() if score.status in (Status.failed, Status.refused) else (),
     )
 

@@ -12,7 +12,7 @@ from launcher.core.console import to_stderr
 from launcher.core.files import replace, replace_json
 from launcher.core.lease import Lease
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Status
+from launcher.core.types import Json, Record, Sample, Status
 from launcher.evaluate import journal
 from launcher.evaluate.exchange import plain
 from launcher.evaluate.sample_source import SampleSource
@@ -36,7 +36,7 @@ def reconcile(
         lease.check()
     changed = {name: task for name, task in tasks.items() if _files(header["fingerprint"], name) != _files(new, name)}
     made = {
-        sample.key: _digest([plain(request) for request in sample.requests], sample.target)
+        sample.key: _digest([plain(request) for request in sample.requests], sample)
         for sample in SampleSource(changed, settings, model, ()).every()
     }
     counts: dict[str, Counter[str]] = {name: Counter(kept=0, asked_again=0, removed=0) for name in changed}
@@ -63,7 +63,7 @@ def _kept(folder: RunFolder, made: Mapping[str, str], counts: Mapping[str, Count
         if record.task not in counts:
             yield line
             continue
-        same = made.get(record.key) == _digest(record.requests, record.target)
+        same = made.get(record.key) == _digest(record.requests, record)
         if record.status is not Status.failed:
             counts[record.task]["kept" if same else "asked_again" if record.key in made else "removed"] += 1
         if same:
@@ -83,5 +83,7 @@ def _files(fingerprint: Json, task: str) -> Json:
     return items.get(journal.ITEM_FILES) if isinstance(items, dict) else None
 
 
-def _digest(requests: Sequence[Json], target: Json) -> str:
-    return hashlib.sha256(json.dumps([list(requests), target], sort_keys=True).encode()).hexdigest()
+def _digest(requests: Sequence[Json], of: Sample | Record) -> str:
+    """Return a digest of what a finished sample must have in common with the item as it is now."""
+    found = [list(requests), of.target, of.cluster, of.category]
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest()

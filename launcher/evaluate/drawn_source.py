@@ -11,6 +11,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record, Sample, Status
 from launcher.evaluate.early_stop import Stop
 from launcher.evaluate.sample_source import SampleSource
+from launcher.evaluate.units import Question
 from launcher.settings.evaluate import Evaluate
 from launcher.tasks.base import Task
 
@@ -65,12 +66,12 @@ class DrawnSource(SampleSource):
     def _some(self) -> list[Sample]:
         """Make all samples, and put those in order that are not done."""
         with self._making:
-            items: dict[str, list[str]] = {name: [] for name in self._tasks}
+            items: dict[str, list[Question]] = {name: [] for name in self._tasks}
             waiting: dict[str, list[Sample]] = defaultdict(list)
             for sample in self._iterator:
                 question = f"{sample.task}/{sample.id}"
                 if not sample.repeat:
-                    items[sample.task].append(question)
+                    items[sample.task].append(Question(question, sample.cluster, sample.category))
                 if sample.key not in self._done:
                     waiting[question].append(sample)
             self._begin(items)
@@ -88,7 +89,7 @@ class DrawnSource(SampleSource):
             self._drawn = True
             return []
 
-    def _begin(self, items: Mapping[str, list[str]]) -> None:
+    def _begin(self, items: Mapping[str, list[Question]]) -> None:
         self._stop.draws.draw(items)
         for line in self._folder.placed_records():
             if line.is_last and line.record.status is not Status.failed:

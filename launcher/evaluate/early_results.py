@@ -58,4 +58,9 @@ def _early(
     metrics = {name: sequential(metric, intervals.get(name)) for name, metric in result.metrics.items()}
     spared = max(0, (total or 0) - result.coverage["total"]) if population["decided"] else 0
     coverage = {**result.coverage, NOT_NEEDED: spared} if population["decided"] else result.coverage
-    return replace(result, metrics=metrics, coverage=coverage, early_stop=told)
+    categories = {name: _without_intervals(each) for name, each in result.categories.items()}
+    return replace(result, metrics=metrics, coverage=coverage, early_stop=told, categories=categories)
+
+
+def _without_intervals(result: TaskResult) -> TaskResult:
+    return replace(result, metrics={name: sequential(metric, None) for name, metric in result.metrics.items()})

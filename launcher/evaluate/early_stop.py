@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Protocol
 
 from launcher.core.types import Json, Record
 from launcher.evaluate.populations import Answers, Population, is_bounded, populations, weights
-from launcher.stats.betting import ALPHA, ConfidenceSequence
+from launcher.evaluate.random_order import BLOCKS
+from launcher.evaluate.units import Question, Units, drawn, sizes
+from launcher.stats.betting import ALPHA, ConfidenceSequence, Sizes
 from launcher.tasks.base import Task
 from launcher.tasks.group import Group
 
@@ -26,12 +29,28 @@ class Draws:
         self.populations = populations(tasks, groups)
         self.answers = Answers(tasks, repeats)
         self.sizes: dict[str, int] = {}
+        self.units: dict[str, Units] = {}
         self.drawn: dict[str, list[list[str]]] = {}
+        self._unit_of: dict[str, str] = {}
 
-    def draw(self, items: Mapping[str, Sequence[str]]) -> None:
+    def draw(self, items: Mapping[str, Sequence[Question]]) -> None:
         """Put the questions of all tasks in order."""
         self.sizes = {task: len(found) for task, found in items.items()}
-        self.drawn = {each.name: each.drawn(items, self.seed) for each in self.populations}
+        self.units = {task: Units.of(task, found) for task, found in items.items()}
+        self.drawn = {
+            each.name: drawn([self.units[task] for task in each.tasks], self.seed) for each in self.populations
+        }
+        several = [found for each in self.units.values() for found in each.members.items()]
+        self._unit_of = {question: unit for unit, members in several for question in members}
+
+    def shape(self, tasks: Iterable[str]) -> tuple[int, int]:
+        """Return how many units the questions of some tasks are drawn in, and how many the largest of these has."""
+        found = [self.units[task] for task in tasks]
+        return sum(each.count for each in found), max(each.largest for each in found)
+
+    def unit_sizes(self, block: Sequence[str]) -> Sizes:
+        """Return how many questions in a row make each unit of a block; None where each stands alone."""
+        return sizes(block, lambda question: self._unit_of.get(question, question)) if self._unit_of else None
 
     def factors(self, population: Population) -> dict[str, float]:
         return weights(population, self.groups, self.sizes)
@@ -55,7 +74,9 @@ class Draws:
         return _metrics(self, population.tasks)
 
     def sequence(self, population: Population, metric: str, alpha: float = ALPHA) -> ConfidenceSequence:
-        return ConfidenceSequence(self.size(population), *self.ends(population, metric), alpha)
+        units, largest = self.shape(population.tasks)
+        ends = self.ends(population, metric)
+        return ConfidenceSequence(self.size(population), *ends, alpha, units=units, largest=largest)
 
 
 class Stop(Protocol):
@@ -125,7 +146,8 @@ class Looks:
         while self.blocks < len(drawn) and not (enough(self.sequence) and self.covers):
             if not all(map(answers.is_complete, drawn[self.blocks])):
                 return
-            self.sequence.add(answers.block(drawn[self.blocks], self._population.metric, self._factors))
+            values = answers.block(drawn[self.blocks], self._population.metric, self._factors)
+            self.sequence.add(values, self._draws.unit_sizes(drawn[self.blocks]))
             self._seen |= {question.split("/", 1)[0] for question in drawn[self.blocks]}
             self.blocks += 1
 
@@ -169,6 +191,8 @@ def _population(draws: Draws, population: Population, decided: bool) -> dict[str
         "decided": decided,
         "factors": draws.factors(population),
         "sizes": {task: draws.sizes[task] for task in population.tasks},
+        "units": {task: draws.units[task].count for task in population.tasks},
+        "largest": {task: draws.units[task].largest for task in population.tasks},
         "blocks": done,
         "intervals": _intervals(draws, population, done) if len(asked) < total else {},
     }
@@ -181,7 +205,7 @@ def _intervals(draws: Draws, population: Population, done: Sequence[Sequence[str
     for metric in _metrics(draws, population.tasks):
         sequence = draws.sequence(population, metric)
         for block in done:
-            sequence.add(draws.answers.block(block, metric, factors))
+            sequence.add(draws.answers.block(block, metric, factors), draws.unit_sizes(block))
         found.setdefault(population.name, {})[metric] = [sequence.low, sequence.high]
     if population.tasks != (population.name,):
         for task in population.tasks:
@@ -196,18 +220,19 @@ def _metrics(draws: Draws, tasks: Sequence[str]) -> list[str]:
 
 
 MEMBER_LOOKS = 32
-"""The interval of a task within a group is looked at so often, at ends that do not depend on the answers."""
+"""The interval of a task within a group is looked at so often, each time after as many blocks."""
 
 
 def _of_member(draws: Draws, task: str, done: Sequence[Sequence[str]]) -> dict[str, list[float]]:
-    """Return the intervals of one task of a group: its questions in the blocks are a random sample of its own."""
-    questions = [question for block in done for question in block if question.split("/", 1)[0] == task]
-    step = max(1, draws.sizes[task] // MEMBER_LOOKS)
+    """Return the intervals of one task of a group: what it has in the blocks is drawn at random from its own."""
+    step, (units, largest) = max(1, BLOCKS // MEMBER_LOOKS), draws.shape([task])
+    own = [[each for each in block if each.split("/", 1)[0] == task] for block in done]
+    parts = [list(chain(*own[end - step : end])) for end in range(step, len(own) + 1, step)]
     found = {}
     for metric in _metrics(draws, [task]):
         low, high = (float(end) for end in draws.answers.metric(task, metric).range if end is not None)
-        sequence = ConfidenceSequence(draws.sizes[task], low, high)
-        for start in range(0, len(questions) - step + 1, step):
-            sequence.add(draws.answers.block(questions[start : start + step], metric, {task: 1.0}))
+        sequence = ConfidenceSequence(draws.sizes[task], low, high, units=units, largest=largest)
+        for part in parts:
+            sequence.add(draws.answers.block(part, metric, {task: 1.0}), draws.unit_sizes(part))
         found[metric] = [sequence.low, sequence.high]
     return found

@@ -9,7 +9,6 @@ from functools import cached_property
 
 from launcher.core.errors import UserError
 from launcher.core.types import Aggregation, Json, Record, Status
-from launcher.evaluate.random_order import blocks
 from launcher.stats.betting import Bounds
 from launcher.stats.metric import Metric
 from launcher.tasks import group
@@ -24,10 +23,6 @@ class Population:
     name: str
     tasks: tuple[str, ...]
     metric: str
-
-    def drawn(self, items: Mapping[str, Sequence[str]], seed: int) -> list[list[str]]:
-        """Return the questions of its tasks, as ``<task>/<id>``, in blocks of random ones."""
-        return blocks({task: items[task] for task in self.tasks}, seed)
 
 
 def populations(tasks: Mapping[str, Task], groups: Mapping[str, Group]) -> list[Population]:

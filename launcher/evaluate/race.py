@@ -39,7 +39,7 @@ class Race:
         if len(self._wakes) < len(self._draws):
             return
         a, b = self._draws
-        if a.drawn != b.drawn:
+        if (a.drawn, a.units) != (b.drawn, b.units):
             raise TaskError("the two models are asked other questions, so that they cannot race; compare their tasks")
         level = ALPHA / sum(len(a.metrics(each)) for each in a.populations)
         self._looks = {
@@ -132,9 +132,11 @@ class Looks:
 
     def __post_init__(self) -> None:
         draws, population = self.draws[0], self.population
-        total, low, high = draws.size(population), *draws.ends(population, population.metric)
-        self._sequence = ConfidenceSequence(total, low - high, high - low, self.level)
-        self._test, self._factors = EqualityTest(total, high - low), draws.factors(population)
+        low, high = draws.ends(population, population.metric)
+        total, (units, largest) = draws.size(population), draws.shape(population.tasks)
+        span = high - low
+        self._sequence = ConfidenceSequence(total, -span, span, self.level, units=units, largest=largest)
+        self._test, self._factors = EqualityTest(units, span, largest), draws.factors(population)
 
     def advance(self) -> None:
         """Look after each block whose questions have all ended on both sides, until the verdict stands."""
@@ -145,8 +147,9 @@ class Looks:
                 return
             a, b = (each.answers for each in self.draws)
             found = differences(a, b, block, self.population.metric, self._factors)
-            self._sequence.add(found)
-            self._test.add(found)
+            sizes = self.draws[0].unit_sizes(block)
+            self._sequence.add(found, sizes)
+            self._test.add(found, sizes)
             self._blocks, self.asked = self._blocks + 1, self.asked + len(block)
             narrow = self.width is not None and self._sequence.width <= self.width
             self.decided = narrow or self._differs

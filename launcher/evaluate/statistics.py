@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 from launcher.core.console import one_line
 from launcher.core.reasons import Reasons
@@ -18,6 +19,9 @@ from launcher.stats.metric import Metric
 
 PERCENTILES = (50, 90, 99)
 
+MOST_CATEGORIES = 1000
+"""A field with more values is no category, but an id or a text."""
+MANY = f"it has more than {MOST_CATEGORIES:,} categories, of which none is shown"
 UNCOUNTED = "the run ended before all samples were counted; the total has only those with an end"
 
 
@@ -85,13 +89,25 @@ class _Tally:
     """What the records of one task say."""
 
     def __init__(self, metrics: Sequence[Metric], *, in_order: bool) -> None:
+        self._new = partial(_Tally, metrics, in_order=in_order)
+        self.categories: dict[str, _Tally] = {}
+        self.has_too_many = False
         self.values: dict[Metric, _Column] = {metric: (_InOrder if in_order else _Apart)(metric) for metric in metrics}
         self.ended: Counter[str] = Counter()
         self.why: dict[str, Reasons] = defaultdict(Reasons)
         self.odd = Reasons()
         self.again: dict[str, Counter[str]] = {}
 
+    @property
+    def coverage(self) -> dict[str, int]:
+        return {status.value: self.ended.get(status.value, 0) for status in Status}
+
     def add(self, record: Record) -> None:
+        self._count(record)
+        if record.category is not None and not self.has_too_many:
+            self._add_to(record.category, record)
+
+    def _count(self, record: Record) -> None:
         _count_again(record, self.again)
         self.ended[record.status.value] += 1
         for note in record.notes:
@@ -102,6 +118,13 @@ class _Tally:
                     column.add(record, record.scores[metric.name])
         elif record.reason:
             self.why[record.status.value].add(record.reason)
+
+    def _add_to(self, category: str, record: Record) -> None:
+        if category not in self.categories:
+            self.categories[category] = self._new()
+        self.categories[category]._count(record)
+        if len(self.categories) > MOST_CATEGORIES:
+            self.categories, self.has_too_many = {}, True
 
 
 class _Column(ABC):
@@ -170,15 +193,30 @@ def _count_again(record: Record, again: dict[str, Counter[str]]) -> None:
 def _result(tally: _Tally, total: int | None) -> TaskResult:
     asked = sum(tally.ended.values())
     known, total = total is not None, max(total or 0, asked)
-    coverage = {status.value: tally.ended.get(status.value, 0) for status in Status}
     metrics, faults = _metrics(tally, total)
     if not known:
         metrics = {name: replace(metric, low=math.nan, high=math.nan) for name, metric in metrics.items()}
         faults[UNCOUNTED] = asked
-    counts = {**coverage, NOT_ASKED: total - asked, "total": total}
+    counts = {**tally.coverage, NOT_ASKED: total - asked, "total": total}
     reasons = {status: said.common() for status, said in tally.why.items()}
     retried = {kind: {"asked": found["asked"], "scored": found["scored"]} for kind, found in tally.again.items()}
-    return TaskResult(metrics, counts, reasons, tally.odd.common() | faults, retried)
+    if tally.has_too_many:
+        faults[MANY] = asked
+    categories = {
+        name: _category(tally.categories[name], known and total == asked) for name in sorted(tally.categories)
+    }
+    return TaskResult(metrics, counts, reasons, tally.odd.common() | faults, retried, categories=categories)
+
+
+def _category(tally: _Tally, is_whole: bool) -> TaskResult:
+    """Return what a category comes to; how many samples it has in all is known only where ``is_whole``."""
+    asked = sum(tally.ended.values())
+    metrics, _ = _metrics(tally, asked)
+    if not is_whole:
+        metrics = {name: replace(metric, low=math.nan, high=math.nan) for name, metric in metrics.items()}
+    return TaskResult(
+        metrics, {**{status.value: tally.ended.get(status.value, 0) for status in Status}, "total": asked}
+    )
 
 
 def _metrics(tally: _Tally, total: int) -> tuple[dict[str, MetricResult], dict[str, int]]:

@@ -15,8 +15,8 @@ from launcher.verdict.flips import question
 SCORE = "score."
 """What the columns of a sample's scores begin with, so that no metric takes the name of another column."""
 COLUMNS = (
-    "task", "id", "repeat", "status", "reason", "question", "prediction", "target", "latency_s", "prompt_tokens",
-    "completion_tokens", "notes",
+    "task", "id", "repeat", "category", "status", "reason", "question", "prediction", "target", "latency_s",
+    "prompt_tokens", "completion_tokens", "notes",
 )  # fmt: skip
 SCORE_COLUMNS = (
     "task", "metric", "value", "stderr", "ci_low", "ci_high", "n", "low", "high", "higher_is_better", "is_group",
@@ -36,7 +36,8 @@ def sample_row(record: Record) -> dict[str, Json]:
     """Return what a table shows of a sample: `COLUMNS`, and a column for each score; what is not known is None."""
     usage = record.usage if isinstance(record.usage, Mapping) else {}
     values = (
-        *(record.task, record.id, record.repeat, record.status.value, record.reason, question(record)),
+        *(record.task, record.id, record.repeat, record.category),
+        *(record.status.value, record.reason, question(record)),
         *(named(record.prediction), named(record.target), record.latency_s),
         *(usage.get("prompt_tokens"), usage.get("completion_tokens"), "\n".join(record.notes) or None),
     )

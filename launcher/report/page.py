@@ -77,6 +77,11 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
         ],
         "results": report.results,
         "groups": [(name, group, _members(report, group)) for name, group in report.groups.items()],
+        "categories": [
+            (name, result.categories, _weakest_first(result.categories))
+            for name, result in report.tasks.items()
+            if len(result.categories) > 1
+        ],
         "families": checks.families(report.checks),
         "left_out": checks.left_out(report.checks),
         "certificate": results.certificate(report.checks),
@@ -110,7 +115,10 @@ def _load(found: LoadEntry) -> dict[str, object]:
 
 def _members(report: Report, group: GroupResult) -> list[charts.ScoreRow]:
     """Return the members of a group, the weakest first."""
-    found = {name: report.results[name] for name in group.members if name in report.results}
+    return _weakest_first({name: report.results[name] for name in group.members if name in report.results})
+
+
+def _weakest_first(found: Mapping[str, TaskResult]) -> list[charts.ScoreRow]:
     return charts.score_rows(dict(sorted(found.items(), key=lambda each: _strength(each[1]))))
 
 

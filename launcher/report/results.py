@@ -204,4 +204,9 @@ def _task(result: TaskResult) -> TaskEntry:
         entry["harness"] = plain(result.harness)
     if result.early_stop:
         entry["early_stop"] = plain(result.early_stop)
+    if result.categories:
+        found = {name: _task(each) for name, each in result.categories.items()}
+        entry["categories"] = {
+            name: {"metrics": each["metrics"], "coverage": each["coverage"]} for name, each in found.items()
+        }
     return entry

@@ -51,6 +51,13 @@ class EarlyStopEntry(TypedDict):
     decided: bool
 
 
+class CategoryEntry(TypedDict):
+    """The samples of a task's category that were asked."""
+
+    metrics: dict[str, MetricEntry]
+    coverage: dict[str, int]
+
+
 class TaskEntry(TypedDict):
     """A task's metrics by name, its samples by status, and why samples were lost."""
 
@@ -61,6 +68,7 @@ class TaskEntry(TypedDict):
     retried: NotRequired[dict[str, dict[str, int]]]
     harness: NotRequired[HarnessEntry]
     early_stop: NotRequired[EarlyStopEntry]
+    categories: NotRequired[dict[str, CategoryEntry]]
 
 
 class GroupEntry(TaskEntry):

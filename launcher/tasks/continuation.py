@@ -68,7 +68,7 @@ class Continuation(ItemTask):
                 "logprobs": 1,
                 "echo": True,
             }
-            yield Sample(name, key, (Request("/v1/completions", body),), continuation, cluster=self.cluster_of(item))
+            yield Sample(name, key, (Request("/v1/completions", body),), continuation, **self.labels_of(item))
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         prompt = sample.requests[0].body["prompt"]

@@ -6,8 +6,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import chain
+from typing import TypedDict
 
-from launcher.core.errors import UserError
+from launcher.core.console import one_line
+from launcher.core.errors import TaskError, UserError
 from launcher.core.ranges import Count, CountFromZero, Seed
 from launcher.core.types import Json
 from launcher.tasks import items
@@ -15,6 +17,13 @@ from launcher.tasks.base import Task, cluster_name
 from launcher.tasks.fewshot import Examples
 from launcher.tasks.items import Item, identified
 from launcher.tasks.template import check_template, render, value
+
+
+class Labels(TypedDict):
+    """What a `launcher.core.types.Sample` has of its item besides requests and target."""
+
+    cluster: str | None
+    category: str | None
 
 
 @dataclass
@@ -27,7 +36,8 @@ class ItemTask(Task):
     hub's. ``id`` is the field of the items' ids (empty: ``id``, or the row's number), ``limit`` takes the first items.
 
     ``cluster`` is a field or template by which items belong together, such as the ``passage`` that several share. A
-    comparison of runs clusters its errors by it.
+    comparison of runs clusters its errors by it. ``category`` is one that says what an item is about, such as its
+    ``subject``. The report shows the scores of each, and an evaluation that may stop early asks all of them evenly.
 
     ``description`` stands before the examples; in chat it is part of the system message. ``fewshot`` examples come
     first: the first items of ``fewshot_path`` and ``fewshot_split`` (both empty: those of the items) with other prompts
@@ -41,6 +51,7 @@ class ItemTask(Task):
     split: str = ""
     id: str = ""
     cluster: str = ""
+    category: str = ""
     limit: Count | None = None
     description: str = ""
     fewshot: CountFromZero = 0
@@ -52,7 +63,7 @@ class ItemTask(Task):
 
     def check_settings(self, *templates: str) -> None:
         """Raise `UserError` for settings that do not fit each other, and for bad ``templates``, named as settings."""
-        for key in ("description", "cluster", *templates):
+        for key in ("description", "cluster", "category", *templates):
             check_template(getattr(self, key), key)
         if self.fewshot_indices and self.fewshot_seed is not None:
             raise UserError("tasks: fewshot_indices and fewshot_seed are both given; expected one of them")
@@ -76,9 +87,17 @@ class ItemTask(Task):
         """The version of the items whose ids were all different, if there is one."""
         return []
 
-    def cluster_of(self, item: Item) -> str | None:
-        """Return which items an item belongs together with, as a short digest; None where each stands alone."""
-        return cluster_name(value(self.cluster, item)) if self.cluster else None
+    def labels_of(self, item: Item) -> Labels:
+        """Return what a `Sample` has besides its requests: which others it belongs together with, and its category."""
+        cluster = cluster_name(value(self.cluster, item)) if self.cluster else None
+        return {"cluster": cluster, "category": self._category_of(item) if self.category else None}
+
+    def _category_of(self, item: Item) -> str | None:
+        """Return the category as text; None where the item has none. Raises `TaskError` for a list or an object."""
+        found = value(self.category, item)
+        if not isinstance(found, str | int | float | None):
+            raise TaskError(f"{item.where}: category={self.category} is {one_line(str(found), 80)}, expected a text")
+        return None if found is None else str(found).strip() or None
 
     def prompt_of(self, item: Item) -> str:
         """Return what is asked of an item, by which examples are compared with it."""

@@ -69,7 +69,7 @@ class LetterChoice(ItemTask):
             asked = self._question(item, self.examples.of(item))
             body = {"model": model, **asked, "max_tokens": self.max_tokens, "temperature": self.temperature}
             target = {"letter": LETTERS[index], "text": choices[index], "choices": choices}
-            yield Sample(name, key, (Request(path, body),), target, cluster=self.cluster_of(item))
+            yield Sample(name, key, (Request(path, body),), target, **self.labels_of(item))
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         answer = text_of(responses[0], accept_truncated=self.accept_truncated)

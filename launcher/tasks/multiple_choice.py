@@ -86,7 +86,7 @@ class MultipleChoice(ItemTask):
             target = {"index": index, "text": choices[index], "choices": choices}
             if self.continuation:
                 target["continuation"] = continuation
-            yield Sample(name, key, (Request("/v1/completions", body),), target, cluster=self.cluster_of(item))
+            yield Sample(name, key, (Request("/v1/completions", body),), target, **self.labels_of(item))
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         choices: list[str] = sample.target["choices"]

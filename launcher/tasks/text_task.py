@@ -50,7 +50,7 @@ class TextTask(ItemTask):
                 "temperature": self.temperature,
                 **({"stop": list(self.stop)} if self.stop else {}),
             }
-            yield Sample(name, key, (Request(path, body),), self.target_of(item), cluster=self.cluster_of(item))
+            yield Sample(name, key, (Request(path, body),), self.target_of(item), **self.labels_of(item))
 
     def check_packages(self) -> None:
         """Raise `UserError` for what the scoring needs and is missing, before the first sample is made."""

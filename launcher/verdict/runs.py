@@ -169,7 +169,13 @@ def subject(a: Run, b: Run) -> list[str]:
 
 def _method(run: Run, tasks: Sequence[str]) -> dict[str, Json]:
     how = {key: value for key, value in run.fingerprint.items() if key not in SUBJECT | ANSWERS}
-    return {**how, "tasks": {task: run.tasks[task] for task in tasks}}
+    return {**how, "tasks": {task: _asked(run.tasks[task]) for task in tasks}}
+
+
+def _asked(task: Json) -> Json:
+    """Return what decides the answers and scores of a task; the names of its categories do not."""
+    settings = task.get("settings") or {}
+    return {**task, "settings": {key: value for key, value in settings.items() if key != "category"}}
 
 
 def _versions(run: Run, tasks: Sequence[str]) -> dict[str, Json]:

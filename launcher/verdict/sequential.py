@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 
+from launcher.core.types import Json
+from launcher.evaluate.units import sizes
 from launcher.report import results
 from launcher.report.compare import Comparison
 from launcher.report.schema import MetricEntry
@@ -30,17 +32,29 @@ class SequentialComparison(Comparison):
 
 @dataclass(frozen=True)
 class Drawn:
-    """The random order of one run: ``blocks`` of questions ``<task>/<id>``, of ``total`` in the population ``name``."""
+    """The random order of one run: ``blocks`` of questions ``<task>/<id>``, of ``total`` in the population ``name``.
+
+    By task, ``sizes`` are the numbers of questions, ``units`` those of what is drawn, and ``largest`` the questions of
+    the largest unit.
+    """
 
     name: str
     blocks: Sequence[Sequence[str]]
     factors: Mapping[str, float]
     sizes: Mapping[str, int]
+    units: Mapping[str, int]
+    largest: Mapping[str, int]
+
+    @classmethod
+    def read(cls, name: str, found: Mapping[str, Json]) -> Drawn:
+        """Return the order that ``journal.json`` has of a population."""
+        return cls(name, *(found[each.name] for each in fields(cls)[1:]))
 
     def of(self, task: str) -> Drawn:
         """Return the order of one task of a group."""
         blocks = [[question for question in block if question.split("/", 1)[0] == task] for block in self.blocks]
-        return Drawn(task, list(filter(None, blocks)), {task: 1.0}, {task: self.sizes[task]})
+        numbers = ({task: each[task]} for each in (self.sizes, self.units, self.largest))
+        return Drawn(task, list(filter(None, blocks)), {task: 1.0}, *numbers)
 
     @property
     def total(self) -> int:
@@ -51,7 +65,7 @@ def drawn(a: Run, b: Run, name: str) -> Drawn | None:
     """Return the order in which both runs asked a task or group; None where neither stopped early, as others do."""
     for run in sorted((a, b), key=lambda run: not _stopped(run)):
         for population, found in run.populations.items():
-            order = Drawn(population, found["blocks"], found["factors"], found["sizes"])
+            order = Drawn.read(population, found)
             if population == name:
                 return order
             if name in found["sizes"]:
@@ -75,12 +89,25 @@ def compare(a: Run, b: Run, order: Drawn, metric: str) -> SequentialComparison |
     done = list(_done(order.blocks, scores))
     ends = [factor * float(end or 0) for factor in order.factors.values() for end in entry["range"]]
     span = max(ends) - min(ends)
-    sequence, test = ConfidenceSequence(order.total, -span, span), EqualityTest(order.total, span)
+    units, largest = sum(order.units.values()), max(order.largest.values())
+    sequence = ConfidenceSequence(order.total, -span, span, units=units, largest=largest)
+    test, unit_of = EqualityTest(units, span, largest), _unit_of(a, b)
     for block in done:
-        found = _differences(scores[0], scores[1], block)
-        sequence.add(found)
-        test.add(found)
+        found, alike = _differences(scores[0], scores[1], block), sizes(block, unit_of)
+        sequence.add(found, alike)
+        test.add(found, alike)
     return _comparison(a, b, order, metric, scores, done, sequence, float(test.p))
+
+
+def _unit_of(a: Run, b: Run) -> Callable[[str], Hashable]:
+    """Return a function that names the unit of a question: the cluster that it shares, or itself."""
+    known = {
+        f"{task}/{question}": (task, cluster)
+        for run in (a, b)
+        for task, found in run.answers.clusters.items()
+        for question, cluster in found.items()
+    }
+    return lambda question: known.get(question, question)
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from launcher.core.errors import UserError
 from launcher.core.types import Interval, Score, Status
 from launcher.evaluate import random_order
 from launcher.evaluate.early_stop import Draws, Widths
+from launcher.evaluate.units import Question
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.until import widths
 from launcher.stats.metric import Metric
@@ -173,7 +174,7 @@ def test_blocks_hold_each_question_once_and_each_task_evenly():
 def test_a_group_of_equal_members_weighs_its_questions():
     tasks = {"a": Echoes(300), "b": Echoes(100)}
     stop = stopping(tasks, groups={"g": Group(["a", "b"], Weight.equal)})
-    stop.draws.draw({name: [f"{name}/{n}" for n in range(task.count)] for name, task in tasks.items()})
+    stop.draws.draw({name: [Question(f"{name}/{n}") for n in range(task.count)] for name, task in tasks.items()})
     factors = stop.draws.factors(stop.draws.populations[0])
     assert factors == pytest.approx({"a": 400 / 2 / 300, "b": 400 / 2 / 100})
 

@@ -7,7 +7,7 @@ import pytest
 
 from launcher.core.types import Aggregation, Status
 from launcher.evaluate.exchange import AnswerTiming
-from launcher.evaluate.statistics import UNCOUNTED, Throughput, summarize
+from launcher.evaluate.statistics import MANY, MOST_CATEGORIES, UNCOUNTED, Throughput, summarize
 from launcher.stats.metric import Metric
 
 DECLARED = {"t": (Metric("acc"),)}
@@ -103,3 +103,22 @@ def test_where_the_number_of_samples_is_not_known_there_are_no_bounds(record, to
     assert math.isnan(found.metrics["acc"].low)
     assert math.isnan(found.metrics["acc"].high)
     assert found.notes == {UNCOUNTED: 1}
+
+
+def test_each_category_has_its_own_scores(record):
+    given = [("b", 1.0), ("a", 0.0), ("a", 1.0), (None, 1.0)]
+    records = [replace(record(f"t/{i}/0", value=value), category=name) for i, (name, value) in enumerate(given)]
+    lost = replace(record("t/9/0", Status.unparsed), category="a")
+    whole = summarize([*records, lost], {"t": 5}, DECLARED)["t"]
+    assert list(whole.categories) == ["a", "b"]
+    acc = whole.categories["a"].metrics["acc"]
+    assert (acc.value, acc.n, acc.low, acc.high) == (0.5, 2, 1 / 3, 2 / 3)
+    assert {name: each.coverage["total"] for name, each in whole.categories.items()} == {"a": 3, "b": 1}
+    part = summarize([*records, lost], {"t": 6}, DECLARED)["t"]
+    assert math.isnan(part.categories["a"].metrics["acc"].low), "the sample that was not asked may be of any category"
+
+
+def test_a_field_that_is_another_in_each_sample_is_no_category(record):
+    records = [replace(record(f"t/{i}/0"), category=str(i)) for i in range(MOST_CATEGORIES + 1)]
+    found = summarize(records, {"t": len(records)}, DECLARED)["t"]
+    assert (found.categories, found.notes) == ({}, {MANY: len(records)})

@@ -244,3 +244,14 @@ def test_a_group_in_which_nothing_was_scored_has_no_empty_table(tmp_path):
     found = made(tmp_path, report(tasks={"a": lost}, groups={"stem": GroupResult(("a",), "size", ("a",), lost)}))
     assert "No sample was scored" in found.words
     assert "standard error" not in found.words
+
+
+def test_categories_are_shown_with_the_weakest_first(tmp_path):
+    one = next(iter(task_results(mixed(50)).values()))
+    metric = next(iter(one.metrics.values()))
+    values = {"algebra": 0.9, HOSTILE: 0.2}
+    categories = {name: replace(one, metrics={"acc": replace(metric, value=value)}) for name, value in values.items()}
+    found = made(tmp_path, report(tasks={"a": replace(one, categories=categories)}))
+    _, _, shown = found.words.partition("a: 2 categories, the weakest first")
+    assert 0 < shown.index("document.title='owned'") < shown.index("algebra")
+    assert "categories" not in made(tmp_path, report(tasks={"a": one})).words

@@ -1,5 +1,6 @@
 import json
 import math
+from dataclasses import replace
 from enum import Enum
 from pathlib import Path
 
@@ -19,6 +20,9 @@ ALL_FAILED = {**dict.fromkeys((status.value for status in Status), 0), "failed":
 REPORTS = {
     "mixed": report([*mixed(200), choice(0, True), choice(1, False)]),
     "one sample": report([record(1)]),
+    "categories": report(
+        tasks={"a": replace(next(iter(task_results(mixed(20)).values())), categories=task_results(mixed(9)))}
+    ),
     "nothing scored": report(
         status="incomplete",
         tasks={"a": TaskResult({"acc": NOTHING}, ALL_FAILED)},

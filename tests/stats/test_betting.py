@@ -102,3 +102,59 @@ def test_a_difference_is_found_and_its_bounds_exclude_zero():
             break
     assert asked <= 2_500, "five points with a discordance of 0.2 need at most half of the questions"
     assert found.low < 0.05 < found.high
+
+
+def passages(races, rng):
+    """Return passages of one to five questions, all of which are won, or lost, or neither, as counts in each block.
+
+    The models score the same on all questions together: for each passage that is won, one of the same size is lost.
+    """
+    kinds = [(size, sign) for size in (1, 3, 5) for sign in (-1, 0, 1)]
+    numbers = np.repeat(np.arange(len(kinds)), [48 if sign else 32 for _, sign in kinds])
+    drawn = rng.permuted(np.tile(numbers, (races, 1)), axis=1)
+    blocks = [np.stack([(b == k).sum(axis=1) for k in range(len(kinds))], axis=1) for b in np.split(drawn, 48, axis=1)]
+    return np.array(kinds), blocks, len(numbers), sum(kinds[number][0] for number in numbers)
+
+
+def test_races_over_passages_hold_the_level_which_single_questions_would_not():
+    (kinds, blocks, units, total), largest = passages(RACES, np.random.default_rng(6)), 5
+    size, won = kinds[:, 0].astype(float), kinds[:, 0] * (kinds[:, 1] + 1) / 2
+    test = EqualityTest(units, 1.0, largest)
+    as_one, as_many = ([Beaten(count, ALPHA / 2, np.array([0.5])) for _ in range(2)] for count in (units, total))
+    excluded, naive = np.zeros(RACES, bool), np.zeros(RACES, bool)
+    for block in blocks:
+        test.take((kinds.prod(axis=1).astype(float), block), (kinds.prod(axis=1).astype(float), block))
+        for one, many, value in zip(as_one, as_many, (won, size - won), strict=True):
+            excluded |= one.add(value / largest, block, 1 - size / largest)[:, 0]
+            naive |= many.add(value / size, block * size)[:, 0]
+    assert np.mean(test.p < ALPHA) <= ALPHA
+    assert np.mean(excluded) <= ALPHA
+    assert np.mean(naive) > 2 * ALPHA, "questions of a passage are no independent ones"
+
+
+@pytest.mark.parametrize("sizes", [[1, 4, 3], [2, 2, 4], [1] * 8])
+def test_units_of_any_size_end_at_the_mean_of_their_questions(sizes):
+    values = [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 1.0]
+    found = ConfidenceSequence(8, 0.0, 1.0, units=len(sizes), largest=max(sizes))
+    start = 0
+    for size in sizes:
+        found.add([(value, value) for value in values[start : start + size]], [size])
+        start += size
+    assert found.low == pytest.approx(5 / 8, abs=1e-9)
+    assert found.high == pytest.approx(5 / 8, abs=1e-9)
+
+
+def test_a_higher_candidate_never_gains_more_from_units():
+    """So the candidates below an excluded one are excluded too."""
+    rng, means = np.random.default_rng(7), np.linspace(0.0, 1.0, 201)
+    beaten = Beaten(60, ALPHA, means)
+    for _ in range(20):
+        size = rng.integers(1, 6, 3)
+        won = rng.binomial(size, 0.8)
+        found = beaten.add(won / 5, np.ones(3), 1 - size / 5)
+        assert list(found) == sorted(found, reverse=True)
+
+
+def test_units_need_all_of_their_values():
+    with pytest.raises(ValueError, match="3 values for units of 4"):
+        ConfidenceSequence(8, 0.0, 1.0, units=4, largest=2).add([(1.0, 1.0)] * 3, [2, 2])

@@ -23,6 +23,7 @@ def early(folder, right, count, *, until="race", **changes):
     asked = [[question.replace("addition", task)] for question in ORDER[:count]]
     facts = {"asked": count, "total": TOTAL, "decided": count < TOTAL, "metric": "exact_match"}
     facts |= {"factors": {task: 1.0}, "sizes": {task: TOTAL}, "blocks": asked}
+    facts |= {"units": {task: TOTAL}, "largest": {task: 1}}
     header = json.loads((made / "journal.json").read_text())
     header["early_stop"] = {"until": until, "populations": {task: facts}}
     (made / "journal.json").write_text(json.dumps(header))

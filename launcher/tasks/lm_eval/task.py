@@ -24,6 +24,8 @@ from launcher.tasks.loglikelihood import NoLogprobs
 
 PASSAGES = ("passage", "article", "context", "story", "paragraph")
 """The fields of a document that several of them may share; what each has for itself changes nothing."""
+CATEGORIES = ("category", "subject")
+"""The fields of a document that say what it is about."""
 DEFAULT_MAX_GEN_TOKS = 256
 """The bound of a text in tokens, where neither the task nor the user gives one, as in lm-eval's client."""
 DEFAULT_WINDOW = 2048
@@ -134,7 +136,10 @@ class LmEval(LmEvalSettings, Task):
         for document, requests in self._made.made(self.limit):
             self.documents[str(document.doc_id)] = document
             target = metrics.plain(self.loaded.doc_to_target(document.doc))
-            yield Sample(name, str(document.doc_id), tuple(requests), target, cluster=_cluster(document.doc))
+            yield Sample(
+                name, str(document.doc_id), tuple(requests), target,
+                cluster=_cluster(document.doc), category=_category(document.doc),
+            )  # fmt: skip
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         document = self.documents[sample.id]
@@ -227,3 +232,9 @@ def _cluster(document: Json) -> str | None:
     """Return the cluster of a document that has a passage, which others may share."""
     found = [document[field] for field in PASSAGES if document.get(field)] if isinstance(document, Mapping) else []
     return cluster_name(found[0]) if found else None
+
+
+def _category(document: Json) -> str | None:
+    """Return what a document is about, where it says so in a text."""
+    found = [document.get(field) for field in CATEGORIES] if isinstance(document, Mapping) else []
+    return next((text for text in found if isinstance(text, str) and text.strip()), None)
