@@ -77,7 +77,7 @@ class Client:
         start = time.perf_counter()
         answer = await self._exchange("POST", url, exact_json.dumps(body), headers, id)
         found = self._parsed(url, answer)
-        return Response(answer.status, found, answer.headers, latency_s=time.perf_counter() - start)
+        return Response.of(answer.status, found, answer.headers, time.perf_counter() - start)
 
     async def get(self, url: str) -> Response:
         """Get any URL of the server; the body is its JSON, or else its text. Raises `TransportError`."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.core import exact_json, shared_texts
 from launcher.core.types import Json, Record, Status
-from launcher.core.values import changed
+from launcher.core.values import changed, made
 
 SEVERAL = {"requests": "request", "responses": "response"}
 """Fields with one entry per request. A line has the singular name; a sample with one request has the entry itself."""
@@ -17,6 +17,8 @@ OPTIONAL = ("notes", "scoring", "earlier", "spent", "cluster", "category", "requ
 """Fields that a line has only where they are not empty."""
 LISTS = ("notes", "scoring", "earlier", "request_ids")
 """Those of them that are lists."""
+ABSENT: dict[str, Json] = {**dict.fromkeys(OPTIONAL), **dict.fromkeys(LISTS, ())}
+"""The values of those fields in a record whose line lacks them."""
 SHARED = "shared"
 """What the prompts and the texts of a line have in common, which stands here alone."""
 PLACES = {SEVERAL.get(field.name, field.name): field.name for field in fields(Record)}
@@ -112,7 +114,10 @@ def from_line(line: bytes) -> Record:
         values[field] = tuple(value) if several else (value,)
     if shared:
         values["requests"], values["responses"] = shared_texts.whole(values["requests"], values["responses"], shared)
-    values |= {name: tuple(values.get(name, ())) for name in LISTS}
-    if not all(isinstance(note, str) for note in values["notes"]):
+    found = {**ABSENT, **values, "status": Status(values["status"])}
+    for name in LISTS:
+        if name in values:
+            found[name] = tuple(found[name])
+    if found["notes"] and not all(isinstance(note, str) for note in found["notes"]):
         raise ValueError("not a sample's record: notes must be texts")
-    return Record(**{**values, "status": Status(values["status"])})
+    return made(Record, **found)

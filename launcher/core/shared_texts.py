@@ -26,7 +26,7 @@ def shortened(requests: tuple[Json, ...], responses: tuple[Json, ...]) -> tuple[
     merged echo is null: it is the text up to the second one.
     """
     shared: dict[str, Json] = {}
-    if len(requests) != len(responses) or not all(map(_has_body, requests)):
+    if _stand_alone(requests) or len(requests) != len(responses) or not all(map(_has_body, requests)):
         return (requests, responses), shared
     echoes = list(_echoes(requests, responses))
     if echoes:
@@ -35,6 +35,14 @@ def shortened(requests: tuple[Json, ...], responses: tuple[Json, ...]) -> tuple[
         if shared:
             responses = _changed(requests, responses, lambda choice, prompt: _short(choice, prompt, size, shared))
     return (_without_prompt(requests, shared), responses), shared
+
+
+def _stand_alone(requests: tuple[Json, ...]) -> bool:
+    """Return whether there is one request with one text and no echo: nothing is there twice."""
+    if len(requests) != 1 or not _has_body(requests[0]):
+        return False
+    body = requests[0]["body"]
+    return not body.get("echo") and isinstance(body.get("prompt"), str | None)
 
 
 def whole(requests: tuple[Json, ...], responses: tuple[Json, ...], shared: Mapping[str, Json]) -> Exchanges:

@@ -25,8 +25,10 @@ def as_headers(first_s: float, last_s: float, tokens: int | None) -> dict[str, s
 
 def seconds(headers: Mapping[str, str], name: str) -> float | None:
     """Return the time that a header says, None where it is missing or not a time."""
+    if name not in headers:
+        return None
     try:
-        found = float(headers.get(name, ""))
+        found = float(headers[name])
     except ValueError:
         return None
     return found / 1000 if math.isfinite(found) and 0 <= found <= SLOWEST_MS else None

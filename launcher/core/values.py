@@ -1,4 +1,4 @@
-"""Copies of frozen dataclasses, made fast enough for what happens with every sample."""
+"""Frozen dataclasses and their copies, made fast enough for what happens with every sample."""
 
 from __future__ import annotations
 
@@ -15,3 +15,13 @@ def changed(value: T, **fields: object) -> T:
     made: T = object.__new__(type(value))
     made.__dict__.update(value.__dict__, **fields)
     return made
+
+
+def made(kind: type[T], **fields: object) -> T:
+    """Do as the constructor of a dataclass, in a third of its time; every field is given.
+
+    ``kind`` is a dataclass without ``__post_init__`` and without slots.
+    """
+    value = object.__new__(kind)
+    value.__dict__.update(fields)
+    return value

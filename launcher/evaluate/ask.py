@@ -13,6 +13,7 @@ from launcher.core.console import one_line
 from launcher.core.errors import AdapterStop
 from launcher.core.responses import check, token_count
 from launcher.core.types import Handler, Json, Record, Response, Sample, Score, Status
+from launcher.core.values import made
 from launcher.evaluate.exchange import (
     MAX_QUOTED_CHARACTERS,
     Answering,
@@ -111,7 +112,8 @@ def _cancellations() -> int:
 
 def _record(sample: Sample, score: Score, exchange: Exchange, responses: tuple[Json, ...], usage: Json) -> Record:
     """Return the record of a sample that ended with ``score``; responses are the bodies as the adapters gave them."""
-    return Record(
+    return made(
+        Record,
         task=sample.task,
         id=sample.id,
         repeat=sample.repeat,
@@ -126,6 +128,8 @@ def _record(sample: Sample, score: Score, exchange: Exchange, responses: tuple[J
         reason=score.reason,
         notes=(*exchange.notes, *score.notes),
         scoring=tuple(exchange.scoring),
+        earlier=(),
+        spent=None,
         cluster=sample.cluster,
         category=sample.category,
         request_ids=exchange.request_ids() if score.status in (Status.failed, Status.refused) else (),
@@ -138,6 +142,8 @@ def kept(task: Task, sample: Sample, bodies: tuple[Json, ...]) -> tuple[Json, ..
         found = tuple(task.kept(sample, bodies))
         if len(found) == len(bodies) and all(map(is_, found, bodies)):
             return bodies
+        if len(found) == len(bodies) and getattr(task.kept, "is_faultless", False):
+            return found
         faults = [check(*each).fault for each in zip(sample.requests, map(_ok, found), strict=True)]
     except Exception:  # the code of a task
         log.exception("%s: what is kept of its answers cannot be made; all is kept", sample.key)

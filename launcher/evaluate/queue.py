@@ -24,6 +24,9 @@ class Source(Protocol):
 
     async def take(self) -> Sample | None: ...
 
+    def take_at_once(self) -> Sample | None:
+        """Return the next sample if it is made; None where only `take` can tell."""
+
     @property
     def held(self) -> bool:
         """Whether the next sample has to wait, until `SampleQueue.wake` is called."""
@@ -56,6 +59,9 @@ class SampleQueue:
 
     async def take(self) -> Sample | None:
         """Return the next sample, None once all are done; wait while a taken sample may be requeued."""
+        if (ready := self._ready()) is not None:
+            self._in_flight += 1
+            return ready
         async with self._taking:
             while True:
                 self._changed.clear()
@@ -66,6 +72,12 @@ class SampleQueue:
                 if self._stopping is not None or not (self._requeued or self._in_flight or self._held):
                     return None
                 await self._changed.wait()
+
+    def _ready(self) -> Sample | None:
+        """Return a fresh sample where it surely is the next one, as nearly every time; no one has to wait for it."""
+        if self._next_ones or self._stopping is not None or not self._fresh or self._source.held:
+            return None
+        return None if self._taking.locked() else self._source.take_at_once()
 
     def wake(self) -> None:
         """Look again whether the next sample may be handed out."""
@@ -116,7 +128,7 @@ class SampleQueue:
 
     def outages(self, sample: Sample) -> int:
         """Return how many outages a sample has met."""
-        return self._outages[sample.key]
+        return self._outages[sample.key] if self._outages else 0
 
     async def _look_for_more(self) -> None:
         """Find out, once, whether a fresh sample is left."""

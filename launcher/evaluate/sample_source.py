@@ -61,6 +61,10 @@ class SampleSource:
                 self._ready.extend(await self._made())
             return self._ready.popleft() if self._ready else None
 
+    def take_at_once(self) -> Sample | None:
+        """Return the next sample if it is made and no one waits for one."""
+        return self._ready.popleft() if self._ready and not self._taking.locked() else None
+
     @property
     def all_made(self) -> bool:
         """Whether ``order`` has all samples."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import ClassVar
+from typing import ClassVar, TypeVar
 
 from launcher.core.errors import DataMissing, TaskError, UserError
 from launcher.core.types import Ask, Endpoint, Json, Response, Sample, Score
@@ -60,6 +60,15 @@ def check_tasks(tasks: Mapping[str, Task], evaluate: Evaluate, *, may_lack_data:
             raise UserError(f"tasks.{name}: {error}") from None
 
 
+Method = TypeVar("Method", bound=Callable[..., object])
+
+
+def faultless(kept: Method) -> Method:
+    """Mark a `Task.kept` whose answers have no fault if those that it is given have none."""
+    vars(kept)["is_faultless"] = True
+    return kept
+
+
 @dataclass
 class Task(ABC):
     """The configuration of a task; a component of the group ``tasks``."""
@@ -107,8 +116,9 @@ class Task(ABC):
     def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
         """Return what ``samples.jsonl`` keeps of the answers to a scored sample: by default all.
 
-        Scoring what is kept must give the same score: ``mode=score`` does that. With ``evaluate.store_prompt_logprobs``
-        this is not called.
+        Scoring what is kept must give the same score: ``mode=score`` does that. Where what is kept has a fault, all is
+        kept instead; a method that is `faultless` is not checked for that. With ``evaluate.store_prompt_logprobs`` this
+        is not called.
         """
         return bodies
 

@@ -10,6 +10,7 @@ from launcher.core.responses import Fault, in_order
 from launcher.core.types import Aggregation, Ask, Direction, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
+from launcher.tasks.base import faultless
 from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
 from launcher.tasks.loglikelihood import NoLogprobs, beginning, is_greedy, loglikelihood
@@ -81,6 +82,7 @@ class Continuation(ItemTask):
         prediction = {"loglikelihood": found, "is_greedy": greedy}
         return Score(Status.scored, prediction, {"acc": float(greedy), "perplexity": found})
 
+    @faultless
     def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
         prompt = sample.requests[0].body["prompt"]
         (answer,) = in_order(bodies[0], 1)

@@ -7,8 +7,8 @@ from itertools import accumulate
 from typing import TypeVar
 
 from launcher.core.prompt_logprobs import Span, Spans
-from launcher.core.responses import MERGED
-from launcher.core.types import Json
+from launcher.core.responses import MERGED, check
+from launcher.core.types import Json, Request, Response
 from launcher.tasks.loglikelihood import NoLogprobs, counted_values, echoed, first_counted, is_greedy
 
 T = TypeVar("T")
@@ -21,7 +21,8 @@ def merged(choice: Mapping[str, Json], prompt: str, start: int, *, tops: bool) -
     """Return the choice of an echo with one entry for all tokens before those that count, for ``samples.jsonl``.
 
     That entry has no log-probability. The others have those that they had, and with ``tops`` their alternatives, which
-    `is_greedy` reads. The choice stays as it is where the shorter one would not be read in the same way.
+    `is_greedy` reads. The choice stays as it is where the shorter one would not be read in the same way, or would have
+    a fault. ``choice`` itself has none.
     """
     values, found = echoed(choice, prompt)
     first = first_counted(found, start)
@@ -30,8 +31,10 @@ def merged(choice: Mapping[str, Json], prompt: str, start: int, *, tops: bool) -
     logprobs = _merged_logprobs(choice["logprobs"], first, choice["text"][: found[first][0]], tops=tops)
     logprobs["text_offset"] = [0, *_offsets(logprobs["tokens"][1:], found[first:], choice["logprobs"]["text_offset"])]
     made = _short(choice) | {"logprobs": logprobs}
-    if not tops and isinstance(found, Spans) and found.ends is not None:
+    if isinstance(found, Spans) and found.ends is not None:
         return made  # its tokens form the text as those of the choice do, so that they are read in the same way
+    if _has_fault(made, prompt):
+        return choice
     if tops and is_greedy(choice, prompt, start) is not _read(is_greedy, made, prompt, start):
         return choice
     return made if values[first : len(found)] == _read(counted_values, made, prompt, start) else choice
@@ -73,6 +76,11 @@ def _offsets(tokens: Sequence[str], found: Sequence[Span], given: Sequence[int])
         return rest
     ends = accumulate((len(token) for token in tokens[len(begins) :]), initial=found[-1][1])
     return [*begins, *ends][: len(tokens)]
+
+
+def _has_fault(choice: Choice, prompt: str) -> bool:
+    request = Request("/v1/completions", {"prompt": prompt, "max_tokens": 1, "logprobs": 1, "echo": True})
+    return check(request, Response(200, {"choices": [{**choice, "index": 0}]})).fault is not None
 
 
 def _read(reader: Callable[[Choice, str, int], T], choice: Choice, prompt: str, start: int) -> T | None:

@@ -12,6 +12,7 @@ from launcher.core.responses import Fault, in_order
 from launcher.core.types import Ask, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
+from launcher.tasks.base import faultless
 from launcher.tasks.choices import ChoiceReader
 from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
@@ -102,6 +103,7 @@ class MultipleChoice(ItemTask):
         prediction = {"index": best, "text": choices[best], "index_norm": best_norm, "loglikelihoods": likelihoods}
         return Score(Status.scored, prediction, {"acc": float(best == right), "acc_norm": float(best_norm == right)})
 
+    @faultless
     def kept(self, sample: Sample, bodies: Sequence[Json]) -> Sequence[Json]:
         prompts, starts = sample.requests[0].body["prompt"], self._starts(sample)
         places = [(choice, choice["index"]) for choice in bodies[0]["choices"]]

@@ -1,15 +1,20 @@
-"""A changed copy is what `dataclasses.replace` makes."""
+"""What is made fast is what the constructor and `dataclasses.replace` make."""
 
 from __future__ import annotations
 
 from dataclasses import replace
 
-from launcher.core.types import Response
-from launcher.core.values import changed
+from launcher.core.types import Json, Request, Response
+from launcher.core.values import changed, made
 
 
 def test_a_changed_copy_is_as_replace_makes_it() -> None:
     response = Response(200, {"a": 1}, {"b": "c"}, latency_s=0.5)
-    made = changed(response, fault="why", notes=("a",))
-    assert vars(made) == vars(replace(response, fault="why", notes=("a",)))
+    copy = changed(response, fault="why", notes=("a",))
+    assert vars(copy) == vars(replace(response, fault="why", notes=("a",)))
     assert response.fault is None
+
+
+def test_a_value_is_as_the_constructor_makes_it() -> None:
+    fields: dict[str, Json] = {"path": "/v1/completions", "body": {"a": 1}, "headers": {}, "sample": "t", "index": 2}
+    assert vars(made(Request, **fields)) == vars(Request(**fields))

@@ -13,6 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.core.records import from_line, to_line, to_whole_line
+from launcher.core.responses import check
 from launcher.core.types import Json, Record, Response, Sample, Status
 from launcher.evaluate.ask import ask
 from launcher.evaluate.stored_answers import answering, difference, with_stored_requests
@@ -99,14 +100,30 @@ def replaced(record: Record, stored: Record) -> Record:
 TEXT = st.text(st.sampled_from("ab \n\u2581<s>[é京\ufffd😀."), max_size=24)
 
 
-@given(context=TEXT, choices=st.lists(TEXT.filter(bool), min_size=2, max_size=4), shape=st.sampled_from(list(ECHOES)))
-async def test_any_echo_that_is_scored_is_scored_the_same_from_its_line(tmp_path_factory, context, choices, shape):
-    task, sample = sample_of(MultipleChoice, tmp_path_factory.mktemp("t"), context or "q", choices)
+@given(
+    kind=st.sampled_from([MultipleChoice, Continuation]),
+    context=TEXT,
+    choices=st.lists(TEXT.filter(bool), min_size=2, max_size=4),
+    shape=st.sampled_from(list(ECHOES)),
+)
+async def test_any_echo_that_is_scored_is_scored_the_same_from_its_line(
+    tmp_path_factory, kind, context, choices, shape
+):
+    task, sample = sample_of(kind, tmp_path_factory.mktemp("t"), context or "q", choices)
     record = await asked(task, sample, answer_of(sample, ECHOES[shape]))
+    assert record.status is not Status.scored or faults(sample, record) == [None], "no one else looks for one"
     stored = from_line(to_line(record))
     assert (stored.requests, stored.responses) == (record.requests, record.responses)
     if record.status is Status.scored:
         assert to_line(replaced(await again(task, sample, stored), stored)) == to_line(record)
+
+
+def faults(sample: Sample, record: Record) -> list[str | None]:
+    return [check(*each).fault for each in zip(sample.requests, map(answered, record.responses), strict=True)]
+
+
+def answered(body: Json) -> Response:
+    return Response(200, body)
 
 
 async def test_what_is_not_stored_is_no_score(tmp_path):
@@ -138,6 +155,17 @@ async def test_an_error_of_a_task_keeps_all(tmp_path, caplog):
     record = await asked(task, sample, body)
     assert (record.status, record.responses) == (Status.scored, (body,))
     assert "t/a/0" in caplog.text
+
+
+async def test_a_task_that_would_keep_a_fault_keeps_all(tmp_path):
+    class Careless(MultipleChoice):
+        def kept(self, sample, bodies):
+            return [{"choices": bodies[0]["choices"][:1]}]
+
+    task, sample = sample_of(Careless, tmp_path)
+    body = answer_of(sample, ECHOES["openai_like"])
+    record = await asked(task, sample, body)
+    assert (record.status, record.responses) == (Status.scored, (body,))
 
 
 def test_a_run_is_small_and_scored_again_from_its_file(tmp_path):

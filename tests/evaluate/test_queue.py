@@ -15,9 +15,15 @@ class Numbers:
         self._left = [Sample("t", str(i), (Request("/v1/completions", {}),), "") for i in range(count)]
 
     held = False
+    made = 0
+    """How many can be taken at once."""
 
     async def take(self) -> Sample | None:
         return self._left.pop(0) if self._left else None
+
+    def take_at_once(self) -> Sample | None:
+        self.made -= 1
+        return self._left.pop(0) if self.made >= 0 else None
 
 
 async def test_a_source_that_holds_its_samples_back_is_waited_for():
@@ -53,6 +59,20 @@ async def test_each_is_handed_out_once():
     for _ in range(3):
         queue.done()
     assert await taken(queue, 2) == [None, None]
+
+
+async def test_what_can_be_taken_at_once_waits_for_what_is_to_come_first():
+    source = Numbers(4)
+    queue = SampleQueue(source, 8)
+    first, _ = await taken(queue, 2)
+    source.made = 2
+    queue.again(first, last=False)
+    assert [sample.id for sample in await taken(queue, 2)] == ["0", "2"]
+    source.held = True
+    await waits(queue.take())
+    source.held = False
+    queue.stop("enough")
+    assert (await taken(queue, 1), queue.stopped) == ([None], "enough")
 
 
 async def test_the_end_waits_for_what_may_come_back():

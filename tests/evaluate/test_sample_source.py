@@ -41,6 +41,16 @@ async def test_only_as_many_are_made_as_are_in_flight():
     assert task.made <= 5
 
 
+async def test_what_is_made_is_taken_at_once():
+    source = SampleSource({"a": Echoes(4)}, Evaluate(concurrency=3), "m", set())
+    assert source.take_at_once() is None, "nothing is made yet"
+    first = await source.take()
+    found = [first, source.take_at_once(), source.take_at_once()]
+    assert [sample and sample.id for sample in found] == ["0", "1", "2"]
+    assert source.take_at_once() is None
+    assert [sample.id for sample in await taken(source)] == ["3"]
+
+
 async def test_many_askers_get_each_sample_once():
     source = SampleSource({"a": Echoes(50)}, Evaluate(concurrency=3), "m", set())
     groups = await asyncio.gather(*(taken(source) for _ in range(7)))
