@@ -6,14 +6,15 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Flag, auto
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 from launcher.core.errors import UserError
+from launcher.core.event_stream import mapped
 from launcher.core.files import replace_json
 from launcher.core.types import Handler, Json, Report, Request, Response
 
@@ -54,6 +55,10 @@ class Finished:
     report: Report
 
 
+CALLS = ("__call__", "edit", "edit_answer", "edit_events")
+"""What of an adapter sees requests and answers."""
+
+
 @dataclass
 class Adapter(ABC):
     """One interceptor. It fails closed: what it cannot do correctly is an error, never an unmodified request."""
@@ -66,6 +71,9 @@ class Adapter(ABC):
     keeps_answers: ClassVar[bool] = False
     """Whether it keeps answers for later requests; it then learns from `forgetting.on_failure` which to forget."""
 
+    copies: ClassVar[bool] = False
+    """Whether it changes nothing in place. What it gives back as the same object may then pass as the bytes it was."""
+
     needs_task: ClassVar[bool] = True
     """Whether it needs a task of asyncio, as `asyncio.timeout` and `asyncio.TaskGroup` do. A proxy saves tasks."""
 
@@ -77,8 +85,9 @@ class Adapter(ABC):
     def __init_subclass__(cls, **options: Any) -> None:
         """Let a class with a call of its own, and without a declaration, read and rewrite everything, in a task."""
         super().__init_subclass__(**options)
-        if "__call__" in vars(cls):
-            cls.needs_task = vars(cls).get("needs_task", True)
+        if not vars(cls).keys().isdisjoint(CALLS):
+            cls.needs_task = vars(cls).get("needs_task", "__call__" in vars(cls) or cls.needs_task)
+            cls.copies = vars(cls).get("copies", False)
             if "reads_at" not in vars(cls):
                 cls.reads_at = Adapter.reads_at  # type: ignore[method-assign]
             cls.reads = vars(cls).get("reads", Part.all)
@@ -107,6 +116,46 @@ class Adapter(ABC):
         It is called exactly once in each session of a run, also where that fails or is interrupted. What it raises is
         counted, and changes no result.
         """
+
+
+class Changes(Protocol):
+    """Changes the events of one stream."""
+
+    def change(self, event: Json) -> Json:
+        """Return what becomes of an event."""
+
+    def end(self) -> Iterable[Json]:
+        """Return the events that follow once all have come."""
+
+
+class Edit(Adapter):
+    """An adapter that waits for nothing: it changes a request, and then what comes back.
+
+    A proxy runs a chain of them without a coroutine. `edit` may be called again with the same request.
+    """
+
+    needs_task = False
+
+    def edit(self, request: Request) -> Request:
+        """Return the request that goes on, or raise an error."""
+        return request
+
+    def edit_answer(self, request: Request, response: Response) -> Response:
+        """Return the answer, or the error, that goes back to the one who sent ``request``."""
+        return response
+
+    def edit_events(self, request: Request) -> Changes | None:
+        """Return what changes the events of a stream; None for nothing."""
+        return None
+
+    async def __call__(self, request: Request, call_next: Handler) -> Response:
+        response = await call_next(self.edit(request))
+        if response.events is None:
+            return self.edit_answer(request, response)
+        changes = self.edit_events(request)
+        if changes is None:
+            return response
+        return replace(response, events=mapped(response.events, changes.change, changes.end))
 
 
 def reads_of(adapters: Iterable[Adapter], path: str | None = None) -> Part:

@@ -6,15 +6,15 @@ from collections.abc import Mapping
 from dataclasses import field, replace
 from typing import Any
 
-from launcher.adapters.base import Adapter, Part
+from launcher.adapters.base import Edit, Part
 from launcher.core.errors import AdapterError
 from launcher.core.redaction import reveal
-from launcher.core.types import Handler, Request, Response
+from launcher.core.types import Request
 from launcher.settings.component import component
 
 
 @component("adapters/payload")
-class Payload(Adapter):
+class Payload(Edit):
     """Changes the JSON body and the headers, in this order: remove, rename, add.
 
     ``add`` overwrites what the request has; ``remove`` and ``rename`` leave alone what it has not. ``add_headers`` and
@@ -28,7 +28,7 @@ class Payload(Adapter):
     '+adapters.payload.add.chat_template_kwargs={enable_thinking: false}'``
     """
 
-    needs_task = False
+    copies = True
 
     add: dict[str, Any] = field(default_factory=dict)
     remove: list[str] = field(default_factory=list)
@@ -49,10 +49,10 @@ class Payload(Adapter):
             **{f"adapters.payload.headers_env.{name}": variable for name, variable in self.headers_env.items()},
         }
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
+    def edit(self, request: Request) -> Request:
         if self._in_headers:
             request = replace(request, headers=self._headers(request.headers))
-        return await call_next(request.with_body(self._body(request.body)) if self._in_body else request)
+        return request.with_body(self._body(request.body)) if self._in_body else request
 
     def _body(self, body: Mapping[str, Any]) -> dict[str, Any]:
         made = {**self._renamed(body), **self.add}

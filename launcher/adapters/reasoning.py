@@ -5,23 +5,29 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from operator import is_
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Downstream, Part, counting
-from launcher.adapters.reasoning_parser import ParsedDelta, ReasoningParser, Section, UnmatchedEndTag
+from launcher.adapters.base import Changes, Downstream, Edit, Part, counting
+from launcher.adapters.reasoning_parser import (
+    AFTER,
+    BEFORE,
+    INSIDE,
+    ParsedDelta,
+    ReasoningParser,
+    Section,
+    UnmatchedEndTag,
+)
 from launcher.core.errors import AdapterError, UserError
-from launcher.core.event_stream import mapped
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Json, Request, Response
 from launcher.settings.component import component
 
 COUNTED = ("answers", "with_reasoning", "unfinished", "reasoning_characters", "answer_characters")
 
 
 @component("adapters/reasoning")
-class Reasoning(Adapter):
+class Reasoning(Edit):
     """Moves the text between the first ``start_tag`` and the next ``end_tag`` to ``reasoning_content``.
 
     It works on ``message.content`` and ``choices[].text``, and on the deltas of a stream as they come. Text before the
@@ -41,7 +47,7 @@ class Reasoning(Adapter):
     Example: ``python launch.py 'adapters=[retry,reasoning]' adapters.reasoning.starts_inside=true``
     """
 
-    needs_task = False
+    copies = True
     reads = Part.all
     rewrites = Part.answer | Part.events
 
@@ -54,68 +60,69 @@ class Reasoning(Adapter):
             raise UserError("adapters.reasoning: start_tag and end_tag must be two different, non-empty texts")
         self.counts: Counter[str] = Counter()
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
-        if not request.path.endswith("/completions"):
-            return await call_next(request)
-        if request.body.get("echo"):
-            return await self._pass(request, call_next)
-        response = await call_next(request)
-        if response.events is not None:
-            streams = _Streams(self)
-            return replace(response, events=mapped(response.events, streams.change, streams.end))
-        if not response.ok or response.fault is not None:
+    def edit(self, request: Request) -> Request:
+        if not request.path.endswith("/completions") or _is_split(request):
+            return request
+        limit = request.body.get("max_tokens")
+        if limit is None or limit > 1:
+            raise AdapterError("reasoning: 'echo' with more than one generated token cannot be split into thoughts")
+        return request
+
+    def edit_events(self, request: Request) -> Changes | None:
+        return _Streams(self) if _is_split(request) else None
+
+    def edit_answer(self, request: Request, response: Response) -> Response:
+        if not response.ok or response.fault is not None or not _is_split(request):
             return response
         found = response.body
-        if (type(found) is not dict and not isinstance(found, Mapping)) or not isinstance(found.get("choices"), list):
+        choices = found.get("choices") if type(found) is dict or isinstance(found, Mapping) else None
+        if not isinstance(choices, list):
             raise AdapterError(f"reasoning: the answer to {request.path} has no list of 'choices'")
-        choices = [self._choice(choice) for choice in response.body["choices"]]
-        return response.with_body({**response.body, "choices": choices})
+        made = [self._choice(choice) for choice in choices]
+        return response if all(map(is_, made, choices)) else response.with_body({**found, "choices": made})
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:
         with counting(RunFolder(folder).counts("reasoning"), self.counts, COUNTED):
             yield
 
-    async def _pass(self, request: Request, call_next: Handler) -> Response:
-        limit = request.body.get("max_tokens")
-        if limit is None or limit > 1:
-            raise AdapterError("reasoning: 'echo' with more than one generated token cannot be split into thoughts")
-        return await call_next(request)
-
     def _choice(self, choice: Json) -> Json:
+        """Return a choice with its text split; the same object where all of it is the answer."""
         in_chat = isinstance(choice, dict) and "message" in choice
         holder, key = (choice["message"], "content") if in_chat else (choice, "text")
-        if not isinstance(holder, dict) or not (
-            _is_text(holder.get(key)) and _is_text(holder.get("reasoning_content"))
-        ):
+        if not isinstance(holder, dict):
             raise AdapterError("reasoning: a choice of the answer has no text that could be split")
         made, unfinished = self._split(holder, key, choice.get("finish_reason"))
-        marked = {**choice, "message": made} if in_chat else made
-        return {**marked, "reasoning_unfinished": True} if unfinished else marked
+        if made is not holder:
+            choice = {**choice, "message": made} if in_chat else made
+        return {**choice, "reasoning_unfinished": True} if unfinished else choice
 
-    def _split(self, holder: Mapping[str, Json], key: str, finish: str | None) -> tuple[dict[str, Json], bool]:
+    def _split(self, holder: Mapping[str, Json], key: str, finish: str | None) -> tuple[Mapping[str, Json], bool]:
         """Return ``holder`` with its text split, and whether the reasoning was unfinished."""
-        text, given = holder.get(key) or "", holder.get("reasoning_content")
+        text, given = holder.get(key), holder.get("reasoning_content")
+        if not (_is_text(text) and _is_text(given)):
+            raise AdapterError("reasoning: a choice of the answer has no text that could be split")
+        text = text or ""
         if given:
             unfinished = finish == "length" and not text
             self.count(len(text), len(given), unfinished=unfinished)
-            return dict(holder), unfinished
+            return holder, unfinished
         answer, reasoning, section = self._divided(text)
-        unfinished = section is Section.inside
+        unfinished = section is INSIDE
         self.count(len(answer), len(reasoning), unfinished=unfinished)
-        if section is Section.before:
-            return dict(holder), False
+        if section is BEFORE:
+            return holder, False
         return {**holder, key: answer, "reasoning_content": reasoning}, unfinished
 
     def _divided(self, text: str) -> tuple[str, str, Section]:
         """Return the answer and the reasoning in a whole text, and the section in which that ends."""
-        if not self.starts_inside and self.start_tag not in text and self.end_tag not in text:
-            return text, "", Section.before
         if not self.starts_inside:
             before, tag, rest = text.partition(self.start_tag)
             reasoning, end, after = rest.partition(self.end_tag)
             if tag and end and self.end_tag not in before:
-                return before + after, reasoning, Section.after
+                return before + after, reasoning, AFTER
+            if not tag and self.end_tag not in text:
+                return text, "", BEFORE
         parser = self.new_parser()
         piece = _feed(parser.whole, text)
         return piece.answer, piece.reasoning, parser.section
@@ -168,8 +175,13 @@ class _Streams:
         return [{**self._last, "choices": rests, "usage": None}] if rests else []
 
 
+def _is_split(request: Request) -> bool:
+    """Tell whether the texts of an answer are split: those of completions that echo no prompt."""
+    return request.path.endswith("/completions") and not request.body.get("echo")
+
+
 def _is_text(value: Json) -> bool:
-    return value is None or isinstance(value, str)
+    return type(value) is str or value is None
 
 
 class _Stream:

@@ -14,7 +14,7 @@ class Section(Enum):
     after = auto()
 
 
-INSIDE, AFTER = Section.inside, Section.after
+BEFORE, INSIDE, AFTER = Section
 
 
 @dataclass(frozen=True, slots=True)

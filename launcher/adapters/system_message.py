@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from typing import Any
 
-from launcher.adapters.base import Adapter, Part
+from launcher.adapters.base import Edit, Part
 from launcher.core.errors import AdapterError, UserError
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Json, Request, Response
 from launcher.settings.component import component
 
 
@@ -21,7 +21,7 @@ class Strategy(Enum):
 
 
 @component("adapters/system_message")
-class SystemMessage(Adapter):
+class SystemMessage(Edit):
     """Adds ``text`` as the system message.
 
     Chat requests get one system message at the start; several that they already have become one. By ``strategy``,
@@ -37,7 +37,7 @@ class SystemMessage(Adapter):
     Example: ``python launch.py 'adapters=[retry,system_message]' adapters.system_message.text='Answer in one word.'``
     """
 
-    needs_task = False
+    copies = True
     reads = Part.request | Part.answer
     rewrites = Part.request | Part.answer
 
@@ -52,12 +52,23 @@ class SystemMessage(Adapter):
     def reads_at(self, path: str) -> Part:
         return Part.request if path.endswith("/chat/completions") else self.reads  # only prompts are echoed
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
+    def edit(self, request: Request) -> Request:
+        body = request.body
         if request.path.endswith("/chat/completions"):
-            return await call_next(request.with_body({**request.body, "messages": self._messages(request.body)}))
-        if request.path.endswith("/completions"):
-            return await self._complete(request, call_next)
-        raise AdapterError(f"system_message: cannot add a system message to {request.path}")
+            return request.with_body({**body, "messages": self._messages(body)})
+        if not request.path.endswith("/completions"):
+            raise AdapterError(f"system_message: cannot add a system message to {request.path}")
+        if body.get("echo") and body.get("stream"):
+            raise AdapterError("system_message: 'echo' with 'stream' is not supported")
+        return request.with_body({**body, "prompt": _prefixed(body.get("prompt"), self.text + self.separator)})
+
+    def edit_answer(self, request: Request, response: Response) -> Response:
+        if request.path.endswith("/chat/completions") or not request.body.get("echo"):
+            return response
+        if not response.ok or response.fault is not None:
+            return response
+        choices = [_without(choice, self.text + self.separator) for choice in response.body["choices"]]
+        return response.with_body({**response.body, "choices": choices})
 
     def _messages(self, body: Mapping[str, Json]) -> list[Json]:
         messages = body.get("messages")
@@ -79,18 +90,6 @@ class SystemMessage(Adapter):
                 return [*own, self.text]
             case Strategy.replace:
                 return [self.text]
-
-    async def _complete(self, request: Request, call_next: Handler) -> Response:
-        prefix = self.text + self.separator
-        echo = bool(request.body.get("echo"))
-        if echo and request.body.get("stream"):
-            raise AdapterError("system_message: 'echo' with 'stream' is not supported")
-        prompt = _prefixed(request.body.get("prompt"), prefix)
-        response = await call_next(request.with_body({**request.body, "prompt": prompt}))
-        if not (echo and response.ok) or response.fault is not None:
-            return response
-        choices = [_without(choice, prefix) for choice in response.body["choices"]]
-        return response.with_body({**response.body, "choices": choices})
 
 
 def _prefixed(prompt: Json, prefix: str) -> Json:

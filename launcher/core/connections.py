@@ -154,6 +154,11 @@ class Connections:
                     raise
         raise AssertionError
 
+    def has_idle(self, origin: Origin) -> bool:
+        """Tell whether there is an idle connection to an origin, which `take` may find closed."""
+        pool = self._pools.get(origin)
+        return pool is not None and bool(pool.idle)
+
     def take(self, origin: Origin) -> Connection | None:
         """Return an idle connection to an origin, on which a request must be sent at once; None if there is none."""
         pool = self._pools.get(origin)

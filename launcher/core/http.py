@@ -149,6 +149,11 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     numbers that are too large. JSON deeper than `DEPTH`, or with too many values, is refused, too.
     """
     opened = data.count(b"[") + data.count(b"{")
+    if opened <= DEPTH and len(data) <= FEW_BYTES and not exact_json.may_have_long_integers(data):
+        try:
+            return orjson.loads(data)
+        except orjson.JSONDecodeError:
+            pass  # Python's reader takes a little more, and says what is wrong
     if len(data) > FEW_BYTES and (opened + data.count(b",")) * BYTES_PER_VALUE > max(max_bytes, 1 << 20):
         raise ValueError("JSON with too many values")
     try:

@@ -16,7 +16,7 @@ import httptools
 
 from launcher.core.driven import Turn, waiter
 from launcher.core.errors import Failure, HttpError
-from launcher.core.timers import Timers
+from launcher.core.timers import Timer, Timers
 
 HIGH_BYTES = 256 << 10
 """Of a body that its reader has not taken yet, so many bytes are held; then the socket is no longer read."""
@@ -97,29 +97,33 @@ class Incoming:
     or closed.
     """
 
+    status = 0
+    touched = False
+    """Whether a byte of the answer has arrived."""
+    received = 0
+    """Bytes of the body so far."""
+    _timer: Timer | None = None
+    _total_timeout_s = math.inf
+    _held = 0
+    _complete = False
+    _error: HttpError | None = None
+    _waiter: Turn | asyncio.Future[None] | None = None
+
     def __init__(
         self, connection: Connection, method: str, url: str, silence_timeout_s: float, deadline: Deadline | None = None
     ) -> None:
-        self.status = 0
         self.headers: list[tuple[bytes, bytes]] = []
         self.url = url
         self.method = method
-        self.touched = False
-        """Whether a byte of the answer has arrived."""
-        self.received = 0
-        """Bytes of the body so far."""
         self.made: dict[str, Any] = {}
         """What was made of the head; answers with equal heads may share it."""
         self._connection: Connection | None = connection
         self._silence_timeout_s = silence_timeout_s
         self._timers = connection.timers
-        self._timer = None if deadline is None else self._timers.call_at(deadline.at, self._late)
-        self._total_timeout_s = math.inf if deadline is None else deadline.timeout_s
         self._parts: deque[bytes] = deque()
-        self._held = 0
-        self._complete = False
-        self._error: HttpError | None = None
-        self._waiter: Turn | asyncio.Future[None] | None = None
+        if deadline is not None:
+            self._timer = self._timers.call_at(deadline.at, self._late)
+            self._total_timeout_s = deadline.timeout_s
 
     @property
     def complete(self) -> bool:
@@ -241,7 +245,9 @@ class Incoming:
         return self._held
 
     def end(self) -> None:
-        """Mark the answer as whole."""
+        """Mark the answer as whole, unless it has failed."""
+        if self._error is not None:
+            return
         self._complete = True
         self._connection = None
         self._untimed()
@@ -276,6 +282,7 @@ class Connection(asyncio.Protocol):
         timers: Timers | None = None,
     ) -> None:
         self.timers = timers or Timers()
+        self.time = asyncio.get_running_loop().time
         self.used = False
         """Whether the connection has answered before."""
         self.unsent = False

@@ -314,25 +314,24 @@ class ClientConnection(asyncio.Protocol):
 
     def _start(self, item: ClientRequest | Refusal) -> None:
         if isinstance(item, ClientRequest):
-            if self._service.drives(item):
-                self._drive(item)
+            reply = self._reply(item)
+            if self._relayed(item, reply):
                 return
-            if self._relayed(item):
+            if self._service.drives(item):
+                self._drive(item, reply)
                 return
         self._task = self._loop.create_task(self._answered(item))
 
-    def _drive(self, request: ClientRequest) -> None:
+    def _drive(self, request: ClientRequest, reply: Reply) -> None:
         """Answer a request in the calls that bring what it waits for."""
-        reply = self._reply(request)
         reply.collects = True
         self._task = driven = Driven(
             self._service.answer(request, reply), reply.flush, functools.partial(self._finished, reply)
         )
         driven.start()
 
-    def _relayed(self, request: ClientRequest) -> bool:
+    def _relayed(self, request: ClientRequest, reply: Reply) -> bool:
         """Pass a request on without a task, if that is possible."""
-        reply = self._reply(request)
 
         def ended(again: bool) -> None:
             self._relay = None

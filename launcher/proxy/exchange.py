@@ -23,7 +23,6 @@ from launcher.proxy.asked import Asked
 from launcher.proxy.connection import ClientRequest
 from launcher.proxy.events import EventSplitter
 from launcher.proxy.head import REQUEST_ID, Head, Headers, passed_on, without
-from launcher.proxy.relay import MAX_ERROR_BYTES
 from launcher.proxy.reply import Reply, dumped, lines_of
 from launcher.proxy.upstream import Prepared, Upstream, error_body
 
@@ -42,13 +41,14 @@ ABOUT_BODY = frozenset(
     {b"content-type", b"content-encoding", b"etag", b"content-md5", b"digest", b"accept-ranges", b"last-modified"}
 )
 """Headers of an answer that need not hold for the body that adapters give."""
+JSON, EVENTS = b"Content-Type: application/json\r\n", b"Content-Type: text/event-stream\r\n"
 QUOTED = 300
 LINGER_S = 0.05
 """How long a stream may stay open behind its last event."""
 
 
 class Parts(NamedTuple):
-    """What the adapters of a proxy read in requests to a path, or in any, and what they may rewrite."""
+    """What the adapters of a proxy read in requests to a path, or in any, and what they may rewrite in place."""
 
     reads_request: bool
     reads_answer: bool
@@ -58,7 +58,8 @@ class Parts(NamedTuple):
 
     @classmethod
     def of(cls, adapters: Sequence[Adapter], path: str | None = None) -> Self:
-        reads, rewrites = reads_of(adapters, path), rewrites_of(adapters)
+        reads = reads_of(adapters, path)
+        rewrites = rewrites_of([adapter for adapter in adapters if not adapter.copies])
         read = (Part.request in reads, Part.answer in reads, Part.events in reads)
         return cls(*read, Part.request in rewrites, Part.answer in rewrites)
 
@@ -74,15 +75,12 @@ class Exchange:
         """What the adapters read in requests to this path, and in any."""
         self._reply = reply
         self._given = request
-        split: SplitHeaders | None = request.head.made.get("split")
-        if split is None:
-            split = request.head.made["split"] = split_headers(upstream, request.head)
-        seen, self._unseen = split
+        seen, self._unseen = split_once(upstream, request.head)
         self._seen: Seen | None = None
         """The headers of the last answer of the endpoint."""
         self._parsed: tuple[Json, bytes] | None = None
         """The last body that came from the endpoint, as JSON and as bytes."""
-        body = _json_object(request.body) if parts.reads_request else Unread(request.body)
+        body = json_object(request.body) if parts.reads_request else Unread(request.body)
         self.request = Request.of(request.head.target.decode("ascii"), body, seen, sample)
         """What the first adapter gets. Making it raises `ApiError` if adapters cannot read it."""
 
@@ -137,41 +135,24 @@ class Exchange:
         return prepared
 
     def _headers_of(self, request: Request) -> Headers:
-        seen = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in request.headers.items()]
-        named = frozenset(name.lower() for name, _ in seen)
-        return [*without(self._unseen, named), *seen] if named else self._unseen
+        return joined_headers(request.headers, self._unseen)
 
     def _body(self, request: Request) -> bytes:
-        body = request.body
-        if type(body) is Unread:
-            return body.raw
-        return self._given.body if body is self.request.body and not self._parts.rewrites_request else dumped(body)
+        is_given = request.body is self.request.body and not self._parts.rewrites_request
+        return self._given.body if is_given else bytes_of(request.body)
 
     async def _response(self, incoming: Incoming, start: float) -> Response:
-        seen: Seen | None = incoming.made.get("seen")
-        if seen is None:
-            seen = incoming.made["seen"] = see(incoming)
-        self._seen = seen
+        self._seen = seen = seen_once(incoming)
         if seen.is_stream and incoming.status < 400:
             latency_s = time.perf_counter() - start
             reads = self._parts.reads_events
             events = EventStream(self._events(incoming)) if reads else self._bytes(incoming)
             return Response(incoming.status, None, seen.headers, events, latency_s)
-        is_error = incoming.status >= 300
-        data = await incoming.read(MAX_ERROR_BYTES if is_error else self._upstream.max_answer_bytes)
-        body = error_body(incoming.status, data) if is_error else self._answer(incoming, data)
-        return Response.of(incoming.status, body, seen.headers, time.perf_counter() - start)
-
-    def _answer(self, incoming: Incoming, data: bytes) -> Json:
-        if not self._parts.reads_answer:
-            return Unread(data)
-        try:
-            body = http.parsed(data, self._upstream.max_answer_bytes)
-        except ValueError as error:
-            text = data[:QUOTED].decode(errors="replace")
-            raise HttpError(incoming.url, f"answered HTTP {incoming.status} with no JSON ({error}): {text!r}") from None
-        self._parsed = body, data
-        return body
+        data = await incoming.read(self._upstream.most_bytes(incoming.status))
+        response = response_of(incoming, seen, data, start, reads=self._parts.reads_answer)
+        if incoming.status < 300:
+            self._parsed = response.body, data
+        return response
 
     async def _bytes(self, incoming: Incoming) -> AsyncIterator[Json]:
         """Yield the bytes of a stream whose events no adapter reads."""
@@ -190,7 +171,7 @@ class Exchange:
                 done = b"[DONE]" in texts
                 if done:
                     del texts[texts.index(b"[DONE]") :]
-                for batch in _read(incoming.url, texts):
+                for batch in read_events(incoming.url, texts):
                     yield batch
                 if splitter.held > most or incoming.received > most:
                     raise HttpError(incoming.url, f"the stream has more than {most:,} bytes")
@@ -207,17 +188,14 @@ class Exchange:
         if response.fault is not None:
             raise AdapterError(response.fault)
         body = response.body
-        if type(body) is Unread:
-            reply.whole(response.status, self._headers(response, b"application/json"), body.raw)
-            return
         unchanged = self._parsed is not None and self._parsed[0] is body and not self._parts.rewrites_answer
-        data = self._parsed[1] if unchanged and self._parsed is not None else dumped(body)
-        reply.whole(response.status, self._headers(response, b"application/json"), data)
+        data = self._parsed[1] if unchanged and self._parsed is not None else bytes_of(body)
+        reply.whole(response.status, lines(response, self._seen, JSON), data)
 
     async def reply_events(self, response: Response, reply: Reply) -> None:
         """Write the events that the adapters gave, as they come."""
         assert response.events is not None
-        reply.begin(response.status, self._headers(response, b"text/event-stream"), None)
+        reply.begin(response.status, lines(response, self._seen, EVENTS), None)
         raw = False
         batches = batches_of(response.events)
         try:
@@ -230,16 +208,6 @@ class Exchange:
             await batches.aclose()
         reply.end(b"" if raw else b"data: [DONE]\n\n")
 
-    def _headers(self, response: Response, content_type: bytes) -> bytes:
-        """Return the headers of an answer as lines, without those about the body that it had."""
-        seen = self._seen
-        if seen is not None and seen.headers is response.headers:
-            lines = seen.lines
-        else:
-            given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
-            lines = lines_of(without(passed_on(given), ABOUT_BODY))
-        return lines + b"Content-Type: " + content_type + b"\r\n"
-
 
 class Seen(NamedTuple):
     """The headers of an answer: as adapters see them, and those that pass on, as lines."""
@@ -247,6 +215,14 @@ class Seen(NamedTuple):
     headers: Mapping[str, str]
     lines: bytes
     is_stream: bool
+
+
+def seen_once(incoming: Incoming) -> Seen:
+    """Return what `see` does; heads that come again are seen once."""
+    seen: Seen | None = incoming.made.get("seen")
+    if seen is None:
+        seen = incoming.made["seen"] = see(incoming)
+    return seen
 
 
 def see(incoming: Incoming) -> Seen:
@@ -263,7 +239,47 @@ def see(incoming: Incoming) -> Seen:
     return Seen(MappingProxyType(headers), lines_of(without(passed, ABOUT_BODY)), is_stream)
 
 
+def response_of(incoming: Incoming, seen: Seen, data: bytes, start: float, *, reads: bool) -> Response:
+    """Return a whole answer as adapters see it, or an error. Raises `HttpError` for what is no JSON."""
+    if incoming.status >= 300:
+        body = error_body(incoming.status, data)
+    else:
+        body = _answer(incoming, data) if reads else Unread(data)
+    return Response.of(incoming.status, body, seen.headers, time.perf_counter() - start)
+
+
+def _answer(incoming: Incoming, data: bytes) -> Json:
+    try:
+        return http.parsed(data, len(data))
+    except ValueError as error:
+        text = data[:QUOTED].decode(errors="replace")
+        raise HttpError(incoming.url, f"answered HTTP {incoming.status} with no JSON ({error}): {text!r}") from None
+
+
+def lines(response: Response, seen: Seen | None, content_type: bytes) -> bytes:
+    """Return the headers of an answer as lines, without those about the body that it had."""
+    if seen is not None and seen.headers is response.headers:
+        return seen.lines + content_type
+    given = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in response.headers.items()]
+    return lines_of(without(passed_on(given), ABOUT_BODY)) + content_type
+
+
 SplitHeaders = tuple[dict[str, str], list[tuple[bytes, bytes]]]
+
+
+def split_once(upstream: Upstream, head: Head) -> SplitHeaders:
+    """Return what `split_headers` does; heads that come again are split once. Raises `ApiError`."""
+    split: SplitHeaders | None = head.made.get("split")
+    if split is None:
+        split = head.made["split"] = split_headers(upstream, head)
+    return split
+
+
+def joined_headers(seen: Mapping[str, str], unseen: Headers) -> Headers:
+    """Return the headers of a request: those that adapters gave, and those that they do not see."""
+    own = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in seen.items()]
+    named = frozenset(name.lower() for name, _ in own)
+    return [*without(unseen, named), *own] if named else unseen
 
 
 def split_headers(upstream: Upstream, head: Head) -> SplitHeaders:
@@ -285,7 +301,7 @@ def split_headers(upstream: Upstream, head: Head) -> SplitHeaders:
     return seen, unseen
 
 
-def _json_object(data: bytes) -> dict[str, Json]:
+def json_object(data: bytes) -> dict[str, Json]:
     try:
         body = http.parsed(data, len(data))
     except ValueError as error:
@@ -293,6 +309,11 @@ def _json_object(data: bytes) -> dict[str, Json]:
     if not isinstance(body, dict):
         raise ApiError(400, "the body is not a JSON object", code="invalid_json")
     return body
+
+
+def bytes_of(body: Json) -> bytes:
+    """Return the bytes of a body; those of one that was not read are what came."""
+    return body.raw if type(body) is Unread else dumped(body)
 
 
 def _texts(events: Sequence[Json]) -> bytes:
@@ -306,7 +327,7 @@ def _texts(events: Sequence[Json]) -> bytes:
     return b"data: " + b"\n\ndata: ".join(texts) + b"\n\n"
 
 
-def _read(url: str, texts: Sequence[bytes]) -> Iterator[list[Json]]:
+def read_events(url: str, texts: Sequence[bytes]) -> Iterator[list[Json]]:
     """Yield the events with these texts. Raises `HttpError` for one that is no JSON, after those before it."""
     if not texts:
         return

@@ -21,12 +21,13 @@ from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
 from launcher.core.types import PROXIED, Request, Response
 from launcher.proxy.connection import ClientRequest, Started
+from launcher.proxy.edited import Edited, EditedRelay, EditPlan, Edits
 from launcher.proxy.exchange import Exchange, Parts
 from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
 from launcher.proxy.metrics import COMPLETIONS, IN_FLIGHT, LEFT, RECEIVED, STOPPED, Counters
-from launcher.proxy.relay import MAX_ERROR_BYTES, SMALL_BYTES, Relay
+from launcher.proxy.relay import SMALL_BYTES, Relay
 from launcher.proxy.reply import Reply, dumped, lines_of
-from launcher.proxy.upstream import Prepared, Upstream, error_body
+from launcher.proxy.upstream import MAX_ERROR_BYTES, Prepared, Upstream, error_body
 
 log = logging.getLogger("launcher.proxy")
 
@@ -45,12 +46,14 @@ class Plan(NamedTuple):
     """What a head alone says of its request: whether it is a completion, and how it passes as bytes if it does.
 
     ``head`` names no run any more. ``parts`` is what adapters read of the request; None where they do not see it.
+    ``edits`` is there where none of them has to wait for anything.
     """
 
     head: Head
     is_completion: bool
     parts: Parts | None = None
     passes: Prepared | None = None
+    edits: EditPlan | None = None
 
 
 _exchange: ContextVar[Exchange] = ContextVar("exchange")
@@ -79,6 +82,7 @@ class Forwarder:
         self._expected = None if self.key is None else f"Bearer {self.key}".encode()
         self._parts = Parts.of(self.adapters)
         self._chain = pipeline(self.adapters, _ask, self.failures)
+        self._edits = Edits.of(self.adapters)
         self._needs_task = any(adapter.needs_task for adapter in self.adapters)
         self._stopped: str | None = None
         self._number = 0
@@ -117,10 +121,10 @@ class Forwarder:
         """Return how a request passes as bytes over an idle connection; None if it has to be answered otherwise."""
         plan = self._plan_of(request)
         head = plan.head
-        if plan.passes is None:
-            return None
-        connection = self.upstream.connections.take(plan.passes.origin)
-        if connection is None:
+        edited = None if plan.edits is None else self._edited(plan.edits, request.body)
+        passes = plan.passes if edited is None else edited.opened
+        connection = None if passes is None else self.upstream.connections.take(passes.origin)
+        if passes is None or connection is None:
             return None
         start, own = time.perf_counter(), self.counters.own
         own[IN_FLIGHT] += 1
@@ -134,6 +138,8 @@ class Forwarder:
                 return
             if relay.failure is not None:
                 self._fail(head, reply, relay.failure)
+            elif relay.refusal is not None:
+                self._fail(head, reply, relay.refusal)
             elif relay.error_body is not None:
                 self._shape(relay, relay.error_body, reply)
             own[COMPLETIONS] += plan.is_completion and 200 <= reply.status < 300
@@ -145,9 +151,22 @@ class Forwarder:
             own[LEFT] += 1
             self.counters.finished(reply.status or CLIENT_CLOSED_REQUEST, time.perf_counter() - start, reply.sent)
 
-        silence_s, passes = self.upstream.settings.silence_timeout_s, plan.passes
+        silence_s = self.upstream.settings.silence_timeout_s
+        if edited is not None:
+            adapted = EditedRelay(connection, edited, silence_s, reply, ended, cancelled)
+            return Started(adapted, b"%bContent-Length: %d\r\n\r\n" % (passes.head, len(edited.body)), edited.body)
         made = Relay(connection, head.method, passes.url, silence_s, reply, plan.is_completion, ended, cancelled)
         return Started(made, passes.head, request.body)
+
+    def _edited(self, plan: EditPlan, body: bytes) -> Edited | None:
+        """Return a request as the adapters change it; None if that takes a coroutine, which then finds any error."""
+        waits = not self.upstream.connections.has_idle(plan.opened.origin)
+        if waits or self._stopped is not None or self.counters.stopped_by() is not None:
+            return None
+        try:
+            return plan.edited(body, self._new_sample())
+        except Exception:
+            return None
 
     def drives(self, request: ClientRequest) -> bool:
         """Tell whether a request goes through adapters of which none needs a task."""
@@ -162,7 +181,9 @@ class Forwarder:
     def _plan(self, head: Head, length: int) -> Plan:
         is_completion = _is_completion(head)
         if self.adapters and is_completion:
-            return Plan(head, is_completion, Parts.of(self.adapters, head.target.decode("ascii")))
+            parts = Parts.of(self.adapters, head.target.decode("ascii"))
+            edits = None if self._edits is None else self._edits.plan(self.upstream, parts, head)
+            return Plan(head, is_completion, parts, edits=edits)
         if head.path.startswith(OWN) or (self.adapters and _is_disguised(head)):
             return Plan(head, is_completion)
         return Plan(head, is_completion, passes=self.upstream.prepared(head, length))
@@ -180,6 +201,7 @@ class Forwarder:
                 request = request._replace(head=plan.head)
             if plan.parts is not None:
                 exchange = self._exchange(request, plan.parts, reply)
+                _exchange.set(exchange)
                 response = await self._chain(exchange.request)
                 if response.events is None:
                     exchange.reply(response, reply)
@@ -229,11 +251,11 @@ class Forwarder:
             raise _has_stopped(self._stopped)
         if (worker := self.counters.stopped_by()) is not None:
             raise _has_stopped(f"the proxy's log says why, at worker {worker}")
+        return Exchange(self.upstream, parts, self._parts, request, self._new_sample(), reply)
+
+    def _new_sample(self) -> str:
         self._number += 1
-        sample = f"{self._samples}.{self._number}/0"
-        exchange = Exchange(self.upstream, parts, self._parts, request, sample, reply)
-        _exchange.set(exchange)
-        return exchange
+        return f"{self._samples}.{self._number}/0"
 
     # As bytes
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from launcher.core.connections import IDEMPOTENT, Incoming
@@ -10,11 +9,10 @@ from launcher.core.errors import Failure, HttpError
 from launcher.core.http_connection import HIGH_BYTES, Connection
 from launcher.proxy.head import passed_on
 from launcher.proxy.reply import Reply, lines_of
+from launcher.proxy.upstream import MAX_ERROR_BYTES
 
 SMALL_BYTES = 64 << 10
 """An answer up to this size leaves in one piece."""
-MAX_ERROR_BYTES = 1 << 20
-"""The largest error of the endpoint that is brought into OpenAI's shape."""
 
 
 def may_repeat(answer: Incoming, connection: Connection, was_kept: bool, error: HttpError) -> bool:
@@ -30,6 +28,11 @@ class Relay(Incoming):
     ends with one call of ``on_end``, unless it is cancelled; ``failure`` then says why the answer is not whole.
     """
 
+    failure: HttpError | None = None
+    refusal: Exception | None = None
+    """What an adapter raised."""
+    error_body: bytes | None = None
+
     def __init__(
         self,
         connection: Connection,
@@ -43,16 +46,14 @@ class Relay(Incoming):
     ) -> None:
         super().__init__(connection, method, url, silence_s)
         self.reply = reply
-        self.failure: HttpError | None = None
-        self.error_body: bytes | None = None
         self._source = connection
         self._was_kept = connection.used
         self._collects_errors = collects_errors
         self._pending: list[bytes] = []
         self._on_end = on_end
         self._on_cancel = on_cancel
-        self._time = asyncio.get_running_loop().time
-        self._heard = self._time()
+        self._time = connection.time
+        self._heard = connection.time()
 
     @property
     def may_repeat(self) -> bool:
@@ -93,6 +94,8 @@ class Relay(Incoming):
             self._pass_on()
 
     def end(self) -> None:
+        if self.failure is not None:
+            return
         self._complete, self._connection = True, None
         data = self._taken()
         if self.reply.started:

@@ -15,6 +15,9 @@ from launcher.core.types import Endpoint, Json
 from launcher.proxy.head import Head, Headers
 from launcher.proxy.settings import Authorization, Proxy
 
+MAX_ERROR_BYTES = 1 << 20
+"""The largest error of the endpoint that is brought into OpenAI's shape."""
+
 
 class Prepared(NamedTuple):
     """A request without its body: the URL, whom it goes to, and the bytes of its head, or of the head's opening."""
@@ -36,7 +39,12 @@ class Upstream:
         key = self.endpoint.api_key
         self._own_key = f"Bearer {key}".encode() if key else None
         self._root = self.endpoint.root
+        self.origin = target(self._root).origin
         self.max_answer_bytes = int(self.settings.max_answer_mb * 2**20)
+
+    def most_bytes(self, status: int) -> int:
+        """Return how large an answer with a status may be."""
+        return MAX_ERROR_BYTES if status >= 300 else self.max_answer_bytes
 
     @property
     def forwards_authorization(self) -> bool:

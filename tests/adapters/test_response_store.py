@@ -96,7 +96,7 @@ async def test_a_process_that_is_killed_while_it_writes_leaves_a_usable_file(wri
         assert set(names(tmp_path)) >= before
         store = ResponseStore(tmp_path / "answers", 1 << 30)
         try:
-            for name in random.sample(sorted(before), 20):
+            for name in random.sample(sorted(name for name in before if name.startswith("k")), 20):
                 assert (await store.read(name.encode())).body == {"text": name * 300}
             store.write(f"after{attempt}".encode(), Response(200, {"text": "after"}), None)
         finally:

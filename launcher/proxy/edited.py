@@ -1,0 +1,307 @@
+"""A request that adapters change without waiting for anything, and its answer: neither needs a coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, Self
+
+from launcher.adapters.base import Adapter, Changes, Edit
+from launcher.asgi.errors import ApiError
+from launcher.core.errors import AdapterError, Failure, HttpError
+from launcher.core.http_connection import Connection
+from launcher.core.types import Json, Request, Response
+from launcher.core.unread import Unread
+from launcher.proxy.events import EventSplitter
+from launcher.proxy.exchange import (
+    EVENTS,
+    JSON,
+    LINGER_S,
+    Parts,
+    bytes_of,
+    joined_headers,
+    json_object,
+    lines,
+    read_events,
+    response_of,
+    seen_once,
+    split_once,
+)
+from launcher.proxy.head import Head, Headers
+from launcher.proxy.relay import Relay
+from launcher.proxy.reply import Reply, dumped
+from launcher.proxy.upstream import Prepared, Upstream
+
+DONE = b"[DONE]"
+
+
+@dataclass(frozen=True)
+class Edits:
+    """A chain of adapters that wait for nothing, the outermost first; ``copy`` says that all of them only do that."""
+
+    adapters: Sequence[Edit]
+    copy: bool
+    asking: Sequence[Callable[[Request], Request]]
+    answering: Sequence[tuple[int, Callable[[Request, Response], Response]]]
+    """How whole answers are changed, by the places of the adapters in the chain, the innermost first."""
+
+    @classmethod
+    def of(cls, adapters: Sequence[Adapter]) -> Self | None:
+        """Return a chain as edits; None if one of its adapters may have to wait."""
+        edits = [each for each in adapters if isinstance(each, Edit) and type(each).__call__ is Edit.__call__]
+        if not edits or len(edits) < len(adapters) or any(each.observer or each.keeps_answers for each in edits):
+            return None
+        places = [i for i, each in enumerate(edits) if type(each).edit_answer is not Edit.edit_answer]
+        answering = [(i, edits[i].edit_answer) for i in reversed(places)]
+        return cls(edits, all(each.copies for each in edits), [each.edit for each in edits], answering)
+
+    def plan(self, upstream: Upstream, parts: Parts, head: Head) -> EditPlan | None:
+        """Return what a head says of its requests; None for one that adapters cannot read, or that cannot be sent."""
+        try:
+            seen, unseen = split_once(upstream, head)
+        except ApiError:
+            return None
+        path = head.target.decode("ascii")
+        opened = upstream.opened(path, joined_headers(seen, unseen))
+        return None if opened is None else EditPlan(self, upstream, parts, path, seen, unseen, opened)
+
+
+class EditPlan(NamedTuple):
+    """What a head alone says of a request that adapters edit."""
+
+    edits: Edits
+    upstream: Upstream
+    parts: Parts
+    path: str
+    headers: Mapping[str, str]
+    unseen: Headers
+    opened: Prepared
+
+    def edited(self, data: bytes, sample: str) -> Edited | None:
+        """Return a request as the adapters change it; None if it goes elsewhere. Raises what they raise."""
+        body = json_object(data) if self.parts.reads_request else Unread(data)
+        given = list[Request]()
+        request = Request.of(self.path, body, self.headers, sample)
+        for edit in self.edits.asking:
+            given.append(request)
+            request = edit(request)
+        opened: Prepared | None = self.opened
+        if request.headers is not self.headers:
+            opened = self.upstream.opened(self.path, joined_headers(request.headers, self.unseen))
+        if opened is None or request.path != self.path:
+            return None
+        made = data if request.body is body and not self.parts.rewrites_request else bytes_of(request.body)
+        return Edited(self, given, opened, made)
+
+    def stream(self, url: str, given: Sequence[Request]) -> _Stream:
+        """Return how the adapters change the stream that answers."""
+        if not self.parts.reads_events:
+            return _Stream()
+        made = [adapter.edit_events(request) for adapter, request in zip(self.edits.adapters, given, strict=True)]
+        inner_first = [each for each in reversed(made) if each is not None]
+        return _Events(url, self.upstream.max_answer_bytes, inner_first, self.edits.copy)
+
+
+class Edited(NamedTuple):
+    """A request as adapters changed it, and as each of them was given it; ``opened`` is its head but the length."""
+
+    plan: EditPlan
+    given: Sequence[Request]
+    opened: Prepared
+    body: bytes
+
+
+class EditedRelay(Relay):
+    """An answer that adapters change in the calls that bring it; ``refusal`` is what one of them raised."""
+
+    _stream: _Stream | None = None
+    _closing: asyncio.TimerHandle | None = None
+
+    def __init__(
+        self,
+        connection: Connection,
+        edited: Edited,
+        silence_s: float,
+        reply: Reply,
+        on_end: Callable[[Relay], None],
+        on_cancel: Callable[[Relay], None],
+    ) -> None:
+        super().__init__(connection, "POST", edited.opened.url, silence_s, reply, False, on_end, on_cancel)
+        self._plan, self._given, *_ = edited
+        self._start = time.perf_counter()
+
+    # Called by the client's connection
+
+    def cancel(self) -> None:
+        self._forget_stream()
+        super().cancel()
+
+    # Called by the endpoint's connection
+
+    def wake(self) -> None:
+        self._heard = self._time()
+        if self.status and not self._complete and self.failure is None:
+            self._guarded(self._look)
+
+    def end(self) -> None:
+        if self._complete or self.failure is not None:
+            return
+        self._complete, self._connection = True, None
+        self._guarded(self._reply_whole)
+
+    def fail(self, reason: str, failure: Failure) -> None:
+        if self._stream is not None and self._stream.done:
+            self._end_late()  # all events are there
+        else:
+            super().fail(reason, failure)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Take a step, whose error ends the answer."""
+        try:
+            step()
+        except Exception as error:
+            self.refusal = error
+            self._drop_connection()
+        if self._complete:
+            self._forget_stream()
+            self._on_end(self)
+
+    def _forget_stream(self) -> None:
+        self._stream = None
+        if self._closing is not None:
+            self._closing.cancel()
+            self._closing = None
+
+    def _drop_connection(self) -> None:
+        self._complete = True
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.abort()
+
+    def _look(self) -> None:
+        """Pass on what has arrived of a stream; a whole answer is waited for."""
+        stream = self._stream or self._begun()
+        if stream is None:
+            self._check_size()
+        elif not stream.done and self._pending:
+            self.reply.write(stream.fed(self._taken()))
+            stream.check()
+            if stream.done:
+                self._closing = asyncio.get_running_loop().call_later(LINGER_S, self._end_late)
+
+    def _begun(self) -> _Stream | None:
+        """Return the stream that the head announces, whose head is passed on."""
+        seen = seen_once(self)
+        if not seen.is_stream or self.status >= 400:
+            return None
+        self._stream = stream = self._plan.stream(self.url, self._given)
+        self.reply.collects = True
+        self.reply.begin(self.status, seen.lines + EVENTS, None)
+        self.reply.collects = False
+        return stream
+
+    def _reply_whole(self) -> None:
+        """Reply with the answer, or with the rest of a stream."""
+        stream = self._stream or self._begun()
+        if stream is not None:
+            data = b"" if stream.done else stream.fed(self._taken())
+            self._end_stream(stream, data)
+            return
+        self._check_size()
+        plan, seen, data = self._plan, seen_once(self), self._taken()
+        response = given = response_of(self, seen, data, self._start, reads=plan.parts.reads_answer)
+        for place, edit_answer in plan.edits.answering:
+            response = edit_answer(self._given[place], response)
+        if response.fault is not None:
+            raise AdapterError(response.fault)
+        unchanged = response.body is given.body and not plan.parts.rewrites_answer and self.status < 300
+        self.reply.whole(response.status, lines(response, seen, JSON), data if unchanged else bytes_of(response.body))
+
+    def _check_size(self) -> None:
+        if self.received > (most := self._plan.upstream.most_bytes(self.status)):
+            raise HttpError(self.url, f"the answer has more than {most:,} bytes")
+
+    def _end_late(self) -> None:
+        """End a stream whose events are all there, though the endpoint leaves it open."""
+        stream = self._stream
+        if stream is not None and not self._complete:
+            self._drop_connection()
+            self._guarded(lambda: self._end_stream(stream, b""))
+
+    def _end_stream(self, stream: _Stream, data: bytes) -> None:
+        if stream.error is None:
+            self.reply.end(data + stream.rest())
+        else:
+            self.reply.write(data)
+            raise stream.error
+
+
+class _Stream:
+    """The bytes of a stream as the adapters make them; ``done`` says that its last event has come."""
+
+    def __init__(self) -> None:
+        self.done = False
+        self.error: Exception | None = None
+
+    def fed(self, chunk: bytes) -> bytes:
+        """Return what goes on of the next bytes; an ``error`` stands behind it."""
+        return chunk
+
+    def rest(self) -> bytes:
+        """Return what follows the last event."""
+        return b""
+
+    def check(self) -> None:
+        """Raise the error."""
+        if self.error is not None:
+            raise self.error
+
+
+class _Events(_Stream):
+    """A stream whose events the adapters read. One that none of them changes passes as the bytes that it was."""
+
+    def __init__(self, url: str, most: int, changes: Sequence[Changes], copy: bool) -> None:
+        super().__init__()
+        self._url, self._most = url, most
+        self._changes, self._copy = [each.change for each in changes], copy
+        self._ends = [each.end for each in changes]
+        self._splitter = EventSplitter()
+        self._received = 0
+
+    def fed(self, chunk: bytes) -> bytes:
+        texts = self._splitter.feed(chunk)
+        if DONE in texts:
+            self.done = True
+            del texts[texts.index(DONE) :]
+        made: list[bytes] = []
+        try:
+            place = 0
+            for events in read_events(self._url, texts):
+                for event in events:
+                    made.append(self._changed(event, texts[place]))
+                    place += 1
+            self._bound(len(chunk))
+        except Exception as error:
+            self.error = error
+        return b"data: " + b"\n\ndata: ".join(made) + b"\n\n" if made else b""
+
+    def _changed(self, event: Json, text: bytes) -> bytes:
+        new = event
+        for change in self._changes:
+            new = change(new)
+        return text if new is event and self._copy and b"\n" not in text else dumped(new)
+
+    def _bound(self, size: int) -> None:
+        self._received += size
+        if self._received > self._most:
+            raise HttpError(self._url, f"the stream has more than {self._most:,} bytes")
+
+    def rest(self) -> bytes:
+        if not self.done:
+            raise HttpError(self._url, "the stream ended without [DONE]")
+        last: list[Json] = []
+        for change, end in zip(self._changes, self._ends, strict=True):
+            last = [*map(change, last), *end()]
+        return b"".join([b"data: " + dumped(event) + b"\n\n" for event in last]) + b"data: [DONE]\n\n"
