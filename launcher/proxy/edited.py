@@ -231,11 +231,13 @@ class EditedRelay(Relay):
             self._guarded(lambda: self._end_stream(stream, b""))
 
     def _end_stream(self, stream: _Stream, data: bytes) -> None:
-        if stream.error is None:
-            self.reply.end(data + stream.rest())
-        else:
+        try:
+            stream.check()
+            rest = stream.rest()
+        except Exception:
             self.reply.write(data)
-            raise stream.error
+            raise
+        self.reply.end(data + rest)
 
 
 class _Stream:

@@ -189,7 +189,7 @@ class Mounted:
 
 
 class Warm(tuple[Adapter, ...]):
-    """No adapters, in a proxy that has an idle connection to the endpoint: it relays the next request at once."""
+    """A chain in a proxy that has an idle connection to the endpoint: the next request needs no task."""
 
 
 @contextmanager

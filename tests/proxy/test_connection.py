@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.adapters.payload import Payload
 from launcher.adapters.retry import Retry
 from launcher.adapters.system_message import SystemMessage
 from launcher.asgi.config import Limits
@@ -286,7 +287,7 @@ def until_refused(address: tuple[str, int]) -> None:
         raise AssertionError("connections are still taken")
 
 
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), Warm((Payload(add={"top_p": 1}),))])
 def test_a_stop_lets_requests_end_and_takes_no_more(chain: Any) -> None:
     """What a client was told it gets; idle connections end at once."""
     gate, begun = threading.Event(), threading.Event()
@@ -327,7 +328,7 @@ class connected_to_stopping:
         self._open.close()
 
 
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), Warm((Payload(add={"top_p": 1}),))])
 def test_a_stream_that_a_stop_cuts_ends_with_an_error(chain: Any, caplog: pytest.LogCaptureFixture) -> None:
     hang = threading.Event()
     with scripted(lambda seen: stream(event("a"), hang)) as server:

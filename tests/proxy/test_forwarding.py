@@ -40,6 +40,7 @@ from tests.proxy.mounted import (
 
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "2+2="}]}
 PATIENCE_S = 60
+CHAIN = (SystemMessage(text="Be brief."), Payload(add={"top_p": 1}), Reasoning())
 
 
 @dataclass
@@ -167,10 +168,7 @@ def test_what_no_adapter_reads_passes_as_bytes() -> None:
     assert found.body == strange
 
 
-CHAIN = (SystemMessage(text="Be brief."), Payload(add={"top_p": 1}), Reasoning())
-
-
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(),), CHAIN])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(),), CHAIN, Warm(CHAIN)])
 def test_each_event_passes_at_once(chain: tuple[Adapter, ...]) -> None:
     """The endpoint sends the next event only when the client has the one before."""
     gates = [threading.Event() for _ in range(3)]
@@ -217,7 +215,7 @@ def test_headers_of_one_connection_do_not_pass() -> None:
     [(Authorization.replace, "k", "Bearer upstream"), (Authorization.forward, None, "Bearer own"),
      (Authorization.remove, "k", None)],
 )  # fmt: skip
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(),), Warm(CHAIN)])
 def test_the_endpoint_gets_the_key_of_the_policy(
     policy: Authorization, key: str | None, sent: str | None, chain: tuple[Adapter, ...]
 ) -> None:
@@ -257,7 +255,7 @@ def test_two_runs_never_answer_each_other() -> None:
 OWN_SHAPE = {"error": {"message": "too long", "type": "invalid_request_error", "param": "prompt", "code": "length"}}
 
 
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), (SystemMessage(text="x"),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), (SystemMessage(text="x"),), Warm(CHAIN)])
 @pytest.mark.parametrize(
     ("status", "body", "message"),
     [("400 Bad Request", OWN_SHAPE, "too long"), ("404 Not Found", {"detail": "no route"}, "no route"),
@@ -287,7 +285,7 @@ def test_errors_of_other_paths_pass_as_they_are() -> None:
     assert (found.status, found.body) == (503, b"draining")
 
 
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), Warm(CHAIN)])
 def test_no_endpoint_is_a_502_that_says_why(chain: tuple[Adapter, ...]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         url = f"http://127.0.0.1:{free.getsockname()[1]}/v1"
@@ -297,7 +295,7 @@ def test_no_endpoint_is_a_502_that_says_why(chain: tuple[Adapter, ...]) -> None:
     assert "refused" in found.json["error"]["message"]
 
 
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), Warm(CHAIN)])
 @pytest.mark.parametrize(
     ("steps", "status"),
     [([None], 502), ([b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nab", None], 502), ([b"garbage\r\n\r\n"], 502),
@@ -314,7 +312,7 @@ def test_an_endpoint_that_breaks_or_hangs_before_its_answer_is_whole_is_an_error
     assert found.json["error"]["message"].startswith("the endpoint: ")
 
 
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), CHAIN])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), CHAIN, Warm(CHAIN)])
 @pytest.mark.parametrize("last", [None, threading.Event()])
 def test_a_stream_that_breaks_or_hangs_does_not_look_whole(chain: tuple[Adapter, ...], last: Any) -> None:
     steps = stream(event("a"), event("b"), last, end=False)
@@ -329,12 +327,25 @@ def test_a_stream_that_breaks_or_hangs_does_not_look_whole(chain: tuple[Adapter,
     assert DONE not in broken.value.partial
 
 
+@pytest.mark.parametrize("chain", [Warm(), (Retry(attempts=1),), CHAIN, Warm(CHAIN)])
+def test_a_silent_stream_that_only_the_connection_ends_is_an_error_once(chain: tuple[Adapter, ...]) -> None:
+    steps = [b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event("a"), threading.Event()]
+    with scripted(lambda seen: steps) as server, through(server, chain, silence_timeout_s=0.3) as proxy:
+        with streaming(proxy) as found, pytest.raises(http.client.IncompleteRead) as broken:
+            found.read()
+        assert broken.value.partial.count(b'"upstream_timeout"') == 1
+        metrics = ask(proxy, "GET", "/_proxy/metrics").body.decode()
+    assert "launcher_proxy_in_flight 1\n" in metrics
+    assert 'launcher_proxy_failures_total{reason="timeout"} 1' in metrics
+
+
+@pytest.mark.parametrize("chain", [CHAIN, Warm(CHAIN)])
 @pytest.mark.parametrize("last", [None, threading.Event()])
-def test_a_stream_ends_with_its_last_event_also_where_the_endpoint_leaves_it_open(last: Any) -> None:
+def test_a_stream_ends_with_its_last_event_also_where_the_endpoint_leaves_it_open(last: Any, chain: Any) -> None:
     steps = stream(event("a"), event("b", "stop"), DONE, last, end=False)
     with (
         scripted(lambda seen: steps) as server,
-        through(server, CHAIN, silence_timeout_s=5) as proxy,
+        through(server, chain, silence_timeout_s=5) as proxy,
         streaming(proxy) as found,
     ):
         assert found.read().endswith(DONE)
@@ -362,7 +373,7 @@ def test_a_body_that_adapters_cannot_read_goes_nowhere(body: bytes) -> None:
     assert encoded.status == 415
 
 
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), CHAIN])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), CHAIN, Warm(CHAIN)])
 @pytest.mark.parametrize("streams", [False, True])
 def test_a_client_that_leaves_cancels_the_request(chain: tuple[Adapter, ...], streams: bool) -> None:
     hang = threading.Event()
@@ -400,7 +411,7 @@ def test_metrics_tell_what_happened_and_leave_the_endpoints_own_alone() -> None:
     assert {family.name for family in text_string_to_metric_families(text)} >= {"launcher_proxy_request_seconds"}
 
 
-@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),)])
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), Warm(CHAIN)])
 def test_an_answer_of_any_status_is_counted(chain: tuple[Adapter, ...]) -> None:
     with scripted(lambda seen: whole({}, "999 Odd")) as server, through(server, chain) as proxy:
         with closing(http.client.HTTPConnection(*proxy.address, timeout=PATIENCE_S)) as connection:
@@ -474,13 +485,16 @@ def test_a_large_answer_passes_to_a_slow_client_within_bounded_memory() -> None:
     assert size > 1000 * len(part)
 
 
-@pytest.mark.parametrize(("method", "status", "sent"), [("GET", 200, 2), ("PUT", 200, 2), ("POST", 502, 1)])
+@pytest.mark.parametrize(
+    ("method", "status", "sent", "chain"),
+    [("GET", 200, 2, Warm()), ("PUT", 200, 2, Warm()), ("POST", 502, 1, Warm()), ("POST", 502, 1, Warm(CHAIN))],
+)
 def test_a_kept_connection_that_closes_is_replaced_only_if_nothing_can_happen_twice(
-    method: str, status: int, sent: int
+    method: str, status: int, sent: int, chain: Warm
 ) -> None:
     """The endpoint reads the request that comes over the kept connection, and closes."""
     answers: Iterator[Sequence[Step]] = iter([[None], whole(ANSWER)])
-    with scripted(lambda seen: next(answers)) as server, through(server, Warm()) as proxy:
+    with scripted(lambda seen: next(answers)) as server, through(server, chain) as proxy:
         assert ask(proxy, method).status == status
         assert len(server.requests) == sent
         assert "launcher_proxy_in_flight 1" in ask(proxy, "GET", "/_proxy/metrics").body.decode()
