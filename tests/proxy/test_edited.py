@@ -20,6 +20,7 @@ from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.system_message import SystemMessage
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.proxy import forwarder
+from launcher.proxy.edited import EditedRelay
 from tests.fuzzing import examples
 from tests.proxy.mounted import ANSWER, DONE, Mounted, Step, Warm, scripted, stream, through, whole
 
@@ -130,7 +131,7 @@ def edited(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     """Return the answers that were changed without a coroutine."""
     made: list[Any] = []
 
-    class Counted(forwarder.EditedRelay):
+    class Counted(EditedRelay):
         def __init__(self, *args: Any) -> None:
             made.append(self)
             super().__init__(*args)

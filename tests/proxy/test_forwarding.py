@@ -329,7 +329,7 @@ def test_a_stream_that_breaks_or_hangs_does_not_look_whole(chain: tuple[Adapter,
 
 @pytest.mark.parametrize("chain", [Warm(), (Retry(attempts=1),), CHAIN, Warm(CHAIN)])
 def test_a_silent_stream_that_only_the_connection_ends_is_an_error_once(chain: tuple[Adapter, ...]) -> None:
-    steps = [b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event("a"), threading.Event()]
+    steps: list[Step] = [b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event("a"), threading.Event()]
     with scripted(lambda seen: steps) as server, through(server, chain, silence_timeout_s=0.3) as proxy:
         with streaming(proxy) as found, pytest.raises(http.client.IncompleteRead) as broken:
             found.read()
