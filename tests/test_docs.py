@@ -162,16 +162,17 @@ def test_each_adapter_has_a_page_with_its_options_and_an_example_that_composes()
     assert list(composed(f"adapters=[{','.join(names)}]", *given).adapters) == names
 
 
-async def test_the_documented_adapter_works(tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["Adapter", "Edit"])
+async def test_the_documented_adapter_works(base: str, tmp_path: Path) -> None:
     text = (ROOT / "docs" / "extending.md").read_text()
-    code = next(m["code"] for m in BLOCK.finditer(text) if "class Shout" in m["code"])
+    code = next(m["code"] for m in BLOCK.finditer(text) if f"class Shout({base})" in m["code"])
     code = code.replace("adapters/shout", "documented/shout")
 
     async def answer(request: Request) -> Response:
         return Response(200, {"choices": [{"text": "hello"}]})
 
     try:
-        module = module_from(code, "documented_shout", tmp_path)
+        module = module_from(code, f"documented_shout_{base}", tmp_path)
         handler = pipeline([module.Shout(marks=2)], answer)
         response = await handler(Request("/v1/completions", {"prompt": "x"}))
     finally:
