@@ -9,6 +9,7 @@ import re
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from datetime import UTC, datetime
 from io import TextIOWrapper
 from logging.handlers import RotatingFileHandler
@@ -103,16 +104,39 @@ def bind(**fields: str) -> None:
     bind_contextvars(**fields)
 
 
+class _Brief(console.Printable):
+    """Formats an error as one line that names the log, which has its traceback."""
+
+    def __init__(self, log: Path) -> None:
+        super().__init__()
+        self._log = log
+
+    def format(self, record: logging.LogRecord) -> str:
+        if not record.exc_info or record.exc_info[1] is None:
+            return super().format(record)
+        error, said = record.exc_info[1], copy(record)
+        said.exc_info = said.exc_text = None
+        text = super().format(said)
+        why = "" if str(error) in text else f": {type(error).__name__}: {console.one_line(str(error))}"
+        return f"{text}{why}; the traceback is in {self._log}"
+
+
 @contextmanager
 def launcher_log(path: Path) -> Iterator[None]:
-    """Log what the launcher prints on standard error, and what its modules log. Raises `StorageError`."""
+    """Log what the launcher prints on standard error, and what its modules log. Raises `StorageError`.
+
+    What the modules log as an error is one line on the terminal.
+    """
     handler, root = file_handler(path, "launcher"), logging.getLogger()
     shown = logging.lastResort if not root.handlers else None  # a root with a handler shows nothing any more
+    before = shown.formatter if shown is not None else None
     said = logging.Logger("launcher.console", logging.INFO)
     said.addHandler(handler)
     added = [each for each in (handler, shown) if each is not None]
     for each in added:
         root.addHandler(each)
+    if shown is not None:
+        shown.setFormatter(_Brief(path))
     console.LISTENERS.append(said.info)
     try:
         yield
@@ -120,6 +144,8 @@ def launcher_log(path: Path) -> Iterator[None]:
         console.LISTENERS.remove(said.info)
         for each in added:
             root.removeHandler(each)
+        if shown is not None:
+            shown.setFormatter(before)
         handler.close()
 
 

@@ -25,6 +25,7 @@ STATES = {"R": "running", "S": "sleeping", "I": "sleeping", "D": "blocked", "T":
 """What the letters of proc(5) mean; any other stands for a process that has ended."""
 ENDED = "ended"
 PACKAGE = b"launcher."
+FOLDER = os.fsencode(os.path.dirname(os.path.dirname(os.path.abspath(__file__)))) + b"/"  # noqa: PTH100, PTH120
 SHORT = {
     "launcher.core.reaper": "reaper",
     "launcher.core.cleanup": "cleanup",
@@ -129,6 +130,8 @@ def _module(pid: int) -> str:
         for before, word in pairwise(words):
             if before == b"-m" and word.startswith(PACKAGE):
                 return word.decode(errors="replace")
+            if word.startswith(FOLDER) and word.endswith(b".py"):
+                return f"launcher.{word[len(FOLDER) : -3].decode(errors='replace').replace('/', '.')}"
             if before == b"-c" and b" import main; main(" in word and b"from launcher." in word:
                 return word.partition(b"from ")[2].partition(b" ")[0].decode(errors="replace")
     return ""

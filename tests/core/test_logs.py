@@ -87,6 +87,40 @@ def test_what_a_program_prints_is_wrapped_bounded_and_without_the_secrets_of_its
     assert len(list(tmp_path.iterdir())) == 1 + logs.KEPT
 
 
+@pytest.mark.parametrize(
+    ("text", "level"),
+    [
+        ("E1130 16:35:50.101805 32565 server.cc:241] no driver", "error"),
+        ("[2026-11-30 16:36:19,214 W 716 716] (raylet) slow", "warning"),
+        ("2026-11-30 16:36:19,214\tINFO worker.py:1 -- an ERROR is far", "info"),
+        ("(EngineCore_DP0 pid=2) WARNING 11-30 12:00:01 [core.py:936] x", "warning"),
+        ("[ALERT]    (12) : cannot bind", "error"),
+        ("it says NO_ERROR and /WARNING", "info"),
+    ],
+)
+def test_a_line_of_another_program_has_the_level_that_it_names(tmp_path: Path, text: str, level: str) -> None:
+    output(tmp_path / "p.log", text.encode())
+    assert [line["level"] for line in lines(tmp_path / "p.log")] == [level]
+
+
+def test_an_error_of_a_module_is_one_line_on_the_terminal_and_whole_in_the_log(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    root = logging.getLogger()
+    handlers, root.handlers[:] = root.handlers[:], []
+    try:
+        with logs.launcher_log(tmp_path / "launcher.log"):
+            try:
+                raise ValueError("a\nb")
+            except ValueError:
+                logging.getLogger("launcher.any").exception("it failed")
+    finally:
+        root.handlers[:] = handlers
+    assert capsys.readouterr().err == f"it failed: ValueError: a b; the traceback is in {tmp_path / 'launcher.log'}\n"
+    [line] = lines(tmp_path / "launcher.log")
+    assert line["event"].startswith("it failed\nTraceback (most")
+
+
 def test_logs_of_all_processes_are_one_by_time(tmp_path: Path) -> None:
     (tmp_path / "judge").mkdir()
     (tmp_path / "failed").mkdir()

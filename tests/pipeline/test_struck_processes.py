@@ -88,7 +88,7 @@ class Struck:
 
     def named(self, pid: int) -> list[str]:
         """Return the events that name a process."""
-        return [event for event in self.events() if f"(pid {pid})" in event]
+        return [event for event in self.events() if f"(pid {pid})" in event or f"(process {pid})" in event]
 
     def open(self) -> None:
         (self.place / "open").touch()

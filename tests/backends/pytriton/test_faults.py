@@ -219,6 +219,9 @@ def test_a_model_that_cannot_be_loaded_is_said(tmp_path: Path, monkeypatch: pyte
     said = r"Triton does not run: it died during its start: failed to load 'generate'.*trouble; see .*triton.log"
     with pytest.raises(ServerError, match=said), start(tmp_path, PyTriton()):
         pass
+    log = [json.loads(line) for line in (tmp_path / "triton.log").read_text().splitlines()]
+    assert {line["process"] for line in log} == {"triton"}
+    assert "trouble" in "".join(line["event"] for line in log if line["level"] == "error")
 
 
 def test_what_only_the_supervisor_meets_ends_the_start(tmp_path: Path) -> None:

@@ -157,6 +157,9 @@ def served(folder: Path, engine: Engine, model: Model, parallelism: Parallelism,
         assert status(endpoint, "/v1/models") != 503, "every client is admitted"
         yield service
         left = [(driver, private_folder(driver)) for driver in service.drivers()]
+    assert left
+    said = [json.loads(line) for line in (folder / "ray.log").read_text().splitlines()]
+    assert {line["process"] for line in said} == {"ray"}
     for driver, private in left:
         assert not processes.in_session(driver), "processes of Ray are left"
         assert not private.exists(), "the folder with Ray's token is left"
