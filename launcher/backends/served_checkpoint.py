@@ -10,11 +10,13 @@ from launcher.backends.server_program import ServerProgram
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.export import model as exporting
 from launcher.checkpoints.export.folder import Conversion, Wanted
-from launcher.checkpoints.export.manifest import is_complete
+from launcher.checkpoints.export.gguf_file import FILE
+from launcher.checkpoints.export.manifest import is_complete, is_whole
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json, resolve
 from launcher.engines.base import Deployment
 from launcher.engines.optimization_status import resolve_dtype
+from launcher.settings.convert import Layout
 from launcher.settings.model import Dtype, Model
 
 
@@ -40,8 +42,9 @@ class ServedCheckpoint:
 
     def convert(self, progress: Callable[[str], None]) -> None:
         """Make the files unless they are there; a second process that wants the same waits. Raises `UserError`."""
-        if self.conversion is not None and not self._is_complete():
-            exporting.carry_out(self.model, self.conversion, progress, wait=True)
+        if self.conversion is None or is_whole(self.conversion.folder, self.conversion.identity):
+            return
+        exporting.carry_out(self.model, self.conversion, progress, wait=True)
 
     def _is_complete(self) -> bool:
         assert self.conversion is not None
@@ -65,7 +68,7 @@ def served_checkpoint(
         return ServedCheckpoint(str(found), _dtype(model, server, asked, device), model)
     checkpoint = exporting.opened(model)
     dtype = resolve_dtype(asked, Dtype(checkpoint.architecture.dtype), device)
-    return _converted(checkpoint, model, server, cache, dtype, key)
+    return _converted(checkpoint, model, server, cache, dtype)
 
 
 def _on_a_hub(model: Model, server: ServerProgram, asked: Dtype, device: str, key: str) -> ServedCheckpoint:
@@ -99,12 +102,11 @@ def _stored_dtype(model: Model) -> Dtype | None:
 
 
 def _converted(
-    checkpoint: Checkpoint, model: Model, server: ServerProgram, cache: Path, dtype: Dtype, key: str
+    checkpoint: Checkpoint, model: Model, server: ServerProgram, cache: Path, dtype: Dtype
 ) -> ServedCheckpoint:
-    if server.reads != "huggingface":
-        raise CheckpointError(
-            f"{checkpoint.path}: a {checkpoint.layout} checkpoint; {key} reads .gguf files, which are not written here"
-        )
+    if server.reads == "gguf":
+        conversion = exporting.cached(model, cache, Wanted(Layout.gguf, dtype.value))
+        return ServedCheckpoint(str(conversion.folder / FILE), dtype, model, conversion)
     kept = "auto" if "dtype" in server.flags else dtype.value
     chosen = "fp32" if checkpoint.architecture.zero_centered_gamma else kept
     conversion = exporting.cached(model, cache, Wanted(dtype=chosen))

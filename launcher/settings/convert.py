@@ -12,13 +12,14 @@ from launcher.settings.model import Dtype
 class Layout(Enum):
     """The layout to convert into.
 
-    ``hf`` is a Hugging Face folder of safetensors, ``torch_dist`` a distributed checkpoint of megatron-core with
-    Megatron-Bridge's configuration, ``nemo2`` a NeMo 2.0 folder.
+    ``hf`` is a Hugging Face folder of safetensors. ``torch_dist`` is a distributed checkpoint of megatron-core with
+    Megatron-Bridge's configuration, ``nemo2`` a NeMo 2.0 folder, and ``gguf`` a folder with ``model.gguf``.
     """
 
     hf = "hf"
     torch_dist = "torch_dist"
     nemo2 = "nemo2"
+    gguf = "gguf"
 
 
 class Quantize(Enum):
@@ -34,8 +35,8 @@ class Convert:
 
     ``path`` is the folder to write: a new or empty one, or one in which the same conversion was interrupted. ``format``
     is the layout to write, and ``dtype`` the type of the weights; ``auto`` keeps the checkpoint's own. A file of
-    weights has at most ``shard_gb`` GB of 10**9 bytes. Without ``tokenizer``, only weights and configuration are
-    written.
+    weights has at most ``shard_gb`` GB of 10**9 bytes. ``quantize`` is for ``gguf``, whose one file ``shard_gb`` does
+    not cut. Without ``tokenizer``, only weights and configuration are written.
     """
 
     path: str = ""

@@ -66,7 +66,7 @@ def _call(value: Call, path: str, objects: dict[str, Json]) -> dict[str, Json]:
     }
     about = _object("metadata", metadata, objects)
     items = [[f"Attr(name={key!r})", _written(x, f"{path}.{key}", objects)] for key, x in value.arguments.items()]
-    made: dict[str, Json] = {"type": _reference(CONFIG, "Config"), "items": items, "metadata": about}
+    made: dict[str, Json] = {"type": _reference(CONFIG, "Config"), "items": items, "metadata": about, "paths": [path]}
     return _object(value.name.lower(), made, objects)
 
 

@@ -78,12 +78,15 @@ def prepare(checkpoint: Checkpoint, folder: Path, wanted: Wanted, tokenizer: str
 
 
 def _format(a: Architecture, wanted: Wanted, dtype: str, source: str) -> Format:
+    from launcher.checkpoints.export.gguf_file import GGUFFile
     from launcher.checkpoints.export.hf_folder import HuggingFaceFolder
     from launcher.checkpoints.export.nemo2 import Nemo2Folder
     from launcher.checkpoints.export.torch_dist import TorchDistFolder
 
+    if wanted.layout is Layout.gguf:
+        return GGUFFile(a, dtype, wanted.quantize is Quantize.q8_0, source)
     if wanted.quantize is not Quantize.none:
-        raise UserError(f"convert.quantize={wanted.quantize.value}: {wanted.layout.value} has no such type")
+        raise UserError(f"convert.quantize={wanted.quantize.value}: only convert.format=gguf has it")
     made: dict[Layout, Callable[[Architecture, str, float, str], Format]] = {
         Layout.hf: HuggingFaceFolder,
         Layout.torch_dist: TorchDistFolder,

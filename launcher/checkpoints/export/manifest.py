@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 
 from launcher.checkpoints.export.safetensors_file import sha256
@@ -85,6 +86,22 @@ def is_complete(folder: Path, identity: Identity) -> bool:
         return False
     sizes = found.get("bytes")
     return isinstance(sizes, dict) and all(_size(folder / name) == size for name, size in sizes.items())
+
+
+def is_whole(folder: Path, identity: Identity) -> bool:
+    """Tell whether a folder holds this whole conversion, by the SHA-256 of its files. Raises `UserError` as `check`.
+
+    All is read, once per process unless a file is replaced: a flipped bit changes no size and no time.
+    """
+    if not is_complete(folder, identity):
+        return False
+    files = check(folder, identity).items()
+    return all(_has_digest(folder / name, digest, (folder / name).stat().st_mtime_ns) for name, digest in files)
+
+
+@lru_cache(maxsize=4096)
+def _has_digest(file: Path, digest: str, changed_ns: int) -> bool:
+    return sha256(file) == digest
 
 
 def _size(file: Path) -> int | None:

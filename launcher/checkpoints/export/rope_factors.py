@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 from launcher.checkpoints.base import Architecture
@@ -20,28 +20,38 @@ def as_scaling(a: Architecture) -> Architecture:
     if not a.rope_factors or a.rope_scaling:
         return a
     factor = float(round(max(a.rope_factors)))
-    made = list(_factors(a, factor))
+    made = list(_factors(a, _scaling(factor)))
     if factor <= 1 or not all(math.isclose(x, y, rel_tol=PRECISION) for x, y in zip(a.rope_factors, made, strict=True)):
         return a
-    scaling: dict[str, Json] = {
+    return replace(a, rope_factors=None, rope_scaling=_scaling(factor))
+
+
+def divisors(a: Architecture) -> list[float]:
+    """Return the divisor of each frequency of a model with Llama 3's scaling."""
+    return list(_factors(a, a.rope_scaling or {}))
+
+
+def _scaling(factor: float) -> dict[str, Json]:
+    return {
         "rope_type": "llama3",
         "factor": factor,
         "low_freq_factor": LOW,
         "high_freq_factor": HIGH,
         "original_max_position_embeddings": TRAINED,
     }
-    return replace(a, rope_factors=None, rope_scaling=scaling)
 
 
-def _factors(a: Architecture, factor: float) -> Iterator[float]:
+def _factors(a: Architecture, scaling: Mapping[str, Json]) -> Iterator[float]:
     """Yield the divisor of each frequency, as llama.cpp's converter computes it."""
+    names = ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings")
+    factor, low, high, trained = (float(scaling[name]) for name in names)
     rotated = int(a.kv_channels * a.rotary_percent)
     for pair in range(rotated // 2):
         wavelength = 2 * math.pi * a.rotary_base ** (2 * pair / rotated)
-        if wavelength < TRAINED / HIGH:
+        if wavelength < trained / high:
             yield 1.0
-        elif wavelength > TRAINED / LOW:
+        elif wavelength > trained / low:
             yield factor
         else:
-            smooth = (TRAINED / wavelength - LOW) / (HIGH - LOW)
+            smooth = (trained / wavelength - low) / (high - low)
             yield 1 / ((1 - smooth) / factor + smooth)

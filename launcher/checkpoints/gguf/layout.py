@@ -60,7 +60,7 @@ class GGUFCheckpoint(Checkpoint):
         header = opened(path, bounds)
         self._fields, self._tensors = header.fields, header.tensors
         _refuse_unknown(self._fields, path)
-        self.architecture = _architecture(self._fields, self._tensors, path)
+        self.architecture = architecture_of(self._fields, self._tensors, path)
         claims.check(self.architecture, sum(tensor.n_elements for tensor in self._tensors.values()), path)
         convert.check(set(self._tensors) - {rope_factors.FACTORS}, self.architecture, NAMES, str(path))
 
@@ -124,6 +124,12 @@ def unpermute(tensor: Tensor, channels: int, source: str) -> Tensor:
     return tensor.reshape(heads, channels // 2, 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
 
 
+def permute(tensor: Tensor, channels: int) -> Tensor:
+    """Put a head's channels into llama.cpp's order, which `unpermute` undoes."""
+    heads = tensor.shape[0] // channels
+    return tensor.reshape(heads, 2, channels // 2, *tensor.shape[1:]).swapaxes(1, 2).reshape(tensor.shape)
+
+
 def _starts_with_magic(path: Path) -> bool:
     with path.open("rb") as stream:
         return stream.read(4) == MAGIC
@@ -135,7 +141,8 @@ def _refuse_unknown(fields: Mapping[str, Json], path: Path) -> None:
         raise NotComputed(f"{path}: general.architecture is {shown(kind)} (supported: {', '.join(SUPPORTED)})")
 
 
-def _architecture(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], path: Path) -> Architecture:
+def architecture_of(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], path: Path) -> Architecture:
+    """Return the model that a file's fields and tensors describe. Raises `CheckpointError` as `GGUFCheckpoint` does."""
     kind = fields["general.architecture"]
 
     def whole(key: str, default: int | None = None) -> int:

@@ -30,6 +30,15 @@ class Added:
     prefix_each: bool = True
 
 
+@dataclass(frozen=True)
+class Piece:
+    """An entry of a vocabulary; ``kind`` is SentencePiece's number of it, which GGUF shares."""
+
+    text: str
+    score: float
+    kind: int
+
+
 class SentencePieceTokenizer(TemplatedTokenizer):
     """Encodes as the model file says; a plain prompt gets a BOS where ``add_bos`` asks for it, and an EOS likewise.
 
@@ -134,6 +143,19 @@ class SentencePieceTokenizer(TemplatedTokenizer):
             **self._own_roles(),
         )
         return {"tokenizer.model": self._file.read_bytes(), "tokenizer_config.json": config}
+
+    def pieces(self) -> list[Piece]:
+        """Return the vocabulary by id: the file's own, then what a folder adds."""
+        model = self._model
+        kinds = ((2, model.is_unknown), (3, model.is_control), (6, model.is_byte), (5, model.is_unused))
+        found = []
+        for token in range(self._size):
+            kind = next((number for number, test in kinds if test(token)), 1)
+            found.append(Piece(str(model.id_to_piece(token)), float(model.get_score(token)), kind))
+        for token in range(self._size, self.vocab_size):
+            content = self._by_id.get(token, f"[PAD{token}]")
+            found.append(Piece(content, 0.0, 3 if content in self._added.special else 4))
+        return found
 
     def _own_roles(self) -> dict[str, Json]:
         """Return the names of the model file's own special tokens, for roles that nothing else names."""

@@ -154,7 +154,7 @@ FACTORS = {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0, "orig
 
 def test_the_rotary_factors_of_llama_3_become_its_scaling(tmp_path: Path) -> None:
     arch = architecture(rotary_base=500000.0, rope_scaling=FACTORS | {"rope_type": "llama3"})
-    factors = list(rope_factors._factors(arch, 8.0))
+    factors = rope_factors.divisors(arch)
     assert {factors[0], factors[-1]} == {1.0, 8.0}
     extra = {"rope_freqs.weight": factors}
     source = written_gguf(tmp_path / "model.gguf", extra=extra, add_rope_freq_base=500000.0)
