@@ -175,6 +175,7 @@ class Balancer:
         """
         (self._folder / "haproxy.cfg").write_text(self._config(status))
         self._launch()
+        self._send_pending()
         threading.Thread(target=self._keep_running, name="haproxy", daemon=True).start()
 
     def stop(self) -> None:

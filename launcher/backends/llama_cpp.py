@@ -31,5 +31,6 @@ class LlamaCpp(Preset):
         install="pip install 'llama-cpp-python[server]', which compiles for minutes",
         distribution="llama-cpp-python",
         reads="gguf",
+        answers_while_busy=False,
         note="without context_length, 2,048 tokens",
     )

@@ -50,7 +50,12 @@ class NIM(Preset):
 
     def _check(self, deployment: Deployment, allocation: Allocation) -> None:
         super()._check(deployment, allocation)
-        check_experts(deployment.parallelism.expert, deployment, self.replicas, self._key)
+        check_experts(deployment.parallelism.expert, deployment, self.data_parallel, self._key)
+        if self.replicas > 1:
+            raise UserError(
+                f"backend.replicas={self.replicas}: a container outlives its docker run, so that none can be replaced; "
+                "backend.data_parallel has several models in one container"
+            )
         if not self.image:
             raise UserError("backend.image: backend=nim needs the container's image, such as nvcr.io/nim/<name>:<tag>")
 

@@ -5,16 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 from abc import ABC
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
 
+from launcher.backends.balancer import Routing
 from launcher.backends.base import Backend, check_optimizations, check_world_size
-from launcher.backends.command.process import free_port, managed_process
+from launcher.backends.command.process import ManagedProcess, free_port, managed_process
 from launcher.backends.endpoint import ANY_PORT, api_key, planned_url, root_url
 from launcher.backends.listing import Listing
+from launcher.backends.replicas import folder, shares
+from launcher.backends.replicas.config import LOOPBACK, ReplicasConfig
 from launcher.backends.served_checkpoint import ServedCheckpoint, served_checkpoint
 from launcher.backends.server_program import SETTINGS, ServerProgram
 from launcher.backends.server_version import found_program, installed_version, located
@@ -28,9 +31,11 @@ from launcher.core.types import Endpoint, Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment
 from launcher.settings.component import name_of
-from launcher.settings.model import Dtype
+from launcher.settings.model import Dtype, Parallelism
 
 REQUEST_TIMEOUT_S = 30.0
+DRIVER_S = 20.0
+"""How much longer than a replica the process that runs them may take to end."""
 TORCH = {Dtype.fp32: "float32", Dtype.bf16: "bfloat16", Dtype.fp16: "float16", Dtype.auto: "auto"}
 TELEMETRY = {"DO_NOT_TRACK": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
 
@@ -40,9 +45,14 @@ class Preset(Backend, ABC):
     """The settings that all ready-made servers share.
 
     ``program`` starts the server, such as ``/opt/vllm/bin/vllm serve``; null: as it is installed. ``arguments`` are
-    further ones, split as a shell does. ``replicas`` are instances of the model behind the server's own port.
+    further ones, split as a shell does. ``data_parallel`` is how often one server has the model, where it can.
     ``memory_fraction`` is the share of GPU memory. ``max_logprobs``: how many log-probabilities a request may ask for.
     ``cache`` is where converted checkpoints are kept.
+
+    ``replicas`` is the number of servers on this machine, which share its GPUs; HAProxy balances between them.
+    ``routing`` is ``least_outstanding`` or ``prefix``: requests with the same beginning go to the same one. A server
+    that ends, or is silent for ``probe_timeout_s``, is replaced. So is one that has requests, but sends nothing for
+    ``stall_timeout_s`` and then generates no token (null: no limit).
 
     The server listens at ``host`` and ``port`` (0: any free one). It must be ready within ``start_timeout_s``, and gets
     ``stop_timeout_s`` to end. ``model`` is the name that it lists, where that is not `model.name`. ``api_key_env``
@@ -52,13 +62,17 @@ class Preset(Backend, ABC):
 
     runs_engine: ClassVar[bool] = False
     identity_fields: ClassVar[frozenset[str]] = frozenset(
-        {"program", "arguments", "replicas", "memory_fraction", "max_logprobs", "model", "environment"}
+        {"program", "arguments", "replicas", "data_parallel", "memory_fraction", "max_logprobs", "model", "environment"}
     )
     server: ClassVar[ServerProgram]
 
     program: str | None = None
     arguments: str = ""
+    data_parallel: Count = 1
     replicas: Count = 1
+    routing: Routing = Routing.least_outstanding
+    probe_timeout_s: Seconds = 10.0
+    stall_timeout_s: Seconds | None = 600.0
     memory_fraction: Fraction | None = None
     max_logprobs: Count | None = None
     cache: str | None = None
@@ -77,17 +91,19 @@ class Preset(Backend, ABC):
 
     @property
     def maximum_replicas(self) -> int:
-        return self.replicas
+        return self.replicas * self.data_parallel
 
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         self._check(deployment, allocation)
         api_key(self.api_key_env)
         self._environment()
         source = self._source(deployment, allocation)
-        command = self.command(deployment, source, self.port or ANY_PORT)
+        command = self.command(deployment, source, self._inner_port or self.port or ANY_PORT)
+        variables = self._variables(deployment, allocation)
         return {
             "server": planned_url(self.host, self.port),
             "command": command,
+            **({"replicas": [dict(each) for each in variables], "routing": self.routing.value} if variables else {}),
             "environment": dict(self._neutral()) | self.environment,
             **source.facts(),
             "dtype": "the server's choice" if source.dtype is Dtype.auto else source.dtype.value,
@@ -114,10 +130,9 @@ class Preset(Backend, ABC):
             raise UserError(self._missing())
         source = self._source(deployment, allocation)
         source.convert(lambda line: to_stderr(f"serve: convert: {line}"))
-        key, log = api_key(self.api_key_env), RunFolder(deployment.folder).server_log
-        port = free_port(self.host, self.port)
-        command, root = self.command(deployment, source, port), root_url(self.host, port)
-        with managed_process(command, self._environment(), log, self.stop_timeout_s, self._key) as process:
+        key, port = api_key(self.api_key_env), free_port(self.host, self.port)
+        root = root_url(self.host, port)
+        with self._process(deployment, allocation, source, port) as process:
             process.wait(root + self.server.ready_path, key, self.start_timeout_s)
             yield Endpoint(
                 f"{root}/v1",
@@ -129,6 +144,62 @@ class Preset(Backend, ABC):
                 exit_reason=process.exit_reason,
                 facts=self._facts(deployment, source),
             )
+
+    @contextmanager
+    def _process(
+        self, deployment: Deployment, allocation: Allocation, source: ServedCheckpoint, port: int
+    ) -> Iterator[ManagedProcess]:
+        """Start the server, or the process that runs the replicas."""
+        environment, log = self._environment(), RunFolder(deployment.folder).server_log
+        command = self.command(deployment, source, self._inner_port or port)
+        variables, stop_s = self._variables(deployment, allocation), self.stop_timeout_s
+        if not variables:
+            with managed_process(command, environment, log, stop_s, self._key) as process:
+                yield process
+            return
+        with folder.created() as private:
+            config = self._replicas_config(command, variables, port, private, log)
+            with managed_process(config.driver(), environment, log, stop_s + DRIVER_S, self._key) as process:
+                yield process
+
+    def _replicas_config(
+        self, command: list[str], variables: Sequence[Mapping[str, str]], port: int, private: Path, log: Path
+    ) -> ReplicasConfig:
+        return ReplicasConfig(
+            command=tuple(command),
+            variables=tuple(variables),
+            host=self.host,
+            port=port,
+            ready_path=self.server.ready_path,
+            answers_while_busy=self.server.answers_while_busy,
+            routing=self.routing,
+            start_timeout_s=self.start_timeout_s,
+            stop_timeout_s=self.stop_timeout_s,
+            probe_timeout_s=self.probe_timeout_s,
+            stall_timeout_s=self.stall_timeout_s,
+            key_env=self.api_key_env,
+            folder=str(private),
+            log=str(log),
+        )
+
+    @property
+    def _inner_port(self) -> str | None:
+        """The port in the command of a replica, which gets one when it starts."""
+        return ANY_PORT if self.replicas > 1 else None
+
+    def _variables(self, deployment: Deployment, allocation: Allocation) -> list[dict[str, str]]:
+        """Return what each replica gets in its environment; nothing without replicas. Raises `UserError`."""
+        ranks = self._ranks(deployment.parallelism) * self.data_parallel
+        return shares.of_machine(self.replicas, ranks, allocation, os.environ, self._cpu_variables)
+
+    def _ranks(self, parallelism: Parallelism) -> int:
+        """Return how many GPUs one model takes."""
+        return parallelism.tensor * parallelism.pipeline * parallelism.context
+
+    def _cpu_variables(self, cpus: int) -> dict[str, str]:
+        """Return what makes a replica compute with so many CPUs."""
+        taken = os.environ | self.environment
+        return {name: value for name, value in {"OMP_NUM_THREADS": str(cpus)}.items() if name not in taken}
 
     @property
     def _key(self) -> str:
@@ -158,12 +229,12 @@ class Preset(Backend, ABC):
             "model": model.name if "model" in self.server.flags else None,
             "context_length": model.context_length,
             **{name: size if size > 1 else None for name, size in sizes.items()},
-            "replicas": self.replicas if self.replicas > 1 else None,
+            "data_parallel": self.data_parallel if self.data_parallel > 1 else None,
             "dtype": self._dtype(deployment, source),
             "prefix_caching": self._prefix_caching(deployment),
             "memory_fraction": self.memory_fraction,
             "max_logprobs": self.max_logprobs,
-            "host": self.host,
+            "host": self.host if self.replicas == 1 else LOOPBACK,
             "port": port,
         }
 
@@ -186,6 +257,7 @@ class Preset(Backend, ABC):
             "dtype": source.dtype.value if source.dtype is not Dtype.auto else None,
             "context_length": deployment.model.context_length,
             "converted_from": source.converted_from,
+            "replicas": self.replicas if self.replicas > 1 else None,
         }
         return {name: value for name, value in found.items() if value is not None}
 

@@ -18,7 +18,7 @@ SETTINGS: Mapping[str, str] = {
     "expert": "parallelism.expert",
     "dtype": "optimizations.dtype",
     "prefix_caching": "optimizations.prefix_caching",
-    "replicas": "backend.replicas",
+    "data_parallel": "backend.data_parallel",
     "memory_fraction": "backend.memory_fraction",
     "max_logprobs": "backend.max_logprobs",
     "host": "backend.host",
@@ -60,7 +60,8 @@ class ServerProgram:
 
     ``flags`` are in the order of the command, by the names in `SETTINGS`. ``always`` is what makes its defaults
     neutral, and ``environment`` what keeps it from reporting its use. ``version`` is the one whose flags these are, and
-    ``source`` where they stand. ``install`` brings it, ``distribution`` is its package.
+    ``source`` where they stand. ``install`` brings it, ``distribution`` is its package. Some
+    servers do not answer ``ready_path`` while they compute.
     """
 
     name: str
@@ -71,6 +72,7 @@ class ServerProgram:
     install: str
     distribution: str | None = None
     ready_path: str = "/v1/models"
+    answers_while_busy: bool = True
     reads: str = "huggingface"
     always: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)

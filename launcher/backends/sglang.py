@@ -7,6 +7,7 @@ from typing import ClassVar
 from launcher.backends.preset import Preset
 from launcher.backends.server_program import Option, ServerProgram, Switch
 from launcher.settings.component import component
+from launcher.settings.model import Parallelism
 
 
 @component("backend/sglang")
@@ -27,7 +28,7 @@ class SGLang(Preset):
             "context_length": Option("--context-length"),
             "tensor": Option("--tp-size"),
             "pipeline": Option("--pp-size"),
-            "replicas": Option("--dp-size"),
+            "data_parallel": Option("--dp-size"),
             "context": Option("--attn-cp-size"),
             "expert": Option("--ep-size"),
             "memory_fraction": Option("--mem-fraction-static"),
@@ -42,3 +43,7 @@ class SGLang(Preset):
         ready_path="/health",
         always=("--sampling-defaults", "openai"),
     )
+
+    def _ranks(self, parallelism: Parallelism) -> int:
+        """Return how many GPUs one model takes; the context is split over those of tensor parallelism."""
+        return parallelism.tensor * parallelism.pipeline

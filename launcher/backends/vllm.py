@@ -21,7 +21,7 @@ FLAGS: Mapping[str, Option | Switch] = {
     "context_length": Option("--max-model-len"),
     "tensor": Option("--tensor-parallel-size"),
     "pipeline": Option("--pipeline-parallel-size"),
-    "replicas": Option("--data-parallel-size"),
+    "data_parallel": Option("--data-parallel-size"),
     "expert": Switch("--enable-expert-parallel"),
     "memory_fraction": Option("--gpu-memory-utilization"),
     "max_logprobs": Option("--max-logprobs"),
@@ -33,13 +33,13 @@ NEUTRAL = ("--generation-config", "vllm")
 """Sampling defaults of OpenAI's API; the end tokens of ``generation_config.json`` still count."""
 
 
-def check_experts(expert: int, deployment: Deployment, replicas: int, key: str) -> None:
+def check_experts(expert: int, deployment: Deployment, data_parallel: int, key: str) -> None:
     """Raise `UserError` for a number of parts of the experts that vLLM does not make: it is all ranks, or one."""
-    ranks = deployment.parallelism.tensor * replicas
+    ranks = deployment.parallelism.tensor * data_parallel
     if expert not in (1, ranks):
         raise UserError(
             f"parallelism.expert={expert}: {key} spreads experts over all ranks; expected 1 or {ranks}, which is "
-            "tensor * replicas"
+            "tensor * data_parallel"
         )
 
 
@@ -65,6 +65,10 @@ class VLLM(Preset):
 
     max_logprobs: Count | None = 20
 
+    def _cpu_variables(self, cpus: int) -> dict[str, str]:
+        """Return also what keeps vLLM from binding the threads of each replica to the same CPUs."""
+        return {"VLLM_CPU_OMP_THREADS_BIND": "nobind"} | super()._cpu_variables(cpus)
+
     def _check(self, deployment: Deployment, allocation: Allocation) -> None:
         super()._check(deployment, allocation)
-        check_experts(deployment.parallelism.expert, deployment, self.replicas, self._key)
+        check_experts(deployment.parallelism.expert, deployment, self.data_parallel, self._key)

@@ -21,7 +21,7 @@ from launcher.settings.model import Dtype, Model, Optimizations, Parallelism
 ROOT = Path(__file__).parents[2]
 TINY = str(ROOT / "launcher" / "assets" / "tiny")
 CPU = allocate()
-GPU = Allocation(("localhost",), 0, 1, cpus=4, gpus=4)
+GPU = Allocation(("localhost",), 0, 1, cpus=4, gpus=16)
 PRESETS: Mapping[str, type[Preset]] = {
     "vllm": VLLM,
     "sglang": SGLang,

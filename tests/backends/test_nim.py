@@ -20,7 +20,7 @@ def test_settings_become_flags(tmp_path: Path) -> None:
         **{"--tensor-parallel-size": "2", "--data-parallel-size": "2", "--gpu-memory-utilization": "0.5"},
         **{"--max-model-len": "128", "--dtype": "bfloat16", "--gpus": "all"},
     }
-    assert_flags(NIM(image=IMAGE, memory_fraction=0.5, replicas=2), served, expected)
+    assert_flags(NIM(image=IMAGE, memory_fraction=0.5, data_parallel=2), served, expected)
 
 
 def test_nim_runs_a_container(tmp_path: Path) -> None:

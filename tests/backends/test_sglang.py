@@ -17,4 +17,4 @@ def test_settings_become_flags(tmp_path: Path) -> None:
         **{"--served-model-name": "tiny", "--sampling-defaults": "openai"},
     }
     served = deployment(tmp_path, parallelism=parallelism, context_length=128)
-    assert_flags(SGLang(replicas=2, memory_fraction=0.5), served, expected)
+    assert_flags(SGLang(data_parallel=2, memory_fraction=0.5), served, expected)

@@ -19,7 +19,7 @@ def test_settings_become_flags(tmp_path: Path) -> None:
         **{"--gpu-memory-utilization": "0.5", "--max-logprobs": "40", "--max-model-len": "128"},
         **{"--served-model-name": "tiny", "--dtype": "bfloat16", "--generation-config": "vllm"},
     }
-    assert_flags(VLLM(replicas=2, memory_fraction=0.5, max_logprobs=40), served, expected)
+    assert_flags(VLLM(data_parallel=2, memory_fraction=0.5, max_logprobs=40), served, expected)
 
 
 def test_what_is_not_set_costs_no_flag(tmp_path: Path) -> None:
