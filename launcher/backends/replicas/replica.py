@@ -85,7 +85,7 @@ class Replica(threading.Thread):
     def run(self) -> None:
         try:
             self._run_servers()
-        except Exception as error:  # the driver must know; it would wait for this thread for ever
+        except Exception as error:  # the driver must know; it would otherwise wait without a timeout
             self.state, self.gave_up = f"{type(error).__name__}: {error}", True
             self._service.changed.set()
             raise
