@@ -2,14 +2,15 @@
 
     python benchmarks/load_test.py --guidellm PATH [--seconds 20] [--in-flight 1,4,16] [--rounds 1] [--model]
 
-One endpoint is a server with fixed latencies: a token after 50 ms, then one each 10 ms, 16 requests at a time. The
-other is our own server, whose echo engine keeps the same pace. Both tools stream completions with prompts of about as
-many tokens and answers of as many, which `ignore_eos` makes equal. They take turns. The figures are medians over the
-rounds, and the ratio is ours to guidellm's. guidellm counts answers that ended within the time, so short runs round
-its rate.
+One endpoint is a server with fixed latencies: a token after 100 ms, then one each 40 ms, 16 requests at a time. Another
+is our own server, whose echo engine keeps the same pace. With ``--model``, the third is our server with a random model
+that computes about as long for a token, so that its rate is what it computes. Both tools stream completions with
+prompts of about as many tokens and answers of as many, which `ignore_eos` makes equal. They take turns. The figures
+are medians over the rounds, and the ratio is ours to guidellm's.
 
-With ``--model`` the shipped model is measured too. On CPU its steps take a millisecond, and both tools share the
-cores with it. So this shows what a client costs, and decides nothing.
+The servers run on the first half of the cores, and both tools on the other half. guidellm spends about 1.3 ms of CPU on
+each streamed token. So at a server that gives more tokens than its cores take, it measures itself. The last figure
+is the CPU-seconds of each tool, with its start.
 
 guidellm needs an environment of its own: `python -m venv guide && guide/bin/pip install guidellm`.
 """
@@ -20,13 +21,16 @@ import argparse
 import asyncio
 import json
 import os
+import resource
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterator, Set
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +38,35 @@ from evaluate import ROOT, skipped
 from load import server
 
 TOKENIZER = ROOT / "launcher/assets/tiny/iter_0000800/tokenizer"
-FIRST_S, EACH_S, SLOTS = 0.05, 0.01, 16
+FIRST_S, EACH_S, SLOTS = 0.1, 0.04, 16
 PACED = (f"engine.latency_s={FIRST_S}", f"engine.tokens_per_second={1 / EACH_S:g}")
-PROMPT, ANSWER = 128, 64
+PROMPT, ANSWER = 64, 64
 FIGURES = ("tokens/s", "TTFT ms", "ITL ms")
+COST = "CPU-s"
 WITHIN = 0.1
+WARM_UP = 0.2
+"""The share of a level's time that our load test leaves out of its rate, as the first requests start at once."""
+SIZES = {"hidden_size": 512, "intermediate_size": 1536, "num_hidden_layers": 8, "num_attention_heads": 8}
+"""A model of 30 million parameters, of which one core computes a token in 10 to 20 ms."""
 Endpoint = tuple[str, str, str]
 """What it is, its URL, and the name of its model."""
-Figures = dict[int, tuple[float, ...]]
-"""For each number in flight: generated tokens per second, and the medians of TTFT and ITL in milliseconds."""
+Figure = tuple[float, float, float]
+"""Generated tokens per second, and the medians of TTFT and ITL in milliseconds."""
+Costly = tuple[float, float, float, float]
+"""The same, and the CPU-seconds of the tool."""
+CORES = sorted(os.sched_getaffinity(0))
+SERVERS, TOOLS = set(CORES[: len(CORES) // 2 or 1]), set(CORES[len(CORES) // 2 :])
+
+
+@dataclass(frozen=True)
+class Tool:
+    """What a tool measures: the model at a URL, for some seconds; it writes into the folder."""
+
+    program: str
+    url: str
+    model: str
+    folder: Path
+    seconds: float
 
 
 async def fixed(port: asyncio.Future[int]) -> None:
@@ -119,11 +143,12 @@ def fixed_server() -> Iterator[str]:
             process.terminate()
 
 
-def ours(url: str, folder: Path, levels: list[int], seconds: float) -> Figures:
-    """Run our load test."""
+def ours(given: Tool, level: int) -> Figure:
+    """Run our load test at one level."""
+    folder = given.folder / f"ours-{level}"
     settings = [
-        f"load.in_flight={levels}".replace(" ", ""),
-        f"load.seconds={seconds}",
+        f"load.in_flight=[{level}]",
+        f"load.seconds={given.seconds}",
         f"load.prompt_tokens={PROMPT}",
         f"load.max_tokens={ANSWER}",
         "load.budget_s=100000",
@@ -131,50 +156,32 @@ def ours(url: str, folder: Path, levels: list[int], seconds: float) -> Figures:
         f"validate.skip={skipped()}",
         f"hydra.run.dir={folder}",
     ]
-    _run([sys.executable, "launch.py", "check", url, *settings])
-    found = json.loads((folder / "load.json").read_text())["levels"]
-    return {
-        level["in_flight"]: (
-            level["generated_tokens_per_s"],
-            1000 * level["ttft_s"]["p50"],
-            1000 * level["tpot_s"]["p50"],
-        )
-        for level in found
-    }
+    _run([sys.executable, "launch.py", "check", given.url, *settings])
+    found = json.loads((folder / "load.json").read_text())["levels"][0]
+    return found["generated_tokens_per_s"], 1000 * found["ttft_s"]["p50"], 1000 * found["tpot_s"]["p50"]
 
 
-def guidellm(program: str, url: str, model: str, folder: Path, levels: list[int], seconds: float) -> Figures:
-    """Run guidellm once for each level."""
-    return {level: _guidellm_level(program, url, model, folder, level, seconds) for level in levels}
-
-
-def _guidellm_level(
-    program: str, url: str, model: str, folder: Path, level: int, seconds: float
-) -> tuple[float, float, float]:
-    target, report = url.removesuffix("/v1"), folder / f"guidellm-{level}.json"
-    backend = f"target={target},model={model},request_format=/v1/completions,http2=false,validate_backend=false"
+def guidellm(given: Tool, level: int) -> Figure:
+    """Run guidellm at one level; its rate is that of its own table, with the answers that the end has cut."""
+    target, report = given.url.removesuffix("/v1"), given.folder / f"guidellm-{level}.json"
+    backend = f"target={target},model={given.model},request_format=/v1/completions,http2=false,validate_backend=false"
     options = {
         "backend": f"kind=openai_http,{backend}",
-        "profile": f"kind=concurrent,streams={level}",
-        "constraint": f"kind=max_duration,seconds={seconds:g}",
+        "profile": f"kind=concurrent,streams={level},warmup={WARM_UP}",
+        "constraint": f"kind=max_duration,seconds={given.seconds:g}",
         "tokenizer": f"kind=huggingface_auto,model={TOKENIZER}",
         "data": f"kind=synthetic_text,prompt_tokens={PROMPT},output_tokens={ANSWER}",
         "output": f"kind=json,path={report}",
     }
-    folder.mkdir(exist_ok=True)
-    _run(
-        [
-            program,
-            "run",
-            *(word for name, value in options.items() for word in (f"--{name}", value)),
-            "--disable-console",
-        ]
-    )
+    given.folder.mkdir(exist_ok=True)
+    words = [word for name, value in options.items() for word in (f"--{name}", value)]
+    _run([given.program, "run", *words, "--disable-console"])
     found = json.loads(report.read_text())["benchmarks"][0]["metrics"]
-    rate = found["output_tokens_per_second"]["successful"]["mean"]
     medians = (found[name]["successful"]["median"] for name in ("time_to_first_token_ms", "inter_token_latency_ms"))
     first, each = medians
-    return rate, first, each
+    if not first:
+        raise RuntimeError(f"no answer came to its end within {given.seconds:g} s: give more --seconds")
+    return found["output_tokens_per_second"]["total"]["mean"], first, each
 
 
 def _run(command: list[str]) -> None:
@@ -184,31 +191,80 @@ def _run(command: list[str]) -> None:
         raise RuntimeError(f"{command[:3]}: {done.stdout[-1500:]}{done.stderr[-1500:]}")
 
 
-def compare(endpoint: Endpoint, program: str, folder: Path, given: argparse.Namespace) -> bool:
+def compare(endpoint: Endpoint, folder: Path, given: argparse.Namespace) -> bool:
     """Print the figures of both tools; return whether all agree."""
-    name, _, model = endpoint
-    rounds = [_round(endpoint, program, folder / f"{model}-{number}", given, number) for number in range(given.rounds)]
+    name, url, model = endpoint
+    tools = [Tool(given.guidellm, url, model, folder / f"{model}-{n}", given.seconds) for n in range(given.rounds)]
     agree = True
     print(f"{name}, {given.seconds:g} s at each level, {given.rounds} rounds, load {os.getloadavg()[0]:.1f}:")
-    for level in [level for level in given.in_flight if all(level in own for own, _ in rounds)]:
-        for at, figure in enumerate(FIGURES):
-            own, other = (statistics.median(one[tool][level][at] for one in rounds) for tool in (0, 1))
-            agree = agree and abs(own / other - 1) <= WITHIN
+    for level in given.in_flight:
+        rounds = [_round(tool, level, number) for number, tool in enumerate(tools)]
+        for at, figure in enumerate((*FIGURES, COST)):
+            own, other = (statistics.median(one[tool][at] for one in rounds) for tool in (0, 1))
+            agree = agree and (figure == COST or abs(own / other - 1) <= WITHIN)
             both = f"ours {own:9.2f}  guidellm {other:9.2f}  ratio {own / other:.3f}"
             print(f"   {level:>4} in flight  {figure:<9} {both}", flush=True)
     return agree
 
 
-def _round(
-    endpoint: Endpoint, program: str, folder: Path, given: argparse.Namespace, number: int
-) -> tuple[Figures, Figures]:
+def _round(tool: Tool, level: int, number: int) -> tuple[Costly, Costly]:
     """Run both tools, in alternating order; return our figures first."""
-    _, url, model = endpoint
     if number % 2:
-        other = guidellm(program, url, model, folder, given.in_flight, given.seconds)
-        return ours(url, folder, given.in_flight, given.seconds), other
-    own = ours(url, folder, given.in_flight, given.seconds)
-    return own, guidellm(program, url, model, folder, given.in_flight, given.seconds)
+        other = _costly(guidellm, tool, level)
+        return _costly(ours, tool, level), other
+    return _costly(ours, tool, level), _costly(guidellm, tool, level)
+
+
+def _costly(run: Callable[[Tool, int], Figure], tool: Tool, level: int) -> Costly:
+    """Run a tool on its cores; return its figures, and the CPU-seconds that it took."""
+    before = _cpu_s()
+    with on(TOOLS):
+        found = run(tool, level)
+    return *found, _cpu_s() - before
+
+
+def _cpu_s() -> float:
+    """Return the CPU-seconds of all processes that have ended; servers go on."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
+@contextmanager
+def on(cores: Set[int]) -> Iterator[None]:
+    """Start processes on these cores only."""
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, cores)
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def random_model(folder: Path) -> Path:
+    """Write a random model of transformers, with the tokenizer of the shipped one."""
+    import torch
+    from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    tokenizer = AutoTokenizer.from_pretrained(TOKENIZER)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, **SIZES
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+def endpoints(folder: Path, *, model: bool) -> Generator[Endpoint]:
+    """Yield the endpoints one after the other, each served as long as it is looked at."""
+    with on(SERVERS), fixed_server() as url:
+        yield "fixed latencies", url, "fixed"
+    with on(SERVERS), server(folder / "echo", "echo", "model=none", *PACED) as url:
+        yield "our server, paced", url, "none"
+    if model:
+        where = ("model=checkpoint", f"model.path={random_model(folder / 'model')}", "model.name=random")
+        with on(SERVERS), server(folder / "random", "huggingface", *where) as url:
+            yield "our server, a random model", url, "random"
 
 
 def main() -> None:
@@ -218,7 +274,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=20.0)
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--in-flight", type=lambda text: [int(each) for each in text.split(",")], default=[1, 4, 16])
-    parser.add_argument("--model", action="store_true", help="also measure the shipped model")
+    parser.add_argument("--model", action="store_true", help="also measure a random model, which computes")
     given = parser.parse_args()
     if given.serve_fixed:
         asyncio.run(serve_fixed())
@@ -227,16 +283,10 @@ def main() -> None:
     if program is None:
         print(f"skipped: {given.guidellm} is not installed; pip install guidellm into an environment of its own")
         return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder = Path(temporary)
-        with fixed_server() as url:
-            agree = compare(("fixed latencies", url, "fixed"), program, folder, given)
-        with server(folder / "echo", "echo", "model=none", *PACED) as url:
-            agree = compare(("our server, paced", url, "none"), program, folder, given) and agree
-        if given.model:
-            with server(folder / "tiny", "megatron") as url:
-                compare(("our server, the shipped model", url, "tiny"), program, folder, given)
-    print("all paced figures are within 10 %" if agree else "NOT all paced figures are within 10 %")
+    given.guidellm = program
+    with tempfile.TemporaryDirectory() as temporary, closing(endpoints(Path(temporary), model=given.model)) as served:
+        agree = all(list(map(partial(compare, folder=Path(temporary), given=given), served)))
+    print("all figures are within 10 %" if agree else "NOT all figures are within 10 %")
 
 
 if __name__ == "__main__":

@@ -85,7 +85,7 @@ class Window:
         """
         if len({one.tokens for one in self.good}) != 1 or len(self.good) < len(self.measured):
             return None
-        ends = [[one.ended for one in place if one.ended < self.end] for place in self.places]
+        ends = [[one.ended for one in place if one.ended <= self.end] for place in self.places]
         if any(len(each) < 2 for each in ends):
             return None
         return sum((len(each) - 1) / (each[-1] - each[0]) for each in ends)
@@ -94,7 +94,7 @@ class Window:
     def tokens_per_s(self) -> float:
         if (answers := self.answers_per_s) is not None:
             return answers * self.good[0].tokens
-        return _rate(self.measured, *self.counted)
+        return _rate(self.measured, *self.counted) or _rate(self.measured, self.start, self.end)
 
 
 def _rate(measured: Sequence[Measurement], start: float, end: float) -> float:
@@ -173,8 +173,13 @@ def level(in_flight: int, windows: Sequence[Window]) -> Level:
 
 
 def _requests_per_s(window: Window) -> float:
-    start, end = window.counted
-    return window.answers_per_s or sum(start <= one.ended < end for one in window.good) / (end - start)
+    return (
+        window.answers_per_s or _ended_per_s(window, *window.counted) or _ended_per_s(window, window.start, window.end)
+    )
+
+
+def _ended_per_s(window: Window, start: float, end: float) -> float:
+    return sum(start <= one.ended <= end for one in window.good) / (end - start)
 
 
 def _prompt_tokens_per_s(window: Window) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
@@ -14,6 +14,8 @@ from launcher.settings.load import Load
 
 LEAST_S = 0.1
 """A window and an answer get at least so much time."""
+ENOUGH = 2
+"""So many answers in each place make a rate: from the end of the first to that of the last."""
 SHORT = 8
 """Words of the first prompt, which fits into every context."""
 REFUSED = "HTTP 4"
@@ -87,15 +89,15 @@ class Session:
         return refusal
 
     async def window(self, in_flight: int, seconds: float) -> Window:
-        """Keep so many requests in flight for some time, within the budget."""
+        """Keep so many requests in flight for some time, and until each place has a few answers, within the budget."""
         with self._timed():
             start = self._now()
             end = start + max(LEAST_S, min(seconds, self._settings.budget_s - self.seconds))
-            workers = [self._ask_until(end) for _ in range(in_flight)]
-            places = await asyncio.gather(*workers)
+            places: list[list[Measurement]] = [[] for _ in range(in_flight)]
+            await asyncio.gather(*(self._keep_asking(place, places, end) for place in places))
             if not any(one.whole for place in places for one in place):
                 places = [[self._late(one) for one in place] for place in places]
-            return Window(places, start, end)
+            return Window(places, start, max(end, _enough_at(places)))
 
     async def twice(self, times: float) -> tuple[Measurement, Measurement]:
         """Send a prompt that is ``times`` as long as others, and then send it again, for one token each."""
@@ -103,13 +105,11 @@ class Session:
             prompt = self._prompts.make(times)
             return await self._ask(prompt, max_tokens=1), await self._ask(prompt, max_tokens=1)
 
-    async def _ask_until(self, end: float) -> list[Measurement]:
-        measured: list[Measurement] = []
-        while self._now() < end and self.tokens < self._settings.budget_tokens:
-            measured.append(await self._ask(self._prompts.make()))
-            if measured[-1].error is not None:
+    async def _keep_asking(self, place: list[Measurement], places: list[list[Measurement]], end: float) -> None:
+        while (self._now() < end or not _enough(places)) and not self.spent():
+            place.append(await self._ask(self._prompts.make()))
+            if place[-1].error is not None:
                 await asyncio.sleep(0.1)
-        return measured
 
     async def _ask(self, prompt: str, max_tokens: int | None = None) -> Measurement:
         """Ask within what is left of the budget of time, and count the tokens."""
@@ -130,3 +130,13 @@ class Session:
             yield
         finally:
             self._used_s, self._since = self.seconds, None
+
+
+def _enough(places: Sequence[Sequence[Measurement]]) -> bool:
+    """Tell whether each place has enough answers for a rate, or a request failed."""
+    return any(place and place[-1].error is not None for place in places) or min(map(len, places)) >= ENOUGH
+
+
+def _enough_at(places: Sequence[Sequence[Measurement]]) -> float:
+    """Return when each place had enough answers; 0 where one has fewer."""
+    return max((place[ENOUGH - 1].ended if len(place) >= ENOUGH else 0.0 for place in places), default=0.0)

@@ -14,11 +14,11 @@ class Load:
     """How the endpoint's speed is measured, after its validation.
 
     ``test`` turns the load test on, as ``launcher check`` does. ``in_flight`` are the levels: how many requests are in
-    flight at a time. Each level takes ``seconds``, and the test ends after the knee, where more in flight bring no more
-    tokens. Prompts have about ``prompt_tokens`` tokens of random words, fewer where the context is too short. Answers
-    have ``max_tokens``: with ``ignore_eos``, the server is asked to go on after an answer's end, unless it refuses that
-    key. ``budget_s`` and ``budget_tokens`` (prompt and generated) bound the whole test. ``timeout_s`` bounds the wait
-    for each event of an answer.
+    flight at a time. Each level takes ``seconds``, or longer where answers do. The test ends after the knee, where more
+    in flight bring no more tokens. Prompts have about ``prompt_tokens`` tokens of random words, fewer where the context
+    is too short. Answers have ``max_tokens``: with ``ignore_eos``, the server is asked to go on after an answer's end,
+    unless it refuses that key. ``budget_s`` and ``budget_tokens`` (prompt and generated) bound the whole test.
+    ``timeout_s`` bounds the wait for each event of an answer.
     """
 
     test: bool = False

@@ -37,8 +37,10 @@ def scripted(slots: int, *, each_s: float = EACH_S, asked: list[int] | None = No
     return handle
 
 
-def measured(*slots: int, in_flight: tuple[int, ...] = (1, 4, 16), each_s: float = EACH_S) -> tuple[LoadTest, ...]:
-    settings = Load(in_flight=list(in_flight), seconds=40, budget_s=1000, max_tokens=TOKENS)
+def measured(
+    *slots: int, in_flight: tuple[int, ...] = (1, 4, 16), each_s: float = EACH_S, seconds: float = 40
+) -> tuple[LoadTest, ...]:
+    settings = Load(in_flight=list(in_flight), seconds=seconds, budget_s=1000, max_tokens=TOKENS)
 
     async def run() -> tuple[LoadTest, ...]:
         clock = asyncio.get_running_loop().time
@@ -74,6 +76,16 @@ def test_the_knee_is_where_the_server_is_full_and_requests_wait() -> None:
     assert found.ended == "16 in flight bring no more tokens"
     assert found.levels[-1].ttft_s.p50 == pytest.approx(FIRST_S + 3 * took), "three answers before each"
     assert found.levels[-1].tpot_s.p50 == pytest.approx(EACH_S), "the wait before it is no time per token"
+
+
+def test_a_level_goes_on_until_it_has_answers_for_a_rate() -> None:
+    """Of 64 requests in flight 4 are answered at a time: no answer comes to its end within the 0.1 s of a level."""
+    [found] = measured(4, in_flight=(64,), seconds=0.1)
+    took = FIRST_S + (TOKENS - 1) * EACH_S
+    [level] = found.levels
+    assert level.requests >= 128
+    assert level.generated_tokens_per_s == pytest.approx(4 * TOKENS / took, rel=0.05)
+    assert level.requests_per_s == pytest.approx(4 / took, rel=0.05)
 
 
 def test_servers_side_by_side_are_measured_at_the_same_levels_until_both_are_full() -> None:
