@@ -2,7 +2,7 @@
 
     python benchmarks/load_test.py --guidellm PATH [--seconds 20] [--in-flight 1,4,16] [--rounds 1] [--model]
 
-One endpoint is a server with fixed latencies: a token after 100 ms, then one each 40 ms, 16 requests at a time. Another
+One endpoint is a server with fixed latencies: a token after 200 ms, then one each 80 ms, 16 requests at a time. Another
 is our own server, whose echo engine keeps the same pace. With ``--model``, the third is our server with a random model
 that computes about as long for a token, so that its rate is what it computes. Both tools stream completions with
 prompts of about as many tokens and answers of as many, which `ignore_eos` makes equal. They take turns. The figures
@@ -38,9 +38,9 @@ from evaluate import ROOT, skipped
 from load import server
 
 TOKENIZER = ROOT / "launcher/assets/tiny/iter_0000800/tokenizer"
-FIRST_S, EACH_S, SLOTS = 0.1, 0.04, 16
+FIRST_S, EACH_S, SLOTS = 0.2, 0.08, 16
 PACED = (f"engine.latency_s={FIRST_S}", f"engine.tokens_per_second={1 / EACH_S:g}")
-PROMPT, ANSWER = 64, 64
+PROMPT, ANSWER = 64, 32
 FIGURES = ("tokens/s", "TTFT ms", "ITL ms")
 COST = "CPU-s"
 WITHIN = 0.1
