@@ -3,8 +3,8 @@
     python benchmarks/load_test.py --guidellm PATH [--seconds 20] [--in-flight 1,4,16] [--rounds 1] [--model]
 
 One endpoint is a server with fixed latencies: a token after 200 ms, then one each 80 ms, 16 requests at a time. Another
-is our own server, whose echo engine keeps the same pace. With ``--model``, the third is our server with a random model
-that computes about as long for a token, so that its rate is what it computes. Both tools stream completions with
+is our own server, whose echo engine keeps the same pace. With ``--model``, the third is our server with a random model.
+Its steps take long enough that its rate is what it computes. Both tools stream completions with
 prompts of about as many tokens and answers of as many, which `ignore_eos` makes equal. They take turns. The figures
 are medians over the rounds, and the ratio is ours to guidellm's.
 
