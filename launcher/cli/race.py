@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,9 +46,12 @@ def race(words: Sequence[Sequence[str]], folder: Path, console: Console) -> int:
     for each in runs:
         _write(each)
     replace_json(RunFolder(folder).race, {"schema_version": 1, "models": [list(each) for each in words]}, indent=2)
-    codes = pipeline.race(runs[0], runs[1], allocation)
+    try:
+        codes = pipeline.race(runs[0], runs[1], allocation)
+    except KeyboardInterrupt:
+        codes = INTERRUPTED, INTERRUPTED
     if INTERRUPTED in codes:
-        to_stderr(f"launcher: the race was interrupted; continue with launcher race --resume {folder}")
+        to_stderr(f"launcher: interrupted; continue with {runs[0].continued_by}")
         return INTERRUPTED
     if set(codes) <= {0, CoverageTooLow.exit_code}:
         _show(folder, console)
@@ -65,7 +69,7 @@ def _composed(words: Sequence[str], folder: Path) -> ComposedRun:
             hydra_config = config.hydra
             with open_dict(config):
                 del config["hydra"]
-            found = Composition(config, hydra_config, folder).composed
+            found = replace(Composition(config, hydra_config, folder).composed, race=folder.parent)
     except (HydraException, OmegaConfBaseException) as error:
         raise UserError(describe(error)) from None
     _check(found)

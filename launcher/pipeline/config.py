@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
@@ -146,13 +147,19 @@ class Run:
 class ComposedRun:
     """One composed run: ``config`` and ``overrides`` are what Hydra made ``run`` from, as plain data.
 
-    It names secrets' variables and never holds their values.
+    It names secrets' variables and never holds their values. ``race`` is the folder of the race that it is a part of.
     """
 
     run: Run
     config: Mapping[str, Any]
     overrides: list[str]
     folder: Path
+    race: Path | None = None
+
+    @property
+    def continued_by(self) -> str:
+        """What a user types to continue it."""
+        return f"resume={self.folder}" if self.race is None else f"launcher race --resume {shlex.quote(str(self.race))}"
 
     @property
     def slurm(self) -> Slurm:

@@ -17,7 +17,7 @@ from launcher.evaluate.second_endpoint import SecondEndpoint
 from launcher.monitor.health import Watch
 from launcher.monitor.replicas import Replicas
 from launcher.pipeline import outcomes
-from launcher.pipeline.config import Mode, Run
+from launcher.pipeline.config import ComposedRun, Mode, Run
 from launcher.pipeline.harnesses import run_harnesses
 from launcher.pipeline.outcomes import harnesses
 from launcher.pipeline.record import RunRecord
@@ -48,13 +48,17 @@ def check_resumable(run: Run, folder: Path, key: Json) -> None:
 class Asked:
     """What an evaluation has to do with: the run, its endpoint, and where its results go."""
 
-    run: Run
+    composed: ComposedRun
     endpoint: Endpoint
     record: RunRecord
     lease: Lease
     key: Json
     health: Watch
     judge: SecondEndpoint | None = None
+
+    @property
+    def run(self) -> Run:
+        return self.composed.run
 
 
 def evaluate(asked: Asked) -> None:
@@ -100,7 +104,7 @@ def collect(asked: Asked) -> None:
 def conclude(asked: Asked, stopped: str | None) -> None:
     """Write what tasks of lm-eval want, and raise `CoverageTooLow` as `evaluate` does."""
     write_lm_eval(asked.run, asked.endpoint, asked.lease.folder)
-    stopped = stopped and f"{stopped}; continue with resume={asked.lease.folder}"
+    stopped = stopped and f"{stopped}; continue with {asked.composed.continued_by}"
     check_coverage(asked.record.tasks, asked.run.evaluate.min_coverage, stopped)
     check_main_metrics(asked.record.tasks, asked.run.tasks)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Coroutine, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 from launcher.core.errors import CoverageTooLow, UserError
@@ -19,6 +20,7 @@ from launcher.pipeline import outcomes
 from launcher.pipeline import run as pipeline
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.pipeline.evaluation import Asked, ask, collect, conclude
+from launcher.pipeline.server_times import server_times
 from launcher.settings.until import widths
 
 
@@ -89,7 +91,9 @@ def _evaluate(heat: _Heat, *both: Asked) -> None:
     """Ask both endpoints at the same time."""
     racing = zip(both, heat.race.sides, "AB", strict=True)
     asking = [ask(each, side, heat.progress.of(label)) for each, side, label in racing]
-    with collected_rarely():
+    with ExitStack() as measured, collected_rarely():
+        for each in both:
+            measured.enter_context(server_times(each.endpoint, each.record))
         heat.stopped += run_async(_together(heat.race, asking))
 
 

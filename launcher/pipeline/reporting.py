@@ -24,6 +24,7 @@ from launcher.core.lease import Lease
 from launcher.core.redaction import redact
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED, Report
+from launcher.pipeline.config import ComposedRun
 from launcher.pipeline.exporting import export
 from launcher.pipeline.hooks import call
 from launcher.pipeline.record import RunRecord
@@ -42,24 +43,30 @@ class ExitStatus:
     publish: bool = True
     lease: Lease | None = None
 
-    def end(self, code: int, status: str, reason: BaseException | str) -> None:
+    def end(self, code: int, status: str, reason: BaseException | str, *, prints: bool = True) -> None:
         """Set how the run ended, and print the reason."""
         self.code, self.status, self.reason = code, status, redact(str(reason))
-        to_stderr(f"launcher: {self.reason}")
+        if prints:
+            to_stderr(f"launcher: {self.reason}")
 
 
 @contextmanager
 def reporting(
-    record: RunRecord, folder: Path, hooks: Sequence[Hooked] = (), exports: Sequence[str] = ()
+    record: RunRecord,
+    folder: Path,
+    hooks: Sequence[Hooked] = (),
+    exports: Sequence[str] = (),
+    race: ComposedRun | None = None,
 ) -> Iterator[ExitStatus]:
     """Turn the way the run ends into an exit code and a report; a crash is reported too, and raised again.
 
     The report starts with the results that earlier sessions of a resumed run left. Once it is written, the ``hooks``
-    are called, and it is written in the formats of ``exports``.
+    are called, and it is written in the formats of ``exports``. The race of a run says itself that it was
+    interrupted.
     """
     from launcher.pipeline.outcomes import read_to_continue
 
-    exit_status = ExitStatus()
+    exit_status, how = ExitStatus(), f"resume={folder}" if race is None else race.continued_by
     record.take(read_to_continue(folder, record.declared))
     try:
         yield exit_status
@@ -76,11 +83,11 @@ def reporting(
         exit_status.publish = False
         raise
     except StorageError as error:
-        exit_status.end(error.exit_code, "error", f"{error}; continue with resume={folder}")
+        exit_status.end(error.exit_code, "error", f"{error}; continue with {how}")
     except UserError as error:
         exit_status.end(error.exit_code, "error", error)
     except KeyboardInterrupt:
-        exit_status.end(INTERRUPTED, "interrupted", f"interrupted; continue with resume={folder}")
+        exit_status.end(INTERRUPTED, "interrupted", f"interrupted; continue with {how}", prints=race is None)
     except BaseException as error:
         exit_status.end(1, "error", f"{type(error).__name__}: {error}")
         raise

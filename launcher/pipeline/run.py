@@ -47,11 +47,11 @@ def run(
         return score(composed, allocation, pool)
     run, config, folder = composed.run, composed.config, composed.folder
     origin = provenance(config, composed.overrides, allocation, packages_of(run))
-    record = RunRecord(origin, run.tasks, run.groups)
+    record, race = RunRecord(origin, run.tasks, run.groups), composed if composed.race else None
     with (
         ExitStack() as resources,
         stage.board() as board,
-        reporting(record, folder, hooks_of(run, folder), exports_of(run)) as exit_status,
+        reporting(record, folder, hooks_of(run, folder), exports_of(run), race) as exit_status,
         record.step("total"),
     ):
         record.run["checkpoint"] = run.engine.fingerprint(run.model)
@@ -94,7 +94,7 @@ def _serve(begun: _Begun, evaluating: Callable[[Asked], None]) -> None:
             validate(run, server, needed, record, folder)
         measure_load(run.load, server.endpoint, record, folder)
         health.start_canary(server.endpoint)
-        asked = Asked(run, server.endpoint, record, begun.lease, begun.key, health, judge)
+        asked = Asked(begun.composed, server.endpoint, record, begun.lease, begun.key, health, judge)
         with (
             endpoint_file(server.endpoint, folder),
             proxying(run, begun.listener, server.endpoint, record, folder) as proxy,

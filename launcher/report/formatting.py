@@ -207,6 +207,21 @@ def rate_table(speeds: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[li
     return [RATES[key] for key in keys], figures
 
 
+def spent(speeds: Sequence[Mapping[str, Json]]) -> tuple[list[str], list[list[str]]]:
+    """Return the words for what several evaluations cost, and the figures of each: its tokens, and money if known."""
+    tokens = [_tokens(speed) for speed in speeds]
+    money = [(speed.get("budget") or {}).get("usd") for speed in speeds]
+    rows = [[f"{one:,}" if one else "-", f"{usd:.4f}" if usd else "-"] for one, usd in zip(tokens, money, strict=True)]
+    heads = ["tokens", "USD"] if any(money) else ["tokens"] if any(tokens) else []
+    return heads, [row[: len(heads)] for row in rows]
+
+
+def _tokens(speed: Mapping[str, Json]) -> int:
+    """Return the tokens of prompts and answers: of all sessions where there is a budget, else of the answers here."""
+    counted = (speed.get("budget") or {}).get("tokens")
+    return int(counted or (speed.get("prompt_tokens") or 0) + (speed.get("generated_tokens") or 0))
+
+
 def token_times(throughput: Mapping[str, Json]) -> list[str]:
     """Say when generated answers had their tokens, or that this was not measured; empty where nothing was generated."""
     if not throughput.get("generations"):

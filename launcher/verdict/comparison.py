@@ -25,7 +25,8 @@ POWER_Z = 0.8416212335729143
 class Row:
     """A metric of a task or group in two runs, and their paired difference ``found``.
 
-    ``value_a`` and ``value_b`` are those of ``results.json``; ``lower`` says that less is better.
+    ``value_a`` and ``value_b`` are those of ``results.json``; of runs that stopped early, those of the questions that
+    are compared. ``lower`` says that less is better.
     """
 
     found: Comparison
@@ -102,6 +103,8 @@ def _pair(a: Run, b: Run, inside: bool) -> Iterator[Row]:
             found = _difference(a, b, name, metric) if other else None
             if other and found:
                 values = entry["metrics"][metric]["value"], other["value"]
+                if isinstance(found, SequentialComparison):
+                    values = found.values
                 yield Row(found, *values, lower=other["direction"] == Direction.lower.value)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 from launcher.core.types import Json
 from launcher.evaluate.units import sizes
@@ -22,12 +22,13 @@ class SequentialComparison(Comparison):
     """A `Comparison` that is valid at any time.
 
     ``low`` and ``high`` bound the difference that all ``total`` questions would show; ``p`` says whether it may be
-    chance.
+    chance. ``values`` are the means of both runs over the questions that both scored.
     """
 
     low: float
     high: float
     total: int
+    values: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -91,12 +92,14 @@ def compare(a: Run, b: Run, order: Drawn, metric: str) -> SequentialComparison |
     span = max(ends) - min(ends)
     units, largest = sum(order.units.values()), max(order.largest.values())
     sequence = ConfidenceSequence(order.total, -span, span, units=units, largest=largest)
-    test, unit_of = EqualityTest(units, span, largest), _unit_of(a, b)
+    test, unit_of, drawn = EqualityTest(units, span, largest), _unit_of(a, b), 0
     for block in done:
         found, alike = _differences(scores[0], scores[1], block), sizes(block, unit_of)
         sequence.add(found, alike)
         test.add(found, alike)
-    return _comparison(a, b, order, metric, scores, done, sequence, float(test.p))
+        drawn += len(alike)
+    made = _comparison(a, b, order, metric, scores, done, sequence, float(test.p))
+    return made if made is None or largest == 1 else replace(made, clusters=drawn)
 
 
 def _unit_of(a: Run, b: Run) -> Callable[[str], Hashable]:
@@ -158,13 +161,14 @@ def _comparison(
 ) -> SequentialComparison | None:
     """Return the comparison; its difference is the mean over the questions that both scored."""
     both = [(question, [each.bounds(question) for each in scores]) for block in done for question in block]
-    known = [ends[1][0] - ends[0][0] for _, ends in both if all(low == high for low, high in ends)]
+    known = [(ends[0][0], ends[1][0]) for _, ends in both if all(low == high for low, high in ends)]
     if not known:
         return None
-    difference = math.fsum(known) / len(known)
+    values = math.fsum(one for one, _ in known) / len(known), math.fsum(other for _, other in known) / len(known)
+    difference = math.fsum(other - one for one, other in known) / len(known)
     low, high = min(sequence.low, difference), max(sequence.high, difference)
     left_out = len(both) - len(known)
     return SequentialComparison(
         order.name, metric, a.label, b.label, len(known), left_out, difference, None, TEST, p, p,
-        low, high, order.total,
+        low, high, order.total, values,
     )  # fmt: skip

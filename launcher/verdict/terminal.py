@@ -20,7 +20,7 @@ CHARACTERS = 300
 
 
 def show(found: ComparisonFile, console: Console) -> None:
-    """Print the runs, the verdict of each metric, the speed, and some of the questions that changed."""
+    """Print the runs, the verdict of each metric, the speed with its cost, and some of the questions that changed."""
     console.print()
     for run in found["runs"]:
         parts = (run["folder"], run["model"], run["source"])
@@ -48,13 +48,14 @@ def _verdict(row: RowEntry) -> Text:
 def _speed(runs: list[RunEntry]) -> Table:
     table = Table(box=box.SIMPLE_HEAD, show_edge=False)
     table.add_column("run")
-    heads, rows = formatting.rate_table([run["throughput"] for run in runs])
-    for name in (*heads, "latency p50", "wall time"):
+    speeds = [run["throughput"] for run in runs]
+    heads, rows = formatting.rate_table(speeds)
+    costs, paid = formatting.spent(speeds)
+    for name in (*heads, "latency p50", "wall time", *costs):
         table.add_column(name, justify="right")
-    for run, figures in zip(runs, rows, strict=True):
-        speed = run["throughput"]
+    for run, speed, figures, cost in zip(runs, speeds, rows, paid, strict=True):
         times = (_time((speed.get("latency_s") or {}).get("p50")), _time(speed.get("wall_s")))
-        table.add_row(run["label"], *figures, *times)
+        table.add_row(run["label"], *figures, *times, *cost)
     return table
 
 

@@ -49,7 +49,8 @@ def _bounds(row: Row, found: SequentialComparison, sign: int) -> str:
 
 def _asked(found: SequentialComparison) -> str:
     asked = found.n + found.left_out
-    return "all of them" if asked == found.total else formatting.plural(asked, "question")
+    passages = "" if found.clusters is None else f" in {formatting.plural(found.clusters, 'passage')}"
+    return ("all of them" if asked == found.total else formatting.plural(asked, "question")) + passages
 
 
 def _plus_minus(row: Row) -> str:

@@ -57,8 +57,16 @@ def _words(given: Namespace) -> list[list[str]]:
 
 
 def _of(target: str) -> list[str]:
-    is_settings = SETTINGS.match(target) and not Path(target).exists()
+    is_settings = SETTINGS.match(target) and not _exists(target)
     return shlex.split(target) if is_settings else of_target("race", target)
+
+
+def _exists(path: str) -> bool:
+    """Tell whether there is a file or folder; a text that is too long names none."""
+    try:
+        return Path(path).exists()
+    except OSError:
+        return False
 
 
 def _new_folder() -> Path:
