@@ -113,9 +113,8 @@ class Megatron(BatchedEngine):
         with ExitStack() as stack:
             tokenizer = stack.enter_context(open_tokenizer(model, decision.checkpoint.tokenizer))
             vocab_size = served_tokens(tokenizer, rows, model)
-            ranks = Supervisor(
-                partial(launching, worker_config, vocab_size, invariant, allocation, deployment.log_of_rank)
-            )
+            launch = partial(launching, worker_config, vocab_size, invariant, allocation, deployment.log_of_rank)
+            ranks = Supervisor(launch, tuple if allocation.ranks is None else allocation.ranks.wait)
             stack.callback(ranks.close)
             facts = self._facts(decision) | tokenizer_facts(tokenizer, rows, model)
             runner = BatchedAsyncEngine(model.name, tokenizer, ranks.start(), limits, facts, ranks.measured)

@@ -32,10 +32,13 @@ Launch = Callable[[OnDeath, Future[None]], AbstractContextManager["MegatronExecu
 
 
 class Supervisor:
-    """Owns the ranks of a model, of which one set lives at a time, in a thread of its own once `keeping` has begun."""
+    """Owns the ranks of a model, of which one set lives at a time, in a thread of its own once `keeping` has begun.
 
-    def __init__(self, launch: Launch) -> None:
-        self._launch = launch
+    ``check`` raises `RankLost` where a rank cannot start again.
+    """
+
+    def __init__(self, launch: Launch, check: Callable[[], object]) -> None:
+        self._launch, self._check = launch, check
         self._ranks = ExitStack()
         self._stopping: Future[None] = Future()
         self._stop = threading.Event()
@@ -91,8 +94,9 @@ class Supervisor:
         lost_at = time.monotonic()
         engine.release()
         while not budget.exhausted and not self._stop.is_set():
-            self._say(f"{reason}; all ranks start again (restart {budget.failures} of {budget.limit - 1} in a row)")
             try:
+                self._check()
+                self._say(f"{reason}; all ranks start again (restart {budget.failures} of {budget.limit - 1} in a row)")
                 self._restart(engine)
             except RankLost as error:  # no node to start it on
                 engine.give_up(f"{reason}; {error}")

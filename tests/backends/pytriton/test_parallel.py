@@ -13,6 +13,7 @@ import pytest
 from launcher.backends.pytriton import PyTriton
 from launcher.core.admission import Admission
 from launcher.core.event_loop import run_async
+from launcher.core.processes import wait_for
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.megatron import Megatron
@@ -53,7 +54,7 @@ def test_ranks_in_tensor_and_pipeline_answer_as_one(expected: dict[str, Any], tm
     assert not alive
 
 
-def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_die_as_one(
+def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_start_again_as_one(
     expected: dict[str, Any], tmp_path: Path
 ) -> None:
     before = set(psutil.Process().children(recursive=True))
@@ -68,7 +69,10 @@ def test_two_ranks_answer_as_one_idle_longer_than_any_collective_waits_and_die_a
         assert http.post("/v1/completions", json=BODY).status_code == 503
         refusal = http.get("/health")
         assert refusal.status_code == 503
-        assert refusal.json()["error"]["code"] == "engine_dead"
+        assert refusal.json()["error"]["code"] == "engine_restarting"
+        assert wait_for(lambda: http.get("/health").status_code == 200, 240)
+        check_answer(answer(http), expected)
+        started |= set(psutil.Process().children(recursive=True)) - before
     _, alive = psutil.wait_procs(started, 15)
     assert not alive
 
