@@ -40,6 +40,7 @@ class Payload(Edit):
 
     def __post_init__(self) -> None:
         self._in_body = bool(self.add or self.remove or self.rename or self.add_env)
+        self._only_adds = bool(self.add) and not (self.remove or self.rename or self.add_env)
         self._in_headers = bool(self.add_headers or self.remove_headers or self.headers_env)
         self.reads = self.rewrites = Part.request if self._in_body else Part.none
 
@@ -52,6 +53,8 @@ class Payload(Edit):
     def edit(self, request: Request) -> Request:
         if self._in_headers:
             request = replace(request, headers=self._headers(request.headers))
+        if self._only_adds:
+            return request.with_body({**request.body, **self.add})
         return request.with_body(self._body(request.body)) if self._in_body else request
 
     def _body(self, body: Mapping[str, Any]) -> dict[str, Any]:

@@ -61,7 +61,7 @@ class Reasoning(Edit):
         self.counts: Counter[str] = Counter()
 
     def edit(self, request: Request) -> Request:
-        if not request.path.endswith("/completions") or _is_split(request):
+        if not request.body.get("echo") or not request.path.endswith("/completions"):
             return request
         limit = request.body.get("max_tokens")
         if limit is None or limit > 1:
@@ -72,7 +72,7 @@ class Reasoning(Edit):
         return _Streams(self) if _is_split(request) else None
 
     def edit_answer(self, request: Request, response: Response) -> Response:
-        if not response.ok or response.fault is not None or not _is_split(request):
+        if not 200 <= response.status < 300 or response.fault is not None or not _is_split(request):
             return response
         found = response.body
         choices = found.get("choices") if type(found) is dict or isinstance(found, Mapping) else None

@@ -82,7 +82,9 @@ class Request:
 
     def with_body(self, body: Mapping[str, Json]) -> Request:
         """Return the request with another body, at a fifth of the cost of `dataclasses.replace`."""
-        return _with(self, "body", body)
+        made = object.__new__(Request)
+        made.__dict__.update(self.__dict__, body=body)
+        return made
 
     @classmethod
     def of(cls, path: str, body: Mapping[str, Json], headers: Mapping[str, str], sample: str) -> Self:
@@ -119,7 +121,9 @@ class Response:
 
     def with_body(self, body: Json) -> Response:
         """Return the response with another body, at a fifth of the cost of `dataclasses.replace`."""
-        return _with(self, "body", body)
+        made = object.__new__(Response)
+        made.__dict__.update(self.__dict__, body=body)
+        return made
 
     @classmethod
     def of(cls, status: int, body: Json, headers: Mapping[str, str], latency_s: float) -> Self:
@@ -130,15 +134,6 @@ class Response:
             notes=None,
         )  # fmt: skip
         return made
-
-
-def _with(value: T, name: str, new: object) -> T:
-    """Return a copy of a dataclass with another value of one field."""
-    made = object.__new__(type(value))
-    fields = made.__dict__
-    fields.update(value.__dict__)
-    fields[name] = new
-    return made
 
 
 Handler = Callable[[Request], Awaitable[Response]]

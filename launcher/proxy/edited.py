@@ -24,6 +24,7 @@ from launcher.proxy.exchange import (
     joined_headers,
     json_object,
     lines,
+    read_event,
     read_events,
     response_of,
     seen_once,
@@ -273,18 +274,22 @@ class _Events(_Stream):
         self._received = 0
 
     def fed(self, chunk: bytes) -> bytes:
+        self._received += len(chunk)
         texts = self._splitter.feed(chunk)
         if DONE in texts:
             self.done = True
             del texts[texts.index(DONE) :]
         made: list[bytes] = []
         try:
+            if len(texts) == 1 and self._received <= self._most:
+                return b"data: %b\n\n" % self._changed(read_event(self._url, texts[0]), texts[0])
             place = 0
             for events in read_events(self._url, texts):
                 for event in events:
                     made.append(self._changed(event, texts[place]))
                     place += 1
-            self._bound(len(chunk))
+            if self._received > self._most:
+                raise HttpError(self._url, f"the stream has more than {self._most:,} bytes")
         except Exception as error:
             self.error = error
         return b"data: " + b"\n\ndata: ".join(made) + b"\n\n" if made else b""
@@ -294,11 +299,6 @@ class _Events(_Stream):
         for change in self._changes:
             new = change(new)
         return text if new is event and self._copy and b"\n" not in text else dumped(new)
-
-    def _bound(self, size: int) -> None:
-        self._received += size
-        if self._received > self._most:
-            raise HttpError(self._url, f"the stream has more than {self._most:,} bytes")
 
     def rest(self) -> bytes:
         if not self.done:

@@ -335,12 +335,13 @@ def read_events(url: str, texts: Sequence[bytes]) -> Iterator[list[Json]]:
         events = http.parsed_all(texts)
     except ValueError:
         for text in texts:
-            yield [_event(url, text)]
+            yield [read_event(url, text)]
     else:
         yield events
 
 
-def _event(url: str, data: bytes) -> Json:
+def read_event(url: str, data: bytes) -> Json:
+    """Return the event with a text. Raises `HttpError` for one that is no JSON."""
     try:
         return http.parsed(data, len(data))
     except ValueError:

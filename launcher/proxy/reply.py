@@ -100,9 +100,12 @@ class Reply:
 
     def write(self, data: bytes) -> None:
         """Write a part of the body."""
-        self._parts.append(data)
-        if not self.collects:
-            self.flush()
+        if self.collects or self._parts or self._head_bytes:
+            self._parts.append(data)
+            if not self.collects:
+                self.flush()
+        elif framed := self._framed(data):
+            self._client.write(framed)
 
     def flush(self) -> None:
         """Let everything leave that was collected."""
