@@ -60,6 +60,14 @@ def launch(arguments: list[str]) -> int:
         print(f"launcher {__version__}")
         return 0
     try:
+        return _caught(arguments)
+    finally:
+        SweepCallback.undo()
+
+
+def _caught(arguments: list[str]) -> int:
+    """Compose and run; return the exit code, also that of an error, which is printed."""
+    try:
         line = CommandLine.parse(arguments)
         allocation = allocate()
         if not allocation.leads:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from launcher.cli.compose import Composition
 from launcher.cli.live_page import LivePage
-from launcher.cli.sweep_callback import fail, fail_sweep
+from launcher.cli.sweep_callback import SweepCallback, fail, fail_sweep
 from launcher.core.credentials import SecretGiven
 from launcher.core.errors import ObjectiveError, UserError
 from launcher.core.run_folder import RunFolder
@@ -79,9 +79,11 @@ def watch_several(sweep: WatchSweep, context: RunContext) -> int:
     if context.page is not None:
         context.page.open(sweep.settings[0].base.run, sweep.folder)
     try:
-        return loop.watch(sweep.settings, sweep.folder, context.allocation)
+        code = loop.watch(sweep.settings, sweep.folder, context.allocation)
     except UserError as error:
         return fail(str(error), error.exit_code)
+    SweepCallback.before = None
+    return code
 
 
 def perform(composition: Composition, work: Callable[[ComposedRun], int]) -> int:

@@ -7,7 +7,7 @@ import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hydra.core.utils import JobReturn, JobStatus
 from hydra.experimental.callback import Callback
@@ -23,6 +23,9 @@ from launcher.core.types import INTERRUPTED
 from launcher.pipeline.config import Mode, plain
 from launcher.settings.cluster import Slurm
 
+if TYPE_CHECKING:
+    from launcher.cli.watch_sweep import Before
+
 
 class SweepCallback(Callback):
     """Collect the exit code of every point, tell the sweeper its value, and compare the points when a sweep is over."""
@@ -30,6 +33,8 @@ class SweepCallback(Callback):
     codes: list[int] = []
     values: list[objective.Value] = []
     sweep: Path | None = None
+    before: Before | None = None
+    """The folder of a watch over several settings, as it was before Hydra wrote into it."""
     shared: bool = True
     begun: Callable[[Path], None] | None = None
     """Gets the folder of a run or a sweep, once it is known."""
@@ -39,7 +44,14 @@ class SweepCallback(Callback):
         """Clear the state of an earlier command in this process."""
         cls.codes.clear()
         cls.values.clear()
-        cls.sweep = None
+        cls.sweep = cls.before = None
+
+    @classmethod
+    def undo(cls) -> None:
+        """Undo what Hydra wrote for a watch over several settings that did not begin."""
+        if cls.before is not None:
+            cls.before.restore()
+            cls.before = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
         """Before the run folder exists, refuse a secret in an option file; a plan that one asks for leaves no folder.
@@ -75,6 +87,7 @@ class SweepCallback(Callback):
             sys.exit(fail(str(error), error.exit_code))
         type(self).shared = keys["_target_"] == SHARED
         if config.mode == Mode.watch:
+            type(self).before = watch_sweep.Before.of(Path(config.hydra.sweep.dir).absolute())
             self._tell(Path(config.hydra.sweep.dir))
         elif config.mode != Mode.plan:
             type(self).sweep = Path(config.hydra.sweep.dir)

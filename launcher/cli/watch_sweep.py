@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 from launcher.cli.compose import Composition
 from launcher.cli.hydra_launchers import SHARED
 from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.pipeline.config import ComposedRun
 from launcher.pipeline.servers import fingerprint
-from launcher.settings.cluster import Slurm
 from launcher.settings.overrides import CommandLine
 from launcher.watch.checkpoint_run import Setting
 
@@ -48,6 +49,33 @@ def check(launcher: Mapping[str, Json], sweeper: Mapping[str, Json]) -> None:
         )
 
 
+@dataclass(frozen=True)
+class Before:
+    """What the folder of a sweep was before Hydra wrote into it: the text of ``multirun.yaml``, where there was one."""
+
+    folder: Path
+    there: bool
+    multirun: bytes | None
+
+    @classmethod
+    def of(cls, folder: Path) -> Before:
+        file = RunFolder(folder).multirun
+        return cls(folder, folder.is_dir(), file.read_bytes() if file.is_file() else None)
+
+    def restore(self) -> None:
+        """Undo what Hydra wrote, for a watch that is refused; an earlier one can still be continued."""
+        file = RunFolder(self.folder).multirun
+        if self.multirun is None and RunFolder(self.folder).watch.exists():
+            return  # it began, and ended with an error
+        with suppress(OSError):
+            if self.multirun is not None:
+                file.write_bytes(self.multirun)
+                return
+            file.unlink(missing_ok=True)
+            if not self.there:
+                self.folder.rmdir()
+
+
 def collect(points: Sequence[tuple[Composition, str]], folder: Path) -> WatchSweep:
     """Return the watch over these points, each with the text of Hydra's own settings.
 
@@ -56,8 +84,6 @@ def collect(points: Sequence[tuple[Composition, str]], folder: Path) -> WatchSwe
     composed = [composition.composed for composition, _ in points]
     if len(composed) == 1:
         raise UserError("mode=watch: there is one setting and nothing to sweep over; leave out -m")
-    if isinstance(composed[0].run.cluster, Slurm):
-        raise UserError("cluster=slurm: a watch over several settings runs here; choose cluster=local, or leave out -m")
     for other in composed[1:]:
         _check_same_server(composed[0], other)
     names = [_name(run, folder) for run in composed]

@@ -7,6 +7,7 @@ from pathlib import Path
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.slurm import job_files, queue
+from launcher.slurm.job_files import Job
 
 
 def cancel(folder: Path) -> int:
@@ -23,6 +24,13 @@ def cancel(folder: Path) -> int:
         if state is None or not state.is_over:
             _cancel(job, run)
     return 0
+
+
+def cancel_job(job: Job) -> None:
+    """Cancel a job, and mark all of its run folders. Raises `UserError` where SLURM refuses."""
+    for folder in job.folders:
+        job_files.mark_cancelled(folder, job.id)
+    _cancel(job.id, job.folders[0])
 
 
 def _cancel(job: str, folder: Path) -> None:

@@ -16,7 +16,7 @@ from launcher.core.errors import ResumeError, UserError
 from launcher.core.lines import Tail
 from launcher.core.run_folder import RunFolder, SampleCounter
 from launcher.slurm import job_files, queue
-from launcher.slurm.cancel import cancel
+from launcher.slurm.cancel import cancel_job
 from launcher.slurm.job_files import Job
 from launcher.slurm.queue import JobState
 
@@ -55,7 +55,7 @@ def follow(jobs: list[Job], poll_s: float) -> dict[Path, int]:
     except KeyboardInterrupt:
         for job in jobs:
             with suppress(UserError):  # it is over already
-                cancel(job.folders[0])
+                cancel_job(job)
         _followed(jobs, poll_s)
         raise
 

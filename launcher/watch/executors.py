@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from launcher.core.errors import UserError
 from launcher.core.types import INTERRUPTED
@@ -18,9 +18,11 @@ from launcher.pipeline.config import ComposedRun
 from launcher.pipeline.servers import ServerPool
 from launcher.settings.cluster import Slurm
 from launcher.slurm import job_files, monitor, queue, submit
-from launcher.slurm.cancel import cancel
+from launcher.slurm.cancel import cancel_job
 from launcher.slurm.job_files import Job
 from launcher.slurm.monitor import MonitoredJob
+
+T = TypeVar("T")
 
 
 class Executor(Protocol):
@@ -43,8 +45,11 @@ class Executor(Protocol):
     def sharing(self, runs: int) -> AbstractContextManager[None]:
         """Return the context in which so many runs of one checkpoint are started."""
 
-    def start(self, run: ComposedRun) -> None:
-        """Start a run, or complete it. Raises `UserError` for a run that cannot start."""
+    def together(self, runs: Sequence[T]) -> list[Sequence[T]]:
+        """Divide the runs of one checkpoint into those that start at the same time."""
+
+    def start(self, runs: Sequence[ComposedRun]) -> None:
+        """Start runs of one checkpoint, or complete them. Raises `UserError` for runs that cannot start."""
 
     def ended(self) -> Iterator[Path]:
         """Yield the folders of the runs that have ended since the last call."""
@@ -82,7 +87,15 @@ class LocalExecutor:
     def adopt(self, folder: Path) -> bool:
         return False
 
-    def start(self, run: ComposedRun) -> None:
+    def together(self, runs: Sequence[T]) -> list[Sequence[T]]:
+        return [[run] for run in runs]
+
+    def start(self, runs: Sequence[ComposedRun]) -> None:
+        """Complete one run after the other. Raises `KeyboardInterrupt`."""
+        for run in runs:
+            self._complete(run)
+
+    def _complete(self, run: ComposedRun) -> None:
         """Complete a run; a crash prints its traceback, and the others go on. Raises `KeyboardInterrupt`."""
         self._ended.append(run.folder)
         try:
@@ -105,11 +118,11 @@ class LocalExecutor:
 
 @dataclass
 class SlurmExecutor:
-    """A job of SLURM for each run; at most ``max_jobs`` are followed at the same time."""
+    """A job of SLURM for the runs of a checkpoint; at most ``max_jobs`` are followed at the same time."""
 
     slurm: Slurm
     max_jobs: int
-    _monitored: dict[Path, MonitoredJob] = field(default_factory=dict)
+    _monitored: dict[str, MonitoredJob] = field(default_factory=dict)
 
     @property
     def poll_s(self) -> float:
@@ -125,8 +138,12 @@ class SlurmExecutor:
     def sharing(self, runs: int) -> AbstractContextManager[None]:
         return nullcontext()
 
-    def start(self, run: ComposedRun) -> None:
-        self._follow(submit.submit([run], self.slurm))
+    def together(self, runs: Sequence[T]) -> list[Sequence[T]]:
+        return [runs]
+
+    def start(self, runs: Sequence[ComposedRun]) -> None:
+        """Submit one job, in which the runs share a server."""
+        self._follow(submit.submit(list(runs), self.slurm))
 
     def adopt(self, folder: Path) -> bool:
         """Follow the job that an earlier session submitted, if it is in the queue. Raises `UserError`."""
@@ -134,6 +151,9 @@ class SlurmExecutor:
         if submission is None:
             return False
         job = submission["job_id"]
+        if (known := self._monitored.get(job)) is not None:
+            self._follow(Job(job, [*known.job.folders, folder]))
+            return True
         try:
             state = queue.state(job)
         except OSError as error:
@@ -144,14 +164,15 @@ class SlurmExecutor:
         return True
 
     def _follow(self, job: Job) -> None:
-        self._monitored[job.folders[0]] = MonitoredJob(job, shows_log=False)
+        self._monitored[job.id] = MonitoredJob(job, shows_log=False)
 
     def ended(self) -> Iterator[Path]:
-        for folder, monitored in list(self._monitored.items()):
+        for id, monitored in list(self._monitored.items()):
             if monitored.poll():
-                del self._monitored[folder]
-                monitored.exit_code(folder)  # prints why a job left none
-                yield folder
+                del self._monitored[id]
+                for folder in monitored.job.folders:
+                    monitored.exit_code(folder)  # prints why a job left none
+                    yield folder
 
     def stop(self) -> None:
         """Cancel the jobs and wait for their end; with ``cluster.wait=false`` they go on."""
@@ -160,6 +181,6 @@ class SlurmExecutor:
         jobs = [monitored.job for monitored in self._monitored.values()]
         for job in jobs:
             with suppress(UserError):  # it is over already
-                cancel(job.folders[0])
+                cancel_job(job)
         if jobs:
             monitor.follow(jobs, self.slurm.poll_s)

@@ -12,6 +12,7 @@ from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.core.types import INTERRUPTED, resolve
 from launcher.distributed.allocation import Allocation
+from launcher.pipeline.config import ComposedRun
 from launcher.report import results
 from launcher.settings.cluster import Slurm
 from launcher.settings.watch import Watch
@@ -86,23 +87,31 @@ def _evaluate(checkpoint: CheckpointState, state: WatchState, executor: Executor
     """Start the runs of a checkpoint that are not done, one for each setting."""
     due = state.due(checkpoint)
     with executor.sharing(len(due)):
-        for setting in due:
-            _start(setting, checkpoint, state, executor)
+        for settings in executor.together(due):
+            _start(settings, checkpoint, state, executor)
             state.lease.check()
             state.end(executor.ended())
 
 
-def _start(setting: Setting, checkpoint: CheckpointState, state: WatchState, executor: Executor) -> None:
+def _start(settings: Sequence[Setting], checkpoint: CheckpointState, state: WatchState, executor: Executor) -> None:
+    """Start the runs of a checkpoint with some settings together; record it where they cannot start."""
+    runs = [_begun(setting, checkpoint, state) for setting in settings]
+    try:
+        executor.start(runs)
+    except UserError as error:
+        to_stderr(f"launcher: {error}")
+        for setting in settings:
+            state.fail(setting.folder_of(checkpoint), str(error))
+
+
+def _begun(setting: Setting, checkpoint: CheckpointState, state: WatchState) -> ComposedRun:
+    """Record that the run of a checkpoint begins, and write its configuration."""
     name, label = setting.folder_of(checkpoint), " ".join(setting.overrides)
     to_stderr(f"watch: {name}: {f'{label}: ' if label else ''}{checkpoint.path}")
     state.start(checkpoint, name)
     run = run_of(setting, checkpoint, state.folder)
     write_configuration(run, setting.hydra_config)
-    try:
-        executor.start(run)
-    except UserError as error:
-        to_stderr(f"launcher: {error}")
-        state.fail(name, str(error))
+    return run
 
 
 def _is_over(snapshot: Snapshot, settings: Watch) -> bool:

@@ -63,6 +63,7 @@ def test_all_settings_are_evaluated_on_one_server_per_checkpoint(tmp_path: Path)
     other = call(several(training, out, *SLOW, "evaluate.seed=1,3", "watch.once=true"), tmp_path)
     assert other.returncode == 1
     assert "watch.json: this watch evaluates evaluate.seed=1, evaluate.seed=2" in other.stderr
+    assert "evaluate.seed=1,2" in (out / "multirun.yaml").read_text(), "it can still be continued"
     assert statuses(out) == dict.fromkeys(runs, "ok")
 
 
@@ -72,7 +73,8 @@ def test_all_settings_are_evaluated_on_one_server_per_checkpoint(tmp_path: Path)
         (["model.name=a,b"], ["model.name=b", "one server per checkpoint", "evaluate.*, tasks, adapters"]),
         (["parallelism.tensor=1,2", "engine=megatron"], ["parallelism.tensor=2", "one server per checkpoint"]),
         (["watch.once=true,false"], ["watch.once=False", "one server per checkpoint"]),
-        (["evaluate.seed=0,1", "cluster=slurm"], ["cluster=slurm", "cluster=local"]),
+        (["evaluate.seed=0,1", "cluster=local,slurm"], ["cluster=slurm", "one server per checkpoint"]),
+        (["evaluate.seed=0,no"], ["evaluate.seed"]),
         (["evaluate.seed=0,1", "hydra.sweep.subdir=x"], ["hydra.sweep.subdir", "two settings"]),
         (["evaluate.seed=0,1", "hydra/launcher=basic"], ["hydra/launcher"]),
     ],
@@ -87,4 +89,4 @@ def test_what_needs_another_server_is_refused_in_one_line(
     assert len(done.stderr.splitlines()) == 1, done.stderr
     for word in words:
         assert word in done.stderr
-    assert not (out / "watch.json").exists()
+    assert not out.exists()
