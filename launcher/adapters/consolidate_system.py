@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 
-from launcher.adapters.base import Adapter, Part
+from launcher.adapters.base import Edit, Part
 from launcher.adapters.messages import is_chat, messages_of, text_of
 from launcher.core.errors import AdapterError
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Json, Request
 from launcher.settings.component import component
 
 ROLES = ("system", "developer")
 
 
 @component("adapters/consolidate_system")
-class ConsolidateSystem(Adapter):
+class ConsolidateSystem(Edit):
     """Joins the system and developer messages of a chat with ``separator``, and puts them first, as one system message.
 
     Many chat templates take one system message at the beginning, and drop or refuse others. ``into_user`` is for
@@ -28,24 +27,24 @@ class ConsolidateSystem(Adapter):
     Example: ``python launch.py 'adapters=[retry,consolidate_system]' adapters.consolidate_system.into_user=true``
     """
 
-    needs_task = False
+    copies = True
     reads = Part.request
     rewrites = Part.request
 
     separator: str = "\n\n"
     into_user: bool = False
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
+    def edit(self, request: Request) -> Request:
         if not is_chat(request):
-            return await call_next(request)
+            return request
         messages = messages_of(request, "consolidate_system")
         system = [message for message in messages if message.get("role") in ROLES]
         if not system:
-            return await call_next(request)
+            return request
         text = self.separator.join(text_of(message, "consolidate_system") for message in system)
         others = [message for message in messages if message.get("role") not in ROLES]
         made = self._in_user(text, others) if self.into_user else [{"role": "system", "content": text}, *others]
-        return await call_next(replace(request, body={**request.body, "messages": made}))
+        return request.with_body({**request.body, "messages": made})
 
     def _in_user(self, text: str, messages: Sequence[Mapping[str, Json]]) -> list[Mapping[str, Json]]:
         place = next((n for n, message in enumerate(messages) if message.get("role") == "user"), None)

@@ -5,20 +5,19 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Downstream, Part, counting
+from launcher.adapters.base import Downstream, Edit, Part, counting
 from launcher.core.responses import STOPPED, limit_of, token_count
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Json, Request, Response
 from launcher.settings.component import component
 
 COUNTED = ("answers", "corrected")
 
 
 @component("adapters/finish_reason")
-class FinishReason(Adapter):
+class FinishReason(Edit):
     """Changes ``finish_reason`` to ``length`` where an answer has as many tokens as it may, and its server says stop.
 
     Some servers call every end a stop, so that answers which were cut are scored. The number of tokens is that of
@@ -31,17 +30,16 @@ class FinishReason(Adapter):
     Example: ``python launch.py 'adapters=[retry,finish_reason]'``
     """
 
-    needs_task = False
+    copies = True
     reads = Part.request | Part.answer
     rewrites = Part.answer
 
     def __post_init__(self) -> None:
         self.counts: Counter[str] = Counter()
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
-        response = await call_next(request)
+    def edit_answer(self, request: Request, response: Response) -> Response:
         limit = limit_of(request.body)
-        if response.events is not None or not response.ok or limit is None or request.body.get("echo"):
+        if not response.ok or limit is None or request.body.get("echo"):
             return response
         self.counts["answers"] += 1
         choice = _only_choice(response.body)
@@ -49,7 +47,7 @@ class FinishReason(Adapter):
             return response
         self.counts["corrected"] += 1
         body = {**response.body, "choices": [{**choice, "finish_reason": "length"}]}
-        return replace(response, body=body)
+        return response.with_body(body)
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:

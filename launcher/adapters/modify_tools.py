@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import field, replace
+from dataclasses import field
 
-from launcher.adapters.base import Adapter, Part
+from launcher.adapters.base import Edit, Part
 from launcher.core.errors import AdapterError, UserError
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Json, Request
 from launcher.settings.component import component
 
 
 @component("adapters/modify_tools")
-class ModifyTools(Adapter):
+class ModifyTools(Edit):
     """Leaves out tools of a request, or keys of their JSON schemas, before the server sees them.
 
     ``keep`` are the names of the tools that stay (empty: all), ``remove`` those that do not. ``remove_keys`` are keys
@@ -26,7 +26,7 @@ class ModifyTools(Adapter):
     'adapters.modify_tools.remove_keys=[additionalProperties]'``
     """
 
-    needs_task = False
+    copies = True
     reads = Part.request
     rewrites = Part.request
 
@@ -40,17 +40,17 @@ class ModifyTools(Adapter):
         if both:
             raise UserError(f"adapters.modify_tools: '{both[0]}' is in keep and in remove; name it once")
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
+    def edit(self, request: Request) -> Request:
         tools = request.body.get("tools")
         if not tools:
-            return await call_next(request)
+            return request
         if not isinstance(tools, list) or not all(_is_function(tool) for tool in tools):
             raise AdapterError("modify_tools: 'tools' is not a list of functions with a name")
         kept = [self._changed(tool) for tool in tools if self._stays(tool["function"]["name"])]
         _check_choice(request.body.get("tool_choice"), kept)
         body = {**request.body, "tools": kept}
         gone = () if kept else ("tools", "tool_choice", "parallel_tool_calls")
-        return await call_next(replace(request, body={k: v for k, v in body.items() if k not in gone}))
+        return request.with_body({k: v for k, v in body.items() if k not in gone})
 
     def _stays(self, name: str) -> bool:
         return name not in self.remove and (not self.keep or name in self.keep)

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from enum import Enum
 
-from launcher.adapters.base import Adapter, Part
+from launcher.adapters.base import Edit, Part
 from launcher.adapters.messages import is_chat, messages_of
 from launcher.core.errors import AdapterError
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Json, Request
 from launcher.settings.component import component
 
 PARTS = frozenset({"text", "image_url", "input_audio", "audio_url", "video_url", "file", "refusal"})
@@ -24,7 +23,7 @@ class Content(Enum):
 
 
 @component("adapters/omni")
-class Omni(Adapter):
+class Omni(Edit):
     """Gives every message of a chat the same form of content, as servers of text, images, audio or video need it.
 
     ``content`` is the form. ``content=text`` joins text parts to one text, with ``separator`` between them, and leaves
@@ -37,18 +36,18 @@ class Omni(Adapter):
     Example: ``python launch.py 'adapters=[retry,omni]' adapters.omni.content=parts``
     """
 
-    needs_task = False
+    copies = True
     reads = Part.request
     rewrites = Part.request
 
     content: Content = Content.text
     separator: str = ""
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
+    def edit(self, request: Request) -> Request:
         if not is_chat(request):
-            return await call_next(request)
+            return request
         messages = [self._message(message) for message in messages_of(request, "omni")]
-        return await call_next(replace(request, body={**request.body, "messages": messages}))
+        return request.with_body({**request.body, "messages": messages})
 
     def _message(self, message: Mapping[str, Json]) -> Json:
         content = message.get("content")

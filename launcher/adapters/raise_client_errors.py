@@ -5,16 +5,16 @@ from __future__ import annotations
 from dataclasses import field
 from typing import ClassVar
 
-from launcher.adapters.base import Adapter, Part
+from launcher.adapters.base import Edit, Part
 from launcher.adapters.retry import RETRYABLE_STATUSES
 from launcher.core.errors import AdapterStop, UserError
 from launcher.core.responses import error_message
-from launcher.core.types import Handler, Request, Response
+from launcher.core.types import Request, Response
 from launcher.settings.component import component
 
 
 @component("adapters/raise_client_errors")
-class RaiseClientErrors(Adapter):
+class RaiseClientErrors(Edit):
     """Ends the evaluation at the first answer with a status from 400 to 499, and says what the server said.
 
     Without it, such a sample ends as refused or failed, and the others are asked. 408, 409, 425 and 429 are no such
@@ -27,7 +27,7 @@ class RaiseClientErrors(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
-    needs_task = False
+    copies = True
     reads = Part.none
     rewrites = Part.none
 
@@ -38,8 +38,7 @@ class RaiseClientErrors(Adapter):
         if wrong:
             raise UserError(f"adapters.raise_client_errors.allow has {wrong[0]}; expected statuses from 400 to 499")
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
-        response = await call_next(request)
+    def edit_answer(self, request: Request, response: Response) -> Response:
         passes = response.status in RETRYABLE_STATUSES or response.status in self.allow
         if 400 <= response.status < 500 and not passes:
             said = " ".join(str(error_message(response.body) or response.body).split())[:500]

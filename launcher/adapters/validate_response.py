@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping
-from dataclasses import field, replace
+from collections.abc import Mapping
+from dataclasses import field
 from typing import Any, ClassVar
 
-from launcher.adapters.base import Adapter, Part, closing
+from launcher.adapters.base import Changes, Edit, Part
 from launcher.core.errors import AdapterError
 from launcher.core.responses import check_stream, checked
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Json, Request, Response
 from launcher.settings.component import component
 
 
 @component("adapters/validate_response")
-class ValidateResponse(Adapter):
+class ValidateResponse(Edit):
     """Fails every answer that an evaluation would not score, for instance one with too few choices.
 
     An evaluation makes these checks itself; this adapter makes them at its own place among the adapters, and for other
@@ -28,18 +28,18 @@ class ValidateResponse(Adapter):
     """
 
     changes_answers: ClassVar[bool] = False
-    needs_task = False
+    copies = True
     reads = Part.all
     rewrites = Part.none
 
     require: list[str] = field(default_factory=list)
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
-        response = await call_next(request)
+    def edit_events(self, request: Request) -> Changes:
+        return _Checks()
+
+    def edit_answer(self, request: Request, response: Response) -> Response:
         if not response.ok:
             return response
-        if response.events is not None:
-            return replace(response, events=_checked_events(response.events))
         response = checked(request, response) if request.path.endswith("/completions") else response
         if response.fault is not None:
             raise AdapterError(f"validate_response: {response.fault}")
@@ -49,13 +49,17 @@ class ValidateResponse(Adapter):
         return response
 
 
-async def _checked_events(events: AsyncIterator[Json]) -> AsyncIterator[Json]:
-    async with closing(events):
-        async for event in events:
-            fault = check_stream([event])
-            if fault is not None:
-                raise AdapterError(f"validate_response: {fault}")
-            yield event
+class _Checks:
+    """The checks of a stream: each event passes as it is, or fails the stream."""
+
+    def change(self, event: Json) -> Json:
+        fault = check_stream([event])
+        if fault is not None:
+            raise AdapterError(f"validate_response: {fault}")
+        return event
+
+    def end(self) -> list[Json]:
+        return []
 
 
 def _has(body: Any, path: str) -> bool:
