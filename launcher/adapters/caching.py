@@ -23,7 +23,7 @@ from launcher.core.files import append
 from launcher.core.ranges import Positive
 from launcher.core.responses import check_stream, checked
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import PROXIED, Handler, Json, Request, Response
+from launcher.core.types import PROXIED, Handler, Json, Request, Response, expanded
 from launcher.core.units import GIB
 from launcher.settings.component import component
 
@@ -87,7 +87,7 @@ class Caching(Adapter):
                 "give it a name, for instance upstream_id=step-1000, and change the name with the checkpoint"
             )
         self._downstream = asdict(downstream) | {"upstream_id": self.upstream_id}
-        self._store = ResponseStore(Path(self.folder).expanduser(), int(self.max_gib * GIB))
+        self._store = ResponseStore(expanded(self.folder), int(self.max_gib * GIB))
         self._folder, self._place = folder, ""
         self._drawn.clear()
         to_stderr(self._told(self._store))

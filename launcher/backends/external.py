@@ -36,13 +36,15 @@ class External(Backend):
     engine: str = "unknown"
     timeout_s: Seconds = 30.0
 
+    def __post_init__(self) -> None:
+        split_url(self.url)
+
     def plan(self, deployment: Deployment, allocation: Allocation) -> dict[str, Json]:
         check_world_size(deployment.parallelism, allocation)
         check_optimizations(deployment.optimizations)
         if deployment.parallelism != Parallelism() or deployment.model.path:
             key = "model.path" if deployment.model.path else "parallelism"
             raise UserError(f"{key}: has no effect with backend=external; start the server with this setting instead")
-        split_url(self.url)
         api_key(self.api_key_env)
         return {"server": self.url, "model": self.model or "<the only one that it lists>"}
 

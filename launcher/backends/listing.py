@@ -69,11 +69,18 @@ def split_url(url: str) -> SplitResult:
         _ = parts.port
     except ValueError:
         raise UserError("backend.url=...: its host or port cannot be read; expected http(s)://host[:port]/v1") from None
-    more = re.search(r"[?;#]", url)
+    more = re.search(r"[?;#\s]", url)
     if parts.scheme not in ("http", "https") or not parts.hostname or more or not parts.path.endswith("/v1"):
         given = url if more is None else f"{url[: more.start() + 1]}..."  # what follows may be a secret
-        raise UserError(f"backend.url={given[:200]}: expected http(s)://host[:port]/v1, with nothing behind it")
+        form = "expected http(s)://host[:port]/v1, with nothing behind it"
+        raise UserError(f"backend.url={given[:200]}: {form}{_whole(url)}")
     return parts
+
+
+def _whole(url: str) -> str:
+    """Return a hint for a URL that only lacks its scheme or its path."""
+    found = re.fullmatch(r"(https?://)?([\w.-]+(?::\d+)?)(/v1)?/?", url)
+    return f": {found[1] or 'http://'}{found[2]}/v1" if found else ""
 
 
 def _listed(model: str, names: list[str] | None) -> str:

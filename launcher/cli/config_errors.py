@@ -45,6 +45,22 @@ REMEDIES = {
     "type hint 'Union[int, str]'": "a whole number or a word",
 }
 """What OmegaConf says of a wrong type, and what to give instead."""
+INTERPOLATIONS = {
+    "Interpolation key": r"expected ${<key of a setting>}, or a backslash before the $ that is meant as it is",
+    "Environment variable": "set it, or give a default: ${oc.env:NAME,default}",
+}
+"""What OmegaConf says of a value with ${...}, and what to do."""
+GRAMMAR = {
+    r"no viable alternative at input (.*)": r"it ends too early, or has a character too many: \1",
+    r"mismatched input (.*) expecting <EOF>": r"unexpected \1",
+    r"mismatched input (.*) expecting .*": r"unexpected \1",
+    r"extraneous input (.*) expecting .*": r"unexpected \1",
+    r"LexerNoViableAltException: .*": "it has a character that stands for something else",
+    r"token recognition error at: (.*)": r"unexpected \1",
+}
+"""What Hydra's grammar says, and the same in plain words."""
+SAME = {"float32": "fp32", "float": "fp32", "bfloat16": "bf16", "float16": "fp16", "half": "fp16", "fp_32": "fp32"}
+"""Names that other programs have for a value of an enumeration."""
 TWO_OPTIONS = re.compile(r"In 'schema/(.+)/\w+': .*: Merge error: (\w+) is not a subclass of (\w+)\.")
 """What Hydra says of two options of a group that takes one."""
 MERGE = re.compile("Cannot merge DictConfig with ListConfig|Merge error: list is not a subclass of")
@@ -68,7 +84,7 @@ def describe(error: BaseException) -> str:
         what, why = credentials.shown(str(error.override)), credentials.shown(_first_line(error))
         if hint := for_override(str(error.override)):
             return f"{what}: no such option; write {hint}"
-        return f"{what}: {why}; expected group=option or key=value, the value in quotes"
+        return f"{what}: {_plain(why)}; expected group=option or key=value, the value in quotes"
     if isinstance(error, HydraException) and (fault := option_file_errors.explain(str(error))):
         return fault
     cause = _root_cause(error)
@@ -93,7 +109,9 @@ def describe(error: BaseException) -> str:
         expected = f"; write {hint}" if hint else _expected(cause)
         return f"{cause.full_key}: {_without_value(said, str(cause.full_key))}{expected}"
     if isinstance(cause, OmegaConfBaseException) and cause.full_key:
-        return f"{cause.full_key}: {_first_line(cause)}"
+        said = _first_line(cause)
+        remedy = next((f"; {what}" for words, what in INTERPOLATIONS.items() if words in said), "")
+        return f"{cause.full_key}: {said.removeprefix('KeyError raised while resolving interpolation: ')}{remedy}"
     key = FULL_KEY.search(str(error))
     return _without_value(_with_remedy(_first_line(error)), key[1] if key else "")
 
@@ -132,6 +150,14 @@ def _expected(error: ValidationError) -> str:
     """Return what to give instead, where OmegaConf names only the type of its own."""
     if "for <enum" in str(error) and isinstance(error.child_node, EnumNode):
         return f"; expected one of {', '.join(error.child_node.enum_type.__members__)}"
+    if (given := re.search(r"Invalid value '(.*?)', expected one of \[(.*)\]", str(error))) and given[1]:
+        known = given[2].split(", ")
+        close = (
+            [SAME[given[1].lower()]]
+            if given[1].lower() in SAME
+            else difflib.get_close_matches(given[1].lower(), known, 1)
+        )
+        return f" (did you mean {close[0]}?)" if close and close[0] in known else ""
     return next((f"; expected {what}" for words, what in REMEDIES.items() if words in str(error)), "")
 
 
@@ -188,6 +214,14 @@ def _root_cause(error: BaseException) -> BaseException:
     while isinstance(error, HydraException) and error.__cause__ is not None:
         error = error.__cause__
     return error
+
+
+def _plain(why: str) -> str:
+    """Return what Hydra's grammar says without the words of its parser."""
+    for said, plain in GRAMMAR.items():
+        if re.fullmatch(said, why):
+            return re.sub(said, plain, why)
+    return why
 
 
 def _unknown_option(error: MissingConfigException) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import get_args, get_type_hints
 
 from launcher.backends.preset import Preset
+from launcher.core.errors import TaskError
 from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS
 
@@ -33,6 +34,11 @@ ELSEWHERE = {
     },
     "adapters": {"cache": "adapters=[caching]", "logging": "adapters=[request_log,response_log]"},
     "mode": {"compare": "launcher compare RUN RUN", "gate": "launcher gate RUN --policy FILE", "eval": "mode=run"},
+    "tasks": {
+        "lm_eval": "tasks=[lm_eval/<name>]; launcher tasks lm_eval WORD searches the names",
+        "lm-eval": "tasks=[lm_eval/<name>]; launcher tasks lm_eval WORD searches the names",
+        "inspect": "tasks=[harness/inspect]",
+    },
     "parallelism": {"tp2": "parallelism=tensor2", "pp2": "parallelism=pipeline2"},
 }
 """Names that other programs have for an option of a group, and what chooses it here."""
@@ -44,7 +50,22 @@ MOST = 3
 
 def for_option(group: str, option: str) -> str:
     """Return what chooses what ``<group>=<option>`` seems to mean; empty where nothing is known."""
-    return ELSEWHERE.get(group, {}).get(option.lower(), "")
+    if hint := ELSEWHERE.get(group, {}).get(option.lower(), ""):
+        return hint
+    if f"{group}." in LISTED and len(names := option.split()) > 1:
+        return f"{group}=[{','.join(names)}]"
+    return f"tasks=[lm_eval/{option}]" if group == "tasks" and _is_of_lm_eval(option) else ""
+
+
+def _is_of_lm_eval(name: str) -> bool:
+    """Tell whether lm-eval is installed and has a task, group or tag of this name."""
+    from launcher.tasks.lm_eval import index
+
+    try:
+        found = index.read()
+    except TaskError:
+        return False
+    return name in found.tasks or name in found.groups or name in found.tags
 
 
 def for_override(override: str) -> str:

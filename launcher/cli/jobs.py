@@ -5,7 +5,9 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from launcher.cli.compose import Composition
@@ -112,6 +114,8 @@ def _refuse(composition: Composition, refusal: UserError) -> int:
     if isinstance(refusal, SecretGiven):  # in an option file that only this point has
         shutil.rmtree(RunFolder(composition.folder).hydra, ignore_errors=True)
     if composition.is_plan or not composition.is_swept:
+        if not composition.is_plan:
+            _remove_if_unused(composition.folder)
         return fail(str(refusal), refusal.exit_code)
     if isinstance(refusal, ObjectiveError):
         sys.exit(fail_sweep(str(refusal), refusal.exit_code))
@@ -119,6 +123,16 @@ def _refuse(composition: Composition, refusal: UserError) -> int:
     with reporting(record, composition.folder) as exit_status:
         raise refusal
     return exit_status.code
+
+
+def _remove_if_unused(folder: Path) -> None:
+    """Remove a run folder that has nothing but what Hydra wrote, and the folder of its day if that is then empty."""
+    hydra = RunFolder(folder).hydra
+    if hydra.is_dir() and list(folder.iterdir()) == [hydra]:
+        shutil.rmtree(hydra, ignore_errors=True)
+        with suppress(OSError):  # another run may be in it, or the working directory is the folder
+            for each in (folder, folder.parent, folder.parent.parent):
+                each.rmdir()
 
 
 def deployment_key(composition: Composition) -> str:

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import fields
 from difflib import get_close_matches
-from pathlib import Path
 from typing import Any
 
 from hydra.core.override_parser.types import Sweep
@@ -15,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from launcher.core.errors import TaskError, UserError
-from launcher.core.types import Json
+from launcher.core.types import Json, expanded
 from launcher.settings.lm_eval import LmEvalSettings
 from launcher.settings.overrides import CommandLine
 from launcher.tasks.lm_eval import index
@@ -49,7 +48,7 @@ def _included(line: CommandLine) -> str:
         folder = str(OmegaConf.create({"folder": getattr(given, "text", given)}).folder)
     except OmegaConfBaseException:
         raise UserError(f"{INCLUDE_PATH}={given}: expected a folder; of interpolations only ${{oc.env:...}}") from None
-    if not Path(folder).expanduser().is_dir():
+    if not expanded(folder).is_dir():
         raise UserError(f"{INCLUDE_PATH}={folder}: not a folder; expected one with YAML files of lm-eval tasks")
     return folder
 

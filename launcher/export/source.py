@@ -87,7 +87,7 @@ def sources(folder: Path) -> tuple[list[Source], list[str]]:
     Raises `UserError` for another folder, and for a sweep without any results.
     """
     if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder")
+        raise UserError(f"{folder}: no such folder; expected that of a finished run, or of a sweep")
     if RunFolder(folder).results.exists():
         results.read(folder)
         return [Source(folder, folder.resolve().name)], []

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from launcher.checkpoints.export import model as exporting
 from launcher.checkpoints.export.folder import Conversion, Wanted
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
-from launcher.core.types import Json
+from launcher.core.types import Json, expanded
 from launcher.settings.convert import Convert
 from launcher.settings.model import Model
 
@@ -33,4 +31,4 @@ def prepared(model: Model, settings: Convert) -> Conversion:
     if not model.path:
         raise UserError("model.path: mode=convert needs a checkpoint; give model.path=<folder>")
     wanted = Wanted(settings.format, settings.dtype.value, settings.shard_gb, settings.quantize)
-    return exporting.prepare(model, Path(settings.path).expanduser(), wanted, settings.tokenizer)
+    return exporting.prepare(model, expanded(settings.path), wanted, settings.tokenizer)

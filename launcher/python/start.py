@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
+from launcher.core.types import expanded
 from launcher.python.arguments import check_mode, words
 from launcher.python.endpoint import Endpoint
 from launcher.python.errors import LauncherError, one_error
@@ -85,7 +86,7 @@ def serve(*overrides: str, quiet: bool = False, **settings: Any) -> Endpoint:
 
 def load(folder: str | PathLike[str]) -> Run | Sweep:
     """Return the run in a folder, or the runs of a sweep's or a watch's. Raises `LauncherError` for another folder."""
-    path = Path(folder).expanduser()
+    path = expanded(folder)
     file = RunFolder(path)
     with one_error():
         if file.watch.exists() or file.sweep.exists() or file.multirun.exists():

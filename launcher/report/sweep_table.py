@@ -77,7 +77,9 @@ def points_of(folder: Path) -> list[SweepPoint]:
     """
     folders = _points(folder)
     if not folders:
-        raise UserError(f"{folder}: not a sweep: no folder in it has {RunFolder.overrides}")
+        raise UserError(
+            f"{folder}: no run and no sweep: no {RunFolder.results} in it, no {RunFolder.overrides} in its folders"
+        )
     return [_point(path, folder) for path in folders]
 
 

@@ -18,7 +18,7 @@ from hydra.errors import HydraException
 from launcher.core import credentials
 from launcher.core.credentials import shown
 from launcher.core.errors import UserError
-from launcher.core.types import Json
+from launcher.core.types import Json, expanded
 
 FLAGS = (
     *("--help", "-h", "--hydra-help", "--version", "--cfg", "-c", "--resolve", "--package", "-p", "--run", "-r"),
@@ -26,6 +26,9 @@ FLAGS = (
     *("--config-dir", "-cd", "--experimental-rerun", "--info", "-i"),
 )
 """Hydra's flags; a long one may be shortened."""
+
+ALONE = ("run", "multirun", "cfg", "info", "shell_completion")
+"""Flags of which Hydra takes one."""
 
 TEXT = frozenset(
     {
@@ -64,9 +67,10 @@ class CommandLine:
         check_flags(arguments)
         found = vars(_parser().parse_intermixed_args(list(arguments)))
         words = found.pop("overrides")
+        _check_flags_together(found, words)
         flags = {name: value for name, value in found.items() if value not in (None, False)}
         if "config_dir" in flags:
-            flags["config_dir"] = str(Path(flags["config_dir"]).expanduser().absolute())
+            flags["config_dir"] = str(expanded(str(flags["config_dir"])).absolute())
         return cls(flags, tuple(_override(word, "multirun" in flags) for word in words))
 
     @classmethod
@@ -151,6 +155,20 @@ def check_flags(arguments: Sequence[str]) -> None:
                 f"{flag}: no such flag; expected one of -m, --help, --version, --cfg job, --info, --config-dir; "
                 f"a setting has no dashes: {_as_setting(flag)}"
             )
+
+
+def _check_flags_together(flags: Mapping[str, object], words: Sequence[str]) -> None:
+    """Raise `UserError` for flags that mean nothing, or fail within Hydra, without another one."""
+    for flag in ("resolve", "package"):
+        if flags[flag] and not flags["cfg"]:
+            raise UserError(f"--{flag}: it needs --cfg job, which prints the configuration")
+    if flags["config_path"] or flags["config_name"]:
+        flag = "--config-name" if flags["config_name"] else "--config-path"
+        raise UserError(f"{flag}: the launcher has one configuration; --config-dir=<folder> adds option files to it")
+    if flags["shell_completion"] and not any(word.startswith(("install=", "uninstall=", "query=")) for word in words):
+        raise UserError("--shell-completion: expected install=bash or install=fish behind it")
+    if len(given := [flag for flag in ALONE if flags[flag]]) > 1:
+        raise UserError(f"{' '.join(f'--{flag}' for flag in given)}: only one of these can be given")
 
 
 def _as_setting(flag: str) -> str:

@@ -8,13 +8,24 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from pathlib import Path
 from typing import Any, Protocol
 
 from launcher.core.errors import TaskError, UserError
 from launcher.core.ranges import Count, CountFromZero
 from launcher.core.responses import Fault, in_order
-from launcher.core.types import Aggregation, Ask, Direction, Endpoint, Json, Request, Response, Sample, Score, Status
+from launcher.core.types import (
+    Aggregation,
+    Ask,
+    Direction,
+    Endpoint,
+    Json,
+    Request,
+    Response,
+    Sample,
+    Score,
+    Status,
+    expanded,
+)
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
@@ -256,7 +267,7 @@ class _Local:
 
 def _local(folder: str) -> _Local:
     """Return the tokenizer of a folder. Raises `TaskError`."""
-    place = Path(folder).expanduser()
+    place = expanded(folder)
     if not place.is_dir():
         raise TaskError(f"tokenizer={folder} is not a folder")
     try:

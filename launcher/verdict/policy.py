@@ -12,7 +12,7 @@ from pathlib import Path
 import yaml
 
 from launcher.core.errors import UserError
-from launcher.core.types import Json
+from launcher.core.types import Json, expanded
 
 KEYS = ("baseline", "coverage", "decide_by", "tasks")
 COVERAGE = 1.0
@@ -75,7 +75,7 @@ def read(path: Path, baseline: Path | None = None) -> Policy:
     if named is not None and not (isinstance(named, str) and named):
         raise UserError(f"{path}: baseline: {named!r}, expected the folder of a run")
     rules = tuple(_rules(_object(top.get("tasks"), f"{path}: tasks"), path))
-    chosen = baseline or (path.parent / Path(named).expanduser() if named else None)
+    chosen = baseline or (path.parent / expanded(named) if named else None)
     if chosen is None and any(rule.bound is Bound.no_worse_by for rule in rules):
         raise UserError(f"{path}: no_worse_by needs a baseline; set baseline: <run folder>, or --baseline")
     return Policy(

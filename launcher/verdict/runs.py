@@ -139,7 +139,7 @@ def _is_run(folder: Path) -> bool:
 def _no_run(folder: Path, expected: str) -> UserError:
     """Return what to say of a folder that is none of a run, with a run in it as an example."""
     if not folder.is_dir():
-        return UserError(f"{folder}: no such folder")
+        return UserError(f"{folder}: no such folder; expected {expected}")
     inside = min(folder.glob(f"*/{RunFolder.results}"), default=None)
     example = f", such as {inside.parent}" if inside else ""
     return UserError(f"{folder}: no {RunFolder.results} in it; expected {expected}{example}")

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import pytest
 
+from launcher.core.errors import UserError
+from launcher.core.files import cache_folder
+from launcher.core.types import expanded
 from tests.running import launch_here
 
 
@@ -85,6 +89,25 @@ CHECKPOINT = "model=checkpoint model.path="
             ["proxy.authorization=forwards"],
             ["proxy.authorization: the value", "expected one of replace, forward, remove"],
         ),
+        (
+            ["model=checkpoint", "model.path=~nobody-here/x"],
+            ["no such home folder; set HOME, or write the path without ~"],
+        ),
+        (
+            ["model=checkpoint", "model.path=${nope}"],
+            ["Interpolation key 'nope' not found; expected ${<key of a setting>}"],
+        ),
+        (["model.name=${oc.env:NOPE_X}"], ["set it, or give a default: ${oc.env:NAME,default}"]),
+        (["backend=external", "backend.url=localhost:8000"], ["with nothing behind it: http://localhost:8000/v1"]),
+        (["backend=external", "backend.url=http://a b/v1"], ["backend.url=http://a ...: expected http(s)://host"]),
+        (["tasks=[addition,]"], ["it ends too early, or has a character too many: '[addition,]'"]),
+        (["tasks=[addition capitals]"], ["write tasks=[addition,capitals]"]),
+        (["tasks=[lm_eval]"], ["write tasks=[lm_eval/<name>]"]),
+        (["optimizations.dtype=float32"], ["(did you mean fp32?)"]),
+        (["--resolve"], ["--resolve: it needs --cfg job"]),
+        (["--package", "evaluate"], ["--package: it needs --cfg job"]),
+        (["--config-name=foo"], ["--config-name: the launcher has one configuration; --config-dir=<folder>"]),
+        (["--multirun", "--cfg", "job"], ["--multirun --cfg: only one of these can be given"]),
         (["validate.skip=[foo]"], ["there is no check 'foo'; expected one of ready"]),
         (["validate.skip=[greedy_repeat]"], ["there is no check 'greedy_repeat' (did you mean greedy_repeats?)"]),
     ],
@@ -106,6 +129,68 @@ def test_a_mode_that_is_none(mode: str, told: str, folder: Path) -> None:
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert told in line
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["run"], "run: no such command; write launcher eval TARGET"),
+        (["addition"], "write launcher eval TARGET --tasks addition"),
+        (["http://127.0.0.1:8000/v1"], "write launcher eval http://127.0.0.1:8000/v1"),
+        (["/ckpt/my_model"], "write launcher eval /ckpt/my_model"),
+        (["eval", "tiny", "--task", "addition"], "(did you mean --tasks?)"),
+        (["eval", "tiny", "--limit", "5"], "a setting has no dashes: evaluate.limit=<value>"),
+        (["serve", "tiny", "--port", "8000"], "a setting has no dashes: backend.port=<value>"),
+        (["eval", "tiny", "addition"], "addition: expected group=option or key=value"),
+        (["eval", "nowhere", "--plan"], "nowhere: no such file or folder"),
+        (["eval", "tiny", "evaluate.limit=-1"], "evaluate.limit is -1; must be at least 1"),
+        (["backend=external", "backend.url=ftp://host/v1"], "expected http(s)://host[:port]/v1"),
+        (["check", "tiny", "tiny"], "expected the URL of a running server, or the folder of a run"),
+        (["engines", "vllm"], "there is backend=vllm"),
+        (["compare", "t", "t/empty"], "t: no results.json in it; expected the folder of a finished run"),
+        (["compare", "nowhere", "t"], "nowhere: no such folder; expected the folder of a finished run, or of a sweep"),
+        (
+            ["export", "nowhere", "--to", "csv"],
+            "nowhere: no such folder; expected that of a finished run, or of a sweep",
+        ),
+        (["gate", "t", "--policy", "nowhere.yaml"], "nowhere.yaml: cannot be read: No such file or directory"),
+        (["view", "nowhere"], "view: nowhere: no such folder; expected one with runs, such as outputs"),
+        (["logs", "t"], "t: there are no logs; expected the folder of a run"),
+        (["status", "t"], "t: no job was submitted for this folder"),
+        (["score", "t"], "run=t: not a run folder"),
+        (["race", "tiny"], "two models are needed: launcher race A B"),
+        (["race", "--resume", "t"], "expected the folder of a race"),
+        (["convert", "nowhere", "out"], "nowhere: no such file or folder"),
+        (["--shell-completion"], "expected install=bash or install=fish"),
+        (
+            ["hydra.run.dir=/dev/null/x", "engine=echo", "model=none"],
+            "expected a folder that can be made and written to",
+        ),
+    ],
+)
+def test_a_mistake_with_a_command_is_one_line_with_what_works(words: list[str], told: str, folder: Path) -> None:
+    done = launch_here(folder, *words)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert told in line
+    assert list(folder.iterdir()) == [folder / "t"]
+
+
+@pytest.mark.parametrize("listed", ["addition,", "[addition, capitals]", " addition ,capitals"])
+def test_names_of_tasks_may_have_spaces_and_brackets_around_them(listed: str, folder: Path) -> None:
+    done = launch_here(folder, "eval", "tiny", "--tasks", listed, "--plan")
+    assert done.returncode == 0, done.stderr
+    assert "addition: generation" in done.stdout
+
+
+def test_without_a_home_folder_the_cache_is_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As in a container whose user is in no list of users."""
+    monkeypatch.delenv("HOME", raising=False)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr("os.path.expanduser", lambda path: path)
+    assert cache_folder().parent == Path(tempfile.gettempdir())
+    with pytest.raises(UserError, match="set HOME, or write the path without ~"):
+        expanded("~/x")
 
 
 @pytest.mark.parametrize("words", [["tasks=arc_easy"], ["adapters=retry"], ["tasks=[addition,addition]"]])

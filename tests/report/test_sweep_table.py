@@ -95,7 +95,7 @@ def test_a_point_whose_job_is_not_over_has_no_result_so_far(folder):
 
 
 def test_a_folder_that_is_no_sweep_is_refused(tmp_path):
-    with pytest.raises(UserError, match="not a sweep"):
+    with pytest.raises(UserError, match="no run and no sweep"):
         sweep_table.collect(tmp_path)
 
 

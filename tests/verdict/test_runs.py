@@ -133,7 +133,7 @@ def test_a_folder_of_runs_is_no_run_and_one_in_it_is_named(tmp_path: Path) -> No
     run_folder(tmp_path / "race" / "a", answered({1}, 2))
     with pytest.raises(UserError, match=r"race: no results\.json in it; .* finished run, such as .*race/a$"):
         runs.read(tmp_path / "race", "run")
-    with pytest.raises(UserError, match=r"gone: no such folder$"):
+    with pytest.raises(UserError, match=r"gone: no such folder; expected the folder of a finished run$"):
         runs.read(tmp_path / "gone", "run")
 
 

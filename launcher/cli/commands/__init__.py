@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import re
 import textwrap
 from argparse import Action, ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Callable, Sequence
@@ -92,6 +93,26 @@ COMMANDS = {
 """The module of each command's name in this package has ``run(arguments)``, which returns the exit code, or
 ``as_overrides(arguments)``, which returns the settings that the command stands for, or ``launched(arguments, launch)``,
 which returns either and may launch runs itself."""
+
+
+UNKNOWN_OPTION = re.compile(r"unrecognized arguments: (--[\w-]+)")
+ELSEWHERE = {
+    "run": "launcher eval TARGET",
+    "evaluate": "launcher eval TARGET",
+    "plan": "launcher eval TARGET --plan",
+    "validate": "launcher check TARGET",
+    "bench": "launcher check TARGET",
+    "benchmark": "launcher check TARGET",
+    "resume": "launcher resume=RUN",
+    "watch": "launcher mode=watch watch.folder=FOLDER",
+    "proxy": "launcher mode=proxy",
+    "list": "launcher tasks, launcher models, launcher adapters or launcher backends",
+    "ls": "launcher tasks, launcher models, launcher adapters or launcher backends",
+    "version": "launcher --version",
+    "report": "launcher view RUN",
+    "diff": "launcher compare RUN RUN",
+}
+"""Words that one might try, and what does that here."""
 
 
 def is_override(word: str) -> bool:
@@ -201,11 +222,40 @@ class _Parser(ArgumentParser):
         return super().add_argument(*names, **how)
 
     def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog.removeprefix('launcher ')}: {message}; {' '.join(self.format_usage().split())}")
+        usage = " ".join(self.format_usage().split())
+        raise UserError(f"{self.prog.removeprefix('launcher ')}: {message}{self._meant(message)}; {usage}")
+
+    def _meant(self, message: str) -> str:
+        """Return what an option that does not exist stands for: one with a like name, or a setting."""
+        if not (found := UNKNOWN_OPTION.match(message)):
+            return ""
+        flags = [flag for action in self._actions for flag in action.option_strings]
+        if close := difflib.get_close_matches(found[1], flags, n=1, cutoff=0.75):
+            return f" (did you mean {close[0]}?)"
+        if not any(action.metavar == "KEY=VALUE" for action in self._actions):
+            return ""
+        from launcher.cli.hints import for_key
+
+        name = found[1].lstrip("-").replace("-", "_")
+        key = for_key(name, []).removeprefix("did you mean ").removesuffix("?").split(" or ")[0] or name
+        return f"; a setting has no dashes: {key}=<value>"
 
 
 def _unknown(word: str) -> str:
+    if meant := _meant(word):
+        return f"{shown(word)}: no such command; write {meant}"
     close = difflib.get_close_matches(word, COMMANDS, n=1, cutoff=0.7)
     guess = f" (did you mean {close[0]}?)" if close else ""
     commands = ", ".join(COMMANDS)
     return f"{shown(word)}: no such command{guess}; expected one of {commands}, or settings as key=value"
+
+
+def _meant(word: str) -> str:
+    """Return what to write for a first word that is no command: an address, a path, or a word of other programs."""
+    if word.startswith(("http://", "https://")) or "/" in word:
+        return f"launcher eval {shown(word)}"
+    from launcher.cli.options import options_of
+
+    if word in options_of("tasks"):
+        return f"launcher eval TARGET --tasks {word}"
+    return ELSEWHERE.get(word.lower(), "")

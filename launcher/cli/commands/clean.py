@@ -53,9 +53,16 @@ def _found(folders: Sequence[str]) -> Iterator[StoredRun]:
 
 def _caches() -> Iterator[tuple[Path, int]]:
     """Yield the caches and their bytes; the adapter ``caching`` has its default below the home directory."""
-    for folder in sorted({cache_folder(), Path("~/.cache/launcher").expanduser()}):
+    for folder in sorted({cache_folder(), _home_cache()}):
         for each in sorted(folder.iterdir()) if folder.is_dir() else ():
             yield each, size_of(each) if each.is_dir() else each.stat().st_size
+
+
+def _home_cache() -> Path:
+    try:
+        return Path("~/.cache/launcher").expanduser()
+    except RuntimeError:  # no home folder
+        return cache_folder()
 
 
 def _print(found: Sequence[StoredRun], caches: Sequence[tuple[Path, int]]) -> None:

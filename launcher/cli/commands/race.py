@@ -12,10 +12,11 @@ from pathlib import Path
 from rich.console import Console
 
 from launcher.cli.commands import parser
-from launcher.cli.commands.target import of_target
+from launcher.cli.commands.target import names, of_target
 from launcher.core.errors import UserError
 from launcher.core.files import read_json
 from launcher.core.run_folder import RunFolder
+from launcher.core.types import expanded
 
 SETTINGS = re.compile(r"[+~]{0,2}[A-Za-z_][\w/.@]*=")
 """How a model begins that is given as settings."""
@@ -51,8 +52,8 @@ def _parsed(arguments: Sequence[str]) -> Namespace:
 
 def _words(given: Namespace) -> list[list[str]]:
     """Return the settings of each model."""
-    listed = [f"tasks=[{given.tasks}]"] if given.tasks is not None else []
-    flags = ["--config-dir", str(Path(given.config_dir).expanduser().absolute())] if given.config_dir else []
+    listed = [f"tasks=[{names(given.tasks)}]"] if given.tasks is not None else []
+    flags = ["--config-dir", str(expanded(given.config_dir).absolute())] if given.config_dir else []
     return [[*flags, *_of(target), *listed, *given.overrides] for target in (given.a, given.b)]
 
 

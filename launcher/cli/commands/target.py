@@ -33,11 +33,16 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
     asked.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings to change")
     given = asked.parse_intermixed_args(list(arguments))
     chosen = given.tasks if given.tasks is not None else tasks
-    listed = [f"tasks=[{chosen}]"] if chosen is not None else []
+    listed = [] if chosen is None else [f"tasks=[{names(chosen)}]"]
     flags = ["--config-dir", given.config_dir] if given.config_dir else []
     flags += ["--multirun"] if given.multirun else []
     words = [f"mode={'plan' if given.plan else mode}", *of_target(command, given.target), *listed, *given.overrides]
     return [*flags, *words, *out(given.out, swept=given.multirun)]
+
+
+def names(listed: str) -> str:
+    """Return names that commas separate, without what stands around them."""
+    return ",".join(filter(None, (name.strip() for name in listed.strip().strip("[]").split(","))))
 
 
 def out(folder: str | None, *, swept: bool = False) -> list[str]:

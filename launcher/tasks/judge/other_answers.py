@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from pathlib import Path
 
 from launcher.core.errors import ResumeError, TaskError
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Record, Request, Response
+from launcher.core.types import Json, Record, Request, Response, expanded
 from launcher.tasks.answer import text_of
 
 ASKED = ("messages", "prompt")
@@ -24,7 +23,7 @@ class OtherAnswers:
     def __init__(self, folder: str, task: str) -> None:
         self.folder, self.task = folder, task
         self._found: dict[str, Record] = {}
-        path, tasks = RunFolder(Path(folder).expanduser()), set[str]()
+        path, tasks = RunFolder(expanded(folder)), set[str]()
         if not path.samples.is_file():
             raise TaskError(f"against={folder}: there is no file {path.samples}; expected a run folder")
         try:
@@ -56,7 +55,7 @@ class OtherAnswers:
 
 def digest(folder: str) -> str:
     """Return the SHA-256 of a run's samples. Raises `TaskError` if it has none."""
-    path = RunFolder(Path(folder).expanduser()).samples
+    path = RunFolder(expanded(folder)).samples
     try:
         with path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()

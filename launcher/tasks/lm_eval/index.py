@@ -21,6 +21,7 @@ from typing import Any
 
 from launcher.core.errors import StorageError, TaskError
 from launcher.core.files import cache_folder, replace
+from launcher.core.types import expanded
 
 INSTALL = "pip install 'nemo-megatron-launcher[lm-eval]'"
 SCHEMA_VERSION = 1
@@ -80,7 +81,7 @@ def find(name: str, include_path: str = "") -> str:
 
 
 def _local(include_path: str) -> Index:
-    folder = Path(include_path).expanduser()
+    folder = expanded(include_path)
     if not folder.is_dir():
         raise TaskError(f"lm_eval.include_path={include_path} is not a folder; it must hold YAML files of tasks")
     return scan(folder)

@@ -6,12 +6,11 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import field, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 from launcher.core.errors import TaskError
 from launcher.core.responses import Fault, cut_by_limit
-from launcher.core.types import Ask, Endpoint, Json, Request, Response, Sample, Score, Status
+from launcher.core.types import Ask, Endpoint, Json, Request, Response, Sample, Score, Status, expanded
 from launcher.settings.component import component
 from launcher.settings.lm_eval import LmEvalSettings
 from launcher.stats.metric import Metric
@@ -96,7 +95,7 @@ class LmEval(LmEvalSettings, Task):
                 "apply_chat_template needs tokenizer=<folder with a chat template>, or chat=true, "
                 "with which the server applies it"
             )
-        if self.tokenizer and not Path(self.tokenizer).expanduser().is_dir():
+        if self.tokenizer and not expanded(self.tokenizer).is_dir():
             raise TaskError(f"tokenizer={self.tokenizer} is not a folder")
 
     @cached_property
@@ -203,7 +202,7 @@ class LmEval(LmEvalSettings, Task):
         )
 
     def _codec(self, endpoint: Endpoint) -> codec.CompletionsCodec | codec.ChatCodec:
-        local = str(Path(self.tokenizer).expanduser()) if self.tokenizer else None
+        local = str(expanded(self.tokenizer)) if self.tokenizer else None
         rolling = any(each.request_type == "loglikelihood_rolling" for each in self._first.instances)
         settings = codec.ClientSettings(
             model=endpoint.model,
