@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
+from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 
 MOST_EVENTS = 100
@@ -114,6 +115,20 @@ def summary(path: Path) -> dict[str, Json]:
                 (first if len(first) < MOST_EVENTS else last).append({"time": at, "event": event})
                 total += 1
     return {"readings": read, "events": [*first, *last], "left_out": total - len(first) - len(last)}
+
+
+def summary_of_run(folder: Path) -> dict[str, Json]:
+    """Return the `summary` of a run folder, with the events of its judge's server."""
+    place = RunFolder(folder)
+    own, judge = summary(place.health), summary(RunFolder(place.judge).health)
+    if not own or not judge:
+        return own
+    known = {each["event"] for each in own["events"]}  # both watch the launcher's processes
+    new = [each | {"event": f"the judge: {each['event']}"} for each in judge["events"] if each["event"] not in known]
+    return own | {
+        "events": sorted([*own["events"], *new], key=lambda each: each["time"]),
+        "left_out": own["left_out"] + judge["left_out"],
+    }
 
 
 def _parts(kind: type[Part], values: Iterable[Mapping[str, Json]] | None) -> Iterator[Part]:

@@ -22,7 +22,6 @@ from launcher.core.errors import (
 )
 from launcher.core.lease import Lease
 from launcher.core.redaction import redact
-from launcher.core.run_folder import RunFolder
 from launcher.core.types import INTERRUPTED, Report
 from launcher.pipeline.config import ComposedRun
 from launcher.pipeline.exporting import export
@@ -144,7 +143,7 @@ def write(record: RunRecord, exit_status: ExitStatus, folder: Path) -> Report:
     """Write ``results.json`` and ``report.html``, and return what they say."""
     from launcher.report import page, results
 
-    record.health = reading.summary(RunFolder(folder).health)
+    record.health = reading.summary_of_run(folder)
     report = record.report(exit_status.status, exit_status.reason)
     results.write(report, folder)
     page.write(report, folder, record.overview)

@@ -12,7 +12,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from launcher.api.metrics import Metrics
 from launcher.core import health_metrics
-from launcher.core.reading import GpuReading, ProcessReading, Reading, readings, summary
+from launcher.core.reading import GpuReading, ProcessReading, Reading, readings, summary, summary_of_run
 from launcher.proxy.metrics import Counters, create
 from tests.api.runners import Scripted
 
@@ -70,6 +70,17 @@ def test_a_torn_line_is_no_reading_and_the_events_of_all_are_counted(tmp_path: P
     assert (found["readings"], len(found["events"]), found["left_out"]) == (250, 200, 50)
     assert [found["events"][at]["event"] for at in (0, -1)] == ["event 0", "event 249"]
     assert summary(tmp_path / "nowhere") == {}
+
+
+def test_events_of_the_judge_are_among_those_of_the_run_once(tmp_path: Path) -> None:
+    (tmp_path / "judge").mkdir()
+    written(tmp_path, replace(READING, time=1.0), replace(READING, time=3.0, events=("the evaluation goes on",)))
+    assert summary_of_run(tmp_path) == summary(tmp_path / "health.jsonl")
+    written(tmp_path / "judge", replace(READING, time=2.0, events=("rank 1 has ended", "the server is away")))
+    found = summary_of_run(tmp_path)
+    said = ["rank 1 has ended", "the judge: the server is away", "the evaluation goes on"]
+    assert [each["event"] for each in found["events"]] == said
+    assert (found["readings"], found["left_out"]) == (2, 0)
 
 
 def test_the_dashboard_names_only_metrics_that_are_exported(tmp_path: Path) -> None:
