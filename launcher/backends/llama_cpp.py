@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import ClassVar
 
 from launcher.backends.preset import Preset
+from launcher.backends.served_checkpoint import ServedCheckpoint
 from launcher.backends.server_program import Option, ServerProgram
+from launcher.engines.base import Deployment
 from launcher.settings.component import component
+
+MODULE = ["-m", "llama_cpp.server"]
+NEUTRAL = Path(__file__).with_name("llama_cpp_server.py")
+"""Starts the same server with neutral sampling: it has no flag for that."""
 
 
 @component("backend/llama_cpp")
@@ -31,6 +38,12 @@ class LlamaCpp(Preset):
         install="pip install 'llama-cpp-python[server]', which compiles for minutes",
         distribution="llama-cpp-python",
         reads="gguf",
+        always=("--interrupt_requests", "false"),
         answers_while_busy=False,
         note="without context_length, 2,048 tokens",
     )
+
+    def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str) -> list[str]:
+        """Return the command, of which a module of Python is started by `NEUTRAL`."""
+        program, *rest = super().command(deployment, source, port)
+        return [program, str(NEUTRAL), *rest[2:]] if rest[:2] == MODULE else [program, *rest]

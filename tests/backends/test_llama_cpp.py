@@ -1,24 +1,51 @@
-"""The command of llama-cpp-python's server."""
+"""llama-cpp-python's server: its command, and the shipped model behind the real one."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
-from launcher.backends.llama_cpp import LlamaCpp
-from launcher.core.errors import UserError
-from tests.backends.presets import deployment, flags, planned
+from launcher.backends.llama_cpp import NEUTRAL, LlamaCpp
+from tests.backends.presets import ROOT, deployment, flags, planned
 from tests.checkpoints.test_gguf import written
 
+PYTHON = os.environ.get("LLAMA_CPP", "")
 
-def test_llama_cpp_needs_a_gguf_file(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a megatron_bridge checkpoint; backend=llama_cpp reads \.gguf files"):
-        planned(LlamaCpp(), deployment(tmp_path))
+
+def test_settings_become_flags(tmp_path: Path) -> None:
     file = written(tmp_path / "model.gguf")
     plan = planned(LlamaCpp(), deployment(tmp_path, str(file), context_length=64))
     command = plan["command"]
     assert plan["dtype"] == "the server's choice"
-    assert flags(command, "--model", "--n_ctx", "--model_alias") == {
-        "--model": str(file), "--n_ctx": "64", "--model_alias": "tiny",
+    assert flags(command, "--model", "--n_ctx", "--model_alias", "--interrupt_requests") == {
+        "--model": str(file), "--n_ctx": "64", "--model_alias": "tiny", "--interrupt_requests": "false",
     }  # fmt: skip
+
+
+def test_its_module_is_started_with_neutral_sampling(tmp_path: Path) -> None:
+    served = deployment(tmp_path, str(written(tmp_path / "model.gguf")))
+    command = planned(LlamaCpp(program="/opt/llama/bin/python -m llama_cpp.server"), served)["command"]
+    assert command[:3] == ["/opt/llama/bin/python", str(NEUTRAL), "--model"]
+    command = planned(LlamaCpp(program="my-server --verbose true"), served)["command"]
+    assert command[:4] == ["my-server", "--verbose", "true", "--model"]
+
+
+@pytest.mark.soak
+@pytest.mark.skipif(not PYTHON, reason="`make soak` installs llama-cpp-python and sets LLAMA_CPP to its Python")
+def test_the_shipped_model_is_converted_certified_and_scored_as_by_the_own_engine(tmp_path: Path) -> None:
+    command = [
+        *(sys.executable, "launch.py", "backend=llama_cpp", f"backend.cache={tmp_path / 'cache'}"),
+        *(f'backend.program="{PYTHON} -m llama_cpp.server"', "tasks=[addition,sequences]"),
+        f"hydra.run.dir={tmp_path / 'run'}",
+    ]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    found = json.loads((tmp_path / "run" / "results.json").read_text())
+    scores = {task: next(iter(each["metrics"].values()))["value"] for task, each in found["tasks"].items()}
+    assert scores == pytest.approx({"addition": 0.9333, "sequences": 0.8283}, abs=1e-4)
+    assert (found["engine"]["engine"], found["engine"]["version"]) == ("llama-cpp-python", "0.3.36")
