@@ -36,7 +36,7 @@ def main(name: str, folder: Path) -> None:
 
 
 def _pip(folder: Path, *arguments: str) -> None:
-    command = [folder / "bin" / "python", "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
+    command = [str(folder / "bin" / "python"), "-m", "pip", "--quiet", "--disable-pip-version-check", *arguments]
     environment = {name: value for name, value in os.environ.items() if name != "PIP_CONSTRAINT"}  # the launcher's own
     if code := subprocess.run(command, env=environment | COMPILER).returncode:
         sys.exit(code)

@@ -13,12 +13,11 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,23 +81,18 @@ def text(record: Record) -> str:
     return re.split("|".join(map(re.escape, record.requests[0]["body"]["stop"])), said)[0]
 
 
-def sums(record: Record) -> Iterator[float]:
-    """Yield the log-probability of each choice behind the beginning that all share."""
-    for choice in (choice for response in record.responses for choice in response["choices"]):
-        prompt = len(record.requests[0]["body"]["prompt"][choice["index"]])
-        found = choice["logprobs"]
-        places = zip(found["token_logprobs"], found["text_offset"], strict=True)
-        yield math.fsum(value for value, offset in places if value is not None and offset < prompt)
-
-
 def row(server: Server, folder: Path, ours: Mapping[str, Record]) -> str:
     results = json.loads((folder / "results.json").read_text())
     theirs, engine = records(folder), results["engine"]
     scores = {task: next(iter(found["metrics"].values()))["value"] for task, found in results["tasks"].items()}
     choices = [key for key in theirs if key.split("/")[0] in CHOICES]
     texts = [key for key in theirs if key.split("/")[0] in TEXTS]
-    same = sum(theirs[key].prediction == ours[key].prediction for key in choices)
-    apart = [abs(a - b) for key in choices for a, b in zip(sums(theirs[key]), sums(ours[key]), strict=True)]
+    same = sum(theirs[key].prediction["index"] == ours[key].prediction["index"] for key in choices)
+    apart = [
+        abs(a - b)
+        for key in choices
+        for a, b in zip(*(found[key].prediction["loglikelihoods"] for found in (theirs, ours)), strict=True)
+    ]
     cells: list[Any] = [
         f"`backend={server.backend}`",
         engine.get("version", "this one"),
