@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from launcher.core.types import Json
+from launcher.core.types import Json, Severity
 from launcher.validate.check import (
     Capability,
     CheckContext,
@@ -19,12 +19,17 @@ from launcher.validate.check import (
 from launcher.validate.routes import CHAT, COMPLETIONS
 
 USER = "7+5="
+PLAIN = "Read this code."
+CODE = " if (a < b && c > 'd') {\r\n\te = \"f\";\r\n}  // <g>&amp;\r\n\tdone"
+"""Characters that a chat may escape, or white space that it may change."""
 SYSTEM = "Always answer with the word PURPLE and nothing else, in capital letters."
+LONG_SYSTEM = " ".join([SYSTEM] * 3)
 TURNS = (
     {"role": "user", "content": "Remember the number 5309 for me."},
     {"role": "assistant", "content": "I will remember that."},
     {"role": "user", "content": USER},
 )
+SAID = "It is a number with four digits, and I will say it."
 FEW = 4
 """The least number of tokens of each of these texts."""
 
@@ -52,6 +57,10 @@ async def system_message(context: CheckContext) -> str:
     with_it = await _prompt_tokens(context, [{"role": "system", "content": SYSTEM}, user])
     if with_it < without + FEW:
         raise Failure(f"a system message of {len(SYSTEM.split())} words adds {with_it - without} prompt tokens")
+    long = await CHAT.attempt(context, "", messages=[{"role": "system", "content": LONG_SYSTEM}, user], max_tokens=1)
+    if long.ok and counts_of(long.body)["prompt_tokens"] < with_it + FEW:
+        adds = counts_of(long.body)["prompt_tokens"] - without
+        raise Failure(f"a system message adds {with_it - without} prompt tokens, and three times as long {adds}")
     return f"it adds {with_it - without} prompt tokens"
 
 
@@ -62,6 +71,10 @@ async def turns_kept(context: CheckContext) -> str:
     first = await _prompt_tokens(context, [TURNS[0]])
     if every < last + 2 * FEW or every < first + FEW:
         raise Failure(f"3 messages have {every} prompt tokens, the last alone has {last}")
+    said = {"role": "assistant", "content": f"{TURNS[1]['content']} {SAID}"}
+    more = await _prompt_tokens(context, [TURNS[0], said, TURNS[2]])
+    if more < every + FEW:
+        raise Failure(f"{len(SAID.split())} more words of the assistant add {more - every} prompt tokens")
     return f"{len(TURNS)} messages have {every} prompt tokens, the last alone {last}"
 
 
@@ -82,13 +95,27 @@ async def content_parts(context: CheckContext) -> str:
     return "parts mean the same as a text"
 
 
+async def code_kept(context: CheckContext) -> str:
+    """A chat must add as many tokens for a text as a completion: it escapes nothing, and changes no white space."""
+    grown = []
+    for route in (COMPLETIONS, CHAT):
+        bodies = [await route.attempt(context, text, max_tokens=1) for text in (PLAIN, PLAIN + CODE)]
+        if not all(body.ok for body in bodies):
+            raise NotApplicable("the server has no completions to compare with")
+        one, other = [counts_of(body.body)["prompt_tokens"] for body in bodies]
+        grown.append(other - one)
+    if abs(grown[1] - grown[0]) > 1:
+        raise Failure(f"{CODE!r} adds {grown[0]} tokens to a completion and {grown[1]} to a chat")
+    return f"code adds {grown[1]} tokens, as to a completion"
+
+
 async def bos_once(context: CheckContext) -> str:
     """The begin-of-sequence token must not be doubled, as happens where template and tokenizer both add it."""
     plain = await _tokenize(context, {"prompt": "a"})
     bare = await _tokenize(context, {"prompt": "a", "add_special_tokens": False})
     chat = await _tokenize(context, {"messages": [_user(USER)]})
     if plain is None or bare is None or chat is None:
-        raise NotApplicable("the server has no /tokenize for messages")
+        raise NotApplicable("not measured: the server has no /tokenize for messages")
     if len(plain) == len(bare) or plain[0] == bare[0]:
         return "the tokenizer adds no begin of a sequence"
     if chat[:2] == plain[:1] * 2:
@@ -156,6 +183,18 @@ CHECKS = (
         expected="content as a list of parts means the same as a text",
         effect=OTHER,
         remedy="content as a text",
+        after="chat",
+    ),
+    CheckDefinition(
+        "chat_code_kept",
+        "chat code kept",
+        Capability.chat,
+        code_kept,
+        Family.chat,
+        expected="a chat escapes no character of a message and changes no white space within it",
+        effect="questions with code, tables or markup are asked in another form",
+        remedy="the server's chat template or gateway; tasks over completions",
+        severity=Severity.warning,
         after="chat",
     ),
     CheckDefinition(

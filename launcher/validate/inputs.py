@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 from launcher.core.responses import context_length
 from launcher.core.types import Json, Severity
 from launcher.validate.check import (
@@ -20,9 +22,14 @@ from launcher.validate.routes import CHAT, COMPLETIONS, Route, on_both
 SCRIPTS = "naïve Größe, Привет, 東京, 🙂👍🏽, e\u0301"
 PLAIN = "nave Gre, , , , e"
 """The same without everything beyond ASCII."""
+CODE = "if (a < b && c > 'd') {\r\n\te = \"f\";\r\n}  // <g>&amp;\r\n\tdone"
 WORDS = "one two three four five six seven "
-LONG = 1000
-"""The most tokens of the long prompt."""
+LONG = (1_100, 2_200, 4_400)
+"""The tokens of the long prompts: servers cut at 1,024, 2,048 or 4,096 by default."""
+FAST = 20
+"""The next one is sent where the last took less than this part of the time that it may take."""
+NEARLY = 0.9
+"""The share of the context that a long prompt may fill."""
 MOST = 32_768
 """With a longer context, a prompt beyond it costs too much where the server cuts it."""
 
@@ -44,6 +51,14 @@ async def unicode_echo(context: CheckContext) -> str:
     return f"{counts_of(body)['prompt_tokens']} tokens of several scripts"
 
 
+async def code_echo(context: CheckContext) -> str:
+    """Line ends, tabs and markup must come back unchanged."""
+    body = await context.complete(prompt=CODE, echo=True, logprobs=1, max_tokens=1)
+    if not text_of(body).startswith(CODE):
+        raise Failure(f"the echo of {CODE!r} begins with {text_of(body)[: len(CODE)]!r}")
+    return f"{counts_of(body)['prompt_tokens']} tokens of code"
+
+
 async def whitespace(context: CheckContext) -> str:
     """White space around a prompt is part of it."""
     text = context.settings.prompt.strip()
@@ -56,14 +71,39 @@ async def whitespace(context: CheckContext) -> str:
 
 async def long_prompt(context: CheckContext, route: Route) -> str:
     """A long prompt within the context must reach the model in full."""
-    each = await _each(context, route)
-    times = max(4, int(min(LONG, (await _limit(context) or 2 * LONG) * 0.6) / each))
-    first, whole = [counts_of(await route.ask(context, WORDS * n, max_tokens=1)) for n in (2, times)]
-    expected = first["prompt_tokens"] + (times - 2) * each
-    seen = whole["prompt_tokens"]
-    if abs(seen - expected) > 0.02 * expected + 3:
-        raise Failure(f"a prompt of about {expected:.0f} tokens has {seen}: the server cuts or changes it")
+    each, limit = await _each(context, route), await _limit(context) or 2 * LONG[0]
+    first = counts_of(await route.ask(context, WORDS * 2, max_tokens=1))["prompt_tokens"]
+    seen = first
+    for size in LONG:
+        times = max(4, 2 + int((min(size, limit * NEARLY) - first) / each))
+        expected, start = first + (times - 2) * each, time.perf_counter()
+        seen = counts_of(await route.ask(context, WORDS * times, max_tokens=1))["prompt_tokens"]
+        if abs(seen - expected) > 0.02 * expected + 3:
+            raise Failure(f"a prompt of about {expected:.0f} tokens has {seen}: the server cuts or changes it")
+        if size > limit or FAST * (time.perf_counter() - start) > context.settings.timeout_s:
+            break
     return f"{seen} prompt tokens"
+
+
+async def context_room(context: CheckContext, route: Route) -> str:
+    """A prompt without room for ``max_tokens`` is refused or answered shortly, and never cut to make room."""
+    limit = await _limit(context)
+    if limit is None:
+        raise NotApplicable("the server does not say how long its context is (max_model_len in /v1/models)")
+    if limit > MOST:
+        raise NotApplicable(f"a prompt of {limit:,} tokens costs too much")
+    each = await _each(context, route)
+    first = counts_of(await route.ask(context, WORDS * 2, max_tokens=1))["prompt_tokens"]
+    times = 2 + int((limit - 2 - first) / each)
+    response = await route.attempt(context, WORDS * times, max_tokens=int(2 * each) + 2)
+    if response.status >= 500:
+        raise Failure(f"max_tokens beyond the context is answered with HTTP {response.status}, expected 400")
+    if not response.ok:
+        return f"refused with HTTP {response.status}"
+    seen, expected = counts_of(response.body)["prompt_tokens"], first + (times - 2) * each
+    if seen < 0.95 * expected - 3:
+        raise Failure(f"a prompt of about {expected:.0f} tokens is cut to {seen} to make room for max_tokens")
+    return f"{seen} prompt tokens, none cut"
 
 
 async def context_limit(context: CheckContext, route: Route) -> str:
@@ -131,6 +171,18 @@ CHECKS = (
         after="echo_aligned",
     ),
     CheckDefinition(
+        "code_echo",
+        "code echo",
+        Capability.prompt_logprobs,
+        code_echo,
+        Family.input,
+        expected="line ends, tabs and markup come back unchanged",
+        effect="log-likelihoods of code and tables are those of another text, or its samples fail",
+        remedy="a server that changes no prompt; a tokenizer without normalisation",
+        severity=Severity.warning,
+        after="echo_aligned",
+    ),
+    CheckDefinition(
         "whitespace",
         "white space",
         Capability.completions,
@@ -158,6 +210,16 @@ CHECKS = (
         "a prompt beyond the context is refused",
         CUT,
         "fewer examples, or a longer context; the server's option that refuses rather than cuts",
+        Severity.warning,
+    ),
+    *on_both(
+        "context_room",
+        "context room",
+        context_room,
+        Family.input,
+        "no prompt is cut to make room for `max_tokens`",
+        CUT,
+        "a smaller max_tokens; the server's option that refuses rather than cuts",
         Severity.warning,
     ),
     *on_both(

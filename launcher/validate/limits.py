@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+
 from launcher.core.responses import STOPPED
 from launcher.core.types import Json
 from launcher.validate.check import CheckContext, Doubt, Failure, Family, NotApplicable, counts_of, expect, text_of
-from launcher.validate.routes import Route, on_both, persistent
+from launcher.validate.routes import OPENINGS, Route, on_both, persistent
 
 WHOLE = 12
 """The tokens of the answer that is then cut."""
+LONG = 96
+ENDS = re.compile(r"(<\|[^<>|]+\|>|</s>|<eos>|<end_of_turn>|\[EOS\]|<\uff5cend\u2581of\u2581sentence\uff5c>)\s*$")
+"""End tokens at the end of a text."""
 NEVER = "\u2603 never said \u2603"
 """A stop string that no model writes."""
 
@@ -52,6 +57,24 @@ async def _said(context: CheckContext, route: Route, text: str, whole: Json) -> 
         problem = f"an answer that max_tokens=1 cut ended with finish_reason {finish!r}, expected 'length'"
         raise (Doubt if finish is None else Failure)(problem)
     return str(finish)
+
+
+async def long_answer(context: CheckContext, route: Route) -> str:
+    """``finish_reason`` ``length`` must mean that all of a larger ``max_tokens`` were used; no end token is text."""
+    said = []
+    for text in OPENINGS:
+        response = await route.attempt(context, text, max_tokens=LONG)
+        if not response.ok:
+            raise NotApplicable(f"max_tokens={LONG} is refused with HTTP {response.status}")
+        used, finish = counts_of(response.body)["completion_tokens"], response.body["choices"][0].get("finish_reason")
+        if finish == "length" and used < LONG:
+            raise Failure(
+                f"{used} tokens of max_tokens={LONG} ended with finish_reason 'length': another limit applies"
+            )
+        if finish in STOPPED and (end := ENDS.search(text_of(response.body))):
+            raise Doubt(f"the text ends with {end[0]!r}, which ends the answer and is no part of it")
+        said.append(f"{used} ({finish})")
+    return f"tokens of max_tokens={LONG}: {', '.join(said)}"
 
 
 async def stop_list(context: CheckContext, route: Route) -> str:
@@ -118,6 +141,15 @@ CHECKS = (
         "`finish_reason` is `length` exactly where the limit cut the answer",
         "truncated answers are scored as wrong ones, silently",
         "another server; evaluate.accept_missing_finish where it is only missing",
+    ),
+    *on_both(
+        "long_answer",
+        "long answer",
+        long_answer,
+        Family.limits,
+        "a larger `max_tokens` is followed too, and no end token is part of the text",
+        "answers are cut by a limit of the server; or end tokens spoil exact matches",
+        "the server's own limit of generated tokens; skip_special_tokens",
     ),
     *on_both(
         "stop_list",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from launcher.core.prompt_logprobs import SPECIAL
 from launcher.core.types import Json, Severity
 from launcher.validate.check import (
     Capability,
@@ -19,6 +20,7 @@ from launcher.validate.divergence import ALTERNATIVES, scored_tokens
 from launcher.validate.exchange import together
 from launcher.validate.rounding import tolerance
 from launcher.validate.routes import COMPLETIONS, Route, on_both, persistent
+from launcher.validate.scores import text_of_tokens
 
 OPENAI_NEUTRAL: dict[str, Json] = {"top_p": 1, "presence_penalty": 0, "frequency_penalty": 0}
 NEUTRAL: dict[str, Json] = {**OPENAI_NEUTRAL, "repetition_penalty": 1}
@@ -29,6 +31,7 @@ LENGTH = 16
 HOT = 1.8
 """The temperature at which answers must differ."""
 DRAWS = 6
+TINY = 1e-4
 SHORT = 8
 """The tokens of a draw; so many are hardly ever equal at that temperature."""
 
@@ -102,10 +105,35 @@ async def seed(context: CheckContext, route: Route) -> str:
         return one
 
     one = await persistent(attempt)
+    await persistent(lambda: _among_others(context, route, one))
     others = [text_of(await route.ask(context, REPETITIVE, **sampled, seed=n)) for n in (2, 3, 4)]
     if set(others) == {one}:
         raise Failure(f"4 seeds at temperature {HOT:g} all gave {one!r}")
     return "the same seed the same text, other seeds other texts"
+
+
+async def _among_others(context: CheckContext, route: Route, alone: str) -> str:
+    asked = [route.ask(context, REPETITIVE, temperature=HOT, max_tokens=SHORT, seed=1) for _ in range(3)]
+    for body in await together(asked):
+        if text_of(body) != alone:
+            raise Failure(f"seed=1 gave {alone!r} alone and {text_of(body)!r} among others")
+    return alone
+
+
+async def top_p(context: CheckContext, route: Route) -> str:
+    """With a tiny ``top_p`` only the likeliest token is left, so that the answer is the greedy one."""
+    first = await route.attempt(context, REPETITIVE, temperature=HOT, top_p=TINY, max_tokens=SHORT)
+    if 400 <= first.status < 500:
+        raise Doubt(f"temperature {HOT:g} with top_p={TINY:g} is refused with HTTP {first.status}")
+
+    async def attempt() -> str:
+        greedy = text_of(await route.ask(context, REPETITIVE, max_tokens=SHORT))
+        sampled = text_of(await route.ask(context, REPETITIVE, temperature=HOT, top_p=TINY, max_tokens=SHORT))
+        if sampled != greedy:
+            raise Failure(f"top_p={TINY:g} at temperature {HOT:g} gave {sampled!r}, the greedy answer is {greedy!r}")
+        return "a tiny top_p gives the greedy answer"
+
+    return await persistent(attempt)
 
 
 async def temperature(context: CheckContext, route: Route) -> str:
@@ -132,7 +160,19 @@ async def choices(context: CheckContext, route: Route) -> str:
     alone = await route.ask(context, REPETITIVE, max_tokens=4)
     if counts_of(greedy)["completion_tokens"] < 2 * counts_of(alone)["completion_tokens"] - 1:
         expect("usage.completion_tokens for n=2", counts_of(greedy)["completion_tokens"], "the tokens of both")
+    await _own_scores(context, route)
     return f"{len(texts[0])} different answers to one request with n=3"
+
+
+async def _own_scores(context: CheckContext, route: Route) -> None:
+    """The log-probabilities of each answer must be its own, where the server gives them."""
+    asked: dict[str, Json] = {"logprobs": 1} if route is COMPLETIONS else {"logprobs": True}
+    response = await route.attempt(context, REPETITIVE, temperature=1, max_tokens=SHORT, n=3, **asked)
+    for at, choice in enumerate(response.body["choices"] if response.ok else ()):
+        lists = choice.get("logprobs") or {}
+        tokens = lists.get("tokens") or [entry["token"] for entry in lists.get("content") or ()]
+        if tokens:
+            text_of_tokens([token for token in tokens if not SPECIAL.fullmatch(token)], text_of(response.body, at))
 
 
 CHECKS = (
@@ -178,6 +218,17 @@ CHECKS = (
         "the same seed gives the same answer, other seeds give others",
         "sampled scores cannot be repeated, or repeats are no independent draws",
         "more evaluate.repeats; a server that follows seed",
+        Severity.warning,
+        need=lambda route: Capability.sampling,
+    ),
+    *on_both(
+        "top_p",
+        "top_p",
+        top_p,
+        Family.repeatability,
+        "with a tiny `top_p` the answer is the greedy one",
+        "sampled answers are those of other settings than were asked for",
+        "a server that follows top_p",
         Severity.warning,
         need=lambda route: Capability.sampling,
     ),

@@ -19,15 +19,34 @@ from launcher.validate.check import (
     text_of,
 )
 from launcher.validate.divergence import ALTERNATIVES
-from launcher.validate.rounding import tolerance
+from launcher.validate.rounding import PROBES, tolerance
 from launcher.validate.routes import CHAT, COMPLETIONS
 
 ROUND_UP = 1e-3
 """How far rounding may lift a sum of probabilities above 1."""
 LENGTH = 8
+SENTENCE = PROBES[0]
 SEVERAL = 5
 """So many equal log-probabilities are no real ones."""
+DIGITS = 2
+AT_FLOOR = 3
+"""So many equal log-probabilities, with none below, are a floor."""
+LEAST = -1000.0
+"""Servers write a lower number for minus infinity."""
 HIGH = 1.7
+BEGINS = (
+    "<s>",
+    "<bos>",
+    "<|begin_of_text|>",
+    "<|startoftext|>",
+    "<\uff5cbegin\u2581of\u2581sentence\uff5c>",
+    "[CLS]",
+)
+"""Tokens that begin a sequence: Llama 2 and Mistral, Gemma, Llama 3, others, DeepSeek, BERT."""
+LIKELIER = 0.5
+"""A text that is so many nats per token likelier after a begin lacks it."""
+SETTLED = 4
+"""The first tokens of a text, whose log-probabilities depend most on what is before."""
 
 
 async def generated(context: CheckContext) -> str:
@@ -39,11 +58,12 @@ async def generated(context: CheckContext) -> str:
     tokens, values, tops = lists["tokens"], lists["token_logprobs"], lists.get("top_logprobs")
     _as_many("logprobs.tokens", len(tokens), counts_of(body)["completion_tokens"])
     _not_constant(values)
-    _text_of_tokens(tokens, text_of(body))
+    text_of_tokens(tokens, text_of(body))
     if not tops:
         raise Doubt(f"logprobs={ALTERNATIVES} gave no alternatives")
     _sums(tops)
     _enough(tops)
+    _exact([value for top in tops for value in top.values()])
     return f"{len(values)} log-probabilities with alternatives"
 
 
@@ -55,7 +75,7 @@ async def of_chat(context: CheckContext) -> str:
         raise Failure("logprobs=true gave no logprobs.content")
     _as_many("logprobs.content", len(content), counts_of(body)["completion_tokens"])
     _not_constant([entry["logprob"] for entry in content])
-    _text_of_tokens([entry["token"] for entry in content], text_of(body))
+    text_of_tokens([entry["token"] for entry in content], text_of(body))
     tops = [{f"{i}": top["logprob"] for i, top in enumerate(entry["top_logprobs"])} for entry in content]
     _sums(tops)
     _enough(tops)
@@ -69,7 +89,22 @@ async def echo_sums(context: CheckContext) -> str:
     lists = body["choices"][0]["logprobs"]
     _not_constant(lists["token_logprobs"][1:])
     _sums(lists["top_logprobs"])
+    _exact(lists["token_logprobs"][1:])
     return f"{len(lists['tokens'])} sums of at most 1"
+
+
+async def generated_unsampled(context: CheckContext) -> str:
+    """Log-probabilities of generated tokens are the model's own: no temperature of the request changes them."""
+    plain, sampled = [
+        await context.complete(max_tokens=1, logprobs=ALTERNATIVES, **more)
+        for more in ({}, {"temperature": HIGH, "top_p": 0.5, "seed": 1})
+    ]
+    one, other = [(body["choices"][0].get("logprobs") or {}).get("top_logprobs") or [{}] for body in (plain, sampled)]
+    pairs = [(name, value, other[0][name]) for name, value in one[0].items() if name in other[0]]
+    if not pairs:
+        raise NotApplicable("the server gives no alternatives")
+    await _close(context, pairs, f"at temperature 0 and {HIGH:g}")
+    return "the same at any temperature"
 
 
 async def echo_agrees(context: CheckContext) -> str:
@@ -139,7 +174,25 @@ async def bos_once(context: CheckContext) -> str:
         raise Failure(f"the prompt begins with {tokens[0]!r} twice")
     if SPECIAL.fullmatch(tokens[0]):
         return f"the first token is {tokens[0]!r}"
-    return f"the first token is {tokens[0]!r}; whether the model wants a begin before it says its tokenizer_config.json"
+    tried = [begin for begin in BEGINS if await _lacks(context, begin)]
+    if not tried:
+        return f"the first token is {tokens[0]!r}; whether a begin is missing is not measured: no usual one is a token"
+    return f"the first token is {tokens[0]!r}; {', '.join(tried)} before it makes a text no likelier"
+
+
+async def _lacks(context: CheckContext, begin: str) -> bool:
+    """Return whether a begin is one token of the server. Raises `Doubt` where a text is much likelier after it."""
+    plain, after = [await _echo(context, before + SENTENCE) for before in ("", begin)]
+    if _prompt_size(after) != _prompt_size(plain) + 1:
+        return False
+    one, other = [body["choices"][0]["logprobs"]["token_logprobs"][:-1] for body in (plain, after)]
+    size = len(one) - SETTLED
+    gain = (math.fsum(other[-size:]) - math.fsum(one[-size:])) / size
+    if gain > LIKELIER:
+        raise Doubt(
+            f"a text is {gain:.2g} nats per token likelier after {begin!r}, which the server does not put there"
+        )
+    return True
 
 
 async def _echo(context: CheckContext, prompt: str, **more: Json) -> Json:
@@ -170,13 +223,23 @@ def _not_constant(values: Sequence[float | None]) -> None:
         raise Failure(f"all {len(numbers)} log-probabilities are {numbers[0]}: the server did not compute them")
 
 
-def _text_of_tokens(tokens: Sequence[str], text: str) -> None:
+def text_of_tokens(tokens: Sequence[str], text: str) -> None:
     """Tokens that are named by their text must form the text; parts of characters and special tokens are not."""
     plain = [token.replace("\u2581", " ") for token in tokens]
     if any("\ufffd" in token or token.startswith("bytes:") or SPECIAL.fullmatch(token) for token in plain):
         return
     if text.strip() not in "".join(plain) and "\ufffd" not in text:
         raise Failure(f"the tokens form {''.join(plain)!r}, the text is {text!r}")
+
+
+def _exact(values: Iterable[float | None]) -> None:
+    """Log-probabilities that are rounded, or have a floor, make unlike texts equal."""
+    numbers = [value for value in values if value]
+    least = min(numbers, default=0.0)
+    if len(set(numbers)) >= SEVERAL and all(round(value, DIGITS) == value for value in numbers):
+        raise Doubt(f"all {len(numbers)} log-probabilities have at most {DIGITS} decimal places: they are rounded")
+    if least > LEAST and numbers.count(least) >= AT_FLOOR:
+        raise Doubt(f"{numbers.count(least)} of {len(numbers)} log-probabilities are {least:.6g}, and none is below it")
 
 
 def _sums(tops: Iterable[Mapping[str, float] | None]) -> None:
@@ -260,5 +323,17 @@ CHECKS = (
     _of_prompts(
         "echo_prompts", "echo of each prompt", echo_prompts, "each prompt comes back unchanged, with scores of its own"
     ),
-    _of_prompts("bos_once", "BOS once", bos_once, "a begin-of-sequence token is not doubled"),
+    _of_prompts("bos_once", "BOS once", bos_once, "a begin-of-sequence token is not doubled, nor missing"),
+    CheckDefinition(
+        "generated_unsampled",
+        "generated unsampled",
+        Capability.logprobs,
+        generated_unsampled,
+        Family.logprobs,
+        expected="no temperature changes the log-probabilities of generated tokens",
+        effect="scores by log-probabilities of sampled answers are those of another distribution",
+        remedy="temperature 0 for such tasks; vLLM: --logprobs-mode raw_logprobs",
+        severity=Severity.warning,
+        after="completion",
+    ),
 )

@@ -6,10 +6,11 @@ from collections.abc import Iterator, Sequence
 
 from launcher.core.responses import check_stream
 from launcher.core.types import Json, Request
-from launcher.validate.check import Capability, CheckContext, Doubt, Failure, Family, text_of, usage_of
-from launcher.validate.routes import COMPLETIONS, Route, on_both, persistent
+from launcher.validate.check import Capability, CheckContext, Doubt, Failure, Family, NotApplicable, text_of, usage_of
+from launcher.validate.routes import COMPLETIONS, OPENINGS, Route, on_both, persistent
 
 LENGTH = 12
+HOT = 1.8
 
 
 async def stream(context: CheckContext, route: Route) -> str:
@@ -24,10 +25,32 @@ async def stream(context: CheckContext, route: Route) -> str:
     return f"{answer!r} piece by piece"
 
 
+async def stream_sampled(context: CheckContext, route: Route) -> str:
+    """With a seed, the pieces of a sampled stream must form the sampled answer."""
+    sampled: dict[str, Json] = {"temperature": HOT, "seed": 1}
+    both = [await route.attempt(context, OPENINGS[0], max_tokens=LENGTH, **sampled) for _ in range(2)]
+    if not all(response.ok for response in both):
+        raise NotApplicable(f"temperature {HOT:g} with a seed is refused with HTTP {both[1].status}")
+    one, again = [text_of(response.body) for response in both]
+    if one != again:
+        raise NotApplicable("the server gives other answers for the same seed")
+
+    async def attempt() -> str:
+        events = await _events(context, route, OPENINGS[0], sampled)
+        if (joined := "".join(_pieces(events, route))) != one:
+            raise Failure(f"seed=1 at temperature {HOT:g} gives {joined!r} as a stream, {one!r} as a whole")
+        return f"{one!r} piece by piece"
+
+    return await persistent(attempt)
+
+
 async def _equal(context: CheckContext, route: Route, text: str, whole: Json, more: dict[str, Json]) -> str:
     events = await _events(context, route, text, more)
     if (fault := check_stream(events)) is not None:
         raise Failure(f"the stream: {fault}")
+    roles = {(choice.get("delta") or {}).get("role") for event in events for choice in event["choices"]}
+    if odd := roles - {None, "", "assistant"}:
+        raise Failure(f"the stream has the role {', '.join(map(repr, odd))}, expected 'assistant'")
     joined = "".join(_pieces(events, route))
     if joined != text_of(whole):
         raise Failure(f"the stream gives {joined!r}, the whole answer is {text_of(whole)!r}")
@@ -67,6 +90,16 @@ CHECKS = (
         Family.stream,
         "the pieces of a stream form the whole answer, with its finish_reason and usage, also at a stop string",
         "adapters that stream give other answers than those that do not",
+        "no stream: leave out the adapter stream_coalesce",
+        need=lambda route: Capability.stream,
+    ),
+    *on_both(
+        "stream_sampled",
+        "stream sampled",
+        stream_sampled,
+        Family.stream,
+        "with a seed, the pieces of a sampled stream form the sampled answer",
+        "adapters that stream sample by other settings than the task's",
         "no stream: leave out the adapter stream_coalesce",
         need=lambda route: Capability.stream,
     ),

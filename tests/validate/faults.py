@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import asyncio
+import html
 import json
+import re
 import unicodedata
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -195,6 +197,13 @@ def _text(choice: Body) -> str:
     return str(choice["message"]["content"] if "message" in choice else choice["text"])
 
 
+def _put(choice: Body, text: str) -> None:
+    if "message" in choice:
+        choice["message"]["content"] = text
+    else:
+        choice["text"] = text
+
+
 def _count(found: Body, completion: int) -> None:
     usage = found["usage"]
     usage["completion_tokens"] = completion
@@ -242,6 +251,22 @@ def usage_without_bos(path: str, asked: Body, found: Body) -> None:
     if path == COMPLETIONS:
         found["usage"]["prompt_tokens"] -= 1
         found["usage"]["total_tokens"] -= 1
+
+
+@answer("echo_aligned", "stream", "chat_stream")
+def usage_off_with_other_scripts(path: str, asked: Body, found: Body) -> None:
+    """`prompt_tokens` is one too many where the text has characters beyond ASCII."""
+    text = json.dumps([asked.get("prompt"), asked.get("messages")], ensure_ascii=False)
+    if "usage" in found and not text.isascii():
+        found["usage"]["prompt_tokens"] += 1
+        found["usage"]["total_tokens"] += 1
+
+
+@answer("choices", "chat_choices")
+def usage_of_one_choice(path: str, asked: Body, found: Body) -> None:
+    """With `n`, `usage` counts the tokens of one answer."""
+    if (asked.get("n") or 1) > 1 and "usage" in found:
+        _count(found, found["usage"]["completion_tokens"] // asked["n"])
 
 
 # limits and stop strings
@@ -349,6 +374,50 @@ async def stop_matches_the_prompt(state: Body, path: str, asked: Body, send: Sen
         else:
             choice["text"] = ""
     return status, found
+
+
+@answer("long_answer")
+def length_at_a_natural_end(path: str, asked: Body, found: Body) -> None:
+    """`finish_reason` is `length` where the answer ended by itself."""
+    for choice in found.get("choices", ()):
+        if not asked.get("stop"):
+            choice["finish_reason"] = "length"
+
+
+@request("long_answer", "chat_long_answer")
+def limit_capped(path: str, asked: Body) -> None:
+    """A `max_tokens` above 32 is taken as 32."""
+    if isinstance(asked.get("max_tokens"), int):
+        asked["max_tokens"] = min(32, asked["max_tokens"])
+
+
+@answer("long_answer")
+def end_token_is_text(path: str, asked: Body, found: Body) -> None:
+    """The end token stays at the end of the text."""
+    for choice in found.get("choices", ()):
+        if choice["finish_reason"] == "stop" and not asked.get("stop"):
+            _put(choice, _text(choice) + "<|end|>")
+
+
+@answer("stop_trimmed", "generated_logprobs", "stream", peers=True)
+def prompt_returned(path: str, asked: Body, found: Body) -> None:
+    """A completion begins with its prompt, without `echo`."""
+    if path == COMPLETIONS and not asked.get("echo") and isinstance(asked.get("prompt"), str):
+        _put(_first(found), asked["prompt"] + _first(found)["text"])
+
+
+@answer("chat_stop_list", "chat_logprobs", "chat_stream")
+def question_returned(path: str, asked: Body, found: Body) -> None:
+    """The answer of a chat begins with the question."""
+    if path == CHAT and isinstance(asked["messages"][-1]["content"], str):
+        _put(_first(found), asked["messages"][-1]["content"] + _text(_first(found)))
+
+
+@answer("stream")
+def answers_are_stripped(path: str, asked: Body, found: Body) -> None:
+    """White space around a completion is stripped."""
+    for choice in found.get("choices", ()) if path == COMPLETIONS and not asked.get("echo") else ():
+        _put(choice, _text(choice).strip())
 
 
 # log-probabilities
@@ -485,6 +554,29 @@ def later_text_counts(path: str, asked: Body, found: Body) -> None:
         lists["top_logprobs"] = [None for _ in lists["top_logprobs"]]
 
 
+@call("bos_once")
+async def bos_missing(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
+    """The begin of the sequence is not added, so that a text is less likely."""
+    prompt = asked.get("prompt")
+    if path != COMPLETIONS or not isinstance(prompt, str):
+        return await send(asked)
+    status, found = await send(asked | {"prompt": prompt.removeprefix("<s>")})
+    if lists := _echoed(asked, found):
+        if prompt.startswith("<s>"):
+            _first(found)["text"] = "<s>" + _first(found)["text"]
+            lists["tokens"][0] = "<s>"
+            lists["text_offset"] = [0, *(offset + 3 for offset in lists["text_offset"][1:])]
+            return status, found
+        for values in lists.values():
+            values.pop(0)
+        lists["token_logprobs"] = [None, *(value - 0.7 for value in lists["token_logprobs"][1:])]
+        lists["top_logprobs"] = [None for _ in lists["tokens"]]
+    if "usage" in found:
+        found["usage"]["prompt_tokens"] -= 1
+        found["usage"]["total_tokens"] -= 1
+    return status, found
+
+
 @call("bos_once", peers=True)
 async def bos_doubled(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
     """The begin of the sequence is added twice."""
@@ -527,6 +619,108 @@ def scores_of_fewer_tokens(path: str, asked: Body, found: Body) -> None:
     if path == COMPLETIONS and not asked.get("echo") and _first(found)["logprobs"]:
         for values in _first(found)["logprobs"].values():
             values.pop()
+
+
+def _lists(path: str, asked: Body, found: Body, *, echo: bool = False) -> list[Body]:
+    """Return the lists of completions; with ``echo`` also those of prompts."""
+    choices = found.get("choices", ()) if path == COMPLETIONS and (echo or not asked.get("echo")) else ()
+    return [choice["logprobs"] for choice in choices if choice.get("logprobs")]
+
+
+def _each_score(lists: Body, change: Callable[[float], float]) -> None:
+    lists["token_logprobs"] = [value and change(value) for value in lists["token_logprobs"]]
+    tops = lists["top_logprobs"] or ()
+    lists["top_logprobs"] = [top and {name: change(value) for name, value in top.items()} for top in tops] or None
+
+
+@answer("echo_agrees")
+def generated_scores_shifted(path: str, asked: Body, found: Body) -> None:
+    """Each generated token has the log-probability and the alternatives of the one before."""
+    for lists in _lists(path, asked, found):
+        for name in ("token_logprobs", "top_logprobs"):
+            lists[name] = lists[name] and [lists[name][0], *lists[name][:-1]]
+
+
+@answer("generated_logprobs")
+def chosen_token_is_no_alternative(path: str, asked: Body, found: Body) -> None:
+    """`top_logprobs` leaves out the chosen token."""
+    for lists in _lists(path, asked, found):
+        tops = zip(lists["tokens"], lists["top_logprobs"] or (), strict=False)
+        lists["top_logprobs"] = [top and {name: top[name] for name in top if name != own} for own, top in tops] or None
+
+
+@answer("generated_unsampled")
+def generated_scores_after_temperature(path: str, asked: Body, found: Body) -> None:
+    """Log-probabilities of generated tokens are divided by the temperature."""
+    for lists in _lists(path, asked, found) if asked.get("temperature") else ():
+        _each_score(lists, lambda value: value / float(asked["temperature"]))
+
+
+@answer("generated_logprobs", "greedy_is_best")
+def first_generated_score_is_null(path: str, asked: Body, found: Body) -> None:
+    """The log-probability of the first generated token is null."""
+    for lists in _lists(path, asked, found):
+        lists["token_logprobs"][0] = None
+
+
+@answer("calibrated")
+def alternatives_have_no_scores(path: str, asked: Body, found: Body) -> None:
+    """Alternatives to the chosen token have -9999."""
+    for lists in _lists(path, asked, found):
+        tops = zip(lists["tokens"], lists["top_logprobs"] or (), strict=False)
+        lists["top_logprobs"] = [
+            top and {name: value if name == own else -9999.0 for name, value in top.items()} for own, top in tops
+        ] or None
+
+
+@answer("calibrated", "generated_logprobs")
+def least_likely_alternatives(path: str, asked: Body, found: Body) -> None:
+    """`top_logprobs` has the chosen token and the least likely alternative."""
+    for lists in _lists(path, asked, found):
+        tops = zip(lists["tokens"], lists["top_logprobs"] or (), strict=False)
+        lists["top_logprobs"] = [
+            top and {name: top[name] for name in {own, min(top, key=lambda each: top[each])} & set(top)}
+            for own, top in tops
+        ] or None
+
+
+@answer("echo_sums", "generated_logprobs")
+def scores_are_rounded(path: str, asked: Body, found: Body) -> None:
+    """Log-probabilities are rounded to two decimal places."""
+    for lists in _lists(path, asked, found, echo=True):
+        _each_score(lists, lambda value: round(value, 2))
+
+
+@answer("echo_sums")
+def scores_have_a_floor(path: str, asked: Body, found: Body) -> None:
+    """No log-probability is below -5."""
+    for lists in _lists(path, asked, found, echo=True):
+        _each_score(lists, lambda value: max(-5.0, value))
+
+
+@answer("choices", "chat_choices")
+def scores_of_the_first_choice(path: str, asked: Body, found: Body) -> None:
+    """With `n`, every answer has the log-probabilities of the first."""
+    for choice in found.get("choices", ()) if asked.get("n") else ():
+        choice["logprobs"] = _first(found)["logprobs"]
+
+
+@answer("scores_together")
+def scores_of_prompts_in_reverse(path: str, asked: Body, found: Body) -> None:
+    """Of several prompts each has the log-probabilities of another."""
+    if _several(asked.get("prompt")) and asked.get("echo"):
+        lists = [choice["logprobs"] for choice in found["choices"]][::-1]
+        for choice, other in zip(found["choices"], lists, strict=True):
+            choice["logprobs"] = other
+
+
+@answer("chat_logprobs")
+def chat_scores_shifted(path: str, asked: Body, found: Body) -> None:
+    """Each token of a chat has the log-probability of the one before."""
+    if path == CHAT and _first(found)["logprobs"]:
+        content = _first(found)["logprobs"]["content"]
+        for at in range(len(content) - 1, 0, -1):
+            content[at]["logprob"] = content[at - 1]["logprob"]
 
 
 @answer("chat_logprobs", peers=True)
@@ -604,6 +798,52 @@ def one_seed_for_all(path: str, asked: Body) -> None:
     """Every request is drawn with the same seed."""
     if asked.get("temperature"):
         asked["seed"] = 0
+
+
+@call("seed", "chat_seed")
+async def seed_ignored_in_a_batch(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
+    """`seed` is ignored where requests run together."""
+    if asked.get("seed") is None:
+        return await send(asked)
+    state["open"] = state.get("open", 0) + 1
+    await _batch(state)
+    alone = state["open"] == 1
+    found = await send(asked if alone else {name: value for name, value in asked.items() if name != "seed"})
+    state["open"] -= 1
+    return found
+
+
+@request("top_p", "chat_top_p")
+def top_p_ignored(path: str, asked: Body) -> None:
+    """`top_p` is ignored."""
+    asked.pop("top_p", None)
+
+
+@call("temperature", "chat_temperature")
+async def cache_without_the_temperature(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
+    """A cache knows requests by all but temperature, `top_p` and `seed`."""
+    names = ("temperature", "top_p", "seed")
+    kept = {name: value for name, value in asked.items() if name not in names}
+    return await _cached(state, asked, send, path + json.dumps(kept, sort_keys=True))
+
+
+@call("seed", "chat_seed")
+async def cache_without_the_seed(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
+    """A cache knows requests by all but their seed."""
+    if asked.get("seed") is None:
+        return await send(asked)
+    kept = {name: value for name, value in asked.items() if name != "seed"}
+    return await _cached(state, asked, send, path + json.dumps(kept, sort_keys=True))
+
+
+@call("mixed_requests", "chat_mixed_requests")
+async def temperature_of_the_request_before(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
+    """A request has the temperature of the one before."""
+    if "temperature" not in asked:
+        return await send(asked)
+    before = state.get("temperature", asked["temperature"])
+    state["temperature"] = asked["temperature"]
+    return await send(asked | {"temperature": before})
 
 
 @request("choices", "chat_choices", peers=True)
@@ -859,6 +1099,36 @@ def stream_counts_pieces(path: str, asked: Body, found: list[Body]) -> None:
             event["usage"] = event["usage"] | {"completion_tokens": len(found) + 5}
 
 
+@events("chat_stream")
+def stream_of_the_user(path: str, asked: Body, found: list[Body]) -> None:
+    """The role in a stream is `user`."""
+    for event in found:
+        for choice in event.get("choices", ()):
+            if (choice.get("delta") or {}).get("role"):
+                choice["delta"]["role"] = "user"
+
+
+@request("stream_sampled", "chat_stream_sampled")
+def streams_are_greedy(path: str, asked: Body) -> None:
+    """A stream ignores `temperature`."""
+    if asked.get("stream"):
+        asked["temperature"] = 0
+
+
+@request("stream_sampled", "chat_stream_sampled")
+def streams_ignore_the_seed(path: str, asked: Body) -> None:
+    """A stream ignores `seed`."""
+    if asked.get("stream"):
+        asked.pop("seed", None)
+
+
+@request("stream", "chat_stream")
+def streams_ignore_stop(path: str, asked: Body) -> None:
+    """A stream ignores `stop`."""
+    if asked.get("stream"):
+        asked.pop("stop", None)
+
+
 @request("stream", "chat_stream", peers=True)
 def no_streaming(path: str, asked: Body) -> None:
     """`stream` is ignored."""
@@ -901,6 +1171,43 @@ def only_the_last_message(path: str, asked: Body) -> None:
     """Only the last message reaches the model."""
     if path == CHAT:
         asked["messages"] = asked.get("messages", [])[-1:]
+
+
+@request("system_message")
+def long_system_message_lost(path: str, asked: Body) -> None:
+    """A system message is left out where it is long."""
+    if path == CHAT:
+        kept = asked.get("messages", ())
+        asked["messages"] = [m for m in kept if m["role"] != "system" or len(str(m["content"])) < 100]
+
+
+@request("turns_kept")
+def assistant_turns_lost(path: str, asked: Body) -> None:
+    """Messages of the assistant are left out."""
+    if path == CHAT:
+        asked["messages"] = [m for m in asked.get("messages", ()) if m["role"] != "assistant"]
+
+
+@answer("chat")
+def answers_of_the_user(path: str, asked: Body, found: Body) -> None:
+    """The role of an answer is `user`."""
+    if path == CHAT:
+        _first(found)["message"]["role"] = "user"
+
+
+@request("chat_code_kept")
+def chats_are_escaped(path: str, asked: Body) -> None:
+    """Messages of a chat are escaped as HTML."""
+    if path == CHAT:
+        _every_text(asked, lambda text: html.escape(text, quote=False))
+
+
+@request("chat_template", builtin=True)
+def template_applied_twice(path: str, asked: Body) -> None:
+    """The template is applied to a message that already has it."""
+    for message in asked.get("messages", ()) if path == CHAT else ():
+        if isinstance(message["content"], str):
+            message["content"] = f"<|im_start|>user\n{message['content']}<|im_end|>\n<|im_start|>assistant\n"
 
 
 @request("content_parts")
@@ -978,6 +1285,48 @@ def text_is_normalised(path: str, asked: Body) -> None:
     _every_text(asked, lambda text: unicodedata.normalize("NFC", text))
 
 
+@request("code_echo")
+def line_ends_changed(path: str, asked: Body) -> None:
+    """CR LF becomes LF."""
+    _every_text(asked, lambda text: text.replace("\r\n", "\n"))
+
+
+@request("code_echo")
+def tabs_are_spaces(path: str, asked: Body) -> None:
+    """Tabs become spaces."""
+    _every_text(asked, lambda text: text.expandtabs(1))
+
+
+@request("code_echo")
+def prompts_are_escaped(path: str, asked: Body) -> None:
+    """Prompts are escaped as HTML."""
+    _every_text(asked, lambda text: html.escape(text, quote=False))
+
+
+@request("echo_prompts", "code_echo")
+def spaces_are_merged(path: str, asked: Body) -> None:
+    """Several spaces become one."""
+    _every_text(asked, lambda text: re.sub(" +", " ", text))
+
+
+@request("echo_aligned")
+def prompts_in_lower_case(path: str, asked: Body) -> None:
+    """Texts are put into lower case."""
+    _every_text(asked, str.lower)
+
+
+@request("echo_prompts")
+def leading_space_dropped(path: str, asked: Body) -> None:
+    """White space before a prompt is dropped."""
+    _every_text(asked, str.lstrip)
+
+
+@request("unicode_echo")
+def text_is_made_compatible(path: str, asked: Body) -> None:
+    """Texts are normalised (NFKC)."""
+    _every_text(asked, lambda text: unicodedata.normalize("NFKC", text))
+
+
 @request("echo_aligned")
 def another_encoding(path: str, asked: Body) -> None:
     """UTF-8 is read as Latin-1."""
@@ -994,6 +1343,32 @@ def prompts_are_stripped(path: str, asked: Body) -> None:
 def long_prompts_are_cut(path: str, asked: Body) -> None:
     """A long prompt is cut to its end, as by a short default context."""
     _every_text(asked, lambda text: text[-200:])
+
+
+@request("long_prompt")
+def cut_near_the_context(path: str, asked: Body) -> None:
+    """A prompt that fills three quarters of the context is cut."""
+    _every_text(asked, lambda text: text[-300:])
+
+
+@call("context_room")
+async def cut_to_make_room(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
+    """A prompt is cut to make room for `max_tokens`."""
+    status, found = await send(asked)
+    refused = status == 400 and (found or {})["error"].get("code") == "context_length_exceeded"
+    if refused and isinstance(asked.get("prompt"), str) and asked.get("max_tokens", 16) > 1:
+        return await send(asked | {"prompt": asked["prompt"][-300:]})
+    return status, found
+
+
+@call("chat_context_room")
+async def chats_are_cut_to_make_room(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
+    """A message is cut to make room for `max_tokens`."""
+    status, found = await send(asked)
+    refused = status == 400 and (found or {})["error"].get("code") == "context_length_exceeded"
+    if refused and path == CHAT and asked.get("max_tokens", 16) > 1:
+        return await send(asked | {"messages": [asked["messages"][-1] | {"content": "cut"}]})
+    return status, found
 
 
 @request("context_limit", "chat_context_limit", peers=True)

@@ -85,6 +85,10 @@ class MockEngine(AsyncEngine):
         if sampling.temperature == 0:
             return int(logits.argmax())
         weights = np.exp((logits - logits.max()) / sampling.temperature)
+        if sampling.top_p < 1:
+            order = np.argsort(-weights)
+            before = np.cumsum(weights[order]) - weights[order]
+            weights[order[before >= sampling.top_p * weights.sum()]] = 0
         return int(dice.choice(len(weights), p=weights / weights.sum()))
 
     def _entry(self, before: tuple[int, ...], token: int, top: int) -> TokenLogprob:
