@@ -11,7 +11,7 @@ from operator import ge
 from typing import TypeGuard
 
 from launcher.core.prompt_logprobs import Misaligned, Span, aligned, common_length, not_echoed
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Handler, Json, Request, Response, is_object
 from launcher.core.values import changed
 
 NOT_JSON = "http_error"
@@ -50,8 +50,8 @@ LISTS = ("tokens", "token_logprobs", "top_logprobs", "text_offset")
 
 def error_of(body: Json) -> Mapping[str, Json]:
     """Return the error object of a body in OpenAI's error shape; empty for any other body."""
-    error = body.get("error") if isinstance(body, Mapping) else None
-    return error if isinstance(error, Mapping) else {}
+    error = body.get("error") if is_object(body) else None
+    return error if is_object(error) else {}
 
 
 def error_message(body: Json) -> str | None:
@@ -59,10 +59,10 @@ def error_message(body: Json) -> str | None:
 
     OpenAI's shape has it in ``error.message``, vLLM's older one in ``message``, and others have a plain ``error``.
     """
-    if not isinstance(body, Mapping):
+    if not is_object(body):
         return None
     error = body.get("error")
-    message = body.get("message") if error is None else error.get("message") if isinstance(error, Mapping) else error
+    message = body.get("message") if error is None else error.get("message") if is_object(error) else error
     return (message if isinstance(message, str) else quoted(message)) if message else None
 
 
@@ -126,7 +126,7 @@ def prompts_of(request: Request) -> Sequence[Json]:
 
 def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
     """Return the choices by their index. Raises `Fault` unless there is exactly one for each of ``number`` indices."""
-    if not isinstance(body, Mapping):
+    if not is_object(body):
         raise Fault(f"the answer is of type {json_type(body)}, expected object")
     if body.get("error") is not None:
         raise Fault(_error("the answer", body))
@@ -135,7 +135,7 @@ def in_order(body: Json, number: int) -> list[Mapping[str, Json]]:
         raise Fault("the answer has no list of 'choices'")
     if len(choices) != number:
         raise Fault(f"the answer has {len(choices)} choices, expected {number}")
-    if not all(isinstance(choice, Mapping) for choice in choices):
+    if not all(map(is_object, choices)):
         raise Fault("a choice of the answer is not an object")
     indices = [choice.get("index") for choice in choices]
     if indices == list(range(number)) and INTEGERS.issuperset(map(type, indices)):
@@ -153,17 +153,17 @@ def limit_of(body: Mapping[str, Json]) -> int | None:
 
 def context_length(models: Json, model: str) -> int | None:
     """Return the tokens that a model takes, ``max_model_len`` in the body of ``/v1/models``; None if not said."""
-    listed = models.get("data") if isinstance(models, Mapping) else None
-    entries = [each for each in listed if isinstance(each, Mapping)] if isinstance(listed, list) else []
+    listed = models.get("data") if is_object(models) else None
+    entries = [each for each in listed if is_object(each)] if isinstance(listed, list) else []
     found = next((each.get("max_model_len") for each in entries if each.get("id") == model), None)
     return found if _is_int(found) and found > 0 else None
 
 
 def cut_by_limit(response: Response) -> bool:
     """Tell whether the token limit ended the first choice of an answer."""
-    choices = response.body.get("choices") if isinstance(response.body, Mapping) else None
+    choices = response.body.get("choices") if is_object(response.body) else None
     first = choices[0] if isinstance(choices, list) and choices else None
-    return isinstance(first, Mapping) and first.get("finish_reason") == "length"
+    return is_object(first) and first.get("finish_reason") == "length"
 
 
 def refuses(response: Response) -> bool:
@@ -172,7 +172,7 @@ def refuses(response: Response) -> bool:
     Any other body is the page of a proxy or of another program, and does not judge the request.
     """
     body = response.body
-    if isinstance(body, Mapping) and body.get("object") == "error":
+    if is_object(body) and body.get("object") == "error":
         return isinstance(body.get("message"), str)
     error = error_of(body)
     return isinstance(error.get("message"), str) and error.get("type") != NOT_JSON
@@ -185,18 +185,18 @@ def is_page(response: Response) -> bool:
 
 def token_count(usage: Json, key: str) -> int | None:
     """Return a count of tokens from ``usage``; None unless it is a plausible number."""
-    value = usage.get(key) if isinstance(usage, Mapping) else None
+    value = usage.get(key) if is_object(usage) else None
     return value if _is_int(value) and 0 <= value <= MOST_TOKENS else None
 
 
 def check_stream(events: Sequence[Json]) -> str | None:
     """Return the fault of a whole stream, or None: an error event, or an unknown finish reason."""
     for event in events:
-        choices = event.get("choices") if isinstance(event, Mapping) else None
+        choices = event.get("choices") if is_object(event) else None
         if not isinstance(choices, list) or event.get("error") is not None:
             return "an event is an error, or has no list of 'choices'"
         for choice in choices:
-            if not isinstance(choice, Mapping) or not _is_int(choice.get("index")):
+            if not is_object(choice) or not _is_int(choice.get("index")):
                 return "a choice has no index"
             finish = choice.get("finish_reason")
             if finish is not None and not _is_finish(finish):
@@ -212,7 +212,7 @@ def _check_choice(request: Request, choice: Mapping[str, Json]) -> None:
         raise Fault(f"finish_reason is {quoted(finish)}, expected one of {', '.join(sorted(FINISHED))}")
     if request.path.endswith("/chat/completions"):
         message = choice.get("message")
-        if not isinstance(message, Mapping):
+        if not is_object(message):
             raise Fault("a choice has no message")
         text = message.get("content")
     else:
@@ -236,7 +236,7 @@ def _check_logprobs(request: Request, choices: Sequence[Mapping[str, Json]]) -> 
         if logprobs is None:
             if echo and wanted is not None and wanted is not False:
                 raise Fault("the answer has no 'logprobs'")
-        elif not isinstance(logprobs, Mapping):
+        elif not is_object(logprobs):
             raise Fault(f"'logprobs' is of type {json_type(logprobs)}, expected object")
         elif "content" in logprobs:
             _check_content(logprobs["content"])
@@ -376,12 +376,12 @@ def _check_content(content: Json) -> None:
     """Check the format of chats: a list of objects."""
     if content is None:
         return
-    if not isinstance(content, list) or not all(isinstance(entry, Mapping) for entry in content):
+    if not isinstance(content, list) or not all(map(is_object, content)):
         raise Fault("'logprobs.content' is not a list of objects")
     _check_numbers([entry.get("logprob") for entry in content], "logprobs.content")
     for entry in content:
         tops = entry.get("top_logprobs")
-        if not isinstance(tops, list | None) or not all(isinstance(top, Mapping) for top in tops or ()):
+        if not isinstance(tops, list | None) or not all(is_object(top) for top in tops or ()):
             raise Fault("'top_logprobs' is not a list of objects")
         best = [top.get("logprob") for top in tops or ()]
         _check_numbers(best, "top_logprobs")

@@ -12,7 +12,7 @@ from operator import is_
 from launcher.core.console import one_line
 from launcher.core.errors import AdapterStop
 from launcher.core.responses import check, token_count
-from launcher.core.types import Handler, Json, Record, Response, Sample, Score, Status
+from launcher.core.types import Handler, Json, Record, Response, Sample, Score, Status, is_object
 from launcher.core.values import made
 from launcher.evaluate.exchange import (
     MAX_QUOTED_CHARACTERS,
@@ -157,7 +157,7 @@ def _ok(body: Json) -> Response:
 
 def _usage(responses: Sequence[Json]) -> Json:
     """Return the usage as the server gave it; of several responses the sums, None where one has no counts."""
-    found = [response.get("usage") if isinstance(response, Mapping) else None for response in responses]
+    found = [response.get("usage") if is_object(response) else None for response in responses]
     if len(found) == 1:
         return found[0]
     counts = {name: [token_count(usage, name) for usage in found] for name in COUNTS}

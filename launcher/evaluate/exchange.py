@@ -16,7 +16,7 @@ from launcher.core import request_id, token_times
 from launcher.core.console import one_line
 from launcher.core.errors import AdapterError, AdapterStop, Failure, ServerAway, TransportError
 from launcher.core.responses import NO_FINISH, checked, error_message, is_page, quoted, refuses, token_count
-from launcher.core.types import GATEWAY, Handler, Json, Request, Response, Sample, Score, Status
+from launcher.core.types import GATEWAY, Handler, Json, Request, Response, Sample, Score, Status, is_object
 from launcher.evaluate.score_clock import ScoreClock
 
 log = logging.getLogger(__name__)
@@ -210,7 +210,7 @@ async def _received(handler: Handler, request: Request) -> Response:
 
 
 def _timing(request: Request, response: Response, latency_s: float) -> AnswerTiming:
-    usage = response.body.get("usage") if isinstance(response.body, Mapping) else None
+    usage = response.body.get("usage") if is_object(response.body) else None
     prompt, completion = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
     if request.body.get("echo"):
         return AnswerTiming(latency_s, prompt, completion, _prompts(request.body.get("prompt")))

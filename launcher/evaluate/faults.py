@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from launcher.core.errors import TaskError
-from launcher.core.types import Json, Request, Sample, Score, Status
+from launcher.core.types import Json, Request, Sample, Score, Status, is_object
 from launcher.stats.metric import Metric
 from launcher.tasks.base import Task
 
@@ -27,7 +27,7 @@ def fault_of(score: object, task: Task) -> str | None:
         return f"its status is {score.status!r}, expected a Status"
     if not isinstance(score.reason, str | None):
         return f"its reason is {score.reason!r}, expected a text or None"
-    if not isinstance(score.scores, Mapping):
+    if not is_object(score.scores):
         return f"its scores are {score.scores!r}, expected a mapping from metrics to values"
     return _of_scores(score, task.metrics) or _not_json("its prediction", score.prediction)
 
@@ -68,7 +68,7 @@ def _check_requests(sample: Sample) -> None:
         raise TaskError(f"sample '{sample.id}' has no request")
     for request in sample.requests:
         fault = _not_json("request", request.body)
-        if fault is not None or not isinstance(request.body, Mapping):
+        if fault is not None or not is_object(request.body):
             raise TaskError(f"sample '{sample.id}': {fault or 'the body of a request is not a mapping'}")
 
 

@@ -7,7 +7,7 @@ import json
 import os
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from itertools import chain
 from pathlib import Path
@@ -101,13 +101,16 @@ class Journal:
     ) -> None:
         self._file.close()
 
-    def add(self, record: Record) -> None:
-        """Append a record, unbuffered. Raises `StorageError`."""
+    def add(self, *records: Record) -> None:
+        """Append records, unbuffered. Raises `StorageError`, after writing those before the first that does not fit."""
         self._check(LEASE_AGE_S)
-        line = _redacted(record)
-        with storing(self.path):
-            self._append(line)
-        self._lines.note(record.key, len(line))
+        lines: list[tuple[str, bytes]] = []
+        try:
+            for record in records:
+                lines.append((record.key, _redacted(record)))
+        finally:  # one that is no JSON takes none before it along
+            with storing(self.path):
+                self._append(lines)
 
     @property
     def keys(self) -> KeyTable:
@@ -119,9 +122,21 @@ class Journal:
         """The samples that earlier sessions finished."""
         return self._lines.finished
 
-    def _append(self, line: bytes) -> None:
-        """Write a line whole or not at all: shorter lines may still fit on the disk."""
-        if self._file.write(line) != len(line):
+    def _append(self, lines: Sequence[tuple[str, bytes]]) -> None:
+        """Write lines, each whole or not at all; where they do not fit together, one by one."""
+        try:
+            self._write(b"".join([line for _, line in lines]))
+        except OSError:
+            if len(lines) < 2:
+                raise
+            for each in lines:
+                self._append([each])
+        else:
+            for key, line in lines:
+                self._lines.note(key, len(line))
+
+    def _write(self, data: bytes) -> None:
+        if data and self._file.write(data) != len(data):
             self._file.truncate(self._lines.end)
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from launcher.core.responses import token_count
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Handler, Json, Request, Response, is_object
 from launcher.settings.budget import Budget
 
 COUNTS = ("prompt_tokens", "completion_tokens")
@@ -42,7 +42,7 @@ class Meter:
         return handle
 
     def _count(self, request: Request, response: Response, endpoint: str) -> None:
-        usage = response.body.get("usage") if isinstance(response.body, Mapping) else None
+        usage = response.body.get("usage") if is_object(response.body) else None
         found = {name: token_count(usage, name) for name in COUNTS}
         missing = any(count is None for count in found.values())
         if missing:

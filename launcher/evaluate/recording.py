@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, replace
+from typing import NamedTuple
 
 from launcher.core.traffic import Traffic
 from launcher.core.types import Json, Pause, Record, Status
@@ -15,9 +17,23 @@ from launcher.evaluate.meter import Meter
 from launcher.evaluate.progress import Progress
 from launcher.evaluate.statistics import Throughput
 
+TOGETHER = 64
+"""No more records than these wait to be written."""
+
+
+class Kept(NamedTuple):
+    """A record to be written; ``corrects`` says that its sample was shown as failed."""
+
+    record: Record
+    corrects: bool
+
 
 class Recorder:
-    """The journal of a session, what its answers cost and how long they took, and its progress."""
+    """The journal of a session, what its answers cost and how long they took, and its progress.
+
+    Records of samples that end in one turn of the event loop are written together. They are shown after that, so that a
+    killed process loses nothing that was shown.
+    """
 
     def __init__(
         self,
@@ -30,6 +46,8 @@ class Recorder:
         self._journal, self._meter, self._progress, self._failed = journal, meter, progress, failed
         self._traffic = traffic or Traffic()
         self._throughput = Throughput()
+        self._waiting: list[Kept] = []
+        self._some = asyncio.Event()
 
     @property
     def exhausted(self) -> str | None:
@@ -52,20 +70,36 @@ class Recorder:
                 self._throughput.add(timing)
 
     def keep(self, record: Record, first: Record | None) -> None:
-        """Write and show a record; ``first`` is that of the first attempt, if there was one."""
+        """Take a record, which `writing` writes; ``first`` is that of the first attempt, if there was one."""
         spent = self._meter.taken(record.key)
         record = record if spent is None else replace(record, spent=spent)
-        self._journal.add(record)
-        if self._failed is not None:
-            self._failed.ended(record)
-        if first is not None and first.status is Status.failed:
-            self._progress.corrected(record)
-        else:
-            self._progress.advanced(record)
+        self._waiting.append(Kept(record, first is not None and first.status is Status.failed))
+        self._some.set()
+        if len(self._waiting) >= TOGETHER:
+            self.write()
+
+    async def writing(self) -> None:
+        """Write what is kept until this is cancelled. Raises what `write` does."""
+        while True:
+            await self._some.wait()
+            self._some.clear()
+            self.write()
+
+    def write(self) -> None:
+        """Write and show what is kept so far. Raises `StorageError` and `TakenOver`."""
+        waiting, self._waiting = self._waiting, []
+        self._journal.add(*[kept.record for kept in waiting])
+        for record, corrects in waiting:
+            if self._failed is not None:
+                self._failed.ended(record)
+            self._progress.corrected(record) if corrects else self._progress.advanced(record)
 
     def close(self, order: Iterable[int], facts: Mapping[str, Json], *, is_whole: bool = False) -> None:
         """Write the samples in their ``order``, which has all if it ``is_whole``, and what is known of the session."""
-        self._progress.finished()
+        try:
+            self.write()
+        finally:
+            self._progress.finished()
         self._journal.close(order, {**facts, "spent": self._meter.spent}, is_whole=is_whole)
 
     def measured(self, pauses: Sequence[Pause], figures: Mapping[str, Json] | None = None) -> dict[str, Json]:

@@ -122,10 +122,11 @@ class _Session:
         """Score all samples; return the reason if that stopped early."""
         try:
             async with asyncio.TaskGroup() as group:
-                guards = [group.create_task(guard()) for guard in self._guards()]
+                guards = [group.create_task(guard()) for guard in (*self._guards(), self._recorder.writing)]
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(concurrency):
                         workers.create_task(self._work())
+                self._recorder.write()
                 for guard in guards:
                     guard.cancel()
         except ExceptionGroup as group:

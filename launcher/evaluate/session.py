@@ -64,10 +64,11 @@ class Session:
         self._source.on_change(samples.wake)
         try:
             async with asyncio.TaskGroup() as group:
-                guards = [group.create_task(guard()) for guard in self._asker.guards]
+                guards = [group.create_task(guard()) for guard in (*self._asker.guards, self._recorder.writing)]
                 async with asyncio.TaskGroup() as workers:
                     for _ in range(self._concurrency.most):
                         workers.create_task(self._work(samples))
+                self._recorder.write()
                 for guard in guards:
                     guard.cancel()
         except ExceptionGroup as group:

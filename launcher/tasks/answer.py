@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from launcher.core.console import one_line
-from launcher.core.types import Json, Response, Score, Status
+from launcher.core.types import Json, Response, Score, Status, is_object
 
 
 def text_of(response: Response, *, accept_truncated: bool = False) -> str | Score:
@@ -24,7 +24,7 @@ def text_of(response: Response, *, accept_truncated: bool = False) -> str | Scor
     if choice is None:
         return Score(Status.failed, reason="the answer has no choice with a text or a message")
     finish, message = choice.get("finish_reason"), choice.get("message")
-    refusal = message.get("refusal") if isinstance(message, Mapping) else None
+    refusal = message.get("refusal") if is_object(message) else None
     if finish == "content_filter" or refusal:
         return Score(Status.refused, reason=one_line(str(refusal or "stopped by the content filter")))
     if choice.get("reasoning_unfinished"):
@@ -40,9 +40,9 @@ def text_of(response: Response, *, accept_truncated: bool = False) -> str | Scor
 
 
 def _first_choice(body: Json) -> Mapping[str, Json] | None:
-    choices = body.get("choices") if isinstance(body, Mapping) else None
-    if not isinstance(choices, list) or not choices or not isinstance(choices[0], Mapping):
+    choices = body.get("choices") if is_object(body) else None
+    if not isinstance(choices, list) or not choices or not is_object(choices[0]):
         return None
-    choice = next((c for c in choices if isinstance(c, Mapping) and c.get("index") == 0), choices[0])
-    shaped = isinstance(choice.get("message"), Mapping) or "text" in choice
+    choice = next((c for c in choices if is_object(c) and c.get("index") == 0), choices[0])
+    shaped = is_object(choice.get("message")) or "text" in choice
     return choice if shaped else None

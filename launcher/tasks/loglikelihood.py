@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 
 from launcher.core.prompt_logprobs import NOT_GIVEN, Misaligned, Span, Spans, aligned, not_echoed
 from launcher.core.responses import MERGED
-from launcher.core.types import Json
+from launcher.core.types import Json, is_object
 
 NOT_STORED = (
     "the log-probabilities of this part of the prompt are not stored; "
@@ -52,7 +52,7 @@ def is_greedy(choice: Mapping[str, Json], prompt: str, start: int) -> bool:
     best = logprobs.get("top_logprobs")
     if not isinstance(best, list) or len(best) < len(found):
         raise NoLogprobs(NOT_STORED if MERGED in logprobs else "'top_logprobs' does not have an entry per token")
-    tops = [max(top.values()) if isinstance(top, Mapping) and top else None for top in best]
+    tops = [max(top.values()) if is_object(top) and top else None for top in best]
     pairs = zip(*(_counted_of(each, found, start, logprobs) for each in (values, tops)), strict=True)
     return all(value >= top for value, top in pairs)
 
@@ -63,7 +63,7 @@ def echoed(choice: Mapping[str, Json], prompt: str) -> tuple[list[Json], list[Sp
     fault = not_echoed(text, prompt)
     if fault or not isinstance(text, str):
         raise NoLogprobs(fault)
-    if not isinstance(logprobs, Mapping):
+    if not is_object(logprobs):
         raise NoLogprobs("the answer has no 'logprobs'")
     values, offsets = logprobs.get("token_logprobs"), logprobs.get("text_offset")
     if not isinstance(values, list) or not isinstance(offsets, list) or len(values) != len(offsets):
@@ -125,7 +125,7 @@ def of_tokens(choice: Mapping[str, Json], prompt_tokens: int, context_tokens: in
     must have one for each token of the prompt and one for a generated token. Raises `NoLogprobs` for any other number.
     """
     logprobs = unmerged(choice, context_tokens).get("logprobs")
-    if not isinstance(logprobs, Mapping):
+    if not is_object(logprobs):
         raise NoLogprobs("the answer has no 'logprobs'")
     check_number(logprobs, "token_logprobs", prompt_tokens)
     found = logprobs["token_logprobs"][context_tokens:-1]
@@ -140,7 +140,7 @@ def unmerged(choice: Mapping[str, Json], context_tokens: int) -> Mapping[str, Js
     Raises `NoLogprobs` where fewer than the merged tokens are context.
     """
     logprobs = choice.get("logprobs")
-    if not isinstance(logprobs, Mapping) or MERGED not in logprobs:
+    if not is_object(logprobs) or MERGED not in logprobs:
         return choice
     size = logprobs[MERGED]
     if type(size) is not int or size > context_tokens:

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import fields
 
 import pytest
 
 from launcher.core.errors import AdapterError, Failure, ServerAway, TransportError
-from launcher.core.types import Response, Status
+from launcher.core.types import Record, Response, Status
 from launcher.evaluate.ask import ask
 from tests.evaluate.evaluation_server import Echoes
 
@@ -51,6 +52,7 @@ async def test_each_end_has_one_status_and_a_reason(answer, status, symptom, rea
     assert found.record.responses == (getattr(answer, "body", None),)
     assert bool(found.record.scores) == (status is Status.scored)
     assert found.record.latency_s >= 0
+    assert {*vars(found.record)} == {field.name for field in fields(Record)}
 
 
 async def test_cancellation_is_no_end():

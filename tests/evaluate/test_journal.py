@@ -168,8 +168,8 @@ def test_a_session_that_was_overtaken_before_it_opens_the_journal_does_not_open_
     assert not (tmp_path / "journal.json").exists()
 
 
-def limited(folder: Path, bytes_: int) -> str:
-    """Add lines in a process whose files may not grow over a size, until it cannot; return what it says of that."""
+def limited(folder: Path, bytes_: int, together: int) -> str:
+    """Add lines in a process whose files may not grow over a size, some at once; return what it says of the last."""
     code = f"""
 import resource, signal
 from pathlib import Path
@@ -181,9 +181,9 @@ made = lambda i: Record("t", str(i), 0, ({{}},), ("x" * (7 * i % 90),), None, No
 with Journal(Path({str(folder)!r}), {{}}) as journal:
     resource.setrlimit(resource.RLIMIT_FSIZE, ({bytes_}, {bytes_}))
     refused = 0
-    for number in range(200):
+    for number in range(0, 200, {together}):
         try:
-            journal.add(made(number))
+            journal.add(*map(made, range(number, number + {together})))
         except StorageError as error:
             said, refused = str(error), refused + 1
 print(said)
@@ -192,15 +192,21 @@ print(said)
     return done.stdout
 
 
-@pytest.mark.parametrize("bytes_", [1000, 4097, 9999])
-def test_a_full_disk_leaves_whole_lines_and_is_named(tmp_path: Path, bytes_: int) -> None:
-    said = limited(tmp_path, bytes_)
+@pytest.mark.parametrize(("bytes_", "together"), [(1000, 1), (4097, 8), (9999, 1)])
+def test_a_full_disk_leaves_whole_lines_and_is_named(tmp_path: Path, bytes_: int, together: int) -> None:
+    said = limited(tmp_path, bytes_, together)
     assert said.startswith(f"{tmp_path / 'samples.jsonl'}: cannot be written: ")
     found = keys(tmp_path)
     assert 3 < len(found) < 200
     assert bytes_ - 400 < (tmp_path / "samples.jsonl").stat().st_size <= bytes_
     with Journal(tmp_path, {}) as opened:
         assert finished(opened, set(found))
+
+
+def test_a_record_that_cannot_be_written_takes_none_before_it_along(record, tmp_path: Path) -> None:
+    with Journal(tmp_path, PRINT) as opened, pytest.raises(TypeError):
+        opened.add(record("t/a/0"), record("t/b/0", responses=({1, 2},)), record("t/c/0"))
+    assert keys(tmp_path) == ["t/a/0"]
 
 
 @pytest.mark.parametrize("name", ["samples.jsonl", "journal.json"])
