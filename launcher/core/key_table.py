@@ -80,7 +80,7 @@ class KeySet:
         self._keys, self._flags = keys, bytearray()
 
     def __contains__(self, key: object) -> bool:
-        number = self._keys.find(str(key))
+        number = self._keys.find(str(key)) if self._flags else None
         return number is not None and self.has(number)
 
     def __len__(self) -> int:

@@ -44,14 +44,14 @@ class SecondAttempts:
 
     def first(self, sample: Sample) -> Record | None:
         """Return the record of the first attempt of a sample that is asked once more."""
-        return self._first.get(sample.key)
+        return self._first.get(sample.key) if self._first else None
 
     def joined(self, record: Record) -> Record:
         """Return the record of a sample, after its second attempt that of both.
 
         A truncated answer stands where the second attempt, with more tokens, got none.
         """
-        first = self._first.get(record.key)
+        first = self._first.get(record.key) if self._first else None
         if first is None:
             return record
         if first.status is Status.truncated and record.status in (Status.refused, Status.failed):
@@ -61,7 +61,8 @@ class SecondAttempts:
 
     def forget(self, sample: Sample) -> None:
         """Record that the second attempt of a sample has ended."""
-        self._first.pop(sample.key, None)
+        if self._first:
+            self._first.pop(sample.key, None)
 
 
 def entry(record: Record) -> dict[str, Json]:

@@ -214,7 +214,8 @@ def _timing(request: Request, response: Response, latency_s: float) -> AnswerTim
     prompt, completion = token_count(usage, "prompt_tokens"), token_count(usage, "completion_tokens")
     if request.body.get("echo"):
         return AnswerTiming(latency_s, prompt, completion, _prompts(request.body.get("prompt")))
-    first, each = (token_times.seconds(response.headers, name) for name in (token_times.FIRST, token_times.EACH))
+    headers, seconds = response.headers, token_times.seconds
+    first, each = seconds(headers, token_times.FIRST), seconds(headers, token_times.EACH)
     return AnswerTiming(latency_s, prompt, completion, 0, first, each)
 
 

@@ -170,6 +170,8 @@ def overridden(request: Request, settings: Evaluate, before: int, index: int = 0
     if request.body.get("echo"):
         return request
     own = request.body.get("seed")
+    if own is settings.seed is settings.temperature is settings.max_tokens is None:
+        return request
     given_seed = own + before if isinstance(own, int) else None
     seed = given_seed if settings.seed is None else settings.seed + before + index
     length = "max_completion_tokens" if "max_completion_tokens" in request.body else "max_tokens"

@@ -95,7 +95,7 @@ class Session:
 
     async def _attempt(self, sample: Sample, samples: SampleQueue) -> None:
         result = await self._asker.ask(sample)
-        if not await self._requeue(result, sample, samples):
+        if result.symptom is Symptom.none or not await self._requeue(result, sample, samples):
             self._end(result, sample, samples)
 
     async def _requeue(self, result: SampleResult, sample: Sample, samples: SampleQueue) -> bool:
