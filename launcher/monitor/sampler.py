@@ -42,11 +42,15 @@ MOST = 64
 
 
 class Known(NamedTuple):
-    """A process that was seen: when it started, in ticks since the machine did, its name, and its CPU time in ticks."""
+    """A process that was seen: when it started, in ticks since the machine did, its name, and its CPU time in ticks.
+
+    The name is ``sure`` once it was read twice: a child has its parent's command until it runs its own.
+    """
 
     started: int
     name: str
     ticks: int
+    sure: bool
 
 
 class Processes:
@@ -73,8 +77,8 @@ class Processes:
             self._known.pop(pid, None)
             return None if known is None else _described(known.name, pid, ENDED)
         ticks = int(stat[11]) + int(stat[12])
-        name = known.name if known is not None else self._name(pid, int(stat[1]))
-        self._known[pid] = Known(started, name, ticks)
+        name = known.name if known is not None and known.sure else self._name(pid, int(stat[1]))
+        self._known[pid] = Known(started, name, ticks, sure=known is not None)
         share = 0 if known is None or elapsed_s <= 0 else round((ticks - known.ticks) / TICKS_PER_S / elapsed_s * 100)
         return _described(name, pid, STATES[stat[0]], int(stat[21]) * PAGE_BYTES // MIB, share)
 
@@ -82,6 +86,8 @@ class Processes:
         if pid == self._root:
             return "launcher"
         module = _module(pid)
+        if module and module == _module(parent):
+            return processes.name(pid)
         if module.endswith("megatron.worker"):
             return f"rank {_environment(pid, 'LAUNCHER_RANK') or '?'}"
         if module:

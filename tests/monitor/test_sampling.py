@@ -7,15 +7,16 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import psutil
 import pytest
 
 from launcher.core.reading import ProcessReading
 from launcher.core.restart_budget import RestartBudget
-from launcher.monitor import sampling
+from launcher.monitor import sampler, sampling
 from launcher.monitor.health_file import ProcessChanges
 from launcher.monitor.sampler import Processes
 
@@ -107,6 +108,27 @@ def test_what_stops_and_ends_is_told_once() -> None:
     assert reader.read() == []
 
 
+def test_a_child_of_a_rank_is_no_rank_and_files_of_the_launcher_have_names() -> None:
+    """A child has its parent's command until it runs its own."""
+    rank = [*HOLDING[:-1], f"import os; os.fork(); {HOLDING[-1]}", "-m", "launcher.engines.megatron.worker"]
+    renderer = [*HOLDING, str(Path(sampler.FOLDER.decode()) / "checkpoints/tokenizers/template_worker.py")]
+    environment = os.environ | {"LAUNCHER_RANK": "1"}
+    with held(rank, environment) as first, held(renderer) as second:
+        reader = Processes(os.getpid())
+
+        def names() -> dict[int, str]:
+            return {line["pid"]: line["name"] for line in reader.read()}
+
+        wait_for(lambda: psutil.Process(first.pid).children())
+        [child] = psutil.Process(first.pid).children()
+        for _ in range(2):
+            found = names()
+            assert found[first.pid] == "rank 1"
+            assert found[second.pid] == "chat template"
+            assert not found[child.pid].startswith("rank")
+        child.kill()
+
+
 def test_changes_of_what_a_server_needs_are_events() -> None:
     changes = ProcessChanges()
 
@@ -128,9 +150,11 @@ def _state(reader: Processes, pid: int) -> str:
 
 
 @contextmanager
-def held() -> Iterator[subprocess.Popen[bytes]]:
+def held(
+    words: Sequence[str] = HOLDING, environment: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
     """Run a program that waits."""
-    with subprocess.Popen(HOLDING, stdin=subprocess.PIPE) as program:
+    with subprocess.Popen(words, stdin=subprocess.PIPE, env=environment) as program:
         try:
             yield program
         finally:
