@@ -1,6 +1,6 @@
 """Compare the cost of our proxy with that of others, side by side in one run.
 
-    python benchmarks/proxy.py [--rounds 3] [--seconds 4] [--connections 1 64 512] [--only ours nemo]
+    python benchmarks/proxy.py [--rounds 2] [--seconds 2] [--connections 1 64 512] [--only ours nemo]
         [--kinds json sse16 sse] [--nemo PYTHON] [--litellm PYTHON]
     python benchmarks/proxy.py --delay
     python benchmarks/proxy.py --soak 600
@@ -8,8 +8,9 @@
 The upstream gives a constant answer. JSON comes from nginx where it is installed. Streams of 64 server-sent events come
 from a process of this file, and so does JSON without nginx. Their events come 16 at a time (``sse16``), or each by
 itself (``sse``), as fast as the upstream can. ``wrk`` asks. What counts is the user and system time of the proxy's
-processes. The proxies take turns, in alternating order. Each figure is the median over the rounds, and so is each
-ratio, of figures within one round. A proxy that is not installed is left out with the reason.
+processes. All proxies run, and take turns, in alternating order. Each figure is the median over the rounds, and so is
+each ratio, of figures within one round. A proxy that is not installed is left out with the reason. The defaults take
+four minutes.
 
 ``--nemo`` names the Python of an environment with nemo-evaluator 0.3.0, which needs Python 3.12; ``--litellm`` that of
 one with litellm[proxy]. NeMo Evaluator collects a stream: it sends no byte of it before its end.
@@ -105,6 +106,22 @@ class Cost:
     per_s: float
     p99_ms: float
     failures: str
+
+
+@dataclass(frozen=True)
+class Running:
+    """A proxy: its port, and the processes whose time counts, with their children."""
+
+    port: int
+    pids: Sequence[int]
+
+    def cpu_s(self) -> float:
+        found = [psutil.Process(pid) for pid in self.pids]
+        family = [*found, *(child for each in found for child in each.children(recursive=True))]
+        return sum(sum(each.cpu_times()[:2]) for each in family)
+
+    def memory_mib(self) -> float:
+        return sum(psutil.Process(pid).memory_info().rss for pid in self.pids) / 2**20
 
 
 def events() -> list[bytes]:
@@ -231,25 +248,27 @@ def _nginx_file(folder: Path, name: str, body: str) -> str:
 
 
 @contextmanager
-def ours(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple[int, int]]:
+def ours(upstream: int, chain: str, folder: Path, python: str) -> Iterator[Running]:
     adapters: list[Adapter] = [SystemMessage(text="Be brief."), Payload(add={"top_p": 1}), Reasoning()]
     endpoint = Endpoint(f"http://127.0.0.1:{upstream}/v1", "m", "external", "x", is_builtin=False)
     place = Path(tempfile.mkdtemp(dir=folder))
     mounted = Mounted(endpoint, adapters if chain == "chain" else [], None, place / "adapters", place / "log")
+    others = _workers()
     with listening(Proxy()) as listener, running(Proxy(), listener, mounted, KEY) as supervisor:
-        yield int(supervisor.url.rpartition(":")[2].removesuffix("/v1")), os.getpid()
+        port = int(supervisor.url.rpartition(":")[2].removesuffix("/v1"))
+        yield Running(port, sorted(_workers() - others))
 
 
 @contextmanager
-def nemo(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple[int, int]]:
+def nemo(upstream: int, chain: str, folder: Path, python: str) -> Iterator[Running]:
     script, port = folder / "nemo.py", free_port()
     script.write_text(NEMO)
     with process([python, str(script), str(port), str(upstream), chain], port) as pid:
-        yield port, pid
+        yield Running(port, [pid])
 
 
 @contextmanager
-def litellm(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple[int, int]]:
+def litellm(upstream: int, chain: str, folder: Path, python: str) -> Iterator[Running]:
     config, port = folder / "litellm.yaml", free_port()
     parameters = {"model": "openai/m", "api_base": f"http://127.0.0.1:{upstream}/v1", "api_key": "x"}
     config.write_text(json.dumps({"model_list": [{"model_name": "m", "litellm_params": parameters}]}))
@@ -265,25 +284,18 @@ def litellm(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tu
     with process(
         command, port, LITELLM_LOCAL_MODEL_COST_MAP="True", LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY="true"
     ) as pid:
-        yield port, pid
+        yield Running(port, [pid])
 
 
 @contextmanager
-def nginx(upstream: int, chain: str, folder: Path, python: str) -> Iterator[tuple[int, int]]:
+def nginx(upstream: int, chain: str, folder: Path, python: str) -> Iterator[Running]:
     port = free_port()
     file = _nginx_file(folder, f"forward-{port}", FORWARD.format(port=upstream, own=port))
     with process([python, "-c", file], port) as pid:
-        yield port, pid
+        yield Running(port, [pid])
 
 
-def cpu_s(pid: int, *, children_only: bool) -> float:
-    family = psutil.Process(pid).children(recursive=True)
-    if not children_only:
-        family.append(psutil.Process(pid))
-    return sum(sum(each.cpu_times()[:2]) for each in family)
-
-
-def load(port: int, connections: int, seconds: float, kind: str, folder: Path) -> tuple[int, str]:
+def load(port: int, connections: int, seconds: int, kind: str, folder: Path) -> tuple[int, str]:
     """Ask for some seconds; return the number of answers, and what wrk printed."""
     script = folder / f"{kind}.lua"
     body = {"model": "m", "messages": [{"role": "user", "content": "hello " * 60}], "max_tokens": 128}
@@ -292,23 +304,17 @@ def load(port: int, connections: int, seconds: float, kind: str, folder: Path) -
         f"wrk.method='POST'\nwrk.body=[[{json.dumps(body)}]]\nwrk.headers['Content-Type']='application/json'\n"
         f"wrk.headers['Authorization']='Bearer {KEY}'\n"
     )
-    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds:g}s", "--latency", "--timeout", "30s", "-s", str(script)]
+    command = ["wrk", "-t1", f"-c{connections}", f"-d{seconds}s", "--latency", "--timeout", "30s", "-s", str(script)]
     done = subprocess.run([*command, f"http://127.0.0.1:{port}{PATH}"], capture_output=True, text=True, check=True)
     count = re.search(r"(\d+) requests in", done.stdout)
     assert count is not None, done.stdout
     return int(count[1]), done.stdout
 
 
-def measured(
-    proxy: Any, upstream: int, chain: str, kind: str, connections: int, seconds: float, folder: Path, python: str
-) -> Cost:
-    own = proxy is ours
-    with proxy(upstream, chain, folder, python) as (port, pid):
-        load(port, connections, 1, kind, folder)
-        # Of ours the supervisor is this process, whose children are the workers; the upstreams are children, too.
-        before, start = _cost(pid, own), time.monotonic()
-        count, said = load(port, connections, seconds, kind, folder)
-        spent, elapsed = _cost(pid, own) - before, time.monotonic() - start
+def measured(proxy: Running, kind: str, connections: int, seconds: int, folder: Path) -> Cost:
+    before, start = proxy.cpu_s(), time.monotonic()
+    count, said = load(proxy.port, connections, seconds, kind, folder)
+    spent, elapsed = proxy.cpu_s() - before, time.monotonic() - start
     p99 = re.search(r"99%\s+([\d.]+)(us|ms|s)", said)
     assert p99 is not None, said
     scale = {"us": 1e-3, "ms": 1.0, "s": 1e3}[p99[2]]
@@ -317,14 +323,9 @@ def measured(
     )
 
 
-def _cost(pid: int, own: bool) -> float:
-    if not own:
-        return cpu_s(pid, children_only=False)
-    return sum(sum(each.cpu_times()[:2]) for each in _workers(pid))
-
-
-def _workers(pid: int) -> list[psutil.Process]:
-    return [p for p in psutil.Process(pid).children() if "launcher.proxy.worker" in " ".join(p.cmdline())]
+def _workers() -> set[int]:
+    """Return the processes of our proxies, which are children of this one."""
+    return {p.pid for p in psutil.Process().children() if "launcher.proxy.worker" in " ".join(p.cmdline())}
 
 
 def available(asked: argparse.Namespace) -> dict[str, tuple[Any, str]]:
@@ -346,29 +347,35 @@ def available(asked: argparse.Namespace) -> dict[str, tuple[Any, str]]:
 
 
 def compare(asked: argparse.Namespace, folder: Path) -> None:
-    proxies = available(asked)
+    found = available(asked)
     with upstreams(folder, asked.kinds) as ports:
         for kind in asked.kinds:
-            for connections in asked.connections:
-                table(asked, folder, proxies, ports[kind], kind, connections)
+            with proxies(found, ports[kind], kind, folder) as rows:
+                for connections in asked.connections:
+                    table(asked, folder, rows, kind, connections)
+
+
+@contextmanager
+def proxies(
+    found: dict[str, tuple[Any, str]], upstream: int, kind: str, folder: Path
+) -> Iterator[dict[tuple[str, str], Running]]:
+    """Run all proxies, with the empty chain and with ours and NeMo Evaluator's; each has been asked for a second."""
+    names = [(name, chain) for name in found for chain in CHAINS if chain == "empty" or name in ("ours", "nemo")]
+    with ExitStack() as stack:
+        rows = {(n, c): stack.enter_context(found[n][0](upstream, c, folder, found[n][1])) for n, c in names}
+        for each in rows.values():
+            load(each.port, 64, 1, kind, folder)
+        yield rows
 
 
 def table(
-    asked: argparse.Namespace,
-    folder: Path,
-    proxies: dict[str, tuple[Any, str]],
-    upstream: int,
-    kind: str,
-    connections: int,
+    asked: argparse.Namespace, folder: Path, rows: dict[tuple[str, str], Running], kind: str, connections: int
 ) -> None:
     """Measure all proxies under one load, and print one row for each."""
-    rows = [(name, chain) for name in proxies for chain in CHAINS if chain == "empty" or name in ("ours", "nemo")]
     costs: dict[tuple[str, str], list[Cost]] = {row: [] for row in rows}
     for number in range(asked.rounds):
-        for name, chain in rows if number % 2 == 0 else reversed(rows):
-            proxy, program = proxies[name]
-            seconds = asked.seconds
-            costs[name, chain].append(measured(proxy, upstream, chain, kind, connections, seconds, folder, program))
+        for row in rows if number % 2 == 0 else reversed(rows):
+            costs[row].append(measured(rows[row], kind, connections, asked.seconds, folder))
     print(f"\n{kind}, {connections} connections: medians of {asked.rounds} rounds")
     print("| proxy | adapters | per CPU-second | per second | p99 | of NeMo's, per CPU-second | of NeMo's p99 |")
     print("|---|---|---|---|---|---|---|")
@@ -376,7 +383,7 @@ def table(
         others = costs.get(("nemo", chain), [])
         figures = [statistics.median(getattr(c, field) for c in found) for field in ("per_cpu_s", "per_s", "p99_ms")]
         ratios = [
-            statistics.median(getattr(a, field) / getattr(b, field) for a, b in zip(found, others, strict=True))
+            statistics.median(_ratio(getattr(a, field), getattr(b, field)) for a, b in zip(found, others, strict=True))
             for field in ("per_cpu_s", "p99_ms")
         ] if others else []  # fmt: skip
         shown = [f"{ratio:.2f}" for ratio in ratios] or ["", ""]
@@ -385,6 +392,12 @@ def table(
         )
         for failure in {c.failures for c in found if c.failures}:
             print(f"  {name}, {chain}: {failure}")
+    sys.stdout.flush()
+
+
+def _ratio(one: float, other: float) -> float:
+    """Return a ratio; a proxy that answered nothing in the time has none."""
+    return one / other if other else float("nan")
 
 
 def soak(asked: argparse.Namespace, folder: Path) -> None:
@@ -392,11 +405,11 @@ def soak(asked: argparse.Namespace, folder: Path) -> None:
     grown = []
     with upstreams(folder, asked.kinds) as ports:
         for kind in asked.kinds:
-            with ours(ports[kind], "chain", folder, "") as (port, pid):
+            with ours(ports[kind], "chain", folder, "") as proxy:
                 memory = []
                 for _ in range(10):
-                    load(port, 64, asked.soak / 10 / len(asked.kinds), kind, folder)
-                    memory.append(sum(each.memory_info().rss for each in _workers(pid)) / 2**20)
+                    load(proxy.port, 64, max(1, asked.soak // 10 // len(asked.kinds)), kind, folder)
+                    memory.append(proxy.memory_mib())
             print(f"{kind}: MiB after each tenth: {' '.join(f'{each:.1f}' for each in memory)}", flush=True)
             if memory[-1] > GROWTH * memory[1]:
                 grown.append(kind)
@@ -412,8 +425,8 @@ def delay(asked: argparse.Namespace, folder: Path) -> None:
         _print_delays("none", "", ports["slow"])
         for name, (proxy, program) in available(asked).items():
             for chain in CHAINS if name in ("ours", "nemo") else CHAINS[:1]:
-                with proxy(ports["slow"], chain, folder, program) as (port, _):
-                    _print_delays(name, chain, port)
+                with proxy(ports["slow"], chain, folder, program) as running_proxy:
+                    _print_delays(name, chain, running_proxy.port)
 
 
 def _print_delays(name: str, chain: str, port: int) -> None:
@@ -442,14 +455,14 @@ def _delays_ms(port: int) -> list[float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--rounds", type=int, default=2)
+    parser.add_argument("--seconds", type=int, default=2)
     parser.add_argument("--connections", type=int, nargs="+", default=[1, 64, 512])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
     parser.add_argument("--only", nargs="+", default=[])
     parser.add_argument("--nemo", default="")
     parser.add_argument("--litellm", default="")
-    parser.add_argument("--soak", type=float, default=0)
+    parser.add_argument("--soak", type=int, default=0)
     parser.add_argument("--delay", action="store_true")
     parser.add_argument("--serve", nargs=2, help=argparse.SUPPRESS)
     asked = parser.parse_args()
