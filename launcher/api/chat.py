@@ -15,6 +15,7 @@ from launcher.api.logprobs import for_chat
 from launcher.api.request_schema import ChatRequest, Message
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_tokens, choices, token_limit
 from launcher.api.service import Service, service_of
+from launcher.api.structured import grammar_of
 from launcher.api.threads import run_in_template_thread, run_in_thread_if_large
 from launcher.asgi.errors import clipped, invalid
 from launcher.core.tokenizer import NoChatTemplate, Rendering, Tokenizer
@@ -29,7 +30,8 @@ async def create_chat_completion(request: Request) -> Response:
     check_bias(body, service.engine)
     check_choices(body, 1, service.engine)
     prompt = await render(body.messages, body.rendering(), service.engine.tokenizer)
-    return await answer(request, service, _job(body, prompt, service))
+    grammar = await grammar_of(body, service.engine)
+    return await answer(request, service, _job(body, prompt, service, grammar))
 
 
 async def render(messages: Sequence[Message], how: Rendering, tokenizer: Tokenizer) -> Prompt:
@@ -53,7 +55,7 @@ async def render(messages: Sequence[Message], how: Rendering, tokenizer: Tokeniz
     return await run_in_thread_if_large(len(text), lambda: tuple(tokenizer.encode(text, special=False)))
 
 
-def _job(body: ChatRequest, prompt: Prompt, service: Service) -> GenerationJob:
+def _job(body: ChatRequest, prompt: Prompt, service: Service, grammar: str | None) -> GenerationJob:
     engine = service.engine
     check_tokens(prompt, engine, "messages")
     if not prompt:
@@ -62,7 +64,7 @@ def _job(body: ChatRequest, prompt: Prompt, service: Service) -> GenerationJob:
     id = f"chatcmpl-{secrets.token_hex(12)}"
     top = _alternatives(body)
     return GenerationJob(
-        choices(body, [prompt], [limit], id=id, logprobs=top),
+        choices(body, [prompt], [limit], id=id, logprobs=top, grammar=grammar),
         ChatFormatter(id, int(time.time()), service.name(body.model), engine.tokenizer, top),
         Usage(len(prompt)),
         stream=body.stream,

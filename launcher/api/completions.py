@@ -16,6 +16,7 @@ from launcher.api.logprobs import for_completions
 from launcher.api.request_schema import CompletionRequest
 from launcher.api.sampling import Prompt, check_bias, check_choices, check_length, check_tokens, choices, token_limit
 from launcher.api.service import Service, service_of
+from launcher.api.structured import grammar_of
 from launcher.api.threads import run_in_thread_if_large
 from launcher.asgi.errors import invalid
 from launcher.core.types import Json
@@ -28,11 +29,12 @@ async def create_completion(request: Request) -> Response:
     service = service_of(request)
     body = await service.read(request, CompletionRequest)
     service.name(body.model)
-    job = await run_in_thread_if_large(sum(map(len, body.prompt)), lambda: _job(body, service))
+    grammar = await grammar_of(body, service.engine)
+    job = await run_in_thread_if_large(sum(map(len, body.prompt)), lambda: _job(body, service, grammar))
     return await answer(request, service, job)
 
 
-def _job(body: CompletionRequest, service: Service) -> GenerationJob:
+def _job(body: CompletionRequest, service: Service, grammar: str | None) -> GenerationJob:
     engine = service.engine
     check_bias(body, engine)
     check_choices(body, len(body.prompt), engine)
@@ -43,7 +45,7 @@ def _job(body: CompletionRequest, service: Service) -> GenerationJob:
     echoes = [echoed(p, text, engine.tokenizer) for p, text in zip(prompts, texts, strict=True)] if body.echo else ()
     id = f"cmpl-{secrets.token_hex(12)}"
     return GenerationJob(
-        choices(body, prompts, limits, id=id, logprobs=body.logprobs, echoes=echoes),
+        choices(body, prompts, limits, id=id, logprobs=body.logprobs, echoes=echoes, grammar=grammar),
         CompletionFormatter(id, int(time.time()), service.name(body.model), engine.tokenizer, body.logprobs),
         Usage(sum(map(len, prompts))),
         stream=body.stream,

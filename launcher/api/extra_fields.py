@@ -53,7 +53,7 @@ SAMPLED = Fields(
         # OpenAI
         "audio": (), "function_call": ("none", "auto"), "functions": ([],), "modalities": (["text"],),
         "moderation": (), "parallel_tool_calls": EITHER, "prediction": (), "reasoning_effort": (),
-        "response_format": ({"type": "text"}, {}), "suffix": ("",), "tool_choice": ("none", "auto"), "tools": ([],),
+        "suffix": ("",), "tool_choice": ("none", "auto"), "tools": ([],),
         "verbosity": ("medium",), "web_search_options": (),
         # vLLM
         "add_generation_prompt": (True,), "allowed_token_ids": (), "bad_words": ([],), "chat_template": (),
@@ -65,7 +65,7 @@ SAMPLED = Fields(
         "min_tokens": (0,), "mm_processor_kwargs": ({},), "prompt_embeds": ([],), "prompt_logprobs": (),
         "repetition_penalty": (1,), "return_token_ids": (False,), "return_tokens_as_token_ids": (False,),
         "skip_special_tokens": (True,), "spaces_between_special_tokens": EITHER, "stop_token_ids": ([],),
-        "structured_outputs": (), "truncate_prompt_tokens": (), "use_beam_search": (False,), "vllm_xargs": ({},),
+        "truncate_prompt_tokens": (), "use_beam_search": (False,), "vllm_xargs": ({},),
         # SGLang and TGI
         "ebnf": (), "lora_path": (), "no_stop_trim": (False,), "regex": (), "return_hidden_states": (False,),
         "typical_p": (1,), "watermark": (False,),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, PlainValidator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainValidator, model_validator
 
 from launcher.api.extra_fields import MESSAGE, PART, SAMPLED, STREAM_OPTIONS, TOKENIZE, Fields
 from launcher.asgi.errors import quoted
@@ -114,6 +114,43 @@ class StreamOptions(Body):
     continuous_usage_stats: bool = False
 
 
+class JsonSchema(Body):
+    """The ``json_schema`` of a response format. Its ``schema`` is always held to, as with OpenAI's ``strict``."""
+
+    name: str | None = None
+    description: str | None = None
+    definition: dict[str, Any] | bool = Field(alias="schema")
+    strict: bool | None = None
+
+
+class ResponseFormat(Body):
+    """What an answer is: any text, a JSON object, or JSON of a schema."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+    @model_validator(mode="after")
+    def _has_its_schema(self) -> ResponseFormat:
+        if (self.type == "json_schema") != (self.json_schema is not None):
+            raise ValueError("json_schema belongs to the type 'json_schema', which needs it")
+        return self
+
+
+def _form(value: ResponseFormat | None) -> ResponseFormat | None:
+    """Return None for any text, which is what an answer is without a format."""
+    return None if value is None or value.type == "text" else value
+
+
+class StructuredOutputs(Body):
+    """What an answer must match, with vLLM's names: JSON of a schema, a regular expression, a text, or a grammar."""
+
+    definition: dict[str, Any] | bool | str | None = Field(default=None, alias="json")
+    json_object: bool | None = None
+    regex: str | None = None
+    choice: Annotated[list[str] | None, Field(min_length=1)] = None
+    grammar: str | None = None
+
+
 def _within(name: str) -> Any:
     """Return the constraint of a field with the engine's bounds of ``name``."""
     bounds = SAMPLING_BOUNDS[name]
@@ -154,6 +191,8 @@ class Sampled(Body):
     frequency_penalty: Penalty = 0.0
     logit_bias: Bias = Field(default_factory=dict)
     ignore_eos: bool = False
+    response_format: Annotated[ResponseFormat | None, AfterValidator(_form)] = None
+    structured_outputs: StructuredOutputs | None = None
 
     @property
     def include_usage(self) -> bool:

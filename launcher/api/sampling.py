@@ -28,16 +28,18 @@ def choices(
     id: str,
     logprobs: int | None,
     echoes: Sequence[tuple[bytes, ...]] = (),
+    grammar: str | None = None,
 ) -> list[Choice]:
     """Return ``n`` choices for each prompt, in the order of their index. ``limits`` are the prompts' token limits.
 
-    ``echoes`` are the bytes of the tokens of each prompt, for answers that begin with it.
+    ``echoes`` are the bytes of the tokens of each prompt, for answers that begin with it. The text that is generated
+    matches ``grammar``.
     """
     logs.bind(engine_id=id)  # the engine knows this request by ids that begin so
     found: list[Choice] = []
     for prompt, limit, echo in zip(prompts, limits, echoes or [()] * len(prompts), strict=True):
         for index in range(len(found), len(found) + body.n):
-            sampling = _sampling(body, limit, index, logprobs, bool(echo))
+            sampling = _sampling(body, limit, index, logprobs, bool(echo), grammar)
             # A stop string may end the text at any token, so that each token is checked as soon as it is generated.
             generation = GenerationRequest(
                 f"{id}-{index}", prompt, sampling, final_only=not body.stream and not body.stop
@@ -126,7 +128,7 @@ def _requested_limit(body: Sampled) -> tuple[str, int | None]:
     return ("max_tokens", old) if new is None else ("max_completion_tokens", new)
 
 
-def _sampling(body: Sampled, limit: int, index: int, logprobs: int | None, echo: bool) -> Sampling:
+def _sampling(body: Sampled, limit: int, index: int, logprobs: int | None, echo: bool, grammar: str | None) -> Sampling:
     only_best = body.top_p == 0
     return Sampling(
         max_tokens=limit,
@@ -140,6 +142,7 @@ def _sampling(body: Sampled, limit: int, index: int, logprobs: int | None, echo:
         logprobs=logprobs,
         prompt_logprobs=logprobs if echo else None,
         ignore_eos=body.ignore_eos,
+        grammar=grammar,
     )
 
 

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar, Literal
+from typing import TYPE_CHECKING, ClassVar, Literal, Protocol
 
 from launcher.core.admission import Admission
 from launcher.core.logs import LogFile
@@ -19,6 +19,9 @@ from launcher.distributed.allocation import Allocation
 from launcher.settings.component import name_of
 from launcher.settings.model import Model, Optimizations, Parallelism
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
@@ -27,7 +30,8 @@ class Sampling:
     ``temperature`` 0 is greedy. ``top_k`` 0 and ``top_p`` 1 are off. ``seed`` makes the tokens independent of the other
     requests in the batch. ``logprobs`` is the number of alternatives to report per generated token (0: only the chosen
     one, None: nothing); ``prompt_logprobs`` is the same for the prompt. Log-probabilities are the model's own, before
-    temperature, penalties and bias. Penalties follow OpenAI's definition (generated tokens only).
+    temperature, penalties, bias and grammar. Penalties follow OpenAI's definition (generated tokens only).
+    ``grammar`` is what the generated text must match, in llguidance's Lark or JSON form.
     """
 
     max_tokens: int = 16
@@ -41,19 +45,39 @@ class Sampling:
     logprobs: int | None = None
     prompt_logprobs: int | None = None
     ignore_eos: bool = False
+    grammar: str | None = None
+
+
+class TokenConstraint(Protocol):
+    """Where one sequence is in its grammar.
+
+    ``error`` says why the grammar cannot be followed any further; the owner of the sequence must fail it then.
+    """
+
+    error: str | None
+
+    def allowed(self) -> Tensor:
+        """Return which tokens may come next, as booleans [vocabulary]."""
+        ...
+
+    def accept(self, token: int) -> None:
+        """Go on by a token that was chosen among those allowed."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     """One sequence to generate: prompt token ids and how to sample. ``id`` is unique while it runs.
 
-    ``final_only``: tokens between the first event and the last may be buffered until the end.
+    ``final_only``: tokens between the first event and the last may be buffered until the end. ``constraint`` follows
+    the grammar, in the process that samples; the engine adds it.
     """
 
     id: str
     prompt: tuple[int, ...]
     sampling: Sampling
     final_only: bool = False
+    constraint: TokenConstraint | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +135,8 @@ class AsyncEngine(ABC):
     model: str
     tokenizer: Tokenizer
     context_length: int
+    grammars: bool = False
+    """Whether it follows ``Sampling.grammar``."""
     capacity: int | None = None
     """The most sequences at the same time, waiting ones included; None without a bound."""
 

@@ -24,6 +24,7 @@ class TritonRunner(AsyncEngine):
         self.tokenizer = engine.tokenizer
         self.context_length = engine.context_length
         self.capacity = engine.capacity
+        self.grammars = engine.grammars
         self._engine = engine
         self._handler = handler
         self._supervisor = supervisor

@@ -53,6 +53,8 @@ def sampling(given: Mapping[str, Json]) -> Sampling:
 def _checked(name: str, value: Json) -> Json:
     if name == "logit_bias":
         return _bias(value)
+    if name == "grammar" and isinstance(value, str | None):
+        return value
     if name not in SAMPLING_BOUNDS:
         raise ValueError(f"{name}: unknown parameter; expected one of id, {', '.join(DEFAULTS)}")
     bounds = SAMPLING_BOUNDS[name]

@@ -97,7 +97,8 @@ class RequestTracker:
     def add(self, request: GenerationRequest) -> TrackedRequest:
         s, number = request.sampling, next(self._next_number)
         prompt_logprobs = [] if s.prompt_logprobs is None else [TokenLogprob(request.prompt[0])]
-        tracked = self._tracked[number] = TrackedRequest(request, SampleRequest(Sampler(s)), prompt_logprobs)
+        sample = SampleRequest(Sampler(s, request.constraint))
+        tracked = self._tracked[number] = TrackedRequest(request, sample, prompt_logprobs)
         self._numbers[request.id] = number
         self._prompt_tokens += len(request.prompt)
         # The last token is never read, so one more than the context fits.

@@ -15,6 +15,7 @@ from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, TokenOutput
 from launcher.engines.runtime.blocks import BlockPool
 from launcher.engines.runtime.driver import Driver, SchedulerInterface
+from launcher.engines.runtime.grammar import Grammars
 from launcher.engines.runtime.output_buffer import join
 from launcher.engines.runtime.scheduler import Scheduler, SchedulerConfig
 from launcher.engines.runtime.step import Executor
@@ -56,6 +57,7 @@ class BatchedAsyncEngine(AsyncEngine):
     """
 
     repairable = False
+    grammars = True
 
     def __init__(
         self,
@@ -72,6 +74,7 @@ class BatchedAsyncEngine(AsyncEngine):
         self.context_length = limits.context_length
         self.capacity = limits.max_sequences + limits.max_queue
         self._limits, self._vocab_size = limits, executor.vocab_size
+        self._grammars = Grammars(tokenizer, executor.vocab_size)
         self._facts = dict(facts)
         self._measured = measured
         self._streams: dict[str, Stream] = {}
@@ -90,10 +93,13 @@ class BatchedAsyncEngine(AsyncEngine):
             raise ValueError(f"id={request.id}: a request with this id is running")
         stream = self._streams[request.id] = Stream(asyncio.get_running_loop())
         try:
+            request = await self._constrained(request)
             self._running().submit(request)
             finished = False
             while not finished:
                 event = _merge(await stream.get())
+                if request.constraint is not None and request.constraint.error is not None:
+                    raise ValueError(f"grammar: {request.constraint.error}")
                 finished = event.finish is not None
                 yield event
         finally:
@@ -162,6 +168,13 @@ class BatchedAsyncEngine(AsyncEngine):
     def _scheduler(self, executor: Executor) -> Scheduler:
         pool, eos_ids = BlockPool(executor.num_blocks), self.tokenizer.eos_ids
         return Scheduler(self._limits, pool, executor.block_size, executor.vocab_size, eos_ids)
+
+    async def _constrained(self, request: GenerationRequest) -> GenerationRequest:
+        """Add what follows the grammar of a request, if it has one. Raises `ValueError` for one that cannot be used."""
+        grammar = request.sampling.grammar
+        if grammar is None:
+            return request
+        return replace(request, constraint=await asyncio.to_thread(self._grammars.constraint, grammar))
 
     def _running(self) -> Driver:
         driver = self._driver

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from functools import cache
 from typing import TYPE_CHECKING
 
-from launcher.engines.base import Sampling, TokenLogprob
+from launcher.engines.base import Sampling, TokenConstraint, TokenLogprob
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -21,23 +21,26 @@ ROWS_AT_ONCE = 128
 
 
 class Sampler:
-    """The state of one sequence's sampling: its settings, its random numbers, and what it has generated."""
+    """The state of one sequence's sampling: its settings, random numbers and grammar, and what it has generated."""
 
-    __slots__ = ("adjusted", "counts", "greedy", "plain", "sampling", "uniform")
+    __slots__ = ("adjusted", "constraint", "counts", "greedy", "plain", "sampling", "uniform")
 
-    def __init__(self, sampling: Sampling) -> None:
+    def __init__(self, sampling: Sampling, constraint: TokenConstraint | None = None) -> None:
         self.sampling = sampling
+        self.constraint = constraint
         self.uniform = random.Random(sampling.seed).random
         self.counts: Counter[int] = Counter()
         self.greedy = sampling.temperature < GREEDY_BELOW
         penalised = sampling.presence_penalty != 0 or sampling.frequency_penalty != 0
         self.adjusted = penalised or bool(sampling.logit_bias)
-        self.plain = self.greedy and not self.adjusted and sampling.logprobs is None
+        self.plain = self.greedy and not self.adjusted and sampling.logprobs is None and constraint is None
 
     def record(self, token: int) -> None:
-        """Count a generated token for the penalties."""
+        """Count a generated token for the penalties, and follow the grammar by it."""
         if self.adjusted:
             self.counts[token] += 1
+        if self.constraint is not None:
+            self.constraint.accept(token)
 
     def offsets(self, vocab_size: int) -> dict[int, float]:
         """Return what to add to the logit of each token: its bias, less its penalties (OpenAI's definition)."""
@@ -145,7 +148,7 @@ def _logprobs(logits: Tensor, targets: Sequence[int], tops: Sequence[int], vocab
 
 def _tokens(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:
     """Choose a token per row; greedy rows share one argmax."""
-    logits = _adjust(logits, samplers)
+    logits = _constrain(_adjust(logits, samplers), samplers)
     tokens: list[int] = logits.argmax(-1).tolist()
     random_rows = [i for i, s in enumerate(samplers) if not s.greedy]
     if random_rows:
@@ -172,6 +175,17 @@ def _adjust(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
         return logits
     at = tuple(torch.tensor(x, device=logits.device) for x in (rows, columns))
     return logits.float().index_put(at, torch.tensor(values, device=logits.device), accumulate=True)
+
+
+def _constrain(logits: Tensor, samplers: Sequence[Sampler]) -> Tensor:
+    """Rule out what the grammar of a row does not allow next; rows without a grammar stay as they are."""
+    allowed = {row: s.constraint.allowed() for row, s in enumerate(samplers) if s.constraint is not None}
+    if not allowed:
+        return logits
+    found = logits.clone()
+    for row, tokens in allowed.items():
+        found[row].masked_fill_(~tokens[: found.shape[1]].to(found.device), float("-inf"))
+    return found
 
 
 def _sample(logits: Tensor, samplers: Sequence[Sampler]) -> list[int]:

@@ -62,7 +62,7 @@ class SequenceState:
         self.max_len = min(context_length, self.prompt_len + sampling.max_tokens)
         self.stop_token_ids = frozenset() if sampling.ignore_eos else eos_ids
         self.tokens = list(request.prompt)
-        self.sample = SampleRequest(Sampler(sampling))
+        self.sample = SampleRequest(Sampler(sampling, request.constraint))
         self.top = None if sampling.prompt_logprobs is None else min(sampling.prompt_logprobs, vocab_size)
         self.prompt_logprobs = [] if self.top is None else [TokenLogprob(self.tokens[0])]
         self.block_hashes: list[BlockHash] = []

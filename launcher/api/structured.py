@@ -1,0 +1,86 @@
+"""Which grammar the text of an answer must match, from ``response_format`` or ``structured_outputs``."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Literal
+
+from launcher.api.request_schema import Sampled, StructuredOutputs
+from launcher.asgi.errors import clipped, invalid
+from launcher.core.types import Json
+from launcher.engines.base import AsyncEngine
+
+WHITESPACE = r"[\x20\x0A\x0D\x09]{0,32}"
+"""White space between the parts of a JSON text has an end, since a model may else go on with it up to its limit."""
+
+
+Kind = Literal["json", "regex", "choice", "grammar"]
+"""How a source says what a text must match, in llguidance's words."""
+
+
+async def grammar_of(body: Sampled, engine: AsyncEngine) -> str | None:
+    """Return the grammar that a request asks for, None for any text. Raises `ApiError` 400 for one that is not taken.
+
+    Compiling takes up to seconds for a large schema, so it runs beside the event loop.
+    """
+    asked = dict(_asked(body))
+    if not asked:
+        return None
+    (param, (kind, source)), *others = asked.items()
+    if others:
+        raise invalid(others[0][0], f"{param} and {others[0][0]} both say what the text must match; give one of them")
+    if not engine.grammars:
+        raise invalid(param, f"{param}: this engine has no model that could follow it")
+    if body.ignore_eos:
+        raise invalid("ignore_eos", f"ignore_eos: the text ends where {param} says; leave one of them out")
+    grammar, problem = await asyncio.to_thread(_compiled, kind, source)
+    if problem:
+        raise invalid(param, f"Invalid '{param}': {clipped(' '.join(problem.split()))}")
+    return grammar
+
+
+def _asked(body: Sampled) -> Iterator[tuple[str, tuple[Kind, str]]]:
+    """Yield each field that asks for a grammar, with the kind of its source and the source."""
+    form = body.response_format
+    if form is not None and form.type == "json_object":
+        yield "response_format", ("json", '{"type": "object"}')
+    if form is not None and form.json_schema is not None:
+        yield "response_format", ("json", json.dumps(form.json_schema.definition))
+    if body.structured_outputs is not None:
+        yield from _outputs(body.structured_outputs)
+
+
+def _outputs(given: StructuredOutputs) -> Iterator[tuple[str, tuple[Kind, str]]]:
+    if given.definition is not None:
+        yield "structured_outputs.json", ("json", _text(given.definition))
+    if given.json_object:
+        yield "structured_outputs.json_object", ("json", '{"type": "object"}')
+    if given.regex is not None:
+        yield "structured_outputs.regex", ("regex", given.regex)
+    if given.choice is not None:
+        yield "structured_outputs.choice", ("choice", json.dumps(given.choice))
+    if given.grammar is not None:
+        yield "structured_outputs.grammar", ("grammar", given.grammar)
+
+
+def _text(schema: Json) -> str:
+    return schema if isinstance(schema, str) else json.dumps(schema)
+
+
+@lru_cache(maxsize=256)
+def _compiled(kind: Kind, source: str) -> tuple[str, str]:
+    """Return the grammar of a source, and what is wrong with it; one of the two is empty."""
+    from llguidance import LLMatcher, grammar_from
+
+    try:
+        if kind == "json":
+            grammar = LLMatcher.grammar_from_json_schema(source, None, {"whitespace_pattern": WHITESPACE})
+        else:
+            grammar = grammar_from(kind, source)
+    except ValueError as error:
+        return "", str(error) or type(error).__name__
+    wrong, said = LLMatcher.validate_grammar_with_warnings(grammar)
+    return ("", said[0]) if wrong else (grammar, "")
