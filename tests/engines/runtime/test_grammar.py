@@ -1,4 +1,4 @@
-"""Grammars: whatever a model prefers, the tokens that are drawn spell a text of the grammar, and then end it."""
+"""Grammars: the tokens that are drawn from any logits spell a text of the grammar, and then end it."""
 
 from __future__ import annotations
 
