@@ -62,9 +62,9 @@ def served_checkpoint(
         found = resolve(model.path).absolute()
     except FileNotFoundError as error:
         raise CheckpointError(f"model.path={model.path}: {error}") from None
-    if not found.exists():
+    if not found.exists() and not model.peft:
         return _on_a_hub(model, server, asked, device, key)
-    if _is_read(found, server):
+    if _is_read(found, server) and not model.peft:
         return ServedCheckpoint(str(found), _dtype(model, server, asked, device), model)
     checkpoint = exporting.opened(model)
     dtype = resolve_dtype(asked, Dtype(checkpoint.architecture.dtype), device)

@@ -29,6 +29,17 @@ def detect(path: Path, bounds: Bounds | None = None) -> Checkpoint:
     raise CheckpointError(f"{path}: not a checkpoint of a known layout (expected {EXPECTED})")
 
 
+def open_model(path: Path, bounds: Bounds | None = None, peft: str | None = None) -> Checkpoint:
+    """Open a checkpoint as `detect` does, with the adapter in the folder ``peft`` merged into it."""
+    base = detect(path, bounds)
+    if peft is None:
+        return base
+    from launcher.checkpoints.peft.adapted import AdaptedCheckpoint
+    from launcher.checkpoints.peft.opening import open_adapter
+
+    return AdaptedCheckpoint(base, open_adapter(peft, base.bounds, path))
+
+
 class Layout(Protocol):
     """A class of checkpoints: says whether a path looks like one of its own, and opens it."""
 

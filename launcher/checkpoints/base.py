@@ -100,6 +100,10 @@ class Checkpoint(ABC):
         """Make the weights ready for `parameter`, and remove what that took."""
         return nullcontext()
 
+    def facts(self) -> dict[str, Json]:
+        """Return what reports and the server say beyond the layout: the adapter that is merged, if any."""
+        return {}
+
     def unread_files(self) -> list[str]:
         """Return the names of files of weights that lie beside the checkpoint's own and are not read."""
         return []

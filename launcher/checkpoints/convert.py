@@ -17,6 +17,10 @@ Read = Callable[[str], "Tensor"]
 """Returns a whole stored tensor by its stored name; raises `KeyError` if there is none."""
 
 
+Wholes = Callable[[str, str], "tuple[list[Tensor], str]"]
+"""Returns the whole tensors that a parameter of Megatron's is joined of, by module and kind, and their description."""
+
+
 @dataclass(frozen=True)
 class Names:
     """Where the weights of each Megatron module are stored, by the module's name.
@@ -51,11 +55,15 @@ def load_into(model: nn.Module, architecture: Architecture, names: Names, read: 
 
     Raises `CheckpointError` naming ``source`` and the tensor that is missing or has another shape.
     """
+    fill(model, architecture, lambda module, kind: _wholes(module, kind, architecture, names, read, source))
+
+
+def fill(model: nn.Module, architecture: Architecture, wholes: Wholes) -> None:
+    """Fill every parameter of this rank's model; ``wholes`` gives what each is joined of. Raises `CheckpointError`."""
     for name, parameter in model.named_parameters():
         module, kind = _global_name(model, name, architecture).rsplit(".", 1)
-        wholes, what = _wholes(module, kind, architecture, names, read, source)
-        value = _own_part(wholes, parameter, _share(model, name), what)
-        parameter.data.copy_(value)
+        found, what = wholes(module, kind)
+        parameter.data.copy_(_own_part(found, parameter, _share(model, name), what))
 
 
 def parameter(module: str, kind: str, architecture: Architecture, names: Names, read: Read, source: str) -> Tensor:

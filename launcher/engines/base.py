@@ -206,9 +206,9 @@ class Engine(ABC):
 
     def fingerprint(self, model: Model) -> str | None:
         """Return ``sha256:...`` over the model's files; None for a model without any. Raises `CheckpointError`."""
-        from launcher.checkpoints import detect
+        from launcher.checkpoints import open_model
 
-        return detect(resolve(model.path), model.bounds).fingerprint() if model.path else None
+        return open_model(resolve(model.path), model.bounds, model.peft).fingerprint() if model.path else None
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
 from launcher.evaluate.populations import populations
 from launcher.export import formats
-from launcher.pipeline import components  # noqa: F401  (registers the components)
+from launcher.pipeline import components, peft  # noqa: F401  (the first registers the components)
 from launcher.pipeline.judge import Judge
 from launcher.proxy.settings import Proxy
 from launcher.settings.cluster import Cluster, Local, Slurm
@@ -202,6 +202,8 @@ def check(run: Run) -> None:
     _check_objective(run)
     _check_watch(run)
     _check_convert(run)
+    if run.mode is not Mode.convert and not run.convert.path:
+        peft.check(run.model, run.engine, run.backend)
     if run.mode in (Mode.run, Mode.watch, Mode.score) and not run.tasks:
         raise UserError(
             f"tasks=[]: mode={run.mode.value} needs at least one task; "

@@ -19,6 +19,7 @@ from launcher.core.types import Json
 from launcher.distributed.allocation import Allocation
 from launcher.engines.base import Deployment, Engine
 from launcher.engines.none import Nothing
+from launcher.pipeline import peft
 from launcher.settings.component import component, name_of
 from launcher.settings.model import Model, Optimizations, Parallelism
 
@@ -147,6 +148,7 @@ class OwnDeployment(Judge):
             raise UserError(f"judge.engine: backend={backend} has an engine of its own; set engine@judge.engine=none")
         if engine in ("megatron", "auto", "huggingface") and not self.model.path:
             raise UserError(f"judge.model.path: engine={engine} needs a checkpoint; give judge.model.path=<folder>")
+        peft.check(self.model, self.engine, self.backend)
         layouts = {self.parallelism.world_size, run_parallelism.world_size}
         groups = all(name_of(each) in ("megatron", "auto") for each in (self.engine, run_engine))
         if groups and layouts != {1} and all(name_of(each) in IN_PROCESS for each in (self.backend, run_backend)):

@@ -33,14 +33,16 @@ class Model:
 
     ``name`` is the model's name in requests. ``path`` is a file or folder, or ``package:<python package>/<file>``;
     empty for engines that need no weights. ``tokenizer`` is a folder or file when the checkpoint does not bring its
-    own. ``context_length`` in tokens, when it should be less than what the checkpoint says. A chat template may compute
-    for ``chat_template_timeout_s`` seconds for one conversation, and write ``chat_template_max_mb`` MB beyond its
-    messages.
+    own. ``peft`` is the folder of a LoRA, DoRA or IA3 adapter of peft, NeMo 2.0 or Megatron-Bridge. It is merged into
+    the weights when they are read. ``context_length`` in tokens, when it should be less than what the checkpoint
+    says. A chat template may compute for ``chat_template_timeout_s`` seconds for one conversation, and write
+    ``chat_template_max_mb`` MB beyond its messages.
     """
 
     name: str = "model"
     path: str = ""
     tokenizer: str | None = None
+    peft: str | None = None
     context_length: Count | None = None
     chat_template_timeout_s: Seconds = 1.0
     chat_template_max_mb: Annotated[float, Range(above=0, most=MOST)] = 1.0

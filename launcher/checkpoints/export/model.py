@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from pathlib import Path
 
-from launcher.checkpoints import detect, load_tokenizer
+from launcher.checkpoints import load_tokenizer, open_model
 from launcher.checkpoints.base import Checkpoint
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.export import folder
@@ -22,7 +22,7 @@ NO_TOKENIZER = "none"
 
 def opened(model: Model) -> Checkpoint:
     """Open the checkpoint of a model. Raises `CheckpointError`."""
-    return detect(_resolved("model.path", model.path), model.bounds)
+    return open_model(_resolved("model.path", model.path), model.bounds, model.peft)
 
 
 def prepare(model: Model, target: Path, wanted: Wanted, with_tokenizer: bool) -> Conversion:

@@ -53,7 +53,7 @@ def read_index(folder: Path, bounds: Bounds | None = None) -> dict[str, Entry]:
     if (folder / INDEX).is_file():
         return _sharded(folder, bounds or Bounds())
     if (folder / SINGLE).is_file():
-        return _header(folder / SINGLE, bounds or Bounds())
+        return read_file(folder / SINGLE, bounds or Bounds())
     pickled = sorted(folder.glob("*.bin"))
     found = f"found {pickled[0].name}, a pickle, which is not loaded" if pickled else "found none"
     raise CheckpointError(f"{folder / SINGLE}: missing (expected safetensors weights; {found})")
@@ -90,7 +90,7 @@ def _sharded(folder: Path, bounds: Bounds) -> dict[str, Entry]:
             raise CheckpointError(
                 f"{folder / INDEX}: names a part {shown(part)} (expected the name of a file in its folder)"
             )
-        add(stored, _header(folder / part, bounds))
+        add(stored, read_file(folder / part, bounds))
     for name, part in names.items():
         if name not in stored or stored[name].file.name != part:
             raise CheckpointError(f"{folder / part}: tensor {shown(name)} is missing (the index promises it)")
@@ -113,8 +113,8 @@ def unread(folder: Path, bounds: Bounds | None = None) -> list[str]:
     return sorted(name for name in set(found) - kept)
 
 
-def _header(file: Path, bounds: Bounds) -> dict[str, Entry]:
-    """Read one file's header: 8 bytes of length, then JSON; compare what it claims with the file's size."""
+def read_file(file: Path, bounds: Bounds) -> dict[str, Entry]:
+    """Return the tensors of one file by its header, 8 bytes of length, then JSON; its claims must fit the file."""
     if not holds(file.is_file):
         raise CheckpointError(f"{file}: missing (expected a part of the weights)")
     size = file.stat().st_size

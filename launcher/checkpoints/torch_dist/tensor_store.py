@@ -96,15 +96,20 @@ def open_store(folder: Path, bounds: Bounds | None = None, sizes: Mapping[str, i
     Raises `CheckpointError` for another backend or an unreadable index. It also refuses data files that are missing or
     too short, and weights that are not those of a GPT model.
     """
-    bounds = bounds or Bounds()
+    tensors = open_tensors(folder, bounds or Bounds(), sizes)
+    if not any(key.endswith(EMBEDDING) for key in tensors):
+        raise CheckpointError(f"{folder}: no tensor named '{EMBEDDING}' (expected a megatron-core GPT model)")
+    return TensorStore(folder, tensors)
+
+
+def open_tensors(folder: Path, bounds: Bounds, sizes: Mapping[str, int] | None = None) -> Mapping[str, Stored]:
+    """Read the index of a ``torch_dist`` folder of any model. Raises `CheckpointError` as `open_store` does."""
     _check_backend(folder / "metadata.json", bounds)
     if not (folder / ".metadata").is_file():
         raise CheckpointError(f"{folder / '.metadata'}: missing (expected the index of a torch_dist checkpoint)")
     index = read_index(folder / ".metadata", bounds)
     _check_files(folder, index.ends, sizes)
-    if not any(key.endswith(EMBEDDING) for key in index.tensors):
-        raise CheckpointError(f"{folder}: no tensor named '{EMBEDDING}' (expected a megatron-core GPT model)")
-    return TensorStore(folder, index.tensors)
+    return index.tensors
 
 
 def _check_backend(file: Path, bounds: Bounds) -> None:
@@ -234,8 +239,6 @@ def parameter(store: TensorStore, a: Architecture, module: str, kind: str) -> Te
 
     Raises `CheckpointError` for one that is missing or has another shape.
     """
-    import torch
-
     name, index = place(module, kind, store.layered)
     name = store.prefix + name
     key = next((other for other in spellings(name) if other in store.tensors), None)
@@ -246,7 +249,15 @@ def parameter(store: TensorStore, a: Architecture, module: str, kind: str) -> Te
         raise CheckpointError(
             f"{store.folder}: tensor '{key}' has shape {list(stored.shape)} (the model needs {list(wanted)} of it)"
         )
-    whole = torch.empty(wanted, dtype=getattr(torch, stored.dtype))
+    return read_whole(store, key, index)
+
+
+def read_whole(store: TensorStore, key: str, index: tuple[int, ...] = ()) -> Tensor:
+    """Return a stored tensor, or the part of it that an ``index`` of its first axes names. Raises `CheckpointError`."""
+    import torch
+
+    stored = store.tensors[key]
+    whole = torch.empty(stored.shape[len(index) :], dtype=getattr(torch, stored.dtype))
     for chunk in stored.chunks:
         _copy_chunk(store.folder, stored, chunk, whole, index)
     return whole

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, closing, contextmanager
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from launcher.checkpoints.peft.changes import Adapter
 from launcher.core.errors import CheckpointError, UserError
 from launcher.core.types import Json
 from launcher.core.units import GIB
@@ -48,6 +49,7 @@ class Decision:
     threads: int
     optimizations: list[OptimizationStatus]
     limits: SchedulerConfig
+    adapter: Adapter | None = None
 
 
 @component("engine/huggingface")
@@ -64,7 +66,8 @@ class HuggingFace(BatchedEngine):
         return self._facts(decision, decision.source.cached_values)
 
     def fingerprint(self, model: Model) -> str:
-        return _open(model).fingerprint()
+        found = _open(model).fingerprint()
+        return found if (adapter := _adapter(model)) is None else adapter.combined(found)
 
     def decide(self, deployment: Deployment, allocation: Allocation) -> Decision:
         """Read the model's metadata and decide how to serve it; `UserError` for what cannot work."""
@@ -81,7 +84,7 @@ class HuggingFace(BatchedEngine):
         threads = self.threads_for(found.parameters, allocation.cpus)
         alone = optimization_status.is_active(resolved, "batch_invariant")
         limits = self.limits(context, optimizations.prefix_caching, alone)
-        return Decision(found, dtype, device, threads, resolved, limits)
+        return Decision(found, dtype, device, threads, resolved, limits, _adapter(model))
 
     @contextmanager
     def _load(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:
@@ -97,7 +100,7 @@ class HuggingFace(BatchedEngine):
         dtype, device = torch_dtype(decision.dtype), torch.device(decision.device)
         allow_flash(optimization_status.is_active(decision.optimizations, "flash_attention"), device)
         with open_tokenizer(model, decision.source.tokenizer) as tokenizer:
-            loaded = loading.load(decision.source, dtype, device)
+            loaded = loading.load(decision.source, dtype, device, decision.adapter)
             rows = loaded.get_input_embeddings().num_embeddings
             vocab_size = served_tokens(tokenizer, rows, model)
             strategy = self._choose_strategy(loaded, decision)
@@ -141,6 +144,8 @@ class HuggingFace(BatchedEngine):
             "context_length": context,
             "optimizations": optimization_status.as_json(decision.optimizations),
         }
+        if decision.adapter is not None:
+            facts["peft"] = decision.adapter.facts()
         memory = {"weights": round(found.parameters * BYTES[dtype] / GIB, 4)}
         if found.unread:
             facts["unread_files"] = list(found.unread)
@@ -151,6 +156,18 @@ class HuggingFace(BatchedEngine):
             facts["cache_tokens"] = tokens
             memory["kv_cache"] = round(tokens * values * BYTES[dtype] / GIB, 4)
         return facts | {"memory_gib_per_rank": memory}
+
+
+def _adapter(model: Model) -> Adapter | None:
+    """Open the adapter of the model. Raises `CheckpointError` for one in Megatron's names."""
+    from launcher.checkpoints.peft.opening import open_adapter
+
+    if model.peft is None:
+        return None
+    adapter = open_adapter(model.peft, model.bounds, checkpoint_path(model, "model.peft needs its base"))
+    if adapter.convention == "megatron":
+        raise CheckpointError(f"model.peft={model.peft}: an adapter of Megatron's; engine=megatron merges it")
+    return adapter
 
 
 def _refuse_parallel(parallelism: Parallelism) -> None:

@@ -16,17 +16,20 @@ from transformers.utils import logging
 from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.huggingface.code_keys import without_code
 from launcher.checkpoints.parts import refuse_unplaced
+from launcher.checkpoints.peft.changes import Adapter
 from launcher.core import stage
 from launcher.core.errors import CheckpointError
 from launcher.core.types import Json
+from launcher.engines.huggingface.merging import merge
 from launcher.engines.huggingface.source import CONFIGURATIONS, Source
+from launcher.engines.runtime.dtypes import torch_dtype
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
-def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrainedModel:
-    """Return the model in evaluation mode on ``device``.
+def load(source: Source, dtype: torch.dtype, device: torch.device, adapter: Adapter | None = None) -> PreTrainedModel:
+    """Return the model in evaluation mode on ``device``, with an adapter merged into its weights.
 
     Loading downloads nothing, runs no code that comes with the weights, and reads no pickle. Raises `CheckpointError`,
     also for missing weights, and for stored weights that the model does not use.
@@ -35,7 +38,8 @@ def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrained
     logging.set_verbosity_error()
     with _seen(source) as folder, _reporting():
         try:
-            model, info = _from_pretrained(source, folder, dtype)
+            first = dtype if adapter is None or torch_dtype(source.dtype) == dtype else torch.float32
+            model, info = _from_pretrained(source, folder, first)
         except Exception as error:  # a model's own code may raise any exception
             reason = first_line(error).replace(str(folder), str(source.path))
             raise CheckpointError(f"{source.path}: transformers cannot load it: {reason}") from error
@@ -44,7 +48,9 @@ def load(source: Source, dtype: torch.dtype, device: torch.device) -> PreTrained
         refuse_unplaced(source.tensors, gguf_names(model, source), source.path)
     else:
         refuse_unplaced(set(info["unexpected_keys"]) & set(source.tensors), (), source.path)
-    return model.to(device).eval().requires_grad_(False)
+    if adapter is not None:
+        merge(model, adapter, source.path)
+    return model.to(device=device, dtype=None if adapter is None else dtype).eval().requires_grad_(False)
 
 
 @contextmanager

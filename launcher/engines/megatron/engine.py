@@ -7,7 +7,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 
-from launcher.checkpoints import detect
+from launcher.checkpoints import open_model
 from launcher.checkpoints.base import Checkpoint, NotComputed
 from launcher.checkpoints.claims import parameters
 from launcher.core.errors import CheckpointError
@@ -81,7 +81,7 @@ class Megatron(BatchedEngine):
         num_blocks = cache_blocks(tokens, block_size)
         worker_config = WorkerConfig(
             architecture=a,
-            weights=CheckpointWeights(checkpoint.path, model.bounds),
+            weights=CheckpointWeights(checkpoint.path, model.bounds, model.peft),
             parallelism=parallelism,
             dtype=dtype,
             device=device,
@@ -158,6 +158,7 @@ class Megatron(BatchedEngine):
         weights = count * BYTES[worker_config.dtype] / (p.tensor * p.pipeline)
         return {
             "checkpoint_layout": decision.checkpoint.layout,
+            **decision.checkpoint.facts(),
             **({"unread_files": unread} if (unread := decision.checkpoint.unread_files()) else {}),
             "parameters": count,
             "dtype": worker_config.dtype.value,
@@ -186,7 +187,7 @@ def open_checkpoint(model: Model) -> Checkpoint:
     """
     path = checkpoint_path(model, "engine=megatron needs a checkpoint")
     try:
-        return detect(path, model.bounds)
+        return open_model(path, model.bounds, model.peft)
     except NotComputed as refused:
         obstacle = supported_models.unsupported_reason(path, model.bounds)
         if obstacle is None:

@@ -37,11 +37,12 @@ class CheckpointWeights:
 
     path: Path
     bounds: Bounds
+    peft: str | None = None
 
     def load_into(self, model: nn.Module) -> None:
-        from launcher.checkpoints import detect
+        from launcher.checkpoints import open_model
 
-        detect(self.path, self.bounds).load_into(model)
+        open_model(self.path, self.bounds, self.peft).load_into(model)
 
 
 @dataclass(frozen=True)
