@@ -13,11 +13,13 @@ from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.huggingface.config import Config, Stored
-from launcher.checkpoints.huggingface.safetensors_index import read_index, read_tensor, unread
+from launcher.checkpoints.huggingface.quantized import weights
+from launcher.checkpoints.huggingface.safetensors_index import read_index, unread
 from launcher.checkpoints.tokenizers.huggingface import from_folder
 from launcher.core.errors import CheckpointError
 from launcher.core.stage import Loading
 from launcher.core.tokenizer import Tokenizer
+from launcher.core.types import Json
 from launcher.settings.model import Bounds
 
 if TYPE_CHECKING:
@@ -94,9 +96,11 @@ class HuggingFaceCheckpoint(Checkpoint):
         self.path = path
         self.bounds = bounds
         file = path / "config.json"
-        config = Config(read_json_object(file, bounds), file)
+        values = read_json_object(file, bounds)
+        config = Config(values, file)
         self._names = NAMES[config.kind]
-        self._stored = read_index(path, bounds)
+        self._weights = weights(read_index(path, bounds), values, file)
+        self._stored = self._weights.entries
         self.architecture = config.architecture(self._summary())
         claims.check(self.architecture, sum(math.prod(entry.shape) for entry in self._stored.values()), path)
         convert.check(set(without(self._stored)), self.architecture, self._names, str(path))
@@ -116,12 +120,16 @@ class HuggingFaceCheckpoint(Checkpoint):
     def parameter(self, module: str, kind: str) -> Tensor:
         return convert.parameter(module, kind, self.architecture, self._names, self._read, str(self.path))
 
+    def facts(self) -> dict[str, Json]:
+        count = len(self._weights.scales)
+        return {"dequantised_weights": count} if count else {}
+
     def unread_files(self) -> list[str]:
         return unread(self.path, self.bounds)
 
     def fingerprint(self) -> str:
-        weights = {entry.file for entry in self._stored.values()}
-        return fingerprint(self.path, [*weights, *self.path.glob("*.json"), *self.path.glob("tokenizer*")])
+        files = {entry.file for entry in self._weights.stored.values()}
+        return fingerprint(self.path, [*files, *self.path.glob("*.json"), *self.path.glob("tokenizer*")])
 
     def _summary(self) -> Stored:
         name = f"{self._names.roots['embedding.word_embeddings']}.weight"
@@ -134,4 +142,4 @@ class HuggingFaceCheckpoint(Checkpoint):
         return Stored(embedding.shape, output, DTYPES[embedding.dtype])
 
     def _read(self, name: str) -> Tensor:
-        return read_tensor(self._stored[name], name)
+        return self._weights.read(name)

@@ -59,13 +59,16 @@ def read_index(folder: Path, bounds: Bounds | None = None) -> dict[str, Entry]:
     raise CheckpointError(f"{folder / SINGLE}: missing (expected safetensors weights; {found})")
 
 
-def read_tensor(entry: Entry, name: str) -> Tensor:
-    """Load one whole tensor onto the CPU, by the header that was checked. Raises `CheckpointError` naming the file."""
+def read_tensor(entry: Entry, name: str, types: Mapping[str, str] = LOADED) -> Tensor:
+    """Load one whole tensor onto the CPU, by the header that was checked, if it is of one of the ``types``.
+
+    Raises `CheckpointError` naming the file.
+    """
     import torch
 
-    if entry.dtype not in LOADED:
-        raise CheckpointError(f"{entry.file}: {shown(name)} is of type {entry.dtype} (expected F32, BF16 or F16)")
-    made = torch.empty(entry.shape, dtype=getattr(torch, LOADED[entry.dtype]))
+    if entry.dtype not in types:
+        raise CheckpointError(f"{entry.file}: {shown(name)} is of type {entry.dtype} (expected {', '.join(types)})")
+    made = torch.empty(entry.shape, dtype=getattr(torch, types[entry.dtype]))
     content: Any = made.flatten().view(torch.uint8).numpy()  # the same memory
     length = made.numel() * made.element_size()
     try:

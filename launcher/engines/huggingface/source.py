@@ -18,6 +18,7 @@ from launcher.checkpoints.gguf.rope_factors import FACTORED, FACTORS, scaling_ty
 from launcher.checkpoints.huggingface.class_defaults import CLASSES
 from launcher.checkpoints.huggingface.code_keys import refuse_code
 from launcher.checkpoints.huggingface.config import refuse_unsupported
+from launcher.checkpoints.huggingface.quantized import KEY, NUMBERS, SERVERS
 from launcher.checkpoints.huggingface.safetensors_index import INDEX, Entry, read_index, unread
 from launcher.checkpoints.missing import missing
 from launcher.core.errors import CheckpointError
@@ -119,6 +120,7 @@ def _from_folder(path: Path, bounds: Bounds) -> Source:
             refuse_code(read_json_object(path / name, bounds), path / name)
     config = {**CLASSES.get(str(config["model_type"]), {}), **config}
     stored = read_index(path, bounds)
+    _refuse_quantized(config, stored, path / "config.json")
     numbers = sum(math.prod(entry.shape) for entry in stored.values())
     _check_claims(_sizes(config), len(stored), numbers, path / "config.json")
     length, reason = _context(config)
@@ -145,6 +147,14 @@ def _files(path: Path, stored: Mapping[str, Entry]) -> Iterator[Path]:
     others = (*(path / name for name in CONFIGURATIONS), index)
     yield from (file for file in others if file.is_file())
     yield from sorted({entry.file for entry in stored.values()})
+
+
+def _refuse_quantized(config: Mapping[str, Json], stored: Mapping[str, Entry], file: Path) -> None:
+    """Refuse weights in 8 bits: transformers would need a GPU, or take the numbers without their scales."""
+    found = next((name for name, entry in stored.items() if entry.dtype in NUMBERS), None)
+    if config.get(KEY) or found is not None:
+        what = f"{KEY} is set" if found is None else f"'{found:.200}' is of type {stored[found].dtype}"
+        raise CheckpointError(f"{file}: {what}; engine=megatron dequantises it, {SERVERS}")
 
 
 def _refuse_unsupported(config: Mapping[str, Json], file: Path) -> None:
