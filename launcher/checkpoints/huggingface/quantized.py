@@ -96,9 +96,10 @@ def _scales(stored: Mapping[str, Entry], block: tuple[int, int] | None) -> Itera
                 f"{entry.file}: {shown(name)} is of type {entry.dtype} without a scale (expected one of "
                 f"{', '.join(SCALES)} beside it)"
             )
-        if stored[key].dtype not in LOADED or not _fits(stored[key].shape, entry.shape, block):
+        found = stored[key]
+        if found.dtype not in LOADED or not _fits(found.shape, entry.shape, block):
             raise CheckpointError(
-                f"{stored[key].file}: {shown(key)} is {stored[key].dtype} of shape {list(stored[key].shape)}, which does "
+                f"{found.file}: {shown(key)} is {found.dtype} of shape {list(found.shape)}, which does "
                 f"not fit the weight's {list(entry.shape)} (expected one scale, one per row, or one per block)"
             )
         yield name, key
