@@ -148,7 +148,7 @@ def parsed(data: bytes, max_bytes: int = SMALL_BYTES) -> Json:
     Raises `ValueError` for anything else, and for what Python's reader accepts beyond RFC 8259: NaN, Infinity, and
     numbers that are too large. JSON deeper than `DEPTH`, or with too many values, is refused, too.
     """
-    opened = data.count(b"[") + data.count(b"{")
+    opened = _opened(data)
     if opened <= DEPTH and len(data) <= FEW_BYTES and not exact_json.may_have_long_integers(data):
         try:
             return orjson.loads(data)
@@ -173,9 +173,14 @@ def parsed_all(texts: Sequence[bytes]) -> list[Json]:
     joined = texts[0] if len(texts) == 1 else b"".join(texts)
     if len(joined) > FEW_BYTES or exact_json.may_have_long_integers(joined):
         raise ValueError("large JSON")
-    if joined.count(b"[") + joined.count(b"{") > DEPTH and _may_be_deep(texts):
+    if _opened(joined) > DEPTH and _may_be_deep(texts):
         raise ValueError("JSON that may be deep")
     return list(map(orjson.loads, texts))
+
+
+def _opened(data: bytes) -> int:
+    """Return how many lists and objects a JSON text begins at most; `bytes.count` takes up to four times as long."""
+    return 2 * len(data) - len(data.replace(b"[", b"")) - len(data.replace(b"{", b""))
 
 
 def _may_be_deep(texts: Sequence[bytes]) -> bool:
