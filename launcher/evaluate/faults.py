@@ -13,6 +13,7 @@ from launcher.tasks.base import Task
 
 TEXT = frozenset({str})
 TEXTS = frozenset({str, bool, type(None)})
+CONTAINERS = frozenset({dict, list, tuple})
 LARGE = 10**18
 """Whole numbers below this are written as they are."""
 MAX_LEVELS, MAX_VALUES = 6, 64
@@ -86,15 +87,16 @@ def _not_json(what: str, value: Json) -> str | None:
 def _is_plain(value: Json, levels: int) -> bool:
     """Return whether a value surely is JSON; False where only ``json`` itself can tell."""
     kind = type(value)
-    if kind in TEXTS:
-        return True
-    if kind is int:
-        return bool(-LARGE < value < LARGE)
-    if kind is float:
-        return math.isfinite(value)
-    if not levels or kind not in (dict, list, tuple) or len(value) > MAX_VALUES:
+    if kind not in CONTAINERS:
+        return kind in TEXTS or _is_plain_number(value)
+    if not levels or len(value) > MAX_VALUES or not (kind is not dict or TEXT.issuperset(map(type, value))):
         return False
-    parts = value.values() if kind is dict else value
-    return (kind is not dict or TEXT.issuperset(map(type, value))) and (
-        TEXTS.issuperset(map(type, parts)) or all(_is_plain(part, levels - 1) for part in parts)
-    )
+    for part in value.values() if kind is dict else value:
+        if type(part) not in TEXTS and not _is_plain(part, levels - 1):
+            return False
+    return True
+
+
+def _is_plain_number(value: Json) -> bool:
+    kind = type(value)
+    return (kind is int and -LARGE < value < LARGE) or (kind is float and math.isfinite(value))

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import math
 from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from launcher.core.errors import TaskError
 from launcher.core.types import Aggregation, Request, Response, Sample, Score, Status
@@ -175,3 +178,27 @@ async def test_a_metric_that_cannot_be_computed_is_a_note_and_the_others_stay(tm
     if aggregation is Aggregation.items and "is None" in words:  # an item may have no value, but not all of them
         words = "ValueError: no item has enough samples"
     assert (note.startswith(f"exact_match cannot be computed: {words}"), count) == (True, 3), note
+
+
+LEAVES = st.one_of(
+    st.none(), st.booleans(), st.integers(), st.floats(), st.text(max_size=3), st.binary(max_size=1), st.just({1})
+)
+VALUES = st.recursive(
+    LEAVES,
+    lambda inner: st.one_of(
+        st.lists(inner, max_size=3), st.dictionaries(st.one_of(st.text(max_size=2), st.integers()), inner, max_size=3)
+    ),
+    max_leaves=9,
+)
+
+
+@given(VALUES)
+def test_a_target_is_refused_exactly_where_json_refuses_it(value):
+    sample = Sample("t", "a", REQUESTS, value)
+    try:
+        json.dumps(value, allow_nan=False)
+    except (TypeError, ValueError):
+        with pytest.raises(TaskError, match="target cannot be written as JSON"):
+            check_sample(sample, "t")
+    else:
+        check_sample(sample, "t")

@@ -80,6 +80,8 @@ def test_every_text_format_gives_the_same_items(tmp_path, name, mark, zipped):
         ("a.json", b'[{"q": 1}, 3]', "a.json item 2: a JSON object is needed, this is a int"),
         ("a.json", b'{\n"q": 1\n}', "a.json:1: not JSON"),
         ("a.jsonl", b'{"q": 1, "q": 2}', "a.jsonl:1: not JSON that can be read: the key 'q' occurs twice"),
+        ("a.jsonl", b'{"q": 1} x\n', "a.jsonl:1: not JSON: Extra data: line 1 column 10"),
+        ("a.jsonl", '{"q": 1}\xa0\n'.encode(), "a.jsonl:1: not JSON: Extra data: line 1 column 9"),
         ("a.jsonl", '{"q": "ü"}'.encode("latin-1"), "a.jsonl:1: byte 8 is 0xfc, which is not UTF-8"),
         ("a.jsonl.gz", b"no gzip", "cannot be read: Not a gzipped file"),
         ("a.jsonl.gz", gzip.compress(b'{"q": 1}', mtime=0)[:12] + b"\xff" * 9, "cannot be read"),
@@ -91,6 +93,11 @@ def test_a_bad_file_is_one_line_with_its_place(tmp_path, name, data, words):
         pytest.importorskip("pyarrow")
     (tmp_path / name).write_bytes(data)
     assert words in error_of(tmp_path / name)
+
+
+def test_white_space_around_an_object_is_no_part_of_it(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(b'{"q": 1}\n  {"q": 2}  \r\n\t{"q": 3}\n\n{"q": 4}\r\n{"q": 5}')
+    assert fields(tmp_path / "a.jsonl") == [{"q": n} for n in range(1, 6)]
 
 
 def test_parquet_keeps_lists_structs_dates_and_nulls(tmp_path):
