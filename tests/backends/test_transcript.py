@@ -17,7 +17,7 @@ def test_the_answers_of_vllm_are_read_as_they_were(tmp_path: Path) -> None:
     recorded = json.loads(FILE.read_text())
     with asked(replayed(recorded)) as url:
         done = launch_here(ROOT, *arguments(url, tmp_path / "run"))
-    assert done.returncode == 0, f"{done.stdout}{done.stderr}; to record anew, see tests/backends/transcript.py"
+    assert done.returncode == 0, f"{done.stdout}{done.stderr}; to record it again, see tests/backends/transcript.py"
     found = json.loads((tmp_path / "run" / "results.json").read_text())
     version = recorded["server"].removeprefix("vllm ")
     assert (found["engine"]["engine"], found["engine"]["version"]) == ("vllm", version)

@@ -36,7 +36,7 @@ Asked = Callable[[str, str, str], Answer]
 
 
 def key(method: str, path: str, body: str) -> str:
-    """Return what names a request, whatever the order of its body's fields."""
+    """Return what names a request in any order of its fields."""
     return f"{method} {path} {json.dumps(json.loads(body), sort_keys=True)}" if body else f"{method} {path}"
 
 
