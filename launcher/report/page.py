@@ -82,6 +82,7 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
             for name, result in report.tasks.items()
             if len(result.categories) > 1
         ],
+        "checked": _only_checked(report),
         "families": checks.families(report.checks),
         "left_out": checks.left_out(report.checks),
         "certificate": results.certificate(report.checks),
@@ -93,6 +94,12 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
         "facts": _facts({key: run[key] for key in run if key not in ("config", "versions")}),
         "engine": _facts(results.plain(report.engine)),
     }
+
+
+def _only_checked(report: Report) -> bool:
+    """Tell whether the run was to check the endpoint, and not to evaluate it."""
+    config = report.run.get("config")
+    return not report.results and isinstance(config, Mapping) and config.get("mode") == "validate"
 
 
 def _load(found: LoadEntry) -> dict[str, object]:

@@ -20,6 +20,9 @@ COLUMNS = ("in flight", "", "tokens/s", "TTFT p50", "TTFT p99", "TPOT p50", "TPO
 DETAIL = 160
 """The most characters of a check's detail that are printed."""
 
+SHOWN_WHOLE = 10
+"""From so many percent on, no decimal place says more."""
+
 
 def show(found: ServersFile, console: Console) -> None:
     """Print the servers, the verdict, the levels of the load tests beside each other, and the checks that differ."""
@@ -79,7 +82,8 @@ def _within(entry: RatioEntry) -> str:
     """Return half of the interval in percent of the ratio."""
     if entry["low"] is None or entry["high"] is None:
         return ""
-    return f" within {100 * (entry['high'] - entry['low']) / 2 / entry['ratio']:.2g} %"
+    percent = 100 * (entry["high"] - entry["low"]) / 2 / entry["ratio"]
+    return f" within {percent:.{0 if percent >= SHOWN_WHOLE else 1}f} %"
 
 
 def _differences(found: ServersFile) -> Table:
