@@ -150,6 +150,13 @@ def test_a_run_without_anything_has_a_page(tmp_path):
     assert "Nothing was measured" in found.words
 
 
+def test_a_check_of_an_endpoint_has_no_empty_scores(tmp_path):
+    found = made(tmp_path, report(run={"config": {"mode": "validate"}}))
+    for heading in ("Scores", "Coverage", "Samples"):
+        assert heading not in found.words
+    assert "Certificate" in found.words
+
+
 def test_a_run_in_which_nothing_was_scored_has_a_page(tmp_path):
     records = [record(number, Status.failed, latency_s=0.0) for number in range(5)]
     found = made(tmp_path, report(records), records)
