@@ -83,6 +83,7 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
             if len(result.categories) > 1
         ],
         "checked": _only_checked(report),
+        "engine_name": report.endpoint and results.engine_name(report.endpoint.engine, report.engine),
         "families": checks.families(report.checks),
         "left_out": checks.left_out(report.checks),
         "certificate": results.certificate(report.checks),
@@ -98,8 +99,7 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
 
 def _only_checked(report: Report) -> bool:
     """Tell whether the run was to check the endpoint, and not to evaluate it."""
-    config = report.run.get("config")
-    return not report.results and isinstance(config, Mapping) and config.get("mode") == "validate"
+    return not report.results and results.only_checked(report.run)
 
 
 def _load(found: LoadEntry) -> dict[str, object]:

@@ -151,6 +151,21 @@ def _entries(checks: tuple[Check, ...], outcome: Outcome) -> list[CheckEntry]:
     return [{"id": check.id, "name": check.name} for check in checks if check.outcome is outcome]
 
 
+UNKNOWN = "unknown"
+"""The engine of an endpoint whose configuration does not say it."""
+
+
+def engine_name(endpoint: str, said: Mapping[str, Json]) -> str:
+    """Return the engine of an endpoint: what its server ``said`` of itself, where it is otherwise unknown."""
+    return str(said.get("engine") or endpoint) if endpoint == UNKNOWN else endpoint
+
+
+def only_checked(run: Mapping[str, Json]) -> bool:
+    """Tell whether a run was to check an endpoint, and to evaluate nothing."""
+    config = run.get("config")
+    return isinstance(config, Mapping) and config.get("mode") == "validate"
+
+
 def plain(value: Json) -> Json:
     """Return ``value`` made of what JSON knows: text keys, no NaN or infinity, no enums or paths."""
     if isinstance(value, Mapping):

@@ -75,6 +75,8 @@ class RunState:
     latency: Line | None
     logs: Sequence[tuple[str, str]]
     reports: Sequence[str]
+    only_checked: bool = False
+    """Whether the run is over, and was to check the endpoint rather than to evaluate it."""
 
 
 @dataclass
@@ -121,6 +123,7 @@ class RunReader:
             latency=line([(each.time, each.latency_s) for each in readings], "s"),
             logs=list(_logs(folder)),
             reports=[str(file) for file in (RunFolder.report,) if (self.path / file).exists()],
+            only_checked=not rows and results.only_checked(done.get("run") or {}),
         )
 
 
@@ -172,7 +175,8 @@ def _facts(
     yield "folder", str(folder.path)
     endpoint = found.get("endpoint") or certificate.get("endpoint") or {}
     if endpoint:
-        yield "served by", f"{endpoint.get('backend')}, engine {endpoint.get('engine')}, at {endpoint.get('url')}"
+        engine = results.engine_name(str(endpoint.get("engine")), found.get("engine") or {})
+        yield "served by", f"{endpoint.get('backend')}, engine {engine}, at {endpoint.get('url')}"
     if lease:
         job = f", SLURM job {lease['job_id']}" if lease.get("job_id") else ""
         yield "process", f"{lease.get('pid')} on {lease.get('host')}{job}, since {lease.get('began_at')}"
