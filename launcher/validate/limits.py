@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 
 from launcher.core.responses import STOPPED
 from launcher.core.types import Json
@@ -12,6 +13,8 @@ from launcher.validate.routes import OPENINGS, Route, on_both, persistent
 WHOLE = 12
 """The tokens of the answer that is then cut."""
 LONG = 96
+SLOW = 6
+"""A server that takes this part of its time for one long answer is asked for no more of them."""
 ENDS = re.compile(r"(<\|[^<>|]+\|>|</s>|<eos>|<end_of_turn>|\[EOS\]|<\uff5cend\u2581of\u2581sentence\uff5c>)\s*$")
 """End tokens at the end of a text."""
 NEVER = "\u2603 never said \u2603"
@@ -61,8 +64,10 @@ async def _said(context: CheckContext, route: Route, text: str, whole: Json) -> 
 
 async def long_answer(context: CheckContext, route: Route) -> str:
     """``finish_reason`` ``length`` must mean that all of a larger ``max_tokens`` were used; no end token is text."""
-    said = []
+    said, start = list[str](), time.perf_counter()
     for text in OPENINGS:
+        if said and SLOW * (time.perf_counter() - start) > context.settings.timeout_s:
+            break
         response = await route.attempt(context, text, max_tokens=LONG)
         if not response.ok:
             raise NotApplicable(f"max_tokens={LONG} is refused with HTTP {response.status}")
