@@ -201,7 +201,7 @@ def test_every_link_of_a_page_outside_the_site_leads_to_a_file(page: str) -> Non
 KEY = re.compile(
     r"\b(adapters\.\w+|backend|cluster|engine|evaluate|model|optimizations|parallelism|validate|watch)\.([a-z_]+)"
 )
-NO_KEYS = {"cpp", "html", "json", "py", "safetensors", "yaml", "cuda_graphs", "marks"}
+NO_KEYS = {"cpp", "gguf", "html", "json", "py", "safetensors", "yaml", "cuda_graphs", "marks"}
 """Endings of files, a field of ``results.json``, and a setting of the page's own adapter."""
 
 
