@@ -232,7 +232,9 @@ class Deployment:
     def validator_token(self) -> str | None:
         return None if self.admission is None else self.admission.token
 
-    def log_of_rank(self, rank: int) -> LogFile:
-        """Return where the output of a rank goes that is a process of its own."""
+    def log_of_rank(self, rank: int) -> LogFile | None:
+        """Return where the output of a rank goes that is a process of its own; None without a run folder."""
+        if not self.folder.is_dir():
+            return None
         process = f"rank-{rank}" if self.replica is None else f"rank-{rank}-{self.replica}"
         return LogFile(RunFolder(self.folder.resolve()).of_rank(rank, self.replica), process)

@@ -109,7 +109,7 @@ def launching(
     vocab_size: int,
     invariant: int | None,
     allocation: Allocation,
-    log_of: Callable[[int], LogFile],
+    log_of: Callable[[int], LogFile | None],
     on_death: Callable[[Future[str]], None],
     stopping: Future[None],
 ) -> Iterator[MegatronExecutor]:

@@ -107,7 +107,7 @@ def launch_workers(
     allocation: Allocation | None = None,
     heartbeat_timeout_s: float = HEARTBEAT_TIMEOUT_S,
     stopping: Future[None] | None = None,
-    log_of: Callable[[int], LogFile] | None = None,
+    log_of: Callable[[int], LogFile | None] | None = None,
 ) -> Iterator[tuple[Stage, WorkerGroup | None]]:
     """Start all ranks, and yield the leader's stage and its workers (None for a single rank).
 
@@ -138,7 +138,7 @@ def _start(
     others: Sequence[RankAssignment],
     allocation: Allocation | None,
     heartbeat_timeout_s: float,
-    log_of: Callable[[int], LogFile] | None,
+    log_of: Callable[[int], LogFile | None] | None,
 ) -> tuple[Store, WorkerGroup]:
     ranks = allocation.ranks if allocation is not None else None
     host = ranks.address if ranks is not None else LOOPBACK
