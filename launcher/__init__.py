@@ -1,7 +1,7 @@
 """A Hydra-configured launcher that serves a checkpoint, validates the endpoint and evaluates it.
 
-``import launcher`` gives Python what the command line does: `run`, `sweep`, `plan`, `serve` and `load`. Nothing heavy
-is imported before one of them is used.
+``import launcher`` gives Python what the command line does: `run`, `sweep`, `plan`, `serve`, `load` and `compare`.
+Nothing heavy is imported before one of them is used.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from launcher.python.endpoint import Endpoint
     from launcher.python.errors import LauncherError
     from launcher.python.run import Run
-    from launcher.python.start import load, plan, run, serve, sweep
+    from launcher.python.start import compare, load, plan, run, serve, sweep
     from launcher.python.sweep import Sweep
 
 __version__ = "0.1.0"
@@ -25,6 +25,7 @@ __all__ = [
     "Run",
     "Sweep",
     "__version__",
+    "compare",
     "load",
     "plan",
     "run",
@@ -38,7 +39,7 @@ _MODULES = {
     "LauncherError": "errors",
     "Run": "run",
     "Sweep": "sweep",
-    **dict.fromkeys(("load", "plan", "run", "serve", "sweep"), "start"),
+    **dict.fromkeys(("compare", "load", "plan", "run", "serve", "sweep"), "start"),
 }
 """The module of `launcher.python` that each public name comes from."""
 

@@ -89,6 +89,13 @@ def _check_key(key: str, value: Json, submitted: bool) -> None:
         raise UserError(f"hydra.launcher.gres={value}: not with cluster=slurm: {REPLACEMENTS['gpus_per_task']}")
 
 
+def check_run(settings: Mapping[str, Json]) -> None:
+    """Refuse, for one run, a launcher of jobs, which Hydra uses for the points of sweeps alone. Raises `UserError`."""
+    name = SUBMITIT_LAUNCHERS.get(settings["_target_"])
+    if name is not None:
+        raise UserError(f"hydra/launcher={name}: it submits the points of sweeps; add -m, or cluster=slurm for one run")
+
+
 def needs_results(sweeper: Mapping[str, Json]) -> bool:
     """Tell whether a sweeper, whose keys are given, needs the results of its points."""
     return str(sweeper["_target_"]).startswith(ADAPTIVE_SWEEPERS)

@@ -54,12 +54,13 @@ class SweepCallback(Callback):
             cls.before = None
 
     def on_run_start(self, config: DictConfig, **kwargs: Any) -> None:
-        """Before the run folder exists, refuse a secret in an option file; a plan that one asks for leaves no folder.
+        """Before the run folder exists, refuse a secret in an option file, and a launcher that would be ignored.
 
-        Raises `SystemExit`.
+        A plan that an option file asks for leaves no folder. Raises `SystemExit`.
         """
         try:
             check_secrets(config)
+            hydra_launchers.check_run(launcher_keys(config.hydra))
         except UserError as error:
             sys.exit(fail(str(error), error.exit_code))
         if config.mode == Mode.plan:

@@ -19,22 +19,26 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Format:
-    """The module of this package that writes a format, and the package that it needs, with the extra that has it."""
+    """The module of this package that writes a format, and the package that it needs, with the extra that has it.
+
+    One that ``is_of_samples`` has nothing to say of a run that evaluated no task.
+    """
 
     module: str
     about: str
     package: str = ""
     extra: str = ""
+    is_of_samples: bool = False
 
 
 FORMATS = {
-    "csv": Format("csv_tables", "scores.csv and samples.csv"),
-    "inspect": Format("inspect_log", "a log of Inspect for each task", "inspect_ai", "inspect"),
+    "csv": Format("csv_tables", "scores.csv and samples.csv", is_of_samples=True),
+    "inspect": Format("inspect_log", "a log of Inspect for each task", "inspect_ai", "inspect", is_of_samples=True),
     "junit": Format("junit", "results.xml, in which lost samples are errors"),
-    "lm-eval": Format("lm_eval", "results_*.json and samples_*.jsonl of lm-evaluation-harness"),
+    "lm-eval": Format("lm_eval", "results_*.json and samples_*.jsonl of lm-evaluation-harness", is_of_samples=True),
     "markdown": Format("markdown", "results.md"),
     "mlflow": Format("mlflow_run", "a run of MLflow", "mlflow", "mlflow"),
-    "parquet": Format("parquet", "scores.parquet and samples.parquet", "pyarrow", "data"),
+    "parquet": Format("parquet", "scores.parquet and samples.parquet", "pyarrow", "data", is_of_samples=True),
     "wandb": Format("wandb_run", "an offline run of Weights & Biases", "wandb", "wandb"),
 }
 """What each module's ``write(source, folder)`` writes. It returns the paths."""
@@ -61,6 +65,7 @@ def write(sources: Sequence[Source], names: Sequence[str], folder: Path) -> Iter
     Runs of a sweep get folders of their own, below that of the format. Raises `UserError`, also for what a package
     raises.
     """
+    _check_samples(sources, names)
     for name in names:
         module = import_module(f"launcher.export.{FORMATS[name].module}")
         for source in sources:
@@ -72,3 +77,17 @@ def write(sources: Sequence[Source], names: Sequence[str], folder: Path) -> Iter
             except Exception as error:  # of a package that the launcher does not know
                 raise UserError(f"export {name}: {type(error).__name__}: {one_line(str(error), 400)}") from error
             yield from ((name, path) for path in written)
+
+
+def _check_samples(sources: Sequence[Source], names: Sequence[str]) -> None:
+    """Raise `UserError` for a format of samples where no run evaluated a task, as in a check of a server."""
+    empty = [name for name in names if FORMATS[name].is_of_samples]
+    if empty and all(_had_no_task(source) for source in sources):
+        others = ", ".join(name for name, found in FORMATS.items() if not found.is_of_samples)
+        what = ", ".join(str(source.folder) for source in sources)
+        raise UserError(f"export {', '.join(empty)}: {what}: no task was evaluated; {others} say how it ended")
+
+
+def _had_no_task(source: Source) -> bool:
+    """Tell whether a run was to evaluate nothing; one that failed before says so in every format."""
+    return not source.results["tasks"] and source.results["status"] in ("ok", "invalid")

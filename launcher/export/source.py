@@ -10,6 +10,7 @@ from pathlib import Path
 
 from launcher.core.errors import UserError
 from launcher.core.files import read_json
+from launcher.core.kinds import Kind, kind_of
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Record
 from launcher.export import rows
@@ -91,6 +92,8 @@ def sources(folder: Path) -> tuple[list[Source], list[str]]:
     if RunFolder(folder).results.exists():
         results.read(folder)
         return [Source(folder, folder.resolve().name)], []
+    if kind_of(folder) is Kind.run:
+        raise UserError(f"{folder}: no {RunFolder.results} in it so far: the run has not ended")
     if not any(folder.rglob(str(RunFolder.overrides))):
         raise UserError(f"{folder}: no {RunFolder.results} in it; expected the folder of a finished run, or of a sweep")
     points = sweep_table.points_of(folder)

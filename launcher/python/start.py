@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from launcher.core.errors import UserError
+from launcher.core.kinds import Kind, kind_of
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import expanded
 from launcher.python.arguments import check_mode, words
+from launcher.python.comparison import Comparison
 from launcher.python.endpoint import Endpoint
 from launcher.python.errors import LauncherError, one_error
 from launcher.python.process import Child
@@ -85,11 +87,14 @@ def serve(*overrides: str, quiet: bool = False, **settings: Any) -> Endpoint:
 
 
 def load(folder: str | PathLike[str]) -> Run | Sweep:
-    """Return the run in a folder, or the runs of a sweep's or a watch's. Raises `LauncherError` for another folder."""
+    """Return the run in a folder, or the runs of that of a sweep, a watch, a race or a check of several servers.
+
+    Raises `LauncherError` for another folder.
+    """
     path = expanded(folder)
     file = RunFolder(path)
     with one_error():
-        if file.watch.exists() or file.sweep.exists() or file.multirun.exists():
+        if kind_of(path) in (Kind.sweep, Kind.watch) or file.race.exists() or file.servers.exists():
             return Sweep(path)
         if not file.results.exists():
             raise UserError(_not_finished(path))
@@ -103,7 +108,17 @@ def _not_finished(path: Path) -> str:
         return f"{path}: no such folder"
     if RunFolder(path).hydra.is_dir() or RunFolder(path).job.exists():
         return f"{path}: the run has no {RunFolder.results} so far; launcher status {path} shows a job"
-    return f"{path}: no {RunFolder.results} in it; expected the folder of a run, a sweep or a watch"
+    return f"{path}: no {RunFolder.results} in it; expected the folder of a run, a sweep, a watch, a race or a check"
+
+
+def compare(*runs: Run | Sweep | str | PathLike[str], force: bool = False) -> Comparison:
+    """Say what each of the runs is against the first one, paired on the questions that both scored.
+
+    A run may be given by its folder; the folder of a sweep stands for its points. Raises `LauncherError` for runs that
+    did not measure the same; with ``force``, that becomes a warning.
+    """
+    folders = [each.folder if isinstance(each, Run | Sweep) else expanded(each) for each in runs]
+    return Comparison.of(folders, force=force)
 
 
 def _code(child: Child) -> int:

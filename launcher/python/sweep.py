@@ -21,7 +21,7 @@ from launcher.report import formatting, results, sweep_table
 
 @dataclass(frozen=True, repr=False)
 class Sweep:
-    """Several runs of one folder: the points of a sweep, or the checkpoints of a watch."""
+    """Several runs of one folder: of a sweep, a watch, a race, or a check of several servers."""
 
     folder: Path
 
@@ -53,14 +53,23 @@ class Sweep:
         return tables.table(found, ("point", "settings", "ended", *rows.SCORE_COLUMNS))
 
     @property
-    def page(self) -> Path:
-        """The path of ``sweep.html`` or ``watch.html``."""
+    def kind(self) -> str:
+        """``sweep``, ``watch``, ``race`` or ``check``."""
         file = RunFolder(self.folder)
-        return file.watch_page if file.watch.exists() else file.sweep_page
+        others = {"watch": file.watch, "race": file.race, "check": file.servers}
+        return next((kind for kind, path in others.items() if path.exists()), "sweep")
+
+    @property
+    def page(self) -> Path:
+        """The path of the page about all of them."""
+        file = RunFolder(self.folder)
+        pages = {"watch": file.watch_page, "race": file.comparison_page, "check": file.servers_page}
+        return pages.get(self.kind, file.sweep_page)
 
     def compare(self, *, force: bool = True) -> Comparison:
         """Say what each run is against the first one; their settings differ, so that ``force`` is set."""
-        return Comparison.of([run.folder for run in self.runs.values() if _has_samples(run)], force=force)
+        found = [run.folder for run in self.runs.values() if _has_samples(run)]
+        return Comparison.of(found or [self.folder], force=force)
 
     def export(self, *formats: str, out: str | Path | None = None) -> Path:
         """Write the results of every point for other programs; return the folder. Raises `LauncherError`."""
@@ -73,11 +82,14 @@ class Sweep:
         return len(self.data["points"])
 
     def __repr__(self) -> str:
-        return tables.as_text(f"Sweep in {self.folder}", self._table())
+        return tables.as_text(self._title(), self._table())
 
     def _repr_html_(self) -> str:
         head = ("point", "settings", "ended", "scores")
-        return tables.as_html(f"Sweep in {self.folder}", head, self._table(), [f"page: {self.page}"])
+        return tables.as_html(self._title(), head, self._table(), [f"page: {self.page}"])
+
+    def _title(self) -> str:
+        return f"{self.kind.capitalize()} in {self.folder}"
 
     def _table(self) -> list[tuple[str, str, str, str]]:
         points = self.data["points"]

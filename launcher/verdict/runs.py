@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from launcher.core.errors import UserError
+from launcher.core.kinds import Kind, kind_of
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json
 from launcher.evaluate import journal
@@ -23,6 +24,7 @@ SUBJECT = frozenset({"checkpoint", "model", "engine", "backend", "dtype"})
 """The parts of a fingerprint that say what was measured; all others say how."""
 ANSWERS = frozenset({"answers_from"})
 """The part of a fingerprint that says whose answers were scored again: they are what is compared, as those of a run."""
+NO_TASK = "no task was evaluated; launcher check RUN RUN compares the certificates and the speed of servers"
 MOST = len(string.ascii_uppercase)
 
 
@@ -96,6 +98,8 @@ def read(folder: Path, label: str) -> Run:
     header = journal.header(folder)
     if found["tasks"] and not RunFolder(folder).samples.exists():
         raise UserError(f"{folder}: there is no {RunFolder.samples} in it, whose scores would be compared")
+    if not found["tasks"] and found["status"] in ("ok", "invalid"):
+        raise UserError(f"{folder}: {NO_TASK}")
     if header is None or not RunFolder(folder).samples.exists():
         raise UserError(f"{folder}: the run ended before it asked a question (status {found['status']})")
     answers = Answers.read(folder, found["tasks"])
@@ -126,8 +130,13 @@ def _points(folder: Path) -> list[Path]:
     """Return the folder itself if it is a run's, else the points of a sweep, in natural order."""
     if folder.is_dir() and _is_run(folder):
         return [folder]
+    if kind_of(folder) is Kind.run:
+        raise UserError(f"{folder}: no {RunFolder.results} in it so far: the run has not ended")
     if any(folder.rglob(str(RunFolder.overrides))):
-        return [folder / point["folder"] for point in sweep_table.points_of(folder) if point["tasks"]]
+        found = [folder / point["folder"] for point in sweep_table.points_of(folder) if point["tasks"]]
+        if not found:
+            raise UserError(f"{folder}: {NO_TASK}")
+        return found
     raise _no_run(folder, "the folder of a finished run, or of a sweep")
 
 

@@ -151,3 +151,11 @@ def test_a_sweeper_that_asks_for_other_points_is_not_continued(tmp_path: Path) -
 
 
 KEPT = ("+hydra.launcher.additional_parameters.x=a", "hydra.launcher.qos=b")
+
+
+@pytest.mark.parametrize("settings", [LOCAL, SLURM])
+def test_one_run_is_not_silently_local(settings: dict[str, Any]) -> None:
+    """Hydra ignores the launcher of a run that is not swept."""
+    with pytest.raises(UserError, match=r"it submits the points of sweeps; add -m, or cluster=slurm for one run"):
+        hydra_launchers.check_run(settings)
+    hydra_launchers.check_run({"_target_": hydra_launchers.SHARED})

@@ -266,3 +266,19 @@ def test_a_run_that_failed(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "run", [], status="error", reason="the disk is full", tasks={}, endpoint=None)
     found = [path for name in ("csv", "markdown", "junit", "lm-eval") for path in written(folder, name, tmp_path / "o")]
     assert "the disk is full" in "".join(path.read_text() for path in found)
+
+
+@pytest.mark.parametrize("name", ["csv", "inspect", "lm-eval", "parquet"])
+def test_a_check_has_nothing_for_a_format_of_samples(name: str, tmp_path: Path) -> None:
+    folder = run_folder(tmp_path / "run", [], status="ok", tasks={})
+    with pytest.raises(UserError, match=rf"export {name}: .*no task was evaluated; junit, markdown, mlflow, wandb say"):
+        written(folder, name, tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+    assert written(folder, "junit", tmp_path / "o")
+
+
+def test_a_run_that_goes_on_has_no_results_so_far(tmp_path: Path) -> None:
+    (tmp_path / ".hydra").mkdir()
+    (tmp_path / ".hydra/overrides.yaml").write_text("[]")
+    with pytest.raises(UserError, match="so far: the run has not ended"):
+        sources(tmp_path)

@@ -93,6 +93,24 @@ def test_loading_and_comparing(finished: launcher.Run, tmp_path: Path) -> None:
     assert list(found.rows["n"]) == [4, 4]
 
 
+def test_comparing_and_loading_folders_of_several_runs(finished: launcher.Run, tmp_path: Path) -> None:
+    """A race and a check of several servers are folders of runs; their pages have names of their own."""
+    for name in "ab":
+        subprocess.run(["cp", "-r", finished.folder, tmp_path / name], check=True)
+    found = launcher.compare(tmp_path / "a", launcher.load(tmp_path / "b"), str(finished.folder))
+    assert [(row["a"], row["b"]) for row in found.data["rows"]] == [("A", "B")] * 2 + [("A", "C")] * 2
+    with pytest.raises(launcher.LauncherError, match="1 run given"):
+        launcher.compare(finished)
+    for file, kind, page in (("race.json", "Race", "comparison.html"), ("servers.json", "Check", "servers.html")):
+        (tmp_path / file).write_text("{}")
+        several = launcher.load(tmp_path)
+        assert isinstance(several, launcher.Sweep)
+        assert (list(several.runs), several.page) == (["a", "b"], tmp_path / page)
+        assert repr(several).startswith(f"{kind} in {tmp_path}")
+        assert [row["verdict"] for row in several.compare().data["rows"]] == ["equal", "equal"]
+        (tmp_path / file).unlink()
+
+
 @pytest.mark.parametrize(("made", "says"), [(None, "no such folder"), ("x", "expected the folder of a run"),
                                             (".hydra/config.yaml", "no results.json so far")])  # fmt: skip
 def test_a_folder_without_results(made: str | None, says: str, tmp_path: Path) -> None:

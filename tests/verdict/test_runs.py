@@ -147,3 +147,16 @@ def test_a_run_names_its_checkpoint_or_its_server(tmp_path: Path) -> None:
     ):
         found: Any = {"run": {"config": config}, "endpoint": endpoint}
         assert runs.Run("A", tmp_path, found, {}, Answers({}, {})).source == source
+
+
+def test_what_has_no_scores_says_what_compares_it(tmp_path):
+    check = run_folder(tmp_path / "all/check", [], status="ok", tasks={})
+    (check / ".hydra").mkdir()
+    (check / ".hydra/overrides.yaml").write_text("[]")
+    for given in ([check, check.parent], [check.parent]):
+        with pytest.raises(UserError, match="no task was evaluated; launcher check RUN RUN compares"):
+            runs.read_all(given)
+    for file in ("journal.json", "results.json"):
+        (check / file).unlink()
+    with pytest.raises(UserError, match="so far: the run has not ended"):
+        runs.read_all([check])
