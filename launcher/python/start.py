@@ -117,7 +117,8 @@ def compare(*runs: Run | Sweep | str | PathLike[str], force: bool = False) -> Co
     A run may be given by its folder; the folder of a sweep stands for its points. Raises `LauncherError` for runs that
     did not measure the same; with ``force``, that becomes a warning.
     """
-    folders = [each.folder if isinstance(each, Run | Sweep) else expanded(each) for each in runs]
+    with one_error():
+        folders = [each.folder if isinstance(each, Run | Sweep) else expanded(each) for each in runs]
     return Comparison.of(folders, force=force)
 
 
