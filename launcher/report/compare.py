@@ -17,6 +17,7 @@ from launcher.report.schema import TaskEntry
 from launcher.stats.clusters import Clusters
 from launcher.stats.intervals import clustered_error
 from launcher.stats.paired import ALPHA, holm, mean, sign_test, standard_error, t_test
+from launcher.tasks.code import pass_at_k
 
 CLUSTERED = "clustered t"
 FEWEST_CLUSTERS = 10
@@ -32,7 +33,8 @@ class Comparison:
     Student's paired t-test. ``p_holm`` is ``p`` after Holm's correction. ``left_out``
     counts the items of either run that are not in both, or not scored in both, or have another target. Where items
     share passages, ``clusters`` is the number of these, and ``test`` is ``clustered t``: Student's t with an error that
-    is clustered by them. Fewer than `FEWEST_CLUSTERS` tell nothing: ``p`` is 1.
+    is clustered by them. Fewer than `FEWEST_CLUSTERS` tell nothing: ``p`` is 1. ``values`` are the means of both runs
+    over these items.
     """
 
     task: str
@@ -47,6 +49,7 @@ class Comparison:
     p: float
     p_holm: float
     clusters: int | None = field(default=None, kw_only=True)
+    values: Sequence[float] | None = field(default=None, kw_only=True)
 
     @property
     def significant(self) -> bool:
@@ -69,10 +72,10 @@ class Answers:
 
     @classmethod
     def read(cls, folder: Path, tasks: Mapping[str, TaskEntry]) -> Answers:
-        """Read the samples of a run folder, with the values of those metrics of ``tasks`` that are means.
+        """Read the samples of a run folder, with the values of those metrics of ``tasks`` that are means over items.
 
-        A paired difference of samples says nothing of another aggregation. Within `reading_once`, a file is read once
-        for the same metrics. Raises `ResumeError` for a damaged line.
+        Those of pass@k are one estimate for each item. A paired difference says nothing of other aggregations. Within
+        `reading_once`, a file is read once for the same metrics. Raises `ResumeError` for a damaged line.
         """
         means = frozenset(_means(tasks))
         known = _kept.get()
@@ -88,6 +91,11 @@ class Answers:
         answers = cls(_means=set(means))
         for record in RunFolder(folder).records():
             answers._add(record)
+        for task, metric in means:
+            if (k := pass_at_k.k_of(metric)) > 1:
+                found = answers.values.get((task, metric), {})
+                made = {question: pass_at_k.estimate(passed, k) for question, passed in found.items()}
+                answers.values[task, metric] = {key: [value] for key, value in made.items() if value is not None}
         return answers
 
     def by_id(self, task: str, metric: str) -> dict[str, list[float]]:
@@ -125,7 +133,8 @@ def reading_once() -> Iterator[None]:
 def _means(tasks: Mapping[str, TaskEntry]) -> Iterator[tuple[str, str]]:
     for task, entry in tasks.items():
         for name, metric in entry["metrics"].items():
-            if metric["aggregation"] == Aggregation.mean.value:
+            of_items = metric["aggregation"] == Aggregation.items.value and pass_at_k.k_of(name) > 1
+            if metric["aggregation"] == Aggregation.mean.value or of_items:
                 yield task, name
 
 
@@ -156,15 +165,16 @@ def compare(a: tuple[str, Answers], b: tuple[str, Answers], task: str, metric: s
     every = a[1].ids.get(task, set()) | b[1].ids.get(task, set())
     differences = [y - x for x, y in pairs]
     difference, stderr = mean(differences), standard_error(differences)
+    values = mean([x for x, _ in pairs]), mean([y for _, y in pairs])
     given = task, metric, a[0], b[0], len(pairs), len(every) - len(pairs), difference
     clusters = Clusters.of(
         (shared.get(question[0], question[0]), value) for question, value in zip(common, differences, strict=True)
     )
     if shared and len(clusters) < len(pairs):
         stderr, p = _of_clusters(clusters, difference)
-        return Comparison(*given, stderr, CLUSTERED, p, p, clusters=len(clusters))
+        return Comparison(*given, stderr, CLUSTERED, p, p, clusters=len(clusters), values=values)
     test, p = _test(pairs, difference, stderr)
-    return Comparison(*given, stderr, test, p, p_holm=p)
+    return Comparison(*given, stderr, test, p, p_holm=p, values=values)
 
 
 def _of_clusters(clusters: Clusters, difference: float) -> tuple[float | None, float]:

@@ -23,6 +23,7 @@ class ComparisonEntry(TypedDict):
     p: float
     p_holm: float
     clusters: NotRequired[int | None]
+    values: NotRequired[list[float] | None]
 
 
 class PointEntry(TypedDict):

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from launcher.core.errors import UserError
+from launcher.core.types import Aggregation
 from launcher.report import formatting
 from launcher.verdict import runs as compared
 from launcher.verdict.comparison import Row, rows
@@ -28,12 +29,13 @@ def collect(
     """
     warnings = [line for run in runs[1:] for line in _incomparable(runs[0], run, force)]
     found = rows(runs, inside)
+    untested = [line for run in runs[1:] for line in _untested(runs[0], run)]
     if not found:
-        raise UserError("compare: the runs have no scored question in common")
+        raise UserError("; ".join(["compare: the runs have no scored question in common", *untested]))
     return {
         "schema_version": VERSION,
         "runs": [_run(run) for run in runs],
-        "warnings": [*left_out, *warnings, *(line for run in runs for line in _doubts(run))],
+        "warnings": [*left_out, *warnings, *untested, *(line for run in runs for line in _doubts(run))],
         "subject": {run.label: compared.subject(runs[0], run) for run in runs[1:]},
         "rows": [_row(row) for row in found],
         "flips": [_flips(runs[0], run, most_flips) for run in runs[1:]],
@@ -56,6 +58,17 @@ def _incomparable(a: Run, b: Run, force: bool) -> list[str]:
         [f"only one of {a.label} and {b.label} has {', '.join(map(formatting.task_name, other))}"] if other else []
     )
     return [*(f"{a.label} and {b.label} did not measure the same: {line}" for line in lines), *left_out]
+
+
+def _untested(a: Run, b: Run) -> Iterator[str]:
+    """Say of each metric that is no mean over questions what it is in both runs, as no paired test holds for it."""
+    for task in a.results["tasks"].keys() & b.results["tasks"].keys():
+        metrics, others = a.results["tasks"][task]["metrics"], b.results["tasks"][task]["metrics"]
+        for name in metrics.keys() & others.keys():
+            if (task, name) not in a.answers.values and metrics[name]["aggregation"] != Aggregation.mean.value:
+                values = " -> ".join(formatting.number(each[name]["value"]) for each in (metrics, others))
+                what = f"{formatting.task_name(task)} {name} of {a.label} and {b.label}"
+                yield f"{what} is {values}, without a test: it is one number of all samples"
 
 
 def _names(run: Run) -> str:

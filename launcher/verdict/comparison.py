@@ -25,8 +25,7 @@ POWER_Z = 0.8416212335729143
 class Row:
     """A metric of a task or group in two runs, and their paired difference ``found``.
 
-    ``value_a`` and ``value_b`` are those of ``results.json``; of runs that stopped early, those of the questions that
-    are compared. ``lower`` says that less is better.
+    ``value_a`` and ``value_b`` are those of the questions that are compared. ``lower`` says that less is better.
     """
 
     found: Comparison
@@ -102,10 +101,8 @@ def _pair(a: Run, b: Run, inside: bool) -> Iterator[Row]:
             other = results.metric_entry({**b.results}, name, metric)
             found = _difference(a, b, name, metric) if other else None
             if other and found:
-                values = entry["metrics"][metric]["value"], other["value"]
-                if isinstance(found, SequentialComparison):
-                    values = found.values
-                yield Row(found, *values, lower=other["direction"] == Direction.lower.value)
+                values = found.values or (entry["metrics"][metric]["value"], other["value"])
+                yield Row(found, values[0], values[1], lower=other["direction"] == Direction.lower.value)
 
 
 def _difference(a: Run, b: Run, name: str, metric: str) -> Comparison | None:
@@ -141,5 +138,14 @@ def _of_group(a: Run, b: Run, name: str, group: GroupEntry, metric: str) -> Comp
         if None in errors
         else math.sqrt(math.fsum((share * (error or 0.0)) ** 2 for share, error in zip(shares, errors, strict=True)))
     )
+    values = _weighted([part.values for part in found], shares)
     p = t_two_sided(difference / stderr, n - 1) if stderr else min(1.0, len(found) * min(part.p for part in found))
-    return Comparison(name, metric, a.label, b.label, n, left_out, difference, stderr, "t", p, p_holm=p)
+    return Comparison(name, metric, a.label, b.label, n, left_out, difference, stderr, "t", p, p_holm=p, values=values)
+
+
+def _weighted(pairs: Sequence[Sequence[float] | None], shares: Sequence[float]) -> tuple[float, float] | None:
+    known = [pair for pair in pairs if pair is not None]
+    if len(known) < len(pairs):
+        return None
+    a, b = (math.fsum(share * pair[side] for share, pair in zip(shares, known, strict=True)) for side in (0, 1))
+    return a, b

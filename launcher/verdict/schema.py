@@ -27,7 +27,7 @@ class RowEntry(TypedDict):
     """A `launcher.verdict.comparison.Row`: run ``b`` against run ``a`` in one metric of a task or group.
 
     ``half_width`` is half of the 95 % ``interval`` of ``difference``. Of runs that stopped early, ``interval`` bounds
-    what all questions would show, and has no half; their values are of the questions that are compared. ``verdict`` is
+    what all questions would show, and has no half. Values are of the questions that are compared. ``verdict`` is
     ``better``, ``worse``, ``may be chance`` or ``equal``; ``sentence`` says it in words.
     """
 

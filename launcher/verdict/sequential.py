@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
-from launcher.core.types import Json
+from launcher.core.types import Aggregation, Json
 from launcher.evaluate.units import sizes
 from launcher.report import results
 from launcher.report.compare import Comparison
@@ -22,13 +22,12 @@ class SequentialComparison(Comparison):
     """A `Comparison` that is valid at any time.
 
     ``low`` and ``high`` bound the difference that all ``total`` questions would show; ``p`` says whether it may be
-    chance. ``values`` are the means of both runs over the questions that both scored.
+    chance.
     """
 
     low: float
     high: float
     total: int
-    values: tuple[float, float]
 
 
 @dataclass(frozen=True)
@@ -84,7 +83,7 @@ def compare(a: Run, b: Run, order: Drawn, metric: str) -> SequentialComparison |
     A sample without a score counts, for each end of the interval, where it widens it.
     """
     entry = results.metric_entry({**a.results}, order.name, metric)
-    if entry is None or None in entry["range"]:
+    if entry is None or None in entry["range"] or entry["aggregation"] == Aggregation.items.value:
         return None
     scores = [_Scores(run, order, metric, entry) for run in (a, b)]
     done = list(_done(order.blocks, scores))
@@ -170,5 +169,5 @@ def _comparison(
     left_out = len(both) - len(known)
     return SequentialComparison(
         order.name, metric, a.label, b.label, len(known), left_out, difference, None, TEST, p, p,
-        low, high, order.total, values,
+        low, high, order.total, values=values,
     )  # fmt: skip

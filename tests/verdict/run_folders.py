@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from launcher.core.types import Json, Record, Report
+from launcher.core.types import Json, Record, Report, TaskResult
 from launcher.report import results
 from tests.report.report_records import RUN, record, report, write_samples
 
@@ -22,10 +23,12 @@ def run_folder(
     evaluate: dict[str, Json] | None = None,
     versions: dict[str, str] | None = None,
     answers_from: str | None = None,
+    tasks_found: Mapping[str, TaskResult] | None = None,
     **changes: Any,
 ) -> Path:
     """Write the results, the samples and the journal of a finished run."""
     write_samples(folder, records)
+    changes |= {} if tasks_found is None else {"tasks": tasks_found}
     made: Report = report(records, run={**RUN, "versions": {**VERSIONS, **(versions or {})}}, **changes)
     results.write(made, folder)
     settings = tasks or {task: {"settings": {"limit": None}, "items": "d1"} for task in {row.task for row in records}}

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from scipy import stats
+from scipy import special, stats
 
-from launcher.core.types import Record
+from launcher.core.types import Aggregation, Record, TaskResult
+from launcher.stats.metric import Metric
+from launcher.tasks.code import pass_at_k
 from launcher.verdict import collect, runs
 from launcher.verdict.schema import RowEntry
 from tests.report.report_records import record
@@ -115,3 +118,41 @@ def test_flips_are_the_discordant_questions(tmp_path: Path) -> None:
     assert {flip["id"] for flip in flips["shown"] if flip["gain"] > 0} == {
         str(number) for number in np.flatnonzero(b > a)
     }
+
+
+def test_pass_at_k_is_tested_by_the_estimate_of_each_item(tmp_path: Path) -> None:
+    a, b = (each.reshape(-1, 5) for each in draws(11, "binary"))
+    records = [scored([*each.ravel()], repeats=5) for each in (a, b)]
+    metric = pass_at_k.metric(2)
+    made = []
+    for name, found in zip("ab", records, strict=True):
+        passed = [replace(one, scores={"pass@2": one.scores["m"]}) for one in found]
+        value = metric.result([(one.id, one.scores["pass@2"]) for one in passed], len(passed))
+        results = {"t": TaskResult({"pass@2": value}, {"scored": COUNT, "total": COUNT})}
+        made.append(run_folder(tmp_path / name, passed, tasks_found=results))
+    (row,) = collect.collect(runs.read_all(made))["rows"]
+    each = [1 - special.comb(5 - x.sum(axis=1), 2) / special.comb(5, 2) for x in (a, b)]
+    assert (row["n"], row["test"]) == (COUNT // 5, "t")
+    assert (row["value_a"], row["value_b"]) == pytest.approx([x.mean() for x in each])
+    assert row["p"] == pytest.approx(stats.ttest_rel(each[1], each[0]).pvalue, rel=1e-9)
+
+
+def test_a_number_of_all_samples_is_named_without_a_test(tmp_path: Path) -> None:
+    metric = Metric("ppl", aggregation=Aggregation.corpus, combine=lambda values: sum(map(float, values)) / 1000)
+    made = []
+    for name, value in (("a", 1.0), ("b", 2.0)):
+        given = [replace(one, scores={"m": 1.0, "ppl": value}) for one in scored([1.0] * 20)]
+        mean = Metric("m").result([(one.id, 1.0) for one in given], 20)
+        found = metric.result([(one.id, value) for one in given], 20)
+        results = {"t": TaskResult({"m": mean, "ppl": found}, {"scored": 20, "total": 20})}
+        made.append(run_folder(tmp_path / name, given, tasks_found=results))
+    line = "t ppl of A and B is 0.020 -> 0.040, without a test: it is one number of all samples"
+    comparison = collect.collect(runs.read_all(made))
+    assert (comparison["warnings"], [row["metric"] for row in comparison["rows"]]) == ([line], ["m"])
+
+
+def test_values_are_those_of_the_compared_questions(tmp_path: Path) -> None:
+    a, b = draws(12, "binary")
+    (row,) = compared(tmp_path, scored([*a]), scored([*b])[:60])
+    assert (row["n"], row["left_out"]) == (60, COUNT - 60)
+    assert (row["value_a"], row["value_b"]) == (a[:60].mean(), b[:60].mean())

@@ -21,6 +21,12 @@ def name(k: int) -> str:
     return f"pass@{k}"
 
 
+def k_of(name: str) -> int:
+    """Return the k of a metric's name; 0 for another metric."""
+    kind, _, k = name.partition("@")
+    return int(k) if kind == "pass" and k.isdecimal() else 0
+
+
 def estimate(passed: Sequence[Json], k: int) -> float | None:
     """Return the unbiased estimate 1 - C(n - c, k) / C(n, k) for ``c`` of ``n`` samples that passed; None if n < k.
 
