@@ -9,7 +9,6 @@ from typing import Any
 
 import yaml
 from hydra import compose, initialize_config_dir
-from hydra.core.global_hydra import GlobalHydra
 from hydra.errors import HydraException
 from omegaconf import open_dict
 from omegaconf.errors import OmegaConfBaseException
@@ -29,7 +28,7 @@ from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import allocate
 from launcher.pipeline.config import ComposedRun, Mode
 from launcher.settings.cluster import Local
-from launcher.settings.overrides import CommandLine
+from launcher.settings.overrides import CommandLine, quote_if_needed
 
 LABELS = ("a", "b")
 
@@ -62,10 +61,10 @@ def _composed(words: Sequence[str], folder: Path) -> ComposedRun:
     """Return what the settings ask for, as Hydra composes it for a run in a folder. Raises `UserError`."""
     try:
         line = CommandLine.parse(words)
+        extra = line.flags.get("config_dir")
+        places = [f"hydra.searchpath=[{quote_if_needed(f'file://{extra}')}]"] if extra else []
         with including(line), initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            if extra := line.flags.get("config_dir"):
-                GlobalHydra.instance().config_loader().get_search_path().append("command-line", f"file://{extra}")
-            config = compose("config", line.texts, return_hydra_config=True)
+            config = compose("config", [*places, *line.texts], return_hydra_config=True)
             hydra_config = config.hydra
             with open_dict(config):
                 del config["hydra"]

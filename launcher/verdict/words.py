@@ -38,7 +38,8 @@ def _of_early_stop(row: Row, found: SequentialComparison) -> str:
     better, sign = (found.b, 1) if row.gain >= 0 else (found.a, -1)
     size = f"{better} is better by {formatting.number(abs(found.difference))}" if row.gain else "no difference"
     chance = "" if found.significant else ": may be chance"
-    return f"{size}, {_bounds(row, found, sign)}{chance} ({p} at any time, after {_asked(found)})"
+    bounds = "" if found.low == found.high else f", {_bounds(row, found, sign)}"
+    return f"{size}{bounds}{chance} ({p} at any time, after {_asked(found)})"
 
 
 def _bounds(row: Row, found: SequentialComparison, sign: int) -> str:

@@ -69,3 +69,21 @@ def test_an_interrupted_race_says_in_one_line_how_it_goes_on(tmp_path, monkeypat
     assert "score the same in each of 6 questions" in " ".join(capsys.readouterr().out.split())
     for before, file in zip(kept, samples, strict=True):
         assert set(before.splitlines()) <= set(file.read_bytes().splitlines())
+
+
+def test_a_race_over_passages_of_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
+    """Options of ``--config-dir`` count, and questions that share a passage are one unit; the categories are kept."""
+    monkeypatch.chdir(tmp_path)
+    Path("options/tasks").mkdir(parents=True)
+    items = [{"q": f"q{n}", "a": "a", "about": f"c{n % 2}", "passage": f"p{n // 3}"} for n in range(12)]
+    Path("options/tasks/mine.jsonl").write_text("\n".join(map(json.dumps, items)))
+    Path("options/tasks/mine.yaml").write_text(
+        "# @package tasks.mine\ndefaults:\n  - /schema/tasks/generation@_here_\npath: mine.jsonl\nprompt: '{{q}}'\n"
+        "target: a\ncategory: about\ncluster: passage\n"
+    )
+    assert dispatch(["race", ECHO, ECHO, "--tasks", "mine", "--config-dir", "options", "--out", "race"]) == 0
+    assert "A and B score the same in each of 12 questions in 4 passages" in " ".join(capsys.readouterr().out.split())
+    found = json.loads(Path("race/a/results.json").read_text())["tasks"]["mine"]
+    assert {name: each["coverage"]["total"] for name, each in found["categories"].items()} == {"c0": 6, "c1": 6}
+    drawn = json.loads(Path("race/a/journal.json").read_text())["early_stop"]["populations"]["mine"]
+    assert (drawn["units"], drawn["largest"]) == ({"mine": 4}, {"mine": 3})
