@@ -11,7 +11,7 @@ import yaml
 from launcher.checkpoints.export import fiddle
 from launcher.checkpoints.export.fiddle import Call, Name
 from launcher.checkpoints.export.megatron import is_llama3
-from launcher.checkpoints.export.torch_dist import TorchDistFolder
+from launcher.checkpoints.export.torch_dist import TorchDistFolder, tokenizer_files
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
 
@@ -30,7 +30,7 @@ class Nemo2Folder(TorchDistFolder):
 
     def small_files(self, tokenizer: Tokenizer | None) -> Iterator[tuple[str, bytes]]:
         yield from self._weights_index()
-        for name, text in tokenizer.files().items() if tokenizer else ():
+        for name, text in tokenizer_files(tokenizer):
             yield f"context/{FOLDER}/{name}", text
         model = self._model(tokenizer)
         trainer = Call("nemo.lightning.io.pl", "TrainerContext", {"model": model, "trainer": _trainer(), "extra": {}})

@@ -95,7 +95,7 @@ class TorchDistFolder(Format):
 
     def small_files(self, tokenizer: Tokenizer | None) -> Iterator[tuple[str, bytes]]:
         yield from self._weights_index()
-        for name, text in tokenizer.files().items() if tokenizer else ():
+        for name, text in tokenizer_files(tokenizer):
             yield f"tokenizer/{name}", text
         yield CONFIG, yaml.safe_dump(self._run_config(tokenizer)).encode()
 
@@ -167,6 +167,15 @@ class TorchDistFolder(Format):
                     start,
                 )
                 start += self._length(shape)
+
+
+def tokenizer_files(tokenizer: Tokenizer | None) -> Iterator[tuple[str, bytes]]:
+    """Yield a tokenizer's files, and all tokens that end an answer: its own files name one."""
+    if tokenizer is None:
+        return
+    yield from tokenizer.files().items()
+    if len(tokenizer.eos_ids) > 1:
+        yield "generation_config.json", json.dumps({"eos_token_id": sorted(tokenizer.eos_ids)}).encode()
 
 
 def _stored(file: str, start: int, length: int) -> Any:

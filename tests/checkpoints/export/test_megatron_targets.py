@@ -104,6 +104,16 @@ def test_the_tokenizer_goes_along(layout: Layout, tmp_path: Path) -> None:
     assert {*recorded["sha256"], NAME} == files
 
 
+@pytest.mark.parametrize("layout", list(READ_AS))
+def test_every_end_of_an_answer_goes_along(layout: Layout, tmp_path: Path) -> None:
+    """The tokenizer's own files name one; a chat model has several."""
+    assert convert(Model(path=str(TINY)), Convert(path=str(tmp_path / "source"))) == 0
+    (tmp_path / "source" / "generation_config.json").write_text(json.dumps({"eos_token_id": [10, 256]}))
+    settings = Convert(path=str(tmp_path / "made"), format=layout)
+    assert convert(Model(path=str(tmp_path / "source")), settings) == 0
+    assert detect(tmp_path / "made").tokenizer().eos_ids == {10, 256}
+
+
 def test_a_half_written_folder_continues(tmp_path: Path) -> None:
     source, target = bridge(tmp_path / "source"), tmp_path / "made"
     wanted = Wanted(Layout.nemo2, shard_gb=2e-5)
