@@ -45,6 +45,7 @@ class GGUFFile(Format):
 
     def __init__(self, a: Architecture, dtype: str, quantized: bool, source: str) -> None:
         self._source, self.dtype, self._quantized = source, dtype, quantized
+        self._known: dict[str, Json] | None = None
         self._architecture = _without_idle_window(as_scaling(a))
         self.model = _kind(self._architecture, source)
         self.transformed = Transform(a)  # type: ignore[method-assign]
@@ -105,8 +106,7 @@ class GGUFFile(Format):
     def content(
         self, shard: Shard, parameters: Parameters, tokenizer: Tokenizer | None
     ) -> Iterator[bytes | memoryview]:
-        known = tokenizer_fields(tokenizer, self._architecture.vocab_size, self._source) if tokenizer else {}
-        yield _padded(self._header(self._fields() | known))
+        yield _padded(self._header(self._fields() | self._vocabulary(tokenizer)))
         if self._factors:
             yield _padded(struct.pack(f"<{len(self._factors)}f", *self._factors))
         for unit, value in parameters:
@@ -141,7 +141,16 @@ class GGUFFile(Format):
             return file.read_bytes()
 
     def small_files(self, tokenizer: Tokenizer | None) -> Iterator[tuple[str, bytes]]:
+        """Yield nothing: all is in one file. Raises `CheckpointError` for a tokenizer that GGUF has no equal of."""
+        self._vocabulary(tokenizer)
         return iter(())
+
+    def _vocabulary(self, tokenizer: Tokenizer | None) -> dict[str, Json]:
+        if tokenizer is None:
+            return {}
+        if self._known is None:
+            self._known = tokenizer_fields(tokenizer, self._architecture.vocab_size, self._source)
+        return self._known
 
 
 def _kind(a: Architecture, source: str) -> str:

@@ -175,6 +175,16 @@ def test_a_way_of_cutting_texts_without_a_name_is_refused() -> None:
         tokenizer_fields(HuggingFaceTokenizer(backend, "test"), 704, "model")
 
 
+def test_nothing_is_written_for_a_tokenizer_without_an_equal(tmp_path: Path) -> None:
+    backend = byte_level("gpt2")._backend
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    backend.save(str(tmp_path / "tokenizer.json"))
+    model = Model(path=str(bridge(tmp_path / "source", vocab_size=704)), tokenizer=str(tmp_path / "tokenizer.json"))
+    with pytest.raises(CheckpointError, match="no tokenizer of GGUF cuts texts"):
+        convert(model, Convert(path=str(tmp_path / "made"), format=Layout.gguf))
+    assert not (tmp_path / "made").exists()
+
+
 def test_composed_characters_are_compared_composed() -> None:
     """Qwen composes characters first, which llama.cpp leaves out for all models."""
     tokenizer = byte_level("qwen2")
