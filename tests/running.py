@@ -43,7 +43,7 @@ def _process_state() -> Iterator[None]:
     """Restore what the launcher changes in its process; without pytest's handlers, logging writes to stderr."""
     root, handlers = logging.getLogger(), logging.getLogger().handlers[:]
     argv, environment, raising = sys.argv, dict(os.environ), logging.raiseExceptions
-    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    signals = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     root.handlers[:] = []
     try:
         yield

@@ -45,7 +45,8 @@ class Listing:
             return _listed(model, names)
         if names is None:
             raise UserError(
-                f"backend.model: {self.url}/models lists no models (HTTP {status}); set it to the name to send"
+                f"backend.model: {self.url}/models lists no models (HTTP {status}), "
+                "so this may be no OpenAI-compatible server; else set it to the name to send"
             )
         if len(names) != 1:
             raise UserError(

@@ -71,8 +71,8 @@ def refused_folder(error: OSError, *, swept: bool) -> str | None:
     """Return one line for a run folder that cannot be made, with the key that names it; None for another error."""
     frames = [frame for frame, _ in walk_tb(error.__traceback__)]
     ours = [frame for frame in frames if str(frame.f_globals.get("__name__", "")).partition(".")[0] not in MAKING]
-    if error.filename is None or not ours or not _is_of_hydra(ours[-1]):
-        return None
+    if error.filename is None or not ours or not _is_of_hydra(ours[-1]) or frames[-1] is ours[-1]:
+        return None  # a file that Hydra reads
     key = "hydra.sweep.dir" if swept else "hydra.run.dir"
     return f"{key}: {shown(str(error.filename))}: {error.strerror}; expected a folder that can be made and written to"
 

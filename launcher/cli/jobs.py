@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +15,7 @@ from launcher.cli.live_page import LivePage
 from launcher.cli.sweep_callback import SweepCallback, fail, fail_sweep
 from launcher.core.credentials import SecretGiven
 from launcher.core.errors import ObjectiveError, UserError
+from launcher.core.files import refused
 from launcher.core.run_folder import RunFolder
 from launcher.distributed.allocation import Allocation, allocate
 from launcher.pipeline.config import ComposedRun, Mode
@@ -93,16 +94,30 @@ def perform(composition: Composition, work: Callable[[ComposedRun], int]) -> int
     from launcher.cli import plan
 
     try:
-        composed = composition.composed
-        if composed.run.mode is Mode.plan:
-            plan.show(composed)
-            return 0
+        with _plain_refusals():
+            composed = composition.composed
+            if composed.run.mode is Mode.plan:
+                plan.show(composed)
+                return 0
     except UserError as error:
         return _refuse(composition, error)
     try:
-        return work(composed)
+        with _plain_refusals():
+            return work(composed)
     except UserError as error:
         return fail(str(error), error.exit_code)
+
+
+@contextmanager
+def _plain_refusals() -> Iterator[None]:
+    """Raise `UserError` for a file that is refused, such as a checkpoint of another user: Hydra would print more."""
+    try:
+        yield
+    except OSError as error:
+        reason = refused(error)
+        if reason is None:
+            raise
+        raise UserError(reason) from error
 
 
 def _refuse(composition: Composition, refusal: UserError) -> int:

@@ -1,4 +1,4 @@
-"""The program's entry: a command or Hydra's grammar. Ctrl-C and SIGTERM end it in order, also during imports."""
+"""The program's entry: a command or Hydra's grammar. Ctrl-C, SIGTERM and a closed terminal end it in order."""
 
 from __future__ import annotations
 
@@ -11,7 +11,9 @@ from launcher.core.console import redraws, status, to_stderr, tolerant
 def main() -> None:
     """Run the program and exit with its code (see docs/reference.md)."""
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background job starts with it ignored
-    signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        if signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, lambda *_: signal.raise_signal(signal.SIGINT))
     out = tolerant()
     try:
         code = dispatch(sys.argv[1:])

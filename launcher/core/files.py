@@ -138,8 +138,15 @@ def append(path: Path) -> FileIO:
 def refused(error: OSError) -> str | None:
     """Return the line for what a disk or a path refuses; None for any other error of the operating system."""
     if error.filename is not None:
-        return f"{str(error.filename)[:QUOTED]}: {error.strerror or error}"
-    return f"a file cannot be written: {error.strerror}" if error.errno in DISK else None
+        return f"{str(error.filename)[:QUOTED]}: {error.strerror or error}{_remedy(error)}"
+    return f"a file cannot be written: {error.strerror}{_remedy(error)}" if error.errno in DISK else None
+
+
+def _remedy(error: OSError) -> str:
+    """Return what helps where a disk is full, or a file another user's."""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return "; launcher clean lists what old runs have left"
+    return "; ls -ld shows who may use it" if error.errno in (errno.EACCES, errno.EPERM) else ""
 
 
 @contextmanager
@@ -148,4 +155,4 @@ def storing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path}: cannot be written: {error.strerror or error}") from error
+        raise StorageError(f"{path}: cannot be written: {error.strerror or error}{_remedy(error)}") from error

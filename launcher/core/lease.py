@@ -56,5 +56,12 @@ class Lease:
             self._held_at_s = now_s
         else:
             raise TakenOver(
-                f"{self.folder}: another session took this run over, see {RunFolder.lease}; this session stops"
+                f"{self.folder}: another session took this run over{self._other()}; this one stops, the other goes on; "
+                "a folder of its own for each run: hydra.run.dir=<folder>"
             )
+
+    def _other(self) -> str:
+        """Return what is known of the session that has the folder now."""
+        found = files.read_json(RunFolder(self.folder).lease)
+        known = isinstance(found, dict) and {"pid", "host", "began_at"} <= found.keys()
+        return f" (process {found['pid']} on {found['host']}, begun at {found['began_at'][:19]} UTC)" if known else ""

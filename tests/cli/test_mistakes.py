@@ -104,6 +104,7 @@ CHECKPOINT = "model=checkpoint model.path="
         (["tasks=[addition capitals]"], ["write tasks=[addition,capitals]"]),
         (["tasks=[lm_eval]"], ["write tasks=[lm_eval/<name>]"]),
         (["optimizations.dtype=float32"], ["(did you mean fp32?)"]),
+        (["model=checkpoint", f"model.path={'x' * 300}"], ["File name too long"]),
         (["--resolve"], ["--resolve: it needs --cfg job"]),
         (["--package", "evaluate"], ["--package: it needs --cfg job"]),
         (["--config-name=foo"], ["--config-name: the launcher has one configuration; --config-dir=<folder>"]),

@@ -72,6 +72,8 @@ def test_what_cannot_be_written_is_one_line_that_names_it(tmp_path: Path) -> Non
 
 def test_an_error_of_the_disk_has_a_line_and_others_have_none() -> None:
     assert refused(OSError(errno.ENOENT, "No such file", "a/b")) == "a/b: No such file"
-    assert refused(OSError(errno.ENOSPC, "No space left")) == "a file cannot be written: No space left"
+    assert refused(OSError(errno.ENOSPC, "No space left")) == (
+        "a file cannot be written: No space left; launcher clean lists what old runs have left"
+    )
     assert refused(OSError(errno.ECONNRESET, "Connection reset")) is None
     assert len(refused(OSError(errno.ENAMETOOLONG, "File name too long", "a" * 5000)) or "") < QUOTED + 30

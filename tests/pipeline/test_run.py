@@ -80,7 +80,7 @@ def test_the_same_run_twice_gives_the_same_answers(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupted_run_keeps_what_is_done_and_is_continued(tmp_path: Path, number: signal.Signals) -> None:
     folder = tmp_path / "run"
     arguments = command(*SLOW, f"hydra.run.dir={folder}")
@@ -130,7 +130,7 @@ def test_a_killed_run_is_continued_without_its_torn_line_and_damage_is_refused(t
     assert not (folder / "endpoint.json").exists()
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_while_python_still_imports_is_answered(tmp_path: Path, number: signal.Signals) -> None:
     (tmp_path / "hydra.py").write_text("import time; print('importing', flush=True); time.sleep(600)")
     with program(command(*ECHO), tmp_path, os.environ | {"PYTHONPATH": str(tmp_path)}) as process:
