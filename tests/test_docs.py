@@ -19,6 +19,7 @@ import pytest
 
 from launcher.adapters.chain import pipeline
 from launcher.cli.commands import COMMANDS
+from launcher.cli.main import dispatch
 from launcher.core.types import Request, Response
 from launcher.pipeline.config import Run  # imports, and so registers, every component
 from launcher.settings.component import COMPONENTS
@@ -32,9 +33,12 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMAND = re.compile(r"^(?:\|[^|\n]*\| `)?(?:\.venv/bin/)?python launch\.py(?P<rest>[^\n`]*)(?:` \|)?$", re.M)
 """A line of a code block, or the last cell of a table's row."""
 BLOCK = re.compile(r"^```(?P<kind>\w+)\n(?P<code>.*?)^```", re.M | re.S)
+BLOCKS = re.compile(r"^```[^\n]*\n(?P<code>.*?)^```", re.M | re.S)
 STAND_INS = {
     "/ckpt/my_nemo": str(ROOT / "launcher/assets/tiny"),
     "/ckpt/my_model": str(ROOT / "launcher/assets/tiny"),
+    "/ckpt/model": str(ROOT / "launcher/assets/tiny"),
+    "/models/llama": str(ROOT / "launcher/assets/tiny"),
     "backend.api_key_env=MY_KEY": "backend.api_key_env=HOME",
     "X-Team=MY_HEADER": "X-Team=HOME",
 }
@@ -55,6 +59,56 @@ def test_a_documented_command_can_be_planned(rest: str, tmp_path: Path) -> None:
     for written, here in STAND_INS.items():
         rest = rest.replace(written, here)
     done = launch_here(tmp_path, *shlex.split(rest), "mode=plan")
+    if re.search(r"is not installed: pip install|reading it needs the package", done.stderr):
+        pytest.skip(done.stderr.strip())
+    assert done.returncode == 0, done.stderr
+    assert not list(tmp_path.iterdir())
+
+
+LINE = re.compile(r"^launcher (?P<rest>[\w-].*)$", re.M)
+QUICKER = {"mmlu": "addition", "hellaswag": "capitals"}
+"""Tasks whose plan reads many items, and those that stand for them."""
+PLANNED = ("eval", "serve", "check", "convert")
+"""Commands with ``--plan``."""
+FILES_OF_ITS_PAGE = (
+    "--config-dir",
+    "resume=",
+    "<",
+    "harness/",
+    "my.txt",
+    "perplexity.path",
+    "my_sums",
+    "tuned",
+    "iter_0000100",
+)
+"""What stands in a line that needs a file or a folder which its page makes; such a page has a test of its own."""
+
+
+def lines_with_commands() -> list[str]:
+    pages = [*PAGES, *sorted((ROOT / "docs" / "tutorials").glob("*.md"))]
+    texts = "\n".join(page.read_text().replace("\\\n", " ") for page in pages)
+    found = {re.sub(r" +#.*", "", m["rest"]) for block in BLOCKS.finditer(texts) for m in LINE.finditer(block["code"])}
+    found |= set(re.findall(r"`launcher ((?:eval|serve|check) [^`.]+)`", texts))
+    return sorted(" ".join(line.split(" || ")[0].split()) for line in found)
+
+
+@pytest.mark.parametrize("rest", lines_with_commands())
+def test_a_documented_line_with_a_command_can_be_planned_or_read(
+    rest: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for written, here in {**STAND_INS, **QUICKER}.items():
+        rest = rest.replace(written, here)
+    words = shlex.split(rest)
+    name = words[0]
+    urls = sum("//" in word for word in words)
+    if name in COMMANDS and (name not in PLANNED or urls > 1 or "TARGET" in words or "PATH" in words or "URL" in words):
+        assert dispatch([name, "--help"]) == 0
+        page = capsys.readouterr().out
+        assert [word for word in words if word.startswith("-") and word not in page] == []
+        return
+    if any(part in rest for part in FILES_OF_ITS_PAGE):
+        pytest.skip("its page makes the files, and has a test of its own")
+    done = launch_here(tmp_path, *words, "--plan" if name in COMMANDS else "mode=plan")
     if re.search(r"is not installed: pip install|reading it needs the package", done.stderr):
         pytest.skip(done.stderr.strip())
     assert done.returncode == 0, done.stderr
