@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 
@@ -29,8 +30,13 @@ def main() -> None:
 
 def dispatch(arguments: list[str]) -> int:
     """Run a command, or what Hydra composes; return the exit code. Commands do not import torch."""
-    from launcher.cli import commands
+    from launcher.cli import commands, completion
 
+    if completion.is_asked(arguments):
+        line = completion.complete(os.environ)
+        if line is None:
+            return 0
+        os.environ |= {"COMP_LINE": line, "COMP_POINT": str(len(line))}
     if arguments and not commands.is_override(arguments[0]):
         done = commands.run(arguments[0], arguments[1:], _launch)
         if isinstance(done, int):

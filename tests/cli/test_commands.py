@@ -12,6 +12,7 @@ import pytest
 
 from launcher.cli import commands
 from launcher.cli.main import dispatch
+from tests.running import launch_here
 
 ROOT = Path(__file__).parents[2]
 Lines = Callable[[], list[str]]
@@ -112,3 +113,25 @@ def test_a_command_imports_neither_hydra_nor_torch(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, cwd=ROOT)
     assert done.stdout.splitlines()[-2:] in (["0", "[]"], ["1", "[]"]), done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("launcher ev", {"eval"}),
+        ("launcher compare --o", {"--out"}),
+        ("launcher adapters cach", {"caching"}),
+        ("launcher help judg", {"judge"}),
+        ("launcher eval tiny evaluate.li", {"evaluate.limit="}),
+        ("launcher eval tiny model=tiny backend=ex", {"backend=external"}),
+        ("launcher backend=ex", {"backend=external"}),
+    ],
+)
+def test_a_shell_is_told_what_may_follow(
+    line: str, expected: set[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("COMP_LINE", line)
+    monkeypatch.setenv("COMP_POINT", str(len(line)))
+    done = launch_here(tmp_path, "-sc", "query=bash")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert expected <= set(done.stdout.split())
