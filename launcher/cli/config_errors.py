@@ -55,7 +55,7 @@ GRAMMAR = {
     r"mismatched input (.*) expecting <EOF>": r"unexpected \1",
     r"mismatched input (.*) expecting .*": r"unexpected \1",
     r"extraneous input (.*) expecting .*": r"unexpected \1",
-    r"LexerNoViableAltException: .*": "it has a character that stands for something else",
+    r"LexerNoViableAltException.*": "it has a character that stands for something else",
     r"token recognition error at: (.*)": r"unexpected \1",
 }
 """What Hydra's grammar says, and the same in plain words."""
@@ -81,7 +81,10 @@ def describe(error: BaseException) -> str:
     if keyword := describe_package(error):
         return keyword
     if isinstance(error, OverrideParseException):
-        what, why = credentials.shown(str(error.override)), credentials.shown(_first_line(error))
+        given, why = str(error.override), _first_line(error)
+        what = credentials.shown(given)
+        if what != given:  # a value that may be a secret; the reason repeats it
+            what, why = f"{given.partition('=')[0]}=...", why.partition(":")[0].partition(" at input")[0]
         if hint := for_override(str(error.override)):
             return f"{what}: no such option; write {hint}"
         return f"{what}: {_plain(why)}; expected group=option or key=value, the value in quotes"

@@ -48,6 +48,8 @@ def _planned(composed: ComposedRun) -> dict[str, Json]:
         return converting(composed.run.model, composed.run.convert)
     if composed.run.run is not None:
         return _scoring(composed.run, composed.folder, allocate())
+    if not isinstance(composed.run.cluster, Slurm) and composed.run.backend.runs_engine:
+        composed.run.engine.check_packages(composed.run.model)  # a job's machine may have what a login node lacks
     changed = _changed(composed.config)
     return _plan(composed.run, allocate()) | ({"changed settings": changed} if changed else {})
 

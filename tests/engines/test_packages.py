@@ -13,13 +13,14 @@ from launcher.settings.model import Model
 from tests.running import launch_here
 
 
+@pytest.mark.parametrize("mode", ["run", "plan"])
 @pytest.mark.parametrize("engine", ["megatron", "auto"])
 def test_an_engine_without_its_packages_is_one_line_with_the_command(
-    engine: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    engine: str, mode: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The wheel without extras has the default model, and a command line that shows how to get its engine."""
     monkeypatch.setattr("launcher.core.packages.find_spec", _without("transformers"))
-    done = launch_here(tmp_path, f"engine={engine}", "hydra.run.dir=run")
+    done = launch_here(tmp_path, f"engine={engine}", f"mode={mode}", "hydra.run.dir=run")
     assert done.returncode == 1
     last = done.stderr.splitlines()[-1]
     assert last.startswith("launcher: engine=megatron needs the package transformers: pip install 'nemo-megatron-")
