@@ -81,10 +81,10 @@ def describe(error: BaseException) -> str:
     if keyword := describe_package(error):
         return keyword
     if isinstance(error, OverrideParseException):
-        given, why = str(error.override), _first_line(error)
-        what = credentials.shown(given)
-        if what != given:  # a value that may be a secret; the reason repeats it
-            what, why = f"{given.partition('=')[0]}=...", why.partition(":")[0].partition(" at input")[0]
+        typed, why = str(error.override), _first_line(error)
+        what = credentials.shown(typed)
+        if what != typed:  # a value that may be a secret; the reason repeats it
+            what, why = f"{typed.partition('=')[0]}=...", why.partition(":")[0].partition(" at input")[0]
         if hint := for_override(str(error.override)):
             return f"{what}: no such option; write {hint}"
         return f"{what}: {_plain(why)}; expected group=option or key=value, the value in quotes"
