@@ -156,10 +156,10 @@ async def choices(context: CheckContext, route: Route) -> str:
     texts = [{text_of(body, i) for i in range(3)} for body in bodies]
     if all(len(each) == 1 for each in texts):
         raise Failure(f"n=3 at temperature {HOT:g} gave three times {text_of(bodies[0])!r}")
-    greedy = await route.ask(context, REPETITIVE, n=2, max_tokens=4)
-    alone = await route.ask(context, REPETITIVE, max_tokens=4)
-    if counts_of(greedy)["completion_tokens"] < 2 * counts_of(alone)["completion_tokens"] - 1:
-        expect("usage.completion_tokens for n=2", counts_of(greedy)["completion_tokens"], "the tokens of both")
+    for body in bodies:  # vLLM refuses several greedy answers
+        cut = sum(choice.get("finish_reason") == "length" for choice in body["choices"])
+        if counts_of(body)["completion_tokens"] < cut * SHORT:
+            expect("usage.completion_tokens for n=3", counts_of(body)["completion_tokens"], "the tokens of all three")
     await _own_scores(context, route)
     return f"{len(texts[0])} different answers to one request with n=3"
 

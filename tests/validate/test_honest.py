@@ -25,12 +25,14 @@ def _lists(found: Body) -> list[Body]:
 
 
 async def vllm(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
-    """vLLM: parts are joined by line feeds, offsets count in the joined tokens, more fields and alternatives."""
+    """vLLM: parts joined by line feeds, offsets in the joined tokens, more fields, one greedy answer at most."""
     for message in asked.get("messages", ()):
         if isinstance(message["content"], list):
             message["content"] = "\n".join(part["text"] for part in message["content"])
     if asked.get("prompt") == "":
         return _refusal("Either prompt or prompt_embeds must be provided and non-empty.")
+    if asked.get("temperature") == 0 and asked.get("n", 1) > 1:
+        return _refusal("n must be 1 when using greedy sampling, got 2.")
     status, found = await send(asked)
     if path == "/v1/models":
         found["data"][0] |= {"owned_by": "vllm", "parent": None, "permission": []}
