@@ -90,7 +90,7 @@ def test_a_lost_server_is_replaced_and_no_sample_is_lost(number: int, tmp_path: 
                 os.kill(struck[0], number)
 
     struck: list[int] = []
-    with served(tmp_path, probe_timeout_s=3.0) as endpoint:
+    with served(tmp_path) as endpoint:
         assert (endpoint.model, endpoint.facts["replicas"]) == ("m", 2)
         assert len(servers(tmp_path)) == 2
         given: list[Any] = [endpoint, {"t": Echoes(100)}, [], Evaluate(concurrency=8), tmp_path, None, Strikes()]
@@ -98,9 +98,9 @@ def test_a_lost_server_is_replaced_and_no_sample_is_lost(number: int, tmp_path: 
         assert found.tasks["t"].coverage["scored"] == 100
         assert found.tasks["t"].metrics["exact_match"].value == 1.0
         until(lambda: health(endpoint)["status"] == "live" and health(endpoint)["lost"], "it is replaced")
-        (loss,) = health(endpoint)["lost"]
-        expected = "was killed by SIGKILL" if number == signal.SIGKILL else "/health was not answered for 3 s"
-        assert expected in loss["reason"]
+        reasons = [loss["reason"] for loss in health(endpoint)["lost"]]
+        expected = "was killed by SIGKILL" if number == signal.SIGKILL else "/health was not answered for 10 s"
+        assert any(expected in reason for reason in reasons), reasons
         assert struck[0] not in {each.pid for each in servers(tmp_path)}
         assert len(servers(tmp_path)) == 2
     assert not servers(tmp_path)
