@@ -97,7 +97,8 @@ class Url(Judge):
 
     @property
     def server(self) -> Backend:
-        return External(self.url, self.api_key_env, self.model, self.engine)
+        with self.naming_keys():
+            return External(self.url, self.api_key_env, self.model, self.engine)
 
     def deployment(self, folder: Path) -> Deployment:
         return Deployment(Model("judge"), Nothing(), Parallelism(), Optimizations(), folder)
