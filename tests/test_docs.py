@@ -78,6 +78,7 @@ FILES_OF_ITS_PAGE = (
     "my.txt",
     "perplexity.path",
     "my_sums",
+    "model.peft=",
     "tuned",
     "iter_0000100",
 )
