@@ -282,7 +282,6 @@ class Connection(asyncio.Protocol):
         timers: Timers | None = None,
     ) -> None:
         self.timers = timers or Timers()
-        self.time = asyncio.get_running_loop().time
         self.used = False
         """Whether the connection has answered before."""
         self.unsent = False

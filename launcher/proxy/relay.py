@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 
 from launcher.core.connections import IDEMPOTENT, Incoming
@@ -52,8 +53,8 @@ class Relay(Incoming):
         self._pending: list[bytes] = []
         self._on_end = on_end
         self._on_cancel = on_cancel
-        self._time = connection.time
-        self._heard = connection.time()
+        self._time = asyncio.get_running_loop().time
+        self._heard = self._time()
 
     @property
     def may_repeat(self) -> bool:
