@@ -150,8 +150,9 @@ def test_a_run_without_anything_has_a_page(tmp_path):
     assert "Nothing was measured" in found.words
 
 
-def test_a_check_of_an_endpoint_has_no_empty_scores(tmp_path):
-    found = made(tmp_path, report(run={"config": {"mode": "validate"}}))
+@pytest.mark.parametrize("mode", ["validate", "serve", "proxy"])
+def test_a_run_that_evaluates_nothing_has_no_empty_scores(tmp_path, mode):
+    found = made(tmp_path, report(run={"config": {"mode": mode}}))
     for heading in ("Scores", "Coverage", "Samples"):
         assert heading not in found.words
     assert "Certificate" in found.words
