@@ -98,7 +98,7 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
 
 
 def _only_checked(report: Report) -> bool:
-    """Tell whether the run was to check the endpoint, and not to evaluate it."""
+    """Tell whether the run was to check or serve the endpoint, and not to evaluate it."""
     return not report.results and results.only_checked(report.run)
 
 

@@ -161,9 +161,9 @@ def engine_name(endpoint: str, said: Mapping[str, Json]) -> str:
 
 
 def only_checked(run: Mapping[str, Json]) -> bool:
-    """Tell whether a run was to check an endpoint, and to evaluate nothing."""
+    """Tell whether a run was to check or serve an endpoint, and to evaluate nothing."""
     config = run.get("config")
-    return isinstance(config, Mapping) and config.get("mode") == "validate"
+    return isinstance(config, Mapping) and config.get("mode") in ("validate", "serve", "proxy")
 
 
 def plain(value: Json) -> Json:
