@@ -3,24 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from contextlib import suppress
 from dataclasses import asdict, fields
 from pathlib import Path
 
 from prometheus_client import CONTENT_TYPE_LATEST
 from prometheus_client.core import GaugeMetricFamily
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
 from launcher.asgi.errors import ApiError
 from launcher.asgi.responses import error_response, json_response
-from launcher.backends.balancer import NO_REPLICA, RETRY_AFTER_S
+from launcher.backends.balancer import NO_REPLICA
 from launcher.backends.merged_metrics import exposed, merge
 from launcher.backends.ray.registry import ReplicaRegistry
 from launcher.backends.ray.scaler import Scaler
 from launcher.backends.ray.shared_secret import HEADER
+from launcher.backends.replica_status import ReplicaStatus
 from launcher.core import health_metrics
 from launcher.core.connections import Connections
 from launcher.core.errors import HttpError
@@ -29,9 +27,6 @@ from launcher.core.http import Answer, exchange, netloc, parsed
 from launcher.engines.base import EngineState
 
 TIMEOUT_S = 5.0
-REPLICA_TIMEOUT_S = 60.0
-"""How long a request waits for a replica. A client with five attempts then outlasts most replacements."""
-POLL_INTERVAL_S = 0.05
 COUNTS = tuple(field.name for field in fields(EngineState) if field.name != "error")
 LABELS = ("replica", "pid", "node")
 GAUGES = {
@@ -42,7 +37,7 @@ GAUGES = {
 }
 
 
-class Status:
+class Status(ReplicaStatus):
     """Sends a request to every replica, and adds up the responses."""
 
     def __init__(self, registry: ReplicaRegistry, scaler: Scaler, secret: str, folder: Path) -> None:
@@ -51,19 +46,8 @@ class Status:
         self._secret = secret
         self._folder = folder
 
-    def app(self) -> Starlette:
-        """Return the app that answers ``/health`` and ``/metrics``, and holds all other requests."""
-        routes = [Route(f"/health{end}", self.health) for end in ("", "/")]
-        routes += [Route(f"/metrics{end}", self.metrics) for end in ("", "/")]
-        return Starlette(routes=[*routes, Route("/{path:path}", self.wait, methods=["GET", "POST"])])
-
-    async def wait(self, request: Request) -> Response:
-        """Hold a request until a replica is ready; HAProxy then sends it again because of the status 503."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(REPLICA_TIMEOUT_S):
-                while not self._registry.replicas():
-                    await asyncio.sleep(POLL_INTERVAL_S)
-        return error_response(ApiError(503, NO_REPLICA, code="no_replica", headers={"Retry-After": str(RETRY_AFTER_S)}))
+    def has_replica(self) -> bool:
+        return bool(self._registry.replicas())
 
     async def health(self, request: Request) -> Response:
         """Return the state of the service, the sum of all engines' counters, and each replica's state."""

@@ -7,15 +7,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from prometheus_client import CONTENT_TYPE_LATEST
-from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route
 
-from launcher.asgi.errors import ApiError
-from launcher.asgi.responses import error_response, json_response
-from launcher.backends.balancer import NO_REPLICA, RETRY_AFTER_S
+from launcher.asgi.responses import json_response
 from launcher.backends.merged_metrics import merge
+from launcher.backends.replica_status import ReplicaStatus, no_replica
 from launcher.backends.replicas.replica import Replica, Service
 from launcher.core.connections import Connections
 from launcher.core.errors import HttpError
@@ -23,37 +20,23 @@ from launcher.core.health import Health, ReplicaHealth
 from launcher.core.http import Answer, exchange, netloc
 
 TIMEOUT_S = 5.0
-REPLICA_TIMEOUT_S = 60.0
-"""How long a request waits for a replica."""
-POLL_INTERVAL_S = 0.05
 LOSSES = 16
 """How many of the last losses are reported."""
 
 
-class Status:
+class Status(ReplicaStatus):
     """Answers for the replicas together."""
 
     def __init__(self, replicas: Sequence[Replica], service: Service) -> None:
         self._replicas, self._service = replicas, service
 
-    def app(self) -> Starlette:
-        """Return the app that answers ``/health`` and ``/metrics``, and holds all other requests."""
-        routes = [Route(f"/health{end}", self.health) for end in ("", "/")]
-        routes += [Route(f"/metrics{end}", self.metrics) for end in ("", "/")]
-        return Starlette(routes=[*routes, Route("/{path:path}", self.wait, methods=["GET", "POST"])])
-
-    async def wait(self, request: Request) -> Response:
-        """Hold a request until a replica is ready; HAProxy then sends it again because of the status 503."""
-        with suppress(TimeoutError):
-            async with asyncio.timeout(REPLICA_TIMEOUT_S):
-                while not self._ready():
-                    await asyncio.sleep(POLL_INTERVAL_S)
-        return _no_replica()
+    def has_replica(self) -> bool:
+        return bool(self._ready())
 
     async def health(self, request: Request) -> Response:
         """Return the state of each replica, and the last losses; an error while none is ready."""
         if not (ready := self._ready()):
-            return _no_replica()
+            return no_replica()
         sessions = self._service.balancer.sessions() or {}
         answer: Health = {
             "status": "live" if len(ready) == len(self._replicas) else "replacing",
@@ -73,7 +56,7 @@ class Status:
         if refused := [answer for answer in answers if answer.status != 200]:
             return Response(refused[0].body, refused[0].status)
         if not answers:
-            return _no_replica()
+            return no_replica()
         return Response(merge([answer.body.decode() for answer in answers]), media_type=CONTENT_TYPE_LATEST)
 
     def _ready(self) -> list[Replica]:
@@ -101,7 +84,3 @@ async def _metrics(connections: Connections, replica: Replica, headers: dict[str
         url = f"http://{netloc(*replica.address)}/metrics"
         return await exchange(connections, "GET", url, timeout_s=TIMEOUT_S, headers=headers, max_bytes=2**26)
     return None
-
-
-def _no_replica() -> Response:
-    return error_response(ApiError(503, NO_REPLICA, code="no_replica", headers={"Retry-After": str(RETRY_AFTER_S)}))
