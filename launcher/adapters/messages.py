@@ -8,6 +8,8 @@ from launcher.core.errors import AdapterError
 from launcher.core.types import Json, Request
 
 CHAT = "/chat/completions"
+REASONING = ("reasoning_content", "reasoning")
+"""The fields of a message, or of a delta, in which servers return reasoning."""
 
 
 def is_chat(request: Request) -> bool:

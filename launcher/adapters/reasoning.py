@@ -9,6 +9,7 @@ from operator import is_
 from pathlib import Path
 
 from launcher.adapters.base import Changes, Downstream, Edit, Part, counting
+from launcher.adapters.messages import REASONING
 from launcher.adapters.reasoning_parser import (
     AFTER,
     BEFORE,
@@ -19,6 +20,7 @@ from launcher.adapters.reasoning_parser import (
     UnmatchedEndTag,
 )
 from launcher.core.errors import AdapterError, UserError
+from launcher.core.responses import quoted
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, Request, Response
 from launcher.settings.component import component
@@ -33,7 +35,9 @@ class Reasoning(Edit):
     It works on ``message.content`` and ``choices[].text``, and on the deltas of a stream as they come. Text before the
     start tag stays in the answer. Reasoning without its end tag is no answer: the choice is marked with
     ``reasoning_unfinished: true``, and its sample ends as truncated. ``starts_inside`` is for prompts that end with the
-    start tag, as many chat templates do: the answer then begins inside the reasoning.
+    start tag, as many chat templates do: the answer then begins inside the reasoning. Where the server separates the
+    reasoning itself, in ``reasoning_content`` or ``reasoning``, its answer passes as it is. So does one that has tool
+    calls and no text.
 
     An end tag without a start tag is an `AdapterError`: the reasoning would be scored as the answer. Requests
     with ``echo`` that generate at most one token (log-likelihoods) pass unchanged; others with ``echo`` are
@@ -99,7 +103,7 @@ class Reasoning(Edit):
 
     def _split(self, holder: Mapping[str, Json], key: str, finish: str | None) -> tuple[Mapping[str, Json], bool]:
         """Return ``holder`` with its text split, and whether the reasoning was unfinished."""
-        text, given = holder.get(key), holder.get("reasoning_content")
+        text, given = holder.get(key), _separated(holder)
         if not (_is_text(text) and _is_text(given)):
             raise AdapterError("reasoning: a choice of the answer has no text that could be split")
         text = text or ""
@@ -107,6 +111,9 @@ class Reasoning(Edit):
             unfinished = finish == "length" and not text
             self.count(len(text), len(given), unfinished=unfinished)
             return holder, unfinished
+        if not text and holder.get("tool_calls"):
+            self.count(0, 0, unfinished=False)
+            return holder, False
         answer, reasoning, section = self._divided(text)
         unfinished = section is INSIDE
         self.count(len(answer), len(reasoning), unfinished=unfinished)
@@ -152,12 +159,19 @@ class _Streams:
 
     def change(self, event: Json) -> Json:
         """Return an event with its texts split; the same object where all of it belongs to the answer."""
-        self._last = event
+        try:
+            return self._split(event)
+        except (KeyError, TypeError, AttributeError):
+            raise AdapterError(f"reasoning: an event of the stream has another form: {quoted(event)}") from None
+
+    def _split(self, event: Json) -> Json:
         choices = event.get("choices") or []
         if len(choices) == 1:
-            only = choices[0]
+            self._last, only = event, choices[0]
             changed = self._of(only["index"]).split(only)
             return event if changed is only else {**event, "choices": [changed]}
+        if choices:
+            self._last = event
         made = [self._of(choice["index"]).split(choice) for choice in choices]
         return event if all(map(is_, made, choices)) else {**event, "choices": made}
 
@@ -169,9 +183,10 @@ class _Streams:
 
     def end(self) -> list[Json]:
         """Return an event with what was held back, if there is something; count the answers."""
-        rests = [stream.rest(index) for index, stream in self._by_index.items() if not stream.closed]
+        left = [stream.rest(index) for index, stream in self._by_index.items() if not stream.closed]
+        rests = [choice for choice in left if choice is not None]
         for stream in self._by_index.values():
-            self._adapter.count(stream.answer, stream.reasoning, unfinished=stream.parser.unfinished)
+            self._adapter.count(stream.answer, stream.reasoning, unfinished=stream.unfinished)
         return [{**self._last, "choices": rests, "usage": None}] if rests else []
 
 
@@ -184,6 +199,11 @@ def _is_text(value: Json) -> bool:
     return type(value) is str or value is None
 
 
+def _separated(holder: Mapping[str, Json]) -> Json:
+    """Return the reasoning of a message, or of a delta, that the server has separated itself."""
+    return next((found for field in REASONING if (found := holder.get(field))), None)
+
+
 class _Stream:
     """One choice of a stream."""
 
@@ -192,33 +212,49 @@ class _Stream:
         self.answer = self.reasoning = 0
         """Characters so far."""
         self.closed = False
-        self._chat = False
+        self._chat = self._has_calls = self._is_separated = False
+        self._finish: Json = None
+
+    @property
+    def unfinished(self) -> bool:
+        """Whether the answer ended before its reasoning did."""
+        if self._is_separated:
+            return self._finish == "length" and not self.answer
+        return self.parser.unfinished and (self.reasoning > 0 or not self._has_calls)
 
     def split(self, choice: Mapping[str, Json]) -> Json:
         """Return the choice of one event with its text split; the same object if all of it belongs to the answer."""
         self._chat = "delta" in choice
-        holder = choice["delta"] if self._chat else choice
+        holder = choice["delta"] or {} if self._chat else choice
         key = "content" if self._chat else "text"
         text = holder.get(key)
-        if (
-            text
-            and not choice.get("finish_reason")
-            and "reasoning_content" not in holder
-            and self.parser.is_answer(text)
-        ):
+        given = _separated(holder)
+        if text and not given and not choice.get("finish_reason") and self.parser.is_answer(text):
             self.answer += len(text)
             return choice
-        if holder.get("reasoning_content") and self.parser.section is Section.inside:
-            self.parser.section = Section.after  # the server separates thoughts itself
+        if given:
+            self._separate(given)
+        if holder.get("tool_calls"):
+            self._has_calls = True
         piece = _feed(self.parser.feed, text or "")
         if choice.get("finish_reason"):
+            self._finish = choice["finish_reason"]
             piece += self._close()
         return self._made(choice, holder, key, piece)
 
-    def rest(self, index: int) -> Json:
+    def _separate(self, given: str) -> None:
+        """Note that the server separates thoughts itself."""
+        self.reasoning += len(given)
+        self._is_separated = True
+        if self.parser.section is Section.inside:
+            self.parser.section = Section.after
+
+    def rest(self, index: int) -> Json | None:
         """Return a choice with the text that was held back, for a stream that ended without a finish reason."""
         choice: Json = {"index": index, "finish_reason": None}
         piece = self._close()
+        if not piece.answer and not piece.reasoning and not self.unfinished:
+            return None
         return self._made(choice, {} if self._chat else choice, "content" if self._chat else "text", piece)
 
     def _close(self) -> ParsedDelta:
@@ -229,12 +265,12 @@ class _Stream:
         self.answer += len(piece.answer)
         self.reasoning += len(piece.reasoning)
         changed = dict(holder)
-        if key in holder or piece.answer:
+        if piece.answer or holder.get(key) is not None:
             changed[key] = piece.answer
         if piece.reasoning:
             changed["reasoning_content"] = piece.reasoning
         made = {**choice, "delta": changed} if self._chat else changed
-        return {**made, "reasoning_unfinished": True} if self.closed and self.parser.unfinished else made
+        return {**made, "reasoning_unfinished": True} if self.closed and self.unfinished else made
 
 
 def _feed(parse: Callable[[str], ParsedDelta], text: str) -> ParsedDelta:

@@ -10,13 +10,10 @@ from dataclasses import replace
 from typing import Any
 
 from launcher.adapters.base import Adapter, Part
-from launcher.adapters.messages import is_chat, messages_of
+from launcher.adapters.messages import REASONING, is_chat, messages_of
 from launcher.core.ranges import Count
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
-
-FIELDS = ("reasoning_content", "reasoning")
-"""The names under which servers return reasoning."""
 
 
 @component("adapters/reasoning_replay")
@@ -67,7 +64,7 @@ class ReasoningReplay(Adapter):
 
 
 def _reasoning(message: Mapping[str, Json]) -> dict[str, Json]:
-    return {name: message[name] for name in FIELDS if message.get(name)}
+    return {name: message[name] for name in REASONING if message.get(name)}
 
 
 def _digest(before: str, message: Any) -> str:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 from launcher.adapters.base import Adapter, Part, closing
 from launcher.core.errors import AdapterError
-from launcher.core.responses import check_stream, error_message
+from launcher.core.responses import check_stream, error_message, quoted
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
 
@@ -70,7 +70,8 @@ def _add(whole: dict[str, Json], part: Mapping[str, Json]) -> None:
         elif name in TEXTS and isinstance(value, str):
             whole[name] = (whole.get(name) or "") + value
         elif name == "tool_calls":
-            _add_calls(whole.setdefault(name, {}), value)
+            whole[name] = calls = whole.get(name) or {}
+            _add_calls(calls, value)
         elif isinstance(value, list):
             whole[name] = [*(whole.get(name) or ()), *value]
         elif isinstance(value, Mapping):
@@ -82,6 +83,8 @@ def _add(whole: dict[str, Json], part: Mapping[str, Json]) -> None:
 
 def _add_calls(calls: dict[int, dict[str, Json]], parts: Json) -> None:
     for part in parts:
+        if not isinstance(part, Mapping) or not isinstance(part.get("index"), int):
+            raise AdapterError(f"stream_coalesce: a part of a tool call has no index: {quoted(part)}")
         _add(calls.setdefault(part["index"], {}), {k: v for k, v in part.items() if k != "index"})
 
 
@@ -90,7 +93,7 @@ def _whole(choice: dict[str, Json], in_chat: bool) -> dict[str, Json]:
     choice.setdefault("finish_reason", None)
     if not in_chat:
         return {"text": "", "logprobs": None, **choice}
-    delta = choice.pop("delta", {})
+    delta = choice.pop("delta", None) or {}
     calls = delta.pop("tool_calls", None)
     made = {"tool_calls": [calls[index] for index in sorted(calls)]} if calls else {}
     return {**choice, "message": {"role": "assistant", "content": None, **delta, **made}}

@@ -5,10 +5,15 @@ from __future__ import annotations
 from typing import cast
 
 
+MARK = b"\xef\xbb\xbf"
+"""The byte order mark, which a stream may begin with."""
+
+
 class EventSplitter:
     """Collects bytes; `feed` returns the data of each event whose last byte is there.
 
-    Lines end in LF, CRLF or CR; comments and fields other than ``data`` are skipped (WHATWG HTML, 9.2.6).
+    Lines end in LF, CRLF or CR; a byte order mark, comments and fields other than ``data`` are skipped (WHATWG HTML,
+    9.2.6).
     """
 
     def __init__(self) -> None:
@@ -38,15 +43,17 @@ class EventSplitter:
 
 
 def _without_returns(buffer: bytes) -> bytes:
-    """Return bytes whose lines end in LF; a last CR stays, since its LF may follow."""
-    held = b"\r" if buffer.endswith(b"\r") else b""
-    return buffer.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n") + held
+    """Return bytes whose lines end in LF; a last CR stays, since its LF may follow, but ends an event."""
+    made = buffer.removesuffix(b"\r").replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+    if not buffer.endswith(b"\r"):
+        return made
+    return made + (b"\n\r" if made.endswith(b"\n") else b"\r")
 
 
 def _data(block: bytes) -> bytes | None:
     """Return the data of an event; None for an event without."""
     lines = []
-    for line in block.split(b"\n"):
+    for line in block.removeprefix(MARK).split(b"\n"):
         name, _, value = line.partition(b":")
         if name == b"data":
             lines.append(value.removeprefix(b" "))

@@ -78,6 +78,8 @@ class Exchange:
         seen, self._unseen = split_once(upstream, request.head)
         self._seen: Seen | None = None
         """The headers of the last answer of the endpoint."""
+        self._passes_bytes = False
+        """Whether the last answer of the endpoint is a stream whose events no adapter reads."""
         self._parsed: tuple[Json, bytes] | None = None
         """The last body that came from the endpoint, as JSON and as bytes."""
         body = json_object(request.body) if parts.reads_request else Unread(request.body)
@@ -145,8 +147,8 @@ class Exchange:
         self._seen = seen = seen_once(incoming)
         if seen.is_stream and incoming.status < 400:
             latency_s = time.perf_counter() - start
-            reads = self._parts.reads_events
-            events = EventStream(self._events(incoming)) if reads else self._bytes(incoming)
+            self._passes_bytes = not self._parts.reads_events
+            events = self._bytes(incoming) if self._passes_bytes else EventStream(self._events(incoming))
             return Response(incoming.status, None, seen.headers, events, latency_s)
         data = await incoming.read(self._upstream.most_bytes(incoming.status))
         response = response_of(incoming, seen, data, start, reads=self._parts.reads_answer)
@@ -196,7 +198,7 @@ class Exchange:
         """Write the events that the adapters gave, as they come."""
         assert response.events is not None
         reply.begin(response.status, lines(response, self._seen, EVENTS), None)
-        raw = False
+        raw = self._passes_bytes
         batches = batches_of(response.events)
         try:
             async for batch in batches:

@@ -68,7 +68,7 @@ ANSWER = {"choices": [{"index": 0, "text": TEXT, "finish_reason": "stop"}], "usa
 ECHOED = {"choices": [{"index": 0, "text": "p", "logprobs": LOGPROBS, "finish_reason": "length"}], "usage": USAGE}
 EVENTS = [
     {"choices": [{"index": 0, "delta": {"content": TEXT}, "finish_reason": None}]},
-    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}]},
+    {"choices": [{"index": 0, "delta": {}, "finish_reason": "stop"}], "usage": USAGE},
 ]
 
 

@@ -67,11 +67,27 @@ async def test_an_end_tag_without_a_start_is_an_error_that_says_what_to_set(serv
         await choice_of(said("2+2</think>4"), server)
 
 
-async def test_a_server_that_separates_thoughts_itself(server):
-    choice = await choice_of(said("4", reasoning_content="2+2"), server, starts_inside=True)
-    assert choice["message"] == {"role": "assistant", "content": "4", "reasoning_content": "2+2"}
-    choice = await choice_of(said(None, "length", reasoning_content="2+"), server)
+CALLS = [{"id": "c", "type": "function", "function": {"name": "f", "arguments": "{}"}}]
+
+
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("inside", [True, False])
+async def test_a_server_that_separates_thoughts_itself(server, field, inside):
+    response = said("4", **{field: "2+2"})
+    found = await Reasoning(starts_inside=inside)(CHAT, server(response))
+    assert found.body is response.body
+    adapter = Reasoning(starts_inside=inside)
+    found = await adapter(CHAT, server(said(None, "length", **{field: "2+"})))
+    assert found.body["choices"][0]["reasoning_unfinished"] is True
+    assert adapter.counts["reasoning_characters"] == 2
+
+
+async def test_an_answer_of_tool_calls_only_has_no_unfinished_thought(server):
+    response = said(None, "tool_calls", tool_calls=CALLS)
+    assert (await Reasoning(starts_inside=True)(CHAT, server(response))).body is response.body
+    choice = await choice_of(said("2+", "tool_calls", tool_calls=CALLS), server, starts_inside=True)
     assert choice["reasoning_unfinished"] is True
+    assert choice["message"]["tool_calls"] == CALLS
 
 
 async def test_null_content_stays_null(server):
@@ -163,11 +179,40 @@ async def test_text_held_back_is_given_out_when_a_stream_ends_without_a_reason(s
     assert [e["choices"][0]["delta"]["content"] for e in events] == ["a ", "<thi"]
 
 
-async def test_a_streamed_answer_of_a_server_that_separates_thoughts_itself(server, stream):
-    sent = [delta(None, reasoning_content="2+2"), delta("4"), delta("", "stop")]
-    events, _ = await streamed(sent, server, stream, starts_inside=True)
-    assert "".join(e["choices"][0]["delta"]["content"] or "" for e in events) == "4"
-    assert not any(e["choices"][0].get("reasoning_unfinished") for e in events)
+@pytest.mark.parametrize("field", ["reasoning_content", "reasoning"])
+@pytest.mark.parametrize("inside", [True, False])
+async def test_a_streamed_answer_of_a_server_that_separates_thoughts_itself(server, stream, field, inside):
+    sent = [delta(None, **{field: "2+2"}), delta("4", **{field: None}), delta("", "stop")]
+    events, adapter = await streamed(sent, server, stream, starts_inside=inside)
+    assert events == sent
+    assert (adapter.counts["reasoning_characters"], adapter.counts["unfinished"]) == (3, 0)
+    events, adapter = await streamed([delta(None, **{field: "2+"}), delta("", "length")], server, stream)
+    assert events[-1]["choices"][0]["reasoning_unfinished"] is True
+    assert adapter.counts["unfinished"] == 1
+
+
+@pytest.mark.parametrize("inside", [True, False])
+async def test_tool_calls_of_a_stream_pass_as_they_are(server, stream, inside):
+    begin = {"id": "c", "type": "function", "function": {"name": "f", "arguments": ""}}
+    sent = [
+        delta(None, role="assistant", tool_calls=None),
+        delta(None, tool_calls=[{"index": 0, **begin}]),
+        delta(None, tool_calls=[{"index": 0, "function": {"arguments": "{}"}}]),
+        delta(None, "tool_calls"),
+    ]
+    events, _ = await streamed(sent, server, stream, starts_inside=inside)
+    assert events == sent
+
+
+@pytest.mark.parametrize("odd", [None, [], {"choices": [{"delta": {}}]}, {"choices": [None]}, delta(5)])
+async def test_an_event_of_another_form_is_an_error_that_shows_it(server, stream, odd):
+    with pytest.raises(AdapterError, match="an event of the stream has another form"):
+        await streamed([delta("a"), odd], server, stream)
+
+
+async def test_nothing_follows_an_error_in_the_middle_of_a_stream(server, stream):
+    sent = [delta("a"), {"error": {"message": "no memory"}}]
+    assert (await streamed(sent, server, stream))[0] == sent
 
 
 async def test_a_stream_that_breaks_raises(server, stream):

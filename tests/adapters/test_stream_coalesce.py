@@ -13,7 +13,11 @@ def call(index, **function):
 
 CHAT = [
     {"id": "1", "model": "m", "choices": [{"index": 1, "delta": {"role": "assistant", "content": "a"}}]},
-    {"id": "1", "model": "m", "choices": [{"index": 0, "delta": {"reasoning_content": "r", "content": None}}]},
+    {
+        "id": "1",
+        "model": "m",
+        "choices": [{"index": 0, "delta": {"reasoning_content": "r", "content": None, "tool_calls": None}}],
+    },
     {"id": "1", "choices": [{"index": 1, "delta": {"content": "b"}, "logprobs": {"content": [{"token": "b"}]}}]},
     {"id": "1", "choices": [{"index": 0, "delta": {"tool_calls": [{"id": "c", **call(0, name="f", arguments="")}]}}]},
     {"id": "1", "choices": [{"index": 0, "delta": {"tool_calls": [call(0, arguments='{"x"')]}}]},
@@ -81,7 +85,12 @@ async def test_other_requests_pass(server, body):
     assert upstream.asked == [request]
 
 
-@pytest.mark.parametrize("events", [[], [{"error": {"message": "no"}}], ["x"]], ids=["empty", "error", "no object"])
+NO_INDEX = {"choices": [{"index": 0, "delta": {"tool_calls": [{"function": {"arguments": "{}"}}]}}]}
+
+
+@pytest.mark.parametrize(
+    "events", [[], [{"error": {"message": "no"}}], ["x"], [NO_INDEX]], ids=["empty", "error", "no object", "call"]
+)
 async def test_a_faulty_stream_fails(server, stream, events):
     with pytest.raises(AdapterError, match="stream_coalesce"):
         await StreamCoalesce()(Request("/v1/completions", {}), server(Response(200, events=stream(events))))

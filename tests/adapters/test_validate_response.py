@@ -39,3 +39,22 @@ async def test_a_stream_breaks_off_at_its_fault(server, stream):
     assert await anext(found.events) == events[0]
     with pytest.raises(AdapterError, match="an event is an error"):
         await anext(found.events)
+
+
+@pytest.mark.parametrize(
+    ("events", "fault"),
+    [
+        ([], "no choice 0"),
+        ([{"choices": [{"index": 0, "text": "a"}]}], "no choice 1"),
+        ([{"choices": [{"index": 1, "text": "a"}, {"index": 0, "text": "b"}]}], "no event of the stream has 'usage'"),
+        ([{"choices": [{"index": 1, "text": "a"}, {"index": 0, "text": "b"}]}, {"choices": [], "usage": {}}], None),
+    ],
+)
+async def test_a_stream_that_lacks_something_breaks_off_at_its_end(server, stream, events, fault):
+    request = Request("/v1/completions", {"prompt": ["x", "y"], "stream": True})
+    found = await ValidateResponse(require=["usage"])(request, server(Response(200, events=stream(events))))
+    assert found.events is not None
+    for event in events:
+        assert await anext(found.events) == event
+    with pytest.raises(AdapterError if fault else StopAsyncIteration, match=fault):
+        await anext(found.events)

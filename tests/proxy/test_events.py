@@ -21,7 +21,7 @@ def split(data: bytes, cuts: list[int]) -> list[bytes]:
     return [event for part in parts for event in splitter.feed(part)]
 
 
-@given(TEXTS, st.sampled_from([b"\n", b"\r\n"]), st.lists(st.integers(0, 300), max_size=8), st.booleans())
+@given(TEXTS, st.sampled_from([b"\n", b"\r\n", b"\r"]), st.lists(st.integers(0, 300), max_size=8), st.booleans())
 @settings(max_examples=examples(60))
 def test_events_are_the_same_however_they_are_cut(
     texts: list[str], end: bytes, cuts: list[int], commented: bool
@@ -39,6 +39,8 @@ def test_events_are_the_same_however_they_are_cut(
         (b"data:1\n\n", [b"1"]),
         (b": a comment\n\n", []),
         (b"data: unfinished", []),
+        (b"\xef\xbb\xbfdata: 1\n\ndata: 2\n\n", [b"1", b"2"]),
+        (b"data: 1\r\rdata: [DONE]\r\r", [b"1", b"[DONE]"]),
         (b"data: 1\r\n\r\ndata: [DONE]\r\n\r\n", [b"1", b"[DONE]"]),
     ],
 )

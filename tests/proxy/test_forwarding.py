@@ -327,6 +327,16 @@ def test_a_stream_that_breaks_or_hangs_does_not_look_whole(chain: tuple[Adapter,
     assert DONE not in broken.value.partial
 
 
+@pytest.mark.parametrize("chain", [(), Warm(), (Retry(attempts=1),), CHAIN, Warm(CHAIN)])
+def test_a_stream_without_an_event_gets_no_end_that_it_did_not_have(chain: tuple[Adapter, ...]) -> None:
+    with scripted(lambda seen: stream()) as server, through(server, chain) as proxy, streaming(proxy) as found:
+        try:
+            data = found.read()
+        except http.client.IncompleteRead as broken:
+            data = broken.partial
+    assert DONE not in data
+
+
 @pytest.mark.parametrize("chain", [Warm(), (Retry(attempts=1),), CHAIN, Warm(CHAIN)])
 def test_a_silent_stream_that_only_the_connection_ends_is_an_error_once(chain: tuple[Adapter, ...]) -> None:
     steps: list[Step] = [b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event("a"), threading.Event()]
