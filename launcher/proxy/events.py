@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import cast
 
-
 MARK = b"\xef\xbb\xbf"
 """The byte order mark, which a stream may begin with."""
 
