@@ -21,6 +21,8 @@ from launcher.report.sweep_table import whole_tasks
 from launcher.stats.paired import ALPHA
 
 SCHEMA_VERSION = 1
+DEFAULT_NAME = "model"
+"""``model.name`` where none was given."""
 DRAWN = ("ok", "incomplete")
 """The statuses of points that are part of a curve."""
 
@@ -164,6 +166,11 @@ def best_of(values: Sequence[float], *, lower: bool) -> int:
     return (min if lower else max)(range(len(values)), key=values.__getitem__)
 
 
+def _names(points: Sequence[WatchPoint]) -> list[str]:
+    """Return the names of the models, without the one that a model has that was given none."""
+    return list(dict.fromkeys(name for point in points if (name := point.get("model")) and name != DEFAULT_NAME))
+
+
 def values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:
     points = found["points"]
     drawn = [point for point in points if point["status"] in DRAWN]
@@ -171,7 +178,7 @@ def values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:
     changes = _changes(found)
     return {
         "training": found["training"],
-        "models": ", ".join(dict.fromkeys(name for point in points if (name := point.get("model")))),
+        "heading": ", ".join(_names(points)) or Path(found["training"]).name,
         "over": over,
         "points": points,
         "metrics": metrics(drawn),

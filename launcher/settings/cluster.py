@@ -102,6 +102,11 @@ class Slurm(Cluster):
 
 
 def _check_shape(slurm: Slurm) -> None:
+    if isinstance(slurm.timeout_min, int) and slurm.signal_delay_s >= 60 * slurm.timeout_min:
+        raise UserError(
+            f"cluster.timeout_min={slurm.timeout_min}: the job stops cluster.signal_delay_s={slurm.signal_delay_s} "
+            "seconds before this limit, and so at once; a larger timeout_min or a smaller signal_delay_s is needed"
+        )
     for name in ("cpus_per_node", "mem_gb_per_node"):
         if getattr(slurm, name) and not slurm.gpus_per_node:
             raise UserError(f"cluster.{name}={getattr(slurm, name)}: a job's share follows from cluster.gpus_per_node")

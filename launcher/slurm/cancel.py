@@ -20,8 +20,10 @@ def cancel(folder: Path) -> int:
     for run in runs:
         job_files.mark_cancelled(run, job_files.submission(run)["job_id"])
     for job, run in jobs.items():
-        state = queue.state_if_known(job) if len(jobs) > 1 else None
-        if state is None or not state.is_over:
+        state = queue.state_if_known(job)
+        if state is not None and state.is_over:
+            to_stderr(f"slurm: job {job} is over: {state}")
+        else:
             _cancel(job, run)
     return 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -65,7 +66,15 @@ def submitted_in(folder: Path) -> list[Path]:
 
 
 def _never_submitted(folder: Path) -> UserError:
-    return UserError(f"{folder}: no job was submitted for this folder; there is no {RunFolder(folder).job}")
+    told = f"{folder}: no job was submitted for this folder; there is no {RunFolder(folder).job}"
+    if not folder.is_dir():
+        return UserError(told)
+    return UserError(f"{told}; a run on this machine, or one that submits its job later, is shown by: {view(folder)}")
+
+
+def view(folder: Path) -> str:
+    """Return the command that shows a run."""
+    return f"launcher view {shlex.quote(str(folder))}"
 
 
 def write_exit_code(folder: Path, job: str, restarts: int, code: int) -> None:
@@ -101,4 +110,4 @@ def logs(folder: Path) -> tuple[Path, Path]:
 
 def is_slurms(line: str) -> bool:
     """Tell whether SLURM or submitit wrote a line of a job's log."""
-    return line.startswith(("submitit ", "srun: ", "slurmstepd: "))
+    return line.startswith(("submitit ", "srun: ", "slurmstepd: ", "slurmstepd-"))

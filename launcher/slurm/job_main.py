@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -28,6 +29,9 @@ from launcher.slurm import job_files
 
 WARNING = signal.SIGUSR2
 """The signal that SLURM sends some time before it ends or preempts the job."""
+
+
+OUT_OF_TIME = "a larger cluster.timeout_min, or resume=<run folder>, is needed (cluster.requeues is the limit)"
 
 
 class JobSignals:
@@ -95,6 +99,8 @@ def _end(work: list[ComposedRun], job: str, warned: bool, requeues: int) -> None
         to_stderr(f"launcher: out of time; queued again, {_restarts() + 1} of {requeues}")
         _requeue(job, work[0])
         sys.exit(INTERRUPTED)
+    if warned and unfinished and not _cancelled(work, job):
+        to_stderr(f"launcher: out of time after {_restarts() + 1} times; {OUT_OF_TIME}")
     for point in unfinished:
         _write_exit_code(point, job, INTERRUPTED)
     worst = max(job_files.exit_code(point.folder, job) or 0 for point in work)
@@ -130,7 +136,7 @@ def _run_point(point: ComposedRun, requested: Resources, allocation: Allocation,
     except TakenOver:
         raise
     except UserError as error:
-        to_stderr(f"launcher: {error}")
+        to_stderr(f"launcher: {error} (on {socket.gethostname()})")
         return error.exit_code
     except Exception:
         traceback.print_exc()

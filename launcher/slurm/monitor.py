@@ -15,7 +15,7 @@ from launcher.core.console import to_stderr
 from launcher.core.errors import ResumeError, UserError
 from launcher.core.lines import Tail
 from launcher.core.run_folder import RunFolder, SampleCounter
-from launcher.slurm import job_files, queue
+from launcher.slurm import job_files, queue, refusals
 from launcher.slurm.cancel import cancel_job
 from launcher.slurm.job_files import Job
 from launcher.slurm.queue import JobState
@@ -100,6 +100,8 @@ class MonitoredJob:
         state = queue.state_if_known(self.job.id)
         if state is not None and state != self.state:
             to_stderr(f"slurm: job {self.job.id} {state}")
+            if told := refusals.hint(state):
+                to_stderr(f"slurm: it may wait forever: {told}")
             self.state = state
         self.over = state is not None and state.is_over
         if self.over:

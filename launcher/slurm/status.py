@@ -7,7 +7,8 @@ from pathlib import Path
 from launcher.core.console import one_line
 from launcher.core.errors import ResumeError
 from launcher.core.run_folder import RunFolder, SampleCounter
-from launcher.slurm import job_files, queue
+from launcher.slurm import job_files, queue, refusals
+from launcher.slurm.queue import JobState
 
 
 def status(folder: Path) -> int:
@@ -36,7 +37,9 @@ def _run_status(folder: Path) -> int:
     state, code = _state_and_code(folder, job)
     err = job_files.logs(folder)[1]
     print(f"job      {job}")
-    print(f"state    {state}")
+    print(f"state    {state or 'unknown'}")
+    if state is not None and (told := refusals.hint(state)):
+        print(f"waits    {told}")
     print(f"samples  {sample_count(folder)}")
     print(f"log      {err}")
     if line := _last_line(err):
@@ -50,17 +53,19 @@ def _run_status(folder: Path) -> int:
 def _point_status(point: Path, sweep: Path) -> int:
     job = job_files.submission(point)["job_id"]
     state, code = _state_and_code(point, job)
-    end = f"{state}, exit code {code}" if code is not None else state
-    print(f"point {point.relative_to(sweep)}: job {job} · {end} · {sample_count(point, ' samples')}")
+    end = f"{state or 'unknown'}, exit code {code}" if code is not None else str(state or "unknown")
+    told = f" · {waits}" if state is not None and (waits := refusals.hint(state)) else ""
+    what = "checkpoint" if RunFolder(sweep).watch.is_file() else "point"
+    print(f"{what} {point.relative_to(sweep)}: job {job} · {end} · {sample_count(point, ' samples')}{told}")
     return code or 0
 
 
-def _state_and_code(folder: Path, job: str) -> tuple[str, int | None]:
+def _state_and_code(folder: Path, job: str) -> tuple[JobState | None, int | None]:
     """Return the state of a run's job, and the run's exit code once it is over: 1 if the job left none."""
     state, code = queue.state_if_known(job), job_files.exit_code(folder, job)
     if code is None and state is not None and state.is_over:
         code = 1
-    return str(state or "unknown"), code
+    return state, code
 
 
 def _last_line(log: Path) -> str:

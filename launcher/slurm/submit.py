@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Sequence
+from contextlib import redirect_stderr
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +19,7 @@ from launcher.core.run_folder import RunFolder
 from launcher.pipeline.config import ComposedRun, Run
 from launcher.pipeline.judge import check_processes
 from launcher.settings.cluster import Resources, Slurm, resources
-from launcher.slurm import container, job_files, memory, queue
+from launcher.slurm import container, job_files, memory, queue, refusals
 from launcher.slurm.container import ContainerCommand
 from launcher.slurm.job_files import Job, Submission
 
@@ -40,10 +42,14 @@ def submit(work: list[ComposedRun], slurm: Slurm, before: Sequence[Job] = ()) ->
         raise UserError("cluster=slurm: there is no sbatch and srun on this machine; submit from a login node")
     for point in work:
         _check_not_running(point.folder)
+    _tell_missing(work[0].run)
     try:
-        found = executor.submit(job_main.run_job, work, needs, slurm.requeues)
+        with redirect_stderr(StringIO()):  # submitit prints what the error says
+            found = executor.submit(job_main.run_job, work, needs, slurm.requeues)
     except RuntimeError as error:  # submitit's answer to sbatch's exit code
-        raise UserError(f"cluster=slurm: sbatch refused the job: {_sbatch_error(error)}") from None
+        raise UserError(
+            f"cluster=slurm: sbatch refused the job: {refusals.explained(str(error), slurm, needs)}"
+        ) from None
     job = Job(str(found.job_id), folders)
     submitted_at = datetime.now(UTC).isoformat()
     submission = Submission(job_id=job.id, log_folder=str(executor.folder), submitted_at=submitted_at)
@@ -159,6 +165,8 @@ def _code_folder() -> Path:
     return Path(launcher.__file__).resolve().parent.parent
 
 
-def _sbatch_error(error: Exception) -> str:
-    lines = [line for line in str(error).splitlines() if "error" in line.lower()]
-    return (lines or str(error).splitlines() or [type(error).__name__])[-1].strip()
+def _tell_missing(run: Run) -> None:
+    """Say that the checkpoint is not on this machine: it may be on the nodes, and a shared folder is on both."""
+    path = run.model.path
+    if path and ":" not in path and not Path(path).exists():
+        to_stderr(f"slurm: model.path={path}: not on this machine; the job fails unless its node has it")

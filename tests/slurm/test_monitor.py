@@ -9,6 +9,7 @@ import pytest
 
 from launcher.core.records import to_line
 from launcher.slurm import job_files, monitor, queue
+from launcher.slurm.cancel import cancel
 from launcher.slurm.job_files import Job, Submission
 from launcher.slurm.monitor import MonitoredJob
 from launcher.slurm.queue import JobState
@@ -80,6 +81,27 @@ def test_the_status_of_a_run_is_its_exit_code_once_it_is_over(
     said = capsys.readouterr().out
     assert "output   evaluate: 3 of 16\n" in said
     assert (f"(exit code {expected})" in said) == (line != "RUNNING|None")
+
+
+def test_the_status_of_a_watch_names_checkpoints_and_what_a_job_waits_for(
+    squeue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    squeue.write_text("PENDING|PartitionConfig\n")
+    submitted(tmp_path / "w" / "step_100", "7")
+    (tmp_path / "w/watch.json").write_text("{}")
+    assert status(tmp_path / "w") == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line.startswith("checkpoint step_100: job 7 · PENDING (PartitionConfig) · 0 samples · no node of the")
+    assert status(tmp_path / "w/step_100") == 0
+    assert "waits    no node of the partition is that large" in capsys.readouterr().out
+
+
+def test_a_job_that_is_over_is_not_cancelled_again(
+    squeue: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    squeue.write_text("CANCELLED|None\n")
+    assert cancel(submitted(tmp_path / "run", "7")) == 0
+    assert capsys.readouterr().err == "slurm: job 7 is over: CANCELLED\n"
 
 
 def test_the_status_of_a_sweep_has_a_line_for_each_point(

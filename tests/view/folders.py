@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
 
 from launcher.checkpoints.watch_record import WatchRecord
+from launcher.core.records import to_line
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Endpoint, MetricResult, Report, TaskResult
 from launcher.report import page, results, watch
+from tests.sample_records import made
 
 HOSTILE = '<img src=x onerror="window.hit=1">\'"</script><script>window.hit=1</script>{{ 7*7 }}'
 """What a name, a log or an answer may hold; a page shows it as text."""
@@ -90,7 +93,11 @@ def watched(folder: Path, names: tuple[str, ...] = ("step_100", "step_200"), tex
     records = []
     for number, name in enumerate(names):
         finished(folder / name, model=text, value=0.2 + number / 10)
-        RunFolder(folder / name).samples.write_text("")
+        answered = [
+            replace(made(f"t/{item}/0", scores={"exact_match": float(item <= number)}), task=f"task of {text}"[:60])
+            for item in range(3)
+        ]
+        RunFolder(folder / name).samples.write_bytes(b"".join(map(to_line, answered)))
         records.append(WatchRecord(name, f"/ckpt/{text}", 100 * number + 100, 1e9 + number, "s", status="ok"))
     running(folder / "step_900")
     (folder / "step_900" / ".hydra").mkdir()

@@ -185,6 +185,7 @@ def test_a_watch_shows_its_curves_and_the_checkpoint_of_now(client, tmp_path):
         text = page(client, f"{address}0/")
         assert "2 of 3 checkpoints" in text
         assert 'class="curve"' in text
+        assert "0.333 on the one before, may be chance" in text
         assert '<a href="step_900/"><bdi>step_900</bdi></a>' in text
         assert "30 scored of 120" in page(client, f"{address}0/step_900/")
         assert client.get(f"{address}0/step_100/report.html").status_code == 200

@@ -190,6 +190,8 @@ def test_what_the_cluster_refuses_is_said(slurm: Environment, tmp_path: Path) ->
     assert done.returncode == 1
     assert "launcher: cluster=slurm: sbatch refused the job" in done.stderr
     assert "Invalid partition name" in done.stderr
+    assert "cluster.partition=nowhere; the cluster has partitions main" in done.stderr
+    assert done.stderr.count("Invalid partition name") == 1
     assert "Traceback" not in done.stderr
 
 
