@@ -66,7 +66,7 @@ docs: ## build the documentation into site/; a warning is an error
 
 bench: ## measure start-up, serving and the engine; prints medians and ratios
 	@$(PYTHON) install.py megatron dev
-	@for b in benchmarks/*.py; do echo "== $$b"; $(BIN)/python $$b || exit 1; done
+	@for b in $(filter-out benchmarks/bare_%,$(wildcard benchmarks/*.py)); do echo "== $$b"; $(BIN)/python $$b || exit 1; done
 
 format: ## rewrite the code in the project's format
 	@$(PYTHON) install.py dev

@@ -51,5 +51,6 @@ class External(Backend):
     @contextmanager
     def serve(self, deployment: Deployment, allocation: Allocation) -> Iterator[Endpoint]:
         url, key = self.url.rstrip("/"), api_key(self.api_key_env)
-        model = Listing(f"backend.url={self.url}", url, key, self.api_key_env, self.timeout_s).choose(self.model)
-        yield Endpoint(url, model, "external", self.engine, key, is_builtin=False)
+        listing = Listing(f"backend.url={self.url}", url, key, self.api_key_env, self.timeout_s)
+        model, uuid_ids = listing.choose(self.model), listing.takes_only_uuids()
+        yield Endpoint(url, model, "external", self.engine, key, is_builtin=False, uuid_ids=uuid_ids)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
 
+from launcher.core import request_id
 from launcher.core.console import one_line
 from launcher.core.errors import HttpError, ServerError, UserError
 from launcher.core.http import authorization, fetch, parsed
 
+PLAIN_ID = "launcher/0/0/0"
+"""An id as requests of samples have it."""
 SHOWN, NAME_CHARACTERS = 10, 200
 """How many listed names an error quotes, and how many characters of each."""
 
@@ -54,10 +57,16 @@ class Listing:
             )
         return names[0]
 
-    def ask(self, path: str) -> tuple[int, bytes]:
+    def takes_only_uuids(self) -> bool:
+        """Return whether the server answers a request whose id is a plain text with HTTP 400, and others not."""
+        named, _ = self.ask("/models", {request_id.HEADER: PLAIN_ID})
+        return named == 400 and self.ask("/models")[0] != 400
+
+    def ask(self, path: str, headers: Mapping[str, str] | None = None) -> tuple[int, bytes]:
         """Return the status and the body of ``path`` below the URL. Raises `ServerError` without an answer."""
+        sent = authorization(self.key) | dict(headers or {})
         try:
-            answer = fetch("GET", f"{self.url}{path}", timeout_s=self.timeout_s, headers=authorization(self.key))
+            answer = fetch("GET", f"{self.url}{path}", timeout_s=self.timeout_s, headers=sent)
         except HttpError as error:
             raise ServerError(f"{self.name}: no server answers there: {error.reason}") from None
         return answer.status, answer.body

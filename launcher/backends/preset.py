@@ -134,15 +134,17 @@ class Preset(Backend, ABC):
         root = root_url(self.host, port)
         with self._process(deployment, allocation, source, port) as process:
             process.wait(root + self.server.ready_path, key, self.start_timeout_s)
+            listing = Listing(f"{self._key}: {root}/v1", f"{root}/v1", key, self.api_key_env, REQUEST_TIMEOUT_S)
             yield Endpoint(
-                f"{root}/v1",
-                self._served_name(root, key, source, deployment),
+                listing.url,
+                listing.choose(self.model),
                 name_of(self),
                 self.server.name,
                 key,
                 is_builtin=False,
                 exit_reason=process.exit_reason,
                 facts=self._facts(deployment, source),
+                uuid_ids=listing.takes_only_uuids(),
             )
 
     @contextmanager
@@ -204,11 +206,6 @@ class Preset(Backend, ABC):
     @property
     def _key(self) -> str:
         return f"backend={name_of(self)}"
-
-    def _served_name(self, root: str, key: str | None, source: ServedCheckpoint, deployment: Deployment) -> str:
-        """Return the name that requests send: the only one that the server lists, or ``backend.model``."""
-        listing = Listing(f"{self._key}: {root}/v1", f"{root}/v1", key, self.api_key_env, REQUEST_TIMEOUT_S)
-        return listing.choose(self.model)
 
     def _check(self, deployment: Deployment, allocation: Allocation) -> None:
         check_world_size(deployment.parallelism, allocation)

@@ -40,6 +40,7 @@ class Client:
         self, endpoint: Endpoint, *, timeout_s: float, concurrency: int = 16, max_bytes: int = MAX_ANSWER_BYTES
     ) -> None:
         self._endpoint = endpoint
+        self._id_of = request_id.as_uuid if endpoint.uuid_ids else request_id.of
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._connections = Connections(concurrency)
@@ -58,8 +59,8 @@ class Client:
         """Post the request under the endpoint's root. Raises `TransportError`."""
         url = self._endpoint.root + request.path
         if request.body.get("stream"):
-            return await self._stream(url, request.body, request.headers, request_id.of(request))
-        return await self.post(url, request.body, request.headers, request_id.of(request))
+            return await self._stream(url, request.body, request.headers, self._id_of(request))
+        return await self.post(url, request.body, request.headers, self._id_of(request))
 
     def patient(self) -> Handler:
         """Return a handler over the same connections without a timeout; its caller cancels it."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import uuid
 from collections.abc import Mapping
 from urllib.parse import quote
 
@@ -29,6 +30,12 @@ def of(request: Request) -> str | None:
         return safe
     digest = hashlib.sha256(safe.encode()).hexdigest()[:16]
     return f"{safe[: MOST - len(digest) - 1]}-{digest}"
+
+
+def as_uuid(request: Request) -> str | None:
+    """Return a UUID that is made of `of`, the same each time, for a server that takes no other id."""
+    id = of(request)
+    return None if id is None else str(uuid.UUID(bytes=hashlib.sha256(id.encode()).digest()[:16], version=4))
 
 
 def answered(headers: Mapping[str, str]) -> str | None:

@@ -46,7 +46,8 @@ class Endpoint:
     which has ``/health``, ``/ready``, ``/engine`` and ``/tokenize`` beside OpenAI's API. ``exit_reason`` returns why
     its process has exited, where that is known. Until a built-in server has a valid certificate, it answers only
     requests with ``validator_token``; like the key, the token is never written anywhere. ``tokenizer`` is that of the
-    server's engine, where this process has it. ``facts`` are known of the server without asking it.
+    server's engine, where this process has it. ``facts`` are known of the server without asking it. ``uuid_ids`` says
+    that the server refuses an id of a request that is no UUID.
     """
 
     url: str
@@ -59,6 +60,7 @@ class Endpoint:
     validator_token: str | None = field(default=None, repr=False, compare=False)
     tokenizer: Encoder | None = field(default=None, repr=False, compare=False)
     facts: Mapping[str, Json] = field(default_factory=dict, repr=False, compare=False)
+    uuid_ids: bool = field(default=False, repr=False, compare=False)
 
     @property
     def validator_headers(self) -> dict[str, str]:

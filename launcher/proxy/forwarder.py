@@ -368,4 +368,6 @@ def _id_of(head: Head) -> bytes:
 
 
 def _new_id() -> bytes:
-    return b"req_" + os.urandom(16).hex().encode()
+    """Return a random UUID, which each server takes as an id."""
+    drawn = os.urandom(16).hex().encode()
+    return b"%b-%b-4%b-8%b-%b" % (drawn[:8], drawn[8:12], drawn[13:16], drawn[17:20], drawn[20:])

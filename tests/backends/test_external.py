@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -13,8 +15,9 @@ from launcher.backends.base import check_single_process
 from launcher.backends.external import External
 from launcher.backends.inline import Inline
 from launcher.backends.ray import Ray
+from launcher.core.client import Client
 from launcher.core.errors import ServerError, UserError
-from launcher.core.types import Endpoint
+from launcher.core.types import Endpoint, Request, Response
 from launcher.distributed.allocation import allocate
 from launcher.engines.base import Deployment
 from launcher.engines.echo import Echo
@@ -112,6 +115,62 @@ def test_a_server_that_lists_nothing_needs_a_name(tmp_path: Path, status: int, b
         assert reached(tmp_path, url=url, model="m").model == "m"
         with pytest.raises(UserError, match=r"backend.model: .* set it to the name"):
             reached(tmp_path, url=url)
+
+
+@contextmanager
+def only_uuids(ids: list[str]) -> Iterator[str]:
+    """A server that answers an id of a request that is no UUID with HTTP 400, as llama-cpp-python does."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            ids.append(self.headers.get("x-request-id", ""))
+            status, body = (200, listing("m")) if not ids[-1] or is_uuid(ids[-1]) else (400, "Wrong uuid")
+            self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            self.send_response(status)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body.encode())
+
+        do_POST = do_GET
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{http.server_address[1]}/v1"
+        finally:
+            http.shutdown()
+            thread.join()
+
+
+def is_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text, version=4)) == text
+    except ValueError:
+        return False
+
+
+def test_a_server_that_takes_only_uuids_gets_them(tmp_path: Path) -> None:
+    ids: list[str] = []
+
+    async def send(endpoint: Endpoint) -> list[Response]:
+        requests = [Request("/v1/completions", {}, sample=f"t/{each}/0") for each in (0, 1, 1)]
+        async with Client(endpoint, timeout_s=60) as client:
+            return [await client(request) for request in requests]
+
+    with only_uuids(ids) as url:
+        endpoint = reached(tmp_path, url=url)
+        assert [each.status for each in asyncio.run(send(endpoint))] == [200, 200, 200]
+    first, second, again = ids[-3:]
+    assert is_uuid(first)
+    assert first != second == again
+
+
+def test_a_server_of_ours_gets_the_ids_of_samples(tmp_path: Path, ours: str) -> None:
+    assert not reached(tmp_path, url=ours, api_key_env="THEIR_KEY").uuid_ids
 
 
 def test_a_server_that_fails(tmp_path: Path) -> None:

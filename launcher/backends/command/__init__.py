@@ -109,4 +109,5 @@ class Command(Backend):
                 key,
                 is_builtin=False,
                 exit_reason=process.exit_reason,
+                uuid_ids=listing.takes_only_uuids(),
             )
