@@ -112,6 +112,20 @@ async def test_an_honest_server_of_another_program_passes(mock: Mock, server: An
     assert set(others) - streams == UNASKED, {id: _said(check) for id, check in others.items() if id not in UNASKED}
 
 
+def own_system(path: str, asked: Body) -> None:
+    """A template begins with a system message of its own, unless there is one, as SmolLM2's and Qwen2.5's do."""
+    messages = asked.get("messages", ())
+    if path == CHAT and messages and messages[0]["role"] not in ("system", "developer"):
+        own = "You are a helpful assistant, and your long name is said here as in templates of known models."
+        asked["messages"] = [{"role": "system", "content": own}, *messages]
+
+
+async def test_a_template_with_a_system_message_of_its_own_passes(mock: Mock) -> None:
+    checks = await mock.certify(Fault("own_system", "", (), "request", own_system))
+    assert checks["system_message"].detail == "it replaces the template's own"
+    assert checks["system_message"].outcome is Outcome.passed
+
+
 async def without_usage(state: Body, path: str, asked: Body, send: Send) -> tuple[int, Any]:
     """Token counts are missing, and high temperatures are refused."""
     if (asked.get("temperature") or 0) > 1:
