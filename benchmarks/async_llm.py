@@ -7,8 +7,8 @@ starts it, ``proxy`` the same server behind the launcher's proxy, which runs the
 converted checkpoint, flags and one compute thread, and take turns in alternating order. A burst is as many requests as
 are in flight, of 16 to 256 prompt tokens and 8 to 128 generated ones; scores are log-probabilities of prompts.
 
-CPU time is that of all processes of a side. ``front`` is the part outside of vLLM's engine core, which does the same
-work on every side: the difference of fronts is what HTTP costs, also on a busy machine.
+CPU time is that of all processes of a side. ``front`` is the part outside of vLLM's engine core and its worker. These
+do the same work on every side, so that the difference of fronts is what HTTP costs, also on a busy machine.
 """
 
 from __future__ import annotations
@@ -41,6 +41,8 @@ THREADS = {"OMP_NUM_THREADS": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
 QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "VLLM_HOST_IP": "127.0.0.1", "HF_HUB_OFFLINE": "1"}
 SMALL = "--enforce-eager --kv-cache-memory-bytes 1G"
 TORCH = {"fp32": "float32", "bf16": "bfloat16"}
+CORE = "VLLM::"
+"""How vLLM's engine core and its workers call themselves."""
 SKIPPED = f"validate.skip=[{','.join(NAMES[2:])}]"
 PROMPT, OUTPUT, IDS = (16, 256), (8, 128), (100, 200)
 LONGEST = {"tiny": 128}
@@ -85,7 +87,7 @@ class Side:
         for process in (root, *root.children(recursive=True)):
             times = process.cpu_times()
             total += times.user + times.system
-            front += 0.0 if "EngineCore" in process.name() else times.user + times.system
+            front += 0.0 if process.name().startswith(CORE) else times.user + times.system
         return total, front
 
     def figures(self, burst: Burst) -> Figures:
@@ -166,16 +168,18 @@ def direct(program: str, checkpoint: str, dtype: str, log: Path) -> Iterator[Dir
         try:
             _line(process)
             yield Direct(process.pid, process)
-            process.communicate()
-        finally:
-            process.kill()
+        finally:  # AsyncLLM leaves its engine core behind
+            tree = psutil.Process(process.pid)
+            for each in (*tree.children(recursive=True), tree):
+                each.kill()
 
 
 @contextmanager
 def served(program: str, model: str, dtype: str, folder: Path) -> Iterator[tuple[Served, Served, str]]:
     """Start the server with the proxy in front; yield both, and the folder of the converted checkpoint."""
     arguments = [
-        *("backend=vllm", f"backend.program={json.dumps(f'{program} serve')}", f"backend.arguments={json.dumps(SMALL)}"),
+        *("backend=vllm", f"backend.program={json.dumps(f'{program} serve')}"),
+        f"backend.arguments={json.dumps(SMALL)}",
         *(f"model={model}", f"optimizations.dtype={dtype}", f"backend.cache={folder / 'cache'}"),
         *("proxy.port=0", "proxy.require_key=false", "tasks=[addition]", SKIPPED),
     ]
@@ -192,7 +196,8 @@ def bursts(seed: int, in_flight: Sequence[int], model: str) -> list[Burst]:
     found = []
     for number in in_flight:
         for stream, score in ((False, False), (True, False), (False, True)):
-            sizes = [(drawn.randint(PROMPT[0], longest), 1 if score else drawn.randint(*OUTPUT)) for _ in range(number * times)]
+            output = (1, 1) if score else OUTPUT
+            sizes = [(drawn.randint(PROMPT[0], longest), drawn.randint(*output)) for _ in range(number * times)]
             requests = [([drawn.randrange(*IDS) for _ in range(size)], tokens) for size, tokens in sizes]
             found.append(Burst(number, stream, score, requests))
     return found
@@ -221,7 +226,8 @@ def show(found: Found) -> None:
             " ".join(f"{statistics.median(getattr(each, field) for each in sides[side]):>9.1f}" for side in SIDES)
             for field in ("requests_per_s", "cpu_ms", "front_ms")
         ]
-        print(f"{name:<26} {'   '.join(cells)}   {_over(sides, 'server'):>6.1%} {_over(sides, 'proxy'):>6.1%}", flush=True)
+        over = " ".join(f"{_over(sides, side):>6.1%}" for side in SIDES[1:])
+        print(f"{name:<26} {'   '.join(cells)}   {over}", flush=True)
 
 
 def _over(sides: dict[str, list[Figures]], side: str) -> float:

@@ -56,7 +56,6 @@ async def serve(model: str, arguments: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     while line := await loop.run_in_executor(None, sys.stdin.readline):
         print(await run(engine, json.loads(line)), flush=True)
-    engine.shutdown(timeout=10)
 
 
 if __name__ == "__main__":
