@@ -2,8 +2,8 @@
 
     python benchmarks/async_llm.py --program /opt/vllm/bin/vllm [--model smollm2] [--dtype bf16] [--rounds 1]
 
-``direct`` is AsyncLLM in a program of its own (`bare_async_llm.py`), ``server`` is ``backend=vllm`` as the launcher
-starts it, ``proxy`` the same server behind the launcher's proxy, which runs the default adapters. All have the same
+``direct`` is AsyncLLM in a program of its own (`bare_async_llm.py`). ``server`` is ``backend=vllm`` as the launcher
+starts it. ``proxy`` is the same server behind the launcher's proxy, with the default adapters. All have the same
 converted checkpoint, flags and one compute thread, and take turns in alternating order. A burst is as many requests as
 are in flight, of 16 to 256 prompt tokens and 8 to 128 generated ones; scores are log-probabilities of prompts.
 
