@@ -446,7 +446,8 @@ class MetricResult:
 
     ``low`` and ``high`` bound the value that all samples would give. For them, every sample that was not scored counts
     with the least, and with the greatest, value of the metric's ``range``. What is not known is NaN. ``n`` is None
-    where a harness does not say it.
+    where a harness does not say it. ``function`` names what combines the values of samples, ``module:name``; None where
+    they have a mean, or the function has no name.
     """
 
     value: float
@@ -460,6 +461,7 @@ class MetricResult:
     interval: Interval = Interval.none
     aggregation: Aggregation = Aggregation.mean
     range: tuple[float | None, float | None] = (0.0, 1.0)
+    function: str | None = None
 
 
 @dataclass(frozen=True)

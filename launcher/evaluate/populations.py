@@ -25,10 +25,14 @@ class Population:
     metric: str
 
 
+class NotDrawn(UserError):
+    """A task or group cannot be decided by a part of its questions."""
+
+
 def populations(tasks: Mapping[str, Task], groups: Mapping[str, Group]) -> list[Population]:
     """Return a population for each group that is in no other one, and for each task that is in none.
 
-    Raises `UserError` for a metric without bounds: what a question that was not asked may add has none either.
+    Raises `NotDrawn` for a metric without bounds: what a question that was not asked may add has none either.
     """
     inside = {member for each in groups.values() for member in each.members}
     whole = [name for name in groups if all(leaf in tasks for leaf in _leaves(name, groups))]  # no harness asks any
@@ -51,13 +55,16 @@ def _metric(name: str, groups: Mapping[str, Group], tasks: Mapping[str, Task]) -
     first = next(_leaves(name, groups))
     metric = next((each for each in tasks[first].metrics if each.name in declared), None)
     if metric is None:
-        raise UserError(f"evaluate.until: {name} has no metric before the run, so that it cannot stop early")
+        raise NotDrawn(f"{name} has no metric before the run")
     if not is_bounded(metric):
-        raise UserError(
-            f"evaluate.until: {name} is decided by {metric.name}, which is no mean of values within bounds; "
-            "leave evaluate.until out, or choose other tasks"
-        )
+        raise NotDrawn(f"{name} is decided by {metric.name}, {_unbounded(metric)}")
     return metric.name
+
+
+def _unbounded(metric: Metric) -> str:
+    if metric.aggregation is Aggregation.corpus:
+        return "one number of all samples: no part of the questions bounds it"
+    return f"whose values have no bounds, {metric.described_range}: a question that is not asked may add any number"
 
 
 def is_bounded(metric: Metric) -> bool:

@@ -176,5 +176,5 @@ def unfit(draws: Draws) -> str:
     for population in draws.populations:
         for task in population.tasks:
             if draws.answers.metric(task, population.metric).aggregation is not Aggregation.mean:
-                return f"{task} is decided by {population.metric}, which is no mean over samples"
+                return f"{task} is decided by {population.metric}, which combines the repeats of a question"
     return ""

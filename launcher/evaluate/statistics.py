@@ -127,6 +127,12 @@ class _Tally:
             self.categories, self.has_too_many = {}, True
 
 
+def _unit(record: Record, metric: Metric) -> str:
+    """Return what the value of a sample is drawn with: its item; in one number of all samples its passage."""
+    apart = metric.aggregation is not Aggregation.corpus or record.cluster is None
+    return record.id if apart else f"//{record.cluster}"
+
+
 class _Column(ABC):
     """The values of one metric."""
 
@@ -149,7 +155,7 @@ class _Apart(_Column):
         self._values: list[tuple[str, Json]] = []
 
     def add(self, record: Record, value: Json) -> None:
-        self._values.append((record.id, value))
+        self._values.append((_unit(record, self.metric), value))
 
     def __len__(self) -> int:
         return len(self._values)
@@ -163,8 +169,14 @@ class _InOrder(_Column):
         super().__init__(metric)
         self._clusters = Clusters()
         self._item: str | None = None
+        self._units: list[str] | None = None
 
     def add(self, record: Record, value: Json) -> None:
+        if self._units is None and _unit(record, self.metric) != record.id:
+            items = enumerate(self._clusters.values())
+            self._units = [f"/{number}" for number, found in items for _ in found]
+        if self._units is not None:
+            self._units.append(_unit(record, self.metric))
         is_new = record.id != self._item
         if is_new and record.repeat:
             raise OutOfOrder
@@ -177,6 +189,8 @@ class _InOrder(_Column):
         return self._clusters.count
 
     def result(self, total: int) -> MetricResult:
+        if self._units is not None:  # the samples of a passage may stand apart
+            return self.metric.result(list(zip(self._units, self._clusters.flat, strict=True)), total)
         return self.metric.of(self._clusters, total)
 
 

@@ -22,7 +22,7 @@ from launcher.core.errors import ObjectiveError, UserError
 from launcher.core.ranges import Takes
 from launcher.core.redaction import reveal
 from launcher.engines.base import Deployment, Engine
-from launcher.evaluate.populations import populations
+from launcher.evaluate.populations import NotDrawn, populations
 from launcher.export import formats
 from launcher.pipeline import components, peft  # noqa: F401  (the first registers the components)
 from launcher.pipeline.judge import Judge
@@ -239,7 +239,10 @@ def _check_until(run: Run) -> None:
     if run.evaluate.until is None:
         return
     asked = {name: task for name, task in run.tasks.items() if not isinstance(task, Harness)}
-    found = populations(asked, run.groups)
+    try:
+        found = populations(asked, run.groups)
+    except NotDrawn as error:
+        raise UserError(f"evaluate.until: {error}; leave evaluate.until out, or choose other tasks") from None
     widths(run.evaluate.until, [each.name for each in found])
 
 

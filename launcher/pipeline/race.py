@@ -13,6 +13,7 @@ from launcher.core.garbage import collected_rarely
 from launcher.core.types import INTERRUPTED
 from launcher.distributed.allocation import Allocation
 from launcher.evaluate.early_stop import Draws
+from launcher.evaluate.populations import NotDrawn
 from launcher.evaluate.race import Race, unfit
 from launcher.evaluate.race_progress import RaceProgress
 from launcher.evaluate.sample_source import AT_ONCE
@@ -41,13 +42,23 @@ def check(contestants: Sequence[ComposedRun], allocation: Allocation) -> None:
         deployment = composed.run.deployment(composed.folder)
         composed.run.engine.plan(deployment, allocation)
         composed.run.backend.plan(deployment, allocation)
-        found = unfit(_draws(composed.run))
+        found = _unfit(composed.run)
         if outcomes.harnesses(composed.run.tasks):
             found = f"a harness asks {', '.join(outcomes.harnesses(composed.run.tasks))}"
         if found:
-            raise UserError(f"race: {found}, so that it cannot race; run both, and compare them")
+            raise UserError(
+                f"race: {found}; run both models on all questions, and launcher compare tests the difference"
+            )
         if composed.run.evaluate.repeats != contestants[0].run.evaluate.repeats:
             raise UserError("race: evaluate.repeats differs; give both models the same")
+
+
+def _unfit(run: Run) -> str:
+    """Say why a run's tasks cannot race; empty if they can."""
+    try:
+        return unfit(_draws(run))
+    except NotDrawn as error:
+        return str(error)
 
 
 def race(a: ComposedRun, b: ComposedRun, allocation: Allocation) -> tuple[int, int]:

@@ -205,9 +205,16 @@ def _group(group: GroupResult) -> GroupEntry:
     return {"members": members, "weight": group.weight, "missing": list(group.missing), **_task(group.result)}
 
 
+def _metric(metric: MetricResult) -> MetricEntry:
+    entry: MetricEntry = plain(asdict(metric))
+    if metric.function is None:
+        del entry["function"]
+    return entry
+
+
 def _task(result: TaskResult) -> TaskEntry:
     entry: TaskEntry = {
-        "metrics": {name: plain(asdict(metric)) for name, metric in result.metrics.items()},
+        "metrics": {name: _metric(metric) for name, metric in result.metrics.items()},
         "coverage": dict(result.coverage),
         "reasons": plain(result.reasons),
     }

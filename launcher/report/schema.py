@@ -10,7 +10,10 @@ VERSION = 2
 
 
 class MetricEntry(TypedDict):
-    """A `launcher.core.types.MetricResult`; a number that is not known is None."""
+    """A `launcher.core.types.MetricResult`; a number that is not known is None.
+
+    ``function`` is the name of what combines the values of samples, ``module:name``; a mean has none.
+    """
 
     value: float | None
     stderr: float | None
@@ -23,6 +26,7 @@ class MetricEntry(TypedDict):
     interval: str
     aggregation: str
     range: list[float | None]
+    function: NotRequired[str]
 
 
 class HarnessEntry(TypedDict):

@@ -74,10 +74,14 @@ class Clusters:
             return (value - mean for value in self._values)
         return (math.fsum(value - mean for value in values) for values in self.values())
 
+    def starts(self) -> Sequence[int]:
+        """Return the place of each item's first value."""
+        return range(self._items) if self._sizes is None else list(accumulate(self._sizes, initial=0))[:-1]
+
     def picker(self) -> Callable[[Iterable[int]], list[Json]]:
         """Return a function that lists the values of items by their numbers."""
         values = self._values
         if self._sizes is None:
             return lambda numbers: [values[number] for number in numbers]
-        starts = array("Q", accumulate(self._sizes, initial=0))
-        return lambda numbers: list(chain.from_iterable(values[starts[n] : starts[n + 1]] for n in numbers))
+        ends = array("Q", accumulate(self._sizes, initial=0))
+        return lambda numbers: list(chain.from_iterable(values[ends[n] : ends[n + 1]] for n in numbers))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import lru_cache
 
 
@@ -18,6 +19,11 @@ def t_quantile(two_sided: float, freedom: float) -> float:
     from scipy.special import stdtrit
 
     return float(-stdtrit(freedom, two_sided / 2))
+
+
+def normal_below(z: float) -> float:
+    """Return how probable a value below ``z`` is in the standard normal distribution."""
+    return 0.5 * math.erfc(-z / math.sqrt(2))
 
 
 def even_two_sided(fewer: int, n: int) -> float:

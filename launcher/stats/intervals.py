@@ -3,24 +3,19 @@
 from __future__ import annotations
 
 import math
-import random
 import statistics
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from launcher.core.types import Interval, Json
+from launcher.core.types import Interval
 from launcher.stats.clusters import Clusters
 from launcher.stats.distributions import t_quantile
 from launcher.stats.quantiles import quantile
+from launcher.stats.resampling import Statistic, resamples
 
 TAILS = 0.05
 """What is outside of a 95 % interval."""
 Z = 1.959963984540054
 """The 97.5 % quantile of the normal distribution: 95 % two-sided."""
-RESAMPLES = 1000
-WORK = 2_000_000
-"""Values that all bootstrap resamples of one metric may draw; large tasks get fewer resamples, at least `FEWEST`."""
-FEWEST = 100
 
 
 @dataclass(frozen=True)
@@ -83,24 +78,16 @@ def clipped(low: float, high: float, range_: tuple[float | None, float | None]) 
     return (low if least is None else max(low, least)), (high if most is None else min(high, most))
 
 
-def bootstrap(clusters: Clusters, statistic: Callable[[Sequence[Json]], float]) -> Uncertainty:
+def bootstrap(clusters: Clusters, statistic: Statistic) -> Uncertainty:
     """Return the percentile bootstrap over items (Efron 1979), from a fixed seed.
 
-    Nothing is known where there is one item, where ``statistic`` cannot be computed for a resample, and where all
+    Nothing is known where there is one item, where the number cannot be computed for a resample, and where all
     resamples give the same.
     """
-    items, picked = range(len(clusters)), clusters.picker()
-    if len(items) < 2:
+    found = resamples(statistic, [clusters])
+    if found is None:
         return UNKNOWN
-    draw = random.Random(0)
-    times = max(FEWEST, min(RESAMPLES, WORK // clusters.count))
-    try:
-        drawn = (draw.choices(items, k=len(items)) for _ in range(times))
-        values = sorted(statistic(picked(each)) for each in drawn)
-    except Exception:  # the code of a task
-        return UNKNOWN
-    if not all(map(math.isfinite, values)):
-        return UNKNOWN
+    values = sorted(found[0].tolist())
     stderr = statistics.stdev(values)
     if _is_rounding(stderr, values[-1]):
         return UNKNOWN

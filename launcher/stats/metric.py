@@ -10,6 +10,7 @@ from typing import SupportsFloat
 from launcher.core.types import Aggregation, Direction, Interval, Json, MetricResult
 from launcher.stats.clusters import Clusters
 from launcher.stats.intervals import UNKNOWN, Uncertainty, bootstrap, of_mean
+from launcher.stats.resampling import Statistic
 
 Values = Sequence[tuple[str, Json]]
 """One or more pairs of an item's id and the value of one of its samples."""
@@ -26,7 +27,8 @@ class Metric:
     number of the values of an item's repeats (``Aggregation.items``, for instance pass@k), or of all samples
     (``Aggregation.corpus``, for instance perplexity). It may raise an error for values that have no result. For an
     item it may return None: the metric leaves the item out, for instance one with too few samples for pass@k.
-    ``interval=Interval.none`` says that no interval is known; None takes the right one.
+    ``interval=Interval.none`` says that no interval is known; None takes the right one. A
+    ``combine`` that is a `Statistic` with sums has a fast bootstrap.
     """
 
     name: str
@@ -72,6 +74,15 @@ class Metric:
         return float(number)
 
     @property
+    def function(self) -> str | None:
+        """The name of ``combine``, ``module:name``; None for a mean, and for a function without one of its own."""
+        if self.aggregation is Aggregation.mean:
+            return None
+        function = self.combine.function if isinstance(self.combine, Statistic) else self.combine
+        module, name = getattr(function, "__module__", None), getattr(function, "__qualname__", "")
+        return f"{module}:{name}" if module and name and "<" not in name else None
+
+    @property
     def described_range(self) -> str:
         low, high = ("unbounded" if end is None else f"{end:g}" for end in self.range)
         return f"[{low}, {high}]"
@@ -109,7 +120,8 @@ class Metric:
 
     def _of_corpus(self, clusters: Clusters, values: Sequence[Json], total: int) -> MetricResult:
         value = self._combined(values)
-        found = UNKNOWN if self.interval is Interval.none else bootstrap(clusters, self._combined)
+        sums = self.combine.sums if isinstance(self.combine, Statistic) else None
+        found = UNKNOWN if self.interval is Interval.none else bootstrap(clusters, Statistic(self._combined, sums))
         return self._made(value, found, clusters.count, self._bounds(value, clusters.count, total))
 
     def _bounds(self, value: float, n: int, total: int) -> tuple[float, float]:
@@ -124,5 +136,5 @@ class Metric:
     def _made(self, value: float, found: Uncertainty, n: int, bounds: tuple[float, float]) -> MetricResult:
         return MetricResult(
             value, found.stderr, found.low, found.high, n, *bounds,
-            self.direction, found.interval, self.aggregation, self.range,
+            self.direction, found.interval, self.aggregation, self.range, self.function,
         )  # fmt: skip

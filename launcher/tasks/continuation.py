@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from launcher.core.errors import TaskError
 from launcher.core.responses import Fault, in_order
 from launcher.core.types import Aggregation, Ask, Direction, Json, Request, Response, Sample, Score, Status
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
+from launcher.stats.resampling import Sums, made_of
 from launcher.tasks.base import faultless
 from launcher.tasks.item_task import ItemTask
 from launcher.tasks.items import Item
@@ -18,6 +20,17 @@ from launcher.tasks.merged_echo import merged
 from launcher.tasks.template import render
 
 
+def _rows(loglikelihoods: Sequence[Json]) -> list[list[float]]:
+    return [[each, 1.0] for each in loglikelihoods]
+
+
+def _perplexities(sums: Any) -> Any:
+    import numpy as np
+
+    return np.exp(-sums[:, 0] / sums[:, 1])
+
+
+@made_of(Sums(_rows, _perplexities))
 def perplexity(loglikelihoods: Sequence[Json]) -> float:
     """Return the perplexity per item, as the metric of this name in lm-evaluation-harness."""
     return math.exp(-math.fsum(loglikelihoods) / len(loglikelihoods))

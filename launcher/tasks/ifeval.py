@@ -16,6 +16,7 @@ from launcher.core.types import Aggregation, Ask, Json, Response, Sample, Score,
 from launcher.settings.component import component
 from launcher.settings.evaluate import Evaluate
 from launcher.stats.metric import Metric
+from launcher.stats.resampling import Sums, made_of
 from launcher.tasks import bounded
 from launcher.tasks.answer import text_of
 from launcher.tasks.items import Item
@@ -29,6 +30,15 @@ SEEDS = (1, 2, 3)
 """An instruction that is another with another seed lacks a value, which lm-evaluation-harness would draw."""
 
 
+def _rows(values: Sequence[Json]) -> list[list[float]]:
+    return [[sum(map(bool, value)), len(value)] for value in values]
+
+
+def _shares(sums: Any) -> Any:
+    return sums[:, 0] / sums[:, 1]
+
+
+@made_of(Sums(_rows, _shares))
 def of_instructions(values: Sequence[Json]) -> float:
     """Return the share of all instructions that were followed."""
     found = [bool(one) for value in values for one in value]

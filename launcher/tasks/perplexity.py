@@ -28,6 +28,7 @@ from launcher.core.types import (
 )
 from launcher.settings.component import component
 from launcher.stats.metric import Metric
+from launcher.stats.resampling import Sums, made_of
 from launcher.tasks.base import Task
 from launcher.tasks.endpoint_tokenizer import EndpointTokenizer
 from launcher.tasks.loglikelihood import NoLogprobs, of_tokens
@@ -52,12 +53,31 @@ def _totals(values: Sequence[Json]) -> tuple[float, int]:
     return sum(sum(found) for found in texts.values()), sum(weight for *_, weight in values)
 
 
+def _rows(values: Sequence[Json]) -> list[list[float]] | None:
+    """Return the log-likelihood and the weight of each window; None for windows of different lengths."""
+    if len({context for _, context, _, _ in values}) > 1:
+        return None
+    return [[loglikelihood, weight] for _, _, loglikelihood, weight in values]
+
+
+def _perplexities(sums: Any) -> Any:
+    import numpy as np
+
+    return np.exp(-(sums[:, 0] / sums[:, 1]))
+
+
+def _bits(sums: Any) -> Any:
+    return -(sums[:, 0] / sums[:, 1]) / math.log(2)
+
+
+@made_of(Sums(_rows, _perplexities))
 def perplexity(values: Sequence[Json]) -> float:
     """Return the perplexity per unit of weight."""
     loglikelihood, weight = _totals(values)
     return math.exp(-(loglikelihood / weight))
 
 
+@made_of(Sums(_rows, _bits))
 def bits(values: Sequence[Json]) -> float:
     """Return the bits per unit of weight."""
     loglikelihood, weight = _totals(values)
@@ -223,7 +243,8 @@ class Perplexity(Task):
                 "words": n_words,
                 "bytes": n_bytes,
             }
-            yield Sample(name, f"{text.id}:{number}", (_request(model, list(window.tokens)),), target)
+            request = _request(model, list(window.tokens))
+            yield Sample(name, f"{text.id}:{number}", (request,), target, cluster=text.id if len(made) > 1 else None)
 
     async def score(self, sample: Sample, responses: Sequence[Response], ask: Ask) -> Score:
         target, prompt = sample.target, sample.requests[0].body["prompt"]

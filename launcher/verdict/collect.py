@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from launcher.core.errors import UserError
-from launcher.core.types import Aggregation
 from launcher.report import formatting
 from launcher.verdict import runs as compared
+from launcher.verdict import sequential
 from launcher.verdict.comparison import Row, rows
 from launcher.verdict.flips import flips
 from launcher.verdict.runs import Run
@@ -61,14 +61,25 @@ def _incomparable(a: Run, b: Run, force: bool) -> list[str]:
 
 
 def _untested(a: Run, b: Run) -> Iterator[str]:
-    """Say of each metric that is no mean over questions what it is in both runs, as no paired test holds for it."""
+    """Say of each metric that is no mean over questions, and has no test, what it is in both runs."""
     for task in a.results["tasks"].keys() & b.results["tasks"].keys():
         metrics, others = a.results["tasks"][task]["metrics"], b.results["tasks"][task]["metrics"]
         for name in metrics.keys() & others.keys():
-            if (task, name) not in a.answers.values and metrics[name]["aggregation"] != Aggregation.mean.value:
+            why = _why_untested(a, b, task, name)
+            if why is not None:
                 values = " -> ".join(formatting.number(each[name]["value"]) for each in (metrics, others))
                 what = f"{formatting.task_name(task)} {name} of {a.label} and {b.label}"
-                yield f"{what} is {values}, without a test: it is one number of all samples"
+                yield f"{what} is {values}, without a test: {why}"
+
+
+def _why_untested(a: Run, b: Run, task: str, name: str) -> str | None:
+    key = task, name
+    unknown = a.answers.untested.get(key) or b.answers.untested.get(key)
+    if unknown is not None:
+        return unknown
+    if key in a.answers.parts and sequential.drawn(a, b, task) is not None:
+        return "it is one number of all samples, and the runs stopped early by another metric"
+    return None
 
 
 def _names(run: Run) -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from launcher.core.types import Direction
 from launcher.report import results
-from launcher.report.compare import Comparison, compare
+from launcher.report.compare import BOOTSTRAP, Comparison, ResampledComparison, compare
 from launcher.report.schema import GroupEntry
 from launcher.stats.distributions import t_quantile, t_two_sided
 from launcher.stats.intervals import TAILS, Z
@@ -40,9 +40,13 @@ class Row:
 
     @property
     def interval(self) -> tuple[float, float] | None:
-        """The 95 % interval of the difference, by Student's t, or valid at any time; None where it is not known."""
-        if isinstance(self.found, SequentialComparison):
-            return self.found.low, self.found.high
+        """The 95 % interval of the difference; None where it is not known.
+
+        It is that of Student's t, of the bootstrap for one number of all samples, or one that is valid at any time.
+        """
+        if isinstance(self.found, SequentialComparison | ResampledComparison):
+            low, high = self.found.low, self.found.high
+            return None if low is None or high is None else (low, high)
         half = self.half_width
         return None if half is None else (self.found.difference - half, self.found.difference + half)
 
@@ -56,10 +60,10 @@ class Row:
 
     @property
     def half_width(self) -> float | None:
-        """Half of the difference's 95 % interval of Student's t; None where the spread is not known."""
+        """Half of the difference's 95 % interval of Student's t; None for another interval, or an unknown spread."""
         stderr = self.found.stderr
         independent = self.found.clusters or self.found.n
-        if stderr is None or independent < 2:
+        if stderr is None or independent < 2 or self.found.test == BOOTSTRAP:
             return None
         return t_quantile(TAILS, independent - 1) * stderr
 
@@ -80,7 +84,7 @@ class Row:
         """``better``, ``worse``, ``equal`` where nothing differs, else ``may be chance``: what b is against a."""
         if self.found.significant:
             return "better" if self.gain > 0 else "worse"
-        same = self.interval == (0, 0) if self.found.test == TEST else not self.found.stderr
+        same = self.interval == (0, 0) if self.found.test in (TEST, BOOTSTRAP) else not self.found.stderr
         return "equal" if self.found.difference == 0 and same else "may be chance"
 
 

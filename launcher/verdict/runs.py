@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import string
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -115,15 +115,24 @@ def _populations(early: Json) -> dict[str, Json]:
 
 
 def _check_agreement(folder: Path, found: ResultsFile, answers: Answers) -> None:
-    """Raise `UserError` if the mean of the stored scores is not that of the results: one of the files was changed."""
-    for (task, metric), values in answers.values.items():
-        every = [value for each in values.values() for value in each]
-        told, stored = found["tasks"][task]["metrics"][metric]["value"], mean(every)
+    """Raise `UserError` if the stored scores do not give the results: one of the files was changed."""
+    for task, metric, stored in _stored(answers):
+        told = found["tasks"][task]["metrics"][metric]["value"]
         if told is None or not math.isclose(stored, told, rel_tol=ROUNDING, abs_tol=ROUNDING):
             raise UserError(
                 f"{folder}: {RunFolder.samples} and {RunFolder.results} do not agree: {task} {metric} is {stored:g} in "
                 f"the samples, {told} in the results; resume={folder} writes the results again"
             )
+
+
+def _stored(answers: Answers) -> Iterator[tuple[str, str, float]]:
+    """Yield the number that the stored scores give in each task and metric, as far as it takes little to compute."""
+    for (task, metric), values in answers.values.items():
+        yield task, metric, mean([value for each in values.values() for value in each])
+    for (task, metric), parts in answers.parts.items():
+        statistic = answers.statistics[task, metric]
+        if statistic.sums is not None:
+            yield task, metric, float(statistic([value for each in parts.values() for value in each]) or 0.0)
 
 
 def _points(folder: Path) -> list[Path]:

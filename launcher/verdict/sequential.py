@@ -15,6 +15,8 @@ from launcher.stats.betting import Bounds, ConfidenceSequence, EqualityTest
 from launcher.verdict.runs import Run
 
 TEST = "sequential"
+WHOLE = (Aggregation.items.value, Aggregation.corpus.value)
+"""Such metrics are no mean of samples with bounds."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,7 @@ def compare(a: Run, b: Run, order: Drawn, metric: str) -> SequentialComparison |
     A sample without a score counts, for each end of the interval, where it widens it.
     """
     entry = results.metric_entry({**a.results}, order.name, metric)
-    if entry is None or None in entry["range"] or entry["aggregation"] == Aggregation.items.value:
+    if entry is None or None in entry["range"] or entry["aggregation"] in WHOLE:
         return None
     scores = [_Scores(run, order, metric, entry) for run in (a, b)]
     done = list(_done(order.blocks, scores))

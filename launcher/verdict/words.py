@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 from launcher.report import formatting
-from launcher.report.compare import FEWEST_CLUSTERS
+from launcher.report.compare import BOOTSTRAP, FEWEST_CLUSTERS
 from launcher.verdict.comparison import Row
 from launcher.verdict.sequential import SequentialComparison
 
@@ -18,6 +18,8 @@ def sentence(row: Row) -> str:
     questions = formatting.plural(found.n, "question")
     if found.clusters is not None:
         questions += f" in {formatting.plural(found.clusters, 'passage')}"
+    if row.verdict == "equal" and found.test == BOOTSTRAP:
+        return f"{found.a} and {found.b} have the same value over {questions}"
     if row.verdict == "equal":
         return f"{found.a} and {found.b} score the same in each of {questions}"
     if found.difference == 0:
@@ -28,6 +30,8 @@ def sentence(row: Row) -> str:
         return f"{size} ({p}, {questions})"
     if found.clusters is not None and found.clusters < FEWEST_CLUSTERS:
         return f"{size}: {formatting.plural(found.clusters, 'passage')} are too few to tell ({questions})"
+    if found.test == BOOTSTRAP and found.n < FEWEST_CLUSTERS:
+        return f"{size}: {questions} are too few to tell"
     told = "" if row.needed is None else f"; about {_about(max(row.needed, found.n + 1))} questions would tell"
     return f"{size}: may be chance ({p}, {questions}){told}"
 
@@ -55,7 +59,12 @@ def _asked(found: SequentialComparison) -> str:
 
 
 def _plus_minus(row: Row) -> str:
-    return "" if row.half_width is None else f" ± {formatting.number(row.half_width)}"
+    if row.half_width is not None:
+        return f" ± {formatting.number(row.half_width)}"
+    if row.found.test != BOOTSTRAP or row.gains is None:
+        return ""
+    low, high = sorted((1 if row.gain > 0 else -1) * end for end in row.gains)
+    return f", 95 % interval {formatting.interval(low, high)}"
 
 
 def _about(count: int) -> str:

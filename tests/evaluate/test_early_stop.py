@@ -16,6 +16,7 @@ from launcher.core.errors import UserError
 from launcher.core.types import Interval, Score, Status
 from launcher.evaluate import random_order
 from launcher.evaluate.early_stop import Draws, Widths
+from launcher.evaluate.populations import NotDrawn
 from launcher.evaluate.units import Question
 from launcher.settings.evaluate import Evaluate
 from launcher.settings.until import widths
@@ -188,7 +189,7 @@ class Unbounded(Echoes):
 
 
 def test_a_metric_without_bounds_is_refused():
-    with pytest.raises(UserError, match=r"evaluate\.until: t is decided by loss, which is no mean of values within"):
+    with pytest.raises(NotDrawn, match=r"^t is decided by loss, whose values have no bounds, \[0, unbounded\]"):
         Draws({"t": Unbounded()}, {}, 1, 0)
 
 

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from launcher.core.types import Aggregation, Direction
 from launcher.stats.clusters import Clusters
-from launcher.stats.intervals import RESAMPLES, bootstrap, clustered_error
+from launcher.stats.intervals import bootstrap, clustered_error
 from launcher.stats.metric import Metric
 from launcher.stats.quantiles import quantile
+from launcher.stats.resampling import RESAMPLES, Statistic
 
 NUMBERS = st.one_of(st.floats(0, 1), st.sampled_from([0.0, 1.0, 0, 1]))
 PAIRS = st.lists(st.tuples(st.sampled_from("abcdef"), NUMBERS), min_size=1, max_size=30)
@@ -53,7 +54,7 @@ def test_the_bootstrap_draws_items_as_lists_of_them_would_be_drawn(repeats):
     draw, items = random.Random(0), by_item(pairs)
     drawn = (draw.choices(items, k=len(items)) for _ in range(RESAMPLES))
     values = sorted(math.fsum(value for item in each for value in item) for each in drawn)
-    found = bootstrap(Clusters.of(pairs), math.fsum)
+    found = bootstrap(Clusters.of(pairs), Statistic(math.fsum))
     assert found.stderr == statistics.stdev(values)
     assert (found.low, found.high) == (quantile(values, 0.025), quantile(values, 0.975))
 

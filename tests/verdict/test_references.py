@@ -146,7 +146,8 @@ def test_a_number_of_all_samples_is_named_without_a_test(tmp_path: Path) -> None
         found = metric.result([(one.id, value) for one in given], 20)
         results = {"t": TaskResult({"m": mean, "ppl": found}, {"scored": 20, "total": 20})}
         made.append(run_folder(tmp_path / name, given, tasks_found=results))
-    line = "t ppl of A and B is 0.020 -> 0.040, without a test: it is one number of all samples"
+    why = "it is one number of all samples, and the results do not name its function"
+    line = f"t ppl of A and B is 0.020 -> 0.040, without a test: {why}"
     comparison = collect.collect(runs.read_all(made))
     assert (comparison["warnings"], [row["metric"] for row in comparison["rows"]]) == ([line], ["m"])
 

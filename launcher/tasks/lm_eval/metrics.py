@@ -6,12 +6,14 @@ import copy
 import threading
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from launcher.core.types import Aggregation, Direction, Json
 from launcher.stats.metric import Metric
+from launcher.stats.resampling import Statistic
 from launcher.tasks import bounded
+from launcher.tasks.lm_eval import sums
 from launcher.tasks.lm_eval.documents import Document, judged
 from launcher.tasks.lm_eval.loading import seeded
 
@@ -92,7 +94,7 @@ def _metric(name: str, bounds: Range, function: Callable[[Sequence[Json]], Any],
     direction = Direction.higher if higher else Direction.lower
     if function is _mean():
         return Metric(name, direction, bounds)
-    return Metric(name, direction, bounds, Aggregation.corpus, combine=_combining(function))
+    return Metric(name, direction, bounds, Aggregation.corpus, combine=aggregated(function))
 
 
 def _range(task: Any, metric: str) -> Range:
@@ -111,16 +113,22 @@ def _scored_by_lm_eval(task: Any) -> bool:
     return not own and not callable(task.config.process_results)
 
 
-def _combining(function: Callable[[Sequence[Json]], Any]) -> Callable[[Sequence[Json]], float]:
-    def combine(values: Sequence[Json]) -> float:
+@dataclass(frozen=True)
+class Aggregated(Statistic):
+    """An aggregation of lm-eval, over values that were stored as JSON."""
+
+    def __call__(self, values: Sequence[Json]) -> float:
+        found: Any = self.function
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # scikit-learn's about each bootstrap sample with one label
-            return float(function([_restored(value) for value in values]))
-
-    return combine
+            return float(found([restored(value) for value in values]))
 
 
-def _restored(value: Json) -> Json:
+def aggregated(function: Callable[[Sequence[Json]], Any]) -> Aggregated:
+    return Aggregated(function, sums.of(function))
+
+
+def restored(value: Json) -> Json:
     """Return a value as `process_results` gave it: JSON has no tuples."""
     return tuple(value) if isinstance(value, list) else value
 
