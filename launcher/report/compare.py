@@ -260,10 +260,10 @@ def _resampled(a: tuple[str, Answers], b: tuple[str, Answers], task: str, metric
         return None
     difference, told = values[1] - values[0], found if units >= FEWEST_CLUSTERS else None
     every = a[1].ids.get(task, set()) | b[1].ids.get(task, set())
-    stderr, p = (None, 1.0) if told is None else (told.stderr, told.p)
+    stderr, low, high, p = (None, None, None, 1.0) if told is None else (told.stderr, told.low, told.high, told.p)
     return ResampledComparison(
         task, metric, a[0], b[0], len(common), len(every) - len(common), difference, stderr, BOOTSTRAP, p, p,
-        told and told.low, told and told.high, clusters=units if units < len(common) else None, values=values,
+        low, high, clusters=units if units < len(common) else None, values=values,
     )  # fmt: skip
 
 

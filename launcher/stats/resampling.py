@@ -48,10 +48,10 @@ class Sums:
 class Statistic:
     """A function that makes one number of all samples, such as a perplexity or a BLEU score."""
 
-    function: Callable[[Sequence[Json]], float | None]
+    function: Callable[[Sequence[Json]], Any]
     sums: Sums | None = None
 
-    def __call__(self, values: Sequence[Json]) -> float | None:
+    def __call__(self, values: Sequence[Json]) -> Any:
         return self.function(values)
 
 
@@ -181,7 +181,9 @@ def _swaps_of_values(statistic: Statistic, a: Clusters, b: Clusters) -> Floats:
         kept = [pair if draw.random() < 0.5 else pair[::-1] for pair in pairs]
         ends = [statistic([value for pair in kept for value in pair[side]]) for side in (0, 1)]
         found.append([float(end) for end in ends if end is not None])
-    return np.subtract(*np.array(found, float).T[::-1])
+    ends_a, ends_b = np.array(found, float).T
+    difference: Floats = ends_b - ends_a
+    return difference
 
 
 def _number(statistic: Statistic, side: Clusters) -> float:

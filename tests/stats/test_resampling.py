@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from random import Random
+from typing import Any
 
 import numpy as np
 import pytest
 from scipy import stats
 
+from launcher.stats import resampling
 from launcher.stats.clusters import Clusters
-from launcher.stats.resampling import Statistic, Sums, paired, resamples, swaps
+from launcher.stats.resampling import Statistic, Sums, paired
 from launcher.tasks import continuation, ifeval, perplexity
 
 FREE = Statistic(lambda values: math.exp(-math.fsum(values) / len(values)))
@@ -24,6 +26,14 @@ def likelihoods(seed: int, count: int = 60, shift: float = 0.0) -> list[float]:
 
 def alone(values: list) -> Clusters:
     return Clusters.of((str(number), value) for number, value in enumerate(values))
+
+
+def resamples(*given: Any) -> Any:
+    return resampling.resamples(*given)
+
+
+def swaps(*given: Any) -> Any:
+    return resampling.swaps(*given)
 
 
 WINDOWS = [[f"t{n % 7}", 64, -Random(n).uniform(1, 40), Random(n).randint(1, 30)] for n in range(40)]
@@ -54,6 +64,7 @@ def test_both_ways_of_drawing_agree_with_the_delta_method() -> None:
 
 def test_windows_of_other_lengths_have_no_sums() -> None:
     values = [["a", 64, -3.0, 2], ["b", 128, -4.0, 3]]
+    assert perplexity.perplexity.sums is not None
     assert perplexity.perplexity.sums.rows(values) is None
     assert resamples(perplexity.perplexity, [alone(values)]) is None, "and no number either"
 
@@ -66,6 +77,7 @@ def test_a_pair_draws_the_same_units_on_both_sides(statistic: Statistic) -> None
     assert values[1] / values[0] == pytest.approx(math.exp(-0.1))
     drawn = resamples(statistic, (alone(a), alone(b)))
     assert np.allclose(drawn[1] / drawn[0], math.exp(-0.1))
+    assert told is not None
     assert told.p < 0.01
     assert told.high < 0
 
@@ -92,7 +104,7 @@ def test_both_ways_of_swapping_give_the_exact_test() -> None:
 
 
 def test_equal_models_are_told_apart_in_at_most_one_of_twenty_comparisons() -> None:
-    count, wrong = 400, 0
+    count, wrong = 400, 0.0
     for seed in range(count):
         draw = Random(f"equal {seed}")
         a, b = ([value * draw.uniform(0.6, 1.4) for value in likelihoods(seed, 20)] for _ in "ab")
@@ -103,6 +115,7 @@ def test_equal_models_are_told_apart_in_at_most_one_of_twenty_comparisons() -> N
 
 def test_the_same_values_are_equal_for_sure() -> None:
     values, told = paired(SUMMED, alone(likelihoods(5)), alone(likelihoods(5)))
+    assert told is not None
     assert (told.stderr, told.low, told.high, told.p) == (0.0, 0.0, 0.0, 1.0)
     assert values[0] == values[1]
 

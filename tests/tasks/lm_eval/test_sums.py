@@ -33,7 +33,7 @@ def likelihoods() -> list[float]:
     return [-draw.expovariate(1) for _ in range(COUNT)]
 
 
-VALUES = {
+VALUES: dict[str, list[Any]] = {
     "perplexity": likelihoods(),
     "weighted_perplexity": [[10 * value, 1 + number % 4] for number, value in enumerate(likelihoods())],
     "bits_per_byte": [[10 * value, 1 + number % 4] for number, value in enumerate(likelihoods())],
