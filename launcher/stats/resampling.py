@@ -65,8 +65,8 @@ class PairedResamples:
     """The difference ``b - a`` of two numbers over the same units.
 
     The interval is that of percentiles, widened for few units (Hesterberg 2015). ``p`` is that of approximate
-    randomization: how often the difference is as large, or larger, if each unit's values are swapped between the runs
-    by chance (Noreen 1989). It is exact for models that answer each unit alike.
+    randomization (Noreen 1989): how often the difference is as large if each unit's values are swapped by chance. It
+    is exact for models that answer each unit alike.
     """
 
     stderr: float
