@@ -153,7 +153,7 @@ def test_the_old_spelling_of_rotary_scaling_is_read(tmp_path: Path) -> None:
         ({"model_type": "gemma2"}, r"config.json: model_type is 'gemma2' \(supported: llama"),
         ({"hidden_act": "quick_gelu"}, "hidden_act is 'quick_gelu'"),
         ({"architectures": ["LlamaForSequenceClassification"]}, "expected a ...ForCausalLM"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantization_config is set"),
+        ({"quantization_config": {"quant_method": "quark"}}, "quantization_config is set"),
         ({"rope_parameters": {"rope_type": "yarn", "rope_theta": 1.0}}, "rope_type is 'yarn'"),
         ({"attention_bias": True}, "attention_bias is True and mlp_bias False"),
         ({"hidden_size": None}, "hidden_size is null"),

@@ -10,7 +10,6 @@ from typing import Any, Literal
 
 from launcher.checkpoints.base import Architecture, NotComputed
 from launcher.checkpoints.fields import as_list, flag, number, positive, section
-from launcher.checkpoints.huggingface import quantized
 from launcher.checkpoints.huggingface.class_defaults import CLASSES, FOREIGN, NULLABLE, THETA
 from launcher.checkpoints.parts import refuse_uncomputed
 from launcher.core.errors import CheckpointError
@@ -324,8 +323,6 @@ def refuse_unsupported(values: Mapping[str, Json], file: Path) -> None:
         raise CheckpointError(f"{file}: architectures is {kinds!r:.200} (expected a ...ForCausalLM or ...LMHeadModel)")
     if values.get("is_encoder_decoder"):
         raise CheckpointError(f"{file}: is_encoder_decoder is true (expected a decoder-only model)")
-    if values.get(quantized.KEY):
-        quantized.refuse(values, file)
     if values.get("transformers_weights"):
         raise CheckpointError(f"{file}: transformers_weights is set (expected model.safetensors or an index)")
     if (file.parent / ADAPTER).exists():

@@ -13,7 +13,7 @@ from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.buffers import without
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.huggingface.config import Config, Stored
-from launcher.checkpoints.huggingface.quantized import weights
+from launcher.checkpoints.huggingface.quantization.methods import weights
 from launcher.checkpoints.huggingface.safetensors_index import read_index, unread
 from launcher.checkpoints.tokenizers.huggingface import from_folder
 from launcher.core.errors import CheckpointError
@@ -99,7 +99,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         values = read_json_object(file, bounds)
         config = Config(values, file)
         self._names = NAMES[config.kind]
-        self._weights = weights(read_index(path, bounds), values, file)
+        self._weights = weights(path, read_index(path, bounds), values, bounds)
         self._stored = self._weights.entries
         self.architecture = config.architecture(self._summary())
         claims.check(self.architecture, sum(math.prod(entry.shape) for entry in self._stored.values()), path)
@@ -121,8 +121,7 @@ class HuggingFaceCheckpoint(Checkpoint):
         return convert.parameter(module, kind, self.architecture, self._names, self._read, str(self.path))
 
     def facts(self) -> dict[str, Json]:
-        count = len(self._weights.scales)
-        return {"dequantised_weights": count} if count else {}
+        return self._weights.facts()
 
     def unread_files(self) -> list[str]:
         return unread(self.path, self.bounds)

@@ -18,7 +18,8 @@ from launcher.checkpoints.gguf.rope_factors import FACTORED, FACTORS, scaling_ty
 from launcher.checkpoints.huggingface.class_defaults import CLASSES
 from launcher.checkpoints.huggingface.code_keys import refuse_code
 from launcher.checkpoints.huggingface.config import refuse_unsupported
-from launcher.checkpoints.huggingface.quantized import KEY, NUMBERS, SERVERS
+from launcher.checkpoints.huggingface.quantization.methods import SERVERS, refuse, settings
+from launcher.checkpoints.huggingface.quantization.scaled import NUMBERS
 from launcher.checkpoints.huggingface.safetensors_index import INDEX, Entry, read_index, unread
 from launcher.checkpoints.missing import missing
 from launcher.core.errors import CheckpointError
@@ -115,12 +116,13 @@ def read(path: Path, bounds: Bounds | None = None) -> Source:
 def _from_folder(path: Path, bounds: Bounds) -> Source:
     config = read_json_object(path / "config.json", bounds)
     _refuse_unsupported(config, path / "config.json")
+    _refuse_quantized(config, path, bounds)
     for name in CONFIGURATIONS:
         if (path / name).is_file():
             refuse_code(read_json_object(path / name, bounds), path / name)
     config = {**CLASSES.get(str(config["model_type"]), {}), **config}
     stored = read_index(path, bounds)
-    _refuse_quantized(config, stored, path / "config.json")
+    _refuse_eight_bits(config, stored, path / "config.json")
     numbers = sum(math.prod(entry.shape) for entry in stored.values())
     _check_claims(_sizes(config), len(stored), numbers, path / "config.json")
     length, reason = _context(config)
@@ -149,12 +151,24 @@ def _files(path: Path, stored: Mapping[str, Entry]) -> Iterator[Path]:
     yield from sorted({entry.file for entry in stored.values()})
 
 
-def _refuse_quantized(config: Mapping[str, Json], stored: Mapping[str, Entry], file: Path) -> None:
-    """Refuse weights in 8 bits: transformers would need a GPU, or take the numbers without their scales."""
-    found = next((name for name, entry in stored.items() if entry.dtype in NUMBERS), None)
-    if config.get(KEY) or found is not None:
-        what = f"{KEY} is set" if found is None else f"'{found:.200}' is of type {stored[found].dtype}"
-        raise CheckpointError(f"{file}: {what}; engine=megatron dequantises it, {SERVERS}")
+def _refuse_quantized(config: Mapping[str, Json], path: Path, bounds: Bounds) -> None:
+    """Refuse a quantised model: transformers would need a GPU."""
+    found = settings(path, config, bounds)
+    refuse(found)
+    if found.key:
+        raise CheckpointError(f"{found.where} is set ({found.method}), {_elsewhere(config)}")
+
+
+def _refuse_eight_bits(config: Mapping[str, Json], stored: Mapping[str, Entry], file: Path) -> None:
+    """Refuse weights of 8 bits, which transformers would take without their scales."""
+    name = next((name for name, entry in stored.items() if entry.dtype in NUMBERS), None)
+    if name is not None:
+        raise CheckpointError(f"{file}: '{name:.200}' is of type {stored[name].dtype}, {_elsewhere(config)}")
+
+
+def _elsewhere(config: Mapping[str, Json]) -> str:
+    dequantised = "engine=megatron dequantises it, " if config.get("model_type") in CLASSES else ""
+    return f"which engine=huggingface does not read; {dequantised}{SERVERS}"
 
 
 def _refuse_unsupported(config: Mapping[str, Json], file: Path) -> None:

@@ -73,7 +73,7 @@ CASES: dict[str, tuple[dict[str, Any], str, torch.dtype, str]] = {
 def test_numbers_are_multiplied_by_their_scales(name: str, tmp_path: Path) -> None:
     plain = quantized(tmp_path / "model", *CASES[name])
     opened = detect(tmp_path / "model")
-    assert opened.facts() == {"dequantised_weights": 14}
+    assert opened.facts() == {"dequantised_weights": 14, "quant_method": CASES[name][0]["quant_method"]}
     found = opened.parameter("decoder.layers.1.mlp.linear_fc2", "weight")
     assert torch.equal(found, plain["model.layers.1.mlp.down_proj.weight"])
     assert (
@@ -124,23 +124,23 @@ def test_the_scale_of_inputs_changes_no_weight(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "config",
+    ("config", "what"),
     [
-        {"quant_method": "awq", "bits": 4},
-        {"quant_method": "gptq", "bits": 4},
-        {"quant_method": "compressed-tensors", "format": "pack-quantized"},
-        {"quant_method": "compressed-tensors", "format": "float-quantized", "sparsity_config": {"format": "sparse-24"}},
-        {"bits": 4},
+        ({"quant_method": "quark"}, "quantization_config is set, and quark is not dequantised here"),
+        ({"quant_method": "mxfp4"}, "mxfp4 is not dequantised here"),
+        ({"bits": 4}, "quantization_config is set, and None is not dequantised here"),
+        ({"quant_method": ["awq"]}, r"\['awq'\] is not dequantised here"),
+        ({"quant_method": "modelopt", "quant_algo": "W4A8_AWQ"}, "quant_algo is 'W4A8_AWQ'"),
+        (FLOAT8 | {"sparsity_config": {"format": "sparse-24"}}, "sparsity_config is {'format': 'sparse-24'}"),
+        ({"quant_method": "gptq", "bits": 4}, "is set for gptq, and no weight is stored so"),
     ],
 )
-def test_other_ways_name_the_servers_that_take_them(config: dict[str, Any], tmp_path: Path) -> None:
+def test_other_ways_name_the_servers_that_take_them(config: dict[str, Any], what: str, tmp_path: Path) -> None:
     saved("llama", tmp_path)
     file = tmp_path / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | {"quantization_config": config}))
-    for reader in (detect, source.read):
-        with pytest.raises(
-            CheckpointError, match=r"quantization_config is set, and .*backend=vllm or backend=sglang"
-        ) as refused:
+    for reader, complaint in ((detect, what), (source.read, "")):
+        with pytest.raises(CheckpointError, match=f"{complaint}.*backend=vllm or backend=sglang") as refused:
             reader(tmp_path)
         assert "\n" not in str(refused.value)
 
@@ -155,5 +155,31 @@ def test_numbers_without_scales_are_refused_by_both_engines(tmp_path: Path) -> N
     (tmp_path / "config.json").write_text(json.dumps(config))
     with pytest.raises(CheckpointError, match="without a scale"):
         detect(tmp_path)
-    with pytest.raises(CheckpointError, match="is of type F8_E4M3; engine=megatron dequantises it"):
+    with pytest.raises(CheckpointError, match=r"is of type F8_E4M3, which .* not read; engine=megatron"):
         source.read(tmp_path)
+
+
+@pytest.mark.parametrize("in_config", [True, False])
+def test_modelopt_fp8_is_read_from_either_of_its_files(in_config: bool, tmp_path: Path) -> None:
+    """As ModelOpt exports a model of NeMo: with scales of inputs and of the cache, which change no weight."""
+    plain = quantized(tmp_path, *CASES["fp8_tensor"])
+    about = {"quant_algo": "FP8", "kv_cache_quant_algo": "FP8", "exclude_modules": ["lm_head"]}
+    one, two, zero = torch.ones(()), torch.full((), 2.0), torch.zeros(())
+    changed(
+        tmp_path,
+        model__layers__0__self_attn__k_proj__k_scale=one,
+        model__layers__0__self_attn__v_proj__v_scale=two,
+        model__layers__1__mlp__up_proj__input_scale=zero,
+    )
+    file = tmp_path / "config.json"
+    values = json.loads(file.read_text()) | {"quantization_config": {"quant_method": "modelopt", **about}}
+    if not in_config:
+        del values["quantization_config"]
+        (tmp_path / "hf_quant_config.json").write_text(
+            json.dumps({"producer": {"name": "modelopt"}, "quantization": about})
+        )
+    file.write_text(json.dumps(values))
+    opened = detect(tmp_path)
+    assert opened.facts() == {"dequantised_weights": 14, "quant_method": "modelopt"}
+    found = opened.parameter("decoder.layers.1.mlp.linear_fc2", "weight")
+    assert torch.equal(found, plain["model.layers.1.mlp.down_proj.weight"])
