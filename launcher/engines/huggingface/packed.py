@@ -59,8 +59,9 @@ def _attend(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, *_: An
 AttentionInterface.register(PAGED, _attend)
 
 
-def _builder(layer: AttentionLayer, block_size: int, like: Tensor) -> MetadataBuilder:
+def _builder(layer: AttentionLayer, num_blocks: int, block_size: int, like: Tensor) -> MetadataBuilder:
     return MetadataBuilder(
+        num_blocks=num_blocks,
         block_size=block_size,
         groups=layer.groups,
         queries=layer.pattern.queries,
@@ -92,7 +93,7 @@ class PackedForward:
         self.dtype = like.dtype
         for layer in layers:
             layer.module.paged_cache = PagedCache(layer, num_blocks, block_size, self._current, like)  # type: ignore[assignment]
-        self._builders = {_kind(layer): _builder(layer, block_size, like) for layer in layers}
+        self._builders = {_kind(layer): _builder(layer, num_blocks, block_size, like) for layer in layers}
         self._plain = str(model.config._attn_implementation)
         model.set_attn_implementation(PAGED)
 

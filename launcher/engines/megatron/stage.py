@@ -45,6 +45,7 @@ class Stage:
         for layer in model.decoder.layers:
             layer.self_attention.cache = torch.zeros(shape, dtype=dtype, device=self.device)
         self._metadata_builder = MetadataBuilder(
+            num_blocks=num_blocks,
             block_size=block_size,
             groups=groups,
             queries=architecture.num_attention_heads // architecture.num_query_groups,

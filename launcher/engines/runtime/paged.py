@@ -12,6 +12,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from launcher.engines.runtime import page_rows
+from launcher.engines.runtime.page_rows import PageRows
 from launcher.engines.runtime.step import Chunk, StepPlan
 
 Ints = NDArray[np.int64]
@@ -66,7 +68,7 @@ class ChunkGroup:
     real rows out of the padded result. ``gather_index`` [count * groups * 2 * blocks per sequence] gathers keys and
     values. ``mask`` [count, 1, queries per group * width (or 1), keys] is added to the scores. A chunk that sees only
     itself has neither. With ``lengths`` [count] the kernel reads the cache itself, by ``blocks`` [count, blocks per
-    sequence].
+    sequence]. With ``page_rows`` single tokens read it by the numbers of its rows.
     """
 
     begin: int
@@ -79,6 +81,7 @@ class ChunkGroup:
     unpad_index: Tensor | None = None
     blocks: Tensor | None = None
     lengths: Tensor | None = None
+    page_rows: PageRows | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +124,8 @@ class AttentionMetadata:
         rows = qkv[group.begin : group.end]
         if group.lengths is not None and group.blocks is not None:
             return self._attend_kernel(rows, cache, group.lengths, group.blocks)
+        if group.page_rows is not None:
+            return group.page_rows.attend(rows[:, :, :-2], cache, self.scale)
         if group.gather_index is None:
             return self._attend_causal(rows)
         queries = rows[:, :, :-2] if group.pad_index is None else rows[:, :, :-2].index_select(0, group.pad_index)
@@ -166,6 +171,7 @@ class MetadataBuilder:
     ``kernel``, if any, computes all chunks of one token.
     """
 
+    num_blocks: int
     block_size: int
     groups: int
     queries: int
@@ -231,21 +237,35 @@ class MetadataBuilder:
         )
 
     def _groups(self, spans: Spans, blocks: Ints) -> list[ChunkGroup]:
-        single = 0 if self.kernel is None else int((spans.widths.cumsum() == np.arange(1, len(spans.widths) + 1)).sum())
-        groups = [self._kernel_group(spans.starts[:single], blocks[:single])] if single else []
-        if single < len(spans.widths):
-            rest, held = spans.part(slice(single, None)), blocks[single:]
-            groups += [
-                self._gather_group(rest.part(members), held[members])
-                for members in _split_by_padding(rest, self.padding_budget)
-            ]
-        return groups
+        single = int((spans.widths.cumsum() == np.arange(1, len(spans.widths) + 1)).sum())
+        if self.kernel is not None and single:
+            groups = [self._kernel_group(spans.starts[:single], blocks[:single])]
+        elif page_rows.supported(self.device, self.dtype):
+            groups = self._split(spans.part(slice(single)), blocks[:single], self._rows_group)
+        else:
+            groups, single = [], 0
+        return groups + self._split(spans.part(slice(single, None)), blocks[single:], self._gather_group)
+
+    def _split(self, spans: Spans, blocks: Ints, make: Callable[[Spans, Ints], ChunkGroup]) -> list[ChunkGroup]:
+        parts = _split_by_padding(spans, self.padding_budget) if len(spans.widths) else ()
+        return [make(spans.part(members), blocks[members]) for members in parts]
 
     def _kernel_group(self, positions: Ints, blocks: Ints) -> ChunkGroup:
         count, pages = len(positions), int(positions.max()) // self.block_size + 1
         held = np.ascontiguousarray(blocks[:, :pages], np.int32)
         lengths = (positions + 1).astype(np.int32)
         return ChunkGroup(0, count, count, 1, blocks=self._tensor(held), lengths=self._tensor(lengths))
+
+    def _rows_group(self, spans: Spans, blocks: Ints) -> ChunkGroup:
+        count, longest, begin = len(spans.starts), int(spans.ends.max()), int(spans.offsets[0])
+        per_block = 2 * self.groups * self.block_size
+        held = self._tensor(np.ascontiguousarray(blocks[:, : -(-longest // self.block_size)])) * per_block
+        keys = (held[:, :, None] + torch.arange(self.block_size)).view(count, 1, -1)[:, :, :longest]
+        heads = torch.arange(self.groups).repeat_interleave(self.queries) * (2 * self.block_size)
+        hidden = self.window is not None or int(spans.ends.min()) < longest
+        mask = self._visibility(spans.starts[:, None], longest)[:, None] if hidden else None
+        rows = PageRows.of(keys + heads[:, None], self.block_size, self.num_blocks * per_block, mask)
+        return ChunkGroup(begin, begin + count, count, 1, page_rows=rows)
 
     def _gather_group(self, spans: Spans, blocks: Ints) -> ChunkGroup:
         count, width, longest = len(spans.starts), int(spans.widths.max()), int(spans.ends.max())
