@@ -11,7 +11,7 @@ from enum import Flag, auto
 from functools import reduce
 from operator import or_
 from pathlib import Path
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from launcher.core.errors import UserError
 from launcher.core.event_stream import mapped
@@ -118,14 +118,28 @@ class Adapter(ABC):
         """
 
 
-class Changes(Protocol):
+class Changes:
     """Changes the events of one stream."""
 
     def change(self, event: Json) -> Json:
         """Return what becomes of an event."""
+        return event
 
     def end(self) -> Iterable[Json]:
         """Return the events that follow once all have come."""
+        return ()
+
+    def is_alike(self, text: str) -> bool:
+        """Tell whether `change` would treat further events as it treated the last one.
+
+        They are equal to that but for the texts of their choice, in ``delta.content`` or ``text``. Those stand in
+        ``text``, with a space between them. If true, the proxy need not parse them. In place of a call of `change` for
+        each, it calls `count_alike`, and puts the texts where the last event had its own.
+        """
+        return False
+
+    def count_alike(self, characters: int, events: int) -> None:
+        """Take note of events for which `is_alike` was true."""
 
 
 class Edit(Adapter):

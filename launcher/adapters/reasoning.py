@@ -149,16 +149,19 @@ class Reasoning(Edit):
             counts["unfinished"] += 1
 
 
-class _Streams:
+class _Streams(Changes):
     """All choices of a stream."""
 
     def __init__(self, adapter: Reasoning) -> None:
         self._adapter = adapter
         self._by_index: dict[int, _Stream] = {}
         self._last: Json = {}
+        self._alone: _Stream | None = None
+        """The choice of the last event, if that had only one."""
 
     def change(self, event: Json) -> Json:
         """Return an event with its texts split; the same object where all of it belongs to the answer."""
+        self._alone = None
         try:
             return self._split(event)
         except (KeyError, TypeError, AttributeError):
@@ -168,12 +171,20 @@ class _Streams:
         choices = event.get("choices") or []
         if len(choices) == 1:
             self._last, only = event, choices[0]
-            changed = self._of(only["index"]).split(only)
+            self._alone = self._of(only["index"])
+            changed = self._alone.split(only)
             return event if changed is only else {**event, "choices": [changed]}
         if choices:
             self._last = event
         made = [self._of(choice["index"]).split(choice) for choice in choices]
         return event if all(map(is_, made, choices)) else {**event, "choices": made}
+
+    def is_alike(self, text: str) -> bool:
+        return self._alone is not None and self._alone.is_alike(text)
+
+    def count_alike(self, characters: int, events: int) -> None:
+        assert self._alone is not None
+        self._alone.count_alike(characters)
 
     def _of(self, index: int) -> _Stream:
         stream = self._by_index.get(index)
@@ -214,6 +225,8 @@ class _Stream:
         self.closed = False
         self._chat = self._has_calls = self._is_separated = False
         self._finish: Json = None
+        self._whole: Section | None = None
+        """Where the last text went, if all of it is in one place, and its event had nothing else to look at."""
 
     @property
     def unfinished(self) -> bool:
@@ -227,9 +240,11 @@ class _Stream:
         self._chat = "delta" in choice
         holder = choice["delta"] or {} if self._chat else choice
         key = "content" if self._chat else "text"
-        text = holder.get(key)
+        text: Json = holder.get(key)
         given = _separated(holder)
-        if text and not given and not choice.get("finish_reason") and self.parser.is_answer(text):
+        is_plain = bool(text) and not given and not choice.get("finish_reason")
+        if is_plain and self.parser.is_answer(text):
+            self._whole = AFTER
             self.answer += len(text)
             return choice
         if given:
@@ -237,10 +252,24 @@ class _Stream:
         if holder.get("tool_calls"):
             self._has_calls = True
         piece = _feed(self.parser.feed, text or "")
+        self._whole = INSIDE if is_plain and piece == ParsedDelta(reasoning=text) else None
         if choice.get("finish_reason"):
             self._finish = choice["finish_reason"]
             piece += self._close()
         return self._made(choice, holder, key, piece)
+
+    def is_alike(self, text: str) -> bool:
+        """Tell whether a text goes where the last one went."""
+        if self._whole is AFTER:
+            return self.parser.is_answer(text)
+        return self._whole is INSIDE and self.parser.is_reasoning(text)
+
+    def count_alike(self, characters: int) -> None:
+        """Count a text for which `is_alike` was true."""
+        if self._whole is AFTER:
+            self.answer += characters
+        else:
+            self.reasoning += characters
 
     def _separate(self, given: str) -> None:
         """Note that the server separates thoughts itself."""

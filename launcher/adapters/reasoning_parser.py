@@ -53,6 +53,12 @@ class ReasoningParser:
             return False
         return self.section is AFTER or (self._start not in text and self._end not in text)
 
+    def is_reasoning(self, text: str) -> bool:
+        """Tell whether all of a text belongs to the reasoning as it is; `feed` does not need it then."""
+        if self._held or self._repeat_possible or self.section is not INSIDE:
+            return False
+        return self._start not in text and self._end not in text
+
     def whole(self, text: str) -> ParsedDelta:
         """Return all of a text, as `feed` and `close` would. Raises `UnmatchedEndTag` as `feed` does."""
         if self.section is not Section.before:

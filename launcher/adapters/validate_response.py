@@ -51,7 +51,7 @@ class ValidateResponse(Edit):
         return response
 
 
-class _Checks:
+class _Checks(Changes):
     """The checks of a stream: each event passes as it is, or fails the stream."""
 
     def __init__(self, number: int, require: Sequence[str]) -> None:

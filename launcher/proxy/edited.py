@@ -8,13 +8,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
 
-from launcher.adapters.base import Adapter, Changes, Edit
+from launcher.adapters.base import Adapter, Edit
 from launcher.asgi.errors import ApiError
 from launcher.core.errors import AdapterError, Failure, HttpError
 from launcher.core.http_connection import Connection
-from launcher.core.types import Json, Request, Response
+from launcher.core.types import Request, Response
 from launcher.core.unread import Unread
-from launcher.proxy.events import EventSplitter
+from launcher.proxy.edited_stream import EditedEvents, EditedStream
 from launcher.proxy.exchange import (
     EVENTS,
     JSON,
@@ -24,18 +24,14 @@ from launcher.proxy.exchange import (
     joined_headers,
     json_object,
     lines,
-    read_event,
-    read_events,
     response_of,
     seen_once,
     split_once,
 )
 from launcher.proxy.head import Head, Headers
 from launcher.proxy.relay import Relay
-from launcher.proxy.reply import Reply, dumped
+from launcher.proxy.reply import Reply
 from launcher.proxy.upstream import Prepared, Upstream
-
-DONE = b"[DONE]"
 
 
 @dataclass(frozen=True)
@@ -96,13 +92,13 @@ class EditPlan(NamedTuple):
         made = data if request.body is body and not self.parts.rewrites_request else bytes_of(request.body)
         return Edited(self, given, opened, made)
 
-    def stream(self, url: str, given: Sequence[Request]) -> _Stream:
+    def stream(self, url: str, given: Sequence[Request]) -> EditedStream:
         """Return how the adapters change the stream that answers."""
         if not self.parts.reads_events:
-            return _Stream()
+            return EditedStream()
         made = [adapter.edit_events(request) for adapter, request in zip(self.edits.adapters, given, strict=True)]
         inner_first = [each for each in reversed(made) if each is not None]
-        return _Events(url, self.upstream.max_answer_bytes, inner_first, self.edits.copy)
+        return EditedEvents(url, self.upstream.max_answer_bytes, inner_first, self.edits.copy)
 
 
 class Edited(NamedTuple):
@@ -117,7 +113,7 @@ class Edited(NamedTuple):
 class EditedRelay(Relay):
     """An answer that adapters change in the calls that bring it; ``refusal`` is what one of them raised."""
 
-    _stream: _Stream | None = None
+    _stream: EditedStream | None = None
     _closing: asyncio.TimerHandle | None = None
 
     def __init__(
@@ -192,7 +188,7 @@ class EditedRelay(Relay):
             if stream.done:
                 self._closing = asyncio.get_running_loop().call_later(LINGER_S, self._end_late)
 
-    def _begun(self) -> _Stream | None:
+    def _begun(self) -> EditedStream | None:
         """Return the stream that the head announces, whose head is passed on."""
         seen = seen_once(self)
         if not seen.is_stream or self.status >= 400:
@@ -231,7 +227,7 @@ class EditedRelay(Relay):
             self._drop_connection()
             self._guarded(lambda: self._end_stream(stream, b""))
 
-    def _end_stream(self, stream: _Stream, data: bytes) -> None:
+    def _end_stream(self, stream: EditedStream, data: bytes) -> None:
         try:
             stream.check()
             rest = stream.rest()
@@ -239,71 +235,3 @@ class EditedRelay(Relay):
             self.reply.write(data)
             raise
         self.reply.end(data + rest)
-
-
-class _Stream:
-    """The bytes of a stream as the adapters make them; ``done`` says that its last event has come."""
-
-    def __init__(self) -> None:
-        self.done = False
-        self.error: Exception | None = None
-
-    def fed(self, chunk: bytes) -> bytes:
-        """Return what goes on of the next bytes; an ``error`` stands behind it."""
-        return chunk
-
-    def rest(self) -> bytes:
-        """Return what follows the last event."""
-        return b""
-
-    def check(self) -> None:
-        """Raise the error."""
-        if self.error is not None:
-            raise self.error
-
-
-class _Events(_Stream):
-    """A stream whose events the adapters read. One that none of them changes passes as the bytes that it was."""
-
-    def __init__(self, url: str, most: int, changes: Sequence[Changes], copy: bool) -> None:
-        super().__init__()
-        self._url, self._most = url, most
-        self._changes, self._copy = [each.change for each in changes], copy
-        self._ends = [each.end for each in changes]
-        self._splitter = EventSplitter()
-        self._received = 0
-
-    def fed(self, chunk: bytes) -> bytes:
-        self._received += len(chunk)
-        texts = self._splitter.feed(chunk)
-        if DONE in texts:
-            self.done = True
-            del texts[texts.index(DONE) :]
-        made: list[bytes] = []
-        try:
-            if len(texts) == 1 and self._received <= self._most:
-                return b"data: %b\n\n" % self._changed(read_event(self._url, texts[0]), texts[0])
-            place = 0
-            for events in read_events(self._url, texts):
-                for event in events:
-                    made.append(self._changed(event, texts[place]))
-                    place += 1
-            if self._received > self._most:
-                raise HttpError(self._url, f"the stream has more than {self._most:,} bytes")
-        except Exception as error:
-            self.error = error
-        return b"data: " + b"\n\ndata: ".join(made) + b"\n\n" if made else b""
-
-    def _changed(self, event: Json, text: bytes) -> bytes:
-        new = event
-        for change in self._changes:
-            new = change(new)
-        return text if new is event and self._copy and b"\n" not in text else dumped(new)
-
-    def rest(self) -> bytes:
-        if not self.done:
-            raise HttpError(self._url, "the stream ended without [DONE]")
-        last: list[Json] = []
-        for change, end in zip(self._changes, self._ends, strict=True):
-            last = [*map(change, last), *end()]
-        return b"".join([b"data: " + dumped(event) + b"\n\n" for event in last]) + b"data: [DONE]\n\n"

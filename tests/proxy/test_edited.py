@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.adapters.base import Adapter, Edit, Part
+from launcher.adapters.base import Adapter, Changes, Edit, Part
 from launcher.adapters.payload import Payload
 from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.system_message import SystemMessage
@@ -54,8 +54,12 @@ class InPlace(Edit):
         response.body["choices"][0]["message"]["content"] += "!"
         return response
 
-    def edit_events(self, request: Request) -> InPlace:
-        return self
+    def edit_events(self, request: Request) -> Changes:
+        return ChangesInPlace()
+
+
+class ChangesInPlace(Changes):
+    """Changes the events of a stream themselves."""
 
     def change(self, event: Json) -> Json:
         event["choices"][0]["delta"]["content"] += "!"
