@@ -7,7 +7,7 @@ CORE := $(addprefix tests/,adapters api asgi cli core distributed engines/test_e
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run check test soak vllm lowest coverage lint docs bench smollm2 format clean constraints
+.PHONY: help run check test soak vllm gpu lowest coverage lint docs bench smollm2 format clean constraints
 
 help: ## list the targets
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  make %-9s %s\n", $$1, $$2}'
@@ -34,6 +34,10 @@ vllm: ## install vLLM's build for CPUs in build/vllm (3.5 GB), and run the tests
 	@$(PYTHON) install.py all dev docs
 	@$(PYTHON) .ci/server_env.py vllm build/vllm
 	@VLLM=$(CURDIR)/build/vllm/bin/vllm HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=25 -m vllm $(ARGS)
+
+gpu: ## on a machine with a GPU: a run with optimizations=gpu, the tests marked gpu, benchmarks/gpu.py (ARGS="run tests bench")
+	@$(PYTHON) install.py all dev docs
+	@$(BIN)/python .ci/gpu.py $(ARGS)
 
 lowest: ## run the core's tests at the lowest versions that pyproject.toml allows, in build/lowest
 	@mkdir -p build && $(PYTHON) -m venv --clear build/lowest

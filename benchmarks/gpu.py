@@ -1,122 +1,197 @@
-"""Measure the Megatron engine on a GPU, with and without CUDA graphs, flash decode and flash attention.
+"""Measure the Megatron engine on a GPU, with and without its optimizations, beside transformers and vLLM.
 
-    python benchmarks/gpu.py                         a Llama of 1.2 billion parameters with random weights
-    python benchmarks/gpu.py --model <checkpoint>    a Megatron, NeMo or Hugging Face checkpoint with rotary positions
+    python benchmarks/gpu.py               a Llama of 1.2 billion parameters with random weights
+    python benchmarks/gpu.py --rehearse    the same with a tiny one on a CPU
 
 The sides run in turn, ``--repeats`` times after a warm-up. The benchmark prints medians, and their ratio to the side
-without optimizations. All sides are loaded at once, each with its own weights and cache. Without a GPU it says so and
-does nothing.
+without optimizations. All sides are loaded at once, each with its own weights and cache; transformers generates in
+static batches. A side that cannot run is left out, with the reason. Without a GPU nothing is measured.
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
+import json
 import random
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from engine import Outcome, Work, alternate, median, mixed_work, percentiles, run_engine, running
+from engine import Outcome, Work, alternate, median, mixed_work, percentiles, run_engine, run_transformers, running
 
 from launcher.checkpoints import detect
-from launcher.checkpoints.base import Architecture
 from launcher.core.types import resolve
 from launcher.distributed.allocation import allocate
 from launcher.engines.megatron import distributed
 from launcher.engines.megatron.layout import obstacles
-from launcher.engines.megatron.worker_config import CheckpointWeights, Weights, WorkerConfig
-from launcher.engines.runtime import flash
+from launcher.engines.megatron.worker_config import CheckpointWeights, WorkerConfig
+from launcher.engines.runtime import decode_kernels
 from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.buckets import Buckets
+from launcher.engines.runtime.dtypes import torch_dtype
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.settings.model import Bounds, Dtype, Parallelism
 
 BATCH = SchedulerConfig.max_sequences
 CONTEXT = 2048
 
-LLAMA = Architecture(
-    num_layers=16,
-    hidden_size=2048,
-    num_attention_heads=32,
-    num_query_groups=8,
-    kv_channels=64,
-    ffn_hidden_size=8192,
-    vocab_size=128_256,
-    context_length=CONTEXT,
-    rotary_base=500_000,
-)
+LLAMA = {
+    "num_hidden_layers": 16,
+    "hidden_size": 2048,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 64,
+    "intermediate_size": 8192,
+    "vocab_size": 128_256,
+    "max_position_embeddings": CONTEXT,
+    "rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0},
+}
+"""The shape of Llama 3.2 1B, with an output layer of its own."""
+TINY = LLAMA | {"num_hidden_layers": 2, "hidden_size": 128, "num_attention_heads": 4, "num_key_value_heads": 2}
+TINY |= {"head_dim": 32, "intermediate_size": 128, "vocab_size": 256}
 
 PLAIN = "plain"
-
 SIDES = {
     PLAIN: (False, False),
     "cuda_graphs": (True, False),
     "flash_decode": (False, True),
     "cuda_graphs and flash_decode": (True, True),
 }
-"""Whether decode steps are captured, and whether flash-attn computes them."""
+"""Whether decode steps are captured, and whether a kernel over the pages computes them."""
+
+VLLM = {
+    "cuda": {"dtype": "bfloat16", "gpu_memory_utilization": 0.3},
+    "cpu": {"dtype": "float32", "kv_cache_memory_bytes": 1 << 28, "enforce_eager": True},
+}
+
+Side = Callable[[Sequence[Work]], Outcome]
 
 
 @dataclass(frozen=True)
-class Drawn:
-    """Random weights: the speed of a model does not depend on them."""
+class Measured:
+    """The model and where it runs; ``scale`` divides the work of a rehearsal."""
 
-    def load_into(self, model: Any) -> None:
-        import torch
+    folder: Path
+    device: str
+    dtype: Dtype
+    scale: int
 
-        torch.manual_seed(0)
-        with torch.no_grad():
-            for parameter in model.parameters():
-                parameter.normal_(0, 0.02) if parameter.dim() > 1 else parameter.fill_(1)
+    def works(self) -> dict[str, list[Work]]:
+        batch, half, quarter = BATCH // self.scale, 256 // self.scale, 64 // self.scale
+        long = 1500 // self.scale
+        return {
+            f"one sequence, {half} tokens": [_work(0, quarter, half)],
+            f"{batch} sequences of {quarter} + {half} tokens": [_work(i, quarter, half) for i in range(batch)],
+            f"{batch} sequences of {long} + {quarter} tokens": [_work(i, long, quarter) for i in range(batch)],
+            f"{batch} requests, prompts 16-256, outputs 8-128": mixed_work(batch, None),
+        }
 
 
-def worker_config(architecture: Architecture, weights: Weights, graphs: bool, flash_decode: bool) -> WorkerConfig:
-    block_size = flash.PAGE_MULTIPLE if flash_decode else 16
+def _work(seed: int, prompt: int, output: int) -> Work:
+    drawn = random.Random(seed)
+    return Work(tuple(drawn.randrange(256) for _ in range(prompt)), output)
+
+
+def worker_config(measured: Measured, graphs: bool, flash_decode: bool) -> WorkerConfig:
+    checkpoint = detect(measured.folder)
+    block_size = max(16, decode_kernels.page_multiple() if flash_decode else 1)
     num_blocks = BATCH * -(-CONTEXT // block_size) + 1
     return WorkerConfig(
-        architecture=architecture,
-        weights=weights,
+        architecture=replace(checkpoint.architecture, context_length=CONTEXT),
+        weights=CheckpointWeights(checkpoint.path, Bounds()),
         parallelism=Parallelism(),
-        dtype=Dtype.bf16,
-        device="cuda",
+        dtype=measured.dtype,
+        device=measured.device,
         num_blocks=num_blocks,
         block_size=block_size,
         threads=1,
-        flash_attention=True,
+        flash_attention=measured.device == "cuda",
         flash_decode=flash_decode,
         graphs=Buckets.of(BATCH, CONTEXT, block_size, num_blocks, full_width=flash_decode) if graphs else None,
     )
 
 
-def unfit(architecture: Architecture, graphs: bool, flash_decode: bool) -> str:
+def unfit(measured: Measured, graphs: bool, flash_decode: bool) -> str:
     """Return why a side cannot be measured; empty if it can."""
-    found = obstacles(architecture)
+    if measured.device == "cpu" and (graphs or flash_decode):
+        return "needs a GPU"
+    found = obstacles(detect(measured.folder).architecture)
     reasons = [found.get("cuda_graphs", "") if graphs else "", found.get("flash_decode", "") if flash_decode else ""]
-    if flash_decode and not flash.installed():
-        reasons.append("the package flash-attn is not installed")
+    if flash_decode and not decode_kernels.installed():
+        reasons.append(decode_kernels.NO_KERNEL)
     return "; ".join(r for r in reasons if r)
 
 
-def told(name: str, why: str) -> bool:
-    """Print the skipped sides, with the reason."""
-    print(f"left out: {name}: {why}")
-    return False
+@contextmanager
+def engines(measured: Measured) -> Iterator[dict[str, BatchedAsyncEngine]]:
+    """Load our engine once for each combination of optimizations that can run here."""
+    limits = SchedulerConfig(CONTEXT, BATCH, max_queue=100_000, prefill_chunk=CONTEXT, prefix_caching=False)
+    with ExitStack() as stack:
+        found = {}
+        for name, side in SIDES.items():
+            if why := unfit(measured, *side):
+                print(f"left out: {name}: {why}")
+                continue
+            found[name] = stack.enter_context(running(worker_config(measured, *side), limits))
+            print_cold(name, found[name])
+        yield found
 
 
-def works() -> dict[str, list[Work]]:
-    rng = random.Random(0)
+def print_cold(name: str, engine: BatchedAsyncEngine) -> None:
+    """Print what the first request of a new engine waits for: its first prompt, and its first decode steps."""
+    outcome = asyncio.run(run_engine(engine, [_work(1, 64, 4)]))
+    first, *steps = (f"{1000 * s:.0f}" for s in (*outcome.first, *outcome.between))
+    print(f"cold: {name:30s} first prompt {first} ms, then decode steps of {', '.join(steps)} ms")
 
-    def prompt(length: int) -> tuple[int, ...]:
-        return tuple(rng.randrange(256) for _ in range(length))
 
-    return {
-        "one sequence, 256 tokens": [Work(prompt(64), 256)],
-        f"{BATCH} sequences of 64 + 256 tokens": [Work(prompt(64), 256) for _ in range(BATCH)],
-        f"{BATCH} sequences of 1,500 + 64 tokens": [Work(prompt(1500), 64) for _ in range(BATCH)],
-        "64 requests, prompts 16-256, outputs 8-128": mixed_work(64, None),
-    }
+def transformers_side(measured: Measured) -> Side:
+    from transformers import AutoModelForCausalLM
+
+    kind = torch_dtype(measured.dtype)
+    model = AutoModelForCausalLM.from_pretrained(measured.folder, dtype=kind).to(measured.device).eval()
+    # Like our own sides, it generates as many tokens as are asked.
+    model.generation_config.eos_token_id = model.generation_config.bos_token_id = None
+    model.generation_config.pad_token_id = 0
+    return lambda work: run_transformers(model, work)
+
+
+@contextmanager
+def vllm_side(measured: Measured, python: str) -> Iterator[Side]:
+    """Start vLLM's own engine in its environment, by `bare_async_llm.py`."""
+    arguments: dict[str, Any] = {"max_model_len": CONTEXT, "max_num_seqs": BATCH, "enable_prefix_caching": False}
+    arguments |= {"skip_tokenizer_init": True, "generation_config": "vllm"} | VLLM[measured.device]
+    command = [python, str(Path(__file__).with_name("bare_async_llm.py")), str(measured.folder), json.dumps(arguments)]
+    with subprocess.Popen(command, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        try:
+            _answer(process)
+            yield lambda work: _run_vllm(process, work)
+        finally:
+            process.kill()
+
+
+def _run_vllm(process: subprocess.Popen[str], work: Sequence[Work]) -> Outcome:
+    assert process.stdin is not None
+    requests = [(list(w.prompt), w.output) for w in work]
+    burst = {"in_flight": len(work), "stream": False, "score": False, "requests": requests}
+    process.stdin.write(json.dumps(burst) + "\n")
+    process.stdin.flush()
+    return Outcome(sum(w.output for w in work), float(_answer(process)), cpu=0.0)
+
+
+def _answer(process: subprocess.Popen[str]) -> str:
+    """Return the next line that is an answer, among what vLLM prints."""
+    assert process.stdout is not None
+    for line in process.stdout:
+        if line.strip() == "up" or line[:1].isdigit():
+            return line
+    sys.exit("vllm: it ended; its last lines above say why")
 
 
 def compare(sides: Mapping[str, Callable[[], Outcome]], repeats: int) -> None:
@@ -128,63 +203,79 @@ def compare(sides: Mapping[str, Callable[[], Outcome]], repeats: int) -> None:
         print(f"  {name:30s} {median(outcomes):9.0f} tokens/s   ratio {median(outcomes) / first:5.2f}   {between}")
 
 
-def runs(engines: Mapping[str, BatchedAsyncEngine], work: Sequence[Work]) -> dict[str, Callable[[], Outcome]]:
-    return {name: lambda e=engine: asyncio.run(run_engine(e, work)) for name, engine in engines.items()}
+def decoding(measured: Measured, sides: Mapping[str, Side], repeats: int) -> None:
+    for name, work in measured.works().items():
+        print(name, flush=True)
+        compare({side: lambda run=run, work=work: run(work) for side, run in sides.items()}, repeats)
 
 
-def decoding(engines: Mapping[str, BatchedAsyncEngine], repeats: int) -> None:
-    for name, work in works().items():
-        print(name)
-        compare(runs(engines, work), repeats)
-    for name, engine in engines.items():
-        if "cuda_graphs" in engine.describe():
-            print(f"captured by {name}: {engine.describe()['cuda_graphs']}")
-
-
-def prefill(engine: BatchedAsyncEngine, repeats: int) -> None:
+def prefill(measured: Measured, engine: BatchedAsyncEngine, repeats: int) -> None:
     """Compare torch's flash kernel with its others, on prompts of one chunk each."""
     import torch
 
     from launcher.engines.runtime.paged import allow_flash
 
-    work = [Work(tuple(range(256)) * 7, 1)] * 16
+    length, count = 1792 // measured.scale, 16
+    work = [Work(tuple(n % 256 for n in range(length)), 1)] * count
 
     def side(allowed: bool) -> Outcome:
-        allow_flash(allowed, torch.device("cuda"))
+        allow_flash(allowed, torch.device(measured.device))
         outcome = asyncio.run(run_engine(engine, work))
         # What is fast here is reading prompts, not the one token of each.
-        return replace(outcome, tokens=sum(len(w.prompt) for w in work))
+        return replace(outcome, tokens=length * count)
 
-    print("16 prompts of 1,792 tokens: prompt tokens per second")
+    print(f"{count} prompts of {length:,} tokens: prompt tokens per second")
     compare({"without flash_attention": lambda: side(False), "flash_attention": lambda: side(True)}, repeats)
+
+
+def random_llama(shape: Mapping[str, Any], folder: Path) -> Path:
+    """Write a Hugging Face folder of a Llama with random weights: its speed does not depend on them."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    model = LlamaForCausalLM(LlamaConfig(**shape, tie_word_embeddings=False, dtype=torch.bfloat16))
+    model.to(torch.bfloat16).save_pretrained(folder)
+    return folder
+
+
+def run(measured: Measured, options: argparse.Namespace) -> None:
+    with ExitStack() as stack:
+        made = stack.enter_context(engines(measured))
+        sides: dict[str, Side] = {
+            name: lambda work, e=engine: asyncio.run(run_engine(e, work)) for name, engine in made.items()
+        }
+        if (measured.folder / "config.json").is_file():
+            sides["transformers"] = transformers_side(measured)
+            if options.vllm:
+                sides["vllm"] = stack.enter_context(vllm_side(measured, options.vllm))
+        else:
+            print("left out: transformers and vLLM: they need a Hugging Face folder, which mode=convert makes")
+        decoding(measured, sides, options.repeats)
+        for name, engine in made.items():
+            if "cuda_graphs" in engine.describe():
+                print(f"captured by {name}: {engine.describe()['cuda_graphs']}")
+        prefill(measured, made[PLAIN], options.repeats)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", help="a checkpoint; random weights without")
+    parser.add_argument("--model", help="a checkpoint; transformers and vLLM need it in Hugging Face's layout")
+    parser.add_argument("--vllm", metavar="PYTHON", help="the Python of an environment with vLLM, which becomes a side")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--rehearse", action="store_true", help="on a CPU, with little work and a tiny model")
     options = parser.parse_args()
-    if not allocate().gpus:
-        print("gpu: no NVIDIA GPU was found; nothing was measured")
+    if not allocate().gpus and not options.rehearse:
+        print("gpu: no NVIDIA GPU was found; nothing was measured (--rehearse runs all of it on a CPU)")
         return
     distributed.import_quietly()
-    architecture: Architecture = LLAMA
-    weights: Weights = Drawn()
-    if options.model:
-        checkpoint = detect(resolve(options.model))
-        architecture, weights = (
-            replace(checkpoint.architecture, context_length=CONTEXT),
-            CheckpointWeights(checkpoint.path, Bounds()),
-        )
-    sides = {name: side for name, side in SIDES.items() if not (why := unfit(architecture, *side)) or told(name, why)}
-    with ExitStack() as stack:
-        limits = SchedulerConfig(CONTEXT, BATCH, max_queue=100_000, prefill_chunk=CONTEXT, prefix_caching=False)
-        engines = {
-            name: stack.enter_context(running(worker_config(architecture, weights, *side), limits))
-            for name, side in sides.items()
-        }
-        decoding(engines, options.repeats)
-        prefill(engines[PLAIN], options.repeats)
+    where = ("cpu", Dtype.fp32, 16) if options.rehearse else ("cuda", Dtype.bf16, 1)
+    with tempfile.TemporaryDirectory() as scratch:
+        shape = TINY if options.rehearse else LLAMA
+        folder = resolve(options.model) if options.model else random_llama(shape, Path(scratch) / "llama")
+        started = time.monotonic()
+        run(Measured(folder, *where), options)
+        print(f"{time.monotonic() - started:.0f} s in all")
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -130,3 +131,32 @@ def test_a_process_that_is_left_behind_names_its_test(tmp_path: Path) -> None:
             with contextlib.suppress(psutil.Error):
                 if process.cmdline() == ["sleep", "60"] and str(tmp_path) in process.cwd():
                     process.kill()
+
+
+def proof(*arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / ".ci" / "gpu.py"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+@pytest.mark.skipif(shutil.which("nvidia-smi") is not None, reason="this host may have a GPU")
+def test_nothing_is_proved_without_a_gpu() -> None:
+    done = proof()
+    assert done.returncode == 1
+    assert done.stderr.startswith("gpu: nvidia-smi finds no NVIDIA GPU here; nothing was run")
+
+
+def test_a_part_of_the_proof_is_one_that_there_is() -> None:
+    done = proof("bnech")
+    assert done.returncode == 2
+    assert "bnech: no such part; expected run, tests, bench" in done.stderr
+
+
+@pytest.mark.slow
+def test_the_benchmark_of_a_gpu_runs_on_a_cpu(tmp_path: Path) -> None:
+    """A machine with a GPU is rarely at hand: what can fail without one fails here."""
+    command = [sys.executable, str(ROOT / "benchmarks" / "gpu.py"), "--rehearse", "--repeats", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, timeout=240)
+    assert done.returncode == 0, done.stderr
+    assert "left out: cuda_graphs: needs a GPU" in done.stdout
+    found = {line.split()[0] for line in done.stdout.splitlines() if "tokens/s" in line}
+    assert found == {"plain", "transformers", "without", "flash_attention"}
