@@ -19,12 +19,14 @@ from launcher.proxy.settings import Authorization, Proxy
 class Access:
     """The URL to ask, which ends in ``/v1``, and the key.
 
-    ``answered`` counts the completions so far, ``gone`` says why no more can be answered.
+    ``answered`` counts the completions so far, ``lost`` those that failed or were given up; ``gone`` says why no more
+    can be answered.
     """
 
     base_url: str
     key: str | None
     answered: Callable[[], int]
+    lost: Callable[[], int]
     gone: Callable[[], str | None]
 
 
@@ -54,5 +56,9 @@ def proxied(
     mounted = Mounted(endpoint, adapters, deployment, place.proxy_adapters, place.proxy_log)
     with listening(own) as listener, running(own, listener, mounted, key) as proxy:
         yield Access(
-            proxy.run_url, key, lambda: proxy.completions, lambda: proxy.reason if proxy.dead.is_set() else None
+            proxy.run_url,
+            key,
+            lambda: proxy.completions,
+            lambda: proxy.lost,
+            lambda: proxy.reason if proxy.dead.is_set() else None,
         )

@@ -7,6 +7,7 @@ import shlex
 from collections.abc import Callable, Container, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from launcher.core.console import to_stderr
 from launcher.core.files import storing
@@ -23,6 +24,11 @@ PROGRESS_INTERVAL_S = 30.0
 LOOPBACK = "127.0.0.1,localhost,::1"
 NOT_ASKED = (
     "the endpoint answered no completion of the harness: its result is not one of this model, unless it is from a cache"
+)
+
+LOST = (
+    "{:,} of {:,} completions got an error, or the harness gave them up: a harness that does not ask again scores them "
+    "as wrong answers"
 )
 
 
@@ -52,8 +58,8 @@ def run(name: str, task: Harness, place: Place, access: Access, session: Session
     ended = process.run(words, environment, files.log, task.stop_timeout_s, _stop(name, task, files, access, session))
     measured, fault = _result(task, place, before, ended, files)
     earlier = stored.read(session.folder, name)
-    requests = access.answered() + (earlier.requests if earlier else 0)
-    outcome = _outcome(task, words, ended, requests, measured, fault)
+    asked = _Asked.of(access, earlier)
+    outcome = _outcome(task, words, ended, asked, measured, fault)
     stored.write(session.folder, name, outcome)
     _say(name, outcome)
     return outcome
@@ -95,17 +101,32 @@ def _result(
         return None, f"{error}; see {files.log}"
 
 
+class _Asked(NamedTuple):
+    """How many completions were answered, and how many were not."""
+
+    answered: int
+    lost: int
+
+    @classmethod
+    def of(cls, access: Access, earlier: Outcome | None) -> _Asked:
+        """Return the counts of this session, added to those of an earlier one."""
+        answered, lost = access.answered(), access.lost()
+        return cls(answered, lost) if earlier is None else cls(answered + earlier.requests, lost + earlier.lost)
+
+
 def _outcome(
-    task: Harness, words: list[str], ended: process.Ended, requests: int, measured: Measured | None, fault: str | None
+    task: Harness, words: list[str], ended: process.Ended, asked: _Asked, measured: Measured | None, fault: str | None
 ) -> Outcome:
-    notes = tuple(_notes(task, requests, measured)) if measured is not None else ()
+    notes = tuple(_notes(task, asked, measured)) if measured is not None else ()
     said = None if fault is None else redact(fault)
-    return Outcome(tuple(words), ended.code, ended.seconds, requests, measured, said, notes)
+    return Outcome(tuple(words), ended.code, ended.seconds, asked.answered, measured, said, notes, asked.lost)
 
 
-def _notes(task: Harness, requests: int, measured: Measured) -> Iterator[str]:
-    if requests == 0:
+def _notes(task: Harness, asked: _Asked, measured: Measured) -> Iterator[str]:
+    if asked.answered == 0:
         yield NOT_ASKED
+    elif asked.lost:
+        yield LOST.format(asked.lost, asked.answered + asked.lost)
     for name in task.lower_is_better:
         if not any(found == name or found.endswith(f"/{name}") for found in measured.metrics):
             yield f"lower_is_better: {name}: the result has no such metric"

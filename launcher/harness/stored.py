@@ -27,7 +27,8 @@ UNKNOWN_N = "the harness does not say how many samples it scored; it counts as o
 class Outcome:
     """How the command of a harness ended. ``fault`` says why it has no result, None where it has one.
 
-    ``requests`` is how many completions the endpoint answered, in all sessions that did not end before their outcome.
+    ``requests`` is how many completions the endpoint answered. ``lost`` is how many got an error, or were given
+    up by the harness. Both are of all sessions that did not end before their outcome.
     """
 
     command: tuple[str, ...]
@@ -37,6 +38,7 @@ class Outcome:
     measured: Measured | None = None
     fault: str | None = None
     notes: tuple[str, ...] = field(default=())
+    lost: int = 0
 
     @property
     def finished(self) -> bool:

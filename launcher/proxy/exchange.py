@@ -233,7 +233,7 @@ def see(incoming: Incoming) -> Seen:
     for header in passed:
         name = header[0].lower()
         if name == b"content-type":
-            is_stream = header[1].startswith(b"text/event-stream")
+            is_stream = header[1].lower().startswith(b"text/event-stream")
         elif name == b"content-encoding" and header[1].strip().lower() not in (b"identity", b""):
             quoted = repr(header[1].decode("latin-1")[:40])
             raise HttpError(incoming.url, f"the answer is compressed ({quoted}), though that was not asked for")

@@ -24,7 +24,7 @@ from launcher.proxy.connection import ClientRequest, Started
 from launcher.proxy.edited import Edited, EditedRelay, EditPlan, Edits
 from launcher.proxy.exchange import Exchange, Parts
 from launcher.proxy.head import REQUEST_ID, Head, passed_on, without
-from launcher.proxy.metrics import COMPLETIONS, IN_FLIGHT, LEFT, RECEIVED, STOPPED, Counters
+from launcher.proxy.metrics import COMPLETIONS, IN_FLIGHT, LEFT, LOST, RECEIVED, STOPPED, Counters
 from launcher.proxy.relay import SMALL_BYTES, Relay
 from launcher.proxy.reply import Reply, dumped, lines_of
 from launcher.proxy.upstream import MAX_ERROR_BYTES, Prepared, Upstream, error_body
@@ -142,13 +142,15 @@ class Forwarder:
                 self._fail(head, reply, relay.refusal)
             elif relay.error_body is not None:
                 self._shape(relay, relay.error_body, reply)
-            own[COMPLETIONS] += plan.is_completion and 200 <= reply.status < 300
+            is_good = 200 <= reply.status < 300 and relay.failure is None and relay.refusal is None
+            own[COMPLETIONS if is_good else LOST] += plan.is_completion
             self.counters.finished(reply.status, time.perf_counter() - start, reply.sent)
             on_end(False)
 
         def cancelled(relay: Relay) -> None:
             own[IN_FLIGHT] -= 1
             own[LEFT] += 1
+            own[LOST] += plan.is_completion
             self.counters.finished(reply.status or CLIENT_CLOSED_REQUEST, time.perf_counter() - start, reply.sent)
 
         silence_s = self.upstream.settings.silence_timeout_s
@@ -209,11 +211,13 @@ class Forwarder:
                     await exchange.reply_events(response, reply)
             else:
                 await self._answer(request, plan, reply)
-            own[COMPLETIONS] += plan.is_completion and 200 <= reply.status < 300
+            own[COMPLETIONS if 200 <= reply.status < 300 else LOST] += plan.is_completion
         except asyncio.CancelledError:
             own[LEFT] += 1
+            own[LOST] += _is_completion(request.head)
             raise
         except Exception as error:
+            own[LOST] += _is_completion(request.head)
             self._fail(request.head, reply, error)
         finally:
             own[IN_FLIGHT] -= 1

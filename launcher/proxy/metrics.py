@@ -21,9 +21,10 @@ NAMES = (
     "clients_left",
     "microseconds",
     "completions",
+    "completions_lost",
     "stopped",
 )
-HEARTBEAT, IN_FLIGHT, CONNECTIONS, RECEIVED, SENT, LEFT, MICROSECONDS, COMPLETIONS, STOPPED = range(len(NAMES))
+HEARTBEAT, IN_FLIGHT, CONNECTIONS, RECEIVED, SENT, LEFT, MICROSECONDS, COMPLETIONS, LOST, STOPPED = range(len(NAMES))
 _ERROR = len(NAMES)
 _BUCKET = _ERROR + len(ERRORS)
 _STATUS = _BUCKET + len(SECONDS) + 1
@@ -103,6 +104,7 @@ class Counters:
             ("sent_bytes", SENT, "Bytes of bodies to clients"),
             ("clients_left", LEFT, "Clients that left before their answer"),
             ("completions", COMPLETIONS, "Completions that were answered with a good status"),
+            ("completions_lost", LOST, "Completions that got an error, or whose client left"),
         ):
             yield from _family(f"launcher_proxy_{name}_total", "counter", about, [("", self.total(place))])
         failures = [(f'{{reason="{name}"}}', self.total(_ERROR + i)) for i, name in enumerate(ERRORS)]

@@ -25,7 +25,7 @@ from launcher.core.files import append
 from launcher.core.restart_budget import RestartBudget
 from launcher.core.types import Endpoint, Json
 from launcher.proxy.front import LAST_S
-from launcher.proxy.metrics import COMPLETIONS, Counters, create
+from launcher.proxy.metrics import COMPLETIONS, LOST, Counters, create
 from launcher.proxy.settings import Proxy
 from launcher.proxy.worker import Assignment, describe
 from launcher.settings.component import plain_settings
@@ -105,6 +105,11 @@ class Supervisor:
     def completions(self) -> int:
         """How many completions were answered with a good status."""
         return self._counters.total(COMPLETIONS)
+
+    @property
+    def lost(self) -> int:
+        """How many completions got an error, or were given up by their client."""
+        return self._counters.total(LOST)
 
     def start(self) -> None:
         """Start the workers, and wait until they take connections."""

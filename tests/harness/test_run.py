@@ -39,10 +39,10 @@ def shell(script: str, timeout_s: float = 60.0, **settings: Any) -> HarnessComma
 
 
 def run(
-    folder: Path, task: HarnessCommand, requests: int = 1, gone: Callable[[], str | None] = lambda: None
+    folder: Path, task: HarnessCommand, requests: int = 1, gone: Callable[[], str | None] = lambda: None, lost: int = 0
 ) -> Outcome:
     place = Place("http://127.0.0.1:9/v1", "a model's name", Path(), Evaluate())
-    access = Access(place.base_url, "the-key-of-the-run", lambda: requests, lambda: None)
+    access = Access(place.base_url, "the-key-of-the-run", lambda: requests, lambda: lost, lambda: None)
     return runner.run("mine", task, place, access, Session(folder, gone, {"SECRET_OF_THE_RUN"}))
 
 
@@ -158,6 +158,14 @@ def test_a_harness_that_asked_nothing_is_said(tmp_path: Path, capsys: pytest.Cap
     assert "WARNING: the endpoint answered no completion of the harness" in capsys.readouterr().err
     result = stored.results(tmp_path, {"mine": shell(WRITE)})["mine"]
     assert outcome.notes[0] in result.notes
+
+
+def test_completions_that_the_harness_may_have_scored_as_wrong_are_said(tmp_path: Path) -> None:
+    assert not run(tmp_path, shell(WRITE), requests=2).notes
+    outcome = run(tmp_path, shell(WRITE), requests=4, lost=1)
+    assert (outcome.requests, outcome.lost) == (6, 1)
+    assert outcome.notes[0].startswith("1 of 7 completions got an error")
+    assert stored.read(tmp_path, "mine") == outcome
 
 
 def test_a_name_in_lower_is_better_that_no_metric_has_is_said(tmp_path: Path) -> None:

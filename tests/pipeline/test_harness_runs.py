@@ -96,9 +96,7 @@ def needs(module: str) -> pytest.MarkDecorator:
 
 @pytest.mark.services
 def test_the_documented_script_with_the_openai_client_goes_through_the_adapters(tmp_path: Path) -> None:
-    for block in BLOCK.finditer((ROOT / "docs" / "harnesses.md").read_text()):
-        (tmp_path / block["name"]).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / block["name"]).write_text(block["code"])
+    write_documented(tmp_path)
     with (tmp_path / "my_eval.py").open("a") as script:
         script.write('print("the key is", client.api_key)\n')
     harness = (
@@ -129,6 +127,43 @@ def test_the_documented_script_with_the_openai_client_goes_through_the_adapters(
     assert "my_eval: finished in an earlier session" in said
     assert again["tasks"] == found["tasks"]
     assert log.stat().st_mtime_ns == began.st_mtime_ns
+
+
+RECIPES = {"lighteval": "em", "evalscope": "accuracy", "evalplus": "pass_at_1", "bfcl": "accuracy"}
+"""The documented harnesses with the first of their metrics."""
+ENVIRONMENTS = Path(os.environ.get("RECIPES", ROOT / "build" / "recipes"))
+"""A folder with an environment of Python for each, as the page about harnesses says."""
+
+
+def write_documented(folder: Path) -> None:
+    """Write the files of the page about harnesses."""
+    for block in BLOCK.finditer((ROOT / "docs" / "harnesses.md").read_text()):
+        (folder / block["name"]).parent.mkdir(parents=True, exist_ok=True)
+        (folder / block["name"]).write_text(block["code"])
+
+
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_documented_recipe_composes(name: str, tmp_path: Path) -> None:
+    write_documented(tmp_path)
+    done = launch_here(tmp_path, f"--config-dir={tmp_path / 'options'}", "mode=plan", f"tasks=[{name}]", *ECHO)
+    assert done.returncode == 0, done.stderr
+    assert "harness_command, sh -c " in done.stdout
+
+
+@pytest.mark.services
+@pytest.mark.parametrize("name", RECIPES)
+def test_a_documented_recipe_runs_where_its_harness_is_installed(name: str, tmp_path: Path) -> None:
+    found = [each for each in (ENVIRONMENTS / name, ENVIRONMENTS / f"{name}-eval") if (each / "bin").is_dir()]
+    if not found:
+        pytest.skip(f"there is no environment with {name} in {ENVIRONMENTS}; set RECIPES to the folder of one")
+    write_documented(tmp_path)
+    path = os.pathsep.join([str(found[0] / "bin"), os.environ["PATH"]])
+    options = (f"--config-dir={tmp_path / 'options'}", f"tasks=[{name}]", "evaluate.min_coverage=0")
+    result, _ = launch(tmp_path / "run", *options, environment={"PATH": path})
+    task = result["tasks"][name]
+    assert next(iter(task["metrics"])) == RECIPES[name]
+    assert task["harness"]["requests"] > 0
+    assert not task["notes"] or all("does not say how many" in note for note in task["notes"])
 
 
 @pytest.mark.services

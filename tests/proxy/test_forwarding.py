@@ -316,13 +316,11 @@ def test_an_endpoint_that_breaks_or_hangs_before_its_answer_is_whole_is_an_error
 @pytest.mark.parametrize("last", [None, threading.Event()])
 def test_a_stream_that_breaks_or_hangs_does_not_look_whole(chain: tuple[Adapter, ...], last: Any) -> None:
     steps = stream(event("a"), event("b"), last, end=False)
-    with (
-        scripted(lambda seen: steps) as server,
-        through(server, chain, silence_timeout_s=0.3) as proxy,
-        streaming(proxy) as found,
-        pytest.raises(http.client.IncompleteRead) as broken,
-    ):
-        found.read()
+    with scripted(lambda seen: steps) as server, through(server, chain, silence_timeout_s=0.3) as proxy:
+        with streaming(proxy) as found, pytest.raises(http.client.IncompleteRead) as broken:
+            found.read()
+        lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
+    assert {"launcher_proxy_completions_total 0", "launcher_proxy_completions_lost_total 1"} <= set(lines)
     assert b'"error"' in broken.value.partial.rstrip().rsplit(b"\n", 1)[-1]
     assert DONE not in broken.value.partial
 
@@ -401,6 +399,7 @@ def test_a_client_that_leaves_cancels_the_request(chain: tuple[Adapter, ...], st
                 assert client.recv(100)
         assert server.requests[0].left.wait(PATIENCE_S)
         until(lambda: "launcher_proxy_clients_left_total 1" in ask(proxy, "GET", "/_proxy/metrics").body.decode())
+        assert "launcher_proxy_completions_lost_total 1" in ask(proxy, "GET", "/_proxy/metrics").body.decode()
         hang.set()
 
 
@@ -431,6 +430,7 @@ def test_an_answer_of_any_status_is_counted(chain: tuple[Adapter, ...]) -> None:
                 assert (found.status, bool(found.read())) == (999, True)
         lines = ask(proxy, "GET", "/_proxy/metrics").body.decode().splitlines()
     assert 'launcher_proxy_requests_total{status="999"} 2' in lines
+    assert {"launcher_proxy_completions_total 0", "launcher_proxy_completions_lost_total 2"} <= set(lines)
 
 
 def test_equal_requests_of_different_clients_are_equal_for_adapters() -> None:
