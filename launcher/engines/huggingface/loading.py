@@ -23,6 +23,7 @@ from launcher.core.types import Json
 from launcher.engines.huggingface.merging import merge
 from launcher.engines.huggingface.source import CONFIGURATIONS, Source
 from launcher.engines.runtime.dtypes import torch_dtype
+from launcher.engines.runtime.linear import replace_linears
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -50,6 +51,7 @@ def load(source: Source, dtype: torch.dtype, device: torch.device, adapter: Adap
         refuse_unplaced(set(info["unexpected_keys"]) & set(source.tensors), (), source.path)
     if adapter is not None:
         merge(model, adapter, source.path)
+    replace_linears(model)
     return model.to(device=device, dtype=None if adapter is None else dtype).eval().requires_grad_(False)
 
 

@@ -20,6 +20,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor, nn
 
 from launcher.checkpoints.base import Architecture
+from launcher.engines.runtime.linear import linear
 from launcher.engines.runtime.paged import AttentionMetadata
 
 
@@ -32,7 +33,7 @@ class Column(ColumnParallelLinear):  # type: ignore[misc]
         if not torch.is_inference_mode_enabled():
             out, bias = super().forward(input_, weight, runtime_gather_output)
             return out, bias
-        out = F.linear(input_, self.weight if weight is None else weight, None if self.skip_bias_add else self.bias)
+        out = linear(input_, self.weight if weight is None else weight, None if self.skip_bias_add else self.bias)
         return out, self.bias if self.skip_bias_add else None
 
 
@@ -43,7 +44,7 @@ class Row(RowParallelLinear):  # type: ignore[misc]
         if not torch.is_inference_mode_enabled():
             out, bias = super().forward(input_)
             return out, bias
-        out = F.linear(input_, self.weight)
+        out = linear(input_, self.weight)
         if self.tp_group.size() > 1 and not self.explicit_expert_comm:
             torch.distributed.all_reduce(out, group=self.tp_group)
         if self.skip_bias_add or self.bias is None:
@@ -270,7 +271,7 @@ class GPT(GPTModel):  # type: ignore[misc]
         """Map [rows, h], the only rows that are needed, to [rows, vocabulary part]."""
         tied, output = self.share_embeddings_and_output_weights, self.output_layer
         weight = self.shared_embedding_or_output_weight() if tied else output.weight
-        return F.linear(self.decoder.final_layernorm(x), weight, output.bias)
+        return linear(self.decoder.final_layernorm(x), weight, output.bias)
 
 
 def _plain_strides(_module: nn.Module, _given: Any, out: Tensor) -> Tensor:
