@@ -18,6 +18,7 @@ from launcher.checkpoints import detect, load_tokenizer
 from launcher.checkpoints.base import NotComputed
 from launcher.core.errors import CheckpointError
 from launcher.core.types import resolve
+from launcher.engines.huggingface import source
 from launcher.settings.model import Parallelism
 from tests.checkpoints.checkpoint_models import CPU, TOKENS, loaded, logits, parallel_logits
 
@@ -161,10 +162,41 @@ def test_another_architecture_is_refused(tmp_path: Path) -> None:
         detect(file)
 
 
-def test_experts_are_refused(tmp_path: Path) -> None:
-    file = written(tmp_path / "model.gguf", add_expert_count=4)
-    with pytest.raises(CheckpointError, match="a mixture of experts"):
+@pytest.mark.parametrize(
+    ("kind", "complaint"),
+    [
+        ("llama", r"llama\.expert_used_count is None"),
+        ("qwen2", r"qwen2\.expert_count is 4 \(experts are read of llama, qwen3moe\)"),
+    ],
+)
+def test_experts_that_are_not_whole_are_refused(kind: str, complaint: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "model.gguf", kind, add_expert_count=4)
+    with pytest.raises(CheckpointError, match=complaint):
         detect(file)
+
+
+def experts(count: int, lacking: str = "") -> dict[str, Any]:
+    shapes = {"gate": (FFN, HIDDEN), "up": (FFN, HIDDEN), "down": (HIDDEN, FFN)}
+    parts = [(f"blk.{layer}.ffn_{name}_exps.weight", shape) for layer in (0, 1) for name, shape in shapes.items()]
+    found = {name: np.ones((count, *shape)) for name, shape in parts}
+    routers = {f"blk.{layer}.ffn_gate_inp.weight": np.ones((4, HIDDEN)) for layer in (0, 1)}
+    return {name: tensor for name, tensor in (found | routers).items() if name != lacking}
+
+
+@pytest.mark.parametrize(
+    ("extra", "complaint"),
+    [
+        (experts(4), r"'blk\.0\.ffn_down\.weight' has no place in the model"),
+        (experts(3), r"'blk\.0\.ffn_gate_exps\.3\.weight' is missing"),
+        (experts(4, "blk.1.ffn_gate_inp.weight"), r"'blk\.1\.ffn_gate_inp\.weight' is missing"),
+    ],
+)
+def test_experts_and_their_tensors_belong_together(extra: dict[str, Any], complaint: str, tmp_path: Path) -> None:
+    file = written(tmp_path / "model.gguf", extra=extra, add_expert_count=4, add_expert_used_count=2)
+    with pytest.raises(CheckpointError, match=complaint):
+        detect(file)
+    with pytest.raises(CheckpointError, match=r"transformers does not read llama\.expert_count"):
+        source.read(file)
 
 
 @needs_smollm2

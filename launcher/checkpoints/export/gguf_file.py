@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,9 @@ from launcher.checkpoints.export.plan import Shape, Shard, Unit
 from launcher.checkpoints.export.rope_factors import as_scaling, divisors
 from launcher.checkpoints.export.transforms import Transform, normalized
 from launcher.checkpoints.gguf.file import GGUFTensor
-from launcher.checkpoints.gguf.layout import NAMES, SUPPORTED, architecture_of, permute
-from launcher.checkpoints.gguf.rope_factors import FACTORS
+from launcher.checkpoints.gguf.layout import architecture_of, permute
+from launcher.checkpoints.gguf.names import OF_AN_EXPERT, ROUTER, SUPPORTED, by_parts, is_joined, is_turned, names_of
+from launcher.checkpoints.gguf.rope_factors import FACTORED, FACTORS
 from launcher.core.errors import CheckpointError
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Json
@@ -50,12 +51,19 @@ class GGUFFile(Format):
         self.model = _kind(self._architecture, source)
         self.transformed = Transform(a)  # type: ignore[method-assign]
         self._factors = _factors(self._architecture)
-        self.shards = (Shard(FILE, tuple(planning.units(self._architecture, NAMES))),)
+        if self._factors and self.model not in FACTORED:
+            raise NotComputed(
+                f"{source}: llama.cpp reads rotary factors of {', '.join(FACTORED)} only, not of {self.model} "
+                "(expected convert.format=hf)"
+            )
+        self._names = names_of(self.model, bool(a.num_experts))
+        units = _stacked(planning.units(self._architecture, self._names))
+        self.shards = (Shard(FILE, tuple(units)),)
         self._check()
 
     def _check(self) -> None:
         """Raise `NotComputed` unless our reader takes the file for the same model."""
-        infos = {i: GGUFTensor(i, shape[::-1], _type(kind), 0, 0) for i, shape, kind in self._tensors() if i != FACTORS}
+        infos = {i: GGUFTensor(i, shape[::-1], _type(kind), 0, 0) for i, shape, kind in self._stored() if i != FACTORS}
         scaling = self._architecture.rope_scaling if not self._factors else None
         wanted = _rounded(normalized(replace(self._architecture, rope_scaling=scaling, rope_factors=None)))
         try:
@@ -72,27 +80,40 @@ class GGUFFile(Format):
             )
 
     def dtype_of(self, unit: Unit) -> str:
-        return "fp32" if self._quantized or len(unit.tensors[0][1]) == 1 else self.dtype
+        name, shape = unit.tensors[0]
+        return "fp32" if self._quantized or self._stored_as(name, shape) == "F32" else self.dtype
 
-    def _stored_as(self, shape: Shape) -> str:
-        """Return llama.cpp's type of a tensor: vectors, and rows that are no whole blocks, stay in full precision."""
-        if len(shape) == 1:
+    def _stored_as(self, name: str, shape: Shape) -> str:
+        """Return llama.cpp's type of a tensor.
+
+        Vectors, the choice of experts, and rows that are no whole blocks stay in full precision.
+        """
+        if len(shape) == 1 or ROUTER.search(name):
             return "F32"
         if self._quantized:
             return "F32" if shape[-1] % BLOCK else "Q8_0"
         return TYPES[self.dtype]
 
-    def _tensors(self) -> Iterator[tuple[str, Shape, str]]:
-        """Yield name, shape and type of every tensor, in the order of the file."""
+    def _stored(self) -> Iterator[tuple[str, Shape, str]]:
+        """Yield name, shape and type of every tensor, in the order of the file, each expert's by itself."""
         if self._factors:
             yield FACTORS, (len(self._factors),), "F32"
         for unit in self.shards[0].units:
             for name, shape in unit.tensors:
-                yield name, shape, self._stored_as(shape)
+                yield name, shape, self._stored_as(name, shape)
+
+    def _tensors(self) -> Iterator[tuple[str, Shape, str]]:
+        """Yield the tensors as the file has them: those of all experts are one."""
+        for name, shape, kind in self._stored():
+            expert = OF_AN_EXPERT.match(name)
+            if expert is None:
+                yield name, shape, kind
+            elif int(expert[2]) == 0:
+                yield f"{expert[1]}.weight", (self._architecture.num_experts, *shape), kind
 
     @property
     def bytes_of_weights(self) -> int:
-        return sum(_bytes(shape, kind) for _, shape, kind in self._tensors())
+        return sum(_bytes(shape, kind) for _, shape, kind in self._stored())
 
     def _fields(self) -> dict[str, Json]:
         """Return what the file says of the model."""
@@ -110,16 +131,30 @@ class GGUFFile(Format):
         if self._factors:
             yield _padded(struct.pack(f"<{len(self._factors)}f", *self._factors))
         for unit, value in parameters:
-            for name, part in convert.split(value, unit.module, unit.kind, self._architecture, NAMES):
-                yield _padded(self._bytes_of(name, part))
+            wanted = dict(unit.tensors)
+            for name, part in convert.split(value, unit.module, unit.kind, self._architecture, self._names):
+                if name in wanted:
+                    content = self._bytes_of(name, part)
+                    yield content if self._goes_on(name) else _padded(content, before=self._before(name, len(content)))
+
+    def _goes_on(self, name: str) -> bool:
+        """Whether a further expert's part of the same tensor follows."""
+        expert = OF_AN_EXPERT.match(name)
+        return expert is not None and int(expert[2]) < self._architecture.num_experts - 1
+
+    def _before(self, name: str, length: int) -> int:
+        """Return the bytes of a tensor that come before its last part."""
+        return length * (self._architecture.num_experts - 1) if OF_AN_EXPERT.match(name) else 0
 
     def _bytes_of(self, name: str, part: Tensor) -> bytes:
         import torch
         from gguf import GGMLQuantizationType, quantize
 
-        if self.model == "llama" and (".attn_q." in name or ".attn_k." in name):
+        if is_turned(self.model, name):
             part = permute(part, self._architecture.kv_channels)
-        if self._stored_as(tuple(part.shape)) == "Q8_0":
+        if is_joined(name):
+            part = by_parts(part, self._architecture.kv_channels)
+        if self._stored_as(name, tuple(part.shape)) == "Q8_0":
             return bytes(quantize(part.float().contiguous().numpy(), GGMLQuantizationType.Q8_0).tobytes())
         return bytes(part.contiguous().flatten().view(torch.uint8).numpy().tobytes())
 
@@ -160,13 +195,34 @@ def _kind(a: Architecture, source: str) -> str:
             f"{source}: llama.cpp reads no sliding_window ({a.sliding_window}) for {', '.join(SUPPORTED)} "
             "(expected convert.format=hf)"
         )
-    if a.num_experts:
-        raise NotComputed(
-            f"{source}: a mixture of experts is not written as GGUF (written: dense {', '.join(SUPPORTED)})"
-        )
+    if a.normalization == "LayerNorm":
+        return "gptneox"
     if a.qk_norm:
-        return "qwen3"
+        return "qwen3moe" if a.num_experts else "qwen3"
+    if a.num_experts:
+        return "llama"
     return "qwen2" if a.qkv_bias else "llama"
+
+
+def _stacked(units: Iterable[Unit]) -> Iterator[Unit]:
+    """Put the parameters of a layer's experts into the order of the tensors that hold them all.
+
+    A parameter that becomes two tensors is read twice, so that one is in memory at a time.
+    """
+    waiting: dict[str, list[Unit]] = {}
+    for unit in units:
+        experts = [(found[1], each) for each in unit.tensors if (found := OF_AN_EXPERT.match(each[0]))]
+        for stack, tensor in experts:
+            waiting.setdefault(stack, []).append(replace(unit, tensors=(tensor,)))
+        if not experts:
+            yield from _taken(waiting)
+            yield unit
+    yield from _taken(waiting)
+
+
+def _taken(waiting: dict[str, list[Unit]]) -> Iterator[Unit]:
+    for stack in list(waiting):
+        yield from waiting.pop(stack)
 
 
 def _without_idle_window(a: Architecture) -> Architecture:
@@ -183,6 +239,7 @@ def _factors(a: Architecture) -> tuple[float, ...]:
 
 
 def _model_fields(a: Architecture, factored: bool) -> dict[str, Json]:
+    neox = a.normalization == "LayerNorm"
     found: dict[str, Json] = {
         "block_count": a.num_layers,
         "context_length": a.context_length,
@@ -192,11 +249,18 @@ def _model_fields(a: Architecture, factored: bool) -> dict[str, Json]:
         "attention.head_count_kv": a.num_query_groups,
         "attention.key_length": a.kv_channels,
         "attention.value_length": a.kv_channels,
-        "attention.layer_norm_rms_epsilon": a.norm_epsilon,
+        f"attention.layer_norm_{'' if neox else 'rms_'}epsilon": a.norm_epsilon,
         "rope.freq_base": a.rotary_base,
         "rope.dimension_count": int(a.kv_channels * a.rotary_percent),
         "vocab_size": a.vocab_size,
     }
+    if neox:
+        found |= {"use_parallel_residual": a.parallel_residual}
+    if a.num_experts:
+        width = a.expert_ffn_hidden_size or a.ffn_hidden_size
+        found |= {"expert_count": a.num_experts, "expert_used_count": a.experts_per_token, "feed_forward_length": width}
+    if a.num_experts and a.qk_norm:
+        found |= {"expert_feed_forward_length": a.expert_ffn_hidden_size or a.ffn_hidden_size}
     if a.rope_scaling and not factored:
         found |= {"rope.scaling.type": a.rope_scaling["rope_type"], "rope.scaling.factor": a.rope_scaling["factor"]}
     return found
@@ -239,8 +303,9 @@ def _bytes(shape: Shape, kind: str) -> int:
     return int(math.prod(shape) // block * length)
 
 
-def _padded(content: bytes) -> bytes:
-    return content + b"\0" * (-len(content) % ALIGNMENT)
+def _padded(content: bytes, before: int = 0) -> bytes:
+    """Fill up to the next tensor's place; ``before`` counts the bytes of this one that are written."""
+    return content + b"\0" * (-(before + len(content)) % ALIGNMENT)
 
 
 def _writer(file: Path, kind: str) -> Any:

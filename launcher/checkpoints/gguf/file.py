@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +60,13 @@ class GGUFTensor:
         if found.size != self.n_bytes:
             raise CheckpointError(f"{path}: tensor {shown(self.name)} was cut short")
         return found.reshape(rows, self.n_bytes // rows)
+
+    def parts(self) -> Iterator[GGUFTensor]:
+        """Yield what the last axis of the shape counts, such as experts, each as a tensor."""
+        *shape, count = self.shape
+        for part in range(count):
+            length = self.n_bytes // count
+            yield replace(self, shape=tuple(shape), start=self.start + part * length, n_bytes=length)
 
     def is_neutral(self, path: Path) -> bool:
         """Whether every number is 1, so that a factor changes nothing."""

@@ -1,4 +1,4 @@
-"""GGUF files of Llama-like models, dequantised and converted to Megatron."""
+"""GGUF files of the models that Megatron-core computes, dequantised and converted to Megatron."""
 
 from __future__ import annotations
 
@@ -12,10 +12,21 @@ from launcher.checkpoints import claims, convert
 from launcher.checkpoints.base import Architecture, Checkpoint, NotComputed
 from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.digest import fingerprint
-from launcher.checkpoints.fields import number, positive
+from launcher.checkpoints.fields import flag, number, positive
 from launcher.checkpoints.gguf import rope_factors
 from launcher.checkpoints.gguf.file import MAGIC, GGUFHeader, GGUFTensor, read_header
 from launcher.checkpoints.gguf.keys import check as check_keys
+from launcher.checkpoints.gguf.names import (
+    STACKED,
+    SUPPORTED,
+    WITH_EXPERTS,
+    by_heads,
+    is_joined,
+    is_turned,
+    names_of,
+    of_an_expert,
+)
+from launcher.checkpoints.parts import refuse_uncomputed
 from launcher.checkpoints.tokenizers.gguf import tokenizer_of
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.core.errors import CheckpointError
@@ -26,27 +37,7 @@ from launcher.settings.model import Bounds
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-SUPPORTED = ("llama", "qwen2", "qwen3")
 DTYPES: dict[str, Literal["fp32", "bf16", "fp16"]] = {"F16": "fp16", "BF16": "bf16"}
-
-NAMES = convert.Names(
-    roots={
-        "embedding.word_embeddings": "token_embd",
-        "decoder.final_layernorm": "output_norm",
-        "output_layer": "output",
-    },
-    layer="blk.{layer}.",
-    layers={
-        "input_layernorm": ("attn_norm",),
-        "self_attention.linear_qkv": ("attn_q", "attn_k", "attn_v"),
-        "self_attention.q_layernorm": ("attn_q_norm",),
-        "self_attention.k_layernorm": ("attn_k_norm",),
-        "self_attention.linear_proj": ("attn_output",),
-        "pre_mlp_layernorm": ("ffn_norm",),
-        "mlp.linear_fc1": ("ffn_gate", "ffn_up"),
-        "mlp.linear_fc2": ("ffn_down",),
-    },
-)
 
 
 class GGUFCheckpoint(Checkpoint):
@@ -58,11 +49,13 @@ class GGUFCheckpoint(Checkpoint):
         self.path = path
         self.bounds = bounds
         header = opened(path, bounds)
-        self._fields, self._tensors = header.fields, header.tensors
+        self._fields, self._tensors = header.fields, _by_expert(header.tensors)
         _refuse_unknown(self._fields, path)
+        self._kind = str(self._fields["general.architecture"])
         self.architecture = architecture_of(self._fields, self._tensors, path)
+        self._names = names_of(self._kind, bool(self.architecture.num_experts))
         claims.check(self.architecture, sum(tensor.n_elements for tensor in self._tensors.values()), path)
-        convert.check(set(self._tensors) - {rope_factors.FACTORS}, self.architecture, NAMES, str(path))
+        convert.check(set(self._tensors) - {rope_factors.FACTORS}, self.architecture, self._names, str(path))
 
     @staticmethod
     def matches(path: Path) -> bool:
@@ -74,10 +67,10 @@ class GGUFCheckpoint(Checkpoint):
     def load_into(self, model: nn.Module) -> None:
         places = {name: (self.path, tensor.n_bytes) for name, tensor in self._tensors.items()}
         read = Loading(places.values()).counting(self._read, places)
-        convert.load_into(model, self.architecture, NAMES, read, str(self.path))
+        convert.load_into(model, self.architecture, self._names, read, str(self.path))
 
     def parameter(self, module: str, kind: str) -> Tensor:
-        return convert.parameter(module, kind, self.architecture, NAMES, self._read, str(self.path))
+        return convert.parameter(module, kind, self.architecture, self._names, self._read, str(self.path))
 
     def fingerprint(self) -> str:
         return fingerprint(self.path.parent, [self.path])
@@ -93,9 +86,27 @@ class GGUFCheckpoint(Checkpoint):
         except (NotImplementedError, OSError) as error:
             raise CheckpointError(f"{self.path}: tensor {shown(name)} cannot be read: {error}") from error
         tensor = torch.from_numpy(numbers.reshape(stored.shape[::-1]).copy())
-        if self._fields["general.architecture"] == "llama" and (".attn_q." in name or ".attn_k." in name):
-            return unpermute(tensor, self.architecture.kv_channels, f"{self.path}: tensor {shown(name)}")
-        return tensor
+        channels, what = self.architecture.kv_channels, f"{self.path}: tensor {shown(name)}"
+        if is_joined(name):
+            _refuse_other_rows(tensor, 3 * channels * self.architecture.num_attention_heads, what)
+            return by_heads(tensor, channels)
+        return unpermute(tensor, channels, what) if is_turned(self._kind, name) else tensor
+
+
+def _by_expert(tensors: Mapping[str, GGUFTensor]) -> dict[str, GGUFTensor]:
+    """Return the tensors of a file with each expert's part of a stacked one as a tensor of its own."""
+    found: dict[str, GGUFTensor] = {}
+    for name, tensor in tensors.items():
+        if STACKED.match(name) and len(tensor.shape) == 3:
+            found |= {of_an_expert(name, expert): part for expert, part in enumerate(tensor.parts())}
+        else:
+            found[name] = tensor
+    return found
+
+
+def _refuse_other_rows(tensor: Tensor, rows: int, source: str) -> None:
+    if tensor.shape[0] != rows:
+        raise CheckpointError(f"{source} has {tensor.shape[0]} rows (expected {rows}: queries, keys, values)")
 
 
 def opened(path: Path, bounds: Bounds) -> GGUFHeader:
@@ -156,26 +167,58 @@ def architecture_of(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor
     channels = whole("attention.key_length", max(1, hidden // heads))
     rotated = whole("rope.dimension_count", channels)
     window = fields.get(f"{kind}.attention.sliding_window")
-    return Architecture(
+    groups = whole("attention.head_count_kv", heads)
+    if kind == "gptneox" and groups != heads:
+        raise NotComputed(f"{path}: {kind}.attention.head_count_kv is {groups} (expected {heads}, that of queries)")
+    experts = whole("expert_count") if fields.get(f"{kind}.expert_count") else 0
+    neox = kind == "gptneox"
+    found = Architecture(
         num_layers=whole("block_count"),
         hidden_size=hidden,
         num_attention_heads=heads,
-        num_query_groups=whole("attention.head_count_kv", heads),
+        num_query_groups=groups,
         kv_channels=channels,
         ffn_hidden_size=whole("feed_forward_length"),
         vocab_size=tensors["token_embd.weight"].shape[1],
         context_length=whole("context_length"),
-        norm_epsilon=real("attention.layer_norm_rms_epsilon", math.nan),
-        qkv_bias="blk.0.attn_q.bias" in tensors,
+        normalization="LayerNorm" if neox else "RMSNorm",
+        norm_epsilon=real(f"attention.layer_norm_{'' if neox else 'rms_'}epsilon", math.nan),
+        gated=not neox,
+        activation="gelu" if neox else "silu",
+        bias=neox,
+        qkv_bias=neox or "blk.0.attn_q.bias" in tensors,
         qk_norm="blk.0.attn_q_norm.weight" in tensors,
         rotary_base=real("rope.freq_base", 10000.0),
         rotary_percent=rotated / channels,
         rope_scaling=rope_factors.scaling(fields, kind, path),
         rope_factors=rope_factors.factors(tensors, kind, rotated, path),
         tied="output.weight" not in tensors,
+        parallel_residual=neox and _is_parallel(fields, path),
         sliding_window=whole("attention.sliding_window") if window else None,
+        num_experts=experts,
+        experts_per_token=whole("expert_used_count") if experts else 0,
+        expert_ffn_hidden_size=_expert_width(fields, kind, path) if experts else None,
         dtype=DTYPES.get(tensors["token_embd.weight"].tensor_type.name, "fp32"),
     )
+    refuse_uncomputed(found, path)
+    return found
+
+
+def _is_parallel(fields: Mapping[str, Json], path: Path) -> bool:
+    """Return whether attention and feed-forward layer read the same input, which a file has to say."""
+    key = "gptneox.use_parallel_residual"
+    if key not in fields:
+        raise CheckpointError(f"{path}: {key} is missing (expected true or false)")
+    return flag(fields, key, path)
+
+
+def _expert_width(fields: Mapping[str, Json], kind: str, path: Path) -> int:
+    """Return the channels of an expert, as llama.cpp takes them where a file does not say."""
+    width = number(fields, f"{kind}.feed_forward_length", path)
+    if kind == "qwen3moe":
+        used = number(fields, f"{kind}.expert_used_count", path)
+        return number(fields, f"{kind}.expert_feed_forward_length", path, max(1, width // used))
+    return width
 
 
 def _refuse_unsupported(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTensor], kind: str, path: Path) -> None:
@@ -183,6 +226,14 @@ def _refuse_unsupported(fields: Mapping[str, Json], tensors: Mapping[str, GGUFTe
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is missing (is it one part of a split file?)")
     if len(tensors["token_embd.weight"].shape) != 2:
         raise CheckpointError(f"{path}: tensor 'token_embd.weight' is not a matrix (expected two dimensions)")
-    if fields.get(f"{kind}.expert_count"):
-        raise NotComputed(f"{path}: a mixture of experts (expected a dense model; use its Hugging Face folder)")
+    if kind == "gptneox" and "output.weight" not in tensors:
+        raise CheckpointError(
+            f"{path}: tensor 'output.weight' is missing (a {kind} model needs it, even if it is tied)"
+        )
+    experts = fields.get(f"{kind}.expert_count")
+    if experts and kind not in WITH_EXPERTS:
+        what = f"{kind}.expert_count is {shown(experts)} (experts are read of {', '.join(WITH_EXPERTS)})"
+        raise NotComputed(f"{path}: {what}")
+    if not experts and kind == "qwen3moe":
+        raise CheckpointError(f"{path}: {kind}.expert_count is {shown(experts)} (expected a positive whole number)")
     check_keys(fields, kind, path)

@@ -13,7 +13,8 @@ from launcher.checkpoints.claims import LONGEST_CONTEXT
 from launcher.checkpoints.digest import fingerprint
 from launcher.checkpoints.gguf.file import GGUFTensor
 from launcher.checkpoints.gguf.keys import check as check_keys
-from launcher.checkpoints.gguf.layout import SUPPORTED, opened
+from launcher.checkpoints.gguf.layout import opened
+from launcher.checkpoints.gguf.names import SUPPORTED
 from launcher.checkpoints.gguf.rope_factors import FACTORED, FACTORS, scaling_type
 from launcher.checkpoints.huggingface.class_defaults import CLASSES
 from launcher.checkpoints.huggingface.code_keys import refuse_code
@@ -295,6 +296,8 @@ def _refuse_unsupported_gguf(
         raise CheckpointError(
             f"{path}: general.name is 'mistral', which makes transformers add a window; set engine=megatron"
         )
+    if kind == "llama" and fields.get("llama.expert_count"):
+        raise CheckpointError(f"{path}: transformers does not read llama.expert_count (expected engine=megatron)")
     if fields.get(f"{kind}.attention.sliding_window") and kind in SUPPORTED:
         raise CheckpointError(f"{path}: transformers does not read {kind}.attention.sliding_window (expected none)")
     scaling = scaling_type(fields, kind)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from gguf import GGMLQuantizationType, GGUFReader, dequantize, quantize
+from gguf import MODEL_ARCH, GGMLQuantizationType, GGUFReader, dequantize, get_tensor_name_map, quantize
+from safetensors.torch import load_file
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -42,14 +44,77 @@ def of_transformers(file: Path) -> torch.Tensor:
     return found
 
 
-@pytest.mark.parametrize("name", ["llama", "llama_untied", "qwen2", "qwen3"])
+UNKNOWN = {"qwen3", "qwen3_moe", "mixtral", "experts_apart", "gpt_neox"}
+"""What transformers does not read: it leaves out a key_length, and takes 128; it knows no experts of ``llama``."""
+
+
+@pytest.mark.parametrize("name", ["llama", "llama_untied", "qwen2", *sorted(UNKNOWN)])
 def test_a_megatron_checkpoint_is_the_same_model_afterwards(name: str, tmp_path: Path) -> None:
     source = bridge(tmp_path / "source", **MEGATRON[name])
     file = into_gguf(source, tmp_path / "made")
     expected = logits(loaded(source))
     assert torch.equal(logits(loaded(file)), expected)
-    if name != "qwen3":  # transformers leaves out its key_length, and takes 128
+    if name not in UNKNOWN:
         torch.testing.assert_close(of_transformers(file), expected, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("gpt_neox", MODEL_ARCH.GPTNEOX),
+        ("gpt_neox_serial", MODEL_ARCH.GPTNEOX),
+        ("mixtral", MODEL_ARCH.LLAMA),
+        ("qwen3_moe", MODEL_ARCH.QWEN3MOE),
+    ],
+)
+def test_tensors_are_those_of_llama_cpp_s_converter(name: str, kind: MODEL_ARCH, tmp_path: Path) -> None:
+    """By the converter's table of names, with what it does to the rows of each."""
+    expected = saved(name, tmp_path / "source")
+    file = into_gguf(tmp_path / "source", tmp_path / "made")
+    names, wanted = get_tensor_name_map(kind, 2), dict[str, Any]()
+    for key, tensor in load_file(tmp_path / "source" / "model.safetensors").items():
+        module, _, end = key.rpartition(".")
+        expert = re.search(r"\.experts\.(\d+)\.", module)
+        found = f"{names.get_name(re.sub(r'experts.[0-9]+', 'experts', module))}.{end}"
+        value = as_converted(tensor, found, kind)
+        if expert:
+            wanted.setdefault(found, {})[int(expert[1])] = value
+        else:
+            wanted[found] = value
+    stored = {tensor.name: tensor.data for tensor in GGUFReader(str(file)).tensors}
+    assert stored.keys() == wanted.keys()
+    for found, value in wanted.items():
+        whole = torch.stack([value[at] for at in range(len(value))]) if isinstance(value, dict) else value
+        assert torch.equal(torch.from_numpy(stored[found].copy()), whole), found
+    torch.testing.assert_close(logits(loaded(file)), expected, atol=1e-5, rtol=0)
+
+
+def as_converted(value: torch.Tensor, name: str, kind: MODEL_ARCH) -> torch.Tensor:
+    if "attn_qkv" in name:  # four heads, each with its query, key and value
+        heads = value.chunk(4)
+        return torch.cat([torch.cat([head.chunk(3)[part] for head in heads]) for part in range(3)])
+    if kind is MODEL_ARCH.LLAMA and ("attn_q." in name or "attn_k." in name):
+        order = [head * 8 + half * 4 + pair for head in range(len(value) // 8) for pair in range(4) for half in (0, 1)]
+        return value[order]
+    return value
+
+
+def test_experts_are_those_of_transformers(tmp_path: Path) -> None:
+    width = 768  # transformers reads no other
+    source = bridge(tmp_path / "source", **MEGATRON["qwen3_moe"] | {"expert_ffn_hidden_size": width})
+    file = into_gguf(source, tmp_path / "made")
+    torch.testing.assert_close(of_transformers(file), logits(loaded(source)), atol=1e-5, rtol=0)
+
+
+def test_experts_in_eight_bits_are_chosen_in_full_precision(tmp_path: Path) -> None:
+    source = bridge(tmp_path / "source", **MEGATRON["mixtral"])
+    file = into_gguf(source, tmp_path / "made", quantize=Quantize.q8_0)
+    found = {tensor.name: tensor for tensor in GGUFReader(str(file)).tensors}
+    assert found["blk.1.ffn_gate_inp.weight"].tensor_type.name == "F32"
+    up = found["blk.1.ffn_up_exps.weight"]
+    assert (up.tensor_type.name, list(up.shape)) == ("Q8_0", [32, 48, 4])
+    own = detect(file).parameter("decoder.layers.1.mlp.experts.local_experts.3.linear_fc1", "weight")[48:]
+    assert torch.equal(own, torch.from_numpy(dequantize(up.data, GGMLQuantizationType.Q8_0)[3].copy()))
 
 
 @pytest.mark.parametrize("changes", [{"rotary_interleaved": True}, {"zero_centered_gamma": True, "dtype": "bf16"}])
@@ -105,17 +170,25 @@ def test_factors_of_another_model_stay(tmp_path: Path) -> None:
     assert torch.equal(logits(loaded(file)), logits(loaded(source)))
 
 
+NOT_OF_LLAMA_CPP: dict[str, dict[str, Any]] = {
+    "tied_neox": MEGATRON["gpt_neox"] | {"tied": True},
+    "grouped_neox": MEGATRON["gpt_neox"] | {"num_query_groups": 2},
+    "raw_experts": MEGATRON["qwen3_moe"] | {"normalize_expert_weights": False},
+}
+
+
 @pytest.mark.parametrize(
     ("name", "complaint"),
     [
-        ("mixtral", r"a mixture of experts is not written as GGUF \(written: dense llama, qwen2, qwen3\)"),
         ("mistral", r"llama\.cpp reads no sliding_window \(4\)"),
-        ("gpt_neox", r"cannot have normalization='LayerNorm'.*\(written: llama, qwen2, qwen3\)"),
         ("llama_biased", "cannot have bias=True"),
+        ("tied_neox", r"tensor 'output\.weight' is missing \(a gptneox model needs it"),
+        ("grouped_neox", r"head_count_kv is 2 \(expected 4, that of queries\)"),
+        ("raw_experts", "cannot have normalize_expert_weights=False"),
     ],
 )
 def test_what_llama_cpp_does_not_compute_is_refused(name: str, complaint: str, tmp_path: Path) -> None:
-    source = bridge(tmp_path / "source", **MEGATRON[name])
+    source = bridge(tmp_path / "source", **(MEGATRON | NOT_OF_LLAMA_CPP)[name])
     with pytest.raises(CheckpointError, match=complaint) as refused:
         converted(source, tmp_path / "made", layout=Layout.gguf)
     assert "\n" not in str(refused.value)
