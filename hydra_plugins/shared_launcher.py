@@ -3,6 +3,8 @@
 # Without `from __future__ import annotations`: Hydra runs this module before it is in sys.modules, where dataclasses
 # look for the names in annotations that are text.
 import errno
+import re
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -89,6 +91,7 @@ class SharedLauncher(Launcher):
         The points that need the server which the batch before left up come first.
         """
         setup_globals()
+        _check_points(job_overrides)
         if str(getattr(self.config.mode, "value", self.config.mode)) == "watch":
             return self._watch(job_overrides)
         self._begin(initial_job_idx)
@@ -184,6 +187,15 @@ class SharedLauncher(Launcher):
         for number, composed in collected.items():
             SweepCallback.codes.append(codes[composed.folder])
             returns[number].return_value = SweepCallback.objective_value(points[number].config, composed.folder)
+
+
+def _check_points(points: Sequence[Sequence[str]]) -> None:
+    """Raise `UserError` for a sweep without points: a ``glob`` or a ``range`` may list nothing."""
+    from launcher.core.errors import UserError
+
+    if not points:
+        lists = [word for word in sys.argv[1:] if re.search(r"=.*\b(glob|range|choice)\(", word)]
+        raise UserError(f"{' '.join(lists) or '-m'}: lists no value, and the sweep has no points; expected key=a,b,c")
 
 
 @dataclass

@@ -99,6 +99,7 @@ def _caught(arguments: list[str]) -> int:
 def _launched(line: CommandLine, allocation: Allocation) -> int:
     if line.get("mode") in ("status", "cancel"):
         return _job_command(line)
+    _check_folders(line)
     option_packages()  # refuses names that are taken, before Hydra meets them
     if "help" in line.flags:
         print(help_page.page())
@@ -116,6 +117,14 @@ def _launched(line: CommandLine, allocation: Allocation) -> int:
         with unscored_sweep_explained(), _argv(expanded.arguments), including(expanded):
             hydra.main(version_base="1.3", config_path=str(conf_folder()), config_name="config")(task)()
     return max(SweepCallback.codes, default=0)
+
+
+def _check_folders(line: CommandLine) -> None:
+    """Refuse a file in place of the folder to write, also in a plan, which writes none. Raises `UserError`."""
+    for key in ("hydra.run.dir", "hydra.sweep.dir"):
+        folder = line.get(key)
+        if folder and Path(folder).is_file():
+            raise UserError(f"{key}: {folder}: a file; expected a folder that can be made and written to")
 
 
 @contextmanager

@@ -18,6 +18,8 @@ from launcher.core.credentials import shown
 
 COMPOSING = "load_configuration"
 """The function of Hydra's loader in which everything is composed."""
+SWEEPING = "sweep_iterator"
+"""The function of Hydra's that lists the values of a sweep."""
 LOGGING = "configure_log"
 """The function of Hydra's that sets up logging."""
 MERGING = "_compose_config_from_defaults_list"
@@ -35,12 +37,23 @@ def describe_crash(error: Exception) -> str | None:
     names = {frame.f_code.co_name for frame in frames}
     if LOGGING in names:
         return f"hydra.verbose, hydra.job_logging, hydra.hydra_logging: Hydra cannot set up logging: {_reason(error)}"
+    if SWEEPING in names:
+        key = next(frame.f_locals["self"].key_or_group for frame in frames if frame.f_code.co_name == SWEEPING)
+        return f"{key}: its values cannot be listed: {_reason(error)}; expected a,b,c or range(start,stop,step)"
     if COMPOSING not in names:
         return None
     subject = next(_subjects(reversed(frames)), _Subject("the configuration"))
     if subject.group is None or isinstance(error, RecursionError):
         return f"{subject.text}: {_reason(error)}"
-    return f"{subject.text}: not the name of an option{_expected(subject.group)}"
+    return f"{subject.text}: not the name of an option{_expected(subject.group)}{_owner(subject.group)}"
+
+
+def _owner(group: str) -> str:
+    """Say what to choose first, where a key of a group was given that no option of it was chosen for."""
+    owner = group.partition(".")[0]
+    options = [name for name in options_of(owner) if name != "none"] if owner != group else []
+    chosen = ", ".join(f"{owner}={name}" for name in options)
+    return f"; choose one of {chosen} first (launcher help {owner})" if options else ""
 
 
 def describe_package(error: BaseException) -> str | None:

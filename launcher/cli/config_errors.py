@@ -45,6 +45,8 @@ REMEDIES = {
     "type hint 'Union[int, str]'": "a whole number or a word",
 }
 """What OmegaConf says of a wrong type, and what to give instead."""
+UNITS = {"s": "seconds", "ms": "milliseconds", "min": "minutes", "gb": "GiB", "gib": "GiB", "mib": "MiB"}
+"""Ends of names of keys, and what they count."""
 INTERPOLATIONS = {
     "Interpolation key": r"expected ${<key of a setting>}, or a backslash before the $ that is meant as it is",
     "Environment variable": "set it, or give a default: ${oc.env:NAME,default}",
@@ -161,7 +163,13 @@ def _expected(error: ValidationError) -> str:
             else difflib.get_close_matches(given[1].lower(), known, 1)
         )
         return f" (did you mean {close[0]}?)" if close and close[0] in known else ""
-    return next((f"; expected {what}" for words, what in REMEDIES.items() if words in str(error)), "")
+    return next((f"; expected {what}{_unit(error)}" for words, what in REMEDIES.items() if words in str(error)), "")
+
+
+def _unit(error: ValidationError) -> str:
+    """Return the unit that the end of a key's name stands for."""
+    suffix = str(error.full_key).rpartition("_")[2]
+    return f" of {UNITS[suffix]}" if suffix in UNITS and "could not be converted" in str(error) else ""
 
 
 def unknown_keys(cfg: DictConfig) -> list[str]:
@@ -260,6 +268,11 @@ def _unknown_key(cause: ConfigAttributeError | ConfigKeyError) -> str:
     if hint := for_key(str(cause.full_key), accepted):
         return f"{cause.full_key}: no such key; {hint}"
     what = f"{cause.full_key}: no such key{_suggestion(key, accepted)}"
+    beside = str(cause.full_key).removesuffix(key)
+    if "additional_parameters" in accepted:
+        what += f"; an option of sbatch is given as +{beside}additional_parameters.{key}=<value>"
+    if {"program", "arguments"} <= set(accepted):
+        what += f"; an option of the server is given as {beside}arguments='--{key.replace('_', '-')} <value>'"
     return f"{what}; expected one of {', '.join(accepted)}" if accepted else f"{what}; nothing is chosen in its group"
 
 

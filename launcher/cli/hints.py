@@ -38,10 +38,19 @@ ELSEWHERE = {
         "lm_eval": "tasks=[lm_eval/<name>]; launcher tasks lm_eval WORD searches the names",
         "lm-eval": "tasks=[lm_eval/<name>]; launcher tasks lm_eval WORD searches the names",
         "inspect": "tasks=[harness/inspect]",
+        "harness": "tasks=[harness/<name>]; launcher tasks harness lists the names",
     },
     "parallelism": {"tp2": "parallelism=tensor2", "pp2": "parallelism=pipeline2"},
 }
 """Names that other programs have for an option of a group, and what chooses it here."""
+KEYS_ELSEWHERE = {
+    "harness": "write tasks=[harness/<name>]",
+    "slurm": "write cluster=slurm",
+    "cluster.time": "write cluster.timeout_min=<minutes>",
+    "cluster.mem": "write cluster.mem_gb=<GiB>",
+    "cluster.gpus": "write cluster.gpus_per_node=<GPUs of a node>",
+}
+"""Keys that other programs have, and what is written here."""
 LISTED = ("adapters.", "tasks.")
 """Groups whose keys stand below the name of an option."""
 MOST = 3
@@ -100,6 +109,8 @@ def for_key(full_key: str, chosen: Sequence[str]) -> str:
     ``chosen`` are the keys that stand beside it: in a list of components, the names of the chosen ones.
     """
     head, _, name = full_key.rpartition(".")
+    if full_key in KEYS_ELSEWHERE:
+        return KEYS_ELSEWHERE[full_key]
     owners = [path for path, kind in COMPONENTS.items() if path.startswith(f"{head}/") and name in _names(kind)]
     if f"{head}." in LISTED and owners:
         return f"it is a key of one of them: {' or '.join(f'{head}.{each}.{name}' for each in list(chosen)[:MOST])}"

@@ -61,10 +61,8 @@ def _composed(words: Sequence[str], folder: Path) -> ComposedRun:
     """Return what the settings ask for, as Hydra composes it for a run in a folder. Raises `UserError`."""
     try:
         line = CommandLine.parse(words)
-        extra = line.flags.get("config_dir")
-        places = [f"hydra.searchpath=[{quote_if_needed(f'file://{extra}')}]"] if extra else []
         with including(line), initialize_config_dir(str(conf_folder()), version_base="1.3"):
-            config = compose("config", [*places, *line.texts], return_hydra_config=True)
+            config = compose("config", _with_folder(line), return_hydra_config=True)
             hydra_config = config.hydra
             with open_dict(config):
                 del config["hydra"]
@@ -73,6 +71,15 @@ def _composed(words: Sequence[str], folder: Path) -> ComposedRun:
         raise UserError(describe(error)) from None
     _check(found)
     return found
+
+
+def _with_folder(line: CommandLine) -> list[str]:
+    """Return the settings, with the folder of ``--config-dir`` before those of ``hydra.searchpath``."""
+    if not (extra := line.flags.get("config_dir")):
+        return list(line.texts)
+    found = [f"file://{extra}", *map(str, line.get("hydra.searchpath") or [])]
+    others = line.without(lambda key: key == "hydra.searchpath").texts
+    return [f"hydra.searchpath=[{','.join(map(quote_if_needed, found))}]", *others]
 
 
 def _check(composed: ComposedRun) -> None:

@@ -16,7 +16,7 @@ import psutil
 
 from launcher.core.errors import UserError
 from launcher.core.files import read_json
-from launcher.core.kinds import Kind, kind_of
+from launcher.core.kinds import kind_of
 from launcher.core.run_folder import RunFolder
 
 RECENT_S = 600.0
@@ -26,7 +26,7 @@ DAY_S = 86400.0
 
 @dataclass(frozen=True)
 class StoredRun:
-    """The folder of a run, or that of a sweep or watch with all runs in it.
+    """The folder of a run, or that of a sweep, a watch, a race or a check of servers with all runs in it.
 
     ``in_use`` says by what; empty if by nothing.
     """
@@ -45,9 +45,9 @@ class StoredRun:
 
 def stored_runs(root: Path) -> Iterator[StoredRun]:
     """Yield what is stored below a folder, or in it, by path. Links are not followed."""
-    kind = kind_of(root, strict=True)
-    if kind is not None:
-        yield _read(root, kind)
+    what = _what(root)
+    if what:
+        yield _read(root, what)
     elif root.is_dir() and not root.is_symlink():
         with suppress(OSError):
             for folder in sorted(root.iterdir()):
@@ -55,12 +55,24 @@ def stored_runs(root: Path) -> Iterator[StoredRun]:
                     yield from stored_runs(folder)
 
 
+def _what(folder: Path) -> str:
+    """Say what a folder holds; empty if it is none of ours. A race and a check of several servers have runs in them."""
+    if kind := kind_of(folder, strict=True):
+        return kind.value
+    if folder.is_symlink() or not folder.is_dir():
+        return ""
+    for what, file in (("race", RunFolder.race), ("check", RunFolder.servers)):
+        if (folder / str(file)).is_file() and any(kind_of(inner, strict=True) for inner in folder.iterdir()):
+            return what
+    return ""
+
+
 def size_of(folder: Path) -> int:
     """Return the bytes of all files below a folder."""
     return sum(size for _, files in _walked(folder) for size, _ in files)
 
 
-def _read(folder: Path, kind: Kind) -> StoredRun:
+def _read(folder: Path, what: str) -> StoredRun:
     """Look at each file of a folder once."""
     size, changed = 0, 0.0
     holders: list[RunFolder] = []
@@ -71,7 +83,7 @@ def _read(folder: Path, kind: Kind) -> StoredRun:
         if inside.lease.exists() or inside.job.exists():
             holders.append(inside)
     changed = changed or folder.stat().st_mtime
-    return StoredRun(folder, kind.value, size, changed, _in_use(holders, time.time() - changed))
+    return StoredRun(folder, what, size, changed, _in_use(holders, time.time() - changed))
 
 
 def _walked(folder: Path) -> Iterator[tuple[Path, list[tuple[int, float]]]]:

@@ -372,6 +372,8 @@ def _remedy(path: KeyPath) -> str:
         return (
             "export it: the server and the job inherit the environment (sh -c '... \"$MY_KEY\"' where it is an option)"
         )
+    if path.key == "cluster.environment":
+        return f"export it, and give the name alone: {path.key}=[NAME]"
     return "export it, and name the variable: backend.api_key_env=MY_KEY"
 
 

@@ -92,11 +92,24 @@ def reporting(
         raise
     finally:
         if exit_status.publish and (exit_status.lease is None or exit_status.lease.holds):
-            try:
-                _publish_or_end(record, exit_status, folder)
-            finally:
-                _call_hooks(hooks, record, exit_status, folder)
-                _export(exports, exit_status, folder)
+            _finish(record, exit_status, folder, hooks, exports)
+
+
+def _finish(
+    record: RunRecord, exit_status: ExitStatus, folder: Path, hooks: Sequence[Hooked], exports: Sequence[str]
+) -> None:
+    """Publish the report, call the hooks, and export; an interrupted report ends that."""
+    try:
+        _publish_or_end(record, exit_status, folder)
+    except KeyboardInterrupt:
+        told = f"interrupted while the report was being written; resume={folder} writes it, and asks no sample again"
+        exit_status.end(exit_status.code or INTERRUPTED, "interrupted", told)
+        return
+    except BaseException:
+        _call_hooks(hooks, record, exit_status, folder)
+        raise
+    _call_hooks(hooks, record, exit_status, folder)
+    _export(exports, exit_status, folder)
 
 
 def _call_hooks(hooks: Sequence[Hooked], record: RunRecord, exit_status: ExitStatus, folder: Path) -> None:

@@ -107,9 +107,12 @@ def _check_shape(slurm: Slurm) -> None:
             f"cluster.timeout_min={slurm.timeout_min}: the job stops cluster.signal_delay_s={slurm.signal_delay_s} "
             "seconds before this limit, and so at once; a larger timeout_min or a smaller signal_delay_s is needed"
         )
-    for name in ("cpus_per_node", "mem_gb_per_node"):
+    for name, instead in (("cpus_per_node", "cpus_per_task"), ("mem_gb_per_node", "mem_gb")):
         if getattr(slurm, name) and not slurm.gpus_per_node:
-            raise UserError(f"cluster.{name}={getattr(slurm, name)}: a job's share follows from cluster.gpus_per_node")
+            raise UserError(
+                f"cluster.{name}={getattr(slurm, name)}: a job's share of it follows from cluster.gpus_per_node, "
+                f"which is 0; without GPUs, write cluster.{instead}"
+            )
 
 
 def _check_environment(names: list[str]) -> None:

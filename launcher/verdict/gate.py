@@ -47,7 +47,10 @@ def decide(run: Run, baseline: Run | None, policy: Policy) -> list[Finding]:
         lines = runs.measured_otherwise(baseline, run)
         if lines:
             what = "\n".join(f"  {line}" for line in lines)
-            raise UserError(f"gate: {baseline.folder} and {run.folder} did not measure the same:\n{what}")
+            raise UserError(
+                f"gate: {baseline.folder} and {run.folder} did not measure the same; evaluate one of them again "
+                f"with the other's settings, or name another baseline. The differences:\n{what}"
+            )
     pairs = comparison.rows([baseline, run], inside=True) if baseline is not None else []
     return [*_trust(run, policy), *(found for rule in policy.rules for found in _held(rule, run, pairs, policy))]
 

@@ -98,7 +98,8 @@ def _rules(tasks: Mapping[str, Json], path: Path) -> Iterable[Rule]:
 def _object(value: Json, where: str, keys: Sequence[str] = ()) -> dict[str, Json]:
     """Return an object with one key or more, of ``keys`` where any are given."""
     if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
-        raise UserError(f"{where}: {value!r}, expected keys with values{': ' * bool(keys)}{', '.join(keys)}")
+        given = "empty" if value is None else repr(value)
+        raise UserError(f"{where}: {given}, expected keys with values{': ' * bool(keys)}{', '.join(keys)}")
     for key in value:
         if keys and key not in keys:
             close = difflib.get_close_matches(key, keys, n=1)

@@ -54,6 +54,23 @@ def test_nothing_is_deleted_unless_asked(capsys: pytest.CaptureFixture[str]) -> 
     assert new.is_dir()
 
 
+@pytest.mark.parametrize(("what", "file"), [("race", "race.json"), ("check", "servers.json")])
+def test_a_folder_with_the_runs_of_a_race_is_one_thing(
+    what: str, file: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for label in "ab":
+        stored(f"outputs/d/1/{label}", age_s=5 * 86400)
+    Path("outputs/d/1", file).write_text("{}")
+    aged(Path("outputs/d/1"), 5 * 86400)
+    Path("outputs/notes").mkdir()
+    Path("outputs/notes", file).write_text("{}")  # beside no run
+    assert dispatch(["clean", "--yes"]) == 0
+    shown = capsys.readouterr().out
+    assert f"5.7 MiB      5.0 days  {what:<5}  outputs/d/1\n" in shown
+    assert not Path("outputs/d").exists()
+    assert Path("outputs/notes", file).exists()
+
+
 def test_what_is_younger_and_what_is_no_run_stays(capsys: pytest.CaptureFixture[str]) -> None:
     old, new = stored("outputs/d/1", age_s=5 * 86400), stored("outputs/e/2", age_s=3600)
     Path("outputs/notes").mkdir()

@@ -18,8 +18,10 @@ from tests.running import launch_here
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A working directory with folders that are no whole checkpoints, and an empty cache of Hugging Face's."""
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
-    for name in ("t/empty", "t/step=100", "t/gemma", "t/noweights"):
+    for name in ("t/empty", "t/step=100", "t/gemma", "t/noweights", "t/run"):
         (tmp_path / name).mkdir(parents=True)
+    (tmp_path / "t/run/journal.json").write_text("{}")
+    (tmp_path / "file").touch()
     (tmp_path / "t/gemma/config.json").write_text(
         json.dumps({"model_type": "gemma2", "architectures": ["Gemma2ForCausalLM"]})
     )
@@ -109,6 +111,28 @@ CHECKPOINT = "model=checkpoint model.path="
         (["--package", "evaluate"], ["--package: it needs --cfg job"]),
         (["--config-name=foo"], ["--config-name: the launcher has one configuration; --config-dir=<folder>"]),
         (["--multirun", "--cfg", "job"], ["--multirun --cfg: only one of these can be given"]),
+        (["cluster=slurm", "cluster.timeout_min=1h"], ["cluster.timeout_min", "expected a whole number of minutes"]),
+        (["evaluate.timeout_s=1m"], ["expected a number of seconds"]),
+        (["cluster=slurm", "cluster.mem_gb=64G"], ["cluster.mem_gb: Value '64G'", "expected a number of GiB"]),
+        (["cluster=slurm", "cluster.timeout_min=2"], ["cluster.signal_delay_s=120", "a larger timeout_min"]),
+        (["cluster=slurm", "cluster.time=60"], ["cluster.time: no such key; write cluster.timeout_min=<minutes>"]),
+        (["cluster=slurm", "cluster.nodelist=n7"], ["given as +cluster.additional_parameters.nodelist=<value>"]),
+        (["cluster=slurm", "cluster.cpus_per_node=8"], ["cluster.gpus_per_node, which is 0", "cluster.cpus_per_task"]),
+        (
+            ["cluster=slurm", "cluster.environment=[HF_TOKEN=abc]"],
+            ["give the name alone: cluster.environment=[NAME]"],
+        ),
+        (["slurm=true"], ["slurm: no such key; write cluster=slurm"]),
+        (["harness=lm_eval"], ["harness: no such key; write tasks=[harness/<name>]"]),
+        (["tasks=[harness]"], ["write tasks=[harness/<name>]; launcher tasks harness lists the names"]),
+        (
+            ["judge.model=tiny"],
+            ["choose one of judge=command, judge=deployment, judge=url first (launcher help judge)"],
+        ),
+        (["backend=vllm", "backend.dtype=bf16"], ["an option of the server is given as backend.arguments='--dtype "]),
+        (["-m", "evaluate.temperature=range(0,1,0)"], ["evaluate.temperature: its values cannot be listed"]),
+        (["-m", "evaluate.limit=glob(*)"], ["evaluate.limit=glob(*): lists no value, and the sweep has no points"]),
+        (["hydra.run.dir=file"], ["hydra.run.dir: file: a file; expected a folder"]),
         (["validate.skip=[foo]"], ["there is no check 'foo'; expected one of ready"]),
         (["validate.skip=[greedy_repeat]"], ["there is no check 'greedy_repeat' (did you mean greedy_repeats?)"]),
     ],
@@ -118,7 +142,7 @@ def test_a_mistake_is_one_line_with_what_works(words: list[str], told: list[str]
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert [part for part in told if part not in line] == []
-    assert list(folder.iterdir()) == [folder / "t"]
+    assert set(folder.iterdir()) == {folder / "t", folder / "file"}
 
 
 @pytest.mark.parametrize(
@@ -146,6 +170,13 @@ def test_a_mode_that_is_none(mode: str, told: str, folder: Path) -> None:
         (["eval", "nowhere", "--plan"], "nowhere: no such file or folder"),
         (["eval", "tiny", "evaluate.limit=-1"], "evaluate.limit is -1; must be at least 1"),
         (["backend=external", "backend.url=ftp://host/v1"], "expected http(s)://host[:port]/v1"),
+        (["eval", "tiny", "--tasks", "addition;capitals"], "commas separate the names, and not ;"),
+        (["eval", "tiny", "--tasks", ""], "eval: --tasks: the value is empty; leave the option out for the default"),
+        (["eval", "tiny", "--out", ""], "eval: --out: the value is empty"),
+        (["eval", "tiny", "--out", "file"], "hydra.run.dir: file: a file; expected a folder"),
+        (["eval", "t/run"], "t/run: the folder of a run, and no model; launcher compare RUN RUN compares runs"),
+        (["race", "t/run", "t/run"], "t/run: the folder of a run, and no model"),
+        (["gate", "t/run", "--policy", "file"], "file: empty, expected keys with values: baseline"),
         (["check", "tiny", "tiny"], "expected the URL of a running server, or the folder of a run"),
         (["engines", "vllm"], "there is backend=vllm"),
         (["compare", "t", "t/empty"], "t: no results.json in it; expected the folder of a finished run"),
@@ -174,7 +205,7 @@ def test_a_mistake_with_a_command_is_one_line_with_what_works(words: list[str], 
     assert done.returncode == 1
     (line,) = done.stderr.splitlines()
     assert told in line
-    assert list(folder.iterdir()) == [folder / "t"]
+    assert set(folder.iterdir()) == {folder / "t", folder / "file"}
 
 
 @pytest.mark.parametrize("listed", ["addition,", "[addition, capitals]", " addition ,capitals"])

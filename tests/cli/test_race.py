@@ -72,7 +72,7 @@ def test_an_interrupted_race_says_in_one_line_how_it_goes_on(tmp_path, monkeypat
 
 
 def test_a_race_over_passages_of_a_task_of_ones_own(tmp_path, monkeypatch, capsys):
-    """Options of ``--config-dir`` count, and questions that share a passage are one unit; the categories are kept."""
+    """Options of ``--config-dir`` and of Hydra's search path count; questions that share a passage are one unit."""
     monkeypatch.chdir(tmp_path)
     Path("options/tasks").mkdir(parents=True)
     items = [{"q": f"q{n}", "a": "a", "about": f"c{n % 2}", "passage": f"p{n // 3}"} for n in range(12)]
@@ -81,7 +81,11 @@ def test_a_race_over_passages_of_a_task_of_ones_own(tmp_path, monkeypatch, capsy
         "# @package tasks.mine\ndefaults:\n  - /schema/tasks/generation@_here_\npath: mine.jsonl\nprompt: '{{q}}'\n"
         "target: a\ncategory: about\ncluster: passage\n"
     )
-    assert dispatch(["race", ECHO, ECHO, "--tasks", "mine", "--config-dir", "options", "--out", "race"]) == 0
+    Path("more/experiment").mkdir(parents=True)
+    Path("more/experiment/brief.yaml").write_text("# @package _global_\nevaluate:\n  max_tokens: 99\n")
+    more = [f"hydra.searchpath=[file://{tmp_path}/more]", "experiment=brief"]
+    assert dispatch(["race", ECHO, ECHO, "--tasks", "mine", "--config-dir", "options", "--out", "race", *more]) == 0
+    assert "max_tokens: 99" in Path("race/a/.hydra/config.yaml").read_text()
     assert "A and B score the same in each of 12 questions in 4 passages" in " ".join(capsys.readouterr().out.split())
     found = json.loads(Path("race/a/results.json").read_text())["tasks"]["mine"]
     assert {name: each["coverage"]["total"] for name, each in found["categories"].items()} == {"c0": 6, "c1": 6}

@@ -106,6 +106,20 @@ def test_what_fails_is_one_line_and_counted_and_changes_no_result(tmp_path, act,
     assert "adapter_failures" in (tmp_path / "report.html").read_text()
 
 
+def test_ctrl_c_while_the_report_is_written_says_what_writes_it(tmp_path, capsys, monkeypatch):
+    """Hooks, which read the report, are not called."""
+    hook = Hook()
+
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("launcher.pipeline.reporting.publish", interrupted)
+    exit_status, left = ended(tmp_path, [hook], None)
+    assert (exit_status.code, exit_status.status, left) == (130, "interrupted", None)
+    assert f"interrupted while the report was being written; resume={tmp_path} writes it" in capsys.readouterr().err
+    assert hook.called == []
+
+
 def test_ctrl_c_ends_the_hooks_and_keeps_the_result(tmp_path, capsys):
     async def interrupts():
         os.kill(os.getpid(), signal.SIGINT)

@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from launcher.cli.commands import parser
 from launcher.cli.options import options_of
 from launcher.core.errors import UserError
+from launcher.core.run_folder import RunFolder
 from launcher.settings.overrides import quote_if_needed
 
 URL = re.compile(r"https?://", re.IGNORECASE)
@@ -32,6 +33,8 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
     asked.add_argument("-m", "--multirun", action="store_true", help="a sweep over the settings with several values")
     asked.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="settings to change")
     given = asked.parse_intermixed_args(list(arguments))
+    if empty := next((option for option in ("tasks", "out") if getattr(given, option) == ""), None):
+        raise UserError(f"{command}: --{empty}: the value is empty; leave the option out for the default")
     chosen = given.tasks if given.tasks is not None else tasks
     listed = [] if chosen is None else [f"tasks=[{names(chosen)}]"]
     flags = ["--config-dir", given.config_dir] if given.config_dir else []
@@ -41,7 +44,9 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
 
 
 def names(listed: str) -> str:
-    """Return names that commas separate, without what stands around them."""
+    """Return names that commas separate, without what stands around them. Raises `UserError` for other separators."""
+    if separators := set(listed) & set(";|&"):
+        raise UserError(f"--tasks {listed}: commas separate the names, and not {' '.join(sorted(separators))}")
     return ",".join(filter(None, (name.strip() for name in listed.strip().strip("[]").split(","))))
 
 
@@ -63,6 +68,11 @@ def of_target(command: str, target: str) -> list[str]:
         return ["backend=external", f"backend.url={quote_if_needed(url)}"]
     if ADDRESS.fullmatch(target) and not Path(target).exists():
         raise UserError(f"{command}: {target}: no such file or folder; a server's URL begins with http://{target}")
+    if (Path(target) / str(RunFolder.journal)).is_file():
+        raise UserError(
+            f"{command}: {target}: the folder of a run, and no model; launcher compare RUN RUN compares runs, "
+            f"and launcher resume={target} continues one"
+        )
     if target in options_of("model"):
         return [f"model={target}"]
     return ["model=checkpoint", f"model.path={quote_if_needed(target)}"]
