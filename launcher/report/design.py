@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import re
 from collections.abc import Sequence
 from functools import cache
 
 from jinja2 import ChoiceLoader, Environment, PackageLoader, StrictUndefined
-from markupsafe import Markup
+from markupsafe import Markup, escape
 
 from launcher.report import formatting
 
@@ -28,7 +29,7 @@ def environment(package: str = HERE) -> Environment:
     made = Environment(
         loader=ChoiceLoader(loaders), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters = formatting.number, formatting.duration, formatting.p_value, formatting.task_name
+    filters = formatting.number, formatting.duration, formatting.p_value, formatting.task_name, breakable
     made.filters |= {each.__name__: each for each in filters}
 
     def inline(name: str) -> Markup:
@@ -39,6 +40,11 @@ def environment(package: str = HERE) -> Environment:
 
     made.globals |= {"inline": inline, "policy": policy, "shared_scripts": SHARED_SCRIPTS, "formatting": formatting}
     return made
+
+
+def breakable(name: str) -> Markup:
+    """Return a name that a narrow page breaks after an underscore or a slash, and within a word only if it must."""
+    return Markup(re.sub("([_/])", r"\1<wbr>", str(escape(name))))
 
 
 def _source(made: Environment, name: str) -> str:

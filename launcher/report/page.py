@@ -76,7 +76,7 @@ def _run(report: Report, folder: Path) -> dict[str, object]:
             name for name, result in report.folded.items() if not result.metrics and name not in report.groups
         ],
         "results": report.results,
-        "groups": [(name, group, _members(report, group)) for name, group in report.groups.items()],
+        "groups": [(name, group, _members(report, group)) for name, group in _outermost_first(report.groups)],
         "categories": [
             (name, result.categories, _weakest_first(result.categories))
             for name, result in report.tasks.items()
@@ -118,6 +118,16 @@ def _load(found: LoadEntry) -> dict[str, object]:
         "verdict": verdict,
         "reasons": reasons,
     }
+
+
+def _outermost_first(groups: Mapping[str, GroupResult]) -> list[tuple[str, GroupResult]]:
+    """Return the groups, each before those that are its members."""
+    outer = {name: [each for each, group in groups.items() if name in group.members] for name in groups}
+
+    def depth(name: str) -> int:
+        return 1 + max(map(depth, outer[name]), default=0)
+
+    return sorted(groups.items(), key=lambda each: depth(each[0]))
 
 
 def _members(report: Report, group: GroupResult) -> list[charts.ScoreRow]:

@@ -14,6 +14,8 @@ OPEN = 12
 """Of more metrics than this, the charts are shown on demand."""
 DRAWN = 60
 """At most this many points are drawn in a chart."""
+UNNAMED = ("none", "model")
+"""The names of a model where there is none, or where none was given."""
 NAMED = 4
 """At most this many points, or keys, are named in a sentence."""
 
@@ -70,9 +72,9 @@ def title(table: Table) -> str:
 
 
 def models(found: SweepFile) -> str:
-    """Name the models that were served."""
+    """Name the models that were served; empty where none has a name of its own."""
     names = dict.fromkeys(name for point in found["points"] if (name := point.get("model")))
-    return _joined(list(names)) or "no model"
+    return _joined([name for name in names if name not in UNNAMED])
 
 
 def swept(table: Table) -> list[tuple[str, str]]:
