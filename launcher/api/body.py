@@ -18,6 +18,8 @@ from launcher.core.responses import json_type
 
 Schema = TypeVar("Schema", bound=BaseModel)
 
+NEWER = {"functions": "tools", "function_call": "tool_choice"}
+"""What has replaced a field in OpenAI's API."""
 SHORT = 40
 """The longest wrong value that a message quotes."""
 
@@ -135,6 +137,7 @@ def _outside(param: str, value: Any, where: str, expected: str, code: str) -> Ap
 def _not_taken(param: str, loc: tuple[int | str, ...], schema: type[BaseModel]) -> ApiError:
     if str(loc[-1]) in _others(loc, schema).neutral:
         message = f"Unsupported parameter: '{param}' is not supported by this server with this value."
+        message += f" Use '{NEWER[param]}' instead." if param in NEWER else ""
         return invalid(param, message, "unsupported_parameter")
     return invalid(param, f"Unknown parameter: '{param}'.{_suggestion(loc, schema)}", "unknown_parameter")
 

@@ -76,8 +76,8 @@ class CompletionFormatter(ResponseFormatter):
     def first_chunks(self, index: int) -> list[Json]:
         return []
 
-    def chunk(self, index: int, delta: TextDelta) -> Json:
-        return self.envelope("text_completion", [self._choice(index, delta)])
+    def chunks(self, index: int, delta: TextDelta) -> list[Json]:
+        return [self.envelope("text_completion", [self._choice(index, delta)])]
 
     def usage_chunk(self, usage: Usage) -> Json:
         return self.envelope("text_completion", []) | {"usage": usage.json()}

@@ -3,27 +3,52 @@
 from __future__ import annotations
 
 import codecs
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, field
-from typing import cast
+from typing import Literal, Protocol, cast
 
 from launcher.api.logprobs import TokenWithOffset
 from launcher.core.tokenizer import Tokenizer
 from launcher.engines.base import AsyncEngine, Finish, GenerationRequest, TokenLogprob, TokenOutput
+
+Ending = Finish | Literal["tool_calls"]
+"""Why an answer ended: as the engine says, or with calls of tools."""
+
+
+class CallReader(Protocol):
+    """Takes calls of tools out of one answer's text."""
+
+    shown: Mapping[int, bytes]
+    """The texts of special tokens that it reads."""
+
+    def read(self, delta: TextDelta) -> None:
+        """Take the calls out of the text of the next delta."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
     """What to generate for ``choices[index]``. ``stop`` is matched on the generated text.
 
-    ``echo`` has the bytes of each token of the prompt if the text begins with it.
+    ``echo`` has the bytes of each token of the prompt if the text begins with it. ``calls`` makes the reader of its
+    calls of tools.
     """
 
     index: int
     generation: GenerationRequest
     stop: tuple[str, ...] = ()
     echo: tuple[bytes, ...] = ()
+    calls: Callable[[], CallReader] | None = None
+
+
+@dataclass(slots=True)
+class CallDelta:
+    """A piece of the call with this ``index``: the first has its ``id`` and ``name``, and each a part of the JSON."""
+
+    index: int
+    arguments: str = ""
+    id: str | None = None
+    name: str | None = None
 
 
 @dataclass(slots=True)
@@ -31,16 +56,19 @@ class TextDelta:
     """Text to send, the tokens that belong to it, and the number of tokens generated for it.
 
     The last delta of a choice has ``finish``. ``tokens`` are those that begin in ``text``, so that both are aligned.
-    Tokens of a stop string are generated and counted, but not shown.
+    Tokens of a stop string are generated and counted, but not shown. ``calls`` are pieces of calls of tools;
+    ``unparsed`` counts texts that look like calls, and are none.
     """
 
     text: str = ""
     tokens: list[TokenWithOffset] = field(default_factory=list)
     generated: int = 0
-    finish: Finish | None = None
+    finish: Ending | None = None
+    calls: list[CallDelta] = field(default_factory=list)
+    unparsed: int = 0
 
     def __bool__(self) -> bool:
-        return bool(self.text or self.tokens or self.finish)
+        return bool(self.text or self.tokens or self.finish or self.calls)
 
     def add(self, other: TextDelta) -> None:
         """Append the delta that follows."""
@@ -48,6 +76,8 @@ class TextDelta:
         self.tokens += other.tokens
         self.generated += other.generated
         self.finish = other.finish
+        self.calls += other.calls
+        self.unparsed += other.unparsed
 
 
 async def text_deltas(engine: AsyncEngine, choice: Choice) -> AsyncGenerator[TextDelta, None]:
@@ -55,21 +85,25 @@ async def text_deltas(engine: AsyncEngine, choice: Choice) -> AsyncGenerator[Tex
 
     Raises what `AsyncEngine.generate` raises.
     """
-    detokenizer = Detokenizer(engine.tokenizer, choice)
+    reader = None if choice.calls is None else choice.calls()
+    detokenizer = Detokenizer(engine.tokenizer, choice, {} if reader is None else reader.shown)
     outputs = cast("AsyncGenerator[TokenOutput, None]", engine.generate(choice.generation))
     async with aclosing(outputs):
         async for output in outputs:
             delta = detokenizer.delta(output)
+            if reader is not None:
+                reader.read(delta)
             yield delta
             if delta.finish:
                 return
 
 
 class Detokenizer:
-    """Turns the token outputs of one generation into text deltas."""
+    """Turns the token outputs of one generation into text deltas; ``shown`` are texts of special tokens."""
 
-    def __init__(self, tokenizer: Tokenizer, choice: Choice) -> None:
+    def __init__(self, tokenizer: Tokenizer, choice: Choice, shown: Mapping[int, bytes] = {}) -> None:
         self._tokenizer = tokenizer
+        self._special = shown
         self._prompt, self._echo = choice.generation.prompt, choice.echo
         self._list_tokens = choice.generation.sampling.logprobs is not None
         self._decoder = Utf8Decoder()
@@ -98,7 +132,7 @@ class Detokenizer:
         text = ""
         ending = len(output.tokens) - 1 if output.finish == "stop" else -1
         for i, token in enumerate(output.tokens):
-            data = b"" if i == ending else self._tokenizer.token_bytes(token.token)
+            data = b"" if i == ending else self._bytes(token.token)
             text += self._filter.feed(self._decode(token, data))
             delta.generated += 1
             if self._filter.hit:
@@ -106,6 +140,9 @@ class Detokenizer:
                 return text
         delta.finish = output.finish
         return text
+
+    def _bytes(self, token: int) -> bytes:
+        return self._special.get(token) or self._tokenizer.token_bytes(token)
 
     def _decode(self, token: TokenLogprob, data: bytes) -> str:
         offset, text = self._decoder.feed(data)
@@ -205,10 +242,10 @@ class StopFilter:
 
     def _tail(self, text: str) -> int:
         """Return the length of the longest suffix of ``text`` that is a prefix of a stop string."""
-        return max(_overlap(text, stop) for stop in self._stops)
+        return max(overlap(text, stop) for stop in self._stops)
 
 
-def _overlap(text: str, stop: str) -> int:
+def overlap(text: str, stop: str) -> int:
     """Return the length of the longest suffix of ``text`` that is a proper prefix of ``stop``."""
     size = min(len(stop) - 1, len(text))
     while size:

@@ -82,7 +82,6 @@ MESSAGE = Fields(
     ignored=frozenset({"cache_control"}),
     neutral={
         "annotations": ([],), "audio": (), "function_call": (), "reasoning": ("",), "refusal": ("",),
-        "tool_call_id": (), "tool_calls": ([],),
     },
 )  # fmt: skip
 """Those of a message: OpenAI's packages copy an answer into the next request with them."""
@@ -92,5 +91,5 @@ PART = Fields(ignored=frozenset({"cache_control", "prompt_cache_breakpoint"}), n
 
 TOKENIZE = Fields(ignored=frozenset({"cache_salt"}), neutral={
     "add_generation_prompt": (True,), "chat_template": (), "chat_template_kwargs": ({},), "mm_processor_kwargs": ({},),
-    "continue_final_message": (False,), "documents": ([],), "tools": ([],),
+    "continue_final_message": (False,), "documents": ([],),
 })  # fmt: skip

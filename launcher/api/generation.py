@@ -58,8 +58,8 @@ class ResponseFormatter(ABC):
         """Return the chunks that precede the first delta of a choice."""
 
     @abstractmethod
-    def chunk(self, index: int, delta: TextDelta) -> Json:
-        """Return the chunk that carries one delta."""
+    def chunks(self, index: int, delta: TextDelta) -> list[Json]:
+        """Return the chunks that carry one delta."""
 
     @abstractmethod
     def usage_chunk(self, usage: Usage) -> Json:
@@ -123,8 +123,8 @@ async def _chunks(
                 yield _with_usage(job, chunk)
         async for index, delta in _chained(first, rest):
             job.usage.completion += delta.generated
-            if delta:
-                yield _with_usage(job, job.formatter.chunk(index, delta))
+            for chunk in job.formatter.chunks(index, delta) if delta else ():
+                yield _with_usage(job, chunk)
     if job.include_usage:
         yield job.formatter.usage_chunk(job.usage)
 
@@ -151,6 +151,8 @@ async def _generate(service: Service, choices: Sequence[Choice]) -> AsyncGenerat
             if waiting:
                 service.metrics.first_token(time.perf_counter() - start)
                 waiting = 0
+            if delta.calls or delta.unparsed:
+                service.metrics.tool_calls(sum(call.id is not None for call in delta.calls), delta.unparsed)
             if delta.generated:
                 service.readiness.produced()
             yield index, delta

@@ -29,6 +29,14 @@ class Metrics:
         self._first = Histogram(
             "launcher_first_token_seconds", "Seconds to a first piece", registry=self._registry, buckets=SECONDS
         )
+        self._tool_calls = Counter(
+            "launcher_tool_calls",
+            "Calls of tools in answers; unparsed ones look like calls, cannot be read, and stay content",
+            ("outcome",),
+            registry=self._registry,
+        )
+        for outcome in ("parsed", "unparsed"):
+            self._tool_calls.labels(outcome)
         self._registry.register(EngineCollector(engine))
 
     def on_response(self, path: str, status: int, seconds: float) -> None:
@@ -37,6 +45,10 @@ class Metrics:
 
     def first_token(self, seconds: float) -> None:
         self._first.observe(seconds)
+
+    def tool_calls(self, parsed: int, unparsed: int) -> None:
+        self._tool_calls.labels("parsed").inc(parsed)
+        self._tool_calls.labels("unparsed").inc(unparsed)
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus' text format. ``more`` may block."""

@@ -15,8 +15,10 @@ MAX_CHOICES = 128
 MAX_PROMPTS = 2048
 MAX_STOPS = 64
 MAX_LOGPROBS = 20
+MAX_TOOLS = 128
 MAX_DIGITS = 18
 """Of a token id."""
+FUNCTION_NAME = r"^[A-Za-z0-9_.:/-]{1,128}$"
 
 
 def _stops(value: Any) -> tuple[str, ...]:
@@ -151,6 +153,87 @@ class StructuredOutputs(Body):
     grammar: str | None = None
 
 
+def _parameters(value: dict[str, Any] | None) -> dict[str, Any] | None:
+    if value is not None and value.get("type", "object") != "object":
+        raise ValueError(f"arguments are an object, but the schema has the type {quoted(value['type'])}")
+    return value
+
+
+class Function(Body):
+    """A function that the model may call, with the JSON schema of its arguments; ``strict`` holds calls to it."""
+
+    name: Annotated[str, Field(pattern=FUNCTION_NAME)]
+    description: str | None = None
+    parameters: Annotated[dict[str, Any] | None, AfterValidator(_parameters)] = None
+    strict: bool | None = None
+
+    def schema_of_arguments(self) -> dict[str, Any]:
+        """Return the schema; a function without one has no arguments."""
+        none = {"type": "object", "properties": {}, "additionalProperties": False}
+        return none if self.parameters is None else {"type": "object", **self.parameters}
+
+    def plain(self) -> dict[str, Any]:
+        """Return the function for a chat template."""
+        found = self.model_dump(exclude_none=True, exclude={"strict"})
+        return {**found, "parameters": self.parameters or {"type": "object", "properties": {}}}
+
+
+class Tool(Body):
+    """A tool; functions are the only kind."""
+
+    type: Literal["function"]
+    function: Function
+
+
+class FunctionName(Body):
+    name: str
+
+
+class NamedTool(Body):
+    """The tool that the model must call."""
+
+    type: Literal["function"] = "function"
+    function: FunctionName
+
+
+CHOICES = ("none", "auto", "required")
+TOOL_CHOICE = "expected 'none', 'auto', 'required', or {'type': 'function', 'function': {'name': <name>}}"
+
+
+def _tool_choice(value: Any) -> str | NamedTool:
+    if isinstance(value, str) and value in CHOICES:
+        return value
+    try:
+        return NamedTool.model_validate(value)
+    except ValueError:
+        raise ValueError(TOOL_CHOICE) from None
+
+
+def _tools(value: list[Tool]) -> list[Tool]:
+    names = [tool.function.name for tool in value]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ValueError(f"two functions have the name {quoted(twice)}")
+    return value
+
+
+class CalledFunction(Body):
+    """``arguments`` is a JSON object as a text."""
+
+    name: str
+    arguments: str
+
+
+class MessageToolCall(Body):
+    """A call of an earlier message. Answers of streams that were put together may have its ``index``."""
+
+    others: ClassVar[Fields] = Fields(ignored=frozenset({"index"}))
+
+    id: str
+    type: Literal["function"] = "function"
+    function: CalledFunction
+
+
 def _within(name: str) -> Any:
     """Return the constraint of a field with the engine's bounds of ``name``."""
     bounds = SAMPLING_BOUNDS[name]
@@ -164,6 +247,10 @@ Stops = Annotated[tuple[str, ...], PlainValidator(_stops, json_schema_input_type
 Bias = Annotated[dict[int, float], PlainValidator(_bias, json_schema_input_type=dict[str, float])]
 Prompts = Annotated[
     list[Prompt], PlainValidator(_prompts, json_schema_input_type=str | list[str] | list[int] | list[list[int]])
+]
+ToolChoice = Annotated[
+    str | NamedTool,
+    PlainValidator(_tool_choice, json_schema_input_type=Literal["none", "auto", "required"] | NamedTool),
 ]
 Content = Annotated[
     str | list[dict[str, str]], PlainValidator(_content, json_schema_input_type=str | list[dict[str, str]])
@@ -213,31 +300,59 @@ class CompletionRequest(Sampled):
 
 
 class Message(Body):
-    """One chat message. A template that reads no parts gets their texts joined. lm-eval adds ``type``."""
+    """One chat message. A template that reads no parts gets their texts joined. lm-eval adds ``type``.
+
+    A message with ``tool_calls`` needs no content. That of role ``tool`` is the result of the call ``tool_call_id``.
+    """
 
     others: ClassVar[Fields] = MESSAGE
 
-    role: Literal["system", "developer", "user", "assistant"]
+    role: Literal["system", "developer", "user", "assistant", "tool"]
     content: Content
     name: str | None = None
     reasoning_content: str | None = None
     type: Literal["text"] | None = None
+    tool_calls: list[MessageToolCall] = Field(default_factory=list)
+    tool_call_id: str | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_content(cls, data: Any) -> Any:
+        """A message that only calls tools has no content."""
+        if isinstance(data, dict) and data.get("role") == "assistant" and data.get("tool_calls"):
+            return {**data, "content": "" if data.get("content") is None else data["content"]}
+        return data
+
+    @model_validator(mode="after")
+    def _belongs_to_its_role(self) -> Message:
+        if self.tool_calls and self.role != "assistant":
+            raise ValueError(f"tool_calls belong to the role 'assistant', not to {self.role!r}")
+        if (self.role == "tool") != (self.tool_call_id is not None):
+            raise ValueError("tool_call_id belongs to the role 'tool', which needs it")
+        return self
 
     def plain(self) -> dict[str, Any]:
-        """Return the message for a chat template; the role ``developer`` is the newer name of ``system``."""
-        sent = self.model_dump(exclude_none=True, exclude={"type"})
+        """Return the message for a chat template, without its calls; ``developer`` is the newer name of ``system``."""
+        sent = self.model_dump(exclude_none=True, exclude={"type", "tool_calls"})
         return sent | {"role": "system"} if self.role == "developer" else sent
 
 
 class Rendered(Body):
-    """How messages become a prompt, with vLLM's names; ``chat_template_kwargs`` are variables of the template."""
+    """How messages become a prompt, with vLLM's names; ``chat_template_kwargs`` are variables of the template.
 
+    ``tools`` are what the model may call.
+    """
+
+    tools: Annotated[list[Tool], Field(max_length=MAX_TOOLS, fail_fast=True), AfterValidator(_tools)] = Field(
+        default_factory=list
+    )
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     chat_template_kwargs: dict[str, Any] = Field(default_factory=dict)
 
     def rendering(self) -> Rendering:
-        return Rendering(self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs)
+        tools = [{"type": "function", "function": tool.function.plain()} for tool in self.tools]
+        return Rendering(self.add_generation_prompt, self.continue_final_message, self.chat_template_kwargs, tools)
 
 
 class ChatRequest(Rendered, Sampled):
@@ -246,6 +361,8 @@ class ChatRequest(Rendered, Sampled):
     messages: Annotated[list[Message], Field(min_length=1, fail_fast=True)]
     logprobs: bool = False
     top_logprobs: Annotated[int, Field(ge=0, le=MAX_LOGPROBS)] | None = None
+    tool_choice: ToolChoice = "auto"
+    parallel_tool_calls: bool = True
 
 
 class TokenizeRequest(Rendered):

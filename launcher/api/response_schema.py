@@ -9,6 +9,7 @@ from pydantic import BaseModel, ConfigDict
 from launcher.engines.base import EngineState
 
 Finish = Literal["stop", "length"]
+ChatFinish = Literal["stop", "length", "tool_calls"]
 
 
 class Reply(BaseModel):
@@ -73,17 +74,33 @@ class ChatLogprobs(Reply):
     refusal: None
 
 
+class CalledFunction(Reply):
+    """``arguments`` is a JSON object as a text."""
+
+    name: str
+    arguments: str
+
+
+class ToolCall(Reply):
+    id: str
+    type: Literal["function"]
+    function: CalledFunction
+
+
 class AssistantMessage(Reply):
+    """Only an answer with calls of tools has ``tool_calls``; its content is null if it has no text."""
+
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[ToolCall] | None = None
 
 
 class ChatChoice(Reply):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: Finish
+    finish_reason: ChatFinish
 
 
 class ChatCompletion(Reply):
@@ -95,17 +112,32 @@ class ChatCompletion(Reply):
     usage: Usage
 
 
+class FunctionDelta(Reply):
+    name: str | None = None
+    arguments: str
+
+
+class ToolCallDelta(Reply):
+    """A piece of the call with this ``index``; the first one has its id and name."""
+
+    index: int
+    id: str | None = None
+    type: Literal["function"] | None = None
+    function: FunctionDelta
+
+
 class Delta(Reply):
     role: Literal["assistant"] | None = None
     content: str | None = None
     refusal: None = None
+    tool_calls: list[ToolCallDelta] | None = None
 
 
 class ChatChunkChoice(Reply):
     index: int
     delta: Delta
     logprobs: ChatLogprobs | None
-    finish_reason: Finish | None
+    finish_reason: ChatFinish | None
 
 
 class ChatCompletionChunk(Reply):

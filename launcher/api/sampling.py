@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
-from launcher.api.detokenizer import Choice
+from launcher.api.detokenizer import CallReader, Choice
 from launcher.api.request_schema import Sampled
 from launcher.asgi.errors import ApiError, clipped, invalid
 from launcher.core import logs
@@ -29,11 +29,12 @@ def choices(
     logprobs: int | None,
     echoes: Sequence[tuple[bytes, ...]] = (),
     grammar: str | None = None,
+    calls: Callable[[], CallReader] | None = None,
 ) -> list[Choice]:
     """Return ``n`` choices for each prompt, in the order of their index. ``limits`` are the prompts' token limits.
 
     ``echoes`` are the bytes of the tokens of each prompt, for answers that begin with it. The text that is generated
-    matches ``grammar``.
+    matches ``grammar``. ``calls`` makes the reader of a choice's calls of tools.
     """
     logs.bind(engine_id=id)  # the engine knows this request by ids that begin so
     found: list[Choice] = []
@@ -44,7 +45,7 @@ def choices(
             generation = GenerationRequest(
                 f"{id}-{index}", prompt, sampling, final_only=not body.stream and not body.stop
             )
-            found.append(Choice(index, generation, body.stop, echo))
+            found.append(Choice(index, generation, body.stop, echo, calls))
     return found
 
 

@@ -9,7 +9,8 @@ from functools import lru_cache
 from typing import Literal
 
 from launcher.api.request_schema import Sampled, StructuredOutputs
-from launcher.asgi.errors import clipped, invalid
+from launcher.api.tool_calls.request import ToolUse
+from launcher.asgi.errors import clipped, invalid, quoted
 from launcher.core.types import Json
 from launcher.engines.base import AsyncEngine
 
@@ -17,7 +18,7 @@ WHITESPACE = r"[\x20\x0A\x0D\x09]{0,32}"
 """White space between the parts of a JSON text has an end, since a model may else go on with it up to its limit."""
 
 
-Kind = Literal["json", "regex", "choice", "grammar"]
+Kind = Literal["json", "regex", "choice", "grammar", "lark"]
 """How a source says what a text must match, in llguidance's words."""
 
 
@@ -36,9 +37,22 @@ async def grammar_of(body: Sampled, engine: AsyncEngine) -> str | None:
         raise invalid(param, f"{param}: this engine has no model that could follow it")
     if body.ignore_eos:
         raise invalid("ignore_eos", f"ignore_eos: the text ends where {param} says; leave one of them out")
+    return await _checked(param, kind, source)
+
+
+async def grammar_of_calls(tools: ToolUse) -> str | None:
+    """Return the grammar of an answer with calls of tools. Raises `ApiError` 400 for a schema that is not taken."""
+    if not tools.needs_grammar:
+        return None
+    for name, schema in tools.schemas:
+        await _checked("tools", "json", json.dumps(schema), f"the function {quoted(name)}: ")
+    return await _checked("tools", "lark", tools.grammar())
+
+
+async def _checked(param: str, kind: Kind, source: str, where: str = "") -> str:
     grammar, problem = await asyncio.to_thread(_compiled, kind, source)
     if problem:
-        raise invalid(param, f"Invalid '{param}': {clipped(' '.join(problem.split()))}")
+        raise invalid(param, f"Invalid '{param}': {where}{clipped(' '.join(problem.split()))}")
     return grammar
 
 
@@ -76,7 +90,9 @@ def _compiled(kind: Kind, source: str) -> tuple[str, str]:
     from llguidance import LLMatcher, grammar_from
 
     try:
-        if kind == "json":
+        if kind == "lark":
+            grammar = source
+        elif kind == "json":
             grammar = LLMatcher.grammar_from_json_schema(source, None, {"whitespace_pattern": WHITESPACE})
         else:
             grammar = grammar_from(kind, source)

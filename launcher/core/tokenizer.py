@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -9,7 +10,10 @@ from dataclasses import dataclass, field
 from launcher.core.types import Json
 
 Message = Mapping[str, Json]
-"""One chat message in OpenAI's form: ``role`` and ``content``, a text or a list of parts ``{type: text, text}``."""
+"""One chat message in OpenAI's form: ``role`` and ``content``, a text or a list of parts ``{type: text, text}``.
+
+That of a message with ``tool_calls`` may be empty. Their ``arguments`` are objects, not JSON as a text.
+"""
 
 
 class NoChatTemplate(Exception):
@@ -28,6 +32,10 @@ class TemplateRefused(ValueError):
         self.bound = bound
 
 
+class ToolsNotRead(TemplateRefused):
+    """A chat template leaves out tools, earlier calls of them, or their results; the message says which."""
+
+
 @dataclass(frozen=True)
 class TemplateLimits:
     """What rendering one chat may take: seconds of CPU time, and MB of text beyond that of the messages."""
@@ -41,12 +49,14 @@ class Rendering:
     """How a chat is rendered, under the names that Hugging Face and vLLM use.
 
     ``continue_final_message`` leaves the last message open, to be continued. ``variables`` are those of
-    ``chat_template_kwargs``, such as ``enable_thinking``.
+    ``chat_template_kwargs``, such as ``enable_thinking``. ``tools`` are the functions that the model may call, in
+    OpenAI's form.
     """
 
     add_generation_prompt: bool = True
     continue_final_message: bool = False
     variables: Mapping[str, Json] = field(default_factory=dict)
+    tools: Sequence[Json] = ()
 
 
 PLAIN = Rendering()
@@ -61,6 +71,10 @@ class Tokenizer(ABC):
     blocks: bool = False
     """Whether `render_chat` may wait for another process, so that an event loop calls it in a thread."""
     template_limits = TemplateLimits()
+    tool_call_parser: str = "auto"
+    """The setting ``model.tool_call_parser``."""
+    tools_template: str | None = None
+    """The text of the template that renders chats with tools; None without any."""
     vocab_size: int
     eos_ids: frozenset[int]
     bos_id: int | None = None
@@ -138,6 +152,7 @@ class ByteTokenizer(Tokenizer):
     vocab_size = 257
     eos_ids = frozenset({256})
     longest_token = 1
+    tools_template = "<tool_call>"
 
     def encode(self, text: str, *, special: bool = True) -> list[int]:
         return list(text.encode("utf-8"))
@@ -149,7 +164,8 @@ class ByteTokenizer(Tokenizer):
         return byte_name(self.token_bytes(token)) if token < 256 else "<|endoftext|>"
 
     def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
-        lines = [f"{m['role']}: {text_of(m['content'])}\n" for m in messages]
+        tools = [f"tools: {json.dumps(list(rendering.tools), ensure_ascii=False)}\n"] if rendering.tools else []
+        lines = [*tools, *(f"{m['role']}: {text_of(m['content'])}{_calls(m)}\n" for m in messages)]
         if rendering.continue_final_message:
             return "".join(lines).removesuffix("\n")
         return "".join(lines) + ("assistant: " if rendering.add_generation_prompt else "")
@@ -160,7 +176,13 @@ class ByteTokenizer(Tokenizer):
 
 def text_of(content: Json) -> str:
     """Return the text of a message's content; parts are joined as they are."""
-    return content if isinstance(content, str) else "".join(part["text"] for part in content)
+    return content if isinstance(content, str) else "".join(part["text"] for part in content or ())
+
+
+def _calls(message: Message) -> str:
+    """Return the calls of a message as Hermes and Qwen models write them."""
+    calls = [call["function"] for call in message.get("tool_calls") or ()]
+    return "".join(f"<tool_call>\n{json.dumps(call, ensure_ascii=False)}\n</tool_call>" for call in calls)
 
 
 def byte_name(data: bytes) -> str:

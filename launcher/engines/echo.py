@@ -93,6 +93,7 @@ class EchoAsyncEngine(AsyncEngine):
     def __init__(self, engine: Echo, model: Model) -> None:
         self.model = model.name
         self.tokenizer = ByteTokenizer()
+        self.tokenizer.tool_call_parser = model.tool_call_parser.value
         self.context_length = model.context_length or engine.context_length
         self.capacity = engine.max_sequences + engine.max_queue
         self._engine = engine

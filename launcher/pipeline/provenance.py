@@ -64,7 +64,7 @@ def resume_key(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> 
     adapters = {name: config["adapters"][name] for name, adapter in run.adapters.items() if adapter.changes_answers}
     return {
         "checkpoint": checkpoint or config["model"]["path"] or None,
-        "model": {k: config["model"][k] for k in ("name", "tokenizer", "context_length")},
+        "model": {k: config["model"][k] for k in ("name", "tokenizer", "context_length", "tool_call_parser")},
         "engine": {k: v for k, v in config["engine"].items() if k not in neutral},
         "backend": {k: config["backend"][k] for k in sorted(type(run.backend).identity_fields)},
         "dtype": config["optimizations"]["dtype"],

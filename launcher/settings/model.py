@@ -27,6 +27,17 @@ class Bounds:
     unpacked_ratio: Bound = 20
 
 
+class ToolCallParser(Enum):
+    """The form in which a model writes calls of tools, with vLLM's names; ``auto`` finds it in the chat template."""
+
+    auto = "auto"
+    hermes = "hermes"
+    llama3_json = "llama3_json"
+    mistral = "mistral"
+    pythonic = "pythonic"
+    none = "none"
+
+
 @component("model/model")
 class Model:
     """A checkpoint and the name under which it is served.
@@ -36,7 +47,8 @@ class Model:
     own. ``peft`` is the folder of a LoRA, DoRA or IA3 adapter of peft, NeMo 2.0 or Megatron-Bridge. It is merged into
     the weights when they are read. ``context_length`` in tokens, when it should be less than what the checkpoint
     says. A chat template may compute for ``chat_template_timeout_s`` seconds for one conversation, and write
-    ``chat_template_max_mb`` MB beyond its messages.
+    ``chat_template_max_mb`` MB beyond its messages. ``tool_call_parser`` is the form of the model's tool calls.
+    ``hermes`` is also Qwen's; ``none`` refuses tools, and ``auto`` finds the form in the chat template.
     """
 
     name: str = "model"
@@ -46,6 +58,7 @@ class Model:
     context_length: Count | None = None
     chat_template_timeout_s: Seconds = 1.0
     chat_template_max_mb: Annotated[float, Range(above=0, most=MOST)] = 1.0
+    tool_call_parser: ToolCallParser = ToolCallParser.auto
     bounds: Bounds = field(default_factory=Bounds)
 
 

@@ -115,7 +115,7 @@ def test_fields_that_cannot_change_an_answer_are_ignored() -> None:
 
 
 def test_values_that_ask_for_nothing_are_accepted() -> None:
-    assert chat(USER, response_format={"type": "text"}, tool_choice="none", min_p=0, modalities=["text"]) == chat(USER)
+    assert chat(USER, response_format={"type": "text"}, functions=[], min_p=0, modalities=["text"]) == chat(USER)
 
 
 def test_a_long_wrong_value_is_not_quoted() -> None:
@@ -125,6 +125,7 @@ def test_a_long_wrong_value_is_not_quoted() -> None:
 
 
 USER = {"role": "user", "content": "hi"}
+CALL = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
 
 
 @pytest.mark.parametrize(
@@ -151,7 +152,10 @@ def test_messages_become_what_templates_read(message: dict[str, object], plain: 
 @pytest.mark.parametrize(
     ("message", "param", "word"),
     [
-        ({"role": "tool", "content": "x"}, "messages[0].role", "'tool'"),
+        ({"role": "tool", "content": "x"}, "messages[0]", "tool_call_id"),
+        ({"role": "user", "content": "x", "tool_call_id": "1"}, "messages[0]", "tool_call_id"),
+        ({"role": "user", "content": "x", "tool_calls": [CALL]}, "messages[0]", "'assistant'"),
+        ({"role": "assistant", "tool_calls": []}, "messages[0].content", "Missing required"),
         ({"role": "user"}, "messages[0].content", "Missing required"),
         ({"role": "user", "content": None}, "messages[0].content", "Missing required"),
         ({"role": "user", "content": 5}, "messages[0].content", "string"),
@@ -161,7 +165,7 @@ def test_messages_become_what_templates_read(message: dict[str, object], plain: 
             "image_url",
         ),
         ({"role": "user", "content": [{"type": "text", "text": 5}]}, "messages[0].content", "part 0"),
-        ({"role": "assistant", "content": "x", "tool_calls": [1]}, "messages[0].tool_calls", "not supported"),
+        ({"role": "assistant", "content": "x", "tool_calls": [1]}, "messages[0].tool_calls[0]", "an object"),
         ({"role": "assistant", "content": "x", "tools": []}, "messages[0].tools", "Unknown"),
         ("hello", "messages[0]", "object"),
     ],
@@ -178,7 +182,7 @@ def test_a_chat_needs_messages() -> None:
         chat()
 
 
-@pytest.mark.parametrize("name", ["tools", "functions", "audio", "reasoning_effort", "tool_choice"])
+@pytest.mark.parametrize("name", ["functions", "function_call", "audio", "reasoning_effort"])
 def test_unsupported_chat_fields_are_named(name: str) -> None:
     with pytest.raises(ApiError, match="not supported") as raised:
         chat(USER, **{name: {"type": "json_object"}})

@@ -43,7 +43,7 @@ async def test_a_wrong_value_is_a_400_that_names_the_field(
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("tools", [1]), ("functions", [1]), ("response_format", {"type": "json_object"}), ("top_logprobs", 2),
+        ("tools", 1), ("functions", [1]), ("response_format", {"type": "json_object"}), ("top_logprobs", 2),
         ("messages", []), ("messages", None), ("max_tokens", 0), ("prompt", "x"), ("echo", True), ("logprobs", 1),
         ("best_of", 3), ("add_special_tokens", True),
     ],

@@ -18,7 +18,16 @@ from launcher.api.app import create_app
 from launcher.asgi.server import bind, server_log, serving
 from launcher.core.tokenizer import Tokenizer
 from launcher.core.types import Check, Endpoint
-from launcher.engines.base import AsyncEngine, EngineState, GenerationRequest, Sampling, TokenLogprob, TokenOutput
+from launcher.engines.base import (
+    AsyncEngine,
+    EngineState,
+    GenerationRequest,
+    Sampling,
+    TokenConstraint,
+    TokenLogprob,
+    TokenOutput,
+)
+from launcher.engines.runtime.grammar import Grammars
 from launcher.settings.validate import Validate
 from launcher.validate import certificate
 from launcher.validate.check import Capability
@@ -38,13 +47,16 @@ class MockEngine(AsyncEngine):
         self.model = "mock"
         self.tokenizer = tokenizer
         self.context_length = CONTEXT
+        self.grammars = True
+        self._grammars = Grammars(tokenizer, tokenizer.vocab_size)
         plain = (_is_ascii(tokenizer.token_bytes(t)) or t in tokenizer.eos_ids for t in range(tokenizer.vocab_size))
         self._unlikely = np.array([not each for each in plain])
 
     async def generate(self, request: GenerationRequest) -> AsyncIterator[TokenOutput]:
         sampling = request.sampling
         prompt = None if sampling.prompt_logprobs is None else tuple(self.scored(request.prompt, sampling))
-        tokens = tuple(self._generated(list(request.prompt), sampling))
+        follow = None if sampling.grammar is None else self._grammars.constraint(sampling.grammar)
+        tokens = tuple(self._generated(list(request.prompt), sampling, follow))
         if not tokens:
             yield TokenOutput((), prompt, "length")
         for at, token in enumerate(tokens, start=1):
@@ -66,18 +78,27 @@ class MockEngine(AsyncEngine):
     def describe(self) -> dict[str, Any]:
         return {"dtype": "fp64", "parameters": 0}
 
-    def _generated(self, before: list[int], sampling: Sampling) -> Iterator[TokenLogprob]:
+    def _generated(
+        self, before: list[int], sampling: Sampling, follow: TokenConstraint | None
+    ) -> Iterator[TokenLogprob]:
         used, dice = Counter[int](), np.random.default_rng(sampling.seed)
         for _ in range(sampling.max_tokens):
-            token = self._chosen(self._logprobs(tuple(before)), sampling, used, dice)
+            allowed = None if follow is None else follow.allowed().numpy()
+            token = self._chosen(self._logprobs(tuple(before)), sampling, used, dice, allowed)
+            if follow is not None:
+                follow.accept(token)
             yield self._entry(tuple(before), token, sampling.logprobs or 0)
             before.append(token)
             used[token] += 1
             if token in self.tokenizer.eos_ids and not sampling.ignore_eos:
                 return
 
-    def _chosen(self, logprobs: Any, sampling: Sampling, used: Counter[int], dice: np.random.Generator) -> int:
+    def _chosen(
+        self, logprobs: Any, sampling: Sampling, used: Counter[int], dice: np.random.Generator, allowed: Any
+    ) -> int:
         logits = logprobs.copy()
+        if allowed is not None:
+            logits[~allowed] = -np.inf
         for token, times in used.items():
             logits[token] -= sampling.presence_penalty + sampling.frequency_penalty * times
         for token, bias in sampling.logit_bias.items():

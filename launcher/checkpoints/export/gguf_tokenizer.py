@@ -100,8 +100,14 @@ def _common(tokenizer: Any) -> Fields:
         found["bos_token_id"] = tokenizer.bos_id
     found |= dict(zip(("eos_token_id", *MORE_ENDS), ends, strict=False))
     made = {f"tokenizer.ggml.{key}": value for key, value in found.items()}
-    template = config.get("chat_template")
-    return made | ({"tokenizer.chat_template": template} if isinstance(template, str) else {})
+    return made | _templates(config.get("chat_template") or [])
+
+
+def _templates(stored: str | list[dict[str, str]]) -> Fields:
+    """Return the chat template, and the others under their names."""
+    named = [{"name": "default", "template": stored}] if isinstance(stored, str) else stored
+    key = "tokenizer.chat_template"
+    return {key if one["name"] == "default" else f"{key}.{one['name']}": one["template"] for one in named}
 
 
 def _candidates(tokenizer: Any, rows: int, source: str) -> Iterator[Fields]:

@@ -11,8 +11,17 @@ from pathlib import Path
 
 from launcher.checkpoints.bounded import read_json_object
 from launcher.checkpoints.tokenizers.template_process import TemplateProcess
+from launcher.checkpoints.tokenizers.tool_forms import ToolForms, probed
 from launcher.core.errors import CheckpointError
-from launcher.core.tokenizer import Message, NoChatTemplate, Rendering, TemplateLimits, TemplateRefused, text_of
+from launcher.core.tokenizer import (
+    Message,
+    NoChatTemplate,
+    Rendering,
+    TemplateLimits,
+    TemplateRefused,
+    ToolsNotRead,
+    text_of,
+)
 from launcher.core.types import Json
 
 ROLES = ("system", "user", "assistant")
@@ -24,27 +33,38 @@ RESERVED = {"messages", "add_generation_prompt", "continue_final_message", "tool
 """Variables that a request sets by fields of their own, or not at all."""
 LONGEST = 2**20
 """Characters of a template; the longest of known models have some thirty thousand."""
+TOOL_USE = "tool_use"
+"""The name of a template for chats with tools."""
 OPEN = "CONTINUE_FINAL_MESSAGE_TAG "
 """Marks where the last message ends, to cut the text there; as transformers does."""
 
 
 @dataclass(frozen=True)
 class StoredTemplate:
-    """The template of a checkpoint and the file that it is from."""
+    """The template of a checkpoint and the file that it is from.
+
+    ``tool_use`` is another one for chats with tools, as transformers takes it.
+    """
 
     text: str
     file: Path
+    tool_use: str | None = None
+
+    @property
+    def for_tools(self) -> StoredTemplate:
+        """The template for chats with tools."""
+        return self if self.tool_use is None else StoredTemplate(self.tool_use, self.file)
 
 
 def select(stored: Mapping[str, str], file: Path) -> StoredTemplate | None:
-    """Return the template for chats without tools, of those that a checkpoint names; None without any."""
+    """Return the templates ``default`` and ``tool_use`` of those that a checkpoint names; None without any."""
     if not stored:
         return None
     if "default" not in stored:
         raise CheckpointError(
             f"{file}: its chat templates are named {', '.join(map(repr, stored))[:200]}, and none is 'default'"
         )
-    return StoredTemplate(stored["default"], file)
+    return StoredTemplate(stored["default"], file, stored.get(TOOL_USE))
 
 
 def from_files(folder: Path, config: Mapping[str, Json], config_file: Path) -> StoredTemplate | None:
@@ -52,7 +72,8 @@ def from_files(folder: Path, config: Mapping[str, Json], config_file: Path) -> S
     files = [*sorted(folder.glob("chat_template*.jinja")), *sorted(folder.glob("additional_chat_templates/*.jinja"))]
     named = {_name(file): file for file in files}
     if "default" in named:
-        return StoredTemplate(_text(named["default"]), named["default"])
+        tool_use = named.get(TOOL_USE)
+        return StoredTemplate(_text(named["default"]), named["default"], None if tool_use is None else _text(tool_use))
     legacy = folder / "chat_template.json"
     stored = config.get("chat_template")
     if stored is None and legacy.is_file():
@@ -118,6 +139,7 @@ class ChatTemplate:
         self._process = TemplateProcess(stored.text, limits)
         self._opening = threading.Lock()
         self._forms: Forms | None = None
+        self._tools = ToolForms()
         self._variables: frozenset[str] = frozenset()
         self._problem: str | None = None
         self._refusal: str | None = None
@@ -126,7 +148,10 @@ class ChatTemplate:
         """Return the text. Raises `NoChatTemplate` for a template of no use, else `TemplateRefused`."""
         forms = self._opened()
         self._check(rendering.variables)
-        chat = [_filled(message, forms) for message in messages]
+        chat = [self._tools.filled(_filled(message, forms)) for message in messages]
+        if lost := self._tools.lost(messages, rendering.tools):
+            self._render(chat, rendering)  # its own complaint says more
+            raise ToolsNotRead(f"{self.stored.file}: the chat template leaves out {lost}")
         if not rendering.continue_final_message:
             return self._render(chat, rendering)
         return _cut(self._render(_opened_last(chat), rendering), _final(chat[-1]["content"]))
@@ -138,6 +163,8 @@ class ChatTemplate:
         except NoChatTemplate as error:
             return {"template": str(self.stored.file), "problem": str(error)}
         found: dict[str, Json] = {"template": str(self.stored.file), "parts": sorted(forms.parts)}
+        if self._tools.tools:
+            found["tools"] = True
         if forms.refusal is not None:
             tried = "a user's message, with and without others"
             found["problem"] = f"{self.stored.file}: the chat template refuses {tried}: {forms.refusal}"
@@ -155,6 +182,7 @@ class ChatTemplate:
             if self._forms is None and self._problem is None:
                 try:
                     self._forms = self._tried()
+                    self._tools = self._tried_tools(self._forms)
                 except TemplateRefused as error:
                     self._problem = f"{self.stored.file}: the chat template cannot be used: {error}"
             if self._forms is None:
@@ -198,10 +226,23 @@ class ChatTemplate:
 
     def _probe(self, shape: Sequence[str], parts: frozenset[str]) -> str | None:
         forms = Forms(parts)
+        return self._attempt([{"role": role, "content": forms.content(role, TEXTS[role])} for role in shape])
+
+    def _tried_tools(self, forms: Forms) -> ToolForms:
+        """Find out how the template reads tools; chats without any may be fine where it takes too much for those."""
+
+        def render(chat: Sequence[Message], tools: Sequence[Json], how: ToolForms) -> str | None:
+            return self._attempt([how.filled(_filled(message, forms)) for message in chat], tools)
+
         try:
-            return self._render(
-                [{"role": role, "content": forms.content(role, TEXTS[role])} for role in shape], Rendering()
-            )
+            return probed(render)
+        except TemplateRefused:
+            return ToolForms()
+
+    def _attempt(self, chat: Sequence[Message], tools: Sequence[Json] = ()) -> str | None:
+        """Render a probe; None if it is refused."""
+        try:
+            return self._render(chat, Rendering(tools=tools))
         except TemplateRefused as error:
             if error.bound:
                 raise
@@ -218,7 +259,7 @@ class ChatTemplate:
                 raise TemplateRefused(f"chat_template_kwargs: it does not read {name!r}; did you mean {close[0]!r}?")
 
     def _render(self, chat: Sequence[Message], rendering: Rendering) -> str:
-        fixed = {"messages": chat, "tools": None, "documents": None}
+        fixed = {"messages": chat, "tools": list(rendering.tools) or None, "documents": None}
         asked = {"add_generation_prompt": rendering.add_generation_prompt}
         return self._process.render({**self._names, **rendering.variables, **fixed, **asked})
 
@@ -238,14 +279,22 @@ def _is_code(texts: Sequence[str]) -> bool:
 
 def _filled(message: Message, forms: Forms) -> Message:
     """Return a message as the template reads it, with the reasoning under each name that templates use."""
-    made = {**message, "content": forms.content(message["role"], message["content"])}
+    made = {**message, "content": _content(message, forms)}
     reasoning = message.get("reasoning_content")
     return made if reasoning is None else {"thinking": reasoning, **made}
+
+
+def _content(message: Message, forms: Forms) -> Json:
+    """Return the content in the form that the template reads; that beside calls may be empty."""
+    content = message["content"]
+    return content if message.get("tool_calls") and not content else forms.content(message["role"], content)
 
 
 def _opened_last(chat: Sequence[Message]) -> list[Message]:
     """Return the chat with a mark at the end of its last text."""
     last = dict(chat[-1])
+    if last["content"] is None:
+        raise TemplateRefused("continue_final_message: the last message has no text")
     if isinstance(last["content"], str):
         last["content"] += OPEN
     else:

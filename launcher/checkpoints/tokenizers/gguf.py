@@ -10,7 +10,7 @@ from typing import Any
 
 from launcher.checkpoints.bounded import shown
 from launcher.checkpoints.fields import flag
-from launcher.checkpoints.tokenizers.chat_template import StoredTemplate
+from launcher.checkpoints.tokenizers.chat_template import TOOL_USE, StoredTemplate
 from launcher.checkpoints.tokenizers.guard import opening
 from launcher.checkpoints.tokenizers.huggingface import HuggingFaceTokenizer
 from launcher.checkpoints.tokenizers.templated import Names
@@ -142,7 +142,9 @@ def _rebuilt(kind: str, fields: Mapping[str, Json], path: Path) -> HuggingFaceTo
     roles = {role: vocabulary.ids[key] for role, key in ROLES.items() if key in vocabulary.ids}
     named = {f"{role}_token": vocabulary.tokens[token] for role, token in roles.items()}
     template = fields.get("tokenizer.chat_template")
-    stored = StoredTemplate(template, path) if isinstance(template, str) and template else None
+    tool_use = fields.get(f"tokenizer.chat_template.{TOOL_USE}")
+    for_tools = tool_use if isinstance(tool_use, str) and tool_use else None
+    stored = StoredTemplate(template, path, for_tools) if isinstance(template, str) and template else None
     return HuggingFaceTokenizer(backend, str(path), Names(named, stored), ends(vocabulary))
 
 

@@ -6,7 +6,8 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from launcher.checkpoints.tokenizers.chat_template import ChatTemplate, StoredTemplate
+from launcher.checkpoints.tokenizers.chat_template import TOOL_USE, ChatTemplate, StoredTemplate
+from launcher.checkpoints.tokenizers.tool_forms import uses_tools
 from launcher.core.tokenizer import PLAIN, Message, NoChatTemplate, Rendering, Tokenizer
 from launcher.core.types import Json
 
@@ -25,11 +26,19 @@ class TemplatedTokenizer(Tokenizer):
     blocks = True
     _names = Names()
     _template: ChatTemplate | None = None
+    _tool_template: ChatTemplate | None = None
 
     def render_chat(self, messages: Sequence[Message], rendering: Rendering = PLAIN) -> str:
-        if self._names.template is None:
+        stored = self._names.template
+        if stored is None:
             raise NoChatTemplate("the tokenizer has no chat template")
-        return self._opened(self._names.template).render(messages, rendering)
+        if stored.tool_use is not None and uses_tools(messages, rendering.tools):
+            return self._opened_for_tools(stored.for_tools).render(messages, rendering)
+        return self._opened(stored).render(messages, rendering)
+
+    @property
+    def tools_template(self) -> str | None:  # type: ignore[override]
+        return None if self._names.template is None else self._names.template.for_tools.text
 
     def chat_facts(self) -> dict[str, Json]:
         return {} if self._names.template is None else self._opened(self._names.template).facts()
@@ -38,12 +47,13 @@ class TemplatedTokenizer(Tokenizer):
         """Return a ``tokenizer_config.json`` with the roles of special tokens, the template and ``settings``."""
         template = self._names.template
         found = dict(self._names.roles) | settings | {"clean_up_tokenization_spaces": False}
-        found |= {} if template is None else {"chat_template": template.text}
+        found |= {} if template is None else {"chat_template": _written(template)}
         return (json.dumps(found, indent=2, ensure_ascii=False) + "\n").encode()
 
     def close(self) -> None:
-        if self._template is not None:
-            self._template.close()
+        for template in (self._template, self._tool_template):
+            if template is not None:
+                template.close()
 
     def info(self) -> dict[str, Json]:
         template = self._names.template
@@ -54,3 +64,15 @@ class TemplatedTokenizer(Tokenizer):
         if self._template is None:
             self._template = ChatTemplate(stored, self._names.roles, self.template_limits)
         return self._template
+
+    def _opened_for_tools(self, stored: StoredTemplate) -> ChatTemplate:
+        if self._tool_template is None:
+            self._tool_template = ChatTemplate(stored, self._names.roles, self.template_limits)
+        return self._tool_template
+
+
+def _written(template: StoredTemplate) -> Json:
+    """Return the templates as ``tokenizer_config.json`` has them."""
+    if template.tool_use is None:
+        return template.text
+    return [{"name": "default", "template": template.text}, {"name": TOOL_USE, "template": template.tool_use}]

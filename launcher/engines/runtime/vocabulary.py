@@ -17,6 +17,7 @@ def open_tokenizer(model: Model, stored: Callable[[], Tokenizer]) -> Iterator[To
     """Load the tokenizer that ``model`` names, else the ``stored`` one; leaving the context ends its chat renderer."""
     tokenizer = load_tokenizer(resolve(model.tokenizer), model.bounds) if model.tokenizer else stored()
     tokenizer.template_limits = TemplateLimits(model.chat_template_timeout_s, model.chat_template_max_mb)
+    tokenizer.tool_call_parser = model.tool_call_parser.value
     try:
         yield tokenizer
     finally:

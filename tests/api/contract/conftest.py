@@ -19,6 +19,7 @@ import openai
 import pytest
 
 from launcher.core.types import Endpoint
+from tests.api.tool_model import tool_tokenizer
 
 ROOT = Path(__file__).parents[3]
 START_S = 180
@@ -52,7 +53,7 @@ class Fleet:
         folder = self._folder / name
         assert not folder.exists(), f"{name} did not start before; see {folder / 'said'}"
         folder.mkdir()
-        choices = (*SERVERS[name], "mode=serve", f"hydra.run.dir={folder}")
+        choices = (*SERVERS[name], *self._tokenizer(name), "mode=serve", f"hydra.run.dir={folder}")
         with (folder / "said").open("wb") as said:
             process = subprocess.Popen(
                 [sys.executable, str(ROOT / "launch.py"), *choices], cwd=folder, stdout=said, stderr=said
@@ -66,6 +67,13 @@ class Fleet:
         found = json.loads((folder / "endpoint.json").read_text())
         backend, engine = name.split("-")
         return process, Endpoint(found["url"], found["model"], backend, engine)
+
+    def _tokenizer(self, name: str) -> tuple[str, ...]:
+        """Return the choice of a tokenizer whose template knows tools, for a server with a model."""
+        if name.endswith("echo"):
+            return ()
+        folder = self._folder / "tokenizer"
+        return (f"model.tokenizer={folder if folder.exists() else tool_tokenizer(folder)}",)
 
     def close(self) -> None:
         for process in self._processes:

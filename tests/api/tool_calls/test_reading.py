@@ -1,0 +1,175 @@
+"""Calls are read out of answers in the forms of the model families, however the text is cut."""
+
+from __future__ import annotations
+
+import json
+import random
+from typing import Any
+
+import pytest
+
+from launcher.api.detokenizer import CallReader, TextDelta
+from launcher.api.tool_calls.formats import format_of
+from launcher.api.tool_calls.reading import ForcedReader, Reader
+
+PARIS, ROME = {"city": "Paris"}, {"city": "Rome", "days": [1, 2.5, None, True]}
+ONE, TWO = ("weather", PARIS), ("weather", ROME)
+
+
+def hermes(name: str, arguments: Any) -> str:
+    return f"<tool_call>\n{json.dumps({'name': name, 'arguments': arguments})}\n</tool_call>"
+
+
+def llama(name: str, arguments: Any) -> str:
+    return json.dumps({"name": name, "parameters": arguments})
+
+
+READ: list[tuple[str, str, str | None, list[tuple[str, Any]], int]] = [
+    # form, answer, content, calls, unparsed
+    ("hermes", "Just text.", "Just text.", [], 0),
+    ("hermes", " \n text \n", " \n text \n", [], 0),
+    ("hermes", hermes(*ONE), None, [ONE], 0),
+    ("hermes", f"\n{hermes(*ONE)}\n{hermes(*TWO)}\n", None, [ONE, TWO], 0),
+    ("hermes", f"I look. \n{hermes(*ONE)} done", "I look.\ndone", [ONE], 0),
+    ("hermes", hermes("weather", {"city": "a </tool_call> \" \\ b"}), None,
+     [("weather", {"city": "a </tool_call> \" \\ b"})], 0),
+    ("hermes", '<tool_call>{"name": "now"}</tool_call>', None, [("now", {})], 0),
+    ("hermes", '<tool_call>{"name": "f", "arguments": "{\\"a\\": 1}"}</tool_call>', None, [("f", {"a": 1})], 0),
+    ("hermes", f"<tool_call>{json.dumps([{'name': 'a', 'arguments': {}}, {'name': 'b', 'arguments': {}}])}</tool_call>",
+     None, [("a", {}), ("b", {})], 0),
+    ("hermes", hermes(*ONE).removesuffix("</tool_call>"), None, [ONE], 0),
+    ("hermes", "a <tool_call>{nonsense</tool_call> b", "a <tool_call>{nonsense</tool_call> b", [], 1),
+    ("hermes", f"<tool_call>no</tool_call>{hermes(*ONE)}", "<tool_call>no</tool_call>", [ONE], 1),
+    ("hermes", '<tool_call>{"name": "weather", "argum', '<tool_call>{"name": "weather", "argum', [], 1),
+    ("hermes", '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>',
+     '<tool_call>{"name": "f", "arguments": {"a": NaN}}</tool_call>', [], 1),
+    ("hermes", '<tool_call>{"name": "f", "arguments": [1]}</tool_call>',
+     '<tool_call>{"name": "f", "arguments": [1]}</tool_call>', [], 1),
+    ("hermes", "1 < 2 <tool", "1 < 2 <tool", [], 0),
+    ("llama3_json", "Just {text}.", "Just {text}.", [], 0),
+    ("llama3_json", llama(*ONE), None, [ONE], 0),
+    ("llama3_json", f" {llama(*ONE)};\n{llama(*TWO)}", None, [ONE, TWO], 0),
+    ("llama3_json", f"<|python_tag|>{llama('other', PARIS)}", None, [("other", PARIS)], 0),
+    ("llama3_json", f"Text <|python_tag|>{llama(*ONE)}", "Text", [ONE], 0),
+    ("llama3_json", '<|python_tag|>search.call(query="x")', '<|python_tag|>search.call(query="x")', [], 1),
+    ("llama3_json", llama("other", PARIS), llama("other", PARIS), [], 1),
+    ("llama3_json", '{"answer": 12}', '{"answer": 12}', [], 0),
+    ("llama3_json", '{"answer": 12', '{"answer": 12', [], 0),
+    ("llama3_json", f"{llama(*ONE)} and more", "and more", [ONE], 0),
+    ("mistral", "Just [text].", "Just [text].", [], 0),
+    ("mistral", f'[TOOL_CALLS] [{json.dumps({"name": "weather", "arguments": PARIS})}]', None, [ONE], 0),
+    ("mistral", f'Hm. [TOOL_CALLS][{json.dumps({"name": "weather", "arguments": ROME})}]', "Hm.", [TWO], 0),
+    ("mistral", f"[TOOL_CALLS]weather[ARGS]{json.dumps(PARIS)}[TOOL_CALLS]weather[ARGS]{json.dumps(ROME)}", None,
+     [ONE, TWO], 0),
+    ("mistral", f"[TOOL_CALLS]weather[CALL_ID]abc[ARGS]{json.dumps(PARIS)}", None, [ONE], 0),
+    ("mistral", "[TOOL_CALLS] oh", "[TOOL_CALLS] oh", [], 1),
+    ("mistral", "[TOOL_CALLS][]", "[TOOL_CALLS][]", [], 1),
+    ("pythonic", "Just [text].", "Just [text].", [], 0),
+    ("pythonic", '[weather(city="Paris"), weather(city=\'Rome\', days=[1, 2.5, None, true])]', None, [ONE, TWO], 0),
+    ("pythonic", '[a.b(x={"k": -1, "])": "([{"}), now()]', None,
+     [("a.b", {"x": {"k": -1, "])": "([{"}}), ("now", {})], 0),
+    ("pythonic", "[1, 2]", "[1, 2]", [], 0),
+    ("pythonic", "[weather(city=Paris)]", "[weather(city=Paris)]", [], 1),
+    ("pythonic", '[weather("Paris")]', '[weather("Paris")]', [], 1),
+    ("pythonic", '[weather(city="Par', '[weather(city="Par', [], 1),
+]  # fmt: skip
+
+
+def read(reader: CallReader, pieces: list[str], finish: Any = "stop") -> TextDelta:
+    whole = TextDelta()
+    for at, piece in enumerate(pieces, start=1):
+        delta = TextDelta(piece, finish=finish if at == len(pieces) else None)
+        reader.read(delta)
+        whole.add(delta)
+    return whole
+
+
+def calls_of(found: TextDelta) -> list[tuple[str, Any]]:
+    arguments: dict[int, str] = {}
+    for piece in found.calls:
+        assert (piece.id is None) == (piece.index in arguments) == (piece.name is None)
+        arguments[piece.index] = arguments.get(piece.index, "") + piece.arguments
+    names = [piece.name or "" for piece in found.calls if piece.name]
+    return [(name, json.loads(text)) for name, text in zip(names, arguments.values(), strict=True)]
+
+
+def cuts(text: str) -> list[list[str]]:
+    """Return the text whole, as characters, and cut in other ways."""
+    dice, found = random.Random(text), [[text], [*text, ""]]
+    for _ in range(4):
+        at = sorted(dice.sample(range(len(text) + 1), 3))
+        found.append([text[a:b] for a, b in zip([0, *at], [*at, len(text)], strict=True)])
+    return found
+
+
+@pytest.mark.parametrize(("form", "answer", "content", "calls", "unparsed"), READ)
+def test_an_answer_is_read_however_it_is_cut(
+    form: str, answer: str, content: str | None, calls: list[tuple[str, Any]], unparsed: int
+) -> None:
+    for pieces in cuts(answer):
+        found_format = format_of(form, "")
+        assert found_format is not None
+        found = read(Reader(found_format, frozenset({"weather"})), pieces)
+        assert (found.text or None, calls_of(found), found.unparsed) == (content, calls, unparsed), pieces
+        assert found.finish == ("tool_calls" if calls else "stop")
+
+
+FRAMED = [(form, template) for form in ("hermes", "llama3_json", "pythonic") for template in ("",)]
+FRAMED += [("mistral", ""), ("mistral", "[ARGS]")]
+
+
+@pytest.mark.parametrize(("form", "template"), FRAMED)
+@pytest.mark.parametrize("number", [1, 2])
+def test_forced_calls_are_passed_on_as_they_come(form: str, template: str, number: int) -> None:
+    found_format = format_of(form, template)
+    assert found_format is not None
+    frame = found_format.frame
+    if number == 2 and frame.between is None:
+        pytest.skip("one call is the most of this form")
+    arguments = [json.dumps({"a": '} ] " \\'}), json.dumps({"a": {"b": ["{"]}})][:number]
+    written = (frame.between or "").join(f"{frame.name}f{frame.arguments}{text}{frame.end}" for text in arguments)
+    answer = frame.before + written + frame.after
+    for pieces in cuts(answer):
+        found = read(ForcedReader(found_format, frame), pieces)
+        assert calls_of(found) == [("f", json.loads(text)) for text in arguments]
+        assert (found.text, found.finish) == ("", "tool_calls")
+
+
+def test_a_forced_call_that_is_cut_loses_nothing() -> None:
+    found_format = format_of("hermes", "")
+    assert found_format is not None
+    answer = hermes("weather", PARIS)
+    for size in range(1, len(answer)):
+        for pieces in ([answer[:size]], [*answer[:size]]):
+            found = read(ForcedReader(found_format, found_format.frame), pieces, "length")
+            seen = found.text + "".join(f"{piece.name or ''}{piece.arguments}" for piece in found.calls)
+            assert found.finish == "length"
+            assert seen in answer or "weather{" in seen
+            assert bool(found.calls) == ('"arguments": ' in answer[:size])
+
+
+def test_ids_of_calls_differ_and_mistrals_have_nine_letters() -> None:
+    for form, size in (("hermes", 29), ("mistral", 9)):
+        found = format_of(form, "")
+        assert found is not None
+        ids = {found.new_id() for _ in range(50)}
+        assert len(ids) == 50
+        assert {len(each) for each in ids} == {size}
+
+
+@pytest.mark.parametrize(
+    ("template", "form"),
+    [
+        ("{{ '<tool_call>' }}", "hermes"),
+        ("{{ '[TOOL_CALLS]' }}", "mistral"),
+        ("{{ '<|python_tag|>' }}", "llama3_json"),
+        ('{"name": function name, "parameters": dictionary of argument name and its value}', "llama3_json"),
+        ("[func_name1(params_name1=params_value1)]", "pythonic"),
+        ("<tool_call>\n<function=example>", None),
+        ("<tool_call>{name}\n<arg_key>", None),
+        ("{{ messages }}", None),
+    ],
+)
+def test_the_form_is_found_in_the_template(template: str, form: str | None) -> None:
+    found = format_of("auto", template)
+    assert (found and found.name) == form
