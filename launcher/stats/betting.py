@@ -30,9 +30,11 @@ if TYPE_CHECKING:
 ALPHA = 0.05
 """A confidence sequence of 95 % is wrong, at any time, with at most this probability."""
 BETS = 12
-"""So many bets share the capital at the start."""
+"""So many bets share the capital at the start, the more the smaller they are."""
 BOLDEST = 0.9
 """The largest share of its capital that a bet stakes."""
+LEAST = 4
+"""The least share that a bet stakes, times the root of the number of values."""
 CANDIDATES = 1000
 """The interval of candidate means has so many steps; what lies beyond an excluded one is excluded."""
 TINY = 1e-12
@@ -46,11 +48,22 @@ Sizes = Sequence[int] | None
 def bets(total: int) -> Floats:
     """Return the shares of the capital that bets stake, in a population of ``total`` values.
 
-    The least one suits a difference that shows only when nearly all values are known.
+    The least one suits a difference that shows only when half of the values or more are known.
     """
     import numpy as np
 
-    return np.geomspace(min(0.3, 2 / math.sqrt(total)), BOLDEST, BETS)
+    return np.geomspace(min(0.3, LEAST / math.sqrt(total)), BOLDEST, BETS)
+
+
+def shares(stakes: Floats) -> Floats:
+    """Return the logarithm of the share of the capital that each bet has at the start.
+
+    Bold bets decide large differences soon with little. Small ones are for those that need many questions.
+    """
+    import numpy as np
+
+    logarithms: Floats = -np.log(stakes) - np.log((1 / stakes).sum())
+    return logarithms
 
 
 def counted(values: Sequence[float]) -> tuple[Floats, Floats]:
@@ -77,7 +90,8 @@ class Beaten:
 
     def __init__(self, total: int, alpha: float, means: Floats) -> None:
         self._total, self._needed, self._means = total, math.log(1 / alpha), means
-        self._stakes, self._capital = bets(total), -math.log(BETS)
+        self._stakes = bets(total)
+        self._capital = shares(self._stakes)
         self._sum: Any = 0.0
         self._short: Any = 0.0
         self._count: Any = 0
@@ -196,7 +210,7 @@ class EqualityTest:
 
     def __init__(self, total: int, span: float, largest: int = 1) -> None:
         self._span, self._stakes = span * largest, bets(total)
-        self._gain = self._loss = -math.log(2 * BETS)
+        self._gain = self._loss = shares(self._stakes) - math.log(2)
         self.p: Any = 1.0
 
     def add(self, block: Bounds, sizes: Sizes = None) -> None:
