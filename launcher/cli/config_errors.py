@@ -193,6 +193,15 @@ def check_emptied(cfg: DictConfig, overrides: Iterable[str]) -> None:
             raise UserError(f"{key}={{}}: an empty mapping takes no entry away; {instead}")
 
 
+def check_repeated(overrides: Iterable[str]) -> None:
+    """Refuse a list that chooses an option twice, which Hydra would take once without a word. Raises `UserError`."""
+    for override in CommandLine.of(overrides).overrides:
+        key, value = key_of(override), override.value()
+        names = [str(name) for name in value] if key in LISTED and isinstance(value, list) else []
+        if twice := next((name for name in names if names.count(name) > 1), None):
+            raise UserError(f"{key}=[{','.join(names)}]: {twice} is there twice; name it once")
+
+
 def check_ranges(cfg: DictConfig) -> None:
     """Refuse numbers out of range by their full keys, which a component does not know. Raises `UserError`."""
     kind = OmegaConf.get_type(cfg)

@@ -139,6 +139,8 @@ def launch(*arguments: str, cwd: Path) -> subprocess.CompletedProcess[str]:
         ("backend.limits=7", ["backend.limits: one value stands where a mapping is due"]),
         ("evaluate.budget=500", ["evaluate.budget: one value", "evaluate.budget.NAME=value", "tokens, usd"]),
         ("+tasks.mine=[1]", ["tasks.mine: a new Task needs an option file"]),
+        ("adapters=[retry,request_log,retry]", ["adapters=[retry,request_log,retry]: retry is there twice"]),
+        ("tasks=[addition,addition]", ["addition is there twice; name it once"]),
         ("tasks={}", ["tasks={}: an empty mapping takes no entry away", "tasks=[]"]),
         ("evaluate={}", ["evaluate={}: an empty mapping takes no entry away", "evaluate.<key>=<value>"]),
         ("objective=capitals.f1", ["objective=capitals.f1: no such metric", "capitals.acc, capitals.acc_norm"]),

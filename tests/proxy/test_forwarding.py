@@ -335,6 +335,16 @@ def test_a_stream_without_an_event_gets_no_end_that_it_did_not_have(chain: tuple
     assert DONE not in data
 
 
+@pytest.mark.parametrize("chain", [(Retry(attempts=1),), CHAIN, Warm(CHAIN)])
+def test_the_type_of_a_stream_may_have_capitals(chain: tuple[Adapter, ...]) -> None:
+    head, *rest = stream(event("a", "stop"), DONE)
+    assert isinstance(head, bytes)
+    steps = [head.replace(b"text/event-stream", b"Text/Event-Stream; charset=utf-8"), *rest]
+    with scripted(lambda seen: steps) as server, through(server, chain) as proxy, streaming(proxy) as found:
+        assert found.headers["content-type"] == "text/event-stream"
+        assert found.read().endswith(DONE)
+
+
 @pytest.mark.parametrize("chain", [Warm(), (Retry(attempts=1),), CHAIN, Warm(CHAIN)])
 def test_a_silent_stream_that_only_the_connection_ends_is_an_error_once(chain: tuple[Adapter, ...]) -> None:
     steps: list[Step] = [b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\n" + event("a"), threading.Event()]
