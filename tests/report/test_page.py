@@ -23,7 +23,7 @@ from tests.report.report_records import (
     write_samples,
 )
 
-VOID = {"meta", "input", "br"}
+VOID = {"meta", "input", "br", "wbr"}
 
 
 class Page(HTMLParser):
@@ -245,6 +245,14 @@ def test_a_group_without_a_score_shows_the_scores_of_its_members(tmp_path):
     assert "There is no score of alone." in found.words
     assert "It has no score, as there is none of b" in found.words
     assert f"a {next(iter(one.metrics))}" in found.words.partition("the weakest first")[2]
+
+
+def test_a_group_of_groups_comes_before_its_members_and_names_break_between_words(tmp_path):
+    one = next(iter(task_results(mixed(50)).values()))
+    groups = {"stem": GroupResult(("stem_physics",), "size", (), one), "all": GroupResult(("stem",), "size", (), one)}
+    found = made(tmp_path, report(tasks={"stem_physics": one}, groups=groups))
+    assert found.words.index("all: 1 member") < found.words.index("stem: 1 member")
+    assert "stem_<wbr>physics" in (tmp_path / "report.html").read_text()
 
 
 def test_a_group_in_which_nothing_was_scored_has_no_empty_table(tmp_path):

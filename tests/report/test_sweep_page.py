@@ -52,3 +52,9 @@ def test_many_points_and_metrics_are_bounded(tmp_path: Path) -> None:
     text = page_of(tmp_path)
     assert "5 further points are in the table below" in text
     assert len(re.findall('class="bar-row" data-tip', text)) == sweep_page.DRAWN
+
+
+def test_a_sweep_without_a_model_of_a_name_is_a_sweep_of_nothing():
+    points = [{"model": name} for name in ("none", "model", None)]
+    assert sweep_page.models({"points": points}) == ""  # type: ignore[typeddict-item]
+    assert sweep_page.models({"points": [*points, {"model": "base"}]}) == "base"  # type: ignore[typeddict-item]
