@@ -43,7 +43,7 @@ class AdaptedCheckpoint(Checkpoint):
         return self._base.reading()
 
     def facts(self) -> dict[str, Json]:
-        return {"peft": self.adapter.facts()}
+        return self._base.facts() | {"peft": self.adapter.facts()}
 
     def unread_files(self) -> list[str]:
         return self._base.unread_files()

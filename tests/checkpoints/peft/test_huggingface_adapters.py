@@ -17,9 +17,10 @@ from launcher.core.errors import CheckpointError
 from launcher.engines.huggingface import loading, source
 from launcher.pipeline.converting import convert
 from launcher.settings.convert import Convert
-from launcher.settings.model import Bounds, Model
+from launcher.settings.model import Bounds, Dtype, Model
 from tests.checkpoints.checkpoint_models import TOKENS, filled, logits
 from tests.checkpoints.export.test_convert import TINY
+from tests.checkpoints.huggingface.test_packed_weights import quantized
 from tests.checkpoints.test_huggingface import saved
 from tests.running import launch_here
 
@@ -225,6 +226,22 @@ def test_another_base_on_this_machine_is_refused(tmp_path: Path) -> None:
         CheckpointError, match=r"it was trained on .*other, whose files are not those of .*base; set model.path"
     ):
         opened(base, tmp_path / "adapter")
+
+
+@pytest.mark.parametrize("name", ["awq", "gptq"])
+def test_an_adapter_is_merged_into_a_quantised_base(name: str, tmp_path: Path) -> None:
+    plain = quantized(tmp_path, name)
+    expected = trained(plain, tmp_path / "adapter", **CASES["lora"])
+    file = tmp_path / "adapter" / "adapter_config.json"
+    file.write_text(file.read_text().replace(str(plain), str(tmp_path / "quantized")))
+    checkpoint = opened(tmp_path / "quantized", tmp_path / "adapter")
+    torch.testing.assert_close(logits(filled(checkpoint.architecture, checkpoint)), expected, atol=2e-5, rtol=0)
+    assert checkpoint.facts()["quant_method"] == name
+    assert checkpoint.facts()["peft"]
+    model = Model(path=str(tmp_path / "quantized"), peft=str(tmp_path / "adapter"))
+    assert convert(model, Convert(path=str(tmp_path / "hf"), dtype=Dtype.fp32, tokenizer=False)) == 0
+    merged = AutoModelForCausalLM.from_pretrained(tmp_path / "hf", dtype=torch.float32)
+    torch.testing.assert_close(merged(TOKENS).logits, expected, atol=2e-5, rtol=0)
 
 
 def test_a_run_says_what_it_served(tmp_path: Path) -> None:
