@@ -20,7 +20,7 @@ from megatron.core.transformer.transformer_layer import TransformerLayer
 from torch import Tensor, nn
 
 from launcher.checkpoints.base import Architecture
-from launcher.engines.runtime.linear import linear
+from launcher.engines.runtime.linear import linear, packed
 from launcher.engines.runtime.paged import AttentionMetadata
 
 
@@ -30,7 +30,7 @@ class Column(ColumnParallelLinear):  # type: ignore[misc]
     def forward(
         self, input_: Tensor, weight: Tensor | None = None, runtime_gather_output: bool | None = None
     ) -> tuple[Tensor, Tensor | None]:
-        if not torch.is_inference_mode_enabled():
+        if torch.is_grad_enabled():
             out, bias = super().forward(input_, weight, runtime_gather_output)
             return out, bias
         out = linear(input_, self.weight if weight is None else weight, None if self.skip_bias_add else self.bias)
@@ -41,7 +41,7 @@ class Row(RowParallelLinear):  # type: ignore[misc]
     """`RowParallelLinear` without its autograd wrapping while nothing is differentiated."""
 
     def forward(self, input_: Tensor) -> tuple[Tensor, Tensor | None]:
-        if not torch.is_inference_mode_enabled():
+        if torch.is_grad_enabled():
             out, bias = super().forward(input_)
             return out, bias
         out = linear(input_, self.weight)
@@ -236,6 +236,7 @@ class GPT(GPTModel):  # type: ignore[misc]
 
     def __init__(self, *given: Any, **settings: Any) -> None:
         super().__init__(*given, **settings)
+        self._output_weight: Tensor | None = None
         if self.pre_process:
             self.embedding.register_forward_hook(_plain_strides)
 
@@ -248,6 +249,19 @@ class GPT(GPTModel):  # type: ignore[misc]
         if weight is not None:
             weight.shared_embedding = True
             weight.shared = not self.pre_process
+
+    def pack(self) -> None:
+        """Pack the weights of all layers, and a copy of the output layer's: a plain pass and an embedding read that."""
+        for module in self.decoder.modules():
+            if isinstance(module, Column | Row):
+                module.weight = nn.Parameter(packed(module.weight), requires_grad=False)
+        if self.post_process:
+            self._output_weight = packed(self._output())
+
+    def _output(self) -> Tensor:
+        tied = self.share_embeddings_and_output_weights
+        weight: Tensor = self.shared_embedding_or_output_weight() if tied else self.output_layer.weight
+        return weight
 
     def tie(self) -> None:
         """Copy the first stage's embedding to the last stage, where the two are tied and apart."""
@@ -269,9 +283,8 @@ class GPT(GPTModel):  # type: ignore[misc]
 
     def _logits(self, x: Tensor) -> Tensor:
         """Map [rows, h], the only rows that are needed, to [rows, vocabulary part]."""
-        tied, output = self.share_embeddings_and_output_weights, self.output_layer
-        weight = self.shared_embedding_or_output_weight() if tied else output.weight
-        return linear(self.decoder.final_layernorm(x), weight, output.bias)
+        weight = self._output() if self._output_weight is None else self._output_weight
+        return linear(self.decoder.final_layernorm(x), weight, self.output_layer.bias)
 
 
 def _plain_strides(_module: nn.Module, _given: Any, out: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ class Stage:
         kernel: PagedKernel | None = None,
     ) -> None:
         self._model = model.eval().requires_grad_(False)
+        self._model.pack()
         parameter = next(model.parameters())
         self.device, dtype = parameter.device, parameter.dtype
         self._hidden = (1, architecture.hidden_size)

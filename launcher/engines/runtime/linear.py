@@ -7,19 +7,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 LEAST_ROWS = 4
-"""Products of fewer rows stay with torch's own choice: they wait for memory, and oneDNN copies the weight first."""
+"""Products of fewer rows with a plain weight stay with torch: oneDNN copies the weight first."""
 
 LEAST_WORK = 2**19
 """Products of fewer multiplications stay as well: a call of oneDNN costs some microseconds more."""
+
+LEAST_PACKED = 2**18
+"""Weights of fewer numbers are not packed: products of few rows are then faster without oneDNN."""
+
+PACKED_ROWS = 16
+"""The number of rows for which a weight is packed; the same order of its numbers suits every other number."""
 
 FAST = torch.backends.cpu.get_cpu_capability() == "AVX512" and torch._C._has_mkldnn
 """Whether oneDNN is preferred: it uses AVX-512 on every CPU that has it, torch's MKL only on Intel's."""
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """Compute what `torch.nn.functional.linear` does, without gradients."""
+    """Compute what `torch.nn.functional.linear` does, without gradients; ``weight`` may be `packed`."""
     rows = x.numel() // x.shape[-1]
-    if not FAST or rows < LEAST_ROWS or rows * weight.numel() < LEAST_WORK or not _plain(x) or not _plain(weight):
+    if not _by_onednn(x, weight, rows):
         return F.linear(x, weight, bias)
     padding = _padded(rows) - rows
     flat = x.reshape(rows, -1)
@@ -29,8 +35,24 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return out[:rows].view(*x.shape[:-1], -1)
 
 
-def _plain(x: Tensor) -> bool:
-    return x.dtype is torch.float32 and x.device.type == "cpu"
+def packed(weight: Tensor) -> Tensor:
+    """Return a weight in the order in which oneDNN reads it, if that is faster here; its `to_dense` is the weight."""
+    if not FAST or weight.device.type != "cpu" or weight.numel() < LEAST_PACKED or not _packs(weight.dtype):
+        return weight
+    made: Tensor = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), PACKED_ROWS)
+    return made
+
+
+def _packs(dtype: torch.dtype) -> bool:
+    bf16 = dtype is torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return dtype is torch.float32 or bool(bf16)
+
+
+def _by_onednn(x: Tensor, weight: Tensor, rows: int) -> bool:
+    if weight.is_mkldnn:
+        return x.dtype is weight.dtype and rows > 0
+    enough = rows >= LEAST_ROWS and rows * weight.numel() >= LEAST_WORK
+    return FAST and enough and x.dtype is weight.dtype is torch.float32 and x.device.type == "cpu"
 
 
 def _padded(rows: int) -> int:

@@ -50,7 +50,7 @@ class _Upcast(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def _widen(self, value: Any) -> Any:
         if self._is_narrow(value):
-            return value.to(self._wide)
+            return (value.to_dense() if value.is_mkldnn else value).to(self._wide)
         return self._wide if value is self._narrow else value
 
     def _is_narrow(self, value: Any) -> bool:

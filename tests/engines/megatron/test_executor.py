@@ -9,9 +9,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 import pytest
+import torch
 
 from launcher.checkpoints.base import Architecture
 from launcher.engines.base import AsyncEngine, GenerationRequest
+from launcher.engines.runtime import linear
 from launcher.engines.runtime.batching import BatchedAsyncEngine
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from tests.engines.answers import Answer, one_by_one, request, together
@@ -133,6 +135,19 @@ async def test_with_and_without_prefix_caching(runner: BatchedAsyncEngine) -> No
     assert runner.state().prompt_tokens_cached > 20 * 90
     check_same(requests, expected, found)
     check_same(requests, expected, again)
+
+
+async def test_packed_weights_give_the_same_answers(
+    runner: BatchedAsyncEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(linear, "FAST", torch._C._has_mkldnn)
+    monkeypatch.setattr(linear, "LEAST_PACKED", 0)
+    requests = mixed_requests(8, seed=5)
+    with running(worker_config()) as packed:
+        found = await together(packed, requests)
+        exact = packed.exact_reference(range(50))
+    check_same(requests, await together(runner, requests), found)
+    assert exact == pytest.approx(runner.exact_reference(range(50)), abs=1e-9)
 
 
 @pytest.mark.parametrize("chunk", [1, 7, 64])

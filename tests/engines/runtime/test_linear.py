@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from launcher.engines.runtime import linear as module
-from launcher.engines.runtime.linear import Linear, linear, replace_linears
+from launcher.engines.runtime.linear import Linear, linear, packed, replace_linears
 
 
 @pytest.fixture(autouse=True)
@@ -18,6 +18,7 @@ def onednn(monkeypatch: pytest.MonkeyPatch) -> None:
         pytest.skip("torch was built without oneDNN")
     monkeypatch.setattr(module, "FAST", True)
     monkeypatch.setattr(module, "LEAST_WORK", 0)
+    monkeypatch.setattr(module, "LEAST_PACKED", 0)
 
 
 @pytest.mark.parametrize("rows", [1, 2, 4, 5, 8, 9, 61, 64, 65, 200])
@@ -26,6 +27,13 @@ def test_every_number_of_rows(rows: int, bias: bool) -> None:
     torch.manual_seed(rows)
     x, weight, b = torch.randn(rows, 1, 48), torch.randn(40, 48), torch.randn(40) if bias else None
     torch.testing.assert_close(linear(x, weight, b), F.linear(x, weight, b), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(linear(x, packed(weight), b), F.linear(x, weight, b), rtol=1e-5, atol=1e-5)
+
+
+def test_a_packed_weight_is_the_weight() -> None:
+    weight = torch.randn(40, 48)
+    assert packed(weight).is_mkldnn
+    assert torch.equal(packed(weight).to_dense(), weight)
 
 
 def test_no_row() -> None:
