@@ -31,6 +31,7 @@ from launcher.validate import (
     shapes,
     streams,
     tokens,
+    tool_calls,
     warm_up,
 )
 from launcher.validate.check import Capability, CheckContext, Extent
@@ -42,7 +43,7 @@ CHECKS = (
     *(*serving.CHECKS, *identity.CHECKS, *warm_up.CHECKS, *rounding.CHECKS),
     *(*answers.CHECKS, *logprobs.CHECKS, *tokens.CHECKS),
     *(*identity.LATER, *shapes.CHECKS, *limits.CHECKS, *scores.CHECKS, *calibration.CHECKS, *sampling.CHECKS),
-    *(*isolation.CHECKS, *streams.CHECKS, *chats.CHECKS, *inputs.CHECKS, *refusals.CHECKS),
+    *(*isolation.CHECKS, *streams.CHECKS, *chats.CHECKS, *tool_calls.CHECKS, *inputs.CHECKS, *refusals.CHECKS),
 )
 NAMES = tuple(check.name for check in CHECKS)
 START_S = 600.0
@@ -121,6 +122,8 @@ def _chat(request: Request) -> set[Capability]:
         found.add(Capability.chat_stop)
     if request.body.get("logprobs"):
         found.add(Capability.chat_logprobs)
+    if request.body.get("tools"):
+        found.add(Capability.tools)
     if any(message.get("role") == "system" for message in messages):
         found.add(Capability.system)
     if any(isinstance(message.get("content"), list) for message in messages):

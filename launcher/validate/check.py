@@ -52,6 +52,8 @@ class Capability(Enum):
     """System messages."""
     parts = "parts"
     """Messages made of parts."""
+    tools = "tools"
+    """Functions that the model may call."""
     stream = "stream"
 
 
@@ -78,6 +80,7 @@ class Family(Enum):
     isolation = "isolation"
     stream = "streams"
     chat = "chat"
+    tools = "tool calls"
     input = "inputs and context"
     errors = "errors and keys"
 

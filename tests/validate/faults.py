@@ -1436,3 +1436,129 @@ def mistakes_are_ignored(path: str, asked: Body) -> None:
 @request("key_needed", peers=True)
 def no_key_needed(path: str, asked: Body) -> None:
     """Requests without a key are answered."""
+
+
+# tool calls
+
+
+@request("tools_read", peers=True)
+def tools_swallowed(path: str, asked: Body) -> None:
+    """`tools` are taken, and do not reach the prompt."""
+    if not asked.get("tool_choice"):
+        asked.pop("tools", None)
+
+
+@request("tools_read")
+def only_the_first_tool(path: str, asked: Body) -> None:
+    """Only the first of several functions reaches the prompt."""
+    if asked.get("tools"):
+        asked["tools"] = asked["tools"][:1]
+
+
+@request("tool_results_read", peers=True)
+def results_of_tools_swallowed(path: str, asked: Body) -> None:
+    """Messages of role `tool` do not reach the prompt."""
+    if "messages" in asked:
+        asked["messages"] = [each for each in asked["messages"] if each["role"] != "tool"]
+
+
+@request("tool_results_read", peers=True)
+def earlier_calls_swallowed(path: str, asked: Body) -> None:
+    """The arguments of earlier calls do not reach the prompt."""
+    for message in asked.get("messages", ()):
+        for called in message.get("tool_calls") or ():
+            called["function"]["arguments"] = "{}"
+
+
+@request("tool_call_valid", peers=True)
+def tool_choice_ignored(path: str, asked: Body) -> None:
+    """`tool_choice` is ignored."""
+    asked.pop("tool_choice", None)
+
+
+def _calls(found: Body) -> list[Body]:
+    choices = found.get("choices", ())
+    return [called for choice in choices for called in choice.get("message", {}).get("tool_calls") or ()]
+
+
+@answer("tool_call_valid", peers=True)
+def calls_stay_text(path: str, asked: Body, found: Body) -> None:
+    """Calls stay in the text, as where the parser is another model's."""
+    for choice in found.get("choices", ()):
+        calls = choice.get("message", {}).pop("tool_calls", None)
+        if calls:
+            choice["message"]["content"], choice["finish_reason"] = json.dumps(calls), "stop"
+
+
+@answer("tool_call_valid", peers=True)
+def arguments_are_an_object(path: str, asked: Body, found: Body) -> None:
+    """The arguments of a call are an object instead of JSON as a text."""
+    for called in _calls(found):
+        called["function"]["arguments"] = json.loads(called["function"]["arguments"])
+
+
+@answer("tool_call_valid")
+def arguments_encoded_twice(path: str, asked: Body, found: Body) -> None:
+    """The arguments of a call are encoded as JSON twice."""
+    for called in _calls(found):
+        called["function"]["arguments"] = json.dumps(called["function"]["arguments"])
+
+
+@answer("tool_call_valid")
+def schema_ignored(path: str, asked: Body, found: Body) -> None:
+    """A forced call does not keep to the schema: an argument is missing."""
+    for called in _calls(found):
+        arguments = json.loads(called["function"]["arguments"])
+        called["function"]["arguments"] = json.dumps(dict(list(arguments.items())[1:]))
+
+
+@answer("tool_call_valid")
+def calls_without_ids(path: str, asked: Body, found: Body) -> None:
+    """Calls have no id."""
+    for called in _calls(found):
+        called.pop("id")
+
+
+@answer("tool_call_valid")
+def another_function_called(path: str, asked: Body, found: Body) -> None:
+    """Another function than the forced one is called."""
+    for called in _calls(found):
+        called["function"]["name"] = "somebody_else"
+
+
+def _pieces(events: list[Body]) -> list[Body]:
+    choices = [choice for event in events for choice in event.get("choices", ())]
+    return [piece for choice in choices for piece in choice.get("delta", {}).get("tool_calls") or ()]
+
+
+@events("tool_call_streamed", peers=True)
+def a_piece_of_a_call_lost(path: str, asked: Body, events: list[Body]) -> None:
+    """A stream loses a piece of the arguments of a call."""
+    if pieces := [piece for piece in _pieces(events) if piece["function"].get("arguments")]:
+        pieces[len(pieces) // 2]["function"]["arguments"] = ""
+
+
+@events("tool_call_streamed", peers=True)
+def streamed_calls_without_ids(path: str, asked: Body, events: list[Body]) -> None:
+    """A streamed call has no id."""
+    for piece in _pieces(events):
+        piece.pop("id", None)
+
+
+@events("tool_call_streamed", peers=True)
+def streamed_calls_stay_text(path: str, asked: Body, events: list[Body]) -> None:
+    """A stream has the text of a call in place of the call."""
+    for event in events:
+        for choice in event.get("choices", ()):
+            calls = choice.get("delta", {}).pop("tool_calls", None)
+            if calls:
+                choice["delta"]["content"] = calls[0]["function"]["arguments"]
+
+
+@events("tool_call_streamed", peers=True)
+def streamed_calls_end_with_stop(path: str, asked: Body, events: list[Body]) -> None:
+    """A stream with a call ends with `stop`, the whole answer with `tool_calls`."""
+    for event in events:
+        for choice in event.get("choices", ()):
+            if choice["finish_reason"] == "tool_calls":
+                choice["finish_reason"] = "stop"
