@@ -37,6 +37,11 @@ class Comparison:
         return tables.table(self.data["rows"], COLUMNS)
 
     @property
+    def categories(self) -> Any:
+        """A row for each category of a task, in its first metric: exploratory, corrected within the task."""
+        return tables.table(self.data["categories"], ("category", *COLUMNS))
+
+    @property
     def sentences(self) -> list[str]:
         """The verdict of each metric in words."""
         return [f"{formatting.task_name(row['task'])} {row['metric']}: {row['sentence']}" for row in self.data["rows"]]

@@ -86,6 +86,8 @@ class Answers:
     values: dict[tuple[str, str], dict[tuple[str, int], list[float]]] = field(default_factory=dict)
     clusters: dict[str, dict[str, str]] = field(default_factory=dict)
     """By task, the cluster of each id that has one."""
+    categories: dict[str, dict[str, str]] = field(default_factory=dict)
+    """By task, the category of each id that has one."""
     parts: dict[tuple[str, str], dict[tuple[str, int], list[Json]]] = field(default_factory=dict)
     statistics: Mapping[tuple[str, str], Statistic] = field(default_factory=dict)
     untested: Mapping[tuple[str, str], str] = field(default_factory=dict)
@@ -126,10 +128,29 @@ class Answers:
             self._by_id[key] = {question[0]: values for question, values in self.values.get(key, {}).items()}
         return self._by_id[key]
 
+    def by_category(self, task: str, metric: str, names: Mapping[str, str]) -> dict[str, Answers]:
+        """Return the answers of each category in one metric; ``names`` has the category of each id."""
+        made: dict[str, Answers] = {}
+
+        def of(name: str) -> Answers:
+            new = Answers(clusters=self.clusters, statistics=self.statistics)
+            return made.setdefault(name, new)
+
+        for each in self.ids.get(task, ()):
+            if each in names:
+                of(names[each]).ids.setdefault(task, set()).add(each)
+        for mine, target in ((self.values, "values"), (self.parts, "parts")):
+            for question, values in mine.get((task, metric), {}).items():
+                if question[0] in names:
+                    getattr(of(names[question[0]]), target).setdefault((task, metric), {})[question] = values
+        return made
+
     def _add(self, record: Record) -> None:
         self.ids.setdefault(record.task, set()).add(record.id)
         if record.cluster is not None:
             self.clusters.setdefault(record.task, {})[record.id] = record.cluster
+        if record.category is not None:
+            self.categories.setdefault(record.task, {})[record.id] = record.category
         if record.status is not Status.scored:
             return
         question = record.id, hash(json.dumps(record.target, sort_keys=True))

@@ -5,14 +5,18 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from launcher.core.errors import UserError
+from launcher.core.types import Direction
 from launcher.report import formatting
+from launcher.verdict import categories, sequential
 from launcher.verdict import runs as compared
-from launcher.verdict import sequential
 from launcher.verdict.comparison import Row, rows
 from launcher.verdict.flips import flips
 from launcher.verdict.runs import Run
 from launcher.verdict.schema import VERSION, ComparisonFile, FlipsEntry, RowEntry, RunEntry
 from launcher.verdict.words import sentence
+
+FEW = 0.99
+"""Below this share of scored samples, a comparison says how many are left out."""
 
 
 def collect(
@@ -31,13 +35,15 @@ def collect(
     found = rows(runs, inside)
     untested = [line for run in runs[1:] for line in _untested(runs[0], run)]
     if not found:
-        raise UserError("; ".join(["compare: the runs have no scored question in common", *untested]))
+        why = [line for run in runs[1:] for line in _nothing_shared(runs[0], run)]
+        raise UserError("; ".join(["compare: the runs have no scored question in common", *why, *untested]))
     return {
         "schema_version": VERSION,
         "runs": [_run(run) for run in runs],
-        "warnings": [*left_out, *warnings, *untested, *(line for run in runs for line in _doubts(run))],
+        "warnings": [*left_out, *warnings, *untested, *(line for run in runs for line in (*_doubts(run), *_lost(run)))],
         "subject": {run.label: compared.subject(runs[0], run) for run in runs[1:]},
         "rows": [_row(row) for row in found],
+        "categories": [{**_row(each.row), "category": each.category} for each in categories.rows(runs)],
         "flips": [_flips(runs[0], run, most_flips) for run in runs[1:]],
     }
 
@@ -80,6 +86,37 @@ def _why_untested(a: Run, b: Run, task: str, name: str) -> str | None:
     if key in a.answers.parts and sequential.drawn(a, b, task) is not None:
         return "it is one number of all samples, and the runs stopped early by another metric"
     return None
+
+
+def _nothing_shared(a: Run, b: Run) -> Iterator[str]:
+    """Say of each task that both have why no question was scored in both."""
+    for task in compared.common_tasks(a, b):
+        name = formatting.task_name(task)
+        metrics = [list(run.results["tasks"].get(task, {"metrics": {}})["metrics"]) for run in (a, b)]
+        shared = a.answers.ids.get(task, set()) & b.answers.ids.get(task, set())
+        if not all(metrics):
+            unscored = " and ".join(run.label for run, found in zip((a, b), metrics, strict=True) if not found)
+            yield f"{name}: {unscored} scored no sample"
+        elif not set(metrics[0]) & set(metrics[1]):
+            yield f"{name}: {a.label} has {', '.join(metrics[0])}, {b.label} has {', '.join(metrics[1])}"
+        elif shared:
+            named = formatting.plural(len(shared), "question")
+            yield f"{name}: {named} of equal names, none with the same target and a score in both"
+        else:
+            yield f"{name}: no question of one has the name of one of the other"
+
+
+def _lost(run: Run) -> Iterator[str]:
+    """Say how many samples of a task have no score, and what its first metric is if they count as the worst."""
+    for task, entry in run.results["tasks"].items():
+        total, scored = formatting.total(entry["coverage"]), entry["coverage"]["scored"]
+        if not entry["metrics"] or entry.get("early_stop") or scored >= total * FEW:
+            continue
+        name, metric = next(iter(entry["metrics"].items()))
+        worst = metric["low"] if metric["direction"] == Direction.higher.value else metric["high"]
+        told = "" if worst is None else f"; counted as the worst, its {name} is {formatting.number(worst)}"
+        what = f"{scored:,} of {formatting.plural(total, 'sample')} of {formatting.task_name(task)}"
+        yield f"{run.label} scored {what}: the others are left out{told}"
 
 
 def _names(run: Run) -> str:

@@ -10,8 +10,9 @@ from fnmatch import fnmatchcase
 
 from launcher.core.errors import UserError
 from launcher.report import formatting
+from launcher.report.compare import BOOTSTRAP
 from launcher.report.schema import MetricEntry, TaskEntry
-from launcher.verdict import comparison, runs
+from launcher.verdict import categories, comparison, runs, sequential
 from launcher.verdict.policy import Bound, DecideBy, Policy, Rule
 from launcher.verdict.runs import Run
 from launcher.verdict.words import sentence
@@ -44,6 +45,8 @@ def decide(run: Run, baseline: Run | None, policy: Policy) -> list[Finding]:
     Raises `UserError` where the baseline did not measure the same.
     """
     if baseline is not None:
+        if baseline.folder.resolve() == run.folder.resolve():
+            raise UserError(f"gate: {run.folder} is its own baseline; give that of another run")
         lines = runs.measured_otherwise(baseline, run)
         if lines:
             what = "\n".join(f"  {line}" for line in lines)
@@ -52,7 +55,14 @@ def decide(run: Run, baseline: Run | None, policy: Policy) -> list[Finding]:
                 f"with the other's settings, or name another baseline. The differences:\n{what}"
             )
     pairs = comparison.rows([baseline, run], inside=True) if baseline is not None else []
-    return [*_trust(run, policy), *(found for rule in policy.rules for found in _held(rule, run, pairs, policy))]
+    held = (
+        found
+        for rule in policy.rules
+        for found in (
+            _held(rule, run, pairs, policy) if rule.category is None else _in_categories(rule, run, baseline, policy)
+        )
+    )
+    return [*_trust(run, policy), *held]
 
 
 def overall(findings: Sequence[Finding]) -> Outcome:
@@ -91,7 +101,7 @@ def _held(rule: Rule, run: Run, pairs: Sequence[comparison.Row], policy: Policy)
     names = [
         (name, metric)
         for name, entry in every.items()
-        if fnmatchcase(name, rule.task) or fnmatchcase(formatting.task_name(name), rule.task)
+        if _is_named(name, rule)
         for metric in entry["metrics"]
         if fnmatchcase(metric, rule.metric)
     ]
@@ -101,18 +111,64 @@ def _held(rule: Rule, run: Run, pairs: Sequence[comparison.Row], policy: Policy)
         title = f"{formatting.task_name(name)} {metric} {rule.bound.value} {rule.limit:g}"
         if rule.bound is Bound.no_worse_by:
             row = next((row for row in pairs if (row.found.task, row.found.metric) == (name, metric)), None)
-            yield Finding(title, *_against_baseline(row, rule.limit, policy.decide_by))
+            yield Finding(title, *_against_baseline(row, every[name]["metrics"][metric], rule.limit, policy.decide_by))
         else:
             yield Finding(title, *_against_bound(every[name]["metrics"][metric], rule, policy.decide_by))
 
 
+def _is_named(task: str, rule: Rule) -> bool:
+    return fnmatchcase(task, rule.task) or fnmatchcase(formatting.task_name(task), rule.task)
+
+
+def _in_categories(rule: Rule, run: Run, baseline: Run | None, policy: Policy) -> Iterator[Finding]:
+    """Hold each category that a rule names against its bound."""
+    found = [
+        (task, category, metric, entry)
+        for task, whole in run.results["tasks"].items()
+        if _is_named(task, rule)
+        for category, each in (whole.get("categories") or {}).items()
+        if fnmatchcase(category, rule.category or "")
+        for metric, entry in each["metrics"].items()
+        if fnmatchcase(metric, rule.metric)
+    ]
+    if not found:
+        known = [
+            f"{formatting.task_name(task)} {category}"
+            for task, whole in run.results["tasks"].items()
+            for category in whole.get("categories") or {}
+        ]
+        yield Finding(str(rule), Outcome.inconclusive, f"the run has no such category; it has {_some(known)}")
+    for task, category, metric, entry in found:
+        title = f"{formatting.task_name(task)} {category} {metric} {rule.bound.value} {rule.limit:g}"
+        if rule.bound is Bound.no_worse_by and baseline is not None:
+            row = categories.of_task(baseline, run, task, metric).get(category)
+            yield Finding(title, *_against_baseline(row, entry, rule.limit, policy.decide_by))
+        else:
+            yield Finding(title, *_against_bound(entry, rule, policy.decide_by))
+
+
 def _listed(every: dict[str, TaskEntry]) -> str:
     names = [f"{formatting.task_name(name)} {metric}" for name, entry in every.items() for metric in entry["metrics"]]
+    return _some(names)
+
+
+def _some(names: Sequence[str]) -> str:
     return ", ".join(names[:12]) + (", ..." if len(names) > 12 else "") or "none"
+
+
+def _check_reach(entry: MetricEntry, rule: Rule) -> None:
+    """Raise `UserError` for a bound that no value of the metric can keep: 60 where 0.6 is meant."""
+    low, high = entry["range"]
+    over = rule.bound is Bound.at_least and high is not None and rule.limit > high
+    under = rule.bound is Bound.at_most and low is not None and rule.limit < low
+    if over or under:
+        ends = " to ".join("any number" if end is None else f"{end:g}" for end in (low, high))
+        raise UserError(f"gate: {rule}: {rule.metric} is from {ends}, so that no run can keep it")
 
 
 def _against_bound(entry: MetricEntry, rule: Rule, decide_by: DecideBy) -> tuple[Outcome, str]:
     """Hold an interval against a bound; samples without a score widen it as far as they could move the value."""
+    _check_reach(entry, rule)
     value = entry["value"]
     if value is None:
         return Outcome.inconclusive, "it has no value"
@@ -135,11 +191,32 @@ def _span(entry: MetricEntry) -> tuple[float | None, float | None]:
     return low - (value - entry["low"]), high + (entry["high"] - value)
 
 
-def _against_baseline(row: comparison.Row | None, margin: float, decide_by: DecideBy) -> tuple[Outcome, str]:
+def _widened(row: comparison.Row, entry: MetricEntry) -> tuple[float, float] | None:
+    """Return the interval of the gain, as far as the questions that are left out could move it.
+
+    A confidence sequence has this in itself. None where the interval is not known, or they could move it by any number.
+    """
+    gains, lost, n = row.gains, row.found.left_out, row.found.n
+    if gains is None or not lost or row.found.test == sequential.TEST:
+        return gains
+    low, high = entry["range"]
+    if row.found.test == BOOTSTRAP or low is None or high is None:
+        return None
+    low_end, high_end = (
+        (end * n + sign * lost * (high - low)) / (n + lost) for end, sign in zip(gains, (-1, 1), strict=True)
+    )
+    return low_end, high_end
+
+
+def _against_baseline(
+    row: comparison.Row | None, entry: MetricEntry, margin: float, decide_by: DecideBy
+) -> tuple[Outcome, str]:
     if row is None:
         return Outcome.inconclusive, "the baseline has no question in common with it"
-    gains = (row.gain, row.gain) if decide_by is DecideBy.value else row.gains
+    gains = (row.gain, row.gain) if decide_by is DecideBy.value else _widened(row, entry)
     detail = sentence(row)
+    if row.found.left_out and decide_by is DecideBy.interval:
+        detail += f"; {formatting.plural(row.found.left_out, 'question')} without a score in both widen the interval"
     if gains is None or any(map(math.isnan, gains)):
         return Outcome.inconclusive, f"{detail}; the interval is not known"
     return _decided(*gains, -margin), detail

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,6 +17,8 @@ from launcher.core.types import Json, expanded
 
 KEYS = ("baseline", "coverage", "decide_by", "tasks")
 COVERAGE = 1.0
+CATEGORIES = "categories"
+"""The key of a task that holds rules for its categories."""
 
 
 class Bound(str, Enum):
@@ -38,15 +41,17 @@ class DecideBy(str, Enum):
 
 @dataclass(frozen=True)
 class Rule:
-    """One bound on a metric of a task; ``task`` is a name or a pattern such as ``mmlu_*``."""
+    """One bound on a metric of a task, or of one of its categories; names may be patterns such as ``mmlu_*``."""
 
     task: str
     metric: str
     bound: Bound
     limit: float
+    category: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.task} {self.metric} {self.bound.value} {self.limit:g}"
+        where = self.task if self.category is None else f"{self.task} {self.category}"
+        return f"{where} {self.metric} {self.bound.value} {self.limit:g}"
 
 
 @dataclass(frozen=True)
@@ -59,13 +64,26 @@ class Policy:
     decide_by: DecideBy = DecideBy.interval
 
 
+class _Strict(yaml.SafeLoader):
+    """A safe loader that refuses a key that stands twice: of two rules, one would be lost."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: list[Any] = []
+        for node_of_key, _ in node.value:
+            key, line = self.construct_object(node_of_key, deep=True), node_of_key.start_mark.line + 1
+            if key in seen and key != "<<":
+                raise yaml.YAMLError(f"the key {key} stands twice in one place, again in line {line}")
+            seen.append(key)
+        return super().construct_mapping(node, deep)
+
+
 def read(path: Path, baseline: Path | None = None) -> Policy:
     """Read a policy file; ``baseline`` replaces the one that it names, whose path is relative to the file.
 
     Raises `UserError` that names the file, the key, its value, and what works instead.
     """
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+        found = yaml.load(path.read_text(encoding="utf-8"), _Strict)
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read: {getattr(error, 'strerror', None) or error}") from None
     except yaml.YAMLError as error:
@@ -88,16 +106,28 @@ def read(path: Path, baseline: Path | None = None) -> Policy:
 
 def _rules(tasks: Mapping[str, Json], path: Path) -> Iterable[Rule]:
     for task, metrics in tasks.items():
-        for metric, bounds in _object(metrics, f"{path}: tasks.{task}").items():
-            where = f"{path}: tasks.{task}.{metric}"
-            for name, limit in _object(bounds, where, [bound.value for bound in Bound]).items():
-                least = 0.0 if name == Bound.no_worse_by.value else -math.inf
-                yield Rule(task, metric, Bound(name), _number(limit, f"{where}.{name}", least, math.inf))
+        where = f"{path}: tasks.{task}"
+        found = _object(metrics, where)
+        yield from _of_metrics({name: each for name, each in found.items() if name != CATEGORIES}, where, task)
+        if CATEGORIES in found:
+            where = f"{where}.{CATEGORIES}"
+            for category, inner in _object(found[CATEGORIES], where).items():
+                yield from _of_metrics(_object(inner, f"{where}.{category}"), f"{where}.{category}", task, category)
+
+
+def _of_metrics(metrics: Mapping[str, Json], place: str, task: str, category: str | None = None) -> Iterable[Rule]:
+    for metric, bounds in metrics.items():
+        where = f"{place}.{metric}"
+        for name, limit in _object(bounds, where, [bound.value for bound in Bound]).items():
+            least = 0.0 if name == Bound.no_worse_by.value else -math.inf
+            yield Rule(task, metric, Bound(name), _number(limit, f"{where}.{name}", least, math.inf), category)
 
 
 def _object(value: Json, where: str, keys: Sequence[str] = ()) -> dict[str, Json]:
     """Return an object with one key or more, of ``keys`` where any are given."""
-    if not isinstance(value, dict) or not value or not all(isinstance(key, str) for key in value):
+    if isinstance(value, dict) and (others := [key for key in value if not isinstance(key, str)]):
+        raise UserError(f"{where}: the key {others[0]!r} is no text; write '{others[0]}' in quotes")
+    if not isinstance(value, dict) or not value:
         given = "empty" if value is None else repr(value)
         raise UserError(f"{where}: {given}, expected keys with values{': ' * bool(keys)}{', '.join(keys)}")
     for key in value:
@@ -109,7 +139,8 @@ def _object(value: Json, where: str, keys: Sequence[str] = ()) -> dict[str, Json
 
 
 def _number(value: Json, where: str, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
+    is_number = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    if not is_number or not least <= value <= most:
         span = f" from {least:g} to {most:g}" if math.isfinite(most) else f" of {least:g} or more" if not least else ""
         raise UserError(f"{where}: {value!r}, expected a number{span}")
     return float(value)

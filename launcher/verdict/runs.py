@@ -25,6 +25,8 @@ SUBJECT = frozenset({"checkpoint", "model", "engine", "backend", "dtype"})
 ANSWERS = frozenset({"answers_from"})
 """The part of a fingerprint that says whose answers were scored again: they are what is compared, as those of a run."""
 NO_TASK = "no task was evaluated; launcher check RUN RUN compares the certificates and the speed of servers"
+NEEDED = ("status", "reason", "run", "endpoint", "tasks", "groups", "throughput", "certificate")
+"""The keys of ``results.json`` that a verdict reads."""
 MOST = len(string.ascii_uppercase)
 
 
@@ -94,12 +96,21 @@ def read(folder: Path, label: str) -> Run:
     """Read one run. Raises `UserError` if it has no results or no samples."""
     if not _is_run(folder):
         raise _no_run(folder, "the folder of a finished run")
+    if not RunFolder(folder).results.exists():
+        raise _unfinished(folder)
     found = results.read(folder)
+    if missing := [key for key in NEEDED if key not in found]:
+        raise UserError(
+            f"{folder}: its {RunFolder.results} has no {', '.join(missing)}; resume={folder} writes it again"
+        )
     header = journal.header(folder)
     if found["tasks"] and not RunFolder(folder).samples.exists():
         raise UserError(f"{folder}: there is no {RunFolder.samples} in it, whose scores would be compared")
     if not found["tasks"] and found["status"] in ("ok", "invalid"):
         raise UserError(f"{folder}: {NO_TASK}")
+    samples = RunFolder(folder).samples
+    if header is None and samples.exists() and samples.stat().st_size:
+        raise UserError(f"{folder}: there is no {RunFolder.journal} in it, which says what the run asked")
     if header is None or not RunFolder(folder).samples.exists():
         raise UserError(f"{folder}: the run ended before it asked a question (status {found['status']})")
     answers = Answers.read(folder, found["tasks"])
@@ -140,7 +151,7 @@ def _points(folder: Path) -> list[Path]:
     if folder.is_dir() and _is_run(folder):
         return [folder]
     if kind_of(folder) is Kind.run:
-        raise UserError(f"{folder}: no {RunFolder.results} in it so far: the run has not ended")
+        raise _unfinished(folder)
     if any(folder.rglob(str(RunFolder.overrides))):
         found = [folder / point["folder"] for point in sweep_table.points_of(folder) if point["tasks"]]
         if not found:
@@ -154,8 +165,17 @@ def _is_run(folder: Path) -> bool:
     return run.results.exists() or run.journal.exists()
 
 
+def _unfinished(folder: Path) -> UserError:
+    return UserError(
+        f"{folder}: no {RunFolder.results} in it so far: the run has not ended; "
+        f"resume={folder} continues one that was killed"
+    )
+
+
 def _no_run(folder: Path, expected: str) -> UserError:
     """Return what to say of a folder that is none of a run, with a run in it as an example."""
+    if folder.exists() and not folder.is_dir():
+        return UserError(f"{folder}: it is a file; expected {expected}")
     if not folder.is_dir():
         return UserError(f"{folder}: no such folder; expected {expected}")
     inside = min(folder.glob(f"*/{RunFolder.results}"), default=None)

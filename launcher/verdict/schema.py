@@ -50,6 +50,15 @@ class RowEntry(TypedDict):
     sentence: str
 
 
+class CategoryRowEntry(RowEntry):
+    """A `RowEntry` of the questions of one category, in the first metric of its task.
+
+    ``p_holm`` is corrected over the categories of the task alone: such rows say where to look, and decide nothing.
+    """
+
+    category: str
+
+
 class FlipEntry(TypedDict):
     """A question whose score differs: what was asked, what is right, and what each run answered.
 
@@ -83,4 +92,5 @@ class ComparisonFile(TypedDict):
     warnings: list[str]
     subject: dict[str, list[str]]
     rows: list[RowEntry]
+    categories: list[CategoryRowEntry]
     flips: list[FlipsEntry]

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import groupby
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -10,9 +13,11 @@ from rich.text import Text
 from launcher.core.console import one_line, printable
 from launcher.core.types import Json
 from launcher.report import formatting
-from launcher.verdict.schema import ComparisonFile, FlipEntry, FlipsEntry, RowEntry, RunEntry
+from launcher.verdict.schema import CategoryRowEntry, ComparisonFile, FlipEntry, FlipsEntry, RowEntry, RunEntry
 
 TONES = {"better": "bold green", "worse": "bold red", "may be chance": "yellow", "equal": "dim"}
+CATEGORIES = 8
+"""At most so many categories of a task are printed, the surest differences first; the page shows all."""
 FLIPPED = 5
 """At most so many changed questions of each pair of runs are printed; the page shows more."""
 CHARACTERS = 300
@@ -33,16 +38,30 @@ def show(found: ComparisonFile, console: Console) -> None:
     console.print()
     for row in found["rows"]:
         console.print(_verdict(row))
+    for text in _by_category(found["categories"]):
+        console.print(text)
     console.print(_speed(found["runs"]))
     for flips in found["flips"]:
         _show_flips(flips, console)
 
 
-def _verdict(row: RowEntry) -> Text:
-    name = f"{printable(formatting.task_name(row['task']))} {printable(row['metric'])}"
+def _verdict(row: RowEntry, category: str | None = None) -> Text:
+    whole = f"{printable(formatting.task_name(row['task']))} {printable(row['metric'])}"
+    name = whole if category is None else printable(category)
     values = f"{formatting.number(row['value_a'])} -> {formatting.number(row['value_b'])}"
     left_out = f", {formatting.plural(row['left_out'], 'question')} left out" if row["left_out"] else ""
     return Text.assemble((name, "bold"), f"  {values}  ", (row["sentence"], TONES[row["verdict"]]), left_out)
+
+
+def _by_category(rows: list[CategoryRowEntry]) -> Iterator[Text]:
+    """Yield the categories of each task, in which a difference of the task may lie."""
+    for (task, metric, label), each in groupby(rows, key=lambda row: (row["task"], row["metric"], row["b"])):
+        found = sorted(each, key=lambda row: row["p"])
+        name = f"{printable(formatting.task_name(task))} {printable(metric)} of {label} by category"
+        more = f"; {CATEGORIES} of {len(found)}" if len(found) > CATEGORIES else ""
+        yield Text(f"{name}, exploratory (p corrected over its {len(found)} categories{more}):", style="dim")
+        for row in found[:CATEGORIES]:
+            yield Text.assemble("  ", _verdict(row, row["category"]))
 
 
 def _speed(runs: list[RunEntry]) -> Table:

@@ -76,6 +76,33 @@ def test_a_baseline_that_measured_otherwise_is_refused(tmp_path: Path) -> None:
         decided(tmp_path, rule("no_worse_by: 0.1"), evaluate={"seed": 3}, baseline=answered({1}))
 
 
+def test_a_run_does_not_gain_by_failing_where_its_baseline_is_right(tmp_path: Path) -> None:
+    """The questions that only the baseline scored widen the interval: the others alone would be GO."""
+    base = answered(set(range(80)))
+    lossy = [record(n, Status.failed if 60 <= n < 80 else Status.scored, right=n < 60) for n in range(100)]
+    rules, name = rule("no_worse_by: 0.05", "coverage: 0.5"), "addition exact_match no_worse_by 0.05"
+    outcome, detail = decided(tmp_path, rules, lossy, baseline=base)[name]
+    assert outcome is Outcome.inconclusive
+    assert detail.endswith("20 questions without a score in both widen the interval")
+    by_value = decided(
+        tmp_path / "value", rule("no_worse_by: 0.05", "coverage: 0.5\ndecide_by: value"), lossy, baseline=base
+    )
+    assert by_value[name][0] is Outcome.go
+
+
+def test_a_bound_that_no_value_can_keep_is_a_mistake(tmp_path: Path) -> None:
+    for bound in ("at_least: 60", "at_most: -0.1"):
+        with pytest.raises(UserError, match=r"exact_match is from 0 to 1, so that no run can keep it"):
+            decided(tmp_path / bound[:7], rule(bound))
+
+
+def test_a_run_is_no_baseline_of_itself(tmp_path: Path) -> None:
+    (tmp_path / "gate.yaml").write_text(rule("no_worse_by: 0.1", "baseline: run"))
+    made = runs.read(run_folder(tmp_path / "run", answered({1})), "run")
+    with pytest.raises(UserError, match="is its own baseline"):
+        gate.decide(made, made, policy.read(tmp_path / "gate.yaml"))
+
+
 @pytest.mark.parametrize(
     ("changes", "name"),
     [

@@ -36,10 +36,10 @@ RULE = "tasks: {a: {acc: {at_least: 0.5}}}"
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ["gate.yaml: None", "baseline, coverage, decide_by, tasks"]),
+        ("", ["gate.yaml: empty", "baseline, coverage, decide_by, tasks"]),
         ("- a", ["gate.yaml: ['a']"]),
         ("tasks: [", ["gate.yaml: not valid YAML"]),
-        ("coverage: 1", ["tasks: None"]),
+        ("coverage: 1", ["tasks: empty"]),
         ("tasks: {}", ["tasks: {}"]),
         ("tasks: {a: 1}", ["tasks.a: 1"]),
         ("tasks: {a: {acc: 0.5}}", ["tasks.a.acc: 0.5", "at_least, at_most, no_worse_by"]),
@@ -52,6 +52,9 @@ RULE = "tasks: {a: {acc: {at_least: 0.5}}}"
         (f"coverage: 2\n{RULE}", ["coverage: 2", "from 0 to 1"]),
         (f"decide_by: luck\n{RULE}", ["decide_by: 'luck'", "interval or value"]),
         (f"baseline: 3\n{RULE}", ["baseline: 3"]),
+        ("tasks: {a: {acc: {at_least: .inf}}}", ["tasks.a.acc.at_least: inf"]),
+        ("tasks: {1: {acc: {at_least: 0.5}}}", ["tasks: the key 1 is no text", "'1' in quotes"]),
+        ("tasks:\n  a: {acc: {at_least: 0.9}}\n  a: {acc: {at_least: 0.1}}", ["the key a stands twice", "line 3"]),
         (f"covrage: 1\n{RULE}", ["covrage", "did you mean coverage?"]),
     ],
 )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from launcher.core.errors import UserError
+from launcher.core.types import Status
 from launcher.report.compare import Answers
-from launcher.verdict import runs
-from tests.report.report_records import add_point
+from launcher.verdict import collect, runs
+from tests.report.report_records import add_point, record
 from tests.verdict.run_folders import answered, run_folder
 
 SETTINGS = {"settings": {"limit": None, "prompt": "{{question}}"}, "items": "d1"}
@@ -160,3 +163,49 @@ def test_what_has_no_scores_says_what_compares_it(tmp_path):
         (check / file).unlink()
     with pytest.raises(UserError, match="so far: the run has not ended"):
         runs.read_all([check])
+
+
+def without(name: str) -> Callable[[Path], None]:
+    return lambda folder: (folder / name).unlink()
+
+
+def emptied(folder: Path) -> None:
+    (folder / "results.json").write_text('{"schema_version": 2}')
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (without("results.json"), "no results.json in it so far: the run has not ended; resume="),
+        (without("journal.json"), "there is no journal.json in it, which says what the run asked"),
+        (without("samples.jsonl"), "there is no samples.jsonl in it"),
+        (emptied, "its results.json has no status, reason, run"),
+    ],
+)
+def test_a_folder_that_lacks_a_file_says_which(tmp_path: Path, change: Callable[[Path], None], words: str) -> None:
+    made = run_folder(tmp_path / "a", answered({1}))
+    change(made)
+    with pytest.raises(UserError, match=re.escape(words)):
+        runs.read(made, "A")
+
+
+@pytest.mark.parametrize(
+    ("other", "words"),
+    [
+        ({"target": "else"}, "addition: 4 questions of equal names, none with the same target and a score in both"),
+        ({"status": Status.failed}, "addition: B scored no sample"),
+        ({"scores": {"other": 1.0}}, "addition: A has exact_match, B has other"),
+    ],
+)
+def test_runs_without_a_common_score_say_why(tmp_path: Path, other: dict[str, Any], words: str) -> None:
+    folders = [run_folder(tmp_path / "a", answered({1}, 4)), run_folder(tmp_path / "b", answered({1}, 4, **other))]
+    with pytest.raises(UserError, match=f"no scored question in common; {words}"):
+        collect.collect(runs.read_all(folders))
+
+
+def test_samples_without_a_score_are_counted_and_bounded(tmp_path: Path) -> None:
+    """A model that gives no readable answer to what it does not know looks better than it is."""
+    lossy = [record(n, Status.unparsed if n >= 50 else Status.scored, right=n < 45) for n in range(100)]
+    folders = [run_folder(tmp_path / "a", answered(set(range(60)))), run_folder(tmp_path / "b", lossy)]
+    told = "the others are left out; counted as the worst, its exact_match is 0.450"
+    assert f"B scored 50 of 100 samples of addition: {told}" in collect.collect(runs.read_all(folders))["warnings"]
