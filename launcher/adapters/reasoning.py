@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from operator import is_
@@ -22,7 +21,7 @@ from launcher.adapters.reasoning_parser import (
 from launcher.core.errors import AdapterError, UserError
 from launcher.core.responses import quoted
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Json, Request, Response
+from launcher.core.types import Json, Request, Response, is_object
 from launcher.settings.component import component
 
 COUNTED = ("answers", "with_reasoning", "unfinished", "reasoning_characters", "answer_characters")
@@ -62,7 +61,7 @@ class Reasoning(Edit):
     def __post_init__(self) -> None:
         if not self.start_tag or not self.end_tag or self.start_tag == self.end_tag:
             raise UserError("adapters.reasoning: start_tag and end_tag must be two different, non-empty texts")
-        self.counts: Counter[str] = Counter()
+        self.counts = dict.fromkeys(COUNTED, 0)
 
     def edit(self, request: Request) -> Request:
         if not request.body.get("echo") or not request.path.endswith("/completions"):
@@ -79,9 +78,12 @@ class Reasoning(Edit):
         if not 200 <= response.status < 300 or response.fault is not None or not _is_split(request):
             return response
         found = response.body
-        choices = found.get("choices") if type(found) is dict or isinstance(found, Mapping) else None
-        if not isinstance(choices, list):
+        choices = found.get("choices") if is_object(found) else None
+        if type(choices) is not list:
             raise AdapterError(f"reasoning: the answer to {request.path} has no list of 'choices'")
+        if len(choices) == 1:
+            changed = self._choice(only := choices[0])
+            return response if changed is only else response.with_body({**found, "choices": [changed]})
         made = [self._choice(choice) for choice in choices]
         return response if all(map(is_, made, choices)) else response.with_body({**found, "choices": made})
 
@@ -92,34 +94,23 @@ class Reasoning(Edit):
 
     def _choice(self, choice: Json) -> Json:
         """Return a choice with its text split; the same object where all of it is the answer."""
-        in_chat = isinstance(choice, dict) and "message" in choice
+        in_chat = type(choice) is dict and "message" in choice
         holder, key = (choice["message"], "content") if in_chat else (choice, "text")
-        if not isinstance(holder, dict):
-            raise AdapterError("reasoning: a choice of the answer has no text that could be split")
-        made, unfinished = self._split(holder, key, choice.get("finish_reason"))
-        if made is not holder:
-            choice = {**choice, "message": made} if in_chat else made
-        return {**choice, "reasoning_unfinished": True} if unfinished else choice
-
-    def _split(self, holder: Mapping[str, Json], key: str, finish: str | None) -> tuple[Mapping[str, Json], bool]:
-        """Return ``holder`` with its text split, and whether the reasoning was unfinished."""
-        text, given = holder.get(key), _separated(holder)
-        if not (_is_text(text) and _is_text(given)):
-            raise AdapterError("reasoning: a choice of the answer has no text that could be split")
-        text = text or ""
+        text, given = _texts(holder, key)
         if given:
-            unfinished = finish == "length" and not text
-            self.count(len(text), len(given), unfinished=unfinished)
-            return holder, unfinished
+            unfinished = choice.get("finish_reason") == "length" and not text
+            self.count(len(text), len(given), unfinished)
+            return {**choice, "reasoning_unfinished": True} if unfinished else choice
         if not text and holder.get("tool_calls"):
-            self.count(0, 0, unfinished=False)
-            return holder, False
+            self.count(0, 0, False)
+            return choice
         answer, reasoning, section = self._divided(text)
-        unfinished = section is INSIDE
-        self.count(len(answer), len(reasoning), unfinished=unfinished)
+        self.count(len(answer), len(reasoning), section is INSIDE)
         if section is BEFORE:
-            return holder, False
-        return {**holder, key: answer, "reasoning_content": reasoning}, unfinished
+            return choice
+        made = {**holder, key: answer, "reasoning_content": reasoning}
+        made = {**choice, "message": made} if in_chat else made
+        return {**made, "reasoning_unfinished": True} if section is INSIDE else made
 
     def _divided(self, text: str) -> tuple[str, str, Section]:
         """Return the answer and the reasoning in a whole text, and the section in which that ends."""
@@ -137,7 +128,7 @@ class Reasoning(Edit):
     def new_parser(self) -> ReasoningParser:
         return ReasoningParser(self.start_tag, self.end_tag, inside=self.starts_inside)
 
-    def count(self, answer: int, reasoning: int, *, unfinished: bool) -> None:
+    def count(self, answer: int, reasoning: int, unfinished: bool) -> None:
         """Count an answer with so many characters."""
         counts = self.counts
         counts["answers"] += 1
@@ -197,7 +188,7 @@ class _Streams(Changes):
         left = [stream.rest(index) for index, stream in self._by_index.items() if not stream.closed]
         rests = [choice for choice in left if choice is not None]
         for stream in self._by_index.values():
-            self._adapter.count(stream.answer, stream.reasoning, unfinished=stream.unfinished)
+            self._adapter.count(stream.answer, stream.reasoning, stream.unfinished)
         return [{**self._last, "choices": rests, "usage": None}] if rests else []
 
 
@@ -206,13 +197,21 @@ def _is_split(request: Request) -> bool:
     return request.path.endswith("/completions") and not request.body.get("echo")
 
 
-def _is_text(value: Json) -> bool:
-    return type(value) is str or value is None
+def _texts(holder: Json, key: str) -> tuple[str, str]:
+    """Return the text of a choice, and the reasoning that the server has separated itself. Raises `AdapterError`."""
+    if type(holder) is dict:
+        text, given = holder.get(key), _separated(holder)
+        if (type(text) is str or text is None) and (type(given) is str or given is None):
+            return text or "", given or ""
+    raise AdapterError("reasoning: a choice of the answer has no text that could be split")
 
 
 def _separated(holder: Mapping[str, Json]) -> Json:
     """Return the reasoning of a message, or of a delta, that the server has separated itself."""
-    return next((found for field in REASONING if (found := holder.get(field))), None)
+    for field in REASONING:
+        if found := holder.get(field):
+            return found
+    return None
 
 
 class _Stream:

@@ -74,9 +74,12 @@ class SystemMessage(Edit):
         messages = body.get("messages")
         if not isinstance(messages, list):
             raise AdapterError(f"system_message: 'messages' is {type(messages).__name__}, a list is needed")
-        own = [m["content"] for m in messages if m.get("role") == "system"]
-        if not own:
+        for message in messages:
+            if message.get("role") == "system":
+                break
+        else:
             return [{"role": "system", "content": self.text}, *messages]
+        own = [m["content"] for m in messages if m.get("role") == "system"]
         if not all(isinstance(content, str) for content in own):
             raise AdapterError("system_message: the request's own system message is not plain text")
         rest = [m for m in messages if m.get("role") != "system"]

@@ -154,11 +154,6 @@ class Connections:
                     raise
         raise AssertionError
 
-    def has_idle(self, origin: Origin) -> bool:
-        """Tell whether there is an idle connection to an origin, which `take` may find closed."""
-        pool = self._pools.get(origin)
-        return pool is not None and bool(pool.idle)
-
     def take(self, origin: Origin) -> Connection | None:
         """Return an idle connection to an origin, on which a request must be sent at once; None if there is none."""
         pool = self._pools.get(origin)
@@ -168,6 +163,12 @@ class Connections:
                 return connection
             connection.abort()
         return None
+
+    def give_back(self, connection: Connection, origin: Origin) -> None:
+        """Return a connection that was taken, and on which nothing was sent."""
+        pool = self._pools[origin]
+        if not connection.closed and not pool.wake(connection):
+            pool.idle.append(connection)
 
     async def _connection(self, to: Start, timeout_s: float, deadline: Deadline | None) -> Connection:
         """Return a fresh connection, or one that another request leaves; those that are idle now are closed."""

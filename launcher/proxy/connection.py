@@ -52,12 +52,8 @@ class Refusal(NamedTuple):
     head_only: bool
 
 
-class Started(NamedTuple):
-    """A relay that has a connection, and what to send there."""
-
-    relay: Relay
-    head: bytes
-    body: bytes
+Started = tuple[Relay, bytes, bytes]
+"""A relay that has a connection, and the head and the body to send there."""
 
 
 class Service:
@@ -301,7 +297,7 @@ class ClientConnection(asyncio.Protocol):
         return self._task is not None or self._relay is not None
 
     def _enqueue(self, item: ClientRequest | Refusal) -> None:
-        if not self._busy:
+        if self._task is None and self._relay is None:
             self._start(item)
             return
         self._queue.append(item)
@@ -343,8 +339,8 @@ class ClientConnection(asyncio.Protocol):
         started = self._service.relay(request, reply, ended)
         if started is None:
             return False
-        self._relay = started.relay
-        started.relay.send(started.head, started.body)
+        self._relay, head, body = started
+        self._relay.send(head, body)
         return True
 
     def _reply(self, request: ClientRequest) -> Reply:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple, Self
@@ -20,6 +19,7 @@ from launcher.proxy.exchange import (
     JSON,
     LINGER_S,
     Parts,
+    Seen,
     bytes_of,
     joined_headers,
     json_object,
@@ -78,18 +78,20 @@ class EditPlan(NamedTuple):
 
     def edited(self, data: bytes, sample: str) -> Edited | None:
         """Return a request as the adapters change it; None if it goes elsewhere. Raises what they raise."""
-        body = json_object(data) if self.parts.reads_request else Unread(data)
-        given = list[Request]()
-        request = Request.of(self.path, body, self.headers, sample)
-        for edit in self.edits.asking:
+        edits, upstream, parts, path, headers, unseen, opened = self
+        body = json_object(data) if parts.reads_request else Unread(data)
+        given, request = list[Request](), Request.of(path, body, headers, sample)
+        for edit in edits.asking:
             given.append(request)
             request = edit(request)
-        opened: Prepared | None = self.opened
-        if request.headers is not self.headers:
-            opened = self.upstream.opened(self.path, joined_headers(request.headers, self.unseen))
-        if opened is None or request.path != self.path:
+        if request.headers is not headers:
+            changed = upstream.opened(path, joined_headers(request.headers, unseen))
+            if changed is None:
+                return None
+            opened = changed
+        if request.path != path:
             return None
-        made = data if request.body is body and not self.parts.rewrites_request else bytes_of(request.body)
+        made = data if request.body is body and not parts.rewrites_request else bytes_of(request.body)
         return Edited(self, given, opened, made)
 
     def stream(self, url: str, given: Sequence[Request]) -> EditedStream:
@@ -113,21 +115,22 @@ class Edited(NamedTuple):
 class EditedRelay(Relay):
     """An answer that adapters change in the calls that bring it; ``refusal`` is what one of them raised."""
 
-    _stream: EditedStream | None = None
     _closing: asyncio.TimerHandle | None = None
 
     def __init__(
         self,
         connection: Connection,
         edited: Edited,
+        start: float,
         silence_s: float,
         reply: Reply,
         on_end: Callable[[Relay], None],
         on_cancel: Callable[[Relay], None],
     ) -> None:
         super().__init__(connection, "POST", edited.opened.url, silence_s, reply, False, on_end, on_cancel)
+        self._stream: EditedStream | None = None
         self._plan, self._given, *_ = edited
-        self._start = time.perf_counter()
+        self._start = start
 
     # Called by the client's connection
 
@@ -138,7 +141,7 @@ class EditedRelay(Relay):
     # Called by the endpoint's connection
 
     def wake(self) -> None:
-        self._heard = self._time()
+        self._heard = True
         if self.status and not self._complete and self.failure is None:
             self._guarded(self._look)
 
@@ -179,7 +182,9 @@ class EditedRelay(Relay):
 
     def _look(self) -> None:
         """Pass on what has arrived of a stream; a whole answer is waited for."""
-        stream = self._stream or self._begun()
+        stream = self._stream
+        if stream is None and (seen := seen_once(self)).is_stream and self.status < 400:
+            stream = self._begun(seen)
         if stream is None:
             self._check_size()
         elif not stream.done and self._pending:
@@ -188,11 +193,8 @@ class EditedRelay(Relay):
             if stream.done:
                 self._closing = asyncio.get_running_loop().call_later(LINGER_S, self._end_late)
 
-    def _begun(self) -> EditedStream | None:
-        """Return the stream that the head announces, whose head is passed on."""
-        seen = seen_once(self)
-        if not seen.is_stream or self.status >= 400:
-            return None
+    def _begun(self, seen: Seen) -> EditedStream:
+        """Return the stream that a head announces, which is passed on."""
         self._stream = stream = self._plan.stream(self.url, self._given)
         self.reply.collects = True
         self.reply.begin(self.status, seen.lines + EVENTS, None)
@@ -201,13 +203,14 @@ class EditedRelay(Relay):
 
     def _reply_whole(self) -> None:
         """Reply with the answer, or with the rest of a stream."""
-        stream = self._stream or self._begun()
+        seen, stream = seen_once(self), self._stream
+        if stream is None and seen.is_stream and self.status < 400:
+            stream = self._begun(seen)
         if stream is not None:
-            data = b"" if stream.done else stream.fed(self._taken())
-            self._end_stream(stream, data)
+            self._end_stream(stream, b"" if stream.done else stream.fed(self._taken()))
             return
         self._check_size()
-        plan, seen, data = self._plan, seen_once(self), self._taken()
+        plan, data = self._plan, self._taken()
         response = given = response_of(self, seen, data, self._start, reads=plan.parts.reads_answer)
         for place, edit_answer in plan.edits.answering:
             response = edit_answer(self._given[place], response)

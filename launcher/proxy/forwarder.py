@@ -120,12 +120,18 @@ class Forwarder:
     def relay(self, request: ClientRequest, reply: Reply, on_end: Callable[[bool], None]) -> Started | None:
         """Return how a request passes as bytes over an idle connection; None if it has to be answered otherwise."""
         plan = self._plan_of(request)
-        head = plan.head
+        if plan.edits is None and plan.passes is None:
+            return None
+        connections, origin = self.upstream.connections, self.upstream.origin
+        connection = connections.take(origin)
+        if connection is None:
+            return None
         edited = None if plan.edits is None else self._edited(plan.edits, request.body)
         passes = plan.passes if edited is None else edited.opened
-        connection = None if passes is None else self.upstream.connections.take(passes.origin)
-        if passes is None or connection is None:
+        if passes is None:
+            connections.give_back(connection, origin)
             return None
+        head = plan.head
         start, own = time.perf_counter(), self.counters.own
         own[IN_FLIGHT] += 1
         own[RECEIVED] += len(request.body)
@@ -155,15 +161,14 @@ class Forwarder:
 
         silence_s = self.upstream.settings.silence_timeout_s
         if edited is not None:
-            adapted = EditedRelay(connection, edited, silence_s, reply, ended, cancelled)
-            return Started(adapted, b"%bContent-Length: %d\r\n\r\n" % (passes.head, len(edited.body)), edited.body)
+            adapted = EditedRelay(connection, edited, start, silence_s, reply, ended, cancelled)
+            return adapted, b"%bContent-Length: %d\r\n\r\n" % (passes.head, len(edited.body)), edited.body
         made = Relay(connection, head.method, passes.url, silence_s, reply, plan.is_completion, ended, cancelled)
-        return Started(made, passes.head, request.body)
+        return made, passes.head, request.body
 
     def _edited(self, plan: EditPlan, body: bytes) -> Edited | None:
         """Return a request as the adapters change it; None if that takes a coroutine, which then finds any error."""
-        waits = not self.upstream.connections.has_idle(plan.opened.origin)
-        if waits or self._stopped is not None or self.counters.stopped_by() is not None:
+        if self._stopped is not None or self.counters.stopped:
             return None
         try:
             return plan.edited(body, self._new_sample())

@@ -48,9 +48,10 @@ class Counters:
         self._slots = [self._all[i * SIZE : (i + 1) * SIZE] for i in range(workers)]
         self.worker = worker
         self.own = self._slots[worker]
+        self._stopped = self._all[STOPPED::SIZE]
 
     def close(self) -> None:
-        for view in (*self._slots, self._all):
+        for view in (self._stopped, *self._slots, self._all):
             view.release()
         self._map.close()
 
@@ -80,10 +81,12 @@ class Counters:
 
     def stopped_by(self) -> int | None:
         """Return the number of a worker in which an adapter has ended the evaluation; None if there is none."""
-        for number, slot in enumerate(self._slots):
-            if slot[STOPPED]:
-                return number
-        return None
+        return next((number for number, stopped in enumerate(self._stopped) if stopped), None)
+
+    @property
+    def stopped(self) -> bool:
+        """Whether an adapter has ended the evaluation in some worker."""
+        return any(self._stopped)
 
     def text(self, run: str) -> bytes:
         """Return all counters in Prometheus' text format."""
@@ -95,7 +98,7 @@ class Counters:
         found = [(f'{{status="{s}"}}', self.total(_STATUS - 100 + s)) for s in STATUSES]
         yield from _family("launcher_proxy_requests_total", "counter", "Answers sent", [row for row in found if row[1]])
         yield from _family("launcher_proxy_in_flight", "gauge", "Requests that wait", [("", self.total(IN_FLIGHT))])
-        stopped = [("", int(self.stopped_by() is not None))]
+        stopped = [("", int(self.stopped))]
         yield from _family("launcher_proxy_stopped", "gauge", "Whether an adapter has ended the evaluation", stopped)
         connections = [("", self.total(CONNECTIONS))]
         yield from _family("launcher_proxy_connections", "gauge", "Connections of clients", connections)

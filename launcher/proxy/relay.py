@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 
 from launcher.core.connections import IDEMPOTENT, Incoming
@@ -29,11 +28,6 @@ class Relay(Incoming):
     ends with one call of ``on_end``, unless it is cancelled; ``failure`` then says why the answer is not whole.
     """
 
-    failure: HttpError | None = None
-    refusal: Exception | None = None
-    """What an adapter raised."""
-    error_body: bytes | None = None
-
     def __init__(
         self,
         connection: Connection,
@@ -46,6 +40,10 @@ class Relay(Incoming):
         on_cancel: Callable[[Relay], None],
     ) -> None:
         super().__init__(connection, method, url, silence_s)
+        self.failure: HttpError | None = None
+        self.refusal: Exception | None = None
+        """What an adapter raised."""
+        self.error_body: bytes | None = None
         self.reply = reply
         self._source = connection
         self._was_kept = connection.used
@@ -53,8 +51,9 @@ class Relay(Incoming):
         self._pending: list[bytes] = []
         self._on_end = on_end
         self._on_cancel = on_cancel
-        self._time = asyncio.get_running_loop().time
-        self._heard = self._time()
+        self._heard = True
+        """Whether the endpoint has sent something since the last look."""
+        self._silent_since = 0.0
 
     @property
     def may_repeat(self) -> bool:
@@ -78,8 +77,10 @@ class Relay(Incoming):
             self._connection.resume()
 
     def check_time(self, now: float) -> None:
-        """Give up if the endpoint has been silent for too long."""
-        if now - self._heard > self._silence_timeout_s:
+        """Give up if the endpoint has been silent for too long: from one look to another, without a byte in between."""
+        if self._heard:
+            self._heard, self._silent_since = False, now
+        elif now - self._silent_since > self._silence_timeout_s:
             self._silent()
 
     # Called by the endpoint's connection
@@ -90,7 +91,7 @@ class Relay(Incoming):
         return HIGH_BYTES + 1 if self.reply.is_held else 0
 
     def wake(self) -> None:
-        self._heard = self._time()
+        self._heard = True
         if self.status and self.failure is None:
             self._pass_on()
 
