@@ -164,11 +164,11 @@ def _percentiles(latencies: Distribution) -> list[float]:
 
 def _title(report: Report) -> str:
     """The served model, or what the configuration calls it when nothing was served."""
-    if report.endpoint is not None:
-        return report.endpoint.model
     config = report.run.get("config")
-    model = config.get("model") if isinstance(config, Mapping) else None
-    return str(model.get("name", "Run")) if isinstance(model, Mapping) else "Run"
+    found = config.get("model") if isinstance(config, Mapping) else None
+    model = found if isinstance(found, Mapping) else {}
+    name = model.get("name", "Run") if report.endpoint is None else report.endpoint.model
+    return subject.title(str(name), str(model.get("path") or ""))
 
 
 def _tiles(throughput: Mapping[str, Json]) -> Iterator[tuple[str, str]]:
@@ -208,5 +208,6 @@ def _environment() -> Environment:
         "lower_is_better": results.lower_is_better,
         "metric_entry": results.metric_entry,
         "charts": charts,
+        "model_title": subject.title,
     }
     return environment

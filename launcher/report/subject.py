@@ -15,6 +15,15 @@ DIGEST = 12
 """The digits of a checkpoint's fingerprint that the head of a page shows."""
 
 
+UNNAMED = "model"
+"""``model.name`` where none was given."""
+
+
+def title(name: str, path: str) -> str:
+    """Return the name of a model; that of its checkpoint's folder where it was given none."""
+    return Path(path).name or name if name == UNNAMED and "//" not in path else name
+
+
 def facts(report: Report) -> list[tuple[str, str]]:
     """Return what is known of the model that was served, as pairs of a name and a text."""
     return [(name, text) for name, text in _facts(report) if text]

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from launcher.core.types import Json, MetricResult
-from launcher.report import charts, formatting, results
+from launcher.report import charts, formatting, results, subject
 from launcher.report.sweep_schema import SweepFile, SweepPoint
 from launcher.report.sweep_table import Cell, Table
 
@@ -14,8 +14,6 @@ OPEN = 12
 """Of more metrics than this, the charts are shown on demand."""
 DRAWN = 60
 """At most this many points are drawn in a chart."""
-UNNAMED = ("none", "model")
-"""The names of a model where there is none, or where none was given."""
 NAMED = 4
 """At most this many points, or keys, are named in a sentence."""
 
@@ -74,7 +72,7 @@ def title(table: Table) -> str:
 def models(found: SweepFile) -> str:
     """Name the models that were served; empty where none has a name of its own."""
     names = dict.fromkeys(name for point in found["points"] if (name := point.get("model")))
-    return _joined([name for name in names if name not in UNNAMED])
+    return _joined([name for name in names if name not in ("none", subject.UNNAMED)])
 
 
 def swept(table: Table) -> list[tuple[str, str]]:

@@ -13,7 +13,7 @@ from launcher.core.errors import UserError
 from launcher.core.files import read_json, replace
 from launcher.core.run_folder import RunFolder
 from launcher.core.types import Json, MetricResult
-from launcher.report import charts, formatting, page, results, terminal
+from launcher.report import charts, formatting, page, results, subject, terminal
 from launcher.report.compare import Answers, compare_each
 from launcher.report.schema import TaskEntry
 from launcher.report.sweep_schema import SettingEntry, WatchComparison, WatchFile, WatchPoint
@@ -21,8 +21,6 @@ from launcher.report.sweep_table import whole_tasks
 from launcher.stats.paired import ALPHA
 
 SCHEMA_VERSION = 1
-DEFAULT_NAME = "model"
-"""``model.name`` where none was given."""
 DRAWN = ("ok", "incomplete")
 """The statuses of points that are part of a curve."""
 
@@ -168,7 +166,7 @@ def best_of(values: Sequence[float], *, lower: bool) -> int:
 
 def _names(points: Sequence[WatchPoint]) -> list[str]:
     """Return the names of the models, without the one that a model has that was given none."""
-    return list(dict.fromkeys(name for point in points if (name := point.get("model")) and name != DEFAULT_NAME))
+    return list(dict.fromkeys(name for point in points if (name := point.get("model")) and name != subject.UNNAMED))
 
 
 def values(found: WatchFile, folder: Path, over: bool) -> dict[str, Json]:

@@ -44,3 +44,16 @@ def test_the_command(tmp_path: Path) -> None:
     (tmp_path / ".hydra/hydra.yaml").write_text(sources)
     assert subject.command(report(run={"overrides": []}), tmp_path) == "launcher '--config-dir=/my own'"
     assert subject.command(report(run={}), tmp_path) == ""
+
+
+@pytest.mark.parametrize(
+    ("name", "path", "title"),
+    [
+        ("tiny", "/ckpt/base", "tiny"),
+        ("model", "/ckpt/base/", "base"),
+        ("model", "", "model"),
+        ("model", "http://127.0.0.1:1/v1", "model"),
+    ],
+)
+def test_a_model_without_a_name_is_called_as_its_folder(name: str, path: str, title: str) -> None:
+    assert subject.title(name, path) == title
