@@ -16,6 +16,10 @@ from pathlib import Path
 from types import ModuleType
 
 import pytest
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import ChoiceSweep
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
 from launcher.adapters.chain import pipeline
 from launcher.cli.commands import COMMANDS
@@ -23,6 +27,7 @@ from launcher.cli.main import dispatch
 from launcher.core.types import Request, Response
 from launcher.pipeline.config import Run  # imports, and so registers, every component
 from launcher.settings.component import COMPONENTS
+from launcher.settings.overrides import in_grammar
 from launcher.validate.certificate import CHECKS
 from tests.cli.test_conf import composed
 from tests.running import launch_here
@@ -269,6 +274,47 @@ def test_every_setting_that_a_page_names_exists() -> None:
     }
     assert len(named) > 80
     assert not {".".join(key) for key in named - known if key[1] not in NO_KEYS}
+
+
+GIVEN = re.compile(rf"(?<![\w./])\+?((?:{'|'.join(f.name for f in fields(Run))})(?:\.\w+)+)=([^\s`]+)")
+NO_VALUES = {"N", "M", "x,4"}
+"""Stand-ins for a value, and one that a page shows as wrong."""
+
+
+def test_every_value_that_a_page_gives_a_setting_is_of_its_type() -> None:
+    pages = [*PAGES, *sorted((ROOT / "docs").glob("[at]*/*.md"))]
+    codes = {
+        code for page in pages if page.name != "reference.md" for code in re.findall(r"`[^`\n]+`", page.read_text())
+    }
+    given = {found for code in codes for found in GIVEN.findall(code.strip("`"))}
+    checked = {
+        (key, value) for key, value in given if not re.search("[<'\"{]|\\.\\.\\.", value) and value not in NO_VALUES
+    }
+    assert len(checked) > 60
+    assert [
+        f"{key}={value}" for key, value in sorted(checked) if not (_takes(key, value) or key.endswith(".marks"))
+    ] == []
+
+
+def _takes(key: str, value: str) -> bool:
+    """Tell whether a component with such a key takes a value, or each of those of a sweep."""
+    parts = key.split(".")
+    depth = 2 if parts[0] in ("adapters", "tasks", "groups") else 1
+    kinds = [cls for path, cls in COMPONENTS.items() if path.split("/")[0] == parts[0]]
+    read = OverridesParser.create().parse_override(in_grammar(f"{key}={value}", sweeps=True)).value()
+    return any(
+        all(_is_taken(kind, parts[depth:], one) for one in (read.list if isinstance(read, ChoiceSweep) else [read]))
+        for kind in kinds
+        if parts[depth] in {f.name for f in fields(kind)}
+    )
+
+
+def _is_taken(kind: type, names: list[str], value: object) -> bool:
+    try:
+        OmegaConf.update(OmegaConf.structured(kind), ".".join(names), value, force_add=len(names) > 1)
+    except OmegaConfBaseException:
+        return False
+    return True
 
 
 def _spellings(path: str) -> tuple[str, str]:

@@ -123,6 +123,8 @@ def _run_points(work: list[ComposedRun], requested: Resources, job: str, allocat
             code = _run_point(point, requested, allocation, pool)
             if code == INTERRUPTED:
                 break
+            if code == UserError.exit_code:
+                to_stderr(f"slurm: {point.folder} failed on the node {socket.gethostname()}")
             _write_exit_code(point, job, code)
 
 
@@ -136,7 +138,7 @@ def _run_point(point: ComposedRun, requested: Resources, allocation: Allocation,
     except TakenOver:
         raise
     except UserError as error:
-        to_stderr(f"launcher: {error} (on {socket.gethostname()})")
+        to_stderr(f"launcher: {error}")
         return error.exit_code
     except Exception:
         traceback.print_exc()

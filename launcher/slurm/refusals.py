@@ -71,7 +71,7 @@ def hint(state: JobState) -> str:
         return ""
     for reason, (why, remedy) in WAITS.items():
         if state.reason.startswith(reason):
-            keys = [f"it depends on {' and '.join(f'cluster.{key}' for key in remedy.keys)}"] if remedy.keys else []
+            keys = [f"it depends on {', '.join(f'cluster.{key}' for key in remedy.keys)}"] if remedy.keys else []
             return "; ".join([why, *keys, *_told(Remedy((), remedy.has, remedy.listed, remedy.asks), {})])
     return ""
 
@@ -99,4 +99,5 @@ def _sinfo(listed: str) -> list[str]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return []
-    return list(dict.fromkeys(line.strip() for line in done.stdout.splitlines() if line.strip()))
+    found = (line.strip().replace("(null)", "none") for line in done.stdout.splitlines())
+    return list(dict.fromkeys(filter(None, found)))

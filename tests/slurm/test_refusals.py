@@ -71,7 +71,7 @@ def test_a_refusal_names_the_key_its_value_and_what_there_is(said: str, settings
 
 def test_only_what_waiting_does_not_bring_is_explained() -> None:
     told = refusals.hint(JobState("PENDING", "PartitionConfig"))
-    assert told.startswith("no node of the partition is that large; it depends on cluster.cpus_per_process")
+    assert told.startswith("no node of the partition is that large; it depends on cluster.cpus_per_process, cluster.")
     assert told.endswith("the cluster has nodes with <%c CPUs, %m MB>")
     assert "node" in refusals.hint(JobState("PENDING", "ReqNodeNotAvail, UnavailableNodes:node1"))
     for state in (JobState("PENDING", "Resources"), JobState("PENDING", "Priority"), JobState("RUNNING")):

@@ -181,6 +181,7 @@ def test_a_wrong_run_ends_at_once_with_its_reason(slurm: Environment, tmp_path: 
     done = submit(slurm, tmp_path / "job", *ECHO, "tasks.addition.path=/nowhere.jsonl")
     assert done.returncode == 1
     assert "/nowhere.jsonl" in done.stderr
+    assert f"slurm: {tmp_path / 'job'} failed on the node " in done.stderr
     assert "Traceback" not in done.stderr
     assert state(slurm, job_of(tmp_path / "job")) == "FAILED"
 
