@@ -1,7 +1,7 @@
 """Weights of few bits: equal to what the formats' libraries make of them, in whole models, or refused in one line.
 
-``quantized.safetensors`` was packed and dequantised by AutoAWQ 0.2.9, GPTQModel 7.7.0, compressed-tensors 0.20.1 and
-bitsandbytes 0.50.2; its metadata has each weight's settings. Models are packed here, bit by bit.
+``quantized.safetensors`` was packed and dequantised by AutoAWQ 0.2.9, GPTQModel 7.7.0, compressed-tensors 0.20.1,
+bitsandbytes 0.50.2 and ModelOpt 0.47.0; its metadata has each weight's settings. Models are packed here, bit by bit.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ def test_numbers_are_those_of_the_formats_libraries(tmp_path: Path) -> None:
     stored = load_file(RECORDED)
     with safe_open(RECORDED, "pt") as file:
         cases = json.loads(file.metadata()["cases"])
-    assert len(cases) == 22
+    assert len(cases) == 25
     for name, config in cases.items():
         folder = tmp_path / name
         folder.mkdir()
@@ -298,6 +298,31 @@ def test_tensors_that_do_not_fit_are_refused(
     quantized(tmp_path, name)
     changed(tmp_path / "quantized", part, change)
     assert words_of_it in complaint(tmp_path / "quantized")
+
+
+FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)
+
+
+def test_four_bit_floats_of_modelopt_are_read(tmp_path: Path) -> None:
+    """As ModelOpt exports a model of NeMo in NVFP4."""
+    saved("llama", tmp_path)
+    stored, name = load_file(tmp_path / "model.safetensors"), "model.layers.0.mlp.up_proj.weight"
+    torch.manual_seed(6)
+    pairs, outer = torch.randint(0, 256, (48, 16), dtype=torch.uint8), 0.0078125
+    blocks = torch.randint(1, 9, (48, 2)).float()
+    stored |= {name: pairs, f"{name}_scale": blocks.to(torch.float8_e4m3fn), f"{name}_scale_2": torch.tensor(outer)}
+    stored[name.replace("weight", "input_scale")] = torch.tensor(3.0)
+    save_file(stored, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    about = {"quantization": {"quant_algo": "NVFP4", "group_size": 16, "exclude_modules": ["lm_head"]}}
+    (tmp_path / "hf_quant_config.json").write_text(json.dumps(about))
+    found = detect(tmp_path).parameter("decoder.layers.0.mlp.linear_fc1", "weight")[48:]
+    for row in range(48):
+        for column in range(32):
+            bits = int(pairs[row, column // 2]) >> (4 * (column % 2)) & 15
+            value = (-1) ** (bits >> 3) * FP4[bits & 7] * float(blocks[row, column // 16]) * outer
+            assert float(found[row, column]) == value
+    changed(tmp_path, "weight_scale_2", lambda t: torch.ones(2))
+    assert "expected F32 of shape []" in complaint(tmp_path)
 
 
 def test_a_weight_is_plain_or_quantised(tmp_path: Path) -> None:

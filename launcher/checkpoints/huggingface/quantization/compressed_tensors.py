@@ -1,4 +1,4 @@
-"""compressed-tensors: weights of 8 bits with scales, and packed ones of 2, 4 or 8 bits in groups."""
+"""compressed-tensors: weights of 8 bits with scales, packed ones of 2, 4 or 8 bits in groups, and 4-bit floats."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from launcher.checkpoints.bounded import shown
-from launcher.checkpoints.huggingface.quantization import scaled
+from launcher.checkpoints.huggingface.quantization import fp4, scaled
 from launcher.checkpoints.huggingface.quantization.grouped import WORD, dequantized, unpacked, words_of
 from launcher.checkpoints.huggingface.quantization.weights import INTEGERS, QuantizedWeight, Settings, Stored
 from launcher.checkpoints.huggingface.safetensors_index import LOADED
@@ -22,6 +22,7 @@ SCALED = ("float-quantized", "int-quantized", "naive-quantized")
 """Formats that store one number of 8 bits for each weight."""
 
 PACKED = "pack-quantized"
+FLOATS = ("nvfp4-pack-quantized", "mxfp4-pack-quantized")
 BITS = (2, 4, 8)
 """Numbers that no word is cut through; how those of other sizes are packed differs with the library's version."""
 
@@ -83,8 +84,20 @@ def find(stored: Stored, settings: Settings) -> Iterator[tuple[str, QuantizedWei
     if formats & set(SCALED):
         yield from scaled.find(stored, settings)
     widths = _widths(settings) if PACKED in formats else []
-    for module in stored.modules("weight_packed") if widths else ():
-        yield f"{module}weight", _packed(stored, module, widths, settings)
+    for module in stored.modules("weight_packed") if formats & {PACKED, *FLOATS} else ():
+        integers = stored.entries[f"{module}weight_packed"].dtype in INTEGERS
+        if widths and (integers or not formats & set(FLOATS)):
+            yield f"{module}weight", _packed(stored, module, widths, settings)
+        else:
+            yield f"{module}weight", _floats(stored, module)
+
+
+def _floats(stored: Stored, module: str) -> fp4.Fp4Weight:
+    """Return a weight of 4-bit floats: NVFP4 has one scale more than MXFP4."""
+    names = f"{module}weight_packed", f"{module}weight_scale"
+    stored.present(*names)
+    outer = f"{module}weight_global_scale"
+    return fp4.nvfp4(stored, (*names, outer), "divides") if outer in stored.entries else fp4.mxfp4(stored, names)
 
 
 def _formats(settings: Settings) -> set[str]:
@@ -93,8 +106,9 @@ def _formats(settings: Settings) -> set[str]:
     sparse = values.get("sparsity_config") or {}
     own = {str(group["format"]) for group in _groups(settings) if group.get("format")}
     found = own if own and values.get("format") == "mixed-precision" else {str(values.get("format"))}
-    for each in sorted(found - {PACKED, *SCALED}):
-        raise CheckpointError(f"{settings.where}: format is {shown(each)} ({', '.join((*SCALED, PACKED))} are read)")
+    for each in sorted(found - {PACKED, *SCALED, *FLOATS}):
+        known = ", ".join((*SCALED, PACKED, *FLOATS))
+        raise CheckpointError(f"{settings.where}: format is {shown(each)} ({known} are read)")
     if not isinstance(sparse, dict) or sparse.get("format", "dense") != "dense":
         raise CheckpointError(f"{settings.where}: sparsity_config is {shown(sparse)} (expected none, or dense)")
     if values.get("transform_config"):

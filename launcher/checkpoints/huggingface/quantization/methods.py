@@ -26,7 +26,7 @@ METHODS: Mapping[str, Find] = {
 FILES = {"hf_quant_config.json": "modelopt", "quantize_config.json": "gptq", "quant_config.json": "awq"}
 """Where a method's own library says what ``config.json`` may leave out."""
 
-UNUSED = ("input_scale", "k_scale", "v_scale")
+UNUSED = ("input_scale", "input_global_scale", "k_scale", "v_scale")
 """Scales of a layer's inputs and of the cache, which stay in full precision here."""
 
 SERVERS = "backend=vllm or backend=sglang serves it as it is"

@@ -68,6 +68,12 @@ class Stored:
             )
         return entry
 
+    def present(self, *names: str) -> None:
+        """Raise `CheckpointError` for a tensor that is not there."""
+        for name in names:
+            if name not in self.entries:
+                self.get(name, ())
+
     def matrix(self, name: str, types: Mapping[str, str]) -> tuple[int, int]:
         """Return the rows and columns of a stored matrix. Raises `CheckpointError` if it is none."""
         entry = self.entries[name]
