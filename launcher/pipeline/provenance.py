@@ -61,14 +61,16 @@ def provenance(
 def resume_key(run: Run, config: Mapping[str, Json], checkpoint: str | None) -> dict[str, Json]:
     """Return all settings that change answers; a run is resumed only if they are equal."""
     neutral = set(type(run.engine).neutral)
+    parser = config["model"]["tool_call_parser"]
     adapters = {name: config["adapters"][name] for name, adapter in run.adapters.items() if adapter.changes_answers}
     return {
         "checkpoint": checkpoint or config["model"]["path"] or None,
-        "model": {k: config["model"][k] for k in ("name", "tokenizer", "context_length", "tool_call_parser")},
+        "model": {k: config["model"][k] for k in ("name", "tokenizer", "context_length")},
         "engine": {k: v for k, v in config["engine"].items() if k not in neutral},
         "backend": {k: config["backend"][k] for k in sorted(type(run.backend).identity_fields)},
         "dtype": config["optimizations"]["dtype"],
         **({"batch_invariant": True} if config["optimizations"]["batch_invariant"] else {}),
+        **({"tool_call_parser": parser} if parser != "auto" else {}),
         "adapters": [{name: settings} for name, settings in adapters.items()],
         "tasks": {
             name: {"settings": _settings(config["tasks"][name], task), "items": _items(name, task)}
