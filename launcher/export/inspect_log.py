@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.core.console import printable
-from launcher.core.types import Json, Record, Status
+from launcher.core.types import Aggregation, Json, Record, Status
 from launcher.export import rows
 from launcher.export.lm_eval import texts_of
 from launcher.export.source import Source
@@ -79,6 +79,10 @@ def _ids(records: list[Record]) -> list[str]:
     return [names[each.id] for each in records]
 
 
+MEANS = (Aggregation.mean.value, Aggregation.items.value)
+"""The aggregations whose value is a mean over samples or items; that of another has its own name."""
+
+
 def _scores(entry: TaskEntry) -> list[Any]:
     from inspect_ai.log import EvalMetric, EvalScore
 
@@ -86,7 +90,7 @@ def _scores(entry: TaskEntry) -> list[Any]:
     made = []
     for name, one in entry["metrics"].items():
         numbers: Mapping[str, float | None] = {key: one[key] for key in ("value", "stderr", "ci_low", "ci_high")}
-        names = {"value": "mean"}
+        names = {"value": "mean"} if one["aggregation"] in MEANS else {}
         metrics = {
             names.get(key, key): EvalMetric(name=names.get(key, key), value=math.nan if value is None else value)
             for key, value in numbers.items()

@@ -79,6 +79,10 @@ def write(report: Report, folder: Path) -> Path:
     return replace(RunFolder(folder).results, encode(to_json(report), indent=2) + "\n")
 
 
+NEEDED = ("status", "reason", "run", "endpoint", "tasks", "groups", "throughput", "certificate")
+"""The keys without which ``results.json`` is none: its readers rely on them."""
+
+
 def read(folder: Path) -> ResultsFile:
     """Return ``folder/results.json``.
 
@@ -94,6 +98,8 @@ def read(folder: Path) -> ResultsFile:
             f"{path}: schema_version is {version!r}, expected {VERSION}; "
             f"resume={folder} writes it again from the samples that are there"
         )
+    if missing := [key for key in NEEDED if key not in found]:
+        raise UserError(f"{path}: it has no {', '.join(missing)}; resume={folder} writes it again from the samples")
     whole: ResultsFile = found
     return whole
 

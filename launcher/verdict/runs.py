@@ -25,8 +25,6 @@ SUBJECT = frozenset({"checkpoint", "model", "engine", "backend", "dtype"})
 ANSWERS = frozenset({"answers_from"})
 """The part of a fingerprint that says whose answers were scored again: they are what is compared, as those of a run."""
 NO_TASK = "no task was evaluated; launcher check RUN RUN compares the certificates and the speed of servers"
-NEEDED = ("status", "reason", "run", "endpoint", "tasks", "groups", "throughput", "certificate")
-"""The keys of ``results.json`` that a verdict reads."""
 MOST = len(string.ascii_uppercase)
 
 
@@ -99,10 +97,6 @@ def read(folder: Path, label: str) -> Run:
     if not RunFolder(folder).results.exists():
         raise _unfinished(folder)
     found = results.read(folder)
-    if missing := [key for key in NEEDED if key not in found]:
-        raise UserError(
-            f"{folder}: its {RunFolder.results} has no {', '.join(missing)}; resume={folder} writes it again"
-        )
     header = journal.header(folder)
     if found["tasks"] and not RunFolder(folder).samples.exists():
         raise UserError(f"{folder}: there is no {RunFolder.samples} in it, whose scores would be compared")

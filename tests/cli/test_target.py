@@ -35,7 +35,7 @@ from tests.running import launch_here
         (["serve", "tiny", "backend.port=8000"], ["mode=serve", "model=tiny", "tasks=[]", "backend.port=8000"]),
         (
             ["eval", "evaluate.seed=1,2", "tiny", "-m", "--config-dir", "my conf"],
-            ["--config-dir", "my conf", "--multirun", "mode=run", "model=checkpoint"],
+            ["--config-dir", "my conf", "--multirun", "mode=run", "model=tiny", "evaluate.seed=1,2"],
         ),
     ],
 )
@@ -49,6 +49,10 @@ def test_a_target_becomes_settings(words: list[str], settings: list[str]) -> Non
     ("words", "line"),
     [
         (["eval"], "eval: the following arguments are required: TARGET"),
+        (
+            ["eval", "--tasks", "addition", "tasks.addition.limit=5"],
+            "eval: TARGET is missing beside the setting tasks.",
+        ),
         (["serve", ""], "serve: TARGET is empty; expected a server's URL, a checkpoint's path, or a model's option"),
         (["check", "nowhere"], "nowhere: no such file or folder"),
         (["eval", "tiny", "--tusks", "a"], "eval: unrecognized arguments: --tusks"),

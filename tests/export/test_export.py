@@ -9,14 +9,15 @@ import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from launcher.core.errors import UserError
 from launcher.core.types import Status
-from launcher.export import formats, rows
+from launcher.export import formats, inspect_log, rows
 from launcher.export.source import Source, sources
+from launcher.report.schema import TaskEntry
 from tests.report.report_records import choice, hostile, record, write_samples
 from tests.running import UNVALIDATED, launch_here
 from tests.verdict.run_folders import run_folder
@@ -155,6 +156,17 @@ def test_inspect(run: Path, tmp_path: Path) -> None:
         assert made[metric]["mean"].value == one["value"]
         stderr = made[metric]["stderr"].value
         assert stderr == one["stderr"] or (math.isnan(stderr) and one["stderr"] is None)
+
+
+def test_inspect_calls_no_number_of_all_samples_a_mean() -> None:
+    pytest.importorskip("inspect_ai.log")
+    figures = {"value": 19.4, "stderr": 0.8, "ci_low": 18.0, "ci_high": 21.0, "n": 5}
+    names = {}
+    for kind in ("mean", "items", "corpus"):
+        entry = {"metrics": {"m": {**figures, "aggregation": kind}}, "coverage": {"total": 5, "scored": 5}}
+        (score,) = inspect_log._scores(cast(TaskEntry, entry))
+        names[kind] = next(name for name, metric in score.metrics.items() if metric.value == 19.4)
+    assert names == {"mean": "mean", "items": "mean", "corpus": "value"}
 
 
 def test_mlflow(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

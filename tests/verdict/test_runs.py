@@ -179,7 +179,7 @@ def emptied(folder: Path) -> None:
         (without("results.json"), "no results.json in it so far: the run has not ended; resume="),
         (without("journal.json"), "there is no journal.json in it, which says what the run asked"),
         (without("samples.jsonl"), "there is no samples.jsonl in it"),
-        (emptied, "its results.json has no status, reason, run"),
+        (emptied, "results.json: it has no status, reason, run"),
     ],
 )
 def test_a_folder_that_lacks_a_file_says_which(tmp_path: Path, change: Callable[[Path], None], words: str) -> None:

@@ -18,6 +18,10 @@ ADDRESS = re.compile(r"[A-Za-z0-9][\w.-]*:\d{1,5}(/.*)?|localhost(/.*)?|(\d{1,3}
 """A server's address without its scheme."""
 
 
+SETTING = re.compile(r"\+{0,2}[a-z_]+(\.[A-Za-z_]\w*)*=")
+"""What a setting begins with."""
+
+
 def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | None = None) -> list[str]:
     """Return the settings that ``launcher COMMAND TARGET [OPTIONS] [KEY=VALUE ...]`` stands for.
 
@@ -39,8 +43,21 @@ def settings(command: str, mode: str, arguments: Sequence[str], *, tasks: str | 
     listed = [] if chosen is None else [f"tasks=[{names(chosen)}]"]
     flags = ["--config-dir", given.config_dir] if given.config_dir else []
     flags += ["--multirun"] if given.multirun else []
-    words = [f"mode={'plan' if given.plan else mode}", *of_target(command, given.target), *listed, *given.overrides]
+    target, overrides = _parted(command, [given.target, *given.overrides])
+    words = [f"mode={'plan' if given.plan else mode}", *of_target(command, target), *listed, *overrides]
     return [*flags, *words, *out(given.out, swept=given.multirun)]
+
+
+def _parted(command: str, words: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the target and the settings, in any order. Raises `UserError` where all words are settings."""
+    targets = [word for word in words if not SETTING.match(word) or Path(word).exists()]
+    if not targets:
+        raise UserError(
+            f"{command}: TARGET is missing beside the setting {words[0]}; "
+            "expected a server's URL, a checkpoint's path, or a model's option"
+        )
+    at = words.index(targets[0])
+    return targets[0], [*words[:at], *words[at + 1 :]]
 
 
 def names(listed: str) -> str:
