@@ -28,6 +28,8 @@ OVER = re.compile(r"^(?:\s*For further information|During handling of|The above 
 """What ends the message of an exception: a link, another exception, a warning, or nothing."""
 INPUT = re.compile(r" \[type=\w+, input_value=.*")
 """What pydantic puts behind a message: the arguments, in Python's words."""
+HELP = re.compile(r"^(?:run|see|try) ['\"`].*--help\b", re.IGNORECASE)
+"""A line behind an error that only says how to get help, as docker's."""
 ELSEWHERE = re.compile(r"see (the )?(root cause|stack trace|error|logs?) above|root cause above", re.IGNORECASE)
 """An exception that only says that another process has the cause."""
 
@@ -40,12 +42,13 @@ class ServerLog:
     start: int = 0
 
     def last_line(self) -> str:
-        """Return the last line that is not empty."""
+        """Return the last line that says something."""
         with self.path.open("rb") as file:
             file.seek(max(self.start, self.path.stat().st_size - TAIL_BYTES))
             lines = _text(file.read()).splitlines()
-        found = (text for line in reversed(lines) if (text := _parts(line).text.strip()))
-        return next(found, "")[:QUOTED_CHARACTERS]
+        said = [text for line in lines if (text := _parts(line).text.strip())]
+        found = (text for text in reversed(said) if not HELP.match(text))
+        return next(found, said[-1] if said else "")[:QUOTED_CHARACTERS]
 
     def cause(self, recent: bool = False) -> str | None:
         """Return the first exception that ends a traceback, of any process; None without one.

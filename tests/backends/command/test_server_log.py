@@ -67,3 +67,15 @@ def test_the_last_line_is_shown_without_what_a_logger_puts_before_it(tmp_path: P
     log = tmp_path / "server.log"
     log.write_text(f"(APIServer pid=7) WARNING 11-30 16:39:26 [utils.py:255] Found {'x' * 300}\n\n")
     assert ServerLog(log).last_line() == f"Found {'x' * 194}"
+
+
+@pytest.mark.parametrize(
+    "help",
+    ["Run 'docker run --help' for more information", "See 'docker run --help'.", "Try 'serve --help' for help."],
+)
+def test_a_line_that_only_says_how_to_get_help_is_not_the_last_word(help: str, tmp_path: Path) -> None:
+    log = tmp_path / "server.log"
+    log.write_text(f"docker: Cannot connect to the Docker daemon.\n\n{help}\n")
+    assert ServerLog(log).last_line() == "docker: Cannot connect to the Docker daemon."
+    log.write_text(f"{help}\n")
+    assert ServerLog(log).last_line() == help
