@@ -5,6 +5,9 @@ LOWEST := build/lowest/bin
 # The folders whose tests need none of the extras: no torch, Ray, Triton or SLURM.
 CORE := $(addprefix tests/,adapters api asgi cli core distributed engines/test_echo.py evaluate monitor pipeline report settings stats tasks)
 ARGS ?=
+# Where the environments of other servers are, which several checkouts may share.
+VLLM_ENV ?= build/vllm
+LLAMA_CPP_ENV ?= build/llama_cpp
 
 .DEFAULT_GOAL := help
 .PHONY: help run check test soak vllm gpu lowest coverage lint docs bench smollm2 format clean constraints
@@ -27,13 +30,13 @@ test: ## install every extra and run all tests (ARGS="-k name")
 soak: ## the long tests: kill matrices, and many examples of all that draws some (weekly, and before a release)
 	@$(PYTHON) install.py all dev docs
 	@$(MAKE) --no-print-directory real-model
-	@$(PYTHON) .ci/server_env.py llama_cpp build/llama_cpp
-	@LLAMA_CPP=$(CURDIR)/build/llama_cpp/bin/python SOAK=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --timeout=3600 --durations=25 -m "soak or fuzz or hypothesis" $(ARGS)
+	@$(PYTHON) .ci/server_env.py llama_cpp $(LLAMA_CPP_ENV)
+	@LLAMA_CPP=$(abspath $(LLAMA_CPP_ENV))/bin/python SOAK=1 HF_HUB_OFFLINE=1 $(BIN)/python -m pytest -n 2 --timeout=3600 --durations=25 -m "soak or fuzz or hypothesis" $(ARGS)
 
-vllm: ## install vLLM's build for CPUs in build/vllm (3.5 GB), and run the tests against it (ARGS="-k name")
+vllm: ## install vLLM's build for CPUs in VLLM_ENV=build/vllm (3.5 GB), and run the tests against it (ARGS="-k name")
 	@$(PYTHON) install.py all dev docs
-	@$(PYTHON) .ci/server_env.py vllm build/vllm
-	@VLLM=$(CURDIR)/build/vllm/bin/vllm HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=25 -m vllm $(ARGS)
+	@$(PYTHON) .ci/server_env.py vllm $(VLLM_ENV)
+	@VLLM=$(abspath $(VLLM_ENV))/bin/vllm HF_HUB_OFFLINE=1 $(BIN)/python -m pytest --durations=25 -m vllm $(ARGS)
 
 gpu: ## on a machine with a GPU: a run with optimizations=gpu, the tests marked gpu, benchmarks/gpu.py (ARGS="run tests bench")
 	@$(PYTHON) install.py all dev docs

