@@ -85,9 +85,10 @@ def server_flags() -> Iterator[str]:
         yield f"| `{key}` | {' | '.join(cells)} |"
     yield "\n| server | flags of version | from | also gets | environment | installed by |\n|---|---|---|---|---|---|"
     for name, server in sorted(servers.items()):
-        always = f"`{' '.join(server.always)}`" if server.always else ""
+        also = [f"`{' '.join(server.always)}`"] if server.always else []
+        also += [f"on a GPU `{' '.join(server.on_gpu)}`"] if server.on_gpu else []
         environment = " ".join(f"`{key}={value}`" for key, value in (TELEMETRY | dict(server.environment)).items())
-        row = [f"`backend={name}`", server.version, server.source, always, environment, server.install]
+        row = [f"`backend={name}`", server.version, server.source, ", ".join(also), environment, server.install]
         yield f"| {' | '.join(row)} |"
 
 

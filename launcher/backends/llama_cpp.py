@@ -39,11 +39,12 @@ class LlamaCpp(Preset):
         distribution="llama-cpp-python",
         reads="gguf",
         always=("--interrupt_requests", "false"),
+        on_gpu=("--n_gpu_layers", "-1"),
         answers_while_busy=False,
         note="without context_length, 2,048 tokens",
     )
 
-    def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str) -> list[str]:
+    def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str, gpus: int = 0) -> list[str]:
         """Return the command, of which a module of Python is started by `NEUTRAL`."""
-        program, *rest = super().command(deployment, source, port)
+        program, *rest = super().command(deployment, source, port, gpus)
         return [program, str(NEUTRAL), *rest[2:]] if rest[:2] == MODULE else [program, *rest]

@@ -59,7 +59,7 @@ class NIM(Preset):
         if not self.image:
             raise UserError("backend.image: backend=nim needs the container's image, such as nvcr.io/nim/<name>:<tag>")
 
-    def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str) -> list[str]:
+    def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str, gpus: int = 0) -> list[str]:
         """Return ``docker run`` with the folder and the port, and the flags of vLLM behind ``nim-serve``."""
         values = self._values(deployment, source, port)
         inner = {name: value for name, value in values.items() if name not in ("checkpoint", "host", "port")}

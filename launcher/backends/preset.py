@@ -98,7 +98,7 @@ class Preset(Backend, ABC):
         api_key(self.api_key_env)
         self._environment()
         source = self._source(deployment, allocation)
-        command = self.command(deployment, source, self._inner_port or self.port or ANY_PORT)
+        command = self.command(deployment, source, self._inner_port or self.port or ANY_PORT, allocation.gpus)
         variables = self._variables(deployment, allocation)
         return {
             "server": planned_url(self.host, self.port),
@@ -110,11 +110,12 @@ class Preset(Backend, ABC):
             **({} if self._installed() else {"missing": self._missing()}),
         }
 
-    def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str) -> list[str]:
+    def command(self, deployment: Deployment, source: ServedCheckpoint, port: int | str, gpus: int = 0) -> list[str]:
         """Return the words of the command. Raises `UserError` for a setting that the server would not get."""
         values = self._values(deployment, source, port)
         self._refuse_lost(values)
-        return [*self._program(), *self.server.words(values), *self._split("arguments", self.arguments)]
+        words = [*self.server.words(values), *(self.server.on_gpu if gpus else ())]
+        return [*self._program(), *words, *self._split("arguments", self.arguments)]
 
     def _refuse_lost(self, values: Mapping[str, Json]) -> None:
         for name in self.server.lost(values):
@@ -153,7 +154,7 @@ class Preset(Backend, ABC):
     ) -> Iterator[ManagedProcess]:
         """Start the server, or the process that runs the replicas."""
         environment, log = self._environment(), RunFolder(deployment.folder).server_log
-        command = self.command(deployment, source, self._inner_port or port)
+        command = self.command(deployment, source, self._inner_port or port, allocation.gpus)
         variables, stop_s = self._variables(deployment, allocation), self.stop_timeout_s
         if not variables:
             with managed_process(command, environment, log, stop_s, self._key) as process:

@@ -59,7 +59,7 @@ class ServerProgram:
     """A server's program.
 
     ``flags`` are in the order of the command, by the names in `SETTINGS`. ``always`` is what makes its defaults
-    neutral, and ``environment`` what keeps it from reporting its use. ``version`` is the one whose flags these are, and
+    neutral, ``on_gpu`` what it takes to compute there, and ``environment`` what keeps it from reporting its use. ``version`` is the one whose flags these are, and
     ``source`` where they stand. ``install`` brings it, ``distribution`` is its package. Some
     servers do not answer ``ready_path`` while they compute.
     """
@@ -75,6 +75,7 @@ class ServerProgram:
     answers_while_busy: bool = True
     reads: str = "huggingface"
     always: tuple[str, ...] = ()
+    on_gpu: tuple[str, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     note: str = ""
 

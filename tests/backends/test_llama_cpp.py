@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from launcher.backends.llama_cpp import NEUTRAL, LlamaCpp
-from tests.backends.presets import ROOT, deployment, flags, planned
+from tests.backends.presets import GPU, ROOT, deployment, flags, planned
 from tests.checkpoints.test_gguf import written
 
 PYTHON = os.environ.get("LLAMA_CPP", "")
@@ -25,6 +25,13 @@ def test_settings_become_flags(tmp_path: Path) -> None:
     assert flags(command, "--model", "--n_ctx", "--model_alias", "--interrupt_requests") == {
         "--model": str(file), "--n_ctx": "64", "--model_alias": "tiny", "--interrupt_requests": "false",
     }  # fmt: skip
+
+
+def test_all_layers_are_on_the_gpu_where_there_is_one(tmp_path: Path) -> None:
+    served = deployment(tmp_path, str(written(tmp_path / "model.gguf")))
+    assert "--n_gpu_layers" not in planned(LlamaCpp(), served)["command"]
+    command = planned(LlamaCpp(arguments="--n_gpu_layers 8"), served, GPU)["command"]
+    assert command[-4:] == ["--n_gpu_layers", "-1", "--n_gpu_layers", "8"]  # the last counts
 
 
 def test_its_module_is_started_with_neutral_sampling(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ def test_the_package_has_these_flags(name: str, tmp_path: Path) -> None:
     server = PRESETS[name].server
     assert server.version in requirement
     words = [*(word for flag in server.flags.values() for word in str(flag).split(" / ")), *server.always]
+    words += server.on_gpu
     for word in words:
         if word.startswith("--"):
             assert is_there(word, text), f"{requirement} has no {word}"
