@@ -8,6 +8,7 @@ llama-cpp-python (7 minutes of CPU time).
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -34,8 +35,10 @@ def main(name: str, folder: Path) -> None:
     if folder.exists() and any(folder.iterdir()) and not (folder / MARK).exists():
         sys.exit(f"server_env: {folder} has files, but no {requirement}; name an empty folder, or a new one")
     print(f"installing {requirement} into {folder}", flush=True)
-    venv.create(folder, with_pip=True, clear=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
     (folder / MARK).touch()
+    venv.create(folder, with_pip=True)
     _pip(folder, "install", requirement)
     if name == "vllm":
         _pip(folder, "uninstall", "--yes", *BROKEN)
