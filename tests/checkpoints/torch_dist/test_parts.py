@@ -63,6 +63,25 @@ def test_a_tensor_without_a_place_is_refused(name: str, written: Path) -> None:
         detect(written)
 
 
+def test_a_quantiser_of_modelopt_is_named(written: Path) -> None:
+    name = "decoder.layers.mlp.linear_fc2.weight_quantizer._amax"
+    rewrite(written, lambda tensors, prefix: tensors | {prefix + name: torch.ones(2)})
+    with pytest.raises(CheckpointError, match=r"weight_quantizer\._amax' is a quantiser of ModelOpt \(not read here"):
+        detect(written)
+
+
+def test_numbers_without_their_scales_are_no_weights(written: Path) -> None:
+    """Before, a weight in fp8 was read as the numbers that are stored."""
+
+    def change(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+        name = next(name for name in tensors if name.endswith("mlp.linear_fc2.weight"))
+        return tensors | {name: tensors[name].to(torch.float8_e4m3fn)}
+
+    rewrite(written, change)
+    with pytest.raises(CheckpointError, match=r"linear_fc2\.weight' is of type float8_e4m3fn \(expected float32"):
+        detect(written)
+
+
 def test_states_of_training_are_no_tensors_without_a_place(written: Path) -> None:
     expected = logits(loaded(written))
     states = [
