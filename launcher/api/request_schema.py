@@ -16,6 +16,8 @@ MAX_PROMPTS = 2048
 MAX_STOPS = 64
 MAX_LOGPROBS = 20
 MAX_TOOLS = 128
+OPEN_SCHEMA = frozenset({"additionalProperties", "patternProperties", "$ref", "allOf", "anyOf", "oneOf", "not"})
+"""Keywords by which a schema says itself which further properties an object has."""
 MAX_DIGITS = 18
 """Of a token id."""
 FUNCTION_NAME = r"^[A-Za-z0-9_.:/-]{1,128}$"
@@ -168,9 +170,10 @@ class Function(Body):
     strict: bool | None = None
 
     def schema_of_arguments(self) -> dict[str, Any]:
-        """Return the schema; a function without one has no arguments."""
-        none = {"type": "object", "properties": {}, "additionalProperties": False}
-        return none if self.parameters is None else {"type": "object", **self.parameters}
+        """Return the schema; a function takes no arguments beside its properties unless the schema says so."""
+        given = {"type": "object", "properties": {}} if self.parameters is None else self.parameters
+        closed = "properties" in given and not OPEN_SCHEMA & given.keys()
+        return {"type": "object", **({"additionalProperties": False} if closed else {}), **given}
 
     def plain(self) -> dict[str, Any]:
         """Return the function for a chat template."""

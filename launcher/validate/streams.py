@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from launcher.core.responses import check_stream
 from launcher.core.types import Json, Request
 from launcher.validate.check import Capability, CheckContext, Doubt, Failure, Family, NotApplicable, text_of, usage_of
+from launcher.validate.exchange import together
 from launcher.validate.routes import COMPLETIONS, OPENINGS, Route, on_both, persistent
 
 LENGTH = 12
@@ -40,6 +41,23 @@ async def stream_sampled(context: CheckContext, route: Route) -> str:
         if (joined := "".join(_pieces(events, route))) != one:
             raise Failure(f"seed=1 at temperature {HOT:g} gives {joined!r} as a stream, {one!r} as a whole")
         return f"{one!r} piece by piece"
+
+    return await persistent(attempt)
+
+
+async def streams_apart(context: CheckContext, route: Route) -> str:
+    """Streams at the same time must each have the pieces of their own answer."""
+    texts = (context.settings.prompt, *OPENINGS)
+    wholes = [text_of(await route.ask(context, text, max_tokens=LENGTH)) for text in texts]
+
+    async def attempt() -> str:
+        several = await together([_events(context, route, text, {}) for text in texts])
+        for text, whole, events in zip(texts, wholes, several, strict=True):
+            if (joined := "".join(_pieces(events, route))) != whole:
+                raise Failure(f"{text!r} gives {joined!r} as one of {len(texts)} streams, {whole!r} alone")
+            if len(ids := {event["id"] for event in events if event.get("id")}) > 1:
+                raise Failure(f"the events of one stream have {len(ids)} ids")
+        return f"{len(texts)} streams at the same time, each with its own pieces"
 
     return await persistent(attempt)
 
@@ -83,6 +101,16 @@ def _pieces(events: Sequence[Json], route: Route) -> Iterator[str]:
 
 
 CHECKS = (
+    *on_both(
+        "streams_apart",
+        "streams apart",
+        streams_apart,
+        Family.stream,
+        "streams at the same time each have the pieces of their own answer",
+        "answers have parts of those to other samples",
+        "no stream: leave out the adapter stream_coalesce; evaluate.concurrency=1",
+        need=lambda route: Capability.stream,
+    ),
     *on_both(
         "stream",
         "stream",

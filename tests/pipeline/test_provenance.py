@@ -47,6 +47,7 @@ def test_what_can_change_an_answer_counts() -> None:
         "tasks=[addition]",
         "optimizations.dtype=bf16",
         "optimizations.batch_invariant=true",
+        "model.tool_call_parser=hermes",
     ):
         assert answers() != answers(override), override
 

@@ -1438,6 +1438,37 @@ def no_key_needed(path: str, asked: Body) -> None:
     """Requests without a key are answered."""
 
 
+LAST: list[tuple[str, str]] = []
+"""The request before, and the first piece of its stream."""
+
+
+def _texts(events: list[Body]) -> list[tuple[Body, str]]:
+    """Return where the pieces of a stream are: objects with the keys of their texts."""
+    choices = [choice for event in events for choice in event.get("choices", ())]
+    places = [(choice, "text") if "text" in choice else (choice["delta"], "content") for choice in choices]
+    return [(place, key) for place, key in places if place.get(key)]
+
+
+@events("streams_apart", "chat_streams_apart", peers=True)
+def a_piece_of_another_stream(path: str, asked: Body, events: list[Body]) -> None:
+    """A stream has a piece of the answer to another request."""
+    asks, places = json.dumps([asked.get("prompt"), asked.get("messages")]), _texts(events)
+    if not places:
+        return
+    own = places[0][0][places[0][1]]
+    if LAST and LAST[-1][0] != asks:
+        place, key = places[-1]
+        place[key] += LAST[-1][1]
+    LAST[:] = [(asks, own)]
+
+
+@events("streams_apart", "chat_streams_apart")
+def the_id_of_another_stream(path: str, asked: Body, events: list[Body]) -> None:
+    """An event of a stream has the id of another one."""
+    if len(events) > 2:
+        events[1]["id"] += "x"
+
+
 # tool calls
 
 

@@ -7,10 +7,13 @@ import random
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from launcher.api.detokenizer import CallReader, TextDelta
 from launcher.api.tool_calls.formats import format_of
 from launcher.api.tool_calls.reading import ForcedReader, Reader
+from tests.fuzzing import examples
 
 PARIS, ROME = {"city": "Paris"}, {"city": "Rome", "days": [1, 2.5, None, True]}
 ONE, TWO = ("weather", PARIS), ("weather", ROME)
@@ -146,6 +149,48 @@ def test_a_forced_call_that_is_cut_loses_nothing() -> None:
             assert found.finish == "length"
             assert seen in answer or "weather{" in seen
             assert bool(found.calls) == ('"arguments": ' in answer[:size])
+
+
+VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers(-99, 99) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=6,
+)
+MARKS = ("<tool_call>", "</tool_call>", "<|python_tag|>", "[TOOL_CALLS]", "[ARGS]", "{", "}", "[", "]", '"', "\\", "f(")
+TEXT = st.lists(st.sampled_from(MARKS) | st.text(max_size=4), max_size=8).map("".join)
+
+
+def cut_at(text: str, places: list[int]) -> list[str]:
+    at = sorted({place % (len(text) + 1) for place in places})
+    return [text[a:b] for a, b in zip([0, *at], [*at, len(text)], strict=True)]
+
+
+@settings(max_examples=examples(60), deadline=None)
+@given(st.dictionaries(st.text(max_size=4), VALUES, max_size=3), st.lists(st.integers(0, 999), max_size=6))
+def test_any_arguments_come_back(arguments: dict[str, Any], places: list[int]) -> None:
+    for form, answer in (
+        ("hermes", hermes("weather", arguments)),
+        ("llama3_json", llama("weather", arguments)),
+        ("mistral", f"[TOOL_CALLS]weather[ARGS]{json.dumps(arguments, ensure_ascii=False)}"),
+    ):
+        found_format = format_of(form, "")
+        assert found_format is not None
+        found = read(Reader(found_format, frozenset({"weather"})), cut_at(answer, places))
+        assert (found.text, calls_of(found)) == ("", [("weather", arguments)])
+
+
+@settings(max_examples=examples(100), deadline=None)
+@given(TEXT, st.lists(st.integers(0, 999), max_size=6), st.sampled_from(["stop", "length"]))
+def test_no_text_is_lost_and_no_cut_changes_what_is_read(text: str, places: list[int], finish: str) -> None:
+    for form in ("hermes", "llama3_json", "mistral", "pythonic"):
+        found_format = format_of(form, "")
+        assert found_format is not None
+        whole, cut = (
+            read(Reader(found_format, frozenset({"f"})), pieces, finish) for pieces in ([text], cut_at(text, places))
+        )
+        assert (whole.text, calls_of(whole), whole.unparsed) == (cut.text, calls_of(cut), cut.unparsed)
+        if not whole.calls:
+            assert whole.text == text
 
 
 def test_ids_of_calls_differ_and_mistrals_have_nine_letters() -> None:
