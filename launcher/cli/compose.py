@@ -26,6 +26,9 @@ from launcher.settings.cluster import Slurm
 from launcher.settings.overrides import CommandLine
 from launcher.tasks.locations import search_beside
 
+OF_A_TASK = "tasks: "
+"""How an error begins that a task's settings raise."""
+
 
 class Composition:
     """One configuration of Hydra's, with Hydra's own settings and the run folder; ``composed`` is its typed value.
@@ -58,6 +61,7 @@ class Composition:
         check_include_path(self._config, CommandLine.of(self.overrides))
         hydra_launchers.check(keys, submitted=is_submitted(self._config))
         search_beside(_option_folders(self._hydra))
+        _check_filled(_option_folders(self._hydra), CommandLine.of(self.overrides))
         config = _with_queue_keys(self._config, keys, self.overrides)
         run = _typed(config)
         check(run)
@@ -98,6 +102,23 @@ def _option_folders(hydra_config: Any) -> list[Path]:
     return [Path(source.path) for source in sources if source.schema == "file" and source.provider not in own]
 
 
+def _check_filled(folders: list[Path], given: CommandLine) -> None:
+    """Refuse an option file without content, which would choose nothing without a word. Raises `UserError`."""
+    for group in ("tasks", "adapters") if folders else ():
+        chosen = given.get(group)
+        for name in chosen if isinstance(chosen, list) else [chosen]:
+            for file in (folder / group / f"{name}.yaml" for folder in folders):
+                if file.is_file() and not _has_content(file):
+                    raise UserError(
+                        f"{group}={name}: {file} is empty; it needs defaults: [/schema/{group}/<kind>@_here_]"
+                    )
+
+
+def _has_content(file: Path) -> bool:
+    lines = (line.strip() for line in file.read_text(encoding="utf-8").splitlines())
+    return any(line and not line.startswith(("#", "---")) for line in lines)
+
+
 def is_submitted(config: DictConfig) -> bool:
     """Tell whether a configuration chooses ``cluster=slurm``."""
     return OmegaConf.get_type(config, "cluster") is Slurm
@@ -119,6 +140,20 @@ def _typed(config: DictConfig) -> Run:
     if unknown := unknown_keys(config):
         raise UserError(f"{', '.join(unknown)}: no such key; leave out the + to see the keys that exist")
     check_ranges(config)
-    run = OmegaConf.to_object(config)
+    try:
+        run = OmegaConf.to_object(config)
+    except UserError as error:
+        raise _with_task(config, error) from None
     assert isinstance(run, Run)
     return run
+
+
+def _with_task(config: DictConfig, error: UserError) -> UserError:
+    """Return the error of a task's settings with the name of the task, which the task itself does not know."""
+    for name in config.tasks if str(error).startswith(OF_A_TASK) else ():
+        try:
+            OmegaConf.to_object(config.tasks[name])
+        except UserError as again:
+            if str(again) == str(error):
+                return UserError(f"tasks.{name}: {str(error).removeprefix(OF_A_TASK)}")
+    return error

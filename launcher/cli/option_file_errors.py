@@ -12,6 +12,8 @@ BASES = {"Task": "tasks", "Adapter": "adapters"}
 """The types of the groups whose option files choose their own place."""
 NO_PACKAGE = re.compile(rf"In 'schema/(\w+)/(\w+)': .*\w+ is not a subclass of (?:{'|'.join(BASES)})\b", re.DOTALL)
 NO_HERE = re.compile(rf"In 'schema/(\w+)/(\w+)': .*Key 'schema' not in '(?:{'|'.join(BASES)})'", re.DOTALL)
+NO_TYPE = re.compile(r"In '(\w+/[\w/]+)': ValidationError raised while composing config:\s*(.*)")
+FULL_KEY = re.compile(r"^\s*full_key: (\S+)$", re.MULTILINE)
 NO_KEY = re.compile(r"In '(\w+)/([\w/]+)': .*Key '(\w+)' not in '(\w+)'", re.DOTALL)
 
 
@@ -26,7 +28,18 @@ def explain(said: str) -> str | None:
         return f"{group}: an option file includes /schema/{group}/{kind}; write /schema/{group}/{kind}@_here_"
     if (found := NO_KEY.search(said)) and found[1] != "schema":
         return _unknown_key(*found.groups())
+    if found := NO_TYPE.search(said):
+        return _wrong_value(said, *found.groups())
     return None
+
+
+def _wrong_value(said: str, option: str, why: str) -> str:
+    """Return one line for a value of a type that its key does not take."""
+    if "is not a subclass of" in why:
+        group = option.partition("/")[0]
+        return f"{option}: its keys have no place; its first line is to be '# @package {group}.<name>'"
+    key = f"{found[1]}: " if (found := FULL_KEY.search(said)) else ""
+    return f"{option}: {key}{why.replace('AnyNode', 'one value')}{'; expected [a,b]' if 'ListConfig' in why else ''}"
 
 
 def unknown_schema(group: str, kind: str) -> str:

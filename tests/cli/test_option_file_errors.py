@@ -23,6 +23,15 @@ GOOD = SCHEMA.format("generation@_here_")
         (f"{PACKAGE}{GOOD}promt: x\n", "tasks/own: no key 'promt' (did you mean prompt?); expected one of path, "),
         (f"{PACKAGE}{SCHEMA.format('generatoin@_here_')}", "no such kind (did you mean generation?); an option file"),
         (f"{PACKAGE}{GOOD}prompt: {{{{q}}}}\n", 'line 4: found unhashable key; a template stands in quotes: "{{...}}"'),
+        (f"{PACKAGE}{GOOD}fewshot: five\n", "tasks/own: tasks.own.fewshot: Value 'five' of type 'str' could not be"),
+        (
+            f"{PACKAGE}{GOOD}stop: x\n",
+            "tasks/own: tasks.own.stop: Invalid value assigned: one value is not a ListConfig",
+        ),
+        (f"{PACKAGE}{GOOD}prompt: '{{{{q'\n", "tasks.own: prompt: template '{{q': line 1: unexpected end"),
+        ("path: x.jsonl\n", "tasks/own: its keys have no place; its first line is to be '# @package tasks.<name>'"),
+        ("", "own.yaml is empty; it needs defaults: [/schema/tasks/<kind>@_here_]"),
+        (f"{PACKAGE}---\n# later\n", "tasks=own: "),
     ],
 )
 def test_a_mistake_in_an_option_file_is_one_line(text: str, said: str, tmp_path: Path) -> None:
