@@ -225,7 +225,7 @@ def test_without_a_home_folder_the_cache_is_elsewhere(monkeypatch: pytest.Monkey
         expanded("~/x")
 
 
-@pytest.mark.parametrize("words", [["tasks=arc_easy"], ["adapters=retry"], ["tasks=[addition,addition]"]])
+@pytest.mark.parametrize("words", [["tasks=arc_easy"], ["adapters=retry"]])
 def test_what_is_not_wrong_works(words: list[str], folder: Path) -> None:
     assert launch_here(folder, *words, "mode=plan").returncode == 0
 
