@@ -96,7 +96,7 @@ def _option_page(group: str, option: str) -> Iterator[str]:
     prefix = f"{group}.{option}." if group in LISTS else f"{group}."
     chosen = f"'{group}=[{option}]'" if group in LISTS else f"{group}={option}"
     cls = COMPONENTS.get(_schema(group, option))
-    if len(known) > 1:
+    if len(known) > 1 or cls is None:
         yield f"{group}/{option}: {_about(group, option)}"
         yield f"\n  launcher {chosen} chooses it; its file is {option_file(group, option)}\n"
     if cls is not None:

@@ -9,6 +9,7 @@ import pytest
 from launcher.cli.main import dispatch
 from launcher.cli.options import options_of
 from launcher.cli.setting_help import settings_of
+from launcher.cli.setting_pages import names
 from launcher.pipeline.config import Run
 from launcher.settings.component import COMPONENTS
 
@@ -23,6 +24,11 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
 )
 def test_every_key_says_what_it_means(path: str) -> None:
     assert not [setting.key for setting in settings_of(COMPONENTS[path]) if not setting.meaning]
+
+
+def test_every_group_has_a_page(capsys: pytest.CaptureFixture[str]) -> None:
+    assert len(names()) > 15
+    assert [name for name in names() if len(printed(capsys, "help", name).strip()) < 30] == []
 
 
 @pytest.mark.parametrize(
