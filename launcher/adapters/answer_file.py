@@ -17,10 +17,17 @@ log = logging.getLogger(__name__)
 TIMEOUT_S = 60.0
 """Seconds for which a process waits for another one that writes."""
 DAMAGED = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+COLUMNS = ["digest", "used", "sum", "answer"]
 SCHEMA = """
 CREATE TABLE IF NOT EXISTS answers (digest BLOB PRIMARY KEY, used INTEGER, sum INTEGER, answer BLOB);
 CREATE INDEX IF NOT EXISTS by_use ON answers (used);
 """
+
+
+class OtherLayout(sqlite3.DatabaseError):
+    """A file whose table has other columns: that of another version, or of another program."""
+
+    sqlite_errorcode = sqlite3.SQLITE_NOTADB
 
 
 def opened(folder: Path) -> Path:
@@ -39,6 +46,9 @@ def opened(folder: Path) -> Path:
 
 
 def _make_tables(file: sqlite3.Connection) -> None:
+    found = [row[1] for row in file.execute("PRAGMA table_info(answers)")]
+    if found and found != COLUMNS:
+        raise OtherLayout(f"its answers have the columns {', '.join(found)}, expected {', '.join(COLUMNS)}")
     if not file.execute("PRAGMA page_count").fetchone()[0]:
         file.execute("PRAGMA auto_vacuum = INCREMENTAL")  # possible in an empty file only
     file.executescript(SCHEMA)

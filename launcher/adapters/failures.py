@@ -31,7 +31,7 @@ class Failures:
     first: dict[str, str] = field(default_factory=dict)
 
     def add(self, adapter: object, error: BaseException, where: str = "") -> None:
-        name, text = _name(adapter), redact(f"{type(error).__name__}: {error}")
+        name, text = shown_name(adapter), redact(f"{type(error).__name__}: {error}")
         reason = one_line(f"{where}: {text}" if where else text, QUOTED)
         if name not in self.counts:
             log.error("adapters.%s: %s; this changes no result, later failures are only counted", name, reason)
@@ -73,7 +73,8 @@ def _sum(before: Mapping[str, Json], failures: Failures) -> dict[str, Json]:
     return found
 
 
-def _name(adapter: object) -> str:
+def shown_name(adapter: object) -> str:
+    """Return what an adapter is called in messages: its option, or its class where it has none."""
     try:
         return name_of(adapter)
     except LookupError:

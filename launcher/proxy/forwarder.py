@@ -15,7 +15,7 @@ from urllib.parse import unquote
 
 from launcher.adapters.base import Adapter
 from launcher.adapters.chain import pipeline
-from launcher.adapters.failures import Failures
+from launcher.adapters.failures import Failures, shown_name
 from launcher.asgi.errors import ApiError, clipped
 from launcher.core.connections import Incoming
 from launcher.core.errors import AdapterError, AdapterStop, Failure, TransportError
@@ -37,6 +37,11 @@ RUN_PATH = f"{OWN}run/"
 """``/_proxy/run/<id>/...`` is ``/...`` of the proxy of that run, and of no other."""
 HEALTH, METRICS = f"{OWN}health", f"{OWN}metrics"
 ADAPTED = ("/v1/completions", "/v1/chat/completions")
+OTHERS = (
+    *("/v1/responses", "/v1/messages", "/generate", "/generate_stream", "/invocations", "/completion", "/infill"),
+    *("/api/generate", "/api/chat", "/api/v1/chat"),
+)
+"""Paths at which servers generate text, too, in forms that no adapter knows: of OpenAI, Anthropic, vLLM and others."""
 FAILURES = {Failure.connection: 502, Failure.timeout: 504, Failure.answer: 502}
 CLIENT_CLOSED_REQUEST = 499
 """The status that is counted for a client that left before its answer (nginx's code)."""
@@ -84,6 +89,7 @@ class Forwarder:
         self._chain = pipeline(self.adapters, _ask, self.failures)
         self._edits = Edits.of(self.adapters)
         self._needs_task = any(adapter.needs_task for adapter in self.adapters)
+        self._changing = [shown_name(adapter) for adapter in self.adapters if adapter.changes_answers]
         self._stopped: str | None = None
         self._number = 0
         self._samples = f"{PROXIED}{self.run}.{os.getpid()}"
@@ -191,7 +197,7 @@ class Forwarder:
             parts = Parts.of(self.adapters, head.target.decode("ascii"))
             edits = None if self._edits is None else self._edits.plan(self.upstream, parts, head)
             return Plan(head, is_completion, parts, edits=edits)
-        if head.path.startswith(OWN) or (self.adapters and _is_disguised(head)):
+        if head.path.startswith(OWN) or (self.adapters and _is_disguised(head)) or self._evades(head):
             return Plan(head, is_completion)
         return Plan(head, is_completion, passes=self.upstream.prepared(head, length))
 
@@ -238,8 +244,17 @@ class Forwarder:
                 f"the path {clipped(repr(head.path), 80)}: the adapters know it only as one of {', '.join(ADAPTED)}"
             )
             raise ApiError(400, message, code="malformed_request")
+        elif self._evades(head):
+            message = (
+                f"{head.path} would go past the adapters {', '.join(self._changing)}; they know {' and '.join(ADAPTED)}"
+            )
+            raise ApiError(400, message, code="path_not_adapted")
         else:
             await self._passed(request, reply, is_completion=plan.is_completion)
+
+    def _evades(self, head: Head) -> bool:
+        """Tell whether a request generates text in another way than those that change answers know."""
+        return bool(self._changing) and head.method == "POST" and head.path.rstrip("/").endswith(OTHERS)
 
     def _own(self, head: Head, reply: Reply) -> None:
         if head.method not in ("GET", "HEAD"):

@@ -267,6 +267,26 @@ async def test_a_damaged_file_is_put_aside_with_one_line(ask, server, tmp_path, 
     assert caplog.text.count("it is put aside") == 1
 
 
+@pytest.mark.parametrize(
+    "made",
+    [
+        "CREATE TABLE answers (digest BLOB PRIMARY KEY, answer BLOB)",
+        "CREATE TABLE answers (digest BLOB PRIMARY KEY, used INTEGER, sum INTEGER, answer BLOB, more TEXT)",
+        "CREATE VIEW answers AS SELECT 1",
+    ],
+)
+async def test_a_file_of_another_version_is_put_aside_and_left_alone(ask, server, tmp_path, made, caplog):
+    file, upstream = tmp_path / "answers/answers.1.sqlite", server(said("one"))
+    file.parent.mkdir()
+    with closing(sqlite3.connect(file)) as other, other:
+        other.execute(made)
+    content = file.read_bytes()
+    assert texts(await ask(upstream, ASKED)) == texts(await ask(upstream, ASKED)) == ["one"]
+    assert len(upstream.asked) == 1
+    assert file.read_bytes() == content
+    assert caplog.text.count("its answers have the columns") == 1
+
+
 async def test_a_folder_that_is_removed_while_it_is_used_begins_anew(server, tmp_path, ask):
     upstream = server(said("one"), said("two"), said("three"))
     caching = Caching(str(tmp_path / "answers"))

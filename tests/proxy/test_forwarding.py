@@ -149,6 +149,21 @@ def test_no_spelling_of_a_completions_path_goes_past_adapters(path: str) -> None
         assert ask(proxy, path=path).json == ANSWER
 
 
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/messages", "/openai/v1/responses?a=1", "/generate/"])
+def test_no_text_is_generated_past_adapters_that_change_answers(path: str) -> None:
+    with scripted(lambda seen: whole(ANSWER)) as server:
+        with mounted(server.url, Retry(), SystemMessage(text="x")) as proxy:
+            found = ask(proxy, path=path)
+            assert (found.status, found.json["error"]["code"]) == (400, "path_not_adapted")
+            assert "past the adapters system_message; they know" in found.json["error"]["message"]
+            assert not server.requests
+            assert ask(proxy, "GET", f"{path}/1").status == 200
+            assert ask(proxy, path="/v1/embeddings").json == ANSWER
+        for chain in ((), (Retry(),)):
+            with mounted(server.url, *chain) as proxy:
+                assert ask(proxy, path=path).json == ANSWER
+
+
 def test_without_adapters_bytes_pass_as_they_are() -> None:
     strange = b'{ "a":1.0e3,"a":NaN, "choices" : [] }'
     with scripted(lambda seen: whole(strange)) as server, mounted(server.url) as proxy:
