@@ -29,7 +29,7 @@ from launcher.core.types import Endpoint
 from launcher.proxy.settings import Proxy
 from launcher.proxy.supervisor import Mounted, Supervisor, listening, running
 from tests.proxy.mounted import ANSWER, DONE, Seen, event, scripted, stream, whole
-from tests.running import launch_here, living, program, wait_for
+from tests.running import UNVALIDATED, launch_here, living, program, wait_for
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 60
@@ -79,7 +79,7 @@ class Launched:
 def launched(folder: Path, *arguments: str) -> Iterator[Launched]:
     run = folder / "run"
     common = ["engine=echo", "model=none", "tasks=[]", f"hydra.run.dir={run}"]
-    with program([sys.executable, str(ROOT / "launch.py"), *arguments, *common], folder) as process:
+    with program([sys.executable, str(ROOT / "launch.py"), *common, *arguments], folder) as process:
         wait_for((run / "proxy.json").exists, process, PATIENCE_S)
         facts = json.loads((run / "proxy.json").read_text())
         yield Launched(run, process, facts, (run / "proxy.key").read_text().strip())
@@ -177,6 +177,26 @@ def test_a_run_folder_has_no_key_once_the_proxy_is_gone_and_never_the_key_in_ano
     assert not [path.name for path in left if path.name in ("proxy.key", "proxy.json")]
     assert len((run.folder / "proxy" / "requests.jsonl").read_text().splitlines()) == 2
     assert not [path for path in left if run.key.encode() in path.read_bytes()]
+
+
+def test_an_evaluation_with_a_proxy_answers_others_until_it_ends(tmp_path: Path) -> None:
+    go = tmp_path / "go"
+    script = f"until [ -e {go} ]; do sleep 0.1; done; echo 1 > {{output}}/out.json"
+    waiting = (
+        "tasks=[harness/command]", "tasks.harness_command.shell=true", f"tasks.harness_command.command='{script}'",
+        "tasks.harness_command.result.path='{output}/out.json'", "+tasks.harness_command.result.metrics.one=$",
+    )  # fmt: skip
+    with launched(tmp_path, "mode=run", "proxy.port=0", UNVALIDATED, "adapters=[request_log]", *waiting) as run:
+        with openai.OpenAI(base_url=run.facts["url"], api_key=run.key, max_retries=0) as client:
+            assert client.chat.completions.create(**SERVED).choices
+        go.touch()
+        assert run.process.wait(PATIENCE_S) == 0
+    assert not (run.folder / "proxy.json").exists()
+    assert not (run.folder / "proxy.key").exists()
+    assert not (run.folder / "requests.jsonl").exists()
+    assert len((run.folder / "proxy" / "requests.jsonl").read_text().splitlines()) == 1
+    found = json.loads((run.folder / "results.json").read_text())["tasks"]["harness_command"]
+    assert found["metrics"]["one"]["value"] == 1
 
 
 def test_two_runs_on_one_host_never_answer_each_other_and_leave_no_process(run: Launched, tmp_path: Path) -> None:
