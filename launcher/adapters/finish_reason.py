@@ -63,4 +63,5 @@ def _only_choice(body: Json) -> Mapping[str, Json] | None:
 
 def _stopped_at(choice: Mapping[str, Json], body: Mapping[str, Json], limit: Json) -> bool:
     used = token_count(body.get("usage"), "completion_tokens")
-    return choice.get("finish_reason") in STOPPED and used is not None and used == limit
+    finish = choice.get("finish_reason")
+    return isinstance(finish, str) and finish in STOPPED and used is not None and used == limit

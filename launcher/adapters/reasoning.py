@@ -67,7 +67,7 @@ class Reasoning(Edit):
         if not request.body.get("echo") or not request.path.endswith("/completions"):
             return request
         limit = request.body.get("max_tokens")
-        if limit is None or limit > 1:
+        if not isinstance(limit, int) or limit > 1:
             raise AdapterError("reasoning: 'echo' with more than one generated token cannot be split into thoughts")
         return request
 

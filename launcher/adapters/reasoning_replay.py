@@ -69,6 +69,7 @@ def _reasoning(message: Mapping[str, Json]) -> dict[str, Json]:
 
 def _digest(before: str, message: Any) -> str:
     """Return the digest of a conversation that ``before`` is the digest of, with one more message."""
-    calls = [call.get("function") for call in message.get("tool_calls") or ()]
+    found = message.get("tool_calls")
+    calls = [call.get("function") for call in found if isinstance(call, Mapping)] if isinstance(found, list) else []
     content = [before, message.get("role"), message.get("content") or "", calls, message.get("tool_call_id")]
     return hashlib.sha256(json.dumps(content, sort_keys=True, default=str).encode()).hexdigest()

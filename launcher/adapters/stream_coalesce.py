@@ -54,8 +54,11 @@ async def coalesced(events: AsyncIterator[Json], *, in_chat: bool) -> dict[str, 
             if fault is not None:
                 raise AdapterError(f"stream_coalesce: {error_message(event) or fault}")
             head |= {k: v for k, v in event.items() if k not in ("choices", "object") and v is not None}
-            for choice in event.get("choices") or ():
-                _add(choices.setdefault(choice["index"], {"index": choice["index"]}), choice)
+            try:
+                for choice in event.get("choices") or ():
+                    _add(choices.setdefault(choice["index"], {"index": choice["index"]}), choice)
+            except (TypeError, AttributeError, ValueError):
+                raise AdapterError(f"stream_coalesce: an event has another form: {quoted(event)}") from None
     if not choices:
         raise AdapterError("stream_coalesce: the stream ended without a choice")
     made = [_whole(choices[index], in_chat) for index in sorted(choices)]
@@ -94,6 +97,8 @@ def _whole(choice: dict[str, Json], in_chat: bool) -> dict[str, Json]:
     if not in_chat:
         return {"text": "", "logprobs": None, **choice}
     delta = choice.pop("delta", None) or {}
+    if not isinstance(delta, dict):
+        raise AdapterError(f"stream_coalesce: a delta has another form: {quoted(delta)}")
     calls = delta.pop("tool_calls", None)
     made = {"tool_calls": [calls[index] for index in sorted(calls)]} if calls else {}
     return {**choice, "message": {"role": "assistant", "content": None, **delta, **made}}

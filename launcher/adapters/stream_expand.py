@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from launcher.adapters.base import Adapter, Part
 from launcher.core.errors import AdapterError
+from launcher.core.responses import quoted
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.settings.component import component
 
@@ -31,14 +32,18 @@ class StreamExpand(Adapter):
     async def __call__(self, request: Request, call_next: Handler) -> Response:
         if not request.path.endswith("/completions") or not request.body.get("stream"):
             return await call_next(request)
-        options = request.body.get("stream_options") or {}
+        options = request.body.get("stream_options")
         body = {name: value for name, value in request.body.items() if name not in ("stream", "stream_options")}
         response = await call_next(replace(request, body=body))
         if not response.ok or response.fault is not None or response.events is not None:
             return response
         if not isinstance(response.body, Mapping) or not isinstance(response.body.get("choices"), list):
             raise AdapterError(f"stream_expand: the answer to {request.path} has no list of 'choices'")
-        events = list(_events(response.body, usage=bool(options.get("include_usage"))))
+        wants_usage = isinstance(options, Mapping) and bool(options.get("include_usage"))
+        try:
+            events = list(_events(response.body, usage=wants_usage))
+        except (KeyError, TypeError, AttributeError):
+            raise AdapterError(f"stream_expand: a choice has another form: {quoted(response.body)}") from None
         return replace(response, body=None, events=_stream(events))
 
 

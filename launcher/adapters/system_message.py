@@ -8,6 +8,7 @@ from typing import Any
 
 from launcher.adapters.base import Edit, Part
 from launcher.core.errors import AdapterError, UserError
+from launcher.core.responses import quoted
 from launcher.core.types import Json, Request, Response
 from launcher.settings.component import component
 
@@ -55,7 +56,11 @@ class SystemMessage(Edit):
     def edit(self, request: Request) -> Request:
         body = request.body
         if request.path.endswith("/chat/completions"):
-            return request.with_body({**body, "messages": self._messages(body)})
+            try:
+                messages = self._messages(body)
+            except AttributeError:
+                raise AdapterError("system_message: the chat request has a message that is no object") from None
+            return request.with_body({**body, "messages": messages})
         if not request.path.endswith("/completions"):
             raise AdapterError(f"system_message: cannot add a system message to {request.path}")
         if body.get("echo") and body.get("stream"):
@@ -67,7 +72,10 @@ class SystemMessage(Edit):
             return response
         if not response.ok or response.fault is not None:
             return response
-        choices = [_without(choice, self.text + self.separator) for choice in response.body["choices"]]
+        try:
+            choices = [_without(choice, self.text + self.separator) for choice in response.body["choices"]]
+        except (KeyError, TypeError, AttributeError):
+            raise AdapterError(f"system_message: the echo has another form: {quoted(response.body)}") from None
         return response.with_body({**response.body, "choices": choices})
 
     def _messages(self, body: Mapping[str, Json]) -> list[Json]:
@@ -79,8 +87,9 @@ class SystemMessage(Edit):
                 break
         else:
             return [{"role": "system", "content": self.text}, *messages]
-        own = [m["content"] for m in messages if m.get("role") == "system"]
-        if not all(isinstance(content, str) for content in own):
+        given = [m.get("content") for m in messages if m.get("role") == "system"]
+        own = [content for content in given if isinstance(content, str)]
+        if len(own) < len(given):
             raise AdapterError("system_message: the request's own system message is not plain text")
         rest = [m for m in messages if m.get("role") != "system"]
         return [{"role": "system", "content": self.separator.join(self._ordered(own))}, *rest]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from operator import is_
 from pathlib import Path
@@ -259,3 +260,76 @@ def test_what_is_read_may_depend_on_the_path(adapter, path, reads) -> None:
 def test_looking_at_what_nobody_parsed_is_an_error(look) -> None:
     with pytest.raises(AdapterError, match="does not declare in 'reads'"):
         look(Unread(b"{}"))
+
+
+ODD_BODIES: list[Json] = [
+    {"messages": None},
+    {"messages": [1]},
+    {"messages": [{"role": 5, "content": {"a": 1}}]},
+    {"messages": [{"role": "system"}]},
+    {"messages": [{"role": "assistant", "content": None, "tool_calls": [None]}, {"role": "user", "content": ["a"]}]},
+    CHAT | {"tools": "x", "max_tokens": "5"},
+    CHAT | {"tools": [{"type": "function", "function": {"name": "f", "parameters": [1]}}], "tool_choice": 5},
+    CHAT | {"stream": True, "stream_options": 5, "n": "two"},
+]
+ODD_PROMPTS: list[Json] = [
+    {"prompt": 5, "echo": True},
+    {"prompt": [[1, 2]], "echo": "x", "max_tokens": "a", "logprobs": "x"},
+]
+ODD_ANSWERS: list[Json] = [
+    None,
+    "x",
+    [],
+    {"choices": {}},
+    {"choices": [None], "usage": "x"},
+    {"choices": [{"index": "0", "message": None}]},
+    {
+        "choices": [{"index": 0, "message": {"content": ["a"], "tool_calls": 5}, "finish_reason": ["stop"]}],
+        "usage": USAGE,
+    },
+    {"choices": [{"index": 0, "message": {"content": "a", "tool_calls": [5]}, "logprobs": 5}]},
+    {"choices": [{"index": 0, "text": None}], "usage": {"completion_tokens": "5"}},
+]
+ODD_EVENTS: list[Json] = [
+    None,
+    {"choices": "x"},
+    {"choices": [None]},
+    {"choices": [{"index": 0, "delta": "a"}]},
+    {"choices": [{"index": 0, "delta": {"content": 5, "tool_calls": 5}}], "usage": 5},
+    {"choices": [{"index": 0, "delta": {"content": "a", "tool_calls": [5]}, "logprobs": 5, "finish_reason": ["x"]}]},
+]
+ODD = [
+    *(Exchange("/v1/chat/completions", body, CHAT_ANSWER) for body in ODD_BODIES),
+    *(Exchange("/v1/completions", body, ANSWER) for body in ODD_PROMPTS),
+    *(
+        Exchange(path, body, answer)
+        for answer in ODD_ANSWERS
+        for path, body in (
+            ("/v1/chat/completions", CHAT),
+            ("/v1/chat/completions", CHAT | {"stream": True}),
+            ("/v1/completions", {"prompt": "p", "echo": True, "max_tokens": 0}),
+        )
+    ),
+    *(
+        Exchange("/v1/chat/completions", CHAT | {"stream": streams}, None, [event, *EVENTS])
+        for event in ODD_EVENTS
+        for streams in (True, False)
+    ),
+]
+"""What no server and no client should send."""
+
+
+@pytest.mark.parametrize("case", CASES, ids=ids)
+async def test_no_form_of_an_exchange_is_a_bug_of_the_adapter(
+    case: tuple[str, dict[str, Json]], tmp_path: Path
+) -> None:
+    """It passes, or is refused by an `AdapterError` that says why."""
+    adapter = made(*case, tmp_path)
+    async with all_running([adapter], tmp_path, None) as failures:
+        for number, exchange in enumerate(ODD):
+            request, server = replace(exchange.request(Part.none), sample=f"t/{number}/0"), Server(exchange, Part.none)
+            with suppress(AdapterError):
+                response = await pipeline([adapter], server, failures)(request)
+                if response.events is not None:
+                    assert len([event async for event in response.events]) >= 0
+    assert not failures.counts
