@@ -142,16 +142,25 @@ class Changes:
         """Take note of events for which `is_alike` was true."""
 
 
+class Answered(Exception):
+    """Raised by `Edit.edit`: its adapter answers the request itself, and nothing downstream sees it."""
+
+    def __init__(self, response: Response) -> None:
+        super().__init__()
+        self.response = response
+
+
 class Edit(Adapter):
     """An adapter that waits for nothing: it changes a request, and then what comes back.
 
-    A proxy runs a chain of them without a coroutine. `edit` may be called again with the same request.
+    A proxy runs a chain of them without a coroutine. `edit` may be called again with the same request, so that it
+    counts nothing.
     """
 
     needs_task = False
 
     def edit(self, request: Request) -> Request:
-        """Return the request that goes on, or raise an error."""
+        """Return the request that goes on, or raise an error, or `Answered`."""
         return request
 
     def edit_answer(self, request: Request, response: Response) -> Response:
@@ -163,7 +172,11 @@ class Edit(Adapter):
         return None
 
     async def __call__(self, request: Request, call_next: Handler) -> Response:
-        response = await call_next(self.edit(request))
+        try:
+            edited = self.edit(request)
+        except Answered as answered:
+            return answered.response
+        response = await call_next(edited)
         if response.events is None:
             return self.edit_answer(request, response)
         changes = self.edit_events(request)

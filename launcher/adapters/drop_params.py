@@ -5,22 +5,23 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import field, replace
+from dataclasses import field
 from pathlib import Path
 
-from launcher.adapters.base import Adapter, Downstream, Part, counting
+from launcher.adapters.base import Downstream, Edit, Part, counting
 from launcher.core.errors import UserError
 from launcher.core.run_folder import RunFolder
-from launcher.core.types import Handler, Json, Request, Response
+from launcher.core.types import Json, Request, Response
 from launcher.settings.component import component
 
 
 @component("adapters/drop_params")
-class DropParams(Adapter):
+class DropParams(Edit):
     """Drops the parameters of ``names`` from the body of every request that has them.
 
     A name may be a dotted path, for instance ``stream_options.include_usage``. An object that is empty after that is
-    dropped too. ``drop_params.json`` in the run folder counts the dropped parameters; a resumed run adds to it.
+    dropped too. ``drop_params.json`` in the run folder counts the dropped parameters of the requests that were
+    answered; a resumed run adds to it.
 
     Use it if the server refuses a request for a parameter that a task or a harness sends.
 
@@ -28,7 +29,7 @@ class DropParams(Adapter):
     'adapters.drop_params.names=[logit_bias,stream_options.include_usage]'``
     """
 
-    needs_task = False
+    copies = True
     reads = Part.request
     rewrites = Part.request
 
@@ -39,13 +40,29 @@ class DropParams(Adapter):
             raise UserError(f"adapters.drop_params.names is {self.names}; expected a list such as [logit_bias,user]")
         self.counts: Counter[str] = Counter()
 
-    async def __call__(self, request: Request, call_next: Handler) -> Response:
-        body: Json = request.body
+    def edit(self, request: Request) -> Request:
+        body, dropped = self._without_names(request.body)
+        return request.with_body(body) if dropped else request
+
+    def edit_answer(self, request: Request, response: Response) -> Response:
+        self._count(request)
+        return response
+
+    def edit_events(self, request: Request) -> None:
+        self._count(request)
+
+    def _count(self, request: Request) -> None:
+        self.counts.update(self._without_names(request.body)[1])
+
+    def _without_names(self, body: Json) -> tuple[Json, list[str]]:
+        """Return a body without the parameters, and which it had."""
+        dropped = []
         for name in self.names:
             changed = _without(body, name.split("."))
-            self.counts[name] += changed is not body
+            if changed is not body:
+                dropped.append(name)
             body = changed
-        return await call_next(request if body is request.body else replace(request, body=body))
+        return body, dropped
 
     @asynccontextmanager
     async def running(self, folder: Path, downstream: Downstream) -> AsyncIterator[None]:

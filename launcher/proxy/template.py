@@ -27,21 +27,22 @@ class Template(NamedTuple):
     written: tuple[bytes, bytes, bytes] | None
     """None where they leave as they came."""
 
-    def texts(self, chunk: bytes) -> list[bytes] | None:
-        """Return the texts of the events that a chunk begins with; what follows the last of them is another event."""
-        if not chunk.startswith(self.before):
+    def found(self, chunk: bytes) -> tuple[list[bytes], int] | None:
+        """Return the texts of the events that a chunk begins with, and where those events end.
+
+        What stands between two texts may be another event: then these are no plain texts.
+        """
+        before, between, after, _ = self
+        if not chunk.startswith(before):
             return None
-        end = chunk.rfind(self.after)
-        return chunk[len(self.before) : end].split(self.between) if end >= len(self.before) else None
+        end = chunk.rfind(after)
+        return (chunk[len(before) : end].split(between), end + len(after)) if end >= len(before) else None
 
-    def length(self, texts: Sequence[bytes]) -> int:
-        """Return how many bytes the events with these texts have."""
-        around = len(self.before) + len(self.between) * (len(texts) - 1) + len(self.after)
-        return around + sum(map(len, texts))
-
-    def made(self, texts: Sequence[bytes]) -> bytes:
+    def made(self, texts: Sequence[bytes], came: bytes) -> bytes:
         """Return the events with these texts as they leave."""
-        before, between, after = self.written or self[:3]
+        if self.written is None:
+            return came
+        before, between, after = self.written
         return before + between.join(texts) + after
 
 
@@ -62,15 +63,17 @@ class Templates:
     def passed(self, chunk: bytes) -> tuple[bytes, bytes]:
         """Return what becomes of the events at the beginning of a chunk, and the rest of the chunk."""
         template = self._template
-        texts = None if template is None else template.texts(chunk)
-        if template is None or texts is None or (plain := _plain(texts)) is None:
+        found = None if template is None else template.found(chunk)
+        if template is None or found is None or (plain := _plain(found[0])) is None:
             return b"", chunk
-        if not all(each.is_alike(plain) for each in self._changes):
-            return b"", chunk
+        for each in self._changes:
+            if not each.is_alike(plain):
+                return b"", chunk
+        texts, end = found
         for each in self._changes:
             each.count_alike(len(plain) - len(texts) + 1, len(texts))
         self._useless = 0
-        return template.made(texts), chunk[template.length(texts) :]
+        return template.made(texts, chunk[:end]), chunk[end:]
 
     def learn(self, data: bytes, event: Json, made: bytes) -> None:
         """Take an event for the next template: as it came, as it was parsed, and as it leaves."""

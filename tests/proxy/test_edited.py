@@ -15,9 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.adapters.base import Adapter, Changes, Edit, Part
+from launcher.adapters.drop_params import DropParams
 from launcher.adapters.payload import Payload
 from launcher.adapters.reasoning import Reasoning
 from launcher.adapters.system_message import SystemMessage
+from launcher.adapters.turn_limit import TurnLimit
 from launcher.core.types import Handler, Json, Request, Response
 from launcher.proxy import forwarder
 from launcher.proxy.edited import EditedRelay
@@ -236,3 +238,19 @@ def test_an_event_that_no_adapter_changes_passes_as_its_bytes() -> None:
         found = b"".join(iter(lambda: client.recv(65536), b""))
     assert event in found
     assert found.endswith(DONE + b"\r\n0\r\n\r\n")
+
+
+def test_adapters_that_count_or_answer_themselves_need_no_coroutine_either(edited: list[Any]) -> None:
+    drop = DropParams(names=["user", "seed"])
+    turns = [{"role": "assistant", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with (
+        scripted(lambda seen: whole(ANSWER)) as server,
+        through(server, Warm((TurnLimit(max_turns=2), drop))) as proxy,
+    ):
+        assert asked(proxy, "/v1/chat/completions", b'{"messages": [], "user": "me"}')[0] == 200
+        assert len(edited) == 1
+        status, *_, body = asked(proxy, "/v1/chat/completions", json.dumps({"messages": turns}).encode())
+    assert (status, body["error"]["code"]) == (400, "turn_limit")
+    assert drop.counts == {"user": 1}
+    assert len(edited) == 1
+    assert [json.loads(request.body) for request in server.requests[-1:]] == [{"messages": []}]

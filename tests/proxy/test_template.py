@@ -143,6 +143,7 @@ def test_a_template_has_what_stands_around_the_text() -> None:
     data = b'{"choices":[{"delta":{"content":"four"}}]}'
     made: Json = template_of(data, json.loads(data), data.replace(b"content", b"reasoning"))
     chunk = b"data: " + data + b"\n\ndata: " + data.replace(b"four", b"x y") + b"\n\ndata: {}"
-    assert made.texts(chunk) == [b"four", b"x y"]
-    assert chunk[made.length([b"four", b"x y"]) :] == b"data: {}"
-    assert made.made([b"a"]) == b'data: {"choices":[{"delta":{"reasoning":"a"}}]}\n\n'
+    texts, end = made.found(chunk)
+    assert texts == [b"four", b"x y"]
+    assert chunk[end:] == b"data: {}"
+    assert made.made([b"a"], b"") == b'data: {"choices":[{"delta":{"reasoning":"a"}}]}\n\n'
