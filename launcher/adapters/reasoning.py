@@ -208,10 +208,7 @@ def _texts(holder: Json, key: str) -> tuple[str, str]:
 
 def _separated(holder: Mapping[str, Json]) -> Json:
     """Return the reasoning of a message, or of a delta, that the server has separated itself."""
-    for field in REASONING:
-        if found := holder.get(field):
-            return found
-    return None
+    return holder.get(REASONING[0]) or holder.get(REASONING[1]) or None
 
 
 class _Stream:

@@ -262,7 +262,7 @@ class Connections:
         return self._context
 
     def _idle(self, pool: _Pool, connection: Connection) -> None:
-        if connection.closed or pool.wake(connection):
+        if connection.closed or (pool.waiting and pool.wake(connection)):
             return
         connection.idle_since = self._time()
         pool.idle.append(connection)

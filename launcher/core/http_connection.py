@@ -395,7 +395,8 @@ class Connection(asyncio.Protocol):
         known = self._known.get(data[:end])
         if known is None or len(data) != end + known.length or answer.method == "HEAD":
             return False
-        answer.touched, answer.status, answer.headers, answer.made = True, known.status, known.headers, known.made
+        answer.touched, answer.status = True, known.status
+        answer.headers, answer.made = known.headers, known.made
         self.keep_alive_s = known.keep_alive_s
         if known.length:
             answer.arrived(data[end:])

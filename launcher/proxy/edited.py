@@ -165,7 +165,8 @@ class EditedRelay(Relay):
             self.refusal = error
             self._drop_connection()
         if self._complete:
-            self._forget_stream()
+            if self._stream is not None:
+                self._forget_stream()
             self._on_end(self)
 
     def _forget_stream(self) -> None:

@@ -144,7 +144,7 @@ class Forwarder:
 
         def ended(relay: Relay) -> None:
             own[IN_FLIGHT] -= 1
-            if relay.may_repeat:
+            if relay.failure is not None and relay.may_repeat:
                 own[RECEIVED] -= len(request.body)
                 on_end(True)
                 return
