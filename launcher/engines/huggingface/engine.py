@@ -21,6 +21,7 @@ from launcher.engines.runtime import invariant
 from launcher.engines.runtime.dtypes import BYTES, torch_dtype
 from launcher.engines.runtime.scheduler import SchedulerConfig
 from launcher.engines.runtime.sizing import BatchedEngine, cache_blocks, checkpoint_path, context_length
+from launcher.engines.runtime.threads import wait_asleep
 from launcher.engines.runtime.vocabulary import open_tokenizer, served_tokens, tokenizer_facts
 from launcher.settings.component import component
 from launcher.settings.model import Dtype, Model, OptimizationStatus, Parallelism
@@ -88,6 +89,7 @@ class HuggingFace(BatchedEngine):
 
     @contextmanager
     def _load(self, model: Model, decision: Decision) -> Iterator[AsyncEngine]:
+        wait_asleep()
         os.environ["USE_HUB_KERNELS"] = "NO"  # read when transformers is imported: some models fetch code for speed
         import torch
 

@@ -11,6 +11,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 from launcher.distributed.group.transport import address_towards, listen
+from launcher.engines.runtime.threads import wait_asleep
 from launcher.settings.model import Parallelism
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ INTERFACES = {name: os.environ.get(name) for name in ("GLOO_SOCKET_IFNAME", "NCC
 
 def import_quietly() -> None:
     """Import megatron-core without its warnings about packages that only training on GPUs needs."""
+    wait_asleep()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         importlib.import_module("megatron.core.models.gpt.gpt_layer_specs")
