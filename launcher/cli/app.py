@@ -124,7 +124,7 @@ def _check_folders(line: CommandLine) -> None:
     for key in ("hydra.run.dir", "hydra.sweep.dir"):
         folder = line.get(key)
         if folder and Path(folder).is_file():
-            raise UserError(f"{key}: {folder}: a file; expected a folder that can be made and written to")
+            raise UserError(f"{key}: {folder}: File exists; expected a folder that can be made and written to")
 
 
 @contextmanager

@@ -12,7 +12,7 @@ BASES = {"Task": "tasks", "Adapter": "adapters"}
 """The types of the groups whose option files choose their own place."""
 NO_PACKAGE = re.compile(rf"In 'schema/(\w+)/(\w+)': .*\w+ is not a subclass of (?:{'|'.join(BASES)})\b", re.DOTALL)
 NO_HERE = re.compile(rf"In 'schema/(\w+)/(\w+)': .*Key 'schema' not in '(?:{'|'.join(BASES)})'", re.DOTALL)
-NO_TYPE = re.compile(r"In '(?!schema/)(\w+/[\w/]+)': ValidationError raised while composing config:\s*(.*)")
+NO_TYPE = re.compile(r"In '((?:tasks|adapters)/[\w/]+)': ValidationError raised while composing config:\s*(.*)")
 FULL_KEY = re.compile(r"^\s*full_key: (\S+)$", re.MULTILINE)
 NO_KEY = re.compile(r"In '(\w+)/([\w/]+)': .*Key '(\w+)' not in '(\w+)'", re.DOTALL)
 
