@@ -176,7 +176,7 @@ def test_what_is_wrong_with_an_option_file_is_said_with_it(tmp_path: Path) -> No
     done = launch(f"--config-dir={tmp_path}", "adapters=[bad]", cwd=tmp_path)
     (line,) = done.stderr.strip().splitlines()
     assert "adapters/bad" in line
-    assert "int is not a subclass of Adapter" in line
+    assert "its first line is to be '# @package adapters.<name>'" in line
 
 
 @pytest.mark.parametrize(
