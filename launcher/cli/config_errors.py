@@ -23,7 +23,7 @@ from launcher.cli import option_file_errors
 from launcher.cli.composition_crashes import describe_package
 from launcher.cli.hints import for_key, for_model, for_option, for_override, model_path
 from launcher.cli.options import options_of, unloaded
-from launcher.cli.setting_pages import keys_below
+from launcher.cli.setting_pages import keys_below, type_at
 from launcher.core import credentials
 from launcher.core.errors import UserError
 from launcher.core.ranges import ranges
@@ -315,10 +315,18 @@ def _suggestion(word: str, options: Iterable[str]) -> str:
     return f" (did you mean {close[0]}?)" if close else ""
 
 
+def _one_value_of(key: str, values: str) -> str:
+    """Return how a value with commas is written for a key: as a list, as a quoted text, or either."""
+    takes = type_at(key.lstrip("+"))
+    if not takes or "list" in takes:
+        return "write a list as key=[a,b]"
+    return f"write one text as '{key}=\"{values}\"'" if takes.startswith("str") else "give one"
+
+
 def _with_remedy(line: str) -> str:
     """Add what to type where Hydra's first line does not name it."""
     if found := re.fullmatch(r"Ambiguous value for argument '(.*)'", line):
-        return f"{found[1]}: several values; sweep over them with -m, or write a list as key=[a,b]"
+        return f"{found[1]}: several values; sweep over them with -m, or {_one_value_of(*found[1].split('=', 1))}"
     if found := re.match(r"Multiple values for (\S+)\. To override a value use 'override [^:]*: (.*)'", line):
         return f"+{found[1]}={found[2]}: one is chosen already; leave out the +"
     if found := TWO_OPTIONS.match(line):

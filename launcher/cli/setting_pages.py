@@ -75,6 +75,12 @@ def keys_below(key: str) -> list[str]:
     return [each for each in _all_keys() if each.startswith(f"{key}.")]
 
 
+def type_at(key: str) -> str:
+    """Return what the key takes, as its page says it; empty for an unknown one."""
+    found = _all_keys().get(key)
+    return "" if found is None else found.type
+
+
 def _all_keys() -> Mapping[str, Setting]:
     """Return the settings of all components by their keys on the command line; of several, the first."""
     found = {setting.key: setting for setting in settings_of(Run)}

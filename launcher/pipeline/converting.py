@@ -7,7 +7,7 @@ from launcher.checkpoints.export.folder import Conversion, Wanted
 from launcher.core.console import to_stderr
 from launcher.core.errors import UserError
 from launcher.core.types import Json, expanded
-from launcher.settings.convert import Convert
+from launcher.settings.convert import Convert, Quantize
 from launcher.settings.model import Model
 
 
@@ -15,7 +15,8 @@ def convert(model: Model, settings: Convert) -> int:
     """Convert the checkpoint, or finish what an earlier process began; return the exit code. Raises `UserError`."""
     conversion = prepared(model, settings)
     made = exporting.carry_out(model, conversion, lambda line: to_stderr(f"convert: {line}"))
-    print(f"convert: {made.folder}: complete, {len(conversion.shards)} files of weights in {conversion.dtype}")
+    kind = conversion.dtype if settings.quantize is Quantize.none else settings.quantize.value
+    print(f"convert: {made.folder}: complete, {len(conversion.shards)} files of weights in {kind}")
     return 0
 
 
