@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -109,7 +110,7 @@ def carry_out(conversion: Conversion, tokenizer: Tokenizer | None, progress: Pro
         if missing:
             with conversion.checkpoint.reading():
                 for shard in missing:
-                    content = conversion.format.content(shard, _parameters(conversion, shard), tokenizer)
+                    content = conversion.format.content(shard, _parameters(conversion, shard, progress), tokenizer)
                     _write(conversion, manifest, shard.name, content)
                     progress(f"{shard.name}: {len(shard.units)} parameters")
         for name, text in small.items():
@@ -126,10 +127,12 @@ def _write(conversion: Conversion, manifest: Manifest, name: str, content: Itera
     manifest.add(name, write_large(file, content))
 
 
-def _parameters(conversion: Conversion, shard: Shard) -> Iterator[tuple[Unit, Tensor]]:
+def _parameters(conversion: Conversion, shard: Shard, progress: Progress) -> Iterator[tuple[Unit, Tensor]]:
     """Yield the parameters of a file; one is in memory at a time."""
     for unit in shard.units:
         value = conversion.checkpoint.parameter(unit.module, unit.kind)
+        if value.numel() and not all(map(isfinite, value.aminmax())):
+            progress(f"warning: {unit.module}.{unit.kind} holds numbers that are infinite or none (NaN)")
         yield unit, _cast(conversion.format.transformed(value, unit.module, unit.kind), conversion, unit)
 
 

@@ -261,6 +261,19 @@ def test_the_type_is_a_choice(tmp_path: Path) -> None:
     assert all(torch.equal(p, rounded[name]) for name, p in loaded(tmp_path / "hf").named_parameters())
 
 
+@pytest.mark.parametrize("number", [float("nan"), float("-inf")])
+def test_a_number_that_is_none_is_warned_of(number: float, tmp_path: Path) -> None:
+    saved("llama", tmp_path / "source")
+    model = AutoModelForCausalLM.from_pretrained(tmp_path / "source")
+    model.model.norm.weight.data[3] = number
+    model.save_pretrained(tmp_path / "source")
+    conversion = export.prepare(detect(tmp_path / "source"), tmp_path / "made", Wanted(Layout.hf), "none")
+    lines: list[str] = []
+    export.carry_out(conversion, None, lines.append)
+    (line,) = [line for line in lines if "warning" in line]
+    assert line == "warning: decoder.final_layernorm.weight holds numbers that are infinite or none (NaN)"
+
+
 def test_a_number_too_large_for_the_type_is_refused(tmp_path: Path) -> None:
     saved("llama", tmp_path / "source")
     model = AutoModelForCausalLM.from_pretrained(tmp_path / "source")
