@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import Literal
+from typing import Any, Literal
 
+from launcher.api.endless import endless_reference
 from launcher.api.request_schema import Sampled, StructuredOutputs
 from launcher.api.tool_calls.request import ToolUse
 from launcher.asgi.errors import clipped, invalid, quoted
@@ -17,6 +19,8 @@ from launcher.engines.base import AsyncEngine
 WHITESPACE = r"[\x20\x0A\x0D\x09]{0,32}"
 """White space between the parts of a JSON text has an end, since a model may else go on with it up to its limit."""
 
+
+UNSUPPORTED = re.compile(r"Unimplemented keys: \[([^\]]*)\](.*)", re.DOTALL)
 
 Kind = Literal["json", "regex", "choice", "grammar", "lark"]
 """How a source says what a text must match, in llguidance's words."""
@@ -92,11 +96,50 @@ def _compiled(kind: Kind, source: str) -> tuple[str, str]:
     try:
         if kind == "lark":
             grammar = source
+        elif kind == "json" and (ref := endless_reference(json.loads(source))) is not None:
+            return "", f"the reference {quoted(ref)} leads to itself without end, so that no value matches it"
         elif kind == "json":
             grammar = LLMatcher.grammar_from_json_schema(source, None, {"whitespace_pattern": WHITESPACE})
         else:
             grammar = grammar_from(kind, source)
     except ValueError as error:
         return "", str(error) or type(error).__name__
+    except RecursionError:
+        return "", "it is nested too deeply"
     wrong, said = LLMatcher.validate_grammar_with_warnings(grammar)
-    return ("", said[0]) if wrong else (grammar, "")
+    problem = _in_our_words(said[0]) if wrong else "" if kind == "lark" else _no_begin(grammar)
+    return ("", problem) if problem else (grammar, "")
+
+
+def _in_our_words(said: str) -> str:
+    """Return what llguidance says of a schema, without its own options."""
+    if said.startswith("oneOf constraints are not supported"):
+        return "oneOf is supported only where no value can match two of its schemas; use anyOf"
+    if found := UNSUPPORTED.match(said):
+        return f"not supported: {found[1].replace(chr(34), '')}{found[2]}"
+    return said
+
+
+def _no_begin(grammar: str) -> str:
+    """Return what is wrong if no text can begin in the grammar, as where a rule leads only to itself."""
+    from llguidance import LLMatcher
+
+    matcher = LLMatcher(_bytes(), grammar, log_level=0)
+    matcher.compute_bitmask()
+    return "it matches no text: a rule of it leads to itself without end" if matcher.is_error() else ""
+
+
+@lru_cache(maxsize=1)
+def _bytes() -> Any:
+    """Return a vocabulary of bytes, by which a grammar can be tried without a model."""
+    from llguidance import LLTokenizer, TokenizerWrapper
+
+    return LLTokenizer(TokenizerWrapper(_Bytes()))
+
+
+class _Bytes:
+    bos_token_id, eos_token_id, special_token_ids = None, 256, (256,)
+    tokens = (*(bytes([value]) for value in range(256)), b"<|end|>")
+
+    def __call__(self, text: str) -> list[int]:
+        return list(text.encode())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import secrets
 from abc import ABC, abstractmethod
@@ -18,10 +19,16 @@ SYNTAX = re.compile(r'["\\{}\[\]]')
 
 @dataclass(frozen=True)
 class Call:
-    """A call of a tool; ``arguments`` is a JSON object as a text."""
+    """A call of a tool; ``arguments`` is a JSON object as a text. Raises `NotACall` for what no answer can carry."""
 
     name: str
     arguments: str
+
+    def __post_init__(self) -> None:
+        try:
+            f"{self.name}{self.arguments}".encode()
+        except UnicodeEncodeError:
+            raise NotACall("half a character (a lone surrogate)") from None
 
 
 class NotACall(ValueError):
@@ -115,15 +122,22 @@ class JsonSpan:
 
 
 def loaded(text: str) -> Any:
-    """Return JSON. Raises `NotACall`, also for NaN, which is none."""
+    """Return JSON. Raises `NotACall`, also for NaN, which is none, and for numbers beyond a double."""
     try:
-        return json.loads(text, parse_constant=_refuse)
+        return json.loads(text, parse_constant=_refuse, parse_float=_finite)
     except (ValueError, RecursionError) as error:
         raise NotACall(str(error)) from None
 
 
 def _refuse(constant: str) -> None:
-    raise ValueError(f"{constant} is not JSON")
+    raise ValueError(f"{constant} is no number of JSON")
+
+
+def _finite(number: str) -> float:
+    found = float(number)
+    if math.isinf(found):
+        _refuse(number)
+    return found
 
 
 def of_json(found: Json) -> list[Call]:
@@ -138,7 +152,12 @@ def _of_object(found: Json) -> Call:
     if not isinstance(found, Mapping) or not isinstance(found.get(NAME), str) or not found[NAME]:
         raise NotACall("no object with a name")
     given: Json = next((found[key] for key in ARGUMENTS if key in found), {})
+    return Call(found[NAME], json.dumps(object_of(given), ensure_ascii=False, allow_nan=False))
+
+
+def object_of(given: Json) -> dict[str, Json]:
+    """Return arguments, which may be JSON as a text. Raises `NotACall` if they are no object."""
     arguments = loaded(given) if isinstance(given, str) else given
     if not isinstance(arguments, dict):
         raise NotACall("arguments that are no object")
-    return Call(found[NAME], json.dumps(arguments, ensure_ascii=False))
+    return arguments

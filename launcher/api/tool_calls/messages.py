@@ -6,6 +6,7 @@ import json
 from collections.abc import Sequence
 
 from launcher.api.request_schema import Message, MessageToolCall
+from launcher.api.tool_calls.base import Call, NotACall, object_of
 from launcher.asgi.errors import invalid, quoted
 from launcher.core.types import Json
 
@@ -35,10 +36,9 @@ def for_template(messages: Sequence[Message]) -> list[dict[str, Json]]:
 def _plain(call: MessageToolCall, param: str) -> dict[str, Json]:
     function = call.function
     try:
-        arguments = json.loads(function.arguments or "{}")
-    except (ValueError, RecursionError):
-        arguments = None
-    if not isinstance(arguments, dict):
+        arguments = object_of(function.arguments)
+        Call(function.name, json.dumps(arguments, ensure_ascii=False))
+    except NotACall:
         param = f"{param}.function.arguments"
-        raise invalid(param, f"Invalid '{param}': expected a JSON object as a string.")
+        raise invalid(param, f"Invalid '{param}': expected a JSON object as a string.") from None
     return {"id": call.id, "type": "function", "function": {"name": function.name, "arguments": arguments}}

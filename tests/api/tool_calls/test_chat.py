@@ -80,6 +80,29 @@ async def test_what_cannot_be_read_stays_content_and_is_counted() -> None:
     assert re.search(r'launcher_tool_calls_total\{outcome="unparsed"\} 1\.0', metrics)
 
 
+@pytest.mark.parametrize("value", ['"\\ud83c"', "1e999", "NaN"])
+async def test_what_an_answer_cannot_carry_stays_content_whole_and_streamed(value: str) -> None:
+    text = f'<tool_call>{{"name": "add", "arguments": {{"a": {value}}}}}</tool_call>'
+    async with client_of(scripted(*text)) as client:
+        (choice,) = (await client.post(CHATS, json=body())).json()["choices"]
+        sent = (await client.post(CHATS, json=body(stream=True))).text
+    assert (choice["message"]["content"].rstrip("\x00"), choice["finish_reason"]) == (text, "stop")
+    events = [json.loads(line[6:]) for line in sent.splitlines() if line.startswith("data: {")]
+    deltas = [event["choices"][0]["delta"] for event in events]
+    assert "".join(delta.get("content") or "" for delta in deltas).rstrip("\x00") == text
+    assert sent.rstrip().endswith("[DONE]")
+
+
+@pytest.mark.parametrize("arguments", ["", "[1]", '{"a":NaN}', '{"a":1e999}', '{"a":"\\ud83c"}', "{"])
+async def test_earlier_arguments_are_a_json_object(arguments: str) -> None:
+    call = {**CALL, "function": {"name": "add", "arguments": arguments}}
+    messages = [USER, {"role": "assistant", "tool_calls": [call]}, RESULT]
+    async with client_of(scripted("ok")) as client:
+        response = await client.post(CHATS, json=body(messages=messages))
+    assert (response.status_code, "JSON object" in response.json()["error"]["message"]) == (400, True)
+    assert response.json()["error"]["param"] == "messages[1].tool_calls[0].function.arguments"
+
+
 @pytest.mark.parametrize("more", [{"tool_choice": "none"}, {"tools": []}, {"tools": [], "tool_choice": "auto"}])
 async def test_text_is_not_searched_unless_tools_are_offered(more: dict[str, Any]) -> None:
     async with client_of(scripted(WRITTEN)) as client:

@@ -75,6 +75,20 @@ READ: list[tuple[str, str, str | None, list[tuple[str, Any]], int]] = [
     ("pythonic", "[weather(city=Paris)]", "[weather(city=Paris)]", [], 1),
     ("pythonic", '[weather("Paris")]', '[weather("Paris")]', [], 1),
     ("pythonic", '[weather(city="Par', '[weather(city="Par', [], 1),
+    *[("hermes", text, text, [], 1) for text in (
+        '<tool_call>{"name": "f", "arguments": {"a": "\\ud83c"}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"\\ud83c": 1}}</tool_call>',
+        '<tool_call>{"name": "\\ud83c", "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": {"a": [1e999]}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": "{\\"a\\": -1e999}"}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": ""}</tool_call>')],
+    ("hermes", '<tool_call>{"name": "f", "arguments": {"a": "\\ud83c\\udf0d"}}</tool_call>', None,
+     [("f", {"a": "🌍"})], 0),
+    *[(form, text, text, [], 1) for form, text in (
+        ("llama3_json", '{"name": "weather", "parameters": {"a": 1e999}}'),
+        ("llama3_json", '{"name": "weather", "parameters": {"a": "\\ud83c"}}'),
+        ("mistral", '[TOOL_CALLS]f[ARGS]{"a": "\\ud83c"}'), ("mistral", '[TOOL_CALLS]f[ARGS]{"a": 1e999}'),
+        ("pythonic", "[f(a='\\ud83c')]"), ("pythonic", "[f(a=1e999)]"), ("pythonic", "[f(a=-1e999)]"))],
 ]  # fmt: skip
 
 
